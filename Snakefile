@@ -1,0 +1,25 @@
+# Sparse fine-tuning of LLaMA, Mistral and Mixtral: masks, masked LoRA, sparse merge, proof, evaluation, analysis.
+#
+#   snakemake results/analysis/summary.csv                  the study in config/config.yaml
+#   snakemake --configfile config/sweep.yaml                the full study
+#   snakemake masks | train | validate | evaluate | analyze the whole grid up to that stage
+#
+# Any file can be a target: snakemake masks/smollm2/masks_sparsity50_unstructured.pt
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: f"{workflow.basedir}/config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/collect.smk"
+include: "rules/prepare.smk"
+include: "rules/masks.smk"
+include: "rules/train.smk"
+include: "rules/merge.smk"
+include: "rules/validate.smk"
+include: "rules/evaluate.smk"
+include: "rules/analyze.smk"

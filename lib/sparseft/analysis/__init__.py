@@ -1,0 +1,1 @@
+"""From the run folders to what a reader sees: records -> tables -> plots, memo, experiments. No torch anywhere."""

@@ -1,0 +1,82 @@
+"""The chain of hashes of a run: each file records what it read and wrote, and the records must meet.
+
+base     train.inputs.model == merge.inputs.model == validation.inputs.base (where that was given)
+mask     train.inputs.mask == merge.inputs.mask == validation.inputs.mask
+adapter  train.outputs.adapter == merge.inputs.adapter; none in mode no_finetune
+merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model
+data     train.inputs.validation_data == evaluation.inputs.data, else train_merge_gap compares two data sets
+"""
+
+from dataclasses import dataclass
+
+from sparseft.analysis.records import NO_FINETUNE, Record
+from sparseft.analysis.tables import files_digest
+
+_SPEAKERS = {
+    "base": ("train.json", "merge.json"),
+    "mask": ("train.json", "merge.json", "validation_report.json"),
+    "adapter": ("train.json", "merge.json"),
+    "merged": ("merge.json", "validation_report.json", "evaluation.json"),
+    "data": ("train.json", "evaluation.json"),
+}
+
+
+@dataclass(frozen=True)
+class Link:
+    """One link: the digest that each file names, and the files that should have named one but could not be read."""
+
+    name: str
+    says: dict[str, str | None]
+    unread: list[str]
+
+    @property
+    def fault(self) -> str | None:
+        """None where the link holds, else what is wrong with it."""
+        if len(set(self.says.values())) > 1:
+            return f"{self.name}: " + ", ".join(f"{file} names {short(digest)}" for file, digest in self.says.items())
+        if self.unread:
+            return f"{self.name}: cannot be followed without {' and '.join(self.unread)}"
+        return None
+
+    @property
+    def digest(self) -> str | None:
+        """What the files name."""
+        return next(iter(self.says.values()), None)
+
+
+def links(record: Record) -> list[Link]:
+    """Follow the five links of a run, in the order of the module's table."""
+    trained = record.run.mode != NO_FINETUNE
+    said = _said(record)
+    found = []
+    for name, speakers in _SPEAKERS.items():
+        says = {file: digest for link, file, digest in said if link == name}
+        expected = [file for file in speakers if trained or file != "train.json"]
+        found.append(Link(name, says, [file for file in expected if file not in says]))
+    return found
+
+
+def short(digest: str | None) -> str:
+    """Enough of a digest to tell two apart by eye; summary.csv has it whole."""
+    return digest[:12] if digest else "none"
+
+
+def _said(record: Record) -> list[tuple[str, str, str | None]]:
+    """(link, file, digest) for every digest that a file of the run names."""
+    train, merge, validation, evaluation = record.train, record.merge, record.validation, record.evaluation
+    said = []
+    if train:
+        said += [("base", "train.json", train.inputs.model), ("mask", "train.json", train.inputs.mask)]
+        said += [("adapter", "train.json", train.outputs.adapter), ("data", "train.json", train.inputs.validation_data)]
+    if merge:
+        said += [("base", "merge.json", merge.inputs.model), ("mask", "merge.json", merge.inputs.mask)]
+        said += [("adapter", "merge.json", merge.inputs.adapter), ("merged", "merge.json", files_digest(merge.outputs))]
+    if record.run.mode == NO_FINETUNE:
+        said += [("adapter", f"mode {NO_FINETUNE}", None)]
+    if validation.inputs.base:
+        said += [("base", "validation_report.json", validation.inputs.base)]
+    said += [("mask", "validation_report.json", validation.inputs.mask)]
+    said += [("merged", "validation_report.json", files_digest(validation.inputs.checkpoint))]
+    said += [("merged", "evaluation.json", files_digest(evaluation.inputs.model))]
+    said += [("data", "evaluation.json", evaluation.inputs.data)]
+    return said

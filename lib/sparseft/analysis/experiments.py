@@ -1,0 +1,183 @@
+"""EXPERIMENTS.md: the study written up from its numbers: setting, results, findings, limits, how to reproduce.
+
+Findings state numbers only: each is a mean over the seeds or the difference of two such means, and none claims
+significance.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from sparseft.analysis.chain import short
+from sparseft.analysis.markdown import markdown_table
+from sparseft.analysis.records import NO_FINETUNE, Record
+from sparseft.analysis.tables import MODE_ORDER, PLAIN_LORA
+from sparseft.files import atomic_file
+
+CONTROL = "random"  # the method that every other one is compared with
+
+_RESULTS = """## Results
+
+A value is the mean over the seeds ± the standard error over the examples. The sentences name at most four sparsities;
+sparsity_vs_performance.csv has them all.
+"""
+
+_REPRODUCE = """## How to reproduce
+
+```
+snakemake results/analysis/summary.csv --cores all
+```
+
+This page, the tables and the plots alone, from the run folders that are there:
+
+```
+workflow/scripts/analyze_results.py --results_dir results/runs --output_dir results/analysis --plot
+```
+"""
+
+
+def write_experiments(
+    path: Path, records: list[Record], *, cells: pd.DataFrame, points: pd.DataFrame, left_out: int, plots: list[str]
+) -> None:
+    """Write the page; `plots` are the names of the figures under plots/ that it shows."""
+    results = [_task_section(task, cells, points) for task in cells["task"].unique()]
+    sections = [
+        "# Experiments\n",
+        _setting(records, cells),
+        _RESULTS,
+        *results,
+        "## Figures\n\n" + "\n".join(f"![{Path(name).stem}](plots/{name})\n" for name in plots) if plots else "",
+        _limits(records, left_out),
+        _REPRODUCE,
+    ]
+    with atomic_file(path) as temporary:
+        temporary.write_text("\n".join(section for section in sections if section), encoding="utf-8")
+
+
+def results_table(cells: pd.DataFrame) -> pd.DataFrame:
+    """Value ± standard error as text: a row a model, task, metric, method and sparsity, a column a mode."""
+    rows = ["model", "task", "metric", "method", "sparsity"]
+    text = [
+        f"{cell.value_mean:.3f} ± {cell.standard_error:.3f}" + " (not valid)" * (cell.n_validated < cell.n)
+        for cell in cells.itertuples()
+    ]
+    wide = cells.assign(text=text).pivot(index=rows, columns="mode", values="text")
+    modes = [mode for mode in MODE_ORDER if mode in wide]
+    order = list(cells[rows].drop_duplicates().itertuples(index=False, name=None))  # pivot sorts by the alphabet
+    return wide.loc[order, modes].fillna("-").rename_axis(columns=None).reset_index()
+
+
+def findings(points: pd.DataFrame) -> list[str]:
+    """Sentences about one model on one task, computed from the points of its curves."""
+    return [*_dense(points), *_against_control(points), *_recovered(points), *_between_modes(points)]
+
+
+def _setting(records: list[Record], cells: pd.DataFrame) -> str:
+    trained = [record.train for record in records if record.train]
+    evaluations = [record.evaluation for record in records]
+    merges = [(record.run.model, short(record.merge.inputs.model)) for record in records if record.merge]
+    lines = {
+        "models (sha256 of the manifest)": _each(f"{name} ({digest})" for name, digest in merges),
+        "methods": ", ".join(cells["method"].unique()),
+        "sparsity, percent of the prunable weights": _each(cells["sparsity"]),
+        "modes": ", ".join(mode for mode in MODE_ORDER if mode in set(cells["mode"])),
+        "seeds": _each(record.run.seed for record in records),
+        "runs": len(records),
+        "training": _each(f"{train.backend} in {train.dtype} on {train.device}" for train in trained),
+        "steps x batch size": _each(f"{train.steps} x {train.batch_size}" for train in trained),
+        "trainable parameters": _each(train.trainable_parameters for train in trained),
+        "versions": _each(f"{name} {version}" for train in trained for name, version in train.versions.items()),
+        "evaluation": _each(f"{evaluation.harness} on {evaluation.device}" for evaluation in evaluations),
+    }
+    text = "".join(f"- {name}: {value}\n" for name, value in lines.items() if value)
+    tasks = sorted({(each.task, each.metric, f"{each.chance:.2f}", each.examples) for each in evaluations})
+    return f"## Setting\n\n{text}\n" + markdown_table(["task", "metric", "chance", "validation examples"], tasks)
+
+
+def _task_section(task: str, cells: pd.DataFrame, points: pd.DataFrame) -> str:
+    parts = []
+    for (model, metric), part in cells[cells["task"] == task].groupby(["model", "metric"], sort=False):
+        table = results_table(part).drop(columns=["model", "task", "metric"])
+        here = points[(points["task"] == task) & (points["model"] == model) & (points["metric"] == metric)]
+        sentences = "".join(f"- {sentence}\n" for sentence in findings(here))
+        header = ["method", "sparsity, %", *table.columns[2:]]
+        parts.append(f"{model}, {metric}:\n\n{markdown_table(header, table.to_numpy())}\n{sentences}")
+    return f"### {task}\n\n" + "\n".join(parts)
+
+
+def _dense(points: pd.DataFrame) -> Iterable[str]:
+    start = points[points["sparsity"] == 0].drop_duplicates("mode").set_index("mode")
+    for mode, words in {NO_FINETUNE: "without fine-tuning", PLAIN_LORA: "with plain LoRA"}.items():
+        if mode in start.index:
+            value, error, chance = start.loc[mode, ["value", "standard_error", "chance"]]
+            distance = f", {(value - chance) / error:+.1f} standard errors from chance ({chance:.2f})" if error else ""
+            yield f"The dense model {words}: {value:.3f} ± {error:.3f}{distance}."
+
+
+def _against_control(points: pd.DataFrame) -> Iterable[str]:
+    for mode, part in _pruned(points).groupby("mode", sort=False):
+        wide = part.pivot(index="sparsity", columns="method", values="value")
+        methods = [method for method in part["method"].unique() if method != CONTROL and CONTROL in wide]
+        parts = [f"{method} minus {CONTROL} {_at(wide[method] - wide[CONTROL])}" for method in methods]
+        if parts:
+            yield f"In mode {mode}: {'; '.join(parts)}."
+
+
+def _recovered(points: pd.DataFrame) -> Iterable[str]:
+    known = _pruned(points[points["recovered_share"].notna()])
+    for mode, part in known.groupby("mode", sort=False):
+        methods = [f"{method} {_won_back(rows)}" for method, rows in part.groupby("method", sort=False)]
+        yield f"Of what pruning took from the fine-tuned dense model, {mode} wins back: {'; '.join(methods)}."
+
+
+def _won_back(rows: pd.DataFrame) -> str:
+    return ", ".join(
+        f"{row.value - row.untuned_value:+.3f} of {row.dense_value - row.untuned_value:.3f} at {row.sparsity} %"
+        for row in rows.itertuples()
+    )
+
+
+def _between_modes(points: pd.DataFrame) -> Iterable[str]:
+    masked, free = "sparse_to_sparse", "sparse_to_dense"
+    parts = []
+    for method, part in _pruned(points).groupby("method", sort=False):
+        wide = part.pivot(index="sparsity", columns="mode", values="value")
+        if masked in wide and free in wide:
+            parts.append(f"{method} {_at(wide[masked] - wide[free])}")
+    if parts:
+        yield f"{masked} minus {free}: {'; '.join(parts)}."
+
+
+def _pruned(points: pd.DataFrame) -> pd.DataFrame:
+    """At most four sparsities, evenly spread and with the largest: a sentence of ten numbers is not read."""
+    sparsities = sorted(set(points["sparsity"]) - {0}, reverse=True)
+    return points[points["sparsity"].isin(sparsities[:: -(-len(sparsities) // 4) or 1])]
+
+
+def _at(differences: pd.Series) -> str:
+    known = differences.dropna().items()
+    return ", ".join(f"{difference:+.3f} at {sparsity} %" for sparsity, difference in known) or "unknown"
+
+
+def _limits(records: list[Record], left_out: int) -> str:
+    devices = {record.evaluation.device for record in records} | {each.train.device for each in records if each.train}
+    examples = _each(record.evaluation.examples for record in records)
+    failed = sum(not record.validation.passed for record in records)
+    limits = [
+        f"Seeds: {len({record.run.seed for record in records})}. Standard errors are over the validation examples"
+        f" ({examples}), not over seeds.",
+        "Differences carry no significance test.",
+        f"Devices: {'; '.join(sorted(devices))}. Speeds belong to the training device and are no estimate of another.",
+    ]
+    if not any("cs-3" in device.lower() or "cerebras" in device.lower() for device in devices):
+        limits.append("Nothing here has run on a Cerebras CS-3.")
+    if failed:
+        limits.append(f"{failed} of {len(records)} runs failed their validation; correctness_memo.md names them.")
+    if left_out:
+        limits.append(f"{left_out} run folders could not be read and are in no table; missing.csv says why.")
+    return "## Limits\n\n" + "".join(f"- {limit}\n" for limit in limits)
+
+
+def _each(values: Iterable) -> str:
+    return ", ".join(str(value) for value in sorted(set(values)))

@@ -1,0 +1,162 @@
+"""correctness_memo.md: for every run what was checked and whether the chain of its hashes holds; failures first.
+
+Everything is read from the run folders at writing time, and each check comes with the command that repeats it.
+"""
+
+from pathlib import Path
+
+from sparseft.analysis.chain import links, short
+from sparseft.analysis.markdown import markdown_table
+from sparseft.analysis.records import Gap, Record, Validation
+from sparseft.files import atomic_file
+from sparseft.grid import Run
+
+_HOW = """## What was checked, and how to repeat it
+
+The validation compares every prunable weight of the merged model with the mask: a pruned weight must be exactly zero
+(within the tolerance of its row below), a layer that the mask names must be there, and every tensor outside the mask
+must be what it was in the base model. *Sparsity* is the share of zeros among the prunable weights; it may exceed what
+was asked by the kept weights that happen to be zero. *Train-merge gap* is the evaluation loss after the merge minus
+before it, in nats per answer token. To repeat the check of one run:
+
+```
+{command}
+```
+
+The merged model is temporary unless the configuration says `keep_merged`; this makes it again:
+
+```
+snakemake results/runs/{run}/model_dir --notemp --cores all
+```
+"""
+
+_CHAIN = """## Chain of hashes
+
+Each stage records the sha256 of what it read and wrote. A chain holds when these are equal:
+
+- base: `train.json` inputs.model, `merge.json` inputs.model, `validation_report.json` inputs.base
+- mask: `train.json` inputs.mask, `merge.json` inputs.mask, `validation_report.json` inputs.mask
+- adapter: `train.json` outputs.adapter, `merge.json` inputs.adapter (none in mode no_finetune)
+- merged: `merge.json` outputs, `validation_report.json` inputs.checkpoint, `evaluation.json` inputs.model
+- data: `train.json` inputs.validation_data, `evaluation.json` inputs.data
+
+The first twelve digits; summary.csv has them whole. A merged model of several files has the sha256 of what
+`sha256sum *.safetensors` prints.
+
+"""
+
+
+def faults(record: Record) -> list[str]:
+    """What is wrong with a run, in words; empty for a sound one."""
+    found = [link.fault for link in links(record) if link.fault]
+    return _validation_faults(record.validation) + [f"broken chain, {fault}" for fault in found]
+
+
+def write_memo(path: Path, records: list[Record], gaps: list[Gap]) -> None:
+    """Write the memo: totals, failures, gaps, the checks of every run, its chain."""
+    judged = [(record, faults(record)) for record in records]
+    judged.sort(key=lambda pair: not pair[1])  # stable: failures first, else the order of the tables
+    worst = judged[0][0].run
+    sections = [
+        "# Correctness memo\n",
+        _totals(judged, gaps),
+        _failures(judged),
+        _gaps(gaps),
+        _HOW.format(command=repeat_command(worst), run=worst.id),
+        "## Every run\n\n" + _checks(judged),
+        _CHAIN + _chains(judged),
+    ]
+    with atomic_file(path) as temporary:
+        temporary.write_text("\n".join(section for section in sections if section), encoding="utf-8")
+
+
+def repeat_command(run: Run) -> str:
+    """The command line that validates one run again."""
+    return (
+        f"workflow/scripts/validate_sparsity.py --checkpoint results/runs/{run.id}/model_dir"
+        f" --mask_path masks/{run.model}/masks_sparsity{run.sparsity:02d}_{run.method}.pt"
+        f" --base models/{run.model} --output report.json"
+    )
+
+
+def _validation_faults(report: Validation) -> list[str]:
+    """A report that did not pass, or one that claims to pass against its own numbers."""
+    layers = f"{report.layers_checked} of {report.layers_expected} layers checked"
+    rows = (len(report.layers), sum(layer.violations for layer in report.layers))
+    wrong = []
+    if report.violations:
+        wrong.append(f"{report.violations} weights violate the mask, the largest {report.max_abs_violation:.3g}")
+    if report.layers_checked == 0 or report.layers_checked != report.layers_expected:
+        wrong.append(layers)
+    if report.tensors_outside_changed:
+        wrong.append(f"changed outside the mask: {', '.join(report.tensors_outside_changed)}")
+    if rows != (report.layers_checked, report.violations):
+        wrong.append(f"its totals are not those of its {rows[0]} layer rows with {rows[1]} violations")
+    if not report.passed:
+        return ["validation failed: " + ("; ".join(wrong) or f"{layers}, 0 violations")]
+    return ["validation says passed, but: " + "; ".join(wrong)] if wrong else []
+
+
+def _totals(judged: list[tuple[Record, list[str]]], gaps: list[Gap]) -> str:
+    records = [record for record, _ in judged]
+    failing = sum(bool(found) for _, found in judged)
+    passed = sum(record.validation.passed for record in records)
+    whole = sum(not any(link.fault for link in links(record)) for record in records)
+    return (
+        f"- {len(records)} runs checked, {failing} with a fault"
+        f"; {sum(gap.left_out for gap in gaps)} more could not be read and are in no table\n"
+        f"- validation passed: {passed} of {len(records)}"
+        f"; {sum(record.validation.weights for record in records):,} weights compared with their masks"
+        f", {sum(record.validation.violations for record in records):,} violations\n"
+        f"- chain of hashes holds: {whole} of {len(records)}\n"
+    )
+
+
+def _failures(judged: list[tuple[Record, list[str]]]) -> str:
+    failing = [(record.run, found) for record, found in judged if found]
+    if not failing:
+        return ""
+    entries = []
+    for run, found in failing:
+        reasons = "".join(f"- {reason}\n" for reason in found)
+        entries.append(f"### {run.id}\n\n{reasons}\n```\n{repeat_command(run)}\n```\n")
+    return "## Runs that fail\n\n" + "\n".join(entries)
+
+
+def _gaps(gaps: list[Gap]) -> str:
+    if not gaps:
+        return ""
+    rows = [(gap.run_id, "in no table" if gap.left_out else "in the tables, with blanks", gap.reason) for gap in gaps]
+    return "## Missing or unreadable\n\n" + markdown_table(["folder", "consequence", "reason"], rows)
+
+
+def _checks(judged: list[tuple[Record, list[str]]]) -> str:
+    header = """run|verdict|layers checked / expected|weights compared|violations|largest violation (tolerance)
+        |sparsity expected / found|outside tensors changed / checked|train-merge gap|chain"""
+    rows = []
+    for record, found in judged:
+        report, gap = record.validation, record.train_merge_gap
+        followed = links(record)
+        rows.append(
+            [
+                record.run.id,
+                "FAULT" if found else "sound",
+                f"{report.layers_checked} / {report.layers_expected}",
+                f"{report.weights:,}",
+                report.violations,
+                f"{report.max_abs_violation:.3g} ({report.tolerance:.3g})",
+                f"{report.expected_sparsity:.6f} / {report.actual_sparsity:.6f}",
+                f"{len(report.tensors_outside_changed)} / {report.tensors_outside_checked}",
+                "-" if gap is None else f"{gap:+.4f}",
+                f"{sum(link.fault is None for link in followed)} of {len(followed)}",
+            ]
+        )
+    return markdown_table([name.strip() for name in header.split("|")], rows)
+
+
+def _chains(judged: list[tuple[Record, list[str]]]) -> str:
+    rows = []
+    for record, _ in judged:
+        followed = links(record)
+        rows.append([record.run.id, *("BROKEN" if link.fault else short(link.digest) for link in followed)])
+    return markdown_table(["run", *(link.name for link in followed)], rows)

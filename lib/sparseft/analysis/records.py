@@ -1,0 +1,226 @@
+"""The run folders, read and checked: what the analysis believes about a run is what four files say.
+
+    train.json              the training; absent in mode no_finetune
+    merge.json              hashes of what went into the merge and of what came out
+    validation_report.json  every weight against the mask
+    evaluation.json         the result
+
+A run without a sound validation_report.json and evaluation.json is left out of every table; without a sound
+train.json or merge.json it stays, with blanks. Either way it becomes a `Gap` with the reason; nothing is filled in.
+The classes below name the fields that the analysis reads; a file may hold more.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sparseft.errors import InputError
+from sparseft.grid import DENSE, Run
+
+NO_FINETUNE = "no_finetune"
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Piece(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
+
+
+class TrainInputs(_Piece):
+    """sha256 of what the training read; `validation_data` is what eval_loss was taken on."""
+
+    model: str
+    mask: str | None
+    validation_data: str
+
+
+class TrainOutputs(_Piece):
+    """sha256 of the adapter file."""
+
+    adapter: str
+
+
+class Training(_Piece):
+    """train.json: losses in nats per answer token, throughput without padding."""
+
+    run_id: str
+    backend: str
+    device: str
+    dtype: str
+    steps: Count
+    batch_size: Count
+    final_loss: float
+    eval_loss: float
+    samples_per_second: Positive
+    tokens_per_second: Positive
+    train_seconds: Positive
+    peak_memory_bytes: Count
+    trainable_parameters: Count
+    versions: dict[str, str]
+    inputs: TrainInputs
+    outputs: TrainOutputs
+
+
+class MergeInputs(_Piece):
+    """sha256 of the base model's manifest, of the mask and of the adapter (null where there is none)."""
+
+    model: str
+    mask: str | None
+    adapter: str | None
+
+
+class Merge(_Piece):
+    """merge.json: `outputs` is file -> sha256 of the merged model."""
+
+    run_id: str
+    inputs: MergeInputs
+    outputs: Annotated[dict[str, str], Field(min_length=1)]
+
+
+class Layer(_Piece):
+    """One row of the validation: how many weights were compared, how many are not what the mask says."""
+
+    layer: str
+    weights: Count
+    violations: Count
+
+
+class ValidationInputs(_Piece):
+    """sha256 of the mask, of each checkpoint file and of the base model's manifest, as the validation read them."""
+
+    mask: str | None
+    checkpoint: dict[str, str]
+    base: str | None
+
+
+class Validation(_Piece):
+    """validation_report.json: sparsities are fractions of the prunable weights."""
+
+    passed: bool
+    layers_checked: Count
+    layers_expected: Count
+    violations: Count
+    max_abs_violation: float
+    tolerance: float
+    expected_sparsity: Fraction
+    actual_sparsity: Fraction
+    tensors_outside_checked: Count
+    tensors_outside_changed: list[str]
+    layers: list[Layer]
+    inputs: ValidationInputs
+
+    @property
+    def weights(self) -> int:
+        """How many weights were compared with the mask."""
+        return sum(layer.weights for layer in self.layers)
+
+
+class EvaluationInputs(_Piece):
+    """sha256 of each file of the evaluated model and of the validation set."""
+
+    model: dict[str, str]
+    data: str
+
+
+class Evaluation(_Piece):
+    """evaluation.json: the merged model on the validation set."""
+
+    run_id: str
+    task: str
+    metric: str
+    value: float
+    standard_error: Annotated[float, Field(ge=0)]
+    examples: Annotated[int, Field(gt=0)]
+    chance: Fraction
+    eval_loss: float
+    harness: str
+    device: str
+    inputs: EvaluationInputs
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run with its sound pieces; `train` and `merge` are None where there is no sound one."""
+
+    run: Run
+    validation: Validation
+    evaluation: Evaluation
+    train: Training | None
+    merge: Merge | None
+
+    @property
+    def train_merge_gap(self) -> float | None:
+        """Evaluation loss after the merge minus before it; 0 where the merge changes nothing but rounding."""
+        return None if self.train is None else self.evaluation.eval_loss - self.train.eval_loss
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A folder with something missing or malformed; `left_out` when it is in no table."""
+
+    run_id: str
+    left_out: bool
+    reason: str
+
+
+_PIECES = {
+    "train": ("train.json", Training),
+    "merge": ("merge.json", Merge),
+    "validation": ("validation_report.json", Validation),
+    "evaluation": ("evaluation.json", Evaluation),
+}
+
+
+def read_runs(results_dir: Path) -> tuple[list[Record], list[Gap]]:
+    """Read every run folder. Raises InputError where not one run is complete."""
+    if not results_dir.is_dir():
+        raise InputError(f"{results_dir}: no such folder", "give the folder that holds the runs, or make them first")
+    # A hidden folder is one that is still being written.
+    folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+    read = [_read_run(folder) for folder in folders]
+    records = [record for record, _ in read if record]
+    gaps = [gap for _, gap in read if gap]
+    if not records:
+        first = f" (the first: {gaps[0].run_id}: {gaps[0].reason})" if gaps else ""
+        raise InputError(f"{results_dir}: {len(folders)} run folders, none complete{first}", "run the study first")
+    return records, gaps
+
+
+def _read_run(folder: Path) -> tuple[Record | None, Gap | None]:
+    try:
+        run = Run.parse(folder.name)
+    except InputError as error:
+        return None, Gap(folder.name, True, str(error))
+    if (run.method == DENSE) != (run.sparsity == 0):
+        return None, Gap(run.id, True, f"not a run of the grid: sparsity 00 and method {DENSE} go together")
+    pieces, reasons = {}, []
+    for name, (file, schema) in _PIECES.items():
+        pieces[name] = None
+        if name == "train" and run.mode == NO_FINETUNE:
+            continue
+        try:
+            pieces[name] = _read_piece(folder / file, schema, run)
+        except InputError as error:
+            reasons.append(str(error))
+    complete = bool(pieces["validation"] and pieces["evaluation"])
+    gap = Gap(run.id, not complete, " | ".join(reasons)) if reasons else None
+    return (Record(run, **pieces) if complete else None), gap
+
+
+def _read_piece(path: Path, schema: type[_Piece], run: Run) -> _Piece:
+    mend = "make it again"
+    try:
+        piece = schema.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path.name}: {error.strerror.lower()}", mend) from None
+    except ValidationError as error:
+        faults = [" ".join([*map(str, fault["loc"]), fault["msg"].lower()]) for fault in error.errors()]
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise InputError(f"{path.name}: {', '.join(faults[:3])}{more}", mend) from None
+    owner = getattr(piece, "run_id", run.id)  # the validation report names no run: it only knows its files
+    if owner != run.id:
+        raise InputError(f"{path.name}: belongs to run {owner}", mend)
+    return piece

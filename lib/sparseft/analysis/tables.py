@@ -1,0 +1,172 @@
+"""The four tables: a row a run, a row a cell, a row a point of a curve, a row a batch size.
+
+A cell is model x task x method x sparsity x mode; its runs differ in the seed alone. Over seeds:
+
+    value           mean of the runs' values; value_sd is the standard deviation between them, blank for one run
+    standard_error  mean of the runs' standard errors over the examples. All seeds see the same examples, so this
+                    part of the error does not shrink with the number of seeds
+    throughput      blank where the runs of a cell differ in device or batch size: such a mean says nothing
+
+recovered_share = (tuned - untuned) / (dense tuned - untuned), untuned being the same pruned model without
+fine-tuning: 0 when fine-tuning wins nothing back, 1 when it reaches the dense fine-tuned model. It is blank at
+sparsity 0 and where pruning lost nothing.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+
+import pandas as pd
+
+from sparseft.analysis.records import NO_FINETUNE, Gap, Record
+from sparseft.files import atomic_file
+from sparseft.grid import DENSE, PATTERNS
+
+MODE_ORDER = (NO_FINETUNE, "sparse_to_dense", "sparse_to_sparse")  # before fine-tuning, then after it
+PLAIN_LORA = "sparse_to_dense"  # the mode of the dense fine-tuned runs
+CELL = ["model", "task", "metric", "method", "sparsity", "mode"]
+LINE = ["model", "task", "metric", "method", "mode"]
+INTEGERS = """sparsity seed examples peak_memory_bytes batch_size steps violations layers_checked layers_expected
+    n n_validated""".split()
+NOTHING_LOST = 1e-9  # differences below this are rounding, not a loss that a share could be taken of
+
+
+def summary(records: Iterable[Record]) -> pd.DataFrame:
+    """A row a run, in the order model, task, method, sparsity, mode, seed."""
+    table = pd.DataFrame([_row(record) for record in records])
+    return _tidy(table, ["model", "task", "method", "sparsity", "mode", "seed"])
+
+
+def grouped(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row a cell: number of runs, mean and standard deviation over the seeds."""
+    groups = runs.groupby(CELL, sort=False)
+    measured = ["value", "eval_loss", "samples_per_second", "tokens_per_second"]
+    statistics = {
+        f"{name}_{short}": (name, long) for name in measured for short, long in [("mean", "mean"), ("sd", "std")]
+    }
+    table = groups.agg(
+        n=("seed", "size"),
+        n_validated=("validated", "sum"),
+        examples=("examples", "max"),
+        chance=("chance", "first"),
+        standard_error=("standard_error", "mean"),
+        **statistics,
+        device=("device", _joined),
+    )
+    alike = (groups["device"].nunique() <= 1) & (groups["batch_size"].nunique() <= 1)
+    rates = [name for name in table if "per_second" in name]
+    table[rates] = table[rates].where(alike, axis=0)
+    return _tidy(table.reset_index(), CELL)
+
+
+def curves(cells: pd.DataFrame) -> pd.DataFrame:
+    """A row a point of a curve over sparsity; the dense cells are point 0 of every curve of their model and task."""
+    names = {"value_mean": "value", "eval_loss_mean": "eval_loss", "samples_per_second_mean": "samples_per_second"}
+    cells = cells.rename(columns=names)
+    dense = cells[cells["method"] == DENSE].drop(columns=["method"]).rename(columns={"mode": "dense_mode"})
+    lines = _lines(cells)
+    origin = ["model", "task", "metric", "dense_mode"]
+    start = lines.merge(dense, on=origin)
+    points = pd.concat([cells[cells["method"] != DENSE].merge(lines, on=LINE), start], ignore_index=True)
+    dense = dense.rename(columns={"value": "dense_value"})
+    points = points.merge(dense[[*origin, "dense_value"]], how="left", on=origin)
+    place = [name for name in CELL if name != "mode"]
+    untuned = points[points["mode"] == NO_FINETUNE].rename(columns={"value": "untuned_value"})
+    points = points.merge(untuned[[*place, "untuned_value"]], how="left", on=place)
+    points["difference_to_dense"] = points["value"] - points["dense_value"]
+    points["recovered_share"] = _recovered_share(points)
+    columns = """n n_validated examples chance value value_sd standard_error dense_value difference_to_dense
+        untuned_value recovered_share eval_loss eval_loss_sd samples_per_second samples_per_second_sd device""".split()
+    return _tidy(points, [*LINE, "sparsity"])[[*LINE, "sparsity", *columns]]
+
+
+def throughput(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row a cell, device and batch size of the trained runs: speed in mean and standard deviation, largest memory."""
+    keys = [name for name in CELL if name != "metric"] + ["device", "batch_size"]
+    groups = runs[runs["samples_per_second"].notna()].groupby(keys, sort=False)
+    rates = ["samples_per_second", "tokens_per_second"]
+    table = groups.agg(
+        n=("seed", "size"),
+        **{f"{name}_{short}": (name, long) for name in rates for short, long in [("mean", "mean"), ("sd", "std")]},
+        peak_memory_bytes=("peak_memory_bytes", "max"),
+    )
+    return _tidy(table.reset_index(), keys)
+
+
+def missing(gaps: list[Gap]) -> pd.DataFrame:
+    """A row a folder with something missing or malformed, with the reason."""
+    return pd.DataFrame(gaps, columns=[field.name for field in fields(Gap)])
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table: ten significant digits, blanks where there is no value."""
+    with atomic_file(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n")
+
+
+def files_digest(files: dict[str, str] | None) -> str | None:
+    """One sha256 for a model: its file's, or of what `sha256sum` prints for its files in order of their names."""
+    if not files or len(files) == 1:
+        return next(iter(files.values())) if files else None
+    listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _row(record: Record) -> dict:
+    run, train, merge = record.run, record.train, record.merge
+    validation, evaluation = record.validation, record.evaluation
+    trained = "samples_per_second tokens_per_second train_seconds peak_memory_bytes batch_size steps device".split()
+    return {
+        **vars(run),
+        "actual_sparsity": validation.actual_sparsity,
+        **{name: getattr(evaluation, name) for name in ("metric", "value", "standard_error", "examples", "chance")},
+        "eval_loss": evaluation.eval_loss,
+        "eval_loss_before_merge": train.eval_loss if train else None,
+        "train_merge_gap": record.train_merge_gap,
+        "final_train_loss": train.final_loss if train else None,
+        **{name: getattr(train, name) if train else None for name in trained},
+        "evaluation_device": evaluation.device,
+        "validated": validation.passed,
+        **{name: getattr(validation, name) for name in ("violations", "layers_checked", "layers_expected")},
+        "model_sha256": merge.inputs.model if merge else None,
+        "mask_sha256": validation.inputs.mask,
+        "adapter_sha256": train.outputs.adapter if train else None,
+        "merged_sha256": files_digest(merge.outputs if merge else None),
+    }
+
+
+def _lines(cells: pd.DataFrame) -> pd.DataFrame:
+    """The curves that there are, each with the mode of the dense runs that it starts from."""
+    pruned = cells[cells["method"] != DENSE]
+    places = set(zip(pruned["model"], pruned["task"], strict=True))
+    # A model and task with dense runs only is a curve of its own, of one point.
+    alone = [key not in places for key in zip(cells["model"], cells["task"], strict=True)]
+    lines = pd.concat([pruned, cells[alone]])[LINE].drop_duplicates()
+    return lines.assign(dense_mode=lines["mode"].where(lines["mode"] == NO_FINETUNE, PLAIN_LORA))
+
+
+def _recovered_share(points: pd.DataFrame) -> pd.Series:
+    lost = points["dense_value"] - points["untuned_value"]
+    defined = (points["mode"] != NO_FINETUNE) & (points["sparsity"] > 0) & (lost > NOTHING_LOST)
+    return ((points["value"] - points["untuned_value"]) / lost.where(defined)).astype(float)
+
+
+def _tidy(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Rows in the order of `keys`, whole numbers as such also where some are blank."""
+    numbers = {name: "Int64" for name in INTEGERS if name in table}
+    return table.astype(numbers).sort_values(keys, key=_rank, kind="stable", ignore_index=True)
+
+
+def _rank(column: pd.Series) -> pd.Series:
+    """Methods and modes in the order of the study, everything else by its value."""
+    if column.name == "mode":
+        return column.map(MODE_ORDER.index)
+    if column.name == "method":
+        patterns = (DENSE, *PATTERNS)
+        return column.map(lambda method: f"{patterns.index(method.partition('_')[0]):02d} {method}")
+    return column
+
+
+def _joined(names: pd.Series) -> str | None:
+    return "; ".join(sorted(set(names.dropna()))) or None

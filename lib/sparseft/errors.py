@@ -1,0 +1,28 @@
+"""Bad input, told in one line: what is wrong, and how to mend it."""
+
+import sys
+from collections.abc import Callable
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used; `mend` says what to do about it."""
+
+    def __init__(self, what: str, mend: str) -> None:
+        super().__init__(f"{what}; {mend}")
+
+
+def run_script(main: Callable[[], int]) -> None:
+    """Exit with `main`'s code; bad input or a full disk is one line on stderr and code 2."""
+    try:
+        code = main()
+    except InputError as error:
+        sys.exit(_report(str(error)))
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        sys.exit(_report(f"{place}{error.strerror or error}; check the path, its permissions and the free space"))
+    sys.exit(code)
+
+
+def _report(line: str) -> int:
+    print("error: " + " ".join(line.split()), file=sys.stderr)
+    return 2

@@ -1,0 +1,122 @@
+"""Evaluation by lm-eval as a library, on the very prompts and rows that training reads.
+
+The task's functions go into lm-eval's task definition as they are; its metrics, filters and standard errors are its
+own (github.com/EleutherAI/lm-evaluation-harness). gsm8k's filters are those of its gsm8k.yaml, version 3.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from importlib.metadata import version
+
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before datasets is imported: nothing is looked up on the hub
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from datasets import Dataset, disable_progress_bars  # noqa: E402
+from lm_eval import simple_evaluate  # noqa: E402
+from lm_eval.models.huggingface import HFLM  # noqa: E402
+
+from sparseft.checkpoints.checkpoint import Checkpoint  # noqa: E402
+from sparseft.tasks.task import Row, Task  # noqa: E402
+from sparseft.training.batches import encode  # noqa: E402
+from sparseft.training.hardware import choose_device, device_name  # noqa: E402
+from sparseft.training.loss import mean_answer_loss  # noqa: E402
+from sparseft.training.torch_backend import load_model  # noqa: E402
+
+_EXACT_MATCH = {
+    "metric": "exact_match",
+    "aggregation": "mean",
+    "higher_is_better": True,
+    "ignore_case": True,
+    "ignore_punctuation": False,
+    "regexes_to_ignore": [",", "\\$", "(?s).*#### ", "\\.$"],
+}
+_FILTERS = {
+    "strict-match": {"function": "regex", "regex_pattern": r"#### (\-?[0-9\.\,]+)"},
+    "flexible-extract": {"function": "regex", "group_select": -1, "regex_pattern": r"(-?[$0-9.,]{2,})|(-?[0-9]+)"},
+}
+
+
+def evaluate(checkpoint: Checkpoint, task: Task, rows: dict[str, list[Row]], batch_size: int) -> dict:
+    """Score a checkpoint on rows["validation"]; returns evaluation.json's measured content.
+
+    rows["train"] serves the few-shot examples where the task has any. eval_loss: nats per answer token."""
+    device = choose_device()
+    model, tokenizer = load_model(checkpoint.folder, device)
+    examples = encode(rows["validation"], task, tokenizer, model.config.max_position_embeddings)
+    loss = mean_answer_loss(model, examples, batch_size, device)
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(device))
+    metrics, outcomes = _score(lm, task, rows)
+    value, error = metrics[task.metric], metrics[f"{task.metric}_stderr"]
+    return {
+        "task": task.name,
+        "metric": task.metric,
+        "value": value,
+        "standard_error": error,
+        "examples": len(outcomes),
+        "chance": task.chance,
+        "eval_loss": loss,
+        "metrics": metrics,
+        "harness": f"lm-eval {version('lm-eval')}",
+        "prompt_sha256": prompt_digest(task, rows["validation"]),
+        "device": device_name(device),
+        "outcomes": outcomes,
+    }
+
+
+def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
+    """lm-eval's definition of the task (docs/task_guide.md) over `rows`."""
+    definition = {
+        "task": task.name,
+        "custom_dataset": lambda **_: {split: Dataset.from_list(examples) for split, examples in rows.items()},
+        "training_split": "train",
+        "validation_split": "validation",
+        "fewshot_split": "train",
+        "num_fewshot": task.few_shot,
+        "doc_to_text": task.prompt,
+        "target_delimiter": " ",
+    }
+    if task.choices is None:
+        return definition | {
+            "output_type": "generate_until",
+            "doc_to_target": task.answer,
+            "generation_kwargs": {
+                "until": ["Question:", "</s>", "<|im_end|>"], "do_sample": False, "max_gen_toks": task.max_new_tokens,
+            },  # fmt: skip
+            "metric_list": [_EXACT_MATCH],
+            "filter_list": [
+                {"name": name, "filter": [find, {"function": "take_first"}]} for name, find in _FILTERS.items()
+            ],
+        }
+    metrics = ["acc", "acc_norm"] if task.metric == "acc_norm" else ["acc"]
+    return definition | {
+        "output_type": "multiple_choice",
+        "doc_to_choice": task.choices,
+        "doc_to_target": task.label,
+        "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in metrics],
+    }
+
+
+def prompt_digest(task: Task, rows: list[Row]) -> str:
+    """sha256 over the prompts and answers of `rows`, in order."""
+    return hashlib.sha256(json.dumps([[task.prompt(row), task.answer(row)] for row in rows]).encode()).hexdigest()
+
+
+def _score(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float], list[float]]:
+    """(every metric with its standard error, the headline metric of each example in the order of the rows)."""
+    disable_progress_bars()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    torch.manual_seed(0)
+    result = simple_evaluate(lm, tasks=[task_definition(task, rows)], log_samples=True)
+    chosen = "none" if task.choices else "strict-match"
+    metrics = {}
+    for key, value in result["results"][task.name].items():
+        name, _, filtered = key.partition(",")
+        if isinstance(value, int | float) and filtered:
+            metrics[name if filtered == chosen else f"{name}_{filtered}"] = float(value)
+    samples = [sample for sample in result["samples"][task.name] if sample["filter"] == chosen]
+    samples.sort(key=lambda sample: sample["doc_id"])
+    return metrics, [float(sample[task.metric]) for sample in samples]

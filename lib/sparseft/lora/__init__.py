@@ -1,0 +1,1 @@
+"""Masked LoRA: layers, PEFT adapter files, and the sparse merge."""

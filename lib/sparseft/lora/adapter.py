@@ -1,0 +1,73 @@
+"""Adapter files as PEFT writes them: adapter_model.safetensors and adapter_config.json.
+
+Keys are `base_model.model.{layer}.lora_A.weight` (r, in) and `.lora_B.weight` (out, r), fp32. Source:
+github.com/huggingface/peft, docs/source/developer_guides/checkpoint.md. The configuration carries, under `sparseft`,
+the mode and the sha256 of the mask: stock PEFT would run and merge every adapter as if the mask were all ones.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sparseft.checkpoints.layers import PROJECTIONS
+from sparseft.errors import InputError
+from sparseft.files import atomic_folder, read_json, sha256, write_json
+
+PREFIX = "base_model.model."
+WEIGHTS = "adapter_model.safetensors"
+
+
+def write_adapter(
+    folder: Path, matrices: Mapping[str, tuple[Tensor, Tensor]], *, r: int, alpha: float, base: str, sparseft: dict
+) -> None:
+    """Write an adapter folder; `matrices`: layer -> (A (r, in), B (out, r))."""
+    tensors = {}
+    for layer, (A, B) in matrices.items():
+        for name, matrix in (("A", A), ("B", B)):
+            tensors[f"{PREFIX}{layer}.lora_{name}.weight"] = matrix.detach().float().cpu().contiguous()
+    used = {layer.rpartition(".")[2] for layer in matrices}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": r,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": [name for name in PROJECTIONS if name in used],
+        "sparseft": sparseft,
+    }
+    with atomic_folder(folder) as temporary:
+        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        write_json(temporary / "adapter_config.json", config)
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], float, dict]:
+    """layer -> (A, B) in fp32, s = alpha / r, and the configuration.
+
+    Raises InputError where a file is missing or damaged, or the adapter is no plain LoRA adapter."""
+    mend = "train the run again"
+    config = read_json(folder / "adapter_config.json", mend)
+    special = [key for key in ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern") if config.get(key)]
+    if config.get("peft_type") != "LORA" or special:
+        raise InputError(f"{folder}: not a plain LoRA adapter {special}", "use one scale, alpha / r, for all layers")
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise InputError(f"{folder / WEIGHTS}: {error}", mend) from None
+    layers = [key.removeprefix(PREFIX).removesuffix(".lora_A.weight") for key in tensors if ".lora_A." in key]
+    pairs = {layer: tuple(tensors[f"{PREFIX}{layer}.lora_{x}.weight"].float() for x in "AB") for layer in layers}
+    if not all(torch.isfinite(matrix).all() for pair in pairs.values() for matrix in pair):
+        raise InputError(f"{folder / WEIGHTS}: holds NaN or infinity", "train again with a lower learning rate")
+    return pairs, config["lora_alpha"] / config["r"], config
+
+
+def adapter_digest(folder: Path) -> str:
+    """sha256 of the adapter's matrices."""
+    return sha256(folder / WEIGHTS)

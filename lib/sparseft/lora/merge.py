@@ -1,0 +1,65 @@
+"""The sparse merge: W' = (W + alpha/r B A) * M, one tensor at a time.
+
+The output has the base's files, headers and byte layout: every tensor outside the mask is copied byte for byte, so
+that only the prunable weights differ. Without an adapter (no_finetune) the merge is the pruning: W' = W * M.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header
+from sparseft.errors import InputError
+from sparseft.files import atomic_folder, sha256
+from sparseft.lora.adapter import adapter_digest, read_adapter
+from sparseft.lora.masked_lora import apply_mask_, keep_bits, merged_weight
+from sparseft.pruning.mask_ops import Mask
+
+TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+def merge(base: Checkpoint, mask: Mask, mask_sha256: str, adapter: Path | None, output: Path) -> dict:
+    """Write the merged checkpoint to `output`; returns merge.json's scale, layers, outputs and the adapter's digest.
+
+    Raises InputError where the adapter was trained with another mask, or names a layer that the mask lacks."""
+    pairs, scale, config = read_adapter(adapter) if adapter else ({}, None, {})
+    trained_with = config.get("sparseft", {}).get("mask_sha256", mask_sha256)
+    if trained_with != mask_sha256:
+        raise InputError(f"{adapter}: trained with another mask ({trained_with[:12]})", "merge it with that mask")
+    foreign = sorted(pairs.keys() - mask.shape.keys())
+    if foreign:
+        raise InputError(f"{adapter}: {len(foreign)} layers without a mask (first: {foreign[0]})", "use its own base")
+
+    def merged(tensor: Tensor) -> bytes:
+        layer = tensor.name.removesuffix(".weight")
+        bits = base.read(tensor.name)
+        keep = keep_bits(torch.from_numpy(mask.kept(layer)))
+        weight = torch.from_numpy(bits).view(TORCH_DTYPES[tensor.dtype])
+        if layer in pairs:
+            weight = merged_weight(weight, keep, *pairs[layer], scale)
+        else:
+            apply_mask_(weight, keep)
+        return weight.view(torch.from_numpy(bits).dtype).numpy().tobytes()
+
+    with atomic_folder(output) as temporary:
+        outputs = _copy(base, {f"{layer}.weight" for layer in mask.shape}, merged, temporary)
+    digest = adapter_digest(adapter) if adapter else None
+    return {"scale": scale, "layers_merged": len(mask.shape), "adapter": digest, "outputs": outputs}
+
+
+def _copy(base: Checkpoint, names: set[str], transform: Callable[[Tensor], bytes], folder: Path) -> dict[str, str]:
+    """Copy the checkpoint, with `transform` on the tensors in `names`; returns sha256 by weights' file."""
+    for file in base.folder.iterdir():
+        if file.suffix != ".safetensors" and file.is_file() and file.name != "manifest.json":
+            shutil.copyfile(file, folder / file.name)
+    for file in base.files:
+        header, tensors = read_header(file)
+        with open(file, "rb") as source, open(folder / file.name, "wb") as target:
+            target.write(header)
+            for tensor in tensors:
+                source.seek(tensor.start)
+                target.seek(tensor.start)
+                target.write(transform(tensor) if tensor.name in names else source.read(tensor.nbytes))
+    return {file.name: sha256(folder / file.name) for file in base.files}

@@ -1,0 +1,80 @@
+"""The tasks by name, and the reader of their rows.
+
+The real tasks ask as lm-eval asks, so that training and evaluation see the same text; each mini task
+shares the prompt, the answer and the fields of its real one and writes its own rows.
+"""
+
+import json
+from pathlib import Path
+
+from sparseft.errors import InputError
+from sparseft.tasks.boolq import BOOLQ
+from sparseft.tasks.boolq_mini import BOOLQ_MINI
+from sparseft.tasks.gsm8k import GSM8K
+from sparseft.tasks.gsm8k_mini import GSM8K_MINI
+from sparseft.tasks.hellaswag import HELLASWAG
+from sparseft.tasks.hellaswag_mini import HELLASWAG_MINI
+from sparseft.tasks.task import Row, Task
+
+TASKS = {task.name: task for task in (BOOLQ, HELLASWAG, GSM8K, BOOLQ_MINI, HELLASWAG_MINI, GSM8K_MINI)}
+
+
+def get_task(name: str) -> Task:
+    """The task called `name`. Raises InputError with the known names."""
+    if name not in TASKS:
+        raise InputError(f"task {name!r} is unknown", f"choose one of {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def read_examples(path: Path | str, task: Task) -> list[Row]:
+    """The rows of a .jsonl file, each checked. Raises InputError with the file, the line and the field."""
+    mend = f"each line holds one {task.name} row as JSON: {', '.join(task.fields)}"
+    try:
+        # Not splitlines(), which also cuts at U+2028, a character that JSON allows in a string.
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file", "prepare the data, or correct the path") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text", mend) from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            rows.append(_parse(line, task, f"{path}, line {number}", mend))
+    if not rows:
+        raise InputError(f"{path}: holds no row", mend)
+    return rows
+
+
+def _parse(line: str, task: Task, place: str, mend: str) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{place}: not valid JSON ({error})", mend) from None
+    problem = _problem(row, task)
+    if problem:
+        raise InputError(f"{place}: {problem}", mend)
+    return row
+
+
+def _problem(row: object, task: Task) -> str | None:
+    """What is wrong with a row, or None."""
+    if not isinstance(row, dict):
+        return "a JSON object is expected"
+    for field, kind in task.fields.items():
+        if field not in row:
+            return f"field {field!r} is missing"
+        # bool is a subclass of int: true is no label
+        if not isinstance(row[field], kind) or (isinstance(row[field], bool) and kind is not bool):
+            return f"field {field!r} has the wrong type ({type(row[field]).__name__})"
+    if "endings" in task.fields:
+        return _problem_of_endings(row)
+    return None
+
+
+def _problem_of_endings(row: Row) -> str | None:
+    endings, label = row["endings"], row["label"]
+    if len(endings) < 2 or not all(isinstance(ending, str) for ending in endings):
+        return "field 'endings' is not a list of two or more strings"
+    if str(label) not in map(str, range(len(endings))):  # the hub writes the label as a string
+        return f"label {label!r} is outside 0 to {len(endings) - 1}"
+    return None

@@ -1,0 +1,24 @@
+"""A task is data: the fields of a row, its prompt and its answer, and where the rows come from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What training and evaluation need to know; both read the same prompt and the same answer."""
+
+    name: str
+    fields: dict[str, type | tuple]  # the required fields of a row
+    prompt: Callable[[Row], str]  # lm-eval's doc_to_text, without a trailing space
+    answer: Callable[[Row], str]  # what follows the prompt and one space
+    choices: Callable[[Row], list[str]] | None  # lm-eval's doc_to_choice; None: the answer is generated
+    label: Callable[[Row], int] | None  # index of the right choice
+    metric: str  # the headline: acc, acc_norm, exact_match
+    chance: float  # the metric of a blind guess
+    hub: tuple[str, str | None] | None = None  # dataset and configuration on the hub; real tasks only
+    generate: Callable[[str, int, int], list[Row]] | None = None  # (split, number, seed) -> rows; mini tasks only
+    max_new_tokens: int = 0  # length limit of a generated answer
+    few_shot: int = 0  # worked examples before the prompt, from the training rows

@@ -1,0 +1,30 @@
+"""The content words of the mini tasks; every third word belongs to the validation split, for every seed."""
+
+from sparseft.errors import InputError
+
+SPLITS = ("train", "validation")
+
+# Each name and thing is short, each quality starts with a consonant ("a red drum"), each thing can be carried
+# and takes a plain -s or -es in the plural.
+NAMES = """Anna Tom Lucy Peter Maria David Emma Jack Sarah Paul Julia Mark Helen Simon Laura James Nina Robert Alice
+    Henry Clara Daniel Rose Martin Grace Kevin Diana Oscar Ruth George Linda Frank Karen Philip Susan Brian""".split()
+QUALITIES = """red huge small green tiny strange blue pretty rare yellow dirty cheap black heavy broken white lovely
+    perfect brown simple fine purple beautiful wonderful golden big modern silver curious precious""".split()
+THINGS = """drum kite lamp clock basket hammer mirror ladder pencil bottle blanket guitar camera candle pillow spoon
+    bucket jacket helmet trumpet wallet teapot brush button compass cushion dress flute fork glove hat jar kettle key
+    magnet map mug necklace needle notebook paddle pan phone plate puppet purse puzzle racket radio ribbon ring rope
+    shirt shovel skirt suitcase sweater towel toy tray vase violin watch whistle robot lantern balloon bell belt boot
+    bowl box cage chain coat coin comb crown cup doll fan flag sponge mask medal ruler stamp poster cap saw""".split()
+
+
+def share(words: list[str], split: str) -> list[str]:
+    """The words of `split`: two thirds for training, one third for validation, none in both."""
+    if split not in SPLITS:
+        raise InputError(f"split {split!r} is unknown", f"choose one of {', '.join(SPLITS)}")
+    return [word for index, word in enumerate(words) if (index % 3 == 2) == (split == "validation")]
+
+
+def check_number(name: str, split: str, number: int, maximum: int) -> None:
+    """Raise InputError where `number` distinct rows cannot be made."""
+    if not 1 <= number <= maximum:
+        raise InputError(f"{name} cannot make {number} {split} rows", f"ask for 1 to {maximum}")

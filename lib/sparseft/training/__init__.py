@@ -1,0 +1,1 @@
+"""Training of adapters: batches, the loop, and one file a backend."""

@@ -1,0 +1,47 @@
+"""What a measurement ran on: the device, its name, its peak memory."""
+
+import platform
+import resource
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+
+def choose_device() -> torch.device:
+    """The first CUDA device, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def limit_threads(threads: int) -> None:
+    """Use that many CPU threads: parallel jobs share the cores, and sums depend on how they are split."""
+    torch.set_num_threads(threads)
+
+
+def device_name(device: torch.device) -> str:
+    """Such as "GPU: NVIDIA H100" or "CPU: AMD EPYC, 1 thread"; goes beside every measured figure."""
+    if device.type == "cuda":
+        return f"GPU: {torch.cuda.get_device_name(device)}"
+    threads = torch.get_num_threads()
+    return f"CPU: {_processor()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: allocated on the GPU, or the process's largest resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide numbers."""
+    return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "transformers", "sparseft")}
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] \
+        if cpuinfo.exists() else []
+    return names[0].strip() if names else platform.processor() or platform.machine()

@@ -1,0 +1,29 @@
+"""The answer loss: cross-entropy in nats per answer token.
+
+lm_head runs on the answers' positions alone, which spares a vocabulary-sized row for every prompt token.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparseft.training.batches import Batch, Example, collate
+
+
+def answer_loss_sum(model: nn.Module, batch: Batch) -> Tensor:
+    """Sum over the batch's answer tokens of -log p(token), fp32, scalar."""
+    hidden = model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state  # (B, T, H)
+    logits = model.get_output_embeddings()(hidden.flatten(0, 1)[batch.positions])  # (N, V)
+    return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
+
+
+@torch.no_grad()
+def mean_answer_loss(model: nn.Module, examples: list[Example], batch_size: int, device: torch.device) -> float:
+    """Mean over all answer tokens of `examples`, nats; batches by length, which changes no example's loss."""
+    by_length = sorted(examples, key=lambda example: len(example.ids))
+    total, tokens = 0.0, 0
+    for start in range(0, len(by_length), batch_size):
+        batch = collate(by_length[start : start + batch_size]).to(device)
+        total += answer_loss_sum(model, batch).item()
+        tokens += batch.targets.numel()
+    return total / tokens

@@ -1,0 +1,88 @@
+"""The proof that a checkpoint is sparse: every weight of every prunable layer is compared with the mask.
+
+A pruned weight must be zero (|w| <= tolerance, which is 0 unless asked otherwise); a kept weight may be zero, and is
+counted apart. With the base at hand, every tensor outside the mask must be byte-identical to the base's. A mask that
+matches no layer proves nothing: zero layers checked is a failure.
+"""
+
+import numpy as np
+
+from sparseft.checkpoints.checkpoint import Checkpoint, magnitude, to_float32
+from sparseft.checkpoints.layers import prunable_layers
+from sparseft.errors import InputError
+from sparseft.files import sha256
+from sparseft.pruning.mask_ops import Mask
+
+
+def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base: Checkpoint | None = None) -> dict:
+    """Check every weight; returns the content of validation_report.json, `passed` among it.
+
+    Layers of the model without a mask, masks without a layer, and differing shapes fail the validation."""
+    expected = prunable_layers(checkpoint)
+    shapes = {layer: checkpoint.tensors[f"{layer}.weight"].shape for layer in expected}
+    checked = [layer for layer in expected if mask.shape.get(layer) == shapes[layer]]
+    rows = [_check_layer(checkpoint, layer, mask.kept(layer), tolerance) for layer in checked]
+    total = {key: sum(row[key] for row in rows) for key in ("weights", "pruned", "zeros", "violations")}
+    outside = _outside(checkpoint, base, {f"{layer}.weight" for layer in mask.shape}) if base else ([], [])
+    whole = bool(rows) and len(checked) == len(expected) == len(mask.shape)
+    return {
+        "passed": whole and not total["violations"] and not outside[1],
+        "layers_checked": len(checked),
+        "layers_expected": len(expected),
+        "layers_not_checked": sorted(set(expected).symmetric_difference(mask.shape) | set(expected).difference(checked)),
+        "violations": total["violations"],
+        "max_abs_violation": max((row["max_abs_violation"] for row in rows), default=0.0),
+        "tolerance": tolerance,
+        "expected_sparsity": total["pruned"] / total["weights"] if rows else None,
+        "actual_sparsity": total["zeros"] / total["weights"] if rows else None,
+        "tensors_outside_checked": len(outside[0]),
+        "tensors_outside_changed": outside[1],
+        "layers": rows,
+    }
+
+
+def checkpoint_hashes(checkpoint: Checkpoint) -> dict[str, str]:
+    """sha256 of each weights' file, as it is now."""
+    return {file.name: sha256(file) for file in checkpoint.files}
+
+
+def _check_layer(checkpoint: Checkpoint, layer: str, kept: np.ndarray, tolerance: float) -> dict:
+    tensor = checkpoint.tensors[f"{layer}.weight"]
+    bits = checkpoint.read(tensor.name)
+    zero = magnitude(bits) == 0  # -0.0 is zero too
+    suspect = bits[~kept & ~zero]
+    size = np.abs(to_float32(suspect, tensor.dtype))
+    wrong = ~(size <= tolerance)  # NaN is a violation
+    zeros = int(np.count_nonzero(zero))
+    pruned = kept.size - int(np.count_nonzero(kept))
+    return {
+        "layer": layer,
+        "weights": kept.size,
+        "pruned": pruned,
+        "zeros": zeros,
+        "kept_zeros": int(np.count_nonzero(zero & kept)),
+        "violations": int(np.count_nonzero(wrong)),
+        "max_abs_violation": _finite(size[wrong].max()) if wrong.any() else 0.0,
+    }
+
+
+def _finite(value: np.floating) -> float:
+    """JSON knows no infinity: the largest float stands for it and for NaN."""
+    return float(np.nan_to_num(np.float64(value), nan=np.finfo(np.float64).max))
+
+
+def _outside(checkpoint: Checkpoint, base: Checkpoint, masked: set[str]) -> tuple[list[str], list[str]]:
+    """(tensors outside the mask, those of them that differ from the base's bytes or are missing on one side)."""
+    if checkpoint.config != base.config:
+        raise InputError(f"{base.folder}: another config.json than the checkpoint's", "give the base it was made from")
+    names = sorted((checkpoint.tensors.keys() | base.tensors.keys()) - masked)
+    return names, [name for name in names if _bytes(checkpoint, name) != _bytes(base, name)]
+
+
+def _bytes(checkpoint: Checkpoint, name: str) -> bytes | None:
+    tensor = checkpoint.tensors.get(name)
+    if tensor is None:
+        return None
+    with open(tensor.file, "rb") as stream:
+        stream.seek(tensor.start)
+        return stream.read(tensor.nbytes)

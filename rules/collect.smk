@@ -1,0 +1,32 @@
+# The stages by name, each the whole grid up to that stage. The first is the default.
+localrules:
+    masks,
+    train,
+    validate,
+    evaluate,
+    analyze,
+
+
+rule analyze:
+    input:
+        f"{grid.ANALYSIS}/summary.csv",
+
+
+rule masks:
+    input:
+        grid.mask_targets(STUDY),
+
+
+rule train:
+    input:
+        grid.run_targets(STUDY, "train.json", trained_only=True),
+
+
+rule validate:
+    input:
+        grid.run_targets(STUDY, "validation_report.json"),
+
+
+rule evaluate:
+    input:
+        grid.run_targets(STUDY, "evaluation.json"),

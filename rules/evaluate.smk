@@ -1,0 +1,35 @@
+# The merged model on the task's validation examples, by lm-eval.
+rule evaluate_run:
+    input:
+        model=f"{grid.RUN}/model_dir",
+        train=f"{grid.DATA}/train.jsonl",
+        validation=f"{grid.DATA}/validation.jsonl",
+    output:
+        record=f"{grid.RUN}/evaluation.json",
+    log:
+        f"results/logs/evaluate_run/{grid.RUN_ID}.log",
+    benchmark:
+        f"results/benchmarks/evaluate_run/{grid.RUN_ID}.tsv"
+    threads: STUDY.resources.threads
+    resources:
+        mem_mb=STUDY.resources.memory_mb,  # weights, and logits of a batch in fp32
+        gpu=STUDY.resources.gpus,
+    params:
+        code=code("evaluate.py"),
+        script=script("evaluate.py"),
+        run_id=grid.RUN_ID,
+        data=grid.DATA,
+        batch_size=STUDY.evaluation_batch_size,
+    message:
+        "evaluate {params.run_id}"
+    conda:
+        "../envs/sparseft.yaml"
+    shell:
+        "{PYTHON:q} {params.script:q}"
+        " --checkpoint {input.model:q}"
+        " --task {wildcards.task:q}"
+        " --data_dir {params.data:q}"
+        " --batch_size {params.batch_size}"
+        " --threads {threads}"
+        " --output {output.record:q}"
+        " 2> {log:q}"

@@ -1,0 +1,33 @@
+# W' = (W + alpha/r B A) * M; without fine-tuning W' = W * M. The merged model is deleted after its last reader.
+rule merge_adapter:
+    input:
+        manifest=grid.MANIFEST,
+        mask=grid.MASK,
+        adapter=lambda w: [] if w.mode == "no_finetune" else f"{grid.RUN}/adapter",
+    output:
+        model=directory(f"{grid.RUN}/model_dir") if STUDY.keep_merged else temp(directory(f"{grid.RUN}/model_dir")),
+        report=f"{grid.RUN}/merge.json",
+    log:
+        f"results/logs/merge_adapter/{grid.RUN_ID}.log",
+    benchmark:
+        f"results/benchmarks/merge_adapter/{grid.RUN_ID}.tsv"
+    resources:
+        mem_mb=STUDY.resources.memory_mb,  # one weight matrix in fp32
+    params:
+        code=code("merge.py"),
+        script=script("merge.py"),
+        run_id=grid.RUN_ID,
+        model=grid.MODEL,
+        adapter=lambda w, input: flags(adapter=input.adapter or None),
+    message:
+        "merge {params.run_id}"
+    conda:
+        "../envs/sparseft.yaml"
+    shell:
+        "{PYTHON:q} {params.script:q}"
+        " --model_path {params.model:q}"
+        " --mask_path {input.mask:q}"
+        " {params.adapter:q}"
+        " --output_dir {output.model:q}"
+        " --report {output.report:q}"
+        " 2> {log:q}"

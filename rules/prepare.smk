@@ -1,0 +1,50 @@
+# A model source becomes a Hugging Face checkpoint; manifest.json is written last and stands for the whole folder.
+rule prepare_model:
+    output:
+        manifest=grid.MANIFEST,
+    log:
+        "results/logs/prepare_model/{model}.log",
+    benchmark:
+        "results/benchmarks/prepare_model/{model}.tsv"
+    resources:
+        mem_mb=STUDY.resources.memory_mb,  # the whole model in fp32 while it is dequantised
+    params:
+        code=code("prepare_model.py"),
+        script=script("prepare_model.py"),
+        folder=grid.MODEL,
+        source=lambda w: flags(**STUDY.models[w.model].model_dump()),
+    message:
+        "prepare the model {wildcards.model}"
+    conda:
+        "../envs/sparseft.yaml"
+    shell:
+        "{PYTHON:q} {params.script:q}"
+        " {params.source:q}"
+        " --output_dir {params.folder:q}"
+        " 2> {log:q}"
+
+
+# The examples of a task, in the fields of the original data set.
+rule prepare_task:
+    output:
+        train=f"{grid.DATA}/train.jsonl",
+        validation=f"{grid.DATA}/validation.jsonl",
+    log:
+        "results/logs/prepare_task/{task}.log",
+    benchmark:
+        "results/benchmarks/prepare_task/{task}.tsv"
+    params:
+        code=code("prepare_task.py"),
+        script=script("prepare_task.py"),
+        folder=grid.DATA,
+        source=lambda w: flags(**STUDY.tasks[w.task].model_dump(exclude={"training"})),
+    message:
+        "prepare the examples of {wildcards.task}"
+    conda:
+        "../envs/sparseft.yaml"
+    shell:
+        "{PYTHON:q} {params.script:q}"
+        " --task {wildcards.task:q}"
+        " {params.source:q}"
+        " --output_dir {params.folder:q}"
+        " 2> {log:q}"

@@ -1,0 +1,42 @@
+# One job a run: LoRA on the pruned weights; its product is the adapter, whatever the hardware.
+rule train_adapter:
+    input:
+        manifest=grid.MANIFEST,
+        mask=grid.MASK,
+        train=f"{grid.DATA}/train.jsonl",
+        validation=f"{grid.DATA}/validation.jsonl",
+    output:
+        adapter=directory(f"{grid.RUN}/adapter"),
+        record=f"{grid.RUN}/train.json",
+    log:
+        f"results/logs/train_adapter/{grid.RUN_ID}.log",
+    benchmark:
+        f"results/benchmarks/train_adapter/{grid.RUN_ID}.tsv"
+    wildcard_constraints:
+        mode="sparse_to_dense|sparse_to_sparse",
+    threads: STUDY.resources.threads
+    resources:
+        mem_mb=STUDY.resources.memory_mb,  # weights, masks, activations of a micro-batch
+        gpu=STUDY.resources.gpus,
+    params:
+        code=code("train.py"),
+        script=script("train.py"),
+        run_id=grid.RUN_ID,
+        model=grid.MODEL,
+        data=grid.DATA,
+        folder=grid.RUN,
+        settings=lambda w: flags(**STUDY.training_of(w.task).model_dump()),
+    message:
+        "train {params.run_id}"
+    conda:
+        "../envs/sparseft.yaml"
+    shell:
+        "{PYTHON:q} {params.script:q}"
+        " --run_id {params.run_id:q}"
+        " --model_path {params.model:q}"
+        " --mask_path {input.mask:q}"
+        " --data_dir {params.data:q}"
+        " --threads {threads}"
+        " {params.settings:q}"
+        " --output_dir {params.folder:q}"
+        " 2> {log:q}"

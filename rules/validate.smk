@@ -1,0 +1,28 @@
+# Every weight against its mask. Exit code 1, a failed proof, is a result: the report stays and leads the memo.
+rule validate_sparsity:
+    input:
+        manifest=grid.MANIFEST,
+        mask=grid.MASK,
+        model=f"{grid.RUN}/model_dir",
+    output:
+        report=f"{grid.RUN}/validation_report.json",
+    log:
+        f"results/logs/validate_sparsity/{grid.RUN_ID}.log",
+    benchmark:
+        f"results/benchmarks/validate_sparsity/{grid.RUN_ID}.tsv"
+    params:
+        code=code("validate_sparsity.py"),
+        script=script("validate_sparsity.py"),
+        run_id=grid.RUN_ID,
+        base=grid.MODEL,
+    message:
+        "validate {params.run_id}"
+    conda:
+        "../envs/sparseft.yaml"
+    shell:
+        "{PYTHON:q} {params.script:q}"
+        " --checkpoint {input.model:q}"
+        " --mask_path {input.mask:q}"
+        " --base {params.base:q}"
+        " --output {output.report:q}"
+        " 2> {log:q} || [ $? -eq 1 ]"

@@ -1,0 +1,110 @@
+"""Run folders as the workflow leaves them: `write_run` writes one, `write_grid` a plausible study of any size."""
+
+import hashlib
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from sparseft.files import write_json
+from sparseft.grid import Run
+
+LAYERS = 210
+CPU = "CPU: AMD EPYC, 1 thread"
+
+
+def digest(*words: object) -> str:
+    """A stand-in for the sha256 of a file."""
+    return hashlib.sha256("/".join(map(str, words)).encode()).hexdigest()
+
+
+def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dict[str, dict]:
+    """The four files of a sound run; `changes`: loss, loss_before, speed, error, examples, device, batch_size."""
+    loss, device = changes.get("loss", 2.0), changes.get("device", CPU)
+    base, mask = digest(run.model), digest(run.model, run.method, run.sparsity)
+    adapter = None if run.mode == "no_finetune" else digest(run.id, "adapter")
+    merged, data = {"model.safetensors": digest(run.id, "merged")}, digest(run.task, "validation")
+    merge_inputs = {"model": base, "mask": mask, "adapter": adapter}
+    report_inputs = {"mask": mask, "checkpoint": dict(merged), "base": base}
+    found = {
+        "merge": {"run_id": run.id, "inputs": merge_inputs, "outputs": dict(merged)},
+        "validation_report": {**validation_report(run, layers), "inputs": report_inputs},
+        "evaluation": {"run_id": run.id, "task": run.task, "metric": "acc", "value": value, "chance": 0.25}
+        | {"standard_error": changes.get("error", 0.03), "examples": changes.get("examples", 200), "eval_loss": loss}
+        | {"harness": "lm-eval 0.4.13", "device": device, "inputs": {"model": dict(merged), "data": data}},
+    }
+    if adapter:
+        speed = changes.get("speed", 4.0)
+        found["train"] = (
+            {"run_id": run.id, "backend": "torch", "device": device, "dtype": "bfloat16", "steps": 60}
+            | {"batch_size": changes.get("batch_size", 8), "train_seconds": 480 / speed, "final_loss": loss - 0.1}
+            | {"eval_loss": changes.get("loss_before", loss), "peak_memory_bytes": 1_500_000_000}
+            | {"samples_per_second": speed, "tokens_per_second": 100 * speed, "trainable_parameters": 4_884_480}
+            | {"versions": {"torch": "2.13.0", "transformers": "5.0.0", "python": "3.11.9", "sparseft": "0.1.0"}}
+            | {"inputs": {"model": base, "mask": mask, "data": digest(run.task, "train"), "validation_data": data}}
+            | {"outputs": {"adapter": adapter}}
+        )
+    return found
+
+
+def validation_report(run: Run, layers: int) -> dict:
+    """A report of `layers` sound layers, without its inputs."""
+    rows = [{"layer": f"model.layers.{layer}", "weights": 1000, "violations": 0} for layer in range(layers)]
+    sparsity = run.sparsity / 100
+    return {
+        **{"passed": True, "layers_checked": layers, "layers_expected": layers, "violations": 0},
+        **{"max_abs_violation": 0.0, "tolerance": 0.0, "expected_sparsity": sparsity, "actual_sparsity": sparsity},
+        **{"tensors_outside_checked": 62, "tensors_outside_changed": [], "layers": rows},
+    }
+
+
+def write_pieces(folder: Path, run: Run, files: dict[str, dict]) -> Path:
+    """Write the files of one run; returns its folder."""
+    for name, content in files.items():
+        write_json(folder / run.id / f"{name}.json", content)
+    return folder / run.id
+
+
+def write_grid(
+    folder: Path, *, models: int, tasks: list[str], sparsities: list[int], seeds: int, layers: int = LAYERS
+) -> int:
+    """A whole study with values that fall with sparsity; returns how many runs it has."""
+    methods = {
+        "unstructured": 0.75,
+        "structured": 0.4,
+        "random": 0.3,
+    }  # the sparsity at which half of the value is gone
+    count = 0
+    for model, task, seed in product(range(models), tasks, range(seeds)):
+        cells = [("dense", 0, mode) for mode in ("no_finetune", "sparse_to_dense")]
+        cells += list(product(methods, sparsities, ("no_finetune", "sparse_to_dense", "sparse_to_sparse")))
+        for method, sparsity, mode in cells:
+            run = Run(f"Model{model}B", task, method, sparsity, mode, seed)
+            left = 1 / (1 + (sparsity / 100 / methods.get(method, 1)) ** 4)
+            left += (1 - left) * {"no_finetune": 0, "sparse_to_dense": 0.55, "sparse_to_sparse": 0.45}[mode]
+            noise = (int(digest(run.id)[:4], 16) / 65535 - 0.5) * 0.04
+            changes = {"loss": 4 - 2.5 * left + noise, "loss_before": 4 - 2.6 * left, "speed": 4 + 10 * noise}
+            write_pieces(folder, run, pieces(run, 0.25 + 0.4 * left + noise, layers=layers, **changes))
+            count += 1
+    return count
+
+
+@pytest.fixture(name="write_grid")
+def _write_grid() -> Callable[..., int]:
+    return write_grid
+
+
+@pytest.fixture
+def write_run(tmp_path: Path) -> Callable[..., Path]:
+    """write_run(run_id, value, change=..., **changes): one run under tmp_path/runs; `change` edits its files first."""
+
+    def write(
+        run_id: str, value: float, *, change: Callable[[dict], None] = lambda files: None, **changes: object
+    ) -> Path:
+        run = Run.parse(run_id)
+        files = pieces(run, value, **changes)
+        change(files)
+        return write_pieces(tmp_path / "runs", run, files)
+
+    return write

@@ -1,0 +1,88 @@
+"""The memo names what is wrong, first; a sound study has nothing to name."""
+
+from pathlib import Path
+
+import pytest
+
+from sparseft.analysis.chain import links
+from sparseft.analysis.memo import faults, write_memo
+from sparseft.analysis.records import read_runs
+
+TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
+UNTUNED = "m-t-dense-sparsity00-no_finetune-seed0"
+
+
+def memo(tmp_path: Path) -> str:
+    write_memo(tmp_path / "memo.md", *read_runs(tmp_path / "runs"))
+    return (tmp_path / "memo.md").read_text()
+
+
+@pytest.mark.parametrize("run_id", [TUNED, UNTUNED])
+def test_a_sound_run_has_five_links_and_no_fault(write_run, tmp_path, run_id):
+    write_run(run_id, 0.5)
+    (record,) = read_runs(tmp_path / "runs")[0]
+    assert len(links(record)) == 5 and faults(record) == []
+    assert "Runs that fail" not in memo(tmp_path) and "| sound | 2 / 2 | 2,000 | 0 |" in memo(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("link", "file", "path"),
+    [
+        ("mask", "train", ("inputs", "mask")),
+        ("mask", "merge", ("inputs", "mask")),
+        ("mask", "validation_report", ("inputs", "mask")),
+        ("adapter", "train", ("outputs", "adapter")),
+        ("adapter", "merge", ("inputs", "adapter")),
+        ("merged", "merge", ("outputs", "model.safetensors")),
+        ("merged", "validation_report", ("inputs", "checkpoint", "model.safetensors")),
+        ("merged", "evaluation", ("inputs", "model", "model.safetensors")),
+        ("base", "merge", ("inputs", "model")),
+        ("data", "evaluation", ("inputs", "data")),
+    ],
+)
+def test_a_changed_digest_breaks_its_link_and_no_other(write_run, tmp_path, link, file, path):
+    def tamper(files: dict) -> None:
+        place = files[file]
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = "f" * 64
+
+    write_run(UNTUNED, 0.5)
+    write_run(TUNED, 0.5, change=tamper)
+    broken = {record.run.id: faults(record) for record in read_runs(tmp_path / "runs")[0]}
+    assert broken[UNTUNED] == [] and len(broken[TUNED]) == 1
+    assert (
+        broken[TUNED][0].startswith(f"broken chain, {link}: ") and f"{file}.json names ffffffffffff" in broken[TUNED][0]
+    )
+    text = memo(tmp_path)
+    assert broken[TUNED][0] in text and text.index(f"### {TUNED}") < text.index(UNTUNED)  # failures stand first
+
+
+def test_an_untrained_run_must_not_have_an_adapter(write_run, tmp_path):
+    write_run(UNTUNED, 0.5, change=lambda files: files["merge"]["inputs"].update(adapter="a" * 64))
+    assert "broken chain, adapter: merge.json names aaaaaaaaaaaa, mode no_finetune names none" in memo(tmp_path)
+
+
+def test_a_chain_that_cannot_be_followed_is_a_fault(write_run, tmp_path):
+    (write_run(TUNED, 0.5) / "merge.json").unlink()
+    text = memo(tmp_path)
+    assert "mask: cannot be followed without merge.json" in text and "in the tables, with blanks" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"passed": False, "violations": 3, "max_abs_violation": 1e-6},
+            "3 weights violate the mask, the largest 1e-06",
+        ),
+        ({"passed": False, "layers_checked": 0, "layers": []}, "0 of 2 layers checked"),
+        ({"passed": False, "tensors_outside_changed": ["lm_head"]}, "changed outside the mask: lm_head"),
+        ({"layers_checked": 1}, "validation says passed, but: 1 of 2 layers checked"),
+        ({"layers": []}, "its totals are not those of its 0 layer rows"),
+    ],
+)
+def test_a_failed_or_contradictory_validation_is_named(write_run, tmp_path, change, said):
+    write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update(change))
+    text = memo(tmp_path)
+    assert said in text and f"validate_sparsity.py --checkpoint results/runs/{TUNED}/model_dir" in text

@@ -1,0 +1,119 @@
+"""The tables against cases worked by hand."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sparseft.analysis import tables
+from sparseft.analysis.records import read_runs
+
+DENSE_TUNED = "m-t-dense-sparsity00-sparse_to_dense-seed0"
+DENSE_UNTUNED = "m-t-dense-sparsity00-no_finetune-seed0"
+TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
+UNTUNED = "m-t-unstructured-sparsity50-no_finetune-seed0"
+
+
+def read(tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    runs = tables.summary(read_runs(tmp_path / "runs")[0])
+    cells = tables.grouped(runs)
+    return runs, cells, tables.curves(cells)
+
+
+def test_three_runs_by_hand(write_run, tmp_path):
+    write_run(DENSE_TUNED, 0.75)
+    write_run(UNTUNED, 0.25)
+    write_run(TUNED, 0.5)
+    points = read(tmp_path)[2].set_index(["mode", "sparsity"])
+    # Pruning took 0.75 - 0.25 = 0.5; fine-tuning gave 0.5 - 0.25 = 0.25 of it back.
+    tuned = points.loc[("sparse_to_dense", 50)]
+    assert (tuned["dense_value"], tuned["difference_to_dense"], tuned["untuned_value"]) == (0.75, -0.25, 0.25)
+    assert tuned["recovered_share"] == 0.5
+    # The dense fine-tuned run is point 0 of the fine-tuned curve only: there is no untuned dense run.
+    assert list(points.index) == [("no_finetune", 50), ("sparse_to_dense", 0), ("sparse_to_dense", 50)]
+    assert points.loc[("sparse_to_dense", 0), "value"] == 0.75
+    assert pd.isna(points.loc[("no_finetune", 50), "dense_value"])
+
+
+def test_the_dense_run_starts_both_fine_tuned_curves_of_every_method(write_run, tmp_path):
+    write_run(DENSE_TUNED, 0.75)
+    write_run(DENSE_UNTUNED, 0.625)
+    for method in ("unstructured", "random"):
+        for mode in ("sparse_to_dense", "sparse_to_sparse", "no_finetune"):
+            write_run(f"m-t-{method}-sparsity50-{mode}-seed0", 0.5)
+    points = read(tmp_path)[2]
+    start = points[points["sparsity"] == 0].set_index(["method", "mode"])["value"].to_dict()
+    expected = {"no_finetune": 0.625, "sparse_to_dense": 0.75, "sparse_to_sparse": 0.75}
+    assert start == {(method, mode): value for method in ("unstructured", "random") for mode, value in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("dense", "untuned", "tuned", "share"), [(0.75, 0.25, 0.75, 1), (0.75, 0.25, 0.25, 0), (0.5, 0.25, 0.75, 2)]
+)
+def test_recovered_share(write_run, tmp_path, dense, untuned, tuned, share):
+    write_run(DENSE_TUNED, dense)
+    write_run(UNTUNED, untuned)
+    write_run(TUNED, tuned)
+    assert read(tmp_path)[2]["recovered_share"].dropna().tolist() == [share]
+
+
+@pytest.mark.parametrize("missing", ["dense", "untuned", "loss"])
+def test_recovered_share_is_blank_where_undefined(write_run, tmp_path, missing):
+    write_run(TUNED, 0.5)
+    if missing != "dense":
+        write_run(DENSE_TUNED, 0.75)
+    if missing != "untuned":
+        write_run(UNTUNED, 0.75 if missing == "loss" else 0.25)  # loss: pruning lost nothing
+    assert read(tmp_path)[2]["recovered_share"].isna().all()
+
+
+def test_mean_and_deviation_over_seeds(write_run, tmp_path):
+    for seed, value, speed in [(0, 0.25, 3.0), (1, 0.5, 5.0)]:
+        write_run(TUNED.replace("seed0", f"seed{seed}"), value, speed=speed, error=0.02 + 0.02 * seed)
+    cell = read(tmp_path)[1].iloc[0]
+    assert (cell["n"], cell["value_mean"], cell["samples_per_second_mean"]) == (2, 0.375, 4)
+    assert cell["value_sd"] == pytest.approx(0.125 * 2**0.5) and cell["samples_per_second_sd"] == pytest.approx(2**0.5)
+    assert cell["standard_error"] == pytest.approx(0.03)  # not 0.03 / sqrt(2): the examples are the same
+
+
+@pytest.mark.parametrize("other", [{"device": "GPU"}, {"batch_size": 4}])
+def test_speeds_of_unlike_runs_are_never_averaged(write_run, tmp_path, other):
+    write_run(TUNED, 0.25, speed=3.0)
+    write_run(TUNED.replace("seed0", "seed1"), 0.5, speed=30.0, **other)
+    runs, cells, _ = read(tmp_path)
+    assert cells["samples_per_second_mean"].isna().all() and cells["value_mean"].tolist() == [0.375]
+    assert sorted(tables.throughput(runs)["samples_per_second_mean"]) == [3, 30]
+
+
+def test_whole_numbers_stay_whole_beside_blanks(write_run, tmp_path):
+    write_run(TUNED, 0.5)
+    write_run(UNTUNED, 0.25)
+    tables.write_csv(read(tmp_path)[0], tmp_path / "summary.csv")
+    untuned, tuned = pd.read_csv(tmp_path / "summary.csv", dtype=str, keep_default_na=False).to_dict("records")
+    assert (tuned["peak_memory_bytes"], tuned["steps"], tuned["examples"]) == ("1500000000", "60", "200")
+    assert untuned["peak_memory_bytes"] == untuned["train_merge_gap"] == untuned["adapter_sha256"] == ""
+
+
+def test_rows_follow_the_study_and_not_the_alphabet(write_run, tmp_path):
+    for run_id in [
+        "m-t-random-sparsity50-no_finetune-seed10",
+        UNTUNED,
+        TUNED,
+        "m-t-random-sparsity50-no_finetune-seed9",
+        DENSE_TUNED,
+    ]:
+        write_run(run_id, 0.5)
+    rows = read(tmp_path)[0][["method", "mode", "seed"]].itertuples(index=False, name=None)
+    assert list(rows) == [
+        ("dense", "sparse_to_dense", 0),
+        ("unstructured", "no_finetune", 0),
+        ("unstructured", "sparse_to_dense", 0),
+        ("random", "no_finetune", 9),
+        ("random", "no_finetune", 10),
+    ]
+
+
+def test_digest_of_several_files_is_that_of_their_sha256sum_listing():
+    # printf 'aa  1.safetensors\nbb  2.safetensors\n' | sha256sum
+    assert tables.files_digest({"2.safetensors": "bb", "1.safetensors": "aa"}).startswith("f3c3be5bfd2f4ba5")
+    assert tables.files_digest({"model.safetensors": "aa"}) == "aa"

@@ -1,0 +1,205 @@
+"""The mini tasks are balanced, disjoint, reproducible, and have no shortcut."""
+
+import json
+import random
+import re
+from collections import Counter
+
+import pytest
+from sparseft.errors import InputError
+from sparseft.tasks import get_task
+from sparseft.tasks.words import NAMES, QUALITIES, THINGS
+
+MINIS = ("boolq_mini", "hellaswag_mini", "gsm8k_mini")
+SPLITS = ("train", "validation")
+ENOUGH = {"train": 960, "validation": 960}
+
+
+def rows(name: str, split: str, seed: int = 0) -> list[dict]:
+    return get_task(name).generate(split, ENOUGH[split], seed)
+
+
+def words(name: str, split: str) -> set[str]:
+    text = " ".join(json.dumps([row, get_task(name).answer(row)]) for row in rows(name, split))
+    return set(re.findall(r"[A-Za-z]{2,}", text))
+
+
+def within_chance(hits: list[float], chance: float) -> bool:
+    """At most four standard errors from `chance`."""
+    return abs(sum(hits) / len(hits) - chance) <= 4 * (chance * (1 - chance) / len(hits)) ** 0.5
+
+
+@pytest.mark.parametrize("name", MINIS)
+def test_rows_are_a_pure_function_of_split_number_and_seed(name):
+    random.seed(1)
+    state = random.getstate()
+    assert rows(name, "train") == rows(name, "train")
+    assert rows(name, "train", seed=0) != rows(name, "train", seed=1)
+    assert random.getstate() == state
+
+
+@pytest.mark.parametrize("name", MINIS)
+@pytest.mark.parametrize("split", SPLITS)
+def test_no_prompt_occurs_twice(name, split):
+    prompts = [get_task(name).prompt(row) for row in rows(name, split)]
+    assert len(set(prompts)) == len(prompts) == ENOUGH[split]
+
+
+@pytest.mark.parametrize("name", MINIS)
+def test_train_and_validation_share_no_content_word(name):
+    plural = re.compile(rf"^({'|'.join(THINGS)})e?s$")
+    train, validation = ({plural.sub(r"\1", word) for word in words(name, split)} for split in SPLITS)
+    content = set(NAMES + QUALITIES + THINGS)
+    assert not train & validation & content
+    assert len(train & content) > 50 and len(validation & content) > 30
+    assert train - content == validation - content, "what both share is the frame of the sentences, and nothing else"
+
+
+def test_no_pair_of_numbers_is_asked_in_both_splits():
+    train, validation = (
+        {tuple(re.findall(r"\d+", row["question"])) for row in rows("gsm8k_mini", split)} for split in SPLITS
+    )
+    assert len(train) > 30 and len(validation) > 15
+    assert not train & validation
+
+
+@pytest.mark.parametrize("number", [1, 7, 200, 480])
+def test_labels_are_balanced_up_to_one(number):
+    for name, ways in (("boolq_mini", 2), ("hellaswag_mini", 4)):
+        task = get_task(name)
+        counts = Counter(task.label(row) for row in task.generate("train", number, 3))
+        assert {counts[way] for way in range(ways)} <= {number // ways, -(-number // ways)}
+    signs = Counter("+" in row["answer"] for row in get_task("gsm8k_mini").generate("train", number, 3))
+    assert abs(signs[True] - signs[False]) <= 1
+
+
+@pytest.mark.parametrize("name", MINIS)
+@pytest.mark.parametrize("split", SPLITS)
+def test_too_many_rows_are_refused_with_the_maximum(name, split):
+    generate = get_task(name).generate
+    with pytest.raises(InputError) as error:
+        generate(split, 10**9, 0)
+    maximum = int(re.search(r"ask for 1 to (\d+)$", str(error.value))[1])
+    assert maximum >= 1000
+    assert len({get_task(name).prompt(row) for row in generate(split, maximum, 0)}) == maximum
+    for number in (0, maximum + 1):
+        with pytest.raises(InputError):
+            generate(split, number, 0)
+
+
+def test_an_unknown_split_is_refused():
+    with pytest.raises(InputError, match="split 'test' is unknown; choose one of train, validation"):
+        get_task("boolq_mini").generate("test", 10, 0)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("pick", [min, max])
+def test_the_shortest_or_longest_ending_is_no_better_than_chance(split, pick):
+    hits = []
+    for row in rows("hellaswag_mini", split):
+        lengths = [len(ending) for ending in row["endings"]]
+        tied = [index for index, length in enumerate(lengths) if length == pick(lengths)]
+        hits.append((row["label"] in tied) / len(tied))
+    assert within_chance(hits, 0.25)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_no_threshold_on_the_prompt_length_tells_yes_from_no(split):
+    task = get_task("boolq_mini")
+    lengths = [(len(task.prompt(row)), row["answer"]) for row in rows("boolq_mini", split)]
+    for threshold in {length for length, _ in lengths}:
+        assert within_chance([(length >= threshold) == answer for length, answer in lengths], 0.5)
+
+
+def test_yes_and_no_rows_are_equally_long():
+    assert all(
+        len(row["passage"].split()[-1].rstrip(".")) == len(row["question"].split()[-1])
+        for split in SPLITS
+        for row in rows("boolq_mini", split)
+    )
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_position_of_a_row_or_an_ending_tells_nothing(split):
+    for position in range(4):
+        hits = [row["label"] == position for row in rows("hellaswag_mini", split)]
+        assert sum(hits) == len(hits) / 4
+    for name, period in (("hellaswag_mini", 4), ("boolq_mini", 2)):
+        labels = [get_task(name).label(row) for row in rows(name, split)]
+        assert within_chance([label == index % period for index, label in enumerate(labels)], 1 / period)
+
+
+def test_each_ending_of_a_row_is_right_in_some_context():
+    for row in rows("hellaswag_mini", "train"):
+        pairs = {tuple(ending.split()[1:]) for ending in row["endings"]}
+        qualities, things = ({pair[index] for pair in pairs} for index in (0, 1))
+        assert len(pairs) == 4 and len(qualities) == len(things) == 2
+        quality, thing = row["endings"][row["label"]].split()[1:]
+        assert f" {quality} {thing}" in row["ctx"]
+
+
+def bag_of_words(examples: list[tuple[str, bool]]) -> dict[str, float]:
+    """How much more often a word stands in right texts than in wrong ones (naive Bayes, counts only)."""
+    scores = Counter()
+    for text, right in examples:
+        scores.update({word: 1 if right else -1 for word in text.split()})
+    return scores
+
+
+def test_endings_without_their_context_are_no_better_than_chance():
+    examples = [
+        (ending, index == row["label"])
+        for row in rows("hellaswag_mini", "train")
+        for index, ending in enumerate(row["endings"])
+    ]
+    scores = bag_of_words(examples)
+    for split in SPLITS:
+        # Another seed of the training split: the same words, new rows. That is the harder case for the task.
+        hits = []
+        for row in rows("hellaswag_mini", split, seed=5):
+            totals = [sum(scores[word] for word in ending.split()) for ending in row["endings"]]
+            tied = [index for index, total in enumerate(totals) if total == max(totals)]
+            hits.append((row["label"] in tied) / len(tied))
+        assert within_chance(hits, 0.25)
+
+
+def test_questions_without_their_passage_are_no_better_than_chance():
+    scores = bag_of_words([(row["question"], row["answer"]) for row in rows("boolq_mini", "train")])
+    for split in SPLITS:
+        hits = [
+            (sum(scores[word] for word in row["question"].split()) > 0) == row["answer"]
+            for row in rows("boolq_mini", split, seed=5)
+        ]
+        assert within_chance(hits, 0.5)
+
+
+def test_results_follow_from_their_questions():
+    for split in SPLITS:
+        for row in rows("gsm8k_mini", split):
+            a, b = map(int, re.findall(r"\d+", row["question"]))
+            result = a + b if " buys " in row["question"] else a - b
+            sign = "+" if result > a else "-"
+            assert row["answer"] == f"{a} {sign} {b} = {result}\n#### {result}"
+            assert result > 0
+
+
+def test_the_first_validation_row_of_seed_0_stays_as_it_is():
+    first = {name: get_task(name).generate("validation", 1, 0)[0] for name in MINIS}
+    assert first["boolq_mini"] == {
+        "passage": "David bought a sweater.",
+        "question": "did David buy a lantern",
+        "answer": False,
+    }
+    assert first["hellaswag_mini"] == {
+        "passage": "George wraps a modern watch.",
+        "activity_label": "Giving presents",
+        "ctx_a": "George wraps a modern watch.",
+        "ctx_b": "a friend receives",
+        "ctx": "George wraps a modern watch. a friend receives",
+        "endings": ["the modern watch.", "the cheap map.", "the cheap watch.", "the modern map."],
+        "label": 0,
+    }
+    assert first["gsm8k_mini"] == {
+        "question": "Brian has 9 maps and sells 3. How many maps does Brian have now?",
+        "answer": "9 - 3 = 6\n#### 6",
+    }

@@ -1,0 +1,86 @@
+"""The real tasks ask what the installed lm-eval asks, letter by letter."""
+
+from pathlib import Path
+
+import pytest
+from sparseft.tasks import TASKS, get_task, read_examples
+
+lm_eval = pytest.importorskip("lm_eval", reason="lm_eval, the peer, is not installed")
+from lm_eval.tasks._yaml_loader import load_yaml  # noqa: E402
+from lm_eval.utils import apply_template  # noqa: E402
+
+HARNESS = Path(lm_eval.__file__).parent / "tasks"
+DATA = Path(__file__).parents[3] / "shared" / "data"
+YAMLS = {"boolq": "super_glue/boolq/default.yaml", "hellaswag": "hellaswag/hellaswag.yaml", "gsm8k": "gsm8k/gsm8k.yaml"}
+ROWS = {
+    "boolq": [{"passage": "Ice is cold.\n{{x}}", "question": "is ice cold", "answer": True}],
+    "hellaswag": [
+        {"activity_label": "Tea", "ctx_a": "A  man [step] boils   water.", "ctx_b": "he THEN", "ctx": "", "label": "1",
+         "endings": [" drinks [title] it.", "a  b   c", "", "[x]ends"]},
+        {"activity_label": "Tea", "ctx_a": "No second part.", "ctx_b": "", "ctx": "", "label": 0, "endings": ["a", "b", "c", "d"]},
+    ],
+    "gsm8k": [{"question": "What is 1 + 1?", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"}],
+}  # fmt: skip
+
+
+def real_rows(name: str) -> list[dict]:
+    path = DATA / name / "validation.jsonl"
+    if not path.exists():
+        pytest.skip(f"{path} is not on this machine")
+    return read_examples(path, get_task(name))
+
+
+def peer(name: str, rows: list[dict]) -> tuple[list[str], list[dict], dict]:
+    """lm-eval's prompts, its processed rows and its configuration."""
+    config = load_yaml(HARNESS / YAMLS[name])
+    if name == "hellaswag":
+        datasets = pytest.importorskip("datasets", reason="datasets, which lm-eval's hellaswag needs, is not installed")
+        from lm_eval.tasks.hellaswag.utils import process_docs
+
+        columns = ("activity_label", "ctx_a", "ctx_b", "endings")
+        plain = [{**{key: row[key] for key in columns}, "label": str(row["label"])} for row in rows]
+        rows = list(process_docs(datasets.Dataset.from_list(plain)))
+    return [apply_template(config["doc_to_text"], row) for row in rows], rows, config
+
+
+def assert_same_as_lm_eval(name: str, rows: list[dict]) -> None:
+    task = get_task(name)
+    prompts, docs, config = peer(name, rows)
+    assert [task.prompt(row) for row in rows] == prompts
+    assert config.get("target_delimiter", " ") == " "
+    if name == "boolq":
+        assert task.choices(rows[0]) == config["doc_to_choice"]
+        assert all(task.answer(row) == config["doc_to_choice"][row["answer"]] for row in rows)
+    elif name == "hellaswag":
+        assert [task.choices(row) for row in rows] == [doc["choices"] for doc in docs]
+        assert [task.answer(row) for row in rows] == [doc["choices"][doc["gold"]] for doc in docs]
+    else:
+        assert [task.answer(row) for row in rows] == [apply_template(config["doc_to_target"], row) for row in rows]
+        assert task.few_shot == config["num_fewshot"]
+
+
+@pytest.mark.parametrize("name", YAMLS)
+def test_prompts_are_lm_evals_on_awkward_rows(name):
+    assert_same_as_lm_eval(name, ROWS[name])
+
+
+@pytest.mark.parametrize("name", YAMLS)
+def test_prompts_are_lm_evals_on_real_rows(name):
+    rows = real_rows(name)
+    assert len(rows) >= 700
+    assert_same_as_lm_eval(name, rows)
+
+
+def test_prompts_by_hand():
+    boolq, hellaswag, gsm8k = (get_task(name).prompt(ROWS[name][0]) for name in ROWS)
+    assert boolq.encode() == b"Ice is cold.\n{{x}}\nQuestion: is ice cold?\nAnswer:"
+    assert hellaswag.encode() == b"Tea: A man boils  water. He then"
+    assert gsm8k.encode() == b"Question: What is 1 + 1?\nAnswer:"
+    assert get_task("hellaswag").choices(ROWS["hellaswag"][0]) == ["drinks. it.", "a b  c", "", "ends"]
+
+
+def test_no_prompt_ends_in_a_space():
+    minis = [(task, row) for task in TASKS.values() if task.generate for row in task.generate("train", 50, 0)]
+    reals = [(get_task(name), row) for name, rows in ROWS.items() for row in rows]
+    assert len(minis) == 150
+    assert all(task.prompt(row) == task.prompt(row).rstrip() for task, row in minis + reals)

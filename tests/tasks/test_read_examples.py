@@ -1,0 +1,66 @@
+"""Rows come from users: whatever is wrong with them is told with file and line."""
+
+import json
+
+import pytest
+from sparseft.errors import InputError
+from sparseft.tasks import TASKS, get_task, read_examples
+
+BOOLQ = {"passage": "p", "question": "q", "answer": True}
+HELLASWAG = {"activity_label": "a", "ctx_a": "b", "ctx_b": "c", "endings": ["d", "e", "f", "g"], "label": 3}
+
+
+def write(path, *rows) -> str:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS.values() if task.generate], ids=lambda task: task.name)
+def test_generated_rows_survive_a_round_trip(task, tmp_path):
+    rows = task.generate("validation", 20, 1)
+    assert read_examples(write(tmp_path / "rows.jsonl", *rows), task) == rows
+
+
+def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path):
+    row = {**BOOLQ, "passage": "one\u2028two\x85three"}
+    assert read_examples(write(tmp_path / "rows.jsonl", row, BOOLQ), get_task("boolq")) == [row, BOOLQ]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "problem"),
+    [
+        ("boolq", {"passage": "p", "question": "q"}, "field 'answer' is missing"),
+        ("boolq", {**BOOLQ, "answer": "yes"}, "field 'answer' has the wrong type (str)"),
+        ("boolq", [1], "a JSON object is expected"),
+        ("hellaswag", {**HELLASWAG, "label": 4}, "label 4 is outside 0 to 3"),
+        ("hellaswag", {**HELLASWAG, "label": -1}, "label -1 is outside 0 to 3"),
+        ("hellaswag", {**HELLASWAG, "label": ""}, "label '' is outside 0 to 3"),
+        ("hellaswag", {**HELLASWAG, "label": True}, "field 'label' has the wrong type (bool)"),
+        ("hellaswag", {**HELLASWAG, "endings": ["d", 5]}, "field 'endings' is not a list of two or more strings"),
+        ("gsm8k", {"question": None, "answer": "#### 1"}, "field 'question' has the wrong type (NoneType)"),
+    ],
+)
+def test_a_bad_row_is_told_with_file_and_line(name, row, problem, tmp_path):
+    good = {"boolq": BOOLQ, "hellaswag": HELLASWAG, "gsm8k": {"question": "q", "answer": "#### 1"}}[name]
+    path = write(tmp_path / "rows.jsonl", good, row)
+    with pytest.raises(InputError) as error:
+        read_examples(path, get_task(name))
+    assert str(error.value).startswith(f"{path}, line 2: {problem}; each line holds one {name} row as JSON")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"{\n", b"\xff\xfe"])
+def test_a_file_without_rows_is_an_error(content, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="rows.jsonl.*(holds no row|line 1: not valid JSON|not UTF-8 text)"):
+        read_examples(path, get_task("boolq"))
+
+
+def test_a_missing_file_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="none.jsonl: no such file"):
+        read_examples(tmp_path / "none.jsonl", get_task("boolq"))
+
+
+def test_an_unknown_task_is_told_with_the_known_ones():
+    with pytest.raises(InputError, match="task 'bolq' is unknown; choose one of boolq, hellaswag, gsm8k, boolq_mini"):
+        get_task("bolq")

@@ -1,0 +1,46 @@
+"""Evaluate a checkpoint on a task's validation examples with lm-eval.
+
+    evaluate.py --checkpoint RUN_FOLDER/model_dir --task boolq_mini --data_dir data/boolq_mini --output RUN_FOLDER/evaluation.json
+
+Writes metric, standard error, loss and the outcome of every example.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.errors import run_script
+from sparseft.evaluation import evaluate
+from sparseft.files import sha256, write_json
+from sparseft.tasks import get_task, read_examples
+from sparseft.tasks.source import SPLITS
+from sparseft.training.hardware import limit_threads
+from sparseft.validation import checkpoint_hashes
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="Hugging Face checkpoint folder")
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--data_dir", type=Path, required=True, help="train.jsonl and validation.jsonl")
+    parser.add_argument("--batch_size", type=int, default=32, help="sequences a forward pass")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number, other last bits")
+    parser.add_argument("--output", type=Path, required=True)
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    limit_threads(args.threads)
+    begin = time.perf_counter()
+    task, checkpoint = get_task(args.task), Checkpoint(args.checkpoint)
+    rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
+    record = evaluate(checkpoint, task, rows, args.batch_size)
+    inputs = {"model": checkpoint_hashes(checkpoint), "data": sha256(args.data_dir / "validation.jsonl")}
+    write_json(args.output, {**record, "seconds": time.perf_counter() - begin, "inputs": inputs})
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

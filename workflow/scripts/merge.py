@@ -1,0 +1,46 @@
+"""Merge an adapter into its pruned base: W' = (W + alpha/r B A) * M. Without --adapter: W' = W * M.
+
+    merge.py --model_path models/smollm2 --mask_path masks/smollm2/masks_sparsity50_unstructured.pt \\
+        --adapter RUN_FOLDER/adapter --output_dir RUN_FOLDER/model_dir --report RUN_FOLDER/merge.json
+
+Writes a Hugging Face checkpoint in the base's dtype and layout, and merge.json with the hashes of all inputs and outputs.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_layers
+from sparseft.errors import run_script
+from sparseft.files import sha256, write_json
+from sparseft.lora.merge import merge
+from sparseft.pruning.mask_ops import check_mask, read_mask
+from sparseft.training.hardware import limit_threads
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_path", type=Path, required=True)
+    parser.add_argument("--mask_path", type=Path, required=True)
+    parser.add_argument("--adapter", type=Path, help="adapter folder; without it the model is pruned only")
+    parser.add_argument("--output_dir", type=Path, required=True, help="the merged checkpoint")
+    parser.add_argument("--report", type=Path, required=True, help="merge.json")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    limit_threads(1)
+    begin = time.perf_counter()
+    checkpoint, mask, mask_sha256 = Checkpoint(args.model_path), read_mask(args.mask_path), sha256(args.mask_path)
+    shapes = {layer: checkpoint.tensors[f"{layer}.weight"].shape for layer in prunable_layers(checkpoint)}
+    check_mask(mask, args.mask_path, shapes, checkpoint.digest)
+    merged = merge(checkpoint, mask, mask_sha256, args.adapter, args.output_dir)
+    inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": merged.pop("adapter")}
+    write_json(args.report, {"inputs": inputs, **merged, "seconds": time.perf_counter() - begin})
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
