@@ -1,7 +1,8 @@
-# The merged model on the task's validation examples, by lm-eval.
+# The merged model, once checked, on the task's validation examples, by lm-eval.
 rule evaluate_run:
     input:
         model=f"{grid.RUN}/model_dir",
+        proof=f"{grid.RUN}/validation_report.json",
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
     output:

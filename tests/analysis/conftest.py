@@ -6,7 +6,6 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-
 from sparseft.files import write_json
 from sparseft.grid import Run
 
@@ -28,9 +27,9 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
     merge_inputs = {"model": base, "mask": mask, "adapter": adapter}
     report_inputs = {"mask": mask, "checkpoint": dict(merged), "base": base}
     found = {
-        "merge": {"run_id": run.id, "inputs": merge_inputs, "outputs": dict(merged)},
+        "merge": {"inputs": merge_inputs, "outputs": dict(merged)},
         "validation_report": {**validation_report(run, layers), "inputs": report_inputs},
-        "evaluation": {"run_id": run.id, "task": run.task, "metric": "acc", "value": value, "chance": 0.25}
+        "evaluation": {"task": run.task, "metric": "acc", "value": value, "chance": 0.25}
         | {"standard_error": changes.get("error", 0.03), "examples": changes.get("examples", 200), "eval_loss": loss}
         | {"harness": "lm-eval 0.4.13", "device": device, "inputs": {"model": dict(merged), "data": data}},
     }
@@ -42,7 +41,7 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
             | {"eval_loss": changes.get("loss_before", loss), "peak_memory_bytes": 1_500_000_000}
             | {"samples_per_second": speed, "tokens_per_second": 100 * speed, "trainable_parameters": 4_884_480}
             | {"versions": {"torch": "2.13.0", "transformers": "5.0.0", "python": "3.11.9", "sparseft": "0.1.0"}}
-            | {"inputs": {"model": base, "mask": mask, "data": digest(run.task, "train"), "validation_data": data}}
+            | {"inputs": {"model": base, "mask": mask, "train": digest(run.task, "train"), "validation": data}}
             | {"outputs": {"adapter": adapter}}
         )
     return found

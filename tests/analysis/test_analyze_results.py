@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from sparseft.analysis.records import read_runs
 from sparseft.analysis.tables import curves, grouped, summary
 
 SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "analyze_results.py"
-PAGES = """summary.csv grouped_summary.csv sparsity_vs_performance.csv throughput_vs_batch_size.csv missing.csv
-    correctness_memo.md EXPERIMENTS.md""".split()
+PAGES = {
+    "summary.csv", "grouped_summary.csv", "sparsity_vs_performance.csv", "throughput_vs_batch_size.csv", "missing.csv",
+    "correctness_memo.md", "EXPERIMENTS.md",
+}  # fmt: skip
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
 
 
@@ -30,11 +31,15 @@ def test_a_small_study_is_written_twice_the_same(write_grid, tmp_path):
     write_grid(tmp_path / "runs", models=1, tasks=["boolq_mini"], sparsities=[50], seeds=1, layers=2)
     first = analyze(tmp_path / "runs", tmp_path / "a", "--plot")
     second = analyze(tmp_path / "runs", tmp_path / "b", "--plot")
-    assert (first.returncode, first.stderr) == (0, "") and second.returncode == 0
-    assert "unstructured" in first.stdout and " ± " in first.stdout and "11 runs, 0 with a fault" in first.stdout
+    assert (first.returncode, first.stderr) == (0, "")
+    assert second.returncode == 0
+    assert "unstructured" in first.stdout
+    assert " ± " in first.stdout
+    assert "11 runs, 0 with a fault" in first.stdout
     written = contents(tmp_path / "a")
     assert written == contents(tmp_path / "b")
-    assert set(PAGES) < set(written) and len(written) == len(PAGES) + 2 * 4  # four figures, PNG and SVG
+    assert set(written) > PAGES
+    assert len(written) == len(PAGES) + 2 * 4
 
 
 def test_one_run_is_enough(write_run, tmp_path):
@@ -49,8 +54,10 @@ def test_gaps_and_failures_are_said_and_the_rest_is_analysed(write_run, tmp_path
     other = TUNED.replace("seed0", "seed1")
     (write_run(other, 0.5) / "evaluation.json").write_text("{")
     done = analyze(tmp_path / "runs", tmp_path / "out")
-    assert done.returncode == 0 and done.stderr.startswith(f"left out: {other}: evaluation.json: invalid json")
-    assert len(done.stderr.splitlines()) == 1 and "(not valid)" in done.stdout
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"left out: {other}: evaluation.json: invalid json")
+    assert len(done.stderr.splitlines()) == 1
+    assert "(not valid)" in done.stdout
     assert (tmp_path / "out" / "missing.csv").read_text().splitlines()[1].startswith(f"{other},True,")
     assert len((tmp_path / "out" / "summary.csv").read_text().splitlines()) == 2
     memo = (tmp_path / "out" / "correctness_memo.md").read_text()
@@ -59,7 +66,8 @@ def test_gaps_and_failures_are_said_and_the_rest_is_analysed(write_run, tmp_path
 
 def test_no_runs_is_one_line_and_code_two(tmp_path):
     done = analyze(tmp_path / "runs", tmp_path / "out")
-    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    assert done.returncode == 2
+    assert not (tmp_path / "out").exists()
     assert done.stderr.splitlines() == [
         f"error: {tmp_path}/runs: no such folder; give the folder that holds the runs, or make them first"
     ]
@@ -85,7 +93,8 @@ def test_720_runs_take_under_20_seconds(write_grid, tmp_path):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = analyze(tmp_path / "runs", tmp_path / "out", "--plot")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0 and "720 runs, 0 with a fault" in done.stdout
+    assert done.returncode == 0
+    assert "720 runs, 0 with a fault" in done.stdout
     # Processor time, which a busy machine does not lengthen as it does the clock.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 20
 
@@ -95,5 +104,7 @@ def test_curves_hold_every_pruned_run_and_the_shared_dense_points(write_grid, tm
     write_grid(tmp_path, models=1, tasks=["boolq", "gsm8k"], sparsities=[30, 60], seeds=seeds, layers=1)
     points = curves(grouped(summary(read_runs(tmp_path)[0])))
     assert len(points) == 2 * 3 * 3 * 3  # tasks x methods x modes x sparsities with 00
-    assert set(points["n"]) == {seeds} and not points.duplicated(["task", "method", "mode", "sparsity"]).any()
-    assert points["dense_value"].notna().all() and points["untuned_value"].notna().all()
+    assert set(points["n"]) == {seeds}
+    assert not points.duplicated(["task", "method", "mode", "sparsity"]).any()
+    assert points["dense_value"].notna().all()
+    assert points["untuned_value"].notna().all()

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from sparseft.analysis.chain import links
 from sparseft.analysis.memo import faults, write_memo
 from sparseft.analysis.records import read_runs
@@ -21,8 +20,10 @@ def memo(tmp_path: Path) -> str:
 def test_a_sound_run_has_five_links_and_no_fault(write_run, tmp_path, run_id):
     write_run(run_id, 0.5)
     (record,) = read_runs(tmp_path / "runs")[0]
-    assert len(links(record)) == 5 and faults(record) == []
-    assert "Runs that fail" not in memo(tmp_path) and "| sound | 2 / 2 | 2,000 | 0 |" in memo(tmp_path)
+    assert len(links(record)) == 5
+    assert faults(record) == []
+    assert "Runs that fail" not in memo(tmp_path)
+    assert "| sound | 2 / 2 | 2,000 | 0 |" in memo(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -50,12 +51,13 @@ def test_a_changed_digest_breaks_its_link_and_no_other(write_run, tmp_path, link
     write_run(UNTUNED, 0.5)
     write_run(TUNED, 0.5, change=tamper)
     broken = {record.run.id: faults(record) for record in read_runs(tmp_path / "runs")[0]}
-    assert broken[UNTUNED] == [] and len(broken[TUNED]) == 1
-    assert (
-        broken[TUNED][0].startswith(f"broken chain, {link}: ") and f"{file}.json names ffffffffffff" in broken[TUNED][0]
-    )
+    assert broken[UNTUNED] == []
+    assert len(broken[TUNED]) == 1
+    assert broken[TUNED][0].startswith(f"broken chain, {link}: ")
+    assert f"{file}.json names ffffffffffff" in broken[TUNED][0]
     text = memo(tmp_path)
-    assert broken[TUNED][0] in text and text.index(f"### {TUNED}") < text.index(UNTUNED)  # failures stand first
+    assert broken[TUNED][0] in text
+    assert text.index(f"### {TUNED}") < text.index(UNTUNED)
 
 
 def test_an_untrained_run_must_not_have_an_adapter(write_run, tmp_path):
@@ -66,7 +68,8 @@ def test_an_untrained_run_must_not_have_an_adapter(write_run, tmp_path):
 def test_a_chain_that_cannot_be_followed_is_a_fault(write_run, tmp_path):
     (write_run(TUNED, 0.5) / "merge.json").unlink()
     text = memo(tmp_path)
-    assert "mask: cannot be followed without merge.json" in text and "in the tables, with blanks" in text
+    assert "mask: cannot be followed without merge.json" in text
+    assert "in the tables, with blanks" in text
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,10 @@ def test_a_chain_that_cannot_be_followed_is_a_fault(write_run, tmp_path):
             {"passed": False, "violations": 3, "max_abs_violation": 1e-6},
             "3 weights violate the mask, the largest 1e-06",
         ),
-        ({"passed": False, "layers_checked": 0, "layers": []}, "0 of 2 layers checked"),
+        (
+            {"passed": False, "layers_checked": 0, "layers": [], "expected_sparsity": None, "actual_sparsity": None},
+            "0 of 2 layers checked",
+        ),
         ({"passed": False, "tensors_outside_changed": ["lm_head"]}, "changed outside the mask: lm_head"),
         ({"layers_checked": 1}, "validation says passed, but: 1 of 2 layers checked"),
         ({"layers": []}, "its totals are not those of its 0 layer rows"),
@@ -85,4 +91,12 @@ def test_a_chain_that_cannot_be_followed_is_a_fault(write_run, tmp_path):
 def test_a_failed_or_contradictory_validation_is_named(write_run, tmp_path, change, said):
     write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update(change))
     text = memo(tmp_path)
-    assert said in text and f"validate_sparsity.py --checkpoint results/runs/{TUNED}/model_dir" in text
+    assert said in text
+    assert f"validate_sparsity.py --checkpoint results/runs/{TUNED}/model_dir" in text
+
+
+def test_a_failed_validation_stands_before_a_broken_chain(write_run, tmp_path):
+    write_run(UNTUNED, 0.5, change=lambda files: files["merge"]["inputs"].update(mask="f" * 64))
+    write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update(passed=False))
+    text = memo(tmp_path)
+    assert text.index(f"### {TUNED}") < text.index(f"### {UNTUNED}")

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from sparseft.analysis.records import read_runs
 from sparseft.errors import InputError
 
@@ -19,7 +18,8 @@ def test_a_sound_study_has_no_gaps(write_run, tmp_path):
     write_run(TUNED, 0.5, loss=2.25, loss_before=2.0)
     write_run(UNTUNED, 0.4)
     records, gaps = read_runs(tmp_path / "runs")
-    assert [record.run.id for record in records] == [UNTUNED, TUNED] and gaps == []
+    assert [record.run.id for record in records] == [UNTUNED, TUNED]
+    assert gaps == []
     assert [record.train_merge_gap for record in records] == [None, 0.25]
 
 
@@ -36,7 +36,8 @@ def test_a_run_without_its_history_stays_with_blanks(write_run, tmp_path, file):
     (write_run(TUNED, 0.5) / file).write_text("{")
     assert len(read_runs(tmp_path / "runs")[0]) == 1
     left_out, reason = reasons(tmp_path / "runs")[TUNED]
-    assert not left_out and reason.startswith(f"{file}: invalid json")
+    assert not left_out
+    assert reason.startswith(f"{file}: invalid json")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,9 @@ def test_a_malformed_file_is_named_with_its_fault(write_run, tmp_path, text, sai
     write_run(UNTUNED, 0.4)
     (write_run(TUNED, 0.5) / "evaluation.json").write_text(text, encoding="latin-1")
     left_out, reason = reasons(tmp_path / "runs")[TUNED]
-    assert left_out and reason.startswith("evaluation.json: ") and said in reason
+    assert left_out
+    assert reason.startswith("evaluation.json: ")
+    assert said in reason
 
 
 @pytest.mark.parametrize("value", ["0.5", True, None])
@@ -70,11 +73,17 @@ def test_not_a_number_is_refused(write_run, tmp_path):
     assert "finite" in reasons(tmp_path / "runs")[TUNED][1]
 
 
-def test_a_copied_run_is_not_counted_twice(write_run, tmp_path):
+@pytest.mark.parametrize(
+    ("copy", "said"),
+    [(TUNED.replace("seed0", "seed1"), f"train.json: belongs to run {TUNED}"), (TUNED.replace("-t-", "-u-"), "task t")],
+)
+def test_a_copied_folder_is_not_another_run(write_run, tmp_path, copy, said):
     folder = write_run(TUNED, 0.5)
-    folder.rename(folder.with_name(TUNED.replace("seed0", "seed1")))
+    folder.rename(folder.with_name(copy))
     write_run(TUNED, 0.5)
-    assert f"belongs to run {TUNED}" in reasons(tmp_path / "runs")[TUNED.replace("seed0", "seed1")][1]
+    left_out, reason = reasons(tmp_path / "runs")[copy]
+    assert left_out
+    assert said in reason
 
 
 def test_foreign_folders_are_named_and_unfinished_ones_and_files_passed_over(write_run, tmp_path):
@@ -89,5 +98,5 @@ def test_no_complete_run_is_bad_input(write_run, tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         read_runs(tmp_path / "runs")
     (write_run(TUNED, 0.5) / "evaluation.json").unlink()
-    with pytest.raises(InputError, match="1 run folders, none complete.*evaluation.json: no such file"):
+    with pytest.raises(InputError, match=r"1 run folders, none complete.*evaluation.json: no such file"):
         read_runs(tmp_path / "runs")

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
 from sparseft.analysis import tables
 from sparseft.analysis.records import read_runs
 
@@ -72,7 +71,8 @@ def test_mean_and_deviation_over_seeds(write_run, tmp_path):
         write_run(TUNED.replace("seed0", f"seed{seed}"), value, speed=speed, error=0.02 + 0.02 * seed)
     cell = read(tmp_path)[1].iloc[0]
     assert (cell["n"], cell["value_mean"], cell["samples_per_second_mean"]) == (2, 0.375, 4)
-    assert cell["value_sd"] == pytest.approx(0.125 * 2**0.5) and cell["samples_per_second_sd"] == pytest.approx(2**0.5)
+    assert cell["value_sd"] == pytest.approx(0.125 * 2**0.5)
+    assert cell["samples_per_second_sd"] == pytest.approx(2**0.5)
     assert cell["standard_error"] == pytest.approx(0.03)  # not 0.03 / sqrt(2): the examples are the same
 
 
@@ -81,7 +81,8 @@ def test_speeds_of_unlike_runs_are_never_averaged(write_run, tmp_path, other):
     write_run(TUNED, 0.25, speed=3.0)
     write_run(TUNED.replace("seed0", "seed1"), 0.5, speed=30.0, **other)
     runs, cells, _ = read(tmp_path)
-    assert cells["samples_per_second_mean"].isna().all() and cells["value_mean"].tolist() == [0.375]
+    assert cells["samples_per_second_mean"].isna().all()
+    assert cells["value_mean"].tolist() == [0.375]
     assert sorted(tables.throughput(runs)["samples_per_second_mean"]) == [3, 30]
 
 

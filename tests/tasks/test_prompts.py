@@ -17,7 +17,8 @@ ROWS = {
     "hellaswag": [
         {"activity_label": "Tea", "ctx_a": "A  man [step] boils   water.", "ctx_b": "he THEN", "ctx": "", "label": "1",
          "endings": [" drinks [title] it.", "a  b   c", "", "[x]ends"]},
-        {"activity_label": "Tea", "ctx_a": "No second part.", "ctx_b": "", "ctx": "", "label": 0, "endings": ["a", "b", "c", "d"]},
+        {"activity_label": "Tea", "ctx_a": "No second part.", "ctx_b": "", "ctx": "", "label": 0,
+         "endings": ["a", "b", "c", "d"]},
     ],
     "gsm8k": [{"question": "What is 1 + 1?", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"}],
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """Turn the run folders into tables, plots, a correctness memo and a write-up, with whatever runs are there.
 
-    workflow/scripts/analyze_results.py --results_dir results/runs --output_dir results/analysis --plot
+    analyze_results.py --results_dir results/runs --output_dir results/analysis --plot
 
 Writes to the output folder: summary.csv (a row a run), grouped_summary.csv, sparsity_vs_performance.csv,
 throughput_vs_batch_size.csv, missing.csv (runs left out, with the reason), correctness_memo.md, EXPERIMENTS.md and,

@@ -4,7 +4,7 @@ base     train.inputs.model == merge.inputs.model == validation.inputs.base (whe
 mask     train.inputs.mask == merge.inputs.mask == validation.inputs.mask
 adapter  train.outputs.adapter == merge.inputs.adapter; none in mode no_finetune
 merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model
-data     train.inputs.validation_data == evaluation.inputs.data, else train_merge_gap compares two data sets
+data     train.inputs.validation == evaluation.inputs.data, else train_merge_gap compares two data sets
 """
 
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ def _said(record: Record) -> list[tuple[str, str, str | None]]:
     said = []
     if train:
         said += [("base", "train.json", train.inputs.model), ("mask", "train.json", train.inputs.mask)]
-        said += [("adapter", "train.json", train.outputs.adapter), ("data", "train.json", train.inputs.validation_data)]
+        said += [("adapter", "train.json", train.outputs.adapter), ("data", "train.json", train.inputs.validation)]
     if merge:
         said += [("base", "merge.json", merge.inputs.model), ("mask", "merge.json", merge.inputs.mask)]
         said += [("adapter", "merge.json", merge.inputs.adapter), ("merged", "merge.json", files_digest(merge.outputs))]

@@ -32,7 +32,7 @@ snakemake results/analysis/summary.csv --cores all
 This page, the tables and the plots alone, from the run folders that are there:
 
 ```
-workflow/scripts/analyze_results.py --results_dir results/runs --output_dir results/analysis --plot
+python workflow/scripts/analyze_results.py --results_dir results/runs --output_dir results/analysis --plot
 ```
 """
 
@@ -59,7 +59,7 @@ def results_table(cells: pd.DataFrame) -> pd.DataFrame:
     """Value ± standard error as text: a row a model, task, metric, method and sparsity, a column a mode."""
     rows = ["model", "task", "metric", "method", "sparsity"]
     text = [
-        f"{cell.value_mean:.3f} ± {cell.standard_error:.3f}" + " (not valid)" * (cell.n_validated < cell.n)
+        f"{cell.value_mean:.3f} ± {cell.standard_error:.3f}{' (not valid)' if cell.n_validated < cell.n else ''}"
         for cell in cells.itertuples()
     ]
     wide = cells.assign(text=text).pivot(index=rows, columns="mode", values="text")

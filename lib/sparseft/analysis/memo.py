@@ -9,7 +9,7 @@ from sparseft.analysis.chain import links, short
 from sparseft.analysis.markdown import markdown_table
 from sparseft.analysis.records import Gap, Record, Validation
 from sparseft.files import atomic_file
-from sparseft.grid import Run
+from sparseft.grid import MASK, MODEL, RUN, Run, fill
 
 _HOW = """## What was checked, and how to repeat it
 
@@ -26,7 +26,7 @@ before it, in nats per answer token. To repeat the check of one run:
 The merged model is temporary unless the configuration says `keep_merged`; this makes it again:
 
 ```
-snakemake results/runs/{run}/model_dir --notemp --cores all
+snakemake {folder}/model_dir --notemp --cores all
 ```
 """
 
@@ -38,7 +38,7 @@ Each stage records the sha256 of what it read and wrote. A chain holds when thes
 - mask: `train.json` inputs.mask, `merge.json` inputs.mask, `validation_report.json` inputs.mask
 - adapter: `train.json` outputs.adapter, `merge.json` inputs.adapter (none in mode no_finetune)
 - merged: `merge.json` outputs, `validation_report.json` inputs.checkpoint, `evaluation.json` inputs.model
-- data: `train.json` inputs.validation_data, `evaluation.json` inputs.data
+- data: `train.json` inputs.validation, `evaluation.json` inputs.data
 
 The first twelve digits; summary.csv has them whole. A merged model of several files has the sha256 of what
 `sha256sum *.safetensors` prints.
@@ -55,14 +55,14 @@ def faults(record: Record) -> list[str]:
 def write_memo(path: Path, records: list[Record], gaps: list[Gap]) -> None:
     """Write the memo: totals, failures, gaps, the checks of every run, its chain."""
     judged = [(record, faults(record)) for record in records]
-    judged.sort(key=lambda pair: not pair[1])  # stable: failures first, else the order of the tables
+    judged.sort(key=lambda pair: (pair[0].validation.passed, not pair[1]))  # failed, then broken chains, then sound
     worst = judged[0][0].run
     sections = [
         "# Correctness memo\n",
         _totals(judged, gaps),
         _failures(judged),
         _gaps(gaps),
-        _HOW.format(command=repeat_command(worst), run=worst.id),
+        _HOW.format(command=repeat_command(worst), folder=fill(RUN, worst)),
         "## Every run\n\n" + _checks(judged),
         _CHAIN + _chains(judged),
     ]
@@ -73,9 +73,8 @@ def write_memo(path: Path, records: list[Record], gaps: list[Gap]) -> None:
 def repeat_command(run: Run) -> str:
     """The command line that validates one run again."""
     return (
-        f"workflow/scripts/validate_sparsity.py --checkpoint results/runs/{run.id}/model_dir"
-        f" --mask_path masks/{run.model}/masks_sparsity{run.sparsity:02d}_{run.method}.pt"
-        f" --base models/{run.model} --output report.json"
+        f"python workflow/scripts/validate_sparsity.py --checkpoint {fill(RUN, run)}/model_dir"
+        f" --mask_path {fill(MASK, run)} --base {fill(MODEL, run)} --output report.json"
     )
 
 
@@ -135,8 +134,7 @@ def _checks(judged: list[tuple[Record, list[str]]]) -> str:
         |sparsity expected / found|outside tensors changed / checked|train-merge gap|chain"""
     rows = []
     for record, found in judged:
-        report, gap = record.validation, record.train_merge_gap
-        followed = links(record)
+        report, followed = record.validation, links(record)
         rows.append(
             [
                 record.run.id,
@@ -145,9 +143,9 @@ def _checks(judged: list[tuple[Record, list[str]]]) -> str:
                 f"{report.weights:,}",
                 report.violations,
                 f"{report.max_abs_violation:.3g} ({report.tolerance:.3g})",
-                f"{report.expected_sparsity:.6f} / {report.actual_sparsity:.6f}",
+                f"{_number(report.expected_sparsity, '.6f')} / {_number(report.actual_sparsity, '.6f')}",
                 f"{len(report.tensors_outside_changed)} / {report.tensors_outside_checked}",
-                "-" if gap is None else f"{gap:+.4f}",
+                _number(record.train_merge_gap, "+.2g"),
                 f"{sum(link.fault is None for link in followed)} of {len(followed)}",
             ]
         )
@@ -160,3 +158,7 @@ def _chains(judged: list[tuple[Record, list[str]]]) -> str:
         followed = links(record)
         rows.append([record.run.id, *("BROKEN" if link.fault else short(link.digest) for link in followed)])
     return markdown_table(["run", *(link.name for link in followed)], rows)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from sparseft.errors import InputError
 from sparseft.grid import DENSE, Run
@@ -29,12 +29,16 @@ class _Piece(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
 
 
+class _File(_Piece):
+    run_id: str | None = None  # written where the script is told of a run at all
+
+
 class TrainInputs(_Piece):
-    """sha256 of what the training read; `validation_data` is what eval_loss was taken on."""
+    """sha256 of what the training read; the validation set is what eval_loss was taken on."""
 
     model: str
     mask: str | None
-    validation_data: str
+    validation: str = Field(validation_alias=AliasChoices("validation", "validation_data"))
 
 
 class TrainOutputs(_Piece):
@@ -43,10 +47,9 @@ class TrainOutputs(_Piece):
     adapter: str
 
 
-class Training(_Piece):
+class Training(_File):
     """train.json: losses in nats per answer token, throughput without padding."""
 
-    run_id: str
     backend: str
     device: str
     dtype: str
@@ -72,10 +75,9 @@ class MergeInputs(_Piece):
     adapter: str | None
 
 
-class Merge(_Piece):
+class Merge(_File):
     """merge.json: `outputs` is file -> sha256 of the merged model."""
 
-    run_id: str
     inputs: MergeInputs
     outputs: Annotated[dict[str, str], Field(min_length=1)]
 
@@ -96,8 +98,8 @@ class ValidationInputs(_Piece):
     base: str | None
 
 
-class Validation(_Piece):
-    """validation_report.json: sparsities are fractions of the prunable weights."""
+class Validation(_File):
+    """validation_report.json: sparsities are fractions of the prunable weights, None where no layer was checked."""
 
     passed: bool
     layers_checked: Count
@@ -105,8 +107,8 @@ class Validation(_Piece):
     violations: Count
     max_abs_violation: float
     tolerance: float
-    expected_sparsity: Fraction
-    actual_sparsity: Fraction
+    expected_sparsity: Fraction | None
+    actual_sparsity: Fraction | None
     tensors_outside_checked: Count
     tensors_outside_changed: list[str]
     layers: list[Layer]
@@ -125,10 +127,9 @@ class EvaluationInputs(_Piece):
     data: str
 
 
-class Evaluation(_Piece):
+class Evaluation(_File):
     """evaluation.json: the merged model on the validation set."""
 
-    run_id: str
     task: str
     metric: str
     value: float
@@ -202,25 +203,36 @@ def _read_run(folder: Path) -> tuple[Record | None, Gap | None]:
         if name == "train" and run.mode == NO_FINETUNE:
             continue
         try:
-            pieces[name] = _read_piece(folder / file, schema, run)
+            pieces[name] = _read_piece(folder / file, schema)
         except InputError as error:
             reasons.append(str(error))
-    complete = bool(pieces["validation"] and pieces["evaluation"])
+    foreign = _foreign(run, pieces)
+    complete = bool(pieces["validation"] and pieces["evaluation"] and not foreign)
+    reasons += foreign
     gap = Gap(run.id, not complete, " | ".join(reasons)) if reasons else None
     return (Record(run, **pieces) if complete else None), gap
 
 
-def _read_piece(path: Path, schema: type[_Piece], run: Run) -> _Piece:
+def _read_piece(path: Path, schema: type[_File]) -> _File:
     mend = "make it again"
     try:
-        piece = schema.model_validate_json(path.read_bytes())
+        return schema.model_validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path.name}: {error.strerror.lower()}", mend) from None
     except ValidationError as error:
         faults = [" ".join([*map(str, fault["loc"]), fault["msg"].lower()]) for fault in error.errors()]
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise InputError(f"{path.name}: {', '.join(faults[:3])}{more}", mend) from None
-    owner = getattr(piece, "run_id", run.id)  # the validation report names no run: it only knows its files
-    if owner != run.id:
-        raise InputError(f"{path.name}: belongs to run {owner}", mend)
-    return piece
+
+
+def _foreign(run: Run, pieces: dict[str, _File | None]) -> list[str]:
+    """Pieces that name another run or task: a folder that was copied or renamed counts as no run."""
+    found = [
+        f"{_PIECES[name][0]}: belongs to run {piece.run_id}"
+        for name, piece in pieces.items()
+        if piece and piece.run_id not in (None, run.id)
+    ]
+    evaluation = pieces["evaluation"]
+    if evaluation and evaluation.task != run.task:
+        found.append(f"evaluation.json: belongs to task {evaluation.task}")
+    return found

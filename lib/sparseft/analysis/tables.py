@@ -27,8 +27,18 @@ MODE_ORDER = (NO_FINETUNE, "sparse_to_dense", "sparse_to_sparse")  # before fine
 PLAIN_LORA = "sparse_to_dense"  # the mode of the dense fine-tuned runs
 CELL = ["model", "task", "metric", "method", "sparsity", "mode"]
 LINE = ["model", "task", "metric", "method", "mode"]
-INTEGERS = """sparsity seed examples peak_memory_bytes batch_size steps violations layers_checked layers_expected
-    n n_validated""".split()
+INTEGERS = [
+    "sparsity", "seed", "examples", "peak_memory_bytes", "batch_size", "steps", "violations", "layers_checked",
+    "layers_expected", "n", "n_validated",
+]  # fmt: skip
+TRAINED = [
+    "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes", "batch_size", "steps", "device",
+]  # fmt: skip
+POINT = [
+    "n", "n_validated", "examples", "chance", "value", "value_sd", "standard_error", "dense_value",
+    "difference_to_dense", "untuned_value", "recovered_share", "eval_loss", "eval_loss_sd", "samples_per_second",
+    "samples_per_second_sd", "device",
+]  # fmt: skip
 NOTHING_LOST = 1e-9  # differences below this are rounding, not a loss that a share could be taken of
 
 
@@ -76,9 +86,7 @@ def curves(cells: pd.DataFrame) -> pd.DataFrame:
     points = points.merge(untuned[[*place, "untuned_value"]], how="left", on=place)
     points["difference_to_dense"] = points["value"] - points["dense_value"]
     points["recovered_share"] = _recovered_share(points)
-    columns = """n n_validated examples chance value value_sd standard_error dense_value difference_to_dense
-        untuned_value recovered_share eval_loss eval_loss_sd samples_per_second samples_per_second_sd device""".split()
-    return _tidy(points, [*LINE, "sparsity"])[[*LINE, "sparsity", *columns]]
+    return _tidy(points, [*LINE, "sparsity"])[[*LINE, "sparsity", *POINT]]
 
 
 def throughput(runs: pd.DataFrame) -> pd.DataFrame:
@@ -116,7 +124,6 @@ def files_digest(files: dict[str, str] | None) -> str | None:
 def _row(record: Record) -> dict:
     run, train, merge = record.run, record.train, record.merge
     validation, evaluation = record.validation, record.evaluation
-    trained = "samples_per_second tokens_per_second train_seconds peak_memory_bytes batch_size steps device".split()
     return {
         **vars(run),
         "actual_sparsity": validation.actual_sparsity,
@@ -125,7 +132,7 @@ def _row(record: Record) -> dict:
         "eval_loss_before_merge": train.eval_loss if train else None,
         "train_merge_gap": record.train_merge_gap,
         "final_train_loss": train.final_loss if train else None,
-        **{name: getattr(train, name) if train else None for name in trained},
+        **{name: getattr(train, name) if train else None for name in TRAINED},
         "evaluation_device": evaluation.device,
         "validated": validation.passed,
         **{name: getattr(validation, name) for name in ("violations", "layers_checked", "layers_expected")},

@@ -31,7 +31,7 @@ def generate(split: str, number: int, seed: int) -> list[Row]:
     answers = [bool(index % 2) for index in range(number)]
     rng.shuffle(answers)
     rows = []
-    for ((passage, question), name, thing), answer in zip(rng.sample(facts, number), answers):
+    for ((passage, question), name, thing), answer in zip(rng.sample(facts, number), answers, strict=True):
         words = {"name": name, "thing": thing, "asked": thing if answer else rng.choice(others[thing])}
         rows.append({"passage": passage.format(**words), "question": question.format(**words), "answer": answer})
     return rows

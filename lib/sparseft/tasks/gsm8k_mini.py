@@ -18,7 +18,7 @@ def generate(split: str, number: int, seed: int) -> list[Row]:
     rng = random.Random(f"{NAME}-{split}-{seed}")
     signs = [index % 2 for index in range(number)]
     rng.shuffle(signs)
-    return [_row(*problem, adds=bool(sign)) for problem, sign in zip(rng.sample(problems, number), signs)]
+    return [_row(*problem, adds=bool(sign)) for problem, sign in zip(rng.sample(problems, number), signs, strict=True)]
 
 
 def _pairs(split: str) -> list[tuple[int, int]]:

@@ -30,7 +30,7 @@ def generate(split: str, number: int, seed: int) -> list[Row]:
     labels = [index % 4 for index in range(number)]
     rng.shuffle(labels)
     rows = []
-    for (scene, name, quality, thing), label in zip(rng.sample(facts, number), labels):
+    for (scene, name, quality, thing), label in zip(rng.sample(facts, number), labels, strict=True):
         other_quality = rng.choice([word for word in qualities if word != quality])
         other_thing = rng.choice([word for word in things if word != thing])
         right, *wrong = [f"the {q} {t}." for q in (quality, other_quality) for t in (thing, other_thing)]

@@ -20,7 +20,9 @@ def load_rows(task: Task, split: str, number: int | None, seed: int, local: Path
     if number is None:
         return rows
     if number > len(rows):
-        raise InputError(f"{task.name}: {len(rows)} {split} examples, {number} are asked for", f"lower {split}_examples")
+        raise InputError(
+            f"{task.name}: {len(rows)} {split} examples, {number} are asked for", f"lower {split}_examples"
+        )
     return random.Random(f"{task.name}-{split}-{seed}").sample(rows, number)
 
 
@@ -36,7 +38,9 @@ def _from_hub(task: Task, split: str) -> list[Row]:
     except Exception as error:  # the client raises a dozen kinds, all meaning: not to be had
         raise InputError(
             f"{task.name}: {name} cannot be had from the hub ({type(error).__name__})",
-            "go online, or give tasks.{task}.local: a folder with train.jsonl and validation.jsonl".format(task=task.name),
+            "go online, or give tasks.{task}.local: a folder with train.jsonl and validation.jsonl".format(
+                task=task.name
+            ),
         ) from None
     return [_plain(row, task) for row in rows]
 

@@ -1,0 +1,42 @@
+# make run    set up, then the default study; about ten minutes on 2 cores
+# make test   set up, then all tests
+# make lint   ruff, snakefmt, snakemake --lint
+# make bench  this project beside its peers, as ratios in one run
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lint format bench
+
+run: .venv/installed
+	$(BIN)/snakemake
+	@$(BIN)/python workflow/scripts/analyze_results.py --results_dir results/runs --output_dir results/analysis
+
+test: .venv/installed-tests
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+
+format: .venv/installed-tests
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile rules
+
+bench: .venv/installed-tests
+	$(BIN)/python benchmarks/masks.py
+	$(BIN)/python benchmarks/lora.py
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/installed-tests: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@

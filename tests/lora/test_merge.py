@@ -1,0 +1,155 @@
+"""The merge: B A truly in it, exact zeros, bytes outside it untouched, and training's own logits."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import save_tiny
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_layers
+from sparseft.errors import InputError
+from sparseft.lora.adapter import read_adapter, write_adapter
+from sparseft.lora.experts import unfuse_experts
+from sparseft.lora.masked_lora import attach
+from sparseft.lora.merge import merge
+from sparseft.pruning.mask_generator import compute_masks
+from sparseft.training.torch_backend import memory_path
+
+R, ALPHA = 3, 6.0
+IDS = torch.arange(3, 51).reshape(2, 24)
+
+
+def randomise(layers: dict) -> None:
+    """Stand in for training: B is no longer zero."""
+    generator = torch.Generator().manual_seed(0)
+    for layer in layers.values():
+        layer.lora_B.data = 0.2 * torch.randn(layer.lora_B.shape, generator=generator)
+
+
+def trained(checkpoint: Checkpoint, mask, mode: str, folder: Path):
+    """A model with random adapters, and its adapter folder."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype="auto").eval()
+    unfuse_experts(model)
+    paths = {layer: memory_path(layer) for layer in prunable_layers(checkpoint)}
+    layers = attach(model, lambda name: torch.from_numpy(mask.kept(name)), paths, mode, R, ALPHA / R)
+    randomise(layers)
+    matrices = {name: (layer.lora_A, layer.lora_B) for name, layer in layers.items()}
+    write_adapter(folder, matrices, r=R, alpha=ALPHA, base="base", sparseft={"mask_sha256": "m"})
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("method", ["unstructured", "structured", "dense"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "mixtral"])
+def test_the_merge_is_the_formula_and_touches_nothing_else(tmp_path, name, method, dtype):
+    base = Checkpoint(save_tiny(name, tmp_path / "base", dtype))
+    mask = compute_masks(base, method, [50], seed=0)[50]
+    trained(base, mask, "sparse_to_dense", tmp_path / "adapter")
+    record = merge(base, mask, "m", tmp_path / "adapter", tmp_path / "out")
+    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("base", "out"))
+    pairs, scale, _ = read_adapter(tmp_path / "adapter")
+    assert before.keys() == after.keys()
+    assert scale == ALPHA / R == record["scale"]
+    for key, W in before.items():
+        layer = key.removesuffix(".weight")
+        if layer not in mask.shape:
+            assert torch.equal(after[key], W)
+            continue
+        A, B = pairs[layer]
+        kept = torch.from_numpy(mask.kept(layer))
+        full = torch.addmm(W.float(), B, A, alpha=scale).to(dtype)
+        assert torch.equal(after[key], torch.where(kept, full, torch.zeros_like(full)))
+        assert not torch.signbit(after[key][~kept]).any()
+        assert (after[key] != W)[kept].float().mean() > 0.5  # B A is in it
+    assert record["outputs"]["model.safetensors"] == hashlib.sha256((tmp_path / "out/model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", ["llama", "mistral", "mixtral"])
+def test_a_sparse_to_sparse_model_and_its_merge_give_the_same_logits_to_the_bit(tmp_path, name, dtype):
+    base = Checkpoint(save_tiny(name, tmp_path / "base", dtype))
+    mask = compute_masks(base, "unstructured", [50], seed=0)[50]
+    model = trained(base, mask, "sparse_to_sparse", tmp_path / "adapter")
+    merge(base, mask, "m", tmp_path / "adapter", tmp_path / "out")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").eval()
+    unfuse_experts(merged)  # the fused product of gate and up may round otherwise
+    with torch.no_grad():
+        ours, theirs = model(IDS).logits, merged(IDS).logits
+    assert torch.equal(ours, theirs)
+    assert ours.float().std() > 0.1
+
+
+def test_the_merge_of_a_sparse_to_dense_model_drops_what_the_mask_drops(tmp_path, tiny_llama):
+    mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
+    model = trained(tiny_llama, mask, "sparse_to_dense", tmp_path / "adapter")
+    merge(tiny_llama, mask, "m", tmp_path / "adapter", tmp_path / "out")
+    with torch.no_grad():
+        gap = model(IDS).logits - AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")(IDS).logits
+    assert gap.abs().max() > 0.05
+
+
+def test_peft_loads_the_dense_adapter_and_merges_it_to_the_same_weights(tmp_path):
+    base = Checkpoint(save_tiny("llama", tmp_path / "base", torch.float32))
+    mask = compute_masks(base, "dense", [0], seed=0)[0]
+    model = trained(base, mask, "sparse_to_dense", tmp_path / "adapter")
+    merge(base, mask, "m", tmp_path / "adapter", tmp_path / "out")
+    peer = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.folder, dtype="auto"), tmp_path / "adapter")
+    with torch.no_grad():
+        torch.testing.assert_close(model(IDS).logits, peer.eval()(IDS).logits)
+    ours = load_file(tmp_path / "out/model.safetensors")
+    theirs = peer.merge_and_unload().state_dict()
+    for layer in prunable_layers(base):
+        torch.testing.assert_close(ours[f"{layer}.weight"], theirs[f"{layer}.weight"])
+
+
+def test_without_an_adapter_the_merge_is_the_pruning(tmp_path, tiny):
+    mask = compute_masks(tiny, "random", [30], seed=0)[30]
+    record = merge(tiny, mask, "m", None, tmp_path / "out")
+    assert (record["scale"], record["adapter"]) == (None, None)
+    before, after = load_file(tiny.folder / "model.safetensors"), load_file(tmp_path / "out/model.safetensors")
+    for layer in mask.shape:
+        kept = torch.from_numpy(mask.kept(layer))
+        assert torch.equal(after[f"{layer}.weight"], before[f"{layer}.weight"].where(kept, torch.tensor(0.0).bfloat16()))
+
+
+def test_a_sharded_checkpoint_merges_to_the_same_tensors(tmp_path):
+    whole = Checkpoint(save_tiny("mixtral", tmp_path / "whole"))
+    sharded = Checkpoint(save_tiny("mixtral", tmp_path / "sharded", max_shard_size="30KB"))
+    assert len(sharded.files) > 2
+    mask = compute_masks(whole, "unstructured", [50], seed=0)[50]
+    trained(whole, mask, "sparse_to_dense", tmp_path / "adapter")
+    merge(whole, mask, "m", tmp_path / "adapter", tmp_path / "one")
+    merge(sharded, mask, "m", tmp_path / "adapter", tmp_path / "many")
+    one = load_file(tmp_path / "one/model.safetensors")
+    many = {key: tensor for file in sorted((tmp_path / "many").glob("*.safetensors")) for key, tensor in load_file(file).items()}
+    assert one.keys() == many.keys()
+    assert all(torch.equal(one[key], many[key]) for key in one)
+
+
+def test_an_adapter_of_another_mask_or_another_model_is_refused(tmp_path, tiny_llama):
+    mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
+    trained(tiny_llama, mask, "sparse_to_sparse", tmp_path / "adapter")
+    with pytest.raises(InputError, match="trained with another mask"):
+        merge(tiny_llama, mask, "other", tmp_path / "adapter", tmp_path / "out")
+    smaller = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
+    del smaller.shape["model.layers.1.mlp.up_proj"]
+    with pytest.raises(InputError, match=r"1 layers without a mask \(first: model.layers.1.mlp.up_proj\)"):
+        merge(tiny_llama, smaller, "m", tmp_path / "adapter", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_that_is_no_plain_lora_is_refused(tmp_path, tiny_llama):
+    mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
+    trained(tiny_llama, mask, "sparse_to_sparse", tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    shutil.copytree(tmp_path / "adapter", tmp_path / "rslora")
+    (tmp_path / "rslora/adapter_config.json").write_text(json.dumps({**config, "use_rslora": True}))
+    with pytest.raises(InputError, match="not a plain LoRA adapter"):
+        read_adapter(tmp_path / "rslora")

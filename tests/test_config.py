@@ -1,0 +1,79 @@
+"""The configuration: what it refuses, and its schema."""
+
+import difflib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sparseft.config import parse_config, schema
+from sparseft.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+
+
+def changed(path: str, value: object) -> dict:
+    """The default configuration with one key set; path as a.b.c."""
+    raw = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    *parents, last = path.split(".")
+    section = raw
+    for name in parents:
+        section = section.setdefault(name, {})
+    section[last] = value
+    return raw
+
+
+def test_schema_json_is_what_config_py_generates():
+    committed = (ROOT / "config/schema.json").read_text()
+    diff = "\n".join(difflib.unified_diff(committed.splitlines(), schema().splitlines(), lineterm=""))
+    assert committed == schema(), f"run: python -m sparseft.config > config/schema.json\n{diff}"
+
+
+def test_every_configuration_file_is_valid():
+    files = sorted((ROOT / "config").glob("*.yaml"))
+    assert len(files) >= 2
+    for file in files:
+        override = yaml.safe_load(file.read_text())
+        merged = {**DEFAULT, **override, "models": {**DEFAULT["models"], **override["models"]},
+                  "tasks": {**DEFAULT["tasks"], **override["tasks"]}}  # fmt: skip
+        parse_config(merged)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "line"),
+    [
+        ("grid.sparsitys", [0], "grid.sparsitys: unknown key"),
+        ("grdi", {}, "grdi: unknown key"),
+        ("grid.sparsities", [100], "grid.sparsities.0: Input should be less than 100, not 100"),
+        ("grid.sparsities", [], "grid.sparsities: List should have at least 1 item"),
+        ("grid.sparsities", [50, 50], "grid: sparsities lists a value twice"),
+        ("grid.sparsities", "50", "grid.sparsities: Input should be a valid list, not '50'"),
+        ("grid.methods", ["wandering"], "grid: method 'wandering' is unknown; choose one of"),
+        ("grid.methods", ["random_magnitude"], "grid: method 'random_magnitude' is unknown"),
+        ("grid.models", ["llama"], "grid asks for model 'llama', which models: does not describe"),
+        ("grid.modes", ["sparse"], "grid.modes.0: Input should be 'sparse_to_dense' or 'sparse_to_sparse'"),
+        ("training.steps", "many", "training.steps: Input should be a valid integer, not 'many'"),
+        ("training.steps", 0, "training.steps: Input should be greater than 0"),
+        ("training.micro_batch_size", 3, "training: micro_batch_size 3 does not divide batch_size 8"),
+        ("tasks.boolq_mini.training", {"step": 3}, "tasks.boolq_mini.training: step: unknown key"),
+        ("tasks.boolq_mini.train_examples", None, "tasks.boolq_mini is generated"),
+        ("models.smollm2.source", "ftp:x", "models.smollm2.source: String should match pattern"),
+        ("models.smollm2.sha256", None, "models.smollm2: a pypi: source needs the sha256 of its wheel"),
+        ("models.a-b", {"source": "path:x"}, "models.a-b: String should match pattern"),
+    ],
+)
+def test_a_fault_is_one_line_that_names_its_place(path, value, line):
+    with pytest.raises(InputError) as caught:
+        parse_config(changed(path, value))
+    message = str(caught.value)
+    assert message.startswith(f"configuration: {line}"), message
+    assert message.endswith("; config/schema.json describes every key")
+    assert "\n" not in message
+
+
+def test_a_task_s_own_schedule_lies_over_the_common_one():
+    study = parse_config(changed("tasks.boolq_mini.training", {"steps": 7}))
+    assert study.training_of("boolq_mini").steps == 7
+    assert study.training_of("boolq_mini").learning_rate == study.training.learning_rate
+    assert study.training_of("gsm8k_mini").steps == study.training.steps

@@ -1,0 +1,67 @@
+"""The names of the study: run_id, paths, and which runs a grid has."""
+
+import re
+
+import pytest
+
+from sparseft import grid
+from sparseft.config import parse_config
+from sparseft.errors import InputError
+from sparseft.grid import Run
+from sparseft.tasks import TASKS
+
+STUDY = {
+    "models": {"a": {"source": "path:x"}, "b": {"source": "path:y"}},
+    "tasks": {"boolq": {}, "gsm8k": {}},
+    "grid": {
+        "models": ["a", "b"],
+        "tasks": ["boolq", "gsm8k"],
+        "methods": ["unstructured", "random"],
+        "sparsities": [0, 50, 90],
+        "modes": ["sparse_to_dense", "sparse_to_sparse"],
+        "seeds": [0, 7],
+    },
+}
+
+
+def test_run_id_is_spelled_as_the_design_says():
+    run = Run("llama", "boolq", "unstructured", 50, "sparse_to_sparse", 7)
+    assert run.id == "llama-boolq-unstructured-sparsity50-sparse_to_sparse-seed7"
+    assert Run("m.1", "gsm8k", "dense", 0, "no_finetune", 0).id == "m.1-gsm8k-dense-sparsity00-no_finetune-seed0"
+
+
+def test_every_run_of_a_grid_parses_back_from_its_id():
+    found = grid.runs(parse_config(STUDY))
+    assert [Run.parse(run.id) for run in found] == found
+    assert len({run.id for run in found}) == len(found)
+
+
+def test_a_grid_has_one_dense_run_a_model_task_and_seed():
+    found = grid.runs(parse_config(STUDY))
+    cells = 2 * 2  # models x tasks
+    pruned = 2 * 2  # methods x sparsities above 0
+    assert len(found) == cells * (2 + 1) + cells * pruned * (2 * 2 + 1)
+    dense = [run for run in found if run.sparsity == 0]
+    assert {run.method for run in dense} == {"dense"}
+    assert len([run for run in dense if run.mode == "sparse_to_dense"]) == cells * 2
+    assert len([run for run in dense if run.mode == "no_finetune"]) == cells
+
+
+@pytest.mark.parametrize("name", ["", "llama", "a-b-unstructured-sparsity5-no_finetune-seed0",
+                                  "../x-boolq-random-sparsity50-no_finetune-seed0",
+                                  "a-boolq-random-sparsity50-no_finetune-seed00"])  # fmt: skip
+def test_a_name_that_is_no_run_is_refused(name):
+    with pytest.raises(InputError, match="is not the name of a run"):
+        Run.parse(name)
+
+
+def test_paths_are_those_of_the_design():
+    run = Run("llama", "boolq", "random", 5, "sparse_to_dense", 0)
+    assert grid.fill(grid.MASK, run) == "masks/llama/masks_sparsity05_random.pt"
+    assert grid.fill(grid.RUN, run) == f"results/runs/{run.id}"
+    assert grid.mask_name(50, "random") == "masks_sparsity50_random"
+
+
+def test_the_vocabulary_of_tasks_is_the_library_s():
+    assert set(grid.TASKS) == set(TASKS)
+    assert all(re.fullmatch(grid.WILDCARDS["task"], name) for name in TASKS)
