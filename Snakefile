@@ -15,7 +15,6 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 
 
 include: "rules/common.smk"
-include: "rules/collect.smk"
 include: "rules/prepare.smk"
 include: "rules/masks.smk"
 include: "rules/train.smk"
@@ -23,3 +22,11 @@ include: "rules/merge.smk"
 include: "rules/validate.smk"
 include: "rules/evaluate.smk"
 include: "rules/analyze.smk"
+include: "rules/collect.smk"
+
+
+# The default, and here because Snakemake takes no default from an included file.
+rule analyze:
+    localrule: True
+    input:
+        f"{grid.ANALYSIS}/summary.csv",

@@ -1,15 +1,9 @@
-# The stages by name, each the whole grid up to that stage. The first is the default.
+# The stages by name, each the whole grid up to that stage; the last, analyze, is in the Snakefile.
 localrules:
     masks,
     train,
     validate,
     evaluate,
-    analyze,
-
-
-rule analyze:
-    input:
-        f"{grid.ANALYSIS}/summary.csv",
 
 
 rule masks:

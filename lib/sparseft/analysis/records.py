@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sparseft.errors import InputError
 from sparseft.grid import DENSE, Run
@@ -37,8 +37,8 @@ class TrainInputs(_Piece):
     """sha256 of what the training read; the validation set is what eval_loss was taken on."""
 
     model: str
-    mask: str | None
-    validation: str = Field(validation_alias=AliasChoices("validation", "validation_data"))
+    mask: str
+    validation: str
 
 
 class TrainOutputs(_Piece):
@@ -71,7 +71,7 @@ class MergeInputs(_Piece):
     """sha256 of the base model's manifest, of the mask and of the adapter (null where there is none)."""
 
     model: str
-    mask: str | None
+    mask: str
     adapter: str | None
 
 
@@ -93,7 +93,7 @@ class Layer(_Piece):
 class ValidationInputs(_Piece):
     """sha256 of the mask, of each checkpoint file and of the base model's manifest, as the validation read them."""
 
-    mask: str | None
+    mask: str
     checkpoint: dict[str, str]
     base: str | None
 

@@ -4,21 +4,19 @@
 
 bits are numpy.packbits(axis=-1, bitorder="little"), 1 = kept; the unused bits of a row's last byte are 0. A reader
 MUST reject another format_version. `.safetensors` holds the same: one tensor a layer, meta and shapes as JSON in
-the header's __metadata__. The .pt is a zip of raw storages and one pickle; the pickle is parsed with
-pickletools, never executed.
+the header's __metadata__.
 """
 
 import json
-import pickletools
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from sparseft.checkpoints.torch_file import read_torch_file
 from sparseft.errors import InputError
-from sparseft.files import atomic_file, sha256
+from sparseft.files import atomic_file
 
 FORMAT_VERSION = 1
 SUFFIXES = {"pt": ".pt", "safetensors": ".safetensors"}
@@ -63,7 +61,7 @@ def read_mask(path: Path | str) -> Mask:
     if not path.is_file():
         raise InputError(f"{path}: no such mask file", "compute it with compute_masks.py")
     try:
-        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pt(path)
+        content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
         shape = {layer: (int(rows), int(cols)) for layer, (rows, cols) in content["shape"].items()}
         mask = Mask(dict(content["meta"]), dict(content["bits"]), shape)
         consistent = content["format_version"] == FORMAT_VERSION and _consistent(mask)
@@ -86,16 +84,14 @@ def check_mask(mask: Mask, path: Path | str, shapes: dict[str, tuple[int, ...]],
         raise InputError(f"{path}: mask of another model: {', '.join(faults)}", "compute it for this model")
 
 
-def mask_digest(path: Path | str) -> str:
-    """sha256 of a mask file, as train.json, merge.json and the reports record it."""
-    return sha256(path)
-
-
 def _consistent(mask: Mask) -> bool:
-    """Whether every layer's bits have the shape that `shape` asks for."""
+    """Whether every layer's bits have the shape that `shape` asks for, and zeros after a row's end."""
     packed = {layer: (rows, -(-cols // 8)) for layer, (rows, cols) in mask.shape.items()}
     bits = {layer: array.shape for layer, array in mask.bits.items() if array.dtype == np.uint8}
-    return bool(bits) and packed == bits
+    if not bits or packed != bits:
+        return False
+    rests = {layer: mask.shape[layer][1] % 8 for layer in bits}
+    return not any(rest and (mask.bits[layer][:, -1] >> rest).any() for layer, rest in rests.items())
 
 
 def _write_pt(stream, mask: Mask) -> None:
@@ -121,98 +117,3 @@ def _read_safetensors(path: Path) -> dict:
     data = np.memmap(path, np.uint8, "r")
     bits = {layer: data[base:][slice(*entry["data_offsets"])].reshape(entry["shape"]) for layer, entry in header.items()}
     return {**content, "bits": bits}
-
-
-def _read_pt(path: Path) -> dict:
-    data = np.memmap(path, np.uint8, "r")
-    with zipfile.ZipFile(path) as archive:
-        members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-        program = archive.read(members["data.pkl"])
-
-    def storage(key: str) -> np.ndarray:
-        info = members[f"data/{key}"]
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise ValueError("a compressed storage")
-        header = info.header_offset + 30  # a zip local header is 30 bytes, then the name and an extra field
-        start = header + int(data[header - 4 : header].view("<u2").sum())
-        return data[start : start + info.file_size]
-
-    return _parse_pickle(program, storage)
-
-
-def _parse_pickle(program: bytes, storage: Callable[[str], np.ndarray]) -> dict:
-    """The plain data that `torch.save` pickled: dicts, lists, strings, numbers and uint8 tensors, nothing else.
-
-    Raises ValueError on any other opcode or global."""
-    stack, memo, marks = [], {}, []
-
-    def since_mark() -> list:
-        start = marks.pop()
-        items = stack[start:]
-        del stack[start:]
-        return items
-
-    for opcode, argument, _ in pickletools.genops(program):
-        match opcode.name:
-            case "PROTO" | "STOP" | "FRAME":
-                pass
-            case "MARK":
-                marks.append(len(stack))
-            case "EMPTY_DICT":
-                stack.append({})
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "NONE":
-                stack.append(None)
-            case "NEWTRUE" | "NEWFALSE":
-                stack.append(opcode.name == "NEWTRUE")
-            case "BINUNICODE" | "SHORT_BINUNICODE" | "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
-                stack.append(argument)
-            case "GLOBAL":
-                stack.append(_known_global(argument))
-            case "BINPUT" | "LONG_BINPUT":
-                memo[argument] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                stack.append(memo[argument])
-            case "TUPLE":
-                stack.append(tuple(since_mark()))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                size = int(opcode.name[-1])
-                stack[-size:] = [tuple(stack[-size:])]
-            case "APPENDS":
-                items = since_mark()
-                stack[-1].extend(items)
-            case "APPEND":
-                item = stack.pop()
-                stack[-1].append(item)
-            case "SETITEMS":
-                items = since_mark()
-                stack[-1].update(zip(items[::2], items[1::2], strict=True))
-            case "SETITEM":
-                key, value = stack[-2:]
-                del stack[-2:]
-                stack[-1][key] = value
-            case "BINPERSID":
-                stack[-1] = storage(stack[-1][2])  # ("storage", type, key, device, size)
-            case "REDUCE":
-                arguments = stack.pop()
-                stack[-1] = _tensor(*arguments) if stack[-1] == "_rebuild_tensor_v2" else {}
-            case other:
-                raise ValueError(f"pickle opcode {other}")
-    return stack.pop()
-
-
-def _known_global(name: str) -> str:
-    """The three globals of a file of uint8 tensors; Raises ValueError on any other."""
-    known = ("torch._utils _rebuild_tensor_v2", "torch ByteStorage", "collections OrderedDict")
-    if name not in known:
-        raise ValueError(f"pickle global {name}")
-    return name.split()[1]
-
-
-def _tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_: object) -> np.ndarray:
-    if stride != (size[1], 1):
-        raise ValueError("a tensor that is not contiguous")
-    return storage[offset : offset + size[0] * size[1]].reshape(size)
