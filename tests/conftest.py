@@ -1,61 +1,15 @@
-"""Tiny models of the three architectures, made here: 2 layers, random weights, a byte-level tokenizer."""
+"""Fixtures that all tests share."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test looks anything up
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test looks anything up; before transformers is imported
 
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from tiny_models import MODELS, save_tiny
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-
-ROOT = Path(__file__).parent.parent
-SIZES = {
-    "vocab_size": 260,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "bos_token_id": 257,
-    "eos_token_id": 258,
-    "pad_token_id": 259,
-    "initializer_range": 0.2,  # so that logits differ by more than rounding
-}
-MODELS = {
-    "llama": (LlamaForCausalLM, LlamaConfig(**SIZES, tie_word_embeddings=True)),
-    "mistral": (MistralForCausalLM, MistralConfig(**SIZES, sliding_window=64)),
-    "mixtral": (MixtralForCausalLM, MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2)),
-}
-PRUNABLE_LAYERS = {"llama": 14, "mistral": 14, "mixtral": 32}  # 2 x 7; 2 x (4 + 4 experts x 3)
-
-
-def save_tiny(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16, **options) -> Path:
-    """Write a tiny model and its tokenizer to `folder`."""
-    kind, config = MODELS[name]
-    torch.manual_seed(0)
-    kind(config).to(dtype).save_pretrained(folder, **options)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {letter: number for number, letter in enumerate([*alphabet, "<unk>", "<s>", "</s>", "<pad>"])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

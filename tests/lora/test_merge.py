@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import save_tiny
+from tiny_models import save_tiny
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from conftest import PRUNABLE_LAYERS, save_tiny
+from tiny_models import PRUNABLE_LAYERS, save_tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
