@@ -73,7 +73,7 @@ def test_a_fault_is_one_line_that_names_its_place(path, value, line):
 
 
 def test_a_task_s_own_schedule_lies_over_the_common_one():
-    study = parse_config(changed("tasks.boolq_mini.training", {"steps": 7}))
-    assert study.training_of("boolq_mini").steps == 7
-    assert study.training_of("boolq_mini").learning_rate == study.training.learning_rate
-    assert study.training_of("gsm8k_mini").steps == study.training.steps
+    study = parse_config(changed("tasks.boolq", {"training": {"steps": 7}}))
+    assert study.training_of("boolq").model_dump() == {**study.training.model_dump(), "steps": 7}
+    study = parse_config(changed("tasks.boolq", {}))
+    assert study.training_of("boolq") == study.training

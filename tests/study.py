@@ -1,0 +1,70 @@
+"""A study folder, and the two ways into the project: Snakemake and the scripts."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
+    """A script as a user runs it."""
+    command = [sys.executable, ROOT / "workflow/scripts" / name, *arguments]
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+
+
+class Study:
+    """A folder with a configuration file of its own, in which snakemake runs."""
+
+    def __init__(self, folder: Path, root: Path = ROOT) -> None:
+        self.folder, self.root = folder, root
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def configure(self, models: dict[str, Path], **sections: object) -> None:
+        """Write study.yaml; `models` by name, from their folders."""
+        sources = {name: {"source": f"path:{folder}", "dtype": "bfloat16"} for name, folder in models.items()}
+        (self.folder / "study.yaml").write_text(yaml.safe_dump({"models": sources, **sections}))
+
+    def snakemake(self, *arguments: str, expect: int = 0) -> str:
+        """Run snakemake in the folder; returns what it printed."""
+        command = [sys.executable, "-m", "snakemake", *arguments, "--snakefile", str(self.root / "Snakefile")]
+        done = subprocess.run([*command, "--configfile", "study.yaml"], cwd=self.folder, capture_output=True, text=True,
+                              check=False)  # fmt: skip
+        assert done.returncode == expect, done.stderr[-4000:]
+        return done.stdout + done.stderr
+
+    def planned(self, *targets: str) -> dict[str, int]:
+        """Rule -> number of jobs that snakemake would run for `targets`."""
+        lines = self.snakemake(*targets, "--dry-run").splitlines()
+        if "Job stats:" not in lines:
+            return {}
+        table = lines[lines.index("Job stats:") + 3 :]
+        jobs = dict(line.split() for line in table[: table.index("")])
+        return {rule: int(count) for rule, count in jobs.items() if rule != "total"}
+
+    def json(self, path: str) -> dict:
+        return json.loads((self.folder / path).read_text())
+
+
+TINY_STUDY = {
+    "tasks": {
+        name: {"train_examples": 24, "validation_examples": 12, "training": {}}
+        for name in ("hellaswag_mini", "boolq_mini", "gsm8k_mini")
+    },
+    "training": {"steps": 3, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 0.02, "lora_r": 4},
+}
+
+
+def tiny_grid(model: str, task: str) -> dict:
+    """One model and task, with every method, three sparsities and both modes."""
+    return {
+        "models": [model],
+        "tasks": [task],
+        "methods": ["unstructured", "structured", "random"],
+        "sparsities": [0, 50, 80],
+        "modes": ["sparse_to_dense", "sparse_to_sparse"],
+        "seeds": [0],
+    }

@@ -1,0 +1,203 @@
+"""Bad input: one line on stderr, exit code 2, and every file as it was. Exact texts, as a user sees them."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from study import ROOT, Study, run_script
+from tiny_models import save_tiny
+
+from sparseft.pruning.mask_ops import Mask, read_mask, write_mask
+
+RUN = "llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file under `folder` with the sha256 of its content."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def refused(folder: Path, name: str, *arguments: object) -> str:
+    """Run a script that must refuse its input; returns the one line, after checking code, line and files."""
+    before = tree(folder)
+    done = run_script(name, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "; " in done.stderr, "no hint how to mend it"
+    assert tree(folder) == before
+    return done.stderr.strip()
+
+
+@pytest.fixture
+def box(tmp_path, small_study) -> Path:
+    """A copy of the finished study's inputs and of one run."""
+    for name in ("models", "data", "masks", f"results/runs/{RUN}"):
+        shutil.copytree(small_study.folder / name, tmp_path / name)
+    return tmp_path
+
+
+def masks_of(box: Path, model: Path, *arguments: object) -> tuple:
+    return (box, "compute_masks.py", "--model_path", model, "--output_dir", box / "out", *arguments)
+
+
+def train_of(box: Path, **changes: object) -> tuple:
+    """train.py on the box; `changes` replace a flag's value."""
+    flags = {"run_id": RUN, "model_path": box / "models/llama", "mask_path": box / "masks/llama/masks_sparsity50_unstructured.pt",
+             "data_dir": box / "data/boolq_mini", "output_dir": box / "new", "steps": 2} | changes  # fmt: skip
+    return (box, "train.py", *(part for name, value in flags.items() for part in (f"--{name}", value)))
+
+
+def test_a_missing_model_folder(box):
+    line = refused(*masks_of(box, box / "nowhere", "--sparsity", 0.5, "--method", "unstructured"))
+    assert line == f"error: {box}/nowhere: no such model folder; give a Hugging Face checkpoint folder: config.json and *.safetensors"
+
+
+@pytest.mark.parametrize("size", [0, 7, 100, 5000])
+def test_a_truncated_safetensors_file(box, size):
+    file = box / "models/llama/model.safetensors"
+    (box / "models/llama/manifest.json").unlink()
+    file.write_bytes(file.read_bytes()[:size])
+    line = refused(*masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", "unstructured"))
+    assert line.startswith(f"error: {file}: truncated")
+
+
+def test_a_truncated_file_under_its_manifest(box):
+    file = box / "models/llama/model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    line = refused(*masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", "unstructured"))
+    assert line.startswith(f"error: {file}: ")
+
+
+@pytest.mark.parametrize("method", ["wandering", "random_magnitude", "unstructured_wander", "dense_x"])
+def test_an_unknown_method(box, method):
+    line = refused(*masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", method))
+    assert line == f"error: method '{method}' is unknown; choose one of unstructured, structured, random"
+
+
+@pytest.mark.parametrize("sparsity", ["1", "1.0", "100", "-0.1", "0.333", "half", "nan"])
+def test_an_impossible_sparsity(box, sparsity):
+    line = refused(*masks_of(box, box / "models/llama", f"--sparsity={sparsity}", "--method", "random"))
+    assert line == f"error: --sparsity {sparsity}: not a sparsity; give fractions from 0 up to 0.99 in whole percents"
+
+
+@pytest.mark.parametrize("script", ["train.py", "merge.py"])
+def test_a_mask_of_another_model(box, tmp_path_factory, script):
+    other = save_tiny("mixtral", tmp_path_factory.mktemp("other") / "mixtral")
+    call = train_of(box, model_path=other)
+    if script == "merge.py":
+        call = (box, script, "--model_path", other, "--mask_path", box / "masks/llama/masks_sparsity50_unstructured.pt",
+                "--output_dir", box / "new", "--report", box / "new.json")  # fmt: skip
+    line = refused(*call)
+    assert "masks_sparsity50_unstructured.pt: mask of another model: 24 layers without a mask" in line
+    assert line.endswith("; compute it for this model")
+
+
+def test_a_mask_of_the_same_shapes_but_other_weights(box):
+    file = box / "models/llama/model.safetensors"
+    weights = load_file(file)
+    weights["model.layers.0.mlp.up_proj.weight"][0, 0] += 1
+    save_file(weights, file, metadata={"format": "pt"})
+    (box / "models/llama/manifest.json").unlink()
+    assert "computed from other weights than this model's" in refused(*train_of(box))
+
+
+def test_a_damaged_mask(box):
+    path = box / "masks/llama/masks_sparsity50_unstructured.pt"
+    path.write_bytes(path.read_bytes()[:900])
+    assert f"{path}: not a mask file" in refused(*train_of(box))
+
+
+def test_an_empty_task_file(box):
+    (box / "data/boolq_mini/train.jsonl").write_text("")
+    line = refused(*train_of(box))
+    assert line.startswith(f"error: {box}/data/boolq_mini/train.jsonl: holds no row; each line holds one boolq_mini row")
+
+
+def test_a_task_file_with_a_fault_names_the_line(box):
+    path = box / "data/boolq_mini/validation.jsonl"
+    rows = path.read_text().splitlines()
+    rows[4] = json.dumps({"passage": "p", "answer": True})
+    path.write_text("\n".join(rows))
+    assert "validation.jsonl, line 5: field 'question' is missing" in refused(*train_of(box))
+
+
+@pytest.mark.parametrize("changes", [{"run_id": "nonsense"}, {"steps": 0}, {"micro_batch_size": 3}, {"learning_rate": -1}])
+def test_training_flags_out_of_range(box, changes):
+    refused(*train_of(box, **changes))
+
+
+def test_a_damaged_adapter(box):
+    path = box / f"results/runs/{RUN}/adapter/adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:300])
+    mask = box / "masks/llama/masks_sparsity50_unstructured.pt"
+    line = refused(box, "merge.py", "--model_path", box / "models/llama", "--mask_path", mask, "--adapter", path.parent,
+                   "--output_dir", box / "new", "--report", box / "new.json")  # fmt: skip
+    assert str(path) in line
+
+
+def test_an_output_folder_that_cannot_be_made(box):
+    (box / "out").write_text("a file, not a folder")
+    line = refused(*masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", "random"))
+    assert "check the path, its permissions and the free space" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("grdi={}", "error: configuration: grdi: unknown key"),
+        ("grid={sparsities: [100]}", "error: configuration: grid.sparsities.0: Input should be less than 100, not 100"),
+        ("grid={methods: [best]}", "error: configuration: grid: method 'best' is unknown"),
+    ],
+)
+def test_a_fault_in_the_configuration_stops_snakemake_before_any_job(tmp_path, override, line):
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--config", override]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    errors = [row for row in done.stderr.splitlines() if row.startswith("error: ")]
+    assert len(errors) == 1
+    assert errors[0].startswith(line)
+    assert "Traceback" not in done.stderr
+    assert not [path for path in tmp_path.iterdir() if path.name != ".snakemake"]
+
+
+def test_a_sparsity_outside_the_grid_is_no_target(small_study: Study):
+    assert "MissingRuleException" in small_study.snakemake("masks/llama/masks_sparsity99_unstructured.pt", "-n", expect=1)
+
+
+def test_one_altered_weight_fails_the_validation(box):
+    model = box / f"results/runs/{RUN}/model_dir"
+    weights = load_file(model / "model.safetensors")
+    flat = weights["model.layers.1.mlp.down_proj.weight"].view(-1)
+    place = int((flat == 0).nonzero()[0])
+    flat[place] = 1e-6
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    done = validated(box, model, box / "masks/llama/masks_sparsity50_unstructured.pt")
+    report = json.loads((box / "report.json").read_text())
+    assert done.returncode == 1
+    assert (report["passed"], report["violations"]) == (False, 1)
+    assert report["max_abs_violation"] == pytest.approx(1e-6, rel=2**-8)
+    assert [row["layer"] for row in report["layers"] if row["violations"]] == ["model.layers.1.mlp.down_proj"]
+
+
+def test_a_mask_that_matches_no_layer_fails_the_validation(box):
+    mask = box / "elsewhere.pt"
+    real = read_mask(box / "masks/llama/masks_sparsity50_unstructured.pt")
+    renamed = {layer.replace("layers", "blocks"): layer for layer in real.shape}
+    write_mask(mask, Mask(real.meta, {new: real.bits[old] for new, old in renamed.items()},
+                          {new: real.shape[old] for new, old in renamed.items()}))  # fmt: skip
+    done = validated(box, box / f"results/runs/{RUN}/model_dir", mask)
+    report = json.loads((box / "report.json").read_text())
+    assert done.returncode == 1
+    assert (report["passed"], report["layers_checked"], report["layers_expected"]) == (False, 0, 14)
+
+
+def validated(box: Path, model: Path, mask: Path) -> subprocess.CompletedProcess:
+    return run_script("validate_sparsity.py", "--checkpoint", model, "--mask_path", mask, "--output", box / "report.json")

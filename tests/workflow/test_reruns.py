@@ -1,0 +1,99 @@
+"""What runs again, and what does not."""
+
+import os
+import shutil
+import time
+
+import pytest
+
+from study import ROOT, TINY_STUDY, Study, tiny_grid
+
+RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
+
+
+def test_a_finished_study_has_nothing_to_do(small_study):
+    assert small_study.planned() == {}
+
+
+def test_a_deleted_evaluation_is_all_that_is_made_again(small_study):
+    (small_study.folder / RUN / "evaluation.json").unlink()
+    assert small_study.planned() == {"evaluate_run": 1, "analyze_results": 1, "analyze": 1}
+    small_study.snakemake()
+    assert small_study.planned() == {}
+
+
+def test_one_file_as_the_target_makes_only_what_it_needs(tmp_path, tiny_models):
+    study = Study(tmp_path / "study")
+    study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
+    assert study.planned("masks/llama/masks_sparsity50_random.pt") == {"prepare_model": 1, "compute_masks": 1}
+    assert study.planned(f"{RUN}/adapter") == {"prepare_model": 1, "prepare_task": 1, "compute_masks": 1, "train_adapter": 1}
+    study.snakemake("masks/llama/masks_sparsity50_random.pt")
+    made = sorted(path.name for path in (study.folder / "masks/llama").glob("*.pt"))
+    assert made == [f"masks_sparsity{percent}_random.pt" for percent in ("00", "50", "80")]
+
+
+@pytest.mark.parametrize(
+    ("stage", "jobs"),
+    [
+        ("masks", {"prepare_model": 1, "compute_masks": 4, "masks": 1}),
+        ("train", {"prepare_model": 1, "prepare_task": 1, "compute_masks": 4, "train_adapter": 13, "train": 1}),
+        ("validate", {"merge_adapter": 20, "validate_sparsity": 20, "train_adapter": 13}),
+        ("evaluate", {"evaluate_run": 20, "validate_sparsity": 20}),
+        ("analyze", {"analyze_results": 1, "evaluate_run": 20}),
+    ],
+)
+def test_a_stage_by_name_is_the_grid_up_to_it(tmp_path, tiny_models, stage, jobs):
+    study = Study(tmp_path / "study")
+    study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
+    planned = study.planned(stage)
+    assert planned.items() >= jobs.items()
+    later = {"masks": "train_adapter", "train": "merge_adapter", "validate": "evaluate_run", "evaluate": "analyze_results"}
+    assert later.get(stage) not in planned
+
+
+@pytest.fixture
+def copied_study(tmp_path, small_study) -> Study:
+    """The finished small study, with a copy of the project's code that a test may edit."""
+    root = tmp_path / "project"
+    for name in ("rules", "workflow", "lib", "config", "profiles", "envs"):
+        shutil.copytree(ROOT / name, root / name)
+    shutil.copy(ROOT / "Snakefile", root)
+    folder = tmp_path / "study"
+    shutil.copytree(small_study.folder, folder)
+    return Study(folder, root)
+
+
+def test_a_touched_script_or_module_reruns_nothing(copied_study):
+    later = time.time() + 60
+    files = [*copied_study.root.rglob("*.py"), *copied_study.root.rglob("*.smk")]
+    assert len(files) > 30
+    for file in files:
+        os.utime(file, (later, later))
+    assert copied_study.planned() == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "first", "untouched"),
+    [
+        ("lib/sparseft/pruning/importance.py", "compute_masks", "prepare_task"),
+        ("lib/sparseft/training/loop.py", "train_adapter", "compute_masks"),
+        ("lib/sparseft/validation.py", "validate_sparsity", "train_adapter"),
+        ("lib/sparseft/analysis/tables.py", "analyze_results", "evaluate_run"),
+        ("workflow/scripts/train.py", "train_adapter", "compute_masks"),
+    ],
+)
+def test_an_edit_reruns_its_stage_and_what_follows(copied_study, module, first, untouched):
+    with open(copied_study.root / module, "a") as file:
+        file.write("\n# edited\n")
+    planned = copied_study.planned()
+    assert first in planned
+    assert "analyze_results" in planned
+    assert untouched not in planned
+
+
+def test_a_change_of_the_learning_rate_retrains_and_makes_no_mask(copied_study):
+    text = (copied_study.folder / "study.yaml").read_text()
+    (copied_study.folder / "study.yaml").write_text(text.replace("learning_rate: 0.02", "learning_rate: 0.01"))
+    planned = copied_study.planned()
+    assert planned["train_adapter"] == 3
+    assert "compute_masks" not in planned

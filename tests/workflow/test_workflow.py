@@ -1,0 +1,90 @@
+"""The whole workflow: three architectures, three tasks, every method, three sparsities, both modes."""
+
+import csv
+import json
+
+import pytest
+from tiny_models import PRUNABLE_LAYERS
+
+from sparseft import grid
+from sparseft.config import parse_config
+from sparseft.grid import Run
+from study import TINY_STUDY, Study, tiny_grid
+
+# A Latin square: each model meets another task, and each cell has the whole method x sparsity x mode grid.
+CELLS = [("llama", "hellaswag_mini"), ("mistral", "boolq_mini"), ("mixtral", "gsm8k_mini")]
+RUNS_A_CELL = 2 + 3 * 2 * 3  # dense; methods x sparsities x (two modes and no_finetune)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, tiny_models) -> Study:
+    """Three studies in one folder, one after the other: the tables are those of all runs in it."""
+    study = Study(tmp_path_factory.mktemp("whole"))
+    for model, task in CELLS:
+        study.configure(tiny_models, grid=tiny_grid(model, task), **TINY_STUDY)
+        study.snakemake()
+    return study
+
+
+def rows(study: Study, table: str) -> list[dict]:
+    with open(study.folder / "results/analysis" / f"{table}.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_run_is_in_the_summary_and_validated(study):
+    summary = rows(study, "summary")
+    assert len(summary) == len(CELLS) * RUNS_A_CELL
+    assert {(row["model"], row["task"]) for row in summary} == set(CELLS)
+    for row in summary:
+        assert (row["validated"], row["violations"]) == ("True", "0")
+        assert row["layers_checked"] == row["layers_expected"] == str(PRUNABLE_LAYERS[row["model"]])
+
+
+def test_the_runs_are_exactly_those_of_the_grid(study):
+    found = {folder.name for folder in (study.folder / grid.RUNS).iterdir()}
+    expected = set()
+    for model, task in CELLS:
+        raw = {"models": {model: {"source": "path:x"}}, **TINY_STUDY, "grid": tiny_grid(model, task)}
+        expected |= {run.id for run in grid.runs(parse_config(raw))}
+    assert found == expected
+
+
+def test_every_file_of_a_run_is_there_and_no_merged_model_is_left(study):
+    for folder in (study.folder / grid.RUNS).iterdir():
+        trained = {"train.json", "adapter"} if Run.parse(folder.name).mode != "no_finetune" else set()
+        names = {path.name for path in folder.iterdir()}
+        assert names == {"merge.json", "validation_report.json", "evaluation.json"} | trained
+
+
+def test_the_analysis_is_whole(study):
+    names = {path.name for path in (study.folder / grid.ANALYSIS).iterdir()}
+    assert names >= {f"{table}.csv" for table in grid.TABLES} | {"correctness_memo.md", "EXPERIMENTS.md", "plots"}
+    assert rows(study, "missing") == []
+    assert len(list((study.folder / grid.ANALYSIS / "plots").glob("*.png"))) >= 3 * len(CELLS)
+
+
+def test_the_two_modes_give_different_adapters_and_different_numbers(study):
+    summary = {row["run_id"]: row for row in rows(study, "summary")}
+    pairs = [(row, summary[key.replace("to_dense", "to_sparse")]) for key, row in summary.items()
+             if row["mode"] == "sparse_to_dense" and row["method"] != "dense"]  # fmt: skip
+    assert len(pairs) == len(CELLS) * 6
+    for dense, sparse in pairs:
+        assert dense["adapter_sha256"] != sparse["adapter_sha256"]
+        assert dense["merged_sha256"] != sparse["merged_sha256"]
+        assert dense["eval_loss"] != sparse["eval_loss"]
+
+
+def test_training_changes_the_merged_model(study):
+    for row in rows(study, "summary"):
+        if row["mode"] != "no_finetune" and row["method"] != "dense":
+            pruned = Run.parse(row["run_id"])
+            twin = Run(pruned.model, pruned.task, pruned.method, pruned.sparsity, "no_finetune", 0)
+            merged = json.loads((study.folder / grid.fill(grid.RUN, twin) / "merge.json").read_text())
+            assert row["merged_sha256"] not in json.dumps(merged["outputs"])
+
+
+def test_only_sparse_to_dense_has_a_train_merge_gap(study):
+    gaps = {mode: [abs(float(row["train_merge_gap"])) for row in rows(study, "summary")
+                   if row["mode"] == mode and row["method"] != "dense"] for mode in grid.MODES[:2]}  # fmt: skip
+    assert max(gaps["sparse_to_sparse"]) < 0.02  # Mixtral's fused experts round otherwise
+    assert max(gaps["sparse_to_dense"]) > 0.1
