@@ -78,7 +78,7 @@ def _setting(records: list[Record], cells: pd.DataFrame) -> str:
     evaluations = [record.evaluation for record in records]
     merges = [(record.run.model, short(record.merge.inputs.model)) for record in records if record.merge]
     lines = {
-        "models (sha256 of the manifest)": _each(f"{name} ({digest})" for name, digest in merges),
+        "models (digest of the weights)": _each(f"{name} ({digest})" for name, digest in merges),
         "methods": ", ".join(cells["method"].unique()),
         "sparsity, percent of the prunable weights": _each(cells["sparsity"]),
         "modes": ", ".join(mode for mode in MODE_ORDER if mode in set(cells["mode"])),
@@ -166,7 +166,7 @@ def _limits(records: list[Record], left_out: int) -> str:
     failed = sum(not record.validation.passed for record in records)
     limits = [
         f"Seeds: {len({record.run.seed for record in records})}. Standard errors are over the validation examples"
-        f" ({examples}), not over seeds.",
+        f" ({examples}), not over seeds; where every outcome is the same, as at 1.000, they are 0 and say nothing.",
         "Differences carry no significance test.",
         f"Devices: {'; '.join(sorted(devices))}. Speeds belong to the training device and are no estimate of another.",
     ]

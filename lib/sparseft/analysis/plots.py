@@ -102,7 +102,7 @@ def _line_figure(points: pd.DataFrame, column: str, label: str, *, error: str, t
         text: handle for axes in panels.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     names = sorted(handles, key=lambda text: (text not in MODE_ORDER, text))
-    figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=len(names), frameon=False)
+    figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

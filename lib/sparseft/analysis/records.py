@@ -68,7 +68,7 @@ class Training(_File):
 
 
 class MergeInputs(_Piece):
-    """sha256 of the base model's manifest, of the mask and of the adapter (null where there is none)."""
+    """Digest of the base's weights, sha256 of the mask and of the adapter (null where there is none)."""
 
     model: str
     mask: str
@@ -91,7 +91,7 @@ class Layer(_Piece):
 
 
 class ValidationInputs(_Piece):
-    """sha256 of the mask, of each checkpoint file and of the base model's manifest, as the validation read them."""
+    """sha256 of the mask and of each checkpoint file, digest of the base's weights, as the validation read them."""
 
     mask: str
     checkpoint: dict[str, str]

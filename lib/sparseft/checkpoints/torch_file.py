@@ -7,6 +7,7 @@ other is refused. Layout: github.com/pytorch/pytorch, docs/source/notes/serializ
 
 import pickletools
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,19 +24,25 @@ def read_torch_file(path: Path) -> dict:
 
     Raises ValueError, or zipfile.BadZipFile, where the file holds anything else or is damaged."""
     data = np.memmap(path, np.uint8, "r")
-    with zipfile.ZipFile(path) as archive:
-        members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-        program = archive.read(members["data.pkl"])
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+    except (NotImplementedError, OSError) as error:  # what zipfile makes of some damages
+        raise ValueError(f"a damaged zip: {error}") from None
 
-    def storage(key: str) -> np.ndarray:
-        info = members[f"data/{key}"]
+    def member(name: str) -> np.ndarray:
+        info = members[name]
         if info.compress_type != zipfile.ZIP_STORED:
-            raise ValueError("a compressed storage")
+            raise ValueError(f"{name} is compressed")
         header = info.header_offset + 30  # a zip's local header is 30 bytes, then the name and an extra field
         start = header + int(data[header - 4 : header].view("<u2").sum())
-        return data[start : start + info.file_size]
+        content = data[start : start + info.file_size]
+        if zlib.crc32(content) != info.CRC:
+            raise ValueError(f"{name} is damaged: another checksum")
+        return content
 
-    return _Machine(storage).run(program)
+    program = member("data.pkl").tobytes()
+    return _Machine(lambda key: member(f"data/{key}")).run(program)
 
 
 class _Machine:

@@ -14,11 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
+from sparseft.checkpoints.checkpoint import read_header
 from sparseft.checkpoints.torch_file import read_torch_file
 from sparseft.errors import InputError
 from sparseft.files import atomic_file
 
 FORMAT_VERSION = 1
+_MEND = "compute it again with compute_masks.py"
+_DAMAGES = (
+    ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError, zipfile.BadZipFile
+)  # fmt: skip
 SUFFIXES = {"pt": ".pt", "safetensors": ".safetensors"}
 
 
@@ -65,10 +70,12 @@ def read_mask(path: Path | str) -> Mask:
         shape = {layer: (int(rows), int(cols)) for layer, (rows, cols) in content["shape"].items()}
         mask = Mask(dict(content["meta"]), dict(content["bits"]), shape)
         consistent = content["format_version"] == FORMAT_VERSION and _consistent(mask)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a mask file ({error})", "compute it again with compute_masks.py") from None
+    except InputError:
+        raise
+    except _DAMAGES as error:
+        raise InputError(f"{path}: not a mask file ({error})", _MEND) from None
     if not consistent:
-        raise InputError(f"{path}: mask file of another version, or damaged", "compute it again with compute_masks.py")
+        raise InputError(f"{path}: mask file of another version, or damaged", _MEND)
     return mask
 
 
@@ -110,10 +117,8 @@ def _write_safetensors(stream, mask: Mask) -> None:
 
 
 def _read_safetensors(path: Path) -> dict:
-    with open(path, "rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        base = stream.tell()
-    content = json.loads(header.pop("__metadata__")["sparseft"])
+    header, tensors = read_header(path, _MEND)
+    content = json.loads(json.loads(header[8:])["__metadata__"]["sparseft"])
     data = np.memmap(path, np.uint8, "r")
-    bits = {layer: data[base:][slice(*entry["data_offsets"])].reshape(entry["shape"]) for layer, entry in header.items()}
-    return {**content, "bits": bits}
+    bytes_of = {t.name: data[t.start : t.start + t.nbytes].reshape(t.shape) for t in tensors if t.dtype == "U8"}
+    return {**content, "bits": bytes_of}

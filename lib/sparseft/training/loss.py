@@ -3,10 +3,13 @@
 lm_head runs on the answers' positions alone, which spares a vocabulary-sized row for every prompt token.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparseft.errors import InputError
 from sparseft.training.batches import Batch, Example, collate
 
 
@@ -19,11 +22,15 @@ def answer_loss_sum(model: nn.Module, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def mean_answer_loss(model: nn.Module, examples: list[Example], batch_size: int, device: torch.device) -> float:
-    """Mean over all answer tokens of `examples`, nats; batches by length, which changes no example's loss."""
+    """Mean over all answer tokens of `examples`, nats; batches by length, which changes no example's loss.
+
+    Raises InputError where it is not finite."""
     by_length = sorted(examples, key=lambda example: len(example.ids))
     total, tokens = 0.0, 0
     for start in range(0, len(by_length), batch_size):
         batch = collate(by_length[start : start + batch_size]).to(device)
         total += answer_loss_sum(model, batch).item()
         tokens += batch.targets.numel()
+    if not math.isfinite(total):
+        raise InputError(f"the evaluation loss is {total}", "lower training.learning_rate, or check the model's weights")
     return total / tokens
