@@ -27,6 +27,6 @@ include: "rules/collect.smk"
 
 # The default, and here because Snakemake takes no default from an included file.
 rule analyze:
-    localrule: True
     input:
         f"{grid.ANALYSIS}/summary.csv",
+    localrule: True

@@ -13,17 +13,16 @@ rule analyze_results:
         "results/logs/analyze_results.log",
     benchmark:
         "results/benchmarks/analyze_results.tsv"
-    params:
-        code=code("analyze_results.py"),
-        script=script("analyze_results.py"),
-        runs=grid.RUNS,
-        folder=grid.ANALYSIS,
-    message:
-        "analyse {grid.RUNS}"
     conda:
         "../envs/sparseft.yaml"
+    params:
+        code=code("analyze_results.py"),
+        runs=subpath(input.evaluations[0], ancestor=2),
+        folder=subpath(output.plots, parent=True),
+    message:
+        "analyse {grid.RUNS}"
     shell:
-        "{PYTHON:q} {params.script:q}"
+        'python "$SCRIPTS"/analyze_results.py'
         " --results_dir {params.runs:q}"
         " --output_dir {params.folder:q}"
         " --plot"

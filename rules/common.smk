@@ -1,6 +1,7 @@
 # The grid, the constraints and the digests that all rules share; whatever computes is in lib/sparseft/.
 import sys
 from pathlib import Path
+from shlex import quote
 
 from sparseft import grid
 from sparseft.config import parse_config
@@ -8,7 +9,6 @@ from sparseft.digests import code_digest
 from sparseft.errors import InputError
 
 ROOT = Path(workflow.basedir)
-PYTHON = sys.executable  # the environment that runs Snakemake runs the scripts, activated or not
 
 try:
     STUDY = parse_config(config)
@@ -17,13 +17,15 @@ except InputError as error:
     sys.exit(2)
 
 
+# The environment that runs Snakemake runs the scripts, activated or not, wherever the project lies; not in params,
+# or a moved folder would run everything again.
+shell.prefix(
+    f"export PATH={quote(str(Path(sys.executable).parent))}:$PATH SCRIPTS={quote(str(ROOT))}/workflow/scripts; "
+)
+
+
 wildcard_constraints:
     **grid.WILDCARDS,
-
-
-def script(name):
-    """The path of a script."""
-    return str(ROOT / "workflow/scripts" / name)
 
 
 def code(name):

@@ -11,22 +11,21 @@ rule evaluate_run:
         f"results/logs/evaluate_run/{grid.RUN_ID}.log",
     benchmark:
         f"results/benchmarks/evaluate_run/{grid.RUN_ID}.tsv"
+    conda:
+        "../envs/sparseft.yaml"
     threads: STUDY.resources.threads
     resources:
         mem_mb=STUDY.resources.memory_mb,  # weights, and logits of a batch in fp32
         gpu=STUDY.resources.gpus,
     params:
         code=code("evaluate.py"),
-        script=script("evaluate.py"),
         run_id=grid.RUN_ID,
-        data=grid.DATA,
+        data=subpath(input.train, parent=True),
         batch_size=STUDY.evaluation_batch_size,
     message:
         "evaluate {params.run_id}"
-    conda:
-        "../envs/sparseft.yaml"
     shell:
-        "{PYTHON:q} {params.script:q}"
+        'python "$SCRIPTS"/evaluate.py'
         " --checkpoint {input.model:q}"
         " --task {wildcards.task:q}"
         " --data_dir {params.data:q}"

@@ -10,25 +10,37 @@ rule compute_masks:
         "results/logs/compute_masks/{model}_{method}.log",
     benchmark:
         "results/benchmarks/compute_masks/{model}_{method}.tsv"
+    wildcard_constraints:
+        method="|".join(grid.PATTERNS),
+    conda:
+        "../envs/sparseft.yaml"
     resources:
         mem_mb=STUDY.resources.memory_mb,  # one weight matrix, its ranking, and the packed masks of all sparsities
     params:
         code=code("compute_masks.py"),
-        script=script("compute_masks.py"),
-        model=grid.MODEL,
+        model=subpath(input.manifest, parent=True),
         folder=grid.MASKS,
-        sparsities=[str(s / 100) for s in STUDY.grid.sparsities],
+        method=lambda w: w.get("method", grid.DENSE),
+        sparsities=lambda w: [str(s / 100) for s in STUDY.grid.sparsities] if "method" in w.keys() else ["0"],
         seed=STUDY.masks.seed,
     message:
-        "compute the {wildcards.method} masks of {wildcards.model}"
-    conda:
-        "../envs/sparseft.yaml"
+        "compute the {params.method} masks of {wildcards.model}"
     shell:
-        "{PYTHON:q} {params.script:q}"
+        'python "$SCRIPTS"/compute_masks.py'
         " --model_path {params.model:q}"
         " --output_dir {params.folder:q}"
         " --sparsity {params.sparsities}"
-        " --method {wildcards.method:q}"
+        " --method {params.method:q}"
         " --seed {params.seed}"
         " --plot"
         " 2> {log:q}"
+
+
+# The mask of the dense runs, which every method shares: sparsity 00, all ones.
+use rule compute_masks as compute_dense_mask with:
+    output:
+        mask=f"{grid.MASKS}/masks_sparsity00_dense.pt",
+    log:
+        "results/logs/compute_masks/{model}_dense.log",
+    benchmark:
+        "results/benchmarks/compute_masks/{model}_dense.tsv"

@@ -11,20 +11,19 @@ rule merge_adapter:
         f"results/logs/merge_adapter/{grid.RUN_ID}.log",
     benchmark:
         f"results/benchmarks/merge_adapter/{grid.RUN_ID}.tsv"
+    conda:
+        "../envs/sparseft.yaml"
     resources:
         mem_mb=STUDY.resources.memory_mb,  # one weight matrix in fp32
     params:
         code=code("merge.py"),
-        script=script("merge.py"),
         run_id=grid.RUN_ID,
-        model=grid.MODEL,
+        model=subpath(input.manifest, parent=True),
         adapter=lambda w, input: flags(adapter=input.adapter or None),
     message:
         "merge {params.run_id}"
-    conda:
-        "../envs/sparseft.yaml"
     shell:
-        "{PYTHON:q} {params.script:q}"
+        'python "$SCRIPTS"/merge.py'
         " --model_path {params.model:q}"
         " --mask_path {input.mask:q}"
         " {params.adapter:q}"

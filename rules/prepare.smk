@@ -6,22 +6,18 @@ rule prepare_model:
         "results/logs/prepare_model/{model}.log",
     benchmark:
         "results/benchmarks/prepare_model/{model}.tsv"
+    conda:
+        "../envs/sparseft.yaml"
     resources:
         mem_mb=STUDY.resources.memory_mb,  # the whole model in fp32 while it is dequantised
     params:
         code=code("prepare_model.py"),
-        script=script("prepare_model.py"),
-        folder=grid.MODEL,
+        folder=subpath(output.manifest, parent=True),
         source=lambda w: flags(**STUDY.models[w.model].model_dump()),
     message:
         "prepare the model {wildcards.model}"
-    conda:
-        "../envs/sparseft.yaml"
     shell:
-        "{PYTHON:q} {params.script:q}"
-        " {params.source:q}"
-        " --output_dir {params.folder:q}"
-        " 2> {log:q}"
+        'python "$SCRIPTS"/prepare_model.py' " {params.source:q}" " --output_dir {params.folder:q}" " 2> {log:q}"
 
 
 # The examples of a task, in the fields of the original data set.
@@ -33,17 +29,16 @@ rule prepare_task:
         "results/logs/prepare_task/{task}.log",
     benchmark:
         "results/benchmarks/prepare_task/{task}.tsv"
+    conda:
+        "../envs/sparseft.yaml"
     params:
         code=code("prepare_task.py"),
-        script=script("prepare_task.py"),
-        folder=grid.DATA,
+        folder=subpath(output.train, parent=True),
         source=lambda w: flags(**STUDY.tasks[w.task].model_dump(exclude={"training"})),
     message:
         "prepare the examples of {wildcards.task}"
-    conda:
-        "../envs/sparseft.yaml"
     shell:
-        "{PYTHON:q} {params.script:q}"
+        'python "$SCRIPTS"/prepare_task.py'
         " --task {wildcards.task:q}"
         " {params.source:q}"
         " --output_dir {params.folder:q}"

@@ -14,24 +14,23 @@ rule train_adapter:
         f"results/benchmarks/train_adapter/{grid.RUN_ID}.tsv"
     wildcard_constraints:
         mode="sparse_to_dense|sparse_to_sparse",
+    conda:
+        "../envs/sparseft.yaml"
     threads: STUDY.resources.threads
     resources:
         mem_mb=STUDY.resources.memory_mb,  # weights, masks, activations of a micro-batch
         gpu=STUDY.resources.gpus,
     params:
         code=code("train.py"),
-        script=script("train.py"),
         run_id=grid.RUN_ID,
-        model=grid.MODEL,
-        data=grid.DATA,
-        folder=grid.RUN,
+        model=subpath(input.manifest, parent=True),
+        data=subpath(input.train, parent=True),
+        folder=subpath(output.record, parent=True),
         settings=lambda w: flags(**STUDY.training_of(w.task).model_dump()),
     message:
         "train {params.run_id}"
-    conda:
-        "../envs/sparseft.yaml"
     shell:
-        "{PYTHON:q} {params.script:q}"
+        'python "$SCRIPTS"/train.py'
         " --run_id {params.run_id:q}"
         " --model_path {params.model:q}"
         " --mask_path {input.mask:q}"

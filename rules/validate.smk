@@ -10,17 +10,16 @@ rule validate_sparsity:
         f"results/logs/validate_sparsity/{grid.RUN_ID}.log",
     benchmark:
         f"results/benchmarks/validate_sparsity/{grid.RUN_ID}.tsv"
-    params:
-        code=code("validate_sparsity.py"),
-        script=script("validate_sparsity.py"),
-        run_id=grid.RUN_ID,
-        base=grid.MODEL,
-    message:
-        "validate {params.run_id}"
     conda:
         "../envs/sparseft.yaml"
+    params:
+        code=code("validate_sparsity.py"),
+        run_id=grid.RUN_ID,
+        base=subpath(input.manifest, parent=True),
+    message:
+        "validate {params.run_id}"
     shell:
-        "{PYTHON:q} {params.script:q}"
+        'python "$SCRIPTS"/validate_sparsity.py'
         " --checkpoint {input.model:q}"
         " --mask_path {input.mask:q}"
         " --base {params.base:q}"

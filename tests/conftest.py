@@ -7,9 +7,8 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test looks anything up; before transformers is imported
 
-from tiny_models import MODELS, save_tiny
-
 from sparseft.checkpoints.checkpoint import Checkpoint
+from tiny_models import MODELS, save_tiny
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from sparseft.config import parse_config, schema
 from sparseft.errors import InputError
 

@@ -3,7 +3,6 @@
 import re
 
 import pytest
-
 from sparseft import grid
 from sparseft.config import parse_config
 from sparseft.errors import InputError

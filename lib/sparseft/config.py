@@ -1,6 +1,6 @@
 """The configuration: pydantic models, and the JSON schema generated from them.
 
-    python -m sparseft.config > config/schema.json
+python -m sparseft.config > config/schema.json
 """
 
 import json
@@ -59,7 +59,9 @@ class Training(Section):
 class TaskData(Section):
     """Which examples of a task, and what its training changes in the schedule."""
 
-    local: str | None = Field(None, description="A folder with train.jsonl and validation.jsonl; else hub or generated.")
+    local: str | None = Field(
+        None, description="A folder with train.jsonl and validation.jsonl; else hub or generated."
+    )
     train_examples: Positive | None = Field(None, description="Examples to train on; all when left out.")
     validation_examples: Positive | None = Field(None, description="Examples to evaluate on; all when left out.")
     seed: int = Field(0, ge=0, description="Chooses (or, for the mini tasks, generates) the examples.")
@@ -83,7 +85,9 @@ class Grid(Section):
                 raise ValueError(f"{name} lists a value twice")
         for method in self.methods:
             if method == DENSE:
-                raise ValueError("method 'dense' is no method of the grid: list sparsity 0, its runs come by themselves")
+                raise ValueError(
+                    "method 'dense' is no method of the grid: list sparsity 0, its runs come by themselves"
+                )
             split_method(method)
         return self
 

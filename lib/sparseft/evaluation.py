@@ -15,17 +15,17 @@ import torch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before datasets is imported: nothing is looked up on the hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from datasets import Dataset, disable_progress_bars  # noqa: E402
-from lm_eval import simple_evaluate  # noqa: E402
-from lm_eval.models.huggingface import HFLM  # noqa: E402
-from lm_eval.tasks import TaskManager  # noqa: E402
+from datasets import Dataset, disable_progress_bars
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
-from sparseft.checkpoints.checkpoint import Checkpoint  # noqa: E402
-from sparseft.tasks.task import Row, Task  # noqa: E402
-from sparseft.training.batches import encode  # noqa: E402
-from sparseft.training.hardware import choose_device, device_name  # noqa: E402
-from sparseft.training.loss import mean_answer_loss  # noqa: E402
-from sparseft.training.torch_backend import load_model  # noqa: E402
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.tasks.task import Row, Task
+from sparseft.training.batches import encode
+from sparseft.training.hardware import choose_device, device_name
+from sparseft.training.loss import mean_answer_loss
+from sparseft.training.torch_backend import load_model
 
 _EXACT_MATCH = {
     "metric": "exact_match",
@@ -85,7 +85,9 @@ def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
             "output_type": "generate_until",
             "doc_to_target": task.answer,
             "generation_kwargs": {
-                "until": ["Question:", "</s>", "<|im_end|>"], "do_sample": False, "max_gen_toks": task.max_new_tokens,
+                "until": ["Question:", "</s>", "<|im_end|>"],
+                "do_sample": False,
+                "max_gen_toks": task.max_new_tokens,
             },  # fmt: skip
             "metric_list": [_EXACT_MATCH],
             "filter_list": [

@@ -29,7 +29,9 @@ def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base
         "passed": whole and not total["violations"] and not outside[1],
         "layers_checked": len(checked),
         "layers_expected": len(expected),
-        "layers_not_checked": sorted(set(expected).symmetric_difference(mask.shape) | set(expected).difference(checked)),
+        "layers_not_checked": sorted(
+            set(expected).symmetric_difference(mask.shape) | set(expected).difference(checked)
+        ),
         "violations": total["violations"],
         "max_abs_violation": max((row["max_abs_violation"] for row in rows), default=0.0),
         "tolerance": tolerance,

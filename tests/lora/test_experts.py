@@ -1,9 +1,8 @@
 """Mixtral's experts, taken apart."""
 
 import torch
-from transformers import AutoModelForCausalLM
-
 from sparseft.lora.experts import Experts, unfuse_experts
+from transformers import AutoModelForCausalLM
 
 
 def test_unfused_experts_give_the_fused_model_s_logits(tiny_models):

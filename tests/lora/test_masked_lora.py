@@ -4,8 +4,6 @@ import copy
 
 import pytest
 import torch
-from torch.nn import functional as F
-
 from sparseft.lora.masked_lora import (
     LoRALinear,
     MaskedLoRAFunction,
@@ -14,13 +12,16 @@ from sparseft.lora.masked_lora import (
     keep_bits,
     merged_weight,
 )
+from torch.nn import functional as F
 
 SHAPES = [(6, 4, 2), (3, 11, 5), (1, 1, 1)]  # (out, in, r)
 
 
 def problem(out: int, inside: int, r: int, dtype: torch.dtype = torch.float64):
     generator = torch.Generator().manual_seed(out)
-    W, A, B = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((out, inside), (r, inside), (out, r)))
+    W, A, B = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((out, inside), (r, inside), (out, r))
+    )
     X = torch.randn((2, 5, inside), generator=generator, dtype=torch.float64)
     kept = torch.rand((out, inside), generator=generator) < 0.5
     A, B = (matrix.to(torch.float64 if dtype == torch.float64 else torch.float32) for matrix in (A, B))

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import save_tiny
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
-
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
@@ -21,6 +18,8 @@ from sparseft.lora.masked_lora import attach
 from sparseft.lora.merge import merge
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.training.torch_backend import memory_path
+from tiny_models import save_tiny
+from transformers import AutoModelForCausalLM
 
 R, ALPHA = 3, 6.0
 IDS = torch.arange(3, 51).reshape(2, 24)
@@ -46,11 +45,11 @@ def trained(checkpoint: Checkpoint, mask, mode: str, folder: Path):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("method", ["unstructured", "structured", "dense"])
+@pytest.mark.parametrize(("method", "percent"), [("unstructured", 50), ("structured", 50), ("dense", 0)])
 @pytest.mark.parametrize("name", ["llama", "mistral", "mixtral"])
-def test_the_merge_is_the_formula_and_touches_nothing_else(tmp_path, name, method, dtype):
+def test_the_merge_is_the_formula_and_touches_nothing_else(tmp_path, name, method, percent, dtype):
     base = Checkpoint(save_tiny(name, tmp_path / "base", dtype))
-    mask = compute_masks(base, method, [50], seed=0)[50]
+    mask = compute_masks(base, method, [percent], seed=0)[percent]
     trained(base, mask, "sparse_to_dense", tmp_path / "adapter")
     record = merge(base, mask, "m", tmp_path / "adapter", tmp_path / "out")
     before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("base", "out"))
@@ -68,7 +67,10 @@ def test_the_merge_is_the_formula_and_touches_nothing_else(tmp_path, name, metho
         assert torch.equal(after[key], torch.where(kept, full, torch.zeros_like(full)))
         assert not torch.signbit(after[key][~kept]).any()
         assert (after[key] != W)[kept].float().mean() > 0.5  # B A is in it
-    assert record["outputs"]["model.safetensors"] == hashlib.sha256((tmp_path / "out/model.safetensors").read_bytes()).hexdigest()
+    assert (
+        record["outputs"]["model.safetensors"]
+        == hashlib.sha256((tmp_path / "out/model.safetensors").read_bytes()).hexdigest()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -100,7 +102,9 @@ def test_peft_loads_the_dense_adapter_and_merges_it_to_the_same_weights(tmp_path
     mask = compute_masks(base, "dense", [0], seed=0)[0]
     model = trained(base, mask, "sparse_to_dense", tmp_path / "adapter")
     merge(base, mask, "m", tmp_path / "adapter", tmp_path / "out")
-    peer = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.folder, dtype="auto"), tmp_path / "adapter")
+    peer = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base.folder, dtype="auto"), tmp_path / "adapter"
+    )
     with torch.no_grad():
         torch.testing.assert_close(model(IDS).logits, peer.eval()(IDS).logits)
     ours = load_file(tmp_path / "out/model.safetensors")
@@ -116,7 +120,9 @@ def test_without_an_adapter_the_merge_is_the_pruning(tmp_path, tiny):
     before, after = load_file(tiny.folder / "model.safetensors"), load_file(tmp_path / "out/model.safetensors")
     for layer in mask.shape:
         kept = torch.from_numpy(mask.kept(layer))
-        assert torch.equal(after[f"{layer}.weight"], before[f"{layer}.weight"].where(kept, torch.tensor(0.0).bfloat16()))
+        assert torch.equal(
+            after[f"{layer}.weight"], before[f"{layer}.weight"].where(kept, torch.tensor(0.0).bfloat16())
+        )
 
 
 def test_a_sharded_checkpoint_merges_to_the_same_tensors(tmp_path):
@@ -128,7 +134,11 @@ def test_a_sharded_checkpoint_merges_to_the_same_tensors(tmp_path):
     merge(whole, mask, "m", tmp_path / "adapter", tmp_path / "one")
     merge(sharded, mask, "m", tmp_path / "adapter", tmp_path / "many")
     one = load_file(tmp_path / "one/model.safetensors")
-    many = {key: tensor for file in sorted((tmp_path / "many").glob("*.safetensors")) for key, tensor in load_file(file).items()}
+    many = {
+        key: tensor
+        for file in sorted((tmp_path / "many").glob("*.safetensors"))
+        for key, tensor in load_file(file).items()
+    }
     assert one.keys() == many.keys()
     assert all(torch.equal(one[key], many[key]) for key in one)
 

@@ -1,18 +1,18 @@
 """Masks against the definition: the first round(s n) weights of a stable ascending sort by |w|."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from tiny_models import PRUNABLE_LAYERS, save_tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.pruning.mask_generator import compute_masks, select
+from tiny_models import PRUNABLE_LAYERS, save_tiny
 
 SPARSITIES = [0, 10, 30, 50, 70, 90]
 METHODS = ["unstructured", "structured", "random"]
@@ -51,14 +51,14 @@ def test_counts_are_exact_and_masks_nested(n, percents):
     percents = sorted(percents)
     masks = select(np.random.default_rng(n).permutation(n), percents)
     assert [n - mask.sum() for mask in masks] == [round(Fraction(p * n, 100)) for p in percents]
-    for less, more in zip(masks, masks[1:], strict=False):
+    for less, more in pairwise(masks):
         assert not (more & ~less).any()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_masks_of_a_model_are_nested_and_reach_what_they_say(tiny, method):
     masks = compute_masks(tiny, method, SPARSITIES, seed=0)
-    for less, more in zip(masks.values(), list(masks.values())[1:], strict=False):
+    for less, more in pairwise(masks.values()):
         assert all(not (more.bits[layer] & ~less.bits[layer]).any() for layer in more.bits)
     for percent, mask in masks.items():
         pruned = sum(int((~mask.kept(layer)).sum()) for layer in mask.shape)
@@ -123,3 +123,10 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path, value, method):
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"layers\.1\.self_attn\.v_proj\.weight holds NaN or infinity"):
         compute_masks(Checkpoint(tmp_path / "m"), method, [50], seed=0)
+
+
+def test_dense_keeps_every_weight_and_has_no_other_sparsity(tiny):
+    mask = compute_masks(tiny, "dense", [0], seed=0)[0]
+    assert all(mask.kept(layer).all() for layer in mask.shape)
+    with pytest.raises(InputError, match="keeps every weight"):
+        compute_masks(tiny, "dense", [0, 30], seed=0)

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
-
 from sparseft.errors import InputError
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.mask_ops import Mask, check_mask, pack, read_mask, unpack, write_mask

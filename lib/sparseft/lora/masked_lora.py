@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -52,13 +51,13 @@ class MaskedLoRAFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, X, W, M, A, B, s):  # noqa: N803  (the letters of the formulas)
+    def forward(ctx, X, W, M, A, B, s):
         ctx.save_for_backward(X, W, M, A, B)
         ctx.s = s
         return F.linear(X, merged_weight(W, M, A, B, s))
 
     @staticmethod
-    def backward(ctx, dY):  # noqa: N803
+    def backward(ctx, dY):
         X, W, M, A, B = ctx.saved_tensors
         dX = dY @ merged_weight(W, M, A, B, ctx.s) if ctx.needs_input_grad[0] else None
         G = apply_mask_(dY.flatten(0, -2).T @ X.flatten(0, -2), M).to(A.dtype)  # (out, in)

@@ -12,6 +12,7 @@ import numpy as np
 
 from sparseft.checkpoints.checkpoint import Checkpoint, magnitude, reject_not_finite
 from sparseft.checkpoints.layers import coupled_parts, prunable_layers
+from sparseft.errors import InputError
 from sparseft.grid import DENSE, split_method
 from sparseft.pruning.importance import random_order
 from sparseft.pruning.mask_ops import Mask, pack
@@ -23,6 +24,8 @@ def compute_masks(checkpoint: Checkpoint, method: str, sparsities: list[int], *,
 
     Raises InputError for an unknown method, an unknown architecture, NaN or infinity in a weight."""
     pattern, importance = split_method(method)
+    if pattern == DENSE and any(sparsities):
+        raise InputError(f"method {DENSE!r} keeps every weight", "ask for sparsity 0, or for another method")
     meta = {"method": method, "pattern": pattern, "importance": importance, "scope": "layer", "coordinates": "hf"}
     meta |= {"base": checkpoint.digest, "seed": seed}
     bits: dict[int, dict[str, np.ndarray]] = {sparsity: {} for sparsity in sparsities}
@@ -30,7 +33,9 @@ def compute_masks(checkpoint: Checkpoint, method: str, sparsities: list[int], *,
         for sparsity, mask in zip(sparsities, kept, strict=True):
             bits[sparsity][layer] = pack(mask)
     shape = {layer: checkpoint.tensors[f"{layer}.weight"].shape for layer in prunable_layers(checkpoint)}
-    return {s: Mask(meta | {"sparsity": s / 100, "reached": reached(bits[s], shape)}, bits[s], shape) for s in sparsities}
+    return {
+        s: Mask(meta | {"sparsity": s / 100, "reached": reached(bits[s], shape)}, bits[s], shape) for s in sparsities
+    }
 
 
 def select(order: np.ndarray, sparsities: list[int]) -> list[np.ndarray]:

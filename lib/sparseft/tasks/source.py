@@ -38,9 +38,7 @@ def _from_hub(task: Task, split: str) -> list[Row]:
     except Exception as error:  # the client raises a dozen kinds, all meaning: not to be had
         raise InputError(
             f"{task.name}: {name} cannot be had from the hub ({type(error).__name__})",
-            "go online, or give tasks.{task}.local: a folder with train.jsonl and validation.jsonl".format(
-                task=task.name
-            ),
+            f"go online, or give tasks.{task.name}.local: a folder with train.jsonl and validation.jsonl",
         ) from None
     return [_plain(row, task) for row in rows]
 

@@ -50,8 +50,10 @@ def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Exam
         if task.choices is None:
             ids.append(tokenizer.eos_token_id)
         if len(ids) > max_length:
-            raise InputError(f"{task.name}: example {number} has {len(ids)} tokens, the model takes {max_length}",
-                             "leave long examples out of the data")
+            raise InputError(
+                f"{task.name}: example {number} has {len(ids)} tokens, the model takes {max_length}",
+                "leave long examples out of the data",
+            )
         examples.append(Example(ids, start))
     return examples
 

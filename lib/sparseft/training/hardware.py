@@ -37,11 +37,16 @@ def peak_memory(device: torch.device) -> int:
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that decide numbers."""
-    return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "transformers", "sparseft")}
+    return {"python": platform.python_version()} | {
+        name: version(name) for name in ("torch", "transformers", "sparseft")
+    }
 
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] \
-        if cpuinfo.exists() else []
+    names = (
+        [line.partition(":")[2] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        if cpuinfo.exists()
+        else []
+    )
     return names[0].strip() if names else platform.processor() or platform.machine()

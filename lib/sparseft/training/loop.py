@@ -18,7 +18,10 @@ BURN_IN = 3  # steps before the steady state: allocators and caches fill
 
 
 def fit(
-    model: nn.Module, parameters: list[nn.Parameter], batches: Iterator[list[Example]], settings: Training,
+    model: nn.Module,
+    parameters: list[nn.Parameter],
+    batches: Iterator[list[Example]],
+    settings: Training,
     device: torch.device,
 ) -> dict:
     """Train `parameters` for settings.steps steps; returns loss_curve, final_loss and the measured speed.

@@ -32,5 +32,7 @@ def mean_answer_loss(model: nn.Module, examples: list[Example], batch_size: int,
         total += answer_loss_sum(model, batch).item()
         tokens += batch.targets.numel()
     if not math.isfinite(total):
-        raise InputError(f"the evaluation loss is {total}", "lower training.learning_rate, or check the model's weights")
+        raise InputError(
+            f"the evaluation loss is {total}", "lower training.learning_rate, or check the model's weights"
+        )
     return total / tokens

@@ -41,8 +41,14 @@ def train(
     record = fit(model, parameters, batches, settings, device)
     record["eval_loss"] = mean_answer_loss(model, data["validation"], settings.micro_batch_size, device)
     matrices = {name: (layer.lora_A, layer.lora_B) for name, layer in layers.items()}
-    write_adapter(adapter, matrices, r=settings.lora_r, alpha=settings.lora_alpha, base=checkpoint.folder.name,
-                  sparseft=provenance)
+    write_adapter(
+        adapter,
+        matrices,
+        r=settings.lora_r,
+        alpha=settings.lora_alpha,
+        base=checkpoint.folder.name,
+        sparseft=provenance,
+    )
     return record | {
         "backend": "torch",
         "device": device_name(device),

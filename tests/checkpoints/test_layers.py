@@ -1,0 +1,80 @@
+"""Prunable layers of the three architectures, and how they are coupled."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import Part, coupled_parts, prunable_layers
+from sparseft.errors import InputError
+from sparseft.lora.experts import unfuse_experts
+from sparseft.training.torch_backend import memory_path
+from tiny_models import MODELS, PRUNABLE_LAYERS
+from transformers import AutoModelForCausalLM
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_prunable_layers_are_as_many_as_the_architecture_has(tiny_models, name):
+    layers = prunable_layers(Checkpoint(tiny_models[name]))
+    assert len(layers) == len(set(layers)) == PRUNABLE_LAYERS[name]
+    left = {name.rpartition(".")[0] for name in Checkpoint(tiny_models[name]).tensors} - set(layers)
+    assert left
+    assert all("norm" in name or "embed" in name or name == "lm_head" or name.endswith(".gate") for name in left)
+
+
+def test_the_prunable_layers_are_the_linears_of_the_decoder_without_the_router(tiny):
+    model = AutoModelForCausalLM.from_pretrained(tiny.folder)
+    unfuse_experts(model)
+    linears = {
+        name for name, module in model.model.named_modules(prefix="model") if isinstance(module, torch.nn.Linear)
+    }
+    assert {memory_path(layer) for layer in prunable_layers(tiny)} == linears
+
+
+def test_layer_10_comes_after_layer_9(tmp_path):
+    weight = torch.ones(2, 2)
+    save_file(
+        {f"model.layers.{n}.mlp.up_proj.weight": weight.clone() for n in range(12)}, tmp_path / "model.safetensors"
+    )
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    numbers = [int(layer.split(".")[2]) for layer in prunable_layers(Checkpoint(tmp_path))]
+    assert numbers == list(range(12))
+
+
+@pytest.mark.parametrize("architectures", [["GPT2LMHeadModel"], [], None])
+def test_another_architecture_is_refused_with_those_that_are_known(tmp_path, tiny_llama, architectures):
+    folder = shutil.copytree(tiny_llama.folder, tmp_path / "m")
+    (folder / "config.json").write_text(json.dumps({"architectures": architectures}))
+    with pytest.raises(InputError, match=r"architecture (GPT2LMHeadModel|none); use one of LlamaForCausalLM, Mistral"):
+        prunable_layers(Checkpoint(folder))
+
+
+def test_a_checkpoint_without_a_prunable_layer_and_a_missing_folder_are_refused(tmp_path, tiny_llama):
+    save_file({"model.norm.weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    shutil.copy(tiny_llama.folder / "config.json", tmp_path)
+    with pytest.raises(InputError, match="no prunable layer among 1 weights"):
+        prunable_layers(Checkpoint(tmp_path))
+    with pytest.raises(InputError, match="nowhere: no such model folder"):
+        prunable_layers(Checkpoint(tmp_path / "nowhere"))
+
+
+def test_every_prunable_layer_is_in_exactly_one_group_whose_parts_have_equally_many_units(tiny):
+    groups = coupled_parts(tiny)
+    assert sorted(part.layer for parts in groups for part in parts) == sorted(prunable_layers(tiny))
+    for parts in groups:
+        units = {tiny.tensors[f"{part.layer}.weight"].shape[part.axis] / part.width for part in parts}
+        assert units in ({2}, {48})  # key-value heads, FFN channels
+
+
+def test_the_first_groups_by_hand(tiny_llama):
+    ffn, attention = coupled_parts(tiny_llama)[:2]
+    mlp, self_attn = "model.layers.0.mlp", "model.layers.0.self_attn"
+    assert ffn == [Part(f"{mlp}.gate_proj", 0, 1), Part(f"{mlp}.up_proj", 0, 1), Part(f"{mlp}.down_proj", 1, 1)]
+    assert attention == [  # 4 query heads of 8 on 2 key-value heads
+        Part(f"{self_attn}.q_proj", 0, 16),
+        Part(f"{self_attn}.k_proj", 0, 8),
+        Part(f"{self_attn}.v_proj", 0, 8),
+        Part(f"{self_attn}.o_proj", 1, 16),
+    ]
