@@ -17,7 +17,7 @@ rule analyze_results:
         "../envs/sparseft.yaml"
     params:
         code=code("analyze_results.py"),
-        runs=subpath(input.evaluations[0], ancestor=2),
+        runs=lambda w, input: str(Path(input.evaluations[0]).parents[1]),
         folder=subpath(output.plots, parent=True),
     message:
         "analyse {grid.RUNS}"
