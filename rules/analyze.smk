@@ -22,7 +22,7 @@ rule analyze_results:
     message:
         "analyse {grid.RUNS}"
     shell:
-        'python "$SCRIPTS"/analyze_results.py'
+        'python "$SCRIPTS/analyze_results.py"'
         " --results_dir {params.runs:q}"
         " --output_dir {params.folder:q}"
         " --plot"

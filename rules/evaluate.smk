@@ -25,7 +25,7 @@ rule evaluate_run:
     message:
         "evaluate {params.run_id}"
     shell:
-        'python "$SCRIPTS"/evaluate.py'
+        'python "$SCRIPTS/evaluate.py"'
         " --checkpoint {input.model:q}"
         " --task {wildcards.task:q}"
         " --data_dir {params.data:q}"

@@ -26,7 +26,7 @@ rule compute_masks:
     message:
         "compute the {params.method} masks of {wildcards.model}"
     shell:
-        'python "$SCRIPTS"/compute_masks.py'
+        'python "$SCRIPTS/compute_masks.py"'
         " --model_path {params.model:q}"
         " --output_dir {params.folder:q}"
         " --sparsity {params.sparsities}"

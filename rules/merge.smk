@@ -23,7 +23,7 @@ rule merge_adapter:
     message:
         "merge {params.run_id}"
     shell:
-        'python "$SCRIPTS"/merge.py'
+        'python "$SCRIPTS/merge.py"'
         " --model_path {params.model:q}"
         " --mask_path {input.mask:q}"
         " {params.adapter:q}"

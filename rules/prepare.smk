@@ -17,7 +17,7 @@ rule prepare_model:
     message:
         "prepare the model {wildcards.model}"
     shell:
-        'python "$SCRIPTS"/prepare_model.py' " {params.source:q}" " --output_dir {params.folder:q}" " 2> {log:q}"
+        'python "$SCRIPTS/prepare_model.py"' " {params.source:q}" " --output_dir {params.folder:q}" " 2> {log:q}"
 
 
 # The examples of a task, in the fields of the original data set.
@@ -38,7 +38,7 @@ rule prepare_task:
     message:
         "prepare the examples of {wildcards.task}"
     shell:
-        'python "$SCRIPTS"/prepare_task.py'
+        'python "$SCRIPTS/prepare_task.py"'
         " --task {wildcards.task:q}"
         " {params.source:q}"
         " --output_dir {params.folder:q}"

@@ -30,7 +30,7 @@ rule train_adapter:
     message:
         "train {params.run_id}"
     shell:
-        'python "$SCRIPTS"/train.py'
+        'python "$SCRIPTS/train.py"'
         " --run_id {params.run_id:q}"
         " --model_path {params.model:q}"
         " --mask_path {input.mask:q}"

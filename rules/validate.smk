@@ -19,7 +19,7 @@ rule validate_sparsity:
     message:
         "validate {params.run_id}"
     shell:
-        'python "$SCRIPTS"/validate_sparsity.py'
+        'python "$SCRIPTS/validate_sparsity.py"'
         " --checkpoint {input.model:q}"
         " --mask_path {input.mask:q}"
         " --base {params.base:q}"

@@ -17,9 +17,11 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class Section(BaseModel):
-    """Every section refuses unknown keys: a typo must not pass as a default."""
+    """Every section refuses unknown keys: a typo must not pass as a default.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    Not strict about types: Snakemake hands over the numbers of --config as text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Model(Section):
