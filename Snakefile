@@ -28,5 +28,5 @@ include: "rules/collect.smk"
 # The default, and here because Snakemake takes no default from an included file.
 rule analyze:
     input:
-        f"{grid.ANALYSIS}/summary.csv",
+        grid.final_targets(STUDY),
     localrule: True

@@ -26,4 +26,4 @@ rule analyze_results:
         " --results_dir {params.runs:q}"
         " --output_dir {params.folder:q}"
         " --plot"
-        " 2> {log:q}"
+        " > {log:q} 2>&1"

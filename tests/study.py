@@ -51,19 +51,20 @@ class Study:
 
 TINY_STUDY = {
     "tasks": {
-        name: {"train_examples": 24, "validation_examples": 12, "training": {}}
+        name: {"train_examples": 24, "validation_examples": 12, "training": {"steps": 3, "learning_rate": 0.02}}
         for name in ("hellaswag_mini", "boolq_mini", "gsm8k_mini")
     },
-    "training": {"steps": 3, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 0.02, "lora_r": 4},
+    "training": {"batch_size": 4, "micro_batch_size": 2, "lora_r": 4},
 }
+METHODS = ["unstructured", "structured", "random"]
 
 
-def tiny_grid(model: str, task: str) -> dict:
-    """One model and task, with every method, three sparsities and both modes."""
+def tiny_grid(model: str, task: str, methods: list[str] = METHODS) -> dict:
+    """One model and task, three sparsities and both modes."""
     return {
         "models": [model],
         "tasks": [task],
-        "methods": ["unstructured", "structured", "random"],
+        "methods": methods,
         "sparsities": [0, 50, 80],
         "modes": ["sparse_to_dense", "sparse_to_sparse"],
         "seeds": [0],

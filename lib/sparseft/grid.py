@@ -111,6 +111,13 @@ def run_targets(config: "Config", name: str, *, trained_only: bool = False) -> l
     return [f"{fill(RUN, run)}/{name}" for run in chosen]
 
 
+def final_targets(config: "Config") -> list[str]:
+    """All that a finished study consists of: the tables, and every run's files, so that a lost one is made again."""
+    files = ("merge.json", "validation_report.json", "evaluation.json")
+    trained = [path for name in ("train.json", "adapter") for path in run_targets(config, name, trained_only=True)]
+    return [f"{ANALYSIS}/summary.csv", *trained, *(path for name in files for path in run_targets(config, name))]
+
+
 def fill(pattern: str, run: Run) -> str:
     """A path of `run`: its keys in the place of the wildcards."""
     return pattern.format(**{**vars(run), "sparsity": f"{run.sparsity:02d}"})

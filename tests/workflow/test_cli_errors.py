@@ -159,7 +159,10 @@ def test_an_output_folder_that_cannot_be_made(box):
     ("override", "line"),
     [
         ("grdi={}", "error: configuration: grdi: unknown key"),
-        ("grid={sparsities: [100]}", "error: configuration: grid.sparsities.0: Input should be less than 100, not '100'"),
+        (
+            "grid={sparsities: [100]}",
+            "error: configuration: grid.sparsities.0: Input should be less than 100, not '100'",
+        ),
         ("grid={methods: [best]}", "error: configuration: grid: method 'best' is unknown"),
     ],
 )

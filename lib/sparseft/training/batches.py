@@ -45,8 +45,9 @@ def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Exam
     examples = []
     for number, row in enumerate(rows, start=1):
         prompt = task.prompt(row)
-        start = len(tokenizer.encode(prompt))
-        ids = tokenizer.encode(f"{prompt} {task.answer(row)}")
+        ids = tokenizer.encode(prompt)
+        start = len(ids)
+        ids += tokenizer.encode(f"{prompt} {task.answer(row)}")[start:]
         if task.choices is None:
             ids.append(tokenizer.eos_token_id)
         if len(ids) > max_length:

@@ -1,6 +1,8 @@
 """The training loop: AdamW, warm-up and cosine tied to the number of steps, clipping, accumulation."""
 
+import math
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 
@@ -27,7 +29,7 @@ def fit(
     """Train `parameters` for settings.steps steps; returns loss_curve, final_loss and the measured speed.
 
     A step's loss is the mean over the answer tokens of its whole batch, whatever the micro-batch size.
-    Raises InputError when the loss is no longer finite."""
+    Raises InputError when the loss or its gradient is no longer finite."""
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     warmup = round(settings.warmup_fraction * settings.steps)
     schedule = get_cosine_schedule_with_warmup(optimizer, warmup, settings.steps)
@@ -37,13 +39,15 @@ def fit(
         begin = time.perf_counter()
         rate = schedule.get_last_lr()[0]
         loss, count = _accumulate(model, batch, settings.micro_batch_size, device)
-        torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).item()
+        if not math.isfinite(loss) or not math.isfinite(norm):  # a norm that overflows would clip every gradient to 0
+            raise InputError(f"the loss is {loss}, its gradient {norm} at step {step}", "lower training.learning_rate")
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if not loss < float("inf"):
-            raise InputError(f"the loss is {loss} at step {step}", "lower training.learning_rate")
         curve.append({"step": step, "loss": loss, "learning_rate": rate})
+        if not sys.stderr.isatty() and step % max(1, settings.steps // 10) == 0:  # there the bar says it
+            print(f"step {step} of {settings.steps}: loss {loss:.4f}", file=sys.stderr)
         seconds.append(time.perf_counter() - begin)
         tokens.append(count)
     model.eval()

