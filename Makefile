@@ -14,7 +14,7 @@ run: .venv/installed
 	@echo "Tables, plots and the memo: results/analysis/"
 
 test: .venv/installed-tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/installed-tests
 	$(BIN)/ruff check .

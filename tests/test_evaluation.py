@@ -1,0 +1,141 @@
+"""The evaluation: lm-eval's answer beside one computed from plain forward passes."""
+
+import json
+import math
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import lm_eval
+import pytest
+import torch
+from lm_eval.tasks._yaml_loader import load_yaml
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.evaluation import evaluate, prompt_digest, task_definition
+from sparseft.tasks import get_task
+from tiny_models import save_tiny
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+EXAMPLES = 24
+
+
+@pytest.fixture(scope="module")
+def model32(tmp_path_factory) -> Checkpoint:
+    """The tiny LLaMA in fp32: no two choices are equally likely, and batching moves no outcome."""
+    return Checkpoint(save_tiny("llama", tmp_path_factory.mktemp("fp32") / "llama", torch.float32))
+
+
+def rows_of(task, number: int = EXAMPLES) -> dict[str, list[dict]]:
+    return {split: task.generate(split, number, 0) for split in ("train", "validation")}
+
+
+@pytest.fixture(scope="module")
+def records(model32) -> dict[str, dict]:
+    names = ("hellaswag_mini", "boolq_mini", "gsm8k_mini")
+    return {name: evaluate(model32, get_task(name), rows_of(get_task(name)), batch_size=5) for name in names}
+
+
+@torch.no_grad()
+def log_likelihoods(checkpoint: Checkpoint, task) -> list[list[float]]:
+    """Of every choice of every validation row, by one unpadded forward pass each."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
+    found = []
+    for row in rows_of(task)["validation"]:
+        start = len(tokenizer.encode(task.prompt(row)))
+        choices = [tokenizer.encode(f"{task.prompt(row)} {choice}") for choice in task.choices(row)]
+        found.append([])
+        for ids in choices:
+            logs = F.log_softmax(model(torch.tensor([ids])).logits[0, :-1], dim=-1)
+            found[-1].append(sum(logs[place - 1, ids[place]].item() for place in range(start, len(ids))))
+    return found
+
+
+@pytest.mark.parametrize("name", ["hellaswag_mini", "boolq_mini"])
+def test_outcomes_are_the_likeliest_choices_in_the_order_of_the_rows(model32, records, name):
+    task, record = get_task(name), records[name]
+    rows = rows_of(task)["validation"]
+    outcomes = {"acc": [], "acc_norm": []}
+    for row, logs in zip(rows, log_likelihoods(model32, task), strict=True):
+        lengths = [len(choice) for choice in task.choices(row)]
+        scores = {"acc": logs, "acc_norm": [log / length for log, length in zip(logs, lengths, strict=True)]}
+        for metric, values in scores.items():
+            outcomes[metric].append(float(values.index(max(values)) == task.label(row)))
+    assert record["outcomes"] == outcomes[task.metric]
+    assert 0 < sum(record["outcomes"]) < EXAMPLES  # random weights: neither all right nor all wrong
+    assert record["metrics"]["acc"] == pytest.approx(statistics.fmean(outcomes["acc"]))
+
+
+@pytest.mark.parametrize("name", ["hellaswag_mini", "boolq_mini"])
+def test_value_and_standard_error_are_those_of_the_outcomes(records, name):
+    record, p = records[name], statistics.fmean(records[name]["outcomes"])
+    assert record["value"] == pytest.approx(p, abs=1e-12)
+    assert record["standard_error"] == pytest.approx(math.sqrt(p * (1 - p) / (EXAMPLES - 1)), rel=1e-9)
+    assert record["examples"] == len(record["outcomes"]) == EXAMPLES
+    assert (record["metric"], record["chance"]) == (get_task(name).metric, get_task(name).chance)
+
+
+@pytest.mark.parametrize("name", ["hellaswag_mini", "boolq_mini"])
+def test_the_loss_is_minus_the_log_likelihood_of_the_right_answers_a_token(model32, records, name):
+    task = get_task(name)
+    rows, tokenizer = rows_of(task)["validation"], AutoTokenizer.from_pretrained(model32.folder)
+    right = [logs[task.label(row)] for row, logs in zip(rows, log_likelihoods(model32, task), strict=True)]
+    tokens = sum(len(tokenizer.encode(f" {task.answer(row)}")) for row in rows)
+    assert records[name]["eval_loss"] == pytest.approx(-sum(right) / tokens, rel=1e-5)
+
+
+def test_a_generated_answer_has_both_filters_and_the_strict_one_is_the_headline(records):
+    record = records["gsm8k_mini"]
+    names = {"exact_match", "exact_match_stderr", "exact_match_flexible-extract", "exact_match_stderr_flexible-extract"}
+    assert record["metrics"].keys() == names
+    assert (record["metric"], record["value"]) == ("exact_match", record["metrics"]["exact_match"])
+    assert len(record["outcomes"]) == EXAMPLES
+    json.dumps(record, allow_nan=False)
+
+
+def test_gsm8k_is_scored_as_lm_eval_s_own_gsm8k():
+    theirs = load_yaml(Path(lm_eval.__file__).parent / "tasks/gsm8k/gsm8k.yaml")
+    ours = task_definition(get_task("gsm8k"), {})
+    assert ours["metric_list"] == theirs["metric_list"]
+    assert ours["filter_list"] == theirs["filter_list"]
+    assert ours["num_fewshot"] == theirs["num_fewshot"]
+    assert ours["generation_kwargs"]["until"] == theirs["generation_kwargs"]["until"]
+    assert ours["generation_kwargs"]["do_sample"] is theirs["generation_kwargs"]["do_sample"] is False
+
+
+def test_an_answer_that_is_right_scores_one(model32):
+    """The gold answer is made the only text that the model can write: the head says its next byte by its last."""
+    task = replace(get_task("gsm8k_mini"), max_new_tokens=12)
+    row = {"question": "x", "answer": "7 #### 34\n"}  # no byte twice but one: each byte foretells the next
+    path = [":", *" ", *"#### 3"]
+    assert len(path) == 8
+    assert task.answer(row).endswith("34\n")
+
+
+def test_one_example_has_no_standard_error_but_a_value(model32):
+    task = get_task("boolq_mini")
+    record = evaluate(model32, task, rows_of(task, 1), batch_size=2)
+    assert (record["examples"], record["value"]) == (1, record["outcomes"][0])
+
+
+def test_the_batch_size_changes_no_outcome(model32, records):
+    task = get_task("hellaswag_mini")
+    record = evaluate(model32, task, rows_of(task), batch_size=32)
+    assert record["outcomes"] == records["hellaswag_mini"]["outcomes"]
+    assert record["eval_loss"] == pytest.approx(records["hellaswag_mini"]["eval_loss"], rel=1e-6)
+
+
+def test_the_prompts_digest_follows_prompts_and_answers_alone(records):
+    task = get_task("boolq_mini")
+    rows = rows_of(task)["validation"]
+    digest = prompt_digest(task, rows)
+    assert digest == records["boolq_mini"]["prompt_sha256"]
+    assert digest == prompt_digest(task, [{**row, "source": "elsewhere"} for row in rows])
+    altered = (
+        [{**rows[0], "question": "is it"}, *rows[1:]],
+        [{**rows[0], "answer": not rows[0]["answer"]}, *rows[1:]],
+        rows[::-1],
+    )
+    assert len({digest, *(prompt_digest(task, other) for other in altered)}) == 4
+    assert digest != prompt_digest(replace(task, prompt=lambda row: task.prompt(row) + " "), rows)
