@@ -11,8 +11,12 @@ import pytest
 import torch
 from lm_eval.tasks._yaml_loader import load_yaml
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.errors import InputError
 from sparseft.evaluation import evaluate, prompt_digest, task_definition
 from sparseft.tasks import get_task
+from sparseft.training.batches import collate, encode
+from sparseft.training.loss import answer_loss_sum
+from sparseft.training.torch_backend import load_model
 from tiny_models import save_tiny
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -104,19 +108,28 @@ def test_gsm8k_is_scored_as_lm_eval_s_own_gsm8k():
     assert ours["generation_kwargs"]["do_sample"] is theirs["generation_kwargs"]["do_sample"] is False
 
 
-def test_an_answer_that_is_right_scores_one(model32):
-    """The gold answer is made the only text that the model can write: the head says its next byte by its last."""
-    task = replace(get_task("gsm8k_mini"), max_new_tokens=12)
-    row = {"question": "x", "answer": "7 #### 34\n"}  # no byte twice but one: each byte foretells the next
-    path = [":", *" ", *"#### 3"]
-    assert len(path) == 8
-    assert task.answer(row).endswith("34\n")
+def test_a_model_that_has_learnt_the_answers_writes_them_and_stops(tmp_path, model32):
+    task = get_task("gsm8k_mini")
+    rows = task.generate("train", 3, 0)
+    model, tokenizer = load_model(model32.folder, torch.device("cpu"))
+    batch = collate(encode(rows, task, tokenizer, 512))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        answer_loss_sum(model, batch).backward()
+        optimizer.step()
+    model.save_pretrained(tmp_path / "learnt")
+    tokenizer.save_pretrained(tmp_path / "learnt")
+    record = evaluate(Checkpoint(tmp_path / "learnt"), task, {"train": rows, "validation": rows}, batch_size=2)
+    assert record["outcomes"] == [1.0, 1.0, 1.0]
+    assert (record["metrics"]["exact_match"], record["metrics"]["exact_match_flexible-extract"]) == (1.0, 1.0)
+    assert (record["standard_error"], record["eval_loss"] < 0.1) == (0.0, True)
 
 
-def test_one_example_has_no_standard_error_but_a_value(model32):
+def test_a_single_example_is_refused_for_it_has_no_standard_error(model32):
     task = get_task("boolq_mini")
-    record = evaluate(model32, task, rows_of(task, 1), batch_size=2)
-    assert (record["examples"], record["value"]) == (1, record["outcomes"][0])
+    with pytest.raises(InputError, match="boolq_mini: one validation example has no standard error"):
+        evaluate(model32, task, rows_of(task, 1), batch_size=2)
 
 
 def test_the_batch_size_changes_no_outcome(model32, records):

@@ -21,6 +21,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.errors import InputError
 from sparseft.tasks.task import Row, Task
 from sparseft.training.batches import encode
 from sparseft.training.hardware import choose_device, device_name
@@ -44,7 +45,10 @@ _FILTERS = {
 def evaluate(checkpoint: Checkpoint, task: Task, rows: dict[str, list[Row]], batch_size: int) -> dict:
     """Score a checkpoint on rows["validation"]; returns evaluation.json's measured content.
 
-    rows["train"] serves the few-shot examples where the task has any. eval_loss: nats per answer token."""
+    rows["train"] serves the few-shot examples where the task has any. eval_loss: nats per answer token.
+    Raises InputError for fewer than two rows, which have no standard error."""
+    if len(rows["validation"]) < 2:
+        raise InputError(f"{task.name}: one validation example has no standard error", "give two or more")
     device = choose_device()
     model, tokenizer = load_model(checkpoint.folder, device)
     examples = encode(rows["validation"], task, tokenizer, model.config.max_position_embeddings)

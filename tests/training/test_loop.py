@@ -12,9 +12,9 @@ from sparseft.lora.experts import unfuse_experts
 from sparseft.lora.masked_lora import attach, merged_weight
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.tasks import get_task
-from sparseft.training.batches import encode, shuffled
+from sparseft.training.batches import collate, encode, shuffled
 from sparseft.training.loop import fit
-from sparseft.training.loss import mean_answer_loss
+from sparseft.training.loss import answer_loss_sum, mean_answer_loss
 from sparseft.training.torch_backend import memory_path
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -31,6 +31,11 @@ def prepare(checkpoint: Checkpoint, mode: str, task: str = "boolq_mini"):
     layers = attach(model, lambda layer: torch.from_numpy(mask.kept(layer)), paths, mode, 4, 2.0)
     rows = get_task(task).generate("train", 32, 0)
     return model, layers, encode(rows, get_task(task), AutoTokenizer.from_pretrained(checkpoint.folder), 512)
+
+
+def mean_loss(model, batch):
+    """Of a whole batch at once, with its gradient."""
+    return answer_loss_sum(model, collate(batch)) / collate(batch).targets.numel()
 
 
 def run(checkpoint: Checkpoint, mode: str, settings: Training):
@@ -51,6 +56,29 @@ def test_the_micro_batch_size_changes_nothing_but_rounding(tiny, mode):
             ours, theirs = getattr(matrices, name), getattr(whole[layer], name)
             close = (ours - theirs).abs() < 1e-4 * theirs.abs().max()
             assert close.float().mean() > 0.99  # where a gradient is all rounding, AdamW makes a step of its sign
+
+
+def test_three_steps_are_those_of_adamw_written_out(tiny_llama):
+    settings = Training(steps=3, batch_size=4, micro_batch_size=2, learning_rate=0.01, warmup_fraction=0.0,
+                        max_grad_norm=0.5, weight_decay=0.1)  # fmt: skip
+    _, ours, _ = run(tiny_llama, "sparse_to_sparse", settings)
+    model, layers, examples = prepare(tiny_llama, "sparse_to_sparse")
+    parameters = [matrix for layer in layers.values() for matrix in (layer.lora_A, layer.lora_B)]
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
+    for t, batch in enumerate(shuffled(examples, 4, 3, 0), start=1):
+        gradients = torch.autograd.grad(mean_loss(model, batch), parameters)
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm().item()
+        assert norm > 0.5  # or nothing would be clipped
+        rate = 0.005 * (1 + math.cos(math.pi * (t - 1) / 3))
+        for p, g, (m, v) in zip(parameters, gradients, moments, strict=True):
+            g = g * 0.5 / norm
+            m.mul_(0.9).add_(g, alpha=0.1)
+            v.mul_(0.999).add_(g * g, alpha=0.001)
+            step = m / (1 - 0.9**t) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+            p.data.mul_(1 - rate * 0.1).add_(step, alpha=-rate)
+    for name, layer in layers.items():
+        for ours_, theirs in ((ours[name].lora_A, layer.lora_A), (ours[name].lora_B, layer.lora_B)):
+            assert ((ours_ - theirs).abs() < 1e-4 * theirs.abs().max()).float().mean() > 0.99
 
 
 @pytest.mark.parametrize(("steps", "fraction"), [(20, 0.1), (10, 0.5), (5, 0.0)])

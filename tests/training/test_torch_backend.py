@@ -44,6 +44,13 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path, tin
     assert runs["one"]["eval_loss"] == runs["again"]["eval_loss"] != runs["other"]["eval_loss"]
 
 
+def test_the_seed_draws_the_matrices_too_not_the_batches_alone(tmp_path, tiny_llama):
+    rows = {**ROWS, "train": ROWS["train"][:1]}  # every batch is the same
+    losses = [run(tiny_llama, tmp_path / f"{seed}", seed=seed, rows=rows)["loss_curve"] for seed in (0, 1)]
+    assert losses[0][:2] == losses[1][:2]  # B starts at zero, and the first step has the rate 0
+    assert digest(tmp_path / "0") != digest(tmp_path / "1")
+
+
 def test_the_modes_give_different_adapters_and_different_losses(tmp_path, tiny):
     dense, sparse = (run(tiny, tmp_path / mode, mode=mode) for mode in ("sparse_to_dense", "sparse_to_sparse"))
     assert digest(tmp_path / "sparse_to_dense") != digest(tmp_path / "sparse_to_sparse")
