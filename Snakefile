@@ -28,5 +28,5 @@ include: "rules/collect.smk"
 # The default, and here because Snakemake takes no default from an included file.
 rule analyze:
     input:
-        grid.final_targets(STUDY),
+        targets.final_targets(STUDY),
     localrule: True

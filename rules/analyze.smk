@@ -1,10 +1,10 @@
 # All runs of the grid to tables, plots and the two documents.
 rule analyze_results:
     input:
-        evaluations=grid.run_targets(STUDY, "evaluation.json"),
-        validations=grid.run_targets(STUDY, "validation_report.json"),
-        merges=grid.run_targets(STUDY, "merge.json"),
-        trainings=grid.run_targets(STUDY, "train.json", trained_only=True),
+        evaluations=targets.run_targets(STUDY, "evaluation.json"),
+        validations=targets.run_targets(STUDY, "validation_report.json"),
+        merges=targets.run_targets(STUDY, "merge.json"),
+        trainings=targets.run_targets(STUDY, "train.json", trained_only=True),
     output:
         tables=[f"{grid.ANALYSIS}/{name}.csv" for name in grid.TABLES],
         documents=[f"{grid.ANALYSIS}/{name}" for name in ("correctness_memo.md", "EXPERIMENTS.md")],
@@ -17,7 +17,7 @@ rule analyze_results:
         "../envs/sparseft.yaml"
     params:
         code=code("analyze_results.py"),
-        runs=lambda w, input: str(Path(input.evaluations[0]).parents[1]),
+        runs=lambda w: grid.RUNS,
         folder=subpath(output.plots, parent=True),
     message:
         "analyse {grid.RUNS}"

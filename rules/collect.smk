@@ -8,19 +8,19 @@ localrules:
 
 rule masks:
     input:
-        grid.mask_targets(STUDY),
+        targets.mask_targets(STUDY),
 
 
 rule train:
     input:
-        grid.run_targets(STUDY, "train.json", trained_only=True),
+        targets.run_targets(STUDY, "train.json", trained_only=True),
 
 
 rule validate:
     input:
-        grid.run_targets(STUDY, "validation_report.json"),
+        targets.run_targets(STUDY, "validation_report.json"),
 
 
 rule evaluate:
     input:
-        grid.run_targets(STUDY, "evaluation.json"),
+        targets.run_targets(STUDY, "evaluation.json"),

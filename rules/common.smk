@@ -3,15 +3,15 @@ import sys
 from pathlib import Path
 from shlex import quote
 
-from sparseft import grid
-from sparseft.config import parse_config
+from sparseft import grid, targets
+from sparseft.config import Config, parse_section
 from sparseft.digests import code_digest
 from sparseft.errors import InputError
 
 ROOT = Path(workflow.basedir)
 
 try:
-    STUDY = parse_config(config)
+    STUDY = parse_section(Config, config, "configuration")
 except InputError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
@@ -19,8 +19,11 @@ except InputError as error:
 
 # The environment that runs Snakemake runs the scripts, activated or not, wherever the project lies; not in params,
 # or a moved folder would run everything again.
+# A prefix replaces Snakemake's own `set -euo pipefail`. With --sdm conda the rule's environment runs the scripts.
+BIN = "" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:"
 shell.prefix(
-    f"export PATH={quote(str(Path(sys.executable).parent))}:$PATH SCRIPTS={quote(str(ROOT))}/workflow/scripts; "
+    f"set -euo pipefail; export PATH={quote(BIN)}$PATH PYTHONPATH={quote(str(ROOT / 'lib'))} "
+    f"SCRIPTS={quote(str(ROOT / 'workflow/scripts'))}; "
 )
 
 

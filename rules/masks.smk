@@ -39,7 +39,7 @@ rule compute_masks:
 # The mask of the dense runs, which every method shares: sparsity 00, all ones.
 use rule compute_masks as compute_dense_mask with:
     output:
-        mask=f"{grid.MASKS}/masks_sparsity00_dense.pt",
+        mask=expand(grid.MASK, sparsity="00", method=grid.DENSE, allow_missing=True),
     log:
         "results/logs/compute_masks/{model}_dense.log",
     benchmark:

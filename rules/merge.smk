@@ -3,7 +3,7 @@ rule merge_adapter:
     input:
         manifest=grid.MANIFEST,
         mask=grid.MASK,
-        adapter=lambda w: [] if w.mode == "no_finetune" else f"{grid.RUN}/adapter",
+        adapter=lambda w: [] if w.mode == grid.NO_FINETUNE else f"{grid.RUN}/adapter",
     output:
         model=directory(f"{grid.RUN}/model_dir") if STUDY.keep_merged else temp(directory(f"{grid.RUN}/model_dir")),
         report=f"{grid.RUN}/merge.json",

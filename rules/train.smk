@@ -13,7 +13,7 @@ rule train_adapter:
     benchmark:
         f"results/benchmarks/train_adapter/{grid.RUN_ID}.tsv"
     wildcard_constraints:
-        mode="sparse_to_dense|sparse_to_sparse",
+        mode="|".join(grid.TRAINED_MODES),
     conda:
         "../envs/sparseft.yaml"
     threads: STUDY.resources.threads

@@ -16,7 +16,7 @@ from sparseft.evaluation import evaluate, prompt_digest, task_definition
 from sparseft.tasks import get_task
 from sparseft.training.batches import collate, encode
 from sparseft.training.loss import answer_loss_sum
-from sparseft.training.torch_backend import load_model
+from sparseft.training.model import load_model
 from tiny_models import save_tiny
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from sparseft import grid
-from sparseft.config import parse_config
+from sparseft import grid, targets
+from sparseft.config import Config, parse_section
 from sparseft.errors import InputError
 from sparseft.grid import Run
 from sparseft.tasks import TASKS
@@ -30,13 +30,13 @@ def test_run_id_is_spelled_as_the_design_says():
 
 
 def test_every_run_of_a_grid_parses_back_from_its_id():
-    found = grid.runs(parse_config(STUDY))
+    found = targets.runs(parse_section(Config, STUDY, "configuration"))
     assert [Run.parse(run.id) for run in found] == found
     assert len({run.id for run in found}) == len(found)
 
 
 def test_a_grid_has_one_dense_run_a_model_task_and_seed():
-    found = grid.runs(parse_config(STUDY))
+    found = targets.runs(parse_section(Config, STUDY, "configuration"))
     cells = 2 * 2  # models x tasks
     pruned = 2 * 2  # methods x sparsities above 0
     assert len(found) == cells * (2 + 1) + cells * pruned * (2 * 2 + 1)
@@ -58,7 +58,6 @@ def test_paths_are_those_of_the_design():
     run = Run("llama", "boolq", "random", 5, "sparse_to_dense", 0)
     assert grid.fill(grid.MASK, run) == "masks/llama/masks_sparsity05_random.pt"
     assert grid.fill(grid.RUN, run) == f"results/runs/{run.id}"
-    assert grid.mask_name(50, "random") == "masks_sparsity50_random"
 
 
 def test_the_vocabulary_of_tasks_is_the_library_s():

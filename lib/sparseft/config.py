@@ -5,12 +5,12 @@ python -m sparseft.config > config/schema.json
 
 import json
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sparseft.errors import InputError
-from sparseft.grid import DENSE, TASKS, WILDCARDS, split_method
+from sparseft.grid import PATTERNS, TASKS, TRAINED_MODES, WILDCARDS
 
 SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+)$"
 Positive = Annotated[int, Field(gt=0)]
@@ -22,6 +22,9 @@ class Section(BaseModel):
     Not strict about types: Snakemake hands over the numbers of --config as text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Section)
 
 
 class Model(Section):
@@ -75,9 +78,9 @@ class Grid(Section):
 
     models: list[str] = Field(min_length=1, description="Keys of `models`.")
     tasks: list[str] = Field(min_length=1, description="Keys of `tasks`.")
-    methods: list[str] = Field(min_length=1, description="PATTERN[_IMPORTANCE].")
+    methods: list[Literal[PATTERNS]] = Field(min_length=1, description="How to prune; dense runs come with sparsity 0.")
     sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(min_length=1, description="Percent, 0 to 99.")
-    modes: list[Literal["sparse_to_dense", "sparse_to_sparse"]] = Field(min_length=1, description="How to train.")
+    modes: list[Literal[TRAINED_MODES]] = Field(min_length=1, description="How to train.")
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="One run each.")
 
     @model_validator(mode="after")
@@ -85,12 +88,6 @@ class Grid(Section):
         for name, values in self:
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} lists a value twice")
-        for method in self.methods:
-            if method == DENSE:
-                raise ValueError(
-                    "method 'dense' is no method of the grid: list sparsity 0, its runs come by themselves"
-                )
-            split_method(method)
         return self
 
 
@@ -98,7 +95,6 @@ class Masks(Section):
     """How masks are computed."""
 
     seed: int = Field(0, ge=0, description="Of the method `random`.")
-    plot: bool = Field(True, description="Also draw the per-layer sparsity histograms.")
 
 
 class Resources(Section):
@@ -141,22 +137,12 @@ class Config(Section):
         return Training(**{**self.training.model_dump(), **self.tasks[task].training})
 
 
-def parse_config(raw: dict) -> Config:
-    """Check a configuration. Raises InputError, one line, with the place of the first fault."""
+def parse_section(section: type[S], raw: dict, name: str) -> S:
+    """Check a section that the user calls `name`. Raises InputError, one line, with the place of the first fault."""
     try:
-        return Config(**raw)
+        return section.model_validate(raw)
     except ValidationError as error:
-        raise InputError(f"configuration: {_first(error)}", "config/schema.json describes every key") from None
-    except TypeError as error:
-        raise InputError(f"configuration: {error}", "config/schema.json describes every key") from None
-
-
-def parse_training(raw: dict) -> Training:
-    """Check a schedule. Raises InputError, one line, with the first fault."""
-    try:
-        return Training(**raw)
-    except ValidationError as error:
-        raise InputError(f"training: {_first(error)}", "config/schema.json describes every key") from None
+        raise InputError(f"{name}: {_first(error)}", "config/schema.json describes every key") from None
 
 
 def schema() -> str:

@@ -1,4 +1,4 @@
-"""Evaluation by lm-eval as a library, on the very prompts and rows that training reads.
+"""Evaluation by lm-eval as a library, on the prompts that training reads; gsm8k puts worked examples before its own.
 
 The task's functions go into lm-eval's task definition as they are; its metrics, filters and standard errors are its
 own (github.com/EleutherAI/lm-evaluation-harness). gsm8k's filters are those of its gsm8k.yaml, version 3.
@@ -9,8 +9,6 @@ import json
 import logging
 import os
 from importlib.metadata import version
-
-import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before datasets is imported: nothing is looked up on the hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -26,7 +24,7 @@ from sparseft.tasks.task import Row, Task
 from sparseft.training.batches import encode
 from sparseft.training.hardware import choose_device, device_name
 from sparseft.training.loss import mean_answer_loss
-from sparseft.training.torch_backend import load_model
+from sparseft.training.model import load_model
 
 _EXACT_MATCH = {
     "metric": "exact_match",
@@ -116,7 +114,6 @@ def _score(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, 
     """(every metric with its standard error, the headline metric of each example in the order of the rows)."""
     disable_progress_bars()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    torch.manual_seed(0)
     tasks = TaskManager(include_defaults=False)  # reading lm-eval's own 14,000 task files takes 8 s
     result = simple_evaluate(lm, tasks=[task_definition(task, rows)], task_manager=tasks, log_samples=True)
     chosen = "none" if task.choices else "strict-match"

@@ -7,17 +7,13 @@ shares them. `sparse_to_dense` at sparsity 00 is plain LoRA; `no_finetune` is th
 
 import re
 from dataclasses import dataclass
-from itertools import product
-from typing import TYPE_CHECKING
 
 from sparseft.errors import InputError
 
-if TYPE_CHECKING:
-    from sparseft.config import Config
-
 PATTERNS = ("unstructured", "structured", "random")
-IMPORTANCES = ("magnitude",)
-MODES = ("sparse_to_dense", "sparse_to_sparse", "no_finetune")
+NO_FINETUNE = "no_finetune"
+TRAINED_MODES = ("sparse_to_dense", "sparse_to_sparse")
+MODES = (NO_FINETUNE, *TRAINED_MODES)
 DENSE = "dense"
 TASKS = ("boolq", "hellaswag", "gsm8k", "boolq_mini", "hellaswag_mini", "gsm8k_mini")
 TABLES = ("summary", "grouped_summary", "sparsity_vs_performance", "throughput_vs_batch_size", "missing")
@@ -62,18 +58,10 @@ class Run:
 
 
 def split_method(method: str) -> tuple[str, str]:
-    """`PATTERN[_IMPORTANCE]` -> (pattern, importance); magnitude when left out, and none for random."""
-    pattern, _, importance = method.partition("_")
-    if method == DENSE or method == "random":
-        return method, "none"
-    if pattern not in PATTERNS or (importance or "magnitude") not in IMPORTANCES or pattern == "random":
+    """A method -> (pattern, importance). Importance magnitude is left out of a name; random and dense have none."""
+    if method not in (DENSE, *PATTERNS):
         raise InputError(f"method {method!r} is unknown", f"choose one of {', '.join(PATTERNS)}")
-    return pattern, importance or "magnitude"
-
-
-def mask_name(sparsity: int | str, method: str) -> str:
-    """The name of a mask file without its suffix."""
-    return f"masks_sparsity{sparsity:0>2}_{method}"
+    return method, "none" if method in (DENSE, "random") else "magnitude"
 
 
 # Every path of the study, relative to its folder; {braces} are the wildcards above.
@@ -81,41 +69,11 @@ MODEL = "models/{model}"
 MANIFEST = f"{MODEL}/manifest.json"
 DATA = "data/{task}"
 MASKS = "masks/{model}"
-MASK = f"{MASKS}/masks_sparsity{{sparsity}}_{{method}}.pt"
+MASK_NAME = "masks_sparsity{sparsity}_{method}"
+MASK = f"{MASKS}/{MASK_NAME}.pt"
 RUNS = "results/runs"
 RUN = f"{RUNS}/{RUN_ID}"
 ANALYSIS = "results/analysis"
-
-
-def runs(config: "Config") -> list[Run]:
-    """Every run of a configuration's grid, sorted, none twice."""
-    grid = config.grid
-    found = set()
-    for model, task in product(grid.models, grid.tasks):
-        for sparsity in grid.sparsities:
-            for method in grid.methods if sparsity else [DENSE]:
-                modes = grid.modes if sparsity else ["sparse_to_dense"]  # at sparsity 00: plain LoRA
-                found |= {Run(model, task, method, sparsity, *cell) for cell in product(modes, grid.seeds)}
-                found.add(Run(model, task, method, sparsity, "no_finetune", min(grid.seeds)))
-    return sorted(found)
-
-
-def mask_targets(config: "Config") -> list[str]:
-    """The mask files that the grid's runs need."""
-    return sorted({fill(MASK, run) for run in runs(config)})
-
-
-def run_targets(config: "Config", name: str, *, trained_only: bool = False) -> list[str]:
-    """The file `name` of every run; of the trained runs alone where the others have none."""
-    chosen = [run for run in runs(config) if run.mode != "no_finetune" or not trained_only]
-    return [f"{fill(RUN, run)}/{name}" for run in chosen]
-
-
-def final_targets(config: "Config") -> list[str]:
-    """All that a finished study consists of: the tables, and every run's files, so that a lost one is made again."""
-    files = ("merge.json", "validation_report.json", "evaluation.json")
-    trained = [path for name in ("train.json", "adapter") for path in run_targets(config, name, trained_only=True)]
-    return [f"{ANALYSIS}/summary.csv", *trained, *(path for name in files for path in run_targets(config, name))]
 
 
 def fill(pattern: str, run: Run) -> str:

@@ -11,7 +11,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.source import prepare_model
 from sparseft.config import Model
-from sparseft.training.torch_backend import load_model
+from sparseft.training.model import load_model
 from torch.nn import functional as F
 
 ROOT = Path(__file__).parents[2]

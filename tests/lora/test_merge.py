@@ -13,11 +13,10 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
 from sparseft.lora.adapter import read_adapter, write_adapter
-from sparseft.lora.experts import unfuse_experts
+from sparseft.lora.experts import memory_path, unfuse_experts
 from sparseft.lora.masked_lora import attach
 from sparseft.lora.merge import merge
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.training.torch_backend import memory_path
 from tiny_models import save_tiny
 from transformers import AutoModelForCausalLM
 

@@ -47,7 +47,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path, tin
 def test_the_seed_draws_the_matrices_too_not_the_batches_alone(tmp_path, tiny_llama):
     rows = {**ROWS, "train": ROWS["train"][:1]}  # every batch is the same
     losses = [run(tiny_llama, tmp_path / f"{seed}", seed=seed, rows=rows)["loss_curve"] for seed in (0, 1)]
-    assert losses[0][:2] == losses[1][:2]  # B starts at zero, and the first step has the rate 0
+    assert losses[0][0] == losses[1][0]  # B starts at zero
     assert digest(tmp_path / "0") != digest(tmp_path / "1")
 
 

@@ -163,7 +163,10 @@ def test_an_output_folder_that_cannot_be_made(box):
             "grid={sparsities: [100]}",
             "error: configuration: grid.sparsities.0: Input should be less than 100, not '100'",
         ),
-        ("grid={methods: [best]}", "error: configuration: grid: method 'best' is unknown"),
+        (
+            "grid={methods: [best]}",
+            "error: configuration: grid.methods.0: Input should be 'unstructured', 'structured' or 'random', not 'best'",
+        ),
     ],
 )
 def test_a_fault_in_the_configuration_stops_snakemake_before_any_job(tmp_path, override, line):

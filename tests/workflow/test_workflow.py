@@ -4,8 +4,8 @@ import csv
 import json
 
 import pytest
-from sparseft import grid
-from sparseft.config import parse_config
+from sparseft import grid, targets
+from sparseft.config import Config, parse_section
 from sparseft.grid import Run
 from study import METHODS, TINY_STUDY, Study, tiny_grid
 from tiny_models import PRUNABLE_LAYERS
@@ -49,7 +49,7 @@ def test_the_runs_are_exactly_those_of_the_grid(study):
     expected = set()
     for model, task, methods in CELLS:
         raw = {"models": {model: {"source": "path:x"}}, **TINY_STUDY, "grid": tiny_grid(model, task, methods)}
-        expected |= {run.id for run in grid.runs(parse_config(raw))}
+        expected |= {run.id for run in targets.runs(parse_section(Config, raw, "configuration"))}
     assert found == expected
 
 

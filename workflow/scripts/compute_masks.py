@@ -12,9 +12,9 @@ from pathlib import Path
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError, run_script
 from sparseft.files import write_json
-from sparseft.grid import mask_name
+from sparseft.grid import MASK_NAME
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_ops import SUFFIXES, write_mask
+from sparseft.pruning.mask_ops import write_mask
 from sparseft.pruning.report import mask_report, plot_report
 
 
@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--importance", default="magnitude", help="the score; random has none")
     parser.add_argument("--scope", choices=["layer"], default="layer", help="what is ranked together")
     parser.add_argument("--seed", type=int, default=0, help="of the method random")
-    parser.add_argument("--format", choices=sorted(SUFFIXES), default="pt")
+    parser.add_argument("--format", choices=["pt", "safetensors"], default="pt")
     parser.add_argument("--plot", action="store_true", help="also draw the per-layer sparsity histograms")
     return parser.parse_args()
 
@@ -51,7 +51,8 @@ def main() -> int:
     method = args.method if args.importance == "magnitude" else f"{args.method}_{args.importance}"
     masks = compute_masks(Checkpoint(args.model_path), method, sparsities, seed=args.seed)
     for sparsity, mask in masks.items():
-        write_mask(args.output_dir / f"{mask_name(sparsity, method)}{SUFFIXES[args.format]}", mask)
+        name = MASK_NAME.format(sparsity=f"{sparsity:02d}", method=method)
+        write_mask(args.output_dir / f"{name}.{args.format}", mask)
     report = mask_report(masks)
     if args.plot:
         plot_report(report, args.output_dir / "plots" / f"sparsity_{method}.png")

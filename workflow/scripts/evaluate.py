@@ -16,7 +16,6 @@ from sparseft.files import sha256, write_json
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS
 from sparseft.training.hardware import limit_threads
-from sparseft.validation import checkpoint_hashes
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,7 +36,8 @@ def main() -> int:
     task, checkpoint = get_task(args.task), Checkpoint(args.checkpoint)
     rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
     record = evaluate(checkpoint, task, rows, args.batch_size)
-    inputs = {"model": checkpoint_hashes(checkpoint), "data": sha256(args.data_dir / "validation.jsonl")}
+    inputs = {"model": checkpoint.hashes(), "data": sha256(args.data_dir / "validation.jsonl")}
+    inputs["train"] = sha256(args.data_dir / "train.jsonl")  # few-shot examples come from it
     write_json(args.output, {**record, "seconds": time.perf_counter() - begin, "inputs": inputs})
     return 0
 

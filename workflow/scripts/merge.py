@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_layers
+from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import run_script
 from sparseft.files import sha256, write_json
 from sparseft.lora.merge import merge
@@ -34,8 +34,7 @@ def main() -> int:
     limit_threads(1)
     begin = time.perf_counter()
     checkpoint, mask, mask_sha256 = Checkpoint(args.model_path), read_mask(args.mask_path), sha256(args.mask_path)
-    shapes = {layer: checkpoint.tensors[f"{layer}.weight"].shape for layer in prunable_layers(checkpoint)}
-    check_mask(mask, args.mask_path, shapes, checkpoint.digest)
+    check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
     merged = merge(checkpoint, mask, mask_sha256, args.adapter, args.output_dir)
     inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": merged.pop("adapter")}
     write_json(args.report, {"inputs": inputs, **merged, "seconds": time.perf_counter() - begin})

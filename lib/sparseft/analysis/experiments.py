@@ -12,8 +12,9 @@ import pandas as pd
 from sparseft.analysis.chain import short
 from sparseft.analysis.markdown import markdown_table
 from sparseft.analysis.records import NO_FINETUNE, Record
-from sparseft.analysis.tables import MODE_ORDER, PLAIN_LORA
+from sparseft.analysis.tables import PLAIN_LORA
 from sparseft.files import atomic_file
+from sparseft.grid import MODES
 
 CONTROL = "random"  # the method that every other one is compared with
 
@@ -63,7 +64,7 @@ def results_table(cells: pd.DataFrame) -> pd.DataFrame:
         for cell in cells.itertuples()
     ]
     wide = cells.assign(text=text).pivot(index=rows, columns="mode", values="text")
-    modes = [mode for mode in MODE_ORDER if mode in wide]
+    modes = [mode for mode in MODES if mode in wide]
     order = list(cells[rows].drop_duplicates().itertuples(index=False, name=None))  # pivot sorts by the alphabet
     return wide.loc[order, modes].fillna("-").rename_axis(columns=None).reset_index()
 
@@ -81,7 +82,7 @@ def _setting(records: list[Record], cells: pd.DataFrame) -> str:
         "models (digest of the weights)": _each(f"{name} ({digest})" for name, digest in merges),
         "methods": ", ".join(cells["method"].unique()),
         "sparsity, percent of the prunable weights": _each(cells["sparsity"]),
-        "modes": ", ".join(mode for mode in MODE_ORDER if mode in set(cells["mode"])),
+        "modes": ", ".join(mode for mode in MODES if mode in set(cells["mode"])),
         "seeds": _each(record.run.seed for record in records),
         "runs": len(records),
         "training": _each(f"{train.backend} in {train.dtype} on {train.device}" for train in trained),

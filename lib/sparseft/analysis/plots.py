@@ -25,8 +25,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparseft.analysis.records import NO_FINETUNE
-from sparseft.analysis.tables import MODE_ORDER
 from sparseft.files import atomic_folder
+from sparseft.grid import MODES
 
 METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_match": "exact match"}
 SPARSITY = "sparsity (% of prunable weights)"
@@ -101,7 +101,7 @@ def _line_figure(points: pd.DataFrame, column: str, label: str, *, error: str, t
     handles = {
         text: handle for axes in panels.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    names = sorted(handles, key=lambda text: (text not in MODE_ORDER, text))
+    names = sorted(handles, key=lambda text: (text not in MODES, text))
     figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
@@ -109,8 +109,8 @@ def _line_figure(points: pd.DataFrame, column: str, label: str, *, error: str, t
 def _draw_lines(axes: Axes, points: pd.DataFrame, column: str, error: str) -> None:
     for mode, line in points.groupby("mode", sort=False):
         look = {"linewidth": 1.8, "markersize": 5, "capsize": 2.5, "elinewidth": 1, **_MODES[mode]}
-        # Half a percent apart, so that equal values and their bars stay visible beside each other.
-        place = line["sparsity"] + 0.7 * (MODE_ORDER.index(mode) - 1)
+        # 0.7 points apart, so that equal values and their bars stay visible beside each other.
+        place = line["sparsity"] + 0.7 * (MODES.index(mode) - 1)
         axes.errorbar(place, line[column], yerr=line[error].astype(float), label=mode, **look)
 
 

@@ -17,9 +17,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sparseft.errors import InputError
-from sparseft.grid import DENSE, Run
+from sparseft.grid import DENSE, NO_FINETUNE, Run
 
-NO_FINETUNE = "no_finetune"
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -19,11 +19,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from sparseft.analysis.records import NO_FINETUNE, Gap, Record
+from sparseft.analysis.records import Gap, Record
 from sparseft.files import atomic_file
-from sparseft.grid import DENSE, PATTERNS
+from sparseft.grid import DENSE, MODES, NO_FINETUNE, PATTERNS
 
-MODE_ORDER = (NO_FINETUNE, "sparse_to_dense", "sparse_to_sparse")  # before fine-tuning, then after it
 PLAIN_LORA = "sparse_to_dense"  # the mode of the dense fine-tuned runs
 CELL = ["model", "task", "metric", "method", "sparsity", "mode"]
 LINE = ["model", "task", "metric", "method", "mode"]
@@ -140,6 +139,7 @@ def _row(record: Record) -> dict:
         "model_sha256": merge.inputs.model if merge else None,
         "mask_sha256": validation.inputs.mask,
         "adapter_sha256": train.outputs.adapter if train else None,
+        "data_sha256": evaluation.inputs.data,
         "merged_sha256": files_digest(merge.outputs if merge else None),
     }
 
@@ -169,7 +169,7 @@ def _tidy(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def _rank(column: pd.Series) -> pd.Series:
     """Methods and modes in the order of the study, everything else by its value."""
     if column.name == "mode":
-        return column.map(MODE_ORDER.index)
+        return column.map(MODES.index)
     if column.name == "method":
         patterns = (DENSE, *PATTERNS)
         return column.map(lambda method: f"{patterns.index(method.partition('_')[0]):02d} {method}")

@@ -83,12 +83,16 @@ class Checkpoint:
         count = tensor.nbytes // BITS[tensor.dtype].itemsize
         return np.fromfile(tensor.file, BITS[tensor.dtype], count, offset=tensor.start).reshape(tensor.shape)
 
+    def hashes(self) -> dict[str, str]:
+        """sha256 of each weights' file, as it is now."""
+        return {file.name: sha256(file) for file in self.files}
+
     @cached_property
     def digest(self) -> str:
         """sha256 over the weights' files; from manifest.json where the model was prepared."""
         manifest = self.folder / "manifest.json"
         if not manifest.exists():
-            return weights_digest({file.name: sha256(file) for file in self.files})
+            return weights_digest(self.hashes())
         recorded = read_json(manifest, _MEND_FILE)
         try:
             digest, sizes = recorded["digest"], {name: entry["bytes"] for name, entry in recorded["files"].items()}

@@ -40,6 +40,11 @@ def prunable_layers(checkpoint: Checkpoint) -> list[str]:
     return layers
 
 
+def prunable_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """layer -> (rows, cols), in the order of `prunable_layers`."""
+    return {layer: checkpoint.tensors[f"{layer}.weight"].shape for layer in prunable_layers(checkpoint)}
+
+
 def coupled_parts(checkpoint: Checkpoint) -> list[list[Part]]:
     """The groups of layers whose channels are removed together.
 

@@ -99,7 +99,7 @@ def _from_hub(place: str, model: Model, folder: Path) -> None:
     except Exception as error:  # the hub's client raises a dozen kinds, all meaning: not to be had
         raise InputError(
             f"hub:{place}: {type(error).__name__}: {str(error).splitlines()[0]}",
-            "check name, access (gated models: huggingface-cli login) and network, or use path:DIR",
+            "check name, access (gated models: hf auth login) and network, or use path:DIR",
         ) from None
     _from_path(snapshot, model, folder)
 

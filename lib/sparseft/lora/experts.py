@@ -43,6 +43,11 @@ def unfuse_experts(model: nn.Module) -> None:
             layer.mlp.experts = Experts(Expert(*up.chunk(2), down, fused.act_fn) for up, down in pairs)
 
 
+def memory_path(layer: str) -> str:
+    """A layer's name on disk -> its module in a model whose experts are unfused."""
+    return layer.replace(".block_sparse_moe.", ".mlp.")
+
+
 def _linear(weight: Tensor) -> nn.Linear:
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)

@@ -23,7 +23,8 @@ TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float
 def merge(base: Checkpoint, mask: Mask, mask_sha256: str, adapter: Path | None, output: Path) -> dict:
     """Write the merged checkpoint to `output`; returns merge.json's scale, layers, outputs and the adapter's digest.
 
-    Raises InputError where the adapter was trained with another mask, or names a layer that the mask lacks."""
+    An adapter of stock PEFT records no mask and is merged under the one given. Raises InputError where the adapter was
+    trained with another mask, names a layer that the mask lacks, or has matrices of other shapes."""
     pairs, scale, config = read_adapter(adapter) if adapter else ({}, None, {})
     trained_with = config.get("sparseft", {}).get("mask_sha256", mask_sha256)
     if trained_with != mask_sha256:
@@ -38,6 +39,7 @@ def merge(base: Checkpoint, mask: Mask, mask_sha256: str, adapter: Path | None, 
         keep = keep_bits(torch.from_numpy(mask.kept(layer)))
         weight = torch.from_numpy(bits).view(TORCH_DTYPES[tensor.dtype])
         if layer in pairs:
+            _check_shapes(adapter, layer, tensor.shape, *pairs[layer])
             weight = merged_weight(weight, keep, *pairs[layer], scale)
         else:
             apply_mask_(weight, keep)
@@ -47,6 +49,12 @@ def merge(base: Checkpoint, mask: Mask, mask_sha256: str, adapter: Path | None, 
         outputs = _copy(base, {f"{layer}.weight" for layer in mask.shape}, merged, temporary)
     digest = adapter_digest(adapter) if adapter else None
     return {"scale": scale, "layers_merged": len(mask.shape), "adapter": digest, "outputs": outputs}
+
+
+def _check_shapes(adapter: Path, layer: str, shape: tuple[int, ...], A: torch.Tensor, B: torch.Tensor) -> None:
+    if (B.shape[0], A.shape[1]) != shape or A.shape[0] != B.shape[1]:
+        found = f"A {tuple(A.shape)} and B {tuple(B.shape)}"
+        raise InputError(f"{adapter}: {layer} is {shape}, its {found} do not fit", "use the base it was trained on")
 
 
 def _copy(base: Checkpoint, names: set[str], transform: Callable[[Tensor], bytes], folder: Path) -> dict[str, str]:

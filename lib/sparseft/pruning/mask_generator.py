@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 
 from sparseft.checkpoints.checkpoint import Checkpoint, magnitude, reject_not_finite
-from sparseft.checkpoints.layers import coupled_parts, prunable_layers
+from sparseft.checkpoints.layers import coupled_parts, prunable_layers, prunable_shapes
 from sparseft.errors import InputError
 from sparseft.grid import DENSE, split_method
 from sparseft.pruning.importance import random_order
@@ -32,7 +32,7 @@ def compute_masks(checkpoint: Checkpoint, method: str, sparsities: list[int], *,
     for layer, kept in _layer_masks(checkpoint, pattern, sparsities, seed):
         for sparsity, mask in zip(sparsities, kept, strict=True):
             bits[sparsity][layer] = pack(mask)
-    shape = {layer: checkpoint.tensors[f"{layer}.weight"].shape for layer in prunable_layers(checkpoint)}
+    shape = prunable_shapes(checkpoint)
     return {
         s: Mask(meta | {"sparsity": s / 100, "reached": reached(bits[s], shape)}, bits[s], shape) for s in sparsities
     }
@@ -77,9 +77,6 @@ def _layer_masks(
 
 def _structured_masks(checkpoint: Checkpoint, sparsities: list[int]) -> Iterator[tuple[str, list[np.ndarray]]]:
     for parts in coupled_parts(checkpoint):
-        for part in parts:
-            tensor = checkpoint.tensors[f"{part.layer}.weight"]
-            reject_not_finite(checkpoint.read(tensor.name), tensor)
         units = select(np.argsort(unit_scores(checkpoint, parts), kind="stable"), sparsities)
         for part in parts:
             shape = checkpoint.tensors[f"{part.layer}.weight"].shape

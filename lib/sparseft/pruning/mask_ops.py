@@ -24,7 +24,6 @@ _MEND = "compute it again with compute_masks.py"
 _DAMAGES = (
     ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError, zipfile.BadZipFile
 )  # fmt: skip
-SUFFIXES = {"pt": ".pt", "safetensors": ".safetensors"}
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,16 @@ def check_mask(mask: Mask, path: Path | str, shapes: dict[str, tuple[int, ...]],
         faults = ["computed from other weights than this model's"]
     if faults:
         raise InputError(f"{path}: mask of another model: {', '.join(faults)}", "compute it for this model")
+
+
+def check_run(mask: Mask, path: Path | str, method: str, sparsity: int) -> None:
+    """Raise InputError if a mask is not of the method and the sparsity, in percent, that a run's name says."""
+    found = (mask.meta.get("method"), mask.meta.get("sparsity"))
+    if found != (method, sparsity / 100):
+        raise InputError(
+            f"{path}: a mask of {found[0]} at {found[1]}, not of {method} at {sparsity / 100}",
+            "give the run's own mask",
+        )
 
 
 def _consistent(mask: Mask) -> bool:

@@ -6,7 +6,7 @@ aggregation. What is coupled is said in checkpoints/layers.py.
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import Checkpoint, to_float32
+from sparseft.checkpoints.checkpoint import Checkpoint, reject_not_finite, to_float32
 from sparseft.checkpoints.layers import Part
 
 
@@ -22,7 +22,9 @@ def expand(kept_units: np.ndarray, part: Part, shape: tuple[int, int]) -> np.nda
 
 
 def _part_scores(checkpoint: Checkpoint, part: Part) -> np.ndarray:
-    name = f"{part.layer}.weight"
-    weights = np.abs(to_float32(checkpoint.read(name), checkpoint.tensors[name].dtype))
+    tensor = checkpoint.tensors[f"{part.layer}.weight"]
+    bits = checkpoint.read(tensor.name)
+    reject_not_finite(bits, tensor)
+    weights = np.abs(to_float32(bits, tensor.dtype))
     channels = weights.sum(axis=1 - part.axis, dtype=np.float64)
     return channels.reshape(-1, part.width).sum(axis=1)

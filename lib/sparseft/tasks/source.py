@@ -14,7 +14,11 @@ def load_rows(task: Task, split: str, number: int | None, seed: int, local: Path
     """`number` rows of a split (all when None), chosen by `seed`; the same on every machine.
 
     Raises InputError where there are fewer rows, or where they cannot be had."""
+    if number is not None and number < 1:
+        raise InputError(f"{task.name}: {number} {split} examples are asked for", "ask for one or more")
     if task.generate:
+        if local or number is None:
+            raise InputError(f"{task.name} is generated", "give train_examples and validation_examples, and no local")
         return task.generate(split, number, seed)
     rows = read_examples(local / f"{split}.jsonl", task) if local else _from_hub(task, split)
     if number is None:

@@ -35,7 +35,7 @@ def fit(
     schedule = get_cosine_schedule_with_warmup(optimizer, warmup, settings.steps)
     curve, seconds, tokens = [], [], []
     model.train()
-    for step, batch in enumerate(tqdm(batches, total=settings.steps, desc="train", disable=None), start=1):
+    for step, batch in enumerate(tqdm(batches, total=settings.steps, desc="train"), start=1):
         begin = time.perf_counter()
         rate = schedule.get_last_lr()[0]
         loss, count = _accumulate(model, batch, settings.micro_batch_size, device)

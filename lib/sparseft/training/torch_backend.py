@@ -3,14 +3,12 @@
 from pathlib import Path
 
 import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.config import Training
 from sparseft.lora.adapter import write_adapter
-from sparseft.lora.experts import unfuse_experts
+from sparseft.lora.experts import memory_path, unfuse_experts
 from sparseft.lora.masked_lora import attach
 from sparseft.pruning.mask_ops import Mask
 from sparseft.tasks.task import Row, Task
@@ -18,6 +16,7 @@ from sparseft.training.batches import encode, shuffled
 from sparseft.training.hardware import choose_device, device_name, peak_memory, versions
 from sparseft.training.loop import fit
 from sparseft.training.loss import mean_answer_loss
+from sparseft.training.model import load_model
 
 
 def train(
@@ -57,14 +56,3 @@ def train(
         "peak_memory_bytes": peak_memory(device),
         "versions": versions(),
     }
-
-
-def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, "AutoTokenizer"]:
-    """The checkpoint's model in its own dtype, in evaluation mode, and its tokenizer; local files alone."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True).to(device).eval()
-    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def memory_path(layer: str) -> str:
-    """A layer's name on disk -> its module in transformers 5, where Mixtral's experts are under `mlp`."""
-    return layer.replace(".block_sparse_moe.", ".mlp.")

@@ -1,0 +1,37 @@
+"""What a configuration asks for: the runs of its grid, and their files."""
+
+from itertools import product
+
+from sparseft.config import Config
+from sparseft.grid import ANALYSIS, DENSE, MASK, NO_FINETUNE, RUN, TRAINED_MODES, Run, fill
+
+
+def runs(config: Config) -> list[Run]:
+    """Every run of a configuration's grid, sorted, none twice."""
+    grid = config.grid
+    found = set()
+    for model, task in product(grid.models, grid.tasks):
+        for sparsity in grid.sparsities:
+            for method in grid.methods if sparsity else [DENSE]:
+                modes = grid.modes if sparsity else TRAINED_MODES[:1]  # at sparsity 00: plain LoRA
+                found |= {Run(model, task, method, sparsity, *cell) for cell in product(modes, grid.seeds)}
+                found.add(Run(model, task, method, sparsity, NO_FINETUNE, min(grid.seeds)))
+    return sorted(found)
+
+
+def mask_targets(config: Config) -> list[str]:
+    """The mask files that the grid's runs need."""
+    return sorted({fill(MASK, run) for run in runs(config)})
+
+
+def run_targets(config: Config, name: str, *, trained_only: bool = False) -> list[str]:
+    """The file `name` of every run; of the trained runs alone where the others have none."""
+    chosen = [run for run in runs(config) if run.mode != NO_FINETUNE or not trained_only]
+    return [f"{fill(RUN, run)}/{name}" for run in chosen]
+
+
+def final_targets(config: Config) -> list[str]:
+    """All that a finished study consists of: the tables, and every run's files, so that a lost one is made again."""
+    files = ("merge.json", "validation_report.json", "evaluation.json")
+    trained = [path for name in ("train.json", "adapter") for path in run_targets(config, name, trained_only=True)]
+    return [f"{ANALYSIS}/summary.csv", *trained, *(path for name in files for path in run_targets(config, name))]
