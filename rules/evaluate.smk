@@ -11,6 +11,7 @@ rule evaluate_run:
         f"results/logs/evaluate_run/{grid.RUN_ID}.log",
     benchmark:
         f"results/benchmarks/evaluate_run/{grid.RUN_ID}.tsv"
+    priority: 2  # before the next merge, so that few merged models lie on the disk
     conda:
         "../envs/sparseft.yaml"
     threads: STUDY.resources.threads

@@ -11,6 +11,7 @@ rule merge_adapter:
         f"results/logs/merge_adapter/{grid.RUN_ID}.log",
     benchmark:
         f"results/benchmarks/merge_adapter/{grid.RUN_ID}.tsv"
+    priority: 1  # after training has fed it, before more is trained
     conda:
         "../envs/sparseft.yaml"
     resources:

@@ -10,6 +10,7 @@ rule validate_sparsity:
         f"results/logs/validate_sparsity/{grid.RUN_ID}.log",
     benchmark:
         f"results/benchmarks/validate_sparsity/{grid.RUN_ID}.tsv"
+    priority: 3  # first: a merged model is large, and waits on the disk for this
     conda:
         "../envs/sparseft.yaml"
     params:

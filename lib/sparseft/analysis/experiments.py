@@ -129,7 +129,7 @@ def _recovered(points: pd.DataFrame) -> Iterable[str]:
     known = _pruned(points[points["recovered_share"].notna()])
     for mode, part in known.groupby("mode", sort=False):
         methods = [f"{method} {_won_back(rows)}" for method, rows in part.groupby("method", sort=False)]
-        yield f"Of what pruning took from the fine-tuned dense model, {mode} wins back: {'; '.join(methods)}."
+        yield f"Of the distance between the pruned model and the fine-tuned dense one, {mode} closes: {'; '.join(methods)}."
 
 
 def _won_back(rows: pd.DataFrame) -> str:
@@ -169,7 +169,8 @@ def _limits(records: list[Record], left_out: int) -> str:
         f"Seeds: {len({record.run.seed for record in records})}. Standard errors are over the validation examples"
         f" ({examples}), not over seeds; where every outcome is the same, as at 1.000, they are 0 and say nothing.",
         "Differences carry no significance test.",
-        f"Devices: {'; '.join(sorted(devices))}. Speeds belong to the training device and are no estimate of another.",
+        f"Devices: {'; '.join(sorted(devices))}. Speeds belong to the training device and are no estimate"
+        " of another; jobs that ran side by side share its cores and its memory bandwidth.",
     ]
     if not any("cs-3" in device.lower() or "cerebras" in device.lower() for device in devices):
         limits.append("Nothing here has run on a Cerebras CS-3.")

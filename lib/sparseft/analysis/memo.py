@@ -17,7 +17,8 @@ The validation compares every prunable weight of the merged model with the mask:
 (within the tolerance of its row below), a layer that the mask names must be there, and every tensor outside the mask
 must be what it was in the base model. *Sparsity* is the share of zeros among the prunable weights; it may exceed what
 was asked by the kept weights that happen to be zero. *Train-merge gap* is the evaluation loss after the merge minus
-before it, in nats per answer token. To repeat the check of one run:
+before it, in nats per answer token. That a kept weight is what W + alpha/r B A makes it is not read off the file: the
+merge's hashes tie it to its inputs. To repeat the check of one run:
 
 ```
 {command}

@@ -29,7 +29,7 @@ from sparseft.files import atomic_folder
 from sparseft.grid import MODES
 
 METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_match": "exact match"}
-SPARSITY = "sparsity (% of prunable weights)"
+SPARSITY = "sparsity asked for (%)"
 LOSS = "evaluation loss\n(nats per answer token)"
 SPEED = "training speed\n(samples/s)"
 
