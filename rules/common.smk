@@ -40,3 +40,16 @@ def flags(**values):
     """--name value for every value that is set, for `shell:`."""
     pairs = [(f"--{name}", str(value)) for name, value in values.items() if value is not None]
     return [part for pair in pairs for part in pair]
+
+
+def local_model(source):
+    """The files of a path: source, so that a changed one is prepared again."""
+    folder = Path(source.removeprefix("path:"))
+    if not source.startswith("path:"):
+        return []
+    return [str(folder / "config.json"), *map(str, sorted(folder.glob("*.safetensors")))]
+
+
+def local_data(folder):
+    """The files of a local task."""
+    return [f"{folder}/{split}.jsonl" for split in ("train", "validation")] if folder else []

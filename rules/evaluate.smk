@@ -21,6 +21,7 @@ rule evaluate_run:
     params:
         code=code("evaluate.py"),
         run_id=grid.RUN_ID,
+        cores=STUDY.resources.threads,  # another number, other last bits
         data=subpath(input.train, parent=True),
         batch_size=STUDY.evaluation_batch_size,
     message:
@@ -31,6 +32,6 @@ rule evaluate_run:
         " --task {wildcards.task:q}"
         " --data_dir {params.data:q}"
         " --batch_size {params.batch_size}"
-        " --threads {threads}"
+        " --threads {params.cores}"
         " --output {output.record:q}"
         " 2> {log:q}"

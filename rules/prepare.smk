@@ -1,5 +1,7 @@
 # A model source becomes a Hugging Face checkpoint; manifest.json is written last and stands for the whole folder.
 rule prepare_model:
+    input:
+        lambda w: local_model(STUDY.models[w.model].source),
     output:
         manifest=grid.MANIFEST,
     log:
@@ -22,6 +24,8 @@ rule prepare_model:
 
 # The examples of a task, in the fields of the original data set.
 rule prepare_task:
+    input:
+        lambda w: local_data(STUDY.tasks[w.task].local),
     output:
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",

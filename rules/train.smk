@@ -23,6 +23,7 @@ rule train_adapter:
     params:
         code=code("train.py"),
         run_id=grid.RUN_ID,
+        cores=STUDY.resources.threads,  # another number, other last bits
         model=subpath(input.manifest, parent=True),
         data=subpath(input.train, parent=True),
         folder=subpath(output.record, parent=True),
@@ -35,7 +36,7 @@ rule train_adapter:
         " --model_path {params.model:q}"
         " --mask_path {input.mask:q}"
         " --data_dir {params.data:q}"
-        " --threads {threads}"
+        " --threads {params.cores}"
         " {params.settings:q}"
         " --output_dir {params.folder:q}"
         " 2> {log:q}"

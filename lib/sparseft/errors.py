@@ -1,7 +1,9 @@
 """Bad input, told in one line: what is wrong, and how to mend it."""
 
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -12,7 +14,7 @@ class InputError(ValueError):
 
 
 def run_script(main: Callable[[], int]) -> None:
-    """Exit with `main`'s code; bad input or a full disk is one line on stderr and code 2."""
+    """Exit with `main`'s code; bad input, a full disk or what nobody foresaw is one line on stderr and code 2."""
     try:
         code = main()
     except InputError as error:
@@ -20,6 +22,10 @@ def run_script(main: Callable[[], int]) -> None:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         sys.exit(_report(f"{place}{error.strerror or error}; check the path, its permissions and the free space"))
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+        sys.exit(_report(f"{what}; check the input, and if it is right report this line"))
     sys.exit(code)
 
 

@@ -40,6 +40,26 @@ _FILTERS = {
 }
 
 
+class StrictLM(HFLM):
+    """lm-eval's model, which here refuses what it would cut in silence: a prompt longer than the context."""
+
+    def _loglikelihood_tokens(self, requests, *args, **options):
+        for _, context, continuation in requests:
+            self._refuse_longer(len(context) + len(continuation), self.max_length)
+        return super()._loglikelihood_tokens(requests, *args, **options)
+
+    def tok_batch_encode(self, strings, padding_side="left", left_truncate_len=None, truncation=False):
+        for text in strings:
+            self._refuse_longer(len(self.tok_encode(text)), left_truncate_len or self.max_length)
+        return super().tok_batch_encode(strings, padding_side, left_truncate_len, truncation)
+
+    def _refuse_longer(self, tokens: int, limit: int) -> None:
+        if tokens > limit:
+            raise InputError(
+                f"a prompt of {tokens} tokens, the model takes {limit}", "leave long examples out of the data"
+            )
+
+
 def evaluate(checkpoint: Checkpoint, task: Task, rows: dict[str, list[Row]], batch_size: int) -> dict:
     """Score a checkpoint on rows["validation"]; returns evaluation.json's measured content.
 
@@ -51,7 +71,7 @@ def evaluate(checkpoint: Checkpoint, task: Task, rows: dict[str, list[Row]], bat
     model, tokenizer = load_model(checkpoint.folder, device)
     examples = encode(rows["validation"], task, tokenizer, model.config.max_position_embeddings)
     loss = mean_answer_loss(model, examples, batch_size, device)
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(device))
+    lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(device))
     metrics, outcomes = _score(lm, task, rows)
     value, error = metrics[task.metric], metrics[f"{task.metric}_stderr"]
     return {
@@ -74,7 +94,7 @@ def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
     """lm-eval's definition of the task (docs/task_guide.md) over `rows`."""
     definition = {
         "task": task.name,
-        "custom_dataset": lambda **_: {split: Dataset.from_list(examples) for split, examples in rows.items()},
+        "custom_dataset": lambda **_: {split: _dataset(task, examples) for split, examples in rows.items()},
         "training_split": "train",
         "validation_split": "validation",
         "fewshot_split": "train",
@@ -103,6 +123,12 @@ def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
         "doc_to_target": task.label,
         "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in metrics],
     }
+
+
+def _dataset(task: Task, rows: list[Row]) -> Dataset:
+    """The required fields alone, labels as numbers: further fields may have types that no table holds."""
+    fields = [{name: row[name] for name in task.fields} for row in rows]
+    return Dataset.from_list([row | {"label": int(row["label"])} if "label" in row else row for row in fields])
 
 
 def prompt_digest(task: Task, rows: list[Row]) -> str:

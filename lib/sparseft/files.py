@@ -1,5 +1,6 @@
 """Files that are either whole or absent: written beside their place, synced, then renamed."""
 
+import glob
 import hashlib
 import json
 import os
@@ -10,13 +11,14 @@ from pathlib import Path
 
 from sparseft.errors import InputError
 
+OURS = ("config.json", "adapter_config.json")  # a folder that holds one may be replaced
+
 
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and rename it, on failure remove it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path = Path(path).resolve()
+    temporary = _temporary(path)
     try:
         yield temporary
         _sync(temporary)
@@ -29,10 +31,10 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success sync its files and put it in `path`'s place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    path = Path(path).resolve()
+    if path.is_dir() and any(path.iterdir()) and not any((path / name).exists() for name in OURS):
+        raise InputError(f"{path}: a folder with other files, which would be lost", "name a new folder")
+    temporary = _temporary(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -70,6 +72,16 @@ def sha256(path: Path | str) -> str:
     """Hexadecimal sha256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` for this process; what a killed process left there under its own is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        owner = left.name.split(".")[-2]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _sync(path: Path) -> None:

@@ -20,7 +20,7 @@ TABLES = ("summary", "grouped_summary", "sparsity_vs_performance", "throughput_v
 
 # The same expressions constrain Snakemake's wildcards and parse a run_id. No name holds a '-'.
 WILDCARDS = {
-    "model": r"[A-Za-z0-9_.]+",
+    "model": r"[A-Za-z0-9_][A-Za-z0-9_.]*",
     "task": r"[a-z0-9_]+",
     "method": rf"(?:{'|'.join((DENSE, *PATTERNS))})",
     "sparsity": r"[0-9]{2}",

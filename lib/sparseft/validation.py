@@ -1,7 +1,7 @@
 """The proof that a checkpoint is sparse: every weight of every prunable layer is compared with the mask.
 
 A pruned weight must be zero (|w| <= tolerance, which is 0 unless asked otherwise); a kept weight may be zero, and is
-counted apart. With the base at hand, every tensor outside the mask must be byte-identical to the base's. A mask that
+counted apart. With the base at hand, the mask must have been computed from it, and every tensor outside the mask must be byte-identical to its. A mask that
 matches no layer proves nothing: zero layers checked is a failure.
 """
 
@@ -22,12 +22,18 @@ def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base
     rows = [_check_layer(checkpoint, layer, mask.kept(layer), tolerance) for layer in checked]
     total = {key: sum(row[key] for row in rows) for key in ("weights", "pruned", "zeros", "violations")}
     outside = _outside(checkpoint, base, {f"{layer}.weight" for layer in mask.shape}) if base else ([], [])
+    mask_of_base = mask.meta.get("base") == base.digest if base else None
     not_checked = sorted((shapes.keys() | mask.shape.keys()) - set(checked))
     return {
-        "passed": bool(rows) and not not_checked and not total["violations"] and not outside[1],
+        "passed": bool(rows)
+        and not not_checked
+        and mask_of_base is not False
+        and not total["violations"]
+        and not outside[1],
         "layers_checked": len(checked),
         "layers_expected": len(shapes),
         "layers_not_checked": not_checked,
+        "mask_of_base": mask_of_base,
         "violations": total["violations"],
         "max_abs_violation": max((row["max_abs_violation"] for row in rows), default=0.0),
         "tolerance": tolerance,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.errors import run_script
+from sparseft.errors import InputError, run_script
 from sparseft.files import sha256, write_json
 from sparseft.lora.merge import merge
 from sparseft.pruning.mask_ops import check_mask, read_mask
@@ -32,6 +32,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     limit_threads(1)
+    if args.output_dir.resolve() == args.model_path.resolve():
+        raise InputError(f"{args.output_dir} is the base itself", "name another --output_dir")
     begin = time.perf_counter()
     checkpoint, mask, mask_sha256 = Checkpoint(args.model_path), read_mask(args.mask_path), sha256(args.mask_path)
     check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)

@@ -12,9 +12,9 @@ from pathlib import Path
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.config import Training, parse_section
-from sparseft.errors import run_script
+from sparseft.errors import InputError, run_script
 from sparseft.files import sha256, write_json
-from sparseft.grid import Run
+from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Run
 from sparseft.lora.adapter import adapter_digest
 from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
 from sparseft.tasks import get_task, read_examples
@@ -41,6 +41,8 @@ def main() -> int:
     args = parse_args()
     limit_threads(args.threads)
     run = Run.parse(args.run_id)
+    if run.mode == NO_FINETUNE:
+        raise InputError(f"{run.id} is not trained", f"choose one of {', '.join(TRAINED_MODES)}")
     task = get_task(run.task)
     rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
     settings = parse_section(Training, {name: getattr(args, name) for name in Training.model_fields}, "training")

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.checkpoint import Checkpoint, weights_digest
 from sparseft.errors import InputError, run_script
 from sparseft.files import sha256, write_json
 from sparseft.pruning.mask_ops import read_mask
@@ -29,14 +29,14 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    if not args.tolerance >= 0:
-        raise InputError(f"--tolerance {args.tolerance}: not a magnitude", "give 0 or a small positive number")
+    if not 0 <= args.tolerance <= 1e-3:
+        raise InputError(f"--tolerance {args.tolerance}: not the size of a zero", "give a number from 0 to 0.001")
     checkpoint, base = Checkpoint(args.checkpoint), Checkpoint(args.base) if args.base else None
     report = validate(checkpoint, read_mask(args.mask_path), tolerance=args.tolerance, base=base)
     report["inputs"] = {
         "mask": sha256(args.mask_path),
         "checkpoint": checkpoint.hashes(),
-        "base": base.digest if base else None,
+        "base": weights_digest(base.hashes()) if base else None,  # as it is now, whatever its manifest says,
     }
     write_json(args.output, report)
     verdict = "passed" if report["passed"] else "FAILED"

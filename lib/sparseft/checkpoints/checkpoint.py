@@ -18,6 +18,7 @@ from sparseft.errors import InputError
 from sparseft.files import read_json, sha256
 
 BITS = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
+MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
 _MEND_FOLDER = "give a Hugging Face checkpoint folder: config.json and *.safetensors"
 _MEND_FILE = "copy or prepare the checkpoint again"
 
@@ -98,6 +99,8 @@ class Checkpoint:
             digest, sizes = recorded["digest"], {name: entry["bytes"] for name, entry in recorded["files"].items()}
         except (KeyError, TypeError, AttributeError):
             raise InputError(f"{manifest}: not a manifest", _MEND_FILE) from None
+        if missing := {file.name for file in self.files} - sizes.keys():
+            raise InputError(f"{manifest}: does not record {min(missing)}", _MEND_FILE)
         for name, size in sizes.items():
             if not (self.folder / name).is_file() or (self.folder / name).stat().st_size != size:
                 raise InputError(f"{self.folder / name}: not the file that manifest.json records", _MEND_FILE)
@@ -112,7 +115,7 @@ def read_header(file: Path, mend: str = _MEND_FILE) -> tuple[bytes, list[Tensor]
     with open(file, "rb") as stream:
         head = stream.read(8)
         length = int.from_bytes(head, "little")
-        body = stream.read(length) if len(head) == 8 and length <= size - 8 else b""
+        body = stream.read(length) if len(head) == 8 and length <= min(size - 8, MAX_HEADER) else b""
     try:
         entries = {name: entry for name, entry in json.loads(body).items() if name != "__metadata__"}
         tensors = [_tensor(file, name, entry, 8 + length) for name, entry in entries.items()]

@@ -34,6 +34,9 @@ def prunable_layers(checkpoint: Checkpoint) -> list[str]:
     if architecture not in ARCHITECTURES:
         raise InputError(f"{checkpoint.folder}: architecture {architecture}", f"use one of {', '.join(ARCHITECTURES)}")
     names = [name.removesuffix(".weight") for name in checkpoint.tensors if name.endswith(".weight")]
+    biased = [name for name in checkpoint.tensors if _PRUNABLE.fullmatch(name.removesuffix(".bias")) and "bias" in name]
+    if biased:
+        raise InputError(f"{checkpoint.folder}: {biased[0]} is a bias", "use a model whose projections have none")
     layers = sorted(filter(_PRUNABLE.fullmatch, names), key=_natural)
     if not layers:
         raise InputError(f"{checkpoint.folder}: no prunable layer among {len(names)} weights", "check the checkpoint")

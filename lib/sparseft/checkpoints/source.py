@@ -117,11 +117,12 @@ def _from_path(place: str, model: Model, folder: Path) -> None:
         (folder / "manifest.json").unlink(missing_ok=True)
         return
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    dtype = getattr(torch, model.dtype)
-    AutoModelForCausalLM.from_pretrained(place, dtype=dtype, local_files_only=True).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(place, local_files_only=True).save_pretrained(folder)
+    from sparseft.training.model import load_model
+
+    loaded, tokenizer = load_model(Path(place), torch.device("cpu"))
+    loaded.to(getattr(torch, model.dtype)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _size(checkpoint: Checkpoint, layer: str) -> int:

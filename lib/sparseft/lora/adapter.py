@@ -5,6 +5,7 @@ github.com/huggingface/peft, docs/source/developer_guides/checkpoint.md. The con
 the mode and the sha256 of the mask: stock PEFT would run and merge every adapter as if the mask were all ones.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,20 +55,34 @@ def read_adapter(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], float,
     Raises InputError where a file is missing or damaged, or the adapter is no plain LoRA adapter."""
     mend = "train the run again"
     config = read_json(folder / "adapter_config.json", mend)
-    special = [key for key in ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern") if config.get(key)]
-    if config.get("peft_type") != "LORA" or special:
-        raise InputError(f"{folder}: not a plain LoRA adapter {special}", "use one scale, alpha / r, for all layers")
+    if not _plain(config):
+        raise InputError(f"{folder}: not a plain LoRA adapter", "use one r and one alpha for all layers, and no bias")
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, FileNotFoundError) as error:
         raise InputError(f"{folder / WEIGHTS}: {error}", mend) from None
-    layers = [key.removeprefix(PREFIX).removesuffix(".lora_A.weight") for key in tensors if ".lora_A." in key]
-    pairs = {layer: tuple(tensors[f"{PREFIX}{layer}.lora_{x}.weight"].float() for x in "AB") for layer in layers}
+    layers = sorted({key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors})
+    keys = {layer: [f"{PREFIX}{layer}.lora_{x}.weight" for x in "AB"] for layer in layers}
+    if not tensors or tensors.keys() != {key for pair in keys.values() for key in pair}:
+        raise InputError(f"{folder / WEIGHTS}: holds something else than pairs of lora_A and lora_B", mend)
+    pairs = {layer: tuple(tensors[key].float() for key in keys[layer]) for layer in layers}
+    if any(A.ndim != 2 or B.ndim != 2 or not A.shape[0] == B.shape[1] == config["r"] for A, B in pairs.values()):
+        raise InputError(f"{folder / WEIGHTS}: matrices of another rank than r {config['r']}", mend)
     if not all(torch.isfinite(matrix).all() for pair in pairs.values() for matrix in pair):
         raise InputError(f"{folder / WEIGHTS}: holds NaN or infinity", "train again with a lower learning rate")
     return pairs, config["lora_alpha"] / config["r"], config
 
 
 def adapter_digest(folder: Path) -> str:
-    """sha256 of the adapter's matrices."""
-    return sha256(folder / WEIGHTS)
+    """sha256 over the matrices' and the configuration's sha256, which holds r and alpha, joined by a newline."""
+    parts = [sha256(folder / name) for name in (WEIGHTS, "adapter_config.json")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _plain(config: dict) -> bool:
+    """Whether the adapter is y = x W^T + alpha/r x A^T B^T, with sound numbers, and no more."""
+    special = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern", "fan_in_fan_out")
+    r, alpha = config.get("r"), config.get("lora_alpha")
+    numbers = type(r) is int and r > 0 and type(alpha) in (int, float) and 0 < alpha < 1e9
+    plain = config.get("peft_type") == "LORA" and config.get("bias", "none") == "none"
+    return plain and numbers and not any(config.get(key) for key in special)

@@ -101,10 +101,14 @@ def check_run(mask: Mask, path: Path | str, method: str, sparsity: int) -> None:
 
 
 def _consistent(mask: Mask) -> bool:
-    """Whether every layer's bits have the shape that `shape` asks for, and zeros after a row's end."""
+    """Whether every layer's bits have the shape that `shape` asks for, zeros after a row's end, and as many ones as meta says."""
     packed = {layer: (rows, -(-cols // 8)) for layer, (rows, cols) in mask.shape.items()}
     bits = {layer: array.shape for layer, array in mask.bits.items() if array.dtype == np.uint8}
     if not bits or packed != bits:
+        return False
+    total = sum(rows * cols for rows, cols in mask.shape.values())
+    kept = sum(int(np.bitwise_count(array).sum()) for array in mask.bits.values())
+    if "reached" in mask.meta and mask.meta["reached"] != 1 - kept / total:
         return False
     rests = {layer: mask.shape[layer][1] % 8 for layer in bits}
     return not any(rest and (mask.bits[layer][:, -1] >> rest).any() for layer, rest in rests.items())
