@@ -1,0 +1,121 @@
+"""What would otherwise pass as a result: a guess in the place of a tensor, a cut prompt, a proof of something else."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_layers
+from sparseft.errors import InputError
+from sparseft.evaluation import evaluate
+from sparseft.files import atomic_folder
+from sparseft.lora.adapter import adapter_digest, read_adapter, write_adapter
+from sparseft.lora.merge import merge
+from sparseft.pruning.mask_generator import compute_masks
+from sparseft.pruning.mask_ops import Mask, check_run, read_mask, write_mask
+from sparseft.tasks import get_task
+from sparseft.training.model import load_model
+from sparseft.validation import validate
+from tiny_models import save_tiny
+
+
+def altered(folder, change) -> Checkpoint:
+    """A tiny LLaMA whose tensors went through `change`."""
+    file = save_tiny("llama", folder) / "model.safetensors"
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+    return Checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight", "model.embed_tokens.weight"]
+)
+def test_a_model_with_a_tensor_missing_is_not_filled_at_random(tmp_path, name):
+    checkpoint = altered(tmp_path / "m", lambda weights: weights.pop(name))
+    with pytest.raises(InputError, match="does not fit its config.json"):
+        load_model(checkpoint.folder, torch.device("cpu"))
+
+
+def test_a_model_with_more_layers_on_disk_than_configured_is_refused(tmp_path):
+    folder = save_tiny("llama", tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    with pytest.raises(InputError, match="does not fit its config.json"):
+        load_model(folder, torch.device("cpu"))
+
+
+def test_a_projection_with_a_bias_is_refused_since_the_adapter_layers_have_none(tmp_path):
+    bias = {"model.layers.0.self_attn.q_proj.bias": torch.zeros(32)}
+    with pytest.raises(InputError, match="q_proj.bias is a bias"):
+        prunable_layers(altered(tmp_path / "m", lambda weights: weights.update(bias)))
+
+
+@pytest.mark.parametrize("task", ["hellaswag_mini", "gsm8k_mini"])
+def test_a_prompt_longer_than_the_context_is_refused_not_cut(tiny_llama, task):
+    rows = {split: get_task(task).generate(split, 4, 0) for split in ("train", "validation")}
+    long = "so " * 300  # 900 tokens for a context of 512
+    if task == "hellaswag_mini":
+        right = rows["validation"][0]["label"]
+        rows["validation"][0]["endings"][(right + 1) % 4] = long  # a wrong ending: the right one would fit
+    else:
+        rows["validation"][0]["question"] = long
+    with pytest.raises(InputError, match="tokens, the model takes"):
+        evaluate(tiny_llama, get_task(task), rows, 4)
+
+
+def test_an_adapter_with_another_alpha_is_another_adapter(tmp_path):
+    write_adapter(tmp_path / "a", {"x": (torch.ones(2, 3), torch.ones(4, 2))}, r=2, alpha=4.0, base="b", sparseft={})
+    before = adapter_digest(tmp_path / "a")
+    config = json.loads((tmp_path / "a/adapter_config.json").read_text())
+    (tmp_path / "a/adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 40.0}))
+    assert adapter_digest(tmp_path / "a") != before
+
+
+@pytest.mark.parametrize("change", [{"r": 0}, {"r": 3}, {"lora_alpha": None}, {"lora_alpha": -1}, {"lora_alpha": True},
+                                    {"fan_in_fan_out": True}, {"bias": "all"}])  # fmt: skip
+def test_an_adapter_whose_scale_or_form_is_unsound_is_refused(tmp_path, change):
+    write_adapter(tmp_path / "a", {"x": (torch.ones(2, 3), torch.ones(4, 2))}, r=2, alpha=4.0, base="b", sparseft={})
+    config = json.loads((tmp_path / "a/adapter_config.json").read_text())
+    (tmp_path / "a/adapter_config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(InputError):
+        read_adapter(tmp_path / "a")
+
+
+def test_a_model_file_in_the_place_of_an_adapter_is_refused(tmp_path, tiny_llama):
+    write_adapter(tmp_path / "a", {"x": (torch.ones(2, 3), torch.ones(4, 2))}, r=2, alpha=4.0, base="b", sparseft={})
+    shutil.copy(tiny_llama.folder / "model.safetensors", tmp_path / "a/adapter_model.safetensors")
+    with pytest.raises(InputError, match="something else than pairs"):
+        read_adapter(tmp_path / "a")
+
+
+def test_the_same_mask_bits_from_another_base_prove_nothing(tmp_path, tiny_llama, tiny_models):
+    mask = compute_masks(Checkpoint(tiny_models["mistral"]), "random", [50], seed=0)[50]
+    merge(tiny_llama, mask, "m", None, tmp_path / "out")
+    report = validate(Checkpoint(tmp_path / "out"), mask, base=tiny_llama)
+    assert (report["passed"], report["mask_of_base"], report["violations"]) == (False, False, 0)
+
+
+def test_a_mask_that_does_not_reach_what_it_says_is_refused(tmp_path, tiny_llama):
+    mask = compute_masks(tiny_llama, "random", [50], seed=0)[50]
+    ones = compute_masks(tiny_llama, "dense", [0], seed=0)[0]
+    write_mask(tmp_path / "m.pt", Mask(mask.meta, ones.bits, mask.shape))
+    with pytest.raises(InputError, match="damaged"):
+        read_mask(tmp_path / "m.pt")
+
+
+def test_a_run_takes_no_mask_of_another_method_or_sparsity(tiny_llama):
+    mask = compute_masks(tiny_llama, "random", [50], seed=0)[50]
+    check_run(mask, "m.pt", "random", 50)
+    for method, sparsity in (("random", 70), ("unstructured", 50)):
+        with pytest.raises(InputError, match="a mask of random at 0.5"):
+            check_run(mask, "m.pt", method, sparsity)
+
+
+def test_a_folder_with_other_files_is_not_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="would be lost"), atomic_folder(tmp_path):
+        pass
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
