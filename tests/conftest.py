@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test looks anything up; before transformers is imported
+# before torch and transformers are imported: no test looks anything up, and two test processes share two cores
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from tiny_models import MODELS, save_tiny
