@@ -10,7 +10,7 @@ BIN := .venv/bin
 
 run: .venv/installed
 	$(BIN)/snakemake
-	@awk '/^## Limits/ {exit} /^## Results/ {show = 1} show' results/analysis/EXPERIMENTS.md | grep -v '!\['
+	@awk '/^## Figures/ {exit} /^## Results/ {show = 1} show' results/analysis/EXPERIMENTS.md
 	@echo "Tables, plots and the memo: results/analysis/"
 
 test: .venv/installed-tests
