@@ -37,7 +37,7 @@ def test_every_module_that_python_loads_for_a_script_is_found(name):
     done = subprocess.run(
         [sys.executable, "-c", LISTING, script], capture_output=True, text=True, check=True, env=environment
     )
-    loaded = {Path(line) for line in done.stdout.split()}
+    loaded = {Path(line) for line in done.stdout.splitlines()}
     assert len(loaded) >= 3
     assert loaded <= set(imported_modules(script, ROOT / "lib"))
 
