@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 ROOT = Path(__file__).parents[2]
 WIKITEXT = ROOT.parent / "shared/data/wikitext2/validation.jsonl"
-CONTEXT, WINDOWS = 1024, 8
+CONTEXT, WINDOWS = 1024, 16
 
 
 @pytest.fixture(scope="module")
