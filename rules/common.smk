@@ -31,9 +31,9 @@ wildcard_constraints:
     **grid.WILDCARDS,
 
 
-def code(name):
+def code(name, without=()):
     """The digest of a script and of what it imports: an edit reruns its rule, a touch does not."""
-    return code_digest(ROOT / "workflow/scripts" / name, ROOT / "lib")
+    return code_digest(ROOT / "workflow/scripts" / name, ROOT / "lib", without)
 
 
 def flags(**values):

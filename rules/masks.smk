@@ -1,28 +1,29 @@
-# One job a model and method: every sparsity of the grid comes from one ranking.
+# One job a model and method: every sparsity of the grid comes from one pass.
 rule compute_masks:
     input:
         manifest=grid.MANIFEST,
     output:
-        masks=expand(grid.MASK, sparsity=[f"{s:02d}" for s in STUDY.grid.sparsities], allow_missing=True),
+        masks=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity=targets.sparsities(STUDY), allow_missing=True),
         report=f"{grid.MASKS}/report_{{method}}.json",
-        plot=f"{grid.MASKS}/plots/sparsity_{{method}}.png",
+        plots=expand(f"{grid.MASKS}/plots/{{plot}}_{{{{method}}}}.png", plot=grid.MASK_PLOTS, allow_missing=True),
     log:
         "results/logs/compute_masks/{model}_{method}.log",
     benchmark:
         "results/benchmarks/compute_masks/{model}_{method}.tsv"
     wildcard_constraints:
-        method="|".join(grid.PATTERNS),
+        method="|".join(grid.WEIGHT_METHODS),
     conda:
         "../envs/sparseft.yaml"
+    threads: 2  # one layer is read while another is counted; the masks are the same for any number
     resources:
-        mem_mb=STUDY.resources.memory_mb,  # one weight matrix, its ranking, and the packed masks of all sparsities
+        mem_mb=500,  # a few blocks of a matrix a thread, whatever the model; measured
     params:
-        code=code("compute_masks.py"),
+        code=code("compute_masks.py", without=("sparseft.pruning.calibration",)),
         model=subpath(input.manifest, parent=True),
-        folder=grid.MASKS,
+        folder=subpath(output.report, parent=True),
         method=lambda w: w.get("method", grid.DENSE),
         sparsities=lambda w: [str(s / 100) for s in STUDY.grid.sparsities] if "method" in w.keys() else ["0"],
-        seed=STUDY.masks.seed,
+        settings=lambda w: flags(**STUDY.masks.used_by(w.get("method", grid.DENSE))),
     message:
         "compute the {params.method} masks of {wildcards.model}"
     shell:
@@ -31,7 +32,8 @@ rule compute_masks:
         " --output_dir {params.folder:q}"
         " --sparsity {params.sparsities}"
         " --method {params.method:q}"
-        " --seed {params.seed}"
+        " {params.settings:q}"
+        " --threads {threads}"
         " --plot"
         " 2> {log:q}"
 
@@ -39,8 +41,37 @@ rule compute_masks:
 # The mask of the dense runs, which every method shares: sparsity 00, all ones.
 use rule compute_masks as compute_dense_mask with:
     output:
-        mask=expand(grid.MASK, sparsity="00", method=grid.DENSE, allow_missing=True),
+        mask=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity="00", method=grid.DENSE, allow_missing=True),
+        report=f"{grid.MASKS}/report_dense.json",
     log:
         "results/logs/compute_masks/{model}_dense.log",
     benchmark:
         "results/benchmarks/compute_masks/{model}_dense.tsv"
+
+
+# Importances that look at a task's training examples: gradient, taylor, wanda; the model is loaded and run.
+use rule compute_masks as compute_task_masks with:
+    input:
+        manifest=grid.MANIFEST,
+        train=f"{grid.DATA}/train.jsonl",
+    output:
+        masks=expand(f"{grid.TASK_MASKS}/{grid.MASK_NAME}.pt", sparsity=targets.sparsities(STUDY), allow_missing=True),
+        report=f"{grid.TASK_MASKS}/report_{{method}}.json",
+        plots=expand(f"{grid.TASK_MASKS}/plots/{{plot}}_{{{{method}}}}.png", plot=grid.MASK_PLOTS, allow_missing=True),
+    log:
+        "results/logs/compute_masks/{model}_{task}_{method}.log",
+    benchmark:
+        "results/benchmarks/compute_masks/{model}_{task}_{method}.tsv"
+    wildcard_constraints:
+        method="|".join(grid.TASK_METHODS),
+    threads: STUDY.resources.threads
+    resources:
+        mem_mb=STUDY.resources.memory_mb,  # the model, a score a weight in fp32, one matrix of gradients
+        gpu=STUDY.resources.gpus,
+    params:
+        code=code("compute_masks.py"),
+        model=subpath(input.manifest, parent=True),
+        folder=subpath(output.report, parent=True),
+        method="{method}",
+        sparsities=[str(s / 100) for s in STUDY.grid.sparsities],
+        settings=lambda w, input: flags(task=w.task, data_dir=Path(input.train).parent, **STUDY.masks.used_by(w.method)),

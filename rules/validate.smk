@@ -2,7 +2,7 @@
 rule validate_sparsity:
     input:
         manifest=grid.MANIFEST,
-        mask=grid.MASK,
+        mask=lambda w: grid.mask_path(w.method),
         model=f"{grid.RUN}/model_dir",
     output:
         report=f"{grid.RUN}/validation_report.json",

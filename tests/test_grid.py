@@ -6,7 +6,7 @@ import pytest
 from sparseft import grid, targets
 from sparseft.config import Config, parse_section
 from sparseft.errors import InputError
-from sparseft.grid import Run
+from sparseft.grid import Run, split_method
 from sparseft.tasks import TASKS
 
 STUDY = {
@@ -56,8 +56,17 @@ def test_a_name_that_is_no_run_is_refused(name):
 
 def test_paths_are_those_of_the_design():
     run = Run("llama", "boolq", "random", 5, "sparse_to_dense", 0)
-    assert grid.fill(grid.MASK, run) == "masks/llama/masks_sparsity05_random.pt"
+    assert grid.fill(grid.mask_path("random"), run) == "masks/llama/masks_sparsity05_random.pt"
     assert grid.fill(grid.RUN, run) == f"results/runs/{run.id}"
+
+
+def test_masks_that_look_at_a_task_lie_in_its_folder():
+    assert len(grid.TASK_METHODS) == 8
+    for method in grid.METHODS:
+        run = Run("llama", "boolq", method, 50, "sparse_to_dense", 0)
+        folder = "masks/llama/boolq" if split_method(method)[1] in ("gradient", "taylor", "wanda") else "masks/llama"
+        assert grid.fill(grid.mask_path(method), run) == f"{folder}/masks_sparsity50_{method}.pt"
+        assert Run.parse(run.id) == run
 
 
 def test_the_vocabulary_of_tasks_is_the_library_s():

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.lora.merge import merge
-from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_ops import Mask, write_mask
+from sparseft.pruning.mask_ops import Mask
 from sparseft.validation import validate
 from tiny_models import PRUNABLE_LAYERS, save_tiny
+
+from masks import compute_masks, write_mask
 
 SCRIPT = Path(__file__).parents[1] / "workflow/scripts/validate_sparsity.py"
 LAYER = "model.layers.1.mlp.up_proj"

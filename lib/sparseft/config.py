@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sparseft.errors import InputError
-from sparseft.grid import PATTERNS, TASKS, TRAINED_MODES, WILDCARDS
+from sparseft.grid import DENSE, METHODS, TASK_AWARE, TASKS, TRAINED_MODES, WILDCARDS, split_method
 
 SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+)$"
 Positive = Annotated[int, Field(gt=0)]
@@ -78,7 +78,7 @@ class Grid(Section):
 
     models: list[str] = Field(min_length=1, description="Keys of `models`.")
     tasks: list[str] = Field(min_length=1, description="Keys of `tasks`.")
-    methods: list[Literal[PATTERNS]] = Field(min_length=1, description="How to prune; dense runs come with sparsity 0.")
+    methods: list[Literal[METHODS]] = Field(min_length=1, description="How to prune; dense runs come with sparsity 0.")
     sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(min_length=1, description="Percent, 0 to 99.")
     modes: list[Literal[TRAINED_MODES]] = Field(min_length=1, description="How to train.")
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="One run each.")
@@ -94,7 +94,54 @@ class Grid(Section):
 class Masks(Section):
     """How masks are computed."""
 
-    seed: int = Field(0, ge=0, description="Of the method `random`.")
+    seed: int = Field(0, ge=0, description="Of the method random.")
+    scope: Literal["layer", "row", "global"] | None = Field(
+        None, description="What is ranked together by unstructured and random; left out: row for wanda, else layer."
+    )
+    nm_group: Annotated[int, Field(ge=2, le=64)] = Field(
+        4, description="M of semistructured N:M; N follows from the sparsity."
+    )
+    calibration_examples: Positive = Field(
+        128, description="Training examples that gradient, taylor and wanda look at."
+    )
+    calibration_seed: int = Field(0, ge=0, description="Chooses the calibration examples.")
+    sequential: bool = Field(
+        True, description="wanda as published, a pass a sparsity; false: one pass for all, on the dense model's inputs."
+    )
+
+    def scope_of(self, method: str, percents: list[int]) -> str:
+        """What `method` ranks together: layer, row, group or global. Raises InputError for what it cannot do."""
+        pattern, importance = split_method(method)
+        if pattern == DENSE and any(percents):
+            raise InputError(f"method {DENSE!r} keeps every weight", "ask for sparsity 0, or for another method")
+        if pattern == "semistructured":
+            self._check_groups(percents)
+            return "group"
+        if pattern == "structured":
+            return "layer"
+        if importance == "wanda":
+            if self.scope == "global" and self.sequential:
+                raise InputError("sequential wanda sees one layer after the other", "set masks.scope row or layer")
+            return self.scope or "row"
+        return self.scope or "layer"
+
+    def used_by(self, method: str) -> dict:
+        """The settings that decide the masks of `method`, by name."""
+        pattern, importance = split_method(method)
+        names = {"random": ["seed"], "semistructured": ["nm_group"]}.get(pattern, [])
+        names += ["scope"] if pattern in ("unstructured", "random") else []
+        names += ["sequential"] if importance == "wanda" else []
+        names += ["calibration_examples", "calibration_seed"] if importance in TASK_AWARE else []
+        return {name: getattr(self, name) for name in names}
+
+    def _check_groups(self, percents: list[int]) -> None:
+        odd = [percent for percent in percents if percent * self.nm_group % 100]
+        if odd:
+            possible = [str(s) for s in range(100) if s * self.nm_group % 100 == 0]
+            raise InputError(
+                f"semistructured: {odd[0]} % is no N:{self.nm_group}",
+                f"ask for {', '.join(possible)}, or set masks.nm_group (10 takes every ten)",
+            )
 
 
 class Resources(Section):
@@ -123,6 +170,8 @@ class Config(Section):
             unknown = [name for name in asked if name not in known]
             if unknown:
                 raise ValueError(f"grid asks for {kind} {unknown[0]!r}, which {kind}s: does not describe")
+        for method in self.grid.methods:
+            self.masks.scope_of(method, self.grid.sparsities)
         for name, data in self.tasks.items():
             try:
                 self.training_of(name)

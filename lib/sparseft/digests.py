@@ -11,20 +11,23 @@ from pathlib import Path
 PACKAGE = "sparseft"
 
 
-def code_digest(script: Path, lib: Path) -> str:
-    """sha256 over the contents of `script` and of the modules under `lib`/sparseft that it imports, transitively."""
+def code_digest(script: Path, lib: Path, without: tuple[str, ...] = ()) -> str:
+    """sha256 over the contents of `script` and of the modules under `lib`/sparseft that it imports, transitively.
+
+    `without`: modules, such as "sparseft.pruning.calibration", that this use of the script never comes to import."""
     digest = hashlib.sha256(script.read_bytes())
-    for module in imported_modules(script, lib):
+    for module in imported_modules(script, lib, without):
         digest.update(f"\n{module.relative_to(lib).as_posix()}\n".encode() + module.read_bytes())
     return digest.hexdigest()
 
 
-def imported_modules(script: Path, lib: Path) -> list[Path]:
+def imported_modules(script: Path, lib: Path, without: tuple[str, ...] = ()) -> list[Path]:
     """The package's files that `script` imports, anywhere in it and in them; sorted, packages' __init__ included."""
     found: set[Path] = set()
     queue = [script]
     while queue:
-        new = {file for name in _imported_names(queue.pop()) for file in _files(name, lib)} - found
+        names = {name for name in _imported_names(queue.pop()) if not name.startswith(without)}
+        new = {file for name in names for file in _files(name, lib)} - found
         found |= new
         queue += new
     return sorted(found)

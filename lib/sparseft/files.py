@@ -68,6 +68,14 @@ def read_json(path: Path | str, mend: str = "run the step that writes it again")
     return content
 
 
+def write_at(descriptor: int, content: bytes | memoryview, offset: int) -> None:
+    """Write all of `content` at a place of an open file; a nearly full disk takes a part before it refuses."""
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
 def sha256(path: Path | str) -> str:
     """Hexadecimal sha256 of a file's bytes."""
     with open(path, "rb") as file:

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 
 from sparseft.errors import InputError
 
-PATTERNS = ("unstructured", "structured", "random")
+PATTERNS = ("unstructured", "structured", "semistructured", "random")
+IMPORTANCES = ("magnitude", "gradient", "taylor", "wanda")
+TASK_AWARE = IMPORTANCES[1:]  # these look at a task's examples
+METHODS = (
+    *PATTERNS,
+    *(f"{pattern}_{importance}" for pattern in PATTERNS[:3] for importance in TASK_AWARE
+      if (pattern, importance) != ("structured", "wanda")),  # wanda compares weights of one row
+)  # fmt: skip
+TASK_METHODS = tuple(method for method in METHODS if method.endswith(TASK_AWARE))
+WEIGHT_METHODS = tuple(method for method in METHODS if method not in TASK_METHODS)
+MASK_PLOTS = ("sparsity", "layers", "scores")
 NO_FINETUNE = "no_finetune"
 TRAINED_MODES = ("sparse_to_dense", "sparse_to_sparse")
 MODES = (NO_FINETUNE, *TRAINED_MODES)
@@ -22,7 +32,7 @@ TABLES = ("summary", "grouped_summary", "sparsity_vs_performance", "throughput_v
 WILDCARDS = {
     "model": r"[A-Za-z0-9_][A-Za-z0-9_.]*",
     "task": r"[a-z0-9_]+",
-    "method": rf"(?:{'|'.join((DENSE, *PATTERNS))})",
+    "method": rf"(?:{'|'.join((DENSE, *METHODS))})",
     "sparsity": r"[0-9]{2}",
     "mode": rf"(?:{'|'.join(MODES)})",
     "seed": r"(?:0|[1-9][0-9]*)",
@@ -58,10 +68,13 @@ class Run:
 
 
 def split_method(method: str) -> tuple[str, str]:
-    """A method -> (pattern, importance). Importance magnitude is left out of a name; random and dense have none."""
-    if method not in (DENSE, *PATTERNS):
-        raise InputError(f"method {method!r} is unknown", f"choose one of {', '.join(PATTERNS)}")
-    return method, "none" if method in (DENSE, "random") else "magnitude"
+    """A method -> (pattern, importance): magnitude where a name has none; random and dense have no importance.
+
+    Raises InputError for an unknown method."""
+    if method not in (DENSE, *METHODS):
+        raise InputError(f"method {method!r} is unknown", f"choose one of {', '.join(METHODS)}")
+    pattern, _, importance = method.partition("_")
+    return pattern, importance or ("none" if method in (DENSE, "random") else "magnitude")
 
 
 # Every path of the study, relative to its folder; {braces} are the wildcards above.
@@ -69,11 +82,21 @@ MODEL = "models/{model}"
 MANIFEST = f"{MODEL}/manifest.json"
 DATA = "data/{task}"
 MASKS = "masks/{model}"
+TASK_MASKS = f"{MASKS}/{{task}}"
 MASK_NAME = "masks_sparsity{sparsity}_{method}"
-MASK = f"{MASKS}/{MASK_NAME}.pt"
 RUNS = "results/runs"
 RUN = f"{RUNS}/{RUN_ID}"
 ANALYSIS = "results/analysis"
+
+
+def mask_folder(method: str) -> str:
+    """Where the masks of a method lie: apart for every task where the importance looks at its examples."""
+    return TASK_MASKS if method in TASK_METHODS else MASKS
+
+
+def mask_path(method: str) -> str:
+    """The path of a method's masks."""
+    return f"{mask_folder(method)}/{MASK_NAME}.pt"
 
 
 def fill(pattern: str, run: Run) -> str:

@@ -3,7 +3,7 @@
 from itertools import product
 
 from sparseft.config import Config
-from sparseft.grid import ANALYSIS, DENSE, MASK, NO_FINETUNE, RUN, TRAINED_MODES, Run, fill
+from sparseft.grid import ANALYSIS, DENSE, NO_FINETUNE, RUN, TRAINED_MODES, Run, fill, mask_path
 
 
 def runs(config: Config) -> list[Run]:
@@ -19,9 +19,14 @@ def runs(config: Config) -> list[Run]:
     return sorted(found)
 
 
+def sparsities(config: Config) -> list[str]:
+    """The grid's sparsities as names spell them."""
+    return [f"{percent:02d}" for percent in config.grid.sparsities]
+
+
 def mask_targets(config: Config) -> list[str]:
     """The mask files that the grid's runs need."""
-    return sorted({fill(MASK, run) for run in runs(config)})
+    return sorted({fill(mask_path(run.method), run) for run in runs(config)})
 
 
 def run_targets(config: Config, name: str, *, trained_only: bool = False) -> list[str]:

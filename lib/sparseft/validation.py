@@ -7,9 +7,10 @@ matches no layer proves nothing: zero layers checked is a failure.
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import Checkpoint, magnitude, to_float32
+from sparseft.checkpoints.checkpoint import BITS, Checkpoint, infinity, to_float32
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
+from sparseft.pruning.kernels import count_ones, survey
 from sparseft.pruning.mask_ops import Mask
 
 
@@ -19,7 +20,7 @@ def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base
     Layers of the model without a mask, masks without a layer, and differing shapes fail the validation."""
     shapes = prunable_shapes(checkpoint)
     checked = [layer for layer in shapes if mask.shape.get(layer) == shapes[layer]]
-    rows = [_check_layer(checkpoint, layer, mask.kept(layer), tolerance) for layer in checked]
+    rows = [_check_layer(checkpoint, layer, mask, tolerance) for layer in checked]
     total = {key: sum(row[key] for row in rows) for key in ("weights", "pruned", "zeros", "violations")}
     outside = _outside(checkpoint, base, {f"{layer}.weight" for layer in mask.shape}) if base else ([], [])
     mask_of_base = mask.meta.get("base") == base.digest if base else None
@@ -45,24 +46,30 @@ def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base
     }
 
 
-def _check_layer(checkpoint: Checkpoint, layer: str, kept: np.ndarray, tolerance: float) -> dict:
+def _check_layer(checkpoint: Checkpoint, layer: str, mask: Mask, tolerance: float) -> dict:
     tensor = checkpoint.tensors[f"{layer}.weight"]
-    bits = checkpoint.read(tensor.name)
-    zero = magnitude(bits) == 0  # -0.0 is zero too
-    suspect = bits[~kept & ~zero]
-    size = np.abs(to_float32(suspect, tensor.dtype))
-    wrong = ~(size <= tolerance)  # NaN is a violation
-    zeros = int(np.count_nonzero(zero))
-    pruned = kept.size - int(np.count_nonzero(kept))
+    rows, cols = tensor.shape
+    bits, packed = checkpoint.read(tensor.name).reshape(-1), np.ascontiguousarray(mask.bits[layer]).reshape(-1)
+    zeros, kept_zeros, violations, largest = survey(bits, cols, packed, first_above(tolerance, tensor.dtype))
     return {
         "layer": layer,
-        "weights": kept.size,
-        "pruned": pruned,
-        "zeros": zeros,
-        "kept_zeros": int(np.count_nonzero(zero & kept)),
-        "violations": int(np.count_nonzero(wrong)),
-        "max_abs_violation": _finite(size[wrong].max()) if wrong.any() else 0.0,
+        "weights": rows * cols,
+        "pruned": rows * cols - int(count_ones(packed[None])[0]),
+        "zeros": int(zeros),
+        "kept_zeros": int(kept_zeros),
+        "violations": int(violations),
+        "max_abs_violation": _finite(to_float32(np.array([largest], bits.dtype), tensor.dtype)[0]),
     }
+
+
+def first_above(tolerance: float, dtype: str) -> np.unsignedinteger:
+    """The bits of the smallest BF16, F16 or F32 magnitude above `tolerance`; whatever is no number lies above too."""
+    word = BITS[dtype].type
+    low, high = 0, infinity(dtype)  # bits order like magnitudes, so they can be bisected
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if to_float32(np.array([middle], word), dtype)[0] > tolerance else (middle + 1, high)
+    return word(low)
 
 
 def _finite(value: np.floating) -> float:

@@ -16,9 +16,10 @@ from sparseft.lora.adapter import read_adapter, write_adapter
 from sparseft.lora.experts import memory_path, unfuse_experts
 from sparseft.lora.masked_lora import attach
 from sparseft.lora.merge import merge
-from sparseft.pruning.mask_generator import compute_masks
 from tiny_models import save_tiny
 from transformers import AutoModelForCausalLM
+
+from masks import compute_masks
 
 R, ALPHA = 3, 6.0
 IDS = torch.arange(3, 51).reshape(2, 24)

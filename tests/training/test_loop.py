@@ -10,12 +10,13 @@ from sparseft.config import Training
 from sparseft.errors import InputError
 from sparseft.lora.experts import memory_path, unfuse_experts
 from sparseft.lora.masked_lora import attach, merged_weight
-from sparseft.pruning.mask_generator import compute_masks
 from sparseft.tasks import get_task
 from sparseft.training.batches import collate, encode, shuffled
 from sparseft.training.loop import fit
 from sparseft.training.loss import answer_loss_sum, mean_answer_loss
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from masks import compute_masks
 
 CPU = torch.device("cpu")
 

@@ -11,11 +11,12 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.config import Training
 from sparseft.errors import InputError
 from sparseft.files import sha256
-from sparseft.pruning.mask_generator import compute_masks
 from sparseft.tasks import get_task
 from sparseft.training.hardware import limit_threads
 from sparseft.training.torch_backend import train
 from tiny_models import PRUNABLE_LAYERS
+
+from masks import compute_masks
 
 SETTINGS = Training(steps=4, batch_size=4, micro_batch_size=2, learning_rate=0.02, lora_r=4, lora_alpha=8.0)
 TASK = get_task("boolq_mini")

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from sparseft.pruning.mask_ops import Mask, read_mask, write_mask
+from sparseft.pruning.mask_ops import Mask, read_mask
 from study import ROOT, Study, run_script
 from tiny_models import save_tiny
+
+from masks import write_mask
 
 RUN = "llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
 

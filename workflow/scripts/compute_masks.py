@@ -1,21 +1,24 @@
-"""Compute the pruning masks of a method, all sparsities from one ranking.
+"""Compute the pruning masks of methods, all sparsities of one in one pass.
 
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 0.7 --method unstructured
 
-Writes masks_sparsity{XX}_{method}.pt a sparsity, report_{method}.json, and with --plot plots/sparsity_{method}.png.
+Writes, a method, masks_sparsity{XX}_{method}.pt a sparsity, report_{method}.json, and with --plot plots/*_{method}.png.
+gradient, taylor and wanda look at a task's training examples: --task and --data_dir.
 """
 
 import argparse
+import os
 from fractions import Fraction
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.config import Masks, parse_section
 from sparseft.errors import InputError, run_script
 from sparseft.files import write_json
-from sparseft.grid import MASK_NAME
+from sparseft.grid import IMPORTANCES, MASK_NAME, TASK_METHODS, TASKS
+from sparseft.pruning.importance import Calibration
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_ops import write_mask
-from sparseft.pruning.report import mask_report, plot_report
+from sparseft.pruning.report import plot_report
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,14 +26,22 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--model_path", type=Path, required=True, help="Hugging Face checkpoint folder")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--sparsity", nargs="+", required=True, help="fractions, 0 <= s < 1, in whole percents")
-    parser.add_argument(
-        "--method", required=True, help="unstructured, structured or random; dense: the mask of all ones"
-    )
-    parser.add_argument("--importance", default="magnitude", help="the score; random has none")
-    parser.add_argument("--scope", choices=["layer"], default="layer", help="what is ranked together")
-    parser.add_argument("--seed", type=int, default=0, help="of the method random")
+    parser.add_argument("--method", nargs="+", required=True, metavar="METHOD",
+                        help="unstructured, structured, semistructured or random, or with an importance:"
+                        " unstructured_wanda; dense: the mask of all ones")  # fmt: skip
+    parser.add_argument("--importance", choices=IMPORTANCES, default="magnitude", help="of methods that name none")
+    parser.add_argument("--task", choices=TASKS, help="whose loss and prompts calibrate")
+    parser.add_argument("--data_dir", type=Path, help="its train.jsonl")
     parser.add_argument("--format", choices=["pt", "safetensors"], default="pt")
-    parser.add_argument("--plot", action="store_true", help="also draw the per-layer sparsity histograms")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=os.cpu_count(),
+        help="any number gives the same masks, but of scores that a task's examples give",
+    )
+    parser.add_argument("--plot", action="store_true", help="also draw sparsities and scores by layer")
+    for name, field in Masks.model_fields.items():
+        parser.add_argument(f"--{name}", default=field.default, help=f"{field.description} ({field.default})")
     return parser.parse_args()
 
 
@@ -38,25 +49,45 @@ def percent(text: str) -> int:
     """ "0.5" -> 50, exactly."""
     try:
         value = Fraction(text) * 100
-    except ValueError:
+    except (ValueError, ZeroDivisionError):
         value = Fraction(-1)
     if value.denominator != 1 or not 0 <= value < 100:
         raise InputError(f"--sparsity {text}: not a sparsity", "give fractions from 0 up to 0.99 in whole percents")
     return int(value)
 
 
+def methods_of(args: argparse.Namespace) -> list[str]:
+    """The methods, each with its importance in its name."""
+    suffix = "" if args.importance == "magnitude" else f"_{args.importance}"
+    return [method if "_" in method else f"{method}{suffix}" for method in args.method]
+
+
+def calibration_of(args: argparse.Namespace, settings: Masks) -> Calibration:
+    """What the task's examples say; torch is needed here and nowhere else."""
+    from sparseft.pruning.calibration import calibrate
+
+    if not (args.task and args.data_dir):
+        raise InputError("gradient, taylor and wanda look at a task's examples", "give --task and --data_dir")
+    return calibrate(args.task, args.data_dir / "train.jsonl", settings.calibration_examples, settings.calibration_seed)
+
+
 def main() -> int:
     args = parse_args()
-    sparsities = sorted({percent(text) for text in args.sparsity})
-    method = args.method if args.importance == "magnitude" else f"{args.method}_{args.importance}"
-    masks = compute_masks(Checkpoint(args.model_path), method, sparsities, seed=args.seed)
-    for sparsity, mask in masks.items():
-        name = MASK_NAME.format(sparsity=f"{sparsity:02d}", method=method)
-        write_mask(args.output_dir / f"{name}.{args.format}", mask)
-    report = mask_report(masks)
-    if args.plot:
-        plot_report(report, args.output_dir / "plots" / f"sparsity_{method}.png")
-    write_json(args.output_dir / f"report_{method}.json", report)
+    percents = sorted({percent(text) for text in args.sparsity})
+    settings = parse_section(Masks, {name: getattr(args, name) for name in Masks.model_fields}, "masks")
+    checkpoint = Checkpoint(args.model_path)
+    methods = methods_of(args)
+    for method in methods:
+        settings.scope_of(method, percents)  # before anything is computed
+    for method in methods:
+        names = [MASK_NAME.format(sparsity=f"{percent:02d}", method=method) for percent in percents]
+        report = compute_masks(
+            checkpoint, method, percents, [args.output_dir / f"{name}.{args.format}" for name in names], settings,
+            calibration=calibration_of(args, settings) if method in TASK_METHODS else None, threads=args.threads,
+        )  # fmt: skip
+        if args.plot:
+            plot_report(report, args.output_dir / "plots")
+        write_json(args.output_dir / f"report_{method}.json", report)
     return 0
 
 

@@ -9,7 +9,7 @@ from sparseft.analysis.chain import links, short
 from sparseft.analysis.markdown import markdown_table
 from sparseft.analysis.records import Gap, Record, Validation
 from sparseft.files import atomic_file
-from sparseft.grid import MASK, MODEL, RUN, Run, fill
+from sparseft.grid import MODEL, RUN, Run, fill, mask_path
 
 _HOW = """## What was checked, and how to repeat it
 
@@ -75,7 +75,7 @@ def repeat_command(run: Run) -> str:
     """The command line that validates one run again."""
     return (
         f"python workflow/scripts/validate_sparsity.py --checkpoint {fill(RUN, run)}/model_dir"
-        f" --mask_path {fill(MASK, run)} --base {fill(MODEL, run)} --output report.json"
+        f" --mask_path {fill(mask_path(run.method), run)} --base {fill(MODEL, run)} --output report.json"
     )
 
 

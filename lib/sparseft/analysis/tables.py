@@ -21,7 +21,7 @@ import pandas as pd
 
 from sparseft.analysis.records import Gap, Record
 from sparseft.files import atomic_file
-from sparseft.grid import DENSE, MODES, NO_FINETUNE, PATTERNS
+from sparseft.grid import DENSE, METHODS, MODES, NO_FINETUNE
 
 PLAIN_LORA = "sparse_to_dense"  # the mode of the dense fine-tuned runs
 CELL = ["model", "task", "metric", "method", "sparsity", "mode"]
@@ -171,8 +171,7 @@ def _rank(column: pd.Series) -> pd.Series:
     if column.name == "mode":
         return column.map(MODES.index)
     if column.name == "method":
-        patterns = (DENSE, *PATTERNS)
-        return column.map(lambda method: f"{patterns.index(method.partition('_')[0]):02d} {method}")
+        return column.map((DENSE, *METHODS).index)
     return column
 
 

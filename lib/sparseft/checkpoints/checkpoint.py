@@ -8,9 +8,11 @@ patterns without the sign, so pruning and validation need neither torch nor a co
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -79,10 +81,28 @@ class Checkpoint:
 
         Raises InputError for any other dtype."""
         tensor = self.tensors[name]
-        if tensor.dtype not in BITS:
-            raise InputError(f"{tensor.file}: {name} is {tensor.dtype}", f"convert it to one of {', '.join(BITS)}")
-        count = tensor.nbytes // BITS[tensor.dtype].itemsize
-        return np.fromfile(tensor.file, BITS[tensor.dtype], count, offset=tensor.start).reshape(tensor.shape)
+        word = _word(tensor)
+        return np.fromfile(tensor.file, word, tensor.nbytes // word.itemsize, offset=tensor.start).reshape(tensor.shape)
+
+    def read_float32(self, name: str) -> np.ndarray:
+        """A tensor's values, fp32."""
+        return to_float32(self.read(name), self.tensors[name].dtype)
+
+    def read_blocks(self, name: str, block: int) -> Iterator[np.ndarray]:
+        """A matrix's bits as `read` gives them, flat, in blocks of whole rows, about `block` weights, in one buffer.
+
+        The next block overwrites the one before. Raises InputError as `read`, and where the file has become shorter."""
+        tensor = self.tensors[name]
+        word = _word(tensor)
+        rows, cols = tensor.shape
+        step = max(1, block // cols)
+        buffer = np.empty(min(step, rows) * cols, word)
+        with open(tensor.file, "rb", buffering=0) as stream:
+            stream.seek(tensor.start)
+            for row in range(0, rows, step):
+                content = buffer[: min(step, rows - row) * cols]
+                _fill(stream, content.view(np.uint8).data, tensor)
+                yield content
 
     def hashes(self) -> dict[str, str]:
         """sha256 of each weights' file, as it is now."""
@@ -141,16 +161,25 @@ def to_float32(bits: np.ndarray, dtype: str) -> np.ndarray:
     return bits.view(np.float16).astype(np.float32) if dtype == "F16" else bits.view(np.float32)
 
 
-def magnitude(bits: np.ndarray) -> np.ndarray:
-    """|w| as unsigned integers that order like it: the bits without the sign."""
-    return bits & (np.iinfo(bits.dtype).max >> 1)
+def infinity(dtype: str) -> int:
+    """The bits of BF16's, F16's or F32's infinity: a magnitude from there on is infinite or not a number."""
+    return {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}[dtype]
 
 
-def reject_not_finite(bits: np.ndarray, tensor: Tensor) -> None:
-    """Raise InputError if a value is infinite or not a number: it would rank as the largest magnitude."""
-    infinity = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}[tensor.dtype]
-    if (magnitude(bits) >= infinity).any():
-        raise InputError(f"{tensor.file}: {tensor.name} holds NaN or infinity", "repair or replace the checkpoint")
+def _word(tensor: Tensor) -> np.dtype:
+    """The unsigned word that holds a value's bits."""
+    if tensor.dtype not in BITS:
+        raise InputError(f"{tensor.file}: {tensor.name} is {tensor.dtype}", f"convert it to one of {', '.join(BITS)}")
+    return BITS[tensor.dtype]
+
+
+def _fill(stream: BinaryIO, content: memoryview, tensor: Tensor) -> None:
+    """Read until `content` is full: one call returns 2 GiB at most."""
+    while content:
+        count = stream.readinto(content)
+        if not count:
+            raise InputError(f"{tensor.file}: ends within {tensor.name}", _MEND_FILE)
+        content = content[count:]
 
 
 def _shards(index: Path) -> set[str]:

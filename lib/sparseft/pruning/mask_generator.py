@@ -1,83 +1,253 @@
-"""Masks of every sparsity from one ranking a layer.
+"""Masks of every sparsity of a method in one pass, written as they come.
 
-All weights of a layer are ranked once, ties by flat index (a stable sort); sparsity s prunes the first
-round(s * n) of the ranking. So counts are exact and masks nested: what 50 % prunes, 60 % prunes too. A threshold
-(`score <= t`) can do neither: bf16 magnitudes tie, and 50 % becomes 50.11 %.
+Weights that are ranked together (a scope: the layer, a row, a group of N:M, all layers) are pruned in the order of a
+stable ascending sort by score: the first round(s * n) of them, ties by flat index. So counts are exact and masks
+nested: what 50 % prunes, 60 % prunes too. Nothing is sorted: a histogram of the scores' bits holds the threshold of
+every sparsity (kernels.py), a second reading writes the masks. Memory is a few blocks a thread, whatever the model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from sparseft.checkpoints.checkpoint import Checkpoint, magnitude, reject_not_finite
-from sparseft.checkpoints.layers import coupled_parts, prunable_layers, prunable_shapes
+from sparseft.checkpoints.checkpoint import Checkpoint, infinity
+from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
+from sparseft.config import Masks
 from sparseft.errors import InputError
 from sparseft.grid import DENSE, split_method
-from sparseft.pruning.importance import random_order
-from sparseft.pruning.mask_ops import Mask, pack
-from sparseft.pruning.structured import expand, unit_scores
+from sparseft.pruning import kernels
+from sparseft.pruning.importance import Calibration, Source, magnitude_source, random_source, wanda_scores
+from sparseft.pruning.mask_ops import row_bytes, unpack
+from sparseft.pruning.mask_writer import MaskWriter, mask_writer
+from sparseft.pruning.report import Scores, mask_report
+from sparseft.pruning.structured import unit_mask, unit_scores
+
+Emit = Callable[[str, int, np.ndarray], None]  # layer, byte offset in its bits, uint8 (levels, n)
 
 
-def compute_masks(checkpoint: Checkpoint, method: str, sparsities: list[int], *, seed: int) -> dict[int, Mask]:
-    """Masks of `method` for every sparsity (percent), of all prunable layers; scope: layer.
+@dataclass(frozen=True)
+class Selection:
+    """What is ranked, how much of it is pruned, and where the masks go.
 
-    Raises InputError for an unknown method, an unknown architecture, NaN or infinity in a weight."""
+    `dtypes`: of a layer's scores (BF16, F16, F32), or None where their bits are no float; `percents` ascend."""
+
+    source: Source
+    shape: dict[str, tuple[int, int]]
+    dtypes: dict[str, str | None]
+    percents: list[int]
+    emit: Emit
+
+    def counts(self, total: int) -> np.ndarray:
+        """How many of `total` weights each level prunes, int64 (levels,)."""
+        return np.array([prune_count(percent, total) for percent in self.percents], np.int64)
+
+    def packed(self, weights: int, cols: int) -> np.ndarray:
+        """Room for the masks of a block, uint8 (levels, bytes)."""
+        return np.empty((len(self.percents), weights // cols * row_bytes(cols)), np.uint8)
+
+
+def compute_masks(
+    checkpoint: Checkpoint, method: str, percents: list[int], paths: list[Path], settings: Masks, *,
+    calibration: Calibration | None = None, threads: int = 1,
+) -> dict:  # fmt: skip
+    """Write the masks of `method`, one of `paths` a sparsity (percent, ascending); returns report_{method}.json.
+
+    `calibration` is needed where the importance looks at a task's examples. Raises InputError for what the method cannot
+    do, an unknown architecture, NaN or infinity in a weight; no file is left then."""
     pattern, importance = split_method(method)
-    if pattern == DENSE and any(sparsities):
-        raise InputError(f"method {DENSE!r} keeps every weight", "ask for sparsity 0, or for another method")
-    meta = {"method": method, "pattern": pattern, "importance": importance, "scope": "layer", "coordinates": "hf"}
-    meta |= {"base": checkpoint.digest, "seed": seed}
-    bits: dict[int, dict[str, np.ndarray]] = {sparsity: {} for sparsity in sparsities}
-    for layer, kept in _layer_masks(checkpoint, pattern, sparsities, seed):
-        for sparsity, mask in zip(sparsities, kept, strict=True):
-            bits[sparsity][layer] = pack(mask)
+    scope = settings.scope_of(method, percents)
     shape = prunable_shapes(checkpoint)
-    return {
-        s: Mask(meta | {"sparsity": s / 100, "reached": reached(bits[s], shape)}, bits[s], shape) for s in sparsities
-    }
-
-
-def select(order: np.ndarray, sparsities: list[int]) -> list[np.ndarray]:
-    """The masks, bool (n,), that prune the first round(s * n) places of `order`, int (n,), for every s in percent."""
-    kept = []
-    for sparsity in sparsities:
-        mask = np.ones(order.size, bool)
-        mask[order[: round(Fraction(sparsity * order.size, 100))]] = False
-        kept.append(mask)
-    return kept
-
-
-def reached(bits: dict[str, np.ndarray], shape: dict[str, tuple[int, int]]) -> float:
-    """The fraction of all weights that packed masks prune."""
-    total = sum(rows * cols for rows, cols in shape.values())
-    return 1 - sum(int(np.bitwise_count(packed).sum()) for packed in bits.values()) / total
-
-
-def _layer_masks(
-    checkpoint: Checkpoint, pattern: str, sparsities: list[int], seed: int
-) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """(layer, its bool (rows, cols) masks, one a sparsity)."""
-    if pattern == "structured":
-        yield from _structured_masks(checkpoint, sparsities)
-        return
-    for layer in prunable_layers(checkpoint):
-        tensor = checkpoint.tensors[f"{layer}.weight"]
-        count = tensor.shape[0] * tensor.shape[1]
-        if pattern == "random":
-            order = random_order(layer, count, seed)
-        elif pattern == DENSE:
-            order = np.arange(count)
+    meta = {"method": method, "pattern": pattern, "importance": importance, "coordinates": "hf"}
+    meta |= {"base": checkpoint.digest, **settings.used_by(method), "scope": scope}
+    meta |= calibration.meta if calibration else {}
+    with mask_writer(paths, [meta | {"sparsity": percent / 100} for percent in percents], shape) as writer:
+        if importance == "wanda" and settings.sequential:
+            scores = _sequential_wanda(checkpoint, scope, percents, settings.nm_group, calibration, writer)
         else:
-            weight = checkpoint.read(tensor.name)
-            reject_not_finite(weight, tensor)
-            order = np.argsort(magnitude(weight).ravel(), kind="stable")
-        yield layer, [mask.reshape(tensor.shape) for mask in select(order, sparsities)]
+            dtypes = {layer: checkpoint.tensors[f"{layer}.weight"].dtype for layer in shape}
+            source = magnitude_source(checkpoint)
+            if calibration:
+                source, dtypes = calibration.source(checkpoint, importance), dict.fromkeys(shape, "F32")
+            elif pattern in ("random", DENSE):
+                source, dtypes = random_source(checkpoint, settings.seed), dict.fromkeys(shape)
+            selection = Selection(source, shape, dtypes, percents, writer.write)
+            scores = _select(selection, checkpoint, pattern, scope, settings.nm_group, threads)
+    return mask_report(meta, percents, writer.kept, shape, scores)
 
 
-def _structured_masks(checkpoint: Checkpoint, sparsities: list[int]) -> Iterator[tuple[str, list[np.ndarray]]]:
-    for parts in coupled_parts(checkpoint):
-        units = select(np.argsort(unit_scores(checkpoint, parts), kind="stable"), sparsities)
-        for part in parts:
-            shape = checkpoint.tensors[f"{part.layer}.weight"].shape
-            yield part.layer, [expand(kept, part, shape) for kept in units]
+def prune_count(percent: int, total: int) -> int:
+    """round(percent / 100 * total), halves to even, exactly."""
+    return round(Fraction(percent * total, 100))
+
+
+def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]:
+    """Rank all weights of `layers` as one and write their masks; two readings, three for 32-bit scores."""
+    high, scores = np.zeros(kernels.BINS, np.int64), []
+    for layer in layers:
+        histogram = np.zeros(kernels.BINS, np.int64)
+        for block in selection.source(layer):
+            kernels.count_high(block, histogram)
+        scores.append(_scores(selection, layer, histogram))
+        high += histogram
+    word, digits, ties = _high_digits(selection, layers, high)
+    if word == np.uint32:
+        digits = _low_digits(selection, layers, digits, ties)
+    thresholds = digits.astype(word)
+    for layer in layers:
+        cols = selection.shape[layer][1]
+
+        def write(block: np.ndarray, packed: np.ndarray, cols: int = cols) -> None:
+            # rows of whole bytes are one long row, which has no ends to treat apart
+            kernels.write_masks(block, cols if cols % 8 else block.size, thresholds, ties, packed)
+
+        _write_blocks(selection, layer, write)
+    return scores
+
+
+def select_rows(selection: Selection, layer: str) -> Scores:
+    """Rank every row of a layer by itself."""
+    cols = selection.shape[layer][1]
+    counts, histogram = selection.counts(cols), np.zeros(kernels.BINS, np.int64)
+
+    def write(block: np.ndarray, packed: np.ndarray) -> None:
+        kernels.count_high(block, histogram)
+        kernels.write_row_masks(block, cols, counts, packed)
+
+    _write_blocks(selection, layer, write)
+    return _scores(selection, layer, histogram)
+
+
+def select_groups(selection: Selection, layer: str, group: int) -> Scores:
+    """N:M: rank every `group` consecutive weights of a row by themselves.
+
+    Raises InputError where they do not divide a row."""
+    cols = selection.shape[layer][1]
+    if cols % group:
+        raise InputError(f"{layer}: its {cols} columns are no groups of {group}", "choose another masks.nm_group")
+    counts, histogram = selection.counts(group), np.zeros(kernels.BINS, np.int64)
+
+    def write(block: np.ndarray, packed: np.ndarray) -> None:
+        kernels.count_high(block, histogram)
+        kernels.write_group_masks(block, cols, group, counts, packed)
+
+    _write_blocks(selection, layer, write)
+    return _scores(selection, layer, histogram)
+
+
+def _select(
+    selection: Selection, checkpoint: Checkpoint, pattern: str, scope: str, group: int, threads: int
+) -> dict[str, Scores]:
+    layers = list(selection.shape)
+    if scope == "global":
+        if len(kinds := set(selection.dtypes.values())) > 1:
+            raise InputError(f"{checkpoint.folder}: layers in {' and '.join(sorted(kinds))}", "use scope layer or row")
+        return dict(zip(layers, select_together(selection, layers), strict=True))
+    if pattern == "structured":
+        groups = coupled_parts(checkpoint)
+        return {name: scores for found in _in_threads(lambda parts: _select_units(selection, parts), groups, threads)
+                for name, scores in found.items()}  # fmt: skip
+    one = {
+        "layer": lambda layer: select_together(selection, [layer])[0],
+        "row": lambda layer: select_rows(selection, layer),
+        "group": lambda layer: select_groups(selection, layer, group),
+    }[scope]
+    return dict(zip(layers, _in_threads(one, layers, threads), strict=True))
+
+
+def _in_threads(function: Callable, items: Sequence, threads: int) -> list:
+    """`function` of every item, in order; layers are independent, and one is read while another is counted."""
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(function, item) for item in items]
+        try:
+            return [future.result() for future in tqdm(futures, desc="masks", disable=None)]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _write_blocks(selection: Selection, layer: str, write: Callable[[np.ndarray, np.ndarray], None]) -> None:
+    cols, offset = selection.shape[layer][1], 0
+    for block in selection.source(layer):
+        packed = selection.packed(block.size, cols)
+        write(block, packed)
+        selection.emit(layer, offset, packed)
+        offset += packed.shape[1]
+
+
+def _high_digits(selection: Selection, layers: Sequence[str], high: np.ndarray) -> tuple[type, np.ndarray, np.ndarray]:
+    """(the scores' word, the digit in which each level ends, how many weights of that digit it prunes)."""
+    total = sum(rows * cols for rows, cols in (selection.shape[layer] for layer in layers))
+    word = next(iter(selection.source(layers[0]))).dtype.type
+    return word, *_cut(high, selection.counts(total))
+
+
+def _low_digits(selection: Selection, layers: Sequence[str], digits: np.ndarray, ties: np.ndarray) -> np.ndarray:
+    """Whole 32-bit thresholds from high digits; `ties` become those of the whole threshold."""
+    hit = np.unique(digits)
+    slots = np.full(kernels.BINS, -1, np.int8)
+    slots[hit] = np.arange(hit.size)
+    low = np.zeros((hit.size, kernels.LOW), np.int64)
+    for layer in layers:
+        for block in selection.source(layer):
+            kernels.count_low(block, slots, low)
+    thresholds = digits * kernels.LOW
+    for level, digit in enumerate(digits):
+        rest, ties[level : level + 1] = _cut(low[slots[digit]], ties[level : level + 1])
+        thresholds[level] += rest[0]
+    return thresholds
+
+
+def _cut(histogram: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the bin in which the first counts[j] end, how many of that bin are among them), int64 (levels,) each."""
+    ends = np.cumsum(histogram)
+    bins = np.searchsorted(ends, counts)
+    return bins, counts - (ends[bins] - histogram[bins])
+
+
+def _scores(selection: Selection, layer: str, histogram: np.ndarray) -> Scores:
+    dtype = selection.dtypes[layer]
+    if dtype and histogram[infinity(dtype) >> (15 if dtype == "F32" else 0) :].any():
+        raise InputError(f"{layer}.weight holds NaN or infinity", "repair or replace the checkpoint")
+    return Scores.of_histogram(histogram, dtype)
+
+
+def _select_units(selection: Selection, parts: list) -> dict[str, Scores]:
+    """Structured: rank the coupled units of `parts`, and write the masks of their layers."""
+    units = unit_scores(selection.source, selection.shape, selection.dtypes, parts)
+    order = np.argsort(units, kind="stable")
+    found = Scores.of_values(units)
+    for part in parts:
+        shape = selection.shape[part.layer]
+        masks = [unit_mask(order[count:], part, shape) for count in selection.counts(units.size)]
+        selection.emit(part.layer, 0, np.stack(masks))
+    return {part.layer: found for part in parts}
+
+
+def _sequential_wanda(
+    checkpoint: Checkpoint, scope: str, percents: Iterable[int], group: int, calibration: Calibration,
+    writer: MaskWriter,
+) -> dict[str, Scores]:  # fmt: skip
+    """As published: a decoder layer's inputs come from the pruned layers before it, so every sparsity is a pass."""
+    scores: dict[str, Scores] = {}
+    for level, percent in enumerate(percents):
+
+        def prune(layer: str, norms: np.ndarray, level: int = level, percent: int = percent) -> np.ndarray:
+            blocks: list[np.ndarray] = []
+
+            def emit(layer: str, offset: int, packed: np.ndarray) -> None:
+                writer.write(layer, offset, packed, range(level, level + 1))
+                blocks.append(packed[0].copy())
+
+            weights = wanda_scores(checkpoint.read_float32(f"{layer}.weight"), norms)
+            shape = {layer: writer.shape[layer]}
+            selection = Selection(lambda _: iter([weights]), shape, {layer: "F32"}, [percent], emit)
+            found = _select(selection, checkpoint, "unstructured", scope, group, 1)
+            scores.setdefault(layer, found[layer])  # of the first sparsity
+            return unpack(np.concatenate(blocks).reshape(shape[layer][0], -1), shape[layer])
+
+        calibration.prune_in_sequence(checkpoint, prune)
+    return scores

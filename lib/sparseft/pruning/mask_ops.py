@@ -1,4 +1,4 @@
-"""The mask file: packed bits a layer, as `torch.save` writes it, read here without torch.
+"""The mask file: packed bits a layer, as `torch.save` writes it, read here without torch (mask_writer.py writes it).
 
     {"format_version": 1, "meta": {...}, "bits": {layer: uint8 (rows, ceil(cols / 8))}, "shape": {layer: [rows, cols]}}
 
@@ -17,7 +17,6 @@ import numpy as np
 from sparseft.checkpoints.checkpoint import read_header
 from sparseft.checkpoints.torch_file import read_torch_file
 from sparseft.errors import InputError
-from sparseft.files import atomic_file
 
 FORMAT_VERSION = 1
 _MEND = "compute it again with compute_masks.py"
@@ -49,12 +48,9 @@ def unpack(bits: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.unpackbits(bits, axis=-1, count=shape[1], bitorder="little").view(bool)
 
 
-def write_mask(path: Path | str, mask: Mask) -> None:
-    """Write a mask file, atomically; its suffix, .pt or .safetensors, chooses the format."""
-    path = Path(path)
-    write = _write_safetensors if path.suffix == ".safetensors" else _write_pt
-    with atomic_file(path) as temporary, open(temporary, "wb") as stream:
-        write(stream, mask)
+def row_bytes(cols: int) -> int:
+    """The bytes of a packed row."""
+    return -(-cols // 8)
 
 
 def read_mask(path: Path | str) -> Mask:
@@ -102,7 +98,7 @@ def check_run(mask: Mask, path: Path | str, method: str, sparsity: int) -> None:
 
 def _consistent(mask: Mask) -> bool:
     """Whether every layer's bits have the shape that `shape` asks for, zeros after a row's end, and as many ones as meta says."""
-    packed = {layer: (rows, -(-cols // 8)) for layer, (rows, cols) in mask.shape.items()}
+    packed = {layer: (rows, row_bytes(cols)) for layer, (rows, cols) in mask.shape.items()}
     bits = {layer: array.shape for layer, array in mask.bits.items() if array.dtype == np.uint8}
     if not bits or packed != bits:
         return False
@@ -112,21 +108,6 @@ def _consistent(mask: Mask) -> bool:
         return False
     rests = {layer: mask.shape[layer][1] % 8 for layer in bits}
     return not any(rest and (mask.bits[layer][:, -1] >> rest).any() for layer, rest in rests.items())
-
-
-def _write_pt(stream, mask: Mask) -> None:
-    import torch  # the format is torch's; reading needs it nowhere
-
-    bits = {layer: torch.from_numpy(np.array(array)) for layer, array in mask.bits.items()}
-    shape = {layer: list(shape) for layer, shape in mask.shape.items()}
-    torch.save({"format_version": FORMAT_VERSION, "meta": mask.meta, "bits": bits, "shape": shape}, stream)
-
-
-def _write_safetensors(stream, mask: Mask) -> None:
-    from safetensors.numpy import save
-
-    content = {"format_version": FORMAT_VERSION, "meta": mask.meta, "shape": mask.shape}
-    stream.write(save(mask.bits, {"sparseft": json.dumps(content)}))
 
 
 def _read_safetensors(path: Path) -> dict:

@@ -1,27 +1,97 @@
-"""What the masks of a method prune, layer by layer, asked and reached; as JSON and as histograms."""
+"""What the masks of a method prune, layer by layer, asked and reached, and the scores behind it; JSON and plots."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from sparseft.checkpoints.checkpoint import to_float32
 from sparseft.files import atomic_file
-from sparseft.pruning.mask_ops import Mask
+from sparseft.pruning.kernels import LOW
+
+QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+STARVED = 0.01  # a layer that keeps less than this share of its weights is named
+_OCTAVES = 24  # below the largest score; what is lower is counted with the lowest
 
 
-def mask_report(masks: dict[int, Mask]) -> dict:
-    """report_{method}.json: per sparsity (percent asked) the fraction reached, and a row a layer."""
-    first = next(iter(masks.values()))
-    shared = {key: value for key, value in first.meta.items() if key not in ("sparsity", "reached")}
-    return {"format_version": 1, **shared, "sparsities": [_sparsity(percent, mask) for percent, mask in masks.items()]}
+@dataclass(frozen=True)
+class Scores:
+    """The distribution of a layer's scores: quantiles, and `octaves`, how many lie in [2^k, 2^(k+1)) by k.
+
+    Both empty where scores are no numbers (method random). From 16-bit scores exact, from 32-bit ones low by up to
+    1 / 128 of their value."""
+
+    quantiles: dict[float, float]
+    octaves: dict[int, int]
+
+    @classmethod
+    def of_histogram(cls, histogram: np.ndarray, dtype: str | None) -> "Scores":
+        """`histogram`: int64 (BINS,) by the high digit of scores in BF16, F16 or F32."""
+        if not dtype:
+            return cls({}, {})
+        used = np.flatnonzero(histogram)
+        bits = (used * LOW).astype(np.uint32) if dtype == "F32" else used.astype(np.uint16)
+        return cls._of(to_float32(bits, dtype), histogram[used])
+
+    @classmethod
+    def of_values(cls, values: np.ndarray) -> "Scores":
+        """`values`: non-negative fp64 (n,)."""
+        return cls._of(*np.unique(values, return_counts=True))
+
+    @classmethod
+    def _of(cls, values: np.ndarray, counts: np.ndarray) -> "Scores":
+        """`values` ascend, each `counts` times."""
+        ends = np.cumsum(counts)
+        places = np.searchsorted(ends, np.ceil(np.array(QUANTILES) * ends[-1]))
+        exponents = np.frexp(np.where(values > 0, values, 1))[1] - 1
+        exponents = np.maximum(np.where(values > 0, exponents, exponents.min()), exponents.max() - _OCTAVES)
+        octaves = {int(k): int(counts[exponents == k].sum()) for k in np.unique(exponents)}
+        return cls(dict(zip(QUANTILES, map(float, values[places]), strict=True)), octaves)
 
 
-def plot_report(report: dict, path: Path) -> None:
-    """Histograms of the layers' sparsities, a panel a sparsity asked for."""
+def mask_report(
+    meta: dict, percents: list[int], kept: dict[str, np.ndarray], shape: dict[str, tuple[int, int]],
+    scores: dict[str, Scores],
+) -> dict:  # fmt: skip
+    """report_{method}.json: a row a layer and sparsity (percent), and a row a layer for its scores.
+
+    `kept`: int64 (sparsities,) by layer."""
+    sizes = {layer: rows * cols for layer, (rows, cols) in shape.items()}
+    sparsities = [
+        _sparsity(percent, {layer: int(kept[layer][level]) for layer in shape}, sizes)
+        for level, percent in enumerate(percents)
+    ]
+    rows = [{"layer": layer, "quantiles": found.quantiles, "octaves": found.octaves} for layer, found in scores.items()]
+    return {"format_version": 1, **meta, "sparsities": sparsities, "scores": rows}
+
+
+def plot_report(report: dict, folder: Path) -> None:
+    """Write to `folder`, by method: the layers' sparsities as histograms and as a heat map, and their scores."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    plots = {"sparsity": _plot_histograms, "layers": _plot_layers, "scores": _plot_scores}
+    for name, plot in plots.items():
+        figure = plot(report, pyplot)
+        with atomic_file(folder / f"{name}_{report['method']}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+        pyplot.close(figure)
+
+
+def _sparsity(percent: int, kept: dict[str, int], sizes: dict[str, int]) -> dict:
+    layers = [
+        {"layer": layer, "weights": sizes[layer], "kept": kept[layer], "reached": 1 - kept[layer] / sizes[layer]}
+        for layer in sizes
+    ]
+    starved = [row["layer"] for row in layers if row["kept"] < STARVED * row["weights"]]
+    reached = 1 - sum(kept.values()) / sum(sizes.values())
+    return {"asked_percent": percent, "reached": reached, "layers_below_1_percent_kept": starved, "layers": layers}
+
+
+def _plot_histograms(report: dict, pyplot):
+    """A panel a sparsity asked for: how many layers reached what."""
     panels = report["sparsities"]
     figure, axes = pyplot.subplots(
         len(panels), 1, figsize=(6.4, 1 + 1.1 * len(panels)), sharex=True, squeeze=False, layout="constrained"
@@ -33,17 +103,31 @@ def plot_report(report: dict, path: Path) -> None:
         axis.title.set_size("small")
     axes[-1, 0].set(xlabel="sparsity of a layer (%)", xlim=(-2, 102))
     figure.suptitle(f"{report['method']}: sparsity by layer")
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
-    pyplot.close(figure)
+    return figure
 
 
-def _sparsity(percent: int, mask: Mask) -> dict:
-    layers = [_layer(layer, mask) for layer in mask.shape]
-    return {"asked_percent": percent, "reached": mask.meta["reached"], "layers": layers}
+def _plot_layers(report: dict, pyplot):
+    """Layer x sparsity asked: what was reached."""
+    panels = report["sparsities"]
+    table = np.array([[100 * row["reached"] for row in panel["layers"]] for panel in panels]).T
+    figure, axis = pyplot.subplots(figsize=(6.4, 8), layout="constrained")
+    image = axis.imshow(table, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, vmax=100)
+    axis.set(xticks=range(len(panels)), xticklabels=[panel["asked_percent"] for panel in panels])
+    axis.set(xlabel="sparsity asked for (%)", ylabel="prunable layer, in the model's order")
+    figure.colorbar(image, label="sparsity reached (%)")
+    figure.suptitle(f"{report['method']}: sparsity by layer")
+    return figure
 
 
-def _layer(layer: str, mask: Mask) -> dict:
-    rows, cols = mask.shape[layer]
-    kept = int(np.bitwise_count(mask.bits[layer]).sum())
-    return {"layer": layer, "weights": rows * cols, "kept": kept, "reached": 1 - kept / (rows * cols)}
+def _plot_scores(report: dict, pyplot):
+    """Layer x power of two: the share of the layer's scores there."""
+    octaves = [row["octaves"] for row in report["scores"]]
+    columns = sorted({k for row in octaves for k in row}) or [0]
+    table = np.array([[row.get(k, 0) / max(1, sum(row.values())) for k in columns] for row in octaves])
+    figure, axis = pyplot.subplots(figsize=(6.4, 8), layout="constrained")
+    edges = (columns[0] - 0.5, columns[-1] + 0.5, len(octaves) - 0.5, -0.5)
+    image = axis.imshow(table, aspect="auto", interpolation="nearest", cmap="magma", extent=edges)
+    axis.set(xlabel="score, power of two", ylabel="prunable layer, in the model's order")
+    figure.colorbar(image, label="share of the layer's scores")
+    figure.suptitle(f"{report['method']}: scores by layer")
+    return figure

@@ -1,30 +1,43 @@
-"""Structured pruning: whole coupled channels, scored by the sum of |w| over all that belongs to a channel.
+"""Structured pruning: whole coupled channels, scored by the sum over all that belongs to a channel.
 
-Source: LLM-Pruner (arXiv 2305.11627), sections 3.1 and 3.2, with magnitude as the importance and the sum as the
-aggregation. What is coupled is said in checkpoints/layers.py.
+Source: LLM-Pruner (arXiv 2305.11627), sections 3.1 and 3.2, with the sum as the aggregation. What is coupled is said in
+checkpoints/layers.py.
 """
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import Checkpoint, reject_not_finite, to_float32
+from sparseft.checkpoints.checkpoint import to_float32
 from sparseft.checkpoints.layers import Part
+from sparseft.errors import InputError
+from sparseft.pruning.importance import Source
+from sparseft.pruning.mask_ops import pack
 
 
-def unit_scores(checkpoint: Checkpoint, parts: list[Part]) -> np.ndarray:
-    """Sum of |w| over each coupled unit, fp64 (units,)."""
-    return sum(_part_scores(checkpoint, part) for part in parts)
+def unit_scores(
+    source: Source, shape: dict[str, tuple[int, int]], dtypes: dict[str, str | None], parts: list[Part]
+) -> np.ndarray:
+    """Sum of the scores over each coupled unit, fp64 (units,)."""
+    return sum(_part_scores(source, shape[part.layer], dtypes[part.layer], part) for part in parts)
 
 
-def expand(kept_units: np.ndarray, part: Part, shape: tuple[int, int]) -> np.ndarray:
-    """bool (units,) -> the mask of one part's layer, bool (rows, cols)."""
-    kept = np.repeat(kept_units, part.width)
-    return np.broadcast_to(kept[:, None] if part.axis == 0 else kept[None, :], shape)
+def unit_mask(kept_units: np.ndarray, part: Part, shape: tuple[int, int]) -> np.ndarray:
+    """The packed mask of one part's layer, uint8 (rows * ceil(cols / 8),), that keeps the units of those numbers."""
+    rows, cols = shape
+    units = np.zeros(shape[part.axis] // part.width, bool)
+    units[kept_units] = True
+    kept = np.repeat(units, part.width)
+    if part.axis == 0:
+        return (kept[:, None] * pack(np.ones((1, cols), bool))).reshape(-1)
+    return np.tile(pack(kept[None])[0], rows)
 
 
-def _part_scores(checkpoint: Checkpoint, part: Part) -> np.ndarray:
-    tensor = checkpoint.tensors[f"{part.layer}.weight"]
-    bits = checkpoint.read(tensor.name)
-    reject_not_finite(bits, tensor)
-    weights = np.abs(to_float32(bits, tensor.dtype))
-    channels = weights.sum(axis=1 - part.axis, dtype=np.float64)
+def _part_scores(source: Source, shape: tuple[int, int], dtype: str | None, part: Part) -> np.ndarray:
+    """Sums over rows (axis 0) or columns (axis 1), then over the `width` channels of a unit."""
+    sums = []
+    for bits in source(part.layer):
+        sizes = np.abs(to_float32(bits, dtype)).reshape(-1, shape[1])
+        if not np.isfinite(sizes).all():
+            raise InputError(f"{part.layer}.weight holds NaN or infinity", "repair or replace the checkpoint")
+        sums.append(sizes.sum(axis=1 - part.axis, dtype=np.float64))
+    channels = np.concatenate(sums) if part.axis == 0 else np.sum(sums, axis=0)
     return channels.reshape(-1, part.width).sum(axis=1)

@@ -1,0 +1,336 @@
+"""Compiled loops over raw float bits: count magnitudes, write packed masks, use them.
+
+Magnitudes of floats order like their bits without the sign: 32,768 values for BF16 and F16, so that one histogram holds
+the threshold t of every sparsity. 32-bit magnitudes take two digits: the high 16 bits, then the low 15 of the bins that
+were hit. Of the weights that equal t, the first `ties` in flat order are pruned:
+
+    keep  <=>  m > t  or  (m == t and `ties` equal weights went before)
+
+which is what a stable ascending sort would prune, without the sort. 64 weights are compared at a time, and their 64 bits
+stored at once. Every function releases the GIL, so that threads run side by side; none allocates more than histograms.
+The loops pass addresses, not arrays: numba counts references to an array in every call, atomically.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+BINS = 1 << 16  # values of the high digit: all 15 bits of a 16-bit magnitude, the high 16 of a 32-bit one
+LOW = 1 << 15  # values of the low digit of a 32-bit magnitude
+LANES = 64  # weights a comparison
+SEGMENT = 64 * LANES  # weights that stay in the first cache while the levels take turns
+ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+_WORD = ir.IntType(LANES)
+
+
+def _compare(predicate: str):
+    """An intrinsic: bit i is set where the magnitude of the weight i behind `address` is `predicate` the threshold."""
+
+    @intrinsic
+    def compare(_, address, threshold):
+        width = threshold.bitwidth
+
+        def build(context, builder, signature, arguments):
+            vector = ir.VectorType(ir.IntType(width), LANES)
+            sizes = builder.and_(
+                _load(builder, arguments[0], vector), ir.Constant(vector, [2 ** (width - 1) - 1] * LANES)
+            )
+            first = builder.insert_element(
+                ir.Constant(vector, ir.Undefined), arguments[1], ir.Constant(ir.IntType(32), 0)
+            )
+            everywhere = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+            flags = builder.icmp_unsigned(predicate, sizes, builder.shuffle_vector(first, first, everywhere))
+            return builder.bitcast(flags, _WORD)
+
+        return types.uint64(types.uint64, threshold), build
+
+    return compare
+
+
+_at_least, _equal = _compare(">="), _compare("==")
+
+
+@intrinsic
+def _zero_pruned(_, address, keep, zero):
+    """Put `zero`, 0 of the weights' type, where the bit of `keep` is 0, in the 64 weights behind `address`."""
+
+    def build(context, builder, signature, arguments):
+        vector = ir.VectorType(ir.IntType(zero.bitwidth), LANES)
+        flags = builder.bitcast(arguments[1], ir.VectorType(ir.IntType(1), LANES))
+        kept = builder.select(flags, _load(builder, arguments[0], vector), ir.Constant(vector, [0] * LANES))
+        builder.store(kept, builder.inttoptr(arguments[0], vector.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64, zero), build
+
+
+@intrinsic
+def _load64(_, address):
+    """The eight bytes behind `address` as a little-endian word."""
+    return types.uint64(types.uint64), lambda context, builder, signature, arguments: _load(
+        builder, arguments[0], _WORD
+    )
+
+
+@intrinsic
+def _store64(_, address, word):
+    """The inverse of `_load64`."""
+
+    def build(context, builder, signature, arguments):
+        builder.store(arguments[1], builder.inttoptr(arguments[0], _WORD.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64), build
+
+
+@intrinsic
+def _popcount(_, word):
+    return types.int64(types.uint64), lambda context, builder, signature, arguments: builder.ctpop(arguments[0])
+
+
+def _load(builder, address, kind):
+    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
+
+
+@njit(nogil=True, cache=True)
+def count_high(values, counts):
+    """Add the magnitudes of `values`, uint16 or uint32 (n,), to `counts`, int64 (BINS,), by their high digit."""
+    shift, mask, bins = _shift(values), _digit(values), np.zeros(BINS, np.uint32)
+    for value in values:
+        bins[value >> shift & mask] += np.uint32(1)
+    for i in range(BINS):
+        counts[i] += bins[i]
+
+
+@njit(nogil=True, cache=True)
+def count_low(values, slots, counts):
+    """Add uint32 `values` by their low digit to `counts`, int32 (S, LOW), in row slots[high digit] where that is >= 0."""
+    shift, mask = _shift(values), _digit(values)
+    for value in values:
+        slot = slots[value >> shift & mask]
+        if slot >= 0:
+            counts[slot, value & np.uint64(LOW - 1)] += np.int32(1)
+
+
+@njit(nogil=True, cache=True)
+def write_masks(values, cols, thresholds, ties, packed):
+    """Pack the masks of `values`, uint16 or uint32 (rows * cols,), for every level.
+
+    thresholds: values' dtype (levels,); ties: int64 (levels,), how many weights equal to the threshold are still to be
+    pruned, counted down; packed: uint8 (levels, rows * ceil(cols / 8)), filled."""
+    spare = np.zeros(LANES, values.dtype)
+    for row in range(values.size // cols):
+        _write_row(values, row, cols, thresholds, ties, packed, spare)
+
+
+@njit(nogil=True, cache=True)
+def write_row_masks(values, cols, counts, packed):
+    """As `write_masks`, with every row ranked by itself: level j prunes counts[j] weights of each; counts ascend."""
+    thresholds, ties = np.zeros(counts.size, values.dtype), np.zeros(counts.size, np.int64)
+    bins, spare = np.zeros(BINS, np.int32), np.zeros(LANES, values.dtype)
+    for row in range(values.size // cols):
+        _rank(values[row * cols : (row + 1) * cols], counts, bins, thresholds, ties)
+        _write_row(values, row, cols, thresholds, ties, packed, spare)
+
+
+@njit(nogil=True, cache=True)
+def write_group_masks(values, cols, group, counts, packed):
+    """N:M masks: of every `group` weights in a row, level j prunes the counts[j] lowest; `group` divides cols."""
+    packed[:] = 0
+    row_bytes = -(-cols // 8)
+    sizes = np.zeros(group, values.dtype)
+    for start in range(0, values.size, group):
+        bit = start // cols * row_bytes * 8 + start % cols
+        for i in range(group):
+            sizes[i] = values[start + i] << 1  # without the sign
+        for i in range(group):
+            rank = 0
+            for k in range(group):
+                rank += sizes[k] < sizes[i] or (sizes[k] == sizes[i] and k < i)
+            for j in range(counts.size):
+                packed[j, (bit + i) // 8] |= (rank >= counts[j]) << (bit + i) % 8
+
+
+@njit(nogil=True, cache=True)
+def zero_pruned(values, cols, packed):
+    """values * M in place: +0.0 where the bit of `packed`, uint8 (rows * ceil(cols / 8),), is 0."""
+    row_bytes, full, zero = -(-cols // 8), cols // LANES * LANES, values.dtype.type(0)
+    for row in range(values.size // cols):
+        bits = packed.ctypes.data + row * row_bytes
+        for col in range(0, full, LANES):
+            _zero_pruned(_address(values, row * cols + col), _load64(bits + col // 8), zero)
+        for col in range(full, cols):
+            if not packed[row * row_bytes + col // 8] >> col % 8 & 1:
+                values[row * cols + col] = 0
+
+
+@njit(nogil=True, cache=True)
+def survey(values, cols, packed, limit):
+    """Compare weights with their mask: (zeros, kept zeros, pruned magnitudes >= limit, the largest of these).
+
+    `limit`, of values' dtype, is in bits as they are: 1 asks for exact zeros. Returns four int64."""
+    found, row_bytes, one = np.zeros(3, np.int64), -(-cols // 8), values.dtype.type(1)
+    spare, bits, largest = np.zeros(LANES, values.dtype), np.zeros(8, np.uint8), 0  # for what is left of a row
+    full, rest = cols // LANES * LANES, cols % LANES
+    for row in range(values.size // cols):
+        start = row * cols
+        for i in range(start, start + full, LANES):
+            word = _load64(packed.ctypes.data + row * row_bytes + (i - start) // 8)
+            wrong = _survey(_address(values, i), word, ALL, limit, one, found)
+            if wrong:
+                largest = _largest(values[i : i + LANES], wrong, largest)
+        if rest:
+            spare[:rest] = values[start + full : start + cols]
+            bits[: row_bytes - full // 8] = packed[row * row_bytes + full // 8 : (row + 1) * row_bytes]
+            wrong = _survey(spare.ctypes.data, _load64(bits.ctypes.data), _first(rest), limit, one, found)
+            largest = _largest(spare, wrong, largest)
+    return found[0], found[1], found[2], largest
+
+
+@njit(nogil=True, cache=True)
+def count_ones(packed):
+    """The ones of each row of uint8 (levels, n), int64 (levels,)."""
+    ones = np.zeros(packed.shape[0], np.int64)
+    full = packed.shape[1] // 8 * 8
+    for level in range(packed.shape[0]):
+        row = packed.ctypes.data + level * packed.shape[1]
+        for i in range(0, full, 8):
+            ones[level] += _popcount(_load64(row + i))
+        for byte in packed[level, full:]:
+            ones[level] += _popcount(byte)
+    return ones
+
+
+@njit(inline="always")
+def _address(values, i):
+    return values.ctypes.data + i * values.itemsize
+
+
+@njit(nogil=True, cache=True)
+def _first(number):
+    """A word with the lowest `number` < 64 bits set."""
+    return (np.uint64(1) << np.uint64(number)) - np.uint64(1)
+
+
+@njit(nogil=True, cache=True)
+def _cut(keep, equal, ties):
+    """Clear the first `ties` bits of `equal` in `keep`; returns it and the ties that are left."""
+    number = _popcount(equal)
+    if number <= ties:
+        return keep & ~equal, ties - number
+    while ties > 0:
+        lowest = equal & (~equal + np.uint64(1))
+        equal, keep, ties = equal ^ lowest, keep ^ lowest, ties - 1
+    return keep, ties
+
+
+@njit(inline="always")
+def _write_row(values, row, cols, thresholds, ties, packed, spare):
+    """One row of `write_masks`; `spare` (LANES,) takes what is left of the row."""
+    row_bytes, full = -(-cols // 8), cols // LANES * LANES
+    spare[: cols - full] = values[row * cols + full : (row + 1) * cols]
+    valid = _first(cols - full)
+    for begin in range(0, cols, SEGMENT):
+        for j in range(thresholds.size):
+            threshold, left = thresholds[j], ties[j]
+            out = packed.ctypes.data + j * packed.shape[1] + row * row_bytes
+            for col in range(begin, min(begin + SEGMENT, full), LANES):
+                weights = _address(values, row * cols + col)
+                keep = _at_least(weights, threshold)
+                if left > 0:
+                    keep, left = _cut(keep, _equal(weights, threshold), left)
+                _store64(out + col // 8, keep)
+            if begin + SEGMENT >= cols and valid:
+                keep = _at_least(spare.ctypes.data, threshold) & valid
+                if left > 0:
+                    keep, left = _cut(keep, _equal(spare.ctypes.data, threshold) & valid, left)
+                for byte in range(full // 8, row_bytes):
+                    packed[j, row * row_bytes + byte] = keep & np.uint64(0xFF)
+                    keep >>= np.uint64(8)
+            ties[j] = left
+
+
+@njit(nogil=True, cache=True)
+def _rank(row, counts, bins, thresholds, ties):
+    """Thresholds and ties of one row; `bins`, int32 (BINS,), is zero before and after."""
+    shift, level, seen = _shift(row), 0, 0
+    low, high = _count_row(row, bins)
+    for start in range(low // LANES * LANES, high + 1, LANES):
+        block = bins[start : start + LANES]
+        total = np.int32(0)
+        for number in block:
+            total += number
+        if level < counts.size and seen + total >= counts[level]:
+            before = seen
+            for i in range(LANES):
+                while level < counts.size and before + block[i] >= counts[level]:
+                    thresholds[level], ties[level] = (start + i) << shift, counts[level] - before
+                    level += 1
+                before += block[i]
+        for i in range(LANES):
+            block[i] = 0
+        seen += total
+    if shift:
+        for level in range(counts.size):
+            _rank_low(row, thresholds, ties, level)
+
+
+@njit(nogil=True, cache=True)
+def _count_row(row, bins):
+    """Count a row by its high digit; returns the lowest and the highest digit."""
+    shift, low, high = _shift(row), np.int32(BINS), np.int32(0)
+    mask = _digit(row)
+    for value in row:
+        bins[value >> shift & mask] += np.int32(1)
+    for i in range(row.size):  # int32 and no call of min: so it becomes vector code
+        digit = np.int32(row[i] >> shift & mask)
+        low = low if low < digit else digit
+        high = high if high > digit else digit
+    return low, high
+
+
+@njit(nogil=True, cache=True)
+def _rank_low(row, thresholds, ties, level):
+    """Refine a threshold that has its high digit by the low digits of the weights that share it."""
+    if ties[level] == 0:
+        return
+    shift, mask = _shift(row), _digit(row)
+    digit = thresholds[level] >> shift & mask
+    lows = np.sort(np.array([value & np.uint64(LOW - 1) for value in row if value >> shift & mask == digit]))
+    low = lows[ties[level] - 1]
+    thresholds[level] += low
+    ties[level] -= np.searchsorted(lows, low)
+
+
+@njit(inline="always")
+def _shift(values):
+    """How many bits of a magnitude lie under its high digit. Unsigned, or numba would test every index for a sign."""
+    return np.uint64(0 if values.itemsize == 2 else 15)
+
+
+@njit(inline="always")
+def _digit(values):
+    """The bits of a high digit."""
+    return np.uint64(0x7FFF if values.itemsize == 2 else 0xFFFF)
+
+
+@njit(inline="always")
+def _survey(weights, keep, valid, limit, one, found):
+    """`survey` of the 64 weights behind an address, those of `valid` alone; adds to `found`, returns the wrong ones."""
+    zero = ~_at_least(weights, one) & valid
+    wrong = _at_least(weights, limit) & valid & ~keep
+    found[0] += _popcount(zero)
+    found[1] += _popcount(zero & keep)
+    found[2] += _popcount(wrong)
+    return wrong
+
+
+@njit(nogil=True, cache=True)
+def _largest(weights, wrong, largest):
+    """The largest magnitude, in bits, of those of 64 `weights` whose bit is set in `wrong`; at least `largest`."""
+    sign = np.uint64(weights.itemsize * 8 - 1)
+    for i in range(weights.size):
+        if wrong >> np.uint64(i) & np.uint64(1):
+            largest = max(largest, np.int64(weights[i] & ((np.uint64(1) << sign) - np.uint64(1))))
+    return largest

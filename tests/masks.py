@@ -1,0 +1,32 @@
+"""Masks for tests: computed as the script computes them, and mask files made by hand."""
+
+import tempfile
+from pathlib import Path
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.config import Masks
+from sparseft.pruning import mask_generator
+from sparseft.pruning.importance import Calibration
+from sparseft.pruning.mask_ops import Mask, read_mask
+from sparseft.pruning.mask_writer import mask_writer
+
+
+def compute_masks(
+    checkpoint: Checkpoint, method: str, percents: list[int], calibration: Calibration | None = None, threads: int = 1,
+    **settings: object,
+) -> dict[int, Mask]:  # fmt: skip
+    """The masks of a method by sparsity, in percent; they stay mapped when their files are gone."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{percent}.pt" for percent in percents]
+        mask_generator.compute_masks(
+            checkpoint, method, percents, paths, Masks(**settings), calibration=calibration, threads=threads
+        )
+        return {percent: read_mask(path) for percent, path in zip(percents, paths, strict=True)}
+
+
+def write_mask(path: Path, mask: Mask) -> None:
+    """The inverse of read_mask, but for meta["reached"], which is counted."""
+    meta = {key: value for key, value in mask.meta.items() if key != "reached"}
+    with mask_writer([path], [meta], mask.shape) as writer:
+        for layer, bits in mask.bits.items():
+            writer.write(layer, 0, bits.reshape(1, -1))
