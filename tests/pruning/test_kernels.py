@@ -80,7 +80,7 @@ def test_row_scope_is_a_stable_sort_of_every_row(kind, shape, word):
 
 
 @pytest.mark.parametrize("word", [np.uint16, np.uint32])
-@pytest.mark.parametrize("group", [2, 4, 5, 10])
+@pytest.mark.parametrize("group", [2, 4, 5, 10, 16, 33, 64])
 @pytest.mark.parametrize("kind", ["normal", "equal", "ties", "zeros"])
 def test_group_scope_is_a_stable_sort_of_every_group(kind, group, word):
     bits = weights_of(kind, (7, 20 * group), word)

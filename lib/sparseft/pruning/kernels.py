@@ -52,6 +52,19 @@ _at_least, _equal = _compare(">="), _compare("==")
 
 
 @intrinsic
+def _lower(_, address, other, zero):
+    """Bit i is set where the magnitude of the weight i behind `address` is below that behind `other`; 0 of their type."""
+
+    def build(context, builder, signature, arguments):
+        vector = ir.VectorType(ir.IntType(zero.bitwidth), LANES)
+        mask = ir.Constant(vector, [2 ** (zero.bitwidth - 1) - 1] * LANES)
+        first, second = (builder.and_(_load(builder, place, vector), mask) for place in arguments[:2])
+        return builder.bitcast(builder.icmp_unsigned("<", first, second), _WORD)
+
+    return types.uint64(types.uint64, types.uint64, zero), build
+
+
+@intrinsic
 def _zero_pruned(_, address, keep, zero):
     """Put `zero`, 0 of the weights' type, where the bit of `keep` is 0, in the 64 weights behind `address`."""
 
@@ -96,11 +109,9 @@ def _load(builder, address, kind):
 @njit(nogil=True, cache=True)
 def count_high(values, counts):
     """Add the magnitudes of `values`, uint16 or uint32 (n,), to `counts`, int64 (BINS,), by their high digit."""
-    shift, mask, bins = _shift(values), _digit(values), np.zeros(BINS, np.uint32)
+    shift, mask = _shift(values), _digit(values)
     for value in values:
-        bins[value >> shift & mask] += np.uint32(1)
-    for i in range(BINS):
-        counts[i] += bins[i]
+        counts[value >> shift & mask] += 1
 
 
 @njit(nogil=True, cache=True)
@@ -121,7 +132,7 @@ def write_masks(values, cols, thresholds, ties, packed):
     pruned, counted down; packed: uint8 (levels, rows * ceil(cols / 8)), filled."""
     spare = np.zeros(LANES, values.dtype)
     for row in range(values.size // cols):
-        _write_row(values, row, cols, thresholds, ties, packed, spare)
+        _write_row(values, row * cols, cols, thresholds, ties, packed, row * -(-cols // 8), spare)
 
 
 @njit(nogil=True, cache=True)
@@ -131,25 +142,66 @@ def write_row_masks(values, cols, counts, packed):
     bins, spare = np.zeros(BINS, np.int32), np.zeros(LANES, values.dtype)
     for row in range(values.size // cols):
         _rank(values[row * cols : (row + 1) * cols], counts, bins, thresholds, ties)
-        _write_row(values, row, cols, thresholds, ties, packed, spare)
+        _write_row(values, row * cols, cols, thresholds, ties, packed, row * -(-cols // 8), spare)
 
 
 @njit(nogil=True, cache=True)
 def write_group_masks(values, cols, group, counts, packed):
-    """N:M masks: of every `group` weights in a row, level j prunes the counts[j] lowest; `group` divides cols."""
-    packed[:] = 0
-    row_bytes = -(-cols // 8)
-    sizes = np.zeros(group, values.dtype)
-    for start in range(0, values.size, group):
-        bit = start // cols * row_bytes * 8 + start % cols
-        for i in range(group):
-            sizes[i] = values[start + i] << 1  # without the sign
-        for i in range(group):
-            rank = 0
-            for k in range(group):
-                rank += sizes[k] < sizes[i] or (sizes[k] == sizes[i] and k < i)
+    """N:M masks: of every `group` <= 64 weights in a row, level j prunes the counts[j] lowest; `group` divides cols.
+
+    Groups that fit into 64 weights are ranked at once: a weight's rank is how many of its group go before it, kept as
+    binary digits in `planes`, a word a digit. Weights at distance d are compared for every d < group."""
+    width = LANES // group * group
+    row_bytes, padded = -(-cols // 8), np.zeros(cols + 2 * LANES, values.dtype)
+    planes, bits = np.zeros(6, np.uint64), np.zeros((counts.size, row_bytes + 16), np.uint8)
+    for row in range(values.size // cols):
+        padded[:cols] = values[row * cols : (row + 1) * cols]
+        bits[:] = 0
+        for col in range(0, cols, width):
+            _rank_groups(padded, col, group, width, planes)
+            valid = ALL if min(width, cols - col) == LANES else _first(min(width, cols - col))
             for j in range(counts.size):
-                packed[j, (bit + i) // 8] |= (rank >= counts[j]) << (bit + i) % 8
+                out, keep = bits.ctypes.data + j * bits.shape[1] + col // 8, _rank_reaches(planes, counts[j]) & valid
+                _store64(out, _load64(out) | keep << np.uint64(col % 8))
+                if col % 8:
+                    _store64(out + 8, keep >> np.uint64(64 - col % 8))
+        packed[:, row * row_bytes : (row + 1) * row_bytes] = bits[:, :row_bytes]
+
+
+@njit(nogil=True, cache=True)
+def _rank_groups(padded, col, group, width, planes):
+    """The ranks of the `width` weights from padded[col] on, in `planes`."""
+    planes[:] = 0
+    zero = padded.dtype.type(0)
+    for distance in range(1, group):
+        pairs = np.uint64(0)  # the weights that have a neighbour at this distance in their group
+        for start in range(0, width, group):
+            pairs |= _first(group - distance) << np.uint64(start)
+        lower = _lower(_address(padded, col + distance), _address(padded, col), zero)
+        _add(planes, lower & pairs)
+        _add(planes, (~lower & pairs) << np.uint64(distance))
+
+
+@njit(nogil=True, cache=True)
+def _add(planes, word):
+    """Add 1 to the numbers of which `word` has the bit."""
+    digit = 0
+    while word:
+        planes[digit], word = planes[digit] ^ word, planes[digit] & word
+        digit += 1
+
+
+@njit(nogil=True, cache=True)
+def _rank_reaches(planes, count):
+    """The bits of the numbers that are at least `count` < 64."""
+    above, equal = np.uint64(0), ALL
+    for digit in range(planes.size - 1, -1, -1):
+        if count >> digit & 1:
+            equal &= planes[digit]
+        else:
+            above |= equal & planes[digit]
+            equal &= ~planes[digit]
+    return above | equal
 
 
 @njit(nogil=True, cache=True)
@@ -226,17 +278,17 @@ def _cut(keep, equal, ties):
 
 
 @njit(inline="always")
-def _write_row(values, row, cols, thresholds, ties, packed, spare):
-    """One row of `write_masks`; `spare` (LANES,) takes what is left of the row."""
+def _write_row(values, start, cols, thresholds, ties, packed, at, spare):
+    """The masks of values[start : start + cols], to the bytes of `packed` from `at` on; `spare` (LANES,) is scratch."""
     row_bytes, full = -(-cols // 8), cols // LANES * LANES
-    spare[: cols - full] = values[row * cols + full : (row + 1) * cols]
+    spare[: cols - full] = values[start + full : start + cols]
     valid = _first(cols - full)
     for begin in range(0, cols, SEGMENT):
         for j in range(thresholds.size):
             threshold, left = thresholds[j], ties[j]
-            out = packed.ctypes.data + j * packed.shape[1] + row * row_bytes
+            out = packed.ctypes.data + j * packed.shape[1] + at
             for col in range(begin, min(begin + SEGMENT, full), LANES):
-                weights = _address(values, row * cols + col)
+                weights = _address(values, start + col)
                 keep = _at_least(weights, threshold)
                 if left > 0:
                     keep, left = _cut(keep, _equal(weights, threshold), left)
@@ -246,7 +298,7 @@ def _write_row(values, row, cols, thresholds, ties, packed, spare):
                 if left > 0:
                     keep, left = _cut(keep, _equal(spare.ctypes.data, threshold) & valid, left)
                 for byte in range(full // 8, row_bytes):
-                    packed[j, row * row_bytes + byte] = keep & np.uint64(0xFF)
+                    packed[j, at + byte] = keep & np.uint64(0xFF)
                     keep >>= np.uint64(8)
             ties[j] = left
 

@@ -46,10 +46,6 @@ class Selection:
         """How many of `total` weights each level prunes, int64 (levels,)."""
         return np.array([prune_count(percent, total) for percent in self.percents], np.int64)
 
-    def packed(self, weights: int, cols: int) -> np.ndarray:
-        """Room for the masks of a block, uint8 (levels, bytes)."""
-        return np.empty((len(self.percents), weights // cols * row_bytes(cols)), np.uint8)
-
 
 def compute_masks(
     checkpoint: Checkpoint, method: str, percents: list[int], paths: list[Path], settings: Masks, *,
@@ -170,12 +166,16 @@ def _in_threads(function: Callable, items: Sequence, threads: int) -> list:
 
 
 def _write_blocks(selection: Selection, layer: str, write: Callable[[np.ndarray, np.ndarray], None]) -> None:
-    cols, offset = selection.shape[layer][1], 0
+    """Hand every block and room for its masks, uint8 (levels, n), to `write`, and emit what it wrote; one buffer."""
+    cols, levels, offset, room = selection.shape[layer][1], len(selection.percents), 0, np.empty(0, np.uint8)
     for block in selection.source(layer):
-        packed = selection.packed(block.size, cols)
+        size = block.size // cols * row_bytes(cols)
+        if room.size < levels * size:
+            room = np.empty(levels * size, np.uint8)
+        packed = room[: levels * size].reshape(levels, size)
         write(block, packed)
         selection.emit(layer, offset, packed)
-        offset += packed.shape[1]
+        offset += size
 
 
 def _high_digits(selection: Selection, layers: Sequence[str], high: np.ndarray) -> tuple[type, np.ndarray, np.ndarray]:
