@@ -19,7 +19,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.config import Masks
 from sparseft.evaluation import evaluate
 from sparseft.files import sha256
-from sparseft.grid import TASK_METHODS
+from sparseft.grid import TASK_METHODS, split_method
 from sparseft.lora.merge import merge
 from sparseft.pruning.calibration import calibrate
 from sparseft.pruning.mask_generator import compute_masks
@@ -52,12 +52,10 @@ def figures(model: Checkpoint, folder: Path, name: str, rows: dict, text: str) -
     settings = Masks()
     for method in METHODS:
         paths = [folder / f"{method}{percent}.pt" for percent in PERCENTS]
-        calibration = (
-            calibrate(name, data, settings.calibration_examples, settings.calibration_seed)
-            if method in TASK_METHODS
-            else None
-        )
-        compute_masks(model, method, PERCENTS, paths, settings, calibration=calibration)
+        aware = method in TASK_METHODS
+        calibration = calibrate(split_method(method)[1], name, data, settings) if aware else None
+        with compute_masks(model, method, PERCENTS, paths, settings, calibration=calibration):
+            pass
         for percent, path in zip(PERCENTS, paths, strict=True):
             merge(model, read_mask(path), sha256(path), None, folder / "pruned")
             table.append([name, method, str(percent), *measure(Checkpoint(folder / "pruned"), rows, name, text)])

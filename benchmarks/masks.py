@@ -207,8 +207,11 @@ def stream(checkpoint: Checkpoint, folder: Path, threads: int) -> tuple[float, f
     with AnonymousMemory() as before:
         time.sleep(0.02)
     wall, cpu = time.perf_counter(), time.process_time()
-    with AnonymousMemory() as memory:
-        compute_masks(checkpoint, "unstructured", LEVELS, paths, Masks(), threads=threads)
+    with (
+        AnonymousMemory() as memory,
+        compute_masks(checkpoint, "unstructured", LEVELS, paths, Masks(), threads=threads),
+    ):
+        pass
     return time.perf_counter() - wall, time.process_time() - cpu, memory.peak - before.peak
 
 

@@ -18,9 +18,10 @@ def compute_masks(
     """The masks of a method by sparsity, in percent; they stay mapped when their files are gone."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{percent}.pt" for percent in percents]
-        mask_generator.compute_masks(
-            checkpoint, method, percents, paths, Masks(**settings), calibration=calibration, threads=threads
-        )
+        settings = Masks(**settings)
+        with mask_generator.compute_masks(checkpoint, method, percents, paths, settings, calibration=calibration,
+                                          threads=threads):  # fmt: skip
+            pass
         return {percent: read_mask(path) for percent, path in zip(percents, paths, strict=True)}
 
 
@@ -30,3 +31,4 @@ def write_mask(path: Path, mask: Mask) -> None:
     with mask_writer([path], [meta], mask.shape) as writer:
         for layer, bits in mask.bits.items():
             writer.write(layer, 0, bits.reshape(1, -1))
+        writer.finish()

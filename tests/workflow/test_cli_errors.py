@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,92 @@ def train_of(box: Path, **changes: object) -> tuple:
     return (box, "train.py", *(part for name, value in flags.items() for part in (f"--{name}", value)))
 
 
+def unsound(box: Path, change) -> Path:
+    """The box's model with its tensors changed, and without the manifest that knows them."""
+    model = box / "models/llama"
+    weights = load_file(model / "model.safetensors")
+    change(weights)
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    (model / "manifest.json").unlink()
+    return model
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("method", ["unstructured", "structured", "semistructured"])
+def test_a_weight_that_is_no_number(box, value, method):
+    name = "model.layers.1.mlp.up_proj.weight"
+    model = unsound(box, lambda weights: weights[name].view(-1)[-1:].fill_(value))
+    line = refused(*masks_of(box, model, "--sparsity", 0.5, "--method", method))
+    assert line == f"error: {name} holds NaN or infinity; repair or replace the checkpoint"
+
+
+def test_a_shard_that_is_missing(box):
+    model = box / "models/llama"
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    (model / "model.safetensors").rename(model / "model-1.safetensors")
+    (model / "manifest.json").unlink()
+    line = refused(*masks_of(box, model, "--sparsity", 0.5, "--method", "unstructured"))
+    assert line == f"error: {model}/model-2.safetensors: no such file; copy or prepare the checkpoint again"
+
+
+def test_an_index_that_names_a_file_outside_its_folder(box):
+    model = box / "models/llama"
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../mistral.safetensors"}}))
+    (model / "model.safetensors").rename(box / "models/mistral.safetensors")
+    (model / "manifest.json").unlink()
+    line = refused(*masks_of(box, model, "--sparsity", 0.5, "--method", "unstructured"))
+    assert "'../mistral.safetensors' leaves the model folder; " in line
+
+
+def test_a_calibration_set_that_is_empty_or_too_small(box):
+    call = masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", "unstructured_wanda")
+    assert "look at a task's examples; give --task and --data_dir" in refused(*call)
+    call += ("--task", "boolq_mini", "--data_dir", box / "data/boolq_mini")
+    assert "24 training rows, 128 calibration examples are asked for; lower masks.calib" in refused(*call)
+    (box / "data/boolq_mini/train.jsonl").write_text("\n")
+    assert "train.jsonl: holds no row; each line holds one boolq_mini row as JSON" in refused(*call)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_disk_that_is_full_leaves_no_mask(box, suffix):
+    script = ROOT / "workflow/scripts/compute_masks.py"
+    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)); sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    before = tree(box)
+    flags = ["--model_path", box / "models/llama", "--output_dir", box / "out", "--sparsity", "0.1", "0.5", "0.9"]
+    done = subprocess.run([sys.executable, "-c", limited, script, *flags, "--method", "unstructured", "--format", suffix],
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "check the path, its permissions and the free space" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert tree(box) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+def test_a_small_file_system_that_is_full_leaves_no_mask(box):
+    (box / "small").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", box / "small"], check=False).returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        flags = [
+            "--model_path",
+            box / "models/llama",
+            "--output_dir",
+            box / "small/out",
+            "--sparsity",
+            "0.1",
+            "0.5",
+            "0.9",
+        ]
+        done = run_script("compute_masks.py", *flags, "--method", "unstructured")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "No space left on device" in done.stderr
+        assert list((box / "small/out").iterdir()) == []
+    finally:
+        subprocess.run(["umount", box / "small"], check=True)
+
+
 def test_a_missing_model_folder(box):
     line = refused(*masks_of(box, box / "nowhere", "--sparsity", 0.5, "--method", "unstructured"))
     assert (
@@ -83,7 +170,7 @@ def test_a_truncated_file_under_its_manifest(box):
 @pytest.mark.parametrize("method", ["wandering", "random_magnitude", "unstructured_wander", "dense_x"])
 def test_an_unknown_method(box, method):
     line = refused(*masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", method))
-    assert line == f"error: method '{method}' is unknown; choose one of unstructured, structured, random"
+    assert line.startswith(f"error: method '{method}' is unknown; choose one of unstructured, structured, ")
 
 
 @pytest.mark.parametrize("sparsity", ["1", "1.0", "100", "-0.1", "0.333", "half", "nan"])
@@ -167,7 +254,7 @@ def test_an_output_folder_that_cannot_be_made(box):
         ),
         (
             "grid={methods: [best]}",
-            "error: configuration: grid.methods.0: Input should be 'unstructured', 'structured' or 'random', not 'best'",
+            "error: configuration: grid.methods.0: Input should be 'unstructured', 'structured', ",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.config import Masks, parse_section
 from sparseft.errors import InputError, run_script
 from sparseft.files import write_json
-from sparseft.grid import IMPORTANCES, MASK_NAME, TASK_METHODS, TASKS
+from sparseft.grid import IMPORTANCES, MASK_NAME, TASK_METHODS, TASKS, split_method
 from sparseft.pruning.importance import Calibration
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.report import plot_report
@@ -62,13 +62,16 @@ def methods_of(args: argparse.Namespace) -> list[str]:
     return [method if "_" in method else f"{method}{suffix}" for method in args.method]
 
 
-def calibration_of(args: argparse.Namespace, settings: Masks) -> Calibration:
+def calibration_of(args: argparse.Namespace, method: str, settings: Masks) -> Calibration:
     """What the task's examples say; torch is needed here and nowhere else."""
     from sparseft.pruning.calibration import calibrate
+    from sparseft.training.hardware import limit_threads
 
     if not (args.task and args.data_dir):
         raise InputError("gradient, taylor and wanda look at a task's examples", "give --task and --data_dir")
-    return calibrate(args.task, args.data_dir / "train.jsonl", settings.calibration_examples, settings.calibration_seed)
+    limit_threads(args.threads)
+    importance = split_method(method)[1]
+    return calibrate(importance, args.task, args.data_dir / "train.jsonl", settings)
 
 
 def main() -> int:
@@ -81,13 +84,13 @@ def main() -> int:
         settings.scope_of(method, percents)  # before anything is computed
     for method in methods:
         names = [MASK_NAME.format(sparsity=f"{percent:02d}", method=method) for percent in percents]
-        report = compute_masks(
-            checkpoint, method, percents, [args.output_dir / f"{name}.{args.format}" for name in names], settings,
-            calibration=calibration_of(args, settings) if method in TASK_METHODS else None, threads=args.threads,
-        )  # fmt: skip
-        if args.plot:
-            plot_report(report, args.output_dir / "plots")
-        write_json(args.output_dir / f"report_{method}.json", report)
+        paths = [args.output_dir / f"{name}.{args.format}" for name in names]
+        calibration = calibration_of(args, method, settings) if method in TASK_METHODS else None
+        with compute_masks(checkpoint, method, percents, paths, settings, calibration=calibration,
+                           threads=args.threads) as report:  # fmt: skip
+            if args.plot:
+                plot_report(report, args.output_dir / "plots")
+            write_json(args.output_dir / f"report_{method}.json", report)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 magnitude  |w|                     Han et al. 2015, arXiv 1506.02626, section 3
 gradient   mean |dL/dw|            see calibration.py, where L and the mean are defined
-taylor     mean |w dL/dw|          Molchanov et al. 2019, arXiv 1906.10771, section 3.1
+taylor     mean |w dL/dw|          Molchanov et al. 2019, arXiv 1906.10771
 wanda      |w| * ||x||             Sun et al. 2023, arXiv 2306.11695, section 3; x: the inputs that meet w
 random     31 seeded random bits   the same on every machine; the baseline that any importance has to beat
 
@@ -24,13 +24,13 @@ BLOCK = 1 << 21  # weights; a block and its masks stay in the second-level cache
 
 @dataclass(frozen=True)
 class Calibration:
-    """What importances that look at a task's examples need; calibration.py makes it.
+    """What an importance that looks at a task's examples needs; calibration.py makes it.
 
-    `meta` goes into the masks; `source(checkpoint, importance)` scores; `prune_in_sequence(checkpoint, prune)` is wanda's
-    pass, which asks prune(layer, norms fp32 (cols,)) for a layer's mask, bool (rows, cols)."""
+    `meta` goes into the masks; `source(checkpoint)` scores; `prune_in_sequence(checkpoint, prune)` is wanda's pass, which
+    asks prune(layer, norms fp32 (cols,)) for a layer's mask, bool (rows, cols)."""
 
     meta: dict
-    source: Callable[[Checkpoint, str], Source]
+    source: Callable[[Checkpoint], Source]
     prune_in_sequence: Callable[[Checkpoint, Callable[[str, np.ndarray], np.ndarray]], None]
 
 

@@ -6,8 +6,9 @@ nested: what 50 % prunes, 60 % prunes too. Nothing is sorted: a histogram of the
 every sparsity (kernels.py), a second reading writes the masks. Memory is a few blocks a thread, whatever the model.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -47,11 +48,14 @@ class Selection:
         return np.array([prune_count(percent, total) for percent in self.percents], np.int64)
 
 
+@contextmanager
 def compute_masks(
     checkpoint: Checkpoint, method: str, percents: list[int], paths: list[Path], settings: Masks, *,
     calibration: Calibration | None = None, threads: int = 1,
-) -> dict:  # fmt: skip
-    """Write the masks of `method`, one of `paths` a sparsity (percent, ascending); returns report_{method}.json.
+) -> Iterator[dict]:  # fmt: skip
+    """Compute the masks of `method`, one of `paths` a sparsity (percent, ascending); yields report_{method}.json.
+
+    The files appear when the block ends, none where it fails: what goes with them is written inside.
 
     `calibration` is needed where the importance looks at a task's examples. Raises InputError for what the method cannot
     do, an unknown architecture, NaN or infinity in a weight; no file is left then."""
@@ -68,12 +72,13 @@ def compute_masks(
             dtypes = {layer: checkpoint.tensors[f"{layer}.weight"].dtype for layer in shape}
             source = magnitude_source(checkpoint)
             if calibration:
-                source, dtypes = calibration.source(checkpoint, importance), dict.fromkeys(shape, "F32")
+                source, dtypes = calibration.source(checkpoint), dict.fromkeys(shape, "F32")
             elif pattern in ("random", DENSE):
                 source, dtypes = random_source(checkpoint, settings.seed), dict.fromkeys(shape)
             selection = Selection(source, shape, dtypes, percents, writer.write)
             scores = _select(selection, checkpoint, pattern, scope, settings.nm_group, threads)
-    return mask_report(meta, percents, writer.kept, shape, scores)
+        writer.finish()
+        yield mask_report(meta, percents, writer.kept, shape, scores)
 
 
 def prune_count(percent: int, total: int) -> int:

@@ -38,7 +38,7 @@ class MaskWriter:
             self.files[level].write(self.places[layer], offset, memoryview(block))
 
     def finish(self) -> None:
-        """Write what frames the bits; a file without it cannot be read."""
+        """Write what frames the bits, after the last of them; a file without it cannot be read."""
         total = sum(rows * cols for rows, cols in self.shape.values())
         for level, file in enumerate(self.files):
             file.finish(1 - sum(int(kept[level]) for kept in self.kept.values()) / total)
@@ -56,9 +56,7 @@ def mask_writer(paths: list[Path], metas: list[dict], shape: dict[str, tuple[int
             stack.callback(os.close, descriptor)
             kind = _SafetensorsFile if path.suffix == ".safetensors" else _PtFile
             files.append(kind(descriptor, meta, shape))
-        writer = MaskWriter(files, shape)
-        yield writer
-        writer.finish()
+        yield MaskWriter(files, shape)
 
 
 class _PtFile:

@@ -1,0 +1,163 @@
+"""What a structured mask pays: the compact model beside the masked and the dense one, in reading, writing and training.
+
+    python benchmarks/compact.py models/smollm2
+
+Takes about two minutes for SmolLM2-135M; prints the table and writes benchmarks/results/compact.md.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from bench import interleaved, report
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.files import sha256
+from sparseft.grid import MASK_NAME
+from sparseft.lora.experts import memory_path, unfuse_experts
+from sparseft.lora.masked_lora import attach
+from sparseft.lora.merge import merge
+from sparseft.pruning.compact import compact
+from sparseft.pruning.mask_ops import Mask, read_mask
+from sparseft.training.batches import Example, collate
+from sparseft.training.loss import answer_loss_sum
+from sparseft.training.model import load_model
+from torch import Tensor, nn
+
+PERCENTS, BATCH, TOKENS, ANSWER, PROMPT, NEW, R, ALPHA, REPEATS = (30, 50), 4, 128, 8, 16, 32, 8, 16.0, 5
+SCRIPT = Path(__file__).parents[1] / "workflow/scripts/compute_masks.py"
+BOUND = 1e-3  # in fp32: sums in another order, through all layers
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint to measure; `masks` where it is trained as sparse_to_sparse, which trains what compact trains."""
+
+    folder: Path
+    sizes: dict
+    masks: Callable[[str], Tensor] | None = None
+
+
+def subjects(dense: Path, work: Path) -> tuple[dict[str, Subject], list[str]]:
+    """(dense, and masked and compact a sparsity, by name; a line a sparsity on what it reached)."""
+    found, notes = {}, []
+    for percent, path in compute_masks(dense, work).items():
+        mask, masked, small = read_mask(path), work / f"masked{percent}", work / f"compact{percent}"
+        merge(Checkpoint(dense), mask, sha256(path), None, masked)
+        record = compact(Checkpoint(masked), mask, small)
+        found.setdefault("dense", Subject(dense, record["before"]))
+        kept = partial(kept_of, mask)
+        found[f"masked {percent} %"] = Subject(masked, record["before"], kept)
+        found[f"compact {percent} %"] = Subject(small, record["after"])
+        left = ", ".join(f"{key} {value}" for key, value in record["after"]["config"].items())
+        notes.append(
+            f"{percent} % asked, {100 * mask.meta['reached']:.1f} % of the prunable weights pruned; left: {left}"
+        )
+    return found, notes
+
+
+def kept_of(mask: Mask, layer: str) -> Tensor:
+    """A layer's mask, bool (out, in)."""
+    return torch.from_numpy(mask.kept(layer))
+
+
+def compute_masks(model: Path, folder: Path) -> dict[int, Path]:
+    """The structured masks, by percent."""
+    sparsities = [str(percent / 100) for percent in PERCENTS]
+    flags = ["--model_path", model, "--output_dir", folder, "--method", "structured", "--sparsity", *sparsities]
+    subprocess.run([sys.executable, SCRIPT, *flags], check=True)
+    return {percent: folder / f"{MASK_NAME.format(sparsity=percent, method='structured')}.pt" for percent in PERCENTS}
+
+
+def prefills(model: nn.Module, ids: Tensor) -> Callable[[], Tensor]:
+    """The next token's logits (BATCH, 1, V)."""
+    return torch.no_grad()(lambda: model(input_ids=ids, logits_to_keep=1).logits)
+
+
+def generations(model: nn.Module, ids: Tensor) -> Callable[[], Tensor]:
+    """NEW tokens after one row's first PROMPT."""
+    row = ids[:1, :PROMPT]
+    options = {"attention_mask": torch.ones_like(row), "min_new_tokens": NEW, "max_new_tokens": NEW}
+    return lambda: model.generate(row, do_sample=False, **options)
+
+
+def training(subject: Subject, ids: Tensor) -> Callable[[], None]:
+    """One optimiser step of this project's LoRA on every prunable layer."""
+    model, _ = load_model(subject.folder, CPU)
+    unfuse_experts(model)
+    shapes = prunable_shapes(Checkpoint(subject.folder))
+    masks = subject.masks or (lambda layer: torch.ones(shapes[layer], dtype=torch.bool))
+    paths = {layer: memory_path(layer) for layer in shapes}
+    layers = attach(model, masks, paths, "sparse_to_sparse", R, ALPHA / R)  # without a pruned weight: plain LoRA
+    optimizer = torch.optim.AdamW([p for layer in layers.values() for p in (layer.lora_A, layer.lora_B)], lr=1e-4)
+    batch = collate([Example(row, TOKENS - ANSWER) for row in ids.tolist()])
+
+    def step() -> None:
+        (answer_loss_sum(model, batch) / batch.targets.numel()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def check_logits(found: dict[str, Subject], ids: Tensor, percent: int) -> str:
+    """In fp32 compact and masked are one function; in the model's dtype, how far rounding carries each of them."""
+    models = [load_model(found[f"{kind} {percent} %"].folder, CPU)[0] for kind in ("compact", "masked")]
+    compact16, masked16 = (prefills(model, ids)() for model in models)
+    compact32, masked32 = (prefills(model.float(), ids)() for model in models)
+    exact = distance(compact32, masked32)
+    if not exact < BOUND:
+        raise SystemExit(f"the compact model's logits are not the masked one's: {exact:.1e} apart in fp32")
+    return (f"{percent} %: the logits of compact and masked are {exact:.1e} apart in fp32, in the model's dtype"
+            f" {distance(compact16, masked16):.2f}, and there masked is {distance(masked16, masked32):.2f} from its fp32")  # fmt: skip
+
+
+def distance(ours: Tensor, theirs: Tensor) -> float:
+    """|ours - theirs| / |theirs|, Euclidean."""
+    return ((ours.float() - theirs.float()).norm() / theirs.float().norm()).item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model_path", type=Path, help="a prepared model folder")
+    dense = parser.parse_args().model_path
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = Checkpoint(dense).config
+    ids = torch.randint(config["vocab_size"], (BATCH, TOKENS))
+    with tempfile.TemporaryDirectory() as work:
+        found, notes = subjects(dense, Path(work))
+        notes += [check_logits(found, ids, percent) for percent in PERCENTS]
+        models = {name: load_model(subject.folder, CPU)[0] for name, subject in found.items()}
+        prefill, generate = (
+            {name: kind(model, ids) for name, model in models.items()} for kind in (prefills, generations)
+        )
+        steps = {name: training(subject, ids) for name, subject in found.items()}
+        times = [interleaved(cases, REPEATS) for cases in (prefill, generate, steps)]
+    rows = [
+        [name, f"{subject.sizes['bytes'] / 1e6:.1f}", f"{subject.sizes['parameters'] / 1e6:.1f}"]
+        + [text for ms in times for text in (f"{ms[name]:.0f}", f"{ms[name] / ms['dense']:.2f}")]
+        for name, subject in found.items()
+    ]
+    conditions = [
+        f"{dense.name}, {config.get('dtype')}, random tokens; masks of method structured",
+        *notes,
+        f"prefill: {BATCH} x {TOKENS} tokens; generation: one row, greedy, {NEW} tokens after {PROMPT}; stock transformers",
+        f"LoRA step: {BATCH} x {TOKENS} tokens, the last {ANSWER} the answer, r = {R} on every prunable layer, AdamW;"
+        " masked is sparse_to_sparse, which trains the same function as compact",
+        f"CPU time of one thread, median of {REPEATS} interleaved turns after a warm-up",
+    ]
+    header = ["", "MB", "M parameters"]
+    header += [cell for kind in ("prefill", "generation", "LoRA step") for cell in (f"{kind} ms", "x dense")]
+    report("compact", "What a structured mask pays", conditions, header, rows)
+
+
+if __name__ == "__main__":
+    main()

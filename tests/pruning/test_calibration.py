@@ -1,0 +1,217 @@
+"""Scores beside autograd's gradients, norms beside captured activations, sequential wanda beside whole forwards."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_layers, prunable_shapes
+from sparseft.errors import InputError
+from sparseft.lora.experts import memory_path, unfuse_experts
+from sparseft.pruning.calibration import calibration_examples, gradient_scores, input_norms, sequential_prune
+from sparseft.tasks import get_task
+from sparseft.training.batches import Example, encode
+from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, save_tiny
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+EXAMPLES = [  # 6, 3, 110 and 70 tokens: two are longer than Mistral's window of 64
+    Example([5, 6, 7, 8, 9, 10], 4),
+    Example([20, 21, 22], 1),
+    Example(list(range(30, 140)), 100),
+    Example([number * 7 % 250 for number in range(70)], 69),
+]
+TASK = get_task("hellaswag_mini")
+MIXTRAL_MATRICES = {
+    "w1": ("gate_up_proj", slice(0, 48)),
+    "w3": ("gate_up_proj", slice(48, 96)),
+    "w2": ("down_proj", ...),
+}
+
+
+def fused(values: dict[str, Tensor], layer: str) -> Tensor:
+    """A layer's part of what stock transformers holds by parameter, experts fused."""
+    if "experts" not in layer:
+        return values[f"{layer}.weight"]
+    block, expert, matrix = memory_path(layer).rsplit(".", 2)
+    name, rows = MIXTRAL_MATRICES[matrix]
+    return values[f"{block}.{name}"][int(expert)][rows]
+
+
+def mean_magnitudes(model: nn.Module, layers: list[str], taylor: bool) -> dict[str, Tensor]:
+    """The definition: whole gradients of transformers' own loss, one example at a time."""
+    weights, total = dict(model.named_parameters()), dict.fromkeys(layers, 0)
+    for example in EXAMPLES:
+        ids = torch.tensor([example.ids])
+        labels = ids.where(torch.arange(ids.shape[1]) >= example.answer_start, -100)
+        gradients = torch.autograd.grad(model(ids, labels=labels).loss, list(weights.values()))
+        by_name = dict(zip(weights, gradients, strict=True))
+        for layer in layers:
+            gradient = fused(by_name, layer)
+            total[layer] += (gradient * fused(weights, layer).detach() if taylor else gradient).abs()
+    return {layer: value / len(EXAMPLES) for layer, value in total.items()}
+
+
+@pytest.mark.parametrize("taylor", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_are_the_means_of_the_full_gradients_magnitudes(tmp_path, name, taylor):
+    checkpoint = Checkpoint(save_tiny(name, tmp_path / name, torch.float32))
+    scores = gradient_scores(checkpoint, EXAMPLES, taylor=taylor)
+    expected = mean_magnitudes(AutoModelForCausalLM.from_pretrained(checkpoint.folder), list(scores), taylor)
+    assert len(scores) == PRUNABLE_LAYERS[name]
+    for layer, score in scores.items():
+        assert score.dtype == np.float32
+        assert score.max() > 1e-5  # and so not all within atol
+        np.testing.assert_allclose(score, expected[layer].numpy(), rtol=1e-4, atol=1e-7, err_msg=layer)
+
+
+def test_no_gradient_outlives_its_hook(tiny):
+    found, held = {}, []  # what requires a gradient; how many have one after each hook
+
+    def follow(module: nn.Module, _) -> None:
+        for weight in module.parameters(recurse=False):
+            if weight.requires_grad and id(weight) not in found:
+                found[id(weight)] = weight
+                weight.register_post_accumulate_grad_hook(  # after the one that folds
+                    lambda _: held.append(sum(weight.grad is not None for weight in found.values()))
+                )
+
+    handle = register_module_forward_pre_hook(follow)
+    try:
+        gradient_scores(tiny, EXAMPLES, taylor=True)
+    finally:
+        handle.remove()
+    assert len(found) == len(prunable_layers(tiny))
+    assert len(held) >= len(EXAMPLES) * len(found) / 2  # not every expert sees every example
+    assert set(held) == {0}
+
+
+def load(checkpoint: Checkpoint) -> nn.Module:
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype="auto").eval()
+    unfuse_experts(model)
+    return model
+
+
+@torch.no_grad()
+def captured_norms(model: nn.Module, layers: list[str], examples: list[Example]) -> dict[str, np.ndarray]:
+    """||X_j|| of everything that whole forward passes send through `layers`."""
+    inputs = {layer: [] for layer in layers}
+    handles = [
+        model.get_submodule(memory_path(layer)).register_forward_hook(
+            lambda _, args, __, layer=layer: inputs[layer].append(args[0].reshape(-1, args[0].shape[-1]))
+        )
+        for layer in layers
+    ]
+    for example in examples:
+        model(torch.tensor([example.ids]))
+    for handle in handles:
+        handle.remove()
+    return {layer: torch.cat(found).double().norm(dim=0).float().numpy() for layer, found in inputs.items()}
+
+
+def test_norms_are_those_of_the_captured_inputs(tiny):
+    norms = input_norms(tiny, EXAMPLES)
+    expected = captured_norms(load(tiny), prunable_layers(tiny), EXAMPLES)
+    assert list(norms) == prunable_layers(tiny)
+    for layer, norm in norms.items():
+        assert norm.dtype == np.float32
+        np.testing.assert_allclose(norm, expected[layer], rtol=1e-5, err_msg=layer)
+
+
+def test_every_token_comes_from_a_unit_rms_norm_and_goes_to_two_experts(tiny):
+    norms, times = input_norms(tiny, EXAMPLES), {"gate_proj": 1, "up_proj": 1, "w1": 2, "w3": 2}
+    times |= dict.fromkeys(("q_proj", "k_proj", "v_proj"), 1)
+    squares = SIZES["hidden_size"] * sum(len(example.ids) for example in EXAMPLES)  # of one decoder layer
+    projections = times.keys() & {layer.rpartition(".")[2] for layer in norms}
+    assert len(projections) == 5
+    for name in projections:
+        found = sum(float(np.square(norm).sum()) for layer, norm in norms.items() if layer.endswith(name))
+        assert found == pytest.approx(SIZES["num_hidden_layers"] * times[name] * squares, rel=2e-3)
+
+
+def wanda(weights: dict[str, Tensor], seen: dict[str, np.ndarray]) -> Callable[[str, np.ndarray], np.ndarray]:
+    """Prune half of every row by |w| ||x||; keeps the norms in `seen`."""
+
+    def prune(layer: str, norms: np.ndarray) -> np.ndarray:
+        seen[layer] = norms
+        score = weights[f"{layer}.weight"].float().abs() * torch.from_numpy(norms)
+        order = score.sort(dim=1, stable=True).indices
+        return torch.ones_like(score, dtype=torch.bool).scatter(1, order[:, : score.shape[1] // 2], False).numpy()
+
+    return prune
+
+
+def test_sequential_wanda_equals_whole_forwards_of_the_model_pruned_so_far(tiny):
+    weights = load_file(tiny.folder / "model.safetensors")
+    norms, expected = {}, {}
+    sequential_prune(tiny, EXAMPLES, wanda(weights, norms))
+    model, prune = load(tiny), wanda(weights, expected)
+    for number in range(SIZES["num_hidden_layers"]):
+        own = [layer for layer in prunable_layers(tiny) if layer.startswith(f"model.layers.{number}.")]
+        for layer, norm in captured_norms(model, own, EXAMPLES).items():
+            model.get_submodule(memory_path(layer)).weight.data *= torch.from_numpy(prune(layer, norm))
+    assert list(norms) == prunable_layers(tiny)
+    for layer, norm in norms.items():
+        np.testing.assert_allclose(norm, expected[layer], rtol=1e-5, err_msg=layer)
+    dense = input_norms(tiny, EXAMPLES)
+    changed = [layer for layer in norms if not np.allclose(norms[layer], dense[layer], rtol=1e-3)]
+    assert changed == [layer for layer in norms if layer.startswith("model.layers.1.")]
+
+
+def test_masks_that_keep_all_leave_the_dense_norms(tiny):
+    shapes, norms = prunable_shapes(tiny), {}
+
+    def keep_all(layer: str, norm: np.ndarray) -> np.ndarray:
+        norms[layer] = norm
+        return np.ones(shapes[layer], bool)
+
+    sequential_prune(tiny, EXAMPLES, keep_all)
+    dense = input_norms(tiny, EXAMPLES)
+    assert norms.keys() == dense.keys()
+    assert all((norms[layer] == dense[layer]).all() for layer in dense)
+
+
+def test_an_expert_that_no_token_reaches_scores_zero(tiny_models):
+    checkpoint, pair = Checkpoint(tiny_models["mixtral"]), [Example([5, 6], 1)]
+    idle = {layer for layer, norm in input_norms(checkpoint, pair).items() if not norm.any()}
+    scores = gradient_scores(checkpoint, pair, taylor=False)
+    assert 0 < len(idle) < 24  # of 2 x 4 experts x 3
+    assert all("experts" in layer and not scores[layer].any() for layer in idle)
+
+
+def test_examples_are_drawn_by_the_seed(tiny_llama):
+    rows = TASK.generate("train", 40, 0)
+    draw, again, other = (calibration_examples(tiny_llama, TASK, rows, 8, seed) for seed in (0, 0, 1))
+    assert draw == again != other
+    everything = encode(rows, TASK, AutoTokenizer.from_pretrained(tiny_llama.folder), 512)
+    assert len({everything.index(example) for example in draw}) == 8
+    assert len(calibration_examples(tiny_llama, TASK, rows, 40, 0)) == 40
+
+
+@pytest.mark.parametrize(
+    ("rows", "number", "message"),
+    [
+        (0, 8, "hellaswag_mini: no calibration examples; give training rows"),
+        (8, 0, "hellaswag_mini: no calibration examples; give training rows"),
+        (8, 9, "hellaswag_mini: 8 training rows, 9 calibration examples are asked for; lower masks"),
+    ],
+)
+def test_too_few_rows_are_refused(tiny_llama, rows, number, message):
+    with pytest.raises(InputError, match=message):
+        calibration_examples(tiny_llama, TASK, TASK.generate("train", 8, 0)[:rows], number, 0)
+
+
+def test_what_is_not_finite_is_refused_with_its_layer(tmp_path):
+    file = save_tiny("llama", tmp_path / "m") / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.1.input_layernorm.weight"][:] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    checkpoint = Checkpoint(tmp_path / "m")
+    with pytest.raises(InputError, match=r"^model.layers.0.mlp.down_proj: a gradient is not finite; check"):
+        gradient_scores(checkpoint, EXAMPLES[:1], taylor=False)
+    for norms in (input_norms, lambda *args: sequential_prune(*args, wanda(tensors, {}))):
+        with pytest.raises(InputError, match=r"^model.layers.1.mlp.down_proj: an input is not finite; check"):
+            norms(checkpoint, EXAMPLES[:1])

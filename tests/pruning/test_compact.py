@@ -1,0 +1,220 @@
+"""The smaller checkpoint: the masked model's logits, its tensors in their order, and what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
+from sparseft.errors import InputError
+from sparseft.files import sha256
+from sparseft.lora.merge import merge
+from sparseft.pruning.compact import compact
+from sparseft.pruning.mask_ops import Mask, pack
+from study import run_script
+from tiny_models import SIZES, save_tiny
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from masks import write_mask
+
+IDS = torch.arange(3, 51).reshape(2, 24)
+# What another order of sums may change, relative to the largest logit; seen: 1.1e-6 in fp32, nothing in bf16.
+BOUNDS = {torch.float32: 5e-6, torch.bfloat16: 1e-2}
+Choose = Callable[[str, int], np.ndarray]  # first layer of a group, its number of units -> the units kept
+
+
+def half(layer: str, units: int) -> np.ndarray:
+    """Half of the units, drawn anew for every group."""
+    return np.random.default_rng(list(layer.encode())).permutation(units)[: units // 2]
+
+
+def structured(checkpoint: Checkpoint, choose: Choose = half) -> Mask:
+    """The mask that keeps the units of `choose`."""
+    shape, bits = prunable_shapes(checkpoint), {}
+    for parts in coupled_parts(checkpoint):
+        first = parts[0]
+        kept = choose(first.layer, shape[first.layer][first.axis] // first.width)
+        for part in parts:
+            units = np.zeros(shape[part.layer][part.axis] // part.width, bool)
+            units[kept] = True
+            channels = np.repeat(units, part.width)
+            bits[part.layer] = pack(
+                np.broadcast_to(channels[:, None] if part.axis == 0 else channels, shape[part.layer])
+            )
+    return Mask({"method": "structured", "sparsity": 0.5}, bits, shape)
+
+
+def masked(base: Checkpoint, mask: Mask, folder: Path) -> Checkpoint:
+    """W * M, as the workflow merges it."""
+    merge(base, mask, "m", None, folder)
+    return Checkpoint(folder)
+
+
+def logits(folder: Path) -> torch.Tensor:
+    """Of stock transformers, which must find every tensor in its shape and no other."""
+    model, loading = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    assert not any(loading.values()), loading
+    with torch.no_grad():
+        return model.eval()(IDS).logits.float()
+
+
+def assert_same_function(checkpoint: Checkpoint, folder: Path, bound: float) -> None:
+    ours, theirs = logits(folder), logits(checkpoint.folder)
+    assert theirs.std() > 0.1
+    assert (ours - theirs).abs().max() < bound * theirs.abs().max()
+
+
+@pytest.mark.parametrize("dtype", list(BOUNDS))
+@pytest.mark.parametrize("name", ["llama", "mistral", "mixtral"])
+def test_stock_transformers_loads_it_with_the_masked_model_s_logits(tmp_path, name, dtype):
+    base = Checkpoint(save_tiny(name, tmp_path / "base", dtype))
+    mask = structured(base)
+    merged = masked(base, mask, tmp_path / "masked")
+    record = compact(merged, mask, tmp_path / "small")
+    assert_same_function(merged, tmp_path / "small", BOUNDS[dtype])
+    after = {"intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    assert record["after"]["config"] == after
+    assert Checkpoint(tmp_path / "small").config == merged.config | after
+    assert (record["method"], record["sparsity"]) == ("structured", 0.5)
+    pruned = sum(rows * cols for rows, cols in mask.shape.values()) // 2
+    assert record["before"]["parameters"] - record["after"]["parameters"] == pruned
+    assert record["after"]["bytes"] == (tmp_path / "small/model.safetensors").stat().st_size
+    assert record["outputs"] == {"model.safetensors": sha256(tmp_path / "small/model.safetensors")}
+
+
+def test_what_stays_keeps_its_order_and_its_bits(tmp_path, tiny):
+    mask = structured(tiny)
+    compact(masked(tiny, mask, tmp_path / "masked"), mask, tmp_path / "small")
+    before, after = load_file(tmp_path / "masked/model.safetensors"), load_file(tmp_path / "small/model.safetensors")
+    assert list(before) == list(after)
+    for name, W in before.items():
+        layer = name.removesuffix(".weight")
+        if layer in mask.shape:
+            kept = torch.from_numpy(mask.kept(layer))
+            W = W[kept.any(1)][:, kept.any(0)]
+        assert torch.equal(after[name].view(torch.int16), W.view(torch.int16))
+    others = {path.name for path in tiny.folder.iterdir()} - {"model.safetensors", "config.json"}
+    assert {path.name for path in (tmp_path / "small").iterdir()} == others | {"model.safetensors", "config.json"}
+    assert all((tmp_path / "small" / name).read_bytes() == (tiny.folder / name).read_bytes() for name in others)
+
+
+def test_a_sharded_checkpoint_stays_sharded_under_a_true_index(tmp_path):
+    base = Checkpoint(save_tiny("mixtral", tmp_path / "base", torch.float32, max_shard_size="60KB"))
+    mask = structured(base)
+    merged = masked(base, mask, tmp_path / "masked")
+    compact(merged, mask, tmp_path / "small")
+    small = Checkpoint(tmp_path / "small")
+    assert [file.name for file in small.files] == [file.name for file in base.files]
+    assert len(small.files) > 2
+    before, after = (
+        json.loads((folder / "model.safetensors.index.json").read_text()) for folder in (base.folder, small.folder)
+    )
+    assert after["weight_map"] == before["weight_map"]
+    assert after["metadata"]["total_size"] == sum(tensor.nbytes for tensor in small.tensors.values())
+    assert_same_function(merged, small.folder, BOUNDS[torch.float32])
+
+
+def test_heads_that_llama_s_configuration_refuses_are_written_as_mistral_s(tmp_path):
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**SIZES | {"num_key_value_heads": 4})).save_pretrained(tmp_path / "base")
+    base = Checkpoint(tmp_path / "base")
+    mask = structured(base, lambda layer, units: np.arange(units)[units // 4 :])  # 3 heads of 4 in a width of 32
+    merged = masked(base, mask, tmp_path / "masked")
+    record = compact(merged, mask, tmp_path / "small")
+    assert record["after"]["config"]["num_attention_heads"] == 3
+    assert Checkpoint(tmp_path / "small").config["model_type"] == "mistral"
+    assert_same_function(merged, tmp_path / "small", BOUNDS[torch.float32])
+
+
+@pytest.mark.parametrize("dtype", list(BOUNDS))
+def test_channels_are_filled_up_with_zeros_since_mixtral_s_experts_run_on_multiples_of_8(tmp_path, dtype):
+    base = Checkpoint(save_tiny("mixtral", tmp_path / "base", dtype))
+    mask = structured(base, lambda layer, units: half(layer, units) if units == 2 else np.arange(units)[14:])
+    merged = masked(base, mask, tmp_path / "masked")
+    record = compact(merged, mask, tmp_path / "small")
+    assert record["after"]["config"]["intermediate_size"] == 40  # 34 of 48 are kept
+    assert_same_function(merged, tmp_path / "small", BOUNDS[dtype])
+    w2 = load_file(tmp_path / "small/model.safetensors")["model.layers.1.block_sparse_moe.experts.3.w2.weight"]
+    assert w2.any(0).tolist() == [False] * 6 + [True] * 34
+
+
+def refuse(checkpoint: Checkpoint, mask: Mask, output: Path, match: str) -> None:
+    before = {path.name for path in output.parent.iterdir()}
+    with pytest.raises(InputError, match=match):
+        compact(checkpoint, mask, output)
+    assert {path.name for path in output.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("layer", ["self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"])
+def test_a_unit_pruned_only_in_part_is_refused(tmp_path, tiny_llama, layer):
+    mask, layer = structured(tiny_llama), f"model.layers.1.{layer}"
+    kept = mask.kept(layer)
+    kept[tuple(np.argwhere(kept)[0])] = False
+    mask.bits[layer] = pack(kept)
+    refuse(tiny_llama, mask, tmp_path / "small", f"{layer}: a channel or head is pruned only in part")
+
+
+@pytest.mark.parametrize("layer", ["self_attn.v_proj", "mlp.up_proj"])
+def test_a_unit_that_one_of_its_layers_keeps_is_refused(tmp_path, tiny_llama, layer):
+    mask, layer = structured(tiny_llama), f"model.layers.0.{layer}"
+    mask.bits[layer] = pack(np.ones(mask.shape[layer], bool))
+    refuse(tiny_llama, mask, tmp_path / "small", f"{layer}: a channel or head is pruned only in part")
+
+
+@pytest.mark.parametrize(
+    ("first", "kept", "match"),
+    [
+        ("model.layers.1.mlp.gate_proj", 9, "channels: 24 in model.layers.0.mlp.gate_proj and 16 in {first}"),
+        ("model.layers.1.self_attn.q_proj", 2, "key-value heads: 1 in model.layers.0.self_attn.q_proj and 2 in {first}"),
+        ("model.layers.1.mlp.gate_proj", 0, "{first}: no channels are left"),
+        ("model.layers.0.self_attn.q_proj", 0, "{first}: no key-value heads are left"),
+    ],
+)  # fmt: skip
+def test_layers_of_different_sizes_or_with_nothing_left_are_refused(tmp_path, tiny_llama, first, kept, match):
+    mask = structured(
+        tiny_llama, lambda layer, units: np.arange(units)[:kept] if layer == first else half(layer, units)
+    )
+    refuse(tiny_llama, mask, tmp_path / "small", match.format(first=first))
+
+
+@pytest.mark.parametrize("layer", ["self_attn.k_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"])
+def test_a_checkpoint_that_is_not_the_masked_one_is_refused(tmp_path, tiny_llama, layer):
+    mask, name = structured(tiny_llama), f"model.layers.1.{layer}.weight"
+    merged = masked(tiny_llama, mask, tmp_path / "masked")
+    weights = load_file(merged.files[0])
+    pruned = (~torch.from_numpy(mask.kept(name.removesuffix(".weight")))).nonzero()[-1]
+    weights[name][tuple(pruned)] = 1e-30
+    save_file(weights, merged.files[0], metadata={"format": "pt"})
+    refuse(Checkpoint(merged.folder), mask, tmp_path / "small", f"{name} is not zero where the mask prunes it")
+
+
+def test_a_mask_of_another_model_is_refused(tmp_path, tiny_llama, tiny_models):
+    mask = structured(Checkpoint(tiny_models["mixtral"]))
+    refuse(tiny_llama, mask, tmp_path / "small", "mask of another model: 6 layers without a mask")
+
+
+def test_the_checkpoint_itself_is_no_output(tmp_path, tiny_llama):
+    mask = structured(tiny_llama)
+    merged = masked(tiny_llama, mask, tmp_path / "masked")
+    refuse(merged, mask, tmp_path / "masked/../masked", "is the checkpoint itself; name another output folder")
+
+
+def test_the_script_writes_the_model_and_its_record(tmp_path, tiny_llama):
+    mask = structured(tiny_llama)
+    merged = masked(tiny_llama, mask, tmp_path / "masked")
+    write_mask(tmp_path / "mask.pt", mask)
+    flags = ("--checkpoint", merged.folder, "--mask_path", tmp_path / "mask.pt", "--output_dir")
+    done = run_script("compact.py", *flags, tmp_path / "small")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "small/compact.json").read_text())
+    assert record["inputs"] == {"checkpoint": merged.digest, "mask": sha256(tmp_path / "mask.pt")}
+    assert record["outputs"] == Checkpoint(tmp_path / "small").hashes()
+    assert record["reached"] == 0.5
+    assert f"{record['before']['parameters']} -> {record['after']['parameters']} parameters" in done.stderr
+    assert_same_function(merged, tmp_path / "small", BOUNDS[torch.bfloat16])
+    done = run_script("compact.py", *flags, merged.folder)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
