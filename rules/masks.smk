@@ -74,4 +74,5 @@ use rule compute_masks as compute_task_masks with:
         folder=subpath(output.report, parent=True),
         method="{method}",
         sparsities=[str(s / 100) for s in STUDY.grid.sparsities],
-        settings=lambda w, input: flags(task=w.task, data_dir=Path(input.train).parent, **STUDY.masks.used_by(w.method)),
+        settings=lambda w: flags(task=w.task, data_dir=grid.DATA.format(task=w.task), **STUDY.masks.used_by(w.method)),
+        # not by `input`: what is computed from it is not tracked

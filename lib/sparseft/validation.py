@@ -34,6 +34,7 @@ def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base
         "layers_checked": len(checked),
         "layers_expected": len(shapes),
         "layers_not_checked": not_checked,
+        "mask": mask.meta,
         "mask_of_base": mask_of_base,
         "violations": total["violations"],
         "max_abs_violation": max((row["max_abs_violation"] for row in rows), default=0.0),

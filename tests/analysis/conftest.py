@@ -52,7 +52,13 @@ def validation_report(run: Run, layers: int) -> dict:
     rows = [{"layer": f"model.layers.{layer}", "weights": 1000, "violations": 0} for layer in range(layers)]
     sparsity = run.sparsity / 100
     return {
-        **{"passed": True, "layers_checked": layers, "layers_expected": layers, "violations": 0},
+        **{
+            "passed": True,
+            "mask": {"scope": "layer"},
+            "layers_checked": layers,
+            "layers_expected": layers,
+            "violations": 0,
+        },
         **{"max_abs_violation": 0.0, "tolerance": 0.0, "expected_sparsity": sparsity, "actual_sparsity": sparsity},
         **{"tensors_outside_checked": 62, "tensors_outside_changed": [], "layers": rows},
     }

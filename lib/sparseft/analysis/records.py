@@ -97,10 +97,18 @@ class ValidationInputs(_Piece):
     base: str | None
 
 
+class Mask(_Piece):
+    """What the mask ranked together, and whether wanda went layer by layer."""
+
+    scope: str
+    sequential: bool | None = None
+
+
 class Validation(_File):
     """validation_report.json: sparsities are fractions of the prunable weights, None where no layer was checked."""
 
     passed: bool
+    mask: Mask
     layers_checked: Count
     layers_expected: Count
     violations: Count

@@ -127,6 +127,8 @@ def _row(record: Record) -> dict:
         "run_id": run.id,
         **vars(run),
         "actual_sparsity": validation.actual_sparsity,
+        "mask_scope": validation.mask.scope,
+        "mask_sequential": validation.mask.sequential,
         **{name: getattr(evaluation, name) for name in ("metric", "value", "standard_error", "examples", "chance")},
         "eval_loss": evaluation.eval_loss,
         "eval_loss_before_merge": train.eval_loss if train else None,

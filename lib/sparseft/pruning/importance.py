@@ -19,7 +19,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint, to_float32
 from sparseft.checkpoints.layers import prunable_shapes
 
 Source = Callable[[str], Iterator[np.ndarray]]  # a layer's scores, block by block
-BLOCK = 1 << 21  # weights; a block and its masks stay in the second-level cache
+BLOCK = 1 << 20  # weights; a block and its masks stay in the second-level cache
 
 
 @dataclass(frozen=True)

@@ -116,12 +116,12 @@ def count_high(values, counts):
 
 @njit(nogil=True, cache=True)
 def count_low(values, slots, counts):
-    """Add uint32 `values` by their low digit to `counts`, int32 (S, LOW), in row slots[high digit] where that is >= 0."""
+    """Add uint32 `values` by their low digit to `counts`, int (S, LOW), in row slots[high digit], int8, where that is >= 0."""
     shift, mask = _shift(values), _digit(values)
     for value in values:
         slot = slots[value >> shift & mask]
         if slot >= 0:
-            counts[slot, value & np.uint64(LOW - 1)] += np.int32(1)
+            counts[slot, value & np.uint64(LOW - 1)] += 1
 
 
 @njit(nogil=True, cache=True)

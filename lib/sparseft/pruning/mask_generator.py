@@ -195,7 +195,8 @@ def _low_digits(selection: Selection, layers: Sequence[str], digits: np.ndarray,
     hit = np.unique(digits)
     slots = np.full(kernels.BINS, -1, np.int8)
     slots[hit] = np.arange(hit.size)
-    low = np.zeros((hit.size, kernels.LOW), np.int64)
+    small = sum(rows * cols for rows, cols in (selection.shape[layer] for layer in layers)) < 2**31
+    low = np.zeros((hit.size, kernels.LOW), np.int32 if small else np.int64)  # half the cache, where it holds the sum
     for layer in layers:
         for block in selection.source(layer):
             kernels.count_low(block, slots, low)
