@@ -23,7 +23,7 @@ from sparseft.errors import InputError
 from sparseft.grid import DENSE, split_method
 from sparseft.pruning import kernels
 from sparseft.pruning.importance import Calibration, Source, magnitude_source, random_source, wanda_scores
-from sparseft.pruning.mask_ops import row_bytes, unpack
+from sparseft.pruning.mask_ops import pack, row_bytes, unpack
 from sparseft.pruning.mask_writer import MaskWriter, mask_writer
 from sparseft.pruning.report import Scores, mask_report
 from sparseft.pruning.structured import unit_mask, unit_scores
@@ -66,14 +66,16 @@ def compute_masks(
     meta |= {"base": checkpoint.digest, **settings.used_by(method), "scope": scope}
     meta |= calibration.meta if calibration else {}
     with mask_writer(paths, [meta | {"sparsity": percent / 100} for percent in percents], shape) as writer:
-        if importance == "wanda" and settings.sequential:
+        if pattern == DENSE:
+            scores = _keep_all(writer, 0)
+        elif importance == "wanda" and settings.sequential:
             scores = _sequential_wanda(checkpoint, scope, percents, settings.nm_group, calibration, writer)
         else:
             dtypes = {layer: checkpoint.tensors[f"{layer}.weight"].dtype for layer in shape}
             source = magnitude_source(checkpoint)
             if calibration:
                 source, dtypes = calibration.source(checkpoint), dict.fromkeys(shape, "F32")
-            elif pattern in ("random", DENSE):
+            elif pattern == "random":
                 source, dtypes = random_source(checkpoint, settings.seed), dict.fromkeys(shape)
             selection = Selection(source, shape, dtypes, percents, writer.write)
             scores = _select(selection, checkpoint, pattern, scope, settings.nm_group, threads)
@@ -88,14 +90,15 @@ def prune_count(percent: int, total: int) -> int:
 
 def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]:
     """Rank all weights of `layers` as one and write their masks; two readings, three for 32-bit scores."""
-    high, scores = np.zeros(kernels.BINS, np.int64), []
+    total, high, scores = 0, np.zeros(kernels.BINS, np.int64), []
     for layer in layers:
         histogram = np.zeros(kernels.BINS, np.int64)
         for block in selection.source(layer):
             kernels.count_high(block, histogram)
+            total, word = total + block.size, block.dtype
         scores.append(_scores(selection, layer, histogram))
         high += histogram
-    word, digits, ties = _high_digits(selection, layers, high)
+    digits, ties = _cut(high, selection.counts(total))
     if word == np.uint32:
         digits = _low_digits(selection, layers, digits, ties)
     thresholds = digits.astype(word)
@@ -183,20 +186,13 @@ def _write_blocks(selection: Selection, layer: str, write: Callable[[np.ndarray,
         offset += size
 
 
-def _high_digits(selection: Selection, layers: Sequence[str], high: np.ndarray) -> tuple[type, np.ndarray, np.ndarray]:
-    """(the scores' word, the digit in which each level ends, how many weights of that digit it prunes)."""
-    total = sum(rows * cols for rows, cols in (selection.shape[layer] for layer in layers))
-    word = next(iter(selection.source(layers[0]))).dtype.type
-    return word, *_cut(high, selection.counts(total))
-
-
 def _low_digits(selection: Selection, layers: Sequence[str], digits: np.ndarray, ties: np.ndarray) -> np.ndarray:
     """Whole 32-bit thresholds from high digits; `ties` become those of the whole threshold."""
     hit = np.unique(digits)
     slots = np.full(kernels.BINS, -1, np.int8)
     slots[hit] = np.arange(hit.size)
-    small = sum(rows * cols for rows, cols in (selection.shape[layer] for layer in layers)) < 2**31
-    low = np.zeros((hit.size, kernels.LOW), np.int32 if small else np.int64)  # half the cache, where it holds the sum
+    # half the cache, where it holds the counts: a layer has fewer weights, a model may have more
+    low = np.zeros((hit.size, kernels.LOW), np.int32 if len(layers) == 1 else np.int64)
     for layer in layers:
         for block in selection.source(layer):
             kernels.count_low(block, slots, low)
@@ -233,6 +229,13 @@ def _select_units(selection: Selection, parts: list) -> dict[str, Scores]:
     return {part.layer: found for part in parts}
 
 
+def _keep_all(writer: MaskWriter, level: int) -> dict[str, Scores]:
+    """Write ones for one level; there are no scores then."""
+    for layer, (rows, cols) in writer.shape.items():
+        writer.write(layer, 0, np.tile(pack(np.ones((1, cols), bool)), rows), range(level, level + 1))
+    return {layer: Scores({}, {}) for layer in writer.shape}
+
+
 def _sequential_wanda(
     checkpoint: Checkpoint, scope: str, percents: Iterable[int], group: int, calibration: Calibration,
     writer: MaskWriter,
@@ -240,6 +243,9 @@ def _sequential_wanda(
     """As published: a decoder layer's inputs come from the pruned layers before it, so every sparsity is a pass."""
     scores: dict[str, Scores] = {}
     for level, percent in enumerate(percents):
+        if not percent:
+            _keep_all(writer, level)
+            continue
 
         def prune(layer: str, norms: np.ndarray, level: int = level, percent: int = percent) -> np.ndarray:
             blocks: list[np.ndarray] = []
