@@ -7,103 +7,31 @@ were hit. Of the weights that equal t, the first `ties` in flat order are pruned
     keep  <=>  m > t  or  (m == t and `ties` equal weights went before)
 
 which is what a stable ascending sort would prune, without the sort. 64 weights are compared at a time, and their 64 bits
-stored at once. Every function releases the GIL, so that threads run side by side; none allocates more than histograms.
-The loops pass addresses, not arrays: numba counts references to an array in every call, atomically.
+stored at once (lanes.py). Every function releases the GIL, so that threads run side by side; none allocates more than
+histograms.
 """
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
+
+from sparseft.pruning.lanes import (
+    ALL,
+    LANES,
+    address,
+    at_least,
+    cut,
+    equal,
+    first,
+    less,
+    load64,
+    popcount,
+    store64,
+    zero_lanes,
+)  # fmt: skip
 
 BINS = 1 << 16  # values of the high digit: all 15 bits of a 16-bit magnitude, the high 16 of a 32-bit one
 LOW = 1 << 15  # values of the low digit of a 32-bit magnitude
-LANES = 64  # weights a comparison
 SEGMENT = 64 * LANES  # weights that stay in the first cache while the levels take turns
-ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
-_WORD = ir.IntType(LANES)
-
-
-def _compare(predicate: str):
-    """An intrinsic: bit i is set where the magnitude of the weight i behind `address` is `predicate` the threshold."""
-
-    @intrinsic
-    def compare(_, address, threshold):
-        width = threshold.bitwidth
-
-        def build(context, builder, signature, arguments):
-            vector = ir.VectorType(ir.IntType(width), LANES)
-            sizes = builder.and_(
-                _load(builder, arguments[0], vector), ir.Constant(vector, [2 ** (width - 1) - 1] * LANES)
-            )
-            first = builder.insert_element(
-                ir.Constant(vector, ir.Undefined), arguments[1], ir.Constant(ir.IntType(32), 0)
-            )
-            everywhere = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-            flags = builder.icmp_unsigned(predicate, sizes, builder.shuffle_vector(first, first, everywhere))
-            return builder.bitcast(flags, _WORD)
-
-        return types.uint64(types.uint64, threshold), build
-
-    return compare
-
-
-_at_least, _equal = _compare(">="), _compare("==")
-
-
-@intrinsic
-def _lower(_, address, other, zero):
-    """Bit i is set where the magnitude of the weight i behind `address` is below that behind `other`; 0 of their type."""
-
-    def build(context, builder, signature, arguments):
-        vector = ir.VectorType(ir.IntType(zero.bitwidth), LANES)
-        mask = ir.Constant(vector, [2 ** (zero.bitwidth - 1) - 1] * LANES)
-        first, second = (builder.and_(_load(builder, place, vector), mask) for place in arguments[:2])
-        return builder.bitcast(builder.icmp_unsigned("<", first, second), _WORD)
-
-    return types.uint64(types.uint64, types.uint64, zero), build
-
-
-@intrinsic
-def _zero_pruned(_, address, keep, zero):
-    """Put `zero`, 0 of the weights' type, where the bit of `keep` is 0, in the 64 weights behind `address`."""
-
-    def build(context, builder, signature, arguments):
-        vector = ir.VectorType(ir.IntType(zero.bitwidth), LANES)
-        flags = builder.bitcast(arguments[1], ir.VectorType(ir.IntType(1), LANES))
-        kept = builder.select(flags, _load(builder, arguments[0], vector), ir.Constant(vector, [0] * LANES))
-        builder.store(kept, builder.inttoptr(arguments[0], vector.as_pointer()), align=1)
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, types.uint64, zero), build
-
-
-@intrinsic
-def _load64(_, address):
-    """The eight bytes behind `address` as a little-endian word."""
-    return types.uint64(types.uint64), lambda context, builder, signature, arguments: _load(
-        builder, arguments[0], _WORD
-    )
-
-
-@intrinsic
-def _store64(_, address, word):
-    """The inverse of `_load64`."""
-
-    def build(context, builder, signature, arguments):
-        builder.store(arguments[1], builder.inttoptr(arguments[0], _WORD.as_pointer()), align=1)
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, types.uint64), build
-
-
-@intrinsic
-def _popcount(_, word):
-    return types.int64(types.uint64), lambda context, builder, signature, arguments: builder.ctpop(arguments[0])
-
-
-def _load(builder, address, kind):
-    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
 
 
 @njit(nogil=True, cache=True)
@@ -159,12 +87,12 @@ def write_group_masks(values, cols, group, counts, packed):
         bits[:] = 0
         for col in range(0, cols, width):
             _rank_groups(padded, col, group, width, planes)
-            valid = ALL if min(width, cols - col) == LANES else _first(min(width, cols - col))
+            valid = ALL if min(width, cols - col) == LANES else first(min(width, cols - col))
             for j in range(counts.size):
                 out, keep = bits.ctypes.data + j * bits.shape[1] + col // 8, _rank_reaches(planes, counts[j]) & valid
-                _store64(out, _load64(out) | keep << np.uint64(col % 8))
+                store64(out, load64(out) | keep << np.uint64(col % 8))
                 if col % 8:
-                    _store64(out + 8, keep >> np.uint64(64 - col % 8))
+                    store64(out + 8, keep >> np.uint64(64 - col % 8))
         packed[:, row * row_bytes : (row + 1) * row_bytes] = bits[:, :row_bytes]
 
 
@@ -176,8 +104,8 @@ def _rank_groups(padded, col, group, width, planes):
     for distance in range(1, group):
         pairs = np.uint64(0)  # the weights that have a neighbour at this distance in their group
         for start in range(0, width, group):
-            pairs |= _first(group - distance) << np.uint64(start)
-        lower = _lower(_address(padded, col + distance), _address(padded, col), zero)
+            pairs |= first(group - distance) << np.uint64(start)
+        lower = less(address(padded, col + distance), address(padded, col), zero)
         _add(planes, lower & pairs)
         _add(planes, (~lower & pairs) << np.uint64(distance))
 
@@ -194,14 +122,14 @@ def _add(planes, word):
 @njit(nogil=True, cache=True)
 def _rank_reaches(planes, count):
     """The bits of the numbers that are at least `count` < 64."""
-    above, equal = np.uint64(0), ALL
+    above, same = np.uint64(0), ALL
     for digit in range(planes.size - 1, -1, -1):
         if count >> digit & 1:
-            equal &= planes[digit]
+            same &= planes[digit]
         else:
-            above |= equal & planes[digit]
-            equal &= ~planes[digit]
-    return above | equal
+            above |= same & planes[digit]
+            same &= ~planes[digit]
+    return above | same
 
 
 @njit(nogil=True, cache=True)
@@ -211,7 +139,7 @@ def zero_pruned(values, cols, packed):
     for row in range(values.size // cols):
         bits = packed.ctypes.data + row * row_bytes
         for col in range(0, full, LANES):
-            _zero_pruned(_address(values, row * cols + col), _load64(bits + col // 8), zero)
+            zero_lanes(address(values, row * cols + col), load64(bits + col // 8), zero)
         for col in range(full, cols):
             if not packed[row * row_bytes + col // 8] >> col % 8 & 1:
                 values[row * cols + col] = 0
@@ -228,14 +156,14 @@ def survey(values, cols, packed, limit):
     for row in range(values.size // cols):
         start = row * cols
         for i in range(start, start + full, LANES):
-            word = _load64(packed.ctypes.data + row * row_bytes + (i - start) // 8)
-            wrong = _survey(_address(values, i), word, ALL, limit, one, found)
+            word = load64(packed.ctypes.data + row * row_bytes + (i - start) // 8)
+            wrong = _survey(address(values, i), word, ALL, limit, one, found)
             if wrong:
                 largest = _largest(values[i : i + LANES], wrong, largest)
         if rest:
             spare[:rest] = values[start + full : start + cols]
             bits[: row_bytes - full // 8] = packed[row * row_bytes + full // 8 : (row + 1) * row_bytes]
-            wrong = _survey(spare.ctypes.data, _load64(bits.ctypes.data), _first(rest), limit, one, found)
+            wrong = _survey(spare.ctypes.data, load64(bits.ctypes.data), first(rest), limit, one, found)
             largest = _largest(spare, wrong, largest)
     return found[0], found[1], found[2], largest
 
@@ -248,33 +176,10 @@ def count_ones(packed):
     for level in range(packed.shape[0]):
         row = packed.ctypes.data + level * packed.shape[1]
         for i in range(0, full, 8):
-            ones[level] += _popcount(_load64(row + i))
+            ones[level] += popcount(load64(row + i))
         for byte in packed[level, full:]:
-            ones[level] += _popcount(byte)
+            ones[level] += popcount(byte)
     return ones
-
-
-@njit(inline="always")
-def _address(values, i):
-    return values.ctypes.data + i * values.itemsize
-
-
-@njit(nogil=True, cache=True)
-def _first(number):
-    """A word with the lowest `number` < 64 bits set."""
-    return (np.uint64(1) << np.uint64(number)) - np.uint64(1)
-
-
-@njit(nogil=True, cache=True)
-def _cut(keep, equal, ties):
-    """Clear the first `ties` bits of `equal` in `keep`; returns it and the ties that are left."""
-    number = _popcount(equal)
-    if number <= ties:
-        return keep & ~equal, ties - number
-    while ties > 0:
-        lowest = equal & (~equal + np.uint64(1))
-        equal, keep, ties = equal ^ lowest, keep ^ lowest, ties - 1
-    return keep, ties
 
 
 @njit(inline="always")
@@ -282,21 +187,21 @@ def _write_row(values, start, cols, thresholds, ties, packed, at, spare):
     """The masks of values[start : start + cols], to the bytes of `packed` from `at` on; `spare` (LANES,) is scratch."""
     row_bytes, full = -(-cols // 8), cols // LANES * LANES
     spare[: cols - full] = values[start + full : start + cols]
-    valid = _first(cols - full)
+    valid = first(cols - full)
     for begin in range(0, cols, SEGMENT):
         for j in range(thresholds.size):
             threshold, left = thresholds[j], ties[j]
             out = packed.ctypes.data + j * packed.shape[1] + at
             for col in range(begin, min(begin + SEGMENT, full), LANES):
-                weights = _address(values, start + col)
-                keep = _at_least(weights, threshold)
+                weights = address(values, start + col)
+                keep = at_least(weights, threshold)
                 if left > 0:
-                    keep, left = _cut(keep, _equal(weights, threshold), left)
-                _store64(out + col // 8, keep)
+                    keep, left = cut(keep, equal(weights, threshold), left)
+                store64(out + col // 8, keep)
             if begin + SEGMENT >= cols and valid:
-                keep = _at_least(spare.ctypes.data, threshold) & valid
+                keep = at_least(spare.ctypes.data, threshold) & valid
                 if left > 0:
-                    keep, left = _cut(keep, _equal(spare.ctypes.data, threshold) & valid, left)
+                    keep, left = cut(keep, equal(spare.ctypes.data, threshold) & valid, left)
                 for byte in range(full // 8, row_bytes):
                     packed[j, at + byte] = keep & np.uint64(0xFF)
                     keep >>= np.uint64(8)
@@ -370,11 +275,11 @@ def _digit(values):
 @njit(inline="always")
 def _survey(weights, keep, valid, limit, one, found):
     """`survey` of the 64 weights behind an address, those of `valid` alone; adds to `found`, returns the wrong ones."""
-    zero = ~_at_least(weights, one) & valid
-    wrong = _at_least(weights, limit) & valid & ~keep
-    found[0] += _popcount(zero)
-    found[1] += _popcount(zero & keep)
-    found[2] += _popcount(wrong)
+    zero = ~at_least(weights, one) & valid
+    wrong = at_least(weights, limit) & valid & ~keep
+    found[0] += popcount(zero)
+    found[1] += popcount(zero & keep)
+    found[2] += popcount(wrong)
     return wrong
 
 
