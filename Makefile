@@ -30,6 +30,8 @@ format: .venv/installed-tests
 bench: .venv/installed-tests
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/lora.py
+	$(BIN)/snakemake models/smollm2/manifest.json
+	$(BIN)/python benchmarks/compact.py models/smollm2
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
