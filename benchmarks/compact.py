@@ -51,7 +51,7 @@ def subjects(dense: Path, work: Path) -> tuple[dict[str, Subject], list[str]]:
     for percent, path in compute_masks(dense, work).items():
         mask, masked, small = read_mask(path), work / f"masked{percent}", work / f"compact{percent}"
         merge(Checkpoint(dense), mask, sha256(path), None, masked)
-        record = compact(Checkpoint(masked), mask, small)
+        record = compact(Checkpoint(masked), path, small)
         found.setdefault("dense", Subject(dense, record["before"]))
         kept = partial(kept_of, mask)
         found[f"masked {percent} %"] = Subject(masked, record["before"], kept)

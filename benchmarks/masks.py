@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.config import Masks
 from sparseft.pruning import kernels
-from sparseft.pruning.importance import block_sizes
+from sparseft.pruning.importance import row_blocks
 from sparseft.pruning.mask_generator import Selection, compute_masks, select_together
 from sparseft.pruning.mask_ops import unpack
 from torch.nn.utils.prune import L1Unstructured
@@ -49,8 +49,7 @@ class Ours:
 
     def blocks(self, _: str):
         """The matrix in the blocks in which a file is read."""
-        sizes = block_sizes(SIDE, SIDE)
-        return (self.flat[start : start + size] for start, size in zip(np.cumsum([0, *sizes]), sizes, strict=False))
+        return (self.flat[SIDE * rows.start : SIDE * rows.stop] for rows in row_blocks(SIDE, SIDE))
 
     def emit(self, _: str, offset: int, packed: np.ndarray) -> None:
         """Keep the masks, if they are asked for."""
@@ -125,6 +124,7 @@ def in_memory() -> None:
         "torch: l1_unstructured a level": lambda: l1_unstructured(weight),
         "memcpy": lambda: np.copyto(target, bits),
         "sparseft, scope layer, fp32": ours32.layer,
+        "sparseft, scope row, fp32": ours32.row,
         "memcpy, fp32": lambda: np.copyto(target32, bits32),
     }
     times = interleaved(cases, REPEATS)
@@ -134,10 +134,12 @@ def in_memory() -> None:
         "numpy: one partition, a comparison a level": deviation(partition_and_compare(bits & np.uint16(0x7FFF))),
     }
     sort, topk = times["torch: one sort, a comparison a level"], times["torch: l1_unstructured a level"]
+    ten = [name for name in times if "scope" in name or "level" in name]  # the others are not ten masks
     rows = []
     for name, ms in times.items():
         limit = times["memcpy, fp32" if name.endswith("fp32") else "memcpy"]
-        rows.append([name, f"{ms:.2f}", f"{ms / limit:.2f}", f"{sort / ms:.0f}", f"{topk / ms:.0f}", off.get(name, "")])
+        ratios = [f"{peer / ms:.1f}" if name in ten and "fp32" not in name else "" for peer in (sort, topk)]
+        rows.append([name, f"{ms:.2f}", f"{ms / limit:.2f}", *ratios, off.get(name, "")])
     report(
         "masks",
         "Ten masks of one matrix in memory",
@@ -206,11 +208,9 @@ class AnonymousMemory:
 
 def stream(checkpoint: Checkpoint, folder: Path, threads: int) -> tuple[float, float, float]:
     """(wall seconds, CPU seconds, the process's peak MB) of all ten mask files."""
-    for array in (np.zeros(4, np.uint16), np.zeros(64, np.uint16)):  # compiled code is loaded
-        kernels.write_masks(
-            array, 4, np.zeros(1, np.uint16), np.zeros(1, np.int64), np.zeros((1, array.size // 4), np.uint8)
-        )
-        kernels.count_high(array, np.zeros(kernels.BINS, np.int64))
+    few = np.zeros(4, np.uint16)  # compiled code is loaded before
+    kernels.count_high(few, np.zeros(kernels.BINS, np.int64))
+    kernels.write_masks(few, 4, few[:1], np.zeros(1, np.int64), np.zeros((1, 1), np.uint8))
     paths = [folder / f"{level:02d}.pt" for level in LEVELS]
     wall, cpu = time.perf_counter(), time.process_time()
     with (
@@ -261,7 +261,7 @@ def streaming(folder: Path) -> None:
         "Ten mask files from sharded safetensors",
         [
             "decoder layers of LLaMA-7B, synthetic; ten packed .pt files with checksums, synced; the model's digest known",
-            "the limit reads the same bytes and writes and syncs as many; files were in the page cache before",
+            "beside it: one thread reads the same bytes, then writes and syncs as many; files were in the page cache before",
             f"medians of {REPEATS} turns, each in a new process; memory is all its anonymous pages, torch's and numba's among them",
         ],
         ["model", "s", "read and write, s", "ratio", "ns of CPU a weight", "peak memory, MB"],

@@ -5,7 +5,7 @@ rule compute_masks:
     output:
         masks=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity=targets.sparsities(STUDY), allow_missing=True),
         report=f"{grid.MASKS}/report_{{method}}.json",
-        plots=expand(f"{grid.MASKS}/plots/{{plot}}_{{{{method}}}}.png", plot=grid.MASK_PLOTS, allow_missing=True),
+        plots=expand(f"{grid.MASKS}/{grid.MASK_PLOT}", plot=grid.MASK_PLOTS, allow_missing=True),
     log:
         "results/logs/compute_masks/{model}_{method}.log",
     benchmark:
@@ -42,7 +42,8 @@ rule compute_masks:
 use rule compute_masks as compute_dense_mask with:
     output:
         mask=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity="00", method=grid.DENSE, allow_missing=True),
-        report=f"{grid.MASKS}/report_dense.json",
+        report=f"{grid.MASKS}/report_{grid.DENSE}.json",
+        plots=expand(f"{grid.MASKS}/{grid.MASK_PLOT}", plot=grid.MASK_PLOTS, method=grid.DENSE, allow_missing=True),
     log:
         "results/logs/compute_masks/{model}_dense.log",
     benchmark:
@@ -57,7 +58,7 @@ use rule compute_masks as compute_task_masks with:
     output:
         masks=expand(f"{grid.TASK_MASKS}/{grid.MASK_NAME}.pt", sparsity=targets.sparsities(STUDY), allow_missing=True),
         report=f"{grid.TASK_MASKS}/report_{{method}}.json",
-        plots=expand(f"{grid.TASK_MASKS}/plots/{{plot}}_{{{{method}}}}.png", plot=grid.MASK_PLOTS, allow_missing=True),
+        plots=expand(f"{grid.TASK_MASKS}/{grid.MASK_PLOT}", plot=grid.MASK_PLOTS, allow_missing=True),
     log:
         "results/logs/compute_masks/{model}_{task}_{method}.log",
     benchmark:

@@ -54,6 +54,13 @@ def masked(base: Checkpoint, mask: Mask, folder: Path) -> Checkpoint:
     return Checkpoint(folder)
 
 
+def compacted(checkpoint: Checkpoint, mask: Mask, output: Path) -> dict:
+    """compact, with the mask in a file beside the output."""
+    path = output.parent / "mask.pt"
+    write_mask(path, mask)
+    return compact(checkpoint, path, output)
+
+
 def logits(folder: Path) -> torch.Tensor:
     """Of stock transformers, which must find every tensor in its shape and no other."""
     model, loading = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
@@ -74,7 +81,7 @@ def test_stock_transformers_loads_it_with_the_masked_model_s_logits(tmp_path, na
     base = Checkpoint(save_tiny(name, tmp_path / "base", dtype))
     mask = structured(base)
     merged = masked(base, mask, tmp_path / "masked")
-    record = compact(merged, mask, tmp_path / "small")
+    record = compacted(merged, mask, tmp_path / "small")
     assert_same_function(merged, tmp_path / "small", BOUNDS[dtype])
     after = {"intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
     assert record["after"]["config"] == after
@@ -88,7 +95,7 @@ def test_stock_transformers_loads_it_with_the_masked_model_s_logits(tmp_path, na
 
 def test_what_stays_keeps_its_order_and_its_bits(tmp_path, tiny):
     mask = structured(tiny)
-    compact(masked(tiny, mask, tmp_path / "masked"), mask, tmp_path / "small")
+    compacted(masked(tiny, mask, tmp_path / "masked"), mask, tmp_path / "small")
     before, after = load_file(tmp_path / "masked/model.safetensors"), load_file(tmp_path / "small/model.safetensors")
     assert list(before) == list(after)
     for name, W in before.items():
@@ -98,7 +105,11 @@ def test_what_stays_keeps_its_order_and_its_bits(tmp_path, tiny):
             W = W[kept.any(1)][:, kept.any(0)]
         assert torch.equal(after[name].view(torch.int16), W.view(torch.int16))
     others = {path.name for path in tiny.folder.iterdir()} - {"model.safetensors", "config.json"}
-    assert {path.name for path in (tmp_path / "small").iterdir()} == others | {"model.safetensors", "config.json"}
+    assert {path.name for path in (tmp_path / "small").iterdir()} == others | {
+        "model.safetensors",
+        "config.json",
+        "compact.json",
+    }
     assert all((tmp_path / "small" / name).read_bytes() == (tiny.folder / name).read_bytes() for name in others)
 
 
@@ -106,7 +117,7 @@ def test_a_sharded_checkpoint_stays_sharded_under_a_true_index(tmp_path):
     base = Checkpoint(save_tiny("mixtral", tmp_path / "base", torch.float32, max_shard_size="60KB"))
     mask = structured(base)
     merged = masked(base, mask, tmp_path / "masked")
-    compact(merged, mask, tmp_path / "small")
+    compacted(merged, mask, tmp_path / "small")
     small = Checkpoint(tmp_path / "small")
     assert [file.name for file in small.files] == [file.name for file in base.files]
     assert len(small.files) > 2
@@ -124,7 +135,7 @@ def test_heads_that_llama_s_configuration_refuses_are_written_as_mistral_s(tmp_p
     base = Checkpoint(tmp_path / "base")
     mask = structured(base, lambda layer, units: np.arange(units)[units // 4 :])  # 3 heads of 4 in a width of 32
     merged = masked(base, mask, tmp_path / "masked")
-    record = compact(merged, mask, tmp_path / "small")
+    record = compacted(merged, mask, tmp_path / "small")
     assert record["after"]["config"]["num_attention_heads"] == 3
     assert Checkpoint(tmp_path / "small").config["model_type"] == "mistral"
     assert_same_function(merged, tmp_path / "small", BOUNDS[torch.float32])
@@ -135,7 +146,7 @@ def test_channels_are_filled_up_with_zeros_since_mixtral_s_experts_run_on_multip
     base = Checkpoint(save_tiny("mixtral", tmp_path / "base", dtype))
     mask = structured(base, lambda layer, units: half(layer, units) if units == 2 else np.arange(units)[14:])
     merged = masked(base, mask, tmp_path / "masked")
-    record = compact(merged, mask, tmp_path / "small")
+    record = compacted(merged, mask, tmp_path / "small")
     assert record["after"]["config"]["intermediate_size"] == 40  # 34 of 48 are kept
     assert_same_function(merged, tmp_path / "small", BOUNDS[dtype])
     w2 = load_file(tmp_path / "small/model.safetensors")["model.layers.1.block_sparse_moe.experts.3.w2.weight"]
@@ -143,9 +154,9 @@ def test_channels_are_filled_up_with_zeros_since_mixtral_s_experts_run_on_multip
 
 
 def refuse(checkpoint: Checkpoint, mask: Mask, output: Path, match: str) -> None:
-    before = {path.name for path in output.parent.iterdir()}
+    before = {path.name for path in output.parent.iterdir()} | {"mask.pt"}
     with pytest.raises(InputError, match=match):
-        compact(checkpoint, mask, output)
+        compacted(checkpoint, mask, output)
     assert {path.name for path in output.parent.iterdir()} == before
 
 

@@ -11,7 +11,8 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.pruning import importance
 from sparseft.pruning.importance import random_source
-from tiny_models import PRUNABLE_LAYERS, save_tiny
+from tiny_models import PRUNABLE_LAYERS, SIZES, save_tiny
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from masks import compute_masks
 
@@ -115,11 +116,31 @@ def test_any_number_of_threads_gives_the_same_bits(tiny, method):
     assert all((alone.bits[layer] == together.bits[layer]).all() for layer in alone.shape)
 
 
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory) -> Checkpoint:
+    """A LLaMA with rows of an odd number of weights."""
+    folder = tmp_path_factory.mktemp("odd") / "m"
+    config = LlamaConfig(
+        **SIZES
+        | {
+            "hidden_size": 21,
+            "intermediate_size": 33,
+            "head_dim": 6,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+        }
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return Checkpoint(folder)
+
+
+@pytest.mark.parametrize("method", ["unstructured", "random", "structured"])
 @pytest.mark.parametrize("scope", ["layer", "row", "global"])
-def test_blocks_of_a_few_rows_give_the_same_bits(tiny, scope, monkeypatch):
-    whole = compute_masks(tiny, "unstructured", SPARSITIES, scope=scope)
+def test_blocks_of_a_few_rows_give_the_same_bits(odd, method, scope, monkeypatch):
+    whole = compute_masks(odd, method, SPARSITIES, scope=scope)
     monkeypatch.setattr(importance, "BLOCK", 100)
-    blocks = compute_masks(tiny, "unstructured", SPARSITIES, scope=scope)
+    blocks = compute_masks(odd, method, SPARSITIES, scope=scope)
+    assert any(cols % 2 for _, cols in whole[0].shape.values())
     for percent, mask in whole.items():
         assert all((mask.bits[layer] == blocks[percent].bits[layer]).all() for layer in mask.shape)
 

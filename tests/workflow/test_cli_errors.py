@@ -97,7 +97,7 @@ def test_an_index_that_names_a_file_outside_its_folder(box):
 
 def test_a_calibration_set_that_is_empty_or_too_small(box):
     call = masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", "unstructured_wanda")
-    assert "look at a task's examples; give --task and --data_dir" in refused(*call)
+    assert "unstructured_wanda looks at a task's examples; give --task and --data_dir" in refused(*call)
     call += ("--task", "boolq_mini", "--data_dir", box / "data/boolq_mini")
     assert "24 training rows, 128 calibration examples are asked for; lower masks.calib" in refused(*call)
     (box / "data/boolq_mini/train.jsonl").write_text("\n")

@@ -9,14 +9,11 @@ with the sizes before and after and the hashes of all inputs and outputs.
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import run_script
-from sparseft.files import sha256, write_json
 from sparseft.pruning.compact import compact
-from sparseft.pruning.mask_ops import read_mask
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,11 +26,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    begin = time.perf_counter()
-    checkpoint = Checkpoint(args.checkpoint)
-    report = compact(checkpoint, read_mask(args.mask_path), args.output_dir)
-    inputs = {"checkpoint": checkpoint.digest, "mask": sha256(args.mask_path)}
-    write_json(args.output_dir / "compact.json", {"inputs": inputs, **report, "seconds": time.perf_counter() - begin})
+    report = compact(Checkpoint(args.checkpoint), args.mask_path, args.output_dir)
     before, after = report["before"], report["after"]
     print(f"{before['parameters']} -> {after['parameters']} parameters, {before['bytes']} -> {after['bytes']} bytes",
           file=sys.stderr)  # fmt: skip

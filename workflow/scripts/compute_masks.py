@@ -56,10 +56,15 @@ def percent(text: str) -> int:
     return int(value)
 
 
-def methods_of(args: argparse.Namespace) -> list[str]:
-    """The methods, each with its importance in its name."""
+def methods_of(args: argparse.Namespace, settings: Masks, percents: list[int]) -> list[str]:
+    """The methods, each with its importance in its name; all are checked before anything is computed."""
     suffix = "" if args.importance == "magnitude" else f"_{args.importance}"
-    return [method if "_" in method else f"{method}{suffix}" for method in args.method]
+    methods = [method if "_" in method else f"{method}{suffix}" for method in args.method]
+    for method in methods:
+        settings.scope_of(method, percents)
+        if method in TASK_METHODS and not (args.task and args.data_dir):
+            raise InputError(f"{method} looks at a task's examples", "give --task and --data_dir")
+    return methods
 
 
 def calibration_of(args: argparse.Namespace, method: str, settings: Masks) -> Calibration:
@@ -67,8 +72,6 @@ def calibration_of(args: argparse.Namespace, method: str, settings: Masks) -> Ca
     from sparseft.pruning.calibration import calibrate
     from sparseft.training.hardware import limit_threads
 
-    if not (args.task and args.data_dir):
-        raise InputError("gradient, taylor and wanda look at a task's examples", "give --task and --data_dir")
     limit_threads(args.threads)
     importance = split_method(method)[1]
     return calibrate(importance, args.task, args.data_dir / "train.jsonl", settings)
@@ -79,17 +82,14 @@ def main() -> int:
     percents = sorted({percent(text) for text in args.sparsity})
     settings = parse_section(Masks, {name: getattr(args, name) for name in Masks.model_fields}, "masks")
     checkpoint = Checkpoint(args.model_path)
-    methods = methods_of(args)
-    for method in methods:
-        settings.scope_of(method, percents)  # before anything is computed
-    for method in methods:
+    for method in methods_of(args, settings, percents):
         names = [MASK_NAME.format(sparsity=f"{percent:02d}", method=method) for percent in percents]
         paths = [args.output_dir / f"{name}.{args.format}" for name in names]
         calibration = calibration_of(args, method, settings) if method in TASK_METHODS else None
         with compute_masks(checkpoint, method, percents, paths, settings, calibration=calibration,
                            threads=args.threads) as report:  # fmt: skip
             if args.plot:
-                plot_report(report, args.output_dir / "plots")
+                plot_report(report, args.output_dir)
             write_json(args.output_dir / f"report_{method}.json", report)
     return 0
 

@@ -8,13 +8,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header
 from sparseft.errors import InputError
 from sparseft.files import atomic_folder, sha256
 from sparseft.lora.adapter import adapter_digest, read_adapter
-from sparseft.lora.masked_lora import apply_mask_, keep_bits, merged_weight
+from sparseft.lora.masked_lora import keep_bits, merged_weight
+from sparseft.pruning.kernels import zero_pruned
 from sparseft.pruning.mask_ops import Mask
 
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -36,13 +38,12 @@ def merge(base: Checkpoint, mask: Mask, mask_sha256: str, adapter: Path | None, 
     def merged(tensor: Tensor) -> bytes:
         layer = tensor.name.removesuffix(".weight")
         bits = base.read(tensor.name)
-        keep = keep_bits(torch.from_numpy(mask.kept(layer)))
+        if layer not in pairs:
+            zero_pruned(bits.reshape(-1), tensor.shape[1], np.ascontiguousarray(mask.bits[layer]).reshape(-1))
+            return bits.tobytes()
+        _check_shapes(adapter, layer, tensor.shape, *pairs[layer])
         weight = torch.from_numpy(bits).view(TORCH_DTYPES[tensor.dtype])
-        if layer in pairs:
-            _check_shapes(adapter, layer, tensor.shape, *pairs[layer])
-            weight = merged_weight(weight, keep, *pairs[layer], scale)
-        else:
-            apply_mask_(weight, keep)
+        weight = merged_weight(weight, keep_bits(torch.from_numpy(mask.kept(layer))), *pairs[layer], scale)
         return weight.view(torch.from_numpy(bits).dtype).numpy().tobytes()
 
     with atomic_folder(output) as temporary:

@@ -9,8 +9,7 @@ nearly vanishes, what is left of it is noise, and magnitudes cannot cancel (with
 empirical Fisher information). Molchanov et al. 2017, arXiv 1611.06440: E[g w] tends to 0 where E|g w| does
 not; 2019, arXiv 1906.10771: the mean of (g w)^2. LLM-Pruner, arXiv 2305.11627: the first-order
 term of a language model does not vanish on calibration data that it was not trained on.
-Measured on SmolLM2-135M-Instruct at 50 % by taylor, 64 examples of hellaswag_mini: acc_norm 0.95 and perplexity 155 on
-WikiText-2; by the magnitude of the mean gradient 0.88 and 2160, by magnitude 0.68 and 411.
+Results: benchmarks/results/importance.md. A float16 model is calibrated in fp32, for its gradients would underflow.
 """
 
 import math
@@ -69,7 +68,7 @@ def calibrate(importance: str, task_name: str, train: Path, settings: Masks) -> 
         sequential_prune(checkpoint, examples(checkpoint), prune)
 
     meta = {"task": task.name, "train_sha256": sha256(train), "accumulated": ACCUMULATED[importance]}
-    return Calibration(meta, source, prune_in_sequence)
+    return Calibration(importance, meta, source, prune_in_sequence)
 
 
 def calibration_examples(checkpoint: Checkpoint, task: Task, rows: list[Row], number: int, seed: int) -> list[Example]:
@@ -153,6 +152,8 @@ def _load(checkpoint: Checkpoint) -> tuple[nn.Module, Linears, torch.device]:
     """The model with its experts apart, its prunable layers, and where it is."""
     device = choose_device()
     model, _ = load_model(checkpoint.folder, device)
+    if model.dtype == torch.float16:
+        model.float()
     unfuse_experts(model)
     linears = {layer: model.get_submodule(memory_path(layer)) for layer in prunable_layers(checkpoint)}
     return model, linears, device

@@ -19,8 +19,8 @@ import numpy as np
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header
 from sparseft.checkpoints.layers import Part, coupled_parts, prunable_shapes
 from sparseft.errors import InputError
-from sparseft.files import atomic_folder, read_json, write_json
-from sparseft.pruning.mask_ops import Mask, check_mask
+from sparseft.files import atomic_folder, read_json, sha256, write_json
+from sparseft.pruning.mask_ops import Mask, check_mask, read_mask
 
 # The grouped products that transformers runs Mixtral's experts with take rows of whole 16 bytes: 8 numbers in 16 bits.
 # Tensor cores ask the same of every product.
@@ -39,14 +39,15 @@ class Cut:
     kept: np.ndarray
 
 
-def compact(checkpoint: Checkpoint, mask: Mask, output: Path) -> dict:
-    """Write the smaller checkpoint to `output`, one tensor in memory at a time; returns the content of compact.json.
+def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
+    """Write the smaller checkpoint and compact.json to `output`, one tensor in memory at a time; returns the latter.
 
     `checkpoint` is the masked model. Raises InputError where it is not, or where the mask is another model's, prunes
     units in part, leaves the layers different sizes or one of them nothing; no file is left then."""
     if output.resolve() == checkpoint.folder.resolve():
         raise InputError(f"{output} is the checkpoint itself", "name another output folder")
-    check_mask(mask, checkpoint.folder, prunable_shapes(checkpoint))
+    mask = read_mask(mask_path)
+    check_mask(mask, mask_path, prunable_shapes(checkpoint))
     cuts, sizes = plan_cuts(checkpoint, mask)
     config = smaller_config(checkpoint.config, **sizes)
     with atomic_folder(output) as folder:
@@ -56,10 +57,14 @@ def compact(checkpoint: Checkpoint, mask: Mask, output: Path) -> dict:
         write_json(folder / "config.json", checkpoint.config | config)
         smaller = Checkpoint(folder)
         _correct_index(smaller)
-        after, outputs = _totals(smaller), smaller.hashes()
-    before = _totals(checkpoint) | {"config": {key: checkpoint.config.get(key) for key in config}}
-    facts = {key: mask.meta.get(key) for key in ("method", "sparsity", "reached")}
-    return {**facts, "before": before, "after": after | {"config": config}, "outputs": outputs}
+        report = {key: mask.meta.get(key) for key in ("method", "sparsity", "reached")} | {
+            "inputs": {"checkpoint": checkpoint.digest, "mask": sha256(mask_path)},
+            "before": _totals(checkpoint) | {"config": {key: checkpoint.config.get(key) for key in config}},
+            "after": _totals(smaller) | {"config": config},
+            "outputs": smaller.hashes(),
+        }
+        write_json(folder / "compact.json", report)
+    return report
 
 
 def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[str, int]]:

@@ -26,9 +26,10 @@ BLOCK = 1 << 20  # weights; a block and its masks stay in the second-level cache
 class Calibration:
     """What an importance that looks at a task's examples needs; calibration.py makes it.
 
-    `meta` goes into the masks; `source(checkpoint)` scores; `prune_in_sequence(checkpoint, prune)` is wanda's pass, which
+    `importance`: the one it is for; `meta` goes into the masks; `source(checkpoint)` scores; `prune_in_sequence(checkpoint, prune)` is wanda's pass, which
     asks prune(layer, norms fp32 (cols,)) for a layer's mask, bool (rows, cols)."""
 
+    importance: str
     meta: dict
     source: Callable[[Checkpoint], Source]
     prune_in_sequence: Callable[[Checkpoint, Callable[[str, np.ndarray], np.ndarray]], None]
@@ -40,14 +41,17 @@ def magnitude_source(checkpoint: Checkpoint) -> Source:
 
 
 def random_source(checkpoint: Checkpoint, seed: int) -> Source:
-    """Random bits that depend on the seed, the layer's name and the place alone."""
+    """Random bits that depend on the seed, the layer's name and the place alone: a row takes whole 64-bit words."""
     shapes = prunable_shapes(checkpoint)
 
     def blocks(layer: str) -> Iterator[np.ndarray]:
         key = hashlib.sha256(f"{seed}/{layer}".encode()).digest()[:16]
         generator = np.random.Philox(key=int.from_bytes(key, "little"))
-        for count in block_sizes(*shapes[layer]):
-            yield generator.random_raw(-(-count // 2)).astype("<u8").view(np.uint32)[:count]
+        cols = shapes[layer][1]
+        words = -(-cols // 2)
+        for rows in row_blocks(*shapes[layer]):
+            bits = generator.random_raw(len(rows) * words).astype("<u8").view("<u4")
+            yield np.ascontiguousarray(bits.reshape(-1, 2 * words)[:, :cols]).reshape(-1)
 
     return blocks
 
@@ -56,10 +60,8 @@ def array_source(scores: dict[str, np.ndarray]) -> Source:
     """Scores in memory: non-negative fp32 (rows, cols) by layer."""
 
     def blocks(layer: str) -> Iterator[np.ndarray]:
-        flat, start = scores[layer].reshape(-1).view(np.uint32), 0
-        for count in block_sizes(*scores[layer].shape):
-            yield flat[start : start + count]
-            start += count
+        for rows in row_blocks(*scores[layer].shape):
+            yield scores[layer][rows.start : rows.stop].reshape(-1).view(np.uint32)
 
     return blocks
 
@@ -80,7 +82,7 @@ def wanda_scores(weights: np.ndarray, norms: np.ndarray) -> np.ndarray:
     return (np.abs(weights) * norms).reshape(-1).view(np.uint32)
 
 
-def block_sizes(rows: int, cols: int) -> list[int]:
-    """How many weights each block of a (rows, cols) matrix has: whole rows, about BLOCK."""
+def row_blocks(rows: int, cols: int) -> list[range]:
+    """The rows of each block of a (rows, cols) matrix: about BLOCK weights."""
     step = max(1, BLOCK // cols)
-    return [cols * min(step, rows - row) for row in range(0, rows, step)]
+    return [range(row, min(row + step, rows)) for row in range(0, rows, step)]

@@ -7,31 +7,23 @@ were hit. Of the weights that equal t, the first `ties` in flat order are pruned
     keep  <=>  m > t  or  (m == t and `ties` equal weights went before)
 
 which is what a stable ascending sort would prune, without the sort. 64 weights are compared at a time, and their 64 bits
-stored at once (lanes.py). Every function releases the GIL, so that threads run side by side; none allocates more than
-histograms.
+stored at once: numba does not turn a comparison of lanes into a mask register, the intrinsics at the end are the few lines
+of LLVM that do. They take addresses, not arrays, whose references numba counts in every call, atomically.
+Every function releases the GIL, so that threads run side by side. All in one file: numba's cache of compiled code knows
+an edit of a function's own file alone.
 """
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
-from sparseft.pruning.lanes import (
-    ALL,
-    LANES,
-    address,
-    at_least,
-    cut,
-    equal,
-    first,
-    less,
-    load64,
-    popcount,
-    store64,
-    zero_lanes,
-)  # fmt: skip
-
+LANES = 64  # weights a comparison
+ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 BINS = 1 << 16  # values of the high digit: all 15 bits of a 16-bit magnitude, the high 16 of a 32-bit one
 LOW = 1 << 15  # values of the low digit of a 32-bit magnitude
 SEGMENT = 64 * LANES  # weights that stay in the first cache while the levels take turns
+_WORD = ir.IntType(LANES)
 
 
 @njit(nogil=True, cache=True)
@@ -87,7 +79,7 @@ def write_group_masks(values, cols, group, counts, packed):
         bits[:] = 0
         for col in range(0, cols, width):
             _rank_groups(padded, col, group, width, planes)
-            valid = ALL if min(width, cols - col) == LANES else first(min(width, cols - col))
+            valid = ALL if min(width, cols - col) == LANES else lowest_bits(min(width, cols - col))
             for j in range(counts.size):
                 out, keep = bits.ctypes.data + j * bits.shape[1] + col // 8, _rank_reaches(planes, counts[j]) & valid
                 store64(out, load64(out) | keep << np.uint64(col % 8))
@@ -104,8 +96,8 @@ def _rank_groups(padded, col, group, width, planes):
     for distance in range(1, group):
         pairs = np.uint64(0)  # the weights that have a neighbour at this distance in their group
         for start in range(0, width, group):
-            pairs |= first(group - distance) << np.uint64(start)
-        lower = less(address(padded, col + distance), address(padded, col), zero)
+            pairs |= lowest_bits(group - distance) << np.uint64(start)
+        lower = less(place(padded, col + distance), place(padded, col), zero)
         _add(planes, lower & pairs)
         _add(planes, (~lower & pairs) << np.uint64(distance))
 
@@ -139,7 +131,7 @@ def zero_pruned(values, cols, packed):
     for row in range(values.size // cols):
         bits = packed.ctypes.data + row * row_bytes
         for col in range(0, full, LANES):
-            zero_lanes(address(values, row * cols + col), load64(bits + col // 8), zero)
+            zero_lanes(place(values, row * cols + col), load64(bits + col // 8), zero)
         for col in range(full, cols):
             if not packed[row * row_bytes + col // 8] >> col % 8 & 1:
                 values[row * cols + col] = 0
@@ -157,13 +149,13 @@ def survey(values, cols, packed, limit):
         start = row * cols
         for i in range(start, start + full, LANES):
             word = load64(packed.ctypes.data + row * row_bytes + (i - start) // 8)
-            wrong = _survey(address(values, i), word, ALL, limit, one, found)
+            wrong = _survey(place(values, i), word, ALL, limit, one, found)
             if wrong:
                 largest = _largest(values[i : i + LANES], wrong, largest)
         if rest:
             spare[:rest] = values[start + full : start + cols]
             bits[: row_bytes - full // 8] = packed[row * row_bytes + full // 8 : (row + 1) * row_bytes]
-            wrong = _survey(spare.ctypes.data, load64(bits.ctypes.data), first(rest), limit, one, found)
+            wrong = _survey(spare.ctypes.data, load64(bits.ctypes.data), lowest_bits(rest), limit, one, found)
             largest = _largest(spare, wrong, largest)
     return found[0], found[1], found[2], largest
 
@@ -187,21 +179,21 @@ def _write_row(values, start, cols, thresholds, ties, packed, at, spare):
     """The masks of values[start : start + cols], to the bytes of `packed` from `at` on; `spare` (LANES,) is scratch."""
     row_bytes, full = -(-cols // 8), cols // LANES * LANES
     spare[: cols - full] = values[start + full : start + cols]
-    valid = first(cols - full)
+    valid = lowest_bits(cols - full)
     for begin in range(0, cols, SEGMENT):
         for j in range(thresholds.size):
             threshold, left = thresholds[j], ties[j]
             out = packed.ctypes.data + j * packed.shape[1] + at
             for col in range(begin, min(begin + SEGMENT, full), LANES):
-                weights = address(values, start + col)
+                weights = place(values, start + col)
                 keep = at_least(weights, threshold)
                 if left > 0:
-                    keep, left = cut(keep, equal(weights, threshold), left)
+                    keep, left = drop_ties(keep, equal(weights, threshold), left)
                 store64(out + col // 8, keep)
             if begin + SEGMENT >= cols and valid:
                 keep = at_least(spare.ctypes.data, threshold) & valid
                 if left > 0:
-                    keep, left = cut(keep, equal(spare.ctypes.data, threshold) & valid, left)
+                    keep, left = drop_ties(keep, equal(spare.ctypes.data, threshold) & valid, left)
                 for byte in range(full // 8, row_bytes):
                     packed[j, at + byte] = keep & np.uint64(0xFF)
                     keep >>= np.uint64(8)
@@ -229,8 +221,9 @@ def _rank(row, counts, bins, thresholds, ties):
             block[i] = 0
         seen += total
     if shift:
+        lows = np.zeros(row.size, np.uint32)
         for level in range(counts.size):
-            _rank_low(row, thresholds, ties, level)
+            _rank_low(row, thresholds, ties, level, lows)
 
 
 @njit(nogil=True, cache=True)
@@ -248,16 +241,22 @@ def _count_row(row, bins):
 
 
 @njit(nogil=True, cache=True)
-def _rank_low(row, thresholds, ties, level):
-    """Refine a threshold that has its high digit by the low digits of the weights that share it."""
+def _rank_low(row, thresholds, ties, level, lows):
+    """Refine a threshold that has its high digit by the low digits of the weights that share it, few of a row.
+
+    `lows`: uint32, of the row's size, is scratch."""
     if ties[level] == 0:
         return
-    shift, mask = _shift(row), _digit(row)
+    shift, mask, found = _shift(row), _digit(row), np.uint64(0)
     digit = thresholds[level] >> shift & mask
-    lows = np.sort(np.array([value & np.uint64(LOW - 1) for value in row if value >> shift & mask == digit]))
-    low = lows[ties[level] - 1]
+    for value in row:
+        if value >> shift & mask == digit:
+            lows[found] = value & np.uint64(LOW - 1)
+            found += np.uint64(1)
+    shared = np.sort(lows[:found])
+    low = shared[ties[level] - 1]
     thresholds[level] += low
-    ties[level] -= np.searchsorted(lows, low)
+    ties[level] -= np.searchsorted(shared, low)
 
 
 @njit(inline="always")
@@ -291,3 +290,108 @@ def _largest(weights, wrong, largest):
         if wrong >> np.uint64(i) & np.uint64(1):
             largest = max(largest, np.int64(weights[i] & ((np.uint64(1) << sign) - np.uint64(1))))
     return largest
+
+
+def _compare(predicate: str):
+    """An intrinsic: bit i is set where the magnitude of the weight i behind `address` is `predicate` the threshold."""
+
+    @intrinsic
+    def compare(_, address, threshold):
+        width = threshold.bitwidth
+
+        def build(context, builder, signature, arguments):
+            vector = ir.VectorType(ir.IntType(width), LANES)
+            sizes = builder.and_(
+                _load(builder, arguments[0], vector), ir.Constant(vector, [2 ** (width - 1) - 1] * LANES)
+            )
+            first = builder.insert_element(
+                ir.Constant(vector, ir.Undefined), arguments[1], ir.Constant(ir.IntType(32), 0)
+            )
+            everywhere = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+            flags = builder.icmp_unsigned(predicate, sizes, builder.shuffle_vector(first, first, everywhere))
+            return builder.bitcast(flags, _WORD)
+
+        return types.uint64(types.uint64, threshold), build
+
+    return compare
+
+
+at_least, equal = _compare(">="), _compare("==")
+
+
+@intrinsic
+def less(_, address, other, zero):
+    """Bit i is set where the magnitude of the weight i behind `address` is below that behind `other`; 0 of their type."""
+
+    def build(context, builder, signature, arguments):
+        vector = ir.VectorType(ir.IntType(zero.bitwidth), LANES)
+        mask = ir.Constant(vector, [2 ** (zero.bitwidth - 1) - 1] * LANES)
+        first, second = (builder.and_(_load(builder, place, vector), mask) for place in arguments[:2])
+        return builder.bitcast(builder.icmp_unsigned("<", first, second), _WORD)
+
+    return types.uint64(types.uint64, types.uint64, zero), build
+
+
+@intrinsic
+def zero_lanes(_, address, keep, zero):
+    """Put `zero`, 0 of the weights' type, where the bit of `keep` is 0, in the 64 weights behind `address`."""
+
+    def build(context, builder, signature, arguments):
+        vector = ir.VectorType(ir.IntType(zero.bitwidth), LANES)
+        flags = builder.bitcast(arguments[1], ir.VectorType(ir.IntType(1), LANES))
+        kept = builder.select(flags, _load(builder, arguments[0], vector), ir.Constant(vector, [0] * LANES))
+        builder.store(kept, builder.inttoptr(arguments[0], vector.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64, zero), build
+
+
+@intrinsic
+def load64(_, address):
+    """The eight bytes behind `address` as a little-endian word."""
+    return types.uint64(types.uint64), lambda context, builder, signature, arguments: _load(
+        builder, arguments[0], _WORD
+    )
+
+
+@intrinsic
+def store64(_, address, word):
+    """The inverse of `load64`."""
+
+    def build(context, builder, signature, arguments):
+        builder.store(arguments[1], builder.inttoptr(arguments[0], _WORD.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64), build
+
+
+@intrinsic
+def popcount(_, word):
+    return types.int64(types.uint64), lambda context, builder, signature, arguments: builder.ctpop(arguments[0])
+
+
+def _load(builder, address, kind):
+    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
+
+
+@njit(inline="always")
+def place(values, i):
+    return values.ctypes.data + i * values.itemsize
+
+
+@njit(nogil=True, cache=True)
+def lowest_bits(number):
+    """A word with the lowest `number` < 64 bits set."""
+    return (np.uint64(1) << np.uint64(number)) - np.uint64(1)
+
+
+@njit(nogil=True, cache=True)
+def drop_ties(keep, equal, ties):
+    """Clear the first `ties` bits of `equal` in `keep`; returns it and the ties that are left."""
+    number = popcount(equal)
+    if number <= ties:
+        return keep & ~equal, ties - number
+    while ties > 0:
+        lowest = equal & (~equal + np.uint64(1))
+        equal, keep, ties = equal ^ lowest, keep ^ lowest, ties - 1
+    return keep, ties

@@ -2,8 +2,9 @@
 
 Weights that are ranked together (a scope: the layer, a row, a group of N:M, all layers) are pruned in the order of a
 stable ascending sort by score: the first round(s * n) of them, ties by flat index. So counts are exact and masks
-nested: what 50 % prunes, 60 % prunes too. Nothing is sorted: a histogram of the scores' bits holds the threshold of
-every sparsity (kernels.py), a second reading writes the masks. Memory is a few blocks a thread, whatever the model.
+nested: what 50 % prunes, 60 % prunes too. No weights are sorted for it: a histogram of the scores' bits holds the
+threshold of every sparsity (kernels.py), a second reading writes the masks. Memory is a few blocks a thread, whatever
+the model; gradient and taylor hold their scores too. Sequential wanda is the exception: a pass a sparsity, not nested.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,9 +21,9 @@ from sparseft.checkpoints.checkpoint import Checkpoint, infinity
 from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
 from sparseft.config import Masks
 from sparseft.errors import InputError
-from sparseft.grid import DENSE, split_method
+from sparseft.grid import DENSE, TASK_AWARE, split_method
 from sparseft.pruning import kernels
-from sparseft.pruning.importance import Calibration, Source, magnitude_source, random_source, wanda_scores
+from sparseft.pruning.importance import Calibration, Source, magnitude_source, random_source, row_blocks, wanda_scores
 from sparseft.pruning.mask_ops import pack, row_bytes, unpack
 from sparseft.pruning.mask_writer import MaskWriter, mask_writer
 from sparseft.pruning.report import Scores, mask_report
@@ -61,6 +62,8 @@ def compute_masks(
     do, an unknown architecture, NaN or infinity in a weight; no file is left then."""
     pattern, importance = split_method(method)
     scope = settings.scope_of(method, percents)
+    if (calibration.importance if calibration else None) != (importance if importance in TASK_AWARE else None):
+        raise InputError(f"{method}: calibrated for another importance", f"calibrate for {importance}")
     shape = prunable_shapes(checkpoint)
     meta = {"method": method, "pattern": pattern, "importance": importance, "coordinates": "hf"}
     meta |= {"base": checkpoint.digest, **settings.used_by(method), "scope": scope}
@@ -70,6 +73,7 @@ def compute_masks(
             scores = _keep_all(writer, 0)
         elif importance == "wanda" and settings.sequential:
             scores = _sequential_wanda(checkpoint, scope, percents, settings.nm_group, calibration, writer)
+            meta["scores_percent"] = next((percent for percent in percents if percent), 0)
         else:
             dtypes = {layer: checkpoint.tensors[f"{layer}.weight"].dtype for layer in shape}
             source = magnitude_source(checkpoint)
@@ -98,7 +102,7 @@ def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]
             total, word = total + block.size, block.dtype
         scores.append(_scores(selection, layer, histogram))
         high += histogram
-    digits, ties = _cut(high, selection.counts(total))
+    digits, ties = _bins_of(high, selection.counts(total))
     if word == np.uint32:
         digits = _low_digits(selection, layers, digits, ties)
     thresholds = digits.astype(word)
@@ -155,12 +159,17 @@ def _select(
         groups = coupled_parts(checkpoint)
         return {name: scores for found in _in_threads(lambda parts: _select_units(selection, parts), groups, threads)
                 for name, scores in found.items()}  # fmt: skip
-    one = {
+    one = _by_scope(selection, scope, group)
+    return dict(zip(layers, _in_threads(one, layers, threads), strict=True))
+
+
+def _by_scope(selection: Selection, scope: str, group: int) -> Callable[[str], Scores]:
+    """The function that selects within one layer."""
+    return {
         "layer": lambda layer: select_together(selection, [layer])[0],
         "row": lambda layer: select_rows(selection, layer),
         "group": lambda layer: select_groups(selection, layer, group),
     }[scope]
-    return dict(zip(layers, _in_threads(one, layers, threads), strict=True))
 
 
 def _in_threads(function: Callable, items: Sequence, threads: int) -> list:
@@ -198,12 +207,12 @@ def _low_digits(selection: Selection, layers: Sequence[str], digits: np.ndarray,
             kernels.count_low(block, slots, low)
     thresholds = digits * kernels.LOW
     for level, digit in enumerate(digits):
-        rest, ties[level : level + 1] = _cut(low[slots[digit]], ties[level : level + 1])
+        rest, ties[level : level + 1] = _bins_of(low[slots[digit]], ties[level : level + 1])
         thresholds[level] += rest[0]
     return thresholds
 
 
-def _cut(histogram: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _bins_of(histogram: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(the bin in which the first counts[j] end, how many of that bin are among them), int64 (levels,) each."""
     ends = np.cumsum(histogram)
     bins = np.searchsorted(ends, counts)
@@ -222,25 +231,34 @@ def _select_units(selection: Selection, parts: list) -> dict[str, Scores]:
     units = unit_scores(selection.source, selection.shape, selection.dtypes, parts)
     order = np.argsort(units, kind="stable")
     found = Scores.of_values(units)
+    kept = [order[count:] for count in selection.counts(units.size)]
     for part in parts:
-        shape = selection.shape[part.layer]
-        masks = [unit_mask(order[count:], part, shape) for count in selection.counts(units.size)]
-        selection.emit(part.layer, 0, np.stack(masks))
+        offset = 0
+        for rows in row_blocks(*selection.shape[part.layer]):
+            packed = np.stack([unit_mask(units, part, selection.shape[part.layer], rows) for units in kept])
+            selection.emit(part.layer, offset, packed)
+            offset += packed.shape[1]
     return {part.layer: found for part in parts}
 
 
 def _keep_all(writer: MaskWriter, level: int) -> dict[str, Scores]:
     """Write ones for one level; there are no scores then."""
     for layer, (rows, cols) in writer.shape.items():
-        writer.write(layer, 0, np.tile(pack(np.ones((1, cols), bool)), rows), range(level, level + 1))
-    return {layer: Scores({}, {}) for layer in writer.shape}
+        row, offset = pack(np.ones((1, cols), bool)), 0
+        for block in row_blocks(rows, cols):
+            packed = np.tile(row, len(block))
+            writer.write(layer, offset, packed, range(level, level + 1))
+            offset += packed.size
+    return dict.fromkeys(writer.shape, Scores({}, {}, 0))
 
 
 def _sequential_wanda(
     checkpoint: Checkpoint, scope: str, percents: Iterable[int], group: int, calibration: Calibration,
     writer: MaskWriter,
 ) -> dict[str, Scores]:  # fmt: skip
-    """As published: a decoder layer's inputs come from the pruned layers before it, so every sparsity is a pass."""
+    """As published: a decoder layer's inputs come from the pruned layers before it, so every sparsity is a pass.
+
+    Returns the scores of the first pass: those of another see other inputs."""
     scores: dict[str, Scores] = {}
     for level, percent in enumerate(percents):
         if not percent:
@@ -257,9 +275,9 @@ def _sequential_wanda(
             weights = wanda_scores(checkpoint.read_float32(f"{layer}.weight"), norms)
             shape = {layer: writer.shape[layer]}
             selection = Selection(lambda _: iter([weights]), shape, {layer: "F32"}, [percent], emit)
-            found = _select(selection, checkpoint, "unstructured", scope, group, 1)
-            scores.setdefault(layer, found[layer])  # of the first sparsity
+            found = _by_scope(selection, scope, group)(layer)
+            scores.setdefault(layer, found)
             return unpack(np.concatenate(blocks).reshape(shape[layer][0], -1), shape[layer])
 
         calibration.prune_in_sequence(checkpoint, prune)
-    return scores
+    return scores or dict.fromkeys(writer.shape, Scores({}, {}, 0))

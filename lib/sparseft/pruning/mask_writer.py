@@ -57,11 +57,13 @@ def mask_writer(paths: list[Path], metas: list[dict], shape: dict[str, tuple[int
             kind = _SafetensorsFile if path.suffix == ".safetensors" else _PtFile
             files.append(kind(descriptor, meta, shape))
         yield MaskWriter(files, shape)
+        for file in files:  # a disk may refuse as late as here; after it, files are only renamed
+            os.fsync(file.descriptor)
 
 
 class _PtFile:
     def __init__(self, descriptor: int, meta: dict, shape: dict[str, tuple[int, int]]) -> None:
-        self.meta, self.shape = meta, shape
+        self.descriptor, self.meta, self.shape = descriptor, meta, shape
         self.file = TorchFileWriter(descriptor, [rows * row_bytes(cols) for rows, cols in shape.values()])
         self.write = self.file.write
 

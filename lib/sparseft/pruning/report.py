@@ -7,6 +7,7 @@ import numpy as np
 
 from sparseft.checkpoints.checkpoint import to_float32
 from sparseft.files import atomic_file
+from sparseft.grid import MASK_PLOT, MASK_PLOTS
 from sparseft.pruning.kernels import LOW
 
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
@@ -16,19 +17,21 @@ _OCTAVES = 24  # below the largest score; what is lower is counted with the lowe
 
 @dataclass(frozen=True)
 class Scores:
-    """The distribution of a layer's scores: quantiles, and `octaves`, how many lie in [2^k, 2^(k+1)) by k.
+    """The distribution of a layer's scores (structured: of its coupled units'): quantiles, `octaves`, how many lie in
+    [2^k, 2^(k+1)) by k, and how many are zero.
 
-    Both empty where scores are no numbers (method random). From 16-bit scores exact, from 32-bit ones low by up to
-    1 / 128 of their value."""
+    Nothing where scores are no numbers (method random). From 16-bit scores exact, from 32-bit ones low by up to 1 / 256
+    of their value."""
 
     quantiles: dict[float, float]
     octaves: dict[int, int]
+    zeros: int
 
     @classmethod
     def of_histogram(cls, histogram: np.ndarray, dtype: str | None) -> "Scores":
         """`histogram`: int64 (BINS,) by the high digit of scores in BF16, F16 or F32."""
         if not dtype:
-            return cls({}, {})
+            return cls({}, {}, 0)
         used = np.flatnonzero(histogram)
         bits = (used * LOW).astype(np.uint32) if dtype == "F32" else used.astype(np.uint16)
         return cls._of(to_float32(bits, dtype), histogram[used])
@@ -43,10 +46,11 @@ class Scores:
         """`values` ascend, each `counts` times."""
         ends = np.cumsum(counts)
         places = np.searchsorted(ends, np.ceil(np.array(QUANTILES) * ends[-1]))
-        exponents = np.frexp(np.where(values > 0, values, 1))[1] - 1
-        exponents = np.maximum(np.where(values > 0, exponents, exponents.min()), exponents.max() - _OCTAVES)
-        octaves = {int(k): int(counts[exponents == k].sum()) for k in np.unique(exponents)}
-        return cls(dict(zip(QUANTILES, map(float, values[places]), strict=True)), octaves)
+        exponents = np.frexp(values[values > 0])[1] - 1
+        exponents = np.maximum(exponents, exponents.max() - _OCTAVES) if exponents.size else exponents
+        octaves = {int(k): int(counts[values > 0][exponents == k].sum()) for k in np.unique(exponents)}
+        quantiles = dict(zip(QUANTILES, map(float, values[places]), strict=True))
+        return cls(quantiles, octaves, int(counts[values == 0].sum()))
 
 
 def mask_report(
@@ -61,21 +65,20 @@ def mask_report(
         _sparsity(percent, {layer: int(kept[layer][level]) for layer in shape}, sizes)
         for level, percent in enumerate(percents)
     ]
-    rows = [{"layer": layer, "quantiles": found.quantiles, "octaves": found.octaves} for layer, found in scores.items()]
+    rows = [{"layer": layer, **vars(scores[layer])} for layer in shape]
     return {"format_version": 1, **meta, "sparsities": sparsities, "scores": rows}
 
 
 def plot_report(report: dict, folder: Path) -> None:
-    """Write to `folder`, by method: the layers' sparsities as histograms and as a heat map, and their scores."""
+    """Write to `folder`/plots: the layers' sparsities as histograms and as a heat map, and their scores."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    plots = {"sparsity": _plot_histograms, "layers": _plot_layers, "scores": _plot_scores}
-    for name, plot in plots.items():
+    for name, plot in zip(MASK_PLOTS, (_plot_histograms, _plot_layers, _plot_scores), strict=True):
         figure = plot(report, pyplot)
-        with atomic_file(folder / f"{name}_{report['method']}.png") as temporary:
+        with atomic_file(folder / MASK_PLOT.format(plot=name, method=report["method"])) as temporary:
             figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
         pyplot.close(figure)
 
@@ -113,7 +116,7 @@ def _plot_layers(report: dict, pyplot):
     figure, axis = pyplot.subplots(figsize=(6.4, 8), layout="constrained")
     image = axis.imshow(table, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, vmax=100)
     axis.set(xticks=range(len(panels)), xticklabels=[panel["asked_percent"] for panel in panels])
-    axis.set(xlabel="sparsity asked for (%)", ylabel="prunable layer, in the model's order")
+    axis.set(xlabel="sparsity asked for (%)", ylabel="prunable layer, by decoder layer and name")
     figure.colorbar(image, label="sparsity reached (%)")
     figure.suptitle(f"{report['method']}: sparsity by layer")
     return figure
@@ -127,7 +130,7 @@ def _plot_scores(report: dict, pyplot):
     figure, axis = pyplot.subplots(figsize=(6.4, 8), layout="constrained")
     edges = (columns[0] - 0.5, columns[-1] + 0.5, len(octaves) - 0.5, -0.5)
     image = axis.imshow(table, aspect="auto", interpolation="nearest", cmap="magma", extent=edges)
-    axis.set(xlabel="score, power of two", ylabel="prunable layer, in the model's order")
+    axis.set(xlabel="score, power of two", ylabel="prunable layer, by decoder layer and name")
     figure.colorbar(image, label="share of the layer's scores")
     figure.suptitle(f"{report['method']}: scores by layer")
     return figure

@@ -14,24 +14,23 @@ from sparseft.pruning.mask_ops import pack
 
 
 def unit_scores(
-    source: Source, shape: dict[str, tuple[int, int]], dtypes: dict[str, str | None], parts: list[Part]
+    source: Source, shape: dict[str, tuple[int, int]], dtypes: dict[str, str], parts: list[Part]
 ) -> np.ndarray:
     """Sum of the scores over each coupled unit, fp64 (units,)."""
     return sum(_part_scores(source, shape[part.layer], dtypes[part.layer], part) for part in parts)
 
 
-def unit_mask(kept_units: np.ndarray, part: Part, shape: tuple[int, int]) -> np.ndarray:
-    """The packed mask of one part's layer, uint8 (rows * ceil(cols / 8),), that keeps the units of those numbers."""
-    rows, cols = shape
+def unit_mask(kept_units: np.ndarray, part: Part, shape: tuple[int, int], rows: range) -> np.ndarray:
+    """The packed mask of some rows of one part's layer, uint8 (rows * ceil(cols / 8),), that keeps units by number."""
     units = np.zeros(shape[part.axis] // part.width, bool)
     units[kept_units] = True
     kept = np.repeat(units, part.width)
     if part.axis == 0:
-        return (kept[:, None] * pack(np.ones((1, cols), bool))).reshape(-1)
-    return np.tile(pack(kept[None])[0], rows)
+        return (kept[rows.start : rows.stop, None] * pack(np.ones((1, shape[1]), bool))).reshape(-1)
+    return np.tile(pack(kept[None])[0], len(rows))
 
 
-def _part_scores(source: Source, shape: tuple[int, int], dtype: str | None, part: Part) -> np.ndarray:
+def _part_scores(source: Source, shape: tuple[int, int], dtype: str, part: Part) -> np.ndarray:
     """Sums over rows (axis 0) or columns (axis 1), then over the `width` channels of a unit."""
     sums = []
     for bits in source(part.layer):

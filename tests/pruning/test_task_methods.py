@@ -1,0 +1,95 @@
+"""Masks by gradient, Taylor and wanda, from the scores' own definition to the bits that are written."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.config import Masks
+from sparseft.errors import InputError
+from sparseft.pruning.calibration import calibrate, calibration_examples, gradient_scores, input_norms
+from sparseft.tasks import get_task
+from sparseft.tasks.source import load_rows
+
+from masks import compute_masks
+
+TASK = get_task("boolq_mini")
+ROWS = load_rows(TASK, "train", 8, 0, None)
+NUMBER, PERCENTS = 3, [0, 30, 50]
+DENSE_INPUTS = ("q_proj", "k_proj", "v_proj")  # of decoder layer 0: nothing before them is pruned, whatever the mode
+
+
+@pytest.fixture
+def train(tmp_path) -> Path:
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def computed(checkpoint: Checkpoint, method: str, train: Path, percents: list[int] = PERCENTS, **settings) -> dict:
+    settings = {"calibration_examples": NUMBER, **settings}
+    calibration = calibrate(method.rpartition("_")[2], TASK.name, train, Masks(**settings))
+    return compute_masks(checkpoint, method, percents, calibration, **settings)
+
+
+def kept(scores: np.ndarray, percent: int) -> np.ndarray:
+    """bool, of the shape of `scores`: a stable ascending sort of all of them."""
+    mask = np.ones(scores.size, bool)
+    mask[np.argsort(scores, axis=None, kind="stable")[: round(Fraction(percent * scores.size, 100))]] = False
+    return mask.reshape(scores.shape)
+
+
+@pytest.mark.parametrize("importance", ["gradient", "taylor"])
+def test_masks_follow_the_scores_of_their_importance(tiny, train, importance):
+    examples = calibration_examples(tiny, TASK, ROWS, NUMBER, 0)
+    scores = gradient_scores(tiny, examples, taylor=importance == "taylor")
+    for percent, mask in computed(tiny, f"unstructured_{importance}", train).items():
+        for layer in mask.shape:
+            np.testing.assert_array_equal(mask.kept(layer), kept(scores[layer], percent))
+
+
+def test_one_pass_wanda_ranks_every_row_by_weight_times_norm(tiny, train):
+    norms = input_norms(tiny, calibration_examples(tiny, TASK, ROWS, NUMBER, 0))
+    for percent, mask in computed(tiny, "unstructured_wanda", train, sequential=False).items():
+        for layer in mask.shape:
+            scores = np.abs(tiny.read_float32(f"{layer}.weight")) * norms[layer]
+            np.testing.assert_array_equal(mask.kept(layer), np.stack([kept(row, percent) for row in scores]))
+
+
+@pytest.mark.parametrize("method", ["unstructured_wanda", "semistructured_wanda"])
+def test_sequential_wanda_prunes_as_it_goes(tiny, train, method):
+    percents = [0, 50]
+    going, dense = (computed(tiny, method, train, percents, sequential=flag) for flag in (True, False))
+    assert all(going[0].kept(layer).all() for layer in going[0].shape)
+    assert (going[50].meta["sequential"], dense[50].meta["sequential"]) == (True, False)
+    differing = {layer for layer in going[50].shape if (going[50].kept(layer) != dense[50].kept(layer)).any()}
+    first = [layer for layer in going[50].shape if layer.startswith("model.layers.0.")]
+    assert not differing & set(first)  # its own inputs are those of the dense model
+    assert differing
+    for layer, (rows, cols) in going[50].shape.items():
+        groups = going[50].kept(layer).reshape(rows, -1, 4 if method.startswith("semi") else cols)
+        assert (groups.sum(axis=2) == groups.shape[2] // 2).all()
+
+
+def test_sequential_wanda_at_zero_alone_keeps_all(tiny_llama, train):
+    mask = computed(tiny_llama, "unstructured_wanda", train, [0])[0]
+    assert all(mask.kept(layer).all() for layer in mask.shape)
+
+
+def test_meta_says_what_was_looked_at(tiny_llama, train):
+    meta = computed(tiny_llama, "structured_taylor", train)[50].meta
+    assert (meta["task"], meta["calibration_examples"], meta["calibration_seed"]) == (TASK.name, NUMBER, 0)
+    assert meta["accumulated"] == "mean over examples of |w dL/dw|, L the mean answer loss of one example"
+    assert len(meta["train_sha256"]) == 64
+
+
+@pytest.mark.parametrize("method", ["unstructured_taylor", "unstructured", "random"])
+def test_a_calibration_for_another_importance_is_refused(tiny_llama, train, method):
+    calibration = calibrate("gradient", TASK.name, train, Masks(calibration_examples=NUMBER))
+    with pytest.raises(InputError, match=f"{method}: calibrated for another importance"):
+        compute_masks(tiny_llama, method, [50], calibration)
+    if method.endswith("taylor"):
+        with pytest.raises(InputError, match="calibrate for taylor"):
+            compute_masks(tiny_llama, method, [50])
