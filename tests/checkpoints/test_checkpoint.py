@@ -4,11 +4,12 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from sparseft.checkpoints.checkpoint import Checkpoint, reject_not_finite, to_float32
+from sparseft.checkpoints.checkpoint import BITS, Checkpoint, infinity, to_float32
 from sparseft.errors import InputError
 from sparseft.files import sha256
 from tiny_models import save_tiny
@@ -100,12 +101,34 @@ def test_the_digest_follows_the_weights_and_their_names_alone(tmp_path, tiny_lla
     assert Checkpoint(folder).digest != tiny_llama.digest
 
 
-def test_a_dtype_without_a_magnitude_by_bits_and_values_not_finite_are_refused(tmp_path):
-    save_file(
-        {"i": torch.ones(2, 2, dtype=torch.int8), "f": torch.tensor([1.0, math.inf])}, tmp_path / "model.safetensors"
-    )
-    checkpoint = Checkpoint(tmp_path)
-    with pytest.raises(InputError, match="i is I8; convert it to one of BF16, F16, F32"):
-        checkpoint.read("i")
-    with pytest.raises(InputError, match="f holds NaN or infinity"):
-        reject_not_finite(checkpoint.read("f"), checkpoint.tensors["f"])
+def test_a_dtype_without_a_magnitude_by_bits_is_refused(tmp_path):
+    save_file({"i": torch.ones(2, 2, dtype=torch.int8)}, tmp_path / "model.safetensors")
+    for read in (Checkpoint(tmp_path).read, lambda name: list(Checkpoint(tmp_path).read_blocks(name, 2))):
+        with pytest.raises(InputError, match="i is I8; convert it to one of BF16, F16, F32"):
+            read("i")
+
+
+@pytest.mark.parametrize("dtype", BITS)
+def test_infinity_is_the_first_magnitude_that_is_no_number(dtype):
+    bits = np.array([infinity(dtype) - 1, infinity(dtype), infinity(dtype) + 1], BITS[dtype])
+    largest, infinite, nothing = to_float32(bits, dtype).tolist()
+    assert math.isfinite(largest)
+    assert (infinite, math.isnan(nothing)) == (math.inf, True)
+
+
+@pytest.mark.parametrize("block", [1, 40, 10**6])
+def test_blocks_are_whole_rows_and_make_up_the_matrix(tiny, block):
+    name = "model.embed_tokens.weight"
+    blocks = [part.copy() for part in tiny.read_blocks(name, block)]
+    assert all(part.size % tiny.tensors[name].shape[1] == 0 for part in blocks)
+    np.testing.assert_array_equal(np.concatenate(blocks), tiny.read(name).ravel())
+
+
+def test_a_file_that_became_shorter_is_noticed(tmp_path, tiny_llama):
+    folder = shutil.copytree(tiny_llama.folder, tmp_path / "m")
+    checkpoint = Checkpoint(folder)
+    name = "model.layers.1.self_attn.v_proj.weight"
+    with open(folder / "model.safetensors", "r+b") as file:
+        file.truncate(checkpoint.tensors[name].start + 2)
+    with pytest.raises(InputError, match=f"ends within {name}; copy or prepare the checkpoint again"):
+        list(checkpoint.read_blocks(name, 1))
