@@ -3,7 +3,7 @@
     python benchmarks/importance.py models/smollm2 --hellaswag DIR --wikitext DIR
 
 DIR: train.jsonl and validation.jsonl of HellaSwag in its original fields; of WikiText-2 (a row a page, field `text`).
-gradient, taylor and wanda look at 128 training examples of the task beside them. About 20 minutes on 2 cores; writes
+gradient, taylor and wanda look at 128 training examples of the task beside them. About 24 minutes on 2 cores; writes
 benchmarks/results/importance.md.
 """
 

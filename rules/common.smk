@@ -36,6 +36,17 @@ def code(name, without=()):
     return code_digest(ROOT / "workflow/scripts" / name, ROOT / "lib", without)
 
 
+def possible(method):
+    """MANIFEST, if the grid's sparsities are possible for `method`: asked before a job starts, which would first delete
+    the masks that are there."""
+    try:
+        STUDY.masks.scope_of(method, STUDY.grid.sparsities)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    return grid.MANIFEST
+
+
 def flags(**values):
     """--name value for every value that is set, for `shell:`."""
     pairs = [(f"--{name}", str(value)) for name, value in values.items() if value is not None]

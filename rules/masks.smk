@@ -1,7 +1,7 @@
 # One job a model and method: every sparsity of the grid comes from one pass.
 rule compute_masks:
     input:
-        manifest=grid.MANIFEST,
+        manifest=lambda w: possible(w.method),
     output:
         masks=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity=targets.sparsities(STUDY), allow_missing=True),
         report=f"{grid.MASKS}/report_{{method}}.json",
@@ -40,6 +40,8 @@ rule compute_masks:
 
 # The mask of the dense runs, which every method shares: sparsity 00, all ones.
 use rule compute_masks as compute_dense_mask with:
+    input:
+        manifest=grid.MANIFEST,
     output:
         mask=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity="00", method=grid.DENSE, allow_missing=True),
         report=f"{grid.MASKS}/report_{grid.DENSE}.json",
@@ -53,7 +55,7 @@ use rule compute_masks as compute_dense_mask with:
 # Importances that look at a task's training examples: gradient, taylor, wanda; the model is loaded and run.
 use rule compute_masks as compute_task_masks with:
     input:
-        manifest=grid.MANIFEST,
+        manifest=lambda w: possible(w.method),
         train=f"{grid.DATA}/train.jsonl",
     output:
         masks=expand(f"{grid.TASK_MASKS}/{grid.MASK_NAME}.pt", sparsity=targets.sparsities(STUDY), allow_missing=True),

@@ -60,7 +60,11 @@ def test_every_configuration_file_is_valid():
         ),
         ("grid.models", ["llama"], "grid asks for model 'llama', which models: does not describe"),
         ("grid.modes", ["sparse"], "grid.modes.0: Input should be 'sparse_to_dense' or 'sparse_to_sparse'"),
-        ("grid.methods", ["semistructured"], "semistructured: 30 % is no N:4; ask for 0, 25, 50, 75, or set"),
+        (
+            "grid.methods",
+            ["semistructured"],
+            "semistructured: 30 % is no N:4; ask for sparsities 0, 25, 50, 75, or set",
+        ),
         ("masks.scope", "column", "masks.scope: Input should be 'layer', 'row' or 'global', not 'column'"),
         ("training.steps", "many", "training.steps: Input should be a valid integer, unable to parse string"),
         ("training.steps", 0, "training.steps: Input should be greater than 0"),

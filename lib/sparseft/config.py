@@ -99,7 +99,7 @@ class Masks(Section):
         None, description="What is ranked together by unstructured and random; left out: row for wanda, else layer."
     )
     nm_group: Annotated[int, Field(ge=2, le=64)] = Field(
-        4, description="M of semistructured N:M; N follows from the sparsity."
+        4, description="M of semistructured N:M; N of every M weights are kept, as the sparsity says."
     )
     calibration_examples: Positive = Field(
         128, description="Training examples that gradient, taylor and wanda look at."
@@ -140,7 +140,7 @@ class Masks(Section):
             possible = [str(s) for s in range(100) if s * self.nm_group % 100 == 0]
             raise InputError(
                 f"semistructured: {odd[0]} % is no N:{self.nm_group}",
-                f"ask for {', '.join(possible)}, or set masks.nm_group (10 takes every ten)",
+                f"ask for sparsities {', '.join(possible)}, or set masks.nm_group: with 10, 50 % is 5:10",
             )
 
 

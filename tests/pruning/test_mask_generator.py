@@ -148,7 +148,12 @@ def test_blocks_of_a_few_rows_give_the_same_bits(odd, method, scope, monkeypatch
 @pytest.mark.parametrize(
     "settings, method, percents, line",
     [
-        ({}, "semistructured", [30], r"semistructured: 30 % is no N:4; ask for 0, 25, 50, 75, or set masks.nm_group"),
+        (
+            {},
+            "semistructured",
+            [30],
+            r"semistructured: 30 % is no N:4; ask for sparsities 0, 25, 50, 75, or set masks.nm_group",
+        ),
         ({"nm_group": 5}, "semistructured", [40], r"columns are no groups of 5; choose another masks.nm_group"),
         ({"scope": "global"}, "unstructured_wanda", [50], "sequential wanda sees one layer after the other"),
         ({}, "structured_wanda", [50], "method 'structured_wanda' is unknown; choose one of unstructured, "),

@@ -55,3 +55,22 @@ def test_the_scores_of_two_importances_choose_differently(study):
                                                            "boolq_mini/masks_sparsity50_semistructured_wanda")]  # fmt: skip
     differing = sum(int((masks[0].kept(layer) != masks[1].kept(layer)).sum()) for layer in masks[0].shape)
     assert 0 < differing / sum(np.prod(shape) for shape in masks[0].shape.values()) < 0.5
+
+
+def test_a_method_that_the_grid_cannot_have_deletes_no_mask(study):
+    text = (study.folder / "study.yaml").read_text()
+    target = "masks/llama/masks_sparsity50_semistructured.pt"
+    before = (study.folder / target).read_bytes()
+    changed = (
+        text.replace("- 50", "- 50\n  - 30")
+        .replace("  - semistructured\n", "")
+        .replace("  - semistructured_wanda\n", "")
+    )
+    try:
+        (study.folder / "study.yaml").write_text(changed)
+        line = study.snakemake(target, expect=2)
+    finally:
+        (study.folder / "study.yaml").write_text(text)
+    assert "error: semistructured: 30 % is no N:4; ask for sparsities 0, 25, 50, 75" in line
+    assert "Traceback" not in line
+    assert (study.folder / target).read_bytes() == before

@@ -62,6 +62,8 @@ def methods_of(args: argparse.Namespace, settings: Masks, percents: list[int]) -
     methods = [method if "_" in method else f"{method}{suffix}" for method in args.method]
     for method in methods:
         settings.scope_of(method, percents)
+        if args.scope and method.startswith(("structured", "semistructured")):
+            raise InputError(f"{method} ranks channels or groups", "leave --scope out")
         if method in TASK_METHODS and not (args.task and args.data_dir):
             raise InputError(f"{method} looks at a task's examples", "give --task and --data_dir")
     return methods
