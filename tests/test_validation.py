@@ -161,3 +161,16 @@ except SystemExit as end:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "0 []\n"
     assert json.loads((tmp_path / "report.json").read_text())["passed"]
+
+
+def test_a_tensor_of_another_dtype_or_shape_than_the_base_s_fails(tmp_path, tiny_llama, mask, pruned):
+    file = pruned.folder / "model.safetensors"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    for name, change in (("model.norm.weight", {"dtype": "F16"}), (f"{LAYER}.weight", {"dtype": "F16"}),
+                         ("model.embed_tokens.weight", {"shape": [32, 260]})):  # fmt: skip
+        altered = json.dumps({**header, name: header[name] | change}, separators=(",", ":")).encode()
+        file.write_bytes(len(altered).to_bytes(8, "little") + altered + content[8 + length :])
+        report = validate(Checkpoint(pruned.folder), mask, base=tiny_llama)
+        assert (report["passed"], report["tensors_outside_changed"]) == (False, [name])

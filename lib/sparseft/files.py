@@ -40,6 +40,13 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             _sync(file)
+        lost = (
+            {file.name for file in path.iterdir()} - {file.name for file in temporary.iterdir()}
+            if path.exists()
+            else ()
+        )
+        if lost:
+            raise InputError(f"{path}: {min(lost)} is in it, and would be lost", "name a new folder")
         if path.exists():
             shutil.rmtree(path)
         os.replace(temporary, path)
@@ -89,7 +96,10 @@ def _temporary(path: Path) -> Path:
         owner = left.name.split(".")[-2]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    own = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if own.exists():  # of a dead process that had this number
+        shutil.rmtree(own) if own.is_dir() else own.unlink()
+    return own
 
 
 def _sync(path: Path) -> None:

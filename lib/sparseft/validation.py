@@ -79,11 +79,19 @@ def _finite(value: np.floating) -> float:
 
 
 def _outside(checkpoint: Checkpoint, base: Checkpoint, masked: set[str]) -> tuple[list[str], list[str]]:
-    """(tensors outside the mask, those of them that differ from the base's bytes or are missing on one side)."""
+    """(tensors outside the mask; those of them that differ from the base's bytes or are missing on one side, and any tensor
+    of another dtype or shape than the base's)."""
     if checkpoint.config != base.config:
         raise InputError(f"{base.folder}: another config.json than the checkpoint's", "give the base it was made from")
     names = sorted((checkpoint.tensors.keys() | base.tensors.keys()) - masked)
-    return names, [name for name in names if _bytes(checkpoint, name) != _bytes(base, name)]
+    changed = [name for name in names if _bytes(checkpoint, name) != _bytes(base, name)]
+    both = checkpoint.tensors.keys() & base.tensors.keys()
+    other = {name for name in both if _kind(checkpoint, name) != _kind(base, name)}
+    return names, sorted({*changed, *other})
+
+
+def _kind(checkpoint: Checkpoint, name: str) -> tuple:
+    return checkpoint.tensors[name].dtype, checkpoint.tensors[name].shape
 
 
 def _bytes(checkpoint: Checkpoint, name: str) -> bytes | None:

@@ -229,3 +229,17 @@ def test_the_script_writes_the_model_and_its_record(tmp_path, tiny_llama):
     assert_same_function(merged, tmp_path / "small", BOUNDS[torch.bfloat16])
     done = run_script("compact.py", *flags, merged.folder)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_a_folder_with_other_files_is_no_output(tmp_path, tiny_llama):
+    mask = structured(tiny_llama)
+    merged = masked(tiny_llama, mask, tmp_path / "masked")
+    for name in ("config.json", "notes.txt"):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / name).write_text("{}")
+        refuse(merged, mask, tmp_path / "mine", "mine: a folder with other files, which would be lost")
+    compacted(merged, mask, tmp_path / "small")
+    (tmp_path / "small/notes.txt").write_text("mine")
+    refuse(merged, mask, tmp_path / "small", "small: notes.txt is in it, and would be lost; name a new folder")
+    (tmp_path / "small/notes.txt").unlink()
+    assert compacted(merged, mask, tmp_path / "small")["reached"] == 0.5

@@ -1,5 +1,6 @@
 """The mask file: its bytes, its two formats, and torch as the peer that reads it."""
 
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -105,3 +106,19 @@ def test_a_mask_of_another_model_is_refused_with_all_that_differs(mask):
     assert "1 layers of another shape (first: a)" in line
     with pytest.raises(InputError, match="computed from other weights"):
         check_mask(mask, "m.pt", mask.shape, "0123")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_a_dead_process_of_the_same_number_left_is_no_part_of_the_file(tmp_path, mask, suffix):
+    path = tmp_path / f"m{suffix}"
+    (tmp_path / f".{path.name}.{os.getpid()}.tmp").write_bytes(bytes(100_000))
+    write_mask(path, mask)
+    assert read_mask(path).shape == mask.shape
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_mask_that_prunes_another_share_than_it_says_is_refused(tmp_path, tiny_llama):
+    real = compute_masks(tiny_llama, "unstructured", [50])[50]
+    write_mask(tmp_path / "m.pt", Mask(real.meta | {"sparsity": 0.9}, real.bits, real.shape))
+    with pytest.raises(InputError, match="of another version, or damaged"):
+        read_mask(tmp_path / "m.pt")

@@ -20,6 +20,8 @@ from sparseft.pruning.importance import Calibration
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.report import plot_report
 
+MAX_THREADS = max(64, os.cpu_count() or 1)
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -81,6 +83,8 @@ def calibration_of(args: argparse.Namespace, method: str, settings: Masks) -> Ca
 
 def main() -> int:
     args = parse_args()
+    if not 1 <= args.threads <= MAX_THREADS:
+        raise InputError(f"--threads {args.threads}: not a number of threads", f"give 1 to {MAX_THREADS}")
     percents = sorted({percent(text) for text in args.sparsity})
     settings = parse_section(Masks, {name: getattr(args, name) for name in Masks.model_fields}, "masks")
     checkpoint = Checkpoint(args.model_path)

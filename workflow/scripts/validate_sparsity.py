@@ -31,6 +31,9 @@ def main() -> int:
     args = parse_args()
     if not 0 <= args.tolerance <= 1e-3:
         raise InputError(f"--tolerance {args.tolerance}: not the size of a zero", "give a number from 0 to 0.001")
+    read = [args.mask_path, *args.checkpoint.glob("*"), *(args.base.glob("*") if args.base else [])]
+    if args.output.resolve() in {path.resolve() for path in read}:
+        raise InputError(f"{args.output} is one of the inputs", "name another file for the report")
     checkpoint, base = Checkpoint(args.checkpoint), Checkpoint(args.base) if args.base else None
     report = validate(checkpoint, read_mask(args.mask_path), tolerance=args.tolerance, base=base)
     report["inputs"] = {

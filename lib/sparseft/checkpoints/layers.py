@@ -45,7 +45,11 @@ def prunable_layers(checkpoint: Checkpoint) -> list[str]:
 
 def prunable_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     """layer -> (rows, cols), in the order of `prunable_layers`."""
-    return {layer: checkpoint.tensors[f"{layer}.weight"].shape for layer in prunable_layers(checkpoint)}
+    shapes = {layer: checkpoint.tensors[f"{layer}.weight"].shape for layer in prunable_layers(checkpoint)}
+    odd = [layer for layer, shape in shapes.items() if len(shape) != 2 or 0 in shape]
+    if odd:
+        raise InputError(f"{checkpoint.folder}: {odd[0]} has the shape {shapes[odd[0]]}", "repair the checkpoint")
+    return shapes
 
 
 def coupled_parts(checkpoint: Checkpoint) -> list[list[Part]]:

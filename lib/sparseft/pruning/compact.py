@@ -46,6 +46,8 @@ def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
     units in part, leaves the layers different sizes or one of them nothing; no file is left then."""
     if output.resolve() == checkpoint.folder.resolve():
         raise InputError(f"{output} is the checkpoint itself", "name another output folder")
+    if output.is_dir() and any(output.iterdir()) and not (output / "compact.json").exists():
+        raise InputError(f"{output}: a folder with other files, which would be lost", "name a new folder")
     mask = read_mask(mask_path)
     check_mask(mask, mask_path, prunable_shapes(checkpoint))
     cuts, sizes = plan_cuts(checkpoint, mask)

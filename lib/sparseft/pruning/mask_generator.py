@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sparseft.checkpoints.checkpoint import Checkpoint, infinity
+from sparseft.checkpoints.checkpoint import BITS, Checkpoint, infinity
 from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
 from sparseft.config import Masks
 from sparseft.errors import InputError
@@ -65,6 +65,9 @@ def compute_masks(
     if (calibration.importance if calibration else None) != (importance if importance in TASK_AWARE else None):
         raise InputError(f"{method}: calibrated for another importance", f"calibrate for {importance}")
     shape = prunable_shapes(checkpoint)
+    foreign = [name for name in shape if checkpoint.tensors[f"{name}.weight"].dtype not in BITS]
+    if foreign:
+        raise InputError(f"{foreign[0]}.weight is not in one of {', '.join(BITS)}", "convert the checkpoint")
     meta = {"method": method, "pattern": pattern, "importance": importance, "coordinates": "hf"}
     meta |= {"base": checkpoint.digest, **settings.used_by(method), "scope": scope}
     meta |= calibration.meta if calibration else {}

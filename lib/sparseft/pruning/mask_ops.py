@@ -104,8 +104,14 @@ def _consistent(mask: Mask) -> bool:
         return False
     total = sum(rows * cols for rows, cols in mask.shape.values())
     kept = sum(int(np.bitwise_count(array).sum()) for array in mask.bits.values())
-    if "reached" in mask.meta and mask.meta["reached"] != 1 - kept / total:
+    if mask.meta.get("reached") != 1 - kept / total:
         return False
+    if (
+        "pattern" in mask.meta and mask.meta["pattern"] != "structured"
+    ):  # a scope rounds by half a weight, a row at least
+        rows = sum(rows for rows, _ in mask.shape.values())
+        if abs(total - kept - mask.meta["sparsity"] * total) > max(1, rows / 2):
+            return False
     rests = {layer: mask.shape[layer][1] % 8 for layer in bits}
     return not any(rest and (mask.bits[layer][:, -1] >> rest).any() for layer, rest in rests.items())
 

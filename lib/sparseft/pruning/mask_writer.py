@@ -52,7 +52,7 @@ def mask_writer(paths: list[Path], metas: list[dict], shape: dict[str, tuple[int
     with ExitStack() as stack:
         files = []
         for path, meta in zip(paths, metas, strict=True):
-            descriptor = os.open(stack.enter_context(atomic_file(path)), os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(stack.enter_context(atomic_file(path)), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
             stack.callback(os.close, descriptor)
             kind = _SafetensorsFile if path.suffix == ".safetensors" else _PtFile
             files.append(kind(descriptor, meta, shape))
