@@ -8,6 +8,7 @@ patterns without the sign, so pruning and validation need neither torch nor a co
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,6 +104,12 @@ class Checkpoint:
                 content = buffer[: min(step, rows - row) * cols]
                 _fill(stream, content.view(np.uint8).data, tensor)
                 yield content
+
+    def copy_rest(self, folder: Path) -> None:
+        """Copy all but the weights and what records them: the configuration, the tokenizer, the index."""
+        for file in self.folder.iterdir():
+            if file.suffix != ".safetensors" and file.is_file() and file.name != "manifest.json":
+                shutil.copyfile(file, folder / file.name)
 
     def hashes(self) -> dict[str, str]:
         """sha256 of each weights' file, as it is now."""

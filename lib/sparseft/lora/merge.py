@@ -4,7 +4,6 @@ The output has the base's files, headers and byte layout: every tensor outside t
 that only the prunable weights differ. Without an adapter (no_finetune) the merge is the pruning: W' = W * M.
 """
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,9 +59,7 @@ def _check_shapes(adapter: Path, layer: str, shape: tuple[int, ...], A: torch.Te
 
 def _copy(base: Checkpoint, names: set[str], transform: Callable[[Tensor], bytes], folder: Path) -> dict[str, str]:
     """Copy the checkpoint, with `transform` on the tensors in `names`; returns sha256 by weights' file."""
-    for file in base.folder.iterdir():
-        if file.suffix != ".safetensors" and file.is_file() and file.name != "manifest.json":
-            shutil.copyfile(file, folder / file.name)
+    base.copy_rest(folder)
     for file in base.files:
         header, tensors = read_header(file)
         with open(file, "rb") as source, open(folder / file.name, "wb") as target:

@@ -10,7 +10,6 @@ written out, since hidden_size / heads is it no longer. Channels are kept, zeros
 
 import json
 import math
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
     cuts, sizes = plan_cuts(checkpoint, mask)
     config = smaller_config(checkpoint.config, **sizes)
     with atomic_folder(output) as folder:
-        _copy_rest(checkpoint, folder)
+        checkpoint.copy_rest(folder)
         for file in checkpoint.files:
             _write_weights(checkpoint, file, cuts, folder / file.name)
         write_json(folder / "config.json", checkpoint.config | config)
@@ -125,13 +124,6 @@ def _same_size(kind: str, found: dict[int, str]) -> int:
             f"the layers keep different numbers of {name}: {sizes}", "use a mask that keeps as many in each"
         )
     return next(iter(found))
-
-
-def _copy_rest(checkpoint: Checkpoint, folder: Path) -> None:
-    """All but the weights and what records them: the tokenizer, the generation's settings, the index."""
-    for file in checkpoint.folder.iterdir():
-        if file.suffix != ".safetensors" and file.is_file() and file.name != "manifest.json":
-            shutil.copyfile(file, folder / file.name)
 
 
 def _write_weights(checkpoint: Checkpoint, file: Path, cuts: dict[str, Cut], path: Path) -> None:

@@ -45,8 +45,8 @@ class Selection:
     emit: Emit
 
     def counts(self, total: int) -> np.ndarray:
-        """How many of `total` weights each level prunes, int64 (levels,)."""
-        return np.array([prune_count(percent, total) for percent in self.percents], np.int64)
+        """How many of `total` weights each level prunes, exactly, halves to even; int64 (levels,)."""
+        return np.array([round(Fraction(percent * total, 100)) for percent in self.percents], np.int64)
 
 
 @contextmanager
@@ -88,11 +88,6 @@ def compute_masks(
             scores = _select(selection, checkpoint, pattern, scope, settings.nm_group, threads)
         writer.finish()
         yield mask_report(meta, percents, writer.kept, shape, scores)
-
-
-def prune_count(percent: int, total: int) -> int:
-    """round(percent / 100 * total), halves to even, exactly."""
-    return round(Fraction(percent * total, 100))
 
 
 def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]:
