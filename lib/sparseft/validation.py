@@ -1,8 +1,9 @@
 """The proof that a checkpoint is sparse: every weight of every prunable layer is compared with the mask.
 
 A pruned weight must be zero (|w| <= tolerance, which is 0 unless asked otherwise); a kept weight may be zero, and is
-counted apart. With the base at hand, the mask must have been computed from it, and every tensor outside the mask must be byte-identical to its. A mask that
-matches no layer proves nothing: zero layers checked is a failure.
+counted apart. With the base at hand, the mask must have been computed from it, every tensor must have its dtype and
+shape, and every tensor outside the mask its bytes. A mask that matches no layer proves nothing: zero layers checked is a
+failure.
 """
 
 import numpy as np
