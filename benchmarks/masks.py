@@ -209,7 +209,7 @@ class AnonymousMemory:
 def stream(checkpoint: Checkpoint, folder: Path, threads: int) -> tuple[float, float, float]:
     """(wall seconds, CPU seconds, the process's peak MB) of all ten mask files."""
     few = np.zeros(4, np.uint16)  # compiled code is loaded before
-    kernels.count_high(few, np.zeros(kernels.BINS, np.int64))
+    kernels.count_high(few, np.zeros(kernels.BINS, np.int32))
     kernels.write_masks(few, 4, few[:1], np.zeros(1, np.int64), np.zeros((1, 1), np.uint8))
     paths = [folder / f"{level:02d}.pt" for level in LEVELS]
     wall, cpu = time.perf_counter(), time.process_time()

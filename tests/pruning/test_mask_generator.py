@@ -1,5 +1,6 @@
 """Masks against the definition: the first round(s n) weights of a stable ascending sort by |w|."""
 
+import json
 from fractions import Fraction
 from itertools import pairwise
 
@@ -221,3 +222,14 @@ def test_dense_keeps_every_weight_and_has_no_other_sparsity(tiny):
     assert all(mask.kept(layer).all() for layer in mask.shape)
     with pytest.raises(InputError, match="keeps every weight"):
         compute_masks(tiny, "dense", [0, 30], seed=0)
+
+
+def test_a_layer_that_int32_cannot_count_is_refused(tmp_path):
+    model = save_tiny("llama", tmp_path / "model")
+    layer, size = "model.layers.0.self_attn.q_proj.weight", 1 << 32
+    header = json.dumps({layer: {"dtype": "BF16", "shape": [1 << 16, 1 << 15], "data_offsets": [0, size]}}).encode()
+    with open(model / "model.safetensors", "wb") as file:  # a file of holes: it takes no disk
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+    with pytest.raises(InputError, match="has 2.31 weights or more"):
+        compute_masks(Checkpoint(model), "random", [50])

@@ -14,7 +14,7 @@ from sparseft.pruning.report import QUANTILES, Scores, plot_report
 
 
 def histogram_of(bits: np.ndarray) -> np.ndarray:
-    counts = np.zeros(kernels.BINS, np.int64)
+    counts = np.zeros(kernels.BINS, np.int32)
     kernels.count_high(bits, counts)
     return counts
 

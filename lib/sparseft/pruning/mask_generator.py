@@ -65,9 +65,7 @@ def compute_masks(
     if (calibration.importance if calibration else None) != (importance if importance in TASK_AWARE else None):
         raise InputError(f"{method}: calibrated for another importance", f"calibrate for {importance}")
     shape = prunable_shapes(checkpoint)
-    foreign = [name for name in shape if checkpoint.tensors[f"{name}.weight"].dtype not in BITS]
-    if foreign:
-        raise InputError(f"{foreign[0]}.weight is not in one of {', '.join(BITS)}", "convert the checkpoint")
+    _check_layers(checkpoint, shape)
     meta = {"method": method, "pattern": pattern, "importance": importance, "coordinates": "hf"}
     meta |= {"base": checkpoint.digest, **settings.used_by(method), "scope": scope}
     meta |= calibration.meta if calibration else {}
@@ -94,7 +92,7 @@ def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]
     """Rank all weights of `layers` as one and write their masks; two readings, three for 32-bit scores."""
     total, high, scores = 0, np.zeros(kernels.BINS, np.int64), []
     for layer in layers:
-        histogram = np.zeros(kernels.BINS, np.int64)
+        histogram = np.zeros(kernels.BINS, np.int32)
         for block in selection.source(layer):
             kernels.count_high(block, histogram)
             total, word = total + block.size, block.dtype
@@ -118,7 +116,7 @@ def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]
 def select_rows(selection: Selection, layer: str) -> Scores:
     """Rank every row of a layer by itself."""
     cols = selection.shape[layer][1]
-    counts, histogram = selection.counts(cols), np.zeros(kernels.BINS, np.int64)
+    counts, histogram = selection.counts(cols), np.zeros(kernels.BINS, np.int32)
 
     def write(block: np.ndarray, packed: np.ndarray) -> None:
         kernels.count_high(block, histogram)
@@ -135,7 +133,7 @@ def select_groups(selection: Selection, layer: str, group: int) -> Scores:
     cols = selection.shape[layer][1]
     if cols % group:
         raise InputError(f"{layer}: its {cols} columns are no groups of {group}", "choose another masks.nm_group")
-    counts, histogram = selection.counts(group), np.zeros(kernels.BINS, np.int64)
+    counts, histogram = selection.counts(group), np.zeros(kernels.BINS, np.int32)
 
     def write(block: np.ndarray, packed: np.ndarray) -> None:
         kernels.count_high(block, histogram)
@@ -143,6 +141,14 @@ def select_groups(selection: Selection, layer: str, group: int) -> Scores:
 
     _write_blocks(selection, layer, write)
     return _scores(selection, layer, histogram)
+
+
+def _check_layers(checkpoint: Checkpoint, shape: dict[str, tuple[int, int]]) -> None:
+    for layer, (rows, cols) in shape.items():
+        if checkpoint.tensors[f"{layer}.weight"].dtype not in BITS:
+            raise InputError(f"{layer}.weight is not in one of {', '.join(BITS)}", "convert the checkpoint")
+        if rows * cols >= 1 << 31:  # a layer is counted in int32
+            raise InputError(f"{layer}.weight has 2^31 weights or more", "check config.json: no known model has")
 
 
 def _select(

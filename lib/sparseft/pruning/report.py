@@ -29,10 +29,10 @@ class Scores:
 
     @classmethod
     def of_histogram(cls, histogram: np.ndarray, dtype: str | None) -> "Scores":
-        """`histogram`: int64 (BINS,) by the high digit of scores in BF16, F16 or F32."""
+        """`histogram`: int (BINS,) by the high digit of scores in BF16, F16 or F32."""
         if not dtype:
             return cls({}, {}, 0)
-        used = np.flatnonzero(histogram)
+        used = np.flatnonzero(histogram != 0)  # of bool: a fifth of the time
         bits = (used * LOW).astype(np.uint32) if dtype == "F32" else used.astype(np.uint16)
         return cls._of(to_float32(bits, dtype), histogram[used])
 
@@ -47,8 +47,10 @@ class Scores:
         ends = np.cumsum(counts)
         places = np.searchsorted(ends, np.ceil(np.array(QUANTILES) * ends[-1]))
         exponents = np.frexp(values[values > 0])[1] - 1
-        exponents = np.maximum(exponents, exponents.max() - _OCTAVES) if exponents.size else exponents
-        octaves = {int(k): int(counts[values > 0][exponents == k].sum()) for k in np.unique(exponents)}
+        exponents = np.maximum(exponents, exponents[-1] - _OCTAVES) if exponents.size else exponents
+        found, starts = np.unique(exponents, return_index=True)
+        sums = np.add.reduceat(counts[values > 0], starts) if starts.size else starts
+        octaves = dict(zip(found.tolist(), sums.tolist(), strict=True))
         quantiles = dict(zip(QUANTILES, map(float, values[places]), strict=True))
         return cls(quantiles, octaves, int(counts[values == 0].sum()))
 
