@@ -18,6 +18,7 @@ import torch
 from bench import interleaved, report
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.config import Training
 from sparseft.files import sha256
 from sparseft.grid import MASK_NAME
 from sparseft.lora.experts import memory_path, unfuse_experts
@@ -30,7 +31,8 @@ from sparseft.training.loss import answer_loss_sum
 from sparseft.training.model import load_model
 from torch import Tensor, nn
 
-PERCENTS, BATCH, TOKENS, ANSWER, PROMPT, NEW, R, ALPHA, REPEATS = (30, 50), 4, 128, 8, 16, 32, 8, 16.0, 5
+PERCENTS, BATCH, TOKENS, ANSWER, PROMPT, NEW, REPEATS = (30, 50), 4, 128, 8, 16, 32, 5
+SETTINGS = Training(lora_r=8, lora_alpha=16.0)
 SCRIPT = Path(__file__).parents[1] / "workflow/scripts/compute_masks.py"
 BOUND = 1e-3  # in fp32: sums in another order, through all layers
 CPU = torch.device("cpu")
@@ -95,7 +97,7 @@ def training(subject: Subject, ids: Tensor) -> Callable[[], None]:
     shapes = prunable_shapes(Checkpoint(subject.folder))
     masks = subject.masks or (lambda layer: torch.ones(shapes[layer], dtype=torch.bool))
     paths = {layer: memory_path(layer) for layer in shapes}
-    layers = attach(model, masks, paths, "sparse_to_sparse", R, ALPHA / R)  # without a pruned weight: plain LoRA
+    layers = attach(model, masks, paths, "sparse_to_sparse", SETTINGS)  # without a pruned weight: plain LoRA
     optimizer = torch.optim.AdamW([p for layer in layers.values() for p in (layer.lora_A, layer.lora_B)], lr=1e-4)
     batch = collate([Example(row, TOKENS - ANSWER) for row in ids.tolist()])
 
@@ -150,7 +152,7 @@ def main() -> None:
         f"{dense.name}, {config.get('dtype')}, random tokens; masks of method structured",
         *notes,
         f"prefill: {BATCH} x {TOKENS} tokens; generation: one row, greedy, {NEW} tokens after {PROMPT}; stock transformers",
-        f"LoRA step: {BATCH} x {TOKENS} tokens, the last {ANSWER} the answer, r = {R} on every prunable layer, AdamW;"
+        f"LoRA step: {BATCH} x {TOKENS} tokens, the last {ANSWER} the answer, r = {SETTINGS.lora_r} on every prunable layer, AdamW;"
         " masked is sparse_to_sparse, which trains the same function as compact",
         f"CPU time of one thread, median of {REPEATS} interleaved turns after a warm-up",
     ]

@@ -48,9 +48,9 @@ def possible(method):
 
 
 def flags(**values):
-    """--name value for every value that is set, for `shell:`."""
-    pairs = [(f"--{name}", str(value)) for name, value in values.items() if value is not None]
-    return [part for pair in pairs for part in pair]
+    """--name value for every value that is set, for `shell:`; a list gives all its values."""
+    lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+    return [part for name, value in lists.items() if value not in ([], [None]) for part in (f"--{name}", *map(str, value))]
 
 
 def local_model(source):

@@ -27,6 +27,7 @@ rule train_adapter:
         model=subpath(input.manifest, parent=True),
         data=subpath(input.train, parent=True),
         folder=subpath(output.record, parent=True),
+        batch_size=STUDY.evaluation_batch_size,
         settings=lambda w: flags(**STUDY.training_of(w.task).model_dump()),
     message:
         "train {params.run_id}"
@@ -37,6 +38,7 @@ rule train_adapter:
         " --mask_path {input.mask:q}"
         " --data_dir {params.data:q}"
         " --threads {params.cores}"
+        " --evaluation_batch_size {params.batch_size}"
         " {params.settings:q}"
         " --output_dir {params.folder:q}"
         " 2> {log:q}"

@@ -5,12 +5,12 @@ python -m sparseft.config > config/schema.json
 
 import json
 import re
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sparseft.errors import InputError
-from sparseft.grid import DENSE, METHODS, TASK_AWARE, TASKS, TRAINED_MODES, WILDCARDS, split_method
+from sparseft.grid import DENSE, METHODS, PROJECTIONS, TASK_AWARE, TASKS, TRAINED_MODES, WILDCARDS, split_method
 
 SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+)$"
 Positive = Annotated[int, Field(gt=0)]
@@ -53,12 +53,52 @@ class Training(Section):
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     lora_r: Positive = Field(8, description="Rank of the adapters.")
     lora_alpha: float = Field(16.0, gt=0, description="s = alpha / r scales B A.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Of the adapters' input; not in sparse_to_sparse.")
+    lora_targets: list[Literal[PROJECTIONS]] = Field(
+        [], description="Projections that get an adapter, by name (q_proj, w1, ...); all prunable ones when left out."
+    )
+    gradient: Literal["exact", "straight_through"] = Field(
+        "exact", description="Of sparse_to_sparse: with the mask in it, or without, which is faster and biased."
+    )
+    cache_weights: bool = Field(
+        False,
+        description="Keep W' of sparse_to_sparse over the micro-batches of a step: faster, a second model in memory.",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations twice instead of keeping them: less memory, a third slower."
+    )
+    length_buckets: Positive = Field(
+        8, description="Batches whose examples are sorted by length together, so that little is padding; 1: none."
+    )
+    eval_every: int = Field(0, ge=0, description="Steps between evaluation losses; 0: one at the end alone.")
+    save_every: int = Field(
+        0, ge=0, description="Steps between saved states, from which a killed run goes on; 0: none."
+    )
 
     @model_validator(mode="after")
     def _divides(self) -> "Training":
         if self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
         return self
+
+    @property
+    def lora_scale(self) -> float:
+        """s = alpha / r."""
+        return self.lora_alpha / self.lora_r
+
+    def check(self, mode: str, projections: set[str]) -> None:
+        """Raises InputError for what cannot be had in `mode`, or in a model that has these projections."""
+        if self.lora_dropout and mode == "sparse_to_sparse":
+            raise InputError(
+                "training.lora_dropout: sparse_to_sparse multiplies by (W + s B A) * M at once, its adapter has no input"
+                " of its own",
+                "set it to 0, or leave sparse_to_sparse out of grid.modes",
+            )
+        if self.lora_targets and not projections & set(self.lora_targets):
+            raise InputError(
+                f"training.lora_targets: the model has none of {', '.join(self.lora_targets)}",
+                f"choose from {', '.join(sorted(projections))}",
+            )
 
 
 class TaskData(Section):
@@ -70,7 +110,7 @@ class TaskData(Section):
     train_examples: Positive | None = Field(None, description="Examples to train on; all when left out.")
     validation_examples: Positive | None = Field(None, description="Examples to evaluate on; all when left out.")
     seed: int = Field(0, ge=0, description="Chooses (or, for the mini tasks, generates) the examples.")
-    training: dict[str, int | float] = Field({}, description="Keys of `training` that differ for this task.")
+    training: dict[str, Any] = Field({}, description="Keys of `training` that differ for this task.")
 
 
 class Grid(Section):
@@ -174,9 +214,11 @@ class Config(Section):
             self.masks.scope_of(method, self.grid.sparsities)
         for name, data in self.tasks.items():
             try:
-                self.training_of(name)
+                schedule = self.training_of(name)
             except ValidationError as error:
                 raise ValueError(f"tasks.{name}.training: {_first(error)}") from None
+            for mode in self.grid.modes:
+                schedule.check(mode, set(PROJECTIONS))
             if "mini" in name and (data.local or not data.train_examples or not data.validation_examples):
                 raise ValueError(f"tasks.{name} is generated: give train_examples and validation_examples, not local")
         return self

@@ -17,6 +17,7 @@ from datasets import Dataset, disable_progress_bars
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from torch import nn
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
@@ -71,21 +72,27 @@ def evaluate(checkpoint: Checkpoint, task: Task, rows: dict[str, list[Row]], bat
     model, tokenizer = load_model(checkpoint.folder, device)
     examples = encode(rows["validation"], task, tokenizer, model.config.max_position_embeddings)
     loss = mean_answer_loss(model, examples, batch_size, device)
-    lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(device))
-    metrics, outcomes = _score(lm, task, rows)
-    value, error = metrics[task.metric], metrics[f"{task.metric}_stderr"]
     return {
         "task": task.name,
-        "metric": task.metric,
-        "value": value,
-        "standard_error": error,
-        "examples": len(outcomes),
+        **score(model, tokenizer, task, rows, batch_size),
         "chance": task.chance,
         "eval_loss": loss,
-        "metrics": metrics,
         "harness": f"lm-eval {version('lm-eval')}",
         "prompt_sha256": prompt_digest(task, rows["validation"]),
         "device": device_name(device),
+    }
+
+
+def score(model: nn.Module, tokenizer, task: Task, rows: dict[str, list[Row]], batch_size: int) -> dict:
+    """The task's metric of a model in memory: value, standard error, every metric, and the outcome of each example."""
+    lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
+    metrics, outcomes = _score(lm, task, rows)
+    return {
+        "metric": task.metric,
+        "value": metrics[task.metric],
+        "standard_error": metrics[f"{task.metric}_stderr"],
+        "examples": len(outcomes),
+        "metrics": metrics,
         "outcomes": outcomes,
     }
 

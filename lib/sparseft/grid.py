@@ -22,6 +22,7 @@ TASK_METHODS = tuple(method for method in METHODS if method.endswith(TASK_AWARE)
 WEIGHT_METHODS = tuple(method for method in METHODS if method not in TASK_METHODS)
 MASK_PLOTS = ("sparsity", "layers", "scores")
 MASK_PLOT = "plots/{plot}_{method}.png"
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 NO_FINETUNE = "no_finetune"
 TRAINED_MODES = ("sparse_to_dense", "sparse_to_sparse")
 MODES = (NO_FINETUNE, *TRAINED_MODES)

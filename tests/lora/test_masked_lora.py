@@ -1,23 +1,29 @@
 """The masked layer against autograd, finite differences and PEFT."""
 
-import copy
-
 import pytest
 import torch
-from sparseft.lora.masked_lora import (
-    LoRALinear,
-    MaskedLoRAFunction,
-    MaskedLoRALinear,
-    apply_mask_,
-    keep_bits,
-    merged_weight,
-)
+from sparseft.config import Training
+from sparseft.errors import InputError
+from sparseft.lora import effective_weight
+from sparseft.lora.effective_weight import Workspace, carried_mask, carry_mask_
+from sparseft.lora.masked_lora import LoRALinear, MaskedLoRAFunction, MaskedLoRALinear, StructuredLoRALinear, attach
+from torch import nn
 from torch.nn import functional as F
 
 SHAPES = [(6, 4, 2), (3, 11, 5), (1, 1, 1)]  # (out, in, r)
+FLOATS = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
+SETTINGS = Training(lora_r=2, lora_alpha=4.0)
+KINDS = [LoRALinear, StructuredLoRALinear, MaskedLoRALinear]
+
+
+@pytest.fixture(params=[1 << 19, 8], ids=["whole", "blocks"])
+def blocks(request, monkeypatch):
+    """In one block, and in blocks of few rows."""
+    monkeypatch.setitem(effective_weight._BLOCK, "cpu", request.param)
 
 
 def problem(out: int, inside: int, r: int, dtype: torch.dtype = torch.float64):
+    """X, W, its mask, A, B; A and B in fp32 unless all is fp64."""
     generator = torch.Generator().manual_seed(out)
     W, A, B = (
         torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((out, inside), (r, inside), (out, r))
@@ -28,24 +34,35 @@ def problem(out: int, inside: int, r: int, dtype: torch.dtype = torch.float64):
     return X.to(dtype), W.to(dtype), kept, A, B
 
 
+def layer_of(kind, W, kept, settings=SETTINGS):
+    linear = nn.Linear(W.shape[1], W.shape[0], bias=False, dtype=W.dtype)
+    linear.weight.data = W.clone()
+    return kind.from_linear(linear.requires_grad_(False), kept, settings, Workspace())
+
+
 def naive(X, W, kept, A, B, s):
     """The definition, by autograd: y = x ((W + s B A) * M)^T."""
     return F.linear(X, (W + (s * (B @ A)).to(W.dtype)) * kept)
 
 
+def masked(X, W, kept, A, B, s, gradient="exact"):
+    return MaskedLoRAFunction.apply(X, carry_mask_(W.clone(), kept), A, B, s, gradient, Workspace())
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradcheck_in_fp64(shape):
+def test_gradcheck_in_fp64(shape, blocks):
     X, W, kept, A, B = problem(*shape)
-    inputs = (X.requires_grad_(), W, keep_bits(kept), A.requires_grad_(), B.requires_grad_(), 0.7)
-    assert torch.autograd.gradcheck(MaskedLoRAFunction.apply, inputs)
+    inputs = (X.requires_grad_(), W, kept, A.requires_grad_(), B.requires_grad_(), 0.7)
+    assert torch.autograd.gradcheck(masked, inputs)
+    assert torch.autograd.gradcheck(naive, inputs)  # the two forms under one judge
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, (40, 24, 4)])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
-def test_output_and_gradients_equal_the_naive_form_s(shape, dtype, bound):
+def test_output_and_gradients_equal_the_naive_form_s(shape, dtype, bound, blocks):
     X, W, kept, A, B = problem(*shape, dtype)
     leaves = [[tensor.clone().requires_grad_() for tensor in (X, A, B)] for _ in range(2)]
-    ours = MaskedLoRAFunction.apply(leaves[0][0], W, keep_bits(kept), *leaves[0][1:], 1.5)
+    ours = masked(leaves[0][0], W, kept, *leaves[0][1:], 1.5)
     theirs = naive(leaves[1][0], W, kept, *leaves[1][1:], 1.5)
     weight = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     for output in (ours, theirs):
@@ -55,52 +72,106 @@ def test_output_and_gradients_equal_the_naive_form_s(shape, dtype, bound):
         torch.testing.assert_close(one, other, rtol=0, atol=bound * scale)
 
 
-def test_the_mask_and_the_scale_are_in_the_gradient():
+def test_straight_through_is_the_gradient_of_dense_lora_at_the_masked_output():
     X, W, kept, A, B = problem(6, 4, 2)
-    A, B = A.requires_grad_(), B.requires_grad_()
-    MaskedLoRAFunction.apply(X, W, keep_bits(kept), A, B, 3.0).sum().backward()
-    G = torch.ones(10, 6, dtype=torch.float64).T @ X.flatten(0, 1)
-    torch.testing.assert_close(B.grad, 3.0 * (G * kept) @ A.detach().T)
-    assert not torch.allclose(B.grad, 3.0 * G @ A.detach().T)  # what a straight-through estimator would give
+    dY = torch.randn(2, 5, 6, dtype=torch.float64)
+    leaves = [[tensor.clone().requires_grad_() for tensor in (X, A, B)] for _ in range(3)]
+    masked(leaves[0][0], W, kept, *leaves[0][1:], 3.0, "straight_through").backward(dY)
+    masked(leaves[1][0], W, kept, *leaves[1][1:], 3.0).backward(dY)
+    naive(leaves[2][0], W, torch.ones_like(kept), *leaves[2][1:], 3.0).backward(dY)
+    (straight, exact, dense) = ([tensor.grad for tensor in three] for three in leaves)
+    torch.testing.assert_close(straight[0], exact[0])  # the input's gradient has the mask in both
+    torch.testing.assert_close(straight[1:], dense[1:])
+    assert all((a - b).norm() > 0.1 * b.norm() for a, b in zip(straight[1:], exact[1:], strict=True))
 
 
 def test_nothing_but_its_inputs_is_saved_for_the_backward():
     X, W, kept, A, B = problem(6, 4, 2)
-    keep, saved = keep_bits(kept), []
-    inputs = (X.requires_grad_(), W, keep, A.requires_grad_(), B.requires_grad_())
+    saved, inputs = [], (X.requires_grad_(), carry_mask_(W, kept), A.requires_grad_(), B.requires_grad_())
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
-        MaskedLoRAFunction.apply(*inputs, 1.0)
+        MaskedLoRAFunction.apply(*inputs, 1.0, "exact", Workspace())
     assert [tensor.data_ptr() for tensor in saved] == [tensor.data_ptr() for tensor in inputs]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_weight_carries_its_mask(dtype):
+    weight = torch.tensor([[-1.5, float("inf"), -0.0, 0.0], [-0.0, 0.0, 2.0, -2.0]], dtype=dtype)
+    kept = torch.tensor([[False] * 4, [True] * 4])
+    carried = carry_mask_(weight.clone(), kept)
+    assert torch.equal(carried_mask(carried), kept)
+    assert torch.equal(carried[0], torch.zeros(4, dtype=dtype))
+    assert carried[1].tolist() == [0.0, 0.0, 2.0, -2.0]
+    assert torch.equal(carry_mask_(carried.clone(), kept).view(torch.uint8), carried.view(torch.uint8))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_a_pruned_value_is_positive_zero_and_a_kept_one_untouched(dtype):
-    values = torch.tensor([-1.5, float("inf"), float("nan"), -0.0, 2.0, -2.0], dtype=dtype)
-    masked = apply_mask_(values.clone(), keep_bits(torch.tensor([False, False, False, False, True, True])))
-    assert masked[:4].tolist() == [0.0] * 4
-    assert not torch.signbit(masked[:4]).any()
-    assert masked[4:].tolist() == [2.0, -2.0]
+    values = torch.tensor([[-1.5, float("inf"), float("nan"), -0.0, 2.0, -0.0]], dtype=dtype)
+    W = carry_mask_(torch.ones(1, 6, dtype=dtype), torch.tensor([[False, False, False, False, True, True]]))
+    found = Workspace().mask_(values.clone(), W)
+    assert found[0, :4].tolist() == [0.0] * 4
+    assert not torch.signbit(found[0, :4]).any()
+    assert torch.equal(found[0, 4:].view(torch.uint8), values[0, 4:].view(torch.uint8))
 
 
 def test_merged_weight_is_rounded_once():
-    # 1 + 2^-9 + 2^-9 is 1 + 2^-8 in fp32, and a tie in bf16: two roundings would lose it, one rounds 1.01171875 up
-    W = torch.tensor([[1.0 + 2**-7]], dtype=torch.bfloat16)
-    A, B = torch.tensor([[2**-8 + 2**-12]]), torch.tensor([[1.0]])
-    expected = (W.float() + A).to(torch.bfloat16)
-    assert merged_weight(W, keep_bits(torch.ones(1, 1, dtype=torch.bool)), A, B, 1.0).item() == expected.item()
+    # 1 + 2^-8 is a tie in bf16, and the 2^-17 above it decides: with B A rounded first it would be lost
+    W = torch.tensor([[1.0]], dtype=torch.bfloat16)
+    A, B = torch.tensor([[2**-8 + 2**-17]]), torch.tensor([[1.0]])
+    found = Workspace().merged(W, A, B, 1.0)
+    assert found.item() == (W.float() + A).to(torch.bfloat16).item() != (W + A.to(torch.bfloat16)).item()
 
 
-@pytest.mark.parametrize("kind", [LoRALinear, MaskedLoRALinear])
-def test_a_fresh_layer_is_the_pruned_linear(kind):
-    _, W, kept, _, _ = problem(6, 4, 2, torch.float32)
-    x = torch.randn(3, 4)
-    torch.testing.assert_close(kind(W, keep_bits(kept), 2, 2.0)(x), F.linear(x, W * kept))
+def test_blocks_and_threads_change_no_bit(monkeypatch):
+    _, W, kept, A, B = problem(97, 33, 5, torch.bfloat16)
+    W, found = carry_mask_(W, kept), []
+    for block, threads in ((1 << 19, 1), (100, 1), (1 << 19, 2)):
+        monkeypatch.setitem(effective_weight._BLOCK, "cpu", block)
+        torch.set_num_threads(threads)
+        found.append(Workspace().merged(W, A, B, 0.3).clone())
+    torch.set_num_threads(1)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_a_kept_weight_is_built_once_and_only_inside():
+    _, W, kept, A, B = problem(6, 4, 2, torch.float32)
+    workspace, W = Workspace(), carry_mask_(W, kept)
+    expected = workspace.merged(W, A, B, 1.0).clone()
+    with workspace.kept():
+        first = workspace.merged(W, A, B, 1.0)
+        other = workspace.merged(carry_mask_(torch.ones(6, 4), kept), A, B, 1.0)
+        assert workspace.merged(W, A, B, 1.0).data_ptr() == first.data_ptr() != other.data_ptr()
+        assert torch.equal(first, expected)
+    B += 1
+    assert not torch.equal(workspace.merged(W, A, B, 1.0), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fresh_layer_is_the_pruned_linear_and_merges_back_to_it(kind):
+    _, W, _, _, _ = problem(6, 4, 2, torch.float32)
+    kept = torch.tensor([True, False, True, True, False, True])[:, None] & torch.tensor([True, True, False, True])
+    layer, x, linear = layer_of(kind, W, kept), torch.randn(3, 4), nn.Linear(4, 6, bias=False)
+    torch.testing.assert_close(layer(x), F.linear(x, W * kept))
+    layer.merge_into(linear)
+    assert torch.equal(linear.weight, W * kept)
+
+
+@pytest.mark.parametrize("kind", [StructuredLoRALinear, MaskedLoRALinear])
+def test_what_a_masked_layer_computes_is_what_it_merges_to(kind):
+    _, W, _, A, B = problem(6, 4, 2, torch.float32)
+    kept = torch.tensor([True, False, True, True, False, True])[:, None] & torch.tensor([True, True, False, True])
+    layer, x, linear = layer_of(kind, W, kept), torch.randn(3, 4), nn.Linear(4, 6, bias=False)
+    layer.lora_A.data, layer.lora_B.data = A, B
+    layer.merge_into(linear)
+    torch.testing.assert_close(linear.weight, (W + 2.0 * (B @ A)) * kept)
+    torch.testing.assert_close(layer(x), F.linear(x, linear.weight))
 
 
 def test_dense_and_masked_layers_differ_once_trained():
     _, W, kept, A, B = problem(6, 4, 2, torch.float32)
     x = torch.randn(3, 4)
-    layers = [kind(W, keep_bits(kept), 2, 2.0) for kind in (LoRALinear, MaskedLoRALinear)]
+    layers = [layer_of(kind, W, kept) for kind in (LoRALinear, MaskedLoRALinear)]
     for layer in layers:
         layer.lora_A.data, layer.lora_B.data = A, B
     dense, masked = (layer(x) for layer in layers)
@@ -109,8 +180,59 @@ def test_dense_and_masked_layers_differ_once_trained():
     assert (dense - masked).abs().max() > 0.1
 
 
-def test_the_base_weight_given_is_not_changed():
-    _, W, kept, _, _ = problem(6, 4, 2, torch.float32)
-    before = copy.deepcopy(W)
-    MaskedLoRALinear(W, keep_bits(kept), 2, 2.0)
-    assert torch.equal(W, before)
+def test_structured_gradients_are_those_of_the_masked_layer():
+    _, W, _, A, B = problem(6, 4, 2, torch.float32)
+    kept, found = torch.tensor([True, False, True, True, False, True])[:, None].expand(6, 4), []
+    x, dy = torch.randn(7, 4), torch.randn(7, 6)
+    for kind in (StructuredLoRALinear, MaskedLoRALinear):
+        layer = layer_of(kind, W, kept)
+        layer.lora_A.data, layer.lora_B.data = A.clone(), B.clone()
+        layer(x).backward(dy)
+        found.append([layer.lora_A.grad, layer.lora_B.grad])
+    torch.testing.assert_close(*found)
+    assert not found[0][1][1].any()  # a pruned row of B
+
+
+class Two(nn.Module):
+    """Two linears by the names of projections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj, self.up_proj = nn.Linear(4, 6, bias=False), nn.Linear(4, 6, bias=False)
+
+
+@pytest.mark.parametrize(("method", "kind"), [("ones", LoRALinear), ("rows", StructuredLoRALinear), ("any", MaskedLoRALinear)])  # fmt: skip
+@pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
+def test_the_mask_decides_the_layer(mode, method, kind):
+    kept = torch.ones(6, 4, dtype=torch.bool)
+    kept[1 : 2 if method == "rows" else 3, 0 if method == "rows" else 1 :] = method == "ones"
+    if method == "any":
+        kept[5, 0] = False
+    layers = attach(Two(), lambda _: kept, {"q_proj": "q_proj", "up_proj": "up_proj"}, mode, SETTINGS)
+    assert {type(layer) for layer in layers.values()} == {kind if mode == "sparse_to_sparse" else LoRALinear}
+
+
+def test_a_layer_that_is_no_target_is_pruned_and_gets_no_adapter():
+    model, kept = Two(), torch.rand(6, 4) < 0.5
+    settings = SETTINGS.model_copy(update={"lora_targets": ["q_proj"]})
+    layers = attach(model, lambda _: kept, {"q_proj": "q_proj", "up_proj": "up_proj"}, "sparse_to_sparse", settings)
+    assert list(layers) == ["q_proj"]
+    assert type(model.up_proj) is nn.Linear
+    assert torch.equal(carried_mask(model.up_proj.weight), kept)
+
+
+def test_dropout_is_the_adapter_s_alone_and_refused_where_the_adapter_has_no_input():
+    settings = SETTINGS.model_copy(update={"lora_dropout": 0.5})
+    _, W, kept, A, B = problem(6, 4, 2, torch.float32)
+    layer, x = layer_of(LoRALinear, W, kept, settings), torch.ones(20000, 4)
+    torch.manual_seed(0)
+    layer.lora_A.data, layer.lora_B.data = A, B
+    plain, dropped = F.linear(x, W * kept), layer(x)
+    expected = plain + 2.0 * F.linear(F.linear(x, A), B)
+    assert (dropped - expected).abs().max() > 0.1
+    torch.testing.assert_close(dropped.mean(0), expected[0], rtol=0.1, atol=0.3)
+    torch.testing.assert_close(layer.eval()(x), expected)
+    with pytest.raises(InputError, match="sparse_to_sparse multiplies by .* at once"):
+        attach(Two(), lambda _: kept, {"q_proj": "q_proj"}, "sparse_to_sparse", settings)
+    with pytest.raises(InputError, match="the model has none of w1; choose from q_proj"):
+        attach(Two(), lambda _: kept, {"q_proj": "q_proj"}, "sparse_to_dense", Training(lora_targets=["w1"]))

@@ -11,17 +11,18 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
+from sparseft.config import Training
 from sparseft.errors import InputError
 from sparseft.lora.adapter import read_adapter, write_adapter
-from sparseft.lora.experts import memory_path, unfuse_experts
-from sparseft.lora.masked_lora import attach
+from sparseft.lora.experts import unfuse_experts
 from sparseft.lora.merge import merge
+from sparseft.training.torch_backend import adapted_model
 from tiny_models import save_tiny
 from transformers import AutoModelForCausalLM
 
 from masks import compute_masks
 
-R, ALPHA = 3, 6.0
+SETTINGS = Training(lora_r=3, lora_alpha=6.0)
 IDS = torch.arange(3, 51).reshape(2, 24)
 
 
@@ -34,13 +35,10 @@ def randomise(layers: dict) -> None:
 
 def trained(checkpoint: Checkpoint, mask, mode: str, folder: Path):
     """A model with random adapters, and its adapter folder."""
-    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype="auto").eval()
-    unfuse_experts(model)
-    paths = {layer: memory_path(layer) for layer in prunable_layers(checkpoint)}
-    layers = attach(model, lambda name: torch.from_numpy(mask.kept(name)), paths, mode, R, ALPHA / R)
+    model, _, layers = adapted_model(checkpoint, mask, mode, SETTINGS, torch.device("cpu"))
     randomise(layers)
-    matrices = {name: (layer.lora_A, layer.lora_B) for name, layer in layers.items()}
-    write_adapter(folder, matrices, r=R, alpha=ALPHA, base="base", sparseft={"mask_sha256": "m"})
+    matrices = {name: layer.factors() for name, layer in layers.items()}
+    write_adapter(folder, matrices, SETTINGS, base="base", sparseft={"mask_sha256": "m"})
     return model
 
 
@@ -55,7 +53,7 @@ def test_the_merge_is_the_formula_and_touches_nothing_else(tmp_path, name, metho
     before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("base", "out"))
     pairs, scale, _ = read_adapter(tmp_path / "adapter")
     assert before.keys() == after.keys()
-    assert scale == ALPHA / R == record["scale"]
+    assert scale == 2.0 == record["scale"]
     for key, W in before.items():
         layer = key.removesuffix(".weight")
         if layer not in mask.shape:

@@ -1,8 +1,11 @@
 """Tokens and batches; lm-eval is the peer that splits prompt and answer."""
 
+from itertools import chain, islice
+
 import pytest
 import torch
 from lm_eval.api.model import TemplateLM
+from sparseft.config import Training
 from sparseft.errors import InputError
 from sparseft.tasks import TASKS, get_task
 from sparseft.training.batches import Example, collate, encode, shuffled
@@ -67,12 +70,16 @@ def test_a_batch_by_hand():
     assert (batch.ids.dtype, batch.to(torch.device("cpu")).tokens) == (torch.int64, 8)
 
 
+def batches(examples: list[Example], size: int, steps: int, *, seed: int = 0, buckets: int = 1) -> list[list[Example]]:
+    settings = Training(batch_size=size, micro_batch_size=size, length_buckets=buckets)
+    return list(islice(shuffled(examples, settings, seed), steps))
+
+
 @pytest.mark.parametrize(("number", "size", "steps"), [(10, 4, 10), (3, 8, 6), (1, 1, 3), (8, 8, 4)])
 def test_every_example_comes_once_an_epoch(number, size, steps):
-    examples = [Example([index], 0) for index in range(number)]
-    batches = list(shuffled(examples, size, steps, seed=0))
-    assert [len(batch) for batch in batches] == [size] * steps
-    order = [example.ids[0] for batch in batches for example in batch]
+    found = batches([Example([index], 0) for index in range(number)], size, steps)
+    assert [len(batch) for batch in found] == [size] * steps
+    order = [example.ids[0] for batch in found for example in batch]
     epochs = [tuple(order[start : start + number]) for start in range(0, len(order), number)]
     whole = [epoch for epoch in epochs if len(epoch) == number]
     assert len(whole) == size * steps // number > 0
@@ -81,8 +88,24 @@ def test_every_example_comes_once_an_epoch(number, size, steps):
     assert number == 1 or len(set(whole)) > 1  # a new permutation each
 
 
+def test_buckets_sort_by_length_change_no_epoch_and_leave_the_order_random():
+    examples = [Example([0] * length, 0) for length in range(1, 33)]
+    found = batches(examples, 4, 16, buckets=4)
+    lengths = [[len(example.ids) for example in batch] for batch in found]
+    assert lengths == [sorted(batch) for batch in lengths]
+    for start in range(0, 16, 8):  # two windows are an epoch
+        assert sorted(chain(*lengths[start : start + 8])) == list(range(1, 33))
+    for start in range(0, 16, 4):
+        window = lengths[start : start + 4]
+        assert list(chain(*sorted(window))) == sorted(chain(*window))  # no batch's lengths overlap another's
+        padding = [sum(max(batch) - length for length in batch) for batch in window]
+        plain = [sum(max(batch) - length for length in batch) for batch in zip(*sorted(window), strict=True)]
+        assert sum(padding) < sum(plain)
+    assert any(lengths[start : start + 4] != sorted(lengths[start : start + 4]) for start in range(0, 16, 4))
+
+
 def test_the_order_depends_on_the_seed_alone():
     examples = [Example([index], 0) for index in range(20)]
-    first, again, other = (list(shuffled(examples, 4, 10, seed)) for seed in (0, 0, 1))
+    first, again, other = (batches(examples, 4, 10, seed=seed, buckets=3) for seed in (0, 0, 1))
     assert first == again != other
-    assert list(shuffled(examples, 4, 3, 0)) == first[:3]  # more steps change no earlier batch
+    assert batches(examples, 4, 3, buckets=3) == first[:3]  # more steps change no earlier batch

@@ -1,36 +1,54 @@
 """The training loop on tiny models in fp32."""
 
 import math
+from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_layers
 from sparseft.config import Training
 from sparseft.errors import InputError
-from sparseft.lora.experts import memory_path, unfuse_experts
-from sparseft.lora.masked_lora import attach, merged_weight
+from sparseft.lora.effective_weight import carried_mask
 from sparseft.tasks import get_task
 from sparseft.training.batches import collate, encode, shuffled
-from sparseft.training.loop import fit
+from sparseft.training.loop import Loop
 from sparseft.training.loss import answer_loss_sum, mean_answer_loss
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from sparseft.training.torch_backend import adapted_model
+from tiny_models import MODELS, save_tiny
 
 from masks import compute_masks
 
 CPU = torch.device("cpu")
 
 
-def prepare(checkpoint: Checkpoint, mode: str, task: str = "boolq_mini"):
-    """A model at 50 % sparsity in fp32 with adapters, its layers by name, and examples."""
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, Checkpoint]:
+    """The tiny models in fp32."""
+    folder = tmp_path_factory.mktemp("fp32")
+    return {name: Checkpoint(save_tiny(name, folder / name, torch.float32)) for name in MODELS}
+
+
+@pytest.fixture(params=list(MODELS))
+def tiny(request, models) -> Checkpoint:
+    return models[request.param]
+
+
+@pytest.fixture
+def tiny_llama(models) -> Checkpoint:
+    return models["llama"]
+
+
+def prepare(checkpoint: Checkpoint, mode: str, settings: Training, state: Path | None = None) -> Loop:
+    """A loop over a model at 50 % sparsity, in fp32."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=torch.float32)
-    unfuse_experts(model)
     mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
-    paths = {layer: memory_path(layer) for layer in prunable_layers(checkpoint)}
-    layers = attach(model, lambda layer: torch.from_numpy(mask.kept(layer)), paths, mode, 4, 2.0)
-    rows = get_task(task).generate("train", 32, 0)
-    return model, layers, encode(rows, get_task(task), AutoTokenizer.from_pretrained(checkpoint.folder), 512)
+    model, tokenizer, layers = adapted_model(checkpoint, mask, mode, settings, CPU)
+    task = get_task("boolq_mini")
+    data = {split: encode(task.generate(split, n, 0), task, tokenizer, 512)
+            for split, n in (("train", 32), ("validation", 8))}  # fmt: skip
+    return Loop(model, layers, data, settings, 0, Accelerator(cpu=True), state)
 
 
 def mean_loss(model, batch):
@@ -40,10 +58,8 @@ def mean_loss(model, batch):
 
 def run(checkpoint: Checkpoint, mode: str, settings: Training):
     """Train; returns the record, the layers by name and the model."""
-    model, layers, examples = prepare(checkpoint, mode)
-    parameters = [matrix for layer in layers.values() for matrix in (layer.lora_A, layer.lora_B)]
-    batches = shuffled(examples, settings.batch_size, settings.steps, 0)
-    return fit(model, parameters, batches, settings, CPU), layers, model
+    loop = prepare(checkpoint, mode, settings)
+    return loop.fit(), loop.layers, loop.model
 
 
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
@@ -62,11 +78,11 @@ def test_three_steps_are_those_of_adamw_written_out(tiny_llama):
     settings = Training(steps=3, batch_size=4, micro_batch_size=2, learning_rate=0.01, warmup_fraction=0.0,
                         max_grad_norm=0.5, weight_decay=0.1)  # fmt: skip
     _, ours, _ = run(tiny_llama, "sparse_to_sparse", settings)
-    model, layers, examples = prepare(tiny_llama, "sparse_to_sparse")
-    parameters = [matrix for layer in layers.values() for matrix in (layer.lora_A, layer.lora_B)]
+    loop = prepare(tiny_llama, "sparse_to_sparse", settings)
+    parameters = loop.parameters
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
-    for t, batch in enumerate(shuffled(examples, 4, 3, 0), start=1):
-        gradients = torch.autograd.grad(mean_loss(model, batch), parameters)
+    for t, batch in enumerate(islice(shuffled(loop.data["train"], settings, 0), 3), start=1):
+        gradients = torch.autograd.grad(mean_loss(loop.model, batch), parameters)
         norm = torch.stack([gradient.norm() for gradient in gradients]).norm().item()
         assert norm > 0.5  # or nothing would be clipped
         rate = 0.005 * (1 + math.cos(math.pi * (t - 1) / 3))
@@ -76,7 +92,7 @@ def test_three_steps_are_those_of_adamw_written_out(tiny_llama):
             v.mul_(0.999).add_(g * g, alpha=0.001)
             step = m / (1 - 0.9**t) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
             p.data.mul_(1 - rate * 0.1).add_(step, alpha=-rate)
-    for name, layer in layers.items():
+    for name, layer in loop.layers.items():
         for ours_, theirs in ((ours[name].lora_A, layer.lora_A), (ours[name].lora_B, layer.lora_B)):
             assert ((ours_ - theirs).abs() < 1e-4 * theirs.abs().max()).float().mean() > 0.99
 
@@ -104,50 +120,124 @@ def test_the_loss_falls(tiny, mode):
 
 
 def test_the_first_loss_is_the_pruned_model_s(tiny):
-    model, _, examples = prepare(tiny, "sparse_to_sparse")
-    batch = next(shuffled(examples, 8, 1, 0))
     settings = Training(steps=1, batch_size=8, micro_batch_size=4)
+    loop = prepare(tiny, "sparse_to_sparse", settings)
+    batch = next(shuffled(loop.data["train"], settings, 0))
     record, _, _ = run(tiny, "sparse_to_sparse", settings)
-    assert record["loss_curve"][0]["loss"] == pytest.approx(mean_answer_loss(model, batch, 8, CPU), rel=1e-5)
+    assert record["loss_curve"][0]["loss"] == pytest.approx(mean_answer_loss(loop.model, batch, 8, CPU), rel=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
 def test_training_moves_the_adapters_alone_and_no_pruned_weight(tiny, mode):
-    model, layers, _ = prepare(tiny, mode)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    _, layers, model = run(tiny, mode, Training(steps=3, batch_size=4, micro_batch_size=4, learning_rate=0.05))
+    settings = Training(steps=3, batch_size=4, micro_batch_size=4, learning_rate=0.05)
+    before = {name: value.clone() for name, value in prepare(tiny, mode, settings).model.state_dict().items()}
+    _, layers, model = run(tiny, mode, settings)
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     adapters = {name for name in before if ".lora_" in name}
     assert moved <= adapters
     assert len(moved) > 0.9 * len(adapters)  # an expert that no token was sent to stays
     mask = compute_masks(tiny, "unstructured", [50], seed=0)[50]
     for name, layer in layers.items():
-        pruned = ~torch.from_numpy(mask.kept(name))
-        assert not layer.weight[pruned].any()
+        kept = torch.from_numpy(mask.kept(name))
+        assert torch.equal(carried_mask(layer.weight), kept)
+        assert not layer.weight[~kept].any()
         if mode == "sparse_to_sparse":
-            effective = merged_weight(layer.weight, layer.keep, layer.lora_A.detach(), layer.lora_B.detach(), 2.0)
-            assert not effective[pruned].any()
+            effective = layer.workspace.merged(layer.weight, *layer.factors(), layer.scale).detach().clone()
+            assert not effective[~kept].any()
             x = torch.randn(3, layer.weight.shape[1])
             torch.testing.assert_close(layer(x), x @ effective.T)
 
 
 def test_speed_is_of_the_examples_and_tokens_without_padding(tiny_llama):
-    record, _, _ = run(tiny_llama, "sparse_to_dense", Training(steps=10, batch_size=4, micro_batch_size=2))
-    _, _, examples = prepare(tiny_llama, "sparse_to_dense")
-    lengths = [len(example.ids) for example in examples]
-    per_sample = record["tokens_per_second"] / record["samples_per_second"]
-    assert 0.8 * min(lengths) < per_sample < 1.2 * max(lengths)
-    assert record["train_seconds"] * record["samples_per_second"] > 10
+    settings = Training(steps=10, batch_size=4, micro_batch_size=2)
+    record, _, _ = run(tiny_llama, "sparse_to_dense", settings)
+    lengths = [len(example.ids) for example in prepare(tiny_llama, "sparse_to_dense", settings).data["train"]]
+    for name in ("per_second", "per_second_overall"):
+        per_sample = record[f"tokens_{name}"] / record[f"samples_{name}"]
+        assert 0.8 * min(lengths) < per_sample < 1.2 * max(lengths)
+    assert record["train_seconds"] * record["samples_per_second_overall"] == pytest.approx(40)
 
 
 @pytest.mark.parametrize("scale", [1e38, 1e20, 1e10])
 def test_a_training_that_explodes_is_told(tiny_llama, scale):
-    model, layers, examples = prepare(tiny_llama, "sparse_to_dense")
-    for layer in layers.values():
-        layer.scale = scale
-    parameters = [matrix for layer in layers.values() for matrix in (layer.lora_A, layer.lora_B)]
     settings = Training(steps=9, batch_size=4, micro_batch_size=4, learning_rate=1.0, warmup_fraction=0.0)
+    loop = prepare(tiny_llama, "sparse_to_dense", settings)
+    for layer in loop.layers.values():
+        layer.scale = scale
     with pytest.raises(
         InputError, match=r"the loss is .*, its gradient (nan|inf) at step \d; lower training\.learning_rate"
     ):
-        fit(model, parameters, shuffled(examples, 4, 9, 0), settings, CPU)
+        loop.fit()
+
+
+def matrices(layers: dict) -> list[torch.Tensor]:
+    return [matrix.detach() for layer in layers.values() for matrix in (layer.lora_A, layer.lora_B)]
+
+
+@pytest.mark.parametrize("option", [{"gradient_checkpointing": True}, {"cache_weights": True}])
+@pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
+def test_what_saves_memory_or_time_changes_no_bit(tiny, mode, option):
+    settings = Training(steps=3, batch_size=4, micro_batch_size=2, learning_rate=0.01)
+    plain, other = (run(tiny, mode, settings.model_copy(update=update)) for update in ({}, option))
+    assert plain[0]["loss_curve"] == other[0]["loss_curve"]
+    assert all(map(torch.equal, matrices(plain[1]), matrices(other[1])))
+
+
+def test_straight_through_trains_otherwise(tiny_llama):
+    settings = Training(steps=3, batch_size=4, micro_batch_size=4, learning_rate=0.01)
+    straight = settings.model_copy(update={"gradient": "straight_through"})
+    (exact, _, _), (biased, _, _) = (run(tiny_llama, "sparse_to_sparse", each) for each in (settings, straight))
+    first, last = ([abs(a["loss"] - b["loss"]) for a, b in zip(exact["loss_curve"], biased["loss_curve"], strict=True)][k]
+                   for k in (0, -1))  # fmt: skip
+    assert first == 0 < last
+
+
+def test_evaluation_losses_come_at_intervals_and_change_nothing(tiny_llama):
+    settings = Training(steps=5, batch_size=4, micro_batch_size=4, learning_rate=0.01, lora_dropout=0.2)
+    often = settings.model_copy(update={"eval_every": 2})
+    (plain, layers, _), (watched, others, _) = (run(tiny_llama, "sparse_to_dense", each) for each in (settings, often))
+    assert [point["step"] for point in watched["eval_curve"]] == [2, 4]
+    assert watched["eval_curve"][0]["eval_loss"] > watched["eval_curve"][1]["eval_loss"]
+    assert plain["eval_curve"] == []
+    assert plain["loss_curve"] == watched["loss_curve"]
+    assert all(map(torch.equal, matrices(layers), matrices(others)))
+
+
+@pytest.mark.parametrize(("mode", "dropout"), [("sparse_to_sparse", 0.0), ("sparse_to_dense", 0.3)])
+def test_a_stopped_training_goes_on_to_the_same_bits(tiny, tmp_path, monkeypatch, mode, dropout):
+    settings = Training(steps=6, batch_size=4, micro_batch_size=2, learning_rate=0.01, save_every=2, eval_every=3,
+                        lora_dropout=dropout)  # fmt: skip
+    whole, stopped = prepare(tiny, mode, settings), prepare(tiny, mode, settings, tmp_path / "state.pt")
+    expected, step = whole.fit(), Loop._step
+
+    def fail_at_five(self, number, *rest):
+        if number == 5:
+            raise KeyboardInterrupt
+        step(self, number, *rest)
+
+    monkeypatch.setattr(Loop, "_step", fail_at_five)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit()
+    monkeypatch.setattr(Loop, "_step", step)
+    resumed = prepare(tiny, mode, settings, tmp_path / "state.pt")
+    record = resumed.fit()
+    assert (record["resumed_after_steps"], expected["resumed_after_steps"]) == ([4], [])
+    assert record["loss_curve"] == expected["loss_curve"]
+    assert record["eval_curve"] == expected["eval_curve"]
+    assert all(map(torch.equal, matrices(resumed.layers), matrices(whole.layers)))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK no torch file", None])
+def test_a_state_that_is_damaged_or_another_training_s_is_told_and_not_used(tiny_llama, tmp_path, capsys, content):
+    path = tmp_path / "state.pt"
+    if content is None:
+        settings = Training(steps=2, batch_size=4, micro_batch_size=4, save_every=1)
+        prepare(tiny_llama, "sparse_to_sparse", settings, path).fit()
+        loop = prepare(tiny_llama, "sparse_to_sparse", settings, path)
+        record = Loop(**{**vars(loop), "identity": "another"}).fit()
+    else:
+        path.write_bytes(content)
+        settings = Training(steps=1, batch_size=4, micro_batch_size=4)
+        record = prepare(tiny_llama, "sparse_to_sparse", settings, path).fit()
+    assert record["resumed_after_steps"] == []
+    assert "the training starts from its beginning" in capsys.readouterr().err

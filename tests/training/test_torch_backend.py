@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.config import Training
@@ -13,7 +14,7 @@ from sparseft.errors import InputError
 from sparseft.files import sha256
 from sparseft.tasks import get_task
 from sparseft.training.hardware import limit_threads
-from sparseft.training.torch_backend import train
+from sparseft.training.torch_backend import Job, train
 from tiny_models import PRUNABLE_LAYERS
 
 from masks import compute_masks
@@ -28,9 +29,8 @@ def run(
 ) -> dict:
     limit_threads(1)
     mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
-    return train(
-        checkpoint, mask, TASK, rows, settings, mode=mode, seed=seed, adapter=adapter, provenance={"mode": mode}
-    )
+    job = Job(checkpoint, mask, mode, seed, settings, TASK, rows, {"mode": mode})
+    return train(job, adapter, adapter.parent / "state.pt", Accelerator(cpu=True)).record
 
 
 def digest(adapter: Path) -> str:

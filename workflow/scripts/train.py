@@ -3,16 +3,21 @@
     train.py --run_id smollm2-boolq_mini-unstructured-sparsity50-sparse_to_sparse-seed0 --model_path models/smollm2 \\
         --mask_path masks/smollm2/masks_sparsity50_unstructured.pt --data_dir data/boolq_mini --output_dir RUN_FOLDER
 
-Writes adapter/ (as PEFT does) and train.json: loss curve, evaluation loss, speed, memory, hashes.
+Writes adapter/ (as PEFT does) and train.json: loss curve, evaluation loss and metric before the merge, speed, memory,
+hashes. With --save_every a killed run goes on from RUN_FOLDER/state.pt. Several processes share every step under
+`torchrun --nproc_per_node N` or `accelerate launch`.
 """
 
 import argparse
 from pathlib import Path
 
+import torch
+from accelerate import Accelerator
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.config import Training, parse_section
 from sparseft.errors import InputError, run_script
+from sparseft.evaluation import score
 from sparseft.files import sha256, write_json
 from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Run
 from sparseft.lora.adapter import adapter_digest
@@ -20,7 +25,7 @@ from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS
 from sparseft.training.hardware import limit_threads
-from sparseft.training.torch_backend import train
+from sparseft.training.torch_backend import Job, train
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,10 +36,23 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data_dir", type=Path, required=True, help="train.jsonl and validation.jsonl")
     parser.add_argument("--output_dir", type=Path, required=True, help="the run's folder")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number, other last bits")
+    parser.add_argument("--evaluation_batch_size", type=int, default=32, help="sequences a forward pass")
     for name, field in Training.model_fields.items():
-        parser.add_argument(f"--{name}", type=float if field.annotation is float else int, default=field.default,
-                            help=f"{field.description} ({field.default})".replace("%", "%%"))  # fmt: skip
+        default = field.get_default(call_default_factory=True)
+        help_text = f"{field.description} ({default})".replace("%", "%%")
+        parser.add_argument(f"--{name}", default=default, help=help_text, nargs="+" if default == [] else None)
     return parser.parse_args()
+
+
+def job_of(args: argparse.Namespace, run: Run) -> Job:
+    """The run with its checked inputs."""
+    task, checkpoint, mask = get_task(run.task), Checkpoint(args.model_path), read_mask(args.mask_path)
+    settings = parse_section(Training, {name: getattr(args, name) for name in Training.model_fields}, "training")
+    rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
+    check_run(mask, args.mask_path, run.method, run.sparsity)
+    check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
+    provenance = {"run_id": run.id, "mode": run.mode, "mask_sha256": sha256(args.mask_path), "base": checkpoint.digest}
+    return Job(checkpoint, mask, run.mode, run.seed, settings, task, rows, provenance)
 
 
 def main() -> int:
@@ -43,21 +61,19 @@ def main() -> int:
     run = Run.parse(args.run_id)
     if run.mode == NO_FINETUNE:
         raise InputError(f"{run.id} is not trained", f"choose one of {', '.join(TRAINED_MODES)}")
-    task = get_task(run.task)
-    rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
-    settings = parse_section(Training, {name: getattr(args, name) for name in Training.model_fields}, "training")
-    checkpoint, mask = Checkpoint(args.model_path), read_mask(args.mask_path)
-    check_run(mask, args.mask_path, run.method, run.sparsity)
-    check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
-    inputs = {"model": checkpoint.digest, "mask": sha256(args.mask_path)}
-    inputs |= {split: sha256(args.data_dir / f"{split}.jsonl") for split in SPLITS}
-    provenance = {"run_id": run.id, "mode": run.mode, "mask_sha256": inputs["mask"], "base": inputs["model"]}
-    adapter = args.output_dir / "adapter"
-    record = train(checkpoint, mask, task, rows, settings, mode=run.mode, seed=run.seed, adapter=adapter,
-                   provenance=provenance)  # fmt: skip
-    outputs = {"adapter": adapter_digest(adapter)}
-    write_json(args.output_dir / "train.json",
-               {"run_id": run.id, **settings.model_dump(), **record, "inputs": inputs, "outputs": outputs})  # fmt: skip
+    job, accelerator = job_of(args, run), Accelerator(cpu=not torch.cuda.is_available())
+    adapter, state = args.output_dir / "adapter", args.output_dir / "state.pt"
+    trained = train(job, adapter, state, accelerator)
+    if accelerator.is_main_process:
+        before = score(trained.model, trained.tokenizer, job.task, job.rows, args.evaluation_batch_size)
+        inputs = {"model": job.checkpoint.digest, "mask": job.provenance["mask_sha256"]}
+        inputs |= {split: sha256(args.data_dir / f"{split}.jsonl") for split in SPLITS}
+        write_json(args.output_dir / "train.json", {
+            "run_id": run.id, **job.settings.model_dump(), **trained.record, "before_merge": before,
+            "inputs": inputs, "outputs": {"adapter": adapter_digest(adapter)},
+        })  # fmt: skip
+        state.unlink(missing_ok=True)
+    accelerator.end_training()
     return 0
 
 

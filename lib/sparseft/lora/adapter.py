@@ -14,16 +14,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sparseft.checkpoints.layers import PROJECTIONS
+from sparseft.config import Training
 from sparseft.errors import InputError
 from sparseft.files import atomic_folder, read_json, sha256, write_json
+from sparseft.grid import PROJECTIONS
 
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model.safetensors"
 
 
 def write_adapter(
-    folder: Path, matrices: Mapping[str, tuple[Tensor, Tensor]], *, r: int, alpha: float, base: str, sparseft: dict
+    folder: Path, matrices: Mapping[str, tuple[Tensor, Tensor]], settings: Training, *, base: str, sparseft: dict
 ) -> None:
     """Write an adapter folder; `matrices`: layer -> (A (r, in), B (out, r))."""
     tensors = {}
@@ -35,9 +36,9 @@ def write_adapter(
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "r": r,
-        "lora_alpha": alpha,
-        "lora_dropout": 0.0,
+        "r": settings.lora_r,
+        "lora_alpha": settings.lora_alpha,
+        "lora_dropout": settings.lora_dropout,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,

@@ -1,11 +1,14 @@
-"""LoRA layers on a pruned, frozen weight: y = x W'^T.
+"""LoRA layers on a pruned, frozen weight.
 
-    dense, sparse_to_dense    y = x (W * M)^T + s (x A^T) B^T       W' is dense until the merge masks it
+    dense, sparse_to_dense    y = x (W * M)^T + s (x A^T) B^T       dense until the merge masks it
     sparse_to_sparse          y = x W'^T,  W' = (W + s B A) * M     what is pruned stays pruned in every step
 
 LoRA: Hu et al. 2021, arXiv 2106.09685, section 4.1. The masked product: SQFT (arXiv 2410.03750), section 3.3, and
 PERP (arXiv 2312.15230), "MaskLoRA". Here W' is not kept for the backward but built again, as in LoRS
-(arXiv 2501.08582), with the mask and s in the gradient, which LoRS leaves out.
+(arXiv 2501.08582); the gradient has the mask in it, which LoRS leaves out, and is exact.
+
+A structured mask is rows x columns, and (B A) * M = (B * rows) (A * columns): two thin matrices are masked, at the cost
+of dense LoRA. A mask of ones is plain LoRA.
 """
 
 import math
@@ -15,101 +18,143 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def keep_bits(kept: Tensor) -> Tensor:
-    """bool -> int8, all bits set where kept: the form in which `apply_mask_` takes a mask."""
-    return kept.to(torch.int8).neg_()
-
-
-def apply_mask_(values: Tensor, keep: Tensor) -> Tensor:
-    """values * M in place, by a bitwise and: a pruned value is exactly +0.0, also where it was negative or infinite.
-
-    values: any float dtype; keep: int8 as `keep_bits` makes it, same shape. Twenty times masked_fill_'s speed on a
-    random mask, which branches."""
-    values.view(_INTEGERS[values.element_size()]).bitwise_and_(keep)
-    return values
-
-
-def merged_weight(weight: Tensor, keep: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
-    """W' = (W + s B A) * M, summed in fp32 and rounded to W's dtype once; the merge and the training share it.
-
-    Shapes: weight (out, in), keep int8 (out, in); A (r, in) and B (out, r) in fp32."""
-    merged = weight.to(A.dtype, copy=True).addmm_(B, A, alpha=scale)
-    return apply_mask_(merged.to(weight.dtype), keep)
+from sparseft.config import Training
+from sparseft.lora.effective_weight import Workspace, carried_mask, carry_mask_, row_blocks
 
 
 class MaskedLoRAFunction(torch.autograd.Function):
-    """The masked LoRA layer with its exact gradient.
+    """The masked LoRA layer.
 
-    Inputs    X (..., in), W (out, in) frozen, M int8 (out, in), A (r, in), B (out, r), s = alpha / r
+    Inputs    X (..., in); W (out, in), frozen, which carries M; A (r, in), B (out, r); s = alpha / r
     Forward   W' = (W + s B A) * M;  Y = X W'^T
-    Backward  dX = dY W';  G = (dY^T X) * M;  dB = s G A^T;  dA = s B^T G
-    Shapes    Y, dY (..., out); G, W' (out, in), alive inside one call only
-    Notes     W' is rebuilt in the backward: only X, W, M, A and B are saved.
+    Backward  dX = dY W'
+              exact             G = (dY^T X) * M;  dB = s G A^T;  dA = s B^T G
+              straight_through  the same without M: dB = s dY^T (X A^T);  dA = s (dY B)^T X
+    Shapes    Y, dY (..., out); W' (out, in) lives inside one call; G (out, in) is never whole, but by blocks of rows
+    Notes     X, W, A and B are saved, all of which exist anyway; W' is built again. Products are in X's dtype, sums over
+              blocks in A's. Straight-through is the gradient of LoRS: biased, the more the sparser M.
     """
 
     @staticmethod
-    def forward(ctx, X, W, M, A, B, s):
-        ctx.save_for_backward(X, W, M, A, B)
-        ctx.s = s
-        return F.linear(X, merged_weight(W, M, A, B, s))
+    def forward(ctx, X, W, A, B, s, gradient, workspace):
+        ctx.save_for_backward(X, W, A, B)
+        ctx.s, ctx.gradient, ctx.workspace = s, gradient, workspace
+        return F.linear(X, workspace.merged(W, A, B, s))
 
     @staticmethod
     def backward(ctx, dY):
-        X, W, M, A, B = ctx.saved_tensors
-        dX = dY @ merged_weight(W, M, A, B, ctx.s) if ctx.needs_input_grad[0] else None
-        G = apply_mask_(dY.flatten(0, -2).T @ X.flatten(0, -2), M).to(A.dtype)  # (out, in)
-        return dX, None, None, ctx.s * (B.T @ G), ctx.s * (A @ G.T).T, None  # G A^T, as the faster product
+        X, W, A, B = ctx.saved_tensors
+        dX = dY @ ctx.workspace.merged(W, A, B, ctx.s) if ctx.needs_input_grad[0] else None
+        x, dy = X.flatten(0, -2), dY.flatten(0, -2)  # (T, in), (T, out)
+        rule = _straight_through if ctx.gradient == "straight_through" else _exact
+        dA, dB = rule(x, dy, W, A, B, ctx.workspace)
+        return dX, None, dA.mul_(ctx.s), dB.mul_(ctx.s), None, None, None
+
+
+def _exact(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, workspace: Workspace) -> tuple[Tensor, Tensor]:
+    dA, dB = torch.zeros_like(A), torch.empty_like(B)
+    a, b = A.to(x.dtype), B.to(x.dtype)
+    for rows in row_blocks(W):
+        G = torch.mm(dy[:, rows].T, x, out=workspace.take("G", W[rows].shape, x))
+        workspace.mask_(G, W[rows])
+        dB[rows] = (a @ G.T).T  # as G A^T, and faster
+        dA += b[rows].T @ G
+    return dA, dB
+
+
+def _straight_through(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, _: Workspace) -> tuple[Tensor, Tensor]:
+    low, back = x @ A.to(x.dtype).T, dy @ B.to(x.dtype)  # (T, r) each
+    return (back.T @ x).to(A.dtype), (dy.T @ low).to(B.dtype)
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear layer (no bias) with a low-rank adapter: y = x W^T + s (x A^T) B^T.
+    """A frozen linear layer (no bias) with a low-rank adapter: y = x (W * M)^T + s (dropout(x) A^T) B^T.
 
     A (r, in) starts as PEFT's, kaiming-uniform with a = sqrt(5); B (out, r) starts at 0: the first step sees the
-    base model. Both are fp32."""
+    pruned model. Both are fp32; products are in x's dtype."""
 
-    def __init__(self, weight: Tensor, keep: Tensor, r: int, scale: float) -> None:
+    def __init__(self, weight: Tensor, settings: Training, workspace: Workspace) -> None:
+        """`weight` (out, in) carries its mask."""
         super().__init__()
-        self.weight = nn.Parameter(apply_mask_(weight.clone(), keep), requires_grad=False)
-        self.scale = scale
-        self.lora_A = nn.Parameter(torch.empty(r, weight.shape[1], device=weight.device))
-        self.lora_B = nn.Parameter(torch.zeros(weight.shape[0], r, device=weight.device))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.scale, self.gradient, self.workspace = settings.lora_scale, settings.gradient, workspace
+        self.dropout = nn.Dropout(settings.lora_dropout)
+        A = torch.empty(settings.lora_r, weight.shape[1], device=weight.device)
+        self.lora_A = nn.Parameter(nn.init.kaiming_uniform_(A, a=math.sqrt(5)))
+        self.lora_B = nn.Parameter(torch.zeros(weight.shape[0], settings.lora_r, device=weight.device))
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, kept: Tensor, settings: Training, workspace: Workspace) -> "LoRALinear":
+        """The layer over a linear's weight, pruned in place by `kept`, bool (out, in)."""
+        return cls(carry_mask_(linear.weight.detach(), kept), settings, workspace)
+
+    def merge_into(self, linear: nn.Linear) -> None:
+        """linear.weight = (W + s B A) * M, the inverse of `from_linear`."""
+        linear.weight.data.copy_(self.workspace.merged(self.weight, *self.factors(), self.scale))
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A and B as they act, which is what the adapter file holds."""
+        return self.lora_A, self.lora_B
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), in x's dtype."""
-        low = F.linear(x, self.lora_A.to(x.dtype))  # (..., r)
-        return F.linear(x, self.weight) + self.scale * F.linear(low, self.lora_B.to(x.dtype))
+        A, B = self.factors()
+        low = self.scale * F.linear(self.dropout(x), A.to(x.dtype))  # (..., r)
+        return F.linear(x, self.weight) + F.linear(low, B.to(x.dtype))
+
+
+class StructuredLoRALinear(LoRALinear):
+    """A LoRA layer whose mask is rows x columns: y = x W^T + s (x (A * columns)^T) (B * rows)^T = x W'^T."""
+
+    def __init__(self, weight: Tensor, settings: Training, workspace: Workspace) -> None:
+        super().__init__(weight, settings, workspace)
+        rows, columns = _rows_and_columns(carried_mask(weight))
+        self.register_buffer("rows", rows[:, None].float(), persistent=False)
+        self.register_buffer("columns", columns.float(), persistent=False)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        return self.lora_A * self.columns, self.lora_B * self.rows
 
 
 class MaskedLoRALinear(LoRALinear):
     """A LoRA layer whose effective weight keeps the mask: y = x ((W + s B A) * M)^T."""
 
-    def __init__(self, weight: Tensor, keep: Tensor, r: int, scale: float) -> None:
-        super().__init__(weight, keep, r, scale)
-        self.register_buffer("keep", keep, persistent=False)
-
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), in x's dtype."""
-        return MaskedLoRAFunction.apply(x, self.weight, self.keep, self.lora_A, self.lora_B, self.scale)
+        return MaskedLoRAFunction.apply(
+            x, self.weight, self.lora_A, self.lora_B, self.scale, self.gradient, self.workspace
+        )
 
 
 def attach(
-    model: nn.Module, masks: Callable[[str], Tensor], layers: dict[str, str], mode: str, r: int, scale: float
+    model: nn.Module, masks: Callable[[str], Tensor], layers: dict[str, str], mode: str, settings: Training
 ) -> dict[str, LoRALinear]:
-    """Freeze `model` and put a LoRA layer in the place of every linear in `layers`; returns them by layer name.
+    """Freeze and prune `model`, and put a LoRA layer in the place of its targeted linears; returns them by layer name.
 
-    `layers`: name on disk -> module path in memory; `masks(layer)`: bool (out, in). A mask without a pruned weight
-    needs no masked product: sparse_to_sparse is plain LoRA there."""
+    `layers`: name on disk -> module path in memory; `masks(layer)`: bool (out, in); one without an adapter is pruned
+    alone. Raises InputError where the settings cannot be had in `mode`, or no layer is a target."""
+    settings.check(mode, {layer.rpartition(".")[2] for layer in layers})
     model.requires_grad_(False)
-    attached = {}
+    attached, workspace = {}, Workspace()
     for layer, path in layers.items():
         parent, _, name = path.rpartition(".")
-        weight = model.get_submodule(path).weight
-        kept = masks(layer)
-        kind = MaskedLoRALinear if mode == "sparse_to_sparse" and not bool(kept.all()) else LoRALinear
-        attached[layer] = kind(weight.detach(), keep_bits(kept).to(weight.device), r, scale)
-        setattr(model.get_submodule(parent), name, attached[layer])
+        linear, kept = model.get_submodule(path), masks(layer)
+        kept = kept.to(linear.weight.device)
+        if layer.rpartition(".")[2] in (settings.lora_targets or [layer.rpartition(".")[2]]):
+            attached[layer] = _kind(mode, kept).from_linear(linear, kept, settings, workspace)
+            setattr(model.get_submodule(parent), name, attached[layer])
+        else:
+            carry_mask_(linear.weight.detach(), kept)
     return attached
+
+
+def _kind(mode: str, kept: Tensor) -> type[LoRALinear]:
+    if mode != "sparse_to_sparse" or bool(kept.all()):
+        return LoRALinear
+    rows, columns = _rows_and_columns(kept)
+    return StructuredLoRALinear if torch.equal(kept, rows[:, None] & columns) else MaskedLoRALinear
+
+
+def _rows_and_columns(kept: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows and the columns of bool (out, in) in which something is kept."""
+    return kept.any(1), kept.any(0)

@@ -14,7 +14,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header
 from sparseft.errors import InputError
 from sparseft.files import atomic_folder, sha256
 from sparseft.lora.adapter import adapter_digest, read_adapter
-from sparseft.lora.masked_lora import keep_bits, merged_weight
+from sparseft.lora.effective_weight import INTEGERS, Workspace, carry_mask_
 from sparseft.pruning.kernels import zero_pruned
 from sparseft.pruning.mask_ops import Mask
 
@@ -34,6 +34,8 @@ def merge(base: Checkpoint, mask: Mask, mask_sha256: str, adapter: Path | None, 
     if foreign:
         raise InputError(f"{adapter}: {len(foreign)} layers without a mask (first: {foreign[0]})", "use its own base")
 
+    workspace = Workspace()
+
     def merged(tensor: Tensor) -> bytes:
         layer = tensor.name.removesuffix(".weight")
         bits = base.read(tensor.name)
@@ -42,8 +44,9 @@ def merge(base: Checkpoint, mask: Mask, mask_sha256: str, adapter: Path | None, 
             return bits.tobytes()
         _check_shapes(adapter, layer, tensor.shape, *pairs[layer])
         weight = torch.from_numpy(bits).view(TORCH_DTYPES[tensor.dtype])
-        weight = merged_weight(weight, keep_bits(torch.from_numpy(mask.kept(layer))), *pairs[layer], scale)
-        return weight.view(torch.from_numpy(bits).dtype).numpy().tobytes()
+        carry_mask_(weight, torch.from_numpy(mask.kept(layer)))
+        weight = workspace.merged(weight, *pairs[layer], scale)
+        return weight.view(INTEGERS[weight.element_size()]).numpy().tobytes()
 
     with atomic_folder(output) as temporary:
         outputs = _copy(base, {f"{layer}.weight" for layer in mask.shape}, merged, temporary)

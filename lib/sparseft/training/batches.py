@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparseft.config import Training
 from sparseft.errors import InputError
 from sparseft.tasks.task import Row, Task
 
@@ -72,13 +73,16 @@ def collate(examples: list[Example]) -> Batch:
     return Batch(ids, torch.tensor(positions), torch.tensor(targets), tokens)
 
 
-def shuffled(examples: list[Example], batch_size: int, steps: int, seed: int) -> Iterator[list[Example]]:
-    """`steps` batches of `batch_size` examples; every epoch is a new permutation, none is repeated before all are used.
+def shuffled(examples: list[Example], settings: Training, seed: int) -> Iterator[list[Example]]:
+    """Batches without end, each sorted by length; every epoch is a new permutation.
 
-    The same batches for the same seed, whatever the mode, so that modes differ in nothing else."""
-    generator, queue = random.Random(seed), []
-    for _ in range(steps):
-        while len(queue) < batch_size:
+    settings.length_buckets batches are drawn, sorted by length together, cut, and put in random order. The same batches
+    for the same seed, whatever the mode, so that modes differ in nothing else."""
+    generator, queue, size = random.Random(seed), [], settings.batch_size
+    while True:
+        while len(queue) < size * settings.length_buckets:
             queue += generator.sample(examples, len(examples))
-        yield queue[:batch_size]
-        queue = queue[batch_size:]
+        drawn, queue = queue[: size * settings.length_buckets], queue[size * settings.length_buckets :]
+        drawn.sort(key=lambda example: len(example.ids))
+        batches = [drawn[start : start + size] for start in range(0, len(drawn), size)]
+        yield from generator.sample(batches, len(batches))

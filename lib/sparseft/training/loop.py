@@ -1,83 +1,180 @@
-"""The training loop: AdamW, warm-up and cosine tied to the number of steps, clipping, accumulation."""
+"""The training loop: AdamW, warm-up and cosine tied to the number of steps, clipping, accumulation.
+
+A step's loss is the mean over the answer tokens of its whole batch, however many micro-batches and processes share it:
+every process takes its micro-batches of every batch, and the gradients are summed over the processes.
+"""
 
 import math
+import random
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 
 import torch
-from torch import nn
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from sparseft.config import Training
 from sparseft.errors import InputError
-from sparseft.training.batches import Example, collate
-from sparseft.training.loss import answer_loss_sum
+from sparseft.lora.masked_lora import LoRALinear
+from sparseft.training.batches import Example, collate, shuffled
+from sparseft.training.loss import answer_loss_sum, mean_answer_loss
+from sparseft.training.state import read_state, write_state
 
 BURN_IN = 3  # steps before the steady state: allocators and caches fill
 
 
-def fit(
-    model: nn.Module,
-    parameters: list[nn.Parameter],
-    batches: Iterator[list[Example]],
-    settings: Training,
-    device: torch.device,
-) -> dict:
-    """Train `parameters` for settings.steps steps; returns loss_curve, final_loss and the measured speed.
+@dataclass
+class Progress:
+    """What a training has measured so far: a row a step, and one an evaluation."""
 
-    A step's loss is the mean over the answer tokens of its whole batch, whatever the micro-batch size.
-    Raises InputError when the loss or its gradient is no longer finite."""
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    warmup = round(settings.warmup_fraction * settings.steps)
-    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, settings.steps)
-    curve, seconds, tokens = [], [], []
-    model.train()
-    for step, batch in enumerate(tqdm(batches, total=settings.steps, desc="train"), start=1):
-        begin = time.perf_counter()
-        rate = schedule.get_last_lr()[0]
-        loss, count = _accumulate(model, batch, settings.micro_batch_size, device)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).item()
+    curve: list[dict] = field(default_factory=list)
+    evaluations: list[dict] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    resumed_after: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A model whose adapters are trained; `layers` are its LoRA layers by name, `data` the examples by split.
+
+    `state`: where a killed training goes on from, and `identity`, what it must agree in; no file for None."""
+
+    model: nn.Module
+    layers: dict[str, LoRALinear]
+    data: dict[str, list[Example]]
+    settings: Training
+    seed: int
+    accelerator: Accelerator
+    state: Path | None = None
+    identity: str = ""
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [matrix for layer in self.layers.values() for matrix in (layer.lora_A, layer.lora_B)]
+
+    def fit(self) -> dict:
+        """Train for settings.steps steps; returns losses and the measured speed.
+
+        Raises InputError when the loss or its gradient is no longer finite."""
+        settings = self.settings
+        optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        schedule = get_cosine_schedule_with_warmup(
+            optimizer, round(settings.warmup_fraction * settings.steps), settings.steps
+        )
+        progress = self._resume(optimizer, schedule)
+        done = len(progress.curve)
+        batches = islice(shuffled(self.data["train"], settings, self.seed), done, settings.steps)
+        bar = tqdm(batches, initial=done, total=settings.steps, desc="train", disable=None)
+        for step, batch in enumerate(bar, start=done + 1):
+            self._step(step, batch, optimizer, schedule, progress)
+            if settings.eval_every and step % settings.eval_every == 0:
+                progress.evaluations.append({"step": step, "eval_loss": self.eval_loss()})
+            if self.state and settings.save_every and step % settings.save_every == 0:
+                self._save(optimizer, schedule, progress)
+        return self._record(progress)
+
+    def eval_loss(self) -> float:
+        """The evaluation loss of the model as it is, nats per answer token."""
+        self.model.eval()
+        return mean_answer_loss(
+            self.model, self.data["validation"], self.settings.micro_batch_size, self.accelerator.device
+        )
+
+    def _step(
+        self, step: int, batch: list[Example], optimizer: Optimizer, schedule: LRScheduler, progress: Progress
+    ) -> None:
+        begin, rate = time.perf_counter(), schedule.get_last_lr()[0]
+        name = f"seed {self.seed}, step {step}, process {self.accelerator.process_index}"
+        torch.manual_seed(random.Random(name).getrandbits(63))  # of dropout: a resumed training draws the same
+        self.model.train()
+        loss = self._accumulate(batch)
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm).item()
         if not math.isfinite(loss) or not math.isfinite(norm):  # a norm that overflows would clip every gradient to 0
             raise InputError(f"the loss is {loss}, its gradient {norm} at step {step}", "lower training.learning_rate")
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        curve.append({"step": step, "loss": loss, "learning_rate": rate})
-        if not sys.stderr.isatty() and step % max(1, settings.steps // 10) == 0:  # there the bar says it
-            print(f"step {step} of {settings.steps}: loss {loss:.4f}", file=sys.stderr)
-        seconds.append(time.perf_counter() - begin)
-        tokens.append(count)
-    model.eval()
-    return {"loss_curve": curve, **_final_loss(curve), **_speed(seconds, tokens, settings.batch_size)}
+        progress.curve.append({"step": step, "loss": loss, "learning_rate": rate})
+        progress.seconds.append(time.perf_counter() - begin)
+        progress.tokens.append(sum(len(example.ids) for example in batch))
+        if not sys.stderr.isatty() and step % max(1, self.settings.steps // 10) == 0:  # there the bar says it
+            self.accelerator.print(f"step {step} of {self.settings.steps}: loss {loss:.4f}", file=sys.stderr)
 
+    def _accumulate(self, batch: list[Example]) -> float:
+        """Gradients of one optimiser step; returns its mean loss."""
+        settings, accelerator = self.settings, self.accelerator
+        answers = sum(len(example.ids) - example.answer_start for example in batch)
+        parts = [
+            batch[start : start + settings.micro_batch_size]
+            for start in range(0, len(batch), settings.micro_batch_size)
+        ]
+        loss = torch.zeros((), device=accelerator.device)
+        with self._weights_kept():
+            for part in parts[accelerator.process_index :: accelerator.num_processes]:
+                part_loss = answer_loss_sum(self.model, collate(part).to(accelerator.device)) / answers
+                part_loss.backward()
+                loss += part_loss.detach()
+        if accelerator.num_processes > 1:
+            self._sum_gradients()
+        return accelerator.reduce(loss, "sum").item()  # waits for the device: the step's time is whole
 
-def _accumulate(model: nn.Module, batch: list[Example], micro: int, device: torch.device) -> tuple[float, int]:
-    """Gradients of one optimiser step; returns its mean loss and the tokens it read."""
-    answers = sum(len(example.ids) - example.answer_start for example in batch)
-    loss, tokens = 0.0, 0
-    for start in range(0, len(batch), micro):
-        part = collate(batch[start : start + micro]).to(device)
-        part_loss = answer_loss_sum(model, part) / answers
-        part_loss.backward()
-        loss += part_loss.item()  # waits for the device: the step's time is whole
-        tokens += part.tokens
-    return loss, tokens
+    def _weights_kept(self):
+        """W' is the same in all micro-batches of a step."""
+        layer = next(iter(self.layers.values()))
+        return layer.workspace.kept() if self.settings.cache_weights else nullcontext()
 
+    def _sum_gradients(self) -> None:
+        """Over the processes, in one message: adapters are small. An expert may have had no token here."""
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
+        total = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
+        for parameter, part in zip(self.parameters, total.split([p.numel() for p in self.parameters]), strict=True):
+            parameter.grad = part.view_as(parameter)
 
-def _final_loss(curve: list[dict]) -> dict:
-    last = curve[-max(1, len(curve) // 10) :]
-    return {"final_loss": statistics.fmean(point["loss"] for point in last)}
+    def _resume(self, optimizer: Optimizer, schedule: LRScheduler) -> Progress:
+        found = read_state(self.state, self.identity) if self.state else None
+        if found is None:
+            return Progress()
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, found["matrices"], strict=True):
+                parameter.copy_(value)
+        optimizer.load_state_dict(found["optimizer"])
+        schedule.load_state_dict(found["schedule"])
+        progress = Progress(**found["progress"])
+        progress.resumed_after.append(len(progress.curve))
+        return progress
 
+    def _save(self, optimizer: Optimizer, schedule: LRScheduler, progress: Progress) -> None:
+        if self.accelerator.is_main_process:
+            matrices: list[Tensor] = [parameter.detach() for parameter in self.parameters]
+            write_state(self.state, self.identity, {
+                "matrices": matrices, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
+                "progress": vars(progress),
+            })  # fmt: skip
 
-def _speed(seconds: list[float], tokens: list[int], batch_size: int) -> dict:
-    """Medians over the steady steps; tokens without padding."""
-    steady = slice(BURN_IN, None) if len(seconds) > 2 * BURN_IN else slice(None)
-    pairs = list(zip(seconds[steady], tokens[steady], strict=True))
-    return {
-        "samples_per_second": batch_size / statistics.median(time for time, _ in pairs),
-        "tokens_per_second": statistics.median(count / time for time, count in pairs),
-        "train_seconds": sum(seconds),
-    }
+    def _record(self, progress: Progress) -> dict:
+        """Medians over the steady steps; tokens without padding."""
+        last = progress.curve[-max(1, len(progress.curve) // 10) :]
+        steady = slice(BURN_IN, None) if len(progress.seconds) > 2 * BURN_IN else slice(None)
+        seconds, tokens = progress.seconds[steady], progress.tokens[steady]
+        total = sum(progress.seconds)
+        return {
+            "loss_curve": progress.curve,
+            "eval_curve": progress.evaluations,
+            "final_loss": statistics.fmean(point["loss"] for point in last),
+            "samples_per_second": self.settings.batch_size / statistics.median(seconds),
+            "tokens_per_second": statistics.median(n / time for n, time in zip(tokens, seconds, strict=True)),
+            "samples_per_second_overall": self.settings.batch_size * len(progress.seconds) / total,
+            "tokens_per_second_overall": sum(progress.tokens) / total,
+            "train_seconds": total,
+            "resumed_after_steps": progress.resumed_after,
+        }
