@@ -1,29 +1,34 @@
 """One step of a LoRA layer on a pruned weight, forward and backward: this project beside PEFT and plain autograd.
 
-    python benchmarks/lora.py
+    python benchmarks/lora.py [--device cuda]
 
-Takes about half a minute; prints the table and writes benchmarks/results/lora.md.
+Takes about three minutes; prints the table and writes benchmarks/results/lora.md. The whole model: lora_model.py.
 """
 
+import argparse
 from collections.abc import Callable
 
 import torch
 from bench import interleaved, report
 from peft import LoraConfig, get_peft_model
-from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, keep_bits
+from sparseft.config import Training
+from sparseft.lora.effective_weight import Workspace
+from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-OUT, IN, TOKENS, R, ALPHA = 1536, 576, 256, 8, 16.0  # gate_proj of SmolLM2-135M
-REPEATS = 15
-PEFT = "PEFT: lora.Linear, dense"
+SHAPES, TOKENS = ((2048, 2048), (1536, 576)), (256, 1024)  # (out, in); the second is gate_proj of SmolLM2-135M
+SETTINGS, REPEATS = Training(lora_r=16, lora_alpha=32.0), 9
+STRAIGHT = SETTINGS.model_copy(update={"gradient": "straight_through"})
+PEFT, FLOOR, CACHED = "PEFT: lora.Linear, dense", "three products of this size alone", "sparseft: masked, W' kept"
 
 
-class NaiveMaskedLoRA(LoRALinear):
-    """y = x ((W + s B A) * M)^T, as it is written; autograd keeps what it likes."""
+class NaiveMaskedLoRA(nn.Module):
+    """y = x ((W + s B A) * M)^T, as it is written, over a LoRA layer's tensors; autograd keeps what it likes."""
 
-    def __init__(self, weight: Tensor, kept: Tensor) -> None:
-        super().__init__(weight, keep_bits(kept), R, ALPHA / R)
+    def __init__(self, layer: LoRALinear, kept: Tensor) -> None:
+        super().__init__()
+        self.weight, self.lora_A, self.lora_B, self.scale = layer.weight, layer.lora_A, layer.lora_B, layer.scale
         self.register_buffer("kept", kept)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,35 +37,59 @@ class NaiveMaskedLoRA(LoRALinear):
 
 def peft_layer(weight: Tensor) -> nn.Module:
     """PEFT's layer over `weight`, with fp32 adapters, as get_peft_model makes it."""
-    linear = nn.Linear(IN, OUT, bias=False, dtype=weight.dtype)
-    linear.weight.data = weight.clone()
-    model = get_peft_model(nn.Sequential(linear), LoraConfig(r=R, lora_alpha=ALPHA, target_modules=["0"]))
-    return model.base_model.model[0]
+    linear = linear_of(weight)
+    config = LoraConfig(r=SETTINGS.lora_r, lora_alpha=SETTINGS.lora_alpha, target_modules=["0"])
+    return get_peft_model(nn.Sequential(linear), config).base_model.model[0]
 
 
-def layers(dtype: torch.dtype) -> dict[str, nn.Module]:
-    """The layers to compare, on one weight with half of it pruned."""
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(OUT, IN, generator=generator).mul_(0.05).to(dtype)
-    kept = torch.rand(OUT, IN, generator=generator) < 0.5
-    keep = keep_bits(kept)
+def linear_of(weight: Tensor) -> nn.Linear:
+    """A linear over a copy of `weight`."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype, device=weight.device)
+    linear.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    return linear
+
+
+def layers(weight: Tensor, kept: Tensor) -> dict[str, nn.Module]:
+    """The layers to compare on one weight. The structured one has a mask of its own: half of the rows."""
+    workspace, rows = Workspace(), kept[:, :1].expand_as(kept)
+
+    def ours(kind: type[LoRALinear], mask: Tensor, settings: Training = SETTINGS) -> LoRALinear:
+        return kind.from_linear(linear_of(weight), mask, settings, workspace)
+
     return {
         PEFT: peft_layer(weight * kept),
-        "sparseft: LoRALinear, dense": LoRALinear(weight, keep, R, ALPHA / R),
-        "autograd: masked, as written": NaiveMaskedLoRA(weight, kept),
-        "sparseft: MaskedLoRALinear, masked": MaskedLoRALinear(weight, keep, R, ALPHA / R),
+        "sparseft: dense": ours(LoRALinear, kept),
+        "sparseft: structured": ours(StructuredLoRALinear, rows),
+        "autograd: masked, as written": NaiveMaskedLoRA(ours(LoRALinear, kept), kept),
+        "sparseft: masked": ours(MaskedLoRALinear, kept),
+        CACHED: ours(MaskedLoRALinear, kept),
+        "sparseft: masked, straight-through": ours(MaskedLoRALinear, kept, STRAIGHT),
     }
 
 
-def step(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], None]:
-    """Forward and backward, the input's gradient among the results, as inside a network."""
+def step(layer: nn.Module, x: Tensor, dy: Tensor, workspace: Workspace | None) -> Callable[[], None]:
+    """Forward and backward, the input's gradient among the results, as inside a network.
+
+    With a `workspace` W' was built before, as in the later micro-batches of an optimiser step."""
 
     def run() -> None:
         layer.zero_grad()
         x.grad = None
         layer(x).backward(dy)
 
-    return run
+    if workspace is None:
+        return run
+    kept = workspace.kept()
+    kept.__enter__()
+    layer(x)
+    filled, workspace._kept = workspace._kept, None
+
+    def cached() -> None:
+        workspace._kept = filled
+        run()
+        workspace._kept = None
+
+    return cached
 
 
 def saved_bytes(layer: nn.Module, x: Tensor) -> int:
@@ -74,46 +103,67 @@ def saved_bytes(layer: nn.Module, x: Tensor) -> int:
     return sum(tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in own)
 
 
-def check_gradients(found: dict[str, nn.Module], x: Tensor, dy: Tensor, bound: float) -> None:
-    """The masked layers agree with each other, the dense ones with PEFT, for the same A and B."""
-    A, B = torch.randn(R, IN) / IN**0.5, torch.randn(OUT, R) / 10
+def check_gradients(found: dict[str, nn.Module], x: Tensor, dy: Tensor) -> None:
+    """The exact masked layers agree with autograd, the dense one with PEFT, for the same A and B."""
+    r, bound = SETTINGS.lora_r, 2e-2 if x.dtype == torch.bfloat16 else 1e-4
+    A, B = (
+        torch.randn(r, x.shape[1], device=x.device) / x.shape[1] ** 0.5,
+        torch.randn(dy.shape[1], r, device=x.device) / 10,
+    )
     gradients = {}
     for name, layer in found.items():
         for key, value in layer.named_parameters():
             value.data.copy_(A if "lora_A" in key else B if "lora_B" in key else value.data)
-        step(layer, x, dy)()
+        step(layer, x, dy, None)()
         lora = {key[:6]: value.grad.float() for key, value in layer.named_parameters() if "lora_" in key}
         gradients[name] = [*lora.values(), x.grad.float()]
-    names = list(found)
-    for one, other in (names[:2], names[2:]):
+    naive, masked = "autograd: masked, as written", "sparseft: masked"
+    for one, other in ((PEFT, "sparseft: dense"), (naive, masked), (naive, CACHED)):
         for ours, theirs in zip(gradients[one], gradients[other], strict=True):
             if not (ours - theirs).norm() < bound * theirs.norm():
                 raise SystemExit(f"{one} and {other} have different gradients")
 
 
+def measure(shape: tuple[int, int], tokens: int, dtype: torch.dtype, device: torch.device) -> list[list[str]]:
+    """The rows of one size."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape, generator=generator).mul_(0.05).to(device, dtype)
+    kept = (torch.rand(shape, generator=generator) < 0.5).to(device)
+    x = torch.randn(tokens, shape[1]).to(device, dtype).requires_grad_()
+    dy = torch.randn(tokens, shape[0]).to(device, dtype)
+    found = layers(weight, kept)
+    check_gradients(found, x, dy)
+    cases = {name: step(layer, x, dy, layer.workspace if name == CACHED else None) for name, layer in found.items()}
+    plain = x.detach()
+    cases[FLOOR] = lambda: (plain @ weight.T, dy @ weight, dy.T @ plain)
+    times = interleaved(cases, REPEATS)
+    size = f"{shape[0]} x {shape[1]}, {tokens}, {str(dtype).removeprefix('torch.')}"
+    return [
+        [size, name, f"{ms:.2f}", f"{ms / times[PEFT]:.2f}", f"{ms / times[FLOOR]:.2f}",
+         f"{saved_bytes(found[name], x) / 1e6:.2f}" if name in found else ""]
+        for name, ms in times.items()
+    ]  # fmt: skip
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    device = parser.parse_args().device
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    columns: dict[str, list[str]] = {}
-    for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
-        x = torch.randn(TOKENS, IN).to(dtype).requires_grad_()
-        dy = torch.randn(TOKENS, OUT).to(dtype)
-        found = layers(dtype)
-        check_gradients(found, x, dy, bound)
-        weight, plain = found[PEFT].base_layer.weight.data, x.detach()
-        cases = {name: step(layer, x, dy) for name, layer in found.items()}
-        cases["limit: the three products alone"] = lambda w=weight, x=plain, d=dy: (x @ w.T, d @ w, d.T @ x)
-        times = interleaved(cases, REPEATS)
-        for name, ms in times.items():
-            saved = f"{saved_bytes(found[name], x) / 1e6:.2f}" if name in found else ""
-            columns.setdefault(name, []).extend([f"{ms:.2f}", f"{ms / times[PEFT]:.2f}", saved])
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        for shape in SHAPES:
+            for tokens in TOKENS:
+                rows += measure(shape, tokens, dtype, device)
     conditions = [
-        f"weight {OUT} x {IN}, half of it pruned, r = {R}, {TOKENS} tokens; forward and backward, gradient of the input too",
-        f"CPU time of one thread, median of {REPEATS} interleaved turns after a warm-up; gradients checked to agree",
+        f"half of the weight pruned, r = {SETTINGS.lora_r}; forward and backward, the gradient of the input too",
+        f"time of one thread, median of {REPEATS} interleaved turns after a warm-up; gradients checked to agree",
         "MB: kept for the backward, beyond the layer's own tensors and its input",
+        "W' kept: in the later micro-batches of an optimiser step; structured: half of the rows are kept",
     ]
-    header = ["", *(f"{kind} {unit}" for kind in ("fp32", "bf16") for unit in ("ms", "x PEFT", "MB"))]
-    report("lora", "One step of a LoRA layer", conditions, header, [[name, *cells] for name, cells in columns.items()])
+    header = ["weight, tokens, dtype", "", "ms", "x PEFT", "x three products", "MB kept"]
+    report("lora", "One step of a LoRA layer", conditions, header, rows)
 
 
 if __name__ == "__main__":

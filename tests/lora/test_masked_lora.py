@@ -16,7 +16,7 @@ SETTINGS = Training(lora_r=2, lora_alpha=4.0)
 KINDS = [LoRALinear, StructuredLoRALinear, MaskedLoRALinear]
 
 
-@pytest.fixture(params=[1 << 19, 8], ids=["whole", "blocks"])
+@pytest.fixture(params=[1 << 20, 8], ids=["whole", "blocks"])
 def blocks(request, monkeypatch):
     """In one block, and in blocks of few rows."""
     monkeypatch.setitem(effective_weight._BLOCK, "cpu", request.param)
@@ -125,7 +125,7 @@ def test_merged_weight_is_rounded_once():
 def test_blocks_and_threads_change_no_bit(monkeypatch):
     _, W, kept, A, B = problem(97, 33, 5, torch.bfloat16)
     W, found = carry_mask_(W, kept), []
-    for block, threads in ((1 << 19, 1), (100, 1), (1 << 19, 2)):
+    for block, threads in ((1 << 20, 1), (100, 1), (1 << 20, 2)):
         monkeypatch.setitem(effective_weight._BLOCK, "cpu", block)
         torch.set_num_threads(threads)
         found.append(Workspace().merged(W, A, B, 0.3).clone())

@@ -15,7 +15,7 @@ from sparseft.evaluation import evaluate
 from sparseft.files import sha256, write_json
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS
-from sparseft.training.hardware import limit_threads
+from sparseft.training.hardware import keep_freed_memory, limit_threads
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,6 +32,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     limit_threads(args.threads)
+    keep_freed_memory()
     begin = time.perf_counter()
     task, checkpoint = get_task(args.task), Checkpoint(args.checkpoint)
     rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}

@@ -24,7 +24,7 @@ from sparseft.lora.adapter import adapter_digest
 from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS
-from sparseft.training.hardware import limit_threads
+from sparseft.training.hardware import keep_freed_memory, limit_threads
 from sparseft.training.torch_backend import Job, train
 
 
@@ -58,6 +58,7 @@ def job_of(args: argparse.Namespace, run: Run) -> Job:
 def main() -> int:
     args = parse_args()
     limit_threads(args.threads)
+    keep_freed_memory()
     run = Run.parse(args.run_id)
     if run.mode == NO_FINETUNE:
         raise InputError(f"{run.id} is not trained", f"choose one of {', '.join(TRAINED_MODES)}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes a weight
 # Weights a block: on a CPU what stays in a core's cache, on a GPU enough to keep it busy.
-_BLOCK = {"cpu": 1 << 19, "cuda": 1 << 24}
+_BLOCK = {"cpu": 1 << 20, "cuda": 1 << 24}
 
 
 def carry_mask_(weight: Tensor, kept: Tensor) -> Tensor:
@@ -76,10 +76,9 @@ class Workspace:
     def mask_(self, values: Tensor, W: Tensor) -> Tensor:
         """values * M in place, M from W: what is pruned is +0.0, also where it was negative or not finite.
 
-        Both (rows, in) and of one dtype. By a bitwise and, which does not branch."""
+        Both (rows, in) and of one dtype. Bits times 0 or 1, as integers: no branch, and no sign of zero."""
         bits, sign = _bits(W)
-        keep = torch.ne(bits, sign, out=self.take("keep", bits.shape, bits)).neg_()
-        values.view(bits.dtype).bitwise_and_(keep)
+        values.view(bits.dtype).mul_(torch.ne(bits, sign, out=self.take("keep", bits.shape, bits)))
         return values
 
     def _build(self, out: Tensor, W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:

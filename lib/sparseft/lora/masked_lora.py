@@ -99,8 +99,10 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), in x's dtype."""
         A, B = self.factors()
-        low = self.scale * F.linear(self.dropout(x), A.to(x.dtype))  # (..., r)
-        return F.linear(x, self.weight) + F.linear(low, B.to(x.dtype))
+        rows = x.flatten(0, -2)  # (T, in)
+        low = self.scale * F.linear(self.dropout(rows), A.to(x.dtype))  # (T, r)
+        y = F.linear(rows, self.weight).addmm_(low, B.to(x.dtype).T)  # in place: one (T, out), not three
+        return y.view(*x.shape[:-1], -1)
 
 
 class StructuredLoRALinear(LoRALinear):

@@ -1,0 +1,129 @@
+"""One optimiser step of LoRA on a whole pruned model, in time and in memory: this project beside PEFT and plain autograd.
+
+    python benchmarks/lora_model.py models/smollm2 [--device cuda]
+
+Takes about five minutes for SmolLM2-135M; prints the table and writes benchmarks/results/lora_model.md. Steps are timed in
+turns in one process; the peak memory is that of a process of its own for every case.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from bench import interleaved, report
+from lora import NaiveMaskedLoRA
+from peft import LoraConfig, get_peft_model
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.config import Training
+from sparseft.grid import PROJECTIONS
+from sparseft.lora.effective_weight import carried_mask
+from sparseft.lora.masked_lora import attach
+from sparseft.training.batches import Example, collate
+from sparseft.training.hardware import peak_memory
+from sparseft.training.loss import answer_loss_sum
+from sparseft.training.model import load_model
+from torch import Tensor, nn
+
+BATCH, TOKENS, REPEATS, SPARSITIES = 4, 128, 5, (50, 90)
+SETTINGS = Training(lora_r=16, lora_alpha=32.0)
+STRAIGHT = SETTINGS.model_copy(update={"gradient": "straight_through"})
+PEFT, DENSE, NAIVE = "PEFT, dense", "sparseft: sparse_to_dense", "autograd: masked, as written"
+MASKED = [f"sparseft: sparse_to_sparse, {percent} % pruned" for percent in SPARSITIES]
+STRUCTURED, BIASED = "sparseft: sparse_to_sparse, structured 50 %", "sparseft: sparse_to_sparse, straight-through"
+CASES = (PEFT, DENSE, STRUCTURED, NAIVE, *MASKED, BIASED)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def masks(case: str, shape: tuple[int, int]) -> Tensor:
+    """A random mask, bool (out, in): of rows for `structured`, else of weights."""
+    if case == STRUCTURED:
+        return (torch.rand(shape[0], 1) < 0.5).expand(shape)
+    percent = SPARSITIES[1] if case == MASKED[1] else SPARSITIES[0]
+    return torch.rand(shape) >= percent / 100
+
+
+def model_of(case: str, folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The model with the adapters of a case; its weights are pruned but for PEFT's, which costs the same."""
+    model = load_model(folder, torch.device("cpu"))[0].to(device, dtype)
+    if case == PEFT:
+        targets = [name for name in PROJECTIONS if name.endswith("proj")]
+        config = LoraConfig(r=SETTINGS.lora_r, lora_alpha=SETTINGS.lora_alpha, target_modules=targets)
+        return get_peft_model(model, config).get_base_model()
+    shapes = prunable_shapes(Checkpoint(folder))
+    settings = STRAIGHT if case == BIASED else SETTINGS
+    mode = "sparse_to_dense" if case == DENSE else "sparse_to_sparse"
+    layers = attach(model, lambda layer: masks(case, shapes[layer]), {layer: layer for layer in shapes}, mode, settings)
+    if case == NAIVE:
+        for path, layer in layers.items():
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, NaiveMaskedLoRA(layer, carried_mask(layer.weight)))
+    return model
+
+
+def stepper(model: nn.Module, device: torch.device) -> Callable[[], None]:
+    """One step of AdamW on BATCH x TOKENS random tokens, all of them answers."""
+    ids = torch.randint(model.config.vocab_size, (BATCH, TOKENS), generator=torch.Generator().manual_seed(0))
+    batch = collate([Example(row, 1) for row in ids.tolist()]).to(device)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    model.train()
+
+    def step() -> None:
+        (answer_loss_sum(model, batch) / batch.targets.numel()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def own_peak(case: str, folder: Path, kind: str, device: torch.device) -> float:
+    """MB, of a process that loads the model and makes three steps."""
+    command = [sys.executable, __file__, str(folder), "--case", case, "--dtype", kind, "--device", str(device)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1e6
+
+
+def measured(folder: Path, device: torch.device) -> Iterator[list[str]]:
+    for kind, dtype in DTYPES.items():
+        steps = {case: stepper(model_of(case, folder, dtype, device), device) for case in CASES}
+        times = interleaved(steps, REPEATS)
+        peaks = {case: own_peak(case, folder, kind, device) for case in CASES}
+        for case in CASES:
+            yield [kind, case, f"{times[case]:.0f}", f"{times[case] / times[PEFT]:.2f}",
+                   f"{peaks[case]:.0f}", f"{peaks[case] / peaks[PEFT]:.2f}"]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model_path", type=Path, help="a prepared model folder")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--case", choices=CASES, help="print the peak memory of this case alone, bytes")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="of --case")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if args.case:
+        step = stepper(model_of(args.case, args.model_path, DTYPES[args.dtype], args.device), args.device)
+        for _ in range(3):
+            step()
+        print(peak_memory(args.device))
+        return
+    rows = list(measured(args.model_path, args.device))
+    conditions = [
+        f"{args.model_path.name}, {BATCH} x {TOKENS} tokens, r = {SETTINGS.lora_r} on every prunable layer, fp32 adapters, AdamW",
+        f"time of one thread, median of {REPEATS} interleaved turns after a warm-up",
+        "MB: the largest resident set (on a GPU: allocated) of a process that makes three steps of this case alone",
+    ]
+    report(
+        "lora_model",
+        "One LoRA step of a whole model",
+        conditions,
+        ["dtype", "", "ms", "x PEFT", "MB", "x PEFT's"],
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
