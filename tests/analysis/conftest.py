@@ -19,7 +19,7 @@ def digest(*words: object) -> str:
 
 
 def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dict[str, dict]:
-    """The four files of a sound run; `changes`: loss, loss_before, speed, error, examples, device, batch_size."""
+    """The four files of a sound run; `changes`: loss, loss_before, value_before, speed, error, examples, device, batch_size."""
     loss, device = changes.get("loss", 2.0), changes.get("device", CPU)
     base, mask = digest(run.model), digest(run.model, run.method, run.sparsity)
     adapter = None if run.mode == "no_finetune" else digest(run.id, "adapter")
@@ -39,6 +39,7 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
             {"run_id": run.id, "backend": "torch", "device": device, "dtype": "bfloat16", "steps": 60}
             | {"batch_size": changes.get("batch_size", 8), "train_seconds": 480 / speed, "final_loss": loss - 0.1}
             | {"eval_loss": changes.get("loss_before", loss), "peak_memory_bytes": 1_500_000_000}
+            | {"before_merge": {"metric": "acc", "value": changes.get("value_before", value)}}
             | {"samples_per_second": speed, "tokens_per_second": 100 * speed, "trainable_parameters": 4_884_480}
             | {"versions": {"torch": "2.13.0", "transformers": "5.0.0", "python": "3.11.9", "sparseft": "0.1.0"}}
             | {"inputs": {"model": base, "mask": mask, "train": digest(run.task, "train"), "validation": data}}

@@ -15,12 +15,13 @@ def reasons(folder: Path) -> dict[str, tuple[bool, str]]:
 
 
 def test_a_sound_study_has_no_gaps(write_run, tmp_path):
-    write_run(TUNED, 0.5, loss=2.25, loss_before=2.0)
+    write_run(TUNED, 0.5, loss=2.25, loss_before=2.0, value_before=0.625)
     write_run(UNTUNED, 0.4)
     records, gaps = read_runs(tmp_path / "runs")
     assert [record.run.id for record in records] == [UNTUNED, TUNED]
     assert gaps == []
     assert [record.train_merge_gap for record in records] == [None, 0.25]
+    assert [record.train_merge_gap_value for record in records] == [None, -0.125]
 
 
 @pytest.mark.parametrize("file", ["evaluation.json", "validation_report.json"])

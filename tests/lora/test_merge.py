@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
@@ -95,20 +95,38 @@ def test_the_merge_of_a_sparse_to_dense_model_drops_what_the_mask_drops(tmp_path
     assert gap.abs().max() > 0.05
 
 
-def test_peft_loads_the_dense_adapter_and_merges_it_to_the_same_weights(tmp_path):
+@pytest.mark.parametrize(("mode", "method", "percent"), [
+    ("sparse_to_dense", "dense", 0), ("sparse_to_dense", "unstructured", 50), ("sparse_to_sparse", "structured", 50),
+])  # fmt: skip
+def test_peft_loads_the_adapter_over_the_pruned_base_and_gives_our_logits(tmp_path, mode, method, percent):
     base = Checkpoint(save_tiny("llama", tmp_path / "base", torch.float32))
-    mask = compute_masks(base, "dense", [0], seed=0)[0]
-    model = trained(base, mask, "sparse_to_dense", tmp_path / "adapter")
+    mask = compute_masks(base, method, [percent], seed=0)[percent]
+    model = trained(base, mask, mode, tmp_path / "adapter")
+    merge(base, mask, "m", None, tmp_path / "pruned")
     merge(base, mask, "m", tmp_path / "adapter", tmp_path / "out")
-    peer = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(base.folder, dtype="auto"), tmp_path / "adapter"
-    )
+    pruned = AutoModelForCausalLM.from_pretrained(tmp_path / "pruned", dtype="auto")
+    peer = PeftModel.from_pretrained(pruned, tmp_path / "adapter").eval()
     with torch.no_grad():
-        torch.testing.assert_close(model(IDS).logits, peer.eval()(IDS).logits)
-    ours = load_file(tmp_path / "out/model.safetensors")
-    theirs = peer.merge_and_unload().state_dict()
+        torch.testing.assert_close(model(IDS).logits, peer(IDS).logits)
+    ours, theirs = load_file(tmp_path / "out/model.safetensors"), peer.merge_and_unload().state_dict()
     for layer in prunable_layers(base):
-        torch.testing.assert_close(ours[f"{layer}.weight"], theirs[f"{layer}.weight"])
+        kept = torch.from_numpy(mask.kept(layer))
+        torch.testing.assert_close(ours[f"{layer}.weight"], theirs[f"{layer}.weight"] * kept)
+
+
+def test_an_adapter_of_stock_peft_is_merged_to_peft_s_weights_under_the_mask(tmp_path):
+    base = Checkpoint(save_tiny("mistral", tmp_path / "base", torch.float32))
+    targets = ["q_proj", "o_proj", "down_proj"]
+    config = LoraConfig(r=3, lora_alpha=5, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
+    peer = get_peft_model(AutoModelForCausalLM.from_pretrained(base.folder, dtype="auto"), config)
+    peer.save_pretrained(tmp_path / "adapter")
+    mask = compute_masks(base, "unstructured", [50], seed=0)[50]
+    merge(base, mask, "m", tmp_path / "adapter", tmp_path / "out")
+    before, ours, theirs = load_file(base.files[0]), load_file(tmp_path / "out/model.safetensors"), peer.merge_and_unload().state_dict()  # fmt: skip
+    for layer in prunable_layers(base):
+        kept, key = torch.from_numpy(mask.kept(layer)), f"{layer}.weight"
+        torch.testing.assert_close(ours[key], theirs[key] * kept)
+        assert torch.equal(ours[key], before[key] * kept) == (layer.rpartition(".")[2] not in targets)
 
 
 def test_without_an_adapter_the_merge_is_the_pruning(tmp_path, tiny):

@@ -27,6 +27,12 @@ from sparseft.tasks.source import SPLITS
 from sparseft.training.hardware import keep_freed_memory, limit_threads
 from sparseft.training.torch_backend import Job, train
 
+STOCK_PEFT = {
+    "sparse_to_dense": "over the pruned base W * M it computes the same; its merge leaves out the mask",
+    "sparse_to_sparse": "it computes and merges W * M + s B A without the mask on B A: another model, unless the mask is"
+    " structured or all ones",
+}
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -51,7 +57,8 @@ def job_of(args: argparse.Namespace, run: Run) -> Job:
     rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
     check_run(mask, args.mask_path, run.method, run.sparsity)
     check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
-    provenance = {"run_id": run.id, "mode": run.mode, "mask_sha256": sha256(args.mask_path), "base": checkpoint.digest}
+    provenance = {"run_id": run.id, "mode": run.mode, "mask_sha256": sha256(args.mask_path), "base": checkpoint.digest,
+                  "stock_peft": STOCK_PEFT[run.mode]}  # fmt: skip
     return Job(checkpoint, mask, run.mode, run.seed, settings, task, rows, provenance)
 
 

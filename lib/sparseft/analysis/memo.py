@@ -16,8 +16,8 @@ _HOW = """## What was checked, and how to repeat it
 The validation compares every prunable weight of the merged model with the mask: a pruned weight must be exactly zero
 (within the tolerance of its row below), a layer that the mask names must be there, and every tensor outside the mask
 must be what it was in the base model. *Sparsity* is the share of zeros among the prunable weights; it may exceed what
-was asked by the kept weights that happen to be zero. *Train-merge gap* is the evaluation loss after the merge minus
-before it, in nats per answer token. That a kept weight is what W + alpha/r B A makes it is not read off the file: the
+was asked by the kept weights that happen to be zero. *Train-merge gap* is the evaluation loss, in nats per
+answer token, and the metric after the merge minus before it. That a kept weight is what W + alpha/r B A makes it is not read off the file: the
 merge's hashes tie it to its inputs. To repeat the check of one run:
 
 ```
@@ -132,7 +132,7 @@ def _gaps(gaps: list[Gap]) -> str:
 
 def _checks(judged: list[tuple[Record, list[str]]]) -> str:
     header = """run|verdict|layers checked / expected|weights compared|violations|largest violation (tolerance)
-        |sparsity expected / found|outside tensors changed / checked|train-merge gap|chain"""
+        |sparsity expected / found|outside tensors changed / checked|train-merge gap, loss / metric|chain"""
     rows = []
     for record, found in judged:
         report, followed = record.validation, links(record)
@@ -146,7 +146,7 @@ def _checks(judged: list[tuple[Record, list[str]]]) -> str:
                 f"{report.max_abs_violation:.3g} ({report.tolerance:.3g})",
                 f"{_number(report.expected_sparsity, '.6f')} / {_number(report.actual_sparsity, '.6f')}",
                 f"{len(report.tensors_outside_changed)} / {report.tensors_outside_checked}",
-                _number(record.train_merge_gap, "+.2g"),
+                f"{_number(record.train_merge_gap, '+.2g')} / {_number(record.train_merge_gap_value, '+.3f')}",
                 f"{sum(link.fault is None for link in followed)} of {len(followed)}",
             ]
         )

@@ -46,6 +46,13 @@ class TrainOutputs(_Piece):
     adapter: str
 
 
+class BeforeMerge(_Piece):
+    """The task's metric of the model in training, on the validation set."""
+
+    metric: str
+    value: float
+
+
 class Training(_File):
     """train.json: losses in nats per answer token, throughput without padding."""
 
@@ -56,6 +63,7 @@ class Training(_File):
     batch_size: Count
     final_loss: float
     eval_loss: float
+    before_merge: BeforeMerge
     samples_per_second: Positive
     tokens_per_second: Positive
     train_seconds: Positive
@@ -163,6 +171,11 @@ class Record:
     def train_merge_gap(self) -> float | None:
         """Evaluation loss after the merge minus before it; 0 where the merge changes nothing but rounding."""
         return None if self.train is None else self.evaluation.eval_loss - self.train.eval_loss
+
+    @property
+    def train_merge_gap_value(self) -> float | None:
+        """The metric after the merge minus before it."""
+        return None if self.train is None else self.evaluation.value - self.train.before_merge.value
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,8 @@ def _row(record: Record) -> dict:
         "eval_loss": evaluation.eval_loss,
         "eval_loss_before_merge": train.eval_loss if train else None,
         "train_merge_gap": record.train_merge_gap,
+        "value_before_merge": train.before_merge.value if train else None,
+        "train_merge_gap_value": record.train_merge_gap_value,
         "final_train_loss": train.final_loss if train else None,
         **{name: getattr(train, name) if train else None for name in TRAINED},
         "evaluation_device": evaluation.device,
