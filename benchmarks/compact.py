@@ -27,7 +27,7 @@ from sparseft.lora.merge import merge
 from sparseft.pruning.compact import compact
 from sparseft.pruning.mask_ops import Mask, read_mask
 from sparseft.training.batches import Example, collate
-from sparseft.training.loss import answer_loss_sum
+from sparseft.training.loss import AnswerLoss
 from sparseft.training.model import load_model
 from torch import Tensor, nn
 
@@ -102,7 +102,7 @@ def training(subject: Subject, ids: Tensor) -> Callable[[], None]:
     batch = collate([Example(row, TOKENS - ANSWER) for row in ids.tolist()])
 
     def step() -> None:
-        (answer_loss_sum(model, batch) / batch.targets.numel()).backward()
+        (AnswerLoss(model)(batch) / batch.targets.numel()).backward()
         optimizer.step()
         optimizer.zero_grad()
 

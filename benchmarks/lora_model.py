@@ -24,7 +24,7 @@ from sparseft.lora.effective_weight import carried_mask
 from sparseft.lora.masked_lora import attach
 from sparseft.training.batches import Example, collate
 from sparseft.training.hardware import peak_memory
-from sparseft.training.loss import answer_loss_sum
+from sparseft.training.loss import AnswerLoss
 from sparseft.training.model import load_model
 from torch import Tensor, nn
 
@@ -72,7 +72,7 @@ def stepper(model: nn.Module, device: torch.device) -> Callable[[], None]:
     model.train()
 
     def step() -> None:
-        (answer_loss_sum(model, batch) / batch.targets.numel()).backward()
+        (AnswerLoss(model)(batch) / batch.targets.numel()).backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -15,7 +15,7 @@ from sparseft.errors import InputError
 from sparseft.evaluation import evaluate, prompt_digest, task_definition
 from sparseft.tasks import get_task
 from sparseft.training.batches import collate, encode
-from sparseft.training.loss import answer_loss_sum
+from sparseft.training.loss import AnswerLoss
 from sparseft.training.model import load_model
 from tiny_models import save_tiny
 from torch.nn import functional as F
@@ -116,7 +116,7 @@ def test_a_model_that_has_learnt_the_answers_writes_them_and_stops(tmp_path, mod
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for _ in range(60):
         optimizer.zero_grad()
-        answer_loss_sum(model, batch).backward()
+        AnswerLoss(model)(batch).backward()
         optimizer.step()
     model.save_pretrained(tmp_path / "learnt")
     tokenizer.save_pretrained(tmp_path / "learnt")

@@ -67,6 +67,9 @@ class Training(Section):
     gradient_checkpointing: bool = Field(
         False, description="Compute activations twice instead of keeping them: less memory, a third slower."
     )
+    shard_model: bool = Field(
+        False, description="Divide the weights among the processes (FSDP), for a model larger than one GPU's memory."
+    )
     length_buckets: Positive = Field(
         8, description="Batches whose examples are sorted by length together, so that little is padding; 1: none."
     )
@@ -79,6 +82,10 @@ class Training(Section):
     def _divides(self) -> "Training":
         if self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+        if self.shard_model and (self.save_every or self.cache_weights):
+            raise ValueError(
+                "a divided model keeps neither states nor W': with shard_model save_every is 0, cache_weights false"
+            )
         return self
 
     @property

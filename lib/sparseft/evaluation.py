@@ -24,7 +24,7 @@ from sparseft.errors import InputError
 from sparseft.tasks.task import Row, Task
 from sparseft.training.batches import encode
 from sparseft.training.hardware import choose_device, device_name
-from sparseft.training.loss import mean_answer_loss
+from sparseft.training.loss import AnswerLoss, mean_answer_loss
 from sparseft.training.model import load_model
 
 _EXACT_MATCH = {
@@ -71,7 +71,7 @@ def evaluate(checkpoint: Checkpoint, task: Task, rows: dict[str, list[Row]], bat
     device = choose_device()
     model, tokenizer = load_model(checkpoint.folder, device)
     examples = encode(rows["validation"], task, tokenizer, model.config.max_position_embeddings)
-    loss = mean_answer_loss(model, examples, batch_size, device)
+    loss = mean_answer_loss(AnswerLoss(model), examples, batch_size, device)
     return {
         "task": task.name,
         **score(model, tokenizer, task, rows, batch_size),
@@ -83,10 +83,15 @@ def evaluate(checkpoint: Checkpoint, task: Task, rows: dict[str, list[Row]], bat
     }
 
 
-def score(model: nn.Module, tokenizer, task: Task, rows: dict[str, list[Row]], batch_size: int) -> dict:
-    """The task's metric of a model in memory: value, standard error, every metric, and the outcome of each example."""
+def score(model: nn.Module, tokenizer, task: Task, rows: dict[str, list[Row]], batch_size: int) -> dict | None:
+    """The task's metric of a model in memory: value, standard error, every metric, and the outcome of each example.
+
+    None in all processes but the first, to whom lm-eval gives no result."""
     lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
-    metrics, outcomes = _score(lm, task, rows)
+    result = _run(lm, task, rows)
+    if result is None:
+        return None
+    metrics, outcomes = _read(result, task)
     return {
         "metric": task.metric,
         "value": metrics[task.metric],
@@ -143,12 +148,15 @@ def prompt_digest(task: Task, rows: list[Row]) -> str:
     return hashlib.sha256(json.dumps([[task.prompt(row), task.answer(row)] for row in rows]).encode()).hexdigest()
 
 
-def _score(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float], list[float]]:
-    """(every metric with its standard error, the headline metric of each example in the order of the rows)."""
+def _run(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> dict | None:
     disable_progress_bars()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     tasks = TaskManager(include_defaults=False)  # reading lm-eval's own 14,000 task files takes 8 s
-    result = simple_evaluate(lm, tasks=[task_definition(task, rows)], task_manager=tasks, log_samples=True)
+    return simple_evaluate(lm, tasks=[task_definition(task, rows)], task_manager=tasks, log_samples=True)
+
+
+def _read(result: dict, task: Task) -> tuple[dict[str, float], list[float]]:
+    """(every metric with its standard error, the headline metric of each example in the order of the rows)."""
     chosen = "none" if task.choices else "strict-match"
     metrics = {}
     for key, value in result["results"][task.name].items():

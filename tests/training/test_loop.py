@@ -14,7 +14,7 @@ from sparseft.lora.effective_weight import carried_mask
 from sparseft.tasks import get_task
 from sparseft.training.batches import collate, encode, shuffled
 from sparseft.training.loop import Loop
-from sparseft.training.loss import answer_loss_sum, mean_answer_loss
+from sparseft.training.loss import AnswerLoss, mean_answer_loss
 from sparseft.training.torch_backend import adapted_model
 from tiny_models import MODELS, save_tiny
 
@@ -48,18 +48,18 @@ def prepare(checkpoint: Checkpoint, mode: str, settings: Training, state: Path |
     task = get_task("boolq_mini")
     data = {split: encode(task.generate(split, n, 0), task, tokenizer, 512)
             for split, n in (("train", 32), ("validation", 8))}  # fmt: skip
-    return Loop(model, layers, data, settings, 0, Accelerator(cpu=True), state)
+    return Loop(AnswerLoss(model), layers, data, settings, 0, Accelerator(cpu=True), state)
 
 
 def mean_loss(model, batch):
     """Of a whole batch at once, with its gradient."""
-    return answer_loss_sum(model, collate(batch)) / collate(batch).targets.numel()
+    return AnswerLoss(model)(collate(batch)) / collate(batch).targets.numel()
 
 
 def run(checkpoint: Checkpoint, mode: str, settings: Training):
     """Train; returns the record, the layers by name and the model."""
     loop = prepare(checkpoint, mode, settings)
-    return loop.fit(), loop.layers, loop.model
+    return loop.fit(), loop.layers, loop.loss.model
 
 
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
@@ -82,7 +82,7 @@ def test_three_steps_are_those_of_adamw_written_out(tiny_llama):
     parameters = loop.parameters
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
     for t, batch in enumerate(islice(shuffled(loop.data["train"], settings, 0), 3), start=1):
-        gradients = torch.autograd.grad(mean_loss(loop.model, batch), parameters)
+        gradients = torch.autograd.grad(mean_loss(loop.loss.model, batch), parameters)
         norm = torch.stack([gradient.norm() for gradient in gradients]).norm().item()
         assert norm > 0.5  # or nothing would be clipped
         rate = 0.005 * (1 + math.cos(math.pi * (t - 1) / 3))
@@ -124,13 +124,15 @@ def test_the_first_loss_is_the_pruned_model_s(tiny):
     loop = prepare(tiny, "sparse_to_sparse", settings)
     batch = next(shuffled(loop.data["train"], settings, 0))
     record, _, _ = run(tiny, "sparse_to_sparse", settings)
-    assert record["loss_curve"][0]["loss"] == pytest.approx(mean_answer_loss(loop.model, batch, 8, CPU), rel=1e-5)
+    assert record["loss_curve"][0]["loss"] == pytest.approx(
+        mean_answer_loss(AnswerLoss(loop.loss.model), batch, 8, CPU), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
 def test_training_moves_the_adapters_alone_and_no_pruned_weight(tiny, mode):
     settings = Training(steps=3, batch_size=4, micro_batch_size=4, learning_rate=0.05)
-    before = {name: value.clone() for name, value in prepare(tiny, mode, settings).model.state_dict().items()}
+    before = {name: value.clone() for name, value in prepare(tiny, mode, settings).loss.model.state_dict().items()}
     _, layers, model = run(tiny, mode, settings)
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     adapters = {name for name in before if ".lora_" in name}

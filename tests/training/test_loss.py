@@ -6,7 +6,7 @@ from sparseft.errors import InputError
 from sparseft.lora.experts import unfuse_experts
 from sparseft.tasks import get_task
 from sparseft.training.batches import Example, collate, encode
-from sparseft.training.loss import answer_loss_sum, mean_answer_loss
+from sparseft.training.loss import AnswerLoss, mean_answer_loss
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 CPU = torch.device("cpu")
@@ -35,19 +35,19 @@ def peer_loss(model, example: Example) -> float:
 @torch.no_grad()
 def test_padding_changes_no_loss(tiny):
     model = load(tiny)
-    alone = [answer_loss_sum(model, collate([example])).item() for example in EXAMPLES]
-    together = answer_loss_sum(model, collate(EXAMPLES)).item()
+    alone = [AnswerLoss(model)(collate([example])).item() for example in EXAMPLES]
+    together = AnswerLoss(model)(collate(EXAMPLES)).item()
     assert together == pytest.approx(sum(alone), rel=1e-6)
     for example, loss in zip(EXAMPLES, alone, strict=True):
-        pair = answer_loss_sum(model, collate([example, EXAMPLES[2]])).item()
+        pair = AnswerLoss(model)(collate([example, EXAMPLES[2]])).item()
         assert pair - alone[2] == pytest.approx(loss, rel=1e-4)
 
 
 def test_padding_changes_no_gradient(tiny):
     model = load(tiny)
     weight = model.model.layers[0].self_attn.q_proj.weight
-    (together,) = torch.autograd.grad(answer_loss_sum(model, collate(EXAMPLES)), weight)
-    alone = [torch.autograd.grad(answer_loss_sum(model, collate([one])), weight)[0] for one in EXAMPLES]
+    (together,) = torch.autograd.grad(AnswerLoss(model)(collate(EXAMPLES)), weight)
+    alone = [torch.autograd.grad(AnswerLoss(model)(collate([one])), weight)[0] for one in EXAMPLES]
     torch.testing.assert_close(together, sum(alone), rtol=1e-4, atol=1e-5)
 
 
@@ -55,10 +55,10 @@ def test_padding_changes_no_gradient(tiny):
 def test_the_loss_is_transformers_own_with_the_prompt_s_labels_left_out(tiny):
     model = load(tiny)
     theirs = [peer_loss(model, example) for example in EXAMPLES]
-    ours = [answer_loss_sum(model, collate([example])).item() for example in EXAMPLES]
+    ours = [AnswerLoss(model)(collate([example])).item() for example in EXAMPLES]
     assert ours == pytest.approx(theirs, rel=1e-5)
     tokens = sum(len(example.ids) - example.answer_start for example in EXAMPLES)
-    assert mean_answer_loss(model, EXAMPLES, 3, CPU) == pytest.approx(sum(theirs) / tokens, rel=1e-5)
+    assert mean_answer_loss(AnswerLoss(model), EXAMPLES, 3, CPU) == pytest.approx(sum(theirs) / tokens, rel=1e-5)
 
 
 def test_the_mean_does_not_depend_on_the_batch_size_or_the_order(tiny):
@@ -66,7 +66,9 @@ def test_the_mean_does_not_depend_on_the_batch_size_or_the_order(tiny):
     rows = task.generate("validation", 10, 0)
     examples = encode(rows, task, AutoTokenizer.from_pretrained(tiny.folder), 512)
     losses = [
-        mean_answer_loss(model, list(order), size, CPU) for order in (examples, examples[::-1]) for size in (1, 3, 32)
+        mean_answer_loss(AnswerLoss(model), list(order), size, CPU)
+        for order in (examples, examples[::-1])
+        for size in (1, 3, 32)
     ]
     assert losses == pytest.approx([losses[0]] * 6, rel=1e-6)
 
@@ -74,11 +76,11 @@ def test_the_mean_does_not_depend_on_the_batch_size_or_the_order(tiny):
 def test_a_loss_by_hand(tiny_llama):
     model = load(tiny_llama)
     torch.nn.init.zeros_(model.lm_head.weight)  # all 260 tokens are equally likely
-    assert mean_answer_loss(model, EXAMPLES, 2, CPU) == pytest.approx(torch.tensor(260.0).log().item())
+    assert mean_answer_loss(AnswerLoss(model), EXAMPLES, 2, CPU) == pytest.approx(torch.tensor(260.0).log().item())
 
 
 def test_a_loss_that_is_not_finite_is_told(tiny_llama):
     model = load(tiny_llama)
     torch.nn.init.constant_(model.model.norm.weight, float("nan"))
     with pytest.raises(InputError, match="the evaluation loss is nan; lower training.learning_rate"):
-        mean_answer_loss(model, EXAMPLES, 2, CPU)
+        mean_answer_loss(AnswerLoss(model), EXAMPLES, 2, CPU)

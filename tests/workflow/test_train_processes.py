@@ -18,6 +18,7 @@ from sparseft.tasks import get_task
 from tiny_models import save_tiny
 
 TRAIN = Path(__file__).parents[2] / "workflow/scripts/train.py"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 SCHEDULE = {"steps": 40, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 0.01, "save_every": 1}
 
 
@@ -45,24 +46,28 @@ def adapter(output: Path) -> Path:
     return output / "adapter/adapter_model.safetensors"
 
 
-def test_two_processes_give_the_adapter_of_one(box, tmp_path):
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    for name, launch in (("one", ()), ("two", torchrun)):
-        subprocess.run(command(box, tmp_path / name, launch=launch, steps=4), check=True, capture_output=True)
-    one, two = (load_file(adapter(tmp_path / name)) for name in ("one", "two"))
-    records = [json.loads((tmp_path / name / "train.json").read_text()) for name in ("one", "two")]
-    assert [record["processes"] for record in records] == [1, 2]
+def test_two_processes_give_the_adapter_of_one_each_with_the_whole_model_or_half_of_it(box, tmp_path):
+    for name, launch, shard in (("one", (), 0), ("two", TORCHRUN, 0), ("half", TORCHRUN, 1)):
+        run = command(box, tmp_path / name, launch=launch, steps=4, save_every=0, shard_model=shard)
+        done = subprocess.run(run, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    found = {name: load_file(adapter(tmp_path / name)) for name in ("one", "two", "half")}
+    records = [json.loads((tmp_path / name / "train.json").read_text()) for name in found]
+    assert [record["processes"] for record in records] == [1, 2, 2]
     losses = [[point["loss"] for point in record["loss_curve"]] for record in records]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    for key, ours in one.items():
-        close = (ours - two[key]).abs() < 1e-4 * ours.abs().max()
-        assert close.float().mean() > 0.99  # where a gradient is all rounding, AdamW makes a step of its sign
+    evaluations = [(record["eval_loss"], record["before_merge"]["value"]) for record in records]
+    for other in (1, 2):
+        assert losses[other] == pytest.approx(losses[0], rel=1e-5)
+        assert evaluations[other] == pytest.approx(evaluations[0], rel=1e-4)
+    for key, ours in found["one"].items():
+        for other in ("two", "half"):
+            close = (ours - found[other][key]).abs() < 1e-4 * ours.abs().max()
+            assert close.float().mean() > 0.99  # where a gradient is all rounding, AdamW makes a step of its sign
 
 
 def test_processes_that_cannot_share_the_micro_batches_are_refused(box, tmp_path):
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     done = subprocess.run(
-        command(box, tmp_path / "out", launch=torchrun, micro_batch_size=8), capture_output=True, text=True
+        command(box, tmp_path / "out", launch=TORCHRUN, micro_batch_size=8), capture_output=True, text=True
     )
     assert "error: 2 processes cannot share 1 micro-batches a step; set training.micro_batch_size to" in done.stderr
     assert not (tmp_path / "out/adapter").exists()

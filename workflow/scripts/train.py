@@ -72,8 +72,9 @@ def main() -> int:
     job, accelerator = job_of(args, run), Accelerator(cpu=not torch.cuda.is_available())
     adapter, state = args.output_dir / "adapter", args.output_dir / "state.pt"
     trained = train(job, adapter, state, accelerator)
-    if accelerator.is_main_process:
+    if accelerator.is_main_process or job.settings.shard_model:  # who shares a model evaluates it together
         before = score(trained.model, trained.tokenizer, job.task, job.rows, args.evaluation_batch_size)
+    if accelerator.is_main_process:
         inputs = {"model": job.checkpoint.digest, "mask": job.provenance["mask_sha256"]}
         inputs |= {split: sha256(args.data_dir / f"{split}.jsonl") for split in SPLITS}
         write_json(args.output_dir / "train.json", {

@@ -28,7 +28,7 @@ class Experts(nn.ModuleList):
         out = torch.zeros_like(x)
         for number, expert in enumerate(self):
             token, position = torch.where(top_k_index == number)
-            if token.numel():
+            if token.numel() or torch.is_grad_enabled():  # an expert without a token has a gradient, of zeros
                 y = expert(x[token]) * top_k_weights[token, position, None]
                 out.index_add_(0, token, y.to(out.dtype))
         return out

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from sparseft.config import Training
@@ -93,8 +94,8 @@ class LoRALinear(nn.Module):
         linear.weight.data.copy_(self.workspace.merged(self.weight, *self.factors(), self.scale))
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """A and B as they act, which is what the adapter file holds."""
-        return self.lora_A, self.lora_B
+        """A and B as they act, which is what the adapter file holds; whole, where they lie divided."""
+        return whole(self.lora_A), whole(self.lora_B)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), in x's dtype."""
@@ -115,7 +116,7 @@ class StructuredLoRALinear(LoRALinear):
         self.register_buffer("columns", columns.float(), persistent=False)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        return self.lora_A * self.columns, self.lora_B * self.rows
+        return whole(self.lora_A) * self.columns, whole(self.lora_B) * self.rows
 
 
 class MaskedLoRALinear(LoRALinear):
@@ -155,6 +156,11 @@ def _kind(mode: str, kept: Tensor) -> type[LoRALinear]:
         return LoRALinear
     rows, columns = _rows_and_columns(kept)
     return StructuredLoRALinear if torch.equal(kept, rows[:, None] & columns) else MaskedLoRALinear
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor, gathered where processes share it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _rows_and_columns(kept: Tensor) -> tuple[Tensor, Tensor]:

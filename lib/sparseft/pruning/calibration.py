@@ -35,7 +35,7 @@ from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.task import Row, Task
 from sparseft.training.batches import Example, collate, encode
 from sparseft.training.hardware import choose_device
-from sparseft.training.loss import answer_loss_sum
+from sparseft.training.loss import AnswerLoss
 from sparseft.training.model import load_model
 
 Linears = dict[str, nn.Linear]  # by the layer's name on disk
@@ -101,7 +101,7 @@ def gradient_scores(checkpoint: Checkpoint, examples: list[Example], *, taylor: 
         linear.weight.requires_grad_(True).register_post_accumulate_grad_hook(_add_magnitude_to(scores[layer]))
     for example in tqdm(examples, desc="gradients"):
         batch = collate([example]).to(device)
-        (answer_loss_sum(model, batch) / batch.targets.numel()).backward()
+        (AnswerLoss(model)(batch) / batch.targets.numel()).backward()
     for layer, score in scores.items():
         score /= len(examples)
         if taylor:  # |W| is the same in every example

@@ -24,9 +24,9 @@ from transformers import get_cosine_schedule_with_warmup
 
 from sparseft.config import Training
 from sparseft.errors import InputError
-from sparseft.lora.masked_lora import LoRALinear
+from sparseft.lora.masked_lora import LoRALinear, whole
 from sparseft.training.batches import Example, collate, shuffled
-from sparseft.training.loss import answer_loss_sum, mean_answer_loss
+from sparseft.training.loss import AnswerLoss, mean_answer_loss
 from sparseft.training.state import read_state, write_state
 
 BURN_IN = 3  # steps before the steady state: allocators and caches fill
@@ -47,9 +47,9 @@ class Progress:
 class Loop:
     """A model whose adapters are trained; `layers` are its LoRA layers by name, `data` the examples by split.
 
-    `state`: where a killed training goes on from, and `identity`, what it must agree in; no file for None."""
+    With settings.shard_model `loss` was divided among the processes, which then sum the gradients themselves. `state`: where a killed training goes on from, and `identity`, what it must agree in; no file for None."""
 
-    model: nn.Module
+    loss: AnswerLoss
     layers: dict[str, LoRALinear]
     data: dict[str, list[Example]]
     settings: Training
@@ -85,9 +85,9 @@ class Loop:
 
     def eval_loss(self) -> float:
         """The evaluation loss of the model as it is, nats per answer token."""
-        self.model.eval()
+        self.loss.eval()
         return mean_answer_loss(
-            self.model, self.data["validation"], self.settings.micro_batch_size, self.accelerator.device
+            self.loss, self.data["validation"], self.settings.micro_batch_size, self.accelerator.device
         )
 
     def _step(
@@ -96,9 +96,9 @@ class Loop:
         begin, rate = time.perf_counter(), schedule.get_last_lr()[0]
         name = f"seed {self.seed}, step {step}, process {self.accelerator.process_index}"
         torch.manual_seed(random.Random(name).getrandbits(63))  # of dropout: a resumed training draws the same
-        self.model.train()
+        self.loss.train()
         loss = self._accumulate(batch)
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm).item()
+        norm = whole(self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)).item()
         if not math.isfinite(loss) or not math.isfinite(norm):  # a norm that overflows would clip every gradient to 0
             raise InputError(f"the loss is {loss}, its gradient {norm} at step {step}", "lower training.learning_rate")
         optimizer.step()
@@ -114,6 +114,7 @@ class Loop:
         """Gradients of one optimiser step; returns its mean loss."""
         settings, accelerator = self.settings, self.accelerator
         answers = sum(len(example.ids) - example.answer_start for example in batch)
+        averaged = accelerator.num_processes if settings.shard_model else 1  # what divides a model means its gradients
         parts = [
             batch[start : start + settings.micro_batch_size]
             for start in range(0, len(batch), settings.micro_batch_size)
@@ -121,10 +122,10 @@ class Loop:
         loss = torch.zeros((), device=accelerator.device)
         with self._weights_kept():
             for part in parts[accelerator.process_index :: accelerator.num_processes]:
-                part_loss = answer_loss_sum(self.model, collate(part).to(accelerator.device)) / answers
-                part_loss.backward()
+                part_loss = self.loss(collate(part).to(accelerator.device)) / answers
+                (part_loss * averaged).backward()
                 loss += part_loss.detach()
-        if accelerator.num_processes > 1:
+        if accelerator.num_processes > 1 and not settings.shard_model:
             self._sum_gradients()
         return accelerator.reduce(loss, "sum").item()  # waits for the device: the step's time is whole
 
@@ -134,11 +135,11 @@ class Loop:
         return layer.workspace.kept() if self.settings.cache_weights else nullcontext()
 
     def _sum_gradients(self) -> None:
-        """Over the processes, in one message: adapters are small. An expert may have had no token here."""
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
+        """Over the processes, in one message: adapters are small."""
+        gradients = [parameter.grad for parameter in self.parameters]
         total = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
-        for parameter, part in zip(self.parameters, total.split([p.numel() for p in self.parameters]), strict=True):
-            parameter.grad = part.view_as(parameter)
+        for gradient, part in zip(gradients, total.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
 
     def _resume(self, optimizer: Optimizer, schedule: LRScheduler) -> Progress:
         found = read_state(self.state, self.identity) if self.state else None

@@ -13,15 +13,22 @@ from sparseft.errors import InputError
 from sparseft.training.batches import Batch, Example, collate
 
 
-def answer_loss_sum(model: nn.Module, batch: Batch) -> Tensor:
-    """Sum over the batch's answer tokens of -log p(token), fp32, scalar."""
-    hidden = model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state  # (B, T, H)
-    logits = model.get_output_embeddings()(hidden.flatten(0, 1)[batch.positions])  # (N, V)
-    return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
+class AnswerLoss(nn.Module):
+    """A language model's loss on a batch; a module, so that what divides a model among processes can take hold of it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Sum over the batch's answer tokens of -log p(token), fp32, scalar."""
+        hidden = self.model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state  # (B, T, H)
+        logits = self.model.get_output_embeddings()(hidden.flatten(0, 1)[batch.positions])  # (N, V)
+        return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
 
 
 @torch.no_grad()
-def mean_answer_loss(model: nn.Module, examples: list[Example], batch_size: int, device: torch.device) -> float:
+def mean_answer_loss(loss: AnswerLoss, examples: list[Example], batch_size: int, device: torch.device) -> float:
     """Mean over all answer tokens of `examples`, nats; batches by length, which changes no example's loss.
 
     Raises InputError where it is not finite."""
@@ -29,7 +36,7 @@ def mean_answer_loss(model: nn.Module, examples: list[Example], batch_size: int,
     total, tokens = 0.0, 0
     for start in range(0, len(by_length), batch_size):
         batch = collate(by_length[start : start + batch_size]).to(device)
-        total += answer_loss_sum(model, batch).item()
+        total += loss(batch).item()
         tokens += batch.targets.numel()
     if not math.isfinite(total):
         raise InputError(

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedTokenizerBase
 
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -22,6 +24,7 @@ from sparseft.tasks.task import Row, Task
 from sparseft.training.batches import encode
 from sparseft.training.hardware import device_name, peak_memory, versions
 from sparseft.training.loop import Loop
+from sparseft.training.loss import AnswerLoss
 from sparseft.training.model import load_model
 
 
@@ -52,7 +55,6 @@ class Trained:
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
-    layers: dict[str, LoRALinear]
     record: dict
 
 
@@ -76,13 +78,17 @@ def train(job: Job, adapter: Path, state: Path, accelerator: Accelerator) -> Tra
     settings, device = job.settings, accelerator.device
     _check_processes(settings, accelerator.num_processes)
     torch.manual_seed(job.seed)
-    model, tokenizer, layers = adapted_model(job.checkpoint, job.mask, job.mode, settings, device)
+    place = torch.device("cpu") if settings.shard_model else device
+    model, tokenizer, layers = adapted_model(job.checkpoint, job.mask, job.mode, settings, place)
+    loss = AnswerLoss(model)
+    if settings.shard_model:
+        _shard(loss, accelerator)
     limit = model.config.max_position_embeddings
     data = {split: encode(rows, job.task, tokenizer, limit) for split, rows in job.rows.items()}
-    loop = Loop(model, layers, data, settings, job.seed, accelerator, state, job.identity)
+    loop = Loop(loss, layers, data, settings, job.seed, accelerator, state, job.identity)
     record = loop.fit() | {"eval_loss": loop.eval_loss()}
+    matrices = {name: layer.factors() for name, layer in layers.items()}
     if accelerator.is_main_process:
-        matrices = {name: layer.factors() for name, layer in layers.items()}
         write_adapter(adapter, matrices, settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
     record |= {
         "backend": "torch",
@@ -93,10 +99,22 @@ def train(job: Job, adapter: Path, state: Path, accelerator: Accelerator) -> Tra
         "peak_memory_bytes": peak_memory(device),
         "versions": versions(),
     }
-    return Trained(model, tokenizer, layers, record)
+    if settings.shard_model:
+        loss.unshard()  # what lies outside the decoder layers, for what calls the model itself
+    return Trained(model, tokenizer, record)
+
+
+def _shard(loss: AnswerLoss, accelerator: Accelerator) -> None:
+    """Divide the weights among the processes (FSDP2): a decoder layer is gathered when it is needed."""
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for layer in loss.model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(loss, mesh=mesh)
 
 
 def _check_processes(settings: Training, processes: int) -> None:
+    if settings.shard_model and processes == 1:
+        raise InputError("training.shard_model: one process has nobody to share with", "launch several with torchrun")
     if settings.batch_size // settings.micro_batch_size % processes:
         raise InputError(
             f"{processes} processes cannot share {settings.batch_size // settings.micro_batch_size} micro-batches a step",
