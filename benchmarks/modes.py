@@ -71,7 +71,7 @@ def measure(cell: Cell) -> dict[str, float]:
             mode, gradient = VARIANTS[cell.variant]
             settings = SETTINGS[cell.task].model_copy(update={"gradient": gradient})
             provenance = {"mask_sha256": sha256(cell.mask)}
-            job = Job(checkpoint, mask, mode, cell.seed, settings, task, rows, provenance)
+            job = Job(checkpoint, mask, mode, cell.seed, settings, task, rows, 32, provenance)
             adapter = Path(folder, "adapter")
             before = train(job, adapter, Path(folder, "state.pt"), Accelerator(cpu=True)).record["eval_loss"]
         merge(checkpoint, mask, sha256(cell.mask), adapter, Path(folder, "merged"))

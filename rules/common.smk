@@ -50,7 +50,14 @@ def possible(method):
 def flags(**values):
     """--name value for every value that is set, for `shell:`; a list gives all its values."""
     lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
-    return [part for name, value in lists.items() if value not in ([], [None]) for part in (f"--{name}", *map(str, value))]
+    return [
+        part for name, value in lists.items() if value not in ([], [None]) for part in (f"--{name}", *map(str, value))
+    ]
+
+
+def launch(processes):
+    """How python starts a training: by itself, or several that share it."""
+    return [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
 
 
 def local_model(source):

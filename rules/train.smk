@@ -16,7 +16,7 @@ rule train_adapter:
         mode="|".join(grid.TRAINED_MODES),
     conda:
         "../envs/sparseft.yaml"
-    threads: STUDY.resources.threads
+    threads: STUDY.resources.threads * STUDY.resources.processes
     resources:
         mem_mb=STUDY.resources.memory_mb,  # weights, masks, activations of a micro-batch
         gpu=STUDY.resources.gpus,
@@ -24,6 +24,7 @@ rule train_adapter:
         code=code("train.py"),
         run_id=grid.RUN_ID,
         cores=STUDY.resources.threads,  # another number, other last bits
+        launch=launch(STUDY.resources.processes),
         model=subpath(input.manifest, parent=True),
         data=subpath(input.train, parent=True),
         folder=subpath(output.record, parent=True),
@@ -32,7 +33,7 @@ rule train_adapter:
     message:
         "train {params.run_id}"
     shell:
-        'python "$SCRIPTS/train.py"'
+        'python {params.launch:q} "$SCRIPTS/train.py"'
         " --run_id {params.run_id:q}"
         " --model_path {params.model:q}"
         " --mask_path {input.mask:q}"

@@ -59,6 +59,11 @@ def test_every_configuration_file_is_valid():
             "grid.methods.0: Input should be 'unstructured', 'structured', 'semistructured', 'random', ",
         ),
         ("grid.models", ["llama"], "grid asks for model 'llama', which models: does not describe"),
+        ("training.lora_dropout", 0.1, "training.lora_dropout: sparse_to_sparse multiplies by (W + s B A) * M at once"),
+        ("training.lora_targets", ["qproj"], "training.lora_targets.0: Input should be 'q_proj', 'k_proj', "),
+        ("training.gradient", "biased", "training.gradient: Input should be 'exact' or 'straight_through'"),
+        ("training.shard_model", True, "training: a divided model keeps neither states nor W'"),
+        ("resources.processes", 3, "3 processes cannot share 1 micro-batches a step; set training.micro_batch_size to"),
         ("grid.modes", ["sparse"], "grid.modes.0: Input should be 'sparse_to_dense' or 'sparse_to_sparse'"),
         (
             "grid.methods",

@@ -75,7 +75,7 @@ class Training(Section):
     )
     eval_every: int = Field(0, ge=0, description="Steps between evaluation losses; 0: one at the end alone.")
     save_every: int = Field(
-        0, ge=0, description="Steps between saved states, from which a killed run goes on; 0: none."
+        50, ge=0, description="Steps between saved states, from which a killed run goes on; 0: none."
     )
 
     @model_validator(mode="after")
@@ -106,6 +106,15 @@ class Training(Section):
                 f"training.lora_targets: the model has none of {', '.join(self.lora_targets)}",
                 f"choose from {', '.join(sorted(projections))}",
             )
+
+    def check_processes(self, processes: int) -> None:
+        """Raises InputError where that many processes cannot share a training."""
+        parts = self.batch_size // self.micro_batch_size
+        if self.shard_model and processes == 1:
+            raise InputError("training.shard_model: one process has nobody to share with", "start several")
+        if parts % processes:
+            raise InputError(f"{processes} processes cannot share {parts} micro-batches a step",
+                             "set training.micro_batch_size to batch_size / (a multiple of the processes)")  # fmt: skip
 
 
 class TaskData(Section):
@@ -195,6 +204,10 @@ class Resources(Section):
     """What one job asks for."""
 
     threads: Positive = Field(1, description="CPU threads of a training or an evaluation; part of the results' bits.")
+    processes: Positive = Field(
+        1,
+        description="Processes of a training, one a GPU, that share every step (torchrun); part of the results' bits.",
+    )
     memory_mb: Positive = Field(2500, description="Memory of a training or an evaluation, MB; for clusters.")
     gpus: int = Field(0, ge=0, description="GPUs of a training or an evaluation; for clusters.")
 
@@ -224,6 +237,7 @@ class Config(Section):
                 schedule = self.training_of(name)
             except ValidationError as error:
                 raise ValueError(f"tasks.{name}.training: {_first(error)}") from None
+            schedule.check_processes(self.resources.processes)
             for mode in self.grid.modes:
                 schedule.check(mode, set(PROJECTIONS))
             if "mini" in name and (data.local or not data.train_examples or not data.validation_examples):

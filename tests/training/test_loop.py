@@ -48,7 +48,7 @@ def prepare(checkpoint: Checkpoint, mode: str, settings: Training, state: Path |
     task = get_task("boolq_mini")
     data = {split: encode(task.generate(split, n, 0), task, tokenizer, 512)
             for split, n in (("train", 32), ("validation", 8))}  # fmt: skip
-    return Loop(AnswerLoss(model), layers, data, settings, 0, Accelerator(cpu=True), state)
+    return Loop(AnswerLoss(model), layers, data, settings, 0, Accelerator(cpu=True), 4, state)
 
 
 def mean_loss(model, batch):

@@ -29,7 +29,7 @@ def run(
 ) -> dict:
     limit_threads(1)
     mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
-    job = Job(checkpoint, mask, mode, seed, settings, TASK, rows, {"mode": mode})
+    job = Job(checkpoint, mask, mode, seed, settings, TASK, rows, 8, {"mode": mode})
     return train(job, adapter, adapter.parent / "state.pt", Accelerator(cpu=True)).record
 
 

@@ -223,10 +223,23 @@ def test_a_task_file_with_a_fault_names_the_line(box):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"run_id": "nonsense"}, {"steps": 0}, {"micro_batch_size": 3}, {"learning_rate": -1}]
+    ("changes", "line"),
+    [
+        ({"run_id": "nonsense"}, "nonsense"),
+        ({"steps": 0}, "training: steps: Input should be greater than 0"),
+        ({"steps": "many"}, "training: steps: Input should be a valid integer"),
+        ({"micro_batch_size": 3}, "micro_batch_size 3 does not divide batch_size 8"),
+        ({"learning_rate": -1}, "training: learning_rate: Input should be greater than 0"),
+        (
+            {"lora_dropout": 0.1, "run_id": RUN.replace("to_dense", "to_sparse")},
+            "sparse_to_sparse multiplies by (W + s B A) * M at once",
+        ),
+        ({"lora_targets": "w1"}, "training.lora_targets: the model has none of w1; choose from down_proj, gate_proj,"),
+        ({"shard_model": 1, "save_every": 0}, "training.shard_model: one process has nobody to share with"),
+    ],
 )
-def test_training_flags_out_of_range(box, changes):
-    refused(*train_of(box, **changes))
+def test_training_flags_out_of_range(box, changes, line):
+    assert line in refused(*train_of(box, **changes))
 
 
 def test_a_damaged_adapter(box):

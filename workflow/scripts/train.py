@@ -59,7 +59,8 @@ def job_of(args: argparse.Namespace, run: Run) -> Job:
     check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
     provenance = {"run_id": run.id, "mode": run.mode, "mask_sha256": sha256(args.mask_path), "base": checkpoint.digest,
                   "stock_peft": STOCK_PEFT[run.mode]}  # fmt: skip
-    return Job(checkpoint, mask, run.mode, run.seed, settings, task, rows, provenance)
+    size = args.evaluation_batch_size
+    return Job(checkpoint, mask, run.mode, run.seed, settings, task, rows, size, provenance)
 
 
 def main() -> int:

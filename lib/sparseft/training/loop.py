@@ -55,6 +55,7 @@ class Loop:
     settings: Training
     seed: int
     accelerator: Accelerator
+    evaluation_batch_size: int
     state: Path | None = None
     identity: str = ""
 
@@ -86,9 +87,7 @@ class Loop:
     def eval_loss(self) -> float:
         """The evaluation loss of the model as it is, nats per answer token."""
         self.loss.eval()
-        return mean_answer_loss(
-            self.loss, self.data["validation"], self.settings.micro_batch_size, self.accelerator.device
-        )
+        return mean_answer_loss(self.loss, self.data["validation"], self.evaluation_batch_size, self.accelerator.device)
 
     def _step(
         self, step: int, batch: list[Example], optimizer: Optimizer, schedule: LRScheduler, progress: Progress

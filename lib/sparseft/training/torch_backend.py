@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.config import Training
-from sparseft.errors import InputError
 from sparseft.lora.adapter import write_adapter
 from sparseft.lora.experts import memory_path, unfuse_experts
 from sparseft.lora.masked_lora import LoRALinear, attach
@@ -30,7 +29,9 @@ from sparseft.training.model import load_model
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained: one run. `provenance` goes into adapter_config.json, `rows` are the examples by split."""
+    """What is trained: one run. `provenance` goes into adapter_config.json, `rows` are the examples by split.
+
+    `evaluation_batch_size`: that of the evaluation after the merge, or rounding would add to the gap between the two."""
 
     checkpoint: Checkpoint
     mask: Mask
@@ -39,14 +40,14 @@ class Job:
     settings: Training
     task: Task
     rows: dict[str, list[Row]]
+    evaluation_batch_size: int
     provenance: dict
 
-    @property
-    def identity(self) -> str:
+    def identity(self, accelerator: Accelerator) -> str:
         """What must agree for a saved state to be gone on from: everything that decides the adapter's bits."""
-        threads = torch.get_num_threads()
-        parts = [self.settings.model_dump(), self.mode, self.seed, self.provenance, self.rows, versions(), threads]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        where = [torch.get_num_threads(), accelerator.num_processes, device_name(accelerator.device), versions()]
+        what = [self.settings.model_dump(), self.mode, self.seed, self.provenance, self.rows]
+        return hashlib.sha256(json.dumps([what, where], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def train(job: Job, adapter: Path, state: Path, accelerator: Accelerator) -> Tra
 
     Same job, same thread and process count, same machine: the same bits, killed in between or not."""
     settings, device = job.settings, accelerator.device
-    _check_processes(settings, accelerator.num_processes)
+    settings.check_processes(accelerator.num_processes)
     torch.manual_seed(job.seed)
     place = torch.device("cpu") if settings.shard_model else device
     model, tokenizer, layers = adapted_model(job.checkpoint, job.mask, job.mode, settings, place)
@@ -85,7 +86,8 @@ def train(job: Job, adapter: Path, state: Path, accelerator: Accelerator) -> Tra
         _shard(loss, accelerator)
     limit = model.config.max_position_embeddings
     data = {split: encode(rows, job.task, tokenizer, limit) for split, rows in job.rows.items()}
-    loop = Loop(loss, layers, data, settings, job.seed, accelerator, state, job.identity)
+    loop = Loop(loss, layers, data, settings, job.seed, accelerator, job.evaluation_batch_size, state,
+                job.identity(accelerator))  # fmt: skip
     record = loop.fit() | {"eval_loss": loop.eval_loss()}
     matrices = {name: layer.factors() for name, layer in layers.items()}
     if accelerator.is_main_process:
@@ -110,13 +112,3 @@ def _shard(loss: AnswerLoss, accelerator: Accelerator) -> None:
     for layer in loss.model.model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(loss, mesh=mesh)
-
-
-def _check_processes(settings: Training, processes: int) -> None:
-    if settings.shard_model and processes == 1:
-        raise InputError("training.shard_model: one process has nobody to share with", "launch several with torchrun")
-    if settings.batch_size // settings.micro_batch_size % processes:
-        raise InputError(
-            f"{processes} processes cannot share {settings.batch_size // settings.micro_batch_size} micro-batches a step",
-            "set training.micro_batch_size to batch_size / (a multiple of the processes)",
-        )
