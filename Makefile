@@ -31,6 +31,7 @@ bench: .venv/installed-tests
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/lora.py
 	$(BIN)/snakemake models/smollm2/manifest.json
+	$(BIN)/python benchmarks/lora_model.py models/smollm2
 	$(BIN)/python benchmarks/compact.py models/smollm2
 
 .venv/installed: pyproject.toml

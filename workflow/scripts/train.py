@@ -5,7 +5,7 @@
 
 Writes adapter/ (as PEFT does) and train.json: loss curve, evaluation loss and metric before the merge, speed, memory,
 hashes. With --save_every a killed run goes on from RUN_FOLDER/state.pt. Several processes share every step under
-`torchrun --nproc_per_node N` or `accelerate launch`.
+`python -m torch.distributed.run --nproc_per_node N`.
 """
 
 import argparse
