@@ -14,18 +14,29 @@ from sparseft.training.hardware import device_name
 RESULTS = Path(__file__).parent / "results"
 
 
-def interleaved(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median CPU milliseconds of one call of each case.
+CPU = torch.device("cpu")
+
+
+def clock(device: torch.device) -> float:
+    """Seconds: CPU time of the process, or the time of day when the GPU has done what it was given."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def interleaved(cases: dict[str, Callable[[], object]], repeats: int, device: torch.device = CPU) -> dict[str, float]:
+    """Median milliseconds of one call of each case: of CPU time, or of the GPU's.
 
     One turn is every case, one after the other, so that what disturbs the machine disturbs them alike; a case shorter
     than 20 ms is called several times a turn. The first turn is the warm-up."""
     calls, times = dict.fromkeys(cases, 1), {name: [] for name in cases}
     for turn in range(repeats + 1):
         for name, case in cases.items():
-            begin = time.process_time()
+            begin = clock(device)
             for _ in range(calls[name]):
                 case()
-            spent = 1000 * (time.process_time() - begin) / calls[name]
+            spent = 1000 * (clock(device) - begin) / calls[name]
             if turn == 0:
                 calls[name] = max(1, round(20 / max(spent, 0.01)))
             else:
@@ -33,9 +44,11 @@ def interleaved(cases: dict[str, Callable[[], object]], repeats: int) -> dict[st
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def report(name: str, title: str, conditions: list[str], header: list[str], rows: list[list[str]]) -> None:
+def report(
+    name: str, title: str, conditions: list[str], header: list[str], rows: list[list[str]], device: torch.device = CPU
+) -> None:
     """Print machine, sizes and versions above the table, and write the same to benchmarks/results/{name}.md."""
-    machine = f"{device_name(torch.device('cpu'))}, {date.today()}"
+    machine = f"{device_name(device)}, {date.today()}"
     packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "numpy", "peft", "sparseft"))
     above = [machine, f"python {platform.python_version()}, {packages}", *conditions]
     lines = [f"# {title}", "", *(f"- {line}" for line in above), ""]

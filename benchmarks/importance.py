@@ -65,7 +65,7 @@ def figures(model: Checkpoint, folder: Path, name: str, rows: dict, text: str) -
 
 def measure(model: Checkpoint, rows: dict, name: str, text: str) -> list[str]:
     """Accuracy with its standard error, loss of the answers, perplexity."""
-    found = evaluate(model, get_task(name), rows, batch_size=32)
+    found = evaluate(*load_model(model.folder, torch.device("cpu")), get_task(name), rows, batch_size=32)
     accuracy = f"{found['value']:.3f} ± {found['standard_error']:.3f}"
     return [accuracy, f"{found['eval_loss']:.3f}", f"{perplexity(model.folder, text):.1f}"]
 

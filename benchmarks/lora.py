@@ -51,10 +51,10 @@ def linear_of(weight: Tensor) -> nn.Linear:
 
 def layers(weight: Tensor, kept: Tensor) -> dict[str, nn.Module]:
     """The layers to compare on one weight. The structured one has a mask of its own: half of the rows."""
-    workspace, rows = Workspace(), kept[:, :1].expand_as(kept)
+    rows = kept[:, :1].expand_as(kept)
 
     def ours(kind: type[LoRALinear], mask: Tensor, settings: Training = SETTINGS) -> LoRALinear:
-        return kind.from_linear(linear_of(weight), mask, settings, workspace)
+        return kind.from_linear(linear_of(weight), mask, settings, Workspace())
 
     return {
         PEFT: peft_layer(weight * kept),
@@ -67,29 +67,19 @@ def layers(weight: Tensor, kept: Tensor) -> dict[str, nn.Module]:
     }
 
 
-def step(layer: nn.Module, x: Tensor, dy: Tensor, workspace: Workspace | None) -> Callable[[], None]:
+def step(layer: nn.Module, x: Tensor, dy: Tensor, cached: bool = False) -> Callable[[], None]:
     """Forward and backward, the input's gradient among the results, as inside a network.
 
-    With a `workspace` W' was built before, as in the later micro-batches of an optimiser step."""
+    `cached`: W' was built before, as in the later micro-batches of an optimiser step."""
 
     def run() -> None:
         layer.zero_grad()
         x.grad = None
         layer(x).backward(dy)
 
-    if workspace is None:
-        return run
-    kept = workspace.kept()
-    kept.__enter__()
-    layer(x)
-    filled, workspace._kept = workspace._kept, None
-
-    def cached() -> None:
-        workspace._kept = filled
-        run()
-        workspace._kept = None
-
-    return cached
+    if cached:
+        layer.workspace.caching().__enter__()  # for good: this layer has a workspace of its own
+    return run
 
 
 def saved_bytes(layer: nn.Module, x: Tensor) -> int:
@@ -114,7 +104,7 @@ def check_gradients(found: dict[str, nn.Module], x: Tensor, dy: Tensor) -> None:
     for name, layer in found.items():
         for key, value in layer.named_parameters():
             value.data.copy_(A if "lora_A" in key else B if "lora_B" in key else value.data)
-        step(layer, x, dy, None)()
+        step(layer, x, dy, name == CACHED)()
         lora = {key[:6]: value.grad.float() for key, value in layer.named_parameters() if "lora_" in key}
         gradients[name] = [*lora.values(), x.grad.float()]
     naive, masked = "autograd: masked, as written", "sparseft: masked"
@@ -133,10 +123,10 @@ def measure(shape: tuple[int, int], tokens: int, dtype: torch.dtype, device: tor
     dy = torch.randn(tokens, shape[0]).to(device, dtype)
     found = layers(weight, kept)
     check_gradients(found, x, dy)
-    cases = {name: step(layer, x, dy, layer.workspace if name == CACHED else None) for name, layer in found.items()}
+    cases = {name: step(layer, x, dy, name == CACHED) for name, layer in found.items()}
     plain = x.detach()
     cases[FLOOR] = lambda: (plain @ weight.T, dy @ weight, dy.T @ plain)
-    times = interleaved(cases, REPEATS)
+    times = interleaved(cases, REPEATS, device)
     size = f"{shape[0]} x {shape[1]}, {tokens}, {str(dtype).removeprefix('torch.')}"
     return [
         [size, name, f"{ms:.2f}", f"{ms / times[PEFT]:.2f}", f"{ms / times[FLOOR]:.2f}",
@@ -158,12 +148,12 @@ def main() -> None:
                 rows += measure(shape, tokens, dtype, device)
     conditions = [
         f"half of the weight pruned, r = {SETTINGS.lora_r}; forward and backward, the gradient of the input too",
-        f"time of one thread, median of {REPEATS} interleaved turns after a warm-up; gradients checked to agree",
+        f"time of one thread (a GPU's: of the GPU), median of {REPEATS} interleaved turns after a warm-up; gradients checked to agree",
         "MB: kept for the backward, beyond the layer's own tensors and its input",
         "W' kept: in the later micro-batches of an optimiser step; structured: half of the rows are kept",
     ]
     header = ["weight, tokens, dtype", "", "ms", "x PEFT", "x three products", "MB kept"]
-    report("lora", "One step of a LoRA layer", conditions, header, rows)
+    report("lora", "One step of a LoRA layer", conditions, header, rows, device)
 
 
 if __name__ == "__main__":

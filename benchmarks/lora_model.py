@@ -88,7 +88,7 @@ def own_peak(case: str, folder: Path, kind: str, device: torch.device) -> float:
 def measured(folder: Path, device: torch.device) -> Iterator[list[str]]:
     for kind, dtype in DTYPES.items():
         steps = {case: stepper(model_of(case, folder, dtype, device), device) for case in CASES}
-        times = interleaved(steps, REPEATS)
+        times = interleaved(steps, REPEATS, device)
         peaks = {case: own_peak(case, folder, kind, device) for case in CASES}
         for case in CASES:
             yield [kind, case, f"{times[case]:.0f}", f"{times[case] / times[PEFT]:.2f}",
@@ -113,7 +113,7 @@ def main() -> None:
     rows = list(measured(args.model_path, args.device))
     conditions = [
         f"{args.model_path.name}, {BATCH} x {TOKENS} tokens, r = {SETTINGS.lora_r} on every prunable layer, fp32 adapters, AdamW",
-        f"time of one thread, median of {REPEATS} interleaved turns after a warm-up",
+        f"time of one thread (a GPU's: of the GPU), median of {REPEATS} interleaved turns after a warm-up",
         "MB: the largest resident set (on a GPU: allocated) of a process that makes three steps of this case alone",
     ]
     report(
@@ -122,6 +122,7 @@ def main() -> None:
         conditions,
         ["dtype", "", "ms", "x PEFT", "MB", "x PEFT's"],
         rows,
+        args.device,
     )
 
 

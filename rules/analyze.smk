@@ -5,6 +5,7 @@ rule analyze_results:
         validations=targets.run_targets(STUDY, "validation_report.json"),
         merges=targets.run_targets(STUDY, "merge.json"),
         trainings=targets.run_targets(STUDY, "train.json", trained_only=True),
+        before=targets.run_targets(STUDY, "before_merge.json", trained_only=True),
     output:
         tables=[f"{grid.ANALYSIS}/{name}.csv" for name in grid.TABLES],
         documents=[f"{grid.ANALYSIS}/{name}" for name in ("correctness_memo.md", "EXPERIMENTS.md")],

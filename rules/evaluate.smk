@@ -35,3 +35,47 @@ rule evaluate_run:
         " --threads {params.cores}"
         " --output {output.record:q}"
         " 2> {log:q}"
+
+
+# The model as the training left it, on the same examples: what the merge changes is the train-merge gap.
+rule evaluate_adapter:
+    input:
+        manifest=grid.MANIFEST,
+        mask=lambda w: grid.mask_path(w.method),
+        adapter=f"{grid.RUN}/adapter",
+        train=f"{grid.DATA}/train.jsonl",
+        validation=f"{grid.DATA}/validation.jsonl",
+    output:
+        record=f"{grid.RUN}/before_merge.json",
+    log:
+        f"results/logs/evaluate_adapter/{grid.RUN_ID}.log",
+    benchmark:
+        f"results/benchmarks/evaluate_adapter/{grid.RUN_ID}.tsv"
+    wildcard_constraints:
+        mode="|".join(grid.TRAINED_MODES),
+    conda:
+        "../envs/sparseft.yaml"
+    threads: STUDY.resources.threads
+    resources:
+        mem_mb=STUDY.resources.memory_mb,  # weights, and logits of a batch in fp32
+        gpu=STUDY.resources.gpus,
+    params:
+        code=code("evaluate_adapter.py"),
+        run_id=grid.RUN_ID,
+        cores=STUDY.resources.threads,  # another number, other last bits
+        model=subpath(input.manifest, parent=True),
+        data=subpath(input.train, parent=True),
+        batch_size=STUDY.evaluation_batch_size,
+    message:
+        "evaluate {params.run_id} before the merge"
+    shell:
+        'python "$SCRIPTS/evaluate_adapter.py"'
+        " --model_path {params.model:q}"
+        " --mask_path {input.mask:q}"
+        " --adapter {input.adapter:q}"
+        " --task {wildcards.task:q}"
+        " --data_dir {params.data:q}"
+        " --batch_size {params.batch_size}"
+        " --threads {params.cores}"
+        " --output {output.record:q}"
+        " 2> {log:q}"

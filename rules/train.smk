@@ -18,7 +18,7 @@ rule train_adapter:
         "../envs/sparseft.yaml"
     threads: STUDY.resources.threads * STUDY.resources.processes
     resources:
-        mem_mb=STUDY.resources.memory_mb,  # weights, masks, activations of a micro-batch
+        mem_mb=STUDY.resources.memory_mb * STUDY.resources.processes,  # weights, masks, activations of a micro-batch
         gpu=STUDY.resources.gpus,
     params:
         code=code("train.py"),

@@ -21,6 +21,8 @@ from tiny_models import save_tiny
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+CPU = torch.device("cpu")
+
 EXAMPLES = 24
 
 
@@ -37,7 +39,10 @@ def rows_of(task, number: int = EXAMPLES) -> dict[str, list[dict]]:
 @pytest.fixture(scope="module")
 def records(model32) -> dict[str, dict]:
     names = ("hellaswag_mini", "boolq_mini", "gsm8k_mini")
-    return {name: evaluate(model32, get_task(name), rows_of(get_task(name)), batch_size=5) for name in names}
+    return {
+        name: evaluate(*load_model(model32.folder, CPU), get_task(name), rows_of(get_task(name)), batch_size=5)
+        for name in names
+    }
 
 
 @torch.no_grad()
@@ -120,7 +125,7 @@ def test_a_model_that_has_learnt_the_answers_writes_them_and_stops(tmp_path, mod
         optimizer.step()
     model.save_pretrained(tmp_path / "learnt")
     tokenizer.save_pretrained(tmp_path / "learnt")
-    record = evaluate(Checkpoint(tmp_path / "learnt"), task, {"train": rows, "validation": rows}, batch_size=2)
+    record = evaluate(*load_model(tmp_path / "learnt", CPU), task, {"train": rows, "validation": rows}, batch_size=2)
     assert record["outcomes"] == [1.0, 1.0, 1.0]
     assert (record["metrics"]["exact_match"], record["metrics"]["exact_match_flexible-extract"]) == (1.0, 1.0)
     assert (record["standard_error"], record["eval_loss"] < 0.1) == (0.0, True)
@@ -129,12 +134,12 @@ def test_a_model_that_has_learnt_the_answers_writes_them_and_stops(tmp_path, mod
 def test_a_single_example_is_refused_for_it_has_no_standard_error(model32):
     task = get_task("boolq_mini")
     with pytest.raises(InputError, match="boolq_mini: one validation example has no standard error"):
-        evaluate(model32, task, rows_of(task, 1), batch_size=2)
+        evaluate(*load_model(model32.folder, CPU), task, rows_of(task, 1), batch_size=2)
 
 
 def test_the_batch_size_changes_no_outcome(model32, records):
     task = get_task("hellaswag_mini")
-    record = evaluate(model32, task, rows_of(task), batch_size=32)
+    record = evaluate(*load_model(model32.folder, CPU), task, rows_of(task), batch_size=32)
     assert record["outcomes"] == records["hellaswag_mini"]["outcomes"]
     assert record["eval_loss"] == pytest.approx(records["hellaswag_mini"]["eval_loss"], rel=1e-6)
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
+from sparseft.config import Training
 from sparseft.errors import InputError
 from sparseft.evaluation import evaluate
 from sparseft.files import atomic_folder
@@ -65,11 +66,17 @@ def test_a_prompt_longer_than_the_context_is_refused_not_cut(tiny_llama, task):
     else:
         rows["validation"][0]["question"] = long
     with pytest.raises(InputError, match="tokens, the model takes"):
-        evaluate(tiny_llama, get_task(task), rows, 4)
+        evaluate(*load_model(tiny_llama.folder, torch.device("cpu")), get_task(task), rows, 4)
 
 
 def test_an_adapter_with_another_alpha_is_another_adapter(tmp_path):
-    write_adapter(tmp_path / "a", {"x": (torch.ones(2, 3), torch.ones(4, 2))}, r=2, alpha=4.0, base="b", sparseft={})
+    write_adapter(
+        tmp_path / "a",
+        {"x": (torch.ones(2, 3), torch.ones(4, 2))},
+        Training(lora_r=2, lora_alpha=4.0),
+        base="b",
+        sparseft={},
+    )
     before = adapter_digest(tmp_path / "a")
     config = json.loads((tmp_path / "a/adapter_config.json").read_text())
     (tmp_path / "a/adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 40.0}))
@@ -77,9 +84,17 @@ def test_an_adapter_with_another_alpha_is_another_adapter(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"r": 0}, {"r": 3}, {"lora_alpha": None}, {"lora_alpha": -1}, {"lora_alpha": True},
-                                    {"fan_in_fan_out": True}, {"bias": "all"}])  # fmt: skip
+                                    {"fan_in_fan_out": True}, {"bias": "all"},
+                                    {"init_lora_weights": "pissa"}, {"layer_replication": [[0, 1], [0, 1]]},
+                                    {"alora_invocation_tokens": [3]}, {"a_later_variant": True}, {"sparseft": None}])  # fmt: skip
 def test_an_adapter_whose_scale_or_form_is_unsound_is_refused(tmp_path, change):
-    write_adapter(tmp_path / "a", {"x": (torch.ones(2, 3), torch.ones(4, 2))}, r=2, alpha=4.0, base="b", sparseft={})
+    write_adapter(
+        tmp_path / "a",
+        {"x": (torch.ones(2, 3), torch.ones(4, 2))},
+        Training(lora_r=2, lora_alpha=4.0),
+        base="b",
+        sparseft={},
+    )
     config = json.loads((tmp_path / "a/adapter_config.json").read_text())
     (tmp_path / "a/adapter_config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(InputError):
@@ -87,7 +102,13 @@ def test_an_adapter_whose_scale_or_form_is_unsound_is_refused(tmp_path, change):
 
 
 def test_a_model_file_in_the_place_of_an_adapter_is_refused(tmp_path, tiny_llama):
-    write_adapter(tmp_path / "a", {"x": (torch.ones(2, 3), torch.ones(4, 2))}, r=2, alpha=4.0, base="b", sparseft={})
+    write_adapter(
+        tmp_path / "a",
+        {"x": (torch.ones(2, 3), torch.ones(4, 2))},
+        Training(lora_r=2, lora_alpha=4.0),
+        base="b",
+        sparseft={},
+    )
     shutil.copy(tiny_llama.folder / "model.safetensors", tmp_path / "a/adapter_model.safetensors")
     with pytest.raises(InputError, match="something else than pairs"):
         read_adapter(tmp_path / "a")

@@ -21,7 +21,7 @@ class Section(BaseModel):
 
     Not strict about types: Snakemake hands over the numbers of --config as text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Section)
@@ -45,14 +45,14 @@ class Training(Section):
     """One schedule for all modes, so that their results can be compared."""
 
     steps: Positive = Field(60, description="Optimiser steps; warm-up and cosine are tied to them.")
-    batch_size: Positive = Field(8, description="Examples an optimiser step.")
+    batch_size: Positive = Field(8, le=65536, description="Examples an optimiser step.")
     micro_batch_size: Positive = Field(8, description="Examples a forward pass; must divide batch_size.")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak of AdamW's.")
     warmup_fraction: float = Field(0.1, ge=0, lt=1, description="Share of the steps until the peak.")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's.")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="AdamW's.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    lora_r: Positive = Field(8, description="Rank of the adapters.")
-    lora_alpha: float = Field(16.0, gt=0, description="s = alpha / r scales B A.")
+    lora_r: Positive = Field(8, le=65536, description="Rank of the adapters.")
+    lora_alpha: float = Field(16.0, gt=0, lt=1e9, description="s = alpha / r scales B A.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Of the adapters' input; not in sparse_to_sparse.")
     lora_targets: list[Literal[PROJECTIONS]] = Field(
         [], description="Projections that get an adapter, by name (q_proj, w1, ...); all prunable ones when left out."
@@ -209,7 +209,15 @@ class Resources(Section):
         description="Processes of a training, one a GPU, that share every step (torchrun); part of the results' bits.",
     )
     memory_mb: Positive = Field(2500, description="Memory of a training or an evaluation, MB; for clusters.")
-    gpus: int = Field(0, ge=0, description="GPUs of a training or an evaluation; for clusters.")
+    gpus: int = Field(
+        0, ge=0, description="GPUs of a training or an evaluation; one a process where these are several."
+    )
+
+    @model_validator(mode="after")
+    def _one_each(self) -> "Resources":
+        if self.processes > 1 and self.gpus not in (0, self.processes):
+            raise ValueError(f"{self.processes} processes on {self.gpus} GPUs: give each its own, or none")
+        return self
 
 
 class Config(Section):

@@ -18,14 +18,13 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.tasks.task import Row, Task
 from sparseft.training.batches import encode
-from sparseft.training.hardware import choose_device, device_name
+from sparseft.training.hardware import device_name
 from sparseft.training.loss import AnswerLoss, mean_answer_loss
-from sparseft.training.model import load_model
 
 _EXACT_MATCH = {
     "metric": "exact_match",
@@ -61,43 +60,31 @@ class StrictLM(HFLM):
             )
 
 
-def evaluate(checkpoint: Checkpoint, task: Task, rows: dict[str, list[Row]], batch_size: int) -> dict:
-    """Score a checkpoint on rows["validation"]; returns evaluation.json's measured content.
+def evaluate(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, task: Task, rows: dict[str, list[Row]], batch_size: int
+) -> dict:
+    """Score a model on rows["validation"]; returns evaluation.json's measured content.
 
     rows["train"] serves the few-shot examples where the task has any. eval_loss: nats per answer token.
     Raises InputError for fewer than two rows, which have no standard error."""
     if len(rows["validation"]) < 2:
         raise InputError(f"{task.name}: one validation example has no standard error", "give two or more")
-    device = choose_device()
-    model, tokenizer = load_model(checkpoint.folder, device)
     examples = encode(rows["validation"], task, tokenizer, model.config.max_position_embeddings)
-    loss = mean_answer_loss(AnswerLoss(model), examples, batch_size, device)
+    loss = mean_answer_loss(AnswerLoss(model), examples, batch_size, model.device)
+    lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
+    metrics, outcomes = _score(lm, task, rows)
     return {
         "task": task.name,
-        **score(model, tokenizer, task, rows, batch_size),
-        "chance": task.chance,
-        "eval_loss": loss,
-        "harness": f"lm-eval {version('lm-eval')}",
-        "prompt_sha256": prompt_digest(task, rows["validation"]),
-        "device": device_name(device),
-    }
-
-
-def score(model: nn.Module, tokenizer, task: Task, rows: dict[str, list[Row]], batch_size: int) -> dict | None:
-    """The task's metric of a model in memory: value, standard error, every metric, and the outcome of each example.
-
-    None in all processes but the first, to whom lm-eval gives no result."""
-    lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
-    result = _run(lm, task, rows)
-    if result is None:
-        return None
-    metrics, outcomes = _read(result, task)
-    return {
         "metric": task.metric,
         "value": metrics[task.metric],
         "standard_error": metrics[f"{task.metric}_stderr"],
         "examples": len(outcomes),
+        "chance": task.chance,
+        "eval_loss": loss,
         "metrics": metrics,
+        "harness": f"lm-eval {version('lm-eval')}",
+        "prompt_sha256": prompt_digest(task, rows["validation"]),
+        "device": device_name(model.device),
         "outcomes": outcomes,
     }
 
@@ -148,15 +135,12 @@ def prompt_digest(task: Task, rows: list[Row]) -> str:
     return hashlib.sha256(json.dumps([[task.prompt(row), task.answer(row)] for row in rows]).encode()).hexdigest()
 
 
-def _run(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> dict | None:
+def _score(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float], list[float]]:
+    """(every metric with its standard error, the headline metric of each example in the order of the rows)."""
     disable_progress_bars()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     tasks = TaskManager(include_defaults=False)  # reading lm-eval's own 14,000 task files takes 8 s
-    return simple_evaluate(lm, tasks=[task_definition(task, rows)], task_manager=tasks, log_samples=True)
-
-
-def _read(result: dict, task: Task) -> tuple[dict[str, float], list[float]]:
-    """(every metric with its standard error, the headline metric of each example in the order of the rows)."""
+    result = simple_evaluate(lm, tasks=[task_definition(task, rows)], task_manager=tasks, log_samples=True)
     chosen = "none" if task.choices else "strict-match"
     metrics = {}
     for key, value in result["results"][task.name].items():

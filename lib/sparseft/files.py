@@ -1,5 +1,6 @@
 """Files that are either whole or absent: written beside their place, synced, then renamed."""
 
+import fcntl
 import glob
 import hashlib
 import json
@@ -32,8 +33,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success sync its files and put it in `path`'s place."""
     path = Path(path).resolve()
-    if path.is_dir() and any(path.iterdir()) and not any((path / name).exists() for name in OURS):
-        raise InputError(f"{path}: a folder with other files, which would be lost", "name a new folder")
+    check_replaceable(path)
     temporary = _temporary(path)
     temporary.mkdir()
     try:
@@ -53,6 +53,30 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raises InputError for what `atomic_folder` would not replace."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: a file is in its place", "name a new folder")
+    if path.is_dir() and any(path.iterdir()) and not any((path / name).exists() for name in OURS):
+        raise InputError(f"{path}: a folder with other files, which would be lost", "name a new folder")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make `folder` this process's own while it writes there. Raises InputError where another does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: another process is writing there", "wait for it, or stop it") from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path | str, content: object) -> None:

@@ -38,5 +38,6 @@ def run_targets(config: Config, name: str, *, trained_only: bool = False) -> lis
 def final_targets(config: Config) -> list[str]:
     """All that a finished study consists of: the tables, and every run's files, so that a lost one is made again."""
     files = ("merge.json", "validation_report.json", "evaluation.json")
-    trained = [path for name in ("train.json", "adapter") for path in run_targets(config, name, trained_only=True)]
+    trained = [path for name in ("train.json", "adapter", "before_merge.json")
+               for path in run_targets(config, name, trained_only=True)]  # fmt: skip
     return [f"{ANALYSIS}/summary.csv", *trained, *(path for name in files for path in run_targets(config, name))]

@@ -36,15 +36,26 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
     if adapter:
         speed = changes.get("speed", 4.0)
         found["train"] = (
-            {"run_id": run.id, "backend": "torch", "device": device, "dtype": "bfloat16", "steps": 60}
+            {
+                "run_id": run.id,
+                "backend": "torch",
+                "device": device,
+                "dtype": "bfloat16",
+                "steps": 60,
+                "gradient": "exact",
+                "processes": 1,
+            }
             | {"batch_size": changes.get("batch_size", 8), "train_seconds": 480 / speed, "final_loss": loss - 0.1}
             | {"eval_loss": changes.get("loss_before", loss), "peak_memory_bytes": 1_500_000_000}
-            | {"before_merge": {"metric": "acc", "value": changes.get("value_before", value)}}
             | {"samples_per_second": speed, "tokens_per_second": 100 * speed, "trainable_parameters": 4_884_480}
             | {"versions": {"torch": "2.13.0", "transformers": "5.0.0", "python": "3.11.9", "sparseft": "0.1.0"}}
             | {"inputs": {"model": base, "mask": mask, "train": digest(run.task, "train"), "validation": data}}
             | {"outputs": {"adapter": adapter}}
         )
+        found["before_merge"] = {"metric": "acc", "value": changes.get("value_before", value)} | {
+            "eval_loss": changes.get("loss_before", loss),
+            "inputs": {"model": base, "mask": mask, "adapter": adapter, "data": data},
+        }
     return found
 
 

@@ -134,11 +134,11 @@ def test_blocks_and_threads_change_no_bit(monkeypatch):
     assert torch.equal(found[0], found[2])
 
 
-def test_a_kept_weight_is_built_once_and_only_inside():
+def test_a_cached_weight_is_built_once_and_only_inside():
     _, W, kept, A, B = problem(6, 4, 2, torch.float32)
     workspace, W = Workspace(), carry_mask_(W, kept)
     expected = workspace.merged(W, A, B, 1.0).clone()
-    with workspace.kept():
+    with workspace.caching():
         first = workspace.merged(W, A, B, 1.0)
         other = workspace.merged(carry_mask_(torch.ones(6, 4), kept), A, B, 1.0)
         assert workspace.merged(W, A, B, 1.0).data_ptr() == first.data_ptr() != other.data_ptr()

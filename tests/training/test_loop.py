@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.config import Training
 from sparseft.errors import InputError
-from sparseft.lora.effective_weight import carried_mask
+from sparseft.lora.effective_weight import Workspace, carried_mask
 from sparseft.tasks import get_task
 from sparseft.training.batches import collate, encode, shuffled
 from sparseft.training.loop import Loop
@@ -185,6 +185,46 @@ def test_what_saves_memory_or_time_changes_no_bit(tiny, mode, option):
     assert all(map(torch.equal, matrices(plain[1]), matrices(other[1])))
 
 
+def test_the_gradient_of_a_step_is_autograd_s_of_the_batch_s_mean_loss(tiny):
+    loop = prepare(tiny, "sparse_to_sparse", Training(batch_size=8, micro_batch_size=2))
+    batch = loop.data["train"][:8]
+    loss = mean_loss(loop.loss.model, batch)
+    expected = torch.autograd.grad(loss, loop.parameters)
+    assert loop._accumulate(batch) == pytest.approx(loss.item(), rel=1e-5)
+    for parameter, theirs in zip(loop.parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_cached_weights_are_built_once_a_step(tiny_llama, monkeypatch):
+    built, build = [], Workspace._build
+    monkeypatch.setattr(Workspace, "_build", lambda self, *rest: built.append(1) or build(self, *rest))
+    # layers times micro-batches times both directions; the embeddings need no gradient, so the first q, k and v only one
+    for cached, expected in ((False, 14 * 2 * 2 - 3 * 2), (True, 14)):
+        built.clear()
+        settings = Training(batch_size=4, micro_batch_size=2, cache_weights=cached)
+        loop = prepare(tiny_llama, "sparse_to_sparse", settings)
+        loop._accumulate(loop.data["train"][:4])
+        assert len(built) == expected
+
+
+def test_checkpointing_runs_the_layers_twice(tiny_llama):
+    for checkpointing in (False, True):
+        loop = prepare(tiny_llama, "sparse_to_dense", Training(gradient_checkpointing=checkpointing))
+        calls = []
+        loop.loss.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        loop.loss.train()
+        loop.loss(collate(loop.data["train"][:2])).backward()
+        assert len(calls) == 1 + checkpointing
+
+
+def test_the_evaluation_loss_has_no_dropout_in_it(tiny_llama):
+    settings = Training(steps=2, batch_size=4, micro_batch_size=4, learning_rate=0.01, lora_dropout=0.5)
+    loop = prepare(tiny_llama, "sparse_to_dense", settings)
+    loop.fit()
+    loop.loss.train()
+    assert loop.eval_loss() == loop.eval_loss()
+
+
 def test_straight_through_trains_otherwise(tiny_llama):
     settings = Training(steps=3, batch_size=4, micro_batch_size=4, learning_rate=0.01)
     straight = settings.model_copy(update={"gradient": "straight_through"})
@@ -229,17 +269,20 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tiny, tmp_path, monkeypatch
     assert all(map(torch.equal, matrices(resumed.layers), matrices(whole.layers)))
 
 
-@pytest.mark.parametrize("content", [b"", b"PK no torch file", None])
+@pytest.mark.parametrize("content", ["", "no torch file", "another's", "one bit"])
 def test_a_state_that_is_damaged_or_another_training_s_is_told_and_not_used(tiny_llama, tmp_path, capsys, content):
     path = tmp_path / "state.pt"
-    if content is None:
-        settings = Training(steps=2, batch_size=4, micro_batch_size=4, save_every=1)
-        prepare(tiny_llama, "sparse_to_sparse", settings, path).fit()
-        loop = prepare(tiny_llama, "sparse_to_sparse", settings, path)
-        record = Loop(**{**vars(loop), "identity": "another"}).fit()
+    settings = Training(steps=2, batch_size=4, micro_batch_size=4, save_every=1)
+    prepare(tiny_llama, "sparse_to_sparse", settings, path).fit()
+    loop = prepare(tiny_llama, "sparse_to_sparse", settings, path)
+    if content == "another's":
+        loop = Loop(**{**vars(loop), "identity": "another"})
+    elif content == "one bit":
+        state = bytearray(path.read_bytes())
+        weights = torch.load(path, weights_only=True)["matrices"][0].numpy().tobytes()
+        state[state.index(weights[:8])] ^= 0x80
+        path.write_bytes(state)
     else:
-        path.write_bytes(content)
-        settings = Training(steps=1, batch_size=4, micro_batch_size=4)
-        record = prepare(tiny_llama, "sparse_to_sparse", settings, path).fit()
-    assert record["resumed_after_steps"] == []
+        path.write_bytes(content.encode())
+    assert loop.fit()["resumed_after_steps"] == []
     assert "the training starts from its beginning" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,11 @@ from sparseft.config import Training
 from sparseft.errors import InputError
 from sparseft.files import sha256
 from sparseft.tasks import get_task
+from sparseft.training import torch_backend
+from sparseft.training.batches import Example, encode
 from sparseft.training.hardware import limit_threads
-from sparseft.training.torch_backend import Job, train
+from sparseft.training.loss import AnswerLoss, mean_answer_loss
+from sparseft.training.torch_backend import Job, identity, train, trained_model
 from tiny_models import PRUNABLE_LAYERS
 
 from masks import compute_masks
@@ -30,7 +34,7 @@ def run(
     limit_threads(1)
     mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
     job = Job(checkpoint, mask, mode, seed, settings, TASK, rows, 8, {"mode": mode})
-    return train(job, adapter, adapter.parent / "state.pt", Accelerator(cpu=True)).record
+    return train(job, adapter, adapter.parent / "state.pt", Accelerator(cpu=True))
 
 
 def digest(adapter: Path) -> str:
@@ -48,7 +52,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path, tin
 def test_the_seed_draws_the_matrices_too_not_the_batches_alone(tmp_path, tiny_llama):
     rows = {**ROWS, "train": ROWS["train"][:1]}  # every batch is the same
     losses = [run(tiny_llama, tmp_path / f"{seed}", seed=seed, rows=rows)["loss_curve"] for seed in (0, 1)]
-    assert losses[0][0] == losses[1][0]  # B starts at zero
+    assert losses[0][0]["loss"] == losses[1][0]["loss"]  # B starts at zero
     assert digest(tmp_path / "0") != digest(tmp_path / "1")
 
 
@@ -84,8 +88,8 @@ def test_training_leaves_the_base_s_files_as_they_were(tmp_path, tiny_llama):
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
 @pytest.mark.parametrize(("steps", "alpha"), [(1, 1e38), (3, 1e38), (6, 8.0), (6, 1e4)])
 def test_a_training_that_explodes_gives_an_error_or_numbers_and_never_nan(tmp_path, tiny_llama, mode, steps, alpha):
-    settings = Training(steps=steps, batch_size=4, micro_batch_size=4, learning_rate=1.0, warmup_fraction=0.0,
-                        lora_alpha=alpha)  # fmt: skip
+    settings = Training(steps=steps, batch_size=4, micro_batch_size=4, learning_rate=1.0, warmup_fraction=0.0)
+    settings = settings.model_copy(update={"lora_alpha": alpha})  # beyond what the configuration takes
     try:
         record = run(tiny_llama, tmp_path / "adapter", mode=mode, settings=settings)
     except InputError as error:
@@ -105,3 +109,38 @@ def test_an_example_longer_than_the_context_is_refused_before_the_training(tmp_p
     with pytest.raises(InputError, match=r"boolq_mini: example 5 has 5\d\d tokens, the model takes 512"):
         run(tiny_llama, tmp_path / "adapter", rows=rows)
     assert not (tmp_path / "adapter").exists()
+
+
+def test_whatever_decides_the_bits_is_in_the_identity_of_a_state(tiny_llama, tmp_path, monkeypatch):
+    mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
+    job = Job(tiny_llama, mask, "sparse_to_sparse", 0, SETTINGS, TASK, ROWS, 8, {"mask_sha256": "m"})
+    data, accelerator = {"train": [Example([1, 2, 3], 2)]}, Accelerator(cpu=True)
+    other = Checkpoint(shutil.copytree(tiny_llama.folder, tmp_path / "other"))
+    config = json.loads((other.folder / "config.json").read_text())
+    (other.folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
+    found = [
+        identity(job, data, accelerator),
+        identity(replace(job, mode="sparse_to_dense"), data, accelerator),
+        identity(replace(job, seed=1), data, accelerator),
+        identity(replace(job, settings=SETTINGS.model_copy(update={"learning_rate": 0.5})), data, accelerator),
+        identity(replace(job, provenance={"mask_sha256": "n"}), data, accelerator),
+        identity(replace(job, checkpoint=other), data, accelerator),
+        identity(job, {"train": [Example([1, 2, 3], 1)]}, accelerator),
+        identity(job, {"train": [Example([1, 2, 4], 2)]}, accelerator),
+    ]
+    monkeypatch.setattr(torch_backend, "code_digest", lambda *_: "edited")
+    assert len({*found, identity(job, data, accelerator)}) == 9
+    monkeypatch.undo()
+    assert identity(job, data, accelerator) == found[0]
+
+
+@pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
+def test_the_trained_model_is_read_back_from_its_adapter(tmp_path, tiny, mode):
+    mask = compute_masks(tiny, "unstructured", [50], seed=0)[50]
+    job = Job(tiny, mask, mode, 0, SETTINGS, TASK, ROWS, 8, {"mask_sha256": "m", "mode": mode})
+    record = train(job, tmp_path / "adapter", tmp_path / "state.pt", Accelerator(cpu=True))
+    model, tokenizer = trained_model(tiny, mask, "m", tmp_path / "adapter", torch.device("cpu"))
+    examples = encode(ROWS["validation"], TASK, tokenizer, 512)
+    assert mean_answer_loss(AnswerLoss(model), examples, 8, torch.device("cpu")) == record["eval_loss"]
+    with pytest.raises(InputError, match="not trained with this mask"):
+        trained_model(tiny, mask, "another", tmp_path / "adapter", torch.device("cpu"))

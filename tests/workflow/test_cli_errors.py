@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from sparseft.files import locked
 from sparseft.pruning.mask_ops import Mask, read_mask
 from study import ROOT, Study, run_script
 from tiny_models import save_tiny
@@ -319,3 +321,41 @@ def validated(box: Path, model: Path, mask: Path) -> subprocess.CompletedProcess
     return run_script(
         "validate_sparsity.py", "--checkpoint", model, "--mask_path", mask, "--output", box / "report.json"
     )
+
+
+def merge_of(box: Path, **changes: object) -> tuple:
+    """merge.py on the box's run; `changes` replace a flag's value."""
+    flags = {"model_path": box / "models/llama", "mask_path": box / "masks/llama/masks_sparsity50_unstructured.pt",
+             "adapter": box / f"results/runs/{RUN}/adapter", "output_dir": box / "new", "report": box / "new.json"} | changes  # fmt: skip
+    return (box, "merge.py", *(part for name, value in flags.items() for part in (f"--{name}", value)))
+
+
+@pytest.mark.parametrize(("flag", "place"), [
+    ("output_dir", "models/llama"), ("output_dir", "models/llama/new"), ("report", "models/llama/config.json"),
+    ("report", "masks/llama/masks_sparsity50_unstructured.pt"), ("report", f"results/runs/{RUN}/adapter/merge.json"),
+])  # fmt: skip
+def test_a_merge_over_its_own_input(box, flag, place):
+    assert "is an input, or lies in one; name another place" in refused(*merge_of(box, **{flag: box / place}))
+
+
+@pytest.mark.parametrize("place", ["new", "new/merge.json", "models"])
+def test_a_merge_whose_report_has_no_place(box, place):
+    assert "no place for the report" in refused(*merge_of(box, report=box / place))
+
+
+def test_a_merge_that_overflows(box):
+    path = box / f"results/runs/{RUN}/adapter/adapter_model.safetensors"
+    save_file({name: torch.full_like(tensor, 1e19) for name, tensor in load_file(path).items()}, path)
+    assert "merges to NaN or infinity in BF16; train again" in refused(*merge_of(box))
+
+
+def test_a_training_over_other_files_is_refused_before_it_starts(box):
+    (box / "new").mkdir()
+    (box / "new/adapter").write_text("mine")
+    assert "new/adapter: a file is in its place" in refused(*train_of(box))
+
+
+def test_a_training_where_another_writes(box):
+    (box / "new").mkdir()
+    with locked(box / "new"):
+        assert "new: another process is writing there" in refused(*train_of(box))

@@ -55,10 +55,11 @@ def test_two_processes_give_the_adapter_of_one_each_with_the_whole_model_or_half
     records = [json.loads((tmp_path / name / "train.json").read_text()) for name in found]
     assert [record["processes"] for record in records] == [1, 2, 2]
     losses = [[point["loss"] for point in record["loss_curve"]] for record in records]
-    evaluations = [(record["eval_loss"], record["before_merge"]["value"]) for record in records]
+    norms = [[point["gradient_norm"] for point in record["loss_curve"]] for record in records]
     for other in (1, 2):
         assert losses[other] == pytest.approx(losses[0], rel=1e-5)
-        assert evaluations[other] == pytest.approx(evaluations[0], rel=1e-4)
+        assert norms[other] == pytest.approx(norms[0], rel=1e-3)  # AdamW would hide a factor
+        assert records[other]["eval_loss"] == pytest.approx(records[0]["eval_loss"], rel=1e-4)
     for key, ours in found["one"].items():
         for other in ("two", "half"):
             close = (ours - found[other][key]).abs() < 1e-4 * ours.abs().max()

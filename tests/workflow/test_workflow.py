@@ -55,7 +55,9 @@ def test_the_runs_are_exactly_those_of_the_grid(study):
 
 def test_every_file_of_a_run_is_there_and_no_merged_model_is_left(study):
     for folder in (study.folder / grid.RUNS).iterdir():
-        trained = {"train.json", "adapter"} if Run.parse(folder.name).mode != "no_finetune" else set()
+        trained = (
+            {"train.json", "adapter", "before_merge.json"} if Run.parse(folder.name).mode != "no_finetune" else set()
+        )
         names = {path.name for path in folder.iterdir()}
         assert names == {"merge.json", "validation_report.json", "evaluation.json"} | trained
 

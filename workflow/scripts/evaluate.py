@@ -15,7 +15,8 @@ from sparseft.evaluation import evaluate
 from sparseft.files import sha256, write_json
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS
-from sparseft.training.hardware import keep_freed_memory, limit_threads
+from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads
+from sparseft.training.model import load_model
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,7 +37,8 @@ def main() -> int:
     begin = time.perf_counter()
     task, checkpoint = get_task(args.task), Checkpoint(args.checkpoint)
     rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
-    record = evaluate(checkpoint, task, rows, args.batch_size)
+    model, tokenizer = load_model(checkpoint.folder, choose_device())
+    record = evaluate(model, tokenizer, task, rows, args.batch_size)
     inputs = {"model": checkpoint.hashes(), "data": sha256(args.data_dir / "validation.jsonl")}
     inputs["train"] = sha256(args.data_dir / "train.jsonl")  # few-shot examples come from it
     write_json(args.output, {**record, "seconds": time.perf_counter() - begin, "inputs": inputs})

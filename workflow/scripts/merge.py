@@ -29,11 +29,20 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raises InputError where what is written would replace what is read, or the one output the other."""
+    inputs = [path.resolve() for path in (args.model_path, args.mask_path, args.adapter) if path]
+    for output in (args.output_dir.resolve(), args.report.resolve()):
+        if any(path in (output, *output.parents) for path in inputs):
+            raise InputError(f"{output} is an input, or lies in one", "name another place")
+    if args.output_dir.resolve() in (args.report.resolve(), *args.report.resolve().parents) or args.report.is_dir():
+        raise InputError(f"{args.report}: no place for the report", "name a file outside --output_dir")
+
+
 def main() -> int:
     args = parse_args()
     limit_threads(1)
-    if args.output_dir.resolve() == args.model_path.resolve():
-        raise InputError(f"{args.output_dir} is the base itself", "name another --output_dir")
+    check_outputs(args)
     begin = time.perf_counter()
     checkpoint, mask, mask_sha256 = Checkpoint(args.model_path), read_mask(args.mask_path), sha256(args.mask_path)
     check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)

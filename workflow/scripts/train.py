@@ -3,12 +3,13 @@
     train.py --run_id smollm2-boolq_mini-unstructured-sparsity50-sparse_to_sparse-seed0 --model_path models/smollm2 \\
         --mask_path masks/smollm2/masks_sparsity50_unstructured.pt --data_dir data/boolq_mini --output_dir RUN_FOLDER
 
-Writes adapter/ (as PEFT does) and train.json: loss curve, evaluation loss and metric before the merge, speed, memory,
+Writes adapter/ (as PEFT does) and train.json: loss curve, evaluation loss before the merge, speed, memory,
 hashes. With --save_every a killed run goes on from RUN_FOLDER/state.pt. Several processes share every step under
 `python -m torch.distributed.run --nproc_per_node N`.
 """
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -17,8 +18,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.config import Training, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.evaluation import score
-from sparseft.files import sha256, write_json
+from sparseft.files import check_replaceable, locked, sha256, write_json
 from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Run
 from sparseft.lora.adapter import adapter_digest
 from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
@@ -42,7 +42,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data_dir", type=Path, required=True, help="train.jsonl and validation.jsonl")
     parser.add_argument("--output_dir", type=Path, required=True, help="the run's folder")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number, other last bits")
-    parser.add_argument("--evaluation_batch_size", type=int, default=32, help="sequences a forward pass")
+    parser.add_argument(
+        "--evaluation_batch_size", type=int, default=32, help="sequences a forward pass of the evaluation loss"
+    )
     for name, field in Training.model_fields.items():
         default = field.get_default(call_default_factory=True)
         help_text = f"{field.description} ({default})".replace("%", "%%")
@@ -60,7 +62,24 @@ def job_of(args: argparse.Namespace, run: Run) -> Job:
     provenance = {"run_id": run.id, "mode": run.mode, "mask_sha256": sha256(args.mask_path), "base": checkpoint.digest,
                   "stock_peft": STOCK_PEFT[run.mode]}  # fmt: skip
     size = args.evaluation_batch_size
+    if size < 1:
+        raise InputError(f"--evaluation_batch_size {size}", "give 1 or more")
     return Job(checkpoint, mask, run.mode, run.seed, settings, task, rows, size, provenance)
+
+
+def write(args: argparse.Namespace, job: Job, accelerator: Accelerator) -> None:
+    """Train, and write adapter/ and train.json."""
+    adapter, state, report = (args.output_dir / name for name in ("adapter", "state.pt", "train.json"))
+    check_replaceable(adapter)
+    record = train(job, adapter, state, accelerator)
+    if accelerator.is_main_process:
+        inputs = {"model": job.checkpoint.digest, "mask": job.provenance["mask_sha256"]}
+        inputs |= {split: sha256(args.data_dir / f"{split}.jsonl") for split in SPLITS}
+        outputs = {"adapter": adapter_digest(adapter)}
+        write_json(
+            report, {"run_id": args.run_id, **job.settings.model_dump(), **record, "inputs": inputs, "outputs": outputs}
+        )
+        state.unlink(missing_ok=True)
 
 
 def main() -> int:
@@ -71,18 +90,8 @@ def main() -> int:
     if run.mode == NO_FINETUNE:
         raise InputError(f"{run.id} is not trained", f"choose one of {', '.join(TRAINED_MODES)}")
     job, accelerator = job_of(args, run), Accelerator(cpu=not torch.cuda.is_available())
-    adapter, state = args.output_dir / "adapter", args.output_dir / "state.pt"
-    trained = train(job, adapter, state, accelerator)
-    if accelerator.is_main_process or job.settings.shard_model:  # who shares a model evaluates it together
-        before = score(trained.model, trained.tokenizer, job.task, job.rows, args.evaluation_batch_size)
-    if accelerator.is_main_process:
-        inputs = {"model": job.checkpoint.digest, "mask": job.provenance["mask_sha256"]}
-        inputs |= {split: sha256(args.data_dir / f"{split}.jsonl") for split in SPLITS}
-        write_json(args.output_dir / "train.json", {
-            "run_id": run.id, **job.settings.model_dump(), **trained.record, "before_merge": before,
-            "inputs": inputs, "outputs": {"adapter": adapter_digest(adapter)},
-        })  # fmt: skip
-        state.unlink(missing_ok=True)
+    with locked(args.output_dir) if accelerator.is_main_process else nullcontext():
+        write(args, job, accelerator)
     accelerator.end_training()
     return 0
 

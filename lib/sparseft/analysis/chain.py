@@ -1,10 +1,10 @@
 """The chain of hashes of a run: each file records what it read and wrote, and the records must meet.
 
-base     train.inputs.model == merge.inputs.model == validation.inputs.base (where that was given)
-mask     train.inputs.mask == merge.inputs.mask == validation.inputs.mask
-adapter  train.outputs.adapter == merge.inputs.adapter; none in mode no_finetune
+base     train.inputs.model == before.inputs.model == merge.inputs.model == validation.inputs.base (where that was given)
+mask     train.inputs.mask == before.inputs.mask == merge.inputs.mask == validation.inputs.mask
+adapter  train.outputs.adapter == before.inputs.adapter == merge.inputs.adapter; none in mode no_finetune
 merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model
-data     train.inputs.validation == evaluation.inputs.data, else train_merge_gap compares two data sets
+data     train.inputs.validation == before.inputs.data == evaluation.inputs.data, else train_merge_gap compares two data sets
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,13 @@ from sparseft.analysis.records import NO_FINETUNE, Record
 from sparseft.analysis.tables import files_digest
 
 _SPEAKERS = {
-    "base": ("train.json", "merge.json"),
-    "mask": ("train.json", "merge.json", "validation_report.json"),
-    "adapter": ("train.json", "merge.json"),
+    "base": ("train.json", "before_merge.json", "merge.json"),
+    "mask": ("train.json", "before_merge.json", "merge.json", "validation_report.json"),
+    "adapter": ("train.json", "before_merge.json", "merge.json"),
     "merged": ("merge.json", "validation_report.json", "evaluation.json"),
-    "data": ("train.json", "evaluation.json"),
+    "data": ("train.json", "before_merge.json", "evaluation.json"),
 }
+_TRAINED = ("train.json", "before_merge.json")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def links(record: Record) -> list[Link]:
     found = []
     for name, speakers in _SPEAKERS.items():
         says = {file: digest for link, file, digest in said if link == name}
-        expected = [file for file in speakers if trained or file != "train.json"]
+        expected = [file for file in speakers if trained or file not in _TRAINED]
         found.append(Link(name, says, [file for file in expected if file not in says]))
     return found
 
@@ -68,6 +69,10 @@ def _said(record: Record) -> list[tuple[str, str, str | None]]:
     if train:
         said += [("base", "train.json", train.inputs.model), ("mask", "train.json", train.inputs.mask)]
         said += [("adapter", "train.json", train.outputs.adapter), ("data", "train.json", train.inputs.validation)]
+    if record.before:
+        seen = record.before.inputs
+        said += [("base", "before_merge.json", seen.model), ("mask", "before_merge.json", seen.mask)]
+        said += [("adapter", "before_merge.json", seen.adapter), ("data", "before_merge.json", seen.data)]
     if merge:
         said += [("base", "merge.json", merge.inputs.model), ("mask", "merge.json", merge.inputs.mask)]
         said += [("adapter", "merge.json", merge.inputs.adapter), ("merged", "merge.json", files_digest(merge.outputs))]

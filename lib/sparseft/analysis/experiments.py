@@ -87,6 +87,7 @@ def _setting(records: list[Record], cells: pd.DataFrame) -> str:
         "runs": len(records),
         "training": _each(f"{train.backend} in {train.dtype} on {train.device}" for train in trained),
         "steps x batch size": _each(f"{train.steps} x {train.batch_size}" for train in trained),
+        "gradient of sparse_to_sparse": _each(train.gradient for train in trained),
         "trainable parameters": _each(train.trainable_parameters for train in trained),
         "versions": _each(f"{name} {version}" for train in trained for name, version in train.versions.items()),
         "evaluation": _each(f"{evaluation.harness} on {evaluation.device}" for evaluation in evaluations),

@@ -1,12 +1,13 @@
-"""The run folders, read and checked: what the analysis believes about a run is what four files say.
+"""The run folders, read and checked: what the analysis believes about a run is what five files say.
 
     train.json              the training; absent in mode no_finetune
+    before_merge.json       the result before the merge; absent in mode no_finetune
     merge.json              hashes of what went into the merge and of what came out
     validation_report.json  every weight against the mask
     evaluation.json         the result
 
 A run without a sound validation_report.json and evaluation.json is left out of every table; without a sound
-train.json or merge.json it stays, with blanks. Either way it becomes a `Gap` with the reason; nothing is filled in.
+train.json, before_merge.json or merge.json it stays, with blanks. Either way it becomes a `Gap` with the reason; nothing is filled in.
 The classes below name the fields that the analysis reads; a file may hold more.
 """
 
@@ -46,13 +47,6 @@ class TrainOutputs(_Piece):
     adapter: str
 
 
-class BeforeMerge(_Piece):
-    """The task's metric of the model in training, on the validation set."""
-
-    metric: str
-    value: float
-
-
 class Training(_File):
     """train.json: losses in nats per answer token, throughput without padding."""
 
@@ -61,9 +55,10 @@ class Training(_File):
     dtype: str
     steps: Count
     batch_size: Count
+    processes: Annotated[int, Field(gt=0)]
+    gradient: str
     final_loss: float
     eval_loss: float
-    before_merge: BeforeMerge
     samples_per_second: Positive
     tokens_per_second: Positive
     train_seconds: Positive
@@ -157,25 +152,44 @@ class Evaluation(_File):
     inputs: EvaluationInputs
 
 
+class BeforeInputs(_Piece):
+    """Digest of the base's weights, sha256 of the mask, of the adapter and of the validation set."""
+
+    model: str
+    mask: str
+    adapter: str
+    data: str
+
+
+class BeforeMerge(_File):
+    """before_merge.json: the model as its training left it, on the same examples."""
+
+    metric: str
+    value: float
+    eval_loss: float
+    inputs: BeforeInputs
+
+
 @dataclass(frozen=True)
 class Record:
-    """One run with its sound pieces; `train` and `merge` are None where there is no sound one."""
+    """One run with its sound pieces; `train`, `before` and `merge` are None where there is no sound one."""
 
     run: Run
     validation: Validation
     evaluation: Evaluation
     train: Training | None
+    before: BeforeMerge | None
     merge: Merge | None
 
     @property
     def train_merge_gap(self) -> float | None:
         """Evaluation loss after the merge minus before it; 0 where the merge changes nothing but rounding."""
-        return None if self.train is None else self.evaluation.eval_loss - self.train.eval_loss
+        return None if self.before is None else self.evaluation.eval_loss - self.before.eval_loss
 
     @property
     def train_merge_gap_value(self) -> float | None:
         """The metric after the merge minus before it."""
-        return None if self.train is None else self.evaluation.value - self.train.before_merge.value
+        return None if self.before is None else self.evaluation.value - self.before.value
 
 
 @dataclass(frozen=True)
@@ -189,6 +203,7 @@ class Gap:
 
 _PIECES = {
     "train": ("train.json", Training),
+    "before": ("before_merge.json", BeforeMerge),
     "merge": ("merge.json", Merge),
     "validation": ("validation_report.json", Validation),
     "evaluation": ("evaluation.json", Evaluation),
@@ -220,7 +235,7 @@ def _read_run(folder: Path) -> tuple[Record | None, Gap | None]:
     pieces, reasons = {}, []
     for name, (file, schema) in _PIECES.items():
         pieces[name] = None
-        if name == "train" and run.mode == NO_FINETUNE:
+        if name in ("train", "before") and run.mode == NO_FINETUNE:
             continue
         try:
             pieces[name] = _read_piece(folder / file, schema)

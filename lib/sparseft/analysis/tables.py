@@ -5,7 +5,7 @@ A cell is model x task x method x sparsity x mode; its runs differ in the seed a
     value           mean of the runs' values; value_sd is the standard deviation between them, blank for one run
     standard_error  mean of the runs' standard errors over the examples. All seeds see the same examples, so this
                     part of the error does not shrink with the number of seeds
-    throughput      blank where the runs of a cell differ in device or batch size: such a mean says nothing
+    throughput      blank where the runs of a cell differ in device, batch size or processes: such a mean says nothing
 
 recovered_share = (tuned - untuned) / (dense tuned - untuned), untuned being the same pruned model without
 fine-tuning: 0 when fine-tuning wins nothing back, 1 when it reaches the dense fine-tuned model. It is blank at
@@ -28,10 +28,11 @@ CELL = ["model", "task", "metric", "method", "sparsity", "mode"]
 LINE = ["model", "task", "metric", "method", "mode"]
 INTEGERS = [
     "sparsity", "seed", "examples", "peak_memory_bytes", "batch_size", "steps", "violations", "layers_checked",
-    "layers_expected", "n", "n_validated",
+    "layers_expected", "n", "n_validated", "processes",
 ]  # fmt: skip
 TRAINED = [
-    "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes", "batch_size", "steps", "device",
+    "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes", "batch_size", "steps", "gradient",
+    "processes", "device",
 ]  # fmt: skip
 POINT = [
     "n", "n_validated", "examples", "chance", "value", "value_sd", "standard_error", "dense_value",
@@ -63,7 +64,7 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
         **statistics,
         device=("device", _joined),
     )
-    alike = (groups["device"].nunique() <= 1) & (groups["batch_size"].nunique() <= 1)
+    alike = (groups[["device", "batch_size", "processes"]].nunique() <= 1).all(axis=1)
     rates = [name for name in table if "per_second" in name]
     table[rates] = table[rates].where(alike, axis=0)
     return _tidy(table.reset_index(), CELL)
@@ -90,7 +91,7 @@ def curves(cells: pd.DataFrame) -> pd.DataFrame:
 
 def throughput(runs: pd.DataFrame) -> pd.DataFrame:
     """A row a cell, device and batch size of the trained runs: speed in mean and standard deviation, largest memory."""
-    keys = [name for name in CELL if name != "metric"] + ["device", "batch_size"]
+    keys = [name for name in CELL if name != "metric"] + ["device", "processes", "batch_size"]
     groups = runs[runs["samples_per_second"].notna()].groupby(keys, sort=False)
     rates = ["samples_per_second", "tokens_per_second"]
     table = groups.agg(
@@ -131,9 +132,9 @@ def _row(record: Record) -> dict:
         "mask_sequential": validation.mask.sequential,
         **{name: getattr(evaluation, name) for name in ("metric", "value", "standard_error", "examples", "chance")},
         "eval_loss": evaluation.eval_loss,
-        "eval_loss_before_merge": train.eval_loss if train else None,
+        "eval_loss_before_merge": record.before.eval_loss if record.before else None,
         "train_merge_gap": record.train_merge_gap,
-        "value_before_merge": train.before_merge.value if train else None,
+        "value_before_merge": record.before.value if record.before else None,
         "train_merge_gap_value": record.train_merge_gap_value,
         "final_train_loss": train.final_loss if train else None,
         **{name: getattr(train, name) if train else None for name in TRAINED},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from sparseft.config import Training
@@ -21,6 +21,13 @@ from sparseft.grid import PROJECTIONS
 
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model.safetensors"
+# What a PEFT configuration may set without changing what A and B mean; any other key that is set is refused.
+_HARMLESS = {
+    "auto_mapping", "base_model_name_or_path", "bias", "eva_config", "exclude_modules", "inference_mode",
+    "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout",
+    "lora_ga_config", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "revision", "sparseft", "target_modules",
+    "task_type",
+}  # fmt: skip
 
 
 def write_adapter(
@@ -46,7 +53,7 @@ def write_adapter(
         "sparseft": sparseft,
     }
     with atomic_folder(folder) as temporary:
-        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        (temporary / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
         write_json(temporary / "adapter_config.json", config)
 
 
@@ -57,7 +64,10 @@ def read_adapter(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], float,
     mend = "train the run again"
     config = read_json(folder / "adapter_config.json", mend)
     if not _plain(config):
-        raise InputError(f"{folder}: not a plain LoRA adapter", "use one r and one alpha for all layers, and no bias")
+        raise InputError(
+            f"{folder}: not a plain LoRA adapter",
+            "use one r and one alpha for all layers, no bias and no variant of LoRA",
+        )
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, FileNotFoundError) as error:
@@ -81,9 +91,11 @@ def adapter_digest(folder: Path) -> str:
 
 
 def _plain(config: dict) -> bool:
-    """Whether the adapter is y = x W^T + alpha/r x A^T B^T, with sound numbers, and no more."""
-    special = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern", "fan_in_fan_out")
+    """Whether the adapter is y = x W^T + alpha/r x A^T B^T over the base as it is, with sound numbers, and no more."""
     r, alpha = config.get("r"), config.get("lora_alpha")
     numbers = type(r) is int and r > 0 and type(alpha) in (int, float) and 0 < alpha < 1e9
     plain = config.get("peft_type") == "LORA" and config.get("bias", "none") == "none"
-    return plain and numbers and not any(config.get(key) for key in special)
+    # pissa, olora and others change the base's weights
+    start = config.get("init_lora_weights", True) in (True, False, "gaussian", "eva")
+    unknown = [key for key, value in config.items() if value and key not in _HARMLESS]
+    return plain and numbers and start and isinstance(config.get("sparseft", {}), dict) and not unknown

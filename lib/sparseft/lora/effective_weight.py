@@ -44,27 +44,27 @@ class Workspace:
 
     def __init__(self) -> None:
         self._buffers: dict[tuple, Tensor] = {}
-        self._kept: dict[int, Tensor] | None = None
+        self._cache: dict[int, Tensor] | None = None
 
     @torch.no_grad()
     def merged(self, W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
         """W' (out, in) in W's dtype, in a buffer that the next call may overwrite.
 
         W (out, in) carries its mask; A (r, in) and B (out, r) in fp32, fp64 with an fp64 W."""
-        if self._kept is None:
+        if self._cache is None:
             return self._build(self.take("merged", W.shape, W), W, A, B, scale)
-        if W.data_ptr() not in self._kept:
-            self._kept[W.data_ptr()] = self._build(torch.empty_like(W), W, A, B, scale)
-        return self._kept[W.data_ptr()]
+        if W.data_ptr() not in self._cache:
+            self._cache[W.data_ptr()] = self._build(torch.empty_like(W), W, A, B, scale)
+        return self._cache[W.data_ptr()]
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def caching(self) -> Iterator[None]:
         """Inside, every W' is built once and kept, a second model in memory: the adapters must not change here."""
-        self._kept = {}
+        self._cache = {}
         try:
             yield
         finally:
-            self._kept = None
+            self._cache = None
 
     def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """The buffer of that name and of the dtype and device of `like`; what it holds is left from before."""

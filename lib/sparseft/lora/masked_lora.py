@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
@@ -43,6 +44,7 @@ class MaskedLoRAFunction(torch.autograd.Function):
         return F.linear(X, workspace.merged(W, A, B, s))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dY):
         X, W, A, B = ctx.saved_tensors
         dX = dY @ ctx.workspace.merged(W, A, B, ctx.s) if ctx.needs_input_grad[0] else None

@@ -46,6 +46,11 @@ def merge(base: Checkpoint, mask: Mask, mask_sha256: str, adapter: Path | None, 
         weight = torch.from_numpy(bits).view(TORCH_DTYPES[tensor.dtype])
         carry_mask_(weight, torch.from_numpy(mask.kept(layer)))
         weight = workspace.merged(weight, *pairs[layer], scale)
+        if not weight.isfinite().all():
+            raise InputError(
+                f"{adapter}: {layer} merges to NaN or infinity in {tensor.dtype}",
+                "train again with a lower learning rate",
+            )
         return weight.view(INTEGERS[weight.element_size()]).numpy().tobytes()
 
     with atomic_folder(output) as temporary:

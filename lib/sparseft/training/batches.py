@@ -27,16 +27,15 @@ class Example:
 @dataclass(frozen=True)
 class Batch:
     """`ids` int64 (B, T), padded on the right; the answers' tokens `targets` (N,) stand after `positions` (N,) of the
-    flattened (B * T,); `tokens` counts what is not padding."""
+    flattened (B * T,)."""
 
     ids: Tensor
     positions: Tensor
     targets: Tensor
-    tokens: int
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
-        return Batch(self.ids.to(device), self.positions.to(device), self.targets.to(device), self.tokens)
+        return Batch(self.ids.to(device), self.positions.to(device), self.targets.to(device))
 
 
 def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Example]:
@@ -69,20 +68,31 @@ def collate(examples: list[Example]) -> Batch:
         ids[row, : len(example.ids)] = torch.tensor(example.ids)
         positions += range(row * width + example.answer_start - 1, row * width + len(example.ids) - 1)
         targets += example.ids[example.answer_start :]
-    tokens = sum(len(example.ids) for example in examples)
-    return Batch(ids, torch.tensor(positions), torch.tensor(targets), tokens)
+    return Batch(ids, torch.tensor(positions), torch.tensor(targets))
 
 
 def shuffled(examples: list[Example], settings: Training, seed: int) -> Iterator[list[Example]]:
-    """Batches without end, each sorted by length; every epoch is a new permutation.
+    """Batches without end; every epoch is a new permutation, and what fills no batch goes to the next epoch's first.
 
-    settings.length_buckets batches are drawn, sorted by length together, cut, and put in random order. The same batches
-    for the same seed, whatever the mode, so that modes differ in nothing else."""
-    generator, queue, size = random.Random(seed), [], settings.batch_size
+    The other batches of an epoch are sorted by length settings.length_buckets at a time, cut, and put in random order.
+    The same batches for the same seed, whatever the mode, so that modes differ in nothing else."""
+    generator, left, size = random.Random(seed), [], settings.batch_size
     while True:
-        while len(queue) < size * settings.length_buckets:
-            queue += generator.sample(examples, len(examples))
-        drawn, queue = queue[: size * settings.length_buckets], queue[size * settings.length_buckets :]
-        drawn.sort(key=lambda example: len(example.ids))
-        batches = [drawn[start : start + size] for start in range(0, len(drawn), size)]
-        yield from generator.sample(batches, len(batches))
+        epoch = generator.sample(examples, len(examples))
+        first = left + epoch[: (size - len(left)) % size]
+        epoch = epoch[(size - len(left)) % size :]
+        if len(first) % size:  # fewer examples than a batch holds
+            left = first
+            continue
+        whole = len(epoch) // size * size
+        left = epoch[whole:]
+        if first:
+            yield first
+        for start in range(0, whole, size * settings.length_buckets):
+            yield from _by_length(epoch[start : min(start + size * settings.length_buckets, whole)], size, generator)
+
+
+def _by_length(window: list[Example], size: int, generator: random.Random) -> list[list[Example]]:
+    window = sorted(window, key=lambda example: len(example.ids))
+    batches = [window[start : start + size] for start in range(0, len(window), size)]
+    return generator.sample(batches, len(batches))

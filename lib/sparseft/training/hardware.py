@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from sparseft.errors import InputError
+
 
 def choose_device() -> torch.device:
     """The first CUDA device, or the CPU."""
@@ -17,6 +19,8 @@ def choose_device() -> torch.device:
 
 def limit_threads(threads: int) -> None:
     """Use that many CPU threads: parallel jobs share the cores, and sums depend on how they are split."""
+    if not 1 <= threads <= 1024:
+        raise InputError(f"--threads {threads}", "give a number from 1 to 1024")
     torch.set_num_threads(threads)
 
 

@@ -26,6 +26,7 @@ from sparseft.config import Training
 from sparseft.errors import InputError
 from sparseft.lora.masked_lora import LoRALinear, whole
 from sparseft.training.batches import Example, collate, shuffled
+from sparseft.training.hardware import peak_memory
 from sparseft.training.loss import AnswerLoss, mean_answer_loss
 from sparseft.training.state import read_state, write_state
 
@@ -41,6 +42,7 @@ class Progress:
     seconds: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     resumed_after: list[int] = field(default_factory=list)
+    peak_memory: int = 0  # bytes, of the processes before this one
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Loop:
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        progress.curve.append({"step": step, "loss": loss, "learning_rate": rate})
+        progress.curve.append({"step": step, "loss": loss, "gradient_norm": norm, "learning_rate": rate})
         progress.seconds.append(time.perf_counter() - begin)
         progress.tokens.append(sum(len(example.ids) for example in batch))
         if not sys.stderr.isatty() and step % max(1, self.settings.steps // 10) == 0:  # there the bar says it
@@ -119,7 +121,7 @@ class Loop:
             for start in range(0, len(batch), settings.micro_batch_size)
         ]
         loss = torch.zeros((), device=accelerator.device)
-        with self._weights_kept():
+        with self._weights_cached():
             for part in parts[accelerator.process_index :: accelerator.num_processes]:
                 part_loss = self.loss(collate(part).to(accelerator.device)) / answers
                 (part_loss * averaged).backward()
@@ -128,10 +130,10 @@ class Loop:
             self._sum_gradients()
         return accelerator.reduce(loss, "sum").item()  # waits for the device: the step's time is whole
 
-    def _weights_kept(self):
+    def _weights_cached(self):
         """W' is the same in all micro-batches of a step."""
         layer = next(iter(self.layers.values()))
-        return layer.workspace.kept() if self.settings.cache_weights else nullcontext()
+        return layer.workspace.caching() if self.settings.cache_weights else nullcontext()
 
     def _sum_gradients(self) -> None:
         """Over the processes, in one message: adapters are small."""
@@ -154,6 +156,7 @@ class Loop:
         return progress
 
     def _save(self, optimizer: Optimizer, schedule: LRScheduler, progress: Progress) -> None:
+        progress.peak_memory = max(progress.peak_memory, peak_memory(self.accelerator.device))
         if self.accelerator.is_main_process:
             matrices: list[Tensor] = [parameter.detach() for parameter in self.parameters]
             write_state(self.state, self.identity, {
@@ -177,4 +180,5 @@ class Loop:
             "tokens_per_second_overall": sum(progress.tokens) / total,
             "train_seconds": total,
             "resumed_after_steps": progress.resumed_after,
+            "peak_memory_bytes": max(progress.peak_memory, peak_memory(self.accelerator.device)),
         }

@@ -1,7 +1,8 @@
 """The saved state of a training, from which a killed run goes on to the same bits; no output of any rule."""
 
-import pickle
+import io
 import sys
+import zipfile
 from pathlib import Path
 
 import torch
@@ -11,20 +12,29 @@ from sparseft.files import atomic_file
 
 def write_state(path: Path, identity: str, content: dict) -> None:
     """Replace the state: tensors, numbers and text alone, so that `weights_only` reads it."""
+    buffer = io.BytesIO()  # torch, writing a file itself, would not say that the disk is full
+    torch.save({"identity": identity, **content}, buffer)
     with atomic_file(path) as temporary:
-        torch.save({"identity": identity, **content}, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def read_state(path: Path, identity: str) -> dict | None:
-    """The state, on the CPU; None where there is none, or (said on stderr) where it is damaged or another training's."""
-    if not path.exists():
+    """The state, on the CPU; None where there is none, or (said on stderr) where it is damaged or another training's.
+
+    Raises OSError where there is one that cannot be read."""
+    if not path.is_file():
         return None
+    content = io.BytesIO(path.read_bytes())
     try:
-        found = torch.load(path, weights_only=True, map_location="cpu")
-        if found["identity"] == identity:
-            return found
-        reason = "of other inputs or settings"
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+        if zipfile.ZipFile(content).testzip() is None:  # torch itself would take a flipped bit for a weight
+            content.seek(0)
+            found = torch.load(content, weights_only=True, map_location="cpu")
+            if found["identity"] == identity:
+                return found
+            reason = "of other code, inputs or settings"
+        else:
+            reason = "damaged"
+    except Exception:  # whatever a parser makes of bytes that are no state
         reason = "damaged"
     print(f"{path} is {reason}: the training starts from its beginning", file=sys.stderr)
     return None

@@ -15,13 +15,15 @@ from transformers import PreTrainedTokenizerBase
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.config import Training
-from sparseft.lora.adapter import write_adapter
+from sparseft.digests import code_digest
+from sparseft.errors import InputError
+from sparseft.lora.adapter import read_adapter, write_adapter
 from sparseft.lora.experts import memory_path, unfuse_experts
 from sparseft.lora.masked_lora import LoRALinear, attach
 from sparseft.pruning.mask_ops import Mask
 from sparseft.tasks.task import Row, Task
-from sparseft.training.batches import encode
-from sparseft.training.hardware import device_name, peak_memory, versions
+from sparseft.training.batches import Example, encode
+from sparseft.training.hardware import device_name, versions
 from sparseft.training.loop import Loop
 from sparseft.training.loss import AnswerLoss
 from sparseft.training.model import load_model
@@ -43,21 +45,6 @@ class Job:
     evaluation_batch_size: int
     provenance: dict
 
-    def identity(self, accelerator: Accelerator) -> str:
-        """What must agree for a saved state to be gone on from: everything that decides the adapter's bits."""
-        where = [torch.get_num_threads(), accelerator.num_processes, device_name(accelerator.device), versions()]
-        what = [self.settings.model_dump(), self.mode, self.seed, self.provenance, self.rows]
-        return hashlib.sha256(json.dumps([what, where], sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A model with its trained adapters, and train.json's measured content."""
-
-    model: nn.Module
-    tokenizer: PreTrainedTokenizerBase
-    record: dict
-
 
 def adapted_model(
     checkpoint: Checkpoint, mask: Mask, mode: str, settings: Training, device: torch.device
@@ -72,8 +59,48 @@ def adapted_model(
     return model, tokenizer, layers
 
 
-def train(job: Job, adapter: Path, state: Path, accelerator: Accelerator) -> Trained:
-    """Train an adapter on rows["train"] and write it; a `state` that an earlier process left is gone on from.
+def trained_model(
+    checkpoint: Checkpoint, mask: Mask, mask_sha256: str, adapter: Path, device: torch.device
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """The model as its training left it, before any merge, and its tokenizer.
+
+    Raises InputError where the adapter is not this project's, was trained with another mask, or does not fit."""
+    pairs, _, config = read_adapter(adapter)
+    ours = config.get("sparseft", {})
+    if ours.get("mask_sha256") != mask_sha256 or "mode" not in ours:
+        raise InputError(f"{adapter}: not trained with this mask", "give the mask and the adapter of one run")
+    settings = Training(lora_r=config["r"], lora_alpha=config["lora_alpha"], lora_targets=config["target_modules"])
+    model, tokenizer, layers = adapted_model(checkpoint, mask, ours["mode"], settings, device)
+    if layers.keys() != pairs.keys():
+        raise InputError(f"{adapter}: has other layers than the model", "give the base that it was trained on")
+    with torch.no_grad():
+        for name, (A, B) in pairs.items():
+            layers[name].lora_A.copy_(A)
+            layers[name].lora_B.copy_(B)
+    return model.eval(), tokenizer
+
+
+def identity(job: Job, data: dict[str, list[Example]], accelerator: Accelerator) -> str:
+    """What must agree for a saved state to be gone on from: everything that decides the adapter's bits, code included."""
+    lib = Path(__file__).parents[2]
+    where = [torch.get_num_threads(), accelerator.num_processes, device_name(accelerator.device), versions()]
+    what = [
+        job.settings.model_dump(),
+        job.evaluation_batch_size,
+        job.mode,
+        job.seed,
+        job.provenance,
+        job.checkpoint.config,
+    ]
+    tokens = [[example.ids, example.answer_start] for split in sorted(data) for example in data[split]]
+    parts = [code_digest(Path(__file__), lib), where, what, tokens]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def train(job: Job, adapter: Path, state: Path, accelerator: Accelerator) -> dict:
+    """Train an adapter on rows["train"] and write it; returns train.json's measured content.
+
+    A `state` that an earlier process left is gone on from.
 
     Same job, same thread and process count, same machine: the same bits, killed in between or not."""
     settings, device = job.settings, accelerator.device
@@ -87,23 +114,19 @@ def train(job: Job, adapter: Path, state: Path, accelerator: Accelerator) -> Tra
     limit = model.config.max_position_embeddings
     data = {split: encode(rows, job.task, tokenizer, limit) for split, rows in job.rows.items()}
     loop = Loop(loss, layers, data, settings, job.seed, accelerator, job.evaluation_batch_size, state,
-                job.identity(accelerator))  # fmt: skip
+                identity(job, data, accelerator))  # fmt: skip
     record = loop.fit() | {"eval_loss": loop.eval_loss()}
     matrices = {name: layer.factors() for name, layer in layers.items()}
     if accelerator.is_main_process:
         write_adapter(adapter, matrices, settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
-    record |= {
+    return record | {
         "backend": "torch",
         "device": device_name(device),
         "processes": accelerator.num_processes,
         "dtype": str(model.dtype).removeprefix("torch."),
         "trainable_parameters": sum(parameter.numel() for parameter in loop.parameters),
-        "peak_memory_bytes": peak_memory(device),
         "versions": versions(),
     }
-    if settings.shard_model:
-        loss.unshard()  # what lies outside the decoder layers, for what calls the model itself
-    return Trained(model, tokenizer, record)
 
 
 def _shard(loss: AnswerLoss, accelerator: Accelerator) -> None:

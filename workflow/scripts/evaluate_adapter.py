@@ -1,0 +1,57 @@
+"""Evaluate a run's model as its training left it, before the merge: what the merge changes is the train-merge gap.
+
+    evaluate_adapter.py --model_path models/smollm2 --mask_path masks/smollm2/masks_sparsity50_unstructured.pt \\
+        --adapter RUN_FOLDER/adapter --task boolq_mini --data_dir data/boolq_mini --output RUN_FOLDER/before_merge.json
+
+Writes the same as evaluate.py.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.errors import run_script
+from sparseft.evaluation import evaluate
+from sparseft.files import sha256, write_json
+from sparseft.lora.adapter import adapter_digest
+from sparseft.pruning.mask_ops import check_mask, read_mask
+from sparseft.tasks import get_task, read_examples
+from sparseft.tasks.source import SPLITS
+from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads
+from sparseft.training.torch_backend import trained_model
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_path", type=Path, required=True, help="the base")
+    parser.add_argument("--mask_path", type=Path, required=True)
+    parser.add_argument("--adapter", type=Path, required=True, help="the adapter folder of train.py")
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--data_dir", type=Path, required=True, help="train.jsonl and validation.jsonl")
+    parser.add_argument("--batch_size", type=int, default=32, help="sequences a forward pass")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number, other last bits")
+    parser.add_argument("--output", type=Path, required=True)
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    limit_threads(args.threads)
+    keep_freed_memory()
+    begin = time.perf_counter()
+    task, checkpoint, mask = get_task(args.task), Checkpoint(args.model_path), read_mask(args.mask_path)
+    rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
+    check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
+    mask_sha256 = sha256(args.mask_path)
+    model, tokenizer = trained_model(checkpoint, mask, mask_sha256, args.adapter, choose_device())
+    record = evaluate(model, tokenizer, task, rows, args.batch_size)
+    inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": adapter_digest(args.adapter)}
+    inputs |= {"data": sha256(args.data_dir / "validation.jsonl"), "train": sha256(args.data_dir / "train.jsonl")}
+    write_json(args.output, {**record, "seconds": time.perf_counter() - begin, "inputs": inputs})
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
