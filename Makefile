@@ -1,4 +1,4 @@
-# make run    set up, then the default study; about six minutes on 2 cores
+# make run    set up, then the default study; about eight minutes on 2 cores
 # make test   set up, then all tests
 # make lint   ruff, snakefmt, snakemake --lint
 # make bench  this project beside its peers, as ratios in one run

@@ -78,7 +78,8 @@ def step(layer: nn.Module, x: Tensor, dy: Tensor, cached: bool = False) -> Calla
         layer(x).backward(dy)
 
     if cached:
-        layer.workspace.caching().__enter__()  # for good: this layer has a workspace of its own
+        layer.cached = layer.workspace.caching()  # for good: this layer has a workspace of its own
+        layer.cached.__enter__()
     return run
 
 

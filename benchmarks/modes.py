@@ -4,7 +4,7 @@
 
 DIR: train.jsonl and validation.jsonl of HellaSwag in its original fields. Masks by magnitude at 50 and 70 %; one task is
 generated, the other is DIR's. Variants of a seed share the initial adapters and the batches, so they are compared seed by
-seed. About 35 minutes on 2 cores; writes benchmarks/results/modes.md and modes_differences.md.
+seed. About 25 minutes on 2 cores; writes benchmarks/results/modes.md and modes_differences.md.
 """
 
 import argparse

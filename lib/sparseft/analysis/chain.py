@@ -4,7 +4,7 @@ base     train.inputs.model == before.inputs.model == merge.inputs.model == vali
 mask     train.inputs.mask == before.inputs.mask == merge.inputs.mask == validation.inputs.mask
 adapter  train.outputs.adapter == before.inputs.adapter == merge.inputs.adapter; none in mode no_finetune
 merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model
-data     train.inputs.validation == before.inputs.data == evaluation.inputs.data, else train_merge_gap compares two data sets
+data     train.inputs.validation == before.inputs.data == evaluation.inputs.data, or the gap compares two data sets
 """
 
 from dataclasses import dataclass

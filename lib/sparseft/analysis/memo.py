@@ -16,9 +16,9 @@ _HOW = """## What was checked, and how to repeat it
 The validation compares every prunable weight of the merged model with the mask: a pruned weight must be exactly zero
 (within the tolerance of its row below), a layer that the mask names must be there, and every tensor outside the mask
 must be what it was in the base model. *Sparsity* is the share of zeros among the prunable weights; it may exceed what
-was asked by the kept weights that happen to be zero. *Train-merge gap* is the evaluation loss, in nats per
-answer token, and the metric after the merge minus before it. That a kept weight is what W + alpha/r B A makes it is not read off the file: the
-merge's hashes tie it to its inputs. To repeat the check of one run:
+was asked by the kept weights that happen to be zero. *Train-merge gap* is the evaluation loss, in nats per answer
+token, and the metric after the merge minus before it. That a kept weight is what W + alpha/r B A makes it is not read
+off the file: the merge's hashes tie it to its inputs. To repeat the check of one run:
 
 ```
 {command}
@@ -35,11 +35,11 @@ _CHAIN = """## Chain of hashes
 
 Each stage records the sha256 of what it read and wrote. A chain holds when these are equal:
 
-- base: `train.json` inputs.model, `merge.json` inputs.model, `validation_report.json` inputs.base
-- mask: `train.json` inputs.mask, `merge.json` inputs.mask, `validation_report.json` inputs.mask
-- adapter: `train.json` outputs.adapter, `merge.json` inputs.adapter (none in mode no_finetune)
+- base: `train.json`, `before_merge.json` and `merge.json` inputs.model, `validation_report.json` inputs.base
+- mask: `train.json`, `before_merge.json`, `merge.json` and `validation_report.json` inputs.mask
+- adapter: `train.json` outputs.adapter, `before_merge.json` and `merge.json` inputs.adapter (none in mode no_finetune)
 - merged: `merge.json` outputs, `validation_report.json` inputs.checkpoint, `evaluation.json` inputs.model
-- data: `train.json` inputs.validation, `evaluation.json` inputs.data
+- data: `train.json` inputs.validation, `before_merge.json` and `evaluation.json` inputs.data
 
 The first twelve digits; summary.csv has them whole. A merged model of several files has the sha256 of what
 `sha256sum *.safetensors` prints.

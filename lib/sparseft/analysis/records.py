@@ -7,7 +7,8 @@
     evaluation.json         the result
 
 A run without a sound validation_report.json and evaluation.json is left out of every table; without a sound
-train.json, before_merge.json or merge.json it stays, with blanks. Either way it becomes a `Gap` with the reason; nothing is filled in.
+train.json, before_merge.json or merge.json it stays, with blanks. Either way it becomes a `Gap` with the reason;
+nothing is filled in.
 The classes below name the fields that the analysis reads; a file may hold more.
 """
 

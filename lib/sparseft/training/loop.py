@@ -49,7 +49,8 @@ class Progress:
 class Loop:
     """A model whose adapters are trained; `layers` are its LoRA layers by name, `data` the examples by split.
 
-    With settings.shard_model `loss` was divided among the processes, which then sum the gradients themselves. `state`: where a killed training goes on from, and `identity`, what it must agree in; no file for None."""
+    With settings.shard_model `loss` was divided among the processes, and its gradients are summed in the backward.
+    `state`: where a killed training goes on from, and `identity`, what it must agree in; no file for None."""
 
     loss: AnswerLoss
     layers: dict[str, LoRALinear]

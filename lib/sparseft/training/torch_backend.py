@@ -100,9 +100,7 @@ def identity(job: Job, data: dict[str, list[Example]], accelerator: Accelerator)
 def train(job: Job, adapter: Path, state: Path, accelerator: Accelerator) -> dict:
     """Train an adapter on rows["train"] and write it; returns train.json's measured content.
 
-    A `state` that an earlier process left is gone on from.
-
-    Same job, same thread and process count, same machine: the same bits, killed in between or not."""
+    A `state` that an earlier process left is gone on from. Same job, same thread and process count, same machine: the same bits, killed in between or not."""
     settings, device = job.settings, accelerator.device
     settings.check_processes(accelerator.num_processes)
     torch.manual_seed(job.seed)
