@@ -78,8 +78,7 @@ def step(layer: nn.Module, x: Tensor, dy: Tensor, cached: bool = False) -> Calla
         layer(x).backward(dy)
 
     if cached:
-        layer.cached = layer.workspace.caching()  # for good: this layer has a workspace of its own
-        layer.cached.__enter__()
+        layer.workspace.freeze()
     return run
 
 

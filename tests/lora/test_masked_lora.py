@@ -145,6 +145,8 @@ def test_a_cached_weight_is_built_once_and_only_inside():
         assert torch.equal(first, expected)
     B += 1
     assert not torch.equal(workspace.merged(W, A, B, 1.0), expected)
+    workspace.freeze()
+    assert workspace.merged(W, A, B, 1.0).data_ptr() == workspace.merged(W, A, B, 1.0).data_ptr() != W.data_ptr()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -66,6 +66,10 @@ class Workspace:
         finally:
             self._cache = None
 
+    def freeze(self) -> None:
+        """From now on as inside `caching`: for adapters that change no more."""
+        self._cache = {}
+
     def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """The buffer of that name and of the dtype and device of `like`; what it holds is left from before."""
         key, size = (name, like.dtype, like.device), shape[0] * shape[1]

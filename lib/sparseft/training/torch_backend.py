@@ -77,6 +77,7 @@ def trained_model(
         for name, (A, B) in pairs.items():
             layers[name].lora_A.copy_(A)
             layers[name].lora_B.copy_(B)
+            layers[name].workspace.freeze()  # W' once, not at every token that is generated
     return model.eval(), tokenizer
 
 
