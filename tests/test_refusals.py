@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,18 +70,23 @@ def test_a_prompt_longer_than_the_context_is_refused_not_cut(tiny_llama, task):
         evaluate(*load_model(tiny_llama.folder, torch.device("cpu")), get_task(task), rows, 4)
 
 
+def small_adapter(folder: Path) -> Path:
+    """An adapter of one layer, r 2."""
+    matrices = {"x": (torch.ones(2, 3), torch.ones(4, 2))}
+    write_adapter(folder, matrices, Training(lora_r=2, lora_alpha=4.0), base="b", sparseft={})
+    return folder
+
+
+def change_config(adapter: Path, change: dict) -> None:
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+
+
 def test_an_adapter_with_another_alpha_is_another_adapter(tmp_path):
-    write_adapter(
-        tmp_path / "a",
-        {"x": (torch.ones(2, 3), torch.ones(4, 2))},
-        Training(lora_r=2, lora_alpha=4.0),
-        base="b",
-        sparseft={},
-    )
-    before = adapter_digest(tmp_path / "a")
-    config = json.loads((tmp_path / "a/adapter_config.json").read_text())
-    (tmp_path / "a/adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 40.0}))
-    assert adapter_digest(tmp_path / "a") != before
+    adapter = small_adapter(tmp_path / "a")
+    before = adapter_digest(adapter)
+    change_config(adapter, {"lora_alpha": 40.0})
+    assert adapter_digest(adapter) != before
 
 
 @pytest.mark.parametrize("change", [{"r": 0}, {"r": 3}, {"lora_alpha": None}, {"lora_alpha": -1}, {"lora_alpha": True},
@@ -88,30 +94,17 @@ def test_an_adapter_with_another_alpha_is_another_adapter(tmp_path):
                                     {"init_lora_weights": "pissa"}, {"layer_replication": [[0, 1], [0, 1]]},
                                     {"alora_invocation_tokens": [3]}, {"a_later_variant": True}, {"sparseft": None}])  # fmt: skip
 def test_an_adapter_whose_scale_or_form_is_unsound_is_refused(tmp_path, change):
-    write_adapter(
-        tmp_path / "a",
-        {"x": (torch.ones(2, 3), torch.ones(4, 2))},
-        Training(lora_r=2, lora_alpha=4.0),
-        base="b",
-        sparseft={},
-    )
-    config = json.loads((tmp_path / "a/adapter_config.json").read_text())
-    (tmp_path / "a/adapter_config.json").write_text(json.dumps({**config, **change}))
+    adapter = small_adapter(tmp_path / "a")
+    change_config(adapter, change)
     with pytest.raises(InputError):
-        read_adapter(tmp_path / "a")
+        read_adapter(adapter)
 
 
 def test_a_model_file_in_the_place_of_an_adapter_is_refused(tmp_path, tiny_llama):
-    write_adapter(
-        tmp_path / "a",
-        {"x": (torch.ones(2, 3), torch.ones(4, 2))},
-        Training(lora_r=2, lora_alpha=4.0),
-        base="b",
-        sparseft={},
-    )
-    shutil.copy(tiny_llama.folder / "model.safetensors", tmp_path / "a/adapter_model.safetensors")
+    adapter = small_adapter(tmp_path / "a")
+    shutil.copy(tiny_llama.folder / "model.safetensors", adapter / "adapter_model.safetensors")
     with pytest.raises(InputError, match="something else than pairs"):
-        read_adapter(tmp_path / "a")
+        read_adapter(adapter)
 
 
 def test_the_same_mask_bits_from_another_base_prove_nothing(tmp_path, tiny_llama, tiny_models):
