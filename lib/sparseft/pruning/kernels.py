@@ -24,15 +24,23 @@ ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 BINS = 1 << 16  # values of the high digit: all 15 bits of a 16-bit magnitude, the high 16 of a 32-bit one
 LOW = 1 << 15  # values of the low digit of a 32-bit magnitude
 SEGMENT = 64 * LANES  # weights that stay in the first cache while the levels take turns
-AHEAD = 2048  # bytes between a store and the prefetch for one to come; half the time of going without
+AHEAD = 2048  # bytes between a use and the prefetch for one to come; a quarter to a half of the time saved
 _WORD = ir.IntType(LANES)
 
 
 @njit(nogil=True, cache=True)
 def count_high(values, counts):
     """Add the magnitudes of `values`, uint16 or uint32 (n,), to `counts`, int32 (BINS,), by their high digit."""
-    shift, mask = _shift(values), _digit(values)
-    for value in values:
+    shift, mask, zero = _shift(values), _digit(values), values.dtype.type(0)
+    width, full = np.uint64(bitwidth(zero)), values.size // LANES * LANES
+    for start in range(0, full, LANES):
+        weights = place(values, start)
+        prefetch(weights + AHEAD, zero)
+        for offset in range(0, LANES * width // 8, 8):  # a load for several weights: a tenth faster
+            word = load64(weights + offset)
+            for bit in range(np.uint64(0), np.uint64(64), width):
+                counts[word >> (bit + shift) & mask] += np.int32(1)
+    for value in values[full:]:
         counts[value >> shift & mask] += np.int32(1)
 
 
@@ -182,13 +190,15 @@ def count_ones(packed):
 @njit(inline="always")
 def _write_row(values, start, cols, thresholds, ties, packed, at, spare):
     """The masks of values[start : start + cols], to the bytes of `packed` from `at` on; `spare` (LANES,) is scratch."""
-    row_bytes, full = -(-cols // 8), cols // LANES * LANES
+    row_bytes, full, levels = -(-cols // 8), cols // LANES * LANES, thresholds.size
     spare[: cols - full] = values[start + full : start + cols]
-    valid = lowest_bits(cols - full)
+    valid, zero = lowest_bits(cols - full), values.dtype.type(0)
     for begin in range(0, cols, SEGMENT):
-        for j in range(thresholds.size):
+        for j in range(levels):
             threshold, left, col, stop = thresholds[j], ties[j], begin, min(begin + SEGMENT, full)
             out = packed.ctypes.data + j * packed.shape[1] + at
+            for part in range(j * LANES // levels, (j + 1) * LANES // levels):  # of the next segment, while this is used
+                prefetch(place(values, start + begin + SEGMENT + part * LANES), zero)
             while left > 0 and col < stop:
                 weights = place(values, start + col)
                 keep, left = drop_ties(at_least(weights, threshold), equal(weights, threshold), left)

@@ -90,24 +90,31 @@ def compute_masks(
 
 def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]:
     """Rank all weights of `layers` as one and write their masks; two readings, three for 32-bit scores."""
-    total, high, scores = 0, np.zeros(kernels.BINS, np.int64), []
+    total, high, scores, seen = 0, np.zeros((), np.int64), [], []
     for layer in layers:
         histogram = np.zeros(kernels.BINS, np.int32)
         for block in selection.source(layer):
             kernels.count_high(block, histogram)
             total, word = total + block.size, block.dtype
+            if word == np.uint16 and len(layers) == 1:  # 128 KB a block of 2 MB; a whole model's would be too much
+                seen.append(histogram[: kernels.LOW].copy())
         scores.append(_scores(selection, layer, histogram))
-        high += histogram
+        high = histogram if len(layers) == 1 else high + histogram
     digits, ties = _bins_of(high, selection.counts(total))
     if word == np.uint32:
         digits = _low_digits(selection, layers, digits, ties)
-    thresholds = digits.astype(word)
+    thresholds, unknown = digits.astype(word), np.full(ties.size, np.iinfo(np.int64).max)
+    equals = iter(np.diff([counts[digits] for counts in seen], axis=0, prepend=0) if seen else [])
     for layer in layers:
         cols = selection.shape[layer][1]
 
         def write(block: np.ndarray, packed: np.ndarray, cols: int = cols) -> None:
             # rows of whole bytes are one long row, which has no ends to treat apart
-            kernels.write_masks(block, cols if cols % 8 else block.size, thresholds, ties, packed)
+            width, equal = cols if cols % 8 else block.size, next(equals, unknown)
+            whole = equal <= ties  # all ties of the block are pruned: the next threshold does, and none is looked for
+            left = np.where(whole, 0, ties)
+            kernels.write_masks(block, width, thresholds + whole.astype(word), left, packed)
+            ties[:] = np.where(whole, ties - equal, left)
 
         _write_blocks(selection, layer, write)
     return scores
@@ -218,9 +225,10 @@ def _low_digits(selection: Selection, layers: Sequence[str], digits: np.ndarray,
 
 def _bins_of(histogram: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(the bin in which the first counts[j] end, how many of that bin are among them), int64 (levels,) each."""
-    ends = np.cumsum(histogram)
-    bins = np.searchsorted(ends, counts)
-    return bins, counts - (ends[bins] - histogram[bins])
+    used = np.flatnonzero(histogram != 0)  # of bool: a fifth of the time
+    ends = np.cumsum(histogram[used], dtype=np.int64)
+    places = np.searchsorted(ends, counts)
+    return used[places], counts - (ends[places] - histogram[used[places]])
 
 
 def _scores(selection: Selection, layer: str, histogram: np.ndarray) -> Scores:
