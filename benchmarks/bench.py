@@ -29,7 +29,8 @@ def interleaved(cases: dict[str, Callable[[], object]], repeats: int, device: to
     """Median milliseconds of one call of each case: of CPU time, or of the GPU's.
 
     One turn is every case, one after the other, so that what disturbs the machine disturbs them alike; a case shorter
-    than 20 ms is called several times a turn. The first turn is the warm-up."""
+    than 200 ms is called several times a turn, or the caches that the case before it left would be measured. The first
+    turn is the warm-up."""
     calls, times = dict.fromkeys(cases, 1), {name: [] for name in cases}
     for turn in range(repeats + 1):
         for name, case in cases.items():
@@ -38,7 +39,7 @@ def interleaved(cases: dict[str, Callable[[], object]], repeats: int, device: to
                 case()
             spent = 1000 * (clock(device) - begin) / calls[name]
             if turn == 0:
-                calls[name] = max(1, round(20 / max(spent, 0.01)))
+                calls[name] = max(1, round(200 / max(spent, 0.01)))
             else:
                 times[name].append(spent)
     return {name: statistics.median(values) for name, values in times.items()}

@@ -61,8 +61,9 @@ def test_the_merge_is_the_formula_and_touches_nothing_else(tmp_path, name, metho
             continue
         A, B = pairs[layer]
         kept = torch.from_numpy(mask.kept(layer))
-        full = torch.addmm(W.float(), B, A, alpha=scale).to(dtype)
-        assert torch.equal(after[key], torch.where(kept, full, torch.zeros_like(full)))
+        full = torch.where(kept, torch.addmm(W.double(), B.double(), A.double(), alpha=scale), 0)
+        half = torch.finfo(dtype).eps / 2  # of a rounding to nearest; 1e-6: of the sum in fp32
+        assert ((after[key].double() - full).abs() <= half * full.abs() + 1e-6).all()
         assert not torch.signbit(after[key][~kept]).any()
         assert (after[key] != W)[kept].float().mean() > 0.5  # B A is in it
     assert (
