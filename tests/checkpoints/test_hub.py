@@ -22,10 +22,10 @@ class Hub(BaseHTTPRequestHandler):
 
     folders: dict[str, Path]  # NAME -> its files
 
-    def do_HEAD(self):  # noqa: N802
+    def do_HEAD(self):
         self.do_GET()
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         parts = self.path.partition("?")[0].removeprefix("/api/models").strip("/").split("/")
         (owner, name, kind), files = parts[:3], self.folders.get(parts[1], Path())
         if owner == "nobody":
