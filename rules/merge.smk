@@ -14,8 +14,10 @@ rule merge_adapter:
     priority: 1  # after training has fed it, before more is trained
     conda:
         "../envs/sparseft.yaml"
+    threads: STUDY.resources.threads  # as many as its evaluation, or merges run ahead of it and fill the disk
     resources:
         mem_mb=STUDY.resources.memory_mb,  # one weight matrix in fp32
+        gpu=min(1, STUDY.resources.gpus),  # not used: it keeps merges from running ahead of evaluations
     params:
         code=code("merge.py"),
         run_id=grid.RUN_ID,

@@ -1,5 +1,6 @@
 """Tiny models of the three architectures, made here: 2 layers, random weights, a byte-level tokenizer."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -35,9 +36,13 @@ MODELS = {
 PRUNABLE_LAYERS = {"llama": 14, "mistral": 14, "mixtral": 32}  # 2 x 7; 2 x (4 + 4 experts x 3)
 
 
-def save_tiny(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16, **options) -> Path:
-    """Write a tiny model and its tokenizer to `folder`."""
+def save_tiny(
+    name: str, folder: Path, dtype: torch.dtype = torch.bfloat16, changes: dict | None = None, **options
+) -> Path:
+    """Write a tiny model and its tokenizer to `folder`; `changes`: keys of its configuration that differ."""
     kind, config = MODELS[name]
+    config = copy.deepcopy(config)
+    config.update(changes or {})
     torch.manual_seed(0)
     kind(config).to(dtype).save_pretrained(folder, **options)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

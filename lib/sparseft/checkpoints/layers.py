@@ -5,7 +5,9 @@ w1 (gate), w2 (down), w3 (up) on disk; transformers 5 fuses them in memory, unde
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
@@ -25,18 +27,28 @@ class Part:
     width: int
 
 
+def check_architecture(config: dict, place: Path | str) -> None:
+    """Raises InputError for a config.json, the one in `place`, of an architecture that is not LLaMA's, Mistral's or Mixtral's."""
+    architecture = (config.get("architectures") or ["none"])[0]
+    if architecture not in ARCHITECTURES:
+        raise InputError(f"{place}: architecture {architecture}", f"use one of {', '.join(ARCHITECTURES)}")
+
+
+def prunable_names(names: Iterable[str]) -> list[str]:
+    """Those of a checkpoint's weights, named without ".weight", that are prunable, in the order of their decoder layers."""
+    return sorted(filter(_PRUNABLE.fullmatch, names), key=_natural)
+
+
 def prunable_layers(checkpoint: Checkpoint) -> list[str]:
     """The prunable layers in the order of their decoder layers.
 
     Raises InputError on an architecture that is not LLaMA's, Mistral's or Mixtral's."""
-    architecture = (checkpoint.config.get("architectures") or ["none"])[0]
-    if architecture not in ARCHITECTURES:
-        raise InputError(f"{checkpoint.folder}: architecture {architecture}", f"use one of {', '.join(ARCHITECTURES)}")
+    check_architecture(checkpoint.config, checkpoint.folder)
     names = [name.removesuffix(".weight") for name in checkpoint.tensors if name.endswith(".weight")]
     biased = [name for name in checkpoint.tensors if _PRUNABLE.fullmatch(name.removesuffix(".bias")) and "bias" in name]
     if biased:
         raise InputError(f"{checkpoint.folder}: {biased[0]} is a bias", "use a model whose projections have none")
-    layers = sorted(filter(_PRUNABLE.fullmatch, names), key=_natural)
+    layers = prunable_names(names)
     if not layers:
         raise InputError(f"{checkpoint.folder}: no prunable layer among {len(names)} weights", "check the checkpoint")
     return layers

@@ -5,6 +5,7 @@ hub:ORG/NAME[@REVISION]  a snapshot from the Hugging Face hub
 path:DIR                 a checkpoint folder
 """
 
+import errno
 import shutil
 import subprocess
 import sys
@@ -96,16 +97,49 @@ def _from_hub(place: str, model: Model, folder: Path) -> None:
     name, _, revision = place.partition("@")
     try:
         snapshot = snapshot_download(name, revision=revision or None, allow_patterns=list(WANTED))
-    except Exception as error:  # the hub's client raises a dozen kinds, all meaning: not to be had
-        raise InputError(
-            f"hub:{place}: {type(error).__name__}: {str(error).splitlines()[0]}",
-            "check name, access (gated models: hf auth login) and network, or use path:DIR",
-        ) from None
+    except Exception as error:  # the hub's client raises a dozen kinds
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise
+        raise _not_to_be_had(name, revision, error) from None
     _from_path(snapshot, model, folder)
+
+
+def _not_to_be_had(name: str, revision: str, error: Exception) -> InputError:
+    """Why a model of the hub cannot be had, and what opens the way to it."""
+    from huggingface_hub import constants, errors
+
+    access = "then `hf auth login` or set HF_TOKEN"
+    reasons = {  # the first that fits: a gated repository's error is a kind of that of a missing one
+        errors.GatedRepoError: (
+            "gated, and open to whoever accepted its licence alone",
+            f"accept it on {constants.ENDPOINT}/{name}, {access}",
+        ),
+        errors.RepositoryNotFoundError: (
+            "no such repository, or a private one",
+            f"check the name; if it is private have its owner let you in, {access}",
+        ),
+        errors.RevisionNotFoundError: (
+            f"has no revision {revision or 'main'}",
+            "name a branch, a tag or a commit of it",
+        ),
+        errors.LocalEntryNotFoundError: (
+            "the hub cannot be reached",
+            "go on-line (and HF_HUB_OFFLINE unset), or use path:DIR",
+        ),
+    }
+    first = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
+    other = (first, "check name, access and network, or use path:DIR")
+    what, mend = next((reason for kind, reason in reasons.items() if isinstance(error, kind)), other)
+    return InputError(f"hub:{name}: {what}", mend)
 
 
 def _from_path(place: str, model: Model, folder: Path) -> None:
     checkpoint = Checkpoint(Path(place))
+    if not any(Path(place).glob("*.safetensors")):
+        raise InputError(
+            f"{model.source}: no *.safetensors in it, and pickles (*.bin) are not read, for they can run code",
+            "convert it where you trust it, with transformers' save_pretrained, and use path:DIR",
+        )
     prunable_layers(checkpoint)  # says what is wrong before gigabytes are copied
     stored = {tensor.dtype for tensor in checkpoint.tensors.values()}
     if stored == {{"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[model.dtype]}:

@@ -66,9 +66,7 @@ def compute_masks(
         raise InputError(f"{method}: calibrated for another importance", f"calibrate for {importance}")
     shape = prunable_shapes(checkpoint)
     _check_layers(checkpoint, shape)
-    meta = {"method": method, "pattern": pattern, "importance": importance, "coordinates": "hf"}
-    meta |= {"base": checkpoint.digest, **settings.used_by(method), "scope": scope}
-    meta |= calibration.meta if calibration else {}
+    meta = mask_meta(method, percents, settings, checkpoint.digest) | (calibration.meta if calibration else {})
     with mask_writer(paths, [meta | {"sparsity": percent / 100} for percent in percents], shape) as writer:
         if pattern == DENSE:
             scores = _keep_all(writer, 0)
@@ -86,6 +84,15 @@ def compute_masks(
             scores = _select(selection, checkpoint, pattern, scope, settings.nm_group, threads)
         writer.finish()
         yield mask_report(meta, percents, writer.kept, shape, scores)
+
+
+def mask_meta(method: str, percents: list[int], settings: Masks, base: str) -> dict:
+    """What the masks of a method say of themselves, but for calibration, sparsity and what was reached.
+
+    `base`: the digest of the model's weights. Raises InputError for what the method cannot do."""
+    pattern, importance = split_method(method)
+    meta = {"method": method, "pattern": pattern, "importance": importance, "coordinates": "hf"}
+    return meta | {"base": base, **settings.used_by(method), "scope": settings.scope_of(method, percents)}
 
 
 def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]:

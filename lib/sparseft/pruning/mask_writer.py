@@ -5,6 +5,7 @@ The formats are those of mask_ops.py. What pruning reached is counted from the b
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -59,6 +60,13 @@ def mask_writer(paths: list[Path], metas: list[dict], shape: dict[str, tuple[int
         yield MaskWriter(files, shape)
         for file in files:  # a disk may refuse as late as here; after it, files are only renamed
             os.fsync(file.descriptor)
+
+
+def mask_bytes(meta: dict, shape: dict[str, tuple[int, int]]) -> int:
+    """The size of a .pt mask file, from one whose bits are a hole: it takes no room on the disk."""
+    with tempfile.TemporaryFile() as file:
+        _PtFile(file.fileno(), meta, shape).finish(0.0)
+        return os.fstat(file.fileno()).st_size
 
 
 class _PtFile:

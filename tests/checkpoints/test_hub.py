@@ -1,0 +1,118 @@
+"""Models of the Hugging Face hub: its own client and a small hub on this machine, which answers as the real one does."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from study import ROOT
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """/api/models/ORG/NAME/revision/R, /api/models/ORG/NAME/tree/R and /ORG/NAME/resolve/R/FILE; ORG says what is wrong.
+
+    Error codes: huggingface_hub 1, utils/_http.py, hf_raise_for_status."""
+
+    folders: dict[str, Path]  # NAME -> its files
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        parts = self.path.partition("?")[0].removeprefix("/api/models").strip("/").split("/")
+        (owner, name, kind), files = parts[:3], self.folders.get(parts[1], Path())
+        if owner == "nobody":
+            self.answer(401, b"", {"X-Error-Code": "RepoNotFound"})
+        elif kind == "revision" and parts[3] not in ("main", COMMIT):
+            self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        elif kind == "revision":
+            self.answer(200, json.dumps({"id": f"{owner}/{name}", "sha": COMMIT, "siblings": []}).encode())
+        elif kind == "tree":
+            entries = [{"type": "file", "path": file.name, "size": file.stat().st_size, "oid": file.name}
+                       for file in files.iterdir()]  # fmt: skip
+            self.answer(200, json.dumps(entries).encode())
+        elif owner == "gated":  # its files are listed, and refused
+            self.answer(403, b"", {"X-Error-Code": "GatedRepo"})
+        else:
+            self.answer(200, (files / parts[4]).read_bytes(), {"ETag": f'"{parts[4]}"', "X-Repo-Commit": COMMIT})
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str] = {}) -> None:  # noqa: B006
+        self.send_response(status)
+        for key, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory, tiny_models) -> Iterator[str]:
+    """The address of a hub that has the tiny models, and `pickled`: a LLaMA whose weights are a pickle."""
+    pickled = tmp_path_factory.mktemp("pickled")
+    (pickled / "config.json").write_bytes((tiny_models["llama"] / "config.json").read_bytes())
+    (pickled / "pytorch_model.bin").write_bytes(b"a pickle")
+    handler = type("Served", (Hub,), {"folders": {**tiny_models, "pickled": pickled}})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+def prepare(folder: Path, endpoint: str, source: str, **environment: str) -> subprocess.CompletedProcess:
+    """prepare_model.py into folder/models/m, with an empty cache."""
+    command = [
+        sys.executable,
+        ROOT / "workflow/scripts/prepare_model.py",
+        "--source",
+        source,
+        "--output_dir",
+        folder / "models/m",
+    ]
+    own = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1"}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **own, **environment}
+    )
+
+
+@pytest.mark.parametrize("revision", ["", f"@{COMMIT}"])
+def test_a_model_of_the_hub_becomes_its_files_and_a_manifest(tmp_path, hub, tiny_models, revision):
+    done = prepare(tmp_path, hub, f"hub:somebody/mistral{revision}")
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "models/m/manifest.json").read_text())
+    assert manifest["source"] == f"hub:somebody/mistral{revision}"
+    for file in tiny_models["mistral"].iterdir():
+        assert (tmp_path / "models/m" / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("source", "environment", "line"),
+    [
+        ("gated/mistral", {}, "gated, and open to whoever accepted its licence alone; accept it on {hub}/gated/mistral,"
+         " then `hf auth login` or set HF_TOKEN"),
+        ("nobody/knows", {}, "no such repository, or a private one; check the name; if it is private have its owner let"
+         " you in, then `hf auth login` or set HF_TOKEN"),
+        ("somebody/llama@v9", {}, "has no revision v9; name a branch, a tag or a commit of it"),
+        ("somebody/llama", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub cannot be reached; go on-line (and"
+         " HF_HUB_OFFLINE unset), or use path:DIR"),
+        ("somebody/llama", {"HF_HUB_OFFLINE": "1"}, "the hub cannot be reached; go on-line (and HF_HUB_OFFLINE unset),"
+         " or use path:DIR"),
+        ("somebody/pickled", {}, "no *.safetensors in it, and pickles (*.bin) are not read, for they can run code;"
+         " convert it where you trust it, with transformers' save_pretrained, and use path:DIR"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_had_is_one_line_that_says_how_to_get_it(tmp_path, hub, source, environment, line):
+    done = prepare(tmp_path, hub, f"hub:{source}", **environment)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == f"error: hub:{source.partition('@')[0]}: {line.format(hub=hub)}\n"
+    assert done.stdout == ""
+    assert list((tmp_path / "models").iterdir()) == []

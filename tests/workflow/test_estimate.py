@@ -1,0 +1,155 @@
+"""The estimate beside what it speaks of: Snakemake's plan, and the files of a finished study."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from sparseft.checkpoints.sizes import described, safetensors_bytes
+from sparseft.config import Config, parse_section
+from sparseft.estimate import adapter_shapes, disk_kept, jobs, mask_files, memory
+from study import ROOT, Study, run_script, tiny_grid
+
+SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
+DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+MIXED = {
+    "grid": {**tiny_grid("smollm2", "boolq_mini", ["structured", "unstructured_taylor", "semistructured_wanda", "random"]),
+             "tasks": ["boolq_mini", "gsm8k_mini"], "seeds": [0, 3]},
+    "masks": {"nm_group": 10},
+    "training": {"batch_size": 8, "micro_batch_size": 2},
+    "resources": {"processes": 2, "threads": 1},
+    "keep_merged": True,
+}  # fmt: skip
+
+
+def laid_over(sections: dict) -> Config:
+    """The default configuration with whole keys of `sections` over it."""
+    merged = {**DEFAULT, **sections}
+    for name in ("models", "tasks", "grid"):
+        merged[name] = {**DEFAULT[name], **sections.get(name, {})}
+    return parse_section(Config, merged, "configuration")
+
+
+@pytest.mark.parametrize("sections", [DEFAULT, SWEEP, MIXED], ids=["default", "sweep", "mixed"])
+def test_jobs_are_those_that_snakemake_plans_in_an_empty_folder(tmp_path, sections):
+    study = Study(tmp_path)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(sections))
+    assert jobs(laid_over(sections)) == study.planned()
+
+
+def test_without_a_dense_run_there_is_no_job_for_its_mask():
+    found = jobs(laid_over({"grid": {"sparsities": [50]}}))
+    assert "compute_dense_mask" not in found
+    assert found["merge_adapter"] == found["train_adapter"] + 2  # two methods, not trained
+
+
+@pytest.fixture
+def tiny(small_study) -> tuple[Study, Config]:
+    """The finished study, with its configuration."""
+    raw = yaml.safe_load((small_study.folder / "study.yaml").read_text())
+    return small_study, laid_over(raw)
+
+
+def test_masks_adapters_and_models_have_the_bytes_of_the_files(tiny):
+    study, config = tiny
+    subject = described("llama", config.models["llama"])
+    masks = sorted(path.stat().st_size for path in study.folder.glob("masks/llama/*.pt"))
+    assert sorted(mask_files(config, subject)) == masks
+    assert len(masks) == 3
+    adapters = [path.stat().st_size for path in study.folder.glob("results/runs/*/adapter/adapter_model.safetensors")]
+    assert set(adapters) == {safetensors_bytes(adapter_shapes(config, subject, "boolq_mini"), "F32")}
+    models = [path.stat().st_size for path in study.folder.glob("**/model.safetensors")]
+    assert set(models) == {subject.bytes}
+    kept = {item.what: item.bytes for item in disk_kept(config, [subject])}
+    assert kept["models"] + kept["merged models"] == sum(models)
+    assert (kept["masks"], kept["adapters"]) == (sum(masks), sum(adapters))
+    assert kept["data"] == pytest.approx(sum(path.stat().st_size for path in study.folder.glob("data/*/*")), rel=0.1)
+
+
+def test_the_masks_of_a_task_differ_from_the_estimate_by_the_words_in_them_alone(tmp_path, tiny):
+    study, _ = tiny
+    methods = ["unstructured_taylor", "semistructured_wanda"]
+    flags = ["--model_path", study.folder / "models/llama", "--output_dir", tmp_path, "--sparsity", 0.5, "--method", *methods,
+             "--task", "boolq_mini", "--data_dir", study.folder / "data/boolq_mini", "--calibration_examples", 4]  # fmt: skip
+    assert run_script("compute_masks.py", *flags).returncode == 0
+    config = laid_over({"models": {"llama": {"source": f"path:{study.folder / 'models/llama'}"}},
+                        "grid": tiny_grid("llama", "boolq_mini", methods) | {"sparsities": [50]}})  # fmt: skip
+    found = [(tmp_path / f"masks_sparsity50_{method}.pt").stat().st_size for method in sorted(methods)]
+    assert mask_files(config, described("llama", config.models["llama"])) == pytest.approx(found, rel=0.01)
+
+
+def test_the_adapter_of_some_projections_has_those_alone(tiny):
+    _, config = tiny
+    subject = described("llama", config.models["llama"])
+    tasks = {"boolq_mini": {"train_examples": 4, "validation_examples": 4, "training": {"lora_targets": ["q_proj"]}}}
+    shapes = adapter_shapes(laid_over({"tasks": tasks, "training": {"lora_r": 4}}), subject, "boolq_mini")
+    layers = [f"base_model.model.model.layers.{n}.self_attn.q_proj.lora_" for n in range(2)]
+    assert shapes == {
+        f"{layer}{name}.weight": shape for layer in layers for name, shape in (("A", (4, 32)), ("B", (32, 4)))
+    }
+
+
+# README's table of the full study.
+def test_the_sweep_takes_what_the_readme_says():
+    config = laid_over(SWEEP)
+    models = [described(name, config.models[name]) for name in config.grid.models]
+    kept = {item.what: item.bytes / 1e9 for item in disk_kept(config, models)}
+    assert sum(jobs(config).values()) == 2169
+    assert kept == {"models": pytest.approx(28, abs=0.1), "masks": pytest.approx(52, abs=0.2),
+                    "adapters": pytest.approx(54, abs=0.2), "data": pytest.approx(0.03, abs=0.01)}  # fmt: skip
+    assert all(item.bytes < 48e9 for subject in models for item in memory(config, subject))  # an 80 GB GPU is enough
+
+
+def test_checkpointing_and_dividing_save_what_they_say(tiny):
+    _, config = tiny
+    subject = described("llama", config.models["llama"])
+
+    def training(**settings: object) -> float:
+        changed = laid_over(
+            {"training": {"batch_size": 64, "micro_batch_size": 32, **settings}, "resources": {"processes": 2}}
+        )
+        return next(item.bytes for item in memory(changed, subject) if "training, each of 2 processes" in item.what)
+
+    assert training(gradient_checkpointing=True) < training()
+    halved = training(save_every=0) - training(save_every=0, shard_model=True)
+    assert halved == subject.width * subject.weights / 2
+    assert training(cache_weights=True) - training() == subject.width * (subject.prunable_weights - 32 * 48)
+
+
+def test_the_script_prints_the_plan_without_torch_and_without_a_model(tmp_path):
+    code = "import runpy, sys; sys.argv = sys.argv[1:]; "
+    code += "\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\nfinally: print('torch' in sys.modules)"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        ROOT / "workflow/scripts/estimate.py",
+        "--configfile",
+        ROOT / "config/sweep.yaml",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("ESTIMATE, ")
+    assert "runs: 498, of which 330 are trained" in lines
+    assert lines[-1] == "False"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_later_file_lies_over_an_earlier_one_key_by_key_and_lists_whole(tmp_path):
+    (tmp_path / "a.yaml").write_text("grid: {sparsities: [0, 10, 20], seeds: [0, 1]}\n")
+    (tmp_path / "b.yaml").write_text("grid: {sparsities: [50]}\n")
+    done = run_script("estimate.py", "--configfile", tmp_path / "a.yaml", tmp_path / "b.yaml")
+    assert "runs: 10, of which 8 are trained" in done.stdout  # 2 methods x (2 modes x 2 seeds + 1)
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    ("grid: [", "c.yaml: not YAML ("),
+    ("- a\n", "c.yaml: holds no sections; write a study as config/config.yaml is written"),
+    ("grid: {models: [x]}\n", "grid asks for model 'x', which models: does not describe; config/schema.json"),
+    ("models: {smollm2: {source: 'hub:a/b'}}\n", "models.smollm2: the sizes of hub:a/b are not known here; prepare it ("),
+])  # fmt: skip
+def test_a_configuration_that_cannot_be_read_is_one_line(tmp_path, text, line):
+    (tmp_path / "c.yaml").write_text(text)
+    done = run_script("estimate.py", "--configfile", tmp_path / "c.yaml")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert line in done.stderr
