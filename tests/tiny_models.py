@@ -1,5 +1,6 @@
 """Tiny models of the three architectures, made here: 2 layers, random weights, a byte-level tokenizer."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -48,3 +49,9 @@ def save_tiny(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16, **op
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     return folder
+
+
+def change_json(path: Path, **values: object) -> None:
+    """Set keys of a JSON file; None takes one away."""
+    content = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
