@@ -9,7 +9,6 @@ benchmarks/results/importance.md.
 
 import argparse
 import json
-import math
 import tempfile
 from pathlib import Path
 
@@ -21,26 +20,17 @@ from sparseft.evaluation import evaluate
 from sparseft.files import sha256
 from sparseft.grid import TASK_METHODS, split_method
 from sparseft.lora.merge import merge
+from sparseft.perplexity import token_perplexity
 from sparseft.pruning.calibration import calibrate
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.mask_ops import read_mask
 from sparseft.tasks import get_task
-from sparseft.tasks.source import load_rows
+from sparseft.tasks.source import load_rows, load_text
 from sparseft.training.model import load_model
-from torch.nn import functional as F
 
 METHODS = ["unstructured", "unstructured_wanda", "unstructured_taylor", "unstructured_gradient", "random"]
 PERCENTS = [30, 50, 70]
 CONTEXT, WINDOWS = 1024, 16
-
-
-@torch.no_grad()
-def perplexity(folder: Path, text: str) -> float:
-    """exp of the mean loss a token, over windows that do not overlap: locuslab/wanda, lib/eval.py."""
-    model, tokenizer = load_model(folder, torch.device("cpu"))
-    ids = torch.tensor(tokenizer.encode(text)[: WINDOWS * CONTEXT]).reshape(WINDOWS, CONTEXT)
-    losses = [F.cross_entropy(model(window[None]).logits[0, :-1].float(), window[1:]).item() for window in ids]
-    return math.exp(sum(losses) / WINDOWS)
 
 
 def figures(model: Checkpoint, folder: Path, name: str, rows: dict, text: str) -> list[list[str]]:
@@ -65,9 +55,11 @@ def figures(model: Checkpoint, folder: Path, name: str, rows: dict, text: str) -
 
 def measure(model: Checkpoint, rows: dict, name: str, text: str) -> list[str]:
     """Accuracy with its standard error, loss of the answers, perplexity."""
-    found = evaluate(*load_model(model.folder, torch.device("cpu")), get_task(name), rows, batch_size=32)
+    loaded = load_model(model.folder, torch.device("cpu"))
+    found = evaluate(*loaded, get_task(name), rows, batch_size=32)
+    perplexity = token_perplexity(*loaded, text, CONTEXT, WINDOWS)
     accuracy = f"{found['value']:.3f} ± {found['standard_error']:.3f}"
-    return [accuracy, f"{found['eval_loss']:.3f}", f"{perplexity(model.folder, text):.1f}"]
+    return [accuracy, f"{found['eval_loss']:.3f}", f"{perplexity:.1f}"]
 
 
 def main() -> None:
@@ -76,8 +68,7 @@ def main() -> None:
     parser.add_argument("--hellaswag", type=Path, required=True)
     parser.add_argument("--wikitext", type=Path, required=True)
     args = parser.parse_args()
-    lines = (args.wikitext / "validation.jsonl").read_text().splitlines()
-    text = "\n\n".join(json.loads(line)["text"] for line in lines)
+    text = load_text(args.wikitext / "validation.jsonl", "")
     table = []
     for name, local, sizes in (("hellaswag_mini", None, (480, 120)), ("hellaswag", args.hellaswag, (None, 200))):
         rows = {

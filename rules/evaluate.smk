@@ -5,6 +5,7 @@ rule evaluate_run:
         proof=f"{grid.RUN}/validation_report.json",
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
+        wikitext2=grid.WIKITEXT2 if STUDY.perplexity else [],
     output:
         record=f"{grid.RUN}/evaluation.json",
     log:
@@ -24,6 +25,7 @@ rule evaluate_run:
         cores=STUDY.resources.threads,  # another number, other last bits
         data=subpath(input.train, parent=True),
         batch_size=STUDY.evaluation_batch_size,
+        perplexity=(flags(wikitext2=grid.WIKITEXT2, context=STUDY.perplexity.context) if STUDY.perplexity else []),
     message:
         "evaluate {params.run_id}"
     shell:
@@ -33,6 +35,7 @@ rule evaluate_run:
         " --data_dir {params.data:q}"
         " --batch_size {params.batch_size}"
         " --threads {params.cores}"
+        " {params.perplexity:q}"
         " --output {output.record:q}"
         " 2> {log:q}"
 

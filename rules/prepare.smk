@@ -29,6 +29,7 @@ rule prepare_task:
     output:
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
+        manifest=f"{grid.DATA}/manifest.json",
     log:
         "results/logs/prepare_task/{task}.log",
     benchmark:
@@ -47,3 +48,24 @@ rule prepare_task:
         " {params.source:q}"
         " --output_dir {params.folder:q}"
         " 2> {log:q}"
+
+
+# WikiText-2's test split as one text, for perplexity.
+rule prepare_wikitext2:
+    input:
+        STUDY.perplexity.local or [] if STUDY.perplexity else [],
+    output:
+        grid.WIKITEXT2,
+    log:
+        "results/logs/prepare_wikitext2.log",
+    benchmark:
+        "results/benchmarks/prepare_wikitext2.tsv"
+    conda:
+        "../envs/sparseft.yaml"
+    params:
+        code=code("prepare_wikitext2.py"),
+        source=flags(**STUDY.perplexity.model_dump(exclude={"context"})) if STUDY.perplexity else [],
+    message:
+        "prepare WikiText-2"
+    shell:
+        'python "$SCRIPTS/prepare_wikitext2.py"' " {params.source:q}" " --output {output:q}" " 2> {log:q}"

@@ -10,6 +10,7 @@ import lm_eval
 import pytest
 import torch
 from lm_eval.tasks._yaml_loader import load_yaml
+from sklearn.metrics import f1_score, recall_score
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.evaluation import evaluate, prompt_digest, task_definition
@@ -17,7 +18,7 @@ from sparseft.tasks import get_task
 from sparseft.training.batches import collate, encode
 from sparseft.training.loss import AnswerLoss
 from sparseft.training.model import load_model
-from tiny_models import save_tiny
+from tiny_models import change_json, save_tiny
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -116,13 +117,8 @@ def test_gsm8k_is_scored_as_lm_eval_s_own_gsm8k():
 def test_a_model_that_has_learnt_the_answers_writes_them_and_stops(tmp_path, model32):
     task = get_task("gsm8k_mini")
     rows = task.generate("train", 3, 0)
-    model, tokenizer = load_model(model32.folder, torch.device("cpu"))
-    batch = collate(encode(rows, task, tokenizer, 512))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    for _ in range(60):
-        optimizer.zero_grad()
-        AnswerLoss(model)(batch).backward()
-        optimizer.step()
+    model, tokenizer = load_model(model32.folder, CPU)
+    learn(model, tokenizer, task, rows, steps=60)
     model.save_pretrained(tmp_path / "learnt")
     tokenizer.save_pretrained(tmp_path / "learnt")
     record = evaluate(*load_model(tmp_path / "learnt", CPU), task, {"train": rows, "validation": rows}, batch_size=2)
@@ -131,10 +127,79 @@ def test_a_model_that_has_learnt_the_answers_writes_them_and_stops(tmp_path, mod
     assert (record["standard_error"], record["eval_loss"] < 0.1) == (0.0, True)
 
 
+def learn(model, tokenizer, task, rows: list[dict], steps: int) -> None:
+    """Train all weights on `rows`."""
+    batch = collate(encode(rows, task, tokenizer, 512))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        AnswerLoss(model)(batch).backward()
+        optimizer.step()
+
+
+def test_boolq_s_classes_are_scored_as_scikit_learn_scores_them(model32):
+    task, rows = get_task("boolq_mini"), rows_of(get_task("boolq_mini"))
+    model, tokenizer = load_model(model32.folder, CPU)
+    learn(model, tokenizer, task, rows["validation"][:8], steps=40)  # as it came, it says no to all
+    record, rows = evaluate(model, tokenizer, task, rows, batch_size=8), rows["validation"]
+    metrics, said, right = record["metrics"], record["predictions"], [int(row["answer"]) for row in rows]
+    assert {0, 1} == set(said)
+    assert metrics["f1"] == pytest.approx(f1_score(right, said))  # of yes
+    recalls = recall_score(right, said, average=None)
+    for name, recall, number in zip(("no", "yes"), recalls, (right.count(0), right.count(1)), strict=True):
+        assert metrics[f"recall_{name}"] == pytest.approx(recall)
+        error = math.sqrt(recall * (1 - recall) / (number - 1))
+        assert metrics[f"recall_{name}_stderr"] == pytest.approx(error)
+    assert metrics["majority_floor"] == max(right.count(0), right.count(1)) / EXAMPLES
+    assert 0.02 < metrics["f1_stderr"] < 0.3
+
+
+def test_a_class_without_rows_has_no_recall_and_one_answer_to_all_is_the_floor(model32):
+    task = get_task("boolq_mini")
+    rows = rows_of(task)
+    rows["validation"] = [row for row in rows["validation"] if row["answer"]]
+    metrics = evaluate(*load_model(model32.folder, CPU), task, rows, batch_size=8)["metrics"]
+    assert (metrics["recall_no"], metrics["recall_no_stderr"], metrics["majority_floor"]) == (None, None, 1)
+    assert metrics["recall_yes"] == pytest.approx(metrics["acc"])
+    rows["validation"] = [{**row, "answer": False} for row in rows["validation"]]
+    metrics = evaluate(*load_model(model32.folder, CPU), task, rows, batch_size=8)["metrics"]
+    assert (metrics.get("f1"), metrics["recall_yes"], metrics["acc"]) == (None, None, metrics["recall_no"])
+
+
+def test_predictions_and_log_likelihoods_are_kept_by_row(model32, records):
+    for name in ("hellaswag_mini", "boolq_mini"):
+        task, record = get_task(name), records[name]
+        rows = rows_of(task)["validation"]
+        hits = [float(said == task.label(row)) for said, row in zip(record["predictions"], rows, strict=True)]
+        assert hits == record["outcomes"]
+        for logs, ours in zip(log_likelihoods(model32, task), record["log_likelihoods"], strict=True):
+            assert ours == pytest.approx(logs, abs=1e-4)
+    assert len(records["gsm8k_mini"]["predictions"]) == EXAMPLES
+    assert all(isinstance(answer, str) for answer in records["gsm8k_mini"]["predictions"])
+
+
+@pytest.mark.parametrize("without", [["pad_token"], ["pad_token", "unk_token"]])
+def test_a_tokenizer_without_a_padding_token_changes_no_outcome(tmp_path, records, without):
+    folder = save_tiny("llama", tmp_path / "llama", torch.float32)
+    change_json(folder / "tokenizer_config.json", **dict.fromkeys(without))
+    for name, record in records.items():
+        model, tokenizer = load_model(folder, CPU)
+        assert tokenizer.pad_token is None
+        found = evaluate(model, tokenizer, get_task(name), rows_of(get_task(name)), batch_size=5)
+        assert found == record
+
+
 def test_a_single_example_is_refused_for_it_has_no_standard_error(model32):
     task = get_task("boolq_mini")
     with pytest.raises(InputError, match="boolq_mini: one validation example has no standard error"):
         evaluate(*load_model(model32.folder, CPU), task, rows_of(task, 1), batch_size=2)
+
+
+def test_training_rows_with_a_validation_prompt_are_counted(model32):
+    task = get_task("boolq_mini")
+    rows = rows_of(task, 4)
+    rows["train"] += [{**row, "answer": not row["answer"]} for row in rows["validation"][:3]]
+    assert evaluate(*load_model(model32.folder, CPU), task, rows, batch_size=8)["train_overlap"] == 3
 
 
 def test_the_batch_size_changes_no_outcome(model32, records):

@@ -20,7 +20,7 @@ from sparseft.pruning.mask_ops import check_run, read_mask
 from sparseft.tasks import get_task
 from sparseft.training.model import load_model
 from sparseft.validation import validate
-from tiny_models import save_tiny
+from tiny_models import change_json, save_tiny
 
 from masks import compute_masks
 
@@ -57,17 +57,29 @@ def test_a_projection_with_a_bias_is_refused_since_the_adapter_layers_have_none(
         prunable_layers(altered(tmp_path / "m", lambda weights: weights.update(bias)))
 
 
-@pytest.mark.parametrize("task", ["hellaswag_mini", "gsm8k_mini"])
-def test_a_prompt_longer_than_the_context_is_refused_not_cut(tiny_llama, task):
-    rows = {split: get_task(task).generate(split, 4, 0) for split in ("train", "validation")}
+@pytest.mark.parametrize(("name", "fault"), [
+    ("hellaswag_mini", r"prompts with their choices: 2 of 4 have more tokens than the 512 .*, number 2 first, the longest"),
+    ("gsm8k_mini", r"and 24 tokens for the answer: 2 of 4 have more tokens than the 512 .*, number 2 first, the longest"),
+    ("gsm8k", r"worked examples and 256 tokens for the answer: 4 of 4 .*, number 1 first, the longest"),
+])  # fmt: skip
+def test_prompts_longer_than_the_context_are_counted_and_refused_not_cut(tiny_llama, name, fault):
+    mini = name if name.endswith("_mini") else f"{name}_mini"
+    rows = {split: get_task(mini).generate(split, 8 if split == "train" else 4, 0) for split in ("train", "validation")}
     long = "so " * 300  # 900 tokens for a context of 512
-    if task == "hellaswag_mini":
-        right = rows["validation"][0]["label"]
-        rows["validation"][0]["endings"][(right + 1) % 4] = long  # a wrong ending: the right one would fit
-    else:
-        rows["validation"][0]["question"] = long
-    with pytest.raises(InputError, match="tokens, the model takes"):
-        evaluate(*load_model(tiny_llama.folder, torch.device("cpu")), get_task(task), rows, 4)
+    for row in rows["validation"][1:3] if name == mini else ():
+        if name == "hellaswag_mini":
+            row["endings"][(row["label"] + 1) % 4] = long  # a wrong ending: the right one would fit
+        else:
+            row["question"] = long
+    with pytest.raises(InputError, match=fault):
+        evaluate(*load_model(tiny_llama.folder, torch.device("cpu")), get_task(name), rows, 4)
+
+
+def test_a_tokenizer_that_cannot_end_an_answer_is_refused(tmp_path):
+    folder = save_tiny("llama", tmp_path / "m")
+    change_json(folder / "tokenizer_config.json", eos_token=None)
+    with pytest.raises(InputError, match="the tokenizer has no end-of-sequence token; name eos_token"):
+        load_model(folder, torch.device("cpu"))
 
 
 def small_adapter(folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """Tiny models of the three architectures, made here: 2 layers, random weights, a byte-level tokenizer."""
 
 import copy
+import json
 from pathlib import Path
 
 import torch
@@ -53,3 +54,9 @@ def save_tiny(
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     return folder
+
+
+def change_json(path: Path, **values: object) -> None:
+    """Set keys of a JSON file; None takes one away."""
+    content = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sparseft.errors import InputError
 from sparseft.grid import DENSE, METHODS, PROJECTIONS, TASK_AWARE, TASKS, TRAINED_MODES, WILDCARDS, split_method
 
+HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+)$"
 Positive = Annotated[int, Field(gt=0)]
 
@@ -123,10 +124,27 @@ class TaskData(Section):
     local: str | None = Field(
         None, description="A folder with train.jsonl and validation.jsonl; else hub or generated."
     )
+    hub: str | None = Field(
+        None,
+        pattern=HUB_DATA,
+        description="ORG/NAME[/CONFIGURATION][@REVISION] on the Hugging Face hub; lm-eval's, newest, when left out.",
+    )
     train_examples: Positive | None = Field(None, description="Examples to train on; all when left out.")
     validation_examples: Positive | None = Field(None, description="Examples to evaluate on; all when left out.")
     seed: int = Field(0, ge=0, description="Chooses (or, for the mini tasks, generates) the examples.")
     training: dict[str, Any] = Field({}, description="Keys of `training` that differ for this task.")
+
+
+class Perplexity(Section):
+    """Token perplexity of every merged model on WikiText-2's test split, beside its task: wikitext2_ppl_{context}."""
+
+    local: str | None = Field(None, description="A .jsonl file of the split's documents, field `text`; else hub.")
+    hub: str = Field(
+        "Salesforce/wikitext/wikitext-2-raw-v1@b08601e04326c79dfdd32d625aee71d232d685c3",
+        pattern=HUB_DATA,
+        description="ORG/NAME[/CONFIGURATION][@REVISION] on the Hugging Face hub, with a split `test`.",
+    )
+    context: Annotated[int, Field(ge=2)] = Field(2048, description="Tokens a window; windows do not overlap.")
 
 
 class Grid(Section):
@@ -228,6 +246,7 @@ class Config(Section):
     grid: Grid
     masks: Masks = Masks()
     training: Training = Training()
+    perplexity: Perplexity | None = Field(None, description="Left out: none is measured.")
     evaluation_batch_size: Positive = Field(32, description="Sequences a forward pass in the evaluation.")
     resources: Resources = Resources()
     keep_merged: bool = Field(False, description="Keep results/runs/*/model_dir after the evaluation.")
@@ -248,8 +267,12 @@ class Config(Section):
             schedule.check_processes(self.resources.processes)
             for mode in self.grid.modes:
                 schedule.check(mode, set(PROJECTIONS))
-            if "mini" in name and (data.local or not data.train_examples or not data.validation_examples):
-                raise ValueError(f"tasks.{name} is generated: give train_examples and validation_examples, not local")
+            if "mini" in name and (data.local or data.hub or not data.train_examples or not data.validation_examples):
+                raise ValueError(
+                    f"tasks.{name} is generated: give train_examples and validation_examples, neither local nor hub"
+                )
+            if data.local and data.hub:
+                raise ValueError(f"tasks.{name}: local and hub are two sources: give one")
         return self
 
     def training_of(self, task: str) -> Training:

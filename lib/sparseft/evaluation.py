@@ -8,21 +8,28 @@ import hashlib
 import json
 import logging
 import os
+import sys
+from collections import Counter
+from contextlib import redirect_stdout
 from importlib.metadata import version
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before datasets is imported: nothing is looked up on the hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("DISABLE_MULTIPROC", "1")  # lm-eval's bootstrap: no copy of this process for a second of work
 
+import numpy as np
 from datasets import Dataset, disable_progress_bars
 from lm_eval import simple_evaluate
+from lm_eval.api.metrics import mean, mean_stderr
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from sparseft.errors import InputError
+from sparseft.tasks.source import overlap
 from sparseft.tasks.task import Row, Task
-from sparseft.training.batches import encode
+from sparseft.training.batches import encode, refuse_longer
 from sparseft.training.hardware import device_name
 from sparseft.training.loss import AnswerLoss, mean_answer_loss
 
@@ -40,24 +47,25 @@ _FILTERS = {
 }
 
 
+BOOTSTRAP = 400  # resamples for the standard error of f1, which is thereby known to 4 %; the others have a formula
+
+
 class StrictLM(HFLM):
     """lm-eval's model, which here refuses what it would cut in silence: a prompt longer than the context."""
 
     def _loglikelihood_tokens(self, requests, *args, **options):
-        for _, context, continuation in requests:
-            self._refuse_longer(len(context) + len(continuation), self.max_length)
+        longest = {}  # prompt -> tokens with its longest choice
+        for (prompt, _), context, continuation in requests:
+            longest[prompt] = max(longest.get(prompt, 0), len(context) + len(continuation))
+        refuse_longer("prompts with their choices", list(longest.values()), self.max_length)
         return super()._loglikelihood_tokens(requests, *args, **options)
 
-    def tok_batch_encode(self, strings, padding_side="left", left_truncate_len=None, truncation=False):
-        for text in strings:
-            self._refuse_longer(len(self.tok_encode(text)), left_truncate_len or self.max_length)
-        return super().tok_batch_encode(strings, padding_side, left_truncate_len, truncation)
-
-    def _refuse_longer(self, tokens: int, limit: int) -> None:
-        if tokens > limit:
-            raise InputError(
-                f"a prompt of {tokens} tokens, the model takes {limit}", "leave long examples out of the data"
-            )
+    def generate_until(self, requests, *args, **options):
+        new = [options["max_gen_toks"] for _, options in (request.args for request in requests)]
+        lengths = [len(self.tok_encode(request.args[0])) for request in requests]
+        what = f"prompts with their worked examples and {max(new)} tokens for the answer"
+        refuse_longer(what, [sum(pair) for pair in zip(lengths, new, strict=True)], self.max_length)
+        return super().generate_until(requests, *args, **options)
 
 
 def evaluate(
@@ -65,27 +73,29 @@ def evaluate(
 ) -> dict:
     """Score a model on rows["validation"]; returns evaluation.json's measured content.
 
-    rows["train"] serves the few-shot examples where the task has any. eval_loss: nats per answer token.
-    Raises InputError for fewer than two rows, which have no standard error."""
+    rows["train"] serves the few-shot examples where the task has any. eval_loss: nats per answer token. By row:
+    outcomes (the headline metric), predictions (choices by number, or the extracted answers), and log_likelihoods of
+    the choices, nats. Raises InputError for fewer than two rows, which have no standard error."""
     if len(rows["validation"]) < 2:
         raise InputError(f"{task.name}: one validation example has no standard error", "give two or more")
+    lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
+    metrics, by_row = _score(lm, task, rows)
     examples = encode(rows["validation"], task, tokenizer, model.config.max_position_embeddings)
     loss = mean_answer_loss(AnswerLoss(model), examples, batch_size, model.device)
-    lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
-    metrics, outcomes = _score(lm, task, rows)
     return {
         "task": task.name,
         "metric": task.metric,
         "value": metrics[task.metric],
         "standard_error": metrics[f"{task.metric}_stderr"],
-        "examples": len(outcomes),
+        "examples": len(rows["validation"]),
         "chance": task.chance,
         "eval_loss": loss,
         "metrics": metrics,
         "harness": f"lm-eval {version('lm-eval')}",
         "prompt_sha256": prompt_digest(task, rows["validation"]),
+        "train_overlap": overlap(task, rows),
         "device": device_name(model.device),
-        "outcomes": outcomes,
+        **by_row,
     }
 
 
@@ -115,12 +125,16 @@ def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
                 {"name": name, "filter": [find, {"function": "take_first"}]} for name, find in _FILTERS.items()
             ],
         }
-    metrics = ["acc", "acc_norm"] if task.metric == "acc_norm" else ["acc"]
+    metrics = {"acc": "mean"} | ({"acc_norm": "mean"} if task.metric == "acc_norm" else {})
+    if task.classes and any(task.label(row) for row in rows["validation"]):
+        metrics["f1"] = "f1"  # of class 1, which must occur
     return definition | {
         "output_type": "multiple_choice",
         "doc_to_choice": task.choices,
         "doc_to_target": task.label,
-        "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in metrics],
+        "metric_list": [
+            {"metric": name, "aggregation": how, "higher_is_better": True} for name, how in metrics.items()
+        ],
     }
 
 
@@ -135,12 +149,14 @@ def prompt_digest(task: Task, rows: list[Row]) -> str:
     return hashlib.sha256(json.dumps([[task.prompt(row), task.answer(row)] for row in rows]).encode()).hexdigest()
 
 
-def _score(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float], list[float]]:
-    """(every metric with its standard error, the headline metric of each example in the order of the rows)."""
+def _score(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float | None], dict[str, list]]:
+    """(every metric with its standard error; outcomes, predictions and log-likelihoods in the order of the rows)."""
     disable_progress_bars()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     tasks = TaskManager(include_defaults=False)  # reading lm-eval's own 14,000 task files takes 8 s
-    result = simple_evaluate(lm, tasks=[task_definition(task, rows)], task_manager=tasks, log_samples=True)
+    with redirect_stdout(sys.stderr):  # the bootstrap says that it runs
+        result = simple_evaluate(lm, tasks=[task_definition(task, rows)], task_manager=tasks, log_samples=True,
+                                 bootstrap_iters=BOOTSTRAP)  # fmt: skip
     chosen = "none" if task.choices else "strict-match"
     metrics = {}
     for key, value in result["results"][task.name].items():
@@ -149,4 +165,28 @@ def _score(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, 
             metrics[name if filtered == chosen else f"{name}_{filtered}"] = float(value)
     samples = [sample for sample in result["samples"][task.name] if sample["filter"] == chosen]
     samples.sort(key=lambda sample: sample["doc_id"])
-    return metrics, [float(sample[task.metric]) for sample in samples]
+    outcomes = [float(sample[task.metric]) for sample in samples]
+    if task.choices is None:
+        return metrics, {"outcomes": outcomes, "predictions": [sample["filtered_resps"][0] for sample in samples]}
+    logs = [[float(log) for log, _ in sample["filtered_resps"]] for sample in samples]
+    predictions = [_likeliest(task, row, log) for row, log in zip(rows["validation"], logs, strict=True)]
+    by_row = {"outcomes": outcomes, "predictions": predictions, "log_likelihoods": logs}
+    return metrics | _by_class(task, rows["validation"], outcomes), by_row
+
+
+def _likeliest(task: Task, row: Row, logs: list[float]) -> int:
+    """The choice that the headline metric takes: for acc_norm the likeliest a character, as lm-eval does."""
+    lengths = [len(choice) for choice in task.choices(row)] if task.metric == "acc_norm" else 1
+    return int(np.argmax(np.array(logs) / lengths))
+
+
+def _by_class(task: Task, rows: list[Row], outcomes: list[float]) -> dict[str, float | None]:
+    """Recall of each class with its binomial standard error, None where it has too few rows; and the majority floor:
+    what one and the same answer to all rows scores at best."""
+    labels = [task.label(row) for row in rows]
+    found = {"majority_floor": max(Counter(labels).values()) / len(labels)} if task.classes else {}
+    for number, name in enumerate(task.classes):
+        own = [outcome for outcome, label in zip(outcomes, labels, strict=True) if label == number]
+        found[f"recall_{name}"] = mean(own) if own else None
+        found[f"recall_{name}_stderr"] = mean_stderr(own) if len(own) > 1 else None
+    return found

@@ -83,6 +83,7 @@ def split_method(method: str) -> tuple[str, str]:
 MODEL = "models/{model}"
 MANIFEST = f"{MODEL}/manifest.json"
 DATA = "data/{task}"
+WIKITEXT2 = "data/wikitext2.txt"
 MASKS = "masks/{model}"
 TASK_MASKS = f"{MASKS}/{{task}}"
 MASK_NAME = "masks_sparsity{sparsity}_{method}"

@@ -19,7 +19,7 @@ def digest(*words: object) -> str:
 
 
 def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dict[str, dict]:
-    """The four files of a sound run; `changes`: loss, loss_before, value_before, speed, error, examples, device, batch_size."""
+    """The four files of a sound run; `changes`: loss, loss_before, value_before, speed, error, examples, device, batch_size, metrics."""
     loss, device = changes.get("loss", 2.0), changes.get("device", CPU)
     base, mask = digest(run.model), digest(run.model, run.method, run.sparsity)
     adapter = None if run.mode == "no_finetune" else digest(run.id, "adapter")
@@ -31,6 +31,7 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
         "validation_report": {**validation_report(run, layers), "inputs": report_inputs},
         "evaluation": {"task": run.task, "metric": "acc", "value": value, "chance": 0.25}
         | {"standard_error": changes.get("error", 0.03), "examples": changes.get("examples", 200), "eval_loss": loss}
+        | {"metrics": {"acc": value} | changes.get("metrics", {}), "train_overlap": changes.get("train_overlap", 0)}
         | {"harness": "lm-eval 0.4.13", "device": device, "inputs": {"model": dict(merged), "data": data}},
     }
     if adapter:

@@ -95,6 +95,22 @@ def test_whole_numbers_stay_whole_beside_blanks(write_run, tmp_path):
     assert untuned["peak_memory_bytes"] == untuned["train_merge_gap"] == untuned["adapter_sha256"] == ""
 
 
+def test_every_metric_has_its_column_blank_where_a_task_has_it_not(write_run, tmp_path):
+    yes_no = {"f1": 0.25, "f1_stderr": 0.03, "recall_no": 1.0, "recall_yes": 0.125, "majority_floor": 0.6}
+    write_run(TUNED, 0.5, metrics={**yes_no, "wikitext2_ppl_2048": 19.5})
+    write_run(
+        "m-g-unstructured-sparsity50-no_finetune-seed0", 0.25, metrics={"exact_match_flexible-extract": 0.5, "f1": None}
+    )
+    tables.write_csv(read(tmp_path)[0], tmp_path / "summary.csv")
+    other, row = pd.read_csv(tmp_path / "summary.csv", dtype=str, keep_default_na=False).to_dict("records")
+    assert [row[name] for name in yes_no] == ["0.25", "0.03", "1", "0.125", "0.6"]
+    assert (row["acc"], row["wikitext2_ppl_2048"], other["wikitext2_ppl_2048"]) == ("0.5", "19.5", "")
+    assert (other["exact_match_flexible-extract"], row["exact_match_flexible-extract"]) == ("0.5", "")
+    assert {other[name] for name in yes_no} == {row["acc_norm"]} == {""}
+    cell = read(tmp_path)[1].set_index("task").loc["t"]
+    assert (cell["recall_no"], cell["recall_yes"], cell["majority_floor"]) == (1, 0.125, 0.6)
+
+
 def test_rows_follow_the_study_and_not_the_alphabet(write_run, tmp_path):
     for run_id in [
         "m-t-random-sparsity50-no_finetune-seed10",

@@ -52,13 +52,15 @@ def test_prompt_and_answer_are_split_as_lm_eval_splits_them(tiny_models, task, k
         assert (example.ids[0] == 257) == bool(bos)
 
 
-def test_an_example_longer_than_the_context_is_named_and_one_as_long_is_not(tiny_models):
+def test_all_examples_longer_than_the_context_are_counted_and_one_as_long_is_not(tiny_models):
     tokenizer, task = AutoTokenizer.from_pretrained(tiny_models["llama"]), get_task("boolq_mini")
     row = {"passage": "p", "question": "q", "answer": True}
     length = len(encode([row], task, tokenizer, 512)[0].ids)
     assert len(encode([row, row], task, tokenizer, length)) == 2
-    with pytest.raises(InputError, match=rf"boolq_mini: example 2 has {length + 1} tokens, the model takes {length}; "):
-        encode([row, {**row, "passage": "pp"}], task, tokenizer, length)
+    longer = [{**row, "passage": "p" * letters} for letters in (2, 4, 3)]
+    fault = f"boolq_mini: examples: 3 of 4 have more tokens than the {length} that the model takes, number 2 first,"
+    with pytest.raises(InputError, match=f"^{fault} the longest {length + 3}; leave them out"):
+        encode([row, *longer], task, tokenizer, length)
 
 
 def test_a_batch_by_hand():

@@ -2,7 +2,7 @@
 
     evaluate.py --checkpoint RUN_FOLDER/model_dir --task boolq_mini --data_dir data/boolq_mini --output RUN_FOLDER/evaluation.json
 
-Writes metric, standard error, loss and the outcome of every example.
+Writes metrics, standard errors, loss and the outcome of every example; with --wikitext2 also token perplexity.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import run_script
 from sparseft.evaluation import evaluate
 from sparseft.files import sha256, write_json
+from sparseft.perplexity import token_perplexity
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS
 from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads
@@ -26,6 +27,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data_dir", type=Path, required=True, help="train.jsonl and validation.jsonl")
     parser.add_argument("--batch_size", type=int, default=32, help="sequences a forward pass")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number, other last bits")
+    parser.add_argument("--wikitext2", type=Path, help="text of WikiText-2, as prepare_wikitext2.py writes it")
+    parser.add_argument("--context", type=int, default=2048, help="tokens a window of the perplexity")
     parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args()
 
@@ -41,6 +44,10 @@ def main() -> int:
     record = evaluate(model, tokenizer, task, rows, args.batch_size)
     inputs = {"model": checkpoint.hashes(), "data": sha256(args.data_dir / "validation.jsonl")}
     inputs["train"] = sha256(args.data_dir / "train.jsonl")  # few-shot examples come from it
+    if args.wikitext2:
+        text = args.wikitext2.read_bytes().decode()
+        record["metrics"][f"wikitext2_ppl_{args.context}"] = token_perplexity(model, tokenizer, text, args.context)
+        inputs["wikitext2"] = sha256(args.wikitext2)
     write_json(args.output, {**record, "seconds": time.perf_counter() - begin, "inputs": inputs})
     return 0
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from sparseft.analysis.chain import short
 from sparseft.analysis.markdown import markdown_table
-from sparseft.analysis.records import NO_FINETUNE, Record
+from sparseft.analysis.records import NO_FINETUNE, Evaluation, Record
 from sparseft.analysis.tables import PLAIN_LORA
 from sparseft.files import atomic_file
 from sparseft.grid import MODES
@@ -20,8 +20,9 @@ CONTROL = "random"  # the method that every other one is compared with
 
 _RESULTS = """## Results
 
-A value is the mean over the seeds ± the standard error over the examples. The sentences name at most four sparsities;
-sparsity_vs_performance.csv has them all.
+A value is the mean over the seeds ± the standard error over the examples; beside a yes/no task's stand the shares of the
+no and of the yes questions that were answered rightly: 1 and 0 is a model that always says no. The sentences name at most
+four sparsities; sparsity_vs_performance.csv has them all.
 """
 
 _REPRODUCE = """## How to reproduce
@@ -59,10 +60,7 @@ def write_experiments(
 def results_table(cells: pd.DataFrame) -> pd.DataFrame:
     """Value ± standard error as text: a row a model, task, metric, method and sparsity, a column a mode."""
     rows = ["model", "task", "metric", "method", "sparsity"]
-    text = [
-        f"{cell.value_mean:.3f} ± {cell.standard_error:.3f}{' (not valid)' if cell.n_validated < cell.n else ''}"
-        for cell in cells.itertuples()
-    ]
+    text = [_value(cell) for cell in cells.itertuples()]
     wide = cells.assign(text=text).pivot(index=rows, columns="mode", values="text")
     modes = [mode for mode in MODES if mode in wide]
     order = list(cells[rows].drop_duplicates().itertuples(index=False, name=None))  # pivot sorts by the alphabet
@@ -93,8 +91,16 @@ def _setting(records: list[Record], cells: pd.DataFrame) -> str:
         "evaluation": _each(f"{evaluation.harness} on {evaluation.device}" for evaluation in evaluations),
     }
     text = "".join(f"- {name}: {value}\n" for name, value in lines.items() if value)
-    tasks = sorted({(each.task, each.metric, f"{each.chance:.2f}", each.examples) for each in evaluations})
-    return f"## Setting\n\n{text}\n" + markdown_table(["task", "metric", "chance", "validation examples"], tasks)
+    tasks = sorted(
+        {(each.task, each.metric, f"{each.chance:.2f}", _floor(each), each.examples) for each in evaluations}
+    )
+    header = ["task", "metric", "chance", "one answer to all", "validation examples"]
+    return f"## Setting\n\n{text}\n" + markdown_table(header, tasks)
+
+
+def _floor(evaluation: Evaluation) -> str:
+    floor = evaluation.metrics.get("majority_floor")
+    return "-" if floor is None else f"{floor:.3f}"
 
 
 def _task_section(task: str, cells: pd.DataFrame, points: pd.DataFrame) -> str:
@@ -106,6 +112,13 @@ def _task_section(task: str, cells: pd.DataFrame, points: pd.DataFrame) -> str:
         header = ["method", "sparsity, %", *table.columns[2:]]
         parts.append(f"{model}, {metric}:\n\n{markdown_table(header, table.to_numpy())}\n{sentences}")
     return f"### {task}\n\n" + "\n".join(parts)
+
+
+def _value(cell: tuple) -> str:
+    text = f"{cell.value_mean:.3f} ± {cell.standard_error:.3f}"
+    if pd.notna([cell.recall_no, cell.recall_yes]).any():
+        text += f" no {cell.recall_no:.2f} yes {cell.recall_yes:.2f}"
+    return text + (" (not valid)" if cell.n_validated < cell.n else "")
 
 
 def _dense(points: pd.DataFrame) -> Iterable[str]:
@@ -175,6 +188,10 @@ def _limits(records: list[Record], left_out: int) -> str:
     ]
     if not any("cs-3" in device.lower() or "cerebras" in device.lower() for device in devices):
         limits.append("Nothing here has run on a Cerebras CS-3.")
+    shared = {f"{each.evaluation.task} {each.evaluation.train_overlap}" for each in records
+              if each.evaluation.train_overlap}  # fmt: skip
+    if shared:
+        limits.append(f"Training examples with the prompt of a validation example: {_each(shared)}.")
     if failed:
         limits.append(f"{failed} of {len(records)} runs failed their validation; correctness_memo.md names them.")
     if left_out:

@@ -139,7 +139,7 @@ class EvaluationInputs(_Piece):
 
 
 class Evaluation(_File):
-    """evaluation.json: the merged model on the validation set."""
+    """evaluation.json: the merged model on the validation set; `metrics` are all that its task has, by name."""
 
     task: str
     metric: str
@@ -148,6 +148,8 @@ class Evaluation(_File):
     examples: Annotated[int, Field(gt=0)]
     chance: Fraction
     eval_loss: float
+    metrics: dict[str, float | None]
+    train_overlap: Count
     harness: str
     device: str
     inputs: EvaluationInputs

@@ -34,6 +34,12 @@ TRAINED = [
     "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes", "batch_size", "steps", "gradient",
     "processes", "device",
 ]  # fmt: skip
+METRICS = [
+    "acc", "acc_stderr", "acc_norm", "acc_norm_stderr", "f1", "f1_stderr", "recall_no", "recall_no_stderr",
+    "recall_yes", "recall_yes_stderr", "majority_floor", "exact_match", "exact_match_stderr",
+    "exact_match_flexible-extract", "exact_match_stderr_flexible-extract",
+]  # fmt: skip
+PERPLEXITY = "wikitext2_ppl_"  # and its context length
 POINT = [
     "n", "n_validated", "examples", "chance", "value", "value_sd", "standard_error", "dense_value",
     "difference_to_dense", "untuned_value", "recovered_share", "eval_loss", "eval_loss_sd", "samples_per_second",
@@ -45,6 +51,8 @@ NOTHING_LOST = 1e-9  # differences below this are rounding, not a loss that a sh
 def summary(records: Iterable[Record]) -> pd.DataFrame:
     """A row a run, in the order model, task, method, sparsity, mode, seed."""
     table = pd.DataFrame([_row(record) for record in records])
+    numbers = [name for name in table if name in METRICS or name.startswith(PERPLEXITY)]
+    table[numbers] = table[numbers].astype(float)
     return _tidy(table, ["model", "task", "method", "sparsity", "mode", "seed"])
 
 
@@ -61,6 +69,7 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
         examples=("examples", "max"),
         chance=("chance", "first"),
         standard_error=("standard_error", "mean"),
+        **{name: (name, "mean") for name in ("majority_floor", "recall_no", "recall_yes")},
         **statistics,
         device=("device", _joined),
     )
@@ -124,6 +133,7 @@ def files_digest(files: dict[str, str] | None) -> str | None:
 def _row(record: Record) -> dict:
     run, train, merge = record.run, record.train, record.merge
     validation, evaluation = record.validation, record.evaluation
+    perplexities = {name: value for name, value in evaluation.metrics.items() if name.startswith(PERPLEXITY)}
     return {
         "run_id": run.id,
         **vars(run),
@@ -131,6 +141,8 @@ def _row(record: Record) -> dict:
         "mask_scope": validation.mask.scope,
         "mask_sequential": validation.mask.sequential,
         **{name: getattr(evaluation, name) for name in ("metric", "value", "standard_error", "examples", "chance")},
+        **{name: evaluation.metrics.get(name) for name in METRICS},
+        **perplexities,
         "eval_loss": evaluation.eval_loss,
         "eval_loss_before_merge": record.before.eval_loss if record.before else None,
         "train_merge_gap": record.train_merge_gap,

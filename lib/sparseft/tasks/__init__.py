@@ -27,8 +27,13 @@ def get_task(name: str) -> Task:
 
 
 def read_examples(path: Path | str, task: Task) -> list[Row]:
-    """The rows of a .jsonl file, each checked. Raises InputError with the file, the line and the field."""
-    mend = f"each line holds one {task.name} row as JSON: {', '.join(task.fields)}"
+    """The task's rows of a .jsonl file, each checked. Raises InputError with the file, the line and the field."""
+    return read_rows(path, task.name, task.fields)
+
+
+def read_rows(path: Path | str, name: str, fields: dict[str, type | tuple]) -> list[Row]:
+    """The rows of a .jsonl file, called `name` in errors, whose `fields` are there and of the given types."""
+    mend = f"each line holds one {name} row as JSON: {', '.join(fields)}"
     try:
         # Not splitlines(), which also cuts at U+2028, a character that JSON allows in a string.
         lines = Path(path).read_text(encoding="utf-8").split("\n")
@@ -39,34 +44,34 @@ def read_examples(path: Path | str, task: Task) -> list[Row]:
     rows = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            rows.append(_parse(line, task, f"{path}, line {number}", mend))
+            rows.append(_parse(line, fields, f"{path}, line {number}", mend))
     if not rows:
         raise InputError(f"{path}: holds no row", mend)
     return rows
 
 
-def _parse(line: str, task: Task, place: str, mend: str) -> Row:
+def _parse(line: str, fields: dict, place: str, mend: str) -> Row:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise InputError(f"{place}: not valid JSON ({error})", mend) from None
-    problem = _problem(row, task)
+    problem = _problem(row, fields)
     if problem:
         raise InputError(f"{place}: {problem}", mend)
     return row
 
 
-def _problem(row: object, task: Task) -> str | None:
+def _problem(row: object, fields: dict) -> str | None:
     """What is wrong with a row, or None."""
     if not isinstance(row, dict):
         return "a JSON object is expected"
-    for field, kind in task.fields.items():
+    for field, kind in fields.items():
         if field not in row:
             return f"field {field!r} is missing"
         # bool is a subclass of int: true is no label
         if not isinstance(row[field], kind) or (isinstance(row[field], bool) and kind is not bool):
             return f"field {field!r} has the wrong type ({type(row[field]).__name__})"
-    if "endings" in task.fields:
+    if "endings" in fields:
         return _problem_of_endings(row)
     return None
 

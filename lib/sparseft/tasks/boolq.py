@@ -5,7 +5,7 @@ Prompt and choices are those of lm-eval's task `boolq` 2.0 (super_glue/boolq/def
 
 from sparseft.tasks.task import Row, Task
 
-CHOICES = ["no", "yes"]
+CHOICES = ("no", "yes")
 
 
 def prompt(row: Row) -> str:
@@ -23,9 +23,10 @@ BOOLQ = Task(
     fields={"passage": str, "question": str, "answer": bool},
     prompt=prompt,
     answer=lambda row: CHOICES[label(row)],
-    choices=lambda row: CHOICES,
+    choices=lambda row: list(CHOICES),
     label=label,
     metric="acc",
     chance=0.5,
-    hub=("aps/super_glue", "boolq"),
+    hub="aps/super_glue/boolq",
+    classes=CHOICES,
 )

@@ -38,5 +38,5 @@ HELLASWAG = Task(
     label=label,
     metric="acc_norm",
     chance=0.25,
-    hub=("Rowan/hellaswag", None),
+    hub="Rowan/hellaswag",
 )

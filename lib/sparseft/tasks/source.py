@@ -1,26 +1,37 @@
-"""Where a task's rows come from: its generator, a folder, or the Hugging Face hub."""
+"""Where a task's rows come from: its generator, a folder, or the Hugging Face hub; and the text of WikiText-2.
+
+A place on the hub is ORG/NAME[/CONFIGURATION][@REVISION]; what was loaded is told with the revision it had.
+"""
 
 import random
+import re
+from functools import cache
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.tasks import read_examples
+from sparseft.files import sha256
+from sparseft.tasks import read_examples, read_rows
 from sparseft.tasks.task import Row, Task
 
 SPLITS = ("train", "validation")
 
 
-def load_rows(task: Task, split: str, number: int | None, seed: int, local: Path | None) -> list[Row]:
+def load_rows(
+    task: Task, split: str, number: int | None, seed: int, local: Path | None, hub: str | None = None
+) -> list[Row]:
     """`number` rows of a split (all when None), chosen by `seed`; the same on every machine.
 
+    From `local`, a folder, if there is one, else from `hub` or the task's own place there.
     Raises InputError where there are fewer rows, or where they cannot be had."""
     if number is not None and number < 1:
         raise InputError(f"{task.name}: {number} {split} examples are asked for", "ask for one or more")
     if task.generate:
-        if local or number is None:
-            raise InputError(f"{task.name} is generated", "give train_examples and validation_examples, and no local")
+        if local or hub or number is None:
+            raise InputError(
+                f"{task.name} is generated", "give train_examples and validation_examples, neither local nor hub"
+            )
         return task.generate(split, number, seed)
-    rows = read_examples(local / f"{split}.jsonl", task) if local else _from_hub(task, split)
+    rows = read_examples(local / f"{split}.jsonl", task) if local else _from_hub(task, split, hub or task.hub)
     if number is None:
         return rows
     if number > len(rows):
@@ -30,21 +41,67 @@ def load_rows(task: Task, split: str, number: int | None, seed: int, local: Path
     return random.Random(f"{task.name}-{split}-{seed}").sample(rows, number)
 
 
-def _from_hub(task: Task, split: str) -> list[Row]:
-    from datasets import load_dataset
+def source_of(task: Task, local: Path | None, hub: str | None) -> dict:
+    """For the manifest: where `load_rows` took the rows from, with the revision of the hub or the files' sha256."""
+    if task.generate:
+        return {"generated": task.name}
+    if local:
+        return {"local": {split: sha256(local / f"{split}.jsonl") for split in SPLITS}}
+    hub = hub or task.hub
+    return {"hub": hub.partition("@")[0], "revision": loaded_revision(_hub_rows(task, hub))}
 
-    name, configuration = task.hub
+
+def overlap(task: Task, rows: dict[str, list[Row]]) -> int:
+    """How many rows["train"] have a prompt that is also in rows["validation"]."""
+    asked = {task.prompt(row) for row in rows["validation"]}
+    return sum(task.prompt(row) in asked for row in rows["train"])
+
+
+def load_text(local: Path | None, hub: str) -> str:
+    """WikiText-2's test split as one text, documents joined by blank lines, as GPTQ and Wanda read it.
+
+    `local`: a .jsonl file of documents, field `text`; else from `hub`."""
+    if local:
+        rows = read_rows(local, "document", {"text": str})
+    else:
+        rows = hub_dataset(hub, "perplexity", "a .jsonl file of documents, field text")["test"]
+    return "\n\n".join(row["text"] for row in rows)
+
+
+def _hub_rows(task: Task, hub: str) -> dict:
+    return hub_dataset(hub, f"tasks.{task.name}", "a folder with train.jsonl and validation.jsonl")
+
+
+def _from_hub(task: Task, split: str, hub: str) -> list[Row]:
+    dataset = _hub_rows(task, hub)
     # gsm8k has no validation split: its test split is what everybody reports
     splits = [split, "test"] if split == "validation" else [split]
+    return [_plain(row, task) for row in dataset[next(known for known in splits if known in dataset)]]
+
+
+@cache
+def hub_dataset(hub: str, section: str, local: str):
+    """The splits of a dataset on the hub. Raises InputError with both ways out: on-line, or the section's `local`."""
+    from datasets import load_dataset
+
+    place, _, revision = hub.partition("@")
+    organisation, name, *configuration = place.split("/")
+    mend = f"go online, or give {section}.local: {local}"
     try:
-        dataset = load_dataset(name, configuration)
-        rows = dataset[next(known for known in splits if known in dataset)]
+        dataset = load_dataset(f"{organisation}/{name}", *configuration, revision=revision or None)
     except Exception as error:  # the client raises a dozen kinds, all meaning: not to be had
-        raise InputError(
-            f"{task.name}: {name} cannot be had from the hub ({type(error).__name__})",
-            f"go online, or give tasks.{task.name}.local: a folder with train.jsonl and validation.jsonl",
-        ) from None
-    return [_plain(row, task) for row in rows]
+        raise InputError(f"{hub} cannot be had from the hub ({type(error).__name__})", mend) from None
+    found = loaded_revision(dataset)
+    # Off-line, datasets takes any revision that it has.
+    if found and re.fullmatch(r"[0-9a-f]{40}", revision) and found != revision:
+        raise InputError(f"{hub} is here at revision {found} alone", mend)
+    return dataset
+
+
+def loaded_revision(dataset) -> str | None:
+    """The commit that a dataset of the hub was loaded at: datasets names its cache folder by it. None where none is."""
+    folder = Path(next(iter(dataset.values())).cache_files[0]["filename"]).parent.name
+    return folder if re.fullmatch(r"[0-9a-f]{40}", folder) else None
 
 
 def _plain(row: Row, task: Task) -> Row:

@@ -18,7 +18,8 @@ class Task:
     label: Callable[[Row], int] | None  # index of the right choice
     metric: str  # the headline: acc, acc_norm, exact_match
     chance: float  # the metric of a blind guess
-    hub: tuple[str, str | None] | None = None  # dataset and configuration on the hub; real tasks only
+    hub: str | None = None  # ORG/NAME[/CONFIGURATION] on the hub; real tasks only
     generate: Callable[[str, int, int], list[Row]] | None = None  # (split, number, seed) -> rows; mini tasks only
     max_new_tokens: int = 0  # length limit of a generated answer
     few_shot: int = 0  # worked examples before the prompt, from the training rows
+    classes: tuple[str, ...] = ()  # the choices where all rows have the same: scored class by class, f1 of the last

@@ -41,22 +41,29 @@ class Batch:
 def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Example]:
     """Tokenise rows; a generated answer ends in the end-of-sequence token.
 
-    Raises InputError for a row longer than `max_length` tokens: nothing is cut in silence."""
+    Raises InputError where rows are longer than `max_length` tokens: nothing is cut in silence."""
     examples = []
-    for number, row in enumerate(rows, start=1):
+    for row in rows:
         prompt = task.prompt(row)
         ids = tokenizer.encode(prompt)
         start = len(ids)
         ids += tokenizer.encode(f"{prompt} {task.answer(row)}")[start:]
         if task.choices is None:
             ids.append(tokenizer.eos_token_id)
-        if len(ids) > max_length:
-            raise InputError(
-                f"{task.name}: example {number} has {len(ids)} tokens, the model takes {max_length}",
-                "leave long examples out of the data",
-            )
         examples.append(Example(ids, start))
+    refuse_longer(f"{task.name}: examples", [len(example.ids) for example in examples], max_length)
     return examples
+
+
+def refuse_longer(what: str, lengths: list[int], limit: int) -> None:
+    """Raises InputError, with all that are longer counted, where `lengths` in tokens exceed the model's `limit`."""
+    longer = [number for number, length in enumerate(lengths, start=1) if length > limit]
+    if longer:
+        raise InputError(
+            f"{what}: {len(longer)} of {len(lengths)} have more tokens than the {limit} that the model takes, number"
+            f" {longer[0]} first, the longest {max(lengths)}",
+            "leave them out of the data, or take a model with a longer context",
+        )
 
 
 def collate(examples: list[Example]) -> Batch:

@@ -1,0 +1,148 @@
+"""Our evaluation beside stock lm-eval: its own task files over the same rows, run by its own model class."""
+
+from pathlib import Path
+
+import lm_eval
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from lm_eval import simple_evaluate
+from lm_eval.api.model import LM
+from lm_eval.models.dummy import DummyLM
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+from sparseft.evaluation import evaluate, task_definition
+from sparseft.tasks import get_task, read_examples
+from sparseft.training.model import load_model
+from tiny_models import change_json, save_tiny
+
+HARNESS = Path(lm_eval.__file__).parent / "tasks"
+DATA = Path(__file__).parents[2] / "shared" / "data"
+YAMLS = {"boolq": "super_glue/boolq/default.yaml", "hellaswag": "hellaswag/hellaswag.yaml", "gsm8k": "gsm8k/gsm8k.yaml"}
+EXAMPLES = 200
+FILTERS = ("strict-match", "flexible-extract")
+
+# An answer, what each filter takes from it, and the reference's last line for which both are right (None: for none).
+AWKWARD = [
+    (" It costs $1,000.", "[invalid]", "$1,000.", None),
+    (" So it is #### 1,000", "1,000", "1,000", "1000"),
+    (" #### 1,234.", "1,234.", "1,234.", "1,234"),
+    (" I do not know.", "[invalid]", "[invalid]", None),
+    ("", "[invalid]", "[invalid]", None),
+    (" #### 5\n#### 6", "5", "6", None),
+    (" 3 and 4, so 7", "[invalid]", "7", None),
+    (" #### -12", "-12", "-12", "-12"),
+    (" #### 3.50", "3.50", "3.50", "3.50"),
+    (" #### $40", "[invalid]", "$40", None),
+    (" ####7", "[invalid]", "7", None),
+    (" 2 + 3 = <<2+3=5>>5\n#### 5", "5", "5", "5"),
+]
+
+
+class Answers(LM):
+    """A model that gives prepared answers."""
+
+    loglikelihood = loglikelihood_rolling = None
+
+    def generate_until(self, requests):
+        return [AWKWARD[request.doc_id][0] for request in requests]
+
+
+def real_rows(name: str, number: int = EXAMPLES) -> dict[str, list[dict]]:
+    if not (DATA / name).exists():
+        pytest.skip(f"{DATA / name} is not on this machine")
+    rows = {split: read_examples(DATA / name / f"{split}.jsonl", get_task(name)) for split in ("train", "validation")}
+    return {**rows, "validation": rows["validation"][:number]}
+
+
+def stock_definition(name: str, rows: dict[str, list[dict]]) -> dict:
+    """lm-eval's task file with nothing replaced but where its rows come from, in the hub's fields and splits."""
+    definition = load_yaml(HARNESS / YAMLS[name])
+    for key in ("dataset_path", "dataset_name", "tag"):
+        definition.pop(key)
+    fields = {
+        "boolq": lambda row: {**_only(row, "passage", "question"), "label": int(row["answer"])},
+        "hellaswag": lambda row: {**_only(row, "activity_label", "ctx_a", "ctx_b", "endings"), "label": str(row["label"])},
+        "gsm8k": lambda row: _only(row, "question", "answer"),
+    }[name]  # fmt: skip
+    names = {"train": "train", "validation": "test" if name == "gsm8k" else "validation"}
+    data = {names[split]: Dataset.from_list([fields(row) for row in part]) for split, part in rows.items()}
+    return definition | {"custom_dataset": lambda **_: data}
+
+
+def _only(row: dict, *names: str) -> dict:
+    return {name: row[name] for name in names}
+
+
+def samples(lm: LM, definition: dict) -> list[dict]:
+    """What lm-eval asked, heard and scored, in the order of the rows, then of the filters."""
+    tasks = TaskManager(include_defaults=False)
+    found = simple_evaluate(lm, tasks=[definition], task_manager=tasks, log_samples=True, bootstrap_iters=0)
+    return sorted(found["samples"][definition["task"]], key=lambda sample: (sample["doc_id"], sample["filter"]))
+
+
+@pytest.fixture(scope="module")
+def model32(tmp_path_factory):
+    """The tiny LLaMA in fp32, with a context for five worked examples in bytes."""
+    folder = save_tiny("llama", tmp_path_factory.mktemp("fp32") / "llama", torch.float32)
+    change_json(folder / "config.json", max_position_embeddings=8192)
+    return load_model(folder, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", YAMLS)
+def test_prompts_and_targets_are_stock_lm_eval_s_string_by_string(name):
+    rows = real_rows(name)
+    ours, theirs = (samples(DummyLM(), definition) for definition in
+                    (task_definition(get_task(name), rows), stock_definition(name, rows)))  # fmt: skip
+    assert len(ours) == len(theirs) == EXAMPLES * (2 if name == "gsm8k" else 1)
+    for mine, stock in zip(ours, theirs, strict=True):
+        assert str(mine["target"]) == str(stock["target"])
+        asked, stock_asked = mine["arguments"], stock["arguments"]  # (prompt, choice or settings) each
+        if name == "gsm8k":
+            asked, stock_asked = asked[0][0], stock_asked[0][0]
+            assert asked.count("Question: ") == 6  # five worked examples before its own
+        assert asked == stock_asked
+
+
+@pytest.mark.parametrize("name", ["boolq", "hellaswag"])
+def test_choices_and_log_likelihoods_are_stock_lm_eval_s(model32, name):
+    task, rows = get_task(name), real_rows(name)
+    record = evaluate(*model32, task, rows, batch_size=16)
+    model, tokenizer = model32
+    theirs = samples(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16), stock_definition(name, rows))
+    logs = [[log for log, _ in sample["filtered_resps"]] for sample in theirs]
+    np.testing.assert_allclose(record["log_likelihoods"], logs, rtol=0, atol=1e-4)
+    assert record["outcomes"] == [sample[task.metric] for sample in theirs]
+    lengths = [
+        [len(choice) if name == "hellaswag" else 1 for choice in task.choices(row)] for row in rows["validation"]
+    ]
+    assert record["predictions"] == [int(np.argmax(np.divide(*pair))) for pair in zip(logs, lengths, strict=True)]
+
+
+def test_generated_answers_are_stock_lm_eval_s(model32):
+    model, tokenizer = model32
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
+    rows = real_rows("gsm8k", 4)
+    ours, theirs = (samples(lm, definition) for definition in
+                    (task_definition(get_task("gsm8k"), rows), stock_definition("gsm8k", rows)))  # fmt: skip
+    assert [sample["resps"] for sample in ours] == [sample["resps"] for sample in theirs]
+    assert all(len(tokenizer.encode(sample["resps"][0][0])) > 100 for sample in ours)  # to the limit of 256, or nearly
+
+
+@pytest.mark.parametrize("reference", ["1000", "1,234", "-12", "3.50", "5"])
+def test_answers_are_extracted_as_stock_lm_eval_extracts_them(reference):
+    row = {"question": "How much?", "answer": f"So much.\n#### {reference}"}
+    rows = {"train": [row] * 6, "validation": [row] * len(AWKWARD)}
+    ours, theirs = (samples(Answers(), definition) for definition in
+                    (task_definition(get_task("gsm8k"), rows), stock_definition("gsm8k", rows)))  # fmt: skip
+    for name in FILTERS:
+        mine, stock = ([sample for sample in found if sample["filter"] == name] for found in (ours, theirs))
+        assert [sample["filtered_resps"][0] for sample in mine] == [row[1 + FILTERS.index(name)] for row in AWKWARD]
+        for key in ("filtered_resps", "exact_match"):
+            assert [sample[key] for sample in mine] == [sample[key] for sample in stock]
+    right = [
+        all(sample["exact_match"] for sample in ours if sample["doc_id"] == number) for number in range(len(AWKWARD))
+    ]
+    assert right == [row[3] == reference for row in AWKWARD]

@@ -1,0 +1,49 @@
+"""Token perplexity beside transformers' own loss."""
+
+import math
+
+import pytest
+import torch
+from sparseft.errors import InputError
+from sparseft.perplexity import token_perplexity
+from sparseft.tasks.source import load_text
+from sparseft.training.model import load_model
+from tiny_models import save_tiny
+
+CPU = torch.device("cpu")
+TEXT = "The cat sat on the mat, and then it ran away. " * 9  # 414 tokens
+
+
+@pytest.fixture(scope="module")
+def tiny32(tmp_path_factory):
+    return load_model(save_tiny("llama", tmp_path_factory.mktemp("fp32") / "llama", torch.float32), CPU)
+
+
+@pytest.mark.parametrize(("context", "windows", "used"), [(100, None, 4), (100, 2, 2), (414, None, 1)])
+def test_it_is_exp_of_the_mean_loss_of_windows_that_do_not_overlap(tiny32, context, windows, used):
+    model, tokenizer = tiny32
+    ids = torch.tensor(tokenizer.encode(TEXT))
+    assert len(ids) == 414
+    pieces = [ids[None, start : start + context] for start in range(0, used * context, context)]
+    with torch.no_grad():
+        losses = [model(piece, labels=piece).loss.item() for piece in pieces]
+    expected = math.exp(sum(losses) / used)
+    assert token_perplexity(model, tokenizer, TEXT, context, windows) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("context", "windows", "fault"), [
+    (415, None, "0 windows of 415 in 414 tokens; give more text"),
+    (100, 5, "4 windows of 100 in 414 tokens; give more text"),
+    (513, None, "a context of 513 tokens, the model takes 512"),
+])  # fmt: skip
+def test_what_has_no_perplexity_is_refused(tiny32, context, windows, fault):
+    with pytest.raises(InputError, match=fault):
+        token_perplexity(*tiny32, TEXT, context, windows)
+
+
+def test_documents_are_joined_by_blank_lines(tmp_path):
+    (tmp_path / "test.jsonl").write_text('{"text": " one\\n"}\n{"text": ""}\n{"text": "two"}\n')
+    assert load_text(tmp_path / "test.jsonl", "") == " one\n\n\n\n\ntwo"
+    (tmp_path / "test.jsonl").write_text('{"text": "one"}\n{"page": "two"}\n')
+    with pytest.raises(InputError, match=r"test.jsonl, line 2: field 'text' is missing"):
+        load_text(tmp_path / "test.jsonl", "")

@@ -1,0 +1,34 @@
+"""Token perplexity, for who configures it."""
+
+import csv
+import json
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.files import sha256
+from sparseft.perplexity import token_perplexity
+from sparseft.training.model import load_model
+from study import TINY_STUDY, Study, tiny_grid
+from torch import device
+
+DOCUMENTS = ["The cat sat on the mat, and then it ran away. ", "", "It came back."]
+RUN = "results/runs/llama-boolq_mini-dense-sparsity00-no_finetune-seed0"
+
+
+def test_it_goes_into_the_evaluation_and_the_summary(tmp_path, tiny_models):
+    study = Study(tmp_path / "study")
+    grid = {**tiny_grid("llama", "boolq_mini", ["random"]), "sparsities": [0], "modes": ["sparse_to_dense"]}
+    study.configure(tiny_models, grid=grid, **TINY_STUDY)
+    assert "prepare_wikitext2" not in study.planned()
+    (study.folder / "wiki.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS))
+    study.configure(tiny_models, grid=grid, perplexity={"local": "wiki.jsonl", "context": 20}, **TINY_STUDY)
+    study.snakemake()
+    record = study.json(f"{RUN}/evaluation.json")
+    text = study.folder / "data/wikitext2.txt"
+    assert text.read_text() == "\n\n".join(DOCUMENTS)
+    assert record["inputs"]["wikitext2"] == sha256(text)
+    base = Checkpoint(study.folder / "models/llama")  # the run at sparsity 00 without training
+    expected = token_perplexity(*load_model(base.folder, device("cpu")), text.read_text(), 20)
+    assert record["metrics"]["wikitext2_ppl_20"] == expected
+    with open(study.folder / "results/analysis/summary.csv") as file:
+        rows = {row["run_id"]: row for row in csv.DictReader(file)}
+    assert float(rows[RUN.rpartition("/")[2]]["wikitext2_ppl_20"]) == float(f"{expected:.10g}")
