@@ -33,6 +33,16 @@ def keep_freed_memory() -> None:
         mallopt(option, 1 << 30)
 
 
+def limit_memory(limit: int) -> None:
+    """Have the system refuse this process more than `limit` bytes (Linux: of private memory, no files).
+
+    Where the machine itself runs out before, this process is the first to go."""
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    score = Path("/proc/self/oom_score_adj")
+    if score.exists():
+        score.write_text("1000")
+
+
 def device_name(device: torch.device) -> str:
     """Such as "GPU: NVIDIA H100" or "CPU: AMD EPYC, 1 thread"; goes beside every measured figure."""
     if device.type == "cuda":
