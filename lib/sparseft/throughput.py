@@ -8,6 +8,7 @@ batch size that does. Each repeat draws other batches, as another seed of the tr
 import multiprocessing
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -19,18 +20,15 @@ from accelerate import Accelerator
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.config import Resources, Throughput, Training
 from sparseft.errors import InputError
+from sparseft.grid import MEASURED, OUT_OF_MEMORY, SKIPPED
 from sparseft.pruning.mask_ops import read_mask
 from sparseft.tasks import get_task
 from sparseft.tasks.task import Row
 from sparseft.training.batches import Example, encode, shuffled
-from sparseft.training.hardware import choose_device, keep_freed_memory, limit_memory, limit_threads, peak_memory
+from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads, limited_memory, peak_memory
 from sparseft.training.loop import Loop
 from sparseft.training.loss import AnswerLoss
 from sparseft.training.torch_backend import adapted_model
-
-MEASURED = "measured"
-OUT_OF_MEMORY = "out of memory"
-SKIPPED = "skipped: a smaller batch did not fit"
 
 
 @dataclass(frozen=True)
@@ -106,25 +104,27 @@ def _measurement(job: Job, batch_size: int, repeat: int) -> dict | str:
         raise InputError(
             f"batch size {batch_size}: its process ended with code {process.exitcode}", "see what it printed"
         )
-    if isinstance(found, Exception) and not _out_of_memory(found):
+    if not isinstance(found, Exception):
+        return found
+    if not _out_of_memory(found):
         raise found
-    return str(found).splitlines()[0] if isinstance(found, Exception) else found
+    return f"{type(found).__name__}: {found}".splitlines()[0]
 
 
 def _child(sender: Connection, job: Job, batch_size: int, repeat: int) -> None:
+    limit_threads(job.resources.threads)
+    keep_freed_memory()
+    device = choose_device()
     try:
-        found = _timed_steps(job, batch_size, repeat)
+        with limited_memory(job.memory_limit(device)) if device.type == "cpu" else nullcontext():
+            found = _timed_steps(job, batch_size, repeat, device)
     except Exception as error:
         found = error  # for the parent to judge
     sender.send(found)
 
 
-def _timed_steps(job: Job, batch_size: int, seed: int) -> dict:
-    limit_threads(job.resources.threads)
-    keep_freed_memory()
-    device, asked = choose_device(), job.asked
-    if device.type == "cpu":
-        limit_memory(job.memory_limit(device))
+def _timed_steps(job: Job, batch_size: int, seed: int, device: torch.device) -> dict:
+    asked = job.asked
     settings = job.settings.model_copy(update={
         "batch_size": batch_size, "micro_batch_size": batch_size, "steps": asked.warmup_steps + asked.steps,
         "eval_every": 0, "save_every": 0,

@@ -20,7 +20,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results_dir", type=Path, required=True, help="folder of the run folders")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the tables and pages")
-    parser.add_argument("--plot", action="store_true", help="draw the figures too (replaces output_dir/plots)")
+    parser.add_argument("--plot", action="store_true", help="draw the figures too, into output_dir/plots")
     return parser.parse_args()
 
 

@@ -19,7 +19,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, nargs="+", required=True)
     parser.add_argument("--table", type=Path, required=True, help="the .csv file")
-    parser.add_argument("--plots", type=Path, required=True, help="the folder of the figures, replaced")
+    parser.add_argument("--plots", type=Path, required=True, help="the folder of the figures")
     return parser.parse_args()
 
 

@@ -28,8 +28,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparseft.analysis.records import NO_FINETUNE
-from sparseft.files import atomic_folder
-from sparseft.grid import DENSE, MODES
+from sparseft.files import atomic_file
+from sparseft.grid import DENSE, MODES, OUT_OF_MEMORY
 
 METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_match": "exact match"}
 SPARSITY = "sparsity asked for (%)"
@@ -58,22 +58,23 @@ _STYLE = {
 
 
 def write_plots(points: pd.DataFrame, folder: Path) -> list[str]:
-    """Draw every figure from the points of the curves into `folder`, replacing it; returns the PNGs' names."""
+    """Draw every figure from the points of the curves into `folder`; returns the PNGs' names."""
     return _write(_figures(points), folder)
 
 
 def write_throughput_plots(table: pd.DataFrame, folder: Path) -> list[str]:
-    """Draw the measured batch sizes into `folder`, replacing it; returns the PNGs' names."""
+    """Draw the measured batch sizes into `folder`; returns the PNGs' names."""
     return _write(_throughput_figures(table), folder)
 
 
 def _write(figures: Iterator[tuple[str, Figure]], folder: Path) -> list[str]:
     names = []
-    with matplotlib.rc_context(_STYLE), atomic_folder(folder) as temporary:
+    with matplotlib.rc_context(_STYLE):
         for name, figure in figures:
-            figure.savefig(temporary / f"{name}.png", metadata={"Software": None})
-            figure.set_layout_engine("none")  # laid out by the first drawing; once is enough
-            figure.savefig(temporary / f"{name}.svg", metadata={"Date": None, "Creator": None})
+            for kind, undated in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+                with atomic_file(folder / f"{name}.{kind}") as temporary:
+                    figure.savefig(temporary, format=kind, metadata=undated)
+                figure.set_layout_engine("none")  # laid out by the first drawing; once is enough
             names.append(f"{name}.png")
     return names
 
@@ -198,6 +199,7 @@ def _throughput_figure(table: pd.DataFrame, title: str) -> Figure:
     _finish_batch_axes(panels, sorted(table["batch_size"].unique()))
     figure.suptitle(title, fontsize="medium", fontweight="bold")
     _add_legend(figure, panels, order=lambda text: (not text.startswith(DENSE), "%" not in text, text))
+    figure.align_ylabels(panels[:, 0])
     return figure
 
 
@@ -212,11 +214,13 @@ def _draw_batch_sizes(axes: Axes, table: pd.DataFrame, name: str) -> None:
         mean, low, high = (line[f"{name}_{end}"].astype(float) for end in ("mean", "low", "high"))
         label = f"{DENSE}, plain LoRA" if method == DENSE else f"{sparsity} %, {mode}"
         axes.errorbar(place, mean, yerr=[mean - low, high - mean], label=label, **look)
-        ended = line["status"] == "out of memory"
+        ended = line["status"] == OUT_OF_MEMORY
         foot = line["memory_limit_bytes"] / 1e9 if name == "peak_memory" else line["batch_size"] * 0
-        axes.plot(
-            place[ended], foot[ended], "x", color=colour, markersize=9, markeredgewidth=2.2, clip_on=False, zorder=5
-        )
+        cross = {"marker": "x", "s": 70, "linewidths": 2.2, "clip_on": False, "zorder": 5}
+        axes.scatter(place[ended], foot[ended], color=colour, label="out of memory" if ended.any() else None, **cross)
+    if name == "peak_memory":
+        for limit in sorted(set(table["memory_limit_bytes"] / 1e9)):
+            axes.axhline(limit, color="0.25", linestyle=":", linewidth=1.4, label="memory limit", zorder=1)
 
 
 def _finish_batch_axes(panels: np.ndarray, sizes: list[int]) -> None:
@@ -226,6 +230,7 @@ def _finish_batch_axes(panels: np.ndarray, sizes: list[int]) -> None:
     for axes, label in zip(panels[:, 0], ROWS.values(), strict=True):
         axes.set_ylabel(label, fontsize="medium")
     panels[0, 0].set_xscale("log", base=2)  # the x axis is shared
+    panels[0, 0].set_xlim(sizes[0] / 1.4, sizes[-1] * 1.4)
     panels[0, 0].set_xticks(sizes, sizes, minor=False)
     for axes in panels[-1]:
-        axes.set_xlabel("batch size (samples a forward pass); x: out of memory", fontsize="medium")
+        axes.set_xlabel("batch size (samples a forward pass)", fontsize="medium")

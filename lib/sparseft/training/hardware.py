@@ -4,6 +4,8 @@ import ctypes
 import platform
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,14 +35,20 @@ def keep_freed_memory() -> None:
         mallopt(option, 1 << 30)
 
 
-def limit_memory(limit: int) -> None:
-    """Have the system refuse this process more than `limit` bytes (Linux: of private memory, no files).
+@contextmanager
+def limited_memory(limit: int) -> Iterator[None]:
+    """Have the system refuse this process more than `limit` bytes of private memory (Linux alone keeps to it).
 
-    Where the machine itself runs out before, this process is the first to go."""
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    Where the machine itself has less, this process is the first that the system kills, from here on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     score = Path("/proc/self/oom_score_adj")
     if score.exists():
         score.write_text("1000")
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def device_name(device: torch.device) -> str:
