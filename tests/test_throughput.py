@@ -56,6 +56,7 @@ def test_the_timed_steps_are_the_training_s_own_after_the_warm_up(job, rows):
             assert repeat["padded_tokens"] == sum(collate(batch).ids.numel() for batch in batches)
             assert 10**8 < repeat["peak_memory_bytes"] < 2 * 10**9
             assert repeat["dtype"] == "bfloat16"
+            assert 0 < repeat["cpu_share"] < 1.1
 
 
 @pytest.mark.parametrize("megabytes", [100, 400])

@@ -8,6 +8,7 @@ batch size that does. Each repeat draws other batches, as another seed of the tr
 import multiprocessing
 import signal
 import sys
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -52,8 +53,10 @@ class Job:
 
 
 def measure(job: Job) -> list[dict]:
-    """A row a batch size: its status, and for every repeat seconds, samples, tokens without and with padding, and peak
-    memory in bytes. A batch size that once ran out of memory counts as one that does not fit."""
+    """A row a batch size: its status, and for every repeat seconds, samples, tokens without and with padding, peak memory
+    in bytes, and the share of its threads' time that a CPU gave it: far below 1, other work took the cores.
+
+    A batch size that once ran out of memory counts as one that does not fit."""
     sizes = sorted(job.asked.batch_sizes)
     rows = {size: {"batch_size": size, "status": MEASURED, "reason": None, "repeats": []} for size in sizes}
     for repeat in range(job.asked.repeats):
@@ -138,7 +141,10 @@ def _timed_steps(job: Job, batch_size: int, seed: int, device: torch.device) -> 
             raise InputError(f"throughput.sequence_length: the model takes {limit} tokens", "lower it")
         examples = [of_length(example, asked.sequence_length) for example in examples]
     accelerator = Accelerator(cpu=device.type == "cpu")
-    progress = Loop(AnswerLoss(model), layers, {"train": examples}, settings, seed, accelerator, batch_size).run()
+    loop = Loop(AnswerLoss(model), layers, {"train": examples}, settings, seed, accelerator, batch_size)
+    begin, cpu = time.perf_counter(), time.process_time()
+    progress = loop.run()
+    cpu_share = (time.process_time() - cpu) / (time.perf_counter() - begin) / torch.get_num_threads()
     batches = islice(shuffled(examples, settings, seed), asked.warmup_steps, settings.steps)
     return {
         "seconds": sum(progress.seconds[asked.warmup_steps :]),
@@ -146,6 +152,7 @@ def _timed_steps(job: Job, batch_size: int, seed: int, device: torch.device) -> 
         "tokens": sum(progress.tokens[asked.warmup_steps :]),
         "padded_tokens": sum(batch_size * max(len(example.ids) for example in batch) for batch in batches),
         "peak_memory_bytes": peak_memory(device),
+        "cpu_share": cpu_share if device.type == "cpu" else None,
         "dtype": str(model.dtype).removeprefix("torch."),
     }
 

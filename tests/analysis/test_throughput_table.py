@@ -29,7 +29,7 @@ def write_cell(folder: Path, name: str, *, repeats: int = 3, **changes: object) 
     for size in (4, 8):
         measured = [
             {"seconds": 2 / (repeat + 1), "samples": 2 * size, "tokens": 20 * size, "padded_tokens": 30 * size}
-            | {"peak_memory_bytes": 10**9 + repeat * 10**8, "dtype": "bfloat16"}
+            | {"peak_memory_bytes": 10**9 + repeat * 10**8, "cpu_share": 1 - repeat / 4, "dtype": "bfloat16"}
             for repeat in range(repeats)
         ]
         batches.append({"batch_size": size, "status": grid.MEASURED, "repeats": measured})
@@ -55,7 +55,7 @@ def test_the_interval_is_student_s_over_the_repeats(tmp_path):
     assert row["samples_per_second_high"] == pytest.approx(8 + half)
     assert (row["tokens_per_second_mean"], row["tokens_per_second_high"]) == pytest.approx((80, 80 + 10 * half))
     assert (row["tokens_per_sample"], row["tokens_per_sample_padded"]) == (10, 15)
-    assert (row["n"], row["peak_memory_bytes"], row["dtype"]) == (3, 1_200_000_000, "bfloat16")
+    assert (row["n"], row["peak_memory_bytes"], row["cpu_share"]) == (3, 1_200_000_000, 0.5)
 
 
 def test_one_repeat_has_no_interval(tmp_path):

@@ -182,6 +182,7 @@ class Repeat(_Piece):
     tokens: Annotated[int, Field(gt=0)]
     padded_tokens: Annotated[int, Field(gt=0)]
     peak_memory_bytes: Count
+    cpu_share: float | None
     dtype: str
 
 

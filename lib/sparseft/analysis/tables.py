@@ -12,7 +12,8 @@ fine-tuning: 0 when fine-tuning wins nothing back, 1 when it reaches the dense f
 sparsity 0 and where pruning lost nothing.
 
 The table of batch sizes is measured apart from the runs (throughput.smk), several times each. Over these repeats:
-mean, and its 95 % confidence interval by Student's t (low, high), blank for one repeat; the largest peak memory.
+mean, and its 95 % confidence interval by Student's t (low, high), blank for one repeat; the largest peak memory;
+the smallest share of its threads' time that a CPU gave the training: far below 1, other work disturbed it.
 """
 
 import hashlib
@@ -168,6 +169,7 @@ def _batch_row(measurement: Measurement, batch: Batch) -> dict:
         "tokens_per_sample_padded": padded.sum() / samples.sum() if repeats else None,
         "peak_memory_bytes": max((each.peak_memory_bytes for each in repeats), default=None),
         "memory_limit_bytes": measurement.memory_limit_bytes,
+        "cpu_share": min((each.cpu_share for each in repeats if each.cpu_share is not None), default=None),
     }
 
 
