@@ -1,5 +1,8 @@
 """Speed against the batch size: real processes on the tiny LLaMA, one of which runs out of memory."""
 
+import multiprocessing
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 
@@ -63,6 +66,17 @@ def test_the_timed_steps_are_the_training_s_own_after_the_warm_up(job, rows):
 def test_a_model_that_does_not_fit_at_all_is_out_of_memory_at_the_smallest_batch(job, megabytes):
     small = replace(job, resources=Resources(memory_mb=megabytes), asked=Throughput(batch_sizes=[TOO_LARGE, 4096]))
     assert [row["status"] for row in measure(small)] == [grid.OUT_OF_MEMORY, grid.SKIPPED]
+
+
+def test_a_process_that_the_system_kills_is_out_of_memory_too(job):
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(measure, replace(job, asked=Throughput(batch_sizes=[2])))
+        while not multiprocessing.active_children():
+            time.sleep(0.01)
+        multiprocessing.active_children()[0].kill()
+        (row,) = found.result()
+    assert (row["status"], row["repeats"]) == (grid.OUT_OF_MEMORY, [])
+    assert row["reason"].startswith("killed")
 
 
 @pytest.mark.parametrize("length", [2, 5, 40])

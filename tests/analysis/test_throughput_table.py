@@ -24,15 +24,15 @@ T_OF_TWO = 4.30265273  # Student's t, two degrees of freedom, 97.5 %: any table
 
 def write_cell(folder: Path, name: str, *, repeats: int = 3, **changes: object) -> Path:
     """A measurement of batch sizes 4 and 8; 16 does not fit, 32 was not tried. Repeat r runs at (r + 1) * size samples/s."""
-    batches = [{"batch_size": size, "status": status, "repeats": []}
-               for size, status in ((16, grid.OUT_OF_MEMORY), (32, grid.SKIPPED))]  # fmt: skip
+    batches = [{"batch_size": size, "status": status, "reason": reason, "repeats": []}
+               for size, status, reason in ((16, grid.OUT_OF_MEMORY, "killed"), (32, grid.SKIPPED, None))]  # fmt: skip
     for size in (4, 8):
         measured = [
             {"seconds": 2 / (repeat + 1), "samples": 2 * size, "tokens": 20 * size, "padded_tokens": 30 * size}
             | {"peak_memory_bytes": 10**9 + repeat * 10**8, "cpu_share": 1 - repeat / 4, "dtype": "bfloat16"}
             for repeat in range(repeats)
         ]
-        batches.append({"batch_size": size, "status": grid.MEASURED, "repeats": measured})
+        batches.append({"batch_size": size, "status": grid.MEASURED, "reason": None, "repeats": measured})
     content = {
         **{"cell": name, "device": "CPU: AMD EPYC, 1 thread", "threads": 1, "processes": 1, "gradient": "exact"},
         **{"sequence_length": None, "warmup_steps": 1, "steps": 2, "memory_limit_bytes": 2 * 10**9, "batches": batches},
@@ -72,6 +72,7 @@ def test_every_batch_size_has_a_row_that_says_on_what_and_what_became_of_it(tmp_
     assert list(rows["method"].unique()) == ["dense", "unstructured"]
     assert set(rows["device"]) == {"CPU: AMD EPYC, 1 thread"}
     assert set(rows["memory_limit_bytes"]) == {2 * 10**9}
+    assert list(rows["reason"].dropna()) == 3 * ["killed"]
     assert rows["samples_per_second_mean"].isna().sum() == 6
 
 

@@ -8,6 +8,8 @@ Writes every repeat of every batch size; one that does not fit is recorded as su
 """
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -57,6 +59,7 @@ def job_of(args: argparse.Namespace, cell: Cell) -> Job:
 
 def main() -> int:
     args = parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as any exit, it ends the measuring process too
     cell = Cell.parse(args.cell)
     if cell.mode == NO_FINETUNE:
         raise InputError(f"{cell.id} is not trained", f"choose one of {', '.join(TRAINED_MODES)}")

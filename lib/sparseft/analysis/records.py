@@ -187,10 +187,11 @@ class Repeat(_Piece):
 
 
 class Batch(_Piece):
-    """A batch size of a measurement; no repeats where it does not fit."""
+    """A batch size of a measurement; no repeats where it does not fit, and what the system said to it."""
 
     batch_size: Annotated[int, Field(gt=0)]
     status: str
+    reason: str | None
     repeats: list[Repeat]
 
 

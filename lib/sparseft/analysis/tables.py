@@ -170,6 +170,7 @@ def _batch_row(measurement: Measurement, batch: Batch) -> dict:
         "peak_memory_bytes": max((each.peak_memory_bytes for each in repeats), default=None),
         "memory_limit_bytes": measurement.memory_limit_bytes,
         "cpu_share": min((each.cpu_share for each in repeats if each.cpu_share is not None), default=None),
+        "reason": batch.reason,
     }
 
 
