@@ -3,6 +3,7 @@
 #   snakemake results/analysis/summary.csv                  the study in config/config.yaml
 #   snakemake --configfile config/sweep.yaml                the full study
 #   snakemake masks | train | validate | evaluate | analyze the whole grid up to that stage
+#   snakemake throughput                                    speed and memory against the batch size, measured apart
 #
 # Any file can be a target: snakemake masks/smollm2/masks_sparsity50_unstructured.pt
 
@@ -22,6 +23,7 @@ include: "rules/merge.smk"
 include: "rules/compact.smk"
 include: "rules/validate.smk"
 include: "rules/evaluate.smk"
+include: "rules/throughput.smk"
 include: "rules/analyze.smk"
 include: "rules/collect.smk"
 

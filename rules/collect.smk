@@ -1,9 +1,11 @@
-# The stages by name, each the whole grid up to that stage; the last, analyze, is in the Snakefile.
+# The stages by name, each the whole grid up to that stage; the last, analyze, is in the Snakefile. throughput stands
+# apart from them.
 localrules:
     masks,
     train,
     validate,
     evaluate,
+    throughput,
 
 
 rule masks:
@@ -24,3 +26,9 @@ rule validate:
 rule evaluate:
     input:
         targets.run_targets(STUDY, "evaluation.json"),
+
+
+rule throughput:
+    input:
+        grid.THROUGHPUT_TABLE,
+        grid.THROUGHPUT_PLOTS,

@@ -63,6 +63,13 @@ def test_every_configuration_file_is_valid():
         ("training.lora_targets", ["qproj"], "training.lora_targets.0: Input should be 'q_proj', 'k_proj', "),
         ("training.gradient", "biased", "training.gradient: Input should be 'exact' or 'straight_through'"),
         ("training.shard_model", True, "training: a divided model keeps neither states nor W'"),
+        ("throughput.batch_sizes", [8, 0], "throughput.batch_sizes.1: Input should be greater than 0, not 0"),
+        ("throughput.batch_sizes", [], "throughput.batch_sizes: List should have at least 1 item"),
+        ("throughput.batch_sizes", [8, 8], "throughput: batch_sizes lists a value twice"),
+        ("throughput.methods", ["best"], "throughput.methods.0: Input should be 'unstructured', 'structured', "),
+        ("throughput.methods", ["structured"], "throughput.methods asks for structured, which grid.methods lacks"),
+        ("throughput.sparsities", [0, 51], "throughput.sparsities asks for 51, which grid.sparsities lacks"),
+        ("throughput.sequence_length", 1, "throughput.sequence_length: Input should be greater than or equal to 2"),
         ("resources.processes", 3, "3 processes cannot share 1 micro-batches a step; set training.micro_batch_size to"),
         ("grid.modes", ["sparse"], "grid.modes.0: Input should be 'sparse_to_dense' or 'sparse_to_sparse'"),
         (

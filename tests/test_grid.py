@@ -6,7 +6,7 @@ import pytest
 from sparseft import grid, targets
 from sparseft.config import Config, parse_section
 from sparseft.errors import InputError
-from sparseft.grid import Run, split_method
+from sparseft.grid import Cell, Run, split_method
 from sparseft.tasks import TASKS
 
 STUDY = {
@@ -58,6 +58,25 @@ def test_paths_are_those_of_the_design():
     run = Run("llama", "boolq", "random", 5, "sparse_to_dense", 0)
     assert grid.fill(grid.mask_path("random"), run) == "masks/llama/masks_sparsity05_random.pt"
     assert grid.fill(grid.RUN, run) == f"results/runs/{run.id}"
+
+
+def test_a_cell_is_a_run_without_its_seed():
+    run = Run("m.1", "boolq", "random", 5, "sparse_to_dense", 3)
+    cell = Cell.parse(run.id.removesuffix("-seed3"))
+    assert cell == Cell("m.1", "boolq", "random", 5, "sparse_to_dense")
+    assert grid.fill(grid.THROUGHPUT, cell) == grid.fill(grid.THROUGHPUT, run) == f"results/throughput/{cell.id}.json"
+    with pytest.raises(InputError, match="is not the name of a cell; write"):
+        Cell.parse(run.id)
+
+
+def test_throughput_is_measured_once_a_trained_cell_or_for_what_is_asked():
+    every = targets.throughput_targets(parse_section(Config, STUDY, "configuration"))
+    assert len(every) == 4 * (1 + 2 * 2 * 2)  # models x tasks x (dense + methods x sparsities x modes)
+    asked = {"methods": ["random"], "sparsities": [0, 90], "modes": ["sparse_to_sparse"]}
+    some = targets.throughput_targets(parse_section(Config, {**STUDY, "throughput": asked}, "configuration"))
+    cells = {"dense-sparsity00-sparse_to_dense", "random-sparsity90-sparse_to_sparse"}
+    assert {path.split("-", 2)[2] for path in some} == {f"{cell}.json" for cell in cells}
+    assert len(some) == 4 * 2
 
 
 def test_masks_that_look_at_a_task_lie_in_its_folder():

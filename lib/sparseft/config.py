@@ -5,7 +5,9 @@ python -m sparseft.config > config/schema.json
 
 import json
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from argparse import ArgumentParser
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,6 +25,13 @@ class Section(BaseModel):
     Not strict about types: Snakemake hands over the numbers of --config as text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for name, values in self:
+            if isinstance(values, list) and len(set(values)) < len(values):
+                raise ValueError(f"{name} lists a value twice")
+        return self
 
 
 S = TypeVar("S", bound=Section)
@@ -157,13 +166,6 @@ class Grid(Section):
     modes: list[Literal[TRAINED_MODES]] = Field(min_length=1, description="How to train.")
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="One run each.")
 
-    @model_validator(mode="after")
-    def _possible(self) -> "Grid":
-        for name, values in self:
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name} lists a value twice")
-        return self
-
 
 class Masks(Section):
     """How masks are computed."""
@@ -218,6 +220,31 @@ class Masks(Section):
             )
 
 
+class Throughput(Section):
+    """What the stage `throughput` measures: the speed of training against the batch size."""
+
+    DECIDED: ClassVar = {"steps", "batch_size", "micro_batch_size", "eval_every", "save_every"}  # keys of `training`
+    batch_sizes: list[Annotated[int, Field(gt=0, le=65536)]] = Field(
+        [32, 64, 128, 256, 512], min_length=1, description="Examples a step, all in one forward pass."
+    )
+    methods: list[Literal[METHODS]] = Field([], description="Some of grid.methods; all when left out.")
+    sparsities: list[int] = Field([], description="Some of grid.sparsities, percent; all when left out.")
+    modes: list[Literal[TRAINED_MODES]] = Field([], description="Some of grid.modes; all when left out.")
+    sequence_length: int | None = Field(
+        None, ge=2, description="Tokens of every example, cut or repeated to it; the examples' own when left out."
+    )
+    warmup_steps: int = Field(2, ge=0, description="Training steps of a measurement before its clock runs.")
+    steps: Positive = Field(5, description="Training steps of a measurement that are timed.")
+    repeats: Positive = Field(
+        3, description="Measurements of a batch size, each in a new process; the confidence interval is over them."
+    )
+    memory_mb: Positive | None = Field(
+        None,
+        description="Memory of a measurement on a CPU, MB; a batch that needs more is recorded as out of memory."
+        " resources.memory_mb when left out.",
+    )
+
+
 class Resources(Section):
     """What one job asks for."""
 
@@ -249,6 +276,7 @@ class Config(Section):
     perplexity: Perplexity | None = Field(None, description="Left out: none is measured.")
     evaluation_batch_size: Positive = Field(32, description="Sequences a forward pass in the evaluation.")
     resources: Resources = Resources()
+    throughput: Throughput = Throughput()
     keep_merged: bool = Field(False, description="Keep results/runs/*/model_dir after the evaluation.")
 
     @model_validator(mode="after")
@@ -257,6 +285,9 @@ class Config(Section):
             unknown = [name for name in asked if name not in known]
             if unknown:
                 raise ValueError(f"grid asks for {kind} {unknown[0]!r}, which {kind}s: does not describe")
+        for name in ("methods", "sparsities", "modes"):
+            if unknown := [value for value in getattr(self.throughput, name) if value not in getattr(self.grid, name)]:
+                raise ValueError(f"throughput.{name} asks for {unknown[0]}, which grid.{name} lacks")
         for method in self.grid.methods:
             self.masks.scope_of(method, self.grid.sparsities)
         for name, data in self.tasks.items():
@@ -278,6 +309,17 @@ class Config(Section):
     def training_of(self, task: str) -> Training:
         """The schedule of a task: `training` with the task's own keys over it."""
         return Training(**{**self.training.model_dump(), **self.tasks[task].training})
+
+
+def add_flags(parser: ArgumentParser, section: type[Section], names: Iterable[str]) -> None:
+    """A command-line flag a key of a section; what it is given, `parse_section` checks."""
+    for name in names:
+        field = section.model_fields[name]
+        default = field.get_default(call_default_factory=True)
+        help_text = f"{field.description} ({default})".replace("%", "%%")
+        parser.add_argument(
+            f"--{name}", default=default, help=help_text, nargs="+" if isinstance(default, list) else None
+        )
 
 
 def parse_section(section: type[S], raw: dict, name: str) -> S:

@@ -10,7 +10,10 @@ class InputError(ValueError):
     """What the user gave cannot be used; `mend` says what to do about it."""
 
     def __init__(self, what: str, mend: str) -> None:
-        super().__init__(f"{what}; {mend}")
+        super().__init__(what, mend)  # both, so that it can be sent from one process to another
+
+    def __str__(self) -> str:
+        return "; ".join(self.args)
 
 
 def run_script(main: Callable[[], int]) -> None:

@@ -1,12 +1,13 @@
 """Run <-> run_id <-> paths: the only place that spells a name or a path of the study.
 
-A run is one cell of model x task x method x sparsity x mode x seed. The dense runs (sparsity 00) do not
+A run is one cell of model x task x method x sparsity x mode, trained from one seed. The dense runs (sparsity 00) do not
 depend on the method: they carry the method word `dense`, once per model, task and seed, and every curve
 shares them. `sparse_to_dense` at sparsity 00 is plain LoRA; `no_finetune` is the model as it came.
 """
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from sparseft.errors import InputError
 
@@ -28,7 +29,9 @@ TRAINED_MODES = ("sparse_to_dense", "sparse_to_sparse")
 MODES = (NO_FINETUNE, *TRAINED_MODES)
 DENSE = "dense"
 TASKS = ("boolq", "hellaswag", "gsm8k", "boolq_mini", "hellaswag_mini", "gsm8k_mini")
-TABLES = ("summary", "grouped_summary", "sparsity_vs_performance", "throughput_vs_batch_size", "missing")
+MEASURED, OUT_OF_MEMORY = "measured", "out of memory"  # what became of a batch size
+SKIPPED = "skipped: a smaller batch did not fit"
+TABLES = ("summary", "grouped_summary", "sparsity_vs_performance", "missing")
 
 # The same expressions constrain Snakemake's wildcards and parse a run_id. No name holds a '-'.
 WILDCARDS = {
@@ -39,12 +42,12 @@ WILDCARDS = {
     "mode": rf"(?:{'|'.join(MODES)})",
     "seed": r"(?:0|[1-9][0-9]*)",
 }
-RUN_ID = "{model}-{task}-{method}-sparsity{sparsity}-{mode}-seed{seed}"
-_RUN_ID = re.compile(RUN_ID.format(**{name: f"(?P<{name}>{regex})" for name, regex in WILDCARDS.items()}))
+CELL_ID = "{model}-{task}-{method}-sparsity{sparsity}-{mode}"
+RUN_ID = f"{CELL_ID}-seed{{seed}}"
 
 
 @dataclass(frozen=True, order=True)
-class Run:
+class Cell:
     """One cell of the grid; `sparsity` in percent of the prunable weights."""
 
     model: str
@@ -52,21 +55,31 @@ class Run:
     method: str
     sparsity: int
     mode: str
-    seed: int
+    pattern: ClassVar[str] = CELL_ID
 
     @property
     def id(self) -> str:
-        """The run's name, its folder under results/runs/."""
-        return fill(RUN_ID, self)
+        """The name, by which its files are called."""
+        return fill(self.pattern, self)
 
     @classmethod
-    def parse(cls, run_id: str) -> "Run":
-        """The inverse of `id`. Raises InputError on a name that is not a run's."""
-        match = _RUN_ID.fullmatch(run_id)
+    def parse(cls, name: str) -> Self:
+        """The inverse of `id`. Raises InputError on another name."""
+        regex = cls.pattern.format(**{key: f"(?P<{key}>{value})" for key, value in WILDCARDS.items()})
+        match = re.fullmatch(regex, name)
         if not match:
-            raise InputError(f"{run_id!r} is not the name of a run", f"write {RUN_ID}")
-        keys = match.groupdict()
-        return cls(**{**keys, "sparsity": int(keys["sparsity"]), "seed": int(keys["seed"])})
+            raise InputError(f"{name!r} is not the name of a {cls.__name__.lower()}", f"write {cls.pattern}")
+        return cls(
+            **{key: int(value) if key in ("sparsity", "seed") else value for key, value in match.groupdict().items()}
+        )
+
+
+@dataclass(frozen=True, order=True)
+class Run(Cell):
+    """A cell's training from one seed; its folder under results/runs/ has its name."""
+
+    seed: int
+    pattern: ClassVar[str] = RUN_ID
 
 
 def split_method(method: str) -> tuple[str, str]:
@@ -89,7 +102,10 @@ TASK_MASKS = f"{MASKS}/{{task}}"
 MASK_NAME = "masks_sparsity{sparsity}_{method}"
 RUNS = "results/runs"
 RUN = f"{RUNS}/{RUN_ID}"
+THROUGHPUT = f"results/throughput/{CELL_ID}.json"
 ANALYSIS = "results/analysis"
+THROUGHPUT_TABLE = f"{ANALYSIS}/throughput_vs_batch_size.csv"
+THROUGHPUT_PLOTS = f"{ANALYSIS}/throughput_plots"
 
 
 def mask_folder(method: str) -> str:
@@ -102,6 +118,6 @@ def mask_path(method: str) -> str:
     return f"{mask_folder(method)}/{MASK_NAME}.pt"
 
 
-def fill(pattern: str, run: Run) -> str:
-    """A path of `run`: its keys in the place of the wildcards."""
-    return pattern.format(**{**vars(run), "sparsity": f"{run.sparsity:02d}"})
+def fill(pattern: str, cell: Cell) -> str:
+    """A path of a cell or a run: its keys in the place of the wildcards."""
+    return pattern.format(**{**vars(cell), "sparsity": f"{cell.sparsity:02d}"})

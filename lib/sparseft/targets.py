@@ -3,7 +3,7 @@
 from itertools import product
 
 from sparseft.config import Config
-from sparseft.grid import ANALYSIS, DENSE, NO_FINETUNE, RUN, TRAINED_MODES, Run, fill, mask_path
+from sparseft.grid import ANALYSIS, DENSE, NO_FINETUNE, RUN, THROUGHPUT, TRAINED_MODES, Run, fill, mask_path
 
 
 def runs(config: Config) -> list[Run]:
@@ -33,6 +33,20 @@ def run_targets(config: Config, name: str, *, trained_only: bool = False) -> lis
     """The file `name` of every run; of the trained runs alone where the others have none."""
     chosen = [run for run in runs(config) if run.mode != NO_FINETUNE or not trained_only]
     return [f"{fill(RUN, run)}/{name}" for run in chosen]
+
+
+def throughput_targets(config: Config) -> list[str]:
+    """The measurement of every cell of the grid that is trained, and that `throughput:` does not leave out."""
+    asked = config.throughput
+    chosen = [
+        run
+        for run in runs(config)
+        if run.mode != NO_FINETUNE
+        and run.sparsity in (asked.sparsities or config.grid.sparsities)
+        and (run.method == DENSE or run.method in (asked.methods or [run.method]))
+        and (run.method == DENSE or run.mode in (asked.modes or [run.mode]))
+    ]
+    return sorted({fill(THROUGHPUT, run) for run in chosen})
 
 
 def final_targets(config: Config) -> list[str]:

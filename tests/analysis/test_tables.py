@@ -80,10 +80,9 @@ def test_mean_and_deviation_over_seeds(write_run, tmp_path):
 def test_speeds_of_unlike_runs_are_never_averaged(write_run, tmp_path, other):
     write_run(TUNED, 0.25, speed=3.0)
     write_run(TUNED.replace("seed0", "seed1"), 0.5, speed=30.0, **other)
-    runs, cells, _ = read(tmp_path)
+    _, cells, _ = read(tmp_path)
     assert cells["samples_per_second_mean"].isna().all()
     assert cells["value_mean"].tolist() == [0.375]
-    assert sorted(tables.throughput(runs)["samples_per_second_mean"]) == [3, 30]
 
 
 def test_whole_numbers_stay_whole_beside_blanks(write_run, tmp_path):

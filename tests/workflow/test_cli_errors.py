@@ -19,6 +19,7 @@ from tiny_models import save_tiny
 from masks import write_mask
 
 RUN = "llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
+CELL = RUN.removesuffix("-seed0")
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -242,6 +243,28 @@ def test_a_task_file_with_a_fault_names_the_line(box):
 )
 def test_training_flags_out_of_range(box, changes, line):
     assert line in refused(*train_of(box, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"cell": RUN}, "is not the name of a cell; write {model}-{task}-{method}-sparsity{sparsity}-{mode}"),
+        ({"cell": CELL.replace("sparse_to_dense", "no_finetune")}, "is not trained; choose one of sparse_to_dense,"),
+        ({"cell": CELL.replace("unstructured", "random")}, "a mask of unstructured at 0.5, not of random at 0.5"),
+        ({"cell": CELL.replace("unstructured", "best")}, "is not the name of a cell"),
+        ({"batch_sizes": 0}, "throughput: batch_sizes.0: Input should be greater than 0, not '0'"),
+        ({"repeats": 0}, "throughput: repeats: Input should be greater than 0"),
+        ({"memory_mb": "much"}, "resources: memory_mb: Input should be a valid integer"),
+        ({"shard_model": 1, "cache_weights": 0}, "keeps neither states nor W'"),
+        ({"lora_targets": "w1"}, "training.lora_targets: the model has none of w1"),
+        ({"sequence_length": 513, "batch_sizes": 2}, "throughput.sequence_length: the model takes 512 tokens"),
+    ],
+)
+def test_throughput_flags_out_of_range(box, changes, line):
+    flags = {"cell": CELL, "model_path": box / "models/llama", "mask_path": box / "masks/llama/masks_sparsity50_unstructured.pt",
+             "data_dir": box / "data/boolq_mini", "output": box / "new.json"} | changes  # fmt: skip
+    arguments = [part for name, value in flags.items() for part in (f"--{name}", value)]
+    assert line in refused(box, "measure_throughput.py", *arguments)
 
 
 def test_a_damaged_adapter(box):

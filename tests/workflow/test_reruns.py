@@ -44,6 +44,7 @@ def test_one_file_as_the_target_makes_only_what_it_needs(tmp_path, tiny_models):
         ("validate", {"merge_adapter": 20, "validate_sparsity": 20, "train_adapter": 13}),
         ("evaluate", {"evaluate_run": 20, "validate_sparsity": 20}),
         ("analyze", {"analyze_results": 1, "evaluate_run": 20}),
+        ("throughput", {"measure_throughput": 13, "compute_masks": 3, "analyze_throughput": 1}),
     ],
 )
 def test_a_stage_by_name_is_the_grid_up_to_it(tmp_path, tiny_models, stage, jobs):
@@ -56,6 +57,8 @@ def test_a_stage_by_name_is_the_grid_up_to_it(tmp_path, tiny_models, stage, jobs
         "train": "merge_adapter",
         "validate": "evaluate_run",
         "evaluate": "analyze_results",
+        "analyze": "measure_throughput",
+        "throughput": "train_adapter",
     }
     assert later.get(stage) not in planned
 

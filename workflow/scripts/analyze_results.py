@@ -3,8 +3,7 @@
     analyze_results.py --results_dir results/runs --output_dir results/analysis --plot
 
 Writes to the output folder: summary.csv (a row a run), grouped_summary.csv, sparsity_vs_performance.csv,
-throughput_vs_batch_size.csv, missing.csv (runs left out, with the reason), correctness_memo.md, EXPERIMENTS.md and,
-with --plot, plots/.
+missing.csv (runs left out, with the reason), correctness_memo.md, EXPERIMENTS.md and, with --plot, plots/.
 """
 
 import argparse
@@ -21,7 +20,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results_dir", type=Path, required=True, help="folder of the run folders")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the tables and pages")
-    parser.add_argument("--plot", action="store_true", help="draw the figures too (replaces output_dir/plots)")
+    parser.add_argument("--plot", action="store_true", help="draw the figures too, into output_dir/plots")
     return parser.parse_args()
 
 
@@ -44,7 +43,6 @@ def main() -> int:
     experiments.write_experiments(args.output_dir / "EXPERIMENTS.md", records, **pages)
     memo.write_memo(args.output_dir / "correctness_memo.md", records, gaps)
     tables.write_csv(tables.missing(gaps), args.output_dir / "missing.csv")
-    tables.write_csv(tables.throughput(runs), args.output_dir / "throughput_vs_batch_size.csv")
     tables.write_csv(points, args.output_dir / "sparsity_vs_performance.csv")
     tables.write_csv(cells, args.output_dir / "grouped_summary.csv")
     tables.write_csv(runs, args.output_dir / "summary.csv")  # last: it is what a workflow asks for

@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.config import Masks, parse_section
+from sparseft.config import Masks, add_flags, parse_section
 from sparseft.errors import InputError, run_script
 from sparseft.files import write_json
 from sparseft.grid import IMPORTANCES, MASK_NAME, TASK_METHODS, TASKS, split_method
@@ -42,8 +42,7 @@ def parse_args() -> argparse.Namespace:
         help="any number gives the same masks, but of scores that a task's examples give",
     )
     parser.add_argument("--plot", action="store_true", help="also draw sparsities and scores by layer")
-    for name, field in Masks.model_fields.items():
-        parser.add_argument(f"--{name}", default=field.default, help=f"{field.description} ({field.default})")
+    add_flags(parser, Masks, Masks.model_fields)
     return parser.parse_args()
 
 

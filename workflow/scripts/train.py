@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.config import Training, parse_section
+from sparseft.config import Training, add_flags, parse_section
 from sparseft.errors import InputError, run_script
 from sparseft.files import check_replaceable, locked, sha256, write_json
 from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Run
@@ -45,10 +45,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--evaluation_batch_size", type=int, default=32, help="sequences a forward pass of the evaluation loss"
     )
-    for name, field in Training.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        help_text = f"{field.description} ({default})".replace("%", "%%")
-        parser.add_argument(f"--{name}", default=default, help=help_text, nargs="+" if default == [] else None)
+    add_flags(parser, Training, Training.model_fields)
     return parser.parse_args()
 
 

@@ -3,13 +3,16 @@
     {task}_{metric}_vs_sparsity      what pruning costs and fine-tuning wins back, with standard errors and chance
     {task}_{metric}_heatmap_{model}  method x sparsity, one panel a mode
     {task}_eval_loss_vs_sparsity     loss on the validation set
-    {task}_throughput_vs_sparsity    training speed, one row a device
 
-A line figure has a column a method and a row a model; colour and marker both tell the mode. The same input gives the
-same bytes.
+A line figure has a column a method and a row a model; colour and marker both tell the mode. Apart from these, since it
+is measured apart:
+
+    {model}_{task}_throughput_vs_batch_size  speed and memory of the training, a column a method and device
+
+The same input gives the same bytes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from textwrap import fill
@@ -25,13 +28,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparseft.analysis.records import NO_FINETUNE
-from sparseft.files import atomic_folder
-from sparseft.grid import MODES
+from sparseft.files import atomic_file
+from sparseft.grid import DENSE, MODES, OUT_OF_MEMORY
 
 METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_match": "exact match"}
 SPARSITY = "sparsity asked for (%)"
 LOSS = "evaluation loss\n(nats per answer token)"
-SPEED = "training speed\n(samples/s)"
+ROWS = {
+    "samples_per_second": "training speed\n(samples/s)",
+    "tokens_per_second": "training speed\n(tokens/s)",
+    "peak_memory": "peak memory\n(GB)",
+}
 
 _COLOURS = seaborn.color_palette("colorblind")
 _MODES = {
@@ -51,13 +58,23 @@ _STYLE = {
 
 
 def write_plots(points: pd.DataFrame, folder: Path) -> list[str]:
-    """Draw every figure from the points of the curves into `folder`, replacing it; returns the PNGs' names."""
+    """Draw every figure from the points of the curves into `folder`; returns the PNGs' names."""
+    return _write(_figures(points), folder)
+
+
+def write_throughput_plots(table: pd.DataFrame, folder: Path) -> list[str]:
+    """Draw the measured batch sizes into `folder`; returns the PNGs' names."""
+    return _write(_throughput_figures(table), folder)
+
+
+def _write(figures: Iterator[tuple[str, Figure]], folder: Path) -> list[str]:
     names = []
-    with matplotlib.rc_context(_STYLE), atomic_folder(folder) as temporary:
-        for name, figure in _figures(points):
-            figure.savefig(temporary / f"{name}.png", metadata={"Software": None})
-            figure.set_layout_engine("none")  # laid out by the first drawing; once is enough
-            figure.savefig(temporary / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    with matplotlib.rc_context(_STYLE):
+        for name, figure in figures:
+            for kind, undated in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+                with atomic_file(folder / f"{name}.{kind}") as temporary:
+                    figure.savefig(temporary, format=kind, metadata=undated)
+                figure.set_layout_engine("none")  # laid out by the first drawing; once is enough
             names.append(f"{name}.png")
     return names
 
@@ -75,13 +92,6 @@ def _figures(points: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         bars = " ± standard deviation over seeds" if (part["n"] > 1).any() else ""
         title = f"{task}: loss of the merged model{bars}"
         yield f"{task}_eval_loss_vs_sparsity", _line_figure(part, "eval_loss", LOSS, error="eval_loss_sd", title=title)
-        trained = part[part["samples_per_second"].notna()]
-        if len(trained):
-            # A row a device: the speeds of two devices never share an axis.
-            trained = trained.assign(row=trained["model"] + " on " + trained["device"])
-            title = f"{task}: training speed{bars}"
-            figure = _line_figure(trained, "samples_per_second", SPEED, error="samples_per_second_sd", title=title)
-            yield f"{task}_throughput_vs_sparsity", figure
 
 
 def _line_figure(points: pd.DataFrame, column: str, label: str, *, error: str, title: str) -> Figure:
@@ -93,17 +103,21 @@ def _line_figure(points: pd.DataFrame, column: str, label: str, *, error: str, t
         _draw_lines(axes, part, column, error)
         if column == "value" and len(part):
             _draw_levels(axes, part)
-        axes.set_title(method if len(rows) == 1 else f"{method}\n{fill(row, 40)}", fontsize="medium")
-    _finish_axes(panels, points["sparsity"], from_zero=column == "samples_per_second")
+        axes.set_title(method if len(rows) == 1 else f"{method}\n{row}", fontsize="medium")
+    _finish_axes(panels, points["sparsity"])
     figure.suptitle(title if len(rows) > 1 else f"{title} ({rows[0]})", fontsize="medium", fontweight="bold")
     for axes in panels[:, 0]:
         axes.set_ylabel(label, fontsize="medium")
+    _add_legend(figure, panels, order=lambda text: (text not in MODES, text))
+    return figure
+
+
+def _add_legend(figure: Figure, panels: np.ndarray, order: Callable[[str], object]) -> None:
     handles = {
         text: handle for axes in panels.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    names = sorted(handles, key=lambda text: (text not in MODES, text))
+    names = sorted(handles, key=order)
     figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=3, frameon=False)
-    return figure
 
 
 def _draw_lines(axes: Axes, points: pd.DataFrame, column: str, error: str) -> None:
@@ -122,7 +136,7 @@ def _draw_levels(axes: Axes, points: pd.DataFrame) -> None:
     axes.axhline(points["chance"].iloc[0], color="0.25", linestyle=":", linewidth=1.4, label="chance", zorder=1)
 
 
-def _finish_axes(panels: np.ndarray, sparsities: pd.Series, *, from_zero: bool) -> None:
+def _finish_axes(panels: np.ndarray, sparsities: pd.Series) -> None:
     ticks = []
     for sparsity in sorted(sparsities.unique()):
         if not ticks or sparsity - ticks[-1] >= 7:  # percent; closer, the numbers would touch
@@ -133,9 +147,6 @@ def _finish_axes(panels: np.ndarray, sparsities: pd.Series, *, from_zero: bool) 
         axes.xaxis.grid(False)
     for axes in panels[-1]:
         axes.set_xlabel(SPARSITY, fontsize="medium")
-    if from_zero:  # a ratio of speeds is read off the axis
-        for axes in panels[:, 0]:
-            axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
 
 
 def _heat_map(points: pd.DataFrame, *, title: str, label: str) -> Figure:
@@ -156,3 +167,70 @@ def _heat_map(points: pd.DataFrame, *, title: str, label: str) -> Figure:
     figure.suptitle(title, fontsize="medium", fontweight="bold")
     figure.colorbar(panels[0].collections[0], ax=panels, label=label, fraction=0.05, aspect=25)
     return figure
+
+
+def _throughput_figures(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    for (model, task), part in table.groupby(["model", "task"], sort=False):
+        devices = " and ".join(part["device"].unique())
+        title = f"{model}, {task}: training on {devices}\n{_what_bars_are(part)}"
+        yield f"{model}_{task}_throughput_vs_batch_size", _throughput_figure(part, title)
+
+
+def _what_bars_are(table: pd.DataFrame) -> str:
+    repeats, low, high = table["n"].max(), table["tokens_per_sample"].min(), table["tokens_per_sample"].max()
+    tokens = f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} to {high:.0f}"
+    bars = f"mean and 95 % confidence interval of {repeats} repeats, " if repeats > 1 else ""
+    return f"{bars}{tokens} tokens a sample" if repeats else "no batch size fitted"
+
+
+def _throughput_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Rows speed in samples and tokens and memory; the speeds of two devices never share an axis."""
+    pruned = table[table["method"] != DENSE]
+    columns = list((pruned if len(pruned) else table).groupby(["method", "device"], sort=False).groups)
+    table = table.assign(**{f"peak_memory_{end}": table["peak_memory_bytes"] / 1e9 for end in ("mean", "low", "high")})
+    figure = Figure(figsize=(max(7.5, 4.4 * len(columns)), 9), layout="constrained")
+    panels = figure.subplots(len(ROWS), len(columns), sharex=True, squeeze=False)
+    for (method, device), column in zip(columns, panels.T, strict=True):
+        part = table[table["method"].isin((method, DENSE)) & (table["device"] == device)]
+        for name, axes in zip(ROWS, column, strict=True):
+            _draw_batch_sizes(axes, part, name)
+        column[0].set_title(method if table["device"].nunique() == 1 else f"{method}\n{fill(device, 40)}",
+                            fontsize="medium")  # fmt: skip
+    _finish_batch_axes(panels, sorted(table["batch_size"].unique()))
+    figure.suptitle(title, fontsize="medium", fontweight="bold")
+    _add_legend(figure, panels, order=lambda text: (not text.startswith(DENSE), "%" not in text, text))
+    figure.align_ylabels(panels[:, 0])
+    return figure
+
+
+def _draw_batch_sizes(axes: Axes, table: pd.DataFrame, name: str) -> None:
+    """A line a sparsity and mode, and a cross where memory ended: at its limit, or at the foot of a speed."""
+    shown = [sparsity for sparsity in sorted(table["sparsity"].unique()) if sparsity]
+    cells = table.groupby(["method", "sparsity", "mode"], sort=False)
+    for number, ((method, sparsity, mode), line) in enumerate(cells):
+        colour = "0.25" if method == DENSE else _COLOURS[shown.index(sparsity) % 7]
+        look = {"linewidth": 1.8, "markersize": 5, "capsize": 2.5, "elinewidth": 1, **_MODES[mode], "color": colour}
+        place = line["batch_size"] * 1.03 ** (number - (len(cells) - 1) / 2)  # apart, so that equal values stay visible
+        mean, low, high = (line[f"{name}_{end}"].astype(float) for end in ("mean", "low", "high"))
+        label = f"{DENSE}, plain LoRA" if method == DENSE else f"{sparsity} %, {mode}"
+        axes.errorbar(place, mean, yerr=[mean - low, high - mean], label=label, **look)
+        ended = line["status"] == OUT_OF_MEMORY
+        foot = line["memory_limit_bytes"] / 1e9 if name == "peak_memory" else line["batch_size"] * 0
+        cross = {"marker": "x", "s": 70, "linewidths": 2.2, "clip_on": False, "zorder": 5}
+        axes.scatter(place[ended], foot[ended], color=colour, label="out of memory" if ended.any() else None, **cross)
+    if name == "peak_memory":
+        for limit in sorted(set(table["memory_limit_bytes"] / 1e9)):
+            axes.axhline(limit, color="0.25", linestyle=":", linewidth=1.4, label="memory limit", zorder=1)
+
+
+def _finish_batch_axes(panels: np.ndarray, sizes: list[int]) -> None:
+    for axes in panels.flat:
+        axes.set_ylim(0, 1.08 * axes.get_ylim()[1])  # a ratio of speeds is read off the axis
+        axes.xaxis.grid(False)
+    for axes, label in zip(panels[:, 0], ROWS.values(), strict=True):
+        axes.set_ylabel(label, fontsize="medium")
+    panels[0, 0].set_xscale("log", base=2)  # the x axis is shared
+    panels[0, 0].set_xlim(sizes[0] / 1.4, sizes[-1] * 1.4)
+    panels[0, 0].set_xticks(sizes, sizes, minor=False)
+    for axes in panels[-1]:
+        axes.set_xlabel("batch size (samples a forward pass)", fontsize="medium")

@@ -14,12 +14,12 @@ The classes below name the fields that the analysis reads; a file may hold more.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sparseft.errors import InputError
-from sparseft.grid import DENSE, NO_FINETUNE, Run
+from sparseft.grid import DENSE, NO_FINETUNE, Cell, Run
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -28,6 +28,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 class _Piece(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
+
+
+P = TypeVar("P", bound=_Piece)
 
 
 class _File(_Piece):
@@ -173,6 +176,42 @@ class BeforeMerge(_File):
     inputs: BeforeInputs
 
 
+class Repeat(_Piece):
+    """One measurement of a batch size, in seconds of the timed steps."""
+
+    seconds: Positive
+    samples: Annotated[int, Field(gt=0)]
+    tokens: Annotated[int, Field(gt=0)]
+    padded_tokens: Annotated[int, Field(gt=0)]
+    peak_memory_bytes: Count
+    cpu_share: float | None
+    dtype: str
+
+
+class Batch(_Piece):
+    """A batch size of a measurement; no repeats where it does not fit, and what the system said to it."""
+
+    batch_size: Annotated[int, Field(gt=0)]
+    status: str
+    reason: str | None
+    repeats: list[Repeat]
+
+
+class Measurement(_Piece):
+    """results/throughput/*.json: the speed of a cell's training against the batch size."""
+
+    cell: str
+    device: str
+    threads: Count
+    processes: Annotated[int, Field(gt=0)]
+    gradient: str
+    sequence_length: int | None
+    warmup_steps: Count
+    steps: Count
+    memory_limit_bytes: Count
+    batches: Annotated[list[Batch], Field(min_length=1)]
+
+
 @dataclass(frozen=True)
 class Record:
     """One run with its sound pieces; `train`, `before` and `merge` are None where there is no sound one."""
@@ -228,6 +267,14 @@ def read_runs(results_dir: Path) -> tuple[list[Record], list[Gap]]:
     return records, gaps
 
 
+def read_measurement(path: Path) -> Measurement:
+    """A file of results/throughput/. Raises InputError where it is none, or another cell's."""
+    found = _read_piece(path, Measurement)
+    if Cell.parse(found.cell).id != path.stem:
+        raise InputError(f"{path.name}: belongs to cell {found.cell}", "make it again")
+    return found
+
+
 def _read_run(folder: Path) -> tuple[Record | None, Gap | None]:
     try:
         run = Run.parse(folder.name)
@@ -251,7 +298,7 @@ def _read_run(folder: Path) -> tuple[Record | None, Gap | None]:
     return (Record(run, **pieces) if complete else None), gap
 
 
-def _read_piece(path: Path, schema: type[_File]) -> _File:
+def _read_piece(path: Path, schema: type[P]) -> P:
     mend = "make it again"
     try:
         return schema.model_validate_json(path.read_bytes())

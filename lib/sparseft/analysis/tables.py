@@ -1,15 +1,19 @@
-"""The four tables: a row a run, a row a cell, a row a point of a curve, a row a batch size.
+"""The tables: a row a run, a row a cell, a row a point of a curve; a row a batch size.
 
 A cell is model x task x method x sparsity x mode; its runs differ in the seed alone. Over seeds:
 
     value           mean of the runs' values; value_sd is the standard deviation between them, blank for one run
     standard_error  mean of the runs' standard errors over the examples. All seeds see the same examples, so this
                     part of the error does not shrink with the number of seeds
-    throughput      blank where the runs of a cell differ in device, batch size or processes: such a mean says nothing
+    speed           blank where the runs of a cell differ in device, batch size or processes: such a mean says nothing
 
 recovered_share = (tuned - untuned) / (dense tuned - untuned), untuned being the same pruned model without
 fine-tuning: 0 when fine-tuning wins nothing back, 1 when it reaches the dense fine-tuned model. It is blank at
 sparsity 0 and where pruning lost nothing.
+
+The table of batch sizes is measured apart from the runs (throughput.smk), several times each. Over these repeats:
+mean, and its 95 % confidence interval by Student's t (low, high), blank for one repeat; the largest peak memory;
+the smallest share of its threads' time that a CPU gave the training: far below 1, other work disturbed it.
 """
 
 import hashlib
@@ -17,18 +21,21 @@ from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
-from sparseft.analysis.records import Gap, Record
+from sparseft.analysis.records import Batch, Gap, Measurement, Record
 from sparseft.files import atomic_file
-from sparseft.grid import DENSE, METHODS, MODES, NO_FINETUNE
+from sparseft.grid import DENSE, METHODS, MODES, NO_FINETUNE, Cell
 
 PLAIN_LORA = "sparse_to_dense"  # the mode of the dense fine-tuned runs
 CELL = ["model", "task", "metric", "method", "sparsity", "mode"]
 LINE = ["model", "task", "metric", "method", "mode"]
 INTEGERS = [
     "sparsity", "seed", "examples", "peak_memory_bytes", "batch_size", "steps", "violations", "layers_checked",
-    "layers_expected", "n", "n_validated", "processes",
+    "layers_expected", "n", "n_validated", "processes", "threads", "memory_limit_bytes", "warmup_steps",
+    "sequence_length",
 ]  # fmt: skip
 TRAINED = [
     "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes", "batch_size", "steps", "gradient",
@@ -45,6 +52,7 @@ POINT = [
     "difference_to_dense", "untuned_value", "recovered_share", "eval_loss", "eval_loss_sd", "samples_per_second",
     "samples_per_second_sd", "device",
 ]  # fmt: skip
+MEASURED = ["device", "threads", "processes", "gradient", "sequence_length", "warmup_steps", "steps"]
 NOTHING_LOST = 1e-9  # differences below this are rounding, not a loss that a share could be taken of
 
 
@@ -98,17 +106,10 @@ def curves(cells: pd.DataFrame) -> pd.DataFrame:
     return _tidy(points, [*LINE, "sparsity"])[[*LINE, "sparsity", *POINT]]
 
 
-def throughput(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a cell, device and batch size of the trained runs: speed in mean and standard deviation, largest memory."""
-    keys = [name for name in CELL if name != "metric"] + ["device", "processes", "batch_size"]
-    groups = runs[runs["samples_per_second"].notna()].groupby(keys, sort=False)
-    rates = ["samples_per_second", "tokens_per_second"]
-    table = groups.agg(
-        n=("seed", "size"),
-        **{f"{name}_{short}": (name, long) for name in rates for short, long in [("mean", "mean"), ("sd", "std")]},
-        peak_memory_bytes=("peak_memory_bytes", "max"),
-    )
-    return _tidy(table.reset_index(), keys)
+def throughput(measurements: Iterable[Measurement]) -> pd.DataFrame:
+    """A row a cell and batch size; tokens a second are without padding."""
+    table = pd.DataFrame([_batch_row(each, batch) for each in measurements for batch in each.batches])
+    return _tidy(table, ["model", "task", "method", "sparsity", "mode", "device", "batch_size"])
 
 
 def missing(gaps: list[Gap]) -> pd.DataFrame:
@@ -159,6 +160,37 @@ def _row(record: Record) -> dict:
         "data_sha256": evaluation.inputs.data,
         "merged_sha256": files_digest(merge.outputs if merge else None),
     }
+
+
+def _batch_row(measurement: Measurement, batch: Batch) -> dict:
+    repeats = batch.repeats
+    samples, tokens, padded = (
+        np.array([getattr(each, name) for each in repeats]) for name in ("samples", "tokens", "padded_tokens")
+    )
+    seconds = np.array([each.seconds for each in repeats])
+    return {
+        **vars(Cell.parse(measurement.cell)),
+        **{name: getattr(measurement, name) for name in MEASURED},
+        "dtype": repeats[0].dtype if repeats else None,
+        "batch_size": batch.batch_size,
+        "status": batch.status,
+        "n": len(repeats),
+        **_interval("samples_per_second", samples / seconds),
+        **_interval("tokens_per_second", tokens / seconds),
+        "tokens_per_sample": tokens.sum() / samples.sum() if repeats else None,
+        "tokens_per_sample_padded": padded.sum() / samples.sum() if repeats else None,
+        "peak_memory_bytes": max((each.peak_memory_bytes for each in repeats), default=None),
+        "memory_limit_bytes": measurement.memory_limit_bytes,
+        "cpu_share": min((each.cpu_share for each in repeats if each.cpu_share is not None), default=None),
+        "reason": batch.reason,
+    }
+
+
+def _interval(name: str, values: np.ndarray) -> dict[str, float | None]:
+    """Mean and ends of the 95 % confidence interval of `values`, (repeats,)."""
+    mean = values.mean() if len(values) else None
+    low, high = stats.t.interval(0.95, len(values) - 1, mean, stats.sem(values)) if len(values) > 1 else (None, None)
+    return {f"{name}_mean": mean, f"{name}_low": low, f"{name}_high": high}
 
 
 def _lines(cells: pd.DataFrame) -> pd.DataFrame:

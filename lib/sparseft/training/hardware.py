@@ -4,6 +4,8 @@ import ctypes
 import platform
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,6 +33,22 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     for option in (-1, -3) if mallopt else ():  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
         mallopt(option, 1 << 30)
+
+
+@contextmanager
+def limited_memory(limit: int) -> Iterator[None]:
+    """Have the system refuse this process more than `limit` bytes of private memory (Linux alone keeps to it).
+
+    Where the machine itself has less, this process is the first that the system kills, from here on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    score = Path("/proc/self/oom_score_adj")
+    if score.exists():
+        score.write_text("1000")
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def device_name(device: torch.device) -> str:

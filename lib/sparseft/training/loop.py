@@ -67,7 +67,11 @@ class Loop:
         return [matrix for layer in self.layers.values() for matrix in (layer.lora_A, layer.lora_B)]
 
     def fit(self) -> dict:
-        """Train for settings.steps steps; returns losses and the measured speed.
+        """Train; returns losses and the measured speed."""
+        return self._record(self.run())
+
+    def run(self) -> Progress:
+        """Train for settings.steps steps.
 
         Raises InputError when the loss or its gradient is no longer finite."""
         settings = self.settings
@@ -85,7 +89,7 @@ class Loop:
                 progress.evaluations.append({"step": step, "eval_loss": self.eval_loss()})
             if self.state and settings.save_every and step % settings.save_every == 0:
                 self._save(optimizer, schedule, progress)
-        return self._record(progress)
+        return progress
 
     def eval_loss(self) -> float:
         """The evaluation loss of the model as it is, nats per answer token."""

@@ -1,0 +1,162 @@
+"""Training speed against the batch size: real steps of the training loop, a batch being one forward pass.
+
+Every measurement is a process of its own, a batch size and repeat: its peak memory is its own, and running out of memory
+ends it alone. The repeats go round the batch sizes, so that a machine that slows down meanwhile is not taken for a
+batch size that does. Each repeat draws other batches, as another seed of the training would.
+"""
+
+import multiprocessing
+import signal
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.config import Resources, Throughput, Training
+from sparseft.errors import InputError
+from sparseft.grid import MEASURED, OUT_OF_MEMORY, SKIPPED
+from sparseft.pruning.mask_ops import read_mask
+from sparseft.tasks import get_task
+from sparseft.tasks.task import Row
+from sparseft.training.batches import Example, encode, shuffled
+from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads, limited_memory, peak_memory
+from sparseft.training.loop import Loop
+from sparseft.training.loss import AnswerLoss
+from sparseft.training.torch_backend import adapted_model
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is measured: the training of one cell on a task's `rows`."""
+
+    checkpoint: Checkpoint
+    mask: Path
+    mode: str
+    settings: Training
+    asked: Throughput
+    task: str
+    rows: list[Row]
+    resources: Resources
+
+    def memory_limit(self, device: torch.device) -> int:
+        """Bytes: what the GPU has, or what a measurement on a CPU is granted."""
+        if device.type == "cuda":
+            return torch.cuda.get_device_properties(device).total_memory
+        return self.resources.memory_mb * 10**6
+
+
+def measure(job: Job) -> list[dict]:
+    """A row a batch size: its status, and for every repeat seconds, samples, tokens without and with padding, peak memory
+    in bytes, and the share of its threads' time that a CPU gave it: far below 1, other work took the cores.
+
+    A batch size that once ran out of memory counts as one that does not fit."""
+    sizes = sorted(job.asked.batch_sizes)
+    rows = {size: {"batch_size": size, "status": MEASURED, "reason": None, "repeats": []} for size in sizes}
+    for repeat in range(job.asked.repeats):
+        for size in sizes:
+            found = _measurement(job, size, repeat)
+            print(f"batch size {size}, repeat {repeat + 1}: {_brief(found)}", file=sys.stderr)
+            if isinstance(found, str):
+                _end_at(size, found, rows)
+                sizes = [other for other in sizes if other < size]
+                break
+            rows[size]["repeats"].append(found)
+    return list(rows.values())
+
+
+def _end_at(size: int, reason: str, rows: dict[int, dict]) -> None:
+    """Memory ended at a batch size; what larger ones measured before would be a measurement of luck."""
+    for other in rows:
+        if other >= size:
+            rows[other] |= {"status": SKIPPED, "repeats": []}
+    rows[size] |= {"status": OUT_OF_MEMORY, "reason": reason}
+
+
+def _brief(found: dict | str) -> str:
+    return found if isinstance(found, str) else f"{found['samples'] / found['seconds']:.2f} samples/s"
+
+
+def of_length(example: Example, length: int) -> Example:
+    """The last `length` tokens of an example that is repeated as often as they need; as many of them answer."""
+    ids = (example.ids * -(-length // len(example.ids)))[-length:]
+    return Example(ids, max(1, length - len(example.ids) + example.answer_start))
+
+
+def _measurement(job: Job, batch_size: int, repeat: int) -> dict | str:
+    """One repeat in a new process; where it ran out of memory, what the system said."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(sender, job, batch_size, repeat), daemon=True)
+    process.start()
+    sender.close()  # the child's end alone stays open, so that its death is seen
+    try:
+        found = receiver.recv()
+    except EOFError:
+        found = None
+    process.join()
+    if process.exitcode == -signal.SIGKILL:
+        return "killed, as the system does where memory ends"
+    if found is None:
+        raise InputError(
+            f"batch size {batch_size}: its process ended with code {process.exitcode}", "see what it printed"
+        )
+    if not isinstance(found, Exception):
+        return found
+    if not _out_of_memory(found):
+        raise found
+    return f"{type(found).__name__}: {found}".splitlines()[0]
+
+
+def _child(sender: Connection, job: Job, batch_size: int, repeat: int) -> None:
+    limit_threads(job.resources.threads)
+    keep_freed_memory()
+    device = choose_device()
+    try:
+        with limited_memory(job.memory_limit(device)) if device.type == "cpu" else nullcontext():
+            found = _timed_steps(job, batch_size, repeat, device)
+    except Exception as error:
+        found = error  # for the parent to judge
+    sender.send(found)
+
+
+def _timed_steps(job: Job, batch_size: int, seed: int, device: torch.device) -> dict:
+    asked = job.asked
+    settings = job.settings.model_copy(update={
+        "batch_size": batch_size, "micro_batch_size": batch_size, "steps": asked.warmup_steps + asked.steps,
+        "eval_every": 0, "save_every": 0,
+    })  # fmt: skip
+    torch.manual_seed(seed)
+    model, tokenizer, layers = adapted_model(job.checkpoint, read_mask(job.mask), job.mode, settings, device)
+    limit = model.config.max_position_embeddings
+    examples = encode(job.rows, get_task(job.task), tokenizer, limit)
+    if asked.sequence_length:
+        if asked.sequence_length > limit:
+            raise InputError(f"throughput.sequence_length: the model takes {limit} tokens", "lower it")
+        examples = [of_length(example, asked.sequence_length) for example in examples]
+    accelerator = Accelerator(cpu=device.type == "cpu")
+    loop = Loop(AnswerLoss(model), layers, {"train": examples}, settings, seed, accelerator, batch_size)
+    begin, cpu = time.perf_counter(), time.process_time()
+    progress = loop.run()
+    cpu_share = (time.process_time() - cpu) / (time.perf_counter() - begin) / torch.get_num_threads()
+    batches = islice(shuffled(examples, settings, seed), asked.warmup_steps, settings.steps)
+    return {
+        "seconds": sum(progress.seconds[asked.warmup_steps :]),
+        "samples": batch_size * asked.steps,
+        "tokens": sum(progress.tokens[asked.warmup_steps :]),
+        "padded_tokens": sum(batch_size * max(len(example.ids) for example in batch) for batch in batches),
+        "peak_memory_bytes": peak_memory(device),
+        "cpu_share": cpu_share if device.type == "cpu" else None,
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Of a GPU, or of a CPU: Python's, torch's."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)

@@ -1,0 +1,35 @@
+"""Turn the measurements of measure_throughput.py into one table and its plots.
+
+    analyze_throughput.py --records results/throughput/*.json \\
+        --table results/analysis/throughput_vs_batch_size.csv --plots results/analysis/throughput_plots
+
+The table has a row a cell and batch size; the plots are a figure a model and task, as PNG and SVG.
+"""
+
+import argparse
+from pathlib import Path
+
+from sparseft.analysis import tables
+from sparseft.analysis.plots import write_throughput_plots
+from sparseft.analysis.records import read_measurement
+from sparseft.errors import run_script
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=Path, nargs="+", required=True)
+    parser.add_argument("--table", type=Path, required=True, help="the .csv file")
+    parser.add_argument("--plots", type=Path, required=True, help="the folder of the figures")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    table = tables.throughput(map(read_measurement, args.records))
+    write_throughput_plots(table, args.plots)
+    tables.write_csv(table, args.table)
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,87 @@
+"""Measure the speed and the memory of one cell's training against the batch size.
+
+    measure_throughput.py --cell smollm2-boolq_mini-unstructured-sparsity50-sparse_to_sparse \\
+        --model_path models/smollm2 --mask_path masks/smollm2/masks_sparsity50_unstructured.pt \\
+        --data_dir data/boolq_mini --batch_sizes 4 8 16 32 --memory_mb 8000 --output CELL.json
+
+Writes every repeat of every batch size; one that does not fit is recorded as such. Let nothing else run meanwhile.
+"""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.config import Resources, Throughput, Training, add_flags, parse_section
+from sparseft.errors import InputError, run_script
+from sparseft.files import sha256, write_json
+from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Cell
+from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
+from sparseft.tasks import get_task, read_examples
+from sparseft.throughput import Job, measure
+from sparseft.training.hardware import choose_device, device_name, limit_threads, versions
+
+SETTINGS = [name for name in Training.model_fields if name not in Throughput.DECIDED]
+ASKED = ("batch_sizes", "sequence_length", "warmup_steps", "steps", "repeats")
+RESOURCES = ("threads", "memory_mb")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cell", required=True, help="the name of a run without its seed")
+    parser.add_argument("--model_path", type=Path, required=True)
+    parser.add_argument("--mask_path", type=Path, required=True)
+    parser.add_argument("--data_dir", type=Path, required=True, help="train.jsonl")
+    parser.add_argument("--output", type=Path, required=True)
+    add_flags(parser, Throughput, ASKED)
+    add_flags(parser, Training, SETTINGS)
+    add_flags(parser, Resources, RESOURCES)
+    return parser.parse_args()
+
+
+def job_of(args: argparse.Namespace, cell: Cell) -> Job:
+    """The cell's training with its checked inputs."""
+    given = vars(args)
+    asked = parse_section(Throughput, {name: given[name] for name in ASKED}, "throughput")
+    settings = parse_section(Training, {name: given[name] for name in SETTINGS}, "training")
+    resources = parse_section(Resources, {name: given[name] for name in RESOURCES}, "resources")
+    task, checkpoint, mask = get_task(cell.task), Checkpoint(args.model_path), read_mask(args.mask_path)
+    shapes = prunable_shapes(checkpoint)
+    settings.check(cell.mode, {layer.rpartition(".")[2] for layer in shapes})
+    settings.check_processes(1)
+    check_run(mask, args.mask_path, cell.method, cell.sparsity)
+    check_mask(mask, args.mask_path, shapes, checkpoint.digest)
+    rows = read_examples(args.data_dir / "train.jsonl", task)
+    return Job(checkpoint, args.mask_path, cell.mode, settings, asked, task.name, rows, resources)
+
+
+def main() -> int:
+    args = parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as any exit, it ends the measuring process too
+    cell = Cell.parse(args.cell)
+    if cell.mode == NO_FINETUNE:
+        raise InputError(f"{cell.id} is not trained", f"choose one of {', '.join(TRAINED_MODES)}")
+    job = job_of(args, cell)
+    limit_threads(job.resources.threads)  # part of the device's name
+    device = choose_device()
+    inputs = {"model": job.checkpoint.digest, "mask": sha256(args.mask_path)}
+    write_json(args.output, {
+        "cell": cell.id,
+        "backend": "torch",
+        "device": device_name(device),
+        "threads": job.resources.threads,
+        "processes": 1,
+        "memory_limit_bytes": job.memory_limit(device),
+        **job.settings.model_dump(include=set(SETTINGS)),
+        **job.asked.model_dump(include=set(ASKED)),
+        "batches": measure(job),
+        "versions": versions(),
+        "inputs": inputs | {"train": sha256(args.data_dir / "train.jsonl")},
+    })  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
