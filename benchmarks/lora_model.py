@@ -34,6 +34,7 @@ STRAIGHT = SETTINGS.model_copy(update={"gradient": "straight_through"})
 PEFT, DENSE, NAIVE = "PEFT, dense", "sparseft: sparse_to_dense", "autograd: masked, as written"
 MASKED = [f"sparseft: sparse_to_sparse, {percent} % pruned" for percent in SPARSITIES]
 STRUCTURED, BIASED = "sparseft: sparse_to_sparse, structured 50 %", "sparseft: sparse_to_sparse, straight-through"
+THIRD = "the third product of every layer, alone"
 CASES = (PEFT, DENSE, STRUCTURED, NAIVE, *MASKED, BIASED)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -79,6 +80,18 @@ def stepper(model: nn.Module, device: torch.device) -> Callable[[], None]:
     return step
 
 
+def third_products(folder: Path, dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
+    """dY^T X of every prunable layer, which the exact gradient needs and dense LoRA does not."""
+    shapes = list(prunable_shapes(Checkpoint(folder)).values())
+    ones = {width: torch.ones(BATCH * TOKENS, width, dtype=dtype, device=device) for shape in shapes for width in shape}
+
+    def products() -> None:
+        for rows, cols in shapes:
+            ones[rows].T @ ones[cols]
+
+    return products
+
+
 def own_peak(case: str, folder: Path, kind: str, device: torch.device) -> float:
     """MB, of a process that loads the model and makes three steps."""
     command = [sys.executable, __file__, str(folder), "--case", case, "--dtype", kind, "--device", str(device)]
@@ -88,11 +101,11 @@ def own_peak(case: str, folder: Path, kind: str, device: torch.device) -> float:
 def measured(folder: Path, device: torch.device) -> Iterator[list[str]]:
     for kind, dtype in DTYPES.items():
         steps = {case: stepper(model_of(case, folder, dtype, device), device) for case in CASES}
-        times = interleaved(steps, REPEATS, device)
+        times = interleaved(steps | {THIRD: third_products(folder, dtype, device)}, REPEATS, device)
         peaks = {case: own_peak(case, folder, kind, device) for case in CASES}
-        for case in CASES:
-            yield [kind, case, f"{times[case]:.0f}", f"{times[case] / times[PEFT]:.2f}",
-                   f"{peaks[case]:.0f}", f"{peaks[case] / peaks[PEFT]:.2f}"]  # fmt: skip
+        for case, ms in times.items():
+            memory = [f"{peaks[case]:.0f}", f"{peaks[case] / peaks[PEFT]:.2f}"] if case in peaks else ["", ""]
+            yield [kind, case, f"{ms:.0f}", f"{ms / times[PEFT]:.2f}", *memory]
 
 
 def main() -> None:
