@@ -45,8 +45,6 @@ _FILTERS = {
     "strict-match": {"function": "regex", "regex_pattern": r"#### (\-?[0-9\.\,]+)"},
     "flexible-extract": {"function": "regex", "group_select": -1, "regex_pattern": r"(-?[$0-9.,]{2,})|(-?[0-9]+)"},
 }
-
-
 BOOTSTRAP = 400  # resamples for the standard error of f1, which is thereby known to 4 %; the others have a formula
 
 

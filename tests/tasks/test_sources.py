@@ -48,6 +48,8 @@ def test_gsm8k_is_validated_on_its_test_split(hub):
     assert load_rows(task, "validation", None, 0, None, "org/gsm8k@main") == test
     with pytest.raises(InputError, match="gsm8k: 1 validation examples, 2 are asked for; lower validation_examples"):
         load_rows(task, "validation", 2, 0, None, "org/gsm8k")
+    with pytest.raises(InputError, match="gsm8k: 0 validation examples are asked for; ask for one or more"):
+        load_rows(task, "validation", 0, 0, None, "org/gsm8k")
 
 
 def test_the_text_of_wikitext2_is_its_test_split(hub):
