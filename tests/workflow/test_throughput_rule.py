@@ -30,5 +30,5 @@ def test_the_stage_measures_dense_and_pruned_and_makes_the_table_and_its_plot(tm
             assert row["tokens_per_sample"] == row["tokens_per_sample_padded"] == "64"
             assert float(row["tokens_per_second_mean"]) == pytest.approx(64 * mean)
     plots = {path.name for path in (study.folder / grid.THROUGHPUT_PLOTS).iterdir()}
-    assert plots == {f"llama_boolq_mini_throughput_vs_batch_size.{kind}" for kind in ("png", "svg")}
+    assert plots >= {f"llama_boolq_mini_throughput_vs_batch_size.{kind}" for kind in ("png", "svg")}
     assert study.planned("throughput") == {}
