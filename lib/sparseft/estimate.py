@@ -86,6 +86,7 @@ def jobs(config: Config) -> dict[str, int]:
     return {
         "prepare_model": len(config.grid.models),
         "prepare_task": len(config.grid.tasks),
+        **({"prepare_wikitext2": 1} if config.perplexity else {}),
         **Counter(_mask_rule(method) for _, method in masks),
         **dict.fromkeys(("train_adapter", "evaluate_adapter"), trained),
         **dict.fromkeys(("merge_adapter", "validate_sparsity", "evaluate_run"), len(found)),
