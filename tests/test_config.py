@@ -34,7 +34,7 @@ def test_every_configuration_file_is_valid():
     assert len(files) >= 2
     for file in files:
         override = yaml.safe_load(file.read_text())
-        merged = {**DEFAULT, **override, "models": {**DEFAULT["models"], **override["models"]},
+        merged = {**DEFAULT, **override, "models": {**DEFAULT["models"], **override.get("models", {})},
                   "tasks": {**DEFAULT["tasks"], **override["tasks"]}}  # fmt: skip
         parse_section(Config, merged, "configuration")
 

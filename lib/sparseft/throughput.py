@@ -5,6 +5,7 @@ ends it alone. The repeats go round the batch sizes, so that a machine that slow
 batch size that does. Each repeat draws other batches, as another seed of the training would.
 """
 
+import errno
 import multiprocessing
 import signal
 import sys
@@ -158,5 +159,7 @@ def _timed_steps(job: Job, batch_size: int, seed: int, device: torch.device) -> 
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Of a GPU, or of a CPU: Python's, torch's."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+    """Of a GPU, or of a CPU: Python's, torch's, the system's, whose threads need memory too."""
+    told = ("DefaultCPUAllocator", "can't start new thread")
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or getattr(error, "errno", 0) == errno.ENOMEM or any(t in str(error) for t in told)

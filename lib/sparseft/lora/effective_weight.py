@@ -5,6 +5,7 @@ M = (bits of W != sign bit). W' is summed in fp32 and rounded to W's dtype once.
 writes it: one function and one order of sums, hence the same bits, on one device.
 """
 
+import ctypes
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -118,7 +119,7 @@ class Workspace:
 
 def _merge_rows(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """(W + B A) * M by the compiled loop."""
-    w, o, (a, b) = _words(W), _words(out), (matrix.detach().contiguous().numpy() for matrix in (A, B))
+    w, o, a, b = _words(W), _words(out), A.detach().clone().numpy(), B.detach().numpy()
     _by_rows(lambda rows: kernels.merge_rows(w[rows], a, b[rows], o[rows]), len(w))
     return out
 
@@ -140,8 +141,12 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _words(weight: Tensor) -> np.ndarray:
-    """The bits of a weight on the CPU as unsigned integers, of the same memory."""
-    return _bits(weight.detach())[0].numpy().view(f"u{weight.element_size()}")
+    """The bits of a weight on the CPU as unsigned integers, of the same memory, for as long as the weight lives.
+
+    By its address: what `numpy()` has shown, FSDP may no longer free."""
+    (rows, cols), (step, _), size = weight.shape, weight.stride(), weight.element_size()
+    span = (ctypes.c_char * (((rows - 1) * step + cols) * size)).from_address(weight.data_ptr())
+    return np.lib.stride_tricks.as_strided(np.frombuffer(span, f"u{size}"), (rows, cols), (step * size, size))
 
 
 def _bits(weight: Tensor) -> tuple[Tensor, int]:
