@@ -1,10 +1,12 @@
 """The configuration: what it refuses, and its schema."""
 
 import difflib
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.utils import update_config
 from sparseft.config import Config, parse_section, schema
 from sparseft.errors import InputError
 
@@ -33,9 +35,8 @@ def test_every_configuration_file_is_valid():
     files = sorted((ROOT / "config").glob("*.yaml"))
     assert len(files) >= 2
     for file in files:
-        override = yaml.safe_load(file.read_text())
-        merged = {**DEFAULT, **override, "models": {**DEFAULT["models"], **override.get("models", {})},
-                  "tasks": {**DEFAULT["tasks"], **override["tasks"]}}  # fmt: skip
+        merged = deepcopy(DEFAULT)
+        update_config(merged, yaml.safe_load(file.read_text()))
         parse_section(Config, merged, "configuration")
 
 
