@@ -178,9 +178,11 @@ def _throughput_figures(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 
 def _what_bars_are(table: pd.DataFrame) -> str:
     repeats, low, high = table["n"].max(), table["tokens_per_sample"].min(), table["tokens_per_sample"].max()
+    if not repeats:
+        return "no batch size fitted"
     tokens = f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} to {high:.0f}"
     bars = f"mean and 95 % confidence interval of {repeats} repeats, " if repeats > 1 else ""
-    return f"{bars}{tokens} tokens a sample" if repeats else "no batch size fitted"
+    return f"{bars}{tokens} tokens a sample"
 
 
 def _throughput_figure(table: pd.DataFrame, title: str) -> Figure:

@@ -119,7 +119,12 @@ class Workspace:
 
 def _merge_rows(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """(W + B A) * M by the compiled loop."""
-    w, o, a, b = _words(W), _words(out), A.detach().clone().numpy(), B.detach().numpy()
+    w, o, a, b = (
+        _words(W),
+        _words(out),
+        A.detach().clone(memory_format=torch.contiguous_format).numpy(),
+        B.detach().contiguous().numpy(),
+    )
     _by_rows(lambda rows: kernels.merge_rows(w[rows], a, b[rows], o[rows]), len(w))
     return out
 
