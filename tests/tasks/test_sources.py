@@ -39,6 +39,22 @@ def test_super_glue_s_label_is_the_answer(hub):
     assert [{key: row[key] for key in BOOLQ[0]} for row in found] == BOOLQ
 
 
+@pytest.mark.parametrize("label", [-1, 2, "0", "no"])
+def test_a_label_of_the_hub_that_is_none_is_refused(hub, label):
+    name = f"org/labels{label}"  # what was read once is kept by its name
+    for split in ("train", "validation"):
+        write(hub / name / f"{split}.jsonl", [{"passage": "Ice.", "question": "is ice cold", "label": label}])
+    with pytest.raises(InputError, match=f"{name}, split validation, row 1: field 'answer' is missing"):
+        load_rows(get_task("boolq"), "validation", None, 0, None, name)
+
+
+def test_a_test_split_stands_for_no_validation_split_but_gsm8k_s(hub):
+    for split in ("train", "test"):
+        write(hub / "org/unsplit" / f"{split}.jsonl", BOOLQ)
+    with pytest.raises(InputError, match="org/unsplit has no split validation, only train, test"):
+        load_rows(get_task("boolq"), "validation", None, 0, None, "org/unsplit")
+
+
 def test_gsm8k_is_validated_on_its_test_split(hub):
     train, test = ([{"question": split, "answer": "#### 1"}] for split in ("train", "test"))
     write(hub / "org/gsm8k/train.jsonl", train)

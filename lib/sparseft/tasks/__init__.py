@@ -55,13 +55,13 @@ def _parse(line: str, fields: dict, place: str, mend: str) -> Row:
         row = json.loads(line)
     except ValueError as error:
         raise InputError(f"{place}: not valid JSON ({error})", mend) from None
-    problem = _problem(row, fields)
+    problem = problem_of(row, fields)
     if problem:
         raise InputError(f"{place}: {problem}", mend)
     return row
 
 
-def _problem(row: object, fields: dict) -> str | None:
+def problem_of(row: object, fields: dict) -> str | None:
     """What is wrong with a row, or None."""
     if not isinstance(row, dict):
         return "a JSON object is expected"

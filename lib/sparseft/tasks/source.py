@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sparseft.errors import InputError
 from sparseft.files import sha256
-from sparseft.tasks import read_examples, read_rows
+from sparseft.tasks import problem_of, read_examples, read_rows
 from sparseft.tasks.task import Row, Task
 
 SPLITS = ("train", "validation")
@@ -73,10 +73,17 @@ def _hub_rows(task: Task, hub: str) -> dict:
 
 
 def _from_hub(task: Task, split: str, hub: str) -> list[Row]:
+    """A split's rows, checked as a file's are: an unlabelled one (-1) must not pass for an answer."""
     dataset = _hub_rows(task, hub)
     # gsm8k has no validation split: its test split is what everybody reports
-    splits = [split, "test"] if split == "validation" else [split]
-    return [_plain(row, task) for row in dataset[next(known for known in splits if known in dataset)]]
+    name = "test" if task.name == "gsm8k" and split == "validation" and split not in dataset else split
+    if name not in dataset:
+        raise InputError(f"{hub} has no split {name}, only {', '.join(dataset)}", "name another data set")
+    rows = [_plain(row, task) for row in dataset[name]]
+    for number, row in enumerate(rows, start=1):
+        if problem := problem_of(row, task.fields):
+            raise InputError(f"{hub}, split {name}, row {number}: {problem}", "name another data set or revision")
+    return rows
 
 
 @cache
@@ -106,6 +113,6 @@ def loaded_revision(dataset) -> str | None:
 
 def _plain(row: Row, task: Task) -> Row:
     """super_glue's boolq calls its boolean `label`; the original files and this project call it `answer`."""
-    if "answer" in task.fields and "answer" not in row:
+    if task.name == "boolq" and "answer" not in row and row.get("label") in (0, 1):
         return {**row, "answer": bool(row["label"])}
     return dict(row)
