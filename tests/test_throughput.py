@@ -62,8 +62,9 @@ def test_the_timed_steps_are_the_training_s_own_after_the_warm_up(job, rows):
             assert 0 < repeat["cpu_share"] < 1.1
 
 
-def test_a_model_that_does_not_fit_at_all_is_out_of_memory_at_the_smallest_batch(job):
-    small = replace(job, resources=Resources(memory_mb=400), asked=Throughput(batch_sizes=[TOO_LARGE, 4096]))
+@pytest.mark.parametrize("megabytes", [100, 400])
+def test_a_model_that_does_not_fit_at_all_is_out_of_memory_at_the_smallest_batch(job, megabytes):
+    small = replace(job, resources=Resources(memory_mb=megabytes), asked=Throughput(batch_sizes=[TOO_LARGE, 4096]))
     assert [row["status"] for row in measure(small)] == [grid.OUT_OF_MEMORY, grid.SKIPPED]
 
 

@@ -147,7 +147,10 @@ class TaskData(Section):
 class Perplexity(Section):
     """Token perplexity of every merged model on WikiText-2's test split, beside its task: wikitext2_ppl_{context}."""
 
-    local: str | None = Field(None, description="A .jsonl file of the split's documents, field `text`; else hub.")
+    local: str | None = Field(
+        None,
+        description="A .jsonl file of the split's rows as wikitext-2-raw-v1 has them, lines and blank ones, field `text`; else hub.",
+    )
     hub: str = Field(
         "Salesforce/wikitext/wikitext-2-raw-v1@b08601e04326c79dfdd32d625aee71d232d685c3",
         pattern=HUB_DATA,

@@ -204,6 +204,9 @@ def _training_memory(config: Config, subject: Subject, task: str) -> dict[str, i
 def _evaluation_memory(config: Config, subject: Subject, name: str) -> dict[str, int]:
     texts, task, batch = TEXTS[name], get_task(name), config.evaluation_batch_size
     parts = {"weights": subject.width * subject.weights, "program": _program(config)}
+    if "sparse_to_sparse" in config.grid.modes:  # before the merge every W' is kept; not those of structured masks
+        parts["W' and adapter before the merge"] = subject.width * subject.prunable_weights
+        parts["W' and adapter before the merge"] += 4 * _numbers(adapter_shapes(config, subject, name))
     tokens = batch * (texts.long + task.few_shot * texts.mean + task.max_new_tokens)
     if task.choices is None:
         cached = subject.config["num_hidden_layers"] * 2 * head_sizes(subject.config)[1]

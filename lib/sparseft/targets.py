@@ -37,16 +37,10 @@ def run_targets(config: Config, name: str, *, trained_only: bool = False) -> lis
 
 def throughput_targets(config: Config) -> list[str]:
     """The measurement of every cell of the grid that is trained, and that `throughput:` does not leave out."""
-    asked = config.throughput
-    chosen = [
-        run
-        for run in runs(config)
-        if run.mode != NO_FINETUNE
-        and run.sparsity in (asked.sparsities or config.grid.sparsities)
-        and (run.method == DENSE or run.method in (asked.methods or [run.method]))
-        and (run.method == DENSE or run.mode in (asked.modes or [run.mode]))
-    ]
-    return sorted({fill(THROUGHPUT, run) for run in chosen})
+    chosen = {name: getattr(config.throughput, name) or getattr(config.grid, name)
+              for name in ("methods", "sparsities", "modes")}  # fmt: skip
+    narrowed = config.model_copy(update={"grid": config.grid.model_copy(update=chosen)})
+    return sorted({fill(THROUGHPUT, run) for run in runs(narrowed) if run.mode != NO_FINETUNE})
 
 
 def final_targets(config: Config) -> list[str]:

@@ -104,6 +104,8 @@ def _measurement(job: Job, batch_size: int, repeat: int) -> dict | str:
     process.join()
     if process.exitcode == -signal.SIGKILL:
         return "killed, as the system does where memory ends"
+    if process.exitcode == -signal.SIGABRT:
+        return "aborted, as libraries do where memory ends"
     if found is None:
         raise InputError(
             f"batch size {batch_size}: its process ended with code {process.exitcode}", "see what it printed"
@@ -160,6 +162,6 @@ def _timed_steps(job: Job, batch_size: int, seed: int, device: torch.device) -> 
 
 def _out_of_memory(error: Exception) -> bool:
     """Of a GPU, or of a CPU: Python's, torch's, the system's, whose threads need memory too."""
-    told = ("DefaultCPUAllocator", "can't start new thread")
+    told = ("DefaultCPUAllocator", "can't start new thread", "bad_alloc", "could not create a")  # the last is oneDNN's
     kinds = (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or getattr(error, "errno", 0) == errno.ENOMEM or any(t in str(error) for t in told)

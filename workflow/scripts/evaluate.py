@@ -41,12 +41,15 @@ def main() -> int:
     task, checkpoint = get_task(args.task), Checkpoint(args.checkpoint)
     rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
     model, tokenizer = load_model(checkpoint.folder, choose_device())
+    perplexity = {}
+    if args.wikitext2:  # first, for it may be refused
+        text = args.wikitext2.read_bytes().decode()
+        perplexity[f"wikitext2_ppl_{args.context}"] = token_perplexity(model, tokenizer, text, args.context)
     record = evaluate(model, tokenizer, task, rows, args.batch_size)
+    record["metrics"] |= perplexity
     inputs = {"model": checkpoint.hashes(), "data": sha256(args.data_dir / "validation.jsonl")}
     inputs["train"] = sha256(args.data_dir / "train.jsonl")  # few-shot examples come from it
     if args.wikitext2:
-        text = args.wikitext2.read_bytes().decode()
-        record["metrics"][f"wikitext2_ppl_{args.context}"] = token_perplexity(model, tokenizer, text, args.context)
         inputs["wikitext2"] = sha256(args.wikitext2)
     write_json(args.output, {**record, "seconds": time.perf_counter() - begin, "inputs": inputs})
     return 0

@@ -2,7 +2,7 @@
 
     prepare_wikitext2.py --hub Salesforce/wikitext/wikitext-2-raw-v1 --output data/wikitext2.txt
 
-Writes the documents joined by blank lines, which evaluate.py --wikitext2 reads.
+Writes the rows joined by blank lines, which evaluate.py --wikitext2 reads.
 """
 
 import argparse
@@ -16,7 +16,9 @@ from sparseft.tasks.source import load_text
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--local", type=Path, help=".jsonl file of documents, field text, instead of the hub")
+    parser.add_argument(
+        "--local", type=Path, help=".jsonl file of wikitext-2-raw-v1's rows, field text, instead of the hub"
+    )
     parser.add_argument(
         "--hub", default=Perplexity.model_fields["hub"].default, help="ORG/NAME[/CONFIGURATION][@REVISION]"
     )

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from sparseft import grid
+from sparseft.checkpoints.checkpoint import BITS
 from sparseft.checkpoints.layers import check_architecture, prunable_names
 from sparseft.config import Model
 from sparseft.errors import InputError
@@ -15,7 +16,6 @@ from sparseft.files import read_json
 Shapes = dict[str, tuple[int, ...]]
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
-WIDTHS = {"BF16": 2, "F16": 2, "F32": 4}  # bytes a number
 
 _MISTRAL = {
     "architectures": ["MistralForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -52,7 +52,7 @@ class Subject:
     @property
     def width(self) -> int:
         """Bytes a weight."""
-        return WIDTHS[self.dtype]
+        return BITS[self.dtype].itemsize
 
     @property
     def weights(self) -> int:
@@ -109,7 +109,7 @@ def safetensors_bytes(shapes: Shapes, dtype: str) -> int:
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in sorted(shapes):
-        start, end = end, end + WIDTHS[dtype] * math.prod(shapes[name])
+        start, end = end, end + BITS[dtype].itemsize * math.prod(shapes[name])
         header[name] = {"dtype": dtype, "shape": shapes[name], "data_offsets": [start, end]}
     return 8 + -(-len(json.dumps(header, separators=(",", ":"))) // 8) * 8 + end
 

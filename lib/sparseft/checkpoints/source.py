@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint, weights_digest
 from sparseft.checkpoints.layers import prunable_layers
+from sparseft.checkpoints.sizes import DTYPES
 from sparseft.config import Model
 from sparseft.errors import InputError
 from sparseft.files import atomic_folder, sha256, write_json
@@ -142,7 +143,7 @@ def _from_path(place: str, model: Model, folder: Path) -> None:
         )
     prunable_layers(checkpoint)  # says what is wrong before gigabytes are copied
     stored = {tensor.dtype for tensor in checkpoint.tensors.values()}
-    if stored == {{"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[model.dtype]}:
+    if stored == {DTYPES[model.dtype]}:
         keep = {file.name for file in checkpoint.files}
         for pattern in WANTED:
             for file in Path(place).glob(pattern):

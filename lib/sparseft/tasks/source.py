@@ -58,13 +58,13 @@ def overlap(task: Task, rows: dict[str, list[Row]]) -> int:
 
 
 def load_text(local: Path | None, hub: str) -> str:
-    """WikiText-2's test split as one text, documents joined by blank lines, as GPTQ and Wanda read it.
+    """WikiText-2's test split as one text, its rows joined by blank lines, as GPTQ and Wanda read it.
 
-    `local`: a .jsonl file of documents, field `text`; else from `hub`."""
+    `local`: a .jsonl file of its rows, field `text`, as the raw data set has them: lines and blank ones; else from `hub`."""
     if local:
         rows = read_rows(local, "document", {"text": str})
     else:
-        rows = hub_dataset(hub, "perplexity", "a .jsonl file of documents, field text")["test"]
+        rows = hub_dataset(hub, "perplexity", "a .jsonl file of wikitext-2-raw-v1's rows, field text")["test"]
     return "\n\n".join(row["text"] for row in rows)
 
 
