@@ -23,7 +23,7 @@ LANES = 64  # weights a comparison
 ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 BINS = 1 << 16  # values of the high digit: all 15 bits of a 16-bit magnitude, the high 16 of a 32-bit one
 LOW = 1 << 15  # values of the low digit of a 32-bit magnitude
-SEGMENT = 64 * LANES  # weights that stay in the first cache while the levels take turns
+SEGMENT = 32 * LANES  # weights that stay in the first cache, beside the next, while the levels take turns
 AHEAD = 2048  # bytes between a use and the prefetch for one to come; a quarter to two thirds of the time saved
 _WORD = ir.IntType(LANES)
 
@@ -190,7 +190,7 @@ def count_ones(packed):
 @njit(inline="always")
 def _write_row(values, start, cols, thresholds, ties, packed, at, spare):
     """The masks of values[start : start + cols], to the bytes of `packed` from `at` on; `spare` (LANES,) is scratch."""
-    row_bytes, full, levels = -(-cols // 8), cols // LANES * LANES, thresholds.size
+    row_bytes, full, levels, parts = -(-cols // 8), cols // LANES * LANES, thresholds.size, SEGMENT // LANES
     spare[: cols - full] = values[start + full : start + cols]
     valid, zero = lowest_bits(cols - full), values.dtype.type(0)
     for begin in range(0, cols, SEGMENT):
@@ -198,7 +198,7 @@ def _write_row(values, start, cols, thresholds, ties, packed, at, spare):
             threshold, left, col, stop = thresholds[j], ties[j], begin, min(begin + SEGMENT, full)
             out = packed.ctypes.data + j * packed.shape[1] + at
             for part in range(
-                j * LANES // levels, (j + 1) * LANES // levels
+                j * parts // levels, (j + 1) * parts // levels
             ):  # of the next segment, while this is used
                 prefetch(place(values, start + begin + SEGMENT + part * LANES), zero)
             while left > 0 and col < stop:
@@ -223,20 +223,19 @@ def _rank(row, counts, bins, thresholds, ties):
     """Thresholds and ties of one row; `bins`, int32 (BINS,), is zero before and after."""
     shift, level, seen = _shift(row), 0, 0
     low, high = _count_row(row, bins)
-    for start in range(low // LANES * LANES, high + 1, LANES):
-        block = bins[start : start + LANES]
-        total = np.int32(0)
-        for number in block:
-            total += number
+    for first in range(low // LANES * LANES, high + 1, LANES):
+        start, stop, total = np.uint64(first), np.uint64(first + LANES), np.int32(0)
+        for i in range(start, stop):
+            total += bins[i]
         if level < counts.size and seen + total >= counts[level]:
             before = seen
-            for i in range(LANES):
-                while level < counts.size and before + block[i] >= counts[level]:
-                    thresholds[level], ties[level] = (start + i) << shift, counts[level] - before
+            for i in range(start, stop):
+                while level < counts.size and before + bins[i] >= counts[level]:
+                    thresholds[level], ties[level] = i << shift, counts[level] - before
                     level += 1
-                before += block[i]
-        for i in range(LANES):
-            block[i] = 0
+                before += bins[i]
+        for i in range(start, stop):
+            bins[i] = 0
         seen += total
     if shift:
         lows = np.zeros(row.size, np.uint32)

@@ -7,7 +7,8 @@ threshold of every sparsity (kernels.py), a second reading writes the masks. Mem
 the model; gradient and taylor hold their scores too. Sequential wanda is the exception: a pass a sparsity, not nested.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,10 @@ from sparseft.pruning.mask_writer import MaskWriter, mask_writer
 from sparseft.pruning.report import Scores, mask_report
 from sparseft.pruning.structured import unit_mask, unit_scores
 
-Emit = Callable[[str, int, np.ndarray], None]  # layer, byte offset in its bits, uint8 (levels, n)
+Emit = Callable[
+    [str, int, np.ndarray], None
+]  # layer, byte offset in its bits, uint8 (levels, n), good until it returns
+_BUFFERS = threading.local()
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]
             kernels.count_high(block, histogram)
             total, word = total + block.size, block.dtype
             if word == np.uint16 and len(layers) == 1:  # 128 KB a block of 2 MB; a whole model's would be too much
-                seen.append(histogram[: kernels.LOW].copy())
+                seen.append(_buffer(("seen", len(seen)), kernels.LOW, np.int32))
+                seen[-1][:] = histogram[: kernels.LOW]
         scores.append(_scores(selection, layer, histogram))
         high = histogram if len(layers) == 1 else high + histogram
     digits, ties = _bins_of(high, selection.counts(total))
@@ -201,16 +206,22 @@ def _in_threads(function: Callable, items: Sequence, threads: int) -> list:
 
 
 def _write_blocks(selection: Selection, layer: str, write: Callable[[np.ndarray, np.ndarray], None]) -> None:
-    """Hand every block and room for its masks, uint8 (levels, n), to `write`, and emit what it wrote; one buffer."""
-    cols, levels, offset, room = selection.shape[layer][1], len(selection.percents), 0, np.empty(0, np.uint8)
+    """Hand every block and room for its masks, uint8 (levels, n), to `write`, and emit what it wrote."""
+    cols, levels, offset = selection.shape[layer][1], len(selection.percents), 0
     for block in selection.source(layer):
         size = block.size // cols * row_bytes(cols)
-        if room.size < levels * size:
-            room = np.empty(levels * size, np.uint8)
-        packed = room[: levels * size].reshape(levels, size)
+        packed = _buffer("masks", levels * size, np.uint8).reshape(levels, size)
         write(block, packed)
         selection.emit(layer, offset, packed)
         offset += size
+
+
+def _buffer(name: Hashable, size: int, dtype: type) -> np.ndarray:
+    """Memory of this thread, (size,), as its last user left it: fresh memory would cost a page fault every 4 KB."""
+    held = vars(_BUFFERS)
+    if name not in held or held[name].size < size:
+        held[name] = np.empty(size, dtype)
+    return held[name][:size]
 
 
 def _low_digits(selection: Selection, layers: Sequence[str], digits: np.ndarray, ties: np.ndarray) -> np.ndarray:
