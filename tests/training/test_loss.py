@@ -6,7 +6,8 @@ from sparseft.errors import InputError
 from sparseft.lora.experts import unfuse_experts
 from sparseft.tasks import get_task
 from sparseft.training.batches import Example, collate, encode
-from sparseft.training.loss import AnswerLoss, mean_answer_loss
+from sparseft.training.loss import AnswerLoss, CrossEntropyFunction, mean_answer_loss
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 CPU = torch.device("cpu")
@@ -84,3 +85,21 @@ def test_a_loss_that_is_not_finite_is_told(tiny_llama):
     torch.nn.init.constant_(model.model.norm.weight, float("nan"))
     with pytest.raises(InputError, match="the evaluation loss is nan; lower training.learning_rate"):
         mean_answer_loss(AnswerLoss(model), EXAMPLES, 2, CPU)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cross_entropy_is_torchs(dtype):
+    logits = (4 * torch.randn(37, 50, generator=torch.Generator().manual_seed(0))).to(dtype).requires_grad_()
+    targets = torch.arange(37)
+    loss = CrossEntropyFunction.apply(logits * 1, targets)
+    expected = F.cross_entropy(logits.float(), targets, reduction="sum")
+    torch.testing.assert_close(loss, expected)
+    (ours,), (theirs,) = torch.autograd.grad(3 * loss, logits), torch.autograd.grad(3 * expected, logits)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_second_backward_fails_and_does_not_read_gradients_as_logits():
+    loss = CrossEntropyFunction.apply(torch.randn(3, 5, requires_grad=True) * 1, torch.arange(3))
+    loss.backward(retain_graph=True)
+    with pytest.raises(TypeError):
+        loss.backward()
