@@ -126,6 +126,14 @@ class Training(Section):
             raise InputError(f"{processes} processes cannot share {parts} micro-batches a step",
                              "set training.micro_batch_size to batch_size / (a multiple of the processes)")  # fmt: skip
 
+    def check_measured(self) -> None:
+        """Raises InputError where the stage `throughput` cannot measure this training: it does so in one process."""
+        if self.shard_model:
+            raise InputError(
+                "training.shard_model: throughput is measured in one process, which has nobody to share with",
+                "set it to false, or leave the stage throughput out",
+            )
+
 
 class TaskData(Section):
     """Which examples of a task, and what its training changes in the schedule."""
@@ -243,7 +251,7 @@ class Throughput(Section):
     )
     memory_mb: Positive | None = Field(
         None,
-        description="Memory of a measurement on a CPU, MB; a batch that needs more is recorded as out of memory."
+        description="Private memory of a measurement on a CPU, MB; a batch that needs more is recorded as out of memory."
         " resources.memory_mb when left out.",
     )
 

@@ -58,6 +58,15 @@ class Job:
     rows: list[Row]
     resources: Resources
 
+    def memory(self, device: torch.device) -> dict[str, int | str]:
+        """For the record: the limit, and what its bytes and those of a repeat's peak count; a CPU's are not the same."""
+        kinds = ("allocated by torch", "the GPU's") if device.type == "cuda" else ("resident", "private (RLIMIT_DATA)")
+        return {
+            "peak_memory_kind": kinds[0],
+            "memory_limit_kind": kinds[1],
+            "memory_limit_bytes": self.memory_limit(device),
+        }
+
     def memory_limit(self, device: torch.device) -> int:
         """Bytes: what the GPU has, or what a measurement on a CPU is granted."""
         if device.type == "cuda":
