@@ -33,6 +33,12 @@ class Section(BaseModel):
                 raise ValueError(f"{name} lists a value twice")
         return self
 
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if getattr(self, "local", None) and getattr(self, "hub", None):
+            raise ValueError("local and hub are two sources: give one")
+        return self
+
 
 S = TypeVar("S", bound=Section)
 
@@ -139,12 +145,12 @@ class TaskData(Section):
     """Which examples of a task, and what its training changes in the schedule."""
 
     local: str | None = Field(
-        None, description="A folder with train.jsonl and validation.jsonl; else hub or generated."
+        None, min_length=1, description="A folder with train.jsonl and validation.jsonl; else hub or generated."
     )
     hub: str | None = Field(
         None,
         pattern=HUB_DATA,
-        description="ORG/NAME[/CONFIGURATION][@REVISION] on the Hugging Face hub; lm-eval's, newest, when left out.",
+        description="ORG/NAME[/CONFIGURATION][@REVISION] on the Hugging Face hub; lm-eval's, at a fixed revision, when left out.",
     )
     train_examples: Positive | None = Field(None, description="Examples to train on; all when left out.")
     validation_examples: Positive | None = Field(None, description="Examples to evaluate on; all when left out.")
@@ -157,12 +163,14 @@ class Perplexity(Section):
 
     local: str | None = Field(
         None,
+        min_length=1,
         description="A .jsonl file of the split's rows as wikitext-2-raw-v1 has them, lines and blank ones, field `text`; else hub.",
     )
-    hub: str = Field(
-        "Salesforce/wikitext/wikitext-2-raw-v1@b08601e04326c79dfdd32d625aee71d232d685c3",
+    hub: str | None = Field(
+        None,
         pattern=HUB_DATA,
-        description="ORG/NAME[/CONFIGURATION][@REVISION] on the Hugging Face hub, with a split `test`.",
+        description="ORG/NAME[/CONFIGURATION][@REVISION] on the Hugging Face hub, with a split `test`; Salesforce's, at a"
+        " fixed revision, when left out.",
     )
     context: Annotated[int, Field(ge=2)] = Field(2048, description="Tokens a window; windows do not overlap.")
 
@@ -313,8 +321,6 @@ class Config(Section):
                 raise ValueError(
                     f"tasks.{name} is generated: give train_examples and validation_examples, neither local nor hub"
                 )
-            if data.local and data.hub:
-                raise ValueError(f"tasks.{name}: local and hub are two sources: give one")
         return self
 
     def training_of(self, task: str) -> Training:
@@ -327,7 +333,7 @@ def add_flags(parser: ArgumentParser, section: type[Section], names: Iterable[st
     for name in names:
         field = section.model_fields[name]
         default = field.get_default(call_default_factory=True)
-        help_text = f"{field.description} ({default})".replace("%", "%%")
+        help_text = (field.description + ("" if default is None else f" ({default})")).replace("%", "%%")
         parser.add_argument(
             f"--{name}", default=default, help=help_text, nargs="+" if isinstance(default, list) else None
         )

@@ -16,7 +16,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.config import Resources, Throughput, Training, add_flags, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.files import sha256, write_json
+from sparseft.files import check_writable, sha256, write_json
 from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Cell
 from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
 from sparseft.tasks import get_task, read_examples
@@ -60,6 +60,7 @@ def job_of(args: argparse.Namespace, cell: Cell) -> Job:
 def main() -> int:
     args = parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as any exit, it ends the measuring process too
+    check_writable(args.output)
     cell = Cell.parse(args.cell)
     if cell.mode == NO_FINETUNE:
         raise InputError(f"{cell.id} is not trained", f"choose one of {', '.join(TRAINED_MODES)}")
