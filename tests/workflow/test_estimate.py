@@ -1,7 +1,9 @@
 """The estimate beside what it speaks of: Snakemake's plan, and the files of a finished study."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,6 +11,7 @@ from sparseft.checkpoints.sizes import described, safetensors_bytes
 from sparseft.config import Config, parse_section
 from sparseft.estimate import adapter_shapes, disk_kept, jobs, mask_files, memory
 from study import ROOT, Study, run_script, tiny_grid
+from tiny_models import change_json
 
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
@@ -144,6 +147,7 @@ def test_a_later_file_lies_over_an_earlier_one_key_by_key_and_lists_whole(tmp_pa
 
 @pytest.mark.parametrize(("text", "line"), [
     ("grid: [", "c.yaml: not YAML ("),
+    ("[" * 10**4, "c.yaml: not YAML (maximum recursion depth exceeded"),
     ("- a\n", "c.yaml: holds no sections; write a study as config/config.yaml is written"),
     ("grid: {models: [x]}\n", "grid asks for model 'x', which models: does not describe; config/schema.json"),
     ("models: {smollm2: {source: 'hub:a/b'}}\n", "models.smollm2: the sizes of hub:a/b are not known here; prepare it ("),
@@ -153,3 +157,34 @@ def test_a_configuration_that_cannot_be_read_is_one_line(tmp_path, text, line):
     done = run_script("estimate.py", "--configfile", tmp_path / "c.yaml")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert line in done.stderr
+
+
+@pytest.mark.parametrize(("changes", "fault"), [
+    ({"hidden_size": "576"}, "config.json is damaged: hidden_size is '576'; give the model's own config.json"),
+    ({"num_attention_heads": 0}, "config.json is damaged: num_attention_heads is 0; give"),
+    ({"num_key_value_heads": -1}, "config.json is damaged: num_key_value_heads is -1; give"),
+    ({"vocab_size": None}, "config.json is damaged: it lacks vocab_size; give"),
+    ({"architectures": {"a": 1}}, "architecture none; use one of LlamaForCausalLM, "),
+    ({"architectures": [{}]}, "architecture {}; use one of LlamaForCausalLM, "),
+])  # fmt: skip
+def test_a_damaged_config_json_is_one_line(tmp_path, tiny_models, changes, fault):
+    shutil.copy(tiny_models["llama"] / "config.json", tmp_path)
+    change_json(tmp_path / "config.json", **changes)
+    assert f"error: {tmp_path}: {fault}" in estimate_refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"hidden_size": ', "[1]", '{"a": ' + "[" * 10**5, "\ud800".encode(errors="surrogatepass")]
+)
+def test_a_config_json_that_is_none_is_one_line(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert estimate_refused(tmp_path).startswith(f"error: {tmp_path}/config.json: ")
+
+
+def estimate_refused(model: Path) -> str:
+    """The line with which estimate.py refuses a study of a model."""
+    (model / "c.yaml").write_text(yaml.safe_dump({"models": {"smollm2": {"source": f"path:{model}", "sha256": None}}}))
+    done = run_script("estimate.py", "--configfile", model / "c.yaml")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "report this line" not in done.stderr
+    return done.stderr

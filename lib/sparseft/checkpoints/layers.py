@@ -29,7 +29,8 @@ class Part:
 
 def check_architecture(config: dict, place: Path | str) -> None:
     """Raises InputError for a config.json, the one in `place`, of an architecture that is not LLaMA's, Mistral's or Mixtral's."""
-    architecture = (config.get("architectures") or ["none"])[0]
+    named = config.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named else "none"
     if architecture not in ARCHITECTURES:
         raise InputError(f"{place}: architecture {architecture}", f"use one of {', '.join(ARCHITECTURES)}")
 

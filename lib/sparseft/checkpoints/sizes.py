@@ -17,6 +17,8 @@ Shapes = dict[str, tuple[int, ...]]
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+
 _MISTRAL = {
     "architectures": ["MistralForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
     "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000,
@@ -98,10 +100,13 @@ def head_sizes(config: dict) -> tuple[int, int]:
 def tensor_shapes(config: dict, place: str) -> Shapes:
     """Tensor -> shape, of the checkpoint that `config` describes. Raises InputError, naming `place`, where it cannot."""
     check_architecture(config, place)
-    try:
-        return _tensor_shapes(config)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{place}: config.json lacks {error}", "give the model's own config.json") from None
+    mixtral = ("num_local_experts", "num_experts_per_tok") if config["architectures"][0] == "MixtralForCausalLM" else ()
+    optional = [name for name in ("num_key_value_heads", "head_dim") if config.get(name) is not None]
+    for name in (*_SIZES, *mixtral, *optional):
+        if type(config.get(name)) is not int or config[name] < 1:
+            what = f"{name} is {config[name]!r}" if name in config else f"it lacks {name}"
+            raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
+    return _tensor_shapes(config)
 
 
 def safetensors_bytes(shapes: Shapes, dtype: str) -> int:
