@@ -48,11 +48,11 @@ METRICS = [
 ]  # fmt: skip
 PERPLEXITY = "wikitext2_ppl_"  # and its context length
 POINT = [
-    "n", "n_validated", "examples", "chance", "value", "value_sd", "standard_error", "dense_value",
+    "n", "n_validated", "examples", "chance", "majority_floor", "value", "value_sd", "standard_error", "dense_value",
     "difference_to_dense", "untuned_value", "recovered_share", "eval_loss", "eval_loss_sd", "samples_per_second",
     "samples_per_second_sd", "device",
 ]  # fmt: skip
-MEASURED = ["device", "threads", "processes", "gradient", "sequence_length", "warmup_steps", "steps"]
+CONDITIONS = ["device", "threads", "processes", "gradient", "sequence_length", "warmup_steps", "steps"]
 NOTHING_LOST = 1e-9  # differences below this are rounding, not a loss that a share could be taken of
 
 
@@ -170,7 +170,7 @@ def _batch_row(measurement: Measurement, batch: Batch) -> dict:
     seconds = np.array([each.seconds for each in repeats])
     return {
         **vars(Cell.parse(measurement.cell)),
-        **{name: getattr(measurement, name) for name in MEASURED},
+        **{name: getattr(measurement, name) for name in CONDITIONS},
         "dtype": repeats[0].dtype if repeats else None,
         "batch_size": batch.batch_size,
         "status": batch.status,
