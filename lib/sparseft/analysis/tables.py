@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sparseft.analysis.records import Batch, Gap, Measurement, Record
+from sparseft.analysis.records import PERPLEXITY, Batch, Gap, Measurement, Record
 from sparseft.files import atomic_file
 from sparseft.grid import DENSE, METHODS, MODES, NO_FINETUNE, Cell
 
@@ -35,7 +35,7 @@ LINE = ["model", "task", "metric", "method", "mode"]
 INTEGERS = [
     "sparsity", "seed", "examples", "peak_memory_bytes", "batch_size", "steps", "violations", "layers_checked",
     "layers_expected", "n", "n_validated", "processes", "threads", "memory_limit_bytes", "warmup_steps",
-    "sequence_length",
+    "sequence_length", "evaluation_peak_memory_bytes",
 ]  # fmt: skip
 TRAINED = [
     "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes", "batch_size", "steps", "gradient",
@@ -46,7 +46,6 @@ METRICS = [
     "recall_yes", "recall_yes_stderr", "majority_floor", "exact_match", "exact_match_stderr",
     "exact_match_flexible-extract", "exact_match_stderr_flexible-extract",
 ]  # fmt: skip
-PERPLEXITY = "wikitext2_ppl_"  # and its context length
 POINT = [
     "n", "n_validated", "examples", "chance", "majority_floor", "value", "value_sd", "standard_error", "dense_value",
     "difference_to_dense", "untuned_value", "recovered_share", "eval_loss", "eval_loss_sd", "samples_per_second",
@@ -152,6 +151,8 @@ def _row(record: Record) -> dict:
         "final_train_loss": train.final_loss if train else None,
         **{name: getattr(train, name) if train else None for name in TRAINED},
         "evaluation_device": evaluation.device,
+        "evaluation_seconds": evaluation.seconds,
+        "evaluation_peak_memory_bytes": evaluation.peak_memory_bytes,
         "validated": validation.passed,
         **{name: getattr(validation, name) for name in ("violations", "layers_checked", "layers_expected")},
         "model_sha256": merge.inputs.model if merge else None,
