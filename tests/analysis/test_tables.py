@@ -95,6 +95,12 @@ def test_whole_numbers_stay_whole_beside_blanks(write_run, tmp_path):
     assert untuned["peak_memory_bytes"] == untuned["train_merge_gap"] == untuned["adapter_sha256"] == ""
 
 
+def test_an_evaluation_that_recorded_no_memory_has_a_blank(write_run, tmp_path):
+    write_run(TUNED, 0.5, change=lambda files: files["evaluation"].pop("peak_memory_bytes"))
+    runs, _, _ = read(tmp_path)
+    assert (runs["value"].tolist(), runs["evaluation_peak_memory_bytes"].isna().tolist()) == ([0.5], [True])
+
+
 def test_every_metric_has_its_column_blank_where_a_task_has_it_not(write_run, tmp_path):
     yes_no = {"f1": 0.25, "f1_stderr": 0.03, "recall_no": 1.0, "recall_yes": 0.125, "majority_floor": 0.6}
     write_run(TUNED, 0.5, metrics={**yes_no, "wikitext2_ppl_2048": 19.5})

@@ -183,7 +183,7 @@ class _Scored(_File):
     predictions: Rows
     log_likelihoods: Rows | None = None  # of choices; a generated answer has none
     seconds: Positive
-    peak_memory_bytes: Number
+    peak_memory_bytes: Number | None = None  # older evaluations did not record it
 
     def contradictions(self) -> Iterator[str]:
         rows = {
