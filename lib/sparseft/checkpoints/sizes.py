@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sparseft import grid
 from sparseft.checkpoints.checkpoint import BITS
-from sparseft.checkpoints.layers import check_architecture, prunable_names
+from sparseft.checkpoints.layers import attention_heads, check_architecture, prunable_names
 from sparseft.config import Model
 from sparseft.errors import InputError
 from sparseft.files import read_json
@@ -74,27 +74,11 @@ class Subject:
         """Of its weights in one file."""
         return safetensors_bytes(self.shapes, self.dtype)
 
-    @property
-    def activations(self) -> int:
-        """Bytes a token that one decoder layer keeps for its backward under LoRA, roughly: the inputs of its projections, q, k,
-        v and the attention's output, what the product of gate and up needs, and both norms' inputs in fp32."""
-        hidden, (q, kv) = self.config["hidden_size"], head_sizes(self.config)
-        experts = self.config.get("num_experts_per_tok", 0)
-        mlp = 4 * self.config["intermediate_size"] + (2 * hidden if experts else 0)
-        return self.width * (2 * hidden + 3 * q + 2 * kv + (experts or 1) * mlp) + 2 * 4 * hidden
-
 
 def described(name: str, model: Model) -> Subject:
     """The model `name` of a study, whether it is on the disk or not. Raises InputError where its sizes are not known."""
     config, place = _description(name, model)
     return Subject(name, model.source, config, tensor_shapes(config, place), DTYPES[model.dtype])
-
-
-def head_sizes(config: dict) -> tuple[int, int]:
-    """(rows of q_proj, rows of k_proj and of v_proj)."""
-    heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    return heads * head_dim, (config.get("num_key_value_heads") or heads) * head_dim
 
 
 def tensor_shapes(config: dict, place: str) -> Shapes:
@@ -142,7 +126,8 @@ def _tensor_shapes(config: dict) -> Shapes:
     shapes: Shapes = {"model.embed_tokens.weight": (vocabulary, hidden), "model.norm.weight": (hidden,)}
     if not config.get("tie_word_embeddings"):
         shapes["lm_head.weight"] = (vocabulary, hidden)
-    q, kv = head_sizes(config)
+    heads, kv_heads, head_dim = attention_heads(config)
+    q, kv = heads * head_dim, kv_heads * head_dim
     layer = {
         "input_layernorm": (hidden,),
         "post_attention_layernorm": (hidden,),
