@@ -60,7 +60,8 @@ def _exact(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, workspace: Wo
     if dy.dtype == torch.bfloat16 and dy.device.type == "cpu":
         dy_t = dy_t.contiguous()  # oneDNN's product of a transposed matrix takes up to twice as long
     for rows in row_blocks(W):
-        G = workspace.mask_(_product(dy_t[rows], x), W[rows])
+        G = _product(dy_t[rows], x, out=workspace.take("G", W[rows].shape, x))
+        workspace.mask_(G, W[rows])
         dB[rows] = (a @ G.T).T  # as G A^T, and faster
         dA += b[rows].T @ G
     return dA, dB
@@ -71,11 +72,12 @@ def _straight_through(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, _:
     return (back.T @ x).to(A.dtype), (dy.T @ low).to(B.dtype)
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right. In fp32 on a CPU by oneDNN, which torch has for its compiler: twice MKL's speed on AMD's processors."""
+def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """left @ right, in `out` or not. In fp32 on a CPU by oneDNN, which torch has for its compiler: twice MKL's speed on
+    AMD's processors."""
     if left.dtype == torch.float32 and left.device.type == "cpu" and torch.backends.mkldnn.is_available():
         return torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")
-    return left @ right
+    return torch.mm(left, right, out=out)
 
 
 class LoRALinear(nn.Module):
