@@ -57,8 +57,8 @@ class MaskedLoRAFunction(torch.autograd.Function):
 def _exact(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, workspace: Workspace) -> tuple[Tensor, Tensor]:
     dA, dB = torch.zeros_like(A), torch.empty_like(B)
     a, b, dy_t = A.to(x.dtype), B.to(x.dtype), dy.T
-    if dy.dtype == torch.bfloat16 and dy.device.type == "cpu":
-        dy_t = dy_t.contiguous()  # oneDNN's product of a transposed matrix takes up to twice as long
+    if dy.dtype == torch.bfloat16 and dy.device.type == "cpu" and torch.cpu._is_amx_tile_supported():
+        dy_t = dy_t.contiguous()  # there oneDNN's product of a transposed matrix takes up to twice as long
     for rows in row_blocks(W):
         G = _product(dy_t[rows], x, out=workspace.take("G", W[rows].shape, x))
         workspace.mask_(G, W[rows])
