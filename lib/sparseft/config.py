@@ -16,6 +16,8 @@ from sparseft.grid import DENSE, METHODS, PROJECTIONS, TASK_AWARE, TASKS, TRAINE
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+)$"
+_LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
+JOB_LABEL = f"^{_LABEL}={_LABEL}$"  # cerebras.appliance.cluster_config, _JobLabels
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -268,6 +270,33 @@ class Resources(Section):
         return self
 
 
+class Cerebras(Section):
+    """How the backend `cerebras` runs; names as in cerebras-pytorch 2.10, ClusterConfig and csx.performance."""
+
+    RULES_ONLY: ClassVar = {"python"}  # keys that are no flags of train_cerebras.py
+    target: Literal["CSX", "CPU"] = Field("CSX", description="The wafer, or the package's own CPU backend.")
+    python: str = Field(
+        ".venv-cerebras/bin/python", description="Python of the environment that holds cerebras-pytorch."
+    )
+    sequence_length: Annotated[int, Field(ge=2)] = Field(
+        512, description="Tokens of every example, padded on the right; a longer one is an error."
+    )
+    micro_batch_size: Positive | Literal["auto"] = Field(
+        "auto", description="Examples that the wafer works on at once; part of the compiled program."
+    )
+    num_csx: Positive = Field(1, description="CS-3 systems that share every step.")
+    job_labels: list[Annotated[str, Field(pattern=JOB_LABEL)]] = Field(
+        [], description="NAME=VALUE, by which csctl finds the job."
+    )
+    job_priority: Literal["p1", "p2", "p3"] = Field("p2", description="In the appliance's queue; p1 goes first.")
+    job_time_sec: Positive | None = Field(None, description="Seconds until the appliance ends the job; none: no limit.")
+    mount_dirs: list[str] = Field([], description="Folders that the appliance's workers must see.")
+    python_paths: list[str] = Field([], description="Folders of packages that the appliance's workers import.")
+    compile_dir: str | None = Field(
+        None, description="Folder of compiled programs on the appliance's shared disk; its own default when left out."
+    )
+
+
 class Config(Section):
     """A study."""
 
@@ -280,6 +309,8 @@ class Config(Section):
     evaluation_batch_size: Positive = Field(32, description="Sequences a forward pass in the evaluation.")
     resources: Resources = Resources()
     throughput: Throughput = Throughput()
+    backend: Literal["torch", "cerebras"] = Field("torch", description="What trains.")
+    cerebras: Cerebras = Cerebras()
     keep_merged: bool = Field(False, description="Keep results/runs/*/model_dir after the evaluation.")
 
     @model_validator(mode="after")
