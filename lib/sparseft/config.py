@@ -281,8 +281,8 @@ class Cerebras(Section):
     sequence_length: Annotated[int, Field(ge=2)] = Field(
         512, description="Tokens of every example, padded on the right; a longer one is an error."
     )
-    micro_batch_size: Positive | Literal["auto"] = Field(
-        "auto", description="Examples that the wafer works on at once; part of the compiled program."
+    csx_micro_batch_size: Positive | Literal["auto"] = Field(
+        "auto", description="Examples that the wafer works on at once, csx.performance.micro_batch_size."
     )
     num_csx: Positive = Field(1, description="CS-3 systems that share every step.")
     job_labels: list[Annotated[str, Field(pattern=JOB_LABEL)]] = Field(
@@ -295,6 +295,15 @@ class Cerebras(Section):
     compile_dir: str | None = Field(
         None, description="Folder of compiled programs on the appliance's shared disk; its own default when left out."
     )
+
+    def check(self, training: Training) -> None:
+        """Raises InputError for what this backend cannot do of a schedule."""
+        asked = [name for name in ("shard_model", "cache_weights", "gradient_checkpointing") if getattr(training, name)]
+        if asked:
+            raise InputError(f"training.{asked[0]}: the backend cerebras has none", "set it to false")
+        if training.batch_size % self.num_csx:
+            raise InputError(f"cerebras.num_csx {self.num_csx} does not divide batch_size {training.batch_size}",
+                             "choose a divisor")  # fmt: skip
 
 
 class Config(Section):
