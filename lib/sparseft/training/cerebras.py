@@ -7,8 +7,11 @@ file has run on a CS-3: its CPU backend trains, and its compiler's front end low
 Source: training-docs.cerebras.ai, "Writing a custom training loop"; names as in cerebras-pytorch 2.10.0.
 """
 
+import hashlib
 import json
+import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +28,6 @@ from tqdm import tqdm
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.config import Cerebras, Training
 from sparseft.errors import InputError
-from sparseft.files import sha256
 from sparseft.lora.adapter import write_adapter
 from sparseft.lora.experts import memory_path
 from sparseft.lora.masked_lora import attach
@@ -38,6 +40,7 @@ from sparseft.training.job import Job
 from sparseft.training.model import load_model
 from sparseft.training.progress import Progress, check_finite, step_seed
 
+_PLACES = re.compile(r"^#loc.*\n| loc\(.*?\)(?=[\s,)]|$)", re.MULTILINE)
 RELEASES = ("2.6.0", "2.10.0")
 try:
     import cerebras.pytorch as cstorch
@@ -111,6 +114,7 @@ def open_backend(
         if compile_only or validate_only:
             raise InputError("target CPU compiles nothing", "set cerebras.target to CSX")
         return cstorch.backend("CPU", artifact_dir=logs)
+    logging.getLogger().setLevel(logging.INFO)  # the queue, the compilation, the job's name
     tools = str(Path(sys.executable).parent)  # torch-cirh-opt lives there
     os.environ["PATH"] = f"{tools}{os.pathsep}{os.environ.get('PATH', '')}"
     names = ("num_csx", "job_labels", "job_priority", "job_time_sec", "mount_dirs", "python_paths")
@@ -176,7 +180,7 @@ class Trainer:
         """The evaluation loss of the model as it is, nats per answer token; NaN where nothing is run."""
         examples, size = self.data["validation"], self.job.evaluation_batch_size
         loader = cstorch.utils.data.DataLoader(evaluation_batches, examples, size, self.length)
-        executor = cstorch.utils.data.DataExecutor(loader, num_steps=-(-len(examples) // size))
+        executor = cstorch.utils.data.DataExecutor(loader, num_steps=self._steps(-(-len(examples) // size)))
         sums: list[tuple[float, float]] = []
 
         @cstorch.trace
@@ -207,7 +211,7 @@ class Trainer:
             training_batches, self.data["train"], self.settings, self.job.seed, self.length, done
         )
         saves = self.settings.save_every or stop - done
-        executor = cstorch.utils.data.DataExecutor(loader, num_steps=stop - done, checkpoint_steps=saves)
+        executor = cstorch.utils.data.DataExecutor(loader, self._steps(stop - done), checkpoint_steps=saves)
         training_step, note = self._training_step(), self._note()
         self._start_clock()
         batches = islice(shuffled(self.data["train"], self.settings, self.job.seed), done, stop)
@@ -217,6 +221,10 @@ class Trainer:
                 torch.manual_seed(step_seed(self.job.seed, step))
             note(step, sum(len(example.ids) for example in examples), *training_step(batch))
             self._save()
+
+    def _steps(self, steps: int) -> int:
+        """Of an execution: what is compiled alone has one."""
+        return steps if self.backend.is_e2e_execution else 1
 
     def _training_step(self) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor, Tensor]]:
         """The traced step: a batch -> its mean loss, the norm of its gradient and the learning rate used."""
@@ -399,8 +407,9 @@ def _share(batch_size: int) -> tuple[int, int]:
 
 
 def graph_digest(folder: Path) -> str:
-    """sha256 of the training step as the front end lowered it."""
-    return sha256(folder / "cerebras_logs/executors/000001/cirh.mlir")
+    """sha256 of the training step as the front end lowered it, without the source lines that it came from."""
+    text = (folder / "cerebras_logs/executors/000001/cirh.mlir").read_text()
+    return hashlib.sha256(_PLACES.sub("", text).encode()).hexdigest()
 
 
 @contextmanager
