@@ -41,6 +41,7 @@ WILDCARDS = {
     "sparsity": r"[0-9]{2}",
     "mode": rf"(?:{'|'.join(MODES)})",
     "seed": r"(?:0|[1-9][0-9]*)",
+    "program": r"[A-Za-z0-9_.-]+",
 }
 CELL_ID = "{model}-{task}-{method}-sparsity{sparsity}-{mode}"
 RUN_ID = f"{CELL_ID}-seed{{seed}}"
@@ -103,6 +104,8 @@ MASK_NAME = "masks_sparsity{sparsity}_{method}"
 RUNS = "results/runs"
 RUN = f"{RUNS}/{RUN_ID}"
 THROUGHPUT = f"results/throughput/{CELL_ID}.json"
+STOP = "results/logs/stop"  # left by a job that met a full disk quota
+PROGRAM = "results/programs/{program}"
 ANALYSIS = "results/analysis"
 THROUGHPUT_TABLE = f"{ANALYSIS}/throughput_vs_batch_size.csv"
 THROUGHPUT_PLOTS = f"{ANALYSIS}/throughput_plots"
