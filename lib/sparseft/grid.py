@@ -29,6 +29,7 @@ TRAINED_MODES = ("sparse_to_dense", "sparse_to_sparse")
 MODES = (NO_FINETUNE, *TRAINED_MODES)
 DENSE = "dense"
 TASKS = ("boolq", "hellaswag", "gsm8k", "boolq_mini", "hellaswag_mini", "gsm8k_mini")
+WAFER = "CSX"  # the device of a training on a CS-3, and of nothing else
 MEASURED, OUT_OF_MEMORY = "measured", "out of memory"  # what became of a batch size
 SKIPPED = "skipped: a smaller batch did not fit"
 TABLES = ("summary", "grouped_summary", "sparsity_vs_performance", "missing")
