@@ -284,7 +284,7 @@ class Cerebras(Section):
         512, description="Tokens of every example, padded on the right; a longer one is an error."
     )
     csx_micro_batch_size: Positive | Literal["auto"] = Field(
-        "auto", description="Examples that the wafer works on at once; part of the compiled program."
+        "auto", description="Examples that the wafer works on at once, csx.performance.micro_batch_size."
     )
     num_csx: Positive = Field(1, description="CS-3 systems that share every step.")
     job_labels: list[Annotated[str, Field(pattern=JOB_LABEL)]] = Field(
@@ -314,6 +314,15 @@ class Cerebras(Section):
         if asked not in ("", "0", "1"):
             raise InputError(f"COMPILE_ONCE={asked} in the environment", "set it to 1 or 0, or unset it")
         return self.target == "CSX" and (asked == "1" if asked else self.compile_once)
+
+    def check(self, training: Training) -> None:
+        """Raises InputError for what this backend cannot do of a schedule."""
+        asked = [name for name in ("shard_model", "cache_weights", "gradient_checkpointing") if getattr(training, name)]
+        if asked:
+            raise InputError(f"training.{asked[0]}: the backend cerebras has none", "set it to false")
+        if training.batch_size % self.num_csx:
+            raise InputError(f"cerebras.num_csx {self.num_csx} does not divide batch_size {training.batch_size}",
+                             "choose a divisor")  # fmt: skip
 
 
 class Config(Section):
