@@ -107,7 +107,13 @@ def test_a_fault_is_one_line_that_names_its_place(path, value, line):
 def test_several_processes_are_not_for_the_wafer():
     raw = changed("resources.processes", 2)
     raw |= {"backend": "cerebras", "training": {"batch_size": 8, "micro_batch_size": 4}}
-    with pytest.raises(InputError, match=r"resources.processes: the backend cerebras trains in one process"):
+    with pytest.raises(InputError, match=r"resources.processes: the backend cerebras trains in one; more systems"):
+        parse_section(Config, raw, "configuration")
+
+
+def test_a_schedule_that_the_wafer_cannot_have_is_refused_before_anything_runs():
+    raw = changed("training", {"cache_weights": True}) | {"backend": "cerebras"}
+    with pytest.raises(InputError, match=r"training.cache_weights: the backend cerebras has none"):
         parse_section(Config, raw, "configuration")
 
 

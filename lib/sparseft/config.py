@@ -371,12 +371,14 @@ class Config(Section):
         return self
 
     def _check_cerebras(self) -> None:
-        """The wafer is one process, and nothing of a GPU's economies is on it. COMPILE_ONCE is looked at too."""
+        """One process, and schedules without a GPU's economies; a COMPILE_ONCE that says neither yes nor no is refused."""
         if self.resources.processes > 1:
             raise ValueError(
-                "resources.processes: the backend cerebras trains in one process; cerebras.num_csx has more"
+                "resources.processes: the backend cerebras trains in one; more systems are cerebras.num_csx"
             )
-        self.cerebras.compiles_first  # noqa: B018
+        for task in self.grid.tasks:
+            self.cerebras.check(self.training_of(task))
+        _ = self.cerebras.compiles_first
 
     def training_of(self, task: str) -> Training:
         """The schedule of a task: `training` with the task's own keys over it."""

@@ -129,7 +129,8 @@ def _attend(command: list[str], label: str, inherited: tuple[int, ...]) -> int:
         )
     except FileNotFoundError:
         raise InputError(
-            f"{command[0]}: no such program", "`make cerebras` builds it, or set cerebras.python"
+            f"{command[0]}: no such program",
+            "`make .venv-cerebras/installed` builds its environment, or set cerebras.python",
         ) from None
     try:
         return process.wait()
