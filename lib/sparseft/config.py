@@ -4,6 +4,7 @@ python -m sparseft.config > config/schema.json
 """
 
 import json
+import os
 import re
 from argparse import ArgumentParser
 from collections.abc import Iterable
@@ -271,9 +272,10 @@ class Resources(Section):
 
 
 class Cerebras(Section):
-    """How the backend `cerebras` runs; names as in cerebras-pytorch 2.10, ClusterConfig and csx.performance."""
+    """How the backend `cerebras` runs; names as in cerebras-pytorch 2.10: ClusterConfig, csx.performance."""
 
-    RULES_ONLY: ClassVar = {"python"}  # keys that are no flags of train_cerebras.py
+    RULES_ONLY: ClassVar = {"python", "compile_once", "lock"}  # keys that are no flags of train_cerebras.py
+    DECIDING: ClassVar = {"target", "num_csx", "sequence_length", "csx_micro_batch_size"}  # of a training's numbers
     target: Literal["CSX", "CPU"] = Field("CSX", description="The wafer, or the package's own CPU backend.")
     python: str = Field(
         ".venv-cerebras/bin/python", description="Python of the environment that holds cerebras-pytorch."
@@ -295,6 +297,23 @@ class Cerebras(Section):
     compile_dir: str | None = Field(
         None, description="Folder of compiled programs on the appliance's shared disk; its own default when left out."
     )
+    compile_once: bool = Field(
+        True,
+        description="A job a distinct program compiles it before the runs that share it; COMPILE_ONCE=1 or 0 in the"
+        " environment goes first. A change trains again.",
+    )
+    lock: str | None = Field(
+        "~/.sparseft_csx.lock",
+        description="Held while a job uses the wafer, so that two workflows take turns; none: they do not.",
+    )
+
+    @property
+    def compiles_first(self) -> bool:
+        """Whether a job of its own compiles each program. Raises InputError where COMPILE_ONCE is neither 0 nor 1."""
+        asked = os.environ.get("COMPILE_ONCE", "")
+        if asked not in ("", "0", "1"):
+            raise InputError(f"COMPILE_ONCE={asked} in the environment", "set it to 1 or 0, or unset it")
+        return self.target == "CSX" and (asked == "1" if asked else self.compile_once)
 
     def check(self, training: Training) -> None:
         """Raises InputError for what this backend cannot do of a schedule."""
@@ -347,7 +366,19 @@ class Config(Section):
                 )
             if data.local and data.hub:
                 raise ValueError(f"tasks.{name}: local and hub are two sources: give one")
+        if self.backend == "cerebras":
+            self._check_cerebras()
         return self
+
+    def _check_cerebras(self) -> None:
+        """One process, and schedules without a GPU's economies; a COMPILE_ONCE that says neither yes nor no is refused."""
+        if self.resources.processes > 1:
+            raise ValueError(
+                "resources.processes: the backend cerebras trains in one; more systems are cerebras.num_csx"
+            )
+        for task in self.grid.tasks:
+            self.cerebras.check(self.training_of(task))
+        _ = self.cerebras.compiles_first
 
     def training_of(self, task: str) -> Training:
         """The schedule of a task: `training` with the task's own keys over it."""

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from sparseft.checkpoints.sizes import described, safetensors_bytes
 from sparseft.config import Config, parse_section
-from sparseft.estimate import adapter_shapes, disk_kept, jobs, mask_files, memory
+from sparseft.estimate import adapter_shapes, disk_kept, jobs, mask_files, memory, report
 from study import ROOT, Study, run_script, tiny_grid
 
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
@@ -20,6 +20,7 @@ MIXED = {
     "resources": {"processes": 2, "threads": 1},
     "keep_merged": True,
 }  # fmt: skip
+WAFER = {**SWEEP, "backend": "cerebras"}
 
 
 def laid_over(sections: dict) -> Config:
@@ -30,11 +31,22 @@ def laid_over(sections: dict) -> Config:
     return parse_section(Config, merged, "configuration")
 
 
-@pytest.mark.parametrize("sections", [DEFAULT, SWEEP, MIXED], ids=["default", "sweep", "mixed"])
+@pytest.mark.parametrize(
+    "sections", [DEFAULT, SWEEP, MIXED, WAFER], ids=["default", "sweep", "mixed", "sweep on a wafer"]
+)
 def test_jobs_are_those_that_snakemake_plans_in_an_empty_folder(tmp_path, sections):
     study = Study(tmp_path)
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(sections))
     assert jobs(laid_over(sections)) == study.planned()
+
+
+def test_the_estimate_says_how_many_programs_are_compiled():
+    config = laid_over(WAFER)
+    assert jobs(config)["compile_program"] == 74
+    assert "compilations for the wafer: 74, for 330 trainings" in report(config)
+    without = laid_over({**WAFER, "cerebras": {"compile_once": False}})
+    assert "compile_program" not in jobs(without)
+    assert "compilations for the wafer: within each training" in report(without)
 
 
 def test_without_a_dense_run_there_is_no_job_for_its_mask():

@@ -149,7 +149,12 @@ class Trainer:
         self.job, self.settings, self.folder, self.backend = job, job.settings, folder, backend
         self.length = cerebras.sequence_length
         self.module = FixedLengthLoss(model, cerebras.sequence_length)
-        where = [cerebras.model_dump(), torch.get_num_threads(), versions(), version("cerebras-pytorch")]
+        where = [
+            cerebras.model_dump(include=cerebras.DECIDING),
+            torch.get_num_threads(),
+            versions(),
+            version("cerebras-pytorch"),
+        ]
         self.identity = job.identity(self.data, Path(__file__), where)
         found = read_last_mdl(folder, self.identity)
         if found:
