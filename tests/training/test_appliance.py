@@ -155,6 +155,8 @@ def test_without_csctl_the_trainer_ends_all_the_same(bench):
     bench.wait_for(bench.folder / "begun")
     process.terminate()
     assert process.wait(20) == 128 + signal.SIGTERM
+    assert bench.run("exit 0", "--attempt", "2") == 2  # who ended it does not want it back
+    assert bench.log() == "error: run was ended from outside; start snakemake again\n"
 
 
 def test_a_trainer_that_does_not_listen_is_killed(monkeypatch):

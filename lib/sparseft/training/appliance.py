@@ -79,8 +79,12 @@ def run(command: list[str], name: str, log: Path, *, memory: Memory, lock: Path 
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     memory.check(attempt)
     label, begin = f"{LABEL}={uuid4().hex}", log.stat().st_size
-    with held(lock, name) if lock else nullcontext(()) as inherited:
-        code = _attend([*command, label], label, inherited)
+    try:
+        with held(lock, name) if lock else nullcontext(()) as inherited:
+            code = _attend([*command, label], label, inherited)
+    except SystemExit:
+        memory.keep(Failure.PERMANENT, f"{name} was ended from outside; start snakemake again")
+        raise
     if code == 0:
         return 0
     with open(log, errors="replace") as file:
