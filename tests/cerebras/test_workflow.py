@@ -52,6 +52,21 @@ def test_the_whole_workflow_from_masks_to_tables(tmp_path, tiny_models):
     assert study.planned("results/analysis/summary.csv") == {}
 
 
+@pytest.mark.skipif(not Path(PYTHON).exists(), reason="Snakemake's environment is not there: make .venv/installed")
+def test_without_an_appliance_nothing_is_compiled_trained_or_tried_again(tmp_path, tiny_models):
+    study = Study(tmp_path / "study", python=PYTHON)
+    settings = {"python": sys.executable, "sequence_length": 128, "lock": str(tmp_path / "lock")}
+    cells = {**CELLS, "sparsities": [0]}
+    study.configure({"llama": tiny_models["llama"]}, grid=cells, backend="cerebras", cerebras=settings, **TINY_STUDY)
+    printed = study.snakemake("train", expect=1)
+    assert "error: this machine knows no Cerebras appliance (" in printed
+    assert "mgmt_address has no default value" in printed
+    assert printed.count("Trying to restart") == 2  # and at once refused: the trainer itself ran once
+    [log] = study.folder.glob("results/logs/compile_program/*.log")
+    assert len(log.read_text().splitlines()) == 1
+    assert list(study.folder.rglob("compile.json")) == list(study.folder.rglob("train.json")) == []
+
+
 @pytest.fixture
 def box(tmp_path, tiny_models) -> Path:
     """The tiny LLaMA's masks and two tasks."""
