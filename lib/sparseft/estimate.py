@@ -23,7 +23,8 @@ PROGRAM = 600_000_000  # bytes of python, torch and its libraries on a CPU; meas
 MASK_JOB = 210_000_000  # of masks from weights alone, whatever the model: benchmarks/masks.py; measured
 ADAM = 16  # bytes a number of an adapter: itself, its gradient, two moments, all fp32
 STATE = 12  # bytes a number of an adapter in state.pt: the same without the gradient
-TRACE = 10  # bytes a weight on the node that traces a training for the wafer: LLaMA-7B's shapes, two layers; measured
+TRACE = 9  # bytes a weight where a training for the wafer is traced; measured on LLaMA shapes of 83 and 185 million
+TRACER = 1_200_000_000  # bytes of the program that does it; measured beside it
 LOGITS = 4  # lm-eval's in an evaluation: with their softmax, and the last batch's; measured
 LOSS = 8  # bytes a logit beside itself: fp32, and its logarithm of the softmax
 
@@ -196,7 +197,7 @@ def _compilations(config: Config) -> list[str]:
 
 def _training_memory(config: Config, subject: Subject, task: str) -> dict[str, int]:
     if config.backend == "cerebras":
-        return {"fp32 weights, masks and the traced program, not on the wafer": TRACE * subject.weights}
+        return {"tracing, not on the wafer: fp32 weights, masks, graph": TRACE * subject.weights, "program": TRACER}
     settings, texts, layers = config.training_of(task), TEXTS[task], subject.config["num_hidden_layers"]
     tokens = settings.micro_batch_size * texts.long
     kept = layers * subject.activations
