@@ -1,12 +1,14 @@
 """What the default environment does beside the tests: inputs, the torch backend's run, the fate of an adapter.
 
 reference.py make FOLDER
+reference.py make_real FOLDER MODEL
 reference.py train FOLDER OUTPUT RUN FLAG...
 reference.py follow FOLDER OUTPUT RUN REFERENCE
 """
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from sparseft.pruning.mask_ops import read_mask
 from sparseft.tasks import get_task
 from sparseft.training.model import load_model
 from sparseft.validation import validate
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -26,6 +29,11 @@ from tiny_models import MODELS, save_tiny  # noqa: E402
 
 from masks import compute_masks, write_mask  # noqa: E402
 
+_LAYERS = {"num_hidden_layers": 2, "hidden_size": 4096, "num_attention_heads": 32, "vocab_size": 32000}
+REAL = {
+    "llama7b": (LlamaForCausalLM, LlamaConfig(**_LAYERS, intermediate_size=11008)),
+    "mistral7b": (MistralForCausalLM, MistralConfig(**_LAYERS, intermediate_size=14336, num_key_value_heads=8)),
+}
 ROTARY = {"mistral": {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}}}  # not what a reader assumes
 
 
@@ -40,6 +48,18 @@ def make(folder: Path) -> dict:
         base = Checkpoint(save_tiny(name, folder / name, torch.float32, ROTARY.get(name)))
         for method, percent in (("dense", 0), ("unstructured", 50), ("structured", 50)):
             write_mask(folder / f"{name}_{method}.pt", compute_masks(base, method, [percent], seed=0)[percent])
+    return {}
+
+
+def make_real(folder: Path, name: str) -> dict:
+    """Two layers of a model of real shapes, in bf16, and a random mask."""
+    kind, config = REAL[name]
+    torch.manual_seed(0)
+    kind(config).to(torch.bfloat16).save_pretrained(folder / name)
+    for file in (folder / "llama").glob("tokenizer*"):
+        shutil.copy(file, folder / name)
+    mask = compute_masks(Checkpoint(folder / name), "random", [50], seed=0)[50]
+    write_mask(folder / f"{name}_random.pt", mask)
     return {}
 
 
@@ -87,6 +107,8 @@ if __name__ == "__main__":
     else:
         print(
             json.dumps(
-                {"make": make, "follow": follow}[command](*(Path(part) if "/" in part else part for part in rest))
+                {"make": make, "make_real": make_real, "follow": follow}[command](
+                    *(Path(part) if "/" in part else part for part in rest)
+                )
             )
         )

@@ -6,8 +6,6 @@ import pytest
 from runs import in_default_environment, trained
 from tiny_models import PRUNABLE_LAYERS
 
-cstorch = pytest.importorskip("cerebras.pytorch", reason="no cerebras-pytorch here: make test-cerebras")
-
 CASES = [
     f"{model}-{run}"
     for model in PRUNABLE_LAYERS

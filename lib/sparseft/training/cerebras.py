@@ -94,7 +94,7 @@ def lower(job: Job, cerebras: Cerebras, folder: Path, *, compile_only: bool) -> 
     backend = open_backend(cerebras, folder, compile_only=compile_only, validate_only=not compile_only)
     trainer = Trainer(job, cerebras, backend, folder)
     with _appliance_needed():
-        trainer.fit()
+        trainer.run(0, job.settings.steps)
         trainer.eval_loss()
     return {
         "run_id": job.provenance["run_id"],
@@ -175,7 +175,7 @@ class Trainer:
         stops = [*range(every, steps, every), steps] if every else [steps]
         for stop in stops:
             if stop > done:
-                self._run(done, stop)
+                self.run(done, stop)
                 done = stop
                 if every and stop % every == 0:
                     self.progress.evaluations.append({"step": stop, "eval_loss": self.eval_loss()})
@@ -210,7 +210,7 @@ class Trainer:
                 parameter.data = found["adapter"][name]
         return {name: layer.factors() for name, layer in self.layers.items()}
 
-    def _run(self, done: int, stop: int) -> None:
+    def run(self, done: int, stop: int) -> None:
         """Train from after step `done` until step `stop`, in one execution."""
         loader = cstorch.utils.data.DataLoader(
             training_batches, self.data["train"], self.settings, self.job.seed, self.length, done
