@@ -10,11 +10,17 @@ from sparseft.errors import InputError
 
 ROOT = Path(workflow.basedir)
 
+
+def refuse(error):
+    """End with the one line of an InputError, before any job starts."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
 try:
     STUDY = parse_section(Config, config, "configuration")
 except InputError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+    refuse(error)
 
 
 # The environment that runs Snakemake runs the scripts, activated or not, wherever the project lies; not in params,
@@ -23,7 +29,8 @@ except InputError as error:
 BIN = "" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:"
 shell.prefix(
     f"set -euo pipefail; export PATH={quote(BIN)}$PATH PYTHONPATH={quote(str(ROOT / 'lib'))} "
-    f"SCRIPTS={quote(str(ROOT / 'workflow/scripts'))}; "
+    f"SCRIPTS={quote(str(ROOT / 'workflow/scripts'))} "
+    f"CEREBRAS_PYTHON={quote(str(ROOT / STUDY.cerebras.python))}; "
 )
 
 
@@ -41,8 +48,7 @@ def manifest_if(check, *asked):
     try:
         check(*asked)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        refuse(error)
     return grid.MANIFEST
 
 
@@ -57,6 +63,11 @@ def flags(**values):
 def launch(processes):
     """How python starts a training: by itself, or several that share it."""
     return [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+
+
+def compiled(run, programs):
+    """What the training of a run waits for; as ancient, a program that is compiled again does not train it again."""
+    return [ancient(f"{grid.PROGRAM.format(program=targets.program(STUDY, run))}/compile.json")] if programs else []
 
 
 def local_model(source):

@@ -72,6 +72,8 @@ def test_every_configuration_file_is_valid():
         ("throughput.sparsities", [0, 51], "throughput.sparsities asks for 51, which grid.sparsities lacks"),
         ("throughput.sequence_length", 1, "throughput.sequence_length: Input should be greater than or equal to 2"),
         ("resources.processes", 3, "3 processes cannot share 1 micro-batches a step; set training.micro_batch_size to"),
+        ("backend", "tpu", "backend: Input should be 'torch' or 'cerebras', not 'tpu'"),
+        ("cerebras.target", "GPU", "cerebras.target: Input should be 'CSX' or 'CPU', not 'GPU'"),
         ("grid.modes", ["sparse"], "grid.modes.0: Input should be 'sparse_to_dense' or 'sparse_to_sparse'"),
         (
             "grid.methods",
@@ -102,6 +104,19 @@ def test_a_fault_is_one_line_that_names_its_place(path, value, line):
     assert message.startswith(f"configuration: {line}"), message
     assert message.endswith("; config/schema.json describes every key")
     assert "\n" not in message
+
+
+def test_several_processes_are_not_for_the_wafer():
+    raw = changed("resources.processes", 2)
+    raw |= {"backend": "cerebras", "training": {"batch_size": 8, "micro_batch_size": 4}}
+    with pytest.raises(InputError, match=r"resources.processes: the backend cerebras trains in one; more systems"):
+        parse_section(Config, raw, "configuration")
+
+
+def test_a_schedule_that_the_wafer_cannot_have_is_refused_before_anything_runs():
+    raw = changed("training", {"cache_weights": True}) | {"backend": "cerebras"}
+    with pytest.raises(InputError, match=r"training.cache_weights: the backend cerebras has none"):
+        parse_section(Config, raw, "configuration")
 
 
 def test_a_task_s_own_schedule_lies_over_the_common_one():

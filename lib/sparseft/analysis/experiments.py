@@ -14,7 +14,7 @@ from sparseft.analysis.markdown import markdown_table
 from sparseft.analysis.records import NO_FINETUNE, Evaluation, Record
 from sparseft.analysis.tables import PLAIN_LORA
 from sparseft.files import atomic_file
-from sparseft.grid import MODES
+from sparseft.grid import MODES, WAFER
 
 CONTROL = "random"  # the method that every other one is compared with
 
@@ -196,7 +196,7 @@ def _limits(records: list[Record], left_out: int) -> str:
         f"Devices: {'; '.join(sorted(devices))}. Speeds belong to the training device and are no estimate"
         " of another; jobs that ran side by side share its cores and its memory bandwidth.",
     ]
-    if not any("cs-3" in device.lower() or "cerebras" in device.lower() for device in devices):
+    if WAFER not in devices:
         limits.append("Nothing here has run on a Cerebras CS-3.")
     shared = {f"{each.evaluation.task} {each.evaluation.train_overlap}" for each in records
               if each.evaluation.train_overlap}  # fmt: skip

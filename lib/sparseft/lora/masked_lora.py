@@ -17,7 +17,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from sparseft.config import Training
@@ -141,13 +140,26 @@ class MaskedLoRALinear(LoRALinear):
         )
 
 
+def kind_of(mode: str, kept: Tensor) -> type[LoRALinear]:
+    """The layer that trains `mode` under `kept`, bool (out, in), at the least cost."""
+    if mode != "sparse_to_sparse" or bool(kept.all()):
+        return LoRALinear
+    rows, columns = _rows_and_columns(kept)
+    return StructuredLoRALinear if torch.equal(kept, rows[:, None] & columns) else MaskedLoRALinear
+
+
 def attach(
-    model: nn.Module, masks: Callable[[str], Tensor], layers: dict[str, str], mode: str, settings: Training
+    model: nn.Module,
+    masks: Callable[[str], Tensor],
+    layers: dict[str, str],
+    mode: str,
+    settings: Training,
+    kind: Callable[[str, Tensor], type[LoRALinear]] = kind_of,
 ) -> dict[str, LoRALinear]:
     """Freeze and prune `model`, and put a LoRA layer in the place of its targeted linears; returns them by layer name.
 
     `layers`: name on disk -> module path in memory; `masks(layer)`: bool (out, in); one without an adapter is pruned
-    alone. Raises InputError where the settings cannot be had in `mode`, or no layer is a target."""
+    alone; `kind`: the layer's class from the mode and its mask. Raises InputError where the settings cannot be had in `mode`, or no layer is a target."""
     settings.check(mode, {layer.rpartition(".")[2] for layer in layers})
     model.requires_grad_(False)
     attached, workspace = {}, Workspace()
@@ -156,23 +168,16 @@ def attach(
         linear, kept = model.get_submodule(path), masks(layer)
         kept = kept.to(linear.weight.device)
         if layer.rpartition(".")[2] in (settings.lora_targets or [layer.rpartition(".")[2]]):
-            attached[layer] = _kind(mode, kept).from_linear(linear, kept, settings, workspace)
+            attached[layer] = kind(mode, kept).from_linear(linear, kept, settings, workspace)
             setattr(model.get_submodule(parent), name, attached[layer])
         else:
             carry_mask_(linear.weight.detach(), kept)
     return attached
 
 
-def _kind(mode: str, kept: Tensor) -> type[LoRALinear]:
-    if mode != "sparse_to_sparse" or bool(kept.all()):
-        return LoRALinear
-    rows, columns = _rows_and_columns(kept)
-    return StructuredLoRALinear if torch.equal(kept, rows[:, None] & columns) else MaskedLoRALinear
-
-
 def whole(tensor: Tensor) -> Tensor:
     """The tensor, gathered where processes share it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def _rows_and_columns(kept: Tensor) -> tuple[Tensor, Tensor]:

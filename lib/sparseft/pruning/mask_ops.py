@@ -17,6 +17,7 @@ import numpy as np
 from sparseft.checkpoints.checkpoint import read_header
 from sparseft.checkpoints.torch_file import read_torch_file
 from sparseft.errors import InputError
+from sparseft.pruning.kernels import count_ones
 
 FORMAT_VERSION = 1
 _MEND = "compute it again with compute_masks.py"
@@ -103,7 +104,7 @@ def _consistent(mask: Mask) -> bool:
     if not bits or packed != bits:
         return False
     total = sum(rows * cols for rows, cols in mask.shape.values())
-    kept = sum(int(np.bitwise_count(array).sum()) for array in mask.bits.values())
+    kept = sum(int(count_ones(np.ascontiguousarray(array).reshape(1, -1))[0]) for array in mask.bits.values())
     if mask.meta.get("reached") != 1 - kept / total:
         return False
     if (
