@@ -3,14 +3,12 @@
 lm_head runs on the answers' positions alone, which spares a vocabulary-sized row for every prompt token.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparseft.errors import InputError
 from sparseft.training.batches import Batch, Example, collate
+from sparseft.training.progress import check_finite_evaluation
 
 
 class AnswerLoss(nn.Module):
@@ -38,8 +36,5 @@ def mean_answer_loss(loss: AnswerLoss, examples: list[Example], batch_size: int,
         batch = collate(by_length[start : start + batch_size]).to(device)
         total += loss(batch).item()
         tokens += batch.targets.numel()
-    if not math.isfinite(total):
-        raise InputError(
-            f"the evaluation loss is {total}", "lower training.learning_rate, or check the model's weights"
-        )
+    check_finite_evaluation(total)
     return total / tokens
