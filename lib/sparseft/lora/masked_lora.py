@@ -122,7 +122,7 @@ class StructuredLoRALinear(LoRALinear):
 
     def __init__(self, weight: Tensor, settings: Training, workspace: Workspace) -> None:
         super().__init__(weight, settings, workspace)
-        rows, columns = _rows_and_columns(carried_mask(weight))
+        rows, columns = rows_and_columns(carried_mask(weight))
         self.register_buffer("rows", rows[:, None].float(), persistent=False)
         self.register_buffer("columns", columns.float(), persistent=False)
 
@@ -144,7 +144,7 @@ def kind_of(mode: str, kept: Tensor) -> type[LoRALinear]:
     """The layer that trains `mode` under `kept`, bool (out, in), at the least cost."""
     if mode != "sparse_to_sparse" or bool(kept.all()):
         return LoRALinear
-    rows, columns = _rows_and_columns(kept)
+    rows, columns = rows_and_columns(kept)
     return StructuredLoRALinear if torch.equal(kept, rows[:, None] & columns) else MaskedLoRALinear
 
 
@@ -180,6 +180,6 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def _rows_and_columns(kept: Tensor) -> tuple[Tensor, Tensor]:
+def rows_and_columns(kept: Tensor) -> tuple[Tensor, Tensor]:
     """The rows and the columns of bool (out, in) in which something is kept."""
     return kept.any(1), kept.any(0)

@@ -30,7 +30,7 @@ from sparseft.config import Cerebras, Training
 from sparseft.errors import InputError
 from sparseft.lora.adapter import write_adapter
 from sparseft.lora.experts import memory_path
-from sparseft.lora.masked_lora import attach
+from sparseft.lora.masked_lora import StructuredLoRALinear, attach, rows_and_columns
 from sparseft.lora.plain import plain_kind_of
 from sparseft.pruning.mask_ops import Mask
 from sparseft.training.batches import Example, encode, shuffled
@@ -38,7 +38,7 @@ from sparseft.training.fixed_length import IGNORED, FixedLengthLoss, fixed_batch
 from sparseft.training.hardware import peak_memory, versions
 from sparseft.training.job import Job
 from sparseft.training.model import load_model
-from sparseft.training.progress import Progress, check_finite, step_seed
+from sparseft.training.progress import Progress, check_finite, check_finite_evaluation, say_step, step_seed
 
 _PLACES = re.compile(r"^#loc.*\n| loc\(.*?\)(?=[\s,)]|$)", re.MULTILINE)
 RELEASES = ("2.6.0", "2.10.0")
@@ -73,6 +73,7 @@ def train(job: Job, cerebras: Cerebras, folder: Path) -> dict:
         "backend": "cerebras",
         "device": "CSX" if on_csx else "CSX software backend on CPU",
         "processes": 1,
+        "micro_batch_size": cerebras.csx_micro_batch_size if on_csx else job.settings.batch_size,
         "dtype": trainer.dtype,
         "trainable_parameters": sum(matrix.numel() for pair in matrices.values() for matrix in pair),
         "compile_hash": graph_digest(folder) if on_csx else None,
@@ -142,8 +143,9 @@ class Trainer:
         model, tokenizer = load_model(job.checkpoint.folder, torch.device("cpu"))
         model, self.dtype = as_computed(model, backend)
         paths = {layer: memory_path(layer) for layer in prunable_layers(job.checkpoint)}
-        kept = lambda layer: torch.from_numpy(job.mask.kept(layer))  # noqa: E731
-        self.layers = attach(model, kept, paths, job.mode, job.settings, plain_kind_of)
+        self.layers = attach(
+            model, lambda layer: torch.from_numpy(job.mask.kept(layer)), paths, job.mode, job.settings, plain_kind_of
+        )
         self.data = {split: encode(rows, job.task, tokenizer, sys.maxsize) for split, rows in job.rows.items()}
         refuse_longer_than(cerebras.sequence_length, self.data)
         self.job, self.settings, self.folder, self.backend = job, job.settings, folder, backend
@@ -200,15 +202,22 @@ class Trainer:
 
         for batch in executor:
             note(*evaluation_step(batch))
-        return sum(loss for loss, _ in sums) / sum(tokens for _, tokens in sums) if sums else float("nan")
+        if not self.backend.is_e2e_execution:
+            return float("nan")
+        total = sum(loss for loss, _ in sums)
+        check_finite_evaluation(total)
+        return total / sum(tokens for _, tokens in sums)
 
     def trained_factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """A and B by layer as they act, from the last saved state: the appliance's weights come no other way."""
-        found = read_last_mdl(self.folder, self.identity)
-        with torch.no_grad():
-            for name, parameter in self.adapters().items():
-                parameter.data = found["adapter"][name]
-        return {name: layer.factors() for name, layer in self.layers.items()}
+        adapter, factors = read_last_mdl(self.folder, self.identity)["adapter"], {}
+        for name, layer in self.layers.items():
+            A, B = (adapter[f"model.{memory_path(name)}.lora_{x}"] for x in "AB")
+            if isinstance(layer, StructuredLoRALinear):  # whose own masks are on the device
+                rows, columns = rows_and_columns(torch.from_numpy(self.job.mask.kept(name)))
+                A, B = A * columns, B * rows[:, None]
+            factors[name] = A, B
+        return factors
 
     def run(self, done: int, stop: int) -> None:
         """Train from after step `done` until step `stop`, in one execution."""
@@ -260,6 +269,7 @@ class Trainer:
             self.progress.curve.append(
                 {"step": step, "loss": loss, "gradient_norm": norm, "learning_rate": float(rate)}
             )
+            say_step(step, self.settings.steps, loss)
             if self.base is not None:
                 check_frozen(self.module, self.base, step)
             self.begin = time.perf_counter()
@@ -337,16 +347,14 @@ def declare_sparse(compiled: Callable, mask: Mask, paths: dict[str, str]) -> Non
 
     `paths`: name on disk -> module path. Adapters stay dense, and so does a layer without a zero. Applied to the model
     alone: the base is in no optimizer."""
-    sparsity = cstorch.sparse.Group()
+    declared = {}
     for layer, path in paths.items():
-        kept = torch.from_numpy(mask.kept(layer).copy())
+        kept = torch.from_numpy(mask.kept(layer))
         pruned = 1 - kept.count_nonzero().item() / kept.numel()
         if pruned:
-            name = f"model.{path}.weight"
-            static = cstorch.sparse.Static(pruned, init_method=_init_with(kept))
-            sparsity.add(lambda parameter, _, name=name: parameter == name, static)
-    if sparsity._groups:
-        compiled.apply(sparsity)
+            declared[f"model.{path}.weight"] = cstorch.sparse.Static(pruned, init_method=_init_with(kept))
+    if declared:
+        compiled.apply(cstorch.sparse.Group(declared))
 
 
 def _init_with(kept: Tensor) -> Callable:
@@ -382,18 +390,21 @@ def answers(batch: dict[str, Tensor]) -> Tensor:
 class _Stream(IterableDataset):
     """Batches that are made while they are read."""
 
-    def __init__(self, batches: Iterator[list[Example]], length: int, size: int) -> None:
+    def __init__(self, batches: Callable[[], Iterator[list[Example]]], length: int, size: int) -> None:
         self.batches, self.length, self.size = batches, length, size
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return (fixed_batch(batch, self.length, self.size) for batch in self.batches)
+        return (fixed_batch(batch, self.length, self.size) for batch in self.batches())
 
 
 def training_batches(examples: list[Example], settings: Training, seed: int, length: int, done: int) -> DataLoader:
     """The torch backend's batches after the first `done`, without end; on a streaming worker, its system's rows of each."""
     size, rank = _share(settings.batch_size)
-    batches = islice(shuffled(examples, settings, seed), done, None)
-    own = (batch[rank * size : (rank + 1) * size] for batch in batches)
+
+    def own() -> Iterator[list[Example]]:
+        for batch in islice(shuffled(examples, settings, seed), done, None):
+            yield batch[rank * size : (rank + 1) * size]
+
     return DataLoader(_Stream(own, length, size), batch_size=None)
 
 
@@ -401,7 +412,7 @@ def evaluation_batches(examples: list[Example], size: int, length: int) -> DataL
     """All examples once, in batches of `size`, the last one filled with padding alone."""
     own, rank = _share(size)
     starts = range(rank * own, len(examples), size)
-    return DataLoader(_Stream((examples[start : start + own] for start in starts), length, own), batch_size=None)
+    return DataLoader(_Stream(lambda: (examples[at : at + own] for at in starts), length, own), batch_size=None)
 
 
 def _share(batch_size: int) -> tuple[int, int]:

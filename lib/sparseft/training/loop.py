@@ -4,7 +4,6 @@ A step's loss is the mean over the answer tokens of its whole batch, however man
 every process takes its micro-batches of every batch, and the gradients are summed over the processes.
 """
 
-import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from sparseft.lora.masked_lora import LoRALinear, whole
 from sparseft.training.batches import Example, collate, shuffled
 from sparseft.training.hardware import peak_memory
 from sparseft.training.loss import AnswerLoss, mean_answer_loss
-from sparseft.training.progress import Progress, check_finite, step_seed
+from sparseft.training.progress import Progress, check_finite, say_step, step_seed
 from sparseft.training.state import read_state, write_state
 
 
@@ -94,8 +93,8 @@ class Loop:
         progress.curve.append({"step": step, "loss": loss, "gradient_norm": norm, "learning_rate": rate})
         progress.seconds.append(time.perf_counter() - begin)
         progress.tokens.append(sum(len(example.ids) for example in batch))
-        if not sys.stderr.isatty() and step % max(1, self.settings.steps // 10) == 0:  # there the bar says it
-            self.accelerator.print(f"step {step} of {self.settings.steps}: loss {loss:.4f}", file=sys.stderr)
+        if self.accelerator.is_main_process:
+            say_step(step, self.settings.steps, loss)
 
     def _accumulate(self, batch: list[Example]) -> float:
         """Gradients of one optimiser step; returns its mean loss."""

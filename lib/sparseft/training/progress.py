@@ -3,6 +3,7 @@
 import math
 import random
 import statistics
+import sys
 from dataclasses import dataclass, field
 
 from sparseft.errors import InputError
@@ -41,6 +42,12 @@ class Progress:
         }
 
 
+def say_step(step: int, steps: int, loss: float) -> None:
+    """A line on stderr at every tenth of the steps, where no progress bar says it."""
+    if not sys.stderr.isatty() and step % max(1, steps // 10) == 0:
+        print(f"step {step} of {steps}: loss {loss:.4f}", file=sys.stderr)
+
+
 def step_seed(seed: int, step: int, process: int = 0) -> int:
     """Of the dropout of a step: a resumed training draws the same."""
     return random.Random(f"seed {seed}, step {step}, process {process}").getrandbits(63)
@@ -52,3 +59,9 @@ def check_finite(step: int, loss: float, norm: float) -> None:
     A norm that overflows would clip every gradient to 0."""
     if not math.isfinite(loss) or not math.isfinite(norm):
         raise InputError(f"the loss is {loss}, its gradient {norm} at step {step}", "lower training.learning_rate")
+
+
+def check_finite_evaluation(loss: float) -> None:
+    """Raises InputError where the loss of an evaluation, a mean or a sum, is not finite."""
+    if not math.isfinite(loss):
+        raise InputError(f"the evaluation loss is {loss}", "lower training.learning_rate, or check the model's weights")
