@@ -96,9 +96,4 @@ def _kind(checkpoint: Checkpoint, name: str) -> tuple:
 
 
 def _bytes(checkpoint: Checkpoint, name: str) -> bytes | None:
-    tensor = checkpoint.tensors.get(name)
-    if tensor is None:
-        return None
-    with open(tensor.file, "rb") as stream:
-        stream.seek(tensor.start)
-        return stream.read(tensor.nbytes)
+    return checkpoint.read_bytes(name) if name in checkpoint.tensors else None
