@@ -15,7 +15,7 @@ import numpy as np
 
 from sparseft.checkpoints.checkpoint import BITS, Checkpoint, Tensor, lay_out, safetensors_header, weights_digest
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
-from sparseft.checkpoints.sizes import Shapes, tensor_shapes
+from sparseft.checkpoints.sizes import DTYPES, Shapes, tensor_shapes
 from sparseft.config import split_mdl
 from sparseft.errors import InputError
 from sparseft.modelzoo.names import Place, deinterleave, duplicates, places
@@ -88,16 +88,19 @@ class ModelZooCheckpoint(Checkpoint):
         """As `Checkpoint.read_blocks`, but for the one buffer; of q and k, blocks of whole heads."""
         return (rows.reshape(-1) for rows in self._rows(name, block))
 
-    def content(self) -> Iterator[np.ndarray]:
-        """The safetensors file of the same tensors in one stream, uint8: its header, then blocks."""
-        yield np.frombuffer(safetensors_header(self.tensors.values()), np.uint8)
-        for name in self.tensors:
+    def content(self, dtype: str | None = None) -> Iterator[np.ndarray]:
+        """The safetensors file of the same tensors in one stream, uint8: its header, then blocks.
+
+        `dtype` (BF16, F16, F32): what all tensors are rounded to; their own when left out."""
+        kinds = {name: (dtype or tensor.dtype, tensor.shape) for name, tensor in self.tensors.items()}
+        yield np.frombuffer(safetensors_header(lay_out(self.file, kinds).values()), np.uint8)
+        for name, tensor in self.tensors.items():
             for rows in self._rows(name, BLOCK):
-                yield rows.reshape(-1).view(np.uint8)
+                yield _converted(rows.reshape(-1), tensor.dtype, dtype or tensor.dtype)
 
     @cached_property
     def digest(self) -> str:
-        """As `Checkpoint.digest` of the folder that `prepare_model` makes of it in the same dtype."""
+        """As `Checkpoint.digest` of the folder that `prepare_model` makes of it in its own dtype."""
         digest = hashlib.sha256()
         for part in self.content():
             digest.update(part)
@@ -139,6 +142,16 @@ def open_checkpoint(place: Path) -> Checkpoint:
     """The checkpoint at a place that a user names: a Hugging Face folder, or FILE.mdl[@FOLDER]."""
     found = split_mdl(str(place))
     return ModelZooCheckpoint(folder=found[1], file=found[0]) if found else Checkpoint(place)
+
+
+def _converted(bits: np.ndarray, dtype: str, target: str) -> np.ndarray:
+    """The bytes of bits (n,) of values in `dtype`, rounded to `target` as torch does; numpy knows no bfloat16."""
+    if dtype == target:
+        return bits.view(np.uint8)
+    import torch
+
+    kinds = {code: getattr(torch, name) for name, code in DTYPES.items()}
+    return torch.from_numpy(bits).view(kinds[dtype]).to(kinds[target]).view(torch.uint8).numpy()
 
 
 def _faults(stored: dict[str, MdlTensor], expected: Shapes, copies: dict[str, str]) -> list[str]:
