@@ -95,5 +95,5 @@ def _kind(checkpoint: Checkpoint, name: str) -> tuple:
     return checkpoint.tensors[name].dtype, checkpoint.tensors[name].shape
 
 
-def _bytes(checkpoint: Checkpoint, name: str) -> bytes | None:
+def _bytes(checkpoint: Checkpoint, name: str) -> bytes | memoryview | None:
     return checkpoint.read_bytes(name) if name in checkpoint.tensors else None

@@ -85,7 +85,7 @@ class Checkpoint:
         word = _word(tensor)
         return np.fromfile(tensor.file, word, tensor.nbytes // word.itemsize, offset=tensor.start).reshape(tensor.shape)
 
-    def read_bytes(self, name: str) -> bytes:
+    def read_bytes(self, name: str) -> bytes | memoryview:
         """A tensor's bytes, of any dtype."""
         tensor = self.tensors[name]
         with open(tensor.file, "rb") as stream:

@@ -7,6 +7,7 @@ run code and is never opened.
 Source: cerebras/pytorch/storage/save.py and load.py of cerebras-pytorch 2.6.0 and 2.10.0, the same in both.
 """
 
+import io
 import json
 import math
 from collections.abc import Iterator
@@ -151,8 +152,8 @@ class MdlFile:
 class MdlWriter:
     """Writes the tensors below one key of the tree, in any order and in parts; `finish` makes the file complete."""
 
-    def __init__(self, file: h5py.File, branch: str) -> None:
-        self.file, self.branch = file, branch
+    def __init__(self, file: h5py.File, branch: str, target: "_Target") -> None:
+        self.file, self.branch, self.target = file, branch, target
         self.leaves: dict[str, dict] = {}
 
     def create(self, key: str, dtype: str, shape: tuple[int, ...]) -> None:
@@ -170,6 +171,7 @@ class MdlWriter:
         """Write a part of a tensor: `values` as `MdlFile.read` gives them."""
         dataset = self.file[f"{self.branch}.{key}"]
         dataset[selection] = values.view(dataset.dtype)
+        self.target.check()
 
     def link(self, key: str, other: str) -> None:
         """Tie a tensor to another."""
@@ -195,10 +197,34 @@ class MdlWriter:
 @contextmanager
 def mdl_writer(path: Path, branch: str) -> Iterator[MdlWriter]:
     """Open `path` for the tensors below `branch`, such as "model"; the file appears whole, or not at all."""
-    with atomic_file(path) as temporary, h5py.File(temporary, "w", rdcc_nbytes=_CACHE) as file:
-        writer = MdlWriter(file, branch)
-        yield writer
-        writer.finish()
+    with atomic_file(path) as temporary, _Target(temporary, "w+b") as target:
+        try:
+            with h5py.File(target, "w", rdcc_nbytes=_CACHE) as file:
+                writer = MdlWriter(file, branch, target)
+                yield writer
+                writer.finish()
+        finally:
+            target.check()
+
+
+class _Target(io.FileIO):
+    """The file that HDF5 writes to. A full disk makes HDF5 crash when it closes: it is not told, and `check` says it."""
+
+    error: OSError | None = None
+
+    def write(self, content: memoryview) -> int:
+        rest = memoryview(content).cast("B")
+        try:
+            while rest and not self.error:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        return len(content)
+
+    def check(self) -> None:
+        """Raises the OSError of the first write that failed."""
+        if self.error:
+            raise self.error
 
 
 def _filters(dataset: h5py.Dataset) -> set[int]:

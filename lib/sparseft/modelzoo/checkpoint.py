@@ -78,11 +78,15 @@ class ModelZooCheckpoint(Checkpoint):
 
     def read(self, name: str) -> np.ndarray:
         """As `Checkpoint.read`."""
-        return np.concatenate(list(self._rows(name, BLOCK))).reshape(self.shapes[name])
+        whole, start = np.empty(self.shapes[name], BITS[self.tensors[name].dtype]), 0
+        for rows in self._rows(name, BLOCK):
+            whole[start : start + len(rows)] = rows
+            start += len(rows)
+        return whole
 
-    def read_bytes(self, name: str) -> bytes:
+    def read_bytes(self, name: str) -> memoryview:
         """As `Checkpoint.read_bytes`."""
-        return self.read(name).tobytes()
+        return self.read(name).reshape(-1).view(np.uint8).data
 
     def read_blocks(self, name: str, block: int) -> Iterator[np.ndarray]:
         """As `Checkpoint.read_blocks`, but for the one buffer; of q and k, blocks of whole heads."""
