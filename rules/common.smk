@@ -4,7 +4,7 @@ from pathlib import Path
 from shlex import quote
 
 from sparseft import grid, targets
-from sparseft.config import Config, parse_section
+from sparseft.config import Config, parse_section, split_mdl
 from sparseft.digests import code_digest
 from sparseft.errors import InputError
 
@@ -71,11 +71,12 @@ def compiled(run, programs):
 
 
 def local_model(source):
-    """The files of a path: source, so that a changed one is prepared again."""
-    folder = Path(source.removeprefix("path:"))
-    if not source.startswith("path:"):
-        return []
-    return [str(folder / "config.json"), *map(str, sorted(folder.glob("*.safetensors")))]
+    """The files of a path: or mdl: source, so that a changed one is prepared again."""
+    kind, _, place = source.partition(":")
+    if kind == "mdl":
+        file, folder = split_mdl(place)
+        return [str(file), str(folder / "config.json")]
+    return [f"{place}/config.json", *map(str, sorted(Path(place).glob("*.safetensors")))] if kind == "path" else []
 
 
 def local_data(folder):

