@@ -9,10 +9,8 @@ OTHER_RELEASE = (
     " m.version = lambda name: '2.5.0' if name == 'cerebras-pytorch' else real(name)"
 )
 CHANGES_THE_BASE = (
-    "import sparseft.training.cerebras as c; real = c.AdamW.step;"
-    " c.AdamW.step = lambda self, closure=None:"
-    " (real(self, closure), next(p for p in c.BASE if not p.requires_grad).data.neg_())[0];"
-    " built = c.frozen_bits; c.frozen_bits = lambda m: (setattr(c, 'BASE', list(m.parameters())), built(m))[1]"
+    "import sparseft.training.cerebras as c; real = c.check_frozen;"
+    " c.check_frozen = lambda module, base, step: (module.model.lm_head.weight.data.neg_(), real(module, base, step))"
 )
 
 
@@ -29,7 +27,7 @@ CHANGES_THE_BASE = (
         ({"sequence_length": 513}, "error: cerebras.sequence_length 513: the model takes 512 tokens; lower it"),
         ({"lora_dropout": 0.1}, "error: training.lora_dropout: sparse_to_sparse"),
         ({"cache_weights": True}, "error: training.cache_weights: the backend cerebras has none; set it to false"),
-        ({"patch": CHANGES_THE_BASE, "target": "CPU"}, "error: step 1 changed the frozen model.lm_head.weight"),
+        ({"patch": CHANGES_THE_BASE, "target": "CPU"}, "error: step 1 changed the frozen model.model.embed_tokens.weight"),
     ],
 )  # fmt: skip
 def test_bad_input_is_told_in_one_line(inputs, tmp_path, options, line):
