@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from snakemake.utils import update_config
-from sparseft.config import Config, parse_section, schema
+from sparseft.config import Config, parse_section, schema, split_mdl
 from sparseft.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -94,6 +94,7 @@ def test_every_configuration_file_is_valid():
         ("perplexity", {"context": 1}, "perplexity.context: Input should be greater than or equal to 2"),
         ("models.smollm2.source", "ftp:x", "models.smollm2.source: String should match pattern"),
         ("models.smollm2.sha256", None, "models.smollm2: a pypi: source needs the sha256 of its wheel"),
+        ("models.other", {"source": "mdl:x.bin"}, "models.other.source: String should match pattern"),
         ("models.a-b", {"source": "path:x"}, "models.a-b: String should match pattern"),
     ],
 )
@@ -124,3 +125,17 @@ def test_a_task_s_own_schedule_lies_over_the_common_one():
     assert study.training_of("boolq").model_dump() == {**study.training.model_dump(), "steps": 7}
     study = parse_section(Config, changed("tasks.boolq", {}), "configuration")
     assert study.training_of("boolq") == study.training
+
+
+@pytest.mark.parametrize(
+    ("place", "found"),
+    [
+        ("a/b.mdl", ("a/b.mdl", "a")),
+        ("b.mdl@hf", ("b.mdl", "hf")),
+        ("/home/me@here/b.mdl@c@d", ("/home/me@here/b.mdl", "c@d")),
+        ("a.mdl/b.mdl", ("a.mdl/b.mdl", "a.mdl")),
+        ("models/llama", None),
+    ],
+)
+def test_an_mdl_place_is_a_file_and_the_folder_of_its_configuration(place, found):
+    assert split_mdl(place) == (tuple(map(Path, found)) if found else None)

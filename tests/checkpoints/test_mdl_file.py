@@ -171,16 +171,17 @@ def test_bad_files_are_refused(tmp_path, name):
         read(path)
 
 
+@pytest.mark.parametrize("asked", [1 << 28, 1 << 20, 1 << 62])
 @pytest.mark.parametrize("chunks", [(1 << 14, 1 << 14), (1024, 1024)])
-def test_a_size_that_the_file_cannot_hold_is_refused_before_memory_is_taken(tmp_path, chunks):
-    """256 MB in a file of some KB: unwritten, or what LZ4 cannot have made of it."""
+def test_a_size_that_the_file_cannot_hold_is_refused_before_memory_is_taken(tmp_path, chunks, asked):
+    """256 MB in a file of some KB, whatever its chunks say that they become."""
     path, shape = write(tmp_path / "x.mdl"), (1 << 14, 1 << 14)
 
     def create(file: h5py.File) -> None:
         dataset = file.create_dataset("model.w", shape, "u1", chunks=chunks, **hdf5plugin.LZ4())
         for row in range(0, shape[0], chunks[0]):
             for column in range(0, shape[1], chunks[1]):
-                dataset.id.write_direct_chunk((row, column), b"little")
+                dataset.id.write_direct_chunk((row, column), asked.to_bytes(8, "big") + b"little")
 
     with h5py.File(path, "a") as file:
         replace(create)(file)
@@ -190,6 +191,17 @@ def test_a_size_that_the_file_cannot_hold_is_refused_before_memory_is_taken(tmp_
         read(path)
     assert tracemalloc.get_traced_memory()[1] < 4 << 20
     tracemalloc.stop()
+
+
+def test_a_chunk_that_asks_for_more_than_it_holds_is_refused(tmp_path):
+    path = write(tmp_path / "x.mdl")
+    with h5py.File(path) as file:
+        place = file["model.w"].id.get_chunk_info(0).byte_offset
+    content = bytearray(path.read_bytes())
+    content[place : place + 8] = (1 << 40).to_bytes(8, "big")
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="parts of it are missing"):
+        read(path)
 
 
 def test_a_folder_and_a_missing_file_are_refused(tmp_path):

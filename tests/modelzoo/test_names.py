@@ -3,13 +3,51 @@
 import numpy as np
 import pytest
 import torch
-from sparseft.modelzoo.names import deinterleave, interleave
+from sparseft.checkpoints.sizes import tensor_shapes
+from sparseft.modelzoo.names import Place, deinterleave, interleave, places
+from tiny_models import MODELS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 HEADS, HEAD_DIM, HIDDEN, RANK, TOKENS = 3, 8, 10, 2, 5
 RNG = np.random.default_rng(0)
 W = RNG.integers(-9, 9, (HEADS * HEAD_DIM, HIDDEN)).astype(np.float32)
 ANGLES = torch.arange(TOKENS)[:, None] * 100.0 ** (-torch.arange(HEAD_DIM // 2) / (HEAD_DIM / 2))  # (T, d/2)
+
+
+LAYER = "transformer_decoder.layers.1."
+PLACES = {  # as ModelZoo 2.10.0's own models call their parameters, without the leading "model."
+    "model.embed_tokens": Place("embedding_layer.word_embeddings.weight"),
+    "model.norm": Place("transformer_decoder.norm.weight"),
+    "lm_head": Place("lm_head.weight"),
+    "model.layers.1.input_layernorm": Place(f"{LAYER}norm1.weight"),
+    "model.layers.1.post_attention_layernorm": Place(f"{LAYER}norm3.weight"),
+    "model.layers.1.self_attn.q_proj": Place(f"{LAYER}self_attn.proj_q_dense_layer.weight", head_dim=8),
+    "model.layers.1.self_attn.k_proj": Place(f"{LAYER}self_attn.proj_k_dense_layer.weight", head_dim=8),
+    "model.layers.1.self_attn.v_proj": Place(f"{LAYER}self_attn.proj_v_dense_layer.weight"),
+    "model.layers.1.self_attn.o_proj": Place(f"{LAYER}self_attn.proj_output_dense_layer.weight"),
+    "model.layers.1.mlp.gate_proj": Place(f"{LAYER}ffn.ffn.0.linear_layer_for_glu.weight"),
+    "model.layers.1.mlp.up_proj": Place(f"{LAYER}ffn.ffn.0.linear_layer.weight"),
+    "model.layers.1.mlp.down_proj": Place(f"{LAYER}ffn.ffn.1.linear_layer.weight"),
+    "model.layers.1.block_sparse_moe.gate": Place(f"{LAYER}ffn.gate.weight"),
+    "model.layers.1.block_sparse_moe.experts.3.w1": Place(
+        f"{LAYER}ffn.experts.fused_ffns.0.linear_layer_for_glu.expert_weights", expert=3
+    ),
+    "model.layers.1.block_sparse_moe.experts.3.w3": Place(
+        f"{LAYER}ffn.experts.fused_ffns.0.linear_layer.expert_weights", expert=3
+    ),
+    "model.layers.1.block_sparse_moe.experts.3.w2": Place(
+        f"{LAYER}ffn.experts.fused_ffns.1.linear_layer.expert_weights", expert=3
+    ),
+}
+
+
+def test_every_kind_of_tensor_has_the_place_that_modelzoo_gives_it():
+    found: dict[str, Place] = {}
+    for _, config in MODELS.values():
+        plain = config.to_dict() | {"architectures": [f"{config.model_type.capitalize()}ForCausalLM"]}
+        found |= places(plain, tensor_shapes(plain, "here"))
+    assert {layer: found[f"{layer}.weight"] for layer in PLACES} == PLACES
+    assert len(found) == 3 + 2 * (2 + 4 + 3 + 1 + 4 * 3)
 
 
 def test_two_heads_by_hand():

@@ -10,6 +10,7 @@ Source: cerebras/pytorch/storage/save.py and load.py of cerebras-pytorch 2.6.0 a
 import io
 import json
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ class MdlFile:
             "compressed"
         ):
             raise ValueError("it is not stored as its metadata says")
-        if not _complete(dataset, self.path.stat().st_size):
+        if not _complete(dataset, self.path):
             raise ValueError("parts of it are missing")
 
     @contextmanager
@@ -142,7 +143,7 @@ class MdlFile:
         """What h5py and json raise on a damaged file becomes bad input."""
         try:
             yield
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             if isinstance(error, InputError):
                 raise
             place = f"{self.path}: {key}" if key else f"{self.path}"
@@ -233,14 +234,23 @@ def _filters(dataset: h5py.Dataset) -> set[int]:
     return {plan.get_filter(number)[0] for number in range(plan.get_nfilters())}
 
 
-def _complete(dataset: h5py.Dataset, file_size: int) -> bool:
-    """Whether all of a dataset is stored, in as many bytes as it must take: what is not reads as zeros."""
-    stored = dataset.id.get_storage_size()
+def _complete(dataset: h5py.Dataset, path: Path) -> bool:
+    """Whether all of a dataset is stored, in chunks of the size that they must have: what is not reads as zeros."""
     if dataset.chunks is None:
-        return stored == dataset.nbytes <= file_size
-    chunks = math.prod(-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))
-    least = chunks * math.prod(dataset.chunks) * dataset.dtype.itemsize / _LZ4_RATIO
-    return dataset.id.get_num_chunks() == chunks and least <= stored <= file_size
+        return dataset.id.get_storage_size() == dataset.nbytes <= path.stat().st_size
+    expected = math.prod(-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+    whole, found = math.prod(dataset.chunks) * dataset.dtype.itemsize, []
+    dataset.id.chunk_iter(lambda info: found.append(info) or None)
+    with open(path, "rb") as file:
+        return len(found) == expected and all(_holds(file.fileno(), info, whole) for info in found)
+
+
+def _holds(descriptor: int, info: h5py.h5d.StoreInfo, whole: int) -> bool:
+    """Whether a chunk holds `whole` bytes: LZ4's filter takes the memory that a chunk's first 8 bytes ask for."""
+    if info.filter_mask:  # stored as it is
+        return info.size == whole
+    asked = int.from_bytes(os.pread(descriptor, 8, info.byte_offset), "big")
+    return asked == whole <= info.size * _LZ4_RATIO
 
 
 def _chunks(shape: tuple[int, ...], width: int) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparseft.checkpoints.sizes import Shapes, head_sizes
+from sparseft.checkpoints.layers import attention_heads
+from sparseft.checkpoints.sizes import Shapes
 
 _ENDS = {
     "model.embed_tokens": "embedding_layer.word_embeddings",
@@ -53,7 +54,7 @@ class Place:
 
 def places(config: dict, shapes: Shapes) -> dict[str, Place]:
     """Where every tensor of a Hugging Face checkpoint lies, in the order of `shapes`, what `tensor_shapes` says of `config`."""
-    head_dim = head_sizes(config)[0] // config["num_attention_heads"]
+    head_dim = attention_heads(config)[2]
     return {name: _place(name.removesuffix(".weight"), head_dim) for name in shapes}
 
 
