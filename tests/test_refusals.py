@@ -58,8 +58,8 @@ def test_a_projection_with_a_bias_is_refused_since_the_adapter_layers_have_none(
 
 
 @pytest.mark.parametrize(("name", "fault"), [
-    ("hellaswag_mini", r"prompts with their choices: 2 of 4 have more tokens than the 512 .*, number 2 first, the longest"),
-    ("gsm8k_mini", r"and 24 tokens for the answer: 2 of 4 have more tokens than the 512 .*, number 2 first, the longest"),
+    ("hellaswag_mini", r"^hellaswag_mini: validation prompts with their choices: 2 of 4 have more tokens than the 512 .*, number 2 first, the longest"),
+    ("gsm8k_mini", r"^gsm8k_mini: validation prompts with .* and 24 tokens for the answer: 2 of 4 have more tokens than the 512 .*, number 2 first, the longest"),
     ("gsm8k", r"worked examples and 256 tokens for the answer: 4 of 4 .*, number 1 first, the longest"),
 ])  # fmt: skip
 def test_prompts_longer_than_the_context_are_counted_and_refused_not_cut(tiny_llama, name, fault):
@@ -73,6 +73,15 @@ def test_prompts_longer_than_the_context_are_counted_and_refused_not_cut(tiny_ll
             row["question"] = long
     with pytest.raises(InputError, match=fault):
         evaluate(*load_model(tiny_llama.folder, torch.device("cpu")), get_task(name), rows, 4)
+
+
+def test_a_prompt_that_is_too_long_has_the_number_of_its_row_though_others_share_a_prompt(tiny_llama):
+    rows = {split: get_task("boolq_mini").generate(split, 4, 0) for split in ("train", "validation")}
+    first, _, _, last = rows["validation"]
+    rows["validation"] = [first, first, first, {**last, "passage": "so " * 300}]
+    fault = "boolq_mini: validation prompts with their choices: 1 of 4 have more tokens than the 512 .*, number 4 first"
+    with pytest.raises(InputError, match=fault):
+        evaluate(*load_model(tiny_llama.folder, torch.device("cpu")), get_task("boolq_mini"), rows, 4)
 
 
 def test_a_tokenizer_that_cannot_end_an_answer_is_refused(tmp_path):

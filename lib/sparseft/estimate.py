@@ -94,7 +94,7 @@ def jobs(config: Config) -> dict[str, int]:
     }
 
 
-def mask_files(config: Config, subject: Subject) -> list[int]:
+def mask_sizes(config: Config, subject: Subject) -> list[int]:
     """The bytes of every mask file of a model; those of one method are as large as one another."""
     found = {(grid.fill(grid.mask_folder(run.method), run), run.method)
              for run in targets.runs(config) if run.model == subject.name}  # fmt: skip
@@ -121,7 +121,7 @@ def adapter_shapes(config: Config, subject: Subject, task: str) -> Shapes:
 
 def disk_kept(config: Config, models: list[Subject]) -> list[Item]:
     """What lies on the disk when the study is done."""
-    masks = [size for subject in models for size in mask_files(config, subject)]
+    masks = [size for subject in models for size in mask_sizes(config, subject)]
     adapters = [
         safetensors_bytes(adapter_shapes(config, _named(models, run), run.task), "F32") for run in _trained(config)
     ]

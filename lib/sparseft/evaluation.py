@@ -49,19 +49,23 @@ BOOTSTRAP = 400  # resamples for the standard error of f1, which is thereby know
 
 
 class StrictLM(HFLM):
-    """lm-eval's model, which here refuses what it would cut in silence: a prompt longer than the context."""
+    """lm-eval's model, which here refuses what it would cut in silence: a prompt longer than the context.
 
-    def _loglikelihood_tokens(self, requests, *args, **options):
-        longest = {}  # prompt -> tokens with its longest choice
-        for (prompt, _), context, continuation in requests:
-            longest[prompt] = max(longest.get(prompt, 0), len(context) + len(continuation))
-        refuse_longer("prompts with their choices", list(longest.values()), self.max_length)
-        return super()._loglikelihood_tokens(requests, *args, **options)
+    Requests come in the order of the validation rows, whose number the refusal tells."""
+
+    def loglikelihood(self, requests, *args, **options):
+        longest = {}  # row -> tokens of its prompt with its longest choice
+        for request in requests:
+            tokens = sum(map(len, self._encode_pair(*request.args)))
+            longest[request.doc_id] = max(longest.get(request.doc_id, 0), tokens)
+        what = f"{requests[0].task_name}: validation prompts with their choices"
+        refuse_longer(what, list(longest.values()), self.max_length)
+        return super().loglikelihood(requests, *args, **options)
 
     def generate_until(self, requests, *args, **options):
         new = [options["max_gen_toks"] for _, options in (request.args for request in requests)]
         lengths = [len(self.tok_encode(request.args[0])) for request in requests]
-        what = f"prompts with their worked examples and {max(new)} tokens for the answer"
+        what = f"{requests[0].task_name}: validation prompts with their worked examples and {max(new)} tokens for the answer"
         refuse_longer(what, [sum(pair) for pair in zip(lengths, new, strict=True)], self.max_length)
         return super().generate_until(requests, *args, **options)
 

@@ -26,16 +26,21 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
     merged, data = {"model.safetensors": digest(run.id, "merged")}, digest(run.task, "validation")
     merge_inputs = {"model": base, "mask": mask, "adapter": adapter}
     report_inputs = {"mask": mask, "checkpoint": dict(merged), "base": base}
+    examples, error = changes.get("examples", 200), changes.get("error", 0.03)
+    scored = {"task": run.task, "metric": "acc", "examples": examples, "standard_error": error, "seconds": 12.5}
+    scored |= {"outcomes": [value] * examples, "predictions": [0] * examples, "log_likelihoods": [[-1.0]] * examples}
+    scored |= {"peak_memory_bytes": 1_250_000_000}
     found = {
         "merge": {"inputs": merge_inputs, "outputs": dict(merged)},
         "validation_report": {**validation_report(run, layers), "inputs": report_inputs},
-        "evaluation": {"task": run.task, "metric": "acc", "value": value, "chance": 0.25}
-        | {"standard_error": changes.get("error", 0.03), "examples": changes.get("examples", 200), "eval_loss": loss}
-        | {"metrics": {"acc": value} | changes.get("metrics", {}), "train_overlap": changes.get("train_overlap", 0)}
+        "evaluation": {**scored, "value": value, "eval_loss": loss, "chance": 0.25}
+        | {"metrics": {"acc": value, "acc_stderr": error} | changes.get("metrics", {})}
+        | {"train_overlap": changes.get("train_overlap", 0)}
         | {"harness": "lm-eval 0.4.13", "device": device, "inputs": {"model": dict(merged), "data": data}},
     }
     if adapter:
-        speed = changes.get("speed", 4.0)
+        speed, batch_size = changes.get("speed", 4.0), changes.get("batch_size", 8)
+        before = changes.get("value_before", value)
         found["train"] = (
             {
                 "run_id": run.id,
@@ -46,14 +51,16 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
                 "gradient": "exact",
                 "processes": 1,
             }
-            | {"batch_size": changes.get("batch_size", 8), "train_seconds": 480 / speed, "final_loss": loss - 0.1}
+            | {"batch_size": batch_size, "train_seconds": 480 / speed, "final_loss": loss - 0.1}
+            | {"loss_curve": [{"loss": loss}] * 60, "samples_per_second_overall": batch_size * speed / 8}
             | {"eval_loss": changes.get("loss_before", loss), "peak_memory_bytes": 1_500_000_000}
             | {"samples_per_second": speed, "tokens_per_second": 100 * speed, "trainable_parameters": 4_884_480}
             | {"versions": {"torch": "2.13.0", "transformers": "5.0.0", "python": "3.11.9", "sparseft": "0.1.0"}}
             | {"inputs": {"model": base, "mask": mask, "train": digest(run.task, "train"), "validation": data}}
             | {"outputs": {"adapter": adapter}}
         )
-        found["before_merge"] = {"metric": "acc", "value": changes.get("value_before", value)} | {
+        found["before_merge"] = {**scored, "value": before, "outcomes": [before] * examples} | {
+            "metrics": {"acc": before, "acc_stderr": error},
             "eval_loss": changes.get("loss_before", loss),
             "inputs": {"model": base, "mask": mask, "adapter": adapter, "data": data},
         }

@@ -74,6 +74,55 @@ def test_not_a_number_is_refused(write_run, tmp_path):
     assert "finite" in reasons(tmp_path / "runs")[TUNED][1]
 
 
+@pytest.mark.parametrize(("change", "said"), [
+    ({"outcomes": [0.5] * 199}, "199 outcomes of 200 examples, value 0.5 is not the mean of the outcomes"),
+    ({"outcomes": [0.5] * 199 + [2]}, "outcomes 199 input should be less than or equal to 1"),
+    ({"outcomes": [0.5] * 199 + [1]}, "value 0.5 is not the mean of the outcomes"),
+    ({"examples": 201}, "200 outcomes of 201 examples, 200 predictions of 201 examples, 200 log_likelihoods of 201 examples"),
+    ({"predictions": []}, "0 predictions of 200 examples"),
+    ({"value": 1.5}, "value input should be less than or equal to 1"),
+    ({"value": 0.25}, "value and standard_error are not metrics.acc's"),
+    ({"metrics": {"acc": 0.5, "acc_stderr": 0.03, "f1": -0.1}}, "metrics.f1 is -0.1"),
+    ({"metrics": {"acc": 0.5, "acc_stderr": 0.03, "wikitext2_ppl_20": 0.9}}, "metrics.wikitext2_ppl_20 is 0.9"),
+    ({"standard_error": 0.5, "metrics": {"acc": 0.5, "acc_stderr": 0.5}},
+     "standard_error 0.5 is more than 200 outcomes can have"),
+    ({"eval_loss": -1.0}, "eval_loss input should be greater than or equal to 0"),
+    ({"seconds": -1.0}, "seconds input should be greater than 0"),
+    ({"peak_memory_bytes": 0}, "peak_memory_bytes input should be greater than 0"),
+])  # fmt: skip
+def test_a_result_that_contradicts_itself_is_named_and_the_rest_analysed(write_run, tmp_path, change, said):
+    write_run(UNTUNED, 0.4)
+    write_run(TUNED, 0.5, change=lambda files: files["evaluation"].update(change))
+    assert [record.run.id for record in read_runs(tmp_path / "runs")[0]] == [UNTUNED]
+    left_out, reason = reasons(tmp_path / "runs")[TUNED]
+    assert left_out
+    assert reason.startswith("evaluation.json: ")
+    assert said in reason
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"train_seconds": -120.0}, "train_seconds input should be greater than 0"),
+    ({"train_seconds": 60.0}, "480 samples in 60 s are not 4 a second"),
+    ({"steps": 61}, "60 losses of 61 steps"),
+    ({"final_loss": -0.1}, "final_loss input should be greater than or equal to 0"),
+    ({"trainable_parameters": 0}, "trainable_parameters input should be greater than 0"),
+])  # fmt: skip
+def test_a_training_that_contradicts_itself_leaves_blanks(write_run, tmp_path, change, said):
+    write_run(TUNED, 0.5, change=lambda files: files["train"].update(change))
+    (record,), (gap,) = read_runs(tmp_path / "runs")
+    assert record.train is None
+    assert gap.reason.startswith("train.json: ")
+    assert said in gap.reason
+
+
+def test_no_gap_is_taken_between_unlike_results(write_run, tmp_path):
+    few = {"examples": 100, "outcomes": [0.5] * 100, "predictions": [0] * 100, "log_likelihoods": None}
+    write_run(TUNED, 0.5, change=lambda files: files["before_merge"].update(few))
+    (record,), (gap,) = read_runs(tmp_path / "runs")
+    assert (record.train_merge_gap, record.train_merge_gap_value) == (None, None)
+    assert gap.reason == "before_merge.json: acc of 100 examples, evaluation.json has acc of 200"
+
+
 @pytest.mark.parametrize(
     ("copy", "said"),
     [(TUNED.replace("seed0", "seed1"), f"train.json: belongs to run {TUNED}"), (TUNED.replace("-t-", "-u-"), "task t")],

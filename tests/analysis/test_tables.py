@@ -68,7 +68,7 @@ def test_recovered_share_is_blank_where_undefined(write_run, tmp_path, missing):
 
 def test_mean_and_deviation_over_seeds(write_run, tmp_path):
     for seed, value, speed in [(0, 0.25, 3.0), (1, 0.5, 5.0)]:
-        write_run(TUNED.replace("seed0", f"seed{seed}"), value, speed=speed, error=0.02 + 0.02 * seed)
+        write_run(TUNED.replace("seed0", f"seed{seed}"), value, speed=speed, error=0.02 + 0.02 * seed, examples=100)
     cell = read(tmp_path)[1].iloc[0]
     assert (cell["n"], cell["value_mean"], cell["samples_per_second_mean"]) == (2, 0.375, 4)
     assert cell["value_sd"] == pytest.approx(0.125 * 2**0.5)
@@ -91,7 +91,14 @@ def test_whole_numbers_stay_whole_beside_blanks(write_run, tmp_path):
     tables.write_csv(read(tmp_path)[0], tmp_path / "summary.csv")
     untuned, tuned = pd.read_csv(tmp_path / "summary.csv", dtype=str, keep_default_na=False).to_dict("records")
     assert (tuned["peak_memory_bytes"], tuned["steps"], tuned["examples"]) == ("1500000000", "60", "200")
+    assert (tuned["evaluation_peak_memory_bytes"], tuned["evaluation_seconds"]) == ("1250000000", "12.5")
     assert untuned["peak_memory_bytes"] == untuned["train_merge_gap"] == untuned["adapter_sha256"] == ""
+
+
+def test_an_evaluation_that_recorded_no_memory_has_a_blank(write_run, tmp_path):
+    write_run(TUNED, 0.5, change=lambda files: files["evaluation"].pop("peak_memory_bytes"))
+    runs, _, _ = read(tmp_path)
+    assert (runs["value"].tolist(), runs["evaluation_peak_memory_bytes"].isna().tolist()) == ([0.5], [True])
 
 
 def test_every_metric_has_its_column_blank_where_a_task_has_it_not(write_run, tmp_path):

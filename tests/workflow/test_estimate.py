@@ -7,7 +7,7 @@ import pytest
 import yaml
 from sparseft.checkpoints.sizes import described, safetensors_bytes
 from sparseft.config import Config, parse_section
-from sparseft.estimate import adapter_shapes, disk_kept, jobs, mask_files, memory
+from sparseft.estimate import adapter_shapes, disk_kept, jobs, mask_sizes, memory
 from study import ROOT, Study, run_script, tiny_grid
 
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
@@ -54,7 +54,7 @@ def test_masks_adapters_and_models_have_the_bytes_of_the_files(tiny):
     study, config = tiny
     subject = described("llama", config.models["llama"])
     masks = sorted(path.stat().st_size for path in study.folder.glob("masks/llama/*.pt"))
-    assert sorted(mask_files(config, subject)) == masks
+    assert sorted(mask_sizes(config, subject)) == masks
     assert len(masks) == 3
     adapters = [path.stat().st_size for path in study.folder.glob("results/runs/*/adapter/adapter_model.safetensors")]
     assert set(adapters) == {safetensors_bytes(adapter_shapes(config, subject, "boolq_mini"), "F32")}
@@ -75,7 +75,7 @@ def test_the_masks_of_a_task_differ_from_the_estimate_by_the_words_in_them_alone
     config = laid_over({"models": {"llama": {"source": f"path:{study.folder / 'models/llama'}"}},
                         "grid": tiny_grid("llama", "boolq_mini", methods) | {"sparsities": [50]}})  # fmt: skip
     found = [(tmp_path / f"masks_sparsity50_{method}.pt").stat().st_size for method in sorted(methods)]
-    assert mask_files(config, described("llama", config.models["llama"])) == pytest.approx(found, rel=0.01)
+    assert mask_sizes(config, described("llama", config.models["llama"])) == pytest.approx(found, rel=0.01)
 
 
 def test_the_adapter_of_some_projections_has_those_alone(tiny):

@@ -2,7 +2,8 @@
 
     evaluate.py --checkpoint RUN_FOLDER/model_dir --task boolq_mini --data_dir data/boolq_mini --output RUN_FOLDER/evaluation.json
 
-Writes metrics, standard errors, loss and the outcome of every example; with --wikitext2 also token perplexity.
+Writes metrics, standard errors, loss, the outcome of every example, seconds and peak memory; with --wikitext2 also token
+perplexity.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from sparseft.files import sha256, write_json
 from sparseft.perplexity import token_perplexity
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS
-from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads
+from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
 from sparseft.training.model import load_model
 
 
@@ -51,7 +52,8 @@ def main() -> int:
     inputs["train"] = sha256(args.data_dir / "train.jsonl")  # few-shot examples come from it
     if args.wikitext2:
         inputs["wikitext2"] = sha256(args.wikitext2)
-    write_json(args.output, {**record, "seconds": time.perf_counter() - begin, "inputs": inputs})
+    cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
+    write_json(args.output, {**record, **cost, "inputs": inputs})
     return 0
 
 

@@ -19,7 +19,7 @@ from sparseft.lora.adapter import adapter_digest
 from sparseft.pruning.mask_ops import check_mask, read_mask
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS
-from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads
+from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
 from sparseft.training.torch_backend import trained_model
 
 
@@ -49,7 +49,8 @@ def main() -> int:
     record = evaluate(model, tokenizer, task, rows, args.batch_size)
     inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": adapter_digest(args.adapter)}
     inputs |= {"data": sha256(args.data_dir / "validation.jsonl"), "train": sha256(args.data_dir / "train.jsonl")}
-    write_json(args.output, {**record, "seconds": time.perf_counter() - begin, "inputs": inputs})
+    cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
+    write_json(args.output, {**record, **cost, "inputs": inputs})
     return 0
 
 

@@ -21,8 +21,9 @@ CONTROL = "random"  # the method that every other one is compared with
 _RESULTS = """## Results
 
 A value is the mean over the seeds ± the standard error over the examples; beside a yes/no task's stand the shares of the
-no and of the yes questions that were answered rightly: 1 and 0 is a model that always says no. The sentences name at most
-four sparsities; sparsity_vs_performance.csv has them all.
+no and of the yes questions that were answered rightly: 1 and 0 is a model that always says no. Above chance means above
+what guessing scores, or one and the same answer to all questions where that scores more. The sentences name at most four
+sparsities; sparsity_vs_performance.csv has them all.
 """
 
 _REPRODUCE = """## How to reproduce
@@ -116,8 +117,8 @@ def _task_section(task: str, cells: pd.DataFrame, points: pd.DataFrame) -> str:
 
 def _value(cell: tuple) -> str:
     text = f"{cell.value_mean:.3f} ± {cell.standard_error:.3f}"
-    if pd.notna([cell.recall_no, cell.recall_yes]).any():
-        text += f" no {cell.recall_no:.2f} yes {cell.recall_yes:.2f}"
+    for name, recall in (("no", cell.recall_no), ("yes", cell.recall_yes)):
+        text += f" {name} {recall:.2f}" if pd.notna(recall) else ""
     return text + (" (not valid)" if cell.n_validated < cell.n else "")
 
 
@@ -125,18 +126,22 @@ def _dense(points: pd.DataFrame) -> Iterable[str]:
     start = points[points["sparsity"] == 0].drop_duplicates("mode").set_index("mode")
     for mode, words in {NO_FINETUNE: "without fine-tuning", PLAIN_LORA: "with plain LoRA"}.items():
         if mode in start.index:
-            value, error, chance = start.loc[mode, ["value", "standard_error", "chance"]]
-            distance = f", {(value - chance) / error:+.1f} standard errors from chance ({chance:.2f})" if error else ""
-            yield f"The dense model {words}: {value:.3f} ± {error:.3f}{distance}."
+            cell = start.loc[mode]
+            guess, named = cell.chance, f"chance ({cell.chance:.2f})"
+            if cell.majority_floor > guess:  # false where a task has none
+                guess, named = cell.majority_floor, f"one answer to all ({cell.majority_floor:.3f})"
+            error = cell.standard_error
+            above = f", {(cell.value - guess) / error:+.1f} standard errors from {named}" if error else ""
+            yield f"The dense model {words}: {cell.value:.3f} ± {error:.3f}{above}."
 
 
 def _against_control(points: pd.DataFrame) -> Iterable[str]:
     for mode, part in _pruned(points).groupby("mode", sort=False):
         wide = part.pivot(index="sparsity", columns="method", values="value")
         methods = [method for method in part["method"].unique() if method != CONTROL and CONTROL in wide]
-        parts = [f"{method} minus {CONTROL} {_at(wide[method] - wide[CONTROL])}" for method in methods]
-        if parts:
-            yield f"In mode {mode}: {'; '.join(parts)}."
+        yield from _sentence(
+            f"In mode {mode}", {f"{method} minus {CONTROL}": wide[method] - wide[CONTROL] for method in methods}
+        )
 
 
 def _recovered(points: pd.DataFrame) -> Iterable[str]:
@@ -155,13 +160,12 @@ def _won_back(rows: pd.DataFrame) -> str:
 
 def _between_modes(points: pd.DataFrame) -> Iterable[str]:
     masked, free = "sparse_to_sparse", "sparse_to_dense"
-    parts = []
+    differences = {}
     for method, part in _pruned(points).groupby("method", sort=False):
         wide = part.pivot(index="sparsity", columns="mode", values="value")
         if masked in wide and free in wide:
-            parts.append(f"{method} {_at(wide[masked] - wide[free])}")
-    if parts:
-        yield f"{masked} minus {free}: {'; '.join(parts)}."
+            differences[method] = wide[masked] - wide[free]
+    yield from _sentence(f"{masked} minus {free}", differences)
 
 
 def _pruned(points: pd.DataFrame) -> pd.DataFrame:
@@ -170,9 +174,15 @@ def _pruned(points: pd.DataFrame) -> pd.DataFrame:
     return points[points["sparsity"].isin(sparsities[:: -(-len(sparsities) // 4) or 1])]
 
 
-def _at(differences: pd.Series) -> str:
-    known = differences.dropna().items()
-    return ", ".join(f"{difference:+.3f} at {sparsity} %" for sparsity, difference in known) or "unknown"
+def _sentence(head: str, differences: dict[str, pd.Series]) -> Iterable[str]:
+    """One sentence of what is known of `differences`, by name, over sparsities; none where nothing is."""
+    parts = [
+        f"{name} " + ", ".join(f"{value:+.3f} at {sparsity} %" for sparsity, value in values.dropna().items())
+        for name, values in differences.items()
+        if values.notna().any()
+    ]
+    if parts:
+        yield f"{head}: {'; '.join(parts)}."
 
 
 def _limits(records: list[Record], left_out: int) -> str:

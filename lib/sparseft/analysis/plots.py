@@ -7,7 +7,8 @@
 A line figure has a column a method and a row a model; colour and marker both tell the mode. Apart from these, since it
 is measured apart:
 
-    {model}_{task}_throughput_vs_batch_size  speed and memory of the training, a column a method and device
+    {model}_{task}_throughput_vs_batch_size  speed and memory of the training, a column a method and device; colour
+                                             tells the sparsity, from dark to light (viridis), dense is black
 
 The same input gives the same bytes.
 """
@@ -133,7 +134,10 @@ def _draw_levels(axes: Axes, points: pd.DataFrame) -> None:
     dense = points[points["mode"] != NO_FINETUNE]["dense_value"].dropna()
     if len(dense):
         axes.axhline(dense.iloc[0], color="0.25", linestyle="--", linewidth=1, label="dense, fine-tuned", zorder=1)
-    axes.axhline(points["chance"].iloc[0], color="0.25", linestyle=":", linewidth=1.4, label="chance", zorder=1)
+    chance, floor = points[["chance", "majority_floor"]].iloc[0]
+    axes.axhline(chance, color="0.25", linestyle=":", linewidth=1.4, label="chance", zorder=1)
+    if floor > chance:  # false where a task has none
+        axes.axhline(floor, color="0.25", linestyle="-.", linewidth=1, label="one answer to all", zorder=1)
 
 
 def _finish_axes(panels: np.ndarray, sparsities: pd.Series) -> None:
@@ -189,13 +193,15 @@ def _throughput_figure(table: pd.DataFrame, title: str) -> Figure:
     """Rows speed in samples and tokens and memory; the speeds of two devices never share an axis."""
     pruned = table[table["method"] != DENSE]
     columns = list((pruned if len(pruned) else table).groupby(["method", "device"], sort=False).groups)
+    pruned_by = sorted(set(table["sparsity"]) - {0})
+    colours = {0: "black", **dict(zip(pruned_by, seaborn.color_palette("viridis", len(pruned_by)), strict=True))}
     table = table.assign(**{f"peak_memory_{end}": table["peak_memory_bytes"] / 1e9 for end in ("mean", "low", "high")})
     figure = Figure(figsize=(max(7.5, 4.4 * len(columns)), 9), layout="constrained")
     panels = figure.subplots(len(ROWS), len(columns), sharex=True, squeeze=False)
     for (method, device), column in zip(columns, panels.T, strict=True):
         part = table[table["method"].isin((method, DENSE)) & (table["device"] == device)]
         for name, axes in zip(ROWS, column, strict=True):
-            _draw_batch_sizes(axes, part, name)
+            _draw_batch_sizes(axes, part, name, colours)
         column[0].set_title(method if table["device"].nunique() == 1 else f"{method}\n{fill(device, 40)}",
                             fontsize="medium")  # fmt: skip
     _finish_batch_axes(panels, sorted(table["batch_size"].unique()))
@@ -205,12 +211,11 @@ def _throughput_figure(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def _draw_batch_sizes(axes: Axes, table: pd.DataFrame, name: str) -> None:
+def _draw_batch_sizes(axes: Axes, table: pd.DataFrame, name: str, colours: dict[int, object]) -> None:
     """A line a sparsity and mode, and a cross where memory ended: at its limit, or at the foot of a speed."""
-    shown = [sparsity for sparsity in sorted(table["sparsity"].unique()) if sparsity]
     cells = table.groupby(["method", "sparsity", "mode"], sort=False)
     for number, ((method, sparsity, mode), line) in enumerate(cells):
-        colour = "0.25" if method == DENSE else _COLOURS[shown.index(sparsity) % 7]
+        colour = colours[sparsity]
         look = {"linewidth": 1.8, "markersize": 5, "capsize": 2.5, "elinewidth": 1, **_MODES[mode], "color": colour}
         place = line["batch_size"] * 1.03 ** (number - (len(cells) - 1) / 2)  # apart, so that equal values stay visible
         mean, low, high = (line[f"{name}_{end}"].astype(float) for end in ("mean", "low", "high"))

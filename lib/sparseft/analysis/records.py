@@ -8,26 +8,44 @@
 
 A run without a sound validation_report.json and evaluation.json is left out of every table; without a sound
 train.json, before_merge.json or merge.json it stays, with blanks. Either way it becomes a `Gap` with the reason;
-nothing is filled in.
+nothing is filled in. A file is sound if its fields have their types and ranges, and its numbers agree with one another.
 The classes below name the fields that the analysis reads; a file may hold more.
 """
 
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sparseft.errors import InputError
 from sparseft.grid import DENSE, NO_FINETUNE, Cell, Run
 
 Count = Annotated[int, Field(ge=0)]
+Number = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
+Loss = Annotated[float, Field(ge=0)]  # nats
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Rows = Annotated[list, AfterValidator(len)]  # how many: a study's log-likelihoods would fill the memory
+PERPLEXITY = "wikitext2_ppl_"  # and its context length: the metrics that are no fractions
+ROUNDING = 1e-9  # relative; of sums in another order
 
 
 class _Piece(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
+
+    def contradictions(self) -> Iterable[str]:
+        """What is wrong with the numbers taken together."""
+        return ()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if found := list(self.contradictions()):
+            raise ValueError(", ".join(found))
+        return self
 
 
 P = TypeVar("P", bound=_Piece)
@@ -57,20 +75,29 @@ class Training(_File):
     backend: str
     device: str
     dtype: str
-    steps: Count
-    batch_size: Count
-    processes: Annotated[int, Field(gt=0)]
+    steps: Number
+    batch_size: Number
+    processes: Number
     gradient: str
-    final_loss: float
-    eval_loss: float
+    loss_curve: Rows
+    final_loss: Loss
+    eval_loss: Loss
     samples_per_second: Positive
+    samples_per_second_overall: Positive
     tokens_per_second: Positive
     train_seconds: Positive
-    peak_memory_bytes: Count
-    trainable_parameters: Count
+    peak_memory_bytes: Number
+    trainable_parameters: Number
     versions: dict[str, str]
     inputs: TrainInputs
     outputs: TrainOutputs
+
+    def contradictions(self) -> Iterator[str]:
+        samples, rate = self.steps * self.batch_size, self.samples_per_second_overall
+        if self.loss_curve != self.steps:
+            yield f"{self.loss_curve} losses of {self.steps} steps"
+        if not math.isclose(rate * self.train_seconds, samples, rel_tol=ROUNDING):
+            yield f"{samples} samples in {self.train_seconds:g} s are not {rate:g} a second"
 
 
 class MergeInputs(_Piece):
@@ -141,17 +168,48 @@ class EvaluationInputs(_Piece):
     data: str
 
 
-class Evaluation(_File):
-    """evaluation.json: the merged model on the validation set; `metrics` are all that its task has, by name."""
+class _Scored(_File):
+    """A model on the validation set: `metrics` are all that its task has, by name, and `outcomes` the headline metric's by
+    example, (examples,)."""
 
     task: str
     metric: str
-    value: float
-    standard_error: Annotated[float, Field(ge=0)]
-    examples: Annotated[int, Field(gt=0)]
-    chance: Fraction
-    eval_loss: float
+    value: Fraction
+    standard_error: Fraction
+    examples: Annotated[int, Field(gt=1)]
+    eval_loss: Loss
     metrics: dict[str, float | None]
+    outcomes: Annotated[list[Fraction], AfterValidator(np.array)]
+    predictions: Rows
+    log_likelihoods: Rows | None = None  # of choices; a generated answer has none
+    seconds: Positive
+    peak_memory_bytes: Number | None = None  # older evaluations did not record it
+
+    def contradictions(self) -> Iterator[str]:
+        rows = {
+            "outcomes": self.outcomes.size,
+            "predictions": self.predictions,
+            "log_likelihoods": self.log_likelihoods,
+        }
+        for name, count in rows.items():
+            if count not in (None, self.examples):
+                yield f"{count} {name} of {self.examples} examples"
+        for name, value in self.metrics.items():
+            low, high = (1, math.inf) if name.startswith(PERPLEXITY) else (0, 1)
+            if value is not None and not low <= value <= high:
+                yield f"metrics.{name} is {value:g}"
+        if (self.value, self.standard_error) != tuple(map(self.metrics.get, (self.metric, f"{self.metric}_stderr"))):
+            yield f"value and standard_error are not metrics.{self.metric}'s"
+        if not math.isclose(self.outcomes.sum(), self.value * self.examples, rel_tol=ROUNDING):
+            yield f"value {self.value:g} is not the mean of the outcomes"
+        if self.standard_error > 0.5 / math.sqrt(self.examples - 1) * (1 + ROUNDING):  # half of them 0, half 1
+            yield f"standard_error {self.standard_error:g} is more than {self.examples} outcomes can have"
+
+
+class Evaluation(_Scored):
+    """evaluation.json: the merged model."""
+
+    chance: Fraction
     train_overlap: Count
     harness: str
     device: str
@@ -167,12 +225,9 @@ class BeforeInputs(_Piece):
     data: str
 
 
-class BeforeMerge(_File):
+class BeforeMerge(_Scored):
     """before_merge.json: the model as its training left it, on the same examples."""
 
-    metric: str
-    value: float
-    eval_loss: float
     inputs: BeforeInputs
 
 
@@ -180,9 +235,9 @@ class Repeat(_Piece):
     """One measurement of a batch size, in seconds of the timed steps."""
 
     seconds: Positive
-    samples: Annotated[int, Field(gt=0)]
-    tokens: Annotated[int, Field(gt=0)]
-    padded_tokens: Annotated[int, Field(gt=0)]
+    samples: Number
+    tokens: Number
+    padded_tokens: Number
     peak_memory_bytes: Count
     cpu_share: float | None
     dtype: str
@@ -191,7 +246,7 @@ class Repeat(_Piece):
 class Batch(_Piece):
     """A batch size of a measurement; no repeats where it does not fit, and what the system said to it."""
 
-    batch_size: Annotated[int, Field(gt=0)]
+    batch_size: Number
     status: str
     reason: str | None
     repeats: list[Repeat]
@@ -203,7 +258,7 @@ class Measurement(_Piece):
     cell: str
     device: str
     threads: Count
-    processes: Annotated[int, Field(gt=0)]
+    processes: Number
     gradient: str
     sequence_length: int | None
     warmup_steps: Count
@@ -291,6 +346,9 @@ def _read_run(folder: Path) -> tuple[Record | None, Gap | None]:
             pieces[name] = _read_piece(folder / file, schema)
         except InputError as error:
             reasons.append(str(error))
+    if unlike := _unlike(pieces["before"], pieces["evaluation"]):
+        pieces["before"] = None
+        reasons.append(unlike)
     foreign = _foreign(run, pieces)
     complete = bool(pieces["validation"] and pieces["evaluation"] and not foreign)
     reasons += foreign
@@ -305,7 +363,8 @@ def _read_piece(path: Path, schema: type[P]) -> P:
     except OSError as error:
         raise InputError(f"{path.name}: {error.strerror.lower()}", mend) from None
     except ValidationError as error:
-        faults = [" ".join([*map(str, fault["loc"]), fault["msg"].lower()]) for fault in error.errors()]
+        words = [fault["msg"].lower().removeprefix("value error, ") for fault in error.errors()]
+        faults = [" ".join([*map(str, fault["loc"]), text]) for fault, text in zip(error.errors(), words, strict=True)]
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise InputError(f"{path.name}: {', '.join(faults[:3])}{more}", mend) from None
 
@@ -317,7 +376,19 @@ def _foreign(run: Run, pieces: dict[str, _File | None]) -> list[str]:
         for name, piece in pieces.items()
         if piece and piece.run_id not in (None, run.id)
     ]
-    evaluation = pieces["evaluation"]
-    if evaluation and evaluation.task != run.task:
-        found.append(f"evaluation.json: belongs to task {evaluation.task}")
+    found += [
+        f"{_PIECES[name][0]}: belongs to task {piece.task}"
+        for name, piece in pieces.items()
+        if isinstance(piece, _Scored) and piece.task != run.task
+    ]
     return found
+
+
+def _unlike(before: BeforeMerge | None, after: Evaluation | None) -> str | None:
+    """Two results between which no gap can be taken, in words."""
+    if not before or not after or (before.metric, before.examples) == (after.metric, after.examples):
+        return None
+    return (
+        f"before_merge.json: {before.metric} of {before.examples} examples,"
+        f" evaluation.json has {after.metric} of {after.examples}"
+    )

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sparseft.analysis.records import Batch, Gap, Measurement, Record
+from sparseft.analysis.records import PERPLEXITY, Batch, Gap, Measurement, Record
 from sparseft.files import atomic_file
 from sparseft.grid import DENSE, METHODS, MODES, NO_FINETUNE, Cell
 
@@ -35,7 +35,7 @@ LINE = ["model", "task", "metric", "method", "mode"]
 INTEGERS = [
     "sparsity", "seed", "examples", "peak_memory_bytes", "batch_size", "steps", "violations", "layers_checked",
     "layers_expected", "n", "n_validated", "processes", "threads", "memory_limit_bytes", "warmup_steps",
-    "sequence_length",
+    "sequence_length", "evaluation_peak_memory_bytes",
 ]  # fmt: skip
 TRAINED = [
     "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes", "batch_size", "steps", "gradient",
@@ -46,13 +46,12 @@ METRICS = [
     "recall_yes", "recall_yes_stderr", "majority_floor", "exact_match", "exact_match_stderr",
     "exact_match_flexible-extract", "exact_match_stderr_flexible-extract",
 ]  # fmt: skip
-PERPLEXITY = "wikitext2_ppl_"  # and its context length
 POINT = [
-    "n", "n_validated", "examples", "chance", "value", "value_sd", "standard_error", "dense_value",
+    "n", "n_validated", "examples", "chance", "majority_floor", "value", "value_sd", "standard_error", "dense_value",
     "difference_to_dense", "untuned_value", "recovered_share", "eval_loss", "eval_loss_sd", "samples_per_second",
     "samples_per_second_sd", "device",
 ]  # fmt: skip
-MEASURED = ["device", "threads", "processes", "gradient", "sequence_length", "warmup_steps", "steps"]
+CONDITIONS = ["device", "threads", "processes", "gradient", "sequence_length", "warmup_steps", "steps"]
 NOTHING_LOST = 1e-9  # differences below this are rounding, not a loss that a share could be taken of
 
 
@@ -152,6 +151,8 @@ def _row(record: Record) -> dict:
         "final_train_loss": train.final_loss if train else None,
         **{name: getattr(train, name) if train else None for name in TRAINED},
         "evaluation_device": evaluation.device,
+        "evaluation_seconds": evaluation.seconds,
+        "evaluation_peak_memory_bytes": evaluation.peak_memory_bytes,
         "validated": validation.passed,
         **{name: getattr(validation, name) for name in ("violations", "layers_checked", "layers_expected")},
         "model_sha256": merge.inputs.model if merge else None,
@@ -170,7 +171,7 @@ def _batch_row(measurement: Measurement, batch: Batch) -> dict:
     seconds = np.array([each.seconds for each in repeats])
     return {
         **vars(Cell.parse(measurement.cell)),
-        **{name: getattr(measurement, name) for name in MEASURED},
+        **{name: getattr(measurement, name) for name in CONDITIONS},
         "dtype": repeats[0].dtype if repeats else None,
         "batch_size": batch.batch_size,
         "status": batch.status,

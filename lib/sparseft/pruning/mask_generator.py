@@ -100,7 +100,9 @@ def mask_meta(method: str, percents: list[int], settings: Masks, base: str) -> d
 
 
 def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]:
-    """Rank all weights of `layers` as one and write their masks; two readings, three for 32-bit scores."""
+    """Rank all weights of `layers` as one and write their masks; two readings, three for 32-bit scores.
+
+    A reading gives the same blocks in the same order every time: what one counts of a block holds in the next."""
     total, high, scores, seen = 0, np.zeros((), np.int64), [], []
     for layer in layers:
         histogram = np.zeros(kernels.BINS, np.int32)
@@ -116,7 +118,7 @@ def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]
     if word == np.uint32:
         digits = _low_digits(selection, layers, digits, ties)
     thresholds, unknown = digits.astype(word), np.full(ties.size, np.iinfo(np.int64).max)
-    equals = iter(np.diff([counts[digits] for counts in seen], axis=0, prepend=0) if seen else [])
+    equals = iter(_ties_by_block(seen, digits))
     for layer in layers:
         cols = selection.shape[layer][1]
 
@@ -203,6 +205,12 @@ def _in_threads(function: Callable, items: Sequence, threads: int) -> list:
             return [future.result() for future in tqdm(futures, desc="masks", disable=None)]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ties_by_block(seen: list[np.ndarray], digits: np.ndarray) -> np.ndarray:
+    """How many weights of each block lie at each threshold, int64 (blocks, levels): the differences of the counts that
+    stood after each block of the first reading, which the second meets one by one. None where those were not kept."""
+    return np.diff([counts[digits] for counts in seen], axis=0, prepend=0) if seen else np.empty((0, digits.size))
 
 
 def _write_blocks(selection: Selection, layer: str, write: Callable[[np.ndarray, np.ndarray], None]) -> None:

@@ -1,0 +1,62 @@
+"""docs/tables.md describes the columns that are written: those, in their order, with their types, and no others."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from sparseft.analysis import tables
+from sparseft.analysis.records import PERPLEXITY, Gap, read_measurement, read_runs
+from test_throughput_table import write_cell
+
+DOCS = Path(__file__).parents[2] / "docs/tables.md"
+TYPES = {"text": r".*[^\d.].*", "integer": r"-?\d+", "number": r"-?\d[\d.e+-]*", "true/false": "True|False"}
+RUNS = {
+    "m-t-dense-sparsity00-sparse_to_dense-seed0": 0.75,
+    "m-t-dense-sparsity00-sparse_to_dense-seed1": 0.75,
+    "m-t-unstructured_wanda-sparsity50-no_finetune-seed0": 0.25,
+    "m-t-unstructured_wanda-sparsity50-sparse_to_dense-seed0": 0.5,
+    "m-t-unstructured_wanda-sparsity50-sparse_to_dense-seed1": 0.5,
+}
+
+
+def check(path: Path, context: int | None = None) -> None:
+    """The file at `path` beside its section; `context`: of the perplexity, where one was measured."""
+    section = DOCS.read_text().partition(f"## {path.name}\n")[2].partition("\n## ")[0]
+    lines = [line.replace("ppl_N", f"ppl_{context}") for line in section.splitlines() if line.startswith("| `")]
+    cells = [[cell.strip(" `") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    rows = [row for row in cells if context or not row[0].startswith(PERPLEXITY)]
+    written = pd.read_csv(path, dtype=str, keep_default_na=False)
+    assert list(written) == [row[0] for row in rows]
+    for name, kind, _unit, _source, empty in rows:
+        values = written[name]
+        filled = values[values != ""]
+        assert len(filled), name
+        assert filled.str.fullmatch(TYPES[kind]).all(), (name, kind)
+        assert empty != "never" or len(filled) == len(values), name
+
+
+@pytest.mark.parametrize("name", ["summary", "grouped_summary", "sparsity_vs_performance"])
+@pytest.mark.parametrize("context", [None, 20])
+def test_the_tables_of_runs_are_as_the_docs_say(write_run, tmp_path, name, context):
+    every = dict.fromkeys(tables.METRICS[2:], 0.5)  # no task has them all
+    ours = {f"{PERPLEXITY}{context}": 19.5} if context else {}
+    for run_id, value in RUNS.items():
+        mask = {"scope": "row", "sequential": True}
+        write_run(run_id, value, speed=4.5, metrics=every | ours,
+                  change=lambda files, mask=mask: files["validation_report"].update(mask=mask))  # fmt: skip
+    write_run("m-u-random-sparsity50-no_finetune-seed0", 0.5)
+    runs = tables.summary(read_runs(tmp_path / "runs")[0])
+    cells = tables.grouped(runs)
+    found = {"summary": runs, "grouped_summary": cells, "sparsity_vs_performance": tables.curves(cells)}[name]
+    tables.write_csv(found, tmp_path / f"{name}.csv")
+    check(tmp_path / f"{name}.csv", context)
+
+
+def test_the_other_tables_are_as_the_docs_say(tmp_path):
+    path = write_cell(tmp_path, "m-t-unstructured-sparsity50-sparse_to_dense", sequence_length=64)
+    measured = tables.throughput([read_measurement(path)])
+    tables.write_csv(measured, tmp_path / "throughput_vs_batch_size.csv")
+    check(tmp_path / "throughput_vs_batch_size.csv")
+    tables.write_csv(tables.missing([Gap("m", True, "why")]), tmp_path / "missing.csv")
+    check(tmp_path / "missing.csv")

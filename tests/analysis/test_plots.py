@@ -1,0 +1,53 @@
+"""The figures: what a reader must be able to tell apart."""
+
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from sparseft.analysis import plots, tables
+from sparseft.analysis.records import read_runs
+from sparseft.grid import MEASURED
+
+SPARSITIES = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
+
+
+def batch_sizes(cells: list[tuple[str, int]]) -> pd.DataFrame:
+    """The throughput table of (method, sparsity) at batch sizes 4 and 8."""
+    return pd.DataFrame([
+        {"model": "m", "task": "t", "method": method, "sparsity": sparsity, "mode": "sparse_to_dense", "device": "CPU",
+         "batch_size": size, "status": MEASURED, "n": 3, "tokens_per_sample": 10, "peak_memory_bytes": 10**9,
+         "memory_limit_bytes": 2 * 10**9,
+         **{f"{unit}_per_second_{end}": size for unit in ("samples", "tokens") for end in ("mean", "low", "high")}}
+        for method, sparsity in cells for size in (4, 8)
+    ])  # fmt: skip
+
+
+def colours(cells: list[tuple[str, int]]) -> dict[str, set[str]]:
+    """Label of a line -> its colours in all panels."""
+    ((_, figure),) = plots._throughput_figures(batch_sizes(cells))
+    found: dict[str, set[str]] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            if label != "memory limit":
+                found.setdefault(label, set()).add(to_hex(handle.lines[0].get_color()))
+    return found
+
+
+def test_every_sparsity_has_its_own_colour_from_dark_to_light_and_dense_is_black():
+    found = colours([("unstructured" if sparsity else "dense", sparsity) for sparsity in SPARSITIES])
+    assert found.pop("dense, plain LoRA") == {"#000000"}
+    lightness = [sum(bytes.fromhex(colour[1:])) for one in found.values() for colour in one]
+    assert len(lightness) == len(SPARSITIES) - 1
+    assert lightness == sorted(set(lightness))
+
+
+def test_a_sparsity_has_the_same_colour_in_every_column():
+    found = colours([("unstructured", 50), ("unstructured", 80), ("random", 80)])
+    assert [len(one) for one in found.values()] == [1, 1]
+
+
+@pytest.mark.parametrize(("floor", "levels"), [(0.6, {"chance", "one answer to all"}), (None, {"chance"})])
+def test_what_one_answer_to_all_scores_is_drawn_where_the_task_has_it(write_run, tmp_path, floor, levels):
+    write_run("m-t-random-sparsity50-no_finetune-seed0", 0.5, metrics={"majority_floor": floor})
+    points = tables.curves(tables.grouped(tables.summary(read_runs(tmp_path / "runs")[0])))
+    _, figure = next(plots._figures(points))
+    assert {label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]} == levels | {"no_finetune"}
