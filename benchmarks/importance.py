@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--hellaswag", type=Path, required=True)
     parser.add_argument("--wikitext", type=Path, required=True)
     args = parser.parse_args()
-    text = load_text(args.wikitext / "validation.jsonl", "")
+    text = load_text(args.wikitext / "validation.jsonl")
     table = []
     for name, local, sizes in (("hellaswag_mini", None, (480, 120)), ("hellaswag", args.hellaswag, (None, 200))):
         rows = {

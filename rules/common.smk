@@ -36,11 +36,10 @@ def code(name, without=()):
     return code_digest(ROOT / "workflow/scripts" / name, ROOT / "lib", without)
 
 
-def possible(method):
-    """MANIFEST, if the grid's sparsities are possible for `method`: asked before a job starts, which would first delete
-    the masks that are there."""
+def manifest_if(check, *asked):
+    """MANIFEST, if `check` has nothing against what is asked: before a job starts, which would first delete its outputs."""
     try:
-        STUDY.masks.scope_of(method, STUDY.grid.sparsities)
+        check(*asked)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,7 +1,7 @@
 # One job a model and method: every sparsity of the grid comes from one pass.
 rule compute_masks:
     input:
-        manifest=lambda w: possible(w.method),
+        manifest=lambda w: manifest_if(STUDY.masks.scope_of, w.method, STUDY.grid.sparsities),
     output:
         masks=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity=targets.sparsities(STUDY), allow_missing=True),
         report=f"{grid.MASKS}/report_{{method}}.json",
@@ -55,7 +55,7 @@ use rule compute_masks as compute_dense_mask with:
 # Importances that look at a task's training examples: gradient, taylor, wanda; the model is loaded and run.
 use rule compute_masks as compute_task_masks with:
     input:
-        manifest=lambda w: possible(w.method),
+        manifest=lambda w: manifest_if(STUDY.masks.scope_of, w.method, STUDY.grid.sparsities),
         train=f"{grid.DATA}/train.jsonl",
     output:
         masks=expand(f"{grid.TASK_MASKS}/{grid.MASK_NAME}.pt", sparsity=targets.sparsities(STUDY), allow_missing=True),

@@ -87,6 +87,8 @@ def test_every_configuration_file_is_valid():
         ("tasks.boolq_mini.hub", "org/boolq", "tasks.boolq_mini is generated"),
         ("tasks.boolq", {"hub": "boolq"}, "tasks.boolq.hub: String should match pattern"),
         ("tasks.boolq", {"hub": "org/boolq", "local": "boolq"}, "tasks.boolq: local and hub are two sources: give one"),
+        ("tasks.boolq", {"local": ""}, "tasks.boolq.local: String should have at least 1 character"),
+        ("perplexity", {"local": "a", "hub": "b/c"}, "perplexity: local and hub are two sources: give one"),
         ("perplexity", {"context": 1}, "perplexity.context: Input should be greater than or equal to 2"),
         ("models.smollm2.source", "ftp:x", "models.smollm2.source: String should match pattern"),
         ("models.smollm2.sha256", None, "models.smollm2: a pypi: source needs the sha256 of its wheel"),

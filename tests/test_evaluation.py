@@ -195,6 +195,16 @@ def test_a_single_example_is_refused_for_it_has_no_standard_error(model32):
         evaluate(*load_model(model32.folder, CPU), task, rows_of(task, 1), batch_size=2)
 
 
+def test_what_cannot_be_evaluated_is_refused(model32):
+    gsm8k, mini = get_task("gsm8k"), get_task("gsm8k_mini")
+    loaded = load_model(model32.folder, CPU)
+    rows = {"train": mini.generate("train", 4, 0), "validation": mini.generate("validation", 2, 0)}
+    with pytest.raises(InputError, match="gsm8k: 4 training examples, 5 of them stand before every question"):
+        evaluate(*loaded, gsm8k, rows, batch_size=2)
+    with pytest.raises(InputError, match="an evaluation in batches of 0; give a batch size of 1 or more"):
+        evaluate(*loaded, mini, rows, batch_size=0)
+
+
 def test_training_rows_with_a_validation_prompt_are_counted(model32):
     task = get_task("boolq_mini")
     rows = rows_of(task, 4)

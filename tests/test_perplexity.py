@@ -43,7 +43,7 @@ def test_what_has_no_perplexity_is_refused(tiny32, context, windows, fault):
 
 def test_documents_are_joined_by_blank_lines(tmp_path):
     (tmp_path / "test.jsonl").write_text('{"text": " one\\n"}\n{"text": ""}\n{"text": "two"}\n')
-    assert load_text(tmp_path / "test.jsonl", "") == " one\n\n\n\n\ntwo"
+    assert load_text(tmp_path / "test.jsonl") == " one\n\n\n\n\ntwo"
     (tmp_path / "test.jsonl").write_text('{"text": "one"}\n{"page": "two"}\n')
     with pytest.raises(InputError, match=r"test.jsonl, line 2: field 'text' is missing"):
-        load_text(tmp_path / "test.jsonl", "")
+        load_text(tmp_path / "test.jsonl")

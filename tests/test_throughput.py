@@ -1,19 +1,30 @@
 """Speed against the batch size: real processes on the tiny LLaMA, one of which runs out of memory."""
 
+import errno
+import json
 import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
+import psutil
 import pytest
+import torch
 from sparseft import grid
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.config import Masks, Resources, Throughput, Training
 from sparseft.errors import InputError
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.tasks import get_task
-from sparseft.throughput import Job, measure, of_length
+from sparseft.throughput import Job, measure, of_length, out_of_memory, reason_of
 from sparseft.training.batches import Example, collate, encode, shuffled
 from transformers import AutoTokenizer
 
@@ -68,15 +79,107 @@ def test_a_model_that_does_not_fit_at_all_is_out_of_memory_at_the_smallest_batch
     assert [row["status"] for row in measure(small)] == [grid.OUT_OF_MEMORY, grid.SKIPPED]
 
 
-def test_a_process_that_the_system_kills_is_out_of_memory_too(job):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV])
+def test_a_process_that_somebody_ends_is_no_end_of_memory(job, number):
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(measure, replace(job, asked=Throughput(batch_sizes=[2])))
         while not multiprocessing.active_children():
             time.sleep(0.01)
-        multiprocessing.active_children()[0].kill()
-        (row,) = found.result()
-    assert (row["status"], row["repeats"]) == (grid.OUT_OF_MEMORY, [])
-    assert row["reason"].startswith("killed")
+        os.kill(multiprocessing.active_children()[0].pid, number)
+        with pytest.raises(
+            InputError, match=f"batch size 2: its process was ended by {number.name}, and said: nothing; "
+        ):
+            found.result()
+
+
+@pytest.mark.parametrize(("code", "words", "killed", "reason"), [
+    (-signal.SIGKILL, "", True, "killed by the system, whose memory ended before the limit"),
+    (-signal.SIGABRT, "terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n", False,
+     "aborted: what():  std::bad_alloc"),
+    (-signal.SIGABRT, "memory allocation of 4096 bytes failed\n", False, "aborted: memory allocation of 4096 bytes failed"),
+    (-signal.SIGABRT, "step 1: loss 2.0\nAssertion `n > 0' failed.\n", True, None),
+    (-signal.SIGSEGV, "std::bad_alloc", True, None),
+    (1, "ImportError: no such module\n", True, None),
+])  # fmt: skip
+def test_an_end_is_one_of_memory_where_signal_and_words_fit(code, words, killed, reason):
+    if reason:
+        assert reason_of(2, code, words, killed=killed) == reason
+        return
+    with pytest.raises(
+        InputError, match=f"batch size 2: its process .*, and said: {re.escape(words.splitlines()[-1])}; "
+    ):
+        reason_of(2, code, words, killed=killed)
+
+
+CPU = torch.device("cpu")
+ONEDNN = "could not create a primitive"
+
+
+@pytest.mark.parametrize(("error", "limit", "memory"), [
+    (MemoryError(), 10**12, True),
+    (OSError(errno.ENOMEM, "Cannot allocate memory"), 10**12, True),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), 10**12, True),
+    (RuntimeError("std::bad_alloc"), 10**12, True),
+    (RuntimeError(ONEDNN), 10**8, True),
+    (RuntimeError(ONEDNN), 10**12, False),  # a terabyte: memory is not what it lacks
+    (RuntimeError(f"{ONEDNN} descriptor for the matmul primitive."), 10**8, False),
+    (RuntimeError("can't start new thread"), 10**12, False),
+    (ValueError("shapes differ"), 10**8, False),
+])  # fmt: skip
+def test_what_torch_says_is_out_of_memory_where_the_limit_can_be_the_cause(error, limit, memory):
+    assert out_of_memory(error, CPU, limit) == memory
+
+
+@contextmanager
+def group_of(megabytes: int):
+    """A control group (v1) whose processes the kernel ends beyond that much memory; yields the file that takes them in."""
+    folder = Path(f"/sys/fs/cgroup/memory/throughput_test_{os.getpid()}")
+    try:
+        folder.mkdir()
+        (folder / "memory.limit_in_bytes").write_text(f"{megabytes}M")
+    except OSError:
+        pytest.skip("no control group can be made here")
+    try:
+        yield folder / "cgroup.procs"
+    finally:
+        while (folder / "cgroup.procs").read_text():  # what the kernel has not buried yet
+            time.sleep(0.05)
+        folder.rmdir()
+
+
+def script_of(job: Job, output: Path, batch_size: int, **options: object) -> subprocess.Popen:
+    """measure_throughput.py on the job, started."""
+    data = output.parent / "train.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in job.rows))
+    flags = {"cell": "llama-boolq_mini-unstructured-sparsity50-sparse_to_sparse", "model_path": job.checkpoint.folder,
+             "mask_path": job.mask, "data_dir": data.parent, "output": output, "batch_sizes": batch_size, "repeats": 1,
+             "steps": 10**6, "memory_mb": 20_000}  # fmt: skip
+    script = Path(__file__).parents[1] / "workflow/scripts/measure_throughput.py"
+    arguments = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
+    return subprocess.Popen([sys.executable, script, *arguments], stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_a_process_that_the_system_kills_for_its_memory_is_out_of_memory(job, tmp_path):
+    with group_of(900) as procs:
+        script = script_of(job, tmp_path / "out.json", TOO_LARGE, preexec_fn=lambda: procs.write_text("0"))
+        assert script.communicate()[1].count("killed by the system, whose memory ended before the limit") == 1
+    (row,) = json.loads((tmp_path / "out.json").read_text())["batches"]
+    assert (script.returncode, row["status"]) == (0, grid.OUT_OF_MEMORY)
+
+
+def test_a_killed_script_takes_its_measuring_process_with_it(job, tmp_path):
+    script = script_of(job, tmp_path / "out.json", 2)
+    measuring = []
+    while not measuring:
+        time.sleep(0.1)
+        children = psutil.Process(script.pid).children()
+        measuring = [child for child in children if Path(f"/proc/{child.pid}/oom_score_adj").read_text() == "1000\n"]
+    script.kill()
+    script.wait()
+    _, alive = psutil.wait_procs(measuring, timeout=10)
+    for process in alive:
+        process.kill()
+    assert not alive
 
 
 @pytest.mark.parametrize("length", [2, 5, 40])

@@ -33,6 +33,12 @@ class Section(BaseModel):
                 raise ValueError(f"{name} lists a value twice")
         return self
 
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if getattr(self, "local", None) and getattr(self, "hub", None):
+            raise ValueError("local and hub are two sources: give one")
+        return self
+
 
 S = TypeVar("S", bound=Section)
 
@@ -126,17 +132,25 @@ class Training(Section):
             raise InputError(f"{processes} processes cannot share {parts} micro-batches a step",
                              "set training.micro_batch_size to batch_size / (a multiple of the processes)")  # fmt: skip
 
+    def check_measured(self) -> None:
+        """Raises InputError where the stage `throughput` cannot measure this training: it does so in one process."""
+        if self.shard_model:
+            raise InputError(
+                "training.shard_model: throughput is measured in one process, which has nobody to share with",
+                "set it to false, or leave the stage throughput out",
+            )
+
 
 class TaskData(Section):
     """Which examples of a task, and what its training changes in the schedule."""
 
     local: str | None = Field(
-        None, description="A folder with train.jsonl and validation.jsonl; else hub or generated."
+        None, min_length=1, description="A folder with train.jsonl and validation.jsonl; else hub or generated."
     )
     hub: str | None = Field(
         None,
         pattern=HUB_DATA,
-        description="ORG/NAME[/CONFIGURATION][@REVISION] on the Hugging Face hub; lm-eval's, newest, when left out.",
+        description="ORG/NAME[/CONFIGURATION][@REVISION] on the Hugging Face hub; lm-eval's, at a fixed revision, when left out.",
     )
     train_examples: Positive | None = Field(None, description="Examples to train on; all when left out.")
     validation_examples: Positive | None = Field(None, description="Examples to evaluate on; all when left out.")
@@ -149,12 +163,14 @@ class Perplexity(Section):
 
     local: str | None = Field(
         None,
+        min_length=1,
         description="A .jsonl file of the split's rows as wikitext-2-raw-v1 has them, lines and blank ones, field `text`; else hub.",
     )
-    hub: str = Field(
-        "Salesforce/wikitext/wikitext-2-raw-v1@b08601e04326c79dfdd32d625aee71d232d685c3",
+    hub: str | None = Field(
+        None,
         pattern=HUB_DATA,
-        description="ORG/NAME[/CONFIGURATION][@REVISION] on the Hugging Face hub, with a split `test`.",
+        description="ORG/NAME[/CONFIGURATION][@REVISION] on the Hugging Face hub, with a split `test`; Salesforce's, at a"
+        " fixed revision, when left out.",
     )
     context: Annotated[int, Field(ge=2)] = Field(2048, description="Tokens a window; windows do not overlap.")
 
@@ -243,7 +259,7 @@ class Throughput(Section):
     )
     memory_mb: Positive | None = Field(
         None,
-        description="Memory of a measurement on a CPU, MB; a batch that needs more is recorded as out of memory."
+        description="Private memory of a measurement on a CPU, MB; a batch that needs more is recorded as out of memory."
         " resources.memory_mb when left out.",
     )
 
@@ -305,8 +321,6 @@ class Config(Section):
                 raise ValueError(
                     f"tasks.{name} is generated: give train_examples and validation_examples, neither local nor hub"
                 )
-            if data.local and data.hub:
-                raise ValueError(f"tasks.{name}: local and hub are two sources: give one")
         return self
 
     def training_of(self, task: str) -> Training:
@@ -319,7 +333,7 @@ def add_flags(parser: ArgumentParser, section: type[Section], names: Iterable[st
     for name in names:
         field = section.model_fields[name]
         default = field.get_default(call_default_factory=True)
-        help_text = f"{field.description} ({default})".replace("%", "%%")
+        help_text = (field.description + ("" if default is None else f" ({default})")).replace("%", "%%")
         parser.add_argument(
             f"--{name}", default=default, help=help_text, nargs="+" if isinstance(default, list) else None
         )

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparseft import grid, targets
-from sparseft.checkpoints.sizes import Shapes, Subject, described, head_sizes, safetensors_bytes
+from sparseft.checkpoints.layers import attention_heads
+from sparseft.checkpoints.sizes import Shapes, Subject, described, safetensors_bytes
 from sparseft.config import Config
 from sparseft.grid import DENSE, NO_FINETUNE, TASK_AWARE, Run, split_method
 from sparseft.pruning.mask_generator import mask_meta
@@ -19,6 +20,8 @@ from sparseft.pruning.mask_writer import mask_bytes
 from sparseft.tasks import get_task
 from sparseft.tasks.source import SPLITS
 
+RECORD = 1000  # bytes of an evaluation's file without what it says of every example; measured
+LOG_DIGITS = {"BF16": 7, "F16": 9, "F32": 18}  # of a log-likelihood as text, about: it is of the model's dtype
 PROGRAM = 600_000_000  # bytes of python, torch and its libraries on a CPU; measured
 MASK_JOB = 210_000_000  # of masks from weights alone, whatever the model: benchmarks/masks.py; measured
 ADAM = 16  # bytes a number of an adapter: itself, its gradient, two moments, all fp32
@@ -30,22 +33,24 @@ LOSS = 8  # bytes a logit beside itself: fp32, and its logarithm of the softmax
 @dataclass(frozen=True)
 class Texts:
     """A task's rows on the hub (train, validation), bytes a row, and tokens, about four characters each: of a mean example,
-    of a long one (the 99th percentile) and of its answer. Measured on 700 to 2000 rows of each."""
+    of a long one (the 99th percentile) and of its answer; choices to score, none where the answer is generated. Measured
+    on 700 to 2000 rows of each."""
 
     rows: tuple[int, int]
     bytes: int
     mean: int
     long: int
     answer: int
+    choices: int
 
 
 TEXTS = {
-    "boolq": Texts((9427, 3270), 700, 140, 450, 1),
-    "hellaswag": Texts((39905, 10042), 1200, 90, 160, 75),
-    "gsm8k": Texts((7473, 1319), 560, 130, 310, 190),
-    "boolq_mini": Texts((0, 0), 90, 25, 25, 1),
-    "hellaswag_mini": Texts((0, 0), 310, 30, 30, 8),
-    "gsm8k_mini": Texts((0, 0), 120, 40, 40, 12),
+    "boolq": Texts((9427, 3270), 700, 140, 450, 1, 2),
+    "hellaswag": Texts((39905, 10042), 1200, 90, 160, 75, 4),
+    "gsm8k": Texts((7473, 1319), 560, 130, 310, 190, 0),
+    "boolq_mini": Texts((0, 0), 90, 25, 25, 1, 2),
+    "hellaswag_mini": Texts((0, 0), 310, 30, 30, 8, 4),
+    "gsm8k_mini": Texts((0, 0), 120, 40, 40, 12, 0),
 }
 
 
@@ -58,13 +63,21 @@ class Item:
     how: str
 
 
+@dataclass(frozen=True)
+class Need:
+    """Bytes of a job by part: what lies where the model computes, on the GPU if there is one, and what lies in the machine's
+    memory either way."""
+
+    model: dict[str, int]
+    machine: dict[str, int]
+
+
 def report(config: Config) -> str:
     """The whole estimate as text. Raises InputError for a model whose sizes cannot be known yet."""
     models = [described(name, config.models[name]) for name in config.grid.models]
     planned, found = jobs(config), targets.runs(config)
     trained = len(_trained(config))
     kept, passing = disk_kept(config, models), disk_passing(config, models)
-    memories = [item for subject in models for item in memory(config, subject)]
     weights = _each((s.name, s.prunable_weights) for s in models)
     return "\n".join([
         "ESTIMATE, from the configuration alone: nothing was run or measured. GB: 1,000,000,000 bytes.",
@@ -74,7 +87,7 @@ def report(config: Config) -> str:
         f"prunable weights, billions: {weights}",
         *_table("disk, kept", kept),
         *_table("disk, besides and for a time", passing),
-        *_table("memory of a job" + (", on its GPU" if config.resources.gpus else ""), memories),
+        *(line for title, items in memory(config, models).items() for line in _table(title, items)),
     ])  # fmt: skip
 
 
@@ -130,6 +143,7 @@ def disk_kept(config: Config, models: list[Subject]) -> list[Item]:
              f"parameters x bytes of the dtype: {_each((s.name, s.bytes) for s in models)}; tokenizers come to it"),
         Item("masks", sum(masks), f"{len(masks)} files of {_range(masks)}: a bit a prunable weight"),
         Item("adapters", sum(adapters), f"{len(adapters)} of {_range(adapters)}: r x (rows + cols) x 4 bytes a layer"),
+        _evaluation_records(config, models),
         Item("data", sum(_data_bytes(config, task) for task in config.grid.tasks), "rows x the mean of their bytes, rough"),
     ]  # fmt: skip
     if config.keep_merged:
@@ -154,69 +168,99 @@ def disk_passing(config: Config, models: list[Subject]) -> list[Item]:
     return items
 
 
-def memory(config: Config, subject: Subject) -> list[Item]:
-    """Of one job of each kind on `subject`, for the task that needs most; on its GPU where it has one."""
+def memory(config: Config, models: list[Subject]) -> dict[str, list[Item]]:
+    """Title of a table -> one job of each kind on each model, for the task that needs most."""
     each = f", each of {config.resources.processes} processes" if config.resources.processes > 1 else ""
     kinds = {"mask": _mask_memory, f"training{each}": _training_memory, "evaluation": _evaluation_memory}
-    found = []
-    for kind, parts_of in kinds.items():
-        totals = {task: parts_of(config, subject, task) for task in config.grid.tasks}
-        task = max(totals, key=lambda task: sum(totals[task].values()))
-        how = " + ".join(f"{part} {_gb(size)}" for part, size in totals[task].items() if size)
-        which = f" ({task})" if any(parts != totals[task] for parts in totals.values()) else ""
-        found.append(Item(f"{subject.name}, {kind}", sum(totals[task].values()), how + which))
+    places = {"memory of a job": lambda need: need.model | need.machine}
+    if config.resources.gpus:
+        places = {"memory of a job, on its GPU": lambda need: need.model,
+                  "memory of a job, in the machine": lambda need: need.machine}  # fmt: skip
+    found = {}
+    for title, parts in places.items():
+        items = [_most(f"{subject.name}, {kind}", {task: parts(need(config, subject, task)) for task in config.grid.tasks})
+                 for subject in models for kind, need in kinds.items()]  # fmt: skip
+        found[title] = [item for item in items if item.bytes]
     return found
 
 
-def _mask_memory(config: Config, subject: Subject, task: str) -> dict[str, int]:
+def activation_bytes(subject: Subject) -> int:
+    """Bytes a token that one decoder layer keeps for its backward under LoRA, roughly: the inputs of its projections, q, k,
+    v and the attention's output, what the product of gate and up needs, and both norms' inputs in fp32."""
+    hidden, (heads, kv_heads, head_dim) = subject.config["hidden_size"], attention_heads(subject.config)
+    experts = subject.config.get("num_experts_per_tok", 0)
+    mlp = 4 * subject.config["intermediate_size"] + (2 * hidden if experts else 0)
+    attention = (3 * heads + 2 * kv_heads) * head_dim
+    return subject.width * (2 * hidden + attention + (experts or 1) * mlp) + 2 * 4 * hidden
+
+
+def _most(what: str, needs: dict[str, dict[str, int]]) -> Item:
+    """The task, of those in `needs`, whose parts are the most."""
+    task = max(needs, key=lambda task: sum(needs[task].values()))
+    how = " + ".join(f"{part} {_gb(size)}" for part, size in needs[task].items() if size)
+    which = f" ({task})" if any(parts != needs[task] for parts in needs.values()) else ""
+    return Item(what, sum(needs[task].values()), how + which)
+
+
+def _mask_memory(config: Config, subject: Subject, task: str) -> Need:
     aware = {split_method(method)[1] for method in config.grid.methods} & set(TASK_AWARE)
     if not aware:
-        return {"blocks of a matrix": MASK_JOB}
+        return Need({}, {"blocks of a matrix": MASK_JOB})
     width = max(subject.width, 4 if subject.dtype == "F16" else 0)  # float16 is calibrated in fp32
-    parts = {"weights": width * subject.weights}
+    weights, texts = width * subject.weights, TEXTS[task]
     if aware - {"wanda"}:
-        parts["scores, fp32, not on the GPU"] = 4 * subject.prunable_weights
-        parts["activations"] = TEXTS[task].long * subject.config["num_hidden_layers"] * subject.activations
-    else:
-        states = config.masks.calibration_examples * TEXTS[task].long * subject.config["hidden_size"]
-        parts["hidden states of the examples"] = width * states
-    return parts | {"program": _program(config)}
+        activations = texts.long * subject.config["num_hidden_layers"] * activation_bytes(subject)
+        scores = {"scores, fp32": 4 * subject.prunable_weights}
+        if config.resources.gpus:  # not both at a time
+            scores = {"scores, fp32, or before them the weights": max(weights, *scores.values())}
+        return Need({"weights": weights, "activations": activations}, scores | {"program": PROGRAM})
+    if not config.masks.sequential:
+        return Need({"weights": weights}, _loading(config, subject))
+    a_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config)[2]  # and its place: cosines, sines
+    states = width * config.masks.calibration_examples * texts.mean * a_token
+    matrix = 12 * max(map(math.prod, subject.prunable.values()))
+    machine = _loading(config, subject) | {"a matrix, its magnitudes and scores, fp32": matrix}
+    return Need({"weights": weights, "hidden states of the examples": states}, machine)
 
 
-def _training_memory(config: Config, subject: Subject, task: str) -> dict[str, int]:
+def _training_memory(config: Config, subject: Subject, task: str) -> Need:
     settings, texts, layers = config.training_of(task), TEXTS[task], subject.config["num_hidden_layers"]
     tokens = settings.micro_batch_size * texts.long
-    kept = layers * subject.activations
+    kept = layers * activation_bytes(subject)
     if settings.gradient_checkpointing:
-        kept = layers * subject.width * subject.config["hidden_size"] + subject.activations
+        kept = layers * subject.width * subject.config["hidden_size"] + activation_bytes(subject)
     effective = subject.prunable_weights if settings.cache_weights else max(map(math.prod, subject.prunable.values()))
     logits = settings.micro_batch_size * texts.answer * subject.config["vocab_size"]
-    return {
+    model = {
         "weights": subject.width * subject.weights // (config.resources.processes if settings.shard_model else 1),
         "W'": subject.width * effective if "sparse_to_sparse" in config.grid.modes else 0,
         "adapter, gradient, AdamW": ADAM * _numbers(adapter_shapes(config, subject, task)),
         f"activations of {tokens:,} tokens": tokens * kept,
         "logits of the answers": logits * (subject.width + LOSS),
-        "program": _program(config),
     }
+    return Need(model, _loading(config, subject))
 
 
-def _evaluation_memory(config: Config, subject: Subject, name: str) -> dict[str, int]:
+def _evaluation_memory(config: Config, subject: Subject, name: str) -> Need:
     texts, task, batch = TEXTS[name], get_task(name), config.evaluation_batch_size
-    parts = {"weights": subject.width * subject.weights, "program": _program(config)}
+    model = {"weights": subject.width * subject.weights}
     if "sparse_to_sparse" in config.grid.modes:  # before the merge every W' is kept; not those of structured masks
-        parts["W' and adapter before the merge"] = subject.width * subject.prunable_weights
-        parts["W' and adapter before the merge"] += 4 * _numbers(adapter_shapes(config, subject, name))
+        model["W' and adapter before the merge"] = subject.width * subject.prunable_weights
+        model["W' and adapter before the merge"] += 4 * _numbers(adapter_shapes(config, subject, name))
     tokens = batch * (texts.long + task.few_shot * texts.mean + task.max_new_tokens)
-    if task.choices is None:
-        cached = subject.config["num_hidden_layers"] * 2 * head_sizes(subject.config)[1]
-        return parts | {f"keys and values of {tokens:,} tokens": subject.width * tokens * cached}
-    logits = LOGITS * subject.width * tokens * subject.config["vocab_size"]
-    return parts | {f"logits of {tokens:,} tokens": logits}
+    if texts.choices:
+        model[f"logits of {tokens:,} tokens"] = LOGITS * subject.width * tokens * subject.config["vocab_size"]
+    else:
+        _, kv_heads, head_dim = attention_heads(subject.config)
+        cached = subject.config["num_hidden_layers"] * 2 * kv_heads * head_dim
+        model[f"keys and values of {tokens:,} tokens"] = subject.width * tokens * cached
+    return Need(model, _loading(config, subject))
 
 
-def _program(config: Config) -> int:
-    return 0 if config.resources.gpus else PROGRAM
+def _loading(config: Config, subject: Subject) -> dict[str, int]:
+    """In the machine's memory of every job that runs the model."""
+    weights = subject.width * subject.weights if config.resources.gpus else 0
+    return {"program": PROGRAM, "weights, until they are on the GPU": weights}
 
 
 def _mask_rule(method: str) -> str:
@@ -243,6 +287,25 @@ def _data_bytes(config: Config, task: str) -> int:
         whole = (Path(data.local) / f"{split}.jsonl").stat().st_size if data.local else rows * texts.bytes
         total += number * texts.bytes if number else whole
     return total
+
+
+def _evaluation_records(config: Config, models: list[Subject]) -> Item:
+    """evaluation.json of every run, before_merge.json of every trained one: indented JSON, a line a value."""
+    sizes = []
+    for run in [*targets.runs(config), *_trained(config)]:
+        choices, digits = TEXTS[run.task].choices, LOG_DIGITS[_named(models, run).dtype]
+        row = 16 + 13 + (8 + digits) * choices if choices else 23  # a generated answer is a number, or [invalid]
+        sizes.append(RECORD + row * _validation_rows(config, run.task))
+    how = f"{len(sizes)} of {_range(sizes)}: outcome, prediction and log-likelihoods of every example, rough"
+    return Item("evaluations", sum(sizes), how)
+
+
+def _validation_rows(config: Config, task: str) -> int:
+    data = config.tasks[task]
+    if data.validation_examples or not data.local:
+        return data.validation_examples or TEXTS[task].rows[1]
+    with open(Path(data.local) / "validation.jsonl", "rb") as file:
+        return sum(1 for _ in file)
 
 
 def _table(title: str, items: list[Item]) -> list[str]:

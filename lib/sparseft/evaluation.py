@@ -77,9 +77,10 @@ def evaluate(
 
     rows["train"] serves the few-shot examples where the task has any. eval_loss: nats per answer token. By row:
     outcomes (the headline metric), predictions (choices by number, or the extracted answers), and log_likelihoods of
-    the choices, nats. Raises InputError for fewer than two rows, which have no standard error."""
-    if len(rows["validation"]) < 2:
-        raise InputError(f"{task.name}: one validation example has no standard error", "give two or more")
+    the choices, nats. Raises InputError for too few rows (`Task.check`)."""
+    task.check(rows)
+    if batch_size < 1:
+        raise InputError(f"an evaluation in batches of {batch_size}", "give a batch size of 1 or more")
     lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
     metrics, by_row = _score(lm, task, rows)
     examples = encode(rows["validation"], task, tokenizer, model.config.max_position_embeddings)

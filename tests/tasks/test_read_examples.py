@@ -37,6 +37,12 @@ def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path):
         ("hellaswag", {**HELLASWAG, "label": ""}, "label '' is outside 0 to 3"),
         ("hellaswag", {**HELLASWAG, "label": True}, "field 'label' has the wrong type (bool)"),
         ("hellaswag", {**HELLASWAG, "endings": ["d", 5]}, "field 'endings' is not a list of two or more strings"),
+        ("hellaswag", {**HELLASWAG, "endings": ["d", ""]}, "ending 1 is empty, acc_norm divides by its length"),
+        (
+            "hellaswag",
+            {**HELLASWAG, "endings": ["x [title]", "[step] "]},
+            "ending 1 is empty, acc_norm divides by its length",
+        ),
         ("gsm8k", {"question": None, "answer": "#### 1"}, "field 'question' has the wrong type (NoneType)"),
     ],
 )
@@ -46,6 +52,19 @@ def test_a_bad_row_is_told_with_file_and_line(name, row, problem, tmp_path):
     with pytest.raises(InputError) as error:
         read_examples(path, get_task(name))
     assert str(error.value).startswith(f"{path}, line 2: {problem}; each line holds one {name} row as JSON")
+
+
+@pytest.mark.parametrize(("line", "fault"), [
+    ('{"passage": "p \\ud800", "question": "q", "answer": true}', "an escape such as \\ud800 is half a character; write both"),
+    ('{"passage": "p", "question": "q", "answer": true, "\\udfff": 0}', "an escape such as \\ud800 is half a character; write"),
+    ('{"passage": ' + "[" * 10**5 + "]" * 10**5 + "}", "not valid JSON (maximum recursion depth exceeded"),
+])  # fmt: skip
+def test_a_line_that_is_no_text_or_no_json_is_told_by_its_number(line, fault, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({**BOOLQ, "passage": "\U0001f600"}) + "\n" + line + "\n")  # a whole pair is a character
+    with pytest.raises(InputError) as error:
+        read_examples(path, get_task("boolq"))
+    assert str(error.value).startswith(f"{path}, line 2: {fault}")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"{\n", b"\xff\xfe"])

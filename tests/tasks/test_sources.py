@@ -1,14 +1,18 @@
 """Sources: the hub's splits and fields (read from a folder of its layout), revisions, and what a manifest says."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from datasets import load_dataset
+from sparseft.config import HUB_DATA
 from sparseft.errors import InputError
 from sparseft.files import sha256
-from sparseft.tasks import get_task
-from sparseft.tasks.source import hub_dataset, load_rows, load_text, loaded_revision
+from sparseft.tasks import TASKS, get_task
+from sparseft.tasks.source import WIKITEXT2, hub_dataset, load_rows, load_text, loaded_revision
 from study import run_script
 
 COMMIT = "e53f048856ff4f594e959d75785d2c2d37b678ee"
@@ -17,7 +21,7 @@ BOOLQ = [{"passage": f"Ice {number}.", "question": "is ice cold", "answer": bool
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch) -> Path:
-    """A folder in which datasets finds ORG/NAME before it asks the hub, and keeps what it reads."""
+    """A folder to work in, with the cache of what came from the hub."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path
@@ -29,12 +33,22 @@ def write(path: Path, rows: list[dict]) -> Path:
     return path
 
 
+def publish(hub: Path, place: str, splits: dict[str, list[dict]]) -> None:
+    """Put a data set where it would lie after it came from the hub, at COMMIT."""
+    folder = hub / "made" / place
+    for split, rows in splits.items():
+        write(folder / f"{split}.jsonl", rows)
+    made = Path(next(iter(load_dataset(str(folder)).values())).cache_files[0]["filename"]).parent
+    kept = hub / "cache" / place.replace("/", "___") / "default/0.0.0" / COMMIT
+    kept.parent.mkdir(parents=True)
+    made.rename(kept)
+
+
 def test_super_glue_s_label_is_the_answer(hub):
     rows = [
         {**{key: row[key] for key in ("passage", "question")}, "idx": 3, "label": int(row["answer"])} for row in BOOLQ
     ]
-    for split in ("train", "validation", "test"):
-        write(hub / "org/boolq" / f"{split}.jsonl", rows)
+    publish(hub, "org/boolq", dict.fromkeys(("train", "validation", "test"), rows))
     found = load_rows(get_task("boolq"), "validation", None, 0, None, "org/boolq")
     assert [{key: row[key] for key in BOOLQ[0]} for row in found] == BOOLQ
 
@@ -42,23 +56,21 @@ def test_super_glue_s_label_is_the_answer(hub):
 @pytest.mark.parametrize("label", [-1, 2, "0", "no"])
 def test_a_label_of_the_hub_that_is_none_is_refused(hub, label):
     name = f"org/labels{label}"  # what was read once is kept by its name
-    for split in ("train", "validation"):
-        write(hub / name / f"{split}.jsonl", [{"passage": "Ice.", "question": "is ice cold", "label": label}])
+    rows = [{"passage": "Ice.", "question": "is ice cold", "label": label}]
+    publish(hub, name, {"train": rows, "validation": rows})
     with pytest.raises(InputError, match=f"{name}, split validation, row 1: field 'answer' is missing"):
         load_rows(get_task("boolq"), "validation", None, 0, None, name)
 
 
 def test_a_test_split_stands_for_no_validation_split_but_gsm8k_s(hub):
-    for split in ("train", "test"):
-        write(hub / "org/unsplit" / f"{split}.jsonl", BOOLQ)
+    publish(hub, "org/unsplit", {"train": BOOLQ, "test": BOOLQ})
     with pytest.raises(InputError, match="org/unsplit has no split validation, only train, test"):
         load_rows(get_task("boolq"), "validation", None, 0, None, "org/unsplit")
 
 
 def test_gsm8k_is_validated_on_its_test_split(hub):
     train, test = ([{"question": split, "answer": "#### 1"}] for split in ("train", "test"))
-    write(hub / "org/gsm8k/train.jsonl", train)
-    write(hub / "org/gsm8k/test.jsonl", test)
+    publish(hub, "org/gsm8k", {"train": train, "test": test})
     task = get_task("gsm8k")
     assert load_rows(task, "train", None, 0, None, "org/gsm8k") == train
     assert load_rows(task, "validation", None, 0, None, "org/gsm8k@main") == test
@@ -69,19 +81,46 @@ def test_gsm8k_is_validated_on_its_test_split(hub):
 
 
 def test_the_text_of_wikitext2_is_its_test_split(hub):
-    for split, words in (("train", "no"), ("test", "yes")):
-        write(hub / f"org/wiki/{split}.jsonl", [{"text": f" = {words} = \n"}, {"text": ""}])
-    assert load_text(None, "org/wiki") == " = yes = \n\n\n"
+    publish(hub, "org/wiki", {split: [{"text": f" = {split} = \n"}, {"text": ""}] for split in ("train", "test")})
+    assert load_text(None, "org/wiki") == " = test = \n\n\n"
+    publish(hub, "org/pages", {"train": [{"page": "a"}], "test": [{"page": "a"}]})
+    with pytest.raises(
+        InputError, match="org/pages, split test, row 1: field 'text' is missing; name another data set"
+    ):
+        load_text(None, "org/pages")
+    publish(hub, "org/lone", {"train": [{"text": "a"}]})
+    with pytest.raises(InputError, match="org/lone has no split test, only train; name another data set"):
+        load_text(None, "org/lone")
+
+
+@pytest.mark.parametrize("place", ["org/here", "./here", f"org/here@{COMMIT}"])
+def test_a_folder_that_is_named_as_a_data_set_is_not_taken_for_it(hub, place):
+    write(hub / "org/here/train.jsonl", [{"question": "q", "answer": "#### 1"}])
+    write(hub / "here/train.jsonl", [{"question": "q", "answer": "#### 1"}])
+    with pytest.raises(
+        InputError, match=f"^{place}: a folder here has the name of the data set on the hub; rename it, or"
+    ):
+        load_rows(get_task("gsm8k"), "train", None, 0, None, place)
+
+
+def test_a_data_set_is_not_taken_for_a_folder_of_its_name(hub):
+    publish(hub, "org/gsm8k", {"train": [{"question": "q", "answer": "#### 1"}]})
+    with pytest.raises(InputError, match="^org/gsm8k/train.jsonl: no such file"):
+        load_rows(get_task("gsm8k"), "train", None, 0, Path("org/gsm8k"))
+
+
+def test_every_place_on_the_hub_is_pinned_to_a_commit():
+    places = [task.hub for task in TASKS.values() if task.hub] + [WIKITEXT2]
+    assert len(places) == 4
+    assert all(
+        re.fullmatch(HUB_DATA, place) and re.fullmatch("[0-9a-f]{40}", place.partition("@")[2]) for place in places
+    )
 
 
 def test_off_line_a_kept_data_set_is_taken_at_the_revision_asked_for_alone(hub):
-    write(hub / "org/gsm8k/train.jsonl", [{"question": "q", "answer": "#### 1"}])
-    dataset = load_dataset("org/gsm8k")
-    assert loaded_revision(dataset) is None  # not from the hub
-    kept = Path(dataset["train"].cache_files[0]["filename"]).parent
-    moved = hub / "cache/elsewhere___gsm8k/default/0.0.0" / COMMIT  # where one lies that came from the hub
-    moved.parent.mkdir(parents=True)
-    kept.rename(moved)
+    made = write(hub / "made/train.jsonl", [{"question": "q", "answer": "#### 1"}])
+    assert loaded_revision(load_dataset(str(made.parent))) is None  # not from the hub
+    publish(hub, "elsewhere/gsm8k", {"train": [{"question": "q", "answer": "#### 1"}]})
     for place in ("elsewhere/gsm8k", f"elsewhere/gsm8k@{COMMIT}"):
         assert len(load_rows(get_task("gsm8k"), "train", None, 0, None, place)) == 1
         assert loaded_revision(hub_dataset(place, "tasks.gsm8k", "a folder")) == COMMIT
@@ -95,7 +134,7 @@ def test_off_line_a_kept_data_set_is_taken_at_the_revision_asked_for_alone(hub):
 def test_off_line_without_local_data_one_line_names_both_ways_out(tmp_path):
     done = run_script("prepare_task.py", "--task", "boolq", "--output_dir", tmp_path / "out")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
-    assert done.stderr.startswith("error: aps/super_glue/boolq cannot be had from the hub (")
+    assert done.stderr.startswith(f"error: {get_task('boolq').hub} cannot be had from the hub (")
     assert "; go online, or give tasks.boolq.local: a folder with train.jsonl and validation.jsonl" in done.stderr
     assert not (tmp_path / "out").exists()
 
@@ -135,3 +174,85 @@ def test_a_generated_task_has_no_overlap_and_no_other_source(tmp_path):
     assert (
         "boolq_mini is generated; give train_examples and validation_examples, neither local nor hub" in refused.stderr
     )
+
+
+def refused_preparation(folder: Path, name: str = "prepare_task.py", **flags: object) -> str:
+    """What prepare_task.py says on stderr; it must refuse, and leave the files as they were."""
+    if name == "prepare_task.py":
+        flags = {
+            "task": "boolq_mini",
+            "train_examples": 8,
+            "validation_examples": 8,
+            "output_dir": folder / "out",
+        } | flags
+    before = sorted((path, path.is_file() and path.read_bytes()) for path in folder.rglob("*"))
+    done = run_script(
+        name, *(part for flag, value in flags.items() if value is not None for part in (f"--{flag}", value))
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert sorted((path, path.is_file() and path.read_bytes()) for path in folder.rglob("*")) == before
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "validation.jsonl", "manifest.json"])
+def test_where_one_file_cannot_be_written_none_is(tmp_path, name):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    (tmp_path / "out/other").write_text("mine")
+    assert f"error: {tmp_path}/out/{name}: no file can be written there; check the" in refused_preparation(tmp_path)
+
+
+def test_a_disk_that_is_full_after_the_first_file_leaves_none(tmp_path):
+    script = Path(__file__).parents[2] / "workflow/scripts/prepare_task.py"
+    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)); sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    flags = [
+        "--task",
+        "boolq_mini",
+        "--train_examples",
+        "8",
+        "--validation_examples",
+        "200",
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    done = subprocess.run([sys.executable, "-c", limited, script, *flags], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "File too large" in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_output_below_a_file_is_told_before_the_work(tmp_path):
+    (tmp_path / "out").write_text("a file, not a folder")
+    line = refused_preparation(tmp_path, task="boolq", local=tmp_path / "nowhere", train_examples=None)
+    assert line.startswith(f"error: {tmp_path}/out/train.jsonl: no file can be written there; ")
+    line = refused_preparation(
+        tmp_path, "prepare_wikitext2.py", local=tmp_path / "nowhere", output=tmp_path / "out/w.txt"
+    )
+    assert line.startswith(f"error: {tmp_path}/out/w.txt: no file can be written there; ")
+
+
+@pytest.mark.parametrize(("flags", "fault"), [
+    ({"local": "in", "hub": "org/boolq"}, "tasks.boolq: local and hub are two sources: give one"),
+    ({"hub": "boolq"}, "tasks.boolq: hub: String should match pattern"),
+    ({"local": ""}, "tasks.boolq: local: String should have at least 1 character"),
+    ({"train_examples": "many"}, "tasks.boolq: train_examples: Input should be a valid integer"),
+    ({"seed": -1}, "tasks.boolq: seed: Input should be greater than or equal to 0"),
+])  # fmt: skip
+def test_flags_are_checked_as_the_configuration_is(tmp_path, flags, fault):
+    assert refused_preparation(tmp_path, task="boolq", **flags).startswith(f"error: {fault}")
+
+
+def test_wikitext2_has_one_source_on_the_command_line_too(tmp_path):
+    flags = {"local": tmp_path / "w.jsonl", "hub": "org/wiki", "output": tmp_path / "w.txt"}
+    line = refused_preparation(tmp_path, "prepare_wikitext2.py", **flags)
+    assert line.startswith("error: perplexity: local and hub are two sources: give one; ")
+
+
+@pytest.mark.parametrize(("train", "validation", "fault"), [
+    (4, 2, "gsm8k: 4 training examples, 5 of them stand before every question; give 5 or more"),
+    (5, 1, "gsm8k: one validation example has no standard error; give two or more"),
+])  # fmt: skip
+def test_too_few_rows_for_an_evaluation_are_refused_before_any_training(tmp_path, train, validation, fault):
+    for split in ("train", "validation"):
+        write(tmp_path / f"in/{split}.jsonl", [{"question": f"{split} {n}", "answer": "#### 1"} for n in range(9)])
+    flags = {"task": "gsm8k", "local": tmp_path / "in", "train_examples": train, "validation_examples": validation}
+    assert fault in refused_preparation(tmp_path, **flags)

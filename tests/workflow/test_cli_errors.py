@@ -255,7 +255,10 @@ def test_training_flags_out_of_range(box, changes, line):
         ({"batch_sizes": 0}, "throughput: batch_sizes.0: Input should be greater than 0, not '0'"),
         ({"repeats": 0}, "throughput: repeats: Input should be greater than 0"),
         ({"memory_mb": "much"}, "resources: memory_mb: Input should be a valid integer"),
-        ({"shard_model": 1, "cache_weights": 0}, "keeps neither states nor W'"),
+        (
+            {"shard_model": 1},
+            "training.shard_model: throughput is measured in one process, which has nobody to share with",
+        ),
         ({"lora_targets": "w1"}, "training.lora_targets: the model has none of w1"),
         ({"sequence_length": 513, "batch_sizes": 2}, "throughput.sequence_length: the model takes 512 tokens"),
     ],

@@ -1,14 +1,24 @@
 """The estimate beside what it speaks of: Snakemake's plan, and the files of a finished study."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from sparseft.checkpoints.sizes import described, safetensors_bytes
-from sparseft.config import Config, parse_section
-from sparseft.estimate import adapter_shapes, disk_kept, jobs, mask_sizes, memory
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.sizes import Subject, described, safetensors_bytes
+from sparseft.config import Config, Model, Training, parse_section
+from sparseft.estimate import TEXTS, Item, activation_bytes, adapter_shapes, disk_kept, jobs, mask_sizes, memory
+from sparseft.lora.masked_lora import LoRALinear
+from sparseft.tasks import get_task
+from sparseft.training.torch_backend import adapted_model
 from study import ROOT, Study, run_script, tiny_grid
+from tiny_models import MODELS, change_json
+
+from masks import compute_masks
 
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
@@ -63,6 +73,9 @@ def test_masks_adapters_and_models_have_the_bytes_of_the_files(tiny):
     kept = {item.what: item.bytes for item in disk_kept(config, [subject])}
     assert kept["models"] + kept["merged models"] == sum(models)
     assert (kept["masks"], kept["adapters"]) == (sum(masks), sum(adapters))
+    records = [path.stat().st_size for name in ("evaluation", "before_merge")
+               for path in study.folder.glob(f"results/runs/*/{name}.json")]  # fmt: skip
+    assert kept["evaluations"] == pytest.approx(sum(records), rel=0.1)
     assert kept["data"] == pytest.approx(sum(path.stat().st_size for path in study.folder.glob("data/*/*")), rel=0.1)
 
 
@@ -96,8 +109,73 @@ def test_the_sweep_takes_what_the_readme_says():
     kept = {item.what: item.bytes / 1e9 for item in disk_kept(config, models)}
     assert sum(jobs(config).values()) == 2170
     assert kept == {"models": pytest.approx(28, abs=0.1), "masks": pytest.approx(52, abs=0.2),
-                    "adapters": pytest.approx(54, abs=0.2), "data": pytest.approx(0.03, abs=0.01)}  # fmt: skip
-    assert all(item.bytes < 48e9 for subject in models for item in memory(config, subject))  # an 80 GB GPU is enough
+                    "adapters": pytest.approx(54, abs=0.2), "data": pytest.approx(0.03, abs=0.01),
+                    "evaluations": pytest.approx(0.3, abs=0.1)}  # fmt: skip
+    assert all(item.bytes < 48e9 for item in memory(config, models)["memory of a job, on its GPU"])  # 80 GB are enough
+
+
+@pytest.mark.parametrize("name", ["boolq_mini", "hellaswag_mini", "gsm8k_mini"])
+def test_a_task_has_as_many_choices_as_the_estimate_counts(name):
+    task = get_task(name)
+    choices = task.choices(task.generate("validation", 1, 0)[0]) if task.choices else []
+    assert len(choices) == TEXTS[name].choices == TEXTS[name.removesuffix("_mini")].choices
+
+
+def needs(config: Config, subject: Subject, title: str) -> dict[str, Item]:
+    """The rows of a table of one model's jobs by name."""
+    return {item.what: item for item in memory(config, [subject])[title]}
+
+
+def test_scores_and_masks_of_weights_alone_are_in_the_machine_s_memory_not_in_the_gpu_s():
+    gpu, machine = "memory of a job, on its GPU", "memory of a job, in the machine"
+    for methods, there in ((["unstructured"], False), (["unstructured_taylor"], True)):
+        config = laid_over({"grid": {"methods": methods}, "resources": {"gpus": 1}})
+        subject = described("smollm2", config.models["smollm2"])
+        assert ("smollm2, mask" in needs(config, subject, gpu)) is there
+        assert "smollm2, mask" in needs(config, subject, machine)
+    assert "scores" not in needs(config, subject, gpu)["smollm2, mask"].how
+    scores = 4 * subject.prunable_weights
+    assert needs(config, subject, machine)["smollm2, mask"].bytes == scores + 600_000_000
+    alone = needs(laid_over({"grid": {"methods": methods}}), subject, "memory of a job")["smollm2, mask"].bytes
+    assert alone == needs(config, subject, gpu)["smollm2, mask"].bytes + scores + 600_000_000
+
+
+def test_wanda_keeps_the_hidden_states_of_examples_of_mean_length_where_it_is_sequential():
+    def mask(**masks: object) -> int:
+        tasks = {"boolq": {"train_examples": 200}}
+        grid = {"tasks": ["boolq"], "methods": ["unstructured_wanda"]}
+        config = laid_over({"tasks": tasks, "grid": grid, "masks": masks})
+        return needs(config, described("smollm2", config.models["smollm2"]), "memory of a job")["smollm2, mask"].bytes
+
+    # bf16; 128 examples of 140 tokens in the mean, not of 450; 576 numbers of state, cosine and sine of 64 each
+    matrix = 12 * 1536 * 576
+    assert mask() - mask(sequential=False) == 2 * 128 * 140 * (576 + 2 * 64) + matrix
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
+def test_activations_are_what_autograd_keeps(tiny_models, name, mode):
+    checkpoint = Checkpoint(tiny_models[name])
+    mask = compute_masks(checkpoint, "unstructured", [50])[50]
+    model, _, layers = adapted_model(checkpoint, mask, mode, Training(lora_r=1), torch.device("cpu"))
+    ids = torch.randint(0, 250, (2, 60))  # 60: within Mistral's window
+    kept = bytes_kept_for_backward(model, layers, ids)
+    a_layer = activation_bytes(described(name, Model(source=f"path:{checkpoint.folder}"))) * ids.numel()
+    assert kept == pytest.approx(2 * a_layer, rel=0.2)
+
+
+def bytes_kept_for_backward(model: torch.nn.Module, layers: dict[str, LoRALinear], ids: torch.Tensor) -> int:
+    """Of every storage that the decoder's forward saves, but the model's own."""
+    own = [*model.parameters(), *model.buffers(), *(layer.weight for layer in layers.values())]
+    known, found = {tensor.untyped_storage().data_ptr() for tensor in own}, {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        found[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.get_decoder()(input_ids=ids, use_cache=False)
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in known)
 
 
 def test_checkpointing_and_dividing_save_what_they_say(tiny):
@@ -108,7 +186,7 @@ def test_checkpointing_and_dividing_save_what_they_say(tiny):
         changed = laid_over(
             {"training": {"batch_size": 64, "micro_batch_size": 32, **settings}, "resources": {"processes": 2}}
         )
-        return next(item.bytes for item in memory(changed, subject) if "training, each of 2 processes" in item.what)
+        return needs(changed, subject, "memory of a job")["llama, training, each of 2 processes"].bytes
 
     assert training(gradient_checkpointing=True) < training()
     halved = training(save_every=0) - training(save_every=0, shard_model=True)
@@ -144,6 +222,7 @@ def test_a_later_file_lies_over_an_earlier_one_key_by_key_and_lists_whole(tmp_pa
 
 @pytest.mark.parametrize(("text", "line"), [
     ("grid: [", "c.yaml: not YAML ("),
+    ("[" * 10**4, "c.yaml: not YAML (maximum recursion depth exceeded"),
     ("- a\n", "c.yaml: holds no sections; write a study as config/config.yaml is written"),
     ("grid: {models: [x]}\n", "grid asks for model 'x', which models: does not describe; config/schema.json"),
     ("models: {smollm2: {source: 'hub:a/b'}}\n", "models.smollm2: the sizes of hub:a/b are not known here; prepare it ("),
@@ -153,3 +232,34 @@ def test_a_configuration_that_cannot_be_read_is_one_line(tmp_path, text, line):
     done = run_script("estimate.py", "--configfile", tmp_path / "c.yaml")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert line in done.stderr
+
+
+@pytest.mark.parametrize(("changes", "fault"), [
+    ({"hidden_size": "576"}, "config.json is damaged: hidden_size is '576'; give the model's own config.json"),
+    ({"num_attention_heads": 0}, "config.json is damaged: num_attention_heads is 0; give"),
+    ({"num_key_value_heads": -1}, "config.json is damaged: num_key_value_heads is -1; give"),
+    ({"vocab_size": None}, "config.json is damaged: it lacks vocab_size; give"),
+    ({"architectures": {"a": 1}}, "architecture none; use one of LlamaForCausalLM, "),
+    ({"architectures": [{}]}, "architecture {}; use one of LlamaForCausalLM, "),
+])  # fmt: skip
+def test_a_damaged_config_json_is_one_line(tmp_path, tiny_models, changes, fault):
+    shutil.copy(tiny_models["llama"] / "config.json", tmp_path)
+    change_json(tmp_path / "config.json", **changes)
+    assert f"error: {tmp_path}: {fault}" in estimate_refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"hidden_size": ', "[1]", '{"a": ' + "[" * 10**5, "\ud800".encode(errors="surrogatepass")]
+)
+def test_a_config_json_that_is_none_is_one_line(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert estimate_refused(tmp_path).startswith(f"error: {tmp_path}/config.json: ")
+
+
+def estimate_refused(model: Path) -> str:
+    """The line with which estimate.py refuses a study of a model."""
+    (model / "c.yaml").write_text(yaml.safe_dump({"models": {"smollm2": {"source": f"path:{model}", "sha256": None}}}))
+    done = run_script("estimate.py", "--configfile", model / "c.yaml")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "report this line" not in done.stderr
+    return done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sparseft.analysis import tables
 from sparseft.analysis.plots import write_throughput_plots
-from sparseft.analysis.records import read_measurement
+from sparseft.analysis.records import read_measurements
 from sparseft.errors import run_script
 
 
@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    table = tables.throughput(map(read_measurement, args.records))
+    table = tables.throughput(read_measurements(args.records))
     write_throughput_plots(table, args.plots)
     tables.write_csv(table, args.table)
     return 0

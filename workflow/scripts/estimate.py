@@ -29,7 +29,7 @@ def read_configuration(files: list[Path]) -> Config:
     for file in (DEFAULT, *files):
         try:
             section = yaml.safe_load(file.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(f"{file}: not YAML ({error})", "correct it") from None
         if not isinstance(section, dict):
             raise InputError(f"{file}: holds no sections", "write a study as config/config.yaml is written")

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.config import Perplexity, add_flags, parse_section
 from sparseft.errors import run_script
 from sparseft.evaluation import evaluate
-from sparseft.files import sha256, write_json
+from sparseft.files import check_writable, sha256, write_json
 from sparseft.perplexity import token_perplexity
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS
@@ -29,13 +30,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=32, help="sequences a forward pass")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number, other last bits")
     parser.add_argument("--wikitext2", type=Path, help="text of WikiText-2, as prepare_wikitext2.py writes it")
-    parser.add_argument("--context", type=int, default=2048, help="tokens a window of the perplexity")
+    add_flags(parser, Perplexity, ["context"])
     parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args()
 
 
 def main() -> int:
     args = parse_args()
+    check_writable(args.output)
+    context = parse_section(Perplexity, {"context": args.context}, "perplexity").context
     limit_threads(args.threads)
     keep_freed_memory()
     begin = time.perf_counter()
@@ -45,7 +48,7 @@ def main() -> int:
     perplexity = {}
     if args.wikitext2:  # first, for it may be refused
         text = args.wikitext2.read_bytes().decode()
-        perplexity[f"wikitext2_ppl_{args.context}"] = token_perplexity(model, tokenizer, text, args.context)
+        perplexity[f"wikitext2_ppl_{context}"] = token_perplexity(model, tokenizer, text, context)
     record = evaluate(model, tokenizer, task, rows, args.batch_size)
     record["metrics"] |= perplexity
     inputs = {"model": checkpoint.hashes(), "data": sha256(args.data_dir / "validation.jsonl")}

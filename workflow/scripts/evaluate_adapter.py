@@ -14,7 +14,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import run_script
 from sparseft.evaluation import evaluate
-from sparseft.files import sha256, write_json
+from sparseft.files import check_writable, sha256, write_json
 from sparseft.lora.adapter import adapter_digest
 from sparseft.pruning.mask_ops import check_mask, read_mask
 from sparseft.tasks import get_task, read_examples
@@ -38,6 +38,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    check_writable(args.output)
     limit_threads(args.threads)
     keep_freed_memory()
     begin = time.perf_counter()

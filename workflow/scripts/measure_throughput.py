@@ -16,7 +16,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.config import Resources, Throughput, Training, add_flags, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.files import sha256, write_json
+from sparseft.files import check_writable, sha256, write_json
 from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Cell
 from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
 from sparseft.tasks import get_task, read_examples
@@ -45,12 +45,12 @@ def job_of(args: argparse.Namespace, cell: Cell) -> Job:
     """The cell's training with its checked inputs."""
     given = vars(args)
     asked = parse_section(Throughput, {name: given[name] for name in ASKED}, "throughput")
-    settings = parse_section(Training, {name: given[name] for name in SETTINGS}, "training")
+    settings = parse_section(Training, {name: given[name] for name in SETTINGS} | {"save_every": 0}, "training")
     resources = parse_section(Resources, {name: given[name] for name in RESOURCES}, "resources")
+    settings.check_measured()
     task, checkpoint, mask = get_task(cell.task), Checkpoint(args.model_path), read_mask(args.mask_path)
     shapes = prunable_shapes(checkpoint)
     settings.check(cell.mode, {layer.rpartition(".")[2] for layer in shapes})
-    settings.check_processes(1)
     check_run(mask, args.mask_path, cell.method, cell.sparsity)
     check_mask(mask, args.mask_path, shapes, checkpoint.digest)
     rows = read_examples(args.data_dir / "train.jsonl", task)
@@ -60,6 +60,7 @@ def job_of(args: argparse.Namespace, cell: Cell) -> Job:
 def main() -> int:
     args = parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as any exit, it ends the measuring process too
+    check_writable(args.output)
     cell = Cell.parse(args.cell)
     if cell.mode == NO_FINETUNE:
         raise InputError(f"{cell.id} is not trained", f"choose one of {', '.join(TRAINED_MODES)}")
@@ -73,7 +74,7 @@ def main() -> int:
         "device": device_name(device),
         "threads": job.resources.threads,
         "processes": 1,
-        "memory_limit_bytes": job.memory_limit(device),
+        **job.memory(device),
         **job.settings.model_dump(include=set(SETTINGS)),
         **job.asked.model_dump(include=set(ASKED)),
         "batches": measure(job),

@@ -10,44 +10,48 @@ import json
 import sys
 from pathlib import Path
 
+from sparseft.config import TaskData, add_flags, parse_section
 from sparseft.errors import run_script
-from sparseft.files import atomic_file, sha256, write_json
+from sparseft.files import atomic_files, check_writable, sha256
 from sparseft.tasks import get_task
 from sparseft.tasks.source import SPLITS, load_rows, overlap, source_of
+
+ASKED = ("local", "hub", "train_examples", "validation_examples", "seed")
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", required=True)
-    parser.add_argument("--local", type=Path, help="folder with train.jsonl and validation.jsonl, instead of the hub")
-    parser.add_argument("--hub", help="ORG/NAME[/CONFIGURATION][@REVISION]; lm-eval's, newest, when left out")
-    parser.add_argument("--train_examples", type=int, help="all when left out")
-    parser.add_argument("--validation_examples", type=int, help="all when left out")
-    parser.add_argument("--seed", type=int, default=0)
+    add_flags(parser, TaskData, ASKED)
     parser.add_argument("--output_dir", type=Path, required=True)
     return parser.parse_args()
 
 
 def main() -> int:
     args = parse_args()
+    outputs = [args.output_dir / name for name in (*(f"{split}.jsonl" for split in SPLITS), "manifest.json")]
+    check_writable(*outputs)
     task = get_task(args.task)
-    numbers = (args.train_examples, args.validation_examples)
-    splits = {
-        split: load_rows(task, split, number, args.seed, args.local, args.hub)
+    asked = parse_section(TaskData, {name: getattr(args, name) for name in ASKED}, f"tasks.{task.name}")
+    local = Path(asked.local) if asked.local else None
+    numbers = (asked.train_examples, asked.validation_examples)
+    rows = {
+        split: load_rows(task, split, number, asked.seed, local, asked.hub)
         for split, number in zip(SPLITS, numbers, strict=True)
     }
-    shared = overlap(task, splits)
+    task.check(rows)
+    shared = overlap(task, rows)
     if shared:
-        print(f"warning: {task.name}: {shared} of {len(splits['train'])} training examples have the prompt of a"
+        print(f"warning: {task.name}: {shared} of {len(rows['train'])} training examples have the prompt of a"
               " validation example: its score is no test of them", file=sys.stderr)  # fmt: skip
-    for split, rows in splits.items():
-        with atomic_file(args.output_dir / f"{split}.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    digests = {split: sha256(args.output_dir / f"{split}.jsonl") for split in SPLITS}
-    examples = {split: len(rows) for split, rows in splits.items()}
-    write_json(args.output_dir / "manifest.json",
-               {"task": task.name, "source": source_of(task, args.local, args.hub), "seed": args.seed,
-                "examples": examples, "train_overlap": shared, "sha256": digests})  # fmt: skip
+    with atomic_files(*outputs) as (*files, manifest):
+        for split, file in zip(SPLITS, files, strict=True):
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[split])
+            file.write_text(lines, encoding="utf-8")
+        content = {"task": task.name, "source": source_of(task, local, asked.hub), "seed": asked.seed,
+                   "examples": {split: len(rows[split]) for split in SPLITS}, "train_overlap": shared,
+                   "sha256": dict(zip(SPLITS, map(sha256, files), strict=True))}  # fmt: skip
+        manifest.write_text(json.dumps(content, indent=2) + "\n")
     return 0
 
 

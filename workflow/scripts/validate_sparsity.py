@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint, weights_digest
 from sparseft.errors import InputError, run_script
-from sparseft.files import sha256, write_json
+from sparseft.files import check_writable, sha256, write_json
 from sparseft.pruning.mask_ops import read_mask
 from sparseft.validation import validate
 
@@ -29,6 +29,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    check_writable(args.output)
     if not 0 <= args.tolerance <= 1e-3:
         raise InputError(f"--tolerance {args.tolerance}: not the size of a zero", "give a number from 0 to 0.001")
     read = [args.mask_path, *args.checkpoint.glob("*"), *(args.base.glob("*") if args.base else [])]

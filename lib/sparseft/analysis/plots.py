@@ -176,7 +176,8 @@ def _heat_map(points: pd.DataFrame, *, title: str, label: str) -> Figure:
 def _throughput_figures(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     for (model, task), part in table.groupby(["model", "task"], sort=False):
         devices = " and ".join(part["device"].unique())
-        title = f"{model}, {task}: training on {devices}\n{_what_bars_are(part)}"
+        kinds = " or ".join(part["peak_memory_kind"].unique())
+        title = f"{model}, {task}: training on {devices}\n{_what_bars_are(part)}; peak memory: {kinds}"
         yield f"{model}_{task}_throughput_vs_batch_size", _throughput_figure(part, title)
 
 
@@ -226,8 +227,8 @@ def _draw_batch_sizes(axes: Axes, table: pd.DataFrame, name: str, colours: dict[
         cross = {"marker": "x", "s": 70, "linewidths": 2.2, "clip_on": False, "zorder": 5}
         axes.scatter(place[ended], foot[ended], color=colour, label="out of memory" if ended.any() else None, **cross)
     if name == "peak_memory":
-        for limit in sorted(set(table["memory_limit_bytes"] / 1e9)):
-            axes.axhline(limit, color="0.25", linestyle=":", linewidth=1.4, label="memory limit", zorder=1)
+        for limit, kind in sorted(set(zip(table["memory_limit_bytes"] / 1e9, table["memory_limit_kind"], strict=True))):
+            axes.axhline(limit, color="0.25", linestyle=":", linewidth=1.4, label=f"memory limit, {kind}", zorder=1)
 
 
 def _finish_batch_axes(panels: np.ndarray, sizes: list[int]) -> None:

@@ -16,13 +16,13 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sparseft.errors import InputError
-from sparseft.grid import DENSE, NO_FINETUNE, Cell, Run
+from sparseft.grid import DENSE, MEASURED, NO_FINETUNE, OUT_OF_MEMORY, SKIPPED, Cell, Run
 
 Count = Annotated[int, Field(ge=0)]
 Number = Annotated[int, Field(gt=0)]
@@ -239,21 +239,29 @@ class Repeat(_Piece):
     tokens: Number
     padded_tokens: Number
     peak_memory_bytes: Count
-    cpu_share: float | None
+    cpu_share: Annotated[float, Field(ge=0)] | None
     dtype: str
+
+    @model_validator(mode="after")
+    def _padded(self) -> Self:
+        if self.tokens > self.padded_tokens:
+            raise ValueError(f"{self.tokens} tokens, {self.padded_tokens} with padding")
+        return self
 
 
 class Batch(_Piece):
     """A batch size of a measurement; no repeats where it does not fit, and what the system said to it."""
 
     batch_size: Number
-    status: str
+    status: Literal[MEASURED, OUT_OF_MEMORY, SKIPPED]
     reason: str | None
     repeats: list[Repeat]
 
 
 class Measurement(_Piece):
-    """results/throughput/*.json: the speed of a cell's training against the batch size."""
+    """results/throughput/*.json: the speed of a cell's training against the batch size.
+
+    The two kinds say what the bytes of the peak and of the limit count: not the same, on a CPU."""
 
     cell: str
     device: str
@@ -262,9 +270,30 @@ class Measurement(_Piece):
     gradient: str
     sequence_length: int | None
     warmup_steps: Count
-    steps: Count
+    steps: Annotated[int, Field(gt=0)]
+    repeats: Annotated[int, Field(gt=0)]
+    peak_memory_kind: str
+    memory_limit_kind: str
     memory_limit_bytes: Count
+    batch_sizes: list[int]
     batches: Annotated[list[Batch], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        sizes = [batch.batch_size for batch in self.batches]
+        if sizes != sorted(set(self.batch_sizes)):
+            raise ValueError(f"batch sizes {sizes}, {self.batch_sizes} were asked for")
+        order = [(MEASURED, OUT_OF_MEMORY, SKIPPED).index(batch.status) for batch in self.batches]
+        if order != sorted(order) or order.count(1) != bool(order[-1]):
+            raise ValueError("memory ends once, and no larger batch is measured")
+        for batch in self.batches:
+            if len(batch.repeats) != (self.repeats if batch.status == MEASURED else 0):
+                raise ValueError(f"batch size {batch.batch_size}: {batch.status}, with {len(batch.repeats)} repeats")
+            if {repeat.samples for repeat in batch.repeats} - {batch.batch_size * self.steps}:
+                raise ValueError(f"batch size {batch.batch_size}: a repeat of other than {self.steps} steps")
+        if len({repeat.dtype for batch in self.batches for repeat in batch.repeats}) > 1:
+            raise ValueError("repeats in several dtypes")
+        return self
 
 
 @dataclass(frozen=True)
@@ -322,12 +351,19 @@ def read_runs(results_dir: Path) -> tuple[list[Record], list[Gap]]:
     return records, gaps
 
 
-def read_measurement(path: Path) -> Measurement:
-    """A file of results/throughput/. Raises InputError where it is none, or another cell's."""
-    found = _read_piece(path, Measurement)
-    if Cell.parse(found.cell).id != path.stem:
-        raise InputError(f"{path.name}: belongs to cell {found.cell}", "make it again")
-    return found
+def read_measurements(paths: Iterable[Path]) -> list[Measurement]:
+    """Files of results/throughput/. Raises InputError where one is none, or another cell's, or a second of its cell."""
+    found: dict[str, Path] = {}
+    measurements = []
+    for path in paths:
+        measurement = _read_piece(path, Measurement)
+        if Cell.parse(measurement.cell).id != path.stem:
+            raise InputError(f"{path.name}: belongs to cell {measurement.cell}", "make it again")
+        if measurement.cell in found:
+            raise InputError(f"{path}: the cell of {found[measurement.cell]} again", "give one of them")
+        found[measurement.cell] = path
+        measurements.append(measurement)
+    return measurements
 
 
 def _read_run(folder: Path) -> tuple[Record | None, Gap | None]:

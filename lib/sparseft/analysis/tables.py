@@ -13,7 +13,9 @@ sparsity 0 and where pruning lost nothing.
 
 The table of batch sizes is measured apart from the runs (throughput.smk), several times each. Over these repeats:
 mean, and its 95 % confidence interval by Student's t (low, high), blank for one repeat; the largest peak memory;
-the smallest share of its threads' time that a CPU gave the training: far below 1, other work disturbed it.
+the smallest share of its threads' time that a CPU gave the training: far below 1, other work disturbed it. On a CPU the
+peak is resident memory and the limit one of private memory, which counts what is reserved and not yet touched, and no
+file that is mapped: memory can end below the limit's figure and above it, so each has its `kind` beside it.
 """
 
 import hashlib
@@ -52,6 +54,7 @@ POINT = [
     "samples_per_second_sd", "device",
 ]  # fmt: skip
 CONDITIONS = ["device", "threads", "processes", "gradient", "sequence_length", "warmup_steps", "steps"]
+MEMORY = ["peak_memory_kind", "memory_limit_bytes", "memory_limit_kind"]
 NOTHING_LOST = 1e-9  # differences below this are rounding, not a loss that a share could be taken of
 
 
@@ -181,7 +184,7 @@ def _batch_row(measurement: Measurement, batch: Batch) -> dict:
         "tokens_per_sample": tokens.sum() / samples.sum() if repeats else None,
         "tokens_per_sample_padded": padded.sum() / samples.sum() if repeats else None,
         "peak_memory_bytes": max((each.peak_memory_bytes for each in repeats), default=None),
-        "memory_limit_bytes": measurement.memory_limit_bytes,
+        **{name: getattr(measurement, name) for name in MEMORY},
         "cpu_share": min((each.cpu_share for each in repeats if each.cpu_share is not None), default=None),
         "reason": batch.reason,
     }

@@ -29,9 +29,16 @@ class Part:
 
 def check_architecture(config: dict, place: Path | str) -> None:
     """Raises InputError for a config.json, the one in `place`, of an architecture that is not LLaMA's, Mistral's or Mixtral's."""
-    architecture = (config.get("architectures") or ["none"])[0]
+    named = config.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named else "none"
     if architecture not in ARCHITECTURES:
         raise InputError(f"{place}: architecture {architecture}", f"use one of {', '.join(ARCHITECTURES)}")
+
+
+def attention_heads(config: dict) -> tuple[int, int, int]:
+    """(query heads, key-value heads, rows of a head) of a config.json, which may leave out the last two."""
+    heads = config["num_attention_heads"]
+    return heads, config.get("num_key_value_heads") or heads, config.get("head_dim") or config["hidden_size"] // heads
 
 
 def prunable_names(names: Iterable[str]) -> list[str]:
@@ -68,9 +75,7 @@ def coupled_parts(checkpoint: Checkpoint) -> list[list[Part]]:
 
     An FFN channel is a row of gate and up and a column of down; an attention unit is a key-value head with its
     query heads: rows of q, k and v and columns of o. Source: LLM-Pruner (arXiv 2305.11627), section 3.1."""
-    config = checkpoint.config
-    heads, kv_heads = config["num_attention_heads"], config.get("num_key_value_heads") or config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    heads, kv_heads, head_dim = attention_heads(checkpoint.config)
     groups = []
     for layer in prunable_layers(checkpoint):
         prefix, _, projection = layer.rpartition(".")

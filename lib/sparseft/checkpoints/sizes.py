@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sparseft import grid
 from sparseft.checkpoints.checkpoint import BITS
-from sparseft.checkpoints.layers import check_architecture, prunable_names
+from sparseft.checkpoints.layers import attention_heads, check_architecture, prunable_names
 from sparseft.config import Model
 from sparseft.errors import InputError
 from sparseft.files import read_json
@@ -16,6 +16,8 @@ from sparseft.files import read_json
 Shapes = dict[str, tuple[int, ...]]
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 _MISTRAL = {
     "architectures": ["MistralForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -72,15 +74,6 @@ class Subject:
         """Of its weights in one file."""
         return safetensors_bytes(self.shapes, self.dtype)
 
-    @property
-    def activations(self) -> int:
-        """Bytes a token that one decoder layer keeps for its backward under LoRA, roughly: the inputs of its projections, q, k,
-        v and the attention's output, what the product of gate and up needs, and both norms' inputs in fp32."""
-        hidden, (q, kv) = self.config["hidden_size"], head_sizes(self.config)
-        experts = self.config.get("num_experts_per_tok", 0)
-        mlp = 4 * self.config["intermediate_size"] + (2 * hidden if experts else 0)
-        return self.width * (2 * hidden + 3 * q + 2 * kv + (experts or 1) * mlp) + 2 * 4 * hidden
-
 
 def described(name: str, model: Model) -> Subject:
     """The model `name` of a study, whether it is on the disk or not. Raises InputError where its sizes are not known."""
@@ -88,20 +81,16 @@ def described(name: str, model: Model) -> Subject:
     return Subject(name, model.source, config, tensor_shapes(config, place), DTYPES[model.dtype])
 
 
-def head_sizes(config: dict) -> tuple[int, int]:
-    """(rows of q_proj, rows of k_proj and of v_proj)."""
-    heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    return heads * head_dim, (config.get("num_key_value_heads") or heads) * head_dim
-
-
 def tensor_shapes(config: dict, place: str) -> Shapes:
     """Tensor -> shape, of the checkpoint that `config` describes. Raises InputError, naming `place`, where it cannot."""
     check_architecture(config, place)
-    try:
-        return _tensor_shapes(config)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{place}: config.json lacks {error}", "give the model's own config.json") from None
+    mixtral = ("num_local_experts", "num_experts_per_tok") if config["architectures"][0] == "MixtralForCausalLM" else ()
+    optional = [name for name in ("num_key_value_heads", "head_dim") if config.get(name) is not None]
+    for name in (*_SIZES, *mixtral, *optional):
+        if type(config.get(name)) is not int or config[name] < 1:
+            what = f"{name} is {config[name]!r}" if name in config else f"it lacks {name}"
+            raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
+    return _tensor_shapes(config)
 
 
 def safetensors_bytes(shapes: Shapes, dtype: str) -> int:
@@ -137,7 +126,8 @@ def _tensor_shapes(config: dict) -> Shapes:
     shapes: Shapes = {"model.embed_tokens.weight": (vocabulary, hidden), "model.norm.weight": (hidden,)}
     if not config.get("tie_word_embeddings"):
         shapes["lm_head.weight"] = (vocabulary, hidden)
-    q, kv = head_sizes(config)
+    heads, kv_heads, head_dim = attention_heads(config)
+    q, kv = heads * head_dim, kv_heads * head_dim
     layer = {
         "input_layernorm": (hidden,),
         "post_attention_layernorm": (hidden,),

@@ -12,7 +12,7 @@ from sparseft.tasks.boolq import BOOLQ
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
 from sparseft.tasks.gsm8k import GSM8K
 from sparseft.tasks.gsm8k_mini import GSM8K_MINI
-from sparseft.tasks.hellaswag import HELLASWAG
+from sparseft.tasks.hellaswag import HELLASWAG, clean
 from sparseft.tasks.hellaswag_mini import HELLASWAG_MINI
 from sparseft.tasks.task import Row, Task
 
@@ -53,7 +53,12 @@ def read_rows(path: Path | str, name: str, fields: dict[str, type | tuple]) -> l
 def _parse(line: str, fields: dict, place: str, mend: str) -> Row:
     try:
         row = json.loads(line)
-    except ValueError as error:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{place}: an escape such as \\ud800 is half a character", "write both halves, or none"
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: not valid JSON ({error})", mend) from None
     problem = problem_of(row, fields)
     if problem:
@@ -80,6 +85,8 @@ def _problem_of_endings(row: Row) -> str | None:
     endings, label = row["endings"], row["label"]
     if len(endings) < 2 or not all(isinstance(ending, str) for ending in endings):
         return "field 'endings' is not a list of two or more strings"
+    if not all(map(clean, endings)):
+        return f"ending {[bool(clean(ending)) for ending in endings].index(False)} is empty, acc_norm divides by its length"
     if str(label) not in map(str, range(len(endings))):  # the hub writes the label as a string
         return f"label {label!r} is outside 0 to {len(endings) - 1}"
     return None

@@ -27,6 +27,6 @@ BOOLQ = Task(
     label=label,
     metric="acc",
     chance=0.5,
-    hub="aps/super_glue/boolq",
+    hub="aps/super_glue/boolq@3de24cf8022e94f4ee4b9d55a6f539891524d646",
     classes=CHOICES,
 )

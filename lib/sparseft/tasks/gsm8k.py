@@ -20,7 +20,7 @@ GSM8K = Task(
     label=None,
     metric="exact_match",
     chance=0.0,
-    hub="openai/gsm8k/main",
+    hub="openai/gsm8k/main@e53f048856ff4f594e959d75785d2c2d37b678ee",
     max_new_tokens=256,  # lm-eval's default
     few_shot=5,
 )

@@ -38,5 +38,5 @@ HELLASWAG = Task(
     label=label,
     metric="acc_norm",
     chance=0.25,
-    hub="Rowan/hellaswag",
+    hub="Rowan/hellaswag@218ec52e09a7e7462a5400043bb9a69a41d06b76",
 )

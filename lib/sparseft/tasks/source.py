@@ -14,6 +14,7 @@ from sparseft.tasks import problem_of, read_examples, read_rows
 from sparseft.tasks.task import Row, Task
 
 SPLITS = ("train", "validation")
+WIKITEXT2 = "Salesforce/wikitext/wikitext-2-raw-v1@b08601e04326c79dfdd32d625aee71d232d685c3"
 
 
 def load_rows(
@@ -21,8 +22,8 @@ def load_rows(
 ) -> list[Row]:
     """`number` rows of a split (all when None), chosen by `seed`; the same on every machine.
 
-    From `local`, a folder, if there is one, else from `hub` or the task's own place there.
-    Raises InputError where there are fewer rows, or where they cannot be had."""
+    From `local`, a folder, or from `hub`; from the task's own place there where neither is given.
+    Raises InputError where both are, where there are fewer rows, or where they cannot be had."""
     if number is not None and number < 1:
         raise InputError(f"{task.name}: {number} {split} examples are asked for", "ask for one or more")
     if task.generate:
@@ -57,14 +58,18 @@ def overlap(task: Task, rows: dict[str, list[Row]]) -> int:
     return sum(task.prompt(row) in asked for row in rows["train"])
 
 
-def load_text(local: Path | None, hub: str) -> str:
+def load_text(local: Path | None, hub: str | None = None) -> str:
     """WikiText-2's test split as one text, its rows joined by blank lines, as GPTQ and Wanda read it.
 
-    `local`: a .jsonl file of its rows, field `text`, as the raw data set has them: lines and blank ones; else from `hub`."""
+    `local`: a .jsonl file of its rows, field `text`, as the raw data set has them: lines and blank ones; else from `hub`,
+    at the pinned place there where none is given. Raises InputError where it cannot be had."""
+    fields = {"text": str}
     if local:
-        rows = read_rows(local, "document", {"text": str})
+        rows = read_rows(local, "document", fields)
     else:
-        rows = hub_dataset(hub, "perplexity", "a .jsonl file of wikitext-2-raw-v1's rows, field text")["test"]
+        hub = hub or WIKITEXT2
+        dataset = hub_dataset(hub, "perplexity", "a .jsonl file of wikitext-2-raw-v1's rows, field text")
+        rows = _checked(dataset, "test", hub, fields)
     return "\n\n".join(row["text"] for row in rows)
 
 
@@ -73,27 +78,36 @@ def _hub_rows(task: Task, hub: str) -> dict:
 
 
 def _from_hub(task: Task, split: str, hub: str) -> list[Row]:
-    """A split's rows, checked as a file's are: an unlabelled one (-1) must not pass for an answer."""
     dataset = _hub_rows(task, hub)
     # gsm8k has no validation split: its test split is what everybody reports
     name = "test" if task.name == "gsm8k" and split == "validation" and split not in dataset else split
-    if name not in dataset:
-        raise InputError(f"{hub} has no split {name}, only {', '.join(dataset)}", "name another data set")
-    rows = [_plain(row, task) for row in dataset[name]]
+    return _checked(dataset, name, hub, task.fields, task)
+
+
+def _checked(dataset: dict, split: str, hub: str, fields: dict, task: Task | None = None) -> list[Row]:
+    """A split's rows, checked as a file's are: an unlabelled one (-1) must not pass for an answer."""
+    if split not in dataset:
+        raise InputError(f"{hub} has no split {split}, only {', '.join(dataset)}", "name another data set")
+    rows = [_plain(row, task) if task else row for row in dataset[split]]
     for number, row in enumerate(rows, start=1):
-        if problem := problem_of(row, task.fields):
-            raise InputError(f"{hub}, split {name}, row {number}: {problem}", "name another data set or revision")
+        if problem := problem_of(row, fields):
+            raise InputError(f"{hub}, split {split}, row {number}: {problem}",
+                             "name another data set or revision, or give a local copy without the row")  # fmt: skip
     return rows
 
 
 @cache
-def hub_dataset(hub: str, section: str, local: str):
-    """The splits of a dataset on the hub. Raises InputError with both ways out: on-line, or the section's `local`."""
+def hub_dataset(hub: str, section: str, wanted: str):
+    """The splits of a dataset on the hub. Raises InputError with both ways out: on-line, or the section's `local`, which
+    is the `wanted`."""
     from datasets import load_dataset
 
     place, _, revision = hub.partition("@")
     organisation, name, *configuration = place.split("/")
-    mend = f"go online, or give {section}.local: {local}"
+    mend = f"go online, or give {section}.local: {wanted}"
+    if Path(organisation, name).exists():  # datasets would take it, revision or not
+        raise InputError(f"{hub}: a folder here has the name of the data set on the hub",
+                         f"rename it, or give {section}.local: {wanted}")  # fmt: skip
     try:
         dataset = load_dataset(f"{organisation}/{name}", *configuration, revision=revision or None)
     except Exception as error:  # the client raises a dozen kinds, all meaning: not to be had

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sparseft.errors import InputError
+
 Row = dict[str, object]
 
 
@@ -18,8 +20,18 @@ class Task:
     label: Callable[[Row], int] | None  # index of the right choice
     metric: str  # the headline: acc, acc_norm, exact_match
     chance: float  # the metric of a blind guess
-    hub: str | None = None  # ORG/NAME[/CONFIGURATION] on the hub; real tasks only
+    hub: str | None = None  # ORG/NAME[/CONFIGURATION]@REVISION; real tasks only
     generate: Callable[[str, int, int], list[Row]] | None = None  # (split, number, seed) -> rows; mini tasks only
     max_new_tokens: int = 0  # length limit of a generated answer
     few_shot: int = 0  # worked examples before the prompt, from the training rows
     classes: tuple[str, ...] = ()  # the choices where all rows have the same: scored class by class, f1 of the last
+
+    def check(self, rows: dict[str, list[Row]]) -> None:
+        """Raises InputError where the rows of the two splits are too few for an evaluation."""
+        if len(rows["validation"]) < 2:
+            raise InputError(f"{self.name}: one validation example has no standard error", "give two or more")
+        if len(rows["train"]) < self.few_shot:
+            raise InputError(
+                f"{self.name}: {len(rows['train'])} training examples, {self.few_shot} of them stand before every question",
+                f"give {self.few_shot} or more",
+            )

@@ -51,6 +51,19 @@ def limited_memory(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
+def private_memory() -> int:
+    """Bytes that count against `limited_memory`; 0 where the system does not keep to it."""
+    status = Path("/proc/self/status")
+    return 1024 * int(status.read_text().split("VmData:")[1].split()[0]) if status.exists() else 0
+
+
+def memory_kills() -> int:
+    """How many processes the system has killed for want of memory since it started; 0 where it does not say."""
+    counters = Path("/proc/vmstat")
+    lines = map(str.split, counters.read_text().splitlines()) if counters.exists() else ()
+    return int(dict(lines).get("oom_kill", 0))
+
+
 def device_name(device: torch.device) -> str:
     """Such as "GPU: NVIDIA H100" or "CPU: AMD EPYC, 1 thread"; goes beside every measured figure."""
     if device.type == "cuda":
