@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from sparseft.analysis import tables
-from sparseft.analysis.records import PERPLEXITY, Gap, read_measurement, read_runs
+from sparseft.analysis.records import PERPLEXITY, Gap, read_measurements, read_runs
 from test_throughput_table import write_cell
 
 DOCS = Path(__file__).parents[2] / "docs/tables.md"
@@ -55,7 +55,7 @@ def test_the_tables_of_runs_are_as_the_docs_say(write_run, tmp_path, name, conte
 
 def test_the_other_tables_are_as_the_docs_say(tmp_path):
     path = write_cell(tmp_path, "m-t-unstructured-sparsity50-sparse_to_dense", sequence_length=64)
-    measured = tables.throughput([read_measurement(path)])
+    measured = tables.throughput(read_measurements([path]))
     tables.write_csv(measured, tmp_path / "throughput_vs_batch_size.csv")
     check(tmp_path / "throughput_vs_batch_size.csv")
     tables.write_csv(tables.missing([Gap("m", True, "why")]), tmp_path / "missing.csv")

@@ -136,6 +136,25 @@ def test_a_copied_folder_is_not_another_run(write_run, tmp_path, copy, said):
     assert said in reason
 
 
+def test_a_hole_in_the_grid_is_missing_and_nothing_beyond_it(write_run, tmp_path):
+    for method in ("unstructured", "random"):
+        for mode in ("no_finetune", "sparse_to_dense"):
+            write_run(f"m-t-{method}-sparsity50-{mode}-seed0", 0.5)
+    write_run(TUNED.replace("seed0", "seed1"), 0.5)
+    write_run("m-t-dense-sparsity00-sparse_to_dense-seed0", 0.5)  # no method's, and a grid of its own
+    write_run("n-u-structured-sparsity70-sparse_to_sparse-seed2", 0.5)  # so is another model's
+    said = (True, "no such folder, though the grid of the other runs has it")
+    assert reasons(tmp_path / "runs") == {"m-t-random-sparsity50-sparse_to_dense-seed1": said}
+
+
+def test_a_run_that_cannot_be_read_is_missing_once(write_run, tmp_path):
+    for seed, method in [(0, "random"), (1, "random"), (0, "unstructured")]:
+        write_run(f"m-t-{method}-sparsity50-sparse_to_dense-seed{seed}", 0.5)
+    (write_run(TUNED.replace("seed0", "seed1"), 0.5) / "evaluation.json").unlink()
+    (gap,) = read_runs(tmp_path / "runs")[1]
+    assert gap.reason.startswith("evaluation.json: ")
+
+
 def test_foreign_folders_are_named_and_unfinished_ones_and_files_passed_over(write_run, tmp_path):
     write_run(TUNED, 0.5)
     for name in ("notes", ".hidden", "m-t-unstructured-sparsity00-sparse_to_dense-seed0"):

@@ -205,7 +205,7 @@ def _limits(records: list[Record], left_out: int) -> str:
     if failed:
         limits.append(f"{failed} of {len(records)} runs failed their validation; correctness_memo.md names them.")
     if left_out:
-        limits.append(f"{left_out} run folders could not be read and are in no table; missing.csv says why.")
+        limits.append(f"{left_out} runs are missing or could not be read and are in no table; missing.csv names them.")
     return "## Limits\n\n" + "".join(f"- {limit}\n" for limit in limits)
 
 

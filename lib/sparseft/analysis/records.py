@@ -8,13 +8,15 @@
 
 A run without a sound validation_report.json and evaluation.json is left out of every table; without a sound
 train.json, before_merge.json or merge.json it stays, with blanks. Either way it becomes a `Gap` with the reason;
-nothing is filled in. A file is sound if its fields have their types and ranges, and its numbers agree with one another.
-The classes below name the fields that the analysis reads; a file may hold more.
+nothing is filled in. A run without a folder is a `Gap` too where those beside it make it part of their grid. A file is
+sound if its fields have their types and ranges, and its numbers agree with one another. The classes below
+name the fields that the analysis reads; a file may hold more.
 """
 
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -320,7 +322,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Gap:
-    """A folder with something missing or malformed; `left_out` when it is in no table."""
+    """A run with something missing or malformed; `left_out` when it is in no table."""
 
     run_id: str
     left_out: bool
@@ -345,6 +347,10 @@ def read_runs(results_dir: Path) -> tuple[list[Record], list[Gap]]:
     read = [_read_run(folder) for folder in folders]
     records = [record for record, _ in read if record]
     gaps = [gap for _, gap in read if gap]
+    for run in _absent([record.run for record in records]):
+        if not (results_dir / run.id).is_dir():
+            gaps.append(Gap(run.id, True, "no such folder, though the grid of the other runs has it"))
+    gaps.sort(key=lambda gap: gap.run_id)
     if not records:
         first = f" (the first: {gaps[0].run_id}: {gaps[0].reason})" if gaps else ""
         raise InputError(f"{results_dir}: {len(folders)} run folders, none complete{first}", "run the study first")
@@ -390,6 +396,20 @@ def _read_run(folder: Path) -> tuple[Record | None, Gap | None]:
     reasons += foreign
     gap = Gap(run.id, not complete, " | ".join(reasons)) if reasons else None
     return (Record(run, **pieces) if complete else None), gap
+
+
+def _absent(runs: list[Run]) -> list[Run]:
+    """What `runs` lack to be a grid: of a model and task, methods x sparsities x modes x seeds. The dense runs are apart
+    from the pruned ones, and the seeds of untrained runs, which need one alone, from those of the trained ones."""
+    wanted = set()
+    for model, task, dense in {(run.model, run.task, run.method == DENSE) for run in runs}:
+        alike = [run for run in runs if (run.model, run.task, run.method == DENSE) == (model, task, dense)]
+        methods, sparsities = {run.method for run in alike}, {run.sparsity for run in alike}
+        for trained in (False, True):
+            some = [run for run in alike if (run.mode != NO_FINETUNE) == trained]
+            modes, seeds = {run.mode for run in some}, {run.seed for run in some}
+            wanted |= {Run(model, task, *cell) for cell in product(methods, sparsities, modes, seeds)}
+    return sorted(wanted - set(runs))
 
 
 def _read_piece(path: Path, schema: type[P]) -> P:

@@ -2,7 +2,8 @@
 
 A cell is model x task x method x sparsity x mode; its runs differ in the seed alone. Over seeds:
 
-    value           mean of the runs' values; value_sd is the standard deviation between them, blank for one run
+    value           mean of the runs' values; value_sd is the standard deviation between them, value_low and value_high
+                    the ends of the 95 % confidence interval of the mean by Student's t: blank for one run
     standard_error  mean of the runs' standard errors over the examples. All seeds see the same examples, so this
                     part of the error does not shrink with the number of seeds
     speed           blank where the runs of a cell differ in device, batch size or processes: such a mean says nothing
@@ -25,9 +26,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.stats import sem
 
 from sparseft.analysis.records import PERPLEXITY, Batch, Gap, Measurement, Record
+from sparseft.analysis.statistics import t_interval
 from sparseft.files import atomic_file
 from sparseft.grid import DENSE, METHODS, MODES, NO_FINETUNE, Cell
 
@@ -49,9 +51,10 @@ METRICS = [
     "exact_match_flexible-extract", "exact_match_stderr_flexible-extract",
 ]  # fmt: skip
 POINT = [
-    "n", "n_validated", "examples", "chance", "majority_floor", "value", "value_sd", "standard_error", "dense_value",
-    "difference_to_dense", "untuned_value", "recovered_share", "eval_loss", "eval_loss_sd", "samples_per_second",
-    "samples_per_second_sd", "device",
+    "n", "n_validated", "examples", "chance", "majority_floor", "value", "value_sd", "value_low", "value_high",
+    "standard_error", "dense_value", "difference_to_dense", "untuned_value", "recovered_share", "eval_loss",
+    "eval_loss_sd", "eval_loss_low", "eval_loss_high", "samples_per_second", "samples_per_second_sd",
+    "samples_per_second_low", "samples_per_second_high", "device",
 ]  # fmt: skip
 CONDITIONS = ["device", "threads", "processes", "gradient", "sequence_length", "warmup_steps", "steps"]
 MEMORY = ["peak_memory_kind", "memory_limit_bytes", "memory_limit_kind"]
@@ -67,12 +70,8 @@ def summary(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def grouped(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a cell: number of runs, mean and standard deviation over the seeds."""
+    """A row a cell: number of runs, mean, standard deviation and interval over the seeds."""
     groups = runs.groupby(CELL, sort=False)
-    measured = ["value", "eval_loss", "samples_per_second", "tokens_per_second"]
-    statistics = {
-        f"{name}_{short}": (name, long) for name in measured for short, long in [("mean", "mean"), ("sd", "std")]
-    }
     table = groups.agg(
         n=("seed", "size"),
         n_validated=("validated", "sum"),
@@ -80,9 +79,13 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
         chance=("chance", "first"),
         standard_error=("standard_error", "mean"),
         **{name: (name, "mean") for name in ("majority_floor", "recall_no", "recall_yes")},
-        **statistics,
-        device=("device", _joined),
     )
+    for name in ("value", "eval_loss", "samples_per_second", "tokens_per_second"):
+        mean, error = groups[name].mean(), groups[name].sem()
+        low, high = t_interval(mean, error, table["n"])
+        over_seeds = {"mean": mean, "sd": groups[name].std(), "low": low, "high": high}
+        table = table.assign(**{f"{name}_{short}": values for short, values in over_seeds.items()})
+    table["device"] = groups["device"].agg(_joined)
     alike = (groups[["device", "batch_size", "processes"]].nunique() <= 1).all(axis=1)
     rates = [name for name in table if "per_second" in name]
     table[rates] = table[rates].where(alike, axis=0)
@@ -115,7 +118,7 @@ def throughput(measurements: Iterable[Measurement]) -> pd.DataFrame:
 
 
 def missing(gaps: list[Gap]) -> pd.DataFrame:
-    """A row a folder with something missing or malformed, with the reason."""
+    """A row a run with something missing or malformed, with the reason."""
     return pd.DataFrame(gaps, columns=[field.name for field in fields(Gap)])
 
 
@@ -193,7 +196,7 @@ def _batch_row(measurement: Measurement, batch: Batch) -> dict:
 def _interval(name: str, values: np.ndarray) -> dict[str, float | None]:
     """Mean and ends of the 95 % confidence interval of `values`, (repeats,)."""
     mean = values.mean() if len(values) else None
-    low, high = stats.t.interval(0.95, len(values) - 1, mean, stats.sem(values)) if len(values) > 1 else (None, None)
+    low, high = t_interval(mean, sem(values), len(values)) if len(values) > 1 else (None, None)
     return {f"{name}_mean": mean, f"{name}_low": low, f"{name}_high": high}
 
 
