@@ -20,11 +20,13 @@ rule analyze_results:
         code=code("analyze_results.py"),
         runs=lambda w: grid.RUNS,
         folder=subpath(output.plots, parent=True),
+        settings=flags(**STUDY.analysis.model_dump()),
     message:
         "analyse {grid.RUNS}"
     shell:
         'python "$SCRIPTS/analyze_results.py"'
         " --results_dir {params.runs:q}"
         " --output_dir {params.folder:q}"
+        " {params.settings:q}"
         " --plot"
         " > {log:q} 2>&1"

@@ -16,6 +16,7 @@ def batch_sizes(cells: list[tuple[str, int]]) -> pd.DataFrame:
         {"model": "m", "task": "t", "method": method, "sparsity": sparsity, "mode": "sparse_to_dense", "device": "CPU",
          "batch_size": size, "status": MEASURED, "n": 3, "tokens_per_sample": 10, "peak_memory_bytes": 10**9,
          "memory_limit_bytes": 2 * 10**9,
+         "peak_memory_kind": "resident", "memory_limit_kind": "granted",
          **{f"{unit}_per_second_{end}": size for unit in ("samples", "tokens") for end in ("mean", "low", "high")}}
         for method, sparsity in cells for size in (4, 8)
     ])  # fmt: skip
@@ -27,7 +28,7 @@ def colours(cells: list[tuple[str, int]]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            if label != "memory limit":
+            if not label.startswith("memory limit"):
                 found.setdefault(label, set()).add(to_hex(handle.lines[0].get_color()))
     return found
 

@@ -75,9 +75,10 @@ def test_not_a_number_is_refused(write_run, tmp_path):
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    ({"outcomes": [0.5] * 199}, "199 outcomes of 200 examples, value 0.5 is not the mean of the outcomes"),
-    ({"outcomes": [0.5] * 199 + [2]}, "outcomes 199 input should be less than or equal to 1"),
-    ({"outcomes": [0.5] * 199 + [1]}, "value 0.5 is not the mean of the outcomes"),
+    ({"outcomes": [1, 0] * 99}, "198 outcomes of 200 examples, value 0.5 is not the mean of the outcomes"),
+    ({"outcomes": [1] * 199 + [2]}, "outcomes 199 input should be less than or equal to 1"),
+    ({"outcomes": [1] * 101 + [0] * 99}, "value 0.5 is not the mean of the outcomes"),
+    ({"outcomes": [0.5] * 200}, "outcomes other than 0 and 1"),
     ({"examples": 201}, "200 outcomes of 201 examples, 200 predictions of 201 examples, 200 log_likelihoods of 201 examples"),
     ({"predictions": []}, "0 predictions of 200 examples"),
     ({"value": 1.5}, "value input should be less than or equal to 1"),
@@ -116,7 +117,7 @@ def test_a_training_that_contradicts_itself_leaves_blanks(write_run, tmp_path, c
 
 
 def test_no_gap_is_taken_between_unlike_results(write_run, tmp_path):
-    few = {"examples": 100, "outcomes": [0.5] * 100, "predictions": [0] * 100, "log_likelihoods": None}
+    few = {"examples": 100, "outcomes": [1, 0] * 50, "predictions": [0] * 100, "log_likelihoods": None}
     write_run(TUNED, 0.5, change=lambda files: files["before_merge"].update(few))
     (record,), (gap,) = read_runs(tmp_path / "runs")
     assert (record.train_merge_gap, record.train_merge_gap_value) == (None, None)

@@ -202,6 +202,8 @@ class _Scored(_File):
                 yield f"metrics.{name} is {value:g}"
         if (self.value, self.standard_error) != tuple(map(self.metrics.get, (self.metric, f"{self.metric}_stderr"))):
             yield f"value and standard_error are not metrics.{self.metric}'s"
+        if not np.isin(self.outcomes, (0, 1)).all():
+            yield "outcomes other than 0 and 1"
         if not math.isclose(self.outcomes.sum(), self.value * self.examples, rel_tol=ROUNDING):
             yield f"value {self.value:g} is not the mean of the outcomes"
         if self.standard_error > 0.5 / math.sqrt(self.examples - 1) * (1 + ROUNDING):  # half of them 0, half 1

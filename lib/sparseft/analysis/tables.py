@@ -39,7 +39,7 @@ LINE = ["model", "task", "metric", "method", "mode"]
 INTEGERS = [
     "sparsity", "seed", "examples", "peak_memory_bytes", "batch_size", "steps", "violations", "layers_checked",
     "layers_expected", "n", "n_validated", "processes", "threads", "memory_limit_bytes", "warmup_steps",
-    "sequence_length", "evaluation_peak_memory_bytes",
+    "sequence_length", "evaluation_peak_memory_bytes", "family_size",
 ]  # fmt: skip
 TRAINED = [
     "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes", "batch_size", "steps", "gradient",
@@ -52,7 +52,8 @@ METRICS = [
 ]  # fmt: skip
 POINT = [
     "n", "n_validated", "examples", "chance", "majority_floor", "value", "value_sd", "value_low", "value_high",
-    "standard_error", "dense_value", "difference_to_dense", "untuned_value", "recovered_share", "eval_loss",
+    "standard_error", "dense_value", "difference_to_dense", "difference_low", "difference_high", "verdict",
+    "untuned_value", "recovered_share", "eval_loss",
     "eval_loss_sd", "eval_loss_low", "eval_loss_high", "samples_per_second", "samples_per_second_sd",
     "samples_per_second_low", "samples_per_second_high", "device",
 ]  # fmt: skip
@@ -66,7 +67,7 @@ def summary(records: Iterable[Record]) -> pd.DataFrame:
     table = pd.DataFrame([_row(record) for record in records])
     numbers = [name for name in table if name in METRICS or name.startswith(PERPLEXITY)]
     table[numbers] = table[numbers].astype(float)
-    return _tidy(table, ["model", "task", "method", "sparsity", "mode", "seed"])
+    return tidy(table, ["model", "task", "method", "sparsity", "mode", "seed"])
 
 
 def grouped(runs: pd.DataFrame) -> pd.DataFrame:
@@ -89,7 +90,7 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
     alike = (groups[["device", "batch_size", "processes"]].nunique() <= 1).all(axis=1)
     rates = [name for name in table if "per_second" in name]
     table[rates] = table[rates].where(alike, axis=0)
-    return _tidy(table.reset_index(), CELL)
+    return tidy(table.reset_index(), CELL)
 
 
 def curves(cells: pd.DataFrame) -> pd.DataFrame:
@@ -107,14 +108,15 @@ def curves(cells: pd.DataFrame) -> pd.DataFrame:
     untuned = points[points["mode"] == NO_FINETUNE].rename(columns={"value": "untuned_value"})
     points = points.merge(untuned[[*place, "untuned_value"]], how="left", on=place)
     points["difference_to_dense"] = points["value"] - points["dense_value"]
+    points[["difference_low", "difference_high", "verdict"]] = None  # what comparisons.judge fills in
     points["recovered_share"] = _recovered_share(points)
-    return _tidy(points, [*LINE, "sparsity"])[[*LINE, "sparsity", *POINT]]
+    return tidy(points, [*LINE, "sparsity"])[[*LINE, "sparsity", *POINT]]
 
 
 def throughput(measurements: Iterable[Measurement]) -> pd.DataFrame:
     """A row a cell and batch size; tokens a second are without padding."""
     table = pd.DataFrame([_batch_row(each, batch) for each in measurements for batch in each.batches])
-    return _tidy(table, ["model", "task", "method", "sparsity", "mode", "device", "batch_size"])
+    return tidy(table, ["model", "task", "method", "sparsity", "mode", "device", "batch_size"])
 
 
 def missing(gaps: list[Gap]) -> pd.DataFrame:
@@ -216,7 +218,7 @@ def _recovered_share(points: pd.DataFrame) -> pd.Series:
     return ((points["value"] - points["untuned_value"]) / lost.where(defined)).astype(float)
 
 
-def _tidy(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+def tidy(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Rows in the order of `keys`, whole numbers as such also where some are blank."""
     numbers = {name: "Int64" for name in INTEGERS if name in table}
     return table.astype(numbers).sort_values(keys, key=_rank, kind="stable", ignore_index=True)
