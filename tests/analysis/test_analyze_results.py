@@ -38,7 +38,7 @@ def test_a_small_study_is_written_twice_the_same(write_grid, tmp_path):
     written = contents(tmp_path / "a")
     assert written == contents(tmp_path / "b")
     assert set(written) > PAGES
-    assert len(written) == len(PAGES) + 2 * 3
+    assert len(written) == len(PAGES) + 2 * 6
     again = analyze(tmp_path / "runs", tmp_path / "a", "--plot")  # over what is there
     assert (again.returncode, contents(tmp_path / "a")) == (0, written)
 

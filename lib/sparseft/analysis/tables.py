@@ -54,7 +54,7 @@ POINT = [
     "n", "n_validated", "examples", "chance", "majority_floor", "value", "value_sd", "value_low", "value_high",
     "standard_error", "dense_value", "difference_to_dense", "difference_low", "difference_high", "verdict",
     "untuned_value", "recovered_share", "eval_loss",
-    "eval_loss_sd", "eval_loss_low", "eval_loss_high", "samples_per_second", "samples_per_second_sd",
+    "eval_loss_sd", "eval_loss_low", "eval_loss_high", "train_merge_gap", "train_merge_gap_sd", "samples_per_second", "samples_per_second_sd",
     "samples_per_second_low", "samples_per_second_high", "device",
 ]  # fmt: skip
 CONDITIONS = ["device", "threads", "processes", "gradient", "sequence_length", "warmup_steps", "steps"]
@@ -81,7 +81,7 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
         standard_error=("standard_error", "mean"),
         **{name: (name, "mean") for name in ("majority_floor", "recall_no", "recall_yes")},
     )
-    for name in ("value", "eval_loss", "samples_per_second", "tokens_per_second"):
+    for name in ("value", "eval_loss", "train_merge_gap", "samples_per_second", "tokens_per_second"):
         mean, error = groups[name].mean(), groups[name].sem()
         low, high = t_interval(mean, error, table["n"])
         over_seeds = {"mean": mean, "sd": groups[name].std(), "low": low, "high": high}
@@ -95,8 +95,8 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
 
 def curves(cells: pd.DataFrame) -> pd.DataFrame:
     """A row a point of a curve over sparsity; the dense cells are point 0 of every curve of their model and task."""
-    names = {"value_mean": "value", "eval_loss_mean": "eval_loss", "samples_per_second_mean": "samples_per_second"}
-    cells = cells.rename(columns=names)
+    averaged = ("value", "eval_loss", "train_merge_gap", "samples_per_second")
+    cells = cells.rename(columns={f"{name}_mean": name for name in averaged})
     dense = cells[cells["method"] == DENSE].drop(columns=["method"]).rename(columns={"mode": "dense_mode"})
     lines = _lines(cells)
     origin = ["model", "task", "metric", "dense_mode"]
@@ -227,9 +227,9 @@ def tidy(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def _rank(column: pd.Series) -> pd.Series:
     """Methods and modes in the order of the study, everything else by its value."""
     if column.name == "mode":
-        return column.map(MODES.index)
+        return column.map(MODES.index, na_action="ignore")
     if column.name == "method":
-        return column.map((DENSE, *METHODS).index)
+        return column.map((DENSE, *METHODS).index, na_action="ignore")
     return column
 
 
