@@ -70,6 +70,8 @@ def test_speeds_of_two_devices_never_share_a_panel(write_run, tmp_path):
     drawn = dict(figures(tmp_path))
     by_sparsity, against = drawn["t_speed_vs_sparsity"], drawn["t_acc_vs_speed"]
     assert [len(axes.lines[0].get_xdata()) for axes in by_sparsity.axes] == [2, 1]
+    assert [axes.get_ylim()[0] for axes in by_sparsity.axes] == [0, 0]
+    assert [axes.get_ylim()[1] > speed for axes, speed in zip(by_sparsity.axes, (50, 70), strict=True)] == [True, True]
     assert [axes.get_title() for axes in against.axes] == ["m on CPU: x", "m on GPU: y"]
     assert against.axes[0].lines[0].get_xdata().tolist() == [30, 50]
 

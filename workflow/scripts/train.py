@@ -18,9 +18,8 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.config import Training, add_flags, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.files import check_replaceable, locked, sha256, write_json
+from sparseft.files import adapter_digest, check_replaceable, locked, sha256, write_json
 from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Run
-from sparseft.lora.adapter import adapter_digest
 from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS

@@ -39,6 +39,7 @@ Each stage records the sha256 of what it read and wrote. A chain holds when thes
 - mask: `train.json`, `before_merge.json`, `merge.json` and `validation_report.json` inputs.mask
 - adapter: `train.json` outputs.adapter, `before_merge.json` and `merge.json` inputs.adapter (none in mode no_finetune)
 - merged: `merge.json` outputs, `validation_report.json` inputs.checkpoint, `evaluation.json` inputs.model
+- of mask and adapter also the files themselves, as far as they are there: hashed when this page was written
 - data: `train.json` inputs.validation, `before_merge.json` and `evaluation.json` inputs.data
 
 The first twelve digits; summary.csv has them whole. A merged model of several files has the sha256 of what

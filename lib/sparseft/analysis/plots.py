@@ -128,10 +128,11 @@ def _line_figure(points: pd.DataFrame, column: str, label: str, *, error: str, t
         _draw_lines(axes, part, column, error)
         if column == "value" and len(part):
             _draw_levels(axes, part)
-        axes.set_title(method if len(rows) == 1 else f"{method}\n{fill(row, 30)}", fontsize="medium")
+        axes.set_title(method if len(rows) == 1 else f"{method}\n{fill(row, 34)}", fontsize="medium")
         if column == "train_merge_gap":
             axes.axhline(0, color="0.25", linestyle=":", linewidth=1.4, label="no gap", zorder=1)
-        if column == "samples_per_second":
+    if column == "samples_per_second":
+        for axes in panels[:, 0]:  # each row shares its y axis
             axes.set_ylim(bottom=0)  # a ratio of speeds is read off the axis
     _finish_axes(panels, points["sparsity"])
     figure.suptitle(title if len(rows) > 1 else f"{title} ({rows[0]})", fontsize="medium", fontweight="bold")

@@ -24,7 +24,8 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sparseft.errors import InputError
-from sparseft.grid import DENSE, MEASURED, NO_FINETUNE, OUT_OF_MEMORY, SKIPPED, Cell, Run
+from sparseft.files import adapter_digest, sha256
+from sparseft.grid import DENSE, MEASURED, NO_FINETUNE, OUT_OF_MEMORY, SKIPPED, Cell, Run, fill, mask_path
 
 Count = Annotated[int, Field(ge=0)]
 Number = Annotated[int, Field(gt=0)]
@@ -302,7 +303,9 @@ class Measurement(_Piece):
 
 @dataclass(frozen=True)
 class Record:
-    """One run with its sound pieces; `train`, `before` and `merge` are None where there is no sound one."""
+    """One run with its sound pieces; `train`, `before` and `merge` are None where there is no sound one.
+
+    `on_disk`: digests, taken while reading, of the mask and the adapter, as far as their files are there."""
 
     run: Run
     validation: Validation
@@ -310,6 +313,7 @@ class Record:
     train: Training | None
     before: BeforeMerge | None
     merge: Merge | None
+    on_disk: dict[str, str]
 
     @property
     def train_merge_gap(self) -> float | None:
@@ -346,7 +350,8 @@ def read_runs(results_dir: Path) -> tuple[list[Record], list[Gap]]:
         raise InputError(f"{results_dir}: no such folder", "give the folder that holds the runs, or make them first")
     # A hidden folder is one that is still being written.
     folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
-    read = [_read_run(folder) for folder in folders]
+    digests: dict[Path, str] = {}  # runs share their masks
+    read = [_read_run(folder, digests) for folder in folders]
     records = [record for record, _ in read if record]
     gaps = [gap for _, gap in read if gap]
     for run in _absent([record.run for record in records]):
@@ -374,7 +379,7 @@ def read_measurements(paths: Iterable[Path]) -> list[Measurement]:
     return measurements
 
 
-def _read_run(folder: Path) -> tuple[Record | None, Gap | None]:
+def _read_run(folder: Path, digests: dict[Path, str]) -> tuple[Record | None, Gap | None]:
     try:
         run = Run.parse(folder.name)
     except InputError as error:
@@ -397,7 +402,20 @@ def _read_run(folder: Path) -> tuple[Record | None, Gap | None]:
     complete = bool(pieces["validation"] and pieces["evaluation"] and not foreign)
     reasons += foreign
     gap = Gap(run.id, not complete, " | ".join(reasons)) if reasons else None
-    return (Record(run, **pieces) if complete else None), gap
+    return (Record(run, **pieces, on_disk=_on_disk(folder, run, digests)) if complete else None), gap
+
+
+def _on_disk(folder: Path, run: Run, digests: dict[Path, str]) -> dict[str, str]:
+    """The digests of a run's mask and adapter, `digests` being those of masks that are known; the study lies three folders above the run."""
+    study = folder.resolve().parent.parent.parent
+    mask, adapter, found = study / fill(mask_path(run.method), run), folder / "adapter", {}
+    if mask.is_file():
+        if mask not in digests:
+            digests[mask] = sha256(mask)
+        found["mask"] = digests[mask]
+    if adapter.is_dir():
+        found["adapter"] = adapter_digest(adapter)
+    return found
 
 
 def _absent(runs: list[Run]) -> list[Run]:
