@@ -98,12 +98,14 @@ assert "torch" not in sys.modules and "seaborn" in sys.modules"""
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
 
 
-def test_a_study_of_720_runs_is_in_the_tables(write_grid, tmp_path):
+def test_a_study_of_720_runs_is_in_the_tables_and_figures(write_grid, tmp_path):
     study = {"models": 3, "tasks": ["hellaswag", "boolq", "gsm8k"], "sparsities": [50, 90], "seeds": 4}
     assert write_grid(tmp_path / "runs", **study) == 720
-    done = analyze(tmp_path / "runs", tmp_path / "out")
-    assert done.returncode == 0
+    done = analyze(tmp_path / "runs", tmp_path / "out", "--plot")
+    assert (done.returncode, done.stderr) == (0, "")
     assert "720 runs, 0 with a fault" in done.stdout
+    assert len((tmp_path / "out/summary.csv").read_text().splitlines()) == 721
+    assert len(list((tmp_path / "out/plots").iterdir())) == 2 * 3 * (5 + 3)  # a task's figures, and a heat map a model
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
