@@ -75,6 +75,17 @@ def test_both_recalls_stand_beside_an_accuracy_and_shared_rows_among_the_limits(
     assert "Training examples with the prompt of a validation example: t 3." in text
 
 
+def test_a_curve_of_two_devices_is_said(write_run, tmp_path):
+    write_run(TUNED, 0.5)
+    write_run(TUNED.replace("50", "70"), 0.25)
+    analyze(tmp_path / "runs", tmp_path / "out")
+    assert "Curves of several devices" not in (tmp_path / "out/EXPERIMENTS.md").read_text()
+    write_run(TUNED.replace("50", "90"), 0.25, device="GPU: one")
+    analyze(tmp_path / "runs", tmp_path / "out")
+    said = "Curves of several devices, whose speeds are drawn and judged apart: m t acc unstructured sparse_to_dense."
+    assert said in (tmp_path / "out/EXPERIMENTS.md").read_text()
+
+
 def test_no_runs_is_one_line_and_code_two(tmp_path):
     done = analyze(tmp_path / "runs", tmp_path / "out")
     assert done.returncode == 2

@@ -14,7 +14,7 @@ import pandas as pd
 from sparseft.analysis.chain import short
 from sparseft.analysis.markdown import markdown_table
 from sparseft.analysis.records import Evaluation, Record
-from sparseft.analysis.tables import PLAIN_LORA
+from sparseft.analysis.tables import LINE, PLAIN_LORA
 from sparseft.files import atomic_file
 from sparseft.grid import MODES, NO_FINETUNE
 
@@ -82,7 +82,7 @@ def write_experiments(path: Path, records: list[Record], study: Study, *, left_o
         _RESULTS,
         *results,
         "## Figures\n\n" + "\n".join(f"![{Path(name).stem}](plots/{name})\n" for name in plots) if plots else "",
-        _limits(records, left_out),
+        _limits(records, study.points, left_out),
         _REPRODUCE,
     ]
     with atomic_file(path) as temporary:
@@ -220,7 +220,7 @@ def _few(sparsities: pd.Series) -> list[int]:
     return found[:: -(-len(found) // 4) or 1]
 
 
-def _limits(records: list[Record], left_out: int) -> str:
+def _limits(records: list[Record], points: pd.DataFrame, left_out: int) -> str:
     devices = {record.evaluation.device for record in records} | {each.train.device for each in records if each.train}
     examples = _each(record.evaluation.examples for record in records)
     failed = sum(not record.validation.passed for record in records)
@@ -234,6 +234,10 @@ def _limits(records: list[Record], left_out: int) -> str:
     ]
     if not any("cs-3" in device.lower() or "cerebras" in device.lower() for device in devices):
         limits.append("Nothing here has run on a Cerebras CS-3.")
+    trained = points[points["device"].notna()]
+    mixed = [" ".join(line) for line, rows in trained.groupby(LINE, sort=False) if rows["device"].nunique() > 1]
+    if mixed:
+        limits.append(f"Curves of several devices, whose speeds are drawn and judged apart: {', '.join(mixed)}.")
     shared = {f"{each.evaluation.task} {each.evaluation.train_overlap}" for each in records
               if each.evaluation.train_overlap}  # fmt: skip
     if shared:
