@@ -1,12 +1,15 @@
 # make run    set up, then the default study; about eight minutes on 2 cores
 # make test   set up, then all tests
+# make test-cerebras  set up cerebras-pytorch, 5.7 GB, in an environment of its own; then that backend's tests
 # make lint   ruff, snakefmt, snakemake --lint
 # make bench  this project beside its peers, as ratios in one run
 
 PYTHON ?= python3
+# of cerebras-pytorch, the appliance's: 2.10.0 or 2.6.0
+export CEREBRAS_RELEASE ?= 2.10.0
 BIN := .venv/bin
 
-.PHONY: run test lint format bench
+.PHONY: run test test-cerebras lint format bench
 
 run: .venv/installed
 	$(BIN)/snakemake
@@ -15,6 +18,9 @@ run: .venv/installed
 
 test: .venv/installed-tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-cerebras: .venv/installed-tests .venv-cerebras/installed
+	SPARSEFT_PYTHON='$(abspath $(BIN)/python)' .venv-cerebras/bin/python -m pytest tests/cerebras
 
 lint: .venv/installed-tests
 	$(BIN)/ruff check .
@@ -44,4 +50,12 @@ bench: .venv/installed-tests
 
 .venv/installed-tests: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+.venv-cerebras/installed: envs/cerebras/requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed: make PYTHON=python3.11 $@")'
+	$(PYTHON) -m venv .venv-cerebras
+	.venv-cerebras/bin/python -m pip install --quiet --upgrade pip
+	.venv-cerebras/bin/python -m pip install --quiet --requirement envs/cerebras/requirements.txt
+	.venv-cerebras/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@

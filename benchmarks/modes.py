@@ -29,8 +29,9 @@ from sparseft.pruning.mask_ops import read_mask
 from sparseft.tasks import get_task
 from sparseft.tasks.source import load_rows
 from sparseft.training.hardware import keep_freed_memory, limit_threads
+from sparseft.training.job import Job
 from sparseft.training.model import load_model
-from sparseft.training.torch_backend import Job, train
+from sparseft.training.torch_backend import train
 
 PERCENTS = (50, 70)
 SETTINGS = {

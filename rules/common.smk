@@ -4,17 +4,23 @@ from pathlib import Path
 from shlex import quote
 
 from sparseft import grid, targets
-from sparseft.config import Config, parse_section
+from sparseft.config import Config, parse_section, split_mdl
 from sparseft.digests import code_digest
 from sparseft.errors import InputError
 
 ROOT = Path(workflow.basedir)
 
+
+def refuse(error):
+    """End with the one line of an InputError, before any job starts."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
 try:
     STUDY = parse_section(Config, config, "configuration")
 except InputError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+    refuse(error)
 
 
 # The environment that runs Snakemake runs the scripts, activated or not, wherever the project lies; not in params,
@@ -23,7 +29,8 @@ except InputError as error:
 BIN = "" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:"
 shell.prefix(
     f"set -euo pipefail; export PATH={quote(BIN)}$PATH PYTHONPATH={quote(str(ROOT / 'lib'))} "
-    f"SCRIPTS={quote(str(ROOT / 'workflow/scripts'))}; "
+    f"SCRIPTS={quote(str(ROOT / 'workflow/scripts'))} "
+    f"CEREBRAS_PYTHON={quote(str(ROOT / STUDY.cerebras.python))}; "
 )
 
 
@@ -41,8 +48,7 @@ def manifest_if(check, *asked):
     try:
         check(*asked)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        refuse(error)
     return grid.MANIFEST
 
 
@@ -59,12 +65,18 @@ def launch(processes):
     return [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
 
 
+def compiled(run, programs):
+    """What the training of a run waits for; as ancient, a program that is compiled again does not train it again."""
+    return [ancient(f"{grid.PROGRAM.format(program=targets.program(STUDY, run))}/compile.json")] if programs else []
+
+
 def local_model(source):
-    """The files of a path: source, so that a changed one is prepared again."""
-    folder = Path(source.removeprefix("path:"))
-    if not source.startswith("path:"):
-        return []
-    return [str(folder / "config.json"), *map(str, sorted(folder.glob("*.safetensors")))]
+    """The files of a path: or mdl: source, so that a changed one is prepared again."""
+    kind, _, place = source.partition(":")
+    if kind == "mdl":
+        file, folder = split_mdl(place)
+        return [str(file), str(folder / "config.json")]
+    return [f"{place}/config.json", *map(str, sorted(Path(place).glob("*.safetensors")))] if kind == "path" else []
 
 
 def local_data(folder):

@@ -2,7 +2,7 @@
 #   snakemake throughput
 rule measure_throughput:
     input:
-        manifest=lambda w: manifest_if(STUDY.training_of(w.task).check_measured),
+        manifest=lambda w: manifest_if(STUDY.check_measured, w.task),
         mask=lambda w: grid.mask_path(w.method),
         train=f"{grid.DATA}/train.jsonl",
     output:

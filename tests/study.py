@@ -19,8 +19,8 @@ def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
 class Study:
     """A folder with a configuration file of its own, in which snakemake runs."""
 
-    def __init__(self, folder: Path, root: Path = ROOT) -> None:
-        self.folder, self.root = folder, root
+    def __init__(self, folder: Path, root: Path = ROOT, python: str = sys.executable) -> None:
+        self.folder, self.root, self.python = folder, root, python
         folder.mkdir(parents=True, exist_ok=True)
 
     def configure(self, models: dict[str, Path], **sections: object) -> None:
@@ -30,7 +30,7 @@ class Study:
 
     def snakemake(self, *arguments: str, expect: int = 0) -> str:
         """Run snakemake in the folder; returns what it printed."""
-        command = [sys.executable, "-m", "snakemake", *arguments, "--snakefile", str(self.root / "Snakefile")]
+        command = [self.python, "-m", "snakemake", *arguments, "--snakefile", str(self.root / "Snakefile")]
         done = subprocess.run([*command, "--configfile", "study.yaml"], cwd=self.folder, capture_output=True, text=True,
                               check=False)  # fmt: skip
         assert done.returncode == expect, done.stderr[-4000:]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from snakemake.utils import update_config
-from sparseft.config import Config, parse_section, schema
+from sparseft.config import Config, parse_section, schema, split_mdl
 from sparseft.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -72,6 +72,8 @@ def test_every_configuration_file_is_valid():
         ("throughput.sparsities", [0, 51], "throughput.sparsities asks for 51, which grid.sparsities lacks"),
         ("throughput.sequence_length", 1, "throughput.sequence_length: Input should be greater than or equal to 2"),
         ("resources.processes", 3, "3 processes cannot share 1 micro-batches a step; set training.micro_batch_size to"),
+        ("backend", "tpu", "backend: Input should be 'torch' or 'cerebras', not 'tpu'"),
+        ("cerebras.target", "GPU", "cerebras.target: Input should be 'CSX' or 'CPU', not 'GPU'"),
         ("grid.modes", ["sparse"], "grid.modes.0: Input should be 'sparse_to_dense' or 'sparse_to_sparse'"),
         (
             "grid.methods",
@@ -92,6 +94,7 @@ def test_every_configuration_file_is_valid():
         ("perplexity", {"context": 1}, "perplexity.context: Input should be greater than or equal to 2"),
         ("models.smollm2.source", "ftp:x", "models.smollm2.source: String should match pattern"),
         ("models.smollm2.sha256", None, "models.smollm2: a pypi: source needs the sha256 of its wheel"),
+        ("models.other", {"source": "mdl:x.bin"}, "models.other.source: String should match pattern"),
         ("models.a-b", {"source": "path:x"}, "models.a-b: String should match pattern"),
     ],
 )
@@ -104,8 +107,35 @@ def test_a_fault_is_one_line_that_names_its_place(path, value, line):
     assert "\n" not in message
 
 
+def test_several_processes_are_not_for_the_wafer():
+    raw = changed("resources.processes", 2)
+    raw |= {"backend": "cerebras", "training": {"batch_size": 8, "micro_batch_size": 4}}
+    with pytest.raises(InputError, match=r"resources.processes: the backend cerebras trains in one; more systems"):
+        parse_section(Config, raw, "configuration")
+
+
+def test_a_schedule_that_the_wafer_cannot_have_is_refused_before_anything_runs():
+    raw = changed("training", {"cache_weights": True}) | {"backend": "cerebras"}
+    with pytest.raises(InputError, match=r"training.cache_weights: the backend cerebras has none"):
+        parse_section(Config, raw, "configuration")
+
+
 def test_a_task_s_own_schedule_lies_over_the_common_one():
     study = parse_section(Config, changed("tasks.boolq", {"training": {"steps": 7}}), "configuration")
     assert study.training_of("boolq").model_dump() == {**study.training.model_dump(), "steps": 7}
     study = parse_section(Config, changed("tasks.boolq", {}), "configuration")
     assert study.training_of("boolq") == study.training
+
+
+@pytest.mark.parametrize(
+    ("place", "found"),
+    [
+        ("a/b.mdl", ("a/b.mdl", "a")),
+        ("b.mdl@hf", ("b.mdl", "hf")),
+        ("/home/me@here/b.mdl@c@d", ("/home/me@here/b.mdl", "c@d")),
+        ("a.mdl/b.mdl", ("a.mdl/b.mdl", "a.mdl")),
+        ("models/llama", None),
+    ],
+)
+def test_an_mdl_place_is_a_file_and_the_folder_of_its_configuration(place, found):
+    assert split_mdl(place) == (tuple(map(Path, found)) if found else None)

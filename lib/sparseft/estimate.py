@@ -26,8 +26,9 @@ PROGRAM = 600_000_000  # bytes of python, torch and its libraries on a CPU; meas
 MASK_JOB = 210_000_000  # of masks from weights alone, whatever the model: benchmarks/masks.py; measured
 ADAM = 16  # bytes a number of an adapter: itself, its gradient, two moments, all fp32
 STATE = 12  # bytes a number of an adapter in state.pt: the same without the gradient
+TRACE = 9  # bytes a weight where a training for the wafer is traced; measured on LLaMA shapes of 83 and 185 million
+TRACER = 1_200_000_000  # bytes of the program that does it; measured beside it
 LOGITS = 4  # lm-eval's in an evaluation: with their softmax, and the last batch's; measured
-LOSS = 8  # bytes a logit beside itself: fp32, and its logarithm of the softmax
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def report(config: Config) -> str:
         "",
         f"runs: {len(found):,}, of which {trained:,} are trained",
         f"jobs: {sum(planned.values()):,} where nothing is made yet: {', '.join(f'{rule} {n:,}' for rule, n in planned.items())}",
+        *_compilations(config),
         f"prunable weights, billions: {weights}",
         *_table("disk, kept", kept),
         *_table("disk, besides and for a time", passing),
@@ -101,6 +103,7 @@ def jobs(config: Config) -> dict[str, int]:
         "prepare_task": len(config.grid.tasks),
         **({"prepare_wikitext2": 1} if config.perplexity else {}),
         **Counter(_mask_rule(method) for _, method in masks),
+        **({"compile_program": len(programs)} if (programs := targets.programs(config)) else {}),
         **dict.fromkeys(("train_adapter", "evaluate_adapter"), trained),
         **dict.fromkeys(("merge_adapter", "validate_sparsity", "evaluate_run"), len(found)),
         **dict.fromkeys(("analyze_results", "analyze"), 1),
@@ -223,7 +226,18 @@ def _mask_memory(config: Config, subject: Subject, task: str) -> Need:
     return Need({"weights": weights, "hidden states of the examples": states}, machine)
 
 
+def _compilations(config: Config) -> list[str]:
+    if config.backend != "cerebras":
+        return []
+    programs = targets.programs(config)
+    return [f"compilations for the wafer: {len(programs)}, for {len(_trained(config))} trainings" if programs else
+            "compilations for the wafer: within each training, or none (cerebras.compile_once, cerebras.target)"]  # fmt: skip
+
+
 def _training_memory(config: Config, subject: Subject, task: str) -> Need:
+    if config.backend == "cerebras":
+        tracing = {"tracing, not on the wafer: fp32 weights, masks, graph": TRACE * subject.weights, "program": TRACER}
+        return Need({}, tracing)
     settings, texts, layers = config.training_of(task), TEXTS[task], subject.config["num_hidden_layers"]
     tokens = settings.micro_batch_size * texts.long
     kept = layers * activation_bytes(subject)
@@ -236,7 +250,7 @@ def _training_memory(config: Config, subject: Subject, task: str) -> Need:
         "W'": subject.width * effective if "sparse_to_sparse" in config.grid.modes else 0,
         "adapter, gradient, AdamW": ADAM * _numbers(adapter_shapes(config, subject, task)),
         f"activations of {tokens:,} tokens": tokens * kept,
-        "logits of the answers": logits * (subject.width + LOSS),
+        "logits of the answers": logits * subject.width,
     }
     return Need(model, _loading(config, subject))
 

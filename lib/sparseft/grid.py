@@ -29,6 +29,7 @@ TRAINED_MODES = ("sparse_to_dense", "sparse_to_sparse")
 MODES = (NO_FINETUNE, *TRAINED_MODES)
 DENSE = "dense"
 TASKS = ("boolq", "hellaswag", "gsm8k", "boolq_mini", "hellaswag_mini", "gsm8k_mini")
+WAFER = "CSX"  # the device of a training on a CS-3, and of nothing else
 MEASURED, OUT_OF_MEMORY = "measured", "out of memory"  # what became of a batch size
 SKIPPED = "skipped: a smaller batch did not fit"
 TABLES = ("summary", "grouped_summary", "sparsity_vs_performance", "comparisons", "best_tradeoffs", "missing")
@@ -41,6 +42,7 @@ WILDCARDS = {
     "sparsity": r"[0-9]{2}",
     "mode": rf"(?:{'|'.join(MODES)})",
     "seed": r"(?:0|[1-9][0-9]*)",
+    "program": r"[A-Za-z0-9_.-]+",
 }
 CELL_ID = "{model}-{task}-{method}-sparsity{sparsity}-{mode}"
 RUN_ID = f"{CELL_ID}-seed{{seed}}"
@@ -103,6 +105,8 @@ MASK_NAME = "masks_sparsity{sparsity}_{method}"
 RUNS = "results/runs"
 RUN = f"{RUNS}/{RUN_ID}"
 THROUGHPUT = f"results/throughput/{CELL_ID}.json"
+STOP = "results/logs/stop"  # left by a job that met a full disk quota
+PROGRAM = "results/programs/{program}"
 ANALYSIS = "results/analysis"
 THROUGHPUT_TABLE = f"{ANALYSIS}/throughput_vs_batch_size.csv"
 THROUGHPUT_PLOTS = f"{ANALYSIS}/throughput_plots"

@@ -95,10 +95,5 @@ def _kind(checkpoint: Checkpoint, name: str) -> tuple:
     return checkpoint.tensors[name].dtype, checkpoint.tensors[name].shape
 
 
-def _bytes(checkpoint: Checkpoint, name: str) -> bytes | None:
-    tensor = checkpoint.tensors.get(name)
-    if tensor is None:
-        return None
-    with open(tensor.file, "rb") as stream:
-        stream.seek(tensor.start)
-        return stream.read(tensor.nbytes)
+def _bytes(checkpoint: Checkpoint, name: str) -> bytes | memoryview | None:
+    return checkpoint.read_bytes(name) if name in checkpoint.tensors else None

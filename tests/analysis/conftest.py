@@ -20,7 +20,7 @@ def digest(*words: object) -> str:
 
 
 def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dict[str, dict]:
-    """The four files of a sound run; `changes`: loss, loss_before, value_before, speed, error, examples, device, batch_size, metrics."""
+    """The four files of a sound run; `changes`: loss, loss_before, value_before, speed, error, examples, backend, device, batch_size, metrics."""
     loss, device = changes.get("loss", 2.0), changes.get("device", CPU)
     base, mask = digest(run.model), digest(run.model, run.method, run.sparsity)
     adapter = None if run.mode == "no_finetune" else digest(run.id, "adapter")
@@ -49,7 +49,7 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
         found["train"] = (
             {
                 "run_id": run.id,
-                "backend": "torch",
+                "backend": changes.get("backend", "torch"),
                 "device": device,
                 "dtype": "bfloat16",
                 "steps": 60,

@@ -1,5 +1,6 @@
 """The script: what it writes, twice the same, of any size, without torch."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -48,6 +49,15 @@ def test_one_run_is_enough(write_run, tmp_path):
     done = analyze(tmp_path / "runs", tmp_path / "out", "--plot")
     assert done.returncode == 0, done.stderr
     assert "Nothing here has run on a Cerebras CS-3" in (tmp_path / "out" / "EXPERIMENTS.md").read_text()
+
+
+@pytest.mark.parametrize(("device", "ran"), [("CSX", True), ("CSX software backend on CPU", False)])
+def test_what_the_cerebras_backend_did_on_a_cpu_is_not_called_a_cs_3_s(write_run, tmp_path, device, ran):
+    write_run(TUNED, 0.5, backend="cerebras", device=device)
+    assert analyze(tmp_path / "runs", tmp_path / "out").returncode == 0
+    assert ("Nothing here has run on a Cerebras CS-3" in (tmp_path / "out" / "EXPERIMENTS.md").read_text()) != ran
+    [row] = csv.DictReader((tmp_path / "out" / "summary.csv").read_text().splitlines())
+    assert (row["backend"], row["device"]) == ("cerebras", device)
 
 
 def test_gaps_and_failures_are_said_and_the_rest_is_analysed(write_run, tmp_path):

@@ -27,6 +27,12 @@ def test_a_config_says_every_tensor_and_the_bytes_of_their_file(tmp_path, name, 
     assert subject.bytes == (folder / "model.safetensors").stat().st_size
 
 
+@pytest.mark.parametrize("place", ["{}/x.mdl", "elsewhere/x.mdl@{}"])
+def test_a_modelzoo_source_is_described_by_its_hugging_face_folder(tiny_models, place):
+    folder = tiny_models["mistral"]
+    assert described("m", Model(source="mdl:" + place.format(folder))).shapes == described("m", source(folder)).shapes
+
+
 # Parameters as the models' own pages count them; prunable: four attention and three FFN matrices a layer (and expert).
 @pytest.mark.parametrize(
     ("model", "parameters", "prunable"),

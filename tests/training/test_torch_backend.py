@@ -14,11 +14,13 @@ from sparseft.config import Training
 from sparseft.errors import InputError
 from sparseft.files import sha256
 from sparseft.tasks import get_task
+from sparseft.training import job as job_module
 from sparseft.training import torch_backend
 from sparseft.training.batches import Example, encode
 from sparseft.training.hardware import limit_threads
+from sparseft.training.job import Job
 from sparseft.training.loss import AnswerLoss, mean_answer_loss
-from sparseft.training.torch_backend import Job, identity, train, trained_model
+from sparseft.training.torch_backend import train, trained_model
 from tiny_models import PRUNABLE_LAYERS
 
 from masks import compute_masks
@@ -116,24 +118,25 @@ def test_examples_longer_than_the_context_are_refused_before_the_training(tmp_pa
 def test_whatever_decides_the_bits_is_in_the_identity_of_a_state(tiny_llama, tmp_path, monkeypatch):
     mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
     job = Job(tiny_llama, mask, "sparse_to_sparse", 0, SETTINGS, TASK, ROWS, 8, {"mask_sha256": "m"})
-    data, accelerator = {"train": [Example([1, 2, 3], 2)]}, Accelerator(cpu=True)
+    data, code = {"train": [Example([1, 2, 3], 2)]}, Path(torch_backend.__file__)
     other = Checkpoint(shutil.copytree(tiny_llama.folder, tmp_path / "other"))
     config = json.loads((other.folder / "config.json").read_text())
     (other.folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
     found = [
-        identity(job, data, accelerator),
-        identity(replace(job, mode="sparse_to_dense"), data, accelerator),
-        identity(replace(job, seed=1), data, accelerator),
-        identity(replace(job, settings=SETTINGS.model_copy(update={"learning_rate": 0.5})), data, accelerator),
-        identity(replace(job, provenance={"mask_sha256": "n"}), data, accelerator),
-        identity(replace(job, checkpoint=other), data, accelerator),
-        identity(job, {"train": [Example([1, 2, 3], 1)]}, accelerator),
-        identity(job, {"train": [Example([1, 2, 4], 2)]}, accelerator),
+        job.identity(data, code, [1]),
+        job.identity(data, code, [2]),
+        replace(job, mode="sparse_to_dense").identity(data, code, [1]),
+        replace(job, seed=1).identity(data, code, [1]),
+        replace(job, settings=SETTINGS.model_copy(update={"learning_rate": 0.5})).identity(data, code, [1]),
+        replace(job, provenance={"mask_sha256": "n"}).identity(data, code, [1]),
+        replace(job, checkpoint=other).identity(data, code, [1]),
+        job.identity({"train": [Example([1, 2, 3], 1)]}, code, [1]),
+        job.identity({"train": [Example([1, 2, 4], 2)]}, code, [1]),
     ]
-    monkeypatch.setattr(torch_backend, "code_digest", lambda *_: "edited")
-    assert len({*found, identity(job, data, accelerator)}) == 9
+    monkeypatch.setattr(job_module, "code_digest", lambda *_: "edited")
+    assert len({*found, job.identity(data, code, [1])}) == 10
     monkeypatch.undo()
-    assert identity(job, data, accelerator) == found[0]
+    assert job.identity(data, code, [1]) == found[0]
 
 
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])

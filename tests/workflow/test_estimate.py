@@ -11,7 +11,17 @@ import yaml
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.sizes import Subject, described, safetensors_bytes
 from sparseft.config import Config, Model, Training, parse_section
-from sparseft.estimate import TEXTS, Item, activation_bytes, adapter_shapes, disk_kept, jobs, mask_sizes, memory
+from sparseft.estimate import (
+    TEXTS,
+    Item,
+    activation_bytes,
+    adapter_shapes,
+    disk_kept,
+    jobs,
+    mask_sizes,
+    memory,
+    report,
+)
 from sparseft.lora.masked_lora import LoRALinear
 from sparseft.tasks import get_task
 from sparseft.training.torch_backend import adapted_model
@@ -30,6 +40,7 @@ MIXED = {
     "resources": {"processes": 2, "threads": 1},
     "keep_merged": True,
 }  # fmt: skip
+WAFER = {**SWEEP, "backend": "cerebras"}
 
 
 def laid_over(sections: dict) -> Config:
@@ -40,11 +51,22 @@ def laid_over(sections: dict) -> Config:
     return parse_section(Config, merged, "configuration")
 
 
-@pytest.mark.parametrize("sections", [DEFAULT, SWEEP, MIXED], ids=["default", "sweep", "mixed"])
+@pytest.mark.parametrize(
+    "sections", [DEFAULT, SWEEP, MIXED, WAFER], ids=["default", "sweep", "mixed", "sweep on a wafer"]
+)
 def test_jobs_are_those_that_snakemake_plans_in_an_empty_folder(tmp_path, sections):
     study = Study(tmp_path)
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(sections))
     assert jobs(laid_over(sections)) == study.planned()
+
+
+def test_the_estimate_says_how_many_programs_are_compiled():
+    config = laid_over(WAFER)
+    assert jobs(config)["compile_program"] == 74
+    assert "compilations for the wafer: 74, for 330 trainings" in report(config)
+    without = laid_over({**WAFER, "cerebras": {"compile_once": False}})
+    assert "compile_program" not in jobs(without)
+    assert "compilations for the wafer: within each training" in report(without)
 
 
 def test_without_a_dense_run_there_is_no_job_for_its_mask():

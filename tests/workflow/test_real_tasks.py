@@ -25,8 +25,9 @@ from sparseft.pruning.mask_ops import Mask, check_mask, read_mask
 from sparseft.tasks import get_task
 from sparseft.tasks.source import SPLITS, load_rows
 from sparseft.training.batches import collate, encode
+from sparseft.training.job import Job
 from sparseft.training.model import load_model
-from sparseft.training.torch_backend import Job, train, trained_model
+from sparseft.training.torch_backend import train, trained_model
 from sparseft.validation import validate
 from tiny_models import PRUNABLE_LAYERS, save_tiny
 

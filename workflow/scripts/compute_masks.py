@@ -11,11 +11,11 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
-from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.config import Masks, add_flags, parse_section
 from sparseft.errors import InputError, run_script
 from sparseft.files import write_json
 from sparseft.grid import IMPORTANCES, MASK_NAME, TASK_METHODS, TASKS, split_method
+from sparseft.modelzoo.checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.pruning.importance import Calibration
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.report import plot_report
@@ -25,7 +25,9 @@ MAX_THREADS = max(64, os.cpu_count() or 1)
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_path", type=Path, required=True, help="Hugging Face checkpoint folder")
+    parser.add_argument(
+        "--model_path", type=Path, required=True, help="Hugging Face checkpoint folder, or FILE.mdl[@FOLDER]"
+    )
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--sparsity", nargs="+", required=True, help="fractions, 0 <= s < 1, in whole percents")
     parser.add_argument("--method", nargs="+", required=True, metavar="METHOD",
@@ -86,8 +88,11 @@ def main() -> int:
         raise InputError(f"--threads {args.threads}: not a number of threads", f"give 1 to {MAX_THREADS}")
     percents = sorted({percent(text) for text in args.sparsity})
     settings = parse_section(Masks, {name: getattr(args, name) for name in Masks.model_fields}, "masks")
-    checkpoint = Checkpoint(args.model_path)
-    for method in methods_of(args, settings, percents):
+    checkpoint, methods = open_checkpoint(args.model_path), methods_of(args, settings, percents)
+    if isinstance(checkpoint, ModelZooCheckpoint) and set(methods) & set(TASK_METHODS):
+        raise InputError(f"{args.model_path}: to run the model, it must be a Hugging Face checkpoint",
+                         f"prepare_model.py --source mdl:{args.model_path}, then give that folder")  # fmt: skip
+    for method in methods:
         names = [MASK_NAME.format(sparsity=f"{percent:02d}", method=method) for percent in percents]
         paths = [args.output_dir / f"{name}.{args.format}" for name in names]
         calibration = calibration_of(args, method, settings) if method in TASK_METHODS else None

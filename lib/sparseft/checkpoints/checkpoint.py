@@ -9,8 +9,8 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -85,6 +85,13 @@ class Checkpoint:
         word = _word(tensor)
         return np.fromfile(tensor.file, word, tensor.nbytes // word.itemsize, offset=tensor.start).reshape(tensor.shape)
 
+    def read_bytes(self, name: str) -> bytes | memoryview:
+        """A tensor's bytes, of any dtype."""
+        tensor = self.tensors[name]
+        with open(tensor.file, "rb") as stream:
+            stream.seek(tensor.start)
+            return stream.read(tensor.nbytes)
+
     def read_float32(self, name: str) -> np.ndarray:
         """A tensor's values, fp32."""
         return to_float32(self.read(name), self.tensors[name].dtype)
@@ -155,6 +162,28 @@ def read_header(file: Path, mend: str = _MEND_FILE) -> tuple[bytes, list[Tensor]
     return head + body, tensors
 
 
+def lay_out(file: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file that is not written yet, name -> (dtype, shape), one after the other."""
+    found, end = {}, 0
+    for name, (dtype, shape) in tensors.items():
+        found[name] = Tensor(name, file, dtype, shape, end, BITS[dtype].itemsize * math.prod(shape))
+        end += found[name].nbytes
+    base = len(safetensors_header(found.values()))
+    return {name: replace(tensor, start=base + tensor.start) for name, tensor in found.items()}
+
+
+def safetensors_header(tensors: Iterable[Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """The header, with its length, of a file of `tensors`, one after the other, as the safetensors library writes it."""
+    entries, start = {"__metadata__": metadata or {"format": "pt"}}, 0
+    for tensor in tensors:
+        offsets = [start, start + tensor.nbytes]
+        entries[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": offsets}
+        start = offsets[1]
+    body = json.dumps(entries, separators=(",", ":")).encode()
+    body = body.ljust(-(-len(body) // 8) * 8)  # the tensors start aligned
+    return len(body).to_bytes(8, "little") + body
+
+
 def weights_digest(hashes: dict[str, str]) -> str:
     """One digest for the weights' files: sha256 over `name sha256` lines, sorted."""
     lines = sorted(f"{name} {digest}\n" for name, digest in hashes.items() if name.endswith(".safetensors"))
@@ -174,7 +203,7 @@ def infinity(dtype: str) -> int:
 
 
 def _word(tensor: Tensor) -> np.dtype:
-    """The unsigned word that holds a value's bits."""
+    """The unsigned word that holds a value's bits. Raises InputError where a tensor is not in BF16, F16 or F32."""
     if tensor.dtype not in BITS:
         raise InputError(f"{tensor.file}: {tensor.name} is {tensor.dtype}", f"convert it to one of {', '.join(BITS)}")
     return BITS[tensor.dtype]

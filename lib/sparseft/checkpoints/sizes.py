@@ -1,15 +1,14 @@
 """The tensors of a checkpoint from its config.json alone: names as on disk, shapes, bytes."""
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from sparseft import grid
-from sparseft.checkpoints.checkpoint import BITS
+from sparseft.checkpoints.checkpoint import BITS, lay_out, safetensors_header
 from sparseft.checkpoints.layers import attention_heads, check_architecture, prunable_names
-from sparseft.config import Model
+from sparseft.config import Model, split_mdl
 from sparseft.errors import InputError
 from sparseft.files import read_json
 
@@ -95,19 +94,16 @@ def tensor_shapes(config: dict, place: str) -> Shapes:
 
 def safetensors_bytes(shapes: Shapes, dtype: str) -> int:
     """The size of the one file that the safetensors library writes, `dtype` BF16, F16 or F32."""
-    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name in sorted(shapes):
-        start, end = end, end + BITS[dtype].itemsize * math.prod(shapes[name])
-        header[name] = {"dtype": dtype, "shape": shapes[name], "data_offsets": [start, end]}
-    return 8 + -(-len(json.dumps(header, separators=(",", ":"))) // 8) * 8 + end
+    tensors = lay_out(Path(), {name: (dtype, shapes[name]) for name in sorted(shapes)}).values()
+    return len(safetensors_header(tensors)) + sum(tensor.nbytes for tensor in tensors)
 
 
 def _description(name: str, model: Model) -> tuple[dict, str]:
     """A model's config.json, and where it is from: its folder, the table, or models/NAME/."""
     kind, _, place = model.source.partition(":")
-    if kind == "path":
-        return read_json(Path(place) / "config.json", "give a Hugging Face checkpoint folder"), place
+    if kind in ("path", "mdl"):
+        folder = Path(place) if kind == "path" else split_mdl(place)[1]
+        return read_json(folder / "config.json", "give a Hugging Face checkpoint folder"), str(folder)
     known = f"{kind}:{place.partition('@')[0].partition('==')[0]}"
     if known in NAMED:
         return NAMED[known], known

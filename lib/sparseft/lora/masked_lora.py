@@ -17,7 +17,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from sparseft.config import Training
@@ -57,10 +56,11 @@ class MaskedLoRAFunction(torch.autograd.Function):
 def _exact(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, workspace: Workspace) -> tuple[Tensor, Tensor]:
     dA, dB = torch.zeros_like(A), torch.empty_like(B)
     a, b, dy_t = A.to(x.dtype), B.to(x.dtype), dy.T
-    if dy.dtype == torch.bfloat16 and dy.device.type == "cpu":
-        dy_t = dy_t.contiguous()  # oneDNN's product of a transposed matrix takes up to twice as long
+    if dy.dtype == torch.bfloat16 and dy.device.type == "cpu" and torch.cpu._is_amx_tile_supported():
+        dy_t = dy_t.contiguous()  # there oneDNN's product of a transposed matrix takes up to twice as long
     for rows in row_blocks(W):
-        G = workspace.mask_(_product(dy_t[rows], x), W[rows])
+        G = _product(dy_t[rows], x, out=workspace.take("G", W[rows].shape, x))
+        workspace.mask_(G, W[rows])
         dB[rows] = (a @ G.T).T  # as G A^T, and faster
         dA += b[rows].T @ G
     return dA, dB
@@ -71,11 +71,13 @@ def _straight_through(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, _:
     return (back.T @ x).to(A.dtype), (dy.T @ low).to(B.dtype)
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right. In fp32 on a CPU by oneDNN, which torch has for its compiler: twice MKL's speed on AMD's processors."""
-    if left.dtype == torch.float32 and left.device.type == "cpu" and torch.backends.mkldnn.is_available():
+def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """left @ right, for which there is room in `out`. In fp32 on a CPU by oneDNN, which torch has for its compiler: twice
+    MKL's speed on AMD's processors."""
+    plain = left.dtype != torch.float32 or left.device.type != "cpu" or not torch.backends.mkldnn.is_available()
+    if not plain and left.numel():  # it refuses what is empty, as an expert's batch may be
         return torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")
-    return left @ right
+    return torch.mm(left, right, out=out)
 
 
 class LoRALinear(nn.Module):
@@ -121,7 +123,7 @@ class StructuredLoRALinear(LoRALinear):
 
     def __init__(self, weight: Tensor, settings: Training, workspace: Workspace) -> None:
         super().__init__(weight, settings, workspace)
-        rows, columns = _rows_and_columns(carried_mask(weight))
+        rows, columns = rows_and_columns(carried_mask(weight))
         self.register_buffer("rows", rows[:, None].float(), persistent=False)
         self.register_buffer("columns", columns.float(), persistent=False)
 
@@ -139,13 +141,26 @@ class MaskedLoRALinear(LoRALinear):
         )
 
 
+def kind_of(mode: str, kept: Tensor) -> type[LoRALinear]:
+    """The layer that trains `mode` under `kept`, bool (out, in), at the least cost."""
+    if mode != "sparse_to_sparse" or bool(kept.all()):
+        return LoRALinear
+    rows, columns = rows_and_columns(kept)
+    return StructuredLoRALinear if torch.equal(kept, rows[:, None] & columns) else MaskedLoRALinear
+
+
 def attach(
-    model: nn.Module, masks: Callable[[str], Tensor], layers: dict[str, str], mode: str, settings: Training
+    model: nn.Module,
+    masks: Callable[[str], Tensor],
+    layers: dict[str, str],
+    mode: str,
+    settings: Training,
+    kind: Callable[[str, Tensor], type[LoRALinear]] = kind_of,
 ) -> dict[str, LoRALinear]:
     """Freeze and prune `model`, and put a LoRA layer in the place of its targeted linears; returns them by layer name.
 
     `layers`: name on disk -> module path in memory; `masks(layer)`: bool (out, in); one without an adapter is pruned
-    alone. Raises InputError where the settings cannot be had in `mode`, or no layer is a target."""
+    alone; `kind`: the layer's class from the mode and its mask. Raises InputError where the settings cannot be had in `mode`, or no layer is a target."""
     settings.check(mode, {layer.rpartition(".")[2] for layer in layers})
     model.requires_grad_(False)
     attached, workspace = {}, Workspace()
@@ -154,25 +169,18 @@ def attach(
         linear, kept = model.get_submodule(path), masks(layer)
         kept = kept.to(linear.weight.device)
         if layer.rpartition(".")[2] in (settings.lora_targets or [layer.rpartition(".")[2]]):
-            attached[layer] = _kind(mode, kept).from_linear(linear, kept, settings, workspace)
+            attached[layer] = kind(mode, kept).from_linear(linear, kept, settings, workspace)
             setattr(model.get_submodule(parent), name, attached[layer])
         else:
             carry_mask_(linear.weight.detach(), kept)
     return attached
 
 
-def _kind(mode: str, kept: Tensor) -> type[LoRALinear]:
-    if mode != "sparse_to_sparse" or bool(kept.all()):
-        return LoRALinear
-    rows, columns = _rows_and_columns(kept)
-    return StructuredLoRALinear if torch.equal(kept, rows[:, None] & columns) else MaskedLoRALinear
-
-
 def whole(tensor: Tensor) -> Tensor:
     """The tensor, gathered where processes share it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def _rows_and_columns(kept: Tensor) -> tuple[Tensor, Tensor]:
+def rows_and_columns(kept: Tensor) -> tuple[Tensor, Tensor]:
     """The rows and the columns of bool (out, in) in which something is kept."""
     return kept.any(1), kept.any(0)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header
+from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header, safetensors_header
 from sparseft.checkpoints.layers import Part, coupled_parts, prunable_shapes
 from sparseft.errors import InputError
 from sparseft.files import atomic_folder, read_json, sha256, write_json
@@ -130,7 +130,8 @@ def _write_weights(checkpoint: Checkpoint, file: Path, cuts: dict[str, Cut], pat
     """Write one safetensors file, its tensors in the order in which they were."""
     header, tensors = read_header(file)
     with open(file, "rb") as source, open(path, "wb") as target:
-        target.write(_smaller_header(header, [_smaller(tensor, cuts) for tensor in tensors]))
+        metadata = json.loads(header[8:]).get("__metadata__")
+        target.write(safetensors_header([_smaller(tensor, cuts) for tensor in tensors], metadata))
         for tensor in tensors:
             cut = cuts.get(tensor.name.removesuffix(".weight"))
             source.seek(tensor.start)
@@ -144,19 +145,6 @@ def _smaller(tensor: Tensor, cuts: dict[str, Cut]) -> Tensor:
         return tensor
     shape = tuple(int(cut.kept.sum()) if axis == cut.axis else size for axis, size in enumerate(tensor.shape))
     return replace(tensor, shape=shape, nbytes=tensor.nbytes // math.prod(tensor.shape) * math.prod(shape))
-
-
-def _smaller_header(header: bytes, tensors: list[Tensor]) -> bytes:
-    """The header of a file of `tensors`, one after the other, with the metadata that it had."""
-    entries, start = {}, 0
-    for tensor in tensors:
-        offsets = [start, start + tensor.nbytes]
-        entries[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": offsets}
-        start = offsets[1]
-    metadata = {key: value for key, value in json.loads(header[8:]).items() if key == "__metadata__"}
-    body = json.dumps(metadata | entries).encode()
-    body = body.ljust(-(-len(body) // 8) * 8)  # the tensors start aligned, as the safetensors library writes them
-    return len(body).to_bytes(8, "little") + body
 
 
 def _rest(checkpoint: Checkpoint, tensor: Tensor, cut: Cut) -> memoryview:

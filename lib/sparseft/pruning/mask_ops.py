@@ -17,6 +17,7 @@ import numpy as np
 from sparseft.checkpoints.checkpoint import read_header
 from sparseft.checkpoints.torch_file import read_torch_file
 from sparseft.errors import InputError
+from sparseft.pruning.kernels import count_ones
 
 FORMAT_VERSION = 1
 _MEND = "compute it again with compute_masks.py"
@@ -56,7 +57,7 @@ def row_bytes(cols: int) -> int:
 def read_mask(path: Path | str) -> Mask:
     """Read a mask file; the bits stay memory-mapped.
 
-    Raises InputError where the file is missing, damaged, of another version, or inconsistent."""
+    Raises InputError where the file is missing, damaged, of another version, inconsistent, or in other coordinates."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such mask file", "compute it with compute_masks.py")
@@ -71,6 +72,8 @@ def read_mask(path: Path | str) -> Mask:
         raise InputError(f"{path}: not a mask file ({error})", _MEND) from None
     if not consistent:
         raise InputError(f"{path}: mask file of another version, or damaged", _MEND)
+    if (coordinates := mask.meta.get("coordinates", "hf")) != "hf":
+        raise InputError(f"{path}: a mask in {coordinates} coordinates, not in Hugging Face's", _MEND)
     return mask
 
 
@@ -103,7 +106,7 @@ def _consistent(mask: Mask) -> bool:
     if not bits or packed != bits:
         return False
     total = sum(rows * cols for rows, cols in mask.shape.values())
-    kept = sum(int(np.bitwise_count(array).sum()) for array in mask.bits.values())
+    kept = sum(int(count_ones(np.ascontiguousarray(array).reshape(1, -1))[0]) for array in mask.bits.values())
     if mask.meta.get("reached") != 1 - kept / total:
         return False
     if (

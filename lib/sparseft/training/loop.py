@@ -4,13 +4,9 @@ A step's loss is the mean over the answer tokens of its whole batch, however man
 every process takes its micro-batches of every batch, and the gradients are summed over the processes.
 """
 
-import math
-import random
-import statistics
-import sys
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -23,26 +19,12 @@ from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from sparseft.config import Training
-from sparseft.errors import InputError
 from sparseft.lora.masked_lora import LoRALinear, whole
 from sparseft.training.batches import Example, collate, shuffled
 from sparseft.training.hardware import peak_memory
 from sparseft.training.loss import AnswerLoss, mean_answer_loss
+from sparseft.training.progress import Progress, check_finite, say_step, step_seed
 from sparseft.training.state import read_state, write_state
-
-BURN_IN = 3  # steps before the steady state: allocators and caches fill
-
-
-@dataclass
-class Progress:
-    """What a training has measured so far: a row a step, and one an evaluation."""
-
-    curve: list[dict] = field(default_factory=list)
-    evaluations: list[dict] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    resumed_after: list[int] = field(default_factory=list)
-    peak_memory: int = 0  # bytes, of the processes before this one
 
 
 @dataclass(frozen=True)
@@ -68,7 +50,7 @@ class Loop:
 
     def fit(self) -> dict:
         """Train; returns losses and the measured speed."""
-        return self._record(self.run())
+        return self.run().record(self.settings.batch_size, peak_memory(self.accelerator.device))
 
     def run(self) -> Progress:
         """Train for settings.steps steps.
@@ -100,21 +82,19 @@ class Loop:
         self, step: int, batch: list[Example], optimizer: Optimizer, schedule: LRScheduler, progress: Progress
     ) -> None:
         begin, rate = time.perf_counter(), schedule.get_last_lr()[0]
-        name = f"seed {self.seed}, step {step}, process {self.accelerator.process_index}"
-        torch.manual_seed(random.Random(name).getrandbits(63))  # of dropout: a resumed training draws the same
+        torch.manual_seed(step_seed(self.seed, step, self.accelerator.process_index))
         self.loss.train()
         loss = self._accumulate(batch)
         norm = whole(self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)).item()
-        if not math.isfinite(loss) or not math.isfinite(norm):  # a norm that overflows would clip every gradient to 0
-            raise InputError(f"the loss is {loss}, its gradient {norm} at step {step}", "lower training.learning_rate")
+        check_finite(step, loss, norm)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         progress.curve.append({"step": step, "loss": loss, "gradient_norm": norm, "learning_rate": rate})
         progress.seconds.append(time.perf_counter() - begin)
         progress.tokens.append(sum(len(example.ids) for example in batch))
-        if not sys.stderr.isatty() and step % max(1, self.settings.steps // 10) == 0:  # there the bar says it
-            self.accelerator.print(f"step {step} of {self.settings.steps}: loss {loss:.4f}", file=sys.stderr)
+        if self.accelerator.is_main_process:
+            say_step(step, self.settings.steps, loss)
 
     def _accumulate(self, batch: list[Example]) -> float:
         """Gradients of one optimiser step; returns its mean loss."""
@@ -168,22 +148,3 @@ class Loop:
                 "matrices": matrices, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
                 "progress": vars(progress),
             })  # fmt: skip
-
-    def _record(self, progress: Progress) -> dict:
-        """Medians over the steady steps; tokens without padding."""
-        last = progress.curve[-max(1, len(progress.curve) // 10) :]
-        steady = slice(BURN_IN, None) if len(progress.seconds) > 2 * BURN_IN else slice(None)
-        seconds, tokens = progress.seconds[steady], progress.tokens[steady]
-        total = sum(progress.seconds)
-        return {
-            "loss_curve": progress.curve,
-            "eval_curve": progress.evaluations,
-            "final_loss": statistics.fmean(point["loss"] for point in last),
-            "samples_per_second": self.settings.batch_size / statistics.median(seconds),
-            "tokens_per_second": statistics.median(n / time for n, time in zip(tokens, seconds, strict=True)),
-            "samples_per_second_overall": self.settings.batch_size * len(progress.seconds) / total,
-            "tokens_per_second_overall": sum(progress.tokens) / total,
-            "train_seconds": total,
-            "resumed_after_steps": progress.resumed_after,
-            "peak_memory_bytes": max(progress.peak_memory, peak_memory(self.accelerator.device)),
-        }

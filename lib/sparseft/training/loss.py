@@ -4,14 +4,12 @@ lm_head runs on the answers' positions alone, which spares a vocabulary-sized ro
 answers' rows there is one copy, where torch's cross-entropy makes three and takes half as long again.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sparseft.errors import InputError
 from sparseft.training.batches import Batch, Example, collate
+from sparseft.training.progress import check_finite_evaluation
 
 ROWS = 16  # of logits that are worked on in fp32 at once
 
@@ -64,8 +62,5 @@ def mean_answer_loss(loss: AnswerLoss, examples: list[Example], batch_size: int,
         batch = collate(by_length[start : start + batch_size]).to(device)
         total += loss(batch).item()
         tokens += batch.targets.numel()
-    if not math.isfinite(total):
-        raise InputError(
-            f"the evaluation loss is {total}", "lower training.learning_rate, or check the model's weights"
-        )
+    check_finite_evaluation(total)
     return total / tokens

@@ -1,49 +1,27 @@
 """The torch backend: a Hugging Face model with LoRA layers, on a CPU or on GPUs, in one process or several."""
 
-import hashlib
-import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedTokenizerBase
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.config import Training
-from sparseft.digests import code_digest
 from sparseft.errors import InputError
 from sparseft.lora.adapter import read_adapter, write_adapter
 from sparseft.lora.experts import memory_path, unfuse_experts
 from sparseft.lora.masked_lora import LoRALinear, attach
 from sparseft.pruning.mask_ops import Mask
-from sparseft.tasks.task import Row, Task
-from sparseft.training.batches import Example, encode
+from sparseft.training.batches import encode
 from sparseft.training.hardware import device_name, versions
+from sparseft.training.job import Job
 from sparseft.training.loop import Loop
 from sparseft.training.loss import AnswerLoss
 from sparseft.training.model import load_model
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is trained: one run. `provenance` goes into adapter_config.json, `rows` are the examples by split.
-
-    `evaluation_batch_size`: that of the evaluation after the merge, or rounding would add to the gap between the two."""
-
-    checkpoint: Checkpoint
-    mask: Mask
-    mode: str
-    seed: int
-    settings: Training
-    task: Task
-    rows: dict[str, list[Row]]
-    evaluation_batch_size: int
-    provenance: dict
 
 
 def adapted_model(
@@ -81,23 +59,6 @@ def trained_model(
     return model.eval(), tokenizer
 
 
-def identity(job: Job, data: dict[str, list[Example]], accelerator: Accelerator) -> str:
-    """What must agree for a saved state to be gone on from: everything that decides the adapter's bits, code included."""
-    lib = Path(__file__).parents[2]
-    where = [torch.get_num_threads(), accelerator.num_processes, device_name(accelerator.device), versions()]
-    what = [
-        job.settings.model_dump(),
-        job.evaluation_batch_size,
-        job.mode,
-        job.seed,
-        job.provenance,
-        job.checkpoint.config,
-    ]
-    tokens = [[example.ids, example.answer_start] for split in sorted(data) for example in data[split]]
-    parts = [code_digest(Path(__file__), lib), where, what, tokens]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
 def train(job: Job, adapter: Path, state: Path, accelerator: Accelerator) -> dict:
     """Train an adapter on rows["train"] and write it; returns train.json's measured content.
 
@@ -112,8 +73,9 @@ def train(job: Job, adapter: Path, state: Path, accelerator: Accelerator) -> dic
         _shard(loss, accelerator)
     limit = model.config.max_position_embeddings
     data = {split: encode(rows, job.task, tokenizer, limit) for split, rows in job.rows.items()}
-    loop = Loop(loss, layers, data, settings, job.seed, accelerator, job.evaluation_batch_size, state,
-                identity(job, data, accelerator))  # fmt: skip
+    where = [torch.get_num_threads(), accelerator.num_processes, device_name(device), versions()]
+    identity = job.identity(data, Path(__file__), where)
+    loop = Loop(loss, layers, data, settings, job.seed, accelerator, job.evaluation_batch_size, state, identity)
     record = loop.fit() | {"eval_loss": loop.eval_loss()}
     matrices = {name: layer.factors() for name, layer in layers.items()}
     if accelerator.is_main_process:
@@ -130,6 +92,8 @@ def train(job: Job, adapter: Path, state: Path, accelerator: Accelerator) -> dic
 
 def _shard(loss: AnswerLoss, accelerator: Accelerator) -> None:
     """Divide the weights among the processes (FSDP2): a decoder layer is gathered when it is needed."""
+    from torch.distributed.fsdp import fully_shard  # not in the torch 2.4 of cerebras-pytorch
+
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for layer in loss.model.model.layers:
         fully_shard(layer, mesh=mesh)

@@ -1,0 +1,85 @@
+"""The `model:` section of a ModelZoo trainer configuration, from a Hugging Face config.json.
+
+Keys: github.com/Cerebras/modelzoo, Release_2.10.0, src/cerebras/modelzoo/models/nlp/gpt2/gpt2_model.py, which is LLaMA's,
+Mistral's and Mixtral's model too. Releases before it know them as well; what the converter writes beside them
+(norm_first, use_ff_layer1_dropout) 2.6 refuses.
+"""
+
+from pathlib import Path
+
+from transformers import AutoConfig, PretrainedConfig
+
+from sparseft.errors import InputError
+
+FIXED = {
+    "position_embedding_type": "rotary",
+    "nonlinearity": "swiglu",
+    "norm_type": "rmsnorm",
+    "attention_type": "scaled_dot_product",
+    "use_bias_in_output": False,
+    "use_ffn_bias": False,
+    "use_ffn_bias_in_attention": False,
+    "use_projection_bias_in_attention": False,
+    "embedding_dropout_rate": 0.0,
+    "attention_dropout_rate": 0.0,
+    "dropout_rate": 0.0,
+    "loss_scaling": "num_tokens",
+}
+
+
+def model_section(folder: Path) -> dict:
+    """The model of a Hugging Face folder in ModelZoo's words.
+
+    Raises InputError for an activation or a scaling of the rotary embedding that has no counterpart here."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    rope = config.rope_parameters
+    for name, value, known in (("hidden_act", config.hidden_act, "silu"), ("rope_type", rope["rope_type"], "default")):
+        if value != known:
+            raise InputError(
+                f"{folder / 'config.json'}: {name} {value}", f"use a model with {known}: others are not translated"
+            )
+    return {
+        "name": config.model_type,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+        "filter_size": config.intermediate_size,
+        "max_position_embeddings": config.max_position_embeddings,
+        "layer_norm_epsilon": config.rms_norm_eps,
+        "initializer_range": config.initializer_range,
+        "rope_theta": rope["rope_theta"],
+        "share_embedding_weights": config.tie_word_embeddings,
+        **_attention(config),
+        **_experts(config),
+        **FIXED,
+    }
+
+
+def _attention(config: PretrainedConfig) -> dict:
+    head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
+    keys = {"rotary_dim": head_dim, "attention_module": "aiayn_attention"}
+    if head_dim * config.num_attention_heads != config.hidden_size:
+        keys["attention_inner_dim"] = head_dim * config.num_attention_heads
+    if config.num_key_value_heads != config.num_attention_heads:
+        keys["attention_module"] = "multiquery_attention"
+        keys["extra_attention_params"] = {"num_kv_groups": config.num_key_value_heads}
+    if window := getattr(config, "sliding_window", None):
+        keys["attention_sliding_window_length"] = window
+    return keys
+
+
+def _experts(config: PretrainedConfig) -> dict:
+    if config.model_type != "mixtral":
+        return {}
+    # transformers adds this loss only where the router's logits are asked for
+    balance = config.router_aux_loss_coef if config.output_router_logits else 0.0
+    experts, top_k = config.num_local_experts, config.num_experts_per_tok
+    # "optimized" is the implementation whose experts are stacked, as names.py has them; it is not every release's default
+    keys = {
+        "num_experts": experts,
+        "top_k": top_k,
+        "load_balancing_loss_coef": balance,
+        "moe_implementation": "optimized",
+    }
+    return {"moe": keys}

@@ -1,0 +1,100 @@
+"""One training as its scripts are told it, whatever the backend: flags, checked inputs, identity, record."""
+
+import argparse
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.config import Training, add_flags, parse_section
+from sparseft.digests import code_digest
+from sparseft.errors import InputError
+from sparseft.files import adapter_digest, sha256, write_json
+from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Run
+from sparseft.pruning.mask_ops import Mask, check_mask, check_run, read_mask
+from sparseft.tasks import get_task, read_examples
+from sparseft.tasks.source import SPLITS
+from sparseft.tasks.task import Row, Task
+from sparseft.training.batches import Example
+
+STOCK_PEFT = {
+    "sparse_to_dense": "over the pruned base W * M it computes the same; its merge leaves out the mask",
+    "sparse_to_sparse": "it computes and merges W * M + s B A without the mask on B A: another model, unless the mask is"
+    " structured or all ones",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained: one run. `provenance` goes into adapter_config.json, `rows` are the examples by split.
+
+    `evaluation_batch_size`: that of the evaluation after the merge, or rounding would add to the gap between the two."""
+
+    checkpoint: Checkpoint
+    mask: Mask
+    mode: str
+    seed: int
+    settings: Training
+    task: Task
+    rows: dict[str, list[Row]]
+    evaluation_batch_size: int
+    provenance: dict
+
+    def identity(self, data: dict[str, list[Example]], backend: Path, where: list) -> str:
+        """What must agree for a saved state to be gone on from: all that decides the adapter's bits.
+
+        `data` by split, the code that `backend`, a module of this library, imports, and the machine, `where`."""
+        what = [
+            self.settings.model_dump(),
+            self.evaluation_batch_size,
+            self.mode,
+            self.seed,
+            self.provenance,
+            self.checkpoint.config,
+        ]
+        tokens = [[example.ids, example.answer_start] for split in sorted(data) for example in data[split]]
+        parts = [code_digest(backend, Path(__file__).parents[2]), where, what, tokens]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def add_job_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that `job_of` reads, and --output_dir."""
+    parser.add_argument("--run_id", required=True, help="names the task, the mode and the seed")
+    parser.add_argument("--model_path", type=Path, required=True)
+    parser.add_argument("--mask_path", type=Path, required=True)
+    parser.add_argument("--data_dir", type=Path, required=True, help="train.jsonl and validation.jsonl")
+    parser.add_argument("--output_dir", type=Path, required=True, help="the run's folder")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number, other last bits")
+    parser.add_argument(
+        "--evaluation_batch_size", type=int, default=32, help="sequences a forward pass of the evaluation loss"
+    )
+    add_flags(parser, Training, Training.model_fields)
+
+
+def job_of(args: argparse.Namespace) -> Job:
+    """The run with its checked inputs."""
+    run = Run.parse(args.run_id)
+    if run.mode == NO_FINETUNE:
+        raise InputError(f"{run.id} is not trained", f"choose one of {', '.join(TRAINED_MODES)}")
+    task, checkpoint, mask = get_task(run.task), Checkpoint(args.model_path), read_mask(args.mask_path)
+    settings = parse_section(Training, {name: getattr(args, name) for name in Training.model_fields}, "training")
+    rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
+    check_run(mask, args.mask_path, run.method, run.sparsity)
+    check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
+    provenance = {"run_id": run.id, "mode": run.mode, "mask_sha256": sha256(args.mask_path), "base": checkpoint.digest,
+                  "stock_peft": STOCK_PEFT[run.mode]}  # fmt: skip
+    size = args.evaluation_batch_size
+    if size < 1:
+        raise InputError(f"--evaluation_batch_size {size}", "give 1 or more")
+    return Job(checkpoint, mask, run.mode, run.seed, settings, task, rows, size, provenance)
+
+
+def write_train_record(args: argparse.Namespace, job: Job, record: dict) -> None:
+    """Write train.json beside adapter/: the settings, what was measured, and the digests of inputs and outputs."""
+    inputs = {"model": job.checkpoint.digest, "mask": job.provenance["mask_sha256"]}
+    inputs |= {split: sha256(args.data_dir / f"{split}.jsonl") for split in SPLITS}
+    outputs = {"adapter": adapter_digest(args.output_dir / "adapter")}
+    content = {"run_id": args.run_id, **job.settings.model_dump(), **record, "inputs": inputs, "outputs": outputs}
+    write_json(args.output_dir / "train.json", content)

@@ -1,0 +1,103 @@
+# Training on a Cerebras CS-3, in the place of train.smk: a job a compiled program, a job a run.
+import re
+import shlex
+
+PROGRAMS = targets.programs(STUDY)
+ON_WAFER = STUDY.cerebras.target == "CSX"
+DECIDING = STUDY.cerebras.model_dump(include=STUDY.cerebras.DECIDING)
+ASKED = STUDY.cerebras.model_dump(exclude={*DECIDING, *STUDY.cerebras.RULES_ONLY, "job_labels"})
+
+
+# A full disk quota stops every later job on the wafer, of this start of Snakemake.
+onstart:
+    Path(grid.STOP).unlink(missing_ok=True)
+
+
+# One job a run. What the appliance is asked for decides no number: it is not in params, and a change reruns nothing.
+rule train_adapter:
+    input:
+        manifest=grid.MANIFEST,
+        mask=lambda w: grid.mask_path(w.method),
+        train=f"{grid.DATA}/train.jsonl",
+        validation=f"{grid.DATA}/validation.jsonl",
+        compiled=lambda w: compiled(grid.Run.parse(grid.RUN_ID.format(**w)), PROGRAMS),
+    output:
+        adapter=directory(f"{grid.RUN}/adapter"),
+        record=f"{grid.RUN}/train.json",
+    log:
+        f"results/logs/train_adapter/{grid.RUN_ID}.log",
+    benchmark:
+        f"results/benchmarks/train_adapter/{grid.RUN_ID}.tsv"
+    wildcard_constraints:
+        mode="|".join(grid.TRAINED_MODES),
+    retries: 2  # what cannot succeed fails at once, see sparseft.training.appliance
+    conda:
+        "../envs/sparseft.yaml"
+    threads: STUDY.resources.threads
+    resources:
+        mem_mb=STUDY.resources.memory_mb,  # weights, masks, the traced program
+        csx=int(ON_WAFER),  # the appliance, whose queue is other people's too
+        attempt=lambda w, attempt: attempt,
+        lock=shlex.join(flags(lock=STUDY.cerebras.lock if ON_WAFER else None)),
+        labels=shlex.join(flags(job_labels=STUDY.cerebras.job_labels)),
+        asked=shlex.join(flags(**ASKED)),
+    params:
+        code=code("train_cerebras.py"),
+        run_id=grid.RUN_ID,
+        cores=STUDY.resources.threads,  # another number, other last bits
+        model=subpath(input.manifest, parent=True),
+        data=subpath(input.train, parent=True),
+        folder=subpath(output.record, parent=True),
+        batch_size=STUDY.evaluation_batch_size,
+        settings=lambda w: flags(**STUDY.training_of(w.task).model_dump(), **DECIDING),
+        only=[],
+    message:
+        "train {params.run_id}"
+    shell:
+        'python "$SCRIPTS/run_on_appliance.py"'
+        " --name {params.run_id:q}"
+        " --log {log:q}"
+        " --attempt {resources.attempt}"
+        " {resources.lock}"
+        " {resources.labels}"
+        ' -- "$CEREBRAS_PYTHON" "$SCRIPTS/train_cerebras.py"'
+        " --run_id {params.run_id:q}"
+        " --model_path {params.model:q}"
+        " --mask_path {input.mask:q}"
+        " --data_dir {params.data:q}"
+        " --threads {params.cores}"
+        " --evaluation_batch_size {params.batch_size}"
+        " {params.settings:q}"
+        " {resources.asked}"
+        " {params.only}"
+        " --output_dir {params.folder:q}"
+        " 2> {log:q}"
+
+
+# The compilation of a program, once for all runs that share it: of the first of them.
+use rule train_adapter as compile_program with:
+    input:
+        manifest=lambda w: grid.fill(grid.MANIFEST, PROGRAMS[w.program]),
+        mask=lambda w: grid.fill(grid.mask_path(PROGRAMS[w.program].method), PROGRAMS[w.program]),
+        train=lambda w: grid.fill(f"{grid.DATA}/train.jsonl", PROGRAMS[w.program]),
+        validation=lambda w: grid.fill(f"{grid.DATA}/validation.jsonl", PROGRAMS[w.program]),
+    output:
+        record=f"{grid.PROGRAM}/compile.json",
+    log:
+        "results/logs/compile_program/{program}.log",
+    benchmark:
+        "results/benchmarks/compile_program/{program}.tsv"
+    wildcard_constraints:
+        program="|".join(map(re.escape, PROGRAMS)),
+    params:
+        code=code("train_cerebras.py"),
+        run_id=lambda w: PROGRAMS[w.program].id,
+        cores=STUDY.resources.threads,
+        model=subpath(input.manifest, parent=True),
+        data=subpath(input.train, parent=True),
+        folder=subpath(output.record, parent=True),
+        batch_size=STUDY.evaluation_batch_size,
+        settings=lambda w: flags(**STUDY.training_of(PROGRAMS[w.program].task).model_dump(), **DECIDING),
+        only=["--compile_only"],
+    message:
+        "compile {wildcards.program}"

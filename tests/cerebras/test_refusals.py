@@ -1,0 +1,47 @@
+"""Bad input: one line, exit code 2, no adapter."""
+
+import pytest
+from runs import DEFAULT_PYTHON
+
+RUN = "llama-unstructured-50-sparse_to_sparse"
+OTHER_RELEASE = (
+    "import importlib.metadata as m; real = m.version;"
+    " m.version = lambda name: '2.5.0' if name == 'cerebras-pytorch' else real(name)"
+)
+CHANGES_THE_BASE = (
+    "import sparseft.training.cerebras as c; real = c.check_frozen;"
+    " c.check_frozen = lambda module, base, step: (module.model.lm_head.weight.data.neg_(), real(module, base, step))"
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"python": DEFAULT_PYTHON}, "has no cerebras-pytorch (No module named 'cerebras"),
+        ({"patch": OTHER_RELEASE}, "error: cerebras-pytorch 2.5.0; install 2.6.0 or 2.10.0"),
+        ({"job_labels": "name=a b"}, "error: cerebras: job_labels.0: String should match pattern"),
+        ({}, "knows no Cerebras appliance (config error: mgmt_address has no default value); run on the appliance's"),
+        ({"mount_dirs": "/no/such"}, "error: cerebras: Mount dir /no/such does not exist; correct it"),
+        ({"mask_path": "mistral_unstructured.pt"}, "mask of another model"),
+        ({"sequence_length": 40}, "44 of 44 examples have more tokens than cerebras.sequence_length 40, the longest"),
+        ({"sequence_length": 513}, "error: cerebras.sequence_length 513: the model takes 512 tokens; lower it"),
+        ({"lora_dropout": 0.1}, "error: training.lora_dropout: sparse_to_sparse"),
+        ({"cache_weights": True}, "error: training.cache_weights: the backend cerebras has none; set it to false"),
+        ({"patch": CHANGES_THE_BASE, "target": "CPU"}, "error: step 1 changed the frozen model.model.embed_tokens.weight"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_told_in_one_line(inputs, tmp_path, options, line):
+    if "mask_path" in options:
+        options = options | {"mask_path": inputs.folder / options["mask_path"]}
+    done = inputs.train(tmp_path / "run", RUN, **options)
+    assert done.returncode == 2
+    assert line in done.stderr.splitlines()[-1]
+    assert done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr
+    left = {path.name for path in (tmp_path / "run").iterdir()} if (tmp_path / "run").exists() else set()
+    assert left <= {"cerebras_logs"}
+
+
+def test_nothing_is_compiled_for_the_cpu(inputs, tmp_path):
+    done = inputs.train(tmp_path, RUN, "--compile_only", target="CPU")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2, "error: target CPU compiles nothing; set cerebras.target to CSX")  # fmt: skip

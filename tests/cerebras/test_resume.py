@@ -1,0 +1,56 @@
+"""A killed training, and what it goes on from."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from runs import HERE, Inputs, trained
+
+h5py = pytest.importorskip("h5py", reason="no cerebras-pytorch here: make test-cerebras")
+RUN = "llama-unstructured-50-sparse_to_sparse"
+
+
+def kill_after(inputs: Inputs, output, state: str) -> None:
+    """Start a training and kill it once `state` is complete."""
+    command = [sys.executable, HERE / "patched.py", "", *inputs.flags(output, RUN), "--target", "CPU"]
+    with subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not complete(output / state):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+
+
+def complete(path) -> bool:
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("__SUCCESS__", False))
+    except OSError:
+        return False
+
+
+def test_a_killed_training_goes_on_from_its_last_complete_state_to_the_same_numbers(inputs, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    expected = trained(inputs.train(whole, RUN, target="CPU"), whole)
+    kill_after(inputs, killed, "state_5.mdl")
+    (last,) = (path for path in killed.glob("*.mdl") if complete(path))
+    incomplete = killed / "state_18.mdl"
+    incomplete.write_bytes(last.read_bytes())
+    with h5py.File(incomplete, "a") as file:
+        del file.attrs["__SUCCESS__"]
+    (killed / "state_19.mdl").write_bytes(last.read_bytes()[:1000])
+    done = inputs.train(killed, RUN, target="CPU")
+    record = trained(done, killed)
+    assert f"{incomplete} is incomplete: it is left aside" in done.stderr
+    assert f"{killed / 'state_19.mdl'} is damaged: it is left aside" in done.stderr
+    assert record["resumed_after_steps"] == [int(last.stem.removeprefix("state_"))]
+    assert (record["loss_curve"], record["eval_curve"]) == (expected["loss_curve"], expected["eval_curve"])
+    assert record["outputs"] == expected["outputs"]
+    assert not list(killed.glob("*.mdl"))
+
+
+def test_a_state_of_another_training_is_not_gone_on_from(inputs, tmp_path):
+    kill_after(inputs, tmp_path, "state_5.mdl")
+    done = inputs.train(tmp_path, RUN, target="CPU", learning_rate=0.02)
+    assert trained(done, tmp_path)["resumed_after_steps"] == []
+    assert "is of other code, inputs or settings: it is left aside" in done.stderr

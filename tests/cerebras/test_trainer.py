@@ -1,0 +1,123 @@
+"""The parts of the Cerebras backend in this process, which opens the package's CPU backend."""
+
+import copy
+
+import pytest
+import torch
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.config import Cerebras, Training
+from sparseft.errors import InputError
+from sparseft.pruning.mask_ops import read_mask
+from sparseft.tasks import get_task, read_examples
+from sparseft.training.job import Job
+from tiny_models import MODELS, PRUNABLE_LAYERS
+from transformers import get_cosine_schedule_with_warmup
+
+pytest.importorskip("cerebras.pytorch", reason="no cerebras-pytorch here: make test-cerebras")
+import cerebras.pytorch as cstorch
+from sparseft.training import mdl
+from sparseft.training.cerebras import Trainer, check_frozen, optimizer_and_schedule
+from sparseft.training.dense_experts import DenseExperts, top_k_weights
+from sparseft.training.fixed_length import FixedLengthLoss
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory):
+    return cstorch.backend("CPU", artifact_dir=str(tmp_path_factory.mktemp("logs")))
+
+
+def trainer(inputs, backend, folder, model: str, mode: str) -> Trainer:
+    task, path = get_task("boolq_mini"), inputs.folder / f"{model}_unstructured.pt"
+    rows = {split: read_examples(inputs.folder / f"data/{split}.jsonl", task) for split in ("train", "validation")}
+    settings = Training(steps=3, batch_size=4, micro_batch_size=4, learning_rate=0.02, warmup_fraction=0.0)
+    job = Job(Checkpoint(inputs.folder / model), read_mask(path), mode, 0, settings, task, rows, 8, {})
+    return Trainer(job, Cerebras(target="CPU", sequence_length=160), backend, folder)
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+@pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
+def test_the_declared_masks_are_the_file_s_and_the_adapters_have_none(inputs, backend, tmp_path, model, mode):
+    found = trainer(inputs, backend, tmp_path, model, mode)
+    found.fit()
+    masks = {
+        name: mask for name, mask in found.module.named_buffers() if name.endswith("_mask") and "causal" not in name
+    }
+    assert masks.keys() == {f"model.{layer}.weight_mask" for layer in found.layers}
+    assert len(masks) == PRUNABLE_LAYERS[model]
+    for layer, module in found.layers.items():
+        kept = torch.from_numpy(found.job.mask.kept(layer))
+        assert torch.equal(masks[f"model.{layer}.weight_mask"], kept)
+        assert torch.equal(module.weight != 0, kept)
+        assert module.lora_B.any()  # a masked B would stay as it began
+    assert [point["learning_rate"] for point in found.progress.curve] == pytest.approx([0.02, 0.015, 0.005])
+
+
+def test_a_changed_bit_of_the_base_is_found(inputs, backend, tmp_path):
+    found = trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse")
+    check_frozen(found.module, found.base, 1)
+    zero = next(iter(found.layers.values())).weight.data.view(-1)
+    zero[zero == 0] *= -1  # -0.0 and 0.0 are equal as numbers
+    with pytest.raises(InputError, match="step 1 changed the frozen model.model.layers.0.mlp.down_proj.weight"):
+        check_frozen(found.module, found.base, 1)
+
+
+@pytest.mark.parametrize(("warmup", "decay"), [(0.0, 0.0), (0.1, 0.0), (0.9, 0.5)])
+def test_the_optimizer_and_its_schedule_are_the_torch_backend_s(backend, warmup, decay):
+    """Gradients of the size of eps, where its place in the formula shows."""
+    settings = Training(steps=10, learning_rate=0.01, warmup_fraction=warmup, weight_decay=decay)
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2))
+    optimizer, schedule = optimizer_and_schedule(iter([ours]), settings)
+    reference = torch.optim.AdamW([theirs], lr=0.01, weight_decay=decay)
+    cosine = get_cosine_schedule_with_warmup(reference, round(warmup * 10), 10)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        assert float(schedule.get_last_lr()[0]) == pytest.approx(cosine.get_last_lr()[0], abs=1e-9)
+        ours.grad = torch.randn(7, generator=generator) * 1e-7
+        theirs.grad = ours.grad.clone()
+        for part in (optimizer, schedule, reference, cosine):
+            part.step()
+        torch.testing.assert_close(ours.data, theirs.data, rtol=1e-6, atol=1e-7)
+    assert optimizer.param_groups[0]["eps"] == 1e-8
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_dense_experts_give_stock_mixtral_s_logits_and_gradients(k):
+    kind, config = MODELS["mixtral"]
+    config = copy.deepcopy(config)
+    config.num_experts_per_tok = k
+    torch.manual_seed(0)
+    stock = kind(config)
+    dense = copy.deepcopy(stock)
+    for layer in dense.model.layers:
+        layer.block_sparse_moe = DenseExperts(layer.block_sparse_moe)
+    assert dense.state_dict().keys() == stock.state_dict().keys()
+    ids = torch.arange(2 * 50).view(2, 50)
+    logits = [model(ids).logits for model in (stock, dense)]
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-5, atol=2e-6)
+    for out in logits:
+        out.square().mean().backward()
+    for ours, theirs in zip(dense.parameters(), stock.parameters(), strict=True):
+        wanted = torch.zeros_like(ours) if theirs.grad is None else theirs.grad  # an expert without a token
+        torch.testing.assert_close(ours.grad, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_of_equal_experts_the_first_are_taken():
+    weights = top_k_weights(torch.tensor([[1.0, 3.0, 3.0, 3.0], [2.0, 2.0, 0.0, 5.0]]), 2)
+    torch.testing.assert_close(weights[0], torch.tensor([0.0, 0.5, 0.5, 0.0]))
+    expected = torch.softmax(torch.tensor([2.0, 5.0]), 0)
+    torch.testing.assert_close(weights[1], torch.tensor([expected[0], 0.0, 0.0, expected[1]]))
+
+
+@pytest.mark.parametrize("rope", [{"rope_type": "dynamic", "factor": 2.0}])
+def test_angles_that_depend_on_the_length_are_refused(rope):
+    kind, config = MODELS["llama"]
+    config = copy.deepcopy(config)
+    config.rope_scaling = rope
+    with pytest.raises(InputError, match="rope type 'dynamic': its angles depend on the length of a batch"):
+        FixedLengthLoss(kind(config), 32)
+
+
+def test_a_state_with_a_pickled_object_is_not_read(tmp_path, capsys):
+    cstorch.save({"identity": "i", "object": tmp_path}, str(tmp_path / "state_3.mdl"))
+    assert mdl.read_last_mdl(tmp_path, "i") is None
+    assert "not plain data" in capsys.readouterr().err

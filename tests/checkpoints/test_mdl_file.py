@@ -1,0 +1,210 @@
+"""The .mdl format: round trips, files that cerebras-pytorch wrote, and damaged or hostile ones."""
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import h5py
+import hdf5plugin
+import numpy as np
+import pytest
+from sparseft.checkpoints.mdl import MdlFile, mdl_writer
+from sparseft.errors import InputError
+
+CSTORCH = Path(__file__).parents[3] / "shared/fixtures/cstorch"
+needs_fixtures = pytest.mark.skipif(not CSTORCH.exists(), reason="needs cerebras-pytorch's files in ../shared/fixtures")
+VALUES = np.random.default_rng(0).integers(0, 2**16, (6, 5), np.uint16)
+
+
+def write(path: Path, values: np.ndarray = VALUES, dtype: str = "BF16") -> Path:
+    """A file with one tensor, model.w."""
+    with mdl_writer(path, "model") as writer:
+        writer.create("w", dtype, values.shape)
+        writer.write("w", (), values)
+    return path
+
+
+def read(path: Path) -> np.ndarray:
+    file = MdlFile(path)
+    file.check_plain("model")
+    return file.read(file.tensors["model.w"])
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32", "BOOL", "I64", "U8"])
+@pytest.mark.parametrize("shape", [(), (0, 4), (7,), (6, 5), (6, 3, 5)])
+def test_what_is_written_is_read_bit_for_bit(tmp_path, dtype, shape):
+    kind = {"BF16": "u2", "F16": "u2", "F32": "u4", "BOOL": "?", "I64": "i8", "U8": "u1"}[dtype]
+    values = np.asarray(np.random.default_rng(0).integers(0, 2, shape) * (1 if kind == "?" else 97)).astype(kind)
+    path = write(tmp_path / "x.mdl", values, dtype)
+    tensor = MdlFile(path).tensors["model.w"]
+    assert (tensor.dtype, tensor.shape) == (dtype, shape)
+    assert read(path).dtype == values.dtype
+    np.testing.assert_array_equal(read(path), values)
+
+
+def test_parts_in_any_order_make_the_whole_and_are_read_alone(tmp_path):
+    stack = np.arange(6 * 3 * 5, dtype=np.uint32).reshape(6, 3, 5)
+    with mdl_writer(tmp_path / "x.mdl", "model") as writer:
+        writer.create("w", "F32", stack.shape)
+        for expert in (2, 0, 1):
+            writer.write("w", (slice(3, 6), expert), stack[3:6, expert])
+            writer.write("w", (slice(0, 3), expert), stack[:3, expert])
+    file = MdlFile(tmp_path / "x.mdl")
+    np.testing.assert_array_equal(read(tmp_path / "x.mdl"), stack)
+    np.testing.assert_array_equal(file.read(file.tensors["model.w"], (slice(1, 4), 2)), stack[1:4, 2])
+
+
+def test_a_link_is_the_tensor_that_it_names(tmp_path):
+    with mdl_writer(tmp_path / "x.mdl", "model") as writer:
+        writer.create("w", "BF16", VALUES.shape)
+        writer.write("w", (), VALUES)
+        writer.link("tied", "w")
+    tensors = MdlFile(tmp_path / "x.mdl").tensors
+    assert tensors["model.tied"] == tensors["model.w"]
+
+
+def test_a_file_whose_writing_failed_is_absent(tmp_path):
+    with pytest.raises(RuntimeError, match="half way"), mdl_writer(tmp_path / "x.mdl", "model") as writer:
+        writer.create("w", "BF16", VALUES.shape)
+        raise RuntimeError("half way")
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_fixtures
+def test_files_of_cerebras_pytorch_are_read():
+    number = {path.name: len(MdlFile(path).tensors) for path in sorted(CSTORCH.glob("*.mdl"))}
+    assert number == {"lora_step10.mdl": 184, "nested_bf16.mdl": 25, "nested_fp32.mdl": 25, "tied.mdl": 9}
+    tied = MdlFile(CSTORCH / "tied.mdl")
+    assert tied.tensors["model.lm_head.weight"] == tied.tensors["model.model.embed_tokens.weight"]
+    assert tied.read(tied.tensors["model.a.b.c/d"]).shape == (2,)
+    assert tied.leaves["model.set.1"]["scalar_value"] == 2
+
+
+@needs_fixtures
+def test_a_pickled_object_is_named_and_not_opened():
+    with pytest.raises(InputError, match=r"model\.obj is a pickled object"):
+        MdlFile(CSTORCH / "tied.mdl").check_plain("model")
+
+
+def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path):
+    content = write(tmp_path / "x.mdl").read_bytes()
+    for size in [*range(0, len(content), 97), len(content) - 1]:
+        (tmp_path / "x.mdl").write_bytes(content[:size])
+        with pytest.raises(InputError, match=r"x\.mdl: truncated, or not an \.mdl file"):
+            read(tmp_path / "x.mdl")
+
+
+def test_any_flipped_byte_is_read_or_refused_and_nothing_else(tmp_path):
+    content = write(tmp_path / "x.mdl").read_bytes()
+    refused = 0
+    for place in range(0, len(content), 7):
+        (tmp_path / "x.mdl").write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        file = MdlFile(tmp_path / "x.mdl")
+        try:
+            for tensor in file.tensors.values():
+                file.read(tensor)
+        except InputError:
+            refused += 1
+    assert refused > 10
+
+
+def set_attribute(name: str, value: object):
+    return lambda file: file.attrs.__setitem__(name, value)
+
+
+def set_meta(**changes: object):
+    """Change what the file says of model.w."""
+
+    def change(file: h5py.File) -> None:
+        leaf = json.loads(file.attrs["model.w.__metadata__"])
+        leaf["model.w.__metadata__"] |= changes
+        file.attrs["model.w.__metadata__"] = json.dumps(leaf)
+
+    return change
+
+
+def replace(create):
+    """Put another dataset in the place of model.w."""
+
+    def change(file: h5py.File) -> None:
+        del file["model.w"]
+        create(file)
+
+    return change
+
+
+LZ4 = {"chunks": (6, 5), **hdf5plugin.LZ4()}
+BAD = {
+    "no mark of success": (lambda file: file.attrs.__delitem__("__SUCCESS__"), "partly written: __SUCCESS__ is not set"),
+    "a mark that says no": (set_attribute("__SUCCESS__", False), "partly written"),
+    "an older format": (set_attribute("__version__", 0.4), r"\.mdl format 0\.4, not 0\.5"),
+    "no JSON": (set_attribute("model.w.__metadata__", "{"), r"x\.mdl: truncated, or not an \.mdl file"),
+    "deep JSON": (set_attribute("model.w.__metadata__", "[" * 100_000), "truncated, or not"),
+    "another shape": (set_meta(shapes=[[5, 6]]), r"model\.w: .*not stored as its metadata says"),
+    "another dtype": (set_meta(dtypes=["torch.float32"]), "not stored as its metadata says"),
+    "an unknown dtype": (set_meta(dtypes=["torch.complex64"]), r"model\.w: .*complex64"),
+    "what the appliance compressed": (set_meta(compressed=True), "not stored as its metadata says"),
+    "a link to nowhere": (set_meta(__LINKED__=True, key="model.v"), r"model\.v"),
+    "no dataset": (replace(lambda file: None), r"model\.w: .*"),
+    "nothing in it": (replace(lambda f: f.create_dataset("model.w", (6, 5), "i2", **LZ4)), "parts of it are missing"),
+    "another filter": (
+        replace(lambda f: f.create_dataset("model.w", data=VALUES.view("i2"), compression="gzip")),
+        "not compressed by LZ4",
+    ),
+    "a link out of the file": (
+        replace(lambda f: f.__setitem__("model.w", h5py.ExternalLink("other.mdl", "w"))), "lies in another file"
+    ),
+    "bytes out of the file": (
+        replace(lambda f: f.create_dataset("model.w", (6, 5), "i2", external=[("/etc/passwd", 0, 60)])),
+        "lies in another file",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_refused(tmp_path, name):
+    path = write(tmp_path / "x.mdl")
+    change, message = BAD[name]
+    with h5py.File(path, "a") as file:
+        change(file)
+    with pytest.raises(InputError, match=message):
+        read(path)
+
+
+@pytest.mark.parametrize("asked", [1 << 28, 1 << 20, 1 << 62])
+@pytest.mark.parametrize("chunks", [(1 << 14, 1 << 14), (1024, 1024)])
+def test_a_size_that_the_file_cannot_hold_is_refused_before_memory_is_taken(tmp_path, chunks, asked):
+    """256 MB in a file of some KB, whatever its chunks say that they become."""
+    path, shape = write(tmp_path / "x.mdl"), (1 << 14, 1 << 14)
+
+    def create(file: h5py.File) -> None:
+        dataset = file.create_dataset("model.w", shape, "u1", chunks=chunks, **hdf5plugin.LZ4())
+        for row in range(0, shape[0], chunks[0]):
+            for column in range(0, shape[1], chunks[1]):
+                dataset.id.write_direct_chunk((row, column), asked.to_bytes(8, "big") + b"little")
+
+    with h5py.File(path, "a") as file:
+        replace(create)(file)
+        set_meta(shapes=[shape], dtypes=["torch.uint8"])(file)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"model\.w"):
+        read(path)
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+
+
+def test_a_chunk_that_asks_for_more_than_it_holds_is_refused(tmp_path):
+    path = write(tmp_path / "x.mdl")
+    with h5py.File(path) as file:
+        place = file["model.w"].id.get_chunk_info(0).byte_offset
+    content = bytearray(path.read_bytes())
+    content[place : place + 8] = (1 << 40).to_bytes(8, "big")
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="parts of it are missing"):
+        read(path)
+
+
+def test_a_folder_and_a_missing_file_are_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "none.mdl"):
+        with pytest.raises(InputError, match="no such file"):
+            read(path)

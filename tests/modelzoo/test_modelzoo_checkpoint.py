@@ -1,0 +1,245 @@
+"""ModelZoo's checkpoints as Hugging Face's, and back: a real conversion by ModelZoo 2.10.0, and our own of all architectures."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.mdl import MdlFile, mdl_writer
+from sparseft.checkpoints.source import prepare_model
+from sparseft.config import Masks, Model
+from sparseft.errors import InputError
+from sparseft.files import sha256
+from sparseft.grid import WEIGHT_METHODS
+from sparseft.lora.merge import merge
+from sparseft.modelzoo.checkpoint import ModelZooCheckpoint, open_checkpoint
+from sparseft.modelzoo.export import CHECKPOINT, export_modelzoo
+from sparseft.modelzoo.names import interleave, places
+from sparseft.pruning.mask_generator import compute_masks
+from sparseft.pruning.mask_ops import pack, read_mask
+from sparseft.validation import validate
+from tiny_models import change_json, save_tiny
+
+from masks import write_mask
+
+FIXTURES = Path(__file__).parents[3] / "shared/fixtures/modelzoo"
+HF, CS = FIXTURES / "llama_gqa/hf", FIXTURES / "llama_gqa/cs" / CHECKPOINT
+needs_fixtures = pytest.mark.skipif(not FIXTURES.exists(), reason="needs ModelZoo's files in ../shared/fixtures")
+MODELS = {
+    "LLaMA, multi-head": ("llama", {"num_key_value_heads": 4, "tie_word_embeddings": False}),
+    "LLaMA, grouped, tied": ("llama", {}),
+    "Mistral": ("mistral", {}),
+    "Mixtral": ("mixtral", {}),
+}
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@pytest.fixture
+def exported(tmp_path, tiny_llama) -> Path:
+    """The tiny LLaMA as an .mdl file, dense."""
+    export_modelzoo(tiny_llama, None, tmp_path / "cs")
+    return tmp_path / "cs" / CHECKPOINT
+
+
+def mask_files(checkpoint: Checkpoint, method: str, folder: Path, percents: tuple = (30, 50), **settings) -> list[Path]:
+    paths = [folder / f"{percent}.pt" for percent in percents]
+    with compute_masks(checkpoint, method, list(percents), paths, Masks(**settings)):
+        return paths
+
+
+@needs_fixtures
+def test_what_modelzoo_converted_reads_as_the_original():
+    original, converted = Checkpoint(HF), open_checkpoint(Path(f"{CS}@{HF}"))
+    assert converted.tensors.keys() == original.tensors.keys()
+    assert len(original.tensors) == 21
+    for name, tensor in original.tensors.items():
+        assert (converted.tensors[name].dtype, converted.tensors[name].shape) == (tensor.dtype, tensor.shape)
+        np.testing.assert_array_equal(converted.read(name), original.read(name), name)
+
+
+@needs_fixtures
+def test_what_we_write_holds_what_modelzoo_wrote(tmp_path):
+    """Its converter leaves the leading `model.` of the trainer's names away, and stores the final norm twice."""
+    export_modelzoo(Checkpoint(HF), None, tmp_path / "cs")
+    ours, theirs = MdlFile(tmp_path / "cs" / CHECKPOINT), MdlFile(CS)
+    assert {key.replace("model.model.", "model.") for key in ours.tensors} == theirs.tensors.keys()
+    for key, tensor in theirs.tensors.items():
+        same = ours.tensors[f"model.{key}"]
+        assert (same.dtype, same.shape) == (tensor.dtype, tensor.shape)
+        np.testing.assert_array_equal(ours.read(same), theirs.read(tensor), key)
+
+
+@needs_fixtures
+def test_a_trainer_s_masks_belong_to_the_model_and_are_no_weights():
+    trained = ModelZooCheckpoint(HF, FIXTURES / "llama_gqa_prefixed_mask_ne_zeros.mdl")
+    assert trained.tensors.keys() == Checkpoint(HF).tensors.keys()
+    masks = {tensor.dtype for key, tensor in trained.mdl.tensors.items() if key.endswith("_mask")}
+    assert (masks, len(trained.mdl.tensors) - len(trained.tensors)) == ({"BOOL"}, 14 + 1)  # and ln_f
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("model", MODELS)
+def test_hugging_face_to_modelzoo_and_back_is_the_same_file(tmp_path, model, dtype):
+    name, changes = MODELS[model]
+    original = Checkpoint(save_tiny(name, tmp_path / "hf", DTYPES[dtype], changes))
+    export_modelzoo(original, None, tmp_path / "cs")
+    converted = open_checkpoint(tmp_path / "cs" / CHECKPOINT)
+    assert converted.digest == original.digest
+    prepare_model(Model(source=f"mdl:{tmp_path}/cs/{CHECKPOINT}", dtype=dtype), tmp_path / "back")
+    assert sha256(tmp_path / "back/model.safetensors") == sha256(tmp_path / "hf/model.safetensors")
+    assert Checkpoint(tmp_path / "back").digest == converted.digest
+    assert Checkpoint(tmp_path / "back").config == original.config
+    assert (tmp_path / "back/tokenizer.json").read_bytes() == (tmp_path / "hf/tokenizer.json").read_bytes()
+
+
+def test_another_dtype_is_rounded_as_torch_rounds(tmp_path):
+    folder = save_tiny("llama", tmp_path / "hf", torch.float32)
+    export_modelzoo(Checkpoint(folder), None, tmp_path / "cs")
+    for number, source in enumerate((f"mdl:{tmp_path}/cs/{CHECKPOINT}", f"path:{folder}")):
+        prepare_model(Model(source=source, dtype="bfloat16"), tmp_path / str(number))
+    ours, peer = Checkpoint(tmp_path / "0"), Checkpoint(tmp_path / "1")
+    assert ours.config["dtype"] == "bfloat16"
+    assert ours.tensors.keys() == peer.tensors.keys()
+    assert all((ours.read(name) == peer.read(name)).all() for name in ours.tensors)
+
+
+@pytest.mark.parametrize("method", [*WEIGHT_METHODS, "unstructured row", "unstructured global", "random row"])
+@pytest.mark.parametrize("model", ["LLaMA, grouped, tied", "Mixtral"])
+def test_masks_are_those_of_the_original_to_the_byte(tmp_path, tiny_models, model, method):
+    name, scope = method.split() if " " in method else (method, None)
+    percents = (0, 50) if name == "semistructured" else (30, 50)
+    original = Checkpoint(tiny_models[MODELS[model][0]])
+    export_modelzoo(original, None, tmp_path / "cs")
+    converted = open_checkpoint(tmp_path / "cs" / CHECKPOINT)
+    for checkpoint, folder in ((original, tmp_path / "of_hf"), (converted, tmp_path / "of_mdl")):
+        mask_files(checkpoint, name, folder, percents, scope=scope)
+    for percent in percents:
+        assert (tmp_path / f"of_hf/{percent}.pt").read_bytes() == (tmp_path / f"of_mdl/{percent}.pt").read_bytes()
+    assert read_mask(tmp_path / "of_mdl/50.pt").meta["coordinates"] == "hf"
+
+
+@pytest.mark.parametrize("method", ["unstructured", "structured", "random"])
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_a_masked_export_holds_zeros_and_masks_under_the_trainer_s_names(tmp_path, tiny_models, name, method):
+    original = Checkpoint(tiny_models[name])
+    path = mask_files(original, method, tmp_path)[1]
+    mask = read_mask(path)
+    export_modelzoo(original, path, tmp_path / "cs")
+    merge(original, mask, sha256(path), None, tmp_path / "pruned")
+    exported, pruned = open_checkpoint(tmp_path / "cs" / CHECKPOINT), Checkpoint(tmp_path / "pruned")
+    assert all((exported.read(tensor) == pruned.read(tensor)).all() for tensor in original.tensors)
+    file = exported.mdl
+    assert sum(key.endswith("_mask") for key in file.tensors) == 14
+    for tensor, place in places(original.config, exported.shapes).items():
+        kept = mask.kept(tensor.removesuffix(".weight")) if tensor.removesuffix(".weight") in mask.bits else None
+        if kept is None:
+            assert f"model.model.{place.key}_mask" not in file.tensors
+            continue
+        selection = () if place.expert is None else (slice(None), place.expert)
+        found = file.read(file.tensors[f"model.model.{place.key}_mask"], selection)
+        np.testing.assert_array_equal(found, interleave(kept, place.head_dim) if place.head_dim else kept)
+
+
+def test_a_masked_export_is_proved_sparse_and_a_mask_in_other_coordinates_is_found_out(tmp_path, tiny_llama):
+    path = mask_files(tiny_llama, "unstructured", tmp_path)[1]
+    export_modelzoo(tiny_llama, path, tmp_path / "cs")
+    exported, mask = open_checkpoint(tmp_path / "cs" / CHECKPOINT), read_mask(path)
+    report = validate(exported, mask, base=tiny_llama)
+    assert (report["passed"], report["layers_checked"], report["tensors_outside_changed"]) == (True, 14, [])
+    layer = "model.layers.1.self_attn.k_proj"
+    permuted = replace(mask, bits=mask.bits | {layer: pack(interleave(mask.kept(layer), 8))})
+    found = validate(exported, permuted)
+    assert not found["passed"]
+    assert {row["layer"] for row in found["layers"] if row["violations"]} == {layer}
+
+
+def test_a_mask_file_in_other_coordinates_is_refused(tmp_path, tiny_llama):
+    mask = read_mask(mask_files(tiny_llama, "unstructured", tmp_path)[0])
+    write_mask(tmp_path / "cs.pt", replace(mask, meta=mask.meta | {"coordinates": "cs"}))
+    with pytest.raises(InputError, match=r"cs\.pt: a mask in cs coordinates"):
+        read_mask(tmp_path / "cs.pt")
+
+
+def rewritten(source: Path, path: Path, change) -> ModelZooCheckpoint:
+    """An .mdl file written anew with its tensors, key -> (dtype, values), as `change` leaves them."""
+    old = MdlFile(source)
+    tensors = {key.removeprefix("model."): (tensor.dtype, old.read(tensor)) for key, tensor in old.tensors.items()}
+    change(tensors)
+    with mdl_writer(path, "model") as writer:
+        for key, (dtype, values) in tensors.items():
+            writer.create(key, dtype, values.shape)
+            writer.write(key, (), values)
+    return ModelZooCheckpoint(source.parent, path)
+
+
+def changed(key: str, change):
+    def apply(tensors: dict) -> None:
+        dtype, values = tensors[key]
+        tensors[key] = change(dtype, values.copy())
+
+    return apply
+
+
+Q = "model.transformer_decoder.layers.0.self_attn.proj_q_dense_layer"
+FAULTS = {
+    "a tensor less": (lambda t: t.pop(f"{Q}.weight"), "1 tensors missing \\(first: transformer_decoder.layers.0.self_attn"),
+    "an adapter": (lambda t: t.update({f"{Q}.lora_A": t[f"{Q}.weight"]}), r"1 tensors unknown to it \(first: .*lora_A\)"),
+    "another shape": (changed(f"{Q}.weight", lambda d, v: (d, v[:16])), "1 tensors of another shape"),
+    "another dtype": (changed(f"{Q}.weight", lambda d, v: ("I64", v.astype("i8"))), "1 tensors in none of BF16, F16, F32"),
+    "another final norm": (changed("model.ln_f.weight", lambda d, v: (d, v + 1)), r"ln_f\.weight is not transformer_decoder"),
+    "an untied head": (changed("model.lm_head.weight", lambda d, v: (d, v + 1)), r"lm_head\.weight is not embedding_layer"),
+    "names of two kinds": (lambda t: t.update({"ln_f.weight": t["model.ln_f.weight"]}), "with and without a leading"),
+    "nothing": (dict.clear, "no tensor under `model`"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_file_of_another_model_is_refused(tmp_path, exported, name):
+    change, message = FAULTS[name]
+    checkpoint = rewritten(exported, tmp_path / "x.mdl", change)
+    with pytest.raises(InputError, match=message) as caught:
+        _ = checkpoint.tensors
+    assert "config.json" in str(caught.value)
+
+
+def test_stored_twice_is_as_good_as_tied(tmp_path, exported):
+    checkpoint = rewritten(exported, tmp_path / "x.mdl", lambda tensors: None)
+    assert checkpoint.digest == open_checkpoint(exported).digest
+
+
+def test_the_configuration_of_another_folder_can_be_named(tmp_path, exported, tiny_llama):
+    alone = shutil.copy(exported, tmp_path / "alone.mdl")
+    with pytest.raises(InputError, match=r"config\.json: no such file"):
+        _ = open_checkpoint(alone).tensors
+    assert open_checkpoint(Path(f"{alone}@{tiny_llama.folder}")).digest == tiny_llama.digest
+
+
+def test_a_pickled_object_in_the_model_is_named(tmp_path, exported):
+    with h5py.File(exported, "a") as file:
+        key = "model.model.extra"
+        file.attrs[f"{key}.__metadata__"] = json.dumps({f"{key}.__metadata__": {"__BYTES__": True}})
+    with pytest.raises(InputError, match=r"model\.model\.extra is a pickled object"):
+        _ = open_checkpoint(exported).tensors
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("hidden_act", "gelu"), ("rope_scaling", {"rope_type": "linear", "factor": 2.0})]
+)
+def test_a_model_without_a_counterpart_is_not_exported(tmp_path, key, value):
+    folder = save_tiny("llama", tmp_path / "hf")
+    change_json(folder / "config.json", **({"rope_parameters": None} if key == "rope_scaling" else {}), **{key: value})
+    with pytest.raises(InputError, match="others are not translated"):
+        export_modelzoo(Checkpoint(folder), None, tmp_path / "cs")
+    assert not (tmp_path / "cs").exists()
+
+
+def test_a_mask_of_another_model_is_not_exported(tmp_path, tiny_llama, tiny_models):
+    path = mask_files(Checkpoint(tiny_models["mistral"]), "unstructured", tmp_path)[0]
+    with pytest.raises(InputError, match="mask of another model: computed from other weights"):
+        export_modelzoo(tiny_llama, path, tmp_path / "cs")
+    assert not (tmp_path / "cs").exists()

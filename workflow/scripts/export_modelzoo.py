@@ -1,0 +1,35 @@
+"""Write a model, and its mask, as a Cerebras ModelZoo checkpoint and configuration; no ModelZoo is needed.
+
+    export_modelzoo.py --model_path models/llama --mask_path masks/llama/masks_sparsity50_unstructured.pt --output_dir cs3/llama
+
+Writes model_to_cs-2.5.mdl (W * M under the trainer's names, each mask beside its weight), config_to_cs-2.5.yaml,
+config.json, the tokenizer, and export.json with the hashes of inputs and outputs.
+"""
+
+import argparse
+from pathlib import Path
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.errors import InputError, run_script
+from sparseft.modelzoo.export import export_modelzoo
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_path", type=Path, required=True, help="Hugging Face checkpoint folder")
+    parser.add_argument("--mask_path", type=Path, help="a mask of this model; without it the model is written dense")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    inputs = [path.resolve() for path in (args.model_path, args.mask_path) if path]
+    if any(path in (args.output_dir.resolve(), *args.output_dir.resolve().parents) for path in inputs):
+        raise InputError(f"{args.output_dir} is an input, or lies in one", "name another folder")
+    export_modelzoo(Checkpoint(args.model_path), args.mask_path, args.output_dir)
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,39 @@
+"""Run a training on a Cerebras appliance: one at a time, told apart when it fails, cancelled when it is ended.
+
+    run_on_appliance.py --name RUN_ID --log FILE [--lock FILE] [--attempt N] [--job_labels NAME=VALUE] -- \\
+        .venv-cerebras/bin/python workflow/scripts/train_cerebras.py FLAGS 2> FILE
+
+Puts --job_labels at the end of the command. Exit codes: 0 done, 75 worth another attempt, 2 not.
+"""
+
+import argparse
+from pathlib import Path
+
+from sparseft.errors import run_script
+from sparseft.grid import STOP
+from sparseft.training.appliance import Memory, run
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", required=True, help="of the job, in messages")
+    parser.add_argument(
+        "--log", type=Path, required=True, help="the file that stderr goes to, which is read after a failure"
+    )
+    parser.add_argument("--lock", type=Path, help="held while the command runs; waits for it")
+    parser.add_argument("--attempt", type=int, default=1)
+    parser.add_argument("--stop", type=Path, default=Path(STOP), help="left where the disk quota is full")
+    parser.add_argument("--job_labels", nargs="*", default=[], help="of the job on the appliance; one is put to them")
+    parser.add_argument("command", nargs="+", help="after --")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    memory = Memory(args.log.with_suffix(".failed"), args.stop)
+    command = [*args.command, "--job_labels", *args.job_labels]
+    return run(command, args.name, args.log, memory=memory, lock=args.lock, attempt=args.attempt)
+
+
+if __name__ == "__main__":
+    run_script(main)

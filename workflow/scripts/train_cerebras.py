@@ -1,0 +1,58 @@
+"""Train the adapter of one run on a Cerebras CS-3, or on cerebras-pytorch's CPU backend; with that package's python.
+
+    train_cerebras.py --run_id llama-boolq-unstructured-sparsity50-sparse_to_sparse-seed0 --model_path models/llama \\
+        --mask_path masks/llama/masks_sparsity50_unstructured.pt --data_dir data/boolq --target CSX --output_dir RUN_FOLDER
+
+Writes what train.py writes, adapter/ and train.json, and the package's logs, cerebras_logs/. A killed run goes on from
+RUN_FOLDER's last complete state_*.mdl. With --compile_only it compiles and writes compile.json alone; with
+--validate_only it lowers, which needs no appliance, and writes the same.
+"""
+
+import argparse
+
+from sparseft.config import Cerebras, add_flags, parse_section
+from sparseft.errors import InputError, run_script
+from sparseft.files import check_replaceable, locked, write_json
+from sparseft.training.hardware import keep_freed_memory, limit_threads
+from sparseft.training.job import add_job_flags, job_of, write_train_record
+
+CEREBRAS_FLAGS = [name for name in Cerebras.model_fields if name not in Cerebras.RULES_ONLY]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_job_flags(parser)
+    add_flags(parser, Cerebras, CEREBRAS_FLAGS)
+    parser.add_argument("--compile_only", action="store_true", help="compile on the appliance; train nothing")
+    parser.add_argument("--validate_only", action="store_true", help="lower without an appliance; train nothing")
+    return parser.parse_args()
+
+
+def cerebras_of(args: argparse.Namespace) -> Cerebras:
+    """The section `cerebras`, checked."""
+    if args.compile_only and args.validate_only:
+        raise InputError("--compile_only and --validate_only", "give one of them")
+    return parse_section(Cerebras, {name: getattr(args, name) for name in CEREBRAS_FLAGS}, "cerebras")
+
+
+def main() -> int:
+    args = parse_args()
+    limit_threads(args.threads)
+    keep_freed_memory()
+    cerebras, job = cerebras_of(args), job_of(args)
+    from sparseft.training.cerebras import lower, remove_states, train  # refuses an environment without the package
+
+    check_replaceable(args.output_dir / "adapter")
+    with locked(args.output_dir):
+        if args.compile_only or args.validate_only:
+            record = lower(job, cerebras, args.output_dir, compile_only=args.compile_only)
+            write_json(args.output_dir / "compile.json", record)
+        else:
+            record = train(job, cerebras, args.output_dir)
+            write_train_record(args, job, record)
+            remove_states(args.output_dir)
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
