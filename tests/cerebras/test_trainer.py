@@ -1,6 +1,7 @@
 """The parts of the Cerebras backend in this process, which opens the package's CPU backend."""
 
 import copy
+import time
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 pytest.importorskip("cerebras.pytorch", reason="no cerebras-pytorch here: make test-cerebras")
 import cerebras.pytorch as cstorch
-from sparseft.training import mdl
+from sparseft.training import cerebras, mdl
 from sparseft.training.cerebras import Trainer, check_frozen, optimizer_and_schedule
 from sparseft.training.dense_experts import DenseExperts, top_k_weights
 from sparseft.training.fixed_length import FixedLengthLoss
@@ -26,10 +27,11 @@ def backend(tmp_path_factory):
     return cstorch.backend("CPU", artifact_dir=str(tmp_path_factory.mktemp("logs")))
 
 
-def trainer(inputs, backend, folder, model: str, mode: str) -> Trainer:
+def trainer(inputs, backend, folder, model: str, mode: str, **schedule: object) -> Trainer:
     task, path = get_task("boolq_mini"), inputs.folder / f"{model}_unstructured.pt"
     rows = {split: read_examples(inputs.folder / f"data/{split}.jsonl", task) for split in ("train", "validation")}
-    settings = Training(steps=3, batch_size=4, micro_batch_size=4, learning_rate=0.02, warmup_fraction=0.0)
+    given = {"steps": 3, "batch_size": 4, "micro_batch_size": 4, "learning_rate": 0.02, "warmup_fraction": 0.0}
+    settings = Training(**given | schedule)
     job = Job(Checkpoint(inputs.folder / model), read_mask(path), mode, 0, settings, task, rows, 8, {})
     return Trainer(job, Cerebras(target="CPU", sequence_length=160), backend, folder)
 
@@ -50,6 +52,47 @@ def test_the_declared_masks_are_the_file_s_and_the_adapters_have_none(inputs, ba
         assert torch.equal(module.weight != 0, kept)
         assert module.lora_B.any()  # a masked B would stay as it began
     assert [point["learning_rate"] for point in found.progress.curve] == pytest.approx([0.02, 0.015, 0.005])
+
+
+@pytest.mark.parametrize("killed_after", [2, 4])
+def test_a_training_that_was_killed_before_an_evaluation_makes_it(inputs, backend, tmp_path, killed_after):
+    """Killed once the state of a step is saved, before the state that would hold its evaluation."""
+    given = {"model": "llama", "mode": "sparse_to_sparse", "steps": 4, "eval_every": 2}
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole = trainer(inputs, backend, tmp_path / "whole", **given).fit()
+    killed = trainer(inputs, backend, tmp_path / "killed", **given)
+    killed.run(0, 2)
+    if killed_after == 4:
+        killed.progress.evaluations.append({"step": 2, "eval_loss": killed.eval_loss()})
+        killed.run(2, 4)
+    found = trainer(inputs, backend, tmp_path / "killed", **given).fit()
+    assert found.resumed_after == [killed_after]
+    assert [point["step"] for point in found.evaluations] == [2, 4]
+    assert found.evaluations == whole.evaluations
+    assert found.curve == whole.curve
+
+
+def test_an_adapter_is_of_the_last_step_or_not_written(inputs, backend, tmp_path):
+    found = trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse")
+    message = "the state of step 3 was not saved; train again"
+    with pytest.raises(InputError, match=message):
+        found.trained_factors()
+    found.run(0, 2)
+    with pytest.raises(InputError, match=message):
+        found.trained_factors()
+    found.run(2, 3)
+    assert found.trained_factors().keys() == found.layers.keys()
+
+
+def test_the_time_of_a_save_is_in_no_step_s_seconds(inputs, backend, tmp_path, monkeypatch):
+    def slowly(*arguments) -> None:
+        mdl.write_mdl(*arguments)
+        time.sleep(3)
+
+    monkeypatch.setattr(cerebras, "write_mdl", slowly)
+    found = trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse", save_every=1)
+    assert max(found.fit().seconds[1:]) < 3
 
 
 def test_a_changed_bit_of_the_base_is_found(inputs, backend, tmp_path):
