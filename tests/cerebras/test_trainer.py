@@ -1,8 +1,13 @@
 """The parts of the Cerebras backend in this process, which opens the package's CPU backend."""
 
 import copy
+import json
+import pickle
 import time
+from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -17,7 +22,8 @@ from transformers import get_cosine_schedule_with_warmup
 pytest.importorskip("cerebras.pytorch", reason="no cerebras-pytorch here: make test-cerebras")
 import cerebras.pytorch as cstorch
 from sparseft.training import cerebras, mdl
-from sparseft.training.cerebras import Trainer, check_frozen, optimizer_and_schedule
+from sparseft.training.batches import Example
+from sparseft.training.cerebras import Trainer, check_frozen, evaluation_batches, optimizer_and_schedule
 from sparseft.training.dense_experts import DenseExperts, top_k_weights
 from sparseft.training.fixed_length import FixedLengthLoss
 
@@ -104,6 +110,18 @@ def test_a_changed_bit_of_the_base_is_found(inputs, backend, tmp_path):
         check_frozen(found.module, found.base, 1)
 
 
+def test_every_streamer_has_as_many_batches_and_together_they_are_the_whole(monkeypatch):
+    examples = [Example([n, n + 1], 1) for n in range(5)]
+    whole = [batch["ids"] for batch in evaluation_batches(examples, 4, 3)]
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(cerebras, "_share", lambda size, rank=rank: (size // 2, rank))
+        shares.append([batch["ids"] for batch in evaluation_batches(examples, 4, 3)])
+    assert [len(share) for share in shares] == [2, 2]
+    assert torch.cat(whole).equal(torch.cat([torch.cat(pair) for pair in zip(*shares, strict=True)]))
+    assert not shares[1][1].any()
+
+
 @pytest.mark.parametrize(("warmup", "decay"), [(0.0, 0.0), (0.1, 0.0), (0.9, 0.5)])
 def test_the_optimizer_and_its_schedule_are_the_torch_backend_s(backend, warmup, decay):
     """Gradients of the size of eps, where its place in the formula shows."""
@@ -158,6 +176,58 @@ def test_angles_that_depend_on_the_length_are_refused(rope):
     config.rope_scaling = rope
     with pytest.raises(InputError, match="rope type 'dynamic': its angles depend on the length of a batch"):
         FixedLengthLoss(kind(config), 32)
+
+
+class Touch:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def older_format(file: h5py.File, touch: str) -> None:
+    file.attrs["__version__"] = 0.4
+    file.attrs["__spec__"] = touch
+
+
+def older_dataset(file: h5py.File, touch: str) -> None:
+    file["w"].attrs.update({"__H5_TYPE__": "ObjectH5Type", "object_value": touch, "__TYPE__": "ObjectSerializer"})
+
+
+def bytes_of_a_tensor(file: h5py.File, touch: str) -> None:
+    file["w"].attrs.update({"__BYTES__": np.void(bytes.fromhex(touch)), "__TYPE__": "ObjectSerializer"})
+
+
+def with_a_slash(file: h5py.File, touch: str) -> None:
+    file.move("w", "group/w")
+    bytes_of_a_tensor(file["group"], touch)
+    leaf = json.loads(file.attrs["w.__metadata__"])
+    leaf["w.__metadata__"]["key"] = "group/w"
+    file.attrs["w.__metadata__"] = json.dumps(leaf)
+
+
+def another_file(file: h5py.File, touch: str) -> None:
+    other = f"{file.filename}.other"
+    cstorch.save({"w": torch.ones(2)}, other)
+    with h5py.File(other, "a") as there:
+        bytes_of_a_tensor(there, touch)
+    del file["w"]
+    file["w"] = h5py.ExternalLink(other, "w")
+
+
+@pytest.mark.parametrize("change", [older_format, older_dataset, bytes_of_a_tensor, with_a_slash, another_file])
+def test_nothing_of_a_state_is_unpickled(tmp_path, capsys, change):
+    state, made = tmp_path / "state_3.mdl", tmp_path / "made"
+    cstorch.save({"identity": "i", "w": torch.ones(2)}, str(state))
+    assert mdl.read_last_mdl(tmp_path, "i")["w"].tolist() == [1, 1]
+    with h5py.File(state, "a") as file:
+        change(file, pickle.dumps(Touch(made)).hex())
+    assert mdl.read_last_mdl(tmp_path, "i") is None
+    assert not made.exists()
+    assert capsys.readouterr().err.endswith(": it is left aside\n")
 
 
 def test_a_state_with_a_pickled_object_is_not_read(tmp_path, capsys):

@@ -139,7 +139,7 @@ class Trainer:
     """A model on a backend, ready to train: what the package's loop needs, and what has been measured."""
 
     def __init__(self, job: Job, cerebras: Cerebras, backend: cstorch.backend, folder: Path) -> None:
-        cerebras.check(job.settings)
+        cerebras.check(job.settings, job.evaluation_batch_size)
         torch.manual_seed(job.seed)
         model, tokenizer = load_model(job.checkpoint.folder, torch.device("cpu"))
         model, self.dtype = as_computed(model, backend)
@@ -424,7 +424,7 @@ def training_batches(examples: list[Example], settings: Training, seed: int, len
 def evaluation_batches(examples: list[Example], size: int, length: int) -> DataLoader:
     """All examples once, in batches of `size`, the last one filled with padding alone."""
     own, rank = _share(size)
-    starts = range(rank * own, len(examples), size)
+    starts = range(rank * own, -(-len(examples) // size) * size, size)  # every streamer has as many batches
     return DataLoader(_Stream(lambda: (examples[at : at + own] for at in starts), length, own), batch_size=None)
 
 
