@@ -121,13 +121,10 @@ def held(path: Path, name: str) -> Iterator[tuple[int]]:
 
 def _attend(command: list[str], label: str, inherited: tuple[int, ...]) -> int:
     """Run the trainer, and leave nothing of it behind."""
-    binaries = Path(command[0]).parent  # of its environment: the package calls programs by their names
-    environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}"}
     try:
         process = subprocess.Popen(
             command,
             stdout=sys.stderr,
-            env=environment,
             start_new_session=True,
             pass_fds=inherited,  # where this process is killed, the trainer still holds it
         )
@@ -141,8 +138,10 @@ def _attend(command: list[str], label: str, inherited: tuple[int, ...]) -> int:
     finally:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        if process.poll() is None:
+        ended = process.poll() is None
+        if ended:
             _end(process)
+        if ended or process.returncode < 0:  # who is killed leaves its job behind
             _cancel(label)
 
 

@@ -33,8 +33,8 @@ from sparseft.lora.experts import memory_path
 from sparseft.lora.masked_lora import StructuredLoRALinear, attach, rows_and_columns
 from sparseft.lora.plain import plain_kind_of
 from sparseft.pruning.mask_ops import Mask
-from sparseft.training.batches import Example, encode, shuffled
-from sparseft.training.fixed_length import IGNORED, FixedLengthLoss, fixed_batch, refuse_longer_than
+from sparseft.training.batches import Example, encode, refuse_longer, shuffled
+from sparseft.training.fixed_length import IGNORED, FixedLengthLoss, fixed_batch
 from sparseft.training.hardware import peak_memory, versions
 from sparseft.training.job import Job
 from sparseft.training.model import load_model
@@ -148,7 +148,13 @@ class Trainer:
             model, lambda layer: torch.from_numpy(job.mask.kept(layer)), paths, job.mode, job.settings, plain_kind_of
         )
         self.data = {split: encode(rows, job.task, tokenizer, sys.maxsize) for split, rows in job.rows.items()}
-        refuse_longer_than(cerebras.sequence_length, self.data)
+        lengths = [len(example.ids) for examples in self.data.values() for example in examples]
+        refuse_longer(
+            "training and validation examples",
+            lengths,
+            cerebras.sequence_length,
+            "set cerebras.sequence_length to the longest's, or leave them out of the data",
+        )
         self.job, self.settings, self.folder, self.backend = job, job.settings, folder, backend
         self.length = cerebras.sequence_length
         self.module = FixedLengthLoss(model, cerebras.sequence_length)
