@@ -131,7 +131,7 @@ def _attend(command: list[str], label: str, inherited: tuple[int, ...]) -> int:
     except FileNotFoundError:
         raise InputError(
             f"{command[0]}: no such program",
-            "`make .venv-cerebras/installed` builds its environment, or set cerebras.python",
+            "`make .venv-cerebras/installed-2.10.0` builds its environment, or set cerebras.python",
         ) from None
     try:
         return process.wait()

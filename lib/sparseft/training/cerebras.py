@@ -48,7 +48,7 @@ try:
 except ImportError as error:
     raise InputError(
         f"{sys.executable} has no cerebras-pytorch ({error})",
-        "make .venv-cerebras/installed, and run that one's python",
+        f"make .venv-cerebras/installed-{RELEASES[-1]}, and run that one's python",
     ) from None
 if version("cerebras-pytorch") not in RELEASES:
     raise InputError(f"cerebras-pytorch {version('cerebras-pytorch')}", f"install {' or '.join(RELEASES)}")
