@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 # of cerebras-pytorch, the appliance's: 2.10.0 or 2.6.0
-export CEREBRAS_RELEASE ?= 2.10.0
+CEREBRAS_RELEASE ?= 2.10.0
 BIN := .venv/bin
 
 .PHONY: run test test-cerebras lint format bench
@@ -19,7 +19,7 @@ run: .venv/installed
 test: .venv/installed-tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-cerebras: .venv/installed-tests .venv-cerebras/installed
+test-cerebras: .venv/installed-tests .venv-cerebras/installed-$(CEREBRAS_RELEASE)
 	SPARSEFT_PYTHON='$(abspath $(BIN)/python)' .venv-cerebras/bin/python -m pytest tests/cerebras
 
 lint: .venv/installed-tests
@@ -52,10 +52,11 @@ bench: .venv/installed-tests
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
-.venv-cerebras/installed: envs/cerebras/requirements.txt
+# One environment: another release takes the place of what is there.
+.venv-cerebras/installed-%: envs/cerebras/requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed: make PYTHON=python3.11 $@")'
-	$(PYTHON) -m venv .venv-cerebras
+	$(PYTHON) -m venv --clear .venv-cerebras
 	.venv-cerebras/bin/python -m pip install --quiet --upgrade pip
-	.venv-cerebras/bin/python -m pip install --quiet --requirement envs/cerebras/requirements.txt
+	CEREBRAS_RELEASE=$* .venv-cerebras/bin/python -m pip install --quiet --requirement envs/cerebras/requirements.txt
 	.venv-cerebras/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@

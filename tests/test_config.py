@@ -120,6 +120,15 @@ def test_a_schedule_that_the_wafer_cannot_have_is_refused_before_anything_runs()
         parse_section(Config, raw, "configuration")
 
 
+@pytest.mark.parametrize("name", ["batch_size", "evaluation_batch_size"])
+def test_the_systems_share_every_batch_evenly(name):
+    sizes = {"batch_size": 6, "evaluation_batch_size": 6} | {name: 4}
+    raw = changed("training", {"batch_size": sizes["batch_size"], "micro_batch_size": 1})
+    raw |= {"backend": "cerebras", "cerebras": {"num_csx": 3}, "evaluation_batch_size": sizes["evaluation_batch_size"]}
+    with pytest.raises(InputError, match=f"cerebras.num_csx 3 does not divide {name} 4; choose a divisor"):
+        parse_section(Config, raw, "configuration")
+
+
 def test_a_task_s_own_schedule_lies_over_the_common_one():
     study = parse_section(Config, changed("tasks.boolq", {"training": {"steps": 7}}), "configuration")
     assert study.training_of("boolq").model_dump() == {**study.training.model_dump(), "steps": 7}

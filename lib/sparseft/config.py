@@ -357,14 +357,15 @@ class Cerebras(Section):
             raise InputError(f"COMPILE_ONCE={asked} in the environment", "set it to 1 or 0, or unset it")
         return self.target == "CSX" and (asked == "1" if asked else self.compile_once)
 
-    def check(self, training: Training) -> None:
-        """Raises InputError for what this backend cannot do of a schedule."""
+    def check(self, training: Training, evaluation_batch_size: int) -> None:
+        """Raises InputError for what this backend cannot do of a schedule, or of the evaluations in it."""
         asked = [name for name in ("shard_model", "cache_weights", "gradient_checkpointing") if getattr(training, name)]
         if asked:
             raise InputError(f"training.{asked[0]}: the backend cerebras has none", "set it to false")
-        if training.batch_size % self.num_csx:
-            raise InputError(f"cerebras.num_csx {self.num_csx} does not divide batch_size {training.batch_size}",
-                             "choose a divisor")  # fmt: skip
+        sizes = {"batch_size": training.batch_size, "evaluation_batch_size": evaluation_batch_size}
+        for name, size in sizes.items():
+            if size % self.num_csx:
+                raise InputError(f"cerebras.num_csx {self.num_csx} does not divide {name} {size}", "choose a divisor")
 
 
 class Config(Section):
@@ -418,7 +419,7 @@ class Config(Section):
                 "resources.processes: the backend cerebras trains in one; more systems are cerebras.num_csx"
             )
         for task in self.grid.tasks:
-            self.cerebras.check(self.training_of(task))
+            self.cerebras.check(self.training_of(task), self.evaluation_batch_size)
         _ = self.cerebras.compiles_first
 
     def check_measured(self, task: str) -> None:

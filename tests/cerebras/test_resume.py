@@ -41,8 +41,8 @@ def test_a_killed_training_goes_on_from_its_last_complete_state_to_the_same_numb
     (killed / "state_19.mdl").write_bytes(last.read_bytes()[:1000])
     done = inputs.train(killed, RUN, target="CPU")
     record = trained(done, killed)
-    assert f"{incomplete} is incomplete: it is left aside" in done.stderr
-    assert f"{killed / 'state_19.mdl'} is damaged: it is left aside" in done.stderr
+    assert f"{incomplete}: partly written: __SUCCESS__ is not set: it is left aside" in done.stderr
+    assert f"{killed / 'state_19.mdl'}: truncated, or not an .mdl file (" in done.stderr
     assert record["resumed_after_steps"] == [int(last.stem.removeprefix("state_"))]
     assert (record["loss_curve"], record["eval_curve"]) == (expected["loss_curve"], expected["eval_curve"])
     assert record["outputs"] == expected["outputs"]
@@ -53,4 +53,4 @@ def test_a_state_of_another_training_is_not_gone_on_from(inputs, tmp_path):
     kill_after(inputs, tmp_path, "state_5.mdl")
     done = inputs.train(tmp_path, RUN, target="CPU", learning_rate=0.02)
     assert trained(done, tmp_path)["resumed_after_steps"] == []
-    assert "is of other code, inputs or settings: it is left aside" in done.stderr
+    assert ": of other code, inputs or settings: it is left aside" in done.stderr

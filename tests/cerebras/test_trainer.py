@@ -1,7 +1,13 @@
 """The parts of the Cerebras backend in this process, which opens the package's CPU backend."""
 
 import copy
+import json
+import pickle
+import time
+from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -15,8 +21,9 @@ from transformers import get_cosine_schedule_with_warmup
 
 pytest.importorskip("cerebras.pytorch", reason="no cerebras-pytorch here: make test-cerebras")
 import cerebras.pytorch as cstorch
-from sparseft.training import mdl
-from sparseft.training.cerebras import Trainer, check_frozen, optimizer_and_schedule
+from sparseft.training import cerebras, mdl
+from sparseft.training.batches import Example
+from sparseft.training.cerebras import Trainer, check_frozen, evaluation_batches, optimizer_and_schedule
 from sparseft.training.dense_experts import DenseExperts, top_k_weights
 from sparseft.training.fixed_length import FixedLengthLoss
 
@@ -26,10 +33,11 @@ def backend(tmp_path_factory):
     return cstorch.backend("CPU", artifact_dir=str(tmp_path_factory.mktemp("logs")))
 
 
-def trainer(inputs, backend, folder, model: str, mode: str) -> Trainer:
+def trainer(inputs, backend, folder, model: str, mode: str, **schedule: object) -> Trainer:
     task, path = get_task("boolq_mini"), inputs.folder / f"{model}_unstructured.pt"
     rows = {split: read_examples(inputs.folder / f"data/{split}.jsonl", task) for split in ("train", "validation")}
-    settings = Training(steps=3, batch_size=4, micro_batch_size=4, learning_rate=0.02, warmup_fraction=0.0)
+    given = {"steps": 3, "batch_size": 4, "micro_batch_size": 4, "learning_rate": 0.02, "warmup_fraction": 0.0}
+    settings = Training(**given | schedule)
     job = Job(Checkpoint(inputs.folder / model), read_mask(path), mode, 0, settings, task, rows, 8, {})
     return Trainer(job, Cerebras(target="CPU", sequence_length=160), backend, folder)
 
@@ -52,6 +60,47 @@ def test_the_declared_masks_are_the_file_s_and_the_adapters_have_none(inputs, ba
     assert [point["learning_rate"] for point in found.progress.curve] == pytest.approx([0.02, 0.015, 0.005])
 
 
+@pytest.mark.parametrize("killed_after", [2, 4])
+def test_a_training_that_was_killed_before_an_evaluation_makes_it(inputs, backend, tmp_path, killed_after):
+    """Killed once the state of a step is saved, before the state that would hold its evaluation."""
+    given = {"model": "llama", "mode": "sparse_to_sparse", "steps": 4, "eval_every": 2}
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole = trainer(inputs, backend, tmp_path / "whole", **given).fit()
+    killed = trainer(inputs, backend, tmp_path / "killed", **given)
+    killed.run(0, 2)
+    if killed_after == 4:
+        killed.progress.evaluations.append({"step": 2, "eval_loss": killed.eval_loss()})
+        killed.run(2, 4)
+    found = trainer(inputs, backend, tmp_path / "killed", **given).fit()
+    assert found.resumed_after == [killed_after]
+    assert [point["step"] for point in found.evaluations] == [2, 4]
+    assert found.evaluations == whole.evaluations
+    assert found.curve == whole.curve
+
+
+def test_an_adapter_is_of_the_last_step_or_not_written(inputs, backend, tmp_path):
+    found = trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse")
+    message = "the state of step 3 was not saved; train again"
+    with pytest.raises(InputError, match=message):
+        found.trained_factors()
+    found.run(0, 2)
+    with pytest.raises(InputError, match=message):
+        found.trained_factors()
+    found.run(2, 3)
+    assert found.trained_factors().keys() == found.layers.keys()
+
+
+def test_the_time_of_a_save_is_in_no_step_s_seconds(inputs, backend, tmp_path, monkeypatch):
+    def slowly(*arguments) -> None:
+        mdl.write_mdl(*arguments)
+        time.sleep(3)
+
+    monkeypatch.setattr(cerebras, "write_mdl", slowly)
+    found = trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse", save_every=1)
+    assert max(found.fit().seconds[1:]) < 3
+
+
 def test_a_changed_bit_of_the_base_is_found(inputs, backend, tmp_path):
     found = trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse")
     check_frozen(found.module, found.base, 1)
@@ -59,6 +108,18 @@ def test_a_changed_bit_of_the_base_is_found(inputs, backend, tmp_path):
     zero[zero == 0] *= -1  # -0.0 and 0.0 are equal as numbers
     with pytest.raises(InputError, match="step 1 changed the frozen model.model.layers.0.mlp.down_proj.weight"):
         check_frozen(found.module, found.base, 1)
+
+
+def test_every_streamer_has_as_many_batches_and_together_they_are_the_whole(monkeypatch):
+    examples = [Example([n, n + 1], 1) for n in range(5)]
+    whole = [batch["ids"] for batch in evaluation_batches(examples, 4, 3)]
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(cerebras, "_share", lambda size, rank=rank: (size // 2, rank))
+        shares.append([batch["ids"] for batch in evaluation_batches(examples, 4, 3)])
+    assert [len(share) for share in shares] == [2, 2]
+    assert torch.cat(whole).equal(torch.cat([torch.cat(pair) for pair in zip(*shares, strict=True)]))
+    assert not shares[1][1].any()
 
 
 @pytest.mark.parametrize(("warmup", "decay"), [(0.0, 0.0), (0.1, 0.0), (0.9, 0.5)])
@@ -115,6 +176,58 @@ def test_angles_that_depend_on_the_length_are_refused(rope):
     config.rope_scaling = rope
     with pytest.raises(InputError, match="rope type 'dynamic': its angles depend on the length of a batch"):
         FixedLengthLoss(kind(config), 32)
+
+
+class Touch:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def older_format(file: h5py.File, touch: str) -> None:
+    file.attrs["__version__"] = 0.4
+    file.attrs["__spec__"] = touch
+
+
+def older_dataset(file: h5py.File, touch: str) -> None:
+    file["w"].attrs.update({"__H5_TYPE__": "ObjectH5Type", "object_value": touch, "__TYPE__": "ObjectSerializer"})
+
+
+def bytes_of_a_tensor(file: h5py.File, touch: str) -> None:
+    file["w"].attrs.update({"__BYTES__": np.void(bytes.fromhex(touch)), "__TYPE__": "ObjectSerializer"})
+
+
+def with_a_slash(file: h5py.File, touch: str) -> None:
+    file.move("w", "group/w")
+    bytes_of_a_tensor(file["group"], touch)
+    leaf = json.loads(file.attrs["w.__metadata__"])
+    leaf["w.__metadata__"]["key"] = "group/w"
+    file.attrs["w.__metadata__"] = json.dumps(leaf)
+
+
+def another_file(file: h5py.File, touch: str) -> None:
+    other = f"{file.filename}.other"
+    cstorch.save({"w": torch.ones(2)}, other)
+    with h5py.File(other, "a") as there:
+        bytes_of_a_tensor(there, touch)
+    del file["w"]
+    file["w"] = h5py.ExternalLink(other, "w")
+
+
+@pytest.mark.parametrize("change", [older_format, older_dataset, bytes_of_a_tensor, with_a_slash, another_file])
+def test_nothing_of_a_state_is_unpickled(tmp_path, capsys, change):
+    state, made = tmp_path / "state_3.mdl", tmp_path / "made"
+    cstorch.save({"identity": "i", "w": torch.ones(2)}, str(state))
+    assert mdl.read_last_mdl(tmp_path, "i")["w"].tolist() == [1, 1]
+    with h5py.File(state, "a") as file:
+        change(file, pickle.dumps(Touch(made)).hex())
+    assert mdl.read_last_mdl(tmp_path, "i") is None
+    assert not made.exists()
+    assert capsys.readouterr().err.endswith(": it is left aside\n")
 
 
 def test_a_state_with_a_pickled_object_is_not_read(tmp_path, capsys):

@@ -28,6 +28,12 @@ def test_the_losses_are_the_torch_backend_s_and_the_adapter_merges_to_the_same_m
     assert max(rates[0]) == pytest.approx(0.01)  # out of the warm-up
     assert record["eval_loss"] == pytest.approx(reference["eval_loss"], abs=1e-4)
     assert (record["device"], record["dtype"]) == ("CSX software backend on CPU", "float32")
+    assert record["cerebras"] == {
+        "target": "CPU",
+        "sequence_length": 256,
+        "csx_micro_batch_size": "auto",
+        "num_csx": 1,
+    }
     assert record["trainable_parameters"] == reference["trainable_parameters"]
     assert not list(ours.glob("*.mdl"))
     fate = in_default_environment("follow", inputs.folder, ours, run, theirs)

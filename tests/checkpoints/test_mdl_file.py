@@ -171,6 +171,45 @@ def test_bad_files_are_refused(tmp_path, name):
         read(path)
 
 
+def set_dataset(**changes: object):
+    return lambda file: file["model.w"].attrs.update(changes)
+
+
+def move(file: h5py.File) -> None:
+    """The dataset into a group, which a key with a slash makes."""
+    file.move("model.w", "model/w")
+    set_meta(key="model/w")(file)
+
+
+NOT_PLAIN = {
+    "a pickle": (set_meta(__TYPE__="ObjectSerializer", __BYTES__=True), "model.w"),
+    "an object elsewhere": (set_meta(__TYPE__="DeferredObject"), "model.w"),
+    "another key": (set_meta(key="model.v"), "model.w"),
+    "a tensor that is read as an object": (set_meta(__NONE__=True), "model.w"),
+    "a dataset of bytes": (set_dataset(__BYTES__=np.void(b"x")), "model.w"),
+    "a dataset of the older format": (set_dataset(__H5_TYPE__="ObjectH5Type"), "model.w"),
+    "a dataset of another type": (set_dataset(__TYPE__="ObjectSerializer"), "model.w"),
+    "a group": (move, "model.w"),
+    "a link": (replace(lambda file: file.__setitem__("model.w", h5py.SoftLink("/v"))), "model.w"),
+    "a type that imports": (
+        lambda file: file.attrs.__setitem__(
+            "__spec__", file.attrs["__spec__"].replace("builtins.dict", "collections.defaultdict")
+        ),
+        "collections.defaultdict",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_PLAIN)
+def test_what_a_reader_could_unpickle_or_import_is_not_loadable(tmp_path, name):
+    path, (change, named) = write(tmp_path / "x.mdl"), NOT_PLAIN[name]
+    MdlFile(path).check_loadable()
+    with h5py.File(path, "a") as file:
+        change(file)
+    with pytest.raises(InputError, match=rf"x\.mdl: {named} is not plain data; save the file again without it"):
+        MdlFile(path).check_loadable()
+
+
 @pytest.mark.parametrize("asked", [1 << 28, 1 << 20, 1 << 62])
 @pytest.mark.parametrize("chunks", [(1 << 14, 1 << 14), (1024, 1024)])
 def test_a_size_that_the_file_cannot_hold_is_refused_before_memory_is_taken(tmp_path, chunks, asked):

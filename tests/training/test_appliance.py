@@ -81,14 +81,12 @@ def bench(tmp_path) -> Bench:
     return Bench(tmp_path)
 
 
-def test_the_trainer_gets_its_flags_a_label_of_its_own_and_its_environment_s_programs(bench):
-    bench.program("torch-cirh-opt", "touch $HERE/found", "environment")
+def test_the_trainer_gets_its_flags_and_a_label_of_its_own(bench):
     for _ in range(2):
-        assert bench.run("torch-cirh-opt; echo lines >&2", "--job_labels", "name=x") == 0
+        assert bench.run("echo lines >&2", "--job_labels", "name=x") == 0
     first, second = bench.starts.read_text().splitlines()
     assert first.startswith("--steps 3 --job_labels name=x sparseft=")
     assert first != second
-    assert (bench.folder / "found").exists()
     assert bench.log() == "lines\n"
 
 
@@ -136,6 +134,13 @@ LABEL=$(grep -o 'sparseft=[0-9a-f]*' $HERE/starts)
 [ "$1 $2" = "get jobs" ] && echo "{LISTED}"
 [ "$1 $2" = "cancel job" ] && echo $3 >> $HERE/cancelled
 """
+
+
+@pytest.mark.parametrize(("body", "cancelled"), [("kill -9 $$", ["wsjob-ours1"]), ("exit 2", [])])
+def test_the_job_of_a_trainer_that_was_killed_is_cancelled_and_one_that_failed_has_ended_it(bench, body, cancelled):
+    bench.program("csctl", CSCTL)
+    assert bench.run(body) == 2
+    assert (bench.cancelled.read_text().split() if bench.cancelled.exists() else []) == cancelled
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

@@ -58,7 +58,7 @@ def test_all_examples_longer_than_the_context_are_counted_and_one_as_long_is_not
     length = len(encode([row], task, tokenizer, 512)[0].ids)
     assert len(encode([row, row], task, tokenizer, length)) == 2
     longer = [{**row, "passage": "p" * letters} for letters in (2, 4, 3)]
-    fault = f"boolq_mini: examples: 3 of 4 have more tokens than the {length} that the model takes, number 2 first,"
+    fault = f"boolq_mini: examples: 3 of 4 have more tokens than the {length} allowed, number 2 first,"
     with pytest.raises(InputError, match=f"^{fault} the longest {length + 3}; leave them out"):
         encode([row, *longer], task, tokenizer, length)
 

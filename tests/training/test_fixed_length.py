@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from sparseft.errors import InputError
 from sparseft.tasks import get_task
 from sparseft.training.batches import Example, collate, encode
 from sparseft.training.fixed_length import (
@@ -11,7 +10,6 @@ from sparseft.training.fixed_length import (
     FixedLengthLoss,
     causal_mask,
     fixed_batch,
-    refuse_longer_than,
 )
 from sparseft.training.loss import AnswerLoss
 from sparseft.training.model import load_model
@@ -45,11 +43,3 @@ def test_the_loss_is_that_of_batches_of_any_length(name, tmp_path):
     expected = AnswerLoss(model)(collate(examples))
     found = FixedLengthLoss(load_model(folder, CPU)[0], 200)(**fixed_batch(examples, 200, 8))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
-
-
-def test_all_longer_examples_are_counted():
-    data = {"train": [Example([0] * n, 1) for n in (4, 5, 9)], "validation": [Example([0] * 6, 1)]}
-    with pytest.raises(InputError, match=r"3 of 4 examples have more tokens than cerebras.sequence_length 4, the long"
-                                         r"est 9; set it to 9 or more"):  # fmt: skip
-        refuse_longer_than(4, data)
-    refuse_longer_than(9, data)

@@ -40,6 +40,9 @@ _DTYPES = {
     "torch.uint8": ("U8", "uint8", 6),
 }
 _STORED = {name: (stored, torch, rtfx) for torch, (name, stored, rtfx) in _DTYPES.items()}
+_TENSOR = "TorchTensorSerializer"
+_PLAIN = {"ScalarSerializer", "StringSerializer", "NoneSerializer", "LinkedObject"}  # are their metadata, no dataset
+_NODES = {None, "builtins.dict", "builtins.list", "builtins.tuple"}
 _LZ4, _LZ4_RATIO = 32004, 256  # a byte of LZ4 stands for 255 bytes at most
 _CHUNK = 1 << 20  # bytes, of whole rows
 _CACHE = 1 << 25  # bytes of decompressed chunks: blocks of rows need not end where chunks do
@@ -100,6 +103,36 @@ class MdlFile:
                 f"{self.path}: {pickled[0]} is a pickled object, which could run code and is not opened",
                 "save the file again without it",
             )
+
+    def check_loadable(self) -> None:
+        """Raises InputError, naming the key, unless the whole file is numbers, texts and tensors.
+
+        Those cerebras-pytorch loads without unpickling. It believes a leaf's metadata, and over them its dataset's."""
+        with self._damages():
+            [_, text] = json.loads(self.file.attrs["__spec__"])
+            [_, tree] = json.loads(text)
+            odd = [str(node) for node in set(_node_types(tree)) - _NODES]
+            odd += [key for key in self.leaves if not self._is_plain_leaf(key)]
+            odd += [key for key in self.file if not self._is_plain_dataset(key)]
+        if odd:
+            raise InputError(f"{self.path}: {odd[0]} is not plain data", "save the file again without it")
+
+    def _is_plain_leaf(self, key: str) -> bool:
+        leaf, meta = json.loads(self.file.attrs[key + _SUFFIX]), self.leaves[key]
+        tensor, kind = meta.get("__TYPE__") == _TENSOR, meta.get("__TYPE__")
+        marks = {name for name in ("__NONE__", "__NUMPY__", "__TORCH__", "__BYTES__", "__H5_TYPE__") if name in meta}
+        return (
+            leaf == {"__spec__": _spec({key: "*"}), "__objects__": [key], key + _SUFFIX: meta}
+            and (tensor or kind in _PLAIN)
+            and marks == ({"__NUMPY__", "__TORCH__"} if tensor else {"__NONE__"})
+            and ("key" in meta) == (kind == "LinkedObject")
+        )
+
+    def _is_plain_dataset(self, key: str) -> bool:
+        if type(self.file.get(key, getlink=True)) is not h5py.HardLink or not isinstance(self.file[key], h5py.Dataset):
+            return False
+        attributes = self.file[key].attrs
+        return attributes.get("__TYPE__") == _TENSOR and not {"__BYTES__", "__H5_TYPE__", "key"} & set(attributes)
 
     def read(self, tensor: MdlTensor, selection: object = ()) -> np.ndarray:
         """What `selection`, a slice or a tuple of them and numbers, takes of a tensor: floats as unsigned words of their bits
@@ -225,6 +258,13 @@ class _Target(io.FileIO):
         """Raises the OSError of the first write that failed."""
         if self.error:
             raise self.error
+
+
+def _node_types(node: dict) -> Iterator[str | None]:
+    """The types that a tree's text names, to be made by who reads it."""
+    yield node["type"]
+    for child in node["children_spec"]:
+        yield from _node_types(child)
 
 
 def _filters(dataset: h5py.Dataset) -> set[int]:

@@ -121,28 +121,27 @@ def held(path: Path, name: str) -> Iterator[tuple[int]]:
 
 def _attend(command: list[str], label: str, inherited: tuple[int, ...]) -> int:
     """Run the trainer, and leave nothing of it behind."""
-    binaries = Path(command[0]).parent  # of its environment: the package calls programs by their names
-    environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}"}
     try:
         process = subprocess.Popen(
             command,
             stdout=sys.stderr,
-            env=environment,
             start_new_session=True,
             pass_fds=inherited,  # where this process is killed, the trainer still holds it
         )
     except FileNotFoundError:
         raise InputError(
             f"{command[0]}: no such program",
-            "`make .venv-cerebras/installed` builds its environment, or set cerebras.python",
+            "`make .venv-cerebras/installed-2.10.0` builds its environment, or set cerebras.python",
         ) from None
     try:
         return process.wait()
     finally:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        if process.poll() is None:
+        ended = process.poll() is None
+        if ended:
             _end(process)
+        if ended or process.returncode < 0:  # who is killed leaves its job behind
             _cancel(label)
 
 

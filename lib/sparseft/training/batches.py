@@ -55,14 +55,19 @@ def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Exam
     return examples
 
 
-def refuse_longer(what: str, lengths: list[int], limit: int) -> None:
-    """Raises InputError, with all that are longer counted, where `lengths` in tokens exceed the model's `limit`."""
+def refuse_longer(
+    what: str,
+    lengths: list[int],
+    limit: int,
+    mend: str = "leave them out of the data, or take a model with a longer context",
+) -> None:
+    """Raises InputError, with all that are longer counted, where `lengths` in tokens exceed `limit`."""
     longer = [number for number, length in enumerate(lengths, start=1) if length > limit]
     if longer:
         raise InputError(
-            f"{what}: {len(longer)} of {len(lengths)} have more tokens than the {limit} that the model takes, number"
-            f" {longer[0]} first, the longest {max(lengths)}",
-            "leave them out of the data, or take a model with a longer context",
+            f"{what}: {len(longer)} of {len(lengths)} have more tokens than the {limit} allowed, number {longer[0]}"
+            f" first, the longest {max(lengths)}",
+            mend,
         )
 
 

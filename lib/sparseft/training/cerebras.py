@@ -33,8 +33,8 @@ from sparseft.lora.experts import memory_path
 from sparseft.lora.masked_lora import StructuredLoRALinear, attach, rows_and_columns
 from sparseft.lora.plain import plain_kind_of
 from sparseft.pruning.mask_ops import Mask
-from sparseft.training.batches import Example, encode, shuffled
-from sparseft.training.fixed_length import IGNORED, FixedLengthLoss, fixed_batch, refuse_longer_than
+from sparseft.training.batches import Example, encode, refuse_longer, shuffled
+from sparseft.training.fixed_length import IGNORED, FixedLengthLoss, fixed_batch
 from sparseft.training.hardware import peak_memory, versions
 from sparseft.training.job import Job
 from sparseft.training.model import load_model
@@ -48,7 +48,7 @@ try:
 except ImportError as error:
     raise InputError(
         f"{sys.executable} has no cerebras-pytorch ({error})",
-        "make .venv-cerebras/installed, and run that one's python",
+        f"make .venv-cerebras/installed-{RELEASES[-1]}, and run that one's python",
     ) from None
 if version("cerebras-pytorch") not in RELEASES:
     raise InputError(f"cerebras-pytorch {version('cerebras-pytorch')}", f"install {' or '.join(RELEASES)}")
@@ -72,11 +72,12 @@ def train(job: Job, cerebras: Cerebras, folder: Path) -> dict:
         "eval_loss": eval_loss,
         "backend": "cerebras",
         "device": "CSX" if on_csx else "CSX software backend on CPU",
-        "processes": 1,
+        "processes": cerebras.num_csx if on_csx else 1,
+        "cerebras": cerebras.model_dump(include=cerebras.DECIDING),
         "micro_batch_size": cerebras.csx_micro_batch_size if on_csx else job.settings.batch_size,
         "dtype": trainer.dtype,
         "trainable_parameters": sum(matrix.numel() for pair in matrices.values() for matrix in pair),
-        "compile_hash": graph_digest(folder) if on_csx else None,
+        "compile_hash": graph_digest(trainer.graph) if on_csx and trainer.graph else None,
         "versions": versions() | {"cerebras-pytorch": version("cerebras-pytorch")},
     }
 
@@ -100,7 +101,7 @@ def lower(job: Job, cerebras: Cerebras, folder: Path, *, compile_only: bool) -> 
     return {
         "run_id": job.provenance["run_id"],
         "compile_only": compile_only,
-        "compile_hash": graph_digest(folder),
+        "compile_hash": graph_digest(trainer.graph),
         "cerebras": cerebras.model_dump(),
         "versions": versions() | {"cerebras-pytorch": version("cerebras-pytorch")},
     }
@@ -138,7 +139,7 @@ class Trainer:
     """A model on a backend, ready to train: what the package's loop needs, and what has been measured."""
 
     def __init__(self, job: Job, cerebras: Cerebras, backend: cstorch.backend, folder: Path) -> None:
-        cerebras.check(job.settings)
+        cerebras.check(job.settings, job.evaluation_batch_size)
         torch.manual_seed(job.seed)
         model, tokenizer = load_model(job.checkpoint.folder, torch.device("cpu"))
         model, self.dtype = as_computed(model, backend)
@@ -147,7 +148,13 @@ class Trainer:
             model, lambda layer: torch.from_numpy(job.mask.kept(layer)), paths, job.mode, job.settings, plain_kind_of
         )
         self.data = {split: encode(rows, job.task, tokenizer, sys.maxsize) for split, rows in job.rows.items()}
-        refuse_longer_than(cerebras.sequence_length, self.data)
+        lengths = [len(example.ids) for examples in self.data.values() for example in examples]
+        refuse_longer(
+            "training and validation examples",
+            lengths,
+            cerebras.sequence_length,
+            "set cerebras.sequence_length to the longest's, or leave them out of the data",
+        )
         self.job, self.settings, self.folder, self.backend = job, job.settings, folder, backend
         self.length = cerebras.sequence_length
         self.module = FixedLengthLoss(model, cerebras.sequence_length)
@@ -166,6 +173,7 @@ class Trainer:
         declare_sparse(self.compiled, job.mask, paths)
         self.optimizer, self.schedule = optimizer_and_schedule(self.adapters().values(), self.settings)
         self.progress = self._resume(found) if found else Progress()
+        self.graph: Path | None = None  # the lowered training step, once this process has run one
 
     def adapters(self) -> dict[str, nn.Parameter]:
         """A (r, in) and B (out, r) by their names in the module."""
@@ -175,12 +183,14 @@ class Trainer:
         """Train for settings.steps steps, with the evaluations between. Raises InputError where the loss is no longer finite."""
         done, steps, every = len(self.progress.curve), self.settings.steps, self.settings.eval_every
         stops = [*range(every, steps, every), steps] if every else [steps]
-        for stop in stops:
+        for stop in (stop for stop in stops if stop >= done):
             if stop > done:
                 self.run(done, stop)
                 done = stop
-                if every and stop % every == 0:
-                    self.progress.evaluations.append({"step": stop, "eval_loss": self.eval_loss()})
+            if (
+                every and stop % every == 0
+            ):  # the state of this step was saved before it: a resumed training evaluates here too
+                self.progress.evaluations.append({"step": stop, "eval_loss": self.eval_loss()})
         return self.progress
 
     def eval_loss(self) -> float:
@@ -209,8 +219,15 @@ class Trainer:
         return total / sum(tokens for _, tokens in sums)
 
     def trained_factors(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """A and B by layer as they act, from the last saved state: the appliance's weights come no other way."""
-        adapter, factors = read_last_mdl(self.folder, self.identity)["adapter"], {}
+        """A and B by layer as they act, from the last step's state: the appliance's weights come no other way.
+
+        Raises InputError where that state is not there."""
+        found, steps = read_last_mdl(self.folder, self.identity), self.settings.steps
+        if found is None or len(json.loads(found["progress"])["curve"]) != steps:
+            raise InputError(
+                f"{self.folder}: the state of step {steps} was not saved", "train again: it goes on from the last"
+            )
+        adapter, factors = found["adapter"], {}
         for name, layer in self.layers.items():
             A, B = (adapter[f"model.{memory_path(name)}.lora_{x}"] for x in "AB")
             if isinstance(layer, StructuredLoRALinear):  # whose own masks are on the device
@@ -235,6 +252,7 @@ class Trainer:
                 torch.manual_seed(step_seed(self.job.seed, step))
             note(step, sum(len(example.ids) for example in examples), *training_step(batch))
             self._save()
+        self.graph = self.graph or executor.artifact_dir / "cirh.mlir"
 
     def _steps(self, steps: int) -> int:
         """Of an execution: what is compiled alone has one."""
@@ -292,6 +310,7 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "progress": json.dumps(vars(self.progress)),
         })  # fmt: skip
+        self.begin = time.perf_counter()
 
     def _resume(self, found: dict) -> Progress:
         self.optimizer.load_state_dict(found["optimizer"])
@@ -411,7 +430,7 @@ def training_batches(examples: list[Example], settings: Training, seed: int, len
 def evaluation_batches(examples: list[Example], size: int, length: int) -> DataLoader:
     """All examples once, in batches of `size`, the last one filled with padding alone."""
     own, rank = _share(size)
-    starts = range(rank * own, len(examples), size)
+    starts = range(rank * own, -(-len(examples) // size) * size, size)  # every streamer has as many batches
     return DataLoader(_Stream(lambda: (examples[at : at + own] for at in starts), length, own), batch_size=None)
 
 
@@ -422,10 +441,9 @@ def _share(batch_size: int) -> tuple[int, int]:
     return cstorch.distributed.get_streaming_batch_size(batch_size), cstorch.distributed.get_streaming_rank()
 
 
-def graph_digest(folder: Path) -> str:
-    """sha256 of the training step as the front end lowered it, without the source lines that it came from."""
-    text = (folder / "cerebras_logs/executors/000001/cirh.mlir").read_text()
-    return hashlib.sha256(_PLACES.sub("", text).encode()).hexdigest()
+def graph_digest(graph: Path) -> str:
+    """sha256 of a step as the front end lowered it, cirh.mlir, without the source lines that it came from."""
+    return hashlib.sha256(_PLACES.sub("", graph.read_text()).encode()).hexdigest()
 
 
 @contextmanager

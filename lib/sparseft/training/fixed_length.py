@@ -85,15 +85,3 @@ def fixed_batch(examples: list[Example], length: int, size: int) -> dict[str, Te
         answer = torch.tensor(example.ids[example.answer_start :])
         labels[row, example.answer_start - 1 : len(example.ids) - 1] = answer.int()
     return {"ids": ids, "labels": labels}
-
-
-def refuse_longer_than(length: int, data: dict[str, list[Example]]) -> None:
-    """Raises InputError, with all that are longer counted: nothing is cut."""
-    longer = [len(example.ids) for split in data.values() for example in split if len(example.ids) > length]
-    if longer:
-        total = sum(map(len, data.values()))
-        raise InputError(
-            f"{len(longer)} of {total} examples have more tokens than cerebras.sequence_length {length}, the longest"
-            f" {max(longer)}",
-            f"set it to {max(longer)} or more, or leave them out of the data",
-        )

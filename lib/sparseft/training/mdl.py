@@ -1,17 +1,20 @@
 """The saved state of a training on cerebras-pytorch: .mdl files of the adapters and the optimizer, without the base.
 
-Format: HDF5, a dataset a tensor, metadata as JSON; complete once the root attribute __SUCCESS__ is set. What the
-package would pickle is marked __BYTES__: such a file is not read.
+The format is that of checkpoints/mdl.py, whose reader looks at a file before the package does: an older format, and
+what the package would unpickle, is not read.
 """
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import cerebras.pytorch as cstorch
-import h5py
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
+
+from sparseft.checkpoints.mdl import MdlFile
+from sparseft.errors import InputError
 
 NAME = "state_{step}.mdl"
 
@@ -29,13 +32,12 @@ def write_mdl(folder: Path, step: int, content: dict) -> None:
 def read_last_mdl(folder: Path, identity: str) -> dict | None:
     """The newest complete state of this training, on the CPU; those left aside are said on stderr. None without one."""
     for path in saved_mdl(folder):
-        fault = _fault(path)
-        if fault is None:
-            content = tree_map_only(torch.Tensor, _read, cstorch.load(str(path)))
-            if content["identity"] == identity:
-                return content
-            fault = "of other code, inputs or settings"
-        print(f"{path} is {fault}: it is left aside", file=sys.stderr)
+        try:
+            _check(path, identity)
+        except InputError as error:
+            print(f"{error.args[0]}: it is left aside", file=sys.stderr)
+        else:
+            return tree_map_only(torch.Tensor, _read, cstorch.load(str(path)))
     return None
 
 
@@ -49,14 +51,10 @@ def _read(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
 
 
-def _fault(path: Path) -> str | None:
-    """Why a file is no state to go on from."""
-    try:
-        with h5py.File(path, "r") as file:
-            if not file.attrs.get("__SUCCESS__", False):
-                return "incomplete"
-            if any("__BYTES__" in dataset.attrs for dataset in file.values()):
-                return "not plain data"
-            return None if "identity.__metadata__" in file.attrs else "of other code, inputs or settings"
-    except OSError:
-        return "damaged"
+def _check(path: Path, identity: str) -> None:
+    """Raises InputError where a file is no state of this training to go on from; the package opens it only after."""
+    state = MdlFile(path)
+    with closing(state.file):
+        state.check_loadable()
+        if not state.tensors or state.leaves.get("identity", {}).get("string_value") != identity:
+            raise InputError(f"{path}: of other code, inputs or settings", "train without it")
