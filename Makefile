@@ -36,6 +36,7 @@ format: .venv/installed-tests
 bench: .venv/installed-tests
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/lora.py
+	$(BIN)/python benchmarks/analysis.py
 	$(BIN)/snakemake models/smollm2/manifest.json
 	$(BIN)/python benchmarks/lora_model.py models/smollm2
 	$(BIN)/python benchmarks/compact.py models/smollm2

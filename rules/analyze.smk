@@ -7,9 +7,31 @@ rule analyze_results:
         trainings=targets.run_targets(STUDY, "train.json", trained_only=True),
         before=targets.run_targets(STUDY, "before_merge.json", trained_only=True),
     output:
-        tables=[f"{grid.ANALYSIS}/{name}.csv" for name in grid.TABLES],
-        documents=[f"{grid.ANALYSIS}/{name}" for name in ("correctness_memo.md", "EXPERIMENTS.md")],
-        plots=directory(f"{grid.ANALYSIS}/plots"),
+        tables=[
+            report(
+                f"{grid.ANALYSIS}/{name}.csv",
+                caption="../workflow/report/table.rst",
+                category="Tables",
+                labels={"table": name},
+            )
+            for name in grid.TABLES
+        ],
+        documents=[
+            report(
+                f"{grid.ANALYSIS}/{name}",
+                caption="../workflow/report/page.rst",
+                category="Pages",
+                labels={"page": name},
+            )
+            for name in ("EXPERIMENTS.md", "correctness_memo.md")
+        ],
+        plots=report(
+            directory(f"{grid.ANALYSIS}/plots"),
+            patterns=["{name}.png"],
+            caption="../workflow/report/figure.rst",
+            category="Figures",
+            labels={"figure": "{name}"},
+        ),
     log:
         "results/logs/analyze_results.log",
     benchmark:
@@ -20,11 +42,13 @@ rule analyze_results:
         code=code("analyze_results.py"),
         runs=lambda w: grid.RUNS,
         folder=subpath(output.plots, parent=True),
+        settings=flags(**STUDY.analysis.model_dump()),
     message:
         "analyse {grid.RUNS}"
     shell:
         'python "$SCRIPTS/analyze_results.py"'
         " --results_dir {params.runs:q}"
         " --output_dir {params.folder:q}"
+        " {params.settings:q}"
         " --plot"
         " > {log:q} 2>&1"

@@ -48,8 +48,19 @@ rule analyze_throughput:
     input:
         records=targets.throughput_targets(STUDY),
     output:
-        table=grid.THROUGHPUT_TABLE,
-        plots=directory(grid.THROUGHPUT_PLOTS),
+        table=report(
+            grid.THROUGHPUT_TABLE,
+            caption="../workflow/report/table.rst",
+            category="Tables",
+            labels={"table": "throughput_vs_batch_size"},
+        ),
+        plots=report(
+            directory(grid.THROUGHPUT_PLOTS),
+            patterns=["{name}.png"],
+            caption="../workflow/report/figure.rst",
+            category="Figures",
+            labels={"figure": "{name}"},
+        ),
     log:
         "results/logs/analyze_throughput.log",
     benchmark:

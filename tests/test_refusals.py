@@ -13,8 +13,8 @@ from sparseft.checkpoints.layers import prunable_layers
 from sparseft.config import Training
 from sparseft.errors import InputError
 from sparseft.evaluation import evaluate
-from sparseft.files import atomic_folder
-from sparseft.lora.adapter import adapter_digest, read_adapter, write_adapter
+from sparseft.files import adapter_digest, atomic_folder
+from sparseft.lora.adapter import read_adapter, write_adapter
 from sparseft.lora.merge import merge
 from sparseft.pruning.mask_ops import check_run, read_mask
 from sparseft.tasks import get_task

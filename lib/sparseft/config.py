@@ -281,6 +281,18 @@ class Throughput(Section):
     )
 
 
+class Analysis(Section):
+    """What the tables and pages judge by."""
+
+    tolerance: float = Field(
+        0.02,
+        gt=0,
+        lt=1,
+        description="Loss of the headline metric, as a fraction, that is no regression: of a point within it the whole"
+        " 95 % confidence interval of the difference to dense lies above -tolerance.",
+    )
+
+
 class Resources(Section):
     """What one job asks for."""
 
@@ -368,6 +380,7 @@ class Config(Section):
     evaluation_batch_size: Positive = Field(32, description="Sequences a forward pass in the evaluation.")
     resources: Resources = Resources()
     throughput: Throughput = Throughput()
+    analysis: Analysis = Analysis()
     backend: Literal["torch", "cerebras"] = Field("torch", description="What trains.")
     cerebras: Cerebras = Cerebras()
     keep_merged: bool = Field(False, description="Keep results/runs/*/model_dir after the evaluation.")

@@ -29,7 +29,6 @@ STATE = 12  # bytes a number of an adapter in state.pt: the same without the gra
 TRACE = 9  # bytes a weight where a training for the wafer is traced; measured on LLaMA shapes of 83 and 185 million
 TRACER = 1_200_000_000  # bytes of the program that does it; measured beside it
 LOGITS = 4  # lm-eval's in an evaluation: with their softmax, and the last batch's; measured
-LOSS = 8  # bytes a logit beside itself: fp32, and its logarithm of the softmax
 
 
 @dataclass(frozen=True)
@@ -251,7 +250,7 @@ def _training_memory(config: Config, subject: Subject, task: str) -> Need:
         "W'": subject.width * effective if "sparse_to_sparse" in config.grid.modes else 0,
         "adapter, gradient, AdamW": ADAM * _numbers(adapter_shapes(config, subject, task)),
         f"activations of {tokens:,} tokens": tokens * kept,
-        "logits of the answers": logits * (subject.width + LOSS),
+        "logits of the answers": logits * subject.width,
     }
     return Need(model, _loading(config, subject))
 

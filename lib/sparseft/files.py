@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sparseft.errors import InputError
 
+WEIGHTS = "adapter_model.safetensors"  # of an adapter, as PEFT calls it
 OURS = ("config.json", "adapter_config.json")  # a folder that holds one may be replaced
 
 
@@ -133,6 +134,12 @@ def sha256(path: Path | str) -> str:
     """Hexadecimal sha256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def adapter_digest(folder: Path) -> str:
+    """sha256 over an adapter's matrices' and the configuration's sha256, which holds r and alpha, joined by a newline."""
+    parts = [sha256(folder / name) for name in (WEIGHTS, "adapter_config.json")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _temporary(path: Path) -> Path:

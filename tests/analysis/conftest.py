@@ -5,6 +5,7 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sparseft.files import write_json
 from sparseft.grid import Run
@@ -28,7 +29,11 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
     report_inputs = {"mask": mask, "checkpoint": dict(merged), "base": base}
     examples, error = changes.get("examples", 200), changes.get("error", 0.03)
     scored = {"task": run.task, "metric": "acc", "examples": examples, "standard_error": error, "seconds": 12.5}
-    scored |= {"outcomes": [value] * examples, "predictions": [0] * examples, "log_likelihoods": [[-1.0]] * examples}
+    scored |= {
+        "outcomes": outcomes(run, value, examples),
+        "predictions": [0] * examples,
+        "log_likelihoods": [[-1.0]] * examples,
+    }
     scored |= {"peak_memory_bytes": 1_250_000_000}
     found = {
         "merge": {"inputs": merge_inputs, "outputs": dict(merged)},
@@ -59,12 +64,20 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
             | {"inputs": {"model": base, "mask": mask, "train": digest(run.task, "train"), "validation": data}}
             | {"outputs": {"adapter": adapter}}
         )
-        found["before_merge"] = {**scored, "value": before, "outcomes": [before] * examples} | {
+        found["before_merge"] = {**scored, "value": before, "outcomes": outcomes(run, before, examples)} | {
             "metrics": {"acc": before, "acc_stderr": error},
             "eval_loss": changes.get("loss_before", loss),
             "inputs": {"model": base, "mask": mask, "adapter": adapter, "data": data},
         }
     return found
+
+
+def outcomes(run: Run, value: float, examples: int) -> list[float]:
+    """By example: the easy ones of the task are right, give or take what the run adds."""
+    assert value * examples == pytest.approx(round(value * examples)), f"{value} is no share of {examples} examples"
+    easy, chance = (np.random.default_rng(int(digest(name)[:8], 16)) for name in (run.task, run.id))
+    ranks = (easy.random(examples) + 0.3 * chance.random(examples)).argsort().argsort()
+    return [float(rank < round(value * examples)) for rank in ranks]
 
 
 def validation_report(run: Run, layers: int) -> dict:
@@ -110,7 +123,8 @@ def write_grid(
             left += (1 - left) * {"no_finetune": 0, "sparse_to_dense": 0.55, "sparse_to_sparse": 0.45}[mode]
             noise = (int(digest(run.id)[:4], 16) / 65535 - 0.5) * 0.04
             changes = {"loss": 4 - 2.5 * left + noise, "loss_before": 4 - 2.6 * left, "speed": 4 + 10 * noise}
-            write_pieces(folder, run, pieces(run, 0.25 + 0.4 * left + noise, layers=layers, **changes))
+            value = round(200 * (0.25 + 0.4 * left + noise)) / 200
+            write_pieces(folder, run, pieces(run, value, layers=layers, **changes))
             count += 1
     return count
 

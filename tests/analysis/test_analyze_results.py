@@ -13,7 +13,7 @@ from sparseft.analysis.tables import curves, grouped, summary
 SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "analyze_results.py"
 PAGES = {
     "summary.csv", "grouped_summary.csv", "sparsity_vs_performance.csv", "missing.csv",
-    "correctness_memo.md", "EXPERIMENTS.md",
+    "comparisons.csv", "best_tradeoffs.csv",    "correctness_memo.md", "EXPERIMENTS.md",
 }  # fmt: skip
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
 
@@ -39,7 +39,7 @@ def test_a_small_study_is_written_twice_the_same(write_grid, tmp_path):
     written = contents(tmp_path / "a")
     assert written == contents(tmp_path / "b")
     assert set(written) > PAGES
-    assert len(written) == len(PAGES) + 2 * 3
+    assert len(written) == len(PAGES) + 2 * 6
     again = analyze(tmp_path / "runs", tmp_path / "a", "--plot")  # over what is there
     assert (again.returncode, contents(tmp_path / "a")) == (0, written)
 
@@ -77,12 +77,23 @@ def test_gaps_and_failures_are_said_and_the_rest_is_analysed(write_run, tmp_path
 
 def test_both_recalls_stand_beside_an_accuracy_and_shared_rows_among_the_limits(write_run, tmp_path):
     recalls = {"recall_no": 1.0, "recall_yes": 0.0, "majority_floor": 0.622}
-    write_run(TUNED, 0.378, metrics=recalls, train_overlap=3)
+    write_run(TUNED, 0.38, metrics=recalls, train_overlap=3)
     done = analyze(tmp_path / "runs", tmp_path / "out")
-    assert "0.378 ± 0.030 no 1.00 yes 0.00" in done.stdout
+    assert "0.380 ± 0.030 no 1.00 yes 0.00" in done.stdout
     text = (tmp_path / "out" / "EXPERIMENTS.md").read_text()
     assert "| t | acc | 0.25 | 0.622 | 200 |" in text
     assert "Training examples with the prompt of a validation example: t 3." in text
+
+
+def test_a_curve_of_two_devices_is_said(write_run, tmp_path):
+    write_run(TUNED, 0.5)
+    write_run(TUNED.replace("50", "70"), 0.25)
+    analyze(tmp_path / "runs", tmp_path / "out")
+    assert "Curves of several devices" not in (tmp_path / "out/EXPERIMENTS.md").read_text()
+    write_run(TUNED.replace("50", "90"), 0.25, device="GPU: one")
+    analyze(tmp_path / "runs", tmp_path / "out")
+    said = "Curves of several devices, whose speeds are drawn and judged apart: m t acc unstructured sparse_to_dense."
+    assert said in (tmp_path / "out/EXPERIMENTS.md").read_text()
 
 
 def test_no_runs_is_one_line_and_code_two(tmp_path):
@@ -108,12 +119,14 @@ assert "torch" not in sys.modules and "seaborn" in sys.modules"""
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
 
 
-def test_a_study_of_720_runs_is_in_the_tables(write_grid, tmp_path):
+def test_a_study_of_720_runs_is_in_the_tables_and_figures(write_grid, tmp_path):
     study = {"models": 3, "tasks": ["hellaswag", "boolq", "gsm8k"], "sparsities": [50, 90], "seeds": 4}
     assert write_grid(tmp_path / "runs", **study) == 720
-    done = analyze(tmp_path / "runs", tmp_path / "out")
-    assert done.returncode == 0
+    done = analyze(tmp_path / "runs", tmp_path / "out", "--plot")
+    assert (done.returncode, done.stderr) == (0, "")
     assert "720 runs, 0 with a fault" in done.stdout
+    assert len((tmp_path / "out/summary.csv").read_text().splitlines()) == 721
+    assert len(list((tmp_path / "out/plots").iterdir())) == 2 * 3 * (5 + 3)  # a task's figures, and a heat map a model
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from sparseft.analysis import tables
-from sparseft.analysis.records import PERPLEXITY, Gap, read_measurements, read_runs
+from sparseft.analysis.records import PERPLEXITY, Gap, read_measurements
+from test_analyze_results import analyze
 from test_throughput_table import write_cell
 
 DOCS = Path(__file__).parents[2] / "docs/tables.md"
@@ -36,7 +37,9 @@ def check(path: Path, context: int | None = None) -> None:
         assert empty != "never" or len(filled) == len(values), name
 
 
-@pytest.mark.parametrize("name", ["summary", "grouped_summary", "sparsity_vs_performance"])
+@pytest.mark.parametrize(
+    "name", ["summary", "grouped_summary", "sparsity_vs_performance", "comparisons", "best_tradeoffs"]
+)
 @pytest.mark.parametrize("context", [None, 20])
 def test_the_tables_of_runs_are_as_the_docs_say(write_run, tmp_path, name, context):
     every = dict.fromkeys(tables.METRICS[2:], 0.5)  # no task has them all
@@ -46,10 +49,7 @@ def test_the_tables_of_runs_are_as_the_docs_say(write_run, tmp_path, name, conte
         write_run(run_id, value, speed=4.5, metrics=every | ours,
                   change=lambda files, mask=mask: files["validation_report"].update(mask=mask))  # fmt: skip
     write_run("m-u-random-sparsity50-no_finetune-seed0", 0.5)
-    runs = tables.summary(read_runs(tmp_path / "runs")[0])
-    cells = tables.grouped(runs)
-    found = {"summary": runs, "grouped_summary": cells, "sparsity_vs_performance": tables.curves(cells)}[name]
-    tables.write_csv(found, tmp_path / f"{name}.csv")
+    analyze(tmp_path / "runs", tmp_path)
     check(tmp_path / f"{name}.csv", context)
 
 

@@ -1,11 +1,13 @@
 """The memo names what is wrong, first; a sound study has nothing to name."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from sparseft.analysis.chain import links
 from sparseft.analysis.memo import faults, write_memo
 from sparseft.analysis.records import read_runs
+from sparseft.files import adapter_digest, sha256
 
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
 UNTUNED = "m-t-dense-sparsity00-no_finetune-seed0"
@@ -58,6 +60,40 @@ def test_a_changed_digest_breaks_its_link_and_no_other(write_run, tmp_path, link
     text = memo(tmp_path)
     assert broken[TUNED][0] in text
     assert text.index(f"### {TUNED}") < text.index(UNTUNED)
+
+
+@pytest.mark.parametrize(("link", "path"), [
+    ("adapter", f"results/runs/{TUNED}/adapter/adapter_model.safetensors"),
+    ("mask", "masks/m/masks_sparsity50_unstructured.pt"),
+])  # fmt: skip
+def test_one_changed_byte_of_an_adapter_or_a_mask_is_found_and_named(write_run, tmp_path, link, path):
+    file, content = tmp_path / path, bytearray(1000)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    if link == "adapter":
+        file.with_name("adapter_config.json").write_text("{}")
+    digest_of = {"adapter": lambda: adapter_digest(file.parent), "mask": lambda: sha256(file)}[link]
+    digest = digest_of()
+
+    def name(files: dict) -> None:
+        for piece in ("before_merge", "merge", "train", "validation_report"):
+            files[piece]["inputs"][link] = digest
+        files["train"]["outputs"]["adapter"] = files["merge"]["inputs"]["adapter"]
+
+    write_run(UNTUNED, 0.5)
+    folder = write_run(TUNED, 0.5, change=name)
+    runs = tmp_path / "results/runs"
+    shutil.copytree(folder.parent, runs, dirs_exist_ok=True)
+    found = []
+    for byte in (0, 1):
+        content[500] = byte
+        file.write_bytes(content)
+        found.append({record.run.id: faults(record) for record in read_runs(runs)[0]})
+    assert found[0] == {UNTUNED: [], TUNED: []}
+    (fault,) = found[1][TUNED]
+    assert fault.startswith(f"broken chain, {link}: ")
+    assert f"the {link}'s file names {digest_of()[:12]}" in fault
+    assert found[1][UNTUNED] == []
 
 
 def test_an_untrained_run_must_not_have_an_adapter(write_run, tmp_path):

@@ -1,13 +1,24 @@
 """The figures: what a reader must be able to tell apart."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from sparseft.analysis import plots, tables
 from sparseft.analysis.records import read_runs
+from sparseft.analysis.tradeoffs import tradeoffs
 from sparseft.grid import MEASURED
 
 SPARSITIES = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
+
+
+def figures(tmp_path: Path) -> Iterator[tuple[str, Figure]]:
+    """The figures of the runs that were written."""
+    points = tables.curves(tables.grouped(tables.summary(read_runs(tmp_path / "runs")[0])))
+    return plots._figures(points, tradeoffs(points), None)
 
 
 def batch_sizes(cells: list[tuple[str, int]]) -> pd.DataFrame:
@@ -48,6 +59,25 @@ def test_a_sparsity_has_the_same_colour_in_every_column():
 @pytest.mark.parametrize(("floor", "levels"), [(0.6, {"chance", "one answer to all"}), (None, {"chance"})])
 def test_what_one_answer_to_all_scores_is_drawn_where_the_task_has_it(write_run, tmp_path, floor, levels):
     write_run("m-t-random-sparsity50-no_finetune-seed0", 0.5, metrics={"majority_floor": floor})
-    points = tables.curves(tables.grouped(tables.summary(read_runs(tmp_path / "runs")[0])))
-    _, figure = next(plots._figures(points))
+    _, figure = next(figures(tmp_path))
     assert {label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]} == levels | {"no_finetune"}
+
+
+def test_speeds_of_two_devices_never_share_a_panel(write_run, tmp_path):
+    for sparsity, device in ((30, "CPU: x"), (50, "CPU: x"), (70, "GPU: y")):
+        write_run(f"m-t-random-sparsity{sparsity}-sparse_to_dense-seed0", 0.5, speed=sparsity, device=device)
+    drawn = dict(figures(tmp_path))
+    by_sparsity, against = drawn["t_speed_vs_sparsity"], drawn["t_acc_vs_speed"]
+    assert [len(axes.lines[0].get_xdata()) for axes in by_sparsity.axes] == [2, 1]
+    assert [axes.get_ylim()[0] for axes in by_sparsity.axes] == [0, 0]
+    assert [axes.get_ylim()[1] > speed for axes, speed in zip(by_sparsity.axes, (50, 70), strict=True)] == [True, True]
+    assert [axes.get_title() for axes in against.axes] == ["m on CPU: x", "m on GPU: y"]
+    assert against.axes[0].lines[0].get_xdata().tolist() == [30, 50]
+
+
+def test_the_gap_is_drawn_of_trained_runs_alone(write_run, tmp_path):
+    write_run("m-t-random-sparsity50-no_finetune-seed0", 0.5)
+    assert not [name for name, _ in figures(tmp_path) if "gap" in name or "speed" in name]
+    write_run("m-t-random-sparsity50-sparse_to_dense-seed0", 0.5, loss=2.5, loss_before=2.25)
+    (axes,) = dict(figures(tmp_path))["t_train_merge_gap"].axes
+    assert axes.lines[0].get_ydata().tolist() == [0.25]

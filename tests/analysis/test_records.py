@@ -75,9 +75,10 @@ def test_not_a_number_is_refused(write_run, tmp_path):
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    ({"outcomes": [0.5] * 199}, "199 outcomes of 200 examples, value 0.5 is not the mean of the outcomes"),
-    ({"outcomes": [0.5] * 199 + [2]}, "outcomes 199 input should be less than or equal to 1"),
-    ({"outcomes": [0.5] * 199 + [1]}, "value 0.5 is not the mean of the outcomes"),
+    ({"outcomes": [1, 0] * 99}, "198 outcomes of 200 examples, value 0.5 is not the mean of the outcomes"),
+    ({"outcomes": [1] * 199 + [2]}, "outcomes 199 input should be less than or equal to 1"),
+    ({"outcomes": [1] * 101 + [0] * 99}, "value 0.5 is not the mean of the outcomes"),
+    ({"outcomes": [0.5] * 200}, "outcomes other than 0 and 1"),
     ({"examples": 201}, "200 outcomes of 201 examples, 200 predictions of 201 examples, 200 log_likelihoods of 201 examples"),
     ({"predictions": []}, "0 predictions of 200 examples"),
     ({"value": 1.5}, "value input should be less than or equal to 1"),
@@ -116,7 +117,7 @@ def test_a_training_that_contradicts_itself_leaves_blanks(write_run, tmp_path, c
 
 
 def test_no_gap_is_taken_between_unlike_results(write_run, tmp_path):
-    few = {"examples": 100, "outcomes": [0.5] * 100, "predictions": [0] * 100, "log_likelihoods": None}
+    few = {"examples": 100, "outcomes": [1, 0] * 50, "predictions": [0] * 100, "log_likelihoods": None}
     write_run(TUNED, 0.5, change=lambda files: files["before_merge"].update(few))
     (record,), (gap,) = read_runs(tmp_path / "runs")
     assert (record.train_merge_gap, record.train_merge_gap_value) == (None, None)
@@ -134,6 +135,25 @@ def test_a_copied_folder_is_not_another_run(write_run, tmp_path, copy, said):
     left_out, reason = reasons(tmp_path / "runs")[copy]
     assert left_out
     assert said in reason
+
+
+def test_a_hole_in_the_grid_is_missing_and_nothing_beyond_it(write_run, tmp_path):
+    for method in ("unstructured", "random"):
+        for mode in ("no_finetune", "sparse_to_dense"):
+            write_run(f"m-t-{method}-sparsity50-{mode}-seed0", 0.5)
+    write_run(TUNED.replace("seed0", "seed1"), 0.5)
+    write_run("m-t-dense-sparsity00-sparse_to_dense-seed0", 0.5)  # no method's, and a grid of its own
+    write_run("n-u-structured-sparsity70-sparse_to_sparse-seed2", 0.5)  # so is another model's
+    said = (True, "no such folder, though the grid of the other runs has it")
+    assert reasons(tmp_path / "runs") == {"m-t-random-sparsity50-sparse_to_dense-seed1": said}
+
+
+def test_a_run_that_cannot_be_read_is_missing_once(write_run, tmp_path):
+    for seed, method in [(0, "random"), (1, "random"), (0, "unstructured")]:
+        write_run(f"m-t-{method}-sparsity50-sparse_to_dense-seed{seed}", 0.5)
+    (write_run(TUNED.replace("seed0", "seed1"), 0.5) / "evaluation.json").unlink()
+    (gap,) = read_runs(tmp_path / "runs")[1]
+    assert gap.reason.startswith("evaluation.json: ")
 
 
 def test_foreign_folders_are_named_and_unfinished_ones_and_files_passed_over(write_run, tmp_path):

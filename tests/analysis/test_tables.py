@@ -76,6 +76,19 @@ def test_mean_and_deviation_over_seeds(write_run, tmp_path):
     assert cell["standard_error"] == pytest.approx(0.03)  # not 0.03 / sqrt(2): the examples are the same
 
 
+def test_the_interval_over_seeds_is_student_s(write_run, tmp_path):
+    for seed, value in enumerate([0.25, 0.5, 0.75]):
+        write_run(TUNED.replace("seed0", f"seed{seed}"), value)
+    write_run(DENSE_TUNED, 0.75)
+    _, cells, points = read(tmp_path)
+    cell = cells.set_index("method").loc["unstructured"]
+    half = 4.30265273 * 0.25 / 3**0.5  # two degrees of freedom, 97.5 %: any table
+    assert (cell["value_low"], cell["value_high"]) == pytest.approx((0.5 - half, 0.5 + half))
+    assert (cell["eval_loss_low"], cell["eval_loss_high"]) == (2, 2)  # three equal losses
+    assert points.set_index("sparsity").loc[50, "value_low"] == cell["value_low"]
+    assert cells.set_index("method").loc["dense", ["value_low", "value_high"]].isna().all()  # one seed
+
+
 @pytest.mark.parametrize("other", [{"device": "GPU"}, {"batch_size": 4}])
 def test_speeds_of_unlike_runs_are_never_averaged(write_run, tmp_path, other):
     write_run(TUNED, 0.25, speed=3.0)

@@ -72,6 +72,17 @@ def test_output_and_gradients_equal_the_naive_form_s(shape, dtype, bound, blocks
         torch.testing.assert_close(one, other, rtol=0, atol=bound * scale)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_empty_batch_has_zero_gradients(dtype):
+    """As that of an expert to which no token is routed."""
+    X, W, kept, A, B = problem(6, 4, 2, dtype)
+    leaves = [tensor.requires_grad_() for tensor in (X[:, :0], A, B)]
+    masked(leaves[0], W, kept, *leaves[1:], 1.5).sum().backward()
+    assert leaves[0].grad.shape == (2, 0, 4)
+    assert not A.grad.any()
+    assert not B.grad.any()
+
+
 def test_straight_through_is_the_gradient_of_dense_lora_at_the_masked_output():
     X, W, kept, A, B = problem(6, 4, 2)
     dY = torch.randn(2, 5, 6, dtype=torch.float64)

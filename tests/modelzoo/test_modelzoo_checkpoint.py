@@ -97,6 +97,27 @@ def test_hugging_face_to_modelzoo_and_back_is_the_same_file(tmp_path, model, dty
     assert (tmp_path / "back/tokenizer.json").read_bytes() == (tmp_path / "hf/tokenizer.json").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_blocks_end_where_heads_end(tmp_path, tiny_models, monkeypatch, name):
+    """Blocks of 3 rows of 32, but of whole heads of 8 in q and k, both ways, masks too."""
+    for module in ("export", "checkpoint"):
+        monkeypatch.setattr(f"sparseft.modelzoo.{module}.BLOCK", 100)
+    original = Checkpoint(tiny_models[name])
+    path = mask_files(original, "unstructured", tmp_path)[1]
+    merge(original, read_mask(path), sha256(path), None, tmp_path / "pruned")
+    export_modelzoo(original, path, tmp_path / "cs")
+    exported, pruned = open_checkpoint(tmp_path / "cs" / CHECKPOINT), Checkpoint(tmp_path / "pruned")
+    assert exported.digest == pruned.digest
+    for name in exported.tensors:
+        np.testing.assert_array_equal(exported.read(name), pruned.read(name), name)
+    q = "model.layers.0.self_attn.q_proj.weight"
+    assert [block.size for block in exported.read_blocks(q, 100)] == [8 * 32] * 4
+    assert [block.size for block in exported.read_blocks(q.replace("q_proj", "v_proj"), 100)] == [3 * 32] * 5 + [32]
+    place, kept = places(original.config, exported.shapes)[q], read_mask(path).kept(q.removesuffix(".weight"))
+    found = exported.mdl.read(exported.mdl.tensors[f"model.model.{place.key}_mask"])
+    np.testing.assert_array_equal(found, interleave(kept, 8))
+
+
 def test_another_dtype_is_rounded_as_torch_rounds(tmp_path):
     folder = save_tiny("llama", tmp_path / "hf", torch.float32)
     export_modelzoo(Checkpoint(folder), None, tmp_path / "cs")

@@ -2,8 +2,10 @@
 
     analyze_results.py --results_dir results/runs --output_dir results/analysis --plot
 
+With --baseline FILE.csv ours stand beside another project's numbers: baseline_comparison.csv, and marks in the figures.
 Writes to the output folder: summary.csv (a row a run), grouped_summary.csv, sparsity_vs_performance.csv,
-missing.csv (runs left out, with the reason), correctness_memo.md, EXPERIMENTS.md and, with --plot, plots/.
+comparisons.csv (tests and intervals), best_tradeoffs.csv, missing.csv (runs left out, with the reason),
+correctness_memo.md, EXPERIMENTS.md and, with --plot, plots/.
 """
 
 import argparse
@@ -11,8 +13,13 @@ import sys
 from pathlib import Path
 
 from sparseft.analysis import experiments, memo, tables
+from sparseft.analysis.baseline import beside, read_baseline, without_counterpart
+from sparseft.analysis.comparisons import compare, judge
 from sparseft.analysis.records import read_runs
+from sparseft.analysis.tradeoffs import tradeoffs
+from sparseft.config import Analysis, add_flags, parse_section
 from sparseft.errors import run_script
+from sparseft.grid import TABLES
 
 
 def parse_args() -> argparse.Namespace:
@@ -21,31 +28,41 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--results_dir", type=Path, required=True, help="folder of the run folders")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the tables and pages")
     parser.add_argument("--plot", action="store_true", help="draw the figures too, into output_dir/plots")
+    parser.add_argument("--baseline", type=Path, help="another project's numbers, a .csv file as config/baseline.csv")
+    add_flags(parser, Analysis, Analysis.model_fields)
     return parser.parse_args()
 
 
 def main() -> int:
     """Read, compute, write, show."""
     args = parse_args()
+    tolerance = parse_section(Analysis, {"tolerance": args.tolerance}, "analysis").tolerance
+    baseline = read_baseline(args.baseline) if args.baseline else None
     records, gaps = read_runs(args.results_dir)
     for gap in gaps:
         print(f"{'left out' if gap.left_out else 'incomplete'}: {gap.run_id}: {gap.reason}", file=sys.stderr)
     runs = tables.summary(records)
     cells = tables.grouped(runs)
-    points = tables.curves(cells)
+    comparisons = compare(records)
+    points = judge(tables.curves(cells), comparisons, tolerance)
+    best = tradeoffs(points)
+    if baseline is not None:
+        table = beside(points, baseline)
+        for line in without_counterpart(table):
+            print(line, file=sys.stderr)
+        tables.write_csv(table, args.output_dir / "baseline_comparison.csv")
     plots = []
     if args.plot:
         from sparseft.analysis.plots import write_plots  # seaborn takes a second to import
 
-        plots = write_plots(points, args.output_dir / "plots")
+        plots = write_plots(points, best, args.output_dir / "plots", baseline)
     left_out = sum(gap.left_out for gap in gaps)
-    pages = {"cells": cells, "points": points, "left_out": left_out, "plots": plots}
-    experiments.write_experiments(args.output_dir / "EXPERIMENTS.md", records, **pages)
+    study = experiments.Study(cells, points, comparisons, best, tolerance)
+    experiments.write_experiments(args.output_dir / "EXPERIMENTS.md", records, study, left_out=left_out, plots=plots)
     memo.write_memo(args.output_dir / "correctness_memo.md", records, gaps)
-    tables.write_csv(tables.missing(gaps), args.output_dir / "missing.csv")
-    tables.write_csv(points, args.output_dir / "sparsity_vs_performance.csv")
-    tables.write_csv(cells, args.output_dir / "grouped_summary.csv")
-    tables.write_csv(runs, args.output_dir / "summary.csv")  # last: it is what a workflow asks for
+    found = [tables.missing(gaps), best, comparisons, points, cells, runs]  # summary last: a workflow asks for it
+    for name, table in zip(reversed(TABLES), found, strict=True):
+        tables.write_csv(table, args.output_dir / f"{name}.csv")
     print(experiments.results_table(cells).to_string(index=False))
     failed = sum(bool(memo.faults(record)) for record in records)
     print(f"\n{len(records)} runs, {failed} with a fault, {left_out} left out: {args.output_dir}/")

@@ -14,8 +14,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import run_script
 from sparseft.evaluation import evaluate
-from sparseft.files import check_writable, sha256, write_json
-from sparseft.lora.adapter import adapter_digest
+from sparseft.files import adapter_digest, check_writable, sha256, write_json
 from sparseft.pruning.mask_ops import check_mask, read_mask
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS

@@ -1,10 +1,12 @@
 """The chain of hashes of a run: each file records what it read and wrote, and the records must meet.
 
 base     train.inputs.model == before.inputs.model == merge.inputs.model == validation.inputs.base (where that was given)
-mask     train.inputs.mask == before.inputs.mask == merge.inputs.mask == validation.inputs.mask
-adapter  train.outputs.adapter == before.inputs.adapter == merge.inputs.adapter; none in mode no_finetune
+mask     (its file ==) train.inputs.mask == before.inputs.mask == merge.inputs.mask == validation.inputs.mask
+adapter  (its file ==) train.outputs.adapter == before.inputs.adapter == merge.inputs.adapter; none in mode no_finetune
 merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model
 data     train.inputs.validation == before.inputs.data == evaluation.inputs.data, or the gap compares two data sets
+
+The files of mask and adapter have their say where they are there, hashed while the runs are read.
 """
 
 from dataclasses import dataclass
@@ -76,6 +78,7 @@ def _said(record: Record) -> list[tuple[str, str, str | None]]:
     if merge:
         said += [("base", "merge.json", merge.inputs.model), ("mask", "merge.json", merge.inputs.mask)]
         said += [("adapter", "merge.json", merge.inputs.adapter), ("merged", "merge.json", files_digest(merge.outputs))]
+    said += [(link, f"the {link}'s file", digest) for link, digest in record.on_disk.items()]
     if record.run.mode == NO_FINETUNE:
         said += [("adapter", f"mode {NO_FINETUNE}", None)]
     if validation.inputs.base:

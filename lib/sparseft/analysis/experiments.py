@@ -1,29 +1,43 @@
 """EXPERIMENTS.md: the study written up from its numbers: setting, results, findings, limits, how to reproduce.
 
-Findings state numbers only: each is a mean over the seeds or the difference of two such means, and none claims
-significance.
+A finding gives a difference its number only where it is significant after Holm's correction (comparisons.py); the rest
+it names as not significant, which is not the same as equal.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import pandas as pd
 
 from sparseft.analysis.chain import short
 from sparseft.analysis.markdown import markdown_table
-from sparseft.analysis.records import NO_FINETUNE, Evaluation, Record
-from sparseft.analysis.tables import PLAIN_LORA
+from sparseft.analysis.records import Evaluation, Record
+from sparseft.analysis.tables import LINE, PLAIN_LORA
 from sparseft.files import atomic_file
-from sparseft.grid import MODES, WAFER
+from sparseft.grid import MODES, NO_FINETUNE, WAFER
 
-CONTROL = "random"  # the method that every other one is compared with
-
+_HEADS = {
+    "random": "In mode {mode}, minus random pruning",
+    "untuned": "{mode} minus no fine-tuning",
+    "modes": "{mode} minus sparse_to_dense",
+}
+_FRONTS = {"best_for_sparsity": "sparsity", "best_for_speed": "training speed", "largest_within": "largest within"}
 _RESULTS = """## Results
 
 A value is the mean over the seeds ± the standard error over the examples; beside a yes/no task's stand the shares of the
 no and of the yes questions that were answered rightly: 1 and 0 is a model that always says no. Above chance means above
-what guessing scores, or one and the same answer to all questions where that scores more. The sentences name at most four
-sparsities; sparsity_vs_performance.csv has them all.
+what guessing scores, or one and the same answer to all questions where that scores more.
+
+Differences are over the same examples; in brackets stand the ends of their 95 % confidence interval (paired bootstrap over
+the examples). They have a number where McNemar's exact test is significant at 5 % after Holm's correction, over all
+comparisons of that kind on the model and task, in every seed: comparisons.csv has all of them. *Not significant* means that
+these examples cannot tell, not that there is no difference. The sentences name at most four sparsities.
+
+No regression beyond a tolerance means that the whole interval of the difference to dense lies above it, at this sparsity
+and at every smaller one. Best in value for its sparsity (or training speed) means that no other point is better in one and
+as good in the other; these are means, and neighbours may differ by chance.
 """
 
 _REPRODUCE = """## How to reproduce
@@ -40,18 +54,35 @@ python workflow/scripts/analyze_results.py --results_dir results/runs --output_d
 """
 
 
-def write_experiments(
-    path: Path, records: list[Record], *, cells: pd.DataFrame, points: pd.DataFrame, left_out: int, plots: list[str]
-) -> None:
+@dataclass(frozen=True)
+class Study:
+    """The tables that the page is written from: cells, points of the curves, comparisons and best trade-offs."""
+
+    cells: pd.DataFrame
+    points: pd.DataFrame
+    comparisons: pd.DataFrame
+    best: pd.DataFrame
+    tolerance: float
+
+    def of(self, **keys: str) -> Self:
+        """The rows that have these keys."""
+        tables = {name: table for name, table in vars(self).items() if isinstance(table, pd.DataFrame)}
+        for name, value in keys.items():
+            tables = {which: table[table[name] == value] for which, table in tables.items()}
+        return replace(self, **tables)
+
+
+def write_experiments(path: Path, records: list[Record], study: Study, *, left_out: int, plots: list[str]) -> None:
     """Write the page; `plots` are the names of the figures under plots/ that it shows."""
-    results = [_task_section(task, cells, points) for task in cells["task"].unique()]
+    cells = study.cells
+    results = [_task_section(task, study) for task in cells["task"].unique()]
     sections = [
         "# Experiments\n",
         _setting(records, cells),
         _RESULTS,
         *results,
         "## Figures\n\n" + "\n".join(f"![{Path(name).stem}](plots/{name})\n" for name in plots) if plots else "",
-        _limits(records, left_out),
+        _limits(records, study.points, left_out),
         _REPRODUCE,
     ]
     with atomic_file(path) as temporary:
@@ -68,9 +99,9 @@ def results_table(cells: pd.DataFrame) -> pd.DataFrame:
     return wide.loc[order, modes].fillna("-").rename_axis(columns=None).reset_index()
 
 
-def findings(points: pd.DataFrame) -> list[str]:
-    """Sentences about one model on one task, computed from the points of its curves."""
-    return [*_dense(points), *_against_control(points), *_recovered(points), *_between_modes(points)]
+def findings(study: Study) -> list[str]:
+    """Sentences about one model on one task."""
+    return [*_dense(study.points), *_verdicts(study), *_compared(study.comparisons), *_fronts(study.best)]
 
 
 def _setting(records: list[Record], cells: pd.DataFrame) -> str:
@@ -104,15 +135,25 @@ def _floor(evaluation: Evaluation) -> str:
     return "-" if floor is None else f"{floor:.3f}"
 
 
-def _task_section(task: str, cells: pd.DataFrame, points: pd.DataFrame) -> str:
+def _task_section(task: str, study: Study) -> str:
     parts = []
-    for (model, metric), part in cells[cells["task"] == task].groupby(["model", "metric"], sort=False):
-        table = results_table(part).drop(columns=["model", "task", "metric"])
-        here = points[(points["task"] == task) & (points["model"] == model) & (points["metric"] == metric)]
+    for model, metric in study.of(task=task).cells[["model", "metric"]].drop_duplicates().itertuples(index=False):
+        here = study.of(task=task, model=model, metric=metric)
+        table = results_table(here.cells).drop(columns=["model", "task", "metric"])
         sentences = "".join(f"- {sentence}\n" for sentence in findings(here))
         header = ["method", "sparsity, %", *table.columns[2:]]
         parts.append(f"{model}, {metric}:\n\n{markdown_table(header, table.to_numpy())}\n{sentences}")
+        parts.append(f"Best trade-offs of {model}:\n\n{_best_table(here.best)}")
     return f"### {task}\n\n" + "\n".join(parts)
+
+
+def _best_table(best: pd.DataFrame) -> str:
+    rows = []
+    for row in best.itertuples():
+        difference = "-" if pd.isna(row.difference_low) else _difference(row)
+        respects = ", ".join(words for name, words in _FRONTS.items() if getattr(row, name))
+        rows.append([row.method, row.sparsity, row.mode, f"{row.value:.3f}", difference, row.verdict or "-", respects])
+    return markdown_table(["method", "sparsity, %", "mode", "value", "minus dense", "verdict", "best for"], rows)
 
 
 def _value(cell: tuple) -> str:
@@ -135,69 +176,68 @@ def _dense(points: pd.DataFrame) -> Iterable[str]:
             yield f"The dense model {words}: {cell.value:.3f} ± {error:.3f}{above}."
 
 
-def _against_control(points: pd.DataFrame) -> Iterable[str]:
-    for mode, part in _pruned(points).groupby("mode", sort=False):
-        wide = part.pivot(index="sparsity", columns="method", values="value")
-        methods = [method for method in part["method"].unique() if method != CONTROL and CONTROL in wide]
-        yield from _sentence(
-            f"In mode {mode}", {f"{method} minus {CONTROL}": wide[method] - wide[CONTROL] for method in methods}
-        )
+def _verdicts(study: Study) -> Iterable[str]:
+    """How far each curve can be pruned."""
+    judged = study.points[study.points["verdict"].notna()]
+    largest = study.best[study.best["largest_within"]]
+    for mode, part in judged.groupby("mode", sort=False):
+        found = largest[largest["mode"] == mode]
+        words = [f"{row.method} up to {row.sparsity} % ({_difference(row)})" for row in found.itertuples()]
+        rest = [method for method in part["method"].unique() if method not in set(found["method"])]
+        words += [f"not shown at the smallest sparsity for {', '.join(rest)}"] if rest else []
+        yield f"No regression beyond {study.tolerance:g} against dense in mode {mode}: {'; '.join(words)}."
 
 
-def _recovered(points: pd.DataFrame) -> Iterable[str]:
-    known = _pruned(points[points["recovered_share"].notna()])
-    for mode, part in known.groupby("mode", sort=False):
-        methods = [f"{method} {_won_back(rows)}" for method, rows in part.groupby("method", sort=False)]
-        yield f"Of the distance between the pruned model and the fine-tuned dense one, {mode} closes: {'; '.join(methods)}."
+def _compared(comparisons: pd.DataFrame) -> Iterable[str]:
+    """The significant differences with their numbers, the others by name alone."""
+    few = comparisons[comparisons["sparsity"].isin(_few(comparisons["sparsity"]))]
+    for (kind, mode), part in few[few["comparison"].isin(_HEADS)].groupby(["comparison", "mode"], sort=False):
+        told, rest = (part[part["significant"] == known].groupby("method", sort=False) for known in (True, False))
+        parts = [f"{method} " + ", ".join(f"{_difference(row)} at {row.sparsity} %" for row in rows.itertuples())
+                 for method, rows in told]  # fmt: skip
+        untold = [f"{method} at {', '.join(map(str, rows['sparsity']))} %" for method, rows in rest]
+        parts += [f"not significant: {', '.join(untold)}"] if untold else []
+        yield f"{_HEADS[kind].format(mode=mode)}: {'; '.join(parts)}."
 
 
-def _won_back(rows: pd.DataFrame) -> str:
-    return ", ".join(
-        f"{row.value - row.untuned_value:+.3f} of {row.dense_value - row.untuned_value:.3f} at {row.sparsity} %"
-        for row in rows.itertuples()
-    )
+def _fronts(best: pd.DataFrame) -> Iterable[str]:
+    for name in ("best_for_sparsity", "best_for_speed"):
+        rows = best[best[name]]
+        for device in rows["device"].unique() if name == "best_for_speed" else [None]:  # speeds of one device
+            alike = rows if device is None else rows[rows["device"] == device]
+            points = [f"{row.method} {row.sparsity} % {row.mode} {row.value:.3f}" for row in alike.itertuples()]
+            yield f"Best in value for its {_FRONTS[name]}{f' on {device}' if device else ''}: {'; '.join(points)}."
 
 
-def _between_modes(points: pd.DataFrame) -> Iterable[str]:
-    masked, free = "sparse_to_sparse", "sparse_to_dense"
-    differences = {}
-    for method, part in _pruned(points).groupby("method", sort=False):
-        wide = part.pivot(index="sparsity", columns="mode", values="value")
-        if masked in wide and free in wide:
-            differences[method] = wide[masked] - wide[free]
-    yield from _sentence(f"{masked} minus {free}", differences)
+def _difference(row: tuple) -> str:
+    mean = row.difference if hasattr(row, "difference") else row.difference_to_dense
+    return f"{mean:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
 
 
-def _pruned(points: pd.DataFrame) -> pd.DataFrame:
-    """At most four sparsities, evenly spread and with the largest: a sentence of ten numbers is not read."""
-    sparsities = sorted(set(points["sparsity"]) - {0}, reverse=True)
-    return points[points["sparsity"].isin(sparsities[:: -(-len(sparsities) // 4) or 1])]
+def _few(sparsities: pd.Series) -> list[int]:
+    """At most four, evenly spread and with the largest: a sentence of ten numbers is not read."""
+    found = sorted(set(sparsities) - {0}, reverse=True)
+    return found[:: -(-len(found) // 4) or 1]
 
 
-def _sentence(head: str, differences: dict[str, pd.Series]) -> Iterable[str]:
-    """One sentence of what is known of `differences`, by name, over sparsities; none where nothing is."""
-    parts = [
-        f"{name} " + ", ".join(f"{value:+.3f} at {sparsity} %" for sparsity, value in values.dropna().items())
-        for name, values in differences.items()
-        if values.notna().any()
-    ]
-    if parts:
-        yield f"{head}: {'; '.join(parts)}."
-
-
-def _limits(records: list[Record], left_out: int) -> str:
+def _limits(records: list[Record], points: pd.DataFrame, left_out: int) -> str:
     devices = {record.evaluation.device for record in records} | {each.train.device for each in records if each.train}
     examples = _each(record.evaluation.examples for record in records)
     failed = sum(not record.validation.passed for record in records)
     limits = [
         f"Seeds: {len({record.run.seed for record in records})}. Standard errors are over the validation examples"
         f" ({examples}), not over seeds; where every outcome is the same, as at 1.000, they are 0 and say nothing.",
-        "Differences carry no significance test.",
+        "Intervals and tests of differences are over the examples, for these trained models; training them again from"
+        " another seed moves the differences further.",
         f"Devices: {'; '.join(sorted(devices))}. Speeds belong to the training device and are no estimate"
         " of another; jobs that ran side by side share its cores and its memory bandwidth.",
     ]
     if WAFER not in devices:
         limits.append("Nothing here has run on a Cerebras CS-3.")
+    trained = points[points["device"].notna()]
+    mixed = [" ".join(line) for line, rows in trained.groupby(LINE, sort=False) if rows["device"].nunique() > 1]
+    if mixed:
+        limits.append(f"Curves of several devices, whose speeds are drawn and judged apart: {', '.join(mixed)}.")
     shared = {f"{each.evaluation.task} {each.evaluation.train_overlap}" for each in records
               if each.evaluation.train_overlap}  # fmt: skip
     if shared:
@@ -205,7 +245,7 @@ def _limits(records: list[Record], left_out: int) -> str:
     if failed:
         limits.append(f"{failed} of {len(records)} runs failed their validation; correctness_memo.md names them.")
     if left_out:
-        limits.append(f"{left_out} run folders could not be read and are in no table; missing.csv says why.")
+        limits.append(f"{left_out} runs are missing or could not be read and are in no table; missing.csv names them.")
     return "## Limits\n\n" + "".join(f"- {limit}\n" for limit in limits)
 
 

@@ -39,6 +39,7 @@ Each stage records the sha256 of what it read and wrote. A chain holds when thes
 - mask: `train.json`, `before_merge.json`, `merge.json` and `validation_report.json` inputs.mask
 - adapter: `train.json` outputs.adapter, `before_merge.json` and `merge.json` inputs.adapter (none in mode no_finetune)
 - merged: `merge.json` outputs, `validation_report.json` inputs.checkpoint, `evaluation.json` inputs.model
+- of mask and adapter also the files themselves, as far as they are there: hashed when this page was written
 - data: `train.json` inputs.validation, `before_merge.json` and `evaluation.json` inputs.data
 
 The first twelve digits; summary.csv has them whole. A merged model of several files has the sha256 of what
@@ -104,7 +105,7 @@ def _totals(judged: list[tuple[Record, list[str]]], gaps: list[Gap]) -> str:
     whole = sum(not any(link.fault for link in links(record)) for record in records)
     return (
         f"- {len(records)} runs checked, {failing} with a fault"
-        f"; {sum(gap.left_out for gap in gaps)} more could not be read and are in no table\n"
+        f"; {sum(gap.left_out for gap in gaps)} more are missing or could not be read and are in no table\n"
         f"- validation passed: {passed} of {len(records)}"
         f"; {sum(record.validation.weights for record in records):,} weights compared with their masks"
         f", {sum(record.validation.violations for record in records):,} violations\n"
@@ -127,7 +128,7 @@ def _gaps(gaps: list[Gap]) -> str:
     if not gaps:
         return ""
     rows = [(gap.run_id, "in no table" if gap.left_out else "in the tables, with blanks", gap.reason) for gap in gaps]
-    return "## Missing or unreadable\n\n" + markdown_table(["folder", "consequence", "reason"], rows)
+    return "## Missing or unreadable\n\n" + markdown_table(["run", "consequence", "reason"], rows)
 
 
 def _checks(judged: list[tuple[Record, list[str]]]) -> str:

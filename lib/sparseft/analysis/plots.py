@@ -3,6 +3,9 @@
     {task}_{metric}_vs_sparsity      what pruning costs and fine-tuning wins back, with standard errors and chance
     {task}_{metric}_heatmap_{model}  method x sparsity, one panel a mode
     {task}_eval_loss_vs_sparsity     loss on the validation set
+    {task}_train_merge_gap           what the merge adds to that loss
+    {task}_speed_vs_sparsity         training speed, a row a model and device
+    {task}_{metric}_vs_speed         that metric against it, a panel a model and device, with the Pareto front
 
 A line figure has a column a method and a row a model; colour and marker both tell the mode. Apart from these, since it
 is measured apart:
@@ -14,7 +17,7 @@ The same input gives the same bytes.
 """
 
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 from textwrap import fill
 
@@ -34,6 +37,7 @@ from sparseft.grid import DENSE, MODES, OUT_OF_MEMORY
 
 METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_match": "exact match"}
 SPARSITY = "sparsity asked for (%)"
+GAP = "train-merge gap\n(nats per answer token)"
 LOSS = "evaluation loss\n(nats per answer token)"
 ROWS = {
     "samples_per_second": "training speed\n(samples/s)",
@@ -53,14 +57,19 @@ _STYLE = {
     "grid.color": "0.88",
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.titley": 1.0,  # else every drawing looks for ticks above the panel, a fifth of its time
     "svg.hashsalt": "sparseft",  # else the ids in an SVG differ from run to run
     "savefig.dpi": 150,
 }
 
 
-def write_plots(points: pd.DataFrame, folder: Path) -> list[str]:
-    """Draw every figure from the points of the curves into `folder`; returns the PNGs' names."""
-    return _write(_figures(points), folder)
+def write_plots(
+    points: pd.DataFrame, best: pd.DataFrame, folder: Path, baseline: pd.DataFrame | None = None
+) -> list[str]:
+    """Draw every figure from the points of the curves and the best of them into `folder`; returns the PNGs' names.
+
+    `baseline`: what another project reached, marked beside ours."""
+    return _write(_figures(points, best, baseline), folder)
 
 
 def write_throughput_plots(table: pd.DataFrame, folder: Path) -> list[str]:
@@ -80,19 +89,34 @@ def _write(figures: Iterator[tuple[str, Figure]], folder: Path) -> list[str]:
     return names
 
 
-def _figures(points: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def _figures(points: pd.DataFrame, best: pd.DataFrame, baseline: pd.DataFrame | None) -> Iterator[tuple[str, Figure]]:
     points = points.assign(row=points["model"])
     for (task, metric), part in points.groupby(["task", "metric"], sort=False):
         label = METRICS.get(metric, metric)
         figure = _line_figure(part, "value", label, error="standard_error", title=f"{task}: {label} ± standard error")
+        if baseline is not None:
+            _draw_baseline(figure, baseline[baseline["task"] == task])
         yield f"{task}_{metric}_vs_sparsity", figure
         for model, of_model in part.groupby("model", sort=False):
             title = f"{task}: {label} ({model})"
             yield f"{task}_{metric}_heatmap_{model}", _heat_map(of_model, title=title, label=label)
+        timed, front = part[part["samples_per_second"].notna()], best[best["best_for_speed"] & (best["task"] == task)]
+        if len(timed):
+            title = f"{task}: {label} ± standard error against training speed"
+            figure = _speed_figure(timed, front[front["metric"] == metric], label, title=title)
+            yield f"{task}_{metric}_vs_speed", figure
     for task, part in points.groupby("task", sort=False):
         bars = " ± standard deviation over seeds" if (part["n"] > 1).any() else ""
-        title = f"{task}: loss of the merged model{bars}"
-        yield f"{task}_eval_loss_vs_sparsity", _line_figure(part, "eval_loss", LOSS, error="eval_loss_sd", title=title)
+        on_device = part.assign(row=part["model"] + " on " + part["device"].fillna(""))
+        for name, (column, rows, label, title) in {
+            "eval_loss_vs_sparsity": ("eval_loss", part, LOSS, "loss of the merged model"),
+            "train_merge_gap": ("train_merge_gap", part, GAP, "loss of the merged model minus loss before the merge"),
+            "speed_vs_sparsity": ("samples_per_second", on_device, ROWS["samples_per_second"], "training speed"),
+        }.items():
+            known, error = rows[rows[column].notna()], f"{column}_sd"
+            if len(known):
+                figure = _line_figure(known, column, label, error=error, title=f"{task}: {title}{bars}")
+                yield f"{task}_{name}", figure
 
 
 def _line_figure(points: pd.DataFrame, column: str, label: str, *, error: str, title: str) -> Figure:
@@ -104,11 +128,59 @@ def _line_figure(points: pd.DataFrame, column: str, label: str, *, error: str, t
         _draw_lines(axes, part, column, error)
         if column == "value" and len(part):
             _draw_levels(axes, part)
-        axes.set_title(method if len(rows) == 1 else f"{method}\n{row}", fontsize="medium")
+        axes.set_title(method if len(rows) == 1 else f"{method}\n{fill(row, 34)}", fontsize="medium")
+        if column == "train_merge_gap":
+            axes.axhline(0, color="0.25", linestyle=":", linewidth=1.4, label="no gap", zorder=1)
+    if column == "samples_per_second":
+        for axes in panels[:, 0]:  # each row shares its y axis
+            axes.set_ylim(bottom=0)  # a ratio of speeds is read off the axis
     _finish_axes(panels, points["sparsity"])
     figure.suptitle(title if len(rows) > 1 else f"{title} ({rows[0]})", fontsize="medium", fontweight="bold")
     for axes in panels[:, 0]:
         axes.set_ylabel(label, fontsize="medium")
+    _add_legend(figure, panels, order=lambda text: (text not in MODES, text))
+    return figure
+
+
+def _draw_baseline(figure: Figure, baseline: pd.DataFrame) -> None:
+    """Its values in every panel, each baseline with a mark of its own, named in the first panel."""
+    known = baseline[baseline["value"].notna()]
+    for marker, (name, points) in zip(cycle("Dv*PX"), known.groupby("baseline")):
+        for axes in figure.axes:
+            axes.scatter(points["sparsity"], points["value"], marker=marker, s=40, facecolors="none",
+                         edgecolors="black", zorder=6, label=name)  # fmt: skip
+    if len(known):
+        marks = [mark for mark in figure.axes[0].collections if mark.get_label() in set(known["baseline"])]
+        figure.axes[0].legend(handles=marks, fontsize="small", frameon=False)
+
+
+def _speed_figure(points: pd.DataFrame, front: pd.DataFrame, label: str, *, title: str) -> Figure:
+    """A panel a model and device: the speeds of two devices never share one."""
+    places = list(points.groupby(["model", "device"], sort=False).groups)
+    figure = Figure(figsize=(max(7.5, 4.6 * len(places)), 4.8), layout="constrained")
+    panels = figure.subplots(1, len(places), sharey=True, squeeze=False)
+    for (model, device), axes in zip(places, panels[0], strict=True):
+        part = points[(points["model"] == model) & (points["device"] == device)]
+        dense = part["sparsity"] == 0  # in every curve: drawn once
+        looks = {mode: (part[(part["mode"] == mode) & ~dense], look) for mode, look in _MODES.items()}
+        looks["dense, plain LoRA"] = (part[dense][:1], {"color": "black", "marker": "D"})
+        for mode, (some, look) in looks.items():
+            if some.empty:
+                continue
+            look = {"linestyle": "none", "markersize": 5, "elinewidth": 0.6, "alpha": 0.75, **look}
+            axes.errorbar(some["samples_per_second"], some["value"], yerr=some["standard_error"], label=mode, **look)
+        best = front[(front["model"] == model) & (front["device"] == device)].sort_values("samples_per_second")
+        axes.step(best["samples_per_second"], best["value"], where="pre", color="black", linewidth=1.2,
+                  label="Pareto front", zorder=4)  # fmt: skip
+        for number, point in enumerate(best.itertuples(), 1):
+            axes.annotate(number, (point.samples_per_second, point.value), xytext=(5, 5), textcoords="offset points")
+        names = [
+            f"{number}: {row.method} {row.sparsity} %, {row.mode}" for number, row in enumerate(best.itertuples(), 1)
+        ]
+        axes.set_title(f"{model} on {fill(device, 40)}", fontsize="medium")
+        axes.set_xlabel("\n".join(["training speed (samples/s)", *names]), fontsize="small")
+    panels[0, 0].set_ylabel(label, fontsize="medium")
+    figure.suptitle(title, fontsize="medium", fontweight="bold")
     _add_legend(figure, panels, order=lambda text: (text not in MODES, text))
     return figure
 

@@ -8,13 +8,15 @@
 
 A run without a sound validation_report.json and evaluation.json is left out of every table; without a sound
 train.json, before_merge.json or merge.json it stays, with blanks. Either way it becomes a `Gap` with the reason;
-nothing is filled in. A file is sound if its fields have their types and ranges, and its numbers agree with one another.
-The classes below name the fields that the analysis reads; a file may hold more.
+nothing is filled in. A run without a folder is a `Gap` too where those beside it make it part of their grid. A file is
+sound if its fields have their types and ranges, and its numbers agree with one another. The classes below
+name the fields that the analysis reads; a file may hold more.
 """
 
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -22,7 +24,8 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sparseft.errors import InputError
-from sparseft.grid import DENSE, MEASURED, NO_FINETUNE, OUT_OF_MEMORY, SKIPPED, Cell, Run
+from sparseft.files import adapter_digest, sha256
+from sparseft.grid import DENSE, MEASURED, NO_FINETUNE, OUT_OF_MEMORY, SKIPPED, Cell, Run, fill, mask_path
 
 Count = Annotated[int, Field(ge=0)]
 Number = Annotated[int, Field(gt=0)]
@@ -200,6 +203,8 @@ class _Scored(_File):
                 yield f"metrics.{name} is {value:g}"
         if (self.value, self.standard_error) != tuple(map(self.metrics.get, (self.metric, f"{self.metric}_stderr"))):
             yield f"value and standard_error are not metrics.{self.metric}'s"
+        if not np.isin(self.outcomes, (0, 1)).all():
+            yield "outcomes other than 0 and 1"
         if not math.isclose(self.outcomes.sum(), self.value * self.examples, rel_tol=ROUNDING):
             yield f"value {self.value:g} is not the mean of the outcomes"
         if self.standard_error > 0.5 / math.sqrt(self.examples - 1) * (1 + ROUNDING):  # half of them 0, half 1
@@ -298,7 +303,9 @@ class Measurement(_Piece):
 
 @dataclass(frozen=True)
 class Record:
-    """One run with its sound pieces; `train`, `before` and `merge` are None where there is no sound one."""
+    """One run with its sound pieces; `train`, `before` and `merge` are None where there is no sound one.
+
+    `on_disk`: digests, taken while reading, of the mask and the adapter, as far as their files are there."""
 
     run: Run
     validation: Validation
@@ -306,6 +313,7 @@ class Record:
     train: Training | None
     before: BeforeMerge | None
     merge: Merge | None
+    on_disk: dict[str, str]
 
     @property
     def train_merge_gap(self) -> float | None:
@@ -320,7 +328,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Gap:
-    """A folder with something missing or malformed; `left_out` when it is in no table."""
+    """A run with something missing or malformed; `left_out` when it is in no table."""
 
     run_id: str
     left_out: bool
@@ -342,9 +350,14 @@ def read_runs(results_dir: Path) -> tuple[list[Record], list[Gap]]:
         raise InputError(f"{results_dir}: no such folder", "give the folder that holds the runs, or make them first")
     # A hidden folder is one that is still being written.
     folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
-    read = [_read_run(folder) for folder in folders]
+    digests: dict[Path, str] = {}  # runs share their masks
+    read = [_read_run(folder, digests) for folder in folders]
     records = [record for record, _ in read if record]
     gaps = [gap for _, gap in read if gap]
+    for run in _absent([record.run for record in records]):
+        if not (results_dir / run.id).is_dir():
+            gaps.append(Gap(run.id, True, "no such folder, though the grid of the other runs has it"))
+    gaps.sort(key=lambda gap: gap.run_id)
     if not records:
         first = f" (the first: {gaps[0].run_id}: {gaps[0].reason})" if gaps else ""
         raise InputError(f"{results_dir}: {len(folders)} run folders, none complete{first}", "run the study first")
@@ -366,7 +379,7 @@ def read_measurements(paths: Iterable[Path]) -> list[Measurement]:
     return measurements
 
 
-def _read_run(folder: Path) -> tuple[Record | None, Gap | None]:
+def _read_run(folder: Path, digests: dict[Path, str]) -> tuple[Record | None, Gap | None]:
     try:
         run = Run.parse(folder.name)
     except InputError as error:
@@ -389,7 +402,34 @@ def _read_run(folder: Path) -> tuple[Record | None, Gap | None]:
     complete = bool(pieces["validation"] and pieces["evaluation"] and not foreign)
     reasons += foreign
     gap = Gap(run.id, not complete, " | ".join(reasons)) if reasons else None
-    return (Record(run, **pieces) if complete else None), gap
+    return (Record(run, **pieces, on_disk=_on_disk(folder, run, digests)) if complete else None), gap
+
+
+def _on_disk(folder: Path, run: Run, digests: dict[Path, str]) -> dict[str, str]:
+    """The digests of a run's mask and adapter, `digests` being those of masks that are known; the study lies three folders above the run."""
+    study = folder.resolve().parent.parent.parent
+    mask, adapter, found = study / fill(mask_path(run.method), run), folder / "adapter", {}
+    if mask.is_file():
+        if mask not in digests:
+            digests[mask] = sha256(mask)
+        found["mask"] = digests[mask]
+    if adapter.is_dir():
+        found["adapter"] = adapter_digest(adapter)
+    return found
+
+
+def _absent(runs: list[Run]) -> list[Run]:
+    """What `runs` lack to be a grid: of a model and task, methods x sparsities x modes x seeds. The dense runs are apart
+    from the pruned ones, and the seeds of untrained runs, which need one alone, from those of the trained ones."""
+    wanted = set()
+    for model, task, dense in {(run.model, run.task, run.method == DENSE) for run in runs}:
+        alike = [run for run in runs if (run.model, run.task, run.method == DENSE) == (model, task, dense)]
+        methods, sparsities = {run.method for run in alike}, {run.sparsity for run in alike}
+        for trained in (False, True):
+            some = [run for run in alike if (run.mode != NO_FINETUNE) == trained]
+            modes, seeds = {run.mode for run in some}, {run.seed for run in some}
+            wanted |= {Run(model, task, *cell) for cell in product(methods, sparsities, modes, seeds)}
+    return sorted(wanted - set(runs))
 
 
 def _read_piece(path: Path, schema: type[P]) -> P:

@@ -2,7 +2,8 @@
 
 A cell is model x task x method x sparsity x mode; its runs differ in the seed alone. Over seeds:
 
-    value           mean of the runs' values; value_sd is the standard deviation between them, blank for one run
+    value           mean of the runs' values; value_sd is the standard deviation between them, value_low and value_high
+                    the ends of the 95 % confidence interval of the mean by Student's t: blank for one run
     standard_error  mean of the runs' standard errors over the examples. All seeds see the same examples, so this
                     part of the error does not shrink with the number of seeds
     speed           blank where the runs of a cell differ in device, batch size or processes: such a mean says nothing
@@ -25,9 +26,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.stats import sem
 
 from sparseft.analysis.records import PERPLEXITY, Batch, Gap, Measurement, Record
+from sparseft.analysis.statistics import t_interval
 from sparseft.files import atomic_file
 from sparseft.grid import DENSE, METHODS, MODES, NO_FINETUNE, Cell
 
@@ -37,7 +39,7 @@ LINE = ["model", "task", "metric", "method", "mode"]
 INTEGERS = [
     "sparsity", "seed", "examples", "peak_memory_bytes", "batch_size", "steps", "violations", "layers_checked",
     "layers_expected", "n", "n_validated", "processes", "threads", "memory_limit_bytes", "warmup_steps",
-    "sequence_length", "evaluation_peak_memory_bytes",
+    "sequence_length", "evaluation_peak_memory_bytes", "family_size",
 ]  # fmt: skip
 TRAINED = [
     "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes", "batch_size", "steps", "gradient",
@@ -49,9 +51,11 @@ METRICS = [
     "exact_match_flexible-extract", "exact_match_stderr_flexible-extract",
 ]  # fmt: skip
 POINT = [
-    "n", "n_validated", "examples", "chance", "majority_floor", "value", "value_sd", "standard_error", "dense_value",
-    "difference_to_dense", "untuned_value", "recovered_share", "eval_loss", "eval_loss_sd", "samples_per_second",
-    "samples_per_second_sd", "device",
+    "n", "n_validated", "examples", "chance", "majority_floor", "value", "value_sd", "value_low", "value_high",
+    "standard_error", "dense_value", "difference_to_dense", "difference_low", "difference_high", "verdict",
+    "untuned_value", "recovered_share", "eval_loss",
+    "eval_loss_sd", "eval_loss_low", "eval_loss_high", "train_merge_gap", "train_merge_gap_sd", "samples_per_second", "samples_per_second_sd",
+    "samples_per_second_low", "samples_per_second_high", "device",
 ]  # fmt: skip
 CONDITIONS = ["device", "threads", "processes", "gradient", "sequence_length", "warmup_steps", "steps"]
 MEMORY = ["peak_memory_kind", "memory_limit_bytes", "memory_limit_kind"]
@@ -63,16 +67,12 @@ def summary(records: Iterable[Record]) -> pd.DataFrame:
     table = pd.DataFrame([_row(record) for record in records])
     numbers = [name for name in table if name in METRICS or name.startswith(PERPLEXITY)]
     table[numbers] = table[numbers].astype(float)
-    return _tidy(table, ["model", "task", "method", "sparsity", "mode", "seed"])
+    return tidy(table, ["model", "task", "method", "sparsity", "mode", "seed"])
 
 
 def grouped(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a cell: number of runs, mean and standard deviation over the seeds."""
+    """A row a cell: number of runs, mean, standard deviation and interval over the seeds."""
     groups = runs.groupby(CELL, sort=False)
-    measured = ["value", "eval_loss", "samples_per_second", "tokens_per_second"]
-    statistics = {
-        f"{name}_{short}": (name, long) for name in measured for short, long in [("mean", "mean"), ("sd", "std")]
-    }
     table = groups.agg(
         n=("seed", "size"),
         n_validated=("validated", "sum"),
@@ -80,19 +80,23 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
         chance=("chance", "first"),
         standard_error=("standard_error", "mean"),
         **{name: (name, "mean") for name in ("majority_floor", "recall_no", "recall_yes")},
-        **statistics,
-        device=("device", _joined),
     )
+    for name in ("value", "eval_loss", "train_merge_gap", "samples_per_second", "tokens_per_second"):
+        mean, error = groups[name].mean(), groups[name].sem()
+        low, high = t_interval(mean, error, table["n"])
+        over_seeds = {"mean": mean, "sd": groups[name].std(), "low": low, "high": high}
+        table = table.assign(**{f"{name}_{short}": values for short, values in over_seeds.items()})
+    table["device"] = groups["device"].agg(_joined)
     alike = (groups[["device", "batch_size", "processes"]].nunique() <= 1).all(axis=1)
     rates = [name for name in table if "per_second" in name]
     table[rates] = table[rates].where(alike, axis=0)
-    return _tidy(table.reset_index(), CELL)
+    return tidy(table.reset_index(), CELL)
 
 
 def curves(cells: pd.DataFrame) -> pd.DataFrame:
     """A row a point of a curve over sparsity; the dense cells are point 0 of every curve of their model and task."""
-    names = {"value_mean": "value", "eval_loss_mean": "eval_loss", "samples_per_second_mean": "samples_per_second"}
-    cells = cells.rename(columns=names)
+    averaged = ("value", "eval_loss", "train_merge_gap", "samples_per_second")
+    cells = cells.rename(columns={f"{name}_mean": name for name in averaged})
     dense = cells[cells["method"] == DENSE].drop(columns=["method"]).rename(columns={"mode": "dense_mode"})
     lines = _lines(cells)
     origin = ["model", "task", "metric", "dense_mode"]
@@ -104,18 +108,19 @@ def curves(cells: pd.DataFrame) -> pd.DataFrame:
     untuned = points[points["mode"] == NO_FINETUNE].rename(columns={"value": "untuned_value"})
     points = points.merge(untuned[[*place, "untuned_value"]], how="left", on=place)
     points["difference_to_dense"] = points["value"] - points["dense_value"]
+    points[["difference_low", "difference_high", "verdict"]] = None  # what comparisons.judge fills in
     points["recovered_share"] = _recovered_share(points)
-    return _tidy(points, [*LINE, "sparsity"])[[*LINE, "sparsity", *POINT]]
+    return tidy(points, [*LINE, "sparsity"])[[*LINE, "sparsity", *POINT]]
 
 
 def throughput(measurements: Iterable[Measurement]) -> pd.DataFrame:
     """A row a cell and batch size; tokens a second are without padding."""
     table = pd.DataFrame([_batch_row(each, batch) for each in measurements for batch in each.batches])
-    return _tidy(table, ["model", "task", "method", "sparsity", "mode", "device", "batch_size"])
+    return tidy(table, ["model", "task", "method", "sparsity", "mode", "device", "batch_size"])
 
 
 def missing(gaps: list[Gap]) -> pd.DataFrame:
-    """A row a folder with something missing or malformed, with the reason."""
+    """A row a run with something missing or malformed, with the reason."""
     return pd.DataFrame(gaps, columns=[field.name for field in fields(Gap)])
 
 
@@ -193,7 +198,7 @@ def _batch_row(measurement: Measurement, batch: Batch) -> dict:
 def _interval(name: str, values: np.ndarray) -> dict[str, float | None]:
     """Mean and ends of the 95 % confidence interval of `values`, (repeats,)."""
     mean = values.mean() if len(values) else None
-    low, high = stats.t.interval(0.95, len(values) - 1, mean, stats.sem(values)) if len(values) > 1 else (None, None)
+    low, high = t_interval(mean, sem(values), len(values)) if len(values) > 1 else (None, None)
     return {f"{name}_mean": mean, f"{name}_low": low, f"{name}_high": high}
 
 
@@ -213,7 +218,7 @@ def _recovered_share(points: pd.DataFrame) -> pd.Series:
     return ((points["value"] - points["untuned_value"]) / lost.where(defined)).astype(float)
 
 
-def _tidy(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+def tidy(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Rows in the order of `keys`, whole numbers as such also where some are blank."""
     numbers = {name: "Int64" for name in INTEGERS if name in table}
     return table.astype(numbers).sort_values(keys, key=_rank, kind="stable", ignore_index=True)
@@ -222,9 +227,9 @@ def _tidy(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def _rank(column: pd.Series) -> pd.Series:
     """Methods and modes in the order of the study, everything else by its value."""
     if column.name == "mode":
-        return column.map(MODES.index)
+        return column.map(MODES.index, na_action="ignore")
     if column.name == "method":
-        return column.map((DENSE, *METHODS).index)
+        return column.map((DENSE, *METHODS).index, na_action="ignore")
     return column
 
 

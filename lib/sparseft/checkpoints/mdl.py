@@ -164,9 +164,8 @@ class MdlFile:
         dataset = self.file[tensor.key]
         if dataset.is_virtual or dataset.external or _filters(dataset) - {_LZ4}:
             raise ValueError("it lies in another file, or is not compressed by LZ4")
-        if (dataset.shape, dataset.dtype) != (tensor.shape, np.dtype(stored)) or self.leaves[tensor.key].get(
-            "compressed"
-        ):
+        packed = self.leaves[tensor.key].get("compressed")  # by the appliance, in a form of its own
+        if packed or (dataset.shape, dataset.dtype) != (tensor.shape, np.dtype(stored)):
             raise ValueError("it is not stored as its metadata says")
         if not _complete(dataset, self.path):
             raise ValueError("parts of it are missing")

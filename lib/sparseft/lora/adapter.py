@@ -5,7 +5,6 @@ github.com/huggingface/peft, docs/source/developer_guides/checkpoint.md. The con
 the mode and the sha256 of the mask: stock PEFT would run and merge every adapter as if the mask were all ones.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,11 +15,10 @@ from torch import Tensor
 
 from sparseft.config import Training
 from sparseft.errors import InputError
-from sparseft.files import atomic_folder, read_json, sha256, write_json
+from sparseft.files import WEIGHTS, atomic_folder, read_json, write_json
 from sparseft.grid import PROJECTIONS
 
 PREFIX = "base_model.model."
-WEIGHTS = "adapter_model.safetensors"
 # What a PEFT configuration may set without changing what A and B mean; any other key that is set is refused.
 _HARMLESS = {
     "auto_mapping", "base_model_name_or_path", "bias", "eva_config", "exclude_modules", "inference_mode",
@@ -82,12 +80,6 @@ def read_adapter(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], float,
     if not all(torch.isfinite(matrix).all() for pair in pairs.values() for matrix in pair):
         raise InputError(f"{folder / WEIGHTS}: holds NaN or infinity", "train again with a lower learning rate")
     return pairs, config["lora_alpha"] / config["r"], config
-
-
-def adapter_digest(folder: Path) -> str:
-    """sha256 over the matrices' and the configuration's sha256, which holds r and alpha, joined by a newline."""
-    parts = [sha256(folder / name) for name in (WEIGHTS, "adapter_config.json")]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _plain(config: dict) -> bool:

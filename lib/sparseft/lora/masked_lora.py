@@ -72,9 +72,10 @@ def _straight_through(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, _:
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
-    """left @ right, in `out` or not. In fp32 on a CPU by oneDNN, which torch has for its compiler: twice MKL's speed on
-    AMD's processors."""
-    if left.dtype == torch.float32 and left.device.type == "cpu" and torch.backends.mkldnn.is_available():
+    """left @ right, for which there is room in `out`. In fp32 on a CPU by oneDNN, which torch has for its compiler: twice
+    MKL's speed on AMD's processors."""
+    plain = left.dtype != torch.float32 or left.device.type != "cpu" or not torch.backends.mkldnn.is_available()
+    if not plain and left.numel():  # it refuses what is empty, as an expert's batch may be
         return torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")
     return torch.mm(left, right, out=out)
 

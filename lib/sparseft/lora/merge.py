@@ -12,8 +12,8 @@ import torch
 
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header
 from sparseft.errors import InputError
-from sparseft.files import atomic_folder, sha256
-from sparseft.lora.adapter import adapter_digest, read_adapter
+from sparseft.files import adapter_digest, atomic_folder, sha256
+from sparseft.lora.adapter import read_adapter
 from sparseft.lora.effective_weight import INTEGERS, Workspace, carry_mask_
 from sparseft.pruning.kernels import zero_pruned
 from sparseft.pruning.mask_ops import Mask

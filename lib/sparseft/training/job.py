@@ -11,9 +11,8 @@ from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.config import Training, add_flags, parse_section
 from sparseft.digests import code_digest
 from sparseft.errors import InputError
-from sparseft.files import sha256, write_json
+from sparseft.files import adapter_digest, sha256, write_json
 from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Run
-from sparseft.lora.adapter import adapter_digest
 from sparseft.pruning.mask_ops import Mask, check_mask, check_run, read_mask
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS

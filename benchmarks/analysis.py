@@ -1,0 +1,41 @@
+"""The analysis of 720 generated run folders, 200 validation examples each: CPU time of the whole script, with plots.
+
+python benchmarks/analysis.py
+"""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench import report
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests/analysis"))
+from conftest import write_grid  # noqa: E402
+
+STUDY = {"models": 3, "tasks": ["hellaswag", "boolq", "gsm8k"], "sparsities": [50, 90], "seeds": 4}
+
+
+def main() -> None:
+    """Write the runs, analyse them as a user would, without and with plots, and report."""
+    rows, spent = [], 0.0
+    with TemporaryDirectory() as folder:
+        runs = write_grid(Path(folder, "runs"), **STUDY)
+        for name, flags in (("tables and pages", []), ("tables, pages and plots", ["--plot"])):
+            command = [sys.executable, ROOT / "workflow/scripts/analyze_results.py", *flags]
+            places = ["--results_dir", f"{folder}/runs", "--output_dir", f"{folder}/out"]
+            subprocess.run([*command, *places], check=True, stdout=subprocess.DEVNULL)
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            total = used.ru_utime + used.ru_stime
+            rows.append([name, f"{total - spent:.1f}"])
+            spent = total
+    conditions = [
+        f"{runs} runs: 3 models, 3 tasks, 3 methods, 2 sparsities, 3 modes, 4 seeds; 200 examples, 210 layers"
+    ]
+    report("analysis", "The analysis of a large study", conditions, ["written", "CPU time, s"], rows)
+
+
+if __name__ == "__main__":
+    main()

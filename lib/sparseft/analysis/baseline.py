@@ -1,0 +1,65 @@
+"""Another project's numbers beside ours, by task and sparsity; a cell without counterpart stays one.
+
+The file has one header line with exactly these columns; an empty field is a number that is not known:
+
+    baseline            text: what it is called in the figures
+    task                as ours are called
+    sparsity            percent, a whole number
+    value               fraction, of the task's headline metric
+    samples_per_second  training speed
+    device              text: that trained it
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from sparseft.analysis.tables import CELL, tidy
+from sparseft.errors import InputError
+
+COLUMNS = ["baseline", "task", "sparsity", "value", "samples_per_second", "device"]
+RANGES = {"sparsity": 100, "value": 1, "samples_per_second": float("inf")}
+BOTH, OURS, THEIRS = "both", "no baseline", "no run of ours"
+
+
+def read_baseline(path: Path) -> pd.DataFrame:
+    """Raises InputError, with the first fault, for a file that is not as described above."""
+    mend = f"give a .csv file with the columns {','.join(COLUMNS)}, as config/baseline.csv"
+    try:
+        table = pd.read_csv(path, dtype=str)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file", mend) from None
+    except ValueError as error:  # pandas's own, and text in another encoding
+        raise InputError(f"{path}: {error}", mend) from None
+    if unlike := sorted(set(table) ^ set(COLUMNS)):
+        raise InputError(f"{path}: {'unknown' if unlike[0] in table else 'no'} column {unlike[0]}", mend)
+    for name, most in RANGES.items():
+        numbers = pd.to_numeric(table[name], errors="coerce")
+        wrong = table[name][table[name].notna() & ~numbers.between(0, most)]
+        if len(wrong):
+            raise InputError(f"{path}: line {wrong.index[0] + 2}: {name} is {wrong.iloc[0]!r}", mend)
+        table[name] = numbers
+    keys = ["baseline", "task", "sparsity"]
+    for fault, rows in (("nothing", table[keys].isna().any(axis=1)), ("twice the same", table.duplicated(keys))):
+        if rows.any():
+            raise InputError(f"{path}: line {rows.idxmax() + 2}: {fault} for {', '.join(keys)}", mend)
+    return table[COLUMNS]
+
+
+def beside(points: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
+    """A row a point of ours and a baseline, and a row each that has no counterpart; the ratio of speeds is of one device."""
+    ours = points[[*CELL, "value", "standard_error", "samples_per_second", "device"]]
+    names = {name: f"baseline_{name}" for name in ("value", "samples_per_second", "device")}
+    table = ours.merge(baseline.rename(columns=names), how="outer", on=["task", "sparsity"], indicator="counterpart")
+    words = {"both": BOTH, "left_only": OURS, "right_only": THEIRS}
+    table["counterpart"] = table["counterpart"].astype(str).map(words)
+    table["difference"] = table["value"] - table["baseline_value"]
+    ratio = table["samples_per_second"] / table["baseline_samples_per_second"]
+    table["speed_ratio"] = ratio.where(table["device"] == table["baseline_device"])
+    return tidy(table, [*CELL, "baseline"])
+
+
+def without_counterpart(table: pd.DataFrame) -> list[str]:
+    """One line a task and sparsity that one of the two sides lacks."""
+    lacking = table[table["counterpart"] != BOTH][["task", "sparsity", "counterpart"]].drop_duplicates()
+    return [f"{row.task} at {row.sparsity:.0f} %: {row.counterpart}" for row in lacking.itertuples()]

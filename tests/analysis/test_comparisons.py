@@ -1,0 +1,120 @@
+"""Which cells are compared, over which examples, and what a curve says of it."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from sparseft.analysis import tables
+from sparseft.analysis.comparisons import compare, judge
+from sparseft.analysis.records import read_runs
+from sparseft.analysis.statistics import mcnemar_p
+
+DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
+TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
+MASKED = TUNED.replace("to_dense", "to_sparse")
+UNTUNED = "m-t-unstructured-sparsity50-no_finetune-seed0"
+
+
+def compared(tmp_path: Path) -> pd.DataFrame:
+    return compare(read_runs(tmp_path / "runs")[0])
+
+
+def judged(tmp_path: Path, tolerance: float = 0.02) -> pd.Series:
+    """The one pruned point."""
+    records, _ = read_runs(tmp_path / "runs")
+    points = judge(tables.curves(tables.grouped(tables.summary(records))), compare(records), tolerance)
+    return points[points["sparsity"] > 0].iloc[0]
+
+
+def test_a_cell_is_compared_with_dense_the_control_its_untuned_model_and_the_other_mode(write_run, tmp_path):
+    for run_id in (DENSE, TUNED, MASKED, UNTUNED, MASKED.replace("unstructured", "random")):
+        write_run(run_id, 0.5)
+    table = compared(tmp_path)
+    of_masked = table[(table["method"] == "unstructured") & (table["mode"] == "sparse_to_sparse")]
+    random = MASKED.replace("unstructured", "random")
+    against = {"dense": DENSE, "random": random, "untuned": UNTUNED, "modes": TUNED}
+    assert of_masked.set_index("comparison")["against"].to_dict() == {
+        kind: name.removesuffix("-seed0") for kind, name in against.items()
+    }
+
+
+def test_one_pair_of_runs_is_mcnemar_s_test(write_run, tmp_path):
+    write_run(DENSE, 0.75)
+    write_run(TUNED, 0.5)
+    ours, theirs = (record.evaluation.outcomes for record in reversed(read_runs(tmp_path / "runs")[0]))
+    row = compared(tmp_path).iloc[0]
+    assert (row["difference"], row["p_value"]) == (-0.25, mcnemar_p(theirs, ours))
+    assert row["difference_low"] < -0.25 < row["difference_high"] < 0
+    assert row["significant"]
+
+
+def test_of_several_seeds_the_weakest_test_decides(write_run, tmp_path):
+    for seed, value in enumerate([0.25, 0.74]):
+        write_run(DENSE.replace("seed0", f"seed{seed}"), 0.75)
+        write_run(TUNED.replace("seed0", f"seed{seed}"), value)
+    row = compared(tmp_path).iloc[0]
+    assert (row["n"], row["difference"]) == (2, pytest.approx(-0.255))
+    assert row["difference_high"] < 0
+    assert row["p_value"] > 0.5
+    assert not row["significant"]
+
+
+def test_every_seed_is_tested_against_the_one_untuned_run(write_run, tmp_path):
+    write_run(UNTUNED, 0.25)
+    for seed in (0, 1, 2):
+        write_run(TUNED.replace("seed0", f"seed{seed}"), 0.5)
+    (row,) = compared(tmp_path).itertuples()
+    assert (row.comparison, row.n, row.significant) == ("untuned", 3, True)
+
+
+def test_without_a_common_seed_there_is_no_test_and_no_significance(write_run, tmp_path):
+    write_run(DENSE, 0.75)
+    write_run(TUNED.replace("seed0", "seed1"), 0.25)
+    row = compared(tmp_path).iloc[0]
+    assert (row["n"], row["family_size"], row["significant"]) == (0, 0, False)
+    assert pd.isna(row["p_value"])
+    assert pd.isna(row["p_holm"])
+
+
+def test_identical_runs_do_not_differ(write_run, tmp_path):
+    same = [1.0, 0.0] * 100
+    for run_id in (DENSE, TUNED):
+        write_run(run_id, 0.5, change=lambda files: files["evaluation"].update(outcomes=same))
+    row = compared(tmp_path).iloc[0]
+    assert (row["difference"], row["p_value"], row["significant"]) == (0, 1, False)
+
+
+def test_the_family_is_all_of_a_kind_on_a_model_and_task(write_run, tmp_path):
+    for model in ("m", "n"):
+        write_run(DENSE.replace("m-", f"{model}-"), 0.5)
+        for sparsity in (50, 70):
+            write_run(TUNED.replace("m-", f"{model}-").replace("50", str(sparsity)), 0.5 - sparsity / 1000)
+    table = compared(tmp_path)
+    assert table["family_size"].tolist() == [2] * 4
+    # Both models say the same, so that each family is that of the other: the smaller p counts twice.
+    assert table["p_holm"].min() == pytest.approx(2 * table["p_value"].min())
+
+
+def test_other_examples_are_not_compared_and_leave_no_difference(write_run, tmp_path):
+    write_run(DENSE, 0.75)
+    write_run(TUNED, 0.5, change=lambda files: files["evaluation"]["inputs"].update(data="f" * 64))
+    assert compared(tmp_path).empty
+    point = judged(tmp_path)
+    assert point[["difference_to_dense", "difference_low", "verdict"]].isna().all()
+    assert (point["value"], point["dense_value"]) == (0.5, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "verdict"), [(0.5, "within tolerance"), (0.25, "undecided"), (0.02, "beyond tolerance")]
+)
+def test_the_verdict_is_by_the_interval(write_run, tmp_path, tolerance, verdict):
+    write_run(DENSE, 0.75)
+    write_run(TUNED, 0.5)
+    point = judged(tmp_path, tolerance)
+    assert (point["difference_to_dense"], point["verdict"]) == (-0.25, verdict)
+
+
+def test_a_run_that_is_not_valid_has_no_verdict(write_run, tmp_path):
+    write_run(DENSE, 0.75)
+    write_run(TUNED, 0.75, change=lambda files: files["validation_report"].update(passed=False, violations=1))
+    assert pd.isna(judged(tmp_path)["verdict"])

@@ -1,0 +1,81 @@
+"""The statistics against scipy, statsmodels and textbooks, and their coverage by simulation."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sparseft.analysis.statistics import (
+    BEYOND,
+    UNDECIDED,
+    WITHIN,
+    difference_interval,
+    holm,
+    mcnemar_p,
+    t_interval,
+    verdict,
+)
+from statsmodels.stats.weightstats import DescrStatsW
+
+
+def outcomes(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    """Outcomes of two models on examples that both, one or neither of them has right."""
+    counts = [both, first, second, neither]
+    return np.repeat([1, 1, 0, 0], counts), np.repeat([1, 0, 1, 0], counts)
+
+
+@pytest.mark.parametrize("counts", [(50, 3, 12, 35), (0, 8, 1, 0), (100, 0, 6, 14)])
+def test_mcnemar_is_the_sign_test_of_the_examples_on_which_the_models_differ(counts):
+    _, first, second, _ = counts
+    assert mcnemar_p(*outcomes(*counts)) == pytest.approx(stats.binomtest(first, first + second).pvalue)
+
+
+def test_mcnemar_by_hand():
+    assert mcnemar_p(*outcomes(9, 5, 0, 6)) == pytest.approx(2 / 2**5)
+
+
+def test_the_interval_of_means_is_statsmodels():
+    values = np.array([0.5, 0.25, 0.7, 0.4])
+    ours = t_interval(values.mean(), stats.sem(values), 4)
+    assert ours == pytest.approx(DescrStatsW(values).tconfint_mean())
+    assert np.isnan(t_interval(0.5, np.nan, 1)).all()
+    assert t_interval(0.5, 0.0, 3) == (0.5, 0.5)
+
+
+def test_holm_by_hand():
+    # Sorted 0.01, 0.02, 0.04: times 3, 2 and 1; never below the one before. The blank is no test.
+    assert holm([0.04, 0.01, np.nan, 0.02]) == pytest.approx([0.04, 0.03, np.nan, 0.04], nan_ok=True)
+    assert np.isnan(holm([np.nan])).all()
+
+
+@pytest.mark.parametrize("examples", [120, 1000])
+def test_runs_that_agree_on_all_examples_do_not_differ_and_are_not_proved_equal(examples):
+    ours, theirs = outcomes(examples, 0, 0, 0)
+    assert mcnemar_p(ours, theirs) == 1
+    low, high = difference_interval(ours - theirs)
+    # What an exact interval allows of an event that was never seen: 3.0 % of 120, 0.4 % of 1000.
+    unseen = stats.binomtest(0, examples).proportion_ci().high
+    assert low < 0 < high
+    assert 0.6 * unseen < -low < 1.2 * unseen
+
+
+@pytest.mark.parametrize("first", [12, 30])
+def test_the_bootstrap_and_the_normal_interval_agree_where_both_hold(first):
+    ours, theirs = outcomes(500, first, 2 * first, 400)
+    differences = ours - theirs
+    normal = stats.norm.interval(0.95, differences.mean(), stats.sem(differences))
+    assert difference_interval(differences) == pytest.approx(normal, abs=0.15 * (normal[1] - normal[0]))
+
+
+@pytest.mark.parametrize("rates", [(0, 0.005), (0.02, 0.02), (0.01, 0.06), (0.1, 0.3)])
+def test_the_interval_covers_the_true_difference(rates):
+    """Shares of the examples that one model alone has right; 95 % of 300 studies is 285 with a deviation of 3.8."""
+    rng, truth = np.random.default_rng(1), rates[0] - rates[1]
+    shares = [*rates, 1 - sum(rates)]
+    studies = [rng.choice([1, -1, 0], 200, p=shares) for _ in range(300)]
+    covered = sum(low <= truth <= high for low, high in map(difference_interval, studies))
+    assert covered >= 285 - 3 * 3.8
+
+
+def test_a_point_is_within_tolerance_only_if_its_whole_interval_is():
+    ends = [(-0.01, 0.03), (-0.02, 0.01), (-0.03, 0.01), (-0.05, -0.03), (0.01, 0.2)]
+    assert [verdict(low, high, 0.02) for low, high in ends] == [WITHIN, UNDECIDED, UNDECIDED, BEYOND, WITHIN]
+    assert verdict(np.nan, np.nan, 0.02) is None

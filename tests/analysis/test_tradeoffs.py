@@ -1,0 +1,54 @@
+"""The points worth having, by hand."""
+
+import numpy as np
+import pandas as pd
+from sparseft.analysis.statistics import BEYOND, UNDECIDED, WITHIN
+from sparseft.analysis.tradeoffs import pareto, tradeoffs
+
+
+def curve(*points: tuple, mode: str = "sparse_to_dense", device: str = "CPU") -> list[dict]:
+    """Points (sparsity, value, speed, verdict) of one curve of unstructured pruning."""
+    return [
+        {"model": "m", "task": "t", "metric": "acc", "method": "unstructured", "mode": mode, "n": 1, "n_validated": 1,
+         "sparsity": sparsity, "value": value, "samples_per_second": speed, "verdict": verdict, "device": device,
+         "difference_to_dense": 0.0, "difference_low": 0.0, "difference_high": 0.0}
+        for sparsity, value, speed, verdict in points
+    ]  # fmt: skip
+
+
+def best(rows: list[dict], name: str) -> list[tuple[str, int]]:
+    table = tradeoffs(pd.DataFrame(rows))
+    return list(table[table[name]][["method", "sparsity"]].itertuples(index=False, name=None))
+
+
+def test_a_front_by_hand():
+    gains = np.array([[1, 1], [2, 0], [0, 2], [0, 1], [1, 0], [2, 0], [3, np.nan]])
+    # The first three are the front, twins both belong to it, and what has no number does not.
+    assert pareto(gains).tolist() == [True, True, True, False, False, True, False]
+
+
+def test_dense_stands_once_and_what_is_pruned_further_and_as_good_beats_it():
+    rows = curve((0, 0.7, 4, None), (50, 0.7, 4, WITHIN), (70, 0.6, 4, BEYOND), (90, 0.6, 4, BEYOND))
+    assert best(rows, "best_for_sparsity") == [("unstructured", 50), ("unstructured", 90)]
+    masked = curve((0, 0.9, 4, None), (50, 0.7, 4, WITHIN), mode="sparse_to_sparse")
+    plain = curve((0, 0.9, 4, None))
+    assert best(plain + masked, "best_for_sparsity") == [("dense", 0), ("unstructured", 50)]
+
+
+def test_speeds_of_two_devices_do_not_compete():
+    rows = curve((50, 0.7, 4, WITHIN), (70, 0.6, 3, WITHIN)) + curve((90, 0.8, 40, WITHIN), device="GPU")
+    assert best(rows, "best_for_speed") == [("unstructured", 50), ("unstructured", 90)]
+
+
+def test_the_largest_sparsity_within_stands_before_the_first_that_fails():
+    verdicts = [(30, WITHIN), (50, WITHIN), (70, UNDECIDED), (80, WITHIN)]
+    rows = curve(*((sparsity, 0.5, 4, verdict) for sparsity, verdict in verdicts))
+    assert best(rows, "largest_within") == [("unstructured", 50)]
+    assert best(curve((30, 0.5, 4, BEYOND), (50, 0.6, 4, WITHIN)), "largest_within") == []
+
+
+def test_points_that_are_not_valid_take_no_part_and_end_the_search():
+    rows = curve((30, 0.5, 4, WITHIN), (50, 0.9, 9, None), (70, 0.4, 4, WITHIN))
+    rows[1]["n_validated"] = 0
+    assert best(rows, "largest_within") == [("unstructured", 30)]
+    assert best(rows, "best_for_sparsity") == [("unstructured", 30), ("unstructured", 70)]
