@@ -72,7 +72,9 @@ def test_a_training_that_was_killed_before_an_evaluation_makes_it(inputs, backen
     if killed_after == 4:
         killed.progress.evaluations.append({"step": 2, "eval_loss": killed.eval_loss()})
         killed.run(2, 4)
-    found = trainer(inputs, backend, tmp_path / "killed", **given).fit()
+    resumed = trainer(inputs, backend, tmp_path / "killed", **given)
+    found = resumed.fit()
+    assert (resumed.graph is None) == (killed_after == 4)  # then no training step of this process has a digest
     assert found.resumed_after == [killed_after]
     assert [point["step"] for point in found.evaluations] == [2, 4]
     assert found.evaluations == whole.evaluations

@@ -181,9 +181,16 @@ def move(file: h5py.File) -> None:
     set_meta(key="model/w")(file)
 
 
+def elsewhere(file: h5py.File) -> None:
+    """An object that the package reads from the file that its metadata name."""
+    leaf = json.loads(file.attrs["model.w.__metadata__"])
+    leaf["model.w.__metadata__"] = {"__TYPE__": "DeferredObject", "__NONE__": True, "path": "other.mdl"}
+    file.attrs["model.w.__metadata__"] = json.dumps(leaf)
+
+
 NOT_PLAIN = {
     "a pickle": (set_meta(__TYPE__="ObjectSerializer", __BYTES__=True), "model.w"),
-    "an object elsewhere": (set_meta(__TYPE__="DeferredObject"), "model.w"),
+    "an object elsewhere": (elsewhere, "model.w"),
     "another key": (set_meta(key="model.v"), "model.w"),
     "a tensor that is read as an object": (set_meta(__NONE__=True), "model.w"),
     "a dataset of bytes": (set_dataset(__BYTES__=np.void(b"x")), "model.w"),
