@@ -218,6 +218,6 @@ def _timed_steps(job: Job, batch_size: int, seed: int, device: torch.device) -> 
 
 
 def _tells_of_memory(text: str) -> bool:
-    """torch's words, C++'s, the system's, Rust's."""
-    told = ("DefaultCPUAllocator", "bad_alloc", "Cannot allocate memory", "memory allocation of")
+    """torch's words, C++'s, the system's, Rust's, LLVM's."""
+    told = ("DefaultCPUAllocator", "bad_alloc", "Cannot allocate memory", "memory allocation of", "out of memory")
     return any(t in text for t in told)
