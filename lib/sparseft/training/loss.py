@@ -17,8 +17,8 @@ ROWS = 16  # of logits that are worked on in fp32 at once
 class CrossEntropyFunction(torch.autograd.Function):
     """Sum of -log softmax(logits)[target], fp32, scalar; logits (N, V), targets int64 (N,).
 
-    The backward turns the logits themselves into their gradient, softmax - one-hot: nothing else may use them, and it
-    runs once."""
+    The backward turns the logits themselves into their gradient, softmax - one-hot, as Liger Kernel does (arXiv
+    2410.10989, section 3.2): nothing else may use them, and it runs once."""
 
     @staticmethod
     def forward(ctx, logits, targets):
