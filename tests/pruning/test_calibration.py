@@ -10,6 +10,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers, prunable_shapes
 from sparseft.errors import InputError
 from sparseft.lora.experts import memory_path, unfuse_experts
+from sparseft.pruning import calibration
 from sparseft.pruning.calibration import calibration_examples, gradient_scores, input_norms, sequential_prune
 from sparseft.tasks import get_task
 from sparseft.training.batches import Example, encode
@@ -66,6 +67,17 @@ def test_scores_are_the_means_of_the_full_gradients_magnitudes(tmp_path, name, t
         assert score.dtype == np.float32
         assert score.max() > 1e-5  # and so not all within atol
         np.testing.assert_allclose(score, expected[layer].numpy(), rtol=1e-4, atol=1e-7, err_msg=layer)
+
+
+def test_the_model_meets_few_lengths_the_longest_first(tiny, monkeypatch):
+    widths = []
+    loss = calibration.AnswerLoss.forward
+    monkeypatch.setattr(
+        calibration.AnswerLoss, "forward", lambda self, batch: widths.append(batch.ids.shape[1]) or loss(self, batch)
+    )
+    examples = [Example(list(range(1, length)), length // 2) for length in (40, 6, 33, 34, 7)]
+    gradient_scores(tiny, examples, taylor=True)
+    assert widths == [64, 64, 32, 32, 32]
 
 
 def test_no_gradient_outlives_its_hook(tiny):

@@ -39,7 +39,7 @@ from sparseft.training.loss import AnswerLoss
 from sparseft.training.model import load_model
 
 Linears = dict[str, nn.Linear]  # by the layer's name on disk
-
+MULTIPLE = 32  # of an example's length: oneDNN keeps 10 MB for every length that it has met (bf16, a 135M model)
 
 ACCUMULATED = {
     "gradient": "mean over examples of |dL/dw|, L the mean answer loss of one example",
@@ -90,17 +90,18 @@ def calibration_examples(checkpoint: Checkpoint, task: Task, rows: list[Row], nu
 def gradient_scores(checkpoint: Checkpoint, examples: list[Example], *, taylor: bool) -> dict[str, np.ndarray]:
     """layer -> mean over examples of |dL_i/dW|, or of |W * dL_i/dW| (taylor): fp32 (rows, cols), non-negative.
 
-    Examples go one at a time, so nothing is padded or pooled. A hook adds each gradient to its score and frees it as
-    soon as it is there: memory is the model, the scores (on the CPU) and one gradient. An expert that no token reaches
-    scores 0.
+    Examples go one at a time, so nothing is pooled; what pads one to MULTIPLE has no part in its loss. A hook adds each
+    gradient to its score and frees it as soon as it is there: memory is the model, the scores (on the CPU), one gradient
+    and one example's activations. An expert that no token reaches scores 0.
     Raises InputError where a score is not finite."""
     model, linears, device = _load(checkpoint)
     model.requires_grad_(False)
     scores = {layer: torch.zeros(linear.weight.shape) for layer, linear in linears.items()}
     for layer, linear in linears.items():
         linear.weight.requires_grad_(True).register_post_accumulate_grad_hook(_add_magnitude_to(scores[layer]))
-    for example in tqdm(examples, desc="gradients"):
-        batch = collate([example]).to(device)
+    longest_first = sorted(examples, key=lambda example: -len(example.ids))  # the heap does not grow after the first
+    for example in tqdm(longest_first, desc="gradients"):
+        batch = collate([example], MULTIPLE).to(device)
         (AnswerLoss(model)(batch) / batch.targets.numel()).backward()
     for layer, score in scores.items():
         score /= len(examples)

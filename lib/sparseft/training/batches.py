@@ -71,9 +71,10 @@ def refuse_longer(
         )
 
 
-def collate(examples: list[Example]) -> Batch:
-    """Pad on the right with 0: under causal attention no real token sees a padded one, so no mask is needed."""
+def collate(examples: list[Example], multiple: int = 1) -> Batch:
+    """Pad on the right with 0, to a multiple: under causal attention no real token sees a padded one, so no mask is needed."""
     width = max(len(example.ids) for example in examples)
+    width += -width % multiple
     ids = torch.zeros(len(examples), width, dtype=torch.long)
     positions, targets = [], []
     for row, example in enumerate(examples):
