@@ -2,13 +2,30 @@
 import re
 import shlex
 
-PROGRAMS = targets.programs(STUDY)
+PROGRAMS = targets.measured_programs(STUDY) | targets.programs(
+    STUDY
+)  # a program of both is compiled with its evaluation
 ON_WAFER = STUDY.cerebras.target == "CSX"
 DECIDING = STUDY.cerebras.model_dump(include=STUDY.cerebras.DECIDING)
+MEASURING = [
+    *flags(warmup_steps=STUDY.throughput.warmup_steps),
+    *(["--fill_sequences"] if STUDY.throughput.sequence_length else []),
+]
 ASKED = STUDY.cerebras.model_dump(exclude={*DECIDING, *STUDY.cerebras.RULES_ONLY, "job_labels"})
 
 
-# A full disk quota stops every later job on the wafer, of this start of Snakemake.
+def compiled(program):
+    """What a job that runs a program waits for; as ancient, a program that is compiled again runs nothing again."""
+    name = targets.program_name(STUDY, program)
+    return [ancient(f"{grid.PROGRAM.format(program=name)}/compile.json")] if PROGRAMS else []
+
+
+def deciding(program):
+    """The flags that decide a program and its numbers."""
+    return flags(**program.settings.model_dump(), **DECIDING | {"sequence_length": program.sequence_length})
+
+
+# A full disk, or quota, stops every later job on the wafer, of this start of Snakemake.
 onstart:
     Path(grid.STOP).unlink(missing_ok=True)
 
@@ -20,7 +37,7 @@ rule train_adapter:
         mask=lambda w: grid.mask_path(w.method),
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
-        compiled=lambda w: compiled(grid.Run.parse(grid.RUN_ID.format(**w)), PROGRAMS),
+        compiled=lambda w: compiled(targets.training_program(STUDY, grid.Run.parse(grid.RUN_ID.format(**w)))),
     output:
         adapter=directory(f"{grid.RUN}/adapter"),
         record=f"{grid.RUN}/train.json",
@@ -42,6 +59,7 @@ rule train_adapter:
         labels=shlex.join(flags(job_labels=STUDY.cerebras.job_labels)),
         asked=shlex.join(flags(**ASKED)),
     params:
+        script="train_cerebras.py",
         code=code("train_cerebras.py"),
         run_id=grid.RUN_ID,
         cores=STUDY.resources.threads,  # another number, other last bits
@@ -49,7 +67,7 @@ rule train_adapter:
         data=subpath(input.train, parent=True),
         folder=subpath(output.record, parent=True),
         batch_size=STUDY.evaluation_batch_size,
-        settings=lambda w: flags(**STUDY.training_of(w.task).model_dump(), **DECIDING),
+        settings=lambda w: deciding(targets.training_program(STUDY, grid.Run.parse(grid.RUN_ID.format(**w)))),
         only=[],
     message:
         "train {params.run_id}"
@@ -60,7 +78,7 @@ rule train_adapter:
         " --attempt {resources.attempt}"
         " {resources.lock}"
         " {resources.labels}"
-        ' -- "$CEREBRAS_PYTHON" "$SCRIPTS/train_cerebras.py"'
+        ' -- "$CEREBRAS_PYTHON" "$SCRIPTS"/{params.script}'
         " --run_id {params.run_id:q}"
         " --model_path {params.model:q}"
         " --mask_path {input.mask:q}"
@@ -77,10 +95,10 @@ rule train_adapter:
 # The compilation of a program, once for all runs that share it: of the first of them.
 use rule train_adapter as compile_program with:
     input:
-        manifest=lambda w: grid.fill(grid.MANIFEST, PROGRAMS[w.program]),
-        mask=lambda w: grid.fill(grid.mask_path(PROGRAMS[w.program].method), PROGRAMS[w.program]),
-        train=lambda w: grid.fill(f"{grid.DATA}/train.jsonl", PROGRAMS[w.program]),
-        validation=lambda w: grid.fill(f"{grid.DATA}/validation.jsonl", PROGRAMS[w.program]),
+        manifest=lambda w: grid.fill(grid.MANIFEST, PROGRAMS[w.program].run),
+        mask=lambda w: grid.fill(grid.mask_path(PROGRAMS[w.program].run.method), PROGRAMS[w.program].run),
+        train=lambda w: grid.fill(f"{grid.DATA}/train.jsonl", PROGRAMS[w.program].run),
+        validation=lambda w: grid.fill(f"{grid.DATA}/validation.jsonl", PROGRAMS[w.program].run),
     output:
         record=f"{grid.PROGRAM}/compile.json",
     log:
@@ -90,14 +108,15 @@ use rule train_adapter as compile_program with:
     wildcard_constraints:
         program="|".join(map(re.escape, PROGRAMS)),
     params:
+        script=lambda w: "measure_cerebras.py" if PROGRAMS[w.program].measured else "train_cerebras.py",
         code=code("train_cerebras.py"),
-        run_id=lambda w: PROGRAMS[w.program].id,
+        run_id=lambda w: PROGRAMS[w.program].run.id,
         cores=STUDY.resources.threads,
         model=subpath(input.manifest, parent=True),
         data=subpath(input.train, parent=True),
         folder=subpath(output.record, parent=True),
         batch_size=STUDY.evaluation_batch_size,
-        settings=lambda w: flags(**STUDY.training_of(PROGRAMS[w.program].task).model_dump(), **DECIDING),
-        only=["--compile_only"],
+        settings=lambda w: deciding(PROGRAMS[w.program]),
+        only=lambda w: ["--compile_only", *(MEASURING if PROGRAMS[w.program].measured else [])],
     message:
         "compile {wildcards.program}"

@@ -65,11 +65,6 @@ def launch(processes):
     return [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
 
 
-def compiled(run, programs):
-    """What the training of a run waits for; as ancient, a program that is compiled again does not train it again."""
-    return [ancient(f"{grid.PROGRAM.format(program=targets.program(STUDY, run))}/compile.json")] if programs else []
-
-
 def local_model(source):
     """The files of a path: or mdl: source, so that a changed one is prepared again."""
     kind, _, place = source.partition(":")

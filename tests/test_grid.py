@@ -93,8 +93,8 @@ def test_the_vocabulary_of_tasks_is_the_library_s():
     assert all(re.fullmatch(grid.WILDCARDS["task"], name) for name in TASKS)
 
 
-def programs(**sections) -> dict[str, Run]:
-    return targets.programs(parse_section(Config, {**STUDY, "backend": "cerebras", **sections}, "configuration"))
+def programs(needed=targets.programs, **sections) -> dict[str, targets.Program]:
+    return needed(parse_section(Config, {**STUDY, "backend": "cerebras", **sections}, "configuration"))
 
 
 def test_seeds_tasks_and_methods_that_keep_as_many_weights_of_each_layer_share_a_program():
@@ -107,9 +107,11 @@ def test_seeds_tasks_and_methods_that_keep_as_many_weights_of_each_layer_share_a
     assert all(re.fullmatch(grid.WILDCARDS["program"], name) for name in found)
     study = parse_section(Config, {**STUDY, "backend": "cerebras"}, "configuration")
     trained = [run for run in targets.runs(study) if run.mode != "no_finetune"]
-    assert {targets.program(study, run) for run in trained} == set(found)
-    for name, run in found.items():
-        assert run == min(other for other in trained if targets.program(study, other) == name)
+    names = {run: targets.program_name(study, targets.training_program(study, run)) for run in trained}
+    assert set(names.values()) == set(found)
+    for name, program in found.items():
+        assert program.run == min(run for run in trained if names[run] == name)
+        assert not program.measured
 
 
 def test_what_changes_the_program_makes_another():
@@ -121,6 +123,29 @@ def test_what_changes_the_program_makes_another():
     for changed in ({"sequence_length": 256}, {"csx_micro_batch_size": 8}, {"num_csx": 2}):
         assert not before & set(programs(cerebras=changed))
     assert before == set(programs(cerebras={"job_time_sec": 3600, "job_labels": ["name=x"]}))
+
+
+def test_every_batch_size_is_measured_with_a_program_of_its_own():
+    asked = {
+        "batch_sizes": [64, 32],
+        "sparsities": [0, 50],
+        "modes": ["sparse_to_sparse"],
+        "steps": 100,
+        "warmup_steps": 9,
+    }
+    found = programs(targets.measured_programs, throughput=asked)
+    assert len(found) == 2 * 2 * 2  # models x (dense, 50 %) x batch sizes; tasks and methods share
+    for program in found.values():
+        settings = program.settings
+        assert (settings.steps, settings.eval_every, settings.save_every) == (109, 0, 0)
+        assert settings.batch_size == settings.micro_batch_size
+        assert (program.sequence_length, program.measured) == (512, True)
+    assert sorted(program.settings.batch_size for program in found.values()) == [32] * 4 + [64] * 4
+    assert not set(found) & set(programs())
+    longer = programs(targets.measured_programs, throughput={**asked, "sequence_length": 1024})
+    assert {program.sequence_length for program in longer.values()} == {1024}
+    assert not set(found) & set(longer)
+    assert programs(targets.measured_programs, throughput=asked, cerebras={"target": "CPU"}) == {}
 
 
 @pytest.mark.parametrize(("asked", "environment", "compiles"), [

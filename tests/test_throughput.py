@@ -24,8 +24,8 @@ from sparseft.config import Masks, Resources, Throughput, Training
 from sparseft.errors import InputError
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.tasks import get_task
-from sparseft.throughput import Job, measure, of_length, out_of_memory, reason_of
-from sparseft.training.batches import Example, collate, encode, shuffled
+from sparseft.throughput import Job, measure, out_of_memory, reason_of
+from sparseft.training.batches import Example, collate, encode, of_length, shuffled
 from transformers import AutoTokenizer
 
 TOO_LARGE = 8192  # examples: 8 GB of activations and more

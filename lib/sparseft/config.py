@@ -21,6 +21,7 @@ SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|pa
 _LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
 JOB_LABEL = f"^{_LABEL}={_LABEL}$"  # cerebras.appliance.cluster_config, _JobLabels
 Positive = Annotated[int, Field(gt=0)]
+WAFER_STEPS = 100  # that a measurement on the wafer times, at least: its first ones say nothing of the others
 
 
 class Section(BaseModel):
@@ -280,6 +281,13 @@ class Throughput(Section):
         " resources.memory_mb when left out.",
     )
 
+    def schedule(self, training: Training, batch_size: int) -> Training:
+        """The schedule that a measurement of `batch_size` runs: nothing but its steps, and no state saved in between."""
+        return training.model_copy(update={
+            "batch_size": batch_size, "micro_batch_size": batch_size, "steps": self.warmup_steps + self.steps,
+            "eval_every": 0, "save_every": 0,
+        })  # fmt: skip
+
 
 class Analysis(Section):
     """What the tables and pages judge by."""
@@ -316,7 +324,7 @@ class Resources(Section):
 class Cerebras(Section):
     """How the backend `cerebras` runs; names as in cerebras-pytorch 2.10: ClusterConfig, csx.performance."""
 
-    RULES_ONLY: ClassVar = {"python", "compile_once", "lock"}  # keys that are no flags of train_cerebras.py
+    RULES_ONLY: ClassVar = {"python", "compile_once", "lock"}  # keys that are no flags of a script
     DECIDING: ClassVar = {"target", "num_csx", "sequence_length", "csx_micro_batch_size"}  # of a training's numbers
     target: Literal["CSX", "CPU"] = Field("CSX", description="The wafer, or the package's own CPU backend.")
     python: str = Field(
@@ -349,6 +357,11 @@ class Cerebras(Section):
         description="Held while a job uses the wafer, so that two workflows take turns; none: they do not.",
     )
 
+    @classmethod
+    def flags(cls) -> list[str]:
+        """The keys that are flags of the scripts."""
+        return [name for name in cls.model_fields if name not in cls.RULES_ONLY]
+
     @property
     def compiles_first(self) -> bool:
         """Whether a job of its own compiles each program. Raises InputError where COMPILE_ONCE is neither 0 nor 1."""
@@ -366,6 +379,16 @@ class Cerebras(Section):
         for name, size in sizes.items():
             if size % self.num_csx:
                 raise InputError(f"cerebras.num_csx {self.num_csx} does not divide {name} {size}", "choose a divisor")
+
+    def check_measured(self, asked: Throughput) -> None:
+        """Raises InputError for what the stage `throughput` cannot measure on this backend."""
+        if self.target == "CSX" and asked.steps < WAFER_STEPS:
+            raise InputError(
+                f"throughput.steps {asked.steps}: a rate of the wafer is that of {WAFER_STEPS} steps and more",
+                "set throughput.steps, and throughput.warmup_steps to 10",
+            )
+        if asked.memory_mb:
+            raise InputError("throughput.memory_mb: the backend cerebras sets no limit", "leave it out")
 
 
 class Config(Section):
@@ -424,12 +447,12 @@ class Config(Section):
 
     def check_measured(self, task: str) -> None:
         """Raises InputError where the stage `throughput` cannot measure the trainings of a task."""
-        if self.backend != "torch":
-            raise InputError(
-                "throughput is measured with backend torch alone",
-                "read the rates in train.json, a batch size a study",
-            )
-        self.training_of(task).check_measured()
+        if self.backend == "torch":
+            self.training_of(task).check_measured()
+            return
+        self.cerebras.check_measured(self.throughput)
+        for size in self.throughput.batch_sizes:
+            self.cerebras.check(self.throughput.schedule(self.training_of(task), size), self.evaluation_batch_size)
 
     def training_of(self, task: str) -> Training:
         """The schedule of a task: `training` with the task's own keys over it."""

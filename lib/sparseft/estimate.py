@@ -229,9 +229,14 @@ def _mask_memory(config: Config, subject: Subject, task: str) -> Need:
 def _compilations(config: Config) -> list[str]:
     if config.backend != "cerebras":
         return []
-    programs = targets.programs(config)
-    return [f"compilations for the wafer: {len(programs)}, for {len(_trained(config))} trainings" if programs else
-            "compilations for the wafer: within each training, or none (cerebras.compile_once, cerebras.target)"]  # fmt: skip
+    programs, measured = targets.programs(config), targets.measured_programs(config)
+    if not programs:
+        return ["compilations for the wafer: within each training, or none (cerebras.compile_once, cerebras.target)"]
+    repeats = len(targets.throughput_targets(config)) * len(config.throughput.batch_sizes) * config.throughput.repeats
+    return [
+        f"compilations for the wafer: {len(programs)}, for {len(_trained(config))} trainings",
+        f"besides, where `throughput` is asked for: {len(measured.keys() - programs.keys())}, for {repeats:,} measurements",
+    ]
 
 
 def _training_memory(config: Config, subject: Subject, task: str) -> Need:

@@ -43,6 +43,7 @@ WILDCARDS = {
     "mode": rf"(?:{'|'.join(MODES)})",
     "seed": r"(?:0|[1-9][0-9]*)",
     "program": r"[A-Za-z0-9_.-]+",
+    "batch_size": r"[1-9][0-9]*",
 }
 CELL_ID = "{model}-{task}-{method}-sparsity{sparsity}-{mode}"
 RUN_ID = f"{CELL_ID}-seed{{seed}}"
@@ -105,7 +106,8 @@ MASK_NAME = "masks_sparsity{sparsity}_{method}"
 RUNS = "results/runs"
 RUN = f"{RUNS}/{RUN_ID}"
 THROUGHPUT = f"results/throughput/{CELL_ID}.json"
-STOP = "results/logs/stop"  # left by a job that met a full disk quota
+BATCH = f"results/throughput/{CELL_ID}/batch{{batch_size}}-seed{{seed}}"  # of a backend that measures each by itself
+STOP = "results/logs/stop"  # left by a job that met a full disk, or quota
 PROGRAM = "results/programs/{program}"
 ANALYSIS = "results/analysis"
 THROUGHPUT_TABLE = f"{ANALYSIS}/throughput_vs_batch_size.csv"

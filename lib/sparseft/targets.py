@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import product
 
-from sparseft.config import Config
+from sparseft.config import Config, Training
 from sparseft.grid import (
     ANALYSIS,
     DENSE,
@@ -53,32 +55,72 @@ def run_targets(config: Config, name: str, *, trained_only: bool = False) -> lis
 
 def throughput_targets(config: Config) -> list[str]:
     """The measurement of every cell of the grid that is trained, and that `throughput:` does not leave out."""
-    chosen = {name: getattr(config.throughput, name) or getattr(config.grid, name)
-              for name in ("methods", "sparsities", "modes")}  # fmt: skip
-    narrowed = config.model_copy(update={"grid": config.grid.model_copy(update=chosen)})
-    return sorted({fill(THROUGHPUT, run) for run in runs(narrowed) if run.mode != NO_FINETUNE})
+    return sorted({fill(THROUGHPUT, run) for run in _measured(config)})
 
 
-def programs(config: Config) -> dict[str, Run]:
-    """Every program that is to be compiled for the wafer, by name, with the first run of those that share it."""
-    found: dict[str, Run] = {}
-    for run in runs(config) if config.backend == "cerebras" and config.cerebras.compiles_first else []:
-        if run.mode != NO_FINETUNE:
-            found.setdefault(program(config, run), run)
-    return found
+@dataclass(frozen=True)
+class Program:
+    """What the wafer's compiler is given: the training of `run`, `sequence_length` tokens an example, and, unless it is
+    `measured` alone, its evaluation."""
+
+    run: Run
+    settings: Training
+    sequence_length: int
+    measured: bool
 
 
-def program(config: Config, run: Run) -> str:
-    """The name of a run's compiled program: runs that differ in seed, task or choice of weights alone share it.
+def training_program(config: Config, run: Run) -> Program:
+    """What a run of the study needs."""
+    return Program(run, config.training_of(run.task), config.cerebras.sequence_length, measured=False)
+
+
+def measured_program(config: Config, run: Run, batch_size: int) -> Program:
+    """What a measurement of `batch_size` needs."""
+    settings = config.throughput.schedule(config.training_of(run.task), batch_size)
+    length = config.throughput.sequence_length or config.cerebras.sequence_length
+    return Program(run, settings, length, measured=True)
+
+
+def programs(config: Config) -> dict[str, Program]:
+    """Every program that is compiled for the wafer before the study's trainings, by name, of the first that needs it."""
+    return _named(config, (training_program(config, run) for run in runs(config) if run.mode != NO_FINETUNE))
+
+
+def measured_programs(config: Config) -> dict[str, Program]:
+    """Every program that is compiled before the stage `throughput`, as `programs`: one a batch size."""
+    sizes = sorted(config.throughput.batch_sizes)
+    return _named(config, (measured_program(config, *each) for each in product(_measured(config), sizes)))
+
+
+def program_name(config: Config, program: Program) -> str:
+    """The name of a compiled program: runs that differ in seed, task or choice of weights alone share it.
 
     Rather one too many than one too few: a program that turns out to be there is found, one that is not is compiled
     inside the training."""
-    layers = _layer_counts(config, run)
-    settings = config.training_of(run.task).model_dump(exclude=NOT_COMPILED)
-    source = config.models[run.model].model_dump()
+    run = program.run
+    settings = program.settings.model_dump(exclude=NOT_COMPILED)
     settings |= config.cerebras.model_dump(include=config.cerebras.DECIDING)
+    settings |= {"sequence_length": program.sequence_length}
+    source = config.models[run.model].model_dump()
     digest = hashlib.sha256(json.dumps([source, settings], sort_keys=True).encode()).hexdigest()
-    return f"{run.model}-{layers}-sparsity{run.sparsity:02d}-{run.mode}-{digest[:8]}"
+    return f"{run.model}-{_layer_counts(config, run)}-sparsity{run.sparsity:02d}-{run.mode}-{digest[:8]}"
+
+
+def _named(config: Config, needed: Iterable[Program]) -> dict[str, Program]:
+    """By name, the first of those that are one; none where nothing is compiled before it runs."""
+    found: dict[str, Program] = {}
+    for program in needed if config.backend == "cerebras" and config.cerebras.compiles_first else ():
+        found.setdefault(program_name(config, program), program)
+    return found
+
+
+def _measured(config: Config) -> list[Run]:
+    """The first seed's run of every cell that the stage `throughput` measures."""
+    chosen = {name: getattr(config.throughput, name) or getattr(config.grid, name)
+              for name in ("methods", "sparsities", "modes")}  # fmt: skip
+    chosen["seeds"] = [min(config.grid.seeds)]
+    narrowed = config.model_copy(update={"grid": config.grid.model_copy(update=chosen)})
+    return [run for run in runs(narrowed) if run.mode != NO_FINETUNE]
 
 
 def _layer_counts(config: Config, run: Run) -> str:

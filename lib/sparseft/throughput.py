@@ -30,7 +30,7 @@ from sparseft.grid import MEASURED, OUT_OF_MEMORY, SKIPPED
 from sparseft.pruning.mask_ops import read_mask
 from sparseft.tasks import get_task
 from sparseft.tasks.task import Row
-from sparseft.training.batches import Example, encode, shuffled
+from sparseft.training.batches import encode, of_length, shuffled
 from sparseft.training.hardware import (
     choose_device,
     keep_freed_memory,
@@ -103,12 +103,6 @@ def _end_at(size: int, reason: str, rows: dict[int, dict]) -> None:
 
 def _brief(found: dict | str) -> str:
     return found if isinstance(found, str) else f"{found['samples'] / found['seconds']:.2f} samples/s"
-
-
-def of_length(example: Example, length: int) -> Example:
-    """The last `length` tokens of an example that is repeated as often as they need; as many of them answer."""
-    ids = (example.ids * -(-length // len(example.ids)))[-length:]
-    return Example(ids, max(1, length - len(example.ids) + example.answer_start))
 
 
 def _measurement(job: Job, batch_size: int, repeat: int) -> dict | str:
@@ -188,10 +182,7 @@ def _end_with_parent() -> None:
 
 def _timed_steps(job: Job, batch_size: int, seed: int, device: torch.device) -> dict:
     asked = job.asked
-    settings = job.settings.model_copy(update={
-        "batch_size": batch_size, "micro_batch_size": batch_size, "steps": asked.warmup_steps + asked.steps,
-        "eval_every": 0, "save_every": 0,
-    })  # fmt: skip
+    settings = asked.schedule(job.settings, batch_size)
     torch.manual_seed(seed)
     model, tokenizer, layers = adapted_model(job.checkpoint, read_mask(job.mask), job.mode, settings, device)
     limit = model.config.max_position_embeddings

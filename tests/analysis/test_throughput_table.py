@@ -88,6 +88,8 @@ def test_a_file_that_is_no_measurement_or_another_cell_s_is_refused(tmp_path):
         table(tmp_path / f"{CELLS[1]}.json")
     with pytest.raises(InputError, match="batches"):
         table(write_cell(tmp_path, CELLS[0], batches=[]))
+    with pytest.raises(InputError, match="memory ended without a limit"):
+        table(write_cell(tmp_path, CELLS[0], memory_limit_bytes=None, memory_limit_kind=None))
 
 
 @pytest.mark.parametrize(("place", "value", "fault"), [
@@ -104,7 +106,8 @@ def test_a_file_that_is_no_measurement_or_another_cell_s_is_refused(tmp_path):
     ("batches.0.repeats.0.seconds", -1.0, "batches 0 repeats 0 seconds input should be greater than 0"),
     ("batches.0.repeats.0.cpu_share", -0.1, "batches 0 repeats 0 cpu_share input should be greater than or equal to 0"),
     ("batches.0.repeats.0.dtype", "float32", "repeats in several dtypes"),
-    ("memory_limit_kind", None, "memory_limit_kind input should be a valid string"),
+    ("memory_limit_kind", None, "a memory limit without its kind, or a kind without its bytes"),
+    ("peak_memory_kind", None, "peak_memory_kind input should be a valid string"),
 ])  # fmt: skip
 def test_a_measurement_that_contradicts_itself_is_refused(tmp_path, place, value, fault):
     path = write_cell(tmp_path, CELLS[1])

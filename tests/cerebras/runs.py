@@ -27,9 +27,11 @@ class Inputs:
         self, output: Path, run: str, *flags: str, patch: str = "", python: str = sys.executable, **changed: object
     ) -> subprocess.CompletedProcess:
         """train_cerebras.py as a user runs it, `run` being MODEL-METHOD-SPARSITY-MODE; `patch` is run before it."""
-        command = [python, HERE / "patched.py", patch, *self.flags(output, run), *flags]
+        command = [python, HERE / "patched.py", "train_cerebras.py", patch, *self.flags(output, run), *flags]
         command += [part for name, value in changed.items() for part in (f"--{name}", value)]
-        return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [str(part) for part in command], cwd=self.folder, capture_output=True, text=True, check=False
+        )  # an operation that is not supported leaves its graph in the folder
 
     def flags(self, output: Path, run: str) -> list[object]:
         model, method, sparsity, mode = run.split("-")

@@ -64,6 +64,7 @@ def test_a_program_is_the_same_for_another_seed_and_another_for_another_mode(inp
 def test_real_shapes_lower(inputs, tmp_path, model):
     """Two of the 32 layers, random weights of the published shapes: half a minute, 5.5 GB and 5.7 GB, on 2 cores."""
     in_default_environment("make_real", inputs.folder, model)
-    lower(inputs, tmp_path, f"{model}-random-50-sparse_to_sparse")
+    found = lower(inputs, tmp_path, f"{model}-random-50-sparse_to_sparse")
+    assert found["sparse"] == [14, 14]  # 2 x 7, in the training step and in the evaluation's
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024**2
     print(f"{model}: peak {peak:.1f} GB")

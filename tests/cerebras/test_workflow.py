@@ -17,7 +17,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.config import Config, Masks, parse_section
 from sparseft.grid import Run
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.targets import program
+from sparseft.targets import program_name, training_program
 from sparseft.tasks import get_task
 from study import ROOT, TINY_STUDY, Study, run_script, tiny_grid
 
@@ -104,7 +104,7 @@ def test_runs_that_share_a_program_lower_to_one_graph_and_others_do_not(box, tin
         done = run_script("train_cerebras.py", *flags(box, tiny_models["llama"], run, output), "--validate_only")
         assert done.returncode == 0, done.stderr[-2000:]
         graphs.append(json.loads((output / "compile.json").read_text())["compile_hash"])
-        names.append(program(study, run))
+        names.append(program_name(study, training_program(study, run)))
     assert [name == names[0] for name in names] == [True, True, True, False, False]
     assert [graph == graphs[0] for graph in graphs] == [True, True, True, False, False]
 

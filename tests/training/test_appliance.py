@@ -28,6 +28,10 @@ SCRIPT = ROOT / "workflow/scripts/run_on_appliance.py"
         ("Socket closed", Failure.RETRY),
         ("OSError: [Errno 122] Disk quota exceeded\nSocket closed", Failure.STOP),
         ("cannot write: errno 122", Failure.STOP),
+        ("error: [Errno 28] Driver write request failed (errno = 28, error message = 'No space left on device'); x", Failure.STOP),
+        ("UNAVAILABLE: worker 3: No space left on device", Failure.STOP),
+        ("file write failed, errno = 122, buf = 0x1", Failure.STOP),
+        ("errno = 1228", Failure.PERMANENT),
         ("Socket closed\nerror: ImportError: no cerebras.pytorch", Failure.PERMANENT),
         ("UNAVAILABLE\nerror: ClusterConfigError: mgmt_address has no default value; use a user node", Failure.PERMANENT),
         ("1 validation error: union_tag_invalid", Failure.PERMANENT),
@@ -121,7 +125,9 @@ def test_what_cannot_succeed_is_not_started_a_second_time_but_anew(bench):
 def test_a_full_quota_stops_every_later_job(bench):
     assert bench.run("echo 'OSError: [Errno 122] Disk quota exceeded' >&2; exit 1", name="one") == 2
     assert bench.run("exit 0", name="two") == 2
-    line = f"error: the disk quota is full ({bench.folder / 'stop'}, of one); free space and start snakemake again"
+    line = (
+        f"error: the disk or its quota is full ({bench.folder / 'stop'}, of one); free space and start snakemake again"
+    )
     assert bench.log("one").splitlines()[-1] == line
     assert bench.log("two") == line + "\n"
     assert len(bench.starts.read_text().splitlines()) == 1
@@ -154,6 +160,14 @@ def test_the_job_of_a_trainer_that_was_killed_is_cancelled_and_one_that_failed_h
     assert (bench.cancelled.read_text().split() if bench.cancelled.exists() else []) == cancelled
 
 
+@pytest.mark.parametrize("csctl", ["exit 1", "true", CSCTL.replace("echo $3 >>", "exit 1;")])
+def test_a_job_that_could_not_be_cancelled_is_said(bench, csctl):
+    bench.program("csctl", csctl)
+    assert bench.run("kill -9 $$") == 2
+    label = bench.starts.read_text().split()[-1]
+    assert f"no job was cancelled for certain: look for it with `csctl get jobs | grep {label}`" in bench.log()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_who_is_ended_ends_its_trainer_and_cancels_its_own_job_alone(bench, number):
     bench.program("csctl", CSCTL)
@@ -163,6 +177,7 @@ def test_who_is_ended_ends_its_trainer_and_cancels_its_own_job_alone(bench, numb
     process.send_signal(number)
     assert process.wait(20) == 128 + number
     assert bench.cancelled.read_text() == "wsjob-ours1\n"
+    assert "no job was cancelled" not in bench.log()
     bench.wait_for_end(int((bench.folder / "child").read_text()))
 
 

@@ -10,13 +10,21 @@ from study import ROOT, TINY_STUDY, Study, tiny_grid
 
 CS3 = ["--profile", str(ROOT / "profiles/cs3")]
 STAND_IN = """#!/bin/bash
-case "$*" in *--compile_only*) kind=compile;; *) kind=train;; esac
+case "$*" in
+  *--compile_only*) kind=compile;;
+  *measure_cerebras.py*) kind=measure; echo "$*" >> $HERE/flags;;
+  *) kind=train;;
+esac
 while [ $# -gt 0 ]; do case $1 in --output_dir) out=$2;; --run_id) run=$2;; esac; shift; done
 echo "$kind $run $out begin $(date +%s%N)" >> $HERE/calls
 sleep 0.3
 if [ $kind = train ] && [ -e "$HERE/fail_$run" ]; then cat "$HERE/fail_$run" >&2; rm -f "$HERE/once_$run"; exit 1; fi
 mkdir -p $out
-if [ $kind = compile ]; then echo '{}' > $out/compile.json; else mkdir $out/adapter; echo '{}' > $out/train.json; fi
+case $kind in
+  compile) echo '{}' > $out/compile.json;;
+  measure) echo '{}' > $out/measurement.json;;
+  train) mkdir $out/adapter; echo '{}' > $out/train.json;;
+esac
 echo "$kind $run $out end $(date +%s%N)" >> $HERE/calls
 """
 DENSE, PRUNED = (
@@ -37,10 +45,15 @@ def study(tmp_path, tiny_models, monkeypatch) -> Study:
     return study
 
 
-def configure(study: Study, model: Path, *, seeds=(0,), methods=("unstructured",), **cerebras: object) -> None:
-    cells = tiny_grid("llama", "boolq_mini", list(methods)) | {"sparsities": [0, 50], "seeds": list(seeds)}
+def configure(
+    study: Study, model: Path, *, seeds=(0,), methods=("unstructured",), throughput: dict | None = None,
+    modes=("sparse_to_dense", "sparse_to_sparse"), **cerebras: object,
+) -> None:  # fmt: skip
+    cells = tiny_grid("llama", "boolq_mini", list(methods))
+    cells |= {"sparsities": [0, 50], "seeds": list(seeds), "modes": list(modes)}
     settings = {"lock": None, "job_labels": ["name=x"], **cerebras}
-    study.configure({"llama": model}, grid=cells, backend="cerebras", cerebras=settings, **TINY_STUDY)
+    study.configure({"llama": model}, grid=cells, backend="cerebras", cerebras=settings, throughput=throughput or {},
+                    **TINY_STUDY)  # fmt: skip
 
 
 def calls(study: Study) -> list[list[str]]:
@@ -127,6 +140,35 @@ def test_without_compilations_the_runs_stand_alone(study, monkeypatch):
     assert line in study.snakemake("train", "--dry-run", expect=2)
 
 
-def test_the_throughput_of_the_wafer_is_refused(study):
-    printed = study.snakemake("throughput", "--dry-run", expect=2)
-    assert "error: throughput is measured with backend torch alone; " in printed
+@pytest.mark.parametrize(("asked", "line"), [
+    ({}, "error: throughput.steps 5: a rate of the wafer is that of 100 steps and more; set throughput.steps, and"),
+    ({"steps": 100, "memory_mb": 9}, "error: throughput.memory_mb: the backend cerebras sets no limit; leave it out"),
+    ({"steps": 100, "batch_sizes": [4, 3]}, "error: cerebras.num_csx 2 does not divide batch_size 3; choose a divisor"),
+])  # fmt: skip
+def test_what_is_no_measurement_of_the_wafer_is_refused_before_any_job(study, tiny_models, asked, line):
+    configure(study, tiny_models["llama"], num_csx=2, throughput=asked)
+    assert "train_adapter" in study.planned("train")
+    assert line in study.snakemake("throughput", "--dry-run", expect=2)
+
+
+def test_each_batch_size_is_compiled_once_before_its_repeats_and_measured_in_turns(study, tiny_models):
+    asked = {"batch_sizes": [4, 2], "steps": 100, "warmup_steps": 10, "repeats": 2, "sparsities": [50]}
+    trainer = str(study.folder.parent / "trainer")
+    configure(study, tiny_models["llama"], python=trainer, modes=("sparse_to_sparse",), throughput=asked)
+    planned = study.planned("throughput", *CS3)
+    expected = {"compile_program": 2, "measure_batch": 4, "join_measurements": 1, "analyze_throughput": 1}
+    assert planned.items() >= expected.items()
+    assert "train_adapter" not in planned
+    study.snakemake("throughput", *CS3, "--cores", "4", expect=1)  # what the stand-in wrote is no measurement
+    seen = calls(study)
+    assert [call[3] for call in seen] == ["begin", "end"] * 6
+    order = [(kind, place.rpartition("batch")[2]) for kind, _, place, moment, _ in seen if moment == "begin"]
+    assert sorted(place for kind, place in order if kind == "measure") == ["2-seed0", "2-seed1", "4-seed0", "4-seed1"]
+    assert [kind for kind, _ in order].count("compile") == 2
+    for flags in (study.folder.parent / "flags").read_text().splitlines():
+        assert " --steps 110 " in flags
+        assert " --save_every 0 " in flags
+        assert " --eval_every 0 " in flags
+        assert flags.count(" --batch_size ") == 1
+    printed = (study.folder / "results/logs/join_measurements").glob("*.log")
+    assert ["a measurement without" in log.read_text() for log in printed] == [True]

@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--lock", type=Path, help="held while the command runs; waits for it")
     parser.add_argument("--attempt", type=int, default=1)
-    parser.add_argument("--stop", type=Path, default=Path(STOP), help="left where the disk quota is full")
+    parser.add_argument("--stop", type=Path, default=Path(STOP), help="left where the disk or its quota is full")
     parser.add_argument("--job_labels", nargs="*", default=[], help="of the job on the appliance; one is put to them")
     parser.add_argument("command", nargs="+", help="after --")
     return parser.parse_args()

@@ -16,13 +16,11 @@ from sparseft.files import check_replaceable, locked, write_json
 from sparseft.training.hardware import keep_freed_memory, limit_threads
 from sparseft.training.job import add_job_flags, job_of, write_train_record
 
-CEREBRAS_FLAGS = [name for name in Cerebras.model_fields if name not in Cerebras.RULES_ONLY]
-
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_job_flags(parser)
-    add_flags(parser, Cerebras, CEREBRAS_FLAGS)
+    add_flags(parser, Cerebras, Cerebras.flags())
     parser.add_argument("--compile_only", action="store_true", help="compile on the appliance; train nothing")
     parser.add_argument("--validate_only", action="store_true", help="lower without an appliance; train nothing")
     return parser.parse_args()
@@ -32,7 +30,7 @@ def cerebras_of(args: argparse.Namespace) -> Cerebras:
     """The section `cerebras`, checked."""
     if args.compile_only and args.validate_only:
         raise InputError("--compile_only and --validate_only", "give one of them")
-    return parse_section(Cerebras, {name: getattr(args, name) for name in CEREBRAS_FLAGS}, "cerebras")
+    return parse_section(Cerebras, {name: getattr(args, name) for name in Cerebras.flags()}, "cerebras")
 
 
 def main() -> int:

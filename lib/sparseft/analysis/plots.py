@@ -295,12 +295,15 @@ def _draw_batch_sizes(axes: Axes, table: pd.DataFrame, name: str, colours: dict[
         label = f"{DENSE}, plain LoRA" if method == DENSE else f"{sparsity} %, {mode}"
         axes.errorbar(place, mean, yerr=[mean - low, high - mean], label=label, **look)
         ended = line["status"] == OUT_OF_MEMORY
-        foot = line["memory_limit_bytes"] / 1e9 if name == "peak_memory" else line["batch_size"] * 0
+        foot = line["memory_limit_bytes"].astype(float) / 1e9 if name == "peak_memory" else line["batch_size"] * 0
         cross = {"marker": "x", "s": 70, "linewidths": 2.2, "clip_on": False, "zorder": 5}
         axes.scatter(place[ended], foot[ended], color=colour, label="out of memory" if ended.any() else None, **cross)
     if name == "peak_memory":
-        for limit, kind in sorted(set(zip(table["memory_limit_bytes"] / 1e9, table["memory_limit_kind"], strict=True))):
-            axes.axhline(limit, color="0.25", linestyle=":", linewidth=1.4, label=f"memory limit, {kind}", zorder=1)
+        limits = table[["memory_limit_bytes", "memory_limit_kind"]].dropna()
+        for limit, kind in sorted(set(limits.itertuples(index=False, name=None))):
+            axes.axhline(
+                limit / 1e9, color="0.25", linestyle=":", linewidth=1.4, label=f"memory limit, {kind}", zorder=1
+            )
 
 
 def _finish_batch_axes(panels: np.ndarray, sizes: list[int]) -> None:

@@ -266,7 +266,8 @@ class Batch(_Piece):
 class Measurement(_Piece):
     """results/throughput/*.json: the speed of a cell's training against the batch size.
 
-    The two kinds say what the bytes of the peak and of the limit count: not the same, on a CPU."""
+    The two kinds say what the bytes of the peak and of the limit count: not the same, on a CPU. The backend cerebras has no
+    limit: there a batch size that does not fit is not compiled, and no file is written."""
 
     cell: str
     device: str
@@ -278,8 +279,8 @@ class Measurement(_Piece):
     steps: Annotated[int, Field(gt=0)]
     repeats: Annotated[int, Field(gt=0)]
     peak_memory_kind: str
-    memory_limit_kind: str
-    memory_limit_bytes: Count
+    memory_limit_kind: str | None
+    memory_limit_bytes: Count | None
     batch_sizes: list[int]
     batches: Annotated[list[Batch], Field(min_length=1)]
 
@@ -288,9 +289,13 @@ class Measurement(_Piece):
         sizes = [batch.batch_size for batch in self.batches]
         if sizes != sorted(set(self.batch_sizes)):
             raise ValueError(f"batch sizes {sizes}, {self.batch_sizes} were asked for")
+        if (self.memory_limit_bytes is None) != (self.memory_limit_kind is None):
+            raise ValueError("a memory limit without its kind, or a kind without its bytes")
         order = [(MEASURED, OUT_OF_MEMORY, SKIPPED).index(batch.status) for batch in self.batches]
         if order != sorted(order) or order.count(1) != bool(order[-1]):
             raise ValueError("memory ends once, and no larger batch is measured")
+        if order[-1] and self.memory_limit_bytes is None:
+            raise ValueError("memory ended without a limit")
         for batch in self.batches:
             if len(batch.repeats) != (self.repeats if batch.status == MEASURED else 0):
                 raise ValueError(f"batch size {batch.batch_size}: {batch.status}, with {len(batch.repeats)} repeats")

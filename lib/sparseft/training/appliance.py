@@ -3,7 +3,7 @@
 The trainer is a child process. What it printed says what to do after a failure:
 
     RETRY      the appliance or the way to it broke; the training goes on from its last checkpoint
-    STOP       the disk quota is full: whatever comes next fails too, and hours on the wafer with it
+    STOP       the disk is full, or its quota: whatever comes next fails too, and hours on the wafer with it
     PERMANENT  the configuration, the input, or what nobody foresaw: again would be the same again
 """
 
@@ -30,7 +30,7 @@ GRACE = 30  # seconds that a trainer has to end by itself
 BROKEN = re.compile(
     r"\bUNAVAILABLE\b|Connection reset|ApplianceDeadlockError|WS_RT_GRPC_RELATED_ERROR|http2.*\b502\b|Socket closed"
 )
-FULL = re.compile(r"Disk quota exceeded|\berrno 122\b", re.IGNORECASE)
+FULL = re.compile(r"Disk quota exceeded|No space left on device|\berrno (= )?(122|28)\b", re.IGNORECASE)
 WRONG = re.compile(r"^error: .*(union_tag_invalid|ImportError|ModuleNotFoundError|mgmt_address)", re.MULTILINE)
 
 
@@ -155,14 +155,15 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _cancel(label: str) -> None:
-    """Cancel the appliance's jobs that carry `label`, where csctl is there to do it."""
+    """Cancel the appliance's jobs that carry `label`, where csctl is there to do it; says on stderr where it could not."""
     if shutil.which("csctl") is None:
         return
     listed = subprocess.run(["csctl", "get", "jobs"], capture_output=True, text=True, check=False)
-    for line in listed.stdout.splitlines():
-        job = re.search(r"\bwsjob-[a-z0-9]+", line)
-        if job and label in line:
-            subprocess.run(["csctl", "cancel", "job", job[0]], stdout=sys.stderr, check=False)
+    jobs = [job[0] for line in listed.stdout.splitlines()
+            if label in line and (job := re.search(r"\bwsjob-[a-z0-9]+", line))]  # fmt: skip
+    done = [subprocess.run(["csctl", "cancel", "job", job], stdout=sys.stderr, check=False).returncode for job in jobs]
+    if listed.returncode or any(done) or not jobs:
+        print(f"no job was cancelled for certain: look for it with `csctl get jobs | grep {label}`", file=sys.stderr)
 
 
 def _explained(name: str, code: int, failure: Failure, common: Path) -> str:
@@ -170,6 +171,6 @@ def _explained(name: str, code: int, failure: Failure, common: Path) -> str:
     ended = f"{name} was killed by signal {-code}" if code < 0 else f"{name} ended with code {code}"
     return {
         Failure.RETRY: f"{ended}: the appliance or the way to it broke; it goes on from its last checkpoint when tried again",
-        Failure.STOP: f"the disk quota is full ({common}, of {name}); free space and start snakemake again",
+        Failure.STOP: f"the disk or its quota is full ({common}, of {name}); free space and start snakemake again",
         Failure.PERMANENT: f"{ended}; see what it printed",
     }[failure]

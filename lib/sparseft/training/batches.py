@@ -71,6 +71,12 @@ def refuse_longer(
         )
 
 
+def of_length(example: Example, length: int) -> Example:
+    """The last `length` tokens of an example that is repeated as often as they need; as many of them answer."""
+    ids = (example.ids * -(-length // len(example.ids)))[-length:]
+    return Example(ids, max(1, length - len(example.ids) + example.answer_start))
+
+
 def collate(examples: list[Example], multiple: int = 1) -> Batch:
     """Pad on the right with 0, to a multiple: under causal attention no real token sees a padded one, so no mask is needed."""
     width = max(len(example.ids) for example in examples)

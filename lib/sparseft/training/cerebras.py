@@ -28,12 +28,13 @@ from tqdm import tqdm
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.config import Cerebras, Training
 from sparseft.errors import InputError
+from sparseft.grid import WAFER
 from sparseft.lora.adapter import write_adapter
 from sparseft.lora.experts import memory_path
 from sparseft.lora.masked_lora import StructuredLoRALinear, attach, rows_and_columns
 from sparseft.lora.plain import plain_kind_of
 from sparseft.pruning.mask_ops import Mask
-from sparseft.training.batches import Example, encode, refuse_longer, shuffled
+from sparseft.training.batches import Example, encode, of_length, refuse_longer, shuffled
 from sparseft.training.fixed_length import IGNORED, FixedLengthLoss, fixed_batch
 from sparseft.training.hardware import peak_memory, versions
 from sparseft.training.job import Job
@@ -60,23 +61,29 @@ def train(job: Job, cerebras: Cerebras, folder: Path) -> dict:
 
     A complete state_*.mdl in `folder` of the same training is gone on from. Raises InputError, on a CSX target, where
     the machine knows no appliance."""
-    backend = open_backend(cerebras, folder)
-    trainer = Trainer(job, cerebras, backend, folder)
-    with _appliance_needed():
+    trainer = Trainer(job, cerebras, open_backend(cerebras, folder), folder)
+    with appliance_needed():
         progress, eval_loss = trainer.fit(), trainer.eval_loss()
     matrices = trainer.trained_factors()
     write_adapter(folder / "adapter", matrices, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
-    on_csx = backend.backend_type.is_csx
     record = progress.record(job.settings.batch_size, peak_memory(torch.device("cpu")))
     return record | {
         "eval_loss": eval_loss,
-        "backend": "cerebras",
-        "device": "CSX" if on_csx else "CSX software backend on CPU",
-        "processes": cerebras.num_csx if on_csx else 1,
-        "cerebras": cerebras.model_dump(include=cerebras.DECIDING),
-        "micro_batch_size": cerebras.csx_micro_batch_size if on_csx else job.settings.batch_size,
+        **ran_on(trainer),
         "dtype": trainer.dtype,
         "trainable_parameters": sum(matrix.numel() for pair in matrices.values() for matrix in pair),
+    }
+
+
+def ran_on(trainer: "Trainer") -> dict:
+    """For a record: the device and all that its numbers come from."""
+    cerebras, on_csx = trainer.cerebras, trainer.backend.backend_type.is_csx
+    return {
+        "backend": "cerebras",
+        "device": WAFER if on_csx else "CSX software backend on CPU",
+        "processes": cerebras.num_csx if on_csx else 1,
+        "micro_batch_size": cerebras.csx_micro_batch_size if on_csx else trainer.settings.batch_size,
+        "cerebras": cerebras.model_dump(include=cerebras.DECIDING),
         "compile_hash": graph_digest(trainer.graph) if on_csx and trainer.graph else None,
         "versions": versions() | {"cerebras-pytorch": version("cerebras-pytorch")},
     }
@@ -88,16 +95,18 @@ def remove_states(folder: Path) -> None:
         path.unlink()
 
 
-def lower(job: Job, cerebras: Cerebras, folder: Path, *, compile_only: bool) -> dict:
-    """Lower the steps of a training and its evaluation, and compile them where `compile_only`; nothing is run.
+def lower(job: Job, cerebras: Cerebras, folder: Path, *, compile_only: bool, fill: bool = False) -> dict:
+    """Lower the steps of a training and, where there are examples for it, its evaluation, and compile them where
+    `compile_only`; nothing is run.
 
     Without compile_only no appliance is needed: the front end alone says whether the operations are supported.
     Returns compile.json's content. Raises InputError where that fails."""
     backend = open_backend(cerebras, folder, compile_only=compile_only, validate_only=not compile_only)
-    trainer = Trainer(job, cerebras, backend, folder)
-    with _appliance_needed():
+    trainer = Trainer(job, cerebras, backend, folder, fill=fill)
+    with appliance_needed():
         trainer.run(0, job.settings.steps)
-        trainer.eval_loss()
+        if "validation" in trainer.data:
+            trainer.eval_loss()
     return {
         "run_id": job.provenance["run_id"],
         "compile_only": compile_only,
@@ -136,9 +145,13 @@ def open_backend(
 
 
 class Trainer:
-    """A model on a backend, ready to train: what the package's loop needs, and what has been measured."""
+    """A model on a backend, ready to train: what the package's loop needs, and what has been measured.
 
-    def __init__(self, job: Job, cerebras: Cerebras, backend: cstorch.backend, folder: Path) -> None:
+    `fill`: every example is cut or repeated to the sequence length, where speed is measured and nothing is learnt."""
+
+    def __init__(
+        self, job: Job, cerebras: Cerebras, backend: cstorch.backend, folder: Path, *, fill: bool = False
+    ) -> None:
         cerebras.check(job.settings, job.evaluation_batch_size)
         torch.manual_seed(job.seed)
         model, tokenizer = load_model(job.checkpoint.folder, torch.device("cpu"))
@@ -147,17 +160,18 @@ class Trainer:
         self.layers = attach(
             model, lambda layer: torch.from_numpy(job.mask.kept(layer)), paths, job.mode, job.settings, plain_kind_of
         )
+        self.length = cerebras.sequence_length
         self.data = {split: encode(rows, job.task, tokenizer, sys.maxsize) for split, rows in job.rows.items()}
-        lengths = [len(example.ids) for examples in self.data.values() for example in examples]
+        if fill:
+            self.data = {split: [of_length(one, self.length) for one in each] for split, each in self.data.items()}
         refuse_longer(
             "training and validation examples",
-            lengths,
-            cerebras.sequence_length,
+            [len(example.ids) for examples in self.data.values() for example in examples],
+            self.length,
             "set cerebras.sequence_length to the longest's, or leave them out of the data",
         )
-        self.job, self.settings, self.folder, self.backend = job, job.settings, folder, backend
-        self.length = cerebras.sequence_length
-        self.module = FixedLengthLoss(model, cerebras.sequence_length)
+        self.job, self.settings, self.cerebras, self.folder, self.backend = job, job.settings, cerebras, folder, backend
+        self.module = FixedLengthLoss(model, self.length)
         where = [
             cerebras.model_dump(include=cerebras.DECIDING),
             torch.get_num_threads(),
@@ -236,13 +250,13 @@ class Trainer:
             factors[name] = A, B
         return factors
 
-    def run(self, done: int, stop: int) -> None:
-        """Train from after step `done` until step `stop`, in one execution."""
+    def run(self, done: int, stop: int, *, saves: bool = True) -> None:
+        """Train from after step `done` until step `stop`, in one execution; where it `saves`, the last state at least."""
         loader = cstorch.utils.data.DataLoader(
             training_batches, self.data["train"], self.settings, self.job.seed, self.length, done
         )
-        saves = self.settings.save_every or stop - done
-        executor = cstorch.utils.data.DataExecutor(loader, self._steps(stop - done), checkpoint_steps=saves)
+        every = (self.settings.save_every or stop - done) if saves else None
+        executor = cstorch.utils.data.DataExecutor(loader, self._steps(stop - done), checkpoint_steps=every)
         training_step, note = self._training_step(), self._note()
         self._start_clock()
         batches = islice(shuffled(self.data["train"], self.settings, self.job.seed), done, stop)
@@ -280,7 +294,8 @@ class Trainer:
 
         @cstorch.step_closure
         def note(step: int, tokens: int, loss: Tensor, norm: Tensor, rate: Tensor | float) -> None:
-            self.progress.seconds.append(time.perf_counter() - self.begin)
+            now = time.perf_counter()
+            self.progress.seconds.append(now - self.begin)
             self.progress.tokens.append(tokens)
             loss, norm = loss.item(), norm.item()
             check_finite(step, loss, norm)
@@ -290,7 +305,8 @@ class Trainer:
             say_step(step, self.settings.steps, loss)
             if self.base is not None:
                 check_frozen(self.module, self.base, step)
-            self.begin = time.perf_counter()
+                now = time.perf_counter()  # the CPU waited for the check; the wafer is at its next step
+            self.begin = now
 
         return note
 
@@ -447,7 +463,7 @@ def graph_digest(graph: Path) -> str:
 
 
 @contextmanager
-def _appliance_needed() -> Iterator[None]:
+def appliance_needed() -> Iterator[None]:
     try:
         yield
     except ClusterConfigError as error:

@@ -22,15 +22,21 @@ NAME = "state_{step}.mdl"
 def write_mdl(folder: Path, step: int, content: dict) -> None:
     """Write the state after `step` and remove the older ones; `content`: tensors, numbers and text, nested."""
     path = folder / NAME.format(step=step)
-    path.unlink(missing_ok=True)  # what a killed process left incomplete
-    cstorch.save(content, str(path))
+    path.unlink(missing_ok=True)  # of a training with other settings
+    try:
+        cstorch.save(content, str(path))
+    finally:
+        remove_unfinished(folder)
     for older in saved_mdl(folder):
         if older != path:
             older.unlink()
 
 
 def read_last_mdl(folder: Path, identity: str) -> dict | None:
-    """The newest complete state of this training, on the CPU; those left aside are said on stderr. None without one."""
+    """The newest complete state of this training, on the CPU; those left aside are said on stderr. None without one.
+
+    What a killed process left half-written is removed."""
+    remove_unfinished(folder)
     for path in saved_mdl(folder):
         try:
             _check(path, identity)
@@ -44,6 +50,12 @@ def read_last_mdl(folder: Path, identity: str) -> dict | None:
 def saved_mdl(folder: Path) -> list[Path]:
     """The states in a folder, newest first."""
     return sorted(folder.glob(NAME.format(step="*")), key=lambda path: -int(path.stem.removeprefix("state_")))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a save that was cut off left: the package writes beside the place, and renames."""
+    for path in folder.glob(f"{NAME.format(step='*')}.*.tmp"):
+        path.unlink()
 
 
 def _read(tensor: Tensor) -> Tensor:

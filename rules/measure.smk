@@ -1,0 +1,43 @@
+# Speed and memory of the training against the batch size, a job a cell; optional, made where it is asked for:
+#   snakemake throughput
+rule measure_throughput:
+    input:
+        manifest=lambda w: manifest_if(STUDY.check_measured, w.task),
+        mask=lambda w: grid.mask_path(w.method),
+        train=f"{grid.DATA}/train.jsonl",
+    output:
+        record=grid.THROUGHPUT,
+    log:
+        f"results/logs/measure_throughput/{grid.CELL_ID}.log",
+    benchmark:
+        f"results/benchmarks/measure_throughput/{grid.CELL_ID}.tsv"
+    wildcard_constraints:
+        mode="|".join(grid.TRAINED_MODES),
+    conda:
+        "../envs/sparseft.yaml"
+    threads: workflow.resource_settings.cores or STUDY.resources.threads  # nothing runs beside it on this machine
+    resources:
+        mem_mb=STUDY.throughput.memory_mb or STUDY.resources.memory_mb,  # a batch that needs more is recorded as such
+        gpu=STUDY.resources.gpus,
+    params:
+        code=code("measure_throughput.py"),
+        cell=grid.CELL_ID,
+        model=subpath(input.manifest, parent=True),
+        data=subpath(input.train, parent=True),
+        settings=lambda w: flags(
+            **STUDY.training_of(w.task).model_dump(exclude=STUDY.throughput.DECIDED),
+            **STUDY.throughput.model_dump(exclude={"methods", "sparsities", "modes", "memory_mb"}),
+            threads=STUDY.resources.threads,
+            memory_mb=STUDY.throughput.memory_mb or STUDY.resources.memory_mb,
+        ),
+    message:
+        "measure the throughput of {params.cell}"
+    shell:
+        'python "$SCRIPTS/measure_throughput.py"'
+        " --cell {params.cell:q}"
+        " --model_path {params.model:q}"
+        " --mask_path {input.mask:q}"
+        " --data_dir {params.data:q}"
+        " {params.settings:q}"
+        " --output {output.record:q}"
+        " 2> {log:q}"

@@ -1,0 +1,30 @@
+"""Join the measurements of a cell's batch sizes into the one file that analyze_throughput.py reads.
+
+    join_measurements.py --records results/throughput/CELL/*/measurement.json --output results/throughput/CELL.json
+
+The files are those of measure_cerebras.py; what was measured under different conditions is not joined.
+"""
+
+import argparse
+from pathlib import Path
+
+from sparseft.errors import run_script
+from sparseft.files import write_json
+from sparseft.measurements import join
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=Path, nargs="+", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    write_json(args.output, join(args.records))
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

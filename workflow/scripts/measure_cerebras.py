@@ -1,0 +1,78 @@
+"""Measure the speed of one cell's training at one batch size on a Cerebras CS-3, or on cerebras-pytorch's CPU backend.
+
+    measure_cerebras.py --run_id llama-boolq-unstructured-sparsity50-sparse_to_sparse-seed0 --model_path models/llama \\
+        --mask_path masks/llama/masks_sparsity50_unstructured.pt --data_dir data/boolq --batch_size 64 \\
+        --micro_batch_size 64 --steps 110 --warmup_steps 10 --output_dir FOLDER
+
+Writes measurement.json, one repeat: join_measurements.py makes a cell's file of all. --steps holds those of the warm-up;
+--fill_sequences cuts or repeats every example to --sequence_length. With --compile_only it compiles and writes compile.json alone.
+With that package's python.
+"""
+
+import argparse
+
+from sparseft.config import Cerebras, Throughput, add_flags, parse_section
+from sparseft.errors import InputError, run_script
+from sparseft.files import locked, sha256, write_json
+from sparseft.grid import Cell
+from sparseft.training.hardware import keep_freed_memory, limit_threads
+from sparseft.training.job import Job, add_job_flags, job_of
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_job_flags(parser)
+    add_flags(parser, Cerebras, Cerebras.flags())
+    add_flags(parser, Throughput, ["warmup_steps"])
+    parser.add_argument("--fill_sequences", action="store_true", help="examples have --sequence_length tokens each")
+    parser.add_argument("--compile_only", action="store_true", help="compile on the appliance; measure nothing")
+    return parser.parse_args()
+
+
+def conditions(args: argparse.Namespace, job: Job, warmup: int) -> dict:
+    """What all repeats of a cell have in common."""
+    return {
+        "cell": Cell.parse(args.run_id.rpartition("-seed")[0]).id,
+        "threads": args.threads,
+        **job.settings.model_dump(exclude=Throughput.DECIDED),
+        "sequence_length": int(args.sequence_length) if args.fill_sequences else None,
+        "warmup_steps": warmup,
+        "steps": job.settings.steps - warmup,
+        "inputs": {"model": job.checkpoint.digest, "mask": job.provenance["mask_sha256"],
+                   "train": sha256(args.data_dir / "train.jsonl")},
+    }  # fmt: skip
+
+
+def asked_of(args: argparse.Namespace) -> tuple[Job, Cerebras, int]:
+    """The job, its backend and the steps of the warm-up, checked."""
+    cerebras = parse_section(Cerebras, {name: getattr(args, name) for name in Cerebras.flags()}, "cerebras")
+    warmup = parse_section(Throughput, {"warmup_steps": args.warmup_steps}, "throughput").warmup_steps
+    job = job_of(args)
+    if job.settings.steps <= warmup:
+        raise InputError(f"--steps {job.settings.steps}: none is left after {warmup} of warm-up", "give more")
+    cerebras.check_measured(Throughput(steps=job.settings.steps - warmup))
+    return job, cerebras, warmup
+
+
+def main() -> int:
+    args = parse_args()
+    limit_threads(args.threads)
+    keep_freed_memory()
+    job, cerebras, warmup = asked_of(args)
+    from sparseft.training.cerebras import lower  # refuses an environment without the package
+    from sparseft.training.cerebras_throughput import measure, without_evaluation
+
+    with locked(args.output_dir):
+        if args.compile_only:
+            alone = without_evaluation(job)
+            record = lower(alone, cerebras, args.output_dir, compile_only=True, fill=args.fill_sequences)
+            write_json(args.output_dir / "compile.json", record)
+        else:
+            record = measure(job, cerebras, args.output_dir, warmup=warmup, fill=args.fill_sequences)
+            own = {"batch_size": job.settings.batch_size, "seed": job.seed}
+            write_json(args.output_dir / "measurement.json", conditions(args, job, warmup) | record | own)
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
