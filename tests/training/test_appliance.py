@@ -150,6 +150,7 @@ CSCTL = f"""
 LABEL=$(grep -o 'sparseft=[0-9a-f]*' $HERE/starts)
 [ "$1 $2" = "get jobs" ] && echo "{LISTED}"
 [ "$1 $2" = "cancel job" ] && echo $3 >> $HERE/cancelled
+true
 """
 
 
@@ -160,7 +161,7 @@ def test_the_job_of_a_trainer_that_was_killed_is_cancelled_and_one_that_failed_h
     assert (bench.cancelled.read_text().split() if bench.cancelled.exists() else []) == cancelled
 
 
-@pytest.mark.parametrize("csctl", ["exit 1", "true", CSCTL.replace("echo $3 >>", "exit 1;")])
+@pytest.mark.parametrize("csctl", ["exit 1", "true", CSCTL.replace("echo $3 >> $HERE/cancelled", "exit 1")])
 def test_a_job_that_could_not_be_cancelled_is_said(bench, csctl):
     bench.program("csctl", csctl)
     assert bench.run("kill -9 $$") == 2
