@@ -1,6 +1,7 @@
 # make run    set up, then the default study; about eight minutes on 2 cores
 # make test   set up, then all tests
 # make test-cerebras  set up cerebras-pytorch, 5.7 GB, in an environment of its own; then that backend's tests
+# make test-modelzoo   the backend modelzoo's tests; MODELZOO_HOME and MODELZOO_PYTHON name a checkout of ModelZoo 2.10.0
 # make lint   ruff, snakefmt, snakemake --lint
 # make bench  this project beside its peers, as ratios in one run
 
@@ -9,7 +10,7 @@ PYTHON ?= python3
 CEREBRAS_RELEASE ?= 2.10.0
 BIN := .venv/bin
 
-.PHONY: run test test-cerebras lint format bench
+.PHONY: run test test-cerebras test-modelzoo lint format bench
 
 run: .venv/installed
 	$(BIN)/snakemake
@@ -21,6 +22,9 @@ test: .venv/installed-tests
 
 test-cerebras: .venv/installed-tests .venv-cerebras/installed-$(CEREBRAS_RELEASE)
 	SPARSEFT_PYTHON='$(abspath $(BIN)/python)' .venv-cerebras/bin/python -m pytest tests/cerebras
+
+test-modelzoo: .venv/installed-tests
+	$(BIN)/python -m pytest tests/modelzoo
 
 lint: .venv/installed-tests
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ report: "workflow/report/workflow.rst"
 include: "rules/common.smk"
 include: "rules/prepare.smk"
 include: "rules/masks.smk"
-include: "rules/cerebras.smk" if STUDY.backend == "cerebras" else "rules/train.smk"
+include: {"torch": "rules/train.smk", "cerebras": "rules/cerebras.smk", "modelzoo": "rules/modelzoo.smk"}[STUDY.backend]
 include: "rules/merge.smk"
 include: "rules/compact.smk"
 include: "rules/validate.smk"

@@ -28,6 +28,13 @@ class Study:
         sources = {name: {"source": f"path:{folder}", "dtype": "bfloat16"} for name, folder in models.items()}
         (self.folder / "study.yaml").write_text(yaml.safe_dump({"models": sources, **sections}))
 
+    def script(self, name: str, *arguments: object) -> subprocess.CompletedProcess:
+        """A script as a user runs it in the folder."""
+        command = [self.python, self.root / "workflow/scripts" / name, *arguments]
+        return subprocess.run(
+            [str(part) for part in command], cwd=self.folder, capture_output=True, text=True, check=False
+        )
+
     def snakemake(self, *arguments: str, expect: int = 0) -> str:
         """Run snakemake in the folder; returns what it printed."""
         command = [self.python, "-m", "snakemake", *arguments, "--snakefile", str(self.root / "Snakefile")]

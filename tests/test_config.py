@@ -72,7 +72,7 @@ def test_every_configuration_file_is_valid():
         ("throughput.sparsities", [0, 51], "throughput.sparsities asks for 51, which grid.sparsities lacks"),
         ("throughput.sequence_length", 1, "throughput.sequence_length: Input should be greater than or equal to 2"),
         ("resources.processes", 3, "3 processes cannot share 1 micro-batches a step; set training.micro_batch_size to"),
-        ("backend", "tpu", "backend: Input should be 'torch' or 'cerebras', not 'tpu'"),
+        ("backend", "tpu", "backend: Input should be 'torch', 'cerebras' or 'modelzoo', not 'tpu'"),
         ("cerebras.target", "GPU", "cerebras.target: Input should be 'CSX' or 'CPU', not 'GPU'"),
         ("grid.modes", ["sparse"], "grid.modes.0: Input should be 'sparse_to_dense' or 'sparse_to_sparse'"),
         (
@@ -110,13 +110,13 @@ def test_a_fault_is_one_line_that_names_its_place(path, value, line):
 def test_several_processes_are_not_for_the_wafer():
     raw = changed("resources.processes", 2)
     raw |= {"backend": "cerebras", "training": {"batch_size": 8, "micro_batch_size": 4}}
-    with pytest.raises(InputError, match=r"resources.processes: the backend cerebras trains in one; more systems"):
+    with pytest.raises(InputError, match=r"resources.processes: Cerebras' backends train in one; more systems"):
         parse_section(Config, raw, "configuration")
 
 
 def test_a_schedule_that_the_wafer_cannot_have_is_refused_before_anything_runs():
     raw = changed("training", {"cache_weights": True}) | {"backend": "cerebras"}
-    with pytest.raises(InputError, match=r"training.cache_weights: the backend cerebras has none"):
+    with pytest.raises(InputError, match=r"training.cache_weights: Cerebras' backends have none"):
         parse_section(Config, raw, "configuration")
 
 

@@ -38,7 +38,7 @@ def test_every_module_that_python_loads_for_a_script_is_found(name):
         [sys.executable, "-c", LISTING, script], capture_output=True, text=True, check=True, env=environment
     )
     loaded = {Path(line) for line in done.stdout.splitlines()}
-    assert len(loaded) >= 3
+    assert len(loaded) >= 2
     assert loaded <= set(imported_modules(script, ROOT / "lib"))
 
 

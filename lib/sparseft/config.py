@@ -322,7 +322,7 @@ class Resources(Section):
 
 
 class Cerebras(Section):
-    """How the backend `cerebras` runs; names as in cerebras-pytorch 2.10: ClusterConfig, csx.performance."""
+    """How the backends `cerebras` and `modelzoo` run; names as in cerebras-pytorch 2.10: ClusterConfig, csx.performance."""
 
     RULES_ONLY: ClassVar = {"python", "compile_once", "lock"}  # keys that are no flags of a script
     DECIDING: ClassVar = {"target", "num_csx", "sequence_length", "csx_micro_batch_size"}  # of a training's numbers
@@ -371,10 +371,10 @@ class Cerebras(Section):
         return self.target == "CSX" and (asked == "1" if asked else self.compile_once)
 
     def check(self, training: Training, evaluation_batch_size: int) -> None:
-        """Raises InputError for what this backend cannot do of a schedule, or of the evaluations in it."""
+        """Raises InputError for what Cerebras' backends cannot do of a schedule, or of the evaluations in it."""
         asked = [name for name in ("shard_model", "cache_weights", "gradient_checkpointing") if getattr(training, name)]
         if asked:
-            raise InputError(f"training.{asked[0]}: the backend cerebras has none", "set it to false")
+            raise InputError(f"training.{asked[0]}: Cerebras' backends have none", "set it to false")
         sizes = {"batch_size": training.batch_size, "evaluation_batch_size": evaluation_batch_size}
         for name, size in sizes.items():
             if size % self.num_csx:
@@ -390,6 +390,14 @@ class Cerebras(Section):
         if asked.memory_mb:
             raise InputError("throughput.memory_mb: the backend cerebras sets no limit", "leave it out")
 
+    def check_modelzoo(self, training: Training, evaluation_batch_size: int) -> None:
+        """Raises InputError for what ModelZoo's Trainer cannot do of a schedule."""
+        self.check(training, evaluation_batch_size)
+        if training.eval_every:
+            raise InputError(
+                "training.eval_every: ModelZoo's Trainer begins its data anew after an evaluation", "set it to 0"
+            )
+
 
 class Config(Section):
     """A study."""
@@ -404,7 +412,7 @@ class Config(Section):
     resources: Resources = Resources()
     throughput: Throughput = Throughput()
     analysis: Analysis = Analysis()
-    backend: Literal["torch", "cerebras"] = Field("torch", description="What trains.")
+    backend: Literal["torch", "cerebras", "modelzoo"] = Field("torch", description="What trains.")
     cerebras: Cerebras = Cerebras()
     keep_merged: bool = Field(False, description="Keep results/runs/*/model_dir after the evaluation.")
 
@@ -431,18 +439,17 @@ class Config(Section):
                 raise ValueError(
                     f"tasks.{name} is generated: give train_examples and validation_examples, neither local nor hub"
                 )
-        if self.backend == "cerebras":
+        if self.backend != "torch":
             self._check_cerebras()
         return self
 
     def _check_cerebras(self) -> None:
         """One process, and schedules without a GPU's economies; a COMPILE_ONCE that says neither yes nor no is refused."""
         if self.resources.processes > 1:
-            raise ValueError(
-                "resources.processes: the backend cerebras trains in one; more systems are cerebras.num_csx"
-            )
+            raise ValueError("resources.processes: Cerebras' backends train in one; more systems are cerebras.num_csx")
+        check = self.cerebras.check_modelzoo if self.backend == "modelzoo" else self.cerebras.check
         for task in self.grid.tasks:
-            self.cerebras.check(self.training_of(task), self.evaluation_batch_size)
+            check(self.training_of(task), self.evaluation_batch_size)
         _ = self.cerebras.compiles_first
 
     def check_measured(self, task: str) -> None:
@@ -450,6 +457,8 @@ class Config(Section):
         if self.backend == "torch":
             self.training_of(task).check_measured()
             return
+        if self.backend == "modelzoo":
+            raise InputError("throughput: ModelZoo's Trainer is not measured", "set backend: cerebras, or torch")
         self.cerebras.check_measured(self.throughput)
         for size in self.throughput.batch_sizes:
             self.cerebras.check(self.throughput.schedule(self.training_of(task), size), self.evaluation_batch_size)

@@ -240,7 +240,7 @@ def _compilations(config: Config) -> list[str]:
 
 
 def _training_memory(config: Config, subject: Subject, task: str) -> Need:
-    if config.backend == "cerebras":
+    if config.backend != "torch":
         tracing = {"tracing, not on the wafer: fp32 weights, masks, graph": TRACE * subject.weights, "program": TRACER}
         return Need({}, tracing)
     settings, texts, layers = config.training_of(task), TEXTS[task], subject.config["num_hidden_layers"]

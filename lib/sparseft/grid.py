@@ -108,6 +108,8 @@ RUN = f"{RUNS}/{RUN_ID}"
 THROUGHPUT = f"results/throughput/{CELL_ID}.json"
 BATCH = f"results/throughput/{CELL_ID}/batch{{batch_size}}-seed{{seed}}"  # of a backend that measures each by itself
 STOP = "results/logs/stop"  # left by a job that met a full disk, or quota
+EXPORTED = "sparsity{sparsity}_{method}"
+TRAINER_CONFIGURATION = f"config/modelzoo/{RUN_ID}.yaml"
 PROGRAM = "results/programs/{program}"
 ANALYSIS = "results/analysis"
 THROUGHPUT_TABLE = f"{ANALYSIS}/throughput_vs_batch_size.csv"
@@ -122,6 +124,11 @@ def mask_folder(method: str) -> str:
 def mask_path(method: str) -> str:
     """The path of a method's masks."""
     return f"{mask_folder(method)}/{MASK_NAME}.pt"
+
+
+def exported(method: str) -> str:
+    """The folder of the masked ModelZoo checkpoints of a method: apart for every task where its masks are."""
+    return f"modelzoo/{{model}}/{{task}}/{EXPORTED}" if method in TASK_METHODS else f"modelzoo/{{model}}/{EXPORTED}"
 
 
 def fill(pattern: str, cell: Cell) -> str:

@@ -168,3 +168,17 @@ def test_a_study_of_an_mdl_source_has_the_masks_of_its_original(tmp_path, made, 
         assert (study.folder / "masks/hf" / mask).read_bytes() == (study.folder / "masks/mdl" / mask).read_bytes()
     file.write_bytes(b"another")
     assert study.planned("models/mdl/manifest.json") == {"prepare_model": 1}
+
+
+def test_the_sweep_is_planned_with_an_export_a_mask(tmp_path):
+    study = Study(tmp_path)
+    merged = {}
+    for name in ("sweep", "modelzoo"):
+        merged |= yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(merged))
+    planned = study.planned()
+    assert (planned["export_checkpoint"], planned["train_adapter"]) == (56, 330)
+    merged["grid"] = {**merged["grid"], "methods": ["unstructured_wanda"]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(merged))
+    planned = study.planned()
+    assert (planned["export_checkpoint"], planned["export_task_checkpoint"]) == (2, 54)

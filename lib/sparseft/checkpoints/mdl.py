@@ -185,7 +185,7 @@ class MdlFile:
 class MdlWriter:
     """Writes the tensors below one key of the tree, in any order and in parts; `finish` makes the file complete."""
 
-    def __init__(self, file: h5py.File, branch: str, target: "_Target") -> None:
+    def __init__(self, file: h5py.File, branch: str, target: "Target") -> None:
         self.file, self.branch, self.target = file, branch, target
         self.leaves: dict[str, dict] = {}
 
@@ -230,7 +230,7 @@ class MdlWriter:
 @contextmanager
 def mdl_writer(path: Path, branch: str) -> Iterator[MdlWriter]:
     """Open `path` for the tensors below `branch`, such as "model"; the file appears whole, or not at all."""
-    with atomic_file(path) as temporary, _Target(temporary, "w+b") as target:
+    with atomic_file(path) as temporary, Target(temporary, "w+b") as target:
         try:
             with h5py.File(target, "w", rdcc_nbytes=_CACHE) as file:
                 writer = MdlWriter(file, branch, target)
@@ -240,7 +240,7 @@ def mdl_writer(path: Path, branch: str) -> Iterator[MdlWriter]:
             target.check()
 
 
-class _Target(io.FileIO):
+class Target(io.FileIO):
     """The file that HDF5 writes to. A full disk makes HDF5 crash when it closes: it is not told, and `check` says it."""
 
     error: OSError | None = None

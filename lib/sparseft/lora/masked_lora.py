@@ -11,7 +11,6 @@ A structured mask is rows x columns, and (B A) * M = (B * rows) (A * columns): t
 of dense LoRA. A mask of ones is plain LoRA.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 
 from sparseft.config import Training
 from sparseft.lora.effective_weight import Workspace, carried_mask, carry_mask_, row_blocks
+from sparseft.lora.factors import initial_factor
 
 
 class MaskedLoRAFunction(torch.autograd.Function):
@@ -83,8 +83,7 @@ def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
 class LoRALinear(nn.Module):
     """A frozen linear layer (no bias) with a low-rank adapter: y = x (W * M)^T + s (dropout(x) A^T) B^T.
 
-    A (r, in) starts as PEFT's, kaiming-uniform with a = sqrt(5); B (out, r) starts at 0: the first step sees the
-    pruned model. Both are fp32; products are in x's dtype."""
+    A (r, in) starts as PEFT's; B (out, r) starts at 0: the first step sees the pruned model. Both are fp32; products are in x's dtype."""
 
     def __init__(self, weight: Tensor, settings: Training, workspace: Workspace) -> None:
         """`weight` (out, in) carries its mask."""
@@ -92,8 +91,7 @@ class LoRALinear(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.scale, self.gradient, self.workspace = settings.lora_scale, settings.gradient, workspace
         self.dropout = nn.Dropout(settings.lora_dropout)
-        A = torch.empty(settings.lora_r, weight.shape[1], device=weight.device)
-        self.lora_A = nn.Parameter(nn.init.kaiming_uniform_(A, a=math.sqrt(5)))
+        self.lora_A = nn.Parameter(initial_factor(settings.lora_r, weight.shape[1], weight.device))
         self.lora_B = nn.Parameter(torch.zeros(weight.shape[0], settings.lora_r, device=weight.device))
 
     @classmethod

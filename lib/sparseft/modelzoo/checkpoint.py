@@ -100,7 +100,7 @@ class ModelZooCheckpoint(Checkpoint):
         yield np.frombuffer(safetensors_header(lay_out(self.file, kinds).values()), np.uint8)
         for name, tensor in self.tensors.items():
             for rows in self._rows(name, BLOCK):
-                yield _converted(rows.reshape(-1), tensor.dtype, dtype or tensor.dtype)
+                yield converted(rows.reshape(-1), tensor.dtype, dtype or tensor.dtype)
 
     @cached_property
     def digest(self) -> str:
@@ -148,7 +148,7 @@ def open_checkpoint(place: Path) -> Checkpoint:
     return ModelZooCheckpoint(folder=found[1], file=found[0]) if found else Checkpoint(place)
 
 
-def _converted(bits: np.ndarray, dtype: str, target: str) -> np.ndarray:
+def converted(bits: np.ndarray, dtype: str, target: str) -> np.ndarray:
     """The bytes of bits (n,) of values in `dtype`, rounded to `target` as torch does; numpy knows no bfloat16."""
     if dtype == target:
         return bits.view(np.uint8)

@@ -26,10 +26,15 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTraine
         raise InputError(
             f"{folder}: does not fit its config.json: {', '.join(faults)}", "repair or replace the checkpoint"
         )
+    return model.to(device).eval(), load_tokenizer(folder)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer. Raises InputError where it has no token to end an answer with."""
     tokenizer = _tokenizer(folder)
     if tokenizer.eos_token_id is None:
         raise InputError(f"{folder}: the tokenizer has no end-of-sequence token", "name eos_token in its configuration")
-    return model.to(device).eval(), tokenizer
+    return tokenizer
 
 
 def _config(folder: Path) -> PretrainedConfig:

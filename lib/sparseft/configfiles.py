@@ -1,0 +1,25 @@
+"""Configuration files as Snakemake reads them."""
+
+from pathlib import Path
+
+import yaml
+from snakemake.utils import update_config
+
+from sparseft.config import Config, parse_section
+from sparseft.errors import InputError
+
+DEFAULT = Path(__file__).parents[2] / "config/config.yaml"
+
+
+def read_configuration(files: list[Path]) -> Config:
+    """The study of the default configuration with `files` laid over it."""
+    content: dict = {}
+    for file in (DEFAULT, *files):
+        try:
+            section = yaml.safe_load(file.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            raise InputError(f"{file}: not YAML ({error})", "correct it") from None
+        if not isinstance(section, dict):
+            raise InputError(f"{file}: holds no sections", "write a study as config/config.yaml is written")
+        update_config(content, section)
+    return parse_section(Config, content, "configuration")

@@ -1,0 +1,158 @@
+"""ModelZoo's own Trainer, release 2.10.0, on its CPU backend, and its configuration before the wafer's compiler: `make test-modelzoo`.
+
+The checkout is the user's: MODELZOO_HOME names it, MODELZOO_PYTHON its environment's python."""
+
+import csv
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.mdl import MdlFile
+from sparseft.files import sha256
+from sparseft.lora.adapter import read_adapter
+from sparseft.lora.merge import merge
+from sparseft.modelzoo.export import CHECKPOINT
+from sparseft.pruning.mask_ops import read_mask
+from sparseft.tasks import get_task, read_examples
+from sparseft.training.batches import encode
+from sparseft.training.loss import AnswerLoss, mean_answer_loss
+from sparseft.training.model import load_model
+from sparseft.validation import validate
+from study import ROOT, TINY_STUDY, Study, tiny_grid
+from trainings import Inputs, make, trained
+
+pytestmark = pytest.mark.skipif(
+    not (os.environ.get("MODELZOO_HOME") and os.environ.get("MODELZOO_PYTHON")),
+    reason="needs ModelZoo 2.10.0: MODELZOO_HOME, its checkout, and MODELZOO_PYTHON",
+)
+LAYERS = 14
+MODES = ("sparse_to_dense", "sparse_to_sparse")
+
+
+@pytest.fixture(scope="module", params=["llama", "mistral"])
+def inputs(request, tmp_path_factory) -> Inputs:
+    return make(tmp_path_factory.mktemp("inputs"), request.param)
+
+
+@pytest.fixture(scope="module")
+def records(inputs, tmp_path_factory) -> dict[str, tuple[Path, dict, dict]]:
+    """Mode -> (run folder, ModelZoo's train.json, the torch backend's)."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {
+        mode: (folder / mode, trained("train_modelzoo.py", inputs.modelzoo_flags(mode, folder / mode)),
+               trained("train.py", inputs.flags(mode, folder / f"{mode}_torch")))
+        for mode in MODES
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_training_is_the_torch_backends(records, mode):
+    """But for AdamW's eps, which is added before the bias correction there."""
+    _, ours, theirs = records[mode]
+    pairs = zip(ours["loss_curve"], theirs["loss_curve"], strict=True)
+    assert max(abs(one["loss"] - other["loss"]) for one, other in pairs) < 5e-4
+    assert ours["eval_loss"] == pytest.approx(theirs["eval_loss"], abs=5e-4)
+    assert ours["trainable_parameters"] == theirs["trainable_parameters"]
+    assert (ours["backend"], ours["device"], ours["dtype"]) == ("modelzoo", "CSX software backend on CPU", "float32")
+    assert ours["loss_curve"][-1]["loss"] < ours["loss_curve"][0]["loss"] - 0.5
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_merged_model_is_sparse_and_has_modelzoos_loss(inputs, records, tmp_path, mode):
+    folder, record, _ = records[mode]
+    base, mask = Checkpoint(inputs.folder / inputs.model), read_mask(inputs.folder / "mask.pt")
+    merge(base, mask, sha256(inputs.folder / "mask.pt"), folder / "adapter", tmp_path / "merged")
+    report = validate(Checkpoint(tmp_path / "merged"), mask, base=base)
+    assert (report["passed"], report["violations"], report["layers_checked"]) == (True, 0, LAYERS)
+    model, tokenizer = load_model(tmp_path / "merged", torch.device("cpu"))
+    task = get_task("boolq_mini")
+    examples = encode(read_examples(inputs.folder / "data/validation.jsonl", task), task, tokenizer, 256)
+    loss = mean_answer_loss(AnswerLoss(model), examples, 8, torch.device("cpu"))
+    if mode == "sparse_to_sparse":
+        assert loss == pytest.approx(record["eval_loss"], abs=1e-4)
+    else:  # what the merge prunes was trained
+        assert abs(loss - record["eval_loss"]) > 1e-3
+    assert all(B.any() for _, B in read_adapter(folder / "adapter")[0].values())
+
+
+def test_a_killed_training_goes_on_to_the_same_bits_and_its_checkpoint_keeps_masks_and_base(inputs, records, tmp_path):
+    """The traps: lora_B is never masked, the base is in no optimizer, masks under trainer names survive a restart."""
+    process = inputs.start("sparse_to_sparse", tmp_path)
+    while process.poll() is None and not complete(tmp_path / "modelzoo/checkpoint_5.mdl"):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (kept,) = (path for path in (tmp_path / "modelzoo").glob("checkpoint_*.mdl") if complete(path))
+    trainer = MdlFile(kept)
+    before = MdlFile(inputs.folder / "cs" / CHECKPOINT)
+    masks = {key for key in trainer.tensors if key.startswith("model.") and key.endswith("_mask")}
+    assert masks == {key for key in before.tensors if key.endswith("_mask")}
+    assert len(masks) == LAYERS
+    assert not [key for key in masks if "lora" in key]
+    moments = [key for key in trainer.tensors if key.startswith("optimizer.state.") and key.endswith("exp_avg")]
+    assert len(moments) == 2 * LAYERS  # A and B of every layer, and no base
+    for key in masks:
+        assert (trainer.read(trainer.tensors[key]) == before.read(before.tensors[key])).all()
+    trainer.file.close()
+    record = trained("train_modelzoo.py", inputs.modelzoo_flags("sparse_to_sparse", tmp_path))
+    _, whole, _ = records["sparse_to_sparse"]
+    assert record["resumed_after_steps"] == [int(kept.stem.split("_")[1])]
+    assert (record["loss_curve"], record["outputs"]) == (whole["loss_curve"], whole["outputs"])
+    assert not list(tmp_path.rglob("*.mdl"))
+
+
+def complete(path: Path) -> bool:
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("__SUCCESS__", False))
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_configuration_lowers_with_every_layer_declared_sparse(inputs, tmp_path, mode):
+    from test_trainer_files import run_of
+
+    run = run_of(inputs, tmp_path, mode, target="CSX")
+    run.write(tmp_path / "trainer.yaml")
+    home = os.environ["MODELZOO_HOME"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "lib"), f"{home}/src"])}
+    command = [
+        os.environ["MODELZOO_PYTHON"],
+        ROOT / "workflow/scripts/run_modelzoo.py",
+        tmp_path / "trainer.yaml",
+        "--validate_only",
+    ]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "Compile validated locally" in done.stdout + done.stderr
+    (graph,) = {path.resolve() for path in run.model_dir.rglob("cirh.mlir")}
+    assert graph.read_text().count("cs.sparsity = 5.0") == LAYERS
+
+
+def test_the_whole_workflow_from_masks_to_tables(tmp_path, tiny_models):
+    study = Study(tmp_path / "a folder with spaces")
+    cells = {**tiny_grid("llama", "boolq_mini", ["unstructured"]), "sparsities": [0, 50]}
+    study.configure({"llama": tiny_models["llama"]}, grid=cells, backend="modelzoo",
+                    cerebras={"target": "CPU", "sequence_length": 128}, **TINY_STUDY)  # fmt: skip
+    study.snakemake("results/analysis/summary.csv", "--cores", "2")
+    with open(study.folder / "results/analysis/summary.csv") as file:
+        rows = {row["run_id"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 5
+    for row in rows.values():
+        assert (row["validated"], row["violations"], row["layers_checked"]) == ("True", "0", "14")
+    of_modelzoo = {name: row for name, row in rows.items() if row["backend"] == "modelzoo"}
+    assert len({row["adapter_sha256"] for row in of_modelzoo.values()}) == 3
+    for name in of_modelzoo:
+        record = study.json(f"results/runs/{name}/train.json")
+        assert record["eval_loss"] == pytest.approx(
+            study.json(f"results/runs/{name}/before_merge.json")["eval_loss"], rel=1e-2
+        )
+    assert list(study.folder.rglob("*.mdl")) == []
+    assert study.planned("results/analysis/summary.csv") == {}

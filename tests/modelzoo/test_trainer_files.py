@@ -1,0 +1,239 @@
+"""What ModelZoo's Trainer is given and what it leaves, without it: batches, configuration, log; bad input in one line."""
+
+import argparse
+import json
+import resource
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+from sparseft.checkpoints.mdl import MdlFile
+from sparseft.config import Cerebras, Config, Training, parse_section
+from sparseft.errors import InputError
+from sparseft.grid import Run
+from sparseft.modelzoo.batches import FILE, write_batches
+from sparseft.modelzoo.export import CHECKPOINT, export_modelzoo
+from sparseft.modelzoo.log import read_logs
+from sparseft.training.batches import Example
+from sparseft.training.job import job_of
+from sparseft.training.modelzoo import TrainerRun, check_frozen, trainer_run
+from study import TINY_STUDY, Study, run_script, tiny_grid
+from tiny_models import save_tiny
+from trainings import Inputs, make
+
+LOG = """2026-11-25 15:08:16,807 INFO:   | Train Device=CSX, Step=1, Loss=6.13315, Rate=235.62 samples/sec, GlobalRate=235.41 samples/sec, LoopTimeRemaining=0:00:00
+2026-11-25 15:08:20,419 INFO:   | Train Device=CSX, Step=2, Loss=5.95780, Rate=0.937 samples/sec, GlobalRate=5e-05 samples/sec, TimeRemaining>0:00:09
+"""
+EVALUATION = """INFO:   | Eval Device=CSX, GlobalStep=2, Batch=1, Loss=2.00000, Rate=1340.13 samples/sec
+INFO:   | Eval Device=CSX, GlobalStep=2, Batch=2, Loss=2.12500, Rate=537.49 samples/sec
+INFO:   Avg Eval Loss: 2.125
+"""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Inputs:
+    return make(tmp_path_factory.mktemp("inputs"), "llama")
+
+
+def run_of(inputs: Inputs, folder: Path, mode: str = "sparse_to_sparse", target: str = "CPU", **settings) -> TrainerRun:
+    args = argparse.Namespace(
+        run_id=f"llama-boolq_mini-unstructured-sparsity50-{mode}-seed0", model_path=inputs.folder / "llama",
+        mask_path=inputs.folder / "mask.pt", data_dir=inputs.folder / "data", evaluation_batch_size=8,
+        **Training(**{"steps": 10, "batch_size": 4, "micro_batch_size": 4, **settings}).model_dump(),
+    )  # fmt: skip
+    return trainer_run(job_of(args), Cerebras(target=target, sequence_length=200), inputs.folder / "cs", folder)
+
+
+def test_a_batch_holds_the_tokens_their_loss_mask_and_the_tokens_that_follow(tmp_path):
+    batches = [[Example([5, 6, 7, 8], 2), Example([9, 10], 1)], [Example([11, 12, 13], 1)]]
+    write_batches(tmp_path, batches, 5, 2)
+    with h5py.File(tmp_path / FILE) as file:
+        data = file["data"][:]
+        assert file.attrs["n_examples"] == 4
+    expected = [
+        [[5, 6, 7, 8, 0], [0, 1, 1, 0, 0], [0, 7, 8, 0, 0]],
+        [[9, 10, 0, 0, 0], [1, 0, 0, 0, 0], [10, 0, 0, 0, 0]],
+        [[11, 12, 13, 0, 0], [1, 1, 0, 0, 0], [12, 13, 0, 0, 0]],
+        [[0] * 5] * 3,
+    ]
+    assert data.dtype == np.int32
+    assert data.tolist() == expected
+
+
+def test_a_disk_that_is_full_leaves_no_batches(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ids = np.random.default_rng(0).integers(0, 1 << 20, 4096).tolist()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_batches(tmp_path, [[Example(ids, 1)]] * 16, 4096, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["CPU", "CSX"])
+def test_the_configuration_says_what_the_study_says(inputs, tmp_path, target):
+    run = run_of(
+        inputs, tmp_path / "run", target=target, weight_decay=0.1, lora_targets=["q_proj"], warmup_fraction=0.2
+    )
+    run.write(tmp_path / "trainer.yaml")
+    content = yaml.safe_load((tmp_path / "trainer.yaml").read_text())["trainer"]
+    init, fit, validate = content["init"], content["fit"], content["validate"]
+    assert init["backend"]["backend_type"] == target
+    assert init["optimizer"]["AdamW"]["weight_decay"] == 0.1
+    assert init["loop"] == {"max_steps": 10}
+    parts = [part for scheduler in init["schedulers"][0]["SequentialLR"]["schedulers"] for part in scheduler.values()]
+    assert [part["total_iters"] for part in parts] == [2, 8]  # together the steps: none is left in the warm-up
+    callbacks = {name: value for callback in init["callbacks"] for name, value in callback.items()}
+    assert callbacks["Lora"]["lora_params"]["target_modules"] == ["TransformerDecoderLayer", "Linear"]  # not lm_head
+    assert callbacks["MaskedLora"]["targets"] == ["q_proj"]
+    assert "sparsity" not in init  # ModelZoo's own would mask lora_B
+    assert init["precision"]["enabled"] == (target == "CSX")
+    for loader in (fit["train_dataloader"], validate["val_dataloader"]):
+        assert (Path(loader["data_dir"]) / FILE).is_file()
+    assert Path(fit["ckpt_path"]) == (inputs.folder / "cs" / CHECKPOINT).resolve()
+
+
+def test_the_modes_are_told_apart(inputs, tmp_path):
+    """Of an earlier pipeline both modes' configurations were the same to the byte."""
+    for mode in ("sparse_to_dense", "sparse_to_sparse"):
+        run_of(inputs, tmp_path / "run", mode).write(tmp_path / f"{mode}.yaml")
+    dense, sparse = ((tmp_path / f"{mode}.yaml").read_text() for mode in ("sparse_to_dense", "sparse_to_sparse"))
+    assert sparse != dense
+    assert sparse.replace("mode: sparse_to_sparse", "mode: sparse_to_dense") == dense
+
+
+def test_the_batches_are_the_torch_backends(inputs, tmp_path):
+    run = run_of(inputs, tmp_path)
+    run.write(tmp_path / "trainer.yaml")
+    for split, batches in run.batches().items():
+        with h5py.File(tmp_path / "modelzoo/data" / split / FILE) as file:
+            data = file["data"][:]
+        rows = [example for batch in batches for example in batch]
+        assert len(data) == {"train": 40, "validation": 16}[split]
+        for example, (ids, mask, labels) in zip(rows, data, strict=False):
+            assert ids[: len(example.ids)].tolist() == example.ids
+            assert labels[mask == 1].tolist() == example.ids[example.answer_start :]
+
+
+def test_a_log_is_read_with_a_rate_below_one_and_the_last_batch_by_its_mean(tmp_path):
+    for name, text in (("1", LOG), ("2", EVALUATION)):
+        (tmp_path / "cerebras_logs" / name).mkdir(parents=True)
+        (tmp_path / "cerebras_logs" / name / "run.log").write_text(text)
+    train, evaluation = read_logs(tmp_path)
+    assert train.losses == {1: 6.13315, 2: 5.9578}
+    assert (train.rates, train.overall_rate) == ({1: 235.62, 2: 0.937}, 5e-05)
+    assert evaluation.evaluation == [2.0, 2.25]
+    (tmp_path / "cerebras_logs/1/run.log").write_text(LOG.replace("5.95780", "5.9.5"))
+    with pytest.raises(InputError, match="remove the folder"):
+        read_logs(tmp_path)
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "-inf"])
+def test_a_loss_that_is_no_number_is_read_as_such(tmp_path, word):
+    (tmp_path / "cerebras_logs/1").mkdir(parents=True)
+    (tmp_path / "cerebras_logs/1/run.log").write_text(LOG.replace("5.95780", word))
+    assert str(read_logs(tmp_path)[0].losses[2]) == word
+
+
+def test_a_base_that_moved_is_found(inputs, tmp_path):
+    before = MdlFile(inputs.folder / "cs" / CHECKPOINT)
+    check_frozen(before, before)
+    for key in ("model.model.transformer_decoder.layers.1.ffn.ffn.0.linear_layer.weight",
+                "model.model.transformer_decoder.layers.0.self_attn.proj_q_dense_layer.weight_mask"):  # fmt: skip
+        path = tmp_path / "moved.mdl"
+        path.write_bytes(before.path.read_bytes())
+        with h5py.File(path, "a") as file:
+            row = file[key][-1]
+            row[0] = not row[0] if row.dtype == bool else row[0] + 1
+            file[key][-1] = row
+        with pytest.raises(InputError, match=key):
+            check_frozen(before, MdlFile(path))
+
+
+def refused(*call: object) -> str:
+    """The one line of a script that refuses its input."""
+    done = run_script(*call)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    return done.stderr.rstrip()
+
+
+def test_bad_input_is_one_line_before_anything_runs(inputs, tmp_path, monkeypatch):
+    output = tmp_path / "run"
+    flags = inputs.modelzoo_flags("sparse_to_sparse", output)
+    line = refused("train_modelzoo.py", *flags, "--eval_every", "2")
+    assert (
+        line == "error: training.eval_every: ModelZoo's Trainer begins its data anew after an evaluation; set it to 0"
+    )
+    line = refused("train_modelzoo.py", *flags, "--lora_r", "0")
+    assert "training: lora_r: Input should be greater than 0, not '0'" in line
+    monkeypatch.delenv("MODELZOO_HOME", raising=False)
+    done = run_script("train_modelzoo.py", *flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "error: MODELZOO_HOME=: no checkout of ModelZoo; git clone https://github.com/Cerebras/modelzoo"
+    )
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_export_that_is_altered_or_anothers_is_refused(inputs, tmp_path, tiny_models):
+    exported = tmp_path / "cs"
+    export_modelzoo(run_of(inputs, tmp_path).job.checkpoint, None, exported)
+    flags = inputs.modelzoo_flags("sparse_to_sparse", tmp_path / "run")
+    flags[flags.index("--exported") + 1] = exported
+    assert "of another model or mask; write it again" in refused("train_modelzoo.py", *flags)
+    flags[flags.index("--exported") + 1] = altered = tmp_path / "altered"
+    altered.mkdir()
+    for path in (inputs.folder / "cs").iterdir():
+        (altered / path.name).write_bytes(path.read_bytes())
+    content = bytearray((altered / CHECKPOINT).read_bytes())
+    content[len(content) // 2] ^= 1
+    (altered / CHECKPOINT).write_bytes(content)
+    assert "not as it was written; write it again" in refused("train_modelzoo.py", *flags)
+
+
+def test_mixtral_is_refused(tmp_path):
+    """ModelZoo's Lora passes over stacked experts: a run would train the attention alone, and say nothing."""
+    inputs = make(tmp_path, "mixtral")
+    done = run_script("train_modelzoo.py", *inputs.modelzoo_flags("sparse_to_dense", tmp_path / "run"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "ModelZoo puts no LoRA layers on stacked experts; use backend: cerebras, or torch" in done.stderr
+
+
+def test_a_study_is_checked_for_modelzoo(tmp_path):
+    raw = {"models": {"llama": {"source": "path:x"}}, "grid": tiny_grid("llama", "boolq_mini"), **TINY_STUDY}
+    raw["training"] = {**raw["training"], "eval_every": 1}
+    parse_section(Config, {**raw, "backend": "torch"}, "configuration")
+    with pytest.raises(InputError, match="eval_every"):
+        parse_section(Config, {**raw, "backend": "modelzoo"}, "configuration")
+
+
+def test_a_configuration_is_generated_from_the_studys_files(tmp_path, inputs):
+    study = Study(tmp_path / "study")
+    cells = {**tiny_grid("llama", "boolq_mini", ["unstructured"]), "sparsities": [50]}
+    study.configure({"llama": save_tiny("llama", tmp_path / "llama")}, grid=cells, backend="modelzoo",
+                    cerebras={"target": "CPU", "sequence_length": 200}, **TINY_STUDY)  # fmt: skip
+    asked = ("--model", "llama", "--task", "boolq_mini", "--method", "unstructured", "--sparsity", "50", "--mode",
+             "sparse_to_sparse", "--configfile", "study.yaml")  # fmt: skip
+    name = Run("llama", "boolq_mini", "unstructured", 50, "sparse_to_sparse", 0).id
+    before = study.script("gen_train_config.py", *asked)
+    assert (before.returncode, before.stderr.count("\n")) == (2, 1)
+    command = before.stderr.partition("snakemake ")[2].split()
+    assert command[-2:] == ["--config", "backend=modelzoo"]
+    study.snakemake(*command[:-2])
+    done = study.script("gen_train_config.py", *asked, "--target", "CSX")
+    assert done.returncode == 0, done.stderr
+    content = yaml.safe_load((study.folder / f"config/modelzoo/{name}.yaml").read_text())["trainer"]
+    assert content["init"]["backend"]["backend_type"] == "CSX"
+    assert content["init"]["loop"]["max_steps"] == 3
+    assert Path(content["fit"]["ckpt_path"]) == study.folder / f"modelzoo/llama/sparsity50_unstructured/{CHECKPOINT}"
+    report = json.loads((study.folder / "modelzoo/llama/sparsity50_unstructured/export.json").read_text())
+    assert report["mask"]["reached"] == 0.5
+    missing = study.script("gen_train_config.py", *asked, "--model", "other")
+    assert (
+        missing.stderr
+        == "error: --model other: the configuration describes smollm2, llama; choose one, or describe it\n"
+    )

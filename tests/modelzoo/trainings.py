@@ -1,0 +1,63 @@
+"""A training by ModelZoo, its inputs and its peer, in the default environment."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.modelzoo.export import export_modelzoo
+from sparseft.tasks import get_task
+from study import ROOT, run_script
+from tiny_models import save_tiny
+
+from masks import compute_masks, write_mask
+
+SETTINGS = ["--steps", "20", "--batch_size", "4", "--micro_batch_size", "4", "--learning_rate", "0.01", "--lora_r", "4",
+            "--evaluation_batch_size", "8", "--save_every", "5"]  # fmt: skip
+CEREBRAS = ["--sequence_length", "256", "--target", "CPU"]
+ROTARY = {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}}  # not what a reader assumes
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A folder with a tiny model in fp32, its mask, its masked export and the data of boolq_mini."""
+
+    folder: Path
+    model: str
+
+    def flags(self, mode: str, output: Path) -> list[object]:
+        """What train.py and train_modelzoo.py are both given."""
+        run = f"{self.model}-boolq_mini-unstructured-sparsity50-{mode}-seed0"
+        return ["--run_id", run, "--model_path", self.folder / self.model, "--mask_path", self.folder / "mask.pt",
+                "--data_dir", self.folder / "data", "--output_dir", output, *SETTINGS]  # fmt: skip
+
+    def modelzoo_flags(self, mode: str, output: Path) -> list[object]:
+        return [*self.flags(mode, output), "--exported", self.folder / "cs", *CEREBRAS]
+
+    def start(self, mode: str, output: Path) -> subprocess.Popen:
+        """train_modelzoo.py in the background."""
+        command = [sys.executable, ROOT / "workflow/scripts/train_modelzoo.py", *self.modelzoo_flags(mode, output)]
+        return subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL)
+
+
+def make(folder: Path, model: str) -> Inputs:
+    """Write the inputs."""
+    base = Checkpoint(save_tiny(model, folder / model, torch.float32, ROTARY if model == "mistral" else None))
+    write_mask(folder / "mask.pt", compute_masks(base, "unstructured", [50])[50])
+    export_modelzoo(base, folder / "mask.pt", folder / "cs")
+    task = get_task("boolq_mini")
+    (folder / "data").mkdir()
+    for split, number in (("train", 32), ("validation", 12)):
+        rows = task.generate(split, number, 0)
+        (folder / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Inputs(folder, model)
+
+
+def trained(name: str, flags: list[object]) -> dict:
+    """train.json of a script that succeeds."""
+    done = run_script(name, *flags)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads((flags[flags.index("--output_dir") + 1] / "train.json").read_text())

@@ -1,0 +1,82 @@
+"""Run ModelZoo's Trainer with this project's callbacks; with the python of ModelZoo's environment.
+
+    PYTHONPATH=lib:$MODELZOO_HOME/src $MODELZOO_HOME/.venv/bin/python workflow/scripts/run_modelzoo.py \\
+        config/modelzoo/RUN_ID.yaml --mode train
+
+`cszoo` has no place to import a callback, which is why there is this driver. Writes what the Trainer writes, below the
+configuration's model_dir, and versions.json there. With --validate_only the steps are lowered for CSX, without an appliance.
+"""
+
+import argparse
+import os
+import platform
+import sys
+import threading
+import traceback
+from importlib.metadata import version
+from pathlib import Path
+
+from sparseft.errors import InputError, run_script
+
+PACKAGES = ("torch", "transformers", "cerebras-pytorch")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("configuration", type=Path, help="of the Trainer, as gen_train_config.py writes it")
+    parser.add_argument("--mode", choices=["train", "eval"], default="train")
+    parser.add_argument("--validate_only", action="store_true", help="lower without an appliance; train nothing")
+    parser.add_argument(
+        "--end_with_stdin", action="store_true", help="end when stdin is closed, as by a parent's death"
+    )
+    return parser.parse_args()
+
+
+def end_with_stdin() -> None:
+    """What starts this process holds the other end."""
+    sys.stdin.read()
+    os._exit(1)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Hand the configuration to the Trainer. Raises InputError where ModelZoo cannot be imported."""
+    here = str(Path(__file__).parent)
+    sys.path[:] = [path for path in sys.path if path != here]  # its evaluate.py hides a package that ModelZoo imports
+    try:
+        import cerebras.modelzoo.trainer.utils as trainer
+        import sparseft.modelzoo.callbacks  # noqa: F401, known from here on
+        import yaml
+    except ImportError as error:
+        raise InputError(
+            f"{sys.executable} cannot import ModelZoo ({error})",
+            "set MODELZOO_HOME and MODELZOO_PYTHON: docs/modelzoo.md",
+        ) from None
+    from sparseft.files import write_json
+
+    params = yaml.safe_load(args.configuration.read_text())
+    init = params["trainer"]["init"]
+    if args.validate_only:
+        init["backend"] = {"backend_type": "CSX", "validate_only": True}
+    tools = str(Path(sys.executable).parent)  # torch-cirh-opt lives there
+    os.environ["PATH"] = f"{tools}{os.pathsep}{os.environ.get('PATH', '')}"
+    model_dir = Path(init["model_dir"])
+    model_dir.mkdir(parents=True, exist_ok=True)
+    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    write_json(model_dir / "versions.json", versions)
+    try:
+        trainer.run_trainer(args.mode, params)
+    except Exception:
+        traceback.print_exc()
+        raise
+
+
+def main() -> int:
+    args = parse_args()
+    if args.end_with_stdin:
+        threading.Thread(target=end_with_stdin, daemon=True).start()
+    run(args)
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,44 @@
+"""Train the adapter of one run by Cerebras ModelZoo's Trainer; MODELZOO_HOME names the checkout, with its .venv.
+
+    train_modelzoo.py --run_id llama-boolq-unstructured-sparsity50-sparse_to_sparse-seed0 --model_path models/llama \\
+        --mask_path masks/llama/masks_sparsity50_unstructured.pt --exported modelzoo/llama/sparsity50_unstructured \\
+        --data_dir data/boolq --output_dir RUN_FOLDER
+
+Writes what train.py writes, adapter/ and train.json, the Trainer's configuration, trainer.yaml, and its logs, modelzoo/. A
+killed run goes on from the last complete checkpoint in RUN_FOLDER/modelzoo.
+"""
+
+import argparse
+from pathlib import Path
+
+from sparseft.config import Cerebras, add_flags, parse_section
+from sparseft.errors import run_script
+from sparseft.files import check_replaceable, locked
+from sparseft.training.hardware import limit_threads
+from sparseft.training.job import add_job_flags, job_of, write_train_record
+from sparseft.training.modelzoo import remove_states, train, trainer_run
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_job_flags(parser)
+    parser.add_argument("--exported", type=Path, required=True, help="the masked checkpoint, by export_modelzoo.py")
+    add_flags(parser, Cerebras, Cerebras.flags())
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    limit_threads(args.threads)
+    cerebras = parse_section(Cerebras, {name: getattr(args, name) for name in Cerebras.flags()}, "cerebras")
+    job = job_of(args)
+    cerebras.check_modelzoo(job.settings, job.evaluation_batch_size)
+    check_replaceable(args.output_dir / "adapter")
+    with locked(args.output_dir):
+        record = train(trainer_run(job, cerebras, args.exported, args.output_dir))
+        write_train_record(args, job, record)
+        remove_states(args.output_dir)
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
