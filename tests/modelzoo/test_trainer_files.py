@@ -79,6 +79,7 @@ def test_the_configuration_says_what_the_study_says(inputs, tmp_path, target):
     run = run_of(
         inputs, tmp_path / "run", target=target, weight_decay=0.1, lora_targets=["q_proj"], warmup_fraction=0.2
     )
+    run.write_batches()
     run.write(tmp_path / "trainer.yaml")
     content = yaml.safe_load((tmp_path / "trainer.yaml").read_text())["trainer"]
     init, fit, validate = content["init"], content["fit"], content["validate"]
@@ -108,7 +109,7 @@ def test_the_modes_are_told_apart(inputs, tmp_path):
 
 def test_the_batches_are_the_torch_backends(inputs, tmp_path):
     run = run_of(inputs, tmp_path)
-    run.write(tmp_path / "trainer.yaml")
+    run.write_batches()
     for split, batches in run.batches().items():
         with h5py.File(tmp_path / "modelzoo/data" / split / FILE) as file:
             data = file["data"][:]

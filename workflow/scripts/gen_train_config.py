@@ -67,7 +67,9 @@ def main() -> int:
     cerebras.check_modelzoo(study.training_of(run.task), study.evaluation_batch_size)
     exported, folder = Path(fill(grid.exported(run.method), run)), Path(fill(grid.RUN, run))
     output = Path(fill(grid.TRAINER_CONFIGURATION, run))
-    trainer_run(job(run, study), cerebras, exported, folder).write(output)
+    trainer = trainer_run(job(run, study), cerebras, exported, folder)
+    trainer.write_batches()
+    trainer.write(output)
     print(f"{output}: $MODELZOO_PYTHON workflow/scripts/run_modelzoo.py {output} --mode train")
     return 0
 

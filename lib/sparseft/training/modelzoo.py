@@ -78,7 +78,7 @@ class ModelZoo:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": paths},
+            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         )
         told = None
         for line in (raw.decode(errors="replace") for raw in process.stdout):
@@ -114,16 +114,16 @@ class TrainerRun:
             "validation": [validation[start : start + size] for start in range(0, len(validation), size)],
         }
 
-    def write(self, configuration: Path, start: Path | None = None) -> None:
-        """Write the Trainer's configuration, and the batches where they are missing.
-
-        `start`: the checkpoint to begin with; the masked one when left out."""
-        places = Places(self.checkpoint, start or self.checkpoint, self.model_dir / "data", self.model_dir)
-        content = trainer_configuration(self.job, self.cerebras, places)
+    def write_batches(self) -> None:
+        """Write the batches of both splits."""
         sizes = {"train": self.job.settings.batch_size, "validation": self.job.evaluation_batch_size}
         for split, batches in self.batches().items():
-            if not (places.batches / split).exists():
-                write_batches(places.batches / split, batches, self.cerebras.sequence_length, sizes[split])
+            write_batches(self.model_dir / "data" / split, batches, self.cerebras.sequence_length, sizes[split])
+
+    def write(self, configuration: Path, start: Path | None = None) -> None:
+        """Write the Trainer's configuration. `start`: the checkpoint to begin with; the masked one when left out."""
+        places = Places(self.checkpoint, start or self.checkpoint, self.model_dir / "data", self.model_dir)
+        content = trainer_configuration(self.job, self.cerebras, places)
         configuration.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(configuration) as temporary:
             temporary.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -178,6 +178,7 @@ def train(run: TrainerRun) -> dict:
     its Trainer fails, or changed the frozen base."""
     modelzoo, configuration = ModelZoo.found(), run.folder / "trainer.yaml"
     _forget_others(run, modelzoo)
+    run.write_batches()
     if not run.finished():
         last = run.last_checkpoint()
         run.write(configuration, last[1] if last else None)
