@@ -18,6 +18,7 @@ from sparseft.training.hardware import limit_threads
 from sparseft.training.job import add_job_flags, job_of, write_train_record
 from sparseft.training.modelzoo import remove_states, train, trainer_run
 
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_job_flags(parser)
