@@ -102,7 +102,7 @@ def training(subject: Subject, ids: Tensor) -> Callable[[], None]:
     batch = collate([Example(row, TOKENS - ANSWER) for row in ids.tolist()])
 
     def step() -> None:
-        (AnswerLoss(model)(batch) / batch.targets.numel()).backward()
+        AnswerLoss(model)(batch).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -73,9 +73,7 @@ def stepper(case: str, model: nn.Module, device: torch.device) -> Callable[[], N
 
     def step() -> None:
         stock = case in (PEFT, NAIVE)
-        loss = (
-            model(ids, labels=ids, use_cache=False).loss if stock else AnswerLoss(model)(batch) / batch.targets.numel()
-        )
+        loss = model(ids, labels=ids, use_cache=False).loss if stock else AnswerLoss(model)(batch).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

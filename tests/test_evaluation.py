@@ -91,8 +91,10 @@ def test_the_loss_is_minus_the_log_likelihood_of_the_right_answers_a_token(model
     task = get_task(name)
     rows, tokenizer = rows_of(task)["validation"], AutoTokenizer.from_pretrained(model32.folder)
     right = [logs[task.label(row)] for row, logs in zip(rows, log_likelihoods(model32, task), strict=True)]
-    tokens = sum(len(tokenizer.encode(f" {task.answer(row)}")) for row in rows)
-    assert records[name]["eval_loss"] == pytest.approx(-sum(right) / tokens, rel=1e-5)
+    lengths = [len(tokenizer.encode(f" {task.answer(row)}")) for row in rows]
+    assert records[name]["eval_loss"] == pytest.approx(-sum(right) / sum(lengths), rel=1e-5)
+    assert records[name]["answer_tokens"] == lengths
+    assert records[name]["losses"] == pytest.approx([-log for log in right], rel=1e-4)
 
 
 def test_a_generated_answer_has_both_filters_and_the_strict_one_is_the_headline(records):
@@ -133,7 +135,7 @@ def learn(model, tokenizer, task, rows: list[dict], steps: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for _ in range(steps):
         optimizer.zero_grad()
-        AnswerLoss(model)(batch).backward()
+        AnswerLoss(model)(batch).sum().backward()
         optimizer.step()
 
 

@@ -31,7 +31,7 @@ from sparseft.tasks.source import overlap
 from sparseft.tasks.task import Row, Task
 from sparseft.training.batches import encode, refuse_longer
 from sparseft.training.hardware import device_name
-from sparseft.training.loss import AnswerLoss, mean_answer_loss
+from sparseft.training.loss import AnswerLoss, answer_losses
 
 _EXACT_MATCH = {
     "metric": "exact_match",
@@ -76,15 +76,16 @@ def evaluate(
     """Score a model on rows["validation"]; returns evaluation.json's measured content.
 
     rows["train"] serves the few-shot examples where the task has any. eval_loss: nats per answer token. By row:
-    outcomes (the headline metric), predictions (choices by number, or the extracted answers), and log_likelihoods of
-    the choices, nats. Raises InputError for too few rows (`Task.check`)."""
+    outcomes (the headline metric), predictions (choices by number, or the extracted answers), log_likelihoods of
+    the choices, nats, losses of the right answer, nats, and its answer_tokens.
+    Raises InputError for too few rows (`Task.check`)."""
     task.check(rows)
     if batch_size < 1:
         raise InputError(f"an evaluation in batches of {batch_size}", "give a batch size of 1 or more")
     lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
     metrics, by_row = _score(lm, task, rows)
     examples = encode(rows["validation"], task, tokenizer, model.config.max_position_embeddings)
-    loss = mean_answer_loss(AnswerLoss(model), examples, batch_size, model.device)
+    losses, tokens = answer_losses(AnswerLoss(model), examples, batch_size, model.device)
     return {
         "task": task.name,
         "metric": task.metric,
@@ -92,13 +93,15 @@ def evaluate(
         "standard_error": metrics[f"{task.metric}_stderr"],
         "examples": len(rows["validation"]),
         "chance": task.chance,
-        "eval_loss": loss,
+        "eval_loss": float(losses.sum() / tokens.sum()),
         "metrics": metrics,
         "harness": f"lm-eval {version('lm-eval')}",
         "prompt_sha256": prompt_digest(task, rows["validation"]),
         "train_overlap": overlap(task, rows),
         "device": device_name(model.device),
         **by_row,
+        "losses": losses.tolist(),
+        "answer_tokens": tokens.tolist(),
     }
 
 

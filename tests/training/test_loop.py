@@ -53,7 +53,7 @@ def prepare(checkpoint: Checkpoint, mode: str, settings: Training, state: Path |
 
 def mean_loss(model, batch):
     """Of a whole batch at once, with its gradient."""
-    return AnswerLoss(model)(collate(batch)) / collate(batch).targets.numel()
+    return AnswerLoss(model)(collate(batch)).mean()
 
 
 def run(checkpoint: Checkpoint, mode: str, settings: Training):
@@ -213,7 +213,7 @@ def test_checkpointing_runs_the_layers_twice(tiny_llama):
         calls = []
         loop.loss.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         loop.loss.train()
-        loop.loss(collate(loop.data["train"][:2])).backward()
+        loop.loss(collate(loop.data["train"][:2])).sum().backward()
         assert len(calls) == 1 + checkpointing
 
 

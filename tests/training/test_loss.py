@@ -6,7 +6,7 @@ from sparseft.errors import InputError
 from sparseft.lora.experts import unfuse_experts
 from sparseft.tasks import get_task
 from sparseft.training.batches import Example, collate, encode
-from sparseft.training.loss import AnswerLoss, CrossEntropyFunction, mean_answer_loss
+from sparseft.training.loss import AnswerLoss, CrossEntropyFunction, answer_losses, mean_answer_loss
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -36,19 +36,19 @@ def peer_loss(model, example: Example) -> float:
 @torch.no_grad()
 def test_padding_changes_no_loss(tiny):
     model = load(tiny)
-    alone = [AnswerLoss(model)(collate([example])).item() for example in EXAMPLES]
-    together = AnswerLoss(model)(collate(EXAMPLES)).item()
+    alone = [AnswerLoss(model)(collate([example])).sum().item() for example in EXAMPLES]
+    together = AnswerLoss(model)(collate(EXAMPLES)).sum().item()
     assert together == pytest.approx(sum(alone), rel=1e-6)
     for example, loss in zip(EXAMPLES, alone, strict=True):
-        pair = AnswerLoss(model)(collate([example, EXAMPLES[2]])).item()
+        pair = AnswerLoss(model)(collate([example, EXAMPLES[2]])).sum().item()
         assert pair - alone[2] == pytest.approx(loss, rel=1e-4)
 
 
 def test_padding_changes_no_gradient(tiny):
     model = load(tiny)
     weight = model.model.layers[0].self_attn.q_proj.weight
-    (together,) = torch.autograd.grad(AnswerLoss(model)(collate(EXAMPLES)), weight)
-    alone = [torch.autograd.grad(AnswerLoss(model)(collate([one])), weight)[0] for one in EXAMPLES]
+    (together,) = torch.autograd.grad(AnswerLoss(model)(collate(EXAMPLES)).sum(), weight)
+    alone = [torch.autograd.grad(AnswerLoss(model)(collate([one])).sum(), weight)[0] for one in EXAMPLES]
     torch.testing.assert_close(together, sum(alone), rtol=1e-4, atol=1e-5)
 
 
@@ -56,10 +56,13 @@ def test_padding_changes_no_gradient(tiny):
 def test_the_loss_is_transformers_own_with_the_prompt_s_labels_left_out(tiny):
     model = load(tiny)
     theirs = [peer_loss(model, example) for example in EXAMPLES]
-    ours = [AnswerLoss(model)(collate([example])).item() for example in EXAMPLES]
+    ours = [AnswerLoss(model)(collate([example])).sum().item() for example in EXAMPLES]
     assert ours == pytest.approx(theirs, rel=1e-5)
-    tokens = sum(len(example.ids) - example.answer_start for example in EXAMPLES)
-    assert mean_answer_loss(AnswerLoss(model), EXAMPLES, 3, CPU) == pytest.approx(sum(theirs) / tokens, rel=1e-5)
+    tokens = [len(example.ids) - example.answer_start for example in EXAMPLES]
+    losses, counted = answer_losses(AnswerLoss(model), EXAMPLES, 3, CPU)
+    assert losses == pytest.approx(theirs, rel=1e-5)
+    assert counted.tolist() == tokens
+    assert mean_answer_loss(AnswerLoss(model), EXAMPLES, 3, CPU) == pytest.approx(sum(theirs) / sum(tokens), rel=1e-5)
 
 
 def test_the_mean_does_not_depend_on_the_batch_size_or_the_order(tiny):
@@ -92,14 +95,15 @@ def test_cross_entropy_is_torchs(dtype):
     logits = (4 * torch.randn(37, 50, generator=torch.Generator().manual_seed(0))).to(dtype).requires_grad_()
     targets = torch.arange(37)
     loss = CrossEntropyFunction.apply(logits * 1, targets)
-    expected = F.cross_entropy(logits.float(), targets, reduction="sum")
+    expected = F.cross_entropy(logits.float(), targets, reduction="none")
     torch.testing.assert_close(loss, expected)
-    (ours,), (theirs,) = torch.autograd.grad(3 * loss, logits), torch.autograd.grad(3 * expected, logits)
+    weights = torch.linspace(-1, 3, 37)
+    ours, theirs = (torch.autograd.grad(weights @ each, logits) for each in (loss, expected))
     torch.testing.assert_close(ours, theirs)
 
 
 def test_a_second_backward_fails_and_does_not_read_gradients_as_logits():
-    loss = CrossEntropyFunction.apply(torch.randn(3, 5, requires_grad=True) * 1, torch.arange(3))
+    loss = CrossEntropyFunction.apply(torch.randn(3, 5, requires_grad=True) * 1, torch.arange(3)).sum()
     loss.backward(retain_graph=True)
     with pytest.raises(TypeError):
         loss.backward()

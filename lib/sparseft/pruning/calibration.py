@@ -102,7 +102,7 @@ def gradient_scores(checkpoint: Checkpoint, examples: list[Example], *, taylor: 
     longest_first = sorted(examples, key=lambda example: -len(example.ids))  # the heap does not grow after the first
     for example in tqdm(longest_first, desc="gradients"):
         batch = collate([example], MULTIPLE).to(device)
-        (AnswerLoss(model)(batch) / batch.targets.numel()).backward()
+        AnswerLoss(model)(batch).mean().backward()
     for layer, score in scores.items():
         score /= len(examples)
         if taylor:  # |W| is the same in every example

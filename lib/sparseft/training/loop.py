@@ -108,7 +108,7 @@ class Loop:
         loss = torch.zeros((), device=accelerator.device)
         with self._weights_cached():
             for part in parts[accelerator.process_index :: accelerator.num_processes]:
-                part_loss = self.loss(collate(part).to(accelerator.device)) / answers
+                part_loss = self.loss(collate(part).to(accelerator.device)).sum() / answers
                 (part_loss * averaged).backward()
                 loss += part_loss.detach()
         if accelerator.num_processes > 1 and not settings.shard_model:
