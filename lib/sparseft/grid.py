@@ -32,7 +32,9 @@ TASKS = ("boolq", "hellaswag", "gsm8k", "boolq_mini", "hellaswag_mini", "gsm8k_m
 WAFER = "CSX"  # the device of a training on a CS-3, and of nothing else
 MEASURED, OUT_OF_MEMORY = "measured", "out of memory"  # what became of a batch size
 SKIPPED = "skipped: a smaller batch did not fit"
-TABLES = ("summary", "grouped_summary", "sparsity_vs_performance", "comparisons", "best_tradeoffs", "missing")
+TABLES = (
+    "summary", "grouped_summary", "sparsity_vs_performance", "comparisons", "best_tradeoffs", "layer_sparsity", "missing",
+)  # fmt: skip
 
 # The same expressions constrain Snakemake's wildcards and parse a run_id. No name holds a '-'.
 WILDCARDS = {

@@ -11,6 +11,7 @@ from sparseft.files import write_json
 from sparseft.grid import Run
 
 LAYERS = 210
+PROJECTIONS = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
 CPU = "CPU: AMD EPYC, 1 thread"
 
 
@@ -20,7 +21,7 @@ def digest(*words: object) -> str:
 
 
 def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dict[str, dict]:
-    """The four files of a sound run; `changes`: loss, loss_before, value_before, speed, error, examples, backend, device, batch_size, metrics."""
+    """The files of a sound run; `changes`: loss, loss_before, value_before, speed, error, examples, backend, device, batch_size, metrics."""
     loss, device = changes.get("loss", 2.0), changes.get("device", CPU)
     base, mask = digest(run.model), digest(run.model, run.method, run.sparsity)
     adapter = None if run.mode == "no_finetune" else digest(run.id, "adapter")
@@ -34,18 +35,19 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
         "predictions": [0] * examples,
         "log_likelihoods": [[-1.0]] * examples,
     }
-    scored |= {"peak_memory_bytes": 1_250_000_000}
+    scored |= {"peak_memory_bytes": 1_250_000_000, "answer_tokens": tokens(run, examples).tolist()}
     found = {
         "merge": {"inputs": merge_inputs, "outputs": dict(merged)},
         "validation_report": {**validation_report(run, layers), "inputs": report_inputs},
         "evaluation": {**scored, "value": value, "eval_loss": loss, "chance": 0.25}
         | {"metrics": {"acc": value, "acc_stderr": error} | changes.get("metrics", {})}
+        | {"losses": losses(run, loss, examples)}
         | {"train_overlap": changes.get("train_overlap", 0)}
         | {"harness": "lm-eval 0.4.13", "device": device, "inputs": {"model": dict(merged), "data": data}},
     }
     if adapter:
         speed, batch_size = changes.get("speed", 4.0), changes.get("batch_size", 8)
-        before = changes.get("value_before", value)
+        before, loss_before = changes.get("value_before", value), changes.get("loss_before", loss)
         found["train"] = (
             {
                 "run_id": run.id,
@@ -58,7 +60,7 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
             }
             | {"batch_size": batch_size, "train_seconds": 480 / speed, "final_loss": loss - 0.1}
             | {"loss_curve": [{"loss": loss}] * 60, "samples_per_second_overall": batch_size * speed / 8}
-            | {"eval_loss": changes.get("loss_before", loss), "peak_memory_bytes": 1_500_000_000}
+            | {"eval_loss": loss_before, "peak_memory_bytes": 1_500_000_000}
             | {"samples_per_second": speed, "tokens_per_second": 100 * speed, "trainable_parameters": 4_884_480}
             | {"versions": {"torch": "2.13.0", "transformers": "5.0.0", "python": "3.11.9", "sparseft": "0.1.0"}}
             | {"inputs": {"model": base, "mask": mask, "train": digest(run.task, "train"), "validation": data}}
@@ -66,10 +68,24 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
         )
         found["before_merge"] = {**scored, "value": before, "outcomes": outcomes(run, before, examples)} | {
             "metrics": {"acc": before, "acc_stderr": error},
-            "eval_loss": changes.get("loss_before", loss),
+            "eval_loss": loss_before,
+            "losses": losses(run, loss_before, examples),
             "inputs": {"model": base, "mask": mask, "adapter": adapter, "data": data},
         }
     return found
+
+
+def tokens(run: Run, examples: int) -> np.ndarray:
+    """By example of the task: the tokens of its answer."""
+    return np.random.default_rng(int(digest(run.task)[:8], 16)).integers(1, 9, examples)
+
+
+def losses(run: Run, mean: float, examples: int) -> list[float]:
+    """By example: the hard ones of the task cost most, give or take what the run adds; `mean` a token."""
+    hard, chance = (np.random.default_rng(int(digest(name)[:8], 16)) for name in (run.task, run.id))
+    count = tokens(run, examples)
+    shares = count * (0.5 + hard.random(examples) + 0.1 * chance.random(examples))
+    return (mean * count.sum() * shares / shares.sum()).tolist()
 
 
 def outcomes(run: Run, value: float, examples: int) -> list[float]:
@@ -82,12 +98,15 @@ def outcomes(run: Run, value: float, examples: int) -> list[float]:
 
 def validation_report(run: Run, layers: int) -> dict:
     """A report of `layers` sound layers, without its inputs."""
-    rows = [{"layer": f"model.layers.{layer}", "weights": 1000, "violations": 0} for layer in range(layers)]
-    sparsity = run.sparsity / 100
+    rows = [
+        {"layer": name, "weights": 1000, "pruned": 10 * run.sparsity, "zeros": 10 * run.sparsity, "violations": 0}
+        for name in (f"model.layers.{number // 7}.{PROJECTIONS[number % 7]}" for number in range(layers))
+    ]
+    sparsity = run.sparsity / 100 if layers else None
     return {
         **{
             "passed": True,
-            "mask": {"scope": "layer"},
+            "mask": {"scope": "layer", "method": run.method, "sparsity": run.sparsity / 100},
             "layers_checked": layers,
             "layers_expected": layers,
             "violations": 0,

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from sparseft.analysis.tables import curves, grouped, summary
 SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "analyze_results.py"
 PAGES = {
     "summary.csv", "grouped_summary.csv", "sparsity_vs_performance.csv", "missing.csv",
-    "comparisons.csv", "best_tradeoffs.csv",    "correctness_memo.md", "EXPERIMENTS.md",
+    "comparisons.csv", "best_tradeoffs.csv", "layer_sparsity.csv", "correctness_memo.md", "EXPERIMENTS.md",
 }  # fmt: skip
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
 
@@ -39,7 +40,7 @@ def test_a_small_study_is_written_twice_the_same(write_grid, tmp_path):
     written = contents(tmp_path / "a")
     assert written == contents(tmp_path / "b")
     assert set(written) > PAGES
-    assert len(written) == len(PAGES) + 2 * 6
+    assert len(written) == len(PAGES) + 2 * 8
     again = analyze(tmp_path / "runs", tmp_path / "a", "--plot")  # over what is there
     assert (again.returncode, contents(tmp_path / "a")) == (0, written)
 
@@ -96,6 +97,25 @@ def test_a_curve_of_two_devices_is_said(write_run, tmp_path):
     assert said in (tmp_path / "out/EXPERIMENTS.md").read_text()
 
 
+def test_what_an_earlier_call_wrote_and_this_one_does_not_is_removed(write_run, tmp_path):
+    plots, other = tmp_path / "out/plots", TUNED.replace("-t-", "-u-")
+    baseline = tmp_path / "baseline.csv"
+    baseline.write_text("baseline,task,sparsity,value,samples_per_second,device\nx,t,50,0.5,,\n")
+    for run_id in (TUNED, other):
+        write_run(run_id, 0.5)
+    analyze(tmp_path / "runs", tmp_path / "out", "--plot", "--baseline", str(baseline))
+    (plots / "u_mine.png").write_bytes(b"a figure of somebody else")
+    first = set(contents(tmp_path / "out"))
+    shutil.rmtree(tmp_path / "runs" / other)
+    analyze(tmp_path / "runs", tmp_path / "out", "--plot")
+    gone = first - set(contents(tmp_path / "out"))
+    assert "baseline_comparison.csv" in gone
+    assert {name for name in gone if not name.startswith("plots/u_")} == {"baseline_comparison.csv"}
+    assert len(gone) == 1 + 2 * 6  # task u's figures
+    analyze(tmp_path / "runs", tmp_path / "out")  # without plots: none stay beside tables that they do not show
+    assert [path.name for path in plots.iterdir()] == ["u_mine.png"]
+
+
 def test_no_runs_is_one_line_and_code_two(tmp_path):
     done = analyze(tmp_path / "runs", tmp_path / "out")
     assert done.returncode == 2
@@ -126,7 +146,9 @@ def test_a_study_of_720_runs_is_in_the_tables_and_figures(write_grid, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert "720 runs, 0 with a fault" in done.stdout
     assert len((tmp_path / "out/summary.csv").read_text().splitlines()) == 721
-    assert len(list((tmp_path / "out/plots").iterdir())) == 2 * 3 * (5 + 3)  # a task's figures, and a heat map a model
+    assert len(list((tmp_path / "out/plots").iterdir())) == 2 * 3 * (
+        5 + 3 + 2
+    )  # a task's, a heat map a model, a model's layers
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

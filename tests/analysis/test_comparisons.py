@@ -7,7 +7,7 @@ import pytest
 from sparseft.analysis import tables
 from sparseft.analysis.comparisons import compare, judge
 from sparseft.analysis.records import read_runs
-from sparseft.analysis.statistics import mcnemar_p
+from sparseft.analysis.statistics import loss_interval, mcnemar_p, paired_t_p
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
@@ -78,10 +78,37 @@ def test_without_a_common_seed_there_is_no_test_and_no_significance(write_run, t
 
 def test_identical_runs_do_not_differ(write_run, tmp_path):
     same = [1.0, 0.0] * 100
+    result = {"outcomes": same, "losses": [2.0] * 200, "answer_tokens": [1] * 200}
     for run_id in (DENSE, TUNED):
-        write_run(run_id, 0.5, change=lambda files: files["evaluation"].update(outcomes=same))
+        write_run(run_id, 0.5, change=lambda files: files["evaluation"].update(result))
     row = compared(tmp_path).iloc[0]
     assert (row["difference"], row["p_value"], row["significant"]) == (0, 1, False)
+    loss = ("difference", "difference_low", "difference_high", "p_value", "significant")
+    assert [row[f"eval_loss_{name}"] for name in loss] == [0, 0, 0, 1, False]
+
+
+def test_losses_are_compared_pair_by_pair_a_token(write_run, tmp_path):
+    write_run(DENSE, 0.5, loss=2.0)
+    for seed, loss in enumerate([2.0, 2.5]):
+        write_run(TUNED.replace("seed0", f"seed{seed}"), 0.5, loss=loss)
+    row = compared(tmp_path).iloc[0]
+    records = [record.evaluation for record in read_runs(tmp_path / "runs")[0]]
+    dense, first, second = (record.losses for record in records)
+    low, high = loss_interval((first + second) / 2 - dense, records[0].answer_tokens)
+    assert row["eval_loss_difference"] == pytest.approx(0.25)
+    assert (row["eval_loss_difference_low"], row["eval_loss_difference_high"]) == (low, high)
+    assert low < 0.25 < high
+    assert row["eval_loss_p_value"] == paired_t_p(first - dense)  # seed1 has no dense run
+    point = judged(tmp_path)
+    assert point["eval_loss_difference"] == pytest.approx(point["eval_loss"] - 2)
+    assert point["eval_loss_difference_low"] == low
+
+
+def test_other_answer_lengths_are_not_compared(write_run, tmp_path):
+    write_run(DENSE, 0.5)
+    other = {"losses": [2.0] * 200, "answer_tokens": [1] * 200}
+    write_run(TUNED, 0.5, change=lambda files: files["evaluation"].update(other))
+    assert compared(tmp_path).empty
 
 
 def test_the_family_is_all_of_a_kind_on_a_model_and_task(write_run, tmp_path):

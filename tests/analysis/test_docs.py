@@ -38,7 +38,8 @@ def check(path: Path, context: int | None = None) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["summary", "grouped_summary", "sparsity_vs_performance", "comparisons", "best_tradeoffs"]
+    "name",
+    ["summary", "grouped_summary", "sparsity_vs_performance", "comparisons", "best_tradeoffs", "layer_sparsity"],
 )
 @pytest.mark.parametrize("context", [None, 20])
 def test_the_tables_of_runs_are_as_the_docs_say(write_run, tmp_path, name, context):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from sparseft.analysis.chain import links
-from sparseft.analysis.memo import faults, write_memo
+from sparseft.analysis.memo import faults, judge_runs, write_memo
 from sparseft.analysis.records import read_runs
 from sparseft.files import adapter_digest, sha256
 
@@ -14,7 +14,8 @@ UNTUNED = "m-t-dense-sparsity00-no_finetune-seed0"
 
 
 def memo(tmp_path: Path) -> str:
-    write_memo(tmp_path / "memo.md", *read_runs(tmp_path / "runs"))
+    records, gaps = read_runs(tmp_path / "runs")
+    write_memo(tmp_path / "memo.md", judge_runs(records), gaps)
     return (tmp_path / "memo.md").read_text()
 
 
@@ -94,6 +95,70 @@ def test_one_changed_byte_of_an_adapter_or_a_mask_is_found_and_named(write_run, 
     assert fault.startswith(f"broken chain, {link}: ")
     assert f"the {link}'s file names {digest_of()[:12]}" in fault
     assert found[1][UNTUNED] == []
+
+
+@pytest.mark.parametrize(("name", "value", "said"), [
+    ("expected_sparsity", 0.51, "its expected_sparsity 0.51 is not that of its layer rows, 1,000 of 2,000"),
+    ("actual_sparsity", 0.49, "its actual_sparsity 0.49 is not that of its layer rows, 1,000 of 2,000"),
+    ("violations", 1, "1 weights violate the mask"),
+    ("layers_expected", 3, "2 of 3 layers checked"),
+])  # fmt: skip
+def test_one_changed_number_in_a_report_is_found_and_named(write_run, tmp_path, name, value, said):
+    write_run(UNTUNED, 0.5)
+    write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update({name: value}))
+    judged = {record.run.id: found for record, found in judge_runs(read_runs(tmp_path / "runs")[0])}
+    (fault,) = judged.pop(TUNED)
+    assert said in fault
+    assert judged == {UNTUNED: []}
+
+
+@pytest.mark.parametrize(("name", "copy"), [
+    ("base", "n-t-unstructured-sparsity50-no_finetune-seed0"),
+    ("data", "m-u-unstructured-sparsity50-no_finetune-seed0"),
+])  # fmt: skip
+def test_an_untrained_run_of_another_study_stands_out(write_run, tmp_path, name, copy):
+    """It has no run_id inside, and its chain holds; what it shares with no other run of its name tells."""
+    ours = UNTUNED.replace("dense-sparsity00", "unstructured-sparsity50")
+    for run_id in (ours, ours.replace("seed0", "seed1"), ours.replace("seed0", "seed2"), UNTUNED):
+        write_run(run_id, 0.5)
+    foreign = write_run(copy, 0.5, change=lambda files: files["evaluation"].update(task="t"))
+    runs = tmp_path / "runs"
+    shutil.rmtree(runs / ours)
+    foreign.rename(runs / ours)
+    judged = {record.run.id: found for record, found in judge_runs(read_runs(runs)[0])}
+    assert any(
+        fault.startswith(f"unlike its fellows, {name} of {ours[0 if name == 'base' else 2]}: ")
+        for fault in judged[ours]
+    )
+    assert [run_id for run_id, found in judged.items() if found] == [ours]
+
+
+def test_of_two_masks_that_are_named_as_often_either_may_be_the_wrong_one(write_run, tmp_path):
+    masked = TUNED.replace("to_dense", "to_sparse")
+
+    def other(files: dict) -> None:
+        for piece in ("train", "before_merge", "merge", "validation_report"):
+            files[piece]["inputs"]["mask"] = "f" * 64
+
+    write_run(TUNED, 0.5)
+    write_run(masked, 0.5, change=other)
+    judged = {record.run.id: found for record, found in judge_runs(read_runs(tmp_path / "runs")[0])}
+    mask = "unlike its fellows, mask of masks/m/masks_sparsity50_unstructured.pt"
+    assert judged[masked] == [f"{mask}: ffffffffffff in 1 of 2 runs"]
+    assert [fault.startswith(mask) for fault in judged[TUNED]] == [True]
+
+
+def test_one_training_under_two_names_is_found(write_run, tmp_path):
+    second = TUNED.replace("seed0", "seed1")
+    folder = write_run(TUNED, 0.5)
+    shutil.copytree(folder, folder.with_name(second))
+    file = folder.with_name(second) / "train.json"
+    file.write_text(file.read_text().replace(TUNED, second))
+    judged = {record.run.id: found for record, found in judge_runs(read_runs(tmp_path / "runs")[0])}
+    assert judged == {
+        TUNED: [f"unlike its fellows, adapter: also that of {second}"],
+        second: [f"unlike its fellows, adapter: also that of {TUNED}"],
+    }
 
 
 def test_an_untrained_run_must_not_have_an_adapter(write_run, tmp_path):

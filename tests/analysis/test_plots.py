@@ -1,6 +1,7 @@
 """The figures: what a reader must be able to tell apart."""
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -73,6 +74,29 @@ def test_speeds_of_two_devices_never_share_a_panel(write_run, tmp_path):
     assert [axes.get_ylim()[1] > speed for axes, speed in zip(by_sparsity.axes, (50, 70), strict=True)] == [True, True]
     assert [axes.get_title() for axes in against.axes] == ["m on CPU: x", "m on GPU: y"]
     assert against.axes[0].lines[0].get_xdata().tolist() == [30, 50]
+
+
+def test_layers_are_drawn_by_block_and_by_kind_weighted_by_their_weights(write_run, tmp_path):
+    def uneven(files: dict) -> None:
+        rows = files["validation_report"]["layers"]
+        rows[0].update(weights=3000, zeros=3000)
+        files["validation_report"]["actual_sparsity"] = (3000 + 13 * 500) / (3000 + 13 * 1000)
+
+    write_run("m-t-random-sparsity50-no_finetune-seed0", 0.5, layers=14, change=uneven)
+    write_run("m-t-dense-sparsity00-no_finetune-seed0", 0.5, layers=14)
+    layers = tables.layer_sparsity(read_runs(tmp_path / "runs")[0])
+    assert len(layers) == 14
+    by_block, by_kind = (figure.axes[0].collections[0] for _, figure in plots._layer_figures(layers))
+    assert by_block.get_array().ravel().tolist() == [pytest.approx(100 * 6000 / 9000), 50]
+    assert by_kind.get_array().ravel().tolist() == [pytest.approx(100 * 3500 / 4000), *[50] * 6]
+
+
+def test_a_mask_that_looks_at_a_task_has_a_panel_a_task_and_another_one_panel(write_run, tmp_path):
+    for method, task in product(("random", "unstructured_wanda"), "tu"):
+        write_run(f"m-{task}-{method}-sparsity50-no_finetune-seed0", 0.5, layers=7)
+    figure = dict(plots._layer_figures(tables.layer_sparsity(read_runs(tmp_path / "runs")[0])))["m_sparsity_by_block"]
+    titles = [axes.get_title() for axes in figure.axes if axes.get_visible() and axes.get_title()]
+    assert titles == ["random", "unstructured_wanda\nt", "unstructured_wanda\nu"]
 
 
 def test_the_gap_is_drawn_of_trained_runs_alone(write_run, tmp_path):

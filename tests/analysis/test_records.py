@@ -76,10 +76,15 @@ def test_not_a_number_is_refused(write_run, tmp_path):
 
 @pytest.mark.parametrize(("change", "said"), [
     ({"outcomes": [1, 0] * 99}, "198 outcomes of 200 examples, value 0.5 is not the mean of the outcomes"),
+    ({"eval_loss": 2.25}, "eval_loss 2.25 is not the losses over the answer tokens"),
+    ({"losses": [2.0] * 199}, "199 losses of 200 examples, eval_loss 2 is not the losses over the answer tokens"),
+    ({"losses": [-1.0] * 200}, "losses 0 input should be greater than or equal to 0"),
+    ({"answer_tokens": [0] * 200}, "answer_tokens 0 input should be greater than 0"),
     ({"outcomes": [1] * 199 + [2]}, "outcomes 199 input should be less than or equal to 1"),
     ({"outcomes": [1] * 101 + [0] * 99}, "value 0.5 is not the mean of the outcomes"),
     ({"outcomes": [0.5] * 200}, "outcomes other than 0 and 1"),
-    ({"examples": 201}, "200 outcomes of 201 examples, 200 predictions of 201 examples, 200 log_likelihoods of 201 examples"),
+    ({"examples": 201}, "200 losses of 201 examples, 200 answer_tokens of 201 examples, 200 predictions of 201 examples,"
+     " 200 log_likelihoods of 201 examples"),
     ({"predictions": []}, "0 predictions of 200 examples"),
     ({"value": 1.5}, "value input should be less than or equal to 1"),
     ({"value": 0.25}, "value and standard_error are not metrics.acc's"),
@@ -118,6 +123,7 @@ def test_a_training_that_contradicts_itself_leaves_blanks(write_run, tmp_path, c
 
 def test_no_gap_is_taken_between_unlike_results(write_run, tmp_path):
     few = {"examples": 100, "outcomes": [1, 0] * 50, "predictions": [0] * 100, "log_likelihoods": None}
+    few |= {"losses": [2.0] * 100, "answer_tokens": [1] * 100}
     write_run(TUNED, 0.5, change=lambda files: files["before_merge"].update(few))
     (record,), (gap,) = read_runs(tmp_path / "runs")
     assert (record.train_merge_gap, record.train_merge_gap_value) == (None, None)
@@ -126,7 +132,12 @@ def test_no_gap_is_taken_between_unlike_results(write_run, tmp_path):
 
 @pytest.mark.parametrize(
     ("copy", "said"),
-    [(TUNED.replace("seed0", "seed1"), f"train.json: belongs to run {TUNED}"), (TUNED.replace("-t-", "-u-"), "task t")],
+    [
+        (TUNED.replace("seed0", "seed1"), f"train.json: belongs to run {TUNED}"),
+        (TUNED.replace("-t-", "-u-"), "task t"),
+        (TUNED.replace("50", "70"), "validation_report.json: of a mask of unstructured at 0.5"),
+        (TUNED.replace("unstructured", "random"), "validation_report.json: of a mask of unstructured at 0.5"),
+    ],
 )
 def test_a_copied_folder_is_not_another_run(write_run, tmp_path, copy, said):
     folder = write_run(TUNED, 0.5)

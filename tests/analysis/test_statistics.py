@@ -9,7 +9,9 @@ from sparseft.analysis.statistics import (
     WITHIN,
     difference_interval,
     holm,
+    loss_interval,
     mcnemar_p,
+    paired_t_p,
     t_interval,
     verdict,
 )
@@ -73,6 +75,41 @@ def test_the_interval_covers_the_true_difference(rates):
     studies = [rng.choice([1, -1, 0], 200, p=shares) for _ in range(300)]
     covered = sum(low <= truth <= high for low, high in map(difference_interval, studies))
     assert covered >= 285 - 3 * 3.8
+
+
+def test_the_interval_of_losses_is_scipy_s_bootstrap_of_whole_examples():
+    rng = np.random.default_rng(2)
+    losses, tokens = rng.gamma(2, 1, (2, 150)), rng.integers(1, 9, 150)
+
+    def mean(ours, theirs, count):
+        return (ours.sum() - theirs.sum()) / count.sum()
+
+    theirs = stats.bootstrap((*losses, tokens), mean, paired=True, vectorized=False, n_resamples=2000,
+                             method="percentile", rng=np.random.default_rng(0)).confidence_interval  # fmt: skip
+    assert loss_interval(losses[0] - losses[1], tokens) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_of_one_length_the_interval_of_losses_is_the_normal_one():
+    differences = np.random.default_rng(3).normal(0.1, 1, 500)
+    normal = stats.norm.interval(0.95, differences.mean() / 4, stats.sem(differences) / 4)
+    found = loss_interval(differences, np.full(500, 4))
+    assert found == pytest.approx(normal, abs=0.15 * (normal[1] - normal[0]))
+
+
+def test_the_interval_of_losses_covers_the_true_difference():
+    """Long answers cost more, and the differences are skewed; truth: 0.1 nats a token."""
+    rng, covered = np.random.default_rng(4), 0
+    for _ in range(300):
+        tokens = rng.integers(1, 9, 120)
+        low, high = loss_interval(tokens * (rng.gamma(2, 0.5, 120) - 0.9), tokens)
+        covered += low <= 0.1 <= high
+    assert 285 - 4 * 3.8 <= covered <= 285 + 3 * 3.8  # the percentile bootstrap of 120 skewed values is a little narrow
+
+
+def test_the_test_of_losses_is_scipy_s_paired_one():
+    ours, theirs = np.random.default_rng(5).gamma(2, 1, (2, 40))
+    assert paired_t_p(ours - theirs) == stats.ttest_rel(ours, theirs).pvalue
+    assert (paired_t_p(ours - ours), loss_interval(ours - ours, np.ones(40))) == (1, (0, 0))
 
 
 def test_a_point_is_within_tolerance_only_if_its_whole_interval_is():

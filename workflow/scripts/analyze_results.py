@@ -4,8 +4,9 @@
 
 With --baseline FILE.csv ours stand beside another project's numbers: baseline_comparison.csv, and marks in the figures.
 Writes to the output folder: summary.csv (a row a run), grouped_summary.csv, sparsity_vs_performance.csv,
-comparisons.csv (tests and intervals), best_tradeoffs.csv, missing.csv (runs left out, with the reason),
-correctness_memo.md, EXPERIMENTS.md and, with --plot, plots/.
+comparisons.csv (tests and intervals), best_tradeoffs.csv, layer_sparsity.csv, missing.csv (runs left out, with the
+reason), correctness_memo.md, EXPERIMENTS.md and, with --plot, plots/. Figures that an earlier call left there, and a
+baseline_comparison.csv, are removed where this one does not write them.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from sparseft.analysis import experiments, memo, tables
 from sparseft.analysis.baseline import beside, read_baseline, without_counterpart
 from sparseft.analysis.comparisons import compare, judge
+from sparseft.analysis.leftovers import remove_leftovers
 from sparseft.analysis.records import read_runs
 from sparseft.analysis.tradeoffs import tradeoffs
 from sparseft.config import Analysis, add_flags, parse_section
@@ -46,25 +48,39 @@ def main() -> int:
     comparisons = compare(records)
     points = judge(tables.curves(cells), comparisons, tolerance)
     best = tradeoffs(points)
+    compared = args.output_dir / "baseline_comparison.csv"
+    compared.unlink(missing_ok=True)  # an earlier one is of other runs
     if baseline is not None:
         table = beside(points, baseline)
         for line in without_counterpart(table):
             print(line, file=sys.stderr)
-        tables.write_csv(table, args.output_dir / "baseline_comparison.csv")
-    plots = []
+        tables.write_csv(table, compared)
+    layers = tables.layer_sparsity(records)
+    plots, folder = [], args.output_dir / "plots"
     if args.plot:
         from sparseft.analysis.plots import write_plots  # seaborn takes a second to import
 
-        plots = write_plots(points, best, args.output_dir / "plots", baseline)
+        plots = write_plots(points, best, layers, folder, baseline)
+    else:
+        remove_leftovers(folder, ())
     left_out = sum(gap.left_out for gap in gaps)
     study = experiments.Study(cells, points, comparisons, best, tolerance)
     experiments.write_experiments(args.output_dir / "EXPERIMENTS.md", records, study, left_out=left_out, plots=plots)
-    memo.write_memo(args.output_dir / "correctness_memo.md", records, gaps)
-    found = [tables.missing(gaps), best, comparisons, points, cells, runs]  # summary last: a workflow asks for it
+    judged = memo.judge_runs(records)
+    memo.write_memo(args.output_dir / "correctness_memo.md", judged, gaps)
+    found = [
+        tables.missing(gaps),
+        layers,
+        best,
+        comparisons,
+        points,
+        cells,
+        runs,
+    ]  # summary last: a workflow asks for it
     for name, table in zip(reversed(TABLES), found, strict=True):
         tables.write_csv(table, args.output_dir / f"{name}.csv")
     print(experiments.results_table(cells).to_string(index=False))
-    failed = sum(bool(memo.faults(record)) for record in records)
+    failed = sum(bool(faults) for _, faults in judged)
     print(f"\n{len(records)} runs, {failed} with a fault, {left_out} left out: {args.output_dir}/")
     return 0
 

@@ -7,12 +7,18 @@ merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.mode
 data     train.inputs.validation == before.inputs.data == evaluation.inputs.data, or the gap compares two data sets
 
 The files of mask and adapter have their say where they are there, hashed while the runs are read.
+
+Between the runs of a study too: one base a model, one mask a method and sparsity, one data set a task, and an adapter of
+its own for every run. A run that was copied from another study, or under another name, stands out here.
 """
 
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sparseft.analysis.records import NO_FINETUNE, Record
 from sparseft.analysis.tables import files_digest
+from sparseft.grid import Run, fill, mask_path
 
 _SPEAKERS = {
     "base": ("train.json", "before_merge.json", "merge.json"),
@@ -56,6 +62,30 @@ def links(record: Record) -> list[Link]:
         says = {file: digest for link, file, digest in said if link == name}
         expected = [file for file in speakers if trained or file not in _TRAINED]
         found.append(Link(name, says, [file for file in expected if file not in says]))
+    return found
+
+
+def strangers(records: Iterable[Record]) -> dict[Run, list[str]]:
+    """What sets a run apart from those that it should share a file with, in words; runs without such a fault are absent."""
+    named: dict[tuple[str, str], dict[Run, str]] = defaultdict(dict)
+    adapters: dict[str, list[Run]] = defaultdict(list)
+    for record in records:
+        run, said = record.run, {link.name: link.digest for link in links(record)}
+        for place in (("base", run.model), ("mask", fill(mask_path(run.method), run)), ("data", run.task)):
+            if said[place[0]]:
+                named[place][run] = said[place[0]]
+        if said["adapter"]:
+            adapters[said["adapter"]].append(run)
+    found: dict[Run, list[str]] = defaultdict(list)
+    for (name, what), digests in named.items():
+        counts = Counter(digests.values())
+        (usual, most), *others = counts.most_common()
+        for run, digest in digests.items():
+            if digest != usual or (others and others[0][1] == most):  # of two equal parties either may be the stranger
+                found[run].append(f"{name} of {what}: {short(digest)} in {counts[digest]} of {len(digests)} runs")
+    for runs in adapters.values():
+        for run in runs if len(runs) > 1 else []:
+            found[run].append(f"adapter: also that of {', '.join(other.id for other in runs if other != run)}")
     return found
 
 

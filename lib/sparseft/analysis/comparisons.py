@@ -5,10 +5,11 @@
     untuned   a fine-tuned cell with the same model before its training
     modes     sparse_to_sparse with sparse_to_dense
 
-The difference is between the two cells' outcomes, each averaged over its seeds; its interval is over the examples and
-holds for these trained models: another seed moves it further. McNemar's test compares two runs: of several seeds the
-p_value is the largest, so that a significant difference is one in every seed. Holm's correction is over a family: all
-comparisons of one kind on one model and task. Cells that were evaluated on other examples are not compared.
+The differences are between the two cells' outcomes and between their losses, each averaged over its seeds; their
+intervals are over the examples and hold for these trained models: another seed moves them further. McNemar's test, and
+Student's of the losses, compares two runs: of several seeds the p_value is the largest, so that a significant difference
+is one in every seed. Holm's correction is over a family: all comparisons of one kind on one model and task, outcomes and
+losses apart. Cells that were evaluated on other examples are not compared.
 """
 
 from collections.abc import Iterable
@@ -18,16 +19,26 @@ import numpy as np
 import pandas as pd
 
 from sparseft.analysis.records import Record
-from sparseft.analysis.statistics import difference_interval, holm, mcnemar_p, verdict
+from sparseft.analysis.statistics import (
+    difference_interval,
+    holm,
+    loss_interval,
+    mcnemar_p,
+    paired_t_p,
+    verdict,
+)
 from sparseft.analysis.tables import CELL, LINE, PLAIN_LORA, tidy
 from sparseft.grid import DENSE, NO_FINETUNE, TRAINED_MODES, Cell
 
 CONTROL = "random"  # the method that every other one is compared with
 SIGNIFICANT = 0.05
+COMPUTED = ("family_size", "p_holm", "significant")  # once the family is known
 FAMILY = ["comparison", "model", "task", "metric"]
+LOSS = "eval_loss_"  # before the names of what is said of the losses
+TOLD = ["difference", "difference_low", "difference_high", "p_value"]
 COLUMNS = [
-    "comparison", *CELL, "against", "n", "examples", "difference", "difference_low", "difference_high", "p_value",
-    "family_size", "p_holm", "significant",
+    "comparison", *CELL, "against", "n", "examples", "family_size", *TOLD, "p_holm", "significant",
+    *(f"{LOSS}{name}" for name in (*TOLD, "p_holm", "significant")),
 ]  # fmt: skip
 
 
@@ -43,23 +54,23 @@ def compare(records: Iterable[Record]) -> pd.DataFrame:
         for kind, other in _others(cell).items()
         if other in cells and _same_examples([*ours, *cells[other]])
     ]
-    table = pd.DataFrame(
-        rows, columns=[name for name in COLUMNS if name not in ("family_size", "p_holm", "significant")]
-    )
-    families = table.groupby(FAMILY)["p_value"]
-    table["family_size"], table["p_holm"] = families.transform("count"), families.transform(holm)
-    one_side = (table["difference_low"] > 0) | (table["difference_high"] < 0)
-    table["significant"] = (table["p_holm"] < SIGNIFICANT) & one_side
+    table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name.removeprefix(LOSS) not in COMPUTED])
+    for kind in ("", LOSS):
+        families = table.groupby(FAMILY)[f"{kind}p_value"]
+        table["family_size"], table[f"{kind}p_holm"] = families.transform("count"), families.transform(holm)
+        one_side = (table[f"{kind}difference_low"] > 0) | (table[f"{kind}difference_high"] < 0)
+        table[f"{kind}significant"] = (table[f"{kind}p_holm"] < SIGNIFICANT) & one_side
     return tidy(table, ["comparison", "model", "task", "method", "sparsity", "mode"])[COLUMNS]
 
 
 def judge(points: pd.DataFrame, comparisons: pd.DataFrame, tolerance: float) -> pd.DataFrame:
-    """The points of the curves with the interval of their difference to dense and the verdict on it; where the examples
-    were others than the dense runs', neither difference nor share is left."""
+    """The points of the curves with the intervals of their differences to dense and the verdict on the value's; where the
+    examples were others than the dense runs', neither difference nor share is left."""
     place = [*LINE, "sparsity"]
     ends = ["difference_low", "difference_high"]
-    to_dense = comparisons[comparisons["comparison"] == "dense"].set_index(place)[ends]
-    points = points.drop(columns=ends).join(to_dense, on=place)[list(points)]
+    told = [*ends, *(f"{LOSS}{name}" for name in ("difference", *ends))]
+    to_dense = comparisons[comparisons["comparison"] == "dense"].set_index(place)[told]
+    points = points.drop(columns=told).join(to_dense, on=place)[list(points)]
     unknown = points["difference_low"].isna() & (points["sparsity"] > 0)
     points[["difference_to_dense", "recovered_share"]] = points[["difference_to_dense", "recovered_share"]].mask(
         unknown
@@ -85,24 +96,28 @@ def _others(cell: Cell) -> dict[str, Cell]:
 
 
 def _same_examples(records: list[Record]) -> bool:
-    seen = {(each.evaluation.metric, each.evaluation.examples, each.evaluation.inputs.data) for each in records}
+    results = [record.evaluation for record in records]
+    seen = {(each.metric, each.examples, each.inputs.data, each.answer_tokens.tobytes()) for each in results}
     return len(seen) == 1
 
 
 def _difference(ours: list[Record], theirs: list[Record]) -> dict:
-    seeds = {record.run.seed: record.evaluation.outcomes for record in theirs}
+    seeds = {record.run.seed: record.evaluation for record in theirs}
     if theirs[0].run.mode == NO_FINETUNE:  # the same model whatever the seed
-        seeds = {record.run.seed: theirs[0].evaluation.outcomes for record in ours}
-    tests = [mcnemar_p(record.evaluation.outcomes, seeds[record.run.seed])
-             for record in ours if record.run.seed in seeds]  # fmt: skip
-    mine, other = (np.mean([record.evaluation.outcomes for record in some], axis=0) for some in (ours, theirs))
-    low, high = difference_interval(mine - other)
-    return {
-        "metric": ours[0].evaluation.metric,
-        "n": len(tests),
-        "examples": mine.size,
-        "difference": (mine - other).mean(),
-        "difference_low": low,
-        "difference_high": high,
-        "p_value": max(tests, default=np.nan),
+        seeds = {record.run.seed: theirs[0].evaluation for record in ours}
+    pairs = [(record.evaluation, seeds[record.run.seed]) for record in ours if record.run.seed in seeds]
+    tests = [mcnemar_p(mine.outcomes, other.outcomes) for mine, other in pairs]
+    loss_tests = [paired_t_p(mine.losses - other.losses) for mine, other in pairs]
+    of_values, of_losses = (_over_seeds(ours, name) - _over_seeds(theirs, name) for name in ("outcomes", "losses"))
+    tokens = ours[0].evaluation.answer_tokens
+    found = {
+        "": (of_values.mean(), *difference_interval(of_values), max(tests, default=np.nan)),
+        LOSS: (of_losses.sum() / tokens.sum(), *loss_interval(of_losses, tokens), max(loss_tests, default=np.nan)),
     }
+    return {"metric": ours[0].evaluation.metric, "n": len(pairs), "examples": of_values.size} | {
+        f"{kind}{name}": value for kind, told in found.items() for name, value in zip(TOLD, told, strict=True)
+    }
+
+
+def _over_seeds(records: list[Record], name: str) -> np.ndarray:
+    return np.mean([getattr(record.evaluation, name) for record in records], axis=0)

@@ -12,13 +12,15 @@ from typing import Self
 import pandas as pd
 
 from sparseft.analysis.chain import short
+from sparseft.analysis.comparisons import LOSS, TOLD
 from sparseft.analysis.markdown import markdown_table
 from sparseft.analysis.records import Evaluation, Record
 from sparseft.analysis.tables import LINE, PLAIN_LORA
 from sparseft.files import atomic_file
 from sparseft.grid import MODES, NO_FINETUNE, WAFER
 
-_HEADS = {
+_HEADS = {  # by comparison; dense is told of the losses alone, for the values have verdicts
+    "dense": "{mode} minus dense",
     "random": "In mode {mode}, minus random pruning",
     "untuned": "{mode} minus no fine-tuning",
     "modes": "{mode} minus sparse_to_dense",
@@ -31,9 +33,10 @@ no and of the yes questions that were answered rightly: 1 and 0 is a model that 
 what guessing scores, or one and the same answer to all questions where that scores more.
 
 Differences are over the same examples; in brackets stand the ends of their 95 % confidence interval (paired bootstrap over
-the examples). They have a number where McNemar's exact test is significant at 5 % after Holm's correction, over all
-comparisons of that kind on the model and task, in every seed: comparisons.csv has all of them. *Not significant* means that
-these examples cannot tell, not that there is no difference. The sentences name at most four sparsities.
+the examples). They have a number where McNemar's exact test, or Student's paired t test of the losses (nats per answer
+token), is significant at 5 % after Holm's correction, over all comparisons of that kind on the model and task, in every
+seed: comparisons.csv has all of them. *Not significant* means that these examples cannot tell, not that there is no
+difference. The sentences name at most four sparsities.
 
 No regression beyond a tolerance means that the whole interval of the difference to dense lies above it, at this sparsity
 and at every smaller one. Best in value for its sparsity (or training speed) means that no other point is better in one and
@@ -101,7 +104,15 @@ def results_table(cells: pd.DataFrame) -> pd.DataFrame:
 
 def findings(study: Study) -> list[str]:
     """Sentences about one model on one task."""
-    return [*_dense(study.points), *_verdicts(study), *_compared(study.comparisons), *_fronts(study.best)]
+    values = study.comparisons[study.comparisons["comparison"] != "dense"]
+    losses = study.comparisons.drop(columns=[*TOLD, "significant"]).rename(columns=lambda name: name.removeprefix(LOSS))
+    return [
+        *_dense(study.points),
+        *_verdicts(study),
+        *_compared(values),
+        *(f"Loss, {sentence}" for sentence in _compared(losses)),
+        *_fronts(study.best),
+    ]
 
 
 def _setting(records: list[Record], cells: pd.DataFrame) -> str:
@@ -191,7 +202,7 @@ def _verdicts(study: Study) -> Iterable[str]:
 def _compared(comparisons: pd.DataFrame) -> Iterable[str]:
     """The significant differences with their numbers, the others by name alone."""
     few = comparisons[comparisons["sparsity"].isin(_few(comparisons["sparsity"]))]
-    for (kind, mode), part in few[few["comparison"].isin(_HEADS)].groupby(["comparison", "mode"], sort=False):
+    for (kind, mode), part in few.groupby(["comparison", "mode"], sort=False):
         told, rest = (part[part["significant"] == known].groupby("method", sort=False) for known in (True, False))
         parts = [f"{method} " + ", ".join(f"{_difference(row)} at {row.sparsity} %" for row in rows.itertuples())
                  for method, rows in told]  # fmt: skip

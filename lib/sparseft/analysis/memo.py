@@ -3,11 +3,12 @@
 Everything is read from the run folders at writing time, and each check comes with the command that repeats it.
 """
 
+import math
 from pathlib import Path
 
-from sparseft.analysis.chain import links, short
+from sparseft.analysis.chain import links, short, strangers
 from sparseft.analysis.markdown import markdown_table
-from sparseft.analysis.records import Gap, Record, Validation
+from sparseft.analysis.records import ROUNDING, Gap, Record, Validation
 from sparseft.files import atomic_file
 from sparseft.grid import MODEL, RUN, Run, fill, mask_path
 
@@ -42,6 +43,9 @@ Each stage records the sha256 of what it read and wrote. A chain holds when thes
 - of mask and adapter also the files themselves, as far as they are there: hashed when this page was written
 - data: `train.json` inputs.validation, `before_merge.json` and `evaluation.json` inputs.data
 
+Between runs: the same base in all runs of a model, the same mask in all of its file, the same data in all of a task, and
+no adapter in two runs. Where they differ, the fewer are named as faults, and both where neither is.
+
 The first twelve digits; summary.csv has them whole. A merged model of several files has the sha256 of what
 `sha256sum *.safetensors` prints.
 
@@ -49,15 +53,23 @@ The first twelve digits; summary.csv has them whole. A merged model of several f
 
 
 def faults(record: Record) -> list[str]:
-    """What is wrong with a run, in words; empty for a sound one."""
+    """What is wrong with a run by itself, in words; empty for a sound one."""
     found = [link.fault for link in links(record) if link.fault]
     return _validation_faults(record.validation) + [f"broken chain, {fault}" for fault in found]
 
 
-def write_memo(path: Path, records: list[Record], gaps: list[Gap]) -> None:
-    """Write the memo: totals, failures, gaps, the checks of every run, its chain."""
-    judged = [(record, faults(record)) for record in records]
-    judged.sort(key=lambda pair: (pair[0].validation.passed, not pair[1]))  # failed, then broken chains, then sound
+def judge_runs(records: list[Record]) -> list[tuple[Record, list[str]]]:
+    """Every run with its faults, those of the runs taken together among them: failed, then broken chains, then sound."""
+    apart = strangers(records)
+    judged = [
+        (record, faults(record) + [f"unlike its fellows, {words}" for words in apart.get(record.run, ())])
+        for record in records
+    ]
+    return sorted(judged, key=lambda pair: (pair[0].validation.passed, not pair[1]))
+
+
+def write_memo(path: Path, judged: list[tuple[Record, list[str]]], gaps: list[Gap]) -> None:
+    """Write the memo: totals, failures, gaps, the checks of every run, its chain; `judged` as judge_runs gives it."""
     worst = judged[0][0].run
     sections = [
         "# Correctness memo\n",
@@ -83,7 +95,7 @@ def repeat_command(run: Run) -> str:
 def _validation_faults(report: Validation) -> list[str]:
     """A report that did not pass, or one that claims to pass against its own numbers."""
     layers = f"{report.layers_checked} of {report.layers_expected} layers checked"
-    rows = (len(report.layers), sum(layer.violations for layer in report.layers))
+    rows = (len(report.layers["layer"]), report.layers["violations"].sum())
     wrong = []
     if report.violations:
         wrong.append(f"{report.violations} weights violate the mask, the largest {report.max_abs_violation:.3g}")
@@ -93,6 +105,10 @@ def _validation_faults(report: Validation) -> list[str]:
         wrong.append(f"changed outside the mask: {', '.join(report.tensors_outside_changed)}")
     if rows != (report.layers_checked, report.violations):
         wrong.append(f"its totals are not those of its {rows[0]} layer rows with {rows[1]} violations")
+    for name, column in (("expected_sparsity", "pruned"), ("actual_sparsity", "zeros")):
+        said, counted = getattr(report, name), report.layers[column].sum()
+        if said is not None and not math.isclose(said * report.weights, counted, rel_tol=ROUNDING):
+            wrong.append(f"its {name} {said:g} is not that of its layer rows, {counted:,} of {report.weights:,}")
     if not report.passed:
         return ["validation failed: " + ("; ".join(wrong) or f"{layers}, 0 violations")]
     return ["validation says passed, but: " + "; ".join(wrong)] if wrong else []

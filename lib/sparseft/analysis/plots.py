@@ -2,6 +2,8 @@
 
     {task}_{metric}_vs_sparsity      what pruning costs and fine-tuning wins back, with standard errors and chance
     {task}_{metric}_heatmap_{model}  method x sparsity, one panel a mode
+    {model}_sparsity_by_block        sparsity reached in the merged models, decoder block x sparsity, a panel a method
+    {model}_sparsity_by_projection   the same by kind of layer
     {task}_eval_loss_vs_sparsity     loss on the validation set
     {task}_train_merge_gap           what the merge adds to that loss
     {task}_speed_vs_sparsity         training speed, a row a model and device
@@ -17,7 +19,7 @@ The same input gives the same bytes.
 """
 
 from collections.abc import Callable, Iterator
-from itertools import cycle, product
+from itertools import chain, cycle, product
 from pathlib import Path
 from textwrap import fill
 
@@ -31,9 +33,10 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sparseft.analysis.leftovers import MARK, remove_leftovers
 from sparseft.analysis.records import NO_FINETUNE
 from sparseft.files import atomic_file
-from sparseft.grid import DENSE, MODES, OUT_OF_MEMORY
+from sparseft.grid import DENSE, MODES, OUT_OF_MEMORY, TASK_METHODS
 
 METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_match": "exact match"}
 SPARSITY = "sparsity asked for (%)"
@@ -64,16 +67,17 @@ _STYLE = {
 
 
 def write_plots(
-    points: pd.DataFrame, best: pd.DataFrame, folder: Path, baseline: pd.DataFrame | None = None
+    points: pd.DataFrame, best: pd.DataFrame, layers: pd.DataFrame, folder: Path, baseline: pd.DataFrame | None = None
 ) -> list[str]:
-    """Draw every figure from the points of the curves and the best of them into `folder`; returns the PNGs' names.
+    """Draw every figure from the points of the curves, the best of them and the layers' sparsities into `folder`, and
+    remove those of an earlier call that are none of these; returns the PNGs' names.
 
     `baseline`: what another project reached, marked beside ours."""
-    return _write(_figures(points, best, baseline), folder)
+    return _write(chain(_figures(points, best, baseline), _layer_figures(layers)), folder)
 
 
 def write_throughput_plots(table: pd.DataFrame, folder: Path) -> list[str]:
-    """Draw the measured batch sizes into `folder`; returns the PNGs' names."""
+    """Draw the measured batch sizes into `folder`, as write_plots does; returns the PNGs' names."""
     return _write(_throughput_figures(table), folder)
 
 
@@ -81,11 +85,12 @@ def _write(figures: Iterator[tuple[str, Figure]], folder: Path) -> list[str]:
     names = []
     with matplotlib.rc_context(_STYLE):
         for name, figure in figures:
-            for kind, undated in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+            for kind, undated in (("png", {"Software": MARK}), ("svg", {"Date": None, "Creator": MARK})):
                 with atomic_file(folder / f"{name}.{kind}") as temporary:
                     figure.savefig(temporary, format=kind, metadata=undated)
                 figure.set_layout_engine("none")  # laid out by the first drawing; once is enough
             names.append(f"{name}.png")
+    remove_leftovers(folder, {*names, *(f"{Path(name).stem}.svg" for name in names)})
     return names
 
 
@@ -242,6 +247,52 @@ def _heat_map(points: pd.DataFrame, *, title: str, label: str) -> Figure:
     panels[-1].set_xlabel(SPARSITY, fontsize="medium")
     figure.suptitle(title, fontsize="medium", fontweight="bold")
     figure.colorbar(panels[0].collections[0], ax=panels, label=label, fraction=0.05, aspect=25)
+    return figure
+
+
+def _layer_figures(layers: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """The masks of a method that looks at no task are the same in all: drawn once."""
+    of_task = layers["method"].isin(TASK_METHODS)
+    layers = layers.assign(
+        panel=layers["method"].where(~of_task, layers["method"] + "\n" + layers["task"]),
+        block=layers["layer"].str.extract(r"\.layers\.(\d+)\.", expand=False).astype(float),
+        projection=layers["layer"].str.rpartition(".")[2],
+        zeros=layers["sparsity_mean"] * layers["weights"],
+    )
+    for model, part in layers.groupby("model", sort=False):
+        for place, label in {"block": "decoder block", "projection": "kind of layer"}.items():
+            sums = part.groupby(["panel", place, "sparsity"], sort=False)[["zeros", "weights"]].sum()
+            reached = (100 * sums["zeros"] / sums["weights"]).astype(float).rename("reached").reset_index()
+            yield f"{model}_sparsity_by_{place}", _layer_figure(reached, place, label, model)
+
+
+def _layer_figure(reached: pd.DataFrame, place: str, label: str, model: str) -> Figure:
+    """`reached`: percent, a row a panel, place and sparsity."""
+    names, rows = list(reached["panel"].unique()), list(reached[place].unique())
+    columns = sorted(reached["sparsity"].unique())
+    across, few = min(len(names), 4), place == "projection"
+    down = -(-len(names) // across)
+    size = (max(4.5, 1.6 + 2.4 * across), 1.4 + down * (0.9 + (0.32 if few else 0.13) * len(rows)))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    for name, axes in zip(names, panels.flat, strict=False):
+        table = reached[reached["panel"] == name].pivot(index=place, columns="sparsity", values="reached")
+        table = table.reindex(index=rows, columns=columns)
+        seaborn.heatmap(table, ax=axes, annot=few, fmt=".0f", cmap="cividis", cbar=False, vmin=0, vmax=100)
+        axes.set_title(name, fontsize="medium")
+        axes.set(xlabel="", ylabel="", facecolor="0.9")  # grey: no such run
+        axes.tick_params(axis="y", rotation=0)
+    if not few:
+        ticks = range(0, len(rows), max(1, len(rows) // 8))
+        panels[0, 0].set_yticks([tick + 0.5 for tick in ticks], [f"{rows[tick]:.0f}" for tick in ticks])
+    for axes in panels.flat[len(names) :]:
+        axes.set_visible(False)
+    figure.supxlabel(SPARSITY, fontsize="medium")
+    figure.supylabel(label, fontsize="medium")
+    figure.suptitle(f"{model}: sparsity reached by {label}", fontsize="medium", fontweight="bold")
+    figure.colorbar(
+        panels[0, 0].collections[0], ax=panels, label="zeros among the weights (%)", fraction=0.05, aspect=25
+    )
     return figure
 
 

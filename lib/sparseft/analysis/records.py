@@ -32,13 +32,19 @@ Number = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 Loss = Annotated[float, Field(ge=0)]  # nats
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Outcomes = Annotated[list[Fraction], AfterValidator(np.array)]
+Losses = Annotated[list[Loss], AfterValidator(np.array)]
+Numbers = Annotated[list[Number], AfterValidator(np.array)]
 Rows = Annotated[list, AfterValidator(len)]  # how many: a study's log-likelihoods would fill the memory
 PERPLEXITY = "wikitext2_ppl_"  # and its context length: the metrics that are no fractions
 ROUNDING = 1e-9  # relative; of sums in another order
 
 
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
+
+
 class _Piece(BaseModel):
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
+    model_config = _STRICT
 
     def contradictions(self) -> Iterable[str]:
         """What is wrong with the numbers taken together."""
@@ -118,12 +124,20 @@ class Merge(_File):
     outputs: Annotated[dict[str, str], Field(min_length=1)]
 
 
-class Layer(_Piece):
-    """One row of the validation: how many weights were compared, how many are not what the mask says."""
+class Layer(BaseModel):
+    """One row of the validation: how many weights were compared, are pruned by the mask, are zero, violate the mask."""
 
+    model_config = _STRICT
     layer: str
-    weights: Count
+    weights: Number
+    pruned: Count
+    zeros: Count
     violations: Count
+
+
+def _columns(rows: list[Layer]) -> dict[str, np.ndarray]:
+    """Each field an array: a study has more rows than Python's objects bear."""
+    return {name: np.array([getattr(row, name) for row in rows]) for name in Layer.model_fields}
 
 
 class ValidationInputs(_Piece):
@@ -135,9 +149,11 @@ class ValidationInputs(_Piece):
 
 
 class Mask(_Piece):
-    """What the mask ranked together, and whether wanda went layer by layer."""
+    """What the mask ranked together, whether wanda went layer by layer, and what it is of where it says so."""
 
     scope: str
+    method: str | None = None
+    sparsity: Fraction | None = None  # asked for
     sequential: bool | None = None
 
 
@@ -155,13 +171,20 @@ class Validation(_File):
     actual_sparsity: Fraction | None
     tensors_outside_checked: Count
     tensors_outside_changed: list[str]
-    layers: list[Layer]
+    layers: Annotated[list[Layer], AfterValidator(_columns)]
     inputs: ValidationInputs
 
     @property
     def weights(self) -> int:
         """How many weights were compared with the mask."""
-        return sum(layer.weights for layer in self.layers)
+        return int(self.layers["weights"].sum())
+
+    def contradictions(self) -> Iterator[str]:
+        layers = self.layers
+        if (np.maximum(layers["pruned"], layers["zeros"]) > layers["weights"]).any():
+            yield "a layer of more zeros than weights"
+        if (layers["pruned"] - layers["violations"] > layers["zeros"]).any() and self.tolerance == 0:
+            yield "a layer whose pruned weights are neither zeros nor violations"
 
 
 class EvaluationInputs(_Piece):
@@ -172,8 +195,8 @@ class EvaluationInputs(_Piece):
 
 
 class _Scored(_File):
-    """A model on the validation set: `metrics` are all that its task has, by name, and `outcomes` the headline metric's by
-    example, (examples,)."""
+    """A model on the validation set: `metrics` are all that its task has, by name. By example, (examples,): `outcomes`
+    of the headline metric, `losses` of the right answer, nats, and its `answer_tokens`."""
 
     task: str
     metric: str
@@ -182,7 +205,9 @@ class _Scored(_File):
     examples: Annotated[int, Field(gt=1)]
     eval_loss: Loss
     metrics: dict[str, float | None]
-    outcomes: Annotated[list[Fraction], AfterValidator(np.array)]
+    outcomes: Outcomes
+    losses: Losses
+    answer_tokens: Numbers
     predictions: Rows
     log_likelihoods: Rows | None = None  # of choices; a generated answer has none
     seconds: Positive
@@ -191,6 +216,8 @@ class _Scored(_File):
     def contradictions(self) -> Iterator[str]:
         rows = {
             "outcomes": self.outcomes.size,
+            "losses": self.losses.size,
+            "answer_tokens": self.answer_tokens.size,
             "predictions": self.predictions,
             "log_likelihoods": self.log_likelihoods,
         }
@@ -207,6 +234,8 @@ class _Scored(_File):
             yield "outcomes other than 0 and 1"
         if not math.isclose(self.outcomes.sum(), self.value * self.examples, rel_tol=ROUNDING):
             yield f"value {self.value:g} is not the mean of the outcomes"
+        if not math.isclose(self.losses.sum(), self.eval_loss * self.answer_tokens.sum(), rel_tol=ROUNDING):
+            yield f"eval_loss {self.eval_loss:g} is not the losses over the answer tokens"
         if self.standard_error > 0.5 / math.sqrt(self.examples - 1) * (1 + ROUNDING):  # half of them 0, half 1
             yield f"standard_error {self.standard_error:g} is more than {self.examples} outcomes can have"
 
@@ -451,7 +480,7 @@ def _read_piece(path: Path, schema: type[P]) -> P:
 
 
 def _foreign(run: Run, pieces: dict[str, _File | None]) -> list[str]:
-    """Pieces that name another run or task: a folder that was copied or renamed counts as no run."""
+    """Pieces that name another run, task or mask: a folder that was copied or renamed counts as no run."""
     found = [
         f"{_PIECES[name][0]}: belongs to run {piece.run_id}"
         for name, piece in pieces.items()
@@ -462,6 +491,10 @@ def _foreign(run: Run, pieces: dict[str, _File | None]) -> list[str]:
         for name, piece in pieces.items()
         if isinstance(piece, _Scored) and piece.task != run.task
     ]
+    if validation := pieces["validation"]:
+        method, sparsity = validation.mask.method, validation.mask.sparsity
+        if method not in (None, run.method) or sparsity not in (None, run.sparsity / 100):
+            found.append(f"validation_report.json: of a mask of {method} at {sparsity}")
     return found
 
 

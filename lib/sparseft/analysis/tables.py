@@ -1,4 +1,4 @@
-"""The tables: a row a run, a row a cell, a row a point of a curve; a row a batch size.
+"""The tables: a row a run, a row a cell, a row a point of a curve, a row a layer; a row a batch size.
 
 A cell is model x task x method x sparsity x mode; its runs differ in the seed alone. Over seeds:
 
@@ -35,11 +35,12 @@ from sparseft.grid import DENSE, METHODS, MODES, NO_FINETUNE, Cell
 
 PLAIN_LORA = "sparse_to_dense"  # the mode of the dense fine-tuned runs
 CELL = ["model", "task", "metric", "method", "sparsity", "mode"]
+MASKED = ["model", "task", "method", "sparsity"]
 LINE = ["model", "task", "metric", "method", "mode"]
 INTEGERS = [
     "sparsity", "seed", "examples", "peak_memory_bytes", "batch_size", "steps", "violations", "layers_checked",
     "layers_expected", "n", "n_validated", "processes", "threads", "memory_limit_bytes", "warmup_steps",
-    "sequence_length", "evaluation_peak_memory_bytes", "family_size",
+    "sequence_length", "evaluation_peak_memory_bytes", "family_size", "weights",
 ]  # fmt: skip
 TRAINED = [
     "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes", "batch_size", "steps", "gradient",
@@ -54,8 +55,12 @@ POINT = [
     "n", "n_validated", "examples", "chance", "majority_floor", "value", "value_sd", "value_low", "value_high",
     "standard_error", "dense_value", "difference_to_dense", "difference_low", "difference_high", "verdict",
     "untuned_value", "recovered_share", "eval_loss",
-    "eval_loss_sd", "eval_loss_low", "eval_loss_high", "train_merge_gap", "train_merge_gap_sd", "samples_per_second", "samples_per_second_sd",
-    "samples_per_second_low", "samples_per_second_high", "device",
+    "eval_loss_sd", "eval_loss_low", "eval_loss_high", "eval_loss_difference", "eval_loss_difference_low", "eval_loss_difference_high",
+    "train_merge_gap", "train_merge_gap_sd", "samples_per_second", "samples_per_second_sd", "samples_per_second_low", "samples_per_second_high", "device",
+]  # fmt: skip
+JUDGED = [
+    "difference_low", "difference_high", "verdict", "eval_loss_difference", "eval_loss_difference_low",
+    "eval_loss_difference_high",
 ]  # fmt: skip
 CONDITIONS = ["device", "threads", "processes", "gradient", "sequence_length", "warmup_steps", "steps"]
 MEMORY = ["peak_memory_kind", "memory_limit_bytes", "memory_limit_kind"]
@@ -108,7 +113,7 @@ def curves(cells: pd.DataFrame) -> pd.DataFrame:
     untuned = points[points["mode"] == NO_FINETUNE].rename(columns={"value": "untuned_value"})
     points = points.merge(untuned[[*place, "untuned_value"]], how="left", on=place)
     points["difference_to_dense"] = points["value"] - points["dense_value"]
-    points[["difference_low", "difference_high", "verdict"]] = None  # what comparisons.judge fills in
+    points[JUDGED] = None  # what comparisons.judge fills in
     points["recovered_share"] = _recovered_share(points)
     return tidy(points, [*LINE, "sparsity"])[[*LINE, "sparsity", *POINT]]
 
@@ -117,6 +122,22 @@ def throughput(measurements: Iterable[Measurement]) -> pd.DataFrame:
     """A row a cell and batch size; tokens a second are without padding."""
     table = pd.DataFrame([_batch_row(each, batch) for each in measurements for batch in each.batches])
     return tidy(table, ["model", "task", "method", "sparsity", "mode", "device", "batch_size"])
+
+
+def layer_sparsity(records: Iterable[Record]) -> pd.DataFrame:
+    """A row a pruned layer of a model, task, method and sparsity: the share of zeros in the merged models, over the runs."""
+    rows = pd.concat(
+        [pd.DataFrame({**{name: getattr(record.run, name) for name in MASKED}, **record.validation.layers})
+         for record in records if record.run.method != DENSE] or [pd.DataFrame(columns=[*MASKED, "layer", "weights", "zeros"])]
+    )  # fmt: skip
+    rows = rows.assign(found=(rows["zeros"] / rows["weights"]).astype(float))
+    groups = rows.groupby([*MASKED, "layer"], sort=False)
+    table = groups.agg(
+        weights=("weights", "first"),
+        n=("found", "size"),
+        **{f"sparsity_{how}": ("found", how) for how in ("mean", "min", "max")},
+    )
+    return tidy(table.reset_index(), MASKED)
 
 
 def missing(gaps: list[Gap]) -> pd.DataFrame:
