@@ -18,8 +18,8 @@ is measured apart:
 The same input gives the same bytes.
 """
 
-from collections.abc import Callable, Iterator
-from itertools import chain, cycle, product
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, cycle
 from pathlib import Path
 from textwrap import fill
 
@@ -39,7 +39,7 @@ from sparseft.files import atomic_file
 from sparseft.grid import DENSE, MODES, OUT_OF_MEMORY, TASK_METHODS
 
 METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_match": "exact match"}
-SPARSITY = "sparsity asked for (%)"
+SPARSITY = "sparsity asked (%)"
 GAP = "train-merge gap\n(nats per answer token)"
 LOSS = "evaluation loss\n(nats per answer token)"
 ROWS = {
@@ -47,6 +47,10 @@ ROWS = {
     "tokens_per_second": "training speed\n(tokens/s)",
     "peak_memory": "peak memory\n(GB)",
 }
+
+WIDTH = 5.2  # inches: at a paper's column of 3.3 its letters of 9.5 to 11 points are 6 to 7 high
+ACROSS = 3  # panels side by side
+TITLE = 46  # letters of a title's line
 
 _COLOURS = seaborn.color_palette("colorblind")
 _MODES = {
@@ -126,25 +130,47 @@ def _figures(points: pd.DataFrame, best: pd.DataFrame, baseline: pd.DataFrame | 
 
 def _line_figure(points: pd.DataFrame, column: str, label: str, *, error: str, title: str) -> Figure:
     rows, methods = list(points["row"].unique()), list(points["method"].unique())
-    figure = Figure(figsize=(max(7.5, 3.4 * len(methods)), 1.1 + 2.9 * len(rows)), layout="constrained")
-    panels = figure.subplots(len(rows), len(methods), sharex=True, sharey="row", squeeze=False)
-    for (row, method), axes in zip(product(rows, methods), panels.flat, strict=True):
+    figure, panels = _panels(rows, methods, 2.1)
+    for (row, method), axes in panels.items():
         part = points[(points["row"] == row) & (points["method"] == method)]
         _draw_lines(axes, part, column, error)
         if column == "value" and len(part):
             _draw_levels(axes, part)
-        axes.set_title(method if len(rows) == 1 else f"{method}\n{fill(row, 34)}", fontsize="medium")
+        axes.set_title(method if len(rows) == 1 else f"{method}\n{fill(row, 24)}", fontsize="small")
         if column == "train_merge_gap":
             axes.axhline(0, color="0.25", linestyle=":", linewidth=1.4, label="no gap", zorder=1)
-    if column == "samples_per_second":
-        for axes in panels[:, 0]:  # each row shares its y axis
+        if column == "samples_per_second":
             axes.set_ylim(bottom=0)  # a ratio of speeds is read off the axis
-    _finish_axes(panels, points["sparsity"])
-    figure.suptitle(title if len(rows) > 1 else f"{title} ({rows[0]})", fontsize="medium", fontweight="bold")
-    for axes in panels[:, 0]:
-        axes.set_ylabel(label, fontsize="medium")
-    _add_legend(figure, panels, order=lambda text: (text not in MODES, text))
+    _finish_axes(list(panels.values()), points["sparsity"])
+    figure.suptitle(
+        fill(title if len(rows) > 1 else f"{title} ({rows[0]})", TITLE), fontsize="medium", fontweight="bold"
+    )
+    figure.supylabel(label, fontsize="medium")
+    _add_legend(figure, panels.values(), order=lambda text: (text not in MODES, text))
     return figure
+
+
+def _panels(rows: list[str], columns: list[str], height: float) -> tuple[Figure, dict[tuple[str, str], Axes]]:
+    """A panel a row and column, WIDTH wide whatever their number: a row that is longer than ACROSS goes on below.
+
+    All share the x axis, of sparsities, and the panels of a row the y axis."""
+    across = min(len(columns), ACROSS)
+    lines = -(-len(columns) // across)  # of one row
+    figure = Figure(figsize=(WIDTH, 1.5 + height * lines * len(rows)), layout="constrained")
+    grid = figure.subplots(lines * len(rows), across, sharex=True, squeeze=False)
+    panels = {}
+    for number, row in enumerate(rows):
+        own = grid[number * lines : (number + 1) * lines].ravel()
+        for axes in own[len(columns) :]:
+            axes.remove()
+        for place, (column, axes) in enumerate(zip(columns, own, strict=False)):
+            panels[row, column] = axes
+            if place:
+                axes.sharey(own[0])
+            lowest = place + across >= len(columns) and number == len(rows) - 1
+            axes.tick_params(labelleft=place % across == 0, labelbottom=lowest)
+            axes.set_xlabel(SPARSITY if lowest else "", fontsize="small")
+    return figure, panels
 
 
 def _draw_baseline(figure: Figure, baseline: pd.DataFrame) -> None:
@@ -162,9 +188,9 @@ def _draw_baseline(figure: Figure, baseline: pd.DataFrame) -> None:
 def _speed_figure(points: pd.DataFrame, front: pd.DataFrame, label: str, *, title: str) -> Figure:
     """A panel a model and device: the speeds of two devices never share one."""
     places = list(points.groupby(["model", "device"], sort=False).groups)
-    figure = Figure(figsize=(max(7.5, 4.6 * len(places)), 4.8), layout="constrained")
-    panels = figure.subplots(1, len(places), sharey=True, squeeze=False)
-    for (model, device), axes in zip(places, panels[0], strict=True):
+    figure = Figure(figsize=(WIDTH, 1 + 3.4 * len(places)), layout="constrained")
+    panels = figure.subplots(len(places), 1, sharey=True, squeeze=False)[:, 0]
+    for (model, device), axes in zip(places, panels, strict=True):
         part = points[(points["model"] == model) & (points["device"] == device)]
         dense = part["sparsity"] == 0  # in every curve: drawn once
         looks = {mode: (part[(part["mode"] == mode) & ~dense], look) for mode, look in _MODES.items()}
@@ -182,20 +208,20 @@ def _speed_figure(points: pd.DataFrame, front: pd.DataFrame, label: str, *, titl
         names = [
             f"{number}: {row.method} {row.sparsity} %, {row.mode}" for number, row in enumerate(best.itertuples(), 1)
         ]
-        axes.set_title(f"{model} on {fill(device, 40)}", fontsize="medium")
+        axes.set_title(fill(f"{model} on {device}", TITLE), fontsize="medium")
         axes.set_xlabel("\n".join(["training speed (samples/s)", *names]), fontsize="small")
-    panels[0, 0].set_ylabel(label, fontsize="medium")
-    figure.suptitle(title, fontsize="medium", fontweight="bold")
+        axes.set_ylabel(label, fontsize="medium")
+    figure.suptitle(fill(title, TITLE), fontsize="medium", fontweight="bold")
     _add_legend(figure, panels, order=lambda text: (text not in MODES, text))
     return figure
 
 
-def _add_legend(figure: Figure, panels: np.ndarray, order: Callable[[str], object]) -> None:
-    handles = {
-        text: handle for axes in panels.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
+def _add_legend(figure: Figure, panels: Iterable[Axes], order: Callable[[str], object]) -> None:
+    handles = {text: handle for axes in panels for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     names = sorted(handles, key=order)
-    figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(
+        [handles[name] for name in names], names, loc="outside lower center", ncols=2, frameon=False, fontsize="small"
+    )
 
 
 def _draw_lines(axes: Axes, points: pd.DataFrame, column: str, error: str) -> None:
@@ -217,35 +243,34 @@ def _draw_levels(axes: Axes, points: pd.DataFrame) -> None:
         axes.axhline(floor, color="0.25", linestyle="-.", linewidth=1, label="one answer to all", zorder=1)
 
 
-def _finish_axes(panels: np.ndarray, sparsities: pd.Series) -> None:
+def _finish_axes(panels: list[Axes], sparsities: pd.Series) -> None:
     ticks = []
     for sparsity in sorted(sparsities.unique()):
-        if not ticks or sparsity - ticks[-1] >= 7:  # percent; closer, the numbers would touch
+        if not ticks or sparsity - ticks[-1] >= 20:  # percent; closer, the numbers would touch
             ticks.append(sparsity)
-    panels[0, 0].set_xticks(ticks)  # the x axis is shared
-    panels[0, 0].set_xlim(ticks[0] - 4, sparsities.max() + 4)
-    for axes in panels.flat:
+    panels[0].set_xticks(ticks)  # the x axis is shared
+    panels[0].set_xlim(ticks[0] - 4, sparsities.max() + 4)
+    for axes in panels:
         axes.xaxis.grid(False)
-    for axes in panels[-1]:
-        axes.set_xlabel(SPARSITY, fontsize="medium")
 
 
 def _heat_map(points: pd.DataFrame, *, title: str, label: str) -> Figure:
     modes = list(points["mode"].unique())
     methods, columns = list(points["method"].unique()), sorted(points["sparsity"].unique())
-    size = (max(6, 3 + 0.62 * len(columns)), 1.2 + (0.45 + 0.42 * len(methods)) * len(modes))
+    size = (WIDTH, 1.2 + (0.45 + 0.36 * len(methods)) * len(modes))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(modes), 1, sharex=True, squeeze=False)[:, 0]
     scale = {"vmin": min(points["chance"].min(), points["value"].min()), "vmax": points["value"].max()}
     for mode, axes in zip(modes, panels, strict=True):
         part = points[points["mode"] == mode]
         table = part.pivot(index="method", columns="sparsity", values="value").reindex(index=methods, columns=columns)
-        seaborn.heatmap(table, ax=axes, annot=True, fmt=".2f", cmap="cividis", cbar=False, linewidths=1, **scale)
+        seaborn.heatmap(table, ax=axes, annot=True, fmt=".2f", cmap="cividis", cbar=False, linewidths=1,
+                        annot_kws={"fontsize": "small"}, **scale)  # fmt: skip
         axes.set_title(mode, fontsize="medium")
         axes.set(xlabel="", ylabel="", facecolor="0.9")  # grey: no such run
         axes.tick_params(axis="y", rotation=0)
     panels[-1].set_xlabel(SPARSITY, fontsize="medium")
-    figure.suptitle(title, fontsize="medium", fontweight="bold")
+    figure.suptitle(fill(title, TITLE), fontsize="medium", fontweight="bold")
     figure.colorbar(panels[0].collections[0], ax=panels, label=label, fraction=0.05, aspect=25)
     return figure
 
@@ -268,31 +293,29 @@ def _layer_figures(layers: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 
 def _layer_figure(reached: pd.DataFrame, place: str, label: str, model: str) -> Figure:
     """`reached`: percent, a row a panel, place and sparsity."""
-    names, rows = list(reached["panel"].unique()), list(reached[place].unique())
-    columns = sorted(reached["sparsity"].unique())
-    across, few = min(len(names), 4), place == "projection"
-    down = -(-len(names) // across)
-    size = (max(4.5, 1.6 + 2.4 * across), 1.4 + down * (0.9 + (0.32 if few else 0.13) * len(rows)))
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-    for name, axes in zip(names, panels.flat, strict=False):
+    rows, columns, few = list(reached[place].unique()), sorted(reached["sparsity"].unique()), place == "projection"
+    figure, panels = _panels([model], list(reached["panel"].unique()), 0.5 + (0.26 if few else 0.075) * len(rows))
+    for (_, name), axes in panels.items():
         table = reached[reached["panel"] == name].pivot(index=place, columns="sparsity", values="reached")
         table = table.reindex(index=rows, columns=columns)
-        seaborn.heatmap(table, ax=axes, annot=few, fmt=".0f", cmap="cividis", cbar=False, vmin=0, vmax=100)
-        axes.set_title(name, fontsize="medium")
+        drawn = few and len(columns) <= 5  # more numbers would touch
+        seaborn.heatmap(table, ax=axes, annot=drawn, fmt=".0f", cmap="cividis", cbar=False, vmin=0, vmax=100,
+                        annot_kws={"fontsize": "small"})  # fmt: skip
+        axes.set_title(name, fontsize="small")
         axes.set(xlabel="", ylabel="", facecolor="0.9")  # grey: no such run
-        axes.tick_params(axis="y", rotation=0)
-    if not few:
-        ticks = range(0, len(rows), max(1, len(rows) // 8))
-        panels[0, 0].set_yticks([tick + 0.5 for tick in ticks], [f"{rows[tick]:.0f}" for tick in ticks])
-    for axes in panels.flat[len(names) :]:
-        axes.set_visible(False)
+        axes.tick_params(axis="both", rotation=0)
+        step = 1 if few else max(1, len(rows) // 6)
+        names = [str(row) if few else f"{row:.0f}" for row in rows[::step]]
+        axes.set_yticks([place + 0.5 for place in range(0, len(rows), step)], names)
+        step = -(-len(columns) // 5)
+        axes.set_xticks([place + 0.5 for place in range(0, len(columns), step)], columns[::step])
     figure.supxlabel(SPARSITY, fontsize="medium")
     figure.supylabel(label, fontsize="medium")
-    figure.suptitle(f"{model}: sparsity reached by {label}", fontsize="medium", fontweight="bold")
-    figure.colorbar(
-        panels[0, 0].collections[0], ax=panels, label="zeros among the weights (%)", fraction=0.05, aspect=25
+    figure.suptitle(
+        fill(f"{model}: sparsity of the merged models by {label}", TITLE), fontsize="medium", fontweight="bold"
     )
+    first = next(iter(panels.values()))
+    figure.colorbar(first.collections[0], ax=[*panels.values()], label="zeros (%)", fraction=0.05, aspect=25)
     return figure
 
 
@@ -330,7 +353,7 @@ def _throughput_figure(table: pd.DataFrame, title: str) -> Figure:
                             fontsize="medium")  # fmt: skip
     _finish_batch_axes(panels, sorted(table["batch_size"].unique()))
     figure.suptitle(title, fontsize="medium", fontweight="bold")
-    _add_legend(figure, panels, order=lambda text: (not text.startswith(DENSE), "%" not in text, text))
+    _add_legend(figure, panels.flat, order=lambda text: (not text.startswith(DENSE), "%" not in text, text))
     figure.align_ylabels(panels[:, 0])
     return figure
 
