@@ -26,7 +26,7 @@ CHANGES_THE_BASE = (
         ({"sequence_length": 40}, "examples: 44 of 44 have more tokens than the 40 allowed, number 1 first, the longest "),
         ({"sequence_length": 513}, "error: cerebras.sequence_length 513: the model takes 512 tokens; lower it"),
         ({"lora_dropout": 0.1}, "error: training.lora_dropout: sparse_to_sparse"),
-        ({"cache_weights": True}, "error: training.cache_weights: the backend cerebras has none; set it to false"),
+        ({"cache_weights": True}, "error: training.cache_weights: Cerebras' backends have none; set it to false"),
         ({"patch": CHANGES_THE_BASE, "target": "CPU"}, "error: step 1 changed the frozen model.model.embed_tokens.weight"),
     ],
 )  # fmt: skip
