@@ -7,7 +7,7 @@ import pytest
 from sparseft.analysis import tables
 from sparseft.analysis.comparisons import compare, judge
 from sparseft.analysis.records import read_runs
-from sparseft.analysis.statistics import loss_interval, mcnemar_p, paired_t_p
+from sparseft.analysis.statistics import loss_intervals, mcnemar_p, paired_t_p
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
@@ -94,7 +94,7 @@ def test_losses_are_compared_pair_by_pair_a_token(write_run, tmp_path):
     row = compared(tmp_path).iloc[0]
     records = [record.evaluation for record in read_runs(tmp_path / "runs")[0]]
     dense, first, second = (record.losses for record in records)
-    low, high = loss_interval((first + second) / 2 - dense, records[0].answer_tokens)
+    low, high = loss_intervals((first + second) / 2 - dense, records[0].answer_tokens)
     assert row["eval_loss_difference"] == pytest.approx(0.25)
     assert (row["eval_loss_difference_low"], row["eval_loss_difference_high"]) == (low, high)
     assert low < 0.25 < high

@@ -7,9 +7,9 @@ from sparseft.analysis.statistics import (
     BEYOND,
     UNDECIDED,
     WITHIN,
-    difference_interval,
+    difference_intervals,
     holm,
-    loss_interval,
+    loss_intervals,
     mcnemar_p,
     paired_t_p,
     t_interval,
@@ -52,7 +52,7 @@ def test_holm_by_hand():
 def test_runs_that_agree_on_all_examples_do_not_differ_and_are_not_proved_equal(examples):
     ours, theirs = outcomes(examples, 0, 0, 0)
     assert mcnemar_p(ours, theirs) == 1
-    low, high = difference_interval(ours - theirs)
+    low, high = difference_intervals(ours - theirs)
     # What an exact interval allows of an event that was never seen: 3.0 % of 120, 0.4 % of 1000.
     unseen = stats.binomtest(0, examples).proportion_ci().high
     assert low < 0 < high
@@ -64,7 +64,7 @@ def test_the_bootstrap_and_the_normal_interval_agree_where_both_hold(first):
     ours, theirs = outcomes(500, first, 2 * first, 400)
     differences = ours - theirs
     normal = stats.norm.interval(0.95, differences.mean(), stats.sem(differences))
-    assert difference_interval(differences) == pytest.approx(normal, abs=0.15 * (normal[1] - normal[0]))
+    assert difference_intervals(differences) == pytest.approx(normal, abs=0.15 * (normal[1] - normal[0]))
 
 
 @pytest.mark.parametrize("rates", [(0, 0.005), (0.02, 0.02), (0.01, 0.06), (0.1, 0.3)])
@@ -73,7 +73,7 @@ def test_the_interval_covers_the_true_difference(rates):
     rng, truth = np.random.default_rng(1), rates[0] - rates[1]
     shares = [*rates, 1 - sum(rates)]
     studies = [rng.choice([1, -1, 0], 200, p=shares) for _ in range(300)]
-    covered = sum(low <= truth <= high for low, high in map(difference_interval, studies))
+    covered = sum(low <= truth <= high for low, high in map(difference_intervals, studies))
     assert covered >= 285 - 3 * 3.8
 
 
@@ -86,13 +86,13 @@ def test_the_interval_of_losses_is_scipy_s_bootstrap_of_whole_examples():
 
     theirs = stats.bootstrap((*losses, tokens), mean, paired=True, vectorized=False, n_resamples=2000,
                              method="percentile", rng=np.random.default_rng(0)).confidence_interval  # fmt: skip
-    assert loss_interval(losses[0] - losses[1], tokens) == pytest.approx((theirs.low, theirs.high))
+    assert loss_intervals(losses[0] - losses[1], tokens) == pytest.approx((theirs.low, theirs.high))
 
 
 def test_of_one_length_the_interval_of_losses_is_the_normal_one():
     differences = np.random.default_rng(3).normal(0.1, 1, 500)
     normal = stats.norm.interval(0.95, differences.mean() / 4, stats.sem(differences) / 4)
-    found = loss_interval(differences, np.full(500, 4))
+    found = loss_intervals(differences, np.full(500, 4))
     assert found == pytest.approx(normal, abs=0.15 * (normal[1] - normal[0]))
 
 
@@ -101,15 +101,26 @@ def test_the_interval_of_losses_covers_the_true_difference():
     rng, covered = np.random.default_rng(4), 0
     for _ in range(300):
         tokens = rng.integers(1, 9, 120)
-        low, high = loss_interval(tokens * (rng.gamma(2, 0.5, 120) - 0.9), tokens)
+        low, high = loss_intervals(tokens * (rng.gamma(2, 0.5, 120) - 0.9), tokens)
         covered += low <= 0.1 <= high
     assert 285 - 4 * 3.8 <= covered <= 285 + 3 * 3.8  # the percentile bootstrap of 120 skewed values is a little narrow
+
+
+def test_an_interval_among_others_is_what_it_is_alone():
+    rng = np.random.default_rng(6)
+    outcomes, losses, tokens = rng.choice([-1.0, 0, 1], (3, 90)), rng.normal(size=(3, 90)), rng.integers(1, 9, 90)
+    together = [*difference_intervals(outcomes), *loss_intervals(losses, tokens)]
+    alone = [
+        [*difference_intervals(value), *loss_intervals(loss, tokens)]
+        for value, loss in zip(outcomes, losses, strict=True)
+    ]
+    assert pytest.approx(np.array(alone), rel=1e-12) == np.array(together).T
 
 
 def test_the_test_of_losses_is_scipy_s_paired_one():
     ours, theirs = np.random.default_rng(5).gamma(2, 1, (2, 40))
     assert paired_t_p(ours - theirs) == stats.ttest_rel(ours, theirs).pvalue
-    assert (paired_t_p(ours - ours), loss_interval(ours - ours, np.ones(40))) == (1, (0, 0))
+    assert (paired_t_p(ours - ours), loss_intervals(ours - ours, np.ones(40))) == (1, (0, 0))
 
 
 def test_a_point_is_within_tolerance_only_if_its_whole_interval_is():

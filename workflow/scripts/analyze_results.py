@@ -10,6 +10,7 @@ baseline_comparison.csv, are removed where this one does not write them.
 """
 
 import argparse
+import gc
 import sys
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def main() -> int:
     tolerance = parse_section(Analysis, {"tolerance": args.tolerance}, "analysis").tolerance
     baseline = read_baseline(args.baseline) if args.baseline else None
     records, gaps = read_runs(args.results_dir)
+    gc.freeze()  # statsmodels collects garbage in every correction: it need not look at a whole study each time
     for gap in gaps:
         print(f"{'left out' if gap.left_out else 'incomplete'}: {gap.run_id}: {gap.reason}", file=sys.stderr)
     runs = tables.summary(records)

@@ -20,9 +20,9 @@ import pandas as pd
 
 from sparseft.analysis.records import Record
 from sparseft.analysis.statistics import (
-    difference_interval,
+    difference_intervals,
     holm,
-    loss_interval,
+    loss_intervals,
     mcnemar_p,
     paired_t_p,
     verdict,
@@ -48,11 +48,16 @@ def compare(records: Iterable[Record]) -> pd.DataFrame:
     for record in records:
         name = {key: value for key, value in vars(record.run).items() if key != "seed"}
         cells.setdefault(Cell(**name), []).append(record)
-    rows = [
-        {"comparison": kind, **vars(cell), "against": other.id, **_difference(ours, cells[other])}
+    pairs = [
+        (kind, cell, other)
         for cell, ours in cells.items()
         for kind, other in _others(cell).items()
         if other in cells and _same_examples([*ours, *cells[other]])
+    ]
+    intervals = _intervals([(cells[cell], cells[other]) for _, cell, other in pairs])
+    rows = [
+        {"comparison": kind, **vars(cell), "against": other.id, **_tests(cells[cell], cells[other]), **found}
+        for (kind, cell, other), found in zip(pairs, intervals, strict=True)
     ]
     table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name.removeprefix(LOSS) not in COMPUTED])
     for kind in ("", LOSS):
@@ -101,22 +106,41 @@ def _same_examples(records: list[Record]) -> bool:
     return len(seen) == 1
 
 
-def _difference(ours: list[Record], theirs: list[Record]) -> dict:
+def _tests(ours: list[Record], theirs: list[Record]) -> dict:
+    """Of the pairs of runs the weakest."""
     seeds = {record.run.seed: record.evaluation for record in theirs}
     if theirs[0].run.mode == NO_FINETUNE:  # the same model whatever the seed
         seeds = {record.run.seed: theirs[0].evaluation for record in ours}
     pairs = [(record.evaluation, seeds[record.run.seed]) for record in ours if record.run.seed in seeds]
-    tests = [mcnemar_p(mine.outcomes, other.outcomes) for mine, other in pairs]
-    loss_tests = [paired_t_p(mine.losses - other.losses) for mine, other in pairs]
-    of_values, of_losses = (_over_seeds(ours, name) - _over_seeds(theirs, name) for name in ("outcomes", "losses"))
-    tokens = ours[0].evaluation.answer_tokens
-    found = {
-        "": (of_values.mean(), *difference_interval(of_values), max(tests, default=np.nan)),
-        LOSS: (of_losses.sum() / tokens.sum(), *loss_interval(of_losses, tokens), max(loss_tests, default=np.nan)),
+    return {
+        "metric": ours[0].evaluation.metric,
+        "n": len(pairs),
+        "examples": ours[0].evaluation.examples,
+        "p_value": max((mcnemar_p(mine.outcomes, other.outcomes) for mine, other in pairs), default=np.nan),
+        f"{LOSS}p_value": max((paired_t_p(mine.losses - other.losses) for mine, other in pairs), default=np.nan),
     }
-    return {"metric": ours[0].evaluation.metric, "n": len(pairs), "examples": of_values.size} | {
-        f"{kind}{name}": value for kind, told in found.items() for name, value in zip(TOLD, told, strict=True)
-    }
+
+
+def _intervals(pairs: list[tuple[list[Record], list[Record]]]) -> list[dict]:
+    """The differences with their intervals; those over the same examples at once, which spares drawing them again."""
+    alike: dict[bytes, list[int]] = {}
+    for place, (ours, _) in enumerate(pairs):
+        alike.setdefault(ours[0].evaluation.answer_tokens.tobytes(), []).append(place)
+    found: list[dict] = [{} for _ in pairs]
+    for places in alike.values():
+        tokens = pairs[places[0]][0][0].evaluation.answer_tokens
+        values, losses = (
+            np.array([np.subtract(*(_over_seeds(some, name) for some in pairs[place])) for place in places])
+            for name in ("outcomes", "losses")
+        )
+        told = {
+            "": (values.mean(axis=-1), *difference_intervals(values)),
+            LOSS: (losses.sum(axis=-1) / tokens.sum(), *loss_intervals(losses, tokens)),
+        }
+        for kind, columns in told.items():
+            for place, row in zip(places, zip(*columns, strict=True), strict=True):
+                found[place] |= {f"{kind}{name}": number for name, number in zip(TOLD, row, strict=False)}
+    return found
 
 
 def _over_seeds(records: list[Record], name: str) -> np.ndarray:

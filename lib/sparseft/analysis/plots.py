@@ -136,7 +136,7 @@ def _line_figure(points: pd.DataFrame, column: str, label: str, *, error: str, t
         _draw_lines(axes, part, column, error)
         if column == "value" and len(part):
             _draw_levels(axes, part)
-        axes.set_title(method if len(rows) == 1 else f"{method}\n{fill(row, 24)}", fontsize="small")
+        axes.set_title(method if len(rows) == 1 else f"{method}\n{fill(row, 18)}", fontsize="small")
         if column == "train_merge_gap":
             axes.axhline(0, color="0.25", linestyle=":", linewidth=1.4, label="no gap", zorder=1)
         if column == "samples_per_second":

@@ -40,15 +40,19 @@ def mcnemar_p(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(mcnemar(table, exact=True).pvalue)
 
 
-def difference_interval(differences: np.ndarray) -> tuple[float, float]:
-    """Ends of the interval of the mean of paired differences, fractions between -1 and 1, (examples,); seeded."""
-    return _bootstrap((np.concatenate([differences, [-1, 1]]),), np.mean)
+def difference_intervals(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the intervals of means of paired differences, fractions between -1 and 1, (..., examples); seeded.
+
+    Each is the interval that it would have alone: the same examples are drawn for all."""
+    added = np.broadcast_to([-1.0, 1.0], (*differences.shape[:-1], 2))
+    return _bootstrap((np.concatenate([differences, added], axis=-1),), np.mean)
 
 
-def loss_interval(differences: np.ndarray, tokens: np.ndarray) -> tuple[float, float]:
-    """Ends of the interval of sum(differences) / sum(tokens): paired differences of losses, nats, and the answers'
-    lengths, (examples,) each; seeded."""
-    return _bootstrap((differences, tokens), lambda loss, count, axis: loss.sum(axis) / count.sum(axis))
+def loss_intervals(differences: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the intervals of sum(differences) / sum(tokens): paired differences of losses, nats, (..., examples), and
+    the answers' lengths, (examples,); seeded, the same examples for all."""
+    whole = np.broadcast_to(tokens, differences.shape)
+    return _bootstrap((differences, whole), lambda loss, count, axis: loss.sum(axis) / count.sum(axis))
 
 
 def paired_t_p(differences: np.ndarray) -> float:
@@ -65,14 +69,14 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable) -> tuple[float, float]:
-    """Percentile interval of a statistic of samples that are resampled together."""
+def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile intervals of a statistic of samples, (..., examples), that are resampled together."""
     found = stats.bootstrap(
-        samples, statistic, paired=True, vectorized=True, n_resamples=RESAMPLES,
+        samples, statistic, axis=-1, paired=True, vectorized=True, n_resamples=RESAMPLES,
         batch=max(1, AT_ONCE // samples[0].size), confidence_level=LEVEL, method="percentile",
         rng=np.random.default_rng(SEED),
     )  # fmt: skip
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return found.confidence_interval.low, found.confidence_interval.high
 
 
 def verdict(low: float, high: float, tolerance: float) -> str | None:
