@@ -36,7 +36,7 @@ from matplotlib.figure import Figure
 from sparseft.analysis.leftovers import MARK, remove_leftovers
 from sparseft.analysis.records import NO_FINETUNE
 from sparseft.files import atomic_file
-from sparseft.grid import DENSE, MODES, OUT_OF_MEMORY, TASK_METHODS
+from sparseft.grid import DENSE, MODES, OUT_OF_MEMORY, PROJECTIONS, TASK_METHODS
 
 METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_match": "exact match"}
 SPARSITY = "sparsity asked (%)"
@@ -293,7 +293,8 @@ def _layer_figures(layers: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 
 def _layer_figure(reached: pd.DataFrame, place: str, label: str, model: str) -> Figure:
     """`reached`: percent, a row a panel, place and sparsity."""
-    rows, columns, few = list(reached[place].unique()), sorted(reached["sparsity"].unique()), place == "projection"
+    columns, few = sorted(reached["sparsity"].unique()), place == "projection"
+    rows = sorted(reached[place].unique(), key=PROJECTIONS.index if few else None)  # a checkpoint's are by the alphabet
     figure, panels = _panels([model], list(reached["panel"].unique()), 0.5 + (0.26 if few else 0.075) * len(rows))
     for (_, name), axes in panels.items():
         table = reached[reached["panel"] == name].pivot(index=place, columns="sparsity", values="reached")
