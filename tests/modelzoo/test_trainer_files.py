@@ -39,7 +39,7 @@ def inputs(tmp_path_factory) -> Inputs:
 
 def run_of(inputs: Inputs, folder: Path, mode: str = "sparse_to_sparse", target: str = "CPU", **settings) -> TrainerRun:
     args = argparse.Namespace(
-        run_id=f"llama-boolq_mini-unstructured-sparsity50-{mode}-seed0", model_path=inputs.folder / "llama",
+        run_id=f"{inputs.model}-boolq_mini-unstructured-sparsity50-{mode}-seed0", model_path=inputs.folder / inputs.model,
         mask_path=inputs.folder / "mask.pt", data_dir=inputs.folder / "data", evaluation_batch_size=8,
         **Training(**{"steps": 10, "batch_size": 4, "micro_batch_size": 4, **settings}).model_dump(),
     )  # fmt: skip
