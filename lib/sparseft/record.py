@@ -68,9 +68,7 @@ def check_model(folder: Path, hashes: dict[str, str]) -> None:
         return
     record = read_record(path)
     recorded = record["outputs"] | record["copied"]
-    others = [file for file in folder.iterdir() if file.is_file() and file.name not in hashes]
-    found = hashes | {
-        file.name: sha256(file) for file in others if file.name[0] != "."
-    }  # Snakemake leaves a time stamp
+    others = [file for file in folder.glob("[!.]*") if file.is_file()]  # Snakemake leaves a hidden time stamp
+    found = {file.name: sha256(file) for file in others if file.name not in hashes} | hashes
     if altered := sorted(name for name in found.keys() | recorded.keys() if found.get(name) != recorded.get(name)):
         raise InputError(f"{folder / altered[0]}: not the file that merge.json records", again(folder))
