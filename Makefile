@@ -2,15 +2,20 @@
 # make test   set up, then all tests
 # make test-cerebras  set up cerebras-pytorch, 5.7 GB, in an environment of its own; then that backend's tests
 # make test-modelzoo   the backend modelzoo's tests; MODELZOO_HOME and MODELZOO_PYTHON name a checkout of ModelZoo 2.10.0
+# make chaos  30 kills at random moments of a small study, and whether it comes to the same results; half an hour
+# make fuzz   ten minutes of random files for each parser
 # make lint   ruff, snakefmt, snakemake --lint
 # make bench  this project beside its peers, as ratios in one run
 
 PYTHON ?= python3
 # of cerebras-pytorch, the appliance's: 2.10.0 or 2.6.0
 CEREBRAS_RELEASE ?= 2.10.0
+KILLS ?= 30
+SEED ?= 0
+FUZZ_SECONDS ?= 600
 BIN := .venv/bin
 
-.PHONY: run test test-cerebras test-modelzoo lint format bench
+.PHONY: run test test-cerebras test-modelzoo chaos fuzz lint format bench
 
 run: .venv/installed
 	$(BIN)/snakemake
@@ -25,6 +30,15 @@ test-cerebras: .venv/installed-tests .venv-cerebras/installed-$(CEREBRAS_RELEASE
 
 test-modelzoo: .venv/installed-tests
 	$(BIN)/python -m pytest tests/modelzoo
+
+chaos: .venv/installed-tests
+	$(BIN)/python tests/chaos.py --kills $(KILLS) --seed $(SEED)
+
+fuzz: .venv/installed-tests
+	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	for parser in mask safetensors mdl log; do \
+	  $(BIN)/python tests/fuzz.py $$parser .fuzz/$$parser -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 lint: .venv/installed-tests
 	$(BIN)/ruff check .

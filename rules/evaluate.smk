@@ -30,6 +30,7 @@ rule evaluate_run:
         "evaluate {params.run_id}"
     shell:
         'python "$SCRIPTS/evaluate.py"'
+        " --run_id {params.run_id:q}"
         " --checkpoint {input.model:q}"
         " --task {wildcards.task:q}"
         " --data_dir {params.data:q}"
@@ -73,6 +74,7 @@ rule evaluate_adapter:
         "evaluate {params.run_id} before the merge"
     shell:
         'python "$SCRIPTS/evaluate_adapter.py"'
+        " --run_id {params.run_id:q}"
         " --model_path {params.model:q}"
         " --mask_path {input.mask:q}"
         " --adapter {input.adapter:q}"

@@ -27,6 +27,7 @@ rule merge_adapter:
         "merge {params.run_id}"
     shell:
         'python "$SCRIPTS/merge.py"'
+        " --run_id {params.run_id:q}"
         " --model_path {params.model:q}"
         " --mask_path {input.mask:q}"
         " {params.adapter:q}"

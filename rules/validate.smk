@@ -21,6 +21,7 @@ rule validate_sparsity:
         "validate {params.run_id}"
     shell:
         'python "$SCRIPTS/validate_sparsity.py"'
+        " --run_id {params.run_id:q}"
         " --checkpoint {input.model:q}"
         " --mask_path {input.mask:q}"
         " --base {params.base:q}"

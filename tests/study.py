@@ -1,11 +1,15 @@
 """A study folder, and the two ways into the project: Snakemake and the scripts."""
 
+import io
 import json
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import yaml
+from sparseft import files
 
 ROOT = Path(__file__).parents[1]
 
@@ -14,6 +18,30 @@ def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
     """A script as a user runs it."""
     command = [sys.executable, ROOT / "workflow/scripts" / name, *arguments]
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+
+
+def call_script(name: str, **flags: object) -> tuple[int, str]:
+    """A script in this process, which has imported torch already; returns its exit code and what it said on stderr."""
+    argv, said = sys.argv, io.StringIO()
+    words = [part for flag, value in flags.items() for part in (f"--{flag}", *_words(value))]
+    sys.argv = [str(ROOT / "workflow/scripts" / name), *words]
+    try:
+        with redirect_stderr(said), redirect_stdout(io.StringIO()):
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        return end.code or 0, said.getvalue()
+    finally:
+        sys.argv = argv
+        while files._HELD:  # as at the end of a process
+            lock = files._HELD.pop()
+            Path(lock.name).unlink(missing_ok=True)
+            lock.close()
+    raise AssertionError(f"{name} did not exit")
+
+
+def _words(value: object) -> list[str]:
+    """A flag's values; True is a flag without one."""
+    return [] if value is True else [str(part) for part in (value if isinstance(value, list) else [value])]
 
 
 class Study:

@@ -8,8 +8,8 @@ from sparseft.analysis import tables
 from sparseft.analysis.plots import write_throughput_plots
 from sparseft.analysis.records import read_measurements
 from sparseft.errors import InputError
-from sparseft.files import read_json, write_json
 from sparseft.measurements import join
+from sparseft.record import read_record, write_record
 
 CELL = "m-t-unstructured-sparsity50-sparse_to_sparse"
 
@@ -27,7 +27,7 @@ def write_repeat(folder: Path, size: int, seed: int, **changes: object) -> Path:
         **changes,
     }  # fmt: skip
     path = folder / f"{size}-{seed}.json"
-    write_json(path, {name: value for name, value in content.items() if value != "left out"})
+    write_record(path, {name: value for name, value in content.items() if value != "left out"})
     return path
 
 
@@ -36,7 +36,7 @@ def four(folder: Path) -> list[Path]:
 
 
 def test_a_cell_s_file_is_one_that_the_analysis_reads(tmp_path):
-    write_json(tmp_path / f"{CELL}.json", join(four(tmp_path)))
+    write_record(tmp_path / f"{CELL}.json", join(four(tmp_path)))
     table = tables.throughput(read_measurements([tmp_path / f"{CELL}.json"]))
     assert list(table["batch_size"]) == [8, 64]
     assert list(table["samples_per_second_mean"]) == pytest.approx([81, 641])
@@ -78,8 +78,8 @@ def test_a_repeat_that_is_missing_or_there_twice_is_refused(tmp_path):
 def test_a_file_that_is_no_measurement_is_refused(tmp_path):
     paths = four(tmp_path)
     for path in paths:
-        content = read_json(path)
+        content = read_record(path)
         del content["repeat"]
-        write_json(path, content)
+        write_record(path, content)
     with pytest.raises(InputError, match="a measurement without 'repeat'; measure them again"):
         join(paths)

@@ -14,6 +14,7 @@ from sparseft.config import Training
 from sparseft.errors import InputError
 from sparseft.evaluation import evaluate
 from sparseft.files import adapter_digest, atomic_folder
+from sparseft.grid import Cell
 from sparseft.lora.adapter import read_adapter, write_adapter
 from sparseft.lora.merge import merge
 from sparseft.pruning.mask_ops import check_run, read_mask
@@ -147,10 +148,10 @@ def test_a_mask_that_does_not_reach_what_it_says_is_refused(tmp_path, tiny_llama
 
 def test_a_run_takes_no_mask_of_another_method_or_sparsity(tiny_llama):
     mask = compute_masks(tiny_llama, "random", [50], seed=0)[50]
-    check_run(mask, "m.pt", "random", 50)
+    check_run(mask, "m.pt", Cell("llama", "boolq", "random", 50, "no_finetune"))
     for method, sparsity in (("random", 70), ("unstructured", 50)):
         with pytest.raises(InputError, match="a mask of random at 0.5"):
-            check_run(mask, "m.pt", method, sparsity)
+            check_run(mask, "m.pt", Cell("llama", "boolq", method, sparsity, "no_finetune"))
 
 
 def test_a_folder_with_other_files_is_not_replaced(tmp_path):

@@ -498,7 +498,8 @@ def _first(error: ValidationError) -> str:
     message = re.sub(r"^Value error, ", "", fault["msg"])
     if fault["type"] == "extra_forbidden":
         message = "unknown key"
-    got = "" if isinstance(fault["input"], dict) or "Value error" in fault["msg"] else f", not {fault['input']!r}"
+    plain = isinstance(fault["input"], str | int | float | None)  # a list may hold itself, or 9 lists of 9 lists of ...
+    got = f", not {fault['input']!r:.200}" if plain and "Value error" not in fault["msg"] else ""
     return f"{place + ': ' if place else ''}{message}{got}"
 
 

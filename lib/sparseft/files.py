@@ -1,19 +1,25 @@
 """Files that are either whole or absent: written beside their place, synced, then renamed."""
 
+import atexit
+import errno
 import fcntl
 import glob
 import hashlib
 import json
 import os
 import shutil
+import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from sparseft.errors import InputError
 
 WEIGHTS = "adapter_model.safetensors"  # of an adapter, as PEFT calls it
 OURS = ("config.json", "adapter_config.json")  # a folder that holds one may be replaced
+_HELD: list[TextIO] = []  # the locks of this process
 
 
 @contextmanager
@@ -78,6 +84,36 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`; on success sync its files and move each into `folder`, over older ones."""
+    folder = folder.resolve()
+    temporary = _temporary(folder)
+    temporary.mkdir()
+    try:
+        yield temporary
+        files = [file for file in temporary.rglob("*") if file.is_file()]
+        places = {file: folder / file.relative_to(temporary) for file in files}
+        check_writable(*places.values())
+        for file, place in places.items():
+            _sync(file)
+            place.parent.mkdir(parents=True, exist_ok=True)
+        for file, place in places.items():
+            os.replace(file, place)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def whole_with(folder: Path) -> Iterator[None]:
+    """Remove a folder that was just written where what belongs beside it cannot be written: half a product is none."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 def check_replaceable(path: Path) -> None:
     """Raises InputError for what `atomic_folder` would not replace."""
     if path.exists() and not path.is_dir():
@@ -86,20 +122,46 @@ def check_replaceable(path: Path) -> None:
         raise InputError(f"{path}: a folder with other files, which would be lost", "name a new folder")
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make `folder` this process's own while it writes there. Raises InputError where another does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another process is writing there", "wait for it, or stop it") from None
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+def hold(path: Path | str) -> None:
+    """Make an output this process's own until it ends; while another process makes it, say so and wait.
+
+    Who kills Snakemake leaves its jobs alive: the next command's job waits for the orphan, and writes after it. The lock
+    is `.NAME.lock` beside the output; the system frees it, however its process ends."""
+    path = Path(path).resolve()
+    lock = path.with_name(f".{path.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = open(lock, "a+")  # noqa: SIM115  open until the process ends
+        _wait_for(file, path)
+        with suppress(FileNotFoundError):  # its last holder removed it, and who comes next would not see this lock
+            if os.fstat(file.fileno()).st_ino == lock.stat().st_ino:
+                break
+        file.close()
+    _HELD.append(file)
+    atexit.register(_release, lock, os.getpid())
+    os.ftruncate(file.fileno(), 0)
+    write_at(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)  # a full disk says so here
+
+
+def _wait_for(file: TextIO, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read() or "another process"
+        print(f"{path} is being written by {holder}, left by a killed command perhaps: waiting for its end",
+              file=sys.stderr, flush=True)  # fmt: skip
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        print(f"warning: {path.parent}: this file system has no locks ({error.strerror}): end what a killed command"
+              " left behind by hand", file=sys.stderr, flush=True)  # fmt: skip
+
+
+def _release(lock: Path, owner: int) -> None:
+    if os.getpid() == owner:  # not in a forked child
+        lock.unlink(missing_ok=True)
 
 
 def write_json(path: Path | str, content: object) -> None:

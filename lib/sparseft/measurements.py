@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.files import read_json
 from sparseft.grid import MEASURED
+from sparseft.record import read_record
 
 PROGRAM = ("micro_batch_size", "compile_hash")  # of a batch size
 OWN = {"batch_size", "seed", "repeat", *PROGRAM}  # what differs from one file to another; the rest is the cell's
@@ -14,7 +14,7 @@ def join(paths: list[Path]) -> dict:
     """The content of a cell's file from those of measure_cerebras.py, a repeat a file.
 
     Raises InputError where two were measured under different conditions, where a repeat is there twice or one is missing."""
-    found = {path: read_json(path) for path in paths}
+    found = {path: read_record(path) for path in paths}
     first, *others = found
     try:
         common = {name: value for name, value in found[first].items() if name not in OWN}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sparseft.files import write_json
 from sparseft.grid import Run
+from sparseft.record import write_record
 
 LAYERS = 210
 PROJECTIONS = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
@@ -119,7 +119,7 @@ def validation_report(run: Run, layers: int) -> dict:
 def write_pieces(folder: Path, run: Run, files: dict[str, dict]) -> Path:
     """Write the files of one run; returns its folder."""
     for name, content in files.items():
-        write_json(folder / run.id / f"{name}.json", content)
+        write_record(folder / run.id / f"{name}.json", content)
     return folder / run.id
 
 

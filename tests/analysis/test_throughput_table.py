@@ -12,7 +12,7 @@ from sparseft import grid
 from sparseft.analysis import tables
 from sparseft.analysis.records import read_measurements
 from sparseft.errors import InputError
-from sparseft.files import write_json
+from sparseft.record import write_record
 
 SCRIPT = Path(__file__).parents[2] / "workflow/scripts/analyze_throughput.py"
 CELLS = [
@@ -42,7 +42,7 @@ def write_cell(folder: Path, name: str, *, repeats: int = 3, **changes: object) 
         **{"batch_sizes": [16, 4, 8, 32], "batches": batches},
         **changes,
     }
-    write_json(folder / f"{name}.json", content)
+    write_record(folder / f"{name}.json", content)
     return folder / f"{name}.json"
 
 

@@ -8,6 +8,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
+from sparseft.checkpoints import mdl
 from sparseft.checkpoints.mdl import MdlFile, mdl_writer
 from sparseft.errors import InputError
 
@@ -106,6 +107,23 @@ def test_any_flipped_byte_is_read_or_refused_and_nothing_else(tmp_path):
         except InputError:
             refused += 1
     assert refused > 10
+
+
+def test_a_block_of_zeros_that_makes_hdf5_loop_is_refused(tmp_path, monkeypatch):
+    """Found by tests/fuzz.py: in the heap of a file's attributes HDF5 looks for the end of a chain, for ever."""
+    monkeypatch.setattr(mdl, "_CPU", 1)
+    content = write(tmp_path / "x.mdl").read_bytes()
+    ends = []
+    for place in range(0, len(content), 512):
+        (tmp_path / "x.mdl").write_bytes(
+            content[:place] + bytes(len(content[place : place + 512])) + content[place + 512 :]
+        )
+        try:
+            read(tmp_path / "x.mdl")
+        except InputError as error:
+            ends.append(error.args[0].rpartition(" ")[2])
+    assert "SIGXCPU" in ends
+    assert len(ends) > 5
 
 
 def set_attribute(name: str, value: object):

@@ -22,7 +22,10 @@ from sparseft.analysis.records import read_runs
 from sparseft.analysis.tradeoffs import tradeoffs
 from sparseft.config import Analysis, add_flags, parse_section
 from sparseft.errors import run_script
+from sparseft.files import hold, staged
 from sparseft.grid import TABLES
+
+COMPARED = "baseline_comparison.csv"
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,6 +44,7 @@ def main() -> int:
     args = parse_args()
     tolerance = parse_section(Analysis, {"tolerance": args.tolerance}, "analysis").tolerance
     baseline = read_baseline(args.baseline) if args.baseline else None
+    hold(args.output_dir)
     records, gaps = read_runs(args.results_dir)
     gc.freeze()  # statsmodels collects garbage in every correction: it need not look at a whole study each time
     for gap in gaps:
@@ -50,37 +54,29 @@ def main() -> int:
     comparisons = compare(records)
     points = judge(tables.curves(cells), comparisons, tolerance)
     best = tradeoffs(points)
-    compared = args.output_dir / "baseline_comparison.csv"
-    compared.unlink(missing_ok=True)  # an earlier one is of other runs
-    if baseline is not None:
-        table = beside(points, baseline)
-        for line in without_counterpart(table):
-            print(line, file=sys.stderr)
-        tables.write_csv(table, compared)
-    layers = tables.layer_sparsity(records)
-    plots, folder = [], args.output_dir / "plots"
-    if args.plot:
-        from sparseft.analysis.plots import write_plots  # seaborn takes a second to import
-
-        plots = write_plots(points, best, layers, folder, baseline)
-    else:
-        remove_leftovers(folder, ())
+    layers, judged = tables.layer_sparsity(records), memo.judge_runs(records)
     left_out = sum(gap.left_out for gap in gaps)
-    study = experiments.Study(cells, points, comparisons, best, tolerance)
-    experiments.write_experiments(args.output_dir / "EXPERIMENTS.md", records, study, left_out=left_out, plots=plots)
-    judged = memo.judge_runs(records)
-    memo.write_memo(args.output_dir / "correctness_memo.md", judged, gaps)
-    found = [
-        tables.missing(gaps),
-        layers,
-        best,
-        comparisons,
-        points,
-        cells,
-        runs,
-    ]  # summary last: a workflow asks for it
-    for name, table in zip(reversed(TABLES), found, strict=True):
-        tables.write_csv(table, args.output_dir / f"{name}.csv")
+    with staged(args.output_dir) as folder:  # tables, pages and figures of one moment, or none
+        if baseline is not None:
+            table = beside(points, baseline)
+            for line in without_counterpart(table):
+                print(line, file=sys.stderr)
+            tables.write_csv(table, folder / COMPARED)
+        plots = []
+        if args.plot:
+            from sparseft.analysis.plots import write_plots  # seaborn takes a second to import
+
+            plots = write_plots(points, best, layers, folder / "plots", baseline)
+        study = experiments.Study(cells, points, comparisons, best, tolerance)
+        experiments.write_experiments(folder / "EXPERIMENTS.md", records, study, left_out=left_out, plots=plots)
+        memo.write_memo(folder / "correctness_memo.md", judged, gaps)
+        found = [runs, cells, points, comparisons, best, layers, tables.missing(gaps)]
+        for name, table in zip(TABLES, found, strict=True):
+            tables.write_csv(table, folder / f"{name}.csv")
+        figures = {path.name for path in folder.glob("plots/*")}
+    remove_leftovers(args.output_dir / "plots", figures)  # of other runs
+    if baseline is None:
+        (args.output_dir / COMPARED).unlink(missing_ok=True)
     print(experiments.results_table(cells).to_string(index=False))
     failed = sum(bool(faults) for _, faults in judged)
     print(f"\n{len(records)} runs, {failed} with a fault, {left_out} left out: {args.output_dir}/")

@@ -13,6 +13,7 @@ from sparseft.analysis import tables
 from sparseft.analysis.plots import write_throughput_plots
 from sparseft.analysis.records import read_measurements
 from sparseft.errors import run_script
+from sparseft.files import hold
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,6 +26,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    hold(args.table)
     table = tables.throughput(read_measurements(args.records))
     write_throughput_plots(table, args.plots)
     tables.write_csv(table, args.table)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import run_script
+from sparseft.files import hold
 from sparseft.pruning.compact import compact
 
 
@@ -26,6 +27,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    hold(args.output_dir)
     report = compact(Checkpoint(args.checkpoint), args.mask_path, args.output_dir)
     before, after = report["before"], report["after"]
     print(f"{before['parameters']} -> {after['parameters']} parameters, {before['bytes']} -> {after['bytes']} bytes",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sparseft.config import Masks, add_flags, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.files import write_json
+from sparseft.files import hold, staged, write_json
 from sparseft.grid import IMPORTANCES, MASK_NAME, TASK_METHODS, TASKS, split_method
 from sparseft.modelzoo.checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.pruning.importance import Calibration
@@ -95,12 +95,13 @@ def main() -> int:
     for method in methods:
         names = [MASK_NAME.format(sparsity=f"{percent:02d}", method=method) for percent in percents]
         paths = [args.output_dir / f"{name}.{args.format}" for name in names]
+        hold(args.output_dir / f"report_{method}.json")
         calibration = calibration_of(args, method, settings) if method in TASK_METHODS else None
         with compute_masks(checkpoint, method, percents, paths, settings, calibration=calibration,
-                           threads=args.threads) as report:  # fmt: skip
+                           threads=args.threads) as report, staged(args.output_dir) as folder:  # fmt: skip
             if args.plot:
-                plot_report(report, args.output_dir)
-            write_json(args.output_dir / f"report_{method}.json", report)
+                plot_report(report, folder)
+            write_json(folder / f"report_{method}.json", report)
     return 0
 
 

@@ -14,8 +14,9 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.config import Perplexity, add_flags, parse_section
 from sparseft.errors import run_script
 from sparseft.evaluation import evaluate
-from sparseft.files import check_writable, sha256, write_json
+from sparseft.files import check_writable, hold, sha256
 from sparseft.perplexity import token_perplexity
+from sparseft.record import check_model, write_record
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS
 from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
@@ -25,6 +26,7 @@ from sparseft.training.model import load_model
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="Hugging Face checkpoint folder")
+    parser.add_argument("--run_id", help="whose record this is to be")
     parser.add_argument("--task", required=True)
     parser.add_argument("--data_dir", type=Path, required=True, help="train.jsonl and validation.jsonl")
     parser.add_argument("--batch_size", type=int, default=32, help="sequences a forward pass")
@@ -38,12 +40,15 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     check_writable(args.output)
+    hold(args.output)
     context = parse_section(Perplexity, {"context": args.context}, "perplexity").context
     limit_threads(args.threads)
     keep_freed_memory()
     begin = time.perf_counter()
     task, checkpoint = get_task(args.task), Checkpoint(args.checkpoint)
     rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
+    hashes = checkpoint.hashes()
+    check_model(checkpoint.folder, hashes)
     model, tokenizer = load_model(checkpoint.folder, choose_device())
     perplexity = {}
     if args.wikitext2:  # first, for it may be refused
@@ -51,12 +56,12 @@ def main() -> int:
         perplexity[f"wikitext2_ppl_{context}"] = token_perplexity(model, tokenizer, text, context)
     record = evaluate(model, tokenizer, task, rows, args.batch_size)
     record["metrics"] |= perplexity
-    inputs = {"model": checkpoint.hashes(), "data": sha256(args.data_dir / "validation.jsonl")}
+    inputs = {"model": hashes, "data": sha256(args.data_dir / "validation.jsonl")}
     inputs["train"] = sha256(args.data_dir / "train.jsonl")  # few-shot examples come from it
     if args.wikitext2:
         inputs["wikitext2"] = sha256(args.wikitext2)
     cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
-    write_json(args.output, {**record, **cost, "inputs": inputs})
+    write_record(args.output, {"run_id": args.run_id, **record, **cost, "inputs": inputs})
     return 0
 
 

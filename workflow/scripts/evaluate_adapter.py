@@ -14,8 +14,10 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import run_script
 from sparseft.evaluation import evaluate
-from sparseft.files import adapter_digest, check_writable, sha256, write_json
-from sparseft.pruning.mask_ops import check_mask, read_mask
+from sparseft.files import adapter_digest, check_writable, hold, sha256
+from sparseft.grid import Run
+from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
+from sparseft.record import write_record
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS
 from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
@@ -24,6 +26,7 @@ from sparseft.training.torch_backend import trained_model
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run_id", help="whose mask and record these are to be")
     parser.add_argument("--model_path", type=Path, required=True, help="the base")
     parser.add_argument("--mask_path", type=Path, required=True)
     parser.add_argument("--adapter", type=Path, required=True, help="the adapter folder of train.py")
@@ -38,19 +41,22 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     check_writable(args.output)
+    hold(args.output)
     limit_threads(args.threads)
     keep_freed_memory()
     begin = time.perf_counter()
     task, checkpoint, mask = get_task(args.task), Checkpoint(args.model_path), read_mask(args.mask_path)
     rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
     check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
+    if args.run_id:
+        check_run(mask, args.mask_path, Run.parse(args.run_id))
     mask_sha256 = sha256(args.mask_path)
     model, tokenizer = trained_model(checkpoint, mask, mask_sha256, args.adapter, choose_device())
     record = evaluate(model, tokenizer, task, rows, args.batch_size)
     inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": adapter_digest(args.adapter)}
     inputs |= {"data": sha256(args.data_dir / "validation.jsonl"), "train": sha256(args.data_dir / "train.jsonl")}
     cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
-    write_json(args.output, {**record, **cost, "inputs": inputs})
+    write_record(args.output, {"run_id": args.run_id, **record, **cost, "inputs": inputs})
     return 0
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError, run_script
+from sparseft.files import hold
 from sparseft.modelzoo.export import export_modelzoo
 
 
@@ -27,6 +28,7 @@ def main() -> int:
     inputs = [path.resolve() for path in (args.model_path, args.mask_path) if path]
     if any(path in (args.output_dir.resolve(), *args.output_dir.resolve().parents) for path in inputs):
         raise InputError(f"{args.output_dir} is an input, or lies in one", "name another folder")
+    hold(args.output_dir)
     export_modelzoo(Checkpoint(args.model_path), args.mask_path, args.output_dir)
     return 0
 

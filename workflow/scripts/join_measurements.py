@@ -9,8 +9,9 @@ import argparse
 from pathlib import Path
 
 from sparseft.errors import run_script
-from sparseft.files import write_json
+from sparseft.files import hold
 from sparseft.measurements import join
+from sparseft.record import write_record
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,7 +23,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    write_json(args.output, join(args.records))
+    hold(args.output)
+    write_record(args.output, join(args.records))
     return 0
 
 

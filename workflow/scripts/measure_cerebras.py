@@ -13,8 +13,9 @@ import argparse
 
 from sparseft.config import Cerebras, Throughput, add_flags, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.files import locked, sha256, write_json
+from sparseft.files import hold, sha256, write_json
 from sparseft.grid import Cell
+from sparseft.record import write_record
 from sparseft.training.hardware import keep_freed_memory, limit_threads
 from sparseft.training.job import Job, add_job_flags, job_of
 
@@ -62,15 +63,15 @@ def main() -> int:
     from sparseft.training.cerebras import lower  # refuses an environment without the package
     from sparseft.training.cerebras_throughput import measure, without_evaluation
 
-    with locked(args.output_dir):
-        if args.compile_only:
-            alone = without_evaluation(job)
-            record = lower(alone, cerebras, args.output_dir, compile_only=True, fill=args.fill_sequences)
-            write_json(args.output_dir / "compile.json", record)
-        else:
-            record = measure(job, cerebras, args.output_dir, warmup=warmup, fill=args.fill_sequences)
-            own = {"batch_size": job.settings.batch_size, "seed": job.seed}
-            write_json(args.output_dir / "measurement.json", conditions(args, job, warmup) | record | own)
+    hold(args.output_dir / "measurement.json")
+    if args.compile_only:
+        alone = without_evaluation(job)
+        record = lower(alone, cerebras, args.output_dir, compile_only=True, fill=args.fill_sequences)
+        write_json(args.output_dir / "compile.json", record)
+    else:
+        record = measure(job, cerebras, args.output_dir, warmup=warmup, fill=args.fill_sequences)
+        own = {"batch_size": job.settings.batch_size, "seed": job.seed}
+        write_record(args.output_dir / "measurement.json", conditions(args, job, warmup) | record | own)
     return 0
 
 

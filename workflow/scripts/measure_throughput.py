@@ -16,9 +16,10 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.config import Resources, Throughput, Training, add_flags, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.files import check_writable, sha256, write_json
+from sparseft.files import check_writable, hold, sha256
 from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Cell
 from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
+from sparseft.record import write_record
 from sparseft.tasks import get_task, read_examples
 from sparseft.throughput import Job, measure
 from sparseft.training.hardware import choose_device, device_name, limit_threads, versions
@@ -51,7 +52,7 @@ def job_of(args: argparse.Namespace, cell: Cell) -> Job:
     task, checkpoint, mask = get_task(cell.task), Checkpoint(args.model_path), read_mask(args.mask_path)
     shapes = prunable_shapes(checkpoint)
     settings.check(cell.mode, {layer.rpartition(".")[2] for layer in shapes})
-    check_run(mask, args.mask_path, cell.method, cell.sparsity)
+    check_run(mask, args.mask_path, cell)
     check_mask(mask, args.mask_path, shapes, checkpoint.digest)
     rows = read_examples(args.data_dir / "train.jsonl", task)
     return Job(checkpoint, args.mask_path, cell.mode, settings, asked, task.name, rows, resources)
@@ -61,6 +62,7 @@ def main() -> int:
     args = parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as any exit, it ends the measuring process too
     check_writable(args.output)
+    hold(args.output)
     cell = Cell.parse(args.cell)
     if cell.mode == NO_FINETUNE:
         raise InputError(f"{cell.id} is not trained", f"choose one of {', '.join(TRAINED_MODES)}")
@@ -68,7 +70,7 @@ def main() -> int:
     limit_threads(job.resources.threads)  # part of the device's name
     device = choose_device()
     inputs = {"model": job.checkpoint.digest, "mask": sha256(args.mask_path)}
-    write_json(args.output, {
+    write_record(args.output, {
         "cell": cell.id,
         "backend": "torch",
         "device": device_name(device),

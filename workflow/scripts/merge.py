@@ -13,14 +13,17 @@ from pathlib import Path
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError, run_script
-from sparseft.files import sha256, write_json
+from sparseft.files import hold, sha256, whole_with
+from sparseft.grid import Run
 from sparseft.lora.merge import merge
-from sparseft.pruning.mask_ops import check_mask, read_mask
+from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
+from sparseft.record import write_record
 from sparseft.training.hardware import limit_threads
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run_id", help="whose mask and record these are to be")
     parser.add_argument("--model_path", type=Path, required=True)
     parser.add_argument("--mask_path", type=Path, required=True)
     parser.add_argument("--adapter", type=Path, help="adapter folder; without it the model is pruned only")
@@ -43,12 +46,17 @@ def main() -> int:
     args = parse_args()
     limit_threads(1)
     check_outputs(args)
+    hold(args.output_dir)
     begin = time.perf_counter()
     checkpoint, mask, mask_sha256 = Checkpoint(args.model_path), read_mask(args.mask_path), sha256(args.mask_path)
     check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
+    if args.run_id:
+        check_run(mask, args.mask_path, Run.parse(args.run_id))
     merged = merge(checkpoint, mask, mask_sha256, args.adapter, args.output_dir)
     inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": merged.pop("adapter")}
-    write_json(args.report, {"inputs": inputs, **merged, "seconds": time.perf_counter() - begin})
+    record = {"run_id": args.run_id, "inputs": inputs, **merged, "seconds": time.perf_counter() - begin}
+    with whole_with(args.output_dir):
+        write_record(args.report, record)
     return 0
 
 

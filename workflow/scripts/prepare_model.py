@@ -12,6 +12,7 @@ from pathlib import Path
 from sparseft.checkpoints.source import prepare_model
 from sparseft.config import Model, parse_section
 from sparseft.errors import run_script
+from sparseft.files import hold
 
 
 def parse_args() -> argparse.Namespace:
@@ -28,6 +29,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     model = parse_section(Model, {"source": args.source, "sha256": args.sha256, "dtype": args.dtype}, "model")
+    hold(args.output_dir)
     manifest = prepare_model(model, args.output_dir)
     print(
         f"{args.output_dir}: {manifest['architecture']}, {manifest['prunable_layers']} prunable layers, "

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sparseft.config import TaskData, add_flags, parse_section
 from sparseft.errors import run_script
-from sparseft.files import atomic_files, check_writable, sha256
+from sparseft.files import atomic_files, check_writable, hold, sha256
 from sparseft.tasks import get_task
 from sparseft.tasks.source import SPLITS, load_rows, overlap, source_of
 
@@ -31,6 +31,7 @@ def main() -> int:
     args = parse_args()
     outputs = [args.output_dir / name for name in (*(f"{split}.jsonl" for split in SPLITS), "manifest.json")]
     check_writable(*outputs)
+    hold(outputs[-1])
     task = get_task(args.task)
     asked = parse_section(TaskData, {name: getattr(args, name) for name in ASKED}, f"tasks.{task.name}")
     local = Path(asked.local) if asked.local else None

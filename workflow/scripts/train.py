@@ -9,12 +9,11 @@ hashes. With --save_every a killed run goes on from RUN_FOLDER/state.pt. Several
 """
 
 import argparse
-from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
 from sparseft.errors import run_script
-from sparseft.files import check_replaceable, locked
+from sparseft.files import check_replaceable, hold
 from sparseft.training.hardware import keep_freed_memory, limit_threads
 from sparseft.training.job import Job, add_job_flags, job_of, write_train_record
 from sparseft.training.torch_backend import train
@@ -41,8 +40,9 @@ def main() -> int:
     limit_threads(args.threads)
     keep_freed_memory()
     job, accelerator = job_of(args), Accelerator(cpu=not torch.cuda.is_available())
-    with locked(args.output_dir) if accelerator.is_main_process else nullcontext():
-        write(args, job, accelerator)
+    if accelerator.is_main_process:
+        hold(args.output_dir / "adapter")
+    write(args, job, accelerator)
     accelerator.end_training()
     return 0
 

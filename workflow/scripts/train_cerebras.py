@@ -12,7 +12,7 @@ import argparse
 
 from sparseft.config import Cerebras, add_flags, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.files import check_replaceable, locked, write_json
+from sparseft.files import check_replaceable, hold, write_json
 from sparseft.training.hardware import keep_freed_memory, limit_threads
 from sparseft.training.job import add_job_flags, job_of, write_train_record
 
@@ -41,14 +41,14 @@ def main() -> int:
     from sparseft.training.cerebras import lower, remove_states, train  # refuses an environment without the package
 
     check_replaceable(args.output_dir / "adapter")
-    with locked(args.output_dir):
-        if args.compile_only or args.validate_only:
-            record = lower(job, cerebras, args.output_dir, compile_only=args.compile_only)
-            write_json(args.output_dir / "compile.json", record)
-        else:
-            record = train(job, cerebras, args.output_dir)
-            write_train_record(args, job, record)
-            remove_states(args.output_dir)
+    hold(args.output_dir / "adapter")
+    if args.compile_only or args.validate_only:
+        record = lower(job, cerebras, args.output_dir, compile_only=args.compile_only)
+        write_json(args.output_dir / "compile.json", record)
+    else:
+        record = train(job, cerebras, args.output_dir)
+        write_train_record(args, job, record)
+        remove_states(args.output_dir)
     return 0
 
 

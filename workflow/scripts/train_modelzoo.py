@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sparseft.config import Cerebras, add_flags, parse_section
 from sparseft.errors import run_script
-from sparseft.files import check_replaceable, locked
+from sparseft.files import check_replaceable, hold
 from sparseft.training.hardware import limit_threads
 from sparseft.training.job import add_job_flags, job_of, write_train_record
 from sparseft.training.modelzoo import remove_states, train, trainer_run
@@ -34,10 +34,10 @@ def main() -> int:
     job = job_of(args)
     cerebras.check_modelzoo(job.settings, job.evaluation_batch_size)
     check_replaceable(args.output_dir / "adapter")
-    with locked(args.output_dir):
-        record = train(trainer_run(job, cerebras, args.exported, args.output_dir))
-        write_train_record(args, job, record)
-        remove_states(args.output_dir)
+    hold(args.output_dir / "adapter")
+    record = train(trainer_run(job, cerebras, args.exported, args.output_dir))
+    write_train_record(args, job, record)
+    remove_states(args.output_dir)
     return 0
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint, weights_digest
 from sparseft.errors import InputError, run_script
-from sparseft.files import check_writable, sha256, write_json
+from sparseft.files import check_writable, hold, sha256
+from sparseft.grid import Run
 from sparseft.modelzoo.checkpoint import open_checkpoint
-from sparseft.pruning.mask_ops import read_mask
+from sparseft.pruning.mask_ops import check_run, read_mask
+from sparseft.record import again, check_model, write_record
 from sparseft.validation import validate
 
 
@@ -23,11 +25,24 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="Hugging Face checkpoint folder, or FILE.mdl[@FOLDER]"
     )
+    parser.add_argument("--run_id", help="whose mask and record these are to be")
     parser.add_argument("--mask_path", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="the report")
     parser.add_argument("--base", type=Path, help="the base: tensors outside the mask must equal its bytes")
     parser.add_argument("--tolerance", type=float, default=0.0, help="largest |w| that passes as zero")
     return parser.parse_args()
+
+
+def hash_inputs(mask: Path, checkpoint: Checkpoint, base: Checkpoint | None) -> dict:
+    """sha256 of the mask and of the checkpoint's files, the digest of the base's, as they are now.
+
+    Raises InputError where a merged model, or a prepared base, is not what was recorded when it was written."""
+    hashes = checkpoint.hashes()
+    check_model(checkpoint.folder, hashes)
+    digest = weights_digest(base.hashes()) if base else None
+    if base and digest != base.digest:
+        raise InputError(f"{base.folder}: not the weights that manifest.json records", again(base.folder))
+    return {"mask": sha256(mask), "checkpoint": hashes, "base": digest}
 
 
 def main() -> int:
@@ -40,13 +55,12 @@ def main() -> int:
     read = [args.mask_path, *checkpoint.files, *(file for folder in folders for file in folder.glob("*"))]
     if args.output.resolve() in {path.resolve() for path in read}:
         raise InputError(f"{args.output} is one of the inputs", "name another file for the report")
-    report = validate(checkpoint, read_mask(args.mask_path), tolerance=args.tolerance, base=base)
-    report["inputs"] = {
-        "mask": sha256(args.mask_path),
-        "checkpoint": checkpoint.hashes(),
-        "base": weights_digest(base.hashes()) if base else None,  # as it is now, whatever its manifest says,
-    }
-    write_json(args.output, report)
+    hold(args.output)
+    mask, inputs = read_mask(args.mask_path), hash_inputs(args.mask_path, checkpoint, base)
+    if args.run_id:
+        check_run(mask, args.mask_path, Run.parse(args.run_id))
+    report = validate(checkpoint, mask, tolerance=args.tolerance, base=base)
+    write_record(args.output, {"run_id": args.run_id, **report, "inputs": inputs})
     verdict = "passed" if report["passed"] else "FAILED"
     print(f"{verdict}: {report['layers_checked']} of {report['layers_expected']} layers checked, "
           f"{report['violations']} violations, largest {report['max_abs_violation']:g}", file=sys.stderr)  # fmt: skip

@@ -26,6 +26,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from sparseft.errors import InputError
 from sparseft.files import adapter_digest, sha256
 from sparseft.grid import DENSE, MEASURED, NO_FINETUNE, OUT_OF_MEMORY, SKIPPED, Cell, Run, fill, mask_path
+from sparseft.record import again, unaltered
 
 Count = Annotated[int, Field(ge=0)]
 Number = Annotated[int, Field(gt=0)]
@@ -467,16 +468,20 @@ def _absent(runs: list[Run]) -> list[Run]:
 
 
 def _read_piece(path: Path, schema: type[P]) -> P:
-    mend = "make it again"
+    mend = again(path)
     try:
-        return schema.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        piece = schema.model_validate_json(content)
     except OSError as error:
-        raise InputError(f"{path.name}: {error.strerror.lower()}", mend) from None
+        raise InputError(f"{path.name}: {error.strerror.lower()}", "make it again") from None
     except ValidationError as error:
         words = [fault["msg"].lower().removeprefix("value error, ") for fault in error.errors()]
         faults = [" ".join([*map(str, fault["loc"]), text]) for fault, text in zip(error.errors(), words, strict=True)]
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise InputError(f"{path.name}: {', '.join(faults[:3])}{more}", mend) from None
+    if not unaltered(content):
+        raise InputError(f"{path.name}: altered since it was written", mend)
+    return piece
 
 
 def _foreign(run: Run, pieces: dict[str, _File | None]) -> list[str]:

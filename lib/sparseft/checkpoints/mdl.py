@@ -11,6 +11,8 @@ import io
 import json
 import math
 import os
+import resource
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +48,7 @@ _NODES = {None, "builtins.dict", "builtins.list", "builtins.tuple"}
 _LZ4, _LZ4_RATIO = 32004, 256  # a byte of LZ4 stands for 255 bytes at most
 _CHUNK = 1 << 20  # bytes, of whole rows
 _CACHE = 1 << 25  # bytes of decompressed chunks: blocks of rows need not end where chunks do
+_CPU, _WAIT = 60, 1800  # seconds of CPU, and in all, for what a sound file of any size says in a few
 _MEND = "copy or write the file again"
 
 
@@ -71,6 +74,11 @@ class MdlFile:
         """The open file."""
         if not self.path.is_file():
             raise InputError(f"{self.path}: no such file", "name an .mdl file")
+        if ended := _ended_by(self):
+            raise InputError(f"{self.path}: damaged, or made to harm: reading it ends in {ended}", _MEND)
+        return self._open()
+
+    def _open(self) -> h5py.File:
         with self._damages():
             file = h5py.File(self.path, "r", locking="best-effort", rdcc_nbytes=_CACHE)
             version, success = file.attrs.get("__version__"), file.attrs.get("__SUCCESS__", False)
@@ -258,6 +266,28 @@ class Target(io.FileIO):
         """Raises the OSError of the first write that failed."""
         if self.error:
             raise self.error
+
+
+def _ended_by(file: MdlFile) -> str | None:
+    """The signal that ends a process which reads all that a file says of its tensors; None where it gets through.
+
+    HDF5 is C: of a damaged file it can loop without end, or crash. A child with limits meets that first."""
+    child = os.fork()
+    if not child:
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(_WAIT)
+            resource.setrlimit(resource.RLIMIT_CPU, (_CPU, _CPU + 1))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            trial = MdlFile(file.path)
+            vars(trial)["file"] = trial._open()
+            _ = trial.tensors
+        except BaseException:  # bad input, which the parent meets itself
+            pass
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else None
 
 
 def _node_types(node: dict) -> Iterator[str | None]:

@@ -17,6 +17,7 @@ from sparseft.config import Training
 from sparseft.errors import InputError
 from sparseft.files import WEIGHTS, atomic_folder, read_json, write_json
 from sparseft.grid import PROJECTIONS
+from sparseft.record import check_adapter
 
 PREFIX = "base_model.model."
 # What a PEFT configuration may set without changing what A and B mean; any other key that is set is refused.
@@ -60,6 +61,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], float,
 
     Raises InputError where a file is missing or damaged, or the adapter is no plain LoRA adapter."""
     mend = "train the run again"
+    check_adapter(folder)
     config = read_json(folder / "adapter_config.json", mend)
     if not _plain(config):
         raise InputError(

@@ -20,6 +20,7 @@ from sparseft.checkpoints.layers import Part, coupled_parts, prunable_shapes
 from sparseft.errors import InputError
 from sparseft.files import atomic_folder, read_json, sha256, write_json
 from sparseft.pruning.mask_ops import Mask, check_mask, read_mask
+from sparseft.record import check_model
 
 # The grouped products that transformers runs Mixtral's experts with take rows of whole 16 bytes: 8 numbers in 16 bits.
 # Tensor cores ask the same of every product.
@@ -47,6 +48,7 @@ def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
         raise InputError(f"{output} is the checkpoint itself", "name another output folder")
     if output.is_dir() and any(output.iterdir()) and not (output / "compact.json").exists():
         raise InputError(f"{output}: a folder with other files, which would be lost", "name a new folder")
+    check_model(checkpoint.folder, checkpoint.hashes())
     mask = read_mask(mask_path)
     check_mask(mask, mask_path, prunable_shapes(checkpoint))
     cuts, sizes = plan_cuts(checkpoint, mask)

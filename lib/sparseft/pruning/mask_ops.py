@@ -8,6 +8,7 @@ the header's __metadata__.
 """
 
 import json
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ import numpy as np
 from sparseft.checkpoints.checkpoint import read_header
 from sparseft.checkpoints.torch_file import read_torch_file
 from sparseft.errors import InputError
+from sparseft.grid import MASK_NAME, Cell
 from sparseft.pruning.kernels import count_ones
+from sparseft.record import again
 
 FORMAT_VERSION = 1
-_MEND = "compute it again with compute_masks.py"
+_NAMED = re.compile(MASK_NAME.format(sparsity="([0-9]{2})", method="([a-z_]+)") + r"\.(?:pt|safetensors)")
 _DAMAGES = (
     ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError, zipfile.BadZipFile
 )  # fmt: skip
@@ -57,7 +60,8 @@ def row_bytes(cols: int) -> int:
 def read_mask(path: Path | str) -> Mask:
     """Read a mask file; the bits stay memory-mapped.
 
-    Raises InputError where the file is missing, damaged, of another version, inconsistent, or in other coordinates."""
+    Raises InputError where the file is missing, damaged, of another version, inconsistent, in other coordinates, or not
+    what its name says, where that is one of the workflow's."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such mask file", "compute it with compute_masks.py")
@@ -69,11 +73,17 @@ def read_mask(path: Path | str) -> Mask:
     except InputError:
         raise
     except _DAMAGES as error:
-        raise InputError(f"{path}: not a mask file ({error})", _MEND) from None
+        raise InputError(f"{path}: not a mask file ({error})", again(path)) from None
     if not consistent:
-        raise InputError(f"{path}: mask file of another version, or damaged", _MEND)
+        raise InputError(f"{path}: mask file of another version, or damaged", again(path))
     if (coordinates := mask.meta.get("coordinates", "hf")) != "hf":
-        raise InputError(f"{path}: a mask in {coordinates} coordinates, not in Hugging Face's", _MEND)
+        raise InputError(
+            f"{path}: a mask in {coordinates} coordinates, not in Hugging Face's", "compute it with compute_masks.py"
+        )
+    named = _NAMED.fullmatch(path.name)
+    found = (mask.meta.get("method"), mask.meta.get("sparsity"))
+    if named and found != (named[2], int(named[1]) / 100):
+        raise InputError(f"{path}: holds a mask of {found[0]} at {found[1]}", again(path))
     return mask
 
 
@@ -89,12 +99,12 @@ def check_mask(mask: Mask, path: Path | str, shapes: dict[str, tuple[int, ...]],
         raise InputError(f"{path}: mask of another model: {', '.join(faults)}", "compute it for this model")
 
 
-def check_run(mask: Mask, path: Path | str, method: str, sparsity: int) -> None:
-    """Raise InputError if a mask is not of the method and the sparsity, in percent, that a run's name says."""
-    found = (mask.meta.get("method"), mask.meta.get("sparsity"))
-    if found != (method, sparsity / 100):
+def check_run(mask: Mask, path: Path | str, cell: Cell) -> None:
+    """Raise InputError if a mask is not of the method, the sparsity and, where it looked at one, the task of a run or cell."""
+    found = (mask.meta.get("method"), mask.meta.get("sparsity"), mask.meta.get("task", cell.task))
+    if found != (cell.method, cell.sparsity / 100, cell.task):
         raise InputError(
-            f"{path}: a mask of {found[0]} at {found[1]}, not of {method} at {sparsity / 100}",
+            f"{path}: a mask of {found[0]} at {found[1]} for {found[2]}, not of {cell.id}",
             "give the run's own mask",
         )
 
@@ -120,7 +130,7 @@ def _consistent(mask: Mask) -> bool:
 
 
 def _read_safetensors(path: Path) -> dict:
-    header, tensors = read_header(path, _MEND)
+    header, tensors = read_header(path, again(path))
     content = json.loads(json.loads(header[8:])["__metadata__"]["sparseft"])
     data = np.memmap(path, np.uint8, "r")
     bytes_of = {t.name: data[t.start : t.start + t.nbytes].reshape(t.shape) for t in tensors if t.dtype == "U8"}

@@ -28,7 +28,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LABEL = "sparseft"  # of every job; its value is new for each, so that no other's is cancelled
 GRACE = 30  # seconds that a trainer has to end by itself
 BROKEN = re.compile(
-    r"\bUNAVAILABLE\b|Connection reset|ApplianceDeadlockError|WS_RT_GRPC_RELATED_ERROR|http2.*\b502\b|Socket closed"
+    r"\bUNAVAILABLE\b|Connection reset|ApplianceDeadlockError|WS_RT_GRPC_RELATED_ERROR|http2.{0,200}?\b502\b|Socket closed"
 )
 FULL = re.compile(r"Disk quota exceeded|No space left on device|\berrno (= )?(122|28)\b", re.IGNORECASE)
 WRONG = re.compile(r"^error: .*(union_tag_invalid|ImportError|ModuleNotFoundError|mgmt_address)", re.MULTILINE)

@@ -11,9 +11,10 @@ from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.config import Training, add_flags, parse_section
 from sparseft.digests import code_digest
 from sparseft.errors import InputError
-from sparseft.files import adapter_digest, sha256, write_json
+from sparseft.files import adapter_digest, sha256, whole_with
 from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Run
 from sparseft.pruning.mask_ops import Mask, check_mask, check_run, read_mask
+from sparseft.record import write_record
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS
 from sparseft.tasks.task import Row, Task
@@ -81,7 +82,7 @@ def job_of(args: argparse.Namespace) -> Job:
     task, checkpoint, mask = get_task(run.task), Checkpoint(args.model_path), read_mask(args.mask_path)
     settings = parse_section(Training, {name: getattr(args, name) for name in Training.model_fields}, "training")
     rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
-    check_run(mask, args.mask_path, run.method, run.sparsity)
+    check_run(mask, args.mask_path, run)
     check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
     provenance = {"run_id": run.id, "mode": run.mode, "mask_sha256": sha256(args.mask_path), "base": checkpoint.digest,
                   "stock_peft": STOCK_PEFT[run.mode]}  # fmt: skip
@@ -97,4 +98,5 @@ def write_train_record(args: argparse.Namespace, job: Job, record: dict) -> None
     inputs |= {split: sha256(args.data_dir / f"{split}.jsonl") for split in SPLITS}
     outputs = {"adapter": adapter_digest(args.output_dir / "adapter")}
     content = {"run_id": args.run_id, **job.settings.model_dump(), **record, "inputs": inputs, "outputs": outputs}
-    write_json(args.output_dir / "train.json", content)
+    with whole_with(args.output_dir / "adapter"):
+        write_record(args.output_dir / "train.json", content)

@@ -19,7 +19,12 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTraine
     Raises InputError where tensors are missing, left over or of another shape: transformers would draw them at random;
     and for a tokenizer that has no token to end an answer with, or to pad with."""
     model, loading = AutoModelForCausalLM.from_pretrained(
-        folder, config=_config(folder), dtype="auto", local_files_only=True, output_loading_info=True
+        folder,
+        config=_config(folder),
+        dtype="auto",
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
     )
     faults = [f"{kind} {sorted(map(str, names))[0]}" for kind, names in loading.items() if names]
     if faults:
@@ -39,7 +44,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def _config(folder: Path) -> PretrainedConfig:
     """config.json. What transformers 5 writes as rope_parameters, transformers 4 would pass over in silence."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     rope = getattr(config, "rope_parameters", None)
     if _TRANSFORMERS_4 and rope:
         rest = {key: value for key, value in rope.items() if key != "rope_theta"}
@@ -52,4 +57,4 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     kind = AutoTokenizer
     if _TRANSFORMERS_4 and read_json(folder / "tokenizer_config.json").get("tokenizer_class") == "TokenizersBackend":
         kind = transformers.PreTrainedTokenizerFast
-    return kind.from_pretrained(folder, local_files_only=True)
+    return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -1,0 +1,74 @@
+"""The records of a run, JSON files that carry a digest of themselves, and what they record, checked before it is used.
+
+    train.json   outputs.adapter: the digest of the adapter beside it
+    merge.json   outputs, copied: sha256 of every file of the merged model beside it
+
+A record's last key, `record_sha256`, is the sha256 of its text without that key: one altered bit is found.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from sparseft.errors import InputError
+from sparseft.files import adapter_digest, atomic_file, read_json, sha256
+
+_END = re.compile(rb',\n  "record_sha256": "([0-9a-f]{64})"\n}\n\Z')
+ADAPTER, MODEL = "adapter", "model_dir"  # folders in that of a run
+
+
+def write_record(path: Path | str, content: dict) -> None:
+    """Write `content` as `write_json` does, its digest after it."""
+    text = json.dumps(content, indent=2, allow_nan=False)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    begin = text.removesuffix("\n}")
+    with atomic_file(path) as temporary:
+        temporary.write_text(f'{begin},\n  "record_sha256": "{digest}"\n}}\n')
+
+
+def unaltered(content: bytes) -> bool:
+    """Whether a record's bytes are those that were written."""
+    end = _END.search(content)
+    return end is not None and hashlib.sha256(content[: end.start()] + b"\n}").hexdigest() == end[1].decode()
+
+
+def read_record(path: Path) -> dict:
+    """A record's content without its digest. Raises InputError where it is missing, or not as it was written."""
+    content = read_json(path, again(path))
+    if not unaltered(path.read_bytes()):
+        raise InputError(f"{path}: altered since it was written", again(path))
+    return {key: value for key, value in content.items() if key != "record_sha256"}
+
+
+def again(path: Path | str) -> str:
+    """How to mend a damaged product of the workflow."""
+    return f"make it again: rm -r {path} && snakemake"
+
+
+def check_adapter(folder: Path) -> None:
+    """Raises InputError where an adapter is not the one that the train.json beside it records; without one it may be any."""
+    path = folder.parent / "train.json"
+    if folder.name != ADAPTER or not path.is_file():
+        return
+    try:
+        recorded, found = read_record(path)["outputs"]["adapter"], adapter_digest(folder)
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: no such file", again(folder)) from None
+    if found != recorded:
+        raise InputError(f"{folder}: not the adapter that train.json records", again(folder))
+
+
+def check_model(folder: Path, hashes: dict[str, str]) -> None:
+    """Raises InputError where a merged model is not the one that the merge.json beside it records; without one it may be any.
+
+    `hashes`: sha256 of its weights' files, as they are now."""
+    path = folder.parent / "merge.json"
+    if folder.name != MODEL or not path.is_file():
+        return
+    record = read_record(path)
+    recorded = record["outputs"] | record["copied"]
+    others = [file for file in folder.glob("[!.]*") if file.is_file()]  # Snakemake leaves a hidden time stamp
+    found = {file.name: sha256(file) for file in others if file.name not in hashes} | hashes
+    if altered := sorted(name for name in found.keys() | recorded.keys() if found.get(name) != recorded.get(name)):
+        raise InputError(f"{folder / altered[0]}: not the file that merge.json records", again(folder))

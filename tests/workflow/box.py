@@ -1,0 +1,54 @@
+"""Two finished runs in a folder, made by the scripts in this process: what tests of damage and of full disks start from."""
+
+import json
+from pathlib import Path
+
+from sparseft.tasks import get_task
+from study import call_script
+from tiny_models import save_tiny
+
+RUNS = [f"tiny-boolq_mini-{method}-sparsity50-sparse_to_sparse-seed0" for method in ("structured", "random")]
+TRAINING = {"steps": 4, "batch_size": 4, "micro_batch_size": 2, "lora_r": 4, "learning_rate": 0.02, "save_every": 1}
+
+
+def mask_of(box: Path, run: str) -> Path:
+    return box / f"masks/tiny/masks_sparsity50_{run.split('-')[2]}.pt"
+
+
+def flags(box: Path, run: str, script: str, out: Path) -> dict:
+    """The flags of a script for one of the runs, which writes into `out`."""
+    folder = box / "results/runs" / run
+    model, mask, data = box / "models/tiny", mask_of(box, run), box / "data"
+    adapter = {"run_id": run, "model_path": model, "mask_path": mask, "adapter": folder / "adapter"}
+    scored = {"task": "boolq_mini", "data_dir": data}
+    merged = {"checkpoint": folder / "model_dir", "mask_path": mask}
+    return {
+        "compute_masks.py": {"model_path": model, "output_dir": out / "masks", "sparsity": [0.5, 0.8], "method": "random", "plot": True},
+        "train.py": {"run_id": run, "model_path": model, "mask_path": mask, "data_dir": data, "output_dir": out, **TRAINING},
+        "merge.py": {**adapter, "output_dir": out / "model_dir", "report": out / "merge.json"},
+        "validate_sparsity.py": {"run_id": run, **merged, "base": model, "output": out / "validation_report.json"},
+        "evaluate.py": {"run_id": run, "checkpoint": folder / "model_dir", **scored, "output": out / "evaluation.json"},
+        "evaluate_adapter.py": {**adapter, **scored, "output": out / "before_merge.json"},
+        "measure_throughput.py": {"cell": run.removesuffix("-seed0"), "model_path": model, "mask_path": mask, "data_dir": data, "batch_sizes": 2, "steps": 1, "warmup_steps": 0, "repeats": 1, "output": out / "cell.json"},
+        "analyze_results.py": {"results_dir": box / "results/runs", "output_dir": out / "analysis", "plot": True},
+        "compact.py": {**merged, "output_dir": out / "compact"},
+        "export_modelzoo.py": {"model_path": model, "mask_path": mask, "output_dir": out / "exported"},
+    }[script]  # fmt: skip
+
+
+def make(box: Path) -> Path:
+    """Fill `box`: the model, its masks, the task's rows, and both runs with every file of theirs."""
+    save_tiny("llama", box / "models/tiny")
+    (box / "data").mkdir()
+    for split, number in (("train", 24), ("validation", 12)):
+        rows = get_task("boolq_mini").generate(split, number, 0)
+        (box / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for method in ("structured", "random"):
+        done = call_script("compute_masks.py", model_path=box / "models/tiny", output_dir=box / "masks/tiny",
+                           sparsity=0.5, method=method)  # fmt: skip
+        assert done[0] == 0, done
+    for run in RUNS:
+        for script in ("train.py", "merge.py", "validate_sparsity.py", "evaluate.py", "evaluate_adapter.py"):
+            done = call_script(script, **flags(box, run, script, box / "results/runs" / run))
+            assert done[0] == 0, done
+    return box

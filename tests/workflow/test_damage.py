@@ -1,0 +1,158 @@
+"""Every kind of damage to every artefact is found by its reader before it is used, and named with what rebuilds it.
+
+docs/robustness.md lists the cases and their results as they are here.
+"""
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from box import RUNS, flags, make, mask_of
+from sparseft.files import sha256
+from sparseft.training.loop import Loop
+from study import ROOT, call_script
+
+RUN, OTHER = RUNS
+BLOCK = 512
+DAMAGES: dict[str, Callable[[bytes, bytes], bytes]] = {
+    "cut in half": lambda content, other: content[: len(content) // 2],
+    "one bit flipped": lambda content, other: _changed(content, bytes([content[len(content) // 2] ^ 4])),
+    "another run's file": lambda content, other: other,
+    "emptied": lambda content, other: b"",
+    "a block of zeros": lambda content, other: _changed(content, bytes(BLOCK)),
+}
+# what is damaged -> the scripts that read it; all of them must refuse it
+READERS = {
+    "mask": ("train.py", "merge.py", "evaluate_adapter.py", "validate_sparsity.py", "compact.py", "export_modelzoo.py"),
+    "adapter": ("merge.py", "evaluate_adapter.py"),
+    "merged model": ("validate_sparsity.py", "evaluate.py", "compact.py"),
+    "training state": ("train.py",),
+    "evaluation.json": ("analyze_results.py",),
+    "validation_report.json": ("analyze_results.py",),
+}
+
+
+def _changed(content: bytes, part: bytes) -> bytes:
+    place = len(content) // 2
+    return content[:place] + part + content[place + len(part) :]
+
+
+def artefact(box: Path, name: str, run: str) -> Path:
+    """The file of a run that is damaged, or that takes its place."""
+    folder = box / "results/runs" / run
+    return {
+        "mask": mask_of(box, run),
+        "adapter": folder / "adapter/adapter_model.safetensors",
+        "merged model": folder / "model_dir/model.safetensors",
+        "training state": folder / "state.pt",
+        "evaluation.json": folder / name,
+        "validation_report.json": folder / name,
+    }[name]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """Two finished runs, and the state in which a kill left each of them."""
+    box = make(tmp_path_factory.mktemp("whole"))
+    for run in RUNS:
+        _interrupt(box, run)
+    return box
+
+
+def _interrupt(box: Path, run: str) -> None:
+    """Leave state.pt as a kill after two of four steps does."""
+
+    def stop(loop: Loop, *arguments: object) -> None:
+        save(loop, *arguments)
+        if len(arguments[-1].curve) == 2:
+            raise KeyboardInterrupt
+
+    save, Loop._save = Loop._save, stop
+    folder = box / "interrupted" / run
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call_script("train.py", **flags(box, run, "train.py", folder))
+    finally:
+        Loop._save = save
+    (folder / "state.pt").rename(box / "results/runs" / run / "state.pt")
+
+
+@pytest.fixture
+def box(tmp_path, whole) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "box"))
+
+
+def damage(box: Path, name: str, kind: str) -> Path:
+    path = artefact(box, name, RUN)
+    content, other = path.read_bytes(), artefact(box, name, OTHER).read_bytes()
+    path.write_bytes(DAMAGES[kind](content, other))
+    assert path.read_bytes() != content
+    return path
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(path): sha256(path) for path in folder.rglob("*") if path.is_file()}
+
+
+REFUSED = [(name, kind, script) for name in READERS for kind in DAMAGES for script in READERS[name]
+           if script not in ("analyze_results.py",) and name != "training state"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind", "script"), REFUSED)
+def test_a_damaged_artefact_is_refused_and_every_file_left_as_it_was(box, name, kind, script):
+    path, out = damage(box, name, kind), box / "out"
+    before = tree(box)
+    code, said = call_script(script, **flags(box, RUN, script, out))
+    assert (code, said.count("\n")) == (2, 1), said
+    assert said.startswith("error: ")
+    named = path if name == "mask" or name == "merged model" else path.parent
+    assert str(named) in said
+    assert "snakemake" in said or "run's own mask" in said, "no command that rebuilds it"
+    assert tree(box) == before
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_state_is_said_to_be_and_the_training_begins_again(box, whole, kind):
+    path, folder = damage(box, "training state", kind), box / "results/runs" / RUN
+    code, said = call_script("train.py", **flags(box, RUN, "train.py", folder))
+    assert code == 0
+    reason = "of other code, inputs or settings" if kind == "another run's file" else "damaged"
+    assert f"{path} is {reason}: the training starts from its beginning" in said
+    adapters = [artefact(place, "adapter", RUN) for place in (box, whole)]
+    assert sha256(adapters[0]) == sha256(adapters[1])
+
+
+def test_an_undamaged_state_is_gone_on_from(box, whole):
+    folder = box / "results/runs" / RUN
+    code, said = call_script("train.py", **flags(box, RUN, "train.py", folder))
+    assert (code, "from its beginning" in said) == (0, False)
+    assert '"resumed_after_steps": [\n    2\n  ]' in (folder / "train.json").read_text()
+    assert sha256(artefact(box, "adapter", RUN)) == sha256(artefact(whole, "adapter", RUN))
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "validation_report.json"])
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_run_with_a_damaged_result_is_in_no_table(box, name, kind):
+    damage(box, name, kind)
+    code, said = call_script(
+        "analyze_results.py", **flags(box, RUN, "analyze_results.py", box / "out") | {"plot": True}
+    )
+    assert code == 0, said
+    with open(box / "out/analysis/summary.csv") as file:
+        assert [row["run_id"] for row in csv.DictReader(file)] == [OTHER]
+    with open(box / "out/analysis/missing.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["run_id"], row["left_out"]) == (RUN, "True")
+    assert name in row["reason"]
+    assert f"left out: {RUN}: " in said
+
+
+def test_the_docs_list_these_cases():
+    text = (ROOT / "docs/robustness.md").read_text()
+    section = text.partition("## Damaged files\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")]
+    header, *rows = rows
+    assert header[1:-1] == list(DAMAGES)
+    assert {row[0]: tuple(row[-1].replace("`", "").split(", ")) for row in rows} == READERS

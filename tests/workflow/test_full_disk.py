@@ -1,0 +1,69 @@
+"""A disk that fills up in any stage: one line, exit code 2, nothing half written, whatever the moment.
+
+docs/robustness.md lists the stages.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from box import RUNS, flags, make
+from study import ROOT, call_script
+
+PAGE = 4096
+STAGES = ("compute_masks.py", "train.py", "merge.py", "validate_sparsity.py", "evaluate_adapter.py", "evaluate.py",
+          "measure_throughput.py", "analyze_results.py", "compact.py", "export_modelzoo.py")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory) -> Path:
+    return make(tmp_path_factory.mktemp("box"))
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Path]:
+    """A file system of `size` bytes, in whole pages; of 0 bytes, one that is full."""
+    folder.mkdir()
+    options = f"size={max(size, PAGE)}"
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False).returncode:
+        pytest.skip("only root may mount a small file system")
+    try:
+        if size < PAGE:
+            (folder / "other").write_bytes(bytes(PAGE))
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def pages(folder: Path) -> int:
+    """Bytes that the files below `folder` take on a tmpfs."""
+    return sum(-(-path.stat().st_size // PAGE) * PAGE for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, box, stage):
+    with small_disk(tmp_path / "large", 1 << 28) as out:
+        code, said = call_script(stage, **flags(box, RUNS[0], stage, out))
+        assert code == 0, said
+        need = pages(out)
+    for share in (0, 0.5, 1):
+        with small_disk(
+            tmp_path / f"small{share}", int(need * share) // PAGE * PAGE - (PAGE if share == 1 else 0)
+        ) as out:
+            before = sorted(out.iterdir())
+            code, said = call_script(stage, **flags(box, RUNS[0], stage, out))
+            errors = [line for line in said.splitlines() if line.startswith("error: ")]
+            assert (code, len(errors)) == (2, 1), f"{share} of {need} bytes: {said}"
+            assert "check the path, its permissions and the free space" in errors[0]
+            assert "Traceback" not in said
+            left = [path for path in out.rglob("*") if path.is_file() and path.name != "state.pt"]  # to go on from
+            assert sorted(left) == before
+
+
+def test_the_docs_list_these_stages():
+    text = (ROOT / "docs/robustness.md").read_text()
+    section = text.partition("## A full disk\n")[2].partition("\n## ")[0]
+    assert tuple(line.split("`")[1] for line in section.splitlines() if line.startswith("| `")) == STAGES
