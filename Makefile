@@ -2,6 +2,7 @@
 # make test   set up, then all tests
 # make test-cerebras  set up cerebras-pytorch, 5.7 GB, in an environment of its own; then that backend's tests
 # make test-modelzoo   the backend modelzoo's tests; MODELZOO_HOME and MODELZOO_PYTHON name a checkout of ModelZoo 2.10.0
+# make test-slurm     set up, then a real Slurm of one node for as long as its tests run; as root, with slurm-wlm and munge
 # make lint   ruff, snakefmt, snakemake --lint
 # make bench  this project beside its peers, as ratios in one run
 
@@ -10,7 +11,7 @@ PYTHON ?= python3
 CEREBRAS_RELEASE ?= 2.10.0
 BIN := .venv/bin
 
-.PHONY: run test test-cerebras test-modelzoo lint format bench
+.PHONY: run test test-cerebras test-modelzoo test-slurm lint format bench
 
 run: .venv/installed
 	$(BIN)/snakemake
@@ -25,6 +26,10 @@ test-cerebras: .venv/installed-tests .venv-cerebras/installed-$(CEREBRAS_RELEASE
 
 test-modelzoo: .venv/installed-tests
 	$(BIN)/python -m pytest tests/modelzoo
+
+test-slurm: .venv/installed-tests
+	$(BIN)/python -m pip install --quiet --editable '.[cluster]'
+	PATH='$(abspath $(BIN)):$(PATH)' $(BIN)/python -m pytest tests/slurm
 
 lint: .venv/installed-tests
 	$(BIN)/ruff check .
