@@ -2,6 +2,7 @@
 # make test   set up, then all tests
 # make test-cerebras  set up cerebras-pytorch, 5.7 GB, in an environment of its own; then that backend's tests
 # make test-modelzoo   the backend modelzoo's tests; MODELZOO_HOME and MODELZOO_PYTHON name a checkout of ModelZoo 2.10.0
+# make test-slurm     set up, then a real Slurm of one node for as long as its tests run; as root, with slurm-wlm and munge
 # make chaos  30 kills at random moments of a small study, and whether it comes to the same results; half an hour
 # make fuzz   ten minutes of random files for each parser
 # make lint   ruff, snakefmt, snakemake --lint
@@ -15,7 +16,7 @@ SEED ?= 0
 FUZZ_SECONDS ?= 600
 BIN := .venv/bin
 
-.PHONY: run test test-cerebras test-modelzoo chaos fuzz lint format bench
+.PHONY: run test test-cerebras test-modelzoo test-slurm chaos fuzz lint format bench
 
 run: .venv/installed
 	$(BIN)/snakemake
@@ -39,6 +40,10 @@ fuzz: .venv/installed-tests
 	for parser in mask safetensors mdl log; do \
 	  $(BIN)/python tests/fuzz.py $$parser .fuzz/$$parser -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
+
+test-slurm: .venv/installed-tests
+	$(BIN)/python -m pip install --quiet --editable '.[cluster]'
+	PATH='$(abspath $(BIN)):$(PATH)' $(BIN)/python -m pytest tests/slurm
 
 lint: .venv/installed-tests
 	$(BIN)/ruff check .

@@ -49,6 +49,6 @@ rule analyze_results:
         'python "$SCRIPTS/analyze_results.py"'
         " --results_dir {params.runs:q}"
         " --output_dir {params.folder:q}"
-        " {params.settings:q}"
+        " {params.settings}"
         " --plot"
         " > {log:q} 2>&1"

@@ -1,16 +1,13 @@
 # Training on a Cerebras CS-3, in the place of train.smk: a job a compiled program, a job a run.
 import re
-import shlex
 
 PROGRAMS = targets.measured_programs(STUDY) | targets.programs(
     STUDY
 )  # a program of both is compiled with its evaluation
 ON_WAFER = STUDY.cerebras.target == "CSX"
 DECIDING = STUDY.cerebras.model_dump(include=STUDY.cerebras.DECIDING)
-MEASURING = [
-    *flags(warmup_steps=STUDY.throughput.warmup_steps),
-    *(["--fill_sequences"] if STUDY.throughput.sequence_length else []),
-]
+MEASURING = flags(warmup_steps=STUDY.throughput.warmup_steps)
+MEASURING += " --fill_sequences" if STUDY.throughput.sequence_length else ""
 ASKED = STUDY.cerebras.model_dump(exclude={*DECIDING, *STUDY.cerebras.RULES_ONLY, "job_labels"})
 
 
@@ -23,6 +20,11 @@ def compiled(program):
 def deciding(program):
     """The flags that decide a program and its numbers."""
     return flags(**program.settings.model_dump(), **DECIDING | {"sequence_length": program.sequence_length})
+
+
+def cell_of(w):
+    """The run itself or, for a compilation, the first of its program's."""
+    return PROGRAMS[w.program].run if "program" in w.keys() else w
 
 
 # A full disk, or quota, stops every later job on the wafer, of this start of Snakemake.
@@ -52,12 +54,14 @@ rule train_adapter:
         "../envs/sparseft.yaml"
     threads: STUDY.resources.threads
     resources:
-        mem_mb=STUDY.resources.memory_mb,  # weights, masks, the traced program
+        mem_mb=memory("training", cell_of),  # weights, masks, the traced program
+        runtime=minutes("training", cell_of),
         csx=int(ON_WAFER),  # the appliance, whose queue is other people's too
+        slurm_extra="--licenses=csx:1" if ON_WAFER else "",  # and between several Snakemakes, under Slurm
         attempt=lambda w, attempt: attempt,
-        lock=shlex.join(flags(lock=STUDY.cerebras.lock if ON_WAFER else None)),
-        labels=shlex.join(flags(job_labels=STUDY.cerebras.job_labels)),
-        asked=shlex.join(flags(**ASKED)),
+        lock=flags(lock=STUDY.cerebras.lock if ON_WAFER else None),
+        labels=flags(job_labels=STUDY.cerebras.job_labels),
+        asked=flags(**ASKED),
     params:
         script="train_cerebras.py",
         code=code("train_cerebras.py"),
@@ -68,7 +72,7 @@ rule train_adapter:
         folder=subpath(output.record, parent=True),
         batch_size=STUDY.evaluation_batch_size,
         settings=lambda w: deciding(targets.training_program(STUDY, grid.Run.parse(grid.RUN_ID.format(**w)))),
-        only=[],
+        only="",
     message:
         "train {params.run_id}"
     shell:
@@ -85,7 +89,7 @@ rule train_adapter:
         " --data_dir {params.data:q}"
         " --threads {params.cores}"
         " --evaluation_batch_size {params.batch_size}"
-        " {params.settings:q}"
+        " {params.settings}"
         " {resources.asked}"
         " {params.only}"
         " --output_dir {params.folder:q}"
@@ -117,6 +121,6 @@ use rule train_adapter as compile_program with:
         folder=subpath(output.record, parent=True),
         batch_size=STUDY.evaluation_batch_size,
         settings=lambda w: deciding(PROGRAMS[w.program]),
-        only=lambda w: ["--compile_only", *(MEASURING if PROGRAMS[w.program].measured else [])],
+        only=lambda w: f"--compile_only {MEASURING if PROGRAMS[w.program].measured else ''}",
     message:
         "compile {wildcards.program}"

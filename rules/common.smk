@@ -1,12 +1,15 @@
 # The grid, the constraints and the digests that all rules share; whatever computes is in lib/sparseft/.
 import sys
+from functools import cache
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote
 
 from sparseft import grid, targets
 from sparseft.config import Config, parse_section, split_mdl
+from sparseft.devices import visible_gpus
 from sparseft.digests import code_digest
 from sparseft.errors import InputError
+from sparseft.requests import Requests
 
 ROOT = Path(workflow.basedir)
 
@@ -25,13 +28,30 @@ except InputError as error:
 
 # The environment that runs Snakemake runs the scripts, activated or not, wherever the project lies; not in params,
 # or a moved folder would run everything again.
+# on_gpus N COMMAND: on N GPUs of its own; with none, the command sees none.
 # A prefix replaces Snakemake's own `set -euo pipefail`. With --sdm conda the rule's environment runs the scripts.
 BIN = "" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:"
 shell.prefix(
     f"set -euo pipefail; export PATH={quote(BIN)}$PATH PYTHONPATH={quote(str(ROOT / 'lib'))} "
     f"SCRIPTS={quote(str(ROOT / 'workflow/scripts'))} "
     f"CEREBRAS_PYTHON={quote(str(ROOT / STUDY.cerebras.python))}; "
+    'on_gpus() {{ if [ "$1" = 0 ]; then CUDA_VISIBLE_DEVICES= "${{@:2}}"; '
+    'else python "$SCRIPTS/on_gpus.py" --gpus "$1" -- "${{@:2}}"; fi; }}; '
 )
+
+
+# --jobs, of a cluster's profile: the jobs wait in a queue, which counts what they ask for. On one machine they take turns
+# on what is there, unless --resources says otherwise.
+QUEUED = workflow.resource_settings.nodes is not None
+if workflow.is_main_process:
+    if QUEUED:
+        workflow.register_resource("_cores", None)  # the login node's, to which it would cut every job's threads
+    for name, there in (("gpu", max(len(visible_gpus()), STUDY.resources.gpus)), ("csx", 1)):
+        if not QUEUED and name not in workflow.global_resources:
+            workflow.register_resource(name, there)
+
+REQUESTS = Requests(STUDY)
+ONE_GPU = min(1, STUDY.resources.gpus)  # of a job of one process
 
 
 wildcard_constraints:
@@ -53,11 +73,26 @@ def manifest_if(check, *asked):
 
 
 def flags(**values):
-    """--name value for every value that is set, for `shell:`; a list gives all its values."""
+    """--name value for every value that is set, as text for `shell:`; a list gives all its values."""
     lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
-    return [
-        part for name, value in lists.items() if value not in ([], [None]) for part in (f"--{name}", *map(str, value))
-    ]
+    given = {name: value for name, value in lists.items() if value not in ([], [None])}
+    return join(part for name, value in given.items() for part in (f"--{name}", *map(str, value)))
+
+
+@cache
+def training_flags(task):
+    """Those of a task's schedule; asked for by every run of it."""
+    return flags(**STUDY.training_of(task).model_dump())
+
+
+def memory(kind, cell=lambda w: w):
+    """MB that a job of this kind asks for, see sparseft.requests; `cell` has its model and task."""
+    return lambda w, attempt: REQUESTS.memory_mb(kind, cell(w).model, getattr(cell(w), "task", ""), attempt)
+
+
+def minutes(kind, cell=lambda w: w):
+    """Its time limit."""
+    return lambda w, attempt: REQUESTS.minutes(kind, cell(w).model, getattr(cell(w), "task", ""), attempt)
 
 
 def launch(processes):

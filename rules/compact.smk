@@ -15,7 +15,8 @@ rule compact_run:
     conda:
         "../envs/sparseft.yaml"
     resources:
-        mem_mb=STUDY.resources.memory_mb,  # one tensor, and what stays of it
+        mem_mb=memory("files"),  # one tensor, and what stays of it
+        runtime=minutes("files"),
     params:
         code=code("compact.py"),
         run_id=grid.RUN_ID,

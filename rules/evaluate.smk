@@ -17,18 +17,20 @@ rule evaluate_run:
         "../envs/sparseft.yaml"
     threads: STUDY.resources.threads
     resources:
-        mem_mb=STUDY.resources.memory_mb,  # weights, and logits of a batch in fp32
-        gpu=STUDY.resources.gpus,
+        mem_mb=memory("evaluation"),  # weights, and logits of a batch in fp32
+        runtime=minutes("evaluation"),
+        gpu=ONE_GPU,
     params:
         code=code("evaluate.py"),
         run_id=grid.RUN_ID,
         cores=STUDY.resources.threads,  # another number, other last bits
         data=subpath(input.train, parent=True),
         batch_size=STUDY.evaluation_batch_size,
-        perplexity=(flags(wikitext2=grid.WIKITEXT2, context=STUDY.perplexity.context) if STUDY.perplexity else []),
+        perplexity=(flags(wikitext2=grid.WIKITEXT2, context=STUDY.perplexity.context) if STUDY.perplexity else ""),
     message:
         "evaluate {params.run_id}"
     shell:
+        "on_gpus {resources.gpu} "
         'python "$SCRIPTS/evaluate.py"'
         " --run_id {params.run_id:q}"
         " --checkpoint {input.model:q}"
@@ -36,7 +38,7 @@ rule evaluate_run:
         " --data_dir {params.data:q}"
         " --batch_size {params.batch_size}"
         " --threads {params.cores}"
-        " {params.perplexity:q}"
+        " {params.perplexity}"
         " --output {output.record:q}"
         " 2> {log:q}"
 
@@ -61,8 +63,9 @@ rule evaluate_adapter:
         "../envs/sparseft.yaml"
     threads: STUDY.resources.threads
     resources:
-        mem_mb=STUDY.resources.memory_mb,  # weights, and logits of a batch in fp32
-        gpu=STUDY.resources.gpus,
+        mem_mb=memory("evaluation"),  # weights, and logits of a batch in fp32
+        runtime=minutes("evaluation"),
+        gpu=ONE_GPU,
     params:
         code=code("evaluate_adapter.py"),
         run_id=grid.RUN_ID,
@@ -73,6 +76,7 @@ rule evaluate_adapter:
     message:
         "evaluate {params.run_id} before the merge"
     shell:
+        "on_gpus {resources.gpu} "
         'python "$SCRIPTS/evaluate_adapter.py"'
         " --run_id {params.run_id:q}"
         " --model_path {params.model:q}"

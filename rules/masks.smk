@@ -16,7 +16,9 @@ rule compute_masks:
         "../envs/sparseft.yaml"
     threads: 2  # one layer is read while another is counted; the masks are the same for any number
     resources:
-        mem_mb=500,  # a few blocks of a matrix a thread, whatever the model; measured
+        mem_mb=memory("weights"),  # a few blocks of a matrix a thread, whatever the model; measured
+        runtime=minutes("weights"),
+        gpu=0,
     params:
         code=code("compute_masks.py", without=("sparseft.pruning.calibration",)),
         model=subpath(input.manifest, parent=True),
@@ -27,12 +29,13 @@ rule compute_masks:
     message:
         "compute the {params.method} masks of {wildcards.model}"
     shell:
+        "on_gpus {resources.gpu} "
         'python "$SCRIPTS/compute_masks.py"'
         " --model_path {params.model:q}"
         " --output_dir {params.folder:q}"
         " --sparsity {params.sparsities}"
         " --method {params.method:q}"
-        " {params.settings:q}"
+        " {params.settings}"
         " --threads {threads}"
         " --plot"
         " 2> {log:q}"
@@ -69,8 +72,9 @@ use rule compute_masks as compute_task_masks with:
         method="|".join(grid.TASK_METHODS),
     threads: STUDY.resources.threads
     resources:
-        mem_mb=STUDY.resources.memory_mb,  # the model, a score a weight in fp32, one matrix of gradients
-        gpu=STUDY.resources.gpus,
+        mem_mb=memory("mask"),  # the model, a score a weight in fp32, one matrix of gradients
+        runtime=minutes("mask"),
+        gpu=ONE_GPU,
     params:
         code=code("compute_masks.py"),
         model=subpath(input.manifest, parent=True),

@@ -15,10 +15,14 @@ rule measure_throughput:
         mode="|".join(grid.TRAINED_MODES),
     conda:
         "../envs/sparseft.yaml"
-    threads: workflow.resource_settings.cores or STUDY.resources.threads  # nothing runs beside it on this machine
+    # nothing runs beside it on this machine
+    threads: (not QUEUED and workflow.resource_settings.cores) or STUDY.resources.threads
     resources:
-        mem_mb=STUDY.throughput.memory_mb or STUDY.resources.memory_mb,  # a batch that needs more is recorded as such
-        gpu=STUDY.resources.gpus,
+        # a batch that needs more on a CPU is recorded as such
+        mem_mb=memory("training") if STUDY.resources.gpus else STUDY.throughput.memory_mb,
+        runtime=minutes("training"),
+        slurm_extra="--exclusive",
+        gpu=ONE_GPU,
     params:
         code=code("measure_throughput.py"),
         cell=grid.CELL_ID,
@@ -26,18 +30,18 @@ rule measure_throughput:
         data=subpath(input.train, parent=True),
         settings=lambda w: flags(
             **STUDY.training_of(w.task).model_dump(exclude=STUDY.throughput.DECIDED),
-            **STUDY.throughput.model_dump(exclude={"methods", "sparsities", "modes", "memory_mb"}),
+            **STUDY.throughput.model_dump(exclude={"methods", "sparsities", "modes"}),
             threads=STUDY.resources.threads,
-            memory_mb=STUDY.throughput.memory_mb or STUDY.resources.memory_mb,
         ),
     message:
         "measure the throughput of {params.cell}"
     shell:
+        "on_gpus {resources.gpu} "
         'python "$SCRIPTS/measure_throughput.py"'
         " --cell {params.cell:q}"
         " --model_path {params.model:q}"
         " --mask_path {input.mask:q}"
         " --data_dir {params.data:q}"
-        " {params.settings:q}"
+        " {params.settings}"
         " --output {output.record:q}"
         " 2> {log:q}"

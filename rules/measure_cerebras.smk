@@ -14,7 +14,7 @@ use rule train_adapter as measure_batch with:
         f"results/logs/measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}.log",
     benchmark:
         f"results/benchmarks/measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}.tsv"
-    threads: STUDY.resources.threads if ON_WAFER else workflow.resource_settings.cores or STUDY.resources.threads
+    threads: (not QUEUED and not ON_WAFER and workflow.resource_settings.cores) or STUDY.resources.threads
     params:
         script="measure_cerebras.py",
         code=code("measure_cerebras.py"),

@@ -16,8 +16,9 @@ rule merge_adapter:
         "../envs/sparseft.yaml"
     threads: STUDY.resources.threads  # as many as its evaluation, or merges run ahead of it and fill the disk
     resources:
-        mem_mb=STUDY.resources.memory_mb,  # one weight matrix in fp32
-        gpu=min(1, STUDY.resources.gpus),  # not used: it keeps merges from running ahead of evaluations
+        mem_mb=memory("files"),  # one weight matrix in fp32
+        runtime=minutes("files"),
+        gpu=ONE_GPU,  # not used: it keeps merges from running ahead of evaluations
     params:
         code=code("merge.py"),
         run_id=grid.RUN_ID,
@@ -30,7 +31,7 @@ rule merge_adapter:
         " --run_id {params.run_id:q}"
         " --model_path {params.model:q}"
         " --mask_path {input.mask:q}"
-        " {params.adapter:q}"
+        " {params.adapter}"
         " --output_dir {output.model:q}"
         " --report {output.report:q}"
         " 2> {log:q}"

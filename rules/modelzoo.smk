@@ -1,12 +1,10 @@
 # Training by ModelZoo's own Trainer, in the place of train.smk: a masked checkpoint a mask, a job a run.
-import shlex
-
 ON_WAFER = STUDY.cerebras.target == "CSX"
 DECIDING = STUDY.cerebras.model_dump(include=STUDY.cerebras.DECIDING)
 ASKED = STUDY.cerebras.model_dump(exclude={*DECIDING, *STUDY.cerebras.RULES_ONLY, "job_labels"})
 
 
-# A full disk quota stops every later job on the wafer, of this start of Snakemake.
+# A full disk, or quota, stops every later job on the wafer, of this start of Snakemake.
 onstart:
     Path(grid.STOP).unlink(missing_ok=True)
 
@@ -27,7 +25,8 @@ rule export_checkpoint:
     conda:
         "../envs/sparseft.yaml"
     resources:
-        mem_mb=1000,  # a block of rows, whatever the model; measured
+        mem_mb=lambda w, attempt: 1000 * attempt,  # a block of rows, whatever the model; measured
+        runtime=minutes("files"),
     params:
         code=code("export_modelzoo.py"),
         model=subpath(input.manifest, parent=True),
@@ -75,12 +74,14 @@ rule train_adapter:
         "../envs/sparseft.yaml"
     threads: STUDY.resources.threads
     resources:
-        mem_mb=STUDY.resources.memory_mb,  # weights, masks, the traced program
+        mem_mb=memory("training"),  # weights, masks, the traced program
+        runtime=minutes("training"),
         csx=int(ON_WAFER),  # the appliance, whose queue is other people's too
+        slurm_extra="--licenses=csx:1" if ON_WAFER else "",  # and between several Snakemakes, under Slurm
         attempt=lambda w, attempt: attempt,
-        lock=shlex.join(flags(lock=STUDY.cerebras.lock if ON_WAFER else None)),
-        labels=shlex.join(flags(job_labels=STUDY.cerebras.job_labels)),
-        asked=shlex.join(flags(**ASKED)),
+        lock=flags(lock=STUDY.cerebras.lock if ON_WAFER else None),
+        labels=flags(job_labels=STUDY.cerebras.job_labels),
+        asked=flags(**ASKED),
     params:
         code=code("train_modelzoo.py") + code("run_modelzoo.py"),
         run_id=grid.RUN_ID,
@@ -89,7 +90,7 @@ rule train_adapter:
         data=subpath(input.train, parent=True),
         folder=subpath(output.record, parent=True),
         batch_size=STUDY.evaluation_batch_size,
-        settings=lambda w: flags(**STUDY.training_of(w.task).model_dump(), **DECIDING),
+        settings=lambda w: f"{training_flags(w.task)} {flags(**DECIDING)}",
     message:
         "train {params.run_id}"
     shell:
@@ -107,7 +108,7 @@ rule train_adapter:
         " --data_dir {params.data:q}"
         " --threads {params.cores}"
         " --evaluation_batch_size {params.batch_size}"
-        " {params.settings:q}"
+        " {params.settings}"
         " {resources.asked}"
         " --output_dir {params.folder:q}"
         " 2> {log:q}"

@@ -11,7 +11,8 @@ rule prepare_model:
     conda:
         "../envs/sparseft.yaml"
     resources:
-        mem_mb=STUDY.resources.memory_mb,  # the whole model in fp32 while it is dequantised
+        mem_mb=memory("prepare"),  # the whole model in fp32 while it is dequantised
+        runtime=minutes("prepare"),
     params:
         code=code("prepare_model.py"),
         folder=subpath(output.manifest, parent=True),
@@ -19,7 +20,7 @@ rule prepare_model:
     message:
         "prepare the model {wildcards.model}"
     shell:
-        'python "$SCRIPTS/prepare_model.py"' " {params.source:q}" " --output_dir {params.folder:q}" " 2> {log:q}"
+        'python "$SCRIPTS/prepare_model.py"' " {params.source}" " --output_dir {params.folder:q}" " 2> {log:q}"
 
 
 # The examples of a task, in the fields of the original data set.
@@ -45,7 +46,7 @@ rule prepare_task:
     shell:
         'python "$SCRIPTS/prepare_task.py"'
         " --task {wildcards.task:q}"
-        " {params.source:q}"
+        " {params.source}"
         " --output_dir {params.folder:q}"
         " 2> {log:q}"
 
@@ -64,8 +65,8 @@ rule prepare_wikitext2:
         "../envs/sparseft.yaml"
     params:
         code=code("prepare_wikitext2.py"),
-        source=flags(**STUDY.perplexity.model_dump(exclude={"context"})) if STUDY.perplexity else [],
+        source=flags(**STUDY.perplexity.model_dump(exclude={"context"})) if STUDY.perplexity else "",
     message:
         "prepare WikiText-2"
     shell:
-        'python "$SCRIPTS/prepare_wikitext2.py"' " {params.source:q}" " --output {output:q}" " 2> {log:q}"
+        'python "$SCRIPTS/prepare_wikitext2.py"' " {params.source}" " --output {output:q}" " 2> {log:q}"

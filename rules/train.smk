@@ -18,7 +18,8 @@ rule train_adapter:
         "../envs/sparseft.yaml"
     threads: STUDY.resources.threads * STUDY.resources.processes
     resources:
-        mem_mb=STUDY.resources.memory_mb * STUDY.resources.processes,  # weights, masks, activations of a micro-batch
+        mem_mb=memory("training"),  # weights, masks, activations of a micro-batch
+        runtime=minutes("training"),
         gpu=STUDY.resources.gpus,
     params:
         code=code("train.py"),
@@ -29,10 +30,11 @@ rule train_adapter:
         data=subpath(input.train, parent=True),
         folder=subpath(output.record, parent=True),
         batch_size=STUDY.evaluation_batch_size,
-        settings=lambda w: flags(**STUDY.training_of(w.task).model_dump()),
+        settings=lambda w: training_flags(w.task),
     message:
         "train {params.run_id}"
     shell:
+        "on_gpus {resources.gpu} "
         'python {params.launch:q} "$SCRIPTS/train.py"'
         " --run_id {params.run_id:q}"
         " --model_path {params.model:q}"
@@ -40,6 +42,6 @@ rule train_adapter:
         " --data_dir {params.data:q}"
         " --threads {params.cores}"
         " --evaluation_batch_size {params.batch_size}"
-        " {params.settings:q}"
+        " {params.settings}"
         " --output_dir {params.folder:q}"
         " 2> {log:q}"

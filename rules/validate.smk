@@ -13,6 +13,9 @@ rule validate_sparsity:
     priority: 3  # first: a merged model is large, and waits on the disk for this
     conda:
         "../envs/sparseft.yaml"
+    resources:
+        mem_mb=memory("files"),  # a block of a matrix and its mask
+        runtime=minutes("files"),
     params:
         code=code("validate_sparsity.py"),
         run_id=grid.RUN_ID,

@@ -37,10 +37,10 @@ def job(tiny_models, tmp_path_factory) -> Job:
     checkpoint, mask = Checkpoint(tiny_models["llama"]), tmp_path_factory.mktemp("masks") / "mask.pt"
     with compute_masks(checkpoint, "unstructured", [50], [mask], Masks()):
         pass
-    asked = Throughput(batch_sizes=[TOO_LARGE, 2, 2 * TOO_LARGE, 4], warmup_steps=1, steps=2, repeats=2)
+    asked = Throughput(batch_sizes=[TOO_LARGE, 2, 2 * TOO_LARGE, 4], warmup_steps=1, steps=2, repeats=2, memory_mb=2000)
     rows = get_task("boolq_mini").generate("train", 24, 0)
     settings = Training(lora_r=4)
-    return Job(checkpoint, mask, "sparse_to_sparse", settings, asked, "boolq_mini", rows, Resources(memory_mb=2000))
+    return Job(checkpoint, mask, "sparse_to_sparse", settings, asked, "boolq_mini", rows, Resources())
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_the_timed_steps_are_the_training_s_own_after_the_warm_up(job, rows):
 
 @pytest.mark.parametrize("megabytes", [100, 400])
 def test_a_model_that_does_not_fit_at_all_is_out_of_memory_at_the_smallest_batch(job, megabytes):
-    small = replace(job, resources=Resources(memory_mb=megabytes), asked=Throughput(batch_sizes=[TOO_LARGE, 4096]))
+    small = replace(job, asked=Throughput(batch_sizes=[TOO_LARGE, 4096], memory_mb=megabytes))
     assert [row["status"] for row in measure(small)] == [grid.OUT_OF_MEMORY, grid.SKIPPED]
 
 

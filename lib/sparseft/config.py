@@ -275,10 +275,9 @@ class Throughput(Section):
     repeats: Positive = Field(
         3, description="Measurements of a batch size, each in a new process; the confidence interval is over them."
     )
-    memory_mb: Positive | None = Field(
-        None,
-        description="Private memory of a measurement on a CPU, MB; a batch that needs more is recorded as out of memory."
-        " resources.memory_mb when left out.",
+    memory_mb: Positive = Field(
+        2500,
+        description="Private memory of a measurement on a CPU, MB; a batch that needs more is recorded as out of memory.",
     )
 
     def schedule(self, training: Training, batch_size: int) -> Training:
@@ -309,7 +308,14 @@ class Resources(Section):
         1,
         description="Processes of a training, one a GPU, that share every step (torchrun); part of the results' bits.",
     )
-    memory_mb: Positive = Field(2500, description="Memory of a training or an evaluation, MB; for clusters.")
+    memory_mb: Positive | None = Field(
+        None,
+        description="Memory that a job that runs the model asks a cluster for, MB; by the model's size when left out. Twice"
+        " as much at the second attempt, and so on.",
+    )
+    minutes: Positive | None = Field(
+        None, description="Time limit of such a job on a cluster, minutes, in the same way."
+    )
     gpus: int = Field(
         0, ge=0, description="GPUs of a training or an evaluation; one a process where these are several."
     )
@@ -387,7 +393,7 @@ class Cerebras(Section):
                 f"throughput.steps {asked.steps}: a rate of the wafer is that of {WAFER_STEPS} steps and more",
                 "set throughput.steps, and throughput.warmup_steps to 10",
             )
-        if asked.memory_mb:
+        if "memory_mb" in asked.model_fields_set:
             raise InputError("throughput.memory_mb: the backend cerebras sets no limit", "leave it out")
 
     def check_modelzoo(self, training: Training, evaluation_batch_size: int) -> None:

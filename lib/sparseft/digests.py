@@ -6,6 +6,7 @@ the script and of exactly the modules that it imports, in `params`, reruns what 
 
 import ast
 import hashlib
+from functools import cache
 from pathlib import Path
 
 PACKAGE = "sparseft"
@@ -26,22 +27,23 @@ def imported_modules(script: Path, lib: Path, without: tuple[str, ...] = ()) -> 
     found: set[Path] = set()
     queue = [script]
     while queue:
-        names = {name for name in _imported_names(queue.pop()) if not name.startswith(without)}
+        names = {name for name in _imported_names(queue.pop().read_bytes()) if not name.startswith(without)}
         new = {file for name in names for file in _files(name, lib)} - found
         found |= new
         queue += new
     return sorted(found)
 
 
-def _imported_names(file: Path) -> set[str]:
-    """Dotted names of the package that a file imports; `from a import b` may name a module a.b."""
+@cache  # every script imports much the same, and parsing is most of the time that this takes
+def _imported_names(source: bytes) -> frozenset[str]:
+    """Dotted names of the package that a source imports; `from a import b` may name a module a.b."""
     names = set()
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in names if name.partition(".")[0] == PACKAGE}
+    return frozenset(name for name in names if name.partition(".")[0] == PACKAGE)
 
 
 def _files(name: str, lib: Path) -> list[Path]:

@@ -71,7 +71,7 @@ class Job:
         """Bytes: what the GPU has, or what a measurement on a CPU is granted."""
         if device.type == "cuda":
             return torch.cuda.get_device_properties(device).total_memory
-        return self.resources.memory_mb * 10**6
+        return self.asked.memory_mb * 10**6
 
 
 def measure(job: Job) -> list[dict]:

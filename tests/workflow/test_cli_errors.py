@@ -256,7 +256,7 @@ def test_training_flags_out_of_range(box, changes, line):
         ({"cell": CELL.replace("unstructured", "best")}, "is not the name of a cell"),
         ({"batch_sizes": 0}, "throughput: batch_sizes.0: Input should be greater than 0, not '0'"),
         ({"repeats": 0}, "throughput: repeats: Input should be greater than 0"),
-        ({"memory_mb": "much"}, "resources: memory_mb: Input should be a valid integer"),
+        ({"memory_mb": "much"}, "throughput: memory_mb: Input should be a valid integer"),
         (
             {"shard_model": 1},
             "training.shard_model: throughput is measured in one process, which has nobody to share with",

@@ -1,5 +1,6 @@
 """The estimate beside what it speaks of: Snakemake's plan, and the files of a finished study."""
 
+import math
 import shutil
 import subprocess
 import sys
@@ -11,19 +12,11 @@ import yaml
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.sizes import Subject, described, safetensors_bytes
 from sparseft.config import Config, Model, Training, parse_section
-from sparseft.estimate import (
-    TEXTS,
-    Item,
-    activation_bytes,
-    adapter_shapes,
-    disk_kept,
-    jobs,
-    mask_sizes,
-    memory,
-    report,
-)
+from sparseft.estimate import Item, disk_kept, jobs, mask_sizes, memory, report
 from sparseft.lora.masked_lora import LoRALinear
+from sparseft.memory import activation_bytes, adapter_shapes
 from sparseft.tasks import get_task
+from sparseft.tasks.lengths import TEXTS
 from sparseft.training.torch_backend import adapted_model
 from study import ROOT, Study, run_script, tiny_grid
 from tiny_models import MODELS, change_json
@@ -134,6 +127,17 @@ def test_the_sweep_takes_what_the_readme_says():
                     "adapters": pytest.approx(54, abs=0.2), "data": pytest.approx(0.03, abs=0.01),
                     "evaluations": pytest.approx(0.3, abs=0.1)}  # fmt: skip
     assert all(item.bytes < 48e9 for item in memory(config, models)["memory of a job, on its GPU"])  # 80 GB are enough
+
+
+def test_720_cells_of_two_7b_models_keep_less_than_200_gb_and_no_merged_model():
+    config = laid_over({**SWEEP, "grid": {**SWEEP["grid"], "seeds": [0, 1]}})
+    cells = math.prod(len(values) for values in vars(config.grid).values())
+    models = [described(name, config.models[name]) for name in config.grid.models]
+    kept = {item.what: item.bytes for item in disk_kept(config, models)}
+    assert (cells, "merged models" in kept) == (720, False)
+    assert 150e9 < sum(kept.values()) < 200e9
+    together = next(line for line in report(config).splitlines() if line.startswith("  together"))
+    assert float(together.split()[1]) == pytest.approx(sum(kept.values()) / 1e9, abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["boolq_mini", "hellaswag_mini", "gsm8k_mini"])

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -34,6 +36,14 @@ def test_one_file_as_the_target_makes_only_what_it_needs(tmp_path, tiny_models):
     study.snakemake("masks/llama/masks_sparsity50_random.pt")
     made = sorted(path.name for path in (study.folder / "masks/llama").glob("*.pt"))
     assert made == [f"masks_sparsity{percent}_random.pt" for percent in ("00", "50", "80")]
+
+
+def test_a_plan_imports_nothing_that_computes(tmp_path):
+    command = [sys.executable, "-X", "importtime", "-m", "snakemake", "--dry-run", "--snakefile", ROOT / "Snakefile"]
+    done = subprocess.run([*command, "train"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert imported >= {"sparseft.requests", "sparseft.targets"}
+    assert not imported & {"torch", "transformers", "lm_eval", "pandas", "numba", "scipy", "matplotlib"}
 
 
 @pytest.mark.parametrize(
@@ -103,9 +113,45 @@ def test_an_edit_reruns_its_stage_and_what_follows(copied_study, module, first, 
     assert untouched not in planned
 
 
+def edited(study: Study, old: str, new: str) -> dict[str, int]:
+    """What snakemake would run after an edit of the configuration."""
+    text = (study.folder / "study.yaml").read_text()
+    assert text.count(old) >= 1
+    (study.folder / "study.yaml").write_text(text.replace(old, new))
+    return study.planned()
+
+
+ANALYSIS = {"analyze_results": 1, "analyze": 1}
+
+
 def test_a_change_of_the_learning_rate_retrains_and_makes_no_mask(copied_study):
-    text = (copied_study.folder / "study.yaml").read_text()
-    (copied_study.folder / "study.yaml").write_text(text.replace("learning_rate: 0.02", "learning_rate: 0.01"))
-    planned = copied_study.planned()
+    planned = edited(copied_study, "learning_rate: 0.02", "learning_rate: 0.01")
     assert planned["train_adapter"] == 3
     assert "compute_masks" not in planned
+
+
+def test_a_change_of_the_plots_draws_them_and_nothing_else(copied_study):
+    with open(copied_study.root / "lib/sparseft/analysis/plots.py", "a") as file:
+        file.write("\nCOLOUR = 'red'\n")
+    assert copied_study.planned() == ANALYSIS
+
+
+def test_a_change_of_what_the_tables_judge_by_makes_them_and_nothing_else(copied_study):
+    assert edited(copied_study, "keep_merged: true", "keep_merged: true\nanalysis: {tolerance: 0.1}") == ANALYSIS
+
+
+def test_a_seed_that_is_added_makes_its_own_runs(copied_study):
+    planned = edited(copied_study, "seeds:\n  - 0", "seeds:\n  - 0\n  - 1")
+    assert planned == ANALYSIS | dict.fromkeys(
+        ("train_adapter", "evaluate_adapter", "merge_adapter", "validate_sparsity", "evaluate_run"), 3
+    )
+
+
+@pytest.mark.parametrize(("old", "new", "runs"), [
+    ("keep_merged: true", "keep_merged: true\nmasks: {scope: row}", 0),
+    ("  - 50", "  - 50\n  - 80", 1),  # one job makes all masks of a method, and its runs follow
+])  # fmt: skip
+def test_masks_that_are_made_again_retrain_and_merge_again(copied_study, old, new, runs):
+    """`runs`: 1 where a sparsity is added, with a run a mode and one without fine-tuning."""
+    assert edited(copied_study, old, new) == ANALYSIS | {"compute_masks": 1, **dict.fromkeys(("train_adapter", "evaluate_adapter"), 2 + 2 * runs),
+                                  **dict.fromkeys(("merge_adapter", "validate_sparsity", "evaluate_run"), 3 + 3 * runs)}  # fmt: skip

@@ -25,8 +25,8 @@ from sparseft.throughput import Job, measure
 from sparseft.training.hardware import choose_device, device_name, limit_threads, versions
 
 SETTINGS = [name for name in Training.model_fields if name not in Throughput.DECIDED]
-ASKED = ("batch_sizes", "sequence_length", "warmup_steps", "steps", "repeats")
-RESOURCES = ("threads", "memory_mb")
+RECORDED = ("batch_sizes", "sequence_length", "warmup_steps", "steps", "repeats")
+ASKED = (*RECORDED, "memory_mb")
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True)
     add_flags(parser, Throughput, ASKED)
     add_flags(parser, Training, SETTINGS)
-    add_flags(parser, Resources, RESOURCES)
+    add_flags(parser, Resources, ["threads"])
     return parser.parse_args()
 
 
@@ -47,7 +47,7 @@ def job_of(args: argparse.Namespace, cell: Cell) -> Job:
     given = vars(args)
     asked = parse_section(Throughput, {name: given[name] for name in ASKED}, "throughput")
     settings = parse_section(Training, {name: given[name] for name in SETTINGS} | {"save_every": 0}, "training")
-    resources = parse_section(Resources, {name: given[name] for name in RESOURCES}, "resources")
+    resources = parse_section(Resources, {"threads": given["threads"]}, "resources")
     settings.check_measured()
     task, checkpoint, mask = get_task(cell.task), Checkpoint(args.model_path), read_mask(args.mask_path)
     shapes = prunable_shapes(checkpoint)
@@ -78,7 +78,7 @@ def main() -> int:
         "processes": 1,
         **job.memory(device),
         **job.settings.model_dump(include=set(SETTINGS)),
-        **job.asked.model_dump(include=set(ASKED)),
+        **job.asked.model_dump(include=set(RECORDED)),
         "batches": measure(job),
         "versions": versions(),
         "inputs": inputs | {"train": sha256(args.data_dir / "train.jsonl")},

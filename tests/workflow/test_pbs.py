@@ -1,0 +1,145 @@
+"""profiles/pbs against stand-ins for qsub, qstat and qdel, which run the jobs on this machine: no PBS was there.
+
+The stand-ins take the flags and print the fields that PBS Pro documents, and end a job that asked for too little memory."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from study import ROOT, TINY_STUDY, Study, tiny_grid
+
+pytest.importorskip("snakemake_executor_plugin_cluster_generic", reason="pip install '.[cluster]'")
+PROFILE = ["--profile", str(ROOT / "profiles/pbs"), "--latency-wait", "10", "--seconds-between-status-checks", "1",
+           "--max-status-checks-per-second", "10"]  # fmt: skip
+RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
+QSUB = """
+import argparse, os, re, subprocess, sys
+from pathlib import Path
+parser = argparse.ArgumentParser()
+parser.add_argument("-N", required=True); parser.add_argument("-l", action="append", required=True)
+parser.add_argument("-j", choices=["oe"]); parser.add_argument("-o", required=True); parser.add_argument("script")
+job, queue = parser.parse_args(), Path(os.environ["QUEUE"])
+number = len(list(queue.glob("*.asked"))) + 1
+(queue / f"{number}.asked").write_text(f"{job.N} {' '.join(job.l)}")
+memory = int(re.search(r"mem=(\\d+)mb", job.l[0])[1])
+body = f"sh {job.script}" if memory >= int(os.environ.get("LEAST", 0)) else "exit 271"
+command = f"({body}); echo $? > {queue}/{number}.code"
+with open(Path(job.o) / f"{number}.OU", "w") as log:
+    process = subprocess.Popen(["sh", "-c", command], stdout=log, stderr=log, start_new_session=True)
+(queue / f"{number}.pid").write_text(str(process.pid))
+print(f"{number}.server")
+"""
+QSTAT = """
+import os, sys
+from pathlib import Path
+assert sys.argv[1:3] == ["-x", "-f"], sys.argv
+code = Path(os.environ["QUEUE"]) / (sys.argv[3].split(".")[0] + ".code")
+if not code.with_suffix(".pid").exists():
+    sys.exit("qstat: Unknown Job Id " + sys.argv[3])
+ended = code.read_text().strip() if code.exists() else ""
+print(f"Job Id: {sys.argv[3]}\\n    job_state = {'F' if ended else 'R'}" + (f"\\n    Exit_status = {ended}" if ended else ""))
+"""
+QDEL = """
+import os, signal, sys
+from pathlib import Path
+for name in sys.argv[1:]:
+    place = Path(os.environ["QUEUE"]) / name.split(".")[0]
+    os.killpg(int(place.with_suffix(".pid").read_text()), signal.SIGTERM)
+    place.with_suffix(".code").write_text("271")
+"""
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch) -> Path:
+    """The stand-in's folder; its commands are in PATH."""
+    programs, folder = tmp_path / "bin", tmp_path / "queue"
+    programs.mkdir()
+    folder.mkdir()
+    for name, body in (("qsub", QSUB), ("qstat", QSTAT), ("qdel", QDEL)):
+        (programs / name).write_text(f"#!{sys.executable}{body}")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("QUEUE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def study(tmp_path, tiny_models) -> Study:
+    study = Study(tmp_path / "study")
+    cells = tiny_grid("llama", "boolq_mini", ["unstructured"]) | {"sparsities": [50], "modes": ["sparse_to_dense"]}
+    study.configure({"llama": tiny_models["llama"]}, grid=cells, resources={"threads": 1}, **TINY_STUDY)
+    return study
+
+
+def asked(queue: Path, rule: str) -> list[str]:
+    """What jobs of a rule asked for, in their order."""
+    files = sorted(queue.glob("*.asked"), key=lambda path: int(path.stem))
+    return [text for path in files if (text := path.read_text()).startswith(f"sparseft-{rule} ")]
+
+
+def test_a_study_goes_through_the_queue_and_memory_grows_where_it_was_too_little(queue, study, monkeypatch):
+    monkeypatch.setenv("LEAST", "1000")
+    study.snakemake(*PROFILE)
+    assert len((study.folder / "results/analysis/summary.csv").read_text().splitlines()) == 3
+    assert study.planned() == {}
+    memories = [int(re.search(r"mem=(\d+)mb", text)[1]) for text in asked(queue, "train_adapter")]
+    assert len(memories) == 2
+    assert memories[0] < 1000 <= memories[1] == 2 * memories[0]
+    assert [text.split("walltime=")[1] for text in asked(queue, "train_adapter")] == ["00:21:00", "00:42:00"]
+    assert "ncpus=1:" in asked(queue, "train_adapter")[0]
+    assert "ngpus" not in asked(queue, "train_adapter")[0]
+
+
+def test_a_job_that_was_deleted_is_made_by_the_same_command(queue, study):
+    study.snakemake("masks", "data/boolq_mini/train.jsonl", "--cores", "1")
+    command = [f"{RUN}/train.json", *PROFILE, "--retries", "0"]
+    failed = threading.Thread(target=study.snakemake, args=command, kwargs={"expect": 1})
+    failed.start()
+    while not (queue / "1.pid").exists():
+        time.sleep(0.1)
+        assert failed.is_alive()
+    subprocess.run(["qdel", "1.server"], check=True)
+    failed.join(120)
+    assert not (study.folder / RUN / "train.json").exists()
+    study.snakemake(*command)
+    assert (study.folder / RUN / "train.json").exists()
+
+
+def loaded(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"profiles/pbs/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("printed", "state"), [
+    ("Job Id: 1.s\n    job_state = Q\n", "running"),
+    ("Job Id: 1.s\n    job_state = R\n    comment = Exit_status = 0\n", "running"),
+    ("Job Id: 1.s\n    job_state = H\n", "running"),
+    ("Job Id: 1.s\n    job_state = F\n    Exit_status = 0\n", "success"),
+    ("Job Id: 1.s\n    job_state = F\n    Exit_status = 271\n", "failed"),
+    ("Job Id: 1.s\n    job_state = F\n", "failed"),  # deleted before it ran
+])  # fmt: skip
+def test_the_state_of_a_job_is_what_qstat_says(printed, state):
+    assert loaded("status").state(printed) == state
+
+
+def test_a_job_asks_for_what_its_properties_say():
+    job = {"rule": "train_adapter", "threads": 8,
+           "resources": {"mem_mb": 20000, "runtime": 211, "gpu": 2, "pbs_extra": "-q gpu -A 'my project'"}}  # fmt: skip
+    flags = loaded("submit").flags(job)
+    assert flags[:6] == [
+        "-N",
+        "sparseft-train_adapter",
+        "-l",
+        "select=1:ncpus=8:mem=20000mb:ngpus=2",
+        "-l",
+        "walltime=03:31:00",
+    ]
+    assert flags[-4:] == ["-q", "gpu", "-A", "my project"]

@@ -1,0 +1,31 @@
+"""Run a command on GPUs of its own: waits until they are free, and shows it no others.
+
+    on_gpus.py --gpus 1 -- python workflow/scripts/train.py FLAGS
+
+The command takes this process's place; the GPUs are free again when it and all that it started have ended.
+"""
+
+import argparse
+import os
+
+from sparseft.devices import take, visible_gpus
+from sparseft.errors import InputError, run_script
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpus", type=int, required=True, help="how many")
+    parser.add_argument("command", nargs="+", help="after --")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    if args.gpus < 1:
+        raise InputError(f"--gpus {args.gpus}", "give a number from 1")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take(args.gpus, visible_gpus()))
+    os.execvp(args.command[0], args.command)
+
+
+if __name__ == "__main__":
+    run_script(main)
