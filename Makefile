@@ -1,7 +1,7 @@
 # make run    set up, then the default study; about eight minutes on 2 cores
 # make test   set up, then all tests
 # make test-cerebras  set up cerebras-pytorch, 5.7 GB, in an environment of its own; then that backend's tests
-# make test-modelzoo   the backend modelzoo's tests; MODELZOO_HOME and MODELZOO_PYTHON name a checkout of ModelZoo 2.10.0
+# make test-modelzoo   the backend modelzoo's tests; MODELZOO_HOME names a checkout of ModelZoo 2.10.0
 # make test-slurm     set up, then a real Slurm of one node for as long as its tests run; as root, with slurm-wlm and munge
 # make chaos  30 kills at random moments of a small study, and whether it comes to the same results; half an hour
 # make fuzz   ten minutes of random files for each parser
@@ -30,7 +30,8 @@ test-cerebras: .venv/installed-tests .venv-cerebras/installed-$(CEREBRAS_RELEASE
 	SPARSEFT_PYTHON='$(abspath $(BIN)/python)' .venv-cerebras/bin/python -m pytest tests/cerebras
 
 test-modelzoo: .venv/installed-tests
-	$(BIN)/python -m pytest tests/modelzoo
+	test -n "$(MODELZOO_HOME)" || { echo "set MODELZOO_HOME: docs/modelzoo.md"; exit 2; }
+	MODELZOO_PYTHON="$${MODELZOO_PYTHON:-$(MODELZOO_HOME)/.venv/bin/python}" $(BIN)/python -m pytest tests/modelzoo
 
 chaos: .venv/installed-tests
 	$(BIN)/python tests/chaos.py --kills $(KILLS) --seed $(SEED)

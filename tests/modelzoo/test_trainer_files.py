@@ -126,7 +126,7 @@ def test_a_log_is_read_with_a_rate_below_one_and_the_last_batch_by_its_mean(tmp_
         (tmp_path / "cerebras_logs" / name / "run.log").write_text(text)
     train, evaluation = read_logs(tmp_path)
     assert train.losses == {1: 6.13315, 2: 5.9578}
-    assert (train.rates, train.overall_rate) == ({1: 235.62, 2: 0.937}, 5e-05)
+    assert (train.rates, train.overall_rate, train.device) == ({1: 235.62, 2: 0.937}, 2.5e-05, "CSX")
     assert evaluation.evaluation == [2.0, 2.25]
     (tmp_path / "cerebras_logs/1/run.log").write_text(LOG.replace("5.95780", "5.9.5"))
     with pytest.raises(InputError, match="remove the folder"):
@@ -169,6 +169,7 @@ def test_bad_input_is_one_line_before_anything_runs(inputs, tmp_path, monkeypatc
     assert (
         line == "error: training.eval_every: ModelZoo's Trainer begins its data anew after an evaluation; set it to 0"
     )
+    assert "training.lora_dropout: sparse_to_sparse" in refused("train_modelzoo.py", *flags, "--lora_dropout", "0.1")
     line = refused("train_modelzoo.py", *flags, "--lora_r", "0")
     assert "training: lora_r: Input should be greater than 0, not '0'" in line
     monkeypatch.delenv("MODELZOO_HOME", raising=False)
@@ -223,8 +224,8 @@ def test_a_configuration_is_generated_from_the_studys_files(tmp_path, inputs):
     before = study.script("gen_train_config.py", *asked)
     assert (before.returncode, before.stderr.count("\n")) == (2, 1)
     command = before.stderr.partition("snakemake ")[2].split()
-    assert command[-2:] == ["--config", "backend=modelzoo"]
-    study.snakemake(*command[:-2])
+    assert command[-4:] == ["--configfile", "study.yaml", "--config", "backend=modelzoo"]
+    study.snakemake(*command[:-4])
     done = study.script("gen_train_config.py", *asked, "--target", "CSX")
     assert done.returncode == 0, done.stderr
     content = yaml.safe_load((study.folder / f"config/modelzoo/{name}.yaml").read_text())["trainer"]

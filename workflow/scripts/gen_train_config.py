@@ -3,11 +3,13 @@
     gen_train_config.py --model llama --task boolq --method unstructured --sparsity 50 --mode sparse_to_sparse \\
         --configfile config/sweep.yaml config/modelzoo.yaml
 
-Writes config/modelzoo/RUN_ID.yaml, not to be edited: it is the configuration that `backend: modelzoo` trains with. The
-model, the masks, the data and the masked checkpoint are to be there; run_modelzoo.py gives it to the Trainer.
+Writes config/modelzoo/RUN_ID.yaml, not to be edited, and the batches into config/modelzoo/RUN_ID/, which is the Trainer's
+folder too: what `backend: modelzoo` trains with, apart from the study's own runs. The model, the masks, the data and the
+masked checkpoint are to be there; run_modelzoo.py gives it to the Trainer.
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 from sparseft import grid
@@ -44,14 +46,15 @@ def run_of(args: argparse.Namespace, study: Config) -> Run:
     return Run.parse(run.id)
 
 
-def job(run: Run, study: Config) -> Job:
-    """The run's job, from the files that the workflow made."""
+def job(run: Run, study: Config, files: list[Path]) -> Job:
+    """The run's job, from the files that the workflow made of the configuration `files`. Raises InputError where one is missing."""
     inputs = {"model": fill(grid.MANIFEST, run), "data": f"{fill(grid.DATA, run)}/train.jsonl",
               "mask": fill(grid.mask_path(run.method), run), "exported": f"{fill(grid.exported(run.method), run)}/export.json"}  # fmt: skip
     missing = [path for path in inputs.values() if not Path(path).exists()]
     if missing:
-        targets = " ".join(path.removesuffix("/export.json") for path in inputs.values())
-        raise InputError(f"{missing[0]}: not there yet", f"snakemake {targets} --config backend=modelzoo")
+        command = ["snakemake", *(path.removesuffix("/export.json") for path in inputs.values())]
+        command += ["--configfile", *map(str, files)] if files else []
+        raise InputError(f"{missing[0]}: not there yet", shlex.join([*command, "--config", "backend=modelzoo"]))
     settings = study.training_of(run.task).model_dump()
     return job_of(argparse.Namespace(
         run_id=run.id, model_path=Path(inputs["model"]).parent, mask_path=Path(inputs["mask"]), data_dir=Path(inputs["data"]).parent,
@@ -65,12 +68,12 @@ def main() -> int:
     run = run_of(args, study)
     cerebras = study.cerebras.model_copy(update={"target": args.target} if args.target else {})
     cerebras.check_modelzoo(study.training_of(run.task), study.evaluation_batch_size)
-    exported, folder = Path(fill(grid.exported(run.method), run)), Path(fill(grid.RUN, run))
-    output = Path(fill(grid.TRAINER_CONFIGURATION, run))
-    trainer = trainer_run(job(run, study), cerebras, exported, folder)
+    exported, output = Path(fill(grid.exported(run.method), run)), Path(fill(grid.TRAINER_CONFIGURATION, run))
+    trainer = trainer_run(job(run, study, args.configfile), cerebras, exported, output.with_suffix(""))
     trainer.write_batches()
     trainer.write(output)
-    print(f"{output}: $MODELZOO_PYTHON workflow/scripts/run_modelzoo.py {output} --mode train")
+    driver = shlex.join(["workflow/scripts/run_modelzoo.py", str(output), "--mode", "train"])
+    print(f"PYTHONPATH=lib:$MODELZOO_HOME/src $MODELZOO_HOME/.venv/bin/python {driver}")
     return 0
 
 

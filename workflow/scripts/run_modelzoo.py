@@ -19,6 +19,9 @@ from pathlib import Path
 from sparseft.errors import InputError, run_script
 
 PACKAGES = ("torch", "transformers", "cerebras-pytorch")
+RELEASE = (
+    "2.10.0"  # of cerebras-pytorch, and of ModelZoo: what the callbacks and the reader of its log were written against
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,6 +54,8 @@ def run(args: argparse.Namespace) -> None:
             f"{sys.executable} cannot import ModelZoo ({error})",
             "set MODELZOO_HOME and MODELZOO_PYTHON: docs/modelzoo.md",
         ) from None
+    if version("cerebras-pytorch") != RELEASE:
+        raise InputError(f"cerebras-pytorch {version('cerebras-pytorch')}", f"install ModelZoo's Release_{RELEASE}")
     from sparseft.files import write_json
 
     params = yaml.safe_load(args.configuration.read_text())

@@ -76,7 +76,10 @@ class MaskedLora(Callback):
             if self.targets and layer.rpartition(".")[2] not in self.targets:
                 setattr(model.get_submodule(parent), name, FrozenLinear(module))
             elif self.mode == "sparse_to_sparse" and not kept.all():
-                setattr(model.get_submodule(parent), name, MaskedLinear(module, kept, self.gradient))
+                rows, columns = kept.any(1), kept.any(0)
+                structured = torch.equal(kept, rows[:, None] & columns)  # the torch backend's is exact there
+                gradient = "exact" if structured else self.gradient
+                setattr(model.get_submodule(parent), name, MaskedLinear(module, kept, gradient))
         return model
 
     def preprocess_checkpoint(self, trainer, state_dict: dict) -> None:

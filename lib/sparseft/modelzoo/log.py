@@ -18,30 +18,35 @@ from sparseft.errors import InputError
 from sparseft.files import read_json
 
 COMPLETED = "Training completed successfully!"
-_TRAIN = re.compile(r"\| Train Device=([^,]+), Step=(\d+), Loss=([^,]+), Rate=(\S+) samples/sec, GlobalRate=(\S+)")
+_TRAIN = re.compile(
+    r"\| Train Device=([^,]+), Step=(\d+), Loss=([^,]+), Rate=(\S+) samples/sec, GlobalRate=(\S+) samples/sec"
+)
 _EVAL = re.compile(r"\| Eval Device=[^,]+, GlobalStep=\d+, Batch=(\d+), Loss=([^,\s]+)")
 _AVERAGE = re.compile(r"Avg Eval Loss: (\S+)")
 
 
 @dataclass
 class TrainerLog:
-    """Of one start of the Trainer: losses and rates, samples a second, by step; evaluation losses by batch, from the first."""
+    """Of one start of the Trainer: losses and rates, samples a second, by step; evaluation losses by batch, from the first.
+
+    `overall_rate`: samples a second over all steps but the first, from whose end its clock runs; `device`: cpu, or CSX."""
 
     losses: dict[int, float] = field(default_factory=dict)
     rates: dict[int, float] = field(default_factory=dict)
     evaluation: list[float] = field(default_factory=list)
     overall_rate: float | None = None
+    device: str | None = None
 
 
 def read_logs(model_dir: Path) -> list[TrainerLog]:
     """Every start's log, oldest first. Raises InputError where a line holds no number."""
-    return [_read_log(path) for path in sorted(model_dir.glob("cerebras_logs/*/run.log"))]
+    return [_read_log(path) for path in sorted(model_dir.glob("cerebras_logs/[0-9]*/run.log"))]
 
 
 def _read_log(path: Path) -> TrainerLog:
     text, log = path.read_text(errors="replace"), TrainerLog()
     try:
-        for _, step, loss, rate, overall in _TRAIN.findall(text):
+        for log.device, step, loss, rate, overall in _TRAIN.findall(text):
             log.losses[int(step)], log.rates[int(step)], log.overall_rate = float(loss), float(rate), float(overall)
         log.evaluation = _evaluation(text)
     except ValueError as error:
@@ -49,6 +54,8 @@ def _read_log(path: Path) -> TrainerLog:
     found = sorted(path.parent.glob("executors/*/performance.json"))
     if COMPLETED in text and found:  # in full precision
         log.overall_rate = read_json(found[0])["global_rate"]
+    if log.overall_rate:  # the Trainer divides all samples by the time of all steps but the first
+        log.overall_rate *= (len(log.losses) - 1) / len(log.losses)  # 0 of one step, which has no time
     return log
 
 

@@ -26,6 +26,7 @@ from sparseft.errors import InputError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LABEL = "sparseft"  # of every job; its value is new for each, so that no other's is cancelled
+KILLED = 128  # and the signal's number, of a process whose own child was killed
 GRACE = 30  # seconds that a trainer has to end by itself
 BROKEN = re.compile(
     r"\bUNAVAILABLE\b|Connection reset|ApplianceDeadlockError|WS_RT_GRPC_RELATED_ERROR|http2.{0,200}?\b502\b|Socket closed"
@@ -141,7 +142,7 @@ def _attend(command: list[str], label: str, inherited: tuple[int, ...]) -> int:
         ended = process.poll() is None
         if ended:
             _end(process)
-        if ended or process.returncode < 0:  # who is killed leaves its job behind
+        if ended or process.returncode < 0 or process.returncode > KILLED:  # who is killed leaves its job behind
             _cancel(label)
 
 

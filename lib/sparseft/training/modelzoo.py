@@ -26,8 +26,10 @@ from sparseft.checkpoints.checkpoint import BITS
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.config import Cerebras
+from sparseft.digests import code_digest
 from sparseft.errors import InputError
 from sparseft.files import atomic_file, read_json, sha256, write_json
+from sparseft.grid import WAFER
 from sparseft.lora.adapter import write_adapter
 from sparseft.lora.masked_lora import StructuredLoRALinear, kind_of, rows_and_columns
 from sparseft.modelzoo.batches import write_batches
@@ -36,6 +38,7 @@ from sparseft.modelzoo.export import CHECKPOINT
 from sparseft.modelzoo.log import TrainerLog, read_logs
 from sparseft.modelzoo.names import deinterleave
 from sparseft.modelzoo.trainer import Places, trainer_configuration
+from sparseft.training.appliance import KILLED
 from sparseft.training.batches import Example, encode, refuse_longer, shuffled
 from sparseft.training.hardware import versions
 from sparseft.training.job import Job
@@ -67,6 +70,13 @@ class ModelZoo:
             raise InputError(f"{python}: no such program", f"{get}, or MODELZOO_PYTHON to the python that has them")
         return cls(home.resolve(), python)
 
+    @property
+    def commit(self) -> str:
+        """The checkout's commit, as git says; "unknown" where it says none."""
+        command = ["git", "-C", str(self.home), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False) if shutil.which("git") else None
+        return done.stdout.strip() if done and done.returncode == 0 else "unknown"
+
     def run(self, configuration: Path, *flags: str) -> None:
         """Run the driver, in a process that ends with this one; what it prints goes to stderr.
 
@@ -86,7 +96,10 @@ class ModelZoo:
                 told = line.removeprefix("error: ").strip()
             else:
                 print(line, end="", file=sys.stderr, flush=True)
-        if code := process.wait():
+        code = process.wait()
+        if code < 0:  # killed: what it left on the appliance is for who started this process to cancel
+            sys.exit(KILLED - code)
+        if code:
             what, _, mend = (told or f"ModelZoo's Trainer ended with code {code}; see what it printed").rpartition("; ")
             raise InputError(what, mend)
 
@@ -120,25 +133,30 @@ class TrainerRun:
         for split, batches in self.batches().items():
             write_batches(self.model_dir / "data" / split, batches, self.cerebras.sequence_length, sizes[split])
 
-    def write(self, configuration: Path, start: Path | None = None) -> None:
-        """Write the Trainer's configuration. `start`: the checkpoint to begin with; the masked one when left out."""
+    def write(self, configuration: Path, start: Path | None = None) -> Path:
+        """Write the Trainer's configuration; returns its path. `start`: the checkpoint to begin with; the masked one when left out."""
         places = Places(self.checkpoint, start or self.checkpoint, self.model_dir / "data", self.model_dir)
         content = trainer_configuration(self.job, self.cerebras, places)
         configuration.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(configuration) as temporary:
             temporary.write_text(yaml.safe_dump(content, sort_keys=False))
+        return configuration
 
     def last_checkpoint(self) -> tuple[int, Path] | None:
-        """(step, path) of the Trainer's newest complete checkpoint; None without one."""
+        """(step, path) of the Trainer's newest complete checkpoint; None without one.
+
+        Raises InputError where that one is complete and cannot be read: it stays."""
         found = [(int(path.stem.split("_")[1]), path) for path in self.model_dir.glob("checkpoint_*.mdl")]
         for step, path in sorted(found, reverse=True):
             file = MdlFile(path)
             try:
-                with closing(file.file):
-                    if file.tensors:
-                        return step, path
-            except InputError as error:
+                opened = file.file
+            except InputError as error:  # truncated, or partly written
                 print(f"{error.args[0]}: it is left aside", file=sys.stderr)
+                continue
+            with closing(opened):
+                if file.tensors:
+                    return step, path
         return None
 
     def finished(self) -> Path | None:
@@ -150,8 +168,9 @@ class TrainerRun:
 def trainer_run(job: Job, cerebras: Cerebras, exported: Path, folder: Path) -> TrainerRun:
     """The training of a job from `exported`, the folder that export_modelzoo.py wrote.
 
-    Raises InputError where that is of another model or mask, or altered; for examples that are too long; and for a model
-    whose LoRA layers ModelZoo does not make."""
+    Raises InputError where that is of another model or mask, or altered; for examples that are too long; for settings that
+    cannot be had in the mode; and for a model whose LoRA layers ModelZoo does not make."""
+    job.settings.check(job.mode, {layer.rpartition(".")[2] for layer in prunable_layers(job.checkpoint)})
     if "num_local_experts" in job.checkpoint.config:
         raise InputError(
             f"{job.checkpoint.folder}: ModelZoo puts no LoRA layers on stacked experts",
@@ -179,21 +198,25 @@ def train(run: TrainerRun) -> dict:
     modelzoo, configuration = ModelZoo.found(), run.folder / "trainer.yaml"
     _forget_others(run, modelzoo)
     run.write_batches()
+    last = run.last_checkpoint()
+    if not last:
+        shutil.rmtree(run.model_dir / "cerebras_logs", ignore_errors=True)  # of a training that was written
+        run.write(configuration)
     if not run.finished():
-        last = run.last_checkpoint()
-        run.write(configuration, last[1] if last else None)
-        modelzoo.run(configuration, "--mode", "train")
+        start = run.write(run.model_dir / "resumed.yaml", last[1]) if last else configuration
+        modelzoo.run(start, "--mode", "train")
     finished = run.finished()
     if not finished:
         raise InputError(f"{run.model_dir}: the last step's checkpoint is not there", "see what the Trainer printed")
-    run.write(configuration, finished)
-    modelzoo.run(configuration, "--mode", "eval")
+    modelzoo.run(run.write(run.model_dir / "evaluation.yaml", finished), "--mode", "eval")
     check_frozen(MdlFile(run.checkpoint), MdlFile(finished))
     job, matrices = run.job, trained_factors(run, MdlFile(finished))
     write_adapter(
         run.folder / "adapter", matrices, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance
     )
-    return _record(run, matrices)
+    record = _record(run, matrices)
+    record["versions"]["modelzoo"] = modelzoo.commit
+    return record
 
 
 def remove_states(folder: Path) -> None:
@@ -207,7 +230,9 @@ def check_frozen(before: MdlFile, after: MdlFile) -> None:
     """Raises InputError where the Trainer's checkpoint holds a base or masks other than those that it began with."""
     for key, tensor in before.tensors.items():
         other = after.tensors.get(key)
-        if other is None and key.endswith("_mask"):  # of a layer that was not declared sparse: nothing in it is pruned
+        if (
+            other is None and key.endswith("_mask") and before.read(tensor).all()
+        ):  # nothing is pruned: not declared sparse
             continue
         if other is None or not _equal(before, tensor, after, other):
             raise InputError(f"{after.path}: {key} is not what it was", "report this line: no adapter is written")
@@ -235,13 +260,13 @@ def trained_factors(run: TrainerRun, trained: MdlFile) -> dict[str, tuple[Tensor
 
 def _record(run: TrainerRun, matrices: dict[str, tuple[Tensor, Tensor]]) -> dict:
     job, cerebras, logs = run.job, run.cerebras, read_logs(run.model_dir)
-    on_csx = cerebras.target == "CSX"
+    on_csx = cerebras.target == WAFER
     progress, speed = _progress(run, [log for log in logs if log.losses])
     peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return progress.record(job.settings.batch_size, peak) | speed | {
         "eval_loss": _eval_loss(run, logs[-1].evaluation),
         "backend": "modelzoo",
-        "device": "CSX" if on_csx else "CSX software backend on CPU",
+        "device": WAFER if on_csx else "CSX software backend on CPU",
         "processes": cerebras.num_csx if on_csx else 1,
         "cerebras": cerebras.model_dump(include=cerebras.DECIDING),
         "micro_batch_size": cerebras.csx_micro_batch_size if on_csx else job.settings.batch_size,
@@ -254,32 +279,41 @@ def _record(run: TrainerRun, matrices: dict[str, tuple[Tensor, Tensor]]) -> dict
 def _progress(run: TrainerRun, logs: list[TrainerLog]) -> tuple[Progress, dict]:
     """The curve, with a step that was run again taken from its last run; the speed, by smoothed rates and over all steps.
 
-    Raises InputError where a step is missing, or its loss not finite."""
-    progress, size, steps = Progress(), run.job.settings.batch_size, run.job.settings.steps
+    Raises InputError where a step is missing, its loss not finite, or another device's than the configuration's."""
+    progress, steady, size, steps = Progress(), [], run.job.settings.batch_size, run.job.settings.steps
+    device = "cpu" if run.cerebras.target == "CPU" else WAFER
+    if odd := {log.device for log in logs} - {device}:
+        raise InputError(f"{run.model_dir}: its logs are of {min(odd)}, not of {device}", "remove it, and train again")
     last = {step: log for log in logs for step in log.losses}
     if sorted(last) != list(range(1, steps + 1)):
         raise InputError(f"{run.model_dir}: {len(last)} of {steps} steps in its logs", "remove it, and train again")
     for step, examples in enumerate(run.batches()["train"], start=1):
-        loss, rate = last[step].losses[step], last[step].rates[step]
-        check_finite(step, loss, 0.0)
-        progress.curve.append({"step": step, "loss": loss})
-        progress.seconds.append(size / rate)
-        progress.tokens.append(sum(len(example.ids) for example in examples))
+        log, tokens = last[step], sum(len(example.ids) for example in examples)
+        check_finite(step, log.losses[step], 0.0)
+        progress.curve.append({"step": step, "loss": log.losses[step]})
+        progress.seconds.append(size / log.rates[step])
+        progress.tokens.append(tokens)
+        if step - min(log.losses) >= SMOOTHED:
+            steady.append((tokens, size / log.rates[step]))
     progress.resumed_after = [min(log.losses) - 1 for log in logs if min(log.losses) > 1]
-    return progress, _speed(progress, sum(size / log.overall_rate for log in last.values()), size)
+    timed = [size / log.overall_rate for log in last.values() if log.overall_rate]
+    if not timed:
+        raise InputError(
+            f"{run.model_dir}: no start of it took two steps, which a rate needs", "train more steps at once"
+        )
+    return progress, _speed(progress, steady, steps * statistics.fmean(timed), size)
 
 
-def _speed(progress: Progress, total: float, size: int) -> dict:
-    """Of `total` seconds, and medians over the steps after which a rate no longer holds the first ones; of the whole where
-    there are none."""
+def _speed(progress: Progress, steady: list[tuple[int, float]], total: float, size: int) -> dict:
+    """Of `total` seconds; medians over `steady`, (tokens, seconds) of the steps whose rates hold no first one any more, or of
+    the whole where these are few."""
     samples, tokens = size * len(progress.tokens), sum(progress.tokens)
     overall = {"samples_per_second_overall": samples / total, "tokens_per_second_overall": tokens / total}
-    steady = {"samples_per_second": samples / total, "tokens_per_second": tokens / total}
-    if len(progress.seconds) > 2 * SMOOTHED:
-        pairs = list(zip(progress.tokens, progress.seconds, strict=True))[SMOOTHED:]
-        steady["samples_per_second"] = size / statistics.median(seconds for _, seconds in pairs)
-        steady["tokens_per_second"] = statistics.median(number / seconds for number, seconds in pairs)
-    return steady | overall | {"train_seconds": total}
+    medians = {"samples_per_second": samples / total, "tokens_per_second": tokens / total}
+    if len(steady) > SMOOTHED:
+        medians["samples_per_second"] = size / statistics.median(seconds for _, seconds in steady)
+        medians["tokens_per_second"] = statistics.median(number / seconds for number, seconds in steady)
+    return medians | overall | {"train_seconds": total}
 
 
 def _eval_loss(run: TrainerRun, losses: list[float]) -> float:
@@ -296,7 +330,11 @@ def _eval_loss(run: TrainerRun, losses: list[float]) -> float:
 
 def _forget_others(run: TrainerRun, modelzoo: ModelZoo) -> None:
     """Remove what another training left in the Trainer's folder, which would go on from it."""
-    where = [run.cerebras.model_dump(include=run.cerebras.DECIDING), str(modelzoo.home), torch.get_num_threads()]
+    driver, deciding = (
+        code_digest(DRIVER, DRIVER.parents[2] / "lib"),
+        run.cerebras.model_dump(include=run.cerebras.DECIDING),
+    )
+    where = [deciding, driver, modelzoo.commit, str(modelzoo.python), torch.get_num_threads()]
     identity, path = run.job.identity(run.data, Path(__file__), where), run.model_dir / "identity.json"
     if path.exists() and read_json(path).get("identity") == identity:
         return
