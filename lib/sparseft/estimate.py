@@ -185,8 +185,9 @@ def _evaluation_records(config: Config, models: list[Subject]) -> Item:
     for run in [*targets.runs(config), *_trained(config)]:
         choices, digits = TEXTS[run.task].choices, LOG_DIGITS[_named(models, run).dtype]
         row = 16 + 13 + (8 + digits) * choices if choices else 23  # a generated answer is a number, or [invalid]
+        row += 9 + 23  # its answer's tokens, its loss
         sizes.append(RECORD + row * validation_rows(config.tasks[run.task], run.task))
-    how = f"{len(sizes)} of {_range(sizes)}: outcome, prediction and log-likelihoods of every example, rough"
+    how = f"{len(sizes)} of {_range(sizes)}: outcome, prediction, log-likelihoods and loss of every example, rough"
     return Item("evaluations", sum(sizes), how)
 
 

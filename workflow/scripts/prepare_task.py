@@ -31,7 +31,6 @@ def main() -> int:
     args = parse_args()
     outputs = [args.output_dir / name for name in (*(f"{split}.jsonl" for split in SPLITS), "manifest.json")]
     check_writable(*outputs)
-    hold(outputs[-1])
     task = get_task(args.task)
     asked = parse_section(TaskData, {name: getattr(args, name) for name in ASKED}, f"tasks.{task.name}")
     local = Path(asked.local) if asked.local else None
@@ -41,6 +40,7 @@ def main() -> int:
         for split, number in zip(SPLITS, numbers, strict=True)
     }
     task.check(rows)
+    hold(outputs[-1])
     shared = overlap(task, rows)
     if shared:
         print(f"warning: {task.name}: {shared} of {len(rows['train'])} training examples have the prompt of a"

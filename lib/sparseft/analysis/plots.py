@@ -276,7 +276,9 @@ def _heat_map(points: pd.DataFrame, *, title: str, label: str) -> Figure:
 
 
 def _layer_figures(layers: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    """The masks of a method that looks at no task are the same in all: drawn once."""
+    """The masks of a method that looks at no task are the same in all: drawn once; of a study that prunes nothing, none."""
+    if layers.empty:
+        return
     of_task = layers["method"].isin(TASK_METHODS)
     layers = layers.assign(
         panel=layers["method"].where(~of_task, layers["method"] + "\n" + layers["task"]),
