@@ -8,6 +8,7 @@ from sparseft.analysis.chain import links
 from sparseft.analysis.memo import faults, judge_runs, write_memo
 from sparseft.analysis.records import read_runs
 from sparseft.files import adapter_digest, sha256
+from sparseft.record import read_record, write_record
 
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
 UNTUNED = "m-t-dense-sparsity00-no_finetune-seed0"
@@ -153,7 +154,7 @@ def test_one_training_under_two_names_is_found(write_run, tmp_path):
     folder = write_run(TUNED, 0.5)
     shutil.copytree(folder, folder.with_name(second))
     file = folder.with_name(second) / "train.json"
-    file.write_text(file.read_text().replace(TUNED, second))
+    write_record(file, read_record(file) | {"run_id": second})
     judged = {record.run.id: found for record, found in judge_runs(read_runs(tmp_path / "runs")[0])}
     assert judged == {
         TUNED: [f"unlike its fellows, adapter: also that of {second}"],
