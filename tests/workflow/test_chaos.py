@@ -1,10 +1,60 @@
-"""Two kills of a small study, and it comes to the results of an undisturbed one; `make chaos` does thirty."""
+"""A killed study comes to the results of an undisturbed one; `make chaos` kills thirty times."""
 
 import argparse
+import signal
+import time
 
-from chaos import storm
+import psutil
+import pytest
+from chaos import configure, end_all, running, scripts, start, storm
+from sparseft import grid
+from sparseft.files import adapter_digest
+from sparseft.grid import Run
+from study import Study
+from tiny_models import save_tiny
+
+RUN = Run("llama", "boolq_mini", "unstructured", 50, "sparse_to_sparse", 0)
+ADAPTER = f"{grid.fill(grid.RUN, RUN)}/adapter"
 
 
-def test_a_killed_study_comes_to_the_results_of_an_undisturbed_one(tmp_path):
+def test_after_two_kills_everything_is_as_undisturbed(tmp_path):
     kills = storm(tmp_path, argparse.Namespace(kills=2, seed=3, steps=10, longest=20))
     assert len(kills) == 2
+
+
+@pytest.fixture
+def study(tmp_path) -> Study:
+    study = configure(tmp_path / "study", save_tiny("llama", tmp_path / "model"), 10)
+    yield study
+    end_all(study)
+
+
+def training(study: Study) -> psutil.Process:
+    """The training that runs, once it has its lock."""
+    lock = (study.folder / ADAPTER).with_name(".adapter.lock")
+    while not lock.exists():
+        time.sleep(0.05)
+    return next(process for name, process in scripts(running(study)) if name == "train.py")
+
+
+def test_the_job_of_the_next_command_waits_for_the_orphan_of_a_killed_one(study):
+    killed = start(study, ADAPTER)
+    orphan = training(study)
+    orphan.suspend()  # so that it lives as long as the test needs it
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    study.snakemake("--unlock")
+    resumed = start(study, ADAPTER)
+    log, said = (
+        study.folder / f"results/logs/train_adapter/{RUN.id}.log",
+        f"is being written by process {orphan.pid} on ",
+    )
+    while said not in log.read_text():
+        assert resumed.poll() is None
+        time.sleep(0.05)
+    orphan.resume()
+    assert resumed.wait() == 0
+    assert not orphan.is_running()
+    undisturbed = configure(study.folder.parent / "undisturbed", study.folder.parent / "model", 10)
+    undisturbed.snakemake(ADAPTER)
+    assert adapter_digest(study.folder / ADAPTER) == adapter_digest(undisturbed.folder / ADAPTER)
