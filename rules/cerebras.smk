@@ -27,11 +27,6 @@ def cell_of(w):
     return PROGRAMS[w.program].run if "program" in w.keys() else w
 
 
-# A full disk, or quota, stops every later job on the wafer, of this start of Snakemake.
-onstart:
-    Path(grid.STOP).unlink(missing_ok=True)
-
-
 # One job a run. What the appliance is asked for decides no number: it is not in params, and a change reruns nothing.
 rule train_adapter:
     input:

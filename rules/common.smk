@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from shlex import join, quote
 
-from sparseft import grid, targets
+from sparseft import grid, passes, targets
 from sparseft.config import Config, parse_section, split_mdl
 from sparseft.devices import visible_gpus
 from sparseft.digests import code_digest
@@ -22,6 +22,7 @@ def refuse(error):
 
 try:
     STUDY = parse_section(Config, config, "configuration")
+    FIRST_PASS, ADDED = ([f"{s:02d}" for s in found] for found in (passes.first_pass(STUDY), passes.added(STUDY)))
 except InputError as error:
     refuse(error)
 
@@ -51,7 +52,13 @@ if workflow.is_main_process:
             workflow.register_resource(name, there)
 
 REQUESTS = Requests(STUDY)
+ADDED_SUFFIX = "_sparsity{sparsity}"  # of the report and the plots of a sparsity's own pass
 ONE_GPU = min(1, STUDY.resources.gpus)  # of a job of one process
+
+
+onstart:
+    passes.begin(STUDY)
+    Path(grid.STOP).unlink(missing_ok=True)  # of a full disk on the wafer's machine: it holds for one start
 
 
 wildcard_constraints:
@@ -83,6 +90,25 @@ def flags(**values):
 def training_flags(task):
     """Those of a task's schedule; asked for by every run of it."""
     return flags(**STUDY.training_of(task).model_dump())
+
+
+def mask_report(folder, name):
+    """Of one pass, whose name is the method's; that of an added sparsity's ends in ADDED_SUFFIX."""
+    return f"{folder}/{grid.MASK_REPORT.format(name=name)}"
+
+
+def mask_plots(folder, name):
+    return [f"{folder}/{grid.MASK_PLOT.format(plot=plot, name=name)}" for plot in grid.MASK_PLOTS]
+
+
+def pass_suffix(w):
+    return flags(suffix=ADDED_SUFFIX.format(**w) if "sparsity" in w.keys() else None)
+
+
+def pass_sparsities(w):
+    """The fractions that a pass is asked for, as text for `shell:`."""
+    asked = [w.sparsity] if "sparsity" in w.keys() else FIRST_PASS if "method" in w.keys() else ["00"]
+    return " ".join(f"0.{percent}" for percent in asked)
 
 
 def memory(kind, cell=lambda w: w):

@@ -1,11 +1,11 @@
-# One job a model and method: every sparsity of the grid comes from one pass.
+# One job a model and method: every sparsity that the study began with comes from one pass.
 rule compute_masks:
     input:
         manifest=lambda w: manifest_if(STUDY.masks.scope_of, w.method, STUDY.grid.sparsities),
     output:
-        masks=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity=targets.sparsities(STUDY), allow_missing=True),
-        report=f"{grid.MASKS}/report_{{method}}.json",
-        plots=expand(f"{grid.MASKS}/{grid.MASK_PLOT}", plot=grid.MASK_PLOTS, allow_missing=True),
+        masks=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity=FIRST_PASS, allow_missing=True),
+        report=mask_report(grid.MASKS, "{method}"),
+        plots=mask_plots(grid.MASKS, "{method}"),
     log:
         "results/logs/compute_masks/{model}_{method}.log",
     benchmark:
@@ -19,12 +19,13 @@ rule compute_masks:
         mem_mb=memory("weights"),  # a few blocks of a matrix a thread, whatever the model; measured
         runtime=minutes("weights"),
         gpu=0,
+        sparsities=pass_sparsities,  # here, not in params: one less makes nothing again
     params:
         code=code("compute_masks.py", without=("sparseft.pruning.calibration",)),
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
         method=lambda w: w.get("method", grid.DENSE),
-        sparsities=lambda w: [str(s / 100) for s in STUDY.grid.sparsities] if "method" in w.keys() else ["0"],
+        suffix=pass_suffix,
         settings=lambda w: flags(**STUDY.masks.used_by(w.get("method", grid.DENSE))),
     message:
         "compute the {params.method} masks of {wildcards.model}"
@@ -33,8 +34,9 @@ rule compute_masks:
         'python "$SCRIPTS/compute_masks.py"'
         " --model_path {params.model:q}"
         " --output_dir {params.folder:q}"
-        " --sparsity {params.sparsities}"
+        " --sparsity {resources.sparsities}"
         " --method {params.method:q}"
+        " {params.suffix}"
         " {params.settings}"
         " --threads {threads}"
         " --plot"
@@ -47,8 +49,8 @@ use rule compute_masks as compute_dense_mask with:
         manifest=grid.MANIFEST,
     output:
         mask=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity="00", method=grid.DENSE, allow_missing=True),
-        report=f"{grid.MASKS}/report_{grid.DENSE}.json",
-        plots=expand(f"{grid.MASKS}/{grid.MASK_PLOT}", plot=grid.MASK_PLOTS, method=grid.DENSE, allow_missing=True),
+        report=mask_report(grid.MASKS, grid.DENSE),
+        plots=mask_plots(grid.MASKS, grid.DENSE),
     log:
         "results/logs/compute_masks/{model}_dense.log",
     benchmark:
@@ -61,9 +63,9 @@ use rule compute_masks as compute_task_masks with:
         manifest=lambda w: manifest_if(STUDY.masks.scope_of, w.method, STUDY.grid.sparsities),
         train=f"{grid.DATA}/train.jsonl",
     output:
-        masks=expand(f"{grid.TASK_MASKS}/{grid.MASK_NAME}.pt", sparsity=targets.sparsities(STUDY), allow_missing=True),
-        report=f"{grid.TASK_MASKS}/report_{{method}}.json",
-        plots=expand(f"{grid.TASK_MASKS}/{grid.MASK_PLOT}", plot=grid.MASK_PLOTS, allow_missing=True),
+        masks=expand(f"{grid.TASK_MASKS}/{grid.MASK_NAME}.pt", sparsity=FIRST_PASS, allow_missing=True),
+        report=mask_report(grid.TASK_MASKS, "{method}"),
+        plots=mask_plots(grid.TASK_MASKS, "{method}"),
     log:
         "results/logs/compute_masks/{model}_{task}_{method}.log",
     benchmark:
@@ -75,11 +77,41 @@ use rule compute_masks as compute_task_masks with:
         mem_mb=memory("mask"),  # the model, a score a weight in fp32, one matrix of gradients
         runtime=minutes("mask"),
         gpu=ONE_GPU,
+        sparsities=pass_sparsities,
     params:
         code=code("compute_masks.py"),
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
         method="{method}",
-        sparsities=[str(s / 100) for s in STUDY.grid.sparsities],
+        suffix=pass_suffix,
         settings=lambda w: flags(task=w.task, data_dir=grid.DATA.format(task=w.task), **STUDY.masks.used_by(w.method)),
         # not by `input`: what is computed from it is not tracked
+
+
+# A sparsity that was added to the grid since: the others' masks stay, and what was trained on them.
+use rule compute_masks as compute_added_mask with:
+    output:
+        mask=f"{grid.MASKS}/{grid.MASK_NAME}.pt",
+        report=mask_report(grid.MASKS, f"{{method}}{ADDED_SUFFIX}"),
+        plots=mask_plots(grid.MASKS, f"{{method}}{ADDED_SUFFIX}"),
+    log:
+        "results/logs/compute_masks/{model}_{method}_sparsity{sparsity}.log",
+    benchmark:
+        "results/benchmarks/compute_masks/{model}_{method}_sparsity{sparsity}.tsv"
+    wildcard_constraints:
+        method="|".join(grid.WEIGHT_METHODS),
+        sparsity="|".join(ADDED) or "none",
+
+
+use rule compute_task_masks as compute_added_task_mask with:
+    output:
+        mask=f"{grid.TASK_MASKS}/{grid.MASK_NAME}.pt",
+        report=mask_report(grid.TASK_MASKS, f"{{method}}{ADDED_SUFFIX}"),
+        plots=mask_plots(grid.TASK_MASKS, f"{{method}}{ADDED_SUFFIX}"),
+    log:
+        "results/logs/compute_masks/{model}_{task}_{method}_sparsity{sparsity}.log",
+    benchmark:
+        "results/benchmarks/compute_masks/{model}_{task}_{method}_sparsity{sparsity}.tsv"
+    wildcard_constraints:
+        method="|".join(grid.TASK_METHODS),
+        sparsity="|".join(ADDED) or "none",

@@ -4,11 +4,6 @@ DECIDING = STUDY.cerebras.model_dump(include=STUDY.cerebras.DECIDING)
 ASKED = STUDY.cerebras.model_dump(exclude={*DECIDING, *STUDY.cerebras.RULES_ONLY, "job_labels"})
 
 
-# A full disk, or quota, stops every later job on the wafer, of this start of Snakemake.
-onstart:
-    Path(grid.STOP).unlink(missing_ok=True)
-
-
 # The masked model in ModelZoo's names and coordinates; deleted after the last training that begins with it.
 rule export_checkpoint:
     input:

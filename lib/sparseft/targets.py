@@ -37,11 +37,6 @@ def runs(config: Config) -> list[Run]:
     return sorted(found)
 
 
-def sparsities(config: Config) -> list[str]:
-    """The grid's sparsities as names spell them."""
-    return [f"{percent:02d}" for percent in config.grid.sparsities]
-
-
 def mask_targets(config: Config) -> list[str]:
     """The mask files that the grid's runs need."""
     return sorted({fill(mask_path(run.method), run) for run in runs(config)})

@@ -51,7 +51,7 @@ def test_rows_are_the_masks_counts_in_the_model_s_order(tmp_path, tiny, method):
     path = tmp_path / "m.pt"
     with compute_masks(tiny, method, [50], [path], Masks()) as report:
         json.dumps(report)
-        plot_report(report, tmp_path)
+        plot_report(report, tmp_path, report["method"])
     mask = read_mask(path)
     rows = report["sparsities"][0]["layers"]
     assert [row["layer"] for row in rows] == [row["layer"] for row in report["scores"]] == list(mask.shape)

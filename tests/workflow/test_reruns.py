@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from study import ROOT, TINY_STUDY, Study, tiny_grid
+from study import ROOT, TINY_STUDY, Study, run_script, tiny_grid
 
 RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
 
@@ -147,11 +147,48 @@ def test_a_seed_that_is_added_makes_its_own_runs(copied_study):
     )
 
 
-@pytest.mark.parametrize(("old", "new", "runs"), [
-    ("keep_merged: true", "keep_merged: true\nmasks: {scope: row}", 0),
-    ("  - 50", "  - 50\n  - 80", 1),  # one job makes all masks of a method, and its runs follow
-])  # fmt: skip
-def test_masks_that_are_made_again_retrain_and_merge_again(copied_study, old, new, runs):
-    """`runs`: 1 where a sparsity is added, with a run a mode and one without fine-tuning."""
-    assert edited(copied_study, old, new) == ANALYSIS | {"compute_masks": 1, **dict.fromkeys(("train_adapter", "evaluate_adapter"), 2 + 2 * runs),
-                                  **dict.fromkeys(("merge_adapter", "validate_sparsity", "evaluate_run"), 3 + 3 * runs)}  # fmt: skip
+def of_runs(trained: int, runs: int) -> dict[str, int]:
+    """The jobs of so many runs, some of them trained."""
+    return dict.fromkeys(("train_adapter", "evaluate_adapter"), trained) | dict.fromkeys(
+        ("merge_adapter", "validate_sparsity", "evaluate_run"), runs
+    )
+
+
+def test_masks_of_another_scope_retrain_and_merge_again(copied_study):
+    planned = edited(copied_study, "keep_merged: true", "keep_merged: true\nmasks: {scope: row}")
+    assert planned == ANALYSIS | {"compute_masks": 1} | of_runs(2, 3)
+
+
+def test_a_sparsity_that_is_added_makes_its_own_runs_and_one_taken_out_makes_none(copied_study):
+    planned = edited(copied_study, "  - 50", "  - 50\n  - 80")
+    assert planned == ANALYSIS | {"compute_added_mask": 1} | of_runs(2, 3)
+    copied_study.snakemake("masks")
+    assert "compute_added_mask" not in copied_study.planned()
+    masks = copied_study.folder / "masks/llama"
+    first, own = ([row["asked_percent"] for row in copied_study.json(f"masks/llama/report_unstructured{name}.json")["sparsities"]]
+                  for name in ("", "_sparsity80"))  # fmt: skip
+    assert (first, own) == ([0, 50], [80])
+    passed = {path.name: path.read_bytes() for path in masks.glob("*_unstructured.pt")}
+    both = copied_study.folder / "both"
+    flags = [
+        "--model_path",
+        copied_study.folder / "models/llama",
+        "--sparsity",
+        0,
+        0.5,
+        0.8,
+        "--method",
+        "unstructured",
+    ]
+    assert run_script("compute_masks.py", *flags, "--output_dir", both).returncode == 0
+    assert passed == {path.name: path.read_bytes() for path in both.glob("*.pt")}
+    row = edited(copied_study, "keep_merged: true", "keep_merged: true\nmasks: {scope: row}")
+    assert row == ANALYSIS | {"compute_masks": 1, "compute_added_mask": 1} | of_runs(4, 6)
+    edited(copied_study, "masks: {scope: row}\n", "")
+    assert edited(copied_study, "  - 50\n  - 80", "  - 50") == {}
+
+
+def test_a_damaged_list_of_the_first_pass_is_one_line(copied_study):
+    (copied_study.folder / "masks/first_pass.json").write_text('{"sparsities": "all"}\n')
+    said = copied_study.snakemake("--dry-run", expect=2)
+    assert "error: masks/first_pass.json: a list of sparsities is expected; delete masks/first_pass.json" in said

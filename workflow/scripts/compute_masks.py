@@ -14,7 +14,7 @@ from pathlib import Path
 from sparseft.config import Masks, add_flags, parse_section
 from sparseft.errors import InputError, run_script
 from sparseft.files import hold, staged, write_json
-from sparseft.grid import IMPORTANCES, MASK_NAME, TASK_METHODS, TASKS, split_method
+from sparseft.grid import IMPORTANCES, MASK_NAME, MASK_REPORT, TASK_METHODS, TASKS, split_method
 from sparseft.modelzoo.checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.pruning.importance import Calibration
 from sparseft.pruning.mask_generator import compute_masks
@@ -44,6 +44,7 @@ def parse_args() -> argparse.Namespace:
         help="any number gives the same masks, but of scores that a task's examples give",
     )
     parser.add_argument("--plot", action="store_true", help="also draw sparsities and scores by layer")
+    parser.add_argument("--suffix", default="", help="of the names of report and plots, beside those of another pass")
     add_flags(parser, Masks, Masks.model_fields)
     return parser.parse_args()
 
@@ -95,13 +96,14 @@ def main() -> int:
     for method in methods:
         names = [MASK_NAME.format(sparsity=f"{percent:02d}", method=method) for percent in percents]
         paths = [args.output_dir / f"{name}.{args.format}" for name in names]
-        hold(args.output_dir / f"report_{method}.json")
+        name = f"{method}{args.suffix}"
+        hold(args.output_dir / MASK_REPORT.format(name=name))
         calibration = calibration_of(args, method, settings) if method in TASK_METHODS else None
         with compute_masks(checkpoint, method, percents, paths, settings, calibration=calibration,
                            threads=args.threads) as report, staged(args.output_dir) as folder:  # fmt: skip
             if args.plot:
-                plot_report(report, folder)
-            write_json(folder / f"report_{method}.json", report)
+                plot_report(report, folder, name)
+            write_json(folder / MASK_REPORT.format(name=name), report)
     return 0
 
 

@@ -71,16 +71,16 @@ def mask_report(
     return {"format_version": 1, **meta, "sparsities": sparsities, "scores": rows}
 
 
-def plot_report(report: dict, folder: Path) -> None:
-    """Write to `folder`/plots: the layers' sparsities as histograms and as a heat map, and their scores."""
+def plot_report(report: dict, folder: Path, name: str) -> None:
+    """Write to `folder`/plots, under `name`: the layers' sparsities as histograms and as a heat map, and their scores."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    for name, plot in zip(MASK_PLOTS, (_plot_histograms, _plot_layers, _plot_scores), strict=True):
+    for kind, plot in zip(MASK_PLOTS, (_plot_histograms, _plot_layers, _plot_scores), strict=True):
         figure = plot(report, pyplot)
-        with atomic_file(folder / MASK_PLOT.format(plot=name, method=report["method"])) as temporary:
+        with atomic_file(folder / MASK_PLOT.format(plot=kind, name=name)) as temporary:
             figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
         pyplot.close(figure)
 

@@ -1,0 +1,39 @@
+"""Which sparsities one pass over a model makes: those that a study began with. One that is added later has its own.
+
+One job makes the masks of a method in one pass. Asked for one mask more it would make all of them again, and Snakemake would
+train on them again, though not a bit has changed.
+"""
+
+from pathlib import Path
+
+from sparseft.config import Config
+from sparseft.errors import InputError
+from sparseft.files import read_json, write_json
+
+FIRST_PASS = Path("masks/first_pass.json")
+_MEND = f"delete {FIRST_PASS}, and the masks are made again"
+
+
+def first_pass(config: Config) -> list[int]:
+    """The grid's sparsities, percent, that the study began with: all of them where it has not begun.
+
+    Raises InputError for a damaged FIRST_PASS."""
+    grid = config.grid.sparsities
+    if not FIRST_PASS.exists():
+        return grid
+    begun = read_json(FIRST_PASS, _MEND).get("sparsities")
+    if not isinstance(begun, list) or not all(type(percent) is int for percent in begun):
+        raise InputError(f"{FIRST_PASS}: a list of sparsities is expected", _MEND)
+    return [percent for percent in grid if percent in begun] or grid
+
+
+def added(config: Config) -> list[int]:
+    """The grid's sparsities that have a pass of their own."""
+    begun = first_pass(config)
+    return [percent for percent in config.grid.sparsities if percent not in begun]
+
+
+def begin(config: Config) -> None:
+    """Remember what the study begins with; of a study that has begun, nothing changes."""
+    if not FIRST_PASS.exists():
+        write_json(FIRST_PASS, {"sparsities": config.grid.sparsities})
