@@ -6,6 +6,7 @@ the script and of exactly the modules that it imports, in `params`, reruns what 
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -27,23 +28,38 @@ def imported_modules(script: Path, lib: Path, without: tuple[str, ...] = ()) -> 
     found: set[Path] = set()
     queue = [script]
     while queue:
-        names = {name for name in _imported_names(queue.pop().read_bytes()) if not name.startswith(without)}
-        new = {file for name in names for file in _files(name, lib)} - found
+        new = _imported_files(queue.pop().read_bytes(), lib, without) - found
         found |= new
         queue += new
     return sorted(found)
 
 
 @cache  # every script imports much the same, and parsing is most of the time that this takes
+def _imported_files(source: bytes, lib: Path, without: tuple[str, ...]) -> frozenset[Path]:
+    """The files that the imports of one source run."""
+    names = {name for name in _imported_names(source) if not name.startswith(without)}
+    return frozenset(file for name in names for file in _files(name, lib))
+
+
+@cache
 def _imported_names(source: bytes) -> frozenset[str]:
     """Dotted names of the package that a source imports; `from a import b` may name a module a.b."""
     names = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in _statements(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return frozenset(name for name in names if name.partition(".")[0] == PACKAGE)
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and the statements in it, at any depth; no expression imports, and they are nine of ten nodes."""
+    yield node
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        inner = getattr(node, name, None)  # a lambda's body is an expression
+        for statement in inner if isinstance(inner, list) else ():
+            yield from _statements(statement)
 
 
 def _files(name: str, lib: Path) -> list[Path]:
