@@ -20,13 +20,13 @@ def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
 
 
-def call_script(name: str, **flags: object) -> tuple[int, str]:
-    """A script in this process, which has imported torch already; returns its exit code and what it said on stderr."""
+def call_script(name: str, *arguments: object, **flags: object) -> tuple[int, str]:
+    """A script in this process, which has imported torch already; returns its exit code and all that it said."""
     argv, said = sys.argv, io.StringIO()
     words = [part for flag, value in flags.items() for part in (f"--{flag}", *_words(value))]
-    sys.argv = [str(ROOT / "workflow/scripts" / name), *words]
+    sys.argv = [str(ROOT / "workflow/scripts" / name), *map(str, arguments), *words]
     try:
-        with redirect_stderr(said), redirect_stdout(io.StringIO()):
+        with redirect_stderr(said), redirect_stdout(said):
             runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
         return end.code or 0, said.getvalue()

@@ -1,12 +1,11 @@
-"""A killed study comes to the results of an undisturbed one; `make chaos` kills thirty times."""
+"""A job that outlives its Snakemake; `make chaos` kills everything, thirty times."""
 
-import argparse
 import signal
 import time
 
 import psutil
 import pytest
-from chaos import configure, end_all, running, scripts, start, storm
+from chaos import configure, end_all, running, scripts, start
 from sparseft import grid
 from sparseft.files import adapter_digest
 from sparseft.grid import Run
@@ -15,11 +14,6 @@ from tiny_models import save_tiny
 
 RUN = Run("llama", "boolq_mini", "unstructured", 50, "sparse_to_sparse", 0)
 ADAPTER = f"{grid.fill(grid.RUN, RUN)}/adapter"
-
-
-def test_after_two_kills_everything_is_as_undisturbed(tmp_path):
-    kills = storm(tmp_path, argparse.Namespace(kills=2, seed=3, steps=10, longest=20))
-    assert len(kills) == 2
 
 
 @pytest.fixture

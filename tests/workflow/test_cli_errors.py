@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sparseft.pruning.mask_ops import Mask, read_mask
-from study import ROOT, Study, run_script
+from study import ROOT, Study, call_script, run_script
 from tiny_models import save_tiny
 
 from masks import write_mask
@@ -30,14 +30,13 @@ def tree(folder: Path) -> dict[str, str]:
 def refused(folder: Path, name: str, *arguments: object) -> str:
     """Run a script that must refuse its input; returns the one line, after checking code, line and files."""
     before = tree(folder)
-    done = run_script(name, *arguments)
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("error: ")
-    assert "; " in done.stderr, "no hint how to mend it"
+    code, said = call_script(name, *arguments)
+    assert code == 2, said
+    assert said.count("\n") == 1, said
+    assert said.startswith("error: ")
+    assert "; " in said, "no hint how to mend it"
     assert tree(folder) == before
-    return done.stderr.strip()
+    return said.strip()
 
 
 @pytest.fixture

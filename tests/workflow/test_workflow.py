@@ -7,25 +7,25 @@ import pytest
 from sparseft import grid, targets
 from sparseft.config import Config, parse_section
 from sparseft.grid import Run
-from study import METHODS, TINY_STUDY, Study, tiny_grid
+from study import TINY_STUDY, Study, tiny_grid
 from tiny_models import PRUNABLE_LAYERS
 
 # Each model meets another task; every method goes through the whole workflow once, and all of them on LLaMA. That each
 # method masks and merges each architecture rightly is tested in tests/pruning and tests/lora.
-CELLS = [
-    ("llama", "hellaswag_mini", METHODS),
-    ("mistral", "boolq_mini", ["random"]),
-    ("mixtral", "gsm8k_mini", ["unstructured"]),
+GRIDS = [
+    tiny_grid("llama", "hellaswag_mini"),
+    tiny_grid("mistral", "boolq_mini", ["random"]) | {"sparsities": [0, 50]},
+    tiny_grid("mixtral", "gsm8k_mini", ["unstructured"]) | {"sparsities": [0, 80]},
 ]
-RUNS = sum(2 + len(methods) * 2 * 3 for _, _, methods in CELLS)  # dense; methods x sparsities x (modes, no_finetune)
+RUNS = 20 + 5 + 5  # two dense; methods x sparsities x (modes, no_finetune)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, tiny_models) -> Study:
     """Three studies in one folder, one after the other: the tables are those of all runs in it."""
     study = Study(tmp_path_factory.mktemp("whole"))
-    for cell in CELLS:
-        study.configure(tiny_models, grid=tiny_grid(*cell), **TINY_STUDY)
+    for cells in GRIDS:
+        study.configure(tiny_models, grid=cells, **TINY_STUDY)
         study.snakemake()
     return study
 
@@ -38,7 +38,7 @@ def rows(study: Study, table: str) -> list[dict]:
 def test_every_run_is_in_the_summary_and_validated(study):
     summary = rows(study, "summary")
     assert len(summary) == RUNS
-    assert {(row["model"], row["task"]) for row in summary} == {cell[:2] for cell in CELLS}
+    assert {(row["model"], row["task"]) for row in summary} == {(*cells["models"], *cells["tasks"]) for cells in GRIDS}
     for row in summary:
         assert (row["validated"], row["violations"]) == ("True", "0")
         assert row["layers_checked"] == row["layers_expected"] == str(PRUNABLE_LAYERS[row["model"]])
@@ -47,8 +47,8 @@ def test_every_run_is_in_the_summary_and_validated(study):
 def test_the_runs_are_exactly_those_of_the_grid(study):
     found = {folder.name for folder in (study.folder / grid.RUNS).iterdir()}
     expected = set()
-    for model, task, methods in CELLS:
-        raw = {"models": {model: {"source": "path:x"}}, **TINY_STUDY, "grid": tiny_grid(model, task, methods)}
+    for cells in GRIDS:
+        raw = {"models": {cells["models"][0]: {"source": "path:x"}}, **TINY_STUDY, "grid": cells}
         expected |= {run.id for run in targets.runs(parse_section(Config, raw, "configuration"))}
     assert found == expected
 
