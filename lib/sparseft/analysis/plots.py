@@ -326,7 +326,7 @@ def _throughput_figures(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     for (model, task), part in table.groupby(["model", "task"], sort=False):
         devices = " and ".join(part["device"].unique())
         kinds = " or ".join(part["peak_memory_kind"].unique())
-        title = f"{model}, {task}: training on {devices}\n{_what_bars_are(part)}\npeak memory: {kinds}"
+        title = f"{model}, {task}\ntraining on {devices}\n{_what_bars_are(part)}\npeak memory: {kinds}"
         yield f"{model}_{task}_throughput_vs_batch_size", _throughput_figure(part, title)
 
 
@@ -335,7 +335,7 @@ def _what_bars_are(table: pd.DataFrame) -> str:
     if not repeats:
         return "no batch size fitted"
     tokens = f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} to {high:.0f}"
-    bars = f"mean and 95 % confidence interval of {repeats} repeats, " if repeats > 1 else ""
+    bars = f"mean and 95 % interval of {repeats} repeats\n" if repeats > 1 else ""
     return f"{bars}{tokens} tokens a sample"
 
 
@@ -346,16 +346,17 @@ def _throughput_figure(table: pd.DataFrame, title: str) -> Figure:
     pruned_by = sorted(set(table["sparsity"]) - {0})
     colours = {0: "black", **dict(zip(pruned_by, seaborn.color_palette("viridis", len(pruned_by)), strict=True))}
     table = table.assign(**{f"peak_memory_{end}": table["peak_memory_bytes"] / 1e9 for end in ("mean", "low", "high")})
-    figure = Figure(figsize=(max(7.5, 4.4 * len(columns)), 9), layout="constrained")
+    figure = Figure(figsize=(WIDTH * max(1, len(columns) / 2), 8.6), layout="constrained")
     panels = figure.subplots(len(ROWS), len(columns), sharex=True, squeeze=False)
     for (method, device), column in zip(columns, panels.T, strict=True):
         part = table[table["method"].isin((method, DENSE)) & (table["device"] == device)]
         for name, axes in zip(ROWS, column, strict=True):
             _draw_batch_sizes(axes, part, name, colours)
-        column[0].set_title(method if table["device"].nunique() == 1 else f"{method}\n{fill(device, 40)}",
-                            fontsize="medium")  # fmt: skip
+        column[0].set_title(method if table["device"].nunique() == 1 else f"{method}\n{fill(device, 24)}",
+                            fontsize="small")  # fmt: skip
     _finish_batch_axes(panels, sorted(table["batch_size"].unique()))
-    figure.suptitle(title, fontsize="medium", fontweight="bold")
+    lines = [fill(line, TITLE * max(1, len(columns) // 2)) for line in title.split("\n")]
+    figure.suptitle("\n".join(lines), fontsize="small", fontweight="bold")
     _add_legend(figure, panels.flat, order=lambda text: (not text.startswith(DENSE), "%" not in text, text))
     figure.align_ylabels(panels[:, 0])
     return figure
@@ -366,14 +367,14 @@ def _draw_batch_sizes(axes: Axes, table: pd.DataFrame, name: str, colours: dict[
     cells = table.groupby(["method", "sparsity", "mode"], sort=False)
     for number, ((method, sparsity, mode), line) in enumerate(cells):
         colour = colours[sparsity]
-        look = {"linewidth": 1.8, "markersize": 5, "capsize": 2.5, "elinewidth": 1, **_MODES[mode], "color": colour}
+        look = {"linewidth": 1.3, "markersize": 4, "capsize": 2, "elinewidth": 0.9, **_MODES[mode], "color": colour}
         place = line["batch_size"] * 1.03 ** (number - (len(cells) - 1) / 2)  # apart, so that equal values stay visible
         mean, low, high = (line[f"{name}_{end}"].astype(float) for end in ("mean", "low", "high"))
         label = f"{DENSE}, plain LoRA" if method == DENSE else f"{sparsity} %, {mode}"
         axes.errorbar(place, mean, yerr=[mean - low, high - mean], label=label, **look)
         ended = line["status"] == OUT_OF_MEMORY
         foot = line["memory_limit_bytes"].astype(float) / 1e9 if name == "peak_memory" else line["batch_size"] * 0
-        cross = {"marker": "x", "s": 70, "linewidths": 2.2, "clip_on": False, "zorder": 5}
+        cross = {"marker": "x", "s": 40, "linewidths": 1.8, "clip_on": False, "zorder": 5}
         axes.scatter(place[ended], foot[ended], color=colour, label="out of memory" if ended.any() else None, **cross)
     if name == "peak_memory":
         limits = table[["memory_limit_bytes", "memory_limit_kind"]].dropna()
@@ -388,9 +389,9 @@ def _finish_batch_axes(panels: np.ndarray, sizes: list[int]) -> None:
         axes.set_ylim(0, 1.08 * axes.get_ylim()[1])  # a ratio of speeds is read off the axis
         axes.xaxis.grid(False)
     for axes, label in zip(panels[:, 0], ROWS.values(), strict=True):
-        axes.set_ylabel(label, fontsize="medium")
+        axes.set_ylabel(label, fontsize="small")
     panels[0, 0].set_xscale("log", base=2)  # the x axis is shared
     panels[0, 0].set_xlim(sizes[0] / 1.4, sizes[-1] * 1.4)
     panels[0, 0].set_xticks(sizes, sizes, minor=False)
     for axes in panels[-1]:
-        axes.set_xlabel("batch size (samples a forward pass)", fontsize="medium")
+        axes.set_xlabel("batch size\n(samples a forward pass)", fontsize="small")
