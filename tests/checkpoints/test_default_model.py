@@ -16,7 +16,7 @@ from sparseft.training.model import load_model
 
 ROOT = Path(__file__).parents[2]
 WIKITEXT = ROOT.parent / "shared/data/wikitext2/validation.jsonl"
-CONTEXT, WINDOWS = 1024, 16
+CONTEXT, WINDOWS = 1024, 4
 
 
 @pytest.fixture(scope="module")
