@@ -15,11 +15,11 @@ _MEND = f"delete {FIRST_PASS}, and the masks are made again"
 
 
 def first_pass(config: Config) -> list[int]:
-    """The grid's sparsities, percent, that the study began with: all of them where it has not begun.
+    """The grid's sparsities, percent, that the study began with: all of them where it has no mask yet.
 
     Raises InputError for a damaged FIRST_PASS."""
     grid = config.grid.sparsities
-    if not FIRST_PASS.exists():
+    if not _begun():
         return grid
     begun = read_json(FIRST_PASS, _MEND).get("sparsities")
     if not isinstance(begun, list) or not all(type(percent) is int for percent in begun):
@@ -35,5 +35,9 @@ def added(config: Config) -> list[int]:
 
 def begin(config: Config) -> None:
     """Remember what the study begins with; of a study that has begun, nothing changes."""
-    if not FIRST_PASS.exists():
+    if not _begun():
         write_json(FIRST_PASS, {"sparsities": config.grid.sparsities})
+
+
+def _begun() -> bool:
+    return FIRST_PASS.exists() and any(FIRST_PASS.parent.rglob("*.pt"))

@@ -1,0 +1,39 @@
+"""What one pass makes, as a study grows."""
+
+import pytest
+from sparseft import passes
+from sparseft.config import Config, parse_section
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def config(*sparsities: int) -> Config:
+    grid = {"models": ["m"], "tasks": ["boolq_mini"], "methods": ["random"], "sparsities": list(sparsities)}
+    return parse_section(Config, {"models": {"m": {"source": "path:x"}}, "grid": grid}, "configuration")
+
+
+def passed(*sparsities: int) -> tuple[list[int], list[int]]:
+    asked = config(*sparsities)
+    return passes.first_pass(asked), passes.added(asked)
+
+
+def test_the_first_pass_is_the_grid_until_there_is_a_mask(folder):
+    passes.begin(config(0, 50))
+    assert passed(0, 50, 80) == ([0, 50, 80], [])
+    passes.begin(config(0, 50, 80))
+    (folder / "masks/m").mkdir()
+    (folder / "masks/m/masks_sparsity50_random.pt").touch()
+    assert passed(0, 50, 80, 90) == ([0, 50, 80], [90])
+
+
+def test_what_is_added_or_taken_out_moves_nothing_else(folder):
+    passes.begin(config(0, 50, 80))
+    (folder / "masks/masks.pt").touch()
+    passes.begin(config(0, 50, 80, 90))  # changes nothing
+    assert passed(0, 30, 50, 80, 90) == ([0, 50, 80], [30, 90])
+    assert passed(0, 80) == ([0, 80], [])
+    assert passed(10, 20) == ([10, 20], [])  # another grid altogether
