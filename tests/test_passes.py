@@ -12,8 +12,16 @@ def folder(tmp_path, monkeypatch):
 
 
 def config(*sparsities: int) -> Config:
-    grid = {"models": ["m"], "tasks": ["boolq_mini"], "methods": ["random"], "sparsities": list(sparsities)}
-    return parse_section(Config, {"models": {"m": {"source": "path:x"}}, "grid": grid}, "configuration")
+    grid = {
+        "models": ["m"],
+        "tasks": ["boolq_mini"],
+        "methods": ["random"],
+        "sparsities": list(sparsities),
+        "modes": ["sparse_to_sparse"],
+        "seeds": [0],
+    }
+    tasks = {"boolq_mini": {"train_examples": 4, "validation_examples": 4}}
+    return parse_section(Config, {"models": {"m": {"source": "path:x"}}, "tasks": tasks, "grid": grid}, "configuration")
 
 
 def passed(*sparsities: int) -> tuple[list[int], list[int]]:
@@ -36,4 +44,11 @@ def test_what_is_added_or_taken_out_moves_nothing_else(folder):
     passes.begin(config(0, 50, 80, 90))  # changes nothing
     assert passed(0, 30, 50, 80, 90) == ([0, 50, 80], [30, 90])
     assert passed(0, 80) == ([0, 80], [])
-    assert passed(10, 20) == ([10, 20], [])  # another grid altogether
+
+
+def test_another_grid_altogether_begins_anew(folder):
+    passes.begin(config(0, 50))
+    (folder / "masks/masks.pt").touch()
+    assert passed(10, 20) == ([10, 20], [])
+    passes.begin(config(10, 20))
+    assert passed(10, 20, 30) == ([10, 20], [30])

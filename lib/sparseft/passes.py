@@ -15,29 +15,31 @@ _MEND = f"delete {FIRST_PASS}, and the masks are made again"
 
 
 def first_pass(config: Config) -> list[int]:
-    """The grid's sparsities, percent, that the study began with: all of them where it has no mask yet.
+    """The grid's sparsities, percent, that the study began with: all of them where it has none of their masks.
 
     Raises InputError for a damaged FIRST_PASS."""
     grid = config.grid.sparsities
-    if not _begun():
-        return grid
-    begun = read_json(FIRST_PASS, _MEND).get("sparsities")
-    if not isinstance(begun, list) or not all(type(percent) is int for percent in begun):
-        raise InputError(f"{FIRST_PASS}: a list of sparsities is expected", _MEND)
+    begun = _begun()
     return [percent for percent in grid if percent in begun] or grid
 
 
 def added(config: Config) -> list[int]:
     """The grid's sparsities that have a pass of their own."""
-    begun = first_pass(config)
-    return [percent for percent in config.grid.sparsities if percent not in begun]
+    first = first_pass(config)
+    return [percent for percent in config.grid.sparsities if percent not in first]
 
 
 def begin(config: Config) -> None:
     """Remember what the study begins with; of a study that has begun, nothing changes."""
-    if not _begun():
+    if not set(_begun()) & set(config.grid.sparsities):
         write_json(FIRST_PASS, {"sparsities": config.grid.sparsities})
 
 
-def _begun() -> bool:
-    return FIRST_PASS.exists() and any(FIRST_PASS.parent.rglob("*.pt"))
+def _begun() -> list[int]:
+    """What FIRST_PASS says, as long as there are masks."""
+    if not FIRST_PASS.exists() or not any(FIRST_PASS.parent.rglob("*.pt")):
+        return []
+    begun = read_json(FIRST_PASS, _MEND).get("sparsities")
+    if not isinstance(begun, list) or not all(type(percent) is int for percent in begun):
+        raise InputError(f"{FIRST_PASS}: a list of sparsities is expected", _MEND)
+    return begun
