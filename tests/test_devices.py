@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from sparseft import devices
-from sparseft.devices import take, visible_gpus
+from sparseft.devices import slow_bfloat16, take, visible_gpus
 from sparseft.errors import InputError
 from study import ROOT
 
@@ -104,3 +104,13 @@ def test_a_command_sees_its_own_devices_alone(machine, monkeypatch, tmp_path):
     refused = subprocess.run([*command[:3], "2", *command[4:]], capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
     (devices.LOCKS / "sparseft-GPU-bb.lock").unlink()
+
+
+@pytest.mark.parametrize(("text", "slow"), [
+    ("flags\t\t: fpu avx2 fma\n", True), ("flags\t\t: fpu avx2 avx512f avx512bw avx512_bf16\n", False),
+    ("flags\t\t: avx2 avx_vnni avx_ne_convert\n", False), ("Features\t: fp asimd bf16\n", False),
+])  # fmt: skip
+def test_a_cpu_without_avx_512_is_told_from_others(tmp_path, text, slow):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{text}\n")
+    assert slow_bfloat16(tmp_path / "cpuinfo") is slow
+    assert slow_bfloat16(tmp_path / "none") is False

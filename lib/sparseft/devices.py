@@ -33,6 +33,13 @@ def visible_gpus() -> list[str]:
     return found if asked is None else _chosen(found, asked)
 
 
+def slow_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this is a CPU for which torch has no fast product of bfloat16, eight times slower than one of float32: an x86
+    without AVX-512. What cannot be read is taken for fast."""
+    flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return flags is not None and not {"avx512bw", "avx_ne_convert"} & set(flags[1].split())
+
+
 def take(number: int, devices: list[str], locks: Path = LOCKS) -> list[str]:
     """Wait until `number` of `devices` are free; they are this process's, and its children's, until all have ended.
 
