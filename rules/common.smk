@@ -22,7 +22,7 @@ def refuse(error):
 
 try:
     STUDY = parse_section(Config, config, "configuration")
-    FIRST_PASS, ADDED = ([f"{s:02d}" for s in found] for found in (passes.first_pass(STUDY), passes.added(STUDY)))
+    FIRST_PASS, ADDED = ([f"{s:02d}" for s in found] for found in passes.first_and_added(STUDY))
 except InputError as error:
     refuse(error)
 

@@ -25,8 +25,7 @@ def config(*sparsities: int) -> Config:
 
 
 def passed(*sparsities: int) -> tuple[list[int], list[int]]:
-    asked = config(*sparsities)
-    return passes.first_pass(asked), passes.added(asked)
+    return passes.first_and_added(config(*sparsities))
 
 
 def test_the_first_pass_is_the_grid_until_there_is_a_mask(folder):

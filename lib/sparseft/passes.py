@@ -14,19 +14,13 @@ FIRST_PASS = Path("masks/first_pass.json")
 _MEND = f"delete {FIRST_PASS}, and the masks are made again"
 
 
-def first_pass(config: Config) -> list[int]:
-    """The grid's sparsities, percent, that the study began with: all of them where it has none of their masks.
+def first_and_added(config: Config) -> tuple[list[int], list[int]]:
+    """The grid's sparsities, percent: those that the study began with, all where it has none of their masks; and the others.
 
     Raises InputError for a damaged FIRST_PASS."""
-    grid = config.grid.sparsities
-    begun = _begun()
-    return [percent for percent in grid if percent in begun] or grid
-
-
-def added(config: Config) -> list[int]:
-    """The grid's sparsities that have a pass of their own."""
-    first = first_pass(config)
-    return [percent for percent in config.grid.sparsities if percent not in first]
+    grid, begun = config.grid.sparsities, _begun()
+    first = [percent for percent in grid if percent in begun] or grid
+    return first, [percent for percent in grid if percent not in first]
 
 
 def begin(config: Config) -> None:
