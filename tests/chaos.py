@@ -5,7 +5,7 @@
 Each kill is a SIGKILL, to one job, to Snakemake alone (its jobs live on), or to everything; after each the study is
 started again with the command of docs/robustness.md. Prints a row a kill; at the end every adapter must have the
 sha256, and every row of summary.csv the metrics, of the undisturbed study. Power is not cut: what the system had in
-its cache is not lost. `make chaos` runs it; tests/workflow/test_chaos.py runs a short one.
+its cache is not lost. `make chaos` runs it.
 """
 
 import argparse
