@@ -36,6 +36,7 @@ rule analyze_results:
         "results/logs/analyze_results.log",
     benchmark:
         "results/benchmarks/analyze_results.tsv"
+    threads: 2  # draw side by side; the figures are the same for any number
     conda:
         "../envs/sparseft.yaml"
     params:
@@ -50,5 +51,5 @@ rule analyze_results:
         " --results_dir {params.runs:q}"
         " --output_dir {params.folder:q}"
         " {params.settings}"
-        " --plot"
+        " --plot --processes {threads}"
         " > {log:q} 2>&1"

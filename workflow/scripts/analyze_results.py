@@ -21,10 +21,11 @@ from sparseft.analysis.leftovers import remove_leftovers
 from sparseft.analysis.records import read_runs
 from sparseft.analysis.tradeoffs import tradeoffs
 from sparseft.config import Analysis, add_flags, parse_section
-from sparseft.errors import run_script
+from sparseft.errors import InputError, run_script
 from sparseft.files import hold, staged
 from sparseft.grid import TABLES
 
+MAX_PROCESSES = 64
 COMPARED = "baseline_comparison.csv"
 
 
@@ -34,6 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--results_dir", type=Path, required=True, help="folder of the run folders")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the tables and pages")
     parser.add_argument("--plot", action="store_true", help="draw the figures too, into output_dir/plots")
+    parser.add_argument("--processes", type=int, default=2, help="that draw side by side; any number, the same figures")
     parser.add_argument("--baseline", type=Path, help="another project's numbers, a .csv file as config/baseline.csv")
     add_flags(parser, Analysis, Analysis.model_fields)
     return parser.parse_args()
@@ -43,6 +45,8 @@ def main() -> int:
     """Read, compute, write, show."""
     args = parse_args()
     tolerance = parse_section(Analysis, {"tolerance": args.tolerance}, "analysis").tolerance
+    if not 1 <= args.processes <= MAX_PROCESSES:
+        raise InputError(f"--processes {args.processes}: not a number of processes", f"give 1 to {MAX_PROCESSES}")
     baseline = read_baseline(args.baseline) if args.baseline else None
     hold(args.output_dir)
     records, gaps = read_runs(args.results_dir)
@@ -66,7 +70,7 @@ def main() -> int:
         if args.plot:
             from sparseft.analysis.plots import write_plots  # seaborn takes a second to import
 
-            plots = write_plots(points, best, layers, folder / "plots", baseline)
+            plots = write_plots(points, best, layers, folder / "plots", args.processes, baseline)
         study = experiments.Study(cells, points, comparisons, best, tolerance)
         experiments.write_experiments(folder / "EXPERIMENTS.md", records, study, left_out=left_out, plots=plots)
         memo.write_memo(folder / "correctness_memo.md", judged, gaps)

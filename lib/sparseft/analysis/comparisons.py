@@ -112,12 +112,13 @@ def _tests(ours: list[Record], theirs: list[Record]) -> dict:
     if theirs[0].run.mode == NO_FINETUNE:  # the same model whatever the seed
         seeds = {record.run.seed: theirs[0].evaluation for record in ours}
     pairs = [(record.evaluation, seeds[record.run.seed]) for record in ours if record.run.seed in seeds]
+    losses = np.array([mine.losses - other.losses for mine, other in pairs])
     return {
         "metric": ours[0].evaluation.metric,
         "n": len(pairs),
         "examples": ours[0].evaluation.examples,
         "p_value": max((mcnemar_p(mine.outcomes, other.outcomes) for mine, other in pairs), default=np.nan),
-        f"{LOSS}p_value": max((paired_t_p(mine.losses - other.losses) for mine, other in pairs), default=np.nan),
+        f"{LOSS}p_value": paired_t_p(losses).max() if pairs else np.nan,
     }
 
 

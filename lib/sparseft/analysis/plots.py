@@ -19,6 +19,7 @@ The same input gives the same bytes.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from itertools import chain, cycle
 from pathlib import Path
 from textwrap import fill
@@ -71,31 +72,43 @@ _STYLE = {
 
 
 def write_plots(
-    points: pd.DataFrame, best: pd.DataFrame, layers: pd.DataFrame, folder: Path, baseline: pd.DataFrame | None = None
+    points: pd.DataFrame,
+    best: pd.DataFrame,
+    layers: pd.DataFrame,
+    folder: Path,
+    processes: int,
+    baseline: pd.DataFrame | None = None,
 ) -> list[str]:
     """Draw every figure from the points of the curves, the best of them and the layers' sparsities into `folder`, and
     remove those of an earlier call that are none of these; returns the PNGs' names.
 
-    `baseline`: what another project reached, marked beside ours."""
-    return _write(chain(_figures(points, best, baseline), _layer_figures(layers)), folder)
+    `processes`: so many draw side by side. `baseline`: what another project reached, marked beside ours."""
+    return _write(chain(_figures(points, best, baseline), _layer_figures(layers)), folder, processes)
 
 
 def write_throughput_plots(table: pd.DataFrame, folder: Path) -> list[str]:
     """Draw the measured batch sizes into `folder`, as write_plots does; returns the PNGs' names."""
-    return _write(_throughput_figures(table), folder)
+    return _write(_throughput_figures(table), folder, processes=1)
 
 
-def _write(figures: Iterator[tuple[str, Figure]], folder: Path) -> list[str]:
-    names = []
+def _write(figures: Iterator[tuple[str, Figure]], folder: Path, processes: int) -> list[str]:
+    with matplotlib.rc_context(_STYLE), ProcessPoolExecutor(processes) as pool:
+        drawn = {name: pool.submit(_save, figure, folder / name) for name, figure in figures}
+        for one in drawn.values():
+            one.result()
+    remove_leftovers(folder, {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")})
+    return [f"{name}.png" for name in drawn]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if not axis.get_label_text():
+            axis.set_label_coords(0, 0)  # else a place is sought for it, a tenth of the drawing
     with matplotlib.rc_context(_STYLE):
-        for name, figure in figures:
-            for kind, undated in (("png", {"Software": MARK}), ("svg", {"Date": None, "Creator": MARK})):
-                with atomic_file(folder / f"{name}.{kind}") as temporary:
-                    figure.savefig(temporary, format=kind, metadata=undated)
-                figure.set_layout_engine("none")  # laid out by the first drawing; once is enough
-            names.append(f"{name}.png")
-    remove_leftovers(folder, {*names, *(f"{Path(name).stem}.svg" for name in names)})
-    return names
+        for kind, undated in (("png", {"Software": MARK}), ("svg", {"Date": None, "Creator": MARK})):
+            with atomic_file(path.with_name(f"{path.name}.{kind}")) as temporary:
+                figure.savefig(temporary, format=kind, metadata=undated)
+            figure.set_layout_engine("none")  # laid out by the first drawing; once is enough
 
 
 def _figures(points: pd.DataFrame, best: pd.DataFrame, baseline: pd.DataFrame | None) -> Iterator[tuple[str, Figure]]:

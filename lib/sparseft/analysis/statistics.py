@@ -55,9 +55,12 @@ def loss_intervals(differences: np.ndarray, tokens: np.ndarray) -> tuple[np.ndar
     return _bootstrap((differences, whole), lambda loss, count, axis: loss.sum(axis) / count.sum(axis))
 
 
-def paired_t_p(differences: np.ndarray) -> float:
-    """Two-sided p of Student's paired t test, (examples,); 1 where the two never differ."""
-    return float(stats.ttest_1samp(differences, 0).pvalue) if differences.any() else 1.0
+def paired_t_p(differences: np.ndarray) -> np.ndarray:
+    """Two-sided p of Student's paired t tests, (...) of (..., examples); 1 where the two never differ."""
+    differ = differences.any(axis=-1)
+    found = np.ones(differ.shape)
+    found[differ] = stats.ttest_1samp(differences[differ], 0, axis=-1).pvalue
+    return found
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
