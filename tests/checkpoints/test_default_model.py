@@ -28,10 +28,10 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def test_it_is_a_llama_of_210_prunable_layers_in_bf16(folder):
+def test_it_is_a_llama_of_210_prunable_layers_in_float32(folder):
     checkpoint = Checkpoint(folder)
     assert len(prunable_layers(checkpoint)) == 210
-    assert {tensor.dtype for tensor in checkpoint.tensors.values()} == {"BF16"}
+    assert {tensor.dtype for tensor in checkpoint.tensors.values()} == {"F32"}
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["prunable_layers"], manifest["prunable_weights"]) == (210, 106_168_320)
     assert manifest["digest"] == checkpoint.digest
