@@ -36,9 +36,9 @@ rule analyze_results:
         "results/logs/analyze_results.log",
     benchmark:
         "results/benchmarks/analyze_results.tsv"
-    threads: 2  # draw side by side; the figures are the same for any number
     conda:
         "../envs/sparseft.yaml"
+    threads: 2  # draw side by side; the figures are the same for any number
     params:
         code=code("analyze_results.py"),
         runs=lambda w: grid.RUNS,

@@ -4,11 +4,8 @@ import re
 PROGRAMS = targets.measured_programs(STUDY) | targets.programs(
     STUDY
 )  # a program of both is compiled with its evaluation
-ON_WAFER = STUDY.cerebras.target == "CSX"
-DECIDING = STUDY.cerebras.model_dump(include=STUDY.cerebras.DECIDING)
 MEASURING = flags(warmup_steps=STUDY.throughput.warmup_steps)
 MEASURING += " --fill_sequences" if STUDY.throughput.sequence_length else ""
-ASKED = STUDY.cerebras.model_dump(exclude={*DECIDING, *STUDY.cerebras.RULES_ONLY, "job_labels"})
 
 
 def compiled(program):

@@ -61,6 +61,10 @@ if workflow.is_main_process:
 
 REQUESTS = Requests(STUDY)
 ADDED_SUFFIX = "_sparsity{sparsity}"  # of the report and the plots of a sparsity's own pass
+# Of the backends that train on an appliance.
+ON_WAFER = STUDY.cerebras.target == "CSX"
+DECIDING = STUDY.cerebras.model_dump(include=STUDY.cerebras.DECIDING)
+ASKED = STUDY.cerebras.model_dump(exclude={*DECIDING, *STUDY.cerebras.RULES_ONLY, "job_labels"})
 ONE_GPU = min(1, STUDY.resources.gpus)  # of a job of one process
 
 

@@ -18,9 +18,9 @@ rule measure_throughput:
     # nothing runs beside it on this machine
     threads: (not QUEUED and workflow.resource_settings.cores) or STUDY.resources.threads
     resources:
-        # a batch that needs more on a CPU is recorded as such
-        mem_mb=memory("training") if STUDY.resources.gpus else STUDY.throughput.memory_mb,
-        runtime=minutes("training"),
+        # a batch that needs more on a CPU is recorded as such; the limit is of its own process, two more come to it
+        mem_mb=memory("throughput") if STUDY.resources.gpus else STUDY.throughput.memory_mb + 1000,
+        runtime=minutes("throughput"),
         slurm_extra="--exclusive",
         gpu=ONE_GPU,
     params:

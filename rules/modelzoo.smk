@@ -1,7 +1,4 @@
 # Training by ModelZoo's own Trainer, in the place of train.smk: a masked checkpoint a mask, a job a run.
-ON_WAFER = STUDY.cerebras.target == "CSX"
-DECIDING = STUDY.cerebras.model_dump(include=STUDY.cerebras.DECIDING)
-ASKED = STUDY.cerebras.model_dump(exclude={*DECIDING, *STUDY.cerebras.RULES_ONLY, "job_labels"})
 
 
 # The masked model in ModelZoo's names and coordinates; deleted after the last training that begins with it.

@@ -4,8 +4,8 @@ import pytest
 import yaml
 from sparseft.checkpoints.sizes import described
 from sparseft.config import Config, parse_section
-from sparseft.requests import Requests
-from study import ROOT
+from sparseft.requests import START, UNKNOWN, Requests
+from study import ROOT, Study
 
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
@@ -45,11 +45,33 @@ def test_what_the_configuration_says_goes_first_and_grows_too():
     assert requests.memory_mb("files", "llama", "", 1) > 1000
 
 
-def test_a_model_of_unknown_size_asks_for_nothing_until_it_is_there(tmp_path, monkeypatch, tiny_models):
+def test_a_model_of_unknown_size_asks_for_its_own_once_it_is_there(tmp_path, monkeypatch, tiny_models):
     monkeypatch.chdir(tmp_path)
     requests = Requests(study(models={**SWEEP["models"], "new": {"source": "hub:a/b"}}))
-    assert requests.memory_mb("training", "new", "boolq", 1) is None
+    asked = [(requests.memory_mb(kind, "new", "boolq", 2), requests.minutes(kind, "new", "boolq", 2))
+             for kind in ("prepare", "training")]  # fmt: skip
+    assert asked == [tuple(2 * each for each in UNKNOWN)] * 2
     folder = tmp_path / "models/new"
     folder.mkdir(parents=True)
     (folder / "config.json").write_bytes((tiny_models["llama"] / "config.json").read_bytes())
-    assert requests.memory_mb("training", "new", "boolq", 1) > 600
+    assert 600 < requests.memory_mb("training", "new", "boolq", 1) < UNKNOWN[0]
+
+
+def test_the_time_of_a_measurement_grows_with_what_is_measured():
+    def of(**asked: object) -> int:
+        return (
+            Requests(study(throughput=asked, resources={"threads": 8})).minutes("throughput", "llama", "boolq", 1)
+            - START
+        )
+
+    few, more = of(batch_sizes=[8], repeats=2), of(batch_sizes=[8, 24], repeats=4)
+    assert 6 * few < more < 9 * few  # 8 times the examples, 4 times the processes that load the model
+    assert of(batch_sizes=[8], repeats=2, sequence_length=16) < few
+
+
+def test_a_study_of_a_model_of_unknown_size_is_planned(tmp_path):
+    folder = Study(tmp_path)
+    (tmp_path / "study.yaml").write_text(
+        yaml.safe_dump({"models": {"new": {"source": "hub:a/b"}}, "grid": {"models": ["new"]}})
+    )
+    assert folder.planned()["prepare_model"] == 1

@@ -63,6 +63,7 @@ def jobs(config: Config) -> dict[str, int]:
         "prepare_task": len(config.grid.tasks),
         **({"prepare_wikitext2": 1} if config.perplexity else {}),
         **Counter(_mask_rule(method) for _, method in masks),
+        **Counter(_export_rule(method) for _, method in _exports(config)),
         **({"compile_program": len(programs)} if (programs := targets.programs(config)) else {}),
         **dict.fromkeys(("train_adapter", "evaluate_adapter"), trained),
         **dict.fromkeys(("merge_adapter", "validate_sparsity", "evaluate_run"), len(found)),
@@ -113,10 +114,15 @@ def disk_passing(config: Config, models: list[Subject]) -> list[Item]:
     if not config.keep_merged:
         items.append(Item("a merged model", max(subject.bytes for subject in models),
                           "as large as its base, until it is evaluated; about as many at a time as jobs that run"))  # fmt: skip
-    states = [STATE * count(adapter_shapes(config, _named(models, run), run.task)) for run in _trained(config)
-              if config.training_of(run.task).save_every]  # fmt: skip
-    items.append(Item("a training's state", 2 * max(states, default=0),
-                      f"{STATE} bytes a number of its adapter, the old and the new for a moment"))  # fmt: skip
+    saving = [run for run in _trained(config) if config.training_of(run.task).save_every]
+    states = [STATE * count(adapter_shapes(config, _named(models, run), run.task)) for run in saving]
+    how = f"{STATE} bytes a number of its adapter, the old and the new for a moment"
+    if config.backend == "modelzoo":
+        items.append(Item("a masked checkpoint", max(subject.bytes for subject in models),
+                          "as large as its base, until the last training of its mask; about as many as jobs that run"))  # fmt: skip
+        states = [state + _named(models, run).bytes for run, state in zip(saving, states, strict=True)]
+        how = f"its base and {how}"
+    items.append(Item("a training's state", 2 * max(states, default=0), how))
     return items
 
 
@@ -161,6 +167,17 @@ def _mask_rule(method: str) -> str:
     if method == DENSE:
         return "compute_dense_mask"
     return "compute_task_masks" if method in grid.TASK_METHODS else "compute_masks"
+
+
+def _exports(config: Config) -> set[tuple[str, str]]:
+    """(folder, method) of every masked checkpoint that ModelZoo's Trainer begins with."""
+    if config.backend != "modelzoo":
+        return set()
+    return {(grid.fill(grid.exported(run.method), run), run.method) for run in _trained(config)}
+
+
+def _export_rule(method: str) -> str:
+    return "export_task_checkpoint" if method in grid.TASK_METHODS else "export_checkpoint"
 
 
 def _trained(config: Config) -> list[Run]:

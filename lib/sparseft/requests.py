@@ -23,38 +23,42 @@ READING = 2e9, 300e9  # bytes of weights a second where tokens are generated one
 DISK, DOWNLOAD = 50e6, 10e6  # bytes a second, shared with others
 START = 20  # minutes for what does not grow with the model
 WAFER = 24 * 60  # minutes: the appliance's own queue is in them
+UNKNOWN = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetched; asked again once it is there
 PERPLEXITY = 350_000  # tokens of WikiText-2's test split, about
-COMPUTING = {"training": training_memory, "evaluation": evaluation_memory, "mask": mask_memory}
+COMPUTING = {
+    "training": training_memory,
+    "throughput": training_memory,
+    "evaluation": evaluation_memory,
+    "mask": mask_memory,
+}
 
 
 class Requests:
-    """Of the jobs of one study. A `kind` of job is training, evaluation, mask (of a task), which run the model; prepare;
-    weights (masks of weights alone); or files, which reads and writes a model matrix by matrix."""
+    """Of the jobs of one study. A `kind` of job is training, throughput, evaluation, mask (of a task), which run the model;
+    prepare; weights (masks of weights alone); or files, which reads and writes a model matrix by matrix."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self._subjects: dict[str, Subject] = {}
         self._found: dict[tuple[str, str, str], tuple[int, int]] = {}
 
-    def memory_mb(self, kind: str, model: str, task: str, attempt: int) -> int | None:
-        """MB, 10⁶ bytes, of the machine's memory; None where the model's size is not known yet."""
+    def memory_mb(self, kind: str, model: str, task: str, attempt: int) -> int:
+        """MB, 10⁶ bytes, of the machine's memory."""
         asked = self.config.resources.memory_mb if kind in COMPUTING else None
-        found = asked or self._of(kind, model, task)[0]
-        return found and found * attempt
+        return attempt * (asked or self._of(kind, model, task)[0])
 
-    def minutes(self, kind: str, model: str, task: str, attempt: int) -> int | None:
-        """Minutes until the scheduler may end the job; None where the model's size is not known yet."""
+    def minutes(self, kind: str, model: str, task: str, attempt: int) -> int:
+        """Minutes until the scheduler may end the job."""
         asked = self.config.resources.minutes if kind in COMPUTING else None
-        found = asked or self._of(kind, model, task)[1]
-        return found and found * attempt
+        return attempt * (asked or self._of(kind, model, task)[1])
 
-    def _of(self, kind: str, model: str, task: str) -> tuple[int, int] | tuple[None, None]:
+    def _of(self, kind: str, model: str, task: str) -> tuple[int, int]:
         key = kind, model, task
         if key not in self._found:
             try:
                 subject = self._subjects.get(model) or described(model, self.config.models[model])
-            except InputError:  # a model that is first to be fetched; asked again once it is there
-                return None, None
+            except InputError:
+                return UNKNOWN
             self._subjects[model] = subject
             size, seconds = job_bytes(self.config, kind, subject, task), job_seconds(self.config, kind, subject, task)
             self._found[key] = math.ceil((SNAKEMAKE + MARGIN * size) / 1e6), START + math.ceil(seconds / 60)
@@ -76,9 +80,10 @@ def job_bytes(config: Config, kind: str, subject: Subject, task: str) -> int:
 
 def job_seconds(config: Config, kind: str, subject: Subject, task: str) -> float:
     """Seconds on a slow machine, without what does not grow with the model."""
-    if kind == "training" and config.backend != "torch":
+    if kind in ("training", "throughput") and config.backend != "torch":
         return 60 * WAFER
-    seconds = 4 * subject.bytes / DISK + (subject.bytes / DOWNLOAD if kind == "prepare" else 0)
+    loads = config.throughput.repeats * len(config.throughput.batch_sizes) if kind == "throughput" else 1
+    seconds = loads * 4 * subject.bytes / DISK + (subject.bytes / DOWNLOAD if kind == "prepare" else 0)
     if kind not in COMPUTING:
         return seconds
     threads, gpus = config.resources.threads, config.resources.gpus
@@ -99,6 +104,10 @@ def _flop(config: Config, kind: str, subject: Subject, task: str) -> int:
         settings = config.training_of(task)
         losses = 1 + (settings.steps // settings.eval_every if settings.eval_every else 0)
         return subject.weights * texts.long * (6 * settings.steps * settings.batch_size + 2 * losses * rows)
+    if kind == "throughput":
+        asked = config.throughput
+        steps = asked.repeats * sum(asked.batch_sizes) * (asked.warmup_steps + asked.steps)
+        return 6 * subject.weights * (asked.sequence_length or texts.long) * steps
     if kind == "mask":
         passes = len(config.grid.sparsities) if config.masks.sequential else 1
         return 6 * subject.weights * texts.long * config.masks.calibration_examples * passes

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sparseft.analysis.memo import judge_runs
 from sparseft.analysis.records import read_runs
 from sparseft.analysis.tables import curves, grouped, summary
 
@@ -69,7 +70,7 @@ def test_gaps_and_failures_are_said_and_the_rest_is_analysed(write_run, tmp_path
     assert done.returncode == 0
     assert done.stderr.startswith(f"left out: {other}: evaluation.json: invalid json")
     assert len(done.stderr.splitlines()) == 1
-    assert "(not valid)" in done.stdout
+    assert "(at fault)" in done.stdout
     assert (tmp_path / "out" / "missing.csv").read_text().splitlines()[1].startswith(f"{other},True,")
     assert len((tmp_path / "out" / "summary.csv").read_text().splitlines()) == 2
     memo = (tmp_path / "out" / "correctness_memo.md").read_text()
@@ -154,7 +155,7 @@ def test_a_study_of_720_runs_is_in_the_tables_and_figures(write_grid, tmp_path):
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_curves_hold_every_pruned_run_and_the_shared_dense_points(write_grid, tmp_path, seeds):
     write_grid(tmp_path, models=1, tasks=["boolq", "gsm8k"], sparsities=[30, 60], seeds=seeds, layers=1)
-    points = curves(grouped(summary(read_runs(tmp_path)[0])))
+    points = curves(grouped(summary(judge_runs(read_runs(tmp_path)[0]))))
     assert len(points) == 2 * 3 * 3 * 3  # tasks x methods x modes x sparsities with 00
     assert set(points["n"]) == {seeds}
     assert not points.duplicated(["task", "method", "mode", "sparsity"]).any()

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from sparseft.analysis import tables
 from sparseft.analysis.comparisons import compare, judge
+from sparseft.analysis.memo import judge_runs
 from sparseft.analysis.records import read_runs
 from sparseft.analysis.statistics import loss_intervals, mcnemar_p, paired_t_p
 
@@ -22,7 +23,7 @@ def compared(tmp_path: Path) -> pd.DataFrame:
 def judged(tmp_path: Path, tolerance: float = 0.02) -> pd.Series:
     """The one pruned point."""
     records, _ = read_runs(tmp_path / "runs")
-    points = judge(tables.curves(tables.grouped(tables.summary(records))), compare(records), tolerance)
+    points = judge(tables.curves(tables.grouped(tables.summary(judge_runs(records)))), compare(records), tolerance)
     return points[points["sparsity"] > 0].iloc[0]
 
 
@@ -67,9 +68,11 @@ def test_every_seed_is_tested_against_the_one_untuned_run(write_run, tmp_path):
     assert (row.comparison, row.n, row.significant) == ("untuned", 3, True)
 
 
-def test_without_a_common_seed_there_is_no_test_and_no_significance(write_run, tmp_path):
+@pytest.mark.parametrize("seeds", [[1], [0, 1]])
+def test_where_a_seed_has_no_counterpart_there_is_no_test_and_no_significance(write_run, tmp_path, seeds):
     write_run(DENSE, 0.75)
-    write_run(TUNED.replace("seed0", "seed1"), 0.25)
+    for seed in seeds:
+        write_run(TUNED.replace("seed0", f"seed{seed}"), 0.25)
     row = compared(tmp_path).iloc[0]
     assert (row["n"], row["family_size"], row["significant"]) == (0, 0, False)
     assert pd.isna(row["p_value"])
@@ -89,16 +92,17 @@ def test_identical_runs_do_not_differ(write_run, tmp_path):
 
 def test_losses_are_compared_pair_by_pair_a_token(write_run, tmp_path):
     write_run(DENSE, 0.5, loss=2.0)
+    write_run(DENSE.replace("seed0", "seed1"), 0.5, loss=2.0)
     for seed, loss in enumerate([2.0, 2.5]):
         write_run(TUNED.replace("seed0", f"seed{seed}"), 0.5, loss=loss)
     row = compared(tmp_path).iloc[0]
     records = [record.evaluation for record in read_runs(tmp_path / "runs")[0]]
-    dense, first, second = (record.losses for record in records)
-    low, high = loss_intervals((first + second) / 2 - dense, records[0].answer_tokens)
+    dense, again, first, second = (record.losses for record in records)
+    low, high = loss_intervals((first + second - dense - again) / 2, records[0].answer_tokens)
     assert row["eval_loss_difference"] == pytest.approx(0.25)
-    assert (row["eval_loss_difference_low"], row["eval_loss_difference_high"]) == (low, high)
+    assert (row["eval_loss_difference_low"], row["eval_loss_difference_high"]) == pytest.approx((low, high))
     assert low < 0.25 < high
-    assert row["eval_loss_p_value"] == paired_t_p(first - dense)  # seed1 has no dense run
+    assert row["eval_loss_p_value"] == max(paired_t_p(first - dense), paired_t_p(second - again))
     point = judged(tmp_path)
     assert point["eval_loss_difference"] == pytest.approx(point["eval_loss"] - 2)
     assert point["eval_loss_difference_low"] == low
@@ -145,3 +149,18 @@ def test_a_run_that_is_not_valid_has_no_verdict(write_run, tmp_path):
     write_run(DENSE, 0.75)
     write_run(TUNED, 0.75, change=lambda files: files["validation_report"].update(passed=False, violations=1))
     assert pd.isna(judged(tmp_path)["verdict"])
+
+
+@pytest.mark.parametrize("run_id", [DENSE, TUNED])
+def test_a_run_with_a_fault_leaves_no_verdict_on_what_is_compared_with_it(write_run, tmp_path, run_id):
+    for name in (DENSE, TUNED):
+        alien = {"inputs": {"model": {"model.safetensors": "f" * 64}, "data": "e" * 64}} if name == run_id else {}
+        write_run(name, 0.75, change=lambda files, alien=alien: files["evaluation"].update(alien))
+    other = TUNED.replace("-t-", "-u-")
+    write_run(DENSE.replace("-t-", "-u-"), 0.75)
+    write_run(other, 0.75)
+    records, _ = read_runs(tmp_path / "runs")
+    points = judge(tables.curves(tables.grouped(tables.summary(judge_runs(records)))), compare(records), 0.5)
+    verdicts = points[points["sparsity"] > 0].set_index("task")["verdict"]
+    assert pd.isna(verdicts["t"])
+    assert verdicts["u"] == "within tolerance"

@@ -5,6 +5,7 @@ from pathlib import Path
 from sparseft.analysis import tables
 from sparseft.analysis.comparisons import compare, judge
 from sparseft.analysis.experiments import Study, findings, results_table
+from sparseft.analysis.memo import judge_runs
 from sparseft.analysis.records import read_runs
 from sparseft.analysis.tradeoffs import tradeoffs
 
@@ -14,7 +15,7 @@ TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
 
 def sentences(tmp_path: Path) -> list[str]:
     records, _ = read_runs(tmp_path / "runs")
-    cells, comparisons = tables.grouped(tables.summary(records)), compare(records)
+    cells, comparisons = tables.grouped(tables.summary(judge_runs(records))), compare(records)
     points = judge(tables.curves(cells), comparisons, 0.02)
     return findings(Study(cells, points, comparisons, tradeoffs(points), 0.02))
 
@@ -34,7 +35,7 @@ def test_a_model_is_measured_from_chance_where_one_answer_to_all_scores_less_or_
 
 def test_a_recall_of_a_class_without_examples_is_left_out(write_run, tmp_path):
     write_run(TUNED, 0.5, metrics={"recall_no": None, "recall_yes": 0.5})
-    cells = tables.grouped(tables.summary(read_runs(tmp_path / "runs")[0]))
+    cells = tables.grouped(tables.summary(judge_runs(read_runs(tmp_path / "runs")[0])))
     assert results_table(cells)["sparse_to_dense"].tolist() == ["0.500 ± 0.030 yes 0.50"]
 
 
@@ -64,3 +65,16 @@ def test_what_is_within_the_tolerance_is_said_with_its_interval(write_run, tmp_p
     (line,) = told(tmp_path, "No regression beyond 0.02 against dense in mode sparse_to_dense: ")
     assert "unstructured up to 50 % (+0.250 [+0." in line
     assert line.endswith("not shown at the smallest sparsity for random.")
+
+
+def test_the_dense_model_is_told_where_every_curve_is_sparse_to_sparse(write_run, tmp_path):
+    write_run(DENSE.replace("no_finetune", "sparse_to_dense"), 0.75)
+    write_run(TUNED.replace("to_dense", "to_sparse"), 0.5)
+    assert sentences(tmp_path)[0].startswith("The dense model with plain LoRA: 0.750")
+
+
+def test_a_result_of_another_model_is_marked_in_the_table(write_run, tmp_path):
+    alien = {"model": {"model.safetensors": "f" * 64}, "data": "e" * 64}
+    write_run(TUNED, 0.5, change=lambda files: files["evaluation"].update(inputs=alien))
+    cells = tables.grouped(tables.summary(judge_runs(read_runs(tmp_path / "runs")[0])))
+    assert results_table(cells)["sparse_to_dense"].tolist() == ["0.500 ± 0.030 (at fault)"]

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from sparseft.analysis import plots, tables
+from sparseft.analysis.memo import judge_runs
 from sparseft.analysis.records import read_runs
 from sparseft.analysis.tradeoffs import tradeoffs
 from sparseft.grid import MEASURED
@@ -18,7 +19,7 @@ SPARSITIES = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
 
 def figures(tmp_path: Path) -> Iterator[tuple[str, Figure]]:
     """The figures of the runs that were written."""
-    points = tables.curves(tables.grouped(tables.summary(read_runs(tmp_path / "runs")[0])))
+    points = tables.curves(tables.grouped(tables.summary(judge_runs(read_runs(tmp_path / "runs")[0]))))
     return plots._figures(points, tradeoffs(points), None)
 
 

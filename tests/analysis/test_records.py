@@ -181,3 +181,12 @@ def test_no_complete_run_is_bad_input(write_run, tmp_path):
     (write_run(TUNED, 0.5) / "evaluation.json").unlink()
     with pytest.raises(InputError, match=r"1 run folders, none complete.*evaluation.json: no such file"):
         read_runs(tmp_path / "runs")
+
+
+def test_half_an_adapter_is_named_and_the_run_analysed(write_run, tmp_path):
+    folder = write_run("m-t-random-sparsity50-sparse_to_dense-seed0", 0.5)
+    (folder / "adapter").mkdir()
+    (folder / "adapter/adapter_config.json").write_text("{}")
+    records, (gap,) = read_runs(tmp_path / "runs")
+    assert len(records) == 1
+    assert (gap.left_out, gap.reason) == (False, "adapter: no adapter_model.safetensors")

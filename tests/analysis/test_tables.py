@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from scipy import stats
 from sparseft.analysis import tables
+from sparseft.analysis.memo import judge_runs
 from sparseft.analysis.records import read_runs
 
 DENSE_TUNED = "m-t-dense-sparsity00-sparse_to_dense-seed0"
@@ -14,7 +16,7 @@ UNTUNED = "m-t-unstructured-sparsity50-no_finetune-seed0"
 
 
 def read(tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    runs = tables.summary(read_runs(tmp_path / "runs")[0])
+    runs = tables.summary(judge_runs(read_runs(tmp_path / "runs")[0]))
     cells = tables.grouped(runs)
     return runs, cells, tables.curves(cells)
 
@@ -87,6 +89,16 @@ def test_the_interval_over_seeds_is_student_s(write_run, tmp_path):
     assert (cell["eval_loss_low"], cell["eval_loss_high"]) == (2, 2)  # three equal losses
     assert points.set_index("sparsity").loc[50, "value_low"] == cell["value_low"]
     assert cells.set_index("method").loc["dense", ["value_low", "value_high"]].isna().all()  # one seed
+
+
+def test_the_interval_is_over_the_seeds_that_have_the_value(write_run, tmp_path):
+    for seed, speed in enumerate([4.0, 5.0, 9.0]):
+        folder = write_run(TUNED.replace("seed0", f"seed{seed}"), 0.5, speed=speed)
+    (folder / "train.json").unlink()
+    (row,) = tables.grouped(tables.summary(judge_runs(read_runs(tmp_path / "runs")[0]))).itertuples()
+    assert (row.n, row.samples_per_second_mean) == (3, 4.5)
+    ends = stats.t.interval(0.95, 1, 4.5, 0.5)
+    assert (row.samples_per_second_low, row.samples_per_second_high) == pytest.approx(ends)
 
 
 @pytest.mark.parametrize("other", [{"device": "GPU"}, {"batch_size": 4}])

@@ -9,7 +9,7 @@ from sparseft.analysis.tradeoffs import pareto, tradeoffs
 def curve(*points: tuple, mode: str = "sparse_to_dense", device: str = "CPU") -> list[dict]:
     """Points (sparsity, value, speed, verdict) of one curve of unstructured pruning."""
     return [
-        {"model": "m", "task": "t", "metric": "acc", "method": "unstructured", "mode": mode, "n": 1, "n_validated": 1,
+        {"model": "m", "task": "t", "metric": "acc", "method": "unstructured", "mode": mode, "n": 1, "n_sound": 1,
          "sparsity": sparsity, "value": value, "samples_per_second": speed, "verdict": verdict, "device": device,
          "difference_to_dense": 0.0, "difference_low": 0.0, "difference_high": 0.0}
         for sparsity, value, speed, verdict in points
@@ -49,6 +49,6 @@ def test_the_largest_sparsity_within_stands_before_the_first_that_fails():
 
 def test_points_that_are_not_valid_take_no_part_and_end_the_search():
     rows = curve((30, 0.5, 4, WITHIN), (50, 0.9, 9, None), (70, 0.4, 4, WITHIN))
-    rows[1]["n_validated"] = 0
+    rows[1]["n_sound"] = 0
     assert best(rows, "largest_within") == [("unstructured", 30)]
     assert best(rows, "best_for_sparsity") == [("unstructured", 30), ("unstructured", 70)]

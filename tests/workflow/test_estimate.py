@@ -34,6 +34,8 @@ MIXED = {
     "keep_merged": True,
 }  # fmt: skip
 WAFER = {**SWEEP, "backend": "cerebras"}
+MODELZOO = {**SWEEP, **yaml.safe_load((ROOT / "config/modelzoo.yaml").read_text())}
+MODELZOO["grid"] = {**SWEEP["grid"], "methods": ["random", "unstructured_wanda"]}
 
 
 def laid_over(sections: dict) -> Config:
@@ -45,7 +47,9 @@ def laid_over(sections: dict) -> Config:
 
 
 @pytest.mark.parametrize(
-    "sections", [DEFAULT, SWEEP, MIXED, WAFER], ids=["default", "sweep", "mixed", "sweep on a wafer"]
+    "sections",
+    [DEFAULT, SWEEP, MIXED, WAFER, MODELZOO],
+    ids=["default", "sweep", "mixed", "sweep on a wafer", "sweep by ModelZoo"],
 )
 def test_jobs_are_those_that_snakemake_plans_in_an_empty_folder(tmp_path, sections):
     study = Study(tmp_path)

@@ -53,12 +53,13 @@ def main() -> int:
     gc.freeze()  # statsmodels collects garbage in every correction: it need not look at a whole study each time
     for gap in gaps:
         print(f"{'left out' if gap.left_out else 'incomplete'}: {gap.run_id}: {gap.reason}", file=sys.stderr)
-    runs = tables.summary(records)
+    judged = memo.judge_runs(records)
+    runs = tables.summary(judged)
     cells = tables.grouped(runs)
     comparisons = compare(records)
     points = judge(tables.curves(cells), comparisons, tolerance)
     best = tradeoffs(points)
-    layers, judged = tables.layer_sparsity(records), memo.judge_runs(records)
+    layers, failed = tables.layer_sparsity(records), sum(runs["faults"] > 0)
     left_out = sum(gap.left_out for gap in gaps)
     with staged(args.output_dir) as folder:  # tables, pages and figures of one moment, or none
         if baseline is not None:
@@ -82,7 +83,6 @@ def main() -> int:
     if baseline is None:
         (args.output_dir / COMPARED).unlink(missing_ok=True)
     print(experiments.results_table(cells).to_string(index=False))
-    failed = sum(bool(faults) for _, faults in judged)
     print(f"\n{len(records)} runs, {failed} with a fault, {left_out} left out: {args.output_dir}/")
     return 0
 

@@ -19,6 +19,7 @@ from sparseft.errors import InputError
 
 COLUMNS = ["baseline", "task", "sparsity", "value", "samples_per_second", "device"]
 RANGES = {"sparsity": 100, "value": 1, "samples_per_second": float("inf")}
+ENDS = {"samples_per_second": "neither"}  # that belong to the range
 BOTH, OURS, THEIRS = "both", "no baseline", "no run of ours"
 
 
@@ -35,7 +36,10 @@ def read_baseline(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: {'unknown' if unlike[0] in table else 'no'} column {unlike[0]}", mend)
     for name, most in RANGES.items():
         numbers = pd.to_numeric(table[name], errors="coerce")
-        wrong = table[name][table[name].notna() & ~numbers.between(0, most)]
+        fits = numbers.between(0, most, inclusive=ENDS.get(name, "both"))
+        if name == "sparsity":
+            fits &= numbers % 1 == 0
+        wrong = table[name][table[name].notna() & ~fits]
         if len(wrong):
             raise InputError(f"{path}: line {wrong.index[0] + 2}: {name} is {wrong.iloc[0]!r}", mend)
         table[name] = numbers

@@ -16,9 +16,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sparseft.analysis.records import NO_FINETUNE, Record
+from sparseft.analysis.records import Record
 from sparseft.analysis.tables import files_digest
-from sparseft.grid import Run, fill, mask_path
+from sparseft.grid import NO_FINETUNE, Run, fill, mask_path
 
 _SPEAKERS = {
     "base": ("train.json", "before_merge.json", "merge.json"),

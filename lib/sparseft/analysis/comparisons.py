@@ -81,7 +81,9 @@ def judge(points: pd.DataFrame, comparisons: pd.DataFrame, tolerance: float) -> 
         unknown
     )
     points["verdict"] = [verdict(*interval, tolerance) for interval in points[ends].itertuples(index=False)]
-    points["verdict"] = points["verdict"].where(points["n_validated"] == points["n"])
+    sound = points["n_sound"] == points["n"]
+    unsound = points[~sound & (points["sparsity"] == 0)].set_index(LINE).index  # curves whose dense runs are not
+    points["verdict"] = points["verdict"].where(sound & ~points.set_index(LINE).index.isin(unsound))
     return points
 
 
@@ -112,6 +114,7 @@ def _tests(ours: list[Record], theirs: list[Record]) -> dict:
     if theirs[0].run.mode == NO_FINETUNE:  # the same model whatever the seed
         seeds = {record.run.seed: theirs[0].evaluation for record in ours}
     pairs = [(record.evaluation, seeds[record.run.seed]) for record in ours if record.run.seed in seeds]
+    pairs = pairs if len(pairs) == len(ours) else []  # of some seeds it would not be one in every seed
     losses = np.array([mine.losses - other.losses for mine, other in pairs])
     return {
         "metric": ours[0].evaluation.metric,

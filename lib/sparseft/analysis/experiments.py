@@ -35,8 +35,8 @@ what guessing scores, or one and the same answer to all questions where that sco
 Differences are over the same examples; in brackets stand the ends of their 95 % confidence interval (paired bootstrap over
 the examples). They have a number where McNemar's exact test, or Student's paired t test of the losses (nats per answer
 token), is significant at 5 % after Holm's correction, over all comparisons of that kind on the model and task, in every
-seed: comparisons.csv has all of them. *Not significant* means that these examples cannot tell, not that there is no
-difference. The sentences name at most four sparsities.
+seed: comparisons.csv has all of them. *Not significant* means that these examples cannot tell, or that a seed has no
+counterpart, not that there is no difference. The sentences name at most four sparsities.
 
 No regression beyond a tolerance means that the whole interval of the difference to dense lies above it, at this sparsity
 and at every smaller one. Best in value for its sparsity (or training speed) means that no other point is better in one and
@@ -85,7 +85,7 @@ def write_experiments(path: Path, records: list[Record], study: Study, *, left_o
         _RESULTS,
         *results,
         "## Figures\n\n" + "\n".join(f"![{Path(name).stem}](plots/{name})\n" for name in plots) if plots else "",
-        _limits(records, study.points, left_out),
+        _limits(records, study, left_out),
         _REPRODUCE,
     ]
     with atomic_file(path) as temporary:
@@ -171,11 +171,13 @@ def _value(cell: tuple) -> str:
     text = f"{cell.value_mean:.3f} ± {cell.standard_error:.3f}"
     for name, recall in (("no", cell.recall_no), ("yes", cell.recall_yes)):
         text += f" {name} {recall:.2f}" if pd.notna(recall) else ""
-    return text + (" (not valid)" if cell.n_validated < cell.n else "")
+    return text + (" (at fault)" if cell.n_sound < cell.n else "")
 
 
 def _dense(points: pd.DataFrame) -> Iterable[str]:
-    start = points[points["sparsity"] == 0].drop_duplicates("mode").set_index("mode")
+    start = points[points["sparsity"] == 0]
+    mode = start["mode"].where(start["mode"] == NO_FINETUNE, PLAIN_LORA)  # every trained curve starts from plain LoRA
+    start = start.assign(mode=mode).drop_duplicates("mode").set_index("mode")
     for mode, words in {NO_FINETUNE: "without fine-tuning", PLAIN_LORA: "with plain LoRA"}.items():
         if mode in start.index:
             cell = start.loc[mode]
@@ -231,10 +233,10 @@ def _few(sparsities: pd.Series) -> list[int]:
     return found[:: -(-len(found) // 4) or 1]
 
 
-def _limits(records: list[Record], points: pd.DataFrame, left_out: int) -> str:
+def _limits(records: list[Record], study: Study, left_out: int) -> str:
     devices = {record.evaluation.device for record in records} | {each.train.device for each in records if each.train}
     examples = _each(record.evaluation.examples for record in records)
-    failed = sum(not record.validation.passed for record in records)
+
     limits = [
         f"Seeds: {len({record.run.seed for record in records})}. Standard errors are over the validation examples"
         f" ({examples}), not over seeds; where every outcome is the same, as at 1.000, they are 0 and say nothing.",
@@ -245,7 +247,7 @@ def _limits(records: list[Record], points: pd.DataFrame, left_out: int) -> str:
     ]
     if WAFER not in devices:
         limits.append("Nothing here has run on a Cerebras CS-3.")
-    trained = points[points["device"].notna()]
+    trained = study.points[study.points["device"].notna()]
     mixed = [" ".join(line) for line, rows in trained.groupby(LINE, sort=False) if rows["device"].nunique() > 1]
     if mixed:
         limits.append(f"Curves of several devices, whose speeds are drawn and judged apart: {', '.join(mixed)}.")
@@ -253,8 +255,8 @@ def _limits(records: list[Record], points: pd.DataFrame, left_out: int) -> str:
               if each.evaluation.train_overlap}  # fmt: skip
     if shared:
         limits.append(f"Training examples with the prompt of a validation example: {_each(shared)}.")
-    if failed:
-        limits.append(f"{failed} of {len(records)} runs failed their validation; correctness_memo.md names them.")
+    if failed := (study.cells["n"] - study.cells["n_sound"]).sum():
+        limits.append(f"{failed} of {len(records)} runs have a fault; correctness_memo.md names it.")
     if left_out:
         limits.append(f"{left_out} runs are missing or could not be read and are in no table; missing.csv names them.")
     return "## Limits\n\n" + "".join(f"- {limit}\n" for limit in limits)

@@ -35,9 +35,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparseft.analysis.leftovers import MARK, remove_leftovers
-from sparseft.analysis.records import NO_FINETUNE
 from sparseft.files import atomic_file
-from sparseft.grid import DENSE, MODES, OUT_OF_MEMORY, PROJECTIONS, TASK_METHODS
+from sparseft.grid import DENSE, MODES, NO_FINETUNE, OUT_OF_MEMORY, PROJECTIONS, TASK_METHODS
 
 METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_match": "exact match"}
 SPARSITY = "sparsity asked (%)"

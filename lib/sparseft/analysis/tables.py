@@ -39,8 +39,8 @@ MASKED = ["model", "task", "method", "sparsity"]
 LINE = ["model", "task", "metric", "method", "mode"]
 INTEGERS = [
     "sparsity", "seed", "examples", "peak_memory_bytes", "batch_size", "steps", "violations", "layers_checked",
-    "layers_expected", "n", "n_validated", "processes", "threads", "memory_limit_bytes", "warmup_steps",
-    "sequence_length", "evaluation_peak_memory_bytes", "family_size", "weights",
+    "layers_expected", "n", "n_sound", "processes", "threads", "memory_limit_bytes", "warmup_steps",
+    "sequence_length", "evaluation_peak_memory_bytes", "faults", "family_size", "weights",
 ]  # fmt: skip
 TRAINED = [
     "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes", "batch_size", "steps", "gradient",
@@ -52,7 +52,7 @@ METRICS = [
     "exact_match_flexible-extract", "exact_match_stderr_flexible-extract",
 ]  # fmt: skip
 POINT = [
-    "n", "n_validated", "examples", "chance", "majority_floor", "value", "value_sd", "value_low", "value_high",
+    "n", "n_sound", "examples", "chance", "majority_floor", "value", "value_sd", "value_low", "value_high",
     "standard_error", "dense_value", "difference_to_dense", "difference_low", "difference_high", "verdict",
     "untuned_value", "recovered_share", "eval_loss",
     "eval_loss_sd", "eval_loss_low", "eval_loss_high", "eval_loss_difference", "eval_loss_difference_low", "eval_loss_difference_high",
@@ -67,9 +67,9 @@ MEMORY = ["peak_memory_kind", "memory_limit_bytes", "memory_limit_kind"]
 NOTHING_LOST = 1e-9  # differences below this are rounding, not a loss that a share could be taken of
 
 
-def summary(records: Iterable[Record]) -> pd.DataFrame:
-    """A row a run, in the order model, task, method, sparsity, mode, seed."""
-    table = pd.DataFrame([_row(record) for record in records])
+def summary(judged: Iterable[tuple[Record, list[str]]]) -> pd.DataFrame:
+    """A row a run, in the order model, task, method, sparsity, mode, seed; `judged` as memo.judge_runs gives it."""
+    table = pd.DataFrame([_row(record) | {"faults": len(faults)} for record, faults in judged])
     numbers = [name for name in table if name in METRICS or name.startswith(PERPLEXITY)]
     table[numbers] = table[numbers].astype(float)
     return tidy(table, ["model", "task", "method", "sparsity", "mode", "seed"])
@@ -80,7 +80,7 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
     groups = runs.groupby(CELL, sort=False)
     table = groups.agg(
         n=("seed", "size"),
-        n_validated=("validated", "sum"),
+        n_sound=("faults", lambda faults: (faults == 0).sum()),
         examples=("examples", "max"),
         chance=("chance", "first"),
         standard_error=("standard_error", "mean"),
@@ -88,7 +88,7 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
     )
     for name in ("value", "eval_loss", "train_merge_gap", "samples_per_second", "tokens_per_second"):
         mean, error = groups[name].mean(), groups[name].sem()
-        low, high = t_interval(mean, error, table["n"])
+        low, high = t_interval(mean, error, groups[name].count())
         over_seeds = {"mean": mean, "sd": groups[name].std(), "low": low, "high": high}
         table = table.assign(**{f"{name}_{short}": values for short, values in over_seeds.items()})
     table["device"] = groups["device"].agg(_joined)

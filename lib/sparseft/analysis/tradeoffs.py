@@ -3,7 +3,7 @@
 best_for_sparsity  no point of the model and task is as good in value and in sparsity and better in one of them
 best_for_speed     the same of value and training speed, among the points that one device trained
 largest_within     the largest sparsity of its curve up to which every point is within the tolerance. Tested in that
-                   order, from the smallest sparsity up to the first that fails (or is not valid), the verdicts need no correction for
+                   order, from the smallest sparsity up to the first that fails (or has a fault), the verdicts need no correction for
                    their number (fixed-sequence procedure: Maurer, Hothorn and Lehmacher 1995)
 
 The first two are of means: a point beside a best one may differ from it by chance alone. Points with a run that is not
@@ -27,7 +27,7 @@ COLUMNS = [
 def tradeoffs(points: pd.DataFrame) -> pd.DataFrame:
     """A row a point that is best in some respect."""
     points = points.assign(largest_within=_largest_within(points))
-    table = _mark(points[points["n_validated"] == points["n"]])
+    table = _mark(points[points["n_sound"] == points["n"]])
     return tidy(table[table[BEST].any(axis=1)], CELL)[COLUMNS]
 
 
