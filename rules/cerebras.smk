@@ -41,6 +41,7 @@ rule train_adapter:
         f"results/benchmarks/train_adapter/{grid.RUN_ID}.tsv"
     wildcard_constraints:
         mode="|".join(grid.TRAINED_MODES),
+    priority: 4  # the wafer waits for nothing
     retries: 2  # what cannot succeed fails at once, see sparseft.training.appliance
     conda:
         "../envs/sparseft.yaml"
