@@ -2,7 +2,8 @@
 # make test   set up, then all tests
 # make test-cerebras  set up cerebras-pytorch, 5.7 GB, in an environment of its own; then that backend's tests
 # make test-modelzoo   the backend modelzoo's tests; MODELZOO_HOME names a checkout of ModelZoo 2.10.0
-# make test-slurm     set up, then a real Slurm of one node for as long as its tests run; as root, with slurm-wlm and munge
+# make test-slurm     set up, then the tests of profiles/pbs, and a real Slurm of one node for as long as its own run; as root,
+#                     with slurm-wlm and munge
 # make chaos  30 kills at random moments of a small study, and whether it comes to the same results; half an hour
 # make fuzz   ten minutes of random files for each parser
 # make lint   ruff, snakefmt, snakemake --lint
@@ -44,7 +45,7 @@ fuzz: .venv/installed-tests
 
 test-slurm: .venv/installed-tests
 	$(BIN)/python -m pip install --quiet --editable '.[cluster]'
-	PATH='$(abspath $(BIN)):$(PATH)' $(BIN)/python -m pytest tests/slurm
+	PATH='$(abspath $(BIN)):$(PATH)' $(BIN)/python -m pytest tests/workflow/test_pbs.py tests/slurm
 
 lint: .venv/installed-tests
 	$(BIN)/ruff check .
