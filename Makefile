@@ -1,4 +1,4 @@
-# make run    set up, then the default study; about eight minutes on 2 cores
+# make run    set up, then the default study; 26 minutes on 2 virtual cores
 # make test   set up, then all tests
 # make test-cerebras  set up cerebras-pytorch, 5.7 GB, in an environment of its own; then that backend's tests
 # make test-modelzoo   the backend modelzoo's tests; MODELZOO_HOME names a checkout of ModelZoo 2.10.0

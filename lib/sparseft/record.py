@@ -15,6 +15,7 @@ from sparseft.errors import InputError
 from sparseft.files import adapter_digest, atomic_file, read_json, sha256
 
 _END = re.compile(rb',\n  "record_sha256": "([0-9a-f]{64})"\n}\n\Z')
+_LENGTH = 91  # bytes of it
 ADAPTER, MODEL = "adapter", "model_dir"  # folders in that of a run
 
 
@@ -29,7 +30,7 @@ def write_record(path: Path | str, content: dict) -> None:
 
 def unaltered(content: bytes) -> bool:
     """Whether a record's bytes are those that were written."""
-    end = _END.search(content)
+    end = _END.search(content, max(0, len(content) - _LENGTH))
     return end is not None and hashlib.sha256(content[: end.start()] + b"\n}").hexdigest() == end[1].decode()
 
 

@@ -204,11 +204,16 @@ def _verdicts(study: Study) -> Iterable[str]:
 def _compared(comparisons: pd.DataFrame) -> Iterable[str]:
     """The significant differences with their numbers, the others by name alone."""
     few = comparisons[comparisons["sparsity"].isin(_few(comparisons["sparsity"]))]
-    for (kind, mode), part in few.groupby(["comparison", "mode"], sort=False):
-        told, rest = (part[part["significant"] == known].groupby("method", sort=False) for known in (True, False))
-        parts = [f"{method} " + ", ".join(f"{_difference(row)} at {row.sparsity} %" for row in rows.itertuples())
-                 for method, rows in told]  # fmt: skip
-        untold = [f"{method} at {', '.join(map(str, rows['sparsity']))} %" for method, rows in rest]
+    found: dict[tuple[str, str], dict[bool, dict[str, list]]] = {}
+    for row in few.itertuples():
+        alike = found.setdefault((row.comparison, row.mode), {True: {}, False: {}})
+        alike[row.significant].setdefault(row.method, []).append(row)
+    for (kind, mode), alike in found.items():
+        parts = [f"{method} " + ", ".join(f"{_difference(row)} at {row.sparsity} %" for row in rows)
+                 for method, rows in alike[True].items()]  # fmt: skip
+        untold = [
+            f"{method} at {', '.join(str(row.sparsity) for row in rows)} %" for method, rows in alike[False].items()
+        ]
         parts += [f"not significant: {', '.join(untold)}"] if untold else []
         yield f"{_HEADS[kind].format(mode=mode)}: {'; '.join(parts)}."
 

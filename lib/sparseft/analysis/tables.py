@@ -126,10 +126,11 @@ def throughput(measurements: Iterable[Measurement]) -> pd.DataFrame:
 
 def layer_sparsity(records: Iterable[Record]) -> pd.DataFrame:
     """A row a pruned layer of a model, task, method and sparsity: the share of zeros in the merged models, over the runs."""
-    rows = pd.concat(
-        [pd.DataFrame({**{name: getattr(record.run, name) for name in MASKED}, **record.validation.layers})
-         for record in records if record.run.method != DENSE] or [pd.DataFrame(columns=[*MASKED, "layer", "weights", "zeros"])]
-    )  # fmt: skip
+    pruned = [record for record in records if record.run.method != DENSE]
+    counts = [len(record.validation.layers["layer"]) for record in pruned]
+    rows = pd.DataFrame({name: np.repeat([getattr(record.run, name) for record in pruned], counts) for name in MASKED})
+    for name in ("layer", "weights", "zeros"):
+        rows[name] = [value for record in pruned for value in record.validation.layers[name]]
     rows = rows.assign(found=(rows["zeros"] / rows["weights"]).astype(float))
     groups = rows.groupby([*MASKED, "layer"], sort=False)
     table = groups.agg(
