@@ -23,7 +23,7 @@ def refuse(error):
 try:
     STUDY = parse_section(Config, config, "configuration")
     FIRST_PASS, ADDED = ([f"{s:02d}" for s in found] for found in passes.first_and_added(STUDY))
-except InputError as error:
+except (InputError, OSError) as error:
     refuse(error)
 
 
@@ -69,7 +69,10 @@ ONE_GPU = min(1, STUDY.resources.gpus)  # of a job of one process
 
 
 onstart:
-    passes.begin(STUDY)
+    try:
+        passes.begin(STUDY)
+    except InputError as error:
+        refuse(error)
     Path(grid.STOP).unlink(missing_ok=True)  # of a full disk on the wafer's machine: it holds for one start
 
 

@@ -3,6 +3,7 @@
 import pytest
 from sparseft import passes
 from sparseft.config import Config, parse_section
+from sparseft.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +52,14 @@ def test_another_grid_altogether_begins_anew(folder):
     assert passed(10, 20) == ([10, 20], [])
     passes.begin(config(10, 20))
     assert passed(10, 20, 30) == ([10, 20], [30])
+
+
+@pytest.mark.parametrize(
+    "content", ['{"sparsities": []}', '{"sparsities": [-5, 1000]}', '{"sparsities": [true]}', "{}"]
+)
+def test_a_list_that_no_study_can_have_begun_with_is_refused(folder, content):
+    (folder / "masks").mkdir()
+    (folder / "masks/masks.pt").touch()
+    (folder / "masks/first_pass.json").write_text(content)
+    with pytest.raises(InputError, match="a list of sparsities is expected; delete masks/first_pass.json"):
+        passed(0, 50)

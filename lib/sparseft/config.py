@@ -171,7 +171,9 @@ class TaskData(Section):
         description="ORG/NAME[/CONFIGURATION][@REVISION] on the Hugging Face hub; lm-eval's, at a fixed revision, when left out.",
     )
     train_examples: Positive | None = Field(None, description="Examples to train on; all when left out.")
-    validation_examples: Positive | None = Field(None, description="Examples to evaluate on; all when left out.")
+    validation_examples: int | None = Field(
+        None, ge=2, description="Examples to evaluate on, 2 or more: a standard error is over them; all when left out."
+    )
     seed: int = Field(0, ge=0, description="Chooses (or, for the mini tasks, generates) the examples.")
     training: dict[str, Any] = Field({}, description="Keys of `training` that differ for this task.")
 
@@ -201,7 +203,7 @@ class Grid(Section):
     methods: list[Literal[METHODS]] = Field(min_length=1, description="How to prune; dense runs come with sparsity 0.")
     sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(min_length=1, description="Percent, 0 to 99.")
     modes: list[Literal[TRAINED_MODES]] = Field(min_length=1, description="How to train.")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="One run each.")
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field([0], min_length=1, description="One run each.")
 
 
 class Masks(Section):

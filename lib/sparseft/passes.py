@@ -34,6 +34,6 @@ def _begun() -> list[int]:
     if not FIRST_PASS.exists() or not any(FIRST_PASS.parent.rglob("*.pt")):
         return []
     begun = read_json(FIRST_PASS, _MEND).get("sparsities")
-    if not isinstance(begun, list) or not all(type(percent) is int for percent in begun):
+    if not begun or not isinstance(begun, list) or not all(type(p) is int and 0 <= p < 100 for p in begun):
         raise InputError(f"{FIRST_PASS}: a list of sparsities is expected", _MEND)
     return begun

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from contextlib import nullcontext
@@ -27,6 +26,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.config import Resources, Throughput, Training
 from sparseft.errors import InputError
 from sparseft.grid import MEASURED, OUT_OF_MEMORY, SKIPPED
+from sparseft.processes import end_with_parent
 from sparseft.pruning.mask_ops import read_mask
 from sparseft.tasks import get_task
 from sparseft.tasks.task import Row
@@ -154,7 +154,7 @@ def out_of_memory(error: Exception, device: torch.device, limit: int) -> bool:
 
 def _child(sender: Connection, told: str, job: Job, batch_size: int, repeat: int) -> None:
     """Send what was measured, the reason for which memory ended, or an InputError; stderr goes to the file `told`."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     with open(told, "ab") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
     limit_threads(job.resources.threads)
@@ -172,12 +172,6 @@ def _child(sender: Connection, told: str, job: Job, batch_size: int, repeat: int
             found = InputError(f"batch size {batch_size}: {found} ({Path(place.filename).name}, line {place.lineno})",
                                "check the input, and if it is right report this line")  # fmt: skip
     sender.send(found)
-
-
-def _end_with_parent() -> None:
-    """A killed parent runs none of its exits; its measurement would go on, and disturb the next."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _timed_steps(job: Job, batch_size: int, seed: int, device: torch.device) -> dict:

@@ -21,15 +21,15 @@ def digest(*words: object) -> str:
 
 
 def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dict[str, dict]:
-    """The files of a sound run; `changes`: loss, loss_before, value_before, speed, error, examples, backend, device, batch_size, metrics."""
+    """The files of a sound run; `changes`: loss, loss_before, value_before, speed, examples, backend, device, batch_size, metrics."""
     loss, device = changes.get("loss", 2.0), changes.get("device", CPU)
     base, mask = digest(run.model), digest(run.model, run.method, run.sparsity)
     adapter = None if run.mode == "no_finetune" else digest(run.id, "adapter")
     merged, data = {"model.safetensors": digest(run.id, "merged")}, digest(run.task, "validation")
     merge_inputs = {"model": base, "mask": mask, "adapter": adapter}
     report_inputs = {"mask": mask, "checkpoint": dict(merged), "base": base}
-    examples, error = changes.get("examples", 200), changes.get("error", 0.03)
-    scored = {"task": run.task, "metric": "acc", "examples": examples, "standard_error": error, "seconds": 12.5}
+    examples = changes.get("examples", 200)
+    scored = {"task": run.task, "metric": "acc", "examples": examples, "seconds": 12.5}
     scored |= {
         "outcomes": outcomes(run, value, examples),
         "predictions": [0] * examples,
@@ -40,7 +40,8 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
         "merge": {"inputs": merge_inputs, "outputs": dict(merged)},
         "validation_report": {**validation_report(run, layers), "inputs": report_inputs},
         "evaluation": {**scored, "value": value, "eval_loss": loss, "chance": 0.25}
-        | {"metrics": {"acc": value, "acc_stderr": error} | changes.get("metrics", {})}
+        | {"standard_error": standard_error(value, examples)}
+        | {"metrics": {"acc": value, "acc_stderr": standard_error(value, examples)} | changes.get("metrics", {})}
         | {"losses": losses(run, loss, examples)}
         | {"train_overlap": changes.get("train_overlap", 0)}
         | {"harness": "lm-eval 0.4.13", "device": device, "inputs": {"model": dict(merged), "data": data}},
@@ -67,12 +68,18 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
             | {"outputs": {"adapter": adapter}}
         )
         found["before_merge"] = {**scored, "value": before, "outcomes": outcomes(run, before, examples)} | {
-            "metrics": {"acc": before, "acc_stderr": error},
+            "standard_error": standard_error(before, examples),
+            "metrics": {"acc": before, "acc_stderr": standard_error(before, examples)},
             "eval_loss": loss_before,
             "losses": losses(run, loss_before, examples),
             "inputs": {"model": base, "mask": mask, "adapter": adapter, "data": data},
         }
     return found
+
+
+def standard_error(value: float, examples: int) -> float:
+    """Of the mean of outcomes 0 and 1."""
+    return (value * (1 - value) / (examples - 1)) ** 0.5
 
 
 def tokens(run: Run, examples: int) -> np.ndarray:

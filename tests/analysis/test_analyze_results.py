@@ -5,8 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from sparseft.analysis.memo import judge_runs
 from sparseft.analysis.records import read_runs
@@ -81,7 +83,7 @@ def test_both_recalls_stand_beside_an_accuracy_and_shared_rows_among_the_limits(
     recalls = {"recall_no": 1.0, "recall_yes": 0.0, "majority_floor": 0.622}
     write_run(TUNED, 0.38, metrics=recalls, train_overlap=3)
     done = analyze(tmp_path / "runs", tmp_path / "out")
-    assert "0.380 ± 0.030 no 1.00 yes 0.00" in done.stdout
+    assert "0.380 ± 0.034 no 1.00 yes 0.00" in done.stdout
     text = (tmp_path / "out" / "EXPERIMENTS.md").read_text()
     assert "| t | acc | 0.25 | 0.622 | 200 |" in text
     assert "Training examples with the prompt of a validation example: t 3." in text
@@ -161,3 +163,27 @@ def test_curves_hold_every_pruned_run_and_the_shared_dense_points(write_grid, tm
     assert not points.duplicated(["task", "method", "mode", "sparsity"]).any()
     assert points["dense_value"].notna().all()
     assert points["untuned_value"].notna().all()
+
+
+def test_a_killed_analysis_leaves_nobody_who_holds_the_folder(write_grid, tmp_path):
+    write_grid(tmp_path / "runs", models=2, tasks=["boolq", "gsm8k"], sparsities=[50], seeds=1, layers=7)
+    command = [sys.executable, SCRIPT, "--results_dir", tmp_path / "runs", "--output_dir", tmp_path / "out", "--plot"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob(".out*/plots/*.png")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    children = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    _, left = psutil.wait_procs(children, timeout=60)
+    assert len(children) == 2
+    assert not left
+    done = analyze(tmp_path / "runs", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_folder_named_as_a_figure_and_a_device_named_as_a_formula_stop_nothing(write_run, tmp_path):
+    write_run(TUNED, 0.5, device="GPU $^$ x")
+    (tmp_path / "out/plots/x.png").mkdir(parents=True)
+    done = analyze(tmp_path / "runs", tmp_path / "out", "--plot")
+    assert (done.returncode, done.stderr) == (0, "")

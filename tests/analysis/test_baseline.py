@@ -48,6 +48,8 @@ def test_cells_without_counterpart_are_named_and_stay_empty(write_run, tmp_path)
     ([], ",".join([*COLUMNS, "f1"]), "unknown column f1"),
     ([], ",".join(COLUMNS[:-1]), "no column device"),
     (["Phoenix,t,50,62.5,2,CPU"], None, "line 2: value is '62.5'"),
+    (["Phoenix,t,50,0.5,2,CPU,more"], None, "rows with more fields than columns"),
+    (["Phoenix,t,50,n/a,2,CPU"], None, "line 2: value is 'n/a'"),
     (["Phoenix,t,0.5,0.5,2,CPU"], None, "line 2: sparsity is '0.5'"),
     (["Phoenix,t,50,0.5,0,CPU"], None, "line 2: samples_per_second is '0'"),
     (["Phoenix,t,50,0.5,inf,CPU"], None, "line 2: samples_per_second is 'inf'"),

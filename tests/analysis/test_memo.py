@@ -202,3 +202,17 @@ def test_a_failed_validation_stands_before_a_broken_chain(write_run, tmp_path):
     write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update(passed=False))
     text = memo(tmp_path)
     assert text.index(f"### {TUNED}") < text.index(f"### {UNTUNED}")
+
+
+def test_another_schedule_sets_a_run_apart(write_run, tmp_path):
+    for seed in (0, 1, 2):
+        write_run(TUNED.replace("seed0", f"seed{seed}"), 0.5, batch_size=16 if seed == 2 else 8)
+    words = {record.run.seed: found for record, found in judge_runs(read_runs(tmp_path / "runs")[0])}
+    assert words[0] == words[1] == []
+    assert words[2] == ["unlike its fellows, schedule of m, t: 60 steps of 16 in 1 of 3 runs"]
+
+
+def test_a_violation_that_is_not_counted_is_a_fault(write_run, tmp_path):
+    write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update(max_abs_violation=3.0))
+    (record,) = read_runs(tmp_path / "runs")[0]
+    assert faults(record) == ["validation says passed, but: 0 violations, and the largest is 3"]

@@ -1,5 +1,6 @@
 """Reading the run folders: what is sound is read, what is not is named."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from sparseft.errors import InputError
 
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
 UNTUNED = "m-t-unstructured-sparsity50-no_finetune-seed0"
+ERROR = (0.25 / 199) ** 0.5  # standard error of 200 outcomes, half of them right
 
 
 def reasons(folder: Path) -> dict[str, tuple[bool, str]]:
@@ -88,10 +90,12 @@ def test_not_a_number_is_refused(write_run, tmp_path):
     ({"predictions": []}, "0 predictions of 200 examples"),
     ({"value": 1.5}, "value input should be less than or equal to 1"),
     ({"value": 0.25}, "value and standard_error are not metrics.acc's"),
-    ({"metrics": {"acc": 0.5, "acc_stderr": 0.03, "f1": -0.1}}, "metrics.f1 is -0.1"),
-    ({"metrics": {"acc": 0.5, "acc_stderr": 0.03, "wikitext2_ppl_20": 0.9}}, "metrics.wikitext2_ppl_20 is 0.9"),
+    ({"metrics": {"acc": 0.5, "acc_stderr": ERROR, "f1": -0.1}}, "metrics.f1 is -0.1"),
+    ({"metrics": {"acc": 0.5, "acc_stderr": ERROR, "wikitext2_ppl_20": 0.9}}, "metrics.wikitext2_ppl_20 is 0.9"),
     ({"standard_error": 0.5, "metrics": {"acc": 0.5, "acc_stderr": 0.5}},
-     "standard_error 0.5 is more than 200 outcomes can have"),
+     "standard_error 0.5 is not that of the outcomes, 0.0354441"),
+    ({"examples": 10**400}, "examples input should be less than 9223372036854775808"),
+    ({"eval_loss": 1e308}, "eval_loss input should be less than 1000000"),
     ({"eval_loss": -1.0}, "eval_loss input should be greater than or equal to 0"),
     ({"seconds": -1.0}, "seconds input should be greater than 0"),
     ({"peak_memory_bytes": 0}, "peak_memory_bytes input should be greater than 0"),
@@ -123,7 +127,8 @@ def test_a_training_that_contradicts_itself_leaves_blanks(write_run, tmp_path, c
 
 def test_no_gap_is_taken_between_unlike_results(write_run, tmp_path):
     few = {"examples": 100, "outcomes": [1, 0] * 50, "predictions": [0] * 100, "log_likelihoods": None}
-    few |= {"losses": [2.0] * 100, "answer_tokens": [1] * 100}
+    few |= {"losses": [2.0] * 100, "answer_tokens": [1] * 100, "standard_error": (0.25 / 99) ** 0.5}
+    few |= {"metrics": {"acc": 0.5, "acc_stderr": few["standard_error"]}}
     write_run(TUNED, 0.5, change=lambda files: files["before_merge"].update(few))
     (record,), (gap,) = read_runs(tmp_path / "runs")
     assert (record.train_merge_gap, record.train_merge_gap_value) == (None, None)
@@ -190,3 +195,13 @@ def test_half_an_adapter_is_named_and_the_run_analysed(write_run, tmp_path):
     records, (gap,) = read_runs(tmp_path / "runs")
     assert len(records) == 1
     assert (gap.left_out, gap.reason) == (False, "adapter: no adapter_model.safetensors")
+
+
+def test_a_folder_whose_name_is_no_text_or_several_lines_is_named_in_one(write_run, tmp_path):
+    write_run(TUNED, 0.5)
+    for name in (b"bad\xff", b"two\nlines"):
+        os.mkdir(os.fsencode(tmp_path / "runs") + b"/" + name)
+    _, gaps = read_runs(tmp_path / "runs")
+    assert [gap.run_id for gap in gaps] == [r"bad\udcff", r"two\nlines"]
+    for gap in gaps:
+        gap.reason.encode()

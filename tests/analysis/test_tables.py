@@ -70,12 +70,13 @@ def test_recovered_share_is_blank_where_undefined(write_run, tmp_path, missing):
 
 def test_mean_and_deviation_over_seeds(write_run, tmp_path):
     for seed, value, speed in [(0, 0.25, 3.0), (1, 0.5, 5.0)]:
-        write_run(TUNED.replace("seed0", f"seed{seed}"), value, speed=speed, error=0.02 + 0.02 * seed, examples=100)
+        write_run(TUNED.replace("seed0", f"seed{seed}"), value, speed=speed, examples=100)
     cell = read(tmp_path)[1].iloc[0]
     assert (cell["n"], cell["value_mean"], cell["samples_per_second_mean"]) == (2, 0.375, 4)
     assert cell["value_sd"] == pytest.approx(0.125 * 2**0.5)
     assert cell["samples_per_second_sd"] == pytest.approx(2**0.5)
-    assert cell["standard_error"] == pytest.approx(0.03)  # not 0.03 / sqrt(2): the examples are the same
+    errors = [(value * (1 - value) / 99) ** 0.5 for value in (0.25, 0.5)]
+    assert cell["standard_error"] == pytest.approx(sum(errors) / 2)  # not over sqrt(2): the examples are the same
 
 
 def test_the_interval_over_seeds_is_student_s(write_run, tmp_path):

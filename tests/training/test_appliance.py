@@ -213,6 +213,15 @@ def test_two_jobs_take_the_wafer_in_turn_and_the_second_says_that_it_waits(bench
     assert int((bench.folder / "end").read_text()) < int((bench.folder / "start").read_text())
 
 
+def test_a_file_that_is_no_lock_is_refused_and_left_as_it_was(bench):
+    precious = bench.folder / "precious"
+    precious.write_text("years of work\n")
+    process = bench.start("true", "--lock", str(precious))
+    assert process.wait(20) == 2
+    assert f"error: {precious}: is no lock, it has content; name another file" in bench.log("run")
+    assert precious.read_text() == "years of work\n"
+
+
 def test_a_trainer_whose_parent_was_killed_still_holds_the_wafer(bench):
     lock = ("--lock", str(bench.folder / "lock"))
     first = bench.start("touch $HERE/begun; until [ -e $HERE/go ]; do sleep 0.02; done; touch $HERE/end", *lock)

@@ -27,13 +27,16 @@ def read_baseline(path: Path) -> pd.DataFrame:
     """Raises InputError, with the first fault, for a file that is not as described above."""
     mend = f"give a .csv file with the columns {','.join(COLUMNS)}, as config/baseline.csv"
     try:
-        table = pd.read_csv(path, dtype=str)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
     except FileNotFoundError:
         raise InputError(f"{path}: no such file", mend) from None
     except ValueError as error:  # pandas's own, and text in another encoding
         raise InputError(f"{path}: {error}", mend) from None
     if unlike := sorted(set(table) ^ set(COLUMNS)):
         raise InputError(f"{path}: {'unknown' if unlike[0] in table else 'no'} column {unlike[0]}", mend)
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first column for the rows' names
+        raise InputError(f"{path}: rows with more fields than columns", mend)
+    table = table.apply(lambda column: column.str.strip())
     for name, most in RANGES.items():
         numbers = pd.to_numeric(table[name], errors="coerce")
         fits = numbers.between(0, most, inclusive=ENDS.get(name, "both"))

@@ -8,8 +8,8 @@ data     train.inputs.validation == before.inputs.data == evaluation.inputs.data
 
 The files of mask and adapter have their say where they are there, hashed while the runs are read.
 
-Between the runs of a study too: one base a model, one mask a method and sparsity, one data set a task, and an adapter of
-its own for every run. A run that was copied from another study, or under another name, stands out here.
+Between the runs of a study too: one base a model, one mask a method and sparsity, one data set a task, one schedule a model
+and task, and an adapter of its own for every run. A run that was copied from another study, or under another name, stands out here.
 """
 
 from collections import Counter, defaultdict
@@ -74,6 +74,10 @@ def strangers(records: Iterable[Record]) -> dict[Run, list[str]]:
         for place in (("base", run.model), ("mask", fill(mask_path(run.method), run)), ("data", run.task)):
             if said[place[0]]:
                 named[place][run] = said[place[0]]
+        if record.train:
+            named["schedule", f"{run.model}, {run.task}"][run] = (
+                f"{record.train.steps} steps of {record.train.batch_size}"
+            )
         if said["adapter"]:
             adapters[said["adapter"]].append(run)
     found: dict[Run, list[str]] = defaultdict(list)
@@ -82,7 +86,8 @@ def strangers(records: Iterable[Record]) -> dict[Run, list[str]]:
         (usual, most), *others = counts.most_common()
         for run, digest in digests.items():
             if digest != usual or (others and others[0][1] == most):  # of two equal parties either may be the stranger
-                found[run].append(f"{name} of {what}: {short(digest)} in {counts[digest]} of {len(digests)} runs")
+                told = digest if name == "schedule" else short(digest)
+                found[run].append(f"{name} of {what}: {told} in {counts[digest]} of {len(digests)} runs")
     for runs in adapters.values():
         for run in runs if len(runs) > 1 else []:
             found[run].append(f"adapter: also that of {', '.join(other.id for other in runs if other != run)}")

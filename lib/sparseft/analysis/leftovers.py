@@ -10,7 +10,7 @@ HEAD = 4096  # bytes of a file in which the mark stands
 def remove_leftovers(folder: Path, written: Collection[str]) -> None:
     """Remove the figures in `folder` that bear the mark and are not among the names `written`."""
     for path in sorted(folder.glob("*.*")):
-        if path.suffix in (".png", ".svg") and path.name not in written and _is_ours(path):
+        if path.is_file() and path.suffix in (".png", ".svg") and path.name not in written and _is_ours(path):
             path.unlink()
 
 

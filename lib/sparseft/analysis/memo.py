@@ -97,6 +97,8 @@ def _validation_faults(report: Validation) -> list[str]:
     layers = f"{report.layers_checked} of {report.layers_expected} layers checked"
     rows = (len(report.layers["layer"]), report.layers["violations"].sum())
     wrong = []
+    if report.max_abs_violation > report.tolerance and not report.violations:
+        wrong.append(f"0 violations, and the largest is {report.max_abs_violation:.3g}")
     if report.violations:
         wrong.append(f"{report.violations} weights violate the mask, the largest {report.max_abs_violation:.3g}")
     if report.layers_checked == 0 or report.layers_checked != report.layers_expected:

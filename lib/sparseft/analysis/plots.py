@@ -37,6 +37,7 @@ from matplotlib.figure import Figure
 from sparseft.analysis.leftovers import MARK, remove_leftovers
 from sparseft.files import atomic_file
 from sparseft.grid import DENSE, MODES, NO_FINETUNE, OUT_OF_MEMORY, PROJECTIONS, TASK_METHODS
+from sparseft.processes import end_with_parent
 
 METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_match": "exact match"}
 SPARSITY = "sparsity asked (%)"
@@ -67,6 +68,7 @@ _STYLE = {
     "axes.titley": 1.0,  # else every drawing looks for ticks above the panel, a fifth of its time
     "svg.hashsalt": "sparseft",  # else the ids in an SVG differ from run to run
     "savefig.dpi": 150,
+    "text.parse_math": False,  # a device may be called $x
 }
 
 
@@ -91,7 +93,7 @@ def write_throughput_plots(table: pd.DataFrame, folder: Path) -> list[str]:
 
 
 def _write(figures: Iterator[tuple[str, Figure]], folder: Path, processes: int) -> list[str]:
-    with matplotlib.rc_context(_STYLE), ProcessPoolExecutor(processes) as pool:
+    with matplotlib.rc_context(_STYLE), ProcessPoolExecutor(processes, initializer=end_with_parent) as pool:
         drawn = {name: pool.submit(_save, figure, folder / name) for name, figure in figures}
         for one in drawn.values():
             one.result()

@@ -28,10 +28,10 @@ from sparseft.files import ADAPTER, adapter_digest, sha256
 from sparseft.grid import DENSE, MEASURED, NO_FINETUNE, OUT_OF_MEMORY, SKIPPED, Cell, Run, fill, mask_path
 from sparseft.record import again, unaltered
 
-Count = Annotated[int, Field(ge=0)]
-Number = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Number = Annotated[int, Field(gt=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0)]
-Loss = Annotated[float, Field(ge=0)]  # nats
+Loss = Annotated[float, Field(ge=0, lt=1e6)]  # nats
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Outcomes = Annotated[list[Fraction], AfterValidator(np.array)]
 Losses = Annotated[list[Loss], AfterValidator(np.array)]
@@ -203,7 +203,7 @@ class _Scored(_File):
     metric: str
     value: Fraction
     standard_error: Fraction
-    examples: Annotated[int, Field(gt=1)]
+    examples: Annotated[int, Field(gt=1, lt=2**63)]
     eval_loss: Loss
     metrics: dict[str, float | None]
     outcomes: Outcomes
@@ -237,8 +237,9 @@ class _Scored(_File):
             yield f"value {self.value:g} is not the mean of the outcomes"
         if not math.isclose(self.losses.sum(), self.eval_loss * self.answer_tokens.sum(), rel_tol=ROUNDING):
             yield f"eval_loss {self.eval_loss:g} is not the losses over the answer tokens"
-        if self.standard_error > 0.5 / math.sqrt(self.examples - 1) * (1 + ROUNDING):  # half of them 0, half 1
-            yield f"standard_error {self.standard_error:g} is more than {self.examples} outcomes can have"
+        error = math.sqrt(self.value * (1 - self.value) / (self.examples - 1))
+        if not math.isclose(self.standard_error, error, rel_tol=1e-6, abs_tol=ROUNDING):
+            yield f"standard_error {self.standard_error:g} is not that of the outcomes, {error:g}"
 
 
 class Evaluation(_Scored):
@@ -418,7 +419,8 @@ def _read_run(folder: Path, digests: dict[Path, str]) -> tuple[Record | None, Ga
     try:
         run = Run.parse(folder.name)
     except InputError as error:
-        return None, Gap(folder.name, True, str(error))
+        named = str(error).encode(errors="backslashreplace").decode()  # bytes that are no text, line breaks
+        return None, Gap(ascii(folder.name)[1:-1], True, named)
     if (run.method == DENSE) != (run.sparsity == 0):
         return None, Gap(run.id, True, f"not a run of the grid: sparsity 00 and method {DENSE} go together")
     pieces, reasons = {}, []

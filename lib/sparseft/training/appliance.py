@@ -24,6 +24,7 @@ from uuid import uuid4
 
 from sparseft.errors import InputError
 
+_HOLDER = re.compile(r", process \d+ on ")  # in a lock: who has or had it
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LABEL = "sparseft"  # of every job; its value is new for each, so that no other's is cancelled
 KILLED = 128  # and the signal's number, of a process whose own child was killed
@@ -101,7 +102,9 @@ def run(command: list[str], name: str, log: Path, *, memory: Memory, lock: Path 
 
 @contextmanager
 def held(path: Path, name: str) -> Iterator[tuple[int]]:
-    """Hold a lock file, waiting until it is free; yields its descriptor, for a child that must hold it too."""
+    """Hold a lock file, waiting until it is free; yields its descriptor, for a child that must hold it too.
+
+    Raises InputError for a file that is something else."""
     path = path.expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
@@ -111,6 +114,9 @@ def held(path: Path, name: str) -> Iterator[tuple[int]]:
             file.seek(0)
             print(f"{name} waits: {path} is held by {file.read() or 'another job'}", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        if (content := file.read()) and not _HOLDER.search(content):
+            raise InputError(f"{path}: is no lock, it has content", "name another file as cerebras.lock")
         file.truncate(0)
         file.write(f"{name}, process {os.getpid()} on {socket.gethostname()}")
         file.flush()
