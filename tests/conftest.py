@@ -28,3 +28,8 @@ def tiny(request, tiny_models) -> Checkpoint:
 @pytest.fixture
 def tiny_llama(tiny_models) -> Checkpoint:
     return Checkpoint(tiny_models["llama"])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first: two processes then end together (with --no-loadscope-reorder)."""
+    items.sort(key=lambda item: ("workflow" not in item.path.parts, item.path.name != "test_workflow.py"))

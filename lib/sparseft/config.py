@@ -171,9 +171,7 @@ class TaskData(Section):
         description="ORG/NAME[/CONFIGURATION][@REVISION] on the Hugging Face hub; lm-eval's, at a fixed revision, when left out.",
     )
     train_examples: Positive | None = Field(None, description="Examples to train on; all when left out.")
-    validation_examples: int | None = Field(
-        None, ge=2, description="Examples to evaluate on, 2 or more: a standard error is over them; all when left out."
-    )
+    validation_examples: Positive | None = Field(None, description="Examples to evaluate on; all when left out.")
     seed: int = Field(0, ge=0, description="Chooses (or, for the mini tasks, generates) the examples.")
     training: dict[str, Any] = Field({}, description="Keys of `training` that differ for this task.")
 
