@@ -219,6 +219,7 @@ def _speed_figure(points: pd.DataFrame, front: pd.DataFrame, label: str, *, titl
                   label="Pareto front", zorder=4)  # fmt: skip
         for number, point in enumerate(best.itertuples(), 1):
             axes.annotate(number, (point.samples_per_second, point.value), xytext=(5, 5), textcoords="offset points")
+        axes.margins(0.1)  # room for the numbers
         names = [
             f"{number}: {row.method} {row.sparsity} %, {row.mode}" for number, row in enumerate(best.itertuples(), 1)
         ]
