@@ -18,7 +18,7 @@ from typing import TextIO
 from sparseft.errors import InputError
 
 WEIGHTS = "adapter_model.safetensors"  # of an adapter, as PEFT calls it
-ADAPTER = (WEIGHTS, "adapter_config.json")
+ADAPTER_FILES = (WEIGHTS, "adapter_config.json")
 OURS = ("config.json", "adapter_config.json")  # a folder that holds one may be replaced
 _HELD: list[TextIO] = []  # the locks of this process
 
@@ -201,7 +201,7 @@ def sha256(path: Path | str) -> str:
 
 def adapter_digest(folder: Path) -> str:
     """sha256 over an adapter's matrices' and the configuration's sha256, which holds r and alpha, joined by a newline."""
-    parts = [sha256(folder / name) for name in ADAPTER]
+    parts = [sha256(folder / name) for name in ADAPTER_FILES]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -106,8 +106,8 @@ def _flop(config: Config, kind: str, subject: Subject, task: str) -> int:
         return subject.weights * texts.long * (6 * settings.steps * settings.batch_size + 2 * losses * rows)
     if kind == "throughput":
         asked = config.throughput
-        steps = asked.repeats * sum(asked.batch_sizes) * (asked.warmup_steps + asked.steps)
-        return 6 * subject.weights * (asked.sequence_length or texts.long) * steps
+        examples = asked.repeats * sum(asked.batch_sizes) * (asked.warmup_steps + asked.steps)
+        return 6 * subject.weights * (asked.sequence_length or texts.long) * examples
     if kind == "mask":
         passes = len(config.grid.sparsities) if config.masks.sequential else 1
         return 6 * subject.weights * texts.long * config.masks.calibration_examples * passes

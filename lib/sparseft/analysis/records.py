@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sparseft.errors import InputError
-from sparseft.files import ADAPTER, adapter_digest, sha256
+from sparseft.files import ADAPTER_FILES, adapter_digest, sha256
 from sparseft.grid import DENSE, MEASURED, NO_FINETUNE, OUT_OF_MEMORY, SKIPPED, Cell, Run, fill, mask_path
 from sparseft.record import again, unaltered
 
@@ -433,7 +433,7 @@ def _read_run(folder: Path, digests: dict[Path, str]) -> tuple[Record | None, Ga
         except InputError as error:
             reasons.append(str(error))
     if (folder / "adapter").is_dir():
-        reasons += [f"adapter: no {name}" for name in ADAPTER if not (folder / "adapter" / name).is_file()]
+        reasons += [f"adapter: no {name}" for name in ADAPTER_FILES if not (folder / "adapter" / name).is_file()]
     if unlike := _unlike(pieces["before"], pieces["evaluation"]):
         pieces["before"] = None
         reasons.append(unlike)
@@ -452,7 +452,7 @@ def _on_disk(folder: Path, run: Run, digests: dict[Path, str]) -> dict[str, str]
         if mask not in digests:
             digests[mask] = sha256(mask)
         found["mask"] = digests[mask]
-    if all((adapter / name).is_file() for name in ADAPTER):
+    if all((adapter / name).is_file() for name in ADAPTER_FILES):
         found["adapter"] = adapter_digest(adapter)
     return found
 
