@@ -7,12 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sparseft.config import Training
 from sparseft.grid import Run
 from sparseft.record import write_record
 
 LAYERS = 210
 PROJECTIONS = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
 CPU = "CPU: AMD EPYC, 1 thread"
+SCHEDULE = {
+    **Training().model_dump(exclude={"steps", "batch_size"}),
+    "train_examples": 480,
+    "updates": 59,
+}
 
 
 def digest(*words: object) -> str:
@@ -29,7 +35,7 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
     merge_inputs = {"model": base, "mask": mask, "adapter": adapter}
     report_inputs = {"mask": mask, "checkpoint": dict(merged), "base": base}
     examples = changes.get("examples", 200)
-    scored = {"task": run.task, "metric": "acc", "examples": examples, "seconds": 12.5}
+    scored = {"task": run.task, "metric": "acc", "examples": examples, "seconds": 12.5, "dtype": "bfloat16"}
     scored |= {
         "outcomes": outcomes(run, value, examples),
         "predictions": [0] * examples,
@@ -44,7 +50,8 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
         | {"metrics": {"acc": value, "acc_stderr": standard_error(value, examples)} | changes.get("metrics", {})}
         | {"losses": losses(run, loss, examples)}
         | {"train_overlap": changes.get("train_overlap", 0)}
-        | {"harness": "lm-eval 0.4.13", "device": device, "inputs": {"model": dict(merged), "data": data}},
+        | {"harness": "lm-eval 0.4.13", "device": device, "prompt_sha256": digest(run.task, "prompts")}
+        | {"inputs": {"model": dict(merged), "data": data, "train": digest(run.task, "train")}},
     }
     if adapter:
         speed, batch_size = changes.get("speed", 4.0), changes.get("batch_size", 8)
@@ -59,6 +66,8 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
                 "gradient": "exact",
                 "processes": 1,
             }
+            | SCHEDULE
+            | changes.get("training", {})
             | {"batch_size": batch_size, "train_seconds": 480 / speed, "final_loss": loss - 0.1}
             | {"loss_curve": [{"loss": loss}] * 60, "samples_per_second_overall": batch_size * speed / 8}
             | {"eval_loss": loss_before, "peak_memory_bytes": 1_500_000_000}
@@ -72,7 +81,13 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
             "metrics": {"acc": before, "acc_stderr": standard_error(before, examples)},
             "eval_loss": loss_before,
             "losses": losses(run, loss_before, examples),
-            "inputs": {"model": base, "mask": mask, "adapter": adapter, "data": data},
+            "inputs": {
+                "model": base,
+                "mask": mask,
+                "adapter": adapter,
+                "data": data,
+                "train": digest(run.task, "train"),
+            },
         }
     return found
 
@@ -119,7 +134,7 @@ def validation_report(run: Run, layers: int) -> dict:
             "violations": 0,
         },
         **{"max_abs_violation": 0.0, "tolerance": 0.0, "expected_sparsity": sparsity, "actual_sparsity": sparsity},
-        **{"tensors_outside_checked": 62, "tensors_outside_changed": [], "layers": rows},
+        **{"tensors_outside_checked": 62, "tensors_outside_changed": [], "layers": rows, "not_checked": []},
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sparseft.analysis.memo import judge_runs
+from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
 from sparseft.analysis.tables import curves, grouped, summary
 

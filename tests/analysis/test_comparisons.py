@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from sparseft.analysis import tables
 from sparseft.analysis.comparisons import compare, judge
-from sparseft.analysis.memo import judge_runs
+from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
 from sparseft.analysis.statistics import loss_intervals, mcnemar_p, paired_t_p
 
@@ -17,13 +17,13 @@ UNTUNED = "m-t-unstructured-sparsity50-no_finetune-seed0"
 
 
 def compared(tmp_path: Path) -> pd.DataFrame:
-    return compare(read_runs(tmp_path / "runs")[0])
+    return compare(judge_runs(read_runs(tmp_path / "runs")[0]))
 
 
 def judged(tmp_path: Path, tolerance: float = 0.02) -> pd.Series:
     """The one pruned point."""
-    records, _ = read_runs(tmp_path / "runs")
-    points = judge(tables.curves(tables.grouped(tables.summary(judge_runs(records)))), compare(records), tolerance)
+    runs = judge_runs(read_runs(tmp_path / "runs")[0])
+    points = judge(tables.curves(tables.grouped(tables.summary(runs))), compare(runs), tolerance)
     return points[points["sparsity"] > 0].iloc[0]
 
 
@@ -58,6 +58,47 @@ def test_of_several_seeds_the_weakest_test_decides(write_run, tmp_path):
     assert row["difference_high"] < 0
     assert row["p_value"] > 0.5
     assert not row["significant"]
+
+
+def test_a_difference_that_changes_its_sign_between_seeds_is_not_significant(write_run, tmp_path):
+    for seed, value in enumerate([0.9, 0.35]):  # +0.4 and -0.15 against 0.5: each significant by itself
+        write_run(DENSE.replace("seed0", f"seed{seed}"), 0.5)
+        write_run(TUNED.replace("seed0", f"seed{seed}"), value)
+    row = compared(tmp_path).iloc[0]
+    assert row["difference"] == pytest.approx(0.125)
+    assert row["difference_low"] > 0
+    assert row["p_holm"] < 0.05
+    assert (row["one_sign"], row["significant"]) == (False, False)
+
+
+@pytest.mark.parametrize("kind", ["", "eval_loss_"])
+def test_a_loss_must_have_one_sign_in_all_seeds_too(write_run, tmp_path, kind):
+    for seed, loss in enumerate([1.0, 3.0]):
+        write_run(DENSE.replace("seed0", f"seed{seed}"), 0.5, loss=2.2)
+        write_run(TUNED.replace("seed0", f"seed{seed}"), 0.5, loss=loss)
+    assert not compared(tmp_path).iloc[0][f"{kind}significant"]
+
+
+def test_a_cell_with_a_fault_is_compared_with_nothing(write_run, tmp_path):
+    write_run(DENSE, 0.75)
+    write_run(UNTUNED, 0.25)
+    write_run(TUNED, 0.5)
+    write_run(TUNED.replace("seed0", "seed1"), 0.5, change=lambda files: files["merge"]["inputs"].update(mask="f" * 64))
+    assert compared(tmp_path).empty  # the untrained cell has no dense one of its own mode
+    tuned = judged(tmp_path)
+    assert tuned[["difference_to_dense", "verdict", "recovered_share"]].isna().all()
+
+
+def test_two_untrained_runs_of_one_model_are_one_observation(write_run, tmp_path):
+    def one_model(files: dict) -> None:
+        for name, key in (("merge", None), ("validation_report", "checkpoint"), ("evaluation", "model")):
+            place = files[name]["inputs"] if key else files[name]
+            place[key or "outputs"] = {"model.safetensors": "a" * 64}
+
+    for seed in (0, 1):
+        write_run(UNTUNED.replace("seed0", f"seed{seed}"), 0.5, change=one_model)
+        write_run(UNTUNED.replace("unstructured", "random").replace("seed0", f"seed{seed}"), 0.25)
+    assert compared(tmp_path)["n"].tolist() == [1]
 
 
 def test_every_seed_is_tested_against_the_one_untuned_run(write_run, tmp_path):
@@ -154,13 +195,13 @@ def test_a_run_that_is_not_valid_has_no_verdict(write_run, tmp_path):
 @pytest.mark.parametrize("run_id", [DENSE, TUNED])
 def test_a_run_with_a_fault_leaves_no_verdict_on_what_is_compared_with_it(write_run, tmp_path, run_id):
     for name in (DENSE, TUNED):
-        alien = {"inputs": {"model": {"model.safetensors": "f" * 64}, "data": "e" * 64}} if name == run_id else {}
-        write_run(name, 0.75, change=lambda files, alien=alien: files["evaluation"].update(alien))
+        alien = {"model": {"model.safetensors": "f" * 64}, "data": "e" * 64} if name == run_id else {}
+        write_run(name, 0.75, change=lambda files, alien=alien: files["evaluation"]["inputs"].update(alien))
     other = TUNED.replace("-t-", "-u-")
     write_run(DENSE.replace("-t-", "-u-"), 0.75)
     write_run(other, 0.75)
-    records, _ = read_runs(tmp_path / "runs")
-    points = judge(tables.curves(tables.grouped(tables.summary(judge_runs(records)))), compare(records), 0.5)
+    runs = judge_runs(read_runs(tmp_path / "runs")[0])
+    points = judge(tables.curves(tables.grouped(tables.summary(runs))), compare(runs), 0.5)
     verdicts = points[points["sparsity"] > 0].set_index("task")["verdict"]
     assert pd.isna(verdicts["t"])
     assert verdicts["u"] == "within tolerance"

@@ -2,22 +2,21 @@
 
 from pathlib import Path
 
-from sparseft.analysis import tables
-from sparseft.analysis.comparisons import compare, judge
-from sparseft.analysis.experiments import Study, findings, results_table
-from sparseft.analysis.memo import judge_runs
+from sparseft.analysis.derived import Derived, derive
+from sparseft.analysis.experiments import findings, results_table
+from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
-from sparseft.analysis.tradeoffs import tradeoffs
 
 DENSE = "m-t-dense-sparsity00-no_finetune-seed0"
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
 
 
+def derived(tmp_path: Path) -> Derived:
+    return derive(judge_runs(read_runs(tmp_path / "runs")[0]), 0.02)
+
+
 def sentences(tmp_path: Path) -> list[str]:
-    records, _ = read_runs(tmp_path / "runs")
-    cells, comparisons = tables.grouped(tables.summary(judge_runs(records))), compare(records)
-    points = judge(tables.curves(cells), comparisons, 0.02)
-    return findings(Study(cells, points, comparisons, tradeoffs(points), 0.02))
+    return findings(derived(tmp_path), 0.02)
 
 
 def test_a_yes_no_model_is_measured_from_what_one_answer_to_all_scores(write_run, tmp_path):
@@ -35,8 +34,7 @@ def test_a_model_is_measured_from_chance_where_one_answer_to_all_scores_less_or_
 
 def test_a_recall_of_a_class_without_examples_is_left_out(write_run, tmp_path):
     write_run(TUNED, 0.5, metrics={"recall_no": None, "recall_yes": 0.5})
-    cells = tables.grouped(tables.summary(judge_runs(read_runs(tmp_path / "runs")[0])))
-    assert results_table(cells)["sparse_to_dense"].tolist() == ["0.500 ± 0.035 yes 0.50"]
+    assert results_table(derived(tmp_path).cells)["sparse_to_dense"].tolist() == ["0.500 ± 0.035 yes 0.50"]
 
 
 def told(tmp_path: Path, head: str) -> list[str]:
@@ -75,6 +73,5 @@ def test_the_dense_model_is_told_where_every_curve_is_sparse_to_sparse(write_run
 
 def test_a_result_of_another_model_is_marked_in_the_table(write_run, tmp_path):
     alien = {"model": {"model.safetensors": "f" * 64}, "data": "e" * 64}
-    write_run(TUNED, 0.5, change=lambda files: files["evaluation"].update(inputs=alien))
-    cells = tables.grouped(tables.summary(judge_runs(read_runs(tmp_path / "runs")[0])))
-    assert results_table(cells)["sparse_to_dense"].tolist() == ["0.500 ± 0.035 (at fault)"]
+    write_run(TUNED, 0.5, change=lambda files: files["evaluation"]["inputs"].update(alien))
+    assert results_table(derived(tmp_path).cells)["sparse_to_dense"].tolist() == ["0.500 ± 0.035 (at fault)"]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from sparseft.analysis.chain import links
-from sparseft.analysis.memo import faults, judge_runs, write_memo
+from sparseft.analysis.judgement import faults, judge_runs
+from sparseft.analysis.memo import write_memo
 from sparseft.analysis.records import read_runs
 from sparseft.files import adapter_digest, sha256
 from sparseft.record import read_record, write_record
@@ -20,14 +21,91 @@ def memo(tmp_path: Path) -> str:
     return (tmp_path / "memo.md").read_text()
 
 
-@pytest.mark.parametrize("run_id", [TUNED, UNTUNED])
-def test_a_sound_run_has_five_links_and_no_fault(write_run, tmp_path, run_id):
-    write_run(run_id, 0.5)
+def study_on_disk(write_run, tmp_path: Path) -> Path:
+    """Write a trained and an untrained run with the files of their masks and adapter; return the folder of the runs."""
+    runs = tmp_path / "study/results/runs"
+    adapter = runs / TUNED / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_model.safetensors").write_bytes(bytes(1000))
+    (adapter / "adapter_config.json").write_text("{}")
+    masks = tmp_path / "study/masks/m"
+    masks.mkdir(parents=True)
+    for run_id, name in ((TUNED, "sparsity50_unstructured"), (UNTUNED, "sparsity00_dense")):
+        mask = masks / f"masks_{name}.pt"
+        mask.write_bytes(name.encode())
+
+        def name_them(files: dict, mask: str = sha256(mask), trained: bool = run_id == TUNED) -> None:
+            for piece in files.keys() - {"evaluation"}:
+                files[piece]["inputs"]["mask"] = mask
+            if trained:
+                files["train"]["outputs"]["adapter"] = adapter_digest(adapter)
+                for piece in ("before_merge", "merge"):
+                    files[piece]["inputs"]["adapter"] = adapter_digest(adapter)
+
+        shutil.copytree(write_run(run_id, 0.5, change=name_them), runs / run_id, dirs_exist_ok=True)
+    return runs
+
+
+def test_sound_runs_have_six_links_and_no_fault(write_run, tmp_path):
+    runs = study_on_disk(write_run, tmp_path)
+    records, gaps = read_runs(runs)
+    judged = judge_runs(records)
+    write_memo(tmp_path / "memo.md", judged, gaps)
+    text = (tmp_path / "memo.md").read_text()
+    assert [(each.faults, each.unchecked) for each in judged] == [([], [])] * 2
+    assert {len(links(record)) for record in records} == {6}
+    assert "Runs that fail" not in text
+    assert text.count("| sound | 2 / 2 | 2,000 | 0 |") == 2
+    assert text.count("| 6 of 6 |") == 2
+
+
+def test_a_study_whose_results_are_a_link_to_another_disk_is_checked_all_the_same(write_run, tmp_path):
+    runs = study_on_disk(write_run, tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    runs.parent.rename(elsewhere)
+    (tmp_path / "study/results").symlink_to(elsewhere)
+    assert [each.verdict for each in judge_runs(read_runs(runs)[0])] == ["sound", "sound"]
+
+
+@pytest.mark.parametrize(("gone", "words"), [
+    ("masks/m/masks_sparsity50_unstructured.pt", "the mask's file is not there, its hash was not compared"),
+    (f"results/runs/{TUNED}/adapter/adapter_config.json", "the adapter's files are not there, their hash was not compared"),
+])  # fmt: skip
+def test_a_check_that_could_not_be_made_is_said_and_is_no_pass(write_run, tmp_path, gone, words):
+    runs = study_on_disk(write_run, tmp_path)
+    (tmp_path / "study" / gone).unlink()
+    judged = judge_runs(read_runs(runs)[0])
+    found = {each.record.run.id: (each.verdict, each.unchecked) for each in judged}
+    assert found[UNTUNED] == ("sound", [])
+    assert found[TUNED] == ("NOT FULLY CHECKED", [words])
+    write_memo(tmp_path / "memo.md", judged, [])
+    text = (tmp_path / "memo.md").read_text()
+    assert f"| {TUNED} | NOT FULLY CHECKED |" in text
+    assert f"| {words} | 1 | {TUNED} |" in text
+    assert "2 runs checked, 0 with a fault, 1 not fully checked" in text
+
+
+def test_a_validation_without_its_base_is_no_pass(write_run, tmp_path):
+    open_check = "tensors outside the mask: no base was given"
+
+    def without_base(files: dict) -> None:
+        files["validation_report"]["inputs"]["base"] = None
+        files["validation_report"].update(not_checked=[open_check], tensors_outside_checked=0)
+
+    write_run(UNTUNED, 0.5, change=without_base)
+    (judged,) = judge_runs(read_runs(tmp_path / "runs")[0])
+    assert judged.verdict == "NOT FULLY CHECKED"
+    assert open_check in judged.unchecked
+    assert "| not checked |" in memo(tmp_path)
+
+
+def test_a_mask_that_was_calibrated_on_other_examples_breaks_the_chain(write_run, tmp_path):
+    wanda = UNTUNED.replace("dense-sparsity00", "unstructured_wanda-sparsity50")
+    other = {"scope": "row", "train_sha256": "f" * 64}
+    write_run(wanda, 0.5, change=lambda files: files["validation_report"].update(mask=other))
     (record,) = read_runs(tmp_path / "runs")[0]
-    assert len(links(record)) == 5
-    assert faults(record) == []
-    assert "Runs that fail" not in memo(tmp_path)
-    assert "| sound | 2 / 2 | 2,000 | 0 |" in memo(tmp_path)
+    (fault,) = faults(record)
+    assert fault.startswith("broken chain, train: the mask's calibration names ffffffffffff, evaluation.json names ")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +185,7 @@ def test_one_changed_byte_of_an_adapter_or_a_mask_is_found_and_named(write_run, 
 def test_one_changed_number_in_a_report_is_found_and_named(write_run, tmp_path, name, value, said):
     write_run(UNTUNED, 0.5)
     write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update({name: value}))
-    judged = {record.run.id: found for record, found in judge_runs(read_runs(tmp_path / "runs")[0])}
+    judged = {each.record.run.id: each.faults for each in judge_runs(read_runs(tmp_path / "runs")[0])}
     (fault,) = judged.pop(TUNED)
     assert said in fault
     assert judged == {UNTUNED: []}
@@ -126,7 +204,7 @@ def test_an_untrained_run_of_another_study_stands_out(write_run, tmp_path, name,
     runs = tmp_path / "runs"
     shutil.rmtree(runs / ours)
     foreign.rename(runs / ours)
-    judged = {record.run.id: found for record, found in judge_runs(read_runs(runs)[0])}
+    judged = {each.record.run.id: each.faults for each in judge_runs(read_runs(runs)[0])}
     assert any(
         fault.startswith(f"unlike its fellows, {name} of {ours[0 if name == 'base' else 2]}: ")
         for fault in judged[ours]
@@ -143,7 +221,7 @@ def test_of_two_masks_that_are_named_as_often_either_may_be_the_wrong_one(write_
 
     write_run(TUNED, 0.5)
     write_run(masked, 0.5, change=other)
-    judged = {record.run.id: found for record, found in judge_runs(read_runs(tmp_path / "runs")[0])}
+    judged = {each.record.run.id: each.faults for each in judge_runs(read_runs(tmp_path / "runs")[0])}
     mask = "unlike its fellows, mask of masks/m/masks_sparsity50_unstructured.pt"
     assert judged[masked] == [f"{mask}: ffffffffffff in 1 of 2 runs"]
     assert [fault.startswith(mask) for fault in judged[TUNED]] == [True]
@@ -155,7 +233,7 @@ def test_one_training_under_two_names_is_found(write_run, tmp_path):
     shutil.copytree(folder, folder.with_name(second))
     file = folder.with_name(second) / "train.json"
     write_record(file, read_record(file) | {"run_id": second})
-    judged = {record.run.id: found for record, found in judge_runs(read_runs(tmp_path / "runs")[0])}
+    judged = {each.record.run.id: each.faults for each in judge_runs(read_runs(tmp_path / "runs")[0])}
     assert judged == {
         TUNED: [f"unlike its fellows, adapter: also that of {second}"],
         second: [f"unlike its fellows, adapter: also that of {TUNED}"],
@@ -202,14 +280,6 @@ def test_a_failed_validation_stands_before_a_broken_chain(write_run, tmp_path):
     write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update(passed=False))
     text = memo(tmp_path)
     assert text.index(f"### {TUNED}") < text.index(f"### {UNTUNED}")
-
-
-def test_another_schedule_sets_a_run_apart(write_run, tmp_path):
-    for seed in (0, 1, 2):
-        write_run(TUNED.replace("seed0", f"seed{seed}"), 0.5, batch_size=16 if seed == 2 else 8)
-    words = {record.run.seed: found for record, found in judge_runs(read_runs(tmp_path / "runs")[0])}
-    assert words[0] == words[1] == []
-    assert words[2] == ["unlike its fellows, schedule of m, t: 60 steps of 16 in 1 of 3 runs"]
 
 
 def test_a_violation_that_is_not_counted_is_a_fault(write_run, tmp_path):

@@ -8,19 +8,24 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from sparseft.analysis import plots, tables
-from sparseft.analysis.memo import judge_runs
+from sparseft.analysis import plots
+from sparseft.analysis.derived import Derived, derive
+from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
-from sparseft.analysis.tradeoffs import tradeoffs
 from sparseft.grid import MEASURED
 
 SPARSITIES = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
 
 
+def derived(tmp_path: Path) -> Derived:
+    """Return the tables of the runs that were written."""
+    return derive(judge_runs(read_runs(tmp_path / "runs")[0]), 0.02)
+
+
 def figures(tmp_path: Path) -> Iterator[tuple[str, Figure]]:
-    """The figures of the runs that were written."""
-    points = tables.curves(tables.grouped(tables.summary(judge_runs(read_runs(tmp_path / "runs")[0]))))
-    return plots._figures(points, tradeoffs(points), None)
+    """Return the figures of the runs that were written."""
+    found = derived(tmp_path)
+    return plots._figures(found.points, found.best, None)
 
 
 def batch_sizes(cells: list[tuple[str, int]]) -> pd.DataFrame:
@@ -86,7 +91,7 @@ def test_layers_are_drawn_by_block_and_by_kind_weighted_by_their_weights(write_r
 
     write_run("m-t-random-sparsity50-no_finetune-seed0", 0.5, layers=14, change=uneven)
     write_run("m-t-dense-sparsity00-no_finetune-seed0", 0.5, layers=14)
-    layers = tables.layer_sparsity(read_runs(tmp_path / "runs")[0])
+    layers = derived(tmp_path).layers
     assert len(layers) == 14
     by_block, by_kind = (figure.axes[0].collections[0] for _, figure in plots._layer_figures(layers))
     assert by_block.get_array().ravel().tolist() == [pytest.approx(100 * 6000 / 9000), 50]
@@ -96,7 +101,7 @@ def test_layers_are_drawn_by_block_and_by_kind_weighted_by_their_weights(write_r
 def test_a_mask_that_looks_at_a_task_has_a_panel_a_task_and_another_one_panel(write_run, tmp_path):
     for method, task in product(("random", "unstructured_wanda"), "tu"):
         write_run(f"m-{task}-{method}-sparsity50-no_finetune-seed0", 0.5, layers=7)
-    figure = dict(plots._layer_figures(tables.layer_sparsity(read_runs(tmp_path / "runs")[0])))["m_sparsity_by_block"]
+    figure = dict(plots._layer_figures(derived(tmp_path).layers))["m_sparsity_by_block"]
     titles = [axes.get_title() for axes in figure.axes if axes.get_visible() and axes.get_title()]
     assert titles == ["random", "unstructured_wanda\nt", "unstructured_wanda\nu"]
 
@@ -107,3 +112,25 @@ def test_the_gap_is_drawn_of_trained_runs_alone(write_run, tmp_path):
     write_run("m-t-random-sparsity50-sparse_to_dense-seed0", 0.5, loss=2.5, loss_before=2.25)
     (axes,) = dict(figures(tmp_path))["t_train_merge_gap"].axes
     assert axes.lines[0].get_ydata().tolist() == [0.25]
+
+
+def test_every_setting_has_figures_of_its_own(write_run, tmp_path):
+    for sparsity, rate in ((30, 0.001), (50, 0.002)):
+        write_run(f"m-t-random-sparsity{sparsity}-sparse_to_dense-seed0", 0.5, training={"learning_rate": rate})
+    drawn = dict(figures(tmp_path))
+    for number, (sparsity, rate) in enumerate(((30, "0.001"), (50, "0.002")), 1):
+        figure = drawn[f"setting{number}_t_acc_vs_sparsity"]
+        assert [round(place) for place in figure.axes[0].lines[0].get_xdata()] == [sparsity]
+        assert f"learning_rate {rate}" in figure.get_suptitle().replace("\n", " ")
+
+
+def test_a_point_is_drawn_at_the_sparsity_that_was_reached(write_run, tmp_path):
+    def coarse(files: dict) -> None:
+        report = files["validation_report"]
+        report["expected_sparsity"] = report["actual_sparsity"] = 0.6
+        for row in report["layers"]:
+            row.update(pruned=600, zeros=600)
+
+    write_run("m-t-structured-sparsity50-sparse_to_dense-seed0", 0.5, change=coarse)
+    figure = dict(figures(tmp_path))["t_acc_vs_sparsity"]
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [pytest.approx(60)]

@@ -5,9 +5,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from scipy import stats
-from sparseft.analysis import tables
-from sparseft.analysis.memo import judge_runs
+from sparseft.analysis import records, tables
+from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
+from statsmodels.stats.proportion import proportion_confint
 
 DENSE_TUNED = "m-t-dense-sparsity00-sparse_to_dense-seed0"
 DENSE_UNTUNED = "m-t-dense-sparsity00-no_finetune-seed0"
@@ -87,9 +88,65 @@ def test_the_interval_over_seeds_is_student_s(write_run, tmp_path):
     cell = cells.set_index("method").loc["unstructured"]
     half = 4.30265273 * 0.25 / 3**0.5  # two degrees of freedom, 97.5 %: any table
     assert (cell["value_low"], cell["value_high"]) == pytest.approx((0.5 - half, 0.5 + half))
-    assert (cell["eval_loss_low"], cell["eval_loss_high"]) == (2, 2)  # three equal losses
+    assert cell["value_interval_from"] == "seeds"
     assert points.set_index("sparsity").loc[50, "value_low"] == cell["value_low"]
-    assert cells.set_index("method").loc["dense", ["value_low", "value_high"]].isna().all()  # one seed
+
+
+def test_an_interval_is_never_narrower_than_its_examples_allow(write_run, tmp_path):
+    for seed in (0, 1):  # two seeds that agree by chance
+        write_run(TUNED.replace("seed0", f"seed{seed}"), 0.5, examples=12)
+    write_run(DENSE_TUNED, 1.0, examples=12)
+    cells = read(tmp_path)[1].set_index("method")
+    for method, count in (("unstructured", 6), ("dense", 12)):  # Wilson's interval, as statsmodels has it
+        ends = proportion_confint(count, 12, method="wilson")
+        assert cells.loc[method, ["value_low", "value_high"]].tolist() == pytest.approx(ends)
+        assert cells.loc[method, "value_interval_from"] == "examples"
+    assert cells.loc["dense", "value_low"] < 0.8  # twelve right answers do not show 1.000
+
+
+def test_equal_losses_of_all_seeds_keep_the_width_that_the_examples_give(write_run, tmp_path):
+    for seed in (0, 1, 2):
+        write_run(TUNED.replace("seed0", f"seed{seed}"), 0.5, loss=2.0)
+    runs, cells, _ = read(tmp_path)
+    cell, error = cells.iloc[0], runs["eval_loss_standard_error"].mean()
+    half = stats.t.ppf(0.975, 199) * error
+    assert error > 0
+    assert (cell["eval_loss_low"], cell["eval_loss_high"]) == pytest.approx((2 - half, 2 + half))
+    assert cell["eval_loss_interval_from"] == "examples"
+
+
+def test_untrained_runs_of_two_seeds_are_one_model(write_run, tmp_path):
+    def one_model(files: dict) -> None:
+        same = {"model.safetensors": "a" * 64}
+        files["merge"]["outputs"] = files["validation_report"]["inputs"]["checkpoint"] = same
+        files["evaluation"]["inputs"]["model"] = same
+
+    for seed in (0, 1):
+        write_run(UNTUNED.replace("seed0", f"seed{seed}"), 0.5, change=one_model)
+    cell = read(tmp_path)[1].iloc[0]
+    assert (cell["runs"], cell["n"], cell["n_sound"]) == (2, 1, 1)
+    assert pd.isna(cell["value_sd"])
+
+
+def test_the_sparsity_that_was_reached_stands_beside_the_one_asked_for(write_run, tmp_path):
+    def coarse(files: dict) -> None:
+        report = files["validation_report"]
+        report["expected_sparsity"] = report["actual_sparsity"] = 0.6
+        for row in report["layers"]:
+            row.update(pruned=600, zeros=600)
+
+    write_run(TUNED.replace("unstructured", "structured"), 0.5, change=coarse)
+    for table in read(tmp_path):
+        row = table[table["method"] == "structured"].iloc[0]
+        assert (row["sparsity"], row["reached_sparsity"]) == (50, 0.6)
+
+
+def test_every_setting_of_a_training_is_in_the_summary(write_run, tmp_path):
+    settings = {"learning_rate": 0.002, "lora_r": 4, "lora_alpha": 8.0, "warmup_fraction": 0.2, "train_examples": 24}
+    write_run(TUNED, 0.5, training=settings | {"lora_targets": ["q_proj", "v_proj"]})
+    row = read(tmp_path)[0].iloc[0]
+    assert {name: row[name] for name in settings} == settings
+    assert row["lora_targets"] == "q_proj v_proj"
 
 
 def test_the_interval_is_over_the_seeds_that_have_the_value(write_run, tmp_path):
@@ -164,5 +221,5 @@ def test_rows_follow_the_study_and_not_the_alphabet(write_run, tmp_path):
 
 def test_digest_of_several_files_is_that_of_their_sha256sum_listing():
     # printf 'aa  1.safetensors\nbb  2.safetensors\n' | sha256sum
-    assert tables.files_digest({"2.safetensors": "bb", "1.safetensors": "aa"}).startswith("f3c3be5bfd2f4ba5")
-    assert tables.files_digest({"model.safetensors": "aa"}) == "aa"
+    assert records.files_digest({"2.safetensors": "bb", "1.safetensors": "aa"}).startswith("f3c3be5bfd2f4ba5")
+    assert records.files_digest({"model.safetensors": "aa"}) == "aa"

@@ -10,7 +10,7 @@ def curve(*points: tuple, mode: str = "sparse_to_dense", device: str = "CPU") ->
     """Points (sparsity, value, speed, verdict) of one curve of unstructured pruning."""
     return [
         {"model": "m", "task": "t", "metric": "acc", "method": "unstructured", "mode": mode, "n": 1, "n_sound": 1,
-         "sparsity": sparsity, "value": value, "samples_per_second": speed, "verdict": verdict, "device": device,
+         "sparsity": sparsity, "reached_sparsity": sparsity / 100, "value": value, "samples_per_second": speed, "verdict": verdict, "device": device,
          "difference_to_dense": 0.0, "difference_low": 0.0, "difference_high": 0.0}
         for sparsity, value, speed, verdict in points
     ]  # fmt: skip
@@ -52,3 +52,11 @@ def test_points_that_are_not_valid_take_no_part_and_end_the_search():
     rows[1]["n_sound"] = 0
     assert best(rows, "largest_within") == [("unstructured", 30)]
     assert best(rows, "best_for_sparsity") == [("unstructured", 30), ("unstructured", 70)]
+
+
+def test_the_reached_sparsity_decides_and_a_mask_that_prunes_nothing_takes_no_part():
+    rows = curve((0, 0.7, 4, None), (1, 0.9, 4, WITHIN), (5, 0.7, 4, WITHIN), (10, 0.7, 4, WITHIN))
+    for row, reached in zip(rows, (0.0, 0.0, 0.12, 0.038), strict=True):
+        row["reached_sparsity"] = reached
+    assert best(rows, "best_for_sparsity") == [("unstructured", 5)]
+    assert best(rows, "largest_within") == [("unstructured", 5)]

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from sparseft.analysis import experiments, memo, tables
 from sparseft.analysis.baseline import beside, read_baseline, without_counterpart
-from sparseft.analysis.comparisons import compare, judge
+from sparseft.analysis.derived import derive
+from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.leftovers import remove_leftovers
 from sparseft.analysis.records import read_runs
-from sparseft.analysis.tradeoffs import tradeoffs
+from sparseft.analysis.settings import outside
 from sparseft.config import Analysis, add_flags, parse_section
 from sparseft.errors import InputError, run_script
 from sparseft.files import hold, staged
@@ -48,22 +49,22 @@ def main() -> int:
     if not 1 <= args.processes <= MAX_PROCESSES:
         raise InputError(f"--processes {args.processes}: not a number of processes", f"give 1 to {MAX_PROCESSES}")
     baseline = read_baseline(args.baseline) if args.baseline else None
+    study = None
     hold(args.output_dir)
-    records, gaps = read_runs(args.results_dir)
+    records, gaps = read_runs(args.results_dir, study)
     gc.freeze()  # statsmodels collects garbage in every correction: it need not look at a whole study each time
     for gap in gaps:
         print(f"{'left out' if gap.left_out else 'incomplete'}: {gap.run_id}: {gap.reason}", file=sys.stderr)
-    judged = memo.judge_runs(records)
-    runs = tables.summary(judged)
-    cells = tables.grouped(runs)
-    comparisons = compare(records)
-    points = judge(tables.curves(cells), comparisons, tolerance)
-    best = tradeoffs(points)
-    layers, failed = tables.layer_sparsity(records), sum(runs["faults"] > 0)
+    judged = judge_runs(records, outside(records, study) if study else {})
+    for each in judged:
+        if each.outside:
+            print(f"outside the study: {each.record.run.id}: {each.outside}", file=sys.stderr)
+    derived = derive(judged, tolerance)
+    sound = derived.points[derived.points["n_sound"] == derived.points["n"]]
     left_out = sum(gap.left_out for gap in gaps)
     with staged(args.output_dir) as folder:  # tables, pages and figures of one moment, or none
         if baseline is not None:
-            table = beside(points, baseline)
+            table = beside(sound, baseline)
             for line in without_counterpart(table):
                 print(line, file=sys.stderr)
             tables.write_csv(table, folder / COMPARED)
@@ -71,18 +72,22 @@ def main() -> int:
         if args.plot:
             from sparseft.analysis.plots import write_plots  # seaborn takes a second to import
 
-            plots = write_plots(points, best, layers, folder / "plots", args.processes, baseline)
-        study = experiments.Study(cells, points, comparisons, best, tolerance)
-        experiments.write_experiments(folder / "EXPERIMENTS.md", records, study, left_out=left_out, plots=plots)
+            plots = write_plots(sound, derived.best, derived.layers, folder / "plots", args.processes, baseline)
+        experiments.write_experiments(
+            folder / "EXPERIMENTS.md", judged, derived, tolerance, left_out=left_out, plots=plots
+        )
         memo.write_memo(folder / "correctness_memo.md", judged, gaps)
-        found = [runs, cells, points, comparisons, best, layers, tables.missing(gaps)]
-        for name, table in zip(TABLES, found, strict=True):
-            tables.write_csv(table, folder / f"{name}.csv")
+        written = {"summary": tables.summary(judged), "grouped_summary": derived.cells}
+        written |= {"sparsity_vs_performance": derived.points, "comparisons": derived.comparisons}
+        written |= {"best_tradeoffs": derived.best, "layer_sparsity": derived.layers, "missing": tables.missing(gaps)}
+        for name in TABLES:
+            tables.write_csv(written[name], folder / f"{name}.csv")
         figures = {path.name for path in folder.glob("plots/*")}
     remove_leftovers(args.output_dir / "plots", figures)  # of other runs
     if baseline is None:
         (args.output_dir / COMPARED).unlink(missing_ok=True)
-    print(experiments.results_table(cells).to_string(index=False))
+    print(experiments.results_table(derived.cells).to_string(index=False))
+    failed = sum(bool(each.faults) for each in judged)
     print(f"\n{len(records)} runs, {failed} with a fault, {left_out} left out: {args.output_dir}/")
     return 0
 

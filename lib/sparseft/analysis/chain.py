@@ -1,23 +1,24 @@
 """The chain of hashes of a run: each file records what it read and wrote, and the records must meet.
 
-base     train.inputs.model == before.inputs.model == merge.inputs.model == validation.inputs.base (where that was given)
+base     train.inputs.model == before.inputs.model == merge.inputs.model == validation.inputs.base
 mask     (its file ==) train.inputs.mask == before.inputs.mask == merge.inputs.mask == validation.inputs.mask
-adapter  (its file ==) train.outputs.adapter == before.inputs.adapter == merge.inputs.adapter; none in mode no_finetune
+adapter  (its files ==) train.outputs.adapter == before.inputs.adapter == merge.inputs.adapter; none in mode no_finetune
 merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model
 data     train.inputs.validation == before.inputs.data == evaluation.inputs.data, or the gap compares two data sets
+train    train.inputs.train == before.inputs.train == evaluation.inputs.train == the data that calibrated the mask
 
-The files of mask and adapter have their say where they are there, hashed while the runs are read.
+The files of mask and adapter are hashed while the runs are read. A file that is not there, and a validation without its
+base, leave a check undone: `unchecked` names it.
 
-Between the runs of a study too: one base a model, one mask a method and sparsity, one data set a task, one schedule a model
-and task, and an adapter of its own for every run. A run that was copied from another study, or under another name, stands out here.
+Runs of one setting must share files too: one base per model, one mask per method and sparsity, one data set with its prompts
+per task, and an adapter of its own for every run. A run that was copied from another study, or under another name, stands out here.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sparseft.analysis.records import Record
-from sparseft.analysis.tables import files_digest
+from sparseft.analysis.records import Record, files_digest
 from sparseft.grid import NO_FINETUNE, Run, fill, mask_path
 
 _SPEAKERS = {
@@ -26,8 +27,10 @@ _SPEAKERS = {
     "adapter": ("train.json", "before_merge.json", "merge.json"),
     "merged": ("merge.json", "validation_report.json", "evaluation.json"),
     "data": ("train.json", "before_merge.json", "evaluation.json"),
+    "train": ("train.json", "before_merge.json", "evaluation.json"),
 }
 _TRAINED = ("train.json", "before_merge.json")
+_BEFORE = {"base": "model", "mask": "mask", "adapter": "adapter", "data": "data", "train": "train"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Link:
 
 
 def links(record: Record) -> list[Link]:
-    """Follow the five links of a run, in the order of the module's table."""
+    """Follow the links of a run, in the order of the module's table."""
     trained = record.run.mode != NO_FINETUNE
     said = _said(record)
     found = []
@@ -65,33 +68,50 @@ def links(record: Record) -> list[Link]:
     return found
 
 
+def unchecked(record: Record) -> list[str]:
+    """Return what could not be checked about a run, in words; empty where everything was."""
+    found = list(record.validation.not_checked)
+    if "mask" not in record.on_disk:
+        found.append("the mask's file is not there, its hash was not compared")
+    if record.run.mode != NO_FINETUNE and "adapter" not in record.on_disk:
+        found.append("the adapter's files are not there, their hash was not compared")
+    return found
+
+
 def strangers(records: Iterable[Record]) -> dict[Run, list[str]]:
-    """What sets a run apart from those that it should share a file with, in words; runs without such a fault are absent."""
+    """Return what sets a run apart from those that it should share a file with, in words.
+
+    `records` are runs of one setting; a run without such a fault is absent from the result."""
     named: dict[tuple[str, str], dict[Run, str]] = defaultdict(dict)
     adapters: dict[str, list[Run]] = defaultdict(list)
     for record in records:
-        run, said = record.run, {link.name: link.digest for link in links(record)}
-        for place in (("base", run.model), ("mask", fill(mask_path(run.method), run)), ("data", run.task)):
-            if said[place[0]]:
-                named[place][run] = said[place[0]]
-        if record.train:
-            named["schedule", f"{run.model}, {run.task}"][run] = (
-                f"{record.train.steps} steps of {record.train.batch_size}"
-            )
-        if said["adapter"]:
-            adapters[said["adapter"]].append(run)
+        run = record.run
+        digests = {link.name: link.digest for link in links(record)} | {"prompts": record.evaluation.prompt_sha256}
+        places = {"base": run.model, "mask": fill(mask_path(run.method), run), "data": run.task, "prompts": run.task}
+        for name, place in places.items():
+            if digests[name]:
+                named[name, place][run] = digests[name]
+        if digests["adapter"]:
+            adapters[digests["adapter"]].append(run)
     found: dict[Run, list[str]] = defaultdict(list)
-    for (name, what), digests in named.items():
-        counts = Counter(digests.values())
-        (usual, most), *others = counts.most_common()
-        for run, digest in digests.items():
-            if digest != usual or (others and others[0][1] == most):  # of two equal parties either may be the stranger
-                told = digest if name == "schedule" else short(digest)
-                found[run].append(f"{name} of {what}: {told} in {counts[digest]} of {len(digests)} runs")
-    for runs in adapters.values():
-        for run in runs if len(runs) > 1 else []:
-            found[run].append(f"adapter: also that of {', '.join(other.id for other in runs if other != run)}")
+    for (name, place), digests in named.items():
+        for run, count in _minority(digests).items():
+            found[run].append(f"{name} of {place}: {short(digests[run])} in {count} of {len(digests)} runs")
+    for sharing in adapters.values():
+        for run in sharing if len(sharing) > 1 else []:
+            others = ", ".join(other.id for other in sharing if other != run)
+            found[run].append(f"adapter: also that of {others}")
     return found
+
+
+def _minority(digests: dict[Run, str]) -> dict[Run, int]:
+    """Return the runs that name another digest than most, each with how many name the same.
+
+    Where two digests are equally common, all runs are returned: either may be the stranger."""
+    counts = Counter(digests.values())
+    (usual, most), *others = counts.most_common()
+    tied = bool(others) and others[0][1] == most
+    return {run: counts[digest] for run, digest in digests.items() if tied or digest != usual}
 
 
 def short(digest: str | None) -> str:
@@ -100,26 +120,33 @@ def short(digest: str | None) -> str:
 
 
 def _said(record: Record) -> list[tuple[str, str, str | None]]:
-    """(link, file, digest) for every digest that a file of the run names."""
-    train, merge, validation, evaluation = record.train, record.merge, record.validation, record.evaluation
-    said = []
+    """Return (link, file, digest) for every digest that a file of the run names."""
+    train, before, merge = record.train, record.before, record.merge
+    validation, evaluation = record.validation, record.evaluation
+    said: list[tuple[str, str, str | None]] = []
     if train:
-        said += [("base", "train.json", train.inputs.model), ("mask", "train.json", train.inputs.mask)]
-        said += [("adapter", "train.json", train.outputs.adapter), ("data", "train.json", train.inputs.validation)]
-    if record.before:
-        seen = record.before.inputs
-        said += [("base", "before_merge.json", seen.model), ("mask", "before_merge.json", seen.mask)]
-        said += [("adapter", "before_merge.json", seen.adapter), ("data", "before_merge.json", seen.data)]
+        said.append(("base", "train.json", train.inputs.model))
+        said.append(("mask", "train.json", train.inputs.mask))
+        said.append(("adapter", "train.json", train.outputs.adapter))
+        said.append(("data", "train.json", train.inputs.validation))
+        said.append(("train", "train.json", train.inputs.train))
+    if before:
+        said += [(link, "before_merge.json", getattr(before.inputs, name)) for link, name in _BEFORE.items()]
     if merge:
-        said += [("base", "merge.json", merge.inputs.model), ("mask", "merge.json", merge.inputs.mask)]
-        said += [("adapter", "merge.json", merge.inputs.adapter), ("merged", "merge.json", files_digest(merge.outputs))]
+        said.append(("base", "merge.json", merge.inputs.model))
+        said.append(("mask", "merge.json", merge.inputs.mask))
+        said.append(("adapter", "merge.json", merge.inputs.adapter))
+        said.append(("merged", "merge.json", files_digest(merge.outputs)))
     said += [(link, f"the {link}'s file", digest) for link, digest in record.on_disk.items()]
     if record.run.mode == NO_FINETUNE:
-        said += [("adapter", f"mode {NO_FINETUNE}", None)]
+        said.append(("adapter", f"mode {NO_FINETUNE}", None))
     if validation.inputs.base:
-        said += [("base", "validation_report.json", validation.inputs.base)]
-    said += [("mask", "validation_report.json", validation.inputs.mask)]
-    said += [("merged", "validation_report.json", files_digest(validation.inputs.checkpoint))]
-    said += [("merged", "evaluation.json", files_digest(evaluation.inputs.model))]
-    said += [("data", "evaluation.json", evaluation.inputs.data)]
+        said.append(("base", "validation_report.json", validation.inputs.base))
+    said.append(("mask", "validation_report.json", validation.inputs.mask))
+    said.append(("merged", "validation_report.json", files_digest(validation.inputs.checkpoint)))
+    if validation.mask.train_sha256:
+        said.append(("train", "the mask's calibration", validation.mask.train_sha256))
+    said.append(("merged", "evaluation.json", files_digest(evaluation.inputs.model)))
+    said.append(("data", "evaluation.json", evaluation.inputs.data))
+    said.append(("train", "evaluation.json", evaluation.inputs.train))
     return said

@@ -7,9 +7,9 @@
 
 The differences are between the two cells' outcomes and between their losses, each averaged over its seeds; their
 intervals are over the examples and hold for these trained models: another seed moves them further. McNemar's test, and
-Student's of the losses, compares two runs: of several seeds the p_value is the largest, so that a significant difference
-is one in every seed. Holm's correction is over a family: all comparisons of one kind on one model and task, outcomes and
-losses apart. Cells that were evaluated on other examples are not compared.
+Student's of the losses, compares two runs. Of several seeds the p_value is the largest, and a difference is significant only
+if it has the same sign in every seed. Holm's correction is over a family: all comparisons of one kind on one model and task,
+outcomes and losses apart. Cells that were evaluated on other examples are not compared, nor is a cell with a fault.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from sparseft.analysis.records import Record
+from sparseft.analysis.judgement import Judged
+from sparseft.analysis.records import Record, files_digest
 from sparseft.analysis.statistics import (
     difference_intervals,
     holm,
@@ -35,19 +36,16 @@ SIGNIFICANT = 0.05
 COMPUTED = ("family_size", "p_holm", "significant")  # once the family is known
 FAMILY = ["comparison", "model", "task", "metric"]
 LOSS = "eval_loss_"  # before the names of what is said of the losses
-TOLD = ["difference", "difference_low", "difference_high", "p_value"]
+TOLD = ["difference", "difference_low", "difference_high", "one_sign", "p_value"]
 COLUMNS = [
-    "comparison", *CELL, "against", "n", "examples", "family_size", *TOLD, "p_holm", "significant",
-    *(f"{LOSS}{name}" for name in (*TOLD, "p_holm", "significant")),
+    "comparison", *CELL, "against", "reached_sparsity", "against_reached_sparsity", "n", "examples", "family_size", *TOLD,
+    "p_holm", "significant", *(f"{LOSS}{name}" for name in (*TOLD, "p_holm", "significant")),
 ]  # fmt: skip
 
 
-def compare(records: Iterable[Record]) -> pd.DataFrame:
-    """A row a comparison: kind by kind, in the order of the study."""
-    cells: dict[Cell, list[Record]] = {}
-    for record in records:
-        name = {key: value for key, value in vars(record.run).items() if key != "seed"}
-        cells.setdefault(Cell(**name), []).append(record)
+def compare(judged: Iterable[Judged]) -> pd.DataFrame:
+    """Return a row per comparison: kind by kind, in the order of the study. `judged` are runs of one setting."""
+    cells = _sound_cells(judged)
     pairs = [
         (kind, cell, other)
         for cell, ours in cells.items()
@@ -63,14 +61,29 @@ def compare(records: Iterable[Record]) -> pd.DataFrame:
     for kind in ("", LOSS):
         families = table.groupby(FAMILY)[f"{kind}p_value"]
         table["family_size"], table[f"{kind}p_holm"] = families.transform("count"), families.transform(holm)
-        one_side = (table[f"{kind}difference_low"] > 0) | (table[f"{kind}difference_high"] < 0)
-        table[f"{kind}significant"] = (table[f"{kind}p_holm"] < SIGNIFICANT) & one_side
+        without_0 = (table[f"{kind}difference_low"] > 0) | (table[f"{kind}difference_high"] < 0)
+        small = table[f"{kind}p_holm"] < SIGNIFICANT
+        table[f"{kind}significant"] = small & without_0 & table[f"{kind}one_sign"].astype(bool)
     return tidy(table, ["comparison", "model", "task", "method", "sparsity", "mode"])[COLUMNS]
 
 
+def _sound_cells(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
+    """Return the distinct models of each cell, without the cells of which a run has a fault."""
+    models: dict[Cell, dict[str, Record]] = {}
+    faulty = set()
+    for each in judged:
+        run = each.record.run
+        cell = Cell(**{key: value for key, value in vars(run).items() if key != "seed"})
+        models.setdefault(cell, {}).setdefault(files_digest(each.record.validation.inputs.checkpoint), each.record)
+        if each.faults:
+            faulty.add(cell)
+    return {cell: list(found.values()) for cell, found in models.items() if cell not in faulty}
+
+
 def judge(points: pd.DataFrame, comparisons: pd.DataFrame, tolerance: float) -> pd.DataFrame:
-    """The points of the curves with the intervals of their differences to dense and the verdict on the value's; where the
-    examples were others than the dense runs', neither difference nor share is left."""
+    """Return the points with the intervals of their differences to dense, and the verdict on the value's.
+
+    A point that could not be compared, for other examples or a fault, keeps neither difference nor share."""
     place = [*LINE, "sparsity"]
     ends = ["difference_low", "difference_high"]
     told = [*ends, *(f"{LOSS}{name}" for name in ("difference", *ends))]
@@ -88,7 +101,7 @@ def judge(points: pd.DataFrame, comparisons: pd.DataFrame, tolerance: float) -> 
 
 
 def _others(cell: Cell) -> dict[str, Cell]:
-    """What a cell is compared with, by kind."""
+    """Return what a cell is compared with, by kind."""
     found = {}
     if cell.method != DENSE:
         mode = NO_FINETUNE if cell.mode == NO_FINETUNE else PLAIN_LORA
@@ -109,24 +122,41 @@ def _same_examples(records: list[Record]) -> bool:
 
 
 def _tests(ours: list[Record], theirs: list[Record]) -> dict:
-    """Of the pairs of runs the weakest."""
+    """Return the weakest test over the pairs of runs, and whether all of them differ in one direction."""
     seeds = {record.run.seed: record.evaluation for record in theirs}
     if theirs[0].run.mode == NO_FINETUNE:  # the same model whatever the seed
         seeds = {record.run.seed: theirs[0].evaluation for record in ours}
     pairs = [(record.evaluation, seeds[record.run.seed]) for record in ours if record.run.seed in seeds]
-    pairs = pairs if len(pairs) == len(ours) else []  # of some seeds it would not be one in every seed
+    if len(pairs) < len(ours):
+        pairs = []  # a test of some seeds would not be one in every seed
+    values = np.array([mine.outcomes - other.outcomes for mine, other in pairs])
     losses = np.array([mine.losses - other.losses for mine, other in pairs])
     return {
         "metric": ours[0].evaluation.metric,
+        "reached_sparsity": _reached(ours),
+        "against_reached_sparsity": _reached(theirs),
         "n": len(pairs),
         "examples": ours[0].evaluation.examples,
+        "one_sign": _one_sign(values),
         "p_value": max((mcnemar_p(mine.outcomes, other.outcomes) for mine, other in pairs), default=np.nan),
+        f"{LOSS}one_sign": _one_sign(losses),
         f"{LOSS}p_value": paired_t_p(losses).max() if pairs else np.nan,
     }
 
 
+def _reached(records: list[Record]) -> float:
+    """Return the share of the prunable weights that the masks prune, mean over the models."""
+    return float(np.mean([record.validation.expected_sparsity for record in records]))
+
+
+def _one_sign(differences: np.ndarray) -> bool:
+    """Return whether the differences, (pairs, examples), sum up to the same sign in every pair; False without a pair."""
+    sums = differences.sum(axis=-1)
+    return bool(sums.size) and bool((sums > 0).all() or (sums < 0).all())
+
+
 def _intervals(pairs: list[tuple[list[Record], list[Record]]]) -> list[dict]:
-    """The differences with their intervals; those over the same examples at once, which spares drawing them again."""
+    """Return the differences with their intervals. Those over the same examples are made together, to draw them once."""
     alike: dict[bytes, list[int]] = {}
     for place, (ours, _) in enumerate(pairs):
         alike.setdefault(ours[0].evaluation.answer_tokens.tobytes(), []).append(place)
@@ -142,8 +172,12 @@ def _intervals(pairs: list[tuple[list[Record], list[Record]]]) -> list[dict]:
             LOSS: (losses.sum(axis=-1) / tokens.sum(), *loss_intervals(losses, tokens)),
         }
         for kind, columns in told.items():
-            for place, row in zip(places, zip(*columns, strict=True), strict=True):
-                found[place] |= {f"{kind}{name}": number for name, number in zip(TOLD, row, strict=False)}
+            for place, (mean, low, high) in zip(places, zip(*columns, strict=True), strict=True):
+                found[place] |= {
+                    f"{kind}difference": mean,
+                    f"{kind}difference_low": low,
+                    f"{kind}difference_high": high,
+                }
     return found
 
 

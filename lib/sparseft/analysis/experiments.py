@@ -1,21 +1,22 @@
 """EXPERIMENTS.md: the study written up from its numbers: setting, results, findings, limits, how to reproduce.
 
 A finding gives a difference its number only where it is significant after Holm's correction (comparisons.py); the rest
-it names as not significant, which is not the same as equal.
+it names as not significant, which is not the same as equal. A run with a fault supports no sentence.
 """
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 import pandas as pd
 
 from sparseft.analysis.chain import short
 from sparseft.analysis.comparisons import LOSS, TOLD
+from sparseft.analysis.derived import Derived
+from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import markdown_table
 from sparseft.analysis.records import Evaluation, Record
-from sparseft.analysis.tables import LINE, PLAIN_LORA
+from sparseft.analysis.tables import LINE, PLAIN_LORA, asked_and_reached
 from sparseft.files import atomic_file
 from sparseft.grid import MODES, NO_FINETUNE, WAFER
 
@@ -28,7 +29,7 @@ _HEADS = {  # by comparison; dense is told of the losses alone, for the values h
 _FRONTS = {"best_for_sparsity": "sparsity", "best_for_speed": "training speed", "largest_within": "largest within"}
 _RESULTS = """## Results
 
-A value is the mean over the seeds ± the standard error over the examples; beside a yes/no task's stand the shares of the
+A value is the mean over the models ± the standard error over the examples; beside a yes/no task's stand the shares of the
 no and of the yes questions that were answered rightly: 1 and 0 is a model that always says no. Above chance means above
 what guessing scores, or one and the same answer to all questions where that scores more.
 
@@ -37,6 +38,8 @@ the examples). They have a number where McNemar's exact test, or Student's paire
 token), is significant at 5 % after Holm's correction, over all comparisons of that kind on the model and task, in every
 seed: comparisons.csv has all of them. *Not significant* means that these examples cannot tell, or that a seed has no
 counterpart, not that there is no difference. The sentences name at most four sparsities.
+
+Sparsity is the one that was asked for; in parentheses stands the share of weights that the masks reached, where it differs.
 
 No regression beyond a tolerance means that the whole interval of the difference to dense lies above it, at this sparsity
 and at every smaller one. Best in value for its sparsity (or training speed) means that no other point is better in one and
@@ -57,35 +60,19 @@ python workflow/scripts/analyze_results.py --results_dir results/runs --output_d
 """
 
 
-@dataclass(frozen=True)
-class Study:
-    """The tables that the page is written from: cells, points of the curves, comparisons and best trade-offs."""
-
-    cells: pd.DataFrame
-    points: pd.DataFrame
-    comparisons: pd.DataFrame
-    best: pd.DataFrame
-    tolerance: float
-
-    def of(self, **keys: str) -> Self:
-        """The rows that have these keys."""
-        tables = {name: table for name, table in vars(self).items() if isinstance(table, pd.DataFrame)}
-        for name, value in keys.items():
-            tables = {which: table[table[name] == value] for which, table in tables.items()}
-        return replace(self, **tables)
-
-
-def write_experiments(path: Path, records: list[Record], study: Study, *, left_out: int, plots: list[str]) -> None:
+def write_experiments(
+    path: Path, judged: list[Judged], derived: Derived, tolerance: float, *, left_out: int, plots: list[str]
+) -> None:
     """Write the page; `plots` are the names of the figures under plots/ that it shows."""
-    cells = study.cells
-    results = [_task_section(task, study) for task in cells["task"].unique()]
+    records = [each.record for each in judged if each.outside is None]
+    results = [_task_section(task, derived, tolerance) for task in derived.cells["task"].unique()]
     sections = [
         "# Experiments\n",
-        _setting(records, cells),
+        _setting(records, derived.cells),
         _RESULTS,
         *results,
         "## Figures\n\n" + "\n".join(f"![{Path(name).stem}](plots/{name})\n" for name in plots) if plots else "",
-        _limits(records, study, left_out),
+        _limits(records, judged, derived, left_out),
         _REPRODUCE,
     ]
     with atomic_file(path) as temporary:
@@ -93,45 +80,59 @@ def write_experiments(path: Path, records: list[Record], study: Study, *, left_o
 
 
 def results_table(cells: pd.DataFrame) -> pd.DataFrame:
-    """Value ± standard error as text: a row a model, task, metric, method and sparsity, a column a mode."""
-    rows = ["model", "task", "metric", "method", "sparsity"]
+    """Return value ± standard error as text: a row per setting, model, task, metric, method and sparsity, a column per mode."""
+    rows = ["setting", "model", "task", "metric", "method", "sparsity"]
     text = [_value(cell) for cell in cells.itertuples()]
-    wide = cells.assign(text=text).pivot(index=rows, columns="mode", values="text")
+    wide = cells.assign(text=text, sparsity=_percents(cells)).pivot(index=rows, columns="mode", values="text")
     modes = [mode for mode in MODES if mode in wide]
-    order = list(cells[rows].drop_duplicates().itertuples(index=False, name=None))  # pivot sorts by the alphabet
-    return wide.loc[order, modes].fillna("-").rename_axis(columns=None).reset_index()
+    order = cells.assign(sparsity=_percents(cells))[rows].drop_duplicates()  # pivot sorts by the alphabet
+    table = wide.loc[list(order.itertuples(index=False, name=None)), modes].fillna("-")
+    table = table.rename_axis(columns=None).reset_index()
+    return table if table["setting"].any() else table.drop(columns="setting")
 
 
-def findings(study: Study) -> list[str]:
-    """Sentences about one model on one task."""
-    values = study.comparisons[study.comparisons["comparison"] != "dense"]
-    losses = study.comparisons.drop(columns=[*TOLD, "significant"]).rename(columns=lambda name: name.removeprefix(LOSS))
+def findings(derived: Derived, tolerance: float) -> list[str]:
+    """Return sentences about one model on one task in one setting."""
+    values = derived.comparisons[derived.comparisons["comparison"] != "dense"]
+    outcomes = [*TOLD, "significant"]
+    losses = derived.comparisons.drop(columns=outcomes).rename(columns=lambda name: name.removeprefix(LOSS))
     return [
-        *_dense(study.points),
-        *_verdicts(study),
+        *_dense(derived.points),
+        *_verdicts(derived, tolerance),
         *_compared(values),
         *(f"Loss, {sentence}" for sentence in _compared(losses)),
-        *_fronts(study.best),
+        *_fronts(derived.best),
     ]
 
 
 def _setting(records: list[Record], cells: pd.DataFrame) -> str:
     trained = [record.train for record in records if record.train]
     evaluations = [record.evaluation for record in records]
-    merges = [(record.run.model, short(record.merge.inputs.model)) for record in records if record.merge]
+    masks = [record.validation.mask for record in records]
+    bases = [(record.run.model, short(record.merge.inputs.model)) for record in records if record.merge]
     lines = {
-        "models (digest of the weights)": _each(f"{name} ({digest})" for name, digest in merges),
+        "models (digest of the base)": _each(f"{name} ({digest})" for name, digest in bases),
         "methods": ", ".join(cells["method"].unique()),
-        "sparsity, percent of the prunable weights": _each(cells["sparsity"]),
+        "sparsity asked for, percent of the prunable weights": _each(cells["sparsity"]),
+        "masks": _each(_mask_settings(record) for record in records),
+        "calibration examples": _each(mask.calibration_examples for mask in masks if mask.calibration_examples),
         "modes": ", ".join(mode for mode in MODES if mode in set(cells["mode"])),
         "seeds": _each(record.run.seed for record in records),
         "runs": len(records),
         "training": _each(f"{train.backend} in {train.dtype} on {train.device}" for train in trained),
+        "training examples": _each(train.train_examples for train in trained),
         "steps x batch size": _each(f"{train.steps} x {train.batch_size}" for train in trained),
+        "learning rate": _each(train.learning_rate for train in trained),
+        "warm-up, share of the steps": _each(train.warmup_fraction for train in trained),
+        "weight decay": _each(train.weight_decay for train in trained),
+        "LoRA rank, alpha, dropout": _each(
+            f"{train.lora_r}, {train.lora_alpha:g}, {train.lora_dropout:g}" for train in trained
+        ),
+        "LoRA targets": _each(" ".join(train.lora_targets) or "all prunable layers" for train in trained),
         "gradient of sparse_to_sparse": _each(train.gradient for train in trained),
         "trainable parameters": _each(train.trainable_parameters for train in trained),
         "versions": _each(f"{name} {version}" for train in trained for name, version in train.versions.items()),
-        "evaluation": _each(f"{evaluation.harness} on {evaluation.device}" for evaluation in evaluations),
+        "evaluation": _each(f"{each.harness} in {each.dtype} on {each.device}" for each in evaluations),
     }
     text = "".join(f"- {name}: {value}\n" for name, value in lines.items() if value)
     tasks = sorted(
@@ -141,20 +142,32 @@ def _setting(records: list[Record], cells: pd.DataFrame) -> str:
     return f"## Setting\n\n{text}\n" + markdown_table(header, tasks)
 
 
+def _mask_settings(record: Record) -> str:
+    """Return the settings of a run's mask as a text, such as "unstructured: scope layer"."""
+    chosen = {
+        name: value
+        for name, value in record.validation.mask.settings.items()
+        if value is not None and not name.startswith(("calibration", "accumulated"))
+    }
+    return f"{record.run.method}: " + " ".join(f"{name} {value}" for name, value in chosen.items())
+
+
 def _floor(evaluation: Evaluation) -> str:
     floor = evaluation.metrics.get("majority_floor")
     return "-" if floor is None else f"{floor:.3f}"
 
 
-def _task_section(task: str, study: Study) -> str:
+def _task_section(task: str, derived: Derived, tolerance: float) -> str:
     parts = []
-    for model, metric in study.of(task=task).cells[["model", "metric"]].drop_duplicates().itertuples(index=False):
-        here = study.of(task=task, model=model, metric=metric)
-        table = results_table(here.cells).drop(columns=["model", "task", "metric"])
-        sentences = "".join(f"- {sentence}\n" for sentence in findings(here))
+    places = derived.of(task=task).cells[["setting", "model", "metric"]].drop_duplicates()
+    for setting, model, metric in places.itertuples(index=False):
+        here = derived.of(task=task, setting=setting, model=model, metric=metric)
+        title = f"{model}, {metric}" + (f", with {setting}" if setting else "")
+        table = results_table(here.cells).drop(columns=["setting", "model", "task", "metric"], errors="ignore")
+        sentences = "".join(f"- {sentence}\n" for sentence in findings(here, tolerance))
         header = ["method", "sparsity, %", *table.columns[2:]]
-        parts.append(f"{model}, {metric}:\n\n{markdown_table(header, table.to_numpy())}\n{sentences}")
-        parts.append(f"Best trade-offs of {model}:\n\n{_best_table(here.best)}")
+        parts.append(f"{title}:\n\n{markdown_table(header, table.to_numpy())}\n{sentences}")
+        parts.append(f"Best trade-offs of {title}:\n\n{_best_table(here.best)}")
     return f"### {task}\n\n" + "\n".join(parts)
 
 
@@ -163,8 +176,14 @@ def _best_table(best: pd.DataFrame) -> str:
     for row in best.itertuples():
         difference = "-" if pd.isna(row.difference_low) else _difference(row)
         respects = ", ".join(words for name, words in _FRONTS.items() if getattr(row, name))
-        rows.append([row.method, row.sparsity, row.mode, f"{row.value:.3f}", difference, row.verdict or "-", respects])
+        verdict = "-" if pd.isna(row.verdict) else row.verdict
+        rows.append([row.method, asked_and_reached(row), row.mode, f"{row.value:.3f}", difference, verdict, respects])
     return markdown_table(["method", "sparsity, %", "mode", "value", "minus dense", "verdict", "best for"], rows)
+
+
+def _percents(table: pd.DataFrame) -> list[str]:
+    """Return the sparsities of the rows as text."""
+    return [asked_and_reached(row) for row in table.itertuples()]
 
 
 def _value(cell: tuple) -> str:
@@ -175,7 +194,7 @@ def _value(cell: tuple) -> str:
 
 
 def _dense(points: pd.DataFrame) -> Iterable[str]:
-    start = points[points["sparsity"] == 0]
+    start = points[(points["sparsity"] == 0) & (points["n_sound"] == points["n"])]
     mode = start["mode"].where(start["mode"] == NO_FINETUNE, PLAIN_LORA)  # every trained curve starts from plain LoRA
     start = start.assign(mode=mode).drop_duplicates("mode").set_index("mode")
     for mode, words in {NO_FINETUNE: "without fine-tuning", PLAIN_LORA: "with plain LoRA"}.items():
@@ -189,31 +208,31 @@ def _dense(points: pd.DataFrame) -> Iterable[str]:
             yield f"The dense model {words}: {cell.value:.3f} ± {error:.3f}{above}."
 
 
-def _verdicts(study: Study) -> Iterable[str]:
-    """How far each curve can be pruned."""
-    judged = study.points[study.points["verdict"].notna()]
-    largest = study.best[study.best["largest_within"]]
+def _verdicts(derived: Derived, tolerance: float) -> Iterable[str]:
+    """Say how far each curve can be pruned."""
+    judged = derived.points[derived.points["verdict"].notna()]
+    largest = derived.best[derived.best["largest_within"]]
     for mode, part in judged.groupby("mode", sort=False):
         found = largest[largest["mode"] == mode]
-        words = [f"{row.method} up to {row.sparsity} % ({_difference(row)})" for row in found.itertuples()]
+        words = [f"{row.method} up to {asked_and_reached(row)} % ({_difference(row)})" for row in found.itertuples()]
         rest = [method for method in part["method"].unique() if method not in set(found["method"])]
         words += [f"not shown at the smallest sparsity for {', '.join(rest)}"] if rest else []
-        yield f"No regression beyond {study.tolerance:g} against dense in mode {mode}: {'; '.join(words)}."
+        yield f"No regression beyond {tolerance:g} against dense in mode {mode}: {'; '.join(words)}."
 
 
 def _compared(comparisons: pd.DataFrame) -> Iterable[str]:
-    """The significant differences with their numbers, the others by name alone."""
+    """Say the significant differences with their numbers, and name the others."""
     few = comparisons[comparisons["sparsity"].isin(_few(comparisons["sparsity"]))]
     found: dict[tuple[str, str], dict[bool, dict[str, list]]] = {}
     for row in few.itertuples():
         alike = found.setdefault((row.comparison, row.mode), {True: {}, False: {}})
         alike[row.significant].setdefault(row.method, []).append(row)
     for (kind, mode), alike in found.items():
-        parts = [f"{method} " + ", ".join(f"{_difference(row)} at {row.sparsity} %" for row in rows)
-                 for method, rows in alike[True].items()]  # fmt: skip
-        untold = [
-            f"{method} at {', '.join(str(row.sparsity) for row in rows)} %" for method, rows in alike[False].items()
+        parts = [
+            f"{method} " + ", ".join(f"{_difference(row)} at {_against(row)}" for row in rows)
+            for method, rows in alike[True].items()
         ]
+        untold = [f"{method} at {', '.join(_percents(pd.DataFrame(rows)))} %" for method, rows in alike[False].items()]
         parts += [f"not significant: {', '.join(untold)}"] if untold else []
         yield f"{_HEADS[kind].format(mode=mode)}: {'; '.join(parts)}."
 
@@ -223,7 +242,9 @@ def _fronts(best: pd.DataFrame) -> Iterable[str]:
         rows = best[best[name]]
         for device in rows["device"].unique() if name == "best_for_speed" else [None]:  # speeds of one device
             alike = rows if device is None else rows[rows["device"] == device]
-            points = [f"{row.method} {row.sparsity} % {row.mode} {row.value:.3f}" for row in alike.itertuples()]
+            points = [
+                f"{row.method} {asked_and_reached(row)} % {row.mode} {row.value:.3f}" for row in alike.itertuples()
+            ]
             yield f"Best in value for its {_FRONTS[name]}{f' on {device}' if device else ''}: {'; '.join(points)}."
 
 
@@ -232,13 +253,22 @@ def _difference(row: tuple) -> str:
     return f"{mean:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
 
 
+def _against(row: tuple) -> str:
+    """Return the sparsity of a comparison, and the one that it was compared with where the masks reached another."""
+    ours, theirs = row.reached_sparsity, row.against_reached_sparsity
+    if row.comparison == "dense" or abs(ours - theirs) < 0.001:
+        return f"{asked_and_reached(row)} %"
+    return f"{row.sparsity} % (reached {100 * ours:.1f} % against {100 * theirs:.1f} %)"
+
+
 def _few(sparsities: pd.Series) -> list[int]:
-    """At most four, evenly spread and with the largest: a sentence of ten numbers is not read."""
+    """Return at most four sparsities, evenly spread and with the largest: a sentence of ten numbers is not read."""
     found = sorted(set(sparsities) - {0}, reverse=True)
-    return found[:: -(-len(found) // 4) or 1]
+    step = max(1, math.ceil(len(found) / 4))
+    return found[::step]
 
 
-def _limits(records: list[Record], study: Study, left_out: int) -> str:
+def _limits(records: list[Record], judged: list[Judged], derived: Derived, left_out: int) -> str:
     devices = {record.evaluation.device for record in records} | {each.train.device for each in records if each.train}
     examples = _each(record.evaluation.examples for record in records)
 
@@ -252,7 +282,7 @@ def _limits(records: list[Record], study: Study, left_out: int) -> str:
     ]
     if WAFER not in devices:
         limits.append("Nothing here has run on a Cerebras CS-3.")
-    trained = study.points[study.points["device"].notna()]
+    trained = derived.points[derived.points["device"].notna()]
     mixed = [" ".join(line) for line, rows in trained.groupby(LINE, sort=False) if rows["device"].nunique() > 1]
     if mixed:
         limits.append(f"Curves of several devices, whose speeds are drawn and judged apart: {', '.join(mixed)}.")
@@ -260,8 +290,17 @@ def _limits(records: list[Record], study: Study, left_out: int) -> str:
               if each.evaluation.train_overlap}  # fmt: skip
     if shared:
         limits.append(f"Training examples with the prompt of a validation example: {_each(shared)}.")
-    if failed := (study.cells["n"] - study.cells["n_sound"]).sum():
-        limits.append(f"{failed} of {len(records)} runs have a fault; correctness_memo.md names it.")
+    if failed := sum(bool(each.faults) for each in judged):
+        limits.append(
+            f"{failed} of {len(judged)} runs have a fault, which correctness_memo.md names. They stand in the tables, marked;"
+            " no comparison, verdict, sentence or figure has them."
+        )
+    if in_part := sum(bool(each.unchecked) for each in judged):
+        limits.append(f"{in_part} of {len(judged)} runs were not fully checked; correctness_memo.md says what is open.")
+    if outside := sum(each.outside is not None for each in judged):
+        limits.append(f"{outside} runs are outside the configured study: in summary.csv only, in_study False.")
+    if derived.cells["setting"].any():
+        limits.append("The runs have several settings. Each setting is a group of its own in every table.")
     if left_out:
         limits.append(f"{left_out} runs are missing or could not be read and are in no table; missing.csv names them.")
     return "## Limits\n\n" + "".join(f"- {limit}\n" for limit in limits)

@@ -1,14 +1,14 @@
-"""correctness_memo.md: for every run what was checked and whether the chain of its hashes holds; failures first.
+"""correctness_memo.md: for every run, what was checked and whether the chain of its hashes holds; failures first.
 
 Everything is read from the run folders at writing time, and each check comes with the command that repeats it.
 """
 
-import math
 from pathlib import Path
 
-from sparseft.analysis.chain import links, short, strangers
+from sparseft.analysis.chain import links, short
+from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import markdown_table
-from sparseft.analysis.records import ROUNDING, Gap, Record, Validation
+from sparseft.analysis.records import Gap
 from sparseft.files import atomic_file
 from sparseft.grid import MODEL, RUN, Run, fill, mask_path
 
@@ -42,9 +42,10 @@ Each stage records the sha256 of what it read and wrote. A chain holds when thes
 - merged: `merge.json` outputs, `validation_report.json` inputs.checkpoint, `evaluation.json` inputs.model
 - of mask and adapter also the files themselves, as far as they are there: hashed when this page was written
 - data: `train.json` inputs.validation, `before_merge.json` and `evaluation.json` inputs.data
+- train: `train.json`, `before_merge.json` and `evaluation.json` inputs.train, and the examples that calibrated the mask
 
-Between runs: the same base in all runs of a model, the same mask in all of its file, the same data in all of a task, and
-no adapter in two runs. Where they differ, the fewer are named as faults, and both where neither is.
+Between runs of one setting: the same base in all runs of a model, the same mask in all of its file, the same data in all of
+a task, and no adapter in two runs. Where they differ, the fewer are named as faults, and both where neither is.
 
 The first twelve digits; summary.csv has them whole. A merged model of several files has the sha256 of what
 `sha256sum *.safetensors` prints.
@@ -52,32 +53,20 @@ The first twelve digits; summary.csv has them whole. A merged model of several f
 """
 
 
-def faults(record: Record) -> list[str]:
-    """What is wrong with a run by itself, in words; empty for a sound one."""
-    found = [link.fault for link in links(record) if link.fault]
-    return _validation_faults(record.validation) + [f"broken chain, {fault}" for fault in found]
+def write_memo(path: Path, judged: list[Judged], gaps: list[Gap]) -> None:
+    """Write the memo: totals, failures, runs outside the study, gaps, the checks of every run, its chain.
 
-
-def judge_runs(records: list[Record]) -> list[tuple[Record, list[str]]]:
-    """Every run with its faults, those of the runs taken together among them: failed, then broken chains, then sound."""
-    apart = strangers(records)
-    judged = [
-        (record, faults(record) + [f"unlike its fellows, {words}" for words in apart.get(record.run, ())])
-        for record in records
-    ]
-    return sorted(judged, key=lambda pair: (pair[0].validation.passed, not pair[1]))
-
-
-def write_memo(path: Path, judged: list[tuple[Record, list[str]]], gaps: list[Gap]) -> None:
-    """Write the memo: totals, failures, gaps, the checks of every run, its chain; `judged` as judge_runs gives it."""
-    worst = judged[0][0].run
+    `judged` is in the order of judge_runs."""
+    worst = judged[0].record.run
     sections = [
         "# Correctness memo\n",
         _totals(judged, gaps),
         _failures(judged),
+        _outside(judged),
         _gaps(gaps),
         _HOW.format(command=repeat_command(worst), folder=fill(RUN, worst)),
         "## Every run\n\n" + _checks(judged),
+        _open_checks(judged),
         _CHAIN + _chains(judged),
     ]
     with atomic_file(path) as temporary:
@@ -92,37 +81,16 @@ def repeat_command(run: Run) -> str:
     )
 
 
-def _validation_faults(report: Validation) -> list[str]:
-    """A report that did not pass, or one that claims to pass against its own numbers."""
-    layers = f"{report.layers_checked} of {report.layers_expected} layers checked"
-    rows = (len(report.layers["layer"]), report.layers["violations"].sum())
-    wrong = []
-    if report.max_abs_violation > report.tolerance and not report.violations:
-        wrong.append(f"0 violations, and the largest is {report.max_abs_violation:.3g}")
-    if report.violations:
-        wrong.append(f"{report.violations} weights violate the mask, the largest {report.max_abs_violation:.3g}")
-    if report.layers_checked == 0 or report.layers_checked != report.layers_expected:
-        wrong.append(layers)
-    if report.tensors_outside_changed:
-        wrong.append(f"changed outside the mask: {', '.join(report.tensors_outside_changed)}")
-    if rows != (report.layers_checked, report.violations):
-        wrong.append(f"its totals are not those of its {rows[0]} layer rows with {rows[1]} violations")
-    for name, column in (("expected_sparsity", "pruned"), ("actual_sparsity", "zeros")):
-        said, counted = getattr(report, name), report.layers[column].sum()
-        if said is not None and not math.isclose(said * report.weights, counted, rel_tol=ROUNDING):
-            wrong.append(f"its {name} {said:g} is not that of its layer rows, {counted:,} of {report.weights:,}")
-    if not report.passed:
-        return ["validation failed: " + ("; ".join(wrong) or f"{layers}, 0 violations")]
-    return ["validation says passed, but: " + "; ".join(wrong)] if wrong else []
-
-
-def _totals(judged: list[tuple[Record, list[str]]], gaps: list[Gap]) -> str:
-    records = [record for record, _ in judged]
-    failing = sum(bool(found) for _, found in judged)
+def _totals(judged: list[Judged], gaps: list[Gap]) -> str:
+    records = [each.record for each in judged]
+    failing = sum(bool(each.faults) for each in judged)
+    in_part = sum(bool(each.unchecked) for each in judged)
+    outside = sum(each.outside is not None for each in judged)
     passed = sum(record.validation.passed for record in records)
     whole = sum(not any(link.fault for link in links(record)) for record in records)
     return (
-        f"- {len(records)} runs checked, {failing} with a fault"
+        f"- {len(records)} runs checked, {failing} with a fault, {in_part} not fully checked"
+        f", {outside} outside the configured study"
         f"; {sum(gap.left_out for gap in gaps)} more are missing or could not be read and are in no table\n"
         f"- validation passed: {passed} of {len(records)}"
         f"; {sum(record.validation.weights for record in records):,} weights compared with their masks"
@@ -131,15 +99,36 @@ def _totals(judged: list[tuple[Record, list[str]]], gaps: list[Gap]) -> str:
     )
 
 
-def _failures(judged: list[tuple[Record, list[str]]]) -> str:
-    failing = [(record.run, found) for record, found in judged if found]
+def _failures(judged: list[Judged]) -> str:
+    failing = [each for each in judged if each.faults]
     if not failing:
         return ""
     entries = []
-    for run, found in failing:
-        reasons = "".join(f"- {reason}\n" for reason in found)
+    for each in failing:
+        reasons = "".join(f"- {reason}\n" for reason in each.faults)
+        run = each.record.run
         entries.append(f"### {run.id}\n\n{reasons}\n```\n{repeat_command(run)}\n```\n")
     return "## Runs that fail\n\n" + "\n".join(entries)
+
+
+def _outside(judged: list[Judged]) -> str:
+    rows = [(each.record.run.id, each.outside) for each in judged if each.outside]
+    if not rows:
+        return ""
+    words = "These runs are in summary.csv only: no mean, comparison or figure has them.\n\n"
+    return "## Runs outside the configured study\n\n" + words + markdown_table(["run", "reason"], rows)
+
+
+def _open_checks(judged: list[Judged]) -> str:
+    """Return the checks that could not be made, with their runs."""
+    runs: dict[str, list[str]] = {}
+    for each in judged:
+        for reason in each.unchecked:
+            runs.setdefault(reason, []).append(each.record.run.id)
+    if not runs:
+        return ""
+    rows = [(reason, len(names), ", ".join(names)) for reason, names in runs.items()]
+    return "## What was not checked\n\n" + markdown_table(["check", "runs", "which"], rows)
 
 
 def _gaps(gaps: list[Gap]) -> str:
@@ -149,22 +138,25 @@ def _gaps(gaps: list[Gap]) -> str:
     return "## Missing or unreadable\n\n" + markdown_table(["run", "consequence", "reason"], rows)
 
 
-def _checks(judged: list[tuple[Record, list[str]]]) -> str:
+def _checks(judged: list[Judged]) -> str:
     header = """run|verdict|layers checked / expected|weights compared|violations|largest violation (tolerance)
         |sparsity expected / found|outside tensors changed / checked|train-merge gap, loss / metric|chain"""
     rows = []
-    for record, found in judged:
-        report, followed = record.validation, links(record)
+    for each in judged:
+        record = each.record
+        report = record.validation
+        followed = links(record)
+        outside = f"{len(report.tensors_outside_changed)} / {report.tensors_outside_checked}"
         rows.append(
             [
                 record.run.id,
-                "FAULT" if found else "sound",
+                each.verdict,
                 f"{report.layers_checked} / {report.layers_expected}",
                 f"{report.weights:,}",
                 report.violations,
                 f"{report.max_abs_violation:.3g} ({report.tolerance:.3g})",
                 f"{_number(report.expected_sparsity, '.6f')} / {_number(report.actual_sparsity, '.6f')}",
-                f"{len(report.tensors_outside_changed)} / {report.tensors_outside_checked}",
+                outside if report.inputs.base else "not checked",
                 f"{_number(record.train_merge_gap, '+.2g')} / {_number(record.train_merge_gap_value, '+.3f')}",
                 f"{sum(link.fault is None for link in followed)} of {len(followed)}",
             ]
@@ -172,11 +164,11 @@ def _checks(judged: list[tuple[Record, list[str]]]) -> str:
     return markdown_table([name.strip() for name in header.split("|")], rows)
 
 
-def _chains(judged: list[tuple[Record, list[str]]]) -> str:
+def _chains(judged: list[Judged]) -> str:
     rows = []
-    for record, _ in judged:
-        followed = links(record)
-        rows.append([record.run.id, *("BROKEN" if link.fault else short(link.digest) for link in followed)])
+    for each in judged:
+        followed = links(each.record)
+        rows.append([each.record.run.id, *("BROKEN" if link.fault else short(link.digest) for link in followed)])
     return markdown_table(["run", *(link.name for link in followed)], rows)
 
 

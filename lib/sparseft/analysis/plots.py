@@ -9,8 +9,9 @@
     {task}_speed_vs_sparsity         training speed, a row a model and device
     {task}_{metric}_vs_speed         that metric against it, a panel a model and device, with the Pareto front
 
-A line figure has a column a method and a row a model; colour and marker both tell the mode. Apart from these, since it
-is measured apart:
+A line figure has a column per method and a row per model; colour and marker both tell the mode. Where runs of a model and
+task have several settings, each setting has figures of its own, whose names begin with setting1_, setting2_, ... Points
+with a run that has a fault are not drawn. Apart from these, since it is measured apart:
 
     {model}_{task}_throughput_vs_batch_size  speed and memory of the training, a column a method and device; colour
                                              tells the sparsity, from dark to light (viridis), dense is black
@@ -35,12 +36,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparseft.analysis.leftovers import MARK, remove_leftovers
+from sparseft.analysis.tables import asked_and_reached
 from sparseft.files import atomic_file
 from sparseft.grid import DENSE, MODES, NO_FINETUNE, OUT_OF_MEMORY, PROJECTIONS, TASK_METHODS
 from sparseft.processes import end_with_parent
 
 METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_match": "exact match"}
-SPARSITY = "sparsity asked (%)"
+REACHED = "sparsity reached (%)"
+ASKED = "sparsity asked for (%)"
 GAP = "train-merge gap\n(nats per answer token)"
 LOSS = "evaluation loss\n(nats per answer token)"
 ROWS = {
@@ -114,32 +117,56 @@ def _save(figure: Figure, path: Path) -> None:
 
 def _figures(points: pd.DataFrame, best: pd.DataFrame, baseline: pd.DataFrame | None) -> Iterator[tuple[str, Figure]]:
     points = points.assign(row=points["model"])
-    for (task, metric), part in points.groupby(["task", "metric"], sort=False):
-        label = METRICS.get(metric, metric)
-        figure = _line_figure(part, "value", label, error="standard_error", title=f"{task}: {label} ± standard error")
-        if baseline is not None:
-            _draw_baseline(figure, baseline[baseline["task"] == task])
-        yield f"{task}_{metric}_vs_sparsity", figure
-        for model, of_model in part.groupby("model", sort=False):
-            title = f"{task}: {label} ({model})"
-            yield f"{task}_{metric}_heatmap_{model}", _heat_map(of_model, title=title, label=label)
-        timed, front = part[part["samples_per_second"].notna()], best[best["best_for_speed"] & (best["task"] == task)]
-        if len(timed):
-            title = f"{task}: {label} ± standard error against training speed"
-            figure = _speed_figure(timed, front[front["metric"] == metric], label, title=title)
-            yield f"{task}_{metric}_vs_speed", figure
-    for task, part in points.groupby("task", sort=False):
-        bars = " ± standard deviation over seeds" if (part["n"] > 1).any() else ""
-        on_device = part.assign(row=part["model"] + " on " + part["device"].fillna(""))
-        for name, (column, rows, label, title) in {
-            "eval_loss_vs_sparsity": ("eval_loss", part, LOSS, "loss of the merged model"),
-            "train_merge_gap": ("train_merge_gap", part, GAP, "loss of the merged model minus loss before the merge"),
-            "speed_vs_sparsity": ("samples_per_second", on_device, ROWS["samples_per_second"], "training speed"),
-        }.items():
-            known, error = rows[rows[column].notna()], f"{column}_sd"
-            if len(known):
-                figure = _line_figure(known, column, label, error=error, title=f"{task}: {title}{bars}")
-                yield f"{task}_{name}", figure
+    for prefix, words, setting in _settings(points):
+        own, own_best = points[points["setting"] == setting], best[best["setting"] == setting]
+        for (task, metric), part in own.groupby(["task", "metric"], sort=False):
+            front = own_best[(own_best["task"] == task) & (own_best["metric"] == metric)]
+            for name, figure in _value_figures(part, front, f"{task}{words}", baseline):
+                yield f"{prefix}{task}_{metric}_{name}", figure
+        for task, part in own.groupby("task", sort=False):
+            for name, figure in _cost_figures(part, f"{task}{words}"):
+                yield f"{prefix}{task}_{name}", figure
+
+
+def _settings(table: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    """Return for each setting the beginning of its figures' names, what their titles say of it, and its text in the table."""
+    settings = [setting for setting in table["setting"].unique() if setting]
+    if (table["setting"] == "").any():
+        yield "", "", ""
+    for number, setting in enumerate(settings, 1):
+        yield f"setting{number}_", f", {setting}", setting
+
+
+def _value_figures(
+    points: pd.DataFrame, front: pd.DataFrame, title: str, baseline: pd.DataFrame | None
+) -> Iterator[tuple[str, Figure]]:
+    """Return the figures of one task's metric; `front`: its best points."""
+    task, metric = points[["task", "metric"]].iloc[0]
+    label = METRICS.get(metric, metric)
+    figure = _line_figure(points, "value", label, error="standard_error", title=f"{title}: {label} ± standard error")
+    if baseline is not None:
+        _draw_baseline(figure, baseline[baseline["task"] == task])
+    yield "vs_sparsity", figure
+    for model, of_model in points.groupby("model", sort=False):
+        yield f"heatmap_{model}", _heat_map(of_model, title=f"{title}: {label} ({model})", label=label)
+    timed = points[points["samples_per_second"].notna()]
+    if len(timed):
+        against = f"{title}: {label} ± standard error against training speed"
+        yield "vs_speed", _speed_figure(timed, front[front["best_for_speed"]], label, title=against)
+
+
+def _cost_figures(points: pd.DataFrame, title: str) -> Iterator[tuple[str, Figure]]:
+    """Return the figures of one task's loss, gap and speed."""
+    bars = " ± standard deviation over seeds" if (points["n"] > 1).any() else ""
+    on_device = points.assign(row=points["model"] + " on " + points["device"].fillna(""))
+    for name, (column, rows, label, words) in {
+        "eval_loss_vs_sparsity": ("eval_loss", points, LOSS, "loss of the merged model"),
+        "train_merge_gap": ("train_merge_gap", points, GAP, "loss of the merged model minus loss before the merge"),
+        "speed_vs_sparsity": ("samples_per_second", on_device, ROWS["samples_per_second"], "training speed"),
+    }.items():
+        known = rows[rows[column].notna()]
+        if len(known):
+            yield name, _line_figure(known, column, label, error=f"{column}_sd", title=f"{title}: {words}{bars}")
 
 
 def _line_figure(points: pd.DataFrame, column: str, label: str, *, error: str, title: str) -> Figure:
@@ -155,7 +182,7 @@ def _line_figure(points: pd.DataFrame, column: str, label: str, *, error: str, t
             axes.axhline(0, color="0.25", linestyle=":", linewidth=1.4, label="no gap", zorder=1)
         if column == "samples_per_second":
             axes.set_ylim(bottom=0)  # a ratio of speeds is read off the axis
-    _finish_axes(list(panels.values()), points["sparsity"])
+    _finish_axes(list(panels.values()), 100 * points["reached_sparsity"])
     figure.suptitle(
         fill(title if len(rows) > 1 else f"{title} ({rows[0]})", TITLE), fontsize="medium", fontweight="bold"
     )
@@ -183,7 +210,7 @@ def _panels(rows: list[str], columns: list[str], height: float) -> tuple[Figure,
                 axes.sharey(own[0])
             lowest = place + across >= len(columns) and number == len(rows) - 1
             axes.tick_params(labelleft=place % across == 0, labelbottom=lowest)
-            axes.set_xlabel(SPARSITY if lowest else "", fontsize="small")
+            axes.set_xlabel(REACHED if lowest else "", fontsize="small")
     return figure, panels
 
 
@@ -221,7 +248,8 @@ def _speed_figure(points: pd.DataFrame, front: pd.DataFrame, label: str, *, titl
             axes.annotate(number, (point.samples_per_second, point.value), xytext=(5, 5), textcoords="offset points")
         axes.margins(0.1)  # room for the numbers
         names = [
-            f"{number}: {row.method} {row.sparsity} %, {row.mode}" for number, row in enumerate(best.itertuples(), 1)
+            f"{number}: {row.method} {asked_and_reached(row)} %, {row.mode}"
+            for number, row in enumerate(best.itertuples(), 1)
         ]
         axes.set_title(fill(f"{model} on {device}", TITLE), fontsize="medium")
         axes.set_xlabel("\n".join(["training speed (samples/s)", *names]), fontsize="small")
@@ -243,7 +271,8 @@ def _draw_lines(axes: Axes, points: pd.DataFrame, column: str, error: str) -> No
     for mode, line in points.groupby("mode", sort=False):
         look = {"linewidth": 1.8, "markersize": 5, "capsize": 2.5, "elinewidth": 1, **_MODES[mode]}
         # 0.7 points apart, so that equal values and their bars stay visible beside each other.
-        place = line["sparsity"] + 0.7 * (MODES.index(mode) - 1)
+        line = line.sort_values("reached_sparsity")
+        place = 100 * line["reached_sparsity"] + 0.7 * (MODES.index(mode) - 1)
         axes.errorbar(place, line[column], yerr=line[error].astype(float), label=mode, **look)
 
 
@@ -260,7 +289,7 @@ def _draw_levels(axes: Axes, points: pd.DataFrame) -> None:
 
 def _finish_axes(panels: list[Axes], sparsities: pd.Series) -> None:
     ticks = []
-    for sparsity in sorted(sparsities.unique()):
+    for sparsity in sorted(sparsities.round().astype(int).unique()):
         if not ticks or sparsity - ticks[-1] >= 20:  # percent; closer, the numbers would touch
             ticks.append(sparsity)
     panels[0].set_xticks(ticks)  # the x axis is shared
@@ -284,7 +313,7 @@ def _heat_map(points: pd.DataFrame, *, title: str, label: str) -> Figure:
         axes.set_title(mode, fontsize="medium")
         axes.set(xlabel="", ylabel="", facecolor="0.9")  # grey: no such run
         axes.tick_params(axis="y", rotation=0)
-    panels[-1].set_xlabel(SPARSITY, fontsize="medium")
+    panels[-1].set_xlabel(ASKED, fontsize="medium")
     figure.suptitle(fill(title, TITLE), fontsize="medium", fontweight="bold")
     figure.colorbar(panels[0].collections[0], ax=panels, label=label, fraction=0.05, aspect=25)
     return figure
@@ -301,11 +330,13 @@ def _layer_figures(layers: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         projection=layers["layer"].str.rpartition(".")[2],
         zeros=layers["sparsity_mean"] * layers["weights"],
     )
-    for model, part in layers.groupby("model", sort=False):
-        for place, label in {"block": "decoder block", "projection": "kind of layer"}.items():
-            sums = part.groupby(["panel", place, "sparsity"], sort=False)[["zeros", "weights"]].sum()
-            reached = (100 * sums["zeros"] / sums["weights"]).astype(float).rename("reached").reset_index()
-            yield f"{model}_sparsity_by_{place}", _layer_figure(reached, place, label, model)
+    for prefix, words, setting in _settings(layers):
+        for model, part in layers[layers["setting"] == setting].groupby("model", sort=False):
+            for place, label in {"block": "decoder block", "projection": "kind of layer"}.items():
+                sums = part.groupby(["panel", place, "sparsity"], sort=False)[["zeros", "weights"]].sum()
+                reached = (100 * sums["zeros"] / sums["weights"]).astype(float).rename("reached").reset_index()
+                figure = _layer_figure(reached, place, label, f"{model}{words}")
+                yield f"{prefix}{model}_sparsity_by_{place}", figure
 
 
 def _layer_figure(reached: pd.DataFrame, place: str, label: str, model: str) -> Figure:
@@ -327,7 +358,7 @@ def _layer_figure(reached: pd.DataFrame, place: str, label: str, model: str) -> 
         axes.set_yticks([place + 0.5 for place in range(0, len(rows), step)], names)
         step = -(-len(columns) // 5)
         axes.set_xticks([place + 0.5 for place in range(0, len(columns), step)], columns[::step])
-    figure.supxlabel(SPARSITY, fontsize="medium")
+    figure.supxlabel(ASKED, fontsize="medium")
     figure.supylabel(label, fontsize="medium")
     figure.suptitle(
         fill(f"{model}: sparsity of the merged models by {label}", TITLE), fontsize="medium", fontweight="bold"

@@ -8,12 +8,14 @@
 
 A run without a sound validation_report.json and evaluation.json is left out of every table; without a sound
 train.json, before_merge.json or merge.json it stays, with blanks. Either way it becomes a `Gap` with the reason;
-nothing is filled in. A run without a folder is a `Gap` too where those beside it make it part of their grid. A file is
-sound if its fields have their types and ranges, and its numbers agree with one another. The classes below
-name the fields that the analysis reads; a file may hold more.
+nothing is filled in. A run without a folder is a `Gap` too: where the configuration asks for it, or, without one, where the
+runs beside it make it part of their grid. A file is sound if its fields have their types and ranges, and its numbers agree
+with one another. The classes below name the fields that the analysis reads; a file may hold more.
 """
 
+import hashlib
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -23,10 +25,13 @@ from typing import Annotated, Literal, Self, TypeVar
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from sparseft.config import Config
+from sparseft.config import Training as Schedule
 from sparseft.errors import InputError
 from sparseft.files import ADAPTER_FILES, adapter_digest, sha256
 from sparseft.grid import DENSE, MEASURED, NO_FINETUNE, OUT_OF_MEMORY, SKIPPED, Cell, Run, fill, mask_path
 from sparseft.record import again, unaltered
+from sparseft.targets import runs as configured_runs
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[int, Field(gt=0, lt=2**63)]
@@ -39,6 +44,9 @@ Numbers = Annotated[list[Number], AfterValidator(np.array)]
 Rows = Annotated[list, AfterValidator(len)]  # how many: a study's log-likelihoods would fill the memory
 PERPLEXITY = "wikitext2_ppl_"  # and its context length: the metrics that are no fractions
 ROUNDING = 1e-9  # relative; of sums in another order
+# Keys of `training:` that leave every bit of the adapter as it is; the others decide it.
+WITHOUT_EFFECT = {"eval_every", "save_every", "cache_weights", "gradient_checkpointing"}
+DECIDING_KEYS = sorted(Schedule.model_fields.keys() - WITHOUT_EFFECT)
 
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
@@ -66,10 +74,11 @@ class _File(_Piece):
 
 
 class TrainInputs(_Piece):
-    """sha256 of what the training read; the validation set is what eval_loss was taken on."""
+    """Hold the sha256 of what the training read; `validation` is the set that eval_loss was measured on."""
 
     model: str
     mask: str
+    train: str
     validation: str
 
 
@@ -80,15 +89,29 @@ class TrainOutputs(_Piece):
 
 
 class Training(_File):
-    """train.json: losses in nats per answer token, throughput without padding."""
+    """Read train.json: the keys of `training:`, losses in nats per answer token, throughput without padding."""
 
+    steps: Number
+    batch_size: Number
+    micro_batch_size: Number | Literal["auto"]
+    learning_rate: Positive
+    warmup_fraction: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Positive
+    lora_r: Number
+    lora_alpha: Positive
+    lora_dropout: Fraction
+    lora_targets: list[str]
+    gradient: str
+    shard_model: bool
+    length_buckets: Number
     backend: str
     device: str
     dtype: str
-    steps: Number
-    batch_size: Number
+    cerebras: dict[str, int | str | None] | None = None  # what decides a training on Cerebras' backends
     processes: Number
-    gradient: str
+    train_examples: Number
+    updates: Count
     loss_curve: Rows
     final_loss: Loss
     eval_loss: Loss
@@ -102,8 +125,17 @@ class Training(_File):
     inputs: TrainInputs
     outputs: TrainOutputs
 
+    @property
+    def settings(self) -> dict[str, object]:
+        """Return what decides the adapter besides the base, the mask and the seed, by name."""
+        schedule = {name: getattr(self, name) for name in DECIDING_KEYS}
+        appliance = {f"cerebras.{name}": value for name, value in (self.cerebras or {}).items()}
+        place = {"backend": self.backend, "dtype": self.dtype, "train.jsonl": self.inputs.train}
+        return schedule | appliance | place
+
     def contradictions(self) -> Iterator[str]:
-        samples, rate = self.steps * self.batch_size, self.samples_per_second_overall
+        samples = self.steps * self.batch_size
+        rate = self.samples_per_second_overall
         if self.loss_curve != self.steps:
             yield f"{self.loss_curve} losses of {self.steps} steps"
         if not math.isclose(rate * self.train_seconds, samples, rel_tol=ROUNDING):
@@ -150,12 +182,25 @@ class ValidationInputs(_Piece):
 
 
 class Mask(_Piece):
-    """What the mask ranked together, whether wanda went layer by layer, and what it is of where it says so."""
+    """Read what a mask says of itself. A setting that its method does not use is None."""
 
     scope: str
     method: str | None = None
     sparsity: Fraction | None = None  # asked for
+    seed: int | None = None
+    nm_group: int | None = None
     sequential: bool | None = None
+    calibration_examples: int | None = None
+    calibration_seed: int | None = None
+    accumulated: str | None = None
+    train_sha256: str | None = None  # of the examples that calibrated it
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Return what decides the masks of the method besides the base, by name."""
+        named = {"method", "sparsity", "train_sha256"}
+        calibration = {} if self.train_sha256 is None else {"calibration data": self.train_sha256}
+        return self.model_dump(exclude=named) | calibration
 
 
 class Validation(_File):
@@ -172,6 +217,7 @@ class Validation(_File):
     actual_sparsity: Fraction | None
     tensors_outside_checked: Count
     tensors_outside_changed: list[str]
+    not_checked: list[str]
     layers: Annotated[list[Layer], AfterValidator(_columns)]
     inputs: ValidationInputs
 
@@ -189,10 +235,11 @@ class Validation(_File):
 
 
 class EvaluationInputs(_Piece):
-    """sha256 of each file of the evaluated model and of the validation set."""
+    """Hold the sha256 of each file of the evaluated model and of the two sets; worked examples come from `train`."""
 
     model: dict[str, str]
     data: str
+    train: str
 
 
 class _Scored(_File):
@@ -249,16 +296,24 @@ class Evaluation(_Scored):
     train_overlap: Count
     harness: str
     device: str
+    dtype: str
+    prompt_sha256: str
     inputs: EvaluationInputs
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Return what decides the result besides the model and the validation set, by name."""
+        return {"dtype": self.dtype}
 
 
 class BeforeInputs(_Piece):
-    """Digest of the base's weights, sha256 of the mask, of the adapter and of the validation set."""
+    """Hold the digest of the base, and the sha256 of the mask, of the adapter and of the two sets."""
 
     model: str
     mask: str
     adapter: str
     data: str
+    train: str
 
 
 class BeforeMerge(_Scored):
@@ -341,7 +396,8 @@ class Measurement(_Piece):
 class Record:
     """One run with its sound pieces; `train`, `before` and `merge` are None where there is no sound one.
 
-    `on_disk`: digests, taken while reading, of the mask and the adapter, as far as their files are there."""
+    `on_disk` holds the digests of the mask's and the adapter's files, taken while reading; a file that is not there has
+    none."""
 
     run: Run
     validation: Validation
@@ -380,19 +436,24 @@ _PIECES = {
 }
 
 
-def read_runs(results_dir: Path) -> tuple[list[Record], list[Gap]]:
-    """Read every run folder. Raises InputError where not one run is complete."""
+def read_runs(results_dir: Path, study: Config | None = None) -> tuple[list[Record], list[Gap]]:
+    """Read every run folder; return the runs, and a gap for each run of the grid that is missing or unsound.
+
+    The grid is that of `study`, or, without one, what the runs that are there make up. Raises InputError where not one run
+    is complete."""
     if not results_dir.is_dir():
         raise InputError(f"{results_dir}: no such folder", "give the folder that holds the runs, or make them first")
     # A hidden folder is one that is still being written.
     folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     digests: dict[Path, str] = {}  # runs share their masks
-    read = [_read_run(folder, digests) for folder in folders]
+    read = [_read_run(folder, _study_folder(results_dir), digests) for folder in folders]
     records = [record for record, _ in read if record]
     gaps = [gap for _, gap in read if gap]
-    for run in _absent([record.run for record in records]):
+    expected = configured_runs(study) if study else _grid_of([record.run for record in records])
+    asked = "the configuration asks for it" if study else "the grid of the other runs has it"
+    for run in expected:
         if not (results_dir / run.id).is_dir():
-            gaps.append(Gap(run.id, True, "no such folder, though the grid of the other runs has it"))
+            gaps.append(Gap(run.id, True, f"no such folder, though {asked}"))
     gaps.sort(key=lambda gap: gap.run_id)
     if not records:
         first = f" (the first: {gaps[0].run_id}: {gaps[0].reason})" if gaps else ""
@@ -415,7 +476,15 @@ def read_measurements(paths: Iterable[Path]) -> list[Measurement]:
     return measurements
 
 
-def _read_run(folder: Path, digests: dict[Path, str]) -> tuple[Record | None, Gap | None]:
+def files_digest(files: dict[str, str] | None) -> str | None:
+    """Return one sha256 for a model: its file's, or that of what `sha256sum` prints for its files in order of their names."""
+    if not files or len(files) == 1:
+        return next(iter(files.values())) if files else None
+    listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _read_run(folder: Path, study: Path, digests: dict[Path, str]) -> tuple[Record | None, Gap | None]:
     try:
         run = Run.parse(folder.name)
     except InputError as error:
@@ -441,13 +510,19 @@ def _read_run(folder: Path, digests: dict[Path, str]) -> tuple[Record | None, Ga
     complete = bool(pieces["validation"] and pieces["evaluation"] and not foreign)
     reasons += foreign
     gap = Gap(run.id, not complete, " | ".join(reasons)) if reasons else None
-    return (Record(run, **pieces, on_disk=_on_disk(folder, run, digests)) if complete else None), gap
+    return (Record(run, **pieces, on_disk=_on_disk(folder, study, run, digests)) if complete else None), gap
 
 
-def _on_disk(folder: Path, run: Run, digests: dict[Path, str]) -> dict[str, str]:
-    """The digests of a run's mask and adapter, `digests` being those of masks that are known; the study lies three folders above the run."""
-    study = folder.resolve().parent.parent.parent
-    mask, adapter, found = study / fill(mask_path(run.method), run), folder / "adapter", {}
+def _study_folder(results_dir: Path) -> Path:
+    """Return the folder of the study, two above the runs as the user names them: any folder between may be a link."""
+    return Path(os.path.abspath(results_dir)).parent.parent
+
+
+def _on_disk(folder: Path, study: Path, run: Run, digests: dict[Path, str]) -> dict[str, str]:
+    """Return the digests of a run's mask and adapter, as far as their files are there. `digests` holds those of known masks."""
+    mask = study / fill(mask_path(run.method), run)
+    adapter = folder / "adapter"
+    found = {}
     if mask.is_file():
         if mask not in digests:
             digests[mask] = sha256(mask)
@@ -457,18 +532,21 @@ def _on_disk(folder: Path, run: Run, digests: dict[Path, str]) -> dict[str, str]
     return found
 
 
-def _absent(runs: list[Run]) -> list[Run]:
-    """What `runs` lack to be a grid: of a model and task, methods x sparsities x modes x seeds. The dense runs are apart
-    from the pruned ones, and the seeds of untrained runs, which need one alone, from those of the trained ones."""
-    wanted = set()
+def _grid_of(runs: list[Run]) -> list[Run]:
+    """Return the grid that `runs` make up: per model and task, methods x sparsities x modes x seeds.
+
+    Dense runs form a grid apart from the pruned ones. Untrained runs need one seed, whatever seeds the trained ones have."""
+    found = set()
     for model, task, dense in {(run.model, run.task, run.method == DENSE) for run in runs}:
-        alike = [run for run in runs if (run.model, run.task, run.method == DENSE) == (model, task, dense)]
-        methods, sparsities = {run.method for run in alike}, {run.sparsity for run in alike}
+        members = [run for run in runs if (run.model, run.task, run.method == DENSE) == (model, task, dense)]
+        methods = {run.method for run in members}
+        sparsities = {run.sparsity for run in members}
         for trained in (False, True):
-            some = [run for run in alike if (run.mode != NO_FINETUNE) == trained]
-            modes, seeds = {run.mode for run in some}, {run.seed for run in some}
-            wanted |= {Run(model, task, *cell) for cell in product(methods, sparsities, modes, seeds)}
-    return sorted(wanted - set(runs))
+            chosen = [run for run in members if (run.mode != NO_FINETUNE) == trained]
+            modes = {run.mode for run in chosen}
+            seeds = {run.seed for run in chosen}
+            found |= {Run(model, task, *cell) for cell in product(methods, sparsities, modes, seeds)}
+    return sorted(found)
 
 
 def _read_piece(path: Path, schema: type[P]) -> P:

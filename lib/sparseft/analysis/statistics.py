@@ -1,5 +1,8 @@
 """Intervals and tests, each of them scipy's or statsmodels'; every interval is one of 95 %.
 
+A mean over seeds has two sources of variation: the seeds, and the examples, which all seeds share. Two seeds that agree by
+chance would give an interval without width, so the one that is reported covers both (`union_interval`).
+
 Two models are compared over the same examples, pair by pair: McNemar's exact test (Psychometrika 12, 1947), and the
 percentile bootstrap of the mean difference. Resampling outcomes that hardly ever differ hardly ever meets a difference,
 and the interval comes out too narrow, without any width for two runs that agree on all examples. As Bonett and Price
@@ -16,6 +19,7 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 LEVEL = 0.95
 RESAMPLES = 2000  # the ends are known to a few hundredths of the interval's width
@@ -32,6 +36,37 @@ def t_interval(mean: np.ndarray, error: np.ndarray, n: np.ndarray) -> tuple[np.n
     with np.errstate(invalid="ignore"):  # one value has no degrees of freedom
         ends = stats.t.interval(LEVEL, np.where(degrees > 0, degrees, np.nan), mean, error)
     return tuple(np.where(error == 0, mean, end) for end in ends)
+
+
+def proportion_interval(value: np.ndarray, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of Wilson's score intervals (JASA 22, 1927) of shares of `examples`, which may be 0 or 1.
+
+    The mean share over several models on the same examples is given the interval of one model: it can only be too wide."""
+    value, examples = np.asarray(value, float), np.asarray(examples, float)
+    low, high = proportion_confint(value * examples, examples, alpha=1 - LEVEL, method="wilson")
+    return np.minimum(low, value), np.maximum(high, value)  # rounding: at 0 and 1 the value itself is an end
+
+
+def ratio_error(sums: np.ndarray, tokens: np.ndarray) -> float:
+    """Return the standard error of sums.sum() / tokens.sum() over the examples, (examples,) each.
+
+    It is the linearised one of a ratio (Cochran, Sampling Techniques, 1977, section 6.5)."""
+    examples = len(sums)
+    residuals = sums - sums.sum() / tokens.sum() * tokens
+    return float(np.sqrt(examples / (examples - 1) * np.square(residuals).sum()) / tokens.sum())
+
+
+def union_interval(
+    seeds: tuple[np.ndarray, np.ndarray], examples: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return low, high and source of the interval that covers two others, over the seeds and over the examples.
+
+    An end that is NaN does not count: one seed has no interval of its own. The source is "seeds", "examples" or "both"."""
+    low, high = np.fmin(seeds[0], examples[0]), np.fmax(seeds[1], examples[1])
+    from_seeds = (low == seeds[0]) & (high == seeds[1])
+    from_examples = (low == examples[0]) & (high == examples[1])
+    source = np.select([from_examples, from_seeds, ~np.isnan(low)], ["examples", "seeds", "both"], "")
+    return low, high, source
 
 
 def mcnemar_p(ours: np.ndarray, theirs: np.ndarray) -> float:

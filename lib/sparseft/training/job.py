@@ -97,6 +97,8 @@ def write_train_record(args: argparse.Namespace, job: Job, record: dict) -> None
     inputs = {"model": job.checkpoint.digest, "mask": job.provenance["mask_sha256"]}
     inputs |= {split: sha256(args.data_dir / f"{split}.jsonl") for split in SPLITS}
     outputs = {"adapter": adapter_digest(args.output_dir / "adapter")}
-    content = {"run_id": args.run_id, **job.settings.model_dump(), **record, "inputs": inputs, "outputs": outputs}
+    examples = {f"{split}_examples": len(job.rows[split]) for split in SPLITS}
+    content = {"run_id": args.run_id, **job.settings.model_dump(), **examples, **record}
+    content |= {"inputs": inputs, "outputs": outputs}
     with whole_with(args.output_dir / "adapter"):
         write_record(args.output_dir / "train.json", content)

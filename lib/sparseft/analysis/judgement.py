@@ -1,0 +1,87 @@
+"""What is wrong with a run, what could not be checked, and whether it belongs to the study."""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+from sparseft.analysis.chain import links, strangers, unchecked
+from sparseft.analysis.records import ROUNDING, Record, Validation
+from sparseft.analysis.settings import by_setting
+from sparseft.grid import Run
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One run with its faults and its open checks, each a text. `outside` says why it is not of the study; None where it is."""
+
+    record: Record
+    faults: list[str]
+    unchecked: list[str]
+    outside: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Return the word of the memo: only a run without faults whose checks were all made is sound."""
+        if self.faults:
+            return "FAULT"
+        return "NOT FULLY CHECKED" if self.unchecked else "sound"
+
+
+def judge_runs(records: list[Record], outside: dict[Run, str] | None = None) -> list[Judged]:
+    """Return every run with what is wrong with it: failed validations first, then other faults, then the rest.
+
+    `outside` names the runs that do not belong to the study. They are compared with no other run."""
+    outside = outside or {}
+    members = [record for record in records if record.run not in outside]
+    apart = _strangers(members)
+    judged = [
+        Judged(
+            record,
+            [*faults(record), *(f"unlike its fellows, {words}" for words in apart[record.run])],
+            unchecked(record),
+            outside.get(record.run),
+        )
+        for record in records
+    ]
+    return sorted(judged, key=lambda each: (each.record.validation.passed, not each.faults))
+
+
+def faults(record: Record) -> list[str]:
+    """Return what is wrong with a run by itself, in words; empty for a sound one."""
+    broken = [link.fault for link in links(record) if link.fault]
+    return _validation_faults(record.validation) + [f"broken chain, {fault}" for fault in broken]
+
+
+def _strangers(records: list[Record]) -> dict[Run, list[str]]:
+    """Return what sets runs apart from those of their own setting."""
+    found: dict[Run, list[str]] = defaultdict(list)
+    for group in by_setting(records).values():
+        for run, words in strangers(group).items():
+            found[run] += [text for text in words if text not in found[run]]
+    return found
+
+
+def _validation_faults(report: Validation) -> list[str]:
+    """Return the faults of a report that did not pass, or of one that claims to pass against its own numbers."""
+    layers = f"{report.layers_checked} of {report.layers_expected} layers checked"
+    wrong = []
+    if report.max_abs_violation > report.tolerance and not report.violations:
+        wrong.append(f"0 violations, and the largest is {report.max_abs_violation:.3g}")
+    if report.violations:
+        wrong.append(f"{report.violations} weights violate the mask, the largest {report.max_abs_violation:.3g}")
+    if report.layers_checked == 0 or report.layers_checked != report.layers_expected:
+        wrong.append(layers)
+    if report.tensors_outside_changed:
+        wrong.append(f"changed outside the mask: {', '.join(report.tensors_outside_changed)}")
+    rows = len(report.layers["layer"])
+    violations = report.layers["violations"].sum()
+    if (rows, violations) != (report.layers_checked, report.violations):
+        wrong.append(f"its totals are not those of its {rows} layer rows with {violations} violations")
+    for name, column in (("expected_sparsity", "pruned"), ("actual_sparsity", "zeros")):
+        said = getattr(report, name)
+        counted = report.layers[column].sum()
+        if said is not None and not math.isclose(said * report.weights, counted, rel_tol=ROUNDING):
+            wrong.append(f"its {name} {said:g} is not that of its layer rows, {counted:,} of {report.weights:,}")
+    if not report.passed:
+        return ["validation failed: " + ("; ".join(wrong) or f"{layers}, 0 violations")]
+    return ["validation says passed, but: " + "; ".join(wrong)] if wrong else []

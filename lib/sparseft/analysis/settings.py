@@ -1,0 +1,140 @@
+"""The settings of a run: what decides its result besides its name.
+
+Runs may be pooled over seeds, joined to a curve or compared only where they agree in every setting that they share:
+
+    training    every key of `training:`, the backend, the dtype and the training data. Runs that are not trained have none
+    masks       scope, seed, N:M group, calibration and its data, of the run's method. Dense runs have none
+    evaluation  the dtype
+
+What all runs of a model or task must have in common, the base, the data and the prompts, is no setting: chain.strangers names
+a run that differs in one of these.
+
+A key that leaves every bit of the result as it is (records.WITHOUT_EFFECT) does not count.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from sparseft.analysis.records import DECIDING_KEYS, Record
+from sparseft.config import Config
+from sparseft.grid import DENSE, NO_FINETUNE, Run
+from sparseft.targets import runs
+
+MASKED_MODE = "sparse_to_sparse"  # the only mode that `gradient` concerns
+DIGITS = 12  # of a digest, in a text
+
+Key = tuple[str, ...]  # what a setting belongs to, and its name last
+
+
+def settings_of(record: Record) -> dict[Key, object]:
+    """Return the settings of a run by what they belong to."""
+    found = _keyed("evaluation", record.run, record.evaluation.settings)
+    if record.run.method != DENSE:
+        found |= _keyed("masks", record.run, record.validation.mask.settings)
+    if record.train:
+        found |= _keyed("training", record.run, record.train.settings)
+    return found
+
+
+def configured_settings(study: Config, run: Run) -> dict[Key, object]:
+    """Return the settings that a configuration asks for, as far as it names them."""
+    found = _keyed("evaluation", run, {"dtype": study.models[run.model].dtype})
+    if run.method != DENSE:
+        scope = study.masks.scope_of(run.method, [run.sparsity])
+        found |= _keyed("masks", run, study.masks.used_by(run.method) | {"scope": scope})
+    if run.mode != NO_FINETUNE:
+        schedule = study.training_of(run.task).model_dump(include=set(DECIDING_KEYS))
+        if study.backend != "torch":
+            del schedule["micro_batch_size"]  # Cerebras' backends choose their own
+        found |= _keyed("training", run, schedule | {"backend": study.backend})
+    return found
+
+
+def outside(records: Iterable[Record], study: Config) -> dict[Run, str]:
+    """Return the runs that do not belong to a configured study, each with the reason."""
+    grid = set(runs(study))
+    found = {}
+    for record in records:
+        if record.run not in grid:
+            found[record.run] = "not in the configured grid"
+        elif differing := _differing(settings_of(record), configured_settings(study, record.run)):
+            found[record.run] = f"made with other settings than the configured ones: {', '.join(differing)}"
+    return found
+
+
+def by_setting(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Return the runs that may be pooled and compared, by a text that names what sets them apart.
+
+    The text is empty for a model and task whose runs all agree. A run without the settings that differ, such as a dense or
+    an untrained one, belongs to every group that it agrees with."""
+    places: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        places[record.run.model, record.run.task].append(record)
+    found: dict[str, list[Record]] = {}
+    for members in places.values():
+        for text, group in _groups(members).items():
+            found.setdefault(text, []).extend(group)
+    return found
+
+
+def _groups(records: list[Record]) -> dict[str, list[Record]]:
+    """Return the groups of one model and task."""
+    settings = {record.run: settings_of(record) for record in records}
+    differing = _contested(settings.values())
+    narrowed = {run: {key: value for key, value in own.items() if key in differing} for run, own in settings.items()}
+    groups: list[dict[Key, object]] = []
+    for own in sorted(narrowed.values(), key=len, reverse=True):  # those that fix most come first
+        fitting = next((group for group in groups if not _conflicts(group, own)), None)
+        if fitting is None:
+            groups.append(dict(own))
+        else:
+            fitting.update(own)
+    return {
+        _text(group): [record for record in records if narrowed[record.run].items() <= group.items()]
+        for group in groups
+    }
+
+
+def _keyed(part: str, run: Run, values: dict[str, object]) -> dict[Key, object]:
+    """Return settings by their keys, lists as tuples. `gradient` decides nothing outside sparse_to_sparse."""
+    owner = (part, run.model, run.task) + ((run.method,) if part == "masks" else ())
+    ignored = set() if run.mode == MASKED_MODE else {"gradient"}
+    return {
+        (*owner, name): tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if name not in ignored
+    }
+
+
+def _contested(settings: Iterable[dict[Key, object]]) -> set[Key]:
+    """Return the keys that have more than one value."""
+    values: dict[Key, set[object]] = defaultdict(set)
+    for own in settings:
+        for key, value in own.items():
+            values[key].add(value)
+    return {key for key, found in values.items() if len(found) > 1}
+
+
+def _conflicts(group: dict[Key, object], own: dict[Key, object]) -> bool:
+    return any(key in group and group[key] != value for key, value in own.items())
+
+
+def _differing(own: dict[Key, object], configured: dict[Key, object]) -> list[str]:
+    """Return what differs in words: the run's value, then the configured one."""
+    return [
+        f"{key[-1]} {_short(own[key])} instead of {_short(value)}"
+        for key, value in configured.items()
+        if key in own and own[key] != value
+    ]
+
+
+def _text(group: dict[Key, object]) -> str:
+    """Return the settings of a group as a text; a method's name stands before its mask settings."""
+    parts = {f"{key[3]} " * (key[0] == "masks") + f"{key[-1]} {_short(value)}" for key, value in group.items()}
+    return ", ".join(sorted(parts))
+
+
+def _short(value: object) -> str:
+    """Return a value as a text; a digest is cut."""
+    text = ", ".join(value) if isinstance(value, tuple) else str(value)
+    return text[:DIGITS] if len(text) == 64 else text or "none"

@@ -1,0 +1,165 @@
+"""Runs of different settings are never pooled, joined or compared."""
+
+from pathlib import Path
+
+import pytest
+from sparseft.analysis.derived import Derived, derive
+from sparseft.analysis.judgement import Judged, judge_runs
+from sparseft.analysis.records import DECIDING_KEYS, WITHOUT_EFFECT, Training, read_runs
+from sparseft.analysis.settings import by_setting, outside
+from sparseft.config import Config
+from sparseft.config import Training as Schedule
+
+DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
+TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
+MASKED = TUNED.replace("to_dense", "to_sparse")
+UNTUNED = "m-t-unstructured-sparsity50-no_finetune-seed0"
+OTHERS = {  # another value of every key of `training:` that decides a result
+    "micro_batch_size": 4,
+    "learning_rate": 0.002,
+    "warmup_fraction": 0.2,
+    "weight_decay": 0.1,
+    "max_grad_norm": 0.5,
+    "lora_r": 1,
+    "lora_alpha": 8.0,
+    "lora_dropout": 0.1,
+    "lora_targets": ["q_proj"],
+    "shard_model": True,
+    "length_buckets": 1,
+    "dtype": "float32",
+    "backend": "cerebras",
+}
+
+
+def judged(tmp_path: Path) -> list[Judged]:
+    return judge_runs(read_runs(tmp_path / "runs")[0])
+
+
+def derived(tmp_path: Path) -> Derived:
+    return derive(judged(tmp_path), 0.02)
+
+
+def seed(run_id: str, number: int) -> str:
+    return run_id.replace("seed0", f"seed{number}")
+
+
+def test_every_key_of_training_decides_a_result_or_is_known_not_to():
+    assert set(DECIDING_KEYS) | WITHOUT_EFFECT == set(Schedule.model_fields)
+    assert set(DECIDING_KEYS) <= set(Training.model_fields)
+    assert set(OTHERS) - {"dtype", "backend"} == set(DECIDING_KEYS) - {"steps", "batch_size", "gradient"}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_seeds_that_were_trained_with_another_setting_are_not_averaged(write_run, tmp_path, name):
+    write_run(TUNED, 0.25)
+    write_run(seed(TUNED, 1), 0.75, training={name: OTHERS[name]})
+    cells = derived(tmp_path).cells
+    assert sorted(cells["value_mean"]) == [0.25, 0.75]
+    assert cells["n"].tolist() == [1, 1]
+    assert all(name in text for text in cells["setting"])
+    assert [each.faults for each in judged(tmp_path)] == [[], []]
+
+
+def test_seeds_that_were_trained_on_other_data_are_not_averaged(write_run, tmp_path):
+    def other_data(files: dict) -> None:
+        for name in ("train", "before_merge", "evaluation"):
+            files[name]["inputs"]["train"] = "f" * 64
+
+    write_run(TUNED, 0.25)
+    write_run(seed(TUNED, 1), 0.75, change=other_data)
+    cells = derived(tmp_path).cells
+    assert cells["n"].tolist() == [1, 1]
+    assert any("train.jsonl ffffffffffff" in text for text in cells["setting"])
+
+
+def test_the_exact_and_the_straight_through_gradient_are_two_settings_of_one_mode_only(write_run, tmp_path):
+    write_run(MASKED, 0.25)
+    write_run(seed(MASKED, 1), 0.75, training={"gradient": "straight_through"})
+    for number in (0, 1):
+        gradient = ("exact", "straight_through")[number]
+        write_run(seed(TUNED, number), 0.5, training={"gradient": gradient})
+    cells = derived(tmp_path).cells.set_index("mode")
+    assert cells.loc["sparse_to_sparse", "n"].tolist() == [1, 1]
+    assert cells.loc["sparse_to_dense", "n"].tolist() == [2, 2]  # shared by both groups
+
+
+def test_masks_of_another_scope_are_on_another_curve(write_run, tmp_path):
+    def by_row(files: dict) -> None:
+        files["validation_report"]["mask"]["scope"] = "row"
+
+    write_run(UNTUNED, 0.5)
+    write_run(UNTUNED.replace("50", "70"), 0.25, change=by_row)
+    points = derived(tmp_path).points
+    assert sorted(zip(points["setting"], points["sparsity"], strict=True)) == [
+        ("unstructured scope layer", 50),
+        ("unstructured scope row", 70),
+    ]
+
+
+def test_a_group_shares_the_dense_and_the_untrained_runs_that_it_agrees_with(write_run, tmp_path):
+    write_run(UNTUNED, 0.25)
+    for number, rate in ((0, 0.001), (1, 0.002)):
+        for run_id in (DENSE, TUNED):
+            write_run(seed(run_id, number), 0.5 + number / 4, training={"learning_rate": rate})
+    tables = derived(tmp_path)
+    points = tables.points[tables.points["mode"] == "sparse_to_dense"].set_index(["setting", "sparsity"])
+    assert points.loc[("learning_rate 0.001", 50), ["value", "dense_value", "untuned_value"]].tolist() == [
+        0.5,
+        0.5,
+        0.25,
+    ]
+    assert points.loc[("learning_rate 0.002", 50), ["value", "dense_value"]].tolist() == [0.75, 0.75]
+    assert set(tables.comparisons["n"]) == {1}
+    assert set(tables.comparisons["setting"]) == {"learning_rate 0.001", "learning_rate 0.002"}
+
+
+def test_a_task_whose_runs_agree_has_no_setting_in_its_rows(write_run, tmp_path):
+    write_run(TUNED, 0.25)
+    write_run(seed(TUNED, 1), 0.75, training={"lora_r": 4})
+    write_run(TUNED.replace("-t-", "-u-"), 0.5)
+    groups = by_setting(read_runs(tmp_path / "runs")[0])
+    assert {text: [record.run.task for record in members] for text, members in groups.items()} == {
+        "lora_r 8": ["t"],
+        "lora_r 4": ["t"],
+        "": ["u"],
+    }
+
+
+@pytest.fixture
+def study() -> Config:
+    """The study that the fixture's runs of model m and task boolq_mini belong to."""
+    return Config(
+        models={"m": {"source": "path:m", "dtype": "bfloat16"}},
+        tasks={"boolq_mini": {"train_examples": 480, "validation_examples": 200}},
+        grid={"models": ["m"], "tasks": ["boolq_mini"], "methods": ["unstructured"], "sparsities": [0, 50],
+              "modes": ["sparse_to_dense"], "seeds": [1]},
+        training={"steps": 60, "learning_rate": 0.001},
+    )  # fmt: skip
+
+
+def test_runs_outside_the_configured_grid_are_named_and_in_no_aggregate(write_run, tmp_path, study):
+    ours = TUNED.replace("-t-", "-boolq_mini-")
+    write_run(ours, 0.25)
+    write_run(seed(ours, 1), 0.75)
+    records, _ = read_runs(tmp_path / "runs", study)
+    named = outside(records, study)
+    assert {run.id: reason for run, reason in named.items()} == {ours: "not in the configured grid"}
+    cells = derive(judge_runs(records, named), 0.02).cells
+    assert (cells["runs"].tolist(), cells["value_mean"].tolist()) == ([1], [0.75])
+
+
+@pytest.mark.parametrize(("name", "value"), [("learning_rate", 0.003), ("lora_r", 2), ("lora_targets", ["q_proj"])])
+def test_a_run_of_the_grid_with_other_settings_is_outside_the_study(write_run, tmp_path, study, name, value):
+    write_run(seed(TUNED.replace("-t-", "-boolq_mini-"), 1), 0.75, training={name: value})
+    (reason,) = outside(read_runs(tmp_path / "runs", study)[0], study).values()
+    assert reason.startswith(f"made with other settings than the configured ones: {name} ")
+
+
+def test_what_the_configuration_asks_for_and_is_not_there_is_missing(write_run, tmp_path, study):
+    write_run(seed(TUNED.replace("-t-", "-boolq_mini-"), 1), 0.75)
+    gaps = read_runs(tmp_path / "runs", study)[1]
+    assert [gap.run_id for gap in gaps] == [
+        "m-boolq_mini-dense-sparsity00-no_finetune-seed1",
+        "m-boolq_mini-dense-sparsity00-sparse_to_dense-seed1",
+        "m-boolq_mini-unstructured-sparsity50-no_finetune-seed1",
+    ]
