@@ -56,6 +56,7 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
                 "device": device,
                 "dtype": "bfloat16",
                 "steps": 60,
+                "updates": 59,
                 "gradient": "exact",
                 "processes": 1,
             }

@@ -114,6 +114,8 @@ def test_a_result_that_contradicts_itself_is_named_and_the_rest_analysed(write_r
     ({"train_seconds": -120.0}, "train_seconds input should be greater than 0"),
     ({"train_seconds": 60.0}, "480 samples in 60 s are not 4 a second"),
     ({"steps": 61}, "60 losses of 61 steps"),
+    ({"updates": 61}, "61 updates in 60 steps"),
+    ({"updates": -1}, "updates input should be greater than or equal to 0"),
     ({"final_loss": -0.1}, "final_loss input should be greater than or equal to 0"),
     ({"trainable_parameters": 0}, "trainable_parameters input should be greater than 0"),
 ])  # fmt: skip

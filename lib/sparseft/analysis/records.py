@@ -80,12 +80,15 @@ class TrainOutputs(_Piece):
 
 
 class Training(_File):
-    """train.json: losses in nats per answer token, throughput without padding."""
+    """train.json: losses in nats per answer token, throughput without padding.
+
+    `updates` counts the steps whose learning rate was above 0."""
 
     backend: str
     device: str
     dtype: str
     steps: Number
+    updates: Count
     batch_size: Number
     processes: Number
     gradient: str
@@ -106,6 +109,8 @@ class Training(_File):
         samples, rate = self.steps * self.batch_size, self.samples_per_second_overall
         if self.loss_curve != self.steps:
             yield f"{self.loss_curve} losses of {self.steps} steps"
+        if self.updates > self.steps:
+            yield f"{self.updates} updates in {self.steps} steps"
         if not math.isclose(rate * self.train_seconds, samples, rel_tol=ROUNDING):
             yield f"{samples} samples in {self.train_seconds:g} s are not {rate:g} a second"
 
