@@ -84,6 +84,59 @@ def test_the_tolerance_is_the_largest_size_that_passes(pruned, mask):
     assert found[2**-19]["actual_sparsity"] < found[2**-19]["expected_sparsity"]  # tolerated is not zero
 
 
+def test_pruned_weights_under_the_tolerance_are_shown_and_are_no_zeros(pruned, mask, tiny_llama):
+    altered = put(pruned, ~mask.kept(LAYER), [2**-11, -(2**-10), 2**-12])
+    report = validate(altered, mask, tolerance=1e-3, base=tiny_llama)
+    weights = sum(row["weights"] for row in report["layers"])
+    (row,) = [row for row in report["layers"] if row["layer"] == LAYER]
+    assert (report["passed"], report["violations"], report["max_abs_violation"]) == (True, 0, 0.0)
+    assert (report["max_abs_pruned"], row["max_abs_pruned"], row["within_tolerance"]) == (2**-10, 2**-10, 3)
+    assert report["sparsity_within_tolerance"] == report["expected_sparsity"]
+    assert report["actual_sparsity"] == pytest.approx(report["expected_sparsity"] - 3 / weights, abs=1e-12)
+    assert report["not_checked"] == [
+        "Pruned weights up to the tolerance of 0.001 passed as zeros: 3 are not exactly zero."
+    ]
+
+
+def test_the_largest_pruned_weight_is_shown_above_the_tolerance_too(pruned, mask, tiny_llama):
+    report = validate(put(pruned, ~mask.kept(LAYER), [2**-11, 0.5]), mask, tolerance=1e-3, base=tiny_llama)
+    assert (report["passed"], report["violations"]) == (False, 1)
+    assert (report["max_abs_pruned"], report["max_abs_violation"]) == (0.5, 0.5)
+    assert report["sparsity_within_tolerance"] < report["expected_sparsity"]
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-3])
+def test_with_a_base_and_exact_zeros_nothing_is_left_open(pruned, mask, tiny_llama, tolerance):
+    report = validate(pruned, mask, tolerance=tolerance, base=tiny_llama)
+    assert (report["passed"], report["not_checked"], report["max_abs_pruned"]) == (True, [], 0.0)
+    assert report["sparsity_within_tolerance"] == report["actual_sparsity"]
+
+
+def test_a_norm_times_three_passes_without_a_base_and_the_report_says_what_was_not_checked(pruned, mask, tiny_llama):
+    file = pruned.folder / "model.safetensors"
+    weights = load_file(file)
+    weights["model.norm.weight"] *= 3
+    save_file(weights, file, metadata={"format": "pt"})
+    alone, compared = (validate(Checkpoint(pruned.folder), mask, base=base) for base in (None, tiny_llama))
+    assert (alone["passed"], alone["mask_of_base"], alone["tensors_outside_checked"]) == (True, None, 0)
+    assert alone["not_checked"] == [
+        "The tensors outside the mask were compared with nothing, because no base was given.",
+        "The mask may belong to another base, because no base was given.",
+    ]
+    assert (compared["passed"], compared["not_checked"]) == (False, [])
+
+
+def test_the_script_s_line_says_what_was_not_checked(tmp_path, tiny_llama, pruned, mask):
+    write_mask(tmp_path / "m.pt", mask)
+    flags = ["--checkpoint", pruned.folder, "--mask_path", tmp_path / "m.pt", "--output", tmp_path / "report.json"]
+    done = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True, check=True)
+    assert done.stderr == (
+        "passed: 14 of 14 layers checked, 0 violations, largest pruned weight 0. "
+        "The tensors outside the mask were compared with nothing, because no base was given. "
+        "The mask may belong to another base, because no base was given.\n"
+    )
+
+
 def test_a_negative_zero_is_zero(pruned, mask):
     report = validate(put(pruned, ~mask.kept(LAYER), [-0.0, -0.0]), mask)
     assert (report["passed"], report["violations"]) == (True, 0)

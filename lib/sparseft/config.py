@@ -78,11 +78,21 @@ def split_mdl(place: str) -> tuple[Path, Path] | None:
 class Training(Section):
     """One schedule for all modes, so that their results can be compared."""
 
-    steps: Positive = Field(60, description="Optimiser steps; warm-up and cosine are tied to them.")
+    steps: Positive = Field(
+        60,
+        description="Optimiser steps; warm-up and cosine are tied to them. With a warm-up the first step has learning rate 0"
+        " and changes nothing, so that 20 steps are 19 updates.",
+    )
     batch_size: Positive = Field(8, le=65536, description="Examples an optimiser step.")
     micro_batch_size: Positive = Field(8, description="Examples a forward pass; must divide batch_size.")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak of AdamW's.")
-    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="Share of the steps until the peak.")
+    warmup_fraction: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of the steps until the peak, which is rounded to whole steps. The first of them has learning rate"
+        " 0; with 0 the first step has the peak.",
+    )
     weight_decay: float = Field(0.0, ge=0, le=10, description="AdamW's.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     lora_r: Positive = Field(8, le=65536, description="Rank of the adapters.")
@@ -121,6 +131,11 @@ class Training(Section):
                 "a divided model keeps neither states nor W': with shard_model save_every is 0, cache_weights false"
             )
         return self
+
+    @property
+    def steps_to_peak(self) -> int:
+        """Return the number of warm-up steps, of which the first has learning rate 0."""
+        return round(self.warmup_fraction * self.steps)
 
     @property
     def lora_scale(self) -> float:

@@ -1,9 +1,9 @@
 """The proof that a checkpoint is sparse: every weight of every prunable layer is compared with the mask.
 
-A pruned weight must be zero (|w| <= tolerance, which is 0 unless asked otherwise); a kept weight may be zero, and is
-counted apart. With the base at hand, the mask must have been computed from it, every tensor must have its dtype and
-shape, and every tensor outside the mask its bytes. A mask that matches no layer proves nothing: zero layers checked is a
-failure.
+A pruned weight must be zero, or at most the tolerance, which is 0 unless asked otherwise. A kept weight may be zero, and is
+counted on its own. With the base, the mask must have been computed from it, every tensor must have its dtype and shape, and
+every tensor outside the mask must have its bytes. Without the base none of this is known, and the report says so. A mask that
+matches no layer proves nothing, so zero layers checked is a failure.
 """
 
 import numpy as np
@@ -16,51 +16,76 @@ from sparseft.pruning.mask_ops import Mask
 
 
 def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base: Checkpoint | None = None) -> dict:
-    """Check every weight; returns the content of validation_report.json, `passed` among it.
+    """Check every weight and return the content of validation_report.json.
 
-    Layers of the model without a mask, masks without a layer, and differing shapes fail the validation."""
+    Layers of the model without a mask, masks without a layer, and shapes that differ fail the validation."""
     shapes = prunable_shapes(checkpoint)
     checked = [layer for layer in shapes if mask.shape.get(layer) == shapes[layer]]
+    unmatched = sorted((shapes.keys() | mask.shape.keys()) - set(checked))
     rows = [_check_layer(checkpoint, layer, mask, tolerance) for layer in checked]
-    total = {key: sum(row[key] for row in rows) for key in ("weights", "pruned", "zeros", "violations")}
+    counts = ("weights", "pruned", "zeros", "within_tolerance", "violations")
+    total = {key: sum(row[key] for row in rows) for key in counts}
+    largest = max((row["max_abs_pruned"] for row in rows), default=0.0)
     outside = _outside(checkpoint, base, {f"{layer}.weight" for layer in mask.shape}) if base else ([], [])
     mask_of_base = mask.meta.get("base") == base.digest if base else None
-    not_checked = sorted((shapes.keys() | mask.shape.keys()) - set(checked))
     return {
         "passed": bool(rows)
-        and not not_checked
+        and not unmatched
         and mask_of_base is not False
         and not total["violations"]
         and not outside[1],
+        "not_checked": _not_checked(base, tolerance, total["within_tolerance"]),
         "layers_checked": len(checked),
         "layers_expected": len(shapes),
-        "layers_not_checked": not_checked,
+        "layers_not_checked": unmatched,
         "mask": mask.meta,
         "mask_of_base": mask_of_base,
         "violations": total["violations"],
         "max_abs_violation": max((row["max_abs_violation"] for row in rows), default=0.0),
+        "max_abs_pruned": largest,
         "tolerance": tolerance,
         "expected_sparsity": total["pruned"] / total["weights"] if rows else None,
         "actual_sparsity": total["zeros"] / total["weights"] if rows else None,
+        "sparsity_within_tolerance": (total["zeros"] + total["within_tolerance"]) / total["weights"] if rows else None,
         "tensors_outside_checked": len(outside[0]),
         "tensors_outside_changed": outside[1],
         "layers": rows,
     }
 
 
+def _not_checked(base: Checkpoint | None, tolerance: float, within_tolerance: int) -> list[str]:
+    """Return what a report leaves open, a sentence each; `within_tolerance` counts pruned weights that are not zero."""
+    sentences = []
+    if base is None:
+        sentences.append("The tensors outside the mask were compared with nothing, because no base was given.")
+        sentences.append("The mask may belong to another base, because no base was given.")
+    if within_tolerance:
+        sentences.append(
+            f"Pruned weights up to the tolerance of {tolerance:g} passed as zeros: {within_tolerance} are not exactly zero."
+        )
+    return sentences
+
+
 def _check_layer(checkpoint: Checkpoint, layer: str, mask: Mask, tolerance: float) -> dict:
+    """Compare the weights of one layer with its mask and return its row of the report."""
     tensor = checkpoint.tensors[f"{layer}.weight"]
     rows, cols = tensor.shape
-    bits, packed = checkpoint.read(tensor.name).reshape(-1), np.ascontiguousarray(mask.bits[layer]).reshape(-1)
+    bits = checkpoint.read(tensor.name).reshape(-1)
+    packed = np.ascontiguousarray(mask.bits[layer]).reshape(-1)
     zeros, kept_zeros, violations, largest = survey(bits, cols, packed, first_above(tolerance, tensor.dtype))
+    pruned = rows * cols - int(count_ones(packed[None])[0])
+    max_abs_pruned = _finite(to_float32(np.array([largest], bits.dtype), tensor.dtype)[0])
     return {
         "layer": layer,
         "weights": rows * cols,
-        "pruned": rows * cols - int(count_ones(packed[None])[0]),
+        "pruned": pruned,
         "zeros": int(zeros),
         "kept_zeros": int(kept_zeros),
+        # Pruned weights that are not zero and not violations either.
+        "within_tolerance": pruned - int(zeros - kept_zeros) - int(violations),
         "violations": int(violations),
-        "max_abs_violation": _finite(to_float32(np.array([largest], bits.dtype), tensor.dtype)[0]),
+        "max_abs_violation": max_abs_pruned if violations else 0.0,
+        "max_abs_pruned": max_abs_pruned,
     }
 
 

@@ -63,6 +63,7 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
                 "device": device,
                 "dtype": "bfloat16",
                 "steps": 60,
+                "updates": 59,
                 "gradient": "exact",
                 "processes": 1,
             }
@@ -121,20 +122,23 @@ def outcomes(run: Run, value: float, examples: int) -> list[float]:
 def validation_report(run: Run, layers: int) -> dict:
     """A report of `layers` sound layers, without its inputs."""
     rows = [
-        {"layer": name, "weights": 1000, "pruned": 10 * run.sparsity, "zeros": 10 * run.sparsity, "violations": 0}
+        {"layer": name, "weights": 1000, "pruned": 10 * run.sparsity, "zeros": 10 * run.sparsity}
+        | {"within_tolerance": 0, "violations": 0, "max_abs_pruned": 0.0}
         for name in (f"model.layers.{number // 7}.{PROJECTIONS[number % 7]}" for number in range(layers))
     ]
     sparsity = run.sparsity / 100 if layers else None
     return {
         **{
             "passed": True,
+            "not_checked": [],
             "mask": {"scope": "layer", "method": run.method, "sparsity": run.sparsity / 100},
             "layers_checked": layers,
             "layers_expected": layers,
             "violations": 0,
         },
         **{"max_abs_violation": 0.0, "tolerance": 0.0, "expected_sparsity": sparsity, "actual_sparsity": sparsity},
-        **{"tensors_outside_checked": 62, "tensors_outside_changed": [], "layers": rows, "not_checked": []},
+        **{"max_abs_pruned": 0.0, "sparsity_within_tolerance": sparsity},
+        **{"tensors_outside_checked": 62, "tensors_outside_changed": [], "layers": rows},
     }
 
 

@@ -114,6 +114,8 @@ def test_a_result_that_contradicts_itself_is_named_and_the_rest_analysed(write_r
     ({"train_seconds": -120.0}, "train_seconds input should be greater than 0"),
     ({"train_seconds": 60.0}, "480 samples in 60 s are not 4 a second"),
     ({"steps": 61}, "60 losses of 61 steps"),
+    ({"updates": 61}, "61 updates in 60 steps"),
+    ({"updates": -1}, "updates input should be greater than or equal to 0"),
     ({"final_loss": -0.1}, "final_loss input should be greater than or equal to 0"),
     ({"trainable_parameters": 0}, "trainable_parameters input should be greater than 0"),
 ])  # fmt: skip
@@ -123,6 +125,48 @@ def test_a_training_that_contradicts_itself_leaves_blanks(write_run, tmp_path, c
     assert record.train is None
     assert gap.reason.startswith("train.json: ")
     assert said in gap.reason
+
+
+def tolerated(files: dict) -> None:
+    """A report in which 5 of 2,000 weights are pruned and not zero, but within its tolerance."""
+    report = files["validation_report"]
+    report["layers"][0].update(zeros=495, within_tolerance=5, max_abs_pruned=0.0009)
+    report.update(tolerance=0.001, max_abs_pruned=0.0009, actual_sparsity=0.4975, not_checked=["5 passed as zeros."])
+
+
+def test_a_validation_within_a_tolerance_is_read_with_what_it_leaves_open(write_run, tmp_path):
+    write_run(UNTUNED, 0.5, change=tolerated)
+    ((record,), gaps) = read_runs(tmp_path / "runs")
+    report = record.validation
+    assert gaps == []
+    assert (report.not_checked, report.max_abs_pruned) == (["5 passed as zeros."], 0.0009)
+    assert (report.actual_sparsity, report.sparsity_within_tolerance) == (0.4975, 0.5)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"tolerance": 0.0}, "5 pruned weights within a tolerance of 0, a pruned weight of 0.0009, and 0 violations"),
+    ({"not_checked": []}, "0 sentences in not_checked, and a base"),
+    ({"max_abs_pruned": 0.0}, "max_abs_pruned 0 is not the layers' largest"),
+    ({"sparsity_within_tolerance": 0.4975}, "sparsity_within_tolerance 0.4975 is not that of its layers, 1,000 of 2,000"),
+    ({"sparsity_within_tolerance": 1.5}, "sparsity_within_tolerance input should be less than or equal to 1"),
+])  # fmt: skip
+def test_a_validation_that_contradicts_itself_is_in_no_table(write_run, tmp_path, change, said):
+    def contradict(files: dict) -> None:
+        tolerated(files)
+        files["validation_report"].update(change)
+
+    write_run(TUNED, 0.5)
+    write_run(UNTUNED, 0.5, change=contradict)
+    left_out, reason = reasons(tmp_path / "runs")[UNTUNED]
+    assert left_out
+    assert reason.startswith("validation_report.json: ")
+    assert said in reason
+
+
+def test_a_validation_without_a_base_that_leaves_nothing_open_is_in_no_table(write_run, tmp_path):
+    write_run(TUNED, 0.5)
+    write_run(UNTUNED, 0.5, change=lambda files: files["validation_report"]["inputs"].update(base=None))
+    assert "0 sentences in not_checked, and no base" in reasons(tmp_path / "runs")[UNTUNED][1]
 
 
 def test_no_gap_is_taken_between_unlike_results(write_run, tmp_path):

@@ -26,6 +26,7 @@ def test_the_losses_are_the_torch_backend_s_and_the_adapter_merges_to_the_same_m
     rates = [[point["learning_rate"] for point in curve["loss_curve"]] for curve in (record, reference)]
     assert rates[0] == pytest.approx(rates[1], abs=1e-8)
     assert max(rates[0]) == pytest.approx(0.01)  # out of the warm-up
+    assert record["updates"] == reference["updates"] == 19
     assert record["eval_loss"] == pytest.approx(reference["eval_loss"], abs=1e-4)
     assert (record["device"], record["dtype"]) == ("CSX software backend on CPU", "float32")
     assert record["cerebras"] == {

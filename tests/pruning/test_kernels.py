@@ -122,9 +122,9 @@ def test_zero_pruned_and_survey_agree_with_numpy(shape, word):
     bits = weights_of("zeros", shape, word)
     kept = np.random.default_rng(1).random(shape) < 0.5
     packed, sizes = pack(kept).reshape(-1), magnitudes(bits)
-    for limit in (1, int(np.median(sizes))):
+    for limit in (1, int(np.median(sizes)), int(sizes.max()) + 1):
         wrong = (sizes >= max(limit, 1)) & ~kept
-        largest = int(sizes[wrong].max()) if wrong.any() else 0
+        largest = int(sizes[~kept].max()) if not kept.all() else 0
         expected = (int((sizes == 0).sum()), int(((sizes == 0) & kept).sum()), int(wrong.sum()), largest)
         assert kernels.survey(bits.reshape(-1), shape[1], packed, word(max(limit, 1))) == expected
     flat = bits.reshape(-1).copy()

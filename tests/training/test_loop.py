@@ -109,6 +109,18 @@ def test_the_learning_rate_warms_up_to_its_peak_and_falls_as_a_cosine(tiny_llama
     assert 0 < rates[-1] < 0.0025
 
 
+@pytest.mark.parametrize(("steps", "fraction", "updates"), [
+    (20, 0.1, 19), (4, 0.5, 3), (1, 0.9, 0),  # the first warm-up step has learning rate 0
+    (5, 0.0, 5), (4, 0.1, 4),  # no warm-up step: the first step has the peak
+])  # fmt: skip
+def test_updates_are_the_steps_with_a_learning_rate_above_zero(tiny_llama, steps, fraction, updates):
+    settings = Training(steps=steps, batch_size=2, micro_batch_size=2, learning_rate=0.01, warmup_fraction=fraction)
+    record, layers, _ = run(tiny_llama, "sparse_to_dense", settings)
+    assert record["updates"] == updates == steps - min(1, settings.steps_to_peak)
+    assert (record["loss_curve"][0]["learning_rate"] == 0) == (updates < steps)
+    assert any(layer.lora_B.any() for layer in layers.values()) == (updates > 0)  # B starts at 0
+
+
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
 def test_the_loss_falls(tiny, mode):
     settings = Training(steps=40, batch_size=8, micro_batch_size=8, learning_rate=0.02)

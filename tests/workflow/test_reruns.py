@@ -73,6 +73,17 @@ def test_a_stage_by_name_is_the_grid_up_to_it(tmp_path, tiny_models, stage, jobs
     assert later.get(stage) not in planned
 
 
+def test_every_validation_of_the_workflow_has_the_base_and_a_tolerance_of_zero(tmp_path, tiny_models):
+    study = Study(tmp_path / "study")
+    study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
+    said = study.snakemake("validate", "--dry-run", "--printshellcmds")
+    commands = [line for line in said.splitlines() if "validate_sparsity.py" in line and "--output" in line]
+    assert len(commands) == 20
+    for command in commands:
+        assert " --base models/llama " in command
+        assert "--tolerance" not in command  # 0 unless it is given
+
+
 @pytest.fixture
 def copied_study(tmp_path, small_study) -> Study:
     """The finished small study, with a copy of the project's code that a test may edit."""

@@ -3,7 +3,8 @@
     validate_sparsity.py --checkpoint RUN_FOLDER/model_dir --mask_path masks/smollm2/masks_sparsity50_unstructured.pt \\
         --base models/smollm2 --output RUN_FOLDER/validation_report.json
 
-Writes the report; exits 0 if it passed, 1 if it did not.
+Writes the report; exits 0 if it passed, 1 if it did not. Without --base, or with a --tolerance above 0, the report and the
+line on stderr say what was not checked.
 """
 
 import argparse
@@ -28,7 +29,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--run_id", help="whose mask and record these are to be")
     parser.add_argument("--mask_path", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="the report")
-    parser.add_argument("--base", type=Path, help="the base: tensors outside the mask must equal its bytes")
+    parser.add_argument(
+        "--base",
+        type=Path,
+        help="the base: the mask must be computed from it, and every tensor outside the mask must have its bytes",
+    )
     parser.add_argument("--tolerance", type=float, default=0.0, help="largest |w| that passes as zero")
     return parser.parse_args()
 
@@ -62,8 +67,11 @@ def main() -> int:
     report = validate(checkpoint, mask, tolerance=args.tolerance, base=base)
     write_record(args.output, {"run_id": args.run_id, **report, "inputs": inputs})
     verdict = "passed" if report["passed"] else "FAILED"
-    print(f"{verdict}: {report['layers_checked']} of {report['layers_expected']} layers checked, "
-          f"{report['violations']} violations, largest {report['max_abs_violation']:g}", file=sys.stderr)  # fmt: skip
+    line = (
+        f"{verdict}: {report['layers_checked']} of {report['layers_expected']} layers checked, "
+        f"{report['violations']} violations, largest pruned weight {report['max_abs_pruned']:g}"
+    )
+    print(" ".join([f"{line}.", *report["not_checked"]]), file=sys.stderr)
     return 0 if report["passed"] else 1
 
 

@@ -89,7 +89,9 @@ class TrainOutputs(_Piece):
 
 
 class Training(_File):
-    """Read train.json: the keys of `training:`, losses in nats per answer token, throughput without padding."""
+    """Read train.json: the keys of `training:`, losses in nats per answer token, throughput without padding.
+
+    `updates` counts the steps whose learning rate was above 0."""
 
     steps: Number
     batch_size: Number
@@ -110,8 +112,8 @@ class Training(_File):
     dtype: str
     cerebras: dict[str, int | str | None] | None = None  # what decides a training on Cerebras' backends
     processes: Number
-    train_examples: Number
     updates: Count
+    train_examples: Number
     loss_curve: Rows
     final_loss: Loss
     eval_loss: Loss
@@ -138,6 +140,8 @@ class Training(_File):
         rate = self.samples_per_second_overall
         if self.loss_curve != self.steps:
             yield f"{self.loss_curve} losses of {self.steps} steps"
+        if self.updates > self.steps:
+            yield f"{self.updates} updates in {self.steps} steps"
         if not math.isclose(rate * self.train_seconds, samples, rel_tol=ROUNDING):
             yield f"{samples} samples in {self.train_seconds:g} s are not {rate:g} a second"
 
@@ -158,14 +162,19 @@ class Merge(_File):
 
 
 class Layer(BaseModel):
-    """One row of the validation: how many weights were compared, are pruned by the mask, are zero, violate the mask."""
+    """One row of the validation: how many weights were compared, are pruned by the mask, are zero, violate the mask.
+
+    `within_tolerance` counts the pruned weights that are not zero and at most the tolerance; `max_abs_pruned` is the largest
+    magnitude of any pruned weight."""
 
     model_config = _STRICT
     layer: str
     weights: Number
     pruned: Count
     zeros: Count
+    within_tolerance: Count
     violations: Count
+    max_abs_pruned: Annotated[float, Field(ge=0)]
 
 
 def _columns(rows: list[Layer]) -> dict[str, np.ndarray]:
@@ -204,20 +213,25 @@ class Mask(_Piece):
 
 
 class Validation(_File):
-    """validation_report.json: sparsities are fractions of the prunable weights, None where no layer was checked."""
+    """validation_report.json: sparsities are fractions of the prunable weights, None where no layer was checked.
+
+    `actual_sparsity` counts exact zeros, `sparsity_within_tolerance` also the pruned weights up to the tolerance.
+    `not_checked` holds a sentence for each thing that the validation leaves open."""
 
     passed: bool
+    not_checked: list[str]
     mask: Mask
     layers_checked: Count
     layers_expected: Count
     violations: Count
     max_abs_violation: float
+    max_abs_pruned: Annotated[float, Field(ge=0)]
     tolerance: float
     expected_sparsity: Fraction | None
     actual_sparsity: Fraction | None
+    sparsity_within_tolerance: Fraction | None
     tensors_outside_checked: Count
     tensors_outside_changed: list[str]
-    not_checked: list[str]
     layers: Annotated[list[Layer], AfterValidator(_columns)]
     inputs: ValidationInputs
 
@@ -227,11 +241,25 @@ class Validation(_File):
         return int(self.layers["weights"].sum())
 
     def contradictions(self) -> Iterator[str]:
-        layers = self.layers
+        layers, tolerated = self.layers, int(self.layers["within_tolerance"].sum())
         if (np.maximum(layers["pruned"], layers["zeros"]) > layers["weights"]).any():
             yield "a layer of more zeros than weights"
-        if (layers["pruned"] - layers["violations"] > layers["zeros"]).any() and self.tolerance == 0:
+        if (layers["pruned"] - layers["violations"] - layers["within_tolerance"] > layers["zeros"]).any():
             yield "a layer whose pruned weights are neither zeros nor violations"
+        if tolerated and self.tolerance == 0:
+            yield f"{tolerated} pruned weights within a tolerance of 0"
+        if layers["max_abs_pruned"].max(initial=0) != self.max_abs_pruned:
+            yield f"max_abs_pruned {self.max_abs_pruned:g} is not the layers' largest"
+        if self.max_abs_pruned > self.tolerance and not self.violations:
+            yield f"a pruned weight of {self.max_abs_pruned:g}, and 0 violations"
+        if self.max_abs_pruned > 0 and not self.violations and not tolerated:
+            yield f"a pruned weight of {self.max_abs_pruned:g}, and none within the tolerance"
+        zeros = layers["zeros"].sum() + tolerated
+        said = self.sparsity_within_tolerance
+        if said is not None and not math.isclose(said * self.weights, zeros, rel_tol=ROUNDING):
+            yield f"sparsity_within_tolerance {said:g} is not that of its layers, {zeros:,} of {self.weights:,}"
+        if bool(self.not_checked) != (self.inputs.base is None or tolerated > 0):
+            yield f"{len(self.not_checked)} sentences in not_checked, and {'no' if self.inputs.base is None else 'a'} base"
 
 
 class EvaluationInputs(_Piece):

@@ -19,10 +19,15 @@ _FLOATS = ir.VectorType(_FLOAT, LANES)
 
 @njit(nogil=True, cache=True)
 def merge_rows(W, A, B, out):
-    """out = (W + B A) * M, summed in fp32 in the order of the ranks, rounded once, to nearest even.
+    """Write (W + B A) * M to `out`.
 
-    W, out: uint16 (rows, cols), bits of bf16, or uint32, of fp32; A: fp32 (r, cols); B: fp32 (rows, r), times s. What is
-    pruned is +0.0."""
+    B A is summed in fp32, in the order of the ranks, starting at 0. Each step is llvm.fmuladd: one rounding where the
+    processor has a fused multiply-add (every x86 with AVX2, every ARM of 64 bits), two where it has none. W is added last,
+    in fp32, so that the sum over the ranks does not round at the size of W. Then the mask, then one rounding to W's dtype,
+    to nearest even.
+
+    W and out are uint16 (rows, cols), the bits of bf16, or uint32, those of fp32. A is fp32 (r, cols). B is fp32 (rows, r)
+    and holds s B. A pruned weight becomes +0.0."""
     (rows, cols), rank, one = W.shape, A.shape[0], W.dtype.type(1)
     full, rest = cols // LANES * LANES, cols % LANES
     for begin in range(0, full, TILE):
@@ -55,35 +60,47 @@ def at(matrix, row, col):
 
 @intrinsic
 def merge_lanes(_, weights, A, stride, B, rank, out, one):
-    """`merge_rows` of the 64 weights behind an address; A's rows are `stride` bytes apart; `one` is of the weights' type.
+    """Do `merge_rows` for the 64 weights behind an address.
 
-    NaN stays NaN in rounding: the ones that can be here have no ones in the half that is cut off."""
+    A's rows are `stride` bytes apart. `one` has the type of the weights.
+    Rounding keeps NaN, because a NaN that can occur here has only zeros in the half that is cut off."""
 
     def build(context, builder, signature, arguments):
         weights, A, stride, B, rank, out, _ = arguments
         stored = ir.VectorType(ir.IntType(one.bitwidth), LANES)
+        product = _sum_over_ranks(builder, A, stride, B, rank)
         bits = builder.load(_pointer(builder, weights, stored), align=1)
-        before, loop, after = builder.block, *(builder.append_basic_block() for _ in range(2))
-        start = _widen(builder, bits)
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        k, sums = builder.phi(_WORD), builder.phi(_FLOATS)
-        row = builder.load(_pointer(builder, builder.add(A, builder.mul(k, stride)), _FLOATS), align=4)
-        factor = builder.load(_pointer(builder, builder.add(B, builder.shl(k, ir.Constant(_WORD, 2))), _FLOAT), align=4)
-        kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
-        add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
-        total, following = builder.call(add, [_everywhere(builder, factor), row, sums]), builder.add(k, _WORD(1))
-        for phi, first, later in ((k, _WORD(0), following), (sums, start, total)):
-            phi.add_incoming(first, before)
-            phi.add_incoming(later, loop)
-        builder.cbranch(builder.icmp_unsigned("<", following, rank), loop, after)
-        builder.position_at_end(after)
+        total = builder.fadd(_widen(builder, bits), product)
         kept = builder.icmp_unsigned("!=", bits, _all(stored, 1 << one.bitwidth - 1))
         merged = builder.select(kept, _round(builder, total, stored), _all(stored, 0))
         builder.store(merged, _pointer(builder, out, stored), align=1)
         return context.get_dummy_value()
 
     return types.void(types.uint64, types.uint64, types.int64, types.uint64, types.int64, types.uint64, one), build
+
+
+def _sum_over_ranks(builder, A, stride, B, rank):
+    """Build the loop over the ranks; return 64 sums of B[k] * A[k], which start at 0."""
+    before = builder.block
+    loop = builder.append_basic_block()
+    after = builder.append_basic_block()
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k = builder.phi(_WORD)
+    sums = builder.phi(_FLOATS)
+    row = builder.load(_pointer(builder, builder.add(A, builder.mul(k, stride)), _FLOATS), align=4)
+    factor = builder.load(_pointer(builder, builder.add(B, builder.shl(k, _WORD(2))), _FLOAT), align=4)
+    kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+    multiply_add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
+    total = builder.call(multiply_add, [_everywhere(builder, factor), row, sums])
+    following = builder.add(k, _WORD(1))
+    k.add_incoming(_WORD(0), before)
+    k.add_incoming(following, loop)
+    sums.add_incoming(_all(_FLOATS, 0.0), before)
+    sums.add_incoming(total, loop)
+    builder.cbranch(builder.icmp_unsigned("<", following, rank), loop, after)
+    builder.position_at_end(after)
+    return total
 
 
 def _widen(builder, bits):

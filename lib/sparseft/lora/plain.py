@@ -37,7 +37,10 @@ class PlainMaskedLoRALinear(MaskedLoRALinear):
         self.register_buffer("M", carried_mask(weight).to(torch.float32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out), in x's dtype."""
+        """Map (..., in) to (..., out), in x's dtype.
+
+        W is added last, as in effective_weight.py. The bits may differ from there, because the compiler chooses the order of
+        the ranks, and because s multiplies B A instead of B."""
         delta = self.scale * (self.lora_B @ self.lora_A)  # (out, in)
         masked = delta * self.M
         if self.gradient == "straight_through":

@@ -71,7 +71,7 @@ def _backend(cerebras: Cerebras) -> dict:
 
 def _schedule(settings: Training) -> dict:
     """The linear warm-up from 0 and the cosine to 0 of transformers' get_cosine_schedule_with_warmup, tied to the steps."""
-    rate, warmup = settings.learning_rate, round(settings.warmup_fraction * settings.steps)
+    rate, warmup = settings.learning_rate, settings.steps_to_peak
     cosine = {"CosineDecayLR": {"initial_learning_rate": rate, "end_learning_rate": 0.0,
                                 "total_iters": settings.steps - warmup}}  # fmt: skip
     if not warmup:

@@ -151,9 +151,10 @@ def zero_pruned(values, cols, packed):
 
 @njit(nogil=True, cache=True)
 def survey(values, cols, packed, limit):
-    """Compare weights with their mask: (zeros, kept zeros, pruned magnitudes >= limit, the largest of these).
+    """Compare weights with their mask. Return four int64: the number of zeros, of kept zeros and of pruned magnitudes >=
+    `limit`, and the largest pruned magnitude, below the limit or not.
 
-    `limit`, of values' dtype, is in bits as they are: 1 asks for exact zeros. Returns four int64."""
+    `limit` and the magnitude are bits of values' dtype; a limit of 1 asks for exact zeros."""
     found, row_bytes, one = np.zeros(3, np.int64), -(-cols // 8), values.dtype.type(1)
     spare, bits, largest = np.zeros(LANES, values.dtype), np.zeros(8, np.uint8), 0  # for what is left of a row
     full, rest = cols // LANES * LANES, cols % LANES
@@ -162,14 +163,14 @@ def survey(values, cols, packed, limit):
         for i in range(start, start + full, LANES):
             word = load64(packed.ctypes.data + row * row_bytes + (i - start) // 8)
             prefetch(place(values, i) + AHEAD, one)
-            wrong = _survey(place(values, i), word, ALL, limit, one, found)
-            if wrong:
-                largest = _largest(values[i : i + LANES], wrong, largest)
+            unpruned = _survey(place(values, i), word, ALL, limit, one, found)
+            if unpruned:
+                largest = _largest(values[i : i + LANES], unpruned, largest)
         if rest:
             spare[:rest] = values[start + full : start + cols]
             bits[: row_bytes - full // 8] = packed[row * row_bytes + full // 8 : (row + 1) * row_bytes]
-            wrong = _survey(spare.ctypes.data, load64(bits.ctypes.data), lowest_bits(rest), limit, one, found)
-            largest = _largest(spare, wrong, largest)
+            unpruned = _survey(spare.ctypes.data, load64(bits.ctypes.data), lowest_bits(rest), limit, one, found)
+            largest = _largest(spare, unpruned, largest)
     return found[0], found[1], found[2], largest
 
 
@@ -290,21 +291,24 @@ def _digit(values):
 
 @njit(inline="always")
 def _survey(weights, keep, valid, limit, one, found):
-    """`survey` of the 64 weights behind an address, those of `valid` alone; adds to `found`, returns the wrong ones."""
-    zero = ~at_least(weights, one) & valid
-    wrong = at_least(weights, limit) & valid & ~keep
+    """Add the counts of the 64 weights behind an address to `found`, of those in `valid` only.
+
+    Return the bits of the pruned weights that are not zero."""
+    nonzero = at_least(weights, one) & valid
+    zero = ~nonzero & valid
+    unpruned = nonzero & ~keep
     found[0] += popcount(zero)
     found[1] += popcount(zero & keep)
-    found[2] += popcount(wrong)
-    return wrong
+    found[2] += popcount(at_least(weights, limit) & unpruned)
+    return unpruned
 
 
 @njit(nogil=True, cache=True)
-def _largest(weights, wrong, largest):
-    """The largest magnitude, in bits, of those of 64 `weights` whose bit is set in `wrong`; at least `largest`."""
+def _largest(weights, chosen, largest):
+    """Return the largest magnitude, in bits, of those of 64 `weights` whose bit is set in `chosen`, or `largest` if larger."""
     sign = np.uint64(bitwidth(weights.dtype.type(0)) - 1)
     for i in range(weights.size):
-        if wrong >> np.uint64(i) & np.uint64(1):
+        if chosen >> np.uint64(i) & np.uint64(1):
             largest = max(largest, np.int64(weights[i] & ((np.uint64(1) << sign) - np.uint64(1))))
     return largest
 

@@ -68,6 +68,7 @@ def train(job: Job, cerebras: Cerebras, folder: Path) -> dict:
     write_adapter(folder / "adapter", matrices, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
     record = progress.record(job.settings.batch_size, peak_memory(torch.device("cpu")))
     return record | {
+        "updates": progress.updates,
         "eval_loss": eval_loss,
         **ran_on(trainer),
         "dtype": trainer.dtype,
@@ -367,7 +368,7 @@ def optimizer_and_schedule(
     parameters: Iterator[nn.Parameter], settings: Training
 ) -> tuple[cstorch.optim.Optimizer, cstorch.optim.lr_scheduler.LRScheduler]:
     """AdamW, and the linear warm-up from 0 and the cosine to 0 of transformers' get_cosine_schedule_with_warmup."""
-    rate, warmup = settings.learning_rate, round(settings.warmup_fraction * settings.steps)
+    rate, warmup = settings.learning_rate, settings.steps_to_peak
     optimizer = AdamW(list(parameters), lr=rate, eps=1e-8, weight_decay=settings.weight_decay)
     schedulers = cstorch.optim.lr_scheduler
     cosine = schedulers.CosineDecayLR(optimizer, rate, 0.0, settings.steps - warmup)

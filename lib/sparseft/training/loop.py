@@ -49,8 +49,10 @@ class Loop:
         return [matrix for layer in self.layers.values() for matrix in (layer.lora_A, layer.lora_B)]
 
     def fit(self) -> dict:
-        """Train; returns losses and the measured speed."""
-        return self.run().record(self.settings.batch_size, peak_memory(self.accelerator.device))
+        """Train, and return the losses, the number of updates and the measured speed."""
+        progress = self.run()
+        record = progress.record(self.settings.batch_size, peak_memory(self.accelerator.device))
+        return record | {"updates": progress.updates}
 
     def run(self) -> Progress:
         """Train for settings.steps steps.
@@ -58,9 +60,7 @@ class Loop:
         Raises InputError when the loss or its gradient is no longer finite."""
         settings = self.settings
         optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        schedule = get_cosine_schedule_with_warmup(
-            optimizer, round(settings.warmup_fraction * settings.steps), settings.steps
-        )
+        schedule = get_cosine_schedule_with_warmup(optimizer, settings.steps_to_peak, settings.steps)
         progress = self._resume(optimizer, schedule)
         done = len(progress.curve)
         batches = islice(shuffled(self.data["train"], settings, self.seed), done, settings.steps)

@@ -264,6 +264,8 @@ def _record(run: TrainerRun, matrices: dict[str, tuple[Tensor, Tensor]]) -> dict
     progress, speed = _progress(run, [log for log in logs if log.losses])
     peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return progress.record(job.settings.batch_size, peak) | speed | {
+        # By the schedule that the Trainer was given: its logs hold no learning rates.
+        "updates": job.settings.steps - min(1, job.settings.steps_to_peak),
         "eval_loss": _eval_loss(run, logs[-1].evaluation),
         "backend": "modelzoo",
         "device": WAFER if on_csx else "CSX software backend on CPU",

@@ -13,7 +13,7 @@ BURN_IN = 3  # steps before the steady state: allocators and caches fill
 
 @dataclass
 class Progress:
-    """What a training has measured so far: a row a step, and one an evaluation."""
+    """What a training has measured so far: a row per step, and one per evaluation."""
 
     curve: list[dict] = field(default_factory=list)
     evaluations: list[dict] = field(default_factory=list)
@@ -21,6 +21,11 @@ class Progress:
     tokens: list[int] = field(default_factory=list)
     resumed_after: list[int] = field(default_factory=list)
     peak_memory: int = 0  # bytes, of the processes before this one
+
+    @property
+    def updates(self) -> int:
+        """Return how many steps had a learning rate above 0; a step at 0 changes no parameter."""
+        return sum(point["learning_rate"] > 0 for point in self.curve)
 
     def record(self, batch_size: int, peak_memory: int) -> dict:
         """train.json's measured part: medians over the steady steps, in seconds; tokens without padding."""
