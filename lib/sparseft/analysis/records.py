@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sparseft.errors import InputError
-from sparseft.files import ADAPTER_FILES, adapter_digest, sha256
+from sparseft.files import ADAPTER_FILES, adapter_digest, read_bytes, sha256
 from sparseft.grid import DENSE, MEASURED, NO_FINETUNE, OUT_OF_MEMORY, SKIPPED, Cell, Run, fill, mask_path
 from sparseft.record import again, unaltered
 
@@ -387,7 +387,7 @@ def read_runs(results_dir: Path) -> tuple[list[Record], list[Gap]]:
     # A hidden folder is one that is still being written.
     folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     digests: dict[Path, str] = {}  # runs share their masks
-    read = [_read_run(folder, digests) for folder in folders]
+    read = [_read_folder(folder, digests) for folder in folders]
     records = [record for record, _ in read if record]
     gaps = [gap for _, gap in read if gap]
     for run in _absent([record.run for record in records]):
@@ -413,6 +413,20 @@ def read_measurements(paths: Iterable[Path]) -> list[Measurement]:
         found[measurement.cell] = path
         measurements.append(measurement)
     return measurements
+
+
+def _read_folder(folder: Path, digests: dict[Path, str]) -> tuple[Record | None, Gap | None]:
+    """Return the record and the gap of a run folder. Any error in its files is a gap: it never ends the other runs' analysis."""
+    try:
+        return _read_run(folder, digests)
+    except Exception as error:
+        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        return None, Gap(_in_one_line(folder.name), True, _in_one_line(reason))
+
+
+def _in_one_line(text: str) -> str:
+    """Return a text of strangers with line breaks and bytes that are no text written out."""
+    return ascii(text)[1:-1]
 
 
 def _read_run(folder: Path, digests: dict[Path, str]) -> tuple[Record | None, Gap | None]:
@@ -474,7 +488,7 @@ def _absent(runs: list[Run]) -> list[Run]:
 def _read_piece(path: Path, schema: type[P]) -> P:
     mend = again(path)
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         piece = schema.model_validate_json(content)
     except OSError as error:
         raise InputError(f"{path.name}: {error.strerror.lower()}", "make it again") from None
