@@ -25,7 +25,7 @@ import numpy as np
 
 from sparseft.checkpoints.checkpoint import BITS
 from sparseft.errors import InputError
-from sparseft.files import atomic_file, check_regular
+from sparseft.files import atomic_file
 
 VERSION = 0.5
 _SUFFIX = ".__metadata__"
@@ -71,10 +71,9 @@ class MdlFile:
 
     @cached_property
     def file(self) -> h5py.File:
-        """Return the open file."""
-        if not self.path.exists():
+        """The open file."""
+        if not self.path.is_file():
             raise InputError(f"{self.path}: no such file", "name an .mdl file")
-        check_regular(self.path)
         if ended := _ended_by(self):
             raise InputError(f"{self.path}: damaged, or made to harm: reading it ends in {ended}", _MEND)
         return self._open()
