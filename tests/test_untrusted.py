@@ -135,3 +135,11 @@ def test_a_log_of_one_endless_line_is_read_in_its_own_time():
     assert classify("http2 " * 300_000) is Failure.PERMANENT
     assert classify("http2 header with status: 502") is Failure.RETRY
     assert time.process_time() - begin < 5
+
+
+@pytest.mark.parametrize("seed", [2**63, 10**19, "9" * 5000])
+def test_a_seed_that_the_tables_cannot_hold_names_no_run(seed):
+    name = "m-boolq-random-sparsity50-no_finetune-seed{}"
+    assert Run.parse(name.format(2**63 - 1)).seed == 2**63 - 1
+    with pytest.raises(InputError, match="is not the name of a run"):
+        Run.parse(name.format(seed))

@@ -17,9 +17,11 @@ class InputError(ValueError):
 
 
 def run_script(main: Callable[[], int]) -> None:
-    """Exit with `main`'s code; bad input, a full disk or what nobody foresaw is one line on stderr and code 2."""
+    """Exit with `main`'s code. An error of any kind is one line on stderr and code 2; Ctrl-C is code 130, as in a shell."""
     try:
         code = main()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except InputError as error:
         sys.exit(_report(str(error)))
     except OSError as error:

@@ -9,8 +9,9 @@ import json
 import os
 import shutil
 import socket
+import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -19,7 +20,11 @@ from sparseft.errors import InputError
 
 WEIGHTS = "adapter_model.safetensors"  # of an adapter, as PEFT calls it
 ADAPTER_FILES = (WEIGHTS, "adapter_config.json")
-OURS = ("config.json", "adapter_config.json")  # a folder that holds one may be replaced
+MARKER = ".sparseft"  # Hidden, so that no reader of a model or an adapter takes it for content.
+_MARKED = "SparseFT wrote this folder, and replaces what it wrote here when it makes it again.\n"
+_SNAKEMAKE = ".snakemake_timestamp"  # Snakemake leaves it in every folder that is an output.
+# The most bytes that are read into memory, by kind of file.
+JSON_LIMIT, TEXT_LIMIT, ROWS_LIMIT = 10**9, 4 * 10**9, 16 * 10**9
 _HELD: list[TextIO] = []  # the locks of this process
 
 
@@ -50,44 +55,77 @@ def atomic_files(*paths: Path | str) -> Iterator[list[Path]]:
 
 
 def check_writable(*paths: Path | str) -> None:
-    """Raises InputError for a place where no file can be written: asked before long work, not after it."""
+    """Raise InputError for a place where no file can be written: asked before long work, not after it.
+
+    A device or a pipe is no place: its name would be taken from it."""
     for place in (Path(path).resolve() for path in paths):
         folder = next(parent for parent in place.parents if parent.exists())
-        if place.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        taken = place.exists() and not place.is_file()
+        if taken or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             raise InputError(
                 f"{place}: no file can be written there", "check the path, its permissions and the free space"
             )
 
 
+def check_apart(outputs: Iterable[Path], inputs: Iterable[Path | None]) -> None:
+    """Raise InputError if an output is one of the inputs, or lies inside an input folder; None is no input."""
+    read = [path.resolve() for path in inputs if path]
+    for output in outputs:
+        place = output.resolve()
+        if any(path in (place, *place.parents) for path in read):
+            raise InputError(f"{output} is an input, or lies in one", "name another place")
+
+
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success sync its files and put it in `path`'s place."""
+    """Yield a temporary folder beside `path`; on success mark it, sync its files and put it in `path`'s place.
+
+    Raises InputError, and changes nothing, if `path` holds a file that this program did not write."""
     path = Path(path).resolve()
     check_replaceable(path)
     temporary = _temporary(path)
     temporary.mkdir()
     try:
         yield temporary
+        mark(temporary)
         for file in temporary.rglob("*"):
             _sync(file)
-        lost = (
-            {file.name for file in path.iterdir()} - {file.name for file in temporary.iterdir()}
-            if path.exists()
-            else ()
-        )
-        if lost:
-            raise InputError(f"{path}: {min(lost)} is in it, and would be lost", "name a new folder")
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _replace_folder(temporary: Path, path: Path) -> None:
+    """Put a folder in the place of `path`. An older one is moved aside first, so that it is never there in part."""
+    check_replaceable(path)
+    older = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
+    shutil.rmtree(older, ignore_errors=True)  # A dead process may have had this number.
+    if path.exists():
+        _check_nothing_lost(path, temporary)
+        os.replace(path, older)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        if older.exists():
+            os.replace(older, path)
+        raise
+    _sync(path.parent)
+    shutil.rmtree(older, ignore_errors=True)
+
+
+def _check_nothing_lost(path: Path, temporary: Path) -> None:
+    """Raise InputError if `path` holds a file that the folder in its place would not have."""
+    kept = {_SNAKEMAKE, *(file.name for file in temporary.iterdir())}
+    lost = sorted({file.name for file in path.iterdir()} - kept)
+    if lost:
+        raise InputError(f"{path}: {lost[0]} is in it, and would be lost", "name a new folder, or move the file away")
+
+
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`; on success sync its files and move each into `folder`, over older ones."""
+    """Yield a temporary folder beside `folder`; on success mark `folder` and move each file into it, over older ones.
+
+    Raises InputError, and moves nothing, if an older file is not known to be this program's."""
     folder = folder.resolve()
     temporary = _temporary(folder)
     temporary.mkdir()
@@ -95,10 +133,13 @@ def staged(folder: Path) -> Iterator[Path]:
         yield temporary
         files = [file for file in temporary.rglob("*") if file.is_file()]
         places = {file: folder / file.relative_to(temporary) for file in files}
+        check_ours(folder, *places.values())
         check_writable(*places.values())
         for file, place in places.items():
             _sync(file)
             place.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        mark(folder)
         for file, place in places.items():
             os.replace(file, place)
     finally:
@@ -107,7 +148,7 @@ def staged(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_with(folder: Path) -> Iterator[None]:
-    """Remove a folder that was just written where what belongs beside it cannot be written: half a product is none."""
+    """Remove a folder that was just written if the block fails: without the record beside it, it proves nothing."""
     try:
         yield
     except BaseException:
@@ -116,11 +157,44 @@ def whole_with(folder: Path) -> Iterator[None]:
 
 
 def check_replaceable(path: Path) -> None:
-    """Raises InputError for what `atomic_folder` would not replace."""
+    """Raise InputError unless `path` is free, an empty folder, or a folder that this program wrote."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: a file is in its place", "name a new folder")
-    if path.is_dir() and any(path.iterdir()) and not any((path / name).exists() for name in OURS):
-        raise InputError(f"{path}: a folder with other files, which would be lost", "name a new folder")
+    if path.is_dir() and not _is_marked(path) and any(path.iterdir()):
+        raise InputError(
+            f"{path}: a folder with other files, which would be lost",
+            "name a new folder, or delete this one if its files are not needed",
+        )
+
+
+def check_ours(folder: Path, *places: Path) -> None:
+    """Raise InputError if one of the `places` in `folder` holds a file that is not known to be this program's."""
+    taken = [] if _is_marked(folder) else [place for place in places if place.exists()]
+    if taken:
+        raise InputError(
+            f"{taken[0]}: a file that would be lost", "name another folder, or delete the file if it is not needed"
+        )
+
+
+def adopt(folder: Path) -> None:
+    """Mark a model folder that version 0.1.0 prepared, which left no marker but a manifest.json with these keys."""
+    manifest = folder / "manifest.json"
+    if _is_marked(folder) or not manifest.is_file():
+        return
+    # A manifest that cannot be read is nobody's; a folder that cannot be written cannot be replaced either.
+    with suppress(InputError, OSError):
+        if {"format_version", "source", "digest"} <= read_json(manifest).keys():
+            mark(folder)
+
+
+def _is_marked(folder: Path) -> bool:
+    """Return whether this program wrote the folder."""
+    return (folder / MARKER).is_file()
+
+
+def mark(folder: Path) -> None:
+    """Write the marker of this program's folders."""
+    (folder / MARKER).write_text(_MARKED)
 
 
 def hold(path: Path | str) -> None:
@@ -172,12 +246,38 @@ def write_json(path: Path | str, content: object) -> None:
         temporary.write_text(text)
 
 
-def read_json(path: Path | str, mend: str = "run the step that writes it again") -> dict:
-    """Read a JSON object. Raises InputError where the file is missing or is not one."""
+def check_regular(path: Path | str, limit: int | None = None) -> None:
+    """Raise InputError unless `path` is a regular file of at most `limit` bytes. A missing file raises FileNotFoundError.
+
+    A pipe would be waited for without end, and a device such as /dev/zero would fill the memory."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: not a regular file", "put the file itself there: no folder, pipe or device is read")
+    if limit is not None and status.st_size > limit:
+        raise InputError(f"{path}: {status.st_size} bytes, at most {limit} are read", "check that it is the right file")
+
+
+def read_bytes(path: Path | str, limit: int = JSON_LIMIT) -> bytes:
+    """Return the content of a regular file. Raises InputError as `check_regular` does."""
+    check_regular(path, limit)
+    return Path(path).read_bytes()
+
+
+def read_text(path: Path | str, limit: int, mend: str) -> str:
+    """Return the text of a regular file. Raises InputError if it is missing, not UTF-8, or larger than `limit` bytes."""
     try:
-        content = json.loads(Path(path).read_text())
+        return read_bytes(path, limit).decode()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file", mend) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text", mend) from None
+
+
+def read_json(path: Path | str, mend: str = "run the step that writes it again") -> dict:
+    """Return the object of a JSON file. Raises InputError if the file is missing or holds something else."""
+    text = read_text(path, JSON_LIMIT, mend)
+    try:
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error})", mend) from None
     if not isinstance(content, dict):
@@ -194,7 +294,8 @@ def write_at(descriptor: int, content: bytes | memoryview, offset: int) -> None:
 
 
 def sha256(path: Path | str) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
+    """Return the hexadecimal sha256 of a regular file's bytes."""
+    check_regular(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -30,6 +30,7 @@ TRAINED_MODES = ("sparse_to_dense", "sparse_to_sparse")
 MODES = (NO_FINETUNE, *TRAINED_MODES)
 DENSE = "dense"
 TASKS = ("boolq", "hellaswag", "gsm8k", "boolq_mini", "hellaswag_mini", "gsm8k_mini")
+SEEDS = 2**63  # A seed lies below: the tables hold it in 64 bits with a sign.
 WAFER = "CSX"  # the device of a training on a CS-3, and of nothing else
 MEASURED, OUT_OF_MEMORY = "measured", "out of memory"  # what became of a batch size
 SKIPPED = "skipped: a smaller batch did not fit"
@@ -44,7 +45,7 @@ WILDCARDS = {
     "method": rf"(?:{'|'.join((DENSE, *METHODS))})",
     "sparsity": r"[0-9]{2}",
     "mode": rf"(?:{'|'.join(MODES)})",
-    "seed": r"(?:0|[1-9][0-9]*)",
+    "seed": r"(?:0|[1-9][0-9]{0,18})",
     "program": r"[A-Za-z0-9_.-]+",
     "batch_size": r"[1-9][0-9]*",
 }
@@ -70,10 +71,10 @@ class Cell:
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """The inverse of `id`. Raises InputError on another name."""
+        """Return the cell or run that has this `id`. Raises InputError on another name."""
         regex = cls.pattern.format(**{key: f"(?P<{key}>{value})" for key, value in WILDCARDS.items()})
         match = re.fullmatch(regex, name)
-        if not match:
+        if not match or int(match.groupdict().get("seed", 0)) >= SEEDS:
             raise InputError(f"{name!r} is not the name of a {cls.__name__.lower()}", f"write {cls.pattern}")
         return cls(
             **{key: int(value) if key in ("sparsity", "seed") else value for key, value in match.groupdict().items()}

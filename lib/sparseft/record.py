@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.files import adapter_digest, atomic_file, read_json, sha256
+from sparseft.files import adapter_digest, atomic_file, read_bytes, read_json, sha256
 
 _END = re.compile(rb',\n  "record_sha256": "([0-9a-f]{64})"\n}\n\Z')
 _LENGTH = 91  # bytes of it
@@ -35,9 +35,9 @@ def unaltered(content: bytes) -> bool:
 
 
 def read_record(path: Path) -> dict:
-    """A record's content without its digest. Raises InputError where it is missing, or not as it was written."""
+    """Return a record's content without its digest. Raises InputError if it is missing, or not as it was written."""
     content = read_json(path, again(path))
-    if not unaltered(path.read_bytes()):
+    if not unaltered(read_bytes(path)):
         raise InputError(f"{path}: altered since it was written", again(path))
     return {key: value for key, value in content.items() if key != "record_sha256"}
 

@@ -249,3 +249,26 @@ def test_a_folder_whose_name_is_no_text_or_several_lines_is_named_in_one(write_r
     assert [gap.run_id for gap in gaps] == [r"bad\udcff", r"two\nlines"]
     for gap in gaps:
         gap.reason.encode()
+
+
+def test_a_seed_that_no_table_holds_is_a_gap_and_the_rest_analysed(write_run, tmp_path):
+    write_run(TUNED, 0.5)
+    (tmp_path / "runs" / TUNED.replace("seed0", f"seed{2**63}")).mkdir()
+    records, (gap,) = read_runs(tmp_path / "runs")
+    assert [record.run.id for record in records] == [TUNED]
+    assert "is not the name of a run" in gap.reason
+
+
+def test_an_error_that_nobody_foresaw_in_one_folder_is_a_gap_and_the_rest_analysed(write_run, tmp_path):
+    write_run(UNTUNED, 0.4)
+    adapter = write_run(TUNED, 0.5) / "adapter"
+    adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / name).write_text("{}")
+    (adapter / "adapter_model.safetensors").chmod(0)
+    (adapter / "adapter_config.json").unlink()
+    os.symlink("/proc/self/mem", adapter / "adapter_config.json")  # a regular file whose reading is an error
+    records, (gap,) = read_runs(tmp_path / "runs")
+    assert [record.run.id for record in records] == [UNTUNED]
+    assert (gap.run_id, gap.left_out) == (TUNED, True)
+    assert gap.reason.startswith(("OSError: ", "PermissionError: "))

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.config import Training
 from sparseft.errors import InputError
+from sparseft.grid import Run
 from sparseft.lora.adapter import read_adapter, write_adapter
 from sparseft.lora.experts import unfuse_experts
 from sparseft.lora.merge import merge
@@ -180,3 +181,89 @@ def test_an_adapter_that_is_no_plain_lora_is_refused(tmp_path, tiny_llama):
     (tmp_path / "rslora/adapter_config.json").write_text(json.dumps({**config, "use_rslora": True}))
     with pytest.raises(InputError, match="not a plain LoRA adapter"):
         read_adapter(tmp_path / "rslora")
+
+
+def recorded(folder: Path, base: Checkpoint, mask, **sparseft: object) -> Path:
+    """An adapter of all projections whose configuration records `sparseft`."""
+    trained(base, mask, "sparse_to_dense", folder)
+    return configured(folder, sparseft={"mask_sha256": "m", **sparseft})
+
+
+def configured(folder: Path, **changes: object) -> Path:
+    """The adapter with keys of its configuration changed."""
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return folder
+
+
+def thinned(folder: Path, keep) -> Path:
+    """The adapter without the layers that `keep` refuses."""
+    path = folder / "adapter_model.safetensors"
+    save_file({name: tensor for name, tensor in load_file(path).items() if keep(name)}, path)
+    return folder
+
+
+RUN = Run("llama", "boolq", "unstructured", 50, "sparse_to_dense", 0)
+
+
+@pytest.mark.parametrize(("sparseft", "said"), [
+    ({"run_id": RUN.id.replace("seed0", "seed1")}, f"its run_id is {RUN.id.replace('seed0', 'seed1')}, not {RUN.id}"),
+    ({"mode": "sparse_to_sparse"}, "its mode is sparse_to_sparse, not sparse_to_dense"),
+    ({"run_id": None}, "its run_id is None"),
+    ({"mask_sha256": None}, r"trained with another mask \(None\)"),
+])  # fmt: skip
+def test_an_adapter_of_another_run_mode_or_mask_is_refused(tmp_path, tiny_llama, sparseft, said):
+    mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
+    adapter = recorded(tmp_path / "adapter", tiny_llama, mask, **sparseft)
+    with pytest.raises(InputError, match=said):
+        merge(tiny_llama, mask, "m", adapter, tmp_path / "out", RUN)
+    own = configured(adapter, sparseft={"mask_sha256": "m", "run_id": RUN.id, "mode": RUN.mode})
+    assert merge(tiny_llama, mask, "m", own, tmp_path / "out", RUN)["layers_merged"] == 14
+
+
+def test_an_adapter_without_a_layer_that_it_names_is_refused(tmp_path, tiny):
+    mask = compute_masks(tiny, "unstructured", [50], seed=0)[50]
+    lost = sorted(mask.shape)[-1]
+    adapter = thinned(recorded(tmp_path / "adapter", tiny, mask), lambda name: lost not in name)
+    with pytest.raises(InputError, match=rf"no matrices for 1 layers that its target_modules names \(first: {lost}\)"):
+        merge(tiny, mask, "m", adapter, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_with_a_layer_that_it_does_not_name_is_refused(tmp_path, tiny_llama):
+    mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
+    adapter = configured(recorded(tmp_path / "adapter", tiny_llama, mask), target_modules=["q_proj"])
+    with pytest.raises(InputError, match="matrices for 12 layers that its target_modules does not name"):
+        merge(tiny_llama, mask, "m", adapter, tmp_path / "out")
+
+
+@pytest.mark.parametrize("choice", [
+    {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1]},
+    {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": 0, "layers_pattern": "layers"},
+    {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1], "layers_pattern": ["h", "layers"]},
+    {"target_modules": ["q_proj", "up_proj"], "exclude_modules": ["layers.0.self_attn.q_proj"]},
+    {"target_modules": ["model.layers.1.mlp.up_proj", "q_proj"], "layers_to_transform": [0]},
+])  # fmt: skip
+def test_what_peft_s_own_choice_of_layers_leaves_out_is_not_missed(tmp_path, choice):
+    base = Checkpoint(save_tiny("llama", tmp_path / "base", torch.float32))
+    config = LoraConfig(r=3, lora_alpha=5, init_lora_weights=False, task_type="CAUSAL_LM", **choice)
+    peer = get_peft_model(AutoModelForCausalLM.from_pretrained(base.folder, dtype="auto"), config)
+    peer.save_pretrained(tmp_path / "adapter")
+    mask = compute_masks(base, "unstructured", [50], seed=0)[50]
+    merge(base, mask, "m", tmp_path / "adapter", tmp_path / "out")
+    ours, theirs = load_file(tmp_path / "out/model.safetensors"), peer.merge_and_unload().state_dict()
+    for layer in mask.shape:
+        torch.testing.assert_close(
+            ours[f"{layer}.weight"], theirs[f"{layer}.weight"] * torch.from_numpy(mask.kept(layer))
+        )
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("target_modules", None), ("target_modules", ".*"), ("target_modules", [1]), ("exclude_modules", "(a+)+"),
+    ("layers_to_transform", "1"), ("layers_to_transform", [True]), ("layers_pattern", [None]),
+])  # fmt: skip
+def test_a_pattern_or_another_type_in_the_place_of_names_is_refused(tmp_path, tiny_llama, key, value):
+    mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
+    adapter = configured(recorded(tmp_path / "adapter", tiny_llama, mask), **{key: value})
+    with pytest.raises(InputError, match=f"{key} is no list of names"):
+        read_adapter(adapter)

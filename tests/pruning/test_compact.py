@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
 from sparseft.errors import InputError
-from sparseft.files import sha256
+from sparseft.files import MARKER, sha256
 from sparseft.lora.merge import merge
 from sparseft.pruning.compact import compact
 from sparseft.pruning.mask_ops import Mask, pack
@@ -109,6 +109,7 @@ def test_what_stays_keeps_its_order_and_its_bits(tmp_path, tiny):
         "model.safetensors",
         "config.json",
         "compact.json",
+        MARKER,
     }
     assert all((tmp_path / "small" / name).read_bytes() == (tiny.folder / name).read_bytes() for name in others)
 
@@ -211,7 +212,7 @@ def test_a_mask_of_another_model_is_refused(tmp_path, tiny_llama, tiny_models):
 def test_the_checkpoint_itself_is_no_output(tmp_path, tiny_llama):
     mask = structured(tiny_llama)
     merged = masked(tiny_llama, mask, tmp_path / "masked")
-    refuse(merged, mask, tmp_path / "masked/../masked", "is the checkpoint itself; name another output folder")
+    refuse(merged, mask, tmp_path / "masked/../masked", "is an input, or lies in one; name another place")
 
 
 def test_the_script_writes_the_model_and_its_record(tmp_path, tiny_llama):

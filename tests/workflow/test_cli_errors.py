@@ -382,3 +382,119 @@ def test_a_training_over_other_files_is_refused_before_it_starts(box):
     (box / "new").mkdir()
     (box / "new/adapter").write_text("mine")
     assert "new/adapter: a file is in its place" in refused(*train_of(box))
+
+
+MASK, ADAPTER = "masks/llama/masks_sparsity50_unstructured.pt", f"results/runs/{RUN}/adapter"
+MERGED = f"results/runs/{RUN}/model_dir"
+
+
+@pytest.mark.parametrize(("script", "flags"), [
+    ("train.py", {"output_dir": "models/llama"}),
+    ("train.py", {"output_dir": "data/boolq_mini/new"}),
+    ("compute_masks.py", {"output_dir": "models/llama/masks"}),
+    ("compute_masks.py", {"output_dir": "data/boolq_mini", "data_dir": "data/boolq_mini"}),
+    ("compact.py", {"output_dir": f"{MERGED}/small"}),
+    ("export_modelzoo.py", {"output_dir": "models/llama/cs"}),
+    ("validate_sparsity.py", {"output": f"{MERGED}/report.json"}),
+    ("evaluate.py", {"output": f"{MERGED}/evaluation.json"}),
+    ("evaluate.py", {"output": "data/boolq_mini/train.jsonl"}),
+    ("evaluate_adapter.py", {"output": f"{ADAPTER}/before_merge.json"}),
+    ("measure_throughput.py", {"output": "models/llama/cell.json"}),
+    ("analyze_results.py", {"output_dir": "results/runs/analysis"}),
+    ("prepare_task.py", {"output_dir": "data/boolq_mini"}),
+    ("prepare_model.py", {"output_dir": "models/llama"}),
+    ("prepare_model.py", {"output_dir": "models/llama/new"}),
+])  # fmt: skip
+def test_no_script_writes_into_its_own_input(box, script, flags):
+    base = {"model_path": "models/llama", "mask_path": MASK}
+    scored = {"task": "boolq_mini", "data_dir": "data/boolq_mini"}
+    given = {
+        "train.py": {"run_id": RUN, **base, "data_dir": "data/boolq_mini"},
+        "compute_masks.py": {"model_path": "models/llama", "sparsity": "0.5", "method": "random"},
+        "compact.py": {"checkpoint": MERGED, "mask_path": MASK},
+        "export_modelzoo.py": base,
+        "validate_sparsity.py": {"checkpoint": MERGED, "mask_path": MASK},
+        "evaluate.py": {"checkpoint": MERGED, **scored},
+        "evaluate_adapter.py": {**base, "adapter": ADAPTER, **scored},
+        "measure_throughput.py": {"cell": CELL, **base, "data_dir": "data/boolq_mini"},
+        "analyze_results.py": {"results_dir": "results/runs"},
+        "prepare_task.py": {"task": "boolq", "local": str(box / "data/boolq_mini")},
+        "prepare_model.py": {"source": f"path:{box}/models/llama"},
+    }[script] | flags
+    words = [part for name, value in given.items()
+             for part in (f"--{name}", box / value if (box / value).exists() or name.startswith("output") else value)]  # fmt: skip
+    assert "is an input, or lies in one; name another place" in refused(box, script, *words)
+
+
+@pytest.mark.parametrize("suffix", ["/../../x", "/x", "a b", "x\n"])
+def test_a_suffix_that_leaves_the_folder(box, suffix):
+    call = masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", "random", "--suffix", suffix)
+    assert "not the end of a file's name; use letters, digits, '_', '.' and '-'" in refused(*call)
+
+
+@pytest.mark.parametrize(("methods", "importance"), [
+    (["unstructured", "unstructured"], "magnitude"), (["unstructured_wanda", "random", "unstructured"], "wanda"),
+])  # fmt: skip
+def test_a_method_named_twice_is_refused_and_waits_for_nobody(box, methods, importance):
+    call = masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", *methods, "--importance", importance,
+                    "--task", "boolq_mini", "--data_dir", box / "data/boolq_mini")  # fmt: skip
+    assert ": named twice; name every method once" in refused(*call)
+
+
+def test_masks_over_files_of_others(box):
+    (box / "out").mkdir()
+    for name in ("report_random.json", "masks_sparsity50_random.pt"):
+        (box / "out" / name).write_text("mine")
+        line = refused(*masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", "random"))
+        assert f"{name}: a file that would be lost; name another folder" in line
+        (box / "out" / name).unlink()
+
+
+@pytest.mark.parametrize("name", ["summary.csv", "baseline_comparison.csv", "EXPERIMENTS.md"])
+def test_an_analysis_over_files_of_others(box, name):
+    (box / "out").mkdir()
+    (box / "out" / name).write_text("mine")
+    line = refused(box, "analyze_results.py", "--results_dir", box / "results/runs", "--output_dir", box / "out")
+    assert f"{name}: a file that would be lost; name another folder" in line
+
+
+def test_a_training_over_a_data_set_called_train_json(box):
+    (box / "new").mkdir()
+    (box / "new/train.json").write_text("my data")
+    assert "new/train.json: a file that would be lost; name another folder" in refused(*train_of(box))
+
+
+def test_a_merge_over_another_checkpoint(box, tmp_path_factory):
+    other = save_tiny("llama", tmp_path_factory.mktemp("other") / "llama")
+    assert "a folder with other files, which would be lost" in refused(*merge_of(box, output_dir=other))
+    assert (other / "model.safetensors").exists()
+
+
+UNTRAINED = RUN.replace("sparse_to_dense", "no_finetune")
+
+
+@pytest.mark.parametrize(("run_id", "adapter", "line"), [
+    (UNTRAINED, True, f"{UNTRAINED} is not trained; leave --adapter out, or correct --run_id"),
+    (RUN, False, f"{RUN} is trained, and no --adapter is given; give its adapter, or correct --run_id"),
+    (RUN.replace("seed0", "seed1"), True, f"its run_id is {RUN}, not {RUN.replace('seed0', 'seed1')}; give the run's own"),
+    (RUN.replace("to_dense", "to_sparse"), True, f"its run_id is {RUN}, not "),
+])  # fmt: skip
+def test_a_merge_that_contradicts_its_run_id(box, run_id, adapter, line):
+    flags = [
+        "--model_path",
+        box / "models/llama",
+        "--mask_path",
+        box / MASK,
+        *(["--adapter", box / ADAPTER] if adapter else []),
+    ]
+    flags += ["--output_dir", box / "new", "--report", box / "new.json", "--run_id", run_id]
+    assert line in refused(box, "merge.py", *flags)
+
+
+@pytest.mark.parametrize(("run_id", "line"), [
+    (UNTRAINED, "is not trained; evaluate its merged model"), (RUN.replace("seed0", "seed1"), f"its run_id is {RUN}, not "),
+])  # fmt: skip
+def test_an_evaluation_of_another_run_s_adapter(box, run_id, line):
+    assert line in refused(box, "evaluate_adapter.py", "--run_id", run_id, "--model_path", box / "models/llama",
+                           "--mask_path", box / MASK, "--adapter", box / ADAPTER, "--task", "boolq_mini",
+                           "--data_dir", box / "data/boolq_mini", "--output", box / "new.json")  # fmt: skip

@@ -64,11 +64,11 @@ def test_a_masked_export_is_proved_sparse(made, tiny_models, tmp_path):
 def test_the_report_cannot_take_the_place_of_the_checkpoint(box, tmp_path):
     file = box / "cs" / CHECKPOINT
     call = ("validate_sparsity.py", "--checkpoint", file, "--mask_path", box / MASK, "--output", file)
-    assert "is one of the inputs" in refused(box, *call)
+    assert "is an input, or lies in one; name another place" in refused(box, *call)
     shutil.move(file, tmp_path / "alone.mdl")
     call = ("validate_sparsity.py", "--checkpoint", f"{tmp_path}/alone.mdl@{box}/cs", "--mask_path", box / MASK,
             "--output", tmp_path / "alone.mdl")  # fmt: skip
-    assert "is one of the inputs" in refused(tmp_path, *call)
+    assert "is an input, or lies in one; name another place" in refused(tmp_path, *call)
 
 
 def truncate(file: Path) -> None:
@@ -129,7 +129,7 @@ def test_methods_that_run_the_model_ask_for_a_prepared_one(box):
 
 def test_an_export_into_its_own_model_is_refused(box):
     line = refused(box, "export_modelzoo.py", "--model_path", box / "cs", "--output_dir", box / "cs")
-    assert line == f"error: {box}/cs is an input, or lies in one; name another folder"
+    assert line == f"error: {box}/cs is an input, or lies in one; name another place"
 
 
 def test_a_disk_that_is_full_leaves_no_export(tmp_path, tiny_models):

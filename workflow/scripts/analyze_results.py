@@ -23,7 +23,7 @@ from sparseft.analysis.records import read_runs
 from sparseft.analysis.settings import outside
 from sparseft.config import Analysis, add_flags, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.files import hold, staged
+from sparseft.files import check_apart, check_ours, hold, staged
 from sparseft.grid import TABLES
 
 MAX_PROCESSES = 64
@@ -42,12 +42,22 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raise InputError if the outputs would replace what is read, or what this program did not write."""
+    names = [f"{name}.csv" for name in TABLES] + [COMPARED, "EXPERIMENTS.md", "correctness_memo.md"]
+    places = [args.output_dir / name for name in names]
+    check_apart([args.output_dir], [args.results_dir])
+    check_apart(places, [args.baseline])
+    check_ours(args.output_dir, *places)
+
+
 def main() -> int:
     """Read, compute, write, show."""
     args = parse_args()
     tolerance = parse_section(Analysis, {"tolerance": args.tolerance}, "analysis").tolerance
     if not 1 <= args.processes <= MAX_PROCESSES:
         raise InputError(f"--processes {args.processes}: not a number of processes", f"give 1 to {MAX_PROCESSES}")
+    check_outputs(args)
     baseline = read_baseline(args.baseline) if args.baseline else None
     study = None
     hold(args.output_dir)

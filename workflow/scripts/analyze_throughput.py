@@ -13,7 +13,7 @@ from sparseft.analysis import tables
 from sparseft.analysis.plots import write_throughput_plots
 from sparseft.analysis.records import read_measurements
 from sparseft.errors import run_script
-from sparseft.files import hold
+from sparseft.files import check_apart, check_writable, hold
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,6 +26,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    check_apart([args.table, args.plots], args.records)
+    check_writable(args.table)
     hold(args.table)
     table = tables.throughput(read_measurements(args.records))
     write_throughput_plots(table, args.plots)

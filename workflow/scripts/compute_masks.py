@@ -8,12 +8,14 @@ gradient, taylor and wanda look at a task's training examples: --task and --data
 
 import argparse
 import os
+import re
 from fractions import Fraction
 from pathlib import Path
 
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.config import Masks, add_flags, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.files import hold, staged, write_json
+from sparseft.files import check_apart, check_ours, check_writable, hold, staged, write_json
 from sparseft.grid import IMPORTANCES, MASK_NAME, MASK_REPORT, TASK_METHODS, TASKS, split_method
 from sparseft.modelzoo.checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.pruning.importance import Calibration
@@ -61,9 +63,12 @@ def percent(text: str) -> int:
 
 
 def methods_of(args: argparse.Namespace, settings: Masks, percents: list[int]) -> list[str]:
-    """The methods, each with its importance in its name; all are checked before anything is computed."""
+    """Return the methods, each with its importance in its name. All are checked before anything is computed."""
     suffix = "" if args.importance == "magnitude" else f"_{args.importance}"
     methods = [method if "_" in method else f"{method}{suffix}" for method in args.method]
+    twice = [method for method in methods if methods.count(method) > 1]
+    if twice:
+        raise InputError(f"--method {twice[0]}: named twice", "name every method once")
     for method in methods:
         settings.scope_of(method, percents)
         if args.scope and method.startswith(("structured", "semistructured")):
@@ -83,6 +88,24 @@ def calibration_of(args: argparse.Namespace, method: str, settings: Masks) -> Ca
     return calibrate(importance, args.task, args.data_dir / "train.jsonl", settings)
 
 
+def files_of(args: argparse.Namespace, method: str, percents: list[int]) -> tuple[list[Path], Path]:
+    """Return the places of a method's masks, and of its report."""
+    names = [MASK_NAME.format(sparsity=f"{percent:02d}", method=method) for percent in percents]
+    report = args.output_dir / MASK_REPORT.format(name=f"{method}{args.suffix}")
+    return [args.output_dir / f"{name}.{args.format}" for name in names], report
+
+
+def check_outputs(args: argparse.Namespace, checkpoint: Checkpoint, places: list[Path]) -> None:
+    """Raise InputError if an output would leave its folder, or replace an input or what this program did not write."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]*", args.suffix):
+        raise InputError(
+            f"--suffix {args.suffix!r}: not the end of a file's name", "use letters, digits, '_', '.' and '-'"
+        )
+    check_apart([args.output_dir], [checkpoint.folder, *checkpoint.files, args.data_dir])
+    check_ours(args.output_dir, *places)
+    check_writable(*places)
+
+
 def main() -> int:
     args = parse_args()
     if not 1 <= args.threads <= MAX_THREADS:
@@ -93,17 +116,16 @@ def main() -> int:
     if isinstance(checkpoint, ModelZooCheckpoint) and set(methods) & set(TASK_METHODS):
         raise InputError(f"{args.model_path}: to run the model, it must be a Hugging Face checkpoint",
                          f"prepare_model.py --source mdl:{args.model_path}, then give that folder")  # fmt: skip
-    for method in methods:
-        names = [MASK_NAME.format(sparsity=f"{percent:02d}", method=method) for percent in percents]
-        paths = [args.output_dir / f"{name}.{args.format}" for name in names]
-        name = f"{method}{args.suffix}"
-        hold(args.output_dir / MASK_REPORT.format(name=name))
+    outputs = {method: files_of(args, method, percents) for method in methods}
+    check_outputs(args, checkpoint, [place for paths, report in outputs.values() for place in (*paths, report)])
+    for method, (paths, report_path) in outputs.items():
+        hold(report_path)
         calibration = calibration_of(args, method, settings) if method in TASK_METHODS else None
         with compute_masks(checkpoint, method, percents, paths, settings, calibration=calibration,
                            threads=args.threads) as report, staged(args.output_dir) as folder:  # fmt: skip
             if args.plot:
-                plot_report(report, folder, name)
-            write_json(folder / MASK_REPORT.format(name=name), report)
+                plot_report(report, folder, f"{method}{args.suffix}")
+            write_json(folder / report_path.name, report)
     return 0
 
 

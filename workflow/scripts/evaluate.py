@@ -14,7 +14,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.config import Perplexity, add_flags, parse_section
 from sparseft.errors import run_script
 from sparseft.evaluation import evaluate
-from sparseft.files import check_writable, hold, sha256
+from sparseft.files import TEXT_LIMIT, check_apart, check_writable, hold, read_text, sha256
 from sparseft.perplexity import token_perplexity
 from sparseft.record import check_model, write_record
 from sparseft.tasks import get_task, read_examples
@@ -39,6 +39,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    check_apart([args.output], [args.checkpoint, args.data_dir, args.wikitext2])
     check_writable(args.output)
     hold(args.output)
     context = parse_section(Perplexity, {"context": args.context}, "perplexity").context
@@ -52,7 +53,7 @@ def main() -> int:
     model, tokenizer = load_model(checkpoint.folder, choose_device())
     perplexity = {}
     if args.wikitext2:  # first, for it may be refused
-        text = args.wikitext2.read_bytes().decode()
+        text = read_text(args.wikitext2, TEXT_LIMIT, "prepare it with prepare_wikitext2.py")
         perplexity[f"wikitext2_ppl_{context}"] = token_perplexity(model, tokenizer, text, context)
     record = evaluate(model, tokenizer, task, rows, args.batch_size)
     record["metrics"] |= perplexity

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.errors import run_script
+from sparseft.errors import InputError, run_script
 from sparseft.evaluation import evaluate
-from sparseft.files import adapter_digest, check_writable, hold, sha256
-from sparseft.grid import Run
+from sparseft.files import adapter_digest, check_apart, check_writable, hold, sha256
+from sparseft.grid import NO_FINETUNE, Run
 from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
 from sparseft.record import write_record
 from sparseft.tasks import get_task, read_examples
@@ -40,7 +40,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    check_apart([args.output], [args.model_path, args.mask_path, args.adapter, args.data_dir])
     check_writable(args.output)
+    run = Run.parse(args.run_id) if args.run_id else None
+    if run and run.mode == NO_FINETUNE:
+        raise InputError(f"{run.id} is not trained", "evaluate its merged model with evaluate.py")
     hold(args.output)
     limit_threads(args.threads)
     keep_freed_memory()
@@ -48,10 +52,10 @@ def main() -> int:
     task, checkpoint, mask = get_task(args.task), Checkpoint(args.model_path), read_mask(args.mask_path)
     rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
     check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
-    if args.run_id:
-        check_run(mask, args.mask_path, Run.parse(args.run_id))
+    if run:
+        check_run(mask, args.mask_path, run)
     mask_sha256 = sha256(args.mask_path)
-    model, tokenizer = trained_model(checkpoint, mask, mask_sha256, args.adapter, choose_device())
+    model, tokenizer = trained_model(checkpoint, mask, mask_sha256, args.adapter, choose_device(), run)
     record = evaluate(model, tokenizer, task, rows, args.batch_size)
     inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": adapter_digest(args.adapter)}
     inputs |= {"data": sha256(args.data_dir / "validation.jsonl"), "train": sha256(args.data_dir / "train.jsonl")}

@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.errors import InputError, run_script
-from sparseft.files import hold
+from sparseft.errors import run_script
+from sparseft.files import check_apart, check_replaceable, hold
 from sparseft.modelzoo.export import export_modelzoo
 
 
@@ -25,9 +25,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    inputs = [path.resolve() for path in (args.model_path, args.mask_path) if path]
-    if any(path in (args.output_dir.resolve(), *args.output_dir.resolve().parents) for path in inputs):
-        raise InputError(f"{args.output_dir} is an input, or lies in one", "name another folder")
+    check_apart([args.output_dir], [args.model_path, args.mask_path])
+    check_replaceable(args.output_dir)
     hold(args.output_dir)
     export_modelzoo(Checkpoint(args.model_path), args.mask_path, args.output_dir)
     return 0

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from sparseft.errors import run_script
-from sparseft.files import hold
+from sparseft.files import check_apart, check_writable, hold
 from sparseft.measurements import join
 from sparseft.record import write_record
 
@@ -23,6 +23,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    check_apart([args.output], args.records)
+    check_writable(args.output)
     hold(args.output)
     write_record(args.output, join(args.records))
     return 0

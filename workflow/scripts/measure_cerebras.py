@@ -13,7 +13,7 @@ import argparse
 
 from sparseft.config import Cerebras, Throughput, add_flags, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.files import hold, sha256, write_json
+from sparseft.files import check_apart, check_writable, hold, sha256, write_json
 from sparseft.grid import Cell
 from sparseft.record import write_record
 from sparseft.training.hardware import keep_freed_memory, limit_threads
@@ -59,6 +59,8 @@ def main() -> int:
     args = parse_args()
     limit_threads(args.threads)
     keep_freed_memory()
+    check_apart([args.output_dir], [args.model_path, args.mask_path, args.data_dir])
+    check_writable(args.output_dir / "measurement.json")
     job, cerebras, warmup = asked_of(args)
     from sparseft.training.cerebras import lower  # refuses an environment without the package
     from sparseft.training.cerebras_throughput import measure, without_evaluation

@@ -16,7 +16,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.config import Resources, Throughput, Training, add_flags, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.files import check_writable, hold, sha256
+from sparseft.files import check_apart, check_writable, hold, sha256
 from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Cell
 from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
 from sparseft.record import write_record
@@ -61,6 +61,7 @@ def job_of(args: argparse.Namespace, cell: Cell) -> Job:
 def main() -> int:
     args = parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as any exit, it ends the measuring process too
+    check_apart([args.output], [args.model_path, args.mask_path, args.data_dir])
     check_writable(args.output)
     hold(args.output)
     cell = Cell.parse(args.cell)

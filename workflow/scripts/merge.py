@@ -13,8 +13,8 @@ from pathlib import Path
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError, run_script
-from sparseft.files import hold, sha256, whole_with
-from sparseft.grid import Run
+from sparseft.files import check_apart, check_replaceable, check_writable, hold, sha256, whole_with
+from sparseft.grid import NO_FINETUNE, Run
 from sparseft.lora.merge import merge
 from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
 from sparseft.record import write_record
@@ -33,26 +33,40 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Raises InputError where what is written would replace what is read, or the one output the other."""
-    inputs = [path.resolve() for path in (args.model_path, args.mask_path, args.adapter) if path]
-    for output in (args.output_dir.resolve(), args.report.resolve()):
-        if any(path in (output, *output.parents) for path in inputs):
-            raise InputError(f"{output} is an input, or lies in one", "name another place")
+    """Raise InputError if an output would replace an input, the other output, or what this program did not write."""
+    check_apart([args.output_dir, args.report], [args.model_path, args.mask_path, args.adapter])
     if args.output_dir.resolve() in (args.report.resolve(), *args.report.resolve().parents) or args.report.is_dir():
         raise InputError(f"{args.report}: no place for the report", "name a file outside --output_dir")
+    check_replaceable(args.output_dir)
+    check_writable(args.report)
+
+
+def run_of(args: argparse.Namespace) -> Run | None:
+    """Return the run that --run_id names. Raises InputError if a trained run has no adapter, or an untrained one has."""
+    if not args.run_id:
+        return None
+    run = Run.parse(args.run_id)
+    if run.mode == NO_FINETUNE and args.adapter:
+        raise InputError(
+            f"--adapter {args.adapter}: {run.id} is not trained", "leave --adapter out, or correct --run_id"
+        )
+    if run.mode != NO_FINETUNE and not args.adapter:
+        raise InputError(f"{run.id} is trained, and no --adapter is given", "give its adapter, or correct --run_id")
+    return run
 
 
 def main() -> int:
     args = parse_args()
     limit_threads(1)
     check_outputs(args)
+    run = run_of(args)
     hold(args.output_dir)
     begin = time.perf_counter()
     checkpoint, mask, mask_sha256 = Checkpoint(args.model_path), read_mask(args.mask_path), sha256(args.mask_path)
     check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
-    if args.run_id:
-        check_run(mask, args.mask_path, Run.parse(args.run_id))
-    merged = merge(checkpoint, mask, mask_sha256, args.adapter, args.output_dir)
+    if run:
+        check_run(mask, args.mask_path, run)
+    merged = merge(checkpoint, mask, mask_sha256, args.adapter, args.output_dir, run)
     inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": merged.pop("adapter")}
     record = {"run_id": args.run_id, "inputs": inputs, **merged, "seconds": time.perf_counter() - begin}
     with whole_with(args.output_dir):

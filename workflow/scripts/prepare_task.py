@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sparseft.config import TaskData, add_flags, parse_section
 from sparseft.errors import run_script
-from sparseft.files import atomic_files, check_writable, hold, sha256
+from sparseft.files import atomic_files, check_apart, check_ours, check_writable, hold, mark, sha256
 from sparseft.tasks import get_task
 from sparseft.tasks.source import SPLITS, load_rows, overlap, source_of
 
@@ -31,9 +31,11 @@ def main() -> int:
     args = parse_args()
     outputs = [args.output_dir / name for name in (*(f"{split}.jsonl" for split in SPLITS), "manifest.json")]
     check_writable(*outputs)
+    check_ours(args.output_dir, *outputs)
     task = get_task(args.task)
     asked = parse_section(TaskData, {name: getattr(args, name) for name in ASKED}, f"tasks.{task.name}")
     local = Path(asked.local) if asked.local else None
+    check_apart([args.output_dir], [local])
     numbers = (asked.train_examples, asked.validation_examples)
     rows = {
         split: load_rows(task, split, number, asked.seed, local, asked.hub)
@@ -53,6 +55,7 @@ def main() -> int:
                    "examples": {split: len(rows[split]) for split in SPLITS}, "train_overlap": shared,
                    "sha256": dict(zip(SPLITS, map(sha256, files), strict=True))}  # fmt: skip
         manifest.write_text(json.dumps(content, indent=2) + "\n")
+        mark(args.output_dir)
     return 0
 
 

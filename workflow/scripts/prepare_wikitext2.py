@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sparseft.config import Perplexity, add_flags, parse_section
 from sparseft.errors import run_script
-from sparseft.files import atomic_file, check_writable, hold
+from sparseft.files import atomic_file, check_apart, check_writable, hold
 from sparseft.tasks.source import load_text
 
 ASKED = ("local", "hub")
@@ -26,8 +26,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     check_writable(args.output)
-    hold(args.output)
     asked = parse_section(Perplexity, {name: getattr(args, name) for name in ASKED}, "perplexity")
+    check_apart([args.output], [Path(asked.local)] if asked.local else [])
+    hold(args.output)
     text = load_text(Path(asked.local) if asked.local else None, asked.hub)
     with atomic_file(args.output) as temporary:
         temporary.write_bytes(text.encode())

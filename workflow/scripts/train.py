@@ -13,9 +13,9 @@ import argparse
 import torch
 from accelerate import Accelerator
 from sparseft.errors import run_script
-from sparseft.files import check_replaceable, hold
+from sparseft.files import hold
 from sparseft.training.hardware import keep_freed_memory, limit_threads
-from sparseft.training.job import Job, add_job_flags, job_of, write_train_record
+from sparseft.training.job import Job, add_job_flags, check_outputs, job_of, write_train_record
 from sparseft.training.torch_backend import train
 
 
@@ -28,7 +28,6 @@ def parse_args() -> argparse.Namespace:
 def write(args: argparse.Namespace, job: Job, accelerator: Accelerator) -> None:
     """Train, and write adapter/ and train.json."""
     adapter, state = args.output_dir / "adapter", args.output_dir / "state.pt"
-    check_replaceable(adapter)
     record = train(job, adapter, state, accelerator)
     if accelerator.is_main_process:
         write_train_record(args, job, record)
@@ -39,6 +38,7 @@ def main() -> int:
     args = parse_args()
     limit_threads(args.threads)
     keep_freed_memory()
+    check_outputs(args)
     job, accelerator = job_of(args), Accelerator(cpu=not torch.cuda.is_available())
     if accelerator.is_main_process:
         hold(args.output_dir / "adapter")

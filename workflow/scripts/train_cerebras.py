@@ -12,9 +12,9 @@ import argparse
 
 from sparseft.config import Cerebras, add_flags, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.files import check_replaceable, hold, write_json
+from sparseft.files import hold, write_json
 from sparseft.training.hardware import keep_freed_memory, limit_threads
-from sparseft.training.job import add_job_flags, job_of, write_train_record
+from sparseft.training.job import add_job_flags, check_outputs, job_of, write_train_record
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,10 +37,10 @@ def main() -> int:
     args = parse_args()
     limit_threads(args.threads)
     keep_freed_memory()
+    check_outputs(args)
     cerebras, job = cerebras_of(args), job_of(args)
     from sparseft.training.cerebras import lower, remove_states, train  # refuses an environment without the package
 
-    check_replaceable(args.output_dir / "adapter")
     hold(args.output_dir / "adapter")
     if args.compile_only or args.validate_only:
         record = lower(job, cerebras, args.output_dir, compile_only=args.compile_only)

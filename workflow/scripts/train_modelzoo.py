@@ -13,9 +13,9 @@ from pathlib import Path
 
 from sparseft.config import Cerebras, add_flags, parse_section
 from sparseft.errors import run_script
-from sparseft.files import check_replaceable, hold
+from sparseft.files import hold
 from sparseft.training.hardware import limit_threads
-from sparseft.training.job import add_job_flags, job_of, write_train_record
+from sparseft.training.job import add_job_flags, check_outputs, job_of, write_train_record
 from sparseft.training.modelzoo import remove_states, train, trainer_run
 
 
@@ -30,10 +30,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     limit_threads(args.threads)
+    check_outputs(args, args.exported)
     cerebras = parse_section(Cerebras, {name: getattr(args, name) for name in Cerebras.flags()}, "cerebras")
     job = job_of(args)
     cerebras.check_modelzoo(job.settings, job.evaluation_batch_size)
-    check_replaceable(args.output_dir / "adapter")
     hold(args.output_dir / "adapter")
     record = train(trainer_run(job, cerebras, args.exported, args.output_dir))
     write_train_record(args, job, record)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint, weights_digest
 from sparseft.errors import InputError, run_script
-from sparseft.files import check_writable, hold, sha256
+from sparseft.files import check_apart, check_writable, hold, sha256
 from sparseft.grid import Run
 from sparseft.modelzoo.checkpoint import open_checkpoint
 from sparseft.pruning.mask_ops import check_run, read_mask
@@ -56,10 +56,7 @@ def main() -> int:
     if not 0 <= args.tolerance <= 1e-3:
         raise InputError(f"--tolerance {args.tolerance}: not the size of a zero", "give a number from 0 to 0.001")
     checkpoint, base = open_checkpoint(args.checkpoint), Checkpoint(args.base) if args.base else None
-    folders = [checkpoint.folder, *([base.folder] if base else [])]
-    read = [args.mask_path, *checkpoint.files, *(file for folder in folders for file in folder.glob("*"))]
-    if args.output.resolve() in {path.resolve() for path in read}:
-        raise InputError(f"{args.output} is one of the inputs", "name another file for the report")
+    check_apart([args.output], [args.mask_path, checkpoint.folder, *checkpoint.files, args.base])
     hold(args.output)
     mask, inputs = read_mask(args.mask_path), hash_inputs(args.mask_path, checkpoint, base)
     if args.run_id:

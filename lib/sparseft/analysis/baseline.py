@@ -16,6 +16,7 @@ import pandas as pd
 
 from sparseft.analysis.tables import CELL, tidy
 from sparseft.errors import InputError
+from sparseft.files import TEXT_LIMIT, check_regular
 
 COLUMNS = ["baseline", "task", "sparsity", "value", "samples_per_second", "device"]
 RANGES = {"sparsity": 100, "value": 1, "samples_per_second": float("inf")}
@@ -27,9 +28,12 @@ def read_baseline(path: Path) -> pd.DataFrame:
     """Raises InputError, with the first fault, for a file that is not as described above."""
     mend = f"give a .csv file with the columns {','.join(COLUMNS)}, as config/baseline.csv"
     try:
+        check_regular(path, TEXT_LIMIT)
         table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
     except FileNotFoundError:
         raise InputError(f"{path}: no such file", mend) from None
+    except InputError:
+        raise
     except ValueError as error:  # pandas's own, and text in another encoding
         raise InputError(f"{path}: {error}", mend) from None
     if unlike := sorted(set(table) ^ set(COLUMNS)):

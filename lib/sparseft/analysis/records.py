@@ -28,7 +28,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from sparseft.config import Config
 from sparseft.config import Training as Schedule
 from sparseft.errors import InputError
-from sparseft.files import ADAPTER_FILES, adapter_digest, sha256
+from sparseft.files import ADAPTER_FILES, adapter_digest, read_bytes, sha256
 from sparseft.grid import DENSE, MEASURED, NO_FINETUNE, OUT_OF_MEMORY, SKIPPED, Cell, Run, fill, mask_path
 from sparseft.record import again, unaltered
 from sparseft.targets import runs as configured_runs
@@ -474,7 +474,8 @@ def read_runs(results_dir: Path, study: Config | None = None) -> tuple[list[Reco
     # A hidden folder is one that is still being written.
     folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     digests: dict[Path, str] = {}  # runs share their masks
-    read = [_read_run(folder, _study_folder(results_dir), digests) for folder in folders]
+    study_folder = _study_folder(results_dir)
+    read = [_read_folder(folder, study_folder, digests) for folder in folders]
     records = [record for record, _ in read if record]
     gaps = [gap for _, gap in read if gap]
     expected = configured_runs(study) if study else _grid_of([record.run for record in records])
@@ -510,6 +511,20 @@ def files_digest(files: dict[str, str] | None) -> str | None:
         return next(iter(files.values())) if files else None
     listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
     return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _read_folder(folder: Path, study: Path, digests: dict[Path, str]) -> tuple[Record | None, Gap | None]:
+    """Return the record and the gap of a run folder. Any error in its files is a gap: it never ends the other runs' analysis."""
+    try:
+        return _read_run(folder, study, digests)
+    except Exception as error:
+        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        return None, Gap(_in_one_line(folder.name), True, _in_one_line(reason))
+
+
+def _in_one_line(text: str) -> str:
+    """Return a text of strangers with line breaks and bytes that are no text written out."""
+    return ascii(text)[1:-1]
 
 
 def _read_run(folder: Path, study: Path, digests: dict[Path, str]) -> tuple[Record | None, Gap | None]:
@@ -580,7 +595,7 @@ def _grid_of(runs: list[Run]) -> list[Run]:
 def _read_piece(path: Path, schema: type[P]) -> P:
     mend = again(path)
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         piece = schema.model_validate_json(content)
     except OSError as error:
         raise InputError(f"{path.name}: {error.strerror.lower()}", "make it again") from None

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from sparseft.errors import InputError
-from sparseft.files import read_json, sha256
+from sparseft.files import check_regular, read_json, sha256
 
 BITS = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
 MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
@@ -49,6 +49,9 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if not self.folder.is_dir():
             raise InputError(f"{self.folder}: no such model folder", _MEND_FOLDER)
+        for path in self.folder.glob("[!.]*"):  # Whoever reads the folder, such as transformers, would wait for a pipe.
+            if path.exists() and not path.is_dir():
+                check_regular(path)
 
     @cached_property
     def config(self) -> dict:
@@ -113,8 +116,10 @@ class Checkpoint:
                 yield content
 
     def copy_rest(self, folder: Path) -> None:
-        """Copy all but the weights and what records them: the configuration, the tokenizer, the index."""
-        for file in self.folder.iterdir():
+        """Copy all but the weights and what records them: the configuration, the tokenizer, the index.
+
+        A hidden file is no content: this program's marker and Snakemake's time stamp belong to one folder."""
+        for file in self.folder.glob("[!.]*"):
             if file.suffix != ".safetensors" and file.is_file() and file.name != "manifest.json":
                 shutil.copyfile(file, folder / file.name)
 
@@ -145,6 +150,7 @@ def read_header(file: Path, mend: str = _MEND_FILE) -> tuple[bytes, list[Tensor]
     """The header of a safetensors file, verbatim with its length, and its tensors by offset.
 
     Raises InputError where the file is truncated, its tensors overlap or leave holes, or it is none at all."""
+    check_regular(file)
     size = file.stat().st_size
     with open(file, "rb") as stream:
         head = stream.read(8)

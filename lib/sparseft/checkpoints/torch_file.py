@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparseft.files import write_at
+from sparseft.files import check_regular, write_at
 
 _REBUILD = "torch._utils _rebuild_tensor_v2"
 _GLOBALS = (_REBUILD, "torch ByteStorage", "collections OrderedDict")
@@ -26,9 +26,10 @@ _VALUES = ("BINUNICODE", "SHORT_BINUNICODE", "BININT", "BININT1", "BININT2", "LO
 
 
 def read_torch_file(path: Path) -> dict:
-    """The content: dicts, lists, tuples, strings, numbers, and uint8 arrays that stay memory-mapped.
+    """Return the content: dicts, lists, tuples, strings, numbers, and uint8 arrays that stay memory-mapped.
 
-    Raises ValueError, or zipfile.BadZipFile, where the file holds anything else or is damaged."""
+    Raises ValueError, or zipfile.BadZipFile, if the file holds anything else or is damaged."""
+    check_regular(path)
     data = np.memmap(path, np.uint8, "r")
     try:
         with zipfile.ZipFile(path) as archive:

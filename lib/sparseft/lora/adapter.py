@@ -5,7 +5,8 @@ github.com/huggingface/peft, docs/source/developer_guides/checkpoint.md. The con
 the mode and the sha256 of the mask: stock PEFT would run and merge every adapter as if the mask were all ones.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from sparseft.config import Training
 from sparseft.errors import InputError
-from sparseft.files import WEIGHTS, atomic_folder, read_json, write_json
-from sparseft.grid import PROJECTIONS
+from sparseft.files import WEIGHTS, atomic_folder, check_regular, read_json, write_json
+from sparseft.grid import PROJECTIONS, Run
 from sparseft.record import check_adapter
 
 PREFIX = "base_model.model."
@@ -57,9 +58,9 @@ def write_adapter(
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], float, dict]:
-    """layer -> (A, B) in fp32, s = alpha / r, and the configuration.
+    """Return layer -> (A, B) in fp32, s = alpha / r, and the configuration.
 
-    Raises InputError where a file is missing or damaged, or the adapter is no plain LoRA adapter."""
+    Raises InputError if a file is missing or damaged, or the adapter is no plain LoRA adapter."""
     mend = "train the run again"
     check_adapter(folder)
     config = read_json(folder / "adapter_config.json", mend)
@@ -68,7 +69,9 @@ def read_adapter(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], float,
             f"{folder}: not a plain LoRA adapter",
             "use one r and one alpha for all layers, no bias and no variant of LoRA",
         )
+    _check_names(folder, config)
     try:
+        check_regular(folder / WEIGHTS)
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, FileNotFoundError) as error:
         raise InputError(f"{folder / WEIGHTS}: {error}", mend) from None
@@ -82,6 +85,64 @@ def read_adapter(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], float,
     if not all(torch.isfinite(matrix).all() for pair in pairs.values() for matrix in pair):
         raise InputError(f"{folder / WEIGHTS}: holds NaN or infinity", "train again with a lower learning rate")
     return pairs, config["lora_alpha"] / config["r"], config
+
+
+def check_origin(folder: Path, config: dict, run: Run) -> None:
+    """Raise InputError if an adapter's configuration names another run or mode than `run`; stock PEFT names none."""
+    recorded = config.get("sparseft", {})
+    for name, own in (("run_id", run.id), ("mode", run.mode)):
+        if recorded.get(name, own) != own:
+            raise InputError(f"{folder}: its {name} is {recorded[name]}, not {own}", "give the run's own adapter")
+
+
+def check_layers(folder: Path, config: dict, found: Iterable[str], layers: Iterable[str]) -> None:
+    """Raise InputError unless an adapter has matrices for exactly those of a model's `layers` that its configuration names."""
+    named = {layer for layer in layers if _is_target(layer, config)}
+    missing, unnamed = sorted(named - set(found)), sorted(set(found) - named)
+    if missing:
+        what = f"no matrices for {len(missing)} layers that its target_modules names (first: {missing[0]})"
+        raise InputError(f"{folder}: {what}", "train the run again")
+    if unnamed:
+        what = f"matrices for {len(unnamed)} layers that its target_modules does not name (first: {unnamed[0]})"
+        raise InputError(f"{folder}: {what}", "train the run again")
+
+
+def _is_target(layer: str, config: dict) -> bool:
+    """Return whether PEFT puts matrices on a layer: check_target_module_exists of peft/tuners/tuners_utils.py."""
+    if _is_among(layer, config.get("exclude_modules") or []) or not _is_among(layer, config["target_modules"]):
+        return False
+    numbers = config.get("layers_to_transform")
+    if layer in config["target_modules"] or numbers in (None, []):
+        return True
+    places = [re.escape(name) for name in _list_of(config.get("layers_pattern") or [])] or [r"[^.]*"]
+    found = re.match(rf".*?\.(?:{'|'.join(places)})\.([0-9]+)\.", layer)
+    return found is not None and int(found[1]) in _list_of(numbers)
+
+
+def _is_among(layer: str, names: list[str]) -> bool:
+    """Return whether a layer, or the end of its name, is one of the names."""
+    return layer in names or layer.endswith(tuple(f".{name}" for name in names))
+
+
+def _list_of(value: object) -> list:
+    """Return a list as it is, and a single value as a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
+def _check_names(folder: Path, config: dict) -> None:
+    """Raise InputError if what chooses the layers is no list of names: a pattern of strangers could be matched for ever."""
+    for key, kind in (
+        ("target_modules", str),
+        ("exclude_modules", str),
+        ("layers_pattern", str),
+        ("layers_to_transform", int),
+    ):
+        value = config.get(key)
+        if value is None and key != "target_modules":
+            continue
+        items = _list_of(value) if key.startswith("layers_") else value
+        if not isinstance(items, list) or not all(type(item) is kind for item in items):
+            raise InputError(f"{folder}: {key} is no list of names", "write the layers' names into adapter_config.json")
 
 
 def _plain(config: dict) -> bool:

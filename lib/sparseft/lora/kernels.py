@@ -11,13 +11,15 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from sparseft.compiled import compiled
+
 LANES = 64  # weights at a time
 TILE = 16 * LANES  # columns whose part of A, 4 KB a rank, serves all rows from the cache
 _WORD, _LANE, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
 _FLOATS = ir.VectorType(_FLOAT, LANES)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def merge_rows(W, A, B, out):
     """Write (W + B A) * M to `out`.
 
@@ -43,7 +45,7 @@ def merge_rows(W, A, B, out):
             out[row, full:] = o[0, :rest]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def mask_rows(values, W, sign):
     """values * M in place: +0 where W is `sign`, the bits of -0.0; unsigned integers of one width, (rows, cols)."""
     zero = values.dtype.type(0)

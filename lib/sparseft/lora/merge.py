@@ -4,7 +4,7 @@ The output has the base's files, headers and byte layout: every tensor outside t
 that only the prunable weights differ. Without an adapter (no_finetune) the merge is the pruning: W' = W * M.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ import torch
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header
 from sparseft.errors import InputError
 from sparseft.files import adapter_digest, atomic_folder, sha256
-from sparseft.lora.adapter import read_adapter
+from sparseft.grid import Run
+from sparseft.lora.adapter import check_layers, check_origin, read_adapter
 from sparseft.lora.effective_weight import INTEGERS, Workspace, carry_mask_
 from sparseft.pruning.kernels import zero_pruned
 from sparseft.pruning.mask_ops import Mask
@@ -21,18 +22,18 @@ from sparseft.pruning.mask_ops import Mask
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
-def merge(base: Checkpoint, mask: Mask, mask_sha256: str, adapter: Path | None, output: Path) -> dict:
-    """Write the merged checkpoint to `output`; returns merge.json's scale, layers, outputs, other files and the adapter's digest.
+def merge(
+    base: Checkpoint, mask: Mask, mask_sha256: str, adapter: Path | None, output: Path, run: Run | None = None
+) -> dict:
+    """Write the merged checkpoint to `output`; return merge.json's scale, layers, outputs, other files, adapter's digest.
 
-    An adapter of stock PEFT records no mask and is merged under the one given. Raises InputError where the adapter was
-    trained with another mask, names a layer that the mask lacks, or has matrices of other shapes."""
+    An adapter of stock PEFT records neither mask nor run, and is merged under the mask given. Raises InputError if the
+    adapter was trained with another mask or in another run, has not the layers that it names, or does not fit the mask."""
     pairs, scale, config = read_adapter(adapter) if adapter else ({}, None, {})
-    trained_with = config.get("sparseft", {}).get("mask_sha256", mask_sha256)
-    if trained_with != mask_sha256:
-        raise InputError(f"{adapter}: trained with another mask ({trained_with[:12]})", "merge it with that mask")
-    foreign = sorted(pairs.keys() - mask.shape.keys())
-    if foreign:
-        raise InputError(f"{adapter}: {len(foreign)} layers without a mask (first: {foreign[0]})", "use its own base")
+    if adapter:
+        _check_adapter(adapter, config, pairs.keys(), mask, mask_sha256)
+    if adapter and run:
+        check_origin(adapter, config, run)
 
     workspace = Workspace()
 
@@ -57,6 +58,17 @@ def merge(base: Checkpoint, mask: Mask, mask_sha256: str, adapter: Path | None, 
         outputs = _copy(base, {f"{layer}.weight" for layer in mask.shape}, merged, temporary)
     digest = adapter_digest(adapter) if adapter else None
     return {"scale": scale, "layers_merged": len(mask.shape), "adapter": digest, **outputs}
+
+
+def _check_adapter(adapter: Path, config: dict, layers: Set[str], mask: Mask, mask_sha256: str) -> None:
+    """Raise InputError if an adapter was trained with another mask, or its layers are not those of the mask that it names."""
+    trained_with = config.get("sparseft", {}).get("mask_sha256", mask_sha256)
+    if trained_with != mask_sha256:
+        raise InputError(f"{adapter}: trained with another mask ({str(trained_with)[:12]})", "merge it with that mask")
+    foreign = sorted(layers - mask.shape.keys())
+    if foreign:
+        raise InputError(f"{adapter}: {len(foreign)} layers without a mask (first: {foreign[0]})", "use its own base")
+    check_layers(adapter, config, layers, mask.shape)
 
 
 def _check_shapes(adapter: Path, layer: str, shape: tuple[int, ...], A: torch.Tensor, B: torch.Tensor) -> None:

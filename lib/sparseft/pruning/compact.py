@@ -18,7 +18,7 @@ import numpy as np
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header, safetensors_header
 from sparseft.checkpoints.layers import Part, coupled_parts, prunable_shapes
 from sparseft.errors import InputError
-from sparseft.files import atomic_folder, read_json, sha256, write_json
+from sparseft.files import atomic_folder, check_apart, check_replaceable, read_json, sha256, write_json
 from sparseft.pruning.mask_ops import Mask, check_mask, read_mask
 from sparseft.record import check_model
 
@@ -40,14 +40,12 @@ class Cut:
 
 
 def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
-    """Write the smaller checkpoint and compact.json to `output`, one tensor in memory at a time; returns the latter.
+    """Write the smaller checkpoint and compact.json to `output`, one tensor in memory at a time; return compact.json.
 
-    `checkpoint` is the masked model. Raises InputError where it is not, or where the mask is another model's, prunes
-    units in part, leaves the layers different sizes or one of them nothing; no file is left then."""
-    if output.resolve() == checkpoint.folder.resolve():
-        raise InputError(f"{output} is the checkpoint itself", "name another output folder")
-    if output.is_dir() and any(output.iterdir()) and not (output / "compact.json").exists():
-        raise InputError(f"{output}: a folder with other files, which would be lost", "name a new folder")
+    `checkpoint` is the masked model. Raises InputError if it is not, or if the mask is another model's, prunes units in
+    part, leaves layers of different sizes, or leaves one of them nothing. No file is written then."""
+    check_apart([output], [checkpoint.folder, mask_path])
+    check_replaceable(output)
     check_model(checkpoint.folder, checkpoint.hashes())
     mask = read_mask(mask_path)
     check_mask(mask, mask_path, prunable_shapes(checkpoint))

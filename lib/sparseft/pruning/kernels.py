@@ -19,6 +19,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from sparseft.compiled import compiled
+
 LANES = 64  # weights a comparison
 ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 BINS = 1 << 16  # values of the high digit: all 15 bits of a 16-bit magnitude, the high 16 of a 32-bit one
@@ -28,7 +30,7 @@ AHEAD = 2048  # bytes between a use and the prefetch for one to come; a quarter 
 _WORD = ir.IntType(LANES)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def count_high(values, counts):
     """Add the magnitudes of `values`, uint16 or uint32 (n,), to `counts`, int32 (BINS,), by their high digit."""
     shift, mask, zero = _shift(values), _digit(values), values.dtype.type(0)
@@ -44,7 +46,7 @@ def count_high(values, counts):
         counts[value >> shift & mask] += np.int32(1)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def count_low(values, slots, counts):
     """Add uint32 `values` by their low digit to `counts`, int (S, LOW), in row slots[high digit], int8, where that is >= 0."""
     shift, mask = _shift(values), _digit(values)
@@ -54,7 +56,7 @@ def count_low(values, slots, counts):
             counts[slot, value & np.uint64(LOW - 1)] += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def write_masks(values, cols, thresholds, ties, packed):
     """Pack the masks of `values`, uint16 or uint32 (rows * cols,), for every level.
 
@@ -65,7 +67,7 @@ def write_masks(values, cols, thresholds, ties, packed):
         _write_row(values, row * cols, cols, thresholds, ties, packed, row * -(-cols // 8), spare)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def write_row_masks(values, cols, counts, packed):
     """As `write_masks`, with every row ranked by itself: level j prunes counts[j] weights of each; counts ascend."""
     thresholds, ties = np.zeros(counts.size, values.dtype), np.zeros(counts.size, np.int64)
@@ -75,7 +77,7 @@ def write_row_masks(values, cols, counts, packed):
         _write_row(values, row * cols, cols, thresholds, ties, packed, row * -(-cols // 8), spare)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def write_group_masks(values, cols, group, counts, packed):
     """N:M masks: of every `group` <= 64 weights in a row, level j prunes the counts[j] lowest; `group` divides cols.
 
@@ -98,7 +100,7 @@ def write_group_masks(values, cols, group, counts, packed):
         packed[:, row * row_bytes : (row + 1) * row_bytes] = bits[:, :row_bytes]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _rank_groups(padded, col, group, width, planes):
     """The ranks of the `width` weights from padded[col] on, in `planes`."""
     planes[:] = 0
@@ -112,7 +114,7 @@ def _rank_groups(padded, col, group, width, planes):
         _add(planes, (~lower & pairs) << np.uint64(distance))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add(planes, word):
     """Add 1 to the numbers of which `word` has the bit."""
     digit = 0
@@ -121,7 +123,7 @@ def _add(planes, word):
         digit += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _rank_reaches(planes, count):
     """The bits of the numbers that are at least `count` < 64."""
     above, same = np.uint64(0), ALL
@@ -134,7 +136,7 @@ def _rank_reaches(planes, count):
     return above | same
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def zero_pruned(values, cols, packed):
     """values * M in place: +0.0 where the bit of `packed`, uint8 (rows * ceil(cols / 8),), is 0."""
     row_bytes, full, zero = -(-cols // 8), cols // LANES * LANES, values.dtype.type(0)
@@ -149,7 +151,7 @@ def zero_pruned(values, cols, packed):
                 values[row * cols + col] = 0
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def survey(values, cols, packed, limit):
     """Compare weights with their mask. Return four int64: the number of zeros, of kept zeros and of pruned magnitudes >=
     `limit`, and the largest pruned magnitude, below the limit or not.
@@ -174,7 +176,7 @@ def survey(values, cols, packed, limit):
     return found[0], found[1], found[2], largest
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def count_ones(packed):
     """The ones of each row of uint8 (levels, n), int64 (levels,)."""
     ones = np.zeros(packed.shape[0], np.int64)
@@ -219,7 +221,7 @@ def _write_row(values, start, cols, thresholds, ties, packed, at, spare):
             ties[j] = left
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _rank(row, counts, bins, thresholds, ties):
     """Thresholds and ties of one row; `bins`, int32 (BINS,), is zero before and after."""
     shift, level, seen = _shift(row), 0, 0
@@ -244,7 +246,7 @@ def _rank(row, counts, bins, thresholds, ties):
             _rank_low(row, thresholds, ties, level, lows)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _count_row(row, bins):
     """Count a row by its high digit; returns the lowest and the highest digit."""
     shift, low, high = _shift(row), np.int32(BINS), np.int32(0)
@@ -258,7 +260,7 @@ def _count_row(row, bins):
     return low, high
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _rank_low(row, thresholds, ties, level, lows):
     """Refine a threshold that has its high digit by the low digits of the weights that share it, few of a row.
 
@@ -303,7 +305,7 @@ def _survey(weights, keep, valid, limit, one, found):
     return unpruned
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _largest(weights, chosen, largest):
     """Return the largest magnitude, in bits, of those of 64 `weights` whose bit is set in `chosen`, or `largest` if larger."""
     sign = np.uint64(bitwidth(weights.dtype.type(0)) - 1)
@@ -423,13 +425,13 @@ def place(values, i):
     return values.ctypes.data + i * (bitwidth(values.dtype.type(0)) // 8)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def lowest_bits(number):
     """A word with the lowest `number` < 64 bits set."""
     return (np.uint64(1) << np.uint64(number)) - np.uint64(1)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def drop_ties(keep, equal, ties):
     """Clear the first `ties` bits of `equal` in `keep`; returns it and the ties that are left."""
     number = popcount(equal)

@@ -63,7 +63,7 @@ def read_mask(path: Path | str) -> Mask:
     Raises InputError where the file is missing, damaged, of another version, inconsistent, in other coordinates, or not
     what its name says, where that is one of the workflow's."""
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: no such mask file", "compute it with compute_masks.py")
     try:
         content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)

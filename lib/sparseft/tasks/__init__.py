@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from sparseft.errors import InputError
+from sparseft.files import ROWS_LIMIT, read_text
 from sparseft.tasks.boolq import BOOLQ
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
 from sparseft.tasks.gsm8k import GSM8K
@@ -32,15 +33,12 @@ def read_examples(path: Path | str, task: Task) -> list[Row]:
 
 
 def read_rows(path: Path | str, name: str, fields: dict[str, type | tuple]) -> list[Row]:
-    """The rows of a .jsonl file, called `name` in errors, whose `fields` are there and of the given types."""
+    """Return the rows of a .jsonl file, called `name` in errors, whose `fields` are there and of the given types."""
     mend = f"each line holds one {name} row as JSON: {', '.join(fields)}"
-    try:
-        # Not splitlines(), which also cuts at U+2028, a character that JSON allows in a string.
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file", "prepare the data, or correct the path") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text", mend) from None
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file", "prepare the data, or correct the path")
+    # Not splitlines(), which also cuts at U+2028, a character that JSON allows in a string.
+    lines = read_text(path, ROWS_LIMIT, mend).split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         if line.strip():

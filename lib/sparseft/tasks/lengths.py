@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparseft.config import TaskData
+from sparseft.files import ROWS_LIMIT, check_regular
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,10 @@ TEXTS = {
 
 
 def validation_rows(data: TaskData, task: str) -> int:
-    """How many validation examples a task will have."""
+    """Return how many validation examples a task will have."""
     if data.validation_examples or not data.local:
         return data.validation_examples or TEXTS[task].rows[1]
-    with open(Path(data.local) / "validation.jsonl", "rb") as file:
+    path = Path(data.local) / "validation.jsonl"
+    check_regular(path, ROWS_LIMIT)
+    with open(path, "rb") as file:
         return sum(1 for _ in file)

@@ -11,10 +11,18 @@ from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.config import Training, add_flags, parse_section
 from sparseft.digests import code_digest
 from sparseft.errors import InputError
-from sparseft.files import adapter_digest, sha256, whole_with
+from sparseft.files import (
+    adapter_digest,
+    check_apart,
+    check_ours,
+    check_replaceable,
+    check_writable,
+    sha256,
+    whole_with,
+)
 from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Run
 from sparseft.pruning.mask_ops import Mask, check_mask, check_run, read_mask
-from sparseft.record import write_record
+from sparseft.record import ADAPTER, write_record
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS
 from sparseft.tasks.task import Row, Task
@@ -72,6 +80,17 @@ def add_job_flags(parser: argparse.ArgumentParser) -> None:
         "--evaluation_batch_size", type=int, default=32, help="sequences a forward pass of the evaluation loss"
     )
     add_flags(parser, Training, Training.model_fields)
+
+
+def check_outputs(args: argparse.Namespace, *inputs: Path) -> None:
+    """Raise InputError if a training would replace what it reads, `inputs` besides the flags', or what is not this program's.
+
+    The record train.json is this program's if the adapter beside it is."""
+    adapter, record = args.output_dir / ADAPTER, args.output_dir / "train.json"
+    check_apart([args.output_dir], [args.model_path, args.mask_path, args.data_dir, *inputs])
+    check_replaceable(adapter)
+    check_ours(adapter, record)
+    check_writable(record)
 
 
 def job_of(args: argparse.Namespace) -> Job:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sparseft.files import atomic_file
+from sparseft.files import atomic_file, check_regular
 
 
 def write_state(path: Path, identity: str, content: dict) -> None:
@@ -19,11 +19,12 @@ def write_state(path: Path, identity: str, content: dict) -> None:
 
 
 def read_state(path: Path, identity: str) -> dict | None:
-    """The state, on the CPU; None where there is none, or (said on stderr) where it is damaged or another training's.
+    """Return the state, on the CPU; None if there is none, or (said on stderr) if it is damaged or another training's.
 
-    Raises OSError where there is one that cannot be read."""
-    if not path.is_file():
+    Raises OSError or InputError if there is one that cannot be read."""
+    if not path.exists():
         return None
+    check_regular(path)
     content = io.BytesIO(path.read_bytes())
     try:
         if zipfile.ZipFile(content).testzip() is None:  # torch itself would take a flipped bit for a weight

@@ -12,7 +12,8 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.config import Training
 from sparseft.errors import InputError
-from sparseft.lora.adapter import read_adapter, write_adapter
+from sparseft.grid import TRAINED_MODES, Run
+from sparseft.lora.adapter import check_origin, read_adapter, write_adapter
 from sparseft.lora.experts import memory_path, unfuse_experts
 from sparseft.lora.masked_lora import LoRALinear, attach
 from sparseft.pruning.mask_ops import Mask
@@ -38,15 +39,23 @@ def adapted_model(
 
 
 def trained_model(
-    checkpoint: Checkpoint, mask: Mask, mask_sha256: str, adapter: Path, device: torch.device
+    checkpoint: Checkpoint,
+    mask: Mask,
+    mask_sha256: str,
+    adapter: Path,
+    device: torch.device,
+    run: Run | None = None,
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """The model as its training left it, before any merge, and its tokenizer.
+    """Return the model as its training left it, before any merge, and its tokenizer.
 
-    Raises InputError where the adapter is not this project's, was trained with another mask, or does not fit."""
+    Raises InputError if the adapter is not this project's, was trained with another mask or in another run than `run`, or
+    does not fit."""
     pairs, _, config = read_adapter(adapter)
     ours = config.get("sparseft", {})
-    if ours.get("mask_sha256") != mask_sha256 or "mode" not in ours:
+    if ours.get("mask_sha256") != mask_sha256 or ours.get("mode") not in TRAINED_MODES:
         raise InputError(f"{adapter}: not trained with this mask", "give the mask and the adapter of one run")
+    if run:
+        check_origin(adapter, config, run)
     settings = Training(lora_r=config["r"], lora_alpha=config["lora_alpha"], lora_targets=config["target_modules"])
     model, tokenizer, layers = adapted_model(checkpoint, mask, ours["mode"], settings, device)
     if layers.keys() != pairs.keys():
