@@ -3,7 +3,7 @@
 base     train.inputs.model == before.inputs.model == merge.inputs.model == validation.inputs.base (where that was given)
 mask     (its file ==) train.inputs.mask == before.inputs.mask == merge.inputs.mask == validation.inputs.mask
 adapter  (its file ==) train.outputs.adapter == before.inputs.adapter == merge.inputs.adapter; none in mode no_finetune
-merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model
+merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model, with configuration and tokenizer
 data     train.inputs.validation == before.inputs.data == evaluation.inputs.data, or the gap compares two data sets
 
 The files of mask and adapter have their say where they are there, hashed while the runs are read.

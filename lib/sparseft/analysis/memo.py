@@ -43,11 +43,14 @@ Each stage records the sha256 of what it read and wrote. A chain holds when thes
 - of mask and adapter also the files themselves, as far as they are there: hashed when this page was written
 - data: `train.json` inputs.validation, `before_merge.json` and `evaluation.json` inputs.data
 
+A digest of a base or of a merged model covers all files that decide what it computes: its weights, its configuration and
+its tokenizer.
+
 Between runs: the same base in all runs of a model, the same mask in all of its file, the same data in all of a task, and
 no adapter in two runs. Where they differ, the fewer are named as faults, and both where neither is.
 
-The first twelve digits; summary.csv has them whole. A merged model of several files has the sha256 of what
-`sha256sum *.safetensors` prints.
+The first twelve digits; summary.csv has them whole. A merged model has the sha256 of what
+`LC_ALL=C sha256sum *` prints in its folder.
 
 """
 

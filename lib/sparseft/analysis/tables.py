@@ -153,7 +153,8 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
 
 def files_digest(files: dict[str, str] | None) -> str | None:
-    """One sha256 for a model: its file's, or of what `sha256sum` prints for its files in order of their names."""
+    """Return one sha256 for a merged model: that of what `sha256sum` prints for its files, weights, configuration and
+    tokenizer, in order of their names; a single file has its own."""
     if not files or len(files) == 1:
         return next(iter(files.values())) if files else None
     listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
