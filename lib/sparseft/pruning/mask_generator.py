@@ -70,8 +70,8 @@ def compute_masks(
     if (calibration.importance if calibration else None) != (importance if importance in TASK_AWARE else None):
         raise InputError(f"{method}: calibrated for another importance", f"calibrate for {importance}")
     shape = prunable_shapes(checkpoint)
-    check_tensors(checkpoint, checkpoint.folder)
     _check_layers(checkpoint, shape)
+    check_tensors(checkpoint, checkpoint.folder)
     if pattern in (DENSE, "random") and not checkpoint.prepared:  # these look at no weight
         check_finite_weights(checkpoint, checkpoint.folder)
     meta = mask_meta(method, percents, settings, checkpoint.digest) | (calibration.meta if calibration else {})
