@@ -8,6 +8,7 @@ benchmarks/results/masks.md and masks_streaming.md. Times in memory are CPU time
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import tempfile
@@ -169,16 +170,23 @@ def make_checkpoint(folder: Path, blocks: int) -> Checkpoint:
     pool = torch.randn(11008 * 4096, generator=generator).mul_(0.02).bfloat16()
     shapes = {"mlp.gate_proj": (11008, 4096), "mlp.up_proj": (11008, 4096), "mlp.down_proj": (4096, 11008)}
     shapes |= {f"self_attn.{name}_proj": (4096, 4096) for name in "qkvo"}
-    index = {}
+    shapes |= dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (4096,))
+    ends = {"model.embed_tokens.weight": (32, 4096), "model.norm.weight": (4096,)}
+    save_file(
+        {name: pool[: math.prod(shape)].reshape(shape).clone() for name, shape in ends.items()},
+        folder / "ends.safetensors",
+    )
+    index = dict.fromkeys(ends, "ends.safetensors")
     for block in range(blocks):
         file = f"model-{block}.safetensors"
         tensors = {
-            f"model.layers.{block}.{name}.weight": pool[: rows * cols].reshape(rows, cols).clone()
-            for name, (rows, cols) in shapes.items()
+            f"model.layers.{block}.{name}.weight": pool[: math.prod(shape)].reshape(shape).clone()
+            for name, shape in shapes.items()
         }
         save_file(tensors, folder / file)
         index |= dict.fromkeys(tensors, file)
     config = {"architectures": ["LlamaForCausalLM"], "num_attention_heads": 32, "hidden_size": 4096}
+    config |= {"intermediate_size": 11008, "num_hidden_layers": blocks, "vocab_size": 32, "tie_word_embeddings": True}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     checkpoint = Checkpoint(folder)

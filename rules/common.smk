@@ -5,6 +5,8 @@ from pathlib import Path
 from shlex import join, quote
 
 from sparseft import grid, passes, targets
+from sparseft.checkpoints.checkpoint import small_files
+from sparseft.checkpoints.sizes import check_sources
 from sparseft.config import Config, parse_section, split_mdl
 from sparseft.devices import slow_bfloat16, visible_gpus
 from sparseft.digests import code_digest
@@ -22,6 +24,7 @@ def refuse(error):
 
 try:
     STUDY = parse_section(Config, config, "configuration")
+    check_sources(STUDY)
     FIRST_PASS, ADDED = ([f"{s:02d}" for s in found] for found in passes.first_and_added(STUDY))
 except (InputError, OSError) as error:
     refuse(error)
@@ -142,12 +145,18 @@ def launch(processes):
 
 
 def local_model(source):
-    """The files of a path: or mdl: source, so that a changed one is prepared again."""
+    """List the files of a path: or mdl: source that decide a result, so that a changed one is prepared again."""
     kind, _, place = source.partition(":")
+    if kind not in ("path", "mdl"):
+        return []
     if kind == "mdl":
         file, folder = split_mdl(place)
-        return [str(file), str(folder / "config.json")]
-    return [f"{place}/config.json", *map(str, sorted(Path(place).glob("*.safetensors")))] if kind == "path" else []
+        weights = [file]
+    else:
+        folder = Path(place)
+        weights = folder.glob("*.safetensors")
+    # config.json is named even where it is missing, so that Snakemake says so
+    return sorted(map(str, {*weights, *small_files(folder), folder / "config.json"}))
 
 
 def local_data(folder):

@@ -1,4 +1,5 @@
-# A model source becomes a Hugging Face checkpoint; manifest.json is written last and stands for the whole folder.
+# A model source becomes a Hugging Face checkpoint. manifest.json is written last and stands for the whole folder.
+# A local source's input files are all that decide a result: weights, configuration, tokenizer.
 rule prepare_model:
     input:
         lambda w: local_model(STUDY.models[w.model].source),

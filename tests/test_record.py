@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.files import adapter_digest, sha256
+from sparseft.files import adapter_digest
 from sparseft.record import check_adapter, check_model, read_record, write_record
 
 CONTENT = {"value": 0.5, "nested": {"words": ["é", None, True]}, "empty": {}}
@@ -50,17 +51,15 @@ def test_a_merged_model_is_the_one_that_its_merge_recorded(tmp_path, change):
     model.mkdir()
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         (model / name).write_text(name)
-    hashes = {"model.safetensors": sha256(model / "model.safetensors")}
-    check_model(model, hashes)
-    copied = {name: sha256(model / name) for name in ("tokenizer.json", "config.json")}
-    write_record(tmp_path / "merge.json", {"outputs": hashes, "copied": copied})
-    check_model(model, hashes)
-    if change == "weights":
-        hashes = {"model.safetensors": "0" * 64}
-    elif change == "less":
+    (model / ".snakemake_timestamp").touch()
+    check_model(model, Checkpoint(model).hashes())
+    write_record(tmp_path / "merge.json", {"outputs": Checkpoint(model).hashes()})
+    check_model(model, Checkpoint(model).hashes())
+    if change == "less":
         (model / "config.json").unlink()
     else:
-        (model / {"tokenizer": "tokenizer.json", "more": "adapter_config.json"}[change]).write_text("{}")
+        changed = {"weights": "model.safetensors", "tokenizer": "tokenizer.json", "more": "adapter_config.json"}
+        (model / changed[change]).write_text("{}")
     named = {
         "weights": "model.safetensors",
         "tokenizer": "tokenizer.json",
@@ -68,4 +67,4 @@ def test_a_merged_model_is_the_one_that_its_merge_recorded(tmp_path, change):
         "less": "config.json",
     }
     with pytest.raises(InputError, match=f"model_dir/{named[change]}: not the file that merge.json records"):
-        check_model(model, hashes)
+        check_model(model, Checkpoint(model).hashes())

@@ -58,6 +58,38 @@ def test_a_projection_with_a_bias_is_refused_since_the_adapter_layers_have_none(
         prunable_layers(altered(tmp_path / "m", lambda weights: weights.update(bias)))
 
 
+def test_a_model_is_not_computed_in_another_dtype_than_that_of_its_files(tmp_path):
+    folder = save_tiny("llama", tmp_path / "m")
+    change_json(folder / "config.json", dtype="float16")
+    with pytest.raises(
+        InputError, match=r"m: .* is BF16, and its config\.json makes a model in float16; prepare the model"
+    ):
+        load_model(folder, torch.device("cpu"))
+    change_json(folder / "config.json", dtype="bfloat16")
+    mixed = altered(tmp_path / "mixed", lambda weights: weights.update({"model.norm.weight": torch.ones(32)}))
+    with pytest.raises(InputError, match=r"model\.norm\.weight is F32, and its config\.json makes a model in bfloat16"):
+        load_model(mixed.folder, torch.device("cpu"))
+    assert load_model(folder, torch.device("cpu"))[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("method", ["unstructured", "structured", "semistructured", "random", "dense"])
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 1}, {"num_hidden_layers": 3}, {"tie_word_embeddings": False},
+                                    {"vocab_size": 100}, {"num_key_value_heads": 1}])  # fmt: skip
+def test_no_mask_of_a_checkpoint_that_does_not_fit_its_config_json(tmp_path, method, change):
+    folder = save_tiny("llama", tmp_path / "m")
+    change_json(folder / "config.json", **change)
+    with pytest.raises(InputError, match=r"m: does not fit its config\.json: \d+ tensors "):
+        compute_masks(Checkpoint(folder), method, [0 if method == "dense" else 50], seed=0)
+
+
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"])
+@pytest.mark.parametrize("method", ["random", "dense"])
+def test_a_method_that_reads_no_weight_makes_no_mask_of_weights_that_are_no_numbers(tmp_path, method, name):
+    checkpoint = altered(tmp_path / "m", lambda weights: weights[name].view(-1)[-1:].fill_(float("nan")))
+    with pytest.raises(InputError, match=f"m: {name} holds NaN or infinity; repair or replace the checkpoint"):
+        compute_masks(checkpoint, method, [0 if method == "dense" else 50], seed=0)
+
+
 @pytest.mark.parametrize(("name", "fault"), [
     ("hellaswag_mini", r"^hellaswag_mini: validation prompts with their choices: 2 of 4 have more tokens than the 512 .*, number 2 first, the longest"),
     ("gsm8k_mini", r"^gsm8k_mini: validation prompts with .* and 24 tokens for the answer: 2 of 4 have more tokens than the 512 .*, number 2 first, the longest"),

@@ -99,6 +99,7 @@ def evaluate(
         "prompt_sha256": prompt_digest(task, rows["validation"]),
         "train_overlap": overlap(task, rows),
         "device": device_name(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
         **by_row,
         "losses": losses.tolist(),
         "answer_tokens": tokens.tolist(),

@@ -1,7 +1,7 @@
 """The records of a run, JSON files that carry a digest of themselves, and what they record, checked before it is used.
 
     train.json   outputs.adapter: the digest of the adapter beside it
-    merge.json   outputs, copied: sha256 of every file of the merged model beside it
+    merge.json   outputs: sha256 of every file that decides what the merged model beside it computes
 
 A record's last key, `record_sha256`, is the sha256 of its text without that key: one altered bit is found.
 """
@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.files import adapter_digest, atomic_file, read_bytes, read_json, sha256
+from sparseft.files import adapter_digest, atomic_file, read_bytes, read_json
 
 _END = re.compile(rb',\n  "record_sha256": "([0-9a-f]{64})"\n}\n\Z')
 _LENGTH = 91  # bytes of it
@@ -61,15 +61,13 @@ def check_adapter(folder: Path) -> None:
 
 
 def check_model(folder: Path, hashes: dict[str, str]) -> None:
-    """Raises InputError where a merged model is not the one that the merge.json beside it records; without one it may be any.
+    """Raise InputError where a merged model is not the one that the merge.json beside it records.
 
-    `hashes`: sha256 of its weights' files, as they are now."""
+    `hashes` are those of its files as they are now, from `Checkpoint.hashes`. A model without merge.json passes."""
     path = folder.parent / "merge.json"
     if folder.name != MODEL or not path.is_file():
         return
-    record = read_record(path)
-    recorded = record["outputs"] | record["copied"]
-    others = [file for file in folder.glob("[!.]*") if file.is_file()]  # Snakemake leaves a hidden time stamp
-    found = {file.name: sha256(file) for file in others if file.name not in hashes} | hashes
-    if altered := sorted(name for name in found.keys() | recorded.keys() if found.get(name) != recorded.get(name)):
-        raise InputError(f"{folder / altered[0]}: not the file that merge.json records", again(folder))
+    recorded = read_record(path)["outputs"]
+    altered = [name for name in hashes.keys() | recorded.keys() if hashes.get(name) != recorded.get(name)]
+    if altered:
+        raise InputError(f"{folder / min(altered)}: not the file that merge.json records", again(folder))

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import BITS, Checkpoint, infinity, to_float32
+from sparseft.checkpoints.source import prepare_model
+from sparseft.config import Model
 from sparseft.errors import InputError
-from sparseft.files import sha256
-from tiny_models import save_tiny
+from tiny_models import change_json, save_tiny
 from transformers import AutoModelForCausalLM
 
 AWKWARD = [0.0, -0.0, 1.0, -1.5, 3e-39, 65504.0, 2**-24, float("inf"), float("-inf"), float("nan")]
@@ -75,30 +77,83 @@ def test_transformers_too_prefers_the_single_file_to_an_index(tmp_path):
     assert to_float32(Checkpoint(folder).read("model.norm.weight"), "BF16")[0] == 7
 
 
-def test_the_digest_comes_from_the_manifest_where_there_is_one(tmp_path, tiny_llama):
-    folder = shutil.copytree(tiny_llama.folder, tmp_path / "m")
-    file = folder / "model.safetensors"
-    digest = Checkpoint(folder).digest
-    entry = {"files": {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}}}
-    (folder / "manifest.json").write_text(json.dumps({**entry, "digest": "recorded"}))
-    assert Checkpoint(folder).digest == "recorded"
-    entry["files"][file.name]["bytes"] += 1
-    (folder / "manifest.json").write_text(json.dumps({**entry, "digest": digest}))
+@pytest.fixture
+def prepared(tmp_path, tiny_llama) -> Path:
+    """The tiny LLaMA as prepare_model writes it."""
+    prepare_model(Model(source=f"path:{tiny_llama.folder}"), tmp_path / "models/llama")
+    return tmp_path / "models/llama"
+
+
+def test_the_digest_of_a_prepared_model_takes_the_hashes_of_its_weights_from_the_manifest(prepared, tiny_llama):
+    assert Checkpoint(prepared).digest == tiny_llama.digest
+    file = prepared / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert Checkpoint(prepared).digest == tiny_llama.digest
     with pytest.raises(InputError, match=r"model\.safetensors: not the file that manifest\.json records"):
-        _ = Checkpoint(folder).digest
-    (folder / "manifest.json").write_text(json.dumps({"files": [1]}))
-    with pytest.raises(InputError, match=r"manifest\.json: not a manifest"):
-        _ = Checkpoint(folder).digest
+        Checkpoint(prepared).check_manifest(Checkpoint(prepared).hashes())
+    file.write_bytes(content[:-1])
+    with pytest.raises(InputError, match=r"model\.safetensors: not the file that manifest\.json records"):
+        _ = Checkpoint(prepared).digest
 
 
-def test_the_digest_follows_the_weights_and_their_names_alone(tmp_path, tiny_llama):
+# Each edit keeps the size of the file.
+@pytest.mark.parametrize(("name", "old", "new"), [
+    ("config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05'), ("config.json", '"rope_theta": 1', '"rope_theta": 5'),
+    ("generation_config.json", '"eos_token_id": 258', '"eos_token_id": 257'), ("tokenizer.json", '"<pad>"', '"<PAD>"'),
+    ("tokenizer_config.json", '"eos_token": "</s>"', '"eos_token": "<pa>"'),
+])  # fmt: skip
+def test_an_edited_configuration_or_tokenizer_of_a_prepared_model_is_refused(prepared, name, old, new):
+    text = (prepared / name).read_text()
+    assert old in text
+    (prepared / name).write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=rf"llama/{name}: not the file that manifest\.json records; "):
+        _ = Checkpoint(prepared).digest
+
+
+def test_a_file_more_or_less_than_the_manifest_records_is_refused(prepared):
+    (prepared / "adapter_config.json").write_text("{}")  # transformers would load the adapter
+    with pytest.raises(InputError, match=r"adapter_config\.json: not the file that manifest\.json records"):
+        _ = Checkpoint(prepared).digest
+    (prepared / "adapter_config.json").unlink()
+    (prepared / "generation_config.json").unlink()
+    with pytest.raises(InputError, match=r"generation_config\.json: not the file that manifest\.json records"):
+        _ = Checkpoint(prepared).digest
+
+
+@pytest.mark.parametrize(("change", "line"), [
+    ({"files": [1]}, "not a manifest"), ({"format_version": 1}, "a manifest of format 1, not 2; prepare the model again"),
+    ({"digest": "0" * 64}, "its digest is not that of its files"),
+])  # fmt: skip
+def test_a_manifest_that_is_none_of_this_version_is_refused(prepared, change, line):
+    change_json(prepared / "manifest.json", **change)
+    with pytest.raises(InputError, match=rf"manifest\.json: {line}"):
+        _ = Checkpoint(prepared).digest
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json",
+                                  "tokenizer_config.json", "chat_template.jinja", "tokenizer.model"])  # fmt: skip
+def test_the_digest_follows_every_file_that_decides_a_result(tmp_path, tiny_llama, name):
     folder = shutil.copytree(tiny_llama.folder, tmp_path / "m")
-    (folder / "config.json").write_text("{}")
-    assert Checkpoint(folder).digest == tiny_llama.digest
-    weights = load_file(folder / "model.safetensors")
-    weights["model.norm.weight"][0] += 1
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    if name == "model.safetensors":
+        weights = load_file(folder / name)
+        weights["model.norm.weight"][0] += 1
+        save_file(weights, folder / name, metadata={"format": "pt"})
+    elif name.endswith(".json"):
+        change_json(folder / name, another="value")
+    else:
+        (folder / name).write_text("another file")
     assert Checkpoint(folder).digest != tiny_llama.digest
+    assert Checkpoint(folder).hashes() != tiny_llama.hashes()
+
+
+def test_the_digest_leaves_out_what_decides_nothing(tmp_path, tiny_llama):
+    folder = shutil.copytree(tiny_llama.folder, tmp_path / "m")
+    change_json(folder / "config.json", dtype=None, torch_dtype="float16", transformers_version="4.0.0")
+    for name in ("README.md", ".snakemake_timestamp", ".config.json", "manifest.txt", "optimizer.bin"):
+        (folder / name).write_text("{}")
+    (folder / "tokenizers.d").mkdir()
+    assert Checkpoint(folder).digest == tiny_llama.digest
 
 
 def test_a_dtype_without_a_magnitude_by_bits_is_refused(tmp_path):

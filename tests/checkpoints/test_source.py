@@ -3,19 +3,22 @@
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 import torch
 from gguf.quants import dequantize, quantize
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.source import prepare_model
 from sparseft.config import Model
 from sparseft.errors import InputError
 from sparseft.files import sha256
-from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, save_tiny
+from sparseft.modelzoo.export import CHECKPOINT, export_modelzoo
+from sparseft.training.model import load_model
+from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 IDS = torch.arange(3, 51).reshape(2, 24)
@@ -70,6 +73,124 @@ def test_a_folder_that_is_no_model_leaves_nothing_behind(tmp_path):
         with pytest.raises(InputError):
             prepare_model(Model(source=f"path:{place}"), tmp_path / "parent/out")
     assert list((tmp_path / "parent").iterdir()) == []
+
+
+@pytest.mark.parametrize("stated", [{"dtype": "float16"}, {"dtype": None}, {"dtype": None, "torch_dtype": "float16"}])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_config_json_says_the_dtype_that_the_weights_have_whatever_the_source_says(
+    tmp_path, tiny_models, stated, dtype
+):
+    source = Path(shutil.copytree(tiny_models["llama"], tmp_path / "source"))
+    change_json(source / "config.json", **stated)
+    prepare_model(Model(source=f"path:{source}", dtype=dtype), tmp_path / "out")
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert (config["dtype"], "torch_dtype" in config) == (dtype, False)
+    model, _ = load_model(tmp_path / "out", torch.device("cpu"))
+    before, after = tensors(source), model.state_dict()
+    assert all(torch.equal(after[key], tensor.to(getattr(torch, dtype))) for key, tensor in before.items())
+
+
+def altered(tmp_path, change, **config) -> Path:
+    """Write a tiny LLaMA whose tensors went through `change`, and whose config.json says `config`; return its folder."""
+    folder = save_tiny("llama", tmp_path / "source")
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    change_json(folder / "config.json", **config)
+    return folder
+
+
+def test_a_checkpoint_of_several_dtypes_becomes_one_of_one_dtype(tmp_path, tiny_models):
+    wide = {"model.norm.weight": torch.full((32,), 1 + 2**-20)}
+    source = altered(tmp_path, lambda weights: weights.update(wide))
+    prepare_model(Model(source=f"path:{source}", dtype="float32"), tmp_path / "out")
+    assert {tensor.dtype for tensor in tensors(tmp_path / "out").values()} == {torch.float32}
+    assert torch.equal(tensors(tmp_path / "out")["model.norm.weight"], wide["model.norm.weight"])
+
+
+EMBEDDINGS, UP = "model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight"
+FAULTS = {
+    "a layer missing": (lambda w: None, {"num_hidden_layers": 3}, r"9 tensors missing \(first: model\.layers\.2\.input_layern"),
+    "a layer left over": (lambda w: None, {"num_hidden_layers": 1}, r"9 tensors unknown to it \(first: model\.layers\.1\.input"),
+    "no head": (lambda w: None, {"tie_word_embeddings": False}, r"1 tensors missing \(first: lm_head\.weight\)"),
+    "another head": (lambda w: w.update({"lm_head.weight": w[EMBEDDINGS] + 1}), {}, r"1 tensors unknown to it \(first: lm_head"),
+    "an unknown tensor": (lambda w: w.update(extra=torch.ones(2)), {}, r"1 tensors unknown to it \(first: extra\)"),
+    "a cut vocabulary": (lambda w: w.update({EMBEDDINGS: w[EMBEDDINGS][:100].clone()}), {}, r"1 .* is \(100, 32\), not \(260, 32\)"),
+    "other heads": (lambda w: None, {"num_key_value_heads": 4}, r"4 tensors of another shape .* is \(16, 32\), not \(32, 32\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_checkpoint_that_does_not_fit_its_config_json_is_refused(tmp_path, name, dtype):
+    change, config, line = FAULTS[name]
+    source = altered(tmp_path, change, **config)
+    with pytest.raises(InputError, match=rf"^path:{source}: does not fit its config\.json: {line}"):
+        prepare_model(Model(source=f"path:{source}", dtype=dtype), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("tensor", [EMBEDDINGS, UP, "model.norm.weight"])
+def test_a_checkpoint_with_a_weight_that_is_no_number_is_refused(tmp_path, tensor, value, dtype):
+    source = altered(tmp_path, lambda weights: weights[tensor].view(-1)[-1:].fill_(value))
+    with pytest.raises(InputError, match=rf"^path:{source} in {dtype}: {tensor} holds NaN or infinity; "):
+        prepare_model(Model(source=f"path:{source}", dtype=dtype), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_weight_that_overflows_in_the_asked_dtype_is_refused(tmp_path):
+    source = altered(tmp_path, lambda weights: weights[UP].view(-1)[-1:].fill_(1e6))
+    prepare_model(Model(source=f"path:{source}", dtype="float32"), tmp_path / "out")
+    with pytest.raises(
+        InputError, match="in float16: .* holds NaN or infinity; .* or prepare it in a dtype of a larger range"
+    ):
+        prepare_model(Model(source=f"path:{source}", dtype="float16"), tmp_path / "half")
+
+
+@pytest.mark.parametrize(
+    "extra", ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq", "lm_head.weight"]
+)
+def test_a_harmless_tensor_more_is_left_out(tmp_path, extra):
+    values = lambda weights: weights[EMBEDDINGS].clone() if extra == "lm_head.weight" else torch.ones(4)  # noqa: E731
+    source = altered(tmp_path, lambda weights: weights.update({extra: values(weights)}))
+    prepare_model(Model(source=f"path:{source}", dtype="bfloat16"), tmp_path / "out")
+    before, after = tensors(source), tensors(tmp_path / "out")
+    assert before.keys() - after.keys() == {extra}
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+
+
+def test_prepare_refuses_its_own_source_as_output(tmp_path, tiny_models):
+    source = Path(shutil.copytree(tiny_models["llama"], tmp_path / "mine/llama"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    (tmp_path / "link").symlink_to(source)
+    (tmp_path / "models").symlink_to(tmp_path / "mine")
+    outputs = [
+        source,
+        tmp_path / "link",
+        tmp_path / "models/llama",
+        source / "new",
+        tmp_path / "mine",
+        source / "../llama",
+    ]
+    for dtype in ("bfloat16", "float32"):
+        for output in outputs:
+            for place in (source, tmp_path / "link"):
+                with pytest.raises(
+                    InputError, match="it is the source .* or one lies in the other; name another output folder"
+                ):
+                    prepare_model(Model(source=f"path:{place}", dtype=dtype), output)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_prepare_refuses_the_folder_of_an_mdl_source_as_output(tmp_path, tiny_llama):
+    export_modelzoo(tiny_llama, None, tmp_path / "cs")
+    for output in (tmp_path / "cs", tmp_path):
+        with pytest.raises(InputError, match="or one lies in the other"):
+            prepare_model(Model(source=f"mdl:{tmp_path}/cs/{CHECKPOINT}", dtype="bfloat16"), output)
+    prepare_model(Model(source=f"mdl:{tmp_path}/cs/{CHECKPOINT}", dtype="bfloat16"), tmp_path / "cs/models/m")
+    assert Checkpoint(tmp_path / "cs/models/m").digest == tiny_llama.digest
 
 
 @pytest.fixture

@@ -100,8 +100,8 @@ def test_hugging_face_to_modelzoo_and_back_is_the_same_file(tmp_path, model, dty
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
 def test_blocks_end_where_heads_end(tmp_path, tiny_models, monkeypatch, name):
     """Blocks of 3 rows of 32, but of whole heads of 8 in q and k, both ways, masks too."""
-    for module in ("export", "checkpoint"):
-        monkeypatch.setattr(f"sparseft.modelzoo.{module}.BLOCK", 100)
+    for module in ("modelzoo.export", "modelzoo.checkpoint", "checkpoints.conversion"):
+        monkeypatch.setattr(f"sparseft.{module}.BLOCK", 100)
     original = Checkpoint(tiny_models[name])
     path = mask_files(original, "unstructured", tmp_path)[1]
     merge(original, read_mask(path), sha256(path), None, tmp_path / "pruned")

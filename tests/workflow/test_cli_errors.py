@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.pruning.mask_ops import Mask, read_mask
-from study import ROOT, Study, call_script, run_script
+from study import ROOT, TINY_STUDY, Study, call_script, run_script, tiny_grid
 from tiny_models import save_tiny
 
 from masks import write_mask
@@ -159,6 +160,42 @@ def test_a_truncated_safetensors_file(box, size):
     file.write_bytes(file.read_bytes()[:size])
     line = refused(*masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", "unstructured"))
     assert line.startswith(f"error: {file}: truncated")
+
+
+@pytest.mark.parametrize("script", ["compute_masks.py", "train.py", "merge.py", "evaluate.py", "evaluate_adapter.py",
+                                    "validate_sparsity.py", "measure_throughput.py", "export_modelzoo.py"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "old", "new"), [("config.json", "1e-06", "1e-05"), ("tokenizer.json", "<pad>", "<PAD>")]
+)
+def test_an_edited_file_of_the_prepared_base(box, script, name, old, new):
+    base, mask = box / "models/llama", box / "masks/llama/masks_sparsity50_unstructured.pt"
+    (base / name).write_text((base / name).read_text().replace(old, new))
+    adapter = box / f"results/runs/{RUN}/adapter"
+    flags = {
+        "compute_masks.py": {"model_path": base, "output_dir": box / "out", "sparsity": 0.5, "method": "unstructured"},
+        "train.py": {"run_id": RUN, "model_path": base, "mask_path": mask, "data_dir": box / "data/boolq_mini", "output_dir": box / "new"},
+        "merge.py": {"model_path": base, "mask_path": mask, "adapter": adapter, "output_dir": box / "new", "report": box / "new.json"},
+        "evaluate.py": {"checkpoint": base, "task": "boolq_mini", "data_dir": box / "data/boolq_mini", "output": box / "new.json"},
+        "evaluate_adapter.py": {"model_path": base, "mask_path": mask, "adapter": adapter, "task": "boolq_mini", "data_dir": box / "data/boolq_mini", "output": box / "new.json"},
+        "validate_sparsity.py": {"checkpoint": adapter.with_name("model_dir"), "mask_path": mask, "base": base, "output": box / "new.json"},
+        "measure_throughput.py": {"cell": CELL, "model_path": base, "mask_path": mask, "data_dir": box / "data/boolq_mini", "output": box / "new.json"},
+        "export_modelzoo.py": {"model_path": base, "mask_path": mask, "output_dir": box / "new"},
+    }[script]  # fmt: skip
+    line = refused(box, script, *(part for flag, value in flags.items() for part in (f"--{flag}", value)))
+    assert (
+        line == f"error: {base}/{name}: not the file that manifest.json records; copy or prepare the checkpoint again"
+    )
+
+
+def test_the_records_of_a_run_cover_configuration_and_tokenizer_and_say_the_dtype(small_study):
+    folder = f"results/runs/{RUN}"
+    names = ("train", "before_merge", "merge", "validation_report", "evaluation")
+    train, before, merge, validation, evaluation = (small_study.json(f"{folder}/{name}.json") for name in names)
+    hashes = Checkpoint(small_study.folder / folder / "model_dir").hashes()
+    assert merge["outputs"] == validation["inputs"]["checkpoint"] == evaluation["inputs"]["model"] == hashes
+    tokenizer = {"tokenizer.json", "tokenizer_config.json"}
+    assert hashes.keys() == {"model.safetensors", "config.json", "generation_config.json"} | tokenizer
+    assert train["dtype"] == before["dtype"] == evaluation["dtype"] == "bfloat16"
 
 
 def test_a_truncated_file_under_its_manifest(box):
@@ -309,6 +346,17 @@ def test_a_fault_in_the_configuration_stops_snakemake_before_any_job(tmp_path, o
     assert errors[0].startswith(line)
     assert "Traceback" not in done.stderr
     assert not [path for path in tmp_path.iterdir() if path.name != ".snakemake"]
+
+
+def test_missing_local_sources_stop_snakemake_in_one_line(tmp_path, tiny_models):
+    study = Study(tmp_path)
+    folders = {"a": tmp_path / "a", "b": tmp_path / "b", "llama": tiny_models["llama"]}
+    study.configure(folders, grid={**tiny_grid("a", "boolq_mini"), "models": ["a", "b", "llama"]}, **TINY_STUDY)
+    said = study.snakemake("--dry-run", expect=2)
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    missing = ", ".join(f"models.{name}: {tmp_path}/{name}/config.json: no such file" for name in "ab")
+    assert lines == [f"error: {missing}; correct the source, or put the files there"]
+    assert "Traceback" not in said
 
 
 def test_a_sparsity_outside_the_grid_is_no_target(small_study: Study):

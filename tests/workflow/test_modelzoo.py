@@ -58,7 +58,8 @@ def test_a_masked_export_is_proved_sparse(made, tiny_models, tmp_path):
     )
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["actual_sparsity"], report["tensors_outside_checked"]) == (0.5, 6)
-    assert set(report["inputs"]["checkpoint"]) == {CHECKPOINT}
+    others = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert set(report["inputs"]["checkpoint"]) == {CHECKPOINT} | others
 
 
 def test_the_report_cannot_take_the_place_of_the_checkpoint(box, tmp_path):

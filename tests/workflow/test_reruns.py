@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from study import ROOT, TINY_STUDY, Study, run_script, tiny_grid
@@ -122,6 +123,20 @@ def test_an_edit_reruns_its_stage_and_what_follows(copied_study, module, first, 
     assert first in planned
     assert "analyze_results" in planned
     assert untouched not in planned
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json",
+                                  "tokenizer_config.json"])  # fmt: skip
+def test_an_edited_file_of_a_local_source_is_prepared_again(tmp_path, tiny_models, name):
+    source = Path(shutil.copytree(tiny_models["llama"], tmp_path / "source"))
+    study = Study(tmp_path / "study")
+    study.configure({"llama": source}, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
+    manifest = "models/llama/manifest.json"
+    study.snakemake(manifest)
+    assert study.planned(manifest) == {}
+    with open(source / name, "ab") as file:
+        file.write(b" ")
+    assert study.planned(manifest) == {"prepare_model": 1}
 
 
 def edited(study: Study, old: str, new: str) -> dict[str, int]:

@@ -50,6 +50,7 @@ def main() -> int:
     rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
     hashes = checkpoint.hashes()
     check_model(checkpoint.folder, hashes)
+    checkpoint.check_manifest(hashes)
     model, tokenizer = load_model(checkpoint.folder, choose_device())
     perplexity = {}
     if args.wikitext2:  # first, for it may be refused

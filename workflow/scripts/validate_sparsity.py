@@ -11,13 +11,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from sparseft.checkpoints.checkpoint import Checkpoint, weights_digest
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError, run_script
 from sparseft.files import check_apart, check_writable, hold, sha256
 from sparseft.grid import Run
 from sparseft.modelzoo.checkpoint import open_checkpoint
 from sparseft.pruning.mask_ops import check_run, read_mask
-from sparseft.record import again, check_model, write_record
+from sparseft.record import check_model, write_record
 from sparseft.validation import validate
 
 
@@ -39,14 +39,16 @@ def parse_args() -> argparse.Namespace:
 
 
 def hash_inputs(mask: Path, checkpoint: Checkpoint, base: Checkpoint | None) -> dict:
-    """sha256 of the mask and of the checkpoint's files, the digest of the base's, as they are now.
+    """Hash all files as they are now; returns the sha256 of the mask and of the checkpoint's files, and the base's digest.
 
     Raises InputError where a merged model, or a prepared base, is not what was recorded when it was written."""
     hashes = checkpoint.hashes()
     check_model(checkpoint.folder, hashes)
-    digest = weights_digest(base.hashes()) if base else None
-    if base and digest != base.digest:
-        raise InputError(f"{base.folder}: not the weights that manifest.json records", again(base.folder))
+    digest = None
+    if base:
+        base_hashes = base.hashes()
+        base.check_manifest(base_hashes)
+        digest = base.digest_of(base_hashes)
     return {"mask": sha256(mask), "checkpoint": hashes, "base": digest}
 
 

@@ -3,7 +3,7 @@
 base     train.inputs.model == before.inputs.model == merge.inputs.model == validation.inputs.base
 mask     (its file ==) train.inputs.mask == before.inputs.mask == merge.inputs.mask == validation.inputs.mask
 adapter  (its files ==) train.outputs.adapter == before.inputs.adapter == merge.inputs.adapter; none in mode no_finetune
-merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model
+merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model, with configuration and tokenizer
 data     train.inputs.validation == before.inputs.data == evaluation.inputs.data, or the gap compares two data sets
 train    train.inputs.train == before.inputs.train == evaluation.inputs.train == the data that calibrated the mask
 

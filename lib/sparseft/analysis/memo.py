@@ -44,11 +44,14 @@ Each stage records the sha256 of what it read and wrote. A chain holds when thes
 - data: `train.json` inputs.validation, `before_merge.json` and `evaluation.json` inputs.data
 - train: `train.json`, `before_merge.json` and `evaluation.json` inputs.train, and the examples that calibrated the mask
 
+A digest of a base or of a merged model covers all files that decide what it computes: its weights, its configuration and
+its tokenizer.
+
 Between runs of one setting: the same base in all runs of a model, the same mask in all of its file, the same data in all of
 a task, and no adapter in two runs. Where they differ, the fewer are named as faults, and both where neither is.
 
-The first twelve digits; summary.csv has them whole. A merged model of several files has the sha256 of what
-`sha256sum *.safetensors` prints.
+The first twelve digits; summary.csv has them whole. A merged model has the sha256 of what
+`LC_ALL=C sha256sum *` prints in its folder.
 
 """
 

@@ -22,6 +22,14 @@ from sparseft.files import check_regular, read_json, sha256
 
 BITS = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
 MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
+BLOCK = 1 << 20  # weights that are read at once, in whole rows
+MANIFEST_VERSION = 2  # its digest covers configuration and tokenizer, and every weight is finite
+INDEX = "model.safetensors.index.json"
+# The files beside the weights that decide what a model computes: the configuration and the tokenizer.
+SMALL_FILES = ("*.json", "tokenizer*", "*.jinja", "merges.txt", "vocab.*")
+_RECORDS = ("manifest.json", "compact.json", "export.json")  # this project writes them beside a model
+# The weights have a dtype themselves. The version says which transformers wrote the file.
+_UNDECIDING = ("dtype", "torch_dtype", "transformers_version")
 _MEND_FOLDER = "give a Hugging Face checkpoint folder: config.json and *.safetensors"
 _MEND_FILE = "copy or prepare the checkpoint again"
 
@@ -40,9 +48,9 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder: its tensors by name in file order, its configuration, its digest.
+    """Read a checkpoint folder: its tensors by name in file order, its configuration, its digest.
 
-    Raises InputError where `folder` is none."""
+    Raises InputError if there is no such folder."""
 
     folder: Path
 
@@ -61,7 +69,7 @@ class Checkpoint:
     @cached_property
     def files(self) -> list[Path]:
         """The safetensors files: the one, which transformers prefers too, or those that the index names."""
-        single, index = self.folder / "model.safetensors", self.folder / "model.safetensors.index.json"
+        single, index = self.folder / "model.safetensors", self.folder / INDEX
         names = {single.name} if single.exists() or not index.exists() else _shards(index)
         for name in names:
             if Path(name).name != name:
@@ -100,13 +108,15 @@ class Checkpoint:
         return to_float32(self.read(name), self.tensors[name].dtype)
 
     def read_blocks(self, name: str, block: int) -> Iterator[np.ndarray]:
-        """A matrix's bits as `read` gives them, flat, in blocks of whole rows, about `block` weights, in one buffer.
+        """Yield a tensor's bits as `read` gives them, flat, in blocks of whole rows of about `block` weights.
 
-        The next block overwrites the one before. Raises InputError as `read`, and where the file has become shorter."""
+        Every block is in the same buffer, so the next one overwrites it. Raises InputError as `read` does, and where the
+        file has become shorter."""
         tensor = self.tensors[name]
         word = _word(tensor)
-        rows, cols = tensor.shape
-        step = max(1, block // cols)
+        rows = tensor.shape[0] if tensor.shape else 1
+        cols = math.prod(tensor.shape[1:])
+        step = max(1, block // max(1, cols))
         buffer = np.empty(min(step, rows) * cols, word)
         with open(tensor.file, "rb", buffering=0) as stream:
             stream.seek(tensor.start)
@@ -116,34 +126,88 @@ class Checkpoint:
                 yield content
 
     def copy_rest(self, folder: Path) -> None:
-        """Copy all but the weights and what records them: the configuration, the tokenizer, the index.
-
-        A hidden file is no content: this program's marker and Snakemake's time stamp belong to one folder."""
-        for file in self.folder.glob("[!.]*"):
-            if file.suffix != ".safetensors" and file.is_file() and file.name != "manifest.json":
-                shutil.copyfile(file, folder / file.name)
+        """Copy the files beside the weights to another folder."""
+        for file in small_files(self.folder):
+            shutil.copyfile(file, folder / file.name)
 
     def hashes(self) -> dict[str, str]:
-        """sha256 of each weights' file, as it is now."""
-        return {file.name: sha256(file) for file in self.files}
+        """Hash every file that decides a result, as it is now; returns its name -> sha256."""
+        return {file.name: sha256(file) for file in (*self.files, *small_files(self.folder))}
+
+    @property
+    def prepared(self) -> bool:
+        """Say whether `prepare_model` wrote this folder, and so has found every weight to be finite."""
+        return (self.folder / "manifest.json").exists()
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the weights' files; from manifest.json where the model was prepared."""
+        """Return one sha256 over all files that decide a result: the weights, the configuration, the tokenizer.
+
+        In a prepared folder, the hashes of the weights come from manifest.json, because hashing gigabytes is slow. Raises
+        InputError where a file is not the one that manifest.json records: weights are compared by size, others by hash."""
+        if not self.prepared:
+            return self.digest_of(self.hashes())
+        recorded, _ = self._manifest()
+        hashes = {file.name: sha256(file) for file in small_files(self.folder)}
+        for file in self.files:
+            if recorded.get(file.name, {}).get("bytes") != file.stat().st_size:
+                raise self._not_recorded(file.name)
+            hashes[file.name] = recorded[file.name]["sha256"]
+        self.check_manifest(hashes)
+        return self.digest_of(hashes)
+
+    def check_manifest(self, hashes: dict[str, str]) -> None:
+        """Raise InputError where a prepared folder's `hashes` are not those in manifest.json; any other folder passes."""
+        if not self.prepared:
+            return
+        entries, digest = self._manifest()
+        recorded = {name: entry["sha256"] for name, entry in entries.items()}
+        altered = [name for name in hashes.keys() | recorded.keys() if hashes.get(name) != recorded.get(name)]
+        if altered:
+            raise self._not_recorded(min(altered))
+        if digest != self.digest_of(hashes):
+            raise InputError(f"{self.folder / 'manifest.json'}: its digest is not that of its files", _MEND_FILE)
+
+    def digest_of(self, hashes: dict[str, str]) -> str:
+        """Combine the hashes of this checkpoint's files: sha256 over sorted lines of `name sha256`.
+
+        config.json enters by its content without what the weights or their writer say, so that a checkpoint keeps its
+        digest when it is prepared. The index is left out, because the names of the weights' files are its content."""
+        content = {key: value for key, value in self.config.items() if key not in _UNDECIDING}
+        canonical = json.dumps(content, sort_keys=True).encode()
+        parts = {name: digest for name, digest in hashes.items() if name != INDEX}
+        parts["config.json"] = hashlib.sha256(canonical).hexdigest()
+        lines = sorted(f"{name} {digest}\n" for name, digest in parts.items())
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def _manifest(self) -> tuple[dict[str, dict], str]:
+        """Return the entries of manifest.json, {"bytes": ..., "sha256": ...} by file name, and its digest."""
         manifest = self.folder / "manifest.json"
-        if not manifest.exists():
-            return weights_digest(self.hashes())
         recorded = read_json(manifest, _MEND_FILE)
         try:
-            digest, sizes = recorded["digest"], {name: entry["bytes"] for name, entry in recorded["files"].items()}
+            entries = {
+                name: {"bytes": entry["bytes"], "sha256": entry["sha256"]} for name, entry in recorded["files"].items()
+            }
+            version = recorded["format_version"]
+            digest = recorded["digest"]
         except (KeyError, TypeError, AttributeError):
             raise InputError(f"{manifest}: not a manifest", _MEND_FILE) from None
-        if missing := {file.name for file in self.files} - sizes.keys():
-            raise InputError(f"{manifest}: does not record {min(missing)}", _MEND_FILE)
-        for name, size in sizes.items():
-            if not (self.folder / name).is_file() or (self.folder / name).stat().st_size != size:
-                raise InputError(f"{self.folder / name}: not the file that manifest.json records", _MEND_FILE)
-        return digest
+        if version != MANIFEST_VERSION:
+            what = f"{manifest}: a manifest of format {version}, not {MANIFEST_VERSION}"
+            raise InputError(what, "prepare the model again")
+        return entries, digest
+
+    def _not_recorded(self, name: str) -> InputError:
+        return InputError(f"{self.folder / name}: not the file that manifest.json records", _MEND_FILE)
+
+
+def small_files(folder: Path) -> list[Path]:
+    """Return the files beside the weights that decide what a model computes, sorted by name."""
+    found = {file for pattern in SMALL_FILES for file in folder.glob(pattern) if file.is_file()}
+    hidden = {file for file in found if file.name.startswith(".")}
+    weights = {file for file in found if file.suffix == ".safetensors"}
+    records = {folder / name for name in _RECORDS}
+    return sorted(found - hidden - weights - records)
 
 
 def read_header(file: Path, mend: str = _MEND_FILE) -> tuple[bytes, list[Tensor]]:
@@ -188,12 +252,6 @@ def safetensors_header(tensors: Iterable[Tensor], metadata: dict[str, str] | Non
     body = json.dumps(entries, separators=(",", ":")).encode()
     body = body.ljust(-(-len(body) // 8) * 8)  # the tensors start aligned
     return len(body).to_bytes(8, "little") + body
-
-
-def weights_digest(hashes: dict[str, str]) -> str:
-    """One digest for the weights' files: sha256 over `name sha256` lines, sorted."""
-    lines = sorted(f"{name} {digest}\n" for name, digest in hashes.items() if name.endswith(".safetensors"))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def to_float32(bits: np.ndarray, dtype: str) -> np.ndarray:

@@ -17,6 +17,9 @@ _PRUNABLE = re.compile(
     r"model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj|block_sparse_moe\.experts\.\d+\.w[123])"
 )
 
+# Older transformers stored these buffers; every model computes them from its configuration.
+ROTARY_BUFFER = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
+
 
 @dataclass(frozen=True)
 class Part:

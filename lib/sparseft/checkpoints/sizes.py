@@ -8,7 +8,7 @@ from pathlib import Path
 from sparseft import grid
 from sparseft.checkpoints.checkpoint import BITS, lay_out, safetensors_header
 from sparseft.checkpoints.layers import attention_heads, check_architecture, prunable_names
-from sparseft.config import Model, split_mdl
+from sparseft.config import Config, Model, split_mdl
 from sparseft.errors import InputError
 from sparseft.files import read_json
 
@@ -78,6 +78,20 @@ def described(name: str, model: Model) -> Subject:
     """The model `name` of a study, whether it is on the disk or not. Raises InputError where its sizes are not known."""
     config, place = _description(name, model)
     return Subject(name, model.source, config, tensor_shapes(config, place), DTYPES[model.dtype])
+
+
+def check_sources(config: Config) -> None:
+    """Raise InputError, once, for all models of the grid that are not prepared yet and whose local files are missing."""
+    missing = []
+    for name in config.grid.models:
+        kind, _, place = config.models[name].source.partition(":")
+        if kind not in ("path", "mdl") or Path(grid.MANIFEST.format(model=name)).exists():
+            continue
+        file, folder = split_mdl(place) if kind == "mdl" else (None, Path(place))
+        files = [folder / "config.json", *([file] if file else [])]
+        missing += [f"models.{name}: {path}: no such file" for path in files if not path.is_file()]
+    if missing:
+        raise InputError(", ".join(missing), "correct the source, or put the files there")
 
 
 def tensor_shapes(config: dict, place: str) -> Shapes:

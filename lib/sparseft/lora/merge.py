@@ -12,7 +12,7 @@ import torch
 
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header
 from sparseft.errors import InputError
-from sparseft.files import adapter_digest, atomic_folder, sha256
+from sparseft.files import adapter_digest, atomic_folder
 from sparseft.grid import Run
 from sparseft.lora.adapter import check_layers, check_origin, read_adapter
 from sparseft.lora.effective_weight import INTEGERS, Workspace, carry_mask_
@@ -25,7 +25,7 @@ TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float
 def merge(
     base: Checkpoint, mask: Mask, mask_sha256: str, adapter: Path | None, output: Path, run: Run | None = None
 ) -> dict:
-    """Write the merged checkpoint to `output`; return merge.json's scale, layers, outputs, other files, adapter's digest.
+    """Write the merged checkpoint to `output`; return merge.json's scale, layers, outputs and the adapter's digest.
 
     An adapter of stock PEFT records neither mask nor run, and is merged under the mask given. Raises InputError if the
     adapter was trained with another mask or in another run, has not the layers that it names, or does not fit the mask."""
@@ -55,9 +55,10 @@ def merge(
         return weight.view(INTEGERS[weight.element_size()]).numpy().tobytes()
 
     with atomic_folder(output) as temporary:
-        outputs = _copy(base, {f"{layer}.weight" for layer in mask.shape}, merged, temporary)
+        _copy(base, {f"{layer}.weight" for layer in mask.shape}, merged, temporary)
+        outputs = Checkpoint(temporary).hashes()
     digest = adapter_digest(adapter) if adapter else None
-    return {"scale": scale, "layers_merged": len(mask.shape), "adapter": digest, **outputs}
+    return {"scale": scale, "layers_merged": len(mask.shape), "adapter": digest, "outputs": outputs}
 
 
 def _check_adapter(adapter: Path, config: dict, layers: Set[str], mask: Mask, mask_sha256: str) -> None:
@@ -77,12 +78,9 @@ def _check_shapes(adapter: Path, layer: str, shape: tuple[int, ...], A: torch.Te
         raise InputError(f"{adapter}: {layer} is {shape}, its {found} do not fit", "use the base it was trained on")
 
 
-def _copy(
-    base: Checkpoint, names: set[str], transform: Callable[[Tensor], bytes], folder: Path
-) -> dict[str, dict[str, str]]:
-    """Copy the checkpoint, with `transform` on the tensors in `names`; returns sha256 by file: the weights', the others'."""
+def _copy(base: Checkpoint, names: set[str], transform: Callable[[Tensor], bytes], folder: Path) -> None:
+    """Copy the checkpoint, with `transform` on the tensors in `names`."""
     base.copy_rest(folder)
-    copied = {file.name: sha256(file) for file in sorted(folder.iterdir())}
     for file in base.files:
         header, tensors = read_header(file)
         with open(file, "rb") as source, open(folder / file.name, "wb") as target:
@@ -91,4 +89,3 @@ def _copy(
                 source.seek(tensor.start)
                 target.seek(tensor.start)
                 target.write(transform(tensor) if tensor.name in names else source.read(tensor.nbytes))
-    return {"outputs": {file.name: sha256(folder / file.name) for file in base.files}, "copied": copied}

@@ -10,25 +10,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import BITS, Checkpoint, Tensor, lay_out, safetensors_header, weights_digest
+from sparseft.checkpoints.checkpoint import BITS, BLOCK, Checkpoint, Tensor, lay_out, small_files
+from sparseft.checkpoints.conversion import safetensors_stream
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
-from sparseft.checkpoints.sizes import DTYPES, Shapes, tensor_shapes
+from sparseft.checkpoints.sizes import Shapes, tensor_shapes
 from sparseft.config import split_mdl
 from sparseft.errors import InputError
+from sparseft.files import sha256
 from sparseft.modelzoo.names import Place, deinterleave, duplicates, places
 
-BLOCK = 1 << 20  # weights read at once, of whole rows
 BRANCH = "model"
 
 
 @dataclass(frozen=True)
 class ModelZooCheckpoint(Checkpoint):
-    """`file`, with the config.json of `folder`. Raises InputError where they are no pair, and as `MdlFile` does."""
+    """Read `file` with the config.json and the tokenizer of `folder`.
+
+    Raises InputError where the two do not belong together, and as `MdlFile` does."""
 
     file: Path
+    prepared: ClassVar[bool] = False  # a manifest.json in `folder` records other weights
 
     @cached_property
     def mdl(self) -> MdlFile:
@@ -92,23 +97,14 @@ class ModelZooCheckpoint(Checkpoint):
         """As `Checkpoint.read_blocks`, but for the one buffer; of q and k, blocks of whole heads."""
         return (rows.reshape(-1) for rows in self._rows(name, block))
 
-    def content(self, dtype: str | None = None) -> Iterator[np.ndarray]:
-        """The safetensors file of the same tensors in one stream, uint8: its header, then blocks.
-
-        `dtype` (BF16, F16, F32): what all tensors are rounded to; their own when left out."""
-        kinds = {name: (dtype or tensor.dtype, tensor.shape) for name, tensor in self.tensors.items()}
-        yield np.frombuffer(safetensors_header(lay_out(self.file, kinds).values()), np.uint8)
-        for name, tensor in self.tensors.items():
-            for rows in self._rows(name, BLOCK):
-                yield converted(rows.reshape(-1), tensor.dtype, dtype or tensor.dtype)
-
     @cached_property
     def digest(self) -> str:
-        """As `Checkpoint.digest` of the folder that `prepare_model` makes of it in its own dtype."""
-        digest = hashlib.sha256()
-        for part in self.content():
-            digest.update(part)
-        return weights_digest({"model.safetensors": digest.hexdigest()})
+        """Return the digest of the folder that `prepare_model` makes of this checkpoint in its own dtype."""
+        weights = hashlib.sha256()
+        for part in safetensors_stream(self, self.tensors):
+            weights.update(part)
+        hashes = {file.name: sha256(file) for file in small_files(self.folder)}
+        return self.digest_of(hashes | {"model.safetensors": weights.hexdigest()})
 
     def _rows(self, name: str, block: int) -> Iterator[np.ndarray]:
         """The bits of a tensor's rows in Hugging Face's order, about `block` weights at once."""
@@ -146,16 +142,6 @@ def open_checkpoint(place: Path) -> Checkpoint:
     """The checkpoint at a place that a user names: a Hugging Face folder, or FILE.mdl[@FOLDER]."""
     found = split_mdl(str(place))
     return ModelZooCheckpoint(folder=found[1], file=found[0]) if found else Checkpoint(place)
-
-
-def converted(bits: np.ndarray, dtype: str, target: str) -> np.ndarray:
-    """The bytes of bits (n,) of values in `dtype`, rounded to `target` as torch does; numpy knows no bfloat16."""
-    if dtype == target:
-        return bits.view(np.uint8)
-    import torch
-
-    kinds = {code: getattr(torch, name) for name, code in DTYPES.items()}
-    return torch.from_numpy(bits).view(kinds[dtype]).to(kinds[target]).view(torch.uint8).numpy()
 
 
 def _faults(stored: dict[str, MdlTensor], expected: Shapes, copies: dict[str, str]) -> list[str]:

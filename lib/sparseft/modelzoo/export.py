@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.mdl import MdlWriter, mdl_writer
 from sparseft.checkpoints.sizes import tensor_shapes
+from sparseft.checkpoints.soundness import check_tensors
 from sparseft.errors import InputError
 from sparseft.files import atomic_folder, sha256, write_json
-from sparseft.modelzoo.checkpoint import BLOCK, BRANCH
+from sparseft.modelzoo.checkpoint import BRANCH
 from sparseft.modelzoo.configuration import model_section
 from sparseft.modelzoo.names import Place, duplicates, interleave, places
 from sparseft.pruning.kernels import zero_pruned
@@ -37,9 +38,8 @@ def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path
     mask = read_mask(mask_path) if mask_path else None
     if mask:
         check_mask(mask, mask_path, prunable_shapes(checkpoint), checkpoint.digest)
+    check_tensors(checkpoint, checkpoint.folder)
     shapes = tensor_shapes(checkpoint.config, str(checkpoint.folder))
-    if shapes != {name: tensor.shape for name, tensor in checkpoint.tensors.items()}:
-        raise InputError(f"{checkpoint.folder}: not the tensors that config.json describes", "repair the checkpoint")
     if len({checkpoint.tensors[f"{layer}.weight"].dtype for layer in prunable_shapes(checkpoint)}) > 1:
         raise InputError(f"{checkpoint.folder}: layers of several dtypes", "convert it to one")
     section = model_section(checkpoint.folder)

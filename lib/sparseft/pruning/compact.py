@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header, safetensors_header
+from sparseft.checkpoints.checkpoint import INDEX, Checkpoint, Tensor, read_header, safetensors_header
 from sparseft.checkpoints.layers import Part, coupled_parts, prunable_shapes
 from sparseft.errors import InputError
 from sparseft.files import atomic_folder, check_apart, check_replaceable, read_json, sha256, write_json
@@ -46,7 +46,8 @@ def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
     part, leaves layers of different sizes, or leaves one of them nothing. No file is written then."""
     check_apart([output], [checkpoint.folder, mask_path])
     check_replaceable(output)
-    check_model(checkpoint.folder, checkpoint.hashes())
+    hashes = checkpoint.hashes()
+    check_model(checkpoint.folder, hashes)
     mask = read_mask(mask_path)
     check_mask(mask, mask_path, prunable_shapes(checkpoint))
     cuts, sizes = plan_cuts(checkpoint, mask)
@@ -59,7 +60,7 @@ def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
         smaller = Checkpoint(folder)
         _correct_index(smaller)
         report = {key: mask.meta.get(key) for key in ("method", "sparsity", "reached")} | {
-            "inputs": {"checkpoint": checkpoint.digest, "mask": sha256(mask_path)},
+            "inputs": {"checkpoint": checkpoint.digest_of(hashes), "mask": sha256(mask_path)},
             "before": _totals(checkpoint) | {"config": {key: checkpoint.config.get(key) for key in config}},
             "after": _totals(smaller) | {"config": config},
             "outputs": smaller.hashes(),
@@ -160,7 +161,7 @@ def _rest(checkpoint: Checkpoint, tensor: Tensor, cut: Cut) -> memoryview:
 
 def _correct_index(checkpoint: Checkpoint) -> None:
     """The index of a sharded checkpoint: the same files, other sizes."""
-    path = checkpoint.folder / "model.safetensors.index.json"
+    path = checkpoint.folder / INDEX
     if path.exists():
         index = read_json(path)
         size = sum(tensor.nbytes for tensor in checkpoint.tensors.values())

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from sparseft.checkpoints.checkpoint import BITS, Checkpoint, infinity
 from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
+from sparseft.checkpoints.soundness import check_finite_weights, check_tensors
 from sparseft.config import Masks
 from sparseft.errors import InputError
 from sparseft.grid import DENSE, TASK_AWARE, split_method
@@ -63,13 +64,16 @@ def compute_masks(
     The files appear when the block ends, none where it fails: what goes with them is written inside.
 
     `calibration` is needed where the importance looks at a task's examples. Raises InputError for what the method cannot
-    do, an unknown architecture, NaN or infinity in a weight; no file is left then."""
+    do, an unknown architecture, tensors that do not fit config.json, NaN or infinity in a weight; no file is left then."""
     pattern, importance = split_method(method)
     scope = settings.scope_of(method, percents)
     if (calibration.importance if calibration else None) != (importance if importance in TASK_AWARE else None):
         raise InputError(f"{method}: calibrated for another importance", f"calibrate for {importance}")
     shape = prunable_shapes(checkpoint)
     _check_layers(checkpoint, shape)
+    check_tensors(checkpoint, checkpoint.folder)
+    if pattern in (DENSE, "random") and not checkpoint.prepared:  # these look at no weight
+        check_finite_weights(checkpoint, checkpoint.folder)
     meta = mask_meta(method, percents, settings, checkpoint.digest) | (calibration.meta if calibration else {})
     with mask_writer(paths, [meta | {"sparsity": percent / 100} for percent in percents], shape) as writer:
         if pattern == DENSE:
@@ -93,7 +97,7 @@ def compute_masks(
 def mask_meta(method: str, percents: list[int], settings: Masks, base: str) -> dict:
     """What the masks of a method say of themselves, but for calibration, sparsity and what was reached.
 
-    `base`: the digest of the model's weights. Raises InputError for what the method cannot do."""
+    `base`: the digest of the model. Raises InputError for what the method cannot do."""
     pattern, importance = split_method(method)
     meta = {"method": method, "pattern": pattern, "importance": importance, "coordinates": "hf"}
     return meta | {"base": base, **settings.used_by(method), "scope": settings.scope_of(method, percents)}

@@ -94,7 +94,7 @@ def check_mask(mask: Mask, path: Path | str, shapes: dict[str, tuple[int, ...]],
     found = (("without a mask", missing), ("unknown to the model", foreign), ("of another shape", differing))
     faults = [f"{len(layers)} layers {fault} (first: {layers[0]})" for fault, layers in found if layers]
     if not faults and digest and mask.meta.get("base") != digest:
-        faults = ["computed from other weights than this model's"]
+        faults = ["computed from other weights than this model's, or another configuration or tokenizer"]
     if faults:
         raise InputError(f"{path}: mask of another model: {', '.join(faults)}", "compute it for this model")
 

@@ -7,6 +7,9 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import ROTARY_BUFFER
+from sparseft.checkpoints.sizes import DTYPES
 from sparseft.errors import InputError
 from sparseft.files import read_json
 
@@ -14,10 +17,10 @@ _TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 
 
 def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """The checkpoint's model in its own dtype, in evaluation mode, and its tokenizer; local files alone.
+    """Return the checkpoint's model in its own dtype, in evaluation mode, and its tokenizer; only local files are read.
 
-    Raises InputError where tensors are missing, left over or of another shape: transformers would draw them at random;
-    and for a tokenizer that has no token to end an answer with, or to pad with."""
+    Raises InputError where tensors are missing, left over or of another shape, because transformers would draw them at
+    random; where the model has another dtype than its files; and for a tokenizer without an end-of-sequence token."""
     model, loading = AutoModelForCausalLM.from_pretrained(
         folder,
         config=_config(folder),
@@ -31,6 +34,7 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTraine
         raise InputError(
             f"{folder}: does not fit its config.json: {', '.join(faults)}", "repair or replace the checkpoint"
         )
+    _check_dtype(folder, model.dtype)
     return model.to(device).eval(), load_tokenizer(folder)
 
 
@@ -40,6 +44,18 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if tokenizer.eos_token_id is None:
         raise InputError(f"{folder}: the tokenizer has no end-of-sequence token", "name eos_token in its configuration")
     return tokenizer
+
+
+def _check_dtype(folder: Path, dtype: torch.dtype) -> None:
+    """Raise InputError where a tensor of the files has another dtype than the model that was made of them."""
+    name = str(dtype).removeprefix("torch.")
+    tensors = Checkpoint(folder).tensors.values()
+    others = [
+        tensor for tensor in tensors if tensor.dtype != DTYPES.get(name) and not ROTARY_BUFFER.search(tensor.name)
+    ]
+    if others:
+        what = f"{folder}: {others[0].name} is {others[0].dtype}, and its config.json makes a model in {name}"
+        raise InputError(what, "prepare the model with prepare_model.py, which writes one dtype")
 
 
 def _config(folder: Path) -> PretrainedConfig:

@@ -22,7 +22,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from sparseft.checkpoints.checkpoint import BITS
+from sparseft.checkpoints.checkpoint import BITS, BLOCK
+from sparseft.checkpoints.conversion import converted
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.config import Cerebras
@@ -33,7 +34,7 @@ from sparseft.grid import WAFER
 from sparseft.lora.adapter import write_adapter
 from sparseft.lora.masked_lora import StructuredLoRALinear, kind_of, rows_and_columns
 from sparseft.modelzoo.batches import write_batches
-from sparseft.modelzoo.checkpoint import BLOCK, converted, open_checkpoint
+from sparseft.modelzoo.checkpoint import open_checkpoint
 from sparseft.modelzoo.export import CHECKPOINT
 from sparseft.modelzoo.log import TrainerLog, read_logs
 from sparseft.modelzoo.names import deinterleave
