@@ -83,7 +83,8 @@ def test_value_and_standard_error_are_those_of_the_outcomes(records, name):
     assert record["value"] == pytest.approx(p, abs=1e-12)
     assert record["standard_error"] == pytest.approx(math.sqrt(p * (1 - p) / (EXAMPLES - 1)), rel=1e-9)
     assert record["examples"] == len(record["outcomes"]) == EXAMPLES
-    assert (record["metric"], record["chance"]) == (get_task(name).metric, get_task(name).chance)
+    chance = {"hellaswag_mini": 0.25, "boolq_mini": 0.5}[name]
+    assert (record["metric"], record["chance"]) == (get_task(name).metric, chance)
 
 
 @pytest.mark.parametrize("name", ["hellaswag_mini", "boolq_mini"])
