@@ -5,7 +5,7 @@ rule evaluate_run:
         proof=f"{grid.RUN}/validation_report.json",
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
-        wikitext2=grid.WIKITEXT2 if STUDY.perplexity else [],
+        wikitext2=[grid.WIKITEXT2, grid.WIKITEXT2_SOURCE] if STUDY.perplexity else [],
     output:
         record=f"{grid.RUN}/evaluation.json",
     log:

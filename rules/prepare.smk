@@ -52,12 +52,13 @@ rule prepare_task:
         " 2> {log:q}"
 
 
-# WikiText-2's test split as one text, for perplexity.
+# The text of the perplexity, WikiText-2's test split or the user's own, and where it comes from.
 rule prepare_wikitext2:
     input:
         STUDY.perplexity.local or [] if STUDY.perplexity else [],
     output:
-        grid.WIKITEXT2,
+        text=grid.WIKITEXT2,
+        source=grid.WIKITEXT2_SOURCE,
     log:
         "results/logs/prepare_wikitext2.log",
     benchmark:
@@ -70,4 +71,4 @@ rule prepare_wikitext2:
     message:
         "prepare WikiText-2"
     shell:
-        'python "$SCRIPTS/prepare_wikitext2.py"' " {params.source}" " --output {output:q}" " 2> {log:q}"
+        'python "$SCRIPTS/prepare_wikitext2.py"' " {params.source}" " --output {output.text:q}" " 2> {log:q}"

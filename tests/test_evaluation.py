@@ -9,16 +9,21 @@ from pathlib import Path
 import lm_eval
 import pytest
 import torch
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from sklearn.metrics import f1_score, recall_score
+from sparseft.analysis.records import Evaluation
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.evaluation import evaluate, prompt_digest, task_definition
+from sparseft.evaluation import StrictLM, _refuse_unlike, evaluate, prompt_digest, task_definition
 from sparseft.tasks import get_task
+from sparseft.tasks.extraction import strict_match
+from sparseft.tasks.scoring import labels_digest, labels_of
 from sparseft.training.batches import collate, encode
 from sparseft.training.loss import AnswerLoss
 from sparseft.training.model import load_model
-from tiny_models import change_json, save_tiny
+from tiny_models import append_token, change_json, rewrite_text, save_tiny
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -83,7 +88,8 @@ def test_value_and_standard_error_are_those_of_the_outcomes(records, name):
     assert record["value"] == pytest.approx(p, abs=1e-12)
     assert record["standard_error"] == pytest.approx(math.sqrt(p * (1 - p) / (EXAMPLES - 1)), rel=1e-9)
     assert record["examples"] == len(record["outcomes"]) == EXAMPLES
-    assert (record["metric"], record["chance"]) == (get_task(name).metric, get_task(name).chance)
+    chance = {"hellaswag_mini": 0.25, "boolq_mini": 0.5}[name]
+    assert (record["metric"], record["chance"]) == (get_task(name).metric, chance)
 
 
 @pytest.mark.parametrize("name", ["hellaswag_mini", "boolq_mini"])
@@ -205,6 +211,65 @@ def test_what_cannot_be_evaluated_is_refused(model32):
         evaluate(*loaded, gsm8k, rows, batch_size=2)
     with pytest.raises(InputError, match="an evaluation in batches of 0; give a batch size of 1 or more"):
         evaluate(*loaded, mini, rows, batch_size=0)
+
+
+@pytest.mark.parametrize("name", ["boolq_mini", "gsm8k_mini"])
+def test_a_tokenizer_that_ends_every_text_with_a_token_is_refused_before_a_model_runs(tmp_path, name):
+    model, tokenizer = load_model(append_token(save_tiny("llama", tmp_path, torch.float32)), CPU)
+    task = get_task(name)
+    fault = f"^{name}: the tokens of a prompt are not the first of prompt and answer, .* 4 of 4 rows, number 1 first"
+    lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
+    with pytest.raises(InputError, match=fault):
+        simple_evaluate(
+            lm, tasks=[task_definition(task, rows_of(task, 4))], task_manager=TaskManager(include_defaults=False)
+        )
+
+
+def test_choices_of_the_same_tokens_are_refused(tmp_path):
+    loaded = load_model(rewrite_text(save_tiny("llama", tmp_path, torch.float32), " yes", " no"), CPU)
+    task = get_task("boolq_mini")
+    with pytest.raises(
+        InputError, match="^boolq_mini: two choices have the same tokens in 4 of 4 rows, number 1 first"
+    ):
+        evaluate(*loaded, task, rows_of(task, 4), batch_size=4)
+
+
+def test_log_likelihoods_that_are_not_finite_are_refused(model32):
+    model, tokenizer = load_model(model32.folder, CPU)
+    model.lm_head.weight.data[tokenizer.encode("n")] = math.nan
+    task = get_task("boolq_mini")
+    with pytest.raises(InputError, match="^boolq_mini: log-likelihoods are not finite in 4 of 4 rows, number 1 first"):
+        evaluate(model, tokenizer, task, rows_of(task, 4), batch_size=4)
+
+
+def test_chance_is_that_of_the_rows(model32):
+    task = get_task("hellaswag_mini")
+    rows = rows_of(task, 4)
+    for row in rows["validation"][:2]:
+        row["endings"], row["label"] = [row["endings"][row["label"]], "the end."], 0
+    record = evaluate(*load_model(model32.folder, CPU), task, rows, batch_size=8)
+    assert record["chance"] == (0.5 + 0.5 + 0.25 + 0.25) / 4
+    assert [len(logs) for logs in record["log_likelihoods"]] == [2, 2, 4, 4]
+
+
+def test_a_record_holds_what_its_numbers_are_computed_from(records):
+    for name, record in records.items():
+        task, kept = get_task(name), {"inputs": {"model": {"model.safetensors": "f"}, "data": "f"}, "seconds": 1.0}
+        rows = rows_of(task)["validation"]
+        assert (record["labels"], record.get("choice_lengths")) == labels_of(rows, task)
+        assert (record["few_shot"], record["loss_few_shot"], record["distinct_prompts"]) == (0, 0, EXAMPLES)
+        found = Evaluation.model_validate_json(json.dumps(record | kept))
+        assert found.rows_digest == labels_digest(*labels_of(rows, task))
+    texts = records["gsm8k_mini"]["generations"]
+    assert records["gsm8k_mini"]["predictions"] == [strict_match(text) for text in texts]
+    assert max(map(len, texts)) > 10
+
+
+def test_numbers_of_lm_eval_that_are_not_those_of_the_rows_are_refused():
+    _refuse_unlike("boolq", {"acc": 0.5, "outcomes": [1.0, 0.0]}, {"acc": 0.5, "outcomes": [1.0, 0.0], "f1": 1.0})
+    for theirs in ({"acc": 0.6}, {"acc_bytes": 0.5}):
+        with pytest.raises(InputError, match=r"^boolq: acc\w* by lm-eval .* is not what its rows say; install"):
+            _refuse_unlike("boolq", theirs, {"acc": 0.5})
 
 
 def test_training_rows_with_a_validation_prompt_are_counted(model32):

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -53,6 +53,25 @@ def save_tiny(
     tokenizer.decoder = decoders.ByteLevel()
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    return folder
+
+
+def append_token(folder: Path, token: str = "</s>") -> Path:
+    """Make the tokenizer in `folder` end every text with `token`."""
+    path = str(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    special = [(token, tokenizer.token_to_id(token))]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {token}", special_tokens=special)
+    tokenizer.save(path)
+    return folder
+
+
+def rewrite_text(folder: Path, old: str, new: str) -> Path:
+    """Make the tokenizer in `folder` read `new` for every `old`."""
+    path = str(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.normalizer = normalizers.Replace(old, new)
+    tokenizer.save(path)
     return folder
 
 

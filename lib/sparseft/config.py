@@ -192,7 +192,9 @@ class TaskData(Section):
 
 
 class Perplexity(Section):
-    """Token perplexity of every merged model on WikiText-2's test split, beside its task: wikitext2_ppl_{context}."""
+    """Token perplexity of every merged model, beside its task: wikitext2_ppl_{context} on WikiText-2's test split.
+
+    On any other text it is called local_text_ppl_{context}."""
 
     local: str | None = Field(
         None,

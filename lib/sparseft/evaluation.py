@@ -1,15 +1,16 @@
 """Evaluation by lm-eval as a library, on the prompts that training reads; gsm8k puts worked examples before its own.
 
 The task's functions go into lm-eval's task definition as they are; its metrics, filters and standard errors are its
-own (github.com/EleutherAI/lm-evaluation-harness). gsm8k's filters are those of its gsm8k.yaml, version 3.
+own (github.com/EleutherAI/lm-evaluation-harness). Each is computed again from the rows (tasks/scoring.py) before it is
+returned, so that a change in lm-eval is refused instead of reported.
 """
 
 import hashlib
 import json
 import logging
+import math
 import os
 import sys
-from collections import Counter
 from contextlib import redirect_stdout
 from importlib.metadata import version
 
@@ -20,16 +21,16 @@ os.environ.setdefault("DISABLE_MULTIPROC", "1")  # lm-eval's bootstrap: no copy 
 import numpy as np
 from datasets import Dataset, disable_progress_bars
 from lm_eval import simple_evaluate
-from lm_eval.api.metrics import mean, mean_stderr
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from sparseft.errors import InputError
+from sparseft.tasks import extraction, scoring
 from sparseft.tasks.source import overlap
 from sparseft.tasks.task import Row, Task
-from sparseft.training.batches import encode, refuse_longer
+from sparseft.training.batches import continues, encode, refuse_indivisible, refuse_longer
 from sparseft.training.hardware import device_name
 from sparseft.training.loss import AnswerLoss, answer_losses
 
@@ -39,46 +40,73 @@ _EXACT_MATCH = {
     "higher_is_better": True,
     "ignore_case": True,
     "ignore_punctuation": False,
-    "regexes_to_ignore": [",", "\\$", "(?s).*#### ", "\\.$"],
+    "regexes_to_ignore": extraction.IGNORED,
 }
 _FILTERS = {
-    "strict-match": {"function": "regex", "regex_pattern": r"#### (\-?[0-9\.\,]+)"},
-    "flexible-extract": {"function": "regex", "group_select": -1, "regex_pattern": r"(-?[$0-9.,]{2,})|(-?[0-9]+)"},
+    "strict-match": {"function": "regex", "regex_pattern": extraction.STRICT_MATCH},
+    "flexible-extract": {"function": "regex", "group_select": -1, "regex_pattern": extraction.FLEXIBLE_EXTRACT},
 }
-BOOTSTRAP = 400  # resamples for the standard error of f1, which is thereby known to 4 %; the others have a formula
 
 
 class StrictLM(HFLM):
-    """lm-eval's model, which here refuses what it would cut in silence: a prompt longer than the context.
+    """lm-eval's model, which refuses what lm-eval would do in silence.
 
-    Requests come in the order of the validation rows, whose number the refusal tells."""
+    It refuses a prompt longer than the context, which lm-eval cuts. It refuses a prompt that cannot be told from its
+    answer by tokens, and two choices of the same tokens. Requests come in the order of the validation rows, and a
+    refusal gives the number of the first row."""
 
     def loglikelihood(self, requests, *args, **options):
-        longest = {}  # row -> tokens of its prompt with its longest choice
+        lengths, divisible, choices = {}, {}, {}  # by row
         for request in requests:
-            tokens = sum(map(len, self._encode_pair(*request.args)))
-            longest[request.doc_id] = max(longest.get(request.doc_id, 0), tokens)
-        what = f"{requests[0].task_name}: validation prompts with their choices"
-        refuse_longer(what, list(longest.values()), self.max_length)
+            prompt, choice = self._encode_pair(*request.args)
+            row, whole = request.doc_id, self.tok_encode("".join(request.args))
+            lengths[row] = max(lengths.get(row, 0), len(whole))
+            divisible[row] = divisible.get(row, True) and continues(prompt, whole)
+            choices.setdefault(row, []).append(tuple(choice))
+        name = requests[0].task_name
+        refuse_longer(f"{name}: validation prompts with their choices", list(lengths.values()), self.max_length)
+        refuse_indivisible(name, list(divisible.values()))
+        _refuse_rows(
+            f"{name}: two choices have the same tokens", [len(set(tokens)) < len(tokens) for tokens in choices.values()],
+            "take the tokenizer of the model, or make the choices of an example differ",
+        )  # fmt: skip
         return super().loglikelihood(requests, *args, **options)
 
     def generate_until(self, requests, *args, **options):
         new = [options["max_gen_toks"] for _, options in (request.args for request in requests)]
-        lengths = [len(self.tok_encode(request.args[0])) for request in requests]
-        what = f"{requests[0].task_name}: validation prompts with their worked examples and {max(new)} tokens for the answer"
-        refuse_longer(what, [sum(pair) for pair in zip(lengths, new, strict=True)], self.max_length)
+        prompts = [self.tok_encode(request.args[0]) for request in requests]
+        name = requests[0].task_name
+        what = f"{name}: validation prompts with their worked examples and {max(new)} tokens for the answer"
+        refuse_longer(what, [len(prompt) + room for prompt, room in zip(prompts, new, strict=True)], self.max_length)
+        wholes = [self.tok_encode(f"{request.args[0]} 1") for request in requests]
+        refuse_indivisible(name, [continues(*pair) for pair in zip(prompts, wholes, strict=True)])
         return super().generate_until(requests, *args, **options)
+
+
+def _refuse_rows(what: str, wrong: list[bool], mend: str) -> None:
+    """Raise InputError where rows are `wrong`, with their count and the number of the first."""
+    if any(wrong):
+        raise InputError(f"{what} in {sum(wrong)} of {len(wrong)} rows, number {wrong.index(True) + 1} first", mend)
 
 
 def evaluate(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, task: Task, rows: dict[str, list[Row]], batch_size: int
 ) -> dict:
-    """Score a model on rows["validation"]; returns evaluation.json's measured content.
+    """Score a model on rows["validation"]; return what evaluation.json says of it.
 
-    rows["train"] serves the few-shot examples where the task has any. eval_loss: nats per answer token. By row:
-    outcomes (the headline metric), predictions (choices by number, or the extracted answers), log_likelihoods of
-    the choices, nats, losses of the right answer, nats, and its answer_tokens.
-    Raises InputError for too few rows (`Task.check`)."""
+    rows["train"] serves the worked examples where the task has any: `few_shot` of them stand before a question that is
+    answered, `loss_few_shot` (none) before one whose loss is taken. eval_loss is in nats per answer token. By row:
+
+        labels           index of the right choice, or the target text of a generated answer
+        choice_lengths   characters of each choice, which acc_norm divides by
+        log_likelihoods  of each choice, nats
+        generations      the whole generated text
+        predictions      index of the choice that the headline metric takes, or the extracted answer
+        outcomes         1 where the headline metric counts the row as right, else 0
+        losses           of the right answer, nats, over its answer_tokens
+
+    `ties` counts the rows with several likeliest choices, of which lm-eval takes the first.
+    Raises InputError where the rows cannot be scored, and where lm-eval's numbers are not those of the rows."""
     task.check(rows)
     if batch_size < 1:
         raise InputError(f"an evaluation in batches of {batch_size}", "give a batch size of 1 or more")
@@ -92,8 +120,11 @@ def evaluate(
         "value": metrics[task.metric],
         "standard_error": metrics[f"{task.metric}_stderr"],
         "examples": len(rows["validation"]),
-        "chance": task.chance,
+        "distinct_prompts": len({task.prompt(row) for row in rows["validation"]}),
+        "chance": scoring.chance_of(by_row.get("choice_lengths")),
+        "few_shot": task.few_shot,
         "eval_loss": float(losses.sum() / tokens.sum()),
+        "loss_few_shot": 0,
         "metrics": metrics,
         "harness": f"lm-eval {version('lm-eval')}",
         "prompt_sha256": prompt_digest(task, rows["validation"]),
@@ -156,14 +187,14 @@ def prompt_digest(task: Task, rows: list[Row]) -> str:
     return hashlib.sha256(json.dumps([[task.prompt(row), task.answer(row)] for row in rows]).encode()).hexdigest()
 
 
-def _score(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float | None], dict[str, list]]:
-    """(every metric with its standard error; outcomes, predictions and log-likelihoods in the order of the rows)."""
+def _score(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float | None], dict[str, object]]:
+    """Return every metric with its standard error, and what lm-eval saw and decided in the order of the rows."""
     disable_progress_bars()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     tasks = TaskManager(include_defaults=False)  # reading lm-eval's own 14,000 task files takes 8 s
     with redirect_stdout(sys.stderr):  # the bootstrap says that it runs
         result = simple_evaluate(lm, tasks=[task_definition(task, rows)], task_manager=tasks, log_samples=True,
-                                 bootstrap_iters=BOOTSTRAP)  # fmt: skip
+                                 bootstrap_iters=scoring.BOOTSTRAP)  # fmt: skip
     chosen = "none" if task.choices else "strict-match"
     metrics = {}
     for key, value in result["results"][task.name].items():
@@ -172,28 +203,63 @@ def _score(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, 
             metrics[name if filtered == chosen else f"{name}_{filtered}"] = float(value)
     samples = [sample for sample in result["samples"][task.name] if sample["filter"] == chosen]
     samples.sort(key=lambda sample: sample["doc_id"])
-    outcomes = [float(sample[task.metric]) for sample in samples]
-    if task.choices is None:
-        return metrics, {"outcomes": outcomes, "predictions": [sample["filtered_resps"][0] for sample in samples]}
+    by_row = (
+        _generated(samples, task, rows["validation"])
+        if task.choices is None
+        else _chosen(samples, task, rows["validation"])
+    )
+    expected = _recomputed(task, by_row)
+    _refuse_unlike(task.name, metrics | {"outcomes": [float(sample[task.metric]) for sample in samples]},
+                   expected | {"outcomes": by_row["outcomes"]})  # fmt: skip
+    by_class = {name: value for name, value in expected.items() if name.startswith(("recall_", "majority_floor"))}
+    return metrics | by_class, by_row
+
+
+def _chosen(samples: list[dict], task: Task, rows: list[Row]) -> dict[str, object]:
+    """Return the rows of a task with choices. Raises InputError where a log-likelihood is not finite."""
+    labels, lengths = scoring.labels_of(rows, task)
     logs = [[float(log) for log, _ in sample["filtered_resps"]] for sample in samples]
-    predictions = [_likeliest(task, row, log) for row, log in zip(rows["validation"], logs, strict=True)]
-    by_row = {"outcomes": outcomes, "predictions": predictions, "log_likelihoods": logs}
-    return metrics | _by_class(task, rows["validation"], outcomes), by_row
+    _refuse_rows(
+        f"{task.name}: log-likelihoods are not finite", [not all(map(math.isfinite, row)) for row in logs],
+        "lower training.learning_rate, or check the model's weights",
+    )  # fmt: skip
+    divisors = lengths if task.metric == "acc_norm" else None
+    predictions = scoring.likeliest(logs, divisors).tolist()
+    return {
+        "labels": labels,
+        "choice_lengths": lengths,
+        "log_likelihoods": logs,
+        "ties": scoring.ties(logs, divisors),
+        "predictions": predictions,
+        "outcomes": [float(said == label) for said, label in zip(predictions, labels, strict=True)],
+    }
 
 
-def _likeliest(task: Task, row: Row, logs: list[float]) -> int:
-    """The choice that the headline metric takes: for acc_norm the likeliest a character, as lm-eval does."""
-    lengths = [len(choice) for choice in task.choices(row)] if task.metric == "acc_norm" else 1
-    return int(np.argmax(np.array(logs) / lengths))
+def _generated(samples: list[dict], task: Task, rows: list[Row]) -> dict[str, object]:
+    """Return the rows of a task with generated answers."""
+    labels, _ = scoring.labels_of(rows, task)
+    generations = [sample["resps"][0][0] for sample in samples]
+    predictions = [extraction.strict_match(text) for text in generations]
+    outcomes = [float(extraction.exact_match(*pair)) for pair in zip(predictions, labels, strict=True)]
+    return {"labels": labels, "generations": generations, "predictions": predictions, "outcomes": outcomes}
 
 
-def _by_class(task: Task, rows: list[Row], outcomes: list[float]) -> dict[str, float | None]:
-    """Recall of each class with its binomial standard error, None where it has too few rows; and the majority floor:
-    what one and the same answer to all rows scores at best."""
-    labels = [task.label(row) for row in rows]
-    found = {"majority_floor": max(Counter(labels).values()) / len(labels)} if task.classes else {}
-    for number, name in enumerate(task.classes):
-        own = [outcome for outcome, label in zip(outcomes, labels, strict=True) if label == number]
-        found[f"recall_{name}"] = mean(own) if own else None
-        found[f"recall_{name}_stderr"] = mean_stderr(own) if len(own) > 1 else None
-    return found
+def _recomputed(task: Task, by_row: dict) -> dict[str, float | None]:
+    """Return the metrics of the task, computed from its rows without lm-eval."""
+    if task.choices is None:
+        return scoring.generated_metrics(by_row["labels"], by_row["generations"])
+    labels, logs = by_row["labels"], by_row["log_likelihoods"]
+    metrics = scoring.choice_metrics(labels, logs, by_row["choice_lengths"], task.classes)
+    if "f1" in metrics:
+        metrics["f1_stderr"] = scoring.f1_standard_error(labels, logs)
+    return metrics
+
+
+def _refuse_unlike(task: str, theirs: dict[str, object], ours: dict[str, object]) -> None:
+    """Raise InputError where a number of lm-eval is not the one of the rows: then its rules are not the ones known here."""
+    for name, value in theirs.items():
+        if name not in ours or not np.allclose(value, ours[name], rtol=0, atol=1e-9):
+            raise InputError(
+                f"{task}: {name} by lm-eval {version('lm-eval')} is not what its rows say",
+                "install the lm-eval that pyproject.toml names, and report this line",
+            )

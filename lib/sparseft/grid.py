@@ -104,6 +104,7 @@ MODEL = "models/{model}"
 MANIFEST = f"{MODEL}/manifest.json"
 DATA = "data/{task}"
 WIKITEXT2 = "data/wikitext2.txt"
+WIKITEXT2_SOURCE = f"{WIKITEXT2}.json"  # its sha256, and where it comes from
 MASKS = "masks/{model}"
 TASK_MASKS = f"{MASKS}/{{task}}"
 MASK_NAME = "masks_sparsity{sparsity}_{method}"

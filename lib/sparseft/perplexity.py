@@ -1,4 +1,4 @@
-"""Token perplexity on WikiText-2, the number that pruning papers print.
+"""Token perplexity of a text; on WikiText-2 the number that pruning papers print.
 
     exp(mean over all tokens of -log p(token | those before it in its window))
 

@@ -10,6 +10,8 @@ import pytest
 from sparseft.config import Training
 from sparseft.grid import Run
 from sparseft.record import write_record
+from sparseft.tasks.scoring import choice_metrics, f1_standard_error, generated_metrics
+from sparseft.tasks.wikitext2 import TEXT_SHA256
 
 LAYERS = 210
 PROJECTIONS = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
@@ -27,7 +29,8 @@ def digest(*words: object) -> str:
 
 
 def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dict[str, dict]:
-    """The files of a sound run; `changes`: loss, loss_before, value_before, speed, examples, backend, device, batch_size, metrics."""
+    """The files of a sound run; `changes`: loss, loss_before, value_before, speed, examples, backend, device, batch_size,
+    metrics (further ones), labels (a function of the outcomes), classes (True: yes and no are scored), generated."""
     loss, device = changes.get("loss", 2.0), changes.get("device", CPU)
     base, mask = digest(run.model), digest(run.model, run.method, run.sparsity)
     adapter = None if run.mode == "no_finetune" else digest(run.id, "adapter")
@@ -35,24 +38,18 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
     merge_inputs = {"model": base, "mask": mask, "adapter": adapter}
     report_inputs = {"mask": mask, "checkpoint": dict(merged), "base": base}
     examples = changes.get("examples", 200)
-    scored = {"task": run.task, "metric": "acc", "examples": examples, "seconds": 12.5, "dtype": "bfloat16"}
-    scored |= {
-        "outcomes": outcomes(run, value, examples),
-        "predictions": [0] * examples,
-        "log_likelihoods": [[-1.0]] * examples,
-    }
-    scored |= {"peak_memory_bytes": 1_250_000_000, "answer_tokens": tokens(run, examples).tolist()}
+    scored = {"task": run.task, "examples": examples, "seconds": 12.5, "peak_memory_bytes": 1_250_000_000}
+    scored["dtype"] = "bfloat16"
     found = {
         "merge": {"inputs": merge_inputs, "outputs": dict(merged)},
         "validation_report": {**validation_report(run, layers), "inputs": report_inputs},
-        "evaluation": {**scored, "value": value, "eval_loss": loss, "chance": 0.25}
-        | {"standard_error": standard_error(value, examples)}
-        | {"metrics": {"acc": value, "acc_stderr": standard_error(value, examples)} | changes.get("metrics", {})}
-        | {"losses": losses(run, loss, examples)}
+        "evaluation": {**scored, **result(run, value, loss, examples, changes)}
         | {"train_overlap": changes.get("train_overlap", 0)}
         | {"harness": "lm-eval 0.4.13", "device": device, "prompt_sha256": digest(run.task, "prompts")}
         | {"inputs": {"model": dict(merged), "data": data, "train": digest(run.task, "train")}},
     }
+    found["evaluation"]["metrics"] |= changes.get("metrics", {})
+    found["evaluation"]["inputs"]["wikitext2"] = TEXT_SHA256
     if adapter:
         speed, batch_size = changes.get("speed", 4.0), changes.get("batch_size", 8)
         before, loss_before = changes.get("value_before", value), changes.get("loss_before", loss)
@@ -77,20 +74,47 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
             | {"inputs": {"model": base, "mask": mask, "train": digest(run.task, "train"), "validation": data}}
             | {"outputs": {"adapter": adapter}}
         )
-        found["before_merge"] = {**scored, "value": before, "outcomes": outcomes(run, before, examples)} | {
-            "standard_error": standard_error(before, examples),
-            "metrics": {"acc": before, "acc_stderr": standard_error(before, examples)},
-            "eval_loss": loss_before,
-            "losses": losses(run, loss_before, examples),
-            "inputs": {
-                "model": base,
-                "mask": mask,
-                "adapter": adapter,
-                "data": data,
-                "train": digest(run.task, "train"),
-            },
-        }
+        inputs = {"model": base, "mask": mask, "adapter": adapter, "data": data, "train": digest(run.task, "train")}
+        found["before_merge"] = {**scored, **result(run, before, loss_before, examples, changes), "inputs": inputs}
     return found
+
+
+def result(run: Run, value: float, loss: float, examples: int, changes: dict) -> dict:
+    """The measured part of an evaluation, every number of which follows from its rows."""
+    hits, nats = outcomes(run, value, examples), losses(run, loss, examples)
+    by_row = generated(hits) if changes.get("generated") else chosen(hits, nats, changes)
+    metric = "exact_match" if changes.get("generated") else "acc"
+    return {"metric": metric, "value": value, "standard_error": standard_error(value, examples), "eval_loss": loss,
+            "outcomes": hits, "losses": nats, "answer_tokens": tokens(run, examples).tolist(), **by_row}  # fmt: skip
+
+
+def generated(hits: list[float]) -> dict:
+    """Answers of which the right ones are 7."""
+    texts = ["So it is 7.\n#### 7" if hit else "#### 8" for hit in hits]
+    return {
+        "labels": ["3 + 4 = 7\n#### 7"] * len(hits),
+        "generations": texts,
+        "predictions": [text[-1] for text in texts],
+        "metrics": generated_metrics(["#### 7"] * len(hits), texts),
+        "chance": 0.0,
+    }
+
+
+def chosen(hits: list[float], nats: list[float], changes: dict) -> dict:
+    """Choices of four: the right one has the row's loss, another one of the same pair is likelier where it is a miss."""
+    labels = changes.get("labels", lambda hits: [number % 4 for number in range(len(hits))])(hits)
+    predictions = [label if hit else label ^ 1 for hit, label in zip(hits, labels, strict=True)]
+    logs = [[-2 * loss - 1.0] * 4 for loss in nats]
+    for row, loss, label, said in zip(logs, nats, labels, predictions, strict=True):
+        row[said] = -loss / 2
+        row[label] = -loss
+    lengths = [[5] * 4 for _ in hits]
+    classes = ("no", "yes") if changes.get("classes") else ()
+    metrics = choice_metrics(labels, logs, lengths, classes)
+    if "f1" in metrics:
+        metrics["f1_stderr"] = f1_standard_error(labels, logs)
+    return {"labels": labels, "choice_lengths": lengths, "log_likelihoods": logs, "ties": 0, "predictions": predictions,
+            "metrics": metrics, "chance": 0.25}  # fmt: skip
 
 
 def standard_error(value: float, examples: int) -> float:
@@ -172,6 +196,11 @@ def write_grid(
             write_pieces(folder, run, pieces(run, value, layers=layers, **changes))
             count += 1
     return count
+
+
+@pytest.fixture(name="pieces")
+def _pieces() -> Callable[..., dict[str, dict]]:
+    return pieces
 
 
 @pytest.fixture(name="write_grid")

@@ -80,12 +80,13 @@ def test_gaps_and_failures_are_said_and_the_rest_is_analysed(write_run, tmp_path
 
 
 def test_both_recalls_stand_beside_an_accuracy_and_shared_rows_among_the_limits(write_run, tmp_path):
-    recalls = {"recall_no": 1.0, "recall_yes": 0.0, "majority_floor": 0.622}
-    write_run(TUNED, 0.38, metrics=recalls, train_overlap=3)
+    write_run(
+        TUNED, 0.38, labels=lambda outcomes: [int(not right) for right in outcomes], classes=True, train_overlap=3
+    )
     done = analyze(tmp_path / "runs", tmp_path / "out")
     assert "0.380 ± 0.034 no 1.00 yes 0.00" in done.stdout
     text = (tmp_path / "out" / "EXPERIMENTS.md").read_text()
-    assert "| t | acc | 0.25 | 0.622 | 200 |" in text
+    assert "| t | acc | 0.25 | 0.620 | 200 |" in text
     assert "Training examples with the prompt of a validation example: t 3." in text
 
 

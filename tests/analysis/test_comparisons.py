@@ -9,6 +9,7 @@ from sparseft.analysis.comparisons import compare, judge
 from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
 from sparseft.analysis.statistics import loss_intervals, mcnemar_p, paired_t_p
+from sparseft.grid import Run
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
@@ -120,9 +121,10 @@ def test_where_a_seed_has_no_counterpart_there_is_no_test_and_no_significance(wr
     assert pd.isna(row["p_holm"])
 
 
-def test_identical_runs_do_not_differ(write_run, tmp_path):
-    same = [1.0, 0.0] * 100
-    result = {"outcomes": same, "losses": [2.0] * 200, "answer_tokens": [1] * 200}
+def test_identical_runs_do_not_differ(write_run, pieces, tmp_path):
+    names = ("outcomes", "losses", "answer_tokens", "labels", "predictions", "log_likelihoods")
+    same = pieces(Run.parse(DENSE), 0.5)["evaluation"]
+    result = {name: same[name] for name in names}
     for run_id in (DENSE, TUNED):
         write_run(run_id, 0.5, change=lambda files: files["evaluation"].update(result))
     row = compared(tmp_path).iloc[0]
@@ -151,8 +153,8 @@ def test_losses_are_compared_pair_by_pair_a_token(write_run, tmp_path):
 
 def test_other_answer_lengths_are_not_compared(write_run, tmp_path):
     write_run(DENSE, 0.5)
-    other = {"losses": [2.0] * 200, "answer_tokens": [1] * 200}
-    write_run(TUNED, 0.5, change=lambda files: files["evaluation"].update(other))
+    write_run(TUNED, 0.5, change=lambda files: files["evaluation"]["answer_tokens"].reverse())
+    assert len(read_runs(tmp_path / "runs")[0]) == 2
     assert compared(tmp_path).empty
 
 

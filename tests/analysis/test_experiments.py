@@ -20,20 +20,20 @@ def sentences(tmp_path: Path) -> list[str]:
 
 
 def test_a_yes_no_model_is_measured_from_what_one_answer_to_all_scores(write_run, tmp_path):
-    write_run(DENSE, 0.655, metrics={"majority_floor": 0.625})
+    write_run(DENSE, 0.655, labels=lambda _: [1] * 125 + [0] * 75, classes=True)
     line = "The dense model without fine-tuning: 0.655 ± 0.034, +0.9 standard errors from one answer to all (0.625)."
     assert sentences(tmp_path)[0] == line
 
 
-def test_a_model_is_measured_from_chance_where_one_answer_to_all_scores_less_or_is_no_metric(write_run, tmp_path):
-    for metrics in ({"majority_floor": 0.2}, {}):
+def test_a_model_is_measured_from_chance_where_one_answer_to_all_scores_no_more_or_is_no_metric(write_run, tmp_path):
+    for metrics in ({"majority_floor": 0.25}, {}):
         write_run(DENSE, 0.28, metrics=metrics)
         line = "The dense model without fine-tuning: 0.280 ± 0.032, +0.9 standard errors from chance (0.25)."
         assert sentences(tmp_path)[0] == line
 
 
 def test_a_recall_of_a_class_without_examples_is_left_out(write_run, tmp_path):
-    write_run(TUNED, 0.5, metrics={"recall_no": None, "recall_yes": 0.5})
+    write_run(TUNED, 0.5, labels=lambda outcomes: [1] * len(outcomes), classes=True)
     assert results_table(derived(tmp_path).cells)["sparse_to_dense"].tolist() == ["0.500 ± 0.035 yes 0.50"]
 
 

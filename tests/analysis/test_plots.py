@@ -63,9 +63,9 @@ def test_a_sparsity_has_the_same_colour_in_every_column():
     assert [len(one) for one in found.values()] == [1, 1]
 
 
-@pytest.mark.parametrize(("floor", "levels"), [(0.6, {"chance", "one answer to all"}), (None, {"chance"})])
+@pytest.mark.parametrize(("floor", "levels"), [(True, {"chance", "one answer to all"}), (False, {"chance"})])
 def test_what_one_answer_to_all_scores_is_drawn_where_the_task_has_it(write_run, tmp_path, floor, levels):
-    write_run("m-t-random-sparsity50-no_finetune-seed0", 0.5, metrics={"majority_floor": floor})
+    write_run("m-t-random-sparsity50-no_finetune-seed0", 0.5, labels=lambda _: [0] * 120 + [1] * 80, classes=floor)
     _, figure = next(figures(tmp_path))
     assert {label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]} == levels | {"no_finetune"}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from sparseft.analysis.records import read_runs
 from sparseft.errors import InputError
+from sparseft.grid import Run
 
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
 UNTUNED = "m-t-unstructured-sparsity50-no_finetune-seed0"
@@ -97,6 +98,23 @@ def test_not_a_number_is_refused(write_run, tmp_path):
     ({"examples": 10**400}, "examples input should be less than 9223372036854775808"),
     ({"eval_loss": 1e308}, "eval_loss input should be less than 1000000"),
     ({"eval_loss": -1.0}, "eval_loss input should be greater than or equal to 0"),
+    ({"log_likelihoods": [[0.1] * 4] * 200}, "log_likelihoods 0 0 input should be less than or equal to 0"),
+    ({"predictions": [3] * 200}, "predictions do not follow from the rows"),
+    ({"labels": [0] * 200}, "outcomes do not follow from predictions and labels"),
+    ({"labels": [4] * 200}, "a label that is no choice"),
+    ({"labels": ["0"] * 200}, "a label that is no choice"),
+    ({"choice_lengths": [[5] * 3] * 200}, "log_likelihoods and choice_lengths of other choices, or of fewer than two"),
+    ({"choice_lengths": None}, "log_likelihoods without choice_lengths or ties"),
+    ({"generations": ["7"] * 200}, "it has not one of log_likelihoods and generations"),
+    ({"ties": 1}, "1 ties, by the rows 0"),
+    ({"chance": 0.5}, "chance is 0.5, by the rows 0.25"),
+    ({"log_likelihoods": [[-99.0] * 4] * 200}, "200 losses are not the log_likelihoods of the right choices"),
+    ({"metrics": {"acc": 0.5, "acc_stderr": ERROR, "acc_norm": 0.75}}, "metrics.acc_norm is 0.75, by the rows 0.5"),
+    ({"metrics": {"acc": 0.5, "acc_stderr": ERROR, "recall_yes": None}}, "metrics.recall_yes is none, by the rows"),
+    ({"metrics": {"acc": 0.5, "acc_stderr": ERROR, "majority_floor": 0.5}}, "metrics.majority_floor is 0.5, by the rows 0.25"),
+    ({"metrics": {"acc": 0.5, "acc_stderr": ERROR, "f1_stderr": 0.5}}, "metrics.f1_stderr is 0.5, by the rows 0.0"),
+    ({"metrics": {"acc": 0.5, "acc_stderr": ERROR, "exact_match": 0.5}}, "metrics.exact_match does not follow from the rows"),
+    ({"metrics": {"acc": 0.5, "acc_stderr": ERROR, "local_text_ppl_20": 9.0}}, "metrics.local_text_ppl_20 is not named after"),
     ({"seconds": -1.0}, "seconds input should be greater than 0"),
     ({"peak_memory_bytes": 0}, "peak_memory_bytes input should be greater than 0"),
 ])  # fmt: skip
@@ -108,6 +126,51 @@ def test_a_result_that_contradicts_itself_is_named_and_the_rest_analysed(write_r
     assert left_out
     assert reason.startswith("evaluation.json: ")
     assert said in reason
+
+
+ALL_RIGHT = {"value": 1.0, "standard_error": 0.0, "outcomes": [1.0] * 200}
+
+
+def test_outcomes_that_are_forged_with_everything_that_is_taken_from_them_are_found(write_run, tmp_path):
+    forged = {**ALL_RIGHT, "metrics": {"acc": 1.0, "acc_stderr": 0.0}}
+    write_run(UNTUNED, 0.4)
+    write_run(TUNED, 0.5, change=lambda files: files["evaluation"].update(forged))
+    left_out, reason = reasons(tmp_path / "runs")[TUNED]
+    assert left_out
+    assert "100 outcomes do not follow from predictions and labels, metrics.acc is 1.0, by the rows 0.5" in reason
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"predictions": ["7"] * 200}, "100 predictions do not follow from the rows"),
+    ({"generations": ["#### 7"] * 200}, "100 predictions do not follow from the rows, 100 outcomes do not follow"),
+    ({"metrics": {"exact_match": 1.0, "exact_match_stderr": 0.0}}, "100 outcomes do not follow from predictions and labels"),
+    ({"labels": [7] * 200}, "a label that is no text"),
+    ({"ties": 0}, "generated answers with choices"),
+    ({"chance": 0.25}, "chance is 0.25, by the rows 0"),
+])  # fmt: skip
+def test_generated_answers_are_extracted_and_matched_again(write_run, tmp_path, change, said):
+    write_run(UNTUNED, 0.4)
+    change = change if "metrics" not in change else {**ALL_RIGHT, **change}
+    write_run(TUNED, 0.5, generated=True, change=lambda files: files["evaluation"].update(change))
+    assert said in reasons(tmp_path / "runs")[TUNED][1]
+
+
+def test_the_evidence_is_not_kept_in_memory(write_run, tmp_path):
+    write_run(TUNED, 0.5)
+    (record,), _ = read_runs(tmp_path / "runs")
+    for result in (record.evaluation, record.before):
+        kept = [result.labels, result.choice_lengths, result.log_likelihoods, result.predictions, result.generations]
+        assert kept == [None] * 5
+        assert len(result.rows_digest) == 64
+
+
+def test_only_a_perplexity_on_wikitext2_bears_its_name(write_run, tmp_path):
+    write_run(UNTUNED, 0.4, metrics={"wikitext2_ppl_20": 9.0})
+    other = lambda files: files["evaluation"]["inputs"].update(wikitext2="f" * 64)  # noqa: E731
+    write_run(TUNED, 0.5, metrics={"wikitext2_ppl_20": 9.0}, change=other)
+    assert "metrics.wikitext2_ppl_20 is not named after its text" in reasons(tmp_path / "runs")[TUNED][1]
+    write_run(TUNED, 0.5, metrics={"local_text_ppl_20": 9.0}, change=other)
+    assert reasons(tmp_path / "runs") == {}
 
 
 @pytest.mark.parametrize(("change", "said"), [
@@ -169,10 +232,8 @@ def test_a_validation_without_a_base_that_leaves_nothing_open_is_in_no_table(wri
     assert "0 sentences in not_checked, and no base" in reasons(tmp_path / "runs")[UNTUNED][1]
 
 
-def test_no_gap_is_taken_between_unlike_results(write_run, tmp_path):
-    few = {"examples": 100, "outcomes": [1, 0] * 50, "predictions": [0] * 100, "log_likelihoods": None}
-    few |= {"losses": [2.0] * 100, "answer_tokens": [1] * 100, "standard_error": (0.25 / 99) ** 0.5}
-    few |= {"metrics": {"acc": 0.5, "acc_stderr": few["standard_error"]}}
+def test_no_gap_is_taken_between_unlike_results(write_run, pieces, tmp_path):
+    few = pieces(Run.parse(TUNED), 0.5, examples=100)["before_merge"]
     write_run(TUNED, 0.5, change=lambda files: files["before_merge"].update(few))
     (record,), (gap,) = read_runs(tmp_path / "runs")
     assert (record.train_merge_gap, record.train_merge_gap_value) == (None, None)

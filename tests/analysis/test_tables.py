@@ -184,20 +184,28 @@ def test_an_evaluation_that_recorded_no_memory_has_a_blank(write_run, tmp_path):
     assert (runs["value"].tolist(), runs["evaluation_peak_memory_bytes"].isna().tolist()) == ([0.5], [True])
 
 
+def forty_noes_and_forty_of_160_yeses(outcomes: list[float]) -> list[int]:
+    """Labels by which 40 of the right answers are no, and all others yes."""
+    labels, right = [1] * len(outcomes), [number for number, hit in enumerate(outcomes) if hit]
+    for number in right[:40]:
+        labels[number] = 0
+    return labels
+
+
 def test_every_metric_has_its_column_blank_where_a_task_has_it_not(write_run, tmp_path):
-    yes_no = {"f1": 0.25, "f1_stderr": 0.03, "recall_no": 1.0, "recall_yes": 0.125, "majority_floor": 0.6}
-    write_run(TUNED, 0.5, metrics={**yes_no, "wikitext2_ppl_2048": 19.5})
-    write_run(
-        "m-g-unstructured-sparsity50-no_finetune-seed0", 0.25, metrics={"exact_match_flexible-extract": 0.5, "f1": None}
-    )
+    yes_no = {"f1": "0.4", "recall_no": "1", "recall_yes": "0.25", "majority_floor": "0.8"}
+    metrics = {"wikitext2_ppl_2048": 19.5}
+    write_run(TUNED, 0.4, labels=forty_noes_and_forty_of_160_yeses, classes=True, metrics=metrics)
+    write_run("m-g-unstructured-sparsity50-no_finetune-seed0", 0.25, generated=True)
     tables.write_csv(read(tmp_path)[0], tmp_path / "summary.csv")
     other, row = pd.read_csv(tmp_path / "summary.csv", dtype=str, keep_default_na=False).to_dict("records")
-    assert [row[name] for name in yes_no] == ["0.25", "0.03", "1", "0.125", "0.6"]
-    assert (row["acc"], row["wikitext2_ppl_2048"], other["wikitext2_ppl_2048"]) == ("0.5", "19.5", "")
-    assert (other["exact_match_flexible-extract"], row["exact_match_flexible-extract"]) == ("0.5", "")
-    assert {other[name] for name in yes_no} == {row["acc_norm"]} == {""}
+    assert {name: row[name] for name in yes_no} == yes_no
+    assert 0.02 < float(row["f1_stderr"]) < 0.09
+    assert (row["acc"], row["wikitext2_ppl_2048"], other["wikitext2_ppl_2048"]) == ("0.4", "19.5", "")
+    assert (other["exact_match_flexible-extract"], row["exact_match_flexible-extract"]) == ("0.25", "")
+    assert {other[name] for name in (*yes_no, "acc_norm")} == {""}
     cell = read(tmp_path)[1].set_index("task").loc["t"]
-    assert (cell["recall_no"], cell["recall_yes"], cell["majority_floor"]) == (1, 0.125, 0.6)
+    assert (cell["recall_no"], cell["recall_yes"], cell["majority_floor"]) == (1, 0.25, 0.8)
 
 
 def test_rows_follow_the_study_and_not_the_alphabet(write_run, tmp_path):

@@ -1,6 +1,7 @@
 """Rows come from users: whatever is wrong with them is told with file and line."""
 
 import json
+import re
 
 import pytest
 from sparseft.errors import InputError
@@ -43,6 +44,17 @@ def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path):
             {**HELLASWAG, "endings": ["x [title]", "[step] "]},
             "ending 1 is empty, acc_norm divides by its length",
         ),
+        ("hellaswag", {**HELLASWAG, "label": "1.0"}, "label '1.0' is outside 0 to 3"),
+        ("hellaswag", {**HELLASWAG, "label": " 1"}, "label ' 1' is outside 0 to 3"),
+        ("hellaswag", {**HELLASWAG, "ctx_a": " ", "ctx_b": ""}, "fields 'ctx_a' and 'ctx_b' hold no text"),
+        ("boolq", {**BOOLQ, "question": " "}, "field 'question' is empty"),
+        ("boolq", {**BOOLQ, "passage": ""}, "field 'passage' is empty"),
+        ("gsm8k", {"question": "", "answer": "#### 1"}, "field 'question' is empty"),
+        ("gsm8k", {"question": "q", "answer": "It is 1."}, "field 'answer' does not end in '#### NUMBER'"),
+        ("gsm8k", {"question": "q", "answer": "#### one"}, "field 'answer' does not end in '#### NUMBER'"),
+        ("gsm8k", {"question": "q", "answer": "#### 5 apples"}, "field 'answer' does not end in '#### NUMBER'"),
+        ("gsm8k", {"question": "q", "answer": "#### ."}, "field 'answer' does not end in '#### NUMBER'"),
+        ("gsm8k", {"question": "q", "answer": "#### 5\n#### 6"}, "field 'answer' does not end in '#### NUMBER'"),
         ("gsm8k", {"question": None, "answer": "#### 1"}, "field 'question' has the wrong type (NoneType)"),
     ],
 )
@@ -51,7 +63,8 @@ def test_a_bad_row_is_told_with_file_and_line(name, row, problem, tmp_path):
     path = write(tmp_path / "rows.jsonl", good, row)
     with pytest.raises(InputError) as error:
         read_examples(path, get_task(name))
-    assert str(error.value).startswith(f"{path}, line 2: {problem}; each line holds one {name} row as JSON")
+    assert str(error.value).startswith(f"{path}, line 2: {problem}")
+    assert f"; each line holds one {name} row as JSON" in str(error.value)
 
 
 @pytest.mark.parametrize(("line", "fault"), [
@@ -83,3 +96,14 @@ def test_a_missing_file_is_an_error(tmp_path):
 def test_an_unknown_task_is_told_with_the_known_ones():
     with pytest.raises(InputError, match="task 'bolq' is unknown; choose one of boolq, hellaswag, gsm8k, boolq_mini"):
         get_task("bolq")
+
+
+@pytest.mark.parametrize(("name", "change", "fault"), [
+    ("hellaswag", {"endings": ["d", "e", "[x]d", "g"]}, "hellaswag: validation example 2 has the choice 'd' twice; leave"),
+    ("boolq", {}, "boolq: all 3 validation examples have the same prompt; check the fields of the rows"),
+])  # fmt: skip
+def test_validation_rows_that_cannot_tell_right_from_wrong_are_refused(name, change, fault):
+    first = {"boolq": BOOLQ, "hellaswag": HELLASWAG}[name]
+    last = {**first, "ctx_a": "other"} if name == "hellaswag" else first
+    with pytest.raises(InputError, match=f"^{re.escape(fault)}"):
+        get_task(name).check({"train": [], "validation": [first, {**first, **change}, last]})

@@ -11,8 +11,8 @@ from datasets import load_dataset
 from sparseft.config import HUB_DATA
 from sparseft.errors import InputError
 from sparseft.files import sha256
-from sparseft.tasks import TASKS, get_task
-from sparseft.tasks.source import WIKITEXT2, hub_dataset, load_rows, load_text, loaded_revision
+from sparseft.tasks import TASKS, get_task, wikitext2
+from sparseft.tasks.source import hub_dataset, load_rows, load_text, loaded_revision
 from study import run_script
 
 COMMIT = "e53f048856ff4f594e959d75785d2c2d37b678ee"
@@ -110,7 +110,7 @@ def test_a_data_set_is_not_taken_for_a_folder_of_its_name(hub):
 
 
 def test_every_place_on_the_hub_is_pinned_to_a_commit():
-    places = [task.hub for task in TASKS.values() if task.hub] + [WIKITEXT2]
+    places = [task.hub for task in TASKS.values() if task.hub] + [wikitext2.PLACE]
     assert len(places) == 4
     assert all(
         re.fullmatch(HUB_DATA, place) and re.fullmatch("[0-9a-f]{40}", place.partition("@")[2]) for place in places
@@ -239,6 +239,14 @@ def test_an_output_below_a_file_is_told_before_the_work(tmp_path):
 ])  # fmt: skip
 def test_flags_are_checked_as_the_configuration_is(tmp_path, flags, fault):
     assert refused_preparation(tmp_path, task="boolq", **flags).startswith(f"error: {fault}")
+
+
+def test_the_text_of_a_perplexity_has_its_source_beside_it(tmp_path):
+    rows = write(tmp_path / "rows.jsonl", [{"text": "one"}, {"text": "two"}])
+    done = run_script("prepare_wikitext2.py", "--local", rows, "--output", tmp_path / "w.txt")
+    assert (done.returncode, done.stderr, (tmp_path / "w.txt").read_text()) == (0, "", "one\n\ntwo")
+    source = json.loads((tmp_path / "w.txt.json").read_text())
+    assert source == {"source": {"local": sha256(rows)}, "sha256": sha256(tmp_path / "w.txt")}
 
 
 def test_wikitext2_has_one_source_on_the_command_line_too(tmp_path):

@@ -1,5 +1,6 @@
 """Tokens and batches; lm-eval is the peer that splits prompt and answer."""
 
+from dataclasses import replace
 from itertools import chain, islice
 
 import pytest
@@ -9,6 +10,7 @@ from sparseft.config import Training
 from sparseft.errors import InputError
 from sparseft.tasks import TASKS, get_task
 from sparseft.training.batches import Example, collate, encode, shuffled
+from tiny_models import append_token, rewrite_text, save_tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -38,11 +40,11 @@ def merging() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
 
 
-@pytest.mark.parametrize("kind", ["plain", "with a first token", "merging over the border"])
+@pytest.mark.parametrize("kind", ["plain", "with a first token"])
 @pytest.mark.parametrize("task", [task for task in TASKS.values() if task.generate], ids=lambda task: task.name)
 def test_prompt_and_answer_are_split_as_lm_eval_splits_them(tiny_models, task, kind):
     bos = {"add_bos_token": True} if kind == "with a first token" else {}
-    tokenizer = merging() if kind.startswith("merging") else AutoTokenizer.from_pretrained(tiny_models["llama"], **bos)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models["llama"], **bos)
     rows = [*task.generate("train", 24, 0), *([AWKWARD] if task.name == "boolq_mini" else [])]
     end = [tokenizer.eos_token_id] if task.choices is None else []
     harness = Harness(tokenizer)
@@ -50,6 +52,42 @@ def test_prompt_and_answer_are_split_as_lm_eval_splits_them(tiny_models, task, k
         context, continuation = harness._encode_pair(task.prompt(row), f" {task.answer(row)}")
         assert (example.ids, example.answer_start) == (context + continuation + end, len(context))
         assert (example.ids[0] == 257) == bool(bos)
+
+
+INDIVISIBLE = "boolq_mini: the tokens of a prompt are not the first of prompt and answer, or the answer has none, in"
+
+
+def test_a_tokenizer_that_ends_every_text_with_a_token_is_refused(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(append_token(save_tiny("llama", tmp_path)))
+    assert tokenizer.encode("a")[1:] == [258]
+    for name in ("boolq_mini", "hellaswag_mini", "gsm8k_mini"):
+        task = get_task(name)
+        fault = f"{INDIVISIBLE.replace('boolq_mini', name)} 4 of 4 rows, number 1 first; take a tokenizer that appends"
+        with pytest.raises(InputError, match=f"^{fault}"):
+            encode(task.generate("train", 4, 0), task, tokenizer, 512)
+
+
+def test_a_tokenizer_that_joins_prompt_and_answer_is_refused():
+    task = get_task("boolq_mini")
+    with pytest.raises(InputError, match=f"^{INDIVISIBLE} 3 of 3 rows, number 1 first"):
+        encode(task.generate("train", 3, 0), task, merging(), 512)
+
+
+def test_an_answer_without_tokens_is_refused(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(rewrite_text(save_tiny("llama", tmp_path), " yes", ""))
+    rows = [{**AWKWARD, "answer": answer} for answer in (False, True, True)]
+    with pytest.raises(InputError, match=f"^{INDIVISIBLE} 2 of 3 rows, number 2 first"):
+        encode(rows, get_task("boolq_mini"), tokenizer, 512)
+
+
+def test_spaces_at_a_prompt_s_end_belong_to_the_answer_as_in_lm_eval(tiny_models):
+    task = get_task("boolq_mini")
+    spaced = replace(task, prompt=lambda row: task.prompt(row) + "  ")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models["llama"])
+    context, continuation = Harness(tokenizer)._encode_pair(spaced.prompt(AWKWARD), " yes")
+    (example,) = encode([AWKWARD], spaced, tokenizer, 512)
+    assert (example.ids, example.answer_start) == (context + continuation, len(context))
+    assert len(continuation) == len("   yes")
 
 
 def test_all_examples_longer_than_the_context_are_counted_and_one_as_long_is_not(tiny_models):

@@ -28,7 +28,8 @@ def test_it_goes_into_the_evaluation_and_the_summary(tmp_path, tiny_models):
     assert record["inputs"]["wikitext2"] == sha256(text)
     base = Checkpoint(study.folder / "models/llama")  # the run at sparsity 00 without training
     expected = token_perplexity(*load_model(base.folder, device("cpu")), text.read_text(), 20)
-    assert record["metrics"]["wikitext2_ppl_20"] == expected
+    assert record["metrics"]["local_text_ppl_20"] == expected  # no number on another text bears WikiText-2's name
+    assert record["perplexity_source"] == {"local": sha256(study.folder / "wiki.jsonl")}
     with open(study.folder / "results/analysis/summary.csv") as file:
         rows = {row["run_id"]: row for row in csv.DictReader(file)}
-    assert float(rows[RUN.rpartition("/")[2]]["wikitext2_ppl_20"]) == float(f"{expected:.10g}")
+    assert float(rows[RUN.rpartition("/")[2]]["local_text_ppl_20"]) == float(f"{expected:.10g}")

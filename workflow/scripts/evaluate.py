@@ -2,8 +2,8 @@
 
     evaluate.py --checkpoint RUN_FOLDER/model_dir --task boolq_mini --data_dir data/boolq_mini --output RUN_FOLDER/evaluation.json
 
-Writes metrics, standard errors, loss, the outcome of every example, seconds and peak memory; with --wikitext2 also token
-perplexity.
+Writes metrics, standard errors, loss, the outcome of every example, seconds and peak memory; with --wikitext2 also the
+token perplexity, called wikitext2_ppl_N only if the text is WikiText-2's test split, else local_text_ppl_N.
 """
 
 import argparse
@@ -12,13 +12,14 @@ from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.config import Perplexity, add_flags, parse_section
-from sparseft.errors import run_script
+from sparseft.errors import InputError, run_script
 from sparseft.evaluation import evaluate
-from sparseft.files import TEXT_LIMIT, check_apart, check_writable, hold, read_text, sha256
+from sparseft.files import TEXT_LIMIT, check_apart, check_writable, hold, read_json, read_text, sha256
 from sparseft.perplexity import token_perplexity
 from sparseft.record import check_model, write_record
 from sparseft.tasks import get_task, read_examples
 from sparseft.tasks.source import SPLITS
+from sparseft.tasks.wikitext2 import metric_name
 from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
 from sparseft.training.model import load_model
 
@@ -31,10 +32,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data_dir", type=Path, required=True, help="train.jsonl and validation.jsonl")
     parser.add_argument("--batch_size", type=int, default=32, help="sequences a forward pass")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number, other last bits")
-    parser.add_argument("--wikitext2", type=Path, help="text of WikiText-2, as prepare_wikitext2.py writes it")
+    parser.add_argument("--wikitext2", type=Path, help="text of the perplexity, as prepare_wikitext2.py writes it")
     add_flags(parser, Perplexity, ["context"])
     parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args()
+
+
+def read_source(text: Path) -> tuple[str, dict | None]:
+    """Return a text's sha256, and where it comes from: None without the file that prepare_wikitext2.py writes beside it."""
+    found, path = sha256(text), Path(f"{text}.json")
+    if not path.is_file():
+        return found, None
+    content = read_json(path, f"prepare it again, or remove {path}")
+    if content.get("sha256") != found:
+        raise InputError(f"{text}: not the text that {path} describes", f"prepare it again, or remove {path}")
+    return found, content.get("source")
 
 
 def main() -> int:
@@ -54,14 +66,16 @@ def main() -> int:
     model, tokenizer = load_model(checkpoint.folder, choose_device())
     perplexity = {}
     if args.wikitext2:  # first, for it may be refused
+        text_sha256, source = read_source(args.wikitext2)
         text = read_text(args.wikitext2, TEXT_LIMIT, "prepare it with prepare_wikitext2.py")
-        perplexity[f"wikitext2_ppl_{context}"] = token_perplexity(model, tokenizer, text, context)
+        perplexity[metric_name(text_sha256, context)] = token_perplexity(model, tokenizer, text, context)
     record = evaluate(model, tokenizer, task, rows, args.batch_size)
     record["metrics"] |= perplexity
     inputs = {"model": hashes, "data": sha256(args.data_dir / "validation.jsonl")}
     inputs["train"] = sha256(args.data_dir / "train.jsonl")  # few-shot examples come from it
     if args.wikitext2:
-        inputs["wikitext2"] = sha256(args.wikitext2)
+        inputs["wikitext2"] = text_sha256
+        record["perplexity_source"] = source
     cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
     write_record(args.output, {"run_id": args.run_id, **record, **cost, "inputs": inputs})
     return 0

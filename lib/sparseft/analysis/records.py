@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from sparseft.analysis import recompute
 from sparseft.config import Config
 from sparseft.config import Training as Schedule
 from sparseft.errors import InputError
@@ -32,23 +33,27 @@ from sparseft.files import ADAPTER_FILES, adapter_digest, read_bytes, sha256
 from sparseft.grid import DENSE, MEASURED, NO_FINETUNE, OUT_OF_MEMORY, SKIPPED, Cell, Run, fill, mask_path
 from sparseft.record import again, unaltered
 from sparseft.targets import runs as configured_runs
+from sparseft.tasks.scoring import labels_digest
+from sparseft.tasks.wikitext2 import PREFIXES, TEXT_SHA256, WIKITEXT2
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[int, Field(gt=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0)]
 Loss = Annotated[float, Field(ge=0, lt=1e6)]  # nats
+LogLikelihood = Annotated[float, Field(le=0)]  # nats
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Outcomes = Annotated[list[Fraction], AfterValidator(np.array)]
 Losses = Annotated[list[Loss], AfterValidator(np.array)]
 Numbers = Annotated[list[Number], AfterValidator(np.array)]
 Rows = Annotated[list, AfterValidator(len)]  # how many: a study's log-likelihoods would fill the memory
-PERPLEXITY = "wikitext2_ppl_"  # and its context length: the metrics that are no fractions
+PERPLEXITY = PREFIXES  # and a context length: the metrics that are no fractions
 ROUNDING = 1e-9  # relative; of sums in another order
 # Keys of `training:` that leave every bit of the adapter as it is; the others decide it.
 WITHOUT_EFFECT = {"eval_every", "save_every", "cache_weights", "gradient_checkpointing"}
 DECIDING_KEYS = sorted(Schedule.model_fields.keys() - WITHOUT_EFFECT)
 
 
+_EVIDENCE = ("predictions", "log_likelihoods", "labels", "choice_lengths", "generations")  # rows, dropped once checked
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
 
 
@@ -263,42 +268,49 @@ class Validation(_File):
 
 
 class EvaluationInputs(_Piece):
-    """Hold the sha256 of each file of the evaluated model and of the two sets; worked examples come from `train`."""
+    """Hold the sha256 of each file of the evaluated model, of the two sets, and of the text of a perplexity.
+
+    Worked examples come from `train`."""
 
     model: dict[str, str]
     data: str
     train: str
+    wikitext2: str | None = None
 
 
 class _Scored(_File):
     """A model on the validation set: `metrics` are all that its task has, by name. By example, (examples,): `outcomes`
-    of the headline metric, `losses` of the right answer, nats, and its `answer_tokens`."""
+    of the headline metric, `losses` of the right answer, nats, and its `answer_tokens`.
+
+    The other rows are the evidence: every number is computed again from them. They are dropped once that is done, since
+    those of a whole study would fill the memory; `rows_digest` stays, for `recompute.check_rows`."""
 
     task: str
     metric: str
     value: Fraction
     standard_error: Fraction
     examples: Annotated[int, Field(gt=1, lt=2**63)]
+    chance: Fraction
     eval_loss: Loss
     metrics: dict[str, float | None]
     outcomes: Outcomes
     losses: Losses
     answer_tokens: Numbers
-    predictions: Rows
-    log_likelihoods: Rows | None = None  # of choices; a generated answer has none
+    predictions: list[Count] | list[str]
+    labels: list[Count] | list[str]
+    choice_lengths: list[list[Number]] | None = None  # characters; a generated answer has no choices
+    log_likelihoods: list[list[LogLikelihood]] | None = None
+    ties: Count | None = None
+    generations: list[str] | None = None
+    _rows_digest: str = PrivateAttr("")
     seconds: Positive
     peak_memory_bytes: Number | None = None  # older evaluations did not record it
 
     def contradictions(self) -> Iterator[str]:
-        rows = {
-            "outcomes": self.outcomes.size,
-            "losses": self.losses.size,
-            "answer_tokens": self.answer_tokens.size,
-            "predictions": self.predictions,
-            "log_likelihoods": self.log_likelihoods,
-        }
-        for name, count in rows.items():
-            if count not in (None, self.examples):
+        rows = {name: getattr(self, name) for name in ("outcomes", "losses", "answer_tokens", *_EVIDENCE)}
+        counts = {name: len(values) for name, values in rows.items() if values is not None}
+        for name, count in counts.items():
+            if count != self.examples:
                 yield f"{count} {name} of {self.examples} examples"
         for name, value in self.metrics.items():
             low, high = (1, math.inf) if name.startswith(PERPLEXITY) else (0, 1)
@@ -315,12 +327,26 @@ class _Scored(_File):
         error = math.sqrt(self.value * (1 - self.value) / (self.examples - 1))
         if not math.isclose(self.standard_error, error, rel_tol=1e-6, abs_tol=ROUNDING):
             yield f"standard_error {self.standard_error:g} is not that of the outcomes, {error:g}"
+        if set(counts.values()) == {self.examples}:
+            yield from recompute.contradictions(self)
+
+    @model_validator(mode="after")
+    def _drop_evidence(self) -> Self:
+        """Replace the evidence by its digest; runs after the contradictions were looked for."""
+        self._rows_digest = labels_digest(self.labels, self.choice_lengths)
+        for name in _EVIDENCE:
+            self.__dict__[name] = None  # the model is frozen for everybody else
+        return self
+
+    @property
+    def rows_digest(self) -> str:
+        """The digest of the right answers and choice lengths."""
+        return self._rows_digest
 
 
 class Evaluation(_Scored):
-    """evaluation.json: the merged model."""
+    """evaluation.json: the merged model. Its perplexity is on the text whose sha256 is inputs.wikitext2."""
 
-    chance: Fraction
     train_overlap: Count
     harness: str
     device: str
@@ -332,6 +358,13 @@ class Evaluation(_Scored):
     def settings(self) -> dict[str, object]:
         """Return what decides the result besides the model and the validation set, by name."""
         return {"dtype": self.dtype}
+
+    def contradictions(self) -> Iterator[str]:
+        yield from super().contradictions()
+        text = self.inputs.wikitext2
+        for name in self.metrics:
+            if name.startswith(PERPLEXITY) and (text is None or name.startswith(WIKITEXT2) != (text == TEXT_SHA256)):
+                yield f"metrics.{name} is not named after its text"
 
 
 class BeforeInputs(_Piece):

@@ -5,6 +5,7 @@ shares the prompt, the answer and the fields of its real one and writes its own 
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from sparseft.errors import InputError
@@ -13,7 +14,7 @@ from sparseft.tasks.boolq import BOOLQ
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
 from sparseft.tasks.gsm8k import GSM8K
 from sparseft.tasks.gsm8k_mini import GSM8K_MINI
-from sparseft.tasks.hellaswag import HELLASWAG, clean
+from sparseft.tasks.hellaswag import HELLASWAG
 from sparseft.tasks.hellaswag_mini import HELLASWAG_MINI
 from sparseft.tasks.task import Row, Task
 
@@ -29,11 +30,16 @@ def get_task(name: str) -> Task:
 
 def read_examples(path: Path | str, task: Task) -> list[Row]:
     """The task's rows of a .jsonl file, each checked. Raises InputError with the file, the line and the field."""
-    return read_rows(path, task.name, task.fields)
+    return read_rows(path, task.name, task.fields, task.problem)
 
 
-def read_rows(path: Path | str, name: str, fields: dict[str, type | tuple]) -> list[Row]:
-    """Return the rows of a .jsonl file, called `name` in errors, whose `fields` are there and of the given types."""
+def read_rows(
+    path: Path | str,
+    name: str,
+    fields: dict[str, type | tuple],
+    problem: Callable[[Row], str | None] = lambda row: None,
+) -> list[Row]:
+    """Return the rows of a .jsonl file, called `name` in errors, each checked by `problem_of`."""
     mend = f"each line holds one {name} row as JSON: {', '.join(fields)}"
     if not Path(path).exists():
         raise InputError(f"{path}: no such file", "prepare the data, or correct the path")
@@ -42,30 +48,31 @@ def read_rows(path: Path | str, name: str, fields: dict[str, type | tuple]) -> l
     rows = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            rows.append(_parse(line, fields, f"{path}, line {number}", mend))
+            row = _parse(line, f"{path}, line {number}", mend)
+            if fault := problem_of(row, fields, problem):
+                raise InputError(f"{path}, line {number}: {fault}", mend)
+            rows.append(row)
     if not rows:
         raise InputError(f"{path}: holds no row", mend)
     return rows
 
 
-def _parse(line: str, fields: dict, place: str, mend: str) -> Row:
+def _parse(line: str, place: str, mend: str) -> object:
+    """Return one line's JSON value. Raises InputError with its `place` where it is not JSON, or not text."""
     try:
-        row = json.loads(line)
-        json.dumps(row, ensure_ascii=False).encode()
+        value = json.loads(line)
+        json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise InputError(
             f"{place}: an escape such as \\ud800 is half a character", "write both halves, or none"
         ) from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: not valid JSON ({error})", mend) from None
-    problem = problem_of(row, fields)
-    if problem:
-        raise InputError(f"{place}: {problem}", mend)
-    return row
+    return value
 
 
-def problem_of(row: object, fields: dict) -> str | None:
-    """What is wrong with a row, or None."""
+def problem_of(row: object, fields: dict, problem: Callable[[Row], str | None]) -> str | None:
+    """Return what is wrong with a row, or None: first its fields and their types, then what `problem` finds."""
     if not isinstance(row, dict):
         return "a JSON object is expected"
     for field, kind in fields.items():
@@ -74,17 +81,4 @@ def problem_of(row: object, fields: dict) -> str | None:
         # bool is a subclass of int: true is no label
         if not isinstance(row[field], kind) or (isinstance(row[field], bool) and kind is not bool):
             return f"field {field!r} has the wrong type ({type(row[field]).__name__})"
-    if "endings" in fields:
-        return _problem_of_endings(row)
-    return None
-
-
-def _problem_of_endings(row: Row) -> str | None:
-    endings, label = row["endings"], row["label"]
-    if len(endings) < 2 or not all(isinstance(ending, str) for ending in endings):
-        return "field 'endings' is not a list of two or more strings"
-    if not all(map(clean, endings)):
-        return f"ending {[bool(clean(ending)) for ending in endings].index(False)} is empty, acc_norm divides by its length"
-    if str(label) not in map(str, range(len(endings))):  # the hub writes the label as a string
-        return f"label {label!r} is outside 0 to {len(endings) - 1}"
-    return None
+    return problem(row)

@@ -18,6 +18,11 @@ def label(row: Row) -> int:
     return int(row["answer"])
 
 
+def problem(row: Row) -> str | None:
+    """Return what is wrong with a row, or None."""
+    return next((f"field {field!r} is empty" for field in ("passage", "question") if not row[field].strip()), None)
+
+
 BOOLQ = Task(
     name="boolq",
     fields={"passage": str, "question": str, "answer": bool},
@@ -26,7 +31,7 @@ BOOLQ = Task(
     choices=lambda row: list(CHOICES),
     label=label,
     metric="acc",
-    chance=0.5,
     hub="aps/super_glue/boolq@3de24cf8022e94f4ee4b9d55a6f539891524d646",
     classes=CHOICES,
+    problem=problem,
 )

@@ -29,6 +29,21 @@ def clean(text: str) -> str:
     return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
 
 
+def problem(row: Row) -> str | None:
+    """Return what is wrong with a row, or None."""
+    endings, right = row["endings"], row["label"]
+    if not (row["ctx_a"] + row["ctx_b"]).strip() or not prompt(row).strip():
+        return "fields 'ctx_a' and 'ctx_b' hold no text"
+    if len(endings) < 2 or not all(isinstance(ending, str) for ending in endings):
+        return "field 'endings' is not a list of two or more strings"
+    if not all(map(clean, endings)):
+        return f"ending {[bool(clean(ending)) for ending in endings].index(False)} is empty, acc_norm divides by its length"
+    # The hub writes the label as a string. Compared as text, because int() would also take " 1" and "1_0".
+    if str(right) not in map(str, range(len(endings))):
+        return f"label {right!r} is outside 0 to {len(endings) - 1}"
+    return None
+
+
 HELLASWAG = Task(
     name="hellaswag",
     fields={"activity_label": str, "ctx_a": str, "ctx_b": str, "endings": list, "label": (int, str)},
@@ -37,6 +52,6 @@ HELLASWAG = Task(
     choices=choices,
     label=label,
     metric="acc_norm",
-    chance=0.25,
     hub="Rowan/hellaswag@218ec52e09a7e7462a5400043bb9a69a41d06b76",
+    problem=problem,
 )

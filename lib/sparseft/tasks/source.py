@@ -10,11 +10,10 @@ from pathlib import Path
 
 from sparseft.errors import InputError
 from sparseft.files import sha256
-from sparseft.tasks import problem_of, read_examples, read_rows
+from sparseft.tasks import problem_of, read_examples, read_rows, wikitext2
 from sparseft.tasks.task import Row, Task
 
 SPLITS = ("train", "validation")
-WIKITEXT2 = "Salesforce/wikitext/wikitext-2-raw-v1@b08601e04326c79dfdd32d625aee71d232d685c3"
 
 
 def load_rows(
@@ -59,7 +58,7 @@ def overlap(task: Task, rows: dict[str, list[Row]]) -> int:
 
 
 def load_text(local: Path | None, hub: str | None = None) -> str:
-    """WikiText-2's test split as one text, its rows joined by blank lines, as GPTQ and Wanda read it.
+    """Return the text of a perplexity: its rows joined by blank lines, as GPTQ and Wanda read WikiText-2's test split.
 
     `local`: a .jsonl file of its rows, field `text`, as the raw data set has them: lines and blank ones; else from `hub`,
     at the pinned place there where none is given. Raises InputError where it cannot be had."""
@@ -67,10 +66,21 @@ def load_text(local: Path | None, hub: str | None = None) -> str:
     if local:
         rows = read_rows(local, "document", fields)
     else:
-        hub = hub or WIKITEXT2
-        dataset = hub_dataset(hub, "perplexity", "a .jsonl file of wikitext-2-raw-v1's rows, field text")
-        rows = _checked(dataset, "test", hub, fields)
+        hub = hub or wikitext2.PLACE
+        rows = _checked(_hub_text(hub), "test", hub, fields)
     return "\n\n".join(row["text"] for row in rows)
+
+
+def text_source(local: Path | None, hub: str | None) -> dict:
+    """Return where `load_text` took the text from, with the revision of the hub or the file's sha256."""
+    if local:
+        return {"local": sha256(local)}
+    hub = hub or wikitext2.PLACE
+    return {"hub": hub.partition("@")[0], "revision": loaded_revision(_hub_text(hub))}
+
+
+def _hub_text(hub: str) -> dict:
+    return hub_dataset(hub, "perplexity", "a .jsonl file of wikitext-2-raw-v1's rows, field text")
 
 
 def _hub_rows(task: Task, hub: str) -> dict:
@@ -90,8 +100,8 @@ def _checked(dataset: dict, split: str, hub: str, fields: dict, task: Task | Non
         raise InputError(f"{hub} has no split {split}, only {', '.join(dataset)}", "name another data set")
     rows = [_plain(row, task) if task else row for row in dataset[split]]
     for number, row in enumerate(rows, start=1):
-        if problem := problem_of(row, fields):
-            raise InputError(f"{hub}, split {split}, row {number}: {problem}",
+        if fault := problem_of(row, fields, task.problem if task else lambda row: None):
+            raise InputError(f"{hub}, split {split}, row {number}: {fault}",
                              "name another data set or revision, or give a local copy without the row")  # fmt: skip
     return rows
 

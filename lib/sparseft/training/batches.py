@@ -39,20 +39,39 @@ class Batch:
 
 
 def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Example]:
-    """Tokenise rows; a generated answer ends in the end-of-sequence token.
+    """Return the rows as token ids; a generated answer ends in the end-of-sequence token.
 
-    Raises InputError where rows are longer than `max_length` tokens: nothing is cut in silence."""
-    examples = []
+    Raises InputError where an answer cannot be told from its prompt by tokens, and where rows are longer than
+    `max_length` tokens: nothing is cut in silence."""
+    examples, divisible = [], []
     for row in rows:
-        prompt = task.prompt(row)
-        ids = tokenizer.encode(prompt)
-        start = len(ids)
-        ids += tokenizer.encode(f"{prompt} {task.answer(row)}")[start:]
-        if task.choices is None:
-            ids.append(tokenizer.eos_token_id)
-        examples.append(Example(ids, start))
+        text = task.prompt(row)
+        # lm-eval moves the spaces at a prompt's end to the answer.
+        prompt, whole = tokenizer.encode(text.rstrip()), tokenizer.encode(f"{text} {task.answer(row)}")
+        divisible.append(continues(prompt, whole))
+        end = [tokenizer.eos_token_id] if task.choices is None else []
+        examples.append(Example(whole + end, len(prompt)))
+    refuse_indivisible(task.name, divisible)
     refuse_longer(f"{task.name}: examples", [len(example.ids) for example in examples], max_length)
     return examples
+
+
+def continues(prompt: list[int], whole: list[int]) -> bool:
+    """Return whether `whole`, the ids of prompt and answer, are those of the prompt and then one or more."""
+    return 0 < len(prompt) < len(whole) and whole[: len(prompt)] == prompt
+
+
+def refuse_indivisible(task: str, divisible: list[bool]) -> None:
+    """Raise InputError where rows are not `divisible` into the tokens of the prompt and those of the answer.
+
+    A tokenizer that ends every text with a token of its own would leave only that token to be scored."""
+    if not all(divisible):
+        raise InputError(
+            f"{task}: the tokens of a prompt are not the first of prompt and answer, or the answer has none, in"
+            f" {divisible.count(False)} of {len(divisible)} rows, number {divisible.index(False) + 1} first",
+            "take a tokenizer that appends no token to a text and joins none over the space before the answer"
+            " (post_processor and pre_tokenizer in tokenizer.json)",
+        )
 
 
 def refuse_longer(
