@@ -12,7 +12,13 @@ from test_analyze_results import analyze
 from test_throughput_table import write_cell
 
 DOCS = Path(__file__).parents[2] / "docs/tables.md"
-TYPES = {"text": r".*[^\d.].*", "version": r"\d+\.\d+\.\d+.*", "integer": r"-?\d+", "number": r"-?\d[\d.e+-]*", "true/false": "True|False"}
+TYPES = {
+    "text": r".*[^\d.].*",
+    "version": r"\d+\.\d+\.\d+.*",
+    "integer": r"-?\d+",
+    "number": r"-?\d[\d.e+-]*",
+    "true/false": "True|False",
+}
 RUNS = {
     "m-t-dense-sparsity00-sparse_to_dense-seed0": 0.75,
     "m-t-dense-sparsity00-sparse_to_dense-seed1": 0.75,

@@ -1,5 +1,6 @@
 """The memo names what is wrong, first; a sound study has nothing to name."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from sparseft.analysis.memo import write_memo
 from sparseft.analysis.records import read_runs
 from sparseft.files import adapter_digest, sha256
 from sparseft.record import read_record, write_record
+from sparseft.tasks.scoring import choice_metrics
 
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
 UNTUNED = "m-t-dense-sparsity00-no_finetune-seed0"
@@ -21,29 +23,43 @@ def memo(tmp_path: Path) -> str:
     return (tmp_path / "memo.md").read_text()
 
 
+TRAINED, PRUNED_ONLY = (run_id.replace("-t-", "-hellaswag_mini-") for run_id in (TUNED, UNTUNED))
+
+
 def study_on_disk(write_run, tmp_path: Path) -> Path:
-    """Write a trained and an untrained run with the files of their masks and adapter; return the folder of the runs."""
-    runs = tmp_path / "study/results/runs"
-    adapter = runs / TUNED / "adapter"
+    """Write a trained and an untrained run with their masks, adapter and validation rows; return the folder of the runs."""
+    study = tmp_path / "study"
+    runs = study / "results/runs"
+    adapter = runs / TRAINED / "adapter"
     adapter.mkdir(parents=True)
     (adapter / "adapter_model.safetensors").write_bytes(bytes(1000))
     (adapter / "adapter_config.json").write_text("{}")
-    masks = tmp_path / "study/masks/m"
-    masks.mkdir(parents=True)
-    for run_id, name in ((TUNED, "sparsity50_unstructured"), (UNTUNED, "sparsity00_dense")):
-        mask = masks / f"masks_{name}.pt"
+    rows = study / "data/hellaswag_mini/validation.jsonl"
+    rows.parent.mkdir(parents=True)
+    rows.write_text("".join(json.dumps(row(number)) + "\n" for number in range(200)))
+    (study / "masks/m").mkdir(parents=True)
+    for run_id, name in ((TRAINED, "sparsity50_unstructured"), (PRUNED_ONLY, "sparsity00_dense")):
+        mask = study / f"masks/m/masks_{name}.pt"
         mask.write_bytes(name.encode())
 
-        def name_them(files: dict, mask: str = sha256(mask), trained: bool = run_id == TUNED) -> None:
+        def name_them(files: dict, mask: str = sha256(mask), trained: bool = run_id == TRAINED) -> None:
             for piece in files.keys() - {"evaluation"}:
                 files[piece]["inputs"]["mask"] = mask
+            files["evaluation"]["inputs"]["data"] = sha256(rows)
             if trained:
                 files["train"]["outputs"]["adapter"] = adapter_digest(adapter)
+                files["train"]["inputs"]["validation"] = files["before_merge"]["inputs"]["data"] = sha256(rows)
                 for piece in ("before_merge", "merge"):
                     files[piece]["inputs"]["adapter"] = adapter_digest(adapter)
 
         shutil.copytree(write_run(run_id, 0.5, change=name_them), runs / run_id, dirs_exist_ok=True)
     return runs
+
+
+def row(number: int) -> dict:
+    """Return a row of HellaSwag with the label and the endings' lengths of the fixture's runs."""
+    context = {"activity_label": "Shopping", "ctx_a": f"Anna buys {number}.", "ctx_b": "she", "ctx": ""}
+    return context | {"endings": ["aaaa0", "aaaa1", "aaaa2", "aaaa3"], "label": number % 4}
 
 
 def test_sound_runs_have_six_links_and_no_fault(write_run, tmp_path):
@@ -69,20 +85,38 @@ def test_a_study_whose_results_are_a_link_to_another_disk_is_checked_all_the_sam
 
 @pytest.mark.parametrize(("gone", "words"), [
     ("masks/m/masks_sparsity50_unstructured.pt", "the mask's file is not there, its hash was not compared"),
-    (f"results/runs/{TUNED}/adapter/adapter_config.json", "the adapter's files are not there, their hash was not compared"),
+    (f"results/runs/{TRAINED}/adapter/adapter_config.json", "the adapter's files are not there, their hash was not compared"),
 ])  # fmt: skip
 def test_a_check_that_could_not_be_made_is_said_and_is_no_pass(write_run, tmp_path, gone, words):
     runs = study_on_disk(write_run, tmp_path)
     (tmp_path / "study" / gone).unlink()
     judged = judge_runs(read_runs(runs)[0])
     found = {each.record.run.id: (each.verdict, each.unchecked) for each in judged}
-    assert found[UNTUNED] == ("sound", [])
-    assert found[TUNED] == ("NOT FULLY CHECKED", [words])
+    assert found[PRUNED_ONLY] == ("sound", [])
+    assert found[TRAINED] == ("NOT FULLY CHECKED", [words])
     write_memo(tmp_path / "memo.md", judged, [])
     text = (tmp_path / "memo.md").read_text()
-    assert f"| {TUNED} | NOT FULLY CHECKED |" in text
-    assert f"| {words} | 1 | {TUNED} |" in text
+    assert f"| {TRAINED} | NOT FULLY CHECKED |" in text
+    assert f"| {words} | 1 | {TRAINED} |" in text
     assert "2 runs checked, 0 with a fault, 1 not fully checked" in text
+
+
+def test_right_answers_that_are_not_those_of_the_data_are_a_fault(write_run, tmp_path):
+    runs = study_on_disk(write_run, tmp_path)
+    path = runs / PRUNED_ONLY / "evaluation.json"
+    record = read_record(path)
+    record["labels"] = record["predictions"]  # every answer is right now, and all else is made to fit
+    record["outcomes"] = [1.0] * 200
+    record["metrics"] = choice_metrics(record["labels"], record["log_likelihoods"], record["choice_lengths"], ())
+    record["value"], record["standard_error"] = 1.0, 0.0
+    record["losses"] = [-max(logs) for logs in record["log_likelihoods"]]
+    record["eval_loss"] = sum(record["losses"]) / sum(record["answer_tokens"])
+    write_record(path, record)
+    judged = {each.record.run.id: each.faults for each in judge_runs(read_runs(runs)[0])}
+    assert judged == {
+        PRUNED_ONLY: ["labels or choice_lengths are not those of hellaswag_mini/validation.jsonl"],
+        TRAINED: [],
+    }
 
 
 def test_a_validation_without_its_base_is_no_pass(write_run, tmp_path):

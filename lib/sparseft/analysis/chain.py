@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sparseft.analysis.recompute import NOT_CHECKED
 from sparseft.analysis.records import Record, files_digest
 from sparseft.grid import NO_FINETUNE, Run, fill, mask_path
 
@@ -75,6 +76,8 @@ def unchecked(record: Record) -> list[str]:
         found.append("the mask's file is not there, its hash was not compared")
     if record.run.mode != NO_FINETUNE and "adapter" not in record.on_disk:
         found.append("the adapter's files are not there, their hash was not compared")
+    if record.rows.startswith(NOT_CHECKED):
+        found.append(f"the right answers: {record.rows.removeprefix(NOT_CHECKED)}")
     return found
 
 

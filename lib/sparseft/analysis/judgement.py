@@ -5,6 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from sparseft.analysis.chain import links, strangers, unchecked
+from sparseft.analysis.recompute import NOT_CHECKED
 from sparseft.analysis.records import ROUNDING, Record, Validation
 from sparseft.analysis.settings import by_setting
 from sparseft.grid import Run
@@ -48,8 +49,11 @@ def judge_runs(records: list[Record], outside: dict[Run, str] | None = None) -> 
 
 def faults(record: Record) -> list[str]:
     """Return what is wrong with a run by itself, in words; empty for a sound one."""
-    broken = [link.fault for link in links(record) if link.fault]
-    return _validation_faults(record.validation) + [f"broken chain, {fault}" for fault in broken]
+    found = _validation_faults(record.validation)
+    found += [f"broken chain, {link.fault}" for link in links(record) if link.fault]
+    if record.rows and not record.rows.startswith(NOT_CHECKED):
+        found.append(record.rows)
+    return found
 
 
 def _strangers(records: list[Record]) -> dict[Run, list[str]]:

@@ -17,7 +17,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
@@ -458,7 +458,7 @@ class Record:
     """One run with its sound pieces; `train`, `before` and `merge` are None where there is no sound one.
 
     `on_disk` holds the digests of the mask's and the adapter's files, taken while reading; a file that is not there has
-    none."""
+    none. `rows` says how the right answers of the evaluation compare with the validation rows (recompute.check_rows)."""
 
     run: Run
     validation: Validation
@@ -467,6 +467,7 @@ class Record:
     before: BeforeMerge | None
     merge: Merge | None
     on_disk: dict[str, str]
+    rows: str
 
     @property
     def train_merge_gap(self) -> float | None:
@@ -477,6 +478,15 @@ class Record:
     def train_merge_gap_value(self) -> float | None:
         """The metric after the merge minus before it."""
         return None if self.before is None else self.evaluation.value - self.before.value
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What many runs of a study share: its folder, and what was read of masks and validation rows there."""
+
+    study: Path
+    masks: dict[Path, str] = field(default_factory=dict)
+    rows: dict[Path, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -506,9 +516,8 @@ def read_runs(results_dir: Path, study: Config | None = None) -> tuple[list[Reco
         raise InputError(f"{results_dir}: no such folder", "give the folder that holds the runs, or make them first")
     # A hidden folder is one that is still being written.
     folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
-    digests: dict[Path, str] = {}  # runs share their masks
-    study_folder = _study_folder(results_dir)
-    read = [_read_folder(folder, study_folder, digests) for folder in folders]
+    shared = Shared(_study_folder(results_dir))
+    read = [_read_folder(folder, shared) for folder in folders]
     records = [record for record, _ in read if record]
     gaps = [gap for _, gap in read if gap]
     expected = configured_runs(study) if study else _grid_of([record.run for record in records])
@@ -546,10 +555,10 @@ def files_digest(files: dict[str, str] | None) -> str | None:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def _read_folder(folder: Path, study: Path, digests: dict[Path, str]) -> tuple[Record | None, Gap | None]:
+def _read_folder(folder: Path, shared: Shared) -> tuple[Record | None, Gap | None]:
     """Return the record and the gap of a run folder. Any error in its files is a gap: it never ends the other runs' analysis."""
     try:
-        return _read_run(folder, study, digests)
+        return _read_run(folder, shared)
     except Exception as error:
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         return None, Gap(_in_one_line(folder.name), True, _in_one_line(reason))
@@ -560,7 +569,7 @@ def _in_one_line(text: str) -> str:
     return ascii(text)[1:-1]
 
 
-def _read_run(folder: Path, study: Path, digests: dict[Path, str]) -> tuple[Record | None, Gap | None]:
+def _read_run(folder: Path, shared: Shared) -> tuple[Record | None, Gap | None]:
     try:
         run = Run.parse(folder.name)
     except InputError as error:
@@ -586,7 +595,10 @@ def _read_run(folder: Path, study: Path, digests: dict[Path, str]) -> tuple[Reco
     complete = bool(pieces["validation"] and pieces["evaluation"] and not foreign)
     reasons += foreign
     gap = Gap(run.id, not complete, " | ".join(reasons)) if reasons else None
-    return (Record(run, **pieces, on_disk=_on_disk(folder, study, run, digests)) if complete else None), gap
+    if not complete:
+        return None, gap
+    rows = _check_rows(pieces["evaluation"], shared)
+    return Record(run, **pieces, on_disk=_on_disk(folder, run, shared), rows=rows), gap
 
 
 def _study_folder(results_dir: Path) -> Path:
@@ -594,18 +606,24 @@ def _study_folder(results_dir: Path) -> Path:
     return Path(os.path.abspath(results_dir)).parent.parent
 
 
-def _on_disk(folder: Path, study: Path, run: Run, digests: dict[Path, str]) -> dict[str, str]:
-    """Return the digests of a run's mask and adapter, as far as their files are there. `digests` holds those of known masks."""
-    mask = study / fill(mask_path(run.method), run)
+def _on_disk(folder: Path, run: Run, shared: Shared) -> dict[str, str]:
+    """Return the digests of a run's mask and adapter, as far as their files are there."""
+    mask = shared.study / fill(mask_path(run.method), run)
     adapter = folder / "adapter"
     found = {}
     if mask.is_file():
-        if mask not in digests:
-            digests[mask] = sha256(mask)
-        found["mask"] = digests[mask]
+        if mask not in shared.masks:
+            shared.masks[mask] = sha256(mask)
+        found["mask"] = shared.masks[mask]
     if all((adapter / name).is_file() for name in ADAPTER_FILES):
         found["adapter"] = adapter_digest(adapter)
     return found
+
+
+def _check_rows(evaluation: Evaluation, shared: Shared) -> str:
+    """Return what sets the right answers of an evaluation apart from the rows that it names; "" where nothing does."""
+    digest, data = evaluation.rows_digest, evaluation.inputs.data
+    return recompute.check_rows(digest, data, evaluation.task, shared.study, shared.rows)
 
 
 def _grid_of(runs: list[Run]) -> list[Run]:
