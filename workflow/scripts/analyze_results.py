@@ -11,6 +11,7 @@ baseline_comparison.csv, are removed where this one does not write them.
 
 import argparse
 import gc
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,11 +20,13 @@ from sparseft.analysis.baseline import beside, read_baseline, without_counterpar
 from sparseft.analysis.comparisons import compare, judge
 from sparseft.analysis.leftovers import remove_leftovers
 from sparseft.analysis.records import read_runs
+from sparseft.analysis.reproduce import reproduction
 from sparseft.analysis.tradeoffs import tradeoffs
-from sparseft.config import Analysis, add_flags, parse_section
+from sparseft.config import Analysis, Config, add_flags, parse_section
+from sparseft.configfiles import read_configuration
 from sparseft.errors import InputError, run_script
 from sparseft.files import hold, staged
-from sparseft.grid import TABLES
+from sparseft.grid import CONFIGURATION, TABLES
 
 MAX_PROCESSES = 64
 COMPARED = "baseline_comparison.csv"
@@ -37,8 +40,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--plot", action="store_true", help="draw the figures too, into output_dir/plots")
     parser.add_argument("--processes", type=int, default=2, help="that draw side by side; any number, the same figures")
     parser.add_argument("--baseline", type=Path, help="another project's numbers, a .csv file as config/baseline.csv")
+    parser.add_argument(
+        "--configuration", type=Path, help="the study's configuration; it is copied into the output folder"
+    )
     add_flags(parser, Analysis, Analysis.model_fields)
     return parser.parse_args()
+
+
+def options(args: argparse.Namespace) -> list[str]:
+    """Return the flags that decide what the tables and pages show, as they are printed to be typed again."""
+    flags = ["--tolerance", str(args.tolerance)]
+    if args.plot:
+        flags.append("--plot")
+    if args.baseline:
+        flags += ["--baseline", str(args.baseline)]
+    return flags
 
 
 def main() -> int:
@@ -48,6 +64,8 @@ def main() -> int:
     if not 1 <= args.processes <= MAX_PROCESSES:
         raise InputError(f"--processes {args.processes}: not a number of processes", f"give 1 to {MAX_PROCESSES}")
     baseline = read_baseline(args.baseline) if args.baseline else None
+    study: Config | None = read_configuration([args.configuration]) if args.configuration else None
+    again = reproduction(args.results_dir, options(args), args.configuration, study)
     hold(args.output_dir)
     records, gaps = read_runs(args.results_dir)
     gc.freeze()  # statsmodels collects garbage in every correction: it need not look at a whole study each time
@@ -72,11 +90,16 @@ def main() -> int:
             from sparseft.analysis.plots import write_plots  # seaborn takes a second to import
 
             plots = write_plots(points, best, layers, folder / "plots", args.processes, baseline)
-        study = experiments.Study(cells, points, comparisons, best, tolerance)
-        experiments.write_experiments(folder / "EXPERIMENTS.md", records, study, left_out=left_out, plots=plots)
-        memo.write_memo(folder / "correctness_memo.md", judged, gaps)
-        found = [runs, cells, points, comparisons, best, layers, tables.missing(gaps)]
-        for name, table in zip(TABLES, found, strict=True):
+        found = experiments.Study(cells, points, comparisons, best, tolerance)
+        experiments.write_experiments(
+            folder / "EXPERIMENTS.md", records, found, left_out=left_out, plots=plots, reproduction=again
+        )
+        memo.write_memo(folder / "correctness_memo.md", judged, gaps, again)
+        kept = args.output_dir / CONFIGURATION
+        if args.configuration and args.configuration.resolve() != kept.resolve():
+            shutil.copyfile(args.configuration, folder / CONFIGURATION)
+        every = [runs, cells, points, comparisons, best, layers, tables.missing(gaps)]
+        for name, table in zip(TABLES, every, strict=True):
             tables.write_csv(table, folder / f"{name}.csv")
         figures = {path.name for path in folder.glob("plots/*")}
     remove_leftovers(args.output_dir / "plots", figures)  # of other runs

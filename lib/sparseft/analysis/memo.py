@@ -9,8 +9,9 @@ from pathlib import Path
 from sparseft.analysis.chain import links, short, strangers
 from sparseft.analysis.markdown import markdown_table
 from sparseft.analysis.records import ROUNDING, Gap, Record, Validation
+from sparseft.analysis.reproduce import Reproduction
 from sparseft.files import atomic_file
-from sparseft.grid import MODEL, RUN, Run, fill, mask_path
+from sparseft.grid import Run
 
 _HOW = """## What was checked, and how to repeat it
 
@@ -25,11 +26,16 @@ off the file: the merge's hashes tie it to its inputs. To repeat the check of on
 {command}
 ```
 
-The merged model is temporary unless the configuration says `keep_merged`; this makes it again:
+The merged model is temporary unless the configuration says `keep_merged`. {merge}"""
+_MERGE = """This command makes it again, of the configuration
+`{configuration}` (sha256 {digest}):
 
 ```
-snakemake {folder}/model_dir --notemp --cores all
+{command}
 ```
+"""
+_NO_MERGE = """The analysis was not told of a
+configuration that asks for these runs (`--configuration`), so that this page cannot say which command makes it again.
 """
 
 _CHAIN = """## Chain of hashes
@@ -68,15 +74,22 @@ def judge_runs(records: list[Record]) -> list[tuple[Record, list[str]]]:
     return sorted(judged, key=lambda pair: (pair[0].validation.passed, not pair[1]))
 
 
-def write_memo(path: Path, judged: list[tuple[Record, list[str]]], gaps: list[Gap]) -> None:
-    """Write the memo: totals, failures, gaps, the checks of every run, its chain; `judged` as judge_runs gives it."""
-    worst = judged[0][0].run
+def write_memo(
+    path: Path,
+    judged: list[tuple[Record, list[str]]],
+    gaps: list[Gap],
+    reproduction: Reproduction = Reproduction(),  # noqa: B008  immutable
+) -> None:
+    """Write the memo: totals, failures, gaps, the checks of every run, its chain.
+
+    `judged` is what judge_runs returns; `reproduction` has the commands that repeat the checks."""
+    shown = _shown_run(judged, reproduction)
     sections = [
         "# Correctness memo\n",
         _totals(judged, gaps),
-        _failures(judged),
+        _failures(judged, reproduction),
         _gaps(gaps),
-        _HOW.format(command=repeat_command(worst), folder=fill(RUN, worst)),
+        _HOW.format(command=reproduction.validation(shown), merge=_merge_again(shown, reproduction)),
         "## Every run\n\n" + _checks(judged),
         _CHAIN + _chains(judged),
     ]
@@ -84,11 +97,18 @@ def write_memo(path: Path, judged: list[tuple[Record, list[str]]], gaps: list[Ga
         temporary.write_text("\n".join(section for section in sections if section), encoding="utf-8")
 
 
-def repeat_command(run: Run) -> str:
-    """The command line that validates one run again."""
-    return (
-        f"python workflow/scripts/validate_sparsity.py --checkpoint {fill(RUN, run)}/model_dir"
-        f" --mask_path {fill(mask_path(run.method), run)} --base {fill(MODEL, run)} --output report.json"
+def _shown_run(judged: list[tuple[Record, list[str]]], reproduction: Reproduction) -> Run:
+    """Return the run that the commands show: the first that the configuration asks for, else the first."""
+    runs = [record.run for record, _ in judged]
+    return next((run for run in runs if run.id in reproduction.run_ids), runs[0])
+
+
+def _merge_again(run: Run, reproduction: Reproduction) -> str:
+    """Return how to make the merged model of a run again, or that it is not known how."""
+    if run.id not in reproduction.run_ids:
+        return _NO_MERGE
+    return _MERGE.format(
+        configuration=reproduction.configuration, digest=reproduction.digest, command=reproduction.merge(run)
     )
 
 
@@ -131,14 +151,15 @@ def _totals(judged: list[tuple[Record, list[str]]], gaps: list[Gap]) -> str:
     )
 
 
-def _failures(judged: list[tuple[Record, list[str]]]) -> str:
+def _failures(judged: list[tuple[Record, list[str]]], reproduction: Reproduction) -> str:
+    """Return the section on the runs with a fault, each with the command that validates it again; empty if there is none."""
     failing = [(record.run, found) for record, found in judged if found]
     if not failing:
         return ""
     entries = []
     for run, found in failing:
         reasons = "".join(f"- {reason}\n" for reason in found)
-        entries.append(f"### {run.id}\n\n{reasons}\n```\n{repeat_command(run)}\n```\n")
+        entries.append(f"### {run.id}\n\n{reasons}\n```\n{reproduction.validation(run)}\n```\n")
     return "## Runs that fail\n\n" + "\n".join(entries)
 
 

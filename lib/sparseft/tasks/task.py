@@ -1,7 +1,7 @@
 """A task is data: the fields of a row, its prompt and its answer, and where the rows come from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sparseft.errors import InputError
 
@@ -25,6 +25,8 @@ class Task:
     max_new_tokens: int = 0  # length limit of a generated answer
     few_shot: int = 0  # worked examples before the prompt, from the training rows
     classes: tuple[str, ...] = ()  # the choices where all rows have the same: scored class by class, f1 of the last
+    # Keys of `training` that suit the task; what the user sets goes first.
+    suggested_training: dict[str, int | float] = field(default_factory=dict)
 
     def check(self, rows: dict[str, list[Row]]) -> None:
         """Raises InputError where the rows of the two splits are too few for an evaluation."""
