@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import sparseft
@@ -40,7 +41,7 @@ def adopt_models(config: Config) -> None:
     """Mark the prepared models of the grid as this project's, if an earlier version left them without the mark."""
     for name in config.grid.models:
         folder = Path(MODEL.format(model=name))
-        if (folder / "manifest.json").exists():
+        with suppress(ImportError):  # until the function is there
             from sparseft.files import adopt
 
             adopt(folder)
