@@ -68,8 +68,9 @@ def complete(config: Config, folder: Path) -> Config:
         name: data.model_copy(update={"training": config.training_of(name).model_dump()})
         for name, data in placed.tasks.items()
     }
-    compile_once = config.cerebras.compiles_first if config.cerebras.target == "CSX" else config.cerebras.compile_once
-    cerebras = config.cerebras.model_copy(update={"compile_once": compile_once})
+    cerebras = config.cerebras
+    if config.backend != "torch" and cerebras.target == "CSX":
+        cerebras = cerebras.model_copy(update={"compile_once": cerebras.compiles_first})
     return parse_section(
         Config, placed.model_copy(update={"tasks": tasks, "cerebras": cerebras}).model_dump(), "configuration"
     )
@@ -171,12 +172,20 @@ def _check_nodes(root: yaml.Node | None, place: Path | str) -> None:
         elif isinstance(node, yaml.SequenceNode):
             waiting += node.value
         else:
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            for key, value in node.value:
-                if isinstance(key, yaml.ScalarNode) and keys.count(key.value) > 1:
-                    raise InputError(f"{place}, line {key.start_mark.line + 1}: {key.value} is given twice",
-                                     "keep one of them")  # fmt: skip
-                waiting += [key, value]
+            _check_keys(node, place)
+            waiting += [part for pair in node.value for part in pair]
+
+
+def _check_keys(mapping: yaml.MappingNode, place: Path | str) -> None:
+    """Raises InputError for a key that a mapping has twice."""
+    met = set()
+    for key, _ in mapping.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        if key.value in met:
+            line = key.start_mark.line + 1
+            raise InputError(f"{place}, line {line}: {key.value} is given twice", "keep one of them")
+        met.add(key.value)
 
 
 def _check_number(node: yaml.ScalarNode, place: Path | str) -> None:

@@ -20,20 +20,24 @@ def announce(planned: Iterable[str]) -> None:
 
 
 def made_again(planned: list[Path]) -> str:
-    """Return which of the planned files an earlier version made; empty if their records name none.
+    """Return which of the planned files an earlier version made; empty if no training in the folder is of one.
 
-    A training's record names its version. A study without one is not told apart from a study of this version."""
-    trainings = [path for path in planned if path.name == "train.json"]
-    versions = sorted({_version(path) for path in trainings} - {sparseft.__version__})
+    Only a training's record names its version: it stands for the model and the masks that it was made with."""
+    version_of = {path.parent.name: _version(path) for path in Path(RUNS).glob("*/train.json")}
+    versions = sorted(set(version_of.values()) - {sparseft.__version__})
     if not versions:
         return ""
     models = sorted({str(path.parent) for path in planned if path.match("models/*/manifest.json")})
     masks = sum(path.suffix == ".pt" for path in planned)
-    runs = len({path.relative_to(RUNS).parts[0] for path in planned if path.is_relative_to(RUNS)})
-    parts = [*models, f"{masks} masks" if masks else "", f"{runs} runs in {RUNS}"]
+    run_ids = {path.relative_to(RUNS).parts[0] for path in planned if path.is_relative_to(RUNS)}
+    runs = sum(version_of.get(run_id) != sparseft.__version__ for run_id in run_ids)
+    counts = ((masks, "mask", ""), (runs, "run", f" in {RUNS}"))
+    named = ", ".join(models + [f"{count} {word}{'s' * (count > 1)}{place}" for count, word, place in counts if count])
+    if not named:
+        return ""
     return (
-        f"{', '.join(part for part in parts if part)} were made by an earlier version (sparseft {', '.join(versions)}, now"
-        f" {sparseft.__version__}); they are made again, because the code that makes them has changed"
+        f"{named}: made by an earlier version (sparseft {', '.join(versions)}, now {sparseft.__version__}), and made again,"
+        " because the code that makes them has changed"
     )
 
 
