@@ -1,6 +1,26 @@
+# The complete configuration, which gives the study again; another configuration is analysed anew, and reruns nothing else by it.
+rule write_configuration:
+    output:
+        # Not removed before it is written: it may be the --configfile of this very command, which every job reads.
+        file=update(f"{grid.ANALYSIS}/{grid.CONFIGURATION}"),
+    log:
+        "results/logs/write_configuration.log",
+    localrule: True
+    conda:
+        "../envs/sparseft.yaml"
+    params:
+        code=code("write_configuration.py"),
+        text=complete_text(STUDY, Path.cwd()),
+    message:
+        "write the configuration"
+    shell:
+        'python "$SCRIPTS/write_configuration.py"' " --text {params.text:q}" " --output {output.file:q}" " 2> {log:q}"
+
+
 # All runs of the grid to tables, plots and the two documents.
 rule analyze_results:
     input:
+        configuration=rules.write_configuration.output.file,
         evaluations=targets.run_targets(STUDY, "evaluation.json"),
         validations=targets.run_targets(STUDY, "validation_report.json"),
         merges=targets.run_targets(STUDY, "merge.json"),
@@ -50,6 +70,7 @@ rule analyze_results:
         'python "$SCRIPTS/analyze_results.py"'
         " --results_dir {params.runs:q}"
         " --output_dir {params.folder:q}"
+        " --configuration {input.configuration:q}"
         " {params.settings}"
         " --plot --processes {threads}"
         " > {log:q} 2>&1"

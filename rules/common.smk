@@ -1,29 +1,45 @@
 # The grid, the constraints and the digests that all rules share; whatever computes is in lib/sparseft/.
+import os
 import sys
 from functools import cache
 from pathlib import Path
 from shlex import join, quote
 
-from sparseft import grid, passes, targets
+import sparseft
+
+ROOT = Path(workflow.basedir)
+if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()):
+    # The rules set PYTHONPATH to ROOT/lib: the plan and the jobs would be of two libraries.
+    print(
+        f"error: the plan would use {Path(sparseft.__file__).parent}, and the jobs {ROOT / 'lib/sparseft'};"
+        f" run the snakemake of that project's own environment, or set PYTHONPATH={quote(str(ROOT / 'lib'))}",
+        file=sys.stderr,
+    )
+    sys.exit(2)
+
+from sparseft import earlier, grid, passes, targets
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.checkpoints.sizes import check_sources
 from sparseft.config import Config, parse_section, split_mdl
+from sparseft.configfiles import check_command, complete_text, read_sections, with_normal_places
 from sparseft.devices import slow_bfloat16, visible_gpus
 from sparseft.digests import code_digest
 from sparseft.errors import InputError
 from sparseft.requests import Requests
 
-ROOT = Path(workflow.basedir)
-
 
 def refuse(error):
-    """End with the one line of an InputError, before any job starts."""
+    """Print the one line of an InputError and end Snakemake, before any job starts."""
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 
 
 try:
-    STUDY = parse_section(Config, config, "configuration")
+    if workflow.is_main_process:
+        check_command(sys.argv)
+        for file in workflow.overwrite_configfiles:
+            read_sections(Path(file))
+    STUDY = with_normal_places(parse_section(Config, config, "configuration"), Path.cwd())
     check_sources(STUDY)
     FIRST_PASS, ADDED = ([f"{s:02d}" for s in found] for found in passes.first_and_added(STUDY))
 except (InputError, OSError) as error:
@@ -58,6 +74,8 @@ if workflow.is_main_process:
                     f"note: this CPU multiplies bfloat16 eight times slower than float32; faster: {faster}",
                     file=sys.stderr,
                 )
+    for sentence in STUDY.unused_training():
+        print(f"note: {sentence}", file=sys.stderr)
     for name, there in (("gpu", max(len(visible_gpus()), STUDY.resources.gpus)), ("csx", 1)):
         if not QUEUED and name not in workflow.global_resources:
             workflow.register_resource(name, there)
@@ -74,6 +92,9 @@ ONE_GPU = min(1, STUDY.resources.gpus)  # of a job of one process
 onstart:
     try:
         passes.begin(STUDY)
+        planned = [path for job in workflow.dag.needrun_jobs() for path in job.output if os.path.exists(path)]
+        earlier.announce(planned)
+        earlier.adopt_models(STUDY)
     except InputError as error:
         refuse(error)
     Path(grid.STOP).unlink(missing_ok=True)  # of a full disk on the wafer's machine: it holds for one start

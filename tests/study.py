@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -66,10 +67,14 @@ class Study:
     def snakemake(self, *arguments: str, expect: int = 0) -> str:
         """Run snakemake in the folder; returns what it printed."""
         command = [self.python, "-m", "snakemake", *arguments, "--snakefile", str(self.root / "Snakefile")]
-        done = subprocess.run([*command, "--configfile", "study.yaml"], cwd=self.folder, capture_output=True, text=True,
-                              check=False)  # fmt: skip
+        done = subprocess.run([*command, "--configfile", "study.yaml"], cwd=self.folder, env=self.environment(),
+                              capture_output=True, text=True, check=False)  # fmt: skip
         assert done.returncode == expect, done.stderr[-4000:]
         return done.stdout + done.stderr
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of the project whose Snakefile runs: its own library is found first."""
+        return {**os.environ, "PYTHONPATH": str(self.root / "lib")}
 
     def planned(self, *targets: str) -> dict[str, int]:
         """Rule -> number of jobs that snakemake would run for `targets`."""

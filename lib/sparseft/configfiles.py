@@ -1,26 +1,201 @@
-"""Configuration files as Snakemake reads them."""
+"""Configuration files: read as Snakemake reads them, and written as one complete file that gives the study again."""
 
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import yaml
-from snakemake.utils import update_config
 
-from sparseft.config import Config, parse_section
+import sparseft.tasks  # noqa: F401  Config.training_of reads them, see there
+from sparseft.config import Config, parse_section, split_mdl
 from sparseft.errors import InputError
 from sparseft.files import JSON_LIMIT, read_text
 
 DEFAULT = Path(__file__).parents[2] / "config/config.yaml"
+HEAD = """\
+# The complete configuration of a study, every key with its value: `snakemake --configfile THIS_FILE` makes the study again.
+# Each task has its whole schedule in tasks.NAME.training, so a change of `training` below changes no task.
+"""
+ONE_LIST = ({"--configfile", "--configfiles"}, {"--config", "-C"})  # Snakemake takes the last of each
 
 
 def read_configuration(files: list[Path]) -> Config:
-    """Return the study of the default configuration with `files` laid over it."""
+    """Return the study of the default configuration with `files` laid over it. Raises InputError."""
+    from snakemake.utils import update_config
+
     content: dict = {}
     for file in (DEFAULT, *files):
-        try:
-            section = yaml.safe_load(read_text(file, JSON_LIMIT, "correct the path"))
-        except (yaml.YAMLError, RecursionError) as error:
-            raise InputError(f"{file}: not YAML ({error})", "correct it") from None
-        if not isinstance(section, dict):
-            raise InputError(f"{file}: holds no sections", "write a study as config/config.yaml is written")
-        update_config(content, section)
+        update_config(content, read_sections(file))
     return parse_section(Config, content, "configuration")
+
+
+def read_sections(file: Path) -> dict:
+    """Return the sections of one configuration file.
+
+    Raises InputError for what is no YAML, for a key that is given twice, and for a number that YAML reads as another one."""
+    try:
+        text = read_text(file, JSON_LIMIT, "correct the path")
+        _check_nodes(yaml.compose(text, Loader=yaml.SafeLoader), file)
+        sections = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{file}: not YAML ({error})", "correct it") from None
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file", "correct the path") from None
+    if not isinstance(sections, dict):
+        raise InputError(f"{file}: holds no sections", "write a study as config/config.yaml is written")
+    return sections
+
+
+def check_command(arguments: list[str]) -> None:
+    """Raises InputError for a Snakemake command that drops a part of the configuration it is given."""
+    for names in ONE_LIST:
+        given = [words for name, words in _options(arguments) if name in names]
+        if len(given) > 1:
+            name = max(names, key=len).removesuffix("s")
+            raise InputError(f"{name} is given {len(given)} times, and Snakemake takes the last one only",
+                             f"write all after one: {name} {shlex.join(word for words in given for word in words)}")  # fmt: skip
+    for name, words in _options(arguments):
+        if name in ONE_LIST[1]:
+            _check_settings(words)
+
+
+def complete(config: Config, folder: Path) -> Config:
+    """Return the configuration with all that decides it spelled out: each task's whole schedule, absolute places of what
+    is read from the disk (relative ones begin in `folder`), and what COMPILE_ONCE in the environment says."""
+    placed = _with_places(config, partial(_absolute, folder=folder))
+    tasks = {
+        name: data.model_copy(update={"training": config.training_of(name).model_dump()})
+        for name, data in placed.tasks.items()
+    }
+    cerebras = config.cerebras
+    if config.backend != "torch" and cerebras.target == "CSX":
+        cerebras = cerebras.model_copy(update={"compile_once": cerebras.compiles_first})
+    return parse_section(
+        Config, placed.model_copy(update={"tasks": tasks, "cerebras": cerebras}).model_dump(), "configuration"
+    )
+
+
+def complete_text(config: Config, folder: Path) -> str:
+    """Return the text of configuration.yaml: `complete` as YAML, below two lines that say what it is."""
+    content = complete(config, folder).model_dump(mode="json")
+    return HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def with_normal_places(config: Config, folder: Path) -> Config:
+    """Return the configuration with one spelling of each place on the disk: relative to `folder` if it lies in it, absolute
+    elsewhere. Another spelling of the same place then reruns nothing."""
+    return _with_places(config, partial(_normal, folder=folder))
+
+
+def _with_places(config: Config, spell: Callable[[str], str]) -> Config:
+    """Return the configuration with every place on the disk that an example or a weight is read from spelled by `spell`."""
+    models = {
+        name: model.model_copy(update={"source": _spelled_source(model.source, spell)})
+        for name, model in config.models.items()
+    }
+    tasks = {
+        name: data.model_copy(update={"local": spell(data.local)}) if data.local else data
+        for name, data in config.tasks.items()
+    }
+    perplexity = config.perplexity
+    if perplexity and perplexity.local:
+        perplexity = perplexity.model_copy(update={"local": spell(perplexity.local)})
+    return config.model_copy(update={"models": models, "tasks": tasks, "perplexity": perplexity})
+
+
+def _spelled_source(source: str, spell: Callable[[str], str]) -> str:
+    """Return a model's source with its place on the disk, if it has one, spelled by `spell`."""
+    kind, _, place = source.partition(":")
+    if kind == "path":
+        return f"path:{spell(place)}"
+    if kind != "mdl":
+        return source
+    file, folder = split_mdl(place)
+    own = spell(str(file.parent)) == spell(str(folder))  # left out by `split_mdl`, too
+    return f"mdl:{spell(str(file))}" + ("" if own else f"@{spell(str(folder))}")
+
+
+def _absolute(place: str, folder: Path) -> str:
+    """Return the absolute path of a place. Links in the path to it are followed; its own name stays, even if it is a link."""
+    path = folder / place
+    return str(path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name)
+
+
+def _normal(place: str, folder: Path) -> str:
+    """Return a place relative to `folder` if it lies in it, and absolute elsewhere."""
+    path, folder = Path(_absolute(place, folder)), folder.resolve()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def _options(arguments: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each option of a command with the words after it, up to the next option."""
+    name, words = "", []
+    for argument in arguments:
+        if argument.startswith("-"):
+            yield name, words
+            name, _, value = argument.partition("=")
+            words = [value] if value else []
+            if re.match("-C.", argument):
+                name, words = "-C", [argument[2:]]
+        else:
+            words.append(argument)
+    yield name, words
+
+
+def _check_settings(settings: list[str]) -> None:
+    """Raises InputError where KEY=VALUE settings name a key twice, at the top or inside a value."""
+    pairs = [setting.partition("=")[::2] for setting in settings]
+    names = [name for name, _ in pairs]
+    for name, value in pairs:
+        if names.count(name) > 1:
+            raise InputError(f"--config: {name} is given twice", f"write one {name}={{...}} with all of its keys")
+        try:
+            node = yaml.compose(value, Loader=yaml.BaseLoader)
+        except yaml.YAMLError:
+            continue  # a text, whose section refuses it
+        _check_nodes(node, f"--config {name}")
+
+
+def _check_nodes(root: yaml.Node | None, place: Path | str) -> None:
+    """Raises InputError for a key that a mapping has twice, and for a number that is not read as it is written.
+
+    YAML takes 010 for 8 and 1:30 for 90, and of two equal keys the last."""
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            _check_number(node, place)
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        else:
+            _check_keys(node, place)
+            waiting += [part for pair in node.value for part in pair]
+
+
+def _check_keys(mapping: yaml.MappingNode, place: Path | str) -> None:
+    """Raises InputError for a key that a mapping has twice."""
+    met = set()
+    for key, _ in mapping.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        if key.value in met:
+            line = key.start_mark.line + 1
+            raise InputError(f"{place}, line {line}: {key.value} is given twice", "keep one of them")
+        met.add(key.value)
+
+
+def _check_number(node: yaml.ScalarNode, place: Path | str) -> None:
+    """Raises InputError for 010 and 1:30, which YAML takes for other numbers than a reader does."""
+    if node.tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+        return
+    digits = node.value.replace("_", "")
+    is_octal = re.fullmatch(r"[-+]?0[0-7]+", digits) and int(digits, 10) != int(digits, 8)
+    if is_octal or ":" in digits:
+        read = yaml.safe_load(node.value)
+        raise InputError(f"{place}, line {node.start_mark.line + 1}: YAML reads {node.value} as {read}", f"write {read},"
+                         " or the number without leading zeros and colons")  # fmt: skip

@@ -9,6 +9,7 @@ from itertools import product
 from sparseft.config import Config, Training
 from sparseft.grid import (
     ANALYSIS,
+    CONFIGURATION,
     DENSE,
     NO_FINETUNE,
     RUN,
@@ -134,4 +135,5 @@ def final_targets(config: Config) -> list[str]:
     files = ("merge.json", "validation_report.json", "evaluation.json")
     trained = [path for name in ("train.json", "adapter", "before_merge.json")
                for path in run_targets(config, name, trained_only=True)]  # fmt: skip
-    return [f"{ANALYSIS}/summary.csv", *trained, *(path for name in files for path in run_targets(config, name))]
+    analysis = [f"{ANALYSIS}/summary.csv", f"{ANALYSIS}/{CONFIGURATION}"]
+    return [*analysis, *trained, *(path for name in files for path in run_targets(config, name))]

@@ -1,6 +1,7 @@
 """What runs again, and what does not."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -148,6 +149,7 @@ def edited(study: Study, old: str, new: str) -> dict[str, int]:
 
 
 ANALYSIS = {"analyze_results": 1, "analyze": 1}
+RECONFIGURED = ANALYSIS | {"write_configuration": 1}
 
 
 def test_a_change_of_the_learning_rate_retrains_and_makes_no_mask(copied_study):
@@ -163,12 +165,12 @@ def test_a_change_of_the_plots_draws_them_and_nothing_else(copied_study):
 
 
 def test_a_change_of_what_the_tables_judge_by_makes_them_and_nothing_else(copied_study):
-    assert edited(copied_study, "keep_merged: true", "keep_merged: true\nanalysis: {tolerance: 0.1}") == ANALYSIS
+    assert edited(copied_study, "keep_merged: true", "keep_merged: true\nanalysis: {tolerance: 0.1}") == RECONFIGURED
 
 
 def test_a_seed_that_is_added_makes_its_own_runs(copied_study):
     planned = edited(copied_study, "seeds:\n  - 0", "seeds:\n  - 0\n  - 1")
-    assert planned == ANALYSIS | dict.fromkeys(
+    assert planned == RECONFIGURED | dict.fromkeys(
         ("train_adapter", "evaluate_adapter", "merge_adapter", "validate_sparsity", "evaluate_run"), 3
     )
 
@@ -182,12 +184,12 @@ def of_runs(trained: int, runs: int) -> dict[str, int]:
 
 def test_masks_of_another_scope_retrain_and_merge_again(copied_study):
     planned = edited(copied_study, "keep_merged: true", "keep_merged: true\nmasks: {scope: row}")
-    assert planned == ANALYSIS | {"compute_masks": 1} | of_runs(2, 3)
+    assert planned == RECONFIGURED | {"compute_masks": 1} | of_runs(2, 3)
 
 
 def test_a_sparsity_that_is_added_makes_its_own_runs_and_one_taken_out_makes_none(copied_study):
     planned = edited(copied_study, "  - 50", "  - 50\n  - 80")
-    assert planned == ANALYSIS | {"compute_added_mask": 1} | of_runs(2, 3)
+    assert planned == RECONFIGURED | {"compute_added_mask": 1} | of_runs(2, 3)
     copied_study.snakemake("masks")
     assert "compute_added_mask" not in copied_study.planned()
     masks = copied_study.folder / "masks/llama"
@@ -209,7 +211,7 @@ def test_a_sparsity_that_is_added_makes_its_own_runs_and_one_taken_out_makes_non
     assert run_script("compute_masks.py", *flags, "--output_dir", both).returncode == 0
     assert passed == {path.name: path.read_bytes() for path in both.glob("*.pt")}
     row = edited(copied_study, "keep_merged: true", "keep_merged: true\nmasks: {scope: row}")
-    assert row == ANALYSIS | {"compute_masks": 1, "compute_added_mask": 1} | of_runs(4, 6)
+    assert row == RECONFIGURED | {"compute_masks": 1, "compute_added_mask": 1} | of_runs(4, 6)
     edited(copied_study, "masks: {scope: row}\n", "")
     assert edited(copied_study, "  - 50\n  - 80", "  - 50") == {}
 
@@ -218,3 +220,56 @@ def test_a_damaged_list_of_the_first_pass_is_one_line(copied_study):
     (copied_study.folder / "masks/first_pass.json").write_text('{"sparsities": "all"}\n')
     said = copied_study.snakemake("--dry-run", expect=2)
     assert "error: masks/first_pass.json: a list of sparsities is expected; delete masks/first_pass.json" in said
+
+
+def test_a_schedule_asked_for_on_the_command_line_is_what_runs(tmp_path, tiny_models):
+    study = Study(tmp_path / "study")
+    study.configure({"llama": tiny_models["llama"]}, grid=tiny_grid("llama", "hellaswag_mini", ["random"]))
+    flags = [re.findall(r"--(?:steps|learning_rate) (\S+)", study.snakemake("train", "--dry-run", "--printshellcmds", *more))
+             for more in ([], ["--config", "training={steps: 3}"])]  # fmt: skip
+    trainings = study.planned("train")["train_adapter"]
+    assert flags == [trainings * ["20", "0.002"], trainings * ["3", "0.002"]]
+
+
+def test_a_command_that_snakemake_would_take_a_part_of_is_refused_before_anything_is_planned(tmp_path, tiny_models):
+    study = Study(tmp_path / "study")
+    study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
+    twice = study.snakemake("--dry-run", "--config", "backend=torch", "--config", "keep_merged=True", expect=2)
+    assert "error: --config is given 2 times, and Snakemake takes the last one only; write all after one: " in twice
+    with open(study.folder / "study.yaml", "a") as file:
+        file.write("training: {steps: 3}\n")
+    said = study.snakemake("--dry-run", expect=2)
+    assert f"error: {study.folder}/study.yaml, line " in said
+    assert ": training is given twice; keep one of them" in said
+    assert "Traceback" not in said + twice
+
+
+def test_a_plan_of_one_library_and_jobs_of_another_are_refused(copied_study):
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        copied_study.root / "Snakefile",
+        "--configfile",
+        "study.yaml",
+    ]
+    (copied_study.folder / RUN / "evaluation.json").unlink()
+    done = subprocess.run(command, cwd=copied_study.folder, env={**os.environ, "PYTHONPATH": str(ROOT / "lib")},
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert f"the plan would use {ROOT / 'lib/sparseft'}, and the jobs {copied_study.root / 'lib/sparseft'};" in line
+    assert not (copied_study.folder / RUN / "evaluation.json").exists()
+
+
+def test_a_real_run_says_what_an_earlier_version_made_and_a_dry_run_does_not(copied_study):
+    record = copied_study.folder / RUN / "train.json"
+    record.write_text(re.sub(r'"sparseft": "[^"]*"', '"sparseft": "0.1.0"', record.read_text()))
+    with open(copied_study.root / "lib/sparseft/validation.py", "a") as file:
+        file.write("\n# edited\n")
+    report = f"{RUN}/validation_report.json"
+    assert "note: " not in copied_study.snakemake(report, "--dry-run")
+    said = copied_study.snakemake(report)
+    assert "note: 1 run in results/runs: made by an earlier version (sparseft 0.1.0, now " in said
+    assert "note: " not in copied_study.snakemake(report)

@@ -11,20 +11,23 @@ baseline_comparison.csv, are removed where this one does not write them.
 
 import argparse
 import gc
+import shutil
 import sys
 from pathlib import Path
 
 from sparseft.analysis import experiments, memo, tables
 from sparseft.analysis.baseline import beside, read_baseline, without_counterpart
-from sparseft.analysis.derived import derive
-from sparseft.analysis.judgement import judge_runs
+from sparseft.analysis.derived import Derived, derive
+from sparseft.analysis.judgement import Judged, judge_runs
 from sparseft.analysis.leftovers import remove_leftovers
-from sparseft.analysis.records import read_runs
+from sparseft.analysis.records import Gap, read_runs
+from sparseft.analysis.reproduce import reproduction
 from sparseft.analysis.settings import outside
-from sparseft.config import Analysis, add_flags, parse_section
+from sparseft.config import Analysis, Config, add_flags, parse_section
+from sparseft.configfiles import read_configuration
 from sparseft.errors import InputError, run_script
 from sparseft.files import check_apart, check_ours, hold, staged
-from sparseft.grid import TABLES
+from sparseft.grid import CONFIGURATION, TABLES
 
 MAX_PROCESSES = 64
 COMPARED = "baseline_comparison.csv"
@@ -38,6 +41,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--plot", action="store_true", help="draw the figures too, into output_dir/plots")
     parser.add_argument("--processes", type=int, default=2, help="that draw side by side; any number, the same figures")
     parser.add_argument("--baseline", type=Path, help="another project's numbers, a .csv file as config/baseline.csv")
+    parser.add_argument(
+        "--configuration", type=Path, help="the study's configuration; it is copied into the output folder"
+    )
     add_flags(parser, Analysis, Analysis.model_fields)
     return parser.parse_args()
 
@@ -47,21 +53,23 @@ def check_outputs(args: argparse.Namespace) -> None:
     names = [f"{name}.csv" for name in TABLES] + [COMPARED, "EXPERIMENTS.md", "correctness_memo.md"]
     places = [args.output_dir / name for name in names]
     check_apart([args.output_dir], [args.results_dir])
-    check_apart(places, [args.baseline])
+    check_apart(places, [args.baseline, args.configuration])
     check_ours(args.output_dir, *places)
 
 
-def main() -> int:
-    """Read, compute, write, show."""
-    args = parse_args()
-    tolerance = parse_section(Analysis, {"tolerance": args.tolerance}, "analysis").tolerance
-    if not 1 <= args.processes <= MAX_PROCESSES:
-        raise InputError(f"--processes {args.processes}: not a number of processes", f"give 1 to {MAX_PROCESSES}")
-    check_outputs(args)
-    baseline = read_baseline(args.baseline) if args.baseline else None
-    study = None
-    hold(args.output_dir)
-    records, gaps = read_runs(args.results_dir, study)
+def options(args: argparse.Namespace) -> list[str]:
+    """Return the flags that decide what the tables and pages show, as they are printed to be typed again."""
+    flags = ["--tolerance", str(args.tolerance)]
+    if args.plot:
+        flags.append("--plot")
+    if args.baseline:
+        flags += ["--baseline", str(args.baseline)]
+    return flags
+
+
+def read(results_dir: Path, study: Config | None) -> tuple[list[Judged], list[Gap]]:
+    """Return the runs, judged, and the gaps; say on stderr which runs are in no aggregate, and why."""
+    records, gaps = read_runs(results_dir, study)
     gc.freeze()  # statsmodels collects garbage in every correction: it need not look at a whole study each time
     for gap in gaps:
         print(f"{'left out' if gap.left_out else 'incomplete'}: {gap.run_id}: {gap.reason}", file=sys.stderr)
@@ -69,36 +77,76 @@ def main() -> int:
     for each in judged:
         if each.outside:
             print(f"outside the study: {each.record.run.id}: {each.outside}", file=sys.stderr)
-    derived = derive(judged, tolerance)
-    sound = derived.points[derived.points["n_sound"] == derived.points["n"]]
-    left_out = sum(gap.left_out for gap in gaps)
-    with staged(args.output_dir) as folder:  # tables, pages and figures of one moment, or none
-        if baseline is not None:
-            table = beside(sound, baseline)
-            for line in without_counterpart(table):
-                print(line, file=sys.stderr)
-            tables.write_csv(table, folder / COMPARED)
-        plots = []
-        if args.plot:
-            from sparseft.analysis.plots import write_plots  # seaborn takes a second to import
+    if all(each.outside for each in judged):
+        raise InputError(f"{results_dir}: no run of the configured study", "make them, or leave --configuration out")
+    return judged, gaps
 
-            plots = write_plots(sound, derived.best, derived.layers, folder / "plots", args.processes, baseline)
-        experiments.write_experiments(
-            folder / "EXPERIMENTS.md", judged, derived, tolerance, left_out=left_out, plots=plots
-        )
-        memo.write_memo(folder / "correctness_memo.md", judged, gaps)
-        written = {"summary": tables.summary(judged), "grouped_summary": derived.cells}
-        written |= {"sparsity_vs_performance": derived.points, "comparisons": derived.comparisons}
-        written |= {"best_tradeoffs": derived.best, "layer_sparsity": derived.layers, "missing": tables.missing(gaps)}
-        for name in TABLES:
-            tables.write_csv(written[name], folder / f"{name}.csv")
+
+def write(
+    folder: Path,
+    args: argparse.Namespace,
+    judged: list[Judged],
+    gaps: list[Gap],
+    derived: Derived,
+    study: Config | None,
+) -> None:
+    """Write every table, page and figure into a folder."""
+    again = reproduction(args.results_dir, options(args), args.configuration, study)
+    baseline = read_baseline(args.baseline) if args.baseline else None
+    sound = derived.points[derived.points["n_sound"] == derived.points["n"]]
+    if baseline is not None:
+        table = beside(sound, baseline)
+        for line in without_counterpart(table):
+            print(line, file=sys.stderr)
+        tables.write_csv(table, folder / COMPARED)
+    plots = []
+    if args.plot:
+        from sparseft.analysis.plots import write_plots  # seaborn takes a second to import
+
+        plots = write_plots(sound, derived.best, derived.layers, folder / "plots", args.processes, baseline)
+    left_out = sum(gap.left_out for gap in gaps)
+    experiments.write_experiments(
+        folder / "EXPERIMENTS.md",
+        judged,
+        derived,
+        args.tolerance,
+        left_out=left_out,
+        plots=plots,
+        reproduction=again,
+    )
+    memo.write_memo(folder / "correctness_memo.md", judged, gaps, again)
+    if args.configuration and args.configuration.resolve() != (args.output_dir / CONFIGURATION).resolve():
+        shutil.copyfile(args.configuration, folder / CONFIGURATION)
+    written = {"summary": tables.summary(judged), "grouped_summary": derived.cells}
+    written |= {"sparsity_vs_performance": derived.points, "comparisons": derived.comparisons}
+    written |= {"best_tradeoffs": derived.best, "layer_sparsity": derived.layers, "missing": tables.missing(gaps)}
+    for name in TABLES:
+        tables.write_csv(written[name], folder / f"{name}.csv")
+
+
+def main() -> int:
+    """Read, compute, write, show."""
+    args = parse_args()
+    args.tolerance = parse_section(Analysis, {"tolerance": args.tolerance}, "analysis").tolerance
+    if not 1 <= args.processes <= MAX_PROCESSES:
+        raise InputError(f"--processes {args.processes}: not a number of processes", f"give 1 to {MAX_PROCESSES}")
+    check_outputs(args)
+    if args.baseline:
+        read_baseline(args.baseline)  # refused before anything is computed
+    study = read_configuration([args.configuration]) if args.configuration else None
+    hold(args.output_dir)
+    judged, gaps = read(args.results_dir, study)
+    derived = derive(judged, args.tolerance)
+    with staged(args.output_dir) as folder:  # tables, pages and figures of one moment, or none
+        write(folder, args, judged, gaps, derived, study)
         figures = {path.name for path in folder.glob("plots/*")}
     remove_leftovers(args.output_dir / "plots", figures)  # of other runs
-    if baseline is None:
+    if not args.baseline:
         (args.output_dir / COMPARED).unlink(missing_ok=True)
     print(experiments.results_table(derived.cells).to_string(index=False))
     failed = sum(bool(each.faults) for each in judged)
-    print(f"\n{len(records)} runs, {failed} with a fault, {left_out} left out: {args.output_dir}/")
+    left_out = sum(gap.left_out for gap in gaps)
+    print(f"\n{len(judged)} runs, {failed} with a fault, {left_out} left out: {args.output_dir}/")
     return 0
 
 

@@ -16,6 +16,7 @@ from sparseft.analysis.derived import Derived
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import markdown_table
 from sparseft.analysis.records import Evaluation, Record
+from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.tables import LINE, PLAIN_LORA, asked_and_reached
 from sparseft.files import atomic_file
 from sparseft.grid import MODES, NO_FINETUNE, WAFER
@@ -48,22 +49,45 @@ as good in the other; these are means, and neighbours may differ by chance.
 
 _REPRODUCE = """## How to reproduce
 
+Type each command in the folder in which this page was written, with the project's environment active.
+
+{study}
+This command writes this page, the tables and the plots again, into a new folder, from the runs that are there:
+
 ```
-snakemake results/analysis/summary.csv --cores all
+{analysis}
+```
+"""
+_STUDY = """The file `{configuration}` (sha256 {digest}) has every key of the study's configuration. With it this command makes
+what is missing of the study, and nothing if nothing is:
+
+```
+{study}
 ```
 
-This page, the tables and the plots alone, from the run folders that are there:
+To make the whole study anew, copy that file into a new folder and type there:
 
 ```
-python workflow/scripts/analyze_results.py --results_dir results/runs --output_dir results/analysis --plot
+{new_study}
 ```
+"""
+_NO_STUDY = """The analysis was not told which configuration the runs were made with (`--configuration`), so that this page cannot say
+which command makes them again.
 """
 
 
 def write_experiments(
-    path: Path, judged: list[Judged], derived: Derived, tolerance: float, *, left_out: int, plots: list[str]
+    path: Path,
+    judged: list[Judged],
+    derived: Derived,
+    tolerance: float,
+    *,
+    left_out: int,
+    plots: list[str],
+    reproduction: Reproduction = Reproduction(),  # noqa: B008  immutable
 ) -> None:
-    """Write the page; `plots` are the names of the figures under plots/ that it shows."""
+    """Write the page. `plots` are the names of the figures under plots/ that it shows; `reproduction` has the commands that
+    make its results again."""
     records = [each.record for each in judged if each.outside is None]
     results = [_task_section(task, derived, tolerance) for task in derived.cells["task"].unique()]
     sections = [
@@ -73,7 +97,7 @@ def write_experiments(
         *results,
         "## Figures\n\n" + "\n".join(f"![{Path(name).stem}](plots/{name})\n" for name in plots) if plots else "",
         _limits(records, judged, derived, left_out),
-        _REPRODUCE,
+        _reproduce([each.record for each in judged], reproduction),
     ]
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(section for section in sections if section), encoding="utf-8")
@@ -304,6 +328,30 @@ def _limits(records: list[Record], judged: list[Judged], derived: Derived, left_
     if left_out:
         limits.append(f"{left_out} runs are missing or could not be read and are in no table; missing.csv names them.")
     return "## Limits\n\n" + "".join(f"- {limit}\n" for limit in limits)
+
+
+def _reproduce(records: list[Record], reproduction: Reproduction) -> str:
+    """Return the section with the commands that make the results again."""
+    return _REPRODUCE.format(study=_study_again(records, reproduction), analysis=reproduction.analysis())
+
+
+def _study_again(records: list[Record], reproduction: Reproduction) -> str:
+    """Return how to make the study again, and which runs of the page are not the configuration's."""
+    if not reproduction.configuration:
+        return _NO_STUDY
+    text = _STUDY.format(
+        configuration=reproduction.configuration,
+        digest=reproduction.digest,
+        study=reproduction.study(),
+        new_study=reproduction.new_study(),
+    )
+    others = reproduction.others(record.run.id for record in records)
+    if others:
+        text += (
+            f"\n{len(others)} of the {len(records)} runs on this page are not in the grid of that configuration, and these"
+            f" commands do not make them: {', '.join(others)}.\n"
+        )
+    return text
 
 
 def _each(values: Iterable) -> str:

@@ -9,8 +9,9 @@ from sparseft.analysis.chain import links, short
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import markdown_table
 from sparseft.analysis.records import Gap
+from sparseft.analysis.reproduce import Reproduction
 from sparseft.files import atomic_file
-from sparseft.grid import MODEL, RUN, Run, fill, mask_path
+from sparseft.grid import Run
 
 _HOW = """## What was checked, and how to repeat it
 
@@ -25,11 +26,16 @@ off the file: the merge's hashes tie it to its inputs. To repeat the check of on
 {command}
 ```
 
-The merged model is temporary unless the configuration says `keep_merged`; this makes it again:
+The merged model is temporary unless the configuration says `keep_merged`. {merge}"""
+_MERGE = """This command makes it again, of the configuration
+`{configuration}` (sha256 {digest}):
 
 ```
-snakemake {folder}/model_dir --notemp --cores all
+{command}
 ```
+"""
+_NO_MERGE = """The analysis was not told of a
+configuration that asks for these runs (`--configuration`), so that this page cannot say which command makes it again.
 """
 
 _CHAIN = """## Chain of hashes
@@ -56,18 +62,23 @@ The first twelve digits; summary.csv has them whole. A merged model has the sha2
 """
 
 
-def write_memo(path: Path, judged: list[Judged], gaps: list[Gap]) -> None:
+def write_memo(
+    path: Path,
+    judged: list[Judged],
+    gaps: list[Gap],
+    reproduction: Reproduction = Reproduction(),  # noqa: B008  immutable
+) -> None:
     """Write the memo: totals, failures, runs outside the study, gaps, the checks of every run, its chain.
 
-    `judged` is in the order of judge_runs."""
-    worst = judged[0].record.run
+    `judged` is what judge_runs returns; `reproduction` has the commands that repeat the checks."""
+    shown = _shown_run(judged, reproduction)
     sections = [
         "# Correctness memo\n",
         _totals(judged, gaps),
-        _failures(judged),
+        _failures(judged, reproduction),
         _outside(judged),
         _gaps(gaps),
-        _HOW.format(command=repeat_command(worst), folder=fill(RUN, worst)),
+        _HOW.format(command=reproduction.validation(shown), merge=_merge_again(shown, reproduction)),
         "## Every run\n\n" + _checks(judged),
         _open_checks(judged),
         _CHAIN + _chains(judged),
@@ -76,11 +87,18 @@ def write_memo(path: Path, judged: list[Judged], gaps: list[Gap]) -> None:
         temporary.write_text("\n".join(section for section in sections if section), encoding="utf-8")
 
 
-def repeat_command(run: Run) -> str:
-    """The command line that validates one run again."""
-    return (
-        f"python workflow/scripts/validate_sparsity.py --checkpoint {fill(RUN, run)}/model_dir"
-        f" --mask_path {fill(mask_path(run.method), run)} --base {fill(MODEL, run)} --output report.json"
+def _shown_run(judged: list[Judged], reproduction: Reproduction) -> Run:
+    """Return the run that the commands show: the first that the configuration asks for, else the first."""
+    runs = [each.record.run for each in judged]
+    return next((run for run in runs if run.id in reproduction.run_ids), runs[0])
+
+
+def _merge_again(run: Run, reproduction: Reproduction) -> str:
+    """Return how to make the merged model of a run again, or that it is not known how."""
+    if run.id not in reproduction.run_ids:
+        return _NO_MERGE
+    return _MERGE.format(
+        configuration=reproduction.configuration, digest=reproduction.digest, command=reproduction.merge(run)
     )
 
 
@@ -102,7 +120,8 @@ def _totals(judged: list[Judged], gaps: list[Gap]) -> str:
     )
 
 
-def _failures(judged: list[Judged]) -> str:
+def _failures(judged: list[Judged], reproduction: Reproduction) -> str:
+    """Return the section on the runs with a fault, each with the command that validates it again; empty if there is none."""
     failing = [each for each in judged if each.faults]
     if not failing:
         return ""
@@ -110,7 +129,7 @@ def _failures(judged: list[Judged]) -> str:
     for each in failing:
         reasons = "".join(f"- {reason}\n" for reason in each.faults)
         run = each.record.run
-        entries.append(f"### {run.id}\n\n{reasons}\n```\n{repeat_command(run)}\n```\n")
+        entries.append(f"### {run.id}\n\n{reasons}\n```\n{reproduction.validation(run)}\n```\n")
     return "## Runs that fail\n\n" + "\n".join(entries)
 
 

@@ -37,4 +37,5 @@ def generate(split: str, number: int, seed: int) -> list[Row]:
     return rows
 
 
-BOOLQ_MINI = replace(BOOLQ, name=NAME, hub=None, generate=generate)
+SCHEDULE = {"steps": 24, "learning_rate": 0.001}
+BOOLQ_MINI = replace(BOOLQ, name=NAME, hub=None, generate=generate, suggested_training=SCHEDULE)

@@ -35,4 +35,7 @@ def _row(name: str, thing: str, pair: tuple[int, int], adds: bool) -> Row:
     return {"question": question, "answer": f"{a} {sign} {b} = {result}\n#### {result}"}
 
 
-GSM8K_MINI = replace(GSM8K, name=NAME, hub=None, generate=generate, max_new_tokens=24, few_shot=0)
+SCHEDULE = {"steps": 40, "learning_rate": 0.001}
+GSM8K_MINI = replace(
+    GSM8K, name=NAME, hub=None, generate=generate, max_new_tokens=24, few_shot=0, suggested_training=SCHEDULE
+)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sparseft.errors import InputError
 
@@ -28,6 +28,8 @@ class Task:
     )
     classes: tuple[str, ...] = ()  # the choices where all rows have the same: scored class by class, f1 of the last
     problem: Callable[[Row], str | None] = lambda row: None  # what is wrong with a row whose fields have their types
+    # Keys of `training` that suit the task; what the user sets goes first.
+    suggested_training: dict[str, int | float] = field(default_factory=dict)
 
     def check(self, rows: dict[str, list[Row]]) -> None:
         """Check the rows of both splits together, before anything is trained or evaluated.

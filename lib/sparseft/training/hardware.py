@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+import sparseft
 from sparseft.errors import InputError
 
 
@@ -83,10 +84,10 @@ def peak_memory(device: torch.device) -> int:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide numbers."""
-    return {"python": platform.python_version()} | {
-        name: version(name) for name in ("torch", "transformers", "sparseft")
-    }
+    """Return the versions of Python and of the packages that decide numbers, by name."""
+    packages = {name: version(name) for name in ("torch", "transformers")}
+    # From the library that runs: an installed package's version may be that of another checkout.
+    return {"python": platform.python_version(), **packages, "sparseft": sparseft.__version__}
 
 
 def _processor() -> str:

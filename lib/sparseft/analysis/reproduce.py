@@ -1,0 +1,97 @@
+"""The commands that EXPERIMENTS.md and correctness_memo.md print, each to be typed as it stands."""
+
+import os
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparseft import grid
+from sparseft.config import Config
+from sparseft.files import sha256
+from sparseft.targets import runs
+
+ROOT = Path(__file__).parents[3]  # the project's folder
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """How the results of one analysis are made again, by commands for the folder that the analysis ran in."""
+
+    results_dir: Path = Path(grid.RUNS)
+    options: tuple[str, ...] = ()  # of analyze_results.py, which decide what the pages and tables show
+    configuration: Path | None = None  # None: the analysis was not told of one
+    digest: str = ""  # sha256 of the configuration
+    run_ids: frozenset[str] = frozenset()  # the runs of its grid
+
+    def study(self) -> str:
+        """Return the command that makes what is missing of the study."""
+        return _command("snakemake", "--cores", "all", "--configfile", self.configuration, *self._place())
+
+    def new_study(self) -> str:
+        """Return the command that makes the study in a new folder, which holds a copy of the configuration."""
+        snakefile = ROOT / "Snakefile"
+        return _command("snakemake", "--cores", "all", "--configfile", grid.CONFIGURATION, "--snakefile", snakefile)
+
+    def analysis(self) -> str:
+        """Return the command that writes the same tables and pages into a new folder."""
+        configuration = ("--configuration", self.configuration) if self.configuration else ()
+        folders = ("--results_dir", self.results_dir, "--output_dir", "analysis_again")
+        return _command("python", _script("analyze_results.py"), *folders, *self.options, *configuration)
+
+    def validation(self, run: grid.Run) -> str:
+        """Return the command that validates one run again."""
+        files = {
+            "checkpoint": self.results_dir / run.id / "model_dir",
+            "mask_path": self._study_folder() / grid.fill(grid.mask_path(run.method), run),
+            "base": self._study_folder() / grid.fill(grid.MODEL, run),
+            "output": "report.json",
+        }
+        flags = [word for name, value in files.items() for word in (f"--{name}", value)]
+        return _command("python", _script("validate_sparsity.py"), *flags)
+
+    def merge(self, run: grid.Run) -> str:
+        """Return the command that makes the merged model of one run again."""
+        target = f"{grid.fill(grid.RUN, run)}/model_dir"
+        words = ("--notemp", "--cores", "all", "--configfile", self.configuration)
+        return _command("snakemake", target, *words, *self._place())
+
+    def others(self, run_ids: Iterable[str]) -> list[str]:
+        """Return those of the runs that the configuration does not ask for."""
+        return sorted(set(run_ids) - self.run_ids)
+
+    def _study_folder(self) -> Path:
+        """Return the folder that holds masks/ and models/: two above the run folders."""
+        return Path(os.path.normpath(self.results_dir / "../.."))
+
+    def _place(self) -> list[object]:
+        """Return the flags that Snakemake needs where the working directory is not the project's, or not the study's."""
+        snakefile = [] if _in_project() else ["--snakefile", ROOT / "Snakefile"]
+        folder = self._study_folder()
+        return snakefile + ([] if folder == Path() else ["--directory", folder])
+
+
+def reproduction(
+    results_dir: Path, options: Iterable[str], configuration: Path | None, study: Config | None
+) -> Reproduction:
+    """Return how an analysis of `results_dir` is repeated; `study` is what its file `configuration` says."""
+    if not configuration or not study:
+        return Reproduction(results_dir, tuple(options))
+    run_ids = frozenset(run.id for run in runs(study))
+    return Reproduction(results_dir, tuple(options), configuration, sha256(configuration), run_ids)
+
+
+def _script(name: str) -> Path:
+    """Return the path of a script, as short as it can be from the working directory."""
+    script = Path("workflow/scripts") / name
+    return script if _in_project() else ROOT / script
+
+
+def _in_project() -> bool:
+    """Return whether the working directory is the project's folder."""
+    return Path.cwd().resolve() == ROOT.resolve()
+
+
+def _command(*words: object) -> str:
+    """Return a command line for a shell."""
+    return shlex.join(map(str, words))

@@ -1,0 +1,119 @@
+"""The commands that the pages print, typed as they stand, give the study again."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from chaos import MEASURED
+from sparseft.files import sha256
+from study import Study
+
+GRID = {"models": ["llama"], "tasks": ["boolq_mini"], "methods": ["unstructured"], "sparsities": [50]}
+RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50"
+CONFIGURATION = "results/analysis/configuration.yaml"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, tiny_models) -> Study:
+    """A finished study of two runs whose configuration is not the default one; its model lies in its own folder."""
+    study = Study(tmp_path_factory.mktemp("reproduce") / "a folder with spaces")
+    shutil.copytree(tiny_models["llama"], study.folder / "source")
+    study.configure(
+        {"llama": Path("source")},
+        grid=GRID | {"modes": ["sparse_to_sparse"]},
+        tasks={"boolq_mini": {"train_examples": 24, "validation_examples": 12}},
+        training={"steps": 3, "learning_rate": 0.02, "batch_size": 4, "micro_batch_size": 2, "lora_r": 4},
+    )
+    study.snakemake()
+    return study
+
+
+def commands(study: Study, page: str) -> list[str]:
+    """Return the commands that a page prints."""
+    return re.findall(r"```\n(.*)\n```", (study.folder / "results/analysis" / page).read_text())
+
+
+def type_in(study: Study, command: str, folder: Path) -> str:
+    """Type a command in a folder, the project's environment being active; returns what it printed."""
+    environment = study.environment() | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+def summary(folder: Path) -> list[dict]:
+    """Return the rows of a study's summary without its times."""
+    with open(folder / "results/analysis/summary.csv") as file:
+        return [{name: value for name, value in row.items() if name not in MEASURED} for row in csv.DictReader(file)]
+
+
+def test_what_was_asked_for_is_what_ran(study):
+    assert study.json(f"{RUN}-sparse_to_sparse-seed0/train.json")["steps"] == 3
+    kept = yaml.safe_load((study.folder / CONFIGURATION).read_text())
+    assert kept["tasks"]["boolq_mini"]["training"]["steps"] == 3
+    assert kept["models"]["llama"]["source"] == f"path:{study.folder.resolve()}/source"
+
+
+def test_both_pages_name_the_configuration_by_its_digest(study):
+    for page in ("EXPERIMENTS.md", "correctness_memo.md"):
+        assert (
+            f"(sha256 {sha256(study.folder / CONFIGURATION)})" in (study.folder / "results/analysis" / page).read_text()
+        )
+
+
+def test_the_printed_command_plans_nothing_in_the_same_folder(study):
+    again, _, _ = commands(study, "EXPERIMENTS.md")
+    assert "Nothing to be done" in type_in(study, again, study.folder)
+
+
+def test_another_spelling_of_a_place_plans_nothing(study):
+    text = (study.folder / "study.yaml").read_text()
+    assert "source: path:source" in text
+    (study.folder / "study.yaml").write_text(text.replace("path:source", f"path:{study.folder}/./source/"))
+    try:
+        assert study.planned() == {}
+    finally:
+        (study.folder / "study.yaml").write_text(text)
+
+
+def test_a_change_that_no_number_depends_on_is_analysed_and_trains_nothing(study):
+    text = (study.folder / "study.yaml").read_text()
+    (study.folder / "study.yaml").write_text(text + "resources: {memory_mb: 4000}\n")
+    try:
+        assert study.planned() == {"write_configuration": 1, "analyze_results": 1, "analyze": 1}
+    finally:
+        (study.folder / "study.yaml").write_text(text)
+
+
+def test_the_configuration_alone_gives_the_same_study_in_a_new_folder(study, tmp_path):
+    shutil.copy(study.folder / CONFIGURATION, tmp_path)
+    _, anew, _ = commands(study, "EXPERIMENTS.md")
+    type_in(study, anew, tmp_path)
+    assert summary(tmp_path) == summary(study.folder)
+    assert (tmp_path / CONFIGURATION).read_bytes() == (study.folder / CONFIGURATION).read_bytes()
+
+
+def test_the_printed_analysis_writes_the_same_tables_and_pages(study):
+    _, _, analysis = commands(study, "EXPERIMENTS.md")
+    type_in(study, analysis, study.folder)
+    first = study.folder / "results/analysis"
+    names = [path.name for path in first.iterdir() if path.is_file()]
+    assert {"summary.csv", "EXPERIMENTS.md", "correctness_memo.md", "configuration.yaml"} <= set(names)
+    for name in names:
+        assert (study.folder / "analysis_again" / name).read_bytes() == (first / name).read_bytes(), name
+
+
+def test_the_memo_s_commands_merge_and_validate_one_run_again(study):
+    validation, merge = commands(study, "correctness_memo.md")
+    said = type_in(study, merge, study.folder)
+    assert "Job stats:" in said
+    assert "train_adapter" not in said
+    type_in(study, validation, study.folder)
+    assert json.loads((study.folder / "report.json").read_text())["passed"] is True
