@@ -45,6 +45,7 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
         "validation_report": {**validation_report(run, layers), "inputs": report_inputs},
         "evaluation": {**scored, **result(run, value, loss, examples, changes)}
         | {"train_overlap": changes.get("train_overlap", 0)}
+        | {"few_shot": changes.get("few_shot", 0), "loss_few_shot": 0}
         | {"harness": "lm-eval 0.4.13", "device": device, "prompt_sha256": digest(run.task, "prompts")}
         | {"inputs": {"model": dict(merged), "data": data, "train": digest(run.task, "train")}},
     }

@@ -15,7 +15,7 @@ from sparseft.analysis.comparisons import LOSS, TOLD
 from sparseft.analysis.derived import Derived
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import markdown_table
-from sparseft.analysis.records import Evaluation, Record
+from sparseft.analysis.records import Evaluation, Record, Training
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.tables import LINE, PLAIN_LORA, asked_and_reached
 from sparseft.files import atomic_file
@@ -145,7 +145,7 @@ def _setting(records: list[Record], cells: pd.DataFrame) -> str:
         "runs": len(records),
         "training": _each(f"{train.backend} in {train.dtype} on {train.device}" for train in trained),
         "training examples": _each(train.train_examples for train in trained),
-        "steps x batch size": _each(f"{train.steps} x {train.batch_size}" for train in trained),
+        "steps x batch size": _each(_steps(train) for train in trained),
         "learning rate": _each(train.learning_rate for train in trained),
         "warm-up, share of the steps": _each(train.warmup_fraction for train in trained),
         "weight decay": _each(train.weight_decay for train in trained),
@@ -164,6 +164,13 @@ def _setting(records: list[Record], cells: pd.DataFrame) -> str:
     )
     header = ["task", "metric", "chance", "one answer to all", "validation examples"]
     return f"## Setting\n\n{text}\n" + markdown_table(header, tasks)
+
+
+def _steps(train: Training) -> str:
+    """Return steps x batch size, and how many of the steps changed anything: the first of a warm-up has learning rate 0."""
+    return f"{train.steps} x {train.batch_size}" + (
+        "" if train.updates == train.steps else f" ({train.updates} with a learning rate above 0)"
+    )
 
 
 def _mask_settings(record: Record) -> str:
@@ -264,6 +271,8 @@ def _compared(comparisons: pd.DataFrame) -> Iterable[str]:
 def _fronts(best: pd.DataFrame) -> Iterable[str]:
     for name in ("best_for_sparsity", "best_for_speed"):
         rows = best[best[name]]
+        if rows.empty:
+            continue
         for device in rows["device"].unique() if name == "best_for_speed" else [None]:  # speeds of one device
             alike = rows if device is None else rows[rows["device"] == device]
             points = [
@@ -323,6 +332,15 @@ def _limits(records: list[Record], judged: list[Judged], derived: Derived, left_
         limits.append(f"{in_part} of {len(judged)} runs were not fully checked; correctness_memo.md says what is open.")
     if outside := sum(each.outside is not None for each in judged):
         limits.append(f"{outside} runs are outside the configured study: in summary.csv only, in_study False.")
+    unlike = {
+        f"{each.task} is answered after {each.few_shot} worked examples, and its losses are taken after {each.loss_few_shot}"
+        for each in (record.evaluation for record in records)
+        if each.few_shot != each.loss_few_shot
+    }
+    limits += [f"{words}: the two do not describe the same prompt." for words in sorted(unlike)]
+    tied = {f"{each.evaluation.task} {each.evaluation.ties}" for each in records if each.evaluation.ties}
+    if tied:
+        limits.append(f"Validation examples with several likeliest choices, of which the first counts: {_each(tied)}.")
     if derived.cells["setting"].any():
         limits.append("The runs have several settings. Each setting is a group of its own in every table.")
     if left_out:

@@ -161,7 +161,7 @@ def _gaps(gaps: list[Gap]) -> str:
 
 
 def _checks(judged: list[Judged]) -> str:
-    header = """run|verdict|layers checked / expected|weights compared|violations|largest violation (tolerance)
+    header = """run|verdict|layers checked / expected|weights compared|violations|largest pruned weight (tolerance)
         |sparsity expected / found|outside tensors changed / checked|train-merge gap, loss / metric|chain"""
     rows = []
     for each in judged:
@@ -176,7 +176,7 @@ def _checks(judged: list[Judged]) -> str:
                 f"{report.layers_checked} / {report.layers_expected}",
                 f"{report.weights:,}",
                 report.violations,
-                f"{report.max_abs_violation:.3g} ({report.tolerance:.3g})",
+                f"{report.max_abs_pruned:.3g} ({report.tolerance:.3g})",
                 f"{_number(report.expected_sparsity, '.6f')} / {_number(report.actual_sparsity, '.6f')}",
                 outside if report.inputs.base else "not checked",
                 f"{_number(record.train_merge_gap, '+.2g')} / {_number(record.train_merge_gap_value, '+.3f')}",

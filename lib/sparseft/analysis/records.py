@@ -345,19 +345,23 @@ class _Scored(_File):
 
 
 class Evaluation(_Scored):
-    """evaluation.json: the merged model. Its perplexity is on the text whose sha256 is inputs.wikitext2."""
+    """Read evaluation.json: the merged model. Its perplexity is on the text whose sha256 is inputs.wikitext2.
+
+    `few_shot` worked examples stand before a question that is answered, `loss_few_shot` before one whose loss is taken."""
 
     train_overlap: Count
     harness: str
     device: str
     dtype: str
     prompt_sha256: str
+    few_shot: Count
+    loss_few_shot: Count
     inputs: EvaluationInputs
 
     @property
     def settings(self) -> dict[str, object]:
         """Return what decides the result besides the model and the validation set, by name."""
-        return {"dtype": self.dtype}
+        return {"dtype": self.dtype, "few_shot": self.few_shot, "loss_few_shot": self.loss_few_shot}
 
     def contradictions(self) -> Iterator[str]:
         yield from super().contradictions()

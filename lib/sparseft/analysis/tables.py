@@ -47,6 +47,7 @@ INTEGERS = [
     "layers_expected", "runs", "n", "n_sound", "processes", "threads", "memory_limit_bytes", "warmup_steps",
     "sequence_length", "evaluation_peak_memory_bytes", "faults", "unchecked", "family_size", "weights", "mask_seed",
     "nm_group", "calibration_examples", "train_examples", "updates", "lora_r", "length_buckets", "micro_batch_size",
+    "few_shot", "loss_few_shot",
 ]  # fmt: skip
 TRAINED = [
     "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes", "batch_size",
@@ -187,6 +188,8 @@ def _row(judged: Judged) -> dict:
         **{name: getattr(evaluation, name) for name in ("metric", "value", "standard_error", "examples", "chance")},
         **{name: evaluation.metrics.get(name) for name in METRICS},
         **perplexities,
+        "few_shot": evaluation.few_shot,
+        "loss_few_shot": evaluation.loss_few_shot,
         "eval_loss": evaluation.eval_loss,
         "eval_loss_standard_error": ratio_error(evaluation.losses, evaluation.answer_tokens),
         "eval_loss_before_merge": record.before.eval_loss if record.before else None,
