@@ -54,7 +54,7 @@ def report(config: Config) -> str:
 
 
 def jobs(config: Config) -> dict[str, int]:
-    """Rule -> jobs of the whole study in a folder where nothing is made yet."""
+    """Return the number of jobs by rule, for the whole study in a folder where nothing is made yet."""
     found = targets.runs(config)
     trained = sum(run.mode != NO_FINETUNE for run in found)
     masks = {(grid.fill(grid.mask_folder(run.method), run), run.method) for run in found}
@@ -67,7 +67,7 @@ def jobs(config: Config) -> dict[str, int]:
         **({"compile_program": len(programs)} if (programs := targets.programs(config)) else {}),
         **dict.fromkeys(("train_adapter", "evaluate_adapter"), trained),
         **dict.fromkeys(("merge_adapter", "validate_sparsity", "evaluate_run"), len(found)),
-        **dict.fromkeys(("analyze_results", "analyze"), 1),
+        **dict.fromkeys(("write_configuration", "analyze_results", "analyze"), 1),
     }
 
 
