@@ -2,13 +2,12 @@
 
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 import sparseft
 from sparseft.config import Config
 from sparseft.errors import InputError
-from sparseft.files import read_json
+from sparseft.files import adopt, read_json
 from sparseft.grid import MODEL, RUNS
 
 
@@ -44,11 +43,7 @@ def made_again(planned: list[Path]) -> str:
 def adopt_models(config: Config) -> None:
     """Mark the prepared models of the grid as this project's, if an earlier version left them without the mark."""
     for name in config.grid.models:
-        folder = Path(MODEL.format(model=name))
-        with suppress(ImportError):  # until the function is there
-            from sparseft.files import adopt
-
-            adopt(folder)
+        adopt(Path(MODEL.format(model=name)))
 
 
 def _version(train_json: Path) -> str:

@@ -3,8 +3,8 @@
 import shlex
 from pathlib import Path
 
-from sparseft.analysis.reproduce import ROOT, Reproduction, reproduction
-from sparseft.configfiles import read_configuration
+import pandas as pd
+from sparseft.analysis.reproduce import ROOT, Reproduction
 from sparseft.grid import Run
 from test_analyze_results import analyze
 
@@ -35,26 +35,37 @@ def test_elsewhere_the_project_and_the_study_are_named(tmp_path, monkeypatch):
     assert "--base 'my study/models/m'" in again.validation(RUN)
 
 
-def test_runs_that_the_configuration_does_not_ask_for_are_told_apart(tmp_path):
-    (tmp_path / "c.yaml").write_text("grid: {sparsities: [50], methods: [random], modes: [sparse_to_dense]}")
-    study = read_configuration([tmp_path / "c.yaml"])
-    again = reproduction(Path("results/runs"), [], tmp_path / "c.yaml", study)
-    ours = "smollm2-hellaswag_mini-random-sparsity50-sparse_to_dense-seed0"
-    assert again.others([ours, RUN.id]) == [RUN.id]
+STUDY = """
+models: {m: {source: "path:m"}}
+tasks: {boolq: {local: data}}
+grid: {models: [m], tasks: [boolq], methods: [unstructured], sparsities: [0, 50], modes: [sparse_to_dense]}
+training: {steps: 60, learning_rate: 0.001}
+"""
 
 
-def test_the_page_names_the_runs_that_its_configuration_does_not_give(write_run, tmp_path):
+def test_the_configuration_is_kept_with_the_results_and_other_runs_are_named_in_the_memo(write_run, tmp_path):
+    other = RUN.id.replace("seed0", "seed1")
+    for run_id in (RUN.id, other):
+        write_run(run_id, 0.5)
+    (tmp_path / "study.yaml").write_text(STUDY)
+    done = analyze(tmp_path / "runs", tmp_path / "out", "--configuration", str(tmp_path / "study.yaml"))
+    assert done.returncode == 0, done.stderr
+    assert f"outside the study: {other}: not in the configured grid" in done.stderr
+    assert f"| {other} | not in the configured grid |" in (tmp_path / "out/correctness_memo.md").read_text()
+    assert "1 runs are outside the configured study" in (tmp_path / "out/EXPERIMENTS.md").read_text()
+    summary = pd.read_csv(tmp_path / "out/summary.csv").set_index("run_id")
+    assert summary["in_study"].to_dict() == {RUN.id: True, other: False}
+    assert pd.read_csv(tmp_path / "out/grouped_summary.csv")["runs"].tolist() == [1]
+    assert (tmp_path / "out/configuration.yaml").read_bytes() == (tmp_path / "study.yaml").read_bytes()
+
+
+def test_a_configuration_that_gives_none_of_the_runs_is_refused(write_run, tmp_path):
     write_run(RUN.id, 0.5)
     (tmp_path / "study.yaml").write_text("keep_merged: true\n")
     done = analyze(tmp_path / "runs", tmp_path / "out", "--configuration", str(tmp_path / "study.yaml"))
-    assert done.returncode == 0, done.stderr
-    page = (tmp_path / "out/EXPERIMENTS.md").read_text()
-    assert (
-        f"1 of the 1 runs on this page are not in the grid of that configuration, and these commands do not make them: {RUN.id}."
-        in page
-    )
-    assert "--notemp" not in (tmp_path / "out/correctness_memo.md").read_text()
-    assert (tmp_path / "out/configuration.yaml").read_bytes() == (tmp_path / "study.yaml").read_bytes()
+    assert done.returncode == 2
+    assert "no run of the configured study; " in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_analysis_without_a_configuration_prints_no_command_that_would_make_another_study(write_run, tmp_path):

@@ -97,7 +97,7 @@ def write_experiments(
         *results,
         "## Figures\n\n" + "\n".join(f"![{Path(name).stem}](plots/{name})\n" for name in plots) if plots else "",
         _limits(records, judged, derived, left_out),
-        _reproduce([each.record for each in judged], reproduction),
+        _reproduce(reproduction),
     ]
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(section for section in sections if section), encoding="utf-8")
@@ -348,28 +348,17 @@ def _limits(records: list[Record], judged: list[Judged], derived: Derived, left_
     return "## Limits\n\n" + "".join(f"- {limit}\n" for limit in limits)
 
 
-def _reproduce(records: list[Record], reproduction: Reproduction) -> str:
+def _reproduce(reproduction: Reproduction) -> str:
     """Return the section with the commands that make the results again."""
-    return _REPRODUCE.format(study=_study_again(records, reproduction), analysis=reproduction.analysis())
-
-
-def _study_again(records: list[Record], reproduction: Reproduction) -> str:
-    """Return how to make the study again, and which runs of the page are not the configuration's."""
-    if not reproduction.configuration:
-        return _NO_STUDY
-    text = _STUDY.format(
-        configuration=reproduction.configuration,
-        digest=reproduction.digest,
-        study=reproduction.study(),
-        new_study=reproduction.new_study(),
-    )
-    others = reproduction.others(record.run.id for record in records)
-    if others:
-        text += (
-            f"\n{len(others)} of the {len(records)} runs on this page are not in the grid of that configuration, and these"
-            f" commands do not make them: {', '.join(others)}.\n"
+    study = _NO_STUDY
+    if reproduction.configuration:
+        study = _STUDY.format(
+            configuration=reproduction.configuration,
+            digest=reproduction.digest,
+            study=reproduction.study(),
+            new_study=reproduction.new_study(),
         )
-    return text
+    return _REPRODUCE.format(study=study, analysis=reproduction.analysis())
 
 
 def _each(values: Iterable) -> str:

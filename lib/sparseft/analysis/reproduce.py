@@ -56,10 +56,6 @@ class Reproduction:
         words = ("--notemp", "--cores", "all", "--configfile", self.configuration)
         return _command("snakemake", target, *words, *self._place())
 
-    def others(self, run_ids: Iterable[str]) -> list[str]:
-        """Return those of the runs that the configuration does not ask for."""
-        return sorted(set(run_ids) - self.run_ids)
-
     def _study_folder(self) -> Path:
         """Return the folder that holds masks/ and models/: two above the run folders."""
         return Path(os.path.normpath(self.results_dir / "../.."))
