@@ -25,7 +25,7 @@ def derived(tmp_path: Path) -> Derived:
 def figures(tmp_path: Path) -> Iterator[tuple[str, Figure]]:
     """Return the figures of the runs that were written."""
     found = derived(tmp_path)
-    return plots._figures(found.points, found.best, None)
+    return ((name, build()) for name, build in plots._figures(found.points, found.best, None))
 
 
 def batch_sizes(cells: list[tuple[str, int]]) -> pd.DataFrame:
@@ -41,7 +41,8 @@ def batch_sizes(cells: list[tuple[str, int]]) -> pd.DataFrame:
 
 def colours(cells: list[tuple[str, int]]) -> dict[str, set[str]]:
     """Label of a line -> its colours in all panels."""
-    ((_, figure),) = plots._throughput_figures(batch_sizes(cells))
+    ((_, build),) = plots._throughput_figures(batch_sizes(cells))
+    figure = build()
     found: dict[str, set[str]] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -94,7 +95,7 @@ def test_layers_are_drawn_by_block_and_by_kind_weighted_by_their_weights(write_r
     write_run("m-t-dense-sparsity00-no_finetune-seed0", 0.5, layers=14)
     layers = derived(tmp_path).layers
     assert len(layers) == 14
-    by_block, by_kind = (figure.axes[0].collections[0] for _, figure in plots._layer_figures(layers))
+    by_block, by_kind = (build().axes[0].collections[0] for _, build in plots._layer_figures(layers))
     assert by_block.get_array().ravel().tolist() == [pytest.approx(100 * 6000 / 9000), 50]
     assert by_kind.get_array().ravel().tolist() == [pytest.approx(100 * 3500 / 4000), *[50] * 6]
 
@@ -102,7 +103,7 @@ def test_layers_are_drawn_by_block_and_by_kind_weighted_by_their_weights(write_r
 def test_a_mask_that_looks_at_a_task_has_a_panel_a_task_and_another_one_panel(write_run, tmp_path):
     for method, task in product(("random", "unstructured_wanda"), "tu"):
         write_run(f"m-{task}-{method}-sparsity50-no_finetune-seed0", 0.5, layers=7)
-    figure = dict(plots._layer_figures(derived(tmp_path).layers))["m_sparsity_by_block"]
+    figure = dict(plots._layer_figures(derived(tmp_path).layers))["m_sparsity_by_block"]()
     titles = [axes.get_title() for axes in figure.axes if axes.get_visible() and axes.get_title()]
     assert titles == ["random", "unstructured_wanda\nt", "unstructured_wanda\nu"]
 

@@ -21,6 +21,7 @@ The same input gives the same bytes.
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import chain, cycle
 from pathlib import Path
 from textwrap import fill
@@ -40,6 +41,8 @@ from sparseft.analysis.tables import asked_and_reached
 from sparseft.files import atomic_file
 from sparseft.grid import DENSE, MODES, NO_FINETUNE, OUT_OF_MEMORY, PROJECTIONS, TASK_METHODS
 from sparseft.processes import end_with_parent
+
+Drawing = Callable[[], Figure]  # builds the figure
 
 METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_match": "exact match"}
 REACHED = "sparsity reached (%)"
@@ -95,37 +98,42 @@ def write_throughput_plots(table: pd.DataFrame, folder: Path) -> list[str]:
     return _write(_throughput_figures(table), folder, processes=1)
 
 
-def _write(figures: Iterator[tuple[str, Figure]], folder: Path, processes: int) -> list[str]:
-    with matplotlib.rc_context(_STYLE), ProcessPoolExecutor(processes, initializer=end_with_parent) as pool:
-        drawn = {name: pool.submit(_save, figure, folder / name) for name, figure in figures}
+def _write(figures: Iterator[tuple[str, Drawing]], folder: Path, processes: int) -> list[str]:
+    """Draw the figures by name, `processes` at a time.
+
+    Each is built where it is drawn. A figure that was sent to another process would not always be drawn the same: matplotlib
+    keeps its transforms' parents by their address, which another object can have in the other process."""
+    with ProcessPoolExecutor(processes, initializer=end_with_parent) as pool:
+        drawn = {name: pool.submit(_save, build, folder / name) for name, build in figures}
         for one in drawn.values():
             one.result()
     remove_leftovers(folder, {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")})
     return [f"{name}.png" for name in drawn]
 
 
-def _save(figure: Figure, path: Path) -> None:
-    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
-        if not axis.get_label_text():
-            axis.set_label_coords(0, 0)  # else a place is sought for it, a tenth of the drawing
+def _save(build: Drawing, path: Path) -> None:
     with matplotlib.rc_context(_STYLE):
+        figure = build()
+        for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+            if not axis.get_label_text():
+                axis.set_label_coords(0, 0)  # else a place is sought for it, a tenth of the drawing
         for kind, undated in (("png", {"Software": MARK}), ("svg", {"Date": None, "Creator": MARK})):
             with atomic_file(path.with_name(f"{path.name}.{kind}")) as temporary:
                 figure.savefig(temporary, format=kind, metadata=undated)
             figure.set_layout_engine("none")  # laid out by the first drawing; once is enough
 
 
-def _figures(points: pd.DataFrame, best: pd.DataFrame, baseline: pd.DataFrame | None) -> Iterator[tuple[str, Figure]]:
+def _figures(points: pd.DataFrame, best: pd.DataFrame, baseline: pd.DataFrame | None) -> Iterator[tuple[str, Drawing]]:
     points = points.assign(row=points["model"])
     for prefix, words, setting in _settings(points):
         own, own_best = points[points["setting"] == setting], best[best["setting"] == setting]
         for (task, metric), part in own.groupby(["task", "metric"], sort=False):
             front = own_best[(own_best["task"] == task) & (own_best["metric"] == metric)]
-            for name, figure in _value_figures(part, front, f"{task}{words}", baseline):
-                yield f"{prefix}{task}_{metric}_{name}", figure
+            for name, drawing in _value_figures(part, front, f"{task}{words}", baseline):
+                yield f"{prefix}{task}_{metric}_{name}", drawing
         for task, part in own.groupby("task", sort=False):
-            for name, figure in _cost_figures(part, f"{task}{words}"):
-                yield f"{prefix}{task}_{name}", figure
+            for name, drawing in _cost_figures(part, f"{task}{words}"):
+                yield f"{prefix}{task}_{name}", drawing
 
 
 def _settings(table: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
@@ -139,23 +147,22 @@ def _settings(table: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
 
 def _value_figures(
     points: pd.DataFrame, front: pd.DataFrame, title: str, baseline: pd.DataFrame | None
-) -> Iterator[tuple[str, Figure]]:
+) -> Iterator[tuple[str, Drawing]]:
     """Return the figures of one task's metric; `front`: its best points."""
     task, metric = points[["task", "metric"]].iloc[0]
     label = METRICS.get(metric, metric)
-    figure = _line_figure(points, "value", label, error="standard_error", title=f"{title}: {label} ± standard error")
-    if baseline is not None:
-        _draw_baseline(figure, baseline[baseline["task"] == task])
-    yield "vs_sparsity", figure
+    whole = f"{title}: {label} ± standard error"
+    marks = None if baseline is None else baseline[baseline["task"] == task]
+    yield "vs_sparsity", partial(_line_figure, points, "value", label, "standard_error", whole, marks)
     for model, of_model in points.groupby("model", sort=False):
-        yield f"heatmap_{model}", _heat_map(of_model, title=f"{title}: {label} ({model})", label=label)
+        yield f"heatmap_{model}", partial(_heat_map, of_model, title=f"{title}: {label} ({model})", label=label)
     timed = points[points["samples_per_second"].notna()]
     if len(timed):
-        against = f"{title}: {label} ± standard error against training speed"
-        yield "vs_speed", _speed_figure(timed, front[front["best_for_speed"]], label, title=against)
+        best = front[front["best_for_speed"]]
+        yield "vs_speed", partial(_speed_figure, timed, best, label, title=f"{whole} against training speed")
 
 
-def _cost_figures(points: pd.DataFrame, title: str) -> Iterator[tuple[str, Figure]]:
+def _cost_figures(points: pd.DataFrame, title: str) -> Iterator[tuple[str, Drawing]]:
     """Return the figures of one task's loss, gap and speed."""
     bars = " ± standard deviation over seeds" if (points["n"] > 1).any() else ""
     on_device = points.assign(row=points["model"] + " on " + points["device"].fillna(""))
@@ -166,10 +173,13 @@ def _cost_figures(points: pd.DataFrame, title: str) -> Iterator[tuple[str, Figur
     }.items():
         known = rows[rows[column].notna()]
         if len(known):
-            yield name, _line_figure(known, column, label, error=f"{column}_sd", title=f"{title}: {words}{bars}")
+            yield name, partial(_line_figure, known, column, label, f"{column}_sd", f"{title}: {words}{bars}")
 
 
-def _line_figure(points: pd.DataFrame, column: str, label: str, *, error: str, title: str) -> Figure:
+def _line_figure(
+    points: pd.DataFrame, column: str, label: str, error: str, title: str, baseline: pd.DataFrame | None = None
+) -> Figure:
+    """Return a column over sparsity, with `error` as bars; `baseline`: another project's values, marked in every panel."""
     rows, methods = list(points["row"].unique()), list(points["method"].unique())
     figure, panels = _panels(rows, methods, 2.1)
     for (row, method), axes in panels.items():
@@ -188,6 +198,8 @@ def _line_figure(points: pd.DataFrame, column: str, label: str, *, error: str, t
     )
     figure.supylabel(label, fontsize="medium")
     _add_legend(figure, panels.values(), order=lambda text: (text not in MODES, text))
+    if baseline is not None:
+        _draw_baseline(figure, baseline)
     return figure
 
 
@@ -319,7 +331,7 @@ def _heat_map(points: pd.DataFrame, *, title: str, label: str) -> Figure:
     return figure
 
 
-def _layer_figures(layers: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def _layer_figures(layers: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
     """The masks of a method that looks at no task are the same in all: drawn once; of a study that prunes nothing, none."""
     if layers.empty:
         return
@@ -335,8 +347,8 @@ def _layer_figures(layers: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
             for place, label in {"block": "decoder block", "projection": "kind of layer"}.items():
                 sums = part.groupby(["panel", place, "sparsity"], sort=False)[["zeros", "weights"]].sum()
                 reached = (100 * sums["zeros"] / sums["weights"]).astype(float).rename("reached").reset_index()
-                figure = _layer_figure(reached, place, label, f"{model}{words}")
-                yield f"{prefix}{model}_sparsity_by_{place}", figure
+                drawing = partial(_layer_figure, reached, place, label, f"{model}{words}")
+                yield f"{prefix}{model}_sparsity_by_{place}", drawing
 
 
 def _layer_figure(reached: pd.DataFrame, place: str, label: str, model: str) -> Figure:
@@ -368,12 +380,12 @@ def _layer_figure(reached: pd.DataFrame, place: str, label: str, model: str) -> 
     return figure
 
 
-def _throughput_figures(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def _throughput_figures(table: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
     for (model, task), part in table.groupby(["model", "task"], sort=False):
         devices = " and ".join(part["device"].unique())
         kinds = " or ".join(part["peak_memory_kind"].unique())
         title = f"{model}, {task}\ntraining on {devices}\n{_what_bars_are(part)}\npeak memory: {kinds}"
-        yield f"{model}_{task}_throughput_vs_batch_size", _throughput_figure(part, title)
+        yield f"{model}_{task}_throughput_vs_batch_size", partial(_throughput_figure, part, title)
 
 
 def _what_bars_are(table: pd.DataFrame) -> str:
