@@ -546,3 +546,12 @@ def test_an_evaluation_of_another_run_s_adapter(box, run_id, line):
     assert line in refused(box, "evaluate_adapter.py", "--run_id", run_id, "--model_path", box / "models/llama",
                            "--mask_path", box / MASK, "--adapter", box / ADAPTER, "--task", "boolq_mini",
                            "--data_dir", box / "data/boolq_mini", "--output", box / "new.json")  # fmt: skip
+
+
+@pytest.mark.parametrize(("run_id", "line"), [
+    ("", "'' is not the name of a run"), ("../x", "'../x' is not the name of a run"),
+    (RUN.replace("boolq_mini", "gsm8k_mini"), "--task boolq_mini: not the task of llama-gsm8k_mini-"),
+])  # fmt: skip
+def test_an_evaluation_under_the_name_of_no_run_or_of_another_task(box, run_id, line):
+    assert line in refused(box, "evaluate.py", "--run_id", run_id, "--checkpoint", box / MERGED, "--task", "boolq_mini",
+                           "--data_dir", box / "data/boolq_mini", "--output", box / "new.json")  # fmt: skip

@@ -15,6 +15,7 @@ from sparseft.config import Perplexity, add_flags, parse_section
 from sparseft.errors import InputError, run_script
 from sparseft.evaluation import evaluate
 from sparseft.files import TEXT_LIMIT, check_apart, check_writable, hold, read_json, read_text, sha256
+from sparseft.grid import Run
 from sparseft.perplexity import token_perplexity
 from sparseft.record import check_model, write_record
 from sparseft.tasks import get_task, read_examples
@@ -53,6 +54,8 @@ def main() -> int:
     args = parse_args()
     check_apart([args.output], [args.checkpoint, args.data_dir, args.wikitext2])
     check_writable(args.output)
+    if args.run_id is not None and Run.parse(args.run_id).task != args.task:
+        raise InputError(f"--task {args.task}: not the task of {args.run_id}", "correct --task or --run_id")
     hold(args.output)
     context = parse_section(Perplexity, {"context": args.context}, "perplexity").context
     limit_threads(args.threads)

@@ -42,7 +42,7 @@ def main() -> int:
     args = parse_args()
     check_apart([args.output], [args.model_path, args.mask_path, args.adapter, args.data_dir])
     check_writable(args.output)
-    run = Run.parse(args.run_id) if args.run_id else None
+    run = None if args.run_id is None else Run.parse(args.run_id)
     if run and run.mode == NO_FINETUNE:
         raise InputError(f"{run.id} is not trained", "evaluate its merged model with evaluate.py")
     hold(args.output)

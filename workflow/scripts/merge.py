@@ -43,7 +43,7 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 def run_of(args: argparse.Namespace) -> Run | None:
     """Return the run that --run_id names. Raises InputError if a trained run has no adapter, or an untrained one has."""
-    if not args.run_id:
+    if args.run_id is None:
         return None
     run = Run.parse(args.run_id)
     if run.mode == NO_FINETUNE and args.adapter:

@@ -61,7 +61,7 @@ def main() -> int:
     check_apart([args.output], [args.mask_path, checkpoint.folder, *checkpoint.files, args.base])
     hold(args.output)
     mask, inputs = read_mask(args.mask_path), hash_inputs(args.mask_path, checkpoint, base)
-    if args.run_id:
+    if args.run_id is not None:
         check_run(mask, args.mask_path, Run.parse(args.run_id))
     report = validate(checkpoint, mask, tolerance=args.tolerance, base=base)
     write_record(args.output, {"run_id": args.run_id, **report, "inputs": inputs})
