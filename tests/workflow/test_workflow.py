@@ -22,7 +22,7 @@ RUNS = 11 + 5 + 5  # two dense; methods x sparsities x (modes, no_finetune)
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, tiny_models) -> Study:
-    """Three studies in one folder, one after the other: the tables are those of all runs in it."""
+    """Make three studies in one folder, one after the other: summary.csv has all runs, the other tables the last study's."""
     study = Study(tmp_path_factory.mktemp("whole"))
     for cells in GRIDS:
         study.configure(tiny_models, grid=cells, **TINY_STUDY)
@@ -66,7 +66,14 @@ def test_the_analysis_is_whole(study):
     names = {path.name for path in (study.folder / grid.ANALYSIS).iterdir()}
     assert names >= {f"{table}.csv" for table in grid.TABLES} | {"correctness_memo.md", "EXPERIMENTS.md", "plots"}
     assert rows(study, "missing") == []
-    assert len(list((study.folder / grid.ANALYSIS / "plots").glob("*.png"))) >= 3 * len(GRIDS)
+    assert len(list((study.folder / grid.ANALYSIS / "plots").glob("*.png"))) == 8
+
+
+def test_only_the_runs_of_the_last_configuration_are_in_the_aggregates(study):
+    last = GRIDS[-1]["models"][0]
+    assert {row["model"] for row in rows(study, "summary") if row["in_study"] == "True"} == {last}
+    for table in ("grouped_summary", "sparsity_vs_performance", "comparisons", "layer_sparsity"):
+        assert {row["model"] for row in rows(study, table)} == {last}
 
 
 def test_the_two_modes_give_different_adapters_and_different_numbers(study):
