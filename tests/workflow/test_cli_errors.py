@@ -354,7 +354,7 @@ def test_missing_local_sources_stop_snakemake_in_one_line(tmp_path, tiny_models)
     study.configure(folders, grid={**tiny_grid("a", "boolq_mini"), "models": ["a", "b", "llama"]}, **TINY_STUDY)
     said = study.snakemake("--dry-run", expect=2)
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
-    missing = ", ".join(f"models.{name}: {tmp_path}/{name}/config.json: no such file" for name in "ab")
+    missing = ", ".join(f"models.{name}: {name}/config.json: no such file" for name in "ab")
     assert lines == [f"error: {missing}; correct the source, or put the files there"]
     assert "Traceback" not in said
 

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from sparseft.checkpoints.source import prepare_model
-from sparseft.config import Model, parse_section, split_mdl
+from sparseft.config import Model, parse_section
 from sparseft.errors import run_script
-from sparseft.files import check_apart, check_replaceable, hold
+from sparseft.files import check_replaceable, hold
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,18 +26,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def local_source(model: Model) -> list[Path]:
-    """Return the file and the folder that a model on this machine is prepared from; nothing for one that is fetched."""
-    kind, _, place = model.source.partition(":")
-    if kind == "mdl":
-        return list(split_mdl(place) or ())
-    return [Path(place)] if kind == "path" else []
-
-
 def main() -> int:
     args = parse_args()
     model = parse_section(Model, {"source": args.source, "sha256": args.sha256, "dtype": args.dtype}, "model")
-    check_apart([args.output_dir], local_source(model))
     check_replaceable(args.output_dir)
     hold(args.output_dir)
     manifest = prepare_model(model, args.output_dir)
