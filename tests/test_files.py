@@ -152,8 +152,8 @@ def test_the_marker_is_no_content_of_a_model(tmp_path):
     mask = compute_masks(base, "random", [50])[50]
     record = merge(base, mask, "m", None, tmp_path / "run/model_dir")
     assert "the base's own" not in (tmp_path / "run/model_dir" / MARKER).read_text()
-    assert not any(name.startswith(".") for name in record["copied"])
-    write_record(tmp_path / "run/merge.json", {"outputs": record["outputs"], "copied": record["copied"]})
+    assert not any(name.startswith(".") for name in record["outputs"])
+    write_record(tmp_path / "run/merge.json", {"outputs": record["outputs"]})
     check_model(tmp_path / "run/model_dir", Checkpoint(tmp_path / "run/model_dir").hashes())
     model, _ = load_model(tmp_path / "run/model_dir", "cpu")
     matrices = {f"model.layers.{n}.mlp.up_proj": (model.lm_head.weight.new_ones(2, 32), model.lm_head.weight.new_ones(48, 2))
