@@ -18,7 +18,8 @@ HEAD = """\
 # The complete configuration of a study, every key with its value: `snakemake --configfile THIS_FILE` makes the study again.
 # Each task has its whole schedule in tasks.NAME.training, so a change of `training` below changes no task.
 """
-ONE_LIST = ({"--configfile", "--configfiles"}, {"--config", "-C"})  # Snakemake takes the last of each
+# Spellings of an option by its name; if one is given twice, Snakemake takes the last.
+ONE_LIST = {"--configfile": {"--configfile", "--configfiles"}, "--config": {"--config", "-C"}}
 
 
 def read_configuration(files: list[Path]) -> Config:
@@ -41,24 +42,21 @@ def read_sections(file: Path) -> dict:
         sections = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{file}: not YAML ({error})", "correct it") from None
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file", "correct the path") from None
     if not isinstance(sections, dict):
         raise InputError(f"{file}: holds no sections", "write a study as config/config.yaml is written")
     return sections
 
 
 def check_command(arguments: list[str]) -> None:
-    """Raises InputError for a Snakemake command that drops a part of the configuration it is given."""
-    for names in ONE_LIST:
+    """Raise InputError for a Snakemake command that drops a part of the configuration it is given."""
+    for option, names in ONE_LIST.items():
         given = [words for name, words in _options(arguments) if name in names]
         if len(given) > 1:
-            name = max(names, key=len).removesuffix("s")
-            raise InputError(f"{name} is given {len(given)} times, and Snakemake takes the last one only",
-                             f"write all after one: {name} {shlex.join(word for words in given for word in words)}")  # fmt: skip
-    for name, words in _options(arguments):
-        if name in ONE_LIST[1]:
-            _check_settings(words)
+            raise InputError(f"{option} is given {len(given)} times, and Snakemake takes the last one only",
+                             f"write all after one: {option} {shlex.join(word for words in given for word in words)}")  # fmt: skip
+        if option == "--config":
+            for words in given:
+                _check_settings(words)
 
 
 def complete(config: Config, folder: Path) -> Config:
@@ -113,8 +111,9 @@ def _spelled_source(source: str, spell: Callable[[str], str]) -> str:
     if kind != "mdl":
         return source
     file, folder = split_mdl(place)
-    own = spell(str(file.parent)) == spell(str(folder))  # left out by `split_mdl`, too
-    return f"mdl:{spell(str(file))}" + ("" if own else f"@{spell(str(folder))}")
+    # Without @FOLDER, split_mdl takes the file's own folder.
+    is_own_folder = spell(str(file.parent)) == spell(str(folder))
+    return f"mdl:{spell(str(file))}" + ("" if is_own_folder else f"@{spell(str(folder))}")
 
 
 def _absolute(place: str, folder: Path) -> str:
@@ -145,7 +144,7 @@ def _options(arguments: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _check_settings(settings: list[str]) -> None:
-    """Raises InputError where KEY=VALUE settings name a key twice, at the top or inside a value."""
+    """Raise InputError where KEY=VALUE settings name a key twice, at the top or inside a value."""
     pairs = [setting.partition("=")[::2] for setting in settings]
     names = [name for name, _ in pairs]
     for name, value in pairs:
@@ -159,7 +158,7 @@ def _check_settings(settings: list[str]) -> None:
 
 
 def _check_nodes(root: yaml.Node | None, place: Path | str) -> None:
-    """Raises InputError for a key that a mapping has twice, and for a number that is not read as it is written.
+    """Raise InputError for a key that a mapping has twice, and for a number that is not read as it is written.
 
     YAML takes 010 for 8 and 1:30 for 90, and of two equal keys the last."""
     waiting, seen = [root], set()
@@ -178,7 +177,7 @@ def _check_nodes(root: yaml.Node | None, place: Path | str) -> None:
 
 
 def _check_keys(mapping: yaml.MappingNode, place: Path | str) -> None:
-    """Raises InputError for a key that a mapping has twice."""
+    """Raise InputError for a key that a mapping has twice."""
     met = set()
     for key, _ in mapping.value:
         if not isinstance(key, yaml.ScalarNode):
@@ -190,7 +189,7 @@ def _check_keys(mapping: yaml.MappingNode, place: Path | str) -> None:
 
 
 def _check_number(node: yaml.ScalarNode, place: Path | str) -> None:
-    """Raises InputError for 010 and 1:30, which YAML takes for other numbers than a reader does."""
+    """Raise InputError for 010 and 1:30, which YAML takes for other numbers than a reader does."""
     if node.tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
         return
     digits = node.value.replace("_", "")
