@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from sparseft.analysis import tables
-from sparseft.analysis.records import PERPLEXITY, Gap, read_measurements
+from sparseft.analysis.records import Gap, read_measurements
 from sparseft.grid import TABLES
+from sparseft.tasks.wikitext2 import PREFIXES, TEXT_SHA256, metric_name
 from test_analyze_results import analyze
 from test_throughput_table import write_cell
 
@@ -32,12 +33,12 @@ RUNS = {
 MASK = {"scope": "row", "sequential": True, "seed": 1, "nm_group": 4, "calibration_examples": 128}
 
 
-def check(path: Path, context: int | None = None) -> None:
-    """The file at `path` beside its section; `context`: of the perplexity, where one was measured."""
+def check(path: Path, perplexity: str | None = None) -> None:
+    """Compare the file at `path` with its section; `perplexity` is the name of the one that was measured, if any."""
     section = DOCS.read_text().partition(f"## {path.name}\n")[2].partition("\n## ")[0]
-    lines = [line.replace("ppl_N", f"ppl_{context}") for line in section.splitlines() if line.startswith("| `")]
+    lines = [line.replace("ppl_N", "ppl_20") for line in section.splitlines() if line.startswith("| `")]
     cells = [[cell.strip(" `") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-    rows = [row for row in cells if context or not row[0].startswith(PERPLEXITY)]
+    rows = [row for row in cells if row[0] == perplexity or not row[0].startswith(PREFIXES)]
     written = pd.read_csv(path, dtype=str, keep_default_na=False)
     assert list(written) == [row[0] for row in rows]
     for name, kind, _unit, _source, empty in rows:
@@ -48,18 +49,24 @@ def check(path: Path, context: int | None = None) -> None:
         assert empty != "never" or len(filled) == len(values), name
 
 
-@pytest.mark.parametrize("context", [None, 20])
-def test_the_tables_of_runs_are_as_the_docs_say(write_run, tmp_path, context):
-    ours = {f"{PERPLEXITY[0]}{context}": 19.5} if context else {}
+@pytest.mark.parametrize("text", [None, TEXT_SHA256, "b" * 64])  # of no perplexity, of WikiText-2, of another text
+def test_the_tables_of_runs_are_as_the_docs_say(write_run, tmp_path, text):
+    perplexity = metric_name(text, 20) if text else None
+
+    def change(files: dict) -> None:
+        files["validation_report"].update(mask=MASK)
+        if text:
+            files["evaluation"]["metrics"][perplexity] = 19.5
+            files["evaluation"]["inputs"]["wikitext2"] = text
+
     for run_id, value in RUNS.items():
         rate = 0.002 if run_id.endswith("seed2") else 0.001  # two settings
-        write_run(run_id, value, speed=4.5, labels=lambda _: [0] * 80 + [1] * 120, classes=True, metrics=ours,
-                  training={"learning_rate": rate},
-                  change=lambda files: files["validation_report"].update(mask=MASK))  # fmt: skip
+        write_run(run_id, value, speed=4.5, labels=lambda _: [0] * 80 + [1] * 120, classes=True,
+                  training={"learning_rate": rate}, change=change)  # fmt: skip
     write_run("m-u-random-sparsity50-no_finetune-seed0", 0.5, generated=True)  # no task has every metric
     analyze(tmp_path / "runs", tmp_path)
     for name in set(TABLES) - {"missing"}:
-        check(tmp_path / f"{name}.csv", context)
+        check(tmp_path / f"{name}.csv", perplexity)
 
 
 def test_the_other_tables_are_as_the_docs_say(tmp_path):

@@ -26,6 +26,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from sparseft.analysis import recompute
+from sparseft.analysis.recompute import ROUNDING
 from sparseft.config import Config
 from sparseft.config import Training as Schedule
 from sparseft.errors import InputError
@@ -46,8 +47,6 @@ Outcomes = Annotated[list[Fraction], AfterValidator(np.array)]
 Losses = Annotated[list[Loss], AfterValidator(np.array)]
 Numbers = Annotated[list[Number], AfterValidator(np.array)]
 Rows = Annotated[list, AfterValidator(len)]  # how many: a study's log-likelihoods would fill the memory
-PERPLEXITY = PREFIXES  # and a context length: the metrics that are no fractions
-ROUNDING = 1e-9  # relative; of sums in another order
 # Keys of `training:` that leave every bit of the adapter as it is; the others decide it.
 WITHOUT_EFFECT = {"eval_every", "save_every", "cache_weights", "gradient_checkpointing"}
 DECIDING_KEYS = sorted(Schedule.model_fields.keys() - WITHOUT_EFFECT)
@@ -134,7 +133,7 @@ class Training(_File):
 
     @property
     def settings(self) -> dict[str, object]:
-        """Return what decides the adapter besides the base, the mask and the seed, by name."""
+        """Return by name what decides the adapter, apart from the base, the mask and the seed."""
         schedule = {name: getattr(self, name) for name in DECIDING_KEYS}
         appliance = {f"cerebras.{name}": value for name, value in (self.cerebras or {}).items()}
         place = {"backend": self.backend, "dtype": self.dtype, "train.jsonl": self.inputs.train}
@@ -152,7 +151,7 @@ class Training(_File):
 
 
 class MergeInputs(_Piece):
-    """Digest of the base's weights, sha256 of the mask and of the adapter (null where there is none)."""
+    """Hold the digest of the base, and the sha256 of the mask and of the adapter (null if there is none)."""
 
     model: str
     mask: str
@@ -188,7 +187,7 @@ def _columns(rows: list[Layer]) -> dict[str, np.ndarray]:
 
 
 class ValidationInputs(_Piece):
-    """sha256 of the mask and of each checkpoint file, digest of the base's weights, as the validation read them."""
+    """Hold the sha256 of the mask and of each checkpoint file, and the base's digest, as the validation read them."""
 
     mask: str
     checkpoint: dict[str, str]
@@ -211,7 +210,7 @@ class Mask(_Piece):
 
     @property
     def settings(self) -> dict[str, object]:
-        """Return what decides the masks of the method besides the base, by name."""
+        """Return by name what decides the masks of the method, apart from the base."""
         named = {"method", "sparsity", "train_sha256"}
         calibration = {} if self.train_sha256 is None else {"calibration data": self.train_sha256}
         return self.model_dump(exclude=named) | calibration
@@ -313,7 +312,7 @@ class _Scored(_File):
             if count != self.examples:
                 yield f"{count} {name} of {self.examples} examples"
         for name, value in self.metrics.items():
-            low, high = (1, math.inf) if name.startswith(PERPLEXITY) else (0, 1)
+            low, high = (1, math.inf) if name.startswith(PREFIXES) else (0, 1)
             if value is not None and not low <= value <= high:
                 yield f"metrics.{name} is {value:g}"
         if (self.value, self.standard_error) != tuple(map(self.metrics.get, (self.metric, f"{self.metric}_stderr"))):
@@ -340,7 +339,7 @@ class _Scored(_File):
 
     @property
     def rows_digest(self) -> str:
-        """The digest of the right answers and choice lengths."""
+        """Return the digest of the right answers and choice lengths."""
         return self._rows_digest
 
 
@@ -360,14 +359,14 @@ class Evaluation(_Scored):
 
     @property
     def settings(self) -> dict[str, object]:
-        """Return what decides the result besides the model and the validation set, by name."""
+        """Return by name what decides the result, apart from the model and the validation set."""
         return {"dtype": self.dtype, "few_shot": self.few_shot, "loss_few_shot": self.loss_few_shot}
 
     def contradictions(self) -> Iterator[str]:
         yield from super().contradictions()
         text = self.inputs.wikitext2
         for name in self.metrics:
-            if name.startswith(PERPLEXITY) and (text is None or name.startswith(WIKITEXT2) != (text == TEXT_SHA256)):
+            if name.startswith(PREFIXES) and (text is None or name.startswith(WIKITEXT2) != (text == TEXT_SHA256)):
                 yield f"metrics.{name} is not named after its text"
 
 
@@ -520,7 +519,7 @@ def read_runs(results_dir: Path, study: Config | None = None) -> tuple[list[Reco
         raise InputError(f"{results_dir}: no such folder", "give the folder that holds the runs, or make them first")
     # A hidden folder is one that is still being written.
     folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
-    shared = Shared(_study_folder(results_dir))
+    shared = Shared(study_folder(results_dir))
     read = [_read_folder(folder, shared) for folder in folders]
     records = [record for record, _ in read if record]
     gaps = [gap for _, gap in read if gap]
@@ -569,16 +568,13 @@ def _read_folder(folder: Path, shared: Shared) -> tuple[Record | None, Gap | Non
 
 
 def _in_one_line(text: str) -> str:
-    """Return a text of strangers with line breaks and bytes that are no text written out."""
+    """Return a text from outside with line breaks, and bytes that are not text, written as escapes."""
     return ascii(text)[1:-1]
 
 
 def _read_run(folder: Path, shared: Shared) -> tuple[Record | None, Gap | None]:
-    try:
-        run = Run.parse(folder.name)
-    except InputError as error:
-        named = str(error).encode(errors="backslashreplace").decode()  # bytes that are no text, line breaks
-        return None, Gap(ascii(folder.name)[1:-1], True, named)
+    """Return the record and the gap of a run folder. Raises InputError if the folder has not the name of a run."""
+    run = Run.parse(folder.name)
     if (run.method == DENSE) != (run.sparsity == 0):
         return None, Gap(run.id, True, f"not a run of the grid: sparsity 00 and method {DENSE} go together")
     pieces, reasons = {}, []
@@ -605,9 +601,10 @@ def _read_run(folder: Path, shared: Shared) -> tuple[Record | None, Gap | None]:
     return Record(run, **pieces, on_disk=_on_disk(folder, run, shared), rows=rows), gap
 
 
-def _study_folder(results_dir: Path) -> Path:
-    """Return the folder of the study, two above the runs as the user names them: any folder between may be a link."""
-    return Path(os.path.abspath(results_dir)).parent.parent
+def study_folder(results_dir: Path) -> Path:
+    """Return the folder that holds masks/ and models/: two above the runs as the user names them, because a folder between
+    may be a link."""
+    return Path(os.path.normpath(results_dir / "../.."))
 
 
 def _on_disk(folder: Path, run: Run, shared: Shared) -> dict[str, str]:
@@ -665,7 +662,7 @@ def _read_piece(path: Path, schema: type[P]) -> P:
 
 
 def _foreign(run: Run, pieces: dict[str, _File | None]) -> list[str]:
-    """Pieces that name another run, task or mask: a folder that was copied or renamed counts as no run."""
+    """Return the pieces that name another run, task or mask, in words: a folder that was copied or renamed is not the run."""
     found = [
         f"{_PIECES[name][0]}: belongs to run {piece.run_id}"
         for name, piece in pieces.items()
@@ -684,7 +681,7 @@ def _foreign(run: Run, pieces: dict[str, _File | None]) -> list[str]:
 
 
 def _unlike(before: BeforeMerge | None, after: Evaluation | None) -> str | None:
-    """Two results between which no gap can be taken, in words."""
+    """Return in words why no gap can be taken between two results; None if one can."""
     if not before or not after or (before.metric, before.examples) == (after.metric, after.examples):
         return None
     return (

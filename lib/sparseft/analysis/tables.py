@@ -33,10 +33,11 @@ import pandas as pd
 from scipy.stats import sem
 
 from sparseft.analysis.judgement import Judged
-from sparseft.analysis.records import PERPLEXITY, Batch, Gap, Measurement, Record, files_digest
+from sparseft.analysis.records import Batch, Gap, Measurement, Record, files_digest
 from sparseft.analysis.statistics import proportion_interval, ratio_error, t_interval, union_interval
 from sparseft.files import atomic_file
 from sparseft.grid import DENSE, METHODS, MODES, NO_FINETUNE, Cell
+from sparseft.tasks.wikitext2 import PREFIXES
 
 PLAIN_LORA = "sparse_to_dense"  # the mode of the dense fine-tuned runs
 CELL = ["model", "task", "metric", "method", "sparsity", "mode"]
@@ -79,7 +80,7 @@ NOTHING_LOST = 1e-9  # differences below this are rounding, not a loss that a sh
 def summary(judged: Iterable[Judged]) -> pd.DataFrame:
     """Return a row per run, in the order model, task, method, sparsity, mode, seed."""
     table = pd.DataFrame([_row(each) for each in judged])
-    numbers = [name for name in table if name in METRICS or name.startswith(PERPLEXITY)]
+    numbers = [name for name in table if name in METRICS or name.startswith(PREFIXES)]
     table[numbers] = table[numbers].astype(float)
     return tidy(table, ["model", "task", "method", "sparsity", "mode", "seed"])
 
@@ -173,7 +174,7 @@ def _row(judged: Judged) -> dict:
     run, train, merge = record.run, record.train, record.merge
     validation, evaluation = record.validation, record.evaluation
     mask = validation.mask
-    perplexities = {name: value for name, value in evaluation.metrics.items() if name.startswith(PERPLEXITY)}
+    perplexities = {name: value for name, value in evaluation.metrics.items() if name.startswith(PREFIXES)}
     return {
         "run_id": run.id,
         **vars(run),

@@ -6,6 +6,7 @@ wikitext-2-raw-v1's test split joined by blank lines: 1,296,370 bytes of UTF-8, 
 
 PLACE = "Salesforce/wikitext/wikitext-2-raw-v1@b08601e04326c79dfdd32d625aee71d232d685c3"
 TEXT_SHA256 = "696cca6b65a171b0a358a4be6732cdfdf2dd6164a32e20fd70e3c13fc4dfae83"
+# Of the metrics that are no fractions; the context length follows.
 WIKITEXT2, LOCAL_TEXT = PREFIXES = ("wikitext2_ppl_", "local_text_ppl_")
 
 
