@@ -118,7 +118,7 @@ def _minority(digests: dict[Run, str]) -> dict[Run, int]:
 
 
 def short(digest: str | None) -> str:
-    """Enough of a digest to tell two apart by eye; summary.csv has it whole."""
+    """Return enough of a digest to tell two apart by eye; summary.csv has it whole."""
     return digest[:12] if digest else "none"
 
 

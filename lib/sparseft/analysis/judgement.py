@@ -5,8 +5,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from sparseft.analysis.chain import links, strangers, unchecked
-from sparseft.analysis.recompute import NOT_CHECKED
-from sparseft.analysis.records import ROUNDING, Record, Validation
+from sparseft.analysis.recompute import NOT_CHECKED, ROUNDING
+from sparseft.analysis.records import Record, Validation
 from sparseft.analysis.settings import by_setting
 from sparseft.grid import Run
 

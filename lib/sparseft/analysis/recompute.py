@@ -29,7 +29,7 @@ from sparseft.tasks.scoring import (
 )
 from sparseft.tasks.wikitext2 import PREFIXES
 
-ROUNDING = 1e-9
+ROUNDING = 1e-9  # relative; of sums in another order
 # A loss and the log-likelihood of the same answer come from two forward passes in batches of other sizes, and lm-eval
 # rounds and sums the log-probabilities in the model's dtype, where this project takes fp32. In bfloat16 they differed by
 # at most 0.23 nats on BoolQ's single tokens, and by at most 0.06 nats a token on HellaSwag, 2.1 of 228 (SmolLM2-135M

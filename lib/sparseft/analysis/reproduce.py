@@ -1,12 +1,12 @@
 """The commands that EXPERIMENTS.md and correctness_memo.md print, each to be typed as it stands."""
 
-import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sparseft import grid
+from sparseft.analysis.records import study_folder
 from sparseft.config import Config
 from sparseft.files import sha256
 from sparseft.targets import runs
@@ -43,8 +43,8 @@ class Reproduction:
         """Return the command that validates one run again."""
         files = {
             "checkpoint": self.results_dir / run.id / "model_dir",
-            "mask_path": self._study_folder() / grid.fill(grid.mask_path(run.method), run),
-            "base": self._study_folder() / grid.fill(grid.MODEL, run),
+            "mask_path": study_folder(self.results_dir) / grid.fill(grid.mask_path(run.method), run),
+            "base": study_folder(self.results_dir) / grid.fill(grid.MODEL, run),
             "output": "report.json",
         }
         flags = [word for name, value in files.items() for word in (f"--{name}", value)]
@@ -56,14 +56,10 @@ class Reproduction:
         words = ("--notemp", "--cores", "all", "--configfile", self.configuration)
         return _command("snakemake", target, *words, *self._place())
 
-    def _study_folder(self) -> Path:
-        """Return the folder that holds masks/ and models/: two above the run folders."""
-        return Path(os.path.normpath(self.results_dir / "../.."))
-
     def _place(self) -> list[object]:
         """Return the flags that Snakemake needs where the working directory is not the project's, or not the study's."""
         snakefile = [] if _in_project() else ["--snakefile", ROOT / "Snakefile"]
-        folder = self._study_folder()
+        folder = study_folder(self.results_dir)
         return snakefile + ([] if folder == Path() else ["--directory", folder])
 
 

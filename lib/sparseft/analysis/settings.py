@@ -1,4 +1,4 @@
-"""The settings of a run: what decides its result besides its name.
+"""The settings of a run: what decides its result, apart from its name.
 
 Runs may be pooled over seeds, joined to a curve or compared only where they agree in every setting that they share:
 
@@ -6,8 +6,8 @@ Runs may be pooled over seeds, joined to a curve or compared only where they agr
     masks       scope, seed, N:M group, calibration and its data, of the run's method. Dense runs have none
     evaluation  the dtype
 
-What all runs of a model or task must have in common, the base, the data and the prompts, is no setting: chain.strangers names
-a run that differs in one of these.
+All runs of a model or task must have the same base, data and prompts. So these are not settings: chain.strangers names a run
+that differs in one of them.
 
 A key that leaves every bit of the result as it is (records.WITHOUT_EFFECT) does not count.
 """
@@ -15,13 +15,13 @@ A key that leaves every bit of the result as it is (records.WITHOUT_EFFECT) does
 from collections import defaultdict
 from collections.abc import Iterable
 
+from sparseft.analysis.chain import short
 from sparseft.analysis.records import DECIDING_KEYS, Record
 from sparseft.config import Config
 from sparseft.grid import DENSE, NO_FINETUNE, Run
 from sparseft.targets import runs
 
 MASKED_MODE = "sparse_to_sparse"  # the only mode that `gradient` concerns
-DIGITS = 12  # of a digest, in a text
 
 Key = tuple[str, ...]  # what a setting belongs to, and its name last
 
@@ -137,4 +137,4 @@ def _text(group: dict[Key, object]) -> str:
 def _short(value: object) -> str:
     """Return a value as a text; a digest is cut."""
     text = ", ".join(value) if isinstance(value, tuple) else str(value)
-    return text[:DIGITS] if len(text) == 64 else text or "none"
+    return short(text) if len(text) == 64 else text or "none"
