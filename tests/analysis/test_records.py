@@ -50,7 +50,7 @@ def test_a_run_without_its_history_stays_with_blanks(write_run, tmp_path, file):
         ("", "invalid json"),
         ("{", "invalid json"),
         ("[]", "should be an object"),
-        ("{}", "field required"),
+        ("{}", "it lacks "),
         ("\xff", "json"),
     ],
 )

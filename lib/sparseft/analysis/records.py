@@ -652,13 +652,27 @@ def _read_piece(path: Path, schema: type[P]) -> P:
     except OSError as error:
         raise InputError(f"{path.name}: {error.strerror.lower()}", "make it again") from None
     except ValidationError as error:
-        words = [fault["msg"].lower().removeprefix("value error, ") for fault in error.errors()]
-        faults = [" ".join([*map(str, fault["loc"]), text]) for fault, text in zip(error.errors(), words, strict=True)]
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise InputError(f"{path.name}: {', '.join(faults[:3])}{more}", mend) from None
+        raise InputError(f"{path.name}: {_faults_of(error)}", mend) from None
     if not unaltered(content):
         raise InputError(f"{path.name}: altered since it was written", mend)
     return piece
+
+
+def _faults_of(error: ValidationError) -> str:
+    """Return the first three faults of a file in words. A file that lacks fields may be another version's, and is said so."""
+    absent = [".".join(map(str, fault["loc"])) for fault in error.errors() if fault["type"] == "missing"]
+    if absent:
+        return f"it lacks {_first_three(absent)}, as if another version of SparseFT had written it"
+    words = []
+    for fault in error.errors():
+        text = fault["msg"].lower().removeprefix("value error, ")
+        words.append(" ".join([*map(str, fault["loc"]), text]))
+    return _first_three(words)
+
+
+def _first_three(words: list[str]) -> str:
+    more = f" and {len(words) - 3} more" if len(words) > 3 else ""
+    return ", ".join(words[:3]) + more
 
 
 def _foreign(run: Run, pieces: dict[str, _File | None]) -> list[str]:
