@@ -254,7 +254,8 @@ def test_chance_is_that_of_the_rows(model32):
 
 def test_a_record_holds_what_its_numbers_are_computed_from(records):
     for name, record in records.items():
-        task, kept = get_task(name), {"inputs": {"model": {"model.safetensors": "f"}, "data": "f"}, "seconds": 1.0}
+        task = get_task(name)
+        kept = {"inputs": {"model": {"model.safetensors": "f"}, "data": "f", "train": "f"}, "seconds": 1.0}
         rows = rows_of(task)["validation"]
         assert (record["labels"], record.get("choice_lengths")) == labels_of(rows, task)
         assert (record["few_shot"], record["loss_few_shot"], record["distinct_prompts"]) == (0, 0, EXAMPLES)
