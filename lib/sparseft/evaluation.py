@@ -30,7 +30,7 @@ from sparseft.errors import InputError
 from sparseft.tasks import extraction, scoring
 from sparseft.tasks.source import overlap
 from sparseft.tasks.task import Row, Task
-from sparseft.training.batches import continues, encode, refuse_indivisible, refuse_longer
+from sparseft.training.batches import continues, encode, refuse_indivisible, refuse_longer, refuse_rows
 from sparseft.training.hardware import device_name
 from sparseft.training.loss import AnswerLoss, answer_losses
 
@@ -66,7 +66,7 @@ class StrictLM(HFLM):
         name = requests[0].task_name
         refuse_longer(f"{name}: validation prompts with their choices", list(lengths.values()), self.max_length)
         refuse_indivisible(name, list(divisible.values()))
-        _refuse_rows(
+        refuse_rows(
             f"{name}: two choices have the same tokens", [len(set(tokens)) < len(tokens) for tokens in choices.values()],
             "take the tokenizer of the model, or make the choices of an example differ",
         )  # fmt: skip
@@ -81,12 +81,6 @@ class StrictLM(HFLM):
         wholes = [self.tok_encode(f"{request.args[0]} 1") for request in requests]
         refuse_indivisible(name, [continues(*pair) for pair in zip(prompts, wholes, strict=True)])
         return super().generate_until(requests, *args, **options)
-
-
-def _refuse_rows(what: str, wrong: list[bool], mend: str) -> None:
-    """Raise InputError where rows are `wrong`, with their count and the number of the first."""
-    if any(wrong):
-        raise InputError(f"{what} in {sum(wrong)} of {len(wrong)} rows, number {wrong.index(True) + 1} first", mend)
 
 
 def evaluate(
@@ -219,29 +213,19 @@ def _chosen(samples: list[dict], task: Task, rows: list[Row]) -> dict[str, objec
     """Return the rows of a task with choices. Raises InputError where a log-likelihood is not finite."""
     labels, lengths = scoring.labels_of(rows, task)
     logs = [[float(log) for log, _ in sample["filtered_resps"]] for sample in samples]
-    _refuse_rows(
+    refuse_rows(
         f"{task.name}: log-likelihoods are not finite", [not all(map(math.isfinite, row)) for row in logs],
         "lower training.learning_rate, or check the model's weights",
     )  # fmt: skip
-    divisors = lengths if task.metric == "acc_norm" else None
-    predictions = scoring.likeliest(logs, divisors).tolist()
-    return {
-        "labels": labels,
-        "choice_lengths": lengths,
-        "log_likelihoods": logs,
-        "ties": scoring.ties(logs, divisors),
-        "predictions": predictions,
-        "outcomes": [float(said == label) for said, label in zip(predictions, labels, strict=True)],
-    }
+    judged = scoring.judge_choices(labels, logs, lengths, task.metric)
+    return {"labels": labels, "choice_lengths": lengths, "log_likelihoods": logs, **judged}
 
 
 def _generated(samples: list[dict], task: Task, rows: list[Row]) -> dict[str, object]:
     """Return the rows of a task with generated answers."""
     labels, _ = scoring.labels_of(rows, task)
     generations = [sample["resps"][0][0] for sample in samples]
-    predictions = [extraction.strict_match(text) for text in generations]
-    outcomes = [float(extraction.exact_match(*pair)) for pair in zip(predictions, labels, strict=True)]
-    return {"labels": labels, "generations": generations, "predictions": predictions, "outcomes": outcomes}
+    return {"labels": labels, "generations": generations, **scoring.judge_texts(labels, generations)}
 
 
 def _recomputed(task: Task, by_row: dict) -> dict[str, float | None]:

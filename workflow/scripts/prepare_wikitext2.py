@@ -31,7 +31,7 @@ def main() -> int:
     check_writable(args.output, source)
     asked = parse_section(Perplexity, {name: getattr(args, name) for name in ASKED}, "perplexity")
     local = Path(asked.local) if asked.local else None
-    check_apart([args.output, source], [local] if local else [])
+    check_apart([args.output, source], [local])
     hold(args.output)
     text = load_text(local, asked.hub)
     with atomic_files(args.output, source) as (text_file, source_file):

@@ -10,13 +10,14 @@ The file has one header line with exactly these columns; an empty field is a num
     device              text: that trained it
 """
 
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 
 from sparseft.analysis.tables import CELL, tidy
 from sparseft.errors import InputError
-from sparseft.files import TEXT_LIMIT, check_regular
+from sparseft.files import TEXT_LIMIT, read_text
 
 COLUMNS = ["baseline", "task", "sparsity", "value", "samples_per_second", "device"]
 RANGES = {"sparsity": 100, "value": 1, "samples_per_second": float("inf")}
@@ -25,16 +26,12 @@ BOTH, OURS, THEIRS = "both", "no baseline", "no run of ours"
 
 
 def read_baseline(path: Path) -> pd.DataFrame:
-    """Raises InputError, with the first fault, for a file that is not as described above."""
+    """Return another project's numbers. Raises InputError, with the first fault, if the file is not as described above."""
     mend = f"give a .csv file with the columns {','.join(COLUMNS)}, as config/baseline.csv"
+    text = StringIO(read_text(path, TEXT_LIMIT, mend))
     try:
-        check_regular(path, TEXT_LIMIT)
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file", mend) from None
-    except InputError:
-        raise
-    except ValueError as error:  # pandas's own, and text in another encoding
+        table = pd.read_csv(text, dtype=str, keep_default_na=False, na_values=[""])
+    except ValueError as error:  # pandas's own
         raise InputError(f"{path}: {error}", mend) from None
     if unlike := sorted(set(table) ^ set(COLUMNS)):
         raise InputError(f"{path}: {'unknown' if unlike[0] in table else 'no'} column {unlike[0]}", mend)

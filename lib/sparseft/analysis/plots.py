@@ -137,7 +137,7 @@ def _figures(points: pd.DataFrame, best: pd.DataFrame, baseline: pd.DataFrame | 
 
 
 def _settings(table: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
-    """Return for each setting the beginning of its figures' names, what their titles say of it, and its text in the table."""
+    """Yield for each setting the beginning of its figures' names, what their titles say of it, and its text in the table."""
     settings = [setting for setting in table["setting"].unique() if setting]
     if (table["setting"] == "").any():
         yield "", "", ""
@@ -148,7 +148,7 @@ def _settings(table: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
 def _value_figures(
     points: pd.DataFrame, front: pd.DataFrame, title: str, baseline: pd.DataFrame | None
 ) -> Iterator[tuple[str, Drawing]]:
-    """Return the figures of one task's metric; `front`: its best points."""
+    """Yield the figures of one task's metric; `front`: its best points."""
     task, metric = points[["task", "metric"]].iloc[0]
     label = METRICS.get(metric, metric)
     whole = f"{title}: {label} ± standard error"
@@ -163,7 +163,7 @@ def _value_figures(
 
 
 def _cost_figures(points: pd.DataFrame, title: str) -> Iterator[tuple[str, Drawing]]:
-    """Return the figures of one task's loss, gap and speed."""
+    """Yield the figures of one task's loss, gap and speed."""
     bars = " ± standard deviation over seeds" if (points["n"] > 1).any() else ""
     on_device = points.assign(row=points["model"] + " on " + points["device"].fillna(""))
     for name, (column, rows, label, words) in {

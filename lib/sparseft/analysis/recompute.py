@@ -16,16 +16,15 @@ from sparseft.files import sha256
 from sparseft.grid import DATA
 from sparseft.tasks import TASKS, read_examples
 from sparseft.tasks.boolq import CHOICES
-from sparseft.tasks.extraction import exact_match, strict_match
 from sparseft.tasks.scoring import (
     chance_of,
     choice_metrics,
     f1_standard_error,
     generated_metrics,
+    judge_choices,
+    judge_texts,
     labels_digest,
     labels_of,
-    likeliest,
-    ties,
 )
 from sparseft.tasks.wikitext2 import PREFIXES
 
@@ -40,7 +39,7 @@ NOT_CHECKED = "not checked: "
 
 
 class Scored(Protocol):
-    """The fields of an evaluation that are recomputed; see evaluation.evaluate."""
+    """Name the fields of an evaluation that are recomputed; see evaluation.evaluate."""
 
     task: str
     metric: str
@@ -64,19 +63,21 @@ def contradictions(scored: Scored) -> Iterator[str]:
         yield fault
         return
     if scored.generations is None:
-        expected, predictions, outcomes = _of_choices(scored)
-        yield from _choice_contradictions(scored)
+        metrics = _choice_metrics(scored)
+        judged = judge_choices(scored.labels, scored.log_likelihoods, scored.choice_lengths, scored.metric)
+        if scored.ties != judged["ties"]:
+            yield f"{scored.ties} ties, by the rows {judged['ties']}"
+        yield from _loss_contradictions(scored)
     else:
-        expected = generated_metrics(scored.labels, scored.generations)
-        predictions = [strict_match(text) for text in scored.generations]
-        outcomes = [float(exact_match(*pair)) for pair in zip(predictions, scored.labels, strict=True)]
-    if scored.predictions != predictions:
-        yield f"{_differing(scored.predictions, predictions)} predictions do not follow from the rows"
-    if scored.outcomes.tolist() != outcomes:
-        yield f"{_differing(scored.outcomes, outcomes)} outcomes do not follow from predictions and labels"
+        metrics = generated_metrics(scored.labels, scored.generations)
+        judged = judge_texts(scored.labels, scored.generations)
+    if scored.predictions != judged["predictions"]:
+        yield f"{_differing(scored.predictions, judged['predictions'])} predictions do not follow from the rows"
+    if scored.outcomes.tolist() != judged["outcomes"]:
+        yield f"{_differing(scored.outcomes, judged['outcomes'])} outcomes do not follow from predictions and labels"
     if not math.isclose(scored.chance, chance_of(scored.choice_lengths), rel_tol=ROUNDING):
         yield f"chance is {scored.chance:g}, by the rows {chance_of(scored.choice_lengths):g}"
-    yield from _metric_contradictions(scored, expected)
+    yield from _metric_contradictions(scored, metrics)
 
 
 def _unusable(scored: Scored) -> str | None:
@@ -97,25 +98,17 @@ def _unusable(scored: Scored) -> str | None:
     return None
 
 
-def _of_choices(scored: Scored) -> tuple[dict[str, float | None], list[int], list[float]]:
-    """Return the metrics, the predictions and the outcomes of a task with choices."""
+def _choice_metrics(scored: Scored) -> dict[str, float | None]:
+    """Return every metric that a task with choices may have."""
     labels, logs = scored.labels, scored.log_likelihoods
-    expected = choice_metrics(labels, logs, scored.choice_lengths, CHOICES)
-    if "f1_stderr" in scored.metrics and "f1" in expected:
-        expected["f1_stderr"] = f1_standard_error(labels, logs)
-    predictions = likeliest(logs, _divisors(scored)).tolist()
-    return expected, predictions, [float(said == label) for said, label in zip(predictions, labels, strict=True)]
+    metrics = choice_metrics(labels, logs, scored.choice_lengths, CHOICES)
+    if "f1_stderr" in scored.metrics and "f1" in metrics:
+        metrics["f1_stderr"] = f1_standard_error(labels, logs)
+    return metrics
 
 
-def _divisors(scored: Scored) -> list[list[int]] | None:
-    return scored.choice_lengths if scored.metric == "acc_norm" else None
-
-
-def _choice_contradictions(scored: Scored) -> Iterator[str]:
-    """Yield a wrong number of ties, and losses that are not those of the right choices."""
-    found = ties(scored.log_likelihoods, _divisors(scored))
-    if scored.ties != found:
-        yield f"{scored.ties} ties, by the rows {found}"
+def _loss_contradictions(scored: Scored) -> Iterator[str]:
+    """Yield how many losses are not those of the right choices."""
     right = np.array([logs[label] for logs, label in zip(scored.log_likelihoods, scored.labels, strict=True)])
     allowed = LOSS_SHARE * scored.losses + LOSS_PER_TOKEN * scored.answer_tokens
     apart = np.abs(scored.losses + right) > allowed

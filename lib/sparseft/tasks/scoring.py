@@ -60,6 +60,23 @@ def _scores(log_likelihoods: list[list[float]], lengths: list[list[int]] | None)
     return scores if lengths is None else scores / np.array(list(zip_longest(*lengths, fillvalue=1)))
 
 
+def judge_choices(
+    labels: list[int], log_likelihoods: list[list[float]], lengths: list[list[int]], metric: str
+) -> dict[str, object]:
+    """Return `ties`, and by row the `predictions` and `outcomes` of the headline metric; acc_norm divides by the lengths."""
+    divisors = lengths if metric == "acc_norm" else None
+    predictions = likeliest(log_likelihoods, divisors).tolist()
+    outcomes = [float(said == label) for said, label in zip(predictions, labels, strict=True)]
+    return {"ties": ties(log_likelihoods, divisors), "predictions": predictions, "outcomes": outcomes}
+
+
+def judge_texts(labels: list[str], generations: list[str]) -> dict[str, list]:
+    """Return by row the `predictions`, which are the extracted answers, and the `outcomes`."""
+    predictions = [strict_match(text) for text in generations]
+    outcomes = [float(exact_match(*pair)) for pair in zip(predictions, labels, strict=True)]
+    return {"predictions": predictions, "outcomes": outcomes}
+
+
 def choice_metrics(
     labels: list[int], log_likelihoods: list[list[float]], lengths: list[list[int]], classes: tuple[str, ...]
 ) -> dict[str, float | None]:

@@ -23,12 +23,10 @@ class Task:
     hub: str | None = None  # ORG/NAME[/CONFIGURATION]@REVISION; real tasks only
     generate: Callable[[str, int, int], list[Row]] | None = None  # (split, number, seed) -> rows; mini tasks only
     max_new_tokens: int = 0  # length limit of a generated answer
-    few_shot: int = (
-        0  # worked examples before the prompt when the model answers, from the training rows; a loss has none
-    )
+    few_shot: int = 0  # worked examples, from the training rows, before a prompt that is answered; a loss has none
     classes: tuple[str, ...] = ()  # the choices where all rows have the same: scored class by class, f1 of the last
     problem: Callable[[Row], str | None] = lambda row: None  # what is wrong with a row whose fields have their types
-    # Keys of `training` that suit the task; what the user sets goes first.
+    # Keys of `training` that suit the task; what the user sets replaces them.
     suggested_training: dict[str, int | float] = field(default_factory=dict)
 
     def check(self, rows: dict[str, list[Row]]) -> None:

@@ -65,13 +65,18 @@ def refuse_indivisible(task: str, divisible: list[bool]) -> None:
     """Raise InputError where rows are not `divisible` into the tokens of the prompt and those of the answer.
 
     A tokenizer that ends every text with a token of its own would leave only that token to be scored."""
-    if not all(divisible):
-        raise InputError(
-            f"{task}: the tokens of a prompt are not the first of prompt and answer, or the answer has none, in"
-            f" {divisible.count(False)} of {len(divisible)} rows, number {divisible.index(False) + 1} first",
-            "take a tokenizer that appends no token to a text and joins none over the space before the answer"
-            " (post_processor and pre_tokenizer in tokenizer.json)",
-        )
+    refuse_rows(
+        f"{task}: the tokens of a prompt are not the first of prompt and answer, or the answer has none,",
+        [not each for each in divisible],
+        "take a tokenizer that appends no token to a text and joins none over the space before the answer"
+        " (post_processor and pre_tokenizer in tokenizer.json)",
+    )
+
+
+def refuse_rows(what: str, wrong: list[bool], mend: str) -> None:
+    """Raise InputError where rows are `wrong`, with their count and the number of the first."""
+    if any(wrong):
+        raise InputError(f"{what} in {sum(wrong)} of {len(wrong)} rows, number {wrong.index(True) + 1} first", mend)
 
 
 def refuse_longer(

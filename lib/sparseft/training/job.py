@@ -83,9 +83,9 @@ def add_job_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def check_outputs(args: argparse.Namespace, *inputs: Path) -> None:
-    """Raise InputError if a training would replace what it reads, `inputs` besides the flags', or what is not this program's.
+    """Raise InputError if a training would replace what it reads, or what is not this program's.
 
-    The record train.json is this program's if the adapter beside it is."""
+    `inputs` are read in addition to those of the flags. The record train.json is this program's if the adapter beside it is."""
     adapter, record = args.output_dir / ADAPTER, args.output_dir / "train.json"
     check_apart([args.output_dir], [args.model_path, args.mask_path, args.data_dir, *inputs])
     check_replaceable(adapter)
