@@ -36,7 +36,7 @@ def derive(judged: list[Judged], tolerance: float) -> Derived:
     members = {each.record.run: each for each in judged if each.outside is None}
     groups = by_setting(each.record for each in members.values())
     parts = {text: _derive_one([members[record.run] for record in group], tolerance) for text, group in groups.items()}
-    return Derived(**{field.name: _joined(parts, field.name) for field in fields(Derived)})
+    return Derived(**{field.name: _stacked(parts, field.name) for field in fields(Derived)})
 
 
 def _derive_one(judged: list[Judged], tolerance: float) -> Derived:
@@ -55,7 +55,7 @@ def _rows(table: pd.DataFrame, keys: dict[str, str]) -> pd.DataFrame:
     return table
 
 
-def _joined(parts: dict[str, Derived], name: str) -> pd.DataFrame:
+def _stacked(parts: dict[str, Derived], name: str) -> pd.DataFrame:
     """Return the tables of all settings as one, with the setting before the other columns."""
     found = []
     for text, part in parts.items():

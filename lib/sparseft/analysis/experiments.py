@@ -323,15 +323,7 @@ def _limits(records: list[Record], judged: list[Judged], derived: Derived, left_
               if each.evaluation.train_overlap}  # fmt: skip
     if shared:
         limits.append(f"Training examples with the prompt of a validation example: {_each(shared)}.")
-    if failed := sum(bool(each.faults) for each in judged):
-        limits.append(
-            f"{failed} of {len(judged)} runs have a fault, which correctness_memo.md names. They stand in the tables, marked;"
-            " no comparison, verdict, sentence or figure has them."
-        )
-    if in_part := sum(bool(each.unchecked) for each in judged):
-        limits.append(f"{in_part} of {len(judged)} runs were not fully checked; correctness_memo.md says what is open.")
-    if outside := sum(each.outside is not None for each in judged):
-        limits.append(f"{outside} runs are outside the configured study: in summary.csv only, in_study False.")
+    limits += _run_limits(judged)
     unlike = {
         f"{each.task} is answered after {each.few_shot} worked examples, and its losses are taken after {each.loss_few_shot}"
         for each in (record.evaluation for record in records)
@@ -346,6 +338,21 @@ def _limits(records: list[Record], judged: list[Judged], derived: Derived, left_
     if left_out:
         limits.append(f"{left_out} runs are missing or could not be read and are in no table; missing.csv names them.")
     return "## Limits\n\n" + "".join(f"- {limit}\n" for limit in limits)
+
+
+def _run_limits(judged: list[Judged]) -> list[str]:
+    """Return how many runs have a fault, were not fully checked, or are outside the study, a sentence each."""
+    limits = []
+    if failed := sum(bool(each.faults) for each in judged):
+        limits.append(
+            f"{failed} of {len(judged)} runs have a fault, which correctness_memo.md names. They stand in the tables, marked;"
+            " no comparison, verdict, sentence or figure has them."
+        )
+    if in_part := sum(bool(each.unchecked) for each in judged):
+        limits.append(f"{in_part} of {len(judged)} runs were not fully checked; correctness_memo.md says what is open.")
+    if outside := sum(each.outside is not None for each in judged):
+        limits.append(f"{outside} runs are outside the configured study: in summary.csv only, in_study False.")
+    return limits
 
 
 def _reproduce(reproduction: Reproduction) -> str:
