@@ -15,7 +15,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.source import prepare_model
 from sparseft.config import Model
 from sparseft.errors import InputError
-from sparseft.files import sha256
+from sparseft.files import MARKER, sha256
 from sparseft.modelzoo.export import CHECKPOINT, export_modelzoo
 from sparseft.training.model import load_model
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, save_tiny
@@ -33,7 +33,8 @@ def tensors(folder) -> dict[str, torch.Tensor]:
 def test_a_folder_of_the_asked_dtype_is_copied_bit_for_bit_with_a_manifest(tmp_path, tiny_models, name):
     source, output = tiny_models[name], tmp_path / "out"
     manifest = prepare_model(Model(source=f"path:{source}", dtype="bfloat16"), output)
-    assert {file.name for file in output.iterdir()} == {file.name for file in source.iterdir()} | {"manifest.json"}
+    written = {file.name for file in source.iterdir()} | {"manifest.json", MARKER}
+    assert {file.name for file in output.iterdir()} == written
     for file in source.iterdir():
         assert sha256(output / file.name) == sha256(file) == manifest["files"][file.name]["sha256"]
     assert manifest == json.loads((output / "manifest.json").read_text())
