@@ -19,7 +19,7 @@ def announce(planned: Iterable[str]) -> None:
 
 
 def made_again(planned: list[Path]) -> str:
-    """Return which of the planned files an earlier version made; empty if no training in the folder is of one.
+    """Return which of the planned files an earlier version made; empty if no training was made by one.
 
     Only a training's record names its version: it stands for the model and the masks that it was made with."""
     version_of = {path.parent.name: _version(path) for path in Path(RUNS).glob("*/train.json")}

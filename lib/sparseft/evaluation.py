@@ -49,7 +49,7 @@ _FILTERS = {
 
 
 class StrictLM(HFLM):
-    """lm-eval's model, which refuses what lm-eval would do in silence.
+    """Run lm-eval's model, and refuse what lm-eval would do in silence.
 
     It refuses a prompt longer than the context, which lm-eval cuts. It refuses a prompt that cannot be told from its
     answer by tokens, and two choices of the same tokens. Requests come in the order of the validation rows, and a

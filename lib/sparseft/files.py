@@ -37,7 +37,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_files(*paths: Path | str) -> Iterator[list[Path]]:
-    """As `atomic_file`, for files of which all are to be there or none: the first is renamed once the last is written."""
+    """Do as `atomic_file` for several files, all or none: the first is renamed once the last is written."""
     check_writable(*paths)
     places = [Path(path).resolve() for path in paths]
     temporaries = [_temporary(place) for place in places]
@@ -55,9 +55,9 @@ def atomic_files(*paths: Path | str) -> Iterator[list[Path]]:
 
 
 def check_writable(*paths: Path | str) -> None:
-    """Raise InputError for a place where no file can be written: asked before long work, not after it.
+    """Raise InputError for a place where no file can be written, before long work and not after it.
 
-    A device or a pipe is no place: its name would be taken from it."""
+    A device or a pipe is refused too, because the file would replace it."""
     for place in (Path(path).resolve() for path in paths):
         folder = next(parent for parent in place.parents if parent.exists())
         taken = place.exists() and not place.is_file()
@@ -181,7 +181,7 @@ def adopt(folder: Path) -> None:
     manifest = folder / "manifest.json"
     if _is_marked(folder) or not manifest.is_file():
         return
-    # A manifest that cannot be read is nobody's; a folder that cannot be written cannot be replaced either.
+    # A manifest that cannot be read is not ours. A folder that cannot be written cannot be replaced either.
     with suppress(InputError, OSError):
         if {"format_version", "source", "digest"} <= read_json(manifest).keys():
             mark(folder)
@@ -301,13 +301,13 @@ def sha256(path: Path | str) -> str:
 
 
 def adapter_digest(folder: Path) -> str:
-    """sha256 over an adapter's matrices' and the configuration's sha256, which holds r and alpha, joined by a newline."""
+    """Return one sha256 for an adapter: of the sha256 of its matrices and of its configuration, joined by a newline."""
     parts = [sha256(folder / name) for name in ADAPTER_FILES]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside `path` for this process; what a killed process left there under its own is removed."""
+    """Return a name beside `path` for this process. What a killed process left there under its own name is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         owner = left.name.split(".")[-2]

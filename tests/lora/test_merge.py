@@ -265,5 +265,5 @@ def test_what_peft_s_own_choice_of_layers_leaves_out_is_not_missed(tmp_path, cho
 def test_a_pattern_or_another_type_in_the_place_of_names_is_refused(tmp_path, tiny_llama, key, value):
     mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
     adapter = configured(recorded(tmp_path / "adapter", tiny_llama, mask), **{key: value})
-    with pytest.raises(InputError, match=f"{key} is no list of names"):
+    with pytest.raises(InputError, match=f"{key} is not a list of names"):
         read_adapter(adapter)

@@ -18,7 +18,7 @@ from sparseft.analysis.tradeoffs import tradeoffs
 
 @dataclass(frozen=True)
 class Derived:
-    """The tables of a study."""
+    """Hold the tables of a study."""
 
     cells: pd.DataFrame
     points: pd.DataFrame
@@ -32,7 +32,7 @@ class Derived:
 
 
 def derive(judged: list[Judged], tolerance: float) -> Derived:
-    """Return the tables of the runs that belong to the study. Raises ValueError where none does."""
+    """Return the tables of the runs that belong to the study. Raises ValueError if none does."""
     members = {each.record.run: each for each in judged if each.outside is None}
     groups = by_setting(each.record for each in members.values())
     parts = {text: _derive_one([members[record.run] for record in group], tolerance) for text, group in groups.items()}

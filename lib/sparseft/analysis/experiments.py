@@ -71,8 +71,7 @@ To make the whole study anew, copy that file into a new folder and type there:
 {new_study}
 ```
 """
-_NO_STUDY = """The analysis was not told which configuration the runs were made with (`--configuration`), so that this page cannot say
-which command makes them again.
+_NO_STUDY = """The analysis was given no `--configuration`, so this page cannot say which command makes the runs again.
 """
 
 
@@ -324,12 +323,12 @@ def _limits(records: list[Record], judged: list[Judged], derived: Derived, left_
     if shared:
         limits.append(f"Training examples with the prompt of a validation example: {_each(shared)}.")
     limits += _run_limits(judged)
-    unlike = {
+    prompts = {
         f"{each.task} is answered after {each.few_shot} worked examples, and its losses are taken after {each.loss_few_shot}"
         for each in (record.evaluation for record in records)
         if each.few_shot != each.loss_few_shot
     }
-    limits += [f"{words}: the two do not describe the same prompt." for words in sorted(unlike)]
+    limits += [f"{words}: the two do not describe the same prompt." for words in sorted(prompts)]
     tied = {f"{each.evaluation.task} {each.evaluation.ties}" for each in records if each.evaluation.ties}
     if tied:
         limits.append(f"Validation examples with several likeliest choices, of which the first counts: {_each(tied)}.")

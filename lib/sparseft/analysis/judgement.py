@@ -13,7 +13,9 @@ from sparseft.grid import Run
 
 @dataclass(frozen=True)
 class Judged:
-    """One run with its faults and its open checks, each a text. `outside` says why it is not of the study; None where it is."""
+    """Hold one run with its faults and its open checks, each a text.
+
+    `outside` says why the run does not belong to the study; it is None if it does."""
 
     record: Record
     faults: list[str]

@@ -34,8 +34,8 @@ _MERGE = """This command makes it again, of the configuration
 {command}
 ```
 """
-_NO_MERGE = """The analysis was not told of a
-configuration that asks for these runs (`--configuration`), so that this page cannot say which command makes it again.
+_NO_MERGE = """The analysis was given no
+configuration that asks for these runs (`--configuration`), so this page cannot say which command makes it again.
 """
 
 _CHAIN = """## Chain of hashes

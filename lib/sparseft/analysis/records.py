@@ -60,7 +60,7 @@ class _Piece(BaseModel):
     model_config = _STRICT
 
     def contradictions(self) -> Iterable[str]:
-        """What is wrong with the numbers taken together."""
+        """Return what is wrong with the numbers taken together."""
         return ()
 
     @model_validator(mode="after")
@@ -166,7 +166,7 @@ class Merge(_File):
 
 
 class Layer(BaseModel):
-    """One row of the validation: how many weights were compared, are pruned by the mask, are zero, violate the mask.
+    """Hold one row of the validation: how many weights were compared, are pruned by the mask, are zero, violate the mask.
 
     `within_tolerance` counts the pruned weights that are not zero and at most the tolerance; `max_abs_pruned` is the largest
     magnitude of any pruned weight."""
@@ -182,7 +182,7 @@ class Layer(BaseModel):
 
 
 def _columns(rows: list[Layer]) -> dict[str, np.ndarray]:
-    """Each field an array: a study has more rows than Python's objects bear."""
+    """Return each field as an array, because a study has more rows than Python's objects bear."""
     return {name: np.array([getattr(row, name) for row in rows]) for name in Layer.model_fields}
 
 
@@ -217,7 +217,7 @@ class Mask(_Piece):
 
 
 class Validation(_File):
-    """validation_report.json: sparsities are fractions of the prunable weights, None where no layer was checked.
+    """Read validation_report.json: sparsities are fractions of the prunable weights, None if no layer was checked.
 
     `actual_sparsity` counts exact zeros, `sparsity_within_tolerance` also the pruned weights up to the tolerance.
     `not_checked` holds a sentence for each thing that the validation leaves open."""
@@ -278,11 +278,11 @@ class EvaluationInputs(_Piece):
 
 
 class _Scored(_File):
-    """A model on the validation set: `metrics` are all that its task has, by name. By example, (examples,): `outcomes`
-    of the headline metric, `losses` of the right answer, nats, and its `answer_tokens`.
+    """Read the result of a model on the validation set: `metrics` are all that its task has, by name.
 
-    The other rows are the evidence: every number is computed again from them. They are dropped once that is done, since
-    those of a whole study would fill the memory; `rows_digest` stays, for `recompute.check_rows`."""
+    By example, (examples,): `outcomes` of the headline metric, `losses` of the right answer, nats, and its `answer_tokens`.
+    The other rows are the evidence, from which every number is computed again. Then they are dropped, because those of a
+    whole study would fill the memory. `rows_digest` stays, for `recompute.check_rows`."""
 
     task: str
     metric: str
@@ -331,7 +331,7 @@ class _Scored(_File):
 
     @model_validator(mode="after")
     def _drop_evidence(self) -> Self:
-        """Replace the evidence by its digest; runs after the contradictions were looked for."""
+        """Replace the evidence by its digest. Pydantic calls this after `_agrees`, which needs the evidence."""
         self._rows_digest = labels_digest(self.labels, self.choice_lengths)
         for name in _EVIDENCE:
             self.__dict__[name] = None  # the model is frozen for everybody else
@@ -458,7 +458,7 @@ class Measurement(_Piece):
 
 @dataclass(frozen=True)
 class Record:
-    """One run with its sound pieces; `train`, `before` and `merge` are None where there is no sound one.
+    """Hold one run with its sound pieces; `train`, `before` and `merge` are None where there is no sound one.
 
     `on_disk` holds the digests of the mask's and the adapter's files, taken while reading; a file that is not there has
     none. `rows` says how the right answers of the evaluation compare with the validation rows (recompute.check_rows)."""
@@ -485,7 +485,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Shared:
-    """What many runs of a study share: its folder, and what was read of masks and validation rows there."""
+    """Hold what many runs of a study share: its folder, and what was read of masks and validation rows there."""
 
     study: Path
     masks: dict[Path, str] = field(default_factory=dict)

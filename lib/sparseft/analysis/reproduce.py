@@ -16,11 +16,11 @@ ROOT = Path(__file__).parents[3]  # the project's folder
 
 @dataclass(frozen=True)
 class Reproduction:
-    """How the results of one analysis are made again, by commands for the folder that the analysis ran in."""
+    """Build the commands that make the results of one analysis again, for the folder that the analysis ran in."""
 
     results_dir: Path = Path(grid.RUNS)
     options: tuple[str, ...] = ()  # of analyze_results.py, which decide what the pages and tables show
-    configuration: Path | None = None  # None: the analysis was not told of one
+    configuration: Path | None = None  # None if the analysis was given none
     digest: str = ""  # sha256 of the configuration
     run_ids: frozenset[str] = frozenset()  # the runs of its grid
 

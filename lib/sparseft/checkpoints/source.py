@@ -172,7 +172,7 @@ def _from_path(place: str, model: Model, folder: Path) -> None:
             f"{model.source}: no *.safetensors in it, and pickles (*.bin) are not read, for they can run code",
             "convert it where you trust it, with transformers' save_pretrained, and use path:DIR",
         )
-    # both say what is wrong before gigabytes are copied
+    # Checked here too, because a copy of gigabytes would come before the check of the output.
     prunable_layers(checkpoint)
     check_tensors(checkpoint, model.source)
     stored = {name: tensor.dtype for name, tensor in checkpoint.tensors.items()}

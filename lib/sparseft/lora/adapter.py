@@ -130,7 +130,7 @@ def _list_of(value: object) -> list:
 
 
 def _check_names(folder: Path, config: dict) -> None:
-    """Raise InputError if what chooses the layers is no list of names: a pattern of strangers could be matched for ever."""
+    """Raise InputError if what chooses the layers is not a list of names: matching a stranger's pattern might never end."""
     for key, kind in (
         ("target_modules", str),
         ("exclude_modules", str),
@@ -142,7 +142,9 @@ def _check_names(folder: Path, config: dict) -> None:
             continue
         items = _list_of(value) if key.startswith("layers_") else value
         if not isinstance(items, list) or not all(type(item) is kind for item in items):
-            raise InputError(f"{folder}: {key} is no list of names", "write the layers' names into adapter_config.json")
+            raise InputError(
+                f"{folder}: {key} is not a list of names", "write the layers' names into adapter_config.json"
+            )
 
 
 def _plain(config: dict) -> bool:
