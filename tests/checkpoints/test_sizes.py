@@ -44,7 +44,7 @@ def test_a_modelzoo_source_is_described_by_its_hugging_face_folder(tiny_models, 
     ],
 )
 def test_the_models_of_the_studies_have_the_published_sizes(model, parameters, prunable):
-    subject = described("m", Model(source=model, sha256="0" * 64))
+    subject = described("m", Model(source=model, sha256="0" * 64 if model.startswith("pypi:") else None))
     assert (subject.weights, subject.prunable_weights) == (parameters, prunable)
 
 
