@@ -29,7 +29,7 @@ def get_task(name: str) -> Task:
 
 
 def read_examples(path: Path | str, task: Task) -> list[Row]:
-    """The task's rows of a .jsonl file, each checked. Raises InputError with the file, the line and the field."""
+    """Return the task's rows of a .jsonl file, each checked. Raises InputError with the file, the line and the field."""
     return read_rows(path, task.name, task.fields, task.problem)
 
 
@@ -37,7 +37,7 @@ def read_rows(
     path: Path | str,
     name: str,
     fields: dict[str, type | tuple],
-    problem: Callable[[Row], str | None] = lambda row: None,
+    problem: Callable[[Row], str | None] | None = None,
 ) -> list[Row]:
     """Return the rows of a .jsonl file, called `name` in errors, each checked by `problem_of`."""
     mend = f"each line holds one {name} row as JSON: {', '.join(fields)}"
@@ -71,7 +71,7 @@ def _parse(line: str, place: str, mend: str) -> object:
     return value
 
 
-def problem_of(row: object, fields: dict, problem: Callable[[Row], str | None]) -> str | None:
+def problem_of(row: object, fields: dict, problem: Callable[[Row], str | None] | None = None) -> str | None:
     """Return what is wrong with a row, or None: first its fields and their types, then what `problem` finds."""
     if not isinstance(row, dict):
         return "a JSON object is expected"
@@ -81,4 +81,4 @@ def problem_of(row: object, fields: dict, problem: Callable[[Row], str | None]) 
         # bool is a subclass of int: true is no label
         if not isinstance(row[field], kind) or (isinstance(row[field], bool) and kind is not bool):
             return f"field {field!r} has the wrong type ({type(row[field]).__name__})"
-    return problem(row)
+    return problem(row) if problem else None

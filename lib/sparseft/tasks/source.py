@@ -100,7 +100,7 @@ def _checked(dataset: dict, split: str, hub: str, fields: dict, task: Task | Non
         raise InputError(f"{hub} has no split {split}, only {', '.join(dataset)}", "name another data set")
     rows = [_plain(row, task) if task else row for row in dataset[split]]
     for number, row in enumerate(rows, start=1):
-        if fault := problem_of(row, fields, task.problem if task else lambda row: None):
+        if fault := problem_of(row, fields, task.problem if task else None):
             raise InputError(f"{hub}, split {split}, row {number}: {fault}",
                              "name another data set or revision, or give a local copy without the row")  # fmt: skip
     return rows

@@ -25,7 +25,7 @@ class Task:
     max_new_tokens: int = 0  # length limit of a generated answer
     few_shot: int = 0  # worked examples, from the training rows, before a prompt that is answered; a loss has none
     classes: tuple[str, ...] = ()  # the choices where all rows have the same: scored class by class, f1 of the last
-    problem: Callable[[Row], str | None] = lambda row: None  # what is wrong with a row whose fields have their types
+    problem: Callable[[Row], str | None] | None = None  # what is wrong with a row whose fields have their types
     # Keys of `training` that suit the task; what the user sets replaces them.
     suggested_training: dict[str, int | float] = field(default_factory=dict)
 
