@@ -39,14 +39,15 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
     report_inputs = {"mask": mask, "checkpoint": dict(merged), "base": base}
     examples = changes.get("examples", 200)
     scored = {"task": run.task, "examples": examples, "seconds": 12.5, "peak_memory_bytes": 1_250_000_000}
-    scored["dtype"] = "bfloat16"
+    scored |= {"dtype": "bfloat16", "harness": "lm-eval 0.4.13", "prompt_sha256": digest(run.task, "prompts")}
+    scored |= {"few_shot": changes.get("few_shot", 0), "loss_few_shot": 0}
+    scored["distinct_prompts"] = changes.get("distinct_prompts", examples)
     found = {
         "merge": {"inputs": merge_inputs, "outputs": dict(merged)},
         "validation_report": {**validation_report(run, layers), "inputs": report_inputs},
         "evaluation": {**scored, **result(run, value, loss, examples, changes)}
         | {"train_overlap": changes.get("train_overlap", 0)}
-        | {"few_shot": changes.get("few_shot", 0), "loss_few_shot": 0}
-        | {"harness": "lm-eval 0.4.13", "device": device, "prompt_sha256": digest(run.task, "prompts")}
+        | {"device": device}
         | {"inputs": {"model": dict(merged), "data": data, "train": digest(run.task, "train")}},
     }
     found["evaluation"]["metrics"] |= changes.get("metrics", {})

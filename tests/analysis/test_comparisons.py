@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from sparseft.analysis import tables
-from sparseft.analysis.comparisons import compare, judge
+from sparseft.analysis.comparisons import compare, correct, judge
+from sparseft.analysis.derived import derive
 from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
 from sparseft.analysis.statistics import loss_intervals, mcnemar_p, paired_t_p
@@ -18,7 +19,7 @@ UNTUNED = "m-t-unstructured-sparsity50-no_finetune-seed0"
 
 
 def compared(tmp_path: Path) -> pd.DataFrame:
-    return compare(judge_runs(read_runs(tmp_path / "runs")[0]))
+    return correct(compare(judge_runs(read_runs(tmp_path / "runs")[0])))
 
 
 def judged(tmp_path: Path, tolerance: float = 0.02) -> pd.Series:
@@ -148,7 +149,7 @@ def test_losses_are_compared_pair_by_pair_a_token(write_run, tmp_path):
     assert row["eval_loss_p_value"] == max(paired_t_p(first - dense), paired_t_p(second - again))
     point = judged(tmp_path)
     assert point["eval_loss_difference"] == pytest.approx(point["eval_loss"] - 2)
-    assert point["eval_loss_difference_low"] == low
+    assert point["eval_loss_difference_low"] == min(low, row["eval_loss_difference_seeds_low"])
 
 
 def test_other_answer_lengths_are_not_compared(write_run, tmp_path):
@@ -207,3 +208,63 @@ def test_a_run_with_a_fault_leaves_no_verdict_on_what_is_compared_with_it(write_
     verdicts = points[points["sparsity"] > 0].set_index("task")["verdict"]
     assert pd.isna(verdicts["t"])
     assert verdicts["u"] == "within tolerance"
+
+
+def verdict_of(write_run, tmp_path, dense: list[float], pruned: list[float], tolerance: float) -> object:
+    for seed, value in enumerate(dense):
+        write_run(DENSE.replace("seed0", f"seed{seed}"), value, examples=1000)
+    for seed, value in enumerate(pruned):
+        write_run(TUNED.replace("seed0", f"seed{seed}"), value, examples=1000)
+    return judged(tmp_path, tolerance)["verdict"]
+
+
+def test_a_verdict_covers_the_seeds_too(write_run, tmp_path):
+    # The mean difference is 0 and the examples are many, yet one seed lost 0.1.
+    assert verdict_of(write_run, tmp_path, [0.7, 0.7], [0.8, 0.6], 0.05) == "undecided"
+
+
+def test_seeds_that_agree_leave_the_verdict_to_the_examples(write_run, tmp_path):
+    assert verdict_of(write_run, tmp_path, [0.7, 0.7], [0.7, 0.7], 0.5) == "within tolerance"
+
+
+def test_there_is_no_verdict_where_a_seed_has_no_counterpart(write_run, tmp_path):
+    assert pd.isna(verdict_of(write_run, tmp_path, [0.6], [0.5, 0.7, 0.61], 0.5))
+
+
+def test_a_dense_model_that_guesses_has_nothing_to_lose(write_run, tmp_path):
+    assert pd.isna(verdict_of(write_run, tmp_path, [0.25], [0.25], 0.5))
+
+
+def test_the_interval_over_seeds_is_student_s_over_the_pairs(write_run, tmp_path):
+    for seed, value in enumerate([0.5, 0.4, 0.6]):
+        write_run(DENSE.replace("seed0", f"seed{seed}"), 0.75)
+        write_run(TUNED.replace("seed0", f"seed{seed}"), value)
+    row = compared(tmp_path).iloc[0]
+    half = 4.30265273 * 0.1 / 3**0.5  # two degrees of freedom, 97.5 %
+    assert (row["difference_seeds_low"], row["difference_seeds_high"]) == pytest.approx((-0.25 - half, -0.25 + half))
+
+
+@pytest.mark.parametrize(("distinct", "number"), [(200, 1), (190, 1), (6, 0)])
+def test_examples_that_repeat_one_another_are_not_tested(write_run, tmp_path, distinct, number):
+    for run_id, value in ((DENSE, 0.75), (TUNED, 0.5)):
+        write_run(run_id, value, distinct_prompts=distinct)
+    assert len(compared(tmp_path)) == number
+
+
+def test_answers_after_other_worked_examples_are_not_compared(write_run, tmp_path):
+    def other(files: dict) -> None:
+        files["evaluation"]["inputs"]["train"] = "f" * 64
+
+    random = UNTUNED.replace("unstructured", "random")
+    write_run(UNTUNED, 0.5, few_shot=5)
+    write_run(random, 0.25, few_shot=5, change=other)
+    assert derive(judge_runs(read_runs(tmp_path / "runs")[0]), 0.02).comparisons.empty
+
+
+def test_the_family_has_the_comparisons_of_all_settings(write_run, tmp_path):
+    for seed, rate in enumerate((0.001, 0.002, 0.003)):
+        for run_id, value in ((DENSE, 0.75), (TUNED, 0.7)):
+            write_run(run_id.replace("seed0", f"seed{seed}"), value, training={"learning_rate": rate})
+    table = derive(judge_runs(read_runs(tmp_path / "runs")[0]), 0.02).comparisons
+    assert table["setting"].nunique() == 3
+    assert set(table["family_size"]) == {3}

@@ -237,7 +237,7 @@ def test_no_gap_is_taken_between_unlike_results(write_run, pieces, tmp_path):
     write_run(TUNED, 0.5, change=lambda files: files["before_merge"].update(few))
     (record,), (gap,) = read_runs(tmp_path / "runs")
     assert (record.train_merge_gap, record.train_merge_gap_value) == (None, None)
-    assert gap.reason == "before_merge.json: acc of 100 examples, evaluation.json has acc of 200"
+    assert gap.reason == "before_merge.json: examples is 100, in evaluation.json 200"
 
 
 @pytest.mark.parametrize(

@@ -163,3 +163,24 @@ def test_what_the_configuration_asks_for_and_is_not_there_is_missing(write_run, 
         "m-boolq_mini-dense-sparsity00-sparse_to_dense-seed1",
         "m-boolq_mini-unstructured-sparsity50-no_finetune-seed1",
     ]
+
+
+def test_numbers_of_examples_and_a_perplexity_that_are_not_the_configured_ones_are_said(write_run, tmp_path, study):
+    write_run(seed(TUNED.replace("-t-", "-boolq_mini-"), 1), 0.75, examples=100, training={"train_examples": 24},
+              metrics={"wikitext2_ppl_2048": 20.0})  # fmt: skip
+    (reason,) = outside(read_runs(tmp_path / "runs", study)[0], study).values()
+    for words in ("100 validation examples instead of 200", "24 training examples instead of 480",
+                  "perplexity over {2048} tokens instead of none"):  # fmt: skip
+        assert words in reason
+
+
+def test_groups_that_differ_in_opposite_ways_keep_all_their_runs(write_run, tmp_path):
+    for number, (training, evaluation) in enumerate([("float32", "bfloat16"), ("bfloat16", "float32")]):
+        write_run(seed(TUNED, number), 0.5, training={"dtype": training},
+                  change=lambda files, dtype=evaluation: [files[name].update(dtype=dtype) for name in ("evaluation", "before_merge")])  # fmt: skip
+    assert derived(tmp_path).cells["runs"].tolist() == [1, 1]
+
+
+def test_a_layer_of_a_run_with_a_fault_is_in_no_table(write_run, tmp_path):
+    write_run(UNTUNED, 0.5, change=lambda files: files["merge"]["inputs"].update(mask="f" * 64))
+    assert derived(tmp_path).layers.empty

@@ -4,13 +4,14 @@ import numpy as np
 import pandas as pd
 from sparseft.analysis.statistics import BEYOND, UNDECIDED, WITHIN
 from sparseft.analysis.tradeoffs import pareto, tradeoffs
+from sparseft.grid import Cell
 
 
 def curve(*points: tuple, mode: str = "sparse_to_dense", device: str = "CPU") -> list[dict]:
     """Points (sparsity, value, speed, verdict) of one curve of unstructured pruning."""
     return [
         {"model": "m", "task": "t", "metric": "acc", "method": "unstructured", "mode": mode, "n": 1, "n_sound": 1,
-         "sparsity": sparsity, "reached_sparsity": sparsity / 100, "value": value, "samples_per_second": speed, "verdict": verdict, "device": device,
+         "sparsity": sparsity, "reached_sparsity": sparsity / 100, "value": value, "samples_per_second": speed, "verdict": verdict, "device": device, "processes": 1,
          "difference_to_dense": 0.0, "difference_low": 0.0, "difference_high": 0.0}
         for sparsity, value, speed, verdict in points
     ]  # fmt: skip
@@ -60,3 +61,10 @@ def test_the_reached_sparsity_decides_and_a_mask_that_prunes_nothing_takes_no_pa
         row["reached_sparsity"] = reached
     assert best(rows, "best_for_sparsity") == [("unstructured", 5)]
     assert best(rows, "largest_within") == [("unstructured", 5)]
+
+
+def test_a_sparsity_of_which_a_run_is_missing_ends_the_search():
+    rows = curve((30, 0.5, 4, WITHIN), (50, 0.5, 4, WITHIN), (70, 0.5, 4, WITHIN))
+    lost = Cell("m", "t", "unstructured", 50, "sparse_to_dense")
+    table = tradeoffs(pd.DataFrame(rows), [lost])
+    assert table[table["largest_within"]]["sparsity"].tolist() == [30]

@@ -47,6 +47,10 @@ def main() -> int:
     if shared:
         print(f"warning: {task.name}: {shared} of {len(rows['train'])} training examples have the prompt of a"
               " validation example: its score is no test of them", file=sys.stderr)  # fmt: skip
+    repeated = len(rows["validation"]) - len({task.prompt(row) for row in rows["validation"]})
+    if repeated:
+        print(f"warning: {task.name}: {repeated} of {len(rows['validation'])} validation examples repeat another's prompt:"
+              " errors and tests will take them for independent", file=sys.stderr)  # fmt: skip
     with atomic_files(*outputs) as (*files, manifest):
         for split, file in zip(SPLITS, files, strict=True):
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[split])

@@ -5,11 +5,14 @@
     untuned   a fine-tuned cell with the same model before its training
     modes     sparse_to_sparse with sparse_to_dense
 
-The differences are between the two cells' outcomes and between their losses, each averaged over its seeds; their
-intervals are over the examples and hold for these trained models: another seed moves them further. McNemar's test, and
-Student's of the losses, compares two runs. Of several seeds the p_value is the largest, and a difference is significant only
-if it has the same sign in every seed. Holm's correction is over a family: all comparisons of one kind on one model and task,
-outcomes and losses apart. Cells that were evaluated on other examples are not compared, nor is a cell with a fault.
+The differences are between the two cells' outcomes and between their losses, each averaged over its seeds. Their intervals
+(low, high) are over the examples and hold for these trained models. From two pairs of seeds on, seeds_low and seeds_high are
+the ends of Student's interval over the pairs. McNemar's test, and Student's of the losses, compares two runs. Of several seeds
+the p_value is the largest, and a difference is significant only if it has the same sign in every seed. Holm's correction is
+over a family: all comparisons of one kind on one model and task, whatever their settings, outcomes and losses apart.
+
+Not compared are cells that were evaluated on other examples, cells with a fault, and cells whose examples repeat one another:
+no test would be one of independent examples.
 """
 
 from collections.abc import Iterable
@@ -17,6 +20,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from scipy.stats import sem
 
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.records import Record, files_digest
@@ -26,9 +30,10 @@ from sparseft.analysis.statistics import (
     loss_intervals,
     mcnemar_p,
     paired_t_p,
+    t_interval,
     verdict,
 )
-from sparseft.analysis.tables import CELL, LINE, PLAIN_LORA, tidy
+from sparseft.analysis.tables import CELL, LINE, PLAIN_LORA, POINT, tidy
 from sparseft.grid import DENSE, NO_FINETUNE, TRAINED_MODES, Cell
 
 CONTROL = "random"  # the method that every other one is compared with
@@ -36,7 +41,10 @@ SIGNIFICANT = 0.05
 COMPUTED = ("family_size", "p_holm", "significant")  # once the family is known
 FAMILY = ["comparison", "model", "task", "metric"]
 LOSS = "eval_loss_"  # before the names of what is said of the losses
-TOLD = ["difference", "difference_low", "difference_high", "one_sign", "p_value"]
+REPEATED = 0.1  # the share of validation prompts that repeat another, above which a cell is not compared
+TOLD = [
+    "difference", "difference_low", "difference_high", "difference_seeds_low", "difference_seeds_high", "one_sign", "p_value",
+]  # fmt: skip
 COLUMNS = [
     "comparison", *CELL, "against", "reached_sparsity", "against_reached_sparsity", "n", "examples", "family_size", *TOLD,
     "p_holm", "significant", *(f"{LOSS}{name}" for name in (*TOLD, "p_holm", "significant")),
@@ -44,7 +52,7 @@ COLUMNS = [
 
 
 def compare(judged: Iterable[Judged]) -> pd.DataFrame:
-    """Return a row per comparison: kind by kind, in the order of the study. `judged` are runs of one setting."""
+    """Return a row per comparison, not yet corrected for their number. `judged` are runs of one setting."""
     cells = _sound_cells(judged)
     pairs = [
         (kind, cell, other)
@@ -57,25 +65,31 @@ def compare(judged: Iterable[Judged]) -> pd.DataFrame:
         {"comparison": kind, **vars(cell), "against": other.id, **_tests(cells[cell], cells[other]), **found}
         for (kind, cell, other), found in zip(pairs, intervals, strict=True)
     ]
-    table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name.removeprefix(LOSS) not in COMPUTED])
+    return pd.DataFrame(rows, columns=[name for name in COLUMNS if name.removeprefix(LOSS) not in COMPUTED])
+
+
+def correct(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the comparisons of all settings with Holm's correction and what is significant, in the order of the study."""
+    table = table.copy()
     for kind in ("", LOSS):
         families = table.groupby(FAMILY)[f"{kind}p_value"]
         table["family_size"], table[f"{kind}p_holm"] = families.transform("count"), families.transform(holm)
         without_0 = (table[f"{kind}difference_low"] > 0) | (table[f"{kind}difference_high"] < 0)
         small = table[f"{kind}p_holm"] < SIGNIFICANT
         table[f"{kind}significant"] = small & without_0 & table[f"{kind}one_sign"].astype(bool)
-    return tidy(table, ["comparison", "model", "task", "method", "sparsity", "mode"])[COLUMNS]
+    setting = [name for name in ("setting",) if name in table]
+    return tidy(table, [*setting, "comparison", "model", "task", "method", "sparsity", "mode"])[[*setting, *COLUMNS]]
 
 
 def _sound_cells(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
-    """Return the distinct models of each cell, without the cells of which a run has a fault."""
+    """Return the distinct models of each cell, without the cells of which a run has a fault or repeated examples."""
     models: dict[Cell, dict[str, Record]] = {}
     faulty = set()
     for each in judged:
         run = each.record.run
         cell = Cell(**{key: value for key, value in vars(run).items() if key != "seed"})
         models.setdefault(cell, {}).setdefault(files_digest(each.record.validation.inputs.checkpoint), each.record)
-        if each.faults:
+        if each.faults or each.record.evaluation.repeated_prompts > REPEATED:
             faulty.add(cell)
     return {cell: list(found.values()) for cell, found in models.items() if cell not in faulty}
 
@@ -83,21 +97,36 @@ def _sound_cells(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
 def judge(points: pd.DataFrame, comparisons: pd.DataFrame, tolerance: float) -> pd.DataFrame:
     """Return the points with the intervals of their differences to dense, and the verdict on the value's.
 
-    A point that could not be compared, for other examples or a fault, keeps neither difference nor share."""
+    An interval covers the one over the examples and the one over the seeds. Without a pair for every seed there is none, and
+    no verdict. A point that could not be compared, for other examples or a fault, keeps neither difference nor share. A dense
+    model that is not above what guessing scores has nothing to lose: there is no verdict either."""
     place = [*LINE, "sparsity"]
-    ends = ["difference_low", "difference_high"]
-    told = [*ends, *(f"{LOSS}{name}" for name in ("difference", *ends))]
-    to_dense = comparisons[comparisons["comparison"] == "dense"].set_index(place)[told]
-    points = points.drop(columns=told).join(to_dense, on=place)[list(points)]
-    unknown = points["difference_low"].isna() & (points["sparsity"] > 0)
-    points[["difference_to_dense", "recovered_share"]] = points[["difference_to_dense", "recovered_share"]].mask(
-        unknown
-    )
-    points["verdict"] = [verdict(*interval, tolerance) for interval in points[ends].itertuples(index=False)]
-    sound = points["n_sound"] == points["n"]
-    unsound = points[~sound & (points["sparsity"] == 0)].set_index(LINE).index  # curves whose dense runs are not
-    points["verdict"] = points["verdict"].where(sound & ~points.set_index(LINE).index.isin(unsound))
+    to_dense = _differences_to_dense(comparisons, place)
+    points = points.drop(columns=[name for name in to_dense if name in points]).join(to_dense, on=place)
+    compared = points.pop("n_pairs")
+    points = points[[*place, *POINT]]
+    unknown = compared.isna() & (points["sparsity"] > 0)
+    alone = ["difference_to_dense", "recovered_share"]
+    points[alone] = points[alone].mask(unknown)
+    ends = points[["difference_low", "difference_high"]].itertuples(index=False)
+    points["verdict"] = [verdict(*interval, tolerance) for interval in ends]
+    start = points[points["sparsity"] == 0]
+    guess = start[["chance", "majority_floor"]].astype(float).max(axis=1)
+    no_base = start[(start["n_sound"] < start["n"]) | (start["value_low"] <= guess)].set_index(LINE).index
+    judged = (points["n_sound"] == points["n"]) & ~points.set_index(LINE).index.isin(no_base)
+    points["verdict"] = points["verdict"].where(judged)
     return points
+
+
+def _differences_to_dense(comparisons: pd.DataFrame, place: list[str]) -> pd.DataFrame:
+    """Return by point the difference of losses, the intervals of both differences, and how many pairs they are of."""
+    table = comparisons[comparisons["comparison"] == "dense"].set_index(place)
+    found = pd.DataFrame({"n_pairs": table["n"], f"{LOSS}difference": table[f"{LOSS}difference"]})
+    for kind in ("", LOSS):
+        for end, reach in (("low", "min"), ("high", "max")):
+            both = table[[f"{kind}difference_{end}", f"{kind}difference_seeds_{end}"]].astype(float)
+            found[f"{kind}difference_{end}"] = both.agg(reach, axis=1).where(table["n"] > 0)
+    return found
 
 
 def _others(cell: Cell) -> dict[str, Cell]:
@@ -137,11 +166,21 @@ def _tests(ours: list[Record], theirs: list[Record]) -> dict:
         "against_reached_sparsity": _reached(theirs),
         "n": len(pairs),
         "examples": ours[0].evaluation.examples,
+        **_over_seeds_interval("", values.mean(axis=-1) if pairs else np.array([])),
         "one_sign": _one_sign(values),
         "p_value": max((mcnemar_p(mine.outcomes, other.outcomes) for mine, other in pairs), default=np.nan),
+        **_over_seeds_interval(LOSS, losses.sum(axis=-1) / ours[0].evaluation.answer_tokens.sum() if pairs else losses),
         f"{LOSS}one_sign": _one_sign(losses),
         f"{LOSS}p_value": paired_t_p(losses).max() if pairs else np.nan,
     }
+
+
+def _over_seeds_interval(kind: str, differences: np.ndarray) -> dict[str, float]:
+    """Return the ends of Student's interval of the mean difference over the pairs of seeds; NaN for fewer than two."""
+    low = high = np.nan
+    if len(differences) > 1:
+        low, high = t_interval(differences.mean(), sem(differences), len(differences))
+    return {f"{kind}difference_seeds_low": float(low), f"{kind}difference_seeds_high": float(high)}
 
 
 def _reached(records: list[Record]) -> float:

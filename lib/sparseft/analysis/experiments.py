@@ -35,7 +35,7 @@ no and of the yes questions that were answered rightly: 1 and 0 is a model that 
 what guessing scores, or one and the same answer to all questions where that scores more.
 
 Differences are over the same examples; in brackets stand the ends of their 95 % confidence interval (paired bootstrap over
-the examples). They have a number where McNemar's exact test, or Student's paired t test of the losses (nats per answer
+the examples; of a verdict also Student's over the seeds). They have a number where McNemar's exact test, or Student's paired t test of the losses (nats per answer
 token), is significant at 5 % after Holm's correction, over all comparisons of that kind on the model and task, in every
 seed: comparisons.csv has all of them. *Not significant* means that these examples cannot tell, or that a seed has no
 counterpart, not that there is no difference. The sentences name at most four sparsities.
@@ -43,7 +43,7 @@ counterpart, not that there is no difference. The sentences name at most four sp
 Sparsity is the one that was asked for; in parentheses stands the share of weights that the masks reached, where it differs.
 
 No regression beyond a tolerance means that the whole interval of the difference to dense lies above it, at this sparsity
-and at every smaller one. Best in value for its sparsity (or training speed) means that no other point is better in one and
+and at every smaller one of the study. There is no verdict where the dense model is not above what guessing scores. Best in value for its sparsity (or training speed) means that no other point is better in one and
 as good in the other; these are means, and neighbours may differ by chance.
 """
 
@@ -329,6 +329,16 @@ def _limits(records: list[Record], judged: list[Judged], derived: Derived, left_
         if each.few_shot != each.loss_few_shot
     }
     limits += [f"{words}: the two do not describe the same prompt." for words in sorted(prompts)]
+    repeated = {
+        f"{each.task}: {each.examples - each.distinct_prompts} of {each.examples}"
+        for each in (record.evaluation for record in records)
+        if each.distinct_prompts < each.examples
+    }
+    if repeated:
+        limits.append(
+            f"Validation examples whose prompt repeats another's: {_each(repeated)}. Errors and tests take all examples for"
+            " independent; above a tenth there are no comparisons."
+        )
     tied = {f"{each.evaluation.task} {each.evaluation.ties}" for each in records if each.evaluation.ties}
     if tied:
         limits.append(f"Validation examples with several likeliest choices, of which the first counts: {_each(tied)}.")

@@ -77,6 +77,8 @@ def _validation_faults(report: Validation) -> list[str]:
         wrong.append(f"{report.violations} weights violate the mask, the largest {report.max_abs_violation:.3g}")
     if report.layers_checked == 0 or report.layers_checked != report.layers_expected:
         wrong.append(layers)
+    if report.mask_of_base is False:
+        wrong.append("the mask was computed from another base")
     if report.tensors_outside_changed:
         wrong.append(f"changed outside the mask: {', '.join(report.tensors_outside_changed)}")
     rows = len(report.layers["layer"])

@@ -111,6 +111,8 @@ class Training(_File):
     gradient: str
     shard_model: bool
     length_buckets: Number
+    gradient_checkpointing: bool
+    cache_weights: bool
     backend: str
     device: str
     dtype: str
@@ -224,6 +226,7 @@ class Validation(_File):
 
     passed: bool
     not_checked: list[str]
+    mask_of_base: bool | None = None  # None without a base
     mask: Mask
     layers_checked: Count
     layers_expected: Count
@@ -302,6 +305,12 @@ class _Scored(_File):
     ties: Count | None = None
     generations: list[str] | None = None
     _rows_digest: str = PrivateAttr("")
+    harness: str
+    dtype: str
+    prompt_sha256: str
+    distinct_prompts: Number
+    few_shot: Count
+    loss_few_shot: Count
     seconds: Positive
     peak_memory_bytes: Number | None = None  # older evaluations did not record it
 
@@ -349,18 +358,28 @@ class Evaluation(_Scored):
     `few_shot` worked examples stand before a question that is answered, `loss_few_shot` before one whose loss is taken."""
 
     train_overlap: Count
-    harness: str
     device: str
-    dtype: str
-    prompt_sha256: str
-    few_shot: Count
-    loss_few_shot: Count
     inputs: EvaluationInputs
 
     @property
     def settings(self) -> dict[str, object]:
         """Return by name what decides the result, apart from the model and the validation set."""
-        return {"dtype": self.dtype, "few_shot": self.few_shot, "loss_few_shot": self.loss_few_shot}
+        found = {
+            "dtype": self.dtype,
+            "harness": self.harness,
+            "few_shot": self.few_shot,
+            "loss_few_shot": self.loss_few_shot,
+        }
+        if self.few_shot:
+            found["worked examples"] = self.inputs.train
+        if any(name.startswith(PREFIXES) for name in self.metrics):
+            found["text"] = self.inputs.wikitext2
+        return found
+
+    @property
+    def repeated_prompts(self) -> float:
+        """Return the share of the validation prompts that repeat another one."""
+        return 1 - self.distinct_prompts / self.examples
 
     def contradictions(self) -> Iterator[str]:
         yield from super().contradictions()
@@ -696,9 +715,11 @@ def _foreign(run: Run, pieces: dict[str, _File | None]) -> list[str]:
 
 def _unlike(before: BeforeMerge | None, after: Evaluation | None) -> str | None:
     """Return in words why no gap can be taken between two results; None if one can."""
-    if not before or not after or (before.metric, before.examples) == (after.metric, after.examples):
+    if not before or not after:
         return None
-    return (
-        f"before_merge.json: {before.metric} of {before.examples} examples,"
-        f" evaluation.json has {after.metric} of {after.examples}"
-    )
+    names = ("metric", "examples", "dtype", "harness", "few_shot", "loss_few_shot", "prompt_sha256")
+    for name in names:
+        ours, theirs = getattr(before, name), getattr(after, name)
+        if ours != theirs:
+            return f"before_merge.json: {name} is {ours}, in evaluation.json {theirs}"
+    return None

@@ -4,7 +4,7 @@ Runs may be pooled over seeds, joined to a curve or compared only where they agr
 
     training    every key of `training:`, the backend, the dtype and the training data. Runs that are not trained have none
     masks       scope, seed, N:M group, calibration and its data, of the run's method. Dense runs have none
-    evaluation  the dtype
+    evaluation  the dtype, lm-eval's version, the worked examples and the text of a perplexity
 
 All runs of a model or task must have the same base, data and prompts. So these are not settings: chain.strangers names a run
 that differs in one of them.
@@ -20,6 +20,7 @@ from sparseft.analysis.records import DECIDING_KEYS, Record
 from sparseft.config import Config
 from sparseft.grid import DENSE, NO_FINETUNE, Run
 from sparseft.targets import runs
+from sparseft.tasks.wikitext2 import PREFIXES
 
 MASKED_MODE = "sparse_to_sparse"  # the only mode that `gradient` concerns
 
@@ -57,8 +58,26 @@ def outside(records: Iterable[Record], study: Config) -> dict[Run, str]:
     for record in records:
         if record.run not in grid:
             found[record.run] = "not in the configured grid"
-        elif differing := _differing(settings_of(record), configured_settings(study, record.run)):
+        elif differing := [
+            *_differing(settings_of(record), configured_settings(study, record.run)),
+            *_other_data(record, study),
+        ]:
             found[record.run] = f"made with other settings than the configured ones: {', '.join(differing)}"
+    return found
+
+
+def _other_data(record: Record, study: Config) -> list[str]:
+    """Return in words how the data of a run differ from what the configuration asks for, as far as numbers tell."""
+    data = study.tasks[record.run.task]
+    context = study.perplexity.context if study.perplexity else None
+    measured = {int(name.rpartition("_")[2]) for name in record.evaluation.metrics if name.startswith(PREFIXES)}
+    found = []
+    if data.validation_examples not in (None, record.evaluation.examples):
+        found.append(f"{record.evaluation.examples} validation examples instead of {data.validation_examples}")
+    if record.train and data.train_examples not in (None, record.train.train_examples):
+        found.append(f"{record.train.train_examples} training examples instead of {data.train_examples}")
+    if measured != ({context} if context else set()):
+        found.append(f"perplexity over {measured or 'no'} tokens instead of {context or 'none'}")
     return found
 
 

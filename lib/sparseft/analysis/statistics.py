@@ -91,10 +91,13 @@ def loss_intervals(differences: np.ndarray, tokens: np.ndarray) -> tuple[np.ndar
 
 
 def paired_t_p(differences: np.ndarray) -> np.ndarray:
-    """Two-sided p of Student's paired t tests, (...) of (..., examples); 1 where the two never differ."""
+    """Return the two-sided p of Student's paired t tests, (...) of (..., examples); 1 where the two never differ.
+
+    NaN where all differences are equal but for rounding: they have no variance to test with."""
     differ = differences.any(axis=-1)
-    found = np.ones(differ.shape)
-    found[differ] = stats.ttest_1samp(differences[differ], 0, axis=-1).pvalue
+    spread = np.ptp(differences, axis=-1) > 1e-9 * np.abs(differences).max(axis=-1, initial=0)
+    found = np.where(differ, np.nan, 1.0)
+    found[differ & spread] = stats.ttest_1samp(differences[differ & spread], 0, axis=-1).pvalue
     return found
 
 

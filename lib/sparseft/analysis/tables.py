@@ -7,7 +7,7 @@ A cell is model x task x method x sparsity x mode; its runs differ in the seed. 
     value_low, _high   ends of a 95 % confidence interval that covers two: Student's t over the models (from two on), and
                     Wilson's over the examples, which all models share. value_interval_from says which one reaches further
     standard_error  mean of the models' standard errors over the examples; it does not shrink with the number of seeds
-    speed           blank where the runs of a cell differ in device, batch size or processes: such a mean says nothing
+    speed           blank where the runs of a cell differ in what a speed depends on (SPEED): such a mean says nothing
 
 Losses and gaps have the same two intervals; over the examples it is Student's t with the standard error of a ratio.
 
@@ -48,12 +48,12 @@ INTEGERS = [
     "layers_expected", "runs", "n", "n_sound", "processes", "threads", "memory_limit_bytes", "warmup_steps",
     "sequence_length", "evaluation_peak_memory_bytes", "faults", "unchecked", "family_size", "weights", "mask_seed",
     "nm_group", "calibration_examples", "train_examples", "updates", "lora_r", "length_buckets", "micro_batch_size",
-    "few_shot", "loss_few_shot",
+    "few_shot", "loss_few_shot", "distinct_prompts",
 ]  # fmt: skip
 TRAINED = [
     "samples_per_second", "tokens_per_second", "train_seconds", "peak_memory_bytes", "batch_size",
     "steps", "updates", "learning_rate", "warmup_fraction", "weight_decay", "max_grad_norm", "lora_r", "lora_alpha", "lora_dropout",
-    "gradient", "length_buckets", "shard_model", "train_examples", "processes", "backend", "device", "dtype",
+    "gradient", "length_buckets", "shard_model", "gradient_checkpointing", "cache_weights", "train_examples", "processes", "backend", "device", "dtype",
 ]  # fmt: skip
 METRICS = [
     "acc", "acc_stderr", "acc_norm", "acc_norm_stderr", "f1", "f1_stderr", "recall_no", "recall_no_stderr",
@@ -66,8 +66,9 @@ POINT = [
     "standard_error", "dense_value", "difference_to_dense", "difference_low", "difference_high", "verdict",
     "untuned_value", "recovered_share", "eval_loss",
     "eval_loss_sd", "eval_loss_low", "eval_loss_high", "eval_loss_interval_from", "eval_loss_difference", "eval_loss_difference_low", "eval_loss_difference_high",
-    "train_merge_gap", "train_merge_gap_sd", "samples_per_second", "samples_per_second_sd", "samples_per_second_low", "samples_per_second_high", "device",
+    "train_merge_gap", "train_merge_gap_sd", "samples_per_second", "samples_per_second_sd", "samples_per_second_low", "samples_per_second_high", "device", "processes",
 ]  # fmt: skip
+SPEED = ["device", "batch_size", "processes", "gradient_checkpointing", "cache_weights"]  # what a speed depends on
 JUDGED = [
     "difference_low", "difference_high", "verdict", "eval_loss_difference", "eval_loss_difference_low",
     "eval_loss_difference_high",
@@ -103,7 +104,8 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
         table = table.assign(**_over_models(models, table, name))
     groups = runs.groupby(CELL, sort=False)
     table["device"] = groups["device"].agg(_joined)
-    comparable = (groups[["device", "batch_size", "processes"]].nunique() <= 1).all(axis=1)
+    comparable = (groups[SPEED].nunique() <= 1).all(axis=1)
+    table["processes"] = groups["processes"].max()
     rates = [name for name in table if "per_second" in name]
     table[rates] = table[rates].where(comparable, axis=0)
     return tidy(table.reset_index(), CELL)
@@ -189,6 +191,8 @@ def _row(judged: Judged) -> dict:
         **{name: getattr(evaluation, name) for name in ("metric", "value", "standard_error", "examples", "chance")},
         **{name: evaluation.metrics.get(name) for name in METRICS},
         **perplexities,
+        "distinct_prompts": evaluation.distinct_prompts,
+        "harness": evaluation.harness,
         "few_shot": evaluation.few_shot,
         "loss_few_shot": evaluation.loss_few_shot,
         "eval_loss": evaluation.eval_loss,
@@ -239,12 +243,14 @@ def _over_models(models: pd.api.typing.DataFrameGroupBy, table: pd.DataFrame, na
     columns = {f"{name}_mean": mean, f"{name}_sd": models[name].std()}
     over_seeds = t_interval(mean, models[name].sem(), count)
     if "per_second" in name:
-        return columns | {f"{name}_low": over_seeds[0], f"{name}_high": over_seeds[1]}
+        return columns | {f"{name}_low": np.maximum(over_seeds[0], 0), f"{name}_high": over_seeds[1]}
     if name == "value":
         over_examples = proportion_interval(mean, table["examples"])
     else:
         over_examples = t_interval(mean, models[f"{name}_standard_error"].mean(), table["examples"])
     low, high, source = union_interval(over_seeds, over_examples)
+    if name == "value":
+        low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
     return columns | {f"{name}_low": low, f"{name}_high": high, f"{name}_interval_from": source}
 
 
