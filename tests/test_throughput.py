@@ -150,7 +150,8 @@ def group_of(megabytes: int):
 
 def script_of(job: Job, output: Path, batch_size: int, **options: object) -> subprocess.Popen:
     """measure_throughput.py on the job, started."""
-    data = output.parent / "train.jsonl"
+    data = output.parent / "data/train.jsonl"
+    data.parent.mkdir()
     data.write_text("".join(json.dumps(row) + "\n" for row in job.rows))
     flags = {"cell": "llama-boolq_mini-unstructured-sparsity50-sparse_to_sparse", "model_path": job.checkpoint.folder,
              "mask_path": job.mask, "data_dir": data.parent, "output": output, "batch_sizes": batch_size, "repeats": 1,
