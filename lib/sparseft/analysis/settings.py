@@ -148,8 +148,11 @@ def _differing(own: dict[Key, object], configured: dict[Key, object]) -> list[st
 
 
 def _text(group: dict[Key, object]) -> str:
-    """Return the settings of a group as a text; a method's name stands before its mask settings."""
-    parts = {f"{key[3]} " * (key[0] == "masks") + f"{key[-1]} {_short(value)}" for key, value in group.items()}
+    """Return the settings of a group as a text. A setting of a mask or of the evaluation says what it belongs to."""
+    parts = set()
+    for key, value in group.items():
+        owner = {"training": "", "masks": f"{key[3]} ", "evaluation": "evaluation "}[key[0]]
+        parts.add(f"{owner}{key[-1]} {_short(value)}")
     return ", ".join(sorted(parts))
 
 
