@@ -98,7 +98,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 def _replace_folder(temporary: Path, path: Path) -> None:
     """Put a folder in the place of `path`. An older one is moved aside first, so that it is never there in part."""
     check_replaceable(path)
-    older = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
+    older = _aside(path)
     shutil.rmtree(older, ignore_errors=True)  # A dead process may have had this number.
     if path.exists():
         _check_nothing_lost(path, temporary)
@@ -307,16 +307,41 @@ def adapter_digest(folder: Path) -> str:
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside `path` for this process; what a killed process left there under its own is removed."""
+    """Return a name beside `path` for this process. What a killed process left there is put back, or removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _put_back(path)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        owner = left.name.split(".")[-2]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
+        if _is_of_dead_process(left):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     own = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     if own.exists():  # of a dead process that had this number
         shutil.rmtree(own) if own.is_dir() else own.unlink()
     return own
+
+
+def _put_back(path: Path) -> None:
+    """Rename the folder that a process moved aside back to `path`, if the process was killed before the new one was there."""
+    if path.exists():
+        return
+    # Process numbers return, so that this process may have the number of the dead one.
+    left = [
+        older
+        for older in path.parent.glob(f".{glob.escape(path.name)}.old.*.tmp")
+        if _is_marked(older) and (_is_of_dead_process(older) or older == _aside(path))
+    ]
+    if left:
+        os.replace(max(left, key=lambda older: older.stat().st_mtime_ns), path)
+
+
+def _aside(path: Path) -> Path:
+    """Return the name under which this process keeps an older folder while it puts a new one in the place of `path`."""
+    return path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
+
+
+def _is_of_dead_process(temporary: Path) -> bool:
+    """Return whether the process that a temporary name ends with has ended; False where the system has no /proc."""
+    owner = temporary.name.split(".")[-2]
+    return owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists()
 
 
 def _sync(path: Path) -> None:
