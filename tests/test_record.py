@@ -58,12 +58,12 @@ def test_a_merged_model_is_the_one_that_its_merge_recorded(tmp_path, change):
     if change == "less":
         (model / "config.json").unlink()
     else:
-        changed = {"weights": "model.safetensors", "tokenizer": "tokenizer.json", "more": "adapter_config.json"}
+        changed = {"weights": "model.safetensors", "tokenizer": "tokenizer.json", "more": "added_tokens.json"}
         (model / changed[change]).write_text("{}")
     named = {
         "weights": "model.safetensors",
         "tokenizer": "tokenizer.json",
-        "more": "adapter_config.json",
+        "more": "added_tokens.json",
         "less": "config.json",
     }
     with pytest.raises(InputError, match=f"model_dir/{named[change]}: not the file that merge.json records"):
