@@ -19,12 +19,14 @@ from typing import TextIO
 from sparseft.errors import InputError
 
 WEIGHTS = "adapter_model.safetensors"  # of an adapter, as PEFT calls it
-ADAPTER_FILES = (WEIGHTS, "adapter_config.json")
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = (WEIGHTS, ADAPTER_CONFIG)
 MARKER = ".sparseft"  # Hidden, so that no reader of a model or an adapter takes it for content.
 _MARKED = "SparseFT wrote this folder, and replaces what it wrote here when it makes it again.\n"
 _SNAKEMAKE = ".snakemake_timestamp"  # Snakemake leaves it in every folder that is an output.
 # The most bytes that are read into memory, by kind of file.
 JSON_LIMIT, TEXT_LIMIT, ROWS_LIMIT = 10**9, 4 * 10**9, 16 * 10**9
+ADAPTER_LIMIT = 64 * 10**9
 _HELD: list[TextIO] = []  # the locks of this process
 
 
@@ -275,7 +277,11 @@ def read_text(path: Path | str, limit: int, mend: str) -> str:
 
 def read_json(path: Path | str, mend: str = "run the step that writes it again") -> dict:
     """Return the object of a JSON file. Raises InputError if the file is missing or holds something else."""
-    text = read_text(path, JSON_LIMIT, mend)
+    return parse_json(read_text(path, JSON_LIMIT, mend), path, mend)
+
+
+def parse_json(text: str, path: Path | str, mend: str) -> dict:
+    """Return the object of the content of the JSON file `path`. Raises InputError if it is something else."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -300,10 +306,21 @@ def sha256(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of_text(text: str) -> str:
+    """Return the sha256 of the UTF-8 file that `text` was read from, without reading it again.
+
+    Strict UTF-8 has one encoding per text, so these are the file's bytes."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def adapter_digest(folder: Path) -> str:
-    """sha256 over an adapter's matrices' and the configuration's sha256, which holds r and alpha, joined by a newline."""
-    parts = [sha256(folder / name) for name in ADAPTER_FILES]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    """Return the digest of an adapter folder as it is now."""
+    return joint_digest(sha256(folder / WEIGHTS), sha256(folder / ADAPTER_CONFIG))
+
+
+def joint_digest(weights: str, configuration: str) -> str:
+    """Return the digest of an adapter: the sha256 over those of its two files. The configuration holds r and alpha."""
+    return hashlib.sha256(f"{weights}\n{configuration}".encode()).hexdigest()
 
 
 def _temporary(path: Path) -> Path:

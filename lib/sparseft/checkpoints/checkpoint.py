@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from sparseft.errors import InputError
-from sparseft.files import check_regular, read_json, sha256
+from sparseft.files import ADAPTER_CONFIG, check_regular, read_json, sha256
 
 BITS = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
 MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
@@ -61,7 +61,7 @@ class Checkpoint:
             if path.exists() and not path.is_dir():
                 check_regular(path)
         # transformers would run the model with this adapter, which is in no digest.
-        adapter = self.folder / "adapter_config.json"
+        adapter = self.folder / ADAPTER_CONFIG
         if adapter.exists():
             raise InputError(
                 f"{adapter}: an adapter in a model folder, which would change the model",
