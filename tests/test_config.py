@@ -31,6 +31,30 @@ def test_schema_json_is_what_config_py_generates():
     assert committed == schema(), f"run: python -m sparseft.config > config/schema.json\n{diff}"
 
 
+@pytest.mark.parametrize("path", ["masks.seed", "masks.calibration_seed", "tasks.boolq_mini.seed", "grid.seeds"])
+def test_a_seed_fits_into_an_int64(path):
+    def section(seed: int) -> dict:
+        return changed(path, [seed] if path == "grid.seeds" else seed)
+
+    parse_section(Config, section(2**63 - 1), "configuration")
+    with pytest.raises(InputError, match="should be less than 9223372036854775808"):
+        parse_section(Config, section(2**63), "configuration")
+
+
+@pytest.mark.parametrize("path", ["training.steps", "training.eval_every", "training.save_every", "throughput.steps",
+                                  "throughput.warmup_steps", "perplexity.context", "resources.memory_mb",
+                                  "masks.calibration_examples", "tasks.boolq_mini.train_examples"])  # fmt: skip
+def test_a_count_is_at_most_a_thousand_million(path):
+    with pytest.raises(InputError, match="should be less than or equal to 1000000000, not 1000000001"):
+        parse_section(Config, changed(path, 10**9 + 1), "configuration")
+
+
+@pytest.mark.parametrize("path", ["training.batch_size", "training.lora_r"])
+def test_a_batch_and_a_rank_are_at_most_65536(path):
+    with pytest.raises(InputError, match="should be less than or equal to 65536"):
+        parse_section(Config, changed(path, 65544), "configuration")
+
+
 def test_every_configuration_file_is_valid():
     files = sorted((ROOT / "config").glob("*.yaml"))
     assert len(files) >= 2

@@ -102,6 +102,30 @@ def test_a_folder_that_others_fill_while_ours_is_written_is_not_replaced(tmp_pat
     assert (tmp_path / "out/a").read_text() == "theirs"
 
 
+@pytest.mark.parametrize("owner", [2**22 + 1, "own"])
+def test_a_folder_that_a_killed_process_moved_aside_is_put_back_before_a_new_one_is_written(tmp_path, owner):
+    owner = os.getpid() if owner == "own" else owner  # process numbers return
+    write_folder(tmp_path / "out", a="1")
+    (tmp_path / "out").rename(tmp_path / f".out.old.{owner}.tmp")
+    (tmp_path / f".out.{owner}.tmp").mkdir()
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out"):
+        raise ZeroDivisionError
+    assert (tmp_path / "out/a").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    write_folder(tmp_path / "out", a="2")
+    assert (tmp_path / "out/a").read_text() == "2"
+
+
+def test_a_folder_that_was_moved_aside_does_not_replace_a_newer_one(tmp_path):
+    write_folder(tmp_path / "out", a="1")
+    (tmp_path / "out").rename(tmp_path / f".out.old.{2**22 + 1}.tmp")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/b").write_text("2")
+    with pytest.raises(InputError, match="other files"):
+        write_folder(tmp_path / "out", a="3")
+    assert (tmp_path / "out/b").read_text() == "2"
+
+
 def test_a_folder_that_cannot_be_moved_into_place_leaves_the_older_one(tmp_path, monkeypatch):
     write_folder(tmp_path / "out", a="1")
     replace, calls = os.replace, []

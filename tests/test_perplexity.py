@@ -41,6 +41,14 @@ def test_what_has_no_perplexity_is_refused(tiny32, context, windows, fault):
         token_perplexity(*tiny32, TEXT, context, windows)
 
 
+def test_a_loss_whose_exponential_is_no_float_is_refused(tmp_path):
+    model, tokenizer = load_model(save_tiny("llama", tmp_path / "m", torch.float32), CPU)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(1e6)
+    with pytest.raises(InputError, match=r"mean loss is \S+ nats per token, at most 709 .*; check the model's weights"):
+        token_perplexity(model, tokenizer, TEXT, 100)
+
+
 def test_documents_are_joined_by_blank_lines(tmp_path):
     (tmp_path / "test.jsonl").write_text('{"text": " one\\n"}\n{"text": ""}\n{"text": "two"}\n')
     assert load_text(tmp_path / "test.jsonl") == " one\n\n\n\n\ntwo"

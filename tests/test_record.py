@@ -6,6 +6,7 @@ import pytest
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.files import adapter_digest
+from sparseft.lora.adapter import read_adapter
 from sparseft.record import check_adapter, check_model, read_record, write_record
 
 CONTENT = {"value": 0.5, "nested": {"words": ["é", None, True]}, "empty": {}}
@@ -34,15 +35,15 @@ def test_an_adapter_is_the_one_that_its_training_recorded(tmp_path):
     adapter.mkdir()
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         (adapter / name).write_bytes(b"{}")
-    check_adapter(adapter)  # nothing is recorded of it
+    check_adapter(adapter, adapter_digest(adapter))  # nothing is recorded of it
     write_record(tmp_path / "train.json", {"outputs": {"adapter": adapter_digest(adapter)}})
-    check_adapter(adapter)
+    check_adapter(adapter, adapter_digest(adapter))
     (adapter / "adapter_config.json").write_bytes(b"[]")
     with pytest.raises(InputError, match="adapter: not the adapter that train.json records"):
-        check_adapter(adapter)
+        check_adapter(adapter, adapter_digest(adapter))
     (adapter / "adapter_config.json").unlink()
     with pytest.raises(InputError, match="adapter_config.json: no such file"):
-        check_adapter(adapter)
+        read_adapter(adapter)
 
 
 @pytest.mark.parametrize("change", ["weights", "tokenizer", "more", "less"])
@@ -58,12 +59,12 @@ def test_a_merged_model_is_the_one_that_its_merge_recorded(tmp_path, change):
     if change == "less":
         (model / "config.json").unlink()
     else:
-        changed = {"weights": "model.safetensors", "tokenizer": "tokenizer.json", "more": "adapter_config.json"}
+        changed = {"weights": "model.safetensors", "tokenizer": "tokenizer.json", "more": "added_tokens.json"}
         (model / changed[change]).write_text("{}")
     named = {
         "weights": "model.safetensors",
         "tokenizer": "tokenizer.json",
-        "more": "adapter_config.json",
+        "more": "added_tokens.json",
         "less": "config.json",
     }
     with pytest.raises(InputError, match=f"model_dir/{named[change]}: not the file that merge.json records"):

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.config import Training
+from sparseft.checkpoints.source import prepare_model
+from sparseft.config import Model, Training
 from sparseft.errors import InputError
 from sparseft.evaluation import evaluate
 from sparseft.files import adapter_digest, atomic_folder
@@ -115,6 +116,19 @@ def test_a_prompt_that_is_too_long_has_the_number_of_its_row_though_others_share
     fault = "boolq_mini: validation prompts with their choices: 1 of 4 have more tokens than the 512 .*, number 4 first"
     with pytest.raises(InputError, match=fault):
         evaluate(*load_model(tiny_llama.folder, torch.device("cpu")), get_task("boolq_mini"), rows, 4)
+
+
+def test_a_model_folder_with_an_adapter_in_it_is_not_opened_loaded_or_prepared(tmp_path):
+    folder = save_tiny("llama", tmp_path / "m")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}')
+    fault = r"m/adapter_config\.json: an adapter in a model folder, .*; merge the adapter into the model, or move it"
+    with pytest.raises(InputError, match=fault):
+        Checkpoint(folder)
+    with pytest.raises(InputError, match=fault):
+        load_model(folder, torch.device("cpu"))
+    with pytest.raises(InputError, match=fault):
+        prepare_model(Model(source=f"path:{folder}"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_tokenizer_that_cannot_end_an_answer_is_refused(tmp_path):

@@ -21,7 +21,11 @@ HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+|mdl:.+\.mdl(@.+)?)$"
 _LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
 JOB_LABEL = f"^{_LABEL}={_LABEL}$"  # cerebras.appliance.cluster_config, _JobLabels
-Positive = Annotated[int, Field(gt=0)]
+# The largest count. A larger one is a typing error, and would overflow an int64 or a float somewhere.
+LARGEST = 10**9
+# The seeds are below it, because torch and numpy take an int64.
+SEEDS = 2**63
+Positive = Annotated[int, Field(gt=0, le=LARGEST)]
 NULLS = ("null", "Null", "NULL", "~", "None")  # how the text of --config says that there is no value
 WAFER_STEPS = 100  # that a measurement on the wafer times, at least: its first ones say nothing of the others
 
@@ -108,7 +112,7 @@ class Training(Section):
         description="Optimiser steps; warm-up and cosine are tied to them. With a warm-up the first step has learning rate 0"
         " and changes nothing, so that 20 steps are 19 updates. Each mini task suggests its own number.",
     )
-    batch_size: Positive = Field(8, le=65536, description="Examples an optimiser step.")
+    batch_size: int = Field(8, gt=0, le=65536, description="Examples an optimiser step.")
     micro_batch_size: Positive = Field(8, description="Examples a forward pass; must divide batch_size.")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak of AdamW's. Each mini task suggests its own.")
     warmup_fraction: float = Field(
@@ -120,7 +124,7 @@ class Training(Section):
     )
     weight_decay: float = Field(0.0, ge=0, le=10, description="AdamW's.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    lora_r: Positive = Field(8, le=65536, description="Rank of the adapters.")
+    lora_r: int = Field(8, gt=0, le=65536, description="Rank of the adapters.")
     lora_alpha: float = Field(16.0, gt=0, lt=1e9, description="s = alpha / r scales B A.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Of the adapters' input; not in sparse_to_sparse.")
     lora_targets: list[Literal[PROJECTIONS]] = Field(
@@ -142,9 +146,11 @@ class Training(Section):
     length_buckets: Positive = Field(
         8, description="Batches whose examples are sorted by length together, so that little is padding; 1: none."
     )
-    eval_every: int = Field(0, ge=0, description="Steps between evaluation losses; 0: one at the end alone.")
+    eval_every: int = Field(
+        0, ge=0, le=LARGEST, description="Steps between evaluation losses; 0: one at the end alone."
+    )
     save_every: int = Field(
-        50, ge=0, description="Steps between saved states, from which a killed run goes on; 0: none."
+        50, ge=0, le=LARGEST, description="Steps between saved states, from which a killed run goes on; 0: none."
     )
 
     @model_validator(mode="after")
@@ -212,7 +218,7 @@ class TaskData(Section):
     )
     train_examples: Positive | None = Field(None, description="Examples to train on; all when left out.")
     validation_examples: Positive | None = Field(None, description="Examples to evaluate on; all when left out.")
-    seed: int = Field(0, ge=0, description="Chooses (or, for the mini tasks, generates) the examples.")
+    seed: int = Field(0, ge=0, lt=SEEDS, description="Chooses (or, for the mini tasks, generates) the examples.")
     training: dict[str, Any] = Field(
         {}, description="Keys of `training` that differ for this task; they replace `training` and the suggestion."
     )
@@ -234,7 +240,9 @@ class Perplexity(Section):
         description="ORG/NAME[/CONFIGURATION][@REVISION] on the Hugging Face hub, with a split `test`; Salesforce's, at a"
         " fixed revision, when left out.",
     )
-    context: Annotated[int, Field(ge=2)] = Field(2048, description="Tokens a window; windows do not overlap.")
+    context: Annotated[int, Field(ge=2, le=LARGEST)] = Field(
+        2048, description="Tokens a window; windows do not overlap."
+    )
 
 
 class Grid(Section):
@@ -245,13 +253,13 @@ class Grid(Section):
     methods: list[Literal[METHODS]] = Field(min_length=1, description="How to prune; dense runs come with sparsity 0.")
     sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(min_length=1, description="Percent, 0 to 99.")
     modes: list[Literal[TRAINED_MODES]] = Field(min_length=1, description="How to train.")
-    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field([0], min_length=1, description="One run each.")
+    seeds: list[Annotated[int, Field(ge=0, lt=SEEDS)]] = Field([0], min_length=1, description="One run each.")
 
 
 class Masks(Section):
     """How masks are computed."""
 
-    seed: int = Field(0, ge=0, description="Of the method random.")
+    seed: int = Field(0, ge=0, lt=SEEDS, description="Of the method random.")
     scope: Literal["layer", "row", "global"] | None = Field(
         None, description="What is ranked together by unstructured and random; left out: row for wanda, else layer."
     )
@@ -261,7 +269,7 @@ class Masks(Section):
     calibration_examples: Positive = Field(
         128, description="Training examples that gradient, taylor and wanda look at."
     )
-    calibration_seed: int = Field(0, ge=0, description="Chooses the calibration examples.")
+    calibration_seed: int = Field(0, ge=0, lt=SEEDS, description="Chooses the calibration examples.")
     sequential: bool = Field(
         True, description="wanda as published, a pass a sparsity; false: one pass for all, on the dense model's inputs."
     )
@@ -312,9 +320,12 @@ class Throughput(Section):
     sparsities: list[int] = Field([], description="Some of grid.sparsities, percent; all when left out.")
     modes: list[Literal[TRAINED_MODES]] = Field([], description="Some of grid.modes; all when left out.")
     sequence_length: int | None = Field(
-        None, ge=2, description="Tokens of every example, cut or repeated to it; the examples' own when left out."
+        None,
+        ge=2,
+        le=LARGEST,
+        description="Tokens of every example, cut or repeated to it; the examples' own when left out.",
     )
-    warmup_steps: int = Field(2, ge=0, description="Training steps of a measurement before its clock runs.")
+    warmup_steps: int = Field(2, ge=0, le=LARGEST, description="Training steps of a measurement before its clock runs.")
     steps: Positive = Field(5, description="Training steps of a measurement that are timed.")
     repeats: Positive = Field(
         3, description="Measurements of a batch size, each in a new process; the confidence interval is over them."
@@ -361,7 +372,7 @@ class Resources(Section):
         None, description="Time limit of such a job on a cluster, minutes, in the same way."
     )
     gpus: int = Field(
-        0, ge=0, description="GPUs of a training or an evaluation; one a process where these are several."
+        0, ge=0, le=LARGEST, description="GPUs of a training or an evaluation; one a process where these are several."
     )
 
     @model_validator(mode="after")
@@ -380,7 +391,7 @@ class Cerebras(Section):
     python: str = Field(
         ".venv-cerebras/bin/python", description="Python of the environment that holds cerebras-pytorch."
     )
-    sequence_length: Annotated[int, Field(ge=2)] = Field(
+    sequence_length: Annotated[int, Field(ge=2, le=LARGEST)] = Field(
         512, description="Tokens of every example, padded on the right; a longer one is an error."
     )
     csx_micro_batch_size: Positive | Literal["auto"] = Field(

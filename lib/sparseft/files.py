@@ -19,12 +19,14 @@ from typing import TextIO
 from sparseft.errors import InputError
 
 WEIGHTS = "adapter_model.safetensors"  # of an adapter, as PEFT calls it
-ADAPTER_FILES = (WEIGHTS, "adapter_config.json")
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = (WEIGHTS, ADAPTER_CONFIG)
 MARKER = ".sparseft"  # Hidden, so that no reader of a model or an adapter takes it for content.
 _MARKED = "SparseFT wrote this folder, and replaces what it wrote here when it makes it again.\n"
 _SNAKEMAKE = ".snakemake_timestamp"  # Snakemake leaves it in every folder that is an output.
 # The most bytes that are read into memory, by kind of file.
 JSON_LIMIT, TEXT_LIMIT, ROWS_LIMIT = 10**9, 4 * 10**9, 16 * 10**9
+ADAPTER_LIMIT = 64 * 10**9
 _HELD: list[TextIO] = []  # the locks of this process
 
 
@@ -98,7 +100,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 def _replace_folder(temporary: Path, path: Path) -> None:
     """Put a folder in the place of `path`. An older one is moved aside first, so that it is never there in part."""
     check_replaceable(path)
-    older = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
+    older = _aside(path)
     shutil.rmtree(older, ignore_errors=True)  # A dead process may have had this number.
     if path.exists():
         _check_nothing_lost(path, temporary)
@@ -275,7 +277,11 @@ def read_text(path: Path | str, limit: int, mend: str) -> str:
 
 def read_json(path: Path | str, mend: str = "run the step that writes it again") -> dict:
     """Return the object of a JSON file. Raises InputError if the file is missing or holds something else."""
-    text = read_text(path, JSON_LIMIT, mend)
+    return parse_json(read_text(path, JSON_LIMIT, mend), path, mend)
+
+
+def parse_json(text: str, path: Path | str, mend: str) -> dict:
+    """Return the object of the content of the JSON file `path`. Raises InputError if it is something else."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -300,23 +306,59 @@ def sha256(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of_text(text: str) -> str:
+    """Return the sha256 of the UTF-8 file that `text` was read from, without reading it again.
+
+    Strict UTF-8 has one encoding per text, so these are the file's bytes."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def adapter_digest(folder: Path) -> str:
-    """Return one sha256 for an adapter: of the sha256 of its matrices and of its configuration, joined by a newline."""
-    parts = [sha256(folder / name) for name in ADAPTER_FILES]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    """Return the digest of an adapter folder as it is now."""
+    return joint_digest(sha256(folder / WEIGHTS), sha256(folder / ADAPTER_CONFIG))
+
+
+def joint_digest(weights: str, configuration: str) -> str:
+    """Return the digest of an adapter: the sha256 over those of its two files. The configuration holds r and alpha."""
+    return hashlib.sha256(f"{weights}\n{configuration}".encode()).hexdigest()
 
 
 def _temporary(path: Path) -> Path:
-    """Return a name beside `path` for this process. What a killed process left there under its own name is removed."""
+    """Return a name beside `path` for this process. What a killed process left there is put back, or removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _put_back(path)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        owner = left.name.split(".")[-2]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
+        if _is_of_dead_process(left):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     own = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     if own.exists():  # of a dead process that had this number
         shutil.rmtree(own) if own.is_dir() else own.unlink()
     return own
+
+
+def _put_back(path: Path) -> None:
+    """Rename the folder that a process moved aside back to `path`, if the process was killed before the new one was there."""
+    if path.exists():
+        return
+    # Process numbers return, so that this process may have the number of the dead one.
+    left = [
+        older
+        for older in path.parent.glob(f".{glob.escape(path.name)}.old.*.tmp")
+        if _is_marked(older) and (_is_of_dead_process(older) or older == _aside(path))
+    ]
+    if left:
+        os.replace(max(left, key=lambda older: older.stat().st_mtime_ns), path)
+
+
+def _aside(path: Path) -> Path:
+    """Return the name under which this process keeps an older folder while it puts a new one in the place of `path`."""
+    return path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
+
+
+def _is_of_dead_process(temporary: Path) -> bool:
+    """Return whether the process that a temporary name ends with has ended; False where the system has no /proc."""
+    owner = temporary.name.split(".")[-2]
+    return owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists()
 
 
 def _sync(path: Path) -> None:

@@ -16,12 +16,16 @@ from transformers import PreTrainedTokenizerBase
 
 from sparseft.errors import InputError
 
+LARGEST_LOSS = 709  # nats per token: exp(709.79) is more than the largest float
+
 
 @torch.no_grad()
 def token_perplexity(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: str, context: int, windows: int | None = None
 ) -> float:
-    """Perplexity a token, over the first `windows` windows, or all. Raises InputError where it is not defined."""
+    """Return the perplexity per token, over the first `windows` windows, or over all.
+
+    Raises InputError if the text is too short, the context is too long, or the loss has no finite exponential."""
     limit = model.config.max_position_embeddings
     if not 2 <= context <= limit:
         raise InputError(
@@ -36,6 +40,9 @@ def token_perplexity(
         logits = model(window[None], use_cache=False).logits[0, :-1]  # (context - 1, V)
         losses.append(F.cross_entropy(logits.float(), window[1:]).item())
     mean = sum(losses) / len(losses)
-    if not math.isfinite(mean):
-        raise InputError(f"perplexity: the loss is {mean}", "check the model's weights")
+    if not mean <= LARGEST_LOSS:
+        raise InputError(
+            f"perplexity: the mean loss is {mean:g} nats per token, at most {LARGEST_LOSS} have a finite perplexity",
+            "check the model's weights, prune less, or leave the perplexity out",
+        )
     return math.exp(mean)

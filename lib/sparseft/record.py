@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.files import adapter_digest, atomic_file, read_bytes, read_json
+from sparseft.files import atomic_file, read_bytes, read_json
 
 _END = re.compile(rb',\n  "record_sha256": "([0-9a-f]{64})"\n}\n\Z')
 _LENGTH = 91  # bytes of it
@@ -47,16 +47,14 @@ def again(path: Path | str) -> str:
     return f"make it again: rm -r {path} && snakemake"
 
 
-def check_adapter(folder: Path) -> None:
-    """Raises InputError where an adapter is not the one that the train.json beside it records; without one it may be any."""
+def check_adapter(folder: Path, digest: str) -> None:
+    """Raise InputError if an adapter with this digest is not the one that the train.json beside it records.
+
+    Without a train.json beside it, it may be any adapter."""
     path = folder.parent / "train.json"
     if folder.name != ADAPTER or not path.is_file():
         return
-    try:
-        recorded, found = read_record(path)["outputs"]["adapter"], adapter_digest(folder)
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename}: no such file", again(folder)) from None
-    if found != recorded:
+    if digest != read_record(path)["outputs"]["adapter"]:
         raise InputError(f"{folder}: not the adapter that train.json records", again(folder))
 
 

@@ -40,3 +40,15 @@ def test_rows_that_are_not_there_are_not_checked(tmp_path):
     write(tmp_path)
     other = "not checked: boolq/validation.jsonl is another file than the one that was evaluated on"
     assert check_rows(SOUND, "f" * 64, "boolq", tmp_path, {}) == other
+
+
+def test_rows_that_are_not_those_of_the_manifest_beside_them_are_a_fault_whatever_was_evaluated(tmp_path):
+    data = write(tmp_path)
+    manifest = tmp_path / "data/boolq/manifest.json"
+    manifest.write_text(json.dumps({"sha256": {"train": "0" * 64, "validation": data}}))
+    assert check_rows(SOUND, data, "boolq", tmp_path, {}) == ""
+    fault = "boolq/validation.jsonl is not the file that its manifest records"
+    for content in ({"sha256": {"train": data, "validation": "0" * 64}}, {"sha256": None}, {}):
+        manifest.write_text(json.dumps(content))
+        assert check_rows(SOUND, data, "boolq", tmp_path, {}) == fault
+        assert check_rows(SOUND, "f" * 64, "boolq", tmp_path, {}) == fault

@@ -112,10 +112,10 @@ def test_an_edited_configuration_or_tokenizer_of_a_prepared_model_is_refused(pre
 
 
 def test_a_file_more_or_less_than_the_manifest_records_is_refused(prepared):
-    (prepared / "adapter_config.json").write_text("{}")  # transformers would load the adapter
-    with pytest.raises(InputError, match=r"adapter_config\.json: not the file that manifest\.json records"):
+    (prepared / "added_tokens.json").write_text("{}")  # transformers would read it
+    with pytest.raises(InputError, match=r"added_tokens\.json: not the file that manifest\.json records"):
         _ = Checkpoint(prepared).digest
-    (prepared / "adapter_config.json").unlink()
+    (prepared / "added_tokens.json").unlink()
     (prepared / "generation_config.json").unlink()
     with pytest.raises(InputError, match=r"generation_config\.json: not the file that manifest\.json records"):
         _ = Checkpoint(prepared).digest

@@ -144,7 +144,7 @@ def test_the_trained_model_is_read_back_from_its_adapter(tmp_path, tiny, mode):
     mask = compute_masks(tiny, "unstructured", [50], seed=0)[50]
     job = Job(tiny, mask, mode, 0, SETTINGS, TASK, ROWS, 8, {"mask_sha256": "m", "mode": mode})
     record = train(job, tmp_path / "adapter", tmp_path / "state.pt", Accelerator(cpu=True))
-    model, tokenizer = trained_model(tiny, mask, "m", tmp_path / "adapter", torch.device("cpu"))
+    model, tokenizer, _ = trained_model(tiny, mask, "m", tmp_path / "adapter", torch.device("cpu"))
     examples = encode(ROWS["validation"], TASK, tokenizer, 512)
     assert mean_answer_loss(AnswerLoss(model), examples, 8, torch.device("cpu")) == record["eval_loss"]
     with pytest.raises(InputError, match="not trained with this mask"):

@@ -161,7 +161,7 @@ def test_a_run_trains_merges_validates_and_evaluates(prepared, mode):
     assert report["tensors_outside_checked"] > 0
 
     adapter = prepared.folder / mode / "adapter"
-    before, tokenizer = trained_model(prepared.base, prepared.mask, sha256(prepared.mask_path), adapter, CPU)
+    before, tokenizer, _ = trained_model(prepared.base, prepared.mask, sha256(prepared.mask_path), adapter, CPU)
     after, _ = load_model(merged.folder, CPU)
     unfuse_experts(after)  # transformers' fused experts sum in another order
     ids = collate(encode(prepared.rows["validation"], task, tokenizer, CONTEXT)).ids

@@ -14,12 +14,12 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.config import Perplexity, add_flags, parse_section
 from sparseft.errors import InputError, run_script
 from sparseft.evaluation import evaluate
-from sparseft.files import TEXT_LIMIT, check_apart, check_writable, hold, read_json, read_text, sha256
+from sparseft.files import TEXT_LIMIT, check_apart, check_writable, hold, read_json, read_text, sha256_of_text
 from sparseft.grid import Run
 from sparseft.perplexity import token_perplexity
 from sparseft.record import check_model, write_record
-from sparseft.tasks import get_task, read_examples
-from sparseft.tasks.source import SPLITS
+from sparseft.tasks import get_task
+from sparseft.tasks.prepared import read_splits
 from sparseft.tasks.wikitext2 import metric_name
 from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
 from sparseft.training.model import load_model
@@ -39,15 +39,15 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_source(text: Path) -> tuple[str, dict | None]:
-    """Return a text's sha256, and where it comes from: None without the file that prepare_wikitext2.py writes beside it."""
-    found, path = sha256(text), Path(f"{text}.json")
+def source_of(text: Path, digest: str) -> dict | None:
+    """Return where a text with this sha256 comes from: None without the file that prepare_wikitext2.py writes beside it."""
+    path = Path(f"{text}.json")
     if not path.is_file():
-        return found, None
+        return None
     content = read_json(path, f"prepare it again, or remove {path}")
-    if content.get("sha256") != found:
+    if content.get("sha256") != digest:
         raise InputError(f"{text}: not the text that {path} describes", f"prepare it again, or remove {path}")
-    return found, content.get("source")
+    return content.get("source")
 
 
 def main() -> int:
@@ -62,20 +62,21 @@ def main() -> int:
     keep_freed_memory()
     begin = time.perf_counter()
     task, checkpoint = get_task(args.task), Checkpoint(args.checkpoint)
-    rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
+    rows, rows_sha256 = read_splits(args.data_dir, task)
     hashes = checkpoint.hashes()
     check_model(checkpoint.folder, hashes)
     checkpoint.check_manifest(hashes)
     model, tokenizer = load_model(checkpoint.folder, choose_device())
     perplexity = {}
     if args.wikitext2:  # first, for it may be refused
-        text_sha256, source = read_source(args.wikitext2)
         text = read_text(args.wikitext2, TEXT_LIMIT, "prepare it with prepare_wikitext2.py")
+        text_sha256 = sha256_of_text(text)
+        source = source_of(args.wikitext2, text_sha256)
         perplexity[metric_name(text_sha256, context)] = token_perplexity(model, tokenizer, text, context)
     record = evaluate(model, tokenizer, task, rows, args.batch_size)
     record["metrics"] |= perplexity
-    inputs = {"model": hashes, "data": sha256(args.data_dir / "validation.jsonl")}
-    inputs["train"] = sha256(args.data_dir / "train.jsonl")  # few-shot examples come from it
+    # The few-shot examples come from the training rows.
+    inputs = {"model": hashes, "data": rows_sha256["validation"], "train": rows_sha256["train"]}
     if args.wikitext2:
         inputs["wikitext2"] = text_sha256
         record["perplexity_source"] = source

@@ -14,12 +14,12 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError, run_script
 from sparseft.evaluation import evaluate
-from sparseft.files import adapter_digest, check_apart, check_writable, hold, sha256
+from sparseft.files import check_apart, check_writable, hold, sha256
 from sparseft.grid import NO_FINETUNE, Run
 from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
 from sparseft.record import write_record
-from sparseft.tasks import get_task, read_examples
-from sparseft.tasks.source import SPLITS
+from sparseft.tasks import get_task
+from sparseft.tasks.prepared import read_splits
 from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
 from sparseft.training.torch_backend import trained_model
 
@@ -50,15 +50,15 @@ def main() -> int:
     keep_freed_memory()
     begin = time.perf_counter()
     task, checkpoint, mask = get_task(args.task), Checkpoint(args.model_path), read_mask(args.mask_path)
-    rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
+    mask_sha256 = sha256(args.mask_path)
+    rows, rows_sha256 = read_splits(args.data_dir, task)
     check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
     if run:
         check_run(mask, args.mask_path, run)
-    mask_sha256 = sha256(args.mask_path)
-    model, tokenizer = trained_model(checkpoint, mask, mask_sha256, args.adapter, choose_device(), run)
+    model, tokenizer, adapter_sha256 = trained_model(checkpoint, mask, mask_sha256, args.adapter, choose_device(), run)
     record = evaluate(model, tokenizer, task, rows, args.batch_size)
-    inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": adapter_digest(args.adapter)}
-    inputs |= {"data": sha256(args.data_dir / "validation.jsonl"), "train": sha256(args.data_dir / "train.jsonl")}
+    inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": adapter_sha256}
+    inputs |= {"data": rows_sha256["validation"], "train": rows_sha256["train"]}
     cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
     write_record(args.output, {"run_id": args.run_id, **record, **cost, "inputs": inputs})
     return 0

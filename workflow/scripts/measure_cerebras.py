@@ -13,7 +13,7 @@ import argparse
 
 from sparseft.config import Cerebras, Throughput, add_flags, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.files import check_apart, check_writable, hold, sha256, write_json
+from sparseft.files import check_apart, check_writable, hold, write_json
 from sparseft.grid import Cell
 from sparseft.record import write_record
 from sparseft.training.hardware import keep_freed_memory, limit_threads
@@ -40,7 +40,7 @@ def conditions(args: argparse.Namespace, job: Job, warmup: int) -> dict:
         "warmup_steps": warmup,
         "steps": job.settings.steps - warmup,
         "inputs": {"model": job.checkpoint.digest, "mask": job.provenance["mask_sha256"],
-                   "train": sha256(args.data_dir / "train.jsonl")},
+                   "train": job.rows_sha256["train"]},
     }  # fmt: skip
 
 

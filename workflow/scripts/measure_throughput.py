@@ -20,7 +20,8 @@ from sparseft.files import check_apart, check_writable, hold, sha256
 from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Cell
 from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
 from sparseft.record import write_record
-from sparseft.tasks import get_task, read_examples
+from sparseft.tasks import get_task
+from sparseft.tasks.prepared import read_prepared
 from sparseft.throughput import Job, measure
 from sparseft.training.hardware import choose_device, device_name, limit_threads, versions
 
@@ -42,20 +43,22 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def job_of(args: argparse.Namespace, cell: Cell) -> Job:
-    """The cell's training with its checked inputs."""
+def job_of(args: argparse.Namespace, cell: Cell) -> tuple[Job, dict[str, str]]:
+    """Return the cell's training with its checked inputs, and their digests. Raises InputError where one does not fit."""
     given = vars(args)
     asked = parse_section(Throughput, {name: given[name] for name in ASKED}, "throughput")
     settings = parse_section(Training, {name: given[name] for name in SETTINGS} | {"save_every": 0}, "training")
     resources = parse_section(Resources, {"threads": given["threads"]}, "resources")
     settings.check_measured()
     task, checkpoint, mask = get_task(cell.task), Checkpoint(args.model_path), read_mask(args.mask_path)
+    mask_sha256 = sha256(args.mask_path)
     shapes = prunable_shapes(checkpoint)
     settings.check(cell.mode, {layer.rpartition(".")[2] for layer in shapes})
     check_run(mask, args.mask_path, cell)
     check_mask(mask, args.mask_path, shapes, checkpoint.digest)
-    rows = read_examples(args.data_dir / "train.jsonl", task)
-    return Job(checkpoint, args.mask_path, cell.mode, settings, asked, task.name, rows, resources)
+    rows, train_sha256 = read_prepared(args.data_dir / "train.jsonl", task)
+    job = Job(checkpoint, args.mask_path, cell.mode, settings, asked, task.name, rows, resources)
+    return job, {"model": checkpoint.digest, "mask": mask_sha256, "train": train_sha256}
 
 
 def main() -> int:
@@ -67,10 +70,9 @@ def main() -> int:
     cell = Cell.parse(args.cell)
     if cell.mode == NO_FINETUNE:
         raise InputError(f"{cell.id} is not trained", f"choose one of {', '.join(TRAINED_MODES)}")
-    job = job_of(args, cell)
+    job, inputs = job_of(args, cell)
     limit_threads(job.resources.threads)  # part of the device's name
     device = choose_device()
-    inputs = {"model": job.checkpoint.digest, "mask": sha256(args.mask_path)}
     write_record(args.output, {
         "cell": cell.id,
         "backend": "torch",
@@ -82,7 +84,7 @@ def main() -> int:
         **job.asked.model_dump(include=set(RECORDED)),
         "batches": measure(job),
         "versions": versions(),
-        "inputs": inputs | {"train": sha256(args.data_dir / "train.jsonl")},
+        "inputs": inputs,
     })  # fmt: skip
     return 0
 

@@ -12,10 +12,11 @@ from typing import Protocol
 import numpy as np
 
 from sparseft.errors import InputError
-from sparseft.files import sha256
+from sparseft.files import sha256, sha256_of_text
 from sparseft.grid import DATA
-from sparseft.tasks import TASKS, read_examples
+from sparseft.tasks import TASKS, parse_rows, read_row_text
 from sparseft.tasks.boolq import CHOICES
+from sparseft.tasks.prepared import check_recorded
 from sparseft.tasks.scoring import (
     chance_of,
     choice_metrics,
@@ -142,7 +143,7 @@ def check_rows(scored_digest: str, data: str, task: str, study: Path, known: dic
 
     `scored_digest`: `rows_digest` of the evaluation; `data`: the sha256 of the rows that it names. Returns "" where they
     agree, a sentence that begins with NOT_CHECKED where the rows are not there, and else what is wrong. `known` keeps
-    what was read of each file: its sha256 and its own digest."""
+    what was read of each file: its sha256 and its own digest. Rows that are not those of the manifest beside them are wrong."""
     path = study / DATA.format(task=task) / "validation.jsonl"
     place = f"{path.parent.name}/{path.name}"
     if not path.is_file():
@@ -150,6 +151,10 @@ def check_rows(scored_digest: str, data: str, task: str, study: Path, known: dic
     if path not in known:
         known[path] = _digests(path, task)
     found, digest = known[path]
+    try:
+        check_recorded(path, found)
+    except InputError:
+        return f"{place} is not the file that its manifest records"
     if found != data:
         return f"{NOT_CHECKED}{place} is another file than the one that was evaluated on"
     return "" if digest == scored_digest else f"labels or choice_lengths are not those of {place}"
@@ -157,8 +162,16 @@ def check_rows(scored_digest: str, data: str, task: str, study: Path, known: dic
 
 def _digests(path: Path, task: str) -> tuple[str, str]:
     """Return the sha256 of a file of rows, and the digest of its labels; that one is empty where the rows are refused."""
-    try:
-        labels = labels_of(read_examples(path, TASKS[task]), TASKS[task])
-    except (KeyError, InputError):
+    if task not in TASKS:
         return sha256(path), ""
-    return sha256(path), labels_digest(*labels)
+    read = TASKS[task]
+    try:
+        text = read_row_text(path, task, read.fields)
+    except InputError:
+        return sha256(path), ""
+    found = sha256_of_text(text)
+    try:
+        rows = parse_rows(text, path, task, read.fields, read.problem)
+    except InputError:
+        return found, ""
+    return found, labels_digest(*labels_of(rows, read))

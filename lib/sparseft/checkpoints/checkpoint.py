@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from sparseft.errors import InputError
-from sparseft.files import check_regular, read_json, sha256
+from sparseft.files import ADAPTER_CONFIG, check_regular, read_json, sha256
 
 BITS = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
 MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
@@ -50,7 +50,7 @@ class Tensor:
 class Checkpoint:
     """Read a checkpoint folder: its tensors by name in file order, its configuration, its digest.
 
-    Raises InputError if there is no such folder."""
+    Raises InputError if there is no such folder, or if an adapter lies in it."""
 
     folder: Path
 
@@ -60,6 +60,13 @@ class Checkpoint:
         for path in self.folder.glob("[!.]*"):  # Whoever reads the folder, such as transformers, would wait for a pipe.
             if path.exists() and not path.is_dir():
                 check_regular(path)
+        # transformers would run the model with this adapter, which is in no digest.
+        adapter = self.folder / ADAPTER_CONFIG
+        if adapter.exists():
+            raise InputError(
+                f"{adapter}: an adapter in a model folder, which would change the model",
+                "merge the adapter into the model, or move it to another folder",
+            )
 
     @cached_property
     def config(self) -> dict:

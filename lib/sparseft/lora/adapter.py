@@ -5,18 +5,32 @@ github.com/huggingface/peft, docs/source/developer_guides/checkpoint.md. The con
 the mode and the sha256 of the mask: stock PEFT would run and merge every adapter as if the mask were all ones.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from sparseft.config import Training
 from sparseft.errors import InputError
-from sparseft.files import WEIGHTS, atomic_folder, check_regular, read_json, write_json
+from sparseft.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_LIMIT,
+    JSON_LIMIT,
+    WEIGHTS,
+    atomic_folder,
+    joint_digest,
+    parse_json,
+    read_bytes,
+    read_text,
+    sha256_of_text,
+    write_json,
+)
 from sparseft.grid import PROJECTIONS, Run
 from sparseft.record import check_adapter
 
@@ -54,16 +68,32 @@ def write_adapter(
     }
     with atomic_folder(folder) as temporary:
         (temporary / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
-        write_json(temporary / "adapter_config.json", config)
+        write_json(temporary / ADAPTER_CONFIG, config)
 
 
-def read_adapter(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], float, dict]:
-    """Return layer -> (A, B) in fp32, s = alpha / r, and the configuration.
+class Adapter(NamedTuple):
+    """Hold layer -> (A, B) in fp32, s = alpha / r, the configuration, and the digest of the bytes that they were read from."""
 
-    Raises InputError if a file is missing or damaged, or the adapter is no plain LoRA adapter."""
+    pairs: dict[str, tuple[Tensor, Tensor]]
+    scale: float
+    config: dict
+    digest: str
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Return an adapter, each of whose files is read once.
+
+    Raises InputError if a file is missing or damaged, if the adapter is no plain LoRA adapter, or if it is not the one that
+    the train.json beside it records."""
     mend = "train the run again"
-    check_adapter(folder)
-    config = read_json(folder / "adapter_config.json", mend)
+    text = read_text(folder / ADAPTER_CONFIG, JSON_LIMIT, mend)
+    try:
+        weights = read_bytes(folder / WEIGHTS, ADAPTER_LIMIT)
+    except FileNotFoundError:
+        raise InputError(f"{folder / WEIGHTS}: no such file", mend) from None
+    digest = joint_digest(hashlib.sha256(weights).hexdigest(), sha256_of_text(text))
+    check_adapter(folder, digest)
+    config = parse_json(text, folder / ADAPTER_CONFIG, mend)
     if not _plain(config):
         raise InputError(
             f"{folder}: not a plain LoRA adapter",
@@ -71,9 +101,8 @@ def read_adapter(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], float,
         )
     _check_names(folder, config)
     try:
-        check_regular(folder / WEIGHTS)
-        tensors = load_file(folder / WEIGHTS)
-    except (SafetensorError, FileNotFoundError) as error:
+        tensors = load(weights)
+    except SafetensorError as error:
         raise InputError(f"{folder / WEIGHTS}: {error}", mend) from None
     layers = sorted({key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors})
     keys = {layer: [f"{PREFIX}{layer}.lora_{x}.weight" for x in "AB"] for layer in layers}
@@ -84,7 +113,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], float,
         raise InputError(f"{folder / WEIGHTS}: matrices of another rank than r {config['r']}", mend)
     if not all(torch.isfinite(matrix).all() for pair in pairs.values() for matrix in pair):
         raise InputError(f"{folder / WEIGHTS}: holds NaN or infinity", "train again with a lower learning rate")
-    return pairs, config["lora_alpha"] / config["r"], config
+    return Adapter(pairs, config["lora_alpha"] / config["r"], config, digest)
 
 
 def check_origin(folder: Path, config: dict, run: Run) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header
 from sparseft.errors import InputError
-from sparseft.files import adapter_digest, atomic_folder
+from sparseft.files import atomic_folder
 from sparseft.grid import Run
 from sparseft.lora.adapter import check_layers, check_origin, read_adapter
 from sparseft.lora.effective_weight import INTEGERS, Workspace, carry_mask_
@@ -29,7 +29,7 @@ def merge(
 
     An adapter of stock PEFT records neither mask nor run, and is merged under the mask given. Raises InputError if the
     adapter was trained with another mask or in another run, has not the layers that it names, or does not fit the mask."""
-    pairs, scale, config = read_adapter(adapter) if adapter else ({}, None, {})
+    pairs, scale, config, digest = read_adapter(adapter) if adapter else ({}, None, {}, None)
     if adapter:
         _check_adapter(adapter, config, pairs.keys(), mask, mask_sha256)
     if adapter and run:
@@ -57,7 +57,6 @@ def merge(
     with atomic_folder(output) as temporary:
         _copy(base, {f"{layer}.weight" for layer in mask.shape}, merged, temporary)
         outputs = Checkpoint(temporary).hashes()
-    digest = adapter_digest(adapter) if adapter else None
     return {"scale": scale, "layers_merged": len(mask.shape), "adapter": digest, "outputs": outputs}
 
 

@@ -36,6 +36,7 @@ def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path
 
     Raises InputError where the mask is another model's, or the checkpoint not what its config.json describes."""
     mask = read_mask(mask_path) if mask_path else None
+    mask_sha256 = sha256(mask_path) if mask_path else None
     if mask:
         check_mask(mask, mask_path, prunable_shapes(checkpoint), checkpoint.digest)
     check_tensors(checkpoint, checkpoint.folder)
@@ -52,7 +53,7 @@ def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path
             for key, other in duplicates(checkpoint.config).items():
                 writer.link(f"model.{key}", f"model.{other}")
         report = {
-            "inputs": {"model": checkpoint.digest, "mask": sha256(mask_path) if mask_path else None},
+            "inputs": {"model": checkpoint.digest, "mask": mask_sha256},
             "mask": mask.meta if mask else None,
             "outputs": {name: sha256(folder / name) for name in (CHECKPOINT, CONFIGURATION)},
         }

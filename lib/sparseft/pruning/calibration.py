@@ -28,10 +28,10 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.config import Masks
 from sparseft.errors import InputError
-from sparseft.files import sha256
 from sparseft.lora.experts import memory_path, unfuse_experts
 from sparseft.pruning.importance import Calibration, Source, array_source, wanda_source
-from sparseft.tasks import get_task, read_examples
+from sparseft.tasks import get_task
+from sparseft.tasks.prepared import read_prepared
 from sparseft.tasks.task import Row, Task
 from sparseft.training.batches import Example, collate, encode
 from sparseft.training.hardware import choose_device
@@ -49,11 +49,11 @@ ACCUMULATED = {
 
 
 def calibrate(importance: str, task_name: str, train: Path, settings: Masks) -> Calibration:
-    """What `importance` needs of a task: settings.calibration_examples of the rows in `train`, a .jsonl file.
+    """Return what `importance` needs of a task: settings.calibration_examples of the rows in `train`, a .jsonl file.
 
-    Raises InputError where the file holds no rows of the task, or too few."""
+    Raises InputError if the file holds no rows of the task, or too few, or is not the one that its manifest records."""
     task = get_task(task_name)
-    rows = read_examples(train, task)
+    rows, train_sha256 = read_prepared(train, task)
 
     def examples(checkpoint: Checkpoint) -> list[Example]:
         number, seed = settings.calibration_examples, settings.calibration_seed
@@ -67,7 +67,7 @@ def calibrate(importance: str, task_name: str, train: Path, settings: Masks) -> 
     def prune_in_sequence(checkpoint: Checkpoint, prune: Callable[[str, np.ndarray], np.ndarray]) -> None:
         sequential_prune(checkpoint, examples(checkpoint), prune)
 
-    meta = {"task": task.name, "train_sha256": sha256(train), "accumulated": ACCUMULATED[importance]}
+    meta = {"task": task.name, "train_sha256": train_sha256, "accumulated": ACCUMULATED[importance]}
     return Calibration(importance, meta, source, prune_in_sequence)
 
 

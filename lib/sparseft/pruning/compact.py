@@ -48,7 +48,7 @@ def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
     check_replaceable(output)
     hashes = checkpoint.hashes()
     check_model(checkpoint.folder, hashes)
-    mask = read_mask(mask_path)
+    mask, mask_sha256 = read_mask(mask_path), sha256(mask_path)
     check_mask(mask, mask_path, prunable_shapes(checkpoint))
     cuts, sizes = plan_cuts(checkpoint, mask)
     config = smaller_config(checkpoint.config, **sizes)
@@ -60,7 +60,7 @@ def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
         smaller = Checkpoint(folder)
         _correct_index(smaller)
         report = {key: mask.meta.get(key) for key in ("method", "sparsity", "reached")} | {
-            "inputs": {"checkpoint": checkpoint.digest_of(hashes), "mask": sha256(mask_path)},
+            "inputs": {"checkpoint": checkpoint.digest_of(hashes), "mask": mask_sha256},
             "before": _totals(checkpoint) | {"config": {key: checkpoint.config.get(key) for key in config}},
             "after": _totals(smaller) | {"config": config},
             "outputs": smaller.hashes(),

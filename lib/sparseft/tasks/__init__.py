@@ -5,7 +5,7 @@ shares the prompt, the answer and the fields of its real one and writes its own 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sparseft.errors import InputError
@@ -40,13 +40,24 @@ def read_rows(
     problem: Callable[[Row], str | None] | None = None,
 ) -> list[Row]:
     """Return the rows of a .jsonl file, called `name` in errors, each checked by `problem_of`."""
-    mend = f"each line holds one {name} row as JSON: {', '.join(fields)}"
+    return parse_rows(read_row_text(path, name, fields), path, name, fields, problem)
+
+
+def read_row_text(path: Path | str, name: str, fields: Iterable[str]) -> str:
+    """Return the text of a .jsonl file. Raises InputError if it is missing, or not UTF-8."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such file", "prepare the data, or correct the path")
-    # Not splitlines(), which also cuts at U+2028, a character that JSON allows in a string.
-    lines = read_text(path, ROWS_LIMIT, mend).split("\n")
+    return read_text(path, ROWS_LIMIT, _mend(name, fields))
+
+
+def parse_rows(
+    text: str, path: Path | str, name: str, fields: dict[str, type | tuple], problem: Callable[[Row], str | None]
+) -> list[Row]:
+    """Return the rows of the text of the .jsonl file `path`, each checked by `problem_of`."""
+    mend = _mend(name, fields)
     rows = []
-    for number, line in enumerate(lines, start=1):
+    # Not splitlines(), which also cuts at U+2028, a character that JSON allows in a string.
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             row = _parse(line, f"{path}, line {number}", mend)
             if fault := problem_of(row, fields, problem):
@@ -55,6 +66,11 @@ def read_rows(
     if not rows:
         raise InputError(f"{path}: holds no row", mend)
     return rows
+
+
+def _mend(name: str, fields: Iterable[str]) -> str:
+    """Return what a line of a .jsonl file must hold."""
+    return f"each line holds one {name} row as JSON: {', '.join(fields)}"
 
 
 def _parse(line: str, place: str, mend: str) -> object:

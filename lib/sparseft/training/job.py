@@ -3,7 +3,7 @@
 import argparse
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -23,7 +23,8 @@ from sparseft.files import (
 from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Run
 from sparseft.pruning.mask_ops import Mask, check_mask, check_run, read_mask
 from sparseft.record import ADAPTER, write_record
-from sparseft.tasks import get_task, read_examples
+from sparseft.tasks import get_task
+from sparseft.tasks.prepared import read_splits
 from sparseft.tasks.source import SPLITS
 from sparseft.tasks.task import Row, Task
 from sparseft.training.batches import Example
@@ -39,6 +40,9 @@ STOCK_PEFT = {
 class Job:
     """What is trained: one run. `provenance` goes into adapter_config.json, `rows` are the examples by split.
 
+    `rows_sha256`: by split, that of the files that the rows were read from. Rows that come from no file have none, and
+    `write_train_record` cannot record them.
+
     `evaluation_batch_size`: that of the evaluation after the merge, or rounding would add to the gap between the two."""
 
     checkpoint: Checkpoint
@@ -50,6 +54,7 @@ class Job:
     rows: dict[str, list[Row]]
     evaluation_batch_size: int
     provenance: dict
+    rows_sha256: dict[str, str] = field(default_factory=dict)
 
     def identity(self, data: dict[str, list[Example]], backend: Path, where: list) -> str:
         """What must agree for a saved state to be gone on from: all that decides the adapter's bits.
@@ -94,27 +99,30 @@ def check_outputs(args: argparse.Namespace, *inputs: Path) -> None:
 
 
 def job_of(args: argparse.Namespace) -> Job:
-    """The run with its checked inputs."""
+    """Return the run with its checked inputs. Raises InputError where one of them does not fit."""
     run = Run.parse(args.run_id)
     if run.mode == NO_FINETUNE:
         raise InputError(f"{run.id} is not trained", f"choose one of {', '.join(TRAINED_MODES)}")
     task, checkpoint, mask = get_task(run.task), Checkpoint(args.model_path), read_mask(args.mask_path)
+    mask_sha256 = sha256(args.mask_path)
     settings = parse_section(Training, {name: getattr(args, name) for name in Training.model_fields}, "training")
-    rows = {split: read_examples(args.data_dir / f"{split}.jsonl", task) for split in SPLITS}
+    rows, rows_sha256 = read_splits(args.data_dir, task)
     check_run(mask, args.mask_path, run)
     check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
-    provenance = {"run_id": run.id, "mode": run.mode, "mask_sha256": sha256(args.mask_path), "base": checkpoint.digest,
+    provenance = {"run_id": run.id, "mode": run.mode, "mask_sha256": mask_sha256, "base": checkpoint.digest,
                   "stock_peft": STOCK_PEFT[run.mode]}  # fmt: skip
     size = args.evaluation_batch_size
     if size < 1:
         raise InputError(f"--evaluation_batch_size {size}", "give 1 or more")
-    return Job(checkpoint, mask, run.mode, run.seed, settings, task, rows, size, provenance)
+    return Job(checkpoint, mask, run.mode, run.seed, settings, task, rows, size, provenance, rows_sha256)
 
 
 def write_train_record(args: argparse.Namespace, job: Job, record: dict) -> None:
-    """Write train.json beside adapter/: the settings, what was measured, and the digests of inputs and outputs."""
+    """Write train.json beside adapter/: the settings, what was measured, and the digests of inputs and outputs.
+
+    The digests of the inputs are those that `job_of` took when it read them."""
     inputs = {"model": job.checkpoint.digest, "mask": job.provenance["mask_sha256"]}
-    inputs |= {split: sha256(args.data_dir / f"{split}.jsonl") for split in SPLITS}
+    inputs |= {split: job.rows_sha256[split] for split in SPLITS}
     outputs = {"adapter": adapter_digest(args.output_dir / "adapter")}
     examples = {f"{split}_examples": len(job.rows[split]) for split in SPLITS}
     content = {"run_id": args.run_id, **job.settings.model_dump(), **examples, **record}

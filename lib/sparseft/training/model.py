@@ -20,7 +20,9 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTraine
     """Return the checkpoint's model in its own dtype, in evaluation mode, and its tokenizer; only local files are read.
 
     Raises InputError where tensors are missing, left over or of another shape, because transformers would draw them at
-    random; where the model has another dtype than its files; and for a tokenizer without an end-of-sequence token."""
+    random; where the model has another dtype than its files; for a tokenizer without an end-of-sequence token; and as
+    `Checkpoint` does."""
+    checkpoint = Checkpoint(folder)
     model, loading = AutoModelForCausalLM.from_pretrained(
         folder,
         config=_config(folder),
@@ -34,7 +36,7 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTraine
         raise InputError(
             f"{folder}: does not fit its config.json: {', '.join(faults)}", "repair or replace the checkpoint"
         )
-    _check_dtype(folder, model.dtype)
+    _check_dtype(checkpoint, model.dtype)
     return model.to(device).eval(), load_tokenizer(folder)
 
 
@@ -46,15 +48,18 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _check_dtype(folder: Path, dtype: torch.dtype) -> None:
+def _check_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
     """Raise InputError where a tensor of the files has another dtype than the model that was made of them."""
     name = str(dtype).removeprefix("torch.")
-    tensors = Checkpoint(folder).tensors.values()
     others = [
-        tensor for tensor in tensors if tensor.dtype != DTYPES.get(name) and not ROTARY_BUFFER.search(tensor.name)
+        tensor
+        for tensor in checkpoint.tensors.values()
+        if tensor.dtype != DTYPES.get(name) and not ROTARY_BUFFER.search(tensor.name)
     ]
     if others:
-        what = f"{folder}: {others[0].name} is {others[0].dtype}, and its config.json makes a model in {name}"
+        what = (
+            f"{checkpoint.folder}: {others[0].name} is {others[0].dtype}, and its config.json makes a model in {name}"
+        )
         raise InputError(what, "prepare the model with prepare_model.py, which writes one dtype")
 
 

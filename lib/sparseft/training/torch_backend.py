@@ -45,12 +45,12 @@ def trained_model(
     adapter: Path,
     device: torch.device,
     run: Run | None = None,
-) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """Return the model as its training left it, before any merge, and its tokenizer.
+) -> tuple[nn.Module, PreTrainedTokenizerBase, str]:
+    """Return the model as its training left it, before any merge, its tokenizer, and the digest of the adapter as it was read.
 
     Raises InputError if the adapter is not this project's, was trained with another mask or in another run than `run`, or
     does not fit."""
-    pairs, _, config = read_adapter(adapter)
+    pairs, _, config, digest = read_adapter(adapter)
     ours = config.get("sparseft", {})
     if ours.get("mask_sha256") != mask_sha256 or ours.get("mode") not in TRAINED_MODES:
         raise InputError(f"{adapter}: not trained with this mask", "give the mask and the adapter of one run")
@@ -65,7 +65,7 @@ def trained_model(
             layers[name].lora_A.copy_(A)
             layers[name].lora_B.copy_(B)
             layers[name].workspace.freeze()  # W' once, not at every token that is generated
-    return model.eval(), tokenizer
+    return model.eval(), tokenizer, digest
 
 
 def train(job: Job, adapter: Path, state: Path, accelerator: Accelerator) -> dict:
