@@ -42,7 +42,7 @@ SCRIPTS = {
     "merge.py": [*MODEL, "--adapter", "adapter", "--output_dir", "merged", "--report", "out.json"],
     "measure_throughput.py": ["--cell", RUN.removesuffix("-seed0"), *MODEL, "--data_dir", "data", "--batch_sizes", "2",
                               "--steps", "1", "--warmup_steps", "0", "--repeats", "1", "--output", "out.json"],
-    "compute_masks.py": ["--model_path", "llama", "--method", "unstructured_gradient", "--sparsity", "50", "--task",
+    "compute_masks.py": ["--model_path", "llama", "--method", "unstructured_gradient", "--sparsity", "0.5", "--task",
                          "boolq_mini", "--data_dir", "data", "--calibration_examples", "4", "--output_dir", "masks"],
 }  # fmt: skip
 ROWS = ("data/train.jsonl", "data/validation.jsonl")

@@ -28,8 +28,10 @@ def read_prepared(path: Path, task: Task) -> tuple[list[Row], str]:
     Raises InputError if a row is not one of the task's, or if the manifest beside the file records another sha256."""
     text = read_row_text(path, task.name, task.fields)
     digest = sha256_of_text(text)
+    # First the rows, because the place of a damaged row says more than that the file is another one.
+    rows = parse_rows(text, path, task.name, task.fields, task.problem)
     check_recorded(path, digest)
-    return parse_rows(text, path, task.name, task.fields, task.problem), digest
+    return rows, digest
 
 
 def check_recorded(path: Path, digest: str) -> None:
