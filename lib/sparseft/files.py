@@ -162,7 +162,7 @@ def check_replaceable(path: Path) -> None:
     """Raise InputError unless `path` is free, an empty folder, or a folder that this program wrote."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: a file is in its place", "name a new folder")
-    if path.is_dir() and not _is_marked(path) and any(path.iterdir()):
+    if path.is_dir() and not is_marked(path) and any(path.iterdir()):
         raise InputError(
             f"{path}: a folder with other files, which would be lost",
             "name a new folder, or delete this one if its files are not needed",
@@ -171,7 +171,7 @@ def check_replaceable(path: Path) -> None:
 
 def check_ours(folder: Path, *places: Path) -> None:
     """Raise InputError if one of the `places` in `folder` holds a file that is not known to be this program's."""
-    taken = [] if _is_marked(folder) else [place for place in places if place.exists()]
+    taken = [] if is_marked(folder) else [place for place in places if place.exists()]
     if taken:
         raise InputError(
             f"{taken[0]}: a file that would be lost", "name another folder, or delete the file if it is not needed"
@@ -181,7 +181,7 @@ def check_ours(folder: Path, *places: Path) -> None:
 def adopt(folder: Path) -> None:
     """Mark a model folder that version 0.1.0 prepared, which left no marker but a manifest.json with these keys."""
     manifest = folder / "manifest.json"
-    if _is_marked(folder) or not manifest.is_file():
+    if is_marked(folder) or not manifest.is_file():
         return
     # A manifest that cannot be read is not ours. A folder that cannot be written cannot be replaced either.
     with suppress(InputError, OSError):
@@ -189,7 +189,7 @@ def adopt(folder: Path) -> None:
             mark(folder)
 
 
-def _is_marked(folder: Path) -> bool:
+def is_marked(folder: Path) -> bool:
     """Return whether this program wrote the folder."""
     return (folder / MARKER).is_file()
 
@@ -344,7 +344,7 @@ def _put_back(path: Path) -> None:
     left = [
         older
         for older in path.parent.glob(f".{glob.escape(path.name)}.old.*.tmp")
-        if _is_marked(older) and (_is_of_dead_process(older) or older == _aside(path))
+        if is_marked(older) and (_is_of_dead_process(older) or older == _aside(path))
     ]
     if left:
         os.replace(max(left, key=lambda older: older.stat().st_mtime_ns), path)

@@ -59,6 +59,26 @@ def test_the_configuration_is_kept_with_the_results_and_other_runs_are_named_in_
     assert (tmp_path / "out/configuration.yaml").read_bytes() == (tmp_path / "study.yaml").read_bytes()
 
 
+def test_the_configuration_may_lie_where_the_tables_go_and_goes_with_them(write_run, tmp_path):
+    write_run(RUN.id, 0.5)
+    kept = tmp_path / "out/configuration.yaml"
+    kept.parent.mkdir()
+    kept.write_text(STUDY)
+    assert analyze(tmp_path / "runs", tmp_path / "out", "--configuration", str(kept)).returncode == 0
+    assert kept.read_text() == STUDY
+    assert analyze(tmp_path / "runs", tmp_path / "out").returncode == 0
+    assert not kept.exists()  # it would not describe the tables of this analysis
+
+
+def test_somebody_else_s_configuration_stays(write_run, tmp_path):
+    write_run(RUN.id, 0.5)
+    other = tmp_path / "out/configuration.yaml"
+    other.parent.mkdir()
+    other.write_text("of another program")
+    assert analyze(tmp_path / "runs", tmp_path / "out").returncode == 0
+    assert other.read_text() == "of another program"
+
+
 def test_a_configuration_that_gives_none_of_the_runs_is_refused(write_run, tmp_path):
     write_run(RUN.id, 0.5)
     (tmp_path / "study.yaml").write_text("keep_merged: true\n")

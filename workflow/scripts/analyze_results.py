@@ -26,7 +26,7 @@ from sparseft.analysis.settings import outside
 from sparseft.config import Analysis, Config, add_flags, parse_section
 from sparseft.configfiles import read_configuration
 from sparseft.errors import InputError, run_script
-from sparseft.files import check_apart, check_ours, hold, staged
+from sparseft.files import check_apart, check_ours, hold, is_marked, staged
 from sparseft.grid import CONFIGURATION, TABLES
 
 MAX_PROCESSES = 64
@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
 
 def check_outputs(args: argparse.Namespace) -> None:
     """Raise InputError if the outputs would replace what is read, or what this program did not write."""
-    names = [f"{name}.csv" for name in TABLES] + [COMPARED, CONFIGURATION, "EXPERIMENTS.md", "correctness_memo.md"]
+    names = [f"{name}.csv" for name in TABLES] + [COMPARED, "EXPERIMENTS.md", "correctness_memo.md"]
     places = [args.output_dir / name for name in names]
     check_apart([args.output_dir], [args.results_dir])
     check_apart(places, [args.baseline, args.configuration])
@@ -137,13 +137,15 @@ def main() -> int:
     hold(args.output_dir)
     judged, gaps = read(args.results_dir, study)
     derived = derive(judged, args.tolerance, gaps)
+    # The configuration of an earlier analysis would not describe these tables. Another file of that name stays.
+    stale = not args.configuration and is_marked(args.output_dir)
     with staged(args.output_dir) as folder:  # tables, pages and figures of one moment, or none
         write(folder, args, judged, gaps, derived, study)
         figures = {path.name for path in folder.glob("plots/*")}
     remove_leftovers(args.output_dir / "plots", figures)  # of other runs
     if not args.baseline:
         (args.output_dir / COMPARED).unlink(missing_ok=True)
-    if not args.configuration:  # that of an earlier analysis does not describe these tables
+    if stale:
         (args.output_dir / CONFIGURATION).unlink(missing_ok=True)
     print(experiments.results_table(derived.cells).to_string(index=False))
     failed = sum(bool(each.faults) for each in judged)
