@@ -20,7 +20,8 @@ from sparseft.tasks.lengths import TEXTS, validation_rows
 from sparseft.tasks.source import SPLITS
 
 STATE = 12  # bytes a number of an adapter in state.pt: itself and two moments, fp32
-RECORD = 1300  # bytes of an evaluation's file without what it says of every example; measured
+RECORD = 1700  # bytes of an evaluation's file without what it says of every example; measured
+CHARACTERS = 4  # of a token, about
 LOG_DIGITS = {"BF16": 7, "F16": 9, "F32": 18}  # of a log-likelihood as text, about: it is of the model's dtype
 
 
@@ -201,10 +202,13 @@ def _evaluation_records(config: Config, models: list[Subject]) -> Item:
     sizes = []
     for run in [*targets.runs(config), *_trained(config)]:
         choices, digits = TEXTS[run.task].choices, LOG_DIGITS[_named(models, run).dtype]
-        row = 16 + 13 + (8 + digits) * choices if choices else 23  # a generated answer is a number, or [invalid]
-        row += 9 + 23  # its answer's tokens, its loss
+        row = 16 + 9 + 23  # prediction and outcome, the answer's tokens, the loss
+        if choices:
+            row += 7 + 13 + (8 + digits) * choices + 12 + 10 * choices  # label, log-likelihoods, lengths of the choices
+        else:
+            row += 7 + 2 * (10 + CHARACTERS * TEXTS[run.task].answer)  # the right answer and the generated one
         sizes.append(RECORD + row * validation_rows(config.tasks[run.task], run.task))
-    how = f"{len(sizes)} of {_range(sizes)}: outcome, prediction, log-likelihoods and loss of every example, rough"
+    how = f"{len(sizes)} of {_range(sizes)}: what every number is computed from, of every example, rough"
     return Item("evaluations", sum(sizes), how)
 
 

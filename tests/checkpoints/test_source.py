@@ -178,9 +178,7 @@ def test_prepare_refuses_its_own_source_as_output(tmp_path, tiny_models):
     for dtype in ("bfloat16", "float32"):
         for output in outputs:
             for place in (source, tmp_path / "link"):
-                with pytest.raises(
-                    InputError, match="it is the source .* or one lies in the other; name another output folder"
-                ):
+                with pytest.raises(InputError, match="(is an input, or lies in one|lies in it); name another place"):
                     prepare_model(Model(source=f"path:{place}", dtype=dtype), output)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -188,7 +186,7 @@ def test_prepare_refuses_its_own_source_as_output(tmp_path, tiny_models):
 def test_prepare_refuses_the_folder_of_an_mdl_source_as_output(tmp_path, tiny_llama):
     export_modelzoo(tiny_llama, None, tmp_path / "cs")
     for output in (tmp_path / "cs", tmp_path):
-        with pytest.raises(InputError, match="or one lies in the other"):
+        with pytest.raises(InputError, match="the source .* lies in it; name another place"):
             prepare_model(Model(source=f"mdl:{tmp_path}/cs/{CHECKPOINT}", dtype="bfloat16"), output)
     prepare_model(Model(source=f"mdl:{tmp_path}/cs/{CHECKPOINT}", dtype="bfloat16"), tmp_path / "cs/models/m")
     assert Checkpoint(tmp_path / "cs/models/m").digest == tiny_llama.digest

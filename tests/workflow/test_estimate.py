@@ -256,7 +256,7 @@ def test_a_later_file_lies_over_an_earlier_one_key_by_key_and_lists_whole(tmp_pa
     ("[" * 10**4, "c.yaml: not YAML (maximum recursion depth exceeded"),
     ("- a\n", "c.yaml: holds no sections; write a study as config/config.yaml is written"),
     ("grid: {models: [x]}\n", "grid asks for model 'x', which models: does not describe; config/schema.json"),
-    ("models: {smollm2: {source: 'hub:a/b'}}\n", "models.smollm2: the sizes of hub:a/b are not known here; prepare it ("),
+    ("models: {smollm2: {source: 'hub:a/b', sha256: null}}\n", "models.smollm2: the sizes of hub:a/b are not known here; prepare it ("),
 ])  # fmt: skip
 def test_a_configuration_that_cannot_be_read_is_one_line(tmp_path, text, line):
     (tmp_path / "c.yaml").write_text(text)

@@ -21,7 +21,7 @@ from sparseft.checkpoints.sizes import DTYPES, tensor_shapes
 from sparseft.checkpoints.soundness import check_finite_weights, check_tensors
 from sparseft.config import Model, split_mdl
 from sparseft.errors import InputError
-from sparseft.files import atomic_folder, read_json, sha256, write_json
+from sparseft.files import atomic_folder, check_apart, read_json, sha256, write_json
 from sparseft.modelzoo.checkpoint import open_checkpoint
 
 WANTED = ("*.safetensors", *SMALL_FILES)
@@ -66,9 +66,10 @@ def _check_apart(source: str, output: Path) -> None:
         return
     folder = output.resolve()
     sources = [path.resolve() for path in (split_mdl(place) if kind == "mdl" else [Path(place)])]
-    holds_source = any(folder in (path, *path.parents) for path in sources)
-    if holds_source or (kind == "path" and sources[0] in folder.parents):
-        raise InputError(f"{output}: it is the source {source}, or one lies in the other", "name another output folder")
+    if kind == "path":
+        check_apart([output], sources)
+    if any(folder in (path, *path.parents) for path in sources):
+        raise InputError(f"{output}: the source {source} lies in it", "name another place")
 
 
 def _write_dtype(path: Path, dtype: str) -> None:
