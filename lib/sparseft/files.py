@@ -11,6 +11,7 @@ import shutil
 import socket
 import stat
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -224,8 +225,7 @@ def _wait_for(file: TextIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.seek(0)
-        holder = file.read() or "another process"
+        holder = _holder(file) or "another process"
         print(f"{path} is being written by {holder}, left by a killed command perhaps: waiting for its end",
               file=sys.stderr, flush=True)  # fmt: skip
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -234,6 +234,16 @@ def _wait_for(file: TextIO, path: Path) -> None:
             raise
         print(f"warning: {path.parent}: this file system has no locks ({error.strerror}): end what a killed command"
               " left behind by hand", file=sys.stderr, flush=True)  # fmt: skip
+
+
+def _holder(file: TextIO) -> str:
+    """Return what a lock's file says of its holder, which writes that a moment after it has the lock; empty if it never does."""
+    for _ in range(10):
+        file.seek(0)
+        if text := file.read():
+            return text
+        time.sleep(0.1)
+    return ""
 
 
 def _release(lock: Path, owner: int) -> None:
