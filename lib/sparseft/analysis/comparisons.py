@@ -82,7 +82,7 @@ def correct(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sound_cells(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
-    """Return the distinct models of each cell, without the cells of which a run has a fault or repeated examples."""
+    """Return the distinct models of each cell; leave out cells with a fault, or with examples that repeat one another."""
     models: dict[Cell, dict[str, Record]] = {}
     faulty = set()
     for each in judged:

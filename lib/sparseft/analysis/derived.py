@@ -60,7 +60,7 @@ def _derive_one(judged: list[Judged], tolerance: float, missing: set[Cell]) -> D
 
 
 def _missing_cells(gaps: Iterable[Gap]) -> set[Cell]:
-    """Return the cells of which a run is in no table."""
+    """Return the cells that lack a run."""
     found = set()
     for gap in gaps:
         with suppress(InputError):  # a folder that is named as no run
