@@ -95,7 +95,9 @@ def test_masks_adapters_and_models_have_the_bytes_of_the_files(tiny):
     records = [path.stat().st_size for name in ("evaluation", "before_merge")
                for path in study.folder.glob(f"results/runs/*/{name}.json")]  # fmt: skip
     assert kept["evaluations"] == pytest.approx(sum(records), rel=0.1)
-    assert kept["data"] == pytest.approx(sum(path.stat().st_size for path in study.folder.glob("data/*/[!.]*")), rel=0.1)
+    assert kept["data"] == pytest.approx(
+        sum(path.stat().st_size for path in study.folder.glob("data/*/[!.]*")), rel=0.1
+    )
 
 
 def test_the_masks_of_a_task_differ_from_the_estimate_by_the_words_in_them_alone(tmp_path, tiny):
