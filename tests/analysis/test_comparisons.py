@@ -268,3 +268,9 @@ def test_the_family_has_the_comparisons_of_all_settings(write_run, tmp_path):
     table = derive(judge_runs(read_runs(tmp_path / "runs")[0]), 0.02).comparisons
     assert table["setting"].nunique() == 3
     assert set(table["family_size"]) == {3}
+
+
+def test_results_of_two_versions_of_the_harness_are_not_compared(write_run, tmp_path):
+    write_run(UNTUNED, 0.5, change=lambda files: files["evaluation"].update(harness="lm-eval 0.3.0"))
+    write_run(UNTUNED.replace("unstructured", "random"), 0.25)
+    assert derive(judge_runs(read_runs(tmp_path / "runs")[0]), 0.02).comparisons.empty

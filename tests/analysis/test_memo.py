@@ -320,3 +320,9 @@ def test_a_violation_that_is_not_counted_is_a_fault(write_run, tmp_path):
     write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update(max_abs_violation=3.0))
     (record,) = read_runs(tmp_path / "runs")[0]
     assert faults(record) == ["validation says passed, but: 0 violations, and the largest is 3"]
+
+
+def test_a_mask_of_another_base_is_named_as_such(write_run, tmp_path):
+    write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update(passed=False, mask_of_base=False))
+    (record,) = read_runs(tmp_path / "runs")[0]
+    assert faults(record) == ["validation failed: the mask was computed from another base"]

@@ -333,3 +333,13 @@ def test_an_error_that_nobody_foresaw_in_one_folder_is_a_gap_and_the_rest_analys
     assert [record.run.id for record in records] == [UNTUNED]
     assert (gap.run_id, gap.left_out) == (TUNED, True)
     assert gap.reason.startswith(("OSError: ", "PermissionError: "))
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("dtype", "float32"), ("harness", "lm-eval 0.3.0"), ("few_shot", 5), ("prompt_sha256", "f" * 64),
+])  # fmt: skip
+def test_no_gap_is_taken_between_results_of_other_prompts_or_arithmetic(write_run, tmp_path, name, value):
+    write_run(TUNED, 0.5, change=lambda files: files["before_merge"].update({name: value}))
+    (record,), (gap,) = read_runs(tmp_path / "runs")
+    assert record.train_merge_gap is None
+    assert gap.reason.startswith(f"before_merge.json: {name} is {value}, in evaluation.json ")

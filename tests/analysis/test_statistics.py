@@ -127,3 +127,8 @@ def test_a_point_is_within_tolerance_only_if_its_whole_interval_is():
     ends = [(-0.01, 0.03), (-0.02, 0.01), (-0.03, 0.01), (-0.05, -0.03), (0.01, 0.2)]
     assert [verdict(low, high, 0.02) for low, high in ends] == [WITHIN, UNDECIDED, UNDECIDED, BEYOND, WITHIN]
     assert verdict(np.nan, np.nan, 0.02) is None
+
+
+def test_equal_differences_have_no_variance_to_test_with():
+    assert np.isnan(paired_t_p(np.array([[0.001, 0.001, 0.001]]))).all()
+    assert paired_t_p(np.zeros((1, 3))).tolist() == [1]

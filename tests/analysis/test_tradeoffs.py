@@ -68,3 +68,11 @@ def test_a_sparsity_of_which_a_run_is_missing_ends_the_search():
     lost = Cell("m", "t", "unstructured", 50, "sparse_to_dense")
     table = tradeoffs(pd.DataFrame(rows), [lost])
     assert table[table["largest_within"]]["sparsity"].tolist() == [30]
+
+
+def test_speeds_of_other_numbers_of_processes_do_not_compete():
+    rows = curve((50, 0.7, 4, WITHIN), (70, 0.6, 40, WITHIN))
+    rows[1]["processes"] = 4
+    assert best(rows, "best_for_speed") == [("unstructured", 50), ("unstructured", 70)]
+    slower = curve((30, 0.6, 3, WITHIN))
+    assert best(rows + slower, "best_for_speed") == [("unstructured", 50), ("unstructured", 70)]

@@ -98,8 +98,8 @@ def judge(points: pd.DataFrame, comparisons: pd.DataFrame, tolerance: float) -> 
     """Return the points with the intervals of their differences to dense, and the verdict on the value's.
 
     An interval covers the one over the examples and the one over the seeds. Without a pair for every seed there is none, and
-    no verdict. A point that could not be compared, for other examples or a fault, keeps neither difference nor share. A dense
-    model that is not above what guessing scores has nothing to lose: there is no verdict either."""
+    no verdict. A point that could not be compared, for other examples or a fault, keeps neither difference nor share. A point also
+    has no verdict if its dense model scores no better than guessing: it has nothing to lose."""
     place = [*LINE, "sparsity"]
     to_dense = _differences_to_dense(comparisons, place)
     points = points.drop(columns=[name for name in to_dense if name in points]).join(to_dense, on=place)

@@ -37,7 +37,7 @@ class Derived:
 
 
 def derive(judged: list[Judged], tolerance: float, gaps: Iterable[Gap] = ()) -> Derived:
-    """Return the tables of the runs that belong to the study, of which `gaps` are missing. Raises ValueError if none does."""
+    """Return the tables of the runs that belong to the study; `gaps` names its missing runs. Raises ValueError if no run does."""
     members = {each.record.run: each for each in judged if each.outside is None}
     groups = by_setting(each.record for each in members.values())
     missing = _missing_cells(gaps)

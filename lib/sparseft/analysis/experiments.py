@@ -43,7 +43,7 @@ counterpart, not that there is no difference. The sentences name at most four sp
 Sparsity is the one that was asked for; in parentheses stands the share of weights that the masks reached, where it differs.
 
 No regression beyond a tolerance means that the whole interval of the difference to dense lies above it, at this sparsity
-and at every smaller one of the study. There is no verdict where the dense model is not above what guessing scores. Best in value for its sparsity (or training speed) means that no other point is better in one and
+and at every smaller one of the study. A curve has no verdict if its dense model scores no better than guessing. Best in value for its sparsity (or training speed) means that no other point is better in one and
 as good in the other; these are means, and neighbours may differ by chance.
 """
 
@@ -255,14 +255,16 @@ def _compared(comparisons: pd.DataFrame) -> Iterable[str]:
     few = comparisons[comparisons["sparsity"].isin(_few(comparisons["sparsity"]))]
     found: dict[tuple[str, str], dict[bool, dict[str, list]]] = {}
     for row in few.itertuples():
-        alike = found.setdefault((row.comparison, row.mode), {True: {}, False: {}})
-        alike[row.significant].setdefault(row.method, []).append(row)
-    for (kind, mode), alike in found.items():
+        by_method = found.setdefault((row.comparison, row.mode), {True: {}, False: {}})
+        by_method[row.significant].setdefault(row.method, []).append(row)
+    for (kind, mode), by_method in found.items():
         parts = [
             f"{method} " + ", ".join(f"{_difference(row)} at {_against(row)}" for row in rows)
-            for method, rows in alike[True].items()
+            for method, rows in by_method[True].items()
         ]
-        untold = [f"{method} at {', '.join(_percents(pd.DataFrame(rows)))} %" for method, rows in alike[False].items()]
+        untold = [
+            f"{method} at {', '.join(_percents(pd.DataFrame(rows)))} %" for method, rows in by_method[False].items()
+        ]
         parts += [f"not significant: {', '.join(untold)}"] if untold else []
         yield f"{_HEADS[kind].format(mode=mode)}: {'; '.join(parts)}."
 
@@ -273,9 +275,9 @@ def _fronts(best: pd.DataFrame) -> Iterable[str]:
         if rows.empty:
             continue
         for device in rows["device"].unique() if name == "best_for_speed" else [None]:  # speeds of one device
-            alike = rows if device is None else rows[rows["device"] == device]
+            rows_there = rows if device is None else rows[rows["device"] == device]
             points = [
-                f"{row.method} {asked_and_reached(row)} % {row.mode} {row.value:.3f}" for row in alike.itertuples()
+                f"{row.method} {asked_and_reached(row)} % {row.mode} {row.value:.3f}" for row in rows_there.itertuples()
             ]
             yield f"Best in value for its {_FRONTS[name]}{f' on {device}' if device else ''}: {'; '.join(points)}."
 
@@ -337,11 +339,11 @@ def _limits(records: list[Record], judged: list[Judged], derived: Derived, left_
     if repeated:
         limits.append(
             f"Validation examples whose prompt repeats another's: {_each(repeated)}. Errors and tests take all examples for"
-            " independent; above a tenth there are no comparisons."
+            " independent; if more than a tenth repeat, nothing is compared."
         )
     tied = {f"{each.evaluation.task} {each.evaluation.ties}" for each in records if each.evaluation.ties}
     if tied:
-        limits.append(f"Validation examples with several likeliest choices, of which the first counts: {_each(tied)}.")
+        limits.append(f"Validation examples with several likeliest choices; the first one counts: {_each(tied)}.")
     if derived.cells["setting"].any():
         limits.append("The runs have several settings. Each setting is a group of its own in every table.")
     if left_out:

@@ -1,4 +1,4 @@
-"""What is wrong with a run, what could not be checked, and whether it belongs to the study."""
+"""The judgement of a run: its faults, its open checks, and whether it belongs to the study."""
 
 import math
 from collections import defaultdict
