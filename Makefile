@@ -6,6 +6,7 @@
 #                     with slurm-wlm and munge
 # make chaos  30 kills at random moments of a small study, and whether it comes to the same results; half an hour
 # make fuzz   ten minutes of random files for each parser
+# make docs   the documentation site, into site/; fails on a dead link or an old reference page
 # make lint   ruff, snakefmt, snakemake --lint
 # make bench  this project beside its peers, as ratios in one run
 
@@ -17,7 +18,7 @@ SEED ?= 0
 FUZZ_SECONDS ?= 600
 BIN := .venv/bin
 
-.PHONY: run test test-cerebras test-modelzoo test-slurm chaos fuzz lint format bench
+.PHONY: run test test-cerebras test-modelzoo test-slurm chaos fuzz lint format bench docs
 
 run: .venv/installed
 	$(BIN)/snakemake
@@ -46,6 +47,11 @@ fuzz: .venv/installed-tests
 test-slurm: .venv/installed-tests
 	$(BIN)/python -m pip install --quiet --editable '.[cluster]'
 	PATH='$(abspath $(BIN)):$(PATH)' $(BIN)/python -m pytest tests/workflow/test_pbs.py tests/slurm
+
+docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python docs/generate.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: .venv/installed-tests
 	$(BIN)/ruff check .

