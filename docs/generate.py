@@ -48,6 +48,16 @@ CONFIGURATION = """# Configuration
 A study is described in YAML. `config/config.yaml` is the default. A file that you give with `--configfile` is laid over it:
 sections are merged, and lists are replaced. You only write the keys that differ.
 
+```yaml title="my_study.yaml"
+models:
+  mine: {source: "path:/data/llama-7b", dtype: bfloat16}
+grid:
+  models: [mine]
+  tasks: [boolq_mini]
+  sparsities: [0, 50]
+training: {batch_size: 16}
+```
+
 ```
 .venv/bin/snakemake analyze --configfile my_study.yaml
 ```
@@ -235,15 +245,13 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def generated() -> dict[Path, str]:
-    """Return the content of every generated file."""
-    reference = ROOT / "docs/reference"
-    return {
-        ROOT / "config/schema.json": schema(),
-        reference / "configuration.md": configuration_page(),
-        reference / "tables.md": table_page(),
-        reference / "scripts.md": script_page(),
-    }
+# What makes each generated file.
+GENERATED = {
+    "config/schema.json": schema,
+    "docs/reference/configuration.md": configuration_page,
+    "docs/reference/tables.md": table_page,
+    "docs/reference/scripts.md": script_page,
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -256,14 +264,16 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Write or check the generated files, and return the exit code."""
     args = parse_args()
-    old = {path: text for path, text in generated().items() if not path.is_file() or path.read_text() != text}
-    names = ", ".join(str(path.relative_to(ROOT)) for path in old)
+    content = {name: make() for name, make in GENERATED.items()}
+    old = [name for name, text in content.items() if not (ROOT / name).is_file() or (ROOT / name).read_text() != text]
     if args.check and old:
-        print(f"error: {names} differ from the code; run .venv/bin/python docs/generate.py", file=sys.stderr)
+        print(
+            f"error: {', '.join(old)}: not what the code gives; run .venv/bin/python docs/generate.py", file=sys.stderr
+        )
         return 1
-    for path, text in old.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    for name in old:
+        (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / name).write_text(content[name])
     return 0
 
 

@@ -1,13 +1,12 @@
-"""The configuration: what it refuses, and its schema."""
+"""The configuration: what it refuses."""
 
-import difflib
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import yaml
 from snakemake.utils import update_config
-from sparseft.config import Config, Training, parse_section, schema, split_mdl
+from sparseft.config import Config, Training, parse_section, split_mdl
 from sparseft.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -23,12 +22,6 @@ def changed(path: str, value: object) -> dict:
         section = section.setdefault(name, {})
     section[last] = value
     return raw
-
-
-def test_schema_json_is_what_config_py_generates():
-    committed = (ROOT / "config/schema.json").read_text()
-    diff = "\n".join(difflib.unified_diff(committed.splitlines(), schema().splitlines(), lineterm=""))
-    assert committed == schema(), f"run: python -m sparseft.config > config/schema.json\n{diff}"
 
 
 @pytest.mark.parametrize("path", ["masks.seed", "masks.calibration_seed", "tasks.boolq_mini.seed", "grid.seeds"])

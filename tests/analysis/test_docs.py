@@ -1,18 +1,18 @@
-"""docs/tables.md describes the columns that are written: those, in their order, with their types, and no others."""
+"""analysis/columns.py describes the columns that are written: those, in their order, with their types, and no others."""
 
-import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from sparseft.analysis import tables
+from sparseft.analysis.columns import TABLES as DESCRIBED
 from sparseft.analysis.records import Gap, read_measurements
 from sparseft.grid import TABLES
 from sparseft.tasks.wikitext2 import PREFIXES, TEXT_SHA256, metric_name
 from test_analyze_results import analyze
 from test_throughput_table import write_cell
 
-DOCS = Path(__file__).parents[2] / "docs/tables.md"
+PPL_CONTEXT = 20  # the N in the name of a perplexity's column
 TYPES = {
     "text": r".*[^\d.].*",
     "version": r"\d+\.\d+\.\d+.*",
@@ -34,24 +34,23 @@ MASK = {"scope": "row", "sequential": True, "seed": 1, "nm_group": 4, "calibrati
 
 
 def check(path: Path, perplexity: str | None = None) -> None:
-    """Compare the file at `path` with its section; `perplexity` is the name of the one that was measured, if any."""
-    section = DOCS.read_text().partition(f"## {path.name}\n")[2].partition("\n## ")[0]
-    lines = [line.replace("ppl_N", "ppl_20") for line in section.splitlines() if line.startswith("| `")]
-    cells = [[cell.strip(" `") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-    rows = [row for row in cells if row[0] == perplexity or not row[0].startswith(PREFIXES)]
+    """Compare the file at `path` with its description; `perplexity` is the column of the measured one, if any."""
+    described = {table.file: table.columns for table in DESCRIBED}[path.name]
+    columns = {column.name.replace("ppl_N", f"ppl_{PPL_CONTEXT}"): column for column in described}
+    expected = [name for name in columns if name == perplexity or not name.startswith(PREFIXES)]
     written = pd.read_csv(path, dtype=str, keep_default_na=False)
-    assert list(written) == [row[0] for row in rows]
-    for name, kind, _unit, _source, empty in rows:
-        values = written[name]
+    assert list(written) == expected
+    for name in expected:
+        column, values = columns[name], written[name]
         filled = values[values != ""]
         assert len(filled), name
-        assert filled.str.fullmatch(TYPES[kind]).all(), (name, kind)
-        assert empty != "never" or len(filled) == len(values), name
+        assert filled.str.fullmatch(TYPES[column.type]).all(), (name, column.type)
+        assert column.empty != "never" or len(filled) == len(values), name
 
 
 @pytest.mark.parametrize("text", [None, TEXT_SHA256, "b" * 64])  # of no perplexity, of WikiText-2, of another text
 def test_the_tables_of_runs_are_as_the_docs_say(write_run, tmp_path, text):
-    perplexity = metric_name(text, 20) if text else None
+    perplexity = metric_name(text, PPL_CONTEXT) if text else None
 
     def change(files: dict) -> None:
         files["validation_report"].update(mask=MASK)
@@ -76,3 +75,25 @@ def test_the_other_tables_are_as_the_docs_say(tmp_path):
     check(tmp_path / "throughput_vs_batch_size.csv")
     tables.write_csv(tables.missing([Gap("m", True, "why")]), tmp_path / "missing.csv")
     check(tmp_path / "missing.csv")
+
+
+def test_the_comparison_with_a_baseline_is_as_the_docs_say(write_run, tmp_path):
+    for run_id, value in RUNS.items():
+        write_run(run_id, value, speed=4.5)
+    baseline = tmp_path / "baseline.csv"
+    rows = ("theirs,t,50,0.5,3.5,GPU", "theirs,t,60,0.4,3.5,GPU")
+    baseline.write_text("\n".join(("baseline,task,sparsity,value,samples_per_second,device", *rows)) + "\n")
+    analyze(tmp_path / "runs", tmp_path, "--baseline", baseline)
+    written = pd.read_csv(tmp_path / "baseline_comparison.csv")
+    (table,) = (each for each in DESCRIBED if each.file == "baseline_comparison.csv")
+    assert list(written) == [column.name for column in table.columns]
+    for column in table.columns:
+        assert column.empty != "never" or written[column.name].notna().all(), column.name
+
+
+def test_every_description_is_a_sentence_with_a_known_type():
+    columns = [column for table in DESCRIBED for column in table.columns]
+    assert len(columns) > 250
+    for column in columns:
+        assert column.type in TYPES, column.name
+        assert column.description.endswith("."), column.name

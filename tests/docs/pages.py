@@ -1,0 +1,90 @@
+"""The pages that a user reads, and what stands in their blocks of code."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+SHELL = ("", "bash", "sh", "shell", "console")
+FENCE = re.compile(r"^(?P<fence>`{3,})(?P<info>[^`\n]*)\n(?P<text>.*?)^(?P=fence)\s*$", re.MULTILINE | re.DOTALL)
+ASSIGNMENT = re.compile(r"[A-Z_]+=.*")
+OURS = ("make", "snakemake", ".venv/bin/", ".venv-cerebras/bin/", "python workflow/", "python docs/")
+REDIRECTIONS = (">", ">>", "2>", "2>&1", "|", "&")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of code: its language, its title and the text before it."""
+
+    language: str
+    title: str
+    text: str
+    before: str
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """Return the blocks of code of a page."""
+    text = page.read_text()
+    for match in FENCE.finditer(text):
+        language, _, options = match["info"].strip().partition(" ")
+        title = re.search(r'title="([^"]+)"', options)
+        yield Block(language, title[1] if title else "", match["text"], text[: match.start()])
+
+
+def files(page: Path) -> dict[str, str]:
+    """Return the YAML files that a page shows, by name: a block's title, or else the last `NAME.yaml` before it."""
+    found = {}
+    for block in blocks(page):
+        if block.language == "yaml":
+            named = re.findall(r"`([\w.-]+\.yaml)`", block.before)
+            name = block.title or (named[-1] if named else "")
+            if name:
+                found[name] = block.text
+    return found
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Return the project's own commands on a page, each as a list of words without its assignments and redirections."""
+    found = []
+    for block in blocks(page):
+        if block.language in SHELL:
+            for line in block.text.replace("\\\n", " ").splitlines():
+                found += [words for words in _simple_commands(line) if " ".join(words).startswith(OURS)]
+    # An ellipsis stands for a command that is shown elsewhere.
+    return [words for words in found if "..." not in words]
+
+
+def _simple_commands(line: str) -> list[list[str]]:
+    """Return the commands of a line that are joined by `&&`. A line that is not shell has none."""
+    try:
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+    except ValueError:
+        return []
+    parts: list[list[str]] = [[]]
+    for word in words:
+        if word in ("&&", ";"):
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    return [_without_shell(part) for part in parts]
+
+
+def _without_shell(words: list[str]) -> list[str]:
+    """Return a command without the assignments before it and the redirections after it."""
+    while words and ASSIGNMENT.fullmatch(words[0]):
+        words = words[1:]
+    ends = [place for place, word in enumerate(words) if word in REDIRECTIONS]
+    return words[: ends[0]] if ends else words
+
+
+def generator() -> ModuleType:
+    """Return docs/generate.py as a module."""
+    spec = util.spec_from_file_location("generate", ROOT / "docs/generate.py")
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,163 @@
+"""Every command on every page is one that the project understands: its options, its targets and its files."""
+
+import io
+import re
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
+from pathlib import Path
+
+import pytest
+from pages import PAGES, ROOT, commands, files, generator
+from snakemake import cli
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = [name for line in re.findall(r"^([^\s:=#][^:=]*):(?!=)", MAKEFILE, re.MULTILINE) for name in line.split()]
+FOLDERS = ("config", "profiles", "workflow", "benchmarks", "tests", "docs", "envs")
+OTHER_MODES = {"--unlock", "--lint", "--report", "--help"}  # of snakemake: these plan nothing
+ASKED = [(page, words) for page in PAGES for words in commands(page)]
+GENERATE = generator()
+
+
+def name_of(value: object) -> str:
+    """Return the name of a test: the page and the command."""
+    return str(value.relative_to(ROOT)) if isinstance(value, Path) else " ".join(value)[:60]
+
+
+@pytest.fixture
+def folder(page, tiny_models, tmp_path, monkeypatch) -> Path:
+    """Return a new folder with the project's own folders and the files that the page shows."""
+    for name in FOLDERS:
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "a_model").symlink_to(tiny_models["llama"])
+    for name, text in files(page).items():
+        (tmp_path / name).write_text(with_a_model(text, tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "lib"))
+    return tmp_path
+
+
+def with_a_model(text: str, folder: Path) -> str:
+    """Return a text in which every model of a user's own is one that is there."""
+    return re.sub(r"""\b(path|mdl):[^\s"',}]+""", f"path:{folder}/a_model", text)
+
+
+def check_make(words: list[str]) -> None:
+    """Check that make has every target."""
+    for target in (word for word in words if "=" not in word):
+        patterns = [re.escape(name).replace("%", ".+").replace("\\$\\(BIN\\)", ".venv/bin") for name in TARGETS]
+        assert any(re.fullmatch(pattern, target) for pattern in patterns), f"the Makefile has no target {target}"
+
+
+def check_snakemake(words: list[str], folder: Path) -> None:
+    """Check that Snakemake reads the options and the configuration, and has or plans the targets."""
+    words = [with_a_model(word, folder) for word in without_profiles(words)]
+    args = cli.get_argument_parser().parse_args(words)
+    if OTHER_MODES & set(words):
+        return
+    rules = snakemake([*words, "--list-rules"]).split()
+    paths = [target for target in args.targets if target not in rules]
+    if paths:
+        snakemake(words if {"--dry-run", "-n"} & set(words) else [*words, "--dry-run"])
+
+
+def without_profiles(words: list[str]) -> list[str]:
+    """Return a command without its profile, which may need a cluster's plugin. Check that the profile exists."""
+    if "--profile" not in words:
+        return words
+    place = words.index("--profile")
+    assert Path(words[place + 1], "config.yaml").is_file(), f"{words[place + 1]} is no profile"
+    return words[:place] + words[place + 2 :]
+
+
+def snakemake(words: list[str]) -> str:
+    """Run snakemake in this process and return what it printed."""
+    before, printed, said = sys.argv, io.StringIO(), io.StringIO()
+    sys.argv = ["snakemake", *words, "--snakefile", str(ROOT / "Snakefile")]
+    try:
+        with redirect_stdout(printed), redirect_stderr(said), pytest.raises(SystemExit) as end:
+            cli.main(sys.argv[1:])
+    finally:
+        sys.argv = before
+    assert not end.value.code, said.getvalue()[-3000:] + printed.getvalue()[-3000:]
+    return printed.getvalue()
+
+
+@cache
+def parser(script: Path):
+    """Return the argument parser of a script, built once."""
+    return GENERATE.argument_parser(script)
+
+
+def check_python(words: list[str]) -> None:
+    """Check a program of the project: that it is there, and that it takes these flags."""
+    programs = [word for word in words if word.endswith(".py") and "::" not in word]
+    if "-m" in words[:1] and words[1] in ("pytest", "pip"):
+        return
+    assert programs, f"no program in {' '.join(words)}"
+    script = ROOT / programs[0]
+    assert script.is_file(), f"no program {programs[0]}"
+    if script.parent == ROOT / "workflow/scripts":
+        said = io.StringIO()
+        try:
+            with redirect_stderr(said), redirect_stdout(said):
+                parser(script).parse_args(words[words.index(programs[0]) + 1 :])
+        except SystemExit as end:
+            assert not end.code, said.getvalue()
+
+
+def check_files(words: list[str]) -> None:
+    """Check that files of the project's own folders are there."""
+    for word in words:
+        if word.startswith(tuple(f"{name}/" for name in FOLDERS)) and not word.startswith("config/modelzoo/"):
+            assert Path(word).exists(), f"no file {word}"
+
+
+@pytest.mark.parametrize(("page", "words"), ASKED, ids=name_of)
+def test_a_command_of_a_page_is_understood(page, words, folder):
+    program, arguments = Path(words[0]).name, words[1:]
+    check_files(arguments)
+    if program == "make":
+        check_make(arguments)
+    elif program == "snakemake":
+        check_snakemake(arguments, folder)
+    elif program.startswith("python"):
+        check_python(arguments)
+    else:
+        assert (Path(sys.executable).parent / program).exists(), f"no program {words[0]} in the environment"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_make_target_that_a_page_names_exists(page):
+    for target in re.findall(r"`make ([a-z][a-z-]*)", page.read_text()):
+        check_make([target])
+
+
+def test_the_pages_have_commands_of_every_kind():
+    programs = {Path(words[0]).name for _, words in ASKED}
+    assert {"make", "snakemake", "python"} <= programs
+    assert len(ASKED) > 30
+
+
+@pytest.mark.parametrize(("command", "fault"), [
+    ("make everything", "no target everything"),
+    ("snakemake --no-such-option", "SystemExit"),
+    ("snakemake --configfile config/nothing.yaml", "no file config/nothing.yaml"),
+    ("snakemake results/analysis/summaries.csv", "summaries.csv"),
+    ("snakemake --profile profiles/nothing", "profiles/nothing"),
+    ("snakemake masks/smollm2/masks_sparsity50_nothing.pt", "masks_sparsity50_nothing.pt"),
+    ("snakemake --config backend=abacus", "backend"),
+    ("python workflow/scripts/estimate.py --no_such_flag 1", "--no_such_flag"),
+    ("python workflow/scripts/nothing.py", "no file workflow/scripts/nothing.py"),
+    (".venv/bin/no_such_program", "no program .venv/bin/no_such_program"),
+])  # fmt: skip
+def test_a_wrong_command_is_found(command, fault, tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text(f"```\n{command}  # a comment\n```\n")
+    (words,) = commands(page)
+    for name in FOLDERS:
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((AssertionError, SystemExit)) as error:
+        test_a_command_of_a_page_is_understood(page, words, tmp_path)
+    assert fault in f"{type(error.value).__name__} {error.value}"
