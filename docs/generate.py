@@ -63,7 +63,7 @@ training: {batch_size: 16}
 ```
 
 An unknown key, or a value of another type, is refused before anything runs. Counts are at most 1,000,000,000, and seeds are
-below 2^63. `config/schema.json` has the same content for
+below 2⁶³. `config/schema.json` has the same content for
 your editor. To use it, start your file with
 `# yaml-language-server: $schema=PATH/config/schema.json`.
 """

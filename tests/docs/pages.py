@@ -8,12 +8,14 @@ from importlib import util
 from pathlib import Path
 from types import ModuleType
 
+import yaml
+from snakemake.utils import update_config
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 SHELL = ("", "bash", "sh", "shell", "console")
 FENCE = re.compile(r"^(?P<fence>`{3,})(?P<info>[^`\n]*)\n(?P<text>.*?)^(?P=fence)\s*$", re.MULTILINE | re.DOTALL)
 ASSIGNMENT = re.compile(r"[A-Z_]+=.*")
-OURS = ("make", "snakemake", ".venv/bin/", ".venv-cerebras/bin/", "python workflow/", "python docs/")
 REDIRECTIONS = (">", ">>", "2>", "2>&1", "|", "&")
 
 
@@ -36,15 +38,20 @@ def blocks(page: Path) -> Iterator[Block]:
         yield Block(language, title[1] if title else "", match["text"], text[: match.start()])
 
 
-def files(page: Path) -> dict[str, str]:
-    """Return the YAML files that a page shows, by name: a block's title, or else the last `NAME.yaml` before it."""
-    found = {}
-    for block in blocks(page):
-        if block.language == "yaml":
+def files(page: Path) -> dict[str, dict]:
+    """Return the content of the YAML files that a page shows, by name; blocks of one name are laid over one another.
+
+    A file's name is its block's title, or else the last `NAME.yaml` before the block. A file that the page does not show is
+    another page's."""
+    found: dict[str, dict] = {}
+    for each in (*PAGES, page):
+        shown: dict[str, dict] = {}
+        for block in blocks(each):
             named = re.findall(r"`([\w.-]+\.yaml)`", block.before)
             name = block.title or (named[-1] if named else "")
-            if name:
-                found[name] = block.text
+            if block.language == "yaml" and name:
+                update_config(shown.setdefault(name, {}), yaml.safe_load(block.text))
+        found |= shown
     return found
 
 
@@ -54,9 +61,17 @@ def commands(page: Path) -> list[list[str]]:
     for block in blocks(page):
         if block.language in SHELL:
             for line in block.text.replace("\\\n", " ").splitlines():
-                found += [words for words in _simple_commands(line) if " ".join(words).startswith(OURS)]
+                found += [words for words in _simple_commands(line) if _is_ours(words)]
     # An ellipsis stands for a command that is shown elsewhere.
     return [words for words in found if "..." not in words]
+
+
+def _is_ours(words: list[str]) -> bool:
+    """Return whether a command is make, Snakemake, a program of the project, or one of its environments."""
+    if not words:
+        return False
+    programs = [word for word in words if word.startswith(("workflow/scripts/", "docs/generate"))]
+    return words[0] in ("make", "snakemake") or ".venv" in words[0] or bool(programs)
 
 
 def _simple_commands(line: str) -> list[list[str]]:
