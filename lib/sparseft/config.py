@@ -750,8 +750,12 @@ def parse_section(section: type[S], raw: dict, name: str) -> S:
 
 
 def schema() -> str:
-    """Return the JSON schema of the configuration, which config/schema.json holds."""
-    return json.dumps(Config.model_json_schema(), indent=2) + "\n"
+    """Return the JSON schema of a configuration file, which config/schema.json holds."""
+    content = Config.model_json_schema()
+    # A file is laid over the default study, so no key is required in it.
+    for part in (content, *content["$defs"].values()):
+        part.pop("required", None)
+    return json.dumps(content, indent=2) + "\n"
 
 
 def _first(error: ValidationError) -> str:

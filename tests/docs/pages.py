@@ -38,20 +38,25 @@ def blocks(page: Path) -> Iterator[Block]:
         yield Block(language, title[1] if title else "", match["text"], text[: match.start()])
 
 
-def files(page: Path) -> dict[str, dict]:
+def configurations(page: Path) -> dict[str, dict]:
     """Return the content of the YAML files that a page shows, by name; blocks of one name are laid over one another.
 
-    A file's name is its block's title, or else the last `NAME.yaml` before the block. A file that the page does not show is
-    another page's."""
+    A file's name is its block's title, or else the last `NAME.yaml` before the block, or else its number. A block that
+    begins with a space is a part of a file, and is left out."""
+    shown: dict[str, dict] = {}
+    for number, block in enumerate(blocks(page)):
+        named = re.findall(r"`([\w.-]+\.yaml)`", block.before)
+        name = block.title or (named[-1] if named else f"block {number}")
+        if block.language == "yaml" and not block.text.startswith(" "):
+            update_config(shown.setdefault(name, {}), yaml.safe_load(block.text))
+    return shown
+
+
+def files(page: Path) -> dict[str, dict]:
+    """Return the YAML files that the commands of a page may read: its own, and those of the other pages."""
     found: dict[str, dict] = {}
     for each in (*PAGES, page):
-        shown: dict[str, dict] = {}
-        for block in blocks(each):
-            named = re.findall(r"`([\w.-]+\.yaml)`", block.before)
-            name = block.title or (named[-1] if named else "")
-            if block.language == "yaml" and name:
-                update_config(shown.setdefault(name, {}), yaml.safe_load(block.text))
-        found |= shown
+        found |= configurations(each)
     return found
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pages import PAGES, ROOT, commands, files, generator
+from pages import PAGES, ROOT, commands, configurations, files, generator
 from snakemake import cli
+from sparseft.configfiles import read_configuration
+from sparseft.errors import InputError
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = [name for line in re.findall(r"^([^\s:=#][^:=]*):(?!=)", MAKEFILE, re.MULTILINE) for name in line.split()]
@@ -132,6 +134,24 @@ def test_a_command_of_a_page_is_understood(page, words, folder):
 def test_a_make_target_that_a_page_names_exists(page):
     for target in re.findall(r"`make ([a-z][a-z-]*)", page.read_text()):
         check_make([target])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_configuration_that_a_page_shows_is_valid(page, tmp_path):
+    for name, content in configurations(page).items():
+        (tmp_path / name).write_text(yaml.safe_dump(content))
+        read_configuration([tmp_path / name])
+
+
+@pytest.mark.parametrize(("text", "fault"), [
+    ("training: {stepz: 3}", "training.stepz"),
+    ("grid: {methods: [magic]}", "grid.methods"),
+])  # fmt: skip
+def test_a_wrong_configuration_is_found(text, fault, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"Write `my.yaml`:\n\n```yaml\n{text}\n```\n")
+    with pytest.raises(InputError, match=fault):
+        test_a_configuration_that_a_page_shows_is_valid(page, tmp_path)
 
 
 def test_the_pages_have_commands_of_every_kind():

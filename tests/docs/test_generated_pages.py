@@ -1,9 +1,11 @@
 """The generated pages are those that the code gives, and the examples in them are valid."""
 
+import json
 import sys
 
 import pytest
 import yaml
+from jsonschema import Draft7Validator
 from pages import ROOT, generator
 from sparseft.config import Config
 from sparseft.configfiles import read_configuration
@@ -73,6 +75,21 @@ def test_every_section_of_the_configuration_is_on_the_page():
 @pytest.mark.parametrize("name", GENERATE.GENERATED)
 def test_a_generated_file_is_what_the_code_gives(name):
     assert (ROOT / name).read_text() == GENERATE.GENERATED[name](), "run .venv/bin/python docs/generate.py"
+
+
+def test_the_schema_takes_every_configuration_file_and_no_unknown_key():
+    schema = Draft7Validator(json.loads((ROOT / "config/schema.json").read_text()))
+    studies = [yaml.safe_load(path.read_text()) for path in (ROOT / "config").glob("*.yaml")]
+    assert len(studies) >= 5
+    for content in (*studies, {"models": {"smollm2": {"dtype": "float32"}}}, {"grid": {"seeds": [0, 1]}}):
+        assert list(schema.iter_errors(content)) == []
+    for content in (
+        {"trainings": {}},
+        {"training": {"stepz": 1}},
+        {"masks": {"scope": "column"}},
+        {"grid": {"seeds": [-1]}},
+    ):
+        assert list(schema.iter_errors(content))
 
 
 def test_every_script_and_every_flag_is_on_the_page():
