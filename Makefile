@@ -6,7 +6,6 @@
 #                     with slurm-wlm and munge
 # make chaos  30 kills at random moments of a small study, and whether it comes to the same results; half an hour
 # make fuzz   ten minutes of random files for each parser
-# make docs   the documentation site, into site/; fails on a dead link or an old reference page
 # make lint   ruff, snakefmt, snakemake --lint
 # make bench  this project beside its peers, as ratios in one run
 
@@ -18,7 +17,7 @@ SEED ?= 0
 FUZZ_SECONDS ?= 600
 BIN := .venv/bin
 
-.PHONY: run test test-cerebras test-modelzoo test-slurm chaos fuzz lint format bench docs
+.PHONY: run test test-cerebras test-modelzoo test-slurm chaos fuzz lint format bench
 
 run: .venv/installed
 	$(BIN)/snakemake
@@ -48,7 +47,8 @@ test-slurm: .venv/installed-tests
 	$(BIN)/python -m pip install --quiet --editable '.[cluster]'
 	PATH='$(abspath $(BIN)):$(PATH)' $(BIN)/python -m pytest tests/workflow/test_pbs.py tests/slurm
 
-docs: .venv/installed
+.PHONY: docs
+docs: .venv/installed ## the documentation site, into site/; fails on a dead link or an old reference page
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/python docs/generate.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -750,11 +750,12 @@ def parse_section(section: type[S], raw: dict, name: str) -> S:
 
 
 def schema() -> str:
-    """Return the JSON schema of a configuration file, which config/schema.json holds."""
+    """Return the JSON schema of a configuration file, as config/schema.json holds it.
+
+    It requires no key, because a file is laid over the default study."""
     content = Config.model_json_schema()
-    # A file is laid over the default study, so no key is required in it.
-    for part in (content, *content["$defs"].values()):
-        part.pop("required", None)
+    for section in (content, *content["$defs"].values()):
+        section.pop("required", None)
     return json.dumps(content, indent=2) + "\n"
 
 
