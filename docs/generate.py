@@ -63,8 +63,9 @@ training: {batch_size: 16}
 ```
 
 An unknown key, or a value of another type, is refused before anything runs. Counts are at most 1,000,000,000, and seeds are
-below 2⁶³. `config/schema.json` has the same content for
-your editor. To use it, start your file with
+below 2⁶³.
+
+`config/schema.json` has the same content for your editor. To use it, start your file with
 `# yaml-language-server: $schema=PATH/config/schema.json`.
 """
 TABLE_PAGE = """# Tables
@@ -107,17 +108,17 @@ def argument_parser(script: Path) -> argparse.ArgumentParser:
 
 def configuration_page() -> str:
     """Return the page of every key of the configuration."""
-    definitions = Config.model_json_schema()
-    properties = definitions["properties"]
-    top = [name for name in properties if name not in SECTIONS and "$ref" not in properties[name]]
-    parts = [CONFIGURATION, "## Top level", key_table(definitions, {name: properties[name] for name in top})]
+    content = Config.model_json_schema()
+    properties = content["properties"]
+    top = {key: field for key, field in properties.items() if "$ref" not in field}
+    parts = [CONFIGURATION, "## Top level", key_table(top)]
     for place, name in SECTIONS.items():
-        section = definitions["$defs"][name]
-        parts += [f"## {place}", section["description"], key_table(definitions, section["properties"])]
+        section = content["$defs"][name]
+        parts += [f"## {place}", section["description"], key_table(section["properties"])]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def key_table(definitions: dict, properties: dict[str, dict]) -> str:
+def key_table(properties: dict[str, dict]) -> str:
     """Return a table with a row per key."""
     rows = []
     for name, field in properties.items():

