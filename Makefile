@@ -48,10 +48,11 @@ test-slurm: .venv/installed-tests
 	PATH='$(abspath $(BIN)):$(PATH)' $(BIN)/python -m pytest tests/workflow/test_pbs.py tests/slurm
 
 .PHONY: docs
+# Without --quiet, which would hide the warnings that --strict counts.
 docs: .venv/installed ## the documentation site, into site/; fails on a dead link or an old reference page
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/python docs/generate.py --check
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: .venv/installed-tests
 	$(BIN)/ruff check .
