@@ -123,8 +123,8 @@ def test_the_adapter_of_some_projections_has_those_alone(tiny):
     }
 
 
-# README's table of the full study.
-def test_the_sweep_takes_what_the_readme_says():
+# The table of docs/clusters.md, section "The full study".
+def test_the_sweep_takes_what_the_docs_say():
     config = laid_over(SWEEP)
     models = [described(name, config.models[name]) for name in config.grid.models]
     kept = {item.what: item.bytes / 1e9 for item in disk_kept(config, models)}
