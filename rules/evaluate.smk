@@ -43,7 +43,15 @@ rule evaluate_run:
         " 2> {log:q}"
 
 
-# The model as the training left it, on the same examples: what the merge changes is the train-merge gap.
+def merged_records(mode, method):
+    """List the merged model's records where its evaluation may be that before the merge, else nothing."""
+    if mode != "sparse_to_sparse" or grid.split_method(method)[0] == "structured" or STUDY.resources.gpus:
+        return []
+    return [f"{grid.RUN}/merge.json", f"{grid.RUN}/evaluation.json"]
+
+
+# The model as the training left it, on the same examples: what the merge changes is the train-merge gap. Where the merge
+# keeps every bit, the merged model's evaluation is taken over.
 rule evaluate_adapter:
     input:
         manifest=grid.MANIFEST,
@@ -51,6 +59,7 @@ rule evaluate_adapter:
         adapter=f"{grid.RUN}/adapter",
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
+        merged=lambda w: merged_records(w.mode, w.method),
     output:
         record=f"{grid.RUN}/before_merge.json",
     log:
@@ -73,6 +82,7 @@ rule evaluate_adapter:
         model=subpath(input.manifest, parent=True),
         data=subpath(input.train, parent=True),
         batch_size=STUDY.evaluation_batch_size,
+        merged=lambda w, input: flags(**dict(zip(("merge", "evaluation"), input.merged))),
     message:
         "evaluate {params.run_id} before the merge"
     shell:
@@ -82,6 +92,7 @@ rule evaluate_adapter:
         " --model_path {params.model:q}"
         " --mask_path {input.mask:q}"
         " --adapter {input.adapter:q}"
+        " {params.merged}"
         " --task {wildcards.task:q}"
         " --data_dir {params.data:q}"
         " --batch_size {params.batch_size}"

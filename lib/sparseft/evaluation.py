@@ -27,10 +27,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from sparseft.errors import InputError
+from sparseft.shared_context import is_exact_enough, log_likelihoods
 from sparseft.tasks import extraction, scoring
 from sparseft.tasks.source import overlap
 from sparseft.tasks.task import Row, Task
-from sparseft.training.batches import continues, encode, refuse_indivisible, refuse_longer, refuse_rows
+from sparseft.training.batches import Example, continues, encode, refuse_indivisible, refuse_longer, refuse_rows
 from sparseft.training.hardware import device_name
 from sparseft.training.loss import AnswerLoss, answer_losses
 
@@ -53,10 +54,24 @@ class StrictLM(HFLM):
 
     It refuses a prompt longer than the context, which lm-eval cuts. It refuses a prompt that cannot be told from its
     answer by tokens, and two choices of the same tokens. Requests come in the order of the validation rows, and a
-    refusal gives the number of the first row."""
+    refusal gives the number of the first row.
+
+    Choices share one pass over their prompt where that cannot change an answer (shared_context.py). Then
+    `shared_contexts` is True. Elsewhere every choice has a pass of its own, which is lm-eval's."""
+
+    shared_contexts = False
+
+    def _loglikelihood_tokens(self, requests, *args, **options):
+        pairs = [(context, continuation) for _, context, continuation in requests]
+        self.shared_contexts = is_exact_enough(self.model, pairs)
+        if self.shared_contexts:
+            return log_likelihoods(self.model, pairs, self.batch_size)
+        return super()._loglikelihood_tokens(requests, *args, **options)
 
     def loglikelihood(self, requests, *args, **options):
-        lengths, divisible, choices = {}, {}, {}  # by row
+        lengths: dict[int, int] = {}  # by row
+        divisible: dict[int, bool] = {}
+        choices: dict[int, list[tuple[int, ...]]] = {}
         for request in requests:
             prompt, choice = self._encode_pair(*request.args)
             row, whole = request.doc_id, self.tok_encode("".join(request.args))
@@ -107,7 +122,10 @@ def evaluate(
     lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
     metrics, by_row = _score(lm, task, rows)
     examples = encode(rows["validation"], task, tokenizer, model.config.max_position_embeddings)
-    losses, tokens = answer_losses(AnswerLoss(model), examples, batch_size, model.device)
+    if lm.shared_contexts:
+        losses, tokens = _losses_of_choices(by_row, examples)
+    else:
+        losses, tokens = answer_losses(AnswerLoss(model), examples, batch_size, model.device)
     return {
         "task": task.name,
         "metric": task.metric,
@@ -129,6 +147,16 @@ def evaluate(
         "losses": losses.tolist(),
         "answer_tokens": tokens.tolist(),
     }
+
+
+def _losses_of_choices(by_row: dict, examples: list[Example]) -> tuple[np.ndarray, np.ndarray]:
+    """Return per row the loss of the right answer in nats, float64 (N,), and its number of tokens, int64 (N,).
+
+    The answer is one of the choices, so its loss is minus the log-likelihood that was just computed. Training reads the
+    same tokens (batches.py)."""
+    pairs = zip(by_row["log_likelihoods"], by_row["labels"], strict=True)
+    losses = np.array([-logs[label] for logs, label in pairs])
+    return losses, np.array([len(example.ids) - example.answer_start for example in examples])
 
 
 def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:

@@ -43,7 +43,7 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
     scored |= {"few_shot": changes.get("few_shot", 0), "loss_few_shot": 0}
     scored["distinct_prompts"] = changes.get("distinct_prompts", examples)
     found = {
-        "merge": {"inputs": merge_inputs, "outputs": dict(merged)},
+        "merge": {"inputs": merge_inputs, "outputs": dict(merged), "as_trained": False},
         "validation_report": {**validation_report(run, layers), "inputs": report_inputs},
         "evaluation": {**scored, **result(run, value, loss, examples, changes)}
         | {"train_overlap": changes.get("train_overlap", 0)}

@@ -3,25 +3,25 @@
     evaluate_adapter.py --model_path models/smollm2 --mask_path masks/smollm2/masks_sparsity50_unstructured.pt \\
         --adapter RUN_FOLDER/adapter --task boolq_mini --data_dir data/boolq_mini --output RUN_FOLDER/before_merge.json
 
-Writes the same as evaluate.py.
+Writes the same as evaluate.py. With --merge and --evaluation, the records of the merged model, it takes over their evaluation
+where the merge kept every bit (sparse_to_sparse on a CPU), and `taken_from` says so.
 """
 
 import argparse
 import time
 from pathlib import Path
 
+from sparseft.before_merge import take_over
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError, run_script
-from sparseft.evaluation import evaluate
-from sparseft.files import check_apart, check_writable, hold, sha256
+from sparseft.files import adapter_digest, check_apart, check_writable, hold, sha256
 from sparseft.grid import NO_FINETUNE, Run
-from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
+from sparseft.pruning.mask_ops import Mask, check_mask, check_run, read_mask
 from sparseft.record import write_record
 from sparseft.tasks import get_task
 from sparseft.tasks.prepared import read_splits
-from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
-from sparseft.training.torch_backend import trained_model
+from sparseft.tasks.task import Row
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,33 +34,64 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data_dir", type=Path, required=True, help="train.jsonl and validation.jsonl")
     parser.add_argument("--batch_size", type=int, default=32, help="sequences a forward pass")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number, other last bits")
+    parser.add_argument("--merge", type=Path, help="merge.json of the merged model; needs --evaluation")
+    parser.add_argument("--evaluation", type=Path, help="evaluation.json of the merged model; needs --merge")
     parser.add_argument("--output", type=Path, required=True)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if (args.merge is None) != (args.evaluation is None):
+        parser.error("--merge and --evaluation need each other; give both or neither")
+    return args
+
+
+def evaluated(
+    args: argparse.Namespace,
+    run: Run | None,
+    checkpoint: Checkpoint,
+    mask: Mask,
+    mask_sha256: str,
+    rows: dict[str, list[Row]],
+) -> tuple[dict, str]:
+    """Return what before_merge.json says, from an evaluation of the model with its adapter, and the adapter's digest."""
+    # Not needed where the merged model's evaluation is taken over, and seconds to import.
+    from sparseft.evaluation import evaluate
+    from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
+    from sparseft.training.torch_backend import trained_model
+
+    limit_threads(args.threads)
+    keep_freed_memory()
+    model, tokenizer, adapter = trained_model(checkpoint, mask, mask_sha256, args.adapter, choose_device(), run)
+    record = evaluate(model, tokenizer, get_task(args.task), rows, args.batch_size)
+    return record | {"peak_memory_bytes": peak_memory(model.device)}, adapter
 
 
 def main() -> int:
+    """Take over the merged model's evaluation, or evaluate, and write the record."""
     args = parse_args()
-    check_apart([args.output], [args.model_path, args.mask_path, args.adapter, args.data_dir])
+    sources = [args.model_path, args.mask_path, args.adapter, args.data_dir, args.merge, args.evaluation]
+    check_apart([args.output], sources)
     check_writable(args.output)
     run = None if args.run_id is None else Run.parse(args.run_id)
     if run and run.mode == NO_FINETUNE:
         raise InputError(f"{run.id} is not trained", "evaluate its merged model with evaluate.py")
     hold(args.output)
-    limit_threads(args.threads)
-    keep_freed_memory()
     begin = time.perf_counter()
-    task, checkpoint, mask = get_task(args.task), Checkpoint(args.model_path), read_mask(args.mask_path)
+    checkpoint = Checkpoint(args.model_path)
+    mask = read_mask(args.mask_path)
     mask_sha256 = sha256(args.mask_path)
-    rows, rows_sha256 = read_splits(args.data_dir, task)
+    rows, rows_sha256 = read_splits(args.data_dir, get_task(args.task))
     check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
     if run:
         check_run(mask, args.mask_path, run)
-    model, tokenizer, adapter_sha256 = trained_model(checkpoint, mask, mask_sha256, args.adapter, choose_device(), run)
-    record = evaluate(model, tokenizer, task, rows, args.batch_size)
-    inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": adapter_sha256}
+    inputs = {"model": checkpoint.digest, "mask": mask_sha256}
     inputs |= {"data": rows_sha256["validation"], "train": rows_sha256["train"]}
-    cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
-    write_record(args.output, {"run_id": args.run_id, **record, **cost, "inputs": inputs})
+    record = None
+    if args.merge:
+        inputs["adapter"] = adapter_digest(args.adapter)
+        record = take_over(args.merge, args.evaluation, inputs)
+    if record is None:
+        record, inputs["adapter"] = evaluated(args, run, checkpoint, mask, mask_sha256, rows)
+    seconds = time.perf_counter() - begin
+    write_record(args.output, {"run_id": args.run_id, **record, "seconds": seconds, "inputs": inputs})
     return 0
 
 

@@ -161,9 +161,12 @@ class MergeInputs(_Piece):
 
 
 class Merge(_File):
-    """merge.json: `outputs` is file -> sha256 of the merged model."""
+    """merge.json: `outputs` is file -> sha256 of the merged model.
+
+    `as_trained`: whether the trained layers multiply by the merged weight itself (before_merge.py)."""
 
     inputs: MergeInputs
+    as_trained: bool
     outputs: Annotated[dict[str, str], Field(min_length=1)]
 
 
@@ -400,9 +403,12 @@ class BeforeInputs(_Piece):
 
 
 class BeforeMerge(_Scored):
-    """before_merge.json: the model as its training left it, on the same examples."""
+    """before_merge.json: the model as its training left it, on the same examples.
+
+    `taken_from` names evaluation.json where the merge kept every bit, so that one evaluation serves both."""
 
     inputs: BeforeInputs
+    taken_from: Literal["evaluation.json"] | None = None
 
 
 class Repeat(_Piece):
@@ -607,7 +613,7 @@ def _read_run(folder: Path, shared: Shared) -> tuple[Record | None, Gap | None]:
             reasons.append(str(error))
     if (folder / "adapter").is_dir():
         reasons += [f"adapter: no {name}" for name in ADAPTER_FILES if not (folder / "adapter" / name).is_file()]
-    if unlike := _unlike(pieces["before"], pieces["evaluation"]):
+    if unlike := _unlike(pieces["before"], pieces["merge"], pieces["evaluation"]):
         pieces["before"] = None
         reasons.append(unlike)
     foreign = _foreign(run, pieces)
@@ -713,10 +719,16 @@ def _foreign(run: Run, pieces: dict[str, _File | None]) -> list[str]:
     return found
 
 
-def _unlike(before: BeforeMerge | None, after: Evaluation | None) -> str | None:
+def _unlike(before: BeforeMerge | None, merge: Merge | None, after: Evaluation | None) -> str | None:
     """Return in words why no gap can be taken between two results; None if one can."""
     if not before or not after:
         return None
+    if before.taken_from and not (merge and merge.as_trained):
+        return (
+            "before_merge.json: taken from evaluation.json, and merge.json does not say that the merge kept every bit"
+        )
+    if before.taken_from and not np.array_equal(before.losses, after.losses):
+        return "before_merge.json: taken from evaluation.json, and its losses are others"
     names = ("metric", "examples", "dtype", "harness", "few_shot", "loss_few_shot", "prompt_sha256")
     for name in names:
         ours, theirs = getattr(before, name), getattr(after, name)

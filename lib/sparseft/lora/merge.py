@@ -16,6 +16,8 @@ from sparseft.files import atomic_folder
 from sparseft.grid import Run
 from sparseft.lora.adapter import check_layers, check_origin, read_adapter
 from sparseft.lora.effective_weight import INTEGERS, Workspace, carry_mask_
+from sparseft.lora.experts import memory_path
+from sparseft.lora.masked_lora import MaskedLoRALinear, kind_of
 from sparseft.pruning.kernels import zero_pruned
 from sparseft.pruning.mask_ops import Mask
 
@@ -26,6 +28,8 @@ def merge(
     base: Checkpoint, mask: Mask, mask_sha256: str, adapter: Path | None, output: Path, run: Run | None = None
 ) -> dict:
     """Write the merged checkpoint to `output`; return merge.json's scale, layers, outputs and the adapter's digest.
+
+    `as_trained`: whether every adapted layer was trained with the very W' that is written, bit for bit on a CPU.
 
     An adapter of stock PEFT records neither mask nor run, and is merged under the mask given. Raises InputError if the
     adapter was trained with another mask or in another run, has not the layers that it names, or does not fit the mask."""
@@ -57,7 +61,24 @@ def merge(
     with atomic_folder(output) as temporary:
         _copy(base, {f"{layer}.weight" for layer in mask.shape}, merged, temporary)
         outputs = Checkpoint(temporary).hashes()
-    return {"scale": scale, "layers_merged": len(mask.shape), "adapter": digest, "outputs": outputs}
+    as_trained = _is_as_trained(config, pairs.keys(), mask)
+    return {
+        "scale": scale,
+        "layers_merged": len(mask.shape),
+        "as_trained": as_trained,
+        "adapter": digest,
+        "outputs": outputs,
+    }
+
+
+def _is_as_trained(config: dict, layers: Set[str], mask: Mask) -> bool:
+    """Return whether the trained model multiplies by the merged weights, as the merged model does.
+
+    Other layers than masked ones, and fused experts, reach the same product in another order of sums."""
+    mode = config.get("sparseft", {}).get("mode")
+    is_fused = any(memory_path(layer) != layer for layer in mask.shape)
+    kinds = {kind_of(mode, torch.from_numpy(mask.kept(layer))) for layer in layers}
+    return kinds == {MaskedLoRALinear} and not is_fused
 
 
 def _check_adapter(adapter: Path, config: dict, layers: Set[str], mask: Mask, mask_sha256: str) -> None:
