@@ -41,7 +41,8 @@ try:
             read_sections(Path(file))
     STUDY = with_normal_places(parse_section(Config, config, "configuration"), Path.cwd())
     check_sources(STUDY)
-    FIRST_PASS, ADDED = ([f"{s:02d}" for s in found] for found in passes.first_and_added(STUDY))
+    PASSES = passes.first_and_added(STUDY) if workflow.is_main_process else passes.recorded(STUDY)
+    FIRST_PASS, ADDED = ([f"{percent:02d}" for percent in sparsities] for sparsities in PASSES)
 except (InputError, OSError) as error:
     refuse(error)
 
@@ -81,7 +82,6 @@ if workflow.is_main_process:
             workflow.register_resource(name, there)
 
 REQUESTS = Requests(STUDY)
-ADDED_SUFFIX = "_sparsity{sparsity}"  # of the report and the plots of a sparsity's own pass
 # Of the backends that train on an appliance.
 ON_WAFER = STUDY.cerebras.target == "CSX"
 DECIDING = STUDY.cerebras.model_dump(include=STUDY.cerebras.DECIDING)
@@ -91,7 +91,8 @@ ONE_GPU = min(1, STUDY.resources.gpus)  # of a job of one process
 
 onstart:
     try:
-        passes.begin(STUDY)
+        if QUEUED:
+            passes.record(PASSES[0])
         planned = [path for job in workflow.dag.needrun_jobs() for path in job.output if os.path.exists(path)]
         earlier.announce(planned)
         earlier.adopt_models(STUDY)
@@ -132,7 +133,7 @@ def training_flags(task):
 
 
 def mask_report(folder, name):
-    """Of one pass, whose name is the method's; that of an added sparsity's ends in ADDED_SUFFIX."""
+    """Return the path of the report of one pass. Its name is the method's; that of a sparsity's own pass ends in ADDED_SUFFIX."""
     return f"{folder}/{grid.MASK_REPORT.format(name=name)}"
 
 
@@ -141,7 +142,8 @@ def mask_plots(folder, name):
 
 
 def pass_suffix(w):
-    return flags(suffix=ADDED_SUFFIX.format(**w) if "sparsity" in w.keys() else None)
+    """Return the flag for the end of the names of report and plots; empty for the first pass."""
+    return flags(suffix=grid.ADDED_SUFFIX.format(**w) if "sparsity" in w.keys() else None)
 
 
 def pass_sparsities(w):
