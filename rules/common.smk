@@ -22,7 +22,7 @@ from sparseft.checkpoints.checkpoint import small_files
 from sparseft.checkpoints.sizes import check_sources
 from sparseft.config import Config, parse_section, split_mdl
 from sparseft.configfiles import check_command, complete_text, read_sections, with_normal_places
-from sparseft.devices import slow_bfloat16, visible_gpus
+from sparseft.devices import slow_bfloat16, unused_gpus, visible_gpus
 from sparseft.digests import code_digest
 from sparseft.errors import InputError
 from sparseft.requests import Requests
@@ -77,7 +77,10 @@ if workflow.is_main_process:
                 )
     for sentence in STUDY.unused_training():
         print(f"note: {sentence}", file=sys.stderr)
-    for name, there in (("gpu", max(len(visible_gpus()), STUDY.resources.gpus)), ("csx", 1)):
+    GPUS = [] if QUEUED else visible_gpus()
+    if GPUS and not STUDY.resources.gpus and STUDY.backend == "torch":
+        print(f"note: {unused_gpus(len(GPUS))}", file=sys.stderr)
+    for name, there in (("gpu", max(len(GPUS), STUDY.resources.gpus)), ("csx", 1)):
         if not QUEUED and name not in workflow.global_resources:
             workflow.register_resource(name, there)
 

@@ -571,8 +571,13 @@ def parse_section(section: type[S], raw: dict, name: str) -> S:
 
 
 def schema() -> str:
-    """The JSON schema of the configuration, as config/schema.json holds it."""
-    return json.dumps(Config.model_json_schema(), indent=2) + "\n"
+    """Return the JSON schema of a configuration file, as config/schema.json holds it.
+
+    It requires no key, because a file is laid over the default study."""
+    content = Config.model_json_schema()
+    for section in (content, *content["$defs"].values()):
+        section.pop("required", None)
+    return json.dumps(content, indent=2) + "\n"
 
 
 def _first(error: ValidationError) -> str:
