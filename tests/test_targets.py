@@ -100,4 +100,5 @@ def test_the_nearest_name_is_said():
     stages = ["masks", "train", "evaluate"]
     assert "evaluate" in str(targets.no_rule("evalute", stages, stages))
     assert "a/summary.csv" in str(targets.no_rule("a/sumary.csv", ["a/summary.csv", "a/missing.csv"], stages))
-    assert "evaluate, masks, train" in str(targets.no_rule("xyz", stages, stages))
+    assert "masks, train, evaluate" in str(targets.no_rule("xyz", stages, stages))
+    assert "a/adapter" not in str(targets.no_rule("a/compact", ["a/adapter", "a/model_dir"], stages))

@@ -69,6 +69,12 @@ def test_no_time_is_given_of_a_plan_that_waits_in_a_queue_or_has_lost_a_job():
     assert remaining.sentence() == "1 of 3 jobs done"
 
 
+def test_no_time_is_given_if_only_a_job_without_one_is_left():
+    remaining = Remaining({"train": 1, "analyze_results": 1})
+    run_jobs(remaining, "train", [(0, 300)])
+    assert remaining.sentence() == "1 of 2 jobs done"
+
+
 def test_the_last_job_leaves_nothing():
     remaining = Remaining({"train": 1})
     run_jobs(remaining, "train", [(0, 300)])

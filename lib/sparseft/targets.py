@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from sparseft.config import Config, Training
 from sparseft.errors import InputError
@@ -201,10 +201,10 @@ def _check_sparsity(config: Config, target: str, sparsity: str, method: str) -> 
 
 
 def no_rule(target: str, names: Iterable[str], stages: Iterable[str]) -> InputError:
-    """Return the error for a target that no rule makes, with the nearest of the `names` that can be a target."""
-    nearest = get_close_matches(target, sorted(names), n=1)
+    """Return the error for a target that no rule makes, with the nearest of `names`, which lie in the target's folder."""
+    what = f"{target}: no stage and no rule makes it"
+    by_last_part = {PurePath(name).name: name for name in names}
+    nearest = get_close_matches(PurePath(target).name, sorted(by_last_part), n=1)
     if nearest:
-        return InputError(f"{target}: no stage and no rule makes it", f"the nearest name is {nearest[0]}")
-    return InputError(
-        f"{target}: no stage and no rule makes it", f"name a file or a stage: {', '.join(sorted(stages))}"
-    )
+        return InputError(what, f"the nearest name is {by_last_part[nearest[0]]}")
+    return InputError(what, f"name a file of the study, or a stage: {', '.join(stages)}")

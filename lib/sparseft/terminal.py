@@ -51,9 +51,10 @@ class Remaining:
         total = sum(self.planned.values())
         said = f"{self.done} of {total} jobs done"
         untimed = [rule for rule, count in self.planned.items() if count and not self._ended[rule]]
-        # A rule of one job has ended only when nothing of it is left. Without several others, nothing can be said.
+        # A rule of a single job has no time before it has ended: it is named, and the time is that of the others.
         is_unknown = self._has_failures or any(self.planned[rule] > 1 for rule in untimed)
-        if not with_time or is_unknown or self.done >= total:
+        timed = total - sum(self.planned[rule] for rule in untimed)
+        if not with_time or is_unknown or self.done >= timed:
             return said
         without = f", not counting {' and '.join(untimed)}" if untimed else ""
         return f"{said}, {duration(self._seconds_left())} left{without}"
