@@ -26,6 +26,7 @@ from sparseft.devices import slow_bfloat16, unused_gpus, visible_gpus
 from sparseft.digests import code_digest
 from sparseft.errors import InputError
 from sparseft.requests import Requests
+from sparseft.terminal import replaced_models
 
 
 def refuse(error):
@@ -98,6 +99,9 @@ onstart:
             passes.record(PASSES[0])
         planned = [path for job in workflow.dag.needrun_jobs() for path in job.output if os.path.exists(path)]
         earlier.announce(planned)
+        replaced = replaced_models(planned)
+        if replaced and not earlier.made_again([Path(path) for path in planned]):
+            print(f"note: {replaced}", file=sys.stderr)
         earlier.adopt_models(STUDY)
     except InputError as error:
         refuse(error)

@@ -2,7 +2,7 @@
 
 import pytest
 from sparseft.grid import Run
-from sparseft.terminal import Remaining, duration, outcome
+from sparseft.terminal import Remaining, duration, outcome, replaced_models
 
 
 def run_jobs(remaining: Remaining, rule: str, spans: list[tuple[float, float]], first: int = 0) -> None:
@@ -95,3 +95,9 @@ def test_the_outcome_of_a_run_is_its_metric_with_the_standard_error():
     run = Run("smollm2", "hellaswag_mini", "unstructured", 50, "sparse_to_dense", 0)
     said = outcome(run, {"metric": "acc_norm", "value": 0.9416, "standard_error": 0.0214})
     assert said == "smollm2 hellaswag_mini unstructured 50 % sparse_to_dense seed 0: acc_norm 0.942 ± 0.021"
+
+
+def test_a_model_that_a_plan_replaces_is_named():
+    planned = ["models/m/manifest.json", "masks/m/masks_sparsity50_random.pt", "results/runs/x/train.json"]
+    assert "models/m;" in replaced_models(planned)
+    assert replaced_models(planned[1:]) == ""

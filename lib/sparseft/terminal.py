@@ -1,10 +1,11 @@
 """What the terminal says while a study runs: the accuracy of each run that ends, and how long the rest will take."""
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 
-from sparseft.grid import Run
+from sparseft.grid import MANIFEST, Run
 
 
 class Remaining:
@@ -100,3 +101,15 @@ def outcome(run: Run, evaluation: Mapping) -> str:
     """Return the headline metric of a run with its standard error, on one line."""
     name = f"{run.model} {run.task} {run.method} {run.sparsity} % {run.mode} seed {run.seed}"
     return f"{name}: {evaluation['metric']} {evaluation['value']:.3f} ± {evaluation['standard_error']:.3f}"
+
+
+def replaced_models(planned: Iterable[str]) -> str:
+    """Return which prepared models a plan makes again; empty if none. `planned` are the outputs that are there already."""
+    manifests = [PurePath(path) for path in planned if PurePath(path).match(MANIFEST.format(model="*"))]
+    if not manifests:
+        return ""
+    names = ", ".join(sorted(str(path.parent) for path in manifests))
+    return (
+        f"made again, and with it everything that was made from it: {names}; if you changed a model's settings, give the"
+        " changed model a name of its own under models:, and both stay"
+    )

@@ -1,5 +1,6 @@
 """What a user of Snakemake sees: few lines, the outcome of each run, the findings, and one line for a wrong target."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,10 @@ def test_a_target_that_nothing_makes_ends_in_one_line(tmp_path, arguments, named
     assert named in line
     assert "Traceback" not in done.stderr
     assert not [path for path in tmp_path.iterdir() if path.name != ".snakemake"]
+
+
+def test_every_rule_has_a_message_of_its_own():
+    text = "\n".join(file.read_text() for file in (ROOT / "Snakefile", *(ROOT / "rules").rglob("*.smk")))
+    rules = [block for block in re.split(r"^(?=(?:use )?rule )", text, flags=re.MULTILINE) if block.startswith("rule ")]
+    assert len(rules) > 20
+    assert [block.split(":")[0] for block in rules if "\n    message:\n" not in block] == []
