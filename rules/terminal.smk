@@ -13,6 +13,7 @@ from sparseft.terminal import Remaining, outcome
 SHOWN_OTHERWISE = {LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS}
 SHOWN_NEVER = ("Select jobs to execute", "Removing temporary output", "Would remove temporary output")
 STAGES = ("masks", "train", "validate", "evaluate", "analyze", "throughput")
+SHOWN_INPUTS = 10  # of a job that failed; the analysis has thousands
 INTERVAL = 60  # seconds between two lines on what is left, if no run ends
 
 
@@ -27,6 +28,9 @@ class Short(logging.Filter):
             is_second = self.has_table
             self.has_table = True
             return not is_second
+        if event == LogEvent.JOB_ERROR and len(record.input) > SHOWN_INPUTS:
+            hidden = len(record.input) - SHOWN_INPUTS
+            record.input = [*record.input[:SHOWN_INPUTS], f"and {hidden} more"]
         if event is None and isinstance(record.msg, str):
             record.msg = record.msg.replace(
                 "(check individual jobs above for details)", "(`--quiet host` shows each job)"
