@@ -1,13 +1,4 @@
-# make run    set up, then the default study; 26 minutes on 2 virtual cores
-# make test   set up, then all tests
-# make test-cerebras  set up cerebras-pytorch, 5.7 GB, in an environment of its own; then that backend's tests
-# make test-modelzoo   the backend modelzoo's tests; MODELZOO_HOME names a checkout of ModelZoo 2.10.0
-# make test-slurm     set up, then the tests of profiles/pbs, and a real Slurm of one node for as long as its own run; as root,
-#                     with slurm-wlm and munge
-# make chaos  30 kills at random moments of a small study, and whether it comes to the same results; half an hour
-# make fuzz   ten minutes of random files for each parser
-# make lint   ruff, snakefmt, snakemake --lint
-# make bench  this project beside its peers, as ratios in one run
+# The targets are described beside them: `make` alone, and `make help`, list them.
 
 PYTHON ?= python3
 # of cerebras-pytorch, the appliance's: 2.10.0 or 2.6.0
@@ -17,33 +8,36 @@ SEED ?= 0
 FUZZ_SECONDS ?= 600
 BIN := .venv/bin
 
-.PHONY: run test test-cerebras test-modelzoo test-slurm chaos fuzz lint format bench
+.DEFAULT_GOAL := help
 
-run: .venv/installed
+.PHONY: help run test test-cerebras test-modelzoo test-slurm chaos fuzz lint format bench
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/installed ## set up, then the default study; 26 minutes on 2 virtual cores
 	$(BIN)/snakemake
-	@awk '/^## Figures/ {exit} /^## Results/ {show = 1} show' results/analysis/EXPERIMENTS.md
-	@echo "Tables, plots and the memo: results/analysis/"
 
-test: .venv/installed-tests
+test: .venv/installed-tests ## set up, then all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test-cerebras: .venv/installed-tests .venv-cerebras/installed-$(CEREBRAS_RELEASE)
+test-cerebras: .venv/installed-tests .venv-cerebras/installed-$(CEREBRAS_RELEASE) ## set up cerebras-pytorch, 5.7 GB, in an environment of its own; then that backend's tests
 	SPARSEFT_PYTHON='$(abspath $(BIN)/python)' .venv-cerebras/bin/python -m pytest tests/cerebras
 
-test-modelzoo: .venv/installed-tests
+test-modelzoo: .venv/installed-tests ## the tests of the backend modelzoo; MODELZOO_HOME names a checkout of ModelZoo 2.10.0
 	test -n "$(MODELZOO_HOME)" || { echo "set MODELZOO_HOME: docs/modelzoo.md"; exit 2; }
 	MODELZOO_PYTHON="$${MODELZOO_PYTHON:-$(MODELZOO_HOME)/.venv/bin/python}" $(BIN)/python -m pytest tests/modelzoo
 
-chaos: .venv/installed-tests
+chaos: .venv/installed-tests ## 30 kills at random moments of a small study, and whether it comes to the same results; half an hour
 	$(BIN)/python tests/chaos.py --kills $(KILLS) --seed $(SEED)
 
-fuzz: .venv/installed-tests
+fuzz: .venv/installed-tests ## ten minutes of random files for each parser
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
 	for parser in mask safetensors mdl log; do \
 	  $(BIN)/python tests/fuzz.py $$parser .fuzz/$$parser -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
-test-slurm: .venv/installed-tests
+test-slurm: .venv/installed-tests ## the tests of profiles/pbs and of a real Slurm of one node; as root, with slurm-wlm and munge
 	$(BIN)/python -m pip install --quiet --editable '.[cluster]'
 	PATH='$(abspath $(BIN)):$(PATH)' $(BIN)/python -m pytest tests/workflow/test_pbs.py tests/slurm
 
@@ -54,18 +48,18 @@ docs: .venv/installed ## the documentation site, into site/; fails on a dead lin
 	$(BIN)/python docs/generate.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-lint: .venv/installed-tests
+lint: .venv/installed-tests ## ruff, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 
-format: .venv/installed-tests
+format: .venv/installed-tests ## rewrite the code as lint wants it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile rules
 
-bench: .venv/installed-tests
+bench: .venv/installed-tests ## this project beside its peers, as ratios in one run
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/lora.py
 	$(BIN)/python benchmarks/analysis.py

@@ -1,7 +1,7 @@
 # Sparse fine-tuning of LLaMA, Mistral and Mixtral: masks, masked LoRA, sparse merge, proof, evaluation, analysis.
 #
 #   snakemake results/analysis/summary.csv                  the study in config/config.yaml
-#   snakemake --configfile config/sweep.yaml                the full study
+#   snakemake analyze --configfile config/sweep.yaml        the full study
 #   snakemake masks | train | validate | evaluate | analyze the whole grid up to that stage
 #   snakemake throughput                                    speed and memory against the batch size, measured apart
 #
@@ -30,6 +30,7 @@ include: "rules/measure_cerebras.smk" if STUDY.backend == "cerebras" else "rules
 include: "rules/throughput.smk"
 include: "rules/analyze.smk"
 include: "rules/collect.smk"
+include: "rules/terminal.smk"
 
 
 # The default, and here because Snakemake takes no default from an included file.
@@ -37,3 +38,5 @@ rule analyze:
     input:
         targets.final_targets(STUDY),
     localrule: True
+    message:
+        "the whole study"

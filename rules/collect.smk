@@ -11,24 +11,34 @@ localrules:
 rule masks:
     input:
         targets.mask_targets(STUDY),
+    message:
+        "all masks"
 
 
 rule train:
     input:
         targets.run_targets(STUDY, "train.json", trained_only=True),
+    message:
+        "all trained runs"
 
 
 rule validate:
     input:
         targets.run_targets(STUDY, "validation_report.json"),
+    message:
+        "all validated runs"
 
 
 rule evaluate:
     input:
         targets.run_targets(STUDY, "evaluation.json"),
+    message:
+        "all evaluated runs"
 
 
 rule throughput:
     input:
         grid.THROUGHPUT_TABLE,
         grid.THROUGHPUT_PLOTS,
+    message:
+        "all measurements of the throughput"

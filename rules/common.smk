@@ -22,10 +22,11 @@ from sparseft.checkpoints.checkpoint import small_files
 from sparseft.checkpoints.sizes import check_sources
 from sparseft.config import Config, parse_section, split_mdl
 from sparseft.configfiles import check_command, complete_text, read_sections, with_normal_places
-from sparseft.devices import slow_bfloat16, visible_gpus
+from sparseft.devices import slow_bfloat16, unused_gpus, visible_gpus
 from sparseft.digests import code_digest
 from sparseft.errors import InputError
 from sparseft.requests import Requests
+from sparseft.terminal import replaced_models
 
 
 def refuse(error):
@@ -41,7 +42,8 @@ try:
             read_sections(Path(file))
     STUDY = with_normal_places(parse_section(Config, config, "configuration"), Path.cwd())
     check_sources(STUDY)
-    FIRST_PASS, ADDED = ([f"{s:02d}" for s in found] for found in passes.first_and_added(STUDY))
+    PASSES = passes.first_and_added(STUDY) if workflow.is_main_process else passes.recorded(STUDY)
+    FIRST_PASS, ADDED = ([f"{percent:02d}" for percent in sparsities] for sparsities in PASSES)
 except (InputError, OSError) as error:
     refuse(error)
 
@@ -76,12 +78,14 @@ if workflow.is_main_process:
                 )
     for sentence in STUDY.unused_training():
         print(f"note: {sentence}", file=sys.stderr)
-    for name, there in (("gpu", max(len(visible_gpus()), STUDY.resources.gpus)), ("csx", 1)):
+    GPUS = [] if QUEUED else visible_gpus()
+    if GPUS and not STUDY.resources.gpus and STUDY.backend == "torch":
+        print(f"note: {unused_gpus(len(GPUS))}", file=sys.stderr)
+    for name, there in (("gpu", max(len(GPUS), STUDY.resources.gpus)), ("csx", 1)):
         if not QUEUED and name not in workflow.global_resources:
             workflow.register_resource(name, there)
 
 REQUESTS = Requests(STUDY)
-ADDED_SUFFIX = "_sparsity{sparsity}"  # of the report and the plots of a sparsity's own pass
 # Of the backends that train on an appliance.
 ON_WAFER = STUDY.cerebras.target == "CSX"
 DECIDING = STUDY.cerebras.model_dump(include=STUDY.cerebras.DECIDING)
@@ -91,9 +95,13 @@ ONE_GPU = min(1, STUDY.resources.gpus)  # of a job of one process
 
 onstart:
     try:
-        passes.begin(STUDY)
+        if QUEUED:
+            passes.record(PASSES[0])
         planned = [path for job in workflow.dag.needrun_jobs() for path in job.output if os.path.exists(path)]
         earlier.announce(planned)
+        replaced = replaced_models(planned)
+        if replaced and not earlier.made_again([Path(path) for path in planned]):
+            print(f"note: {replaced}", file=sys.stderr)
         earlier.adopt_models(STUDY)
     except InputError as error:
         refuse(error)
@@ -132,7 +140,7 @@ def training_flags(task):
 
 
 def mask_report(folder, name):
-    """Of one pass, whose name is the method's; that of an added sparsity's ends in ADDED_SUFFIX."""
+    """Return the path of the report of one pass. Its name is the method's; that of a sparsity's own pass ends in ADDED_SUFFIX."""
     return f"{folder}/{grid.MASK_REPORT.format(name=name)}"
 
 
@@ -141,7 +149,8 @@ def mask_plots(folder, name):
 
 
 def pass_suffix(w):
-    return flags(suffix=ADDED_SUFFIX.format(**w) if "sparsity" in w.keys() else None)
+    """Return the flag for the end of the names of report and plots; empty for the first pass."""
+    return flags(suffix=grid.ADDED_SUFFIX.format(**w) if "sparsity" in w.keys() else None)
 
 
 def pass_sparsities(w):

@@ -19,13 +19,14 @@ rule compute_masks:
         mem_mb=memory("weights"),  # a few blocks of a matrix a thread, whatever the model; measured
         runtime=minutes("weights"),
         gpu=0,
-        sparsities=pass_sparsities,  # here, not in params: one less makes nothing again
+        # here, not in params: a mask is the same in any pass, and another pass makes nothing again
+        sparsities=pass_sparsities,
+        suffix=pass_suffix,
     params:
         code=code("compute_masks.py", without=("sparseft.pruning.calibration",)),
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
         method=lambda w: w.get("method", grid.DENSE),
-        suffix=pass_suffix,
         settings=lambda w: flags(**STUDY.masks.used_by(w.get("method", grid.DENSE))),
     message:
         "compute the {params.method} masks of {wildcards.model}"
@@ -36,7 +37,7 @@ rule compute_masks:
         " --output_dir {params.folder:q}"
         " --sparsity {resources.sparsities}"
         " --method {params.method:q}"
-        " {params.suffix}"
+        " {resources.suffix}"
         " {params.settings}"
         " --threads {threads}"
         " --plot"
@@ -78,12 +79,12 @@ use rule compute_masks as compute_task_masks with:
         runtime=minutes("mask"),
         gpu=ONE_GPU,
         sparsities=pass_sparsities,
+        suffix=pass_suffix,
     params:
         code=code("compute_masks.py"),
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
         method="{method}",
-        suffix=pass_suffix,
         settings=lambda w: flags(task=w.task, data_dir=grid.DATA.format(task=w.task), **STUDY.masks.used_by(w.method)),
         # not by `input`: what is computed from it is not tracked
 
@@ -92,8 +93,8 @@ use rule compute_masks as compute_task_masks with:
 use rule compute_masks as compute_added_mask with:
     output:
         mask=f"{grid.MASKS}/{grid.MASK_NAME}.pt",
-        report=mask_report(grid.MASKS, f"{{method}}{ADDED_SUFFIX}"),
-        plots=mask_plots(grid.MASKS, f"{{method}}{ADDED_SUFFIX}"),
+        report=mask_report(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+        plots=mask_plots(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
     log:
         "results/logs/compute_masks/{model}_{method}_sparsity{sparsity}.log",
     benchmark:
@@ -106,8 +107,8 @@ use rule compute_masks as compute_added_mask with:
 use rule compute_task_masks as compute_added_task_mask with:
     output:
         mask=f"{grid.TASK_MASKS}/{grid.MASK_NAME}.pt",
-        report=mask_report(grid.TASK_MASKS, f"{{method}}{ADDED_SUFFIX}"),
-        plots=mask_plots(grid.TASK_MASKS, f"{{method}}{ADDED_SUFFIX}"),
+        report=mask_report(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+        plots=mask_plots(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
     log:
         "results/logs/compute_masks/{model}_{task}_{method}_sparsity{sparsity}.log",
     benchmark:

@@ -1,10 +1,13 @@
 """Configuration files: what is refused in them, and the complete one that gives the same study again."""
 
+import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 from sparseft.configfiles import (
     check_command,
+    check_configfiles,
     complete,
     complete_text,
     read_configuration,
@@ -151,6 +154,49 @@ def test_a_command_that_snakemake_would_take_a_part_of_is_refused(command, line)
     with pytest.raises(InputError) as caught:
         check_command(["snakemake", *command])
     assert str(caught.value).startswith(line)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """Return a folder with two studies and what one of them has made."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.yaml", "study", "results/analysis/summary.csv", "results/analysis/configuration.yaml",
+                 "results/runs/x/evaluation.json"):  # fmt: skip
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    Path("masks").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("target", ["masks", "train", "results/analysis/summary.csv", "results/runs/x/evaluation.json",
+                                    "masks/m/masks_sparsity50_random.pt"])  # fmt: skip
+@pytest.mark.parametrize("option", ["--configfile", "--configfiles"])
+def test_a_target_among_the_configuration_files_is_refused_with_the_right_command(folder, option, target):
+    with pytest.raises(InputError) as caught:
+        check_configfiles(["snakemake", "-n", option, "a.yaml", target, "--cores", "2"])
+    what, mend = caught.value.args
+    assert target in what
+    assert mend.endswith(f": snakemake {target} -n {option} a.yaml --cores 2")
+
+
+def test_a_configuration_file_that_is_not_there_is_named(folder):
+    with pytest.raises(InputError, match=r"b\.yaml: no such file"):
+        check_configfiles(["snakemake", "--configfile", "a.yaml", "b.yaml"])
+
+
+@pytest.mark.parametrize("words", [["masks", "--configfile", "a.yaml", "study"], ["--configfile=a.yaml", "masks"],
+                                   ["--configfile", "results/analysis/configuration.yaml", "--", "train"],
+                                   ["train", "--config", "keep_merged=True"]])  # fmt: skip
+def test_configuration_files_after_their_option_are_taken(folder, words):
+    check_configfiles(["snakemake", *words])
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_file_names_its_schema_and_obeys_it(file):
+    first = file.read_text().splitlines()[0]
+    schema = file.parent / first.removeprefix("# yaml-language-server: $schema=")
+    assert schema.samefile(ROOT / "config/schema.json")
+    jsonschema.validate(read_sections(file), json.loads(schema.read_text()))
 
 
 def test_a_command_that_gives_each_thing_once_is_taken():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from peft import PeftModel
-from sparseft import files
+from sparseft import files, passes
 from sparseft.analysis.baseline import read_baseline
 from sparseft.analysis.records import read_runs
 from sparseft.checkpoints.checkpoint import Checkpoint, read_header
@@ -32,7 +32,6 @@ from sparseft.files import (
 )
 from sparseft.lora.adapter import read_adapter, write_adapter
 from sparseft.lora.merge import merge
-from sparseft.passes import first_and_added
 from sparseft.pruning.mask_ops import read_mask
 from sparseft.record import check_model, read_record, write_record
 from sparseft.tasks import read_rows
@@ -274,10 +273,9 @@ def test_a_pipe_in_an_adapter_is_refused_unread(tmp_path, name):
 def test_a_pipe_as_a_list_of_the_first_pass_is_refused_unread(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "masks").mkdir()
-    (tmp_path / "masks/m.pt").touch()
     os.mkfifo(tmp_path / "masks/first_pass.json")
     with seconds(10), pytest.raises(InputError, match="not a regular file"):
-        first_and_added(read_configuration([]))
+        passes.recorded(read_configuration([]))
 
 
 def test_a_pipe_in_a_run_folder_leaves_the_run_out(tmp_path):

@@ -1,5 +1,7 @@
 """What one pass makes, as a study grows."""
 
+from pathlib import Path
+
 import pytest
 from sparseft import passes
 from sparseft.config import Config, parse_section
@@ -12,54 +14,94 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def config(*sparsities: int) -> Config:
+def config(*sparsities: int, models: tuple[str, ...] = ("m",), methods: tuple[str, ...] = ("random",)) -> Config:
     grid = {
-        "models": ["m"],
+        "models": list(models),
         "tasks": ["boolq_mini"],
-        "methods": ["random"],
+        "methods": list(methods),
         "sparsities": list(sparsities),
         "modes": ["sparse_to_sparse"],
         "seeds": [0],
     }
-    tasks = {"boolq_mini": {"train_examples": 4, "validation_examples": 4}}
-    return parse_section(Config, {"models": {"m": {"source": "path:x"}}, "tasks": tasks, "grid": grid}, "configuration")
+    sections = {
+        "models": {name: {"source": "path:x"} for name in ("m", "other")},
+        "tasks": {"boolq_mini": {"train_examples": 4, "validation_examples": 4}},
+        "grid": grid,
+    }
+    return parse_section(Config, sections, "configuration")
 
 
-def passed(*sparsities: int) -> tuple[list[int], list[int]]:
-    return passes.first_and_added(config(*sparsities))
+def passed(*sparsities: int, **axes: tuple[str, ...]) -> tuple[list[int], list[int]]:
+    return passes.first_and_added(config(*sparsities, **axes))
 
 
-def test_the_first_pass_is_the_grid_until_there_is_a_mask(folder):
-    passes.begin(config(0, 50))
+def make(*sparsities: int, folder: str = "masks/m", method: str = "random") -> None:
+    """Leave what a pass leaves: the masks."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for percent in sparsities:
+        Path(folder, f"masks_sparsity{percent:02d}_{method}.pt").touch()
+
+
+def make_added(percent: int) -> None:
+    """Leave what a sparsity's own pass leaves: the mask and its report."""
+    make(percent)
+    Path(f"masks/m/report_random_sparsity{percent:02d}.json").touch()
+
+
+def test_the_first_pass_is_the_grid_until_there_is_a_mask():
     assert passed(0, 50, 80) == ([0, 50, 80], [])
-    passes.begin(config(0, 50, 80))
-    (folder / "masks/m").mkdir()
-    (folder / "masks/m/masks_sparsity50_random.pt").touch()
-    assert passed(0, 50, 80, 90) == ([0, 50, 80], [90])
+    make(0, 50)
+    assert passed(0, 50, 80, 90) == ([0, 50], [80, 90])
 
 
-def test_what_is_added_or_taken_out_moves_nothing_else(folder):
-    passes.begin(config(0, 50, 80))
-    (folder / "masks/masks.pt").touch()
-    passes.begin(config(0, 50, 80, 90))  # changes nothing
+def test_what_is_added_or_taken_out_moves_nothing_else():
+    make(0, 50, 80)
+    make_added(90)
     assert passed(0, 30, 50, 80, 90) == ([0, 50, 80], [30, 90])
     assert passed(0, 80) == ([0, 80], [])
 
 
-def test_another_grid_altogether_begins_anew(folder):
-    passes.begin(config(0, 50))
-    (folder / "masks/masks.pt").touch()
+def test_a_mask_that_is_lost_is_made_by_a_pass_of_its_own():
+    make(0, 80)
+    assert passed(0, 50, 80) == ([0, 80], [50])
+
+
+def test_a_first_pass_that_was_cut_off_is_made_again_without_what_was_added():
+    make_added(80)
+    assert passed(0, 50, 80) == ([0, 50], [80])
+
+
+def test_another_grid_altogether_begins_anew():
+    make(0, 50)
     assert passed(10, 20) == ([10, 20], [])
-    passes.begin(config(10, 20))
-    assert passed(10, 20, 30) == ([10, 20], [30])
 
 
-@pytest.mark.parametrize(
-    "content", ['{"sparsities": []}', '{"sparsities": [-5, 1000]}', '{"sparsities": [true]}', "{}"]
-)
-def test_a_list_that_no_study_can_have_begun_with_is_refused(folder, content):
+def test_the_masks_of_another_model_or_method_decide_nothing():
+    make(0, 50)
+    assert passed(0, 50, 80, models=("other",)) == ([0, 50, 80], [])
+    assert passed(0, 50, 80, methods=("structured",)) == ([0, 50, 80], [])
+
+
+def test_two_models_that_began_apart_keep_what_they_have():
+    make(0, 50)
+    make(0, 50, 80, folder="masks/other")
+    assert passed(0, 50, 80, models=("m", "other")) == ([0, 50], [80])
+
+
+def test_the_masks_of_a_task_count_for_its_methods():
+    make(0, 50, folder="masks/m/boolq_mini", method="unstructured_taylor")
+    assert passed(0, 50, 80, methods=("unstructured_taylor",)) == ([0, 50], [80])
+
+
+def test_a_job_on_another_machine_makes_what_its_command_planned():
+    passes.record([0, 50])
+    make(0)  # another job has begun
+    assert passes.recorded(config(0, 50, 80)) == ([0, 50], [80])
+
+
+@pytest.mark.parametrize("content", ['{"sparsities": [-5, 1000]}', '{"sparsities": [true]}', "{}"])
+def test_a_record_that_no_command_can_have_written_is_refused(folder, content):
     (folder / "masks").mkdir()
-    (folder / "masks/masks.pt").touch()
     (folder / "masks/first_pass.json").write_text(content)
-    with pytest.raises(InputError, match="a list of sparsities is expected; delete masks/first_pass.json"):
-        passed(0, 50)
+    with pytest.raises(InputError, match=r"masks/first_pass\.json"):
+        passes.recorded(config(0, 50))

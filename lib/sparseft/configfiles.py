@@ -1,5 +1,6 @@
 """Configuration files: read as Snakemake reads them, and written as one complete file that gives the study again."""
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ HEAD = """\
 # The complete configuration of a study, every key with its value: `snakemake --configfile THIS_FILE` makes the study again.
 # Each task has its whole schedule in tasks.NAME.training, so a change of `training` below changes no task.
 """
+GENERATED = ("models", "data", "masks", "results", "modelzoo")  # the folders of a study, whose files are targets
 # Spellings of an option by its name; if one is given twice, Snakemake takes the last.
 ONE_LIST = {"--configfile": {"--configfile", "--configfiles"}, "--config": {"--config", "-C"}}
 
@@ -57,6 +59,21 @@ def check_command(arguments: list[str]) -> None:
         if option == "--config":
             for words in given:
                 _check_settings(words)
+
+
+def check_configfiles(arguments: list[str]) -> None:
+    """Raise InputError if a word after --configfile is not a configuration file: Snakemake takes every word there for one."""
+    swallowed = [word for word in _configfile_words(arguments) if not _is_configuration(Path(word))]
+    if not swallowed:
+        return
+    misspelled = [word for word in swallowed if word.endswith((".yaml", ".yml"))]
+    if misspelled:
+        raise InputError(f"--configfile {misspelled[0]}: no such file", "correct the path")
+    others = [word for word in arguments[1:] if word not in swallowed]
+    raise InputError(
+        f"--configfile takes every word after it for a configuration file, and {shlex.join(swallowed)} is not one",
+        f"put the target before --configfile: {shlex.join(['snakemake', *swallowed, *others])}",
+    )
 
 
 def complete(config: Config, folder: Path) -> Config:
@@ -141,6 +158,28 @@ def _options(arguments: list[str]) -> Iterator[tuple[str, list[str]]]:
         else:
             words.append(argument)
     yield name, words
+
+
+def _configfile_words(arguments: list[str]) -> list[str]:
+    """Return the words that Snakemake takes for configuration files; `--configfile=FILE` takes one word only."""
+    words: list[str] = []
+    takes_words = False
+    for argument in arguments:
+        if argument.startswith("-"):
+            name, _, value = argument.partition("=")
+            is_configfile = name in ONE_LIST["--configfile"]
+            takes_words = is_configfile and not value
+            if is_configfile and value:
+                words.append(value)
+        elif takes_words:
+            words.append(argument)
+    return words
+
+
+def _is_configuration(path: Path) -> bool:
+    """Return whether a path can be a configuration file: it is there, and it is not a record or a table of a study."""
+    is_generated = Path(os.path.relpath(path)).parts[0] in GENERATED and path.suffix not in (".yaml", ".yml")
+    return path.exists() and not path.is_dir() and not is_generated
 
 
 def _check_settings(settings: list[str]) -> None:

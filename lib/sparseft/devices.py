@@ -33,6 +33,15 @@ def visible_gpus() -> list[str]:
     return found if asked is None else _chosen(found, asked)
 
 
+def unused_gpus(number: int) -> str:
+    """Return what to tell a user of a machine with GPUs whose configuration asks for none."""
+    there = "1 GPU" if number == 1 else f"{number} GPUs"
+    return (
+        f"this machine has {there}, and resources.gpus is 0, so that every job runs on the CPU;"
+        " to train on a GPU set resources.gpus: 1, as in --config 'resources={gpus: 1}'"
+    )
+
+
 def slow_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this is a CPU for which torch has no fast product of bfloat16, eight times slower than one of float32: an x86
     without AVX-512. What cannot be read is taken for fast."""

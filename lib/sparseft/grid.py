@@ -24,6 +24,7 @@ WEIGHT_METHODS = tuple(method for method in METHODS if method not in TASK_METHOD
 MASK_PLOTS = ("sparsity", "layers", "scores")
 MASK_PLOT = "plots/{plot}_{name}.png"
 MASK_REPORT = "report_{name}.json"
+ADDED_SUFFIX = "_sparsity{sparsity}"  # of the report and the plots of a sparsity's own pass
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 NO_FINETUNE = "no_finetune"
 TRAINED_MODES = ("sparse_to_dense", "sparse_to_sparse")

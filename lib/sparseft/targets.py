@@ -2,26 +2,43 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import product
+from pathlib import Path, PurePath
 
 from sparseft.config import Config, Training
+from sparseft.errors import InputError
 from sparseft.grid import (
     ANALYSIS,
     CONFIGURATION,
     DENSE,
+    METHODS,
+    MODES,
     NO_FINETUNE,
     RUN,
+    SEEDS,
     TASK_METHODS,
     THROUGHPUT,
     TRAINED_MODES,
+    WILDCARDS,
     Run,
     fill,
     mask_path,
     split_method,
 )
 
+# Where the name of a file that may be a target says what it belongs to, whether or not the names are right.
+_CELL = "(?P<model>[^/-]+)-(?P<task>[^/-]+)-(?P<method>[^/-]+)-sparsity(?P<sparsity>[^/-]+)-(?P<mode>[^/.-]+)"
+_NAMED = (
+    rf"results/runs/{_CELL}-seed(?P<seed>[^/-]+)/.+",
+    rf"results/throughput/{_CELL}\.json",
+    r"masks/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?masks_sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)\.pt",
+    r"models/(?P<model>[^/]+)/manifest\.json",
+    r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|manifest\.json)",
+)
 NOT_COMPILED = {"eval_every", "save_every", "length_buckets"}  # keys of `training` that the program does not hold
 
 
@@ -137,3 +154,57 @@ def final_targets(config: Config) -> list[str]:
                for path in run_targets(config, name, trained_only=True)]  # fmt: skip
     analysis = [f"{ANALYSIS}/summary.csv", f"{ANALYSIS}/{CONFIGURATION}"]
     return [*analysis, *trained, *(path for name in files for path in run_targets(config, name))]
+
+
+def check_target(config: Config, target: str) -> None:
+    """Raise InputError if a target names a model, task, method, sparsity, mode or seed of which no rule makes a file."""
+    names: dict[str, str] = {}
+    for pattern in _NAMED:
+        match = re.fullmatch(pattern, target)
+        if match:
+            names = {axis: name for axis, name in match.groupdict().items() if name}
+    for axis, described in (("model", config.models), ("task", config.tasks)):
+        if axis in names and names[axis] not in described:
+            raise InputError(
+                f"{target}: not in your configuration: {axis} {names[axis]} ({axis}s: {', '.join(described)})",
+                f"describe it under {axis}s:, or correct the name",
+            )
+    for axis, known in (("method", (DENSE, *METHODS)), ("mode", MODES)):
+        if axis in names and names[axis] not in known:
+            raise InputError(f"{target}: unknown {axis} {names[axis]}", f"choose one of {', '.join(known)}")
+    if "sparsity" in names:
+        mask = mask_path(names["method"]).format(**{"task": "TASK", **names})
+        if target.startswith("masks/") and target != mask:
+            raise InputError(f"{target}: not where the masks of {names['method']} lie", f"write {mask}")
+        if not Path(mask).exists():
+            _check_sparsity(config, target, names["sparsity"], names["method"])
+    if "seed" in names and (not re.fullmatch(WILDCARDS["seed"], names["seed"]) or int(names["seed"]) >= SEEDS):
+        raise InputError(f"{target}: {names['seed']} is not a seed", f"write a number from 0 to {SEEDS - 1}")
+
+
+def _check_sparsity(config: Config, target: str, sparsity: str, method: str) -> None:
+    """Raise InputError if no rule makes the mask of a method at a sparsity, which is written in percent."""
+    if method == DENSE:
+        if sparsity != "00":
+            raise InputError(f"{target}: {DENSE} has sparsity 00 only", "write sparsity00, or another method")
+        return
+    known = [f"{percent:02d}" for percent in config.grid.sparsities]
+    if sparsity in known:
+        return
+    if sparsity.isdecimal() and f"{int(sparsity):02d}" in known:
+        raise InputError(f"{target}: sparsity {sparsity}", f"write two digits: sparsity{int(sparsity):02d}")
+    listed = ", ".join(map(str, config.grid.sparsities))
+    raise InputError(
+        f"{target}: not in your grid: sparsity {sparsity} (grid.sparsities: {listed})",
+        "add it to grid.sparsities, or correct the name",
+    )
+
+
+def no_rule(target: str, names: Iterable[str], stages: Iterable[str]) -> InputError:
+    """Return the error for a target that no rule makes, with the nearest of `names`, which lie in the target's folder."""
+    what = f"{target}: no stage and no rule makes it"
+    by_last_part = {PurePath(name).name: name for name in names}
+    nearest = get_close_matches(PurePath(target).name, sorted(by_last_part), n=1)
+    if nearest:
+        return InputError(what, f"the nearest name is {by_last_part[nearest[0]]}")
+    return InputError(what, f"name a file of the study, or a stage: {', '.join(stages)}")

@@ -359,12 +359,6 @@ def test_missing_local_sources_stop_snakemake_in_one_line(tmp_path, tiny_models)
     assert "Traceback" not in said
 
 
-def test_a_sparsity_outside_the_grid_is_no_target(small_study: Study):
-    assert "MissingRuleException" in small_study.snakemake(
-        "masks/llama/masks_sparsity99_unstructured.pt", "-n", expect=1
-    )
-
-
 def test_one_altered_weight_fails_the_validation(box):
     model = box / f"results/runs/{RUN}/model_dir"
     weights = load_file(model / "model.safetensors")

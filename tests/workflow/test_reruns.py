@@ -216,12 +216,6 @@ def test_a_sparsity_that_is_added_makes_its_own_runs_and_one_taken_out_makes_non
     assert edited(copied_study, "  - 50\n  - 80", "  - 50") == {}
 
 
-def test_a_damaged_list_of_the_first_pass_is_one_line(copied_study):
-    (copied_study.folder / "masks/first_pass.json").write_text('{"sparsities": "all"}\n')
-    said = copied_study.snakemake("--dry-run", expect=2)
-    assert "error: masks/first_pass.json: a list of sparsities is expected; delete masks/first_pass.json" in said
-
-
 def test_a_schedule_asked_for_on_the_command_line_is_what_runs(tmp_path, tiny_models):
     study = Study(tmp_path / "study")
     study.configure({"llama": tiny_models["llama"]}, grid=tiny_grid("llama", "hellaswag_mini", ["random"]))

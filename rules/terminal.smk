@@ -1,0 +1,153 @@
+# What the terminal shows: targets that nothing makes end in one line; then a line a job, the accuracy of each run as it ends, and
+# how much is left. The end of a study is its findings. What computes is in sparseft.targets and sparseft.terminal.
+import logging
+import time
+
+from snakemake.common import NOTHING_TO_BE_DONE_MSG
+from snakemake.logging import logger
+from snakemake.settings.enums import Quietness
+from snakemake_interface_logger_plugins.common import LogEvent
+from sparseft.files import read_json
+from sparseft.terminal import Remaining, outcome
+
+SHOWN_OTHERWISE = {LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS}
+SHOWN_NEVER = ("Select jobs to execute", "Removing temporary output", "Would remove temporary output")
+STAGES = ("masks", "train", "validate", "evaluate", "analyze", "throughput")
+SHOWN_INPUTS = 10  # of a job that failed; the analysis has thousands
+INTERVAL = 60  # seconds between two lines on what is left, if no run ends
+
+
+class Short(logging.Filter):
+    """Leave out what Snakemake says of each job; the Terminal says it on one line."""
+
+    has_table = False
+
+    def filter(self, record):
+        event = getattr(record, "event", None)
+        if event == LogEvent.RUN_INFO:
+            is_second = self.has_table
+            self.has_table = True
+            return not is_second
+        if event == LogEvent.JOB_ERROR and len(record.input) > SHOWN_INPUTS:
+            hidden = len(record.input) - SHOWN_INPUTS
+            record.input = [*record.input[:SHOWN_INPUTS], f"and {hidden} more"]
+        if event is None and isinstance(record.msg, str):
+            record.msg = record.msg.replace(
+                "(check individual jobs above for details)", "(`--quiet host` shows each job)"
+            )
+            return not record.msg.startswith(SHOWN_NEVER)
+        return event not in SHOWN_OTHERWISE
+
+
+class Terminal(logging.Handler):
+    """Follow the events of Snakemake's logger, and log what a reader wants to know of them."""
+
+    def __init__(self, is_short):
+        super().__init__()
+        self.is_short = is_short
+        self.remaining = Remaining({})
+        self.wildcards = {}
+        self.said = 0.0
+
+    def emit(self, record):
+        event = getattr(record, "event", None)
+        if event == LogEvent.WORKFLOW_STARTED:
+            check_targets()
+        elif workflow.output_settings.dryrun:
+            return
+        elif event == LogEvent.RUN_INFO:
+            self.remaining = Remaining({name: count for name, count in record.stats.items() if is_work(name)})
+            self.said = time.monotonic()
+        elif event == LogEvent.JOB_INFO:
+            self.start(record)
+        elif event == LogEvent.JOB_FINISHED:
+            self.end(record.job_id)
+        elif event == LogEvent.JOB_ERROR:
+            self.remaining.fail(record.jobid, time.monotonic())
+        elif record.msg == NOTHING_TO_BE_DONE_MSG:
+            show_findings()
+
+    def start(self, record):
+        if not is_work(record.rule_name):
+            return
+        self.remaining.start(record.jobid, record.rule_name, time.monotonic())
+        self.wildcards[record.jobid] = record.wildcards
+        if self.is_short:
+            logger.info(f"{time.strftime('%H:%M:%S')} {record.rule_msg}")
+
+    def end(self, job):
+        now = time.monotonic()
+        ended = self.remaining.end(job, now)
+        if ended == "evaluate_run":
+            logger.info(f"         {outcome_of(self.wildcards[job])}")
+        if ended == "evaluate_run" or now - self.said > INTERVAL:
+            logger.info(f"         {self.remaining.sentence(with_time=not QUEUED)}")
+            self.said = now
+
+
+def is_work(name):
+    """Return whether a rule runs a command; the stages only collect files."""
+    return workflow.is_rule(name) and workflow.get_rule(name).shellcmd is not None
+
+
+def outcome_of(wildcards):
+    """Return the line of a run that has been evaluated. What cannot be read is said, and stops nothing here."""
+    run = grid.Run.parse(grid.RUN_ID.format(**wildcards))
+    try:
+        return outcome(run, read_json(f"{grid.fill(grid.RUN, run)}/evaluation.json"))
+    except (InputError, OSError, KeyError) as error:
+        return f"note: {run.id}: its evaluation.json cannot be read: {error}"
+
+
+def check_targets():
+    """End Snakemake in one line if a target is neither there nor made by a rule."""
+    for target in sorted(workflow.dag_settings.targets):
+        path = target if os.path.isabs(target) else os.path.relpath(target)
+        if workflow.is_rule(target) or os.path.exists(path):
+            continue
+        try:
+            targets.check_target(STUDY, path)
+            if not is_made(path):
+                raise targets.no_rule(path, names_like(path), STAGES)
+        except InputError as error:
+            refuse(error)
+
+
+def is_made(path):
+    """Return whether a rule makes a file of this name."""
+    return any(rule.is_producer(path) for rule in workflow.rules)
+
+
+def names_like(path):
+    """Return the targets that may have been meant: the stages, or what rules make in the folder of the path."""
+    folder = os.path.dirname(path)
+    if not folder:
+        return STAGES
+    made = {os.path.basename(file) for rule in workflow.rules for file in rule.output}
+    return [name for name in (f"{folder}/{file}" for file in made) if is_made(name)]
+
+
+def show_findings():
+    """Print what the study found, if the analysis is among what was asked for."""
+    if not any(job.rule.name == "analyze_results" for job in workflow.dag.jobs):
+        return
+    findings = Path(grid.ANALYSIS, "findings.txt")
+    page = Path(grid.ANALYSIS, "report.html")
+    print()
+    if findings.exists():
+        print(findings.read_text().rstrip())
+    print(f"The results page: {page}" if page.exists() else f"Tables, figures and pages: {grid.ANALYSIS}/", flush=True)
+
+
+onsuccess:
+    show_findings()
+
+
+if workflow.is_main_process:
+    settings = workflow.output_settings
+    is_short = Quietness.REASON in (settings.quiet or ()) and not settings.verbose
+    for handler in logger.handlers:
+        # A dry run that prints the commands needs the jobs beside them.
+        if handler.name == "DefaultStreamHandler" and is_short and not (settings.dryrun and settings.printshellcmds):
+            handler.addFilter(Short())
+    logger.addHandler(Terminal(is_short))

@@ -1,0 +1,91 @@
+"""What a user of Snakemake sees: few lines, the outcome of each run, the findings, and one line for a wrong target."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from study import ROOT, Study
+
+RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
+FINDINGS = "Magnitude pruning costs nothing measurable at 50 %."
+
+
+@pytest.fixture
+def finished(small_study) -> Study:
+    """Return the finished study, with findings."""
+    findings = small_study.folder / "results/analysis/findings.txt"
+    if not findings.exists():
+        findings.write_text(f"{FINDINGS}\n")
+    return small_study
+
+
+def snakemake(folder: Path, *arguments: object, path: str = "") -> subprocess.CompletedProcess:
+    """Type a command in a folder, with the environment of the tests."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", *arguments]
+    environment = Study(folder).environment()
+    environment["PATH"] = f"{path}:{environment['PATH']}"
+    return subprocess.run(
+        [str(part) for part in command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_run_says_its_outcome_and_the_study_ends_in_its_findings(finished):
+    (finished.folder / RUN / "evaluation.json").unlink()
+    done = snakemake(finished.folder, "--configfile", "study.yaml")
+    assert done.returncode == 0, done.stderr[-2000:]
+    record = finished.json(f"{RUN}/evaluation.json")
+    outcome = f"{record['metric']} {record['value']:.3f} ± {record['standard_error']:.3f}"
+    (line,) = [line for line in done.stderr.splitlines() if outcome in line]
+    assert "llama boolq_mini unstructured 50 % sparse_to_dense seed 0" in line
+    assert "1 of 2 jobs done" in done.stderr
+    assert max(map(len, done.stderr.splitlines())) < 200
+    written = (finished.folder / "results/analysis/findings.txt").read_text().strip()
+    assert written in done.stdout
+    assert len(done.stdout.splitlines()) <= 25
+    again = snakemake(finished.folder, "--configfile", "study.yaml")
+    assert written in again.stdout
+    assert written not in snakemake(finished.folder, "masks", "--configfile", "study.yaml").stdout
+
+
+def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_named(tmp_path):
+    program = tmp_path / "bin/nvidia-smi"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\nfor i in 0 1; do echo "GPU $i: X (UUID: GPU-0000000$i)"; done\n')
+    program.chmod(0o755)
+    asked = ("--dry-run", "--configfile", ROOT / "config/sweep.yaml", "--config", "resources={gpus: 0}")
+    done = snakemake(tmp_path, *asked, path=str(program.parent))
+    assert done.returncode == 0, done.stderr[-2000:]
+    total = next(line for line in done.stdout.splitlines() if line.startswith("total "))
+    assert int(total.split()[1]) > 2000
+    assert len(done.stdout.splitlines()) < 40
+    (note,) = [line for line in done.stderr.splitlines() if "GPU" in line]
+    assert note.startswith("note: ")
+    assert "2 GPUs" in note
+    assert "resources.gpus" in note
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["masks/smollm2/masks_sparsity45_unstructured.pt"], "sparsity 45"),
+        (["evalute"], "evaluate"),
+        (["results/analysis/sumary.csv"], "results/analysis/summary.csv"),
+        (["--configfile", ROOT / "config/sweep.yaml", "train"], "snakemake train "),
+    ],
+)
+def test_a_target_that_nothing_makes_ends_in_one_line(tmp_path, arguments, named):
+    done = snakemake(tmp_path, *arguments)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert named in line
+    assert "Traceback" not in done.stderr
+    assert not [path for path in tmp_path.iterdir() if path.name != ".snakemake"]
+
+
+def test_every_rule_has_a_message_of_its_own():
+    text = "\n".join(file.read_text() for file in (ROOT / "Snakefile", *(ROOT / "rules").rglob("*.smk")))
+    rules = [block for block in re.split(r"^(?=(?:use )?rule )", text, flags=re.MULTILINE) if block.startswith("rule ")]
+    assert len(rules) > 20
+    assert [block.split(":")[0] for block in rules if "\n    message:\n" not in block] == []
