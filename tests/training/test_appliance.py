@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sparseft.errors import MARK
 from sparseft.training import appliance
 from sparseft.training.appliance import Failure, classify
 from study import ROOT, run_script
@@ -131,6 +132,13 @@ def test_a_full_quota_stops_every_later_job(bench):
     assert bench.log("one").splitlines()[-1] == line
     assert bench.log("two") == line + "\n"
     assert len(bench.starts.read_text().splitlines()) == 1
+
+
+def test_what_only_a_traceback_quotes_decides_nothing(bench):
+    body = f"echo '{MARK}raise UNAVAILABLE, No space left on device' >&2; echo 'error: KeyError: x; look' >&2; exit 2"
+    assert bench.run(body) == 2
+    assert bench.log().splitlines()[-1] == "error: KeyError: x; look"
+    assert not (bench.folder / "stop").exists()
 
 
 def test_a_killed_trainer_and_a_missing_one_are_told_in_a_line(bench):
