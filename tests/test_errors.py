@@ -156,3 +156,8 @@ def test_ctrl_c_ends_the_wait_for_a_gpu_in_one_line():
     assert code == 130
     assert said.splitlines()[-1] == "interrupted"
     assert "Traceback" not in said
+
+
+def test_the_rules_say_that_the_stderr_of_their_scripts_is_a_log():
+    prefix = (ROOT / "rules/common.smk").read_text().partition("shell.prefix(")[2].partition("\n)")[0]
+    assert " SPARSEFT_LOG_TRACEBACKS=1" in prefix

@@ -187,6 +187,7 @@ def test_who_is_ended_ends_its_trainer_and_cancels_its_own_job_alone(bench, numb
     assert process.wait(20) == 128 + number
     assert bench.cancelled.read_text() == "wsjob-ours1\n"
     assert "no job was cancelled" not in bench.log()
+    assert bench.log().splitlines()[-1].startswith("interrupted: run ")
     bench.wait_for_end(int((bench.folder / "child").read_text()))
 
 

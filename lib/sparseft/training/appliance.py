@@ -85,7 +85,9 @@ def run(command: list[str], name: str, log: Path, *, memory: Memory, lock: Path 
         with held(lock, name) if lock else nullcontext(()) as inherited:
             code = _attend([*command, label], label, inherited)
     except SystemExit:
-        memory.keep(Failure.PERMANENT, f"{name} was ended from outside; start snakemake again")
+        line = f"{name} was ended from outside; start snakemake again"
+        memory.keep(Failure.PERMANENT, line)
+        print(f"interrupted: {line}", file=sys.stderr)
         raise
     if code == 0:
         return 0
