@@ -114,14 +114,16 @@ def _relevant(node: ast.AST, name: str, values: list) -> list:
         return [keyword for keyword in values if keyword.arg not in words or not _is_text(keyword.value)]
     if isinstance(node, ast.JoinedStr):
         return _joined(values)
-    return [value for value in values if not _does_nothing(value)]
+    if name in ("body", "orelse", "finalbody"):
+        return [statement for statement in values if not _does_nothing(statement)]
+    return values
 
 
-def _does_nothing(node: object) -> bool:
-    """Return whether a node is a statement without effect: a docstring, another string by itself, or `pass`."""
-    if isinstance(node, ast.Expr):
-        return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-    return isinstance(node, ast.Pass)
+def _does_nothing(statement: ast.stmt) -> bool:
+    """Return whether a statement has no effect: a docstring, another string by itself, or `pass`."""
+    if isinstance(statement, ast.Expr):
+        return isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)
+    return isinstance(statement, ast.Pass)
 
 
 def _function_name(function: ast.expr) -> str:
