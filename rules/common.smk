@@ -56,7 +56,7 @@ BIN = "" if workflow.deployment_settings.deployment_method else f"{Path(sys.exec
 shell.prefix(
     f"set -euo pipefail; export PATH={quote(BIN)}$PATH PYTHONPATH={quote(str(ROOT / 'lib'))} "
     f"SCRIPTS={quote(str(ROOT / 'workflow/scripts'))} "
-    f"CEREBRAS_PYTHON={quote(str(ROOT / STUDY.cerebras.python))}; "
+    f"CEREBRAS_PYTHON={quote(str(ROOT / STUDY.cerebras.python))} SPARSEFT_LOG_TRACEBACKS=1; "
     'on_gpus() {{ if [ "$1" = 0 ]; then CUDA_VISIBLE_DEVICES= "${{@:2}}"; '
     'else python "$SCRIPTS/on_gpus.py" --gpus "$1" -- "${{@:2}}"; fi; }}; '
 )

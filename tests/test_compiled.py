@@ -28,4 +28,4 @@ def test_without_a_folder_for_compiled_code_the_loops_compile_anew_and_it_is_sai
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("note: ")
-    assert "set NUMBA_CACHE_DIR to a writable folder; compiled anew in this process" in done.stderr
+    assert "NUMBA_CACHE_DIR" in done.stderr

@@ -1,5 +1,6 @@
 """The configuration: what it refuses."""
 
+import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def test_a_seed_fits_into_an_int64(path):
         return changed(path, [seed] if path == "grid.seeds" else seed)
 
     parse_section(Config, section(2**63 - 1), "configuration")
-    with pytest.raises(InputError, match="should be less than 9223372036854775808"):
+    with pytest.raises(InputError, match=rf"{re.escape(path)}.*9223372036854775808"):
         parse_section(Config, section(2**63), "configuration")
 
 
@@ -38,13 +39,13 @@ def test_a_seed_fits_into_an_int64(path):
                                   "throughput.warmup_steps", "perplexity.context", "resources.memory_mb",
                                   "masks.calibration_examples", "tasks.boolq_mini.train_examples"])  # fmt: skip
 def test_a_count_is_at_most_a_thousand_million(path):
-    with pytest.raises(InputError, match="should be less than or equal to 1000000000, not 1000000001"):
+    with pytest.raises(InputError, match=rf"{re.escape(path)}.* 1000000000, .*1000000001"):
         parse_section(Config, changed(path, 10**9 + 1), "configuration")
 
 
 @pytest.mark.parametrize("path", ["training.batch_size", "training.lora_r"])
 def test_a_batch_and_a_rank_are_at_most_65536(path):
-    with pytest.raises(InputError, match="should be less than or equal to 65536"):
+    with pytest.raises(InputError, match=rf"{re.escape(path)}.* 65536, .*65544"):
         parse_section(Config, changed(path, 65544), "configuration")
 
 
@@ -60,101 +61,85 @@ def test_every_configuration_file_is_valid():
 @pytest.mark.parametrize(
     ("path", "value", "line"),
     [
-        ("grid.sparsitys", [0], "grid.sparsitys: unknown key"),
-        ("grdi", {}, "grdi: unknown key"),
-        ("grid.sparsities", [100], "grid.sparsities.0: Input should be less than 100, not 100"),
-        ("grid.sparsities", [], "grid.sparsities: List should have at least 1 item"),
-        ("grid.sparsities", [50, 50], "grid: sparsities lists a value twice"),
-        ("grid.sparsities", "50", "grid.sparsities: Input should be a valid list, not '50'"),
-        (
-            "grid.methods",
-            ["wandering"],
-            "grid.methods.0: Input should be 'unstructured', 'structured', 'semistructured', 'random', ",
-        ),
-        (
-            "grid.methods",
-            ["random_magnitude"],
-            "grid.methods.0: Input should be 'unstructured', 'structured', 'semistructured', 'random', ",
-        ),
-        ("grid.models", ["llama"], "grid asks for model 'llama', which models: does not describe"),
-        ("training.lora_dropout", 0.1, "training.lora_dropout: sparse_to_sparse multiplies by (W + s B A) * M at once"),
-        ("training.lora_targets", ["qproj"], "training.lora_targets.0: Input should be 'q_proj', 'k_proj', "),
-        ("training.gradient", "biased", "training.gradient: Input should be 'exact' or 'straight_through'"),
-        ("training.shard_model", True, "training: a divided model keeps neither states nor W'"),
-        ("throughput.batch_sizes", [8, 0], "throughput.batch_sizes.1: Input should be greater than 0, not 0"),
-        ("throughput.batch_sizes", [], "throughput.batch_sizes: List should have at least 1 item"),
-        ("throughput.batch_sizes", [8, 8], "throughput: batch_sizes lists a value twice"),
-        ("throughput.methods", ["best"], "throughput.methods.0: Input should be 'unstructured', 'structured', "),
-        ("throughput.methods", ["structured"], "throughput.methods asks for structured, which grid.methods lacks"),
-        ("throughput.sparsities", [0, 51], "throughput.sparsities asks for 51, which grid.sparsities lacks"),
-        ("throughput.sequence_length", 1, "throughput.sequence_length: Input should be greater than or equal to 2"),
-        ("resources.processes", 3, "3 processes cannot share 1 micro-batches a step; set training.micro_batch_size to"),
-        ("backend", "tpu", "backend: Input should be 'torch', 'cerebras' or 'modelzoo', not 'tpu'"),
-        ("cerebras.target", "GPU", "cerebras.target: Input should be 'CSX' or 'CPU', not 'GPU'"),
-        ("grid.modes", ["sparse"], "grid.modes.0: Input should be 'sparse_to_dense' or 'sparse_to_sparse'"),
-        (
-            "grid.methods",
-            ["semistructured"],
-            "semistructured: 30 % is no N:4; ask for sparsities 0, 25, 50, 75, or set",
-        ),
-        ("masks.scope", "column", "masks.scope: Input should be 'layer', 'row' or 'global', not 'column'"),
-        ("training.steps", "many", "training.steps: Input should be a valid integer, unable to parse string"),
-        ("training.steps", 0, "training.steps: Input should be greater than 0"),
-        ("training.micro_batch_size", 3, "training: micro_batch_size 3 does not divide batch_size 8"),
-        ("tasks.boolq_mini.training", {"step": 3}, "tasks.boolq_mini.training: step: unknown key"),
+        ("grid.sparsitys", [0], "grid.sparsitys: unknown"),
+        ("grdi", {}, "grdi: unknown"),
+        ("grid.sparsities", [100], "grid.sparsities.0: .*less than 100"),
+        ("grid.sparsities", [], "grid.sparsities: .*at least 1 item"),
+        ("grid.sparsities", [50, 50], "grid: sparsities .*twice"),
+        ("grid.sparsities", "50", "grid.sparsities: .* list, .*'50'"),
+        ("grid.methods", ["wandering"], "grid.methods.0: .*'unstructured'.*'wandering'"),
+        ("grid.methods", ["random_magnitude"], "grid.methods.0: .*'unstructured'.*'random_magnitude'"),
+        ("grid.models", ["llama"], "grid .*model 'llama'"),
+        ("training.lora_dropout", 0.1, "training.lora_dropout: .*sparse_to_sparse"),
+        ("training.lora_targets", ["qproj"], "training.lora_targets.0: .*'q_proj'.*'qproj'"),
+        ("training.gradient", "biased", "training.gradient: .*'exact' or 'straight_through'"),
+        ("training.shard_model", True, "training: .*divided model"),
+        ("throughput.batch_sizes", [8, 0], "throughput.batch_sizes.1: .*greater than 0"),
+        ("throughput.batch_sizes", [], "throughput.batch_sizes: .*at least 1 item"),
+        ("throughput.batch_sizes", [8, 8], "throughput: batch_sizes .*twice"),
+        ("throughput.methods", ["best"], "throughput.methods.0: .*'unstructured'.*'best'"),
+        ("throughput.methods", ["structured"], "throughput.methods .*structured.* grid.methods"),
+        ("throughput.sparsities", [0, 51], "throughput.sparsities .*51.* grid.sparsities"),
+        ("throughput.sequence_length", 1, "throughput.sequence_length: .*equal to 2"),
+        ("resources.processes", 3, "3 processes .*micro-batches.*training.micro_batch_size"),
+        ("backend", "tpu", "backend: .*'torch', 'cerebras' or 'modelzoo', .*'tpu'"),
+        ("cerebras.target", "GPU", "cerebras.target: .*'CSX' or 'CPU', .*'GPU'"),
+        ("grid.modes", ["sparse"], "grid.modes.0: .*'sparse_to_dense' or 'sparse_to_sparse'"),
+        ("grid.methods", ["semistructured"], "semistructured: 30 % .*N:4.* 0, 25, 50, 75\\b"),
+        ("masks.scope", "column", "masks.scope: .*'layer', 'row' or 'global', .*'column'"),
+        ("training.steps", "many", "training.steps: .*integer.*'many'"),
+        ("training.steps", 0, "training.steps: .*greater than 0"),
+        ("training.micro_batch_size", 3, "training: micro_batch_size 3 .*batch_size 8"),
+        ("tasks.boolq_mini.training", {"step": 3}, "tasks.boolq_mini.training: step: unknown"),
         ("tasks.boolq_mini.train_examples", None, "tasks.boolq_mini is generated"),
         ("tasks.boolq_mini.hub", "org/boolq", "tasks.boolq_mini is generated"),
-        ("tasks.boolq", {"hub": "boolq"}, "tasks.boolq.hub: String should match pattern"),
-        ("tasks.boolq", {"hub": "org/boolq", "local": "boolq"}, "tasks.boolq: local and hub are two sources: give one"),
-        ("tasks.boolq", {"local": ""}, "tasks.boolq.local: String should have at least 1 character"),
-        ("perplexity", {"local": "a", "hub": "b/c"}, "perplexity: local and hub are two sources: give one"),
-        ("perplexity", {"context": 1}, "perplexity.context: Input should be greater than or equal to 2"),
-        ("models.smollm2.source", "ftp:x", "models.smollm2.source: String should match pattern"),
-        ("models.smollm2.sha256", None, "models.smollm2: a pypi: source needs the sha256 of its wheel"),
-        ("models.other", {"source": "mdl:x.bin"}, "models.other.source: String should match pattern"),
-        ("models.a-b", {"source": "path:x"}, "models.a-b: String should match pattern"),
-        (
-            "models.smollm2.source",
-            "path:x",
-            "models.smollm2: sha256 is that of a wheel, and nothing checks it for path:x",
-        ),
-        ("training.steps", True, "training: steps is not a yes/no question: write a number or a text"),
-        ("training.weight_decay", True, "training: weight_decay is not a yes/no question"),
-        ("grid.sparsities", [False, 50], "grid: sparsities is not a yes/no question"),
-        ("tasks.boolq_mini.training", {"steps": True}, "tasks.boolq_mini.training: steps is not a yes/no question"),
-        ("training.cache_weights", "maybe", "training.cache_weights: Input should be a valid boolean"),
-        ("training", None, "training: Input should be a valid dictionary"),
-        ("grid", None, "grid: Input should be a valid dictionary"),
-        ("tasks.boolq", None, "tasks.boolq: Input should be a valid dictionary"),
-        ("tasks.boolq", {"local": "null"}, "tasks.boolq: local: 'null' came as a text (--config has no null)"),
-        ("cerebras.lock", "None", "cerebras: lock: 'None' came as a text (--config has no null)"),
-        ("cerebras.lock", "", "cerebras.lock: String should have at least 1 character"),
-        ("grid.sparsities", ["5", 5], "grid: sparsities lists a value twice"),
-        ("grid.sparsities", ["0.50"], "grid.sparsities.0: Input should be a valid integer"),
-        ("grid.sparsities", "[0, 50]", "grid.sparsities: Input should be a valid list, not '[0, 50]'"),
-        ("tasks.boolq_mini.examples", 5, "tasks.boolq_mini.examples: unknown key"),
-        ("tasks.squad", {}, "tasks.squad: Input should be 'boolq', 'hellaswag', 'gsm8k', "),
+        ("tasks.boolq", {"hub": "boolq"}, "tasks.boolq.hub: .*pattern"),
+        ("tasks.boolq", {"hub": "org/boolq", "local": "boolq"}, "tasks.boolq: local and hub"),
+        ("tasks.boolq", {"local": ""}, "tasks.boolq.local: .*at least 1 character"),
+        ("perplexity", {"local": "a", "hub": "b/c"}, "perplexity: local and hub"),
+        ("perplexity", {"context": 1}, "perplexity.context: .*equal to 2"),
+        ("models.smollm2.source", "ftp:x", "models.smollm2.source: .*pattern"),
+        ("models.smollm2.sha256", None, "models.smollm2: .*pypi: .*sha256"),
+        ("models.other", {"source": "mdl:x.bin"}, "models.other.source: .*pattern"),
+        ("models.a-b", {"source": "path:x"}, "models.a-b: .*pattern"),
+        ("models.smollm2.source", "path:x", "models.smollm2: sha256 .*wheel.* path:x"),
+        ("training.steps", True, "training: steps .*yes/no"),
+        ("training.weight_decay", True, "training: weight_decay .*yes/no"),
+        ("grid.sparsities", [False, 50], "grid: sparsities .*yes/no"),
+        ("tasks.boolq_mini.training", {"steps": True}, "tasks.boolq_mini.training: steps .*yes/no"),
+        ("training.cache_weights", "maybe", "training.cache_weights: .*boolean"),
+        ("training", None, "training: .*dictionary"),
+        ("grid", None, "grid: .*dictionary"),
+        ("tasks.boolq", None, "tasks.boolq: .*dictionary"),
+        ("tasks.boolq", {"local": "null"}, "tasks.boolq: local: 'null' .*--config"),
+        ("cerebras.lock", "None", "cerebras: lock: 'None' .*--config"),
+        ("cerebras.lock", "", "cerebras.lock: .*at least 1 character"),
+        ("grid.sparsities", ["5", 5], "grid: sparsities .*twice"),
+        ("grid.sparsities", ["0.50"], "grid.sparsities.0: .*integer.*'0.50'"),
+        ("grid.sparsities", "[0, 50]", r"grid.sparsities: .* list, .*'\[0, 50\]'"),
+        ("tasks.boolq_mini.examples", 5, "tasks.boolq_mini.examples: unknown"),
+        ("tasks.squad", {}, "tasks.squad: .*'boolq'.*'hellaswag'.*'gsm8k'"),
     ],
 )
 def test_a_fault_is_one_line_that_names_its_place(path, value, line):
     with pytest.raises(InputError) as caught:
         parse_section(Config, changed(path, value), "configuration")
     message = str(caught.value)
-    assert message.startswith(f"configuration: {line}"), message
-    assert message.endswith("; config/schema.json describes every key")
+    assert re.match(f"configuration: {line}", message), message
+    assert "config/schema.json" in message
     assert "\n" not in message
 
 
 def test_several_processes_are_not_for_the_wafer():
     raw = changed("resources.processes", 2)
     raw |= {"backend": "cerebras", "training": {"batch_size": 8, "micro_batch_size": 4}}
-    with pytest.raises(InputError, match=r"resources.processes: Cerebras' backends train in one; more systems"):
+    with pytest.raises(InputError, match=r"resources\.processes: .*Cerebras"):
         parse_section(Config, raw, "configuration")
 
 
 def test_a_schedule_that_the_wafer_cannot_have_is_refused_before_anything_runs():
     raw = changed("training", {"cache_weights": True}) | {"backend": "cerebras"}
-    with pytest.raises(InputError, match=r"training.cache_weights: Cerebras' backends have none"):
+    with pytest.raises(InputError, match=r"training\.cache_weights: .*Cerebras"):
         parse_section(Config, raw, "configuration")
 
 
@@ -163,7 +148,7 @@ def test_the_systems_share_every_batch_evenly(name):
     sizes = {"batch_size": 6, "evaluation_batch_size": 6} | {name: 4}
     raw = changed("training", {"batch_size": sizes["batch_size"], "micro_batch_size": 1})
     raw |= {"backend": "cerebras", "cerebras": {"num_csx": 3}, "evaluation_batch_size": sizes["evaluation_batch_size"]}
-    with pytest.raises(InputError, match=f"cerebras.num_csx 3 does not divide {name} 4; choose a divisor"):
+    with pytest.raises(InputError, match=rf"cerebras\.num_csx 3 .*{name} 4\b"):
         parse_section(Config, raw, "configuration")
 
 
@@ -205,9 +190,8 @@ def test_text_of_the_command_line_is_read_as_what_it_says():
 
 def test_a_key_that_every_task_of_the_grid_replaces_is_said():
     raw = changed("tasks.hellaswag_mini.training", {"steps": 5}) | {"training": {"steps": 3, "lora_r": 4}}
-    assert parse_section(Config, raw, "configuration").unused_training() == [
-        "training.steps 3 is used by no task of the grid: tasks.hellaswag_mini.training.steps is 5"
-    ]
+    (sentence,) = parse_section(Config, raw, "configuration").unused_training()
+    assert re.match(r"training\.steps 3 .*tasks\.hellaswag_mini\.training\.steps .*5$", sentence)
     raw["grid"]["tasks"] = ["hellaswag_mini", "boolq_mini"]
     assert parse_section(Config, raw, "configuration").unused_training() == []
 

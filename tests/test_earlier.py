@@ -28,10 +28,9 @@ def test_the_model_the_masks_and_the_runs_of_an_earlier_version_are_named(study)
     planned += paths(
         f"{RUNS}/old/adapter", f"{RUNS}/old/train.json", f"{RUNS}/new/train.json", f"{RUNS}/untrained/merge.json"
     )
-    assert made_again(planned) == (
-        f"models/m, 2 masks, 2 runs in results/runs: made by an earlier version (sparseft 0.1.0, now {sparseft.__version__}),"
-        " and made again, because the code that makes them has changed"
-    )
+    line = made_again(planned)
+    assert line.startswith("models/m, 2 masks, 2 runs in results/runs: ")
+    assert f"sparseft 0.1.0, now {sparseft.__version__}" in line
 
 
 def test_nothing_is_said_if_nothing_of_it_is_made_again(study):

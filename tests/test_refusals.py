@@ -41,7 +41,7 @@ def altered(folder, change) -> Checkpoint:
 )
 def test_a_model_with_a_tensor_missing_is_not_filled_at_random(tmp_path, name):
     checkpoint = altered(tmp_path / "m", lambda weights: weights.pop(name))
-    with pytest.raises(InputError, match="does not fit its config.json"):
+    with pytest.raises(InputError, match=r"fit its config\.json"):
         load_model(checkpoint.folder, torch.device("cpu"))
 
 
@@ -49,7 +49,7 @@ def test_a_model_with_more_layers_on_disk_than_configured_is_refused(tmp_path):
     folder = save_tiny("llama", tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
-    with pytest.raises(InputError, match="does not fit its config.json"):
+    with pytest.raises(InputError, match=r"fit its config\.json"):
         load_model(folder, torch.device("cpu"))
 
 
@@ -62,13 +62,11 @@ def test_a_projection_with_a_bias_is_refused_since_the_adapter_layers_have_none(
 def test_a_model_is_not_computed_in_another_dtype_than_that_of_its_files(tmp_path):
     folder = save_tiny("llama", tmp_path / "m")
     change_json(folder / "config.json", dtype="float16")
-    with pytest.raises(
-        InputError, match=r"m: .* is BF16, and its config\.json makes a model in float16; prepare the model"
-    ):
+    with pytest.raises(InputError, match=r"m: .* is BF16, .*config\.json .*float16"):
         load_model(folder, torch.device("cpu"))
     change_json(folder / "config.json", dtype="bfloat16")
     mixed = altered(tmp_path / "mixed", lambda weights: weights.update({"model.norm.weight": torch.ones(32)}))
-    with pytest.raises(InputError, match=r"model\.norm\.weight is F32, and its config\.json makes a model in bfloat16"):
+    with pytest.raises(InputError, match=r"model\.norm\.weight is F32, .*config\.json .*bfloat16"):
         load_model(mixed.folder, torch.device("cpu"))
     assert load_model(folder, torch.device("cpu"))[0].dtype == torch.bfloat16
 
@@ -79,7 +77,7 @@ def test_a_model_is_not_computed_in_another_dtype_than_that_of_its_files(tmp_pat
 def test_no_mask_of_a_checkpoint_that_does_not_fit_its_config_json(tmp_path, method, change):
     folder = save_tiny("llama", tmp_path / "m")
     change_json(folder / "config.json", **change)
-    with pytest.raises(InputError, match=r"m: does not fit its config\.json: \d+ tensors "):
+    with pytest.raises(InputError, match=r"m: .*config\.json: \d+ tensors "):
         compute_masks(Checkpoint(folder), method, [0 if method == "dense" else 50], seed=0)
 
 
@@ -87,14 +85,14 @@ def test_no_mask_of_a_checkpoint_that_does_not_fit_its_config_json(tmp_path, met
 @pytest.mark.parametrize("method", ["random", "dense"])
 def test_a_method_that_reads_no_weight_makes_no_mask_of_weights_that_are_no_numbers(tmp_path, method, name):
     checkpoint = altered(tmp_path / "m", lambda weights: weights[name].view(-1)[-1:].fill_(float("nan")))
-    with pytest.raises(InputError, match=f"m: {name} holds NaN or infinity; repair or replace the checkpoint"):
+    with pytest.raises(InputError, match=f"m: {name} .*NaN or infinity"):
         compute_masks(checkpoint, method, [0 if method == "dense" else 50], seed=0)
 
 
 @pytest.mark.parametrize(("name", "fault"), [
-    ("hellaswag_mini", r"^hellaswag_mini: validation prompts with their choices: 2 of 4 have more tokens than the 512 .*, number 2 first, the longest"),
-    ("gsm8k_mini", r"^gsm8k_mini: validation prompts with .* and 24 tokens for the answer: 2 of 4 have more tokens than the 512 .*, number 2 first, the longest"),
-    ("gsm8k", r"worked examples and 256 tokens for the answer: 4 of 4 .*, number 1 first, the longest"),
+    ("hellaswag_mini", r"^hellaswag_mini: validation .*choices: 2 of 4 .*512 .*number 2 first"),
+    ("gsm8k_mini", r"^gsm8k_mini: validation .* 24 tokens .*: 2 of 4 .*512 .*number 2 first"),
+    ("gsm8k", r"^gsm8k: .*worked examples .*256 tokens .*: 4 of 4 .*number 1 first"),
 ])  # fmt: skip
 def test_prompts_longer_than_the_context_are_counted_and_refused_not_cut(tiny_llama, name, fault):
     mini = name if name.endswith("_mini") else f"{name}_mini"
@@ -113,7 +111,7 @@ def test_a_prompt_that_is_too_long_has_the_number_of_its_row_though_others_share
     rows = {split: get_task("boolq_mini").generate(split, 4, 0) for split in ("train", "validation")}
     first, _, _, last = rows["validation"]
     rows["validation"] = [first, first, first, {**last, "passage": "so " * 300}]
-    fault = "boolq_mini: validation prompts with their choices: 1 of 4 have more tokens than the 512 .*, number 4 first"
+    fault = "boolq_mini: validation .*choices: 1 of 4 .*512 .*number 4 first"
     with pytest.raises(InputError, match=fault):
         evaluate(*load_model(tiny_llama.folder, torch.device("cpu")), get_task("boolq_mini"), rows, 4)
 
@@ -121,7 +119,7 @@ def test_a_prompt_that_is_too_long_has_the_number_of_its_row_though_others_share
 def test_a_model_folder_with_an_adapter_in_it_is_not_opened_loaded_or_prepared(tmp_path):
     folder = save_tiny("llama", tmp_path / "m")
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}')
-    fault = r"m/adapter_config\.json: an adapter in a model folder, .*; merge the adapter into the model, or move it"
+    fault = r"m/adapter_config\.json: .*adapter in a model folder"
     with pytest.raises(InputError, match=fault):
         Checkpoint(folder)
     with pytest.raises(InputError, match=fault):
@@ -134,7 +132,7 @@ def test_a_model_folder_with_an_adapter_in_it_is_not_opened_loaded_or_prepared(t
 def test_a_tokenizer_that_cannot_end_an_answer_is_refused(tmp_path):
     folder = save_tiny("llama", tmp_path / "m")
     change_json(folder / "tokenizer_config.json", eos_token=None)
-    with pytest.raises(InputError, match="the tokenizer has no end-of-sequence token; name eos_token"):
+    with pytest.raises(InputError, match="end-of-sequence.*eos_token"):
         load_model(folder, torch.device("cpu"))
 
 

@@ -58,14 +58,14 @@ def test_a_pickle_in_a_mask_is_refused(tmp_path, evil, zipped):
 def test_a_pickle_in_a_saved_state_is_left_aside(tmp_path, evil, capsys, zipped):
     torch.save({"identity": "mine", "progress": evil}, tmp_path / "state.pt", _use_new_zipfile_serialization=zipped)
     assert read_state(tmp_path / "state.pt", "mine") is None
-    assert "state.pt is damaged: the training starts from its beginning" in capsys.readouterr().err
+    assert "state.pt is damaged" in capsys.readouterr().err
 
 
 def test_a_model_of_pickles_is_refused_unopened(tmp_path, evil):
     folder = save_tiny("llama", tmp_path / "m")
     (folder / "model.safetensors").unlink()
     torch.save({"model.norm.weight": evil}, folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"pickles \(\*\.bin\) are not read, for they can run code"):
+    with pytest.raises(InputError, match=r"pickles \(\*\.bin\)"):
         prepare_model(Model(source=f"path:{folder}"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -109,7 +109,7 @@ def test_a_name_that_leaves_its_folder_names_no_run(name, kind):
 @pytest.mark.parametrize("length", [2**63, 2**40, 100_000_001, 20])
 def test_a_safetensors_header_that_claims_more_than_the_file_is_refused_unread(tmp_path, length):
     (tmp_path / "model.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}")
-    with pytest.raises(InputError, match="truncated, or not a safetensors file"):
+    with pytest.raises(InputError, match="truncated"):
         read_header(tmp_path / "model.safetensors")
 
 

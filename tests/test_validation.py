@@ -1,6 +1,7 @@
 """The proof of sparsity: what passes, what fails, and what the report says of it."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -93,9 +94,8 @@ def test_pruned_weights_under_the_tolerance_are_shown_and_are_no_zeros(pruned, m
     assert (report["max_abs_pruned"], row["max_abs_pruned"], row["within_tolerance"]) == (2**-10, 2**-10, 3)
     assert report["sparsity_within_tolerance"] == report["expected_sparsity"]
     assert report["actual_sparsity"] == pytest.approx(report["expected_sparsity"] - 3 / weights, abs=1e-12)
-    assert report["not_checked"] == [
-        "Pruned weights up to the tolerance of 0.001 passed as zeros: 3 are not exactly zero."
-    ]
+    (sentence,) = report["not_checked"]
+    assert re.search(r"tolerance of 0\.001 .*\b3\b", sentence)
 
 
 def test_the_largest_pruned_weight_is_shown_above_the_tolerance_too(pruned, mask, tiny_llama):
@@ -119,10 +119,9 @@ def test_a_norm_times_three_passes_without_a_base_and_the_report_says_what_was_n
     save_file(weights, file, metadata={"format": "pt"})
     alone, compared = (validate(Checkpoint(pruned.folder), mask, base=base) for base in (None, tiny_llama))
     assert (alone["passed"], alone["mask_of_base"], alone["tensors_outside_checked"]) == (True, None, 0)
-    assert alone["not_checked"] == [
-        "The tensors outside the mask were compared with nothing, because no base was given.",
-        "The mask may belong to another base, because no base was given.",
-    ]
+    outside, mask_base = alone["not_checked"]
+    assert "outside the mask" in outside
+    assert "another base" in mask_base
     assert (compared["passed"], compared["not_checked"]) == (False, [])
 
 
@@ -130,11 +129,11 @@ def test_the_script_s_line_says_what_was_not_checked(tmp_path, tiny_llama, prune
     write_mask(tmp_path / "m.pt", mask)
     flags = ["--checkpoint", pruned.folder, "--mask_path", tmp_path / "m.pt", "--output", tmp_path / "report.json"]
     done = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True, check=True)
-    assert done.stderr == (
-        "passed: 14 of 14 layers checked, 0 violations, largest pruned weight 0. "
-        "The tensors outside the mask were compared with nothing, because no base was given. "
-        "The mask may belong to another base, because no base was given.\n"
-    )
+    open_points = json.loads((tmp_path / "report.json").read_text())["not_checked"]
+    assert len(open_points) == 2
+    assert re.match(r"passed: 14 of 14 layers .*\b0 violations", done.stderr)
+    assert all(sentence in done.stderr for sentence in open_points)
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_negative_zero_is_zero(pruned, mask):
@@ -196,7 +195,7 @@ def test_a_tensor_that_only_one_side_has_is_named_and_another_model_refused(tiny
     save_file({**weights, "extra": torch.ones(1)}, file)
     report = validate(Checkpoint(pruned.folder), mask, base=tiny_llama)
     assert (report["passed"], report["tensors_outside_changed"]) == (False, ["extra", "model.norm.weight"])
-    with pytest.raises(InputError, match="another config.json than the checkpoint's"):
+    with pytest.raises(InputError, match=r"config\.json"):
         validate(pruned, mask, base=Checkpoint(tiny_models["mistral"]))
 
 

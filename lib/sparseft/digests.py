@@ -1,30 +1,50 @@
-"""Digests of code: what a script runs of this library, by content.
+"""Digests of the code that a script runs from this library.
 
-Snakemake does not see edits in a library, and takes a touched or freshly cloned script for a changed one. A digest of
-the script and of exactly the modules that it imports, in `params`, reruns what an edit concerns and nothing else.
+Snakemake does not see an edit of a library, and takes a touched or freshly cloned script for a changed one. A digest in
+`params` covers the script and exactly the modules that it imports. An edit reruns what it concerns, and nothing else.
+
+The digest is that of the syntax tree without the words that no result depends on: comments, formatting, docstrings, the
+help texts of argparse, the descriptions of pydantic's fields. Every other string is code, error messages included:
+run_on_appliance.py decides by what a trainer printed.
 """
 
 import ast
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 PACKAGE = "sparseft"
 
+_PARSER_WORDS = frozenset({"description", "epilog"})
+_GROUP_WORDS = frozenset({"title", "description"})
+# Function -> its keywords that only a reader sees.
+WORDS = {
+    "ArgumentParser": _PARSER_WORDS,
+    "add_parser": _PARSER_WORDS | {"help"},
+    "add_subparsers": _GROUP_WORDS | {"help", "metavar"},
+    "add_argument_group": _GROUP_WORDS,
+    "add_argument": frozenset({"help", "metavar"}),
+    "Field": frozenset({"description", "title", "examples"}),
+}
+# The expressions that such a keyword may consist of: text that computes is code.
+_TEXT = (ast.Constant, ast.JoinedStr, ast.FormattedValue, ast.Name, ast.List, ast.Tuple, ast.expr_context)
+
 
 def code_digest(script: Path, lib: Path, without: tuple[str, ...] = ()) -> str:
-    """sha256 over the contents of `script` and of the modules under `lib`/sparseft that it imports, transitively.
+    """Return the sha256 of `script` and of the modules under `lib`/sparseft that it imports, directly or not.
 
-    `without`: modules, such as "sparseft.pruning.calibration", that this use of the script never comes to import."""
-    digest = hashlib.sha256(script.read_bytes())
+    `without`: modules, such as "sparseft.pruning.calibration", that this use of the script never imports."""
+    digest = hashlib.sha256(read_code(script.read_bytes()).canonical)
     for module in imported_modules(script, lib, without):
-        digest.update(f"\n{module.relative_to(lib).as_posix()}\n".encode() + module.read_bytes())
+        digest.update(f"\n{module.relative_to(lib).as_posix()}\n".encode() + read_code(module.read_bytes()).canonical)
     return digest.hexdigest()
 
 
 def imported_modules(script: Path, lib: Path, without: tuple[str, ...] = ()) -> list[Path]:
-    """The package's files that `script` imports, anywhere in it and in them; sorted, packages' __init__ included."""
+    """Return the package's files that `script` and its imports import anywhere; sorted, packages' __init__ included."""
     found: set[Path] = set()
     queue = [script]
     while queue:
@@ -34,18 +54,110 @@ def imported_modules(script: Path, lib: Path, without: tuple[str, ...] = ()) -> 
     return sorted(found)
 
 
-@cache  # every script imports much the same, and parsing is most of the time that this takes
-def _imported_files(source: bytes, lib: Path, without: tuple[str, ...]) -> frozenset[Path]:
-    """The files that the imports of one source run."""
-    names = {name for name in _imported_names(source) if not name.startswith(without)}
-    return frozenset(file for name in names for file in _files(name, lib))
+@dataclass(frozen=True)
+class Code:
+    """A source without the words that no result depends on, and the package's modules that it may import."""
+
+    canonical: bytes
+    imports: frozenset[str]
+
+
+@cache  # Every script imports much the same modules, and parsing takes half of the time.
+def read_code(source: bytes) -> Code:
+    """Return the code of a source. `canonical` is the same for all sources with the same code, in Python 3.11 to 3.13.
+
+    `ast.dump` would differ between them: each has fields that the one before does not have, empty in most nodes."""
+    tree = ast.parse(source)
+    parts: list[str] = []
+    _write(tree, parts)
+    return Code("".join(parts).encode(), _imported_names(tree))
+
+
+def _write(node: ast.AST, parts: list[str]) -> None:
+    """Append a node as `Type(field=value,...)`. Fields without a value are left out, so each text means one tree."""
+    parts.append(f"{type(node).__name__}(")
+    if isinstance(node, ast.Constant):
+        parts.append(f"{node.value!a})")  # `repr` follows the version of Unicode.
+        return
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if value is None or name == "ctx":  # Where an expression stands says whether it is read or written.
+            continue
+        if isinstance(value, list):
+            value = _relevant(node, name, value)
+            if not value:
+                continue
+        parts.append(f"{name}=")
+        _write_value(value, parts)
+        parts.append(",")
+    parts.append(")")
+
+
+def _write_value(value: object, parts: list[str]) -> None:
+    """Append the value of a field: a node, a list, or a number or name of Python's."""
+    if isinstance(value, ast.AST):
+        _write(value, parts)
+    elif isinstance(value, list):
+        parts.append("[")
+        for element in value:
+            _write_value(element, parts)
+            parts.append(",")
+        parts.append("]")
+    else:
+        parts.append(ascii(value))
+
+
+def _relevant(node: ast.AST, name: str, values: list) -> list:
+    """Return the elements of a list in a node that can change what the code computes."""
+    if isinstance(node, ast.Call) and name == "keywords":
+        words = WORDS.get(_function_name(node.func), ())
+        return [keyword for keyword in values if keyword.arg not in words or not _is_text(keyword.value)]
+    if isinstance(node, ast.JoinedStr):
+        return _joined(values)
+    if name in ("body", "orelse", "finalbody"):
+        return [statement for statement in values if not _does_nothing(statement)]
+    return values
+
+
+def _does_nothing(statement: ast.stmt) -> bool:
+    """Return whether a statement has no effect: a docstring, another string by itself, or `pass`."""
+    if isinstance(statement, ast.Expr):
+        return isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)
+    return isinstance(statement, ast.Pass)
+
+
+def _function_name(function: ast.expr) -> str:
+    """Return the last name of what is called: `add_argument` of `parser.add_argument`; empty if it has none."""
+    return getattr(function, "attr", getattr(function, "id", ""))
+
+
+def _is_text(value: ast.expr) -> bool:
+    """Return whether an expression only puts text together: it calls nothing that could have an effect."""
+    return all(isinstance(node, _TEXT) for node in ast.walk(value))
+
+
+def _joined(values: list[ast.expr]) -> list[ast.expr]:
+    """Return the parts of an f-string with neighbouring constants as one, which Python's versions divide differently."""
+    parts: list[ast.expr] = []
+    for constant, group in groupby(values, key=lambda value: isinstance(value, ast.Constant)):
+        if not constant:
+            parts += group
+        elif text := "".join(part.value for part in group):
+            parts.append(ast.Constant(text))
+    return parts
 
 
 @cache
-def _imported_names(source: bytes) -> frozenset[str]:
-    """Dotted names of the package that a source imports; `from a import b` may name a module a.b."""
+def _imported_files(source: bytes, lib: Path, without: tuple[str, ...]) -> frozenset[Path]:
+    """Return the files that the imports of one source run."""
+    names = {name for name in read_code(source).imports if not name.startswith(without)}
+    return frozenset(file for name in names for file in _files(name, lib))
+
+
+def _imported_names(tree: ast.Module) -> frozenset[str]:
+    """Return the dotted names of the package that a module imports; `from a import b` may name a module a.b."""
     names = set()
-    for node in _statements(ast.parse(source)):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -54,16 +166,16 @@ def _imported_names(source: bytes) -> frozenset[str]:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """A node and the statements in it, at any depth; no expression imports, and they are nine of ten nodes."""
+    """Yield a node and the statements in it, at any depth. No expression imports, and nine of ten nodes are expressions."""
     yield node
     for name in ("body", "orelse", "finalbody", "handlers", "cases"):
-        inner = getattr(node, name, None)  # a lambda's body is an expression
+        inner = getattr(node, name, None)  # A lambda's body is an expression.
         for statement in inner if isinstance(inner, list) else ():
             yield from _statements(statement)
 
 
 def _files(name: str, lib: Path) -> list[Path]:
-    """The files that importing a dotted name runs: each package's __init__, and the module."""
+    """Return the files that importing a dotted name runs: each package's __init__, and the module."""
     parts = name.split(".")
     paths = [lib.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
     paths.append(lib.joinpath(*parts).with_suffix(".py"))

@@ -1,9 +1,19 @@
-"""Bad input, told in one line: what is wrong, and how to mend it."""
+"""Errors as a script reports them: one line on stderr, with the traceback above it if that is asked for.
 
+SPARSEFT_DEBUG=1 asks for the traceback of every error. The rules of the workflow set SPARSEFT_LOG_TRACEBACKS=1, because
+the stderr of their scripts is a log: it gets the traceback of every error but an InputError, which the user can mend.
+"""
+
+import os
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+
+MARK = "traceback | "  # Begins each line of a traceback: it tells a log's reader what is no message.
+_PACKAGE = Path(__file__).resolve().parent
+_PROJECT = _PACKAGE.parents[1]
+_OWN_CODE = (_PACKAGE, _PROJECT / "workflow/scripts")
 
 
 class InputError(ValueError):
@@ -17,23 +27,49 @@ class InputError(ValueError):
 
 
 def run_script(main: Callable[[], int]) -> None:
-    """Exit with `main`'s code. An error of any kind is one line on stderr and code 2; Ctrl-C is code 130, as in a shell."""
+    """Exit with the code that `main` returns. An error is one line on stderr and code 2; Ctrl-C is one line and code 130."""
     try:
         code = main()
     except KeyboardInterrupt:
-        sys.exit(130)
-    except InputError as error:
-        sys.exit(_report(str(error)))
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        sys.exit(_report(f"{place}{error.strerror or error}; check the path, its permissions and the free space"))
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)  # as in a shell
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
-        sys.exit(_report(f"{what}; check the input, and if it is right report this line"))
+        print_traceback(error)
+        print("error: " + " ".join(_message(error).split()), file=sys.stderr)
+        sys.exit(2)
     sys.exit(code)
 
 
-def _report(line: str) -> int:
-    print("error: " + " ".join(line.split()), file=sys.stderr)
-    return 2
+def print_traceback(error: Exception) -> None:
+    """Print the traceback on stderr if debugging, or if stderr is a log and this is no InputError."""
+    if not (_is_set("SPARSEFT_DEBUG") or (_is_set("SPARSEFT_LOG_TRACEBACKS") and not isinstance(error, InputError))):
+        return
+    error.__suppress_context__ = False  # `raise InputError(...) from None` hides its cause from the user only
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    print("".join(f"{MARK}{line}\n" for line in lines), end="", file=sys.stderr)
+
+
+def own_place(error: Exception) -> str:
+    """Return the innermost line of this project that raised or passed on an error; a library's if there is none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place, file = frames[-1], Path(frames[-1].filename).name
+    for frame in frames:
+        path = Path(frame.filename).resolve()
+        if path != Path(__file__).resolve() and any(path.is_relative_to(folder) for folder in _OWN_CODE):
+            place, file = frame, path.relative_to(_PROJECT)
+    return f"{file}, line {place.lineno}, in {place.name}"
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "") not in ("", "0")
+
+
+def _message(error: Exception) -> str:
+    """Return what is wrong, where, and what to do about it."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or error}; check the path, its permissions and the free space"
+    what = f"{type(error).__name__}: {error} ({own_place(error)})"
+    return f"{what}; check the input, and if it is right report this line"

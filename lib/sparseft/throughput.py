@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -24,7 +23,7 @@ from accelerate import Accelerator
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.config import Resources, Throughput, Training
-from sparseft.errors import InputError
+from sparseft.errors import InputError, own_place, print_traceback
 from sparseft.grid import MEASURED, OUT_OF_MEMORY, SKIPPED
 from sparseft.processes import end_with_parent
 from sparseft.pruning.mask_ops import read_mask
@@ -168,8 +167,8 @@ def _child(sender: Connection, told: str, job: Job, batch_size: int, repeat: int
     except Exception as error:
         found = f"{type(error).__name__}: {error}".splitlines()[0]
         if not out_of_memory(error, device, job.memory_limit(device)):
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            found = InputError(f"batch size {batch_size}: {found} ({Path(place.filename).name}, line {place.lineno})",
+            print_traceback(error)
+            found = InputError(f"batch size {batch_size}: {found} ({own_place(error)})",
                                "check the input, and if it is right report this line")  # fmt: skip
     sender.send(found)
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from itertools import islice
@@ -84,16 +85,16 @@ def test_examples_are_filled_to_the_length_where_that_is_asked_for(inputs, tmp_p
 
 
 @pytest.mark.parametrize(("flags", "patch", "line"), [
-    (["--target", "CSX"], "", "error: throughput.steps 4: a rate of the wafer is that of 100 steps and more; set"),
-    (["--warmup_steps", 6], "", "error: --steps 6: none is left after 6 of warm-up; give more"),
-    (["--sequence_length", 40], "", "have more tokens than the 40 allowed"),
-    ([], UNTIMED_STEP, "error: 5 of 6 steps were timed; report this line"),
+    (["--target", "CSX"], "", "error: throughput.steps 4: .* 100 steps"),
+    (["--warmup_steps", 6], "", "error: --steps 6: .*6 of warm-up"),
+    (["--sequence_length", 40], "", "more tokens than the 40"),
+    ([], UNTIMED_STEP, "error: 5 of 6 steps were timed"),
     (["--target", "CSX", "--steps", 102], "", "knows no Cerebras appliance"),
 ])  # fmt: skip
 def test_what_cannot_be_measured_is_one_line(inputs, tmp_path, flags, patch, line):
     done = measure(inputs, tmp_path, *flags, patch=patch)
     assert done.returncode == 2
-    assert line in done.stderr.splitlines()[-1]
+    assert re.search(line, done.stderr.splitlines()[-1])
     assert not (tmp_path / "measurement.json").exists()
 
 

@@ -1,5 +1,7 @@
 """Bad input: one line, exit code 2, no adapter."""
 
+import re
+
 import pytest
 from runs import DEFAULT_PYTHON
 
@@ -17,17 +19,17 @@ CHANGES_THE_BASE = (
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"python": DEFAULT_PYTHON}, "has no cerebras-pytorch (No module named 'cerebras"),
-        ({"patch": OTHER_RELEASE}, "error: cerebras-pytorch 2.5.0; install 2.6.0 or 2.10.0"),
-        ({"job_labels": "name=a b"}, "error: cerebras: job_labels.0: String should match pattern"),
-        ({}, "knows no Cerebras appliance (config error: mgmt_address has no default value); run on the appliance's"),
-        ({"mount_dirs": "/no/such"}, "error: cerebras: Mount dir /no/such does not exist; correct it"),
+        ({"python": DEFAULT_PYTHON}, "has no cerebras-pytorch .*'cerebras"),
+        ({"patch": OTHER_RELEASE}, "error: cerebras-pytorch 2.5.0; .*2.6.0 or 2.10.0"),
+        ({"job_labels": "name=a b"}, "error: cerebras: job_labels.0: .*pattern"),
+        ({}, "no Cerebras appliance .*mgmt_address"),
+        ({"mount_dirs": "/no/such"}, "error: cerebras: .*/no/such does not exist"),
         ({"mask_path": "mistral_unstructured.pt"}, "mask of another model"),
-        ({"sequence_length": 40}, "examples: 44 of 44 have more tokens than the 40 allowed, number 1 first, the longest "),
-        ({"sequence_length": 513}, "error: cerebras.sequence_length 513: the model takes 512 tokens; lower it"),
-        ({"lora_dropout": 0.1}, "error: training.lora_dropout: sparse_to_sparse"),
-        ({"cache_weights": True}, "error: training.cache_weights: Cerebras' backends have none; set it to false"),
-        ({"patch": CHANGES_THE_BASE, "target": "CPU"}, "error: step 1 changed the frozen model.model.embed_tokens.weight"),
+        ({"sequence_length": 40}, "examples: 44 of 44 .* 40 .*number 1 first"),
+        ({"sequence_length": 513}, "error: cerebras.sequence_length 513: .*512 tokens"),
+        ({"lora_dropout": 0.1}, "error: training.lora_dropout: .*sparse_to_sparse"),
+        ({"cache_weights": True}, "error: training.cache_weights: .*Cerebras"),
+        ({"patch": CHANGES_THE_BASE, "target": "CPU"}, "error: step 1 changed .*model.model.embed_tokens.weight"),
     ],
 )  # fmt: skip
 def test_bad_input_is_told_in_one_line(inputs, tmp_path, options, line):
@@ -35,7 +37,7 @@ def test_bad_input_is_told_in_one_line(inputs, tmp_path, options, line):
         options = options | {"mask_path": inputs.folder / options["mask_path"]}
     done = inputs.train(tmp_path / "run", RUN, **options)
     assert done.returncode == 2
-    assert line in done.stderr.splitlines()[-1]
+    assert re.search(line, done.stderr.splitlines()[-1])
     assert [text.startswith("error: ") for text in done.stderr.splitlines()].count(True) == 1
     assert "Traceback" not in done.stderr
     left = {path.name for path in (tmp_path / "run").iterdir()} if (tmp_path / "run").exists() else set()
@@ -44,5 +46,5 @@ def test_bad_input_is_told_in_one_line(inputs, tmp_path, options, line):
 
 def test_nothing_is_compiled_for_the_cpu(inputs, tmp_path):
     done = inputs.train(tmp_path, RUN, "--compile_only", target="CPU")
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (
-        2, "error: target CPU compiles nothing; set cerebras.target to CSX")  # fmt: skip
+    assert done.returncode == 2
+    assert re.match("error: target CPU .*cerebras.target", done.stderr.splitlines()[-1])

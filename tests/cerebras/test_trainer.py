@@ -83,7 +83,7 @@ def test_a_training_that_was_killed_before_an_evaluation_makes_it(inputs, backen
 
 def test_an_adapter_is_of_the_last_step_or_not_written(inputs, backend, tmp_path):
     found = trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse")
-    message = "the state of step 3 was not saved; train again"
+    message = "state of step 3 was not saved"
     with pytest.raises(InputError, match=message):
         found.trained_factors()
     found.run(0, 2)
@@ -108,7 +108,7 @@ def test_a_changed_bit_of_the_base_is_found(inputs, backend, tmp_path):
     check_frozen(found.module, found.base, 1)
     zero = next(iter(found.layers.values())).weight.data.view(-1)
     zero[zero == 0] *= -1  # -0.0 and 0.0 are equal as numbers
-    with pytest.raises(InputError, match="step 1 changed the frozen model.model.layers.0.mlp.down_proj.weight"):
+    with pytest.raises(InputError, match="step 1 changed .*model.model.layers.0.mlp.down_proj.weight"):
         check_frozen(found.module, found.base, 1)
 
 
@@ -176,7 +176,7 @@ def test_angles_that_depend_on_the_length_are_refused(rope):
     kind, config = MODELS["llama"]
     config = copy.deepcopy(config)
     config.rope_scaling = rope
-    with pytest.raises(InputError, match="rope type 'dynamic': its angles depend on the length of a batch"):
+    with pytest.raises(InputError, match="rope type 'dynamic'"):
         FixedLengthLoss(kind(config), 32)
 
 
@@ -229,7 +229,7 @@ def test_nothing_of_a_state_is_unpickled(tmp_path, capsys, change):
         change(file, pickle.dumps(Touch(made)).hex())
     assert mdl.read_last_mdl(tmp_path, "i") is None
     assert not made.exists()
-    assert capsys.readouterr().err.endswith(": it is left aside\n")
+    assert str(state) in capsys.readouterr().err
 
 
 def test_a_state_with_a_pickled_object_is_not_read(tmp_path, capsys):

@@ -90,10 +90,10 @@ def test_the_digest_of_a_prepared_model_takes_the_hashes_of_its_weights_from_the
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert Checkpoint(prepared).digest == tiny_llama.digest
-    with pytest.raises(InputError, match=r"model\.safetensors: not the file that manifest\.json records"):
+    with pytest.raises(InputError, match=r"model\.safetensors: .*manifest\.json records"):
         Checkpoint(prepared).check_manifest(Checkpoint(prepared).hashes())
     file.write_bytes(content[:-1])
-    with pytest.raises(InputError, match=r"model\.safetensors: not the file that manifest\.json records"):
+    with pytest.raises(InputError, match=r"model\.safetensors: .*manifest\.json records"):
         _ = Checkpoint(prepared).digest
 
 
@@ -107,23 +107,23 @@ def test_an_edited_configuration_or_tokenizer_of_a_prepared_model_is_refused(pre
     text = (prepared / name).read_text()
     assert old in text
     (prepared / name).write_text(text.replace(old, new))
-    with pytest.raises(InputError, match=rf"llama/{name}: not the file that manifest\.json records; "):
+    with pytest.raises(InputError, match=rf"llama/{name}: .*manifest\.json records"):
         _ = Checkpoint(prepared).digest
 
 
 def test_a_file_more_or_less_than_the_manifest_records_is_refused(prepared):
     (prepared / "added_tokens.json").write_text("{}")  # transformers would read it
-    with pytest.raises(InputError, match=r"added_tokens\.json: not the file that manifest\.json records"):
+    with pytest.raises(InputError, match=r"added_tokens\.json: .*manifest\.json records"):
         _ = Checkpoint(prepared).digest
     (prepared / "added_tokens.json").unlink()
     (prepared / "generation_config.json").unlink()
-    with pytest.raises(InputError, match=r"generation_config\.json: not the file that manifest\.json records"):
+    with pytest.raises(InputError, match=r"generation_config\.json: .*manifest\.json records"):
         _ = Checkpoint(prepared).digest
 
 
 @pytest.mark.parametrize(("change", "line"), [
-    ({"files": [1]}, "not a manifest"), ({"format_version": 1}, "a manifest of format 1, not 2; prepare the model again"),
-    ({"digest": "0" * 64}, "its digest is not that of its files"),
+    ({"files": [1]}, "not a manifest"), ({"format_version": 1}, "a manifest of format 1"),
+    ({"digest": "0" * 64}, "its digest"),
 ])  # fmt: skip
 def test_a_manifest_that_is_none_of_this_version_is_refused(prepared, change, line):
     change_json(prepared / "manifest.json", **change)
@@ -159,7 +159,7 @@ def test_the_digest_leaves_out_what_decides_nothing(tmp_path, tiny_llama):
 def test_a_dtype_without_a_magnitude_by_bits_is_refused(tmp_path):
     save_file({"i": torch.ones(2, 2, dtype=torch.int8)}, tmp_path / "model.safetensors")
     for read in (Checkpoint(tmp_path).read, lambda name: list(Checkpoint(tmp_path).read_blocks(name, 2))):
-        with pytest.raises(InputError, match="i is I8; convert it to one of BF16, F16, F32"):
+        with pytest.raises(InputError, match="i is I8"):
             read("i")
 
 
@@ -185,5 +185,5 @@ def test_a_file_that_became_shorter_is_noticed(tmp_path, tiny_llama):
     name = "model.layers.1.self_attn.v_proj.weight"
     with open(folder / "model.safetensors", "r+b") as file:
         file.truncate(checkpoint.tensors[name].start + 2)
-    with pytest.raises(InputError, match=f"ends within {name}; copy or prepare the checkpoint again"):
+    with pytest.raises(InputError, match=f"ends within {name}"):
         list(checkpoint.read_blocks(name, 1))

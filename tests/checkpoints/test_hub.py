@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -97,22 +98,17 @@ def test_a_model_of_the_hub_becomes_its_files_and_a_manifest(tmp_path, hub, tiny
 @pytest.mark.parametrize(
     ("source", "environment", "line"),
     [
-        ("gated/mistral", {}, "gated, and open to whoever accepted its licence alone; accept it on {hub}/gated/mistral,"
-         " then `hf auth login` or set HF_TOKEN"),
-        ("nobody/knows", {}, "no such repository, or a private one; check the name; if it is private have its owner let"
-         " you in, then `hf auth login` or set HF_TOKEN"),
-        ("somebody/llama@v9", {}, "has no revision v9; name a branch, a tag or a commit of it"),
-        ("somebody/llama", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub cannot be reached; go on-line (and"
-         " HF_HUB_OFFLINE unset), or use path:DIR"),
-        ("somebody/llama", {"HF_HUB_OFFLINE": "1"}, "the hub cannot be reached; go on-line (and HF_HUB_OFFLINE unset),"
-         " or use path:DIR"),
-        ("somebody/pickled", {}, "no *.safetensors in it, and pickles (*.bin) are not read, for they can run code;"
-         " convert it where you trust it, with transformers' save_pretrained, and use path:DIR"),
+        ("gated/mistral", {}, "gated.*{hub}/gated/mistral.*hf auth login.*HF_TOKEN"),
+        ("nobody/knows", {}, "no such repository.*hf auth login.*HF_TOKEN"),
+        ("somebody/llama@v9", {}, "no revision v9\\b"),
+        ("somebody/llama", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "hub cannot be reached.*HF_HUB_OFFLINE.*path:DIR"),
+        ("somebody/llama", {"HF_HUB_OFFLINE": "1"}, "hub cannot be reached.*HF_HUB_OFFLINE.*path:DIR"),
+        ("somebody/pickled", {}, r"\*\.safetensors.*pickles \(\*\.bin\).*save_pretrained.*path:DIR"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_had_is_one_line_that_says_how_to_get_it(tmp_path, hub, source, environment, line):
     done = prepare(tmp_path, hub, f"hub:{source}", **environment)
     assert done.returncode == 2, done.stderr
-    assert done.stderr == f"error: hub:{source.partition('@')[0]}: {line.format(hub=hub)}\n"
+    assert re.fullmatch(f"error: hub:{source.partition('@')[0]}: .*{line.format(hub=hub)}.*\n", done.stderr)
     assert done.stdout == ""
     assert list((tmp_path / "models").iterdir()) == []

@@ -46,16 +46,16 @@ def test_layer_10_comes_after_layer_9(tmp_path):
 def test_another_architecture_is_refused_with_those_that_are_known(tmp_path, tiny_llama, architectures):
     folder = shutil.copytree(tiny_llama.folder, tmp_path / "m")
     (folder / "config.json").write_text(json.dumps({"architectures": architectures}))
-    with pytest.raises(InputError, match=r"architecture (GPT2LMHeadModel|none); use one of LlamaForCausalLM, Mistral"):
+    with pytest.raises(InputError, match=r"architecture (GPT2LMHeadModel|none)\b.*LlamaForCausalLM"):
         prunable_layers(Checkpoint(folder))
 
 
 def test_a_checkpoint_without_a_prunable_layer_and_a_missing_folder_are_refused(tmp_path, tiny_llama):
     save_file({"model.norm.weight": torch.ones(2)}, tmp_path / "model.safetensors")
     shutil.copy(tiny_llama.folder / "config.json", tmp_path)
-    with pytest.raises(InputError, match="no prunable layer among 1 weights"):
+    with pytest.raises(InputError, match="no prunable layer .*1 weights"):
         prunable_layers(Checkpoint(tmp_path))
-    with pytest.raises(InputError, match="nowhere: no such model folder"):
+    with pytest.raises(InputError, match="nowhere: no such"):
         prunable_layers(Checkpoint(tmp_path / "nowhere"))
 
 

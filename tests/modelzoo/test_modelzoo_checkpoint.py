@@ -208,7 +208,7 @@ def changed(key: str, change):
 
 Q = "model.transformer_decoder.layers.0.self_attn.proj_q_dense_layer"
 FAULTS = {
-    "a tensor less": (lambda t: t.pop(f"{Q}.weight"), "1 tensors missing \\(first: transformer_decoder.layers.0.self_attn"),
+    "a tensor less": (lambda t: t.pop(f"{Q}.weight"), "1 tensors missing .first: transformer_decoder.layers.0.self_attn"),
     "an adapter": (lambda t: t.update({f"{Q}.lora_A": t[f"{Q}.weight"]}), r"1 tensors unknown to it \(first: .*lora_A\)"),
     "another shape": (changed(f"{Q}.weight", lambda d, v: (d, v[:16])), "1 tensors of another shape"),
     "another dtype": (changed(f"{Q}.weight", lambda d, v: ("I64", v.astype("i8"))), "1 tensors in none of BF16, F16, F32"),
@@ -261,6 +261,6 @@ def test_a_model_without_a_counterpart_is_not_exported(tmp_path, key, value):
 
 def test_a_mask_of_another_model_is_not_exported(tmp_path, tiny_llama, tiny_models):
     path = mask_files(Checkpoint(tiny_models["mistral"]), "unstructured", tmp_path)[0]
-    with pytest.raises(InputError, match="mask of another model: computed from other weights"):
+    with pytest.raises(InputError, match="other weights"):
         export_modelzoo(tiny_llama, path, tmp_path / "cs")
     assert not (tmp_path / "cs").exists()

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import resource
 from pathlib import Path
 
@@ -166,18 +167,15 @@ def test_bad_input_is_one_line_before_anything_runs(inputs, tmp_path, monkeypatc
     output = tmp_path / "run"
     flags = inputs.modelzoo_flags("sparse_to_sparse", output)
     line = refused("train_modelzoo.py", *flags, "--eval_every", "2")
-    assert (
-        line == "error: training.eval_every: ModelZoo's Trainer begins its data anew after an evaluation; set it to 0"
-    )
+    assert line.startswith("error: training.eval_every: ")
+    assert "0" in line.partition("; ")[2]
     assert "training.lora_dropout: sparse_to_sparse" in refused("train_modelzoo.py", *flags, "--lora_dropout", "0.1")
     line = refused("train_modelzoo.py", *flags, "--lora_r", "0")
-    assert "training: lora_r: Input should be greater than 0, not '0'" in line
+    assert re.search("training: lora_r: .*greater than 0", line)
     monkeypatch.delenv("MODELZOO_HOME", raising=False)
     done = run_script("train_modelzoo.py", *flags)
     assert done.returncode == 2
-    assert done.stderr.startswith(
-        "error: MODELZOO_HOME=: no checkout of ModelZoo; git clone https://github.com/Cerebras/modelzoo"
-    )
+    assert re.match("error: MODELZOO_HOME=: .*git clone https://github.com/Cerebras/modelzoo", done.stderr)
     assert done.stderr.count("\n") == 1
 
 
@@ -186,7 +184,7 @@ def test_an_export_that_is_altered_or_anothers_is_refused(inputs, tmp_path, tiny
     export_modelzoo(run_of(inputs, tmp_path).job.checkpoint, None, exported)
     flags = inputs.modelzoo_flags("sparse_to_sparse", tmp_path / "run")
     flags[flags.index("--exported") + 1] = exported
-    assert "of another model or mask; write it again" in refused("train_modelzoo.py", *flags)
+    assert "another model or mask" in refused("train_modelzoo.py", *flags)
     flags[flags.index("--exported") + 1] = altered = tmp_path / "altered"
     altered.mkdir()
     for path in (inputs.folder / "cs").iterdir():
@@ -194,7 +192,7 @@ def test_an_export_that_is_altered_or_anothers_is_refused(inputs, tmp_path, tiny
     content = bytearray((altered / CHECKPOINT).read_bytes())
     content[len(content) // 2] ^= 1
     (altered / CHECKPOINT).write_bytes(content)
-    assert "not as it was written; write it again" in refused("train_modelzoo.py", *flags)
+    assert "not as it was written" in refused("train_modelzoo.py", *flags)
 
 
 def test_mixtral_is_refused(tmp_path):
@@ -202,7 +200,7 @@ def test_mixtral_is_refused(tmp_path):
     inputs = make(tmp_path, "mixtral")
     done = run_script("train_modelzoo.py", *inputs.modelzoo_flags("sparse_to_dense", tmp_path / "run"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "ModelZoo puts no LoRA layers on stacked experts; use backend: cerebras, or torch" in done.stderr
+    assert re.search("stacked experts; .*backend: cerebras, or torch", done.stderr)
 
 
 def test_a_study_is_checked_for_modelzoo(tmp_path):
@@ -235,7 +233,4 @@ def test_a_configuration_is_generated_from_the_studys_files(tmp_path, inputs):
     report = json.loads((study.folder / "modelzoo/llama/sparsity50_unstructured/export.json").read_text())
     assert report["mask"]["reached"] == 0.5
     missing = study.script("gen_train_config.py", *asked, "--model", "other")
-    assert (
-        missing.stderr
-        == "error: --model other: the configuration describes smollm2, llama; choose one, or describe it\n"
-    )
+    assert re.fullmatch("error: --model other: .*smollm2, llama.*\n", missing.stderr)

@@ -206,9 +206,9 @@ def test_examples_are_drawn_by_the_seed(tiny_llama):
 @pytest.mark.parametrize(
     ("rows", "number", "message"),
     [
-        (0, 8, "hellaswag_mini: no calibration examples; give training rows"),
-        (8, 0, "hellaswag_mini: no calibration examples; give training rows"),
-        (8, 9, "hellaswag_mini: 8 training rows, 9 calibration examples are asked for; lower masks"),
+        (0, 8, "hellaswag_mini: no calibration examples"),
+        (8, 0, "hellaswag_mini: no calibration examples"),
+        (8, 9, "hellaswag_mini: 8 training rows, 9 calibration examples"),
     ],
 )
 def test_too_few_rows_are_refused(tiny_llama, rows, number, message):
@@ -222,8 +222,8 @@ def test_what_is_not_finite_is_refused_with_its_layer(tmp_path):
     tensors["model.layers.1.input_layernorm.weight"][:] = float("nan")
     save_file(tensors, file, {"format": "pt"})
     checkpoint = Checkpoint(tmp_path / "m")
-    with pytest.raises(InputError, match=r"^model.layers.0.mlp.down_proj: a gradient is not finite; check"):
+    with pytest.raises(InputError, match=r"^model\.layers\.0\.mlp\.down_proj: .*gradient .*finite"):
         gradient_scores(checkpoint, EXAMPLES[:1], taylor=False)
     for norms in (input_norms, lambda *args: sequential_prune(*args, wanda(tensors, {}))):
-        with pytest.raises(InputError, match=r"^model.layers.1.mlp.down_proj: an input is not finite; check"):
+        with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.down_proj: .*input .*finite"):
             norms(checkpoint, EXAMPLES[:1])

@@ -168,23 +168,23 @@ def test_a_unit_pruned_only_in_part_is_refused(tmp_path, tiny_llama, layer):
     kept = mask.kept(layer)
     kept[tuple(np.argwhere(kept)[0])] = False
     mask.bits[layer] = pack(kept)
-    refuse(tiny_llama, mask, tmp_path / "small", f"{layer}: a channel or head is pruned only in part")
+    refuse(tiny_llama, mask, tmp_path / "small", f"{layer}: .*channel or head .*in part")
 
 
 @pytest.mark.parametrize("layer", ["self_attn.v_proj", "mlp.up_proj"])
 def test_a_unit_that_one_of_its_layers_keeps_is_refused(tmp_path, tiny_llama, layer):
     mask, layer = structured(tiny_llama), f"model.layers.0.{layer}"
     mask.bits[layer] = pack(np.ones(mask.shape[layer], bool))
-    refuse(tiny_llama, mask, tmp_path / "small", f"{layer}: a channel or head is pruned only in part")
+    refuse(tiny_llama, mask, tmp_path / "small", f"{layer}: .*channel or head .*in part")
 
 
 @pytest.mark.parametrize(
     ("first", "kept", "match"),
     [
-        ("model.layers.1.mlp.gate_proj", 9, "channels: 24 in model.layers.0.mlp.gate_proj and 16 in {first}"),
-        ("model.layers.1.self_attn.q_proj", 2, "key-value heads: 1 in model.layers.0.self_attn.q_proj and 2 in {first}"),
-        ("model.layers.1.mlp.gate_proj", 0, "{first}: no channels are left"),
-        ("model.layers.0.self_attn.q_proj", 0, "{first}: no key-value heads are left"),
+        ("model.layers.1.mlp.gate_proj", 9, "channels: 24 in model.layers.0.mlp.gate_proj .*16 in {first}"),
+        ("model.layers.1.self_attn.q_proj", 2, "key-value heads: 1 in model.layers.0.self_attn.q_proj .*2 in {first}"),
+        ("model.layers.1.mlp.gate_proj", 0, "{first}: no channels"),
+        ("model.layers.0.self_attn.q_proj", 0, "{first}: no key-value heads"),
     ],
 )  # fmt: skip
 def test_layers_of_different_sizes_or_with_nothing_left_are_refused(tmp_path, tiny_llama, first, kept, match):
@@ -202,18 +202,18 @@ def test_a_checkpoint_that_is_not_the_masked_one_is_refused(tmp_path, tiny_llama
     pruned = (~torch.from_numpy(mask.kept(name.removesuffix(".weight")))).nonzero()[-1]
     weights[name][tuple(pruned)] = 1e-30
     save_file(weights, merged.files[0], metadata={"format": "pt"})
-    refuse(Checkpoint(merged.folder), mask, tmp_path / "small", f"{name} is not zero where the mask prunes it")
+    refuse(Checkpoint(merged.folder), mask, tmp_path / "small", f"{name} is not zero")
 
 
 def test_a_mask_of_another_model_is_refused(tmp_path, tiny_llama, tiny_models):
     mask = structured(Checkpoint(tiny_models["mixtral"]))
-    refuse(tiny_llama, mask, tmp_path / "small", "mask of another model: 6 layers without a mask")
+    refuse(tiny_llama, mask, tmp_path / "small", "another model: 6 layers")
 
 
 def test_the_checkpoint_itself_is_no_output(tmp_path, tiny_llama):
     mask = structured(tiny_llama)
     merged = masked(tiny_llama, mask, tmp_path / "masked")
-    refuse(merged, mask, tmp_path / "masked/../masked", "is an input, or lies in one; name another place")
+    refuse(merged, mask, tmp_path / "masked/../masked", "is an input")
 
 
 def test_the_script_writes_the_model_and_its_record(tmp_path, tiny_llama):
@@ -239,9 +239,9 @@ def test_a_folder_with_other_files_is_no_output(tmp_path, tiny_llama):
     for name in ("config.json", "notes.txt"):
         (tmp_path / "mine").mkdir(exist_ok=True)
         (tmp_path / "mine" / name).write_text("{}")
-        refuse(merged, mask, tmp_path / "mine", "mine: a folder with other files, which would be lost")
+        refuse(merged, mask, tmp_path / "mine", "mine: .*other files")
     compacted(merged, mask, tmp_path / "small")
     (tmp_path / "small/notes.txt").write_text("mine")
-    refuse(merged, mask, tmp_path / "small", "small: notes.txt is in it, and would be lost; name a new folder")
+    refuse(merged, mask, tmp_path / "small", "small: notes.txt .*lost")
     (tmp_path / "small/notes.txt").unlink()
     assert compacted(merged, mask, tmp_path / "small")["reached"] == 0.5

@@ -153,11 +153,11 @@ def test_blocks_of_a_few_rows_give_the_same_bits(odd, method, scope, monkeypatch
             {},
             "semistructured",
             [30],
-            r"semistructured: 30 % is no N:4; ask for sparsities 0, 25, 50, 75, or set masks.nm_group",
+            r"semistructured: 30 % .*N:4.* 0, 25, 50, 75\b.*masks\.nm_group",
         ),
-        ({"nm_group": 5}, "semistructured", [40], r"columns are no groups of 5; choose another masks.nm_group"),
-        ({"scope": "global"}, "unstructured_wanda", [50], "sequential wanda sees one layer after the other"),
-        ({}, "structured_wanda", [50], "method 'structured_wanda' is unknown; choose one of unstructured, "),
+        ({"nm_group": 5}, "semistructured", [40], r"groups of 5; .*masks\.nm_group"),
+        ({"scope": "global"}, "unstructured_wanda", [50], "sequential wanda"),
+        ({}, "structured_wanda", [50], "method 'structured_wanda' is unknown"),
     ],
 )
 def test_what_a_method_cannot_do_is_refused(tiny_llama, settings, method, percents, line):
@@ -170,7 +170,7 @@ def test_layers_of_two_dtypes_are_not_ranked_together(tmp_path):
     weights = load_file(file)
     weights["model.layers.0.mlp.up_proj.weight"] = weights["model.layers.0.mlp.up_proj.weight"].float()
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(InputError, match="layers in BF16 and F32; use scope layer or row"):
+    with pytest.raises(InputError, match="BF16 and F32; .*scope"):
         compute_masks(Checkpoint(tmp_path / "m"), "unstructured", [50], scope="global")
 
 
@@ -213,7 +213,7 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path, value, method):
     weights = load_file(file)
     weights["model.layers.1.self_attn.v_proj.weight"][3, 3] = value
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"layers\.1\.self_attn\.v_proj\.weight holds NaN or infinity"):
+    with pytest.raises(InputError, match=r"layers\.1\.self_attn\.v_proj\.weight .*NaN or infinity"):
         compute_masks(Checkpoint(tmp_path / "m"), method, [50], seed=0)
 
 
@@ -231,5 +231,5 @@ def test_a_layer_that_int32_cannot_count_is_refused(tmp_path):
     with open(model / "model.safetensors", "wb") as file:  # a file of holes: it takes no disk
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + size)
-    with pytest.raises(InputError, match="has 2.31 weights or more"):
+    with pytest.raises(InputError, match="2.31 weights"):
         compute_masks(Checkpoint(model), "random", [50])

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -101,9 +102,9 @@ def test_a_mask_of_another_model_is_refused_with_all_that_differs(mask):
     with pytest.raises(InputError) as caught:
         check_mask(mask, "m.pt", {"a": (3, 18), "c": (2, 2)})
     line = str(caught.value)
-    assert "1 layers without a mask (first: c)" in line
-    assert "1 layers unknown to the model (first: b)" in line
-    assert "1 layers of another shape (first: a)" in line
+    assert re.search(
+        r"1 layers without .*\(first: c\).*1 layers unknown .*\(first: b\).*1 layers .*shape \(first: a\)", line
+    )
     with pytest.raises(InputError, match="computed from other weights"):
         check_mask(mask, "m.pt", mask.shape, "0123")
 
@@ -120,5 +121,5 @@ def test_what_a_dead_process_of_the_same_number_left_is_no_part_of_the_file(tmp_
 def test_a_mask_that_prunes_another_share_than_it_says_is_refused(tmp_path, tiny_llama):
     real = compute_masks(tiny_llama, "unstructured", [50])[50]
     write_mask(tmp_path / "m.pt", Mask(real.meta | {"sparsity": 0.9}, real.bits, real.shape))
-    with pytest.raises(InputError, match="of another version, or damaged"):
+    with pytest.raises(InputError, match="another version"):
         read_mask(tmp_path / "m.pt")

@@ -74,16 +74,16 @@ def test_too_many_rows_are_refused_with_the_maximum(name, split):
     generate = get_task(name).generate
     with pytest.raises(InputError) as error:
         generate(split, 10**9, 0)
-    maximum = int(re.search(r"ask for 1 to (\d+)$", str(error.value))[1])
+    maximum = int(re.search(r"1 to (\d+)$", str(error.value))[1])
     assert maximum >= 1000
     assert len({get_task(name).prompt(row) for row in generate(split, maximum, 0)}) == maximum
     for number in (0, maximum + 1):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match=rf"\b{number} .*1 to {maximum}$"):
             generate(split, number, 0)
 
 
 def test_an_unknown_split_is_refused():
-    with pytest.raises(InputError, match="split 'test' is unknown; choose one of train, validation"):
+    with pytest.raises(InputError, match="split 'test' .*train, validation"):
         get_task("boolq_mini").generate("test", 10, 0)
 
 

@@ -58,13 +58,13 @@ def test_a_label_of_the_hub_that_is_none_is_refused(hub, label):
     name = f"org/labels{label}"  # what was read once is kept by its name
     rows = [{"passage": "Ice.", "question": "is ice cold", "label": label}]
     publish(hub, name, {"train": rows, "validation": rows})
-    with pytest.raises(InputError, match=f"{name}, split validation, row 1: field 'answer' is missing"):
+    with pytest.raises(InputError, match=f"{name}, split validation, row 1: field 'answer'"):
         load_rows(get_task("boolq"), "validation", None, 0, None, name)
 
 
 def test_a_test_split_stands_for_no_validation_split_but_gsm8k_s(hub):
     publish(hub, "org/unsplit", {"train": BOOLQ, "test": BOOLQ})
-    with pytest.raises(InputError, match="org/unsplit has no split validation, only train, test"):
+    with pytest.raises(InputError, match="org/unsplit .*split validation, .*train, test"):
         load_rows(get_task("boolq"), "validation", None, 0, None, "org/unsplit")
 
 
@@ -74,9 +74,9 @@ def test_gsm8k_is_validated_on_its_test_split(hub):
     task = get_task("gsm8k")
     assert load_rows(task, "train", None, 0, None, "org/gsm8k") == train
     assert load_rows(task, "validation", None, 0, None, "org/gsm8k@main") == test
-    with pytest.raises(InputError, match="gsm8k: 1 validation examples, 2 are asked for; lower validation_examples"):
+    with pytest.raises(InputError, match="gsm8k: 1 validation examples, 2 .*validation_examples"):
         load_rows(task, "validation", 2, 0, None, "org/gsm8k")
-    with pytest.raises(InputError, match="gsm8k: 0 validation examples are asked for; ask for one or more"):
+    with pytest.raises(InputError, match="gsm8k: 0 validation examples"):
         load_rows(task, "validation", 0, 0, None, "org/gsm8k")
 
 
@@ -84,12 +84,10 @@ def test_the_text_of_wikitext2_is_its_test_split(hub):
     publish(hub, "org/wiki", {split: [{"text": f" = {split} = \n"}, {"text": ""}] for split in ("train", "test")})
     assert load_text(None, "org/wiki") == " = test = \n\n\n"
     publish(hub, "org/pages", {"train": [{"page": "a"}], "test": [{"page": "a"}]})
-    with pytest.raises(
-        InputError, match="org/pages, split test, row 1: field 'text' is missing; name another data set"
-    ):
+    with pytest.raises(InputError, match="org/pages, split test, row 1: field 'text'"):
         load_text(None, "org/pages")
     publish(hub, "org/lone", {"train": [{"text": "a"}]})
-    with pytest.raises(InputError, match="org/lone has no split test, only train; name another data set"):
+    with pytest.raises(InputError, match="org/lone .*split test, .*train"):
         load_text(None, "org/lone")
 
 
@@ -97,15 +95,13 @@ def test_the_text_of_wikitext2_is_its_test_split(hub):
 def test_a_folder_that_is_named_as_a_data_set_is_not_taken_for_it(hub, place):
     write(hub / "org/here/train.jsonl", [{"question": "q", "answer": "#### 1"}])
     write(hub / "here/train.jsonl", [{"question": "q", "answer": "#### 1"}])
-    with pytest.raises(
-        InputError, match=f"^{place}: a folder here has the name of the data set on the hub; rename it, or"
-    ):
+    with pytest.raises(InputError, match=f"^{place}: .*folder .*name"):
         load_rows(get_task("gsm8k"), "train", None, 0, None, place)
 
 
 def test_a_data_set_is_not_taken_for_a_folder_of_its_name(hub):
     publish(hub, "org/gsm8k", {"train": [{"question": "q", "answer": "#### 1"}]})
-    with pytest.raises(InputError, match="^org/gsm8k/train.jsonl: no such file"):
+    with pytest.raises(InputError, match="^org/gsm8k/train.jsonl: no such"):
         load_rows(get_task("gsm8k"), "train", None, 0, Path("org/gsm8k"))
 
 
@@ -125,17 +121,15 @@ def test_off_line_a_kept_data_set_is_taken_at_the_revision_asked_for_alone(hub):
         assert len(load_rows(get_task("gsm8k"), "train", None, 0, None, place)) == 1
         assert loaded_revision(hub_dataset(place, "tasks.gsm8k", "a folder")) == COMMIT
     other = f"elsewhere/gsm8k@{'0' * 40}"
-    with pytest.raises(
-        InputError, match=f"^{other} is here at revision {COMMIT} alone; go online, or give tasks.gsm8k.loc"
-    ):
+    with pytest.raises(InputError, match=rf"^{other} .*{COMMIT} .*tasks\.gsm8k\.local"):
         load_rows(get_task("gsm8k"), "train", None, 0, None, other)
 
 
 def test_off_line_without_local_data_one_line_names_both_ways_out(tmp_path):
     done = run_script("prepare_task.py", "--task", "boolq", "--output_dir", tmp_path / "out")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
-    assert done.stderr.startswith(f"error: {get_task('boolq').hub} cannot be had from the hub (")
-    assert "; go online, or give tasks.boolq.local: a folder with train.jsonl and validation.jsonl" in done.stderr
+    assert done.stderr.startswith(f"error: {get_task('boolq').hub} ")
+    assert re.search(r"; .*online.*tasks\.boolq\.local.*train\.jsonl", done.stderr)
     assert not (tmp_path / "out").exists()
 
 
@@ -147,7 +141,7 @@ def test_training_rows_that_are_validation_rows_are_counted_in_a_warning_and_in_
         "prepare_task.py", "--task", "boolq", "--local", tmp_path / "in", "--output_dir", tmp_path / "out"
     )
     assert (done.returncode, done.stderr.count("\n")) == (0, 1)
-    assert done.stderr.startswith("warning: boolq: 2 of 6 training examples have the prompt of a validation example")
+    assert done.stderr.startswith("warning: boolq: 2 of 6 training examples ")
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert (manifest["train_overlap"], manifest["examples"]) == (2, {"train": 6, "validation": 3})
     assert manifest["source"] == {"local": {split: sha256(path) for split, path in files.items()}}
@@ -171,9 +165,7 @@ def test_a_generated_task_has_no_overlap_and_no_other_source(tmp_path):
     assert (manifest["source"], manifest["train_overlap"]) == ({"generated": "boolq_mini"}, 0)
     refused = run_script("prepare_task.py", *flags, "--hub", "org/name")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    assert (
-        "boolq_mini is generated; give train_examples and validation_examples, neither local nor hub" in refused.stderr
-    )
+    assert "boolq_mini is generated" in refused.stderr
 
 
 def refused_preparation(folder: Path, name: str = "prepare_task.py", **flags: object) -> str:
@@ -223,22 +215,22 @@ def test_a_disk_that_is_full_after_the_first_file_leaves_none(tmp_path):
 def test_an_output_below_a_file_is_told_before_the_work(tmp_path):
     (tmp_path / "out").write_text("a file, not a folder")
     line = refused_preparation(tmp_path, task="boolq", local=tmp_path / "nowhere", train_examples=None)
-    assert line.startswith(f"error: {tmp_path}/out/train.jsonl: no file can be written there; ")
+    assert line.startswith(f"error: {tmp_path}/out/train.jsonl: no file ")
     line = refused_preparation(
         tmp_path, "prepare_wikitext2.py", local=tmp_path / "nowhere", output=tmp_path / "out/w.txt"
     )
-    assert line.startswith(f"error: {tmp_path}/out/w.txt: no file can be written there; ")
+    assert line.startswith(f"error: {tmp_path}/out/w.txt: no file ")
 
 
 @pytest.mark.parametrize(("flags", "fault"), [
-    ({"local": "in", "hub": "org/boolq"}, "tasks.boolq: local and hub are two sources: give one"),
-    ({"hub": "boolq"}, "tasks.boolq: hub: String should match pattern"),
-    ({"local": ""}, "tasks.boolq: local: String should have at least 1 character"),
-    ({"train_examples": "many"}, "tasks.boolq: train_examples: Input should be a valid integer"),
-    ({"seed": -1}, "tasks.boolq: seed: Input should be greater than or equal to 0"),
+    ({"local": "in", "hub": "org/boolq"}, "tasks.boolq: local and hub"),
+    ({"hub": "boolq"}, "tasks.boolq: hub: .*pattern"),
+    ({"local": ""}, "tasks.boolq: local: .*at least 1 character"),
+    ({"train_examples": "many"}, "tasks.boolq: train_examples: .*integer.*'many'"),
+    ({"seed": -1}, "tasks.boolq: seed: .*equal to 0"),
 ])  # fmt: skip
 def test_flags_are_checked_as_the_configuration_is(tmp_path, flags, fault):
-    assert refused_preparation(tmp_path, task="boolq", **flags).startswith(f"error: {fault}")
+    assert re.match(f"error: {fault}", refused_preparation(tmp_path, task="boolq", **flags))
 
 
 def test_the_text_of_a_perplexity_has_its_source_beside_it(tmp_path):
@@ -252,12 +244,12 @@ def test_the_text_of_a_perplexity_has_its_source_beside_it(tmp_path):
 def test_wikitext2_has_one_source_on_the_command_line_too(tmp_path):
     flags = {"local": tmp_path / "w.jsonl", "hub": "org/wiki", "output": tmp_path / "w.txt"}
     line = refused_preparation(tmp_path, "prepare_wikitext2.py", **flags)
-    assert line.startswith("error: perplexity: local and hub are two sources: give one; ")
+    assert line.startswith("error: perplexity: local and hub")
 
 
 @pytest.mark.parametrize(("train", "validation", "fault"), [
-    (4, 2, "gsm8k: 4 training examples, 5 of them stand before every question; give 5 or more"),
-    (5, 1, "gsm8k: one validation example has no standard error; give two or more"),
+    (4, 2, "gsm8k: 4 training examples, 5 "),
+    (5, 1, "gsm8k: one validation example "),
 ])  # fmt: skip
 def test_too_few_rows_for_an_evaluation_are_refused_before_any_training(tmp_path, train, validation, fault):
     for split in ("train", "validation"):

@@ -1,6 +1,7 @@
 """The process beside a trainer on an appliance: real processes, with stand-ins for the trainer and for csctl alone."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sparseft.errors import MARK
 from sparseft.training import appliance
 from sparseft.training.appliance import Failure, classify
 from study import ROOT, run_script
@@ -108,7 +110,7 @@ def test_the_trainer_gets_its_flags_and_a_label_of_its_own(bench):
 def test_a_broken_connection_is_worth_another_attempt(bench):
     body = '[ "$(wc -l < $HERE/starts)" -gt 1 ] || { echo StatusCode.UNAVAILABLE; exit 1; }'
     assert bench.run(body) == os.EX_TEMPFAIL
-    assert "error: run ended with code 1: the appliance or the way to it broke" in bench.log()
+    assert "error: run ended with code 1: " in bench.log()
     assert bench.run(body, "--attempt", "2") == 0
 
 
@@ -125,20 +127,26 @@ def test_what_cannot_succeed_is_not_started_a_second_time_but_anew(bench):
 def test_a_full_quota_stops_every_later_job(bench):
     assert bench.run("echo 'OSError: [Errno 122] Disk quota exceeded' >&2; exit 1", name="one") == 2
     assert bench.run("exit 0", name="two") == 2
-    line = (
-        f"error: the disk or its quota is full ({bench.folder / 'stop'}, of one); free space and start snakemake again"
-    )
-    assert bench.log("one").splitlines()[-1] == line
+    line = bench.log("one").splitlines()[-1]
+    assert line.startswith("error: ")
+    assert f"full ({bench.folder / 'stop'}, of one)" in line
     assert bench.log("two") == line + "\n"
     assert len(bench.starts.read_text().splitlines()) == 1
 
 
+def test_what_only_a_traceback_quotes_decides_nothing(bench):
+    body = f"echo '{MARK}raise UNAVAILABLE, No space left on device' >&2; echo 'error: KeyError: x; look' >&2; exit 2"
+    assert bench.run(body) == 2
+    assert bench.log().splitlines()[-1] == "error: KeyError: x; look"
+    assert not (bench.folder / "stop").exists()
+
+
 def test_a_killed_trainer_and_a_missing_one_are_told_in_a_line(bench):
     assert bench.run("kill -9 $$") == 2
-    assert bench.log() == "error: run was killed by signal 9; see what it printed\n"
+    assert re.fullmatch("error: run .*signal 9.*\n", bench.log())
     done = run_script("run_on_appliance.py", "--name", "run", "--log", bench.folder / "run.log", "--", "/no/python")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: /no/python: no such program; ")
+    assert done.stderr.startswith("error: /no/python: no such program")
 
 
 LISTED = """
@@ -166,7 +174,7 @@ def test_a_job_that_could_not_be_cancelled_is_said(bench, csctl):
     bench.program("csctl", csctl)
     assert bench.run("kill -9 $$") == 2
     label = bench.starts.read_text().split()[-1]
-    assert f"no job was cancelled for certain: look for it with `csctl get jobs | grep {label}`" in bench.log()
+    assert re.search(f"no job was cancelled.*csctl get jobs | grep {label}", bench.log())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -179,6 +187,7 @@ def test_who_is_ended_ends_its_trainer_and_cancels_its_own_job_alone(bench, numb
     assert process.wait(20) == 128 + number
     assert bench.cancelled.read_text() == "wsjob-ours1\n"
     assert "no job was cancelled" not in bench.log()
+    assert bench.log().splitlines()[-1].startswith("interrupted: run ")
     bench.wait_for_end(int((bench.folder / "child").read_text()))
 
 
@@ -188,7 +197,7 @@ def test_without_csctl_the_trainer_ends_all_the_same(bench):
     process.terminate()
     assert process.wait(20) == 128 + signal.SIGTERM
     assert bench.run("exit 0", "--attempt", "2") == 2  # who ended it does not want it back
-    assert bench.log() == "error: run was ended from outside; start snakemake again\n"
+    assert re.fullmatch("error: run was ended from outside.*\n", bench.log())
 
 
 def test_a_trainer_that_does_not_listen_is_killed(monkeypatch):
@@ -218,7 +227,7 @@ def test_a_file_that_is_no_lock_is_refused_and_left_as_it_was(bench):
     precious.write_text("years of work\n")
     process = bench.start("true", "--lock", str(precious))
     assert process.wait(20) == 2
-    assert f"error: {precious}: is no lock, it has content; name another file" in bench.log("run")
+    assert f"error: {precious}: is no lock" in bench.log("run")
     assert precious.read_text() == "years of work\n"
 
 

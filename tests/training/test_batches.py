@@ -54,7 +54,7 @@ def test_prompt_and_answer_are_split_as_lm_eval_splits_them(tiny_models, task, k
         assert (example.ids[0] == 257) == bool(bos)
 
 
-INDIVISIBLE = "boolq_mini: the tokens of a prompt are not the first of prompt and answer, or the answer has none, in"
+INDIVISIBLE = "boolq_mini: .*tokens of a prompt .*answer.*"
 
 
 def test_a_tokenizer_that_ends_every_text_with_a_token_is_refused(tmp_path):
@@ -62,7 +62,7 @@ def test_a_tokenizer_that_ends_every_text_with_a_token_is_refused(tmp_path):
     assert tokenizer.encode("a")[1:] == [258]
     for name in ("boolq_mini", "hellaswag_mini", "gsm8k_mini"):
         task = get_task(name)
-        fault = f"{INDIVISIBLE.replace('boolq_mini', name)} 4 of 4 rows, number 1 first; take a tokenizer that appends"
+        fault = f"{INDIVISIBLE.replace('boolq_mini', name)} 4 of 4 rows, number 1 first"
         with pytest.raises(InputError, match=f"^{fault}"):
             encode(task.generate("train", 4, 0), task, tokenizer, 512)
 
@@ -96,8 +96,8 @@ def test_all_examples_longer_than_the_context_are_counted_and_one_as_long_is_not
     length = len(encode([row], task, tokenizer, 512)[0].ids)
     assert len(encode([row, row], task, tokenizer, length)) == 2
     longer = [{**row, "passage": "p" * letters} for letters in (2, 4, 3)]
-    fault = f"boolq_mini: examples: 3 of 4 have more tokens than the {length} allowed, number 2 first,"
-    with pytest.raises(InputError, match=f"^{fault} the longest {length + 3}; leave them out"):
+    fault = f"boolq_mini: examples: 3 of 4 .*{length} .*number 2 first"
+    with pytest.raises(InputError, match=f"^{fault}.*{length + 3}"):
         encode([row, *longer], task, tokenizer, length)
 
 

@@ -178,9 +178,7 @@ def test_a_training_that_explodes_is_told(tiny_llama, scale):
     loop = prepare(tiny_llama, "sparse_to_dense", settings)
     for layer in loop.layers.values():
         layer.scale = scale
-    with pytest.raises(
-        InputError, match=r"the loss is .*, its gradient (nan|inf) at step \d; lower training\.learning_rate"
-    ):
+    with pytest.raises(InputError, match=r"loss is .*gradient (nan|inf) at step \d; .*learning_rate"):
         loop.fit()
 
 
@@ -297,4 +295,4 @@ def test_a_state_that_is_damaged_or_another_training_s_is_told_and_not_used(tiny
     else:
         path.write_bytes(content.encode())
     assert loop.fit()["resumed_after_steps"] == []
-    assert "the training starts from its beginning" in capsys.readouterr().err
+    assert str(path) in capsys.readouterr().err

@@ -86,7 +86,7 @@ def test_a_loss_by_hand(tiny_llama):
 def test_a_loss_that_is_not_finite_is_told(tiny_llama):
     model = load(tiny_llama)
     torch.nn.init.constant_(model.model.norm.weight, float("nan"))
-    with pytest.raises(InputError, match="the evaluation loss is nan; lower training.learning_rate"):
+    with pytest.raises(InputError, match="evaluation loss is nan"):
         mean_answer_loss(AnswerLoss(model), EXAMPLES, 2, CPU)
 
 

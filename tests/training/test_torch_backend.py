@@ -95,7 +95,7 @@ def test_a_training_that_explodes_gives_an_error_or_numbers_and_never_nan(tmp_pa
     try:
         record = run(tiny_llama, tmp_path / "adapter", mode=mode, settings=settings)
     except InputError as error:
-        assert "lower training.learning_rate" in str(error)
+        assert "training.learning_rate" in str(error)
         assert not (tmp_path / "adapter").exists()
         return
     json.dumps(record, allow_nan=False)
@@ -108,9 +108,7 @@ def test_a_training_that_explodes_gives_an_error_or_numbers_and_never_nan(tmp_pa
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_examples_longer_than_the_context_are_refused_before_the_training(tmp_path, tiny_llama, split):
     rows = {**ROWS, split: [*ROWS[split][:4], {"passage": "p" * 512, "question": "q", "answer": True}]}
-    with pytest.raises(
-        InputError, match="boolq_mini: examples: 1 of 5 have more tokens than the 512 .*, number 5 first"
-    ):
+    with pytest.raises(InputError, match="boolq_mini: examples: 1 of 5 .*512 .*number 5 first"):
         run(tiny_llama, tmp_path / "adapter", rows=rows)
     assert not (tmp_path / "adapter").exists()
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from reword import reword_all
 from study import ROOT, TINY_STUDY, Study, run_script, tiny_grid
 
 RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
@@ -107,6 +108,12 @@ def test_a_touched_script_or_module_reruns_nothing(copied_study):
     assert copied_study.planned() == {}
 
 
+def test_rewording_every_comment_docstring_help_text_and_description_reruns_nothing(copied_study):
+    counts = reword_all(copied_study.root)
+    assert min(counts[kind] for kind in ("comment", "docstring", "add_argument help", "Field description")) > 40
+    assert copied_study.planned() == {}
+
+
 @pytest.mark.parametrize(
     ("module", "first", "untouched"),
     [
@@ -119,7 +126,7 @@ def test_a_touched_script_or_module_reruns_nothing(copied_study):
 )
 def test_an_edit_reruns_its_stage_and_what_follows(copied_study, module, first, untouched):
     with open(copied_study.root / module, "a") as file:
-        file.write("\n# edited\n")
+        file.write("\nEDITED = 1\n")
     planned = copied_study.planned()
     assert first in planned
     assert "analyze_results" in planned
@@ -261,7 +268,7 @@ def test_a_real_run_says_what_an_earlier_version_made_and_a_dry_run_does_not(cop
     record = copied_study.folder / RUN / "train.json"
     record.write_text(re.sub(r'"sparseft": "[^"]*"', '"sparseft": "0.1.0"', record.read_text()))
     with open(copied_study.root / "lib/sparseft/validation.py", "a") as file:
-        file.write("\n# edited\n")
+        file.write("\nEDITED = 1\n")
     report = f"{RUN}/validation_report.json"
     assert "note: " not in copied_study.snakemake(report, "--dry-run")
     said = copied_study.snakemake(report)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from sparseft.errors import InputError
+from sparseft.errors import MARK, InputError
 
 _HOLDER = re.compile(r", process \d+ on ")  # in a lock: who has or had it
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -85,13 +85,16 @@ def run(command: list[str], name: str, log: Path, *, memory: Memory, lock: Path 
         with held(lock, name) if lock else nullcontext(()) as inherited:
             code = _attend([*command, label], label, inherited)
     except SystemExit:
-        memory.keep(Failure.PERMANENT, f"{name} was ended from outside; start snakemake again")
+        line = f"{name} was ended from outside; start snakemake again"
+        memory.keep(Failure.PERMANENT, line)
+        print(f"interrupted: {line}", file=sys.stderr)
         raise
     if code == 0:
         return 0
     with open(log, errors="replace") as file:
         file.seek(begin)
-        printed = file.read()
+        # A traceback quotes source lines and errors that were dealt with, which say nothing of this failure.
+        printed = "".join(line for line in file if not line.startswith(MARK))
     failure, told = classify(printed), re.findall("^error: (.*)$", printed, re.MULTILINE)
     line = told[-1] if told and failure is Failure.PERMANENT else _explained(name, code, failure, memory.common)
     memory.keep(failure, line)
