@@ -25,7 +25,7 @@ def derived(tmp_path: Path) -> Derived:
 def figures(tmp_path: Path) -> Iterator[tuple[str, Figure]]:
     """Return the figures of the runs that were written."""
     found = derived(tmp_path)
-    return ((name, build()) for name, build in plots._figures(found.points, found.best, None))
+    return ((plot.name, build()) for plot, build in plots._figures(found.points, found.best, None))
 
 
 def batch_sizes(cells: list[tuple[str, int]]) -> pd.DataFrame:

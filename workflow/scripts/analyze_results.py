@@ -111,7 +111,7 @@ def write(
         derived,
         args.tolerance,
         left_out=left_out,
-        plots=plots,
+        plots=[f"{plot.name}.png" for plot in plots],
         reproduction=again,
     )
     memo.write_memo(folder / "correctness_memo.md", judged, gaps, again)
