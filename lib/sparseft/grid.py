@@ -118,6 +118,7 @@ EXPORTED = "sparsity{sparsity}_{method}"
 TRAINER_CONFIGURATION = f"config/modelzoo/{RUN_ID}.yaml"
 PROGRAM = "results/programs/{program}"
 ANALYSIS = "results/analysis"
+REPORT = "report.html"  # the results page, beside the tables
 CONFIGURATION = "configuration.yaml"  # beside the tables: the complete configuration of the study
 THROUGHPUT_TABLE = f"{ANALYSIS}/throughput_vs_batch_size.csv"
 THROUGHPUT_PLOTS = f"{ANALYSIS}/throughput_plots"
