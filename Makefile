@@ -4,6 +4,7 @@
 # make test-modelzoo   the backend modelzoo's tests; MODELZOO_HOME names a checkout of ModelZoo 2.10.0
 # make test-slurm     set up, then the tests of profiles/pbs, and a real Slurm of one node for as long as its own run; as root,
 #                     with slurm-wlm and munge
+# make test-browser   set up, then the results page in headless Chromium, which must be there with chromedriver
 # make chaos  30 kills at random moments of a small study, and whether it comes to the same results; half an hour
 # make fuzz   ten minutes of random files for each parser
 # make lint   ruff, snakefmt, snakemake --lint
@@ -17,7 +18,7 @@ SEED ?= 0
 FUZZ_SECONDS ?= 600
 BIN := .venv/bin
 
-.PHONY: run test test-cerebras test-modelzoo test-slurm chaos fuzz lint format bench
+.PHONY: run test test-browser test-cerebras test-modelzoo test-slurm chaos fuzz lint format bench
 
 run: .venv/installed
 	$(BIN)/snakemake
@@ -26,6 +27,10 @@ run: .venv/installed
 
 test: .venv/installed-tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test-browser: .venv/installed-tests
+	$(BIN)/python -m pip install --quiet --editable '.[browser]'
+	$(BIN)/python -m pytest tests/browser
 
 test-cerebras: .venv/installed-tests .venv-cerebras/installed-$(CEREBRAS_RELEASE)
 	SPARSEFT_PYTHON='$(abspath $(BIN)/python)' .venv-cerebras/bin/python -m pytest tests/cerebras

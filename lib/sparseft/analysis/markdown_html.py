@@ -14,6 +14,7 @@ from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup, escape
 
 LONG = 12  # rows: a longer table is folded
+WIDE = 60  # letters: a cell with more is broken into lines
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def _render(parser: MarkdownIt, title: str, tokens: list[Token]) -> str:
             heading = tokens[number + 1].content
         if token.type == "table_open":
             token.meta = {"caption": heading or "Table", "rows": _rows(tokens[number:])}
+        if token.type == "td_open" and len(tokens[number + 1].content) > WIDE:
+            token.attrSet("class", "wide")
     return parser.renderer.render(tokens, parser.options, {})
 
 

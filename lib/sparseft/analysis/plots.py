@@ -222,8 +222,8 @@ def _line_figure(
         axes.set_title(method if len(rows) == 1 else f"{method}\n{fill(row, 18)}", fontsize="small")
         if column == "train_merge_gap":
             axes.axhline(0, color="0.25", linestyle=":", linewidth=1.4, label="no gap", zorder=1)
-        if column == "samples_per_second":
-            axes.set_ylim(bottom=0)  # a ratio of speeds is read off the axis
+    if column == "samples_per_second":
+        _start_at_zero(panels.values())
     _finish_axes(list(panels.values()), 100 * points["reached_sparsity"])
     figure.suptitle(
         fill(title if len(rows) > 1 else f"{title} ({rows[0]})", TITLE), fontsize="medium", fontweight="bold"
@@ -233,6 +233,14 @@ def _line_figure(
     if baseline is not None:
         _draw_baseline(figure, baseline)
     return figure
+
+
+def _start_at_zero(panels: Iterable[Axes]) -> None:
+    """Let the y axes begin at 0, because a ratio of speeds is read off them.
+
+    This comes after all panels of a row are drawn: they share an axis, and a limit ends its search for its range."""
+    for axes in panels:
+        axes.set_ylim(bottom=0)
 
 
 def _panels(rows: list[str], columns: list[str], height: float) -> tuple[Figure, dict[tuple[str, str], Axes]]:

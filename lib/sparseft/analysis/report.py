@@ -27,6 +27,7 @@ from sparseft.analysis.markdown_html import Section, sections
 from sparseft.analysis.records import Gap, Record
 from sparseft.analysis.report_tables import Table
 from sparseft.files import atomic_file
+from sparseft.grid import DENSE
 
 NAMED = 4  # models or tasks: more are counted in the title
 SHOWN_ELSEWHERE = ("Results", "Figures")  # sections of EXPERIMENTS.md that this page has in its own form
@@ -151,9 +152,10 @@ def _named(names: Iterable[str], kind: str) -> str:
 
 def _conditions(records: list[Record], cells: pd.DataFrame) -> list[str]:
     """Say what was run, where, and on how many examples."""
-    axes = ("model", "task", "method", "sparsity", "mode")
-    counts = [_count(cells[name].nunique(), name) for name in axes]
-    counts.append(_count(len({record.run.seed for record in records}), "seed"))
+    pruned = cells[cells["method"] != DENSE]
+    counts = [_count(cells[name].nunique(), name) for name in ("model", "task")]
+    counts += [_count(pruned[name].nunique(), name) for name in ("method", "sparsity")]
+    counts += [_count(cells["mode"].nunique(), "mode"), _count(len({record.run.seed for record in records}), "seed")]
     trained = sorted(
         {f"{each.train.backend} in {each.train.dtype} on {each.train.device}" for each in records if each.train}
     )
@@ -161,11 +163,12 @@ def _conditions(records: list[Record], cells: pd.DataFrame) -> list[str]:
         {f"{each.evaluation.harness} in {each.evaluation.dtype} on {each.evaluation.device}" for each in records}
     )
     examples = sorted({(each.evaluation.task, each.evaluation.examples) for each in records})
-    found = [f"{_count(len(records), 'run')}: {', '.join(counts[:-1])} and {counts[-1]}."]
+    beside = ", and the dense model" if len(pruned) < len(cells) else ""
+    found = [f"{_count(len(records), 'run')}: {', '.join(counts)}{beside}."]
     if trained:
         found.append(f"Trained with {'; '.join(trained)}.")
     found.append(f"Evaluated with {'; '.join(evaluated)}.")
-    found.append(f"Validation examples: {', '.join(f'{number} of {task}' for task, number in examples)}.")
+    found.append(f"Validation examples: {', '.join(f'{number:,} of {task}' for task, number in examples)}.")
     toys = [toy(task).strip() for task in cells["task"].unique()]
     return found + [sentence for sentence in toys if sentence]
 

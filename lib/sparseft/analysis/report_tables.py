@@ -102,23 +102,19 @@ def points(table: pd.DataFrame) -> Table:
         "mode": lambda row: row.mode,
         "sparsity, %": asked_and_reached,
         "models": lambda row: str(row.n),
-        "value": lambda row: _number(row.value, ".3f"),
-        "95 % interval": lambda row: _interval(row.value_low, row.value_high, ".3f"),
-        "minus dense": lambda row: _number(row.difference_to_dense, "+.3f"),
-        "its 95 % interval": lambda row: _interval(row.difference_low, row.difference_high, "+.3f"),
+        "value (95 % interval)": lambda row: _within(row.value, row.value_low, row.value_high, ".3f"),
+        "minus dense (95 % interval)": _minus_dense,
         "verdict": lambda row: _text(row.verdict),
-        "won back by fine-tuning, %": lambda row: _number(100 * row.recovered_share, ".0f"),
+        "won back, %": lambda row: _number(100 * row.recovered_share, ".0f"),
         "loss": lambda row: _number(row.eval_loss, ".3f"),
         "train-merge gap": lambda row: _number(row.train_merge_gap, "+.3f"),
         "samples/s": lambda row: _number(row.samples_per_second, ".2f"),
     }
     note = (
-        "Loss and gap are in nats per answer token. Won back is the share of what pruning lost: 100 % reaches the dense"
-        " fine-tuned model."
+        "Loss and gap are in nats per answer token. Won back is the share of what pruning lost that fine-tuning restores:"
+        " 100 % reaches the dense fine-tuned model."
     )
-    return _table(
-        "Every point of the curves", pruned if len(pruned) else table, columns, {3, 4, 6, 9, 10, 11, 12}, note
-    )
+    return _table("Every point of the curves", pruned if len(pruned) else table, columns, {3, 4, 5, 7, 8, 9, 10}, note)
 
 
 def best(table: pd.DataFrame) -> Table:
@@ -128,14 +124,13 @@ def best(table: pd.DataFrame) -> Table:
         "sparsity, %": asked_and_reached,
         "mode": lambda row: row.mode,
         "value": lambda row: _number(row.value, ".3f"),
-        "minus dense": lambda row: _number(row.difference_to_dense, "+.3f"),
-        "its 95 % interval": lambda row: _interval(row.difference_low, row.difference_high, "+.3f"),
+        "minus dense (95 % interval)": _minus_dense,
         "verdict": lambda row: _text(row.verdict),
         "samples/s": lambda row: _number(row.samples_per_second, ".2f"),
         "best for": lambda row: ", ".join(words for name, words in FRONTS.items() if getattr(row, name)),
     }
     note = "Best means that no other point is better in one and as good in the other. Neighbours may differ by chance."
-    return _table("Best trade-offs", table, columns, {3, 4, 7}, note)
+    return _table("Best trade-offs", table, columns, {3, 4, 6}, note)
 
 
 def comparisons(table: pd.DataFrame) -> Table:
@@ -145,19 +140,19 @@ def comparisons(table: pd.DataFrame) -> Table:
         "sparsity, %": asked_and_reached,
         "mode": lambda row: row.mode,
         "compared with": lambda row: AGAINST[row.comparison],
-        "difference": lambda row: _number(row.difference, "+.3f"),
-        "95 % interval": lambda row: _interval(row.difference_low, row.difference_high, "+.3f"),
+        "difference (95 % interval)": lambda row: _within(
+            row.difference, row.difference_low, row.difference_high, "+.3f"
+        ),
         "p": lambda row: _number(row.p_holm, ".2g"),
         "significant": lambda row: _yes(row.significant),
-        "difference of the loss": lambda row: _number(row.eval_loss_difference, "+.3f"),
-        "interval of the loss": lambda row: _interval(
-            row.eval_loss_difference_low, row.eval_loss_difference_high, "+.3f"
+        "difference of the loss (95 % interval)": lambda row: _within(
+            row.eval_loss_difference, row.eval_loss_difference_low, row.eval_loss_difference_high, "+.3f"
         ),
         "p of the loss": lambda row: _number(row.eval_loss_p_holm, ".2g"),
         "loss significant": lambda row: _yes(row.eval_loss_significant),
     }
     note = "The p-values are corrected by Holm's method for the number of comparisons of one kind."
-    return _table("All comparisons", table, columns, {4, 6, 8, 10}, note)
+    return _table("All comparisons", table, columns, {4, 5, 7, 8}, note)
 
 
 def every_run(summary: pd.DataFrame) -> Table:
@@ -174,10 +169,11 @@ def every_run(summary: pd.DataFrame) -> Table:
         "open checks": lambda row: str(row.unchecked),
         "samples/s": lambda row: _number(row.samples_per_second, ".2f"),
         "training memory, GB": lambda row: _number(row.peak_memory_bytes / 1e9, ".2f"),
-        "trained on": lambda row: _text(row.device),
-        "evaluated on": lambda row: row.evaluation_device,
-        "in the study": lambda row: _yes(row.in_study),
     }
+    if summary["device"].nunique() > 1 or summary["evaluation_device"].nunique() > 1:
+        columns |= {"trained on": lambda row: _text(row.device), "evaluated on": lambda row: row.evaluation_device}
+    if not summary["in_study"].all():
+        columns["in the study"] = lambda row: _yes(row.in_study)
     return _table("Runs", summary, columns, set(range(1, 11)), "summary.csv has all columns.")
 
 
@@ -199,8 +195,16 @@ def _number(value: float | None, form: str) -> str:
     return NONE if pd.isna(value) else format(value, form)
 
 
-def _interval(low: float | None, high: float | None, form: str) -> str:
-    return NONE if pd.isna(low) or pd.isna(high) else f"{low:{form}} to {high:{form}}"
+def _within(value: float | None, low: float | None, high: float | None, form: str) -> str:
+    """Return a value, with its interval where there is one."""
+    if pd.isna(low) or pd.isna(high):
+        return _number(value, form)
+    return f"{_number(value, form)} ({low:{form}} to {high:{form}})"
+
+
+def _minus_dense(row: tuple) -> str:
+    """Return the difference to the dense model, with its interval."""
+    return _within(row.difference_to_dense, row.difference_low, row.difference_high, "+.3f")
 
 
 def _text(value: object) -> str:
