@@ -1,6 +1,7 @@
 """The results page in a real browser: on a phone, on a wide screen, in the dark, on paper."""
 
 import base64
+import re
 
 import pytest
 
@@ -11,6 +12,7 @@ return [...document.querySelectorAll("body *")]
   .filter((element) => !scrolls(element) && element.getBoundingClientRect().right > innerWidth + 1)
   .map((element) => element.tagName + " " + element.textContent.slice(0, 40));
 """
+OPEN_ALL = "document.querySelectorAll('details').forEach((details) => { details.open = true })"
 FIRST_TABLE = 'document.querySelector("#answer table")'
 CONTRAST = """
 const parse = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -37,6 +39,13 @@ def column(browser, number: int) -> list[str]:
     return browser.ask(f"return [...{FIRST_TABLE}.tBodies[0].rows].map((row) => row.cells[{number}].textContent)")
 
 
+def sheets(browser) -> int:
+    """Return how many sheets the page has as a PDF."""
+    printed = base64.b64decode(browser.driver.execute_cdp_cmd("Page.printToPDF", {})["data"])
+    assert printed.startswith(b"%PDF")
+    return len(re.findall(rb"/Type\s*/Page\b", printed))
+
+
 def headings(browser) -> list[str]:
     """Return the names of the columns of the answer's table."""
     return browser.ask(f"return [...{FIRST_TABLE}.tHead.rows[0].cells].map((cell) => cell.textContent)")
@@ -48,7 +57,7 @@ def test_nothing_overflows_every_figure_is_loaded_and_the_console_is_silent(brow
     browser.open(page, width, scheme=scheme)
     assert browser.ask("return innerWidth") == width
     assert browser.ask("return document.documentElement.scrollWidth") <= width
-    browser.ask("document.querySelectorAll('details').forEach((details) => { details.open = true })")
+    browser.ask(OPEN_ALL)
     assert browser.ask("return document.documentElement.scrollWidth") <= width
     assert browser.ask(OVERFLOWS) == []
     widths = browser.ask("return [...document.images].map((image) => image.naturalWidth)")
@@ -107,10 +116,13 @@ def test_paper_has_every_section_and_no_control(browser, page):
     assert browser.ask("return [...document.querySelectorAll('tbody tr')].every((row) => row.offsetHeight > 0)")
     assert browser.ask("return getComputedStyle(document.querySelector('nav')).display") == "none"
     assert browser.ask("return [...document.querySelectorAll('.scroll')].every((box) => box.scrollWidth <= innerWidth)")
-    printed = base64.b64decode(browser.driver.execute_cdp_cmd("Page.printToPDF", {})["data"])
-    assert printed.startswith(b"%PDF")
-    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen"})
-    assert browser.ask(closed) > 0  # folded again after printing
+
+
+def test_a_print_has_as_many_sheets_as_one_of_the_page_with_everything_open(browser, page):
+    browser.open(page, 1400, medium="")
+    folded = sheets(browser)
+    browser.ask(OPEN_ALL)
+    assert folded == sheets(browser) > 1
 
 
 def test_a_link_of_the_contents_leads_to_its_section(browser, page):

@@ -49,8 +49,10 @@
   let opened = [];
   function openForPrint() {
     if (printing.matches) {
-      opened = Array.from(document.querySelectorAll("details:not([open])"));
-      for (const details of opened) details.open = true;
+      for (const details of document.querySelectorAll("details:not([open])")) {
+        details.open = true;
+        opened.push(details);
+      }
     } else {
       for (const details of opened) details.open = false;
       opened = [];
