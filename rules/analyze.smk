@@ -17,7 +17,7 @@ rule write_configuration:
         'python "$SCRIPTS/write_configuration.py"' " --text {params.text:q}" " --output {output.file:q}" " 2> {log:q}"
 
 
-# All runs of the grid to tables, plots, the two documents and the results page.
+# All runs of the grid to tables, plots, the two pages in Markdown and the results page.
 rule analyze_results:
     input:
         configuration=rules.write_configuration.output.file,
@@ -28,8 +28,8 @@ rule analyze_results:
         before=targets.run_targets(STUDY, "before_merge.json", trained_only=True),
     output:
         tables=expand(f"{grid.ANALYSIS}/{{name}}.csv", name=grid.TABLES),
-        documents=expand(f"{grid.ANALYSIS}/{{name}}", name=grid.DOCUMENTS),
-        page=f"{grid.ANALYSIS}/{grid.PAGE}",
+        pages=expand(f"{grid.ANALYSIS}/{{name}}", name=grid.PAGES),
+        report=f"{grid.ANALYSIS}/{grid.REPORT}",
         plots=directory(f"{grid.ANALYSIS}/plots"),
     log:
         "results/logs/analyze_results.log",
@@ -40,7 +40,7 @@ rule analyze_results:
     threads: 2  # draw side by side; the figures are the same for any number
     params:
         code=code("analyze_results.py"),
-        page=[sha256(part) for part in sorted((ROOT / grid.PAGE_PARTS).glob("report.*"))],
+        parts=[sha256(part) for part in sorted((ROOT / grid.REPORT_PARTS).glob("report.*"))],
         runs=lambda w: grid.RUNS,
         folder=subpath(output.plots, parent=True),
         settings=flags(**STUDY.analysis.model_dump()),

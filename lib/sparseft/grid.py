@@ -39,6 +39,10 @@ TABLES = (
     "summary", "grouped_summary", "sparsity_vs_performance", "comparisons", "best_tradeoffs", "layer_sparsity", "missing",
 )  # fmt: skip
 
+PAGES = ("EXPERIMENTS.md", "correctness_memo.md")
+REPORT = "report.html"  # the results page
+REPORT_PARTS = "lib/sparseft/analysis/templates"  # what the results page is made of
+
 # The same expressions constrain Snakemake's wildcards and parse a run_id. No name holds a '-'.
 WILDCARDS = {
     "model": r"[A-Za-z0-9_][A-Za-z0-9_.]*",
@@ -118,9 +122,6 @@ EXPORTED = "sparsity{sparsity}_{method}"
 TRAINER_CONFIGURATION = f"config/modelzoo/{RUN_ID}.yaml"
 PROGRAM = "results/programs/{program}"
 ANALYSIS = "results/analysis"
-PAGE = "report.html"  # the results page, beside the tables
-PAGE_PARTS = "lib/sparseft/analysis/templates"  # what the page is made of
-DOCUMENTS = ("EXPERIMENTS.md", "correctness_memo.md")
 CONFIGURATION = "configuration.yaml"  # beside the tables: the complete configuration of the study
 THROUGHPUT_TABLE = f"{ANALYSIS}/throughput_vs_batch_size.csv"
 THROUGHPUT_PLOTS = f"{ANALYSIS}/throughput_plots"

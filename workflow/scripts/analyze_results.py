@@ -27,7 +27,7 @@ from sparseft.config import Analysis, Config, add_flags, parse_section
 from sparseft.configfiles import read_configuration
 from sparseft.errors import InputError, run_script
 from sparseft.files import check_apart, check_ours, hold, is_marked, staged
-from sparseft.grid import CONFIGURATION, DOCUMENTS, PAGE, TABLES
+from sparseft.grid import CONFIGURATION, PAGES, REPORT, TABLES
 
 MAX_PROCESSES = 64
 COMPARED = "baseline_comparison.csv"
@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
 
 def check_outputs(args: argparse.Namespace) -> None:
     """Raise InputError if the outputs would replace what is read, or what this program did not write."""
-    names = [f"{name}.csv" for name in TABLES] + [COMPARED, *DOCUMENTS, PAGE]
+    names = [f"{name}.csv" for name in TABLES] + [COMPARED, REPORT, *PAGES]
     places = [args.output_dir / name for name in names]
     check_apart([args.output_dir], [args.results_dir])
     check_apart(places, [args.baseline, args.configuration])
@@ -115,7 +115,7 @@ def write(
         reproduction=again,
     )
     memo.write_memo(folder / "correctness_memo.md", judged, gaps, again)
-    report.write_report(folder / PAGE, judged, gaps, derived, args.tolerance, plots)
+    report.write_report(folder / REPORT, judged, gaps, derived, args.tolerance, plots)
     if args.configuration and args.configuration.resolve() != (args.output_dir / CONFIGURATION).resolve():
         shutil.copyfile(args.configuration, folder / CONFIGURATION)
     written = {"summary": tables.summary(judged), "grouped_summary": derived.cells}

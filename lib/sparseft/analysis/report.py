@@ -30,7 +30,11 @@ from sparseft.files import atomic_file
 from sparseft.grid import DENSE
 
 NAMED = 4  # models or tasks: more are counted in the title
-SHOWN_ELSEWHERE = ("Results", "Figures", "Findings in detail")  # sections of EXPERIMENTS.md that this page has in its own form
+SHOWN_ELSEWHERE = (
+    "Results",
+    "Figures",
+    "Findings in detail",
+)  # sections of EXPERIMENTS.md that this page has in its own form
 REPRODUCE = "How to reproduce"
 FILES = {
     "summary.csv": "One row per run, with every measured value and the digest of every file.",
