@@ -5,8 +5,8 @@
 With --baseline FILE.csv ours stand beside another project's numbers: baseline_comparison.csv, and marks in the figures.
 Writes to the output folder: summary.csv (a row a run), grouped_summary.csv, sparsity_vs_performance.csv,
 comparisons.csv (tests and intervals), best_tradeoffs.csv, layer_sparsity.csv, missing.csv (runs left out, with the
-reason), correctness_memo.md, EXPERIMENTS.md, report.html (the results page) and, with --plot, plots/. Figures that an earlier call left there, and a
-baseline_comparison.csv, are removed where this one does not write them.
+reason), correctness_memo.md, EXPERIMENTS.md, report.html (the results page) and, with --plot, plots/. Figures that an
+earlier call left there, and a baseline_comparison.csv, are removed where this one does not write them.
 """
 
 import argparse
