@@ -14,7 +14,7 @@ from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup, escape
 
 LONG = 12  # rows: a longer table is folded
-WIDE = 60  # letters: a cell with more is broken into lines
+WIDE = 40  # letters: a cell with more is broken into lines
 
 
 @dataclass(frozen=True)

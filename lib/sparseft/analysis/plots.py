@@ -223,7 +223,7 @@ def _line_figure(
         if column == "train_merge_gap":
             axes.axhline(0, color="0.25", linestyle=":", linewidth=1.4, label="no gap", zorder=1)
     if column == "samples_per_second":
-        _start_at_zero(panels.values())
+        _start_at_zero(list(panels.values()))
     _finish_axes(list(panels.values()), 100 * points["reached_sparsity"])
     figure.suptitle(
         fill(title if len(rows) > 1 else f"{title} ({rows[0]})", TITLE), fontsize="medium", fontweight="bold"
@@ -235,12 +235,13 @@ def _line_figure(
     return figure
 
 
-def _start_at_zero(panels: Iterable[Axes]) -> None:
-    """Let the y axes begin at 0, because a ratio of speeds is read off them.
+def _start_at_zero(panels: list[Axes]) -> None:
+    """Let the y axes begin at 0, because a ratio of speeds is read off them, and end above the fastest.
 
-    This comes after all panels of a row are drawn: they share an axis, and a limit ends its search for its range."""
-    for axes in panels:
-        axes.set_ylim(bottom=0)
+    This comes after all panels are drawn: those of a row share an axis, whose range no longer grows once it is set."""
+    tops = [axes.get_ylim()[1] for axes in panels]
+    for axes, top in zip(panels, tops, strict=True):
+        axes.set_ylim(0, 1.08 * top)  # room for a marker
 
 
 def _panels(rows: list[str], columns: list[str], height: float) -> tuple[Figure, dict[tuple[str, str], Axes]]:
