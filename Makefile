@@ -21,6 +21,10 @@ run: .venv/installed ## set up, then the default study; 26 minutes on 2 virtual 
 test: .venv/installed-tests ## set up, then all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+test-browser: .venv/installed-tests ## set up, then the results page in headless Chromium, which must be there with chromedriver
+	$(BIN)/python -m pip install --quiet --editable '.[browser]'
+	$(BIN)/python -m pytest tests/browser
+
 test-cerebras: .venv/installed-tests .venv-cerebras/installed-$(CEREBRAS_RELEASE) ## set up cerebras-pytorch, 5.7 GB, in an environment of its own; then that backend's tests
 	SPARSEFT_PYTHON='$(abspath $(BIN)/python)' .venv-cerebras/bin/python -m pytest tests/cerebras
 

@@ -17,7 +17,7 @@ rule write_configuration:
         'python "$SCRIPTS/write_configuration.py"' " --text {params.text:q}" " --output {output.file:q}" " 2> {log:q}"
 
 
-# All runs of the grid to tables, plots and the two documents.
+# All runs of the grid to tables, plots, the two pages in Markdown and the results page.
 rule analyze_results:
     input:
         configuration=rules.write_configuration.output.file,
@@ -27,31 +27,10 @@ rule analyze_results:
         trainings=targets.run_targets(STUDY, "train.json", trained_only=True),
         before=targets.run_targets(STUDY, "before_merge.json", trained_only=True),
     output:
-        tables=[
-            report(
-                f"{grid.ANALYSIS}/{name}.csv",
-                caption="../workflow/report/table.rst",
-                category="Tables",
-                labels={"table": name},
-            )
-            for name in grid.TABLES
-        ],
-        documents=[
-            report(
-                f"{grid.ANALYSIS}/{name}",
-                caption="../workflow/report/page.rst",
-                category="Pages",
-                labels={"page": name},
-            )
-            for name in ("EXPERIMENTS.md", "correctness_memo.md")
-        ],
-        plots=report(
-            directory(f"{grid.ANALYSIS}/plots"),
-            patterns=["{name}.png"],
-            caption="../workflow/report/figure.rst",
-            category="Figures",
-            labels={"figure": "{name}"},
-        ),
+        tables=expand(f"{grid.ANALYSIS}/{{name}}.csv", name=grid.TABLES),
+        pages=expand(f"{grid.ANALYSIS}/{{name}}", name=grid.PAGES),
+        report=f"{grid.ANALYSIS}/{grid.REPORT}",
+        plots=directory(f"{grid.ANALYSIS}/plots"),
     log:
         "results/logs/analyze_results.log",
     benchmark:
@@ -61,6 +40,7 @@ rule analyze_results:
     threads: 2  # draw side by side; the figures are the same for any number
     params:
         code=code("analyze_results.py"),
+        parts=[sha256(part) for part in sorted((ROOT / grid.REPORT_PARTS).glob("report.*"))],
         runs=lambda w: grid.RUNS,
         folder=subpath(output.plots, parent=True),
         settings=flags(**STUDY.analysis.model_dump()),

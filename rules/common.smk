@@ -25,6 +25,7 @@ from sparseft.configfiles import check_command, complete_text, read_sections, wi
 from sparseft.devices import slow_bfloat16, unused_gpus, visible_gpus
 from sparseft.digests import code_digest
 from sparseft.errors import InputError
+from sparseft.files import sha256
 from sparseft.requests import Requests
 from sparseft.terminal import replaced_models
 

@@ -3,19 +3,8 @@ rule analyze_throughput:
     input:
         records=targets.throughput_targets(STUDY),
     output:
-        table=report(
-            grid.THROUGHPUT_TABLE,
-            caption="../workflow/report/table.rst",
-            category="Tables",
-            labels={"table": "throughput_vs_batch_size"},
-        ),
-        plots=report(
-            directory(grid.THROUGHPUT_PLOTS),
-            patterns=["{name}.png"],
-            caption="../workflow/report/figure.rst",
-            category="Figures",
-            labels={"figure": "{name}"},
-        ),
+        table=grid.THROUGHPUT_TABLE,
+        plots=directory(grid.THROUGHPUT_PLOTS),
     log:
         "results/logs/analyze_throughput.log",
     benchmark:

@@ -205,7 +205,7 @@ def _pieces() -> Callable[..., dict[str, dict]]:
     return pieces
 
 
-@pytest.fixture(name="write_grid")
+@pytest.fixture(name="write_grid", scope="session")
 def _write_grid() -> Callable[..., int]:
     return write_grid
 

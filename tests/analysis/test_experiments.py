@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from sparseft.analysis.derived import Derived, derive
-from sparseft.analysis.experiments import findings, results_table, write_experiments
+from sparseft.analysis.experiments import results_table, write_experiments
+from sparseft.analysis.findings import findings
 from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
 

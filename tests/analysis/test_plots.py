@@ -25,7 +25,21 @@ def derived(tmp_path: Path) -> Derived:
 def figures(tmp_path: Path) -> Iterator[tuple[str, Figure]]:
     """Return the figures of the runs that were written."""
     found = derived(tmp_path)
-    return ((name, build()) for name, build in plots._figures(found.points, found.best, None))
+    return ((plot.name, build()) for plot, build in plots._figures(found.points, found.best, None))
+
+
+def layer_figures(layers: pd.DataFrame) -> dict[str, plots.Drawing]:
+    """Return the drawings of the layers' sparsities by name."""
+    return {plot.name: build for plot, build in plots._layer_figures(layers)}
+
+
+def uneven(files: dict) -> None:
+    """Make the first of 14 layers the largest, with nothing but zeros."""
+    rows = files["validation_report"]["layers"]
+    rows[0].update(weights=3000, pruned=1500, zeros=3000)
+    rows.reverse()  # a checkpoint has its own order
+    found = (3000 + 13 * 500) / (3000 + 13 * 1000)
+    files["validation_report"].update(actual_sparsity=found, sparsity_within_tolerance=found)
 
 
 def batch_sizes(cells: list[tuple[str, int]]) -> pd.DataFrame:
@@ -84,28 +98,51 @@ def test_speeds_of_two_devices_never_share_a_panel(write_run, tmp_path):
 
 
 def test_layers_are_drawn_by_block_and_by_kind_weighted_by_their_weights(write_run, tmp_path):
-    def uneven(files: dict) -> None:
-        rows = files["validation_report"]["layers"]
-        rows[0].update(weights=3000, pruned=1500, zeros=3000)
-        rows.reverse()  # a checkpoint has its own order
-        found = (3000 + 13 * 500) / (3000 + 13 * 1000)
-        files["validation_report"].update(actual_sparsity=found, sparsity_within_tolerance=found)
-
     write_run("m-t-random-sparsity50-no_finetune-seed0", 0.5, layers=14, change=uneven)
     write_run("m-t-dense-sparsity00-no_finetune-seed0", 0.5, layers=14)
     layers = derived(tmp_path).layers
     assert len(layers) == 14
-    by_block, by_kind = (build().axes[0].collections[0] for _, build in plots._layer_figures(layers))
+    by_block, by_kind = (build().axes[0].collections[0] for build in layer_figures(layers).values())
     assert by_block.get_array().ravel().tolist() == [pytest.approx(100 * 6000 / 9000), 50]
     assert by_kind.get_array().ravel().tolist() == [pytest.approx(100 * 3500 / 4000), *[50] * 6]
 
 
 def test_a_mask_that_looks_at_a_task_has_a_panel_a_task_and_another_one_panel(write_run, tmp_path):
     for method, task in product(("random", "unstructured_wanda"), "tu"):
-        write_run(f"m-{task}-{method}-sparsity50-no_finetune-seed0", 0.5, layers=7)
-    figure = dict(plots._layer_figures(derived(tmp_path).layers))["m_sparsity_by_block"]()
+        write_run(f"m-{task}-{method}-sparsity50-no_finetune-seed0", 0.5, layers=14, change=uneven)
+    figure = layer_figures(derived(tmp_path).layers)["m_sparsity_by_block"]()
     titles = [axes.get_title() for axes in figure.axes if axes.get_visible() and axes.get_title()]
     assert titles == ["random", "unstructured_wanda\nt", "unstructured_wanda\nu"]
+
+
+def test_layers_of_one_sparsity_are_not_drawn(write_run, tmp_path):
+    write_run("m-t-random-sparsity50-no_finetune-seed0", 0.5, layers=14)
+    layers = derived(tmp_path).layers
+    assert layers["sparsity_mean"].tolist() == [0.5] * 14
+    assert layer_figures(layers) == {}
+    layers.loc[3, "sparsity_mean"] = 0.6
+    assert list(layer_figures(layers)) == ["m_sparsity_by_block", "m_sparsity_by_projection"]
+
+
+def test_a_merge_that_adds_nothing_is_not_drawn(write_run, tmp_path):
+    write_run("m-t-random-sparsity50-sparse_to_dense-seed0", 0.5, loss=2.0, loss_before=2.0)
+    assert "t_train_merge_gap" not in dict(figures(tmp_path))
+
+
+def test_every_panel_of_a_row_holds_the_fastest_training_of_it(write_run, tmp_path):
+    for method, speed in (("unstructured", 3.0), ("random", 30.0)):
+        write_run(f"m-t-{method}-sparsity50-sparse_to_dense-seed0", 0.5, speed=speed)
+    limits = [axes.get_ylim() for axes in dict(figures(tmp_path))["t_speed_vs_sparsity"].axes]
+    assert all(low == 0 and high > 30 for low, high in limits)
+
+
+@pytest.mark.parametrize(("task", "toy"), [("boolq_mini", True), ("boolq", False)])
+def test_a_caption_says_of_a_generated_task_that_it_is_a_toy(write_run, tmp_path, task, toy):
+    write_run(f"m-{task}-random-sparsity50-no_finetune-seed0", 0.5)
+    found = derived(tmp_path)
+    (first, _), *_ = plots._figures(found.points, found.best, None)
+    assert (first.kind, first.task) == ("value", task)
+    assert ("toy" in first.caption) == toy
 
 
 def test_the_gap_is_drawn_of_trained_runs_alone(write_run, tmp_path):

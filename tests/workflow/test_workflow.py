@@ -64,9 +64,11 @@ def test_every_file_of_a_run_is_there_and_no_merged_model_is_left(study):
 
 def test_the_analysis_is_whole(study):
     names = {path.name for path in (study.folder / grid.ANALYSIS).iterdir()}
-    assert names >= {f"{table}.csv" for table in grid.TABLES} | {"correctness_memo.md", "EXPERIMENTS.md", "plots"}
+    assert names >= {f"{table}.csv" for table in grid.TABLES} | {*grid.PAGES, grid.REPORT, "plots"}
     assert rows(study, "missing") == []
-    assert len(list((study.folder / grid.ANALYSIS / "plots").glob("*.png"))) == 8
+    figures = {path.stem for path in (study.folder / grid.ANALYSIS / "plots").glob("*.png")}
+    assert "gsm8k_mini_exact_match_vs_sparsity" in figures
+    assert (study.folder / grid.ANALYSIS / grid.REPORT).read_text().count("<img ") == len(figures)
 
 
 def test_only_the_runs_of_the_last_configuration_are_in_the_aggregates(study):

@@ -5,8 +5,8 @@
 With --baseline FILE.csv ours stand beside another project's numbers: baseline_comparison.csv, and marks in the figures.
 Writes to the output folder: summary.csv (a row a run), grouped_summary.csv, sparsity_vs_performance.csv,
 comparisons.csv (tests and intervals), best_tradeoffs.csv, layer_sparsity.csv, missing.csv (runs left out, with the
-reason), correctness_memo.md, EXPERIMENTS.md and, with --plot, plots/. Figures that an earlier call left there, and a
-baseline_comparison.csv, are removed where this one does not write them.
+reason), correctness_memo.md, EXPERIMENTS.md, report.html (the results page) and, with --plot, plots/. Figures that an
+earlier call left there, and a baseline_comparison.csv, are removed where this one does not write them.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from sparseft.analysis import experiments, memo, tables
+from sparseft.analysis import experiments, memo, report, tables
 from sparseft.analysis.baseline import beside, read_baseline, without_counterpart
 from sparseft.analysis.derived import Derived, derive
 from sparseft.analysis.judgement import Judged, judge_runs
@@ -27,7 +27,7 @@ from sparseft.config import Analysis, Config, add_flags, parse_section
 from sparseft.configfiles import read_configuration
 from sparseft.errors import InputError, run_script
 from sparseft.files import check_apart, check_ours, hold, is_marked, staged
-from sparseft.grid import CONFIGURATION, TABLES
+from sparseft.grid import CONFIGURATION, PAGES, REPORT, TABLES
 
 MAX_PROCESSES = 64
 COMPARED = "baseline_comparison.csv"
@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
 
 def check_outputs(args: argparse.Namespace) -> None:
     """Raise InputError if the outputs would replace what is read, or what this program did not write."""
-    names = [f"{name}.csv" for name in TABLES] + [COMPARED, "EXPERIMENTS.md", "correctness_memo.md"]
+    names = [f"{name}.csv" for name in TABLES] + [COMPARED, REPORT, *PAGES]
     places = [args.output_dir / name for name in names]
     check_apart([args.output_dir], [args.results_dir])
     check_apart(places, [args.baseline, args.configuration])
@@ -111,10 +111,11 @@ def write(
         derived,
         args.tolerance,
         left_out=left_out,
-        plots=plots,
+        plots=[f"{plot.name}.png" for plot in plots],
         reproduction=again,
     )
     memo.write_memo(folder / "correctness_memo.md", judged, gaps, again)
+    report.write_report(folder / REPORT, judged, gaps, derived, args.tolerance, plots)
     if args.configuration and args.configuration.resolve() != (args.output_dir / CONFIGURATION).resolve():
         shutil.copyfile(args.configuration, folder / CONFIGURATION)
     written = {"summary": tables.summary(judged), "grouped_summary": derived.cells}

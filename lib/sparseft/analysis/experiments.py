@@ -4,30 +4,22 @@ A finding gives a difference its number only where it is significant after Holm'
 it names as not significant, which is not the same as equal. A run with a fault supports no sentence.
 """
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from sparseft.analysis.chain import short
-from sparseft.analysis.comparisons import LOSS, TOLD
 from sparseft.analysis.derived import Derived
+from sparseft.analysis.findings import FRONTS, difference, findings, percents
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import markdown_table
 from sparseft.analysis.records import Evaluation, Record, Training
 from sparseft.analysis.reproduce import Reproduction
-from sparseft.analysis.tables import LINE, PLAIN_LORA, asked_and_reached
+from sparseft.analysis.tables import LINE, asked_and_reached
 from sparseft.files import atomic_file
-from sparseft.grid import MODES, NO_FINETUNE, WAFER
+from sparseft.grid import MODES, WAFER
 
-_HEADS = {  # by comparison; dense is told of the losses alone, for the values have verdicts
-    "dense": "{mode} minus dense",
-    "random": "In mode {mode}, minus random pruning",
-    "untuned": "{mode} minus no fine-tuning",
-    "modes": "{mode} minus sparse_to_dense",
-}
-_FRONTS = {"best_for_sparsity": "sparsity", "best_for_speed": "training speed", "largest_within": "largest within"}
 _RESULTS = """## Results
 
 A value is the mean over the models ± the standard error over the examples; beside a yes/no task's stand the shares of the
@@ -106,26 +98,12 @@ def results_table(cells: pd.DataFrame) -> pd.DataFrame:
     """Return value ± standard error as text: a row per setting, model, task, metric, method and sparsity, a column per mode."""
     rows = ["setting", "model", "task", "metric", "method", "sparsity"]
     text = [_value(cell) for cell in cells.itertuples()]
-    wide = cells.assign(text=text, sparsity=_percents(cells)).pivot(index=rows, columns="mode", values="text")
+    wide = cells.assign(text=text, sparsity=percents(cells)).pivot(index=rows, columns="mode", values="text")
     modes = [mode for mode in MODES if mode in wide]
-    order = cells.assign(sparsity=_percents(cells))[rows].drop_duplicates()  # pivot sorts by the alphabet
+    order = cells.assign(sparsity=percents(cells))[rows].drop_duplicates()  # pivot sorts by the alphabet
     table = wide.loc[list(order.itertuples(index=False, name=None)), modes].fillna("-")
     table = table.rename_axis(columns=None).reset_index()
     return table if table["setting"].any() else table.drop(columns="setting")
-
-
-def findings(derived: Derived, tolerance: float) -> list[str]:
-    """Return sentences about one model on one task in one setting."""
-    values = derived.comparisons[derived.comparisons["comparison"] != "dense"]
-    outcomes = [*TOLD, "significant"]
-    losses = derived.comparisons.drop(columns=outcomes).rename(columns=lambda name: name.removeprefix(LOSS))
-    return [
-        *_dense(derived.points),
-        *_verdicts(derived, tolerance),
-        *_compared(values),
-        *(f"Loss, {sentence}" for sentence in _compared(losses)),
-        *_fronts(derived.best),
-    ]
 
 
 def _setting(records: list[Record], cells: pd.DataFrame) -> str:
@@ -204,16 +182,11 @@ def _task_section(task: str, derived: Derived, tolerance: float) -> str:
 def _best_table(best: pd.DataFrame) -> str:
     rows = []
     for row in best.itertuples():
-        difference = "-" if pd.isna(row.difference_low) else _difference(row)
-        respects = ", ".join(words for name, words in _FRONTS.items() if getattr(row, name))
+        interval = "-" if pd.isna(row.difference_low) else difference(row)
+        respects = ", ".join(words for name, words in FRONTS.items() if getattr(row, name))
         verdict = "-" if pd.isna(row.verdict) else row.verdict
-        rows.append([row.method, asked_and_reached(row), row.mode, f"{row.value:.3f}", difference, verdict, respects])
+        rows.append([row.method, asked_and_reached(row), row.mode, f"{row.value:.3f}", interval, verdict, respects])
     return markdown_table(["method", "sparsity, %", "mode", "value", "minus dense", "verdict", "best for"], rows)
-
-
-def _percents(table: pd.DataFrame) -> list[str]:
-    """Return the sparsities of the rows as text."""
-    return [asked_and_reached(row) for row in table.itertuples()]
 
 
 def _value(cell: tuple) -> str:
@@ -221,85 +194,6 @@ def _value(cell: tuple) -> str:
     for name, recall in (("no", cell.recall_no), ("yes", cell.recall_yes)):
         text += f" {name} {recall:.2f}" if pd.notna(recall) else ""
     return text + (" (at fault)" if cell.n_sound < cell.n else "")
-
-
-def _dense(points: pd.DataFrame) -> Iterable[str]:
-    start = points[(points["sparsity"] == 0) & (points["n_sound"] == points["n"])]
-    mode = start["mode"].where(start["mode"] == NO_FINETUNE, PLAIN_LORA)  # every trained curve starts from plain LoRA
-    start = start.assign(mode=mode).drop_duplicates("mode").set_index("mode")
-    for mode, words in {NO_FINETUNE: "without fine-tuning", PLAIN_LORA: "with plain LoRA"}.items():
-        if mode in start.index:
-            cell = start.loc[mode]
-            guess, named = cell.chance, f"chance ({cell.chance:.2f})"
-            if cell.majority_floor > guess:  # false where a task has none
-                guess, named = cell.majority_floor, f"one answer to all ({cell.majority_floor:.3f})"
-            error = cell.standard_error
-            above = f", {(cell.value - guess) / error:+.1f} standard errors from {named}" if error else ""
-            yield f"The dense model {words}: {cell.value:.3f} ± {error:.3f}{above}."
-
-
-def _verdicts(derived: Derived, tolerance: float) -> Iterable[str]:
-    """Say how far each curve can be pruned."""
-    judged = derived.points[derived.points["verdict"].notna()]
-    largest = derived.best[derived.best["largest_within"]]
-    for mode, part in judged.groupby("mode", sort=False):
-        found = largest[largest["mode"] == mode]
-        words = [f"{row.method} up to {asked_and_reached(row)} % ({_difference(row)})" for row in found.itertuples()]
-        rest = [method for method in part["method"].unique() if method not in set(found["method"])]
-        words += [f"not shown at the smallest sparsity for {', '.join(rest)}"] if rest else []
-        yield f"No regression beyond {tolerance:g} against dense in mode {mode}: {'; '.join(words)}."
-
-
-def _compared(comparisons: pd.DataFrame) -> Iterable[str]:
-    """Say the significant differences with their numbers, and name the others."""
-    few = comparisons[comparisons["sparsity"].isin(_few(comparisons["sparsity"]))]
-    found: dict[tuple[str, str], dict[bool, dict[str, list]]] = {}
-    for row in few.itertuples():
-        by_method = found.setdefault((row.comparison, row.mode), {True: {}, False: {}})
-        by_method[row.significant].setdefault(row.method, []).append(row)
-    for (kind, mode), by_method in found.items():
-        parts = [
-            f"{method} " + ", ".join(f"{_difference(row)} at {_against(row)}" for row in rows)
-            for method, rows in by_method[True].items()
-        ]
-        untold = [
-            f"{method} at {', '.join(_percents(pd.DataFrame(rows)))} %" for method, rows in by_method[False].items()
-        ]
-        parts += [f"not significant: {', '.join(untold)}"] if untold else []
-        yield f"{_HEADS[kind].format(mode=mode)}: {'; '.join(parts)}."
-
-
-def _fronts(best: pd.DataFrame) -> Iterable[str]:
-    for name in ("best_for_sparsity", "best_for_speed"):
-        rows = best[best[name]]
-        if rows.empty:
-            continue
-        for device in rows["device"].unique() if name == "best_for_speed" else [None]:  # speeds of one device
-            rows_there = rows if device is None else rows[rows["device"] == device]
-            points = [
-                f"{row.method} {asked_and_reached(row)} % {row.mode} {row.value:.3f}" for row in rows_there.itertuples()
-            ]
-            yield f"Best in value for its {_FRONTS[name]}{f' on {device}' if device else ''}: {'; '.join(points)}."
-
-
-def _difference(row: tuple) -> str:
-    mean = row.difference if hasattr(row, "difference") else row.difference_to_dense
-    return f"{mean:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
-
-
-def _against(row: tuple) -> str:
-    """Return the sparsity of a comparison, and the one that it was compared with where the masks reached another."""
-    ours, theirs = row.reached_sparsity, row.against_reached_sparsity
-    if row.comparison == "dense" or abs(ours - theirs) < 0.001:
-        return f"{asked_and_reached(row)} %"
-    return f"{row.sparsity} % (reached {100 * ours:.1f} % against {100 * theirs:.1f} %)"
-
-
-def _few(sparsities: pd.Series) -> list[int]:
-    """Return at most four sparsities, evenly spread and with the largest: a sentence of ten numbers is not read."""
-    found = sorted(set(sparsities) - {0}, reverse=True)
-    step = max(1, math.ceil(len(found) / 4))
-    return found[::step]
 
 
 def _limits(records: list[Record], judged: list[Judged], derived: Derived, left_out: int) -> str:

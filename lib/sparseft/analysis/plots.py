@@ -11,7 +11,8 @@
 
 A line figure has a column per method and a row per model; colour and marker both tell the mode. Where runs of a model and
 task have several settings, each setting has figures of its own, whose names begin with setting1_, setting2_, ... Points
-with a run that has a fault are not drawn. Apart from these, since it is measured apart:
+with a run that has a fault are not drawn. A figure in which nothing differs is left out: layers that all have the same
+sparsity, and a merge that adds nothing to the loss. Measured apart from the runs:
 
     {model}_{task}_throughput_vs_batch_size  speed and memory of the training, a column a method and device; colour
                                              tells the sparsity, from dark to light (viridis), dense is black
@@ -36,6 +37,16 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sparseft.analysis.captions import (
+    Plot,
+    heat_map,
+    layers_plot,
+    line_chart,
+    metric_name,
+    speed_chart,
+    throughput_chart,
+    value_caption,
+)
 from sparseft.analysis.leftovers import MARK, remove_leftovers
 from sparseft.analysis.tables import asked_and_reached
 from sparseft.files import atomic_file
@@ -44,7 +55,6 @@ from sparseft.processes import end_with_parent
 
 Drawing = Callable[[], Figure]  # builds the figure
 
-METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_match": "exact match"}
 REACHED = "sparsity reached (%)"
 ASKED = "sparsity asked for (%)"
 GAP = "train-merge gap\n(nats per answer token)"
@@ -54,6 +64,8 @@ ROWS = {
     "tokens_per_second": "training speed\n(tokens/s)",
     "peak_memory": "peak memory\n(GB)",
 }
+SAME_SPARSITY = 0.5  # percentage points: a smaller difference between layers is rounding, and no colour shows it
+SAME_LOSS = 5e-4  # nats per answer token: the tables' three digits show no smaller gap
 
 WIDTH = 5.2  # inches: at a paper's column of 3.3 its letters of 9.5 to 11 points are 6 to 7 high
 ACROSS = 3  # panels side by side
@@ -85,30 +97,30 @@ def write_plots(
     folder: Path,
     processes: int,
     baseline: pd.DataFrame | None = None,
-) -> list[str]:
-    """Draw every figure from the points of the curves, the best of them and the layers' sparsities into `folder`, and
-    remove those of an earlier call that are none of these; returns the PNGs' names.
+) -> list[Plot]:
+    """Draw every figure from the points of the curves, the best of them and the layers' sparsities into `folder`.
 
-    `processes`: so many draw side by side. `baseline`: what another project reached, marked beside ours."""
+    Remove the figures that an earlier call left there. `processes` is how many draw side by side. `baseline` has another
+    project's values, which are marked beside ours."""
     return _write(chain(_figures(points, best, baseline), _layer_figures(layers)), folder, processes)
 
 
-def write_throughput_plots(table: pd.DataFrame, folder: Path) -> list[str]:
-    """Draw the measured batch sizes into `folder`, as write_plots does; returns the PNGs' names."""
+def write_throughput_plots(table: pd.DataFrame, folder: Path) -> list[Plot]:
+    """Draw the measured batch sizes into `folder`, as write_plots does, and return the figures."""
     return _write(_throughput_figures(table), folder, processes=1)
 
 
-def _write(figures: Iterator[tuple[str, Drawing]], folder: Path, processes: int) -> list[str]:
-    """Draw the figures by name, `processes` at a time.
+def _write(figures: Iterator[tuple[Plot, Drawing]], folder: Path, processes: int) -> list[Plot]:
+    """Draw the figures, `processes` at a time, and return them.
 
     Each is built where it is drawn. A figure that was sent to another process would not always be drawn the same: matplotlib
     keeps its transforms' parents by their address, which another object can have in the other process."""
     with ProcessPoolExecutor(processes, initializer=end_with_parent) as pool:
-        drawn = {name: pool.submit(_save, build, folder / name) for name, build in figures}
+        drawn = {plot: pool.submit(_save, build, folder / plot.name) for plot, build in figures}
         for one in drawn.values():
             one.result()
-    remove_leftovers(folder, {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")})
-    return [f"{name}.png" for name in drawn]
+    remove_leftovers(folder, {f"{plot.name}.{kind}" for plot in drawn for kind in ("png", "svg")})
+    return list(drawn)
 
 
 def _save(build: Drawing, path: Path) -> None:
@@ -123,17 +135,15 @@ def _save(build: Drawing, path: Path) -> None:
             figure.set_layout_engine("none")  # laid out by the first drawing; once is enough
 
 
-def _figures(points: pd.DataFrame, best: pd.DataFrame, baseline: pd.DataFrame | None) -> Iterator[tuple[str, Drawing]]:
+def _figures(points: pd.DataFrame, best: pd.DataFrame, baseline: pd.DataFrame | None) -> Iterator[tuple[Plot, Drawing]]:
     points = points.assign(row=points["model"])
     for prefix, words, setting in _settings(points):
         own, own_best = points[points["setting"] == setting], best[best["setting"] == setting]
         for (task, metric), part in own.groupby(["task", "metric"], sort=False):
             front = own_best[(own_best["task"] == task) & (own_best["metric"] == metric)]
-            for name, drawing in _value_figures(part, front, f"{task}{words}", baseline):
-                yield f"{prefix}{task}_{metric}_{name}", drawing
+            yield from _value_figures(part, front, f"{prefix}{task}_{metric}", f"{task}{words}", baseline)
         for task, part in own.groupby("task", sort=False):
-            for name, drawing in _cost_figures(part, f"{task}{words}"):
-                yield f"{prefix}{task}_{name}", drawing
+            yield from _cost_figures(part, f"{prefix}{task}", f"{task}{words}")
 
 
 def _settings(table: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
@@ -146,34 +156,56 @@ def _settings(table: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
 
 
 def _value_figures(
-    points: pd.DataFrame, front: pd.DataFrame, title: str, baseline: pd.DataFrame | None
-) -> Iterator[tuple[str, Drawing]]:
-    """Yield the figures of one task's metric; `front`: its best points."""
+    points: pd.DataFrame, front: pd.DataFrame, prefix: str, title: str, baseline: pd.DataFrame | None
+) -> Iterator[tuple[Plot, Drawing]]:
+    """Yield the figures of one task's metric; `front` has its best points, `prefix` begins the figures' names."""
     task, metric = points[["task", "metric"]].iloc[0]
-    label = METRICS.get(metric, metric)
+    label = metric_name(metric)
     whole = f"{title}: {label} ± standard error"
     marks = None if baseline is None else baseline[baseline["task"] == task]
-    yield "vs_sparsity", partial(_line_figure, points, "value", label, "standard_error", whole, marks)
+    plot = line_chart(f"{prefix}_vs_sparsity", "value", points, label, value_caption(points, label))
+    yield plot, partial(_line_figure, points, "value", label, "standard_error", whole, marks)
     for model, of_model in points.groupby("model", sort=False):
-        yield f"heatmap_{model}", partial(_heat_map, of_model, title=f"{title}: {label} ({model})", label=label)
+        plot = heat_map(f"{prefix}_heatmap_{model}", of_model, label)
+        yield plot, partial(_heat_map, of_model, title=f"{title}: {label} ({model})", label=label)
     timed = points[points["samples_per_second"].notna()]
     if len(timed):
         best = front[front["best_for_speed"]]
-        yield "vs_speed", partial(_speed_figure, timed, best, label, title=f"{whole} against training speed")
+        plot = speed_chart(f"{prefix}_vs_speed", timed, label)
+        yield plot, partial(_speed_figure, timed, best, label, title=f"{whole} against training speed")
 
 
-def _cost_figures(points: pd.DataFrame, title: str) -> Iterator[tuple[str, Drawing]]:
+def _cost_figures(points: pd.DataFrame, prefix: str, title: str) -> Iterator[tuple[Plot, Drawing]]:
     """Yield the figures of one task's loss, gap and speed."""
-    bars = " ± standard deviation over seeds" if (points["n"] > 1).any() else ""
+    several = (points["n"] > 1).any()
+    bars = " ± standard deviation over seeds" if several else ""
+    said = " Bars are one standard deviation, over the seeds." if several else ""
     on_device = points.assign(row=points["model"] + " on " + points["device"].fillna(""))
-    for name, (column, rows, label, words) in {
-        "eval_loss_vs_sparsity": ("eval_loss", points, LOSS, "loss of the merged model"),
-        "train_merge_gap": ("train_merge_gap", points, GAP, "loss of the merged model minus loss before the merge"),
-        "speed_vs_sparsity": ("samples_per_second", on_device, ROWS["samples_per_second"], "training speed"),
-    }.items():
+    for name, (column, rows, label, words, caption) in {
+        "eval_loss_vs_sparsity": (
+            "eval_loss", points, LOSS, "loss of the merged model",
+            "Loss of the merged models on the validation examples, in nats per answer token. Lower is better.",
+        ),
+        "train_merge_gap": (
+            "train_merge_gap", points, GAP, "loss of the merged model minus loss before the merge",
+            "What the merge adds to the loss: the loss of the merged model minus the loss before the merge. At 0 the merge"
+            " changes nothing.",
+        ),
+        "speed_vs_sparsity": (
+            "samples_per_second", on_device, ROWS["samples_per_second"], "training speed",
+            "Training speed. It belongs to the device that is named above each panel, and to no other.",
+        ),
+    }.items():  # fmt: skip
         known = rows[rows[column].notna()]
-        if len(known):
-            yield name, partial(_line_figure, known, column, label, f"{column}_sd", f"{title}: {words}{bars}")
+        if _says_nothing(column, known):
+            continue
+        plot = line_chart(f"{prefix}_{name}", column, known, words, caption + said)
+        yield plot, partial(_line_figure, known, column, label, f"{column}_sd", f"{title}: {words}{bars}")
+
+
+def _says_nothing(column: str, known: pd.DataFrame) -> bool:
+    """Return whether a line figure of a column is empty, or shows a gap that is 0 everywhere."""
+    return known.empty or (column == "train_merge_gap" and known[column].abs().max() < SAME_LOSS)
 
 
 def _line_figure(
@@ -190,8 +222,8 @@ def _line_figure(
         axes.set_title(method if len(rows) == 1 else f"{method}\n{fill(row, 18)}", fontsize="small")
         if column == "train_merge_gap":
             axes.axhline(0, color="0.25", linestyle=":", linewidth=1.4, label="no gap", zorder=1)
-        if column == "samples_per_second":
-            axes.set_ylim(bottom=0)  # a ratio of speeds is read off the axis
+    if column == "samples_per_second":
+        _start_at_zero(list(panels.values()))
     _finish_axes(list(panels.values()), 100 * points["reached_sparsity"])
     figure.suptitle(
         fill(title if len(rows) > 1 else f"{title} ({rows[0]})", TITLE), fontsize="medium", fontweight="bold"
@@ -201,6 +233,15 @@ def _line_figure(
     if baseline is not None:
         _draw_baseline(figure, baseline)
     return figure
+
+
+def _start_at_zero(panels: list[Axes]) -> None:
+    """Let the y axes begin at 0, because a ratio of speeds is read off them, and end above the fastest.
+
+    This comes after all panels are drawn: those of a row share an axis, whose range no longer grows once it is set."""
+    tops = [axes.get_ylim()[1] for axes in panels]
+    for axes, top in zip(panels, tops, strict=True):
+        axes.set_ylim(0, 1.08 * top)  # room for a marker
 
 
 def _panels(rows: list[str], columns: list[str], height: float) -> tuple[Figure, dict[tuple[str, str], Axes]]:
@@ -331,8 +372,10 @@ def _heat_map(points: pd.DataFrame, *, title: str, label: str) -> Figure:
     return figure
 
 
-def _layer_figures(layers: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
-    """The masks of a method that looks at no task are the same in all: drawn once; of a study that prunes nothing, none."""
+def _layer_figures(layers: pd.DataFrame) -> Iterator[tuple[Plot, Drawing]]:
+    """Yield the figures of the layers' sparsities, where they differ.
+
+    The masks of a method that looks at no task are the same in all of them, and are drawn once."""
     if layers.empty:
         return
     of_task = layers["method"].isin(TASK_METHODS)
@@ -347,8 +390,16 @@ def _layer_figures(layers: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
             for place, label in {"block": "decoder block", "projection": "kind of layer"}.items():
                 sums = part.groupby(["panel", place, "sparsity"], sort=False)[["zeros", "weights"]].sum()
                 reached = (100 * sums["zeros"] / sums["weights"]).astype(float).rename("reached").reset_index()
-                drawing = partial(_layer_figure, reached, place, label, f"{model}{words}")
-                yield f"{prefix}{model}_sparsity_by_{place}", drawing
+                if _same_everywhere(reached):
+                    continue
+                plot = layers_plot(f"{prefix}{model}_sparsity_by_{place}", setting, model, label)
+                yield plot, partial(_layer_figure, reached, place, label, f"{model}{words}")
+
+
+def _same_everywhere(reached: pd.DataFrame) -> bool:
+    """Return whether all layers of a mask have the same sparsity, to within rounding, as scope `layer` makes them."""
+    masks = reached.groupby(["panel", "sparsity"])["reached"]
+    return bool(((masks.max() - masks.min()) < SAME_SPARSITY).all())
 
 
 def _layer_figure(reached: pd.DataFrame, place: str, label: str, model: str) -> Figure:
@@ -380,12 +431,13 @@ def _layer_figure(reached: pd.DataFrame, place: str, label: str, model: str) -> 
     return figure
 
 
-def _throughput_figures(table: pd.DataFrame) -> Iterator[tuple[str, Drawing]]:
+def _throughput_figures(table: pd.DataFrame) -> Iterator[tuple[Plot, Drawing]]:
     for (model, task), part in table.groupby(["model", "task"], sort=False):
         devices = " and ".join(part["device"].unique())
         kinds = " or ".join(part["peak_memory_kind"].unique())
         title = f"{model}, {task}\ntraining on {devices}\n{_what_bars_are(part)}\npeak memory: {kinds}"
-        yield f"{model}_{task}_throughput_vs_batch_size", partial(_throughput_figure, part, title)
+        plot = throughput_chart(f"{model}_{task}_throughput_vs_batch_size", model, task, devices)
+        yield plot, partial(_throughput_figure, part, title)
 
 
 def _what_bars_are(table: pd.DataFrame) -> str:

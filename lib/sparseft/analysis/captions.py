@@ -1,0 +1,101 @@
+"""Say in words what each figure of plots.py shows: where it belongs, its caption, and its text for who cannot see it."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from sparseft.grid import MINI_TASKS, NO_FINETUNE
+
+METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_match": "exact match"}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Describe a figure: where it belongs and what it shows, in words. `model` and `task` are empty for several."""
+
+    name: str  # of its files, without the ending
+    kind: str
+    setting: str
+    model: str
+    task: str
+    alt: str
+    caption: str
+
+
+def line_chart(name: str, kind: str, points: pd.DataFrame, words: str, caption: str) -> Plot:
+    """Describe a line figure of the points, of which `words` say what is drawn."""
+    setting, task = points[["setting", "task"]].iloc[0]
+    methods, modes = ", ".join(points["method"].unique()), ", ".join(points["mode"].unique())
+    models = ", ".join(points["model"].unique())
+    alt = (
+        f"Line chart: {words} of {models} on {task}, over sparsity. A panel per method: {methods}. A line per mode: {modes}."
+        " The tables have the same values."
+    )
+    return Plot(name, kind, setting, "", task, alt, caption)
+
+
+def heat_map(name: str, points: pd.DataFrame, label: str) -> Plot:
+    """Describe the heat map of one model."""
+    setting, model, task = points[["setting", "model", "task"]].iloc[0]
+    alt = f"Heat map: {label} of {model} on {task} by method and sparsity, a panel per mode. The tables have the same values."
+    caption = f"Mean {label} of {model} by method and sparsity, a panel per mode. A grey cell has no run."
+    return Plot(name, "heatmap", setting, model, task, alt, caption)
+
+
+def speed_chart(name: str, points: pd.DataFrame, label: str) -> Plot:
+    """Describe the figure of value against speed."""
+    setting, task = points[["setting", "task"]].iloc[0]
+    alt = f"Scatter chart: {label} on {task} against training speed. The tables have the same values."
+    caption = (
+        f"{_first_upper(label)} against training speed, a panel per model and device. The numbered points are the Pareto"
+        " front: no other point is better in one and as good in the other."
+    )
+    return Plot(name, "vs_speed", setting, "", task, alt, caption)
+
+
+def layers_plot(name: str, setting: str, model: str, label: str) -> Plot:
+    """Describe the figure of the layers' sparsities."""
+    alt = f"Heat map: share of zeros in the merged models of {model}, by {label} and sparsity. layer_sparsity.csv has the values."
+    caption = f"Share of zeros in the merged models of {model} by {label}, a panel per method."
+    return Plot(name, "layers", setting, model, "", alt, caption)
+
+
+def throughput_chart(name: str, model: str, task: str, devices: str) -> Plot:
+    """Describe the figure of speed and memory against the batch size."""
+    alt = f"Line chart: training speed and peak memory of {model} on {task} against the batch size."
+    caption = f"Training speed and peak memory of {model} on {task} against the batch size, measured on {devices}."
+    return Plot(name, "throughput", "", model, task, alt, caption)
+
+
+def metric_name(metric: str) -> str:
+    """Return the name of a metric in words."""
+    return METRICS.get(metric, metric)
+
+
+def value_caption(points: pd.DataFrame, label: str) -> str:
+    """Return the caption of the figure of a task's metric over sparsity."""
+    task = points["task"].iloc[0]
+    return (
+        f"{_first_upper(label)} on {task} against the sparsity that the masks reached. Bars are one standard error, over the"
+        f" validation examples. {_levels(points)}{toy(task)}"
+    )
+
+
+def _levels(points: pd.DataFrame) -> str:
+    """Say what the horizontal lines of a value's figure are."""
+    levels = ["The dotted line is what guessing scores."]
+    if (points["majority_floor"] > points["chance"]).any():
+        levels.append("The dash-dotted line is what one answer to all questions scores.")
+    if points[points["mode"] != NO_FINETUNE]["dense_value"].notna().any():
+        levels.insert(0, "The dashed line is the dense model, fine-tuned with plain LoRA.")
+    return " ".join(levels)
+
+
+def toy(task: str) -> str:
+    """Say of a task that the project generates that it is one; return nothing for the others."""
+    return f" {task} is a toy task that SparseFT generates." if task in MINI_TASKS else ""
+
+
+def _first_upper(text: str) -> str:
+    """Return a text as the beginning of a sentence."""
+    return text[:1].upper() + text[1:]

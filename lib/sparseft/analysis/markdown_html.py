@@ -1,0 +1,113 @@
+"""Turn the Markdown documents of the analysis into HTML.
+
+What a document quotes from data, such as the name of a device, stays text: HTML, links and images are not interpreted.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markdown_it.utils import EnvType, OptionsDict
+from markupsafe import Markup, escape
+
+LONG = 12  # rows: a longer table is folded
+WIDE = 40  # letters: a cell with more is broken into lines
+
+
+@dataclass(frozen=True)
+class Section:
+    """Hold a section of a document: its title, the place that a link names, its HTML."""
+
+    title: str
+    id: str
+    html: Markup
+
+
+def sections(text: str, shift: int = 0) -> list[Section]:
+    """Return the sections of a document, the part before the first "##" under an empty title.
+
+    The document's own title is left out. `shift` is added to the level of every heading within a section."""
+    parser = _parser()
+    parts: list[tuple[str, list[Token]]] = [("", [])]
+    tokens = parser.parse(text)
+    for number, token in enumerate(tokens):
+        level = _level(tokens, number)
+        if level == 1:
+            continue
+        if level == 2:
+            if token.type == "inline":
+                parts.append((token.content, []))
+            continue
+        if level is not None and token.type != "inline":
+            token.tag = f"h{level + shift}"
+        parts[-1][1].append(token)
+    return [Section(title, _identifier(title), Markup(_render(parser, title, part))) for title, part in parts if part]
+
+
+def _parser() -> MarkdownIt:
+    """Return a parser of plain text, lists, headings, code and tables."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser.disable(["image", "link", "autolink", "html_block", "html_inline", "reference"])
+    parser.add_render_rule("table_open", _table_open)
+    parser.add_render_rule("table_close", _table_close)
+    return parser
+
+
+def _level(tokens: Sequence[Token], number: int) -> int | None:
+    """Return the level of the heading that a token belongs to; None for all others."""
+    for place in (number, number - 1):  # the text follows its opening
+        token = tokens[place]
+        if token.type == "heading_open" or (place == number and token.type == "heading_close"):
+            return int(token.tag[1])
+    return None
+
+
+def _render(parser: MarkdownIt, title: str, tokens: list[Token]) -> str:
+    """Return the HTML of one section, in which every table is named after the heading above it."""
+    heading = title
+    for number, token in enumerate(tokens):
+        if token.type == "heading_open":
+            heading = tokens[number + 1].content
+        if token.type == "table_open":
+            token.meta = {"caption": heading or "Table", "rows": _rows(tokens[number:])}
+        if token.type == "td_open" and len(tokens[number + 1].content) > WIDE:
+            token.attrSet("class", "wide")
+    return parser.renderer.render(tokens, parser.options, {})
+
+
+def _rows(tokens: Sequence[Token]) -> int:
+    """Return how many rows the table has that the tokens begin with, without its header."""
+    count = -1
+    for token in tokens:
+        count += token.type == "tr_open"
+        if token.type == "table_close":
+            break
+    return count
+
+
+def _table_open(
+    renderer: RendererHTML, tokens: Sequence[Token], number: int, options: OptionsDict, environment: EnvType
+) -> str:
+    """Return the start of a table in a box that scrolls by itself."""
+    caption, rows = tokens[number].meta["caption"], tokens[number].meta["rows"]
+    name = escape(caption)
+    box = f'<div class="scroll tall" tabindex="0" role="region" aria-label="{name}"><table><caption>{name}</caption>\n'
+    if rows <= LONG:
+        return box
+    return f'<details><summary>{name} <span class="count">{rows} rows</span></summary>\n{box}'
+
+
+def _table_close(
+    renderer: RendererHTML, tokens: Sequence[Token], number: int, options: OptionsDict, environment: EnvType
+) -> str:
+    """Return the end of what _table_open began."""
+    opening = next(token for token in reversed(tokens[:number]) if token.type == "table_open")
+    return "</table></div>\n" + ("</details>\n" if opening.meta["rows"] > LONG else "")
+
+
+def _identifier(title: str) -> str:
+    """Return the name of a section's place in the page."""
+    return "-".join(re.findall("[a-z0-9]+", title.lower())) or "start"

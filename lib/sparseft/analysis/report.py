@@ -1,0 +1,262 @@
+"""report.html: the results page. The answer first, then every finding, figure and table, then the correctness memo.
+
+The page is one file that loads nothing: figures, styles and the script that sorts its tables are in it. Its policy (CSP) lets
+nothing else run. The same runs give the same bytes.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import quote
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from sparseft import __version__
+from sparseft.analysis import report_tables, tables
+from sparseft.analysis.captions import Plot, metric_name, toy
+from sparseft.analysis.derived import Derived
+from sparseft.analysis.findings import findings, headline
+from sparseft.analysis.judgement import Judged
+from sparseft.analysis.markdown_html import Section, sections
+from sparseft.analysis.records import Gap, Record
+from sparseft.analysis.report_tables import Table
+from sparseft.files import atomic_file
+from sparseft.grid import DENSE
+
+NAMED = 4  # models or tasks: more are counted in the title
+SHOWN_ELSEWHERE = (
+    "Results",
+    "Figures",
+    "Findings in detail",
+)  # sections of EXPERIMENTS.md that this page has in its own form
+REPRODUCE = "How to reproduce"
+FILES = {
+    "summary.csv": "One row per run, with every measured value and the digest of every file.",
+    "grouped_summary.csv": "One row per cell: means and intervals over the seeds.",
+    "sparsity_vs_performance.csv": "One row per point of a curve, with its difference to dense and its verdict.",
+    "comparisons.csv": "One row per statistical test.",
+    "best_tradeoffs.csv": "The points that no other point beats.",
+    "layer_sparsity.csv": "One row per pruned layer: the share of zeros in the merged models.",
+    "missing.csv": "Runs with something missing or unreadable, with the reason.",
+}
+URL_SAFE = " /:;=+,()[]{}!$*?@-_.~|"  # of the letters in an SVG, those that a data URL in quotes may have
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Hold a figure as the page shows it; width and height are in points."""
+
+    source: str
+    width: str
+    height: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Hold the results of one model on one task in one setting."""
+
+    model: str
+    title: str
+    headline: list[str]
+    findings: list[str]
+    tables: list[Table]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Hold the results of all models on one task in one setting."""
+
+    title: str
+    id: str
+    places: list[Place]
+    main: list[Figure]
+    figures: list[Figure]
+
+
+def write_report(
+    path: Path, judged: list[Judged], gaps: list[Gap], derived: Derived, tolerance: float, plots: Iterable[Plot]
+) -> None:
+    """Write the page. EXPERIMENTS.md, correctness_memo.md and plots/ must be in its folder already."""
+    folder, plots = path.parent, list(plots)
+    members = [each.record for each in judged if each.outside is None]
+    groups = list(_groups(derived, tolerance, plots, folder))
+    study, reproduce = _study_sections(folder / "EXPERIMENTS.md")
+    content = {
+        "title": _title(derived.cells),
+        "conditions": _conditions(members, derived.cells),
+        "checks": _checks(judged, gaps),
+        "groups": groups,
+        "single": sum(len(group.places) for group in groups) == 1,
+        "results": report_tables.results(derived.cells),
+        "layers": [_figure(folder, plot) for plot in plots if not plot.task],
+        "runs": report_tables.every_run(tables.summary(judged)),
+        "missing": report_tables.missing(gaps),
+        "files": FILES.items(),
+        "study": study,
+        "memo": sections((folder / "correctness_memo.md").read_text(encoding="utf-8"), shift=1),
+        "reproduce": reproduce,
+        "version": __version__,
+    }
+    with atomic_file(path) as temporary:
+        temporary.write_text(_page(content), encoding="utf-8")
+
+
+def _page(content: dict[str, object]) -> str:
+    """Return the page with its style, its script, and the policy that lets no other script run."""
+    style, script = (_part(name) for name in ("report.css", "report.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}';"
+        " base-uri 'none'; form-action 'none'"
+    )
+    loader = PackageLoader("sparseft.analysis", "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    template = environment.get_template("report.html")
+    return template.render(content, style=style, script=script, policy=policy, contents=_contents(content))
+
+
+def _part(name: str) -> Markup:
+    """Return a file of the page's own, which needs no escaping."""
+    return Markup(files("sparseft.analysis").joinpath("templates", name).read_text(encoding="utf-8"))
+
+
+def _contents(content: dict) -> list[dict[str, str]]:
+    """Return the title and the place of every section."""
+    found = [("answer", "The answer")]
+    found += [(group.id, group.title) for group in content["groups"]]
+    found += [("layers", "Where the zeros are")] if content["layers"] else []
+    found += [("runs", "Every run")]
+    found += [(section.id, section.title) for section in content["study"]]
+    found += [("memo", "Correctness memo")]
+    found += [(section.id, section.title) for section in content["reproduce"]]
+    return [{"id": place, "title": title} for place, title in found]
+
+
+def _title(cells: pd.DataFrame) -> str:
+    """Return the title of the page: the study's models and tasks."""
+    models, tasks = (_named(cells[name].unique(), f"{name}s") for name in ("model", "task"))
+    return f"Sparse fine-tuning of {models} on {tasks}"
+
+
+def _named(names: Iterable[str], kind: str) -> str:
+    """Return names as a list in words; the number of them if they are many."""
+    names = list(names)
+    if len(names) > NAMED:
+        return f"{len(names)} {kind}"
+    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
+
+
+def _conditions(records: list[Record], cells: pd.DataFrame) -> list[str]:
+    """Say what was run, where, and on how many examples."""
+    pruned = cells[cells["method"] != DENSE]
+    counts = [_count(cells[name].nunique(), name) for name in ("model", "task")]
+    counts += [_count(pruned[name].nunique(), name) for name in ("method", "sparsity")]
+    counts += [_count(cells["mode"].nunique(), "mode"), _count(len({record.run.seed for record in records}), "seed")]
+    trained = sorted(
+        {f"{each.train.backend} in {each.train.dtype} on {each.train.device}" for each in records if each.train}
+    )
+    evaluated = sorted(
+        {f"{each.evaluation.harness} in {each.evaluation.dtype} on {each.evaluation.device}" for each in records}
+    )
+    examples = sorted({(each.evaluation.task, each.evaluation.examples) for each in records})
+    beside = ", and the dense model" if len(pruned) < len(cells) else ""
+    found = [f"{_count(len(records), 'run')}: {', '.join(counts)}{beside}."]
+    if trained:
+        found.append(f"Trained with {'; '.join(trained)}.")
+    found.append(f"Evaluated with {'; '.join(evaluated)}.")
+    found.append(f"Validation examples: {', '.join(f'{number:,} of {task}' for task, number in examples)}.")
+    toys = [toy(task).strip() for task in cells["task"].unique()]
+    return found + [sentence for sentence in toys if sentence]
+
+
+def _count(number: int, noun: str) -> str:
+    """Return a number of things in words."""
+    plural = "sparsities" if noun == "sparsity" else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def _checks(judged: list[Judged], gaps: list[Gap]) -> list[dict[str, str]]:
+    """Return what the checks of the runs came to: a kind and a sentence each."""
+    records = [each.record for each in judged]
+    passed = sum(record.validation.passed for record in records)
+    weights = sum(record.validation.weights for record in records)
+    numbers = {
+        "bad": {
+            "have a fault. They stand in the tables, marked; no sentence or figure uses them.": _number_of(
+                judged, "faults"
+            ),
+            "are missing or could not be read. They are in no table.": sum(gap.left_out for gap in gaps),
+        },
+        "open": {
+            "were not fully checked. The correctness memo says what is open.": _number_of(judged, "unchecked"),
+            "are outside the configured study. They are in the list of runs only.": _number_of(judged, "outside"),
+        },
+    }
+    words = f"{passed:,} of {len(records):,} merged models passed the comparison of every pruned weight with its mask"
+    found = [{"kind": "good" if passed == len(records) else "bad", "text": f"{words} ({weights:,} weights)."}]
+    for kind, sentences in numbers.items():
+        found += [{"kind": kind, "text": f"{number:,} runs {text}"} for text, number in sentences.items() if number]
+    return found
+
+
+def _number_of(judged: list[Judged], name: str) -> int:
+    """Return how many runs have something under this name."""
+    return sum(bool(getattr(each, name)) for each in judged)
+
+
+def _groups(derived: Derived, tolerance: float, plots: list[Plot], folder: Path) -> Iterable[Group]:
+    """Yield the results by setting and task."""
+    pairs = derived.cells[["setting", "task"]].drop_duplicates()
+    for number, (setting, task) in enumerate(pairs.itertuples(index=False), 1):
+        own = [plot for plot in plots if (plot.setting, plot.task) == (setting, task)]
+        yield Group(
+            title=task + (f", with {setting}" if setting else ""),
+            id=f"task-{number}",
+            places=list(_places(derived.of(setting=setting, task=task), tolerance)),
+            main=[_figure(folder, plot) for plot in own if plot.kind == "value"],
+            figures=[_figure(folder, plot) for plot in own if plot.kind != "value"],
+        )
+
+
+def _places(derived: Derived, tolerance: float) -> Iterable[Place]:
+    """Yield the results of each model, and metric, of one task."""
+    for model, metric in derived.cells[["model", "metric"]].drop_duplicates().itertuples(index=False):
+        here = derived.of(model=model, metric=metric)
+        shown = [
+            report_tables.points(here.points),
+            report_tables.best(here.best),
+            report_tables.comparisons(here.comparisons),
+        ]
+        yield Place(
+            model=model,
+            title=f"{model}, {metric_name(metric)}",
+            headline=headline(here, tolerance),
+            findings=findings(here, tolerance),
+            tables=[table for table in shown if table.rows],
+        )
+
+
+def _study_sections(path: Path) -> tuple[list[Section], list[Section]]:
+    """Return the sections of EXPERIMENTS.md that this page shows as they are, those on reproduction apart."""
+    found = [each for each in sections(path.read_text(encoding="utf-8")) if each.title not in SHOWN_ELSEWHERE]
+    return (
+        [each for each in found if each.title != REPRODUCE],
+        [each for each in found if each.title == REPRODUCE],
+    )
+
+
+def _figure(folder: Path, plot: Plot) -> Figure:
+    """Return a figure with its SVG in it."""
+    svg = (folder / "plots" / f"{plot.name}.svg").read_text(encoding="utf-8")
+    width, height = re.search(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg).groups()
+    # Without the line breaks and indents it is a tenth smaller. An <img> runs and loads nothing.
+    source = "data:image/svg+xml," + quote(re.sub(r"\s+", " ", svg), safe=URL_SAFE)
+    return Figure(source, width, height, plot.alt, plot.caption)

@@ -1,0 +1,215 @@
+"""The tables of report.html: the main columns of the CSV files, as texts that are read."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from sparseft.analysis.findings import FRONTS
+from sparseft.analysis.records import Gap
+from sparseft.analysis.tables import asked_and_reached
+from sparseft.grid import MODES
+
+NONE = "-"
+WIDE = 30  # letters: a cell with more is broken into lines
+AGAINST = {
+    "dense": "the dense model",
+    "random": "random pruning",
+    "untuned": "no fine-tuning",
+    "modes": "sparse_to_dense",
+}
+PLACE = ["setting", "model", "task", "metric"]
+MODE_WORDS = {
+    "no_finetune": "no_finetune: pruned and not trained",
+    "sparse_to_dense": "sparse_to_dense: trained with LoRA, and pruned again when LoRA is merged",
+    "sparse_to_sparse": "sparse_to_sparse: trained with LoRA that obeys the mask in every step",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Hold a table as texts. `numeric` are the columns of numbers; `shares` are percents that cells show as a bar."""
+
+    caption: str
+    header: list[str]
+    rows: list[list[str]]
+    numeric: frozenset[int] = frozenset()
+    shares: dict[tuple[int, int], float] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def classes(self) -> list[str]:
+        """Return the style of each column: numbers to the right, long texts in several lines."""
+        longest = [max(map(len, column)) for column in zip(*self.rows, strict=True)] or [0] * len(self.header)
+        wide = ["wide" if length > WIDE else "" for length in longest]
+        return ["n" if number in self.numeric else wide[number] for number in range(len(self.header))]
+
+
+def results(cells: pd.DataFrame) -> Table:
+    """Return the table of the answer: a row per model, task, method and sparsity, a column per mode."""
+    places = [name for name in PLACE if cells[name].nunique() > 1]
+    modes = [mode for mode in MODES if mode in set(cells["mode"])]
+    rows: dict[tuple, list[str]] = {}
+    shares = {}
+    for cell in cells.itertuples():
+        key = tuple(getattr(cell, name) for name in (*PLACE, "method", "sparsity"))
+        if key not in rows:
+            rows[key] = [*(getattr(cell, name) or NONE for name in places), cell.method, asked_and_reached(cell)]
+            rows[key] += [NONE] * len(modes)
+        column = len(places) + 2 + modes.index(cell.mode)
+        rows[key][column] = value_text(cell)
+        shares[key, column] = round(100 * cell.value_mean, 1)
+    order = {key: number for number, key in enumerate(rows)}
+    header = [*places, "method", "sparsity, %", *modes]
+    return Table(
+        "Results: mean ± standard error",
+        header,
+        list(rows.values()),
+        frozenset(range(len(places) + 1, len(header))),
+        {(order[key], column): share for (key, column), share in shares.items()},
+        _results_note(cells, modes),
+    )
+
+
+def value_text(cell: tuple) -> str:
+    """Return the mean value of a cell ± its standard error; beside a yes/no task's, the share of each answer that was right."""
+    text = f"{cell.value_mean:.3f} ± {cell.standard_error:.3f}"
+    for name, recall in (("no", cell.recall_no), ("yes", cell.recall_yes)):
+        text += f" {name} {recall:.2f}" if pd.notna(recall) else ""
+    return text + (" (at fault)" if cell.n_sound < cell.n else "")
+
+
+def _results_note(cells: pd.DataFrame, modes: Iterable[str]) -> str:
+    """Say how the table of the answer is read."""
+    words = [f"{'; '.join(MODE_WORDS[mode] for mode in modes)}."]
+    words.append("The standard error is over the validation examples. The bar behind a value is its share of 1.")
+    if any("(" in asked_and_reached(cell) for cell in cells.itertuples()):
+        words.append(
+            "Sparsity is the one asked for; the share that the masks reached is in parentheses, where it differs."
+        )
+    if cells["recall_no"].notna().any():
+        words.append("no and yes are the shares of these questions that were answered rightly.")
+    if (cells["n_sound"] < cells["n"]).any():
+        words.append("A value is at fault if one of its runs is; no sentence or figure uses it.")
+    return " ".join(words)
+
+
+def points(table: pd.DataFrame) -> Table:
+    """Return the points of the curves; the dense ones only where nothing was pruned."""
+    pruned = table[table["sparsity"] > 0]
+    columns: dict[str, Callable[[tuple], str]] = {
+        "method": lambda row: row.method,
+        "mode": lambda row: row.mode,
+        "sparsity, %": asked_and_reached,
+        "models": lambda row: str(row.n),
+        "value (95 % interval)": lambda row: _within(row.value, row.value_low, row.value_high, ".3f"),
+        "minus dense (95 % interval)": _minus_dense,
+        "verdict": lambda row: _text(row.verdict),
+        "won back, %": lambda row: _number(100 * row.recovered_share, ".0f"),
+        "loss": lambda row: _number(row.eval_loss, ".3f"),
+        "train-merge gap": lambda row: _number(row.train_merge_gap, "+.3f"),
+        "samples/s": lambda row: _number(row.samples_per_second, ".2f"),
+    }
+    note = (
+        "Loss and gap are in nats per answer token. Won back is the share of what pruning lost that fine-tuning restores:"
+        " 100 % reaches the dense fine-tuned model."
+    )
+    return _table("Every point of the curves", pruned if len(pruned) else table, columns, {3, 4, 5, 7, 8, 9, 10}, note)
+
+
+def best(table: pd.DataFrame) -> Table:
+    """Return the best trade-offs."""
+    columns = {
+        "method": lambda row: row.method,
+        "sparsity, %": asked_and_reached,
+        "mode": lambda row: row.mode,
+        "value": lambda row: _number(row.value, ".3f"),
+        "minus dense (95 % interval)": _minus_dense,
+        "verdict": lambda row: _text(row.verdict),
+        "samples/s": lambda row: _number(row.samples_per_second, ".2f"),
+        "best for": lambda row: ", ".join(words for name, words in FRONTS.items() if getattr(row, name)),
+    }
+    note = "Best means that no other point is better in one and as good in the other. Neighbours may differ by chance."
+    return _table("Best trade-offs", table, columns, {3, 4, 6}, note)
+
+
+def comparisons(table: pd.DataFrame) -> Table:
+    """Return the tests of the values and of the losses."""
+    columns = {
+        "method": lambda row: row.method,
+        "sparsity, %": asked_and_reached,
+        "mode": lambda row: row.mode,
+        "compared with": lambda row: AGAINST[row.comparison],
+        "difference (95 % interval)": lambda row: _within(
+            row.difference, row.difference_low, row.difference_high, "+.3f"
+        ),
+        "p": lambda row: _number(row.p_holm, ".2g"),
+        "significant": lambda row: _yes(row.significant),
+        "difference of the loss (95 % interval)": lambda row: _within(
+            row.eval_loss_difference, row.eval_loss_difference_low, row.eval_loss_difference_high, "+.3f"
+        ),
+        "p of the loss": lambda row: _number(row.eval_loss_p_holm, ".2g"),
+        "loss significant": lambda row: _yes(row.eval_loss_significant),
+    }
+    note = "The p-values are corrected by Holm's method for the number of comparisons of one kind."
+    return _table("All comparisons", table, columns, {4, 5, 7, 8}, note)
+
+
+def every_run(summary: pd.DataFrame) -> Table:
+    """Return a row per run with the columns that matter."""
+    columns = {
+        "run": lambda row: row.run_id,
+        "value": lambda row: _number(row.value, ".3f"),
+        "standard error": lambda row: _number(row.standard_error, ".3f"),
+        "loss": lambda row: _number(row.eval_loss, ".3f"),
+        "train-merge gap": lambda row: _number(row.train_merge_gap, "+.3f"),
+        "zeros, %": lambda row: _number(100 * row.actual_sparsity, ".2f"),
+        "violations": lambda row: str(row.violations),
+        "faults": lambda row: str(row.faults),
+        "open checks": lambda row: str(row.unchecked),
+        "samples/s": lambda row: _number(row.samples_per_second, ".2f"),
+        "training memory, GB": lambda row: _number(row.peak_memory_bytes / 1e9, ".2f"),
+    }
+    if summary["device"].nunique() > 1 or summary["evaluation_device"].nunique() > 1:
+        columns |= {"trained on": lambda row: _text(row.device), "evaluated on": lambda row: row.evaluation_device}
+    if not summary["in_study"].all():
+        columns["in the study"] = lambda row: _yes(row.in_study)
+    return _table("Runs", summary, columns, set(range(1, 11)), "summary.csv has all columns.")
+
+
+def missing(gaps: list[Gap]) -> Table:
+    """Return the runs with something missing or unreadable."""
+    rows = [[gap.run_id, "in no table" if gap.left_out else "in the tables, with blanks", gap.reason] for gap in gaps]
+    return Table("Missing or unreadable", ["run", "consequence", "reason"], rows)
+
+
+def _table(
+    caption: str, table: pd.DataFrame, columns: dict[str, Callable[[tuple], str]], numeric: set[int], note: str
+) -> Table:
+    """Return a table of texts; `columns` has the text of each column for a row."""
+    rows = [[text(row) for text in columns.values()] for row in table.itertuples()]
+    return Table(caption, list(columns), rows, frozenset(numeric), note=note)
+
+
+def _number(value: float | None, form: str) -> str:
+    return NONE if pd.isna(value) else format(value, form)
+
+
+def _within(value: float | None, low: float | None, high: float | None, form: str) -> str:
+    """Return a value, with its interval where there is one."""
+    if pd.isna(low) or pd.isna(high):
+        return _number(value, form)
+    return f"{_number(value, form)} ({low:{form}} to {high:{form}})"
+
+
+def _minus_dense(row: tuple) -> str:
+    """Return the difference to the dense model, with its interval."""
+    return _within(row.difference_to_dense, row.difference_low, row.difference_high, "+.3f")
+
+
+def _text(value: object) -> str:
+    return NONE if pd.isna(value) else str(value)
+
+
+def _yes(value: object) -> str:
+    return NONE if pd.isna(value) else "yes" if value else "no"

@@ -1,0 +1,90 @@
+"""A headless Chromium, and the results pages that it opens; without a Chromium these tests are skipped."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from analysis.conftest import write_grid
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "workflow/scripts/analyze_results.py"
+FLAGS = [
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+]  # fmt: skip
+STUDIES = {
+    "small": {"models": 1, "tasks": ["boolq_mini"], "sparsities": [30, 50, 70], "seeds": 1, "layers": 14},
+    "large": {"models": 3, "tasks": ["hellaswag", "boolq"], "sparsities": [50, 90], "seeds": 2, "layers": 14},
+}
+HEIGHT = 900  # pixels
+
+
+@dataclass
+class Browser:
+    """Open pages in Chromium, and ask them what they show."""
+
+    driver: object
+
+    def open(self, page: Path, width: int, *, scheme: str = "light", medium: str = "screen") -> None:
+        """Open a page in a window of this width, with nothing in the log of an earlier page."""
+        self.messages()
+        size = {"width": width, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        scheme = {"name": "prefers-color-scheme", "value": scheme}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": medium, "features": [scheme]})
+        self.driver.get(page.as_uri())
+
+    def ask(self, script: str) -> object:
+        """Return what a script returns on the page."""
+        return self.driver.execute_script(script)
+
+    def messages(self) -> list[dict]:
+        """Return what the console said since the last call."""
+        return self.driver.get_log("browser")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    """Start a Chromium with a folder of its own."""
+    webdriver = pytest.importorskip(
+        "selenium.webdriver", reason="selenium is not installed: pip install -e '.[browser]'"
+    )
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not program or not driver:
+        pytest.skip("no Chromium here: install chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield Browser(started)
+    started.quit()
+
+
+@pytest.fixture(scope="session")
+def results_page(tmp_path_factory) -> Callable[[str], Path]:
+    """Return the function that writes the results page of a generated study, once."""
+    made: dict[str, Path] = {}
+
+    def write(name: str) -> Path:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            write_grid(folder / "runs", **STUDIES[name])
+            places = ["--results_dir", folder / "runs", "--output_dir", folder / "out"]
+            subprocess.run([sys.executable, SCRIPT, *places, "--plot"], check=True, stdout=subprocess.DEVNULL)
+            made[name] = folder / "out/report.html"
+        return made[name]
+
+    return write
+
+
+@pytest.fixture(params=STUDIES)
+def page(request, results_page, browser) -> Path:
+    """Return the results page of each study; the browser comes first, so that nothing is written where there is none."""
+    return results_page(request.param)
