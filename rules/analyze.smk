@@ -52,6 +52,7 @@ rule analyze_results:
             category="Figures",
             labels={"figure": "{name}"},
         ),
+        findings=f"{grid.ANALYSIS}/{grid.FINDINGS}",
     log:
         "results/logs/analyze_results.log",
     benchmark:

@@ -38,6 +38,9 @@ TABLES = (
     "summary", "grouped_summary", "sparsity_vs_performance", "comparisons", "best_tradeoffs", "layer_sparsity", "missing",
 )  # fmt: skip
 
+PAGES = ("EXPERIMENTS.md", "correctness_memo.md")
+FINDINGS = "findings.txt"  # what the terminal shows of a study
+
 # The same expressions constrain Snakemake's wildcards and parse a run_id. No name holds a '-'.
 WILDCARDS = {
     "model": r"[A-Za-z0-9_][A-Za-z0-9_.]*",

@@ -1,12 +1,13 @@
-"""Turn the run folders into tables, plots, a correctness memo and a write-up, with whatever runs are there.
+"""Turn the run folders into tables, plots, a correctness memo and a write-up, from the runs that are there.
 
     analyze_results.py --results_dir results/runs --output_dir results/analysis --plot
 
-With --baseline FILE.csv ours stand beside another project's numbers: baseline_comparison.csv, and marks in the figures.
-Writes to the output folder: summary.csv (a row a run), grouped_summary.csv, sparsity_vs_performance.csv,
-comparisons.csv (tests and intervals), best_tradeoffs.csv, layer_sparsity.csv, missing.csv (runs left out, with the
-reason), correctness_memo.md, EXPERIMENTS.md and, with --plot, plots/. Figures that an earlier call left there, and a
-baseline_comparison.csv, are removed where this one does not write them.
+With --baseline FILE.csv another project's numbers stand beside these: baseline_comparison.csv, and marks in the figures.
+
+The output folder then has: findings.txt (what this prints), EXPERIMENTS.md (the study written up), correctness_memo.md (what was
+checked), summary.csv (a row per run), grouped_summary.csv, sparsity_vs_performance.csv, comparisons.csv (tests and intervals),
+best_tradeoffs.csv, layer_sparsity.csv, missing.csv (runs left out, with the reason) and, with --plot, plots/. Figures and a
+baseline_comparison.csv of an earlier call are removed if this one does not write them.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from sparseft.analysis import experiments, memo, tables
+from sparseft.analysis import experiments, memo, overview, tables
 from sparseft.analysis.baseline import beside, read_baseline, without_counterpart
 from sparseft.analysis.derived import Derived, derive
 from sparseft.analysis.judgement import Judged, judge_runs
@@ -27,7 +28,7 @@ from sparseft.config import Analysis, Config, add_flags, parse_section
 from sparseft.configfiles import read_configuration
 from sparseft.errors import InputError, run_script
 from sparseft.files import check_apart, check_ours, hold, is_marked, staged
-from sparseft.grid import CONFIGURATION, TABLES
+from sparseft.grid import CONFIGURATION, FINDINGS, PAGES, TABLES
 
 MAX_PROCESSES = 64
 COMPARED = "baseline_comparison.csv"
@@ -50,7 +51,7 @@ def parse_args() -> argparse.Namespace:
 
 def check_outputs(args: argparse.Namespace) -> None:
     """Raise InputError if the outputs would replace what is read, or what this program did not write."""
-    names = [f"{name}.csv" for name in TABLES] + [COMPARED, "EXPERIMENTS.md", "correctness_memo.md"]
+    names = [f"{name}.csv" for name in TABLES] + [COMPARED, FINDINGS, *PAGES]
     places = [args.output_dir / name for name in names]
     check_apart([args.output_dir], [args.results_dir])
     check_apart(places, [args.baseline, args.configuration])
@@ -115,6 +116,7 @@ def write(
         reproduction=again,
     )
     memo.write_memo(folder / "correctness_memo.md", judged, gaps, again)
+    overview.write_overview(folder / FINDINGS, judged, derived, args.tolerance, left_out)
     if args.configuration and args.configuration.resolve() != (args.output_dir / CONFIGURATION).resolve():
         shutil.copyfile(args.configuration, folder / CONFIGURATION)
     written = {"summary": tables.summary(judged), "grouped_summary": derived.cells}
@@ -147,10 +149,7 @@ def main() -> int:
         (args.output_dir / COMPARED).unlink(missing_ok=True)
     if stale:
         (args.output_dir / CONFIGURATION).unlink(missing_ok=True)
-    print(experiments.results_table(derived.cells).to_string(index=False))
-    failed = sum(bool(each.faults) for each in judged)
-    left_out = sum(gap.left_out for gap in gaps)
-    print(f"\n{len(judged)} runs, {failed} with a fault, {left_out} left out: {args.output_dir}/")
+    print(f"{(args.output_dir / FINDINGS).read_text(encoding='utf-8')}Tables and pages: {args.output_dir}/")
     return 0
 
 

@@ -40,7 +40,7 @@ def judge_runs(records: list[Record], outside: dict[Run, str] | None = None) -> 
     judged = [
         Judged(
             record,
-            [*faults(record), *(f"unlike its fellows, {words}" for words in apart[record.run])],
+            [*faults(record), *(f"conflicts with other runs, {words}" for words in apart[record.run])],
             unchecked(record),
             outside.get(record.run),
         )

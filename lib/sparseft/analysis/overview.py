@@ -1,0 +1,75 @@
+"""findings.txt: what the terminal shows at the end of a study, in at most 20 lines.
+
+A study of one model and task shows its table and its headline. A larger study shows one headline after the other.
+"""
+
+import textwrap
+from pathlib import Path
+
+from sparseft.analysis.derived import Derived
+from sparseft.analysis.experiments import NO_SENTENCE, places, results_table, title
+from sparseft.analysis.findings import headline
+from sparseft.analysis.judgement import Judged
+from sparseft.files import atomic_file
+
+LINES = 20
+WIDTH = 110
+FEWEST_ROWS = 4  # of a table that is cut
+
+
+def write_overview(path: Path, judged: list[Judged], derived: Derived, tolerance: float, left_out: int) -> None:
+    """Write the text, which ends with the number of runs."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(overview(judged, derived, tolerance, left_out), encoding="utf-8")
+
+
+def overview(judged: list[Judged], derived: Derived, tolerance: float, left_out: int) -> str:
+    """Return the table and the headline of a study, and how many runs they are from."""
+    parts = places(derived)
+    count = _run_count(judged, left_out)
+    room = LINES - len(count) - 1
+    lines = _one_place(parts[0], tolerance, room) if len(parts) == 1 else _many_places(parts, tolerance, room)
+    return "\n".join([*lines, "", *count]) + "\n"
+
+
+def _one_place(here: Derived, tolerance: float, room: int) -> list[str]:
+    """Return the title, the table and the headline; the table is cut where it does not fit."""
+    sentences = _wrapped(headline(here, tolerance) or [NO_SENTENCE])
+    heading, *rows = results_table(here.cells).to_string(index=False).splitlines()
+    fitting = room - len(sentences) - 3  # the title, the heading, an empty line
+    if len(rows) > fitting:
+        kept = max(FEWEST_ROWS, fitting - 1)
+        rows = [*rows[:kept], f"... and {len(rows) - kept} more rows, in EXPERIMENTS.md"]
+    return [title(here), heading, *rows, "", *sentences]
+
+
+def _many_places(parts: list[Derived], tolerance: float, room: int) -> list[str]:
+    """Return as many headlines as fit, each under its title."""
+    lines: list[str] = []
+    for number, here in enumerate(parts):
+        block = [title(here), *_wrapped(headline(here, tolerance) or [NO_SENTENCE])]
+        if len(lines) + len(block) > room - 1:
+            return [
+                *lines,
+                f"... and {len(parts) - number} more models, tasks or settings; the tables are in EXPERIMENTS.md",
+            ]
+        lines += block
+    return [*lines, "The tables are in EXPERIMENTS.md."]
+
+
+def _wrapped(sentences: list[str]) -> list[str]:
+    """Return the sentences as lines, each sentence on lines of its own."""
+    return [
+        line for text in sentences for line in textwrap.wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ")
+    ]
+
+
+def _run_count(judged: list[Judged], left_out: int) -> list[str]:
+    """Return how many runs there are, and how many of them are at fault, not fully checked or left out."""
+    failed = sum(bool(each.faults) for each in judged)
+    unchecked = sum(each.verdict == "NOT FULLY CHECKED" for each in judged)
+    outside = sum(each.outside is not None for each in judged)
+    parts = [f"{len(judged)} runs, {failed} with a fault, {unchecked} not fully checked, {left_out} left out"]
+    if outside:
+        parts.append(f"{outside} outside the configured study")
+    return [", ".join(parts)]
