@@ -40,8 +40,13 @@ class Claim:
     @property
     def kind(self) -> tuple:
         """Return what is claimed, without the numbers."""
-        outcomes = (self.pruning, self.tuning, self.remaining, self.loss, self.tuned_loss)
-        return (*outcomes, self.costs_nothing, self.hopeless, self.untuned is None, self.tuned is None)
+        return (*self.outcome, self.remaining, self.loss, self.tuned_loss, self.costs_nothing)
+
+    @property
+    def outcome(self) -> tuple:
+        """Return what pruning and fine-tuning change, without how close this comes to the dense model."""
+        to_dense = self.remaining if UNKNOWN in (self.pruning, self.tuning) else None
+        return (self.pruning, self.tuning, to_dense, self.hopeless, self.untuned is None, self.tuned is None)
 
 
 class Results:

@@ -5,34 +5,19 @@ only if comparisons.py calls it significant. "Not significant" does not mean "eq
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import pandas as pd
 
-from sparseft.analysis.claims import (
-    EXCLUDED,
-    FALL,
-    OPEN,
-    RISE,
-    SAME,
-    UNKNOWN,
-    Claim,
-    Results,
-    best_method,
-    best_training,
-    claims,
-    guess_level,
-    guesses,
-)
-from sparseft.analysis.comparisons import CONTROL, LOSS, TOLD
+from sparseft.analysis.claims import Claim, Results, claims, guess_level
+from sparseft.analysis.comparisons import LOSS, TOLD
 from sparseft.analysis.derived import Derived
+from sparseft.analysis.sentences import Sentences, guessing, listed_sparsities
 from sparseft.analysis.statistics import BEYOND, WITHIN
-from sparseft.analysis.tables import NOTHING_LOST, PLAIN_LORA, asked_and_reached
-from sparseft.grid import DENSE, NO_FINETUNE
+from sparseft.analysis.tables import NOTHING_LOST, asked_and_reached
+from sparseft.grid import NO_FINETUNE
 
 MOST_SENTENCES = 4
-MOST_NUMBERS = 3  # that a headline lists; of more it gives the range
-METRICS = {"acc": "accuracy", "acc_norm": "accuracy", "exact_match": "the share of right answers", "f1": "F1"}
 FRONTS = {"best_for_sparsity": "sparsity", "best_for_speed": "training speed", "largest_within": "largest within"}
 _AGAINST = {
     "dense": "the dense model",
@@ -47,18 +32,17 @@ def headline(derived: Derived, tolerance: float) -> list[str]:
     if derived.cells.empty:
         return []
     results = Results(derived)
-    words = _Words(results, derived.cells.iloc[0]["metric"], tolerance)
+    sentences = Sentences(results, derived.cells.iloc[0]["metric"], tolerance)
     if not results.methods:
-        return words.dense_only()
-    opening = words.opening()
-    groups = _groups(claims(results))
-    room = MOST_SENTENCES - len(opening)
-    told = groups if len(groups) <= room else groups[: room - 1]
-    sentences = [*opening, *(words.claim(group, first=group is groups[0]) for group in told)]
-    if len(told) < len(groups):
-        rest = [claim for group in groups[len(told) :] for claim in group]
-        return [*sentences, f"The table has the rest, {_sparsities(rest)}."]
-    return [*sentences, *words.control()][:MOST_SENTENCES]
+        return sentences.dense_only()
+    opening, control = sentences.opening(), sentences.control()
+    groups = _groups(claims(results), MOST_SENTENCES - len(opening) - len(control))
+    told = [sentences.claim(group, first=group is groups[0]) for group in groups]
+    if len(opening) + len(told) <= MOST_SENTENCES:
+        return [*opening, *told, *control][:MOST_SENTENCES]
+    kept = MOST_SENTENCES - len(opening) - 1
+    rest = [claim for group in groups[kept:] for claim in group]
+    return [*opening, *told[:kept], f"The table has the rest, {listed_sparsities(rest)}."]
 
 
 def findings(derived: Derived, tolerance: float) -> list[str]:
@@ -79,7 +63,7 @@ def loss_findings(derived: Derived) -> list[str]:
     return list(_compared(losses, "losses"))
 
 
-def explain_verdict(verdict: str | None, difference: float, examples: int) -> str:
+def explain_verdict(verdict: str | None, to_dense: float, examples: int) -> str:
     """Return what a verdict says of a loss above the tolerance; "-" where there is no verdict."""
     if pd.isna(verdict):
         return "-"
@@ -87,7 +71,7 @@ def explain_verdict(verdict: str | None, difference: float, examples: int) -> st
         return "excluded"
     if verdict == BEYOND:
         return "shown"
-    return f"{_side(difference)} here; {examples} examples cannot exclude it"
+    return f"{_side(to_dense)} here; {examples} examples cannot exclude it"
 
 
 def difference(row: tuple) -> str:
@@ -96,228 +80,21 @@ def difference(row: tuple) -> str:
     return f"{mean:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
 
 
-class _Words:
-    """Put the claims about one model, task, metric and setting into sentences."""
-
-    def __init__(self, results: Results, metric: str, tolerance: float) -> None:
-        self.results = results
-        self.metric = METRICS.get(metric, metric)
-        self.tolerance = f"{tolerance:g}"
-        self.examples = f"{max(cell.examples for cell in results.every_cell)} examples"
-
-    def dense_only(self) -> list[str]:
-        """Return the sentence on a study without a sound pruned run; none without a sound dense run."""
-        values = {mode: self.results.dense(mode) for mode in (NO_FINETUNE, PLAIN_LORA)}
-        names = {NO_FINETUNE: "without fine-tuning", PLAIN_LORA: "with LoRA"}
-        told = [f"{_number(cell.value_mean)} {names[mode]}" for mode, cell in values.items() if cell is not None]
-        if not told:
-            return []
-        change = {
-            RISE: ", a significant gain",
-            FALL: ", a significant loss",
-            SAME: f", which {self.examples} cannot tell apart",
-            UNKNOWN: "",
-        }[self.results.change("untuned", (DENSE, 0, PLAIN_LORA))]
-        return [f"The dense model scores {' and '.join(told)}{change}; there is no sound pruned run."]
-
-    def opening(self) -> list[str]:
-        """Return the sentence on a dense model that nothing can be compared with; none for a usual one."""
-        cells = [self.results.dense(mode) for mode in (NO_FINETUNE, PLAIN_LORA)]
-        sound = [cell for cell in cells if cell is not None]
-        if not sound:
-            there = any(cell.method == DENSE for cell in self.results.every_cell)
-            reason = "No dense run is without a fault" if there else "There is no dense run"
-            return [f"{reason}, so these runs cannot show what pruning costs."]
-        if not guesses(sound[0]):
-            return []
-        without = "" if sound[0].mode == PLAIN_LORA else " without fine-tuning"
-        known = f"The dense model{without} scores {_number(sound[0].value_mean)}, not measurably above {_guessing(sound[0])}"
-        if all(guesses(cell) for cell in sound):
-            return [f"{known}, so these runs cannot show what pruning costs."]
-        return [f"{known}."]
-
-    def claim(self, group: list[Claim], first: bool) -> str:
-        """Return the sentence on sparsities of one claim; the first one names the method."""
-        claim = group[0]
-        place = f"At {_sparsities(group)}"
-        pruning = self._method(group, first)
-        if claim.pruning == FALL:
-            return f"{place} {pruning} lowers {self.metric} from {self._start()} to {_numbers(group, 'untuned')}{self._after_a_fall(group)}."
-        if claim.pruning in (RISE, SAME):
-            return f"{place} {self._no_fall(group, pruning)}{self._after_no_fall(group)}."
-        return f"{place} {self._without_base(group, pruning)}."
-
-    def control(self) -> list[str]:
-        """Return the sentence on random pruning beside the best method of each sparsity, in that one's best mode."""
-        if self.results.methods == [CONTROL]:
-            return []
-        outcomes: dict[str, list[tuple]] = {}
-        for sparsity in self.results.sparsities:
-            row = self._control_row(sparsity)
-            if row is not None and row.n:
-                kind = SAME if not row.significant else FALL if row.difference > 0 else RISE
-                outcomes.setdefault(kind, []).append(row)
-        parts = []
-        for kind, words in {FALL: "scores lower", SAME: "cannot be told apart", RISE: "scores higher"}.items():
-            if kind in outcomes:
-                parts.append(f"{words} at {self._control_values(outcomes[kind])}")
-        return [f"Random pruning, the control, {' and '.join(parts)}."] if parts else []
-
-    def _control_row(self, sparsity: int) -> tuple | None:
-        """Return the comparison with random pruning of the best cell of a sparsity."""
-        method = best_method(self.results, sparsity)
-        untuned, tuned = (
-            self.results.cells.get((method, sparsity, NO_FINETUNE)),
-            best_training(self.results, method, sparsity),
-        )
-        best = max((cell for cell in (untuned, tuned) if cell), key=lambda cell: cell.value_mean)
-        return self.results.comparisons.get("random", {}).get((method, sparsity, best.mode))
-
-    def _control_values(self, rows: list[tuple]) -> str:
-        """Return the sparsities, and the values of random pruning against those of the best method."""
-        places = [(row.method, int(row.sparsity), row.mode) for row in rows]
-        ours = [self.results.cells[place].value_mean for place in places]
-        random = [self.results.cells[CONTROL, sparsity, mode].value_mean for _, sparsity, mode in places]
-        where = _listed([str(row.sparsity) for row in rows])
-        return f"{where} % ({_range(random)} against {_range(ours)})"
-
-    def _method(self, group: list[Claim], first: bool) -> str:
-        """Return the name of what prunes: the method, or the best of several."""
-        count = len(self.results.methods)
-        names = {claim.method for claim in group}
-        if count == 1:
-            return f"{group[0].method} pruning" if first else "pruning"
-        if len(names) == 1:
-            return f"the best of {count} methods ({group[0].method})"
-        named = ", ".join(f"{claim.method} at {claim.sparsity} %" for claim in group)
-        return f"the best of {count} methods ({named})"
-
-    def _start(self, mode: str = NO_FINETUNE) -> str:
-        return _number(self.results.dense(mode).value_mean)
-
-    def _after_a_fall(self, group: list[Claim]) -> str:
-        """Return what fine-tuning does to models that pruning made worse."""
-        claim, tuned = group[0], _numbers(group, "tuned")
-        guessing = _guessing(next(iter(self.results.cells.values())))
-        if claim.hopeless:
-            if claim.tuned is None:
-                return f", not measurably above {guessing}"
-            return f" and nothing helps: no run there is measurably above {guessing}"
-        if claim.tuning == RISE:
-            verb = "raises it to" if claim.remaining in (FALL, UNKNOWN) else "brings it back to"
-            return f", and {_lora(group)} {verb} {tuned}{self._remaining(claim)}"
-        if claim.tuning == FALL:
-            return f", and {_lora(group)} lowers it to {tuned}"
-        if claim.tuning == SAME:
-            return f", and {_lora(group)} wins back nothing measurable ({tuned})"
-        return "" if claim.tuned is None else f"; {tuned} after {_lora(group)} could not be compared"
-
-    def _no_fall(self, group: list[Claim], pruning: str) -> str:
-        """Return what is said of models that pruning does not make measurably worse."""
-        claim = group[0]
-        values = f"{_numbers(group, 'untuned')} against {self._start()}"
-        if claim.pruning == RISE:
-            return f"{pruning} raises {self.metric} from {self._start()} to {_numbers(group, 'untuned')}"
-        if not claim.costs_nothing:
-            return f"{self.metric} after {pruning} is {values}, which {self.examples} cannot tell apart"
-        return f"{pruning} costs nothing measurable ({self.metric} {values}{self._bound(claim.loss)})"
-
-    def _after_no_fall(self, group: list[Claim]) -> str:
-        """Return what fine-tuning does to models that pruning did not make measurably worse."""
-        claim, tuned = group[0], _numbers(group, "tuned")
-        if claim.tuning == RISE:
-            return f", and {_lora(group)} raises it to {tuned}{self._remaining(claim)}"
-        if claim.tuning == FALL:
-            return f", and {_lora(group)} lowers it to {tuned}{self._remaining(claim)}"
-        if claim.remaining == FALL:
-            return f", but with {_lora(group)} it reaches only {tuned}{self._remaining(claim)}"
-        return ""
-
-    def _remaining(self, claim: Claim) -> str:
-        """Return how fine-tuned pruned models compare with the fine-tuned dense one."""
-        if claim.remaining == UNKNOWN:
-            return ""
-        shown = {FALL: ", significantly higher", RISE: ", significantly lower", SAME: "; no significant difference"}
-        words = shown[claim.remaining]
-        if claim.remaining == SAME and claim.tuned_loss == EXCLUDED:
-            words = f"; a loss above {self.tolerance} is excluded"
-        return f" (dense model with LoRA: {self._start(PLAIN_LORA)}{words})"
-
-    def _without_base(self, group: list[Claim], pruning: str) -> str:
-        """Return what is said of pruned models that no untrained dense model can be compared with."""
-        claim = group[0]
-        untuned, tuned = _numbers(group, "untuned"), _numbers(group, "tuned")
-        if claim.remaining != UNKNOWN:
-            return f"{self.metric} after {pruning} and {_lora(group)} is {tuned}{self._remaining(claim)}"
-        change = {
-            RISE: f", and {_lora(group)} raises it to {tuned}",
-            FALL: f", and {_lora(group)} lowers it to {tuned}",
-            SAME: f", and {_lora(group)} changes nothing measurable ({tuned})",
-            UNKNOWN: "" if claim.tuned is None else f" and with {_lora(group)} {tuned}; no comparison is possible",
-        }[claim.tuning]
-        if claim.untuned is None:
-            return f"{self.metric} after {pruning} and {_lora(group)} is {tuned}; no comparison is possible"
-        return f"{self.metric} after {pruning} is {untuned}{change}"
-
-    def _bound(self, loss: str | None) -> str:
-        """Return what the interval says of a loss above the tolerance."""
-        if loss == EXCLUDED:
-            return f"; a loss above {self.tolerance} is excluded"
-        return f"; {self.examples} cannot exclude a loss above {self.tolerance}" if loss == OPEN else ""
-
-
-def _side(difference: float) -> str:
+def _side(to_dense: float) -> str:
     """Return on which side of the dense model a value is."""
-    if abs(difference) < NOTHING_LOST:
+    if abs(to_dense) < NOTHING_LOST:
         return "equal"
-    return "higher" if difference > 0 else "lower"
+    return "higher" if to_dense > 0 else "lower"
 
 
-def _groups(found: Iterable[Claim]) -> list[list[Claim]]:
-    """Return the sparsities of one claim together, in the order of the smallest."""
-    groups: dict[tuple, list[Claim]] = {}
+def _groups(found: list[Claim], room: int) -> list[list[Claim]]:
+    """Return together the sparsities of which the same is claimed; where these are too many, those of one outcome."""
+    by_kind: dict[tuple, list[Claim]] = {}
+    by_outcome: dict[tuple, list[Claim]] = {}
     for claim in found:
-        groups.setdefault(claim.kind, []).append(claim)
-    return list(groups.values())
-
-
-def _sparsities(group: list[Claim]) -> str:
-    return f"{_listed([claim.sparsity for claim in group])} %"
-
-
-def _lora(group: list[Claim]) -> str:
-    names = {claim.lora for claim in group}
-    return group[0].lora if len(names) == 1 else "LoRA in its better mode"
-
-
-def _numbers(group: list[Claim], name: str) -> str:
-    """Return the values of a group as text; empty if it has none."""
-    values = [getattr(claim, name) for claim in group]
-    return "" if None in values else _range(values)
-
-
-def _range(values: list[float]) -> str:
-    """Return one value per sparsity, or the range of many."""
-    if len(values) > MOST_NUMBERS:
-        return f"between {_number(min(values))} and {_number(max(values))}"
-    words = [_number(value) for value in values]
-    return words[0] if len(set(words)) == 1 else _listed(words)
-
-
-def _number(value: float) -> str:
-    """Return a value with two decimals; with three where two would make 0 or 1 of it."""
-    text = f"{value:.2f}"
-    return f"{value:.3f}" if text in ("0.00", "1.00") and value not in (0, 1) else text
-
-
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def _guessing(cell: tuple) -> str:
-    """Return the name of what guessing scores."""
-    level = guess_level(cell)
-    return f"guessing ({level:.2f})" if level == cell.chance else f"one answer to all ({level:.3f})"
+        by_kind.setdefault(claim.kind, []).append(claim)
+        by_outcome.setdefault(claim.outcome, []).append(claim)
+    return list((by_kind if len(by_kind) <= room else by_outcome).values())
 
 
 def percents(table: pd.DataFrame) -> list[str]:
@@ -333,7 +110,7 @@ def _dense(cells: pd.DataFrame) -> Iterator[str]:
         error = cell.standard_error
         away = (cell.value_mean - guess_level(cell)) / error if error else 0
         side = "above" if away >= 0 else "below"
-        distance = f", {abs(away):.1f} standard errors {side} {_guessing(cell)}" if error else ""
+        distance = f", {abs(away):.1f} standard errors {side} {guessing(cell)}" if error else ""
         yield f"The dense model {name} scores {cell.value_mean:.3f} ± {error:.3f}{distance}."
 
 
