@@ -128,7 +128,7 @@ class Sentences:
         return f"the best of {count} methods ({named})"
 
     def _start(self, mode: str = NO_FINETUNE) -> str:
-        return _number(self.results.dense(mode).value_mean)
+        return self._number(self.results.dense(mode).value_mean)
 
     def _after_a_fall(self, claim: Claim, group: list[Claim]) -> str:
         """Return what fine-tuning does to models that pruning made worse."""
