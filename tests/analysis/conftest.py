@@ -1,5 +1,6 @@
 """Run folders as the workflow leaves them: `write_run` writes one, `write_grid` a plausible study of any size."""
 
+import gc
 import hashlib
 from collections.abc import Callable
 from itertools import product
@@ -198,6 +199,12 @@ def write_grid(
             write_pieces(folder, run, pieces(run, value, layers=layers, **changes))
             count += 1
     return count
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _frozen() -> None:
+    """Keep what is imported from the garbage collector: statsmodels calls it in every correction."""
+    gc.freeze()
 
 
 @pytest.fixture(name="pieces")
