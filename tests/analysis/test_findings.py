@@ -12,7 +12,13 @@ from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
 
 TOLERANCE = 0.02
-CHANGES = ("lowers", "raises", "brings", "falls", "nothing helps")  # words that claim a difference, or that there can be none
+CHANGES = (
+    "lowers",
+    "raises",
+    "brings",
+    "falls",
+    "nothing helps",
+)  # words that claim a difference, or that there can be none
 DENSE = {("dense", 0): (94, 96)}
 CURVE = DENSE | {
     ("unstructured", 30): (95, 96, 97),
@@ -190,7 +196,9 @@ def test_of_several_seeds_one_that_does_not_agree_leaves_no_claim(study, write_r
 
 
 def test_generated_answers_are_measured_from_zero(study):
-    derived = study({("dense", 0): (30, 60), ("unstructured", 50): (8, 40, 41), ("unstructured", 70): (0, 0, 0)}, generated=True)
+    derived = study(
+        {("dense", 0): (30, 60), ("unstructured", 50): (8, 40, 41), ("unstructured", 70): (0, 0, 0)}, generated=True
+    )
     assert numbers(sentence(derived, 50)) == [0.30, 0.08, 0.41, 0.60]
     assert claim(derived, 70).hopeless
     assert "accuracy" not in " ".join(headline(derived, TOLERANCE))
@@ -232,7 +240,17 @@ def test_several_methods_are_summed_up_by_the_best_of_each_sparsity(study):
 
 @pytest.mark.parametrize("random", [True, False])
 def test_nine_sparsities_are_at_most_four_sentences_and_every_sparsity_is_in_one(study, random):
-    rows = [(94, 95, 95), (95, 94, 96), (94, 96, 95), (90, 95, 95), (80, 90, 90), (60, 80, 84), (40, 50, 50), (26, 27, 25), (25, 26, 24)]
+    rows = [
+        (94, 95, 95),
+        (95, 94, 96),
+        (94, 96, 95),
+        (90, 95, 95),
+        (80, 90, 90),
+        (60, 80, 84),
+        (40, 50, 50),
+        (26, 27, 25),
+        (25, 26, 24),
+    ]
     table = DENSE | {("unstructured", 10 * number): row for number, row in enumerate(rows, start=1)}
     if random:
         table |= {("random", sparsity): (26, 26, 27) for sparsity in (10, 90)}
