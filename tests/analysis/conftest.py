@@ -2,7 +2,7 @@
 
 import gc
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
@@ -202,9 +202,11 @@ def write_grid(
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _frozen() -> None:
-    """Keep what is imported from the garbage collector: statsmodels calls it in every correction."""
+def _frozen() -> Iterator[None]:
+    """Keep what is imported from the garbage collector, which statsmodels calls in every correction."""
     gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(name="pieces")

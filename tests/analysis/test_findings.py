@@ -74,9 +74,10 @@ def test_a_curve_that_bends_is_summed_up_in_four_sentences(study):
     assert numbers(sentence(derived, 50)) == [0.94, 0.70, 0.95, 0.96]
     assert numbers(sentence(derived, 70)) == [0.94, 0.26, 0.25]  # the last is chance
     assert "nothing helps" in sentence(derived, 70)
+    assert "brings" not in sentence(derived, 50)  # 0.95 is below the dense model's 0.96
     *_, control = headline(derived, TOLERANCE)
     assert "random" in control.lower()
-    assert numbers(control) == [0.45, 0.27, 0.97, 0.95, 0.26, 0.28]
+    assert numbers(control) == [0.45, 0.27, 0.97, 0.95]
     assert len(headline(derived, TOLERANCE)) == 4
 
 

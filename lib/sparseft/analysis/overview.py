@@ -13,7 +13,7 @@ from sparseft.analysis.judgement import Judged
 from sparseft.files import atomic_file
 
 LINES = 20
-WIDTH = 110
+WIDTH = 120
 FEWEST_ROWS = 4  # of a table that is cut
 
 
@@ -26,50 +26,46 @@ def write_overview(path: Path, judged: list[Judged], derived: Derived, tolerance
 def overview(judged: list[Judged], derived: Derived, tolerance: float, left_out: int) -> str:
     """Return the table and the headline of a study, and how many runs they are from."""
     parts = places(derived)
-    count = _run_count(judged, left_out)
-    room = LINES - len(count) - 1
-    lines = _one_place(parts[0], tolerance, room) if len(parts) == 1 else _many_places(parts, tolerance, room)
-    return "\n".join([*lines, "", *count]) + "\n"
+    lines = _one_place(parts[0], tolerance) if len(parts) == 1 else _many_places(parts, tolerance)
+    return "\n".join([*lines, _run_count(judged, left_out)]) + "\n"
 
 
-def _one_place(here: Derived, tolerance: float, room: int) -> list[str]:
+def _one_place(here: Derived, tolerance: float) -> list[str]:
     """Return the title, the table and the headline; the table is cut where it does not fit."""
     sentences = _wrapped(headline(here, tolerance) or [NO_SENTENCE])
     heading, *rows = results_table(here.cells).to_string(index=False).splitlines()
-    fitting = room - len(sentences) - 3  # the title, the heading, an empty line
-    if len(rows) > fitting:
-        kept = max(FEWEST_ROWS, fitting - 1)
+    room = LINES - len([title(here), heading, "", *sentences, "the number of runs"])
+    if len(rows) > room:
+        kept = max(FEWEST_ROWS, room - 1)
         rows = [*rows[:kept], f"... and {len(rows) - kept} more rows, in EXPERIMENTS.md"]
     return [title(here), heading, *rows, "", *sentences]
 
 
-def _many_places(parts: list[Derived], tolerance: float, room: int) -> list[str]:
+def _many_places(parts: list[Derived], tolerance: float) -> list[str]:
     """Return as many headlines as fit, each under its title."""
     lines: list[str] = []
     for number, here in enumerate(parts):
         block = [title(here), *_wrapped(headline(here, tolerance) or [NO_SENTENCE])]
-        if len(lines) + len(block) > room - 1:
-            return [
-                *lines,
-                f"... and {len(parts) - number} more models, tasks or settings; the tables are in EXPERIMENTS.md",
-            ]
+        if len(lines) + len(block) > LINES - 2:
+            rest = len(parts) - number
+            return [*lines, f"... and {rest} more models, tasks or settings; the tables are in EXPERIMENTS.md"]
         lines += block
     return [*lines, "The tables are in EXPERIMENTS.md."]
 
 
 def _wrapped(sentences: list[str]) -> list[str]:
-    """Return the sentences as lines, each sentence on lines of its own."""
-    return [
-        line for text in sentences for line in textwrap.wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ")
-    ]
+    """Return the sentences as lines, each sentence on lines of its own, and no number apart from its percent sign."""
+    lines = []
+    for text in sentences:
+        joined = text.replace(" %", "\N{NO-BREAK SPACE}%")
+        lines += textwrap.wrap(joined, WIDTH, initial_indent="- ", subsequent_indent="  ")
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
-def _run_count(judged: list[Judged], left_out: int) -> list[str]:
+def _run_count(judged: list[Judged], left_out: int) -> str:
     """Return how many runs there are, and how many of them are at fault, not fully checked or left out."""
-    failed = sum(bool(each.faults) for each in judged)
-    unchecked = sum(each.verdict == "NOT FULLY CHECKED" for each in judged)
+    faulty = sum(bool(each.faults) for each in judged)
+    unchecked = sum(bool(each.unchecked) for each in judged)
     outside = sum(each.outside is not None for each in judged)
-    parts = [f"{len(judged)} runs, {failed} with a fault, {unchecked} not fully checked, {left_out} left out"]
-    if outside:
-        parts.append(f"{outside} outside the configured study")
-    return [", ".join(parts)]
+    text = f"{len(judged)} runs, {faulty} with a fault, {unchecked} not fully checked, {left_out} missing or unreadable"
+    return f"{text}, {outside} outside the configured study" if outside else text

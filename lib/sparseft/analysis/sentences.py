@@ -94,10 +94,8 @@ class Sentences:
             if row is not None and row.n:
                 kind = SAME if not row.significant else FALL if row.difference > 0 else RISE
                 outcomes.setdefault(kind, []).append(row)
-        parts = []
-        for kind, words in {FALL: "scores lower", SAME: "cannot be told apart", RISE: "scores higher"}.items():
-            if kind in outcomes:
-                parts.append(f"{words} at {self._control_values(outcomes[kind])}")
+        words = {FALL: "scores lower", RISE: "scores higher", SAME: "does not differ significantly"}
+        parts = [f"{words[kind]} at {self._control_values(outcomes[kind], kind)}" for kind in words if kind in outcomes]
         return [f"Random pruning, the control, {' and '.join(parts)}."] if parts else []
 
     def _control_row(self, sparsity: int) -> tuple | None:
@@ -108,20 +106,25 @@ class Sentences:
         best = max((cell for cell in (untuned, tuned) if cell), key=lambda cell: cell.value_mean)
         return self.results.comparisons.get("random", {}).get((method, sparsity, best.mode))
 
-    def _control_values(self, rows: list[tuple]) -> str:
-        """Return the sparsities, and the values of random pruning against those of the best method."""
+    def _control_values(self, rows: list[tuple], kind: str) -> str:
+        """Return the sparsities and, of a difference, the values of random pruning against those of the best method."""
+        where = f"{_listed([str(row.sparsity) for row in rows])} %"
+        if kind == SAME:
+            return where
         places = [(row.method, int(row.sparsity), row.mode) for row in rows]
         ours = [self.results.cells[place].value_mean for place in places]
         random = [self.results.cells[CONTROL, sparsity, mode].value_mean for _, sparsity, mode in places]
-        where = _listed([str(row.sparsity) for row in rows])
-        return f"{where} % ({self._range(random)} against {self._range(ours)})"
+        return f"{where} ({self._range(random)} against {self._range(ours)})"
 
     def _method(self, group: list[Claim], first: bool) -> str:
         """Return the name of what prunes: the method, or the best of several."""
         count = len(self.results.methods)
         names = {claim.method for claim in group}
-        if count == 1:
-            return f"{group[0].method} pruning" if first else "pruning"
+        if count == 1 and not first:
+            return "pruning"
+        everywhere = len({best_method(self.results, sparsity) for sparsity in self.results.sparsities}) == 1
+        if count == 1 or (everywhere and not first):
+            return f"{group[0].method} pruning"
         if len(names) == 1:
             return f"the best of {count} methods ({group[0].method})"
         named = ", ".join(f"{claim.method} at {claim.sparsity} %" for claim in group)
@@ -139,13 +142,20 @@ class Sentences:
                 return f", not measurably above {guess}"
             return f" and nothing helps: no run there is measurably above {guess}"
         if claim.tuning == RISE:
-            verb = "raises it to" if claim.remaining in (FALL, UNKNOWN) else "brings it back to"
+            verb = "brings it back to" if self._reaches_dense(claim, group) else "raises it to"
             return f", and {_lora(group)} {verb} {tuned}{self._remaining(claim)}"
         if claim.tuning == FALL:
             return f", and {_lora(group)} lowers it to {tuned}"
         if claim.tuning == SAME:
             return f", and {_lora(group)} wins back nothing measurable ({tuned})"
         return "" if claim.tuned is None else f"; with {_lora(group)} it is {tuned}{self._remaining(claim)}"
+
+    def _reaches_dense(self, claim: Claim, group: list[Claim]) -> bool:
+        """Return whether fine-tuned models are as good as the fine-tuned dense one: not lower, or no loss above the tolerance."""
+        if claim.remaining not in (SAME, RISE):
+            return False
+        dense = self.results.dense(PLAIN_LORA).value_mean
+        return claim.tuned_loss == EXCLUDED or all(each.tuned >= dense for each in group)
 
     def _no_fall(self, claim: Claim, group: list[Claim], pruning: str) -> str:
         """Return what is said of models that pruning does not make measurably worse."""
@@ -175,7 +185,7 @@ class Sentences:
         words = shown[claim.remaining]
         if claim.remaining == SAME and claim.tuned_loss == EXCLUDED:
             words = f"; a loss above {self.tolerance} is excluded"
-        return f" (dense model with LoRA: {self._start(PLAIN_LORA)}{words})"
+        return f" (dense with LoRA: {self._start(PLAIN_LORA)}{words})"
 
     def _without_base(self, claim: Claim, group: list[Claim], pruning: str) -> str:
         """Return what is said of pruned models that no untrained dense model can be compared with."""
