@@ -3,7 +3,6 @@
 A study of one model and task shows its table and its headline. A larger study shows one headline after the other.
 """
 
-import textwrap
 from pathlib import Path
 
 from sparseft.analysis.derived import Derived
@@ -13,12 +12,11 @@ from sparseft.analysis.judgement import Judged
 from sparseft.files import atomic_file
 
 LINES = 20
-WIDTH = 120
 FEWEST_ROWS = 4  # of a table that is cut
 
 
 def write_overview(path: Path, judged: list[Judged], derived: Derived, tolerance: float, left_out: int) -> None:
-    """Write the text, which ends with the number of runs."""
+    """Write the overview to a file."""
     with atomic_file(path) as temporary:
         temporary.write_text(overview(judged, derived, tolerance, left_out), encoding="utf-8")
 
@@ -32,7 +30,7 @@ def overview(judged: list[Judged], derived: Derived, tolerance: float, left_out:
 
 def _one_place(here: Derived, tolerance: float) -> list[str]:
     """Return the title, the table and the headline; the table is cut where it does not fit."""
-    sentences = _wrapped(headline(here, tolerance) or [NO_SENTENCE])
+    sentences = _sentences(here, tolerance)
     heading, *rows = results_table(here.cells).to_string(index=False).splitlines()
     room = LINES - len([title(here), heading, "", *sentences, "the number of runs"])
     if len(rows) > room:
@@ -45,7 +43,7 @@ def _many_places(parts: list[Derived], tolerance: float) -> list[str]:
     """Return as many headlines as fit, each under its title."""
     lines: list[str] = []
     for number, here in enumerate(parts):
-        block = [title(here), *_wrapped(headline(here, tolerance) or [NO_SENTENCE])]
+        block = [title(here), *_sentences(here, tolerance)]
         if len(lines) + len(block) > LINES - 2:
             rest = len(parts) - number
             return [*lines, f"... and {rest} more models, tasks or settings; the tables are in EXPERIMENTS.md"]
@@ -53,13 +51,9 @@ def _many_places(parts: list[Derived], tolerance: float) -> list[str]:
     return [*lines, "The tables are in EXPERIMENTS.md."]
 
 
-def _wrapped(sentences: list[str]) -> list[str]:
-    """Return the sentences as lines, each sentence on lines of its own, and no number apart from its percent sign."""
-    lines = []
-    for text in sentences:
-        joined = text.replace(" %", "\N{NO-BREAK SPACE}%")
-        lines += textwrap.wrap(joined, WIDTH, initial_indent="- ", subsequent_indent="  ")
-    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
+def _sentences(here: Derived, tolerance: float) -> list[str]:
+    """Return the headline, a line per sentence; a terminal wraps them."""
+    return [f"- {sentence}" for sentence in headline(here, tolerance) or [NO_SENTENCE]]
 
 
 def _run_count(judged: list[Judged], left_out: int) -> str:
