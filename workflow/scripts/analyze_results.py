@@ -40,7 +40,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--results_dir", type=Path, required=True, help="folder of the run folders")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the tables and pages")
     parser.add_argument("--plot", action="store_true", help="draw the figures too, into output_dir/plots")
-    parser.add_argument("--processes", type=int, default=2, help="that draw side by side; any number, the same figures")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=2,
+        help="number of processes that draw; the figures are the same for any number",
+    )
     parser.add_argument("--baseline", type=Path, help="another project's numbers, a .csv file as config/baseline.csv")
     parser.add_argument(
         "--configuration", type=Path, help="the study's configuration; it is copied into the output folder"
@@ -59,7 +64,7 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 
 def options(args: argparse.Namespace) -> list[str]:
-    """Return the flags that decide what the tables and pages show, as they are printed to be typed again."""
+    """Return the flags that decide what the tables and pages show, for the printed command that repeats the analysis."""
     flags = ["--tolerance", str(args.tolerance)]
     if args.plot:
         flags.append("--plot")
@@ -69,9 +74,9 @@ def options(args: argparse.Namespace) -> list[str]:
 
 
 def read(results_dir: Path, study: Config | None) -> tuple[list[Judged], list[Gap]]:
-    """Return the runs, judged, and the gaps; say on stderr which runs are in no aggregate, and why."""
+    """Return the judged runs and the gaps. Print to stderr which runs are left out of the tables, and why."""
     records, gaps = read_runs(results_dir, study)
-    gc.freeze()  # statsmodels collects garbage in every correction: it need not look at a whole study each time
+    gc.freeze()  # statsmodels collects garbage in every correction, which takes long with a whole study in memory
     for gap in gaps:
         print(f"{'left out' if gap.left_out else 'incomplete'}: {gap.run_id}: {gap.reason}", file=sys.stderr)
     judged = judge_runs(records, outside(records, study) if study else {})
@@ -127,7 +132,7 @@ def write(
 
 
 def main() -> int:
-    """Read, compute, write, show."""
+    """Analyse the runs and print the findings."""
     args = parse_args()
     args.tolerance = parse_section(Analysis, {"tolerance": args.tolerance}, "analysis").tolerance
     if not 1 <= args.processes <= MAX_PROCESSES:

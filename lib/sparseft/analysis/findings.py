@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from sparseft.analysis.claims import Claim, Results, claims, guess_level
-from sparseft.analysis.comparisons import LOSS, TOLD
+from sparseft.analysis.comparisons import LOSS, STATISTICS
 from sparseft.analysis.derived import Derived
 from sparseft.analysis.sentences import Sentences, guessing, listed_sparsities
 from sparseft.analysis.statistics import BEYOND, WITHIN
@@ -58,7 +58,7 @@ def value_findings(derived: Derived, tolerance: float) -> list[str]:
 
 def loss_findings(derived: Derived) -> list[str]:
     """Return the sentences about the losses, in nats per answer token."""
-    outcomes = [*TOLD, "significant"]
+    outcomes = [*STATISTICS, "significant"]
     losses = derived.comparisons.drop(columns=outcomes).rename(columns=lambda name: name.removeprefix(LOSS))
     return list(_compared(losses, "losses"))
 

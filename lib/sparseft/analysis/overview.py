@@ -12,7 +12,6 @@ from sparseft.analysis.judgement import Judged
 from sparseft.files import atomic_file
 
 LINES = 20
-FEWEST_ROWS = 4  # of a table that is cut
 
 
 def write_overview(path: Path, judged: list[Judged], derived: Derived, tolerance: float, left_out: int) -> None:
@@ -32,9 +31,9 @@ def _one_place(here: Derived, tolerance: float) -> list[str]:
     """Return the title, the table and the headline; the table is cut where it does not fit."""
     sentences = _sentences(here, tolerance)
     heading, *rows = results_table(here.cells).to_string(index=False).splitlines()
-    room = LINES - len([title(here), heading, "", *sentences, "the number of runs"])
+    room = LINES - len(sentences) - 4  # besides the title, the heading, an empty line and the number of runs
     if len(rows) > room:
-        kept = max(FEWEST_ROWS, room - 1)
+        kept = room - 1
         rows = [*rows[:kept], f"... and {len(rows) - kept} more rows, in EXPERIMENTS.md"]
     return [title(here), heading, *rows, "", *sentences]
 
