@@ -225,17 +225,17 @@ def test_one_changed_byte_of_an_adapter_or_a_mask_is_found_and_named(write_run, 
 
 
 @pytest.mark.parametrize(("name", "value", "said"), [
-    ("expected_sparsity", 0.51, "its expected_sparsity 0.51 is not that of its layer rows, 1,000 of 2,000"),
-    ("actual_sparsity", 0.49, "its actual_sparsity 0.49 is not that of its layer rows, 1,000 of 2,000"),
-    ("violations", 1, "1 weights violate the mask"),
-    ("layers_expected", 3, "2 of 3 layers checked"),
+    ("expected_sparsity", 0.51, r"expected_sparsity 0\.51\b.*1,000 of 2,000"),
+    ("actual_sparsity", 0.49, r"actual_sparsity 0\.49\b.*1,000 of 2,000"),
+    ("violations", 1, r"\b1 weights violate"),
+    ("layers_expected", 3, r"\b2 of 3 layers"),
 ])  # fmt: skip
 def test_one_changed_number_in_a_report_is_found_and_named(write_run, tmp_path, name, value, said):
     write_run(UNTUNED, 0.5)
     write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update({name: value}))
     judged = {each.record.run.id: each.faults for each in judge_runs(read_runs(tmp_path / "runs")[0])}
     (fault,) = judged.pop(TUNED)
-    assert said in fault
+    assert re.search(said, fault)
     assert judged == {UNTUNED: []}
 
 
@@ -290,13 +290,13 @@ def test_one_training_under_two_names_is_found(write_run, tmp_path):
 
 def test_an_untrained_run_must_not_have_an_adapter(write_run, tmp_path):
     write_run(UNTUNED, 0.5, change=lambda files: files["merge"]["inputs"].update(adapter="a" * 64))
-    assert "broken chain, adapter: merge.json names aaaaaaaaaaaa, mode no_finetune names none" in memo(tmp_path)
+    assert re.search(r"adapter: merge\.json .*aaaaaaaaaaaa.* no_finetune .*none", memo(tmp_path))
 
 
 def test_a_chain_that_cannot_be_followed_is_a_fault(write_run, tmp_path):
     (write_run(TUNED, 0.5) / "merge.json").unlink()
     text = memo(tmp_path)
-    assert "mask: cannot be followed without merge.json" in text
+    assert re.search(r"mask: .*without merge\.json", text)
     assert "in the tables, with blanks" in text
 
 
@@ -305,21 +305,21 @@ def test_a_chain_that_cannot_be_followed_is_a_fault(write_run, tmp_path):
     [
         (
             {"passed": False, "violations": 3, "max_abs_violation": 1e-6},
-            "3 weights violate the mask, the largest 1e-06",
+            r"\b3 weights .*1e-06",
         ),
         (
             {"passed": False, "layers_checked": 0, "layers": [], "expected_sparsity": None, "actual_sparsity": None},
-            "0 of 2 layers checked",
+            r"\b0 of 2 layers",
         ),
-        ({"passed": False, "tensors_outside_changed": ["lm_head"]}, "changed outside the mask: lm_head"),
-        ({"layers_checked": 1}, "validation says passed, but: 1 of 2 layers checked"),
-        ({"layers": []}, "its totals are not those of its 0 layer rows"),
+        ({"passed": False, "tensors_outside_changed": ["lm_head"]}, r"outside the mask.*: lm_head"),
+        ({"layers_checked": 1}, r"says passed.*\b1 of 2 layers"),
+        ({"layers": []}, r"\b0 layer rows"),
     ],
 )
 def test_a_failed_or_contradictory_validation_is_named(write_run, tmp_path, change, said):
     write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update(change))
     text = memo(tmp_path)
-    assert said in text
+    assert re.search(said, text.partition("## Runs with a fault")[2].partition("\n## ")[0])
     assert f"validate_sparsity.py --checkpoint results/runs/{TUNED}/model_dir" in text
 
 
@@ -333,10 +333,12 @@ def test_a_failed_validation_stands_before_a_broken_chain(write_run, tmp_path):
 def test_a_violation_that_is_not_counted_is_a_fault(write_run, tmp_path):
     write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update(max_abs_violation=3.0))
     (record,) = read_runs(tmp_path / "runs")[0]
-    assert faults(record) == ["validation says passed, but: 0 violations, and the largest is 3"]
+    (fault,) = faults(record)
+    assert re.search(r"says passed.*\b0 violations.*\b3\b", fault)
 
 
 def test_a_mask_of_another_base_is_named_as_such(write_run, tmp_path):
     write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update(passed=False, mask_of_base=False))
     (record,) = read_runs(tmp_path / "runs")[0]
-    assert faults(record) == ["validation failed: the mask was computed from another base"]
+    (fault,) = faults(record)
+    assert re.search(r"failed.*another base", fault)
