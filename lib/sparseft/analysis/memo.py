@@ -47,6 +47,7 @@ Each stage records the sha256 of what it read and wrote. A link holds if all of 
 - base: inputs.model of `train.json`, `before_merge.json` and `merge.json`; inputs.base of `validation_report.json`
 - mask: inputs.mask of these four; the mask's file
 - adapter: outputs.adapter of `train.json`; inputs.adapter of `before_merge.json` and `merge.json`; the adapter's files
+  (no adapter in mode no_finetune)
 - merged: outputs of `merge.json`; inputs.checkpoint of `validation_report.json`; inputs.model of `evaluation.json`
 - data: inputs.validation of `train.json`; inputs.data of `before_merge.json` and `evaluation.json`
 - train: inputs.train of `train.json`, `before_merge.json` and `evaluation.json`; the examples that calibrated the mask
@@ -54,8 +55,8 @@ Each stage records the sha256 of what it read and wrote. A link holds if all of 
 The hash of a base or of a merged model covers its weights, its configuration and its tokenizer. `LC_ALL=C sha256sum *` in the
 folder of a merged model prints the text that its hash is of. summary.csv has the hashes of every run.
 
-Runs of one setting must agree too: on the base of a model, the mask of a method and sparsity, and the data of a task. No two
-runs may share an adapter. Of runs that differ the fewer are at fault; all are if there are as many of each.
+Runs of one setting must agree too: on the base of a model, the mask of a method and sparsity, and the data and prompts of a
+task. No two runs may share an adapter. If runs disagree, the minority is at fault. Without a minority all of them are.
 """
 
 
