@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -261,6 +262,12 @@ def test_nine_sparsities_are_at_most_four_sentences_and_every_sparsity_is_in_one
     for sparsity in range(10, 100, 10):
         assert re.search(rf"\b{sparsity}\b(?!\.)", " ".join(text)), sparsity
     assert "lowers" not in sentence(derived, 40)  # 0.90 against 0.94
+
+
+def test_a_fall_that_only_fine_tuned_models_show_is_not_merged_with_none(study):
+    found = claim(study(CURVE), 30)
+    assert found.pruning == SAME
+    assert replace(found, remaining=FALL).outcome != replace(found, remaining=SAME).outcome
 
 
 def fault(files: dict) -> None:

@@ -44,9 +44,20 @@ class Claim:
 
     @property
     def outcome(self) -> tuple:
-        """Return what pruning and fine-tuning change, without how close this comes to the dense model."""
+        """Return what pruning and fine-tuning change. How close this comes to the dense model counts only if it is needed.
+
+        It is needed where pruning alone shows no fall, or is not compared."""
         to_dense = self.remaining if UNKNOWN in (self.pruning, self.tuning) else None
-        return (self.pruning, self.tuning, to_dense, self.hopeless, self.untuned is None, self.tuned is None)
+        falls_tuned = self.pruning != FALL and self.remaining == FALL
+        return (
+            self.pruning,
+            self.tuning,
+            to_dense,
+            falls_tuned,
+            self.hopeless,
+            self.untuned is None,
+            self.tuned is None,
+        )
 
 
 class Results:
