@@ -118,6 +118,14 @@ def test_fine_tuning_that_helps_but_not_to_the_dense_level_is_said_with_that_lev
     assert "sparse_to_sparse" in text  # the mode of 0.70
 
 
+def test_fine_tuning_brings_nothing_back_where_one_of_several_values_stays_below_the_dense_one(study):
+    derived = study(DENSE | {("unstructured", 50): (70, 96, 96), ("unstructured", 60): (60, 92, 92)})
+    assert sentence(derived, 50) == sentence(derived, 60)
+    assert "brings" not in sentence(derived, 50)
+    (only,) = headline(study({("unstructured", 60): (60, 97, 97)}), TOLERANCE)
+    assert "brings" in only
+
+
 def test_fine_tuning_that_does_not_help_is_not_called_hopeless_above_chance(study):
     derived = study(DENSE | {("unstructured", 70): (50, 52, 51)})
     found = claim(derived, 70)
