@@ -28,6 +28,7 @@ rule analyze_results:
         before=targets.run_targets(STUDY, "before_merge.json", trained_only=True),
     output:
         tables=expand(f"{grid.ANALYSIS}/{{name}}.csv", name=grid.TABLES),
+        findings=f"{grid.ANALYSIS}/{grid.FINDINGS}",
         pages=expand(f"{grid.ANALYSIS}/{{name}}", name=grid.PAGES),
         report=f"{grid.ANALYSIS}/{grid.REPORT}",
         plots=directory(f"{grid.ANALYSIS}/plots"),

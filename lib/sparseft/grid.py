@@ -41,6 +41,7 @@ TABLES = (
 )  # fmt: skip
 
 PAGES = ("EXPERIMENTS.md", "correctness_memo.md")
+FINDINGS = "findings.txt"  # what the terminal shows of a study
 REPORT = "report.html"  # the results page
 REPORT_PARTS = "lib/sparseft/analysis/templates"  # what the results page is made of
 

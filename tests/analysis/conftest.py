@@ -1,7 +1,8 @@
 """Run folders as the workflow leaves them: `write_run` writes one, `write_grid` a plausible study of any size."""
 
+import gc
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
@@ -198,6 +199,14 @@ def write_grid(
             write_pieces(folder, run, pieces(run, value, layers=layers, **changes))
             count += 1
     return count
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _frozen() -> Iterator[None]:
+    """Keep what is imported from the garbage collector, which statsmodels calls in every correction."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(name="pieces")

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from sparseft.analysis.tables import curves, grouped, summary
 SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "analyze_results.py"
 PAGES = {
     "summary.csv", "grouped_summary.csv", "sparsity_vs_performance.csv", "missing.csv",
-    "comparisons.csv", "best_tradeoffs.csv", "layer_sparsity.csv", "correctness_memo.md", "EXPERIMENTS.md", "report.html",
+    "comparisons.csv", "best_tradeoffs.csv", "layer_sparsity.csv", "correctness_memo.md", "EXPERIMENTS.md", "findings.txt",
+    "report.html",
 }  # fmt: skip
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
 
@@ -37,9 +39,9 @@ def test_a_small_study_is_written_twice_the_same_by_any_number_of_processes(writ
     second = analyze(tmp_path / "runs", tmp_path / "b", "--plot", "--processes", "1")
     assert (first.returncode, first.stderr) == (0, "")
     assert second.returncode == 0
-    assert "unstructured" in first.stdout
-    assert " ± " in first.stdout
     assert "11 runs, 0 with a fault" in first.stdout
+    assert first.stdout.startswith((tmp_path / "a/findings.txt").read_text())
+    assert f"{tmp_path}/a/" in first.stdout.splitlines()[-1]
     written = contents(tmp_path / "a")
     assert written == contents(tmp_path / "b")
     assert set(written) > PAGES
@@ -70,13 +72,14 @@ def test_gaps_and_failures_are_said_and_the_rest_is_analysed(write_run, tmp_path
     (write_run(other, 0.5) / "evaluation.json").write_text("{")
     done = analyze(tmp_path / "runs", tmp_path / "out")
     assert done.returncode == 0
-    assert done.stderr.startswith(f"left out: {other}: evaluation.json: invalid json")
-    assert len(done.stderr.splitlines()) == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("left out")
+    assert f"{other}: evaluation.json" in line
     assert "(at fault)" in done.stdout
     assert (tmp_path / "out" / "missing.csv").read_text().splitlines()[1].startswith(f"{other},True,")
     assert len((tmp_path / "out" / "summary.csv").read_text().splitlines()) == 2
     memo = (tmp_path / "out" / "correctness_memo.md").read_text()
-    assert memo.index("## Runs that fail") < memo.index("## Missing or unreadable") < memo.index("## Every run")
+    assert memo.index("## Runs with a fault") < memo.index("## Missing or unreadable") < memo.index("## Every run")
 
 
 def test_both_recalls_stand_beside_an_accuracy_and_shared_rows_among_the_limits(write_run, tmp_path):
@@ -87,18 +90,22 @@ def test_both_recalls_stand_beside_an_accuracy_and_shared_rows_among_the_limits(
     assert "0.380 ± 0.034 no 1.00 yes 0.00" in done.stdout
     text = (tmp_path / "out" / "EXPERIMENTS.md").read_text()
     assert "| t | acc | 0.25 | 0.620 | 200 |" in text
-    assert "Training examples with the prompt of a validation example: t 3." in text
+    assert re.search(r"prompt of a validation example: t 3\.", text)
+
+
+def several_devices(tmp_path: Path) -> list[str]:
+    """Return the curves that EXPERIMENTS.md says several devices trained."""
+    return re.findall(r"Several devices .*: (.*)\.", (tmp_path / "out/EXPERIMENTS.md").read_text())
 
 
 def test_a_curve_of_two_devices_is_said(write_run, tmp_path):
     write_run(TUNED, 0.5)
     write_run(TUNED.replace("50", "70"), 0.25)
     analyze(tmp_path / "runs", tmp_path / "out")
-    assert "Curves of several devices" not in (tmp_path / "out/EXPERIMENTS.md").read_text()
+    assert several_devices(tmp_path) == []
     write_run(TUNED.replace("50", "90"), 0.25, device="GPU: one")
     analyze(tmp_path / "runs", tmp_path / "out")
-    said = "Curves of several devices, whose speeds are drawn and judged apart: m t acc unstructured sparse_to_dense."
-    assert said in (tmp_path / "out/EXPERIMENTS.md").read_text()
+    assert several_devices(tmp_path) == ["m t acc unstructured sparse_to_dense"]
 
 
 def test_what_an_earlier_call_wrote_and_this_one_does_not_is_removed(write_run, tmp_path):
@@ -124,9 +131,8 @@ def test_no_runs_is_one_line_and_code_two(tmp_path):
     done = analyze(tmp_path / "runs", tmp_path / "out")
     assert done.returncode == 2
     assert not (tmp_path / "out").exists()
-    assert done.stderr.splitlines() == [
-        f"error: {tmp_path}/runs: no such folder; give the folder that holds the runs, or make them first"
-    ]
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path}/runs: ")
 
 
 def test_torch_is_never_imported(write_run, tmp_path):

@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from sparseft.analysis.recompute import check_rows
+from sparseft.analysis.recompute import NOT_CHECKED, check_rows
 from sparseft.tasks.scoring import labels_digest
 
 ROWS = [{"passage": "Ice is cold.", "question": "is ice cold", "answer": True},
@@ -23,9 +23,11 @@ def write(study: Path) -> str:
 def test_labels_and_lengths_are_those_of_the_rows(tmp_path):
     data, known = write(tmp_path), {}
     assert check_rows(SOUND, data, "boolq", tmp_path, known) == ""
-    fault = "labels or choice_lengths are not those of boolq/validation.jsonl"
-    assert check_rows(labels_digest([1, 1], [[2, 3], [2, 3]]), data, "boolq", tmp_path, known) == fault
-    assert check_rows(labels_digest([1, 0], [[2, 4], [2, 3]]), data, "boolq", tmp_path, known) == fault
+    for other in (labels_digest([1, 1], [[2, 3], [2, 3]]), labels_digest([1, 0], [[2, 4], [2, 3]])):
+        fault = check_rows(other, data, "boolq", tmp_path, known)
+        assert not fault.startswith(NOT_CHECKED)
+        for word in ("labels", "choice_lengths", "boolq/validation.jsonl"):
+            assert word in fault
 
 
 def test_a_file_is_read_once(tmp_path):
@@ -36,10 +38,13 @@ def test_a_file_is_read_once(tmp_path):
 
 
 def test_rows_that_are_not_there_are_not_checked(tmp_path):
-    assert check_rows(SOUND, "f" * 64, "boolq", tmp_path, {}) == "not checked: boolq/validation.jsonl is not there"
+    absent = check_rows(SOUND, "f" * 64, "boolq", tmp_path, {})
     write(tmp_path)
-    other = "not checked: boolq/validation.jsonl is another file than the one that was evaluated on"
-    assert check_rows(SOUND, "f" * 64, "boolq", tmp_path, {}) == other
+    other = check_rows(SOUND, "f" * 64, "boolq", tmp_path, {})
+    assert absent != other
+    for reason in (absent, other):
+        assert reason.startswith(NOT_CHECKED)
+        assert "boolq/validation.jsonl" in reason
 
 
 def test_rows_that_are_not_those_of_the_manifest_beside_them_are_a_fault_whatever_was_evaluated(tmp_path):
@@ -47,8 +52,10 @@ def test_rows_that_are_not_those_of_the_manifest_beside_them_are_a_fault_whateve
     manifest = tmp_path / "data/boolq/manifest.json"
     manifest.write_text(json.dumps({"sha256": {"train": "0" * 64, "validation": data}}))
     assert check_rows(SOUND, data, "boolq", tmp_path, {}) == ""
-    fault = "boolq/validation.jsonl is not the file that its manifest records"
     for content in ({"sha256": {"train": data, "validation": "0" * 64}}, {"sha256": None}, {}):
         manifest.write_text(json.dumps(content))
-        assert check_rows(SOUND, data, "boolq", tmp_path, {}) == fault
-        assert check_rows(SOUND, "f" * 64, "boolq", tmp_path, {}) == fault
+        for evaluated in (data, "f" * 64):
+            fault = check_rows(SOUND, evaluated, "boolq", tmp_path, {})
+            assert not fault.startswith(NOT_CHECKED)
+            assert "boolq/validation.jsonl" in fault
+            assert "manifest" in fault

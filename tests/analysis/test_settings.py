@@ -143,7 +143,9 @@ def test_runs_outside_the_configured_grid_are_named_and_in_no_aggregate(write_ru
     write_run(seed(ours, 1), 0.75)
     records, _ = read_runs(tmp_path / "runs", study)
     named = outside(records, study)
-    assert {run.id: reason for run, reason in named.items()} == {ours: "not in the configured grid"}
+    ((run, reason),) = named.items()
+    assert run.id == ours
+    assert "grid" in reason
     cells = derive(judge_runs(records, named), 0.02).cells
     assert (cells["runs"].tolist(), cells["value_mean"].tolist()) == ([1], [0.75])
 
@@ -152,7 +154,7 @@ def test_runs_outside_the_configured_grid_are_named_and_in_no_aggregate(write_ru
 def test_a_run_of_the_grid_with_other_settings_is_outside_the_study(write_run, tmp_path, study, name, value):
     write_run(seed(TUNED.replace("-t-", "-boolq_mini-"), 1), 0.75, training={name: value})
     (reason,) = outside(read_runs(tmp_path / "runs", study)[0], study).values()
-    assert reason.startswith(f"made with other settings than the configured ones: {name} ")
+    assert f" {name} {', '.join(value) if isinstance(value, list) else value} instead of " in reason
 
 
 def test_what_the_configuration_asks_for_and_is_not_there_is_missing(write_run, tmp_path, study):

@@ -1,12 +1,13 @@
-"""Turn the run folders into tables, plots, a correctness memo and a write-up, with whatever runs are there.
+"""Turn the run folders into tables, plots, a correctness memo and a write-up, from the runs that are there.
 
     analyze_results.py --results_dir results/runs --output_dir results/analysis --plot
 
-With --baseline FILE.csv ours stand beside another project's numbers: baseline_comparison.csv, and marks in the figures.
-Writes to the output folder: summary.csv (a row a run), grouped_summary.csv, sparsity_vs_performance.csv,
-comparisons.csv (tests and intervals), best_tradeoffs.csv, layer_sparsity.csv, missing.csv (runs left out, with the
-reason), correctness_memo.md, EXPERIMENTS.md, report.html (the results page) and, with --plot, plots/. Figures that an
-earlier call left there, and a baseline_comparison.csv, are removed where this one does not write them.
+With --baseline FILE.csv another project's numbers stand beside these: baseline_comparison.csv, and marks in the figures.
+
+The output folder then has: report.html (the results page), findings.txt (what this prints), EXPERIMENTS.md (the study written
+up), correctness_memo.md (what was checked), summary.csv (a row per run), grouped_summary.csv, sparsity_vs_performance.csv,
+comparisons.csv (tests and intervals), best_tradeoffs.csv, layer_sparsity.csv, missing.csv (runs left out, with the reason) and,
+with --plot, plots/. Figures and a baseline_comparison.csv of an earlier call are removed if this one does not write them.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from sparseft.analysis import experiments, memo, report, tables
+from sparseft.analysis import experiments, memo, overview, report, tables
 from sparseft.analysis.baseline import beside, read_baseline, without_counterpart
 from sparseft.analysis.derived import Derived, derive
 from sparseft.analysis.judgement import Judged, judge_runs
@@ -27,7 +28,7 @@ from sparseft.config import Analysis, Config, add_flags, parse_section
 from sparseft.configfiles import read_configuration
 from sparseft.errors import InputError, run_script
 from sparseft.files import check_apart, check_ours, hold, is_marked, staged
-from sparseft.grid import CONFIGURATION, PAGES, REPORT, TABLES
+from sparseft.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES
 
 MAX_PROCESSES = 64
 COMPARED = "baseline_comparison.csv"
@@ -39,7 +40,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--results_dir", type=Path, required=True, help="folder of the run folders")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the tables and pages")
     parser.add_argument("--plot", action="store_true", help="draw the figures too, into output_dir/plots")
-    parser.add_argument("--processes", type=int, default=2, help="that draw side by side; any number, the same figures")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=2,
+        help="number of processes that draw; the figures are the same for any number",
+    )
     parser.add_argument("--baseline", type=Path, help="another project's numbers, a .csv file as config/baseline.csv")
     parser.add_argument(
         "--configuration", type=Path, help="the study's configuration; it is copied into the output folder"
@@ -50,7 +56,7 @@ def parse_args() -> argparse.Namespace:
 
 def check_outputs(args: argparse.Namespace) -> None:
     """Raise InputError if the outputs would replace what is read, or what this program did not write."""
-    names = [f"{name}.csv" for name in TABLES] + [COMPARED, REPORT, *PAGES]
+    names = [f"{name}.csv" for name in TABLES] + [COMPARED, FINDINGS, REPORT, *PAGES]
     places = [args.output_dir / name for name in names]
     check_apart([args.output_dir], [args.results_dir])
     check_apart(places, [args.baseline, args.configuration])
@@ -58,7 +64,7 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 
 def options(args: argparse.Namespace) -> list[str]:
-    """Return the flags that decide what the tables and pages show, as they are printed to be typed again."""
+    """Return the flags that decide what the tables and pages show, for the printed command that repeats the analysis."""
     flags = ["--tolerance", str(args.tolerance)]
     if args.plot:
         flags.append("--plot")
@@ -68,9 +74,9 @@ def options(args: argparse.Namespace) -> list[str]:
 
 
 def read(results_dir: Path, study: Config | None) -> tuple[list[Judged], list[Gap]]:
-    """Return the runs, judged, and the gaps; say on stderr which runs are in no aggregate, and why."""
+    """Return the judged runs and the gaps. Print to stderr which runs are left out of the tables, and why."""
     records, gaps = read_runs(results_dir, study)
-    gc.freeze()  # statsmodels collects garbage in every correction: it need not look at a whole study each time
+    gc.freeze()  # statsmodels collects garbage in every correction, which takes long with a whole study in memory
     for gap in gaps:
         print(f"{'left out' if gap.left_out else 'incomplete'}: {gap.run_id}: {gap.reason}", file=sys.stderr)
     judged = judge_runs(records, outside(records, study) if study else {})
@@ -115,6 +121,7 @@ def write(
         reproduction=again,
     )
     memo.write_memo(folder / "correctness_memo.md", judged, gaps, again)
+    overview.write_overview(folder / FINDINGS, judged, derived, args.tolerance, left_out)
     report.write_report(folder / REPORT, judged, gaps, derived, args.tolerance, plots)
     if args.configuration and args.configuration.resolve() != (args.output_dir / CONFIGURATION).resolve():
         shutil.copyfile(args.configuration, folder / CONFIGURATION)
@@ -126,7 +133,7 @@ def write(
 
 
 def main() -> int:
-    """Read, compute, write, show."""
+    """Analyse the runs and print the findings."""
     args = parse_args()
     args.tolerance = parse_section(Analysis, {"tolerance": args.tolerance}, "analysis").tolerance
     if not 1 <= args.processes <= MAX_PROCESSES:
@@ -148,10 +155,7 @@ def main() -> int:
         (args.output_dir / COMPARED).unlink(missing_ok=True)
     if stale:
         (args.output_dir / CONFIGURATION).unlink(missing_ok=True)
-    print(experiments.results_table(derived.cells).to_string(index=False))
-    failed = sum(bool(each.faults) for each in judged)
-    left_out = sum(gap.left_out for gap in gaps)
-    print(f"\n{len(judged)} runs, {failed} with a fault, {left_out} left out: {args.output_dir}/")
+    print(f"{(args.output_dir / FINDINGS).read_text(encoding='utf-8')}Tables and pages: {args.output_dir}/")
     return 0
 
 

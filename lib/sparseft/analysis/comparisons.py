@@ -1,18 +1,20 @@
-"""Every comparison of two cells over the same examples, and what it says of the curves.
+"""Compare pairs of cells over the same examples, and judge the curves by it.
 
     dense     a pruned cell with the dense one that its curve starts from
     random    another method with random pruning
     untuned   a fine-tuned cell with the same model before its training
     modes     sparse_to_sparse with sparse_to_dense
 
-The differences are between the two cells' outcomes and between their losses, each averaged over its seeds. Their intervals
-(low, high) are over the examples and hold for these trained models. From two pairs of seeds on, seeds_low and seeds_high are
-the ends of Student's interval over the pairs. McNemar's test, and Student's of the losses, compares two runs. Of several seeds
-the p_value is the largest, and a difference is significant only if it has the same sign in every seed. Holm's correction is
-over a family: all comparisons of one kind on one model and task, whatever their settings, outcomes and losses apart.
+A difference is between the two cells' outcomes, or between their losses, each averaged over the seeds. Its interval (low, high)
+is over the examples and holds for these trained models. With two pairs of seeds or more, seeds_low and seeds_high are the ends
+of Student's interval over the pairs.
 
-Not compared are cells that were evaluated on other examples, cells with a fault, and cells whose examples repeat one another:
-no test would be one of independent examples.
+McNemar's test compares the outcomes of two runs, and Student's paired test their losses. With several seeds the p_value is the
+largest one, and a difference is significant only if it has the same sign in every seed. Holm's correction is over a family: all
+comparisons of one kind on one model and task, in all settings. Outcomes and losses are two families.
+
+A cell is not compared if it has a fault, if the other cell was evaluated on other examples, or if its examples repeat one
+another, because the tests assume independent examples.
 """
 
 from collections.abc import Iterable
@@ -38,21 +40,21 @@ from sparseft.grid import DENSE, NO_FINETUNE, TRAINED_MODES, Cell
 
 CONTROL = "random"  # the method that every other one is compared with
 SIGNIFICANT = 0.05
-COMPUTED = ("family_size", "p_holm", "significant")  # once the family is known
+COMPUTED = ("family_size", "p_holm", "significant")  # these need the whole family
 FAMILY = ["comparison", "model", "task", "metric"]
-LOSS = "eval_loss_"  # before the names of what is said of the losses
+LOSS = "eval_loss_"  # begins the names of the columns about losses
 REPEATED = 0.1  # the share of validation prompts that repeat another, above which a cell is not compared
-TOLD = [
+STATISTICS = [
     "difference", "difference_low", "difference_high", "difference_seeds_low", "difference_seeds_high", "one_sign", "p_value",
 ]  # fmt: skip
 COLUMNS = [
-    "comparison", *CELL, "against", "reached_sparsity", "against_reached_sparsity", "n", "examples", "family_size", *TOLD,
-    "p_holm", "significant", *(f"{LOSS}{name}" for name in (*TOLD, "p_holm", "significant")),
+    "comparison", *CELL, "against", "reached_sparsity", "against_reached_sparsity", "n", "examples", "family_size", *STATISTICS,
+    "p_holm", "significant", *(f"{LOSS}{name}" for name in (*STATISTICS, "p_holm", "significant")),
 ]  # fmt: skip
 
 
 def compare(judged: Iterable[Judged]) -> pd.DataFrame:
-    """Return a row per comparison, not yet corrected for their number. `judged` are runs of one setting."""
+    """Return a row per comparison of the runs of one setting, without the correction for their number."""
     cells = _sound_cells(judged)
     pairs = [
         (kind, cell, other)
@@ -69,7 +71,7 @@ def compare(judged: Iterable[Judged]) -> pd.DataFrame:
 
 
 def correct(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the comparisons of all settings with Holm's correction and what is significant, in the order of the study."""
+    """Return the comparisons of all settings, in the order of the study, with Holm's correction and what is significant."""
     table = table.copy()
     for kind in ("", LOSS):
         families = table.groupby(FAMILY)[f"{kind}p_value"]
@@ -82,7 +84,7 @@ def correct(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sound_cells(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
-    """Return the distinct models of each cell; leave out cells with a fault, or with examples that repeat one another."""
+    """Return the distinct models of each cell, without cells that have a fault or examples that repeat one another."""
     models: dict[Cell, dict[str, Record]] = {}
     faulty = set()
     for each in judged:
@@ -95,11 +97,11 @@ def _sound_cells(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
 
 
 def judge(points: pd.DataFrame, comparisons: pd.DataFrame, tolerance: float) -> pd.DataFrame:
-    """Return the points with the intervals of their differences to dense, and the verdict on the value's.
+    """Return the points with the intervals of their differences to dense, and with the verdict on the value.
 
-    An interval covers the one over the examples and the one over the seeds. Without a pair for every seed there is none, and
-    no verdict. A point that could not be compared, for other examples or a fault, keeps neither difference nor share. A point also
-    has no verdict if its dense model scores no better than guessing: it has nothing to lose."""
+    An interval covers the one over the examples and the one over the seeds. There is no interval and no verdict without a pair
+    for every seed. A point that could not be compared has no difference and no recovered share either. A point has no verdict if
+    its dense model scores no better than guessing, because that model has nothing to lose."""
     place = [*LINE, "sparsity"]
     to_dense = _differences_to_dense(comparisons, place)
     points = points.drop(columns=[name for name in to_dense if name in points]).join(to_dense, on=place)
@@ -119,7 +121,7 @@ def judge(points: pd.DataFrame, comparisons: pd.DataFrame, tolerance: float) -> 
 
 
 def _differences_to_dense(comparisons: pd.DataFrame, place: list[str]) -> pd.DataFrame:
-    """Return by point the difference of losses, the intervals of both differences, and how many pairs they are of."""
+    """Return for each point the difference of losses, the intervals of both differences, and their number of pairs."""
     table = comparisons[comparisons["comparison"] == "dense"].set_index(place)
     found = pd.DataFrame({"n_pairs": table["n"], f"{LOSS}difference": table[f"{LOSS}difference"]})
     for kind in ("", LOSS):
@@ -145,19 +147,20 @@ def _others(cell: Cell) -> dict[str, Cell]:
 
 
 def _same_examples(records: list[Record]) -> bool:
+    """Return whether all runs were evaluated on the same examples, with the same metric."""
     results = [record.evaluation for record in records]
     seen = {(each.metric, each.examples, each.inputs.data, each.answer_tokens.tobytes()) for each in results}
     return len(seen) == 1
 
 
 def _tests(ours: list[Record], theirs: list[Record]) -> dict:
-    """Return the weakest test over the pairs of runs, and whether all of them differ in one direction."""
+    """Return the largest p-values over the pairs of seeds, and whether all pairs differ in one direction."""
     seeds = {record.run.seed: record.evaluation for record in theirs}
     if theirs[0].run.mode == NO_FINETUNE:  # the same model whatever the seed
         seeds = {record.run.seed: theirs[0].evaluation for record in ours}
     pairs = [(record.evaluation, seeds[record.run.seed]) for record in ours if record.run.seed in seeds]
     if len(pairs) < len(ours):
-        pairs = []  # a test of some seeds would not be one in every seed
+        pairs = []  # the difference must be tested in every seed
     values = np.array([mine.outcomes - other.outcomes for mine, other in pairs])
     losses = np.array([mine.losses - other.losses for mine, other in pairs])
     return {
@@ -184,7 +187,7 @@ def _over_seeds_interval(kind: str, differences: np.ndarray) -> dict[str, float]
 
 
 def _reached(records: list[Record]) -> float:
-    """Return the share of the prunable weights that the masks prune, mean over the models."""
+    """Return the mean share of the prunable weights that the masks prune."""
     return float(np.mean([record.validation.expected_sparsity for record in records]))
 
 
@@ -195,7 +198,7 @@ def _one_sign(differences: np.ndarray) -> bool:
 
 
 def _intervals(pairs: list[tuple[list[Record], list[Record]]]) -> list[dict]:
-    """Return the differences with their intervals. Those over the same examples are made together, to draw them once."""
+    """Return the differences with their intervals. Pairs over the same examples share one drawing of the bootstrap."""
     alike: dict[bytes, list[int]] = {}
     for place, (ours, _) in enumerate(pairs):
         alike.setdefault(ours[0].evaluation.answer_tokens.tobytes(), []).append(place)
@@ -221,4 +224,5 @@ def _intervals(pairs: list[tuple[list[Record], list[Record]]]) -> list[dict]:
 
 
 def _over_seeds(records: list[Record], name: str) -> np.ndarray:
+    """Return the mean of the outcomes or losses over the seeds, by example."""
     return np.mean([getattr(record.evaluation, name) for record in records], axis=0)

@@ -1,8 +1,4 @@
-"""EXPERIMENTS.md: the study written up from its numbers: setting, results, findings, limits, how to reproduce.
-
-A finding gives a difference its number only where it is significant after Holm's correction (comparisons.py); the rest
-it names as not significant, which is not the same as equal. A run with a fault supports no sentence.
-"""
+"""EXPERIMENTS.md: what a study shows, its tables, figures and limits, its settings, and how to make it again."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,47 +7,45 @@ import pandas as pd
 
 from sparseft.analysis.chain import short
 from sparseft.analysis.derived import Derived
-from sparseft.analysis.findings import FRONTS, difference, findings, percents
+from sparseft.analysis.findings import FRONTS, difference, explain_verdict, headline, percents, value_findings
 from sparseft.analysis.judgement import Judged
-from sparseft.analysis.markdown import markdown_table
+from sparseft.analysis.markdown import bullets, markdown_table
 from sparseft.analysis.records import Evaluation, Record, Training
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.tables import LINE, asked_and_reached
 from sparseft.files import atomic_file
 from sparseft.grid import MODES, WAFER
 
-_RESULTS = """## Results
+NO_SENTENCE = "No model and sparsity here is without a fault, so nothing is said. correctness_memo.md names the faults."
+_HOW_TO_READ = """## How to read the numbers
 
-A value is the mean over the models ± the standard error over the examples; beside a yes/no task's stand the shares of the
-no and of the yes questions that were answered rightly: 1 and 0 is a model that always says no. Above chance means above
-what guessing scores, or one and the same answer to all questions where that scores more.
+- A value is the mean over the seeds ± its standard error over the examples. A yes/no task also shows the shares of right
+  answers to the no and to the yes questions.
+- A difference is over the same examples. Brackets hold its 95 % confidence interval, by a paired bootstrap over the examples.
+- A difference is significant if McNemar's exact test says so at 5 % after Holm's correction, with one sign in every seed.
+  Holm's correction is over all comparisons of one kind on the model and task. *Not significant* does not mean equal.
+- A loss is excluded if the whole interval lies above the tolerance, over the examples and over the seeds. *Largest within* is the
+  largest sparsity up to which this holds everywhere on a curve. Nothing is said of a dense model that only guesses.
+- *Best for sparsity* (or training speed): no other point is as good in both value and this, and better in one. These are
+  means, so neighbours may differ by chance.
+- Sparsity is the one that was asked for. Parentheses hold the one that the masks reached, where it differs.
 
-Differences are over the same examples; in brackets stand the ends of their 95 % confidence interval (paired bootstrap over
-the examples; of a verdict also Student's over the seeds). They have a number where McNemar's exact test, or Student's paired t test of the losses (nats per answer
-token), is significant at 5 % after Holm's correction, over all comparisons of that kind on the model and task, in every
-seed: comparisons.csv has all of them. *Not significant* means that these examples cannot tell, or that a seed has no
-counterpart, not that there is no difference. The sentences name at most four sparsities.
-
-Sparsity is the one that was asked for; in parentheses stands the share of weights that the masks reached, where it differs.
-
-No regression beyond a tolerance means that the whole interval of the difference to dense lies above it, at this sparsity
-and at every smaller one of the study. A curve has no verdict if its dense model scores no better than guessing. Best in value for its sparsity (or training speed) means that no other point is better in one and
-as good in the other; these are means, and neighbours may differ by chance.
+comparisons.csv has every comparison, also of the losses.
 """
 
 _REPRODUCE = """## How to reproduce
 
-Type each command in the folder in which this page was written, with the project's environment active.
+Activate the project's environment. Type each command in the folder in which this page was written.
 
 {study}
-This command writes this page, the tables and the plots again, into a new folder, from the runs that are there:
+This command writes this page, the tables and the plots again, from the runs that are there, into a new folder:
 
 ```
 {analysis}
 ```
 """
-_STUDY = """The file `{configuration}` (sha256 {digest}) has every key of the study's configuration. With it this command makes
-what is missing of the study, and nothing if nothing is:
+_STUDY = """The file `{configuration}` (sha256 {digest}) has every key of the study's configuration. This command makes what is
+missing of the study:
 
 ```
 {study}
@@ -80,30 +74,53 @@ def write_experiments(
     """Write the page. `plots` are the names of the figures under plots/ that it shows; `reproduction` has the commands that
     make its results again."""
     records = [each.record for each in judged if each.outside is None]
-    results = [_task_section(task, derived, tolerance) for task in derived.cells["task"].unique()]
+    parts = places(derived)
+    figures = "\n".join(f"![{Path(name).stem}](plots/{name})\n" for name in plots)
     sections = [
-        "# Experiments\n",
-        _setting(records, derived.cells),
-        _RESULTS,
-        *results,
-        "## Figures\n\n" + "\n".join(f"![{Path(name).stem}](plots/{name})\n" for name in plots) if plots else "",
+        "# Experiments\n\n## Results\n",
+        *(_results(here, tolerance) for here in parts),
+        "## Figures\n\n" + figures if plots else "",
+        "## Findings in detail\n",
+        *(_details(here, tolerance) for here in parts),
+        _HOW_TO_READ,
         _limits(records, judged, derived, left_out),
+        _setting(records, derived.cells),
         _reproduce(reproduction),
     ]
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(section for section in sections if section), encoding="utf-8")
 
 
+def places(derived: Derived) -> list[Derived]:
+    """Return the tables of each task, setting, model and metric by themselves, task after task."""
+    keys = ["task", "setting", "model", "metric"]
+    found = derived.cells[keys].drop_duplicates()
+    return [
+        derived.of(**dict(zip(keys, place, strict=True)))
+        for task in found["task"].unique()
+        for place in found[found["task"] == task].itertuples(index=False)
+    ]
+
+
+def title(here: Derived) -> str:
+    """Return the name of one model, task, metric and setting."""
+    cell = here.cells.iloc[0]
+    return f"{cell['model']}, {cell['task']}, {cell['metric']}" + (
+        f", with {cell['setting']}" if cell["setting"] else ""
+    )
+
+
 def results_table(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return value ± standard error as text: a row per setting, model, task, metric, method and sparsity, a column per mode."""
-    rows = ["setting", "model", "task", "metric", "method", "sparsity"]
+    """Return value ± standard error as text, for one model, task, metric and setting: a row per method and sparsity, a
+    column per mode."""
+    rows = ["method", "sparsity, %"]
     text = [_value(cell) for cell in cells.itertuples()]
-    wide = cells.assign(text=text, sparsity=percents(cells)).pivot(index=rows, columns="mode", values="text")
+    table = cells.assign(text=text, **{"sparsity, %": percents(cells)})
+    order = table[rows].drop_duplicates()  # pivot sorts by the alphabet
+    wide = table.pivot(index=rows, columns="mode", values="text")
     modes = [mode for mode in MODES if mode in wide]
-    order = cells.assign(sparsity=percents(cells))[rows].drop_duplicates()  # pivot sorts by the alphabet
-    table = wide.loc[list(order.itertuples(index=False, name=None)), modes].fillna("-")
-    table = table.rename_axis(columns=None).reset_index()
-    return table if table["setting"].any() else table.drop(columns="setting")
+    ordered = wide.loc[list(order.itertuples(index=False, name=None)), modes].fillna("-")
+    return ordered.rename_axis(columns=None).reset_index()
 
 
 def _setting(records: list[Record], cells: pd.DataFrame) -> str:
@@ -140,7 +157,7 @@ def _setting(records: list[Record], cells: pd.DataFrame) -> str:
         {(each.task, each.metric, f"{each.chance:.2f}", _floor(each), each.examples) for each in evaluations}
     )
     header = ["task", "metric", "chance", "one answer to all", "validation examples"]
-    return f"## Setting\n\n{text}\n" + markdown_table(header, tasks)
+    return f"## Settings\n\n{text}\n" + markdown_table(header, tasks)
 
 
 def _steps(train: Training) -> str:
@@ -165,28 +182,32 @@ def _floor(evaluation: Evaluation) -> str:
     return "-" if floor is None else f"{floor:.3f}"
 
 
-def _task_section(task: str, derived: Derived, tolerance: float) -> str:
-    parts = []
-    places = derived.of(task=task).cells[["setting", "model", "metric"]].drop_duplicates()
-    for setting, model, metric in places.itertuples(index=False):
-        here = derived.of(task=task, setting=setting, model=model, metric=metric)
-        title = f"{model}, {metric}" + (f", with {setting}" if setting else "")
-        table = results_table(here.cells).drop(columns=["setting", "model", "task", "metric"], errors="ignore")
-        sentences = "".join(f"- {sentence}\n" for sentence in findings(here, tolerance))
-        header = ["method", "sparsity, %", *table.columns[2:]]
-        parts.append(f"{title}:\n\n{markdown_table(header, table.to_numpy())}\n{sentences}")
-        parts.append(f"Best trade-offs of {title}:\n\n{_best_table(here.best)}")
-    return f"### {task}\n\n" + "\n".join(parts)
+def _results(here: Derived, tolerance: float) -> str:
+    """Return the headline and the table of one model, task, metric and setting."""
+    sentences = headline(here, tolerance) or [NO_SENTENCE]
+    table = results_table(here.cells)
+    return f"### {title(here)}\n\n{bullets(sentences)}\n{markdown_table(list(table), table.to_numpy())}"
 
 
-def _best_table(best: pd.DataFrame) -> str:
+def _details(here: Derived, tolerance: float) -> str:
+    """Return the dense model's level, how far each curve can be pruned, every comparison, and the points worth having."""
+    sentences = bullets(value_findings(here, tolerance))
+    best = f"The points worth having:\n\n{_best_table(here, tolerance)}" if len(here.best) else ""
+    return f"### {title(here)}\n\n{sentences}\n{best}"
+
+
+def _best_table(here: Derived, tolerance: float) -> str:
+    """Return the points worth having, with their verdicts in words."""
+    examples = here.cells["examples"].max()
     rows = []
-    for row in best.itertuples():
-        interval = "-" if pd.isna(row.difference_low) else difference(row)
+    for row in here.best.itertuples():
+        to_dense = "-" if pd.isna(row.difference_low) else difference(row)
         respects = ", ".join(words for name, words in FRONTS.items() if getattr(row, name))
-        verdict = "-" if pd.isna(row.verdict) else row.verdict
-        rows.append([row.method, asked_and_reached(row), row.mode, f"{row.value:.3f}", interval, verdict, respects])
-    return markdown_table(["method", "sparsity, %", "mode", "value", "minus dense", "verdict", "best for"], rows)
+        verdict = explain_verdict(row.verdict, row.difference_to_dense, examples)
+        rows.append([row.method, asked_and_reached(row), row.mode, f"{row.value:.3f}", to_dense, verdict, respects])
+    return markdown_table(
+        ["method", "sparsity, %", "mode", "value", "minus dense", f"a loss above {tolerance:g}", "best for"], rows
+    )
 
 
 def _value(cell: tuple) -> str:
@@ -197,52 +218,74 @@ def _value(cell: tuple) -> str:
 
 
 def _limits(records: list[Record], judged: list[Judged], derived: Derived, left_out: int) -> str:
-    devices = {record.evaluation.device for record in records} | {each.train.device for each in records if each.train}
-    examples = _each(record.evaluation.examples for record in records)
-
+    """Return the section on what the results do not show."""
+    evaluations = [record.evaluation for record in records]
     limits = [
-        f"Seeds: {len({record.run.seed for record in records})}. Standard errors are over the validation examples"
-        f" ({examples}), not over seeds; where every outcome is the same, as at 1.000, they are 0 and say nothing.",
-        "Intervals and tests of differences are over the examples, for these trained models; training them again from"
-        " another seed moves the differences further.",
-        f"Devices: {'; '.join(sorted(devices))}. Speeds belong to the training device and are no estimate"
-        " of another; jobs that ran side by side share its cores and its memory bandwidth.",
+        *_sampling_limits(records),
+        *_device_limits(records, derived),
+        *_example_limits(evaluations),
+        *_run_limits(judged),
+    ]
+    if derived.cells["setting"].any():
+        limits.append("The runs have several settings. Each setting has its own rows in every table.")
+    if left_out:
+        limits.append(f"{_runs(left_out)} missing or unreadable and in no table; missing.csv gives the reasons.")
+    return f"## Limits\n\n{bullets(limits)}"
+
+
+def _sampling_limits(records: list[Record]) -> list[str]:
+    """Return what the errors and intervals do not cover."""
+    examples = _each(record.evaluation.examples for record in records)
+    seeds = len({record.run.seed for record in records})
+    return [
+        f"Number of seeds: {seeds}. Standard errors are over the validation examples ({examples}), not over seeds. They are 0"
+        " at a value of 1.000 or 0.000, which does not make that value exact.",
+        "Intervals and tests hold for these trained models. Another seed moves the differences further.",
+    ]
+
+
+def _device_limits(records: list[Record], derived: Derived) -> list[str]:
+    """Return what the speeds and the devices do not show."""
+    devices = {record.evaluation.device for record in records} | {each.train.device for each in records if each.train}
+    limits = [
+        f"Devices: {'; '.join(sorted(devices))}. Speeds are of the training device and say nothing about another."
+        " Jobs that ran side by side shared its cores and memory bandwidth."
     ]
     if WAFER not in devices:
         limits.append("Nothing here has run on a Cerebras CS-3.")
     trained = derived.points[derived.points["device"].notna()]
     mixed = [" ".join(line) for line, rows in trained.groupby(LINE, sort=False) if rows["device"].nunique() > 1]
     if mixed:
-        limits.append(f"Curves of several devices, whose speeds are drawn and judged apart: {', '.join(mixed)}.")
-    shared = {f"{each.evaluation.task} {each.evaluation.train_overlap}" for each in records
-              if each.evaluation.train_overlap}  # fmt: skip
-    if shared:
+        limits.append(
+            f"Several devices trained these curves, so their speeds are drawn and judged apart: {', '.join(mixed)}."
+        )
+    return limits
+
+
+def _example_limits(evaluations: list[Evaluation]) -> list[str]:
+    """Return what is unusual about the examples, one sentence each."""
+    limits = []
+    if shared := {f"{each.task} {each.train_overlap}" for each in evaluations if each.train_overlap}:
         limits.append(f"Training examples with the prompt of a validation example: {_each(shared)}.")
-    limits += _run_limits(judged)
-    prompts = {
-        f"{each.task} is answered after {each.few_shot} worked examples, and its losses are taken after {each.loss_few_shot}"
-        for each in (record.evaluation for record in records)
-        if each.few_shot != each.loss_few_shot
-    }
-    limits += [f"{words}: the two do not describe the same prompt." for words in sorted(prompts)]
+    for each in evaluations:
+        if each.few_shot != each.loss_few_shot:
+            limits.append(
+                f"{each.task} is answered after {each.few_shot} worked examples, but its losses are taken after"
+                f" {each.loss_few_shot}. The two do not describe the same prompt."
+            )
     repeated = {
-        f"{each.task}: {each.examples - each.distinct_prompts} of {each.examples}"
-        for each in (record.evaluation for record in records)
+        f"{each.task} {each.examples - each.distinct_prompts} of {each.examples}"
+        for each in evaluations
         if each.distinct_prompts < each.examples
     }
     if repeated:
         limits.append(
-            f"Validation examples whose prompt repeats another's: {_each(repeated)}. Errors and tests take all examples for"
-            " independent; if more than a tenth repeat, nothing is compared."
+            f"Validation examples whose prompt repeats another's: {_each(repeated)}. Tests assume independent examples, so"
+            " nothing is compared if more than a tenth repeat."
         )
-    tied = {f"{each.evaluation.task} {each.evaluation.ties}" for each in records if each.evaluation.ties}
-    if tied:
-        limits.append(f"Validation examples with several likeliest choices; the first one counts: {_each(tied)}.")
-    if derived.cells["setting"].any():
-        limits.append("The runs have several settings. Each setting is a group of its own in every table.")
-    if left_out:
-        limits.append(f"{left_out} runs are missing or could not be read and are in no table; missing.csv names them.")
-    return "## Limits\n\n" + "".join(f"- {limit}\n" for limit in limits)
+    if tied := {f"{each.task} {each.ties}" for each in evaluations if each.ties}:
+        limits.append(f"Validation examples with several likeliest choices, of which the first counts: {_each(tied)}.")
+    return list(dict.fromkeys(limits))
 
 
 def _run_limits(judged: list[Judged]) -> list[str]:
@@ -250,14 +293,18 @@ def _run_limits(judged: list[Judged]) -> list[str]:
     limits = []
     if failed := sum(bool(each.faults) for each in judged):
         limits.append(
-            f"{failed} of {len(judged)} runs have a fault, which correctness_memo.md names. They stand in the tables, marked;"
-            " no comparison, verdict, sentence or figure has them."
+            f"{failed} of {len(judged)} runs have a fault, which correctness_memo.md names. The tables mark them. No comparison,"
+            " verdict, sentence or figure uses them."
         )
     if in_part := sum(bool(each.unchecked) for each in judged):
-        limits.append(f"{in_part} of {len(judged)} runs were not fully checked; correctness_memo.md says what is open.")
+        limits.append(f"{in_part} of {len(judged)} runs were not fully checked. correctness_memo.md says what is open.")
     if outside := sum(each.outside is not None for each in judged):
-        limits.append(f"{outside} runs are outside the configured study: in summary.csv only, in_study False.")
+        limits.append(f"{_runs(outside)} outside the configured study. Only summary.csv has them, with in_study False.")
     return limits
+
+
+def _runs(count: int) -> str:
+    return "1 run is" if count == 1 else f"{count} runs are"
 
 
 def _reproduce(reproduction: Reproduction) -> str:

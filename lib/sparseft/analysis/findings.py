@@ -1,46 +1,100 @@
-"""Say in plain English what the tables of one model, task, metric and setting show.
+"""Say in plain English what one model shows on one task in one setting.
 
-`headline` sums the study up in at most four sentences. `findings` has a sentence for every comparison and every curve. A
-sentence gives a difference only if comparisons.py calls it significant. "Not significant" does not mean "equal". A run with a
-fault supports no sentence.
+`headline` sums it up in at most four sentences. `findings` has every comparison and every curve. A sentence gives a difference
+only if comparisons.py calls it significant. "Not significant" does not mean "equal". A run with a fault supports no sentence.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import pandas as pd
 
-from sparseft.analysis.comparisons import LOSS, TOLD
+from sparseft.analysis.claims import Claim, Results, claims, guess_level
+from sparseft.analysis.comparisons import LOSS, STATISTICS
 from sparseft.analysis.derived import Derived
-from sparseft.analysis.tables import PLAIN_LORA, asked_and_reached
+from sparseft.analysis.sentences import Sentences, guessing, listed_sparsities
+from sparseft.analysis.statistics import BEYOND, WITHIN
+from sparseft.analysis.tables import NOTHING_LOST, asked_and_reached
 from sparseft.grid import NO_FINETUNE
 
-_HEADS = {  # by comparison; dense is told of the losses alone, for the values have verdicts
-    "dense": "{mode} minus dense",
-    "random": "In mode {mode}, minus random pruning",
-    "untuned": "{mode} minus no fine-tuning",
-    "modes": "{mode} minus sparse_to_dense",
-}
+MOST_SENTENCES = 4
 FRONTS = {"best_for_sparsity": "sparsity", "best_for_speed": "training speed", "largest_within": "largest within"}
+_AGAINST = {
+    "dense": "the dense model",
+    "random": "random pruning",
+    "untuned": "no fine-tuning",
+    "modes": "sparse_to_dense",
+}
 
 
 def headline(derived: Derived, tolerance: float) -> list[str]:
     """Return at most four sentences that sum up one model on one task in one setting."""
-    return findings(derived, tolerance)[:4]
+    if derived.cells.empty:
+        return []
+    results = Results(derived)
+    sentences = Sentences(results, derived.cells.iloc[0]["metric"], tolerance)
+    if not results.methods:
+        return sentences.dense_only()
+    opening, control = sentences.opening(), sentences.control()
+    groups = _groups(claims(results), MOST_SENTENCES - len(opening) - len(control))
+    told = [sentences.claim(group, first=group is groups[0]) for group in groups]
+    if len(opening) + len(told) <= MOST_SENTENCES:
+        return [*opening, *told, *control][:MOST_SENTENCES]
+    kept = MOST_SENTENCES - len(opening) - 1
+    rest = [claim for group in groups[kept:] for claim in group]
+    return [*opening, *told[:kept], f"The table has the rest, {listed_sparsities(rest)}."]
 
 
 def findings(derived: Derived, tolerance: float) -> list[str]:
-    """Return sentences about one model on one task in one setting."""
+    """Return a sentence for every comparison and every curve of one model on one task in one setting."""
+    return [*value_findings(derived, tolerance), *loss_findings(derived), *_fronts(derived.best)]
+
+
+def value_findings(derived: Derived, tolerance: float) -> list[str]:
+    """Return the sentences about the metric."""
     values = derived.comparisons[derived.comparisons["comparison"] != "dense"]
-    outcomes = [*TOLD, "significant"]
+    return [*_dense(derived.cells), *_curves(derived, tolerance), *_compared(values, "values")]
+
+
+def loss_findings(derived: Derived) -> list[str]:
+    """Return the sentences about the losses, in nats per answer token."""
+    outcomes = [*STATISTICS, "significant"]
     losses = derived.comparisons.drop(columns=outcomes).rename(columns=lambda name: name.removeprefix(LOSS))
-    return [
-        *_dense(derived.points),
-        *_verdicts(derived, tolerance),
-        *_compared(values),
-        *(f"Loss, {sentence}" for sentence in _compared(losses)),
-        *_fronts(derived.best),
-    ]
+    return list(_compared(losses, "losses"))
+
+
+def explain_verdict(verdict: str | None, to_dense: float, examples: int) -> str:
+    """Return what a verdict says of a loss above the tolerance; "-" where there is no verdict."""
+    if pd.isna(verdict):
+        return "-"
+    if verdict == WITHIN:
+        return "excluded"
+    if verdict == BEYOND:
+        return "shown"
+    return f"{_side(to_dense)} here; {examples} examples cannot exclude it"
+
+
+def difference(row: tuple) -> str:
+    """Return a difference with the ends of its interval."""
+    mean = row.difference if hasattr(row, "difference") else row.difference_to_dense
+    return f"{mean:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
+
+
+def _side(to_dense: float) -> str:
+    """Return on which side of the dense model a value is."""
+    if abs(to_dense) < NOTHING_LOST:
+        return "equal"
+    return "higher" if to_dense > 0 else "lower"
+
+
+def _groups(found: list[Claim], room: int) -> list[list[Claim]]:
+    """Return together the sparsities of which the same is claimed; where these are too many, those of one outcome."""
+    by_kind: dict[tuple, list[Claim]] = {}
+    by_outcome: dict[tuple, list[Claim]] = {}
+    for claim in found:
+        by_kind.setdefault(claim.kind, []).append(claim)
+        by_outcome.setdefault(claim.outcome, []).append(claim)
+    return list((by_kind if len(by_kind) <= room else by_outcome).values())
 
 
 def percents(table: pd.DataFrame) -> list[str]:
@@ -48,68 +102,82 @@ def percents(table: pd.DataFrame) -> list[str]:
     return [asked_and_reached(row) for row in table.itertuples()]
 
 
-def _dense(points: pd.DataFrame) -> Iterable[str]:
-    start = points[(points["sparsity"] == 0) & (points["n_sound"] == points["n"])]
-    mode = start["mode"].where(start["mode"] == NO_FINETUNE, PLAIN_LORA)  # every trained curve starts from plain LoRA
-    start = start.assign(mode=mode).drop_duplicates("mode").set_index("mode")
-    for mode, words in {NO_FINETUNE: "without fine-tuning", PLAIN_LORA: "with plain LoRA"}.items():
-        if mode in start.index:
-            cell = start.loc[mode]
-            guess, named = cell.chance, f"chance ({cell.chance:.2f})"
-            if cell.majority_floor > guess:  # false where a task has none
-                guess, named = cell.majority_floor, f"one answer to all ({cell.majority_floor:.3f})"
-            error = cell.standard_error
-            above = f", {(cell.value - guess) / error:+.1f} standard errors from {named}" if error else ""
-            yield f"The dense model {words}: {cell.value:.3f} ± {error:.3f}{above}."
+def _dense(cells: pd.DataFrame) -> Iterator[str]:
+    """Say what the dense models score, and how far this is from guessing."""
+    sound = cells[(cells["sparsity"] == 0) & (cells["n_sound"] == cells["n"])]
+    for cell in sound.itertuples():
+        name = "without fine-tuning" if cell.mode == NO_FINETUNE else "with LoRA"
+        error = cell.standard_error
+        away = (cell.value_mean - guess_level(cell)) / error if error else 0
+        side = "above" if away >= 0 else "below"
+        distance = f", {abs(away):.1f} standard errors {side} {guessing(cell)}" if error else ""
+        yield f"The dense model {name} scores {cell.value_mean:.3f} ± {error:.3f}{distance}."
 
 
-def _verdicts(derived: Derived, tolerance: float) -> Iterable[str]:
-    """Say how far each curve can be pruned."""
-    judged = derived.points[derived.points["verdict"].notna()]
-    largest = derived.best[derived.best["largest_within"]]
-    for mode, part in judged.groupby("mode", sort=False):
-        found = largest[largest["mode"] == mode]
-        words = [f"{row.method} up to {asked_and_reached(row)} % ({difference(row)})" for row in found.itertuples()]
-        rest = [method for method in part["method"].unique() if method not in set(found["method"])]
-        words += [f"not shown at the smallest sparsity for {', '.join(rest)}"] if rest else []
-        yield f"No regression beyond {tolerance:g} against dense in mode {mode}: {'; '.join(words)}."
+def _curves(derived: Derived, tolerance: float) -> Iterator[str]:
+    """Say by mode up to which sparsity a loss above the tolerance is excluded, and what the next point shows."""
+    judged = derived.points[derived.points["verdict"].notna() & (derived.points["sparsity"] > 0)]
+    largest = derived.best[derived.best["largest_within"]].set_index(["method", "mode"])["reached_sparsity"]
+    for mode, curves in judged.groupby("mode", sort=False):
+        parts = []
+        for method, curve in curves.groupby("method", sort=False):
+            reached = largest.get((method, mode), -1)
+            parts.append(f"{method} {_curve(curve.sort_values('reached_sparsity'), reached, f'{tolerance:g}')}")
+        yield f"Against the dense model in mode {mode}: {'; '.join(parts)}."
 
 
-def _compared(comparisons: pd.DataFrame) -> Iterable[str]:
-    """Say the significant differences with their numbers, and name the others."""
-    few = comparisons[comparisons["sparsity"].isin(_few(comparisons["sparsity"]))]
-    found: dict[tuple[str, str], dict[bool, dict[str, list]]] = {}
-    for row in few.itertuples():
-        by_method = found.setdefault((row.comparison, row.mode), {True: {}, False: {}})
-        by_method[row.significant].setdefault(row.method, []).append(row)
-    for (kind, mode), by_method in found.items():
-        parts = [
-            f"{method} " + ", ".join(f"{difference(row)} at {_against(row)}" for row in rows)
-            for method, rows in by_method[True].items()
-        ]
-        untold = [
-            f"{method} at {', '.join(percents(pd.DataFrame(rows)))} %" for method, rows in by_method[False].items()
-        ]
-        parts += [f"not significant: {', '.join(untold)}"] if untold else []
-        yield f"{_HEADS[kind].format(mode=mode)}: {'; '.join(parts)}."
+def _curve(curve: pd.DataFrame, reached: float, tolerance: str) -> str:
+    """Return what one curve says up to the sparsity `reached`, and at the point behind it."""
+    parts = []
+    for row in curve[curve["reached_sparsity"] == reached].tail(1).itertuples():
+        parts.append(f"loses at most {tolerance} up to {asked_and_reached(row)} % ({difference(row)})")
+    for row in curve[curve["reached_sparsity"] > reached].head(1).itertuples():
+        parts.append(f"{_loss(row, tolerance)} ({difference(row)})")
+    return " and ".join(parts)
 
 
-def _fronts(best: pd.DataFrame) -> Iterable[str]:
+def _loss(row: tuple, tolerance: str) -> str:
+    """Return the verdict on one point as a clause."""
+    place = f"at {asked_and_reached(row)} %"
+    if row.verdict == WITHIN:
+        return f"loses at most {tolerance} {place}"
+    if row.verdict == BEYOND:
+        return f"loses more than {tolerance} {place}"
+    return f"is {_side(row.difference_to_dense)} {place}, where {row.examples} examples cannot exclude a loss above {tolerance}"
+
+
+def _compared(comparisons: pd.DataFrame, what: str) -> Iterator[str]:
+    """Give the significant differences with their numbers, and say how many of how many they are."""
+    for (kind, mode), rows in comparisons.groupby(["comparison", "mode"], sort=False):
+        tested = rows[rows["n"] > 0]
+        significant = tested[tested["significant"].astype(bool)]
+        few = significant[significant["sparsity"].isin(_few(significant["sparsity"]))]
+        parts = []
+        for method, shown in few.groupby("method", sort=False):
+            parts.append(
+                f"{method} " + ", ".join(f"{difference(row)} at {_against(row)}" for row in shown.itertuples())
+            )
+        verb = "differs" if len(significant) == 1 else "differ"
+        count = f"{len(significant) or 'none'} of {len(tested)} {what} {verb} significantly"
+        example = "" if len(few) == len(significant) else ", for example"
+        numbers = f"{example}: {'; '.join(parts)}" if parts else ""
+        untested = len(rows) - len(tested)
+        rest = f"; {untested} could not be compared in every seed" if untested else ""
+        yield f"In mode {mode}, against {_AGAINST[kind]}, {count}{numbers}{rest}."
+
+
+def _fronts(best: pd.DataFrame) -> Iterator[str]:
+    """Name the points that no other point beats in value and sparsity, or in value and training speed."""
     for name in ("best_for_sparsity", "best_for_speed"):
         rows = best[best[name]]
-        if rows.empty:
-            continue
-        for device in rows["device"].unique() if name == "best_for_speed" else [None]:  # speeds of one device
-            rows_there = rows if device is None else rows[rows["device"] == device]
+        devices = rows["device"].unique() if name == "best_for_speed" else [None]  # speeds of one device
+        for device in devices if len(rows) else []:
+            here = rows if device is None else rows[rows["device"] == device]
             points = [
-                f"{row.method} {asked_and_reached(row)} % {row.mode} {row.value:.3f}" for row in rows_there.itertuples()
+                f"{row.method} {asked_and_reached(row)} % {row.mode} {row.value:.3f}" for row in here.itertuples()
             ]
-            yield f"Best in value for its {FRONTS[name]}{f' on {device}' if device else ''}: {'; '.join(points)}."
-
-
-def difference(row: tuple) -> str:
-    mean = row.difference if hasattr(row, "difference") else row.difference_to_dense
-    return f"{mean:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
+            where = f" on {device}" if device else ""
+            yield f"No point beats these in both value and {FRONTS[name]}{where}: {'; '.join(points)}."
 
 
 def _against(row: tuple) -> str:

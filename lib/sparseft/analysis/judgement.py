@@ -1,4 +1,4 @@
-"""The judgement of a run: its faults, its open checks, and whether it belongs to the study."""
+"""Judge each run: its faults, its open checks, and whether it belongs to the study."""
 
 import math
 from collections import defaultdict
@@ -13,9 +13,9 @@ from sparseft.grid import Run
 
 @dataclass(frozen=True)
 class Judged:
-    """Hold one run with its faults and its open checks, each a text.
+    """Hold one run with the texts of its faults and open checks.
 
-    `outside` says why the run does not belong to the study; it is None if it does."""
+    `outside` says why the run does not belong to the study. It is None if the run belongs to it."""
 
     record: Record
     faults: list[str]
@@ -24,23 +24,23 @@ class Judged:
 
     @property
     def verdict(self) -> str:
-        """Return the word of the memo: only a run without faults whose checks were all made is sound."""
+        """Return the word of the memo. A run is sound if it has no fault and every check was made."""
         if self.faults:
             return "FAULT"
         return "NOT FULLY CHECKED" if self.unchecked else "sound"
 
 
 def judge_runs(records: list[Record], outside: dict[Run, str] | None = None) -> list[Judged]:
-    """Return every run with what is wrong with it: failed validations first, then other faults, then the rest.
+    """Return every run with its faults: failed validations first, then other faults, then the runs without a fault.
 
-    `outside` names the runs that do not belong to the study. They are compared with no other run."""
+    `outside` names the runs that do not belong to the study. They are not compared with other runs."""
     outside = outside or {}
     members = [record for record in records if record.run not in outside]
     apart = _strangers(members)
     judged = [
         Judged(
             record,
-            [*faults(record), *(f"unlike its fellows, {words}" for words in apart[record.run])],
+            [*faults(record), *(f"conflicts with other runs, {words}" for words in apart[record.run])],
             unchecked(record),
             outside.get(record.run),
         )
@@ -50,7 +50,7 @@ def judge_runs(records: list[Record], outside: dict[Run, str] | None = None) -> 
 
 
 def faults(record: Record) -> list[str]:
-    """Return what is wrong with a run by itself, in words; empty for a sound one."""
+    """Return the faults of a run that its own files show; empty if there is none."""
     found = _validation_faults(record.validation)
     found += [f"broken chain, {link.fault}" for link in links(record) if link.fault]
     if record.rows and not record.rows.startswith(NOT_CHECKED):
@@ -59,7 +59,7 @@ def faults(record: Record) -> list[str]:
 
 
 def _strangers(records: list[Record]) -> dict[Run, list[str]]:
-    """Return what sets runs apart from those of their own setting."""
+    """Return the conflicts of each run with the other runs of its setting."""
     found: dict[Run, list[str]] = defaultdict(list)
     for group in by_setting(records).values():
         for run, words in strangers(group).items():
@@ -68,7 +68,7 @@ def _strangers(records: list[Record]) -> dict[Run, list[str]]:
 
 
 def _validation_faults(report: Validation) -> list[str]:
-    """Return the faults of a report that did not pass, or of one that claims to pass against its own numbers."""
+    """Return the faults of a report that did not pass, or that says it passed although its numbers say otherwise."""
     layers = f"{report.layers_checked} of {report.layers_expected} layers checked"
     wrong = []
     if report.max_abs_violation > report.tolerance and not report.violations:

@@ -1,9 +1,14 @@
-"""Tables in Markdown."""
+"""Tables and lists in Markdown."""
 
 from collections.abc import Iterable
 
 
 def markdown_table(header: list[str], rows: Iterable[Iterable[object]]) -> str:
-    """A pipe table; a cell's own pipes are escaped."""
+    """Return a table; the pipes within its cells are escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def bullets(sentences: Iterable[str]) -> str:
+    """Return a list, a line per sentence."""
+    return "".join(f"- {sentence}\n" for sentence in sentences)

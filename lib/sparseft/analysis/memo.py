@@ -1,33 +1,31 @@
-"""correctness_memo.md: for every run, what was checked and whether the chain of its hashes holds; failures first.
+"""correctness_memo.md: whether everything that was checked holds, what failed, and what was checked in every run.
 
-Everything is read from the run folders at writing time, and each check comes with the command that repeats it.
+Everything is read from the run folders when the page is written. Each check comes with the command that repeats it.
 """
 
 from pathlib import Path
 
-from sparseft.analysis.chain import links, short
+from sparseft.analysis.chain import Link, links
 from sparseft.analysis.judgement import Judged
-from sparseft.analysis.markdown import markdown_table
-from sparseft.analysis.records import Gap
+from sparseft.analysis.markdown import bullets, markdown_table
+from sparseft.analysis.records import Gap, Record
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.files import atomic_file
 from sparseft.grid import Run
 
 _HOW = """## What was checked, and how to repeat it
 
-The validation compares every prunable weight of the merged model with the mask: a pruned weight must be exactly zero
-(within the tolerance of its row below), a layer that the mask names must be there, and every tensor outside the mask
-must be what it was in the base model. *Sparsity* is the share of zeros among the prunable weights; it may exceed what
-was asked by the kept weights that happen to be zero. *Train-merge gap* is the evaluation loss, in nats per answer
-token, and the metric after the merge minus before it. That a kept weight is what W + alpha/r B A makes it is not read
-off the file: the merge's hashes tie it to its inputs. To repeat the check of one run:
+The validation compares every prunable weight of the merged model with the mask. A pruned weight must be exactly zero, within
+the tolerance of its row below. Every layer of the mask must be there. Every tensor outside the mask must be as in the base.
+That a kept weight is W + alpha/r B A is not read off the file: the merge's hashes tie it to its inputs. To repeat the check of
+one run:
 
 ```
 {command}
 ```
 
 The merged model is temporary unless the configuration says `keep_merged`. {merge}"""
-_MERGE = """This command makes it again, of the configuration
+_MERGE = """This command makes it again, from the configuration
 `{configuration}` (sha256 {digest}):
 
 ```
@@ -37,28 +35,28 @@ _MERGE = """This command makes it again, of the configuration
 _NO_MERGE = """The analysis was given no
 configuration that asks for these runs (`--configuration`), so this page cannot say which command makes it again.
 """
+_COLUMNS = """
+*Sparsity* is the share of zeros among the prunable weights; kept weights may happen to be zero too. *Train-merge gap* is the
+evaluation loss, in nats per answer token, and the metric: after the merge minus before it.
+"""
 
 _CHAIN = """## Chain of hashes
 
-Each stage records the sha256 of what it read and wrote. A chain holds when these are equal:
+Each stage records the sha256 of what it read and wrote. A link holds if all of these are equal:
 
-- base: `train.json`, `before_merge.json` and `merge.json` inputs.model, `validation_report.json` inputs.base
-- mask: `train.json`, `before_merge.json`, `merge.json` and `validation_report.json` inputs.mask
-- adapter: `train.json` outputs.adapter, `before_merge.json` and `merge.json` inputs.adapter (none in mode no_finetune)
-- merged: `merge.json` outputs, `validation_report.json` inputs.checkpoint, `evaluation.json` inputs.model
-- of mask and adapter also the files themselves, as far as they are there: hashed when this page was written
-- data: `train.json` inputs.validation, `before_merge.json` and `evaluation.json` inputs.data
-- train: `train.json`, `before_merge.json` and `evaluation.json` inputs.train, and the examples that calibrated the mask
+- base: inputs.model of `train.json`, `before_merge.json` and `merge.json`; inputs.base of `validation_report.json`
+- mask: inputs.mask of these four; the mask's file
+- adapter: outputs.adapter of `train.json`; inputs.adapter of `before_merge.json` and `merge.json`; the adapter's files
+  (no adapter in mode no_finetune)
+- merged: outputs of `merge.json`; inputs.checkpoint of `validation_report.json`; inputs.model of `evaluation.json`
+- data: inputs.validation of `train.json`; inputs.data of `before_merge.json` and `evaluation.json`
+- train: inputs.train of `train.json`, `before_merge.json` and `evaluation.json`; the examples that calibrated the mask
 
-A digest of a base or of a merged model covers all files that decide what it computes: its weights, its configuration and
-its tokenizer.
+The hash of a base or of a merged model covers its weights, its configuration and its tokenizer. `LC_ALL=C sha256sum *` in the
+folder of a merged model prints the text that its hash is of. summary.csv has the hashes of every run.
 
-Between runs of one setting: the same base in all runs of a model, the same mask in all of its file, the same data in all of
-a task, and no adapter in two runs. Where they differ, the fewer are named as faults, and both where neither is.
-
-The first twelve digits; summary.csv has them whole. A merged model has the sha256 of what
-`LC_ALL=C sha256sum *` prints in its folder.
-
+Runs of one setting must agree too: on the base of a model, the mask of a method and sparsity, and the data and prompts of a
+task. No two runs may share an adapter. If runs disagree, the minority is at fault. Without a minority all of them are.
 """
 
 
@@ -68,20 +66,21 @@ def write_memo(
     gaps: list[Gap],
     reproduction: Reproduction = Reproduction(),  # noqa: B008  immutable
 ) -> None:
-    """Write the memo: totals, failures, runs outside the study, gaps, the checks of every run, its chain.
+    """Write the memo: whether everything holds, faults, open checks, gaps, then the checks and the hashes of every run.
 
     `judged` is what judge_runs returns; `reproduction` has the commands that repeat the checks."""
     shown = _shown_run(judged, reproduction)
     sections = [
         "# Correctness memo\n",
-        _totals(judged, gaps),
-        _failures(judged, reproduction),
+        _verdict(judged, gaps),
+        _totals([each.record for each in judged]),
+        _faults(judged, reproduction),
+        _open_checks(judged),
         _outside(judged),
         _gaps(gaps),
         _HOW.format(command=reproduction.validation(shown), merge=_merge_again(shown, reproduction)),
-        "## Every run\n\n" + _checks(judged),
-        _open_checks(judged),
-        _CHAIN + _chains(judged),
+        f"## Every run\n\n{_checks(judged)}{_COLUMNS}",
+        _CHAIN,
     ]
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(section for section in sections if section), encoding="utf-8")
@@ -102,58 +101,73 @@ def _merge_again(run: Run, reproduction: Reproduction) -> str:
     )
 
 
-def _totals(judged: list[Judged], gaps: list[Gap]) -> str:
-    records = [each.record for each in judged]
-    failing = sum(bool(each.faults) for each in judged)
+def _verdict(judged: list[Judged], gaps: list[Gap]) -> str:
+    """Return the line that says whether everything that was checked holds, with the counts."""
+    faulty = sum(bool(each.faults) for each in judged)
     in_part = sum(bool(each.unchecked) for each in judged)
     outside = sum(each.outside is not None for each in judged)
+    missing = sum(gap.left_out for gap in gaps)
+    if faulty:
+        answer = "Not everything that was checked holds"
+    elif in_part or missing:
+        answer = "Everything that was checked holds, but not everything was checked"
+    else:
+        answer = "Everything that was checked holds"
+    counts = f"{len(judged)} runs checked, {faulty} with a fault, {in_part} not fully checked, {missing} missing or unreadable"
+    return f"**{answer}.** {counts}" + (f", {outside} outside the configured study.\n" if outside else ".\n")
+
+
+def _totals(records: list[Record]) -> str:
+    """Return how many runs passed each kind of check."""
     passed = sum(record.validation.passed for record in records)
     whole = sum(not any(link.fault for link in links(record)) for record in records)
-    return (
-        f"- {len(records)} runs checked, {failing} with a fault, {in_part} not fully checked"
-        f", {outside} outside the configured study"
-        f"; {sum(gap.left_out for gap in gaps)} more are missing or could not be read and are in no table\n"
-        f"- validation passed: {passed} of {len(records)}"
-        f"; {sum(record.validation.weights for record in records):,} weights compared with their masks"
-        f", {sum(record.validation.violations for record in records):,} violations\n"
-        f"- chain of hashes holds: {whole} of {len(records)}\n"
+    weights = sum(record.validation.weights for record in records)
+    violations = sum(record.validation.violations for record in records)
+    return bullets(
+        [
+            f"The validation passed in {passed} of {len(records)} runs: {weights:,} weights were compared with their masks,"
+            f" {violations:,} violate them.",
+            f"The chain of hashes holds in {whole} of {len(records)} runs.",
+        ]
     )
 
 
-def _failures(judged: list[Judged], reproduction: Reproduction) -> str:
+def _faults(judged: list[Judged], reproduction: Reproduction) -> str:
     """Return the section on the runs with a fault, each with the command that validates it again; empty if there is none."""
-    failing = [each for each in judged if each.faults]
-    if not failing:
-        return ""
     entries = []
-    for each in failing:
-        reasons = "".join(f"- {reason}\n" for reason in each.faults)
-        run = each.record.run
-        entries.append(f"### {run.id}\n\n{reasons}\n```\n{reproduction.validation(run)}\n```\n")
-    return "## Runs that fail\n\n" + "\n".join(entries)
+    for each in judged:
+        if each.faults:
+            run = each.record.run
+            entries.append(f"### {run.id}\n\n{bullets(each.faults)}\n```\n{reproduction.validation(run)}\n```\n")
+    return "## Runs with a fault\n\n" + "\n".join(entries) if entries else ""
 
 
 def _outside(judged: list[Judged]) -> str:
+    """Return the section on the runs outside the study; empty if there is none."""
     rows = [(each.record.run.id, each.outside) for each in judged if each.outside]
     if not rows:
         return ""
-    words = "These runs are in summary.csv only: no mean, comparison or figure has them.\n\n"
+    words = "Only summary.csv has these runs. No mean, comparison or figure uses them.\n\n"
     return "## Runs outside the configured study\n\n" + words + markdown_table(["run", "reason"], rows)
 
 
 def _open_checks(judged: list[Judged]) -> str:
-    """Return the checks that could not be made, with their runs."""
+    """Return the section on the checks that could not be made, with their runs; empty if all were made."""
     runs: dict[str, list[str]] = {}
     for each in judged:
         for reason in each.unchecked:
             runs.setdefault(reason, []).append(each.record.run.id)
     if not runs:
         return ""
-    rows = [(reason, len(names), ", ".join(names)) for reason, names in runs.items()]
+    rows = [
+        (reason, len(names), "all" if len(names) == len(judged) > 1 else ", ".join(names))
+        for reason, names in runs.items()
+    ]
     return "## What was not checked\n\n" + markdown_table(["check", "runs", "which"], rows)
 
 
 def _gaps(gaps: list[Gap]) -> str:
+    """Return the section on what is missing; empty if nothing is."""
     if not gaps:
         return ""
     rows = [(gap.run_id, "in no table" if gap.left_out else "in the tables, with blanks", gap.reason) for gap in gaps]
@@ -161,13 +175,13 @@ def _gaps(gaps: list[Gap]) -> str:
 
 
 def _checks(judged: list[Judged]) -> str:
+    """Return the table of what the validation of each run found."""
     header = """run|verdict|layers checked / expected|weights compared|violations|largest pruned weight (tolerance)
         |sparsity expected / found|outside tensors changed / checked|train-merge gap, loss / metric|chain"""
     rows = []
     for each in judged:
         record = each.record
         report = record.validation
-        followed = links(record)
         outside = f"{len(report.tensors_outside_changed)} / {report.tensors_outside_checked}"
         rows.append(
             [
@@ -180,18 +194,17 @@ def _checks(judged: list[Judged]) -> str:
                 f"{_number(report.expected_sparsity, '.6f')} / {_number(report.actual_sparsity, '.6f')}",
                 outside if report.inputs.base else "not checked",
                 f"{_number(record.train_merge_gap, '+.2g')} / {_number(record.train_merge_gap_value, '+.3f')}",
-                f"{sum(link.fault is None for link in followed)} of {len(followed)}",
+                _chain(links(record)),
             ]
         )
     return markdown_table([name.strip() for name in header.split("|")], rows)
 
 
-def _chains(judged: list[Judged]) -> str:
-    rows = []
-    for each in judged:
-        followed = links(each.record)
-        rows.append([each.record.run.id, *("BROKEN" if link.fault else short(link.digest) for link in followed)])
-    return markdown_table(["run", *(link.name for link in followed)], rows)
+def _chain(followed: list[Link]) -> str:
+    """Return how many links of a chain hold, and which are broken."""
+    broken = [link.name for link in followed if link.fault]
+    holding = f"{len(followed) - len(broken)} of {len(followed)}"
+    return f"{holding}, BROKEN: {', '.join(broken)}" if broken else holding
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,4 +1,4 @@
-"""The commands that EXPERIMENTS.md and correctness_memo.md print, each to be typed as it stands."""
+"""Build the commands that EXPERIMENTS.md and correctness_memo.md print. Each can be typed as it stands."""
 
 import shlex
 from collections.abc import Iterable
@@ -66,7 +66,7 @@ class Reproduction:
 def reproduction(
     results_dir: Path, options: Iterable[str], configuration: Path | None, study: Config | None
 ) -> Reproduction:
-    """Return how an analysis of `results_dir` is repeated; `study` is what its file `configuration` says."""
+    """Return the commands that repeat an analysis of `results_dir`; `study` is the content of the file `configuration`."""
     if not configuration or not study:
         return Reproduction(results_dir, tuple(options))
     run_ids = frozenset(run.id for run in runs(study))

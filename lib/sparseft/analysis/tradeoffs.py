@@ -1,15 +1,14 @@
-"""Which points of the curves are worth having.
+"""Find the points of the curves that are worth having.
 
-best_for_sparsity  no point of the model and task is as good in value and in sparsity and better in one of them
+best_for_sparsity  no other point of the model and task is as good in both value and sparsity, and better in one of them
 best_for_speed     the same of value and training speed, among the points that one device trained
-largest_within     the largest sparsity of its curve up to which every point is within the tolerance. Tested in that
-                   order, from the smallest sparsity up to the first that fails (or has a fault, or of which a run is
-                   missing), the verdicts need no correction for their number (fixed-sequence procedure: Maurer, Hothorn
-                   and Lehmacher 1995)
+largest_within     the largest sparsity of a curve up to which every point is within the tolerance. The points are tested from the
+                   smallest sparsity up, to the first one that fails, has a fault or lacks a run. In this order the verdicts
+                   need no correction for their number (fixed-sequence procedure: Maurer, Hothorn and Lehmacher 1995)
 
-Sparsity is the one that the masks reached, not the one that was asked for: structured pruning removes whole channels. A
-pruned point whose mask prunes nothing takes no part, nor does one with a run that has a fault. The first two are of means: a
-point beside a best one may differ from it by chance alone.
+Sparsity is the one that the masks reached, because structured pruning removes whole channels. Pruned points take no part if
+their mask prunes nothing or one of their runs has a fault. best_for_sparsity and best_for_speed compare means, so a neighbour
+may differ by chance.
 """
 
 from collections.abc import Iterable
@@ -37,14 +36,16 @@ def tradeoffs(points: pd.DataFrame, missing: Iterable[Cell] = ()) -> pd.DataFram
 
 
 def pareto(gains: np.ndarray) -> np.ndarray:
-    """Return which rows of `gains`, (points, respects), no other row beats: as good in all and better in one. NaN never is."""
+    """Return which rows of `gains`, (points, respects), no other row beats. A row with NaN is never among them.
+
+    One row beats another if it is as good in all columns and better in one."""
     as_good = (gains[None] >= gains[:, None]).all(axis=2)
     better = (gains[None] > gains[:, None]).any(axis=2)
     return ~(as_good & better).any(axis=1) & ~np.isnan(gains).any(axis=1)
 
 
 def _mark(points: pd.DataFrame) -> pd.DataFrame:
-    """Return the points, the dense ones once, with the columns of the two fronts."""
+    """Return the points with the columns of the two fronts. A dense point is there once, not once per curve."""
     dense = points["sparsity"] == 0
     plain = dense & (points["mode"] != NO_FINETUNE)
     once = points.assign(
@@ -63,7 +64,7 @@ def _mark(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def _largest_within(points: pd.DataFrame, missing: Iterable[Cell]) -> pd.Series:
-    """Return which points are the largest sparsity of their curve up to which nothing fails and nothing is missing."""
+    """Return which points are the largest sparsity of their curve up to which every point is within, and none is missing."""
     gaps: dict[tuple, int] = {}
     for cell in missing:
         curve = (cell.model, cell.task, cell.method, cell.mode)

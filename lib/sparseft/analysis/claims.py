@@ -1,0 +1,196 @@
+"""Decide what the numbers of one model, task, metric and setting support, sparsity by sparsity.
+
+A fall or a rise is claimed only if comparisons.py calls the difference significant. A loss is excluded only if its verdict says so
+here and at every smaller sparsity. Runs with a fault support no claim. findings.py puts the claims into words.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from sparseft.analysis.comparisons import CONTROL
+from sparseft.analysis.derived import Derived
+from sparseft.analysis.statistics import WITHIN
+from sparseft.analysis.tables import PLAIN_LORA, asked_and_reached
+from sparseft.grid import DENSE, NO_FINETUNE, TRAINED_MODES
+
+FALL, RISE, SAME, UNKNOWN = "fall", "rise", "not significant", "not compared"  # what a comparison says
+EXCLUDED, OPEN = "excluded", "open"  # whether a loss above the tolerance is excluded
+
+Place = tuple[str, int, str]  # method, sparsity, mode
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Hold what the best method of one sparsity supports: the kinds of its claims, then its numbers."""
+
+    pruning: str  # the change from the dense model to the pruned one, both without fine-tuning
+    tuning: str  # the change by fine-tuning
+    remaining: str  # the change from the fine-tuned dense model to the fine-tuned pruned one
+    loss: str | None  # whether a loss above the tolerance by pruning alone is excluded; None where nothing is said
+    tuned_loss: str | None  # the same of the fine-tuned models
+    costs_nothing: bool  # whether pruning alone costs nothing measurable
+    hopeless: bool  # whether pruning costs something, and no run of this sparsity is measurably better than guessing
+    lora: str  # the name of the fine-tuning; empty without one
+    method: str
+    sparsity: str  # in percent, with the one that the masks reached where it differs
+    untuned: float | None
+    tuned: float | None
+
+    @property
+    def kind(self) -> tuple:
+        """Return what is claimed, without the numbers."""
+        return (*self.outcome, self.remaining, self.loss, self.tuned_loss, self.costs_nothing)
+
+    @property
+    def outcome(self) -> tuple:
+        """Return what pruning and fine-tuning change. How close this comes to the dense model counts only if it is needed.
+
+        It is needed where pruning alone shows no fall, or is not compared."""
+        to_dense = self.remaining if UNKNOWN in (self.pruning, self.tuning) else None
+        falls_tuned = self.pruning != FALL and self.remaining == FALL
+        return (
+            self.pruning,
+            self.tuning,
+            to_dense,
+            falls_tuned,
+            self.hopeless,
+            self.untuned is None,
+            self.tuned is None,
+        )
+
+
+class Results:
+    """Look up the sound cells of one model, task, metric and setting, and what their comparisons say."""
+
+    def __init__(self, derived: Derived) -> None:
+        self.every_cell = list(derived.cells.itertuples())
+        self.cells = _by_place(derived.cells[derived.cells["n_sound"] == derived.cells["n"]])
+        self.points = _by_place(derived.points[derived.points["n_sound"] == derived.points["n"]])
+        self.comparisons = {
+            kind: _by_place(rows) for kind, rows in derived.comparisons.groupby("comparison", sort=False)
+        }
+        largest = derived.best[derived.best["largest_within"]]
+        self.within = {(row.method, row.mode): row.reached_sparsity for row in largest.itertuples()}
+
+    @property
+    def methods(self) -> list[str]:
+        """Return the methods that are summed up: all but the control, or the control if it is the only one."""
+        pruned = dict.fromkeys(method for method, sparsity, _ in self.cells if sparsity > 0)
+        return [method for method in pruned if method != CONTROL] or list(pruned)
+
+    @property
+    def sparsities(self) -> list[int]:
+        """Return the sparsities of these methods."""
+        return sorted({sparsity for method, sparsity, _ in self.cells if method in self.methods})
+
+    def dense(self, mode: str) -> tuple | None:
+        """Return the dense cell that the curves of a mode start from; None without a sound one."""
+        return self.cells.get((DENSE, 0, NO_FINETUNE if mode == NO_FINETUNE else PLAIN_LORA))
+
+    def change(self, kind: str, place: Place) -> str:
+        """Return what the comparison of a cell says. A dense model that only guesses has nothing to lose."""
+        row = self.comparisons.get(kind, {}).get(place)
+        no_base = kind == "dense" and (self.dense(place[2]) is None or guesses(self.dense(place[2])))
+        if row is None or not row.n or no_base:
+            return UNKNOWN
+        if not row.significant:
+            return SAME
+        return RISE if row.difference > 0 else FALL
+
+    def loss(self, place: Place) -> str | None:
+        """Return whether a loss above the tolerance is excluded at a point and at every smaller sparsity of its curve."""
+        method, _, mode = place
+        point = self.points.get(place)
+        if point is None or pd.isna(point.verdict):
+            return None
+        if point.reached_sparsity <= self.within.get((method, mode), -1):
+            return EXCLUDED
+        return None if point.verdict == WITHIN else OPEN
+
+
+def claims(results: Results) -> list[Claim]:
+    """Return what the best method of each sparsity supports, from the smallest sparsity to the largest."""
+    return [_claim(results, sparsity) for sparsity in results.sparsities]
+
+
+def guess_level(cell: tuple) -> float:
+    """Return what guessing scores, or one and the same answer to all questions where that is more."""
+    return max(cell.chance, cell.majority_floor) if pd.notna(cell.majority_floor) else cell.chance
+
+
+def guesses(cell: tuple) -> bool:
+    """Return whether a cell is not measurably better than guessing: its interval reaches down to that score."""
+    return cell.value_low <= guess_level(cell)
+
+
+def best_training(results: Results, method: str, sparsity: int) -> tuple | None:
+    """Return the trained cell with the highest value; cells that fine-tuning raises significantly come first."""
+    cells = _trained(results, method, sparsity)
+    return max(cells, key=lambda cell: (_raised(results, cell), cell.value_mean), default=None)
+
+
+def best_method(results: Results, sparsity: int) -> str:
+    """Return the method with the highest value in any mode; of equal ones, that with the highest value before training."""
+
+    def values(method: str) -> tuple[float, float]:
+        untuned = results.cells.get((method, sparsity, NO_FINETUNE))
+        cells = _trained(results, method, sparsity) + ([untuned] if untuned else [])
+        return max((cell.value_mean for cell in cells), default=-1.0), untuned.value_mean if untuned else -1.0
+
+    return max(results.methods, key=values)
+
+
+def _claim(results: Results, sparsity: int) -> Claim:
+    method = best_method(results, sparsity)
+    alone = (method, sparsity, NO_FINETUNE)
+    untuned, tuned = results.cells.get(alone), best_training(results, method, sparsity)
+    after = (method, sparsity, tuned.mode if tuned else "")
+    pruning, loss = results.change("dense", alone), results.loss(alone)
+    not_lower = pruning == SAME and (loss == EXCLUDED or untuned.value_mean >= results.dense(NO_FINETUNE).value_mean)
+    return Claim(
+        pruning=pruning,
+        tuning=results.change("untuned", after),
+        remaining=results.change("dense", after),
+        loss=loss,
+        tuned_loss=results.loss(after),
+        costs_nothing=pruning == RISE or not_lower,
+        hopeless=pruning == FALL and _hopeless(results, sparsity),
+        lora=_training_name(results, tuned) if tuned else "",
+        method=method,
+        sparsity=asked_and_reached(tuned or untuned),
+        untuned=untuned.value_mean if untuned else None,
+        tuned=tuned.value_mean if tuned else None,
+    )
+
+
+def _training_name(results: Results, best: tuple) -> str:
+    """Return the name of the best fine-tuning; it says the mode where the modes differ."""
+    cells = _trained(results, best.method, best.sparsity)
+    if not any(mode == TRAINED_MODES[1] for _, _, mode in results.cells):
+        return "LoRA"
+    same_result = {(cell.value_mean, _raised(results, cell)) for cell in cells} == {
+        (best.value_mean, _raised(results, best))
+    }
+    return "LoRA" if len(cells) > 1 and same_result else f"LoRA ({best.mode})"
+
+
+def _hopeless(results: Results, sparsity: int) -> bool:
+    """Return whether every run of a sparsity is sound, none is measurably better than guessing, and no training helps."""
+    cells = [cell for cell in results.every_cell if cell.sparsity == sparsity]
+    if any(cell.n_sound < cell.n for cell in cells):
+        return False
+    return all(guesses(cell) and not _raised(results, cell) for cell in cells)
+
+
+def _trained(results: Results, method: str, sparsity: int) -> list[tuple]:
+    cells = [results.cells.get((method, sparsity, mode)) for mode in TRAINED_MODES]
+    return [cell for cell in cells if cell is not None]
+
+
+def _raised(results: Results, cell: tuple) -> bool:
+    return results.change("untuned", (cell.method, cell.sparsity, cell.mode)) == RISE
+
+
+def _by_place(table: pd.DataFrame) -> dict[Place, tuple]:
+    return {(row.method, int(row.sparsity), row.mode): row for row in table.itertuples()}

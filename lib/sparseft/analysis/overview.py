@@ -1,0 +1,64 @@
+"""findings.txt: what the terminal shows at the end of a study, in at most 20 lines.
+
+A study of one model and task shows its table and its headline. A larger study shows one headline after the other.
+"""
+
+from pathlib import Path
+
+from sparseft.analysis.derived import Derived
+from sparseft.analysis.experiments import NO_SENTENCE, places, results_table, title
+from sparseft.analysis.findings import headline
+from sparseft.analysis.judgement import Judged
+from sparseft.files import atomic_file
+
+LINES = 20
+
+
+def write_overview(path: Path, judged: list[Judged], derived: Derived, tolerance: float, left_out: int) -> None:
+    """Write the overview to a file."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(overview(judged, derived, tolerance, left_out), encoding="utf-8")
+
+
+def overview(judged: list[Judged], derived: Derived, tolerance: float, left_out: int) -> str:
+    """Return the table and the headline of a study, and how many runs they are from."""
+    parts = places(derived)
+    lines = _one_place(parts[0], tolerance) if len(parts) == 1 else _many_places(parts, tolerance)
+    return "\n".join([*lines, _run_count(judged, left_out)]) + "\n"
+
+
+def _one_place(here: Derived, tolerance: float) -> list[str]:
+    """Return the title, the table and the headline; the table is cut where it does not fit."""
+    sentences = _sentences(here, tolerance)
+    heading, *rows = results_table(here.cells).to_string(index=False).splitlines()
+    room = LINES - len(sentences) - 4  # besides the title, the heading, an empty line and the number of runs
+    if len(rows) > room:
+        kept = room - 1
+        rows = [*rows[:kept], f"... and {len(rows) - kept} more rows, in EXPERIMENTS.md"]
+    return [title(here), heading, *rows, "", *sentences]
+
+
+def _many_places(parts: list[Derived], tolerance: float) -> list[str]:
+    """Return as many headlines as fit, each under its title."""
+    lines: list[str] = []
+    for number, here in enumerate(parts):
+        block = [title(here), *_sentences(here, tolerance)]
+        if len(lines) + len(block) > LINES - 2:
+            rest = len(parts) - number
+            return [*lines, f"... and {rest} more models, tasks or settings; the tables are in EXPERIMENTS.md"]
+        lines += block
+    return [*lines, "The tables are in EXPERIMENTS.md."]
+
+
+def _sentences(here: Derived, tolerance: float) -> list[str]:
+    """Return the headline, a line per sentence; a terminal wraps them."""
+    return [f"- {sentence}" for sentence in headline(here, tolerance) or [NO_SENTENCE]]
+
+
+def _run_count(judged: list[Judged], left_out: int) -> str:
+    """Return how many runs there are, and how many of them are at fault, not fully checked or left out."""
+    faulty = sum(bool(each.faults) for each in judged)
+    unchecked = sum(bool(each.unchecked) for each in judged)
+    outside = sum(each.outside is not None for each in judged)
+    text = f"{len(judged)} runs, {faulty} with a fault, {unchecked} not fully checked, {left_out} missing or unreadable"
+    return f"{text}, {outside} outside the configured study" if outside else text

@@ -1,0 +1,259 @@
+"""The sentences of a headline: what is claimed at one or several sparsities of one model, task, metric and setting."""
+
+from dataclasses import replace
+
+from sparseft.analysis.claims import (
+    EXCLUDED,
+    FALL,
+    OPEN,
+    RISE,
+    SAME,
+    UNKNOWN,
+    Claim,
+    Results,
+    best_method,
+    best_training,
+    guess_level,
+    guesses,
+)
+from sparseft.analysis.comparisons import CONTROL
+from sparseft.analysis.tables import PLAIN_LORA
+from sparseft.grid import DENSE, NO_FINETUNE
+
+FEW_EXAMPLES = 500  # up to here a significant difference shows in two decimals
+MOST_NUMBERS = 3  # that a sentence lists; of more it gives the range
+_TRAINING = {NO_FINETUNE: "without fine-tuning", PLAIN_LORA: "with LoRA"}  # of the dense model
+METRICS = {"acc": "accuracy", "acc_norm": "accuracy", "exact_match": "the share of right answers", "f1": "F1"}
+
+
+class Sentences:
+    """Put the claims about one model, task, metric and setting into sentences."""
+
+    def __init__(self, results: Results, metric: str, tolerance: float) -> None:
+        self.results = results
+        self.metric = METRICS.get(metric, metric)
+        self.tolerance = f"{tolerance:g}"
+        count = max(cell.examples for cell in results.every_cell)
+        self.examples = f"{count} examples"
+        self.digits = 2 if count <= FEW_EXAMPLES else 3
+
+    def dense_only(self) -> list[str]:
+        """Return the sentence on a study without a sound pruned run; none without a sound dense run."""
+        cells = {mode: self.results.dense(mode) for mode in _TRAINING}
+        told = [
+            f"{self._number(cell.value_mean)} {_TRAINING[mode]}" for mode, cell in cells.items() if cell is not None
+        ]
+        if not told:
+            return []
+        change = {
+            RISE: ", a significant gain",
+            FALL: ", a significant loss",
+            SAME: f", which {self.examples} cannot tell apart",
+            UNKNOWN: "",
+        }[self.results.change("untuned", (DENSE, 0, PLAIN_LORA))]
+        return [f"The dense model scores {' and '.join(told)}{change}; there is no sound pruned run."]
+
+    def opening(self) -> list[str]:
+        """Return the sentence on a dense model that nothing can be compared with; none for a usual one."""
+        cells = [self.results.dense(mode) for mode in (NO_FINETUNE, PLAIN_LORA)]
+        sound = [cell for cell in cells if cell is not None]
+        if not sound:
+            there = any(cell.method == DENSE for cell in self.results.every_cell)
+            reason = "No dense run is without a fault" if there else "There is no dense run"
+            return [f"{reason}, so these runs cannot show what pruning costs."]
+        if not guesses(sound[0]):
+            return []
+        values = " and ".join(
+            f"{self._number(cell.value_mean)} {_TRAINING[cell.mode]}" for cell in sound if guesses(cell)
+        )
+        known = f"The dense model scores {values}, not measurably above {guessing(sound[0])}"
+        if all(guesses(cell) for cell in sound):
+            return [f"{known}, so these runs cannot show what pruning costs."]
+        return [f"{known}."]
+
+    def claim(self, group: list[Claim], first: bool) -> str:
+        """Return the sentence on sparsities of one claim; the first one names the method."""
+        claim = _common(group)
+        place = f"At {listed_sparsities(group)}"
+        pruning = self._method(group, first)
+        if claim.pruning == FALL:
+            fall = f"{pruning} lowers {self.metric} from {self._start()} to {self._numbers(group, 'untuned')}"
+            bound = f" (a loss above {self.tolerance} is excluded)" if claim.loss == EXCLUDED else ""
+            return f"{place} {fall}{bound}{self._after_a_fall(claim, group)}."
+        if claim.pruning in (RISE, SAME):
+            return f"{place} {self._no_fall(claim, group, pruning)}{self._after_no_fall(claim, group)}."
+        return f"{place} {self._without_base(claim, group, pruning)}."
+
+    def control(self) -> list[str]:
+        """Return the sentence on random pruning beside the best method of each sparsity, in that one's best mode."""
+        if self.results.methods == [CONTROL]:
+            return []
+        outcomes: dict[str, list[tuple]] = {}
+        for sparsity in self.results.sparsities:
+            row = self._control_row(sparsity)
+            if row is not None and row.n:
+                kind = SAME if not row.significant else FALL if row.difference > 0 else RISE
+                outcomes.setdefault(kind, []).append(row)
+        words = {FALL: "scores lower", RISE: "scores higher", SAME: "does not differ significantly"}
+        parts = [f"{words[kind]} at {self._control_values(outcomes[kind], kind)}" for kind in words if kind in outcomes]
+        return [f"Random pruning, the control, {' and '.join(parts)}."] if parts else []
+
+    def _control_row(self, sparsity: int) -> tuple | None:
+        """Return the comparison with random pruning of the best cell of a sparsity."""
+        method = best_method(self.results, sparsity)
+        untuned = self.results.cells.get((method, sparsity, NO_FINETUNE))
+        tuned = best_training(self.results, method, sparsity)
+        best = max((cell for cell in (untuned, tuned) if cell), key=lambda cell: cell.value_mean)
+        return self.results.comparisons.get("random", {}).get((method, sparsity, best.mode))
+
+    def _control_values(self, rows: list[tuple], kind: str) -> str:
+        """Return the sparsities and, of a difference, the values of random pruning against those of the best method."""
+        where = f"{_listed([str(row.sparsity) for row in rows])} %"
+        if kind == SAME:
+            return where
+        places = [(row.method, int(row.sparsity), row.mode) for row in rows]
+        ours = [self.results.cells[place].value_mean for place in places]
+        random = [self.results.cells[CONTROL, sparsity, mode].value_mean for _, sparsity, mode in places]
+        return f"{where} ({self._range(random)} against {self._range(ours)})"
+
+    def _method(self, group: list[Claim], first: bool) -> str:
+        """Return the name of what prunes: the method, or the best of several."""
+        count = len(self.results.methods)
+        names = {claim.method for claim in group}
+        if count == 1 and not first:
+            return "pruning"
+        everywhere = len({best_method(self.results, sparsity) for sparsity in self.results.sparsities}) == 1
+        if count == 1 or (everywhere and not first):
+            return f"{group[0].method} pruning"
+        if len(names) == 1:
+            return f"the best of {count} methods ({group[0].method})"
+        named = ", ".join(f"{claim.method} at {claim.sparsity} %" for claim in group)
+        return f"the best of {count} methods ({named})"
+
+    def _start(self, mode: str = NO_FINETUNE) -> str:
+        return self._number(self.results.dense(mode).value_mean)
+
+    def _after_a_fall(self, claim: Claim, group: list[Claim]) -> str:
+        """Return what fine-tuning does to models that pruning made worse."""
+        tuned = self._numbers(group, "tuned")
+        guess = guessing(next(iter(self.results.cells.values())))
+        if claim.hopeless:
+            if claim.tuned is None:
+                return f", not measurably above {guess}"
+            return f" and nothing helps: no run there is measurably above {guess}"
+        if claim.tuning == RISE:
+            verb = "brings it back to" if self._reaches_dense(claim, group) else "raises it to"
+            return f", and {_lora(group)} {verb} {tuned}{self._remaining(claim)}"
+        if claim.tuning == FALL:
+            return f", and {_lora(group)} lowers it to {tuned}"
+        if claim.tuning == SAME:
+            return f", and {_lora(group)} wins back nothing measurable ({tuned})"
+        return "" if claim.tuned is None else f"; with {_lora(group)} it is {tuned}{self._remaining(claim)}"
+
+    def _reaches_dense(self, claim: Claim, group: list[Claim]) -> bool:
+        """Return whether fine-tuned models are as good as the fine-tuned dense one: not lower, or no loss above the tolerance."""
+        if claim.remaining not in (SAME, RISE):
+            return False
+        dense = self.results.dense(PLAIN_LORA).value_mean
+        return claim.tuned_loss == EXCLUDED or all(each.tuned >= dense for each in group)
+
+    def _no_fall(self, claim: Claim, group: list[Claim], pruning: str) -> str:
+        """Return what is said of models that pruning does not make measurably worse."""
+        values = f"{self._numbers(group, 'untuned')} against {self._start()}"
+        if claim.pruning == RISE:
+            return f"{pruning} raises {self.metric} from {self._start()} to {self._numbers(group, 'untuned')}"
+        if not claim.costs_nothing:
+            return f"{self.metric} after {pruning} is {values}, which {self.examples} cannot tell apart"
+        return f"{pruning} costs nothing measurable ({self.metric} {values}{self._bound(claim.loss)})"
+
+    def _after_no_fall(self, claim: Claim, group: list[Claim]) -> str:
+        """Return what fine-tuning does to models that pruning did not make measurably worse."""
+        tuned = self._numbers(group, "tuned")
+        if claim.tuning == RISE:
+            return f", and {_lora(group)} raises it to {tuned}{self._remaining(claim)}"
+        if claim.tuning == FALL:
+            return f", and {_lora(group)} lowers it to {tuned}{self._remaining(claim)}"
+        if claim.remaining == FALL:
+            return f", but with {_lora(group)} it reaches only {tuned}{self._remaining(claim)}"
+        return ""
+
+    def _remaining(self, claim: Claim) -> str:
+        """Return how fine-tuned pruned models compare with the fine-tuned dense one."""
+        if claim.remaining == UNKNOWN:
+            return ""
+        shown = {FALL: ", significantly higher", RISE: ", significantly lower", SAME: "; no significant difference"}
+        words = shown[claim.remaining]
+        if claim.remaining == SAME and claim.tuned_loss == EXCLUDED:
+            words = f"; a loss above {self.tolerance} is excluded"
+        return f" (dense with LoRA: {self._start(PLAIN_LORA)}{words})"
+
+    def _without_base(self, claim: Claim, group: list[Claim], pruning: str) -> str:
+        """Return what is said of pruned models that no untrained dense model can be compared with."""
+        untuned, tuned = self._numbers(group, "untuned"), self._numbers(group, "tuned")
+        if claim.remaining != UNKNOWN:
+            return f"{self.metric} after {pruning} and {_lora(group)} is {tuned}{self._remaining(claim)}"
+        change = {
+            RISE: f", and {_lora(group)} raises it to {tuned}",
+            FALL: f", and {_lora(group)} lowers it to {tuned}",
+            SAME: f", and {_lora(group)} changes nothing measurable ({tuned})",
+            UNKNOWN: "" if claim.tuned is None else f" and with {_lora(group)} {tuned}; no comparison is possible",
+        }[claim.tuning]
+        if claim.untuned is None:
+            return f"{self.metric} after {pruning} and {_lora(group)} is {tuned}; no comparison is possible"
+        return f"{self.metric} after {pruning} is {untuned}{change}"
+
+    def _bound(self, loss: str | None) -> str:
+        """Return what the interval says of a loss above the tolerance."""
+        if loss == EXCLUDED:
+            return f"; a loss above {self.tolerance} is excluded"
+        return f"; {self.examples} cannot exclude a loss above {self.tolerance}" if loss == OPEN else ""
+
+    def _numbers(self, group: list[Claim], name: str) -> str:
+        """Return the values of a group as text; empty if it has none."""
+        values = [getattr(claim, name) for claim in group]
+        return "" if None in values else self._range(values)
+
+    def _range(self, values: list[float]) -> str:
+        """Return one value per sparsity, or the range of many."""
+        if len(values) > MOST_NUMBERS:
+            return f"between {self._number(min(values))} and {self._number(max(values))}"
+        words = [self._number(value) for value in values]
+        return words[0] if len(set(words)) == 1 else _listed(words)
+
+    def _number(self, value: float) -> str:
+        """Return a value as text; with one more digit where the usual ones would make 0 or 1 of it."""
+        text = f"{value:.{self.digits}f}"
+        return f"{value:.{self.digits + 1}f}" if float(text) in (0, 1) and value not in (0, 1) else text
+
+
+def _common(group: list[Claim]) -> Claim:
+    """Return what all claims of a group support; the numbers are those of the first."""
+    shared = {name: {getattr(claim, name) for claim in group} for name in ("remaining", "loss", "tuned_loss")}
+    remaining, loss, tuned_loss = (next(iter(values)) if len(values) == 1 else None for values in shared.values())
+    costs_nothing = all(claim.costs_nothing for claim in group)
+    return replace(
+        group[0], remaining=remaining or UNKNOWN, loss=loss, tuned_loss=tuned_loss, costs_nothing=costs_nothing
+    )
+
+
+def listed_sparsities(group: list[Claim]) -> str:
+    """Return the sparsities of a group as text."""
+    return f"{_listed([claim.sparsity for claim in group])} %"
+
+
+def _lora(group: list[Claim]) -> str:
+    """Return the name of the fine-tuning of a group."""
+    names = {claim.lora for claim in group}
+    return group[0].lora if len(names) == 1 else "LoRA in its better mode"
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def guessing(cell: tuple) -> str:
+    """Return the name of what guessing scores."""
+    level = guess_level(cell)
+    if level == 0:
+        return "zero"
+    return f"guessing ({level:.2f})" if level == cell.chance else f"one answer to all ({level:.3f})"
