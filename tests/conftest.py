@@ -1,7 +1,13 @@
-"""Fixtures that all tests share."""
+"""Fixtures that all tests share, and the tiers: which tests run, and what the last line says of the others."""
 
+import inspect
+import multiprocessing.util
 import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType, FunctionType
 
 import pytest
 
@@ -11,6 +17,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from tiny_models import MODELS, save_tiny
+
+HERE = Path(__file__).parent
+SLOW, STARTING = "slow (make test-all)", "start a process (make test)"
+# A test whose code names one of these starts a process.
+STARTERS = {"subprocess", "Popen", "fork", "run_script", "Study", "snakemake", "planned", "small_study"}
+AUDITED = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.spawn", "os.system"}
+NOT_RUN = pytest.StashKey[Counter]()
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +43,138 @@ def tiny_llama(tiny_models) -> Checkpoint:
     return Checkpoint(tiny_models["llama"])
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long files first: two processes then end together (with --no-loadscope-reorder)."""
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory, request) -> Path:
+    """Return a folder that all test processes of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if hasattr(request.config, "workerinput") else base
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--tier",
+        choices=["fast", "commit", "all"],
+        default="all",
+        help="fast: no test that starts a process or is slow; commit: no slow test; all: every test",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[NOT_RUN] = Counter()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what is not of the tier; put long files first, so that two processes end together."""
     items.sort(key=lambda item: ("workflow" not in item.path.parts, item.path.name != "test_workflow.py"))
+    tier = config.getoption("tier")
+    reasons = {item: reason for item in items if (reason := _reason_to_leave_out(item, tier))}
+    config.hook.pytest_deselected(items=list(reasons))
+    config.stash[NOT_RUN].update(reasons.values())
+    items[:] = [item for item in items if item not in reasons]
+
+
+def _reason_to_leave_out(item: pytest.Item, tier: str) -> str | None:
+    """Return why a tier does not run a test; None if it runs it."""
+    if tier != "all" and item.get_closest_marker("slow"):
+        return SLOW
+    if tier == "fast" and starts_a_process(item):
+        return STARTING
+    return None
+
+
+def starts_a_process(item: pytest.Item) -> bool:
+    """Return whether a test is marked so, or names one of STARTERS itself, in its fixtures or in their helpers."""
+    fixtures = [definition.func for found in item._fixtureinfo.name2fixturedefs.values() for definition in found]
+    seen: set[object] = set()
+    return bool(item.get_closest_marker("process")) or any(_names_a_starter(f, seen) for f in [item.function, *fixtures])
+
+
+def _names_a_starter(value: object, seen: set[object]) -> bool:
+    """Return whether a function or class of the tests, or what it calls among them, names one of STARTERS."""
+    if isinstance(value, type):
+        return any(_names_a_starter(part, seen) for part in vars(value).values() if isinstance(part, FunctionType))
+    value = inspect.unwrap(value)
+    if not isinstance(value, FunctionType) or value in seen:
+        return False
+    seen.add(value)
+    names = set(_names(value.__code__))
+    callees = [value.__globals__[name] for name in names & value.__globals__.keys()]
+    return bool(names & STARTERS) or any(_names_a_starter(each, seen) for each in callees if _is_of_the_tests(each))
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Yield the names of globals and attributes in a function and in what it defines."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _is_of_the_tests(value: object) -> bool:
+    """Return whether a value is a function or a class that a file of tests/ defines."""
+    module = sys.modules.get(getattr(value, "__module__", None) or "")
+    defined = isinstance(value, FunctionType | type) and getattr(module, "__file__", None)
+    return bool(defined) and HERE in Path(module.__file__).parents
+
+
+@pytest.fixture(scope="session")
+def _processes(request) -> list[str]:
+    """The processes that were started since this list was emptied; it stays empty outside the fast tier."""
+    started: list[str] = []
+    if request.config.getoption("tier") == "fast":
+        sys.addaudithook(lambda event, arguments: started.append(f"{event} {arguments}") if event in AUDITED else None)
+        # multiprocessing's "spawn" has no audit event
+        multiprocessing.util.spawnv_passfds = _recording(multiprocessing.util.spawnv_passfds, started)
+    return started
+
+
+def _recording(function: Callable, started: list[str]) -> Callable:
+    """Return the function, whose calls are then recorded."""
+
+    def recorded(*arguments: object) -> object:
+        started.append(f"{function.__name__} {arguments}")
+        return function(*arguments)
+
+    return recorded
+
+
+@pytest.fixture(autouse=True)
+def _starts_no_process_in_the_fast_tier(_processes) -> Iterator[None]:
+    """Fail a test of the fast tier that starts a process."""
+    _processes.clear()
+    yield
+    assert not _processes, f"a test of the fast tier starts a process; mark it with pytest.mark.process: {_processes}"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Send what this process of pytest-xdist left out to the one that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["not_run"] = dict(session.config.stash[NOT_RUN])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """Receive it; every process collects and leaves out the same tests."""
+    node.config.stash[NOT_RUN] = Counter(getattr(node, "workeroutput", {}).get("not_run", {}))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Print what was not run, and why, below everything else."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal and NOT_RUN in config.stash and not config.option.collectonly:
+        skipped = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in terminal.stats.get("skipped", []))
+        counts = config.stash[NOT_RUN] + skipped + _own_environments(config)
+        parts = [f"{count} {reason.replace('needs ', 'need ', 1)}" for reason, count in sorted(counts.items())]
+        terminal.write_line(f"not run: {'; '.join(parts) or 'nothing'}")
+
+
+def _own_environments(config: pytest.Config) -> Counter:
+    """Return the test functions in folders that only a command of their own collects."""
+    counts = Counter()
+    for name in config.getini("norecursedirs"):
+        folder = HERE / name
+        if folder.is_dir() and any(Path(place).resolve() in folder.parents for place in config.args):
+            text = "".join(path.read_text() for path in folder.glob("test_*.py"))
+            counts[f"of tests/{name} (make test-{name})"] = text.count("\ndef test_")
+    return counts

@@ -18,11 +18,11 @@ def test_a_finished_study_has_nothing_to_do(small_study):
     assert small_study.planned() == {}
 
 
-def test_a_deleted_evaluation_is_all_that_is_made_again(small_study):
-    (small_study.folder / RUN / "evaluation.json").unlink()
-    assert small_study.planned() == {"evaluate_run": 1, "analyze_results": 1, "analyze": 1}
-    small_study.snakemake()
-    assert small_study.planned() == {}
+def test_a_deleted_evaluation_is_all_that_is_made_again(own_study):
+    (own_study.folder / RUN / "evaluation.json").unlink()
+    assert own_study.planned() == {"evaluate_run": 1, "analyze_results": 1, "analyze": 1}
+    own_study.snakemake()
+    assert own_study.planned() == {}
 
 
 def test_one_file_as_the_target_makes_only_what_it_needs(tmp_path, tiny_models):
@@ -87,15 +87,13 @@ def test_every_validation_of_the_workflow_has_the_base_and_a_tolerance_of_zero(t
 
 
 @pytest.fixture
-def copied_study(tmp_path, small_study) -> Study:
-    """The finished small study, with a copy of the project's code that a test may edit."""
+def copied_study(tmp_path, own_study) -> Study:
+    """A copy of the small study, with a copy of the project's code: a test may edit both."""
     root = tmp_path / "project"
     for name in ("rules", "workflow", "lib", "config", "profiles", "envs"):
         shutil.copytree(ROOT / name, root / name)
     shutil.copy(ROOT / "Snakefile", root)
-    folder = tmp_path / "study"
-    shutil.copytree(small_study.folder, folder)
-    return Study(folder, root)
+    return Study(own_study.folder, root)
 
 
 def test_a_touched_script_or_module_reruns_nothing(copied_study):
