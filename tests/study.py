@@ -44,6 +44,13 @@ def call_script(name: str, *arguments: object, **flags: object) -> tuple[int, st
     raise AssertionError(f"{name} did not exit")
 
 
+def succeed(name: str, **flags: object) -> str:
+    """Call a script that must succeed; returns all that it said."""
+    code, said = call_script(name, **flags)
+    assert code == 0, said
+    return said
+
+
 def _words(value: object) -> list[str]:
     """A flag's values; True is a flag without one."""
     return [] if value is True else [str(part) for part in (value if isinstance(value, list) else [value])]
