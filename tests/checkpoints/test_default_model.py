@@ -14,6 +14,7 @@ from sparseft.perplexity import token_perplexity
 from sparseft.tasks.source import load_text
 from sparseft.training.model import load_model
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 WIKITEXT = ROOT.parent / "shared/data/wikitext2/validation.jsonl"
 CONTEXT, WINDOWS = 1024, 4
