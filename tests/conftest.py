@@ -86,7 +86,9 @@ def starts_a_process(item: pytest.Item) -> bool:
     """Return whether a test is marked so, or names one of STARTERS itself, in its fixtures or in their helpers."""
     fixtures = [definition.func for found in item._fixtureinfo.name2fixturedefs.values() for definition in found]
     seen: set[object] = set()
-    return bool(item.get_closest_marker("process")) or any(_names_a_starter(f, seen) for f in [item.function, *fixtures])
+    return bool(item.get_closest_marker("process")) or any(
+        _names_a_starter(f, seen) for f in [item.function, *fixtures]
+    )
 
 
 def _names_a_starter(value: object, seen: set[object]) -> bool:
