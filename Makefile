@@ -1,5 +1,7 @@
 # make run    set up, then the default study; 26 minutes on 2 virtual cores
-# make test   set up, then all tests
+# make test-fast  set up, then the tests that start no process; 2 minutes
+# make test   set up, then what a commit needs: also the scripts, the plans and one whole study; 8 minutes
+# make test-all   set up, then every test that needs no other environment; 25 minutes
 # make test-cerebras  set up cerebras-pytorch, 5.7 GB, in an environment of its own; then that backend's tests
 # make test-modelzoo   the backend modelzoo's tests; MODELZOO_HOME names a checkout of ModelZoo 2.10.0
 # make test-slurm     set up, then the tests of profiles/pbs, and a real Slurm of one node for as long as its own run; as root,
@@ -17,15 +19,24 @@ SEED ?= 0
 FUZZ_SECONDS ?= 600
 BIN := .venv/bin
 
-.PHONY: run test test-cerebras test-modelzoo test-slurm chaos fuzz lint format bench
+.PHONY: run test test-fast test-all test-cerebras test-modelzoo test-slurm chaos fuzz lint format bench
 
 run: .venv/installed
 	$(BIN)/snakemake
 	@awk '/^## Figures/ {exit} /^## Results/ {show = 1} show' results/analysis/EXPERIMENTS.md
 	@echo "Tables, plots and the memo: results/analysis/"
 
-test: .venv/installed-tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Whole files go to one of two processes, the long ones first: fixtures are made once, and both end together.
+TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test: .venv/installed-tests ## set up, then what a commit needs: also the scripts, the plans and one whole study; 8 minutes
+	$(TESTS) --tier commit
+
+test-fast: .venv/installed-tests ## set up, then the tests that start no process; 2 minutes
+	$(TESTS) --tier fast
+
+test-all: .venv/installed-tests ## set up, then every test that needs no other environment; 25 minutes
+	$(TESTS) --tier all
 
 test-cerebras: .venv/installed-tests .venv-cerebras/installed-$(CEREBRAS_RELEASE)
 	SPARSEFT_PYTHON='$(abspath $(BIN)/python)' .venv-cerebras/bin/python -m pytest tests/cerebras

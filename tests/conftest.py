@@ -19,6 +19,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from tiny_models import MODELS, save_tiny
 
 HERE = Path(__file__).parent
+SHARED, SHARED_MISSING = HERE.parents[1] / "shared", "needs the developers' folder ../shared"
 SLOW, STARTING = "slow (make test-all)", "start a process (make test)"
 # A test whose code names one of these starts a process.
 STARTERS = {"subprocess", "Popen", "fork", "run_script", "Study", "snakemake", "planned", "small_study"}
@@ -165,10 +166,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Print what was not run, and why, below everything else."""
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal and NOT_RUN in config.stash and not config.option.collectonly:
-        skipped = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in terminal.stats.get("skipped", []))
+        skipped = Counter(_reason_of(report) for report in terminal.stats.get("skipped", []))
         counts = config.stash[NOT_RUN] + skipped + _own_environments(config)
         parts = [f"{count} {reason.replace('needs ', 'need ', 1)}" for reason, count in sorted(counts.items())]
         terminal.write_line(f"not run: {'; '.join(parts) or 'nothing'}")
+
+
+def _reason_of(skipped: pytest.TestReport) -> str:
+    """Return why a test was skipped; one reason for all files of the developers' folder."""
+    reason = skipped.longrepr[2].removeprefix("Skipped: ")
+    return SHARED_MISSING if str(SHARED) in reason else reason
 
 
 def _own_environments(config: pytest.Config) -> Counter:

@@ -13,7 +13,7 @@ from sparseft.checkpoints.mdl import MdlFile, mdl_writer
 from sparseft.errors import InputError
 
 CSTORCH = Path(__file__).parents[3] / "shared/fixtures/cstorch"
-needs_fixtures = pytest.mark.skipif(not CSTORCH.exists(), reason="needs cerebras-pytorch's files in ../shared/fixtures")
+needs_fixtures = pytest.mark.skipif(not CSTORCH.exists(), reason="needs the developers' folder ../shared")
 VALUES = np.random.default_rng(0).integers(0, 2**16, (6, 5), np.uint16)
 
 

@@ -127,11 +127,11 @@ def test_a_disk_that_is_full_leaves_no_mask(box, suffix):
     assert tree(box) == before
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who may mount a small file system")
 def test_a_small_file_system_that_is_full_leaves_no_mask(box):
     (box / "small").mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", box / "small"], check=False).returncode:
-        pytest.skip("a tmpfs cannot be mounted here")
+        pytest.skip("needs root, who may mount a small file system")
     try:
         flags = [
             "--model_path",

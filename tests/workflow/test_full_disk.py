@@ -29,7 +29,7 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
     folder.mkdir()
     options = f"size={max(size, PAGE)}"
     if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False).returncode:
-        pytest.skip("only root may mount a small file system")
+        pytest.skip("needs root, who may mount a small file system")
     try:
         if size < PAGE:
             (folder / "other").write_bytes(bytes(PAGE))
