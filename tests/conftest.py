@@ -5,7 +5,8 @@ import multiprocessing.util
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import CodeType, FunctionType
 
@@ -121,32 +122,30 @@ def _is_of_the_tests(value: object) -> bool:
 
 
 @pytest.fixture(scope="session")
-def _processes(request) -> list[str]:
-    """The processes that were started since this list was emptied; it stays empty outside the fast tier."""
-    started: list[str] = []
+def _refused(request) -> list[str]:
+    """What would have started a process since this list was emptied; it stays empty outside the fast tier."""
+    refused: list[str] = []
+
+    def refuse(event: str, *arguments: object) -> None:
+        if event in AUDITED:
+            refused.append(f"{event} {arguments}")
+            raise RuntimeError(
+                f"a test of the fast tier starts a process, and is to be marked `process`: {refused[-1]}"
+            )
+
     if request.config.getoption("tier") == "fast":
-        sys.addaudithook(lambda event, arguments: started.append(f"{event} {arguments}") if event in AUDITED else None)
+        sys.addaudithook(refuse)
         # multiprocessing's "spawn" has no audit event
-        multiprocessing.util.spawnv_passfds = _recording(multiprocessing.util.spawnv_passfds, started)
-    return started
-
-
-def _recording(function: Callable, started: list[str]) -> Callable:
-    """Return the function, whose calls are then recorded."""
-
-    def recorded(*arguments: object) -> object:
-        started.append(f"{function.__name__} {arguments}")
-        return function(*arguments)
-
-    return recorded
+        multiprocessing.util.spawnv_passfds = partial(refuse, "subprocess.Popen")
+    return refused
 
 
 @pytest.fixture(autouse=True)
-def _starts_no_process_in_the_fast_tier(_processes) -> Iterator[None]:
-    """Fail a test of the fast tier that starts a process."""
-    _processes.clear()
+def _starts_no_process_in_the_fast_tier(_refused) -> Iterator[None]:
+    """Fail a test of the fast tier that would start a process, also where the code under test hides the error."""
+    _refused.clear()
     yield
-    assert not _processes, f"a test of the fast tier starts a process; mark it with pytest.mark.process: {_processes}"
+    assert not _refused
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

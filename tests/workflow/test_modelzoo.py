@@ -16,6 +16,7 @@ from study import ROOT, TINY_STUDY, Study, succeed, tiny_grid
 from test_cli_errors import refused
 from tiny_models import change_json
 
+pytestmark = pytest.mark.process
 MASK = "masks_sparsity50_unstructured.pt"
 
 
