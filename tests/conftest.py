@@ -123,7 +123,7 @@ def _is_of_the_tests(value: object) -> bool:
 
 @pytest.fixture(scope="session")
 def _refused(request) -> list[str]:
-    """What would have started a process since this list was emptied; it stays empty outside the fast tier."""
+    """Return what would have started a process since the list was last cleared; it stays empty outside the fast tier."""
     refused: list[str] = []
 
     def refuse(event: str, *arguments: object) -> None:
@@ -156,7 +156,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: object) -> None:
-    """Receive it; every process collects and leaves out the same tests."""
+    """Take it over; every process collects and leaves out the same tests."""
     node.config.stash[NOT_RUN] = Counter(getattr(node, "workeroutput", {}).get("not_run", {}))
 
 
