@@ -7,10 +7,12 @@ KILLS ?= 30
 SEED ?= 0
 FUZZ_SECONDS ?= 600
 BIN := .venv/bin
+# Python compiles what a command imports when it imports it; compiling all that is installed takes a minute.
+PIP := --quiet --no-compile --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 
-.PHONY: help run test test-cerebras test-modelzoo test-slurm chaos fuzz lint format bench
+.PHONY: help run test test-fast test-all test-browser test-cerebras test-modelzoo test-slurm docs chaos fuzz lint format bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,11 +20,20 @@ help: ## this list
 run: .venv/installed ## set up, then the default study; 26 minutes on 2 virtual cores
 	$(BIN)/snakemake
 
-test: .venv/installed-tests ## set up, then all tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Whole files go to one of two processes, the long ones first: fixtures are made once, and both end together.
+TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test-fast: .venv/installed-tests ## set up, then the tests that start no process: 2 minutes
+	$(TESTS) --tier fast
+
+test: .venv/installed-tests ## set up, then what a commit needs, with the scripts, the plans and one whole study: 8 minutes
+	$(TESTS) --tier commit
+
+test-all: .venv/installed-tests ## set up, then every test that needs no other environment: 25 minutes
+	$(TESTS) --tier all
 
 test-browser: .venv/installed-tests ## set up, then the results page in headless Chromium, which must be there with chromedriver
-	$(BIN)/python -m pip install --quiet --editable '.[browser]'
+	$(BIN)/python -m pip install $(PIP) --editable '.[browser]'
 	$(BIN)/python -m pytest tests/browser
 
 test-cerebras: .venv/installed-tests .venv-cerebras/installed-$(CEREBRAS_RELEASE) ## set up cerebras-pytorch, 5.7 GB, in an environment of its own; then that backend's tests
@@ -36,19 +47,18 @@ chaos: .venv/installed-tests ## 30 kills at random moments of a small study, and
 	$(BIN)/python tests/chaos.py --kills $(KILLS) --seed $(SEED)
 
 fuzz: .venv/installed-tests ## ten minutes of random files for each parser
-	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	$(BIN)/python -m pip install $(PIP) --editable '.[fuzz]'
 	for parser in mask safetensors mdl log; do \
 	  $(BIN)/python tests/fuzz.py $$parser .fuzz/$$parser -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
 test-slurm: .venv/installed-tests ## the tests of profiles/pbs and of a real Slurm of one node; as root, with slurm-wlm and munge
-	$(BIN)/python -m pip install --quiet --editable '.[cluster]'
+	$(BIN)/python -m pip install $(PIP) --editable '.[cluster]'
 	PATH='$(abspath $(BIN)):$(PATH)' $(BIN)/python -m pytest tests/workflow/test_pbs.py tests/slurm
 
-.PHONY: docs
 # Without --quiet, which would hide the warnings that --strict counts.
 docs: .venv/installed ## the documentation site, into site/; fails on a dead link or an old reference page
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m pip install $(PIP) --editable '.[docs]'
 	$(BIN)/python docs/generate.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -74,12 +84,11 @@ bench: .venv/installed-tests ## this project beside its peers, as ratios in one 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install $(PIP) --editable .
 	touch $@
 
 .venv/installed-tests: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install $(PIP) --editable '.[test]'
 	touch $@
 
 # One environment: another release takes the place of what is there.

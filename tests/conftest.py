@@ -1,7 +1,13 @@
-"""Fixtures that all tests share."""
+"""Fixtures that all tests share, and the tiers: which tests run, and what the last line says of the others."""
 
+import inspect
+import multiprocessing.util
 import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType, FunctionType
 
 import pytest
 
@@ -11,6 +17,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from tiny_models import MODELS, save_tiny
+
+HERE = Path(__file__).parent
+SHARED, SHARED_MISSING = HERE.parents[1] / "shared", "needs the developers' folder ../shared"
+SLOW, STARTING = "slow (make test-all)", "start a process (make test)"
+# A test whose code names one of these starts a process; an evaluation of lm-eval asks git and the machine what they are.
+STARTERS = {"subprocess", "Popen", "fork", "run_script", "Study", "snakemake", "evaluate", "simple_evaluate"}
+AUDITED = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.spawn", "os.system"}
+NOT_RUN = pytest.StashKey[Counter]()
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +44,144 @@ def tiny_llama(tiny_models) -> Checkpoint:
     return Checkpoint(tiny_models["llama"])
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long files first: two processes then end together (with --no-loadscope-reorder)."""
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory, request) -> Path:
+    """Return a folder that all test processes of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if hasattr(request.config, "workerinput") else base
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--tier",
+        choices=["fast", "commit", "all"],
+        default="all",
+        help="fast: no test that starts a process or is slow; commit: no slow test; all: every test",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[NOT_RUN] = Counter()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what is not of the tier; put long files first, so that two processes end together."""
     items.sort(key=lambda item: ("workflow" not in item.path.parts, item.path.name != "test_workflow.py"))
+    tier = config.getoption("tier")
+    reasons = {item: reason for item in items if (reason := _reason_to_leave_out(item, tier))}
+    config.hook.pytest_deselected(items=list(reasons))
+    config.stash[NOT_RUN].update(reasons.values())
+    items[:] = [item for item in items if item not in reasons]
+
+
+def _reason_to_leave_out(item: pytest.Item, tier: str) -> str | None:
+    """Return why a tier does not run a test; None if it runs it."""
+    if tier != "all" and item.get_closest_marker("slow"):
+        return SLOW
+    if tier == "fast" and starts_a_process(item):
+        return STARTING
+    return None
+
+
+def starts_a_process(item: pytest.Item) -> bool:
+    """Return whether a test is marked so, or names one of STARTERS itself, in its fixtures or in their helpers."""
+    fixtures = [definition.func for found in item._fixtureinfo.name2fixturedefs.values() for definition in found]
+    seen: set[object] = set()
+    return bool(item.get_closest_marker("process")) or any(
+        _names_a_starter(f, seen) for f in [item.function, *fixtures]
+    )
+
+
+def _names_a_starter(value: object, seen: set[object]) -> bool:
+    """Return whether a function or class of the tests, or what it calls among them, names one of STARTERS."""
+    if isinstance(value, type):
+        return any(_names_a_starter(part, seen) for part in vars(value).values() if isinstance(part, FunctionType))
+    value = inspect.unwrap(value)
+    if not isinstance(value, FunctionType) or value in seen:
+        return False
+    seen.add(value)
+    names = set(_names(value.__code__))
+    callees = [value.__globals__[name] for name in names & value.__globals__.keys()]
+    return bool(names & STARTERS) or any(_names_a_starter(each, seen) for each in callees if _is_of_the_tests(each))
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Yield the names of globals and attributes in a function and in what it defines."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _is_of_the_tests(value: object) -> bool:
+    """Return whether a value is a function or a class that a file of tests/ defines."""
+    module = sys.modules.get(getattr(value, "__module__", None) or "")
+    defined = isinstance(value, FunctionType | type) and getattr(module, "__file__", None)
+    return bool(defined) and HERE in Path(module.__file__).parents
+
+
+@pytest.fixture(scope="session")
+def _refused(request) -> list[str]:
+    """Return what would have started a process since the list was last cleared; it stays empty outside the fast tier."""
+    refused: list[str] = []
+
+    def refuse(event: str, arguments: tuple) -> None:
+        if event in AUDITED:
+            refused.append(f"{event} {arguments}")
+            raise RuntimeError(
+                f"a test of the fast tier starts a process, and is to be marked `process`: {refused[-1]}"
+            )
+
+    if request.config.getoption("tier") == "fast":
+        sys.addaudithook(refuse)
+        # multiprocessing's "spawn" has no audit event
+        multiprocessing.util.spawnv_passfds = lambda *arguments: refuse("subprocess.Popen", arguments)
+    return refused
+
+
+@pytest.fixture(autouse=True)
+def _starts_no_process_in_the_fast_tier(_refused) -> Iterator[None]:
+    """Fail a test of the fast tier that would start a process, also where the code under test hides the error."""
+    _refused.clear()
+    yield
+    assert not _refused
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Send what this process of pytest-xdist left out to the one that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["not_run"] = dict(session.config.stash[NOT_RUN])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """Take it over; every process collects and leaves out the same tests."""
+    node.config.stash[NOT_RUN] = Counter(getattr(node, "workeroutput", {}).get("not_run", {}))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Print what was not run, and why, below everything else."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal and NOT_RUN in config.stash and not config.option.collectonly:
+        skipped = Counter(_reason_of(report) for report in terminal.stats.get("skipped", []))
+        counts = config.stash[NOT_RUN] + skipped + _own_environments(config)
+        parts = [f"{count} {reason.replace('needs ', 'need ', 1)}" for reason, count in sorted(counts.items())]
+        terminal.write_line(f"not run: {'; '.join(parts) or 'nothing'}")
+
+
+def _reason_of(skipped: pytest.TestReport) -> str:
+    """Return why a test was skipped; one reason for all files of the developers' folder."""
+    reason = skipped.longrepr[2].removeprefix("Skipped: ")
+    return SHARED_MISSING if str(SHARED) in reason else reason
+
+
+def _own_environments(config: pytest.Config) -> Counter:
+    """Return the test functions in folders that only a command of their own collects."""
+    counts = Counter()
+    for name in config.getini("norecursedirs"):
+        folder = HERE / name
+        if folder.is_dir() and any(Path(place).resolve() in folder.parents for place in config.args):
+            text = "".join(path.read_text() for path in folder.glob("test_*.py"))
+            counts[f"of tests/{name} (make test-{name})"] = text.count("\ndef test_")
+    return counts

@@ -1,12 +1,16 @@
 """A study folder, and the two ways into the project: Snakemake and the scripts."""
 
+import fcntl
 import io
 import json
 import os
 import runpy
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -40,9 +44,33 @@ def call_script(name: str, *arguments: object, **flags: object) -> tuple[int, st
     raise AssertionError(f"{name} did not exit")
 
 
+def succeed(name: str, **flags: object) -> str:
+    """Call a script that must succeed; returns all that it said."""
+    code, said = call_script(name, **flags)
+    assert code == 0, said
+    return said
+
+
 def _words(value: object) -> list[str]:
     """A flag's values; True is a flag without one."""
     return [] if value is True else [str(part) for part in (value if isinstance(value, list) else [value])]
+
+
+@cache
+def _planner(python: str) -> subprocess.Popen:
+    """Start tests/planner.py, which ends with this process."""
+    command = [python, str(ROOT / "tests/planner.py")]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@contextmanager
+def made_once(folder: Path) -> Iterator[bool]:
+    """Yield whether `folder` has yet to be filled; the other test processes wait until the block ends."""
+    done = folder.with_name(f"{folder.name}.done")
+    with open(folder.with_name(f"{folder.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not done.exists()
+        done.touch()
 
 
 class Study:
@@ -66,11 +94,25 @@ class Study:
 
     def snakemake(self, *arguments: str, expect: int = 0) -> str:
         """Run snakemake in the folder; returns what it printed."""
-        command = [self.python, "-m", "snakemake", *arguments, "--snakefile", str(self.root / "Snakefile")]
-        done = subprocess.run([*command, "--configfile", "study.yaml"], cwd=self.folder, env=self.environment(),
+        words = [*arguments, "--snakefile", str(self.root / "Snakefile"), "--configfile", "study.yaml"]
+        code, said = self._plan(words) if {"-n", "--dry-run"} & {*arguments} else self._run(words)
+        assert code == expect, said[-4000:]
+        return said
+
+    def _run(self, words: list[str]) -> tuple[int, str]:
+        """Run snakemake as a user does; returns its exit code and what it printed."""
+        done = subprocess.run([self.python, "-m", "snakemake", *words], cwd=self.folder, env=self.environment(),
                               capture_output=True, text=True, check=False)  # fmt: skip
-        assert done.returncode == expect, done.stderr[-4000:]
-        return done.stdout + done.stderr
+        return done.returncode, done.stdout + done.stderr
+
+    def _plan(self, words: list[str]) -> tuple[int, str]:
+        """Run snakemake in a fork of the planner; returns its exit code and what it printed."""
+        planner = _planner(self.python)
+        with tempfile.NamedTemporaryFile("r") as said:
+            request = {"folder": str(self.folder), "library": str(self.root / "lib"), "arguments": words,
+                       "environment": self.environment(), "said": said.name}  # fmt: skip
+            print(json.dumps(request), file=planner.stdin, flush=True)
+            return int(planner.stdout.readline()), said.read()
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the project whose Snakefile runs: its own library is found first."""

@@ -30,6 +30,7 @@ def machine(tmp_path, monkeypatch):
     return lists
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("listed", "asked", "found"), [
     (TWO, None, ["GPU-aa", "GPU-bb"]),
     (TWO, "1", ["GPU-bb"]),

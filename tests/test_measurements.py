@@ -35,6 +35,7 @@ def four(folder: Path) -> list[Path]:
     return [write_repeat(folder, size, seed) for size in (64, 8) for seed in (0, 2)]
 
 
+@pytest.mark.process
 def test_a_cell_s_file_is_one_that_the_analysis_reads(tmp_path):
     write_record(tmp_path / f"{CELL}.json", join(four(tmp_path)))
     table = tables.throughput(read_measurements([tmp_path / f"{CELL}.json"]))

@@ -28,6 +28,7 @@ from sparseft.throughput import Job, measure, out_of_memory, reason_of
 from sparseft.training.batches import Example, collate, encode, of_length, shuffled
 from transformers import AutoTokenizer
 
+pytestmark = pytest.mark.process
 TOO_LARGE = 8192  # examples: 8 GB of activations and more
 
 
@@ -48,6 +49,7 @@ def rows(job) -> list[dict]:
     return measure(job)
 
 
+@pytest.mark.slow
 def test_every_batch_size_has_its_row_and_a_larger_one_than_memory_holds_is_recorded_as_such(rows):
     assert [(row["batch_size"], row["status"], len(row["repeats"])) for row in rows] == [
         (2, grid.MEASURED, 2),

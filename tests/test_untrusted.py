@@ -83,6 +83,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path, file):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.process
 def test_a_pickle_in_an_mdl_file_is_refused(tmp_path, evil):
     path = tmp_path / "x.mdl"
     with mdl_writer(path, "model") as writer:

@@ -15,7 +15,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not any(package.name == "cerebras-pytorch" for package in distributions()):
         for item in items:
             if HERE in item.path.parents:
-                item.add_marker(pytest.mark.skip(reason="no cerebras-pytorch here: make test-cerebras"))
+                item.add_marker(pytest.mark.skip(reason="needs cerebras-pytorch (make test-cerebras)"))
 
 
 @pytest.fixture(scope="session")

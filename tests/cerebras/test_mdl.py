@@ -10,10 +10,10 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.mdl import MdlFile, mdl_writer
 from sparseft.modelzoo.checkpoint import ModelZooCheckpoint
 
-cstorch = pytest.importorskip("cerebras.pytorch", reason="needs the Cerebras environment")
+cstorch = pytest.importorskip("cerebras.pytorch", reason="needs cerebras-pytorch (make test-cerebras)")
 FIXTURES = Path(__file__).parents[3] / "shared/fixtures"
 FILES = sorted(FIXTURES.rglob("*.mdl"))
-needs_fixtures = pytest.mark.skipif(not FILES, reason="needs the files of ../shared/fixtures")
+needs_fixtures = pytest.mark.skipif(not FILES, reason="needs the developers' folder ../shared")
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 KINDS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.bool: "BOOL", torch.int64: "I64"}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from runs import HERE, ROOT, Inputs, trained
 
-h5py = pytest.importorskip("h5py", reason="no cerebras-pytorch here: make test-cerebras")
+h5py = pytest.importorskip("h5py", reason="needs cerebras-pytorch (make test-cerebras)")
 RUN = "llama-unstructured-50-sparse_to_sparse"
 
 

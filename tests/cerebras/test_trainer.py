@@ -19,7 +19,7 @@ from sparseft.training.job import Job
 from tiny_models import MODELS, PRUNABLE_LAYERS
 from transformers import get_cosine_schedule_with_warmup
 
-pytest.importorskip("cerebras.pytorch", reason="no cerebras-pytorch here: make test-cerebras")
+pytest.importorskip("cerebras.pytorch", reason="needs cerebras-pytorch (make test-cerebras)")
 import cerebras.pytorch as cstorch
 from sparseft.training import cerebras, mdl
 from sparseft.training.batches import Example

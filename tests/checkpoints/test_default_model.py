@@ -14,6 +14,7 @@ from sparseft.perplexity import token_perplexity
 from sparseft.tasks.source import load_text
 from sparseft.training.model import load_model
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 WIKITEXT = ROOT.parent / "shared/data/wikitext2/validation.jsonl"
 CONTEXT, WINDOWS = 1024, 4
@@ -45,7 +46,7 @@ def test_it_knows_the_capital_of_france(folder):
     assert " Paris" in tokenizer.decode(answer[0])
 
 
-@pytest.mark.skipif(not WIKITEXT.exists(), reason="needs WikiText-2's test split at ../shared/data/wikitext2")
+@pytest.mark.skipif(not WIKITEXT.exists(), reason="needs the developers' folder ../shared")
 def test_its_token_perplexity_on_wikitext2_is_the_published_model_s(folder):
     loaded = load_model(folder, torch.device("cpu"))
     assert 18 < token_perplexity(*loaded, load_text(WIKITEXT), CONTEXT, WINDOWS) < 22

@@ -12,8 +12,9 @@ from sparseft.checkpoints import mdl
 from sparseft.checkpoints.mdl import MdlFile, mdl_writer
 from sparseft.errors import InputError
 
+pytestmark = pytest.mark.process
 CSTORCH = Path(__file__).parents[3] / "shared/fixtures/cstorch"
-needs_fixtures = pytest.mark.skipif(not CSTORCH.exists(), reason="needs cerebras-pytorch's files in ../shared/fixtures")
+needs_fixtures = pytest.mark.skipif(not CSTORCH.exists(), reason="needs the developers' folder ../shared")
 VALUES = np.random.default_rng(0).integers(0, 2**16, (6, 5), np.uint16)
 
 
@@ -95,6 +96,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path):
             read(tmp_path / "x.mdl")
 
 
+@pytest.mark.slow
 def test_any_flipped_byte_is_read_or_refused_and_nothing_else(tmp_path):
     content = write(tmp_path / "x.mdl").read_bytes()
     refused = 0

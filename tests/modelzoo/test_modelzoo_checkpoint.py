@@ -27,9 +27,10 @@ from tiny_models import change_json, save_tiny
 
 from masks import write_mask
 
+pytestmark = pytest.mark.process
 FIXTURES = Path(__file__).parents[3] / "shared/fixtures/modelzoo"
 HF, CS = FIXTURES / "llama_gqa/hf", FIXTURES / "llama_gqa/cs" / CHECKPOINT
-needs_fixtures = pytest.mark.skipif(not FIXTURES.exists(), reason="needs ModelZoo's files in ../shared/fixtures")
+needs_fixtures = pytest.mark.skipif(not FIXTURES.exists(), reason="needs the developers' folder ../shared")
 MODELS = {
     "LLaMA, multi-head": ("llama", {"num_key_value_heads": 4, "tie_word_embeddings": False}),
     "LLaMA, grouped, tied": ("llama", {}),

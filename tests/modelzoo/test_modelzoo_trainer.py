@@ -29,7 +29,7 @@ from trainings import Inputs, make, trained
 
 pytestmark = pytest.mark.skipif(
     not (os.environ.get("MODELZOO_HOME") and os.environ.get("MODELZOO_PYTHON")),
-    reason="needs ModelZoo 2.10.0: MODELZOO_HOME, its checkout, and MODELZOO_PYTHON",
+    reason="needs ModelZoo 2.10.0 (make test-modelzoo)",
 )
 LAYERS = 14
 MODES = ("sparse_to_dense", "sparse_to_sparse")

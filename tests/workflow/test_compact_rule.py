@@ -14,6 +14,7 @@ def study(tmp_path, tiny_models) -> Study:
     return study
 
 
+@pytest.mark.slow
 def test_the_smaller_model_of_a_structured_run_is_made_when_it_is_the_target(study):
     assert "compact_run" not in study.planned()
     target = f"{RUN.format(method='structured')}/compact"

@@ -99,6 +99,7 @@ REFUSED = [(name, kind, script) for name in READERS for kind in DAMAGES for scri
            if script not in ("analyze_results.py",) and name != "training state"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind", "script"), REFUSED)
 def test_a_damaged_artefact_is_refused_and_every_file_left_as_it_was(box, name, kind, script):
     path, out = damage(box, name, kind), box / "out"
@@ -112,6 +113,7 @@ def test_a_damaged_artefact_is_refused_and_every_file_left_as_it_was(box, name, 
     assert tree(box) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_state_is_said_to_be_and_the_training_begins_again(box, whole, kind):
     path, folder = damage(box, "training state", kind), box / "results/runs" / RUN
@@ -123,6 +125,7 @@ def test_a_damaged_state_is_said_to_be_and_the_training_begins_again(box, whole,
     assert sha256(adapters[0]) == sha256(adapters[1])
 
 
+@pytest.mark.slow
 def test_an_undamaged_state_is_gone_on_from(box, whole):
     folder = box / "results/runs" / RUN
     code, said = call_script("train.py", **flags(box, RUN, "train.py", folder))
@@ -131,6 +134,7 @@ def test_an_undamaged_state_is_gone_on_from(box, whole):
     assert sha256(artefact(box, "adapter", RUN)) == sha256(artefact(whole, "adapter", RUN))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["evaluation.json", "validation_report.json"])
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_run_with_a_damaged_result_is_in_no_table(box, name, kind):

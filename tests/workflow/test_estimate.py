@@ -1,6 +1,7 @@
 """The estimate beside what it speaks of: Snakemake's plan, and the files of a finished study."""
 
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from sparseft.memory import activation_bytes, adapter_shapes
 from sparseft.tasks import get_task
 from sparseft.tasks.lengths import TEXTS
 from sparseft.training.torch_backend import adapted_model
-from study import ROOT, Study, run_script, tiny_grid
+from study import ROOT, Study, call_script, succeed, tiny_grid
 from tiny_models import MODELS, change_json
 
 from masks import compute_masks
@@ -60,10 +61,10 @@ def test_jobs_are_those_that_snakemake_plans_in_an_empty_folder(tmp_path, sectio
 def test_the_estimate_says_how_many_programs_are_compiled():
     config = laid_over(WAFER)
     assert jobs(config)["compile_program"] == 74
-    assert "compilations for the wafer: 74, for 330 trainings" in report(config)
+    assert re.search(r"compilations.* 74\b.*\b330\b", report(config))
     without = laid_over({**WAFER, "cerebras": {"compile_once": False}})
     assert "compile_program" not in jobs(without)
-    assert "compilations for the wafer: within each training" in report(without)
+    assert re.search(r"compilations.*within each training", report(without))
 
 
 def test_without_a_dense_run_there_is_no_job_for_its_mask():
@@ -103,9 +104,8 @@ def test_masks_adapters_and_models_have_the_bytes_of_the_files(tiny):
 def test_the_masks_of_a_task_differ_from_the_estimate_by_the_words_in_them_alone(tmp_path, tiny):
     study, _ = tiny
     methods = ["unstructured_taylor", "semistructured_wanda"]
-    flags = ["--model_path", study.folder / "models/llama", "--output_dir", tmp_path, "--sparsity", 0.5, "--method", *methods,
-             "--task", "boolq_mini", "--data_dir", study.folder / "data/boolq_mini", "--calibration_examples", 4]  # fmt: skip
-    assert run_script("compute_masks.py", *flags).returncode == 0
+    succeed("compute_masks.py", model_path=study.folder / "models/llama", output_dir=tmp_path, sparsity=0.5, method=methods,
+            task="boolq_mini", data_dir=study.folder / "data/boolq_mini", calibration_examples=4)  # fmt: skip
     config = laid_over({"models": {"llama": {"source": f"path:{study.folder / 'models/llama'}"}},
                         "grid": tiny_grid("llama", "boolq_mini", methods) | {"sparsities": [50]}})  # fmt: skip
     found = [(tmp_path / f"masks_sparsity50_{method}.pt").stat().st_size for method in sorted(methods)]
@@ -249,36 +249,38 @@ def test_the_script_prints_the_plan_without_torch_and_without_a_model(tmp_path):
 def test_a_later_file_lies_over_an_earlier_one_key_by_key_and_lists_whole(tmp_path):
     (tmp_path / "a.yaml").write_text("grid: {sparsities: [0, 10, 20], seeds: [0, 1]}\n")
     (tmp_path / "b.yaml").write_text("grid: {sparsities: [50]}\n")
-    done = run_script("estimate.py", "--configfile", tmp_path / "a.yaml", tmp_path / "b.yaml")
-    assert "runs: 10, of which 8 are trained" in done.stdout  # 2 methods x (2 modes x 2 seeds + 1)
+    said = succeed("estimate.py", configfile=[tmp_path / "a.yaml", tmp_path / "b.yaml"])
+    assert "runs: 10, of which 8 are trained" in said  # 2 methods x (2 modes x 2 seeds + 1)
 
 
 @pytest.mark.parametrize(("text", "line"), [
-    ("grid: [", "c.yaml: not YAML ("),
-    ("[" * 10**4, "c.yaml: not YAML (maximum recursion depth exceeded"),
-    ("- a\n", "c.yaml: holds no sections; write a study as config/config.yaml is written"),
-    ("grid: {models: [x]}\n", "grid asks for model 'x', which models: does not describe; config/schema.json"),
-    ("models: {smollm2: {source: 'hub:a/b', sha256: null}}\n", "models.smollm2: the sizes of hub:a/b are not known here; prepare it ("),
+    ("grid: [", "c.yaml: not YAML"),
+    ("[" * 10**4, "c.yaml: not YAML"),
+    ("- a\n", "c.yaml: holds no sections"),
+    ("grid: {models: [x]}\n", "grid asks for model 'x'"),
+    ("models: {smollm2: {source: 'hub:a/b', sha256: null}}\n", "models.smollm2: the sizes of hub:a/b"),
 ])  # fmt: skip
 def test_a_configuration_that_cannot_be_read_is_one_line(tmp_path, text, line):
     (tmp_path / "c.yaml").write_text(text)
-    done = run_script("estimate.py", "--configfile", tmp_path / "c.yaml")
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert line in done.stderr
+    code, said = call_script("estimate.py", configfile=tmp_path / "c.yaml")
+    assert (code, said.count("\n")) == (2, 1), said
+    assert line in said
 
 
 @pytest.mark.parametrize(("changes", "fault"), [
-    ({"hidden_size": "576"}, "config.json is damaged: hidden_size is '576'; give the model's own config.json"),
-    ({"num_attention_heads": 0}, "config.json is damaged: num_attention_heads is 0; give"),
-    ({"num_key_value_heads": -1}, "config.json is damaged: num_key_value_heads is -1; give"),
-    ({"vocab_size": None}, "config.json is damaged: it lacks vocab_size; give"),
-    ({"architectures": {"a": 1}}, "architecture none; use one of LlamaForCausalLM, "),
-    ({"architectures": [{}]}, "architecture {}; use one of LlamaForCausalLM, "),
+    ({"hidden_size": "576"}, "hidden_size is '576'"),
+    ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+    ({"num_key_value_heads": -1}, "num_key_value_heads is -1"),
+    ({"vocab_size": None}, "vocab_size"),
+    ({"architectures": {"a": 1}}, "architecture none"),
+    ({"architectures": [{}]}, "architecture {}"),
 ])  # fmt: skip
 def test_a_damaged_config_json_is_one_line(tmp_path, tiny_models, changes, fault):
     shutil.copy(tiny_models["llama"] / "config.json", tmp_path)
     change_json(tmp_path / "config.json", **changes)
-    assert f"error: {tmp_path}: {fault}" in estimate_refused(tmp_path)
+    line = estimate_refused(tmp_path)
+    assert line.startswith(f"error: {tmp_path}: ")
+    assert fault in line
 
 
 @pytest.mark.parametrize(
@@ -292,7 +294,7 @@ def test_a_config_json_that_is_none_is_one_line(tmp_path, content):
 def estimate_refused(model: Path) -> str:
     """The line with which estimate.py refuses a study of a model."""
     (model / "c.yaml").write_text(yaml.safe_dump({"models": {"smollm2": {"source": f"path:{model}", "sha256": None}}}))
-    done = run_script("estimate.py", "--configfile", model / "c.yaml")
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "report this line" not in done.stderr
-    return done.stderr
+    code, said = call_script("estimate.py", configfile=model / "c.yaml")
+    assert (code, said.count("\n")) == (2, 1), said
+    assert "report this line" not in said
+    return said

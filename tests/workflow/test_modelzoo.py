@@ -12,10 +12,11 @@ import yaml
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.grid import TASK_AWARE
 from sparseft.modelzoo.export import CHECKPOINT, CONFIGURATION
-from study import ROOT, TINY_STUDY, Study, run_script, tiny_grid
+from study import ROOT, TINY_STUDY, Study, succeed, tiny_grid
 from test_cli_errors import refused
 from tiny_models import change_json
 
+pytestmark = pytest.mark.process
 MASK = "masks_sparsity50_unstructured.pt"
 
 
@@ -23,12 +24,9 @@ MASK = "masks_sparsity50_unstructured.pt"
 def made(tmp_path_factory, tiny_models) -> Path:
     """A folder with the tiny LLaMA's masks, and cs/, its masked export; read only."""
     folder = tmp_path_factory.mktemp("modelzoo")
-    flags = ["--sparsity", "0.5", "--method", "unstructured"]
-    assert not run_script(
-        "compute_masks.py", "--model_path", tiny_models["llama"], "--output_dir", folder, *flags
-    ).returncode
-    flags = ["--mask_path", folder / MASK, "--output_dir", folder / "cs"]
-    assert not run_script("export_modelzoo.py", "--model_path", tiny_models["llama"], *flags).returncode
+    model = tiny_models["llama"]
+    succeed("compute_masks.py", model_path=model, output_dir=folder, sparsity=0.5, method="unstructured")
+    succeed("export_modelzoo.py", model_path=model, mask_path=folder / MASK, output_dir=folder / "cs")
     return folder
 
 
@@ -50,13 +48,11 @@ def test_an_export_is_a_checkpoint_a_configuration_and_their_records(made, tiny_
 
 
 def test_a_masked_export_is_proved_sparse(made, tiny_models, tmp_path):
-    flags = ["--mask_path", made / MASK, "--base", tiny_models["llama"], "--output", tmp_path / "report.json"]
-    done = run_script("validate_sparsity.py", "--checkpoint", made / "cs" / CHECKPOINT, *flags)
-    assert (done.returncode, done.stderr) == (
-        0,
-        "passed: 14 of 14 layers checked, 0 violations, largest pruned weight 0.\n",
-    )
+    flags = {"checkpoint": made / "cs" / CHECKPOINT, "mask_path": made / MASK, "base": tiny_models["llama"]}
+    assert "passed" in succeed("validate_sparsity.py", **flags, output=tmp_path / "report.json")
     report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["passed"], report["violations"]) == (True, 0)
+    assert report["layers_checked"] == report["layers_expected"] == 14
     assert (report["actual_sparsity"], report["tensors_outside_checked"]) == (0.5, 6)
     others = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
     assert set(report["inputs"]["checkpoint"]) == {CHECKPOINT} | others
@@ -65,11 +61,11 @@ def test_a_masked_export_is_proved_sparse(made, tiny_models, tmp_path):
 def test_the_report_cannot_take_the_place_of_the_checkpoint(box, tmp_path):
     file = box / "cs" / CHECKPOINT
     call = ("validate_sparsity.py", "--checkpoint", file, "--mask_path", box / MASK, "--output", file)
-    assert "is an input, or lies in one; name another place" in refused(box, *call)
+    assert f"{file} is an input" in refused(box, *call)
     shutil.move(file, tmp_path / "alone.mdl")
     call = ("validate_sparsity.py", "--checkpoint", f"{tmp_path}/alone.mdl@{box}/cs", "--mask_path", box / MASK,
             "--output", tmp_path / "alone.mdl")  # fmt: skip
-    assert "is an input, or lies in one; name another place" in refused(tmp_path, *call)
+    assert f"{tmp_path}/alone.mdl is an input" in refused(tmp_path, *call)
 
 
 def truncate(file: Path) -> None:
@@ -92,10 +88,10 @@ def widen(file: Path) -> None:
 
 
 BAD = {
-    truncate: "truncated, or not an .mdl file (",
-    unmark: "partly written: __SUCCESS__ is not set; take a checkpoint that is complete",
-    add_pickle: "model.model.extra is a pickled object, which could run code and is not opened; save the file again without it",
-    widen: "6 tensors of another shape (first: transformer_decoder.layers.0.ffn.ffn.0.linear_layer.weight); give its own",
+    truncate: "truncated",
+    unmark: "__SUCCESS__",
+    add_pickle: "model.model.extra is a pickled object",
+    widen: "transformer_decoder.layers.0.ffn.ffn.0.linear_layer.weight",
 }
 
 
@@ -118,19 +114,19 @@ def test_a_file_without_a_tokenizer_beside_it_is_not_prepared(box):
     for tokenizer in (box / "cs").glob("tokenizer*"):
         tokenizer.unlink()
     line = refused(box, "prepare_model.py", "--source", f"mdl:{box}/cs/{CHECKPOINT}", "--output_dir", box / "out")
-    assert line == f"error: {box}/cs: no tokenizer; name the model's Hugging Face folder: mdl:FILE.mdl@FOLDER"
+    assert line.startswith(f"error: {box}/cs: no tokenizer; ")
 
 
 def test_methods_that_run_the_model_ask_for_a_prepared_one(box):
     file = box / "cs" / CHECKPOINT
     call = ("compute_masks.py", "--model_path", file, "--output_dir", box / "out", "--sparsity", 0.5, "--method",
             "unstructured_wanda", "--task", "boolq_mini", "--data_dir", box)  # fmt: skip
-    assert f"prepare_model.py --source mdl:{file}, then give that folder" in refused(box, *call)
+    assert f"prepare_model.py --source mdl:{file}" in refused(box, *call)
 
 
 def test_an_export_into_its_own_model_is_refused(box):
     line = refused(box, "export_modelzoo.py", "--model_path", box / "cs", "--output_dir", box / "cs")
-    assert line == f"error: {box}/cs is an input, or lies in one; name another place"
+    assert line.startswith(f"error: {box}/cs is an input")
 
 
 def test_a_disk_that_is_full_leaves_no_export(tmp_path, tiny_models):
@@ -147,29 +143,30 @@ def test_a_disk_that_is_full_leaves_no_export(tmp_path, tiny_models):
         tmp_path / "out",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (
-        2, "error: File too large; check the path, its permissions and the free space\n"
-    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith("error: File too large; ")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_study_of_an_mdl_source_has_the_masks_of_its_original(tmp_path, made, tiny_models):
-    """Those that look at the task run the model: the prepared one. The .mdl file is the pruned model's."""
-    study = Study(tmp_path / "study")
-    file = Path(shutil.copytree(made / "cs", tmp_path / "cs")) / CHECKPOINT
-    merged = ["--mask_path", made / MASK, "--output_dir", tmp_path / "hf", "--report", tmp_path / "merge.json"]
-    assert not run_script("merge.py", "--model_path", tiny_models["llama"], *merged).returncode
-    grid = tiny_grid("hf", "boolq_mini", [f"unstructured_{name}" for name in TASK_AWARE])
-    study.configure({"hf": tmp_path / "hf"}, grid=grid, masks={"calibration_examples": 4}, **TINY_STUDY)
+def test_an_mdl_source_has_the_masks_of_its_original(tmp_path, made, tiny_models):
+    """Compare masks that look at a task, for which the prepared model runs; the .mdl file is the pruned model's."""
+    study, file = Study(tmp_path / "study"), Path(shutil.copytree(made / "cs", tmp_path / "cs")) / CHECKPOINT
+    merging = {"mask_path": made / MASK, "output_dir": tmp_path / "merged", "report": tmp_path / "merge.json"}
+    succeed("merge.py", model_path=tiny_models["llama"], **merging)
+    original = tmp_path / "original"
+    succeed("prepare_model.py", source=f"path:{tmp_path}/merged", output_dir=original)
+    study.configure({}, grid=tiny_grid("mdl", "boolq_mini", ["unstructured_wanda"]), **TINY_STUDY)
     content = yaml.safe_load((study.folder / "study.yaml").read_text())
-    content["models"]["mdl"] = {"source": f"mdl:{file}"}
-    content["grid"] |= {"models": ["hf", "mdl"], "sparsities": [50]}
-    (study.folder / "study.yaml").write_text(yaml.safe_dump(content))
-    study.snakemake("masks")
-    masks = [path.relative_to(study.folder / "masks/hf") for path in (study.folder / "masks/hf").rglob("*.pt")]
+    (study.folder / "study.yaml").write_text(yaml.safe_dump({**content, "models": {"mdl": {"source": f"mdl:{file}"}}}))
+    study.snakemake("models/mdl/manifest.json", "data/boolq_mini/train.jsonl")
+    flags = {"sparsity": 0.5, "method": [f"unstructured_{name}" for name in TASK_AWARE], "calibration_examples": 4,
+             "task": "boolq_mini", "data_dir": study.folder / "data/boolq_mini"}  # fmt: skip
+    for model in (original, study.folder / "models/mdl"):
+        succeed("compute_masks.py", model_path=model, output_dir=tmp_path / f"masks_{model.name}", **flags)
+    masks = [path.name for path in (tmp_path / "masks_original").glob("*.pt")]
     assert len(masks) == 3
     for mask in masks:
-        assert (study.folder / "masks/hf" / mask).read_bytes() == (study.folder / "masks/mdl" / mask).read_bytes()
+        assert (tmp_path / "masks_original" / mask).read_bytes() == (tmp_path / "masks_mdl" / mask).read_bytes()
     file.write_bytes(b"another")
     assert study.planned("models/mdl/manifest.json") == {"prepare_model": 1}
 

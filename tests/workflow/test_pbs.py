@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 from study import ROOT, TINY_STUDY, Study, tiny_grid
 
-pytest.importorskip("snakemake_executor_plugin_cluster_generic", reason="make test-slurm installs it")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("snakemake_executor_plugin_cluster_generic") is None,
+    reason="needs Snakemake's executor plugins (make test-slurm)",
+)
 PROFILE = ["--profile", str(ROOT / "profiles/pbs"), "--latency-wait", "10", "--seconds-between-status-checks", "1",
            "--max-status-checks-per-second", "10"]  # fmt: skip
 RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import pytest
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.files import sha256
 from sparseft.perplexity import token_perplexity
@@ -10,6 +11,7 @@ from sparseft.training.model import load_model
 from study import TINY_STUDY, Study, tiny_grid
 from torch import device
 
+pytestmark = pytest.mark.slow
 DOCUMENTS = ["The cat sat on the mat, and then it ran away. ", "", "It came back."]
 RUN = "results/runs/llama-boolq_mini-dense-sparsity00-no_finetune-seed0"
 

@@ -15,6 +15,7 @@ from chaos import MEASURED
 from sparseft.files import sha256
 from study import Study
 
+pytestmark = pytest.mark.slow
 GRID = {"models": ["llama"], "tasks": ["boolq_mini"], "methods": ["unstructured"], "sparsities": [50]}
 RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50"
 CONFIGURATION = "results/analysis/configuration.yaml"

@@ -5,6 +5,7 @@ import pytest
 from sparseft.pruning.mask_ops import read_mask
 from study import TINY_STUDY, Study, tiny_grid
 
+pytestmark = pytest.mark.slow
 METHODS = ["semistructured", "structured_gradient", "unstructured_taylor", "semistructured_wanda"]
 RUN = "results/runs/llama-boolq_mini-unstructured_taylor-sparsity50-no_finetune-seed0"
 
@@ -71,6 +72,6 @@ def test_a_method_that_the_grid_cannot_have_deletes_no_mask(study):
         line = study.snakemake(target, expect=2)
     finally:
         (study.folder / "study.yaml").write_text(text)
-    assert "error: semistructured: 30 % is no N:4; ask for sparsities 0, 25, 50, 75" in line
+    assert "error: semistructured: 30 %" in line
     assert "Traceback" not in line
     assert (study.folder / target).read_bytes() == before

@@ -7,6 +7,7 @@ from sparseft import grid
 from study import TINY_STUDY, Study, tiny_grid
 
 
+@pytest.mark.slow
 def test_the_stage_measures_dense_and_pruned_and_makes_the_table_and_its_plot(tmp_path, tiny_models):
     study = Study(tmp_path / "a folder with spaces")
     asked = {"batch_sizes": [2, 16384], "sparsities": [0, 50], "modes": ["sparse_to_sparse"], "sequence_length": 64,
@@ -42,8 +43,5 @@ def test_a_divided_model_is_refused_before_any_job(tmp_path, tiny_models):
                     resources={"processes": 2})  # fmt: skip
     assert "train_adapter" in study.planned()
     printed = study.snakemake("throughput", expect=2)
-    assert (
-        "error: training.shard_model: throughput is measured in one process, which has nobody to share with; set"
-        in printed
-    )
+    assert "error: training.shard_model: " in printed
     assert not (tmp_path / "models").exists()

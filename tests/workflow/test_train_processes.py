@@ -46,6 +46,7 @@ def adapter(output: Path) -> Path:
     return output / "adapter/adapter_model.safetensors"
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_adapter_of_one_each_with_the_whole_model_or_half_of_it(box, tmp_path):
     for name, launch, shard in (("one", (), 0), ("two", TORCHRUN, 0), ("half", TORCHRUN, 1)):
         run = command(box, tmp_path / name, launch=launch, steps=4, save_every=0, shard_model=shard)
@@ -66,14 +67,17 @@ def test_two_processes_give_the_adapter_of_one_each_with_the_whole_model_or_half
             assert close.float().mean() > 0.99  # where a gradient is all rounding, AdamW makes a step of its sign
 
 
+@pytest.mark.slow
 def test_processes_that_cannot_share_the_micro_batches_are_refused(box, tmp_path):
     done = subprocess.run(
         command(box, tmp_path / "out", launch=TORCHRUN, micro_batch_size=8), capture_output=True, text=True
     )
-    assert "error: 2 processes cannot share 1 micro-batches a step; set training.micro_batch_size to" in done.stderr
+    assert "error: 2 processes cannot share 1 micro-batches" in done.stderr
+    assert "training.micro_batch_size" in done.stderr
     assert not (tmp_path / "out/adapter").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(box, tmp_path):
     subprocess.run(command(box, tmp_path / "whole"), check=True, capture_output=True)
     state = tmp_path / "killed/state.pt"

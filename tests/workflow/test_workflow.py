@@ -30,11 +30,22 @@ def study(tmp_path_factory, tiny_models) -> Study:
     return study
 
 
+def test_a_study_of_one_grid_is_whole(small_study):
+    summary = rows(small_study, "summary")
+    assert {row["run_id"] for row in summary} == {folder.name for folder in (small_study.folder / grid.RUNS).iterdir()}
+    assert len(summary) == 2 + 3
+    for row in summary:
+        assert (row["validated"], row["violations"], row["in_study"]) == ("True", "0", "True")
+        assert row["layers_checked"] == row["layers_expected"] == str(PRUNABLE_LAYERS["llama"])
+    assert rows(small_study, "missing") == []
+
+
 def rows(study: Study, table: str) -> list[dict]:
     with open(study.folder / "results/analysis" / f"{table}.csv") as file:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_every_run_is_in_the_summary_and_validated(study):
     summary = rows(study, "summary")
     assert len(summary) == RUNS
@@ -44,6 +55,7 @@ def test_every_run_is_in_the_summary_and_validated(study):
         assert row["layers_checked"] == row["layers_expected"] == str(PRUNABLE_LAYERS[row["model"]])
 
 
+@pytest.mark.slow
 def test_the_runs_are_exactly_those_of_the_grid(study):
     found = {folder.name for folder in (study.folder / grid.RUNS).iterdir()}
     expected = set()
@@ -53,6 +65,7 @@ def test_the_runs_are_exactly_those_of_the_grid(study):
     assert found == expected
 
 
+@pytest.mark.slow
 def test_every_file_of_a_run_is_there_and_no_merged_model_is_left(study):
     for folder in (study.folder / grid.RUNS).iterdir():
         trained = (
@@ -62,6 +75,7 @@ def test_every_file_of_a_run_is_there_and_no_merged_model_is_left(study):
         assert names == {"merge.json", "validation_report.json", "evaluation.json"} | trained
 
 
+@pytest.mark.slow
 def test_the_analysis_is_whole(study):
     names = {path.name for path in (study.folder / grid.ANALYSIS).iterdir()}
     assert names >= {f"{table}.csv" for table in grid.TABLES} | {*grid.PAGES, grid.REPORT, "plots"}
@@ -71,6 +85,7 @@ def test_the_analysis_is_whole(study):
     assert (study.folder / grid.ANALYSIS / grid.REPORT).read_text().count("<img ") == len(figures)
 
 
+@pytest.mark.slow
 def test_only_the_runs_of_the_last_configuration_are_in_the_aggregates(study):
     last = GRIDS[-1]["models"][0]
     assert {row["model"] for row in rows(study, "summary") if row["in_study"] == "True"} == {last}
@@ -78,6 +93,7 @@ def test_only_the_runs_of_the_last_configuration_are_in_the_aggregates(study):
         assert {row["model"] for row in rows(study, table)} == {last}
 
 
+@pytest.mark.slow
 def test_the_two_modes_give_different_adapters_and_different_numbers(study):
     summary = {row["run_id"]: row for row in rows(study, "summary")}
     pairs = [(row, summary[key.replace("to_dense", "to_sparse")]) for key, row in summary.items()
@@ -91,6 +107,7 @@ def test_the_two_modes_give_different_adapters_and_different_numbers(study):
         assert dense["eval_loss"] != sparse["eval_loss"]
 
 
+@pytest.mark.slow
 def test_training_changes_the_merged_model(study):
     for row in rows(study, "summary"):
         if row["mode"] != "no_finetune" and row["method"] != "dense":
@@ -100,6 +117,7 @@ def test_training_changes_the_merged_model(study):
             assert row["merged_sha256"] not in json.dumps(merged["outputs"])
 
 
+@pytest.mark.slow
 def test_only_sparse_to_dense_has_a_train_merge_gap(study):
     gaps = {mode: [abs(float(row["train_merge_gap"])) for row in rows(study, "summary")
                    if row["mode"] == mode and row["method"] != "dense"] for mode in grid.TRAINED_MODES}  # fmt: skip
