@@ -167,17 +167,17 @@ def schedule(training: dict, own: dict, task: str = "hellaswag_mini") -> tuple[i
 
 
 def test_each_layer_of_a_schedule_lies_over_those_before_it():
-    assert schedule({}, {}) == (20, 0.002, 8)  # the task's suggestion over the default of 60 steps
-    assert schedule({"steps": 3}, {}) == (3, 0.002, 8)  # the user's `training` over the suggestion
-    assert schedule({"steps": 60}, {}) == (60, 0.002, 8)  # even where it is the default
-    assert schedule({"steps": 3}, {"steps": 5, "batch_size": 16}) == (5, 0.002, 16)  # the task's own keys over all
+    assert schedule({}, {}) == (20, 0.003, 4)  # the task's suggestion over the default of 60 steps
+    assert schedule({"steps": 3}, {}) == (3, 0.003, 4)  # the user's `training` over the suggestion
+    assert schedule({"steps": 60}, {}) == (60, 0.003, 4)  # even where it is the default
+    assert schedule({"steps": 3}, {"steps": 5, "batch_size": 16}) == (5, 0.003, 16)  # the task's own keys over all
     assert schedule({"steps": "3"}, {"learning_rate": "5e-1"}) == (3, 0.5, 8)  # numbers of --config come as text
 
 
 def test_the_default_study_s_schedules_are_these():
     study = parse_section(Config, DEFAULT, "configuration")
     found = {task: (study.training_of(task).steps, study.training_of(task).learning_rate) for task in study.tasks}
-    assert found == {"hellaswag_mini": (20, 0.002), "boolq_mini": (24, 0.001), "gsm8k_mini": (40, 0.001)}
+    assert found == {"hellaswag_mini": (20, 0.003), "boolq_mini": (24, 0.001), "gsm8k_mini": (40, 0.001)}
     others = [study.training_of(task).model_dump(exclude={"steps", "learning_rate"}) for task in study.tasks]
     assert others == 3 * [Training().model_dump(exclude={"steps", "learning_rate"})]
 

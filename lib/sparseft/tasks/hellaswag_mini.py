@@ -47,5 +47,5 @@ def _row(scene: tuple[str, str, str], words: dict[str, str], endings: list[str],
     return {"passage": passage, "activity_label": activity, **context, "endings": endings, "label": label}
 
 
-SCHEDULE = {"steps": 20, "learning_rate": 0.002}
+SCHEDULE = {"steps": 20, "learning_rate": 0.003, "batch_size": 4, "micro_batch_size": 4}
 HELLASWAG_MINI = replace(HELLASWAG, name=NAME, hub=None, generate=generate, suggested_training=SCHEDULE)
