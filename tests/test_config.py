@@ -78,14 +78,14 @@ def test_every_configuration_file_is_valid():
         ("throughput.batch_sizes", [], "throughput.batch_sizes: .*at least 1 item"),
         ("throughput.batch_sizes", [8, 8], "throughput: batch_sizes .*twice"),
         ("throughput.methods", ["best"], "throughput.methods.0: .*'unstructured'.*'best'"),
-        ("throughput.methods", ["structured"], "throughput.methods .*structured.* grid.methods"),
+        ("throughput.methods", ["semistructured"], "throughput.methods .*semistructured.* grid.methods"),
         ("throughput.sparsities", [0, 51], "throughput.sparsities .*51.* grid.sparsities"),
         ("throughput.sequence_length", 1, "throughput.sequence_length: .*equal to 2"),
         ("resources.processes", 3, "3 processes .*micro-batches.*training.micro_batch_size"),
         ("backend", "tpu", "backend: .*'torch', 'cerebras' or 'modelzoo', .*'tpu'"),
         ("cerebras.target", "GPU", "cerebras.target: .*'CSX' or 'CPU', .*'GPU'"),
         ("grid.modes", ["sparse"], "grid.modes.0: .*'sparse_to_dense' or 'sparse_to_sparse'"),
-        ("grid.methods", ["semistructured"], "semistructured: 30 % .*N:4.* 0, 25, 50, 75\\b"),
+        ("grid.methods", ["semistructured"], "semistructured: 10 % .*N:4.* 0, 25, 50, 75\\b"),
         ("masks.scope", "column", "masks.scope: .*'layer', 'row' or 'global', .*'column'"),
         ("training.steps", "many", "training.steps: .*integer.*'many'"),
         ("training.steps", 0, "training.steps: .*greater than 0"),
@@ -171,15 +171,19 @@ def test_each_layer_of_a_schedule_lies_over_those_before_it():
     assert schedule({"steps": 3}, {}) == (3, 0.003, 4)  # the user's `training` over the suggestion
     assert schedule({"steps": 60}, {}) == (60, 0.003, 4)  # even where it is the default
     assert schedule({"steps": 3}, {"steps": 5, "batch_size": 16}) == (5, 0.003, 16)  # the task's own keys over all
-    assert schedule({"steps": "3"}, {"learning_rate": "5e-1"}) == (3, 0.5, 8)  # numbers of --config come as text
+    assert schedule({"steps": "3"}, {"learning_rate": "5e-1"}) == (3, 0.5, 4)  # numbers of --config come as text
 
 
 def test_the_default_study_s_schedules_are_these():
     study = parse_section(Config, DEFAULT, "configuration")
-    found = {task: (study.training_of(task).steps, study.training_of(task).learning_rate) for task in study.tasks}
-    assert found == {"hellaswag_mini": (20, 0.003), "boolq_mini": (24, 0.001), "gsm8k_mini": (40, 0.001)}
-    others = [study.training_of(task).model_dump(exclude={"steps", "learning_rate"}) for task in study.tasks]
-    assert others == 3 * [Training().model_dump(exclude={"steps", "learning_rate"})]
+    expected = {
+        "hellaswag_mini": {"steps": 20, "learning_rate": 0.003, "batch_size": 4, "micro_batch_size": 4},
+        "boolq_mini": {"steps": 24, "learning_rate": 0.001},
+        "gsm8k_mini": {"steps": 40, "learning_rate": 0.001},
+    }
+    assert study.tasks.keys() == expected.keys()
+    for task, suggested in expected.items():
+        assert study.training_of(task) == Training(**suggested)  # every other key has its default
 
 
 def test_text_of_the_command_line_is_read_as_what_it_says():

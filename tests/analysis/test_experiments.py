@@ -186,3 +186,16 @@ def test_every_model_task_and_setting_has_its_own_table(write_run, tmp_path):
     titles = [title(here) for here in places(derived(tmp_path))]
     assert sorted(titles) == ["m, t, acc, with lora_r 4", "m, t, acc, with lora_r 8", "m, u, acc", "n, t, acc"]
     assert all(f"### {name}\n" in page(tmp_path) for name in titles)
+
+
+def test_the_dense_run_with_plain_lora_stands_in_the_column_of_every_mode_that_trains(write_run, tmp_path):
+    write_run(DENSE, 0.5)
+    write_run(DENSE.replace("no_finetune", "sparse_to_dense"), 0.7)
+    write_run(TUNED.replace("sparse_to_dense", "sparse_to_sparse"), 0.6)
+    table = results_table(derived(tmp_path).cells)
+    assert list(table.columns) == ["method", "sparsity, %", "no_finetune", "sparse_to_sparse"]
+    assert [text[:5] for text in table["sparse_to_sparse"]] == ["0.700", "0.600"]
+    write_run(TUNED, 0.65)
+    table = results_table(derived(tmp_path).cells)
+    assert [text[:5] for text in table["sparse_to_dense"]] == ["0.700", "0.650"]
+    assert [text[:5] for text in table["sparse_to_sparse"]] == ["0.700", "0.600"]

@@ -12,9 +12,9 @@ from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import bullets, markdown_table
 from sparseft.analysis.records import Evaluation, Record, Training
 from sparseft.analysis.reproduce import Reproduction
-from sparseft.analysis.tables import LINE, asked_and_reached
+from sparseft.analysis.tables import LINE, PLAIN_LORA, asked_and_reached
 from sparseft.files import atomic_file
-from sparseft.grid import MODES, WAFER
+from sparseft.grid import DENSE, MODES, NO_FINETUNE, TRAINED_MODES, WAFER
 
 NO_SENTENCE = "No model and sparsity here is without a fault, so nothing is said. correctness_memo.md names the faults."
 _HOW_TO_READ = """## How to read the numbers
@@ -112,13 +112,21 @@ def title(here: Derived) -> str:
 
 def results_table(cells: pd.DataFrame) -> pd.DataFrame:
     """Return value ± standard error as text, for one model, task, metric and setting: a row per method and sparsity, a
-    column per mode."""
+    column per mode.
+
+    The dense run with plain LoRA belongs to the curves of every mode that trains, so its value stands in each of their
+    columns."""
     rows = ["method", "sparsity, %"]
     text = [_value(cell) for cell in cells.itertuples()]
     table = cells.assign(text=text, **{"sparsity, %": percents(cells)})
     order = table[rows].drop_duplicates()  # pivot sorts by the alphabet
     wide = table.pivot(index=rows, columns="mode", values="text")
-    modes = [mode for mode in MODES if mode in wide]
+    trained = set(cells.loc[cells["sparsity"] > 0, "mode"]) & set(TRAINED_MODES) or {PLAIN_LORA}
+    modes = [mode for mode in MODES if mode in wide and mode in {NO_FINETUNE, *trained}]
+    if PLAIN_LORA in wide:
+        is_dense = wide.index.get_level_values("method") == DENSE
+        for mode in trained:
+            wide.loc[is_dense, mode] = wide.loc[is_dense, PLAIN_LORA]
     ordered = wide.loc[list(order.itertuples(index=False, name=None)), modes].fillna("-")
     return ordered.rename_axis(columns=None).reset_index()
 
