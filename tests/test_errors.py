@@ -112,7 +112,9 @@ def test_a_log_has_the_traceback_above_the_line_of_an_error_that_is_no_bad_input
 
 def interrupted(program: str) -> tuple[int, str]:
     """Run a program that writes a line once it works, press Ctrl-C in its process group, return its code and stderr."""
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    # A shell lets the commands that it starts in the background ignore Ctrl-C, and their children inherit that.
+    heard = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{program}"
+    process = subprocess.Popen([sys.executable, "-c", heard], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                start_new_session=True, env=ENVIRONMENT)  # fmt: skip
     assert process.stdout.readline() == "works\n"
     os.killpg(process.pid, signal.SIGINT)

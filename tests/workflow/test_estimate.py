@@ -70,7 +70,7 @@ def test_the_estimate_says_how_many_programs_are_compiled():
 def test_without_a_dense_run_there_is_no_job_for_its_mask():
     found = jobs(laid_over({"grid": {"sparsities": [50]}}))
     assert "compute_dense_mask" not in found
-    assert found["merge_adapter"] == found["train_adapter"] + 2  # two methods, not trained
+    assert found["merge_adapter"] == found["train_adapter"] + 3  # three methods, not trained
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ def test_a_later_file_lies_over_an_earlier_one_key_by_key_and_lists_whole(tmp_pa
     (tmp_path / "a.yaml").write_text("grid: {sparsities: [0, 10, 20], seeds: [0, 1]}\n")
     (tmp_path / "b.yaml").write_text("grid: {sparsities: [50]}\n")
     said = succeed("estimate.py", configfile=[tmp_path / "a.yaml", tmp_path / "b.yaml"])
-    assert "runs: 10, of which 8 are trained" in said  # 2 methods x (2 modes x 2 seeds + 1)
+    assert "runs: 9, of which 6 are trained" in said  # 3 methods x (1 mode x 2 seeds + 1)
 
 
 @pytest.mark.parametrize(("text", "line"), [

@@ -175,4 +175,6 @@ def test_a_run_trains_merges_validates_and_evaluates(prepared, mode):
     assert set(result["outcomes"]) <= {0.0, 1.0}
     assert math.isfinite(result["eval_loss"])
     if mode == "sparse_to_sparse":
-        assert result["eval_loss"] == record["eval_loss"]  # the training's own, to the bit
+        # Short choices of a float32 model share a pass, whose sums have another order.
+        tolerance = 1e-6 if after.dtype == torch.float32 else 0
+        assert abs(result["eval_loss"] - record["eval_loss"]) <= tolerance * record["eval_loss"]

@@ -222,7 +222,7 @@ def test_a_schedule_asked_for_on_the_command_line_is_what_runs(tmp_path, tiny_mo
     flags = [re.findall(r"--(?:steps|learning_rate) (\S+)", study.snakemake("train", "--dry-run", "--printshellcmds", *more))
              for more in ([], ["--config", "training={steps: 3}"])]  # fmt: skip
     trainings = study.planned("train")["train_adapter"]
-    assert flags == [trainings * ["20", "0.002"], trainings * ["3", "0.002"]]
+    assert flags == [trainings * ["20", "0.003"], trainings * ["3", "0.003"]]
 
 
 def test_a_command_that_snakemake_would_take_a_part_of_is_refused_before_anything_is_planned(tmp_path, tiny_models):

@@ -9,16 +9,6 @@ import pytest
 from study import ROOT, Study
 
 RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
-FINDINGS = "Magnitude pruning costs nothing measurable at 50 %."
-
-
-@pytest.fixture
-def finished(small_study) -> Study:
-    """Return the finished study, with findings."""
-    findings = small_study.folder / "results/analysis/findings.txt"
-    if not findings.exists():
-        findings.write_text(f"{FINDINGS}\n")
-    return small_study
 
 
 def snakemake(folder: Path, *arguments: object, path: str = "") -> subprocess.CompletedProcess:
@@ -31,22 +21,22 @@ def snakemake(folder: Path, *arguments: object, path: str = "") -> subprocess.Co
     )
 
 
-def test_a_run_says_its_outcome_and_the_study_ends_in_its_findings(finished):
-    (finished.folder / RUN / "evaluation.json").unlink()
-    done = snakemake(finished.folder, "--configfile", "study.yaml")
+def test_a_run_says_its_outcome_and_the_study_ends_in_its_findings(own_study):
+    (own_study.folder / RUN / "evaluation.json").unlink()
+    done = snakemake(own_study.folder, "--configfile", "study.yaml")
     assert done.returncode == 0, done.stderr[-2000:]
-    record = finished.json(f"{RUN}/evaluation.json")
+    record = own_study.json(f"{RUN}/evaluation.json")
     outcome = f"{record['metric']} {record['value']:.3f} ± {record['standard_error']:.3f}"
     (line,) = [line for line in done.stderr.splitlines() if outcome in line]
     assert "llama boolq_mini unstructured 50 % sparse_to_dense seed 0" in line
     assert "1 of 2 jobs done" in done.stderr
     assert max(map(len, done.stderr.splitlines())) < 200
-    written = (finished.folder / "results/analysis/findings.txt").read_text().strip()
+    written = (own_study.folder / "results/analysis/findings.txt").read_text().strip()
     assert written in done.stdout
     assert len(done.stdout.splitlines()) <= 25
-    again = snakemake(finished.folder, "--configfile", "study.yaml")
+    again = snakemake(own_study.folder, "--configfile", "study.yaml")
     assert written in again.stdout
-    assert written not in snakemake(finished.folder, "masks", "--configfile", "study.yaml").stdout
+    assert written not in snakemake(own_study.folder, "masks", "--configfile", "study.yaml").stdout
 
 
 def test_a_plan_of_two_thousand_jobs_is_a_table_and_gpus_that_are_not_used_are_named(tmp_path):
