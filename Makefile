@@ -12,12 +12,12 @@ PIP := --quiet --no-compile --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 
-.PHONY: help run test test-fast test-all test-browser test-cerebras test-modelzoo test-slurm docs chaos fuzz lint format bench
+.PHONY: help install run test test-fast test-all test-browser test-cerebras test-modelzoo test-slurm docs chaos fuzz lint format bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: .venv/installed ## set up, then the default study; 26 minutes on 2 virtual cores
+run: .venv/installed ## set up, then the default study
 	$(BIN)/snakemake
 
 # Whole files go to one of two processes, the long ones first: fixtures are made once, and both end together.
@@ -32,11 +32,11 @@ test: .venv/installed-tests ## set up, then what a commit needs, with the script
 test-all: .venv/installed-tests ## set up, then every test that needs no other environment: 25 minutes
 	$(TESTS) --tier all
 
-test-browser: .venv/installed-tests ## set up, then the results page in headless Chromium, which must be there with chromedriver
+test-browser: .venv/installed-tests ## the results page in headless Chromium; skipped without Chromium and chromedriver
 	$(BIN)/python -m pip install $(PIP) --editable '.[browser]'
 	$(BIN)/python -m pytest tests/browser
 
-test-cerebras: .venv/installed-tests .venv-cerebras/installed-$(CEREBRAS_RELEASE) ## set up cerebras-pytorch, 5.7 GB, in an environment of its own; then that backend's tests
+test-cerebras: .venv/installed-tests .venv-cerebras/installed-$(CEREBRAS_RELEASE) ## the tests of the backend cerebras; installs cerebras-pytorch (5.7 GB) into its own environment; Python 3.11
 	SPARSEFT_PYTHON='$(abspath $(BIN)/python)' .venv-cerebras/bin/python -m pytest tests/cerebras
 
 test-modelzoo: .venv/installed-tests ## the tests of the backend modelzoo; MODELZOO_HOME names a checkout of ModelZoo 2.10.0
@@ -46,7 +46,7 @@ test-modelzoo: .venv/installed-tests ## the tests of the backend modelzoo; MODEL
 chaos: .venv/installed-tests ## 30 kills at random moments of a small study, and whether it comes to the same results; half an hour
 	$(BIN)/python tests/chaos.py --kills $(KILLS) --seed $(SEED)
 
-fuzz: .venv/installed-tests ## ten minutes of random files for each parser
+fuzz: .venv/installed-tests ## random files for each of four parsers, ten minutes each
 	$(BIN)/python -m pip install $(PIP) --editable '.[fuzz]'
 	for parser in mask safetensors mdl log; do \
 	  $(BIN)/python tests/fuzz.py $$parser .fuzz/$$parser -max_total_time=$(FUZZ_SECONDS) || exit 1; \
@@ -73,13 +73,15 @@ format: .venv/installed-tests ## rewrite the code as lint wants it
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile rules
 
-bench: .venv/installed-tests ## this project beside its peers, as ratios in one run
+bench: .venv/installed-tests ## the benchmarks that need no data set, beside other projects, as ratios in one run
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/lora.py
 	$(BIN)/python benchmarks/analysis.py
 	$(BIN)/snakemake models/smollm2/manifest.json
 	$(BIN)/python benchmarks/lora_model.py models/smollm2
 	$(BIN)/python benchmarks/compact.py models/smollm2
+
+install: .venv/installed ## set up .venv, and run nothing
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
