@@ -62,6 +62,7 @@ def result(path: Path) -> dict:
     }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("method", "mode", "is_taken_over"), [
     ("unstructured", "sparse_to_sparse", True),
     ("structured", "sparse_to_sparse", False),

@@ -25,6 +25,7 @@ from sparseft.analysis.plots import write_plots
 from sparseft.analysis.records import read_runs
 from sparseft.grid import Run
 
+pytestmark = pytest.mark.process  # the figures are drawn by processes
 ROOT = Path(__file__).parents[2]
 RUN = "m-t-random-sparsity50-sparse_to_dense-seed0"
 VOID = {"meta", "img", "br", "hr"}
