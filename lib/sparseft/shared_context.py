@@ -10,7 +10,8 @@ lm_head runs only on the positions that predict a token of a continuation.
 
 The numbers are those of one pass per continuation, apart from rounding: about 1e-5 nats for a short continuation in float32.
 `is_exact_enough` says where that cannot change an answer. A 16-bit model rounds by 0.01 nats and more. Of a long
-continuation lm-eval's own sum in float32 rounds by more than 1e-4 nats. Both are left to lm-eval's own passes.
+continuation lm-eval's own sum in float32 rounds by more than 1e-4 nats. Both are left to lm-eval's own passes. So is a model
+that its config.json gives an attention or positions for which the packed sequence means something else.
 """
 
 from collections import defaultdict
@@ -19,7 +20,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sparseft.training.fixed_length import FIXED_ROPE, attention_window
+
 LONGEST = 16  # tokens of a continuation: at 16 nats a token, the spacing of float32 numbers is 3e-5 nats
+ATTENTION = "sdpa"  # torch's own. The eager one of transformers adds a mask of True and False as 1 and 0.
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,10 @@ class Packed:
 
 def is_exact_enough(model: nn.Module, requests: list[tuple[list[int], list[int]]]) -> bool:
     """Return whether the requests, (context, continuation) in token ids, may share the passes over their contexts."""
-    return model.dtype == torch.float32 and all(len(continuation) <= LONGEST for _, continuation in requests)
+    if model.dtype != torch.float32 or any(len(continuation) > LONGEST for _, continuation in requests):
+        return False
+    rope = model.get_decoder().rotary_emb.rope_type
+    return model.config._attn_implementation == ATTENTION and rope in FIXED_ROPE
 
 
 @torch.no_grad()
@@ -66,7 +73,7 @@ def log_likelihoods(
     sums = [0.0] * len(requests)
     greedy = [True] * len(requests)
     for start in range(0, len(sequences), batch_size):
-        packed = _pack(sequences[start : start + batch_size], getattr(model.config, "sliding_window", None))
+        packed = _pack(sequences[start : start + batch_size], attention_window(model.config))
         logs, hits = _predict(model, packed)
         for request, log, hit in zip(packed.owners, logs, hits, strict=True):
             sums[request] += log
