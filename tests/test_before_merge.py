@@ -83,7 +83,12 @@ def test_the_evaluation_that_is_taken_over_is_that_of_the_model_before_the_merge
 
 INPUTS = {"model": "base", "mask": "mask", "adapter": "adapter", "data": "rows", "train": "train rows"}
 RUN_ID = "a run"
-MERGE = {"run_id": RUN_ID, "inputs": {"model": "base", "mask": "mask", "adapter": "adapter"}, "outputs": {"f": "1"}, "as_trained": True}
+MERGE = {
+    "run_id": RUN_ID,
+    "inputs": {"model": "base", "mask": "mask", "adapter": "adapter"},
+    "outputs": {"f": "1"},
+    "as_trained": True,
+}
 EVALUATION = {
     "run_id": RUN_ID,
     "task": "boolq_mini",

@@ -54,6 +54,18 @@ def test_a_choice_has_the_same_log_likelihood_whatever_stands_beside_it(model):
     assert beside[0] == pytest.approx(alone[0], abs=1e-4)
 
 
+def test_requests_that_repeat_one_another_cost_one_pass_and_have_the_same_bits(model):
+    lengths = []
+    count = model.get_decoder().register_forward_pre_hook(
+        lambda _, arguments, named: lengths.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    once = log_likelihoods(model, REQUESTS, 16)
+    often = log_likelihoods(model, REQUESTS * 20, 16)
+    count.remove()
+    assert often == once * 20
+    assert lengths[0] == lengths[1]
+
+
 def test_only_short_continuations_of_a_float32_model_share_a_context(model):
     short = [([1, 2], [3] * LONGEST)]
     assert is_exact_enough(model, short)

@@ -30,8 +30,8 @@ ATTENTION = "sdpa"  # torch's own. The eager one of transformers adds a mask of 
 class Sequence:
     """One context with its continuations, as token ids; `requests` are the places of the continuations in the result."""
 
-    context: list[int]
-    continuations: list[list[int]]
+    context: tuple[int, ...]
+    continuations: list[tuple[int, ...]]
     requests: list[int]
 
     @property
@@ -66,29 +66,29 @@ def log_likelihoods(
 ) -> list[tuple[float, bool]]:
     """Return for each (context, continuation) in token ids its log-likelihood in nats, and whether greedy decoding gives it.
 
-    `batch_size` is the number of contexts in a forward pass."""
+    `batch_size` is the number of contexts in a forward pass. Equal requests are computed once, and have the same bits."""
+    pairs = [(tuple(context), tuple(continuation)) for context, continuation in requests]
+    places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
     sequences = sorted(
-        _by_context(requests), key=lambda sequence: -sequence.length
+        _by_context(list(places)), key=lambda sequence: -sequence.length
     )  # running out of memory shows at once
-    sums = [0.0] * len(requests)
-    greedy = [True] * len(requests)
+    sums = [0.0] * len(places)
+    greedy = [True] * len(places)
     for start in range(0, len(sequences), batch_size):
         packed = _pack(sequences[start : start + batch_size], attention_window(model.config))
         logs, hits = _predict(model, packed)
         for request, log, hit in zip(packed.owners, logs, hits, strict=True):
             sums[request] += log
             greedy[request] = greedy[request] and hit
-    return list(zip(sums, greedy, strict=True))
+    return [(sums[places[pair]], greedy[places[pair]]) for pair in pairs]
 
 
-def _by_context(requests: list[tuple[list[int], list[int]]]) -> list[Sequence]:
-    """Return the requests with one context together."""
+def _by_context(pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[Sequence]:
+    """Return the pairs of context and continuation with one context together."""
     places: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for place, (context, _) in enumerate(requests):
-        places[tuple(context)].append(place)
-    return [
-        Sequence(list(context), [requests[place][1] for place in found], found) for context, found in places.items()
-    ]
+    for place, (context, _) in enumerate(pairs):
+        places[context].append(place)
+    return [Sequence(context, [pairs[place][1] for place in found], found) for context, found in places.items()]
 
 
 def _pack(sequences: list[Sequence], window: int | None) -> Packed:
