@@ -2,13 +2,14 @@
 # how much is left. The end of a study is its findings. What computes is in sparseft.targets and sparseft.terminal.
 import logging
 import time
+from collections import Counter
 
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
 from sparseft.files import read_json
-from sparseft.terminal import Remaining, outcome
+from sparseft.terminal import Remaining, kind_of, outcome
 
 SHOWN_OTHERWISE = {LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS}
 SHOWN_NEVER = ("Select jobs to execute", "Removing temporary output", "Would remove temporary output")
@@ -56,7 +57,8 @@ class Terminal(logging.Handler):
         elif workflow.output_settings.dryrun:
             return
         elif event == LogEvent.RUN_INFO:
-            self.remaining = Remaining({name: count for name, count in record.stats.items() if is_work(name)})
+            jobs = [job for job in workflow.dag.needrun_jobs() if is_work(job.rule.name)]
+            self.remaining = Remaining(Counter(kind_of(job.rule.name, job.wildcards_dict) for job in jobs))
             self.said = time.monotonic()
         elif event == LogEvent.JOB_INFO:
             self.start(record)
@@ -70,7 +72,7 @@ class Terminal(logging.Handler):
     def start(self, record):
         if not is_work(record.rule_name):
             return
-        self.remaining.start(record.jobid, record.rule_name, time.monotonic())
+        self.remaining.start(record.jobid, kind_of(record.rule_name, record.wildcards), time.monotonic())
         self.wildcards[record.jobid] = record.wildcards
         if self.is_short:
             logger.info(f"{time.strftime('%H:%M:%S')} {record.rule_msg}")

@@ -21,8 +21,8 @@ def base(tmp_path_factory) -> Path:
     return save_tiny("llama", tmp_path_factory.mktemp("base") / "llama", torch.float32)
 
 
-def run_stages(base: Path, folder: Path, method: str, mode: str) -> Path:
-    """Train, merge and evaluate a run; return its folder."""
+def run_stages(base: Path, folder: Path, method: str, mode: str, *, is_named: bool = True) -> Path:
+    """Train, merge and evaluate a run; return its folder. Without `is_named` merge and evaluation are told of no run."""
     run = folder / f"llama-boolq_mini-{method}-sparsity50-{mode}-seed0"
     write_mask(folder / "mask.pt", compute_masks(Checkpoint(base), method, [50])[50])
     said = call_script("prepare_task.py", task="boolq_mini", train_examples=16, validation_examples=12,
@@ -38,16 +38,18 @@ def run_stages(base: Path, folder: Path, method: str, mode: str) -> Path:
         "evaluate.py": {**scored, "run_id": run.name, "checkpoint": run / "model_dir", "output": run / "evaluation.json"},
     }  # fmt: skip
     for script, flags in stages.items():
+        if not is_named and script != "train.py":
+            del flags["run_id"]
         said = call_script(script, **flags)
         assert said[0] == 0, said
     return run
 
 
-def evaluate_before(base: Path, run: Path, output: str, **records: Path) -> tuple[int, str]:
+def evaluate_before(base: Path, run: Path, output: str, **flags: Path | str) -> tuple[int, str]:
     folder = run.parent
-    return call_script("evaluate_adapter.py", run_id=run.name, model_path=base, mask_path=folder / "mask.pt",
-                       adapter=run / "adapter", task="boolq_mini", data_dir=folder / "data", output=run / output,
-                       **records)  # fmt: skip
+    given = {"run_id": run.name, "model_path": base, "mask_path": folder / "mask.pt", "adapter": run / "adapter",
+             "task": "boolq_mini", "data_dir": folder / "data", "output": run / output}  # fmt: skip
+    return call_script("evaluate_adapter.py", **given | flags)
 
 
 def records_of(run: Path) -> dict[str, Path]:
@@ -81,8 +83,16 @@ def test_the_evaluation_that_is_taken_over_is_that_of_the_model_before_the_merge
 
 
 INPUTS = {"model": "base", "mask": "mask", "adapter": "adapter", "data": "rows", "train": "train rows"}
-MERGE = {"inputs": {"model": "base", "mask": "mask", "adapter": "adapter"}, "outputs": {"f": "1"}, "as_trained": True}
+RUN_ID = "a run"
+MERGE = {
+    "run_id": RUN_ID,
+    "inputs": {"model": "base", "mask": "mask", "adapter": "adapter"},
+    "outputs": {"f": "1"},
+    "as_trained": True,
+}
 EVALUATION = {
+    "run_id": RUN_ID,
+    "task": "boolq_mini",
     "inputs": {"model": {"f": "1"}, "data": "rows", "train": "train rows"},
     "device": "CPU: a processor, 1 thread",
     "metrics": {"acc": 0.5, "wikitext2_ppl_2048": 20.0},
@@ -92,7 +102,7 @@ EVALUATION = {
 def taken(folder: Path, merge: dict, evaluation: dict) -> dict | None:
     write_record(folder / "merge.json", merge)
     write_record(folder / "evaluation.json", evaluation)
-    return take_over(folder / "merge.json", folder / "evaluation.json", INPUTS)
+    return take_over(folder / "merge.json", folder / "evaluation.json", RUN_ID, "boolq_mini", INPUTS)
 
 
 def test_a_perplexity_of_the_merged_model_is_not_taken_over(tmp_path):
@@ -102,6 +112,20 @@ def test_a_perplexity_of_the_merged_model_is_not_taken_over(tmp_path):
 def test_nothing_is_taken_over_from_a_gpu_or_from_a_merge_in_another_order(tmp_path):
     assert taken(tmp_path, MERGE, EVALUATION | {"device": "GPU: a card"}) is None
     assert taken(tmp_path, MERGE | {"as_trained": False}, EVALUATION) is None
+
+
+def test_nothing_is_taken_over_from_the_records_of_another_run_or_task(tmp_path):
+    assert taken(tmp_path, MERGE | {"run_id": None}, EVALUATION) is None
+    assert taken(tmp_path, MERGE, EVALUATION | {"run_id": "another run"}) is None
+    assert taken(tmp_path, MERGE, EVALUATION | {"task": "boolq"}) is None
+
+
+def test_an_adapter_of_another_run_is_refused_whatever_records_are_beside_it(tmp_path, base):
+    """The mask is that of both runs, and the merge was asked for no run."""
+    run = run_stages(base, tmp_path, "unstructured", "sparse_to_sparse", is_named=False)
+    other = run.name.replace("seed0", "seed1")
+    said = evaluate_before(base, run, "before_merge.json", run_id=other, **records_of(run))
+    assert said[0] == 2 and not (run / "before_merge.json").exists()
 
 
 @pytest.mark.parametrize(("file", "key"), [("merge.json", "model"), ("merge.json", "mask"), ("merge.json", "adapter"),

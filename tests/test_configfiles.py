@@ -169,7 +169,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.parametrize("target", ["masks", "train", "results/analysis/summary.csv", "results/runs/x/evaluation.json",
-                                    "masks/m/masks_sparsity50_random.pt"])  # fmt: skip
+                                    "masks/m/masks_sparsity50_random.pt", "."])  # fmt: skip
 @pytest.mark.parametrize("option", ["--configfile", "--configfiles"])
 def test_a_target_among_the_configuration_files_is_refused_with_the_right_command(folder, option, target):
     with pytest.raises(InputError) as caught:

@@ -23,7 +23,7 @@ from sparseft.tasks.scoring import labels_digest, labels_of
 from sparseft.training.batches import collate, encode
 from sparseft.training.loss import AnswerLoss
 from sparseft.training.model import load_model
-from tiny_models import append_token, change_json, rewrite_text, save_tiny
+from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -223,6 +223,16 @@ def test_a_tokenizer_that_ends_every_text_with_a_token_is_refused_before_a_model
         simple_evaluate(
             lm, tasks=[task_definition(task, rows_of(task, 4))], task_manager=TaskManager(include_defaults=False)
         )
+
+
+def test_a_prompt_that_begins_with_the_letters_of_the_first_token_is_refused(tmp_path):
+    """Before it lm-eval leaves out the token that training puts there."""
+    loaded = load_model(prepend_token(save_tiny("llama", tmp_path, torch.float32)), CPU)
+    task = get_task("boolq_mini")
+    rows = rows_of(task, 4)
+    rows["validation"][1]["passage"] = f"<s>{rows['validation'][1]['passage']}"
+    with pytest.raises(InputError, match="^boolq_mini: .* in 1 of 4 rows, number 2 first"):
+        evaluate(*loaded, task, rows, batch_size=4)
 
 
 def test_choices_of_the_same_tokens_are_refused(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sparseft.shared_context import LONGEST, is_exact_enough, log_likelihoods
 from sparseft.training.model import load_model
-from tiny_models import MODELS, save_tiny
+from tiny_models import MODELS, change_json, save_tiny
 
 CONTEXTS = [list(range(10, 90)), [7, 3, 9], [7, 3, 9, 4]]  # the first is longer than Mistral's window of 64 tokens
 CONTINUATIONS = [[5], [5, 6, 7], [8, 6], [9, 10, 11, 12, 13]]
@@ -54,8 +54,43 @@ def test_a_choice_has_the_same_log_likelihood_whatever_stands_beside_it(model):
     assert beside[0] == pytest.approx(alone[0], abs=1e-4)
 
 
+def test_requests_that_repeat_one_another_cost_one_pass_and_have_the_same_bits(model):
+    lengths = []
+    count = model.get_decoder().register_forward_pre_hook(
+        lambda _, arguments, named: lengths.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    once = log_likelihoods(model, REQUESTS, 16)
+    often = log_likelihoods(model, REQUESTS * 20, 16)
+    count.remove()
+    assert often == once * 20
+    assert lengths[0] == lengths[1]
+
+
 def test_only_short_continuations_of_a_float32_model_share_a_context(model):
     short = [([1, 2], [3] * LONGEST)]
     assert is_exact_enough(model, short)
     assert not is_exact_enough(model, [*short, ([1, 2], [3] * (LONGEST + 1))])
     assert not is_exact_enough(model.to(torch.bfloat16), short)
+
+
+LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32,
+            "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_shared"),
+    [
+        ({"attn_implementation": "eager"}, False),  # adds the mask to the scores, as 0 and 1
+        ({"_attn_implementation": "eager"}, False),
+        ({"rope_parameters": LONGROPE}, False),  # a batch with a long sequence gives all of it other angles
+        ({"sliding_window": 8}, True),  # what a LLaMA made of a Mistral keeps, and what no LLaMA heeds
+    ],
+)
+def test_what_config_json_says_of_attention_changes_no_log_likelihood(tmp_path, changes, is_shared):
+    folder = save_tiny("llama", tmp_path / "model", torch.float32)
+    change_json(folder / "config.json", **changes)
+    model = load_model(folder, torch.device("cpu"))[0]
+    assert is_exact_enough(model, REQUESTS) is is_shared
+    if is_shared:
+        expected = [by_itself(model, *request)[0] for request in REQUESTS]
+        assert [log for log, _ in log_likelihoods(model, REQUESTS, 16)] == pytest.approx(expected, abs=1e-4)

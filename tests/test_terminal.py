@@ -2,7 +2,7 @@
 
 import pytest
 from sparseft.grid import Run
-from sparseft.terminal import Remaining, duration, outcome, replaced_models
+from sparseft.terminal import Remaining, duration, kind_of, outcome, replaced_models
 
 
 def run_jobs(remaining: Remaining, rule: str, spans: list[tuple[float, float]], first: int = 0) -> None:
@@ -58,6 +58,17 @@ def test_no_time_is_given_before_a_job_of_each_rule_has_ended():
     run_jobs(remaining, "evaluate", [(300, 400)], first=1)
     # 2 x 300 s + 2 x 100 s; the single job of the analysis has no time yet, and is named
     assert remaining.sentence() == "2 of 7 jobs done, about 13 minutes left, not counting analyze_results"
+
+
+def test_no_time_is_given_before_a_job_of_each_model_and_task_has_ended():
+    small, large = (kind_of("train", {"model": name, "task": "t", "seed": "0"}) for name in ("small", "large"))
+    remaining = Remaining({small: 2, large: 1, kind_of("prepare", {"model": "large"}): 1})
+    remaining.start(0, small, 0)
+    assert remaining.end(0, 60) == "train"
+    assert remaining.sentence() == "1 of 4 jobs done"
+    remaining.start(1, large, 60)
+    assert remaining.end(1, 6060) == "train"
+    assert remaining.sentence() == "2 of 4 jobs done, about 1 minute left, not counting prepare"
 
 
 def test_no_time_is_given_of_a_plan_that_waits_in_a_queue_or_has_lost_a_job():

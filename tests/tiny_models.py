@@ -58,10 +58,19 @@ def save_tiny(
 
 def append_token(folder: Path, token: str = "</s>") -> Path:
     """Make the tokenizer in `folder` end every text with `token`."""
+    return _add_token(folder, token, f"$A {token}")
+
+
+def prepend_token(folder: Path, token: str = "<s>") -> Path:
+    """Make the tokenizer in `folder` begin every text with `token`."""
+    return _add_token(folder, token, f"{token} $A")
+
+
+def _add_token(folder: Path, token: str, template: str) -> Path:
     path = str(folder / "tokenizer.json")
     tokenizer = Tokenizer.from_file(path)
     special = [(token, tokenizer.token_to_id(token))]
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {token}", special_tokens=special)
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
     tokenizer.save(path)
     return folder
 

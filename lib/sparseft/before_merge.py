@@ -16,14 +16,18 @@ from sparseft.tasks.wikitext2 import PREFIXES
 OWN = ("run_id", "inputs", "seconds", "perplexity_source")
 
 
-def take_over(merge_record: Path, evaluation_record: Path, inputs: dict[str, str]) -> dict | None:
+def take_over(
+    merge_record: Path, evaluation_record: Path, run_id: str | None, task: str, inputs: dict[str, str]
+) -> dict | None:
     """Return the content of evaluation.json as that of before_merge.json, or None where the bits may differ.
 
-    `inputs`: the digests of what the model before the merge consists of, and of the two data sets, as before_merge.json
+    None too where the records are of another run or task: then the adapter itself is checked and evaluated. `inputs`: the digests of what the model before the merge consists of, and of the two data sets, as before_merge.json
     records them. Raises InputError if the two records belong to another model or to other data."""
     merge = read_record(merge_record)
     evaluation = read_record(evaluation_record)
     if not merge.get("as_trained") or not evaluation["device"].startswith("CPU"):
+        return None
+    if (merge["run_id"], evaluation["run_id"], evaluation["task"]) != (run_id, run_id, task):
         return None
     for name in ("model", "mask", "adapter"):
         if merge["inputs"][name] != inputs[name]:

@@ -178,8 +178,9 @@ def _configfile_words(arguments: list[str]) -> list[str]:
 
 def _is_configuration(path: Path) -> bool:
     """Return whether a path can be a configuration file: it is there, and it is not a record or a table of a study."""
-    is_generated = Path(os.path.relpath(path)).parts[0] in GENERATED and path.suffix not in (".yaml", ".yml")
-    return path.exists() and not path.is_dir() and not is_generated
+    if not path.exists() or path.is_dir():
+        return False
+    return Path(os.path.relpath(path)).parts[0] not in GENERATED or path.suffix in (".yaml", ".yml")
 
 
 def _check_settings(settings: list[str]) -> None:

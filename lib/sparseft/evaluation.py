@@ -53,7 +53,7 @@ class StrictLM(HFLM):
     """Run lm-eval's model, and refuse what lm-eval would do in silence.
 
     It refuses a prompt longer than the context, which lm-eval cuts. It refuses a prompt that cannot be told from its
-    answer by tokens, and two choices of the same tokens. Requests come in the order of the validation rows, and a
+    answer by tokens, one of which training reads other tokens, and two choices of the same tokens. Requests come in the order of the validation rows, and a
     refusal gives the number of the first row.
 
     Choices share one pass over their prompt where that cannot change an answer (shared_context.py). Then
@@ -71,16 +71,23 @@ class StrictLM(HFLM):
     def loglikelihood(self, requests, *args, **options):
         lengths: dict[int, int] = {}  # by row
         divisible: dict[int, bool] = {}
+        foreign: dict[int, bool] = {}
         choices: dict[int, list[tuple[int, ...]]] = {}
         for request in requests:
             prompt, choice = self._encode_pair(*request.args)
             row, whole = request.doc_id, self.tok_encode("".join(request.args))
             lengths[row] = max(lengths.get(row, 0), len(whole))
             divisible[row] = divisible.get(row, True) and continues(prompt, whole)
+            foreign[row] = prompt != self.tokenizer.encode(request.args[0].rstrip())
             choices.setdefault(row, []).append(tuple(choice))
         name = requests[0].task_name
         refuse_longer(f"{name}: validation prompts with their choices", list(lengths.values()), self.max_length)
         refuse_indivisible(name, list(divisible.values()))
+        # lm-eval puts no token of the beginning before a text that begins with its letters.
+        refuse_rows(
+            f"{name}: lm-eval reads other tokens of a prompt than training", list(foreign.values()),
+            f"take {self.tokenizer.bos_token} away from the beginning of the text",
+        )  # fmt: skip
         refuse_rows(
             f"{name}: two choices have the same tokens", [len(set(tokens)) < len(tokens) for tokens in choices.values()],
             "take the tokenizer of the model, or make the choices of an example differ",

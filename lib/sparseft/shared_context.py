@@ -10,7 +10,8 @@ lm_head runs only on the positions that predict a token of a continuation.
 
 The numbers are those of one pass per continuation, apart from rounding: about 1e-5 nats for a short continuation in float32.
 `is_exact_enough` says where that cannot change an answer. A 16-bit model rounds by 0.01 nats and more. Of a long
-continuation lm-eval's own sum in float32 rounds by more than 1e-4 nats. Both are left to lm-eval's own passes.
+continuation lm-eval's own sum in float32 rounds by more than 1e-4 nats. Both are left to lm-eval's own passes. So is a model
+that its config.json gives an attention or positions for which the packed sequence means something else.
 """
 
 from collections import defaultdict
@@ -19,15 +20,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sparseft.training.fixed_length import FIXED_ROPE, attention_window
+
 LONGEST = 16  # tokens of a continuation: at 16 nats a token, the spacing of float32 numbers is 3e-5 nats
+ATTENTION = "sdpa"  # torch's own. The eager one of transformers adds a mask of True and False as 1 and 0.
 
 
 @dataclass(frozen=True)
 class Sequence:
     """One context with its continuations, as token ids; `requests` are the places of the continuations in the result."""
 
-    context: list[int]
-    continuations: list[list[int]]
+    context: tuple[int, ...]
+    continuations: list[tuple[int, ...]]
     requests: list[int]
 
     @property
@@ -50,7 +54,10 @@ class Packed:
 
 def is_exact_enough(model: nn.Module, requests: list[tuple[list[int], list[int]]]) -> bool:
     """Return whether the requests, (context, continuation) in token ids, may share the passes over their contexts."""
-    return model.dtype == torch.float32 and all(len(continuation) <= LONGEST for _, continuation in requests)
+    if model.dtype != torch.float32 or any(len(continuation) > LONGEST for _, continuation in requests):
+        return False
+    rope = model.get_decoder().rotary_emb.rope_type
+    return model.config._attn_implementation == ATTENTION and rope in FIXED_ROPE
 
 
 @torch.no_grad()
@@ -59,29 +66,29 @@ def log_likelihoods(
 ) -> list[tuple[float, bool]]:
     """Return for each (context, continuation) in token ids its log-likelihood in nats, and whether greedy decoding gives it.
 
-    `batch_size` is the number of contexts in a forward pass."""
+    `batch_size` is the number of contexts in a forward pass. Equal requests are computed once, and have the same bits."""
+    pairs = [(tuple(context), tuple(continuation)) for context, continuation in requests]
+    places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
     sequences = sorted(
-        _by_context(requests), key=lambda sequence: -sequence.length
+        _by_context(list(places)), key=lambda sequence: -sequence.length
     )  # running out of memory shows at once
-    sums = [0.0] * len(requests)
-    greedy = [True] * len(requests)
+    sums = [0.0] * len(places)
+    greedy = [True] * len(places)
     for start in range(0, len(sequences), batch_size):
-        packed = _pack(sequences[start : start + batch_size], getattr(model.config, "sliding_window", None))
+        packed = _pack(sequences[start : start + batch_size], attention_window(model.config))
         logs, hits = _predict(model, packed)
         for request, log, hit in zip(packed.owners, logs, hits, strict=True):
             sums[request] += log
             greedy[request] = greedy[request] and hit
-    return list(zip(sums, greedy, strict=True))
+    return [(sums[places[pair]], greedy[places[pair]]) for pair in pairs]
 
 
-def _by_context(requests: list[tuple[list[int], list[int]]]) -> list[Sequence]:
-    """Return the requests with one context together."""
+def _by_context(pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[Sequence]:
+    """Return the pairs of context and continuation with one context together."""
     places: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for place, (context, _) in enumerate(requests):
-        places[tuple(context)].append(place)
-    return [
-        Sequence(list(context), [requests[place][1] for place in found], found) for context, found in places.items()
-    ]
+    for place, (context, _) in enumerate(pairs):
+        places[context].append(place)
+    return [Sequence(context, [pairs[place][1] for place in found], found) for context, found in places.items()]
 
 
 def _pack(sequences: list[Sequence], window: int | None) -> Packed:

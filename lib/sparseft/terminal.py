@@ -12,7 +12,8 @@ class Remaining:
     """How long the jobs of a plan will still take, from the jobs that have ended.
 
     Every moment is shared equally by the jobs that run at it, and the cost of a job is the sum of its shares. So the costs of
-    all jobs add up to the time that has passed, however many ran side by side. `planned` is the number of jobs of each rule.
+    all jobs add up to the time that has passed, however many ran side by side. `planned` is the number of jobs of each kind. A kind
+    is a rule, or a rule with the model and the task of its jobs: a large model's take a hundred times as long as a small one's.
     """
 
     def __init__(self, planned: Mapping[str, int]) -> None:
@@ -27,10 +28,10 @@ class Remaining:
         """Return the number of jobs that have ended well."""
         return sum(map(len, self._ended.values()))
 
-    def start(self, job: Hashable, rule: str, now: float) -> None:
+    def start(self, job: Hashable, kind: str, now: float) -> None:
         """Count a job from `now` on, in seconds. A job that is tried again starts anew."""
         self._advance(now)
-        self._running[job] = _Job(rule)
+        self._running[job] = _Job(kind)
 
     def end(self, job: Hashable, now: float) -> str:
         """Count a job as done; return its rule, or an empty text for a job that never started."""
@@ -38,8 +39,8 @@ class Remaining:
         if job not in self._running:
             return ""
         ended = self._running.pop(job)
-        self._ended[ended.rule].append(ended.cost)
-        return ended.rule
+        self._ended[ended.kind].append(ended.cost)
+        return rule_of(ended.kind)
 
     def fail(self, job: Hashable, now: float) -> None:
         """Drop a job that failed. Which jobs will not run because of it is unknown, so that no time is estimated any more."""
@@ -51,22 +52,25 @@ class Remaining:
         """Return how many jobs are done, and about how long the others will take if the ended ones tell."""
         total = sum(self.planned.values())
         said = f"{self.done} of {total} jobs done"
-        untimed = [rule for rule, count in self.planned.items() if count and not self._ended[rule]]
+        untimed = [kind for kind, count in self.planned.items() if count and not self._ended[kind]]
+        of_rule: Counter[str] = Counter()
+        for kind, count in self.planned.items():
+            of_rule[rule_of(kind)] += count
         # A rule of a single job has no time before it has ended: it is named, and the time is that of the others.
-        is_unknown = self._has_failures or any(self.planned[rule] > 1 for rule in untimed)
-        timed = total - sum(self.planned[rule] for rule in untimed)
+        is_unknown = self._has_failures or any(of_rule[rule_of(kind)] > 1 for kind in untimed)
+        timed = total - sum(self.planned[kind] for kind in untimed)
         if not with_time or is_unknown or self.done >= timed:
             return said
-        without = f", not counting {' and '.join(untimed)}" if untimed else ""
+        without = f", not counting {' and '.join(map(rule_of, untimed))}" if untimed else ""
         return f"{said}, {duration(self._seconds_left())} left{without}"
 
     def _seconds_left(self) -> float:
-        """Return the expected cost of all jobs that have not ended, of the rules of which one has."""
-        means = {rule: sum(costs) / len(costs) for rule, costs in self._ended.items() if costs}
-        running = Counter(job.rule for job in self._running.values())
-        seconds = sum(max(0.0, means[job.rule] - job.cost) for job in self._running.values() if job.rule in means)
-        for rule, mean in means.items():
-            waiting = self.planned.get(rule, 0) - len(self._ended[rule]) - running[rule]
+        """Return the expected cost of all jobs that have not ended, of the kinds of which one has."""
+        means = {kind: sum(costs) / len(costs) for kind, costs in self._ended.items() if costs}
+        running = Counter(job.kind for job in self._running.values())
+        seconds = sum(max(0.0, means[job.kind] - job.cost) for job in self._running.values() if job.kind in means)
+        for kind, mean in means.items():
+            waiting = self.planned.get(kind, 0) - len(self._ended[kind]) - running[kind]
             seconds += mean * max(0, waiting)
         return seconds
 
@@ -83,8 +87,18 @@ class Remaining:
 class _Job:
     """A job that runs, and its share of the time so far, in seconds."""
 
-    rule: str
+    kind: str
     cost: float = 0.0
+
+
+def kind_of(rule: str, wildcards: Mapping[str, str]) -> str:
+    """Return the kind of a job: its rule, with its model and its task where it has them."""
+    return " ".join([rule, *(wildcards[axis] for axis in ("model", "task") if axis in wildcards)])
+
+
+def rule_of(kind: str) -> str:
+    """Return the rule of a kind."""
+    return kind.partition(" ")[0]
 
 
 def duration(seconds: float) -> str:

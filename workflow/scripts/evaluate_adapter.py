@@ -73,6 +73,8 @@ def main() -> int:
     run = None if args.run_id is None else Run.parse(args.run_id)
     if run and run.mode == NO_FINETUNE:
         raise InputError(f"{run.id} is not trained", "evaluate its merged model with evaluate.py")
+    if run and run.task != args.task:
+        raise InputError(f"--task {args.task}: not the task of {run.id}", "correct --task or --run_id")
     hold(args.output)
     begin = time.perf_counter()
     checkpoint = Checkpoint(args.model_path)
@@ -87,7 +89,7 @@ def main() -> int:
     record = None
     if args.merge:
         inputs["adapter"] = adapter_digest(args.adapter)
-        record = take_over(args.merge, args.evaluation, inputs)
+        record = take_over(args.merge, args.evaluation, args.run_id, args.task, inputs)
     if record is None:
         record, inputs["adapter"] = evaluated(args, run, checkpoint, mask, mask_sha256, rows)
     seconds = time.perf_counter() - begin

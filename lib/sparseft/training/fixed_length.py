@@ -7,6 +7,7 @@ where no answer's token follows. The sum of the answers' losses is that of loss.
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PretrainedConfig
 
 from sparseft.errors import InputError
 from sparseft.training.batches import Example
@@ -14,7 +15,7 @@ from sparseft.training.dense_experts import DenseExperts
 
 IGNORED = -100
 HIDDEN = -1e4  # added to the score of what a position must not see: finite in every 16-bit format, and exp() of it is 0
-_FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # the others' angles depend on the length of the batch
+FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # the others' angles depend on the length of the batch
 
 
 class FixedLengthLoss(nn.Module):
@@ -35,7 +36,7 @@ class FixedLengthLoss(nn.Module):
         for layer in model.model.layers:
             if hasattr(layer, "block_sparse_moe"):
                 layer.block_sparse_moe = DenseExperts(layer.block_sparse_moe)
-        mask = causal_mask(length, getattr(config, "sliding_window", None)).to(model.dtype)
+        mask = causal_mask(length, attention_window(config)).to(model.dtype)
         self.register_buffer("causal_mask", mask, persistent=False)
         self.model = model
 
@@ -54,10 +55,10 @@ class _FixedRotary(nn.Module):
 
     def __init__(self, rotary: nn.Module, length: int) -> None:
         super().__init__()
-        if rotary.rope_type not in _FIXED_ROPE:
+        if rotary.rope_type not in FIXED_ROPE:
             raise InputError(
                 f"rope type {rotary.rope_type!r}: its angles depend on the length of a batch",
-                f"use a model with {', '.join(_FIXED_ROPE)}, or backend: torch",
+                f"use a model with {', '.join(FIXED_ROPE)}, or backend: torch",
             )
         with torch.no_grad():
             cos, sin = rotary(torch.zeros(1, 1), torch.arange(length)[None])
@@ -67,6 +68,13 @@ class _FixedRotary(nn.Module):
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """In x's dtype; the positions are known."""
         return self.cos.to(x.dtype), self.sin.to(x.dtype)
+
+
+def attention_window(config: PretrainedConfig) -> int | None:
+    """Return how many tokens back a token of this model sees, itself included; None for all.
+
+    The configuration of a LLaMA may hold `sliding_window`, left from a Mistral, but LLaMA's code passes over it."""
+    return None if config.model_type == "llama" else config.sliding_window
 
 
 def causal_mask(length: int, window: int | None) -> Tensor:
