@@ -1,4 +1,4 @@
-"""What the terminal says while a study runs: the accuracy of each run that ends, and how long the rest will take."""
+"""Write what the terminal shows while a study runs: the metric of each run that ends, and how much time is left."""
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
@@ -9,10 +9,10 @@ from sparseft.grid import MANIFEST, Run
 
 
 class Remaining:
-    """How long the jobs of a plan will still take, from the jobs that have ended.
+    """Estimate how long the jobs of a plan will still take, from the jobs that have ended.
 
-    Every moment is shared equally by the jobs that run at it, and the cost of a job is the sum of its shares. So the costs of
-    all jobs add up to the time that has passed, however many ran side by side. `planned` is the number of jobs of each rule.
+    The jobs that run at one moment share it equally, and the cost of a job is the sum of its shares. So the costs of all jobs
+    add up to the time in which any job ran, however many ran side by side. `planned` is the number of jobs of each rule.
     """
 
     def __init__(self, planned: Mapping[str, int]) -> None:
@@ -24,11 +24,11 @@ class Remaining:
 
     @property
     def done(self) -> int:
-        """Return the number of jobs that have ended well."""
+        """Return the number of jobs that have ended without a failure."""
         return sum(map(len, self._ended.values()))
 
     def start(self, job: Hashable, rule: str, now: float) -> None:
-        """Count a job from `now` on, in seconds. A job that is tried again starts anew."""
+        """Start to count the time of a job; `now` is in seconds. A job that is tried again starts at 0."""
         self._advance(now)
         self._running[job] = _Job(rule)
 
@@ -42,26 +42,26 @@ class Remaining:
         return ended.rule
 
     def fail(self, job: Hashable, now: float) -> None:
-        """Drop a job that failed. Which jobs will not run because of it is unknown, so that no time is estimated any more."""
+        """Drop a job that failed, and stop estimating the time: how many jobs will not run because of it is unknown."""
         self._advance(now)
         self._running.pop(job, None)
         self._has_failures = True
 
     def sentence(self, *, with_time: bool = True) -> str:
-        """Return how many jobs are done, and about how long the others will take if the ended ones tell."""
+        """Return how many jobs are done, and about how long the others will take, if that can be estimated."""
         total = sum(self.planned.values())
-        said = f"{self.done} of {total} jobs done"
+        counts = f"{self.done} of {total} jobs done"
         untimed = [rule for rule, count in self.planned.items() if count and not self._ended[rule]]
-        # A rule of a single job has no time before it has ended: it is named, and the time is that of the others.
+        # A rule with a single job cannot be timed before that job ends. The sentence names it and gives the others' time.
         is_unknown = self._has_failures or any(self.planned[rule] > 1 for rule in untimed)
         timed = total - sum(self.planned[rule] for rule in untimed)
         if not with_time or is_unknown or self.done >= timed:
-            return said
-        without = f", not counting {' and '.join(untimed)}" if untimed else ""
-        return f"{said}, {duration(self._seconds_left())} left{without}"
+            return counts
+        exception = f", not counting {' and '.join(untimed)}" if untimed else ""
+        return f"{counts}, {duration(self._seconds_left())} left{exception}"
 
     def _seconds_left(self) -> float:
-        """Return the expected cost of all jobs that have not ended, of the rules of which one has."""
+        """Return the expected cost of the jobs that have not ended, for the rules with a job that has."""
         means = {rule: sum(costs) / len(costs) for rule, costs in self._ended.items() if costs}
         running = Counter(job.rule for job in self._running.values())
         seconds = sum(max(0.0, means[job.rule] - job.cost) for job in self._running.values() if job.rule in means)
@@ -81,7 +81,7 @@ class Remaining:
 
 @dataclass
 class _Job:
-    """A job that runs, and its share of the time so far, in seconds."""
+    """Hold a job that runs, and its share of the time so far, in seconds."""
 
     rule: str
     cost: float = 0.0
@@ -93,7 +93,7 @@ def duration(seconds: float) -> str:
         return "less than a minute"
     minutes = round(seconds / 60)
     if minutes < 100:
-        return f"about {minutes} minute{'s' * (minutes > 1)}"
+        return f"about {minutes} minute{'' if minutes == 1 else 's'}"
     return f"about {round(minutes / 60)} hours"
 
 
@@ -104,12 +104,14 @@ def outcome(run: Run, evaluation: Mapping) -> str:
 
 
 def replaced_models(planned: Iterable[str]) -> str:
-    """Return which prepared models a plan makes again; empty if none. `planned` are the outputs that are there already."""
+    """Return a sentence on the prepared models that a plan makes again; empty if there are none.
+
+    `planned` are the outputs of the plan that exist already."""
     manifests = [PurePath(path) for path in planned if PurePath(path).match(MANIFEST.format(model="*"))]
     if not manifests:
         return ""
     names = ", ".join(sorted(str(path.parent) for path in manifests))
     return (
-        f"made again, and with it everything that was made from it: {names}; if you changed a model's settings, give the"
-        " changed model a name of its own under models:, and both stay"
+        f"the plan makes {names} again, and everything that was made from it; if you changed a model's settings and want to"
+        " keep both, give the changed model its own name under models:"
     )
