@@ -41,7 +41,8 @@ LIMITS = {
     "maximum": "at most {}",
     "exclusiveMaximum": "below {}",
 }
-UNSAID = {LARGEST, SEEDS}  # limits that the page states once, at its top
+# The page states these limits once, at its top.
+UNSAID = {LARGEST, SEEDS}
 ESCAPED = {"*": "\\*", "<": "&lt;"}
 CONFIGURATION = """# Configuration
 
@@ -101,8 +102,8 @@ def argument_parser(script: Path) -> argparse.ArgumentParser:
     with patch.object(argparse.ArgumentParser, "parse_args", stop), patch("os.cpu_count", return_value=None):
         try:
             parse_args()
-        except _ParserFoundError as found:
-            return found.args[0]
+        except _ParserFoundError as error:
+            return error.args[0]
     raise RuntimeError(f"{script}: parse_args builds no parser")
 
 
@@ -173,7 +174,7 @@ def table_page() -> str:
     parts = [TABLE_PAGE]
     for table in TABLES:
         rows = [
-            [f"`{column.name}`", column.type, column.unit, column.description, column.empty] for column in table.columns
+            [f"`{column.name}`", column.type, column.unit, column.meaning, column.empty] for column in table.columns
         ]
         parts += [
             f"## {table.file}",
@@ -202,6 +203,7 @@ def docstring(text: str) -> str:
 
 
 def _as_code(paragraph: str) -> str:
+    """Return an indented paragraph as a block of code."""
     return f"```text\n{textwrap.dedent(paragraph)}\n```"
 
 
@@ -211,7 +213,7 @@ def escaped(text: str) -> str:
 
 
 def flag_name(action: argparse.Action) -> str:
-    """Return how a flag is written; the name alone for a positional argument."""
+    """Return how a flag is written; only the name for a positional argument."""
     return f"`{action.option_strings[0] if action.option_strings else action.dest}`"
 
 
@@ -221,8 +223,8 @@ def flag_value(action: argparse.Action) -> str:
         return "no value"
     kind = ", ".join(f"`{choice}`" for choice in action.choices) if action.choices else "text"
     # A flag of a configuration key has no type, because its section checks the text. Its default shows the type.
-    known = action.type or type(action.default)
-    kind = {int: "integer", float: "number", Path: "path"}.get(known, kind)
+    value_type = action.type or type(action.default)
+    kind = {int: "integer", float: "number", Path: "path"}.get(value_type, kind)
     return f"{kind}; several" if action.nargs in ("+", "*") else kind
 
 
@@ -246,7 +248,7 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-# What makes each generated file.
+# By generated file, the function that returns its content.
 GENERATED = {
     "config/schema.json": schema,
     "docs/reference/configuration.md": configuration_page,
@@ -266,13 +268,16 @@ def main() -> int:
     """Write or check the generated files, and return the exit code."""
     args = parse_args()
     content = {name: make() for name, make in GENERATED.items()}
-    old = [name for name, text in content.items() if not (ROOT / name).is_file() or (ROOT / name).read_text() != text]
-    if args.check and old:
+    outdated = [
+        name for name, text in content.items() if not (ROOT / name).is_file() or (ROOT / name).read_text() != text
+    ]
+    if args.check and outdated:
         print(
-            f"error: {', '.join(old)}: not what the code gives; run .venv/bin/python docs/generate.py", file=sys.stderr
+            f"error: {', '.join(outdated)}: not what the code gives; run .venv/bin/python docs/generate.py",
+            file=sys.stderr,
         )
         return 1
-    for name in old:
+    for name in outdated:
         (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
         (ROOT / name).write_text(content[name])
     return 0

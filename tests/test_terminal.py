@@ -110,5 +110,5 @@ def test_the_outcome_of_a_run_is_its_metric_with_the_standard_error():
 
 def test_a_model_that_a_plan_replaces_is_named():
     planned = ["models/m/manifest.json", "masks/m/masks_sparsity50_random.pt", "results/runs/x/train.json"]
-    assert "models/m;" in replaced_models(planned)
+    assert "models/m " in replaced_models(planned)
     assert replaced_models(planned[1:]) == ""

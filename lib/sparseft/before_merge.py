@@ -1,9 +1,9 @@
-"""The evaluation before the merge, taken over from the merged model's where the merge keeps every bit.
+"""Copy the merged model's evaluation as the one before the merge, if the merge keeps every bit.
 
-A layer of sparse_to_sparse multiplies by W' = (W + s B A) * M, and the merge writes the same W' by the same function
+A layer of sparse_to_sparse multiplies by W' = (W + s B A) * M. The merge computes W' with the same function
 (lora/effective_weight.py). On a CPU both have the same bits, so a second evaluation would give the same numbers
-(tests/test_before_merge.py). merge.json says so: `as_trained` is True. It is False for layers that compute the product in
-another order: those of sparse_to_dense, of structured masks and of masks that prune nothing.
+(tests/test_before_merge.py). In that case `as_trained` is True in merge.json. It is False if a layer computes the product in
+another order: with sparse_to_dense, structured masks, and masks that prune nothing.
 """
 
 from pathlib import Path
@@ -12,17 +12,18 @@ from sparseft.errors import InputError
 from sparseft.record import again, read_record
 from sparseft.tasks.wikitext2 import PREFIXES
 
-# What a job of its own would say differently.
-OWN = ("run_id", "inputs", "seconds", "perplexity_source")
+# Fields of evaluation.json that an evaluation before the merge would fill with other values.
+NOT_COPIED = ("run_id", "inputs", "seconds", "perplexity_source")
 
 
 def take_over(
     merge_record: Path, evaluation_record: Path, run_id: str | None, task: str, inputs: dict[str, str]
 ) -> dict | None:
-    """Return the content of evaluation.json as that of before_merge.json, or None where the bits may differ.
+    """Return the content of before_merge.json, copied from evaluation.json; None if the bits may differ.
 
-    None too where the records are of another run or task: then the adapter itself is checked and evaluated. `inputs`: the digests of what the model before the merge consists of, and of the two data sets, as before_merge.json
-    records them. Raises InputError if the two records belong to another model or to other data."""
+    Return None also if the records belong to another run or task, so that the adapter itself is checked and evaluated.
+    `inputs` are the digests that before_merge.json records: of the base, the mask, the adapter and the two data sets.
+    Raises InputError if one of the records belongs to another model or to other data."""
     merge = read_record(merge_record)
     evaluation = read_record(evaluation_record)
     if not merge.get("as_trained") or not evaluation["device"].startswith("CPU"):
@@ -39,6 +40,6 @@ def take_over(
     for name in ("data", "train"):
         if evaluation["inputs"][name] != inputs[name]:
             raise InputError(f"{evaluation_record}: made with other examples ({name})", again(evaluation_record))
-    content = {name: value for name, value in evaluation.items() if name not in OWN}
+    content = {name: value for name, value in evaluation.items() if name not in NOT_COPIED}
     content["metrics"] = {name: value for name, value in evaluation["metrics"].items() if not name.startswith(PREFIXES)}
     return content | {"taken_from": evaluation_record.name}

@@ -1,4 +1,4 @@
-"""Configuration files: read as Snakemake reads them, and written as one complete file that gives the study again."""
+"""Read configuration files as Snakemake reads them, and write one complete file that makes the study again."""
 
 import os
 import re
@@ -20,12 +20,12 @@ HEAD = """\
 # Each task has its whole schedule in tasks.NAME.training, so a change of `training` below changes no task.
 """
 GENERATED = ("models", "data", "masks", "results", "modelzoo")  # the folders of a study, whose files are targets
-# Spellings of an option by its name; if one is given twice, Snakemake takes the last.
+# The spellings of an option, by its name. If you give an option twice, Snakemake uses only the last one.
 ONE_LIST = {"--configfile": {"--configfile", "--configfiles"}, "--config": {"--config", "-C"}}
 
 
 def read_configuration(files: list[Path]) -> Config:
-    """Return the study of the default configuration with `files` laid over it. Raises InputError."""
+    """Return the default configuration with `files` laid over it, in their order. Raises InputError."""
     from snakemake.utils import update_config
 
     content: dict = {}
@@ -37,7 +37,7 @@ def read_configuration(files: list[Path]) -> Config:
 def read_sections(file: Path) -> dict:
     """Return the sections of one configuration file.
 
-    Raises InputError for what is no YAML, for a key that is given twice, and for a number that YAML reads as another one."""
+    Raises InputError if the file is not YAML, if a key is given twice, or if YAML reads a number as another one."""
     try:
         text = read_text(file, JSON_LIMIT, "correct the path")
         _check_nodes(yaml.compose(text, Loader=yaml.SafeLoader), file)
@@ -45,24 +45,27 @@ def read_sections(file: Path) -> dict:
     except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{file}: not YAML ({error})", "correct it") from None
     if not isinstance(sections, dict):
-        raise InputError(f"{file}: holds no sections", "write a study as config/config.yaml is written")
+        raise InputError(f"{file}: holds no sections", "write a study like config/config.yaml")
     return sections
 
 
 def check_command(arguments: list[str]) -> None:
-    """Raise InputError for a Snakemake command that drops a part of the configuration it is given."""
+    """Raise InputError if Snakemake would ignore a part of the configuration that its command gives."""
     for option, names in ONE_LIST.items():
         given = [words for name, words in _options(arguments) if name in names]
         if len(given) > 1:
-            raise InputError(f"{option} is given {len(given)} times, and Snakemake takes the last one only",
-                             f"write all after one: {option} {shlex.join(word for words in given for word in words)}")  # fmt: skip
+            every_word = shlex.join(word for words in given for word in words)
+            raise InputError(
+                f"{option} is given {len(given)} times, and Snakemake takes the last one only",
+                f"write all after one: {option} {every_word}",
+            )
         if option == "--config":
             for words in given:
                 _check_settings(words)
 
 
 def check_configfiles(arguments: list[str]) -> None:
-    """Raise InputError if a word after --configfile is not a configuration file: Snakemake takes every word there for one."""
+    """Raise InputError if a word after --configfile is not a configuration file. Snakemake reads every word there as one."""
     swallowed = [word for word in _configfile_words(arguments) if not _is_configuration(Path(word))]
     if not swallowed:
         return
@@ -77,8 +80,10 @@ def check_configfiles(arguments: list[str]) -> None:
 
 
 def complete(config: Config, folder: Path) -> Config:
-    """Return the configuration with all that decides it spelled out: each task's whole schedule, absolute places of what
-    is read from the disk (relative ones begin in `folder`), and what COMPILE_ONCE in the environment says."""
+    """Return the configuration with everything that decides a result spelled out.
+
+    Each task has its whole schedule. Paths are absolute; relative ones begin in `folder`. `cerebras.compile_once` has the
+    value that the environment variable COMPILE_ONCE gives it."""
     placed = _with_places(config, partial(_absolute, folder=folder))
     tasks = {
         name: data.model_copy(update={"training": config.training_of(name).model_dump()})
@@ -93,19 +98,20 @@ def complete(config: Config, folder: Path) -> Config:
 
 
 def complete_text(config: Config, folder: Path) -> str:
-    """Return the text of configuration.yaml: `complete` as YAML, below two lines that say what it is."""
+    """Return the text of configuration.yaml: the complete configuration as YAML, below two lines that say what it is."""
     content = complete(config, folder).model_dump(mode="json")
     return HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def with_normal_places(config: Config, folder: Path) -> Config:
-    """Return the configuration with one spelling of each place on the disk: relative to `folder` if it lies in it, absolute
-    elsewhere. Another spelling of the same place then reruns nothing."""
+    """Return the configuration with one spelling of each path, so that another spelling of the same path reruns nothing.
+
+    A path in `folder` is relative to it, and every other path is absolute."""
     return _with_places(config, partial(_normal, folder=folder))
 
 
 def _with_places(config: Config, spell: Callable[[str], str]) -> Config:
-    """Return the configuration with every place on the disk that an example or a weight is read from spelled by `spell`."""
+    """Return the configuration with `spell` applied to every path from which examples or weights are read."""
     models = {
         name: model.model_copy(update={"source": _spelled_source(model.source, spell)})
         for name, model in config.models.items()
@@ -121,7 +127,7 @@ def _with_places(config: Config, spell: Callable[[str], str]) -> Config:
 
 
 def _spelled_source(source: str, spell: Callable[[str], str]) -> str:
-    """Return a model's source with its place on the disk, if it has one, spelled by `spell`."""
+    """Return a model's source with `spell` applied to its path, if it has one."""
     kind, _, place = source.partition(":")
     if kind == "path":
         return f"path:{spell(place)}"
@@ -134,34 +140,37 @@ def _spelled_source(source: str, spell: Callable[[str], str]) -> str:
 
 
 def _absolute(place: str, folder: Path) -> str:
-    """Return the absolute path of a place. Links in the path to it are followed; its own name stays, even if it is a link."""
+    """Return an absolute path. Links to its folder are resolved, but its last part stays, even if it is a link."""
     path = folder / place
     return str(path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name)
 
 
 def _normal(place: str, folder: Path) -> str:
-    """Return a place relative to `folder` if it lies in it, and absolute elsewhere."""
-    path, folder = Path(_absolute(place, folder)), folder.resolve()
-    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+    """Return a path relative to `folder` if it is in it, and absolute if not."""
+    path = Path(_absolute(place, folder))
+    root = folder.resolve()
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def _options(arguments: list[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield each option of a command with the words after it, up to the next option."""
-    name, words = "", []
+    name = ""
+    words: list[str] = []
     for argument in arguments:
         if argument.startswith("-"):
             yield name, words
             name, _, value = argument.partition("=")
             words = [value] if value else []
             if re.match("-C.", argument):
-                name, words = "-C", [argument[2:]]
+                name = "-C"
+                words = [argument[2:]]
         else:
             words.append(argument)
     yield name, words
 
 
 def _configfile_words(arguments: list[str]) -> list[str]:
-    """Return the words that Snakemake takes for configuration files; `--configfile=FILE` takes one word only."""
+    """Return the words that Snakemake reads as configuration files; `--configfile=FILE` takes only one word."""
     words: list[str] = []
     takes_words = False
     for argument in arguments:
@@ -177,31 +186,32 @@ def _configfile_words(arguments: list[str]) -> list[str]:
 
 
 def _is_configuration(path: Path) -> bool:
-    """Return whether a path can be a configuration file: it is there, and it is not a record or a table of a study."""
+    """Return whether a path can be a configuration file: it exists, and is not a record or a table of a study."""
     if not path.exists() or path.is_dir():
         return False
     return Path(os.path.relpath(path)).parts[0] not in GENERATED or path.suffix in (".yaml", ".yml")
 
 
 def _check_settings(settings: list[str]) -> None:
-    """Raise InputError where KEY=VALUE settings name a key twice, at the top or inside a value."""
-    pairs = [setting.partition("=")[::2] for setting in settings]
-    names = [name for name, _ in pairs]
-    for name, value in pairs:
+    """Raise InputError if KEY=VALUE settings name a key twice, at the top or inside a value."""
+    names = [setting.partition("=")[0] for setting in settings]
+    for setting in settings:
+        name, _, value = setting.partition("=")
         if names.count(name) > 1:
             raise InputError(f"--config: {name} is given twice", f"write one {name}={{...}} with all of its keys")
         try:
             node = yaml.compose(value, Loader=yaml.BaseLoader)
         except yaml.YAMLError:
-            continue  # a text, whose section refuses it
+            continue  # The section that the key belongs to refuses the text.
         _check_nodes(node, f"--config {name}")
 
 
 def _check_nodes(root: yaml.Node | None, place: Path | str) -> None:
-    """Raise InputError for a key that a mapping has twice, and for a number that is not read as it is written.
+    """Raise InputError if a mapping has a key twice, or if YAML reads a number as another one.
 
-    YAML takes 010 for 8 and 1:30 for 90, and of two equal keys the last."""
-    waiting, seen = [root], set()
+    YAML reads 010 as 8 and 1:30 as 90. Of two equal keys it uses the last."""
+    waiting = [root]
+    seen = set()
     while waiting:
         node = waiting.pop()
         if node is None or id(node) in seen:
@@ -217,24 +227,26 @@ def _check_nodes(root: yaml.Node | None, place: Path | str) -> None:
 
 
 def _check_keys(mapping: yaml.MappingNode, place: Path | str) -> None:
-    """Raise InputError for a key that a mapping has twice."""
-    met = set()
+    """Raise InputError if a mapping has a key twice."""
+    seen = set()
     for key, _ in mapping.value:
         if not isinstance(key, yaml.ScalarNode):
             continue
-        if key.value in met:
+        if key.value in seen:
             line = key.start_mark.line + 1
             raise InputError(f"{place}, line {line}: {key.value} is given twice", "keep one of them")
-        met.add(key.value)
+        seen.add(key.value)
 
 
 def _check_number(node: yaml.ScalarNode, place: Path | str) -> None:
-    """Raise InputError for 010 and 1:30, which YAML takes for other numbers than a reader does."""
+    """Raise InputError for numbers such as 010 and 1:30, which YAML reads as other numbers than you do."""
     if node.tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
         return
     digits = node.value.replace("_", "")
     is_octal = re.fullmatch(r"[-+]?0[0-7]+", digits) and int(digits, 10) != int(digits, 8)
     if is_octal or ":" in digits:
-        read = yaml.safe_load(node.value)
-        raise InputError(f"{place}, line {node.start_mark.line + 1}: YAML reads {node.value} as {read}", f"write {read},"
-                         " or the number without leading zeros and colons")  # fmt: skip
+        number = yaml.safe_load(node.value)
+        raise InputError(
+            f"{place}, line {node.start_mark.line + 1}: YAML reads {node.value} as {number}",
+            f"write {number}, or the number without leading zeros and colons",
+        )

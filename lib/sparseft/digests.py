@@ -1,10 +1,10 @@
-"""Digests of the code that a script runs from this library.
+"""Compute digests of the code that a script runs from this library.
 
-Snakemake does not see an edit of a library, and takes a touched or freshly cloned script for a changed one. A digest in
-`params` covers the script and exactly the modules that it imports. An edit reruns what it concerns, and nothing else.
+Snakemake does not see an edit of a library. It treats a touched or freshly cloned script as a changed one. The digest in
+`params` covers the script and exactly the modules that it imports. So an edit reruns only the jobs that run the edited code.
 
-The digest is that of the syntax tree without the words that no result depends on: comments, formatting, docstrings, the
-help texts of argparse, the descriptions of pydantic's fields. Every other string is code, error messages included:
+The digest covers the syntax tree, without the words that no result depends on: comments, formatting, docstrings, the help
+texts of argparse and the descriptions of pydantic's fields. Every other string is code, error messages included, because
 run_on_appliance.py decides by what a trainer printed.
 """
 
@@ -20,7 +20,7 @@ PACKAGE = "sparseft"
 
 _PARSER_WORDS = frozenset({"description", "epilog"})
 _GROUP_WORDS = frozenset({"title", "description"})
-# Function -> its keywords that only a reader sees.
+# By function, its keywords whose text only a reader sees.
 WORDS = {
     "ArgumentParser": _PARSER_WORDS,
     "add_parser": _PARSER_WORDS | {"help"},
@@ -29,14 +29,14 @@ WORDS = {
     "add_argument": frozenset({"help", "metavar"}),
     "Field": frozenset({"description", "title", "examples"}),
 }
-# The expressions that such a keyword may consist of: text that computes is code.
+# The expressions that such a keyword may consist of. Text that calls a function is code.
 _TEXT = (ast.Constant, ast.JoinedStr, ast.FormattedValue, ast.Name, ast.List, ast.Tuple, ast.expr_context)
 
 
 def code_digest(script: Path, lib: Path, without: tuple[str, ...] = ()) -> str:
     """Return the sha256 of `script` and of the modules under `lib`/sparseft that it imports, directly or not.
 
-    `without`: modules, such as "sparseft.pruning.calibration", that this use of the script never imports."""
+    `without` names modules that this use of the script never imports, such as "sparseft.pruning.calibration"."""
     digest = hashlib.sha256(read_code(script.read_bytes()).canonical)
     for module in imported_modules(script, lib, without):
         digest.update(f"\n{module.relative_to(lib).as_posix()}\n".encode() + read_code(module.read_bytes()).canonical)
@@ -44,29 +44,30 @@ def code_digest(script: Path, lib: Path, without: tuple[str, ...] = ()) -> str:
 
 
 def imported_modules(script: Path, lib: Path, without: tuple[str, ...] = ()) -> list[Path]:
-    """Return the package's files that `script` and its imports import anywhere; sorted, packages' __init__ included."""
-    found: set[Path] = set()
+    """Return the package's files that `script` imports, directly or not, sorted. Each package's __init__ is among them."""
+    imported: set[Path] = set()
     queue = [script]
     while queue:
-        new = _imported_files(queue.pop().read_bytes(), lib, without) - found
-        found |= new
+        new = _imported_files(queue.pop().read_bytes(), lib, without) - imported
+        imported |= new
         queue += new
-    return sorted(found)
+    return sorted(imported)
 
 
 @dataclass(frozen=True)
 class Code:
-    """A source without the words that no result depends on, and the package's modules that it may import."""
+    """Hold a source without the words that no result depends on, and the package's modules that it may import."""
 
     canonical: bytes
     imports: frozenset[str]
 
 
-@cache  # Every script imports much the same modules, and parsing takes half of the time.
+# Most scripts import the same modules, and parsing takes half of the time.
+@cache
 def read_code(source: bytes) -> Code:
     """Return the code of a source. `canonical` is the same for all sources with the same code, in Python 3.11 to 3.13.
 
-    `ast.dump` would differ between them: each has fields that the one before does not have, empty in most nodes."""
+    The output of `ast.dump` differs between them, because each version adds fields, which are empty in most nodes."""
     tree = ast.parse(source)
     parts: list[str] = []
     _write(tree, parts)
@@ -81,7 +82,8 @@ def _write(node: ast.AST, parts: list[str]) -> None:
         return
     for name in node._fields:
         value = getattr(node, name, None)
-        if value is None or name == "ctx":  # Where an expression stands says whether it is read or written.
+        # Whether an expression is read or written (`ctx`) follows from its place in the tree.
+        if value is None or name == "ctx":
             continue
         if isinstance(value, list):
             value = _relevant(node, name, value)
@@ -94,7 +96,7 @@ def _write(node: ast.AST, parts: list[str]) -> None:
 
 
 def _write_value(value: object, parts: list[str]) -> None:
-    """Append the value of a field: a node, a list, or a number or name of Python's."""
+    """Append the value of a field: a node, a list, a number or a name."""
     if isinstance(value, ast.AST):
         _write(value, parts)
     elif isinstance(value, list):
@@ -132,12 +134,12 @@ def _function_name(function: ast.expr) -> str:
 
 
 def _is_text(value: ast.expr) -> bool:
-    """Return whether an expression only puts text together: it calls nothing that could have an effect."""
+    """Return whether an expression only joins texts, without a call that could have an effect."""
     return all(isinstance(node, _TEXT) for node in ast.walk(value))
 
 
 def _joined(values: list[ast.expr]) -> list[ast.expr]:
-    """Return the parts of an f-string with neighbouring constants as one, which Python's versions divide differently."""
+    """Return the parts of an f-string with neighbouring constants joined, because Python's versions split them differently."""
     parts: list[ast.expr] = []
     for constant, group in groupby(values, key=lambda value: isinstance(value, ast.Constant)):
         if not constant:
@@ -149,7 +151,7 @@ def _joined(values: list[ast.expr]) -> list[ast.expr]:
 
 @cache
 def _imported_files(source: bytes, lib: Path, without: tuple[str, ...]) -> frozenset[Path]:
-    """Return the files that the imports of one source run."""
+    """Return the package's files that the imports of one source run."""
     names = {name for name in read_code(source).imports if not name.startswith(without)}
     return frozenset(file for name in names for file in _files(name, lib))
 
@@ -166,7 +168,7 @@ def _imported_names(tree: ast.Module) -> frozenset[str]:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a node and the statements in it, at any depth. No expression imports, and nine of ten nodes are expressions."""
+    """Yield a node and all statements in it. Expressions are nine of ten nodes, and are skipped because none imports."""
     yield node
     for name in ("body", "orelse", "finalbody", "handlers", "cases"):
         inner = getattr(node, name, None)  # A lambda's body is an expression.

@@ -1,7 +1,7 @@
-"""Errors as a script reports them: one line on stderr, with the traceback above it if that is asked for.
+"""Report a script's error as one line on stderr, below its traceback if you ask for that.
 
-SPARSEFT_DEBUG=1 asks for the traceback of every error. The rules of the workflow set SPARSEFT_LOG_TRACEBACKS=1, because
-the stderr of their scripts is a log: it gets the traceback of every error but an InputError, which the user can mend.
+SPARSEFT_DEBUG=1 prints the traceback of every error. The rules of the workflow set SPARSEFT_LOG_TRACEBACKS=1, because
+the stderr of their scripts is a log. The log gets every traceback except that of an InputError, which the user can correct.
 """
 
 import os
@@ -10,17 +10,19 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-MARK = "traceback | "  # Begins each line of a traceback: it tells a log's reader what is no message.
+# Each line of a traceback begins with it, so that a log's reader can tell the traceback from messages.
+MARK = "traceback | "
 _PACKAGE = Path(__file__).resolve().parent
 _PROJECT = _PACKAGE.parents[1]
 _OWN_CODE = (_PACKAGE, _PROJECT / "workflow/scripts")
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; `mend` says what to do about it."""
+    """Report that the user's input cannot be used: `what` is wrong with it, and `mend` says what to do."""
 
     def __init__(self, what: str, mend: str) -> None:
-        super().__init__(what, mend)  # both, so that it can be sent from one process to another
+        # Both are arguments, so that pickle can send the error from one process to another.
+        super().__init__(what, mend)
 
     def __str__(self) -> str:
         return "; ".join(self.args)
@@ -41,8 +43,9 @@ def run_script(main: Callable[[], int]) -> None:
 
 
 def print_traceback(error: Exception) -> None:
-    """Print the traceback on stderr if debugging, or if stderr is a log and this is no InputError."""
-    if not (_is_set("SPARSEFT_DEBUG") or (_is_set("SPARSEFT_LOG_TRACEBACKS") and not isinstance(error, InputError))):
+    """Print the traceback on stderr if debugging, or if stderr is a log and the error is not an InputError."""
+    is_logged = _is_set("SPARSEFT_LOG_TRACEBACKS") and not isinstance(error, InputError)
+    if not _is_set("SPARSEFT_DEBUG") and not is_logged:
         return
     error.__suppress_context__ = False  # `raise InputError(...) from None` hides its cause from the user only
     lines = "".join(traceback.format_exception(error)).splitlines()
@@ -50,14 +53,16 @@ def print_traceback(error: Exception) -> None:
 
 
 def own_place(error: Exception) -> str:
-    """Return the innermost line of this project that raised or passed on an error; a library's if there is none."""
+    """Return the innermost line of this project in an error's traceback; the innermost of all if there is none."""
     frames = traceback.extract_tb(error.__traceback__)
-    place, file = frames[-1], Path(frames[-1].filename).name
+    innermost = frames[-1]
+    file = Path(innermost.filename).name
     for frame in frames:
         path = Path(frame.filename).resolve()
         if path != Path(__file__).resolve() and any(path.is_relative_to(folder) for folder in _OWN_CODE):
-            place, file = frame, path.relative_to(_PROJECT)
-    return f"{file}, line {place.lineno}, in {place.name}"
+            innermost = frame
+            file = path.relative_to(_PROJECT)
+    return f"{file}, line {innermost.lineno}, in {innermost.name}"
 
 
 def _is_set(variable: str) -> bool:

@@ -8,10 +8,10 @@ lm-eval runs the context once per continuation. Here the continuations of a cont
 
 lm_head runs only on the positions that predict a token of a continuation.
 
-The numbers are those of one pass per continuation, apart from rounding: about 1e-5 nats for a short continuation in float32.
-`is_exact_enough` says where that cannot change an answer. A 16-bit model rounds by 0.01 nats and more. Of a long
-continuation lm-eval's own sum in float32 rounds by more than 1e-4 nats. Both are left to lm-eval's own passes. So is a model
-that its config.json gives an attention or positions for which the packed sequence means something else.
+The numbers equal those of one pass per continuation, apart from rounding. In float32 it is about 1e-5 nats for a short
+continuation. `is_exact_enough` accepts only such requests. A 16-bit model rounds by 0.01 nats or more. For a long
+continuation, lm-eval's own sum in float32 rounds by more than 1e-4 nats. A model's config.json may also ask for an attention
+or for positions under which a packed sequence means something else. lm-eval's own passes evaluate all of these.
 """
 
 from collections import defaultdict
@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from sparseft.training.fixed_length import FIXED_ROPE, attention_window
 
-LONGEST = 16  # tokens of a continuation: at 16 nats a token, the spacing of float32 numbers is 3e-5 nats
-ATTENTION = "sdpa"  # torch's own. The eager one of transformers adds a mask of True and False as 1 and 0.
+# Tokens of a continuation. If each token costs 16 nats, the spacing of float32 numbers at their sum is 3e-5 nats.
+LONGEST = 16
+# torch's own attention. The eager one of transformers adds a mask of True and False as 1 and 0.
+ATTENTION = "sdpa"
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,8 @@ def log_likelihoods(
     `batch_size` is the number of contexts in a forward pass. Equal requests are computed once, and have the same bits."""
     pairs = [(tuple(context), tuple(continuation)) for context, continuation in requests]
     places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
-    sequences = sorted(
-        _by_context(list(places)), key=lambda sequence: -sequence.length
-    )  # running out of memory shows at once
+    # The longest sequences come first, so that running out of memory shows at once.
+    sequences = sorted(_by_context(list(places)), key=lambda sequence: -sequence.length)
     sums = [0.0] * len(places)
     greedy = [True] * len(places)
     for start in range(0, len(sequences), batch_size):

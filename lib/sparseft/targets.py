@@ -1,4 +1,4 @@
-"""What a configuration asks for: the runs of its grid, and their files."""
+"""List the runs of a configuration's grid and the files that it asks for, and check the names of targets."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ from sparseft.grid import (
     split_method,
 )
 
-# Where the name of a file that may be a target says what it belongs to, whether or not the names are right.
+# Patterns of the files that may be targets. They match unknown names too, so that check_target can say which name is wrong.
 _CELL = "(?P<model>[^/-]+)-(?P<task>[^/-]+)-(?P<method>[^/-]+)-sparsity(?P<sparsity>[^/-]+)-(?P<mode>[^/.-]+)"
 _NAMED = (
     rf"results/runs/{_CELL}-seed(?P<seed>[^/-]+)/.+",
@@ -39,42 +39,46 @@ _NAMED = (
     r"models/(?P<model>[^/]+)/manifest\.json",
     r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|manifest\.json)",
 )
-NOT_COMPILED = {"eval_every", "save_every", "length_buckets"}  # keys of `training` that the program does not hold
+# Keys of `training` that do not change the compiled program.
+NOT_COMPILED = {"eval_every", "save_every", "length_buckets"}
 
 
 def runs(config: Config) -> list[Run]:
-    """Every run of a configuration's grid, sorted, none twice."""
+    """Return every run of a configuration's grid, sorted and without duplicates."""
     grid = config.grid
-    found = set()
+    grid_runs = set()
     for model, task in product(grid.models, grid.tasks):
         for sparsity in grid.sparsities:
             for method in grid.methods if sparsity else [DENSE]:
                 modes = grid.modes if sparsity else TRAINED_MODES[:1]  # at sparsity 00: plain LoRA
-                found |= {Run(model, task, method, sparsity, *cell) for cell in product(modes, grid.seeds)}
-                found.add(Run(model, task, method, sparsity, NO_FINETUNE, min(grid.seeds)))
-    return sorted(found)
+                for mode, seed in product(modes, grid.seeds):
+                    grid_runs.add(Run(model, task, method, sparsity, mode, seed))
+                # The seed changes only the training, so one untrained run is enough.
+                grid_runs.add(Run(model, task, method, sparsity, NO_FINETUNE, min(grid.seeds)))
+    return sorted(grid_runs)
 
 
 def mask_targets(config: Config) -> list[str]:
-    """The mask files that the grid's runs need."""
+    """Return the mask files that the grid's runs need."""
     return sorted({fill(mask_path(run.method), run) for run in runs(config)})
 
 
 def run_targets(config: Config, name: str, *, trained_only: bool = False) -> list[str]:
-    """The file `name` of every run; of the trained runs alone where the others have none."""
+    """Return the file `name` of every run, or only of every trained run."""
     chosen = [run for run in runs(config) if run.mode != NO_FINETUNE or not trained_only]
     return [f"{fill(RUN, run)}/{name}" for run in chosen]
 
 
 def throughput_targets(config: Config) -> list[str]:
-    """The measurement of every cell of the grid that is trained, and that `throughput:` does not leave out."""
+    """Return the measurement of every cell that the stage `throughput` measures."""
     return sorted({fill(THROUGHPUT, run) for run in _measured(config)})
 
 
 @dataclass(frozen=True)
 class Program:
-    """What the wafer's compiler is given: the training of `run`, `sequence_length` tokens an example, and, unless it is
-    `measured` alone, its evaluation."""
+    """Describe a program for the Cerebras compiler: the training of `run` with `sequence_length` tokens per example.
+
+    The program also evaluates, unless it is only `measured`."""
 
     run: Run
     settings: Training
@@ -83,33 +87,34 @@ class Program:
 
 
 def training_program(config: Config, run: Run) -> Program:
-    """What a run of the study needs."""
+    """Return the program that a run of the study needs."""
     return Program(run, config.training_of(run.task), config.cerebras.sequence_length, measured=False)
 
 
 def measured_program(config: Config, run: Run, batch_size: int) -> Program:
-    """What a measurement of `batch_size` needs."""
+    """Return the program that a measurement of `batch_size` needs."""
     settings = config.throughput.schedule(config.training_of(run.task), batch_size)
     length = config.throughput.sequence_length or config.cerebras.sequence_length
     return Program(run, settings, length, measured=True)
 
 
 def programs(config: Config) -> dict[str, Program]:
-    """Every program that is compiled for the wafer before the study's trainings, by name, of the first that needs it."""
-    return _named(config, (training_program(config, run) for run in runs(config) if run.mode != NO_FINETUNE))
+    """Return the programs that are compiled before the study's trainings, by name. Each is that of the first run that needs it."""
+    return _by_name(config, (training_program(config, run) for run in runs(config) if run.mode != NO_FINETUNE))
 
 
 def measured_programs(config: Config) -> dict[str, Program]:
-    """Every program that is compiled before the stage `throughput`, as `programs`: one a batch size."""
+    """Return the programs that are compiled before the stage `throughput`, by name: one per measured cell and batch size."""
     sizes = sorted(config.throughput.batch_sizes)
-    return _named(config, (measured_program(config, *each) for each in product(_measured(config), sizes)))
+    needed = (measured_program(config, run, size) for run, size in product(_measured(config), sizes))
+    return _by_name(config, needed)
 
 
 def program_name(config: Config, program: Program) -> str:
-    """The name of a compiled program: runs that differ in seed, task or choice of weights alone share it.
+    """Return the name of a compiled program. Runs that differ only in seed, task or choice of weights share it.
 
-    Rather one too many than one too few: a program that turns out to be there is found, one that is not is compiled
-    inside the training."""
+    If in doubt, two programs have different names. A program that exists already is found again quickly, but a missing one
+    is compiled inside the training."""
     run = program.run
     settings = program.settings.model_dump(exclude=NOT_COMPILED)
     settings |= config.cerebras.model_dump(include=config.cerebras.DECIDING)
@@ -119,25 +124,27 @@ def program_name(config: Config, program: Program) -> str:
     return f"{run.model}-{_layer_counts(config, run)}-sparsity{run.sparsity:02d}-{run.mode}-{digest[:8]}"
 
 
-def _named(config: Config, needed: Iterable[Program]) -> dict[str, Program]:
-    """By name, the first of those that are one; none where nothing is compiled before it runs."""
-    found: dict[str, Program] = {}
-    for program in needed if config.backend == "cerebras" and config.cerebras.compiles_first else ():
-        found.setdefault(program_name(config, program), program)
-    return found
+def _by_name(config: Config, needed: Iterable[Program]) -> dict[str, Program]:
+    """Return the first program of each name; empty if nothing is compiled in advance."""
+    if config.backend != "cerebras" or not config.cerebras.compiles_first:
+        return {}
+    by_name: dict[str, Program] = {}
+    for program in needed:
+        by_name.setdefault(program_name(config, program), program)
+    return by_name
 
 
 def _measured(config: Config) -> list[Run]:
-    """The first seed's run of every cell that the stage `throughput` measures."""
-    chosen = {name: getattr(config.throughput, name) or getattr(config.grid, name)
-              for name in ("methods", "sparsities", "modes")}  # fmt: skip
-    chosen["seeds"] = [min(config.grid.seeds)]
-    narrowed = config.model_copy(update={"grid": config.grid.model_copy(update=chosen)})
+    """Return one trained run, that of the first seed, of every cell that the stage `throughput` measures."""
+    axes = {"seeds": [min(config.grid.seeds)]}
+    for name in ("methods", "sparsities", "modes"):
+        axes[name] = getattr(config.throughput, name) or getattr(config.grid, name)
+    narrowed = config.model_copy(update={"grid": config.grid.model_copy(update=axes)})
     return [run for run in runs(narrowed) if run.mode != NO_FINETUNE]
 
 
 def _layer_counts(config: Config, run: Run) -> str:
-    """What decides how many weights of each layer a mask keeps, at its sparsity: the hint that the compiler is given."""
+    """Return the part of a program's name that decides, with the sparsity, how many weights of each layer a mask keeps."""
     pattern, _ = split_method(run.method)
     if pattern in (DENSE, "structured"):
         return pattern
@@ -148,21 +155,18 @@ def _layer_counts(config: Config, run: Run) -> str:
 
 
 def final_targets(config: Config) -> list[str]:
-    """All that a finished study consists of: the tables, and every run's files, so that a lost one is made again."""
-    files = ("merge.json", "validation_report.json", "evaluation.json")
-    trained = [path for name in ("train.json", "adapter", "before_merge.json")
-               for path in run_targets(config, name, trained_only=True)]  # fmt: skip
-    analysis = [f"{ANALYSIS}/summary.csv", f"{ANALYSIS}/{CONFIGURATION}"]
-    return [*analysis, *trained, *(path for name in files for path in run_targets(config, name))]
+    """Return the files of a finished study: the tables, and the files of every run, so that a lost one is made again."""
+    files = [f"{ANALYSIS}/summary.csv", f"{ANALYSIS}/{CONFIGURATION}"]
+    for name in ("train.json", "adapter", "before_merge.json"):
+        files += run_targets(config, name, trained_only=True)
+    for name in ("merge.json", "validation_report.json", "evaluation.json"):
+        files += run_targets(config, name)
+    return files
 
 
 def check_target(config: Config, target: str) -> None:
-    """Raise InputError if a target names a model, task, method, sparsity, mode or seed of which no rule makes a file."""
-    names: dict[str, str] = {}
-    for pattern in _NAMED:
-        match = re.fullmatch(pattern, target)
-        if match:
-            names = {axis: name for axis, name in match.groupdict().items() if name}
+    """Raise InputError if a target names a model, task, method, sparsity, mode or seed for which no rule makes a file."""
+    names = _names_in(target)
     for axis, described in (("model", config.models), ("task", config.tasks)):
         if axis in names and names[axis] not in described:
             raise InputError(
@@ -173,13 +177,27 @@ def check_target(config: Config, target: str) -> None:
         if axis in names and names[axis] not in known:
             raise InputError(f"{target}: unknown {axis} {names[axis]}", f"choose one of {', '.join(known)}")
     if "sparsity" in names:
-        mask = mask_path(names["method"]).format(**{"task": "TASK", **names})
-        if target.startswith("masks/") and target != mask:
-            raise InputError(f"{target}: not where the masks of {names['method']} lie", f"write {mask}")
-        if not Path(mask).exists():
-            _check_sparsity(config, target, names["sparsity"], names["method"])
+        _check_mask(config, target, names)
     if "seed" in names and (not re.fullmatch(WILDCARDS["seed"], names["seed"]) or int(names["seed"]) >= SEEDS):
         raise InputError(f"{target}: {names['seed']} is not a seed", f"write a number from 0 to {SEEDS - 1}")
+
+
+def _names_in(target: str) -> dict[str, str]:
+    """Return the model, task, method and so on that a target names; empty if it is not a file of a study."""
+    for pattern in _NAMED:
+        match = re.fullmatch(pattern, target)
+        if match:
+            return {axis: name for axis, name in match.groupdict().items() if name}
+    return {}
+
+
+def _check_mask(config: Config, target: str, names: dict[str, str]) -> None:
+    """Raise InputError if the mask that a target is or needs does not exist and no rule makes it."""
+    mask = mask_path(names["method"]).format(**{"task": "TASK", **names})
+    if target.startswith("masks/") and target != mask:
+        raise InputError(f"{target}: the masks of {names['method']} are in another place", f"write {mask}")
+    if not Path(mask).exists():
+        _check_sparsity(config, target, names["sparsity"], names["method"])
 
 
 def _check_sparsity(config: Config, target: str, sparsity: str, method: str) -> None:
@@ -201,7 +219,7 @@ def _check_sparsity(config: Config, target: str, sparsity: str, method: str) -> 
 
 
 def no_rule(target: str, names: Iterable[str], stages: Iterable[str]) -> InputError:
-    """Return the error for a target that no rule makes, with the nearest of `names`, which lie in the target's folder."""
+    """Return the error for a target that no rule makes, with the most similar of `names`. They are in the target's folder."""
     what = f"{target}: no stage and no rule makes it"
     by_last_part = {PurePath(name).name: name for name in names}
     nearest = get_close_matches(PurePath(target).name, sorted(by_last_part), n=1)

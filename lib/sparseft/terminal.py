@@ -118,12 +118,14 @@ def outcome(run: Run, evaluation: Mapping) -> str:
 
 
 def replaced_models(planned: Iterable[str]) -> str:
-    """Return which prepared models a plan makes again; empty if none. `planned` are the outputs that are there already."""
+    """Return a sentence on the prepared models that a plan makes again; empty if there are none.
+
+    `planned` are the outputs of the plan that exist already."""
     manifests = [PurePath(path) for path in planned if PurePath(path).match(MANIFEST.format(model="*"))]
     if not manifests:
         return ""
     names = ", ".join(sorted(str(path.parent) for path in manifests))
     return (
-        f"made again, and with it everything that was made from it: {names}; if you changed a model's settings, give the"
-        " changed model a name of its own under models:, and both stay"
+        f"the plan makes {names} again, and everything that was made from it; if you changed a model's settings and want to"
+        " keep both, give the changed model its own name under models:"
     )

@@ -96,4 +96,4 @@ def test_every_description_is_a_sentence_with_a_known_type():
     assert len(columns) > 250
     for column in columns:
         assert column.type in TYPES, column.name
-        assert column.description.endswith("."), column.name
+        assert column.meaning.endswith("."), column.name

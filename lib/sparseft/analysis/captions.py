@@ -1,4 +1,4 @@
-"""Say in words what each figure of plots.py shows: where it belongs, its caption, and its text for who cannot see it."""
+"""Describe each figure of plots.py in words: its caption, and its text for readers who cannot see it."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_m
 
 @dataclass(frozen=True)
 class Plot:
-    """Describe a figure: where it belongs and what it shows, in words. `model` and `task` are empty for several."""
+    """Describe a figure: where it belongs, and what it shows. `model` and `task` are empty if it shows several."""
 
-    name: str  # of its files, without the ending
+    name: str  # the name of its files, without the ending
     kind: str
     setting: str
     model: str
@@ -23,9 +23,10 @@ class Plot:
 
 
 def line_chart(name: str, kind: str, points: pd.DataFrame, words: str, caption: str) -> Plot:
-    """Describe a line figure of the points, of which `words` say what is drawn."""
+    """Describe a line chart of the points; `words` say what its lines show."""
     setting, task = points[["setting", "task"]].iloc[0]
-    methods, modes = ", ".join(points["method"].unique()), ", ".join(points["mode"].unique())
+    methods = ", ".join(points["method"].unique())
+    modes = ", ".join(points["mode"].unique())
     models = ", ".join(points["model"].unique())
     alt = (
         f"Line chart: {words} of {models} on {task}, over sparsity. A panel per method: {methods}. A line per mode: {modes}."
@@ -82,7 +83,7 @@ def value_caption(points: pd.DataFrame, label: str) -> str:
 
 
 def _levels(points: pd.DataFrame) -> str:
-    """Say what the horizontal lines of a value's figure are."""
+    """Return sentences on the horizontal lines in the figure of a value."""
     levels = ["The dotted line is what guessing scores."]
     if (points["majority_floor"] > points["chance"]).any():
         levels.append("The dash-dotted line is what one answer to all questions scores.")
@@ -92,10 +93,10 @@ def _levels(points: pd.DataFrame) -> str:
 
 
 def toy(task: str) -> str:
-    """Say of a task that the project generates that it is one; return nothing for the others."""
+    """Return a sentence that says that a task is a toy task; empty for other tasks."""
     return f" {task} is a toy task that SparseFT generates." if task in MINI_TASKS else ""
 
 
 def _first_upper(text: str) -> str:
-    """Return a text as the beginning of a sentence."""
+    """Return a text with an upper-case first letter."""
     return text[:1].upper() + text[1:]

@@ -1,7 +1,7 @@
-"""Decide what the numbers of one model, task, metric and setting support, sparsity by sparsity.
+"""Decide for each sparsity what the numbers of one model, task, metric and setting support.
 
-A fall or a rise is claimed only if comparisons.py calls the difference significant. A loss is excluded only if its verdict says so
-here and at every smaller sparsity. Runs with a fault support no claim. findings.py puts the claims into words.
+A fall or a rise is claimed only if comparisons.py calls the difference significant. A loss is excluded only if its verdict
+says so at this sparsity and at every smaller one. Runs with a fault support no claim. findings.py puts the claims into words.
 """
 
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ class Claim:
     pruning: str  # the change from the dense model to the pruned one, both without fine-tuning
     tuning: str  # the change by fine-tuning
     remaining: str  # the change from the fine-tuned dense model to the fine-tuned pruned one
-    loss: str | None  # whether a loss above the tolerance by pruning alone is excluded; None where nothing is said
-    tuned_loss: str | None  # the same of the fine-tuned models
-    costs_nothing: bool  # whether pruning alone costs nothing measurable
+    loss: str | None  # whether a loss above the tolerance by pruning is excluded; None if there is no verdict
+    tuned_loss: str | None  # the same after fine-tuning
+    costs_nothing: bool  # whether pruning without fine-tuning costs nothing measurable
     hopeless: bool  # whether pruning costs something, and no run of this sparsity is measurably better than guessing
     lora: str  # the name of the fine-tuning; empty without one
     method: str
-    sparsity: str  # in percent, with the one that the masks reached where it differs
+    sparsity: str  # in percent, with the one that the masks reached if it differs
     untuned: float | None
     tuned: float | None
 
@@ -44,9 +44,9 @@ class Claim:
 
     @property
     def outcome(self) -> tuple:
-        """Return what pruning and fine-tuning change. How close this comes to the dense model counts only if it is needed.
+        """Return what pruning and fine-tuning change.
 
-        It is needed where pruning alone shows no fall, or is not compared."""
+        The distance to the dense model is a part of it only if pruning shows no fall, or if something is not compared."""
         to_dense = self.remaining if UNKNOWN in (self.pruning, self.tuning) else None
         falls_tuned = self.pruning != FALL and self.remaining == FALL
         return (
@@ -75,25 +75,28 @@ class Results:
 
     @property
     def methods(self) -> list[str]:
-        """Return the methods that are summed up: all but the control, or the control if it is the only one."""
+        """Return the methods that the headline is about: all but the control, or the control if it is the only one."""
         pruned = dict.fromkeys(method for method, sparsity, _ in self.cells if sparsity > 0)
         return [method for method in pruned if method != CONTROL] or list(pruned)
 
     @property
     def sparsities(self) -> list[int]:
-        """Return the sparsities of these methods."""
+        """Return the sparsities of `methods`."""
         return sorted({sparsity for method, sparsity, _ in self.cells if method in self.methods})
 
     def dense(self, mode: str) -> tuple | None:
-        """Return the dense cell that the curves of a mode start from; None without a sound one."""
+        """Return the dense cell that the curves of a mode start from; None if there is no sound one."""
         return self.cells.get((DENSE, 0, NO_FINETUNE if mode == NO_FINETUNE else PLAIN_LORA))
 
     def change(self, kind: str, place: Place) -> str:
-        """Return what the comparison of a cell says. A dense model that only guesses has nothing to lose."""
+        """Return what the comparison of a cell says. Nothing is compared with a dense model that only guesses."""
         row = self.comparisons.get(kind, {}).get(place)
-        no_base = kind == "dense" and (self.dense(place[2]) is None or guesses(self.dense(place[2])))
-        if row is None or not row.n or no_base:
+        if row is None or not row.n:
             return UNKNOWN
+        if kind == "dense":
+            dense = self.dense(place[2])
+            if dense is None or guesses(dense):
+                return UNKNOWN
         if not row.significant:
             return SAME
         return RISE if row.difference > 0 else FALL
@@ -115,12 +118,12 @@ def claims(results: Results) -> list[Claim]:
 
 
 def guess_level(cell: tuple) -> float:
-    """Return what guessing scores, or one and the same answer to all questions where that is more."""
+    """Return what guessing scores, or what one answer to all questions scores if that is more."""
     return max(cell.chance, cell.majority_floor) if pd.notna(cell.majority_floor) else cell.chance
 
 
 def guesses(cell: tuple) -> bool:
-    """Return whether a cell is not measurably better than guessing: its interval reaches down to that score."""
+    """Return whether a cell is not measurably better than guessing, because its interval reaches down to that score."""
     return cell.value_low <= guess_level(cell)
 
 
@@ -131,7 +134,7 @@ def best_training(results: Results, method: str, sparsity: int) -> tuple | None:
 
 
 def best_method(results: Results, sparsity: int) -> str:
-    """Return the method with the highest value in any mode; of equal ones, that with the highest value before training."""
+    """Return the method with the highest value in any mode. Of equal ones, the highest value before training decides."""
 
     def values(method: str) -> tuple[float, float]:
         untuned = results.cells.get((method, sparsity, NO_FINETUNE))
@@ -142,18 +145,21 @@ def best_method(results: Results, sparsity: int) -> str:
 
 
 def _claim(results: Results, sparsity: int) -> Claim:
+    """Return what the best method of one sparsity supports."""
     method = best_method(results, sparsity)
-    alone = (method, sparsity, NO_FINETUNE)
-    untuned, tuned = results.cells.get(alone), best_training(results, method, sparsity)
-    after = (method, sparsity, tuned.mode if tuned else "")
-    pruning, loss = results.change("dense", alone), results.loss(alone)
+    untuned_place = (method, sparsity, NO_FINETUNE)
+    untuned = results.cells.get(untuned_place)
+    tuned = best_training(results, method, sparsity)
+    tuned_place = (method, sparsity, tuned.mode if tuned else "")
+    pruning = results.change("dense", untuned_place)
+    loss = results.loss(untuned_place)
     not_lower = pruning == SAME and (loss == EXCLUDED or untuned.value_mean >= results.dense(NO_FINETUNE).value_mean)
     return Claim(
         pruning=pruning,
-        tuning=results.change("untuned", after),
-        remaining=results.change("dense", after),
+        tuning=results.change("untuned", tuned_place),
+        remaining=results.change("dense", tuned_place),
         loss=loss,
-        tuned_loss=results.loss(after),
+        tuned_loss=results.loss(tuned_place),
         costs_nothing=pruning == RISE or not_lower,
         hopeless=pruning == FALL and _hopeless(results, sparsity),
         lora=_training_name(results, tuned) if tuned else "",
@@ -165,14 +171,12 @@ def _claim(results: Results, sparsity: int) -> Claim:
 
 
 def _training_name(results: Results, best: tuple) -> str:
-    """Return the name of the best fine-tuning; it says the mode where the modes differ."""
+    """Return the name of the best fine-tuning, with its mode if the modes differ."""
     cells = _trained(results, best.method, best.sparsity)
     if not any(mode == TRAINED_MODES[1] for _, _, mode in results.cells):
         return "LoRA"
-    same_result = {(cell.value_mean, _raised(results, cell)) for cell in cells} == {
-        (best.value_mean, _raised(results, best))
-    }
-    return "LoRA" if len(cells) > 1 and same_result else f"LoRA ({best.mode})"
+    outcomes = {(cell.value_mean, _raised(results, cell)) for cell in cells}
+    return "LoRA" if len(cells) > 1 and len(outcomes) == 1 else f"LoRA ({best.mode})"
 
 
 def _hopeless(results: Results, sparsity: int) -> bool:
@@ -184,13 +188,16 @@ def _hopeless(results: Results, sparsity: int) -> bool:
 
 
 def _trained(results: Results, method: str, sparsity: int) -> list[tuple]:
+    """Return the sound trained cells of a method and sparsity."""
     cells = [results.cells.get((method, sparsity, mode)) for mode in TRAINED_MODES]
     return [cell for cell in cells if cell is not None]
 
 
 def _raised(results: Results, cell: tuple) -> bool:
+    """Return whether fine-tuning raises the value of a cell significantly."""
     return results.change("untuned", (cell.method, cell.sparsity, cell.mode)) == RISE
 
 
 def _by_place(table: pd.DataFrame) -> dict[Place, tuple]:
+    """Return the rows of a table by method, sparsity and mode."""
     return {(row.method, int(row.sparsity), row.mode): row for row in table.itertuples()}

@@ -1,4 +1,4 @@
-"""The columns of every table: what each holds, its type, its unit and when it is empty.
+"""Describe the columns of every table: what each holds, its type, its unit and when it is empty.
 
 docs/generate.py prints them as docs/reference/tables.md. tests/analysis/test_docs.py compares them with the tables that the
 analysis writes: the same columns, in the same order, with these types. No script imports this module, so that a better
@@ -22,11 +22,11 @@ SPEEDS_DIFFER = (
 
 @dataclass(frozen=True)
 class Column:
-    """Describe one column. `type` is text, version, integer, number or true/false; `empty` says when it has no value."""
+    """Describe one column. `type` is text, version, integer, number or true/false. `empty` says when it has no value."""
 
     name: str
     type: str
-    description: str
+    meaning: str
     unit: str = ""
     empty: str = "never"
 

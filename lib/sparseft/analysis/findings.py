@@ -35,14 +35,15 @@ def headline(derived: Derived, tolerance: float) -> list[str]:
     sentences = Sentences(results, derived.cells.iloc[0]["metric"], tolerance)
     if not results.methods:
         return sentences.dense_only()
-    opening, control = sentences.opening(), sentences.control()
+    opening = sentences.opening()
+    control = sentences.control()
     groups = _groups(claims(results), MOST_SENTENCES - len(opening) - len(control))
-    told = [sentences.claim(group, first=group is groups[0]) for group in groups]
-    if len(opening) + len(told) <= MOST_SENTENCES:
-        return [*opening, *told, *control][:MOST_SENTENCES]
+    claimed = [sentences.claim(group, first=group is groups[0]) for group in groups]
+    if len(opening) + len(claimed) <= MOST_SENTENCES:
+        return [*opening, *claimed, *control][:MOST_SENTENCES]
     kept = MOST_SENTENCES - len(opening) - 1
-    rest = [claim for group in groups[kept:] for claim in group]
-    return [*opening, *told[:kept], f"The table has the rest, {listed_sparsities(rest)}."]
+    omitted = [claim for group in groups[kept:] for claim in group]
+    return [*opening, *claimed[:kept], f"The table also has {listed_sparsities(omitted)}."]
 
 
 def findings(derived: Derived, tolerance: float) -> list[str]:
@@ -64,7 +65,7 @@ def loss_findings(derived: Derived) -> list[str]:
 
 
 def explain_verdict(verdict: str | None, to_dense: float, examples: int) -> str:
-    """Return what a verdict says of a loss above the tolerance; "-" where there is no verdict."""
+    """Return what a verdict says of a loss above the tolerance; "-" if there is no verdict."""
     if pd.isna(verdict):
         return "-"
     if verdict == WITHIN:
@@ -87,11 +88,11 @@ def _side(to_dense: float) -> str:
     return "higher" if to_dense > 0 else "lower"
 
 
-def _groups(found: list[Claim], room: int) -> list[list[Claim]]:
-    """Return together the sparsities of which the same is claimed; where these are too many, those of one outcome."""
+def _groups(every_claim: list[Claim], room: int) -> list[list[Claim]]:
+    """Return the claims in groups with equal claims. If these are more than `room`, group by outcome instead."""
     by_kind: dict[tuple, list[Claim]] = {}
     by_outcome: dict[tuple, list[Claim]] = {}
-    for claim in found:
+    for claim in every_claim:
         by_kind.setdefault(claim.kind, []).append(claim)
         by_outcome.setdefault(claim.outcome, []).append(claim)
     return list((by_kind if len(by_kind) <= room else by_outcome).values())
@@ -115,7 +116,7 @@ def _dense(cells: pd.DataFrame) -> Iterator[str]:
 
 
 def _curves(derived: Derived, tolerance: float) -> Iterator[str]:
-    """Say by mode up to which sparsity a loss above the tolerance is excluded, and what the next point shows."""
+    """Say for each mode up to which sparsity a loss above the tolerance is excluded, and what the next point shows."""
     judged = derived.points[derived.points["verdict"].notna() & (derived.points["sparsity"] > 0)]
     largest = derived.best[derived.best["largest_within"]].set_index(["method", "mode"])["reached_sparsity"]
     for mode, curves in judged.groupby("mode", sort=False):
@@ -127,7 +128,7 @@ def _curves(derived: Derived, tolerance: float) -> Iterator[str]:
 
 
 def _curve(curve: pd.DataFrame, reached: float, tolerance: str) -> str:
-    """Return what one curve says up to the sparsity `reached`, and at the point behind it."""
+    """Return what one curve says up to the sparsity `reached`, and at the point after it."""
     parts = []
     for row in curve[curve["reached_sparsity"] == reached].tail(1).itertuples():
         parts.append(f"loses at most {tolerance} up to {asked_and_reached(row)} % ({difference(row)})")
@@ -147,7 +148,7 @@ def _loss(row: tuple, tolerance: str) -> str:
 
 
 def _compared(comparisons: pd.DataFrame, what: str) -> Iterator[str]:
-    """Give the significant differences with their numbers, and say how many of how many they are."""
+    """Say how many differences are significant, and give at most a few of them with their numbers."""
     for (kind, mode), rows in comparisons.groupby(["comparison", "mode"], sort=False):
         tested = rows[rows["n"] > 0]
         significant = tested[tested["significant"].astype(bool)]
@@ -162,8 +163,8 @@ def _compared(comparisons: pd.DataFrame, what: str) -> Iterator[str]:
         example = "" if len(few) == len(significant) else ", for example"
         numbers = f"{example}: {'; '.join(parts)}" if parts else ""
         untested = len(rows) - len(tested)
-        rest = f"; {untested} could not be compared in every seed" if untested else ""
-        yield f"In mode {mode}, against {_AGAINST[kind]}, {count}{numbers}{rest}."
+        exception = f"; {untested} could not be compared in every seed" if untested else ""
+        yield f"In mode {mode}, against {_AGAINST[kind]}, {count}{numbers}{exception}."
 
 
 def _fronts(best: pd.DataFrame) -> Iterator[str]:
@@ -181,7 +182,7 @@ def _fronts(best: pd.DataFrame) -> Iterator[str]:
 
 
 def _against(row: tuple) -> str:
-    """Return the sparsity of a comparison, and the one that it was compared with where the masks reached another."""
+    """Return the sparsity of a comparison, with both sparsities if the two masks reached different ones."""
     ours, theirs = row.reached_sparsity, row.against_reached_sparsity
     if row.comparison == "dense" or abs(ours - theirs) < 0.001:
         return f"{asked_and_reached(row)} %"
@@ -189,7 +190,7 @@ def _against(row: tuple) -> str:
 
 
 def _few(sparsities: pd.Series) -> list[int]:
-    """Return at most four sparsities, evenly spread and with the largest: a sentence of ten numbers is not read."""
-    found = sorted(set(sparsities) - {0}, reverse=True)
-    step = max(1, math.ceil(len(found) / 4))
-    return found[::step]
+    """Return at most four sparsities, evenly spread and with the largest, because nobody reads a sentence of ten numbers."""
+    descending = sorted(set(sparsities) - {0}, reverse=True)
+    step = max(1, math.ceil(len(descending) / 4))
+    return descending[::step]

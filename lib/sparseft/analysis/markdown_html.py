@@ -1,6 +1,6 @@
 """Turn the Markdown documents of the analysis into HTML.
 
-What a document quotes from data, such as the name of a device, stays text: HTML, links and images are not interpreted.
+Data in a document, such as the name of a device, stays text. HTML, links and images are not interpreted.
 """
 
 import re
@@ -13,13 +13,13 @@ from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup, escape
 
-LONG = 12  # rows: a longer table is folded
-WIDE = 40  # letters: a cell with more is broken into lines
+LONG = 12  # rows; a longer table is folded
+WIDE = 40  # characters; a longer text is broken into lines
 
 
 @dataclass(frozen=True)
 class Section:
-    """Hold a section of a document: its title, the place that a link names, its HTML."""
+    """Hold a section of a document: its title, the identifier for links, and its HTML."""
 
     title: str
     id: str
@@ -27,9 +27,9 @@ class Section:
 
 
 def sections(text: str, shift: int = 0) -> list[Section]:
-    """Return the sections of a document, the part before the first "##" under an empty title.
+    """Return the sections of a document. The part before the first "##" has an empty title.
 
-    The document's own title is left out. `shift` is added to the level of every heading within a section."""
+    The document's own title is left out. `shift` is added to the level of every heading in a section."""
     parser = _parser()
     parts: list[tuple[str, list[Token]]] = [("", [])]
     tokens = parser.parse(text)
@@ -57,16 +57,17 @@ def _parser() -> MarkdownIt:
 
 
 def _level(tokens: Sequence[Token], number: int) -> int | None:
-    """Return the level of the heading that a token belongs to; None for all others."""
-    for place in (number, number - 1):  # the text follows its opening
-        token = tokens[place]
-        if token.type == "heading_open" or (place == number and token.type == "heading_close"):
-            return int(token.tag[1])
-    return None
+    """Return the level of the heading that a token belongs to; None if it belongs to none."""
+    token = tokens[number]
+    if token.type in ("heading_open", "heading_close"):
+        return int(token.tag[1])
+    previous = tokens[number - 1]
+    # The text of a heading follows its opening.
+    return int(previous.tag[1]) if previous.type == "heading_open" else None
 
 
 def _render(parser: MarkdownIt, title: str, tokens: list[Token]) -> str:
-    """Return the HTML of one section, in which every table is named after the heading above it."""
+    """Return the HTML of one section. The caption of a table is the heading above it."""
     heading = title
     for number, token in enumerate(tokens):
         if token.type == "heading_open":
@@ -79,7 +80,7 @@ def _render(parser: MarkdownIt, title: str, tokens: list[Token]) -> str:
 
 
 def _rows(tokens: Sequence[Token]) -> int:
-    """Return how many rows the table has that the tokens begin with, without its header."""
+    """Return the number of rows, without the header, of the table that the tokens begin with."""
     count = -1
     for token in tokens:
         count += token.type == "tr_open"
@@ -91,9 +92,9 @@ def _rows(tokens: Sequence[Token]) -> int:
 def _table_open(
     renderer: RendererHTML, tokens: Sequence[Token], number: int, options: OptionsDict, environment: EnvType
 ) -> str:
-    """Return the start of a table in a box that scrolls by itself."""
-    caption, rows = tokens[number].meta["caption"], tokens[number].meta["rows"]
-    name = escape(caption)
+    """Return the start of a table in a box with its own scroll bar."""
+    rows = tokens[number].meta["rows"]
+    name = escape(tokens[number].meta["caption"])
     box = f'<div class="scroll tall" tabindex="0" role="region" aria-label="{name}"><table><caption>{name}</caption>\n'
     if rows <= LONG:
         return box
@@ -109,5 +110,5 @@ def _table_close(
 
 
 def _identifier(title: str) -> str:
-    """Return the name of a section's place in the page."""
+    """Return the identifier of a section, for links."""
     return "-".join(re.findall("[a-z0-9]+", title.lower())) or "start"

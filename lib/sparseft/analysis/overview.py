@@ -1,4 +1,4 @@
-"""findings.txt: what the terminal shows at the end of a study, in at most 20 lines.
+"""Write findings.txt: what the terminal shows at the end of a study, in at most 20 lines.
 
 A study of one model and task shows its table and its headline. A larger study shows one headline after the other.
 """
@@ -21,17 +21,17 @@ def write_overview(path: Path, judged: list[Judged], derived: Derived, tolerance
 
 
 def overview(judged: list[Judged], derived: Derived, tolerance: float, left_out: int) -> str:
-    """Return the table and the headline of a study, and how many runs they are from."""
+    """Return the table and the headline of a study, and the number of its runs."""
     parts = places(derived)
     lines = _one_place(parts[0], tolerance) if len(parts) == 1 else _many_places(parts, tolerance)
     return "\n".join([*lines, _run_count(judged, left_out)]) + "\n"
 
 
 def _one_place(here: Derived, tolerance: float) -> list[str]:
-    """Return the title, the table and the headline; the table is cut where it does not fit."""
+    """Return the title, the table and the headline. A table that does not fit is cut."""
     sentences = _sentences(here, tolerance)
     heading, *rows = results_table(here.cells).to_string(index=False).splitlines()
-    room = LINES - len(sentences) - 4  # besides the title, the heading, an empty line and the number of runs
+    room = LINES - len(sentences) - 4  # The title, the heading, an empty line and the number of runs take 4 lines.
     if len(rows) > room:
         kept = room - 1
         rows = [*rows[:kept], f"... and {len(rows) - kept} more rows, in EXPERIMENTS.md"]
@@ -39,26 +39,26 @@ def _one_place(here: Derived, tolerance: float) -> list[str]:
 
 
 def _many_places(parts: list[Derived], tolerance: float) -> list[str]:
-    """Return as many headlines as fit, each under its title."""
+    """Return as many headlines as fit, each below its title."""
     lines: list[str] = []
     for number, here in enumerate(parts):
         block = [title(here), *_sentences(here, tolerance)]
         if len(lines) + len(block) > LINES - 2:
-            rest = len(parts) - number
-            return [*lines, f"... and {rest} more models, tasks or settings; the tables are in EXPERIMENTS.md"]
+            omitted = len(parts) - number
+            return [*lines, f"... and {omitted} more models, tasks or settings; the tables are in EXPERIMENTS.md"]
         lines += block
     return [*lines, "The tables are in EXPERIMENTS.md."]
 
 
 def _sentences(here: Derived, tolerance: float) -> list[str]:
-    """Return the headline, a line per sentence; a terminal wraps them."""
+    """Return the headline with one line per sentence. A terminal wraps long lines."""
     return [f"- {sentence}" for sentence in headline(here, tolerance) or [NO_SENTENCE]]
 
 
 def _run_count(judged: list[Judged], left_out: int) -> str:
-    """Return how many runs there are, and how many of them are at fault, not fully checked or left out."""
-    faulty = sum(bool(each.faults) for each in judged)
-    unchecked = sum(bool(each.unchecked) for each in judged)
-    outside = sum(each.outside is not None for each in judged)
+    """Return how many runs there are, how many are faulty or not fully checked, and how many are missing."""
+    faulty = sum(bool(run.faults) for run in judged)
+    unchecked = sum(bool(run.unchecked) for run in judged)
+    outside = sum(run.outside is not None for run in judged)
     text = f"{len(judged)} runs, {faulty} with a fault, {unchecked} not fully checked, {left_out} missing or unreadable"
     return f"{text}, {outside} outside the configured study" if outside else text

@@ -1,7 +1,7 @@
-"""report.html: the results page. The answer first, then every finding, figure and table, then the correctness memo.
+"""Write report.html, the results page: the answer, then every finding, figure and table, then the correctness memo.
 
-The page is one file that loads nothing: figures, styles and the script that sorts its tables are in it. Its policy (CSP) lets
-nothing else run. The same runs give the same bytes.
+The page is one file that loads nothing. Figures, styles and the script that sorts its tables are in it. Its content security
+policy lets no other script run. The same runs give the same bytes.
 """
 
 import base64
@@ -26,15 +26,14 @@ from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown_html import Section, sections
 from sparseft.analysis.records import Gap, Record
 from sparseft.analysis.report_tables import Table
+from sparseft.analysis.sentences import listed
 from sparseft.files import atomic_file
 from sparseft.grid import DENSE
 
-NAMED = 4  # models or tasks: more are counted in the title
-SHOWN_ELSEWHERE = (
-    "Results",
-    "Figures",
-    "Findings in detail",
-)  # sections of EXPERIMENTS.md that this page has in its own form
+# The title names at most this many models or tasks. It gives the number of more.
+NAMED = 4
+# Sections of EXPERIMENTS.md that this page has in its own form.
+SHOWN_ELSEWHERE = ("Results", "Figures", "Findings in detail")
 REPRODUCE = "How to reproduce"
 FILES = {
     "summary.csv": "One row per run, with every measured value and the digest of every file.",
@@ -45,7 +44,8 @@ FILES = {
     "layer_sparsity.csv": "One row per pruned layer: the share of zeros in the merged models.",
     "missing.csv": "Runs with something missing or unreadable, with the reason.",
 }
-URL_SAFE = " /:;=+,()[]{}!$*?@-_.~|"  # of the letters in an SVG, those that a data URL in quotes may have
+# The characters that a data URL in quotes may have without being escaped.
+URL_SAFE = " /:;=+,()[]{}!$*?@-_.~|"
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,9 @@ def write_report(
     path: Path, judged: list[Judged], gaps: list[Gap], derived: Derived, tolerance: float, plots: Iterable[Plot]
 ) -> None:
     """Write the page. EXPERIMENTS.md, correctness_memo.md and plots/ must be in its folder already."""
-    folder, plots = path.parent, list(plots)
-    members = [each.record for each in judged if each.outside is None]
+    folder = path.parent
+    plots = list(plots)
+    members = [run.record for run in judged if run.outside is None]
     groups = list(_groups(derived, tolerance, plots, folder))
     study, reproduce = _study_sections(folder / "EXPERIMENTS.md")
     content = {
@@ -111,7 +112,8 @@ def write_report(
 
 def _page(content: dict[str, object]) -> str:
     """Return the page with its style, its script, and the policy that lets no other script run."""
-    style, script = (_part(name) for name in ("report.css", "report.js"))
+    style = _part("report.css")
+    script = _part("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}';"
@@ -124,57 +126,59 @@ def _page(content: dict[str, object]) -> str:
 
 
 def _part(name: str) -> Markup:
-    """Return a file of the page's own, which needs no escaping."""
+    """Return a file of this package as a part of the page that needs no escaping."""
     return Markup(files("sparseft.analysis").joinpath("templates", name).read_text(encoding="utf-8"))
 
 
 def _contents(content: dict) -> list[dict[str, str]]:
-    """Return the title and the place of every section."""
-    found = [("answer", "The answer")]
-    found += [(group.id, group.title) for group in content["groups"]]
-    found += [("layers", "Where the zeros are")] if content["layers"] else []
-    found += [("runs", "Every run")]
-    found += [(section.id, section.title) for section in content["study"]]
-    found += [("memo", "Correctness memo")]
-    found += [(section.id, section.title) for section in content["reproduce"]]
-    return [{"id": place, "title": title} for place, title in found]
+    """Return the identifier and the title of every section."""
+    entries = [("answer", "The answer")]
+    entries += [(group.id, group.title) for group in content["groups"]]
+    if content["layers"]:
+        entries.append(("layers", "Where the zeros are"))
+    entries.append(("runs", "Every run"))
+    entries += [(section.id, section.title) for section in content["study"]]
+    entries.append(("memo", "Correctness memo"))
+    entries += [(section.id, section.title) for section in content["reproduce"]]
+    return [{"id": identifier, "title": title} for identifier, title in entries]
 
 
 def _title(cells: pd.DataFrame) -> str:
     """Return the title of the page: the study's models and tasks."""
-    models, tasks = (_named(cells[name].unique(), f"{name}s") for name in ("model", "task"))
+    models = _named(list(cells["model"].unique()), "models")
+    tasks = _named(list(cells["task"].unique()), "tasks")
     return f"Sparse fine-tuning of {models} on {tasks}"
 
 
-def _named(names: Iterable[str], kind: str) -> str:
-    """Return names as a list in words; the number of them if they are many."""
-    names = list(names)
-    if len(names) > NAMED:
-        return f"{len(names)} {kind}"
-    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
+def _named(names: list[str], kind: str) -> str:
+    """Return names as a list in words, or only their number if there are many."""
+    return f"{len(names)} {kind}" if len(names) > NAMED else listed(names)
 
 
 def _conditions(records: list[Record], cells: pd.DataFrame) -> list[str]:
     """Say what was run, where, and on how many examples."""
     pruned = cells[cells["method"] != DENSE]
-    counts = [_count(cells[name].nunique(), name) for name in ("model", "task")]
-    counts += [_count(pruned[name].nunique(), name) for name in ("method", "sparsity")]
-    counts += [_count(cells["mode"].nunique(), "mode"), _count(len({record.run.seed for record in records}), "seed")]
-    trained = sorted(
-        {f"{each.train.backend} in {each.train.dtype} on {each.train.device}" for each in records if each.train}
-    )
-    evaluated = sorted(
-        {f"{each.evaluation.harness} in {each.evaluation.dtype} on {each.evaluation.device}" for each in records}
-    )
-    examples = sorted({(each.evaluation.task, each.evaluation.examples) for each in records})
-    beside = ", and the dense model" if len(pruned) < len(cells) else ""
-    found = [f"{_count(len(records), 'run')}: {', '.join(counts)}{beside}."]
+    counts = [
+        _count(cells["model"].nunique(), "model"),
+        _count(cells["task"].nunique(), "task"),
+        _count(pruned["method"].nunique(), "method"),
+        _count(pruned["sparsity"].nunique(), "sparsity"),
+        _count(cells["mode"].nunique(), "mode"),
+        _count(len({record.run.seed for record in records}), "seed"),
+    ]
+    trainings = [record.train for record in records if record.train]
+    evaluations = [record.evaluation for record in records]
+    trained = sorted({f"{train.backend} in {train.dtype} on {train.device}" for train in trainings})
+    evaluated = sorted({f"{done.harness} in {done.dtype} on {done.device}" for done in evaluations})
+    examples = sorted({(done.task, done.examples) for done in evaluations})
+    dense = ", and the dense model" if len(pruned) < len(cells) else ""
+    sentences = [f"{_count(len(records), 'run')}: {', '.join(counts)}{dense}."]
     if trained:
-        found.append(f"Trained with {'; '.join(trained)}.")
-    found.append(f"Evaluated with {'; '.join(evaluated)}.")
-    found.append(f"Validation examples: {', '.join(f'{number:,} of {task}' for task, number in examples)}.")
+        sentences.append(f"Trained with {'; '.join(trained)}.")
+    sentences.append(f"Evaluated with {'; '.join(evaluated)}.")
+    sentences.append(f"Validation examples: {', '.join(f'{number:,} of {task}' for task, number in examples)}.")
     toys = [toy(task).strip() for task in cells["task"].unique()]
-    return found + [sentence for sentence in toys if sentence]
+    return sentences + [sentence for sentence in toys if sentence]
 
 
 def _count(number: int, noun: str) -> str:
@@ -184,32 +188,23 @@ def _count(number: int, noun: str) -> str:
 
 
 def _checks(judged: list[Judged], gaps: list[Gap]) -> list[dict[str, str]]:
-    """Return what the checks of the runs came to: a kind and a sentence each."""
-    records = [each.record for each in judged]
+    """Return the results of the checks of the runs, each as a kind and a sentence."""
+    records = [run.record for run in judged]
     passed = sum(record.validation.passed for record in records)
     weights = sum(record.validation.weights for record in records)
-    numbers = {
-        "bad": {
-            "have a fault. They stand in the tables, marked; no sentence or figure uses them.": _number_of(
-                judged, "faults"
-            ),
-            "are missing or could not be read. They are in no table.": sum(gap.left_out for gap in gaps),
-        },
-        "open": {
-            "were not fully checked. The correctness memo says what is open.": _number_of(judged, "unchecked"),
-            "are outside the configured study. They are in the list of runs only.": _number_of(judged, "outside"),
-        },
-    }
-    words = f"{passed:,} of {len(records):,} merged models passed the comparison of every pruned weight with its mask"
-    found = [{"kind": "good" if passed == len(records) else "bad", "text": f"{words} ({weights:,} weights)."}]
-    for kind, sentences in numbers.items():
-        found += [{"kind": kind, "text": f"{number:,} runs {text}"} for text, number in sentences.items() if number]
-    return found
-
-
-def _number_of(judged: list[Judged], name: str) -> int:
-    """Return how many runs have something under this name."""
-    return sum(bool(getattr(each, name)) for each in judged)
+    proof = f"{passed:,} of {len(records):,} merged models passed the comparison of every prunable weight with its mask"
+    faulty = sum(bool(run.faults) for run in judged)
+    missing = sum(gap.left_out for gap in gaps)
+    unchecked = sum(bool(run.unchecked) for run in judged)
+    outside = sum(bool(run.outside) for run in judged)
+    checks = [
+        ("bad", faulty, "have a fault. The tables mark them. No sentence or figure uses them."),
+        ("bad", missing, "are missing or could not be read. They are in no table."),
+        ("open", unchecked, "were not fully checked. The correctness memo says what is open."),
+        ("open", outside, "are outside the configured study. They are only in the list of runs."),
+    ]
+    first = {"kind": "good" if passed == len(records) else "bad", "text": f"{proof} ({weights:,} weights)."}
+    return [first] + [{"kind": kind, "text": f"{number:,} runs {text}"} for kind, number, text in checks if number]
 
 
 def _groups(derived: Derived, tolerance: float, plots: list[Plot], folder: Path) -> Iterable[Group]:
@@ -230,7 +225,7 @@ def _places(derived: Derived, tolerance: float) -> Iterable[Place]:
     """Yield the results of each model, and metric, of one task."""
     for model, metric in derived.cells[["model", "metric"]].drop_duplicates().itertuples(index=False):
         here = derived.of(model=model, metric=metric)
-        shown = [
+        place_tables = [
             report_tables.points(here.points),
             report_tables.best(here.best),
             report_tables.comparisons(here.comparisons),
@@ -240,16 +235,17 @@ def _places(derived: Derived, tolerance: float) -> Iterable[Place]:
             title=f"{model}, {metric_name(metric)}",
             headline=headline(here, tolerance),
             findings=findings(here, tolerance),
-            tables=[table for table in shown if table.rows],
+            tables=[table for table in place_tables if table.rows],
         )
 
 
 def _study_sections(path: Path) -> tuple[list[Section], list[Section]]:
-    """Return the sections of EXPERIMENTS.md that this page shows as they are, those on reproduction apart."""
-    found = [each for each in sections(path.read_text(encoding="utf-8")) if each.title not in SHOWN_ELSEWHERE]
+    """Return two lists of the sections of EXPERIMENTS.md that this page shows unchanged; the second is on reproduction."""
+    every_section = sections(path.read_text(encoding="utf-8"))
+    shown = [section for section in every_section if section.title not in SHOWN_ELSEWHERE]
     return (
-        [each for each in found if each.title != REPRODUCE],
-        [each for each in found if each.title == REPRODUCE],
+        [section for section in shown if section.title != REPRODUCE],
+        [section for section in shown if section.title == REPRODUCE],
     )
 
 
@@ -257,6 +253,6 @@ def _figure(folder: Path, plot: Plot) -> Figure:
     """Return a figure with its SVG in it."""
     svg = (folder / "plots" / f"{plot.name}.svg").read_text(encoding="utf-8")
     width, height = re.search(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg).groups()
-    # Without the line breaks and indents it is a tenth smaller. An <img> runs and loads nothing.
+    # Without line breaks and indents the source is a tenth smaller. An SVG in an <img> cannot run scripts or load files.
     source = "data:image/svg+xml," + quote(re.sub(r"\s+", " ", svg), safe=URL_SAFE)
     return Figure(source, width, height, plot.alt, plot.caption)

@@ -1,4 +1,4 @@
-"""The tables of report.html: the main columns of the CSV files, as texts that are read."""
+"""Make the tables of report.html: the main columns of the CSV files, as text."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from sparseft.analysis.tables import asked_and_reached
 from sparseft.grid import MODES
 
 NONE = "-"
-WIDE = 30  # letters: a cell with more is broken into lines
+WIDE = 30  # characters; a longer text is broken into lines
 AGAINST = {
     "dense": "the dense model",
     "random": "random pruning",
@@ -28,7 +28,7 @@ MODE_WORDS = {
 
 @dataclass(frozen=True)
 class Table:
-    """Hold a table as texts. `numeric` are the columns of numbers; `shares` are percents that cells show as a bar."""
+    """Hold a table as texts. `numeric` are the columns of numbers. `shares` are percentages that cells show as a bar."""
 
     caption: str
     header: list[str]
@@ -39,14 +39,17 @@ class Table:
 
     @property
     def classes(self) -> list[str]:
-        """Return the style of each column: numbers to the right, long texts in several lines."""
-        longest = [max(map(len, column)) for column in zip(*self.rows, strict=True)] or [0] * len(self.header)
-        wide = ["wide" if length > WIDE else "" for length in longest]
-        return ["n" if number in self.numeric else wide[number] for number in range(len(self.header))]
+        """Return the style of each column: `n` for numbers, `wide` for long texts, else empty."""
+        return [self._class(column) for column in range(len(self.header))]
+
+    def _class(self, column: int) -> str:
+        if column in self.numeric:
+            return "n"
+        return "wide" if any(len(row[column]) > WIDE for row in self.rows) else ""
 
 
 def results(cells: pd.DataFrame) -> Table:
-    """Return the table of the answer: a row per model, task, method and sparsity, a column per mode."""
+    """Return the table of the answer, with a row per model, task, method and sparsity, and a column per mode."""
     places = [name for name in PLACE if cells[name].nunique() > 1]
     modes = [mode for mode in MODES if mode in set(cells["mode"])]
     rows: dict[tuple, list[str]] = {}
@@ -72,7 +75,7 @@ def results(cells: pd.DataFrame) -> Table:
 
 
 def value_text(cell: tuple) -> str:
-    """Return the mean value of a cell ± its standard error; beside a yes/no task's, the share of each answer that was right."""
+    """Return the mean value of a cell ± its standard error, and for a yes/no task the recall of both answers."""
     text = f"{cell.value_mean:.3f} ± {cell.standard_error:.3f}"
     for name, recall in (("no", cell.recall_no), ("yes", cell.recall_yes)):
         text += f" {name} {recall:.2f}" if pd.notna(recall) else ""
@@ -80,22 +83,20 @@ def value_text(cell: tuple) -> str:
 
 
 def _results_note(cells: pd.DataFrame, modes: Iterable[str]) -> str:
-    """Say how the table of the answer is read."""
+    """Return a note on how to read the table of the answer."""
     words = [f"{'; '.join(MODE_WORDS[mode] for mode in modes)}."]
     words.append("The standard error is over the validation examples. The bar behind a value is its share of 1.")
     if any("(" in asked_and_reached(cell) for cell in cells.itertuples()):
-        words.append(
-            "Sparsity is the one asked for; the share that the masks reached is in parentheses, where it differs."
-        )
+        words.append("Sparsity is the requested one. If the masks reached another one, it is in parentheses.")
     if cells["recall_no"].notna().any():
-        words.append("no and yes are the shares of these questions that were answered rightly.")
+        words.append("no and yes are the shares of the questions with this answer that were answered correctly.")
     if (cells["n_sound"] < cells["n"]).any():
-        words.append("A value is at fault if one of its runs is; no sentence or figure uses it.")
+        words.append("A value is at fault if one of its runs is. No sentence or figure uses it.")
     return " ".join(words)
 
 
 def points(table: pd.DataFrame) -> Table:
-    """Return the points of the curves; the dense ones only where nothing was pruned."""
+    """Return the table of the points of the curves; the dense points are in it only if nothing was pruned."""
     pruned = table[table["sparsity"] > 0]
     columns: dict[str, Callable[[tuple], str]] = {
         "method": lambda row: row.method,
@@ -118,7 +119,7 @@ def points(table: pd.DataFrame) -> Table:
 
 
 def best(table: pd.DataFrame) -> Table:
-    """Return the best trade-offs."""
+    """Return the table of the best trade-offs."""
     columns = {
         "method": lambda row: row.method,
         "sparsity, %": asked_and_reached,
@@ -134,7 +135,7 @@ def best(table: pd.DataFrame) -> Table:
 
 
 def comparisons(table: pd.DataFrame) -> Table:
-    """Return the tests of the values and of the losses."""
+    """Return the table of the tests of values and losses."""
     columns = {
         "method": lambda row: row.method,
         "sparsity, %": asked_and_reached,
@@ -156,7 +157,7 @@ def comparisons(table: pd.DataFrame) -> Table:
 
 
 def every_run(summary: pd.DataFrame) -> Table:
-    """Return a row per run with the columns that matter."""
+    """Return the table of runs with its main columns."""
     columns = {
         "run": lambda row: row.run_id,
         "value": lambda row: _number(row.value, ".3f"),
@@ -178,7 +179,7 @@ def every_run(summary: pd.DataFrame) -> Table:
 
 
 def missing(gaps: list[Gap]) -> Table:
-    """Return the runs with something missing or unreadable."""
+    """Return the table of runs with something missing or unreadable."""
     rows = [[gap.run_id, "in no table" if gap.left_out else "in the tables, with blanks", gap.reason] for gap in gaps]
     return Table("Missing or unreadable", ["run", "consequence", "reason"], rows)
 
@@ -186,17 +187,18 @@ def missing(gaps: list[Gap]) -> Table:
 def _table(
     caption: str, table: pd.DataFrame, columns: dict[str, Callable[[tuple], str]], numeric: set[int], note: str
 ) -> Table:
-    """Return a table of texts; `columns` has the text of each column for a row."""
+    """Return a table of texts. `columns` has a function per column that returns its text for a row."""
     rows = [[text(row) for text in columns.values()] for row in table.itertuples()]
     return Table(caption, list(columns), rows, frozenset(numeric), note=note)
 
 
 def _number(value: float | None, form: str) -> str:
+    """Return a number as text, "-" if it is missing."""
     return NONE if pd.isna(value) else format(value, form)
 
 
 def _within(value: float | None, low: float | None, high: float | None, form: str) -> str:
-    """Return a value, with its interval where there is one."""
+    """Return a value, with its interval if there is one."""
     if pd.isna(low) or pd.isna(high):
         return _number(value, form)
     return f"{_number(value, form)} ({low:{form}} to {high:{form}})"
@@ -208,8 +210,12 @@ def _minus_dense(row: tuple) -> str:
 
 
 def _text(value: object) -> str:
+    """Return a value as text, "-" if it is missing."""
     return NONE if pd.isna(value) else str(value)
 
 
 def _yes(value: object) -> str:
-    return NONE if pd.isna(value) else "yes" if value else "no"
+    """Return yes or no, "-" if the value is missing."""
+    if pd.isna(value):
+        return NONE
+    return "yes" if value else "no"

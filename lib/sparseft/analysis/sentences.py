@@ -1,4 +1,4 @@
-"""The sentences of a headline: what is claimed at one or several sparsities of one model, task, metric and setting."""
+"""Write the sentences of a headline: what is claimed at one or several sparsities of one model, task, metric and setting."""
 
 from dataclasses import replace
 
@@ -20,9 +20,11 @@ from sparseft.analysis.comparisons import CONTROL
 from sparseft.analysis.tables import PLAIN_LORA
 from sparseft.grid import DENSE, NO_FINETUNE
 
-FEW_EXAMPLES = 500  # up to here a significant difference shows in two decimals
-MOST_NUMBERS = 3  # that a sentence lists; of more it gives the range
-_TRAINING = {NO_FINETUNE: "without fine-tuning", PLAIN_LORA: "with LoRA"}  # of the dense model
+# With at most this many examples, a significant difference shows in two decimals.
+FEW_EXAMPLES = 500
+# A sentence lists at most this many numbers. It gives the range of more.
+MOST_NUMBERS = 3
+_DENSE_MODES = {NO_FINETUNE: "without fine-tuning", PLAIN_LORA: "with LoRA"}
 METRICS = {"acc": "accuracy", "acc_norm": "accuracy", "exact_match": "the share of right answers", "f1": "F1"}
 
 
@@ -38,12 +40,12 @@ class Sentences:
         self.digits = 2 if count <= FEW_EXAMPLES else 3
 
     def dense_only(self) -> list[str]:
-        """Return the sentence on a study without a sound pruned run; none without a sound dense run."""
-        cells = {mode: self.results.dense(mode) for mode in _TRAINING}
-        told = [
-            f"{self._number(cell.value_mean)} {_TRAINING[mode]}" for mode, cell in cells.items() if cell is not None
+        """Return the sentence on a study without a sound pruned run; empty without a sound dense run."""
+        cells = {mode: self.results.dense(mode) for mode in _DENSE_MODES}
+        scores = [
+            f"{self._number(cell.value_mean)} {_DENSE_MODES[mode]}" for mode, cell in cells.items() if cell is not None
         ]
-        if not told:
+        if not scores:
             return []
         change = {
             RISE: ", a significant gain",
@@ -51,28 +53,28 @@ class Sentences:
             SAME: f", which {self.examples} cannot tell apart",
             UNKNOWN: "",
         }[self.results.change("untuned", (DENSE, 0, PLAIN_LORA))]
-        return [f"The dense model scores {' and '.join(told)}{change}; there is no sound pruned run."]
+        return [f"The dense model scores {' and '.join(scores)}{change}; there is no sound pruned run."]
 
     def opening(self) -> list[str]:
-        """Return the sentence on a dense model that nothing can be compared with; none for a usual one."""
+        """Return the sentence on a dense model that is missing or only guesses; empty if neither is so."""
         cells = [self.results.dense(mode) for mode in (NO_FINETUNE, PLAIN_LORA)]
         sound = [cell for cell in cells if cell is not None]
         if not sound:
-            there = any(cell.method == DENSE for cell in self.results.every_cell)
-            reason = "No dense run is without a fault" if there else "There is no dense run"
+            has_dense = any(cell.method == DENSE for cell in self.results.every_cell)
+            reason = "No dense run is without a fault" if has_dense else "There is no dense run"
             return [f"{reason}, so these runs cannot show what pruning costs."]
         if not guesses(sound[0]):
             return []
         values = " and ".join(
-            f"{self._number(cell.value_mean)} {_TRAINING[cell.mode]}" for cell in sound if guesses(cell)
+            f"{self._number(cell.value_mean)} {_DENSE_MODES[cell.mode]}" for cell in sound if guesses(cell)
         )
-        known = f"The dense model scores {values}, not measurably above {guessing(sound[0])}"
+        statement = f"The dense model scores {values}, not measurably above {guessing(sound[0])}"
         if all(guesses(cell) for cell in sound):
-            return [f"{known}, so these runs cannot show what pruning costs."]
-        return [f"{known}."]
+            return [f"{statement}, so these runs cannot show what pruning costs."]
+        return [f"{statement}."]
 
     def claim(self, group: list[Claim], first: bool) -> str:
-        """Return the sentence on sparsities of one claim; the first one names the method."""
+        """Return the sentence on the sparsities of one claim. The first sentence names the method."""
         claim = _common(group)
         place = f"At {listed_sparsities(group)}"
         pruning = self._method(group, first)
@@ -85,15 +87,14 @@ class Sentences:
         return f"{place} {self._without_base(claim, group, pruning)}."
 
     def control(self) -> list[str]:
-        """Return the sentence on random pruning beside the best method of each sparsity, in that one's best mode."""
+        """Return the sentence that compares random pruning with the best method of each sparsity, in that method's best mode."""
         if self.results.methods == [CONTROL]:
             return []
         outcomes: dict[str, list[tuple]] = {}
         for sparsity in self.results.sparsities:
             row = self._control_row(sparsity)
             if row is not None and row.n:
-                kind = SAME if not row.significant else FALL if row.difference > 0 else RISE
-                outcomes.setdefault(kind, []).append(row)
+                outcomes.setdefault(_control_change(row), []).append(row)
         words = {FALL: "scores lower", RISE: "scores higher", SAME: "does not differ significantly"}
         parts = [f"{words[kind]} at {self._control_values(outcomes[kind], kind)}" for kind in words if kind in outcomes]
         return [f"Random pruning, the control, {' and '.join(parts)}."] if parts else []
@@ -107,8 +108,8 @@ class Sentences:
         return self.results.comparisons.get("random", {}).get((method, sparsity, best.mode))
 
     def _control_values(self, rows: list[tuple], kind: str) -> str:
-        """Return the sparsities and, of a difference, the values of random pruning against those of the best method."""
-        where = f"{_listed([str(row.sparsity) for row in rows])} %"
+        """Return the sparsities and, if they differ, the values of random pruning and of the best method."""
+        where = f"{listed([str(row.sparsity) for row in rows])} %"
         if kind == SAME:
             return where
         places = [(row.method, int(row.sparsity), row.mode) for row in rows]
@@ -117,7 +118,7 @@ class Sentences:
         return f"{where} ({self._range(random)} against {self._range(ours)})"
 
     def _method(self, group: list[Claim], first: bool) -> str:
-        """Return the name of what prunes: the method, or the best of several."""
+        """Return the words for the pruning method, or for the best of several."""
         count = len(self.results.methods)
         names = {claim.method for claim in group}
         if count == 1 and not first:
@@ -131,6 +132,7 @@ class Sentences:
         return f"the best of {count} methods ({named})"
 
     def _start(self, mode: str = NO_FINETUNE) -> str:
+        """Return the value of the dense model as text."""
         return self._number(self.results.dense(mode).value_mean)
 
     def _after_a_fall(self, claim: Claim, group: list[Claim]) -> str:
@@ -151,14 +153,16 @@ class Sentences:
         return "" if claim.tuned is None else f"; with {_lora(group)} it is {tuned}{self._remaining(claim)}"
 
     def _reaches_dense(self, claim: Claim, group: list[Claim]) -> bool:
-        """Return whether fine-tuned models are as good as the fine-tuned dense one: not lower, or no loss above the tolerance."""
+        """Return whether fine-tuned pruned models may be called as good as the fine-tuned dense one.
+
+        No difference to its disadvantage is significant, and a loss above the tolerance is excluded or no value is lower."""
         if claim.remaining not in (SAME, RISE):
             return False
         dense = self.results.dense(PLAIN_LORA).value_mean
-        return claim.tuned_loss == EXCLUDED or all(each.tuned >= dense for each in group)
+        return claim.tuned_loss == EXCLUDED or all(member.tuned >= dense for member in group)
 
     def _no_fall(self, claim: Claim, group: list[Claim], pruning: str) -> str:
-        """Return what is said of models that pruning does not make measurably worse."""
+        """Return the clause on models that pruning does not make measurably worse."""
         values = f"{self._numbers(group, 'untuned')} against {self._start()}"
         if claim.pruning == RISE:
             return f"{pruning} raises {self.metric} from {self._start()} to {self._numbers(group, 'untuned')}"
@@ -188,7 +192,7 @@ class Sentences:
         return f" (dense with LoRA: {self._start(PLAIN_LORA)}{words})"
 
     def _without_base(self, claim: Claim, group: list[Claim], pruning: str) -> str:
-        """Return what is said of pruned models that no untrained dense model can be compared with."""
+        """Return the clause on pruned models that cannot be compared with an untrained dense model."""
         untuned, tuned = self._numbers(group, "untuned"), self._numbers(group, "tuned")
         if claim.remaining != UNKNOWN:
             return f"{self.metric} after {pruning} and {_lora(group)} is {tuned}{self._remaining(claim)}"
@@ -218,27 +222,36 @@ class Sentences:
         if len(values) > MOST_NUMBERS:
             return f"between {self._number(min(values))} and {self._number(max(values))}"
         words = [self._number(value) for value in values]
-        return words[0] if len(set(words)) == 1 else _listed(words)
+        return words[0] if len(set(words)) == 1 else listed(words)
 
     def _number(self, value: float) -> str:
-        """Return a value as text; with one more digit where the usual ones would make 0 or 1 of it."""
+        """Return a value as text, with one more digit if it would otherwise be rounded to 0 or 1."""
         text = f"{value:.{self.digits}f}"
         return f"{value:.{self.digits + 1}f}" if float(text) in (0, 1) and value not in (0, 1) else text
 
 
 def _common(group: list[Claim]) -> Claim:
     """Return what all claims of a group support; the numbers are those of the first."""
-    shared = {name: {getattr(claim, name) for claim in group} for name in ("remaining", "loss", "tuned_loss")}
-    remaining, loss, tuned_loss = (next(iter(values)) if len(values) == 1 else None for values in shared.values())
-    costs_nothing = all(claim.costs_nothing for claim in group)
+    first = group[0]
     return replace(
-        group[0], remaining=remaining or UNKNOWN, loss=loss, tuned_loss=tuned_loss, costs_nothing=costs_nothing
+        first,
+        remaining=first.remaining if all(claim.remaining == first.remaining for claim in group) else UNKNOWN,
+        loss=first.loss if all(claim.loss == first.loss for claim in group) else None,
+        tuned_loss=first.tuned_loss if all(claim.tuned_loss == first.tuned_loss for claim in group) else None,
+        costs_nothing=all(claim.costs_nothing for claim in group),
     )
+
+
+def _control_change(row: tuple) -> str:
+    """Return how random pruning compares with the method of the row."""
+    if not row.significant:
+        return SAME
+    return FALL if row.difference > 0 else RISE
 
 
 def listed_sparsities(group: list[Claim]) -> str:
     """Return the sparsities of a group as text."""
-    return f"{_listed([claim.sparsity for claim in group])} %"
+    return f"{listed([claim.sparsity for claim in group])} %"
 
 
 def _lora(group: list[Claim]) -> str:
@@ -247,7 +260,8 @@ def _lora(group: list[Claim]) -> str:
     return group[0].lora if len(names) == 1 else "LoRA in its better mode"
 
 
-def _listed(words: list[str]) -> str:
+def listed(words: list[str]) -> str:
+    """Return words as a list in a sentence: "a, b and c"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
