@@ -1,4 +1,4 @@
-"""One evaluation for a model before and after its merge: only where a second one gives the same numbers."""
+"""Check that one evaluation serves a model before and after its merge only if a second one gives the same numbers."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from masks import compute_masks, write_mask
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    """The tiny LLaMA in float32."""
+    """Return the tiny LLaMA in float32."""
     return save_tiny("llama", tmp_path_factory.mktemp("base") / "llama", torch.float32)
 
 
@@ -25,9 +25,14 @@ def run_stages(base: Path, folder: Path, method: str, mode: str) -> Path:
     """Train, merge and evaluate a run; return its folder."""
     run = folder / f"llama-boolq_mini-{method}-sparsity50-{mode}-seed0"
     write_mask(folder / "mask.pt", compute_masks(Checkpoint(base), method, [50])[50])
-    said = call_script("prepare_task.py", task="boolq_mini", train_examples=16, validation_examples=12,
-                       output_dir=folder / "data")  # fmt: skip
-    assert said[0] == 0, said
+    code, output = call_script(
+        "prepare_task.py",
+        task="boolq_mini",
+        train_examples=16,
+        validation_examples=12,
+        output_dir=folder / "data",
+    )
+    assert code == 0, output
     shared = {"model_path": base, "mask_path": folder / "mask.pt"}
     scored = {"task": "boolq_mini", "data_dir": folder / "data"}
     stages = {
@@ -38,12 +43,13 @@ def run_stages(base: Path, folder: Path, method: str, mode: str) -> Path:
         "evaluate.py": {**scored, "run_id": run.name, "checkpoint": run / "model_dir", "output": run / "evaluation.json"},
     }  # fmt: skip
     for script, flags in stages.items():
-        said = call_script(script, **flags)
-        assert said[0] == 0, said
+        code, output = call_script(script, **flags)
+        assert code == 0, output
     return run
 
 
 def evaluate_before(base: Path, run: Path, output: str, **records: Path) -> tuple[int, str]:
+    """Evaluate a run before its merge; return the exit code and the output."""
     folder = run.parent
     return call_script("evaluate_adapter.py", run_id=run.name, model_path=base, mask_path=folder / "mask.pt",
                        adapter=run / "adapter", task="boolq_mini", data_dir=folder / "data", output=run / output,
@@ -51,15 +57,16 @@ def evaluate_before(base: Path, run: Path, output: str, **records: Path) -> tupl
 
 
 def records_of(run: Path) -> dict[str, Path]:
+    """Return the flags with the records of the merged model."""
     return {"merge": run / "merge.json", "evaluation": run / "evaluation.json"}
 
 
 def result(path: Path) -> dict:
-    """Return a record without what every job says anew."""
+    """Return a record without the fields that differ between two jobs with the same result."""
     content = json.loads(path.read_text())
-    return {
-        name: content[name] for name in content.keys() - {"seconds", "peak_memory_bytes", "record_sha256", "taken_from"}
-    }
+    for name in ("seconds", "peak_memory_bytes", "record_sha256", "taken_from"):
+        content.pop(name, None)
+    return content
 
 
 @pytest.mark.parametrize(("method", "mode", "is_taken_over"), [
@@ -89,6 +96,7 @@ EVALUATION = {
 
 
 def taken(folder: Path, merge: dict, evaluation: dict) -> dict | None:
+    """Write the two records and return what is copied from them."""
     write_record(folder / "merge.json", merge)
     write_record(folder / "evaluation.json", evaluation)
     return take_over(folder / "merge.json", folder / "evaluation.json", INPUTS)
