@@ -20,9 +20,10 @@ INTERVAL = 60  # seconds between two lines on the time that is left, if no run e
 class Short(logging.Filter):
     """Leave out Snakemake's lines on each job, because Terminal prints one line instead."""
 
-    has_table = False
+    has_table = False  # whether the table of planned jobs has been printed
 
     def filter(self, record):
+        """Return whether a record is printed. Shorten those with long lists or a hint that does not apply here."""
         event = getattr(record, "event", None)
         if event == LogEvent.RUN_INFO:
             is_second = self.has_table
@@ -50,6 +51,7 @@ class Terminal(logging.Handler):
         self.last_progress = 0.0
 
     def emit(self, record):
+        """React to one event of Snakemake."""
         event = getattr(record, "event", None)
         if event == LogEvent.WORKFLOW_STARTED:
             check_targets()
@@ -68,6 +70,7 @@ class Terminal(logging.Handler):
             show_findings()
 
     def start(self, record):
+        """Note that a job starts, and print its line."""
         if not is_work(record.rule_name):
             return
         self.remaining.start(record.jobid, record.rule_name, time.monotonic())
@@ -76,6 +79,7 @@ class Terminal(logging.Handler):
             logger.info(f"{time.strftime('%H:%M:%S')} {record.rule_msg}")
 
     def end(self, job):
+        """Note that a job has ended, and print its result or the time that is left."""
         now = time.monotonic()
         rule_name = self.remaining.end(job, now)
         if rule_name == "evaluate_run":
