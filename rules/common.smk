@@ -1,4 +1,4 @@
-# The grid, the constraints and the digests that all rules share; whatever computes is in lib/sparseft/.
+# The grid, the constraints and the digests that all rules share. The computations are in lib/sparseft/.
 import os
 import sys
 from functools import cache
@@ -9,7 +9,7 @@ import sparseft
 
 ROOT = Path(workflow.basedir)
 if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()):
-    # The rules set PYTHONPATH to ROOT/lib: the plan and the jobs would be of two libraries.
+    # The rules set PYTHONPATH to ROOT/lib, so the plan and the jobs would use two different libraries.
     print(
         f"error: the plan would use {Path(sparseft.__file__).parent}, and the jobs {ROOT / 'lib/sparseft'};"
         f" run the snakemake of that project's own environment, or set PYTHONPATH={quote(str(ROOT / 'lib'))}",
@@ -31,7 +31,7 @@ from sparseft.terminal import replaced_models
 
 
 def refuse(error):
-    """Print the one line of an InputError and end Snakemake, before any job starts."""
+    """Print an InputError on one line and end Snakemake, before any job starts."""
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 
@@ -49,10 +49,10 @@ except (InputError, OSError) as error:
     refuse(error)
 
 
-# The environment that runs Snakemake runs the scripts, activated or not, wherever the project lies; not in params,
-# or a moved folder would run everything again.
-# on_gpus N COMMAND: on N GPUs of its own; with none, the command sees none.
-# A prefix replaces Snakemake's own `set -euo pipefail`. With --sdm conda the rule's environment runs the scripts.
+# The environment that runs Snakemake also runs the scripts, even if it is not activated. Its path is not in params, because
+# a moved folder would then run everything again. With --sdm conda, the rule's environment runs the scripts.
+# `on_gpus N COMMAND` runs a command on N GPUs of its own. With N = 0 the command sees no GPU.
+# The prefix repeats `set -euo pipefail`, because it replaces Snakemake's own.
 BIN = "" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:"
 shell.prefix(
     f"set -euo pipefail; export PATH={quote(BIN)}$PATH PYTHONPATH={quote(str(ROOT / 'lib'))} "
@@ -63,12 +63,13 @@ shell.prefix(
 )
 
 
-# --jobs, of a cluster's profile: the jobs wait in a queue, which counts what they ask for. On one machine they take turns
-# on what is there, unless --resources says otherwise.
+# A cluster's profile sets --jobs. Then the jobs wait in a queue, which counts the resources that they request. On one
+# machine they take turns on its GPUs, unless --resources sets other numbers.
 QUEUED = workflow.resource_settings.nodes is not None
 if workflow.is_main_process:
     if QUEUED:
-        workflow.register_resource("_cores", None)  # the login node's, to which it would cut every job's threads
+        # Without this, Snakemake would cut every job's threads to the cores of the login node.
+        workflow.register_resource("_cores", None)
     if not QUEUED and not STUDY.resources.gpus and STUDY.backend == "torch" and slow_bfloat16():
         for name in STUDY.grid.models:
             if STUDY.models[name].dtype == "bfloat16":
@@ -82,16 +83,16 @@ if workflow.is_main_process:
     GPUS = [] if QUEUED else visible_gpus()
     if GPUS and not STUDY.resources.gpus and STUDY.backend == "torch":
         print(f"note: {unused_gpus(len(GPUS))}", file=sys.stderr)
-    for name, there in (("gpu", max(len(GPUS), STUDY.resources.gpus)), ("csx", 1)):
+    for name, count in (("gpu", max(len(GPUS), STUDY.resources.gpus)), ("csx", 1)):
         if not QUEUED and name not in workflow.global_resources:
-            workflow.register_resource(name, there)
+            workflow.register_resource(name, count)
 
 REQUESTS = Requests(STUDY)
-# Of the backends that train on an appliance.
+# For the backends that train on a Cerebras appliance.
 ON_WAFER = STUDY.cerebras.target == "CSX"
 DECIDING = STUDY.cerebras.model_dump(include=STUDY.cerebras.DECIDING)
 ASKED = STUDY.cerebras.model_dump(exclude={*DECIDING, *STUDY.cerebras.RULES_ONLY, "job_labels"})
-ONE_GPU = min(1, STUDY.resources.gpus)  # of a job of one process
+ONE_GPU = min(1, STUDY.resources.gpus)  # for a job of one process
 
 
 onstart:
@@ -106,7 +107,8 @@ onstart:
         earlier.adopt_models(STUDY)
     except InputError as error:
         refuse(error)
-    Path(grid.STOP).unlink(missing_ok=True)  # of a full disk on the wafer's machine: it holds for one start
+    # A full disk on the appliance's machine leaves this file, which stops further jobs until the next start.
+    Path(grid.STOP).unlink(missing_ok=True)
 
 
 wildcard_constraints:
@@ -114,21 +116,23 @@ wildcard_constraints:
 
 
 def code(name, without=()):
-    """The digest of a script and of what it imports: an edit reruns its rule, a touch does not."""
+    """Return the digest of a script and of what it imports, so that an edit reruns its rule and a touch does not."""
     return code_digest(ROOT / "workflow/scripts" / name, ROOT / "lib", without)
 
 
-def manifest_if(check, *asked):
-    """MANIFEST, if `check` has nothing against what is asked: before a job starts, which would first delete its outputs."""
+def manifest_if(check, *request):
+    """Validate the request with `check`, then return the manifest path.
+
+    This runs before the job starts, because a job that starts first deletes its outputs."""
     try:
-        check(*asked)
+        check(*request)
     except InputError as error:
         refuse(error)
     return grid.MANIFEST
 
 
 def flags(**values):
-    """--name value for every value that is set, as text for `shell:`; a list gives all its values."""
+    """Return `--name value` for every value that is set, as text for `shell:`. A list gives all of its values."""
     lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
     given = {name: value for name, value in lists.items() if value not in ([], [None])}
     return join(part for name, value in given.items() for part in (f"--{name}", *map(str, value)))
@@ -136,42 +140,48 @@ def flags(**values):
 
 @cache
 def training_flags(task):
-    """Those of a task's schedule; asked for by every run of it."""
+    """Return the flags of a task's schedule. They are cached, because every run of the task needs them."""
     return flags(**STUDY.training_of(task).model_dump())
 
 
 def mask_report(folder, name):
-    """Return the path of the report of one pass. Its name is the method's; that of a sparsity's own pass ends in ADDED_SUFFIX."""
+    """Return the path of the report of one pass. `name` is the method; for a sparsity's own pass it ends in ADDED_SUFFIX."""
     return f"{folder}/{grid.MASK_REPORT.format(name=name)}"
 
 
 def mask_plots(folder, name):
+    """Return the paths of the plots of one pass."""
     return [f"{folder}/{grid.MASK_PLOT.format(plot=plot, name=name)}" for plot in grid.MASK_PLOTS]
 
 
 def pass_suffix(w):
-    """Return the flag for the end of the names of report and plots; empty for the first pass."""
+    """Return the flag with the suffix of the names of report and plots; empty for the first pass."""
     return flags(suffix=grid.ADDED_SUFFIX.format(**w) if "sparsity" in w.keys() else None)
 
 
 def pass_sparsities(w):
-    """The fractions that a pass is asked for, as text for `shell:`."""
-    asked = [w.sparsity] if "sparsity" in w.keys() else FIRST_PASS if "method" in w.keys() else ["00"]
-    return " ".join(f"0.{percent}" for percent in asked)
+    """Return the sparsities of a pass as fractions, as text for `shell:`."""
+    if "sparsity" in w.keys():
+        percents = [w.sparsity]
+    elif "method" in w.keys():
+        percents = FIRST_PASS
+    else:
+        percents = ["00"]
+    return " ".join(f"0.{percent}" for percent in percents)
 
 
 def memory(kind, cell=lambda w: w):
-    """MB that a job of this kind asks for, see sparseft.requests; `cell` has its model and task."""
+    """Return a function that gives the MB that a job of this kind requests. `cell` returns an object with its model and task."""
     return lambda w, attempt: REQUESTS.memory_mb(kind, cell(w).model, getattr(cell(w), "task", ""), attempt)
 
 
 def minutes(kind, cell=lambda w: w):
-    """Its time limit."""
+    """Return a function that gives the time limit of a job of this kind, in minutes."""
     return lambda w, attempt: REQUESTS.minutes(kind, cell(w).model, getattr(cell(w), "task", ""), attempt)
 
 
 def launch(processes):
-    """How python starts a training: by itself, or several that share it."""
+    """Return the arguments with which python starts a training of one or several processes."""
     return [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
 
 
@@ -186,10 +196,10 @@ def local_model(source):
     else:
         folder = Path(place)
         weights = folder.glob("*.safetensors")
-    # config.json is named even where it is missing, so that Snakemake says so
+    # config.json is listed even if it is missing, so that Snakemake reports it.
     return sorted(map(str, {*weights, *small_files(folder), folder / "config.json"}))
 
 
 def local_data(folder):
-    """The files of a local task."""
+    """Return the files of a local task."""
     return [f"{folder}/{split}.jsonl" for split in ("train", "validation")] if folder else []

@@ -1,4 +1,4 @@
-# The merged model, once checked, on the task's validation examples, by lm-eval.
+# Evaluate the merged model, after it passed the validation, on the task's validation examples with lm-eval.
 rule evaluate_run:
     input:
         model=f"{grid.RUN}/model_dir",
@@ -12,18 +12,18 @@ rule evaluate_run:
         f"results/logs/evaluate_run/{grid.RUN_ID}.log",
     benchmark:
         f"results/benchmarks/evaluate_run/{grid.RUN_ID}.tsv"
-    priority: 2  # before the next merge, so that few merged models lie on the disk
+    priority: 2  # before the next merge, so that few merged models are on the disk
     conda:
         "../envs/sparseft.yaml"
     threads: STUDY.resources.threads
     resources:
-        mem_mb=memory("evaluation"),  # weights, and logits of a batch in fp32
+        mem_mb=memory("evaluation"),  # weights, and the logits of a batch in float32
         runtime=minutes("evaluation"),
         gpu=ONE_GPU,
     params:
         code=code("evaluate.py"),
         run_id=grid.RUN_ID,
-        cores=STUDY.resources.threads,  # another number, other last bits
+        cores=STUDY.resources.threads,  # Another number of threads changes the last bits.
         data=subpath(input.train, parent=True),
         batch_size=STUDY.evaluation_batch_size,
         perplexity=(flags(wikitext2=grid.WIKITEXT2, context=STUDY.perplexity.context) if STUDY.perplexity else ""),
@@ -44,14 +44,14 @@ rule evaluate_run:
 
 
 def merged_records(mode, method):
-    """List the merged model's records where its evaluation may be that before the merge, else nothing."""
+    """List the merged model's records if its evaluation may be equal to the one before the merge; else return nothing."""
     if mode != "sparse_to_sparse" or grid.split_method(method)[0] == "structured" or STUDY.resources.gpus:
         return []
     return [f"{grid.RUN}/merge.json", f"{grid.RUN}/evaluation.json"]
 
 
-# The model as the training left it, on the same examples: what the merge changes is the train-merge gap. Where the merge
-# keeps every bit, the merged model's evaluation is taken over.
+# Evaluate the model before the merge, on the same examples. The change by the merge is the train-merge gap. If the merge
+# keeps every bit, the merged model's evaluation is copied.
 rule evaluate_adapter:
     input:
         manifest=grid.MANIFEST,
@@ -72,13 +72,13 @@ rule evaluate_adapter:
         "../envs/sparseft.yaml"
     threads: STUDY.resources.threads
     resources:
-        mem_mb=memory("evaluation"),  # weights, and logits of a batch in fp32
+        mem_mb=memory("evaluation"),  # weights, and the logits of a batch in float32
         runtime=minutes("evaluation"),
         gpu=ONE_GPU,
     params:
         code=code("evaluate_adapter.py"),
         run_id=grid.RUN_ID,
-        cores=STUDY.resources.threads,  # another number, other last bits
+        cores=STUDY.resources.threads,  # Another number of threads changes the last bits.
         model=subpath(input.manifest, parent=True),
         data=subpath(input.train, parent=True),
         batch_size=STUDY.evaluation_batch_size,

@@ -1,5 +1,5 @@
-# What the terminal shows: targets that nothing makes end in one line; then a line a job, the accuracy of each run as it ends, and
-# how much is left. The end of a study is its findings. What computes is in sparseft.targets and sparseft.terminal.
+# What the terminal shows. A target that no rule makes ends in one line. Then there is one line per job, the metric of each run
+# as it ends, and the time that is left. A study ends with its findings. sparseft.targets and sparseft.terminal compute this.
 import logging
 import time
 from collections import Counter
@@ -14,16 +14,17 @@ from sparseft.terminal import Remaining, kind_of, outcome
 SHOWN_OTHERWISE = {LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS}
 SHOWN_NEVER = ("Select jobs to execute", "Removing temporary output", "Would remove temporary output")
 STAGES = ("masks", "train", "validate", "evaluate", "analyze", "throughput")
-SHOWN_INPUTS = 10  # of a job that failed; the analysis has thousands
-INTERVAL = 60  # seconds between two lines on what is left, if no run ends
+SHOWN_INPUTS = 10  # inputs shown of a job that failed, because the analysis has thousands
+INTERVAL = 60  # seconds between two lines on the time that is left, if no run ends
 
 
 class Short(logging.Filter):
-    """Leave out what Snakemake says of each job; the Terminal says it on one line."""
+    """Leave out Snakemake's lines on each job, because Terminal prints one line instead."""
 
-    has_table = False
+    has_table = False  # whether the table of planned jobs has been printed
 
     def filter(self, record):
+        """Return whether a record is printed. Shorten those with long lists or a hint that does not apply here."""
         event = getattr(record, "event", None)
         if event == LogEvent.RUN_INFO:
             is_second = self.has_table
@@ -41,16 +42,17 @@ class Short(logging.Filter):
 
 
 class Terminal(logging.Handler):
-    """Follow the events of Snakemake's logger, and log what a reader wants to know of them."""
+    """Follow the events of Snakemake's logger, and log one line per job, the results of runs and the time that is left."""
 
     def __init__(self, is_short):
         super().__init__()
         self.is_short = is_short
         self.remaining = Remaining({})
         self.wildcards = {}
-        self.said = 0.0
+        self.last_progress = 0.0
 
     def emit(self, record):
+        """React to one event of Snakemake."""
         event = getattr(record, "event", None)
         if event == LogEvent.WORKFLOW_STARTED:
             check_targets()
@@ -59,7 +61,7 @@ class Terminal(logging.Handler):
         elif event == LogEvent.RUN_INFO:
             jobs = [job for job in workflow.dag.needrun_jobs() if is_work(job.rule.name)]
             self.remaining = Remaining(Counter(kind_of(job.rule.name, job.wildcards_dict) for job in jobs))
-            self.said = time.monotonic()
+            self.last_progress = time.monotonic()
         elif event == LogEvent.JOB_INFO:
             self.start(record)
         elif event == LogEvent.JOB_FINISHED:
@@ -70,6 +72,7 @@ class Terminal(logging.Handler):
             show_findings()
 
     def start(self, record):
+        """Note that a job starts, and print its line."""
         if not is_work(record.rule_name):
             return
         self.remaining.start(record.jobid, kind_of(record.rule_name, record.wildcards), time.monotonic())
@@ -78,22 +81,23 @@ class Terminal(logging.Handler):
             logger.info(f"{time.strftime('%H:%M:%S')} {record.rule_msg}")
 
     def end(self, job):
+        """Note that a job has ended, and print its result or the time that is left."""
         now = time.monotonic()
-        ended = self.remaining.end(job, now)
-        if ended == "evaluate_run":
+        rule_name = self.remaining.end(job, now)
+        if rule_name == "evaluate_run":
             logger.info(f"         {outcome_of(self.wildcards[job])}")
-        if ended == "evaluate_run" or now - self.said > INTERVAL:
+        if rule_name == "evaluate_run" or now - self.last_progress > INTERVAL:
             logger.info(f"         {self.remaining.sentence(with_time=not QUEUED)}")
-            self.said = now
+            self.last_progress = now
 
 
 def is_work(name):
-    """Return whether a rule runs a command; the stages only collect files."""
+    """Return whether a rule runs a command. The stages only collect files."""
     return workflow.is_rule(name) and workflow.get_rule(name).shellcmd is not None
 
 
 def outcome_of(wildcards):
-    """Return the line of a run that has been evaluated. What cannot be read is said, and stops nothing here."""
+    """Return the line of a run that has been evaluated. A record that cannot be read is reported, and stops nothing."""
     run = grid.Run.parse(grid.RUN_ID.format(**wildcards))
     try:
         return outcome(run, read_json(f"{grid.fill(grid.RUN, run)}/evaluation.json"))
@@ -102,7 +106,7 @@ def outcome_of(wildcards):
 
 
 def check_targets():
-    """End Snakemake in one line if a target is neither there nor made by a rule."""
+    """End Snakemake with one line if a target does not exist and no rule makes it."""
     for target in sorted(workflow.dag_settings.targets):
         path = target if os.path.isabs(target) else os.path.relpath(target)
         if workflow.is_rule(target) or os.path.exists(path):
@@ -121,7 +125,7 @@ def is_made(path):
 
 
 def names_like(path):
-    """Return the targets that may have been meant: the stages, or what rules make in the folder of the path."""
+    """Return the targets that the user may have meant: the stages, or the files that rules make in the folder of `path`."""
     folder = os.path.dirname(path)
     if not folder:
         return STAGES
@@ -130,7 +134,7 @@ def names_like(path):
 
 
 def show_findings():
-    """Print what the study found, if the analysis is among what was asked for."""
+    """Print the findings of the study, if the analysis is a part of the request."""
     if not any(job.rule.name == "analyze_results" for job in workflow.dag.jobs):
         return
     findings = Path(grid.ANALYSIS, "findings.txt")
@@ -149,7 +153,7 @@ if workflow.is_main_process:
     settings = workflow.output_settings
     is_short = Quietness.REASON in (settings.quiet or ()) and not settings.verbose
     for handler in logger.handlers:
-        # A dry run that prints the commands needs the jobs beside them.
+        # A dry run that prints commands also needs the names of their jobs.
         if handler.name == "DefaultStreamHandler" and is_short and not (settings.dryrun and settings.printshellcmds):
             handler.addFilter(Short())
     logger.addHandler(Terminal(is_short))

@@ -1,4 +1,4 @@
-"""Fixtures that all tests share, and the tiers: which tests run, and what the last line says of the others."""
+"""Provide the fixtures that all tests share, and the tiers, which decide which tests run and report the others."""
 
 import inspect
 import multiprocessing.util
@@ -11,7 +11,7 @@ from types import CodeType, FunctionType
 
 import pytest
 
-# before torch and transformers are imported: no test looks anything up, and two test processes share two cores
+# Set before torch and transformers are imported. No test needs the network, and two test processes share two cores.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -19,39 +19,54 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from tiny_models import MODELS, save_tiny
 
 HERE = Path(__file__).parent
-SHARED, SHARED_MISSING = HERE.parents[1] / "shared", "needs the developers' folder ../shared"
-SLOW, STARTING = "slow (make test-all)", "start a process (make test)"
-# A test whose code names one of these starts a process; an evaluation of lm-eval asks git and the machine what they are.
-STARTERS = {"subprocess", "Popen", "fork", "run_script", "Study", "snakemake", "evaluate", "simple_evaluate"}
+SHARED = HERE.parents[1] / "shared"
+SHARED_MISSING = "needs the developers' folder ../shared"
+SLOW = "slow (make test-all)"
+STARTING = "start a process (make test)"
+# A test whose code names one of these starts a process. lm-eval's evaluation starts git and tools that describe the machine,
+# and write_plots starts the processes that draw.
+STARTERS = {
+    "subprocess",
+    "Popen",
+    "fork",
+    "run_script",
+    "Study",
+    "snakemake",
+    "evaluate",
+    "simple_evaluate",
+    "write_plots",
+}
 AUDITED = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.spawn", "os.system"}
 NOT_RUN = pytest.StashKey[Counter]()
 
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory) -> dict[str, Path]:
-    """The folders of the tiny models, bf16; read only."""
+    """Return the folders of the tiny models, in bfloat16. Tests only read them."""
     return {name: save_tiny(name, tmp_path_factory.mktemp("models") / name) for name in MODELS}
 
 
 @pytest.fixture(params=list(MODELS))
 def tiny(request, tiny_models) -> Checkpoint:
-    """Each tiny model in turn."""
+    """Return each tiny model in turn."""
     return Checkpoint(tiny_models[request.param])
 
 
 @pytest.fixture
 def tiny_llama(tiny_models) -> Checkpoint:
+    """Return the tiny LLaMA."""
     return Checkpoint(tiny_models["llama"])
 
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory, request) -> Path:
-    """Return a folder that all test processes of this run share."""
+    """Return a folder that all test processes of one pytest command share."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if hasattr(request.config, "workerinput") else base
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --tier."""
     parser.addoption(
         "--tier",
         choices=["fast", "commit", "all"],
@@ -61,11 +76,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Prepare the count of the tests that the tier leaves out."""
     config.stash[NOT_RUN] = Counter()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what is not of the tier; put long files first, so that two processes end together."""
+    """Deselect the tests that are not in the tier. Put long files first, so that two processes end together."""
     items.sort(key=lambda item: ("workflow" not in item.path.parts, item.path.name != "test_workflow.py"))
     tier = config.getoption("tier")
     reasons = {item: reason for item in items if (reason := _reason_to_leave_out(item, tier))}
@@ -84,16 +100,16 @@ def _reason_to_leave_out(item: pytest.Item, tier: str) -> str | None:
 
 
 def starts_a_process(item: pytest.Item) -> bool:
-    """Return whether a test is marked so, or names one of STARTERS itself, in its fixtures or in their helpers."""
-    fixtures = [definition.func for found in item._fixtureinfo.name2fixturedefs.values() for definition in found]
+    """Return whether a test is marked `process`, or if it, its fixtures or their helpers name one of STARTERS."""
+    if item.get_closest_marker("process"):
+        return True
+    fixtures = [definition.func for group in item._fixtureinfo.name2fixturedefs.values() for definition in group]
     seen: set[object] = set()
-    return bool(item.get_closest_marker("process")) or any(
-        _names_a_starter(f, seen) for f in [item.function, *fixtures]
-    )
+    return any(_names_a_starter(function, seen) for function in [item.function, *fixtures])
 
 
 def _names_a_starter(value: object, seen: set[object]) -> bool:
-    """Return whether a function or class of the tests, or what it calls among them, names one of STARTERS."""
+    """Return whether a function or class of the tests, or one that it calls, names one of STARTERS."""
     if isinstance(value, type):
         return any(_names_a_starter(part, seen) for part in vars(value).values() if isinstance(part, FunctionType))
     value = inspect.unwrap(value)
@@ -102,11 +118,13 @@ def _names_a_starter(value: object, seen: set[object]) -> bool:
     seen.add(value)
     names = set(_names(value.__code__))
     callees = [value.__globals__[name] for name in names & value.__globals__.keys()]
-    return bool(names & STARTERS) or any(_names_a_starter(each, seen) for each in callees if _is_of_the_tests(each))
+    return bool(names & STARTERS) or any(
+        _names_a_starter(callee, seen) for callee in callees if _is_of_the_tests(callee)
+    )
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    """Yield the names of globals and attributes in a function and in what it defines."""
+    """Yield the names of globals and attributes in a function and in the functions that it defines."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -116,52 +134,51 @@ def _names(code: CodeType) -> Iterator[str]:
 def _is_of_the_tests(value: object) -> bool:
     """Return whether a value is a function or a class that a file of tests/ defines."""
     module = sys.modules.get(getattr(value, "__module__", None) or "")
-    defined = isinstance(value, FunctionType | type) and getattr(module, "__file__", None)
-    return bool(defined) and HERE in Path(module.__file__).parents
+    if not isinstance(value, FunctionType | type) or not getattr(module, "__file__", None):
+        return False
+    return HERE in Path(module.__file__).parents
 
 
 @pytest.fixture(scope="session")
 def _refused(request) -> list[str]:
-    """Return what would have started a process since the list was last cleared; it stays empty outside the fast tier."""
+    """Return a list that collects the attempts to start a process. It stays empty outside the fast tier."""
     refused: list[str] = []
 
     def refuse(event: str, arguments: tuple) -> None:
         if event in AUDITED:
             refused.append(f"{event} {arguments}")
-            raise RuntimeError(
-                f"a test of the fast tier starts a process, and is to be marked `process`: {refused[-1]}"
-            )
+            raise RuntimeError(f"a test of the fast tier starts a process ({refused[-1]}); mark it with `process`")
 
     if request.config.getoption("tier") == "fast":
         sys.addaudithook(refuse)
-        # multiprocessing's "spawn" has no audit event
+        # The start method "spawn" of multiprocessing has no audit event.
         multiprocessing.util.spawnv_passfds = lambda *arguments: refuse("subprocess.Popen", arguments)
     return refused
 
 
 @pytest.fixture(autouse=True)
 def _starts_no_process_in_the_fast_tier(_refused) -> Iterator[None]:
-    """Fail a test of the fast tier that would start a process, also where the code under test hides the error."""
+    """Fail a test of the fast tier that would start a process, even if the code under test hides the error."""
     _refused.clear()
     yield
     assert not _refused
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Send what this process of pytest-xdist left out to the one that prints."""
+    """Send the count of the tests that were left out from a process of pytest-xdist to the one that prints."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["not_run"] = dict(session.config.stash[NOT_RUN])
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: object) -> None:
-    """Take it over; every process collects and leaves out the same tests."""
+    """Store the count of one process. All processes collect and leave out the same tests."""
     node.config.stash[NOT_RUN] = Counter(getattr(node, "workeroutput", {}).get("not_run", {}))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Print what was not run, and why, below everything else."""
+    """Print how many tests were not run, and why, as the last line."""
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal and NOT_RUN in config.stash and not config.option.collectonly:
         skipped = Counter(_reason_of(report) for report in terminal.stats.get("skipped", []))
@@ -171,13 +188,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def _reason_of(skipped: pytest.TestReport) -> str:
-    """Return why a test was skipped; one reason for all files of the developers' folder."""
+    """Return why a test was skipped. All files of the developers' folder have the same reason."""
     reason = skipped.longrepr[2].removeprefix("Skipped: ")
     return SHARED_MISSING if str(SHARED) in reason else reason
 
 
 def _own_environments(config: pytest.Config) -> Counter:
-    """Return the test functions in folders that only a command of their own collects."""
+    """Return the numbers of test functions in folders that only their own commands collect."""
     counts = Counter()
     for name in config.getini("norecursedirs"):
         folder = HERE / name

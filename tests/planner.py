@@ -1,7 +1,7 @@
-"""A process that has imported Snakemake and forks itself for each plan, which then costs a third of `snakemake --dry-run`.
+"""Import Snakemake once and fork for each plan, which then takes a third of the time of `snakemake --dry-run`.
 
-Every plan has a process of its own, as a user's has: no plan sees the library or the settings of another. Each request is
-a line of JSON: folder, library, environment, arguments, and the file for what Snakemake prints. The answer is its exit code.
+Every plan has its own process, so no plan sees the library or the settings of another. Each request is a line of JSON with
+the folder, the library, the environment, the arguments and the file for Snakemake's output. The answer is its exit code.
 """
 
 import json
@@ -9,7 +9,7 @@ import os
 import sys
 from importlib import import_module
 
-# Imported for every plan, by Snakemake and by the Snakefile; nothing of sparseft, which differs between the requests.
+# Snakemake and the Snakefile import these for every plan. sparseft is not among them, because it differs between requests.
 for name in ("snakemake.cli", "snakemake.workflow", "snakemake.report", "numpy", "pydantic", "requests", "yaml"):
     import_module(name)
 
@@ -17,9 +17,9 @@ for name in ("snakemake.cli", "snakemake.workflow", "snakemake.report", "numpy",
 def plan(request: dict) -> None:
     """Run snakemake in this process, and end it."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    said = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
+    output = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -29,7 +29,7 @@ def plan(request: dict) -> None:
 
 
 def answer(line: str) -> bool:
-    """Fork for one request and print its exit code; returns False in the fork."""
+    """Fork for one request and print its exit code. Return False in the fork."""
     child = os.fork()
     if child:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

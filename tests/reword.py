@@ -1,4 +1,4 @@
-"""Reword whatever only a reader sees: comments, docstrings, help texts and field descriptions, by their places in the source."""
+"""Replace all text of a source that only readers see: comments, docstrings, help texts and field descriptions."""
 
 import ast
 import io
@@ -12,11 +12,11 @@ KEYWORDS = {
     "add_argument": ("help", "metavar"),
     "Field": ("description", "title", "examples"),
 }
-Edit = tuple[int, int, bytes, str]  # first byte, byte behind the last, what comes there, kind
+Edit = tuple[int, int, bytes, str]  # first byte, byte after the last, new text, kind
 
 
 def reword_all(project: Path) -> Counter[str]:
-    """Reword every script and every module of the library in a copied project; returns how many places, by kind."""
+    """Reword every script and every module of the library in a copied project. Return the number of edits by kind."""
     counts: Counter[str] = Counter()
     for file in [*project.glob("lib/**/*.py"), *project.glob("workflow/scripts/*.py")]:
         source = file.read_bytes()
@@ -34,22 +34,18 @@ def edited(source: bytes, edits: list[Edit]) -> bytes:
 
 
 def words(source: bytes) -> Iterator[Edit]:
-    """Yield an edit for each place in a source that only a reader sees."""
+    """Yield an edit for each text in a source that only readers see."""
     lines = source.splitlines(keepends=True)
     starts = [0]
     for line in lines:
         starts.append(starts[-1] + len(line))
-    texts = [(node, kind) for node, kind in text_nodes(ast.parse(source))]
     spans = []
-    for node, kind in texts:
-        start, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
+    for node, kind in text_nodes(ast.parse(source)):
+        start = starts[node.lineno - 1] + node.col_offset
+        end = starts[node.end_lineno - 1] + node.end_col_offset
         spans.append((start, end))
-        yield (
-            start,
-            end,
-            b'"""Say it in other words, 100 of them."""' if kind == "docstring" else b'"in other words"',
-            kind,
-        )
+        text = b'"""Say it in other words, 100 of them."""' if kind == "docstring" else b'"in other words"'
+        yield start, end, text, kind
     for token in tokenize.tokenize(io.BytesIO(source).readline):
         if token.type == tokenize.COMMENT:
             start = starts[token.start[0] - 1] + len(token.line[: token.start[1]].encode())

@@ -318,3 +318,17 @@ def test_a_dense_run_with_a_fault_leaves_no_claim_of_what_pruning_costs(study, w
 def test_a_verdict_in_words_has_the_side_and_the_number_of_examples(verdict, difference, words):
     text = explain_verdict(verdict, difference, 120)
     assert all(word in text for word in words)
+
+
+def test_what_fine_tuning_wins_back_of_other_methods_is_said_with_its_numbers_and_only_where_both_changes_are_significant(
+    study,
+):
+    table = DENSE | {
+        ("unstructured", 10): (94, 96, 96),
+        ("structured", 10): (33, 70, 80),
+        ("semistructured", 10): (40, 41, 42),
+        ("random", 10): (25, 85, 89),
+    }
+    (text,) = [text for text in headline(study(table), TOLERANCE) if "wins back" in text]
+    assert numbers(text) == [0.33, 0.80, 0.25, 0.89]
+    assert re.findall(r"(\w+) at 10 %", text) == ["structured", "random"]

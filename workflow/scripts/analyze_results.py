@@ -1,11 +1,11 @@
-"""Turn the run folders into tables, plots, a correctness memo and a write-up, from the runs that are there.
+"""Turn the existing run folders into tables, plots, a correctness memo and a write-up.
 
     analyze_results.py --results_dir results/runs --output_dir results/analysis --plot
 
-With --baseline FILE.csv another project's numbers stand beside these: baseline_comparison.csv, and marks in the figures.
+With --baseline FILE.csv, another project's numbers are compared with these: in baseline_comparison.csv and in the figures.
 
-The output folder then has: report.html (the results page), findings.txt (what this prints), EXPERIMENTS.md (the study written
-up), correctness_memo.md (what was checked), summary.csv (a row per run), grouped_summary.csv, sparsity_vs_performance.csv,
+The output folder then has: report.html (the results page), findings.txt (what this prints), EXPERIMENTS.md (the write-up of
+the study), correctness_memo.md (what was checked), summary.csv (a row per run), grouped_summary.csv, sparsity_vs_performance.csv,
 comparisons.csv (tests and intervals), best_tradeoffs.csv, layer_sparsity.csv, missing.csv (runs left out, with the reason) and,
 with --plot, plots/. Figures and a baseline_comparison.csv of an earlier call are removed if this one does not write them.
 """
@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
         default=2,
         help="number of processes that draw; the figures are the same for any number",
     )
-    parser.add_argument("--baseline", type=Path, help="another project's numbers, a .csv file as config/baseline.csv")
+    parser.add_argument("--baseline", type=Path, help="another project's numbers, a .csv file like config/baseline.csv")
     parser.add_argument(
         "--configuration", type=Path, help="the study's configuration; it is copied into the output folder"
     )
@@ -64,7 +64,7 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 
 def options(args: argparse.Namespace) -> list[str]:
-    """Return the flags that decide what the tables and pages show, for the printed command that repeats the analysis."""
+    """Return the flags that decide what the tables and pages show. The pages print them in the command that repeats them."""
     flags = ["--tolerance", str(args.tolerance)]
     if args.plot:
         flags.append("--plot")
@@ -76,14 +76,15 @@ def options(args: argparse.Namespace) -> list[str]:
 def read(results_dir: Path, study: Config | None) -> tuple[list[Judged], list[Gap]]:
     """Return the judged runs and the gaps. Print to stderr which runs are left out of the tables, and why."""
     records, gaps = read_runs(results_dir, study)
-    gc.freeze()  # statsmodels collects garbage in every correction, which takes long with a whole study in memory
+    # statsmodels collects garbage in every correction, which takes long with a whole study in memory.
+    gc.freeze()
     for gap in gaps:
         print(f"{'left out' if gap.left_out else 'incomplete'}: {gap.run_id}: {gap.reason}", file=sys.stderr)
     judged = judge_runs(records, outside(records, study) if study else {})
-    for each in judged:
-        if each.outside:
-            print(f"outside the study: {each.record.run.id}: {each.outside}", file=sys.stderr)
-    if all(each.outside for each in judged):
+    for run in judged:
+        if run.outside:
+            print(f"outside the study: {run.record.run.id}: {run.outside}", file=sys.stderr)
+    if all(run.outside for run in judged):
         raise InputError(f"{results_dir}: no run of the configured study", "make them, or leave --configuration out")
     return judged, gaps
 
@@ -125,11 +126,17 @@ def write(
     report.write_report(folder / REPORT, judged, gaps, derived, args.tolerance, plots)
     if args.configuration and args.configuration.resolve() != (args.output_dir / CONFIGURATION).resolve():
         shutil.copyfile(args.configuration, folder / CONFIGURATION)
-    written = {"summary": tables.summary(judged), "grouped_summary": derived.cells}
-    written |= {"sparsity_vs_performance": derived.points, "comparisons": derived.comparisons}
-    written |= {"best_tradeoffs": derived.best, "layer_sparsity": derived.layers, "missing": tables.missing(gaps)}
+    content = {
+        "summary": tables.summary(judged),
+        "grouped_summary": derived.cells,
+        "sparsity_vs_performance": derived.points,
+        "comparisons": derived.comparisons,
+        "best_tradeoffs": derived.best,
+        "layer_sparsity": derived.layers,
+        "missing": tables.missing(gaps),
+    }
     for name in TABLES:
-        tables.write_csv(written[name], folder / f"{name}.csv")
+        tables.write_csv(content[name], folder / f"{name}.csv")
 
 
 def main() -> int:
@@ -140,20 +147,21 @@ def main() -> int:
         raise InputError(f"--processes {args.processes}: not a number of processes", f"give 1 to {MAX_PROCESSES}")
     check_outputs(args)
     if args.baseline:
-        read_baseline(args.baseline)  # refused before anything is computed
+        read_baseline(args.baseline)  # A damaged file is refused before anything is computed.
     study = read_configuration([args.configuration]) if args.configuration else None
     hold(args.output_dir)
     judged, gaps = read(args.results_dir, study)
     derived = derive(judged, args.tolerance, gaps)
-    # The configuration of an earlier analysis would not describe these tables. Another file of that name stays.
-    stale = not args.configuration and is_marked(args.output_dir)
-    with staged(args.output_dir) as folder:  # tables, pages and figures of one moment, or none
+    # The configuration of an earlier analysis would not describe these tables. Another program's file stays.
+    is_stale = not args.configuration and is_marked(args.output_dir)
+    # All tables, pages and figures are replaced together, or none is.
+    with staged(args.output_dir) as folder:
         write(folder, args, judged, gaps, derived, study)
         figures = {path.name for path in folder.glob("plots/*")}
-    remove_leftovers(args.output_dir / "plots", figures)  # of other runs
+    remove_leftovers(args.output_dir / "plots", figures)
     if not args.baseline:
         (args.output_dir / COMPARED).unlink(missing_ok=True)
-    if stale:
+    if is_stale:
         (args.output_dir / CONFIGURATION).unlink(missing_ok=True)
     print(f"{(args.output_dir / FINDINGS).read_text(encoding='utf-8')}Tables and pages: {args.output_dir}/")
     return 0

@@ -1,10 +1,10 @@
-"""Evaluate a run's model as its training left it, before the merge: what the merge changes is the train-merge gap.
+"""Evaluate a run's model before the merge. The change by the merge is the train-merge gap.
 
     evaluate_adapter.py --model_path models/smollm2 --mask_path masks/smollm2/masks_sparsity50_unstructured.pt \\
         --adapter RUN_FOLDER/adapter --task boolq_mini --data_dir data/boolq_mini --output RUN_FOLDER/before_merge.json
 
-Writes the same as evaluate.py. With --merge and --evaluation, the records of the merged model, it takes over their evaluation
-where the merge kept every bit (sparse_to_sparse on a CPU), and `taken_from` says so.
+It writes the same fields as evaluate.py. If you give the records of the merged model with --merge and --evaluation, it copies
+their evaluation if the merge kept every bit (sparse_to_sparse on a CPU). The field `taken_from` then names the source.
 """
 
 import argparse
@@ -25,15 +25,16 @@ from sparseft.tasks.task import Row
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run_id", help="whose mask and record these are to be")
-    parser.add_argument("--model_path", type=Path, required=True, help="the base")
+    parser.add_argument("--run_id", help="the run that the mask must belong to and that the record names")
+    parser.add_argument("--model_path", type=Path, required=True, help="the base model")
     parser.add_argument("--mask_path", type=Path, required=True)
     parser.add_argument("--adapter", type=Path, required=True, help="the adapter folder of train.py")
     parser.add_argument("--task", required=True)
     parser.add_argument("--data_dir", type=Path, required=True, help="train.jsonl and validation.jsonl")
-    parser.add_argument("--batch_size", type=int, default=32, help="sequences a forward pass")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number, other last bits")
+    parser.add_argument("--batch_size", type=int, default=32, help="sequences per forward pass")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number changes the last bits")
     parser.add_argument("--merge", type=Path, help="merge.json of the merged model; needs --evaluation")
     parser.add_argument("--evaluation", type=Path, help="evaluation.json of the merged model; needs --merge")
     parser.add_argument("--output", type=Path, required=True)
@@ -51,8 +52,8 @@ def evaluated(
     mask_sha256: str,
     rows: dict[str, list[Row]],
 ) -> tuple[dict, str]:
-    """Return what before_merge.json says, from an evaluation of the model with its adapter, and the adapter's digest."""
-    # Not needed where the merged model's evaluation is taken over, and seconds to import.
+    """Evaluate the model with its adapter; return the content of before_merge.json and the adapter's digest."""
+    # These imports take seconds, and copying an evaluation does not need them.
     from sparseft.evaluation import evaluate
     from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
     from sparseft.training.torch_backend import trained_model
@@ -65,7 +66,7 @@ def evaluated(
 
 
 def main() -> int:
-    """Take over the merged model's evaluation, or evaluate, and write the record."""
+    """Copy the merged model's evaluation or evaluate the model, and write the record."""
     args = parse_args()
     sources = [args.model_path, args.mask_path, args.adapter, args.data_dir, args.merge, args.evaluation]
     check_apart([args.output], sources)
@@ -84,8 +85,12 @@ def main() -> int:
     check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
     if run:
         check_run(mask, args.mask_path, run)
-    inputs = {"model": checkpoint.digest, "mask": mask_sha256}
-    inputs |= {"data": rows_sha256["validation"], "train": rows_sha256["train"]}
+    inputs = {
+        "model": checkpoint.digest,
+        "mask": mask_sha256,
+        "data": rows_sha256["validation"],
+        "train": rows_sha256["train"],
+    }
     record = None
     if args.merge:
         inputs["adapter"] = adapter_digest(args.adapter)

@@ -133,6 +133,22 @@ def best_training(results: Results, method: str, sparsity: int) -> tuple | None:
     return max(cells, key=lambda cell: (_raised(results, cell), cell.value_mean), default=None)
 
 
+def recoveries(results: Results) -> list[tuple[tuple, tuple]]:
+    """Return the untrained and the trained cell wherever pruning lowers the value and fine-tuning raises it again.
+
+    Both changes are significant. The best method of a sparsity is left out, because its claim says so already."""
+    pairs = []
+    for (method, sparsity, mode), untuned in results.cells.items():
+        is_best = sparsity in results.sparsities and method == best_method(results, sparsity)
+        if mode != NO_FINETUNE or sparsity == 0 or is_best:
+            continue
+        tuned = best_training(results, method, sparsity)
+        falls = results.change("dense", (method, sparsity, mode)) == FALL
+        if tuned is not None and falls and _raised(results, tuned):
+            pairs.append((untuned, tuned))
+    return pairs
+
+
 def best_method(results: Results, sparsity: int) -> str:
     """Return the method with the highest value in any mode. Of equal ones, the highest value before training decides."""
 

@@ -395,7 +395,7 @@ SUMMARY = Table(
         Column(
             "faults",
             "integer",
-            "Faults that correctness_memo.md lists: in the validation, in the chain of hashes, or beside other runs.",
+            "Faults that correctness_memo.md lists: in the validation, in the chain of hashes, or in the comparison with other runs.",
         ),
     ),
 )

@@ -40,7 +40,8 @@ def headline(derived: Derived, tolerance: float) -> list[str]:
     groups = _groups(claims(results), MOST_SENTENCES - len(opening) - len(control))
     claimed = [sentences.claim(group, first=group is groups[0]) for group in groups]
     if len(opening) + len(claimed) <= MOST_SENTENCES:
-        return [*opening, *claimed, *control][:MOST_SENTENCES]
+        recovered = sentences.recovered() if len(opening) + len(claimed) + len(control) < MOST_SENTENCES else []
+        return [*opening, *claimed, *recovered, *control][:MOST_SENTENCES]
     kept = MOST_SENTENCES - len(opening) - 1
     omitted = [claim for group in groups[kept:] for claim in group]
     return [*opening, *claimed[:kept], f"The table also has {listed_sparsities(omitted)}."]

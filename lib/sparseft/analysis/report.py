@@ -1,7 +1,7 @@
 """Write report.html, the results page: the answer, then every finding, figure and table, then the correctness memo.
 
 The page is one file that loads nothing. Figures, styles and the script that sorts its tables are in it. Its content security
-policy lets no other script run. The same runs give the same bytes.
+policy lets no other script run. The same runs and library versions give the same bytes.
 """
 
 import base64

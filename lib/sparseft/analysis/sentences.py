@@ -15,9 +15,10 @@ from sparseft.analysis.claims import (
     best_training,
     guess_level,
     guesses,
+    recoveries,
 )
 from sparseft.analysis.comparisons import CONTROL
-from sparseft.analysis.tables import PLAIN_LORA
+from sparseft.analysis.tables import PLAIN_LORA, asked_and_reached
 from sparseft.grid import DENSE, NO_FINETUNE
 
 # With at most this many examples, a significant difference shows in two decimals.
@@ -85,6 +86,18 @@ class Sentences:
         if claim.pruning in (RISE, SAME):
             return f"{place} {self._no_fall(claim, group, pruning)}{self._after_no_fall(claim, group)}."
         return f"{place} {self._without_base(claim, group, pruning)}."
+
+    def recovered(self) -> list[str]:
+        """Return the sentence on what fine-tuning wins back of the other methods; empty if it wins back nothing there."""
+        parts = [
+            f"{untuned.method} at {asked_and_reached(untuned)} % from {self._number(untuned.value_mean)}"
+            f" to {self._number(tuned.value_mean)}"
+            for untuned, tuned in recoveries(self.results)
+        ]
+        if not parts:
+            return []
+        example = ", for example" if len(parts) > MOST_NUMBERS else ""
+        return [f"Where pruning costs {self.metric}, LoRA wins back a part{example}: {listed(parts[:MOST_NUMBERS])}."]
 
     def control(self) -> list[str]:
         """Return the sentence that compares random pruning with the best method of each sparsity, in that method's best mode."""
