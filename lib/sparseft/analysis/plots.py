@@ -341,10 +341,13 @@ def _draw_levels(axes: Axes, points: pd.DataFrame) -> None:
 
 
 def _finish_axes(panels: list[Axes], sparsities: pd.Series) -> None:
+    percents = sorted(sparsities.round().astype(int).unique())
     ticks = []
-    for sparsity in sorted(sparsities.round().astype(int).unique()):
+    for sparsity in percents:
         if not ticks or sparsity - ticks[-1] >= 20:  # percent; closer, the numbers would touch
             ticks.append(sparsity)
+    if len(ticks) == 1 and len(percents) > 1:  # a short range shows its two ends
+        ticks.append(percents[-1])
     panels[0].set_xticks(ticks)  # the x axis is shared
     panels[0].set_xlim(ticks[0] - 4, sparsities.max() + 4)
     for axes in panels:
