@@ -203,3 +203,10 @@ def local_model(source):
 def local_data(folder):
     """Return the files of a local task."""
     return [f"{folder}/{split}.jsonl" for split in ("train", "validation")] if folder else []
+
+
+def merged_records(mode, method):
+    """List the merged model's records if its evaluation may be equal to the one before the merge; else return nothing."""
+    if mode != "sparse_to_sparse" or grid.split_method(method)[0] == "structured" or STUDY.resources.gpus:
+        return []
+    return [f"{grid.RUN}/merge.json", f"{grid.RUN}/evaluation.json"]

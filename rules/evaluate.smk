@@ -43,13 +43,6 @@ rule evaluate_run:
         " 2> {log:q}"
 
 
-def merged_records(mode, method):
-    """List the merged model's records if its evaluation may be equal to the one before the merge; else return nothing."""
-    if mode != "sparse_to_sparse" or grid.split_method(method)[0] == "structured" or STUDY.resources.gpus:
-        return []
-    return [f"{grid.RUN}/merge.json", f"{grid.RUN}/evaluation.json"]
-
-
 # Evaluate the model before the merge, on the same examples. The change by the merge is the train-merge gap. If the merge
 # keeps every bit, the merged model's evaluation is copied.
 rule evaluate_adapter:
