@@ -4,7 +4,7 @@
         --mask_path masks/smollm2/masks_sparsity50_unstructured.pt --data_dir data/boolq_mini --output_dir RUN_FOLDER
 
 Writes adapter/ (as PEFT does) and train.json: loss curve, evaluation loss before the merge, speed, memory,
-hashes. With --save_every a killed run goes on from RUN_FOLDER/state.pt. Several processes share every step under
+hashes. With --save_every a killed run continues from RUN_FOLDER/state.pt. Several processes share every step under
 `python -m torch.distributed.run --nproc_per_node N`.
 """
 

@@ -3,7 +3,7 @@
     train_cerebras.py --run_id llama-boolq-unstructured-sparsity50-sparse_to_sparse-seed0 --model_path models/llama \\
         --mask_path masks/llama/masks_sparsity50_unstructured.pt --data_dir data/boolq --target CSX --output_dir RUN_FOLDER
 
-Writes what train.py writes, adapter/ and train.json, and the package's logs, cerebras_logs/. A killed run goes on from
+Writes what train.py writes, adapter/ and train.json, and the package's logs, cerebras_logs/. A killed run continues from
 RUN_FOLDER's last complete state_*.mdl. With --compile_only it compiles and writes compile.json alone; with
 --validate_only it lowers, which needs no appliance, and writes the same.
 """

@@ -5,7 +5,7 @@
         --data_dir data/boolq --output_dir RUN_FOLDER
 
 Writes what train.py writes, adapter/ and train.json, the Trainer's configuration, trainer.yaml, and its logs, modelzoo/. A
-killed run goes on from the last complete checkpoint in RUN_FOLDER/modelzoo.
+killed run continues from the last complete checkpoint in RUN_FOLDER/modelzoo.
 """
 
 import argparse
