@@ -98,6 +98,7 @@ def test_a_process_that_somebody_ends_is_no_end_of_memory(job, number):
      "aborted: what():  std::bad_alloc"),
     (-signal.SIGABRT, "memory allocation of 4096 bytes failed\n", False, "aborted: memory allocation of 4096 bytes failed"),
     (-signal.SIGABRT, "LLVM ERROR: out of memory\nBuffer allocation failed\n", False, "aborted: LLVM ERROR: out of memory"),
+    (-signal.SIGABRT, "LLVM ERROR: Unable to allocate section memory!\n", False, "aborted: LLVM ERROR: Unable to allocate"),
     (-signal.SIGABRT, "step 1: loss 2.0\nAssertion `n > 0' failed.\n", True, None),
     (-signal.SIGSEGV, "std::bad_alloc", True, None),
     (1, "ImportError: no such module\n", True, None),

@@ -202,6 +202,13 @@ def _timed_steps(job: Job, batch_size: int, seed: int, device: torch.device) -> 
 
 
 def _tells_of_memory(text: str) -> bool:
-    """torch's words, C++'s, the system's, Rust's, LLVM's."""
-    told = ("DefaultCPUAllocator", "bad_alloc", "Cannot allocate memory", "memory allocation of", "out of memory")
-    return any(t in text for t in told)
+    """Return whether a text holds the words of torch, C++, the system, Rust or LLVM for memory that ended."""
+    words = (
+        "DefaultCPUAllocator",
+        "bad_alloc",
+        "Cannot allocate memory",
+        "memory allocation of",
+        "out of memory",
+        "Unable to allocate",  # LLVM, where a compiled kernel finds no memory for its code
+    )
+    return any(word in text for word in words)
