@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from sparseft.training.hardware import device_name
+from sparseft.language_model.hardware import device_name
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -18,17 +18,17 @@ import torch
 from bench import interleaved, report
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.config import Training
-from sparseft.files import sha256
-from sparseft.grid import MASK_NAME
-from sparseft.lora.experts import memory_path, unfuse_experts
+from sparseft.language_model.batches import Example, collate
+from sparseft.language_model.experts import memory_path, unfuse_experts
+from sparseft.language_model.loss import AnswerLoss
+from sparseft.language_model.model import load_model
 from sparseft.lora.masked_lora import attach
 from sparseft.lora.merge import merge
+from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.pruning.compact import compact
-from sparseft.pruning.mask_ops import Mask, read_mask
-from sparseft.training.batches import Example, collate
-from sparseft.training.loss import AnswerLoss
-from sparseft.training.model import load_model
+from sparseft.storage.files import sha256
+from sparseft.study.config import Training
+from sparseft.study.grid import MASK_NAME
 from torch import Tensor, nn
 
 PERCENTS, BATCH, TOKENS, ANSWER, PROMPT, NEW, REPEATS = (30, 50), 4, 128, 8, 16, 32, 5

@@ -15,18 +15,18 @@ from pathlib import Path
 import torch
 from bench import report
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.config import Masks
-from sparseft.evaluation import evaluate
-from sparseft.files import sha256
-from sparseft.grid import TASK_METHODS, split_method
+from sparseft.evaluation.evaluate import evaluate
+from sparseft.evaluation.perplexity import token_perplexity
+from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
-from sparseft.perplexity import token_perplexity
+from sparseft.masks.mask_file import read_mask
 from sparseft.pruning.calibration import calibrate
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_ops import read_mask
+from sparseft.storage.files import sha256
+from sparseft.study.config import Masks
+from sparseft.study.grid import TASK_METHODS, split_method
 from sparseft.tasks import get_task
 from sparseft.tasks.source import load_rows, load_text
-from sparseft.training.model import load_model
 
 METHODS = ["unstructured", "unstructured_wanda", "unstructured_taylor", "unstructured_gradient", "random"]
 PERCENTS = [30, 50, 70]

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from bench import interleaved, report
 from peft import LoraConfig, get_peft_model
-from sparseft.config import Training
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear
+from sparseft.study.config import Training
 from torch import Tensor, nn
 from torch.nn import functional as F
 

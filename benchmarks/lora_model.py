@@ -18,14 +18,14 @@ from lora import NaiveMaskedLoRA
 from peft import LoraConfig, get_peft_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.config import Training
-from sparseft.grid import PROJECTIONS
+from sparseft.language_model.batches import Example, collate
+from sparseft.language_model.hardware import peak_memory
+from sparseft.language_model.loss import AnswerLoss
+from sparseft.language_model.model import load_model
 from sparseft.lora.effective_weight import carried_mask
 from sparseft.lora.masked_lora import attach
-from sparseft.training.batches import Example, collate
-from sparseft.training.hardware import peak_memory
-from sparseft.training.loss import AnswerLoss
-from sparseft.training.model import load_model
+from sparseft.study.config import Training
+from sparseft.study.grid import PROJECTIONS
 from torch import Tensor, nn
 
 BATCH, TOKENS, REPEATS, SPARSITIES = 4, 128, 5, (50, 90)

@@ -22,11 +22,11 @@ import torch
 from bench import interleaved, report
 from safetensors.torch import save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.config import Masks
-from sparseft.pruning import kernels
-from sparseft.pruning.importance import row_blocks
+from sparseft.masks import mask_kernels as kernels
+from sparseft.masks.mask_file import unpack
 from sparseft.pruning.mask_generator import Selection, compute_masks, select_together
-from sparseft.pruning.mask_ops import unpack
+from sparseft.pruning.scores import row_blocks
+from sparseft.study.config import Masks
 from torch.nn.utils.prune import L1Unstructured
 
 SIDE, REPEATS = 4096, 3

@@ -19,19 +19,19 @@ import torch
 from accelerate import Accelerator
 from bench import report
 from scipy.stats import ttest_rel
+from sparseft.backends.torch import train
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.config import Masks, Training
-from sparseft.evaluation import evaluate
-from sparseft.files import sha256
+from sparseft.evaluation.evaluate import evaluate
+from sparseft.language_model.hardware import keep_freed_memory, limit_threads
+from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
+from sparseft.masks.mask_file import read_mask
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_ops import read_mask
+from sparseft.storage.files import sha256
+from sparseft.study.config import Masks, Training
 from sparseft.tasks import get_task
 from sparseft.tasks.source import load_rows
-from sparseft.training.hardware import keep_freed_memory, limit_threads
 from sparseft.training.job import Job
-from sparseft.training.model import load_model
-from sparseft.training.torch_backend import train
 
 PERCENTS = (50, 70)
 SETTINGS = {

@@ -3,7 +3,7 @@
     .venv/bin/python docs/generate.py            write the files whose content changed
     .venv/bin/python docs/generate.py --check    exit with code 1 if one differs
 
-The configuration comes from the fields of sparseft.config, the tables from sparseft.analysis.columns, and the scripts from
+The configuration comes from the fields of sparseft.study.config, the tables from sparseft.analysis.columns, and the scripts from
 their own argument parsers.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from sparseft.analysis.columns import TABLES
-from sparseft.config import LARGEST, SEEDS, Config, schema
+from sparseft.study.config import LARGEST, SEEDS, Config, schema
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "workflow/scripts").glob("*.py"))

@@ -42,7 +42,7 @@ rule train_adapter:
     wildcard_constraints:
         mode="|".join(grid.TRAINED_MODES),
     priority: 4  # the wafer waits for nothing
-    retries: 2  # what cannot succeed fails at once, see sparseft.training.appliance
+    retries: 2  # what cannot succeed fails at once, see sparseft.backends.appliance
     conda:
         "../envs/sparseft.yaml"
     threads: STUDY.resources.threads

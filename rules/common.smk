@@ -17,17 +17,17 @@ if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()
     )
     sys.exit(2)
 
-from sparseft import earlier, grid, passes, targets
+from sparseft.study import earlier, grid, passes, targets
 from sparseft.checkpoints.checkpoint import small_files
-from sparseft.checkpoints.sizes import check_sources
-from sparseft.config import Config, parse_section, split_mdl
-from sparseft.configfiles import check_command, complete_text, read_sections, with_normal_places
-from sparseft.devices import slow_bfloat16, unused_gpus, visible_gpus
-from sparseft.digests import code_digest
+from sparseft.planning.sizes import check_sources
+from sparseft.study.config import Config, parse_section, split_mdl
+from sparseft.study.configfiles import check_command, complete_text, read_sections, with_normal_places
+from sparseft.planning.devices import slow_bfloat16, unused_gpus, visible_gpus
+from sparseft.study.digests import code_digest
 from sparseft.errors import InputError
-from sparseft.files import sha256
-from sparseft.requests import Requests
-from sparseft.terminal import replaced_models
+from sparseft.storage.files import sha256
+from sparseft.planning.requests import Requests
+from sparseft.study.terminal import replaced_models
 
 
 def refuse(error):

@@ -1,5 +1,5 @@
 # What the terminal shows. A target that no rule makes ends in one line. Then there is one line per job, the metric of each run
-# as it ends, and the time that is left. A study ends with its findings. sparseft.targets and sparseft.terminal compute this.
+# as it ends, and the time that is left. A study ends with its findings. sparseft.study.targets and sparseft.study.terminal compute this.
 import logging
 import time
 from collections import Counter
@@ -8,8 +8,8 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
-from sparseft.files import read_json
-from sparseft.terminal import Remaining, kind_of, outcome
+from sparseft.storage.files import read_json
+from sparseft.study.terminal import Remaining, kind_of, outcome
 
 SHOWN_OTHERWISE = {LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS}
 SHOWN_NEVER = ("Select jobs to execute", "Removing temporary output", "Would remove temporary output")

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
-from sparseft import grid
-from sparseft.files import adapter_digest
-from study import TINY_STUDY, Study, tiny_grid
+from project import TINY_STUDY, Study, tiny_grid
+from sparseft.storage.files import adapter_digest
+from sparseft.study import grid
 from tiny_models import save_tiny
 
 KINDS = ("a job", "snakemake", "everything")

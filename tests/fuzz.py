@@ -14,15 +14,15 @@ import zipfile
 from pathlib import Path
 
 import atheris
-import sparseft.pruning.kernels  # noqa: F401  first, as it is: numba compiles no instrumented code
+import sparseft.masks.mask_kernels  # noqa: F401  first, as it is: numba compiles no instrumented code
 
 with atheris.instrument_imports(include=["sparseft", "pickletools", "zipfile"]):
+    from sparseft.backends.appliance import Failure, classify
     from sparseft.checkpoints import mdl
     from sparseft.checkpoints.checkpoint import BITS, Checkpoint
     from sparseft.checkpoints.mdl import MdlFile, mdl_writer
     from sparseft.errors import InputError
-    from sparseft.pruning.mask_ops import Mask, pack, read_mask
-    from sparseft.training.appliance import Failure, classify
+    from sparseft.masks.mask_file import Mask, pack, read_mask
 
 import numpy as np
 

@@ -4,11 +4,11 @@ import tempfile
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.config import Masks
+from sparseft.masks.mask_file import Mask, read_mask
+from sparseft.masks.mask_writer import mask_writer
 from sparseft.pruning import mask_generator
-from sparseft.pruning.importance import Calibration
-from sparseft.pruning.mask_ops import Mask, read_mask
-from sparseft.pruning.mask_writer import mask_writer
+from sparseft.pruning.scores import Calibration
+from sparseft.study.config import Masks
 
 
 def compute_masks(

@@ -8,9 +8,9 @@ import sys
 import time
 
 import pytest
+from project import ROOT
 from sparseft.errors import MARK, InputError, run_script
-from sparseft.files import write_json
-from study import ROOT
+from sparseft.storage.files import write_json
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}
 
@@ -70,7 +70,7 @@ def test_an_unforeseen_error_names_this_projects_innermost_line_and_not_a_librar
     code, (line,) = end(lambda: write_json(tmp_path / "a.json", object()), capsys)
     assert code == 2
     assert line.startswith("error: TypeError: Object of type object is not JSON serializable ")
-    assert "(lib/sparseft/files.py, line " in line
+    assert "(lib/sparseft/storage/files.py, line " in line
     assert "in write_json)" in line
 
 
@@ -125,7 +125,7 @@ POOL = """
 import time
 from concurrent.futures import ProcessPoolExecutor
 from sparseft.errors import run_script
-from sparseft.processes import end_with_parent
+from sparseft.storage.processes import end_with_parent
 
 def main():
     with ProcessPoolExecutor(2, initializer=end_with_parent) as pool:
@@ -139,7 +139,7 @@ run_script(main)
 GPUS = """
 import os, sys
 from pathlib import Path
-from sparseft import devices
+from sparseft.planning import devices
 from sparseft.errors import run_script
 
 devices._locked = lambda path: print("works", flush=True)  # another process has it

@@ -11,17 +11,17 @@ from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.source import prepare_model
-from sparseft.config import Model, Training
 from sparseft.errors import InputError
-from sparseft.evaluation import evaluate
-from sparseft.files import adapter_digest, atomic_folder
-from sparseft.grid import Cell
+from sparseft.evaluation.evaluate import evaluate
+from sparseft.language_model.model import load_model
 from sparseft.lora.adapter import read_adapter, write_adapter
 from sparseft.lora.merge import merge
-from sparseft.pruning.mask_ops import check_run, read_mask
+from sparseft.masks.mask_file import check_run, read_mask
+from sparseft.masks.validation import validate
+from sparseft.storage.files import adapter_digest, atomic_folder
+from sparseft.study.config import Model, Training
+from sparseft.study.grid import Cell
 from sparseft.tasks import get_task
-from sparseft.training.model import load_model
-from sparseft.validation import validate
 from tiny_models import change_json, save_tiny
 
 from masks import compute_masks

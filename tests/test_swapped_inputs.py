@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from project import ROOT
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.files import adapter_digest, sha256
-from sparseft.pruning.mask_ops import read_mask
+from sparseft.masks.mask_file import read_mask
+from sparseft.storage.files import adapter_digest, sha256
 from sparseft.tasks import get_task
-from study import ROOT
 from tiny_models import save_tiny
 
 from masks import compute_masks, write_mask

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from sparseft.backends.appliance import Failure, classify
 from sparseft.checkpoints.checkpoint import read_header
 from sparseft.checkpoints.mdl import MdlFile, mdl_writer
 from sparseft.checkpoints.source import prepare_model
-from sparseft.config import Config, Model, parse_section
 from sparseft.errors import InputError
-from sparseft.grid import Cell, Run
-from sparseft.pruning.mask_ops import read_mask
-from sparseft.training.appliance import Failure, classify
-from sparseft.training.model import load_model
+from sparseft.language_model.model import load_model
+from sparseft.masks.mask_file import read_mask
+from sparseft.study.config import Config, Model, parse_section
+from sparseft.study.grid import Cell, Run
 from sparseft.training.state import read_state
 from tiny_models import change_json, save_tiny
 

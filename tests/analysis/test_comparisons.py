@@ -10,7 +10,7 @@ from sparseft.analysis.derived import derive
 from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
 from sparseft.analysis.statistics import loss_intervals, mcnemar_p, paired_t_p
-from sparseft.grid import Run
+from sparseft.study.grid import Run
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"

@@ -7,7 +7,7 @@ import pytest
 from sparseft.analysis import tables
 from sparseft.analysis.columns import TABLES as DESCRIBED
 from sparseft.analysis.records import Gap, read_measurements
-from sparseft.grid import TABLES
+from sparseft.study.grid import TABLES
 from sparseft.tasks.wikitext2 import PREFIXES, TEXT_SHA256, metric_name
 from test_analyze_results import analyze
 from test_throughput_table import write_cell

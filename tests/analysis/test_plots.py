@@ -12,7 +12,7 @@ from sparseft.analysis import plots
 from sparseft.analysis.derived import Derived, derive
 from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
-from sparseft.grid import MEASURED
+from sparseft.study.grid import MEASURED
 
 SPARSITIES = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
 

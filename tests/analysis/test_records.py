@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sparseft.analysis.records import read_runs
 from sparseft.errors import InputError
-from sparseft.grid import Run
+from sparseft.study.grid import Run
 
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
 UNTUNED = "m-t-unstructured-sparsity50-no_finetune-seed0"

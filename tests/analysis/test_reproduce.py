@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 from sparseft.analysis.reproduce import ROOT, Reproduction
-from sparseft.grid import Run
+from sparseft.study.grid import Run
 from test_analyze_results import analyze
 
 RUN = Run.parse("m-boolq-unstructured-sparsity50-sparse_to_dense-seed0")

@@ -16,14 +16,14 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import pytest
-from sparseft import grid
 from sparseft.analysis import experiments, memo, report
 from sparseft.analysis.derived import derive
 from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.markdown_html import sections
 from sparseft.analysis.plots import write_plots
 from sparseft.analysis.records import read_runs
-from sparseft.grid import Run
+from sparseft.study import grid
+from sparseft.study.grid import Run
 
 pytestmark = pytest.mark.process  # the figures are drawn by processes
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ from sparseft.analysis.derived import Derived, derive
 from sparseft.analysis.judgement import Judged, judge_runs
 from sparseft.analysis.records import DECIDING_KEYS, WITHOUT_EFFECT, Training, read_runs
 from sparseft.analysis.settings import by_setting, outside
-from sparseft.config import Config
-from sparseft.config import Training as Schedule
+from sparseft.study.config import Config
+from sparseft.study.config import Training as Schedule
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"

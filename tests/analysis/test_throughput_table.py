@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from sparseft import grid
 from sparseft.analysis import tables
 from sparseft.analysis.records import read_measurements
 from sparseft.errors import InputError
-from sparseft.record import write_record
+from sparseft.storage.record import write_record
+from sparseft.study import grid
 
 SCRIPT = Path(__file__).parents[2] / "workflow/scripts/analyze_throughput.py"
 CELLS = [

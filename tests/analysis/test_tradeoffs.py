@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from sparseft.analysis.statistics import BEYOND, UNDECIDED, WITHIN
 from sparseft.analysis.tradeoffs import pareto, tradeoffs
-from sparseft.grid import Cell
+from sparseft.study.grid import Cell
 
 
 def curve(*points: tuple, mode: str = "sparse_to_dense", device: str = "CPU") -> list[dict]:

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.files import sha256
+from sparseft.language_model.model import load_model
 from sparseft.lora.adapter import read_adapter
 from sparseft.lora.merge import merge
-from sparseft.pruning.mask_ops import read_mask
+from sparseft.masks.mask_file import read_mask
+from sparseft.masks.validation import validate
+from sparseft.storage.files import sha256
 from sparseft.tasks import get_task
-from sparseft.training.model import load_model
-from sparseft.validation import validate
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 ROOT = Path(__file__).parents[2]

@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from project import ROOT, TINY_STUDY, Study, tiny_grid
 from runs import HERE, Inputs
-from sparseft import grid
-from sparseft.config import Training
+from sparseft.language_model.batches import encode, shuffled
+from sparseft.language_model.model import load_model
+from sparseft.study import grid
+from sparseft.study.config import Training
 from sparseft.tasks import get_task, read_examples
-from sparseft.training.batches import encode, shuffled
-from sparseft.training.model import load_model
-from study import ROOT, TINY_STUDY, Study, tiny_grid
 
 PYTHON = os.environ.get("SPARSEFT_PYTHON", str(ROOT / ".venv/bin/python"))
 RUN = "llama-unstructured-50-sparse_to_sparse"
 CPU = "CSX software backend on CPU"
 SLOW_WARM_UP = """
 import time
-import sparseft.training.cerebras as c
+import sparseft.backends.cerebras.trainer as c
 real, steps = c.check_finite, []
 def slow(*given):
     steps.append(1)
@@ -34,7 +34,7 @@ def slow(*given):
 c.check_finite = slow
 """
 UNTIMED_STEP = """
-import sparseft.training.cerebras_throughput as t
+import sparseft.backends.cerebras.measurement as t
 real = t.Trainer.run
 def run(self, *given, **options):
     real(self, *given, **options)

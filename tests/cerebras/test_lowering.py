@@ -8,8 +8,8 @@ import pytest
 from runs import in_default_environment
 from tiny_models import PRUNABLE_LAYERS
 
-NOT_DECLARED = "import sparseft.training.cerebras as c; c.declare_sparse = lambda *_: None"
-STOCK_EXPERTS = "import sparseft.training.fixed_length as f; f.DenseExperts = lambda block: block"
+NOT_DECLARED = "import sparseft.backends.cerebras.trainer as c; c.declare_sparse = lambda *_: None"
+STOCK_EXPERTS = "import sparseft.backends.fixed_length as f; f.DenseExperts = lambda block: block"
 
 
 def lower(inputs, output: Path, run: str, **options) -> dict:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.mdl import MdlFile, mdl_writer
-from sparseft.modelzoo.checkpoint import ModelZooCheckpoint
+from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint
 
 cstorch = pytest.importorskip("cerebras.pytorch", reason="needs cerebras-pytorch (make test-cerebras)")
 FIXTURES = Path(__file__).parents[3] / "shared/fixtures"

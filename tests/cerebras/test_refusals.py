@@ -11,7 +11,7 @@ OTHER_RELEASE = (
     " m.version = lambda name: '2.5.0' if name == 'cerebras-pytorch' else real(name)"
 )
 CHANGES_THE_BASE = (
-    "import sparseft.training.cerebras as c; real = c.check_frozen;"
+    "import sparseft.backends.cerebras.trainer as c; real = c.check_frozen;"
     " c.check_frozen = lambda module, base, step: (module.model.lm_head.weight.data.neg_(), real(module, base, step))"
 )
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.config import Cerebras, Training
 from sparseft.errors import InputError
-from sparseft.pruning.mask_ops import read_mask
+from sparseft.masks.mask_file import read_mask
+from sparseft.study.config import Cerebras, Training
 from sparseft.tasks import get_task, read_examples
 from sparseft.training.job import Job
 from tiny_models import MODELS, PRUNABLE_LAYERS
@@ -21,11 +21,12 @@ from transformers import get_cosine_schedule_with_warmup
 
 pytest.importorskip("cerebras.pytorch", reason="needs cerebras-pytorch (make test-cerebras)")
 import cerebras.pytorch as cstorch
-from sparseft.training import cerebras, mdl
-from sparseft.training.batches import Example
-from sparseft.training.cerebras import Trainer, check_frozen, evaluation_batches, optimizer_and_schedule
-from sparseft.training.dense_experts import DenseExperts, top_k_weights
-from sparseft.training.fixed_length import FixedLengthLoss
+from sparseft.backends.cerebras import states as mdl
+from sparseft.backends.cerebras import trainer as cerebras
+from sparseft.backends.cerebras.trainer import Trainer, check_frozen, evaluation_batches, optimizer_and_schedule
+from sparseft.backends.dense_experts import DenseExperts, top_k_weights
+from sparseft.backends.fixed_length import FixedLengthLoss
+from sparseft.language_model.batches import Example
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
+from project import ROOT, TINY_STUDY, Study, run_script, tiny_grid
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.config import Config, Masks, parse_section
-from sparseft.grid import Run
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.targets import program_name, training_program
+from sparseft.study.config import Config, Masks, parse_section
+from sparseft.study.grid import Run
+from sparseft.study.targets import program_name, training_program
 from sparseft.tasks import get_task
-from study import ROOT, TINY_STUDY, Study, run_script, tiny_grid
 
 PYTHON = os.environ.get("SPARSEFT_PYTHON", str(ROOT / ".venv/bin/python"))
 CELLS = {**tiny_grid("llama", "boolq_mini", ["unstructured"]), "sparsities": [0, 50]}

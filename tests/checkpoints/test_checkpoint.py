@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import BITS, Checkpoint, infinity, to_float32
 from sparseft.checkpoints.source import prepare_model
-from sparseft.config import Model
 from sparseft.errors import InputError
+from sparseft.study.config import Model
 from tiny_models import change_json, save_tiny
 from transformers import AutoModelForCausalLM
 

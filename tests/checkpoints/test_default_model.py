@@ -9,10 +9,10 @@ import yaml
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.source import prepare_model
-from sparseft.config import Model
-from sparseft.perplexity import token_perplexity
+from sparseft.evaluation.perplexity import token_perplexity
+from sparseft.language_model.model import load_model
+from sparseft.study.config import Model
 from sparseft.tasks.source import load_text
-from sparseft.training.model import load_model
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

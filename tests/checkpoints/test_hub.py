@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from study import ROOT
+from project import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import Part, coupled_parts, prunable_layers
 from sparseft.errors import InputError
-from sparseft.lora.experts import memory_path, unfuse_experts
+from sparseft.language_model.experts import memory_path, unfuse_experts
 from tiny_models import MODELS, PRUNABLE_LAYERS
 from transformers import AutoModelForCausalLM
 

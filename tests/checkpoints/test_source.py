@@ -11,13 +11,13 @@ import pytest
 import torch
 from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file, save_file
+from sparseft.backends.modelzoo.export import CHECKPOINT, export_modelzoo
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.source import prepare_model
-from sparseft.config import Model
 from sparseft.errors import InputError
-from sparseft.files import MARKER, sha256
-from sparseft.modelzoo.export import CHECKPOINT, export_modelzoo
-from sparseft.training.model import load_model
+from sparseft.language_model.model import load_model
+from sparseft.storage.files import MARKER, sha256
+from sparseft.study.config import Model
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

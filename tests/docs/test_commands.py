@@ -11,8 +11,8 @@ import pytest
 import yaml
 from pages import PAGES, ROOT, commands, configurations, files, generator
 from snakemake import cli
-from sparseft.configfiles import read_configuration
 from sparseft.errors import InputError
+from sparseft.study.configfiles import read_configuration
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = [name for line in re.findall(r"^([^\s:=#][^:=]*):(?!=)", MAKEFILE, re.MULTILINE) for name in line.split()]

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 from pages import ROOT, generator
-from sparseft.config import Config
-from sparseft.configfiles import read_configuration
+from sparseft.study.config import Config
+from sparseft.study.configfiles import read_configuration
 
 GENERATE = generator()
 DEFINITIONS = Config.model_json_schema()

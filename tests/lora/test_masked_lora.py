@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from sparseft.config import Training
 from sparseft.errors import InputError
 from sparseft.lora import effective_weight
 from sparseft.lora.effective_weight import Workspace, carried_mask, carry_mask_, mask_on_device_
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRAFunction, MaskedLoRALinear, StructuredLoRALinear, attach
+from sparseft.study.config import Training
 from torch import nn
 from torch.nn import functional as F
 

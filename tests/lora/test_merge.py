@@ -9,15 +9,15 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.config import Training
 from sparseft.errors import InputError
-from sparseft.grid import Run
+from sparseft.language_model.experts import unfuse_experts
 from sparseft.lora.adapter import read_adapter, write_adapter
-from sparseft.lora.experts import unfuse_experts
 from sparseft.lora.merge import merge
-from sparseft.training.torch_backend import adapted_model
+from sparseft.study.config import Training
+from sparseft.study.grid import Run
 from tiny_models import save_tiny
 from transformers import AutoModelForCausalLM
 

@@ -9,20 +9,20 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from sparseft.backends.modelzoo.export import CHECKPOINT, export_modelzoo
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.mdl import MdlFile, mdl_writer
+from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
+from sparseft.checkpoints.modelzoo_names import interleave, places
 from sparseft.checkpoints.source import prepare_model
-from sparseft.config import Masks, Model
 from sparseft.errors import InputError
-from sparseft.files import sha256
-from sparseft.grid import WEIGHT_METHODS
 from sparseft.lora.merge import merge
-from sparseft.modelzoo.checkpoint import ModelZooCheckpoint, open_checkpoint
-from sparseft.modelzoo.export import CHECKPOINT, export_modelzoo
-from sparseft.modelzoo.names import interleave, places
+from sparseft.masks.mask_file import pack, read_mask
+from sparseft.masks.validation import validate
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_ops import pack, read_mask
-from sparseft.validation import validate
+from sparseft.storage.files import sha256
+from sparseft.study.config import Masks, Model
+from sparseft.study.grid import WEIGHT_METHODS
 from tiny_models import change_json, save_tiny
 
 from masks import write_mask

@@ -12,19 +12,19 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
+from project import ROOT, TINY_STUDY, Study, tiny_grid
+from sparseft.backends.modelzoo.export import CHECKPOINT
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.mdl import MdlFile
-from sparseft.files import sha256
+from sparseft.language_model.batches import encode
+from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
+from sparseft.language_model.model import load_model
 from sparseft.lora.adapter import read_adapter
 from sparseft.lora.merge import merge
-from sparseft.modelzoo.export import CHECKPOINT
-from sparseft.pruning.mask_ops import read_mask
+from sparseft.masks.mask_file import read_mask
+from sparseft.masks.validation import validate
+from sparseft.storage.files import sha256
 from sparseft.tasks import get_task, read_examples
-from sparseft.training.batches import encode
-from sparseft.training.loss import AnswerLoss, mean_answer_loss
-from sparseft.training.model import load_model
-from sparseft.validation import validate
-from study import ROOT, TINY_STUDY, Study, tiny_grid
 from trainings import Inputs, make, trained
 
 pytestmark = pytest.mark.skipif(

@@ -10,17 +10,17 @@ import h5py
 import numpy as np
 import pytest
 import yaml
+from project import TINY_STUDY, Study, run_script, tiny_grid
+from sparseft.backends.modelzoo.data_files import FILE, write_batches
+from sparseft.backends.modelzoo.export import CHECKPOINT, export_modelzoo
+from sparseft.backends.modelzoo.log import read_logs
+from sparseft.backends.modelzoo.training import TrainerRun, check_frozen, trainer_run
 from sparseft.checkpoints.mdl import MdlFile
-from sparseft.config import Cerebras, Config, Training, parse_section
 from sparseft.errors import InputError
-from sparseft.grid import Run
-from sparseft.modelzoo.batches import FILE, write_batches
-from sparseft.modelzoo.export import CHECKPOINT, export_modelzoo
-from sparseft.modelzoo.log import read_logs
-from sparseft.training.batches import Example
+from sparseft.language_model.batches import Example
+from sparseft.study.config import Cerebras, Config, Training, parse_section
+from sparseft.study.grid import Run
 from sparseft.training.job import job_of
-from sparseft.training.modelzoo import TrainerRun, check_frozen, trainer_run
-from study import TINY_STUDY, Study, run_script, tiny_grid
 from tiny_models import save_tiny
 from trainings import Inputs, make
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from project import ROOT, run_script
+from sparseft.backends.modelzoo.export import export_modelzoo
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.modelzoo.export import export_modelzoo
 from sparseft.tasks import get_task
-from study import ROOT, run_script
 from tiny_models import save_tiny
 
 from masks import compute_masks, write_mask

@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers, prunable_shapes
 from sparseft.errors import InputError
-from sparseft.lora.experts import memory_path, unfuse_experts
+from sparseft.language_model.batches import Example, encode
+from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.pruning import calibration
 from sparseft.pruning.calibration import calibration_examples, gradient_scores, input_norms, sequential_prune
 from sparseft.tasks import get_task
-from sparseft.training.batches import Example, encode
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, save_tiny
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook

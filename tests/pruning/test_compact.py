@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from project import run_script
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
 from sparseft.errors import InputError
-from sparseft.files import MARKER, sha256
 from sparseft.lora.merge import merge
+from sparseft.masks.mask_file import Mask, pack
 from sparseft.pruning.compact import compact
-from sparseft.pruning.mask_ops import Mask, pack
-from study import run_script
+from sparseft.storage.files import MARKER, sha256
 from tiny_models import SIZES, save_tiny
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.pruning import importance
-from sparseft.pruning.importance import random_source
+from sparseft.pruning import scores as importance
+from sparseft.pruning.scores import random_source
 from tiny_models import PRUNABLE_LAYERS, SIZES, save_tiny
 from transformers import LlamaConfig, LlamaForCausalLM
 

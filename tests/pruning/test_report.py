@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 from sparseft.checkpoints.checkpoint import to_float32
-from sparseft.config import Masks
-from sparseft.grid import MASK_PLOTS
-from sparseft.pruning import kernels
+from sparseft.masks import mask_kernels as kernels
+from sparseft.masks.mask_file import read_mask
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.mask_ops import read_mask
 from sparseft.pruning.report import QUANTILES, Scores, plot_report
+from sparseft.study.config import Masks
+from sparseft.study.grid import MASK_PLOTS
 
 
 def histogram_of(bits: np.ndarray) -> np.ndarray:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.config import Masks
 from sparseft.errors import InputError
 from sparseft.pruning.calibration import calibrate, calibration_examples, gradient_scores, input_norms
+from sparseft.study.config import Masks
 from sparseft.tasks import get_task
 from sparseft.tasks.source import load_rows
 

@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from study import ROOT, TINY_STUDY, Study, tiny_grid
+from project import ROOT, TINY_STUDY, Study, tiny_grid
 
 PROFILE = [
     "--profile", str(ROOT / "profiles/slurm"), "--slurm-status-command", "squeue", "--slurm-no-account",

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from datasets import load_dataset
-from sparseft.config import HUB_DATA
+from project import run_script
 from sparseft.errors import InputError
-from sparseft.files import sha256
+from sparseft.storage.files import sha256
+from sparseft.study.config import HUB_DATA
 from sparseft.tasks import TASKS, get_task, wikitext2
 from sparseft.tasks.source import hub_dataset, load_rows, load_text, loaded_revision
-from study import run_script
 
 COMMIT = "e53f048856ff4f594e959d75785d2c2d37b678ee"
 BOOLQ = [{"passage": f"Ice {number}.", "question": "is ice cold", "answer": bool(number % 2)} for number in range(6)]

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.config import Training
 from sparseft.errors import InputError
+from sparseft.language_model.batches import collate, encode, shuffled
+from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.lora.effective_weight import Workspace, carried_mask
+from sparseft.study.config import Training
 from sparseft.tasks import get_task
-from sparseft.training.batches import collate, encode, shuffled
 from sparseft.training.loop import Loop
-from sparseft.training.loss import AnswerLoss, mean_answer_loss
-from sparseft.training.torch_backend import adapted_model
 from tiny_models import MODELS, save_tiny
 
 from masks import compute_masks

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from project import call_script
 from sparseft.tasks import get_task
-from study import call_script
 from tiny_models import save_tiny
 
 RUNS = [f"tiny-boolq_mini-{method}-sparsity50-sparse_to_sparse-seed0" for method in ("structured", "random")]

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from study import TINY_STUDY, Study, made_once, tiny_grid
+from project import TINY_STUDY, Study, made_once, tiny_grid
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from study import ROOT, TINY_STUDY, Study, tiny_grid
+from project import ROOT, TINY_STUDY, Study, tiny_grid
 
 CS3 = ["--profile", str(ROOT / "profiles/cs3")]
 STAND_IN = """#!/bin/bash

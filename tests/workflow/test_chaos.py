@@ -6,10 +6,10 @@ import time
 import psutil
 import pytest
 from chaos import configure, end_all, running, scripts, start
-from sparseft import grid
-from sparseft.files import adapter_digest
-from sparseft.grid import Run
-from study import Study
+from project import Study
+from sparseft.storage.files import adapter_digest
+from sparseft.study import grid
+from sparseft.study.grid import Run
 from tiny_models import save_tiny
 
 RUN = Run("llama", "boolq_mini", "unstructured", 50, "sparse_to_sparse", 0)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from project import ROOT, TINY_STUDY, Study, call_script, run_script, tiny_grid
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.pruning.mask_ops import Mask, read_mask
-from study import ROOT, TINY_STUDY, Study, call_script, run_script, tiny_grid
+from sparseft.masks.mask_file import Mask, read_mask
 from tiny_models import save_tiny
 
 from masks import write_mask

@@ -1,8 +1,8 @@
 """The optional rule: a structured run's smaller model, for who asks for it."""
 
 import pytest
+from project import TINY_STUDY, Study, tiny_grid
 from sparseft.checkpoints.checkpoint import Checkpoint
-from study import TINY_STUDY, Study, tiny_grid
 
 RUN = "results/runs/llama-boolq_mini-{method}-sparsity50-no_finetune-seed0"
 

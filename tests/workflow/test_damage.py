@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from box import RUNS, flags, make, mask_of
-from sparseft.files import sha256
+from project import ROOT, call_script
+from sparseft.storage.files import sha256
 from sparseft.training.loop import Loop
-from study import ROOT, call_script
 
 RUN, OTHER = RUNS
 BLOCK = 512

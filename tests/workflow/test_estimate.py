@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from project import ROOT, Study, call_script, succeed, tiny_grid
+from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.sizes import Subject, described, safetensors_bytes
-from sparseft.config import Config, Model, Training, parse_section
-from sparseft.estimate import Item, disk_kept, jobs, mask_sizes, memory, report
 from sparseft.lora.masked_lora import LoRALinear
-from sparseft.memory import activation_bytes, adapter_shapes
+from sparseft.planning.estimate import Item, disk_kept, jobs, mask_sizes, memory, report
+from sparseft.planning.lengths import TEXTS
+from sparseft.planning.memory import activation_bytes, adapter_shapes
+from sparseft.planning.sizes import Subject, described, safetensors_bytes
+from sparseft.study.config import Config, Model, Training, parse_section
 from sparseft.tasks import get_task
-from sparseft.tasks.lengths import TEXTS
-from sparseft.training.torch_backend import adapted_model
-from study import ROOT, Study, call_script, succeed, tiny_grid
 from tiny_models import MODELS, change_json
 
 from masks import compute_masks

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from box import RUNS, flags, make
-from study import ROOT, call_script
+from project import ROOT, call_script
 
 PAGE = 4096
 STAGES = ("compute_masks.py", "train.py", "merge.py", "validate_sparsity.py", "evaluate_adapter.py", "evaluate.py",

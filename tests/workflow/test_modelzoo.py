@@ -9,10 +9,10 @@ from pathlib import Path
 import h5py
 import pytest
 import yaml
+from project import ROOT, TINY_STUDY, Study, succeed, tiny_grid
+from sparseft.backends.modelzoo.export import CHECKPOINT, CONFIGURATION
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.grid import TASK_AWARE
-from sparseft.modelzoo.export import CHECKPOINT, CONFIGURATION
-from study import ROOT, TINY_STUDY, Study, succeed, tiny_grid
+from sparseft.study.grid import TASK_AWARE
 from test_cli_errors import refused
 from tiny_models import change_json
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from study import ROOT, TINY_STUDY, Study, tiny_grid
+from project import ROOT, TINY_STUDY, Study, tiny_grid
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("snakemake_executor_plugin_cluster_generic") is None,

@@ -4,11 +4,11 @@ import csv
 import json
 
 import pytest
+from project import TINY_STUDY, Study, tiny_grid
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.files import sha256
-from sparseft.perplexity import token_perplexity
-from sparseft.training.model import load_model
-from study import TINY_STUDY, Study, tiny_grid
+from sparseft.evaluation.perplexity import token_perplexity
+from sparseft.language_model.model import load_model
+from sparseft.storage.files import sha256
 from torch import device
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 from chaos import MEASURED
-from sparseft.files import sha256
-from study import Study
+from project import Study
+from sparseft.storage.files import sha256
 
 pytestmark = pytest.mark.slow
 GRID = {"models": ["llama"], "tasks": ["boolq_mini"], "methods": ["unstructured"], "sparsities": [50]}

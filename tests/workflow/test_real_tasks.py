@@ -13,22 +13,22 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from sparseft.backends.torch import train, trained_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.source import prepare_model
-from sparseft.config import Model, Training
-from sparseft.evaluation import evaluate
-from sparseft.files import sha256
-from sparseft.lora.experts import unfuse_experts
+from sparseft.evaluation.evaluate import evaluate
+from sparseft.language_model.batches import collate, encode
+from sparseft.language_model.experts import unfuse_experts
+from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
-from sparseft.pruning.mask_ops import Mask, check_mask, read_mask
+from sparseft.masks.mask_file import Mask, check_mask, read_mask
+from sparseft.masks.validation import validate
+from sparseft.storage.files import sha256
+from sparseft.study.config import Model, Training
 from sparseft.tasks import get_task
 from sparseft.tasks.source import SPLITS, load_rows
-from sparseft.training.batches import collate, encode
 from sparseft.training.job import Job
-from sparseft.training.model import load_model
-from sparseft.training.torch_backend import train, trained_model
-from sparseft.validation import validate
 from tiny_models import PRUNABLE_LAYERS, save_tiny
 
 from masks import compute_masks, write_mask

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from project import ROOT, TINY_STUDY, Study, succeed, tiny_grid
 from reword import reword_all
-from study import ROOT, TINY_STUDY, Study, succeed, tiny_grid
 
 RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
 
@@ -46,7 +46,7 @@ def test_a_plan_imports_nothing_that_computes(tmp_path):
     command = [sys.executable, "-X", "importtime", "-m", "snakemake", "--dry-run", "--snakefile", ROOT / "Snakefile"]
     done = subprocess.run([*command, "train"], cwd=tmp_path, capture_output=True, text=True, check=True)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    assert imported >= {"sparseft.requests", "sparseft.targets"}
+    assert imported >= {"sparseft.planning.requests", "sparseft.study.targets"}
     assert not imported & {"torch", "transformers", "lm_eval", "numba"}  # what the executor plugins import is theirs
 
 
@@ -116,9 +116,9 @@ def test_rewording_every_comment_docstring_help_text_and_description_reruns_noth
 @pytest.mark.parametrize(
     ("module", "first", "untouched"),
     [
-        ("lib/sparseft/pruning/importance.py", "compute_masks", "prepare_task"),
+        ("lib/sparseft/pruning/scores.py", "compute_masks", "prepare_task"),
         ("lib/sparseft/training/loop.py", "train_adapter", "compute_masks"),
-        ("lib/sparseft/validation.py", "validate_sparsity", "train_adapter"),
+        ("lib/sparseft/masks/validation.py", "validate_sparsity", "train_adapter"),
         ("lib/sparseft/analysis/tables.py", "analyze_results", "evaluate_run"),
         ("workflow/scripts/train.py", "train_adapter", "compute_masks"),
     ],
@@ -261,7 +261,7 @@ def test_a_plan_of_one_library_and_jobs_of_another_are_refused(copied_study):
 def test_a_real_run_says_what_an_earlier_version_made_and_a_dry_run_does_not(copied_study):
     record = copied_study.folder / RUN / "train.json"
     record.write_text(re.sub(r'"sparseft": "[^"]*"', '"sparseft": "0.1.0"', record.read_text()))
-    with open(copied_study.root / "lib/sparseft/validation.py", "a") as file:
+    with open(copied_study.root / "lib/sparseft/masks/validation.py", "a") as file:
         file.write("\nEDITED = 1\n")
     report = f"{RUN}/validation_report.json"
     assert "note: " not in copied_study.snakemake(report, "--dry-run")

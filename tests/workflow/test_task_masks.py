@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from sparseft.pruning.mask_ops import read_mask
-from study import TINY_STUDY, Study, tiny_grid
+from project import TINY_STUDY, Study, tiny_grid
+from sparseft.masks.mask_file import read_mask
 
 pytestmark = pytest.mark.slow
 METHODS = ["semistructured", "structured_gradient", "unstructured_taylor", "semistructured_wanda"]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from study import ROOT, Study
+from project import ROOT, Study
 
 RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-sparse_to_dense-seed0"
 

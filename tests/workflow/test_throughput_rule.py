@@ -3,8 +3,8 @@
 import csv
 
 import pytest
-from sparseft import grid
-from study import TINY_STUDY, Study, tiny_grid
+from project import TINY_STUDY, Study, tiny_grid
+from sparseft.study import grid
 
 
 @pytest.mark.slow

@@ -4,10 +4,10 @@ import csv
 import json
 
 import pytest
-from sparseft import grid, targets
-from sparseft.config import Config, parse_section
-from sparseft.grid import Run
-from study import TINY_STUDY, Study, tiny_grid
+from project import TINY_STUDY, Study, tiny_grid
+from sparseft.study import grid, targets
+from sparseft.study.config import Config, parse_section
+from sparseft.study.grid import Run
 from tiny_models import PRUNABLE_LAYERS
 
 # Each model meets another task; every method goes through the whole workflow once, and all of them on LLaMA. That each

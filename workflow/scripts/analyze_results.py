@@ -24,11 +24,11 @@ from sparseft.analysis.leftovers import remove_leftovers
 from sparseft.analysis.records import Gap, read_runs
 from sparseft.analysis.reproduce import reproduction
 from sparseft.analysis.settings import outside
-from sparseft.config import Analysis, Config, add_flags, parse_section
-from sparseft.configfiles import read_configuration
 from sparseft.errors import InputError, run_script
-from sparseft.files import check_apart, check_ours, hold, is_marked, staged
-from sparseft.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES
+from sparseft.storage.files import check_apart, check_ours, hold, is_marked, staged
+from sparseft.study.config import Analysis, Config, add_flags, parse_section
+from sparseft.study.configfiles import read_configuration
+from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES
 
 MAX_PROCESSES = 64
 COMPARED = "baseline_comparison.csv"

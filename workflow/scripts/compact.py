@@ -13,8 +13,8 @@ from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import run_script
-from sparseft.files import hold
 from sparseft.pruning.compact import compact
+from sparseft.storage.files import hold
 
 
 def parse_args() -> argparse.Namespace:

@@ -13,14 +13,14 @@ from fractions import Fraction
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.config import Masks, add_flags, parse_section
+from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.errors import InputError, run_script
-from sparseft.files import check_apart, check_ours, check_writable, hold, staged, write_json
-from sparseft.grid import IMPORTANCES, MASK_NAME, MASK_REPORT, TASK_METHODS, TASKS, split_method
-from sparseft.modelzoo.checkpoint import ModelZooCheckpoint, open_checkpoint
-from sparseft.pruning.importance import Calibration
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.report import plot_report
+from sparseft.pruning.scores import Calibration
+from sparseft.storage.files import check_apart, check_ours, check_writable, hold, staged, write_json
+from sparseft.study.config import Masks, add_flags, parse_section
+from sparseft.study.grid import IMPORTANCES, MASK_NAME, MASK_REPORT, TASK_METHODS, TASKS, split_method
 
 MAX_THREADS = max(64, os.cpu_count() or 1)
 
@@ -80,8 +80,8 @@ def methods_of(args: argparse.Namespace, settings: Masks, percents: list[int]) -
 
 def calibration_of(args: argparse.Namespace, method: str, settings: Masks) -> Calibration:
     """What the task's examples say; torch is needed here and nowhere else."""
+    from sparseft.language_model.hardware import limit_threads
     from sparseft.pruning.calibration import calibrate
-    from sparseft.training.hardware import limit_threads
 
     limit_threads(args.threads)
     importance = split_method(method)[1]

@@ -8,9 +8,9 @@ Reads the configuration as snakemake does, config/config.yaml below what is give
 import argparse
 from pathlib import Path
 
-from sparseft.configfiles import read_configuration
 from sparseft.errors import run_script
-from sparseft.estimate import report
+from sparseft.planning.estimate import report
+from sparseft.study.configfiles import read_configuration
 
 
 def parse_args() -> argparse.Namespace:

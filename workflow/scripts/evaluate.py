@@ -11,18 +11,18 @@ import time
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.config import Perplexity, add_flags, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.evaluation import evaluate
-from sparseft.files import TEXT_LIMIT, check_apart, check_writable, hold, read_json, read_text, sha256_of_text
-from sparseft.grid import Run
-from sparseft.perplexity import token_perplexity
-from sparseft.record import check_model, write_record
+from sparseft.evaluation.evaluate import evaluate
+from sparseft.evaluation.perplexity import token_perplexity
+from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
+from sparseft.language_model.model import load_model
+from sparseft.storage.files import TEXT_LIMIT, check_apart, check_writable, hold, read_json, read_text, sha256_of_text
+from sparseft.storage.record import check_model, write_record
+from sparseft.study.config import Perplexity, add_flags, parse_section
+from sparseft.study.grid import Run
 from sparseft.tasks import get_task
 from sparseft.tasks.prepared import read_splits
 from sparseft.tasks.wikitext2 import metric_name
-from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
-from sparseft.training.model import load_model
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,14 +11,14 @@ import argparse
 import time
 from pathlib import Path
 
-from sparseft.before_merge import take_over
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError, run_script
-from sparseft.files import adapter_digest, check_apart, check_writable, hold, sha256
-from sparseft.grid import NO_FINETUNE, Run
-from sparseft.pruning.mask_ops import Mask, check_mask, check_run, read_mask
-from sparseft.record import write_record
+from sparseft.evaluation.before_merge import take_over
+from sparseft.masks.mask_file import Mask, check_mask, check_run, read_mask
+from sparseft.storage.files import adapter_digest, check_apart, check_writable, hold, sha256
+from sparseft.storage.record import write_record
+from sparseft.study.grid import NO_FINETUNE, Run
 from sparseft.tasks import get_task
 from sparseft.tasks.prepared import read_splits
 from sparseft.tasks.task import Row
@@ -54,9 +54,9 @@ def evaluated(
 ) -> tuple[dict, str]:
     """Evaluate the model with its adapter; return the content of before_merge.json and the adapter's digest."""
     # These imports take seconds, and copying an evaluation does not need them.
-    from sparseft.evaluation import evaluate
-    from sparseft.training.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
-    from sparseft.training.torch_backend import trained_model
+    from sparseft.backends.torch import trained_model
+    from sparseft.evaluation.evaluate import evaluate
+    from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
 
     limit_threads(args.threads)
     keep_freed_memory()

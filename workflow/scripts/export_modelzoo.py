@@ -9,10 +9,10 @@ config.json, the tokenizer, and export.json with the hashes of inputs and output
 import argparse
 from pathlib import Path
 
+from sparseft.backends.modelzoo.export import export_modelzoo
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import run_script
-from sparseft.files import check_apart, check_replaceable, hold
-from sparseft.modelzoo.export import export_modelzoo
+from sparseft.storage.files import check_apart, check_replaceable, hold
 
 
 def parse_args() -> argparse.Namespace:

@@ -12,13 +12,13 @@ import argparse
 import shlex
 from pathlib import Path
 
-from sparseft import grid
-from sparseft.config import Config
-from sparseft.configfiles import read_configuration
+from sparseft.backends.modelzoo.training import trainer_run
 from sparseft.errors import InputError, run_script
-from sparseft.grid import Run, fill
+from sparseft.study import grid
+from sparseft.study.config import Config
+from sparseft.study.configfiles import read_configuration
+from sparseft.study.grid import Run, fill
 from sparseft.training.job import Job, job_of
-from sparseft.training.modelzoo import trainer_run
 
 
 def parse_args() -> argparse.Namespace:

@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 
 from sparseft.errors import run_script
-from sparseft.files import check_apart, check_writable, hold
-from sparseft.measurements import join
-from sparseft.record import write_record
+from sparseft.evaluation.measurements import join
+from sparseft.storage.files import check_apart, check_writable, hold
+from sparseft.storage.record import write_record
 
 
 def parse_args() -> argparse.Namespace:

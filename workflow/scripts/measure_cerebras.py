@@ -11,12 +11,12 @@ With that package's python.
 
 import argparse
 
-from sparseft.config import Cerebras, Throughput, add_flags, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.files import check_apart, check_writable, hold, write_json
-from sparseft.grid import Cell
-from sparseft.record import write_record
-from sparseft.training.hardware import keep_freed_memory, limit_threads
+from sparseft.language_model.hardware import keep_freed_memory, limit_threads
+from sparseft.storage.files import check_apart, check_writable, hold, write_json
+from sparseft.storage.record import write_record
+from sparseft.study.config import Cerebras, Throughput, add_flags, parse_section
+from sparseft.study.grid import Cell
 from sparseft.training.job import Job, add_job_flags, job_of
 
 
@@ -62,8 +62,8 @@ def main() -> int:
     check_apart([args.output_dir], [args.model_path, args.mask_path, args.data_dir])
     check_writable(args.output_dir / "measurement.json")
     job, cerebras, warmup = asked_of(args)
-    from sparseft.training.cerebras import lower  # refuses an environment without the package
-    from sparseft.training.cerebras_throughput import measure, without_evaluation
+    from sparseft.backends.cerebras.measurement import measure, without_evaluation
+    from sparseft.backends.cerebras.trainer import lower  # refuses an environment without the package
 
     hold(args.output_dir / "measurement.json")
     if args.compile_only:

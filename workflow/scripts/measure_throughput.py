@@ -14,16 +14,16 @@ from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.config import Resources, Throughput, Training, add_flags, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.files import check_apart, check_writable, hold, sha256
-from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Cell
-from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
-from sparseft.record import write_record
+from sparseft.evaluation.throughput import Job, measure
+from sparseft.language_model.hardware import choose_device, device_name, limit_threads, versions
+from sparseft.masks.mask_file import check_mask, check_run, read_mask
+from sparseft.storage.files import check_apart, check_writable, hold, sha256
+from sparseft.storage.record import write_record
+from sparseft.study.config import Resources, Throughput, Training, add_flags, parse_section
+from sparseft.study.grid import NO_FINETUNE, TRAINED_MODES, Cell
 from sparseft.tasks import get_task
 from sparseft.tasks.prepared import read_prepared
-from sparseft.throughput import Job, measure
-from sparseft.training.hardware import choose_device, device_name, limit_threads, versions
 
 SETTINGS = [name for name in Training.model_fields if name not in Throughput.DECIDED]
 RECORDED = ("batch_sizes", "sequence_length", "warmup_steps", "steps", "repeats")

@@ -13,12 +13,12 @@ from pathlib import Path
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError, run_script
-from sparseft.files import check_apart, check_replaceable, check_writable, hold, sha256, whole_with
-from sparseft.grid import NO_FINETUNE, Run
+from sparseft.language_model.hardware import limit_threads
 from sparseft.lora.merge import merge
-from sparseft.pruning.mask_ops import check_mask, check_run, read_mask
-from sparseft.record import write_record
-from sparseft.training.hardware import limit_threads
+from sparseft.masks.mask_file import check_mask, check_run, read_mask
+from sparseft.storage.files import check_apart, check_replaceable, check_writable, hold, sha256, whole_with
+from sparseft.storage.record import write_record
+from sparseft.study.grid import NO_FINETUNE, Run
 
 
 def parse_args() -> argparse.Namespace:

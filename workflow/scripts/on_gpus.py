@@ -8,8 +8,8 @@ The command takes this process's place; the GPUs are free again when it and all 
 import argparse
 import os
 
-from sparseft.devices import take, visible_gpus
 from sparseft.errors import InputError, run_script
+from sparseft.planning.devices import take, visible_gpus
 
 
 def parse_args() -> argparse.Namespace:

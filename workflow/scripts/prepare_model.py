@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from sparseft.checkpoints.source import prepare_model
-from sparseft.config import Model, parse_section
 from sparseft.errors import run_script
-from sparseft.files import check_replaceable, hold
+from sparseft.storage.files import check_replaceable, hold
+from sparseft.study.config import Model, parse_section
 
 
 def parse_args() -> argparse.Namespace:

@@ -10,9 +10,9 @@ import json
 import sys
 from pathlib import Path
 
-from sparseft.config import TaskData, add_flags, parse_section
 from sparseft.errors import run_script
-from sparseft.files import atomic_files, check_apart, check_ours, check_writable, hold, mark, sha256
+from sparseft.storage.files import atomic_files, check_apart, check_ours, check_writable, hold, mark, sha256
+from sparseft.study.config import TaskData, add_flags, parse_section
 from sparseft.tasks import get_task
 from sparseft.tasks.source import SPLITS, load_rows, overlap, source_of
 

@@ -10,9 +10,9 @@ import argparse
 import json
 from pathlib import Path
 
-from sparseft.config import Perplexity, add_flags, parse_section
 from sparseft.errors import run_script
-from sparseft.files import atomic_files, check_apart, check_writable, hold, sha256
+from sparseft.storage.files import atomic_files, check_apart, check_writable, hold, sha256
+from sparseft.study.config import Perplexity, add_flags, parse_section
 from sparseft.tasks.source import load_text, text_source
 
 ASKED = ("local", "hub")

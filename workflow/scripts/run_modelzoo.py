@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     sys.path[:] = [path for path in sys.path if path != here]  # its evaluate.py hides a package that ModelZoo imports
     try:
         import cerebras.modelzoo.trainer.utils as trainer
-        import sparseft.modelzoo.callbacks  # noqa: F401, known from here on
+        import sparseft.backends.modelzoo.callbacks  # noqa: F401, known from here on
         import yaml
     except ImportError as error:
         raise InputError(
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
         ) from None
     if version("cerebras-pytorch") != RELEASE:
         raise InputError(f"cerebras-pytorch {version('cerebras-pytorch')}", f"install ModelZoo's Release_{RELEASE}")
-    from sparseft.files import write_json
+    from sparseft.storage.files import write_json
 
     params = yaml.safe_load(args.configuration.read_text())
     init = params["trainer"]["init"]

@@ -9,9 +9,9 @@ Puts --job_labels at the end of the command. Exit codes: 0 done, 75 worth anothe
 import argparse
 from pathlib import Path
 
+from sparseft.backends.appliance import Memory, run
 from sparseft.errors import run_script
-from sparseft.grid import STOP
-from sparseft.training.appliance import Memory, run
+from sparseft.study.grid import STOP
 
 
 def parse_args() -> argparse.Namespace:

@@ -12,11 +12,11 @@ import argparse
 
 import torch
 from accelerate import Accelerator
+from sparseft.backends.torch import train
 from sparseft.errors import run_script
-from sparseft.files import hold
-from sparseft.training.hardware import keep_freed_memory, limit_threads
+from sparseft.language_model.hardware import keep_freed_memory, limit_threads
+from sparseft.storage.files import hold
 from sparseft.training.job import Job, add_job_flags, check_outputs, job_of, write_train_record
-from sparseft.training.torch_backend import train
 
 
 def parse_args() -> argparse.Namespace:

@@ -10,10 +10,10 @@ RUN_FOLDER's last complete state_*.mdl. With --compile_only it compiles and writ
 
 import argparse
 
-from sparseft.config import Cerebras, add_flags, parse_section
 from sparseft.errors import InputError, run_script
-from sparseft.files import hold, write_json
-from sparseft.training.hardware import keep_freed_memory, limit_threads
+from sparseft.language_model.hardware import keep_freed_memory, limit_threads
+from sparseft.storage.files import hold, write_json
+from sparseft.study.config import Cerebras, add_flags, parse_section
 from sparseft.training.job import add_job_flags, check_outputs, job_of, write_train_record
 
 
@@ -39,7 +39,11 @@ def main() -> int:
     keep_freed_memory()
     check_outputs(args)
     cerebras, job = cerebras_of(args), job_of(args)
-    from sparseft.training.cerebras import lower, remove_states, train  # refuses an environment without the package
+    from sparseft.backends.cerebras.trainer import (  # refuses an environment without the package
+        lower,
+        remove_states,
+        train,
+    )
 
     hold(args.output_dir / "adapter")
     if args.compile_only or args.validate_only:

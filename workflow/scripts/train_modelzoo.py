@@ -11,12 +11,12 @@ killed run continues from the last complete checkpoint in RUN_FOLDER/modelzoo.
 import argparse
 from pathlib import Path
 
-from sparseft.config import Cerebras, add_flags, parse_section
+from sparseft.backends.modelzoo.training import remove_states, train, trainer_run
 from sparseft.errors import run_script
-from sparseft.files import hold
-from sparseft.training.hardware import limit_threads
+from sparseft.language_model.hardware import limit_threads
+from sparseft.storage.files import hold
+from sparseft.study.config import Cerebras, add_flags, parse_section
 from sparseft.training.job import add_job_flags, check_outputs, job_of, write_train_record
-from sparseft.training.modelzoo import remove_states, train, trainer_run
 
 
 def parse_args() -> argparse.Namespace:

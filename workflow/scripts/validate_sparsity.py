@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
 from sparseft.errors import InputError, run_script
-from sparseft.files import check_apart, check_writable, hold, sha256
-from sparseft.grid import Run
-from sparseft.modelzoo.checkpoint import open_checkpoint
-from sparseft.pruning.mask_ops import check_run, read_mask
-from sparseft.record import check_model, write_record
-from sparseft.validation import validate
+from sparseft.masks.mask_file import check_run, read_mask
+from sparseft.masks.validation import validate
+from sparseft.storage.files import check_apart, check_writable, hold, sha256
+from sparseft.storage.record import check_model, write_record
+from sparseft.study.grid import Run
 
 
 def parse_args() -> argparse.Namespace:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from sparseft.grid import MINI_TASKS, NO_FINETUNE
+from sparseft.study.grid import MINI_TASKS, NO_FINETUNE
 
 METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_match": "exact match"}
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from sparseft.analysis.recompute import NOT_CHECKED
 from sparseft.analysis.records import Record, files_digest
-from sparseft.grid import NO_FINETUNE, Run, fill, mask_path
+from sparseft.study.grid import NO_FINETUNE, Run, fill, mask_path
 
 _SPEAKERS = {
     "base": ("train.json", "before_merge.json", "merge.json"),

@@ -12,7 +12,7 @@ from sparseft.analysis.comparisons import CONTROL
 from sparseft.analysis.derived import Derived
 from sparseft.analysis.statistics import WITHIN
 from sparseft.analysis.tables import PLAIN_LORA, asked_and_reached
-from sparseft.grid import DENSE, NO_FINETUNE, TRAINED_MODES
+from sparseft.study.grid import DENSE, NO_FINETUNE, TRAINED_MODES
 
 FALL, RISE, SAME, UNKNOWN = "fall", "rise", "not significant", "not compared"  # what a comparison says
 EXCLUDED, OPEN = "excluded", "open"  # whether a loss above the tolerance is excluded

@@ -36,7 +36,7 @@ from sparseft.analysis.statistics import (
     verdict,
 )
 from sparseft.analysis.tables import CELL, LINE, PLAIN_LORA, POINT, tidy
-from sparseft.grid import DENSE, NO_FINETUNE, TRAINED_MODES, Cell
+from sparseft.study.grid import DENSE, NO_FINETUNE, TRAINED_MODES, Cell
 
 CONTROL = "random"  # the method that every other one is compared with
 SIGNIFICANT = 0.05

@@ -18,7 +18,7 @@ from sparseft.analysis.records import Gap
 from sparseft.analysis.settings import by_setting
 from sparseft.analysis.tradeoffs import tradeoffs
 from sparseft.errors import InputError
-from sparseft.grid import Cell, Run
+from sparseft.study.grid import Cell, Run
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from sparseft.analysis.derived import Derived
 from sparseft.analysis.sentences import Sentences, guessing, listed_sparsities
 from sparseft.analysis.statistics import BEYOND, WITHIN
 from sparseft.analysis.tables import NOTHING_LOST, asked_and_reached
-from sparseft.grid import NO_FINETUNE
+from sparseft.study.grid import NO_FINETUNE
 
 MOST_SENTENCES = 4
 FRONTS = {"best_for_sparsity": "sparsity", "best_for_speed": "training speed", "largest_within": "largest within"}

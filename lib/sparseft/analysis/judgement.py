@@ -8,7 +8,7 @@ from sparseft.analysis.chain import links, strangers, unchecked
 from sparseft.analysis.recompute import NOT_CHECKED, ROUNDING
 from sparseft.analysis.records import Record, Validation
 from sparseft.analysis.settings import by_setting
-from sparseft.grid import Run
+from sparseft.study.grid import Run
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import bullets, markdown_table
 from sparseft.analysis.records import Gap, Record
 from sparseft.analysis.reproduce import Reproduction
-from sparseft.files import atomic_file
-from sparseft.grid import Run
+from sparseft.storage.files import atomic_file
+from sparseft.study.grid import Run
 
 _HOW = """## What was checked, and how to repeat it
 

@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from sparseft.errors import InputError
-from sparseft.files import sha256, sha256_of_text
-from sparseft.grid import DATA
+from sparseft.storage.files import sha256, sha256_of_text
+from sparseft.study.grid import DATA
 from sparseft.tasks import TASKS, parse_rows, read_row_text
 from sparseft.tasks.boolq import CHOICES
 from sparseft.tasks.prepared import check_recorded

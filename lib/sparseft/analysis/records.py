@@ -27,13 +27,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 
 from sparseft.analysis import recompute
 from sparseft.analysis.recompute import ROUNDING
-from sparseft.config import Config
-from sparseft.config import Training as Schedule
 from sparseft.errors import InputError
-from sparseft.files import ADAPTER_FILES, adapter_digest, read_bytes, sha256
-from sparseft.grid import DENSE, MEASURED, NO_FINETUNE, OUT_OF_MEMORY, SKIPPED, Cell, Run, fill, mask_path
-from sparseft.record import again, unaltered
-from sparseft.targets import runs as configured_runs
+from sparseft.storage.files import ADAPTER_FILES, adapter_digest, read_bytes, sha256
+from sparseft.storage.record import again, unaltered
+from sparseft.study.config import Config
+from sparseft.study.config import Training as Schedule
+from sparseft.study.grid import DENSE, MEASURED, NO_FINETUNE, OUT_OF_MEMORY, SKIPPED, Cell, Run, fill, mask_path
+from sparseft.study.targets import runs as configured_runs
 from sparseft.tasks.scoring import labels_digest
 from sparseft.tasks.wikitext2 import PREFIXES, TEXT_SHA256, WIKITEXT2
 

@@ -8,7 +8,7 @@ import pandas as pd
 from sparseft.analysis.findings import FRONTS
 from sparseft.analysis.records import Gap
 from sparseft.analysis.tables import asked_and_reached
-from sparseft.grid import MODES
+from sparseft.study.grid import MODES
 
 NONE = "-"
 WIDE = 30  # characters; a longer text is broken into lines

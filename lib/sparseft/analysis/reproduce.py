@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparseft import grid
 from sparseft.analysis.records import study_folder
-from sparseft.config import Config
-from sparseft.files import sha256
-from sparseft.targets import runs
+from sparseft.storage.files import sha256
+from sparseft.study import grid
+from sparseft.study.config import Config
+from sparseft.study.targets import runs
 
 ROOT = Path(__file__).parents[3]  # the project's folder
 

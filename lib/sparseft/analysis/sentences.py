@@ -19,7 +19,7 @@ from sparseft.analysis.claims import (
 )
 from sparseft.analysis.comparisons import CONTROL
 from sparseft.analysis.tables import PLAIN_LORA, asked_and_reached
-from sparseft.grid import DENSE, NO_FINETUNE
+from sparseft.study.grid import DENSE, NO_FINETUNE
 
 # With at most this many examples, a significant difference shows in two decimals.
 FEW_EXAMPLES = 500

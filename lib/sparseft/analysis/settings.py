@@ -17,9 +17,9 @@ from collections.abc import Iterable
 
 from sparseft.analysis.chain import short
 from sparseft.analysis.records import DECIDING_KEYS, Record
-from sparseft.config import Config
-from sparseft.grid import DENSE, NO_FINETUNE, Run
-from sparseft.targets import runs
+from sparseft.study.config import Config
+from sparseft.study.grid import DENSE, NO_FINETUNE, Run
+from sparseft.study.targets import runs
 from sparseft.tasks.wikitext2 import PREFIXES
 
 MASKED_MODE = "sparse_to_sparse"  # the only mode that `gradient` concerns

@@ -35,8 +35,8 @@ from scipy.stats import sem
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.records import Batch, Gap, Measurement, Record, files_digest
 from sparseft.analysis.statistics import proportion_interval, ratio_error, t_interval, union_interval
-from sparseft.files import atomic_file
-from sparseft.grid import DENSE, METHODS, MODES, NO_FINETUNE, Cell
+from sparseft.storage.files import atomic_file
+from sparseft.study.grid import DENSE, METHODS, MODES, NO_FINETUNE, Cell
 from sparseft.tasks.wikitext2 import PREFIXES
 
 PLAIN_LORA = "sparse_to_dense"  # the mode of the dense fine-tuned runs

@@ -18,7 +18,7 @@ import pandas as pd
 
 from sparseft.analysis.statistics import WITHIN
 from sparseft.analysis.tables import CELL, LINE, PLAIN_LORA, tidy
-from sparseft.grid import DENSE, NO_FINETUNE, Cell
+from sparseft.study.grid import DENSE, NO_FINETUNE, Cell
 
 BEST = ["best_for_sparsity", "best_for_speed", "largest_within"]
 COLUMNS = [

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint, lay_out, safetensors_header
-from sparseft.checkpoints.sizes import DTYPES
+from sparseft.checkpoints.shapes import DTYPES
 
 
 def safetensors_stream(checkpoint: Checkpoint, names: Iterable[str], dtype: str | None = None) -> Iterator[np.ndarray]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint, infinity
 from sparseft.checkpoints.layers import ROTARY_BUFFER
-from sparseft.checkpoints.sizes import tensor_shapes
+from sparseft.checkpoints.shapes import tensor_shapes
 from sparseft.errors import InputError
 
 _HEAD, _EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"

@@ -17,12 +17,12 @@ from pathlib import Path
 from sparseft.checkpoints.checkpoint import INDEX, MANIFEST_VERSION, SMALL_FILES, Checkpoint
 from sparseft.checkpoints.conversion import safetensors_stream
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.sizes import DTYPES, tensor_shapes
+from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
+from sparseft.checkpoints.shapes import DTYPES, tensor_shapes
 from sparseft.checkpoints.soundness import check_finite_weights, check_tensors
-from sparseft.config import Model, split_mdl
 from sparseft.errors import InputError
-from sparseft.files import atomic_folder, check_apart, read_json, sha256, write_json
-from sparseft.modelzoo.checkpoint import open_checkpoint
+from sparseft.storage.files import atomic_folder, check_apart, read_json, sha256, write_json
+from sparseft.study.config import Model, split_mdl
 
 WANTED = ("*.safetensors", *SMALL_FILES)
 

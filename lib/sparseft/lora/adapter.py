@@ -16,9 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from sparseft.config import Training
 from sparseft.errors import InputError
-from sparseft.files import (
+from sparseft.storage.files import (
     ADAPTER_CONFIG,
     ADAPTER_LIMIT,
     JSON_LIMIT,
@@ -31,8 +30,9 @@ from sparseft.files import (
     sha256_of_text,
     write_json,
 )
-from sparseft.grid import PROJECTIONS, Run
-from sparseft.record import check_adapter
+from sparseft.storage.record import check_adapter
+from sparseft.study.config import Training
+from sparseft.study.grid import PROJECTIONS, Run
 
 PREFIX = "base_model.model."
 # What a PEFT configuration may set without changing what A and B mean; any other key that is set is refused.

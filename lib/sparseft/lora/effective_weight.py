@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseft.lora import kernels
+from sparseft.lora import weight_kernels as kernels
 
 COMPILED = (torch.bfloat16, torch.float32)  # on a CPU, with A and B in fp32: a third to a half of the time of torch's
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes a weight

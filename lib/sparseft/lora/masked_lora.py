@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sparseft.config import Training
 from sparseft.lora.effective_weight import Workspace, carried_mask, carry_mask_, row_blocks
 from sparseft.lora.factors import initial_factor
+from sparseft.study.config import Training
 
 
 class MaskedLoRAFunction(torch.autograd.Function):

@@ -12,14 +12,14 @@ import torch
 
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header
 from sparseft.errors import InputError
-from sparseft.files import atomic_folder
-from sparseft.grid import Run
+from sparseft.language_model.experts import memory_path
 from sparseft.lora.adapter import check_layers, check_origin, read_adapter
 from sparseft.lora.effective_weight import INTEGERS, Workspace, carry_mask_
-from sparseft.lora.experts import memory_path
 from sparseft.lora.masked_lora import MaskedLoRALinear, kind_of
-from sparseft.pruning.kernels import zero_pruned
-from sparseft.pruning.mask_ops import Mask
+from sparseft.masks.mask_file import Mask
+from sparseft.masks.mask_kernels import zero_pruned
+from sparseft.storage.files import atomic_folder
+from sparseft.study.grid import Run
 
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 

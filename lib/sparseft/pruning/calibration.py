@@ -26,17 +26,17 @@ from transformers import AutoTokenizer
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.config import Masks
 from sparseft.errors import InputError
-from sparseft.lora.experts import memory_path, unfuse_experts
-from sparseft.pruning.importance import Calibration, Source, array_source, wanda_source
+from sparseft.language_model.batches import Example, collate, encode
+from sparseft.language_model.experts import memory_path, unfuse_experts
+from sparseft.language_model.hardware import choose_device
+from sparseft.language_model.loss import AnswerLoss
+from sparseft.language_model.model import load_model
+from sparseft.pruning.scores import Calibration, Source, array_source, wanda_source
+from sparseft.study.config import Masks
 from sparseft.tasks import get_task
 from sparseft.tasks.prepared import read_prepared
 from sparseft.tasks.task import Row, Task
-from sparseft.training.batches import Example, collate, encode
-from sparseft.training.hardware import choose_device
-from sparseft.training.loss import AnswerLoss
-from sparseft.training.model import load_model
 
 Linears = dict[str, nn.Linear]  # by the layer's name on disk
 MULTIPLE = 32  # of an example's length: oneDNN keeps 10 MB for every length that it has met (bf16, a 135M model)

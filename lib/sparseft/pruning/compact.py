@@ -18,9 +18,9 @@ import numpy as np
 from sparseft.checkpoints.checkpoint import INDEX, Checkpoint, Tensor, read_header, safetensors_header
 from sparseft.checkpoints.layers import Part, coupled_parts, prunable_shapes
 from sparseft.errors import InputError
-from sparseft.files import atomic_folder, check_apart, check_replaceable, read_json, sha256, write_json
-from sparseft.pruning.mask_ops import Mask, check_mask, read_mask
-from sparseft.record import check_model
+from sparseft.masks.mask_file import Mask, check_mask, read_mask
+from sparseft.storage.files import atomic_folder, check_apart, check_replaceable, read_json, sha256, write_json
+from sparseft.storage.record import check_model
 
 # The grouped products that transformers runs Mixtral's experts with take rows of whole 16 bytes: 8 numbers in 16 bits.
 # Tensor cores ask the same of every product.

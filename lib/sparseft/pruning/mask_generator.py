@@ -21,15 +21,15 @@ from tqdm import tqdm
 from sparseft.checkpoints.checkpoint import BITS, Checkpoint, infinity
 from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
 from sparseft.checkpoints.soundness import check_finite_weights, check_tensors
-from sparseft.config import Masks
 from sparseft.errors import InputError
-from sparseft.grid import DENSE, TASK_AWARE, split_method
-from sparseft.pruning import kernels
-from sparseft.pruning.importance import Calibration, Source, magnitude_source, random_source, row_blocks, wanda_scores
-from sparseft.pruning.mask_ops import pack, row_bytes, unpack
-from sparseft.pruning.mask_writer import MaskWriter, mask_writer
+from sparseft.masks import mask_kernels as kernels
+from sparseft.masks.mask_file import mask_meta, pack, row_bytes, unpack
+from sparseft.masks.mask_writer import MaskWriter, mask_writer
 from sparseft.pruning.report import Scores, mask_report
+from sparseft.pruning.scores import Calibration, Source, magnitude_source, random_source, row_blocks, wanda_scores
 from sparseft.pruning.structured import unit_mask, unit_scores
+from sparseft.study.config import Masks
+from sparseft.study.grid import DENSE, TASK_AWARE, split_method
 
 Emit = Callable[
     [str, int, np.ndarray], None
@@ -92,15 +92,6 @@ def compute_masks(
             scores = _select(selection, checkpoint, pattern, scope, settings.nm_group, threads)
         writer.finish()
         yield mask_report(meta, percents, writer.kept, shape, scores)
-
-
-def mask_meta(method: str, percents: list[int], settings: Masks, base: str) -> dict:
-    """What the masks of a method say of themselves, but for calibration, sparsity and what was reached.
-
-    `base`: the digest of the model. Raises InputError for what the method cannot do."""
-    pattern, importance = split_method(method)
-    meta = {"method": method, "pattern": pattern, "importance": importance, "coordinates": "hf"}
-    return meta | {"base": base, **settings.used_by(method), "scope": settings.scope_of(method, percents)}
 
 
 def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]:

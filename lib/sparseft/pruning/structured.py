@@ -9,8 +9,8 @@ import numpy as np
 from sparseft.checkpoints.checkpoint import to_float32
 from sparseft.checkpoints.layers import Part
 from sparseft.errors import InputError
-from sparseft.pruning.importance import Source
-from sparseft.pruning.mask_ops import pack
+from sparseft.masks.mask_file import pack
+from sparseft.pruning.scores import Source
 
 
 def unit_scores(

@@ -6,7 +6,7 @@ prepare_task.py writes the sha256 of both files into manifest.json beside them. 
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.files import read_json, sha256_of_text
+from sparseft.storage.files import read_json, sha256_of_text
 from sparseft.tasks import parse_rows, read_row_text
 from sparseft.tasks.source import SPLITS
 from sparseft.tasks.task import Row, Task

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.config import Training, add_flags, parse_section
-from sparseft.digests import code_digest
 from sparseft.errors import InputError
-from sparseft.files import (
+from sparseft.language_model.batches import Example
+from sparseft.masks.mask_file import Mask, check_mask, check_run, read_mask
+from sparseft.storage.files import (
     adapter_digest,
     check_apart,
     check_ours,
@@ -20,14 +20,14 @@ from sparseft.files import (
     sha256,
     whole_with,
 )
-from sparseft.grid import NO_FINETUNE, TRAINED_MODES, Run
-from sparseft.pruning.mask_ops import Mask, check_mask, check_run, read_mask
-from sparseft.record import ADAPTER, write_record
+from sparseft.storage.record import ADAPTER, write_record
+from sparseft.study.config import Training, add_flags, parse_section
+from sparseft.study.digests import code_digest
+from sparseft.study.grid import NO_FINETUNE, TRAINED_MODES, Run
 from sparseft.tasks import get_task
 from sparseft.tasks.prepared import read_splits
 from sparseft.tasks.source import SPLITS
 from sparseft.tasks.task import Row, Task
-from sparseft.training.batches import Example
 
 STOCK_PEFT = {
     "sparse_to_dense": "over the pruned base W * M it computes the same; its merge leaves out the mask",

@@ -18,11 +18,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from sparseft.config import Training
+from sparseft.language_model.batches import Example, collate, shuffled
+from sparseft.language_model.hardware import peak_memory
+from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.lora.masked_lora import LoRALinear, whole
-from sparseft.training.batches import Example, collate, shuffled
-from sparseft.training.hardware import peak_memory
-from sparseft.training.loss import AnswerLoss, mean_answer_loss
+from sparseft.study.config import Training
 from sparseft.training.progress import Progress, check_finite, say_step, step_seed
 from sparseft.training.state import read_state, write_state
 

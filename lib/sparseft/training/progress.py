@@ -64,9 +64,3 @@ def check_finite(step: int, loss: float, norm: float) -> None:
     A norm that overflows would clip every gradient to 0."""
     if not math.isfinite(loss) or not math.isfinite(norm):
         raise InputError(f"the loss is {loss}, its gradient {norm} at step {step}", "lower training.learning_rate")
-
-
-def check_finite_evaluation(loss: float) -> None:
-    """Raises InputError where the loss of an evaluation, a mean or a sum, is not finite."""
-    if not math.isfinite(loss):
-        raise InputError(f"the evaluation loss is {loss}", "lower training.learning_rate, or check the model's weights")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sparseft.files import atomic_file, check_regular
+from sparseft.storage.files import atomic_file, check_regular
 
 
 def write_state(path: Path, identity: str, content: dict) -> None:

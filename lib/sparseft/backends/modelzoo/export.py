@@ -1,0 +1,98 @@
+"""A Hugging Face checkpoint as a ModelZoo one, masked: names, coordinates and masks in one stream, without its converter.
+
+    model_to_cs-2.5.mdl     every weight under its trainer's name, W * M, and beside each pruned one its mask: `..._mask`
+    config_to_cs-2.5.yaml   the `model:` section of a trainer configuration
+    config.json, tokenizer  as they were, so that the folder's .mdl file can be read as a Hugging Face checkpoint again
+    export.json             what it was made from
+
+cerebras-pytorch takes a mask from a checkpoint only under the parameter's full trainer name; under any other, it is
+silently derived anew from the zeros.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from sparseft.backends.modelzoo.model_section import model_section
+from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
+from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.checkpoints.mdl import MdlWriter, mdl_writer
+from sparseft.checkpoints.modelzoo_checkpoint import BRANCH
+from sparseft.checkpoints.modelzoo_names import Place, duplicates, interleave, places
+from sparseft.checkpoints.shapes import tensor_shapes
+from sparseft.checkpoints.soundness import check_tensors
+from sparseft.errors import InputError
+from sparseft.masks.mask_file import Mask, check_mask, read_mask, unpack
+from sparseft.masks.mask_kernels import zero_pruned
+from sparseft.storage.files import atomic_folder, sha256, write_json
+
+CHECKPOINT, CONFIGURATION = "model_to_cs-2.5.mdl", "config_to_cs-2.5.yaml"
+
+
+def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path) -> dict:
+    """Write `output`, a block of rows in memory at a time; returns export.json. Without a mask the model is dense.
+
+    Raises InputError where the mask is another model's, or the checkpoint not what its config.json describes."""
+    mask = read_mask(mask_path) if mask_path else None
+    mask_sha256 = sha256(mask_path) if mask_path else None
+    if mask:
+        check_mask(mask, mask_path, prunable_shapes(checkpoint), checkpoint.digest)
+    check_tensors(checkpoint, checkpoint.folder)
+    shapes = tensor_shapes(checkpoint.config, str(checkpoint.folder))
+    if len({checkpoint.tensors[f"{layer}.weight"].dtype for layer in prunable_shapes(checkpoint)}) > 1:
+        raise InputError(f"{checkpoint.folder}: layers of several dtypes", "convert it to one")
+    section = model_section(checkpoint.folder)
+    with atomic_folder(output) as folder:
+        checkpoint.copy_rest(folder)
+        (folder / CONFIGURATION).write_text(yaml.safe_dump({"model": section}))
+        with mdl_writer(folder / CHECKPOINT, BRANCH) as writer:
+            for name, place in places(checkpoint.config, shapes).items():
+                _write_tensor(writer, checkpoint, name, place, mask)
+            for key, other in duplicates(checkpoint.config).items():
+                writer.link(f"model.{key}", f"model.{other}")
+        report = {
+            "inputs": {"model": checkpoint.digest, "mask": mask_sha256},
+            "mask": mask.meta if mask else None,
+            "outputs": {name: sha256(folder / name) for name in (CHECKPOINT, CONFIGURATION)},
+        }
+        write_json(folder / "export.json", report)
+    return report
+
+
+def _write_tensor(writer: MdlWriter, checkpoint: Checkpoint, name: str, place: Place, mask: Mask | None) -> None:
+    """Write a weight to its place, zeros where the mask has them, and the mask beside it."""
+    tensor, key = checkpoint.tensors[name], f"model.{place.key}"
+    packed = mask.bits.get(name.removesuffix(".weight")) if mask else None
+    if not place.expert:  # the first of a stack makes room for all
+        experts = () if place.expert is None else (checkpoint.config["num_local_experts"],)
+        shape = (tensor.shape[0], *experts, *tensor.shape[1:])
+        writer.create(key, tensor.dtype, shape)
+        if packed is not None:
+            writer.create(f"{key}_mask", "BOOL", shape)
+    for start, rows in _blocks(checkpoint, name, place.head_dim):
+        block = slice(start, start + len(rows))
+        selection = block if place.expert is None else (block, place.expert)
+        if packed is not None:
+            bits = np.ascontiguousarray(packed[block])
+            zero_pruned(rows.reshape(-1), rows.shape[1], bits.reshape(-1))
+            writer.write(f"{key}_mask", selection, _placed(unpack(bits, rows.shape), place))
+        writer.write(key, selection, _placed(rows, place))
+
+
+def _blocks(checkpoint: Checkpoint, name: str, head_dim: int | None) -> Iterator[tuple[int, np.ndarray]]:
+    """(the first row, the rows) of a weight's blocks; of q and k, of whole heads."""
+    shape = checkpoint.tensors[name].shape
+    if len(shape) == 1:
+        yield 0, checkpoint.read(name)
+        return
+    heads, start = shape[1] * (head_dim or 1), 0
+    for bits in checkpoint.read_blocks(name, -(-BLOCK // heads) * heads):
+        rows = bits.reshape(-1, shape[1])
+        yield start, rows
+        start += len(rows)
+
+
+def _placed(rows: np.ndarray, place: Place) -> np.ndarray:
+    return interleave(rows, place.head_dim) if place.head_dim else rows

@@ -1,0 +1,109 @@
+"""The torch backend: a Hugging Face model with LoRA layers, on a CPU or on GPUs, in one process or several."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from transformers import PreTrainedTokenizerBase
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_layers
+from sparseft.errors import InputError
+from sparseft.language_model.batches import encode
+from sparseft.language_model.experts import memory_path, unfuse_experts
+from sparseft.language_model.hardware import device_name, versions
+from sparseft.language_model.loss import AnswerLoss
+from sparseft.language_model.model import load_model
+from sparseft.lora.adapter import check_origin, read_adapter, write_adapter
+from sparseft.lora.masked_lora import LoRALinear, attach
+from sparseft.masks.mask_file import Mask
+from sparseft.study.config import Training
+from sparseft.study.grid import TRAINED_MODES, Run
+from sparseft.training.job import Job
+from sparseft.training.loop import Loop
+
+
+def adapted_model(
+    checkpoint: Checkpoint, mask: Mask, mode: str, settings: Training, device: torch.device
+) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, LoRALinear]]:
+    """The pruned model with fresh LoRA layers, drawn from torch's generator; its tokenizer; the layers by name."""
+    model, tokenizer = load_model(checkpoint.folder, device)
+    unfuse_experts(model)
+    paths = {layer: memory_path(layer) for layer in prunable_layers(checkpoint)}
+    layers = attach(model, lambda name: torch.from_numpy(mask.kept(name)), paths, mode, settings)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model, tokenizer, layers
+
+
+def trained_model(
+    checkpoint: Checkpoint,
+    mask: Mask,
+    mask_sha256: str,
+    adapter: Path,
+    device: torch.device,
+    run: Run | None = None,
+) -> tuple[nn.Module, PreTrainedTokenizerBase, str]:
+    """Return the model as its training left it, before any merge, its tokenizer, and the digest of the adapter as it was read.
+
+    Raises InputError if the adapter is not this project's, was trained with another mask or in another run than `run`, or
+    does not fit."""
+    pairs, _, config, digest = read_adapter(adapter)
+    ours = config.get("sparseft", {})
+    if ours.get("mask_sha256") != mask_sha256 or ours.get("mode") not in TRAINED_MODES:
+        raise InputError(f"{adapter}: not trained with this mask", "give the mask and the adapter of one run")
+    if run:
+        check_origin(adapter, config, run)
+    settings = Training(lora_r=config["r"], lora_alpha=config["lora_alpha"], lora_targets=config["target_modules"])
+    model, tokenizer, layers = adapted_model(checkpoint, mask, ours["mode"], settings, device)
+    if layers.keys() != pairs.keys():
+        raise InputError(f"{adapter}: has other layers than the model", "give the base that it was trained on")
+    with torch.no_grad():
+        for name, (A, B) in pairs.items():
+            layers[name].lora_A.copy_(A)
+            layers[name].lora_B.copy_(B)
+            layers[name].workspace.freeze()  # W' once, not at every token that is generated
+    return model.eval(), tokenizer, digest
+
+
+def train(job: Job, adapter: Path, state: Path, accelerator: Accelerator) -> dict:
+    """Train an adapter on rows["train"] and write it; returns train.json's measured content.
+
+    A `state` that an earlier process left is gone on from. Same job, same thread and process count, same machine: the same bits, killed in between or not."""
+    settings, device = job.settings, accelerator.device
+    settings.check_processes(accelerator.num_processes)
+    torch.manual_seed(job.seed)
+    place = torch.device("cpu") if settings.shard_model else device
+    model, tokenizer, layers = adapted_model(job.checkpoint, job.mask, job.mode, settings, place)
+    loss = AnswerLoss(model)
+    if settings.shard_model:
+        _shard(loss, accelerator)
+    limit = model.config.max_position_embeddings
+    data = {split: encode(rows, job.task, tokenizer, limit) for split, rows in job.rows.items()}
+    where = [torch.get_num_threads(), accelerator.num_processes, device_name(device), versions()]
+    identity = job.identity(data, Path(__file__), where)
+    loop = Loop(loss, layers, data, settings, job.seed, accelerator, job.evaluation_batch_size, state, identity)
+    record = loop.fit() | {"eval_loss": loop.eval_loss()}
+    matrices = {name: layer.factors() for name, layer in layers.items()}
+    if accelerator.is_main_process:
+        write_adapter(adapter, matrices, settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
+    return record | {
+        "backend": "torch",
+        "device": device_name(device),
+        "processes": accelerator.num_processes,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "trainable_parameters": sum(parameter.numel() for parameter in loop.parameters),
+        "versions": versions(),
+    }
+
+
+def _shard(loss: AnswerLoss, accelerator: Accelerator) -> None:
+    """Divide the weights among the processes (FSDP2): a decoder layer is gathered when it is needed."""
+    from torch.distributed.fsdp import fully_shard  # not in the torch 2.4 of cerebras-pytorch
+
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for layer in loss.model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(loss, mesh=mesh)

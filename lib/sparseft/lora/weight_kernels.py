@@ -1,0 +1,137 @@
+"""Compiled loops for a CPU: the effective weight in one pass over W, and the mask on a gradient.
+
+A weight carries its mask (effective_weight.py): in its bits the sign alone marks what is pruned. 64 weights stay in
+registers while the rank is summed over, which numba does not arrange by itself; the intrinsic is the few lines of LLVM
+that do. Every function releases the GIL. All in one file: numba's cache knows an edit of a function's own file alone.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from sparseft.storage.compiled import compiled
+
+LANES = 64  # weights at a time
+TILE = 16 * LANES  # columns whose part of A, 4 KB a rank, serves all rows from the cache
+_WORD, _LANE, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
+_FLOATS = ir.VectorType(_FLOAT, LANES)
+
+
+@compiled
+def merge_rows(W, A, B, out):
+    """Write (W + B A) * M to `out`.
+
+    B A is summed in fp32, in the order of the ranks, starting at 0. Each step is llvm.fmuladd: one rounding where the
+    processor has a fused multiply-add (every x86 with AVX2, every ARM of 64 bits), two where it has none. W is added last,
+    in fp32, so that the sum over the ranks does not round at the size of W. Then the mask, then one rounding to W's dtype,
+    to nearest even.
+
+    W and out are uint16 (rows, cols), the bits of bf16, or uint32, those of fp32. A is fp32 (r, cols). B is fp32 (rows, r)
+    and holds s B. A pruned weight becomes +0.0."""
+    (rows, cols), rank, one = W.shape, A.shape[0], W.dtype.type(1)
+    full, rest = cols // LANES * LANES, cols % LANES
+    for begin in range(0, full, TILE):
+        for row in range(rows):
+            for col in range(begin, min(begin + TILE, full), LANES):
+                merge_lanes(at(W, row, col), at(A, 0, col), A.strides[0], at(B, row, 0), rank, at(out, row, col), one)
+    if rest:
+        w, a, o = np.zeros((1, LANES), W.dtype), np.zeros((rank, LANES), A.dtype), np.zeros((1, LANES), W.dtype)
+        a[:, :rest] = A[:, full:]
+        for row in range(rows):
+            w[0, :rest] = W[row, full:]
+            merge_lanes(at(w, 0, 0), at(a, 0, 0), a.strides[0], at(B, row, 0), rank, at(o, 0, 0), one)
+            out[row, full:] = o[0, :rest]
+
+
+@compiled
+def mask_rows(values, W, sign):
+    """values * M in place: +0 where W is `sign`, the bits of -0.0; unsigned integers of one width, (rows, cols)."""
+    zero = values.dtype.type(0)
+    for row in range(values.shape[0]):
+        for col in range(values.shape[1]):
+            values[row, col] = zero if W[row, col] == sign else values[row, col]
+
+
+@njit(inline="always")
+def at(matrix, row, col):
+    """The address of an entry; rows may lie apart, columns not."""
+    return matrix.ctypes.data + row * matrix.strides[0] + col * matrix.itemsize
+
+
+@intrinsic
+def merge_lanes(_, weights, A, stride, B, rank, out, one):
+    """Do `merge_rows` for the 64 weights behind an address.
+
+    A's rows are `stride` bytes apart. `one` has the type of the weights.
+    Rounding keeps NaN, because a NaN that can occur here has only zeros in the half that is cut off."""
+
+    def build(context, builder, signature, arguments):
+        weights, A, stride, B, rank, out, _ = arguments
+        stored = ir.VectorType(ir.IntType(one.bitwidth), LANES)
+        product = _sum_over_ranks(builder, A, stride, B, rank)
+        bits = builder.load(_pointer(builder, weights, stored), align=1)
+        total = builder.fadd(_widen(builder, bits), product)
+        kept = builder.icmp_unsigned("!=", bits, _all(stored, 1 << one.bitwidth - 1))
+        merged = builder.select(kept, _round(builder, total, stored), _all(stored, 0))
+        builder.store(merged, _pointer(builder, out, stored), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64, types.int64, types.uint64, types.int64, types.uint64, one), build
+
+
+def _sum_over_ranks(builder, A, stride, B, rank):
+    """Build the loop over the ranks; return 64 sums of B[k] * A[k], which start at 0."""
+    before = builder.block
+    loop = builder.append_basic_block()
+    after = builder.append_basic_block()
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k = builder.phi(_WORD)
+    sums = builder.phi(_FLOATS)
+    row = builder.load(_pointer(builder, builder.add(A, builder.mul(k, stride)), _FLOATS), align=4)
+    factor = builder.load(_pointer(builder, builder.add(B, builder.shl(k, _WORD(2))), _FLOAT), align=4)
+    kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+    multiply_add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
+    total = builder.call(multiply_add, [_everywhere(builder, factor), row, sums])
+    following = builder.add(k, _WORD(1))
+    k.add_incoming(_WORD(0), before)
+    k.add_incoming(following, loop)
+    sums.add_incoming(_all(_FLOATS, 0.0), before)
+    sums.add_incoming(total, loop)
+    builder.cbranch(builder.icmp_unsigned("<", following, rank), loop, after)
+    builder.position_at_end(after)
+    return total
+
+
+def _widen(builder, bits):
+    """Bits of bf16 or fp32 -> fp32."""
+    wide = ir.VectorType(_LANE, LANES)
+    if bits.type.element.width == 16:
+        bits = builder.shl(builder.zext(bits, wide), _all(wide, 16))
+    return builder.bitcast(bits, _FLOATS)
+
+
+def _round(builder, floats, stored):
+    """The inverse of `_widen`, to nearest even."""
+    wide = ir.VectorType(_LANE, LANES)
+    bits = builder.bitcast(floats, wide)
+    if stored.element.width == 32:
+        return bits
+    odd = builder.and_(builder.lshr(bits, _all(wide, 16)), _all(wide, 1))
+    rounded = builder.add(bits, builder.add(odd, _all(wide, 0x7FFF)))
+    return builder.trunc(builder.lshr(rounded, _all(wide, 16)), stored)
+
+
+def _everywhere(builder, number):
+    first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), number, _LANE(0))
+    return builder.shuffle_vector(first, first, _all(ir.VectorType(_LANE, LANES), 0))
+
+
+def _all(vector, number):
+    return ir.Constant(vector, [number] * LANES)
+
+
+def _pointer(builder, address, kind):
+    return builder.inttoptr(address, kind.as_pointer())

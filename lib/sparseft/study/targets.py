@@ -1,0 +1,228 @@
+"""List the runs of a configuration's grid and the files that it asks for, and check the names of targets."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import product
+from pathlib import Path, PurePath
+
+from sparseft.errors import InputError
+from sparseft.study.config import Config, Training
+from sparseft.study.grid import (
+    ANALYSIS,
+    CONFIGURATION,
+    DENSE,
+    METHODS,
+    MODES,
+    NO_FINETUNE,
+    RUN,
+    SEEDS,
+    TASK_METHODS,
+    THROUGHPUT,
+    TRAINED_MODES,
+    WILDCARDS,
+    Run,
+    fill,
+    mask_path,
+    split_method,
+)
+
+# Patterns of the files that may be targets. They match unknown names too, so that check_target can say which name is wrong.
+_CELL = "(?P<model>[^/-]+)-(?P<task>[^/-]+)-(?P<method>[^/-]+)-sparsity(?P<sparsity>[^/-]+)-(?P<mode>[^/.-]+)"
+_NAMED = (
+    rf"results/runs/{_CELL}-seed(?P<seed>[^/-]+)/.+",
+    rf"results/throughput/{_CELL}\.json",
+    r"masks/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?masks_sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)\.pt",
+    r"models/(?P<model>[^/]+)/manifest\.json",
+    r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|manifest\.json)",
+)
+# Keys of `training` that do not change the compiled program.
+NOT_COMPILED = {"eval_every", "save_every", "length_buckets"}
+
+
+def runs(config: Config) -> list[Run]:
+    """Return every run of a configuration's grid, sorted and without duplicates."""
+    grid = config.grid
+    grid_runs = set()
+    for model, task in product(grid.models, grid.tasks):
+        for sparsity in grid.sparsities:
+            for method in grid.methods if sparsity else [DENSE]:
+                modes = grid.modes if sparsity else TRAINED_MODES[:1]  # at sparsity 00: plain LoRA
+                for mode, seed in product(modes, grid.seeds):
+                    grid_runs.add(Run(model, task, method, sparsity, mode, seed))
+                # The seed changes only the training, so one untrained run is enough.
+                grid_runs.add(Run(model, task, method, sparsity, NO_FINETUNE, min(grid.seeds)))
+    return sorted(grid_runs)
+
+
+def mask_targets(config: Config) -> list[str]:
+    """Return the mask files that the grid's runs need."""
+    return sorted({fill(mask_path(run.method), run) for run in runs(config)})
+
+
+def run_targets(config: Config, name: str, *, trained_only: bool = False) -> list[str]:
+    """Return the file `name` of every run, or only of every trained run."""
+    chosen = [run for run in runs(config) if run.mode != NO_FINETUNE or not trained_only]
+    return [f"{fill(RUN, run)}/{name}" for run in chosen]
+
+
+def throughput_targets(config: Config) -> list[str]:
+    """Return the measurement of every cell that the stage `throughput` measures."""
+    return sorted({fill(THROUGHPUT, run) for run in _measured(config)})
+
+
+@dataclass(frozen=True)
+class Program:
+    """Describe a program for the Cerebras compiler: the training of `run` with `sequence_length` tokens per example.
+
+    The program also evaluates, unless it is only `measured`."""
+
+    run: Run
+    settings: Training
+    sequence_length: int
+    measured: bool
+
+
+def training_program(config: Config, run: Run) -> Program:
+    """Return the program that a run of the study needs."""
+    return Program(run, config.training_of(run.task), config.cerebras.sequence_length, measured=False)
+
+
+def measured_program(config: Config, run: Run, batch_size: int) -> Program:
+    """Return the program that a measurement of `batch_size` needs."""
+    settings = config.throughput.schedule(config.training_of(run.task), batch_size)
+    length = config.throughput.sequence_length or config.cerebras.sequence_length
+    return Program(run, settings, length, measured=True)
+
+
+def programs(config: Config) -> dict[str, Program]:
+    """Return the programs that are compiled before the study's trainings, by name. Each is that of the first run that needs it."""
+    return _by_name(config, (training_program(config, run) for run in runs(config) if run.mode != NO_FINETUNE))
+
+
+def measured_programs(config: Config) -> dict[str, Program]:
+    """Return the programs that are compiled before the stage `throughput`, by name: one per measured cell and batch size."""
+    sizes = sorted(config.throughput.batch_sizes)
+    needed = (measured_program(config, run, size) for run, size in product(_measured(config), sizes))
+    return _by_name(config, needed)
+
+
+def program_name(config: Config, program: Program) -> str:
+    """Return the name of a compiled program. Runs that differ only in seed, task or choice of weights share it.
+
+    If in doubt, two programs have different names. A program that exists already is found again quickly, but a missing one
+    is compiled inside the training."""
+    run = program.run
+    settings = program.settings.model_dump(exclude=NOT_COMPILED)
+    settings |= config.cerebras.model_dump(include=config.cerebras.DECIDING)
+    settings |= {"sequence_length": program.sequence_length}
+    source = config.models[run.model].model_dump()
+    digest = hashlib.sha256(json.dumps([source, settings], sort_keys=True).encode()).hexdigest()
+    return f"{run.model}-{_layer_counts(config, run)}-sparsity{run.sparsity:02d}-{run.mode}-{digest[:8]}"
+
+
+def _by_name(config: Config, needed: Iterable[Program]) -> dict[str, Program]:
+    """Return the first program of each name; empty if nothing is compiled in advance."""
+    if config.backend != "cerebras" or not config.cerebras.compiles_first:
+        return {}
+    by_name: dict[str, Program] = {}
+    for program in needed:
+        by_name.setdefault(program_name(config, program), program)
+    return by_name
+
+
+def _measured(config: Config) -> list[Run]:
+    """Return one trained run, that of the first seed, of every cell that the stage `throughput` measures."""
+    axes = {"seeds": [min(config.grid.seeds)]}
+    for name in ("methods", "sparsities", "modes"):
+        axes[name] = getattr(config.throughput, name) or getattr(config.grid, name)
+    narrowed = config.model_copy(update={"grid": config.grid.model_copy(update=axes)})
+    return [run for run in runs(narrowed) if run.mode != NO_FINETUNE]
+
+
+def _layer_counts(config: Config, run: Run) -> str:
+    """Return the part of a program's name that decides, with the sparsity, how many weights of each layer a mask keeps."""
+    pattern, _ = split_method(run.method)
+    if pattern in (DENSE, "structured"):
+        return pattern
+    scope = config.masks.scope_of(run.method, config.grid.sparsities)
+    if scope != "global":
+        return scope
+    return f"{run.method}-{run.task}" if run.method in TASK_METHODS else run.method
+
+
+def final_targets(config: Config) -> list[str]:
+    """Return the files of a finished study: the tables, and the files of every run, so that a lost one is made again."""
+    files = [f"{ANALYSIS}/summary.csv", f"{ANALYSIS}/{CONFIGURATION}"]
+    for name in ("train.json", "adapter", "before_merge.json"):
+        files += run_targets(config, name, trained_only=True)
+    for name in ("merge.json", "validation_report.json", "evaluation.json"):
+        files += run_targets(config, name)
+    return files
+
+
+def check_target(config: Config, target: str) -> None:
+    """Raise InputError if a target names a model, task, method, sparsity, mode or seed for which no rule makes a file."""
+    names = _names_in(target)
+    for axis, described in (("model", config.models), ("task", config.tasks)):
+        if axis in names and names[axis] not in described:
+            raise InputError(
+                f"{target}: not in your configuration: {axis} {names[axis]} ({axis}s: {', '.join(described)})",
+                f"describe it under {axis}s:, or correct the name",
+            )
+    for axis, known in (("method", (DENSE, *METHODS)), ("mode", MODES)):
+        if axis in names and names[axis] not in known:
+            raise InputError(f"{target}: unknown {axis} {names[axis]}", f"choose one of {', '.join(known)}")
+    if "sparsity" in names:
+        _check_mask(config, target, names)
+    if "seed" in names and (not re.fullmatch(WILDCARDS["seed"], names["seed"]) or int(names["seed"]) >= SEEDS):
+        raise InputError(f"{target}: {names['seed']} is not a seed", f"write a number from 0 to {SEEDS - 1}")
+
+
+def _names_in(target: str) -> dict[str, str]:
+    """Return the model, task, method and so on that a target names; empty if it is not a file of a study."""
+    for pattern in _NAMED:
+        match = re.fullmatch(pattern, target)
+        if match:
+            return {axis: name for axis, name in match.groupdict().items() if name}
+    return {}
+
+
+def _check_mask(config: Config, target: str, names: dict[str, str]) -> None:
+    """Raise InputError if the mask that a target is or needs does not exist and no rule makes it."""
+    mask = mask_path(names["method"]).format(**{"task": "TASK", **names})
+    if target.startswith("masks/") and target != mask:
+        raise InputError(f"{target}: the masks of {names['method']} are in another place", f"write {mask}")
+    if not Path(mask).exists():
+        _check_sparsity(config, target, names["sparsity"], names["method"])
+
+
+def _check_sparsity(config: Config, target: str, sparsity: str, method: str) -> None:
+    """Raise InputError if no rule makes the mask of a method at a sparsity, which is written in percent."""
+    if method == DENSE:
+        if sparsity != "00":
+            raise InputError(f"{target}: {DENSE} has sparsity 00 only", "write sparsity00, or another method")
+        return
+    known = [f"{percent:02d}" for percent in config.grid.sparsities]
+    if sparsity in known:
+        return
+    if sparsity.isdecimal() and f"{int(sparsity):02d}" in known:
+        raise InputError(f"{target}: sparsity {sparsity}", f"write two digits: sparsity{int(sparsity):02d}")
+    listed = ", ".join(map(str, config.grid.sparsities))
+    raise InputError(
+        f"{target}: not in your grid: sparsity {sparsity} (grid.sparsities: {listed})",
+        "add it to grid.sparsities, or correct the name",
+    )
+
+
+def no_rule(target: str, names: Iterable[str], stages: Iterable[str]) -> InputError:
+    """Return the error for a target that no rule makes, with the most similar of `names`. They are in the target's folder."""
+    what = f"{target}: no stage and no rule makes it"
+    by_last_part = {PurePath(name).name: name for name in names}
+    nearest = get_close_matches(PurePath(target).name, sorted(by_last_part), n=1)
+    if nearest:
+        return InputError(what, f"the nearest name is {by_last_part[nearest[0]]}")
+    return InputError(what, f"name a file of the study, or a stage: {', '.join(stages)}")

@@ -1,0 +1,243 @@
+"""The process beside a trainer on an appliance: real processes, with stand-ins for the trainer and for csctl alone."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from project import ROOT, run_script
+from sparseft.backends import appliance
+from sparseft.backends.appliance import Failure, classify
+from sparseft.errors import MARK
+
+SCRIPT = ROOT / "workflow/scripts/run_on_appliance.py"
+
+
+@pytest.mark.parametrize(
+    ("printed", "failure"),
+    [
+        ("grpc: status = StatusCode.UNAVAILABLE", Failure.RETRY),
+        ("ConnectionResetError: [Errno 104] Connection reset by peer", Failure.RETRY),
+        ("error: ApplianceDeadlockError: no progress (client.py, line 3); check the input", Failure.RETRY),
+        ("WS_RT_GRPC_RELATED_ERROR", Failure.RETRY),
+        ("Received http2 header with status: 502", Failure.RETRY),
+        ("Socket closed", Failure.RETRY),
+        ("OSError: [Errno 122] Disk quota exceeded\nSocket closed", Failure.STOP),
+        ("cannot write: errno 122", Failure.STOP),
+        ("error: [Errno 28] Driver write request failed (errno = 28, error message = 'No space left on device'); x", Failure.STOP),
+        ("UNAVAILABLE: worker 3: No space left on device", Failure.STOP),
+        ("file write failed, errno = 122, buf = 0x1", Failure.STOP),
+        ("errno = 1228", Failure.PERMANENT),
+        ("Socket closed\nerror: ImportError: no cerebras.pytorch", Failure.PERMANENT),
+        ("UNAVAILABLE\nerror: ClusterConfigError: mgmt_address has no default value; use a user node", Failure.PERMANENT),
+        ("1 validation error: union_tag_invalid", Failure.PERMANENT),
+        ("error: the loss is nan; lower training.learning_rate", Failure.PERMANENT),
+        ("step 502 of http: loss 2.0", Failure.PERMANENT),
+        ("", Failure.PERMANENT),
+    ],
+)  # fmt: skip
+def test_a_failure_is_told_by_what_the_trainer_printed(printed, failure):
+    assert classify(f"| Train Device=CSX, Step=50\n{printed}\n") is failure
+
+
+class Bench:
+    """A folder with a trainer and a csctl to stand in for the real ones."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for place in ("bin", "environment"):
+            (folder / place).mkdir()
+        self.starts, self.cancelled = folder / "starts", folder / "cancelled"
+        self.environment = {**os.environ, "PATH": f"{folder / 'bin'}:/usr/bin:/bin", "HERE": str(folder)}
+
+    def program(self, name: str, body: str, place: str = "bin") -> Path:
+        path = self.folder / place / name
+        path.write_text(f"#!/bin/bash\n{body}\n")
+        path.chmod(0o755)
+        return path
+
+    def start(self, body: str, *flags: str, name: str = "run") -> subprocess.Popen:
+        trainer = self.program(f"trainer_{name}", f'echo "$@" >> "$HERE/starts"\n{body}', "environment")
+        log = self.folder / f"{name}.log"
+        command = [sys.executable, SCRIPT, "--name", name, "--log", log, "--stop", self.folder / "stop", *flags]
+        with open(log, "w") as file:
+            return subprocess.Popen([str(part) for part in (*command, "--", trainer, "--steps", "3")], stderr=file,
+                                    env=self.environment, cwd=self.folder)  # fmt: skip
+
+    def run(self, *arguments: str, name: str = "run") -> int:
+        return self.start(*arguments, name=name).wait()
+
+    def log(self, name: str = "run") -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def wait_for_end(self, pid: int) -> None:
+        """Of a process that is no child of this one, and that its own parent may leave unburied."""
+        with suppress(psutil.NoSuchProcess):
+            for _ in range(500):
+                if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                    return
+                time.sleep(0.02)
+            raise AssertionError(f"process {pid} still runs")
+
+    def wait_for(self, path: Path, text: str = "") -> None:
+        for _ in range(500):
+            if path.exists() and text in path.read_text():
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"{path} did not come, or not with {text!r}")
+
+
+@pytest.fixture
+def bench(tmp_path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_the_trainer_gets_its_flags_and_a_label_of_its_own(bench):
+    for _ in range(2):
+        assert bench.run("echo lines >&2", "--job_labels", "name=x") == 0
+    first, second = bench.starts.read_text().splitlines()
+    assert first.startswith("--steps 3 --job_labels name=x sparseft=")
+    assert first != second
+    assert bench.log() == "lines\n"
+
+
+def test_a_broken_connection_is_worth_another_attempt(bench):
+    body = '[ "$(wc -l < $HERE/starts)" -gt 1 ] || { echo StatusCode.UNAVAILABLE; exit 1; }'
+    assert bench.run(body) == os.EX_TEMPFAIL
+    assert "error: run ended with code 1: " in bench.log()
+    assert bench.run(body, "--attempt", "2") == 0
+
+
+def test_what_cannot_succeed_is_not_started_a_second_time_but_anew(bench):
+    body = "echo 'error: the mask is of another model; give its own' >&2; exit 2"
+    assert bench.run(body) == 2
+    assert bench.log() == "error: the mask is of another model; give its own\n"
+    assert bench.run(body, "--attempt", "2") == 2
+    assert bench.log() == "error: the mask is of another model; give its own\n"
+    assert len(bench.starts.read_text().splitlines()) == 1
+    assert bench.run("exit 0", "--attempt", "1") == 0
+
+
+def test_a_full_quota_stops_every_later_job(bench):
+    assert bench.run("echo 'OSError: [Errno 122] Disk quota exceeded' >&2; exit 1", name="one") == 2
+    assert bench.run("exit 0", name="two") == 2
+    line = bench.log("one").splitlines()[-1]
+    assert line.startswith("error: ")
+    assert f"full ({bench.folder / 'stop'}, of one)" in line
+    assert bench.log("two") == line + "\n"
+    assert len(bench.starts.read_text().splitlines()) == 1
+
+
+def test_what_only_a_traceback_quotes_decides_nothing(bench):
+    body = f"echo '{MARK}raise UNAVAILABLE, No space left on device' >&2; echo 'error: KeyError: x; look' >&2; exit 2"
+    assert bench.run(body) == 2
+    assert bench.log().splitlines()[-1] == "error: KeyError: x; look"
+    assert not (bench.folder / "stop").exists()
+
+
+def test_a_killed_trainer_and_a_missing_one_are_told_in_a_line(bench):
+    assert bench.run("kill -9 $$") == 2
+    assert re.fullmatch("error: run .*signal 9.*\n", bench.log())
+    done = run_script("run_on_appliance.py", "--name", "run", "--log", bench.folder / "run.log", "--", "/no/python")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: /no/python: no such program")
+
+
+LISTED = """
+SESSION       NAME                          TYPE     PRIORITY  AGE  DURATION  PHASE    SYSTEMS  USER     LABELS
+job-operator  wsjob-other  execute  P2 (299)  1m   1m  RUNNING  x  someone  sparseft=0123,name=y
+job-operator  wsjob-ours1  execute  P2 (299)  1m   1m  RUNNING  x  someone  $LABEL,name=x
+"""
+CSCTL = f"""
+LABEL=$(grep -o 'sparseft=[0-9a-f]*' $HERE/starts)
+[ "$1 $2" = "get jobs" ] && echo "{LISTED}"
+[ "$1 $2" = "cancel job" ] && echo $3 >> $HERE/cancelled
+true
+"""
+
+
+@pytest.mark.parametrize(("body", "cancelled"), [("kill -9 $$", ["wsjob-ours1"]), ("exit 2", [])])
+def test_the_job_of_a_trainer_that_was_killed_is_cancelled_and_one_that_failed_has_ended_it(bench, body, cancelled):
+    bench.program("csctl", CSCTL)
+    assert bench.run(body) == 2
+    assert (bench.cancelled.read_text().split() if bench.cancelled.exists() else []) == cancelled
+
+
+@pytest.mark.parametrize("csctl", ["exit 1", "true", CSCTL.replace("echo $3 >> $HERE/cancelled", "exit 1")])
+def test_a_job_that_could_not_be_cancelled_is_said(bench, csctl):
+    bench.program("csctl", csctl)
+    assert bench.run("kill -9 $$") == 2
+    label = bench.starts.read_text().split()[-1]
+    assert re.search(f"no job was cancelled.*csctl get jobs | grep {label}", bench.log())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_who_is_ended_ends_its_trainer_and_cancels_its_own_job_alone(bench, number):
+    bench.program("csctl", CSCTL)
+    process = bench.start("sleep 60 & echo $! > $HERE/child; wait")
+    bench.wait_for(bench.folder / "child")
+    time.sleep(0.1)
+    process.send_signal(number)
+    assert process.wait(20) == 128 + number
+    assert bench.cancelled.read_text() == "wsjob-ours1\n"
+    assert "no job was cancelled" not in bench.log()
+    assert bench.log().splitlines()[-1].startswith("interrupted: run ")
+    bench.wait_for_end(int((bench.folder / "child").read_text()))
+
+
+def test_without_csctl_the_trainer_ends_all_the_same(bench):
+    process = bench.start("touch $HERE/begun; sleep 60")
+    bench.wait_for(bench.folder / "begun")
+    process.terminate()
+    assert process.wait(20) == 128 + signal.SIGTERM
+    assert bench.run("exit 0", "--attempt", "2") == 2  # who ended it does not want it back
+    assert re.fullmatch("error: run was ended from outside.*\n", bench.log())
+
+
+def test_a_trainer_that_does_not_listen_is_killed(monkeypatch):
+    monkeypatch.setattr(appliance, "GRACE", 0.3)
+    deaf = subprocess.Popen(["bash", "-c", "trap '' TERM; echo x; while true; do sleep 0.1; done"], start_new_session=True,
+                            stdout=subprocess.PIPE)  # fmt: skip
+    deaf.stdout.read(1)
+    appliance._end(deaf)
+    assert deaf.returncode == -signal.SIGKILL
+    deaf.stdout.close()
+
+
+def test_two_jobs_take_the_wafer_in_turn_and_the_second_says_that_it_waits(bench):
+    lock = ("--lock", str(bench.folder / "lock"))
+    first = bench.start("touch $HERE/begun; until [ -e $HERE/go ]; do sleep 0.02; done; date +%s%N > $HERE/end", *lock)
+    bench.wait_for(bench.folder / "begun")
+    second = bench.start("date +%s%N > $HERE/start", *lock, name="second")
+    bench.wait_for(bench.folder / "second.log", "waits")
+    assert f"second waits: {bench.folder / 'lock'} is held by run, process {first.pid} on " in bench.log("second")
+    (bench.folder / "go").touch()
+    assert (first.wait(20), second.wait(20)) == (0, 0)
+    assert int((bench.folder / "end").read_text()) < int((bench.folder / "start").read_text())
+
+
+def test_a_file_that_is_no_lock_is_refused_and_left_as_it_was(bench):
+    precious = bench.folder / "precious"
+    precious.write_text("years of work\n")
+    process = bench.start("true", "--lock", str(precious))
+    assert process.wait(20) == 2
+    assert f"error: {precious}: is no lock" in bench.log("run")
+    assert precious.read_text() == "years of work\n"
+
+
+def test_a_trainer_whose_parent_was_killed_still_holds_the_wafer(bench):
+    lock = ("--lock", str(bench.folder / "lock"))
+    first = bench.start("touch $HERE/begun; until [ -e $HERE/go ]; do sleep 0.02; done; touch $HERE/end", *lock)
+    bench.wait_for(bench.folder / "begun")
+    first.kill()
+    first.wait()
+    second = bench.start("[ -e $HERE/end ]", *lock, name="second")
+    bench.wait_for(bench.folder / "second.log", "waits")
+    (bench.folder / "go").touch()
+    assert second.wait(20) == 0

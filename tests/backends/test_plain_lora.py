@@ -1,0 +1,49 @@
+"""The plain form of the LoRA layers against the one that trains on CPUs and GPUs."""
+
+import pytest
+import torch
+from sparseft.backends.cerebras.plain_lora import plain_kind_of
+from sparseft.lora.effective_weight import Workspace, carry_mask_
+from sparseft.lora.masked_lora import kind_of
+from sparseft.study.config import Training
+
+SHAPE = (6, 8)
+MASKS = {
+    "ones": torch.ones(SHAPE, dtype=torch.bool),
+    "unstructured": torch.arange(48).view(SHAPE) % 3 > 0,
+    "structured": (torch.arange(6) % 2 > 0)[:, None] & (torch.arange(8) > 2),
+}
+
+
+def outcome(kind, mask: torch.Tensor, settings: Training, dtype: torch.dtype) -> list[torch.Tensor]:
+    """y, and the gradients of x, A and B, of a layer drawn from one seed whose B is no longer 0."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(SHAPE, generator=generator).to(dtype)
+    torch.manual_seed(0)
+    layer = kind(carry_mask_(weight, mask), settings, Workspace())
+    layer.lora_B.data.normal_(generator=generator)
+    x = torch.randn(2, 5, 8, generator=generator).to(dtype).requires_grad_()
+    y = layer(x)
+    y.backward(torch.randn(y.shape, generator=generator).to(dtype))
+    return [y, x.grad, layer.lora_A.grad, layer.lora_B.grad]
+
+
+@pytest.mark.parametrize("mask", list(MASKS))
+@pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
+@pytest.mark.parametrize("gradient", ["exact", "straight_through"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 0.05)])
+def test_forward_and_gradients_are_those_of_the_other_form(mask, mode, gradient, dtype, tolerance):
+    settings = Training(lora_r=3, lora_alpha=6.0, gradient=gradient)
+    kept = MASKS[mask]
+    pairs = [outcome(choose(mode, kept), kept, settings, dtype) for choose in (plain_kind_of, kind_of)]
+    for plain, other in zip(*pairs, strict=True):
+        torch.testing.assert_close(plain, other, rtol=tolerance, atol=10 * tolerance)
+
+
+def test_the_effective_weight_is_exactly_zero_where_the_mask_is(mask=MASKS["unstructured"]):
+    for gradient in ("exact", "straight_through"):
+        layer = plain_kind_of("sparse_to_sparse", mask)(
+            carry_mask_(torch.randn(SHAPE), mask), Training(lora_r=3, gradient=gradient), Workspace()
+        )
+        layer.lora_B.data.normal_()
+        assert torch.equal((layer(torch.eye(8)).T != 0), mask)

@@ -1,0 +1,149 @@
+"""One training, from checkpoint and mask to adapter and record."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from sparseft.backends import torch as torch_backend
+from sparseft.backends.torch import train, trained_model
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.errors import InputError
+from sparseft.language_model.batches import Example, encode
+from sparseft.language_model.hardware import limit_threads
+from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
+from sparseft.storage.files import sha256
+from sparseft.study.config import Training
+from sparseft.tasks import get_task
+from sparseft.training import job as job_module
+from sparseft.training.job import Job
+from tiny_models import PRUNABLE_LAYERS
+
+from masks import compute_masks
+
+SETTINGS = Training(steps=4, batch_size=4, micro_batch_size=2, learning_rate=0.02, lora_r=4, lora_alpha=8.0)
+TASK = get_task("boolq_mini")
+ROWS = {"train": TASK.generate("train", 16, 0), "validation": TASK.generate("validation", 8, 0)}
+
+
+def run(
+    checkpoint: Checkpoint, adapter: Path, *, mode="sparse_to_sparse", seed=0, settings=SETTINGS, rows=ROWS
+) -> dict:
+    limit_threads(1)
+    mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
+    job = Job(checkpoint, mask, mode, seed, settings, TASK, rows, 8, {"mode": mode})
+    return train(job, adapter, adapter.parent / "state.pt", Accelerator(cpu=True))
+
+
+def digest(adapter: Path) -> str:
+    return sha256(adapter / "adapter_model.safetensors")
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path, tiny):
+    runs = {name: run(tiny, tmp_path / name, seed=seed) for name, seed in (("one", 0), ("again", 0), ("other", 1))}
+    one, again, other = (digest(tmp_path / name) for name in runs)
+    assert one == again != other
+    assert runs["one"]["loss_curve"] == runs["again"]["loss_curve"] != runs["other"]["loss_curve"]
+    assert runs["one"]["eval_loss"] == runs["again"]["eval_loss"] != runs["other"]["eval_loss"]
+
+
+def test_the_seed_draws_the_matrices_too_not_the_batches_alone(tmp_path, tiny_llama):
+    rows = {**ROWS, "train": ROWS["train"][:1]}  # every batch is the same
+    losses = [run(tiny_llama, tmp_path / f"{seed}", seed=seed, rows=rows)["loss_curve"] for seed in (0, 1)]
+    assert losses[0][0]["loss"] == losses[1][0]["loss"]  # B starts at zero
+    assert digest(tmp_path / "0") != digest(tmp_path / "1")
+
+
+def test_the_modes_give_different_adapters_and_different_losses(tmp_path, tiny):
+    dense, sparse = (run(tiny, tmp_path / mode, mode=mode) for mode in ("sparse_to_dense", "sparse_to_sparse"))
+    assert digest(tmp_path / "sparse_to_dense") != digest(tmp_path / "sparse_to_sparse")
+    assert abs(dense["eval_loss"] - sparse["eval_loss"]) > 1e-3
+    first = [record["loss_curve"][0]["loss"] for record in (dense, sparse)]
+    assert first[0] == pytest.approx(first[1], rel=1e-2)  # the same pruned model, the same batches
+
+
+def test_the_record_and_the_adapter_say_what_was_trained(tmp_path, tiny):
+    record = run(tiny, tmp_path / "adapter")
+    assert (record["backend"], record["dtype"], len(record["loss_curve"])) == ("torch", "bfloat16", 4)
+    tensors = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert len(tensors) == 2 * PRUNABLE_LAYERS[tiny.folder.name]
+    assert record["trainable_parameters"] == sum(tensor.numel() for tensor in tensors.values())
+    assert all(tensor.any() and tensor.dtype == torch.float32 for tensor in tensors.values())
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["sparseft"]) == (4, 8.0, {"mode": "sparse_to_sparse"})
+    assert record["peak_memory_bytes"] > 10**6
+    assert record["versions"]["torch"] == torch.__version__
+    json.dumps(record, allow_nan=False)
+
+
+def test_training_leaves_the_base_s_files_as_they_were(tmp_path, tiny_llama):
+    folder = shutil.copytree(tiny_llama.folder, tmp_path / "base")
+    before = {file.name: sha256(file) for file in folder.iterdir()}
+    run(Checkpoint(folder), tmp_path / "adapter")
+    assert {file.name: sha256(file) for file in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
+@pytest.mark.parametrize(("steps", "alpha"), [(1, 1e38), (3, 1e38), (6, 8.0), (6, 1e4)])
+def test_a_training_that_explodes_gives_an_error_or_numbers_and_never_nan(tmp_path, tiny_llama, mode, steps, alpha):
+    settings = Training(steps=steps, batch_size=4, micro_batch_size=4, learning_rate=1.0, warmup_fraction=0.0)
+    settings = settings.model_copy(update={"lora_alpha": alpha})  # beyond what the configuration takes
+    try:
+        record = run(tiny_llama, tmp_path / "adapter", mode=mode, settings=settings)
+    except InputError as error:
+        assert "training.learning_rate" in str(error)
+        assert not (tmp_path / "adapter").exists()
+        return
+    json.dumps(record, allow_nan=False)
+    assert all(
+        torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "adapter/adapter_model.safetensors").values()
+    )
+    assert alpha < 1e38
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_examples_longer_than_the_context_are_refused_before_the_training(tmp_path, tiny_llama, split):
+    rows = {**ROWS, split: [*ROWS[split][:4], {"passage": "p" * 512, "question": "q", "answer": True}]}
+    with pytest.raises(InputError, match="boolq_mini: examples: 1 of 5 .*512 .*number 5 first"):
+        run(tiny_llama, tmp_path / "adapter", rows=rows)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_whatever_decides_the_bits_is_in_the_identity_of_a_state(tiny_llama, tmp_path, monkeypatch):
+    mask = compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
+    job = Job(tiny_llama, mask, "sparse_to_sparse", 0, SETTINGS, TASK, ROWS, 8, {"mask_sha256": "m"})
+    data, code = {"train": [Example([1, 2, 3], 2)]}, Path(torch_backend.__file__)
+    other = Checkpoint(shutil.copytree(tiny_llama.folder, tmp_path / "other"))
+    config = json.loads((other.folder / "config.json").read_text())
+    (other.folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
+    found = [
+        job.identity(data, code, [1]),
+        job.identity(data, code, [2]),
+        replace(job, mode="sparse_to_dense").identity(data, code, [1]),
+        replace(job, seed=1).identity(data, code, [1]),
+        replace(job, settings=SETTINGS.model_copy(update={"learning_rate": 0.5})).identity(data, code, [1]),
+        replace(job, provenance={"mask_sha256": "n"}).identity(data, code, [1]),
+        replace(job, checkpoint=other).identity(data, code, [1]),
+        job.identity({"train": [Example([1, 2, 3], 1)]}, code, [1]),
+        job.identity({"train": [Example([1, 2, 4], 2)]}, code, [1]),
+    ]
+    monkeypatch.setattr(job_module, "code_digest", lambda *_: "edited")
+    assert len({*found, job.identity(data, code, [1])}) == 10
+    monkeypatch.undo()
+    assert job.identity(data, code, [1]) == found[0]
+
+
+@pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
+def test_the_trained_model_is_read_back_from_its_adapter(tmp_path, tiny, mode):
+    mask = compute_masks(tiny, "unstructured", [50], seed=0)[50]
+    job = Job(tiny, mask, mode, 0, SETTINGS, TASK, ROWS, 8, {"mask_sha256": "m", "mode": mode})
+    record = train(job, tmp_path / "adapter", tmp_path / "state.pt", Accelerator(cpu=True))
+    model, tokenizer, _ = trained_model(tiny, mask, "m", tmp_path / "adapter", torch.device("cpu"))
+    examples = encode(ROWS["validation"], TASK, tokenizer, 512)
+    assert mean_answer_loss(AnswerLoss(model), examples, 8, torch.device("cpu")) == record["eval_loss"]
+    with pytest.raises(InputError, match="not trained with this mask"):
+        trained_model(tiny, mask, "another", tmp_path / "adapter", torch.device("cpu"))

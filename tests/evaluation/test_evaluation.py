@@ -1,0 +1,312 @@
+"""The evaluation: lm-eval's answer beside one computed from plain forward passes."""
+
+import json
+import math
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import lm_eval
+import pytest
+import torch
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+from sklearn.metrics import f1_score, recall_score
+from sparseft.analysis.records import Evaluation
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.errors import InputError
+from sparseft.evaluation.evaluate import StrictLM, _refuse_unlike, evaluate, prompt_digest, task_definition
+from sparseft.language_model.batches import collate, encode
+from sparseft.language_model.loss import AnswerLoss
+from sparseft.language_model.model import load_model
+from sparseft.tasks import get_task
+from sparseft.tasks.extraction import strict_match
+from sparseft.tasks.scoring import labels_digest, labels_of
+from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+CPU = torch.device("cpu")
+
+EXAMPLES = 24
+
+
+@pytest.fixture(scope="module")
+def model32(tmp_path_factory) -> Checkpoint:
+    """The tiny LLaMA in fp32: no two choices are equally likely, and batching moves no outcome."""
+    return Checkpoint(save_tiny("llama", tmp_path_factory.mktemp("fp32") / "llama", torch.float32))
+
+
+def rows_of(task, number: int = EXAMPLES) -> dict[str, list[dict]]:
+    return {split: task.generate(split, number, 0) for split in ("train", "validation")}
+
+
+@pytest.fixture(scope="module")
+def records(model32) -> dict[str, dict]:
+    names = ("hellaswag_mini", "boolq_mini", "gsm8k_mini")
+    return {
+        name: evaluate(*load_model(model32.folder, CPU), get_task(name), rows_of(get_task(name)), batch_size=5)
+        for name in names
+    }
+
+
+@torch.no_grad()
+def log_likelihoods(checkpoint: Checkpoint, task) -> list[list[float]]:
+    """Of every choice of every validation row, by one unpadded forward pass each."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
+    found = []
+    for row in rows_of(task)["validation"]:
+        start = len(tokenizer.encode(task.prompt(row)))
+        choices = [tokenizer.encode(f"{task.prompt(row)} {choice}") for choice in task.choices(row)]
+        found.append([])
+        for ids in choices:
+            logs = F.log_softmax(model(torch.tensor([ids])).logits[0, :-1], dim=-1)
+            found[-1].append(sum(logs[place - 1, ids[place]].item() for place in range(start, len(ids))))
+    return found
+
+
+@pytest.mark.parametrize("name", ["hellaswag_mini", "boolq_mini"])
+def test_outcomes_are_the_likeliest_choices_in_the_order_of_the_rows(model32, records, name):
+    task, record = get_task(name), records[name]
+    rows = rows_of(task)["validation"]
+    outcomes = {"acc": [], "acc_norm": []}
+    for row, logs in zip(rows, log_likelihoods(model32, task), strict=True):
+        lengths = [len(choice) for choice in task.choices(row)]
+        scores = {"acc": logs, "acc_norm": [log / length for log, length in zip(logs, lengths, strict=True)]}
+        for metric, values in scores.items():
+            outcomes[metric].append(float(values.index(max(values)) == task.label(row)))
+    assert record["outcomes"] == outcomes[task.metric]
+    assert 0 < sum(record["outcomes"]) < EXAMPLES  # random weights: neither all right nor all wrong
+    assert record["metrics"]["acc"] == pytest.approx(statistics.fmean(outcomes["acc"]))
+
+
+@pytest.mark.parametrize("name", ["hellaswag_mini", "boolq_mini"])
+def test_value_and_standard_error_are_those_of_the_outcomes(records, name):
+    record, p = records[name], statistics.fmean(records[name]["outcomes"])
+    assert record["value"] == pytest.approx(p, abs=1e-12)
+    assert record["standard_error"] == pytest.approx(math.sqrt(p * (1 - p) / (EXAMPLES - 1)), rel=1e-9)
+    assert record["examples"] == len(record["outcomes"]) == EXAMPLES
+    chance = {"hellaswag_mini": 0.25, "boolq_mini": 0.5}[name]
+    assert (record["metric"], record["chance"]) == (get_task(name).metric, chance)
+
+
+@pytest.mark.parametrize("name", ["hellaswag_mini", "boolq_mini"])
+def test_the_loss_is_minus_the_log_likelihood_of_the_right_answers_a_token(model32, records, name):
+    task = get_task(name)
+    rows, tokenizer = rows_of(task)["validation"], AutoTokenizer.from_pretrained(model32.folder)
+    right = [logs[task.label(row)] for row, logs in zip(rows, log_likelihoods(model32, task), strict=True)]
+    lengths = [len(tokenizer.encode(f" {task.answer(row)}")) for row in rows]
+    assert records[name]["eval_loss"] == pytest.approx(-sum(right) / sum(lengths), rel=1e-5)
+    assert records[name]["answer_tokens"] == lengths
+    assert records[name]["losses"] == pytest.approx([-log for log in right], rel=1e-4)
+
+
+def test_a_generated_answer_has_both_filters_and_the_strict_one_is_the_headline(records):
+    record = records["gsm8k_mini"]
+    names = {"exact_match", "exact_match_stderr", "exact_match_flexible-extract", "exact_match_stderr_flexible-extract"}
+    assert record["metrics"].keys() == names
+    assert (record["metric"], record["value"]) == ("exact_match", record["metrics"]["exact_match"])
+    assert len(record["outcomes"]) == EXAMPLES
+    json.dumps(record, allow_nan=False)
+
+
+def test_gsm8k_is_scored_as_lm_eval_s_own_gsm8k():
+    theirs = load_yaml(Path(lm_eval.__file__).parent / "tasks/gsm8k/gsm8k.yaml")
+    ours = task_definition(get_task("gsm8k"), {})
+    assert ours["metric_list"] == theirs["metric_list"]
+    assert ours["filter_list"] == theirs["filter_list"]
+    assert ours["num_fewshot"] == theirs["num_fewshot"]
+    assert ours["generation_kwargs"]["until"] == theirs["generation_kwargs"]["until"]
+    assert ours["generation_kwargs"]["do_sample"] is theirs["generation_kwargs"]["do_sample"] is False
+
+
+def test_a_model_that_has_learnt_the_answers_writes_them_and_stops(tmp_path, model32):
+    task = get_task("gsm8k_mini")
+    rows = task.generate("train", 3, 0)
+    model, tokenizer = load_model(model32.folder, CPU)
+    learn(model, tokenizer, task, rows, steps=60)
+    model.save_pretrained(tmp_path / "learnt")
+    tokenizer.save_pretrained(tmp_path / "learnt")
+    record = evaluate(*load_model(tmp_path / "learnt", CPU), task, {"train": rows, "validation": rows}, batch_size=2)
+    assert record["outcomes"] == [1.0, 1.0, 1.0]
+    assert (record["metrics"]["exact_match"], record["metrics"]["exact_match_flexible-extract"]) == (1.0, 1.0)
+    assert (record["standard_error"], record["eval_loss"] < 0.1) == (0.0, True)
+
+
+def learn(model, tokenizer, task, rows: list[dict], steps: int) -> None:
+    """Train all weights on `rows`."""
+    batch = collate(encode(rows, task, tokenizer, 512))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        AnswerLoss(model)(batch).sum().backward()
+        optimizer.step()
+
+
+def test_boolq_s_classes_are_scored_as_scikit_learn_scores_them(model32):
+    task, rows = get_task("boolq_mini"), rows_of(get_task("boolq_mini"))
+    model, tokenizer = load_model(model32.folder, CPU)
+    learn(model, tokenizer, task, rows["validation"][:8], steps=40)  # as it came, it says no to all
+    record, rows = evaluate(model, tokenizer, task, rows, batch_size=8), rows["validation"]
+    metrics, said, right = record["metrics"], record["predictions"], [int(row["answer"]) for row in rows]
+    assert {0, 1} == set(said)
+    assert metrics["f1"] == pytest.approx(f1_score(right, said))  # of yes
+    recalls = recall_score(right, said, average=None)
+    for name, recall, number in zip(("no", "yes"), recalls, (right.count(0), right.count(1)), strict=True):
+        assert metrics[f"recall_{name}"] == pytest.approx(recall)
+        error = math.sqrt(recall * (1 - recall) / (number - 1))
+        assert metrics[f"recall_{name}_stderr"] == pytest.approx(error)
+    assert metrics["majority_floor"] == max(right.count(0), right.count(1)) / EXAMPLES
+    assert 0.02 < metrics["f1_stderr"] < 0.3
+
+
+def test_a_class_without_rows_has_no_recall_and_one_answer_to_all_is_the_floor(model32):
+    task = get_task("boolq_mini")
+    rows = rows_of(task)
+    rows["validation"] = [row for row in rows["validation"] if row["answer"]]
+    metrics = evaluate(*load_model(model32.folder, CPU), task, rows, batch_size=8)["metrics"]
+    assert (metrics["recall_no"], metrics["recall_no_stderr"], metrics["majority_floor"]) == (None, None, 1)
+    assert metrics["recall_yes"] == pytest.approx(metrics["acc"])
+    rows["validation"] = [{**row, "answer": False} for row in rows["validation"]]
+    metrics = evaluate(*load_model(model32.folder, CPU), task, rows, batch_size=8)["metrics"]
+    assert (metrics.get("f1"), metrics["recall_yes"], metrics["acc"]) == (None, None, metrics["recall_no"])
+
+
+def test_predictions_and_log_likelihoods_are_kept_by_row(model32, records):
+    for name in ("hellaswag_mini", "boolq_mini"):
+        task, record = get_task(name), records[name]
+        rows = rows_of(task)["validation"]
+        hits = [float(said == task.label(row)) for said, row in zip(record["predictions"], rows, strict=True)]
+        assert hits == record["outcomes"]
+        for logs, ours in zip(log_likelihoods(model32, task), record["log_likelihoods"], strict=True):
+            assert ours == pytest.approx(logs, abs=1e-4)
+    assert len(records["gsm8k_mini"]["predictions"]) == EXAMPLES
+    assert all(isinstance(answer, str) for answer in records["gsm8k_mini"]["predictions"])
+
+
+@pytest.mark.parametrize("without", [["pad_token"], ["pad_token", "unk_token"]])
+def test_a_tokenizer_without_a_padding_token_changes_no_outcome(tmp_path, records, without):
+    folder = save_tiny("llama", tmp_path / "llama", torch.float32)
+    change_json(folder / "tokenizer_config.json", **dict.fromkeys(without))
+    for name, record in records.items():
+        model, tokenizer = load_model(folder, CPU)
+        assert tokenizer.pad_token is None
+        found = evaluate(model, tokenizer, get_task(name), rows_of(get_task(name)), batch_size=5)
+        assert found == record
+
+
+def test_a_single_example_is_refused_for_it_has_no_standard_error(model32):
+    task = get_task("boolq_mini")
+    with pytest.raises(InputError, match="boolq_mini: one validation example has no standard error"):
+        evaluate(*load_model(model32.folder, CPU), task, rows_of(task, 1), batch_size=2)
+
+
+def test_what_cannot_be_evaluated_is_refused(model32):
+    gsm8k, mini = get_task("gsm8k"), get_task("gsm8k_mini")
+    loaded = load_model(model32.folder, CPU)
+    rows = {"train": mini.generate("train", 4, 0), "validation": mini.generate("validation", 2, 0)}
+    with pytest.raises(InputError, match="gsm8k: 4 training examples, 5 of them stand before every question"):
+        evaluate(*loaded, gsm8k, rows, batch_size=2)
+    with pytest.raises(InputError, match="an evaluation in batches of 0; give a batch size of 1 or more"):
+        evaluate(*loaded, mini, rows, batch_size=0)
+
+
+@pytest.mark.parametrize("name", ["boolq_mini", "gsm8k_mini"])
+def test_a_tokenizer_that_ends_every_text_with_a_token_is_refused_before_a_model_runs(tmp_path, name):
+    model, tokenizer = load_model(append_token(save_tiny("llama", tmp_path, torch.float32)), CPU)
+    task = get_task(name)
+    fault = f"^{name}: the tokens of a prompt are not the first of prompt and answer, .* 4 of 4 rows, number 1 first"
+    lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
+    with pytest.raises(InputError, match=fault):
+        simple_evaluate(
+            lm, tasks=[task_definition(task, rows_of(task, 4))], task_manager=TaskManager(include_defaults=False)
+        )
+
+
+def test_a_prompt_that_begins_with_the_letters_of_the_first_token_is_refused(tmp_path):
+    """Before it lm-eval leaves out the token that training puts there."""
+    loaded = load_model(prepend_token(save_tiny("llama", tmp_path, torch.float32)), CPU)
+    task = get_task("boolq_mini")
+    rows = rows_of(task, 4)
+    rows["validation"][1]["passage"] = f"<s>{rows['validation'][1]['passage']}"
+    with pytest.raises(InputError, match="^boolq_mini: .* in 1 of 4 rows, number 2 first"):
+        evaluate(*loaded, task, rows, batch_size=4)
+
+
+def test_choices_of_the_same_tokens_are_refused(tmp_path):
+    loaded = load_model(rewrite_text(save_tiny("llama", tmp_path, torch.float32), " yes", " no"), CPU)
+    task = get_task("boolq_mini")
+    with pytest.raises(
+        InputError, match="^boolq_mini: two choices have the same tokens in 4 of 4 rows, number 1 first"
+    ):
+        evaluate(*loaded, task, rows_of(task, 4), batch_size=4)
+
+
+def test_log_likelihoods_that_are_not_finite_are_refused(model32):
+    model, tokenizer = load_model(model32.folder, CPU)
+    model.lm_head.weight.data[tokenizer.encode("n")] = math.nan
+    task = get_task("boolq_mini")
+    with pytest.raises(InputError, match="^boolq_mini: log-likelihoods are not finite in 4 of 4 rows, number 1 first"):
+        evaluate(model, tokenizer, task, rows_of(task, 4), batch_size=4)
+
+
+def test_chance_is_that_of_the_rows(model32):
+    task = get_task("hellaswag_mini")
+    rows = rows_of(task, 4)
+    for row in rows["validation"][:2]:
+        row["endings"], row["label"] = [row["endings"][row["label"]], "the end."], 0
+    record = evaluate(*load_model(model32.folder, CPU), task, rows, batch_size=8)
+    assert record["chance"] == (0.5 + 0.5 + 0.25 + 0.25) / 4
+    assert [len(logs) for logs in record["log_likelihoods"]] == [2, 2, 4, 4]
+
+
+def test_a_record_holds_what_its_numbers_are_computed_from(records):
+    for name, record in records.items():
+        task = get_task(name)
+        kept = {"inputs": {"model": {"model.safetensors": "f"}, "data": "f", "train": "f"}, "seconds": 1.0}
+        rows = rows_of(task)["validation"]
+        assert (record["labels"], record.get("choice_lengths")) == labels_of(rows, task)
+        assert (record["few_shot"], record["loss_few_shot"], record["distinct_prompts"]) == (0, 0, EXAMPLES)
+        found = Evaluation.model_validate_json(json.dumps(record | kept))
+        assert found.rows_digest == labels_digest(*labels_of(rows, task))
+    texts = records["gsm8k_mini"]["generations"]
+    assert records["gsm8k_mini"]["predictions"] == [strict_match(text) for text in texts]
+    assert max(map(len, texts)) > 10
+
+
+def test_numbers_of_lm_eval_that_are_not_those_of_the_rows_are_refused():
+    _refuse_unlike("boolq", {"acc": 0.5, "outcomes": [1.0, 0.0]}, {"acc": 0.5, "outcomes": [1.0, 0.0], "f1": 1.0})
+    for theirs in ({"acc": 0.6}, {"acc_bytes": 0.5}):
+        with pytest.raises(InputError, match=r"^boolq: acc\w* by lm-eval .* is not what its rows say; install"):
+            _refuse_unlike("boolq", theirs, {"acc": 0.5})
+
+
+def test_training_rows_with_a_validation_prompt_are_counted(model32):
+    task = get_task("boolq_mini")
+    rows = rows_of(task, 4)
+    rows["train"] += [{**row, "answer": not row["answer"]} for row in rows["validation"][:3]]
+    assert evaluate(*load_model(model32.folder, CPU), task, rows, batch_size=8)["train_overlap"] == 3
+
+
+def test_the_batch_size_changes_no_outcome(model32, records):
+    task = get_task("hellaswag_mini")
+    record = evaluate(*load_model(model32.folder, CPU), task, rows_of(task), batch_size=32)
+    assert record["outcomes"] == records["hellaswag_mini"]["outcomes"]
+    assert record["eval_loss"] == pytest.approx(records["hellaswag_mini"]["eval_loss"], rel=1e-6)
+
+
+def test_the_prompts_digest_follows_prompts_and_answers_alone(records):
+    task = get_task("boolq_mini")
+    rows = rows_of(task)["validation"]
+    digest = prompt_digest(task, rows)
+    assert digest == records["boolq_mini"]["prompt_sha256"]
+    assert digest == prompt_digest(task, [{**row, "source": "elsewhere"} for row in rows])
+    altered = (
+        [{**rows[0], "question": "is it"}, *rows[1:]],
+        [{**rows[0], "answer": not rows[0]["answer"]}, *rows[1:]],
+        rows[::-1],
+    )
+    assert len({digest, *(prompt_digest(task, other) for other in altered)}) == 4
+    assert digest != prompt_digest(replace(task, prompt=lambda row: task.prompt(row) + " "), rows)

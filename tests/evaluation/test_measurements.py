@@ -1,0 +1,85 @@
+"""A cell's measurements, made one by one, as one file: what the analysis reads of it, and what is not joined."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from sparseft.analysis import tables
+from sparseft.analysis.plots import write_throughput_plots
+from sparseft.analysis.records import read_measurements
+from sparseft.errors import InputError
+from sparseft.evaluation.measurements import join
+from sparseft.storage.record import read_record, write_record
+
+CELL = "m-t-unstructured-sparsity50-sparse_to_sparse"
+
+
+def write_repeat(folder: Path, size: int, seed: int, **changes: object) -> Path:
+    """What measure_cerebras.py writes: 100 steps at 10 * size + seed samples a second."""
+    samples = 100 * size
+    content = {
+        **{"cell": CELL, "backend": "cerebras", "device": "CSX", "threads": 8, "processes": 2, "gradient": "exact"},
+        **{"sequence_length": None, "warmup_steps": 10, "steps": 100, "cerebras": {"sequence_length": 512}},
+        **{"peak_memory_kind": "resident, on the user node", "versions": {"torch": "2.4.0"}, "inputs": {"model": "a"}},
+        **{"batch_size": size, "seed": seed, "micro_batch_size": "auto", "compile_hash": f"hash of {size}"},
+        "repeat": {"seconds": samples / (10 * size + seed), "samples": samples, "tokens": 20 * samples, "dtype": "cbfloat16",
+                   "padded_tokens": 512 * samples, "peak_memory_bytes": 10**9, "cpu_share": None},
+        **changes,
+    }  # fmt: skip
+    path = folder / f"{size}-{seed}.json"
+    write_record(path, {name: value for name, value in content.items() if value != "left out"})
+    return path
+
+
+def four(folder: Path) -> list[Path]:
+    return [write_repeat(folder, size, seed) for size in (64, 8) for seed in (0, 2)]
+
+
+@pytest.mark.process
+def test_a_cell_s_file_is_one_that_the_analysis_reads(tmp_path):
+    write_record(tmp_path / f"{CELL}.json", join(four(tmp_path)))
+    table = tables.throughput(read_measurements([tmp_path / f"{CELL}.json"]))
+    assert list(table["batch_size"]) == [8, 64]
+    assert list(table["samples_per_second_mean"]) == pytest.approx([81, 641])
+    assert set(table["device"]) == {"CSX"}
+    assert (set(table["processes"]), set(table["steps"]), set(table["n"])) == ({2}, {100}, {2})
+    assert list(table["tokens_per_sample_padded"]) == [512, 512]
+    for name in ("memory_limit_bytes", "memory_limit_kind", "cpu_share", "reason", "sequence_length"):
+        assert pd.isna(table[name]).all()
+    (plot,) = write_throughput_plots(table, tmp_path / "plots")
+    assert plot.name == "m_t_throughput_vs_batch_size"
+
+
+def test_each_repeat_keeps_the_program_that_it_ran(tmp_path):
+    batches = join(four(tmp_path))["batches"]
+    assert [repeat["compile_hash"] for batch in batches for repeat in batch["repeats"]] == 2 * ["hash of 8"] + 2 * [
+        "hash of 64"
+    ]
+
+
+@pytest.mark.parametrize("condition", [
+    {"device": "CSX software backend on CPU"}, {"steps": 99}, {"gradient": "straight_through"}, {"versions": {"torch": "2.5.0"}},
+    {"inputs": {"model": "b"}}, {"cerebras": {"sequence_length": 513}}, {"lora_r": 4}, {"threads": "left out"},
+])  # fmt: skip
+def test_what_was_measured_under_other_conditions_is_not_joined(tmp_path, condition):
+    paths = four(tmp_path)
+    write_repeat(tmp_path, 8, 2, **condition)
+    with pytest.raises(InputError, match=f"8-2.json: {next(iter(condition))} .*64-0.json"):
+        join(paths)
+
+
+def test_a_repeat_that_is_missing_or_there_twice_is_refused(tmp_path):
+    paths = four(tmp_path)
+    for given in (paths[:3], [*paths, paths[0]]):
+        with pytest.raises(InputError, match="2 repeats"):
+            join(given)
+
+
+def test_a_file_that_is_no_measurement_is_refused(tmp_path):
+    paths = four(tmp_path)
+    for path in paths:
+        content = read_record(path)
+        del content["repeat"]
+        write_record(path, content)
+    with pytest.raises(InputError, match="without 'repeat'"):
+        join(paths)

@@ -1,0 +1,96 @@
+"""Continuations that share the pass over their context, beside one pass per continuation."""
+
+import pytest
+import torch
+from sparseft.evaluation.shared_context import LONGEST, is_exact_enough, log_likelihoods
+from sparseft.language_model.model import load_model
+from tiny_models import MODELS, change_json, save_tiny
+
+CONTEXTS = [list(range(10, 90)), [7, 3, 9], [7, 3, 9, 4]]  # the first is longer than Mistral's window of 64 tokens
+CONTINUATIONS = [[5], [5, 6, 7], [8, 6], [9, 10, 11, 12, 13]]
+REQUESTS = [(context, continuation) for continuation in CONTINUATIONS for context in CONTEXTS]
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def model(request, tmp_path_factory):
+    """Each tiny model in float32."""
+    folder = save_tiny(request.param, tmp_path_factory.mktemp(request.param) / "model", torch.float32)
+    return load_model(folder, torch.device("cpu"))[0]
+
+
+@torch.no_grad()
+def by_itself(model: torch.nn.Module, context: list[int], continuation: list[int]) -> tuple[float, bool]:
+    """Return the log-likelihood of a continuation from a pass of its own, and whether greedy decoding gives it."""
+    inputs = torch.tensor([context + continuation[:-1]])
+    logits = model(inputs).logits[0, len(context) - 1 :].double()
+    targets = torch.tensor(continuation)
+    logs = logits.log_softmax(-1)[torch.arange(len(targets)), targets]
+    return float(logs.sum()), bool((logits.argmax(-1) == targets).all())
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_log_likelihoods_are_those_of_one_pass_per_continuation(model, batch_size):
+    shared = log_likelihoods(model, REQUESTS, batch_size)
+    expected = [by_itself(model, *request) for request in REQUESTS]
+    assert [log for log, _ in shared] == pytest.approx([log for log, _ in expected], abs=1e-4)
+    assert len({round(log, 3) for log, _ in shared}) == len(REQUESTS)  # no two are alike, so that a mix-up shows
+
+
+def test_a_greedy_continuation_is_said_to_be_one(model):
+    context = CONTEXTS[1]
+    greedy: list[int] = []
+    with torch.no_grad():
+        for _ in range(4):
+            greedy.append(int(model(torch.tensor([context + greedy])).logits[0, -1].argmax()))
+    other = [*greedy[:-1], (greedy[-1] + 1) % 256]
+    found = log_likelihoods(model, [(context, greedy), (context, other), (context, greedy[:2])], 4)
+    assert [hit for _, hit in found] == [True, False, True]
+
+
+def test_a_choice_has_the_same_log_likelihood_whatever_stands_beside_it(model):
+    context = CONTEXTS[0]
+    alone = log_likelihoods(model, [(context, [5, 6, 7])], 4)[0]
+    beside = log_likelihoods(model, [(context, [9, 9, 9, 9]), (context, [5, 6, 7]), (context, [1])], 4)[1]
+    assert beside[0] == pytest.approx(alone[0], abs=1e-4)
+
+
+def test_requests_that_repeat_one_another_cost_one_pass_and_have_the_same_bits(model):
+    lengths = []
+    count = model.get_decoder().register_forward_pre_hook(
+        lambda _, arguments, named: lengths.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    once = log_likelihoods(model, REQUESTS, 16)
+    often = log_likelihoods(model, REQUESTS * 20, 16)
+    count.remove()
+    assert often == once * 20
+    assert lengths[0] == lengths[1]
+
+
+def test_only_short_continuations_of_a_float32_model_share_a_context(model):
+    short = [([1, 2], [3] * LONGEST)]
+    assert is_exact_enough(model, short)
+    assert not is_exact_enough(model, [*short, ([1, 2], [3] * (LONGEST + 1))])
+    assert not is_exact_enough(model.to(torch.bfloat16), short)
+
+
+LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32,
+            "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_shared"),
+    [
+        ({"attn_implementation": "eager"}, False),  # adds the mask to the scores, as 0 and 1
+        ({"_attn_implementation": "eager"}, False),
+        ({"rope_parameters": LONGROPE}, False),  # a batch with a long sequence gives all of it other angles
+        ({"sliding_window": 8}, True),  # what a LLaMA made of a Mistral keeps, and what no LLaMA heeds
+    ],
+)
+def test_what_config_json_says_of_attention_changes_no_log_likelihood(tmp_path, changes, is_shared):
+    folder = save_tiny("llama", tmp_path / "model", torch.float32)
+    change_json(folder / "config.json", **changes)
+    model = load_model(folder, torch.device("cpu"))[0]
+    assert is_exact_enough(model, REQUESTS) is is_shared
+    if is_shared:
+        expected = [by_itself(model, *request)[0] for request in REQUESTS]
+        assert [log for log, _ in log_likelihoods(model, REQUESTS, 16)] == pytest.approx(expected, abs=1e-4)

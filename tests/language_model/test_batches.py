@@ -1,0 +1,150 @@
+"""Tokens and batches; lm-eval is the peer that splits prompt and answer."""
+
+from dataclasses import replace
+from itertools import chain, islice
+
+import pytest
+import torch
+from lm_eval.api.model import TemplateLM
+from sparseft.errors import InputError
+from sparseft.language_model.batches import Example, collate, encode, shuffled
+from sparseft.study.config import Training
+from sparseft.tasks import TASKS, get_task
+from tiny_models import append_token, rewrite_text, save_tiny
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+AWKWARD = {"passage": "Ice is cold.\n\n  é", "question": "is ice  cold", "answer": True}
+
+
+class Harness(TemplateLM):
+    """lm-eval's splitting over a tokenizer, without its model: `_encode_pair` is its own."""
+
+    backend = "causal"
+    eot_token_id = _loglikelihood_tokens = loglikelihood_rolling = generate_until = None
+
+    def __init__(self, tokenizer) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    def tok_encode(self, string, add_special_tokens=None, **_):
+        return self.tokenizer.encode(string)
+
+
+def merging() -> PreTrainedTokenizerFast:
+    """A tokenizer without words: the prompt's last ":" and the answer's first space are one token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: number for number, letter in enumerate([*alphabet, ":Ġ", ":Ġy", "</s>"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[(":", "Ġ"), (":Ġ", "y")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+
+
+@pytest.mark.parametrize("kind", ["plain", "with a first token"])
+@pytest.mark.parametrize("task", [task for task in TASKS.values() if task.generate], ids=lambda task: task.name)
+def test_prompt_and_answer_are_split_as_lm_eval_splits_them(tiny_models, task, kind):
+    bos = {"add_bos_token": True} if kind == "with a first token" else {}
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models["llama"], **bos)
+    rows = [*task.generate("train", 24, 0), *([AWKWARD] if task.name == "boolq_mini" else [])]
+    end = [tokenizer.eos_token_id] if task.choices is None else []
+    harness = Harness(tokenizer)
+    for row, example in zip(rows, encode(rows, task, tokenizer, 512), strict=True):
+        context, continuation = harness._encode_pair(task.prompt(row), f" {task.answer(row)}")
+        assert (example.ids, example.answer_start) == (context + continuation + end, len(context))
+        assert (example.ids[0] == 257) == bool(bos)
+
+
+INDIVISIBLE = "boolq_mini: .*tokens of a prompt .*answer.*"
+
+
+def test_a_tokenizer_that_ends_every_text_with_a_token_is_refused(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(append_token(save_tiny("llama", tmp_path)))
+    assert tokenizer.encode("a")[1:] == [258]
+    for name in ("boolq_mini", "hellaswag_mini", "gsm8k_mini"):
+        task = get_task(name)
+        fault = f"{INDIVISIBLE.replace('boolq_mini', name)} 4 of 4 rows, number 1 first"
+        with pytest.raises(InputError, match=f"^{fault}"):
+            encode(task.generate("train", 4, 0), task, tokenizer, 512)
+
+
+def test_a_tokenizer_that_joins_prompt_and_answer_is_refused():
+    task = get_task("boolq_mini")
+    with pytest.raises(InputError, match=f"^{INDIVISIBLE} 3 of 3 rows, number 1 first"):
+        encode(task.generate("train", 3, 0), task, merging(), 512)
+
+
+def test_an_answer_without_tokens_is_refused(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(rewrite_text(save_tiny("llama", tmp_path), " yes", ""))
+    rows = [{**AWKWARD, "answer": answer} for answer in (False, True, True)]
+    with pytest.raises(InputError, match=f"^{INDIVISIBLE} 2 of 3 rows, number 2 first"):
+        encode(rows, get_task("boolq_mini"), tokenizer, 512)
+
+
+def test_spaces_at_a_prompt_s_end_belong_to_the_answer_as_in_lm_eval(tiny_models):
+    task = get_task("boolq_mini")
+    spaced = replace(task, prompt=lambda row: task.prompt(row) + "  ")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models["llama"])
+    context, continuation = Harness(tokenizer)._encode_pair(spaced.prompt(AWKWARD), " yes")
+    (example,) = encode([AWKWARD], spaced, tokenizer, 512)
+    assert (example.ids, example.answer_start) == (context + continuation, len(context))
+    assert len(continuation) == len("   yes")
+
+
+def test_all_examples_longer_than_the_context_are_counted_and_one_as_long_is_not(tiny_models):
+    tokenizer, task = AutoTokenizer.from_pretrained(tiny_models["llama"]), get_task("boolq_mini")
+    row = {"passage": "p", "question": "q", "answer": True}
+    length = len(encode([row], task, tokenizer, 512)[0].ids)
+    assert len(encode([row, row], task, tokenizer, length)) == 2
+    longer = [{**row, "passage": "p" * letters} for letters in (2, 4, 3)]
+    fault = f"boolq_mini: examples: 3 of 4 .*{length} .*number 2 first"
+    with pytest.raises(InputError, match=f"^{fault}.*{length + 3}"):
+        encode([row, *longer], task, tokenizer, length)
+
+
+def test_a_batch_by_hand():
+    batch = collate([Example([5, 6, 7], 1), Example([8, 9, 10, 11, 12], 4)])
+    assert batch.ids.tolist() == [[5, 6, 7, 0, 0], [8, 9, 10, 11, 12]]
+    assert batch.positions.tolist() == [0, 1, 8]  # where 6, 7 and 12 are foretold
+    assert batch.targets.tolist() == [6, 7, 12]
+    assert batch.ids.dtype == torch.int64
+
+
+def batches(examples: list[Example], size: int, steps: int, *, seed: int = 0, buckets: int = 1) -> list[list[Example]]:
+    settings = Training(batch_size=size, micro_batch_size=size, length_buckets=buckets)
+    return list(islice(shuffled(examples, settings, seed), steps))
+
+
+@pytest.mark.parametrize("buckets", [1, 3, 8])
+@pytest.mark.parametrize(("number", "size", "steps"), [(10, 4, 10), (3, 8, 6), (1, 1, 3), (8, 8, 4), (50, 4, 40)])
+def test_every_example_comes_once_an_epoch(number, size, steps, buckets):
+    found = batches([Example([index] * index, 0) for index in range(number)], size, steps, buckets=buckets)
+    assert [len(batch) for batch in found] == [size] * steps
+    order = [len(example.ids) for batch in found for example in batch]
+    epochs = [tuple(order[start : start + number]) for start in range(0, len(order), number)]
+    whole = [epoch for epoch in epochs if len(epoch) == number]
+    assert len(whole) == size * steps // number > 0
+    assert all(sorted(epoch) == list(range(number)) for epoch in whole)
+    assert number in (1, size) or len(set(whole)) > 1  # a new permutation each; one batch is sorted
+
+
+def test_buckets_sort_by_length_change_no_epoch_and_leave_the_order_random():
+    examples = [Example([0] * length, 0) for length in range(1, 33)]
+    found = batches(examples, 4, 16, buckets=4)
+    lengths = [[len(example.ids) for example in batch] for batch in found]
+    assert lengths == [sorted(batch) for batch in lengths]
+    for start in range(0, 16, 8):  # two windows are an epoch
+        assert sorted(chain(*lengths[start : start + 8])) == list(range(1, 33))
+    for start in range(0, 16, 4):
+        window = lengths[start : start + 4]
+        assert list(chain(*sorted(window))) == sorted(chain(*window))  # no batch's lengths overlap another's
+        padding = [sum(max(batch) - length for length in batch) for batch in window]
+        plain = [sum(max(batch) - length for length in batch) for batch in zip(*sorted(window), strict=True)]
+        assert sum(padding) < sum(plain)
+    assert any(lengths[start : start + 4] != sorted(lengths[start : start + 4]) for start in range(0, 16, 4))
+
+
+def test_the_order_depends_on_the_seed_alone():
+    examples = [Example([index], 0) for index in range(20)]
+    first, again, other = (batches(examples, 4, 10, seed=seed, buckets=3) for seed in (0, 0, 1))
+    assert first == again != other
+    assert batches(examples, 4, 3, buckets=3) == first[:3]  # more steps change no earlier batch

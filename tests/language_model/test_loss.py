@@ -1,0 +1,109 @@
+"""The answer loss beside transformers' own, and padding that changes nothing."""
+
+import pytest
+import torch
+from sparseft.errors import InputError
+from sparseft.language_model.batches import Example, collate, encode
+from sparseft.language_model.experts import unfuse_experts
+from sparseft.language_model.loss import AnswerLoss, CrossEntropyFunction, answer_losses, mean_answer_loss
+from sparseft.tasks import get_task
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+CPU = torch.device("cpu")
+EXAMPLES = [  # 6, 3, 110 and 70 tokens: two are longer than Mistral's window of 64
+    Example([5, 6, 7, 8, 9, 10], 4),
+    Example([20, 21, 22], 1),
+    Example(list(range(30, 140)), 100),
+    Example([number * 7 % 250 for number in range(70)], 69),
+]
+
+
+def load(checkpoint):
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
+    unfuse_experts(model)
+    return model
+
+
+def peer_loss(model, example: Example) -> float:
+    """transformers' mean loss over the answer of one example, unpadded, times its tokens."""
+    ids = torch.tensor([example.ids])
+    labels = ids.clone()
+    labels[0, : example.answer_start] = -100
+    return model(ids, labels=labels).loss.item() * (len(example.ids) - example.answer_start)
+
+
+@torch.no_grad()
+def test_padding_changes_no_loss(tiny):
+    model = load(tiny)
+    alone = [AnswerLoss(model)(collate([example])).sum().item() for example in EXAMPLES]
+    together = AnswerLoss(model)(collate(EXAMPLES)).sum().item()
+    assert together == pytest.approx(sum(alone), rel=1e-6)
+    for example, loss in zip(EXAMPLES, alone, strict=True):
+        pair = AnswerLoss(model)(collate([example, EXAMPLES[2]])).sum().item()
+        assert pair - alone[2] == pytest.approx(loss, rel=1e-4)
+
+
+def test_padding_changes_no_gradient(tiny):
+    model = load(tiny)
+    weight = model.model.layers[0].self_attn.q_proj.weight
+    (together,) = torch.autograd.grad(AnswerLoss(model)(collate(EXAMPLES)).sum(), weight)
+    alone = [torch.autograd.grad(AnswerLoss(model)(collate([one])).sum(), weight)[0] for one in EXAMPLES]
+    torch.testing.assert_close(together, sum(alone), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_loss_is_transformers_own_with_the_prompt_s_labels_left_out(tiny):
+    model = load(tiny)
+    theirs = [peer_loss(model, example) for example in EXAMPLES]
+    ours = [AnswerLoss(model)(collate([example])).sum().item() for example in EXAMPLES]
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    tokens = [len(example.ids) - example.answer_start for example in EXAMPLES]
+    losses, counted = answer_losses(AnswerLoss(model), EXAMPLES, 3, CPU)
+    assert losses == pytest.approx(theirs, rel=1e-5)
+    assert counted.tolist() == tokens
+    assert mean_answer_loss(AnswerLoss(model), EXAMPLES, 3, CPU) == pytest.approx(sum(theirs) / sum(tokens), rel=1e-5)
+
+
+def test_the_mean_does_not_depend_on_the_batch_size_or_the_order(tiny):
+    model, task = load(tiny), get_task("hellaswag_mini")
+    rows = task.generate("validation", 10, 0)
+    examples = encode(rows, task, AutoTokenizer.from_pretrained(tiny.folder), 512)
+    losses = [
+        mean_answer_loss(AnswerLoss(model), list(order), size, CPU)
+        for order in (examples, examples[::-1])
+        for size in (1, 3, 32)
+    ]
+    assert losses == pytest.approx([losses[0]] * 6, rel=1e-6)
+
+
+def test_a_loss_by_hand(tiny_llama):
+    model = load(tiny_llama)
+    torch.nn.init.zeros_(model.lm_head.weight)  # all 260 tokens are equally likely
+    assert mean_answer_loss(AnswerLoss(model), EXAMPLES, 2, CPU) == pytest.approx(torch.tensor(260.0).log().item())
+
+
+def test_a_loss_that_is_not_finite_is_told(tiny_llama):
+    model = load(tiny_llama)
+    torch.nn.init.constant_(model.model.norm.weight, float("nan"))
+    with pytest.raises(InputError, match="evaluation loss is nan"):
+        mean_answer_loss(AnswerLoss(model), EXAMPLES, 2, CPU)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cross_entropy_is_torchs(dtype):
+    logits = (4 * torch.randn(37, 50, generator=torch.Generator().manual_seed(0))).to(dtype).requires_grad_()
+    targets = torch.arange(37)
+    loss = CrossEntropyFunction.apply(logits * 1, targets)
+    expected = F.cross_entropy(logits.float(), targets, reduction="none")
+    torch.testing.assert_close(loss, expected)
+    weights = torch.linspace(-1, 3, 37)
+    ours, theirs = (torch.autograd.grad(weights @ each, logits) for each in (loss, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_second_backward_fails_and_does_not_read_gradients_as_logits():
+    loss = CrossEntropyFunction.apply(torch.randn(3, 5, requires_grad=True) * 1, torch.arange(3)).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(TypeError):
+        loss.backward()

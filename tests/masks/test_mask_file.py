@@ -1,0 +1,125 @@
+"""The mask file: its bytes, its two formats, and torch as the peer that reads it."""
+
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+from sparseft.errors import InputError
+from sparseft.masks.mask_file import Mask, check_mask, pack, read_mask, unpack
+
+from masks import compute_masks, write_mask
+
+
+@pytest.fixture
+def mask() -> Mask:
+    kept = {"a": np.random.default_rng(0).random((3, 17)) < 0.5, "b": np.ones((1, 1), bool)}
+    meta = {"method": "random", "sparsity": 0.5, "seed": 0, "base": None, "exact": True, "negative": -3}
+    return Mask(meta, {name: pack(array) for name, array in kept.items()}, {"a": (3, 17), "b": (1, 1)})
+
+
+def kept_of(mask: Mask) -> int:
+    return sum(int(mask.kept(layer).sum()) for layer in mask.shape)
+
+
+def test_bits_are_little_endian_along_the_last_axis():
+    kept = np.array([[1, 0, 0, 0, 0, 0, 0, 1, 1], [0, 1, 0, 0, 0, 0, 0, 0, 0]], bool)
+    assert pack(kept).tolist() == [[0x81, 0x01], [0x02, 0x00]]
+
+
+@given(rows=st.integers(1, 9), cols=st.integers(1, 40), seed=st.integers(0, 99))
+def test_unpack_is_the_inverse_of_pack(rows, cols, seed):
+    kept = np.random.default_rng(seed).random((rows, cols)) < 0.5
+    np.testing.assert_array_equal(unpack(pack(kept), (rows, cols)), kept)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_mask_reads_back_as_it_was_written(tmp_path, mask, suffix):
+    path = tmp_path / f"m{suffix}"
+    write_mask(path, mask)
+    back = read_mask(path)
+    assert (back.meta, back.shape) == (mask.meta | {"reached": 1 - (kept_of(mask)) / 52}, mask.shape)
+    assert back.bits.keys() == mask.bits.keys()
+    assert all((back.bits[layer] == mask.bits[layer]).all() for layer in mask.bits)
+
+
+def test_torch_reads_the_file_and_finds_the_same(tmp_path, tiny):
+    mask = compute_masks(tiny, "unstructured", [50], seed=0)[50]
+    write_mask(tmp_path / "m.pt", mask)
+    peer = torch.load(tmp_path / "m.pt", weights_only=True, mmap=True)
+    ours = read_mask(tmp_path / "m.pt")
+    assert list(peer) == ["format_version", "meta", "bits", "shape"]
+    assert (peer["format_version"], peer["meta"]) == (1, ours.meta)
+    assert {layer: tuple(shape) for layer, shape in peer["shape"].items()} == ours.shape
+    assert all((peer["bits"][layer].numpy() == ours.bits[layer]).all() for layer in ours.shape)
+
+
+def test_safetensors_reads_the_other_format(tmp_path, mask):
+    write_mask(tmp_path / "m.safetensors", mask)
+    peer = load_file(tmp_path / "m.safetensors")
+    assert all((peer[layer] == mask.bits[layer]).all() for layer in mask.bits)
+
+
+def test_the_same_mask_gives_the_same_bytes_under_any_name(tmp_path, mask):
+    for name in ("one.pt", "another.pt"):
+        write_mask(tmp_path / name, mask)
+    assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "another.pt").read_bytes()
+
+
+class Malicious:
+    def __reduce__(self):
+        return Path.touch, (Path("executed"),)
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("bad.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"bits": Malicious()}, protocol=2))
+    with pytest.raises(InputError, match="not a mask file"):
+        read_mask("bad.pt")
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_cut_file_is_refused(tmp_path, mask, suffix):
+    path = tmp_path / f"m{suffix}"
+    write_mask(path, mask)
+    whole = path.read_bytes()
+    for size in range(0, len(whole), max(1, len(whole) // 40)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError):
+            read_mask(path)
+
+
+def test_a_mask_of_another_model_is_refused_with_all_that_differs(mask):
+    with pytest.raises(InputError) as caught:
+        check_mask(mask, "m.pt", {"a": (3, 18), "c": (2, 2)})
+    line = str(caught.value)
+    assert re.search(
+        r"1 layers without .*\(first: c\).*1 layers unknown .*\(first: b\).*1 layers .*shape \(first: a\)", line
+    )
+    with pytest.raises(InputError, match="computed from other weights"):
+        check_mask(mask, "m.pt", mask.shape, "0123")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_a_dead_process_of_the_same_number_left_is_no_part_of_the_file(tmp_path, mask, suffix):
+    path = tmp_path / f"m{suffix}"
+    (tmp_path / f".{path.name}.{os.getpid()}.tmp").write_bytes(bytes(100_000))
+    write_mask(path, mask)
+    assert read_mask(path).shape == mask.shape
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_mask_that_prunes_another_share_than_it_says_is_refused(tmp_path, tiny_llama):
+    real = compute_masks(tiny_llama, "unstructured", [50])[50]
+    write_mask(tmp_path / "m.pt", Mask(real.meta | {"sparsity": 0.9}, real.bits, real.shape))
+    with pytest.raises(InputError, match="another version"):
+        read_mask(tmp_path / "m.pt")

@@ -1,0 +1,133 @@
+"""The compiled loops against numpy, weight by weight: all words, odd shapes, ties everywhere."""
+
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sparseft.masks import mask_kernels as kernels
+from sparseft.masks.mask_file import pack, unpack
+from sparseft.pruning.mask_generator import Selection, select_groups, select_rows, select_together
+from sparseft.pruning.scores import array_source
+
+PERCENTS = list(range(0, 100, 10))
+SHAPES = [(1, 1), (1, 300), (300, 1), (3, 17), (2, 66), (5, 64), (4, 192), (7, 130), (9, 4100)]
+
+
+def weights_of(kind: str, shape: tuple[int, int], word: type) -> np.ndarray:
+    """Float bits, both signs: BF16 for uint16, fp32 for uint32."""
+    rng = np.random.default_rng(shape[0] * 1000 + shape[1])
+    values = rng.normal(size=shape).astype(np.float32)
+    if kind == "equal":
+        values[:] = -0.5
+    if kind == "ties":
+        values[rng.random(shape) < 0.9] = 0.25
+    if kind == "zeros":
+        values[rng.random(shape) < 0.5] = -0.0
+    bits = values.view(np.uint32)
+    return bits if word == np.uint32 else (bits >> 16).astype(np.uint16)
+
+
+def magnitudes(bits: np.ndarray) -> np.ndarray:
+    return bits & (np.iinfo(bits.dtype).max >> 1)
+
+
+def reference(bits: np.ndarray, percent: int) -> np.ndarray:
+    """bool, by numpy's stable sort."""
+    order = np.argsort(magnitudes(bits).ravel(), kind="stable")
+    kept = np.ones(bits.size, bool)
+    kept[order[: round(Fraction(percent * bits.size, 100))]] = False
+    return kept.reshape(bits.shape)
+
+
+def masks_by(select, bits: np.ndarray, percents: list[int] = PERCENTS) -> np.ndarray:
+    """bool (levels, rows, cols): what `select` writes for one layer, in blocks of three rows."""
+    rows, cols = bits.shape
+    written = np.full((len(percents), rows * -(-cols // 8)), 0xA5, np.uint8)
+
+    def emit(_: str, offset: int, packed: np.ndarray) -> None:
+        written[:, offset : offset + packed.shape[1]] = packed
+
+    def source(_: str):
+        return (bits[row : row + 3].reshape(-1) for row in range(0, rows, 3))
+
+    select(Selection(source, {"w": bits.shape}, {"w": None}, percents, emit))
+    rests = -(-cols // 8) * 8 - cols
+    assert not rests or not (written.reshape(len(percents), rows, -1)[:, :, -1] >> (8 - rests)).any()
+    return np.stack([unpack(level.reshape(rows, -1), bits.shape) for level in written])
+
+
+@pytest.mark.parametrize("word", [np.uint16, np.uint32])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["normal", "equal", "ties", "zeros"])
+def test_layer_scope_is_a_stable_sort_of_all_weights(kind, shape, word):
+    bits = weights_of(kind, shape, word)
+    masks = masks_by(lambda selection: select_together(selection, ["w"]), bits)
+    for percent, mask in zip(PERCENTS, masks, strict=True):
+        np.testing.assert_array_equal(mask, reference(bits, percent))
+
+
+@pytest.mark.parametrize("word", [np.uint16, np.uint32])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["normal", "equal", "ties", "zeros"])
+def test_row_scope_is_a_stable_sort_of_every_row(kind, shape, word):
+    bits = weights_of(kind, shape, word)
+    masks = masks_by(lambda selection: select_rows(selection, "w"), bits)
+    for percent, mask in zip(PERCENTS, masks, strict=True):
+        np.testing.assert_array_equal(mask, np.stack([reference(row, percent) for row in bits]))
+
+
+@pytest.mark.parametrize("word", [np.uint16, np.uint32])
+@pytest.mark.parametrize("group", [2, 4, 5, 10, 16, 33, 64])
+@pytest.mark.parametrize("kind", ["normal", "equal", "ties", "zeros"])
+def test_group_scope_is_a_stable_sort_of_every_group(kind, group, word):
+    bits = weights_of(kind, (7, 20 * group), word)
+    percents = [percent for percent in range(100) if percent * group % 100 == 0]
+    masks = masks_by(lambda selection: select_groups(selection, "w", group), bits, percents)
+    for percent, mask in zip(percents, masks, strict=True):
+        expected = np.stack([reference(part, percent) for part in bits.reshape(-1, group)])
+        np.testing.assert_array_equal(mask.reshape(-1, group), expected)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    values=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=400),
+    levels=st.lists(st.integers(0, 99), min_size=1, max_size=12, unique=True),
+    distinct=st.integers(1, 1000),
+)
+def test_any_bits_are_counted_exactly_and_nested(values, levels, distinct):
+    bits = (np.array([values], np.uint64) % np.uint64(distinct * 7919)).astype(np.uint32)
+    masks = masks_by(lambda selection: select_together(selection, ["w"]), bits, sorted(levels))
+    for percent, mask in zip(sorted(levels), masks, strict=True):
+        np.testing.assert_array_equal(mask, reference(bits, percent))
+    for less, more in pairwise(masks):
+        assert not (more & ~less).any()
+
+
+def test_a_case_by_hand():
+    #  |w| = 3 1 1 2: the lowest two are places 1 and 2; of one, the first of the equal ones
+    scores = {"w": np.array([[3, 1, 1, 2]], np.float32)}
+    written = {}
+    selection = Selection(array_source(scores), {"w": (1, 4)}, {"w": "F32"}, [0, 25, 50],
+                          lambda layer, _, packed: written.update({layer: packed}))  # fmt: skip
+    select_together(selection, ["w"])
+    assert written["w"].tolist() == [[0b1111], [0b1101], [0b1001]]
+
+
+@pytest.mark.parametrize("word", [np.uint16, np.uint32])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_zero_pruned_and_survey_agree_with_numpy(shape, word):
+    bits = weights_of("zeros", shape, word)
+    kept = np.random.default_rng(1).random(shape) < 0.5
+    packed, sizes = pack(kept).reshape(-1), magnitudes(bits)
+    for limit in (1, int(np.median(sizes)), int(sizes.max()) + 1):
+        wrong = (sizes >= max(limit, 1)) & ~kept
+        largest = int(sizes[~kept].max()) if not kept.all() else 0
+        expected = (int((sizes == 0).sum()), int(((sizes == 0) & kept).sum()), int(wrong.sum()), largest)
+        assert kernels.survey(bits.reshape(-1), shape[1], packed, word(max(limit, 1))) == expected
+    flat = bits.reshape(-1).copy()
+    kernels.zero_pruned(flat, shape[1], packed)
+    np.testing.assert_array_equal(flat.reshape(shape), np.where(kept, bits, 0))
+    assert kernels.count_ones(packed[None]).tolist() == [int(kept.sum())]

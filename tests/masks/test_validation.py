@@ -1,0 +1,228 @@
+"""The proof of sparsity: what passes, what fails, and what the report says of it."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.errors import InputError
+from sparseft.lora.merge import merge
+from sparseft.masks.mask_file import Mask
+from sparseft.masks.validation import validate
+from tiny_models import PRUNABLE_LAYERS, save_tiny
+
+from masks import compute_masks, write_mask
+
+SCRIPT = Path(__file__).parents[2] / "workflow/scripts/validate_sparsity.py"
+LAYER = "model.layers.1.mlp.up_proj"
+
+
+@pytest.fixture
+def mask(tiny_llama) -> Mask:
+    return compute_masks(tiny_llama, "unstructured", [50], seed=0)[50]
+
+
+@pytest.fixture
+def pruned(tmp_path, tiny_llama, mask) -> Checkpoint:
+    merge(tiny_llama, mask, "m", None, tmp_path / "pruned")
+    return Checkpoint(tmp_path / "pruned")
+
+
+def put(checkpoint: Checkpoint, kept: np.ndarray, values: list[float], name: str = LAYER) -> Checkpoint:
+    """Write `values` over the first weights of a layer at which `kept` is true."""
+    file = checkpoint.folder / "model.safetensors"
+    weights = load_file(file)
+    weight = weights[f"{name}.weight"]
+    places = torch.from_numpy(np.argwhere(kept)[: len(values)])
+    weight[places[:, 0], places[:, 1]] = torch.tensor(values, dtype=weight.dtype)
+    save_file(weights, file, metadata={"format": "pt"})
+    return Checkpoint(checkpoint.folder)
+
+
+@pytest.mark.parametrize("method", ["unstructured", "structured", "random", "dense"])
+def test_a_pruned_model_passes_and_its_report_counts_every_weight(tmp_path, tiny, method):
+    percent = 0 if method == "dense" else 50
+    mask = compute_masks(tiny, method, [percent], seed=0)[percent]
+    merge(tiny, mask, "m", None, tmp_path / "pruned")
+    report = validate(Checkpoint(tmp_path / "pruned"), mask, base=tiny)
+    assert report["passed"]
+    assert report["layers_checked"] == report["layers_expected"] == PRUNABLE_LAYERS[tiny.folder.name]
+    assert (report["violations"], report["max_abs_violation"], report["layers_not_checked"]) == (0, 0.0, [])
+    assert report["expected_sparsity"] == pytest.approx(mask.meta["reached"], abs=1e-12)
+    weights = load_file(tmp_path / "pruned/model.safetensors")
+    zeros = {layer: int((weights[f"{layer}.weight"] == 0).sum()) for layer in mask.shape}
+    assert {row["layer"]: row["zeros"] for row in report["layers"]} == zeros
+    assert report["actual_sparsity"] == sum(zeros.values()) / sum(row["weights"] for row in report["layers"])
+    assert report["tensors_outside_checked"] == len(tiny.tensors) - len(mask.shape)
+    json.dumps(report, allow_nan=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_one_pruned_weight_of_a_millionth_fails_and_its_layer_is_named(tmp_path, dtype):
+    base = Checkpoint(save_tiny("llama", tmp_path / "base", dtype))
+    mask = compute_masks(base, "unstructured", [50], seed=0)[50]
+    merge(base, mask, "m", None, tmp_path / "pruned")
+    report = validate(put(Checkpoint(tmp_path / "pruned"), ~mask.kept(LAYER), [-1e-6]), mask)
+    assert (report["passed"], report["violations"], report["layers_checked"]) == (False, 1, 14)
+    assert [row["layer"] for row in report["layers"] if row["violations"]] == [LAYER]
+    assert report["max_abs_violation"] == torch.tensor(1e-6, dtype=dtype).item()
+    assert report["max_abs_violation"] == pytest.approx(1e-6, rel=0.05)
+
+
+def test_the_tolerance_is_the_largest_size_that_passes(pruned, mask):
+    altered = put(pruned, ~mask.kept(LAYER), [2**-20, -(2**-20), 2**-19])
+    found = {limit: validate(altered, mask, tolerance=limit) for limit in (2**-21, 2**-20, 2**-19)}
+    assert [report["violations"] for report in found.values()] == [3, 1, 0]
+    assert [report["passed"] for report in found.values()] == [False, False, True]
+    assert [report["max_abs_violation"] for report in found.values()] == [2**-19, 2**-19, 0.0]
+    assert found[2**-19]["actual_sparsity"] < found[2**-19]["expected_sparsity"]  # tolerated is not zero
+
+
+def test_pruned_weights_under_the_tolerance_are_shown_and_are_no_zeros(pruned, mask, tiny_llama):
+    altered = put(pruned, ~mask.kept(LAYER), [2**-11, -(2**-10), 2**-12])
+    report = validate(altered, mask, tolerance=1e-3, base=tiny_llama)
+    weights = sum(row["weights"] for row in report["layers"])
+    (row,) = [row for row in report["layers"] if row["layer"] == LAYER]
+    assert (report["passed"], report["violations"], report["max_abs_violation"]) == (True, 0, 0.0)
+    assert (report["max_abs_pruned"], row["max_abs_pruned"], row["within_tolerance"]) == (2**-10, 2**-10, 3)
+    assert report["sparsity_within_tolerance"] == report["expected_sparsity"]
+    assert report["actual_sparsity"] == pytest.approx(report["expected_sparsity"] - 3 / weights, abs=1e-12)
+    (sentence,) = report["not_checked"]
+    assert re.search(r"tolerance of 0\.001 .*\b3\b", sentence)
+
+
+def test_the_largest_pruned_weight_is_shown_above_the_tolerance_too(pruned, mask, tiny_llama):
+    report = validate(put(pruned, ~mask.kept(LAYER), [2**-11, 0.5]), mask, tolerance=1e-3, base=tiny_llama)
+    assert (report["passed"], report["violations"]) == (False, 1)
+    assert (report["max_abs_pruned"], report["max_abs_violation"]) == (0.5, 0.5)
+    assert report["sparsity_within_tolerance"] < report["expected_sparsity"]
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-3])
+def test_with_a_base_and_exact_zeros_nothing_is_left_open(pruned, mask, tiny_llama, tolerance):
+    report = validate(pruned, mask, tolerance=tolerance, base=tiny_llama)
+    assert (report["passed"], report["not_checked"], report["max_abs_pruned"]) == (True, [], 0.0)
+    assert report["sparsity_within_tolerance"] == report["actual_sparsity"]
+
+
+def test_a_norm_times_three_passes_without_a_base_and_the_report_says_what_was_not_checked(pruned, mask, tiny_llama):
+    file = pruned.folder / "model.safetensors"
+    weights = load_file(file)
+    weights["model.norm.weight"] *= 3
+    save_file(weights, file, metadata={"format": "pt"})
+    alone, compared = (validate(Checkpoint(pruned.folder), mask, base=base) for base in (None, tiny_llama))
+    assert (alone["passed"], alone["mask_of_base"], alone["tensors_outside_checked"]) == (True, None, 0)
+    outside, mask_base = alone["not_checked"]
+    assert "outside the mask" in outside
+    assert "another base" in mask_base
+    assert (compared["passed"], compared["not_checked"]) == (False, [])
+
+
+def test_the_script_s_line_says_what_was_not_checked(tmp_path, tiny_llama, pruned, mask):
+    write_mask(tmp_path / "m.pt", mask)
+    flags = ["--checkpoint", pruned.folder, "--mask_path", tmp_path / "m.pt", "--output", tmp_path / "report.json"]
+    done = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True, check=True)
+    open_points = json.loads((tmp_path / "report.json").read_text())["not_checked"]
+    assert len(open_points) == 2
+    assert re.match(r"passed: 14 of 14 layers .*\b0 violations", done.stderr)
+    assert all(sentence in done.stderr for sentence in open_points)
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_negative_zero_is_zero(pruned, mask):
+    report = validate(put(pruned, ~mask.kept(LAYER), [-0.0, -0.0]), mask)
+    assert (report["passed"], report["violations"]) == (True, 0)
+    assert report["actual_sparsity"] == report["expected_sparsity"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_value_that_is_not_finite_is_a_violation_at_any_tolerance(pruned, mask, value):
+    report = validate(put(pruned, ~mask.kept(LAYER), [value]), mask, tolerance=1e30)
+    assert (report["passed"], report["violations"]) == (False, 1)
+    assert report["max_abs_violation"] == sys.float_info.max  # JSON has no infinity
+    json.dumps(report, allow_nan=False)
+
+
+def test_zeros_among_the_kept_are_counted_apart_and_no_violation(pruned, mask):
+    report = validate(put(pruned, mask.kept(LAYER), [0.0, -0.0, 0.0]), mask)
+    (row,) = [row for row in report["layers"] if row["layer"] == LAYER]
+    assert (report["passed"], row["kept_zeros"], row["zeros"] - row["pruned"]) == (True, 3, 3)
+    assert report["actual_sparsity"] > report["expected_sparsity"]
+
+
+def test_a_mask_that_matches_no_layer_proves_nothing(pruned, mask):
+    names = {layer: f"other.{layer}" for layer in mask.shape}
+    foreign = replace(mask, bits={names[layer]: bits for layer, bits in mask.bits.items()},
+                      shape={names[layer]: shape for layer, shape in mask.shape.items()})  # fmt: skip
+    report = validate(pruned, foreign)
+    assert (report["passed"], report["layers_checked"], report["layers_expected"]) == (False, 0, 14)
+    assert (report["violations"], report["expected_sparsity"], report["actual_sparsity"]) == (0, None, None)
+    assert len(report["layers_not_checked"]) == 28
+
+
+@pytest.mark.parametrize("fault", ["missing", "of another shape", "in addition"])
+def test_a_layer_that_model_and_mask_do_not_share_fails(pruned, mask, fault):
+    shape = dict(mask.shape)
+    if fault == "missing":
+        del shape[LAYER]
+    else:
+        shape[LAYER if fault == "of another shape" else "extra"] = (48, 31)
+    report = validate(pruned, replace(mask, shape=shape))
+    assert (report["passed"], report["violations"]) == (False, 0)
+    assert report["layers_not_checked"] == [LAYER if fault != "in addition" else "extra"]
+    assert report["layers_checked"] == 14 - (fault != "in addition")
+
+
+def test_a_tensor_outside_the_mask_that_differs_from_the_base_s_is_named(tiny_llama, pruned, mask):
+    altered = put(pruned, np.ones((260, 32), bool), [0.5], "model.embed_tokens")
+    assert validate(altered, mask)["passed"]  # nothing to compare with
+    report = validate(altered, mask, base=tiny_llama)
+    assert (report["passed"], report["violations"]) == (False, 0)
+    assert report["tensors_outside_changed"] == ["model.embed_tokens.weight"]
+
+
+def test_a_tensor_that_only_one_side_has_is_named_and_another_model_refused(tiny_models, tiny_llama, pruned, mask):
+    file = pruned.folder / "model.safetensors"
+    weights = load_file(file)
+    del weights["model.norm.weight"]
+    save_file({**weights, "extra": torch.ones(1)}, file)
+    report = validate(Checkpoint(pruned.folder), mask, base=tiny_llama)
+    assert (report["passed"], report["tensors_outside_changed"]) == (False, ["extra", "model.norm.weight"])
+    with pytest.raises(InputError, match=r"config\.json"):
+        validate(pruned, mask, base=Checkpoint(tiny_models["mistral"]))
+
+
+def test_the_script_imports_no_torch(tmp_path, tiny_llama, pruned, mask):
+    write_mask(tmp_path / "m.pt", mask)
+    arguments = ["--checkpoint", pruned.folder, "--base", tiny_llama.folder, "--mask_path", tmp_path / "m.pt"]
+    program = f"""
+import runpy, sys
+sys.argv = {["validate_sparsity.py", *map(str, arguments), "--output", str(tmp_path / "report.json")]!r}
+try:
+    runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+except SystemExit as end:
+    print(end.code, sorted(name for name in sys.modules if name.split(".")[0] in ("torch", "transformers")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "0 []\n"
+    assert json.loads((tmp_path / "report.json").read_text())["passed"]
+
+
+def test_a_tensor_of_another_dtype_or_shape_than_the_base_s_fails(tmp_path, tiny_llama, mask, pruned):
+    file = pruned.folder / "model.safetensors"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    for name, change in (("model.norm.weight", {"dtype": "F16"}), (f"{LAYER}.weight", {"dtype": "F16"}),
+                         ("model.embed_tokens.weight", {"shape": [32, 260]})):  # fmt: skip
+        altered = json.dumps({**header, name: header[name] | change}, separators=(",", ":")).encode()
+        file.write_bytes(len(altered).to_bytes(8, "little") + altered + content[8 + length :])
+        report = validate(Checkpoint(pruned.folder), mask, base=tiny_llama)
+        assert (report["passed"], report["tensors_outside_changed"]) == (False, [name])

@@ -1,0 +1,117 @@
+"""GPUs of their own for jobs beside each other: real processes and locks, with a stand-in for nvidia-smi alone."""
+
+import os
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from project import ROOT
+from sparseft.errors import InputError
+from sparseft.planning import devices
+from sparseft.planning.devices import slow_bfloat16, take, visible_gpus
+
+TWO = "GPU 0: H100 (UUID: GPU-aa)\nGPU 1: H100 (UUID: GPU-bb)\n"
+DIVIDED = "GPU 0: A100 (UUID: GPU-aa)\n  MIG 1g.5gb Device 0: (UUID: MIG-1)\n  MIG 1g.5gb Device 1: (UUID: MIG-2)\nGPU 1: A100 (UUID: GPU-bb)\n"
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Say what nvidia-smi lists on this machine."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def lists(text: str) -> None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\ncat <<'END'\n{text}END\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+
+    return lists
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("listed", "asked", "found"), [
+    (TWO, None, ["GPU-aa", "GPU-bb"]),
+    (TWO, "1", ["GPU-bb"]),
+    (TWO, "1,0", ["GPU-bb", "GPU-aa"]),
+    (TWO, "GPU-b", ["GPU-bb"]),
+    (TWO, "GPU-", []),  # the beginning of both
+    (TWO, "", []),
+    (TWO, "-1", []),
+    (TWO, "0,7,1", ["GPU-aa"]),
+    (DIVIDED, None, ["MIG-1", "MIG-2", "GPU-bb"]),
+    ("", None, []),
+])  # fmt: skip
+def test_what_a_process_may_use_is_what_the_driver_and_the_environment_say(machine, monkeypatch, listed, asked, found):
+    machine(listed)
+    if asked is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", asked)
+    assert visible_gpus() == found
+
+
+def test_a_machine_without_the_driver_has_none(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert visible_gpus() == []
+
+
+def test_more_than_there_are_is_an_error_and_no_wait(tmp_path):
+    with pytest.raises(InputError, match=r"2 GPUs.* 1 \(nvidia-smi"):
+        take(2, ["GPU-aa"], tmp_path)
+
+
+def started(number: int, locks: Path, seconds: float) -> subprocess.Popen:
+    """A job on `number` of two devices that prints when it begins and ends, and on what."""
+    code = f"""
+import os, subprocess, time
+from pathlib import Path
+from sparseft.planning.devices import take
+held = take({number}, ["GPU-aa", "GPU-bb"], Path({str(locks)!r}))
+begin = time.monotonic()
+os.execvp("sh", ["sh", "-c", f"sleep {seconds}; echo {{begin}} $(cut -d' ' -f1 /proc/uptime) {{' '.join(held)}}"])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def test_jobs_beside_each_other_have_different_devices_and_the_rest_wait(tmp_path):
+    jobs = [started(number, tmp_path, 0.7) for number in (1, 1, 2, 1)]
+    spans = [line.split() for line in (job.communicate(timeout=60)[0] for job in jobs)]
+    assert sorted(len(held) for _, _, *held in spans) == [1, 1, 1, 2]
+    uses = [(device, float(begin), float(end)) for begin, end, *held in spans for device in held]
+    for device in ("GPU-aa", "GPU-bb"):
+        mine = sorted((begin, end) for used, begin, end in uses if used == device)
+        assert mine
+        assert all(end <= begin + 0.02 for (_, end), (begin, _) in pairwise(mine))
+
+
+def test_a_device_is_held_as_long_as_a_child_that_its_job_left_behind(tmp_path):
+    holder = "from sparseft.planning.devices import take; from pathlib import Path; import os, subprocess; "
+    holder += f"take(1, ['GPU-aa'], Path({str(tmp_path)!r})); subprocess.Popen(['sleep', '2'], close_fds=False)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}
+    subprocess.run([sys.executable, "-c", holder], check=True, env=environment)
+    begin = time.monotonic()
+    take(1, ["GPU-aa"], tmp_path)
+    assert time.monotonic() - begin > 0.9
+
+
+def test_a_command_sees_its_own_devices_alone(machine, monkeypatch, tmp_path):
+    machine(TWO)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bb")
+    script = ROOT / "workflow/scripts/on_gpus.py"
+    command = [sys.executable, script, "--gpus", "1", "--", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES; exit 7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (7, "GPU-bb\n")
+    refused = subprocess.run([*command[:3], "2", *command[4:]], capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+    (devices.LOCKS / "sparseft-GPU-bb.lock").unlink()
+
+
+@pytest.mark.parametrize(("text", "slow"), [
+    ("flags\t\t: fpu avx2 fma\n", True), ("flags\t\t: fpu avx2 avx512f avx512bw avx512_bf16\n", False),
+    ("flags\t\t: avx2 avx_vnni avx_ne_convert\n", False), ("Features\t: fp asimd bf16\n", False),
+])  # fmt: skip
+def test_a_cpu_without_avx_512_is_told_from_others(tmp_path, text, slow):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{text}\n")
+    assert slow_bfloat16(tmp_path / "cpuinfo") is slow
+    assert slow_bfloat16(tmp_path / "none") is False

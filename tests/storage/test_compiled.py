@@ -1,0 +1,31 @@
+"""Loops that numba compiles, where it can keep no compiled code."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import sparseft
+
+USE = """
+import numpy as np
+from sparseft.masks.mask_kernels import count_ones
+import sparseft.lora.weight_kernels
+print(count_ones(np.array([[7, 1]], np.uint8))[0])
+"""
+
+
+def test_without_a_folder_for_compiled_code_the_loops_compile_anew_and_it_is_said_once(tmp_path):
+    package = shutil.copytree(
+        Path(sparseft.__file__).parent, tmp_path / "sparseft", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    for folder in ("pruning", "lora"):
+        (package / folder / "__pycache__").touch()  # a file in its place: root may write to any folder
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    environment |= {"PYTHONPATH": str(tmp_path), "HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null/none"}
+    done = subprocess.run([sys.executable, "-c", USE], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("note: ")
+    assert "NUMBA_CACHE_DIR" in done.stderr

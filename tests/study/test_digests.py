@@ -1,0 +1,262 @@
+"""Digests of code: an edit of what a script imports changes them, and nothing else does."""
+
+import ast
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from reword import reword_all, text_nodes
+from sparseft.study.digests import WORDS, code_digest, imported_modules, read_code
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted([*ROOT.glob("lib/sparseft/**/*.py"), *ROOT.glob("workflow/scripts/*.py")])
+BACKENDS = ["torch_backend", "cerebras", "modelzoo"]
+SCRIPTS = sorted(path.name for path in (ROOT / "workflow/scripts").glob("*.py"))
+LISTING = """
+import runpy, sys
+runpy.run_path(sys.argv[1], run_name="imported")
+print(*{module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "sparseft"}, sep="\\n")
+"""
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A copy of the scripts and the library that a test may edit."""
+    shutil.copytree(ROOT / "lib", tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copytree(ROOT / "workflow", tmp_path / "workflow")
+    return tmp_path
+
+
+def digests(project: Path) -> dict[str, str]:
+    return {name: code_digest(project / "workflow/scripts" / name, project / "lib") for name in SCRIPTS}
+
+
+def state_digests(project: Path) -> dict[str, str]:
+    """Return the code's part of the identity of a saved training state, by backend."""
+    lib = project / "lib"
+    return {name: code_digest(lib / f"sparseft/training/{name}.py", lib) for name in BACKENDS}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_module_that_python_loads_for_a_script_is_found(name):
+    script = ROOT / "workflow/scripts" / name
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}
+    done = subprocess.run(
+        [sys.executable, "-c", LISTING, script], capture_output=True, text=True, check=True, env=environment
+    )
+    loaded = {Path(line) for line in done.stdout.splitlines()}
+    assert len(loaded) >= 2
+    assert loaded <= set(imported_modules(script, ROOT / "lib"))
+
+
+def test_there_is_a_script_for_every_stage():
+    assert len(SCRIPTS) >= 8
+
+
+def test_touching_changes_no_digest(project):
+    before = digests(project)
+    for file in project.rglob("*.py"):
+        os.utime(file, (2e9, 2e9))
+    assert digests(project) == before == digests(ROOT)
+
+
+def test_rewording_all_that_only_a_reader_sees_changes_no_digest_and_discards_no_saved_state(project):
+    before, states = digests(project), state_digests(project)
+    counts = reword_all(project)
+    assert counts["comment"] > 100
+    assert counts["docstring"] > 500
+    assert counts["add_argument help"] > 60
+    assert counts["Field description"] > 40
+    assert digests(project) == before
+    assert state_digests(project) == states
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("training/progress.py", "BURN_IN = 3", "BURN_IN = 4"),  # a constant
+        ("training/progress.py", "process: int = 0", "process: int = 1"),  # a default
+        ("training/progress.py", "len(self.curve) // 10", "len(self.curve) % 10"),  # an operator
+        ("training/progress.py", '"seed {seed}, step', '"seed: {seed}, step'),  # a string that decides a result
+        ("training/progress.py", '"lower training.learning_rate"', '"lower the rate"'),  # an error message
+        ("training/job.py", 'type=int, default=1, help="CPU', 'type=int, default=2, help="CPU'),
+        ("training/job.py", 'type=int, default=1, help="CPU', 'type=str, default=1, help="CPU'),
+        ("config.py", "lora_r: int = Field(8, gt=0", "lora_r: int = Field(9, gt=0"),
+        ("config.py", "lora_r: int = Field(8, gt=0", "lora_r: int = Field(8, ge=0"),
+    ],
+)
+def test_an_edit_of_code_changes_the_digests_of_exactly_the_scripts_that_import_it(project, file, old, new):
+    module, lib, scripts = project / "lib/sparseft" / file, project / "lib", project / "workflow/scripts"
+    importers = {name for name in SCRIPTS if module in imported_modules(scripts / name, lib)}
+    before, states = digests(project), state_digests(project)
+    source = module.read_text()
+    assert source.count(old) == 1
+    module.write_text(source.replace(old, new))
+    assert {name for name, digest in digests(project).items() if digest != before[name]} == importers
+    assert {"train.py"} <= importers < set(SCRIPTS)
+    assert not states.items() & state_digests(project).items()
+
+
+def canonical(source: str) -> bytes:
+    return read_code(source.encode()).canonical
+
+
+def mutate(node: ast.Constant | ast.BinOp | ast.Name) -> tuple[str, object]:
+    """Change one node of a tree; returns the attribute that changed and what it was."""
+    if isinstance(node, ast.Name):
+        attribute, new = "id", node.id + "_"
+    elif isinstance(node, ast.Constant):
+        attribute, new = "value", f"not {node.value!r}"
+    else:
+        attribute, new = "op", ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
+    old = getattr(node, attribute)
+    setattr(node, attribute, new)
+    return attribute, old
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda path: path.stem)
+def test_the_layout_of_a_source_is_no_code_and_each_name_operator_and_constant_is(file):
+    source = file.read_text()
+    tree, before = ast.parse(source), canonical(source)
+    assert canonical(ast.unparse(tree)) == before
+    texts = {part for text, _ in text_nodes(tree) for part in ast.walk(text)}
+    for kind in (ast.Constant, ast.BinOp, ast.Name):
+        nodes = [node for node in ast.walk(tree) if isinstance(node, kind) and node not in texts]
+        nodes = [node for node in nodes if getattr(node, "id", "") != "__doc__"]  # the description of a parser
+        for node in random.Random(0).sample(nodes, min(3, len(nodes))):
+            attribute, old = mutate(node)
+            assert canonical(ast.unparse(tree)) != before
+            setattr(node, attribute, old)
+    assert canonical(ast.unparse(tree)) == before
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("f(1)", "f(True)"),
+        ("f(1)", "f(1.0)"),
+        ("f('1')", "f(b'1')"),
+        ("f(None)", "f()"),
+        ("f([])", "f()"),
+        ("f(a=1, b=2)", "f(b=2, a=1)"),
+        ("f(a, *b)", "f(*a, b)"),
+        ("{**a, b: c}", "{a: b, **c}"),
+        ("a[1:]", "a[:1]"),
+        ("f'{a}{b!r}'", "f'{a!r}{b}'"),
+        ("f'{a:1}'", "f'{a}1'"),
+        ("lambda *, a, b=1: a", "lambda *, a=1, b: a"),
+        ("from . import a", "from .. import a"),
+        ("x = '''a'''", "'''a'''"),
+        ("f(help='a')", "f(help='b')"),  # not a function of argparse
+        ("p.add_argument('--a', default='a')", "p.add_argument('--a', default='b')"),
+        ("p.add_argument('--a', help=f(1))", "p.add_argument('--a', help=f(2))"),
+        ("p.add_argument('--a', help=f'{f(1)}')", "p.add_argument('--a', help=f'{f(2)}')"),
+        ("p.add_argument('--a', **{'help': 'a'})", "p.add_argument('--a', **{'help': 'b'})"),
+        ("Field(1, description='a')", "Field(2, description='a')"),
+        ("Field('a', description='a')", "Field('b', description='a')"),
+        ("Field(pattern='a', title='a')", "Field(pattern='b', title='a')"),
+        ("axis.set(title='a')", "axis.set(title='b')"),
+    ],
+)
+def test_two_sources_that_may_compute_something_else_are_told_apart(one, other):
+    assert canonical(one) != canonical(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("def f():\n    '''Say it.'''", "def f(): pass"),
+        ("class A(B):\n    x = 1\n    'What x is.'", "class A(B):\n    x = 1"),
+        ("'''Say it.'''\nimport a", "# Say it.\nimport a"),
+        ("x = 'it' 'self'", 'x = (\n    "itself"\n)'),
+        ("f'a{b}' 'c' ''", "f'a{b}c'"),
+        ("p.add_argument('--a', help=f'{A} or {B:>3}', metavar=('B', 'C'))", "p.add_argument('--a')"),
+        ("Field(1, description='a', title='b', examples=[1, 'c'])", "Field(1)"),
+    ],
+)
+def test_what_only_a_reader_sees_may_be_left_out(one, other):
+    assert canonical(one) == canonical(other)
+
+
+def test_the_canonical_form_is_the_same_in_every_version_of_python():
+    """Python 3.12 gave functions and classes type_params, 3.12.1 puts an empty constant into some f-strings."""
+    source = "def f(a, *, b=None):\n    return f'{a!r:>3}' 'b' f''\n"
+    assert canonical(source) == (
+        b"Module(body=[FunctionDef(name='f',args=arguments(args=[arg(arg='a',),],kwonlyargs=[arg(arg='b',),],"
+        b"kw_defaults=[Constant(None),],),body=[Return(value=JoinedStr(values=[FormattedValue(value=Name(id='a',),"
+        b"conversion=114,format_spec=JoinedStr(values=[Constant('>3'),],),),Constant('b'),],),),],),],)"
+    )
+
+
+def test_no_result_depends_on_a_docstring_or_on_a_description():
+    uses = []
+    for file in SOURCES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            name = getattr(node, "attr", getattr(node, "id", getattr(node, "name", "")))
+            if name in {"__doc__", "getdoc", "description", *WORDS} and not isinstance(node, ast.alias):
+                uses.append((type(node).__name__, name, file.name))
+    descriptions = [use for use in uses if use[1] not in {"__doc__", *WORDS}]
+    assert descriptions == [("Attribute", "description", "config.py")]  # in the help of add_flags
+    assert not [use for use in uses if use[0] in ("FunctionDef", "ClassDef")]
+    documents = [file for kind, name, file in uses if name == "__doc__"]
+    sources = "".join(file.read_text() for file in SOURCES)
+    assert len(documents) == sources.count("argparse.ArgumentParser(description=__doc__, ") >= 20
+
+
+PLOTTERS = {"analyze_results.py", "analyze_throughput.py"}
+
+
+@pytest.mark.parametrize(
+    ("module", "concerned", "untouched"),
+    [
+        ("validation.py", {"validate_sparsity.py"}, {"train.py", "merge.py", "compute_masks.py", "evaluate.py"}),
+        ("pruning/structured.py", {"compute_masks.py"}, {"train.py", "merge.py", "validate_sparsity.py"}),
+        ("training/loop.py", {"train.py"}, {"compute_masks.py", "validate_sparsity.py", "merge.py", "evaluate.py"}),
+        ("tasks/boolq_mini.py", {"prepare_task.py", "train.py", "evaluate.py"}, {"merge.py"}),
+        ("analysis/plots.py", PLOTTERS, set(SCRIPTS) - PLOTTERS),  # imported inside main
+        ("__init__.py", set(SCRIPTS), set()),
+        ("errors.py", set(SCRIPTS), set()),
+    ],
+)
+def test_an_edit_changes_the_digests_of_the_scripts_that_import_it_alone(project, module, concerned, untouched):
+    before = digests(project)
+    with open(project / "lib/sparseft" / module, "a") as file:
+        file.write("\nEDITED = 1\n")
+    changed = {name for name, digest in digests(project).items() if digest != before[name]}
+    assert changed >= concerned
+    assert not changed & untouched
+
+
+def test_what_a_use_of_a_script_never_imports_is_not_in_its_digest(project):
+    script, lib, module = project / "workflow/scripts/compute_masks.py", project / "lib", "sparseft.pruning.calibration"
+    whole, without = imported_modules(script, lib), imported_modules(script, lib, (module,))
+    left_out = {path.relative_to(lib / "sparseft").as_posix() for path in set(whole) - set(without)}
+    assert left_out >= {"pruning/calibration.py", "training/loss.py", "tasks/boolq.py"}
+    loaded = f"import sys; sys.path.insert(0, {str(lib)!r}); import runpy; runpy.run_path({str(script)!r}); print({module!r} in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_an_edit_of_a_script_changes_its_own_digest_alone(project):
+    before = digests(project)
+    with open(project / "workflow/scripts/train.py", "a") as file:
+        file.write("\nEDITED = 1\n")
+    assert {name for name, digest in digests(project).items() if digest != before[name]} == {"train.py"}
+
+
+def test_a_name_that_is_a_module_and_one_that_is_a_function_are_told_apart(tmp_path):
+    package = tmp_path / "lib/sparseft/inner"
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "inner/__init__.py", "inner/module.py", "inner/other.py", "lazy.py"):
+        (tmp_path / "lib/sparseft" / name).write_text("")
+    (package / "module.py").write_text("def function():\n    import sparseft.lazy\n")
+    script = tmp_path / "script.py"
+    script.write_text("import numpy\nfrom sparseft.inner import function, module\n")
+    found = [
+        path.relative_to(tmp_path / "lib/sparseft").as_posix() for path in imported_modules(script, tmp_path / "lib")
+    ]
+    assert found == ["__init__.py", "inner/__init__.py", "inner/module.py", "lazy.py"]
