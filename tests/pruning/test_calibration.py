@@ -12,7 +12,7 @@ from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.pruning import calibration
-from sparseft.pruning.calibration import calibration_examples, gradient_scores, input_norms, sequential_prune
+from sparseft.pruning.calibration import calibration_examples, input_norms, mean_gradient_magnitudes, sequential_prune
 from sparseft.tasks import get_task
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, save_tiny
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ def fused(values: dict[str, Tensor], layer: str) -> Tensor:
     return values[f"{block}.{name}"][int(expert)][rows]
 
 
-def mean_magnitudes(model: nn.Module, layers: list[str], taylor: bool) -> dict[str, Tensor]:
+def mean_magnitudes(model: nn.Module, layers: list[str]) -> dict[str, Tensor]:
     """The definition: whole gradients of transformers' own loss, one example at a time."""
     weights, total = dict(model.named_parameters()), dict.fromkeys(layers, 0)
     for example in EXAMPLES:
@@ -51,17 +51,15 @@ def mean_magnitudes(model: nn.Module, layers: list[str], taylor: bool) -> dict[s
         gradients = torch.autograd.grad(model(ids, labels=labels).loss, list(weights.values()))
         by_name = dict(zip(weights, gradients, strict=True))
         for layer in layers:
-            gradient = fused(by_name, layer)
-            total[layer] += (gradient * fused(weights, layer).detach() if taylor else gradient).abs()
+            total[layer] += fused(by_name, layer).abs()
     return {layer: value / len(EXAMPLES) for layer, value in total.items()}
 
 
-@pytest.mark.parametrize("taylor", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_scores_are_the_means_of_the_full_gradients_magnitudes(tmp_path, name, taylor):
+def test_the_evidence_is_the_mean_of_the_full_gradients_magnitudes(tmp_path, name):
     checkpoint = Checkpoint(save_tiny(name, tmp_path / name, torch.float32))
-    scores = gradient_scores(checkpoint, EXAMPLES, taylor=taylor)
-    expected = mean_magnitudes(AutoModelForCausalLM.from_pretrained(checkpoint.folder), list(scores), taylor)
+    scores = mean_gradient_magnitudes(checkpoint, EXAMPLES)
+    expected = mean_magnitudes(AutoModelForCausalLM.from_pretrained(checkpoint.folder), list(scores))
     assert len(scores) == PRUNABLE_LAYERS[name]
     for layer, score in scores.items():
         assert score.dtype == np.float32
@@ -76,7 +74,7 @@ def test_the_model_meets_few_lengths_the_longest_first(tiny, monkeypatch):
         calibration.AnswerLoss, "forward", lambda self, batch: widths.append(batch.ids.shape[1]) or loss(self, batch)
     )
     examples = [Example(list(range(1, length)), length // 2) for length in (40, 6, 33, 34, 7)]
-    gradient_scores(tiny, examples, taylor=True)
+    mean_gradient_magnitudes(tiny, examples)
     assert widths == [64, 64, 32, 32, 32]
 
 
@@ -93,7 +91,7 @@ def test_no_gradient_outlives_its_hook(tiny):
 
     handle = register_module_forward_pre_hook(follow)
     try:
-        gradient_scores(tiny, EXAMPLES, taylor=True)
+        mean_gradient_magnitudes(tiny, EXAMPLES)
     finally:
         handle.remove()
     assert len(found) == len(prunable_layers(tiny))
@@ -189,7 +187,7 @@ def test_masks_that_keep_all_leave_the_dense_norms(tiny):
 def test_an_expert_that_no_token_reaches_scores_zero(tiny_models):
     checkpoint, pair = Checkpoint(tiny_models["mixtral"]), [Example([5, 6], 1)]
     idle = {layer for layer, norm in input_norms(checkpoint, pair).items() if not norm.any()}
-    scores = gradient_scores(checkpoint, pair, taylor=False)
+    scores = mean_gradient_magnitudes(checkpoint, pair)
     assert 0 < len(idle) < 24  # of 2 x 4 experts x 3
     assert all("experts" in layer and not scores[layer].any() for layer in idle)
 
@@ -223,7 +221,7 @@ def test_what_is_not_finite_is_refused_with_its_layer(tmp_path):
     save_file(tensors, file, {"format": "pt"})
     checkpoint = Checkpoint(tmp_path / "m")
     with pytest.raises(InputError, match=r"^model\.layers\.0\.mlp\.down_proj: .*gradient .*finite"):
-        gradient_scores(checkpoint, EXAMPLES[:1], taylor=False)
+        mean_gradient_magnitudes(checkpoint, EXAMPLES[:1])
     for norms in (input_norms, lambda *args: sequential_prune(*args, wanda(tensors, {}))):
         with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.down_proj: .*input .*finite"):
             norms(checkpoint, EXAMPLES[:1])

@@ -4,9 +4,10 @@ import re
 
 import pytest
 from sparseft.errors import InputError
+from sparseft.methods import get_method
 from sparseft.study import grid, targets
 from sparseft.study.config import Config, parse_section
-from sparseft.study.grid import Cell, Run, split_method
+from sparseft.study.grid import Cell, Run
 from sparseft.tasks import TASKS
 
 STUDY = {
@@ -83,7 +84,7 @@ def test_masks_that_look_at_a_task_lie_in_its_folder():
     assert len(grid.TASK_METHODS) == 8
     for method in grid.METHODS:
         run = Run("llama", "boolq", method, 50, "sparse_to_dense", 0)
-        folder = "masks/llama/boolq" if split_method(method)[1] in ("gradient", "taylor", "wanda") else "masks/llama"
+        folder = "masks/llama/boolq" if get_method(method).uses_examples else "masks/llama"
         assert grid.fill(grid.mask_path(method), run) == f"{folder}/masks_sparsity50_{method}.pt"
         assert Run.parse(run.id) == run
 

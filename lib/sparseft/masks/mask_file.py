@@ -19,9 +19,10 @@ from sparseft.checkpoints.checkpoint import read_header
 from sparseft.errors import InputError
 from sparseft.masks.mask_kernels import count_ones
 from sparseft.masks.torch_file import read_torch_file
+from sparseft.methods import get_method
 from sparseft.storage.record import again
 from sparseft.study.config import Masks
-from sparseft.study.grid import MASK_NAME, Cell, split_method
+from sparseft.study.grid import MASK_NAME, Cell
 
 FORMAT_VERSION = 1
 _NAMED = re.compile(MASK_NAME.format(sparsity="([0-9]{2})", method="([a-z_]+)") + r"\.(?:pt|safetensors)")
@@ -142,6 +143,8 @@ def mask_meta(method: str, percents: list[int], settings: Masks, base: str) -> d
     """What the masks of a method say of themselves, but for calibration, sparsity and what was reached.
 
     `base`: the digest of the model. Raises InputError for what the method cannot do."""
-    pattern, importance = split_method(method)
-    meta = {"method": method, "pattern": pattern, "importance": importance, "coordinates": "hf"}
+    pattern = get_method(method).pattern.name
+    importance = get_method(method).importance
+    name = importance.name if importance else "none"
+    meta = {"method": method, "pattern": pattern, "importance": name, "coordinates": "hf"}
     return meta | {"base": base, **settings.used_by(method), "scope": settings.scope_of(method, percents)}

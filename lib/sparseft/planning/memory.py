@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from sparseft.checkpoints.layers import attention_heads
 from sparseft.checkpoints.shapes import Shapes
+from sparseft.importances import Evidence
+from sparseft.methods import get_method
+from sparseft.modes import get_mode
 from sparseft.planning.lengths import TEXTS
 from sparseft.planning.sizes import Subject
 from sparseft.study import grid
 from sparseft.study.config import Config
-from sparseft.study.grid import TASK_AWARE, split_method
 from sparseft.tasks import get_task
 
 PROGRAM = 600_000_000  # bytes of python, torch and its libraries on a CPU; measured
@@ -53,25 +55,34 @@ def activation_bytes(subject: Subject) -> int:
     return subject.width * (2 * hidden + attention + (experts or 1) * mlp) + 2 * 4 * hidden
 
 
-def mask_memory(config: Config, subject: Subject, task: str) -> Need:
-    aware = {split_method(method)[1] for method in config.grid.methods} & set(TASK_AWARE)
-    if not aware:
+def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Need:
+    """Return what the masks of a method need."""
+    importance = get_method(method).importance
+    if not get_method(method).uses_examples:
         return Need({}, {"blocks of a matrix": MASK_JOB})
-    width = max(subject.width, 4 if subject.dtype == "F16" else 0)  # float16 is calibrated in fp32
-    weights, texts = width * subject.weights, TEXTS[task]
-    if aware - {"wanda"}:
-        activations = texts.long * subject.config["num_hidden_layers"] * activation_bytes(subject)
-        scores = {"scores, fp32": 4 * subject.prunable_weights}
-        if config.resources.gpus:  # not both at a time
-            scores = {"scores, fp32, or before them the weights": max(weights, *scores.values())}
-        return Need({"weights": weights, "activations": activations}, scores | {"program": PROGRAM})
+    # float16 is calibrated in float32.
+    width = max(subject.width, 4 if subject.dtype == "F16" else 0)
+    weights = width * subject.weights
+    if importance.evidence is Evidence.GRADIENTS:
+        return _gradient_memory(config, subject, task, weights)
     if not config.masks.sequential:
         return Need({"weights": weights}, _loading(config, subject))
-    a_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config)[2]  # and its place: cosines, sines
-    states = width * config.masks.calibration_examples * texts.mean * a_token
+    # A token has a hidden state, and the cosines and sines of its place.
+    numbers_per_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config)[2]
+    states = width * config.masks.calibration_examples * TEXTS[task].mean * numbers_per_token
     matrix = 12 * max(map(math.prod, subject.prunable.values()))
     machine = _loading(config, subject) | {"a matrix, its magnitudes and scores, fp32": matrix}
     return Need({"weights": weights, "hidden states of the examples": states}, machine)
+
+
+def _gradient_memory(config: Config, subject: Subject, task: str, weights: int) -> Need:
+    """Return what the gradients of the examples need; `weights` in bytes."""
+    activations = TEXTS[task].long * subject.config["num_hidden_layers"] * activation_bytes(subject)
+    scores = {"scores, fp32": 4 * subject.prunable_weights}
+    if config.resources.gpus:
+        # The weights have left the machine's memory before the scores are made.
+        scores = {"scores, fp32, or before them the weights": max(weights, *scores.values())}
+    return Need({"weights": weights, "activations": activations}, scores | {"program": PROGRAM})
 
 
 def training_memory(config: Config, subject: Subject, task: str) -> Need:
@@ -87,7 +98,7 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
     logits = settings.micro_batch_size * texts.answer * subject.config["vocab_size"]
     model = {
         "weights": subject.width * subject.weights // (config.resources.processes if settings.shard_model else 1),
-        "W'": subject.width * effective if "sparse_to_sparse" in config.grid.modes else 0,
+        "W'": subject.width * effective if _masks_every_step(config) else 0,
         "adapter, gradient, AdamW": ADAM * count(adapter_shapes(config, subject, task)),
         f"activations of {tokens:,} tokens": tokens * kept,
         "logits of the answers": logits * subject.width,
@@ -98,7 +109,7 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
 def evaluation_memory(config: Config, subject: Subject, name: str) -> Need:
     texts, task, batch = TEXTS[name], get_task(name), config.evaluation_batch_size
     model = {"weights": subject.width * subject.weights}
-    if "sparse_to_sparse" in config.grid.modes:  # before the merge every W' is kept; not those of structured masks
+    if _masks_every_step(config):  # Before the merge every W' is kept, except those of structured masks.
         model["W' and adapter before the merge"] = subject.width * subject.prunable_weights
         model["W' and adapter before the merge"] += 4 * count(adapter_shapes(config, subject, name))
     tokens = batch * (texts.long + task.few_shot * texts.mean + task.max_new_tokens)
@@ -109,6 +120,11 @@ def evaluation_memory(config: Config, subject: Subject, name: str) -> Need:
         cached = subject.config["num_hidden_layers"] * 2 * kv_heads * head_dim
         model[f"keys and values of {tokens:,} tokens"] = subject.width * tokens * cached
     return Need(model, _loading(config, subject))
+
+
+def _masks_every_step(config: Config) -> bool:
+    """Return whether a mode of the grid trains on W'."""
+    return any(get_mode(mode).masks_every_step for mode in config.grid.modes)
 
 
 def _loading(config: Config, subject: Subject) -> dict[str, int]:

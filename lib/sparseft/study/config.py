@@ -15,7 +15,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sparseft.errors import InputError
-from sparseft.study.grid import DENSE, METHODS, PROJECTIONS, TASK_AWARE, TASKS, TRAINED_MODES, WILDCARDS, split_method
+from sparseft.methods import DENSE, SEMISTRUCTURED, get_method
+from sparseft.modes import get_mode
+from sparseft.study.grid import METHODS, PROJECTIONS, TASKS, TRAINED_MODES, WILDCARDS
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+|mdl:.+\.mdl(@.+)?)$"
@@ -229,11 +231,11 @@ class Training(Section):
 
     def check(self, mode: str, projections: set[str]) -> None:
         """Raises InputError for what cannot be had in `mode`, or in a model that has these projections."""
-        if self.lora_dropout and mode == "sparse_to_sparse":
+        if self.lora_dropout and get_mode(mode).masks_every_step:
             raise InputError(
-                "training.lora_dropout: sparse_to_sparse multiplies by (W + s B A) * M at once, its adapter has no input"
-                " of its own",
-                "set it to 0, or leave sparse_to_sparse out of grid.modes",
+                f"training.lora_dropout {self.lora_dropout}: in {mode} the adapter has no input of its own, because it"
+                " multiplies by (W + s B A) * M",
+                f"set it to 0, or leave {mode} out of grid.modes",
             )
         if self.lora_targets and not projections & set(self.lora_targets):
             raise InputError(
@@ -378,29 +380,37 @@ class Masks(Section):
         examples=[False],
     )
 
-    def scope_of(self, method: str, percents: list[int]) -> str:
-        """What `method` ranks together: layer, row, group or global. Raises InputError for what it cannot do."""
-        pattern, importance = split_method(method)
-        if pattern == DENSE and any(percents):
-            raise InputError(f"method {DENSE!r} keeps every weight", "ask for sparsity 0, or for another method")
-        if pattern == "semistructured":
+    def scope_of(self, method_name: str, percents: list[int]) -> str:
+        """Return what a method ranks together: layer, row, group or global. Raises InputError if it is impossible."""
+        method = get_method(method_name)
+        if method.pattern is DENSE and any(percents):
+            raise InputError(
+                f"method {method_name!r} keeps every weight", "set the sparsity to 0, or choose another method"
+            )
+        if method.pattern is SEMISTRUCTURED:
             self._check_groups(percents)
-            return "group"
-        if pattern == "structured":
-            return "layer"
-        if importance == "wanda":
-            if self.scope == "global" and self.sequential:
-                raise InputError("sequential wanda sees one layer after the other", "set masks.scope row or layer")
-            return self.scope or "row"
-        return self.scope or "layer"
+        if method.pattern.scope:
+            return method.pattern.scope
+        if self.scope == "global" and self.sequential and method.is_sequential:
+            raise InputError(
+                f"masks.scope global is impossible with masks.sequential: {method_name} prunes one layer after the other",
+                "set masks.scope to row or layer, or set masks.sequential to false",
+            )
+        return self.scope or (method.importance.scope if method.importance else "layer")
 
-    def used_by(self, method: str) -> dict:
-        """The settings that decide the masks of `method`, by name."""
-        pattern, importance = split_method(method)
-        names = {"random": ["seed"], "semistructured": ["nm_group"]}.get(pattern, [])
-        names += ["scope"] if pattern in ("unstructured", "random") else []
-        names += ["sequential"] if importance == "wanda" else []
-        names += ["calibration_examples", "calibration_seed"] if importance in TASK_AWARE else []
+    def passes_of(self, method_name: str, percents: list[int]) -> int:
+        """Return how often the model runs over the calibration examples for the masks of these sparsities."""
+        pruned = [percent for percent in percents if percent]
+        return len(pruned) if self.sequential and get_method(method_name).is_sequential else 1
+
+    def used_by(self, method_name: str) -> dict:
+        """Return the settings that decide the masks of a method, by name."""
+        method = get_method(method_name)
+        names = list(method.pattern.settings)
+        if method.is_sequential:
+            names.append("sequential")
+        if method.uses_examples:
+            names += ["calibration_examples", "calibration_seed"]
         return {name: getattr(self, name) for name in names}
 
     def _check_groups(self, percents: list[int]) -> None:

@@ -11,6 +11,7 @@ from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.masks.mask_file import Mask, check_mask, check_run, read_mask
+from sparseft.modes import get_mode
 from sparseft.storage.files import (
     adapter_digest,
     check_apart,
@@ -28,12 +29,6 @@ from sparseft.tasks import get_task
 from sparseft.tasks.prepared import read_splits
 from sparseft.tasks.source import SPLITS
 from sparseft.tasks.task import Row, Task
-
-STOCK_PEFT = {
-    "sparse_to_dense": "over the pruned base W * M it computes the same; its merge leaves out the mask",
-    "sparse_to_sparse": "it computes and merges W * M + s B A without the mask on B A: another model, unless the mask is"
-    " structured or all ones",
-}
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,9 @@ class Job:
             self.checkpoint.config,
         ]
         tokens = [[example.ids, example.answer_start] for split in sorted(data) for example in data[split]]
-        parts = [code_digest(backend, Path(__file__).parents[2]), where, what, tokens]
+        # The examples stand for the task, and the provenance for the mask, so that no value's file counts.
+        code = code_digest(backend, Path(__file__).parents[2], values=frozenset())
+        parts = [code, where, what, tokens]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -110,7 +107,7 @@ def job_of(args: argparse.Namespace) -> Job:
     check_run(mask, args.mask_path, run)
     check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
     provenance = {"run_id": run.id, "mode": run.mode, "mask_sha256": mask_sha256, "base": checkpoint.digest,
-                  "stock_peft": STOCK_PEFT[run.mode]}  # fmt: skip
+                  "stock_peft": get_mode(run.mode).stock_peft}  # fmt: skip
     size = args.evaluation_batch_size
     if size < 1:
         raise InputError(f"--evaluation_batch_size {size}", "give 1 or more")
