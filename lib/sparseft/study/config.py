@@ -33,16 +33,16 @@ WAFER_STEPS = 100  # that a measurement on the wafer times, at least: its first 
 
 
 class Section(BaseModel):
-    """Every section refuses unknown keys: a typo must not pass as a default.
+    """Refuse unknown keys in every section, because a typo must not mean the default.
 
-    Not strict about types: Snakemake hands over the numbers of --config as text."""
+    Types are not strict, because Snakemake passes the numbers of --config as text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _as_meant(cls, raw: Any) -> Any:
-        """Refuse the values that pydantic would take for another one: true for 1, and the text `null` for a name."""
+        """Refuse values that pydantic would read as another value: true as 1, and the text `null` as a name."""
         for name, field in cls.model_fields.items():
             value = raw.get(name) if isinstance(raw, dict) else None
             values = value if isinstance(value, list) else [value]
@@ -107,13 +107,13 @@ class Model(Section):
 
 
 def split_mdl(place: str) -> tuple[Path, Path] | None:
-    """FILE.mdl[@FOLDER] -> (the ModelZoo checkpoint, the folder of its config.json and tokenizer: its own when left out).
+    """Return the ModelZoo checkpoint and the folder of its config.json and tokenizer, from FILE.mdl[@FOLDER].
 
-    None for any other place."""
-    stem, found, folder = place.partition(".mdl@")
-    if not found and not place.endswith(".mdl"):
+    Without @FOLDER the folder is the file's own. The result is None if `place` names no .mdl file."""
+    stem, separator, folder = place.partition(".mdl@")
+    if not separator and not place.endswith(".mdl"):
         return None
-    file = Path(f"{stem}.mdl") if found else Path(place)
+    file = Path(f"{stem}.mdl") if separator else Path(place)
     return file, Path(folder) if folder else file.parent
 
 
@@ -226,11 +226,11 @@ class Training(Section):
 
     @property
     def lora_scale(self) -> float:
-        """s = alpha / r."""
+        """Return s = alpha / r."""
         return self.lora_alpha / self.lora_r
 
     def check(self, mode: str, projections: set[str]) -> None:
-        """Raises InputError for what cannot be had in `mode`, or in a model that has these projections."""
+        """Raise InputError if `mode`, or a model with these projections, cannot be trained with these settings."""
         if self.lora_dropout and get_mode(mode).masks_every_step:
             raise InputError(
                 f"training.lora_dropout {self.lora_dropout}: in {mode} the adapter has no input of its own, because it"
@@ -244,19 +244,21 @@ class Training(Section):
             )
 
     def check_processes(self, processes: int) -> None:
-        """Raises InputError where that many processes cannot share a training."""
-        parts = self.batch_size // self.micro_batch_size
+        """Raise InputError if that many processes cannot share a training."""
+        micro_batches = self.batch_size // self.micro_batch_size
         if self.shard_model and processes == 1:
-            raise InputError("training.shard_model: one process has nobody to share with", "start several")
-        if parts % processes:
-            raise InputError(f"{processes} processes cannot share {parts} micro-batches a step",
-                             "set training.micro_batch_size to batch_size / (a multiple of the processes)")  # fmt: skip
+            raise InputError("training.shard_model needs at least 2 processes", "set resources.processes to 2 or more")
+        if micro_batches % processes:
+            raise InputError(
+                f"resources.processes: {processes} processes cannot share {micro_batches} micro-batches per step",
+                "set training.micro_batch_size to batch_size / (a multiple of the processes)",
+            )
 
     def check_measured(self) -> None:
-        """Raises InputError where the stage `throughput` cannot measure this training: it does so in one process."""
+        """Raise InputError if the stage `throughput` cannot measure this training, because it measures one process."""
         if self.shard_model:
             raise InputError(
-                "training.shard_model: throughput is measured in one process, which has nobody to share with",
+                "training.shard_model needs at least 2 processes, and throughput is measured in one",
                 "set it to false, or leave the stage throughput out",
             )
 
@@ -466,7 +468,7 @@ class Throughput(Section):
     )
 
     def schedule(self, training: Training, batch_size: int) -> Training:
-        """The schedule that a measurement of `batch_size` runs: nothing but its steps, and no state saved in between."""
+        """Return the schedule that a measurement of `batch_size` runs: only its steps, and no saved state."""
         return training.model_copy(update={
             "batch_size": batch_size, "micro_batch_size": batch_size, "steps": self.warmup_steps + self.steps,
             "eval_every": 0, "save_every": 0,
@@ -522,7 +524,7 @@ class Resources(Section):
     @model_validator(mode="after")
     def _one_each(self) -> "Resources":
         if self.processes > 1 and self.gpus not in (0, self.processes):
-            raise ValueError(f"{self.processes} processes on {self.gpus} GPUs: give each its own, or none")
+            raise ValueError(f"{self.processes} processes on {self.gpus} GPUs: set gpus to {self.processes} or 0")
         return self
 
 
@@ -741,7 +743,7 @@ class Config(Section):
 
 
 def add_flags(parser: ArgumentParser, section: type[Section], names: Iterable[str]) -> None:
-    """A command-line flag a key of a section; what it is given, `parse_section` checks."""
+    """Add a command-line flag per key of a section. `parse_section` checks the values."""
     for name in names:
         field = section.model_fields[name]
         default = field.get_default(call_default_factory=True)
@@ -752,7 +754,7 @@ def add_flags(parser: ArgumentParser, section: type[Section], names: Iterable[st
 
 
 def parse_section(section: type[S], raw: dict, name: str) -> S:
-    """Check a section that the user calls `name`. Raises InputError, one line, with the place of the first fault."""
+    """Return a checked section, which errors call `name`. Raises InputError with the place of the first fault."""
     try:
         return section.model_validate(raw)
     except ValidationError as error:
