@@ -1,6 +1,6 @@
-"""The memory of a job by its kind, model and task, from the model's config.json alone; no torch imported.
+"""Estimate the memory of a job by its kind, model, task and method, from the model's config.json, without torch.
 
-The bytes of weights and of an adapter are exact; the rest says how it is computed, and is no measurement.
+The bytes of weights and of an adapter are exact. The rest says how it is computed, and is not measured.
 """
 
 import math
@@ -18,24 +18,25 @@ from sparseft.study.config import Config
 from sparseft.tasks import get_task
 
 PROGRAM = 600_000_000  # bytes of python, torch and its libraries on a CPU; measured
-MASK_JOB = 210_000_000  # of masks from weights alone, whatever the model: benchmarks/masks.py; measured
-ADAM = 16  # bytes a number of an adapter: itself, its gradient, two moments, all fp32
-TRACE = 9  # bytes a weight where a training for the wafer is traced; measured on LLaMA shapes of 83 and 185 million
+MASK_JOB = (
+    210_000_000  # bytes of a job for masks that look at no example, for any model; measured by benchmarks/masks.py
+)
+ADAM = 16  # bytes per number of an adapter: itself, its gradient, two moments, all fp32
+TRACE = 9  # bytes per weight while a training for the CS-3 is traced; measured on LLaMA shapes of 83 and 185 million
 TRACER = 1_200_000_000  # bytes of the program that does it; measured beside it
-LOGITS = 4  # lm-eval's in an evaluation: with their softmax, and the last batch's; measured
+LOGITS = 4  # copies of the logits in an evaluation by lm-eval: with their softmax, and the last batch's; measured
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of a job by part: what lies where the model computes, on the GPU if there is one, and what lies in the machine's
-    memory either way."""
+    """Bytes of a job by part: in the memory of the device that computes, and in the machine's memory in any case."""
 
     model: dict[str, int]
     machine: dict[str, int]
 
 
 def adapter_shapes(config: Config, subject: Subject, task: str) -> Shapes:
-    """The matrices of a run's adapter as its file names them."""
+    """Return the shapes of the matrices of an adapter by their names in its file."""
     settings = config.training_of(task)
     shapes: Shapes = {}
     for layer, (rows, cols) in subject.prunable.items():
@@ -86,10 +87,13 @@ def _gradient_memory(config: Config, subject: Subject, task: str, weights: int) 
 
 
 def training_memory(config: Config, subject: Subject, task: str) -> Need:
+    """Return what a training on a task needs, per process."""
     if config.backend != "torch":
         tracing = {"tracing, not on the wafer: fp32 weights, masks, graph": TRACE * subject.weights, "program": TRACER}
         return Need({}, tracing)
-    settings, texts, layers = config.training_of(task), TEXTS[task], subject.config["num_hidden_layers"]
+    settings = config.training_of(task)
+    texts = TEXTS[task]
+    layers = subject.config["num_hidden_layers"]
     tokens = settings.micro_batch_size * texts.long
     kept = layers * activation_bytes(subject)
     if settings.gradient_checkpointing:
@@ -107,7 +111,10 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
 
 
 def evaluation_memory(config: Config, subject: Subject, name: str) -> Need:
-    texts, task, batch = TEXTS[name], get_task(name), config.evaluation_batch_size
+    """Return what an evaluation on a task needs."""
+    texts = TEXTS[name]
+    task = get_task(name)
+    batch = config.evaluation_batch_size
     model = {"weights": subject.width * subject.weights}
     if _masks_every_step(config):  # Before the merge every W' is kept, except those of structured masks.
         model["W' and adapter before the merge"] = subject.width * subject.prunable_weights
@@ -128,10 +135,11 @@ def _masks_every_step(config: Config) -> bool:
 
 
 def _loading(config: Config, subject: Subject) -> dict[str, int]:
-    """In the machine's memory of every job that runs the model."""
+    """Return what every job that runs the model needs in the machine's memory."""
     weights = subject.width * subject.weights if config.resources.gpus else 0
     return {"program": PROGRAM, "weights, until they are on the GPU": weights}
 
 
 def count(shapes: Shapes) -> int:
+    """Return the number of values in tensors of these shapes."""
     return sum(map(math.prod, shapes.values()))

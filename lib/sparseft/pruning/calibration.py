@@ -40,7 +40,8 @@ from sparseft.tasks.prepared import read_prepared
 from sparseft.tasks.task import Row, Task
 
 Linears = dict[str, nn.Linear]  # by the layer's name on disk
-MULTIPLE = 32  # of an example's length: oneDNN keeps 10 MB for every length that it has met (bf16, a 135M model)
+# Examples are padded to a multiple of it, because oneDNN keeps 10 MB per length that it has met (bf16, a 135M model).
+MULTIPLE = 32
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,17 @@ def calibrate(importance: Importance, task_name: str, train: Path, settings: Mas
 
 
 def calibration_examples(checkpoint: Checkpoint, task: Task, rows: list[Row], number: int, seed: int) -> list[Example]:
-    """`number` of the task's training rows, drawn by `seed`, as the token ids that training reads.
+    """Return `number` of the task's training rows, chosen by `seed`, as the token ids that training reads.
 
-    Raises InputError where there is no row, fewer than `number`, or one that the model's context cannot hold."""
+    Raises InputError if there are fewer rows, or if one is longer than the model's context."""
     if not rows or number < 1:
-        raise InputError(f"{task.name}: no calibration examples", "give training rows and ask for one or more of them")
+        raise InputError(
+            f"{task.name}: no calibration examples",
+            "give training rows, and set masks.calibration_examples to 1 or more",
+        )
     if number > len(rows):
         raise InputError(
-            f"{task.name}: {len(rows)} training rows, {number} calibration examples are asked for",
+            f"masks.calibration_examples {number}: {task.name} has only {len(rows)} training rows",
             "lower masks.calibration_examples, or give more rows",
         )
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
@@ -118,11 +122,10 @@ def mean_gradient_magnitudes(checkpoint: Checkpoint, examples: list[Example]) ->
 
 @torch.no_grad()
 def input_norms(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np.ndarray]:
-    """layer -> ||X_j||_2 over all tokens of all examples in the dense model, fp32 (cols,); an idle expert's are 0.
+    """Return ||X_j||_2 by layer over all tokens of all examples in the dense model, fp32 (cols,). An idle expert has zeros.
 
-    The published scaler_row is the mean over samples of ||X_j||^2 (locuslab/wanda@42e856e, lib/layerwrapper.py): its
-    root is this norm over a constant, which changes no ranking within a layer.
-    Raises InputError where a norm is not finite."""
+    Wanda's scaler_row is the mean over samples of ||X_j||^2 (locuslab/wanda@42e856e, lib/layerwrapper.py). Its root is this norm
+    divided by a constant, which changes no ranking within a layer. Raises InputError if a norm is not finite."""
     model, linears, device = _load(checkpoint)
     with _squared_norms(linears) as squares:
         for example in tqdm(examples, desc="activations"):
@@ -134,15 +137,18 @@ def input_norms(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np
 def sequential_prune(
     checkpoint: Checkpoint, examples: list[Example], prune: Callable[[str, np.ndarray], np.ndarray]
 ) -> None:
-    """wanda as published (arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda).
+    """Prune the model in memory, decoder layer by decoder layer, as Wanda is published.
 
-    Decoder layer by decoder layer: collect its norms with its weights as they are, ask prune(layer, norms fp32 (cols,))
-    for each mask, bool (rows, cols), True where kept, zero what is pruned, and hand the outputs of the pruned layer to
-    the next. Memory is the model and the examples' hidden states. Raises InputError where a norm is not finite."""
+    For each decoder layer: collect the norms of its inputs while its weights are whole; call prune(layer, norms fp32 (cols,)) for
+    each mask, bool (rows, cols), True if kept; set the pruned weights to zero; and pass the outputs of the pruned layer to the
+    next. Memory is the model and the examples' hidden states. Raises InputError if a norm is not finite.
+
+    Source: arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda."""
     model, linears, device = _load(checkpoint)
     inputs = [_first_inputs(model, torch.tensor([example.ids], device=device)) for example in examples]
-    hidden, options = [states for states, _ in inputs], [keywords for _, keywords in inputs]
-    for number, decoder_layer in enumerate(tqdm(model.model.layers, desc="sequential wanda")):
+    hidden = [states for states, _ in inputs]
+    options = [keywords for _, keywords in inputs]
+    for number, decoder_layer in enumerate(tqdm(model.model.layers, desc="decoder layers")):
         own = {layer: linear for layer, linear in linears.items() if layer.startswith(f"model.layers.{number}.")}
         with _squared_norms(own) as squares:
             for states, keywords in zip(hidden, options, strict=True):
@@ -155,7 +161,7 @@ def sequential_prune(
 
 
 def _load(checkpoint: Checkpoint) -> tuple[nn.Module, Linears, torch.device]:
-    """The model with its experts apart, its prunable layers, and where it is."""
+    """Return the model with its experts as single layers, its prunable layers, and its device."""
     device = choose_device()
     model, _ = load_model(checkpoint.folder, device)
     if model.dtype == torch.float16:
@@ -165,19 +171,19 @@ def _load(checkpoint: Checkpoint) -> tuple[nn.Module, Linears, torch.device]:
     return model, linears, device
 
 
-def _add_magnitude_to(score: Tensor) -> Callable[[Tensor], None]:
-    """A hook that adds |gradient| to `score`, in fp32, and frees the gradient."""
+def _add_magnitude_to(total: Tensor) -> Callable[[Tensor], None]:
+    """Return a hook that adds |gradient| to `total`, in fp32, and frees the gradient."""
 
-    def fold(weight: Tensor) -> None:
-        score.add_(weight.grad.abs_().to(score.device))
+    def add_and_free(weight: Tensor) -> None:
+        total.add_(weight.grad.abs_().to(total.device))
         weight.grad = None
 
-    return fold
+    return add_and_free
 
 
 @contextmanager
 def _squared_norms(linears: Linears) -> Iterator[dict[str, Tensor]]:
-    """layer -> sum of squares of each input column over all that passes through meanwhile, fp64 (cols,)."""
+    """Yield the sum of squares of each input column by layer, fp64 (cols,), which grows with every forward pass in the block."""
     squares = {
         layer: torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
         for layer, linear in linears.items()
@@ -185,7 +191,7 @@ def _squared_norms(linears: Linears) -> Iterator[dict[str, Tensor]]:
 
     def collect(layer: str) -> Callable:
         def add(_, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].flatten(0, -2)  # (tokens, cols): an expert gets 2 dimensions, the others 3
+            x = inputs[0].flatten(0, -2)  # (tokens, cols); an expert's input has 2 dimensions, the others' 3
             squares[layer] += torch.linalg.vector_norm(x, dim=0, dtype=torch.float32).double().square()
 
         return add
@@ -199,6 +205,7 @@ def _squared_norms(linears: Linears) -> Iterator[dict[str, Tensor]]:
 
 
 def _norms(squares: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Return the roots of the sums, fp32 (cols,) by layer. Raises InputError if one is not finite."""
     norms = {layer: square.sqrt().float().cpu() for layer, square in squares.items()}
     for layer, norm in norms.items():
         _check_finite(layer, norm, "an input")
@@ -206,25 +213,25 @@ def _norms(squares: dict[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 class _ReachedError(Exception):
-    """Ends a forward pass at the first decoder layer."""
+    """End a forward pass at the first decoder layer."""
 
 
 def _first_inputs(model: nn.Module, ids: Tensor) -> tuple[Tensor, dict]:
-    """What the model hands to its first decoder layer for `ids` (1, T): hidden states (1, T, H) and keywords."""
-    found = []
+    """Return the arguments of the first decoder layer for `ids` (1, T): hidden states (1, T, H) and keywords."""
+    arguments = []
 
     def stop(_, inputs: tuple[Tensor], keywords: dict) -> None:
-        found.append((inputs[0], keywords))
+        arguments.append((inputs[0], keywords))
         raise _ReachedError
 
     handle = model.model.layers[0].register_forward_pre_hook(stop, with_kwargs=True)
     with suppress(_ReachedError):
         model.get_decoder()(input_ids=ids, use_cache=False)
     handle.remove()
-    return found[0]
+    return arguments[0]
 
 
 def _check_finite(layer: str, values: Tensor, what: str) -> None:
-    """`values` are non-negative; their maximum is NaN where one is."""
+    """Raise InputError if a value is not finite. The values are not negative, and their maximum is NaN if one is NaN."""
     if not math.isfinite(values.max()):
         raise InputError(f"{layer}: {what} is not finite", "check the model's weights, or use another importance")

@@ -416,12 +416,13 @@ class Masks(Section):
         return {name: getattr(self, name) for name in names}
 
     def _check_groups(self, percents: list[int]) -> None:
-        odd = [percent for percent in percents if percent * self.nm_group % 100]
-        if odd:
-            possible = [str(s) for s in range(100) if s * self.nm_group % 100 == 0]
+        """Raise InputError if a sparsity is not N:M for masks.nm_group."""
+        impossible = [percent for percent in percents if percent * self.nm_group % 100]
+        if impossible:
+            possible = [str(percent) for percent in range(100) if percent * self.nm_group % 100 == 0]
             raise InputError(
-                f"semistructured: {odd[0]} % is no N:{self.nm_group}",
-                f"ask for sparsities {', '.join(possible)}, or set masks.nm_group: with 10, 50 % is 5:10",
+                f"semistructured: {impossible[0]} % is no N:{self.nm_group}",
+                f"choose sparsities among {', '.join(possible)}, or set masks.nm_group: with 10, 50 % is 5:10",
             )
 
 
@@ -772,11 +773,14 @@ def schema() -> str:
 
 
 def _first(error: ValidationError) -> str:
+    """Return the first fault of a section: its place, what is wrong, and the value."""
     fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"] if part != "[key]")
     message = re.sub(r"^Value error, ", "", fault["msg"])
     if fault["type"] == "extra_forbidden":
         message = "unknown key"
-    plain = isinstance(fault["input"], str | int | float | None)  # a list may hold itself, or 9 lists of 9 lists of ...
-    got = f", not {fault['input']!r:.200}" if plain and "Value error" not in fault["msg"] else ""
-    return f"{place + ': ' if place else ''}{message}{got}"
+    # A list is not printed, because it may contain itself.
+    is_plain = isinstance(fault["input"], str | int | float | None)
+    if is_plain and "Value error" not in fault["msg"]:
+        message += f", not {fault['input']!r:.200}"
+    place = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+    return f"{place}: {message}" if place else message
