@@ -6,8 +6,9 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import save_file
+from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import Part, coupled_parts, prunable_layers
+from sparseft.checkpoints.layers import coupled_parts, prunable_layers
 from sparseft.errors import InputError
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from tiny_models import MODELS, PRUNABLE_LAYERS
@@ -29,7 +30,7 @@ def test_the_prunable_layers_are_the_linears_of_the_decoder_without_the_router(t
     linears = {
         name for name, module in model.model.named_modules(prefix="model") if isinstance(module, torch.nn.Linear)
     }
-    assert {memory_path(layer) for layer in prunable_layers(tiny)} == linears
+    assert {memory_path(tiny.architecture, layer) for layer in prunable_layers(tiny)} == linears
 
 
 def test_layer_10_comes_after_layer_9(tmp_path):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
+from sparseft.architectures import tensor_shapes
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.checkpoints.shapes import tensor_shapes
 from sparseft.errors import InputError
 from sparseft.planning.sizes import NAMED, described, safetensors_bytes
 from sparseft.study.config import Model

@@ -7,9 +7,8 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import ROTARY_BUFFER
-from sparseft.checkpoints.shapes import DTYPES
+from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
+from sparseft.checkpoints.soundness import ROTARY_BUFFER
 from sparseft.errors import InputError
 from sparseft.storage.files import read_json
 

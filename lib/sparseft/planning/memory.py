@@ -6,8 +6,8 @@ The bytes of weights and of an adapter are exact; the rest says how it is comput
 import math
 from dataclasses import dataclass
 
-from sparseft.checkpoints.layers import attention_heads
-from sparseft.checkpoints.shapes import Shapes
+from sparseft.architectures.architecture import Shapes
+from sparseft.architectures.sizes import attention_heads
 from sparseft.planning.lengths import TEXTS
 from sparseft.planning.sizes import Subject
 from sparseft.study import grid
@@ -44,13 +44,8 @@ def adapter_shapes(config: Config, subject: Subject, task: str) -> Shapes:
 
 
 def activation_bytes(subject: Subject) -> int:
-    """Bytes a token that one decoder layer keeps for its backward under LoRA, roughly: the inputs of its projections, q, k,
-    v and the attention's output, what the product of gate and up needs, and both norms' inputs in fp32."""
-    hidden, (heads, kv_heads, head_dim) = subject.config["hidden_size"], attention_heads(subject.config)
-    experts = subject.config.get("num_experts_per_tok", 0)
-    mlp = 4 * subject.config["intermediate_size"] + (2 * hidden if experts else 0)
-    attention = (3 * heads + 2 * kv_heads) * head_dim
-    return subject.width * (2 * hidden + attention + (experts or 1) * mlp) + 2 * 4 * hidden
+    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. It is an estimate."""
+    return subject.architecture.activation_bytes(subject.config, subject.width)
 
 
 def mask_memory(config: Config, subject: Subject, task: str) -> Need:

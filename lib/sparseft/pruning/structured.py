@@ -1,13 +1,13 @@
 """Structured pruning: whole coupled channels, scored by the sum over all that belongs to a channel.
 
 Source: LLM-Pruner (arXiv 2305.11627), sections 3.1 and 3.2, with the sum as the aggregation. What is coupled is said in
-checkpoints/layers.py.
+architectures/.
 """
 
 import numpy as np
 
+from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import to_float32
-from sparseft.checkpoints.layers import Part
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import pack
 from sparseft.pruning.scores import Source

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from sparseft import architectures
 from sparseft.errors import InputError
 
 PATTERNS = ("unstructured", "structured", "semistructured", "random")
@@ -25,7 +26,7 @@ MASK_PLOTS = ("sparsity", "layers", "scores")
 MASK_PLOT = "plots/{plot}_{name}.png"
 MASK_REPORT = "report_{name}.json"
 ADDED_SUFFIX = "_sparsity{sparsity}"  # of the report and the plots of a sparsity's own pass
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+PROJECTIONS = architectures.PROJECTIONS
 NO_FINETUNE = "no_finetune"
 TRAINED_MODES = ("sparse_to_dense", "sparse_to_sparse")
 MODES = (NO_FINETUNE, *TRAINED_MODES)
