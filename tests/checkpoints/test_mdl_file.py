@@ -113,7 +113,7 @@ def test_any_flipped_byte_is_read_or_refused_and_nothing_else(tmp_path):
 
 def test_a_block_of_zeros_that_makes_hdf5_loop_is_refused(tmp_path, monkeypatch):
     """Found by tests/fuzz.py: in the heap of a file's attributes HDF5 looks for the end of a chain, for ever."""
-    monkeypatch.setattr(mdl, "_CPU", 1)
+    monkeypatch.setattr(mdl, "_CPU_SECONDS", 1)
     content = write(tmp_path / "x.mdl").read_bytes()
     ends = []
     for place in range(0, len(content), 512):
