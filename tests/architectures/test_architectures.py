@@ -61,7 +61,7 @@ def test_every_coupled_unit_divides_the_channels_of_its_layers(tiny):
 
 def test_the_projections_of_all_architectures_each_come_once():
     attention = ("q_proj", "k_proj", "v_proj", "o_proj")
-    assert PROJECTIONS == (*attention, "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+    assert list(PROJECTIONS) == [*attention, "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"]
 
 
 @pytest.mark.parametrize("classes", [["GPT2LMHeadModel"], [], None, "LlamaForCausalLM", [None]])

@@ -1,4 +1,4 @@
-"""Tokens and batches; lm-eval is the peer that splits prompt and answer."""
+"""Test tokens and batches. lm-eval must split prompt and answer in the same way."""
 
 from dataclasses import replace
 from itertools import chain, islice
@@ -18,7 +18,7 @@ AWKWARD = {"passage": "Ice is cold.\n\n  é", "question": "is ice  cold", "answe
 
 
 class Harness(TemplateLM):
-    """lm-eval's splitting over a tokenizer, without its model: `_encode_pair` is its own."""
+    """Split with lm-eval's own `_encode_pair`, over a tokenizer and without a model."""
 
     backend = "causal"
     eot_token_id = _loglikelihood_tokens = loglikelihood_rolling = generate_until = None
@@ -32,7 +32,7 @@ class Harness(TemplateLM):
 
 
 def merging() -> PreTrainedTokenizerFast:
-    """A tokenizer without words: the prompt's last ":" and the answer's first space are one token."""
+    """Return a tokenizer for which the prompt's last ":" and the answer's first space are one token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: number for number, letter in enumerate([*alphabet, ":Ġ", ":Ġy", "</s>"])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[(":", "Ġ"), (":Ġ", "y")]))
@@ -104,7 +104,7 @@ def test_all_examples_longer_than_the_context_are_counted_and_one_as_long_is_not
 def test_a_batch_by_hand():
     batch = collate([Example([5, 6, 7], 1), Example([8, 9, 10, 11, 12], 4)])
     assert batch.ids.tolist() == [[5, 6, 7, 0, 0], [8, 9, 10, 11, 12]]
-    assert batch.positions.tolist() == [0, 1, 8]  # where 6, 7 and 12 are foretold
+    assert batch.positions.tolist() == [0, 1, 8]  # where 6, 7 and 12 are predicted
     assert batch.targets.tolist() == [6, 7, 12]
     assert batch.ids.dtype == torch.int64
 
@@ -143,7 +143,7 @@ def test_buckets_sort_by_length_change_no_epoch_and_leave_the_order_random():
     assert any(lengths[start : start + 4] != sorted(lengths[start : start + 4]) for start in range(0, 16, 4))
 
 
-def test_the_order_depends_on_the_seed_alone():
+def test_the_order_depends_only_on_the_seed():
     examples = [Example([index], 0) for index in range(20)]
     first, again, other = (batches(examples, 4, 10, seed=seed, buckets=3) for seed in (0, 0, 1))
     assert first == again != other
