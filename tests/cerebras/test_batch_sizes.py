@@ -87,7 +87,7 @@ def test_examples_are_filled_to_the_length_where_that_is_asked_for(inputs, tmp_p
 @pytest.mark.parametrize(("flags", "patch", "line"), [
     (["--target", "CSX"], "", "error: throughput.steps 4: .* 100 steps"),
     (["--warmup_steps", 6], "", "error: --steps 6: .*6 of warm-up"),
-    (["--sequence_length", 40], "", "more tokens than the 40"),
+    (["--sequence_length", 40], "", "more than 40 tokens"),
     ([], UNTIMED_STEP, "error: 5 of 6 steps were timed"),
     (["--target", "CSX", "--steps", 102], "", "knows no Cerebras appliance"),
 ])  # fmt: skip

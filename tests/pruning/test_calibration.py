@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sparseft.architectures import MIXTRAL, find_architecture
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers, prunable_shapes
 from sparseft.errors import InputError
@@ -37,7 +38,7 @@ def fused(values: dict[str, Tensor], layer: str) -> Tensor:
     """A layer's part of what stock transformers holds by parameter, experts fused."""
     if "experts" not in layer:
         return values[f"{layer}.weight"]
-    block, expert, matrix = memory_path(layer).rsplit(".", 2)
+    block, expert, matrix = memory_path(MIXTRAL, layer).rsplit(".", 2)
     name, rows = MIXTRAL_MATRICES[matrix]
     return values[f"{block}.{name}"][int(expert)][rows]
 
@@ -109,8 +110,9 @@ def load(checkpoint: Checkpoint) -> nn.Module:
 def captured_norms(model: nn.Module, layers: list[str], examples: list[Example]) -> dict[str, np.ndarray]:
     """||X_j|| of everything that whole forward passes send through `layers`."""
     inputs = {layer: [] for layer in layers}
+    architecture = find_architecture(model.config.architectures, "the model")
     handles = [
-        model.get_submodule(memory_path(layer)).register_forward_hook(
+        model.get_submodule(memory_path(architecture, layer)).register_forward_hook(
             lambda _, args, __, layer=layer: inputs[layer].append(args[0].reshape(-1, args[0].shape[-1]))
         )
         for layer in layers
@@ -162,7 +164,9 @@ def test_sequential_wanda_equals_whole_forwards_of_the_model_pruned_so_far(tiny)
     for number in range(SIZES["num_hidden_layers"]):
         own = [layer for layer in prunable_layers(tiny) if layer.startswith(f"model.layers.{number}.")]
         for layer, norm in captured_norms(model, own, EXAMPLES).items():
-            model.get_submodule(memory_path(layer)).weight.data *= torch.from_numpy(prune(layer, norm))
+            model.get_submodule(memory_path(tiny.architecture, layer)).weight.data *= torch.from_numpy(
+                prune(layer, norm)
+            )
     assert list(norms) == prunable_layers(tiny)
     for layer, norm in norms.items():
         np.testing.assert_allclose(norm, expected[layer], rtol=1e-5, err_msg=layer)

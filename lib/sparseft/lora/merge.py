@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sparseft.architectures.architecture import Architecture
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header
 from sparseft.errors import InputError
 from sparseft.language_model.experts import memory_path
@@ -61,7 +62,7 @@ def merge(
     with atomic_folder(output) as temporary:
         _copy(base, {f"{layer}.weight" for layer in mask.shape}, merged, temporary)
         outputs = Checkpoint(temporary).hashes()
-    as_trained = _is_as_trained(config, pairs.keys(), mask)
+    as_trained = _is_as_trained(base.architecture, config, pairs.keys(), mask)
     return {
         "scale": scale,
         "layers_merged": len(mask.shape),
@@ -71,12 +72,12 @@ def merge(
     }
 
 
-def _is_as_trained(config: dict, layers: Set[str], mask: Mask) -> bool:
+def _is_as_trained(architecture: Architecture, config: dict, layers: Set[str], mask: Mask) -> bool:
     """Return whether the trained model multiplies by the merged weights, as the merged model does.
 
     Other layers than masked ones, and fused experts, reach the same product in another order of sums."""
     mode = config.get("sparseft", {}).get("mode")
-    is_fused = any(memory_path(layer) != layer for layer in mask.shape)
+    is_fused = any(memory_path(architecture, layer) != layer for layer in mask.shape)
     kinds = {kind_of(mode, torch.from_numpy(mask.kept(layer))) for layer in layers}
     return kinds == {MaskedLoRALinear} and not is_fused
 

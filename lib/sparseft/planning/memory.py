@@ -6,8 +6,8 @@ The bytes of weights and of an adapter are exact. The rest says how it is comput
 import math
 from dataclasses import dataclass
 
-from sparseft.checkpoints.layers import attention_heads
-from sparseft.checkpoints.shapes import Shapes
+from sparseft.architectures.architecture import Shapes
+from sparseft.architectures.sizes import attention_heads
 from sparseft.importances import Evidence
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
@@ -47,13 +47,8 @@ def adapter_shapes(config: Config, subject: Subject, task: str) -> Shapes:
 
 
 def activation_bytes(subject: Subject) -> int:
-    """Bytes a token that one decoder layer keeps for its backward under LoRA, roughly: the inputs of its projections, q, k,
-    v and the attention's output, what the product of gate and up needs, and both norms' inputs in fp32."""
-    hidden, (heads, kv_heads, head_dim) = subject.config["hidden_size"], attention_heads(subject.config)
-    experts = subject.config.get("num_experts_per_tok", 0)
-    mlp = 4 * subject.config["intermediate_size"] + (2 * hidden if experts else 0)
-    attention = (3 * heads + 2 * kv_heads) * head_dim
-    return subject.width * (2 * hidden + attention + (experts or 1) * mlp) + 2 * 4 * hidden
+    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. It is an estimate."""
+    return subject.architecture.activation_bytes(subject.config, subject.width)
 
 
 def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Need:
@@ -69,7 +64,7 @@ def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Nee
     if not config.masks.sequential:
         return Need({"weights": weights}, _loading(config, subject))
     # A token has a hidden state, and the cosines and sines of its place.
-    numbers_per_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config)[2]
+    numbers_per_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config).size
     states = width * config.masks.calibration_examples * TEXTS[task].mean * numbers_per_token
     matrix = 12 * max(map(math.prod, subject.prunable.values()))
     machine = _loading(config, subject) | {"a matrix, its magnitudes and scores, fp32": matrix}

@@ -167,7 +167,8 @@ def _load(checkpoint: Checkpoint) -> tuple[nn.Module, Linears, torch.device]:
     if model.dtype == torch.float16:
         model.float()
     unfuse_experts(model)
-    linears = {layer: model.get_submodule(memory_path(layer)) for layer in prunable_layers(checkpoint)}
+    paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
+    linears = {layer: model.get_submodule(path) for layer, path in paths.items()}
     return model, linears, device
 
 

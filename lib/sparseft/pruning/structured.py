@@ -1,13 +1,12 @@
 """Structured pruning: remove whole coupled channels, scored by the sum over all weights of a channel.
 
-Source: LLM-Pruner (arXiv 2305.11627), sections 3.1 and 3.2, with the sum as the aggregation. checkpoints/layers.py says what is
-coupled.
+Source: LLM-Pruner (arXiv 2305.11627), sections 3.1 and 3.2, with the sum as the aggregation. architectures/ says what is coupled.
 """
 
 import numpy as np
 
+from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import to_float32
-from sparseft.checkpoints.layers import Part
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import pack
 from sparseft.pruning.report import Scores

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from sparseft import methods, modes
+from sparseft import architectures, methods, modes
 from sparseft.errors import InputError
 
 METHODS = tuple(methods.METHODS)
@@ -20,7 +20,7 @@ MASK_PLOTS = ("sparsity", "layers", "scores")
 MASK_PLOT = "plots/{plot}_{name}.png"
 MASK_REPORT = "report_{name}.json"
 ADDED_SUFFIX = "_sparsity{sparsity}"  # ends the names of the report and the plots of a sparsity's own pass
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+PROJECTIONS = architectures.PROJECTIONS
 MODES = tuple(mode.name for mode in modes.MODES)
 NO_FINETUNE = modes.NO_FINETUNE.name
 TRAINED_MODES = tuple(mode.name for mode in modes.MODES if mode.is_trained)
