@@ -13,7 +13,8 @@ from sparseft.errors import InputError
 from sparseft.storage.files import sha256
 from sparseft.study.config import HUB_DATA
 from sparseft.tasks import TASKS, get_task, wikitext2
-from sparseft.tasks.source import hub_dataset, load_rows, load_text, loaded_revision
+from sparseft.tasks.hub import hub_dataset, loaded_revision
+from sparseft.tasks.source import load_rows, load_text
 
 COMMIT = "e53f048856ff4f594e959d75785d2c2d37b678ee"
 BOOLQ = [{"passage": f"Ice {number}.", "question": "is ice cold", "answer": bool(number % 2)} for number in range(6)]
@@ -106,7 +107,7 @@ def test_a_data_set_is_not_taken_for_a_folder_of_its_name(hub):
 
 
 def test_every_place_on_the_hub_is_pinned_to_a_commit():
-    places = [task.hub for task in TASKS.values() if task.hub] + [wikitext2.PLACE]
+    places = [task.hub for task in TASKS if task.hub] + [wikitext2.PLACE]
     assert len(places) == 4
     assert all(
         re.fullmatch(HUB_DATA, place) and re.fullmatch("[0-9a-f]{40}", place.partition("@")[2]) for place in places
@@ -121,7 +122,7 @@ def test_off_line_a_kept_data_set_is_taken_at_the_revision_asked_for_alone(hub):
         assert len(load_rows(get_task("gsm8k"), "train", None, 0, None, place)) == 1
         assert loaded_revision(hub_dataset(place, "tasks.gsm8k", "a folder")) == COMMIT
     other = f"elsewhere/gsm8k@{'0' * 40}"
-    with pytest.raises(InputError, match=rf"^{other} .*{COMMIT} .*tasks\.gsm8k\.local"):
+    with pytest.raises(InputError, match=rf"^{other}: .*{COMMIT}; .*tasks\.gsm8k\.local"):
         load_rows(get_task("gsm8k"), "train", None, 0, None, other)
 
 

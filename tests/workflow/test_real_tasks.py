@@ -27,7 +27,8 @@ from sparseft.masks.validation import validate
 from sparseft.storage.files import sha256
 from sparseft.study.config import Model, Training
 from sparseft.tasks import get_task
-from sparseft.tasks.source import SPLITS, load_rows
+from sparseft.tasks.source import load_rows
+from sparseft.tasks.task import SPLITS
 from sparseft.training.job import Job
 from tiny_models import PRUNABLE_LAYERS, save_tiny
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from sparseft.masks.mask_file import mask_meta
 from sparseft.masks.mask_writer import mask_bytes
-from sparseft.planning.lengths import TEXTS, validation_rows
+from sparseft.planning.lengths import validation_rows
 from sparseft.planning.memory import adapter_shapes, count, evaluation_memory, mask_memory, training_memory
 from sparseft.planning.sizes import Subject, described, safetensors_bytes
 from sparseft.study import grid, targets
 from sparseft.study.config import Config
 from sparseft.study.grid import DENSE, NO_FINETUNE, TASK_AWARE, Run, split_method
-from sparseft.tasks.source import SPLITS
+from sparseft.tasks import get_task
+from sparseft.tasks.task import SPLITS
 
 STATE = 12  # bytes a number of an adapter in state.pt: itself and two moments, fp32
 RECORD = 1700  # bytes of an evaluation's file without what it says of every example; measured
@@ -190,7 +191,7 @@ def _named(models: list[Subject], run: Run) -> Subject:
 
 
 def _data_bytes(config: Config, task: str) -> int:
-    data, texts, total = config.tasks[task], TEXTS[task], 0
+    data, texts, total = config.tasks[task], get_task(task).lengths, 0
     for split, number, rows in zip(SPLITS, (data.train_examples, data.validation_examples), texts.rows, strict=True):
         whole = (Path(data.local) / f"{split}.jsonl").stat().st_size if data.local else rows * texts.bytes
         total += number * texts.bytes if number else whole
@@ -201,12 +202,14 @@ def _evaluation_records(config: Config, models: list[Subject]) -> Item:
     """evaluation.json of every run, before_merge.json of every trained one: indented JSON, a line a value."""
     sizes = []
     for run in [*targets.runs(config), *_trained(config)]:
-        choices, digits = TEXTS[run.task].choices, LOG_DIGITS[_named(models, run).dtype]
+        choices, digits = get_task(run.task).lengths.choices, LOG_DIGITS[_named(models, run).dtype]
         row = 16 + 9 + 23  # prediction and outcome, the answer's tokens, the loss
         if choices:
             row += 7 + 13 + (8 + digits) * choices + 12 + 10 * choices  # label, log-likelihoods, lengths of the choices
         else:
-            row += 7 + 2 * (10 + CHARACTERS * TEXTS[run.task].answer)  # the right answer and the generated one
+            row += 7 + 2 * (
+                10 + CHARACTERS * get_task(run.task).lengths.answer
+            )  # the right answer and the generated one
         sizes.append(RECORD + row * validation_rows(config.tasks[run.task], run.task))
     how = f"{len(sizes)} of {_range(sizes)}: what every number is computed from, of every example, rough"
     return Item("evaluations", sum(sizes), how)

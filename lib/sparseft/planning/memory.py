@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from sparseft.checkpoints.layers import attention_heads
 from sparseft.checkpoints.shapes import Shapes
-from sparseft.planning.lengths import TEXTS
 from sparseft.planning.sizes import Subject
 from sparseft.study import grid
 from sparseft.study.config import Config
@@ -58,7 +57,7 @@ def mask_memory(config: Config, subject: Subject, task: str) -> Need:
     if not aware:
         return Need({}, {"blocks of a matrix": MASK_JOB})
     width = max(subject.width, 4 if subject.dtype == "F16" else 0)  # float16 is calibrated in fp32
-    weights, texts = width * subject.weights, TEXTS[task]
+    weights, texts = width * subject.weights, get_task(task).lengths
     if aware - {"wanda"}:
         activations = texts.long * subject.config["num_hidden_layers"] * activation_bytes(subject)
         scores = {"scores, fp32": 4 * subject.prunable_weights}
@@ -78,7 +77,7 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
     if config.backend != "torch":
         tracing = {"tracing, not on the wafer: fp32 weights, masks, graph": TRACE * subject.weights, "program": TRACER}
         return Need({}, tracing)
-    settings, texts, layers = config.training_of(task), TEXTS[task], subject.config["num_hidden_layers"]
+    settings, texts, layers = config.training_of(task), get_task(task).lengths, subject.config["num_hidden_layers"]
     tokens = settings.micro_batch_size * texts.long
     kept = layers * activation_bytes(subject)
     if settings.gradient_checkpointing:
@@ -96,7 +95,8 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
 
 
 def evaluation_memory(config: Config, subject: Subject, name: str) -> Need:
-    texts, task, batch = TEXTS[name], get_task(name), config.evaluation_batch_size
+    task, batch = get_task(name), config.evaluation_batch_size
+    texts = task.lengths
     model = {"weights": subject.width * subject.weights}
     if "sparse_to_sparse" in config.grid.modes:  # before the merge every W' is kept; not those of structured masks
         model["W' and adapter before the merge"] = subject.width * subject.prunable_weights

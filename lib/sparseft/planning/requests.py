@@ -7,7 +7,7 @@ tried again with more; a training goes on from its last state.
 import math
 
 from sparseft.errors import InputError
-from sparseft.planning.lengths import TEXTS, validation_rows
+from sparseft.planning.lengths import validation_rows
 from sparseft.planning.memory import MASK_JOB, PROGRAM, Need, evaluation_memory, mask_memory, training_memory
 from sparseft.planning.sizes import Subject, described
 from sparseft.study.config import Config
@@ -99,7 +99,7 @@ def job_seconds(config: Config, kind: str, subject: Subject, task: str) -> float
 
 def _flop(config: Config, kind: str, subject: Subject, task: str) -> int:
     """Two a weight and token forward, four backward; every example is as long as a long one."""
-    texts, rows = TEXTS[task], validation_rows(config.tasks[task], task)
+    texts, rows = get_task(task).lengths, validation_rows(config.tasks[task], task)
     if kind == "training":
         settings = config.training_of(task)
         losses = 1 + (settings.steps // settings.eval_every if settings.eval_every else 0)
