@@ -13,7 +13,8 @@ from lm_eval.models.dummy import DummyLM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
-from sparseft.evaluation.evaluate import evaluate, task_definition
+from sparseft.evaluation.evaluate import evaluate
+from sparseft.evaluation.harness import task_definition
 from sparseft.language_model.model import load_model
 from sparseft.tasks import get_task
 from sparseft.tasks.rows import read_rows as read_examples

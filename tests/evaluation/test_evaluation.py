@@ -16,7 +16,8 @@ from sklearn.metrics import f1_score, recall_score
 from sparseft.analysis.records import Evaluation
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.evaluation.evaluate import StrictLM, _refuse_unlike, evaluate, prompt_digest, task_definition
+from sparseft.evaluation.evaluate import check_metrics, evaluate, prompt_digest
+from sparseft.evaluation.harness import StrictLM, task_definition
 from sparseft.language_model.batches import collate, encode
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
@@ -277,10 +278,10 @@ def test_a_record_holds_what_its_numbers_are_computed_from(records):
 
 
 def test_numbers_of_lm_eval_that_are_not_those_of_the_rows_are_refused():
-    _refuse_unlike("boolq", {"acc": 0.5, "outcomes": [1.0, 0.0]}, {"acc": 0.5, "outcomes": [1.0, 0.0], "f1": 1.0})
+    check_metrics("boolq", {"acc": 0.5, "outcomes": [1.0, 0.0]}, {"acc": 0.5, "outcomes": [1.0, 0.0], "f1": 1.0})
     for theirs in ({"acc": 0.6}, {"acc_bytes": 0.5}):
-        with pytest.raises(InputError, match=r"^boolq: acc\w* by lm-eval .* is not what its rows say; install"):
-            _refuse_unlike("boolq", theirs, {"acc": 0.5})
+        with pytest.raises(InputError, match=r"^boolq: acc\w* by lm-eval .* does not follow from its rows; install"):
+            check_metrics("boolq", theirs, {"acc": 0.5})
 
 
 def test_training_rows_with_a_validation_prompt_are_counted(model32):

@@ -2,7 +2,7 @@
 
 A layer of sparse_to_sparse multiplies by W' = (W + s B A) * M. The merge computes W' with the same function
 (lora/effective_weight.py). On a CPU both have the same bits, so a second evaluation would give the same numbers
-(tests/test_before_merge.py). In that case `as_trained` is True in merge.json. It is False if a layer computes the product in
+(tests/evaluation/test_before_merge.py). In that case `as_trained` is True in merge.json. It is False if a layer computes the product in
 another order: with sparse_to_dense, structured masks, and masks that prune nothing.
 """
 
@@ -35,7 +35,8 @@ def take_over(
             raise InputError(f"{merge_record}: merged from another {name}", again(merge_record))
     if evaluation["inputs"]["model"] != merge["outputs"]:
         raise InputError(
-            f"{evaluation_record}: not of the model that {merge_record} describes", again(evaluation_record)
+            f"{evaluation_record}: evaluates another model than the one that {merge_record} describes",
+            again(evaluation_record),
         )
     for name in ("data", "train"):
         if evaluation["inputs"][name] != inputs[name]:
