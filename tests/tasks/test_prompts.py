@@ -1,4 +1,4 @@
-"""The real tasks ask what the installed lm-eval asks, letter by letter."""
+"""The prompts of the real tasks are those of the installed lm-eval, character by character."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def real_rows(name: str) -> list[dict]:
 
 
 def peer(name: str, rows: list[dict]) -> tuple[list[str], list[dict], dict]:
-    """lm-eval's prompts, its processed rows and its configuration."""
+    """Return lm-eval's prompts, its processed rows and its configuration."""
     config = load_yaml(HARNESS / YAMLS[name])
     if name == "hellaswag":
         datasets = pytest.importorskip("datasets", reason="datasets, which lm-eval's hellaswag needs, is not installed")

@@ -1,4 +1,4 @@
-"""Rows come from users: whatever is wrong with them is told with file and line."""
+"""Rows come from users: an error names the file and the line of a bad row."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path):
         ("gsm8k", {"question": None, "answer": "#### 1"}, "field 'question' has the wrong type (NoneType)"),
     ],
 )
-def test_a_bad_row_is_told_with_file_and_line(name, row, problem, tmp_path):
+def test_an_error_names_the_file_and_the_line_of_a_bad_row(name, row, problem, tmp_path):
     good = {"boolq": BOOLQ, "hellaswag": HELLASWAG, "gsm8k": {"question": "q", "answer": "#### 1"}}[name]
     path = write(tmp_path / "rows.jsonl", good, row)
     with pytest.raises(InputError) as error:
@@ -73,9 +73,10 @@ def test_a_bad_row_is_told_with_file_and_line(name, row, problem, tmp_path):
     ('{"passage": "p", "question": "q", "answer": true, "\\udfff": 0}', "an escape such as \\ud800 is half"),
     ('{"passage": ' + "[" * 10**5 + "]" * 10**5 + "}", "not valid JSON ("),
 ])  # fmt: skip
-def test_a_line_that_is_no_text_or_no_json_is_told_by_its_number(line, fault, tmp_path):
+def test_an_error_names_the_number_of_a_line_that_is_not_text_or_not_json(line, fault, tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps({**BOOLQ, "passage": "\U0001f600"}) + "\n" + line + "\n")  # a whole pair is a character
+    # The first line has both halves of a character.
+    path.write_text(json.dumps({**BOOLQ, "passage": "\U0001f600"}) + "\n" + line + "\n")
     with pytest.raises(InputError) as error:
         read_rows(path, get_task("boolq"))
     assert str(error.value).startswith(f"{path}, line 2: {fault}")
@@ -94,7 +95,7 @@ def test_a_missing_file_is_an_error(tmp_path):
         read_rows(tmp_path / "none.jsonl", get_task("boolq"))
 
 
-def test_an_unknown_task_is_told_with_the_known_ones():
+def test_an_error_about_an_unknown_task_lists_the_known_ones():
     with pytest.raises(InputError, match="task 'bolq' .*boolq, hellaswag, gsm8k, boolq_mini"):
         get_task("bolq")
 

@@ -30,6 +30,16 @@ def take_over(
         return None
     if (merge["run_id"], evaluation["run_id"], evaluation["task"]) != (run_id, run_id, task):
         return None
+    _check_inputs(merge, evaluation, inputs, merge_record, evaluation_record)
+    content = {name: value for name, value in evaluation.items() if name not in NOT_COPIED}
+    content["metrics"] = {name: value for name, value in evaluation["metrics"].items() if not name.startswith(PREFIXES)}
+    return content | {"taken_from": evaluation_record.name}
+
+
+def _check_inputs(
+    merge: dict, evaluation: dict, inputs: dict[str, str], merge_record: Path, evaluation_record: Path
+) -> None:
+    """Raise InputError if one of the records belongs to another model or to other data."""
     for name in ("model", "mask", "adapter"):
         if merge["inputs"][name] != inputs[name]:
             raise InputError(f"{merge_record}: merged from another {name}", again(merge_record))
@@ -41,6 +51,3 @@ def take_over(
     for name in ("data", "train"):
         if evaluation["inputs"][name] != inputs[name]:
             raise InputError(f"{evaluation_record}: made with other examples ({name})", again(evaluation_record))
-    content = {name: value for name, value in evaluation.items() if name not in NOT_COPIED}
-    content["metrics"] = {name: value for name, value in evaluation["metrics"].items() if not name.startswith(PREFIXES)}
-    return content | {"taken_from": evaluation_record.name}
