@@ -20,7 +20,8 @@ from sparseft.pruning.report import plot_report
 from sparseft.pruning.scores import Calibration
 from sparseft.storage.files import check_apart, check_ours, check_writable, hold, staged, write_json
 from sparseft.study.config import Masks, add_flags, parse_section
-from sparseft.study.grid import IMPORTANCES, MASK_NAME, MASK_REPORT, TASK_METHODS, TASKS, split_method
+from sparseft.study.grid import IMPORTANCES, MASK_NAME, MASK_REPORT, TASK_METHODS, split_method
+from sparseft.tasks import BY_NAME
 
 MAX_THREADS = max(64, os.cpu_count() or 1)
 
@@ -36,7 +37,7 @@ def parse_args() -> argparse.Namespace:
                         help="unstructured, structured, semistructured or random, or with an importance:"
                         " unstructured_wanda; dense: the mask of all ones")  # fmt: skip
     parser.add_argument("--importance", choices=IMPORTANCES, default="magnitude", help="of methods that name none")
-    parser.add_argument("--task", choices=TASKS, help="whose loss and prompts calibrate")
+    parser.add_argument("--task", choices=BY_NAME, help="whose loss and prompts calibrate")
     parser.add_argument("--data_dir", type=Path, help="its train.jsonl")
     parser.add_argument("--format", choices=["pt", "safetensors"], default="pt")
     parser.add_argument(

@@ -64,16 +64,16 @@ class RowTokens:
 
 
 class StrictLM(HFLM):
-    """Run lm-eval's model, and refuse the rows that lm-eval would score differently from what they say.
+    """Run lm-eval's model, and refuse the rows that lm-eval would score wrongly without a word.
 
-    lm-eval cuts a prompt that is longer than the context. It cannot score a prompt whose tokens merge with those of the answer,
-    a prompt of which training reads other tokens, or two choices with the same tokens. An error gives the number of the first
-    such row.
+    lm-eval would cut a prompt that is longer than the context. It would also score a prompt whose tokens merge with those of the
+    answer, a prompt of which training reads other tokens, and two choices with the same tokens. An error gives the number of
+    the first such row.
 
-    The choices of a row share one forward pass over their prompt if `may_share_contexts` allows it: for a float32 model with
-    torch's attention and fixed rotary angles, and choices of at most 16 tokens. Their log-likelihoods then differ from those of
-    lm-eval's own passes by rounding, about 1e-5 nats. The prediction of a row can therefore differ only if two of its choices
-    are that close. Otherwise every choice has a pass of its own in lm-eval's code."""
+    The choices of a row share one forward pass over their prompt if the model is in float32, every choice has at most 16 tokens,
+    and config.json asks for torch's attention and for rotary angles that do not depend on the length. Then each log-likelihood
+    differs by about 1e-5 nats from that of a pass of its own, because sums are rounded in another order. So a prediction can
+    change only if two choices are that close. In all other cases each choice has a pass of its own, in lm-eval's code."""
 
     # Whether the choices of the last evaluation shared the passes over their prompts.
     shares_contexts = False
