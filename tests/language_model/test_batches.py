@@ -41,7 +41,7 @@ def merging() -> PreTrainedTokenizerFast:
 
 
 @pytest.mark.parametrize("kind", ["plain", "with a first token"])
-@pytest.mark.parametrize("task", [task for task in TASKS.values() if task.generate], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [task for task in TASKS if task.generate], ids=lambda task: task.name)
 def test_prompt_and_answer_are_split_as_lm_eval_splits_them(tiny_models, task, kind):
     bos = {"add_bos_token": True} if kind == "with a first token" else {}
     tokenizer = AutoTokenizer.from_pretrained(tiny_models["llama"], **bos)

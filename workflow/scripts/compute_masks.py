@@ -20,7 +20,8 @@ from sparseft.methods import get_method
 from sparseft.pruning.mask_generator import Calibration, Places, compute_masks
 from sparseft.storage.files import check_apart, check_ours, check_writable, hold
 from sparseft.study.config import Masks, add_flags, parse_section
-from sparseft.study.grid import MASK_NAME, MASK_REPORT, TASKS
+from sparseft.study.grid import MASK_NAME, MASK_REPORT
+from sparseft.tasks import BY_NAME
 
 MAX_THREADS = max(64, os.cpu_count() or 1)
 
@@ -46,7 +47,7 @@ def parse_args() -> argparse.Namespace:
         default=DEFAULT.name,
         help=f"importance of the methods that name none ({DEFAULT.name})",
     )
-    parser.add_argument("--task", choices=TASKS, help="task whose loss and prompts calibrate")
+    parser.add_argument("--task", choices=list(BY_NAME), help="task whose loss and prompts calibrate")
     parser.add_argument("--data_dir", type=Path, help="folder of the task's train.jsonl")
     parser.add_argument("--format", choices=["pt", "safetensors"], default="pt", help="format of the mask files (pt)")
     parser.add_argument(

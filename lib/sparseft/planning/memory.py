@@ -11,7 +11,6 @@ from sparseft.architectures.sizes import attention_heads
 from sparseft.importances import Evidence
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.planning.lengths import TEXTS
 from sparseft.planning.sizes import Subject
 from sparseft.study import grid
 from sparseft.study.config import Config
@@ -65,7 +64,7 @@ def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Nee
         return Need({"weights": weights}, _loading(config, subject))
     # A token has a hidden state, and the cosines and sines of its place.
     numbers_per_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config).size
-    states = width * config.masks.calibration_examples * TEXTS[task].mean * numbers_per_token
+    states = width * config.masks.calibration_examples * get_task(task).lengths.mean * numbers_per_token
     matrix = 12 * max(map(math.prod, subject.prunable.values()))
     machine = _loading(config, subject) | {"a matrix, its magnitudes and scores, fp32": matrix}
     return Need({"weights": weights, "hidden states of the examples": states}, machine)
@@ -73,7 +72,7 @@ def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Nee
 
 def _gradient_memory(config: Config, subject: Subject, task: str, weights: int) -> Need:
     """Return what the gradients of the examples need; `weights` in bytes."""
-    activations = TEXTS[task].long * subject.config["num_hidden_layers"] * activation_bytes(subject)
+    activations = get_task(task).lengths.long * subject.config["num_hidden_layers"] * activation_bytes(subject)
     scores = {"scores, fp32": 4 * subject.prunable_weights}
     if config.resources.gpus:
         # The weights have left the machine's memory before the scores are made.
@@ -87,7 +86,7 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
         tracing = {"tracing, not on the wafer: fp32 weights, masks, graph": TRACE * subject.weights, "program": TRACER}
         return Need({}, tracing)
     settings = config.training_of(task)
-    texts = TEXTS[task]
+    texts = get_task(task).lengths
     layers = subject.config["num_hidden_layers"]
     tokens = settings.micro_batch_size * texts.long
     kept = layers * activation_bytes(subject)
@@ -107,7 +106,7 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
 
 def evaluation_memory(config: Config, subject: Subject, name: str) -> Need:
     """Return what an evaluation on a task needs."""
-    texts = TEXTS[name]
+    texts = get_task(name).lengths
     task = get_task(name)
     batch = config.evaluation_batch_size
     model = {"weights": subject.width * subject.weights}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from sparseft.errors import InputError
-from sparseft.planning.lengths import TEXTS, validation_rows
+from sparseft.planning.lengths import validation_rows
 from sparseft.planning.memory import MASK_JOB, PROGRAM, Need, evaluation_memory, mask_memory, training_memory
 from sparseft.planning.sizes import Subject, described
 from sparseft.study.config import Config
@@ -134,7 +134,7 @@ def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
 
 def _flop(config: Config, job: JobKind, subject: Subject) -> int:
     """Return the FLOP of a job: 2 per weight and token forward, 4 backward. Every example is as long as a long one."""
-    texts = TEXTS[job.task]
+    texts = get_task(job.task).lengths
     rows = validation_rows(config.tasks[job.task], job.task)
     if job.kind == "training":
         settings = config.training_of(job.task)

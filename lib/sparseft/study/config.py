@@ -8,7 +8,6 @@ import os
 import re
 from argparse import ArgumentParser
 from collections.abc import Iterable
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
@@ -17,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sparseft.errors import InputError
 from sparseft.methods import DENSE, SEMISTRUCTURED, get_method
 from sparseft.modes import get_mode
-from sparseft.study.grid import METHODS, PROJECTIONS, TASKS, TRAINED_MODES, WILDCARDS
+from sparseft.study.grid import METHODS, PROJECTIONS, TRAINED_MODES, WILDCARDS
+from sparseft.tasks import BY_NAME, get_task
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+|mdl:.+\.mdl(@.+)?)$"
@@ -643,7 +643,7 @@ class Config(Section):
         description="Models by a name that you choose: letters, digits, `_` and `.`. Names appear in paths and tables.",
         examples=[{"mine": {"source": "path:/data/llama-7b", "dtype": "bfloat16"}}],
     )
-    tasks: dict[Literal[TASKS], TaskData] = Field(
+    tasks: dict[Literal[tuple(BY_NAME)], TaskData] = Field(
         description="Tasks by name, each with its data.",
         examples=[{"hellaswag": {"train_examples": 800, "validation_examples": 200}}],
     )
@@ -692,7 +692,8 @@ class Config(Section):
             schedule.check_processes(self.resources.processes)
             for mode in self.grid.modes:
                 schedule.check(mode, set(PROJECTIONS))
-            if "mini" in name and (data.local or data.hub or not data.train_examples or not data.validation_examples):
+            is_complete = data.train_examples and data.validation_examples and not data.local and not data.hub
+            if get_task(name).generate and not is_complete:
                 raise ValueError(
                     f"tasks.{name} is generated: give train_examples and validation_examples, neither local nor hub"
                 )
@@ -723,9 +724,7 @@ class Config(Section):
     def training_of(self, task: str) -> Training:
         """Return the schedule of a task. From the weakest to the strongest: the defaults of Training, the task's suggestion,
         the keys that the user set in `training`, the keys of `tasks.NAME.training`."""
-        # No import statement: it would put every task into the digest of each script that reads any section. Whatever reads
-        # a whole configuration imports sparseft.study.configfiles, whose digest has the tasks.
-        suggested = import_module("sparseft.tasks").get_task(task).suggested_training
+        suggested = get_task(task).suggested_training
         asked = self.training.model_dump(include=self.training.model_fields_set)
         return Training(**{**suggested, **asked, **self.tasks[task].training})
 

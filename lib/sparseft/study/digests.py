@@ -21,13 +21,13 @@ from pathlib import Path
 
 from sparseft.importances import IMPORTANCES
 from sparseft.methods import get_method
-from sparseft.tasks import TASKS
+from sparseft.tasks import BY_NAME
 
 PACKAGE = "sparseft"
 # By folder, the names of the values.
 AXES = {
     "importances": frozenset(importance.name for importance in IMPORTANCES),
-    "tasks": frozenset(TASKS),
+    "tasks": frozenset(BY_NAME),
 }
 
 _PARSER_WORDS = frozenset({"description", "epilog"})

@@ -27,8 +27,7 @@ from sparseft.study.digests import code_digest
 from sparseft.study.grid import NO_FINETUNE, TRAINED_MODES, Run
 from sparseft.tasks import get_task
 from sparseft.tasks.prepared import read_splits
-from sparseft.tasks.source import SPLITS
-from sparseft.tasks.task import Row, Task
+from sparseft.tasks.task import SPLITS, Row, Task
 
 
 @dataclass(frozen=True)
