@@ -81,7 +81,7 @@ def test_throughput_is_measured_once_a_trained_cell_or_for_what_is_asked():
 
 
 def test_masks_that_look_at_a_task_lie_in_its_folder():
-    assert len(grid.TASK_METHODS) == 8
+    assert len(grid.TASK_METHODS) == 10
     for method in grid.METHODS:
         run = Run("llama", "boolq", method, 50, "sparse_to_dense", 0)
         folder = "masks/llama/boolq" if get_method(method).uses_examples else "masks/llama"

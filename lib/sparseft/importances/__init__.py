@@ -3,10 +3,11 @@
 from sparseft.importances.gradient import GRADIENT
 from sparseft.importances.importance import Evidence, Importance
 from sparseft.importances.magnitude import MAGNITUDE
+from sparseft.importances.ria import RIA
 from sparseft.importances.taylor import TAYLOR
 from sparseft.importances.wanda import WANDA
 
-IMPORTANCES = (MAGNITUDE, GRADIENT, TAYLOR, WANDA)
+IMPORTANCES = (MAGNITUDE, GRADIENT, TAYLOR, WANDA, RIA)
 DEFAULT = MAGNITUDE  # of a method whose name has no importance
 
 __all__ = ["DEFAULT", "IMPORTANCES", "Evidence", "Importance"]
