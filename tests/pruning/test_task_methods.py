@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
+from sparseft.importances.ria import RIA
 from sparseft.methods import get_method
 from sparseft.pruning.calibration import calibrate, calibration_examples, input_norms, mean_gradient_magnitudes
 from sparseft.study.config import Masks
@@ -61,6 +62,16 @@ def test_one_pass_wanda_ranks_every_row_by_weight_times_norm(tiny, train):
         for layer in mask.shape:
             scores = np.abs(tiny.read_float32(f"{layer}.weight")) * norms[layer]
             np.testing.assert_array_equal(mask.kept(layer), np.stack([kept(row, percent) for row in scores]))
+
+
+def test_one_pass_ria_ranks_a_whole_layer_by_the_published_score(tiny, train):
+    norms = input_norms(tiny, calibration_examples(tiny, TASK, ROWS, NUMBER, 0))
+    for percent, mask in computed(tiny, "unstructured_ria", train, sequential=False).items():
+        for layer in mask.shape:
+            weights = tiny.read_float32(f"{layer}.weight")
+            column_sums = np.abs(weights).sum(axis=0, dtype=np.float64).astype(np.float32)
+            scores = RIA.score(weights, norms[layer], column_sums)
+            np.testing.assert_array_equal(mask.kept(layer), kept(scores, percent))
 
 
 @pytest.mark.parametrize("method", ["unstructured_wanda", "semistructured_wanda"])

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sparseft.errors import InputError
+from sparseft.importances import IMPORTANCES, Importance
 from sparseft.methods import DENSE, SEMISTRUCTURED, get_method
 from sparseft.modes import get_mode
 from sparseft.study.grid import METHODS, PROJECTIONS, TRAINED_MODES, WILDCARDS
@@ -30,6 +31,16 @@ SEEDS = 2**63
 Positive = Annotated[int, Field(gt=0, le=LARGEST)]
 NULLS = ("null", "Null", "NULL", "~", "None")  # how the text of --config says that there is no value
 WAFER_STEPS = 100  # that a measurement on the wafer times, at least: its first ones say nothing of the others
+
+
+def _names(importances: Iterable[Importance]) -> str:
+    """Return the names of importances as a list in words."""
+    return ", ".join(importance.name for importance in importances)
+
+
+BY_EXAMPLES = _names(importance for importance in IMPORTANCES if importance.uses_examples)
+BY_ROW = _names(importance for importance in IMPORTANCES if importance.scope == "row")
+IN_SEQUENCE = _names(importance for importance in IMPORTANCES if importance.is_sequential)
 
 
 class Section(BaseModel):
@@ -361,7 +372,8 @@ class Masks(Section):
     seed: int = Field(0, ge=0, lt=SEEDS, description="Seed of the method random.", examples=[1])
     scope: Literal["layer", "row", "global"] | None = Field(
         None,
-        description="Which weights are ranked together by unstructured and random. Null means row for wanda, else layer.",
+        description="Which weights are ranked together by unstructured and random. Null means the choice of the importance: layer"
+        f", or row for {BY_ROW}.",
         examples=["global"],
     )
     nm_group: Annotated[int, Field(ge=2, le=64)] = Field(
@@ -369,15 +381,13 @@ class Masks(Section):
         description="M of the pattern N:M of semistructured. N follows from the sparsity: with 4, 50 % is 2:4.",
         examples=[8],
     )
-    calibration_examples: Positive = Field(
-        128, description="Training examples that gradient, taylor and wanda use.", examples=[64]
-    )
+    calibration_examples: Positive = Field(128, description=f"Training examples that {BY_EXAMPLES} use.", examples=[64])
     calibration_seed: int = Field(
         0, ge=0, lt=SEEDS, description="Seed that chooses the calibration examples.", examples=[1]
     )
     sequential: bool = Field(
         True,
-        description="True: wanda prunes layer by layer, as published, in one pass per sparsity. False: one pass serves all"
+        description=f"True: {IN_SEQUENCE} prune layer by layer, as published, in one pass per sparsity. False: one pass serves all"
         " sparsities, with the inputs of the dense model.",
         examples=[False],
     )
