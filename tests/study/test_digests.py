@@ -270,7 +270,6 @@ PLOTTERS = {"analyze_results.py", "analyze_throughput.py"}
         ("masks/validation.py", {"validate_sparsity.py"}, {"train.py", "merge.py", "compute_masks.py", "evaluate.py"}),
         ("pruning/structured.py", {"compute_masks.py"}, {"train.py", "merge.py", "validate_sparsity.py"}),
         ("training/loop.py", {"train.py"}, {"compute_masks.py", "validate_sparsity.py", "merge.py", "evaluate.py"}),
-        ("tasks/boolq_mini.py", {"prepare_task.py", "train.py", "evaluate.py"}, {"merge.py"}),
         ("analysis/plots.py", PLOTTERS, set(SCRIPTS) - PLOTTERS),  # imported inside main
         ("__init__.py", set(SCRIPTS), set()),
         ("errors.py", set(SCRIPTS), set()),

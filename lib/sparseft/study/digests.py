@@ -40,7 +40,6 @@ WORDS = {
     "add_argument_group": _GROUP_WORDS,
     "add_argument": frozenset({"help", "metavar"}),
     "Field": frozenset({"description", "title", "examples"}),
-    "Importance": frozenset({"formula", "source"}),
 }
 # The expressions that such a keyword may consist of. Text that calls a function is code.
 _TEXT = (ast.Constant, ast.JoinedStr, ast.FormattedValue, ast.Name, ast.List, ast.Tuple, ast.expr_context)
