@@ -22,7 +22,7 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.pruning.calibration import calibrate
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks
 from sparseft.study.grid import TASK_METHODS, split_method
 from sparseft.tasks import get_task

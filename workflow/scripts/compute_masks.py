@@ -18,7 +18,9 @@ from sparseft.errors import InputError, run_script
 from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.report import plot_report
 from sparseft.pruning.scores import Calibration
-from sparseft.storage.files import check_apart, check_ours, check_writable, hold, staged, write_json
+from sparseft.storage.atomic import atomic_files, write_json
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_ours, check_writable
 from sparseft.study.config import Masks, add_flags, parse_section
 from sparseft.study.grid import IMPORTANCES, MASK_NAME, MASK_REPORT, TASK_METHODS, TASKS, split_method
 
@@ -121,8 +123,12 @@ def main() -> int:
     for method, (paths, report_path) in outputs.items():
         hold(report_path)
         calibration = calibration_of(args, method, settings) if method in TASK_METHODS else None
-        with compute_masks(checkpoint, method, percents, paths, settings, calibration=calibration,
-                           threads=args.threads) as report, staged(args.output_dir) as folder:  # fmt: skip
+        with atomic_files(args.output_dir, report_path.name) as folder:
+            places = [folder / path.name for path in paths]
+            with compute_masks(
+                checkpoint, method, percents, places, settings, calibration=calibration, threads=args.threads
+            ) as report:
+                pass
             if args.plot:
                 plot_report(report, folder, f"{method}{args.suffix}")
             write_json(folder / report_path.name, report)

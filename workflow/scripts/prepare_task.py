@@ -11,7 +11,10 @@ import sys
 from pathlib import Path
 
 from sparseft.errors import run_script
-from sparseft.storage.files import atomic_files, check_apart, check_ours, check_writable, hold, mark, sha256
+from sparseft.storage.atomic import atomic_files, write_json
+from sparseft.storage.hashes import sha256
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.config import TaskData, add_flags, parse_section
 from sparseft.tasks import get_task
 from sparseft.tasks.source import SPLITS, load_rows, overlap, source_of
@@ -30,7 +33,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     outputs = [args.output_dir / name for name in (*(f"{split}.jsonl" for split in SPLITS), "manifest.json")]
-    check_writable(*outputs)
     check_ours(args.output_dir, *outputs)
     task = get_task(args.task)
     asked = parse_section(TaskData, {name: getattr(args, name) for name in ASKED}, f"tasks.{task.name}")
@@ -51,15 +53,15 @@ def main() -> int:
     if repeated:
         print(f"warning: {task.name}: {repeated} of {len(rows['validation'])} validation examples repeat another's prompt:"
               " errors and tests will take them for independent", file=sys.stderr)  # fmt: skip
-    with atomic_files(*outputs) as (*files, manifest):
+    with atomic_files(args.output_dir, outputs[-1].name) as folder:
+        files = [folder / output.name for output in outputs[:-1]]
         for split, file in zip(SPLITS, files, strict=True):
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[split])
             file.write_text(lines, encoding="utf-8")
         content = {"task": task.name, "source": source_of(task, local, asked.hub), "seed": asked.seed,
                    "examples": {split: len(rows[split]) for split in SPLITS}, "train_overlap": shared,
                    "sha256": dict(zip(SPLITS, map(sha256, files), strict=True))}  # fmt: skip
-        manifest.write_text(json.dumps(content, indent=2) + "\n")
-        mark(args.output_dir)
+        write_json(folder / outputs[-1].name, content)
     return 0
 
 

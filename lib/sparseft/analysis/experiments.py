@@ -13,7 +13,7 @@ from sparseft.analysis.markdown import bullets, markdown_table
 from sparseft.analysis.records import Evaluation, Record, Training
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.tables import LINE, PLAIN_LORA, asked_and_reached
-from sparseft.storage.files import atomic_file
+from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import DENSE, MODES, NO_FINETUNE, TRAINED_MODES, WAFER
 
 NO_SENTENCE = "No model and sparsity here is without a fault, so nothing is said. correctness_memo.md names the faults."

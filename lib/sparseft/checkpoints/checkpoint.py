@@ -18,7 +18,9 @@ from typing import BinaryIO
 import numpy as np
 
 from sparseft.errors import InputError
-from sparseft.storage.files import ADAPTER_CONFIG, check_regular, read_json, sha256
+from sparseft.storage.adapter_files import ADAPTER_CONFIG
+from sparseft.storage.hashes import sha256
+from sparseft.storage.reading import check_regular, read_json
 
 BITS = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
 MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit

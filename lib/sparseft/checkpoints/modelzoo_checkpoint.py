@@ -20,7 +20,7 @@ from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.checkpoints.modelzoo_names import Place, deinterleave, duplicates, places
 from sparseft.checkpoints.shapes import Shapes, tensor_shapes
 from sparseft.errors import InputError
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import split_mdl
 
 BRANCH = "model"

@@ -11,7 +11,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import ROTARY_BUFFER
 from sparseft.checkpoints.shapes import DTYPES
 from sparseft.errors import InputError
-from sparseft.storage.files import read_json
+from sparseft.storage.reading import read_json
 
 _TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 

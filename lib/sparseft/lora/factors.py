@@ -1,4 +1,10 @@
-"""The low-rank factors of an adapter, A (r, in) and B (out, r), as they start."""
+"""Compute with the low-rank factors A (r, in) and B (out, r) in plain tensor algebra, which every compiler can trace.
+
+    A starts as PEFT's: kaiming-uniform with a = sqrt(5)        B starts at 0
+    the masked update: s (B A) * M
+
+LoRA: Hu et al. 2021, arXiv 2106.09685, section 4.1. Straight-through gradient: LoRS, arXiv 2501.08582.
+"""
 
 import math
 
@@ -7,5 +13,14 @@ from torch import Tensor, nn
 
 
 def initial_factor(r: int, columns: int, device: torch.device) -> Tensor:
-    """A (r, in), fp32, as PEFT's starts: kaiming-uniform with a = sqrt(5), drawn from torch's generator. B starts at 0."""
+    """Return a new A (r, in), fp32, drawn from torch's generator."""
     return nn.init.kaiming_uniform_(torch.empty(r, columns, device=device), a=math.sqrt(5))
+
+
+def masked_update(A: Tensor, B: Tensor, s: float, M: Tensor, gradient: str) -> Tensor:
+    """Return s (B A) * M, (out, in). If `gradient` is "straight_through", the gradient of A and B ignores M."""
+    update = s * (B @ A)
+    masked = update * M
+    if gradient == "straight_through":
+        return update + (masked - update).detach()
+    return masked

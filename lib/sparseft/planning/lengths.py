@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparseft.storage.files import ROWS_LIMIT, check_regular
+from sparseft.storage.reading import ROWS_LIMIT, check_regular
 from sparseft.study.config import TaskData
 
 

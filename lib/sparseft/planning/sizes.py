@@ -9,7 +9,7 @@ from sparseft.checkpoints.checkpoint import BITS, lay_out, safetensors_header
 from sparseft.checkpoints.layers import prunable_names
 from sparseft.checkpoints.shapes import DTYPES, Shapes, tensor_shapes
 from sparseft.errors import InputError
-from sparseft.storage.files import read_json
+from sparseft.storage.reading import read_json
 from sparseft.study import grid
 from sparseft.study.config import Config, Model, split_mdl
 

@@ -90,7 +90,6 @@ def compute_masks(
                 source, dtypes = random_source(checkpoint, settings.seed), dict.fromkeys(shape)
             selection = Selection(source, shape, dtypes, percents, writer.write)
             scores = _select(selection, checkpoint, pattern, scope, settings.nm_group, threads)
-        writer.finish()
         yield mask_report(meta, percents, writer.kept, shape, scores)
 
 

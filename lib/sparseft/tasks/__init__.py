@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.storage.files import ROWS_LIMIT, read_text
+from sparseft.storage.reading import ROWS_LIMIT, read_text
 from sparseft.tasks.boolq import BOOLQ
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
 from sparseft.tasks.gsm8k import GSM8K

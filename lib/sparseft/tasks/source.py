@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.tasks import problem_of, read_examples, read_rows, wikitext2
 from sparseft.tasks.task import Row, Task
 

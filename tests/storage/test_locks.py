@@ -10,7 +10,7 @@ import pytest
 
 HOLD = """
 import sys
-from sparseft.storage.files import hold
+from sparseft.storage.locks import hold
 hold(sys.argv[1])
 print("held", flush=True)
 sys.stdin.readline()
@@ -49,7 +49,7 @@ def test_three_that_come_and_go_never_hold_together(tmp_path):
     script = """
 import sys
 from pathlib import Path
-from sparseft.storage.files import hold
+from sparseft.storage.locks import hold
 folder = Path(sys.argv[1])
 hold(folder / "output")
 mark = folder / "inside"
