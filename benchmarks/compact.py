@@ -94,9 +94,10 @@ def training(subject: Subject, ids: Tensor) -> Callable[[], None]:
     """One optimiser step of this project's LoRA on every prunable layer."""
     model, _ = load_model(subject.folder, CPU)
     unfuse_experts(model)
-    shapes = prunable_shapes(Checkpoint(subject.folder))
+    checkpoint = Checkpoint(subject.folder)
+    shapes = prunable_shapes(checkpoint)
     masks = subject.masks or (lambda layer: torch.ones(shapes[layer], dtype=torch.bool))
-    paths = {layer: memory_path(layer) for layer in shapes}
+    paths = {layer: memory_path(checkpoint.architecture, layer) for layer in shapes}
     layers = attach(model, masks, paths, "sparse_to_sparse", SETTINGS)  # without a pruned weight: plain LoRA
     optimizer = torch.optim.AdamW([p for layer in layers.values() for p in (layer.lora_A, layer.lora_B)], lr=1e-4)
     batch = collate([Example(row, TOKENS - ANSWER) for row in ids.tolist()])

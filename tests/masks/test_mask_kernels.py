@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparseft.masks.mask_file import pack, unpack
 from sparseft.masks.mask_kernels import count_ones, survey, zero_pruned
-from sparseft.pruning.mask_generator import Selection, select_groups, select_rows, select_together
-from sparseft.pruning.scores import array_source
+from sparseft.pruning.selection import Selection, select_groups, select_rows, select_together
 
 PERCENTS = list(range(0, 100, 10))
 SHAPES = [(1, 1), (1, 300), (300, 1), (3, 17), (2, 66), (5, 64), (4, 192), (7, 130), (9, 4100)]
@@ -108,9 +107,9 @@ def test_any_bits_are_counted_exactly_and_nested(values, levels, distinct):
 
 def test_a_case_by_hand():
     #  |w| = 3 1 1 2: the lowest two are places 1 and 2; of one, the first of the equal ones
-    scores = {"w": np.array([[3, 1, 1, 2]], np.float32)}
+    scores = np.array([3, 1, 1, 2], np.float32)
     written = {}
-    selection = Selection(array_source(scores), {"w": (1, 4)}, {"w": "F32"}, [0, 25, 50],
+    selection = Selection(lambda _: iter([scores.view(np.uint32)]), {"w": (1, 4)}, {"w": "F32"}, [0, 25, 50],
                           lambda layer, _, packed: written.update({layer: packed}))  # fmt: skip
     select_together(selection, ["w"])
     assert written["w"].tolist() == [[0b1111], [0b1101], [0b1001]]

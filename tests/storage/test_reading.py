@@ -21,8 +21,9 @@ from sparseft.storage.reading import read_bytes, read_json, read_text
 from sparseft.storage.record import read_record
 from sparseft.study import passes
 from sparseft.study.configfiles import read_configuration
-from sparseft.tasks import read_rows
+from sparseft.tasks.rows import read_rows
 from sparseft.tasks.source import load_text
+from sparseft.tasks.task import RowFormat
 from sparseft.training.state import read_state
 from tiny_models import save_tiny
 
@@ -49,7 +50,7 @@ READERS = {
     "read_bytes": read_bytes,
     "read_text": lambda path: read_text(path, 9, ""),
     "sha256": sha256,
-    "rows": lambda path: read_rows(path, "x", {}),
+    "rows": lambda path: read_rows(path, RowFormat(name="x", fields={})),
     "wikitext": load_text,
     "safetensors": read_header,
     "torch file": read_torch_file,

@@ -7,6 +7,9 @@ description reruns nothing.
 
 from dataclasses import dataclass, replace
 
+from sparseft.tasks import METRICS, RECALLS, TASKS
+from sparseft.tasks.metrics import MAJORITY_FLOOR
+
 TRAINED_ONLY = "the run was not trained"
 NOT_MEASURED = "nothing was measured"
 ONE_MODEL = "the cell has one model"
@@ -63,6 +66,22 @@ def _interval_source(name: str, empty: str = "never") -> Column:
     return Column(
         f"{name}_interval_from", "text", "Which interval reaches further: seeds, examples, or both.", empty=empty
     )
+
+
+def _metric_columns() -> list[Column]:
+    """Return the columns of the tasks' metrics and their standard errors. A mini task reports the metrics of its real task."""
+    columns = []
+    for metric in METRICS:
+        tasks = [task.name for task in TASKS if metric in task.metrics and not task.generate]
+        empty = f"the task is not {' or '.join(tasks)}" + (f"; {metric.empty}" if metric.empty else "")
+        columns.append(Column(metric.name, "number", metric.meaning, "fraction", empty))
+        if metric.standard_error:
+            meaning = f"Standard error of {metric.name}."
+            empty = f"{metric.name} is empty"
+            if metric.answer:
+                empty += f"; only one example has the answer {metric.answer}"
+            columns.append(Column(metric.standard_error, "number", meaning, "fraction", empty))
+    return columns
 
 
 SUMMARY = Table(
@@ -134,81 +153,7 @@ SUMMARY = Table(
             "Value of a random guess, from the number of choices of each row (evaluation.json).",
             "fraction",
         ),
-        Column("acc", "number", "Share of examples whose likeliest choice is right.", "fraction", "the task is gsm8k"),
-        Column("acc_stderr", "number", "Standard error of acc.", "fraction", "acc is empty"),
-        Column(
-            "acc_norm",
-            "number",
-            "As acc, with the log-likelihood divided by the characters of the choice.",
-            "fraction",
-            "the task is not hellaswag",
-        ),
-        Column("acc_norm_stderr", "number", "Standard error of acc_norm.", "fraction", "acc_norm is empty"),
-        Column(
-            "f1",
-            "number",
-            "Harmonic mean of precision and recall of the answer yes.",
-            "fraction",
-            "the task is not boolq; no example has the answer yes",
-        ),
-        Column("f1_stderr", "number", "Standard error of f1, by bootstrap.", "fraction", "f1 is empty"),
-        Column(
-            "recall_no",
-            "number",
-            "Share of the examples with the answer no that were answered no.",
-            "fraction",
-            "the task is not boolq; no example has the answer no",
-        ),
-        Column(
-            "recall_no_stderr",
-            "number",
-            "Standard error of recall_no.",
-            "fraction",
-            "recall_no is empty; only one example has the answer no",
-        ),
-        Column(
-            "recall_yes",
-            "number",
-            "Share of the examples with the answer yes that were answered yes.",
-            "fraction",
-            "the task is not boolq; no example has the answer yes",
-        ),
-        Column(
-            "recall_yes_stderr",
-            "number",
-            "Standard error of recall_yes.",
-            "fraction",
-            "recall_yes is empty; only one example has the answer yes",
-        ),
-        Column(
-            "majority_floor",
-            "number",
-            "acc of a model that always gives the more frequent answer.",
-            "fraction",
-            "the task is not boolq",
-        ),
-        Column(
-            "exact_match",
-            "number",
-            "Share of examples whose number after `####` is right.",
-            "fraction",
-            "the task is not gsm8k",
-        ),
-        Column("exact_match_stderr", "number", "Standard error of exact_match.", "fraction", "the task is not gsm8k"),
-        Column(
-            "exact_match_flexible-extract",
-            "number",
-            "Share of examples whose last number in the answer is right.",
-            "fraction",
-            "the task is not gsm8k",
-        ),
-        Column(
-            "exact_match_stderr_flexible-extract",
-            "number",
-            "Standard error of exact_match_flexible-extract.",
-            "fraction",
-            "the task is not gsm8k",
-        ),
+        *_metric_columns(),
         Column(
             "wikitext2_ppl_N",
             "number",
@@ -432,7 +377,7 @@ GROUPED = Table(
             "fraction",
         ),
         Column("reached_sparsity", "number", "Sparsity of the masks, mean over the models.", PRUNABLE),
-        *_same(SUMMARY, "majority_floor recall_no recall_yes"),
+        *_same(SUMMARY, f"{MAJORITY_FLOOR.name} {' '.join(RECALLS.values())}"),
         *_mean_and_interval("value", "fraction", "value"),
         _interval_source("value"),
         *_mean_and_interval("eval_loss", NATS, "eval_loss"),

@@ -15,6 +15,8 @@ from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.tables import LINE, PLAIN_LORA, asked_and_reached
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import DENSE, MODES, NO_FINETUNE, TRAINED_MODES, WAFER
+from sparseft.tasks import RECALLS
+from sparseft.tasks.metrics import MAJORITY_FLOOR
 
 NO_SENTENCE = "No model and sparsity here is without a fault, so nothing is said. correctness_memo.md names the faults."
 _HOW_TO_READ = """## How to read the numbers
@@ -186,7 +188,7 @@ def _mask_settings(record: Record) -> str:
 
 
 def _floor(evaluation: Evaluation) -> str:
-    floor = evaluation.metrics.get("majority_floor")
+    floor = evaluation.metrics.get(MAJORITY_FLOOR.name)
     return "-" if floor is None else f"{floor:.3f}"
 
 
@@ -220,8 +222,9 @@ def _best_table(here: Derived, tolerance: float) -> str:
 
 def _value(cell: tuple) -> str:
     text = f"{cell.value_mean:.3f} ± {cell.standard_error:.3f}"
-    for name, recall in (("no", cell.recall_no), ("yes", cell.recall_yes)):
-        text += f" {name} {recall:.2f}" if pd.notna(recall) else ""
+    for answer, column in RECALLS.items():
+        recall = getattr(cell, column)
+        text += f" {answer} {recall:.2f}" if pd.notna(recall) else ""
     return text + (" (at fault)" if cell.n_sound < cell.n else "")
 
 

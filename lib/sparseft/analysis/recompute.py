@@ -14,9 +14,10 @@ import numpy as np
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.study.grid import DATA
-from sparseft.tasks import TASKS, parse_rows, read_row_text
-from sparseft.tasks.boolq import CHOICES
+from sparseft.tasks import BY_NAME, TASKS
+from sparseft.tasks.metrics import F1
 from sparseft.tasks.prepared import check_recorded
+from sparseft.tasks.rows import parse_rows, read_row_text
 from sparseft.tasks.scoring import (
     chance_of,
     choice_metrics,
@@ -102,9 +103,12 @@ def _unusable(scored: Scored) -> str | None:
 def _choice_metrics(scored: Scored) -> dict[str, float | None]:
     """Return every metric that a task with choices may have."""
     labels, logs = scored.labels, scored.log_likelihoods
-    metrics = choice_metrics(labels, logs, scored.choice_lengths, CHOICES)
-    if "f1_stderr" in scored.metrics and "f1" in metrics:
-        metrics["f1_stderr"] = f1_standard_error(labels, logs)
+    metrics = {}
+    # Those of every task, because a record may be of a task that is not in the table.
+    for classes in {task.classes for task in TASKS if task.classes}:
+        metrics |= choice_metrics(labels, logs, scored.choice_lengths, classes)
+    if F1.standard_error in scored.metrics and F1.name in metrics:
+        metrics[F1.standard_error] = f1_standard_error(labels, logs)
     return metrics
 
 
@@ -162,16 +166,16 @@ def check_rows(scored_digest: str, data: str, task: str, study: Path, known: dic
 
 def _digests(path: Path, task: str) -> tuple[str, str]:
     """Return the sha256 of a file of rows, and the digest of its labels; that one is empty where the rows are refused."""
-    if task not in TASKS:
+    if task not in BY_NAME:
         return sha256(path), ""
-    read = TASKS[task]
+    row_format = BY_NAME[task]
     try:
-        text = read_row_text(path, task, read.fields)
+        text = read_row_text(path, row_format)
     except InputError:
         return sha256(path), ""
     found = sha256_of_text(text)
     try:
-        rows = parse_rows(text, path, task, read.fields, read.problem)
+        rows = parse_rows(text, path, row_format)
     except InputError:
         return found, ""
-    return found, labels_digest(*labels_of(rows, read))
+    return found, labels_digest(*labels_of(rows, row_format))

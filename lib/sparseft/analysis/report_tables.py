@@ -9,6 +9,7 @@ from sparseft.analysis.findings import FRONTS
 from sparseft.analysis.records import Gap
 from sparseft.analysis.tables import asked_and_reached
 from sparseft.study.grid import MODES
+from sparseft.tasks import RECALLS
 
 NONE = "-"
 WIDE = 30  # characters; a longer text is broken into lines
@@ -77,8 +78,9 @@ def results(cells: pd.DataFrame) -> Table:
 def value_text(cell: tuple) -> str:
     """Return the mean value of a cell ± its standard error, and for a yes/no task the recall of both answers."""
     text = f"{cell.value_mean:.3f} ± {cell.standard_error:.3f}"
-    for name, recall in (("no", cell.recall_no), ("yes", cell.recall_yes)):
-        text += f" {name} {recall:.2f}" if pd.notna(recall) else ""
+    for answer, column in RECALLS.items():
+        recall = getattr(cell, column)
+        text += f" {answer} {recall:.2f}" if pd.notna(recall) else ""
     return text + (" (at fault)" if cell.n_sound < cell.n else "")
 
 
@@ -88,8 +90,12 @@ def _results_note(cells: pd.DataFrame, modes: Iterable[str]) -> str:
     words.append("The standard error is over the validation examples. The bar behind a value is its share of 1.")
     if any("(" in asked_and_reached(cell) for cell in cells.itertuples()):
         words.append("Sparsity is the requested one. If the masks reached another one, it is in parentheses.")
-    if cells["recall_no"].notna().any():
-        words.append("no and yes are the shares of the questions with this answer that were answered correctly.")
+    answers = [answer for answer, column in RECALLS.items() if cells[column].notna().any()]
+    if answers:
+        words.append(
+            f"The number after {' or '.join(answers)} is the share of the questions with this answer that were answered"
+            " correctly."
+        )
     if (cells["n_sound"] < cells["n"]).any():
         words.append("A value is at fault if one of its runs is. No sentence or figure uses it.")
     return " ".join(words)

@@ -37,6 +37,8 @@ from sparseft.analysis.records import Batch, Gap, Measurement, Record, files_dig
 from sparseft.analysis.statistics import proportion_interval, ratio_error, t_interval, union_interval
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import DENSE, METHODS, MODES, NO_FINETUNE, Cell
+from sparseft.tasks import METRICS, RECALLS
+from sparseft.tasks.metrics import MAJORITY_FLOOR
 from sparseft.tasks.wikitext2 import PREFIXES
 
 PLAIN_LORA = "sparse_to_dense"  # the mode of the dense fine-tuned runs
@@ -55,11 +57,7 @@ TRAINED = [
     "steps", "updates", "learning_rate", "warmup_fraction", "weight_decay", "max_grad_norm", "lora_r", "lora_alpha", "lora_dropout",
     "gradient", "length_buckets", "shard_model", "gradient_checkpointing", "cache_weights", "train_examples", "processes", "backend", "device", "dtype",
 ]  # fmt: skip
-METRICS = [
-    "acc", "acc_stderr", "acc_norm", "acc_norm_stderr", "f1", "f1_stderr", "recall_no", "recall_no_stderr",
-    "recall_yes", "recall_yes_stderr", "majority_floor", "exact_match", "exact_match_stderr",
-    "exact_match_flexible-extract", "exact_match_stderr_flexible-extract",
-]  # fmt: skip
+METRIC_COLUMNS = [name for metric in METRICS for name in metric.columns]
 POINT = [
     "reached_sparsity", "runs", "n", "n_sound", "examples", "chance", "majority_floor", "value", "value_sd", "value_low",
     "value_high", "value_interval_from",
@@ -81,7 +79,7 @@ NOTHING_LOST = 1e-9  # differences below this are rounding, not a loss that a sh
 def summary(judged: Iterable[Judged]) -> pd.DataFrame:
     """Return a row per run, in the order model, task, method, sparsity, mode, seed."""
     table = pd.DataFrame([_row(each) for each in judged])
-    numbers = [name for name in table if name in METRICS or name.startswith(PREFIXES)]
+    numbers = [name for name in table if name in METRIC_COLUMNS or name.startswith(PREFIXES)]
     table[numbers] = table[numbers].astype(float)
     return tidy(table, ["model", "task", "method", "sparsity", "mode", "seed"])
 
@@ -97,7 +95,7 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
         examples=("examples", "max"),
         chance=("chance", "first"),
         standard_error=("standard_error", "mean"),
-        **{name: (name, "mean") for name in ("reached_sparsity", "majority_floor", "recall_no", "recall_yes")},
+        **{name: (name, "mean") for name in ("reached_sparsity", MAJORITY_FLOOR.name, *RECALLS.values())},
     )
     table.insert(0, "runs", runs.groupby(CELL, sort=False).size())
     for name in ("value", "eval_loss", "train_merge_gap", "samples_per_second", "tokens_per_second"):
@@ -189,7 +187,7 @@ def _row(judged: Judged) -> dict:
         "nm_group": mask.nm_group,
         "calibration_examples": mask.calibration_examples,
         **{name: getattr(evaluation, name) for name in ("metric", "value", "standard_error", "examples", "chance")},
-        **{name: evaluation.metrics.get(name) for name in METRICS},
+        **{name: evaluation.metrics.get(name) for name in METRIC_COLUMNS},
         **perplexities,
         "distinct_prompts": evaluation.distinct_prompts,
         "harness": evaluation.harness,

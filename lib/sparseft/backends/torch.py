@@ -31,7 +31,7 @@ def adapted_model(
     """The pruned model with fresh LoRA layers, drawn from torch's generator; its tokenizer; the layers by name."""
     model, tokenizer = load_model(checkpoint.folder, device)
     unfuse_experts(model)
-    paths = {layer: memory_path(layer) for layer in prunable_layers(checkpoint)}
+    paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
     layers = attach(model, lambda name: torch.from_numpy(mask.kept(name)), paths, mode, settings)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})

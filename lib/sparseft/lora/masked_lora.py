@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from sparseft.lora.effective_weight import Workspace, carried_mask, carry_mask_, row_blocks
 from sparseft.lora.factors import initial_factor
+from sparseft.modes import get_mode
 from sparseft.study.config import Training
 
 
@@ -163,7 +164,7 @@ class MaskedLoRALinear(LoRALinear):
 
 def kind_of(mode: str, kept: Tensor) -> type[LoRALinear]:
     """Return the cheapest layer that trains `mode` under `kept`, bool (out, in)."""
-    if mode != "sparse_to_sparse" or bool(kept.all()):
+    if not get_mode(mode).masks_every_step or bool(kept.all()):
         return LoRALinear
     rows, columns = rows_and_columns(kept)
     return StructuredLoRALinear if torch.equal(kept, rows[:, None] & columns) else MaskedLoRALinear

@@ -64,7 +64,7 @@ def merge(
     return {
         "scale": factors.scale,
         "layers_merged": len(mask.shape),
-        "as_trained": _is_as_trained(factors, mask),
+        "as_trained": _is_as_trained(base, factors, mask),
         "adapter": factors.digest,
         "outputs": outputs,
     }
@@ -85,12 +85,12 @@ def _merged(base: Checkpoint, tensor: Tensor, kept: np.ndarray, factors: Adapter
     return workspace.merged(weight, A, B, factors.scale)
 
 
-def _is_as_trained(factors: Adapter, mask: Mask) -> bool:
+def _is_as_trained(base: Checkpoint, factors: Adapter, mask: Mask) -> bool:
     """Return whether the trained model multiplies by the merged weights, as the merged model does.
 
     All layers but masked ones, and fused experts, compute the same product with another order of sums."""
     mode = factors.config.get("sparseft", {}).get("mode")
-    is_fused = any(memory_path(layer) != layer for layer in mask.shape)
+    is_fused = any(memory_path(base.architecture, layer) != layer for layer in mask.shape)
     kinds = {kind_of(mode, torch.from_numpy(mask.kept(layer))) for layer in factors.pairs}
     return kinds == {MaskedLoRALinear} and not is_fused
 

@@ -21,9 +21,10 @@ from sparseft.checkpoints.checkpoint import read_header
 from sparseft.errors import InputError
 from sparseft.masks.mask_kernels import count_ones
 from sparseft.masks.torch_file import read_torch_file
+from sparseft.methods import get_method
 from sparseft.storage.record import remake_advice
 from sparseft.study.config import Masks
-from sparseft.study.grid import MASK_NAME, Cell, split_method
+from sparseft.study.grid import MASK_NAME, Cell
 
 FORMAT_VERSION = 1
 # The name of a mask file of the workflow, which says its method and sparsity.
@@ -130,9 +131,16 @@ def mask_meta(method: str, percents: list[int], settings: Masks, base: str) -> d
     """Return the metadata of a method's masks. Calibration, sparsity and the reached sparsity are added later.
 
     `base`: the digest of the model. Raises InputError if the method does not allow the settings."""
-    pattern, importance = split_method(method)
-    meta = {"method": method, "pattern": pattern, "importance": importance, "coordinates": "hf"}
-    return meta | {"base": base, **settings.used_by(method), "scope": settings.scope_of(method, percents)}
+    importance = get_method(method).importance
+    return {
+        "method": method,
+        "pattern": get_method(method).pattern.name,
+        "importance": importance.name if importance else "none",
+        "coordinates": "hf",
+        "base": base,
+        **settings.used_by(method),
+        "scope": settings.scope_of(method, percents),
+    }
 
 
 def _check_name(path: Path, mask: Mask) -> None:

@@ -18,6 +18,7 @@ from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
 from sparseft.masks.mask_file import Mask, check_mask, check_run, read_mask
+from sparseft.modes import get_mode
 from sparseft.storage.adapter_files import ADAPTER, adapter_digest
 from sparseft.storage.hashes import sha256
 from sparseft.storage.ownership import check_apart, check_ours, check_replaceable
@@ -27,15 +28,7 @@ from sparseft.study.digests import code_digest
 from sparseft.study.grid import NO_FINETUNE, TRAINED_MODES, Run
 from sparseft.tasks import get_task
 from sparseft.tasks.prepared import read_splits
-from sparseft.tasks.source import SPLITS
-from sparseft.tasks.task import Row, Task
-
-# By mode, what stock PEFT would make of the adapter. It is written into adapter_config.json.
-STOCK_PEFT = {
-    "sparse_to_dense": "over the pruned base W * M it computes the same; its merge leaves out the mask",
-    "sparse_to_sparse": "it computes and merges W * M + s B A without the mask on B A: another model, unless the mask is"
-    " structured or all ones",
-}
+from sparseft.tasks.task import SPLITS, Row, Task
 
 
 @dataclass(frozen=True)
@@ -71,8 +64,9 @@ class TrainingJob:
             self.checkpoint.config,
         ]
         tokens = [[example.ids, example.answer_start] for split in sorted(data) for example in data[split]]
-        library = Path(__file__).parents[2]
-        parts = [code_digest(backend, library), machine, inputs, tokens]
+        # The examples stand for the task, and the provenance for the mask, so that no value's file counts.
+        code = code_digest(backend, Path(__file__).parents[2], values=frozenset())
+        parts = [code, machine, inputs, tokens]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -129,7 +123,7 @@ def job_of(args: argparse.Namespace) -> TrainingJob:
             "mode": run.mode,
             "mask_sha256": mask_sha256,
             "base": checkpoint.digest,
-            "stock_peft": STOCK_PEFT[run.mode],
+            "stock_peft": get_mode(run.mode).stock_peft,
         },
         rows_sha256=rows_sha256,
     )

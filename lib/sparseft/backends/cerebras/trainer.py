@@ -158,7 +158,7 @@ class Trainer:
         torch.manual_seed(job.seed)
         model, tokenizer = load_model(job.checkpoint.folder, torch.device("cpu"))
         model, self.dtype = as_computed(model, backend)
-        paths = {layer: memory_path(layer) for layer in prunable_layers(job.checkpoint)}
+        paths = {layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)}
         self.layers = attach(
             model, lambda layer: torch.from_numpy(job.mask.kept(layer)), paths, job.mode, job.settings, plain_kind_of
         )
@@ -246,7 +246,7 @@ class Trainer:
             )
         adapter, factors = found["adapter"], {}
         for name, layer in self.layers.items():
-            A, B = (adapter[f"model.{memory_path(name)}.lora_{x}"] for x in "AB")
+            A, B = (adapter[f"model.{memory_path(self.job.checkpoint.architecture, name)}.lora_{x}"] for x in "AB")
             if isinstance(layer, StructuredLoRALinear):  # whose own masks are on the device
                 rows, columns = rows_and_columns(torch.from_numpy(self.job.mask.kept(name)))
                 A, B = A * columns, B * rows[:, None]

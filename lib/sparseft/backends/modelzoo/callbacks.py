@@ -7,9 +7,10 @@ checkpoint. In sparse_to_sparse the delta is masked in the forward, (W + s (B A)
 Written against release 2.10.0: src/cerebras/modelzoo/trainer/callbacks/ and common/utils/model/lora.py.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cerebras.pytorch as cstorch
 import numpy as np
 import torch
 from cerebras.modelzoo.common.utils.model.lora import LoRA_Linear
@@ -17,11 +18,11 @@ from cerebras.modelzoo.trainer.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparseft.backends.static_sparsity import declare_sparse
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
 from sparseft.errors import InputError
-from sparseft.lora.factors import initial_factor, masked_update
+from sparseft.lora.factors import initial_factor
+from sparseft.modes import get_mode
 
 
 class MaskedLinear(nn.Module):
@@ -38,8 +39,11 @@ class MaskedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        update = masked_update(self.lora_A, self.lora_B, self.scaling, self.M, self.gradient)
-        return F.linear(x, self.weight + update)
+        delta = self.scaling * (self.lora_B @ self.lora_A)  # (out, in)
+        masked = delta * self.M
+        if self.gradient == "straight_through":
+            masked = delta + (masked - delta).detach()
+        return F.linear(x, self.weight + masked)
 
 
 class FrozenLinear(nn.Module):
@@ -72,7 +76,7 @@ class MaskedLora(Callback):
             module = model.get_submodule(path)
             if self.targets and layer.rpartition(".")[2] not in self.targets:
                 setattr(model.get_submodule(parent), name, FrozenLinear(module))
-            elif self.mode == "sparse_to_sparse" and not kept.all():
+            elif get_mode(self.mode).masks_every_step and not kept.all():
                 rows, columns = kept.any(1), kept.any(0)
                 structured = torch.equal(kept, rows[:, None] & columns)  # the torch backend's is exact there
                 gradient = "exact" if structured else self.gradient
@@ -103,8 +107,13 @@ class FrozenBaseSparsity(Callback):
 
     def setup(self, trainer) -> None:
         """Applied to the model alone: the base is in no optimizer."""
-        masks = ((f"{path}.weight", kept) for _, path, kept in layer_masks(self.checkpoint))
-        declare_sparse(trainer.model, masks)
+        declared = {}
+        for _, path, kept in layer_masks(self.checkpoint):
+            pruned = 1 - kept.count_nonzero().item() / kept.numel()
+            if pruned:
+                declared[f"{path}.weight"] = cstorch.sparse.Static(pruned, init_method=_init_with(kept))
+        if declared:
+            trainer.model.apply(cstorch.sparse.Group(declared))
 
     def preprocess_checkpoint(self, trainer, state_dict: dict) -> None:
         """Leaves out the masks of layers that are not declared; loading is strict."""
@@ -135,3 +144,15 @@ def layer_masks(checkpoint: str) -> Iterator[tuple[str, str, Tensor]]:
             raise InputError(f"{checkpoint}: no mask of {layer}", "write it again with export_modelzoo.py --mask_path")
         kept = torch.from_numpy(np.ascontiguousarray(exported.mdl.read(mask)))
         yield layer, f"model.{place.key.removesuffix('.weight')}", kept
+
+
+def _init_with(kept: Tensor) -> Callable:
+    def from_checkpoint(
+        p: nn.Parameter,
+        sparsity: torch.FloatTensor,
+        score_shaper: cstorch.sparse.utils.ScoreShaper | None = None,
+        device: torch.device | None = None,
+    ) -> torch.BoolTensor:
+        return kept.to(p.device if device is None else device)
+
+    return from_checkpoint
