@@ -1,9 +1,8 @@
-"""Compute with the low-rank factors A (r, in) and B (out, r) in plain tensor algebra, which every compiler can trace.
+"""Start the low-rank factors of an adapter as PEFT does: A (r, in) at random, B (out, r) at 0.
 
-    A starts as PEFT's: kaiming-uniform with a = sqrt(5)        B starts at 0
-    the masked update: s (B A) * M
+    A ~ U(-1 / sqrt(in), 1 / sqrt(in))      kaiming-uniform with a = sqrt(5)
 
-LoRA: Hu et al. 2021, arXiv 2106.09685, section 4.1. Straight-through gradient: LoRS, arXiv 2501.08582.
+LoRA: Hu et al. 2021, arXiv 2106.09685, section 4.1.
 """
 
 import math
@@ -15,12 +14,3 @@ from torch import Tensor, nn
 def initial_factor(r: int, columns: int, device: torch.device) -> Tensor:
     """Return a new A (r, in), fp32, drawn from torch's generator."""
     return nn.init.kaiming_uniform_(torch.empty(r, columns, device=device), a=math.sqrt(5))
-
-
-def masked_update(A: Tensor, B: Tensor, s: float, M: Tensor, gradient: str) -> Tensor:
-    """Return s (B A) * M, (out, in). If `gradient` is "straight_through", the gradient of A and B ignores M."""
-    update = s * (B @ A)
-    masked = update * M
-    if gradient == "straight_through":
-        return update + (masked - update).detach()
-    return masked

@@ -36,6 +36,7 @@ from sparseft.language_model.loss import check_finite_evaluation
 from sparseft.language_model.model import load_model
 from sparseft.lora.adapter import write_adapter
 from sparseft.lora.masked_lora import StructuredLoRALinear, attach, rows_and_columns
+from sparseft.masks.mask_file import Mask
 from sparseft.study.config import Cerebras, Training
 from sparseft.study.grid import WAFER
 from sparseft.training.job import TrainingJob
@@ -54,7 +55,6 @@ except ImportError as error:
 if version("cerebras-pytorch") not in RELEASES:
     raise InputError(f"cerebras-pytorch {version('cerebras-pytorch')}", f"install {' or '.join(RELEASES)}")
 from sparseft.backends.cerebras.states import read_last_mdl, saved_mdl, write_mdl  # noqa: E402, imports cerebras.pytorch
-from sparseft.backends.static_sparsity import declare_sparse  # noqa: E402, imports cerebras.pytorch
 
 
 def train(job: TrainingJob, cerebras: Cerebras, folder: Path) -> dict:
@@ -186,8 +186,7 @@ class Trainer:
             self.module.load_state_dict(found["adapter"], strict=False)
         self.base = None if backend.backend_type.is_csx else frozen_bits(self.module)
         self.compiled = cstorch.compile(self.module, backend)
-        masks = ((f"model.{path}.weight", torch.from_numpy(job.mask.kept(layer))) for layer, path in paths.items())
-        declare_sparse(self.compiled, masks)
+        declare_sparse(self.compiled, job.mask, paths)
         self.optimizer, self.schedule = optimizer_and_schedule(self.adapters().values(), self.settings)
         self.progress = self._resume(found) if found else Progress()
         self.graph: Path | None = None  # the lowered training step, once this process has run one
@@ -378,6 +377,33 @@ def optimizer_and_schedule(
         return optimizer, cosine
     line = schedulers.LinearLR(optimizer, 0.0, rate, warmup)
     return optimizer, schedulers.SequentialLR(optimizer, [line, cosine], [warmup])
+
+
+def declare_sparse(compiled: Callable, mask: Mask, paths: dict[str, str]) -> None:
+    """Tell the backend which weights of the base are sparse: its masks are the file's, its hint their real sparsity.
+
+    `paths`: name on disk -> module path. Adapters stay dense, and so does a layer without a zero. Applied to the model
+    alone: the base is in no optimizer."""
+    declared = {}
+    for layer, path in paths.items():
+        kept = torch.from_numpy(mask.kept(layer))
+        pruned = 1 - kept.count_nonzero().item() / kept.numel()
+        if pruned:
+            declared[f"model.{path}.weight"] = cstorch.sparse.Static(pruned, init_method=_init_with(kept))
+    if declared:
+        compiled.apply(cstorch.sparse.Group(declared))
+
+
+def _init_with(kept: Tensor) -> Callable:
+    def from_file(
+        p: nn.Parameter,
+        sparsity: torch.FloatTensor,
+        score_shaper: cstorch.sparse.utils.ScoreShaper | None = None,
+        device: torch.device | None = None,
+    ) -> torch.BoolTensor:
+        return kept.to(p.device if device is None else device)
+
+    return from_file
 
 
 def frozen_bits(module: nn.Module) -> dict[str, Tensor]:
