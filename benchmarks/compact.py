@@ -26,7 +26,7 @@ from sparseft.lora.masked_lora import attach
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.pruning.compact import compact
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import Training
 from sparseft.study.grid import MASK_NAME
 from torch import Tensor, nn

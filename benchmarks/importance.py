@@ -23,7 +23,7 @@ from sparseft.masks.mask_file import read_mask
 from sparseft.methods import get_method
 from sparseft.pruning.calibration import calibrate
 from sparseft.pruning.mask_generator import Places, compute_masks
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks
 from sparseft.tasks import get_task
 from sparseft.tasks.source import load_rows, load_text

@@ -25,7 +25,7 @@ from sparseft.study.configfiles import check_command, complete_text, read_sectio
 from sparseft.planning.devices import slow_bfloat16, unused_gpus, visible_gpus
 from sparseft.study.digests import code_digest, used_values
 from sparseft.errors import InputError
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.planning.requests import JobKind, Requests
 from sparseft.study.terminal import replaced_models
 

@@ -32,4 +32,3 @@ def write_mask(path: Path, mask: Mask) -> None:
     with mask_writer([path], [meta], mask.shape) as writer:
         for layer, bits in mask.bits.items():
             writer.write(layer, 0, bits.reshape(1, -1))
-        writer.finish()

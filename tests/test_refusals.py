@@ -18,7 +18,8 @@ from sparseft.lora.adapter import read_adapter, write_adapter
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.masks.validation import validate
-from sparseft.storage.files import adapter_digest, atomic_folder
+from sparseft.storage.adapter_files import adapter_digest
+from sparseft.storage.atomic import atomic_folder
 from sparseft.study.config import Model, Training
 from sparseft.study.grid import Cell
 from sparseft.tasks import get_task

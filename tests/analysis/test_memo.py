@@ -10,7 +10,8 @@ from sparseft.analysis.chain import links
 from sparseft.analysis.judgement import faults, judge_runs
 from sparseft.analysis.memo import write_memo
 from sparseft.analysis.records import read_runs
-from sparseft.storage.files import adapter_digest, sha256
+from sparseft.storage.adapter_files import adapter_digest
+from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record, write_record
 from sparseft.tasks.scoring import choice_metrics
 

@@ -16,7 +16,8 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.source import prepare_model
 from sparseft.errors import InputError
 from sparseft.language_model.model import load_model
-from sparseft.storage.files import MARKER, sha256
+from sparseft.storage.hashes import sha256
+from sparseft.storage.ownership import MARKER
 from sparseft.study.config import Model
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparseft.masks import mask_kernels as kernels
 from sparseft.masks.mask_file import pack, unpack
+from sparseft.masks.mask_kernels import count_ones, survey, zero_pruned
 from sparseft.pruning.selection import Selection, select_groups, select_rows, select_together
 
 PERCENTS = list(range(0, 100, 10))
@@ -125,8 +125,8 @@ def test_zero_pruned_and_survey_agree_with_numpy(shape, word):
         wrong = (sizes >= max(limit, 1)) & ~kept
         largest = int(sizes[~kept].max()) if not kept.all() else 0
         expected = (int((sizes == 0).sum()), int(((sizes == 0) & kept).sum()), int(wrong.sum()), largest)
-        assert kernels.survey(bits.reshape(-1), shape[1], packed, word(max(limit, 1))) == expected
+        assert survey(bits.reshape(-1), shape[1], packed, word(max(limit, 1))) == expected
     flat = bits.reshape(-1).copy()
-    kernels.zero_pruned(flat, shape[1], packed)
+    zero_pruned(flat, shape[1], packed)
     np.testing.assert_array_equal(flat.reshape(shape), np.where(kept, bits, 0))
-    assert kernels.count_ones(packed[None]).tolist() == [int(kept.sum())]
+    assert count_ones(packed[None]).tolist() == [int(kept.sum())]

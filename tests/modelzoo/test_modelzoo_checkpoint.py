@@ -20,7 +20,7 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import pack, read_mask
 from sparseft.masks.validation import validate
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks, Model
 from sparseft.study.grid import WEIGHT_METHODS
 from tiny_models import change_json, save_tiny

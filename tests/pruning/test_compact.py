@@ -15,7 +15,8 @@ from sparseft.errors import InputError
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, pack
 from sparseft.pruning.compact import compact
-from sparseft.storage.files import MARKER, sha256
+from sparseft.storage.hashes import sha256
+from sparseft.storage.ownership import MARKER
 from tiny_models import SIZES, save_tiny
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 

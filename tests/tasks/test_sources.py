@@ -10,7 +10,7 @@ import pytest
 from datasets import load_dataset
 from project import run_script
 from sparseft.errors import InputError
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import HUB_DATA
 from sparseft.tasks import TASKS, get_task, wikitext2
 from sparseft.tasks.hub import hub_dataset, loaded_revision

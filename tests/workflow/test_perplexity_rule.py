@@ -8,7 +8,7 @@ from project import TINY_STUDY, Study, tiny_grid
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.language_model.model import load_model
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from torch import device
 
 pytestmark = pytest.mark.slow

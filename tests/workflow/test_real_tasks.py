@@ -24,12 +24,12 @@ from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, check_mask, read_mask
 from sparseft.masks.validation import validate
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import Model, Training
 from sparseft.tasks import get_task
 from sparseft.tasks.source import load_rows
 from sparseft.tasks.task import SPLITS
-from sparseft.training.job import Job
+from sparseft.training.job import TrainingJob
 from tiny_models import PRUNABLE_LAYERS, save_tiny
 
 from masks import compute_masks, write_mask
@@ -117,7 +117,7 @@ def finished(prepared: Prepared, mode: str) -> tuple[dict, Checkpoint]:
     folder, digest = prepared.folder / mode, sha256(prepared.mask_path)
     check_mask(prepared.mask, prepared.mask_path, prunable_shapes(prepared.base), prepared.base.digest)
     provenance = {"run_id": "r", "mode": mode, "mask_sha256": digest}
-    job = Job(
+    job = TrainingJob(
         prepared.base, prepared.mask, mode, 0, SETTINGS, get_task(prepared.cell.task), prepared.rows, 4, provenance
     )
     record = train(job, folder / "adapter", folder / "state.pt", Accelerator(cpu=True))

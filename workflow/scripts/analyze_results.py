@@ -25,7 +25,9 @@ from sparseft.analysis.records import Gap, read_runs
 from sparseft.analysis.reproduce import reproduction
 from sparseft.analysis.settings import outside
 from sparseft.errors import InputError, run_script
-from sparseft.storage.files import check_apart, check_ours, hold, is_marked, staged
+from sparseft.storage.atomic import atomic_files
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_ours, is_marked
 from sparseft.study.config import Analysis, Config, add_flags, parse_section
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES
@@ -155,7 +157,7 @@ def main() -> int:
     # The configuration of an earlier analysis would not describe these tables. Another program's file stays.
     is_stale = not args.configuration and is_marked(args.output_dir)
     # All tables, pages and figures are replaced together, or none is.
-    with staged(args.output_dir) as folder:
+    with atomic_files(args.output_dir, FINDINGS) as folder:
         write(folder, args, judged, gaps, derived, study)
         figures = {path.name for path in folder.glob("plots/*")}
     remove_leftovers(args.output_dir / "plots", figures)

@@ -13,7 +13,8 @@ from sparseft.analysis import tables
 from sparseft.analysis.plots import write_throughput_plots
 from sparseft.analysis.records import read_measurements
 from sparseft.errors import run_script
-from sparseft.storage.files import check_apart, check_writable, hold
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_writable
 
 
 def parse_args() -> argparse.Namespace:

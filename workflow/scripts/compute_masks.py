@@ -18,7 +18,8 @@ from sparseft.errors import InputError, run_script
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.methods import get_method
 from sparseft.pruning.mask_generator import Calibration, Places, compute_masks
-from sparseft.storage.files import check_apart, check_ours, check_writable, hold
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_ours, check_writable
 from sparseft.study.config import Masks, add_flags, parse_section
 from sparseft.study.grid import MASK_NAME, MASK_REPORT
 from sparseft.tasks import BY_NAME

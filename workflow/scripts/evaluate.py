@@ -17,7 +17,10 @@ from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
 from sparseft.language_model.model import load_model
-from sparseft.storage.files import TEXT_LIMIT, check_apart, check_writable, hold, read_json, read_text, sha256_of_text
+from sparseft.storage.hashes import sha256_of_text
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_writable
+from sparseft.storage.reading import TEXT_LIMIT, read_json, read_text
 from sparseft.storage.record import check_model, write_record
 from sparseft.study.config import Perplexity, add_flags, parse_section
 from sparseft.study.grid import Run

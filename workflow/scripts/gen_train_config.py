@@ -18,7 +18,7 @@ from sparseft.study import grid
 from sparseft.study.config import Config
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.grid import Run, fill
-from sparseft.training.job import Job, job_of
+from sparseft.training.job import TrainingJob, job_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,7 +46,7 @@ def run_of(args: argparse.Namespace, study: Config) -> Run:
     return Run.parse(run.id)
 
 
-def job(run: Run, study: Config, files: list[Path]) -> Job:
+def job(run: Run, study: Config, files: list[Path]) -> TrainingJob:
     """The run's job, from the files that the workflow made of the configuration `files`. Raises InputError where one is missing."""
     inputs = {"model": fill(grid.MANIFEST, run), "data": f"{fill(grid.DATA, run)}/train.jsonl",
               "mask": fill(grid.mask_path(run.method), run), "exported": f"{fill(grid.exported(run.method), run)}/export.json"}  # fmt: skip

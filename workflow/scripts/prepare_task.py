@@ -12,7 +12,10 @@ import sys
 from pathlib import Path
 
 from sparseft.errors import run_script
-from sparseft.storage.files import atomic_files, check_apart, check_ours, check_writable, hold, mark, sha256
+from sparseft.storage.atomic import atomic_files, write_json
+from sparseft.storage.hashes import sha256
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.config import TaskData, add_flags, parse_section
 from sparseft.tasks import get_task
 from sparseft.tasks.source import load_rows, overlap, source_of
@@ -51,7 +54,6 @@ def main() -> int:
     """Load the rows, check them, and write the three files together."""
     args = parse_args()
     outputs = [args.output_dir / name for name in (*(f"{split}.jsonl" for split in SPLITS), "manifest.json")]
-    check_writable(*outputs)
     check_ours(args.output_dir, *outputs)
     task = get_task(args.task)
     data = parse_section(TaskData, {name: getattr(args, name) for name in DATA_FLAGS}, f"tasks.{task.name}")
@@ -62,7 +64,8 @@ def main() -> int:
     task.check(rows)
     hold(outputs[-1])
     warn(task, rows)
-    with atomic_files(*outputs) as (*files, manifest):
+    with atomic_files(args.output_dir, outputs[-1].name) as folder:
+        files = [folder / output.name for output in outputs[:-1]]
         for split, file in zip(SPLITS, files, strict=True):
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[split])
             file.write_text(lines, encoding="utf-8")
@@ -74,8 +77,7 @@ def main() -> int:
             "train_overlap": overlap(task, rows),
             "sha256": dict(zip(SPLITS, map(sha256, files), strict=True)),
         }
-        manifest.write_text(json.dumps(content, indent=2) + "\n")
-        mark(args.output_dir)
+        write_json(folder / outputs[-1].name, content)
     return 0
 
 

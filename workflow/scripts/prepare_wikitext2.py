@@ -11,7 +11,10 @@ import json
 from pathlib import Path
 
 from sparseft.errors import run_script
-from sparseft.storage.files import atomic_files, check_apart, check_writable, hold, sha256
+from sparseft.storage.atomic import atomic_file
+from sparseft.storage.hashes import sha256
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_writable
 from sparseft.study.config import Perplexity, add_flags, parse_section
 from sparseft.tasks.source import load_text, text_source
 
@@ -36,7 +39,8 @@ def main() -> int:
     check_apart([args.output, source_path], [local])
     hold(args.output)
     text = load_text(local, section.hub)
-    with atomic_files(args.output, source_path) as (text_file, source_file):
+    # The text is renamed first. Without it, its source says nothing.
+    with atomic_file(source_path) as source_file, atomic_file(args.output) as text_file:
         text_file.write_bytes(text.encode())
         content = {"source": text_source(local, section.hub), "sha256": sha256(text_file)}
         source_file.write_text(json.dumps(content, indent=2) + "\n")

@@ -17,7 +17,7 @@ import pandas as pd
 
 from sparseft.analysis.tables import CELL, tidy
 from sparseft.errors import InputError
-from sparseft.storage.files import TEXT_LIMIT, read_text
+from sparseft.storage.reading import TEXT_LIMIT, read_text
 
 COLUMNS = ["baseline", "task", "sparsity", "value", "samples_per_second", "device"]
 RANGES = {"sparsity": 100, "value": 1, "samples_per_second": float("inf")}

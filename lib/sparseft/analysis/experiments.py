@@ -13,7 +13,7 @@ from sparseft.analysis.markdown import bullets, markdown_table
 from sparseft.analysis.records import Evaluation, Record, Training
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.tables import LINE, PLAIN_LORA, asked_and_reached
-from sparseft.storage.files import atomic_file
+from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import DENSE, MODES, NO_FINETUNE, TRAINED_MODES, WAFER
 from sparseft.tasks import RECALLS
 from sparseft.tasks.metrics import MAJORITY_FLOOR

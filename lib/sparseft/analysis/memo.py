@@ -10,7 +10,7 @@ from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import bullets, markdown_table
 from sparseft.analysis.records import Gap, Record
 from sparseft.analysis.reproduce import Reproduction
-from sparseft.storage.files import atomic_file
+from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import Run
 
 _HOW = """## What was checked, and how to repeat it

@@ -9,7 +9,7 @@ from sparseft.analysis.derived import Derived
 from sparseft.analysis.experiments import NO_SENTENCE, places, results_table, title
 from sparseft.analysis.findings import headline
 from sparseft.analysis.judgement import Judged
-from sparseft.storage.files import atomic_file
+from sparseft.storage.atomic import atomic_file
 
 LINES = 20
 

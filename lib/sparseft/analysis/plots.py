@@ -49,7 +49,7 @@ from sparseft.analysis.captions import (
 )
 from sparseft.analysis.leftovers import MARK, remove_leftovers
 from sparseft.analysis.tables import asked_and_reached
-from sparseft.storage.files import atomic_file
+from sparseft.storage.atomic import atomic_file
 from sparseft.storage.processes import end_with_parent
 from sparseft.study.grid import DENSE, MODES, NO_FINETUNE, OUT_OF_MEMORY, PROJECTIONS, TASK_METHODS
 

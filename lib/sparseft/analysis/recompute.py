@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from sparseft.errors import InputError
-from sparseft.storage.files import sha256, sha256_of_text
+from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.study.grid import DATA
 from sparseft.tasks import BY_NAME, TASKS
 from sparseft.tasks.metrics import F1

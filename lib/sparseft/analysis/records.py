@@ -28,8 +28,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 from sparseft.analysis import recompute
 from sparseft.analysis.recompute import ROUNDING
 from sparseft.errors import InputError
-from sparseft.storage.files import ADAPTER_FILES, adapter_digest, read_bytes, sha256
-from sparseft.storage.record import again, unaltered
+from sparseft.storage.adapter_files import ADAPTER_FILES, adapter_digest
+from sparseft.storage.hashes import sha256
+from sparseft.storage.reading import read_bytes
+from sparseft.storage.record import remake_advice, unaltered
 from sparseft.study.config import Config
 from sparseft.study.config import Training as Schedule
 from sparseft.study.grid import DENSE, MEASURED, NO_FINETUNE, OUT_OF_MEMORY, SKIPPED, Cell, Run, fill, mask_path
@@ -670,7 +672,7 @@ def _grid_of(runs: list[Run]) -> list[Run]:
 
 
 def _read_piece(path: Path, schema: type[P]) -> P:
-    mend = again(path)
+    mend = remake_advice(path)
     try:
         content = read_bytes(path)
         piece = schema.model_validate_json(content)

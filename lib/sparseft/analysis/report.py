@@ -27,7 +27,7 @@ from sparseft.analysis.markdown_html import Section, sections
 from sparseft.analysis.records import Gap, Record
 from sparseft.analysis.report_tables import Table
 from sparseft.analysis.sentences import listed
-from sparseft.storage.files import atomic_file
+from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import DENSE
 
 # The title names at most this many models or tasks. It gives the number of more.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparseft.analysis.records import study_folder
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.study import grid
 from sparseft.study.config import Config
 from sparseft.study.targets import runs

@@ -35,7 +35,7 @@ from scipy.stats import sem
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.records import Batch, Gap, Measurement, Record, files_digest
 from sparseft.analysis.statistics import proportion_interval, ratio_error, t_interval, union_interval
-from sparseft.storage.files import atomic_file
+from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import DENSE, METHODS, MODES, NO_FINETUNE, Cell
 from sparseft.tasks import METRICS, RECALLS
 from sparseft.tasks.metrics import MAJORITY_FLOOR

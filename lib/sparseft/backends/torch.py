@@ -21,7 +21,7 @@ from sparseft.lora.masked_lora import LoRALinear, attach
 from sparseft.masks.mask_file import Mask
 from sparseft.study.config import Training
 from sparseft.study.grid import TRAINED_MODES, Run
-from sparseft.training.job import Job
+from sparseft.training.job import TrainingJob
 from sparseft.training.loop import Loop
 
 
@@ -68,7 +68,7 @@ def trained_model(
     return model.eval(), tokenizer, digest
 
 
-def train(job: Job, adapter: Path, state: Path, accelerator: Accelerator) -> dict:
+def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator) -> dict:
     """Train an adapter on rows["train"] and write it; returns train.json's measured content.
 
     A `state` that an earlier process left is gone on from. Same job, same thread and process count, same machine: the same bits, killed in between or not."""

@@ -26,7 +26,7 @@ import numpy as np
 
 from sparseft.checkpoints.checkpoint import BITS
 from sparseft.errors import InputError
-from sparseft.storage.files import atomic_file
+from sparseft.storage.atomic import atomic_file
 
 VERSION = 0.5
 _SUFFIX = ".__metadata__"

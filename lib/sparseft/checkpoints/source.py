@@ -22,7 +22,10 @@ from sparseft.checkpoints.layers import prunable_layers, prunable_shapes
 from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
 from sparseft.checkpoints.soundness import check_finite_weights, check_tensors
 from sparseft.errors import InputError
-from sparseft.storage.files import atomic_folder, check_apart, read_json, sha256, write_json
+from sparseft.storage.atomic import atomic_folder, write_json
+from sparseft.storage.hashes import sha256
+from sparseft.storage.ownership import check_apart
+from sparseft.storage.reading import read_json
 from sparseft.study.config import Model, split_mdl
 
 WANTED = ("*.safetensors", *SMALL_FILES)

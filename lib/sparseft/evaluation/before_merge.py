@@ -9,7 +9,7 @@ another order: with sparse_to_dense, structured masks, and masks that prune noth
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.storage.record import again, read_record
+from sparseft.storage.record import read_record, remake_advice
 from sparseft.tasks.wikitext2 import PREFIXES
 
 # Fields of evaluation.json that an evaluation before the merge would fill with other values.
@@ -42,12 +42,14 @@ def _check_inputs(
     """Raise InputError if one of the records belongs to another model or to other data."""
     for name in ("model", "mask", "adapter"):
         if merge["inputs"][name] != inputs[name]:
-            raise InputError(f"{merge_record}: merged from another {name}", again(merge_record))
+            raise InputError(f"{merge_record}: merged from another {name}", remake_advice(merge_record))
     if evaluation["inputs"]["model"] != merge["outputs"]:
         raise InputError(
             f"{evaluation_record}: evaluates another model than the one that {merge_record} describes",
-            again(evaluation_record),
+            remake_advice(evaluation_record),
         )
     for name in ("data", "train"):
         if evaluation["inputs"][name] != inputs[name]:
-            raise InputError(f"{evaluation_record}: made with other examples ({name})", again(evaluation_record))
+            raise InputError(
+                f"{evaluation_record}: made with other examples ({name})", remake_advice(evaluation_record)
+            )

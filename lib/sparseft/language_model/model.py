@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
 from sparseft.checkpoints.soundness import ROTARY_BUFFER
 from sparseft.errors import InputError
-from sparseft.storage.files import read_json
+from sparseft.storage.reading import read_json
 
 _TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sparseft.storage.files import ROWS_LIMIT, check_regular
+from sparseft.storage.reading import ROWS_LIMIT, check_regular
 from sparseft.study.config import TaskData
 from sparseft.tasks import get_task
 

@@ -12,6 +12,7 @@ from sparseft.importances import Evidence
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
 from sparseft.planning.sizes import Subject
+from sparseft.storage.adapter_files import factor_names
 from sparseft.study import grid
 from sparseft.study.config import Config
 from sparseft.tasks import get_task
@@ -40,8 +41,9 @@ def adapter_shapes(config: Config, subject: Subject, task: str) -> Shapes:
     shapes: Shapes = {}
     for layer, (rows, cols) in subject.prunable.items():
         if layer.rpartition(".")[2] in (settings.lora_targets or grid.PROJECTIONS):
-            shapes[f"base_model.model.{layer}.lora_A.weight"] = (settings.lora_r, cols)
-            shapes[f"base_model.model.{layer}.lora_B.weight"] = (rows, settings.lora_r)
+            name_A, name_B = factor_names(layer)
+            shapes[name_A] = (settings.lora_r, cols)
+            shapes[name_B] = (rows, settings.lora_r)
     return shapes
 
 

@@ -9,7 +9,7 @@ from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.architectures.architecture import Architecture, Shapes
 from sparseft.checkpoints.checkpoint import BITS, DTYPES, lay_out, safetensors_header
 from sparseft.errors import InputError
-from sparseft.storage.files import read_json
+from sparseft.storage.reading import read_json
 from sparseft.study import grid
 from sparseft.study.config import Config, Model, split_mdl
 

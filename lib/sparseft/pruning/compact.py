@@ -20,7 +20,10 @@ from sparseft.checkpoints.checkpoint import INDEX, Checkpoint, Tensor, read_head
 from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import Mask, check_mask, read_mask
-from sparseft.storage.files import atomic_folder, check_apart, check_replaceable, read_json, sha256, write_json
+from sparseft.storage.atomic import atomic_folder, write_json
+from sparseft.storage.hashes import sha256
+from sparseft.storage.ownership import check_apart, check_replaceable
+from sparseft.storage.reading import read_json
 from sparseft.storage.record import check_model
 
 # By the key of config.json that counts them: what the units of a layer are called, and the number that theirs is a

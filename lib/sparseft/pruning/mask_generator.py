@@ -34,7 +34,7 @@ from sparseft.pruning.scores import (
 )
 from sparseft.pruning.selection import Selection, select_groups, select_rows, select_together
 from sparseft.pruning.structured import select_units
-from sparseft.storage.files import staged, write_json
+from sparseft.storage.atomic import atomic_files, write_json
 from sparseft.study.config import Masks
 
 NO_SCORES = Scores({}, {}, 0)  # of a mask that looks at no score
@@ -89,10 +89,10 @@ def compute_masks(
         check_finite_weights(checkpoint, checkpoint.folder)
     meta = mask_meta(method_name, percents, settings, checkpoint.digest) | (calibration.meta if calibration else {})
     metas = [meta | {"sparsity": percent / 100} for percent in percents]
-    with mask_writer(places.masks, metas, shape) as writer, staged(places.report.parent) as folder:
-        masks_pass = MaskPass(checkpoint, method, percents, settings, calibration, writer, threads)
-        scores = masks_pass.run()
-        writer.finish()
+    with atomic_files(places.report.parent, places.report.name) as folder:
+        with mask_writer([folder / path.name for path in places.masks], metas, shape) as writer:
+            masks_pass = MaskPass(checkpoint, method, percents, settings, calibration, writer, threads)
+            scores = masks_pass.run()
         if masks_pass.is_sequential:
             # The scores are those of the first pass that prunes. Another pass has other inputs.
             meta["scores_percent"] = next((percent for percent in percents if percent), 0)

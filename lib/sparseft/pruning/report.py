@@ -7,7 +7,7 @@ import numpy as np
 
 from sparseft.checkpoints.checkpoint import to_float32
 from sparseft.masks.mask_kernels import LOW
-from sparseft.storage.files import atomic_file
+from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import MASK_PLOT, MASK_PLOTS
 
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)

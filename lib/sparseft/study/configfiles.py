@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from sparseft.errors import InputError
-from sparseft.storage.files import JSON_LIMIT, read_text
+from sparseft.storage.reading import JSON_LIMIT, read_text
 from sparseft.study.config import Config, parse_section, split_mdl
 
 DEFAULT = Path(__file__).parents[3] / "config/config.yaml"

@@ -6,7 +6,8 @@ prepare_task.py writes the sha256 of both files into manifest.json beside them. 
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.storage.files import read_json, sha256_of_text
+from sparseft.storage.hashes import sha256_of_text
+from sparseft.storage.reading import read_json
 from sparseft.tasks.rows import parse_rows, read_row_text
 from sparseft.tasks.task import SPLITS, Row, Task
 

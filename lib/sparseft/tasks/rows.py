@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.storage.files import ROWS_LIMIT, read_text
+from sparseft.storage.reading import ROWS_LIMIT, read_text
 from sparseft.tasks.task import Row, RowFormat
 
 

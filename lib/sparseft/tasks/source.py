@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.tasks import wikitext2
 from sparseft.tasks.hub import hub_dataset, loaded_revision, rows_of_split
 from sparseft.tasks.rows import read_rows

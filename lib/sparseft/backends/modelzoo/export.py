@@ -26,7 +26,8 @@ from sparseft.checkpoints.soundness import check_tensors
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import Mask, check_mask, read_mask, unpack
 from sparseft.masks.mask_kernels import zero_pruned
-from sparseft.storage.files import atomic_folder, sha256, write_json
+from sparseft.storage.atomic import atomic_folder, write_json
+from sparseft.storage.hashes import sha256
 
 CHECKPOINT, CONFIGURATION = "model_to_cs-2.5.mdl", "config_to_cs-2.5.yaml"
 
