@@ -25,7 +25,7 @@ import pandas as pd
 from scipy.stats import sem
 
 from sparseft.analysis.judgement import Judged
-from sparseft.analysis.records import Record, files_digest
+from sparseft.analysis.records import Record
 from sparseft.analysis.statistics import (
     difference_intervals,
     holm,
@@ -90,7 +90,7 @@ def _sound_cells(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
     for each in judged:
         run = each.record.run
         cell = Cell(**{key: value for key, value in vars(run).items() if key != "seed"})
-        models.setdefault(cell, {}).setdefault(files_digest(each.record.validation.inputs.checkpoint), each.record)
+        models.setdefault(cell, {}).setdefault(each.record.validation.merged_digest, each.record)
         if each.faults or each.record.evaluation.repeated_prompts > REPEATED:
             faulty.add(cell)
     return {cell: list(found.values()) for cell, found in models.items() if cell not in faulty}

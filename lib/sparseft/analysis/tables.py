@@ -33,7 +33,7 @@ import pandas as pd
 from scipy.stats import sem
 
 from sparseft.analysis.judgement import Judged
-from sparseft.analysis.records import Batch, Gap, Measurement, Record, files_digest
+from sparseft.analysis.records import BatchRecord, Gap, Record, ThroughputRecord
 from sparseft.analysis.statistics import proportion_interval, ratio_error, t_interval, union_interval
 from sparseft.storage.files import atomic_file
 from sparseft.study.grid import DENSE, METHODS, MODES, NO_FINETUNE, Cell
@@ -131,7 +131,7 @@ def curves(cells: pd.DataFrame) -> pd.DataFrame:
     return tidy(points, [*LINE, "sparsity"])[[*LINE, "sparsity", *POINT]]
 
 
-def throughput(measurements: Iterable[Measurement]) -> pd.DataFrame:
+def throughput(measurements: Iterable[ThroughputRecord]) -> pd.DataFrame:
     """Return a row per cell and batch size; tokens per second are without padding."""
     table = pd.DataFrame([_batch_row(each, batch) for each in measurements for batch in each.batches])
     return tidy(table, ["model", "task", "method", "sparsity", "mode", "device", "batch_size"])
@@ -218,7 +218,7 @@ def _row(judged: Judged) -> dict:
         "adapter_sha256": train.outputs.adapter if train else None,
         "train_sha256": evaluation.inputs.train,
         "data_sha256": evaluation.inputs.data,
-        "merged_sha256": files_digest(validation.inputs.checkpoint),
+        "merged_sha256": validation.merged_digest,
         "unchecked": len(judged.unchecked),
         "faults": len(judged.faults),
     }
@@ -259,7 +259,7 @@ def _sound(cells: pd.DataFrame) -> pd.DataFrame:
     return cells[cells["n_sound"] == cells["n"]]
 
 
-def _batch_row(measurement: Measurement, batch: Batch) -> dict:
+def _batch_row(measurement: ThroughputRecord, batch: BatchRecord) -> dict:
     repeats = batch.repeats
     samples, tokens, padded = (
         np.array([getattr(each, name) for each in repeats]) for name in ("samples", "tokens", "padded_tokens")
