@@ -16,15 +16,12 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from sparseft.analysis.columns import TRADEOFFS
 from sparseft.analysis.statistics import WITHIN
-from sparseft.analysis.tables import CELL, LINE, PLAIN_LORA, tidy
+from sparseft.analysis.tables import CELL, LINE, PLAIN_LORA, in_order, tidy
 from sparseft.study.grid import DENSE, NO_FINETUNE, Cell
 
 BEST = ["best_for_sparsity", "best_for_speed", "largest_within"]
-COLUMNS = [
-    *CELL, "reached_sparsity", *BEST, "value", "difference_to_dense", "difference_low", "difference_high", "verdict", "samples_per_second",
-    "device", "processes",
-]  # fmt: skip
 
 
 def tradeoffs(points: pd.DataFrame, missing: Iterable[Cell] = ()) -> pd.DataFrame:
@@ -32,7 +29,7 @@ def tradeoffs(points: pd.DataFrame, missing: Iterable[Cell] = ()) -> pd.DataFram
     points = points[(points["sparsity"] == 0) | (points["reached_sparsity"] > 0)]
     points = points.assign(largest_within=_largest_within(points, missing))
     table = _mark(points[points["n_sound"] == points["n"]])
-    return tidy(table[table[BEST].any(axis=1)], CELL)[COLUMNS]
+    return in_order(tidy(table[table[BEST].any(axis=1)], CELL), TRADEOFFS)
 
 
 def pareto(gains: np.ndarray) -> np.ndarray:

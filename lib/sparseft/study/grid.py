@@ -36,10 +36,6 @@ SEEDS = 2**63  # A seed lies below: the tables hold it in 64 bits with a sign.
 WAFER = "CSX"  # the device of a training on a CS-3, and of nothing else
 MEASURED, OUT_OF_MEMORY = "measured", "out of memory"  # what became of a batch size
 SKIPPED = "skipped: a smaller batch did not fit"
-TABLES = (
-    "summary", "grouped_summary", "sparsity_vs_performance", "comparisons", "best_tradeoffs", "layer_sparsity", "missing",
-)  # fmt: skip
-
 PAGES = ("EXPERIMENTS.md", "correctness_memo.md")
 FINDINGS = "findings.txt"  # what the terminal shows of a study
 REPORT = "report.html"  # the results page
