@@ -14,8 +14,9 @@ TOKENS_PER_SECOND = "tokens per second, without padding"
 class Column:
     """Describe one column. `type` is text, version, integer, number or true/false. `empty` says when it has no value.
 
-    `source` is the path of attributes, or keys, from the object of a row to the value. A column that is computed from a whole
-    table has none. A `name` that ends with `_N` stands for every key of the dictionary at `source` that ends otherwise."""
+    `source` is the path of attributes and keys from the object of a row to the value. A column that is computed from another
+    table has none. A name such as `wikitext2_ppl_N` stands for several columns: one for each key of the dictionary at `source`
+    that starts with `wikitext2_ppl_`."""
 
     name: str
     type: str
@@ -71,14 +72,16 @@ class TableDescription:
         return {name: value for column in self.columns for name, value in column.values_of(row).items()}
 
 
-def like(table: TableDescription, names: str, part: str = "", **changes: str) -> tuple[Column, ...]:
-    """Return columns of another table by their names, with some fields changed.
+def like(table: TableDescription, names: str, part: str = "", empty: str | None = None) -> tuple[Column, ...]:
+    """Return columns of another table by their names, with another sentence on when they are empty if it is given.
 
     The values are the attributes of these names of `part` of a row's object. Without `part` they are computed elsewhere."""
     known = {column.name: column for column in table.columns}
-    return tuple(
-        replace(known[name], **{"source": f"{part}.{name}" if part else "", **changes}) for name in names.split()
-    )
+    columns = []
+    for name in names.split():
+        column = replace(known[name], source=f"{part}.{name}" if part else "")
+        columns.append(column if empty is None else replace(column, empty=empty))
+    return tuple(columns)
 
 
 def _follow(row: object, path: str) -> object:
