@@ -12,11 +12,14 @@ from sparseft.architectures.sizes import attention_heads
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
-ENDS = {
+# Tensors outside the decoder layers.
+OUTER = {
     "model.embed_tokens": ("vocab_size", "hidden_size"),
     "model.norm": ("hidden_size",),
     "lm_head": ("vocab_size", "hidden_size"),
 }
+
+# Tensors of one decoder layer. A shape is in words: a key of config.json, or "queries" or "keys" (sizes.py).
 NORMS = {
     "input_layernorm": ("hidden_size",),
     "post_attention_layernorm": ("hidden_size",),
@@ -32,6 +35,8 @@ MLP = {
     "mlp.up_proj": ("intermediate_size", "hidden_size"),
     "mlp.down_proj": ("hidden_size", "intermediate_size"),
 }
+
+# The prunable matrices of a decoder layer, and what is removed from them together.
 HEADS = Coupled("self_attn", "num_key_value_heads", rows=("q_proj", "k_proj", "v_proj"), columns=("o_proj",))
 CHANNELS = Coupled("mlp", "intermediate_size", rows=("gate_proj", "up_proj"), columns=("down_proj",))
 

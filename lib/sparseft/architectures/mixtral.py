@@ -26,7 +26,7 @@ def activation_bytes(config: dict, width: int) -> int:
 MIXTRAL = Architecture(
     class_name="MixtralForCausalLM",
     sizes=(*decoder.SIZES, "num_local_experts", "num_experts_per_tok"),
-    ends=decoder.ENDS,
+    outer_tensors=decoder.OUTER,
     layer_tensors=decoder.NORMS | decoder.ATTENTION | EXPERTS,
     coupled=(decoder.HEADS, CHANNELS),
     has_window=True,
