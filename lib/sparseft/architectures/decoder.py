@@ -42,7 +42,7 @@ CHANNELS = Coupled("mlp", "intermediate_size", rows=("gate_proj", "up_proj"), co
 
 
 def activation_bytes(config: dict, width: int) -> int:
-    """Return the bytes that one decoder layer keeps per token for its backward under LoRA; `width` bytes per weight."""
+    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes."""
     return layer_bytes(config, width, mlp_activations(config))
 
 
@@ -54,7 +54,7 @@ def mlp_activations(config: dict) -> int:
 def layer_bytes(config: dict, width: int, mlp: int) -> int:
     """Return the bytes that a decoder layer keeps per token, if its MLP keeps `mlp` numbers. It is an estimate.
 
-    It counts the inputs of the projections; q, k, v and the attention's output; and the inputs of both norms in fp32."""
+    Attention keeps the inputs of its projections, q, k, v and its output. Both norms keep their inputs in fp32."""
     hidden = config["hidden_size"]
     heads = attention_heads(config)
     attention = (3 * heads.query + 2 * heads.key_value) * heads.size

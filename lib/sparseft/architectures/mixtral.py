@@ -16,7 +16,7 @@ CHANNELS = Coupled("block_sparse_moe.experts.{expert}", "intermediate_size", row
 
 
 def activation_bytes(config: dict, width: int) -> int:
-    """Return the bytes that one decoder layer keeps per token for its backward under LoRA; `width` bytes per weight.
+    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes.
 
     Each expert of a token keeps its own copy of the token, and its output before the router's weight."""
     of_expert = decoder.mlp_activations(config) + 2 * config["hidden_size"]

@@ -84,7 +84,7 @@ class ModelZooCheckpoint(Checkpoint):
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """Return every tensor by its Hugging Face name, at its place in the file that `safetensors_stream` would write."""
+        """Return every tensor by its Hugging Face name, where it would lie in the file of `safetensors_stream`."""
         dtypes = {name: self.stored[place.key].dtype for name, place in self.places.items()}
         return lay_out(self.file, {name: (dtypes[name], shape) for name, shape in self.shapes.items()})
 
@@ -102,7 +102,9 @@ class ModelZooCheckpoint(Checkpoint):
         return self.read(name).reshape(-1).view(np.uint8).data
 
     def read_blocks(self, name: str, block: int) -> Iterator[np.ndarray]:
-        """Yield a tensor's bits as `Checkpoint.read_blocks` does, but each in its own buffer; whole heads of q and k."""
+        """Yield a tensor's bits as `Checkpoint.read_blocks` does, but each block in its own buffer.
+
+        A block of q or k consists of whole heads."""
         return (rows.reshape(-1) for rows in self._rows(name, block))
 
     @cached_property

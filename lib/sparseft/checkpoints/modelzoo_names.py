@@ -53,7 +53,7 @@ def duplicates(config: dict) -> dict[str, str]:
 
 
 def interleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
-    """Return rows of q or k, of their mask or of their lora_B, in ModelZoo's order: (heads * head_dim, ...), same shape."""
+    """Return rows (heads * head_dim, ...) of q or k, or of their mask or lora_B, in ModelZoo's order."""
     return rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 

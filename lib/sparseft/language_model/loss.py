@@ -67,7 +67,7 @@ def answer_losses(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return for each example the loss of its answer, in nats, float64 (N,), and the answer's tokens, int64 (N,).
 
-    Batches hold examples of similar length, which changes no example's loss. Raises InputError if a loss is not finite."""
+    Batches hold examples of similar length; the order changes no loss. Raises InputError if a loss is not finite."""
     sums = np.zeros(len(examples))
     tokens = np.array([len(example.ids) - example.answer_start for example in examples])
     by_length = sorted(range(len(examples)), key=lambda place: len(examples[place].ids))
