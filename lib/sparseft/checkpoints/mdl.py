@@ -91,6 +91,7 @@ class MdlFile:
         return self._open()
 
     def _open(self) -> h5py.File:
+        """Open the file. Raises InputError if it has another format, or is only partly written."""
         with self._damages():
             file = h5py.File(self.path, "r", locking="best-effort", rdcc_nbytes=_CACHE)
             version = file.attrs.get("__version__")

@@ -26,6 +26,7 @@ class CrossEntropyFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, targets):
+        """Return the losses, fp32 (N,)."""
         # (N,)
         scales = torch.cat([rows.float().logsumexp(1) for rows in logits.split(ROWS)])
         ctx.kept = logits, targets, scales
@@ -34,6 +35,7 @@ class CrossEntropyFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
+        """Return the gradient of the logits, in their memory; `grad` is fp32 (N,)."""
         logits, targets, scales = ctx.kept
         # The context must not keep the logits alive.
         ctx.kept = None
