@@ -65,16 +65,12 @@ class ModelZooCheckpoint(Checkpoint):
 
         Raises InputError if they are not those of the model that config.json describes."""
         self.mdl.check_plain(BRANCH)
-        below = {key.removeprefix(f"{BRANCH}."): tensor for key, tensor in self.mdl.tensors.items()
-                 if key.startswith(f"{BRANCH}.")}  # fmt: skip
-        stored = {key.removeprefix("model."): tensor for key, tensor in below.items()}
-        copies = duplicates(self.config)
-        faults = _faults(stored, self._expected(), copies) if stored else ["no tensor under `model`"]
-        if len(below) > len(stored):
+        branch = f"{BRANCH}."
+        keys = [key for key in self.mdl.tensors if key.startswith(branch)]
+        stored = {key.removeprefix(branch).removeprefix("model."): self.mdl.tensors[key] for key in keys}
+        faults = self._faults(stored)
+        if len(keys) > len(stored):
             faults.append("keys with and without a leading `model.`")
-        if not faults:
-            faults = [f"{key} is not {other}" for key, other in copies.items()
-                      if key in stored and not self._same(stored[key], stored[other])]  # fmt: skip
         if faults:
             raise InputError(
                 f"{self.file}: it is not the model of {self.folder / 'config.json'}: {', '.join(faults)}",
@@ -130,6 +126,17 @@ class ModelZooCheckpoint(Checkpoint):
             bits = self.mdl.read(self.stored[place.key], selection)
             yield np.ascontiguousarray(deinterleave(bits, place.head_dim) if place.head_dim else bits)
 
+    def _faults(self, stored: dict[str, MdlTensor]) -> list[str]:
+        """Return how the file's tensors, by key, differ from those of the model that config.json describes."""
+        if not stored:
+            return ["no tensor under `model`"]
+        copies = duplicates(self.config)
+        faults = _differences(stored, self._expected(), copies)
+        if faults:
+            return faults
+        pairs = [(key, other) for key, other in copies.items() if key in stored]
+        return [f"{key} is not {other}" for key, other in pairs if not self._same(stored[key], stored[other])]
+
     def _expected(self) -> Shapes:
         """Return key -> shape in the file, of the model that config.json describes."""
         shapes: Shapes = {}
@@ -159,7 +166,7 @@ def open_checkpoint(place: Path) -> Checkpoint:
     return ModelZooCheckpoint(folder=folder, file=file)
 
 
-def _faults(stored: dict[str, MdlTensor], expected: Shapes, copies: dict[str, str]) -> list[str]:
+def _differences(stored: dict[str, MdlTensor], expected: Shapes, copies: dict[str, str]) -> list[str]:
     """Return how a file's tensors differ from those of its model. Masks beside their parameters are allowed."""
     known = {**expected, **{key: expected[other] for key, other in copies.items()}}
     masks = {f"{key}_mask" for key, shape in expected.items() if len(shape) > 1}

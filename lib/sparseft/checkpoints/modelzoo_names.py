@@ -68,7 +68,7 @@ def _place(layer: str, names: dict[str, str], head_dim: int) -> Place:
         return Place(names[layer])
     number, name = _IN_LAYER.fullmatch(layer).groups()
     prefix = f"transformer_decoder.layers.{number}"
-    if found := _IN_EXPERT.fullmatch(name):
-        block, expert, matrix = found.groups()
+    if in_expert := _IN_EXPERT.fullmatch(name):
+        block, expert, matrix = in_expert.groups()
         return Place(f"{prefix}.{names[f'{block}.{{expert}}.{matrix}']}", expert=int(expert))
     return Place(f"{prefix}.{names[name]}", head_dim=head_dim if name in ROTATED else None)

