@@ -17,6 +17,7 @@ if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()
     )
     sys.exit(2)
 
+from sparseft.analysis.columns import STUDY_TABLES
 from sparseft.study import earlier, grid, passes, targets
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.planning.sizes import check_sources

@@ -13,7 +13,7 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from sklearn.metrics import f1_score, recall_score
-from sparseft.analysis.records import Evaluation
+from sparseft.analysis.records import EvaluationRecord
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import check_metrics, evaluate, prompt_digest
@@ -268,7 +268,7 @@ def test_a_record_holds_what_its_numbers_are_computed_from(records):
         rows = rows_of(task)["validation"]
         assert (record["labels"], record.get("choice_lengths")) == labels_of(rows, task)
         assert (record["few_shot"], record["loss_few_shot"], record["distinct_prompts"]) == (0, 0, EXAMPLES)
-        found = Evaluation.model_validate_json(json.dumps(record | kept))
+        found = EvaluationRecord.model_validate_json(json.dumps(record | kept))
         assert found.rows_digest == labels_digest(*labels_of(rows, task))
     texts = records["gsm8k_mini"]["generations"]
     assert records["gsm8k_mini"]["predictions"] == [strict_match(text) for text in texts]

@@ -210,7 +210,7 @@ def test_examples_are_drawn_by_the_seed(tiny_llama):
     [
         (0, 8, "hellaswag_mini: no calibration examples"),
         (8, 0, "hellaswag_mini: no calibration examples"),
-        (8, 9, "hellaswag_mini: 8 training rows, 9 calibration examples"),
+        (8, 9, "calibration_examples 9: hellaswag_mini .* 8 "),
     ],
 )
 def test_too_few_rows_are_refused(tiny_llama, rows, number, message):

@@ -16,7 +16,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from sparseft.analysis import experiments, memo, overview, report, tables
+from sparseft.analysis import columns, experiments, memo, overview, report, tables
 from sparseft.analysis.baseline import beside, read_baseline, without_counterpart
 from sparseft.analysis.derived import Derived, derive
 from sparseft.analysis.judgement import Judged, judge_runs
@@ -30,10 +30,10 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, is_marked
 from sparseft.study.config import Analysis, Config, add_flags, parse_section
 from sparseft.study.configfiles import read_configuration
-from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES
+from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT
 
 MAX_PROCESSES = 64
-COMPARED = "baseline_comparison.csv"
+COMPARED = columns.BASELINE.file
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
 
 def check_outputs(args: argparse.Namespace) -> None:
     """Raise InputError if the outputs would replace what is read, or what this program did not write."""
-    names = [f"{name}.csv" for name in TABLES] + [COMPARED, FINDINGS, REPORT, *PAGES]
+    names = [table.file for table in columns.STUDY_TABLES] + [COMPARED, FINDINGS, REPORT, *PAGES]
     places = [args.output_dir / name for name in names]
     check_apart([args.output_dir], [args.results_dir])
     check_apart(places, [args.baseline, args.configuration])
@@ -129,16 +129,16 @@ def write(
     if args.configuration and args.configuration.resolve() != (args.output_dir / CONFIGURATION).resolve():
         shutil.copyfile(args.configuration, folder / CONFIGURATION)
     content = {
-        "summary": tables.summary(judged),
-        "grouped_summary": derived.cells,
-        "sparsity_vs_performance": derived.points,
-        "comparisons": derived.comparisons,
-        "best_tradeoffs": derived.best,
-        "layer_sparsity": derived.layers,
-        "missing": tables.missing(gaps),
+        columns.SUMMARY: tables.summary(judged),
+        columns.GROUPED: derived.cells,
+        columns.CURVES: derived.points,
+        columns.COMPARISONS: derived.comparisons,
+        columns.TRADEOFFS: derived.best,
+        columns.LAYERS: derived.layers,
+        columns.MISSING: tables.missing(gaps),
     }
-    for name in TABLES:
-        tables.write_csv(content[name], folder / f"{name}.csv")
+    for description, table in content.items():
+        tables.write_csv(table, folder / description.file)
 
 
 def main() -> int:

@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
         "--importance",
         choices=[importance.name for importance in IMPORTANCES],
         default=DEFAULT.name,
-        help=f"importance of the methods that name none ({DEFAULT.name})",
+        help="importance of the methods that name none",
     )
     parser.add_argument("--task", choices=list(BY_NAME), help="task whose loss and prompts calibrate")
     parser.add_argument("--data_dir", type=Path, help="folder of the task's train.jsonl")

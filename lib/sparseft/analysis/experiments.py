@@ -10,7 +10,7 @@ from sparseft.analysis.derived import Derived
 from sparseft.analysis.findings import FRONTS, difference, explain_verdict, headline, percents, value_findings
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import bullets, markdown_table
-from sparseft.analysis.records import Evaluation, Record, Training
+from sparseft.analysis.records import EvaluationRecord, Record, TrainingRecord
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.tables import LINE, PLAIN_LORA, asked_and_reached
 from sparseft.storage.atomic import atomic_file
@@ -170,7 +170,7 @@ def _setting(records: list[Record], cells: pd.DataFrame) -> str:
     return f"## Settings\n\n{text}\n" + markdown_table(header, tasks)
 
 
-def _steps(train: Training) -> str:
+def _steps(train: TrainingRecord) -> str:
     """Return steps x batch size, and how many of the steps changed anything: the first of a warm-up has learning rate 0."""
     return f"{train.steps} x {train.batch_size}" + (
         "" if train.updates == train.steps else f" ({train.updates} with a learning rate above 0)"
@@ -187,7 +187,7 @@ def _mask_settings(record: Record) -> str:
     return f"{record.run.method}: " + " ".join(f"{name} {value}" for name, value in chosen.items())
 
 
-def _floor(evaluation: Evaluation) -> str:
+def _floor(evaluation: EvaluationRecord) -> str:
     floor = evaluation.metrics.get(MAJORITY_FLOOR.name)
     return "-" if floor is None else f"{floor:.3f}"
 
@@ -273,7 +273,7 @@ def _device_limits(records: list[Record], derived: Derived) -> list[str]:
     return limits
 
 
-def _example_limits(evaluations: list[Evaluation]) -> list[str]:
+def _example_limits(evaluations: list[EvaluationRecord]) -> list[str]:
     """Return what is unusual about the examples, one sentence each."""
     limits = []
     if shared := {f"{each.task} {each.train_overlap}" for each in evaluations if each.train_overlap}:

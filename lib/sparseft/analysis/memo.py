@@ -5,10 +5,10 @@ Everything is read from the run folders when the page is written. Each check com
 
 from pathlib import Path
 
-from sparseft.analysis.chain import Link, links
+from sparseft.analysis.chain import Link
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import bullets, markdown_table
-from sparseft.analysis.records import Gap, Record
+from sparseft.analysis.records import Gap
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import Run
@@ -73,7 +73,7 @@ def write_memo(
     sections = [
         "# Correctness memo\n",
         _verdict(judged, gaps),
-        _totals([each.record for each in judged]),
+        _totals(judged),
         _faults(judged, reproduction),
         _open_checks(judged),
         _outside(judged),
@@ -117,10 +117,11 @@ def _verdict(judged: list[Judged], gaps: list[Gap]) -> str:
     return f"**{answer}.** {counts}" + (f", {outside} outside the configured study.\n" if outside else ".\n")
 
 
-def _totals(records: list[Record]) -> str:
+def _totals(judged: list[Judged]) -> str:
     """Return how many runs passed each kind of check."""
+    records = [each.record for each in judged]
     passed = sum(record.validation.passed for record in records)
-    whole = sum(not any(link.fault for link in links(record)) for record in records)
+    whole = sum(not any(link.fault for link in each.chain) for each in judged)
     weights = sum(record.validation.weights for record in records)
     violations = sum(record.validation.violations for record in records)
     return bullets(
@@ -194,7 +195,7 @@ def _checks(judged: list[Judged]) -> str:
                 f"{_number(report.expected_sparsity, '.6f')} / {_number(report.actual_sparsity, '.6f')}",
                 outside if report.inputs.base else "not checked",
                 f"{_number(record.train_merge_gap, '+.2g')} / {_number(record.train_merge_gap_value, '+.3f')}",
-                _chain(links(record)),
+                _chain(each.chain),
             ]
         )
     return markdown_table([name.strip() for name in header.split("|")], rows)

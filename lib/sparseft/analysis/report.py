@@ -20,6 +20,7 @@ from markupsafe import Markup
 from sparseft import __version__
 from sparseft.analysis import report_tables, tables
 from sparseft.analysis.captions import Plot, metric_name, toy
+from sparseft.analysis.columns import STUDY_TABLES
 from sparseft.analysis.derived import Derived
 from sparseft.analysis.findings import findings, headline
 from sparseft.analysis.judgement import Judged
@@ -35,15 +36,6 @@ NAMED = 4
 # Sections of EXPERIMENTS.md that this page has in its own form.
 SHOWN_ELSEWHERE = ("Results", "Figures", "Findings in detail")
 REPRODUCE = "How to reproduce"
-FILES = {
-    "summary.csv": "One row per run, with every measured value and the digest of every file.",
-    "grouped_summary.csv": "One row per cell: means and intervals over the seeds.",
-    "sparsity_vs_performance.csv": "One row per point of a curve, with its difference to dense and its verdict.",
-    "comparisons.csv": "One row per statistical test.",
-    "best_tradeoffs.csv": "The points that no other point beats.",
-    "layer_sparsity.csv": "One row per pruned layer: the share of zeros in the merged models.",
-    "missing.csv": "Runs with something missing or unreadable, with the reason.",
-}
 # The characters that a data URL in quotes may have without being escaped.
 URL_SAFE = " /:;=+,()[]{}!$*?@-_.~|"
 
@@ -100,7 +92,7 @@ def write_report(
         "layers": [_figure(folder, plot) for plot in plots if not plot.task],
         "runs": report_tables.every_run(tables.summary(judged)),
         "missing": report_tables.missing(gaps),
-        "files": FILES.items(),
+        "files": [(table.file, table.row) for table in STUDY_TABLES],
         "study": study,
         "memo": sections((folder / "correctness_memo.md").read_text(encoding="utf-8"), shift=1),
         "reproduce": reproduce,

@@ -4,7 +4,7 @@ Snakemake does not see an edit of a library. It treats a touched or freshly clon
 `params` covers the script and exactly the modules that it imports. So an edit reruns only the jobs that run the edited code.
 
 The digest covers the syntax tree, without the words that no result depends on: comments, formatting, docstrings, the help
-texts of argparse and the descriptions of pydantic's fields. Every other string is code, error messages included, because
+texts of argparse, and the descriptions of pydantic's fields and of the tables' columns. Every other string is code, error messages included, because
 run_on_appliance.py decides by what a trainer printed.
 
 An importance, a task or a backend has a file of its own. A job's digest counts only the files of the values that the job uses, and
@@ -40,7 +40,8 @@ WORDS = {
     "add_argument_group": _GROUP_WORDS,
     "add_argument": frozenset({"help", "metavar"}),
     "Field": frozenset({"description", "title", "examples"}),
-    "Importance": frozenset({"formula", "source"}),
+    # A column of a table, in analysis/columns.
+    "Column": frozenset({"meaning", "unit", "empty"}),
 }
 # The expressions that such a keyword may consist of. Text that calls a function is code.
 _TEXT = (ast.Constant, ast.JoinedStr, ast.FormattedValue, ast.Name, ast.List, ast.Tuple, ast.expr_context)

@@ -30,10 +30,6 @@ WAFER = "CSX"  # the device of a training on a CS-3, and of nothing else
 MEASURED = "measured"
 OUT_OF_MEMORY = "out of memory"
 SKIPPED = "skipped: a smaller batch did not fit"
-TABLES = (
-    "summary", "grouped_summary", "sparsity_vs_performance", "comparisons", "best_tradeoffs", "layer_sparsity", "missing",
-)  # fmt: skip
-
 PAGES = ("EXPERIMENTS.md", "correctness_memo.md")
 FINDINGS = "findings.txt"  # what the terminal shows of a study
 REPORT = "report.html"  # the results page
