@@ -1,4 +1,4 @@
-"""Another project's numbers: read strictly, set beside ours, never filled in."""
+"""Check that another project's numbers are read strictly, compared with ours, and never filled in."""
 
 from pathlib import Path
 

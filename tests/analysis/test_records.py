@@ -1,4 +1,4 @@
-"""Reading the run folders: what is sound is read, what is not is named."""
+"""Check that sound run folders are read, and that everything unsound is named."""
 
 import os
 import re
@@ -203,7 +203,7 @@ def test_a_training_that_contradicts_itself_leaves_blanks(write_run, tmp_path, c
 
 
 def tolerated(files: dict) -> None:
-    """A report in which 5 of 2,000 weights are pruned and not zero, but within its tolerance."""
+    """Change a report so that 5 of 2,000 weights are pruned and not zero, but within its tolerance."""
     report = files["validation_report"]
     report["layers"][0].update(zeros=495, within_tolerance=5, max_abs_pruned=0.0009)
     report.update(tolerance=0.001, max_abs_pruned=0.0009, actual_sparsity=0.4975, not_checked=["5 passed as zeros."])
