@@ -93,7 +93,7 @@ def test_not_a_number_is_refused(write_run, tmp_path):
 @pytest.mark.parametrize(("change", "words"), [
     ({"outcomes": [1, 0] * 99}, "outcomes 198 200"),
     ({"eval_loss": 2.25}, "eval_loss 2.25 losses"),
-    ({"losses": [2.0] * 199}, "losses 199 200 eval_loss 2"),
+    ({"losses": [2.0] * 199}, "losses 199 200"),
     ({"losses": [-1.0] * 200}, "losses 0"),
     ({"answer_tokens": [0] * 200}, "answer_tokens 0"),
     ({"outcomes": [1] * 199 + [2]}, "outcomes 199 1"),
