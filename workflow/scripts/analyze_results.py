@@ -129,7 +129,7 @@ def write(
     if args.configuration and args.configuration.resolve() != (args.output_dir / CONFIGURATION).resolve():
         shutil.copyfile(args.configuration, folder / CONFIGURATION)
     content = {
-        columns.SUMMARY: tables.summary(judged),
+        columns.SUMMARY: derived.runs,
         columns.GROUPED: derived.cells,
         columns.CURVES: derived.points,
         columns.COMPARISONS: derived.comparisons,
