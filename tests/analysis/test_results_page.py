@@ -79,7 +79,7 @@ def write(folder: Path, out: str = "out", *, plot: bool = True) -> str:
     place = folder / out
     place.mkdir()
     plots = write_plots(derived.points, derived.best, derived.layers, place / "plots", 1) if plot else []
-    experiments.write_experiments(place / "EXPERIMENTS.md", judged, derived, 0.02, left_out=len(gaps), plots=[])
+    experiments.write_experiments(place / "EXPERIMENTS.md", judged, gaps, derived, 0.02, plots=[])
     memo.write_memo(place / "correctness_memo.md", judged, gaps)
     report.write_report(place / grid.REPORT, judged, gaps, derived, 0.02, plots)
     return (place / grid.REPORT).read_text(encoding="utf-8")
@@ -233,7 +233,9 @@ def test_html_links_and_images_of_a_document_stay_text():
 
 
 def test_every_table_has_a_description_and_every_part_of_the_page_is_packaged():
-    assert list(report.FILES) == [f"{name}.csv" for name in grid.TABLES]
+    described = report.table_files()
+    assert [file for file, _ in described] == [f"{name}.csv" for name in grid.TABLES]
+    assert all(text.startswith("One row per ") and text.endswith(".") for _, text in described)
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     parts = [part.name for part in files("sparseft.analysis").joinpath("templates").iterdir()]
     assert sorted(parts) == ["report.css", "report.html", "report.js"]

@@ -1,13 +1,24 @@
-"""Turn the existing run folders into tables, plots, a correctness memo and a write-up.
+"""Turn the run folders of a study into tables, plots, a correctness memo, a write-up and a results page.
 
     analyze_results.py --results_dir results/runs --output_dir results/analysis --plot
 
-With --baseline FILE.csv, another project's numbers are compared with these: in baseline_comparison.csv and in the figures.
+The output folder then has:
 
-The output folder then has: report.html (the results page), findings.txt (what this prints), EXPERIMENTS.md (the write-up of
-the study), correctness_memo.md (what was checked), summary.csv (a row per run), grouped_summary.csv, sparsity_vs_performance.csv,
-comparisons.csv (tests and intervals), best_tradeoffs.csv, layer_sparsity.csv, missing.csv (runs left out, with the reason) and,
-with --plot, plots/. Figures and a baseline_comparison.csv of an earlier call are removed if this one does not write them.
+    report.html                  the results page
+    findings.txt                 the findings, which are also printed
+    EXPERIMENTS.md               the write-up of the study
+    correctness_memo.md          what was checked
+    summary.csv                  a row per run
+    grouped_summary.csv          a row per cell
+    sparsity_vs_performance.csv  a row per point of a curve
+    comparisons.csv              tests and intervals
+    best_tradeoffs.csv           the best points
+    layer_sparsity.csv           a row per pruned layer
+    missing.csv                  runs that are missing or incomplete, with the reason
+    plots/                       the figures, with --plot
+    baseline_comparison.csv      another project's numbers beside these, with --baseline
+
+Figures and a baseline_comparison.csv of an earlier call are removed if this call does not write them.
 """
 
 import argparse
@@ -111,18 +122,17 @@ def write(
         from sparseft.analysis.plots import write_plots  # seaborn takes a second to import
 
         plots = write_plots(sound, derived.best, derived.layers, folder / "plots", args.processes, baseline)
-    left_out = sum(gap.left_out for gap in gaps)
     experiments.write_experiments(
         folder / "EXPERIMENTS.md",
         judged,
+        gaps,
         derived,
         args.tolerance,
-        left_out=left_out,
         plots=[f"{plot.name}.png" for plot in plots],
         reproduction=again,
     )
     memo.write_memo(folder / "correctness_memo.md", judged, gaps, again)
-    overview.write_overview(folder / FINDINGS, judged, derived, args.tolerance, left_out)
+    overview.write_overview(folder / FINDINGS, judged, gaps, derived, args.tolerance)
     report.write_report(folder / REPORT, judged, gaps, derived, args.tolerance, plots)
     if args.configuration and args.configuration.resolve() != (args.output_dir / CONFIGURATION).resolve():
         shutil.copyfile(args.configuration, folder / CONFIGURATION)

@@ -20,30 +20,23 @@ from markupsafe import Markup
 from sparseft import __version__
 from sparseft.analysis import report_tables, tables
 from sparseft.analysis.captions import Plot, metric_name, toy
+from sparseft.analysis.columns import TABLES as DESCRIBED
+from sparseft.analysis.counts import count_runs
 from sparseft.analysis.derived import Derived
-from sparseft.analysis.findings import findings, headline
+from sparseft.analysis.findings import NO_CONCLUSION, findings, headline
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown_html import Section, sections
 from sparseft.analysis.records import Gap, Record
 from sparseft.analysis.report_tables import Table
 from sparseft.analysis.sentences import listed
 from sparseft.storage.files import atomic_file
-from sparseft.study.grid import DENSE
+from sparseft.study.grid import DENSE, TABLES
 
 # The title names at most this many models or tasks. It gives the number of more.
 NAMED = 4
 # Sections of EXPERIMENTS.md that this page has in its own form.
 SHOWN_ELSEWHERE = ("Results", "Figures", "Findings in detail")
 REPRODUCE = "How to reproduce"
-FILES = {
-    "summary.csv": "One row per run, with every measured value and the digest of every file.",
-    "grouped_summary.csv": "One row per cell: means and intervals over the seeds.",
-    "sparsity_vs_performance.csv": "One row per point of a curve, with its difference to dense and its verdict.",
-    "comparisons.csv": "One row per statistical test.",
-    "best_tradeoffs.csv": "The points that no other point beats.",
-    "layer_sparsity.csv": "One row per pruned layer: the share of zeros in the merged models.",
-    "missing.csv": "Runs with something missing or unreadable, with the reason.",
-}
 # The characters that a data URL in quotes may have without being escaped.
 URL_SAFE = " /:;=+,()[]{}!$*?@-_.~|"
 
@@ -100,7 +93,7 @@ def write_report(
         "layers": [_figure(folder, plot) for plot in plots if not plot.task],
         "runs": report_tables.every_run(tables.summary(judged)),
         "missing": report_tables.missing(gaps),
-        "files": FILES.items(),
+        "files": table_files(),
         "study": study,
         "memo": sections((folder / "correctness_memo.md").read_text(encoding="utf-8"), shift=1),
         "reproduce": reproduce,
@@ -108,6 +101,15 @@ def write_report(
     }
     with atomic_file(path) as temporary:
         temporary.write_text(_page(content), encoding="utf-8")
+
+
+def table_files() -> list[tuple[str, str]]:
+    """Return the tables beside the page, each with the first sentence of its description."""
+    return [
+        (table.file, table.about.partition(". ")[0].removesuffix(".") + ".")
+        for table in DESCRIBED
+        if Path(table.file).stem in TABLES
+    ]
 
 
 def _page(content: dict[str, object]) -> str:
@@ -193,15 +195,12 @@ def _checks(judged: list[Judged], gaps: list[Gap]) -> list[dict[str, str]]:
     passed = sum(record.validation.passed for record in records)
     weights = sum(record.validation.weights for record in records)
     proof = f"{passed:,} of {len(records):,} merged models passed the comparison of every prunable weight with its mask"
-    faulty = sum(bool(run.faults) for run in judged)
-    missing = sum(gap.left_out for gap in gaps)
-    unchecked = sum(bool(run.unchecked) for run in judged)
-    outside = sum(bool(run.outside) for run in judged)
+    counts = count_runs(judged, gaps)
     checks = [
-        ("bad", faulty, "have a fault. The tables mark them. No sentence or figure uses them."),
-        ("bad", missing, "are missing or could not be read. They are in no table."),
-        ("open", unchecked, "were not fully checked. The correctness memo says what is open."),
-        ("open", outside, "are outside the configured study. They are only in the list of runs."),
+        ("bad", counts.faulty, "have a fault. The tables mark them. No sentence or figure uses them."),
+        ("bad", counts.missing, "are missing or could not be read. They are in no table."),
+        ("open", counts.unchecked, "were not fully checked. The correctness memo says what is open."),
+        ("open", counts.outside, "are outside the configured study. They are only in the list of runs."),
     ]
     first = {"kind": "good" if passed == len(records) else "bad", "text": f"{proof} ({weights:,} weights)."}
     return [first] + [{"kind": kind, "text": f"{number:,} runs {text}"} for kind, number, text in checks if number]
@@ -233,8 +232,8 @@ def _places(derived: Derived, tolerance: float) -> Iterable[Place]:
         yield Place(
             model=model,
             title=f"{model}, {metric_name(metric)}",
-            headline=headline(here, tolerance),
-            findings=findings(here, tolerance),
+            headline=headline(here, tolerance) or [NO_CONCLUSION],
+            findings=findings(here, tolerance) or [NO_CONCLUSION],
             tables=[table for table in place_tables if table.rows],
         )
 
