@@ -46,11 +46,11 @@ COMPARED = "baseline_comparison.csv"
 
 
 def parse_args() -> argparse.Namespace:
-    """Read the command line."""
+    """Return the flags of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results_dir", type=Path, required=True, help="folder of the run folders")
+    parser.add_argument("--results_dir", type=Path, required=True, help="folder with the run folders")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the tables and pages")
-    parser.add_argument("--plot", action="store_true", help="draw the figures too, into output_dir/plots")
+    parser.add_argument("--plot", action="store_true", help="also draw the figures, into output_dir/plots")
     parser.add_argument(
         "--processes",
         type=int,
@@ -66,7 +66,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Raise InputError if the outputs would replace what is read, or what this program did not write."""
+    """Raise InputError if an output would replace an input, or a file that this program did not write."""
     names = [f"{name}.csv" for name in TABLES] + [COMPARED, FINDINGS, REPORT, *PAGES]
     places = [args.output_dir / name for name in names]
     check_apart([args.output_dir], [args.results_dir])
@@ -119,7 +119,8 @@ def write(
         tables.write_csv(table, folder / COMPARED)
     plots = []
     if args.plot:
-        from sparseft.analysis.plots import write_plots  # seaborn takes a second to import
+        # The import of seaborn takes a second.
+        from sparseft.analysis.plots import write_plots
 
         plots = write_plots(sound, derived.best, derived.layers, folder / "plots", args.processes, baseline)
     experiments.write_experiments(
@@ -136,6 +137,11 @@ def write(
     report.write_report(folder / REPORT, judged, gaps, derived, args.tolerance, plots)
     if args.configuration and args.configuration.resolve() != (args.output_dir / CONFIGURATION).resolve():
         shutil.copyfile(args.configuration, folder / CONFIGURATION)
+    write_tables(folder, judged, gaps, derived)
+
+
+def write_tables(folder: Path, judged: list[Judged], gaps: list[Gap], derived: Derived) -> None:
+    """Write every table into a folder, as a .csv file."""
     content = {
         "summary": tables.summary(judged),
         "grouped_summary": derived.cells,
@@ -150,14 +156,17 @@ def write(
 
 
 def main() -> int:
-    """Analyse the runs and print the findings."""
+    """Analyse the runs, print the findings, and return the exit code."""
     args = parse_args()
     args.tolerance = parse_section(Analysis, {"tolerance": args.tolerance}, "analysis").tolerance
     if not 1 <= args.processes <= MAX_PROCESSES:
-        raise InputError(f"--processes {args.processes}: not a number of processes", f"give 1 to {MAX_PROCESSES}")
+        raise InputError(
+            f"--processes {args.processes}: not between 1 and {MAX_PROCESSES}", "give a number in this range"
+        )
     check_outputs(args)
     if args.baseline:
-        read_baseline(args.baseline)  # A damaged file is refused before anything is computed.
+        # A damaged file is refused before anything is computed.
+        read_baseline(args.baseline)
     study = read_configuration([args.configuration]) if args.configuration else None
     hold(args.output_dir)
     judged, gaps = read(args.results_dir, study)

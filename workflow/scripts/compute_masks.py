@@ -30,23 +30,29 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--model_path", type=Path, required=True, help="Hugging Face checkpoint folder, or FILE.mdl[@FOLDER]"
     )
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--sparsity", nargs="+", required=True, help="fractions, 0 <= s < 1, in whole percents")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the masks, the report and the plots")
+    parser.add_argument("--sparsity", nargs="+", required=True, help="fractions from 0 to below 1, in whole percents")
     parser.add_argument("--method", nargs="+", required=True, metavar="METHOD",
-                        help="unstructured, structured, semistructured or random, or with an importance:"
-                        " unstructured_wanda; dense: the mask of all ones")  # fmt: skip
-    parser.add_argument("--importance", choices=IMPORTANCES, default="magnitude", help="of methods that name none")
-    parser.add_argument("--task", choices=TASKS, help="whose loss and prompts calibrate")
-    parser.add_argument("--data_dir", type=Path, help="its train.jsonl")
-    parser.add_argument("--format", choices=["pt", "safetensors"], default="pt")
+                        help="a pattern, or a pattern with an importance, as in unstructured_wanda; dense gives a mask"
+                        " that keeps every weight")  # fmt: skip
+    parser.add_argument(
+        "--importance", choices=IMPORTANCES, default="magnitude", help="importance of the methods that name none"
+    )
+    parser.add_argument("--task", choices=TASKS, help="task whose examples gradient, taylor and wanda use")
+    parser.add_argument("--data_dir", type=Path, help="folder with the task's train.jsonl")
+    parser.add_argument("--format", choices=["pt", "safetensors"], default="pt", help="kind of the mask files")
     parser.add_argument(
         "--threads",
         type=int,
         default=os.cpu_count(),
-        help="any number gives the same masks, but of scores that a task's examples give",
+        help="CPU threads; another number can change the masks of gradient, taylor and wanda, and no others",
     )
     parser.add_argument("--plot", action="store_true", help="also draw sparsities and scores by layer")
-    parser.add_argument("--suffix", default="", help="of the names of report and plots, beside those of another pass")
+    parser.add_argument(
+        "--suffix",
+        default="",
+        help="added to the names of the report and the plots, so that those of another pass stay",
+    )
     add_flags(parser, Masks, Masks.model_fields)
     return parser.parse_args()
 

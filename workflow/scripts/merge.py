@@ -23,12 +23,12 @@ from sparseft.study.grid import NO_FINETUNE, Run
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run_id", help="whose mask and record these are to be")
-    parser.add_argument("--model_path", type=Path, required=True)
-    parser.add_argument("--mask_path", type=Path, required=True)
-    parser.add_argument("--adapter", type=Path, help="adapter folder; without it the model is pruned only")
+    parser.add_argument("--run_id", help="the run that the mask must belong to and that the record names")
+    parser.add_argument("--model_path", type=Path, required=True, help="folder of the prepared model")
+    parser.add_argument("--mask_path", type=Path, required=True, help="the mask that the model is pruned with")
+    parser.add_argument("--adapter", type=Path, help="the adapter folder; without it the model is only pruned")
     parser.add_argument("--output_dir", type=Path, required=True, help="the merged checkpoint")
-    parser.add_argument("--report", type=Path, required=True, help="merge.json")
+    parser.add_argument("--report", type=Path, required=True, help="the record, merge.json")
     return parser.parse_args()
 
 

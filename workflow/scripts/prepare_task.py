@@ -21,9 +21,9 @@ ASKED = ("local", "hub", "train_examples", "validation_examples", "seed")
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", required=True)
+    parser.add_argument("--task", required=True, help="name of the task")
     add_flags(parser, TaskData, ASKED)
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the data and its manifest")
     return parser.parse_args()
 
 

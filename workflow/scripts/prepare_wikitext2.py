@@ -21,7 +21,7 @@ ASKED = ("local", "hub")
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser, Perplexity, ASKED)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="the text; its source is written beside it")
     return parser.parse_args()
 
 

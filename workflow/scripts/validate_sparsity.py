@@ -26,15 +26,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="Hugging Face checkpoint folder, or FILE.mdl[@FOLDER]"
     )
-    parser.add_argument("--run_id", help="whose mask and record these are to be")
-    parser.add_argument("--mask_path", type=Path, required=True)
+    parser.add_argument("--run_id", help="the run that the mask must belong to and that the record names")
+    parser.add_argument("--mask_path", type=Path, required=True, help="the mask that the checkpoint must obey")
     parser.add_argument("--output", type=Path, required=True, help="the report")
     parser.add_argument(
         "--base",
         type=Path,
-        help="the base: the mask must be computed from it, and every tensor outside the mask must have its bytes",
+        help="the base model; the mask must be computed from it, and each tensor outside the mask must equal its tensor",
     )
-    parser.add_argument("--tolerance", type=float, default=0.0, help="largest |w| that passes as zero")
+    parser.add_argument("--tolerance", type=float, default=0.0, help="largest absolute value that passes as zero")
     return parser.parse_args()
 
 
