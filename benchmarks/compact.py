@@ -26,7 +26,7 @@ from sparseft.lora.masked_lora import attach
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.pruning.compact import compact
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import Training
 from sparseft.study.grid import MASK_NAME
 from torch import Tensor, nn
@@ -94,9 +94,10 @@ def training(subject: Subject, ids: Tensor) -> Callable[[], None]:
     """One optimiser step of this project's LoRA on every prunable layer."""
     model, _ = load_model(subject.folder, CPU)
     unfuse_experts(model)
-    shapes = prunable_shapes(Checkpoint(subject.folder))
+    checkpoint = Checkpoint(subject.folder)
+    shapes = prunable_shapes(checkpoint)
     masks = subject.masks or (lambda layer: torch.ones(shapes[layer], dtype=torch.bool))
-    paths = {layer: memory_path(layer) for layer in shapes}
+    paths = {layer: memory_path(checkpoint.architecture, layer) for layer in shapes}
     layers = attach(model, masks, paths, "sparse_to_sparse", SETTINGS)  # without a pruned weight: plain LoRA
     optimizer = torch.optim.AdamW([p for layer in layers.values() for p in (layer.lora_A, layer.lora_B)], lr=1e-4)
     batch = collate([Example(row, TOKENS - ANSWER) for row in ids.tolist()])

@@ -20,11 +20,11 @@ from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
+from sparseft.methods import get_method
 from sparseft.pruning.calibration import calibrate
-from sparseft.pruning.mask_generator import compute_masks
-from sparseft.storage.files import sha256
+from sparseft.pruning.mask_generator import Places, compute_masks
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks
-from sparseft.study.grid import TASK_METHODS, split_method
 from sparseft.tasks import get_task
 from sparseft.tasks.source import load_rows, load_text
 
@@ -42,10 +42,10 @@ def figures(model: Checkpoint, folder: Path, name: str, rows: dict, text: str) -
     settings = Masks()
     for method in METHODS:
         paths = [folder / f"{method}{percent}.pt" for percent in PERCENTS]
-        aware = method in TASK_METHODS
-        calibration = calibrate(split_method(method)[1], name, data, settings) if aware else None
-        with compute_masks(model, method, PERCENTS, paths, settings, calibration=calibration):
-            pass
+        importance = get_method(method).importance
+        uses_examples = get_method(method).uses_examples
+        calibration = calibrate(importance, name, data, settings) if uses_examples else None
+        compute_masks(model, method, PERCENTS, Places(paths, folder / "report.json"), settings, calibration=calibration)
         for percent, path in zip(PERCENTS, paths, strict=True):
             merge(model, read_mask(path), sha256(path), None, folder / "pruned")
             table.append([name, method, str(percent), *measure(Checkpoint(folder / "pruned"), rows, name, text)])

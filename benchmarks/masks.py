@@ -24,8 +24,9 @@ from safetensors.torch import save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.masks import mask_kernels as kernels
 from sparseft.masks.mask_file import unpack
-from sparseft.pruning.mask_generator import Selection, compute_masks, select_together
+from sparseft.pruning.mask_generator import compute_masks
 from sparseft.pruning.scores import row_blocks
+from sparseft.pruning.selection import Selection, select_together
 from sparseft.study.config import Masks
 from torch.nn.utils.prune import L1Unstructured
 

@@ -27,11 +27,11 @@ from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks, Training
 from sparseft.tasks import get_task
 from sparseft.tasks.source import load_rows
-from sparseft.training.job import Job
+from sparseft.training.job import TrainingJob
 
 PERCENTS = (50, 70)
 SETTINGS = {
@@ -74,7 +74,7 @@ def measure(cell: Cell) -> dict[str, float]:
             mode, gradient = VARIANTS[cell.variant]
             settings = SETTINGS[cell.task].model_copy(update={"gradient": gradient})
             provenance = {"mask_sha256": sha256(cell.mask)}
-            job = Job(checkpoint, mask, mode, cell.seed, settings, task, rows, 32, provenance)
+            job = TrainingJob(checkpoint, mask, mode, cell.seed, settings, task, rows, 32, provenance)
             adapter = Path(folder, "adapter")
             before = train(job, adapter, Path(folder, "state.pt"), Accelerator(cpu=True))["eval_loss"]
         merge(checkpoint, mask, sha256(cell.mask), adapter, Path(folder, "merged"))

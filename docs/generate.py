@@ -3,8 +3,8 @@
     .venv/bin/python docs/generate.py            write the files whose content changed
     .venv/bin/python docs/generate.py --check    exit with code 1 if one differs
 
-The configuration comes from the fields of sparseft.study.config, the tables from sparseft.analysis.columns, and the scripts from
-their own argument parsers.
+The configuration comes from the fields of sparseft.study.config, the tables from sparseft.analysis.columns, the scripts from
+their own argument parsers, and the importances from sparseft.importances.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from sparseft.analysis.columns import TABLES
+from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.study.config import LARGEST, SEEDS, Config, schema
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,6 +80,8 @@ Peak memory on a CPU is the largest resident set of a process, with Python and i
 /proc/self/status on Linux). On a GPU it is the most that torch allocated there, without CUDA's own part. Do not compare the
 two.
 """
+# The block of docs/methods.md that is generated.
+BLOCK = ("<!-- generated: importances -->\n", "\n<!-- end -->")
 SCRIPT_PAGE = """# Scripts
 
 Snakemake calls these programs, and you can run each by hand. `--help` prints what is below. The exit code is 0 if the work is
@@ -196,6 +199,26 @@ def script_page() -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+def methods_page() -> str:
+    """Return docs/methods.md with the table of importances made anew."""
+    text = (ROOT / "docs/methods.md").read_text()
+    start, end = BLOCK
+    before, _, rest = text.partition(start)
+    return before + start + importance_table() + end + rest.partition(end)[2]
+
+
+def importance_table() -> str:
+    """Return a table with a row per importance."""
+    header = ["name", "score of the weight w with the input x", "looks at", "patterns", "source"]
+    rows = []
+    for importance in IMPORTANCES:
+        name = "(no name)" if importance is DEFAULT else f"`{importance.name}`"
+        looks_at = "a task's examples" if importance.uses_examples else "the weights"
+        source = f"{importance.name}: {importance.source}" if importance is DEFAULT else importance.source
+        rows.append([name, importance.formula, looks_at, ", ".join(importance.patterns), source])
+    return markdown_table(header, rows)
+
+
 def docstring(text: str) -> str:
     """Return a script's description in Markdown: its indented lines are blocks of code."""
     paragraphs = re.split(r"\n{2,}", text.strip())
@@ -254,6 +277,7 @@ GENERATED = {
     "docs/reference/configuration.md": configuration_page,
     "docs/reference/tables.md": table_page,
     "docs/reference/scripts.md": script_page,
+    "docs/methods.md": methods_page,
 }
 
 

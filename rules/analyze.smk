@@ -28,7 +28,7 @@ rule analyze_results:
         trainings=targets.run_targets(STUDY, "train.json", trained_only=True),
         before=targets.run_targets(STUDY, "before_merge.json", trained_only=True),
     output:
-        tables=expand(f"{grid.ANALYSIS}/{{name}}.csv", name=grid.TABLES),
+        tables=expand(f"{grid.ANALYSIS}/{{name}}", name=[table.file for table in STUDY_TABLES]),
         findings=f"{grid.ANALYSIS}/{grid.FINDINGS}",
         pages=expand(f"{grid.ANALYSIS}/{{name}}", name=grid.PAGES),
         report=f"{grid.ANALYSIS}/{grid.REPORT}",

@@ -17,16 +17,17 @@ if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()
     )
     sys.exit(2)
 
+from sparseft.analysis.columns import STUDY_TABLES
 from sparseft.study import earlier, grid, passes, targets
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.planning.sizes import check_sources
 from sparseft.study.config import Config, parse_section, split_mdl
 from sparseft.study.configfiles import check_command, complete_text, read_sections, with_normal_places
 from sparseft.planning.devices import slow_bfloat16, unused_gpus, visible_gpus
-from sparseft.study.digests import code_digest
+from sparseft.study.digests import code_digest, used_values
 from sparseft.errors import InputError
-from sparseft.storage.files import sha256
-from sparseft.planning.requests import Requests
+from sparseft.storage.hashes import sha256
+from sparseft.planning.requests import JobKind, Requests
 from sparseft.study.terminal import replaced_models
 
 
@@ -115,9 +116,22 @@ wildcard_constraints:
     **grid.WILDCARDS,
 
 
+@cache
+def digest(name, without, values):
+    """Return the digest of a script and of what it imports."""
+    return code_digest(ROOT / "workflow/scripts" / name, ROOT / "lib", without, values)
+
+
 def code(name, without=()):
-    """Return the digest of a script and of what it imports, so that an edit reruns its rule and a touch does not."""
-    return code_digest(ROOT / "workflow/scripts" / name, ROOT / "lib", without)
+    """Return a function that gives the digest of the code of a job, so that an edit reruns it and a touch does not.
+
+    A job with wildcards counts only the task and the importance that they name."""
+
+    def of_job(wildcards):
+        names = {axis: wildcards.get(axis) for axis in ("task", "method")}
+        return digest(name, without, used_values(**names) if wildcards.keys() else None)
+
+    return of_job
 
 
 def manifest_if(check, *request):
@@ -172,12 +186,12 @@ def pass_sparsities(w):
 
 def memory(kind, cell=lambda w: w):
     """Return a function that gives the MB that a job of this kind requests. `cell` returns an object with its model and task."""
-    return lambda w, attempt: REQUESTS.memory_mb(kind, cell(w).model, getattr(cell(w), "task", ""), attempt)
+    return lambda w, attempt: REQUESTS.memory_mb(JobKind.of(kind, cell(w)), attempt)
 
 
 def minutes(kind, cell=lambda w: w):
     """Return a function that gives the time limit of a job of this kind, in minutes."""
-    return lambda w, attempt: REQUESTS.minutes(kind, cell(w).model, getattr(cell(w), "task", ""), attempt)
+    return lambda w, attempt: REQUESTS.minutes(JobKind.of(kind, cell(w)), attempt)
 
 
 def launch(processes):

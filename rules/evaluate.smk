@@ -1,4 +1,4 @@
-# Evaluate the merged model, after it passed the validation, on the task's validation examples with lm-eval.
+# Evaluate the merged model on the task's validation examples with lm-eval, after it passed the validation of its sparsity.
 rule evaluate_run:
     input:
         model=f"{grid.RUN}/model_dir",
@@ -12,18 +12,21 @@ rule evaluate_run:
         f"results/logs/evaluate_run/{grid.RUN_ID}.log",
     benchmark:
         f"results/benchmarks/evaluate_run/{grid.RUN_ID}.tsv"
-    priority: 2  # before the next merge, so that few merged models are on the disk
+    # Before the next merge, so that few merged models are on the disk.
+    priority: 2
     conda:
         "../envs/sparseft.yaml"
     threads: STUDY.resources.threads
     resources:
-        mem_mb=memory("evaluation"),  # weights, and the logits of a batch in float32
+        # Mostly the weights, and the logits of a batch in float32.
+        mem_mb=memory("evaluation"),
         runtime=minutes("evaluation"),
         gpu=ONE_GPU,
     params:
         code=code("evaluate.py"),
         run_id=grid.RUN_ID,
-        cores=STUDY.resources.threads,  # Another number of threads changes the last bits.
+        # Another number of threads changes the last bits.
+        cores=STUDY.resources.threads,
         data=subpath(input.train, parent=True),
         batch_size=STUDY.evaluation_batch_size,
         perplexity=(flags(wikitext2=grid.WIKITEXT2, context=STUDY.perplexity.context) if STUDY.perplexity else ""),
@@ -43,7 +46,7 @@ rule evaluate_run:
         " 2> {log:q}"
 
 
-# Evaluate the model before the merge, on the same examples. The change by the merge is the train-merge gap. If the merge
+# Evaluate the model before the merge, on the same examples. The train-merge gap is what the merge changes. If the merge
 # keeps every bit, the merged model's evaluation is copied.
 rule evaluate_adapter:
     input:
@@ -65,13 +68,15 @@ rule evaluate_adapter:
         "../envs/sparseft.yaml"
     threads: STUDY.resources.threads
     resources:
-        mem_mb=memory("evaluation"),  # weights, and the logits of a batch in float32
+        # Mostly the weights, and the logits of a batch in float32.
+        mem_mb=memory("evaluation"),
         runtime=minutes("evaluation"),
         gpu=ONE_GPU,
     params:
         code=code("evaluate_adapter.py"),
         run_id=grid.RUN_ID,
-        cores=STUDY.resources.threads,  # Another number of threads changes the last bits.
+        # Another number of threads changes the last bits.
+        cores=STUDY.resources.threads,
         model=subpath(input.manifest, parent=True),
         data=subpath(input.train, parent=True),
         batch_size=STUDY.evaluation_batch_size,

@@ -1,4 +1,4 @@
-# One job a model and method: every sparsity that the study began with comes from one pass.
+# One job per model and method. One pass makes the masks of every sparsity with which the study began.
 rule compute_masks:
     input:
         manifest=lambda w: manifest_if(STUDY.masks.scope_of, w.method, STUDY.grid.sparsities),
@@ -14,12 +14,12 @@ rule compute_masks:
         method="|".join(grid.WEIGHT_METHODS),
     conda:
         "../envs/sparseft.yaml"
-    threads: 2  # one layer is read while another is counted; the masks are the same for any number
+    threads: 2  # One layer is read while another is counted. The masks are the same for any number.
     resources:
-        mem_mb=memory("weights"),  # a few blocks of a matrix a thread, whatever the model; measured
+        mem_mb=memory("weights"),  # a few blocks of a matrix per thread, for any model; measured
         runtime=minutes("weights"),
         gpu=0,
-        # here, not in params: a mask is the same in any pass, and another pass makes nothing again
+        # These are not in params, because a mask is the same in any pass, so that another pass must rerun nothing.
         sparsities=pass_sparsities,
         suffix=pass_suffix,
     params:
@@ -58,7 +58,7 @@ use rule compute_masks as compute_dense_mask with:
         "results/benchmarks/compute_masks/{model}_dense.tsv"
 
 
-# Importances that look at a task's training examples: gradient, taylor, wanda; the model is loaded and run.
+# The masks of importances that look at a task's training examples. The model is loaded and run.
 use rule compute_masks as compute_task_masks with:
     input:
         manifest=lambda w: manifest_if(STUDY.masks.scope_of, w.method, STUDY.grid.sparsities),
@@ -75,7 +75,7 @@ use rule compute_masks as compute_task_masks with:
         method="|".join(grid.TASK_METHODS),
     threads: STUDY.resources.threads
     resources:
-        mem_mb=memory("mask"),  # the model, a score a weight in fp32, one matrix of gradients
+        mem_mb=memory("mask"),  # the model, a score per weight in fp32, one matrix of gradients
         runtime=minutes("mask"),
         gpu=ONE_GPU,
         sparsities=pass_sparsities,
@@ -86,10 +86,10 @@ use rule compute_masks as compute_task_masks with:
         folder=subpath(output.report, parent=True),
         method="{method}",
         settings=lambda w: flags(task=w.task, data_dir=grid.DATA.format(task=w.task), **STUDY.masks.used_by(w.method)),
-        # not by `input`: what is computed from it is not tracked
+        # The folder is not taken from `input`, because Snakemake does not track what is computed from it.
 
 
-# A sparsity that was added to the grid since: the others' masks stay, and what was trained on them.
+# A sparsity that was added to the grid later. The masks of the others stay, and so does what was trained on them.
 use rule compute_masks as compute_added_mask with:
     output:
         mask=f"{grid.MASKS}/{grid.MASK_NAME}.pt",

@@ -1,5 +1,5 @@
-# A model source becomes a Hugging Face checkpoint. manifest.json is written last and stands for the whole folder.
-# A local source's input files are all that decide a result: weights, configuration, tokenizer.
+# Make a Hugging Face checkpoint from a model's source. manifest.json is written last, so that it stands for the whole folder.
+# The input is every file of a local source that a result depends on: weights, configuration and tokenizer.
 rule prepare_model:
     input:
         lambda w: local_model(STUDY.models[w.model].source),
@@ -12,7 +12,8 @@ rule prepare_model:
     conda:
         "../envs/sparseft.yaml"
     resources:
-        mem_mb=memory("prepare"),  # the whole model in fp32 while it is dequantised
+        # A GGUF file's whole model is in float32 while it is dequantised.
+        mem_mb=memory("prepare"),
         runtime=minutes("prepare"),
     params:
         code=code("prepare_model.py"),
@@ -24,7 +25,7 @@ rule prepare_model:
         'python "$SCRIPTS/prepare_model.py"' " {params.source}" " --output_dir {params.folder:q}" " 2> {log:q}"
 
 
-# The examples of a task, in the fields of the original data set.
+# Prepare the examples of a task, in the fields of the original data set.
 rule prepare_task:
     input:
         lambda w: local_data(STUDY.tasks[w.task].local),
@@ -52,7 +53,7 @@ rule prepare_task:
         " 2> {log:q}"
 
 
-# The text of the perplexity, WikiText-2's test split or the user's own, and where it comes from.
+# Prepare the text of the perplexity, which is WikiText-2's test split or the user's own, and record where it comes from.
 rule prepare_wikitext2:
     input:
         STUDY.perplexity.local or [] if STUDY.perplexity else [],

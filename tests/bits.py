@@ -22,6 +22,7 @@ from pathlib import Path
 METHODS = ("unstructured structured semistructured random unstructured_gradient unstructured_taylor unstructured_wanda"
            " structured_gradient structured_taylor semistructured_gradient semistructured_taylor"
            " semistructured_wanda").split()  # fmt: skip
+SCRIPTS = ("prepare_model.py", "prepare_task.py", "compute_masks.py", "train.py", "merge.py")
 PERCENTS = (25, 50, 75)  # each is N:4
 MODES = ("no_finetune", "sparse_to_dense", "sparse_to_sparse")
 TRAINING = {"steps": 3, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 0.01, "save_every": 0}
@@ -94,8 +95,11 @@ def main() -> None:
     root, output = args.root.resolve(), args.output.resolve()
     sys.path[:0] = [str(root / "lib"), str(Path(__file__).parent)]
     os.environ["OMP_NUM_THREADS"] = "1"
-    from tiny_models import MODELS, save_tiny  # imports torch
+    from tiny_models import MODELS, save_tiny
 
+    for script in SCRIPTS:
+        # Import what the script imports once, for all forks.
+        runpy.run_path(str(root / "workflow/scripts" / script), run_name="imported")
     digests = {}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

@@ -28,7 +28,7 @@ import numpy as np
 
 from masks import write_mask
 
-mdl._CPU = 1  # seconds: what makes HDF5 loop is to be refused, and soon
+mdl._CPU_SECONDS = 1  # what makes HDF5 loop must be refused soon
 SCRATCH = Path(tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
 HEADER = b'{"__metadata__":{"format":"pt"},"a":{"dtype":"F16","shape":[2,2],"data_offsets":[0,8]}}'
 LOG = """| Train Device=CSX, Step=50, Loss=9.44598, Rate=44.84 samples/sec, GlobalRate=44.70 samples/sec

@@ -7,7 +7,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.masks.mask_writer import mask_writer
 from sparseft.pruning import mask_generator
-from sparseft.pruning.scores import Calibration
+from sparseft.pruning.mask_generator import Calibration, Places
 from sparseft.study.config import Masks
 
 
@@ -19,9 +19,10 @@ def compute_masks(
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{percent}.pt" for percent in percents]
         settings = Masks(**settings)
-        with mask_generator.compute_masks(checkpoint, method, percents, paths, settings, calibration=calibration,
-                                          threads=threads):  # fmt: skip
-            pass
+        places = Places(paths, Path(folder) / "report.json")
+        mask_generator.compute_masks(
+            checkpoint, method, percents, places, settings, calibration=calibration, threads=threads
+        )
         return {percent: read_mask(path) for percent, path in zip(percents, paths, strict=True)}
 
 
@@ -31,4 +32,3 @@ def write_mask(path: Path, mask: Mask) -> None:
     with mask_writer([path], [meta], mask.shape) as writer:
         for layer, bits in mask.bits.items():
             writer.write(layer, 0, bits.reshape(1, -1))
-        writer.finish()

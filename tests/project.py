@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import yaml
-from sparseft.storage import files
+from sparseft.storage import locks
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,8 +37,8 @@ def call_script(name: str, *arguments: object, **flags: object) -> tuple[int, st
         return end.code or 0, said.getvalue()
     finally:
         sys.argv = argv
-        while files._HELD:  # as at the end of a process
-            lock = files._HELD.pop()
+        while locks._HELD:  # as at the end of a process
+            lock = locks._HELD.pop()
             Path(lock.name).unlink(missing_ok=True)
             lock.close()
     raise AssertionError(f"{name} did not exit")

@@ -11,6 +11,7 @@ KEYWORDS = {
     "ArgumentParser": ("description", "epilog"),
     "add_argument": ("help", "metavar"),
     "Field": ("description", "title", "examples"),
+    "Column": ("meaning", "unit", "empty"),
 }
 Edit = tuple[int, int, bytes, str]  # first byte, byte after the last, new text, kind
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 from project import ROOT
-from sparseft.errors import MARK, InputError, run_script
-from sparseft.storage.files import write_json
+from sparseft.errors import TRACEBACK_PREFIX, InputError, run_script
+from sparseft.storage.atomic import write_json
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}
 
@@ -70,7 +70,7 @@ def test_an_unforeseen_error_names_this_projects_innermost_line_and_not_a_librar
     code, (line,) = end(lambda: write_json(tmp_path / "a.json", object()), capsys)
     assert code == 2
     assert line.startswith("error: TypeError: Object of type object is not JSON serializable ")
-    assert "(lib/sparseft/storage/files.py, line " in line
+    assert "(lib/sparseft/storage/atomic.py, line " in line
     assert "in write_json)" in line
 
 
@@ -90,7 +90,7 @@ def test_the_traceback_of_every_error_is_printed_while_debugging_with_the_cause_
     code, lines = end(raised(error, ZeroDivisionError("cause")), capsys)
     assert code == 2
     assert lines[-1].startswith("error: ")
-    assert all(line.startswith(MARK) for line in lines[:-1])
+    assert all(line.startswith(TRACEBACK_PREFIX) for line in lines[:-1])
     text = "\n".join(lines[:-1])
     if value == "1":
         assert "Traceback (most recent call last)" in text
@@ -106,7 +106,7 @@ def test_a_log_has_the_traceback_above_the_line_of_an_error_that_is_no_bad_input
     monkeypatch.setenv("SPARSEFT_LOG_TRACEBACKS", "1")
     code, lines = end(raised(error), capsys)
     assert code == 2
-    assert f"{MARK}Traceback (most recent call last):" in lines
+    assert f"{TRACEBACK_PREFIX}Traceback (most recent call last):" in lines
     assert [line.startswith("error: ") for line in lines] == [False] * (len(lines) - 1) + [True]
 
 

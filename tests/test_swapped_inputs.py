@@ -12,7 +12,8 @@ import torch
 from project import ROOT
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.masks.mask_file import read_mask
-from sparseft.storage.files import adapter_digest, sha256
+from sparseft.storage.adapter_files import adapter_digest
+from sparseft.storage.hashes import sha256
 from sparseft.tasks import get_task
 from tiny_models import save_tiny
 

@@ -1,7 +1,8 @@
-"""Report a script's error as one line on stderr, below its traceback if you ask for that.
+"""Report a script's error as one line on stderr: `error: WHAT IS WRONG (value, place); WHAT TO DO`.
 
-SPARSEFT_DEBUG=1 prints the traceback of every error. The rules of the workflow set SPARSEFT_LOG_TRACEBACKS=1, because
-the stderr of their scripts is a log. The log gets every traceback except that of an InputError, which the user can correct.
+SPARSEFT_DEBUG=1 prints the traceback of every error above that line. The rules of the workflow set
+SPARSEFT_LOG_TRACEBACKS=1, because the stderr of their scripts is a log. The log gets every traceback except that of an
+InputError, which the user can correct.
 """
 
 import os
@@ -10,31 +11,34 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-# Each line of a traceback begins with it, so that a log's reader can tell the traceback from messages.
-MARK = "traceback | "
+# Every line of a printed traceback begins with it, so that a log's reader can tell tracebacks from messages.
+TRACEBACK_PREFIX = "traceback | "
 _PACKAGE = Path(__file__).resolve().parent
 _PROJECT = _PACKAGE.parents[1]
 _OWN_CODE = (_PACKAGE, _PROJECT / "workflow/scripts")
 
 
 class InputError(ValueError):
-    """Report that the user's input cannot be used: `what` is wrong with it, and `mend` says what to do."""
+    """Report that the user's input cannot be used.
 
-    def __init__(self, what: str, mend: str) -> None:
-        # Both are arguments, so that pickle can send the error from one process to another.
-        super().__init__(what, mend)
+    `what` says what is wrong, with the value and the place. `advice` says what to do about it."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        # Both are arguments of the exception, so that pickle can send it from one process to another.
+        super().__init__(what, advice)
 
     def __str__(self) -> str:
         return "; ".join(self.args)
 
 
 def run_script(main: Callable[[], int]) -> None:
-    """Exit with the code that `main` returns. An error is one line on stderr and code 2; Ctrl-C is one line and code 130."""
+    """Run `main` and exit with the code that it returns. An error prints one line and exits with 2, Ctrl-C with 130."""
     try:
         code = main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)  # as in a shell
+        # As a shell reports a program that SIGINT ended.
+        sys.exit(130)
     except Exception as error:
         print_traceback(error)
         print("error: " + " ".join(_message(error).split()), file=sys.stderr)
@@ -47,13 +51,14 @@ def print_traceback(error: Exception) -> None:
     is_logged = _is_set("SPARSEFT_LOG_TRACEBACKS") and not isinstance(error, InputError)
     if not _is_set("SPARSEFT_DEBUG") and not is_logged:
         return
-    error.__suppress_context__ = False  # `raise InputError(...) from None` hides its cause from the user only
+    # `raise InputError(...) from None` hides the cause from the user, but not from somebody who debugs.
+    error.__suppress_context__ = False
     lines = "".join(traceback.format_exception(error)).splitlines()
-    print("".join(f"{MARK}{line}\n" for line in lines), end="", file=sys.stderr)
+    print("".join(f"{TRACEBACK_PREFIX}{line}\n" for line in lines), end="", file=sys.stderr)
 
 
 def own_place(error: Exception) -> str:
-    """Return the innermost line of this project in an error's traceback; the innermost of all if there is none."""
+    """Return the innermost place of this project's code in an error's traceback, or of any code if there is none."""
     frames = traceback.extract_tb(error.__traceback__)
     innermost = frames[-1]
     file = Path(innermost.filename).name
@@ -70,7 +75,7 @@ def _is_set(variable: str) -> bool:
 
 
 def _message(error: Exception) -> str:
-    """Return what is wrong, where, and what to do about it."""
+    """Return what is wrong, where, and what to do about it, for any exception."""
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, OSError):

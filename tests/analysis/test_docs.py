@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from sparseft.analysis import tables
-from sparseft.analysis.columns import TABLES as DESCRIBED
+from sparseft.analysis.columns import MISSING, STUDY_TABLES, TABLES
 from sparseft.analysis.records import Gap, read_measurements
-from sparseft.study.grid import TABLES
+from sparseft.analysis.throughput_table import throughput_table
 from sparseft.tasks.wikitext2 import PREFIXES, TEXT_SHA256, metric_name
 from test_analyze_results import analyze
 from test_throughput_table import write_cell
@@ -35,7 +35,7 @@ MASK = {"scope": "row", "sequential": True, "seed": 1, "nm_group": 4, "calibrati
 
 def check(path: Path, perplexity: str | None = None) -> None:
     """Compare the file at `path` with its description; `perplexity` is the column of the measured one, if any."""
-    described = {table.file: table.columns for table in DESCRIBED}[path.name]
+    described = {table.file: table.columns for table in TABLES}[path.name]
     columns = {column.name.replace("ppl_N", f"ppl_{PPL_CONTEXT}"): column for column in described}
     expected = [name for name in columns if name == perplexity or not name.startswith(PREFIXES)]
     written = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -64,13 +64,13 @@ def test_the_tables_of_runs_are_as_the_docs_say(write_run, tmp_path, text):
                   training={"learning_rate": rate}, change=change)  # fmt: skip
     write_run("m-u-random-sparsity50-no_finetune-seed0", 0.5, generated=True)  # no task has every metric
     analyze(tmp_path / "runs", tmp_path)
-    for name in set(TABLES) - {"missing"}:
-        check(tmp_path / f"{name}.csv", perplexity)
+    for table in set(STUDY_TABLES) - {MISSING}:
+        check(tmp_path / table.file, perplexity)
 
 
 def test_the_other_tables_are_as_the_docs_say(tmp_path):
     path = write_cell(tmp_path, "m-t-unstructured-sparsity50-sparse_to_dense", sequence_length=64)
-    measured = tables.throughput(read_measurements([path]))
+    measured = throughput_table(read_measurements([path]))
     tables.write_csv(measured, tmp_path / "throughput_vs_batch_size.csv")
     check(tmp_path / "throughput_vs_batch_size.csv")
     tables.write_csv(tables.missing([Gap("m", True, "why")]), tmp_path / "missing.csv")
@@ -85,14 +85,14 @@ def test_the_comparison_with_a_baseline_is_as_the_docs_say(write_run, tmp_path):
     baseline.write_text("\n".join(("baseline,task,sparsity,value,samples_per_second,device", *rows)) + "\n")
     analyze(tmp_path / "runs", tmp_path, "--baseline", baseline)
     written = pd.read_csv(tmp_path / "baseline_comparison.csv")
-    (table,) = (each for each in DESCRIBED if each.file == "baseline_comparison.csv")
+    (table,) = (each for each in TABLES if each.file == "baseline_comparison.csv")
     assert list(written) == [column.name for column in table.columns]
     for column in table.columns:
         assert column.empty != "never" or written[column.name].notna().all(), column.name
 
 
 def test_every_description_is_a_sentence_with_a_known_type():
-    columns = [column for table in DESCRIBED for column in table.columns]
+    columns = [column for table in TABLES for column in table.columns]
     assert len(columns) > 250
     for column in columns:
         assert column.type in TYPES, column.name

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from sparseft.analysis.chain import links
-from sparseft.analysis.judgement import faults, judge_runs
+from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.memo import write_memo
 from sparseft.analysis.records import read_runs
-from sparseft.storage.files import adapter_digest, sha256
+from sparseft.storage.adapter_files import adapter_digest
+from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record, write_record
 from sparseft.tasks.scoring import choice_metrics
 
@@ -75,7 +75,7 @@ def test_sound_runs_have_six_links_and_no_fault(write_run, tmp_path):
     write_memo(tmp_path / "memo.md", judged, gaps)
     text = (tmp_path / "memo.md").read_text()
     assert [(each.faults, each.unchecked) for each in judged] == [([], [])] * 2
-    assert {len(links(record)) for record in records} == {6}
+    assert {len(each.chain) for each in judged} == {6}
     assert "with a fault\n" not in text
     assert text.count("| sound | 2 / 2 | 2,000 | 0 |") == 2
     assert text.count("| 6 of 6 |") == 2
@@ -147,8 +147,8 @@ def test_a_mask_that_was_calibrated_on_other_examples_breaks_the_chain(write_run
     wanda = UNTUNED.replace("dense-sparsity00", "unstructured_wanda-sparsity50")
     other = {"scope": "row", "train_sha256": "f" * 64}
     write_run(wanda, 0.5, change=lambda files: files["validation_report"].update(mask=other))
-    (record,) = read_runs(tmp_path / "runs")[0]
-    (fault,) = faults(record)
+    (judged,) = judge_runs(read_runs(tmp_path / "runs")[0])
+    (fault,) = judged.faults
     assert fault.startswith("broken chain, train: the mask's calibration names ffffffffffff, evaluation.json names ")
 
 
@@ -176,7 +176,7 @@ def test_a_changed_digest_breaks_its_link_and_no_other(write_run, tmp_path, link
 
     write_run(UNTUNED, 0.5)
     write_run(TUNED, 0.5, change=tamper)
-    broken = {record.run.id: faults(record) for record in read_runs(tmp_path / "runs")[0]}
+    broken = {each.record.run.id: each.faults for each in judge_runs(read_runs(tmp_path / "runs")[0])}
     assert broken[UNTUNED] == []
     assert len(broken[TUNED]) == 1
     assert broken[TUNED][0].startswith(f"broken chain, {link}: ")
@@ -216,7 +216,7 @@ def test_one_changed_byte_of_an_adapter_or_a_mask_is_found_and_named(write_run, 
     for byte in (0, 1):
         content[500] = byte
         file.write_bytes(content)
-        found.append({record.run.id: faults(record) for record in read_runs(runs)[0]})
+        found.append({each.record.run.id: each.faults for each in judge_runs(read_runs(runs)[0])})
     assert found[0] == {UNTUNED: [], TUNED: []}
     (fault,) = found[1][TUNED]
     assert fault.startswith(f"broken chain, {link}: ")
@@ -332,13 +332,13 @@ def test_a_failed_validation_stands_before_a_broken_chain(write_run, tmp_path):
 
 def test_a_violation_that_is_not_counted_is_a_fault(write_run, tmp_path):
     write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update(max_abs_violation=3.0))
-    (record,) = read_runs(tmp_path / "runs")[0]
-    (fault,) = faults(record)
+    (judged,) = judge_runs(read_runs(tmp_path / "runs")[0])
+    (fault,) = judged.faults
     assert re.search(r"says passed.*\b0 violations.*\b3\b", fault)
 
 
 def test_a_mask_of_another_base_is_named_as_such(write_run, tmp_path):
     write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update(passed=False, mask_of_base=False))
-    (record,) = read_runs(tmp_path / "runs")[0]
-    (fault,) = faults(record)
+    (judged,) = judge_runs(read_runs(tmp_path / "runs")[0])
+    (fault,) = judged.faults
     assert re.search(r"failed.*another base", fault)

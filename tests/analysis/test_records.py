@@ -91,14 +91,14 @@ def test_not_a_number_is_refused(write_run, tmp_path):
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    ({"outcomes": [1, 0] * 99}, "outcomes 198 200 value 0.5"),
+    ({"outcomes": [1, 0] * 99}, "outcomes 198 200"),
     ({"eval_loss": 2.25}, "eval_loss 2.25 losses"),
     ({"losses": [2.0] * 199}, "losses 199 200 eval_loss 2"),
     ({"losses": [-1.0] * 200}, "losses 0"),
     ({"answer_tokens": [0] * 200}, "answer_tokens 0"),
     ({"outcomes": [1] * 199 + [2]}, "outcomes 199 1"),
-    ({"outcomes": [1] * 101 + [0] * 99}, "value 0.5 mean outcomes"),
-    ({"outcomes": [0.5] * 200}, "outcomes 0 1"),
+    ({"outcomes": [1] * 101 + [0] * 99}, "value 0.5 outcomes"),
+    ({"outcomes": [0.5] * 200}, "outcomes 200"),
     ({"examples": 201}, "losses answer_tokens predictions log_likelihoods 200 201"),
     ({"predictions": []}, "predictions 0 200"),
     ({"value": 1.5}, "value 1"),

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 from sparseft.analysis.derived import Derived, derive
 from sparseft.analysis.judgement import Judged, judge_runs
-from sparseft.analysis.records import DECIDING_KEYS, WITHOUT_EFFECT, Training, read_runs
+from sparseft.analysis.records import DECIDING_KEYS, WITHOUT_EFFECT, TrainingRecord, read_runs
 from sparseft.analysis.settings import by_setting, outside
-from sparseft.study.config import Config
-from sparseft.study.config import Training as Schedule
+from sparseft.study.config import Config, Training
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
@@ -44,8 +43,8 @@ def seed(run_id: str, number: int) -> str:
 
 
 def test_every_key_of_training_decides_a_result_or_is_known_not_to():
-    assert set(DECIDING_KEYS) | WITHOUT_EFFECT == set(Schedule.model_fields)
-    assert set(DECIDING_KEYS) <= set(Training.model_fields)
+    assert set(DECIDING_KEYS) | WITHOUT_EFFECT == set(Training.model_fields)
+    assert set(DECIDING_KEYS) <= set(TrainingRecord.model_fields)
     assert set(OTHERS) - {"dtype", "backend"} == set(DECIDING_KEYS) - {"steps", "batch_size", "gradient"}
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from scipy import stats
-from sparseft.analysis import records, tables
+from sparseft.analysis import tables
 from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
+from sparseft.analysis.records.merge_record import files_digest
 from statsmodels.stats.proportion import proportion_confint
 
 DENSE_TUNED = "m-t-dense-sparsity00-sparse_to_dense-seed0"
@@ -231,5 +232,5 @@ def test_rows_follow_the_study_and_not_the_alphabet(write_run, tmp_path):
 
 def test_digest_of_several_files_is_that_of_their_sha256sum_listing():
     # printf 'aa  1.safetensors\nbb  2.safetensors\n' | sha256sum
-    assert records.files_digest({"2.safetensors": "bb", "1.safetensors": "aa"}).startswith("f3c3be5bfd2f4ba5")
-    assert records.files_digest({"model.safetensors": "aa"}) == "aa"
+    assert files_digest({"2.safetensors": "bb", "1.safetensors": "aa"}).startswith("f3c3be5bfd2f4ba5")
+    assert files_digest({"model.safetensors": "aa"}) == "aa"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from sparseft.analysis import tables
 from sparseft.analysis.records import read_measurements
+from sparseft.analysis.throughput_table import throughput_table
 from sparseft.errors import InputError
 from sparseft.storage.record import write_record
 from sparseft.study import grid
@@ -47,7 +47,7 @@ def write_cell(folder: Path, name: str, *, repeats: int = 3, **changes: object) 
 
 
 def table(*paths: Path) -> pd.DataFrame:
-    return tables.throughput(read_measurements(paths))
+    return throughput_table(read_measurements(paths))
 
 
 def test_the_interval_is_student_s_over_the_repeats(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from project import ROOT, run_script
 from sparseft.backends import appliance
 from sparseft.backends.appliance import Failure, classify
-from sparseft.errors import MARK
+from sparseft.errors import TRACEBACK_PREFIX
 
 SCRIPT = ROOT / "workflow/scripts/run_on_appliance.py"
 
@@ -135,7 +135,7 @@ def test_a_full_quota_stops_every_later_job(bench):
 
 
 def test_what_only_a_traceback_quotes_decides_nothing(bench):
-    body = f"echo '{MARK}raise UNAVAILABLE, No space left on device' >&2; echo 'error: KeyError: x; look' >&2; exit 2"
+    body = f"echo '{TRACEBACK_PREFIX}raise UNAVAILABLE, No space left on device' >&2; echo 'error: KeyError: x; look' >&2; exit 2"
     assert bench.run(body) == 2
     assert bench.log().splitlines()[-1] == "error: KeyError: x; look"
     assert not (bench.folder / "stop").exists()

@@ -19,7 +19,7 @@ from sparseft.lora.adapter import read_adapter
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.tasks import get_task
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 

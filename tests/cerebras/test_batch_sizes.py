@@ -17,7 +17,8 @@ from sparseft.language_model.batches import encode, shuffled
 from sparseft.language_model.model import load_model
 from sparseft.study import grid
 from sparseft.study.config import Training
-from sparseft.tasks import get_task, read_examples
+from sparseft.tasks import get_task
+from sparseft.tasks.rows import read_rows
 
 PYTHON = os.environ.get("SPARSEFT_PYTHON", str(ROOT / ".venv/bin/python"))
 RUN = "llama-unstructured-50-sparse_to_sparse"
@@ -60,7 +61,7 @@ def test_the_timed_steps_are_the_training_s_own_after_the_warm_up_and_nothing_is
     record = measured(inputs, tmp_path)
     task = get_task("boolq_mini")
     _, tokenizer = load_model(inputs.folder / "llama", torch.device("cpu"))
-    examples = encode(read_examples(inputs.folder / "data/train.jsonl", task), task, tokenizer, 512)
+    examples = encode(read_rows(inputs.folder / "data/train.jsonl", task), task, tokenizer, 512)
     batches = list(islice(shuffled(examples, Training(batch_size=6, micro_batch_size=6), 0), 2, 6))
     repeat = record["repeat"]
     assert repeat["samples"] == 24
@@ -87,7 +88,7 @@ def test_examples_are_filled_to_the_length_where_that_is_asked_for(inputs, tmp_p
 @pytest.mark.parametrize(("flags", "patch", "line"), [
     (["--target", "CSX"], "", "error: throughput.steps 4: .* 100 steps"),
     (["--warmup_steps", 6], "", "error: --steps 6: .*6 of warm-up"),
-    (["--sequence_length", 40], "", "more tokens than the 40"),
+    (["--sequence_length", 40], "", "more than 40 tokens"),
     ([], UNTIMED_STEP, "error: 5 of 6 steps were timed"),
     (["--target", "CSX", "--steps", 102], "", "knows no Cerebras appliance"),
 ])  # fmt: skip

@@ -14,8 +14,9 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import read_mask
 from sparseft.study.config import Cerebras, Training
-from sparseft.tasks import get_task, read_examples
-from sparseft.training.job import Job
+from sparseft.tasks import get_task
+from sparseft.tasks.rows import read_rows
+from sparseft.training.job import TrainingJob
 from tiny_models import MODELS, PRUNABLE_LAYERS
 from transformers import get_cosine_schedule_with_warmup
 
@@ -36,10 +37,10 @@ def backend(tmp_path_factory):
 
 def trainer(inputs, backend, folder, model: str, mode: str, **schedule: object) -> Trainer:
     task, path = get_task("boolq_mini"), inputs.folder / f"{model}_unstructured.pt"
-    rows = {split: read_examples(inputs.folder / f"data/{split}.jsonl", task) for split in ("train", "validation")}
+    rows = {split: read_rows(inputs.folder / f"data/{split}.jsonl", task) for split in ("train", "validation")}
     given = {"steps": 3, "batch_size": 4, "micro_batch_size": 4, "learning_rate": 0.02, "warmup_fraction": 0.0}
     settings = Training(**given | schedule)
-    job = Job(Checkpoint(inputs.folder / model), read_mask(path), mode, 0, settings, task, rows, 8, {})
+    job = TrainingJob(Checkpoint(inputs.folder / model), read_mask(path), mode, 0, settings, task, rows, 8, {})
     return Trainer(job, Cerebras(target="CPU", sequence_length=160), backend, folder)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints as raw bits, beside the safetensors library, torch and transformers."""
+"""Compare checkpoints read as raw bits with the safetensors library, torch and transformers."""
 
 import json
 import math
@@ -56,7 +56,8 @@ def test_shards_hold_what_one_file_holds_and_a_missing_one_is_named(tmp_path, ti
     assert len(many.files) == 2
     assert many.tensors.keys() == tiny_llama.tensors.keys()
     assert all((many.read(name) == tiny_llama.read(name)).all() for name in many.tensors)
-    shutil.copy(many.files[0], folder / "model.safetensors")  # a leftover, which transformers takes for the whole
+    # transformers would take this leftover file for the whole model.
+    shutil.copy(many.files[0], folder / "model.safetensors")
     assert Checkpoint(folder).files == [folder / "model.safetensors"]
     (folder / "model.safetensors").unlink()
     shutil.copy(many.files[0], many.files[1])
@@ -79,7 +80,7 @@ def test_transformers_too_prefers_the_single_file_to_an_index(tmp_path):
 
 @pytest.fixture
 def prepared(tmp_path, tiny_llama) -> Path:
-    """The tiny LLaMA as prepare_model writes it."""
+    """Return the folder of the tiny LLaMA as prepare_model writes it."""
     prepare_model(Model(source=f"path:{tiny_llama.folder}"), tmp_path / "models/llama")
     return tmp_path / "models/llama"
 
@@ -112,7 +113,8 @@ def test_an_edited_configuration_or_tokenizer_of_a_prepared_model_is_refused(pre
 
 
 def test_a_file_more_or_less_than_the_manifest_records_is_refused(prepared):
-    (prepared / "added_tokens.json").write_text("{}")  # transformers would read it
+    # transformers would read this file.
+    (prepared / "added_tokens.json").write_text("{}")
     with pytest.raises(InputError, match=r"added_tokens\.json: .*manifest\.json records"):
         _ = Checkpoint(prepared).digest
     (prepared / "added_tokens.json").unlink()

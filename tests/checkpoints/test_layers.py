@@ -1,4 +1,4 @@
-"""Prunable layers of the three architectures, and how they are coupled."""
+"""Test the prunable layers of a checkpoint, and how they are coupled."""
 
 import json
 import shutil
@@ -6,12 +6,11 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import save_file
+from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import Part, coupled_parts, prunable_layers
+from sparseft.checkpoints.layers import coupled_parts, prunable_layers
 from sparseft.errors import InputError
-from sparseft.language_model.experts import memory_path, unfuse_experts
 from tiny_models import MODELS, PRUNABLE_LAYERS
-from transformers import AutoModelForCausalLM
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -21,15 +20,6 @@ def test_the_prunable_layers_are_as_many_as_the_architecture_has(tiny_models, na
     left = {name.rpartition(".")[0] for name in Checkpoint(tiny_models[name]).tensors} - set(layers)
     assert left
     assert all("norm" in name or "embed" in name or name == "lm_head" or name.endswith(".gate") for name in left)
-
-
-def test_the_prunable_layers_are_the_linears_of_the_decoder_without_the_router(tiny):
-    model = AutoModelForCausalLM.from_pretrained(tiny.folder)
-    unfuse_experts(model)
-    linears = {
-        name for name, module in model.model.named_modules(prefix="model") if isinstance(module, torch.nn.Linear)
-    }
-    assert {memory_path(layer) for layer in prunable_layers(tiny)} == linears
 
 
 def test_layer_10_comes_after_layer_9(tmp_path):
@@ -69,11 +59,17 @@ def test_every_prunable_layer_is_in_exactly_one_group_whose_parts_have_equally_m
 
 def test_the_first_groups_by_hand(tiny_llama):
     ffn, attention = coupled_parts(tiny_llama)[:2]
-    mlp, self_attn = "model.layers.0.mlp", "model.layers.0.self_attn"
-    assert ffn == [Part(f"{mlp}.gate_proj", 0, 1), Part(f"{mlp}.up_proj", 0, 1), Part(f"{mlp}.down_proj", 1, 1)]
-    assert attention == [  # 4 query heads of 8 on 2 key-value heads
-        Part(f"{self_attn}.q_proj", 0, 16),
-        Part(f"{self_attn}.k_proj", 0, 8),
-        Part(f"{self_attn}.v_proj", 0, 8),
-        Part(f"{self_attn}.o_proj", 1, 16),
+    mlp, channels = "model.layers.0.mlp", "intermediate_size"
+    assert ffn == [
+        Part(f"{mlp}.gate_proj", 0, 1, channels),
+        Part(f"{mlp}.up_proj", 0, 1, channels),
+        Part(f"{mlp}.down_proj", 1, 1, channels),
+    ]
+    # 4 query heads of 8 rows on 2 key-value heads.
+    self_attn, heads = "model.layers.0.self_attn", "num_key_value_heads"
+    assert attention == [
+        Part(f"{self_attn}.q_proj", 0, 16, heads),
+        Part(f"{self_attn}.k_proj", 0, 8, heads),
+        Part(f"{self_attn}.v_proj", 0, 8, heads),
+        Part(f"{self_attn}.o_proj", 1, 16, heads),
     ]

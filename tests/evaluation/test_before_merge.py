@@ -1,4 +1,4 @@
-"""One evaluation for a model before and after its merge: only where a second one gives the same numbers."""
+"""The evaluation of a merged model is copied only if a second one before the merge would give the same numbers."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def base(tmp_path_factory) -> Path:
 
 
 def run_stages(base: Path, folder: Path, method: str, mode: str, *, is_named: bool = True) -> Path:
-    """Train, merge and evaluate a run; return its folder. Without `is_named` merge and evaluation are told of no run."""
+    """Train, merge and evaluate a run; return its folder. Without `is_named`, merge and evaluation get no --run_id."""
     run = folder / f"llama-boolq_mini-{method}-sparsity50-{mode}-seed0"
     write_mask(folder / "mask.pt", compute_masks(Checkpoint(base), method, [50])[50])
     said = call_script("prepare_task.py", task="boolq_mini", train_examples=16, validation_examples=12,
@@ -57,7 +57,7 @@ def records_of(run: Path) -> dict[str, Path]:
 
 
 def result(path: Path) -> dict:
-    """Return a record without what every job says anew."""
+    """Return a record without the fields that differ between two equal evaluations."""
     content = json.loads(path.read_text())
     return {
         name: content[name] for name in content.keys() - {"seconds", "peak_memory_bytes", "record_sha256", "taken_from"}
@@ -121,7 +121,7 @@ def test_nothing_is_taken_over_from_the_records_of_another_run_or_task(tmp_path)
 
 
 def test_an_adapter_of_another_run_is_refused_whatever_records_are_beside_it(tmp_path, base):
-    """The mask is that of both runs, and the merge was asked for no run."""
+    """Both runs have the same mask, and the merge had no --run_id."""
     run = run_stages(base, tmp_path, "unstructured", "sparse_to_sparse", is_named=False)
     other = run.name.replace("seed0", "seed1")
     said = evaluate_before(base, run, "before_merge.json", run_id=other, **records_of(run))

@@ -1,4 +1,4 @@
-"""The evaluation: lm-eval's answer beside one computed from plain forward passes."""
+"""The evaluation agrees with plain forward passes, scikit-learn and lm-eval's own task files."""
 
 import json
 import math
@@ -13,10 +13,11 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from sklearn.metrics import f1_score, recall_score
-from sparseft.analysis.records import Evaluation
+from sparseft.analysis.records import EvaluationRecord
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.evaluation.evaluate import StrictLM, _refuse_unlike, evaluate, prompt_digest, task_definition
+from sparseft.evaluation.evaluate import check_metrics, evaluate, prompt_digest
+from sparseft.evaluation.harness import StrictLM, task_definition
 from sparseft.language_model.batches import collate, encode
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
@@ -34,7 +35,7 @@ EXAMPLES = 24
 
 @pytest.fixture(scope="module")
 def model32(tmp_path_factory) -> Checkpoint:
-    """The tiny LLaMA in fp32: no two choices are equally likely, and batching moves no outcome."""
+    """Return the tiny LLaMA in float32. No two choices are equally likely, and the batch size changes no outcome."""
     return Checkpoint(save_tiny("llama", tmp_path_factory.mktemp("fp32") / "llama", torch.float32))
 
 
@@ -53,7 +54,7 @@ def records(model32) -> dict[str, dict]:
 
 @torch.no_grad()
 def log_likelihoods(checkpoint: Checkpoint, task) -> list[list[float]]:
-    """Of every choice of every validation row, by one unpadded forward pass each."""
+    """Return the log-likelihood of every choice of every validation row, each from an unpadded forward pass of its own."""
     model = AutoModelForCausalLM.from_pretrained(checkpoint.folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
     found = []
@@ -148,7 +149,7 @@ def learn(model, tokenizer, task, rows: list[dict], steps: int) -> None:
 def test_boolq_s_classes_are_scored_as_scikit_learn_scores_them(model32):
     task, rows = get_task("boolq_mini"), rows_of(get_task("boolq_mini"))
     model, tokenizer = load_model(model32.folder, CPU)
-    learn(model, tokenizer, task, rows["validation"][:8], steps=40)  # as it came, it says no to all
+    learn(model, tokenizer, task, rows["validation"][:8], steps=40)  # untrained, it always answers no
     record, rows = evaluate(model, tokenizer, task, rows, batch_size=8), rows["validation"]
     metrics, said, right = record["metrics"], record["predictions"], [int(row["answer"]) for row in rows]
     assert {0, 1} == set(said)
@@ -197,7 +198,7 @@ def test_a_tokenizer_without_a_padding_token_changes_no_outcome(tmp_path, record
         assert found == record
 
 
-def test_a_single_example_is_refused_for_it_has_no_standard_error(model32):
+def test_a_single_example_is_refused_because_it_has_no_standard_error(model32):
     task = get_task("boolq_mini")
     with pytest.raises(InputError, match="boolq_mini: one validation example has no standard error"):
         evaluate(*load_model(model32.folder, CPU), task, rows_of(task, 1), batch_size=2)
@@ -217,7 +218,7 @@ def test_what_cannot_be_evaluated_is_refused(model32):
 def test_a_tokenizer_that_ends_every_text_with_a_token_is_refused_before_a_model_runs(tmp_path, name):
     model, tokenizer = load_model(append_token(save_tiny("llama", tmp_path, torch.float32)), CPU)
     task = get_task(name)
-    fault = f"^{name}: the tokens of a prompt are not the first of prompt and answer, .* 4 of 4 rows, number 1 first"
+    fault = f"^{name}: .*tokens of the prompt.* 4 of 4 rows, number 1"
     lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
     with pytest.raises(InputError, match=fault):
         simple_evaluate(
@@ -226,21 +227,19 @@ def test_a_tokenizer_that_ends_every_text_with_a_token_is_refused_before_a_model
 
 
 def test_a_prompt_that_begins_with_the_letters_of_the_first_token_is_refused(tmp_path):
-    """Before it lm-eval leaves out the token that training puts there."""
+    """lm-eval leaves out the token that training puts before such a prompt."""
     loaded = load_model(prepend_token(save_tiny("llama", tmp_path, torch.float32)), CPU)
     task = get_task("boolq_mini")
     rows = rows_of(task, 4)
     rows["validation"][1]["passage"] = f"<s>{rows['validation'][1]['passage']}"
-    with pytest.raises(InputError, match="^boolq_mini: .* in 1 of 4 rows, number 2 first"):
+    with pytest.raises(InputError, match="^boolq_mini: .* in 1 of 4 rows, number 2"):
         evaluate(*loaded, task, rows, batch_size=4)
 
 
 def test_choices_of_the_same_tokens_are_refused(tmp_path):
     loaded = load_model(rewrite_text(save_tiny("llama", tmp_path, torch.float32), " yes", " no"), CPU)
     task = get_task("boolq_mini")
-    with pytest.raises(
-        InputError, match="^boolq_mini: two choices have the same tokens in 4 of 4 rows, number 1 first"
-    ):
+    with pytest.raises(InputError, match="^boolq_mini: two choices have the same tokens in 4 of 4 rows, number 1"):
         evaluate(*loaded, task, rows_of(task, 4), batch_size=4)
 
 
@@ -248,7 +247,7 @@ def test_log_likelihoods_that_are_not_finite_are_refused(model32):
     model, tokenizer = load_model(model32.folder, CPU)
     model.lm_head.weight.data[tokenizer.encode("n")] = math.nan
     task = get_task("boolq_mini")
-    with pytest.raises(InputError, match="^boolq_mini: log-likelihoods are not finite in 4 of 4 rows, number 1 first"):
+    with pytest.raises(InputError, match="^boolq_mini: log-likelihoods are not finite in 4 of 4 rows, number 1"):
         evaluate(model, tokenizer, task, rows_of(task, 4), batch_size=4)
 
 
@@ -269,7 +268,7 @@ def test_a_record_holds_what_its_numbers_are_computed_from(records):
         rows = rows_of(task)["validation"]
         assert (record["labels"], record.get("choice_lengths")) == labels_of(rows, task)
         assert (record["few_shot"], record["loss_few_shot"], record["distinct_prompts"]) == (0, 0, EXAMPLES)
-        found = Evaluation.model_validate_json(json.dumps(record | kept))
+        found = EvaluationRecord.model_validate_json(json.dumps(record | kept))
         assert found.rows_digest == labels_digest(*labels_of(rows, task))
     texts = records["gsm8k_mini"]["generations"]
     assert records["gsm8k_mini"]["predictions"] == [strict_match(text) for text in texts]
@@ -277,10 +276,10 @@ def test_a_record_holds_what_its_numbers_are_computed_from(records):
 
 
 def test_numbers_of_lm_eval_that_are_not_those_of_the_rows_are_refused():
-    _refuse_unlike("boolq", {"acc": 0.5, "outcomes": [1.0, 0.0]}, {"acc": 0.5, "outcomes": [1.0, 0.0], "f1": 1.0})
+    check_metrics("boolq", {"acc": 0.5, "outcomes": [1.0, 0.0]}, {"acc": 0.5, "outcomes": [1.0, 0.0], "f1": 1.0})
     for theirs in ({"acc": 0.6}, {"acc_bytes": 0.5}):
-        with pytest.raises(InputError, match=r"^boolq: acc\w* by lm-eval .* is not what its rows say; install"):
-            _refuse_unlike("boolq", theirs, {"acc": 0.5})
+        with pytest.raises(InputError, match=r"^boolq: acc\w* by lm-eval .* does not follow from its rows; install"):
+            check_metrics("boolq", theirs, {"acc": 0.5})
 
 
 def test_training_rows_with_a_validation_prompt_are_counted(model32):
@@ -297,7 +296,7 @@ def test_the_batch_size_changes_no_outcome(model32, records):
     assert record["eval_loss"] == pytest.approx(records["hellaswag_mini"]["eval_loss"], rel=1e-6)
 
 
-def test_the_prompts_digest_follows_prompts_and_answers_alone(records):
+def test_the_digest_of_the_prompts_follows_only_prompts_and_answers(records):
     task = get_task("boolq_mini")
     rows = rows_of(task)["validation"]
     digest = prompt_digest(task, rows)

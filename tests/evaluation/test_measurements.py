@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from sparseft.analysis import tables
 from sparseft.analysis.plots import write_throughput_plots
 from sparseft.analysis.records import read_measurements
+from sparseft.analysis.throughput_table import throughput_table
 from sparseft.errors import InputError
 from sparseft.evaluation.measurements import join
 from sparseft.storage.record import read_record, write_record
@@ -38,7 +38,7 @@ def four(folder: Path) -> list[Path]:
 @pytest.mark.process
 def test_a_cell_s_file_is_one_that_the_analysis_reads(tmp_path):
     write_record(tmp_path / f"{CELL}.json", join(four(tmp_path)))
-    table = tables.throughput(read_measurements([tmp_path / f"{CELL}.json"]))
+    table = throughput_table(read_measurements([tmp_path / f"{CELL}.json"]))
     assert list(table["batch_size"]) == [8, 64]
     assert list(table["samples_per_second_mean"]) == pytest.approx([81, 641])
     assert set(table["device"]) == {"CSX"}

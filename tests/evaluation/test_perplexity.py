@@ -1,4 +1,4 @@
-"""Token perplexity beside transformers' own loss."""
+"""The token perplexity agrees with transformers' own loss."""
 
 import math
 
@@ -36,12 +36,12 @@ def test_it_is_exp_of_the_mean_loss_of_windows_that_do_not_overlap(tiny32, conte
     (100, 5, "4 windows of 100 in 414 tokens"),
     (513, None, "513 tokens.* 512"),
 ])  # fmt: skip
-def test_what_has_no_perplexity_is_refused(tiny32, context, windows, fault):
+def test_a_text_or_context_without_a_perplexity_is_refused(tiny32, context, windows, fault):
     with pytest.raises(InputError, match=fault):
         token_perplexity(*tiny32, TEXT, context, windows)
 
 
-def test_a_loss_whose_exponential_is_no_float_is_refused(tmp_path):
+def test_a_loss_with_an_infinite_exponential_is_refused(tmp_path):
     model, tokenizer = load_model(save_tiny("llama", tmp_path / "m", torch.float32), CPU)
     with torch.no_grad():
         model.model.norm.weight.mul_(1e6)

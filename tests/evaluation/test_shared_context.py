@@ -1,8 +1,8 @@
-"""Continuations that share the pass over their context, beside one pass per continuation."""
+"""Continuations that share the pass over their context have the log-likelihoods of one pass per continuation."""
 
 import pytest
 import torch
-from sparseft.evaluation.shared_context import LONGEST, is_exact_enough, log_likelihoods
+from sparseft.evaluation.shared_context import LONGEST, log_likelihoods, may_share_contexts
 from sparseft.language_model.model import load_model
 from tiny_models import MODELS, change_json, save_tiny
 
@@ -33,10 +33,10 @@ def test_log_likelihoods_are_those_of_one_pass_per_continuation(model, batch_siz
     shared = log_likelihoods(model, REQUESTS, batch_size)
     expected = [by_itself(model, *request) for request in REQUESTS]
     assert [log for log, _ in shared] == pytest.approx([log for log, _ in expected], abs=1e-4)
-    assert len({round(log, 3) for log, _ in shared}) == len(REQUESTS)  # no two are alike, so that a mix-up shows
+    assert len({round(log, 3) for log, _ in shared}) == len(REQUESTS)  # all differ, so that a mix-up shows
 
 
-def test_a_greedy_continuation_is_said_to_be_one(model):
+def test_a_greedy_continuation_is_recognised(model):
     context = CONTEXTS[1]
     greedy: list[int] = []
     with torch.no_grad():
@@ -54,7 +54,7 @@ def test_a_choice_has_the_same_log_likelihood_whatever_stands_beside_it(model):
     assert beside[0] == pytest.approx(alone[0], abs=1e-4)
 
 
-def test_requests_that_repeat_one_another_cost_one_pass_and_have_the_same_bits(model):
+def test_equal_requests_cost_one_pass_and_have_the_same_bits(model):
     lengths = []
     count = model.get_decoder().register_forward_pre_hook(
         lambda _, arguments, named: lengths.append(named["input_ids"].numel()), with_kwargs=True
@@ -68,9 +68,9 @@ def test_requests_that_repeat_one_another_cost_one_pass_and_have_the_same_bits(m
 
 def test_only_short_continuations_of_a_float32_model_share_a_context(model):
     short = [([1, 2], [3] * LONGEST)]
-    assert is_exact_enough(model, short)
-    assert not is_exact_enough(model, [*short, ([1, 2], [3] * (LONGEST + 1))])
-    assert not is_exact_enough(model.to(torch.bfloat16), short)
+    assert may_share_contexts(model, short)
+    assert not may_share_contexts(model, [*short, ([1, 2], [3] * (LONGEST + 1))])
+    assert not may_share_contexts(model.to(torch.bfloat16), short)
 
 
 LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32,
@@ -86,11 +86,11 @@ LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, "orig
         ({"sliding_window": 8}, True),  # what a LLaMA made of a Mistral keeps, and what no LLaMA heeds
     ],
 )
-def test_what_config_json_says_of_attention_changes_no_log_likelihood(tmp_path, changes, is_shared):
+def test_settings_of_attention_in_config_json_change_no_log_likelihood(tmp_path, changes, is_shared):
     folder = save_tiny("llama", tmp_path / "model", torch.float32)
     change_json(folder / "config.json", **changes)
     model = load_model(folder, torch.device("cpu"))[0]
-    assert is_exact_enough(model, REQUESTS) is is_shared
+    assert may_share_contexts(model, REQUESTS) is is_shared
     if is_shared:
         expected = [by_itself(model, *request)[0] for request in REQUESTS]
         assert [log for log, _ in log_likelihoods(model, REQUESTS, 16)] == pytest.approx(expected, abs=1e-4)

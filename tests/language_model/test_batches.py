@@ -1,4 +1,4 @@
-"""Tokens and batches; lm-eval is the peer that splits prompt and answer."""
+"""Test tokens and batches. lm-eval must split prompt and answer in the same way."""
 
 from dataclasses import replace
 from itertools import chain, islice
@@ -18,7 +18,7 @@ AWKWARD = {"passage": "Ice is cold.\n\n  é", "question": "is ice  cold", "answe
 
 
 class Harness(TemplateLM):
-    """lm-eval's splitting over a tokenizer, without its model: `_encode_pair` is its own."""
+    """Split with lm-eval's own `_encode_pair`, over a tokenizer and without a model."""
 
     backend = "causal"
     eot_token_id = _loglikelihood_tokens = loglikelihood_rolling = generate_until = None
@@ -32,7 +32,7 @@ class Harness(TemplateLM):
 
 
 def merging() -> PreTrainedTokenizerFast:
-    """A tokenizer without words: the prompt's last ":" and the answer's first space are one token."""
+    """Return a tokenizer for which the prompt's last ":" and the answer's first space are one token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: number for number, letter in enumerate([*alphabet, ":Ġ", ":Ġy", "</s>"])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[(":", "Ġ"), (":Ġ", "y")]))
@@ -41,7 +41,7 @@ def merging() -> PreTrainedTokenizerFast:
 
 
 @pytest.mark.parametrize("kind", ["plain", "with a first token"])
-@pytest.mark.parametrize("task", [task for task in TASKS.values() if task.generate], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [task for task in TASKS if task.generate], ids=lambda task: task.name)
 def test_prompt_and_answer_are_split_as_lm_eval_splits_them(tiny_models, task, kind):
     bos = {"add_bos_token": True} if kind == "with a first token" else {}
     tokenizer = AutoTokenizer.from_pretrained(tiny_models["llama"], **bos)
@@ -62,21 +62,21 @@ def test_a_tokenizer_that_ends_every_text_with_a_token_is_refused(tmp_path):
     assert tokenizer.encode("a")[1:] == [258]
     for name in ("boolq_mini", "hellaswag_mini", "gsm8k_mini"):
         task = get_task(name)
-        fault = f"{INDIVISIBLE.replace('boolq_mini', name)} 4 of 4 rows, number 1 first"
+        fault = f"{INDIVISIBLE.replace('boolq_mini', name)} 4 of 4 rows, number 1"
         with pytest.raises(InputError, match=f"^{fault}"):
             encode(task.generate("train", 4, 0), task, tokenizer, 512)
 
 
 def test_a_tokenizer_that_joins_prompt_and_answer_is_refused():
     task = get_task("boolq_mini")
-    with pytest.raises(InputError, match=f"^{INDIVISIBLE} 3 of 3 rows, number 1 first"):
+    with pytest.raises(InputError, match=f"^{INDIVISIBLE} 3 of 3 rows, number 1"):
         encode(task.generate("train", 3, 0), task, merging(), 512)
 
 
 def test_an_answer_without_tokens_is_refused(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(rewrite_text(save_tiny("llama", tmp_path), " yes", ""))
     rows = [{**AWKWARD, "answer": answer} for answer in (False, True, True)]
-    with pytest.raises(InputError, match=f"^{INDIVISIBLE} 2 of 3 rows, number 2 first"):
+    with pytest.raises(InputError, match=f"^{INDIVISIBLE} 2 of 3 rows, number 2"):
         encode(rows, get_task("boolq_mini"), tokenizer, 512)
 
 
@@ -96,7 +96,7 @@ def test_all_examples_longer_than_the_context_are_counted_and_one_as_long_is_not
     length = len(encode([row], task, tokenizer, 512)[0].ids)
     assert len(encode([row, row], task, tokenizer, length)) == 2
     longer = [{**row, "passage": "p" * letters} for letters in (2, 4, 3)]
-    fault = f"boolq_mini: examples: 3 of 4 .*{length} .*number 2 first"
+    fault = f"boolq_mini: examples: 3 of 4 .*{length} .*number 2"
     with pytest.raises(InputError, match=f"^{fault}.*{length + 3}"):
         encode([row, *longer], task, tokenizer, length)
 
@@ -104,7 +104,7 @@ def test_all_examples_longer_than_the_context_are_counted_and_one_as_long_is_not
 def test_a_batch_by_hand():
     batch = collate([Example([5, 6, 7], 1), Example([8, 9, 10, 11, 12], 4)])
     assert batch.ids.tolist() == [[5, 6, 7, 0, 0], [8, 9, 10, 11, 12]]
-    assert batch.positions.tolist() == [0, 1, 8]  # where 6, 7 and 12 are foretold
+    assert batch.positions.tolist() == [0, 1, 8]  # where 6, 7 and 12 are predicted
     assert batch.targets.tolist() == [6, 7, 12]
     assert batch.ids.dtype == torch.int64
 
@@ -143,7 +143,7 @@ def test_buckets_sort_by_length_change_no_epoch_and_leave_the_order_random():
     assert any(lengths[start : start + 4] != sorted(lengths[start : start + 4]) for start in range(0, 16, 4))
 
 
-def test_the_order_depends_on_the_seed_alone():
+def test_the_order_depends_only_on_the_seed():
     examples = [Example([index], 0) for index in range(20)]
     first, again, other = (batches(examples, 4, 10, seed=seed, buckets=3) for seed in (0, 0, 1))
     assert first == again != other

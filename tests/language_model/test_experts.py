@@ -1,4 +1,4 @@
-"""Mixtral's experts, taken apart."""
+"""Test that unfused experts compute what transformers' fused experts compute."""
 
 import torch
 from sparseft.language_model.experts import Experts, unfuse_experts

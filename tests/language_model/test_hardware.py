@@ -1,4 +1,4 @@
-"""What is told of the machine, beside what its kernel says."""
+"""Compare the measured memory with what the kernel reports."""
 
 import subprocess
 import sys

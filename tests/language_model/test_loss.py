@@ -1,4 +1,4 @@
-"""The answer loss beside transformers' own, and padding that changes nothing."""
+"""Compare the answer loss with transformers' own, and check that padding changes nothing."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def load(checkpoint):
 
 
 def peer_loss(model, example: Example) -> float:
-    """transformers' mean loss over the answer of one example, unpadded, times its tokens."""
+    """Return transformers' mean loss over the answer of one example, unpadded, times its tokens."""
     ids = torch.tensor([example.ids])
     labels = ids.clone()
     labels[0, : example.answer_start] = -100
@@ -83,7 +83,7 @@ def test_a_loss_by_hand(tiny_llama):
     assert mean_answer_loss(AnswerLoss(model), EXAMPLES, 2, CPU) == pytest.approx(torch.tensor(260.0).log().item())
 
 
-def test_a_loss_that_is_not_finite_is_told(tiny_llama):
+def test_a_loss_that_is_not_finite_is_refused(tiny_llama):
     model = load(tiny_llama)
     torch.nn.init.constant_(model.model.norm.weight, float("nan"))
     with pytest.raises(InputError, match="evaluation loss is nan"):

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparseft.masks import mask_kernels as kernels
 from sparseft.masks.mask_file import pack, unpack
-from sparseft.pruning.mask_generator import Selection, select_groups, select_rows, select_together
-from sparseft.pruning.scores import array_source
+from sparseft.masks.mask_kernels import count_ones, survey, zero_pruned
+from sparseft.pruning.selection import Selection, select_groups, select_rows, select_together
 
 PERCENTS = list(range(0, 100, 10))
 SHAPES = [(1, 1), (1, 300), (300, 1), (3, 17), (2, 66), (5, 64), (4, 192), (7, 130), (9, 4100)]
@@ -108,9 +107,9 @@ def test_any_bits_are_counted_exactly_and_nested(values, levels, distinct):
 
 def test_a_case_by_hand():
     #  |w| = 3 1 1 2: the lowest two are places 1 and 2; of one, the first of the equal ones
-    scores = {"w": np.array([[3, 1, 1, 2]], np.float32)}
+    scores = np.array([3, 1, 1, 2], np.float32)
     written = {}
-    selection = Selection(array_source(scores), {"w": (1, 4)}, {"w": "F32"}, [0, 25, 50],
+    selection = Selection(lambda _: iter([scores.view(np.uint32)]), {"w": (1, 4)}, {"w": "F32"}, [0, 25, 50],
                           lambda layer, _, packed: written.update({layer: packed}))  # fmt: skip
     select_together(selection, ["w"])
     assert written["w"].tolist() == [[0b1111], [0b1101], [0b1001]]
@@ -126,8 +125,8 @@ def test_zero_pruned_and_survey_agree_with_numpy(shape, word):
         wrong = (sizes >= max(limit, 1)) & ~kept
         largest = int(sizes[~kept].max()) if not kept.all() else 0
         expected = (int((sizes == 0).sum()), int(((sizes == 0) & kept).sum()), int(wrong.sum()), largest)
-        assert kernels.survey(bits.reshape(-1), shape[1], packed, word(max(limit, 1))) == expected
+        assert survey(bits.reshape(-1), shape[1], packed, word(max(limit, 1))) == expected
     flat = bits.reshape(-1).copy()
-    kernels.zero_pruned(flat, shape[1], packed)
+    zero_pruned(flat, shape[1], packed)
     np.testing.assert_array_equal(flat.reshape(shape), np.where(kept, bits, 0))
-    assert kernels.count_ones(packed[None]).tolist() == [int(kept.sum())]
+    assert count_ones(packed[None]).tolist() == [int(kept.sum())]

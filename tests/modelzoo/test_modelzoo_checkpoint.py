@@ -1,4 +1,4 @@
-"""ModelZoo's checkpoints as Hugging Face's, and back: a real conversion by ModelZoo 2.10.0, and our own of all architectures."""
+"""Read ModelZoo's checkpoints as Hugging Face's, and back: a real conversion by ModelZoo 2.10.0, and our own."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import pack, read_mask
 from sparseft.masks.validation import validate
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks, Model
 from sparseft.study.grid import WEIGHT_METHODS
 from tiny_models import change_json, save_tiny
@@ -42,7 +42,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 @pytest.fixture
 def exported(tmp_path, tiny_llama) -> Path:
-    """The tiny LLaMA as an .mdl file, dense."""
+    """Return the tiny LLaMA as an .mdl file, dense."""
     export_modelzoo(tiny_llama, None, tmp_path / "cs")
     return tmp_path / "cs" / CHECKPOINT
 
@@ -65,7 +65,7 @@ def test_what_modelzoo_converted_reads_as_the_original():
 
 @needs_fixtures
 def test_what_we_write_holds_what_modelzoo_wrote(tmp_path):
-    """Its converter leaves the leading `model.` of the trainer's names away, and stores the final norm twice."""
+    """Its converter drops the leading `model.` of the trainer's names, and stores the final norm twice."""
     export_modelzoo(Checkpoint(HF), None, tmp_path / "cs")
     ours, theirs = MdlFile(tmp_path / "cs" / CHECKPOINT), MdlFile(CS)
     assert {key.replace("model.model.", "model.") for key in ours.tensors} == theirs.tensors.keys()
@@ -100,7 +100,7 @@ def test_hugging_face_to_modelzoo_and_back_is_the_same_file(tmp_path, model, dty
 
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
 def test_blocks_end_where_heads_end(tmp_path, tiny_models, monkeypatch, name):
-    """Blocks of 3 rows of 32, but of whole heads of 8 in q and k, both ways, masks too."""
+    """Blocks have 3 rows of 32, but whole heads of 8 in q and k, in both directions and in masks."""
     for module in ("modelzoo.export", "modelzoo.checkpoint", "checkpoints.conversion"):
         monkeypatch.setattr(f"sparseft.{module}.BLOCK", 100)
     original = Checkpoint(tiny_models[name])
@@ -188,7 +188,7 @@ def test_a_mask_file_in_other_coordinates_is_refused(tmp_path, tiny_llama):
 
 
 def rewritten(source: Path, path: Path, change) -> ModelZooCheckpoint:
-    """An .mdl file written anew with its tensors, key -> (dtype, values), as `change` leaves them."""
+    """Write an .mdl file again, with its tensors, key -> (dtype, values), after `change`. Return it as a checkpoint."""
     old = MdlFile(source)
     tensors = {key.removeprefix("model."): (tensor.dtype, old.read(tensor)) for key, tensor in old.tensors.items()}
     change(tensors)

@@ -23,8 +23,9 @@ from sparseft.lora.adapter import read_adapter
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
-from sparseft.storage.files import sha256
-from sparseft.tasks import get_task, read_examples
+from sparseft.storage.hashes import sha256
+from sparseft.tasks import get_task
+from sparseft.tasks.rows import read_rows
 from trainings import Inputs, make, trained
 
 pytestmark = pytest.mark.skipif(
@@ -73,7 +74,7 @@ def test_the_merged_model_is_sparse_and_has_modelzoos_loss(inputs, records, tmp_
     assert (report["passed"], report["violations"], report["layers_checked"]) == (True, 0, LAYERS)
     model, tokenizer = load_model(tmp_path / "merged", torch.device("cpu"))
     task = get_task("boolq_mini")
-    examples = encode(read_examples(inputs.folder / "data/validation.jsonl", task), task, tokenizer, 256)
+    examples = encode(read_rows(inputs.folder / "data/validation.jsonl", task), task, tokenizer, 256)
     loss = mean_answer_loss(AnswerLoss(model), examples, 8, torch.device("cpu"))
     if mode == "sparse_to_sparse":
         assert loss == pytest.approx(record["eval_loss"], abs=1e-4)

@@ -1,10 +1,10 @@
-"""Coordinates: what the permutation of q and k is for, and that weights, masks and adapters take the same one."""
+"""Test why q and k are permuted, and that weights, masks and adapters are permuted in the same way."""
 
 import numpy as np
 import pytest
 import torch
+from sparseft.architectures import tensor_shapes
 from sparseft.checkpoints.modelzoo_names import Place, deinterleave, interleave, places
-from sparseft.checkpoints.shapes import tensor_shapes
 from tiny_models import MODELS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
@@ -15,7 +15,8 @@ ANGLES = torch.arange(TOKENS)[:, None] * 100.0 ** (-torch.arange(HEAD_DIM // 2) 
 
 
 LAYER = "transformer_decoder.layers.1."
-PLACES = {  # as ModelZoo 2.10.0's own models call their parameters, without the leading "model."
+# As ModelZoo 2.10.0's own models call their parameters, without the leading "model.".
+PLACES = {
     "model.embed_tokens": Place("embedding_layer.word_embeddings.weight"),
     "model.norm": Place("transformer_decoder.norm.weight"),
     "lm_head": Place("lm_head.weight"),
@@ -62,19 +63,19 @@ def test_deinterleave_is_the_inverse(shape):
     np.testing.assert_array_equal(interleave(deinterleave(rows, HEAD_DIM), HEAD_DIM), rows)
 
 
-def test_whole_heads_can_be_permuted_apart():
+def test_whole_heads_can_be_permuted_separately():
     parts = [interleave(W[:HEAD_DIM], HEAD_DIM), interleave(W[HEAD_DIM:], HEAD_DIM)]
     np.testing.assert_array_equal(np.concatenate(parts), interleave(W, HEAD_DIM))
 
 
 def rotated_pairs(rows: torch.Tensor) -> torch.Tensor:
-    """RoFormer's rotation (arXiv 2104.09864, equation 34), of neighbours: (heads, T, d) -> same."""
+    """Return rows (heads, T, d) after RoFormer's rotation of neighbours (arXiv 2104.09864, equation 34)."""
     pairs = torch.view_as_complex(rows.reshape(*rows.shape[:-1], -1, 2).contiguous())
     return torch.view_as_real(pairs * torch.polar(torch.ones_like(ANGLES), ANGLES)).flatten(-2)
 
 
 def test_attention_scores_are_the_same_with_rotated_neighbours():
-    """Hugging Face's own rotation of its rows, and the rotation of neighbours on the permuted ones: the same q k^T."""
+    """Hugging Face's rotation of its rows gives the same q k^T as the rotation of neighbours on the permuted rows."""
     x = torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(0))
 
     def heads(weight: np.ndarray) -> torch.Tensor:
@@ -90,7 +91,7 @@ def test_attention_scores_are_the_same_with_rotated_neighbours():
 
 
 def test_a_masked_merge_is_the_same_in_either_coordinates():
-    """P((W + s B A) * M) = (P W + s (P B) A) * P M; small integers, so to the bit."""
+    """P((W + s B A) * M) = (P W + s (P B) A) * P M, to the bit, because the values are small integers."""
     A = RNG.integers(-9, 9, (RANK, HIDDEN)).astype(np.float32)
     B = RNG.integers(-9, 9, (HEADS * HEAD_DIM, RANK)).astype(np.float32)
     M = RNG.random(W.shape) < 0.5

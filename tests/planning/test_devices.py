@@ -56,7 +56,7 @@ def test_a_machine_without_the_driver_has_none(monkeypatch, tmp_path):
 
 
 def test_more_than_there_are_is_an_error_and_no_wait(tmp_path):
-    with pytest.raises(InputError, match=r"2 GPUs.* 1 \(nvidia-smi"):
+    with pytest.raises(InputError, match=r"2 GPUs.* 1 .*nvidia-smi"):
         take(2, ["GPU-aa"], tmp_path)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 from project import ROOT, Study
-from sparseft.planning.requests import START, UNKNOWN, Requests
+from sparseft.planning.requests import START, UNKNOWN, JobKind, Requests
 from sparseft.planning.sizes import described
 from sparseft.study.config import Config, parse_section
 
@@ -18,55 +18,69 @@ def study(base: dict = SWEEP, **sections: object) -> Config:
 def test_memory_and_time_grow_with_the_model_and_the_attempt():
     requests = Requests(study())
     for kind in ("training", "evaluation", "files", "prepare"):
-        asked = [requests.memory_mb(kind, model, "boolq", 1) for model in ("llama", "mixtral")]
+        asked = [requests.memory_mb(JobKind(kind, model, "boolq"), 1) for model in ("llama", "mixtral")]
         assert asked[0] <= asked[1]
-        limits = [requests.minutes(kind, model, "boolq", 1) for model in ("llama", "mixtral")]
+        limits = [requests.minutes(JobKind(kind, model, "boolq"), 1) for model in ("llama", "mixtral")]
         assert limits[0] < limits[1]
-        assert requests.memory_mb(kind, "llama", "boolq", 3) == 3 * asked[0]
-        assert requests.minutes(kind, "llama", "boolq", 2) == 2 * limits[0]
+        assert requests.memory_mb(JobKind(kind, "llama", "boolq"), 3) == 3 * asked[0]
+        assert requests.minutes(JobKind(kind, "llama", "boolq"), 2) == 2 * limits[0]
 
 
 def test_a_training_asks_for_its_weights_where_they_are():
     gpu, cpu = study(), study(resources={"threads": 8})
     weights = described("llama", gpu.models["llama"]).bytes / 1e6
-    on_gpu, on_cpu = (Requests(config).memory_mb("training", "llama", "boolq", 1) for config in (gpu, cpu))
+    on_gpu, on_cpu = (Requests(config).memory_mb(JobKind("training", "llama", "boolq"), 1) for config in (gpu, cpu))
     assert weights < on_gpu < 1.5 * weights  # until they are on the GPU
     assert 2 * weights < on_cpu  # with the activations
     four = study(resources={"threads": 8, "gpus": 4, "processes": 4})
-    assert Requests(four).memory_mb("training", "llama", "boolq", 1) - 400 == pytest.approx(
+    assert Requests(four).memory_mb(JobKind("training", "llama", "boolq"), 1) - 400 == pytest.approx(
         4 * (on_gpu - 400), rel=1e-3
     )
 
 
 def test_what_the_configuration_says_goes_first_and_grows_too():
     requests = Requests(study(resources={"memory_mb": 1000, "minutes": 30}))
-    assert [requests.memory_mb("training", "llama", "boolq", attempt) for attempt in (1, 2)] == [1000, 2000]
-    assert [requests.minutes("evaluation", "llama", "boolq", attempt) for attempt in (1, 2)] == [30, 60]
-    assert requests.memory_mb("files", "llama", "", 1) > 1000
+    assert [requests.memory_mb(JobKind("training", "llama", "boolq"), attempt) for attempt in (1, 2)] == [1000, 2000]
+    assert [requests.minutes(JobKind("evaluation", "llama", "boolq"), attempt) for attempt in (1, 2)] == [30, 60]
+    assert requests.memory_mb(JobKind("files", "llama", ""), 1) > 1000
 
 
 def test_a_model_of_unknown_size_asks_for_its_own_once_it_is_there(tmp_path, monkeypatch, tiny_models):
     monkeypatch.chdir(tmp_path)
     requests = Requests(study(models={**SWEEP["models"], "new": {"source": "hub:a/b"}}))
-    asked = [(requests.memory_mb(kind, "new", "boolq", 2), requests.minutes(kind, "new", "boolq", 2))
+    asked = [(requests.memory_mb(JobKind(kind, "new", "boolq"), 2), requests.minutes(JobKind(kind, "new", "boolq"), 2))
              for kind in ("prepare", "training")]  # fmt: skip
     assert asked == [tuple(2 * each for each in UNKNOWN)] * 2
     folder = tmp_path / "models/new"
     folder.mkdir(parents=True)
     (folder / "config.json").write_bytes((tiny_models["llama"] / "config.json").read_bytes())
-    assert 600 < requests.memory_mb("training", "new", "boolq", 1) < UNKNOWN[0]
+    assert 600 < requests.memory_mb(JobKind("training", "new", "boolq"), 1) < UNKNOWN[0]
 
 
 def test_the_time_of_a_measurement_grows_with_what_is_measured():
     def of(**asked: object) -> int:
         return (
-            Requests(study(throughput=asked, resources={"threads": 8})).minutes("throughput", "llama", "boolq", 1)
+            Requests(study(throughput=asked, resources={"threads": 8})).minutes(
+                JobKind("throughput", "llama", "boolq"), 1
+            )
             - START
         )
 
     few, more = of(batch_sizes=[8], repeats=2), of(batch_sizes=[8, 24], repeats=4)
     assert 6 * few < more < 9 * few  # 8 times the examples, 4 times the processes that load the model
     assert of(batch_sizes=[8], repeats=2, sequence_length=16) < few
+
+
+def test_only_masks_that_are_made_in_sequence_take_a_pass_per_sparsity():
+    few = study(grid=SWEEP["grid"] | {"sparsities": [0, 50]})
+    more = study(grid=SWEEP["grid"] | {"sparsities": [0, 30, 50, 70, 90]})
+
+    def minutes(config: Config, method: str) -> int:
+        return Requests(config).minutes(JobKind("mask", "llama", "boolq", method), 1)
+
+    for importance in ("gradient", "taylor"):
+        assert minutes(few, f"unstructured_{importance}") == minutes(more, f"unstructured_{importance}")
+    assert minutes(few, "unstructured_wanda") < minutes(more, "unstructured_wanda")
 
 
 def test_a_study_of_a_model_of_unknown_size_is_planned(tmp_path):

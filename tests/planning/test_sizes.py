@@ -1,12 +1,12 @@
-"""Sizes from config.json alone, beside the files that transformers and safetensors write."""
+"""Compare sizes computed from config.json with the files that transformers and safetensors write."""
 
 import json
 
 import pytest
 import torch
+from sparseft.architectures import tensor_shapes
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.checkpoints.shapes import tensor_shapes
 from sparseft.errors import InputError
 from sparseft.planning.sizes import NAMED, described, safetensors_bytes
 from sparseft.study.config import Model
@@ -34,7 +34,8 @@ def test_a_modelzoo_source_is_described_by_its_hugging_face_folder(tiny_models, 
     assert described("m", Model(source="mdl:" + place.format(folder))).shapes == described("m", source(folder)).shapes
 
 
-# Parameters as the models' own pages count them; prunable: four attention and three FFN matrices a layer (and expert).
+# The parameters are those of the models' own pages. Prunable are four attention matrices per layer, and three MLP matrices
+# per layer, or per expert.
 @pytest.mark.parametrize(
     ("model", "parameters", "prunable"),
     [

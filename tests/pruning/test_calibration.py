@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sparseft.architectures import MIXTRAL, find_architecture
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers, prunable_shapes
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.pruning import calibration
-from sparseft.pruning.calibration import calibration_examples, gradient_scores, input_norms, sequential_prune
+from sparseft.pruning.calibration import calibration_examples, input_norms, mean_gradient_magnitudes, sequential_prune
 from sparseft.tasks import get_task
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, save_tiny
 from torch import Tensor, nn
@@ -37,12 +38,12 @@ def fused(values: dict[str, Tensor], layer: str) -> Tensor:
     """A layer's part of what stock transformers holds by parameter, experts fused."""
     if "experts" not in layer:
         return values[f"{layer}.weight"]
-    block, expert, matrix = memory_path(layer).rsplit(".", 2)
+    block, expert, matrix = memory_path(MIXTRAL, layer).rsplit(".", 2)
     name, rows = MIXTRAL_MATRICES[matrix]
     return values[f"{block}.{name}"][int(expert)][rows]
 
 
-def mean_magnitudes(model: nn.Module, layers: list[str], taylor: bool) -> dict[str, Tensor]:
+def mean_magnitudes(model: nn.Module, layers: list[str]) -> dict[str, Tensor]:
     """The definition: whole gradients of transformers' own loss, one example at a time."""
     weights, total = dict(model.named_parameters()), dict.fromkeys(layers, 0)
     for example in EXAMPLES:
@@ -51,17 +52,15 @@ def mean_magnitudes(model: nn.Module, layers: list[str], taylor: bool) -> dict[s
         gradients = torch.autograd.grad(model(ids, labels=labels).loss, list(weights.values()))
         by_name = dict(zip(weights, gradients, strict=True))
         for layer in layers:
-            gradient = fused(by_name, layer)
-            total[layer] += (gradient * fused(weights, layer).detach() if taylor else gradient).abs()
+            total[layer] += fused(by_name, layer).abs()
     return {layer: value / len(EXAMPLES) for layer, value in total.items()}
 
 
-@pytest.mark.parametrize("taylor", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_scores_are_the_means_of_the_full_gradients_magnitudes(tmp_path, name, taylor):
+def test_the_evidence_is_the_mean_of_the_full_gradients_magnitudes(tmp_path, name):
     checkpoint = Checkpoint(save_tiny(name, tmp_path / name, torch.float32))
-    scores = gradient_scores(checkpoint, EXAMPLES, taylor=taylor)
-    expected = mean_magnitudes(AutoModelForCausalLM.from_pretrained(checkpoint.folder), list(scores), taylor)
+    scores = mean_gradient_magnitudes(checkpoint, EXAMPLES)
+    expected = mean_magnitudes(AutoModelForCausalLM.from_pretrained(checkpoint.folder), list(scores))
     assert len(scores) == PRUNABLE_LAYERS[name]
     for layer, score in scores.items():
         assert score.dtype == np.float32
@@ -76,7 +75,7 @@ def test_the_model_meets_few_lengths_the_longest_first(tiny, monkeypatch):
         calibration.AnswerLoss, "forward", lambda self, batch: widths.append(batch.ids.shape[1]) or loss(self, batch)
     )
     examples = [Example(list(range(1, length)), length // 2) for length in (40, 6, 33, 34, 7)]
-    gradient_scores(tiny, examples, taylor=True)
+    mean_gradient_magnitudes(tiny, examples)
     assert widths == [64, 64, 32, 32, 32]
 
 
@@ -93,7 +92,7 @@ def test_no_gradient_outlives_its_hook(tiny):
 
     handle = register_module_forward_pre_hook(follow)
     try:
-        gradient_scores(tiny, EXAMPLES, taylor=True)
+        mean_gradient_magnitudes(tiny, EXAMPLES)
     finally:
         handle.remove()
     assert len(found) == len(prunable_layers(tiny))
@@ -111,8 +110,9 @@ def load(checkpoint: Checkpoint) -> nn.Module:
 def captured_norms(model: nn.Module, layers: list[str], examples: list[Example]) -> dict[str, np.ndarray]:
     """||X_j|| of everything that whole forward passes send through `layers`."""
     inputs = {layer: [] for layer in layers}
+    architecture = find_architecture(model.config.architectures, "the model")
     handles = [
-        model.get_submodule(memory_path(layer)).register_forward_hook(
+        model.get_submodule(memory_path(architecture, layer)).register_forward_hook(
             lambda _, args, __, layer=layer: inputs[layer].append(args[0].reshape(-1, args[0].shape[-1]))
         )
         for layer in layers
@@ -164,7 +164,9 @@ def test_sequential_wanda_equals_whole_forwards_of_the_model_pruned_so_far(tiny)
     for number in range(SIZES["num_hidden_layers"]):
         own = [layer for layer in prunable_layers(tiny) if layer.startswith(f"model.layers.{number}.")]
         for layer, norm in captured_norms(model, own, EXAMPLES).items():
-            model.get_submodule(memory_path(layer)).weight.data *= torch.from_numpy(prune(layer, norm))
+            model.get_submodule(memory_path(tiny.architecture, layer)).weight.data *= torch.from_numpy(
+                prune(layer, norm)
+            )
     assert list(norms) == prunable_layers(tiny)
     for layer, norm in norms.items():
         np.testing.assert_allclose(norm, expected[layer], rtol=1e-5, err_msg=layer)
@@ -189,7 +191,7 @@ def test_masks_that_keep_all_leave_the_dense_norms(tiny):
 def test_an_expert_that_no_token_reaches_scores_zero(tiny_models):
     checkpoint, pair = Checkpoint(tiny_models["mixtral"]), [Example([5, 6], 1)]
     idle = {layer for layer, norm in input_norms(checkpoint, pair).items() if not norm.any()}
-    scores = gradient_scores(checkpoint, pair, taylor=False)
+    scores = mean_gradient_magnitudes(checkpoint, pair)
     assert 0 < len(idle) < 24  # of 2 x 4 experts x 3
     assert all("experts" in layer and not scores[layer].any() for layer in idle)
 
@@ -208,7 +210,7 @@ def test_examples_are_drawn_by_the_seed(tiny_llama):
     [
         (0, 8, "hellaswag_mini: no calibration examples"),
         (8, 0, "hellaswag_mini: no calibration examples"),
-        (8, 9, "hellaswag_mini: 8 training rows, 9 calibration examples"),
+        (8, 9, "calibration_examples 9: hellaswag_mini .* 8 "),
     ],
 )
 def test_too_few_rows_are_refused(tiny_llama, rows, number, message):
@@ -223,7 +225,7 @@ def test_what_is_not_finite_is_refused_with_its_layer(tmp_path):
     save_file(tensors, file, {"format": "pt"})
     checkpoint = Checkpoint(tmp_path / "m")
     with pytest.raises(InputError, match=r"^model\.layers\.0\.mlp\.down_proj: .*gradient .*finite"):
-        gradient_scores(checkpoint, EXAMPLES[:1], taylor=False)
+        mean_gradient_magnitudes(checkpoint, EXAMPLES[:1])
     for norms in (input_norms, lambda *args: sequential_prune(*args, wanda(tensors, {}))):
         with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.down_proj: .*input .*finite"):
             norms(checkpoint, EXAMPLES[:1])

@@ -1,4 +1,4 @@
-"""The smaller checkpoint: the masked model's logits, its tensors in their order, and what is refused."""
+"""Test that the smaller checkpoint has the masked model's logits and order of tensors, and what is refused."""
 
 import json
 from collections.abc import Callable
@@ -15,25 +15,27 @@ from sparseft.errors import InputError
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, pack
 from sparseft.pruning.compact import compact
-from sparseft.storage.files import MARKER, sha256
+from sparseft.storage.hashes import sha256
+from sparseft.storage.ownership import MARKER
 from tiny_models import SIZES, save_tiny
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from masks import write_mask
 
 IDS = torch.arange(3, 51).reshape(2, 24)
-# What another order of sums may change, relative to the largest logit; seen: 1.1e-6 in fp32, nothing in bf16.
+# The difference that another order of sums may make, relative to the largest logit. Seen: 1.1e-6 in fp32, 0 in bf16.
 BOUNDS = {torch.float32: 5e-6, torch.bfloat16: 1e-2}
-Choose = Callable[[str, int], np.ndarray]  # first layer of a group, its number of units -> the units kept
+# (first layer of a group, its number of units) -> the units that are kept.
+Choose = Callable[[str, int], np.ndarray]
 
 
 def half(layer: str, units: int) -> np.ndarray:
-    """Half of the units, drawn anew for every group."""
+    """Return half of the units, drawn anew for every group."""
     return np.random.default_rng(list(layer.encode())).permutation(units)[: units // 2]
 
 
 def structured(checkpoint: Checkpoint, choose: Choose = half) -> Mask:
-    """The mask that keeps the units of `choose`."""
+    """Return the mask that keeps the units of `choose`."""
     shape, bits = prunable_shapes(checkpoint), {}
     for parts in coupled_parts(checkpoint):
         first = parts[0]
@@ -49,20 +51,20 @@ def structured(checkpoint: Checkpoint, choose: Choose = half) -> Mask:
 
 
 def masked(base: Checkpoint, mask: Mask, folder: Path) -> Checkpoint:
-    """W * M, as the workflow merges it."""
+    """Return W * M, as the workflow merges it."""
     merge(base, mask, "m", None, folder)
     return Checkpoint(folder)
 
 
 def compacted(checkpoint: Checkpoint, mask: Mask, output: Path) -> dict:
-    """compact, with the mask in a file beside the output."""
+    """Run compact with the mask in a file beside the output, and return its record."""
     path = output.parent / "mask.pt"
     write_mask(path, mask)
     return compact(checkpoint, path, output)
 
 
 def logits(folder: Path) -> torch.Tensor:
-    """Of stock transformers, which must find every tensor in its shape and no other."""
+    """Return the logits of stock transformers, which must find every tensor in its shape and no other."""
     model, loading = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
     assert not any(loading.values()), loading
     with torch.no_grad():

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.pruning.calibration import calibrate, calibration_examples, gradient_scores, input_norms
+from sparseft.importances.ria import RIA
+from sparseft.methods import get_method
+from sparseft.pruning.calibration import calibrate, calibration_examples, input_norms, mean_gradient_magnitudes
 from sparseft.study.config import Masks
 from sparseft.tasks import get_task
 from sparseft.tasks.source import load_rows
@@ -30,7 +32,7 @@ def train(tmp_path) -> Path:
 
 def computed(checkpoint: Checkpoint, method: str, train: Path, percents: list[int] = PERCENTS, **settings) -> dict:
     settings = {"calibration_examples": NUMBER, **settings}
-    calibration = calibrate(method.rpartition("_")[2], TASK.name, train, Masks(**settings))
+    calibration = calibrate(get_method(method).importance, TASK.name, train, Masks(**settings))
     return compute_masks(checkpoint, method, percents, calibration, **settings)
 
 
@@ -44,10 +46,14 @@ def kept(scores: np.ndarray, percent: int) -> np.ndarray:
 @pytest.mark.parametrize("importance", ["gradient", "taylor"])
 def test_masks_follow_the_scores_of_their_importance(tiny, train, importance):
     examples = calibration_examples(tiny, TASK, ROWS, NUMBER, 0)
-    scores = gradient_scores(tiny, examples, taylor=importance == "taylor")
+    magnitudes = mean_gradient_magnitudes(tiny, examples)
+    if importance == "taylor":
+        magnitudes = {
+            layer: np.abs(tiny.read_float32(f"{layer}.weight")) * value for layer, value in magnitudes.items()
+        }
     for percent, mask in computed(tiny, f"unstructured_{importance}", train).items():
         for layer in mask.shape:
-            np.testing.assert_array_equal(mask.kept(layer), kept(scores[layer], percent))
+            np.testing.assert_array_equal(mask.kept(layer), kept(magnitudes[layer], percent))
 
 
 def test_one_pass_wanda_ranks_every_row_by_weight_times_norm(tiny, train):
@@ -56,6 +62,16 @@ def test_one_pass_wanda_ranks_every_row_by_weight_times_norm(tiny, train):
         for layer in mask.shape:
             scores = np.abs(tiny.read_float32(f"{layer}.weight")) * norms[layer]
             np.testing.assert_array_equal(mask.kept(layer), np.stack([kept(row, percent) for row in scores]))
+
+
+def test_one_pass_ria_ranks_a_whole_layer_by_the_published_score(tiny, train):
+    norms = input_norms(tiny, calibration_examples(tiny, TASK, ROWS, NUMBER, 0))
+    for percent, mask in computed(tiny, "unstructured_ria", train, sequential=False).items():
+        for layer in mask.shape:
+            weights = tiny.read_float32(f"{layer}.weight")
+            column_sums = np.abs(weights).sum(axis=0, dtype=np.float64).astype(np.float32)
+            scores = RIA.score(weights, norms[layer], column_sums)
+            np.testing.assert_array_equal(mask.kept(layer), kept(scores, percent))
 
 
 @pytest.mark.parametrize("method", ["unstructured_wanda", "semistructured_wanda"])
@@ -87,7 +103,9 @@ def test_meta_says_what_was_looked_at(tiny_llama, train):
 
 @pytest.mark.parametrize("method", ["unstructured_taylor", "unstructured", "random"])
 def test_a_calibration_for_another_importance_is_refused(tiny_llama, train, method):
-    calibration = calibrate("gradient", TASK.name, train, Masks(calibration_examples=NUMBER))
+    calibration = calibrate(
+        get_method("unstructured_gradient").importance, TASK.name, train, Masks(calibration_examples=NUMBER)
+    )
     with pytest.raises(InputError, match=f"{method}: calibrated for another importance"):
         compute_masks(tiny_llama, method, [50], calibration)
     if method.endswith("taylor"):

@@ -20,7 +20,7 @@ def test_without_a_folder_for_compiled_code_the_loops_compile_anew_and_it_is_sai
     package = shutil.copytree(
         Path(sparseft.__file__).parent, tmp_path / "sparseft", ignore=shutil.ignore_patterns("__pycache__")
     )
-    for folder in ("pruning", "lora"):
+    for folder in ("masks", "lora"):
         (package / folder / "__pycache__").touch()  # a file in its place: root may write to any folder
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
     environment |= {"PYTHONPATH": str(tmp_path), "HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null/none"}

@@ -6,7 +6,7 @@ import pytest
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.lora.adapter import read_adapter
-from sparseft.storage.files import adapter_digest
+from sparseft.storage.adapter_files import adapter_digest
 from sparseft.storage.record import check_adapter, check_model, read_record, write_record
 
 CONTENT = {"value": 0.5, "nested": {"words": ["é", None, True]}, "empty": {}}

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from reword import reword_all, text_nodes
-from sparseft.study.digests import WORDS, code_digest, imported_modules, read_code
+from sparseft.study.digests import AXES, WORDS, code_digest, imported_modules, read_code, used_values
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("lib/sparseft/**/*.py"), *ROOT.glob("workflow/scripts/*.py")])
-BACKENDS = ["torch_backend", "cerebras", "modelzoo"]
+BACKENDS = ["torch", "cerebras/trainer", "modelzoo/training"]
 SCRIPTS = sorted(path.name for path in (ROOT / "workflow/scripts").glob("*.py"))
 LISTING = """
 import runpy, sys
@@ -38,7 +38,7 @@ def digests(project: Path) -> dict[str, str]:
 def state_digests(project: Path) -> dict[str, str]:
     """Return the code's part of the identity of a saved training state, by backend."""
     lib = project / "lib"
-    return {name: code_digest(lib / f"sparseft/training/{name}.py", lib) for name in BACKENDS}
+    return {name: code_digest(lib / f"sparseft/backends/{name}.py", lib) for name in BACKENDS}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -71,6 +71,7 @@ def test_rewording_all_that_only_a_reader_sees_changes_no_digest_and_discards_no
     assert counts["docstring"] > 500
     assert counts["add_argument help"] > 60
     assert counts["Field description"] > 40
+    assert counts["Column meaning"] > 150
     assert digests(project) == before
     assert state_digests(project) == states
 
@@ -85,8 +86,8 @@ def test_rewording_all_that_only_a_reader_sees_changes_no_digest_and_discards_no
         ("training/progress.py", '"lower training.learning_rate"', '"lower the rate"'),  # an error message
         ("training/job.py", 'type=int, default=1, help="CPU', 'type=int, default=2, help="CPU'),
         ("training/job.py", 'type=int, default=1, help="CPU', 'type=str, default=1, help="CPU'),
-        ("config.py", "lora_r: int = Field(8, gt=0", "lora_r: int = Field(9, gt=0"),
-        ("config.py", "lora_r: int = Field(8, gt=0", "lora_r: int = Field(8, ge=0"),
+        ("study/config.py", "lora_r: int = Field(8, gt=0", "lora_r: int = Field(9, gt=0"),
+        ("study/config.py", "lora_r: int = Field(8, gt=0", "lora_r: int = Field(8, ge=0"),
     ],
 )
 def test_an_edit_of_code_changes_the_digests_of_exactly_the_scripts_that_import_it(project, file, old, new):
@@ -99,6 +100,60 @@ def test_an_edit_of_code_changes_the_digests_of_exactly_the_scripts_that_import_
     assert {name for name, digest in digests(project).items() if digest != before[name]} == importers
     assert {"train.py"} <= importers < set(SCRIPTS)
     assert not states.items() & state_digests(project).items()
+
+
+def value_digests(project: Path, script: str) -> dict[str, str]:
+    """Return the digest of a script for jobs with different tasks and methods."""
+    jobs = {
+        "nothing": used_values(),
+        "boolq": used_values(task="boolq"),
+        "boolq_mini wanda": used_values(task="boolq_mini", method="unstructured_wanda"),
+        "gsm8k taylor": used_values(task="gsm8k", method="structured_taylor"),
+    }
+    path = project / "workflow/scripts" / script
+    return {name: code_digest(path, project / "lib", values=values) for name, values in jobs.items()}
+
+
+def append(path: Path, line: str) -> None:
+    with open(path, "a") as file:
+        file.write(f"{line}\n")
+
+
+@pytest.mark.parametrize(
+    ("file", "changed"),
+    [
+        ("importances/wanda.py", {"boolq_mini wanda"}),
+        ("importances/taylor.py", {"gsm8k taylor"}),
+        ("tasks/gsm8k.py", {"gsm8k taylor"}),
+        ("tasks/boolq.py", {"boolq", "boolq_mini wanda"}),  # The mini task has the prompt of the real one.
+        ("importances/importance.py", {"nothing", "boolq", "boolq_mini wanda", "gsm8k taylor"}),
+    ],
+)
+def test_a_value_s_file_counts_only_for_the_jobs_that_use_the_value(project, file, changed):
+    before = value_digests(project, "compute_masks.py")
+    append(project / "lib/sparseft" / file, "ADDED = 1")
+    after = value_digests(project, "compute_masks.py")
+    assert {name for name in before if after[name] != before[name]} == changed
+
+
+@pytest.mark.parametrize("folder", AXES)
+def test_a_new_value_changes_the_digest_of_no_job(project, folder):
+    before = {script: value_digests(project, script) for script in SCRIPTS}
+    package = project / "lib/sparseft" / folder
+    (package / "new_value.py").write_text("NEW = 1\n")
+    append(package / "__init__.py", f"from sparseft.{folder.replace('/', '.')}.new_value import NEW  # noqa")
+    # The digests know the names of the values that are in this project's tables.
+    with_new = {**AXES, folder: AXES[folder] | {"new_value"}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sparseft.study.digests.AXES", with_new)
+        assert {script: value_digests(project, script) for script in SCRIPTS} == before
+
+
+def test_every_value_has_a_file_of_its_name():
+    for folder, names in AXES.items():
+        assert names
+        for name in names:
+            assert (ROOT / "lib/sparseft" / folder / f"{name}.py").is_file()
 
 
 def canonical(source: str) -> bytes:
@@ -176,6 +231,7 @@ def test_two_sources_that_may_compute_something_else_are_told_apart(one, other):
         ("f'a{b}' 'c' ''", "f'a{b}c'"),
         ("p.add_argument('--a', help=f'{A} or {B:>3}', metavar=('B', 'C'))", "p.add_argument('--a')"),
         ("Field(1, description='a', title='b', examples=[1, 'c'])", "Field(1)"),
+        ("Column('a', 'text', unit=B, meaning='a')", "Column('a', 'text')"),
     ],
 )
 def test_what_only_a_reader_sees_may_be_left_out(one, other):
@@ -201,7 +257,8 @@ def test_no_result_depends_on_a_docstring_or_on_a_description():
                 uses.append((type(node).__name__, name, file.name))
     descriptions = [use for use in uses if use[1] not in {"__doc__", *WORDS}]
     assert descriptions == [("Attribute", "description", "config.py")]  # in the help of add_flags
-    assert not [use for use in uses if use[0] in ("FunctionDef", "ClassDef")]
+    definitions = [use for use in uses if use[0] in ("FunctionDef", "ClassDef")]
+    assert definitions == [("ClassDef", "Column", "column.py")]
     documents = [file for kind, name, file in uses if name == "__doc__"]
     sources = "".join(file.read_text() for file in SOURCES)
     assert len(documents) == sources.count("argparse.ArgumentParser(description=__doc__, ") >= 20
@@ -213,10 +270,9 @@ PLOTTERS = {"analyze_results.py", "analyze_throughput.py"}
 @pytest.mark.parametrize(
     ("module", "concerned", "untouched"),
     [
-        ("validation.py", {"validate_sparsity.py"}, {"train.py", "merge.py", "compute_masks.py", "evaluate.py"}),
+        ("masks/validation.py", {"validate_sparsity.py"}, {"train.py", "merge.py", "compute_masks.py", "evaluate.py"}),
         ("pruning/structured.py", {"compute_masks.py"}, {"train.py", "merge.py", "validate_sparsity.py"}),
         ("training/loop.py", {"train.py"}, {"compute_masks.py", "validate_sparsity.py", "merge.py", "evaluate.py"}),
-        ("tasks/boolq_mini.py", {"prepare_task.py", "train.py", "evaluate.py"}, {"merge.py"}),
         ("analysis/plots.py", PLOTTERS, set(SCRIPTS) - PLOTTERS),  # imported inside main
         ("__init__.py", set(SCRIPTS), set()),
         ("errors.py", set(SCRIPTS), set()),

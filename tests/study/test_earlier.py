@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import sparseft
-from sparseft.storage.files import write_json
+from sparseft.storage.atomic import write_json
 from sparseft.study.earlier import made_again
 
 RUNS = "results/runs"

@@ -1,9 +1,10 @@
-"""The real tasks ask what the installed lm-eval asks, letter by letter."""
+"""The prompts of the real tasks are those of the installed lm-eval, character by character."""
 
 from pathlib import Path
 
 import pytest
-from sparseft.tasks import TASKS, get_task, read_examples
+from sparseft.tasks import TASKS, get_task
+from sparseft.tasks.rows import read_rows
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm_eval, the peer, is not installed")
 from lm_eval.tasks._yaml_loader import load_yaml  # noqa: E402
@@ -28,11 +29,11 @@ def real_rows(name: str) -> list[dict]:
     path = DATA / name / "validation.jsonl"
     if not path.exists():
         pytest.skip(f"{path} is not on this machine")
-    return read_examples(path, get_task(name))
+    return read_rows(path, get_task(name))
 
 
 def peer(name: str, rows: list[dict]) -> tuple[list[str], list[dict], dict]:
-    """lm-eval's prompts, its processed rows and its configuration."""
+    """Return lm-eval's prompts, its processed rows and its configuration."""
     config = load_yaml(HARNESS / YAMLS[name])
     if name == "hellaswag":
         datasets = pytest.importorskip("datasets", reason="datasets, which lm-eval's hellaswag needs, is not installed")
@@ -81,7 +82,7 @@ def test_prompts_by_hand():
 
 
 def test_no_prompt_ends_in_a_space():
-    minis = [(task, row) for task in TASKS.values() if task.generate for row in task.generate("train", 50, 0)]
+    minis = [(task, row) for task in TASKS if task.generate for row in task.generate("train", 50, 0)]
     reals = [(get_task(name), row) for name, rows in ROWS.items() for row in rows]
     assert len(minis) == 150
     assert all(task.prompt(row) == task.prompt(row).rstrip() for task, row in minis + reals)

@@ -1,4 +1,4 @@
-"""No classifier that looks away from the context does better than chance on the mini tasks."""
+"""No classifier that ignores the context does better than chance on the mini tasks."""
 
 from collections import Counter
 
@@ -14,7 +14,7 @@ def rows(name: str, split: str, seed: int = 0) -> list[dict]:
 
 
 def within_chance(hits: list[float], chance: float) -> bool:
-    """At most four standard errors from `chance`."""
+    """Return whether the share of hits is at most four standard errors from `chance`."""
     return abs(sum(hits) / len(hits) - chance) <= 4 * (chance * (1 - chance) / len(hits)) ** 0.5
 
 
@@ -65,7 +65,7 @@ def test_each_ending_of_a_row_is_right_in_some_context():
 
 
 def bag_of_words(examples: list[tuple[str, bool]]) -> dict[str, float]:
-    """How much more often a word stands in right texts than in wrong ones (naive Bayes, counts only)."""
+    """Return how much more often each word stands in right texts than in wrong ones (naive Bayes with counts only)."""
     scores = Counter()
     for text, right in examples:
         scores.update(dict.fromkeys(text.split(), 1 if right else -1))

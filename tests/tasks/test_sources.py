@@ -1,4 +1,4 @@
-"""Sources: the hub's splits and fields (read from a folder of its layout), revisions, and what a manifest says."""
+"""Rows from the hub, of which a folder with the layout of its cache stands in, from a local folder, and from a generator."""
 
 import json
 import re
@@ -10,10 +10,11 @@ import pytest
 from datasets import load_dataset
 from project import run_script
 from sparseft.errors import InputError
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import HUB_DATA
 from sparseft.tasks import TASKS, get_task, wikitext2
-from sparseft.tasks.source import hub_dataset, load_rows, load_text, loaded_revision
+from sparseft.tasks.hub import hub_dataset, loaded_revision
+from sparseft.tasks.source import load_rows, load_text
 
 COMMIT = "e53f048856ff4f594e959d75785d2c2d37b678ee"
 BOOLQ = [{"passage": f"Ice {number}.", "question": "is ice cold", "answer": bool(number % 2)} for number in range(6)]
@@ -21,7 +22,7 @@ BOOLQ = [{"passage": f"Ice {number}.", "question": "is ice cold", "answer": bool
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch) -> Path:
-    """A folder to work in, with the cache of what came from the hub."""
+    """Change into a folder that has the cache of the hub; return the folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path
@@ -34,7 +35,7 @@ def write(path: Path, rows: list[dict]) -> Path:
 
 
 def publish(hub: Path, place: str, splits: dict[str, list[dict]]) -> None:
-    """Put a data set where it would lie after it came from the hub, at COMMIT."""
+    """Put a data set where `datasets` would keep it after loading it from the hub, at COMMIT."""
     folder = hub / "made" / place
     for split, rows in splits.items():
         write(folder / f"{split}.jsonl", rows)
@@ -54,15 +55,15 @@ def test_super_glue_s_label_is_the_answer(hub):
 
 
 @pytest.mark.parametrize("label", [-1, 2, "0", "no"])
-def test_a_label_of_the_hub_that_is_none_is_refused(hub, label):
-    name = f"org/labels{label}"  # what was read once is kept by its name
+def test_a_label_of_the_hub_other_than_0_and_1_is_refused(hub, label):
+    name = f"org/labels{label}"  # a name of its own, because a data set is loaded once per name
     rows = [{"passage": "Ice.", "question": "is ice cold", "label": label}]
     publish(hub, name, {"train": rows, "validation": rows})
     with pytest.raises(InputError, match=f"{name}, split validation, row 1: field 'answer'"):
         load_rows(get_task("boolq"), "validation", None, 0, None, name)
 
 
-def test_a_test_split_stands_for_no_validation_split_but_gsm8k_s(hub):
+def test_only_gsm8k_takes_a_test_split_for_a_missing_validation_split(hub):
     publish(hub, "org/unsplit", {"train": BOOLQ, "test": BOOLQ})
     with pytest.raises(InputError, match="org/unsplit .*split validation, .*train, test"):
         load_rows(get_task("boolq"), "validation", None, 0, None, "org/unsplit")
@@ -106,14 +107,14 @@ def test_a_data_set_is_not_taken_for_a_folder_of_its_name(hub):
 
 
 def test_every_place_on_the_hub_is_pinned_to_a_commit():
-    places = [task.hub for task in TASKS.values() if task.hub] + [wikitext2.PLACE]
+    places = [task.hub for task in TASKS if task.hub] + [wikitext2.PLACE]
     assert len(places) == 4
     assert all(
         re.fullmatch(HUB_DATA, place) and re.fullmatch("[0-9a-f]{40}", place.partition("@")[2]) for place in places
     )
 
 
-def test_off_line_a_kept_data_set_is_taken_at_the_revision_asked_for_alone(hub):
+def test_offline_a_data_set_in_the_cache_is_used_only_at_the_requested_revision(hub):
     made = write(hub / "made/train.jsonl", [{"question": "q", "answer": "#### 1"}])
     assert loaded_revision(load_dataset(str(made.parent))) is None  # not from the hub
     publish(hub, "elsewhere/gsm8k", {"train": [{"question": "q", "answer": "#### 1"}]})
@@ -121,11 +122,11 @@ def test_off_line_a_kept_data_set_is_taken_at_the_revision_asked_for_alone(hub):
         assert len(load_rows(get_task("gsm8k"), "train", None, 0, None, place)) == 1
         assert loaded_revision(hub_dataset(place, "tasks.gsm8k", "a folder")) == COMMIT
     other = f"elsewhere/gsm8k@{'0' * 40}"
-    with pytest.raises(InputError, match=rf"^{other} .*{COMMIT} .*tasks\.gsm8k\.local"):
+    with pytest.raises(InputError, match=rf"^{other}: .*{COMMIT}; .*tasks\.gsm8k\.local"):
         load_rows(get_task("gsm8k"), "train", None, 0, None, other)
 
 
-def test_off_line_without_local_data_one_line_names_both_ways_out(tmp_path):
+def test_offline_without_local_data_the_error_names_both_remedies(tmp_path):
     done = run_script("prepare_task.py", "--task", "boolq", "--output_dir", tmp_path / "out")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     assert done.stderr.startswith(f"error: {get_task('boolq').hub} ")
@@ -169,7 +170,7 @@ def test_a_generated_task_has_no_overlap_and_no_other_source(tmp_path):
 
 
 def refused_preparation(folder: Path, name: str = "prepare_task.py", **flags: object) -> str:
-    """What prepare_task.py says on stderr; it must refuse, and leave the files as they were."""
+    """Run a script that must refuse its input and change no file; return what it writes to stderr."""
     if name == "prepare_task.py":
         flags = {
             "task": "boolq_mini",
@@ -187,13 +188,13 @@ def refused_preparation(folder: Path, name: str = "prepare_task.py", **flags: ob
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "validation.jsonl", "manifest.json"])
-def test_where_one_file_cannot_be_written_none_is(tmp_path, name):
+def test_no_file_is_written_if_one_of_them_cannot_be(tmp_path, name):
     (tmp_path / "out" / name).mkdir(parents=True)
     (tmp_path / "out/other").write_text("mine")
     assert f"error: {tmp_path}/out/{name}: no file can be written there; check the" in refused_preparation(tmp_path)
 
 
-def test_a_disk_that_is_full_after_the_first_file_leaves_none(tmp_path):
+def test_a_disk_that_is_full_after_the_first_file_leaves_no_file(tmp_path):
     script = Path(__file__).parents[2] / "workflow/scripts/prepare_task.py"
     limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)); sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     flags = [
@@ -212,7 +213,7 @@ def test_a_disk_that_is_full_after_the_first_file_leaves_none(tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_an_output_below_a_file_is_told_before_the_work(tmp_path):
+def test_an_output_below_a_file_is_refused_before_the_work(tmp_path):
     (tmp_path / "out").write_text("a file, not a folder")
     line = refused_preparation(tmp_path, task="boolq", local=tmp_path / "nowhere", train_examples=None)
     assert line.startswith(f"error: {tmp_path}/out/train.jsonl: no file ")

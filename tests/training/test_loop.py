@@ -178,7 +178,7 @@ def test_a_training_that_explodes_is_told(tiny_llama, scale):
     loop = prepare(tiny_llama, "sparse_to_dense", settings)
     for layer in loop.layers.values():
         layer.scale = scale
-    with pytest.raises(InputError, match=r"loss is .*gradient (nan|inf) at step \d; .*learning_rate"):
+    with pytest.raises(InputError, match=r"loss is .*gradient.* (nan|inf) at step \d; .*learning_rate"):
         loop.fit()
 
 

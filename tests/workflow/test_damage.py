@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from box import RUNS, flags, make, mask_of
 from project import ROOT, call_script
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.training.loop import Loop
 
 RUN, OTHER = RUNS

@@ -15,7 +15,6 @@ from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.lora.masked_lora import LoRALinear
 from sparseft.planning.estimate import Item, disk_kept, jobs, mask_sizes, memory, report
-from sparseft.planning.lengths import TEXTS
 from sparseft.planning.memory import activation_bytes, adapter_shapes
 from sparseft.planning.sizes import Subject, described, safetensors_bytes
 from sparseft.study.config import Config, Model, Training, parse_section
@@ -150,7 +149,7 @@ def test_720_cells_of_two_7b_models_keep_less_than_200_gb_and_no_merged_model():
 def test_a_task_has_as_many_choices_as_the_estimate_counts(name):
     task = get_task(name)
     choices = task.choices(task.generate("validation", 1, 0)[0]) if task.choices else []
-    assert len(choices) == TEXTS[name].choices == TEXTS[name.removesuffix("_mini")].choices
+    assert len(choices) == task.lengths.choices == get_task(name.removesuffix("_mini")).lengths.choices
 
 
 def needs(config: Config, subject: Subject, title: str) -> dict[str, Item]:

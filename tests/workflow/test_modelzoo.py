@@ -12,12 +12,13 @@ import yaml
 from project import ROOT, TINY_STUDY, Study, succeed, tiny_grid
 from sparseft.backends.modelzoo.export import CHECKPOINT, CONFIGURATION
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.study.grid import TASK_AWARE
+from sparseft.importances import IMPORTANCES
 from test_cli_errors import refused
 from tiny_models import change_json
 
 pytestmark = pytest.mark.process
 MASK = "masks_sparsity50_unstructured.pt"
+USES_EXAMPLES = [importance.name for importance in IMPORTANCES if importance.uses_examples]
 
 
 @pytest.fixture(scope="session")
@@ -159,7 +160,7 @@ def test_an_mdl_source_has_the_masks_of_its_original(tmp_path, made, tiny_models
     content = yaml.safe_load((study.folder / "study.yaml").read_text())
     (study.folder / "study.yaml").write_text(yaml.safe_dump({**content, "models": {"mdl": {"source": f"mdl:{file}"}}}))
     study.snakemake("models/mdl/manifest.json", "data/boolq_mini/train.jsonl")
-    flags = {"sparsity": 0.5, "method": [f"unstructured_{name}" for name in TASK_AWARE], "calibration_examples": 4,
+    flags = {"sparsity": 0.5, "method": [f"unstructured_{name}" for name in USES_EXAMPLES], "calibration_examples": 4,
              "task": "boolq_mini", "data_dir": study.folder / "data/boolq_mini"}  # fmt: skip
     for model in (original, study.folder / "models/mdl"):
         succeed("compute_masks.py", model_path=model, output_dir=tmp_path / f"masks_{model.name}", **flags)

@@ -1,4 +1,4 @@
-"""Token perplexity, for who configures it."""
+"""The perplexity is measured only if the configuration has it, and stands in the evaluation and the summary."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ from project import TINY_STUDY, Study, tiny_grid
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.language_model.model import load_model
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from torch import device
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ def test_it_goes_into_the_evaluation_and_the_summary(tmp_path, tiny_models):
     assert record["inputs"]["wikitext2"] == sha256(text)
     base = Checkpoint(study.folder / "models/llama")  # the run at sparsity 00 without training
     expected = token_perplexity(*load_model(base.folder, device("cpu")), text.read_text(), 20)
-    assert record["metrics"]["local_text_ppl_20"] == expected  # no number on another text bears WikiText-2's name
+    assert record["metrics"]["local_text_ppl_20"] == expected  # only WikiText-2's perplexity has its name
     assert record["perplexity_source"] == {"local": sha256(study.folder / "wiki.jsonl")}
     with open(study.folder / "results/analysis/summary.csv") as file:
         rows = {row["run_id"]: row for row in csv.DictReader(file)}

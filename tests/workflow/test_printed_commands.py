@@ -13,7 +13,7 @@ import pytest
 import yaml
 from chaos import MEASURED
 from project import Study
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 
 pytestmark = pytest.mark.slow
 GRID = {"models": ["llama"], "tasks": ["boolq_mini"], "methods": ["unstructured"], "sparsities": [50]}

@@ -24,11 +24,12 @@ from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, check_mask, read_mask
 from sparseft.masks.validation import validate
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import Model, Training
 from sparseft.tasks import get_task
-from sparseft.tasks.source import SPLITS, load_rows
-from sparseft.training.job import Job
+from sparseft.tasks.source import load_rows
+from sparseft.tasks.task import SPLITS
+from sparseft.training.job import TrainingJob
 from tiny_models import PRUNABLE_LAYERS, save_tiny
 
 from masks import compute_masks, write_mask
@@ -63,7 +64,7 @@ CELLS = [
 
 
 def row(task: str, n: int) -> dict:
-    """A row in the fields of the original data set, with what else it may hold."""
+    """Return row `n` in the fields of the original data set, with some of its other fields."""
     if task == "boolq":
         return {"passage": f"Lake {n} is {n + 3} metres deep, and frozen.", "question": f"is lake {n} deep", "answer": n % 2 == 0,
                 "title": "Lakes"}  # fmt: skip
@@ -77,7 +78,7 @@ def row(task: str, n: int) -> dict:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A cell's base, mask and rows."""
+    """Hold a cell's base model, mask and rows."""
 
     cell: Cell
     folder: Path
@@ -112,11 +113,11 @@ def prepared(request, tmp_path_factory) -> Prepared:
 
 
 def finished(prepared: Prepared, mode: str) -> tuple[dict, Checkpoint]:
-    """train.json's content of a run, and its merged model."""
+    """Return the content of a run's train.json, and its merged model."""
     folder, digest = prepared.folder / mode, sha256(prepared.mask_path)
     check_mask(prepared.mask, prepared.mask_path, prunable_shapes(prepared.base), prepared.base.digest)
     provenance = {"run_id": "r", "mode": mode, "mask_sha256": digest}
-    job = Job(
+    job = TrainingJob(
         prepared.base, prepared.mask, mode, 0, SETTINGS, get_task(prepared.cell.task), prepared.rows, 4, provenance
     )
     record = train(job, folder / "adapter", folder / "state.pt", Accelerator(cpu=True))

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.pruning.mask_generator import compute_masks
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks
 from sparseft.tasks import get_task
 from tiny_models import save_tiny

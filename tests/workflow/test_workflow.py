@@ -5,6 +5,7 @@ import json
 
 import pytest
 from project import TINY_STUDY, Study, tiny_grid
+from sparseft.analysis.columns import STUDY_TABLES
 from sparseft.study import grid, targets
 from sparseft.study.config import Config, parse_section
 from sparseft.study.grid import Run
@@ -78,7 +79,7 @@ def test_every_file_of_a_run_is_there_and_no_merged_model_is_left(study):
 @pytest.mark.slow
 def test_the_analysis_is_whole(study):
     names = {path.name for path in (study.folder / grid.ANALYSIS).iterdir()}
-    assert names >= {f"{table}.csv" for table in grid.TABLES} | {*grid.PAGES, grid.REPORT, "plots"}
+    assert names >= {table.file for table in STUDY_TABLES} | {*grid.PAGES, grid.REPORT, "plots"}
     assert rows(study, "missing") == []
     figures = {path.stem for path in (study.folder / grid.ANALYSIS / "plots").glob("*.png")}
     assert "gsm8k_mini_exact_match_vs_sparsity" in figures

@@ -27,7 +27,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from sparseft.analysis import experiments, memo, overview, report, tables
+from sparseft.analysis import columns, experiments, memo, overview, report, tables
 from sparseft.analysis.baseline import beside, read_baseline, without_counterpart
 from sparseft.analysis.derived import Derived, derive
 from sparseft.analysis.judgement import Judged, judge_runs
@@ -36,13 +36,15 @@ from sparseft.analysis.records import Gap, read_runs
 from sparseft.analysis.reproduce import reproduction
 from sparseft.analysis.settings import outside
 from sparseft.errors import InputError, run_script
-from sparseft.storage.files import check_apart, check_ours, hold, is_marked, staged
+from sparseft.storage.atomic import atomic_files
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_ours, is_marked
 from sparseft.study.config import Analysis, Config, add_flags, parse_section
 from sparseft.study.configfiles import read_configuration
-from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES
+from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT
 
 MAX_PROCESSES = 64
-COMPARED = "baseline_comparison.csv"
+COMPARED = columns.BASELINE.file
 
 
 def parse_args() -> argparse.Namespace:
@@ -67,7 +69,7 @@ def parse_args() -> argparse.Namespace:
 
 def check_outputs(args: argparse.Namespace) -> None:
     """Raise InputError if an output would replace an input, or a file that this program did not write."""
-    names = [f"{name}.csv" for name in TABLES] + [COMPARED, FINDINGS, REPORT, *PAGES]
+    names = [table.file for table in columns.STUDY_TABLES] + [COMPARED, FINDINGS, REPORT, *PAGES]
     places = [args.output_dir / name for name in names]
     check_apart([args.output_dir], [args.results_dir])
     check_apart(places, [args.baseline, args.configuration])
@@ -143,16 +145,16 @@ def write(
 def write_tables(folder: Path, judged: list[Judged], gaps: list[Gap], derived: Derived) -> None:
     """Write every table into a folder, as a .csv file."""
     content = {
-        "summary": tables.summary(judged),
-        "grouped_summary": derived.cells,
-        "sparsity_vs_performance": derived.points,
-        "comparisons": derived.comparisons,
-        "best_tradeoffs": derived.best,
-        "layer_sparsity": derived.layers,
-        "missing": tables.missing(gaps),
+        columns.SUMMARY: tables.summary(judged),
+        columns.GROUPED: derived.cells,
+        columns.CURVES: derived.points,
+        columns.COMPARISONS: derived.comparisons,
+        columns.TRADEOFFS: derived.best,
+        columns.LAYERS: derived.layers,
+        columns.MISSING: tables.missing(gaps),
     }
-    for name in TABLES:
-        tables.write_csv(content[name], folder / f"{name}.csv")
+    for description, table in content.items():
+        tables.write_csv(table, folder / description.file)
 
 
 def main() -> int:
@@ -174,7 +176,7 @@ def main() -> int:
     # The configuration of an earlier analysis would not describe these tables. Another program's file stays.
     is_stale = not args.configuration and is_marked(args.output_dir)
     # All tables, pages and figures are replaced together, or none is.
-    with staged(args.output_dir) as folder:
+    with atomic_files(args.output_dir, FINDINGS) as folder:
         write(folder, args, judged, gaps, derived, study)
         figures = {path.name for path in folder.glob("plots/*")}
     remove_leftovers(args.output_dir / "plots", figures)

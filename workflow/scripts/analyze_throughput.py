@@ -9,11 +9,13 @@ The table has a row a cell and batch size; the plots are a figure a model and ta
 import argparse
 from pathlib import Path
 
-from sparseft.analysis import tables
 from sparseft.analysis.plots import write_throughput_plots
 from sparseft.analysis.records import read_measurements
+from sparseft.analysis.tables import write_csv
+from sparseft.analysis.throughput_table import throughput_table
 from sparseft.errors import run_script
-from sparseft.storage.files import check_apart, check_writable, hold
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_writable
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,9 +33,9 @@ def main() -> int:
     check_apart([args.table, args.plots], args.records)
     check_writable(args.table)
     hold(args.table)
-    table = tables.throughput(read_measurements(args.records))
+    table = throughput_table(read_measurements(args.records))
     write_throughput_plots(table, args.plots)
-    tables.write_csv(table, args.table)
+    write_csv(table, args.table)
     return 0
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import run_script
 from sparseft.pruning.compact import compact
-from sparseft.storage.files import hold
+from sparseft.storage.locks import hold
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,9 +1,9 @@
-"""Compute the pruning masks of methods, all sparsities of one in one pass.
+"""Compute the pruning masks of one or several methods, all sparsities of a method in one pass.
 
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 0.7 --method unstructured
 
-Writes, a method, masks_sparsity{XX}_{method}.pt a sparsity, report_{method}.json, and with --plot plots/*_{method}.png.
-gradient, taylor and wanda look at a task's training examples: --task and --data_dir.
+Writes for each method masks_sparsity{XX}_{method}.pt per sparsity, report_{method}.json, and with --plot plots/*_{method}.png.
+An importance that looks at a task's training examples needs --task and --data_dir.
 """
 
 import argparse
@@ -15,12 +15,14 @@ from pathlib import Path
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.errors import InputError, run_script
-from sparseft.pruning.mask_generator import compute_masks
-from sparseft.pruning.report import plot_report
-from sparseft.pruning.scores import Calibration
-from sparseft.storage.files import check_apart, check_ours, check_writable, hold, staged, write_json
+from sparseft.importances import DEFAULT, IMPORTANCES
+from sparseft.methods import get_method
+from sparseft.pruning.mask_generator import Calibration, Places, compute_masks
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_ours, check_writable
 from sparseft.study.config import Masks, add_flags, parse_section
-from sparseft.study.grid import IMPORTANCES, MASK_NAME, MASK_REPORT, TASK_METHODS, TASKS, split_method
+from sparseft.study.grid import MASK_NAME, MASK_REPORT
+from sparseft.tasks import BY_NAME
 
 MAX_THREADS = max(64, os.cpu_count() or 1)
 
@@ -30,35 +32,39 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--model_path", type=Path, required=True, help="Hugging Face checkpoint folder, or FILE.mdl[@FOLDER]"
     )
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the masks, the report and the plots")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the masks and their report")
     parser.add_argument("--sparsity", nargs="+", required=True, help="fractions from 0 to below 1, in whole percents")
-    parser.add_argument("--method", nargs="+", required=True, metavar="METHOD",
-                        help="a pattern, or a pattern with an importance, as in unstructured_wanda; dense gives a mask"
-                        " that keeps every weight")  # fmt: skip
     parser.add_argument(
-        "--importance", choices=IMPORTANCES, default="magnitude", help="importance of the methods that name none"
+        "--method",
+        nargs="+",
+        required=True,
+        metavar="METHOD",
+        help="a pattern, or a pattern with an importance, as in unstructured_wanda; dense gives a mask that keeps every"
+        " weight",
     )
-    parser.add_argument("--task", choices=TASKS, help="task whose examples gradient, taylor and wanda use")
-    parser.add_argument("--data_dir", type=Path, help="folder with the task's train.jsonl")
-    parser.add_argument("--format", choices=["pt", "safetensors"], default="pt", help="kind of the mask files")
+    parser.add_argument(
+        "--importance",
+        choices=[importance.name for importance in IMPORTANCES],
+        default=DEFAULT.name,
+        help="importance of the methods that name none",
+    )
+    parser.add_argument("--task", choices=list(BY_NAME), help="task of the examples that some importances look at")
+    parser.add_argument("--data_dir", type=Path, help="folder of the task's train.jsonl")
+    parser.add_argument("--format", choices=["pt", "safetensors"], default="pt", help="format of the mask files")
     parser.add_argument(
         "--threads",
         type=int,
         default=os.cpu_count(),
-        help="CPU threads; another number can change the masks of gradient, taylor and wanda, and no others",
+        help="threads; any number gives the same masks, unless the scores come from a task's examples",
     )
     parser.add_argument("--plot", action="store_true", help="also draw sparsities and scores by layer")
-    parser.add_argument(
-        "--suffix",
-        default="",
-        help="added to the names of the report and the plots, so that those of another pass stay",
-    )
+    parser.add_argument("--suffix", default="", help="suffix of the names of report and plots, to tell passes apart")
     add_flags(parser, Masks, Masks.model_fields)
     return parser.parse_args()
 
 
 def percent(text: str) -> int:
-    """ "0.5" -> 50, exactly."""
+    """Return a fraction such as "0.5" as a percentage, exactly. Raises InputError if it is no sparsity."""
     try:
         value = Fraction(text) * 100
     except (ValueError, ZeroDivisionError):
@@ -70,46 +76,53 @@ def percent(text: str) -> int:
 
 def methods_of(args: argparse.Namespace, settings: Masks, percents: list[int]) -> list[str]:
     """Return the methods, each with its importance in its name. All are checked before anything is computed."""
-    suffix = "" if args.importance == "magnitude" else f"_{args.importance}"
-    methods = [method if "_" in method else f"{method}{suffix}" for method in args.method]
-    twice = [method for method in methods if methods.count(method) > 1]
+    suffix = "" if args.importance == DEFAULT.name else f"_{args.importance}"
+    names = [name if "_" in name else f"{name}{suffix}" for name in args.method]
+    twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise InputError(f"--method {twice[0]}: named twice", "name every method once")
-    for method in methods:
-        settings.scope_of(method, percents)
-        if args.scope and method.startswith(("structured", "semistructured")):
-            raise InputError(f"{method} ranks channels or groups", "leave --scope out")
-        if method in TASK_METHODS and not (args.task and args.data_dir):
-            raise InputError(f"{method} looks at a task's examples", "give --task and --data_dir")
-    return methods
+    for name in names:
+        settings.scope_of(name, percents)
+        method = get_method(name)
+        if args.scope and method.pattern.scope:
+            raise InputError(f"--scope {args.scope}: {name} ranks channels or groups", "leave --scope out")
+        if method.uses_examples and not (args.task and args.data_dir):
+            raise InputError(f"{name} looks at a task's examples", "give --task and --data_dir")
+    return names
 
 
-def calibration_of(args: argparse.Namespace, method: str, settings: Masks) -> Calibration:
-    """What the task's examples say; torch is needed here and nowhere else."""
+def calibration_of(args: argparse.Namespace, method: str, settings: Masks) -> Calibration | None:
+    """Return the calibration of a method; None if it looks at no examples."""
+    importance = get_method(method).importance
+    if not get_method(method).uses_examples:
+        return None
+    # Only a calibration needs torch.
     from sparseft.language_model.hardware import limit_threads
     from sparseft.pruning.calibration import calibrate
 
     limit_threads(args.threads)
-    importance = split_method(method)[1]
     return calibrate(importance, args.task, args.data_dir / "train.jsonl", settings)
 
 
-def files_of(args: argparse.Namespace, method: str, percents: list[int]) -> tuple[list[Path], Path]:
-    """Return the places of a method's masks, and of its report."""
+def places_of(args: argparse.Namespace, method: str, percents: list[int]) -> Places:
+    """Return the places of a method's files."""
     names = [MASK_NAME.format(sparsity=f"{percent:02d}", method=method) for percent in percents]
-    report = args.output_dir / MASK_REPORT.format(name=f"{method}{args.suffix}")
-    return [args.output_dir / f"{name}.{args.format}" for name in names], report
+    masks = [args.output_dir / f"{name}.{args.format}" for name in names]
+    pass_name = f"{method}{args.suffix}"
+    report = args.output_dir / MASK_REPORT.format(name=pass_name)
+    return Places(masks, report, plot_name=pass_name if args.plot else None)
 
 
-def check_outputs(args: argparse.Namespace, checkpoint: Checkpoint, places: list[Path]) -> None:
+def check_outputs(args: argparse.Namespace, checkpoint: Checkpoint, outputs: list[Places]) -> None:
     """Raise InputError if an output would leave its folder, or replace an input or what this program did not write."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]*", args.suffix):
         raise InputError(
             f"--suffix {args.suffix!r}: not the end of a file's name", "use letters, digits, '_', '.' and '-'"
         )
+    files = [file for places in outputs for file in (*places.masks, places.report)]
     check_apart([args.output_dir], [checkpoint.folder, *checkpoint.files, args.data_dir])
-    check_ours(args.output_dir, *places)
-    check_writable(*places)
+    check_ours(args.output_dir, *files)
+    check_writable(*files)
 
 
 def main() -> int:
@@ -118,20 +131,19 @@ def main() -> int:
         raise InputError(f"--threads {args.threads}: not a number of threads", f"give 1 to {MAX_THREADS}")
     percents = sorted({percent(text) for text in args.sparsity})
     settings = parse_section(Masks, {name: getattr(args, name) for name in Masks.model_fields}, "masks")
-    checkpoint, methods = open_checkpoint(args.model_path), methods_of(args, settings, percents)
-    if isinstance(checkpoint, ModelZooCheckpoint) and set(methods) & set(TASK_METHODS):
-        raise InputError(f"{args.model_path}: to run the model, it must be a Hugging Face checkpoint",
-                         f"prepare_model.py --source mdl:{args.model_path}, then give that folder")  # fmt: skip
-    outputs = {method: files_of(args, method, percents) for method in methods}
-    check_outputs(args, checkpoint, [place for paths, report in outputs.values() for place in (*paths, report)])
-    for method, (paths, report_path) in outputs.items():
-        hold(report_path)
-        calibration = calibration_of(args, method, settings) if method in TASK_METHODS else None
-        with compute_masks(checkpoint, method, percents, paths, settings, calibration=calibration,
-                           threads=args.threads) as report, staged(args.output_dir) as folder:  # fmt: skip
-            if args.plot:
-                plot_report(report, folder, f"{method}{args.suffix}")
-            write_json(folder / report_path.name, report)
+    checkpoint = open_checkpoint(args.model_path)
+    methods = methods_of(args, settings, percents)
+    if isinstance(checkpoint, ModelZooCheckpoint) and any(get_method(name).uses_examples for name in methods):
+        raise InputError(
+            f"{args.model_path}: to run the model, it must be a Hugging Face checkpoint",
+            f"prepare_model.py --source mdl:{args.model_path}, then give that folder",
+        )
+    outputs = {method: places_of(args, method, percents) for method in methods}
+    check_outputs(args, checkpoint, list(outputs.values()))
+    for method, places in outputs.items():
+        hold(places.report)
+        calibration = calibration_of(args, method, settings)
+        compute_masks(checkpoint, method, percents, places, settings, calibration=calibration, threads=args.threads)
     return 0
 
 

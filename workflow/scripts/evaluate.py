@@ -2,12 +2,13 @@
 
     evaluate.py --checkpoint RUN_FOLDER/model_dir --task boolq_mini --data_dir data/boolq_mini --output RUN_FOLDER/evaluation.json
 
-Writes metrics, standard errors, loss, the outcome of every example, seconds and peak memory; with --wikitext2 also the
-token perplexity, called wikitext2_ppl_N only if the text is WikiText-2's test split, else local_text_ppl_N.
+It writes metrics, standard errors, loss, the outcome of every example, seconds and peak memory. With --wikitext2 it also writes
+the token perplexity of the text: wikitext2_ppl_N if the text is WikiText-2's test split, else local_text_ppl_N.
 """
 
 import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -16,7 +17,10 @@ from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
 from sparseft.language_model.model import load_model
-from sparseft.storage.files import TEXT_LIMIT, check_apart, check_writable, hold, read_json, read_text, sha256_of_text
+from sparseft.storage.hashes import sha256_of_text
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_writable
+from sparseft.storage.reading import TEXT_LIMIT, read_json, read_text
 from sparseft.storage.record import check_model, write_record
 from sparseft.study.config import Perplexity, add_flags, parse_section
 from sparseft.study.grid import Run
@@ -25,7 +29,17 @@ from sparseft.tasks.prepared import read_splits
 from sparseft.tasks.wikitext2 import metric_name
 
 
+@dataclass(frozen=True)
+class Text:
+    """Hold the text of a perplexity. `source` says where it comes from; None if that is unknown."""
+
+    content: str
+    sha256: str
+    source: dict | None
+
+
 def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="Hugging Face checkpoint folder")
     parser.add_argument("--run_id", help="the run that the record names")
@@ -35,22 +49,28 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number changes the last bits")
     parser.add_argument("--wikitext2", type=Path, help="text of the perplexity, as prepare_wikitext2.py writes it")
     add_flags(parser, Perplexity, ["context"])
-    parser.add_argument("--output", type=Path, required=True, help="the record, evaluation.json")
+    parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args()
 
 
-def source_of(text: Path, digest: str) -> dict | None:
-    """Return where a text with this sha256 comes from: None without the file that prepare_wikitext2.py writes beside it."""
-    path = Path(f"{text}.json")
-    if not path.is_file():
-        return None
-    content = read_json(path, f"prepare it again, or remove {path}")
-    if content.get("sha256") != digest:
-        raise InputError(f"{text}: not the text that {path} describes", f"prepare it again, or remove {path}")
-    return content.get("source")
+def read_source_text(path: Path) -> Text:
+    """Return a text, and its source if prepare_wikitext2.py wrote one beside it.
+
+    Raises InputError if the file beside it describes another text."""
+    content = read_text(path, TEXT_LIMIT, "prepare it with prepare_wikitext2.py")
+    digest = sha256_of_text(content)
+    source_path = Path(f"{path}.json")
+    if not source_path.is_file():
+        return Text(content, digest, None)
+    remedy = f"prepare it again, or remove {source_path}"
+    description = read_json(source_path, remedy)
+    if description.get("sha256") != digest:
+        raise InputError(f"{path}: not the text that {source_path} describes", remedy)
+    return Text(content, digest, description.get("source"))
 
 
 def main() -> int:
+    """Check the inputs, evaluate the model, and write the record."""
     args = parse_args()
     check_apart([args.output], [args.checkpoint, args.data_dir, args.wikitext2])
     check_writable(args.output)
@@ -61,25 +81,23 @@ def main() -> int:
     limit_threads(args.threads)
     keep_freed_memory()
     begin = time.perf_counter()
-    task, checkpoint = get_task(args.task), Checkpoint(args.checkpoint)
+    task = get_task(args.task)
+    checkpoint = Checkpoint(args.checkpoint)
     rows, rows_sha256 = read_splits(args.data_dir, task)
     hashes = checkpoint.hashes()
     check_model(checkpoint.folder, hashes)
     checkpoint.check_manifest(hashes)
+    text = read_source_text(args.wikitext2) if args.wikitext2 else None
     model, tokenizer = load_model(checkpoint.folder, choose_device())
-    perplexity = {}
-    if args.wikitext2:  # first, for it may be refused
-        text = read_text(args.wikitext2, TEXT_LIMIT, "prepare it with prepare_wikitext2.py")
-        text_sha256 = sha256_of_text(text)
-        source = source_of(args.wikitext2, text_sha256)
-        perplexity[metric_name(text_sha256, context)] = token_perplexity(model, tokenizer, text, context)
+    # The perplexity comes before the task, because it may be refused.
+    perplexity = token_perplexity(model, tokenizer, text.content, context) if text else None
     record = evaluate(model, tokenizer, task, rows, args.batch_size)
-    record["metrics"] |= perplexity
-    # The few-shot examples come from the training rows.
+    # The worked examples come from the training rows.
     inputs = {"model": hashes, "data": rows_sha256["validation"], "train": rows_sha256["train"]}
-    if args.wikitext2:
-        inputs["wikitext2"] = text_sha256
-        record["perplexity_source"] = source
+    if text:
+        record["metrics"][metric_name(text.sha256, context)] = perplexity
+        record["perplexity_source"] = text.source
+        inputs["wikitext2"] = text.sha256
     cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
     write_record(args.output, {"run_id": args.run_id, **record, **cost, "inputs": inputs})
     return 0

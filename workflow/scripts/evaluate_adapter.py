@@ -16,7 +16,10 @@ from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError, run_script
 from sparseft.evaluation.before_merge import take_over
 from sparseft.masks.mask_file import Mask, check_mask, check_run, read_mask
-from sparseft.storage.files import adapter_digest, check_apart, check_writable, hold, sha256
+from sparseft.storage.adapter_files import adapter_digest
+from sparseft.storage.hashes import sha256
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_writable
 from sparseft.storage.record import write_record
 from sparseft.study.grid import NO_FINETUNE, Run
 from sparseft.tasks import get_task

@@ -12,7 +12,8 @@ from pathlib import Path
 from sparseft.backends.modelzoo.export import export_modelzoo
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import run_script
-from sparseft.storage.files import check_apart, check_replaceable, hold
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_replaceable
 
 
 def parse_args() -> argparse.Namespace:

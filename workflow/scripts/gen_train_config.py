@@ -18,7 +18,7 @@ from sparseft.study import grid
 from sparseft.study.config import Config
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.grid import Run, fill
-from sparseft.training.job import Job, job_of
+from sparseft.training.job import TrainingJob, job_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,7 +56,7 @@ def run_of(args: argparse.Namespace, study: Config) -> Run:
     return Run.parse(run.id)
 
 
-def job(run: Run, study: Config, files: list[Path]) -> Job:
+def job(run: Run, study: Config, files: list[Path]) -> TrainingJob:
     """Return the training of a run, from what the workflow made.
 
     Raise InputError if something is missing. The error has the command that makes it from the configuration `files`."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from sparseft.errors import run_script
 from sparseft.evaluation.measurements import join
-from sparseft.storage.files import check_apart, check_writable, hold
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_writable
 from sparseft.storage.record import write_record
 
 

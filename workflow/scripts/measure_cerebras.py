@@ -13,11 +13,13 @@ import argparse
 
 from sparseft.errors import InputError, run_script
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
-from sparseft.storage.files import check_apart, check_writable, hold, write_json
+from sparseft.storage.atomic import write_json
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_writable
 from sparseft.storage.record import write_record
 from sparseft.study.config import Cerebras, Throughput, add_flags, parse_section
 from sparseft.study.grid import Cell
-from sparseft.training.job import Job, add_job_flags, job_of
+from sparseft.training.job import TrainingJob, add_job_flags, job_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def conditions(args: argparse.Namespace, job: Job, warmup: int) -> dict:
+def conditions(args: argparse.Namespace, job: TrainingJob, warmup: int) -> dict:
     """What all repeats of a cell have in common."""
     return {
         "cell": Cell.parse(args.run_id.rpartition("-seed")[0]).id,
@@ -44,7 +46,7 @@ def conditions(args: argparse.Namespace, job: Job, warmup: int) -> dict:
     }  # fmt: skip
 
 
-def asked_of(args: argparse.Namespace) -> tuple[Job, Cerebras, int]:
+def asked_of(args: argparse.Namespace) -> tuple[TrainingJob, Cerebras, int]:
     """The job, its backend and the steps of the warm-up, checked."""
     cerebras = parse_section(Cerebras, {name: getattr(args, name) for name in Cerebras.flags()}, "cerebras")
     warmup = parse_section(Throughput, {"warmup_steps": args.warmup_steps}, "throughput").warmup_steps

@@ -18,7 +18,9 @@ from sparseft.errors import InputError, run_script
 from sparseft.evaluation.throughput import Job, measure
 from sparseft.language_model.hardware import choose_device, device_name, limit_threads, versions
 from sparseft.masks.mask_file import check_mask, check_run, read_mask
-from sparseft.storage.files import check_apart, check_writable, hold, sha256
+from sparseft.storage.hashes import sha256
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_writable
 from sparseft.storage.record import write_record
 from sparseft.study.config import Resources, Throughput, Training, add_flags, parse_section
 from sparseft.study.grid import NO_FINETUNE, TRAINED_MODES, Cell

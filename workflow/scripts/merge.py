@@ -16,8 +16,10 @@ from sparseft.errors import InputError, run_script
 from sparseft.language_model.hardware import limit_threads
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import check_mask, check_run, read_mask
-from sparseft.storage.files import check_apart, check_replaceable, check_writable, hold, sha256, whole_with
-from sparseft.storage.record import write_record
+from sparseft.storage.hashes import sha256
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_replaceable, check_writable
+from sparseft.storage.record import write_record_of
 from sparseft.study.grid import NO_FINETUNE, Run
 
 
@@ -69,8 +71,7 @@ def main() -> int:
     merged = merge(checkpoint, mask, mask_sha256, args.adapter, args.output_dir, run)
     inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": merged.pop("adapter")}
     record = {"run_id": args.run_id, "inputs": inputs, **merged, "seconds": time.perf_counter() - begin}
-    with whole_with(args.output_dir):
-        write_record(args.report, record)
+    write_record_of(args.output_dir, args.report, record)
     return 0
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from sparseft.checkpoints.source import prepare_model
 from sparseft.errors import run_script
-from sparseft.storage.files import check_replaceable, hold
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_replaceable
 from sparseft.study.config import Model, parse_section
 
 

@@ -1,8 +1,9 @@
-"""Prepare a task's examples: generated, from a folder, or from the hub.
+"""Prepare a task's examples: generate them, or take them from a folder or the hub.
 
     prepare_task.py --task hellaswag_mini --train_examples 480 --validation_examples 200 --output_dir data/hellaswag_mini
 
-Writes train.jsonl and validation.jsonl in the fields of the original data set, and manifest.json: where they come from.
+It writes train.jsonl and validation.jsonl in the fields of the original data set, and manifest.json, which says where they
+come from.
 """
 
 import argparse
@@ -11,55 +12,72 @@ import sys
 from pathlib import Path
 
 from sparseft.errors import run_script
-from sparseft.storage.files import atomic_files, check_apart, check_ours, check_writable, hold, mark, sha256
+from sparseft.storage.atomic import atomic_files, write_json
+from sparseft.storage.hashes import sha256
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.config import TaskData, add_flags, parse_section
 from sparseft.tasks import get_task
-from sparseft.tasks.source import SPLITS, load_rows, overlap, source_of
+from sparseft.tasks.source import load_rows, overlap, source_of
+from sparseft.tasks.task import SPLITS, Row, Task
 
-ASKED = ("local", "hub", "train_examples", "validation_examples", "seed")
+DATA_FLAGS = ("local", "hub", "train_examples", "validation_examples", "seed")
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", required=True, help="name of the task")
-    add_flags(parser, TaskData, ASKED)
+    add_flags(parser, TaskData, DATA_FLAGS)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the data and its manifest")
     return parser.parse_args()
 
 
+def warn(task: Task, rows: dict[str, list[Row]]) -> None:
+    """Print a warning if training and validation share a prompt, and one if validation repeats a prompt."""
+    validation = rows["validation"]
+    if shared := overlap(task, rows):
+        print(
+            f"warning: {task.name}: {shared} of {len(rows['train'])} training examples have the prompt of a validation"
+            " example; the score says less about new examples",
+            file=sys.stderr,
+        )
+    if repeated := len(validation) - len({task.prompt(row) for row in validation}):
+        print(
+            f"warning: {task.name}: {repeated} of {len(validation)} validation examples repeat the prompt of another one;"
+            " standard errors and tests will be too small, because they take examples as independent",
+            file=sys.stderr,
+        )
+
+
 def main() -> int:
+    """Load the rows, check them, and write the three files together."""
     args = parse_args()
     outputs = [args.output_dir / name for name in (*(f"{split}.jsonl" for split in SPLITS), "manifest.json")]
-    check_writable(*outputs)
     check_ours(args.output_dir, *outputs)
     task = get_task(args.task)
-    asked = parse_section(TaskData, {name: getattr(args, name) for name in ASKED}, f"tasks.{task.name}")
-    local = Path(asked.local) if asked.local else None
+    data = parse_section(TaskData, {name: getattr(args, name) for name in DATA_FLAGS}, f"tasks.{task.name}")
+    local = Path(data.local) if data.local else None
     check_apart([args.output_dir], [local])
-    numbers = (asked.train_examples, asked.validation_examples)
-    rows = {
-        split: load_rows(task, split, number, asked.seed, local, asked.hub)
-        for split, number in zip(SPLITS, numbers, strict=True)
-    }
+    numbers = {"train": data.train_examples, "validation": data.validation_examples}
+    rows = {split: load_rows(task, split, numbers[split], data.seed, local, data.hub) for split in SPLITS}
     task.check(rows)
     hold(outputs[-1])
-    shared = overlap(task, rows)
-    if shared:
-        print(f"warning: {task.name}: {shared} of {len(rows['train'])} training examples have the prompt of a"
-              " validation example: its score is no test of them", file=sys.stderr)  # fmt: skip
-    repeated = len(rows["validation"]) - len({task.prompt(row) for row in rows["validation"]})
-    if repeated:
-        print(f"warning: {task.name}: {repeated} of {len(rows['validation'])} validation examples repeat another's prompt:"
-              " errors and tests will take them for independent", file=sys.stderr)  # fmt: skip
-    with atomic_files(*outputs) as (*files, manifest):
+    warn(task, rows)
+    with atomic_files(args.output_dir, outputs[-1].name) as folder:
+        files = [folder / output.name for output in outputs[:-1]]
         for split, file in zip(SPLITS, files, strict=True):
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[split])
             file.write_text(lines, encoding="utf-8")
-        content = {"task": task.name, "source": source_of(task, local, asked.hub), "seed": asked.seed,
-                   "examples": {split: len(rows[split]) for split in SPLITS}, "train_overlap": shared,
-                   "sha256": dict(zip(SPLITS, map(sha256, files), strict=True))}  # fmt: skip
-        manifest.write_text(json.dumps(content, indent=2) + "\n")
-        mark(args.output_dir)
+        content = {
+            "task": task.name,
+            "source": source_of(task, local, data.hub),
+            "seed": data.seed,
+            "examples": {split: len(rows[split]) for split in SPLITS},
+            "train_overlap": overlap(task, rows),
+            "sha256": dict(zip(SPLITS, map(sha256, files), strict=True)),
+        }
+        write_json(folder / outputs[-1].name, content)
     return 0
 
 

@@ -1,9 +1,9 @@
-"""Prepare the text of the perplexity: WikiText-2's test split from the hub, or a text of your own from a file.
+"""Prepare the text of the perplexity: WikiText-2's test split from the hub, or your own text from a file.
 
     prepare_wikitext2.py --output data/wikitext2.txt
 
-Writes the rows joined by blank lines, which evaluate.py --wikitext2 reads, and wikitext2.txt.json beside it: the text's sha256
-and where it comes from.
+It writes the rows joined by blank lines, for evaluate.py --wikitext2. wikitext2.txt.json beside it has the text's sha256 and says
+where it comes from.
 """
 
 import argparse
@@ -11,32 +11,38 @@ import json
 from pathlib import Path
 
 from sparseft.errors import run_script
-from sparseft.storage.files import atomic_files, check_apart, check_writable, hold, sha256
+from sparseft.storage.atomic import atomic_file
+from sparseft.storage.hashes import sha256
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_writable
 from sparseft.study.config import Perplexity, add_flags, parse_section
 from sparseft.tasks.source import load_text, text_source
 
-ASKED = ("local", "hub")
+SOURCE_FLAGS = ("local", "hub")
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_flags(parser, Perplexity, ASKED)
+    add_flags(parser, Perplexity, SOURCE_FLAGS)
     parser.add_argument("--output", type=Path, required=True, help="the text; its source is written beside it")
     return parser.parse_args()
 
 
 def main() -> int:
+    """Load the text, and write both files together."""
     args = parse_args()
-    source = Path(f"{args.output}.json")
-    check_writable(args.output, source)
-    asked = parse_section(Perplexity, {name: getattr(args, name) for name in ASKED}, "perplexity")
-    local = Path(asked.local) if asked.local else None
-    check_apart([args.output, source], [local])
+    source_path = Path(f"{args.output}.json")
+    check_writable(args.output, source_path)
+    section = parse_section(Perplexity, {name: getattr(args, name) for name in SOURCE_FLAGS}, "perplexity")
+    local = Path(section.local) if section.local else None
+    check_apart([args.output, source_path], [local])
     hold(args.output)
-    text = load_text(local, asked.hub)
-    with atomic_files(args.output, source) as (text_file, source_file):
+    text = load_text(local, section.hub)
+    # The text is renamed first. Without it, its source says nothing.
+    with atomic_file(source_path) as source_file, atomic_file(args.output) as text_file:
         text_file.write_bytes(text.encode())
-        content = {"source": text_source(local, asked.hub), "sha256": sha256(text_file)}
+        content = {"source": text_source(local, section.hub), "sha256": sha256(text_file)}
         source_file.write_text(json.dumps(content, indent=2) + "\n")
     return 0
 

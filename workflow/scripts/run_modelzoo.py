@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         ) from None
     if version("cerebras-pytorch") != RELEASE:
         raise InputError(f"cerebras-pytorch {version('cerebras-pytorch')}", f"install ModelZoo's Release_{RELEASE}")
-    from sparseft.storage.files import write_json
+    from sparseft.storage.atomic import write_json
 
     params = yaml.safe_load(args.configuration.read_text())
     init = params["trainer"]["init"]

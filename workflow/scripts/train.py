@@ -15,8 +15,8 @@ from accelerate import Accelerator
 from sparseft.backends.torch import train
 from sparseft.errors import run_script
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
-from sparseft.storage.files import hold
-from sparseft.training.job import Job, add_job_flags, check_outputs, job_of, write_train_record
+from sparseft.storage.locks import hold
+from sparseft.training.job import TrainingJob, add_job_flags, check_outputs, job_of, write_train_record
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def write(args: argparse.Namespace, job: Job, accelerator: Accelerator) -> None:
+def write(args: argparse.Namespace, job: TrainingJob, accelerator: Accelerator) -> None:
     """Train, and write adapter/ and train.json."""
     adapter, state = args.output_dir / "adapter", args.output_dir / "state.pt"
     record = train(job, adapter, state, accelerator)

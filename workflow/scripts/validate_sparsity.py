@@ -16,7 +16,9 @@ from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
 from sparseft.errors import InputError, run_script
 from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.masks.validation import validate
-from sparseft.storage.files import check_apart, check_writable, hold, sha256
+from sparseft.storage.hashes import sha256
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_writable
 from sparseft.storage.record import check_model, write_record
 from sparseft.study.grid import Run
 

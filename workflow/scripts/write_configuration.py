@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from sparseft.errors import run_script
-from sparseft.storage.files import atomic_file
+from sparseft.storage.atomic import atomic_file
 
 
 def parse_args() -> argparse.Namespace:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from sparseft.study.grid import MINI_TASKS, NO_FINETUNE
+from sparseft.study.grid import NO_FINETUNE
+from sparseft.tasks import BY_NAME, METRICS
 
-METRICS = {"acc": "accuracy", "acc_norm": "length-normalised accuracy", "exact_match": "exact match"}
+LABELS = {metric.name: metric.label for metric in METRICS}
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def throughput_chart(name: str, model: str, task: str, devices: str) -> Plot:
 
 def metric_name(metric: str) -> str:
     """Return the name of a metric in words."""
-    return METRICS.get(metric, metric)
+    return LABELS.get(metric, metric)
 
 
 def value_caption(points: pd.DataFrame, label: str) -> str:
@@ -94,7 +95,8 @@ def _levels(points: pd.DataFrame) -> str:
 
 def toy(task: str) -> str:
     """Return a sentence that says that a task is a toy task; empty for other tasks."""
-    return f" {task} is a toy task that SparseFT generates." if task in MINI_TASKS else ""
+    is_generated = task in BY_NAME and BY_NAME[task].generate
+    return f" {task} is a toy task that SparseFT generates." if is_generated else ""
 
 
 def _first_upper(text: str) -> str:

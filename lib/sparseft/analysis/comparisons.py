@@ -24,8 +24,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import sem
 
+from sparseft.analysis.columns import COMPARISONS, CURVES
 from sparseft.analysis.judgement import Judged
-from sparseft.analysis.records import Record, files_digest
+from sparseft.analysis.records import EvaluationRecord, Record
 from sparseft.analysis.statistics import (
     difference_intervals,
     holm,
@@ -35,22 +36,29 @@ from sparseft.analysis.statistics import (
     t_interval,
     verdict,
 )
-from sparseft.analysis.tables import CELL, LINE, PLAIN_LORA, POINT, tidy
+from sparseft.analysis.tables import LINE, PLAIN_LORA, in_order, tidy
 from sparseft.study.grid import DENSE, NO_FINETUNE, TRAINED_MODES, Cell
 
-CONTROL = "random"  # the method that every other one is compared with
+# The method that every other one is compared with.
+CONTROL = "random"
 SIGNIFICANT = 0.05
-COMPUTED = ("family_size", "p_holm", "significant")  # these need the whole family
 FAMILY = ["comparison", "model", "task", "metric"]
-LOSS = "eval_loss_"  # begins the names of the columns about losses
-REPEATED = 0.1  # the share of validation prompts that repeat another, above which a cell is not compared
-STATISTICS = [
-    "difference", "difference_low", "difference_high", "difference_seeds_low", "difference_seeds_high", "one_sign", "p_value",
-]  # fmt: skip
-COLUMNS = [
-    "comparison", *CELL, "against", "reached_sparsity", "against_reached_sparsity", "n", "examples", "family_size", *STATISTICS,
-    "p_holm", "significant", *(f"{LOSS}{name}" for name in (*STATISTICS, "p_holm", "significant")),
-]  # fmt: skip
+# The names of the columns about losses begin with this.
+LOSS = "eval_loss_"
+# A cell is not compared if a larger share of its validation prompts repeat another.
+REPEATED = 0.1
+# These columns need the whole family.
+CORRECTED = ("family_size", "p_holm", "significant", f"{LOSS}p_holm", f"{LOSS}significant")
+# There is one column of each of these about values, and one about losses.
+STATISTICS = (
+    "difference",
+    "difference_low",
+    "difference_high",
+    "difference_seeds_low",
+    "difference_seeds_high",
+    "one_sign",
+    "p_value",
+)
 
 
 def compare(judged: Iterable[Judged]) -> pd.DataFrame:
@@ -64,10 +72,10 @@ def compare(judged: Iterable[Judged]) -> pd.DataFrame:
     ]
     intervals = _intervals([(cells[cell], cells[other]) for _, cell, other in pairs])
     rows = [
-        {"comparison": kind, **vars(cell), "against": other.id, **_tests(cells[cell], cells[other]), **found}
-        for (kind, cell, other), found in zip(pairs, intervals, strict=True)
+        {"comparison": kind, **vars(cell), "against": other.id, **_tests(cells[cell], cells[other]), **ends}
+        for (kind, cell, other), ends in zip(pairs, intervals, strict=True)
     ]
-    return pd.DataFrame(rows, columns=[name for name in COLUMNS if name.removeprefix(LOSS) not in COMPUTED])
+    return pd.DataFrame(rows, columns=[name for name in COMPARISONS.names if name not in ("setting", *CORRECTED)])
 
 
 def correct(table: pd.DataFrame) -> pd.DataFrame:
@@ -75,25 +83,26 @@ def correct(table: pd.DataFrame) -> pd.DataFrame:
     table = table.copy()
     for kind in ("", LOSS):
         families = table.groupby(FAMILY)[f"{kind}p_value"]
-        table["family_size"], table[f"{kind}p_holm"] = families.transform("count"), families.transform(holm)
+        table["family_size"] = families.transform("count")
+        table[f"{kind}p_holm"] = families.transform(holm)
         without_0 = (table[f"{kind}difference_low"] > 0) | (table[f"{kind}difference_high"] < 0)
         small = table[f"{kind}p_holm"] < SIGNIFICANT
         table[f"{kind}significant"] = small & without_0 & table[f"{kind}one_sign"].astype(bool)
-    setting = [name for name in ("setting",) if name in table]
-    return tidy(table, [*setting, "comparison", "model", "task", "method", "sparsity", "mode"])[[*setting, *COLUMNS]]
+    keys = ["setting", "comparison", "model", "task", "method", "sparsity", "mode"]
+    return in_order(tidy(table, [key for key in keys if key in table]), COMPARISONS)
 
 
 def _sound_cells(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
     """Return the distinct models of each cell, without cells that have a fault or examples that repeat one another."""
-    models: dict[Cell, dict[str, Record]] = {}
-    faulty = set()
-    for each in judged:
-        run = each.record.run
-        cell = Cell(**{key: value for key, value in vars(run).items() if key != "seed"})
-        models.setdefault(cell, {}).setdefault(files_digest(each.record.validation.inputs.checkpoint), each.record)
-        if each.faults or each.record.evaluation.repeated_prompts > REPEATED:
-            faulty.add(cell)
-    return {cell: list(found.values()) for cell, found in models.items() if cell not in faulty}
+    models: dict[Cell, dict[str | None, Record]] = {}
+    excluded = set()
+    for run in judged:
+        record = run.record
+        cell = Cell(**{key: value for key, value in vars(record.run).items() if key != "seed"})
+        models.setdefault(cell, {}).setdefault(record.validation.merged_digest, record)
+        if run.faults or record.evaluation.repeated_prompts > REPEATED:
+            excluded.add(cell)
+    return {cell: list(records.values()) for cell, records in models.items() if cell not in excluded}
 
 
 def judge(points: pd.DataFrame, comparisons: pd.DataFrame, tolerance: float) -> pd.DataFrame:
@@ -103,79 +112,85 @@ def judge(points: pd.DataFrame, comparisons: pd.DataFrame, tolerance: float) -> 
     for every seed. A point that could not be compared has no difference and no recovered share either. A point has no verdict if
     its dense model scores no better than guessing, because that model has nothing to lose."""
     place = [*LINE, "sparsity"]
-    to_dense = _differences_to_dense(comparisons, place)
-    points = points.drop(columns=[name for name in to_dense if name in points]).join(to_dense, on=place)
-    compared = points.pop("n_pairs")
-    points = points[[*place, *POINT]]
-    unknown = compared.isna() & (points["sparsity"] > 0)
-    alone = ["difference_to_dense", "recovered_share"]
-    points[alone] = points[alone].mask(unknown)
+    points = points.join(_differences_to_dense(comparisons, place), on=place)
+    not_compared = points.pop("n_pairs").isna() & (points["sparsity"] > 0)
+    need_dense = ["difference_to_dense", "recovered_share"]
+    points[need_dense] = points[need_dense].mask(not_compared)
     ends = points[["difference_low", "difference_high"]].itertuples(index=False)
     points["verdict"] = [verdict(*interval, tolerance) for interval in ends]
+    points["verdict"] = points["verdict"].where(_can_be_judged(points))
+    return in_order(points, CURVES)
+
+
+def _can_be_judged(points: pd.DataFrame) -> pd.Series:
+    """Return which points have no fault, and a dense model that is sound and scores better than guessing."""
     start = points[points["sparsity"] == 0]
     guess = start[["chance", "majority_floor"]].astype(float).max(axis=1)
-    no_base = start[(start["n_sound"] < start["n"]) | (start["value_low"] <= guess)].set_index(LINE).index
-    judged = (points["n_sound"] == points["n"]) & ~points.set_index(LINE).index.isin(no_base)
-    points["verdict"] = points["verdict"].where(judged)
-    return points
+    useless = start[(start["n_sound"] < start["n"]) | (start["value_low"] <= guess)].set_index(LINE).index
+    return (points["n_sound"] == points["n"]) & ~points.set_index(LINE).index.isin(useless)
 
 
 def _differences_to_dense(comparisons: pd.DataFrame, place: list[str]) -> pd.DataFrame:
     """Return for each point the difference of losses, the intervals of both differences, and their number of pairs."""
     table = comparisons[comparisons["comparison"] == "dense"].set_index(place)
-    found = pd.DataFrame({"n_pairs": table["n"], f"{LOSS}difference": table[f"{LOSS}difference"]})
+    columns = pd.DataFrame({"n_pairs": table["n"], f"{LOSS}difference": table[f"{LOSS}difference"]})
     for kind in ("", LOSS):
         for end, reach in (("low", "min"), ("high", "max")):
             both = table[[f"{kind}difference_{end}", f"{kind}difference_seeds_{end}"]].astype(float)
-            found[f"{kind}difference_{end}"] = both.agg(reach, axis=1).where(table["n"] > 0)
-    return found
+            columns[f"{kind}difference_{end}"] = both.agg(reach, axis=1).where(table["n"] > 0)
+    return columns
 
 
 def _others(cell: Cell) -> dict[str, Cell]:
     """Return what a cell is compared with, by kind."""
-    found = {}
+    others = {}
     if cell.method != DENSE:
         mode = NO_FINETUNE if cell.mode == NO_FINETUNE else PLAIN_LORA
-        found["dense"] = replace(cell, method=DENSE, sparsity=0, mode=mode)
+        others["dense"] = replace(cell, method=DENSE, sparsity=0, mode=mode)
     if cell.method not in (DENSE, CONTROL):
-        found["random"] = replace(cell, method=CONTROL)
+        others["random"] = replace(cell, method=CONTROL)
     if cell.mode != NO_FINETUNE:
-        found["untuned"] = replace(cell, mode=NO_FINETUNE)
+        others["untuned"] = replace(cell, mode=NO_FINETUNE)
     if cell.mode == TRAINED_MODES[1]:
-        found["modes"] = replace(cell, mode=TRAINED_MODES[0])
-    return found
+        others["modes"] = replace(cell, mode=TRAINED_MODES[0])
+    return others
 
 
 def _same_examples(records: list[Record]) -> bool:
     """Return whether all runs were evaluated on the same examples, with the same metric."""
     results = [record.evaluation for record in records]
-    seen = {(each.metric, each.examples, each.inputs.data, each.answer_tokens.tobytes()) for each in results}
-    return len(seen) == 1
+    return len({(done.metric, done.examples, done.inputs.data, done.answer_tokens.tobytes()) for done in results}) == 1
 
 
-def _tests(ours: list[Record], theirs: list[Record]) -> dict:
+def _tests(ours: list[Record], theirs: list[Record]) -> dict[str, object]:
     """Return the largest p-values over the pairs of seeds, and whether all pairs differ in one direction."""
-    seeds = {record.run.seed: record.evaluation for record in theirs}
-    if theirs[0].run.mode == NO_FINETUNE:  # the same model whatever the seed
-        seeds = {record.run.seed: theirs[0].evaluation for record in ours}
-    pairs = [(record.evaluation, seeds[record.run.seed]) for record in ours if record.run.seed in seeds]
-    if len(pairs) < len(ours):
-        pairs = []  # the difference must be tested in every seed
+    pairs = _pairs(ours, theirs)
     values = np.array([mine.outcomes - other.outcomes for mine, other in pairs])
     losses = np.array([mine.losses - other.losses for mine, other in pairs])
+    evaluation = ours[0].evaluation
     return {
-        "metric": ours[0].evaluation.metric,
+        "metric": evaluation.metric,
         "reached_sparsity": _reached(ours),
         "against_reached_sparsity": _reached(theirs),
         "n": len(pairs),
-        "examples": ours[0].evaluation.examples,
-        **_over_seeds_interval("", values.mean(axis=-1) if pairs else np.array([])),
+        "examples": evaluation.examples,
+        **_over_seeds_interval("", values.mean(axis=-1) if pairs else values),
         "one_sign": _one_sign(values),
         "p_value": max((mcnemar_p(mine.outcomes, other.outcomes) for mine, other in pairs), default=np.nan),
-        **_over_seeds_interval(LOSS, losses.sum(axis=-1) / ours[0].evaluation.answer_tokens.sum() if pairs else losses),
+        **_over_seeds_interval(LOSS, losses.sum(axis=-1) / evaluation.answer_tokens.sum() if pairs else losses),
         f"{LOSS}one_sign": _one_sign(losses),
         f"{LOSS}p_value": paired_t_p(losses).max() if pairs else np.nan,
     }
+
+
+def _pairs(ours: list[Record], theirs: list[Record]) -> list[tuple[EvaluationRecord, EvaluationRecord]]:
+    """Return the results of two cells by seed; nothing if a seed has no counterpart, because each must be tested."""
+    others = {record.run.seed: record.evaluation for record in theirs}
+    if theirs[0].run.mode == NO_FINETUNE:
+        # An untrained model is the same for every seed.
+        others = {record.run.seed: theirs[0].evaluation for record in ours}
+    pairs = [(record.evaluation, others[record.run.seed]) for record in ours if record.run.seed in others]
+    return pairs if len(pairs) == len(ours) else []
 
 
 def _over_seeds_interval(kind: str, differences: np.ndarray) -> dict[str, float]:
@@ -197,30 +212,37 @@ def _one_sign(differences: np.ndarray) -> bool:
     return bool(sums.size) and bool((sums > 0).all() or (sums < 0).all())
 
 
-def _intervals(pairs: list[tuple[list[Record], list[Record]]]) -> list[dict]:
-    """Return the differences with their intervals. Pairs over the same examples share one drawing of the bootstrap."""
-    alike: dict[bytes, list[int]] = {}
-    for place, (ours, _) in enumerate(pairs):
-        alike.setdefault(ours[0].evaluation.answer_tokens.tobytes(), []).append(place)
-    found: list[dict] = [{} for _ in pairs]
-    for places in alike.values():
-        tokens = pairs[places[0]][0][0].evaluation.answer_tokens
-        values, losses = (
-            np.array([np.subtract(*(_over_seeds(some, name) for some in pairs[place])) for place in places])
-            for name in ("outcomes", "losses")
-        )
-        told = {
-            "": (values.mean(axis=-1), *difference_intervals(values)),
-            LOSS: (losses.sum(axis=-1) / tokens.sum(), *loss_intervals(losses, tokens)),
-        }
-        for kind, columns in told.items():
-            for place, (mean, low, high) in zip(places, zip(*columns, strict=True), strict=True):
-                found[place] |= {
-                    f"{kind}difference": mean,
-                    f"{kind}difference_low": low,
-                    f"{kind}difference_high": high,
-                }
-    return found
+def _intervals(pairs: list[tuple[list[Record], list[Record]]]) -> list[dict[str, float]]:
+    """Return the differences of each pair of cells with their intervals over the examples.
+
+    Pairs over the same examples share one drawing of the bootstrap."""
+    same_examples: dict[bytes, list[int]] = {}
+    for number, (ours, _) in enumerate(pairs):
+        same_examples.setdefault(ours[0].evaluation.answer_tokens.tobytes(), []).append(number)
+    intervals: list[dict[str, float]] = [{} for _ in pairs]
+    for numbers in same_examples.values():
+        rows = _intervals_over_same_examples([pairs[number] for number in numbers])
+        for number, row in zip(numbers, rows, strict=True):
+            intervals[number] = row
+    return intervals
+
+
+def _intervals_over_same_examples(pairs: list[tuple[list[Record], list[Record]]]) -> list[dict[str, float]]:
+    """Return the differences with their intervals, of pairs of cells that were all evaluated on the same examples."""
+    tokens = pairs[0][0][0].evaluation.answer_tokens
+    values = np.array([_over_seeds(ours, "outcomes") - _over_seeds(theirs, "outcomes") for ours, theirs in pairs])
+    losses = np.array([_over_seeds(ours, "losses") - _over_seeds(theirs, "losses") for ours, theirs in pairs])
+    value_low, value_high = difference_intervals(values)
+    loss_low, loss_high = loss_intervals(losses, tokens)
+    columns = {
+        "difference": values.mean(axis=-1),
+        "difference_low": value_low,
+        "difference_high": value_high,
+        f"{LOSS}difference": losses.sum(axis=-1) / tokens.sum(),
+        f"{LOSS}difference_low": loss_low,
+        f"{LOSS}difference_high": loss_high,
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _over_seeds(records: list[Record], name: str) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""The tables that are derived from the runs: cells, points of curves, comparisons, best points, layers.
+"""Derive tables from the runs: cells, points of curves, comparisons, best points, layers.
 
 Each setting is worked on by itself (settings.by_setting): its runs are pooled and compared with no others. The first column of
-every table names the setting; it is empty where all runs of a model and task agree.
+every table names the setting. It is empty if all runs of a model and task agree.
 """
 
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ from typing import Self
 
 import pandas as pd
 
-from sparseft.analysis import tables
 from sparseft.analysis.comparisons import compare, correct, judge
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.records import Gap
 from sparseft.analysis.settings import by_setting
+from sparseft.analysis.tables import curves, grouped, layer_sparsity, summary
 from sparseft.analysis.tradeoffs import tradeoffs
 from sparseft.errors import InputError
 from sparseft.study.grid import Cell, Run
@@ -32,45 +32,46 @@ class Derived:
     layers: pd.DataFrame
 
     def of(self, **keys: str) -> Self:
-        """Return the rows that have these keys; a key that a table lacks does not count for it."""
+        """Return the rows that have these values in these columns. A table without a column keeps all its rows."""
         return Derived(**{field.name: _rows(getattr(self, field.name), keys) for field in fields(self)})
 
 
 def derive(judged: list[Judged], tolerance: float, gaps: Iterable[Gap] = ()) -> Derived:
     """Return the tables of the runs that belong to the study; `gaps` names its missing runs. Raises ValueError if no run does."""
-    members = {each.record.run: each for each in judged if each.outside is None}
-    groups = by_setting(each.record for each in members.values())
+    members = {run.record.run: run for run in judged if run.in_study}
     missing = _missing_cells(gaps)
+    groups = by_setting(run.record for run in members.values())
     parts = {
-        text: _derive_one([members[record.run] for record in group], tolerance, missing)
-        for text, group in groups.items()
+        setting: _derive_one([members[record.run] for record in group], tolerance, missing)
+        for setting, group in groups.items()
     }
-    found = {field.name: _stacked(parts, field.name) for field in fields(Derived)}
-    found["comparisons"] = correct(found["comparisons"])
-    return Derived(**found)
+    tables = {field.name: _stacked(parts, field.name) for field in fields(Derived)}
+    return Derived(**tables | {"comparisons": correct(tables["comparisons"])})
 
 
 def _derive_one(judged: list[Judged], tolerance: float, missing: set[Cell]) -> Derived:
     """Return the tables of the runs of one setting; the comparisons are not corrected for their number."""
-    cells = tables.grouped(tables.summary(judged))
+    cells = grouped(summary(judged))
     comparisons = compare(judged)
-    points = judge(tables.curves(cells), comparisons, tolerance)
-    layers = tables.layer_sparsity(each.record for each in judged if not each.faults)
+    points = judge(curves(cells), comparisons, tolerance)
+    layers = layer_sparsity(run.record for run in judged if not run.faults)
     return Derived(cells, points, comparisons, tradeoffs(points, missing), layers)
 
 
 def _missing_cells(gaps: Iterable[Gap]) -> set[Cell]:
     """Return the cells that lack a run."""
-    found = set()
+    cells = set()
     for gap in gaps:
-        with suppress(InputError):  # a folder that is named as no run
+        # The name of a gap's folder may be no run's.
+        with suppress(InputError):
             run = Run.parse(gap.run_id)
             if gap.left_out:
-                found.add(Cell(run.model, run.task, run.method, run.sparsity, run.mode))
-    return found
+                cells.add(Cell(run.model, run.task, run.method, run.sparsity, run.mode))
+    return cells
 
 
 def _rows(table: pd.DataFrame, keys: dict[str, str]) -> pd.DataFrame:
+    """Return the rows that have these values in these columns, as far as the table has them."""
     for name, value in keys.items():
         if name in table:
             table = table[table[name] == value]
@@ -78,11 +79,12 @@ def _rows(table: pd.DataFrame, keys: dict[str, str]) -> pd.DataFrame:
 
 
 def _stacked(parts: dict[str, Derived], name: str) -> pd.DataFrame:
-    """Return the tables of all settings as one, with the setting before the other columns."""
-    found = []
-    for text, part in parts.items():
+    """Return one table of all settings, with the setting before the other columns."""
+    tables = []
+    for setting, part in parts.items():
         table = getattr(part, name).copy()
-        table.insert(0, "setting", text)
-        found.append(table)
-    filled = [table for table in found if len(table)] or found[:1]
+        table.insert(0, "setting", setting)
+        tables.append(table)
+    # An empty table has no types, and would change those of the others.
+    filled = [table for table in tables if len(table)] or tables[:1]
     return pd.concat(filled, ignore_index=True)

@@ -11,12 +11,13 @@ from sparseft.analysis.derived import Derived
 from sparseft.analysis.findings import NO_CONCLUSION, explain_verdict, headline, value_findings
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import bullets, markdown_table
-from sparseft.analysis.records import Evaluation, Gap, Record, Training
+from sparseft.analysis.records import EvaluationRecord, Gap, Record, TrainingRecord
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.tables import LINE, PLAIN_LORA, asked_and_reached
 from sparseft.analysis.texts import NONE, best_for, difference, number, percents, value_text
-from sparseft.storage.files import atomic_file
+from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import DENSE, MODES, NO_FINETUNE, TRAINED_MODES, WAFER
+from sparseft.tasks.metrics import MAJORITY_FLOOR
 
 # Settings of a mask that say with what it was computed, and not how.
 _PROVENANCE = ("calibration", "accumulated")
@@ -161,7 +162,7 @@ def _grid_settings(records: list[Record], cells: pd.DataFrame) -> dict[str, obje
     }
 
 
-def _training_settings(trainings: list[Training]) -> dict[str, str]:
+def _training_settings(trainings: list[TrainingRecord]) -> dict[str, str]:
     """Return how the runs were trained, by name."""
     return {
         "training": _distinct(f"{train.backend} in {train.dtype} on {train.device}" for train in trainings),
@@ -180,7 +181,7 @@ def _training_settings(trainings: list[Training]) -> dict[str, str]:
     }
 
 
-def _steps(train: Training) -> str:
+def _steps(train: TrainingRecord) -> str:
     """Return steps x batch size, and how many steps changed the adapter. The first step of a warm-up does not."""
     text = f"{train.steps} x {train.batch_size}"
     return text if train.updates == train.steps else f"{text} ({train.updates} with a learning rate above 0)"
@@ -196,9 +197,9 @@ def _mask_settings(record: Record) -> str:
     return f"{record.run.method}: " + " ".join(f"{name} {value}" for name, value in chosen.items())
 
 
-def _floor(evaluation: Evaluation) -> str:
+def _floor(evaluation: EvaluationRecord) -> str:
     """Return what one answer to all questions scores; "-" if the task has no such score."""
-    return number(evaluation.metrics.get("majority_floor"), ".3f")
+    return number(evaluation.metrics.get(MAJORITY_FLOOR.name), ".3f")
 
 
 def _results(here: Derived, tolerance: float) -> str:
@@ -277,7 +278,7 @@ def _device_limits(records: list[Record], derived: Derived) -> list[str]:
     return limits
 
 
-def _example_limits(evaluations: list[Evaluation]) -> list[str]:
+def _example_limits(evaluations: list[EvaluationRecord]) -> list[str]:
     """Return what is unusual about the examples, one sentence each."""
     limits = []
     if shared := {f"{done.task} {done.train_overlap}" for done in evaluations if done.train_overlap}:
@@ -300,7 +301,7 @@ def _example_limits(evaluations: list[Evaluation]) -> list[str]:
     return list(dict.fromkeys(limits))
 
 
-def _other_prompt(evaluation: Evaluation) -> str:
+def _other_prompt(evaluation: EvaluationRecord) -> str:
     """Return the sentence on an evaluation whose answers and losses have different prompts."""
     return (
         f"{evaluation.task} is answered after {evaluation.few_shot} worked examples, but its losses are taken after"

@@ -1,23 +1,27 @@
-"""Judge each run: its faults, its open checks, and whether it belongs to the study."""
+"""Judge each run: its faults, its open checks, and whether it belongs to the study.
 
-import math
+The files of a run were checked when they were read (records/). Here each run gets its verdict, once: the validation's own
+result, the chain of hashes, the right answers, and what the run shares with others of its setting.
+"""
+
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sparseft.analysis.chain import links, strangers, unchecked
-from sparseft.analysis.recompute import NOT_CHECKED, ROUNDING
-from sparseft.analysis.records import Record, Validation
+from sparseft.analysis.chain import Link, links, strangers, unchecked
+from sparseft.analysis.records import Record
 from sparseft.analysis.settings import by_setting
 from sparseft.study.grid import Run
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Hold one run with the texts of its faults and open checks.
+    """Hold one run with the links of its chain, and with the texts of its faults and open checks.
 
     `outside` says why the run does not belong to the study. It is None if the run belongs to it."""
 
     record: Record
+    chain: list[Link]
     faults: list[str]
     unchecked: list[str]
     outside: str | None = None
@@ -29,67 +33,55 @@ class Judged:
             return "FAULT"
         return "NOT FULLY CHECKED" if self.unchecked else "sound"
 
+    @property
+    def in_study(self) -> bool:
+        """Return whether the run belongs to the study."""
+        return self.outside is None
+
+    @property
+    def fault_count(self) -> int:
+        """Return the number of faults."""
+        return len(self.faults)
+
+    @property
+    def unchecked_count(self) -> int:
+        """Return the number of checks that could not be made."""
+        return len(self.unchecked)
+
 
 def judge_runs(records: list[Record], outside: dict[Run, str] | None = None) -> list[Judged]:
     """Return every run with its faults: failed validations first, then other faults, then the runs without a fault.
 
-    `outside` names the runs that do not belong to the study. They are not compared with other runs."""
+    `outside` has the reasons of the runs that do not belong to the study; conflicts are searched among the others."""
     outside = outside or {}
-    members = [record for record in records if record.run not in outside]
-    apart = _strangers(members)
+    chains = {record.run: links(record) for record in records}
+    conflicts = _conflicts([record for record in records if record.run not in outside], chains)
     judged = [
         Judged(
             record,
-            [*faults(record), *(f"conflicts with other runs, {words}" for words in apart[record.run])],
+            chains[record.run],
+            faults(record, chains[record.run]) + conflicts[record.run],
             unchecked(record),
             outside.get(record.run),
         )
         for record in records
     ]
-    return sorted(judged, key=lambda each: (each.record.validation.passed, not each.faults))
+    return sorted(judged, key=lambda run: (run.record.validation.passed, not run.faults))
 
 
-def faults(record: Record) -> list[str]:
+def faults(record: Record, chain: list[Link]) -> list[str]:
     """Return the faults of a run that its own files show; empty if there is none."""
-    found = _validation_faults(record.validation)
-    found += [f"broken chain, {link.fault}" for link in links(record) if link.fault]
-    if record.rows and not record.rows.startswith(NOT_CHECKED):
-        found.append(record.rows)
-    return found
+    broken = [f"broken chain, {link.fault}" for link in chain if link.fault]
+    wrong_answers = [record.right_answers.fault] if record.right_answers.fault else []
+    return record.validation.faults() + broken + wrong_answers
 
 
-def _strangers(records: list[Record]) -> dict[Run, list[str]]:
+def _conflicts(records: list[Record], chains: Mapping[Run, list[Link]]) -> dict[Run, list[str]]:
     """Return the conflicts of each run with the other runs of its setting."""
-    found: dict[Run, list[str]] = defaultdict(list)
+    conflicts: dict[Run, list[str]] = defaultdict(list)
     for group in by_setting(records).values():
-        for run, words in strangers(group).items():
-            found[run] += [text for text in words if text not in found[run]]
-    return found
-
-
-def _validation_faults(report: Validation) -> list[str]:
-    """Return the faults of a report that did not pass, or that says it passed although its numbers say otherwise."""
-    layers = f"{report.layers_checked} of {report.layers_expected} layers checked"
-    wrong = []
-    if report.max_abs_violation > report.tolerance and not report.violations:
-        wrong.append(f"0 violations, and the largest is {report.max_abs_violation:.3g}")
-    if report.violations:
-        wrong.append(f"{report.violations} weights violate the mask, the largest {report.max_abs_violation:.3g}")
-    if report.layers_checked == 0 or report.layers_checked != report.layers_expected:
-        wrong.append(layers)
-    if report.mask_of_base is False:
-        wrong.append("the mask was computed from another base")
-    if report.tensors_outside_changed:
-        wrong.append(f"changed outside the mask: {', '.join(report.tensors_outside_changed)}")
-    rows = len(report.layers["layer"])
-    violations = report.layers["violations"].sum()
-    if (rows, violations) != (report.layers_checked, report.violations):
-        wrong.append(f"its totals are not those of its {rows} layer rows with {violations} violations")
-    for name, column in (("expected_sparsity", "pruned"), ("actual_sparsity", "zeros")):
-        said = getattr(report, name)
-        counted = report.layers[column].sum()
-        if said is not None and not math.isclose(said * report.weights, counted, rel_tol=ROUNDING):
-            wrong.append(f"its {name} {said:g} is not that of its layer rows, {counted:,} of {report.weights:,}")
-    if not report.passed:
-        return ["validation failed: " + ("; ".join(wrong) or f"{layers}, 0 violations")]
-    return ["validation says passed, but: " + "; ".join(wrong)] if wrong else []
+        for run, reasons in strangers(group, chains).items():
+            sentences = [f"conflicts with other runs, {reason}" for reason in reasons]
+            # A run that belongs to several settings may meet the same stranger in each.
+            conflicts[run] += [sentence for sentence in sentences if sentence not in conflicts[run]]
+    return conflicts

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sparseft.analysis import report_tables
-from sparseft.analysis.chain import Link, links
+from sparseft.analysis.chain import Link
 from sparseft.analysis.counts import count_runs
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import bullets, markdown_table
-from sparseft.analysis.records import Gap, Record
+from sparseft.analysis.records import Gap
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.texts import number
-from sparseft.storage.files import atomic_file
+from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import Run
 
 _HOW = """## What was checked, and how to repeat it
@@ -77,7 +77,7 @@ def write_memo(
     sections = [
         "# Correctness memo\n",
         _verdict(judged, gaps),
-        _totals([run.record for run in judged]),
+        _totals(judged),
         _faults(judged, reproduction),
         _open_checks(judged),
         _outside(judged),
@@ -117,10 +117,11 @@ def _verdict(judged: list[Judged], gaps: list[Gap]) -> str:
     return f"**{answer}.** {counts.runs} runs checked, {counts.text}.\n"
 
 
-def _totals(records: list[Record]) -> str:
+def _totals(judged: list[Judged]) -> str:
     """Return how many runs passed each kind of check."""
+    records = [run.record for run in judged]
     passed = sum(record.validation.passed for record in records)
-    unbroken = sum(not any(link.fault for link in links(record)) for record in records)
+    unbroken = sum(not any(link.fault for link in run.chain) for run in judged)
     weights = sum(record.validation.weights for record in records)
     violations = sum(record.validation.violations for record in records)
     return bullets(
@@ -184,7 +185,7 @@ def _checks(judged: list[Judged]) -> str:
         "sparsity expected / found": _sparsities,
         "outside tensors changed / checked": _outside_tensors,
         "train-merge gap, loss / metric": _train_merge_gap,
-        "chain": lambda run: _chain(links(run.record)),
+        "chain": lambda run: _chain(run.chain),
     }
     return markdown_table(list(columns), [[text(run) for text in columns.values()] for run in judged])
 

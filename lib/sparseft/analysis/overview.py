@@ -11,7 +11,7 @@ from sparseft.analysis.experiments import places, results_table, title
 from sparseft.analysis.findings import NO_CONCLUSION, headline
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.records import Gap
-from sparseft.storage.files import atomic_file
+from sparseft.storage.atomic import atomic_file
 
 LINES = 20
 

@@ -47,7 +47,7 @@ from sparseft.analysis.figures.heat_maps import BLOCKS, KINDS, layer_heat_map, v
 from sparseft.analysis.figures.speeds import speed_figure
 from sparseft.analysis.figures.style import STYLE
 from sparseft.analysis.leftovers import MARK, remove_leftovers
-from sparseft.storage.files import atomic_file
+from sparseft.storage.atomic import atomic_file
 from sparseft.storage.processes import end_with_parent
 from sparseft.study.grid import TASK_METHODS
 

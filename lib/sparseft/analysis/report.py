@@ -20,7 +20,7 @@ from markupsafe import Markup
 from sparseft import __version__
 from sparseft.analysis import report_tables, tables
 from sparseft.analysis.captions import Plot, metric_name, toy
-from sparseft.analysis.columns import TABLES as DESCRIBED
+from sparseft.analysis.columns import STUDY_TABLES
 from sparseft.analysis.counts import count_runs
 from sparseft.analysis.derived import Derived
 from sparseft.analysis.findings import NO_CONCLUSION, findings, headline
@@ -29,8 +29,8 @@ from sparseft.analysis.markdown_html import Section, sections
 from sparseft.analysis.records import Gap, Record
 from sparseft.analysis.report_tables import Table
 from sparseft.analysis.sentences import listed
-from sparseft.storage.files import atomic_file
-from sparseft.study.grid import DENSE, TABLES
+from sparseft.storage.atomic import atomic_file
+from sparseft.study.grid import DENSE
 
 # The title names at most this many models or tasks. It gives the number of more.
 NAMED = 4
@@ -93,7 +93,7 @@ def write_report(
         "layers": [_figure(folder, plot) for plot in plots if not plot.task],
         "runs": report_tables.every_run(tables.summary(judged)),
         "missing": report_tables.missing(gaps),
-        "files": table_files(),
+        "files": [(table.file, table.row) for table in STUDY_TABLES],
         "study": study,
         "memo": sections((folder / "correctness_memo.md").read_text(encoding="utf-8"), shift=1),
         "reproduce": reproduce,
@@ -101,15 +101,6 @@ def write_report(
     }
     with atomic_file(path) as temporary:
         temporary.write_text(_page(content), encoding="utf-8")
-
-
-def table_files() -> list[tuple[str, str]]:
-    """Return the tables beside the page, each with the first sentence of its description."""
-    return [
-        (table.file, table.about.partition(". ")[0].removesuffix(".") + ".")
-        for table in DESCRIBED
-        if Path(table.file).stem in TABLES
-    ]
 
 
 def _page(content: dict[str, object]) -> str:

@@ -8,15 +8,17 @@ import pandas as pd
 from sparseft.analysis.records import Gap
 from sparseft.analysis.tables import asked_and_reached
 from sparseft.analysis.texts import AGAINST, NONE, best_for, number, value_text
+from sparseft.modes import NO_FINETUNE, SPARSE_TO_DENSE, SPARSE_TO_SPARSE
 from sparseft.study.grid import MODES
+from sparseft.tasks import RECALLS
 
 # Characters. A longer text is broken into lines.
 WIDE = 30
 PLACE = ["setting", "model", "task", "metric"]
 MODE_WORDS = {
-    "no_finetune": "no_finetune: pruned and not trained",
-    "sparse_to_dense": "sparse_to_dense: trained with LoRA, and pruned again when LoRA is merged",
-    "sparse_to_sparse": "sparse_to_sparse: trained with LoRA that obeys the mask in every step",
+    NO_FINETUNE.name: "pruned and not trained",
+    SPARSE_TO_DENSE.name: "trained with LoRA, and pruned again when LoRA is merged",
+    SPARSE_TO_SPARSE.name: "trained with LoRA that obeys the mask in every step",
 }
 
 
@@ -67,12 +69,16 @@ def results(cells: pd.DataFrame) -> Table:
 
 def _results_note(cells: pd.DataFrame, modes: Iterable[str]) -> str:
     """Return a note on how to read the table of the answer."""
-    words = [f"{'; '.join(MODE_WORDS[mode] for mode in modes)}."]
+    words = [f"{'; '.join(f'{mode}: {MODE_WORDS[mode]}' for mode in modes)}."]
     words.append("The standard error is over the validation examples. The bar behind a value is its share of 1.")
     if any("(" in asked_and_reached(cell) for cell in cells.itertuples()):
         words.append("Sparsity is the requested one. If the masks reached another one, it is in parentheses.")
-    if cells["recall_no"].notna().any():
-        words.append("no and yes are the shares of the questions with this answer that were answered correctly.")
+    answers = [answer for answer, column in RECALLS.items() if cells[column].notna().any()]
+    if answers:
+        words.append(
+            f"The number after {' or '.join(answers)} is the share of the questions with this answer that were answered"
+            " correctly."
+        )
     if (cells["n_sound"] < cells["n"]).any():
         words.append("A value is at fault if one of its runs is. No sentence or figure uses it.")
     return " ".join(words)

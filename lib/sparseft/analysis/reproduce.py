@@ -6,23 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparseft.analysis.records import study_folder
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.study import grid
 from sparseft.study.config import Config
 from sparseft.study.targets import runs
 
-ROOT = Path(__file__).parents[3]  # the project's folder
+# The project's folder.
+ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Build the commands that make the results of one analysis again, for the folder that the analysis ran in."""
+    """Build the commands that make the results of one analysis again, for the folder that the analysis ran in.
+
+    `options` are the flags of analyze_results.py that decide what the pages and tables show. `configuration` is None if the
+    analysis had none. `digest` is its sha256, and `run_ids` are the runs of its grid."""
 
     results_dir: Path = Path(grid.RUNS)
-    options: tuple[str, ...] = ()  # of analyze_results.py, which decide what the pages and tables show
-    configuration: Path | None = None  # None if the analysis was given none
-    digest: str = ""  # sha256 of the configuration
-    run_ids: frozenset[str] = frozenset()  # the runs of its grid
+    options: tuple[str, ...] = ()
+    configuration: Path | None = None
+    digest: str = ""
+    run_ids: frozenset[str] = frozenset()
 
     def study(self) -> str:
         """Return the command that makes what is missing of the study."""
@@ -57,7 +61,7 @@ class Reproduction:
         return _command("snakemake", target, *words, *self._place())
 
     def _place(self) -> list[object]:
-        """Return the flags that Snakemake needs where the working directory is not the project's, or not the study's."""
+        """Return the flags that Snakemake needs if the working directory is not the project's, or not the study's."""
         snakefile = [] if _in_project() else ["--snakefile", ROOT / "Snakefile"]
         folder = study_folder(self.results_dir)
         return snakefile + ([] if folder == Path() else ["--directory", folder])

@@ -20,13 +20,14 @@ from sparseft.analysis.claims import (
 from sparseft.analysis.comparisons import CONTROL
 from sparseft.analysis.tables import PLAIN_LORA, asked_and_reached
 from sparseft.study.grid import DENSE, NO_FINETUNE
+from sparseft.tasks import METRICS
 
 # With at most this many examples, a significant difference shows in two decimals.
 FEW_EXAMPLES = 500
 # A sentence lists at most this many numbers. It gives the range of more.
 MOST_NUMBERS = 3
 _DENSE_MODES = {NO_FINETUNE: "without fine-tuning", PLAIN_LORA: "with LoRA"}
-METRICS = {"acc": "accuracy", "acc_norm": "accuracy", "exact_match": "the share of right answers", "f1": "F1"}
+PHRASES = {metric.name: metric.phrase for metric in METRICS if metric.phrase}
 
 
 class Sentences:
@@ -34,7 +35,7 @@ class Sentences:
 
     def __init__(self, results: Results, metric: str, tolerance: float) -> None:
         self.results = results
-        self.metric = METRICS.get(metric, metric)
+        self.metric = PHRASES.get(metric, metric)
         self.tolerance = f"{tolerance:g}"
         count = max(cell.examples for cell in results.every_cell)
         self.examples = f"{count} examples"

@@ -1,15 +1,13 @@
-"""The settings of a run: what decides its result, apart from its name.
+"""Collect the settings of a run: what decides its result, apart from its name.
 
-Runs may be pooled over seeds, joined to a curve or compared only where they agree in every setting that they share:
+Runs may be pooled over seeds, joined to a curve or compared only if they agree in every setting that they share:
 
     training    every key of `training:`, the backend, the dtype and the training data. Runs that are not trained have none
     masks       scope, seed, N:M group, calibration and its data, of the run's method. Dense runs have none
     evaluation  the dtype, lm-eval's version, the worked examples and the text of a perplexity
 
-All runs of a model or task must have the same base, data and prompts. So these are not settings: chain.strangers names a run
-that differs in one of them.
-
-A key that leaves every bit of the result as it is (records.WITHOUT_EFFECT) does not count.
+All runs of a model or task must have the same base, data and prompts. So these are not settings, and chain.strangers names a
+run that differs in one of them. A key that leaves every bit of the result as it is (records.WITHOUT_EFFECT) is not a setting.
 """
 
 from collections import defaultdict
@@ -22,63 +20,68 @@ from sparseft.study.grid import DENSE, NO_FINETUNE, Run
 from sparseft.study.targets import runs
 from sparseft.tasks.wikitext2 import PREFIXES
 
-MASKED_MODE = "sparse_to_sparse"  # the only mode that `gradient` concerns
+# The only mode that `gradient` concerns.
+MASKED_MODE = "sparse_to_sparse"
 
-Key = tuple[str, ...]  # what a setting belongs to, and its name last
+# What a setting belongs to, and its name last: ("training", model, task, name), or ("masks", model, task, method, name).
+Key = tuple[str, ...]
 
 
 def settings_of(record: Record) -> dict[Key, object]:
     """Return the settings of a run by what they belong to."""
-    found = _keyed("evaluation", record.run, record.evaluation.settings)
+    settings = _keyed("evaluation", record.run, record.evaluation.settings)
     if record.run.method != DENSE:
-        found |= _keyed("masks", record.run, record.validation.mask.settings)
+        settings |= _keyed("masks", record.run, record.validation.mask.settings)
     if record.train:
-        found |= _keyed("training", record.run, record.train.settings)
-    return found
+        settings |= _keyed("training", record.run, record.train.settings)
+    return settings
 
 
 def configured_settings(study: Config, run: Run) -> dict[Key, object]:
-    """Return the settings that a configuration asks for, as far as it names them."""
-    found = _keyed("evaluation", run, {"dtype": study.models[run.model].dtype})
+    """Return the settings that a configuration requests, as far as it names them."""
+    settings = _keyed("evaluation", run, {"dtype": study.models[run.model].dtype})
     if run.method != DENSE:
         scope = study.masks.scope_of(run.method, [run.sparsity])
-        found |= _keyed("masks", run, study.masks.used_by(run.method) | {"scope": scope})
+        settings |= _keyed("masks", run, study.masks.used_by(run.method) | {"scope": scope})
     if run.mode != NO_FINETUNE:
         schedule = study.training_of(run.task).model_dump(include=set(DECIDING_KEYS))
         if study.backend != "torch":
-            del schedule["micro_batch_size"]  # Cerebras' backends choose their own
-        found |= _keyed("training", run, schedule | {"backend": study.backend})
-    return found
+            # Cerebras' backends choose their own.
+            del schedule["micro_batch_size"]
+        settings |= _keyed("training", run, schedule | {"backend": study.backend})
+    return settings
 
 
 def outside(records: Iterable[Record], study: Config) -> dict[Run, str]:
     """Return the runs that do not belong to a configured study, each with the reason."""
     grid = set(runs(study))
-    found = {}
+    reasons = {}
     for record in records:
         if record.run not in grid:
-            found[record.run] = "not in the configured grid"
-        elif differing := [
-            *_differing(settings_of(record), configured_settings(study, record.run)),
-            *_other_data(record, study),
-        ]:
-            found[record.run] = f"made with other settings than the configured ones: {', '.join(differing)}"
-    return found
+            reasons[record.run] = "not in the configured grid"
+            continue
+        differing = _differing(settings_of(record), configured_settings(study, record.run))
+        differing += _other_data(record, study)
+        if differing:
+            reasons[record.run] = f"made with other settings than the configured ones: {', '.join(differing)}"
+    return reasons
 
 
 def _other_data(record: Record, study: Config) -> list[str]:
-    """Return in words how the data of a run differ from what the configuration asks for, as far as numbers tell."""
+    """Return how the data of a run differ from what the configuration requests, as far as numbers of examples tell."""
     data = study.tasks[record.run.task]
-    context = study.perplexity.context if study.perplexity else None
-    measured = {int(name.rpartition("_")[2]) for name in record.evaluation.metrics if name.startswith(PREFIXES)}
-    found = []
-    if data.validation_examples not in (None, record.evaluation.examples):
-        found.append(f"{record.evaluation.examples} validation examples instead of {data.validation_examples}")
+    evaluated = record.evaluation.examples
+    differing = []
+    if data.validation_examples not in (None, evaluated):
+        differing.append(f"{evaluated} validation examples instead of {data.validation_examples}")
     if record.train and data.train_examples not in (None, record.train.train_examples):
-        found.append(f"{record.train.train_examples} training examples instead of {data.train_examples}")
-    if measured != ({context} if context else set()):
-        found.append(f"perplexity over {measured or 'no'} tokens instead of {context or 'none'}")
-    return found
+        differing.append(f"{record.train.train_examples} training examples instead of {data.train_examples}")
+    contexts = {study.perplexity.context} if study.perplexity else set()
+    measured = {int(name.rpartition("_")[2]) for name in record.evaluation.metrics if name.startswith(PREFIXES)}
+    if measured != contexts:
+        wanted = next(iter(contexts), "none")
+        differing.append(f"perplexity over {measured or 'no'} tokens instead of {wanted}")
+    return differing
 
 
 def by_setting(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -89,20 +92,21 @@ def by_setting(records: Iterable[Record]) -> dict[str, list[Record]]:
     places: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         places[record.run.model, record.run.task].append(record)
-    found: dict[str, list[Record]] = {}
+    settings: dict[str, list[Record]] = defaultdict(list)
     for members in places.values():
         for text, group in _groups(members).items():
-            found.setdefault(text, []).extend(group)
-    return found
+            settings[text] += group
+    return dict(settings)
 
 
 def _groups(records: list[Record]) -> dict[str, list[Record]]:
-    """Return the groups of one model and task."""
+    """Return the groups of one model and task, by a text of their settings."""
     settings = {record.run: settings_of(record) for record in records}
-    differing = _contested(settings.values())
-    narrowed = {run: {key: value for key, value in own.items() if key in differing} for run, own in settings.items()}
+    contested = _contested(settings.values())
+    narrowed = {run: {key: value for key, value in own.items() if key in contested} for run, own in settings.items()}
     groups: list[dict[Key, object]] = []
-    for own in sorted(narrowed.values(), key=len, reverse=True):  # those that fix most come first
+    # A run with more settings fits fewer groups, so it comes first.
+    for own in sorted(narrowed.values(), key=len, reverse=True):
         fitting = next((group for group in groups if not _conflicts(group, own)), None)
         if fitting is None:
             groups.append(dict(own))
@@ -116,7 +120,9 @@ def _groups(records: list[Record]) -> dict[str, list[Record]]:
 
 def _keyed(part: str, run: Run, values: dict[str, object]) -> dict[Key, object]:
     """Return settings by their keys, lists as tuples. `gradient` decides nothing outside sparse_to_sparse."""
-    owner = (part, run.model, run.task) + ((run.method,) if part == "masks" else ())
+    owner: Key = (part, run.model, run.task)
+    if part == "masks":
+        owner = (*owner, run.method)
     ignored = set() if run.mode == MASKED_MODE else {"gradient"}
     return {
         (*owner, name): tuple(value) if isinstance(value, list) else value
@@ -131,15 +137,16 @@ def _contested(settings: Iterable[dict[Key, object]]) -> set[Key]:
     for own in settings:
         for key, value in own.items():
             values[key].add(value)
-    return {key for key, found in values.items() if len(found) > 1}
+    return {key for key, distinct in values.items() if len(distinct) > 1}
 
 
 def _conflicts(group: dict[Key, object], own: dict[Key, object]) -> bool:
+    """Return whether a setting of a run has another value in a group."""
     return any(key in group and group[key] != value for key, value in own.items())
 
 
 def _differing(own: dict[Key, object], configured: dict[Key, object]) -> list[str]:
-    """Return what differs in words: the run's value, then the configured one."""
+    """Return each setting that differs: its name, the run's value, and the configured one."""
     return [
         f"{key[-1]} {_short(own[key])} instead of {_short(value)}"
         for key, value in configured.items()

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from sparseft.analysis.tables import asked_and_reached
+from sparseft.tasks import RECALLS
 
 # Stands where there is no value.
 NONE = "-"
@@ -23,9 +24,10 @@ def number(value: float | None, form: str) -> str:
 
 
 def value_text(cell: tuple) -> str:
-    """Return the mean value of a cell ± its standard error, and for a yes/no task the recall of both answers."""
+    """Return the mean value of a cell ± its standard error, and for a task with few answers the recall of each."""
     text = f"{cell.value_mean:.3f} ± {cell.standard_error:.3f}"
-    for answer, recall in (("no", cell.recall_no), ("yes", cell.recall_yes)):
+    for answer, column in RECALLS.items():
+        recall = getattr(cell, column)
         if pd.notna(recall):
             text += f" {answer} {recall:.2f}"
     return text if cell.n_sound == cell.n else f"{text} (at fault)"

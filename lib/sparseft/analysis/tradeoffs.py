@@ -1,7 +1,7 @@
-"""Find the points of the curves that are worth having.
+"""Find the points of the curves that are best in some respect.
 
 best_for_sparsity  no other point of the model and task is as good in both value and sparsity, and better in one of them
-best_for_speed     the same of value and training speed, among the points that one device trained
+best_for_speed     the same for value and training speed, among the points that one device trained
 largest_within     the largest sparsity of a curve up to which every point is within the tolerance. The points are tested from the
                    smallest sparsity up, to the first one that fails, has a fault or lacks a run. In this order the verdicts
                    need no correction for their number (fixed-sequence procedure: Maurer, Hothorn and Lehmacher 1995)
@@ -16,15 +16,14 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from sparseft.analysis.columns import TRADEOFFS
 from sparseft.analysis.statistics import WITHIN
-from sparseft.analysis.tables import CELL, LINE, PLAIN_LORA, tidy
+from sparseft.analysis.tables import CELL, LINE, PLAIN_LORA, in_order, tidy
 from sparseft.study.grid import DENSE, NO_FINETUNE, Cell
 
+# The points of one model and task compete.
+PLACE = ["model", "task", "metric"]
 BEST = ["best_for_sparsity", "best_for_speed", "largest_within"]
-COLUMNS = [
-    *CELL, "reached_sparsity", *BEST, "value", "difference_to_dense", "difference_low", "difference_high", "verdict", "samples_per_second",
-    "device", "processes",
-]  # fmt: skip
 
 
 def tradeoffs(points: pd.DataFrame, missing: Iterable[Cell] = ()) -> pd.DataFrame:
@@ -32,7 +31,7 @@ def tradeoffs(points: pd.DataFrame, missing: Iterable[Cell] = ()) -> pd.DataFram
     points = points[(points["sparsity"] == 0) | (points["reached_sparsity"] > 0)]
     points = points.assign(largest_within=_largest_within(points, missing))
     table = _mark(points[points["n_sound"] == points["n"]])
-    return tidy(table[table[BEST].any(axis=1)], CELL)[COLUMNS]
+    return in_order(tidy(table[table[BEST].any(axis=1)], CELL), TRADEOFFS)
 
 
 def pareto(gains: np.ndarray) -> np.ndarray:
@@ -48,31 +47,39 @@ def _mark(points: pd.DataFrame) -> pd.DataFrame:
     """Return the points with the columns of the two fronts. A dense point is there once, not once per curve."""
     dense = points["sparsity"] == 0
     plain = dense & (points["mode"] != NO_FINETUNE)
-    once = points.assign(
-        method=points["method"].mask(dense, DENSE), mode=points["mode"].mask(plain, PLAIN_LORA)
-    ).drop_duplicates(CELL)
-    place = ["model", "task", "metric"]
-    for name, gain, alike in [
-        ("sparsity", "reached_sparsity", place),
-        ("speed", "samples_per_second", [*place, "device", "processes"]),
-    ]:
-        best = pd.Series(False, once.index)
-        for _, group in once.groupby(alike, sort=False):  # untrained points have no device and no speed
-            best[group.index] = pareto(group[["value", gain]].to_numpy(float))
-        once[f"best_for_{name}"] = best
+    method = points["method"].mask(dense, DENSE)
+    mode = points["mode"].mask(plain, PLAIN_LORA)
+    once = points.assign(method=method, mode=mode).drop_duplicates(CELL)
+    once["best_for_sparsity"] = _is_on_front(once, "reached_sparsity", PLACE)
+    # Untrained points have no device and no speed, so they are in no group.
+    once["best_for_speed"] = _is_on_front(once, "samples_per_second", [*PLACE, "device", "processes"])
     return once
+
+
+def _is_on_front(points: pd.DataFrame, gain: str, group: list[str]) -> pd.Series:
+    """Return which points no other point of their group beats in value and `gain`."""
+    best = pd.Series(False, points.index)
+    for _, members in points.groupby(group, sort=False):
+        best[members.index] = pareto(members[["value", gain]].to_numpy(float))
+    return best
 
 
 def _largest_within(points: pd.DataFrame, missing: Iterable[Cell]) -> pd.Series:
     """Return which points are the largest sparsity of their curve up to which every point is within, and none is missing."""
-    gaps: dict[tuple, int] = {}
+    first_gaps = _first_gaps(missing)
+    largest = pd.Series(False, points.index)
+    for place, curve in points[points["sparsity"] > 0].sort_values("reached_sparsity").groupby(LINE, sort=False):
+        model, task, _, method, mode = place
+        first_gap = first_gaps.get((model, task, method, mode), np.inf)
+        unbroken = curve[((curve["verdict"] == WITHIN) & (curve["sparsity"] < first_gap)).cummin()]
+        largest[unbroken.index[-1:]] = True
+    return largest
+
+
+def _first_gaps(missing: Iterable[Cell]) -> dict[tuple[str, str, str, str], int]:
+    """Return the smallest sparsity that lacks a run, by model, task, method and mode."""
+    gaps: dict[tuple[str, str, str, str], int] = {}
     for cell in missing:
         curve = (cell.model, cell.task, cell.method, cell.mode)
         gaps[curve] = min(cell.sparsity, gaps.get(curve, cell.sparsity))
-    found = pd.Series(False, points.index)
-    for place, curve in points[points["sparsity"] > 0].sort_values("reached_sparsity").groupby(LINE, sort=False):
-        model, task, _, method, mode = place
-        first_gap = gaps.get((model, task, method, mode), np.inf)
-        unbroken = curve[((curve["verdict"] == WITHIN) & (curve["sparsity"] < first_gap)).cummin()]
-        found[unbroken.index[-1:]] = True
-    return found
+    return gaps

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from sparseft.errors import MARK, InputError
+from sparseft.errors import TRACEBACK_PREFIX, InputError
 
 _HOLDER = re.compile(r", process \d+ on ")  # in a lock: who has or had it
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -94,7 +94,7 @@ def run(command: list[str], name: str, log: Path, *, memory: Memory, lock: Path 
     with open(log, errors="replace") as file:
         file.seek(begin)
         # A traceback quotes source lines and errors that were dealt with, which say nothing of this failure.
-        printed = "".join(line for line in file if not line.startswith(MARK))
+        printed = "".join(line for line in file if not line.startswith(TRACEBACK_PREFIX))
     failure, told = classify(printed), re.findall("^error: (.*)$", printed, re.MULTILINE)
     line = told[-1] if told and failure is Failure.PERMANENT else _explained(name, code, failure, memory.common)
     memory.keep(failure, line)

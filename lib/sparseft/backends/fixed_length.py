@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparseft.backends.dense_experts import DenseExperts
+from sparseft.backends.dense_experts import make_experts_dense
 from sparseft.errors import InputError
 from sparseft.language_model.attention import FIXED_ROPE, attention_window
 from sparseft.language_model.batches import Example
@@ -32,9 +32,7 @@ class FixedLengthLoss(nn.Module):
             )
         model.set_attn_implementation("eager")
         model.model.rotary_emb = _FixedRotary(model.model.rotary_emb, length)
-        for layer in model.model.layers:
-            if hasattr(layer, "block_sparse_moe"):
-                layer.block_sparse_moe = DenseExperts(layer.block_sparse_moe)
+        make_experts_dense(model)
         mask = causal_mask(length, attention_window(config)).to(model.dtype)
         self.register_buffer("causal_mask", mask, persistent=False)
         self.model = model

@@ -21,7 +21,7 @@ from sparseft.lora.masked_lora import LoRALinear, attach
 from sparseft.masks.mask_file import Mask
 from sparseft.study.config import Training
 from sparseft.study.grid import TRAINED_MODES, Run
-from sparseft.training.job import Job
+from sparseft.training.job import TrainingJob
 from sparseft.training.loop import Loop
 
 
@@ -31,7 +31,7 @@ def adapted_model(
     """The pruned model with fresh LoRA layers, drawn from torch's generator; its tokenizer; the layers by name."""
     model, tokenizer = load_model(checkpoint.folder, device)
     unfuse_experts(model)
-    paths = {layer: memory_path(layer) for layer in prunable_layers(checkpoint)}
+    paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
     layers = attach(model, lambda name: torch.from_numpy(mask.kept(name)), paths, mode, settings)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -68,7 +68,7 @@ def trained_model(
     return model.eval(), tokenizer, digest
 
 
-def train(job: Job, adapter: Path, state: Path, accelerator: Accelerator) -> dict:
+def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator) -> dict:
     """Train an adapter on rows["train"] and write it; returns train.json's measured content.
 
     A `state` that an earlier process left is gone on from. Same job, same thread and process count, same machine: the same bits, killed in between or not."""

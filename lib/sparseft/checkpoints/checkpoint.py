@@ -1,8 +1,8 @@
-"""A Hugging Face checkpoint folder, read tensor by tensor as raw bits.
+"""Read a Hugging Face checkpoint folder tensor by tensor, as raw bits.
 
-Format: github.com/huggingface/safetensors, "Format": 8 bytes little-endian header size, a JSON header
-(name -> dtype, shape, data_offsets), then the tensors' bytes. Magnitudes of floats order like their bit
-patterns without the sign, so pruning and validation need neither torch nor a conversion.
+Format: github.com/huggingface/safetensors, "Format". A file is 8 bytes with the size of the header (little-endian), the
+header in JSON (name -> dtype, shape, data_offsets), then the bytes of the tensors. Without the sign, the bit patterns of
+floats have the order of their magnitudes. So pruning and validation need neither torch nor a conversion.
 """
 
 import hashlib
@@ -17,26 +17,37 @@ from typing import BinaryIO
 
 import numpy as np
 
+from sparseft.architectures import find_architecture
+from sparseft.architectures.architecture import Architecture
 from sparseft.errors import InputError
-from sparseft.storage.files import ADAPTER_CONFIG, check_regular, read_json, sha256
+from sparseft.storage.adapter_files import ADAPTER_CONFIG
+from sparseft.storage.hashes import sha256
+from sparseft.storage.reading import check_regular, read_json
 
+# safetensors' name of a dtype -> the unsigned word that holds the bits of a value.
 BITS = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
-MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
-BLOCK = 1 << 20  # weights that are read at once, in whole rows
-MANIFEST_VERSION = 2  # its digest covers configuration and tokenizer, and every weight is finite
+# torch's name of a dtype -> safetensors' name.
+DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+# In bytes; the limit of the safetensors library.
+MAX_HEADER = 100_000_000
+# The number of weights that are read at once, in whole rows.
+BLOCK = 1 << 20
+# A manifest of this version has a digest that covers configuration and tokenizer, and every weight is finite.
+MANIFEST_VERSION = 2
 INDEX = "model.safetensors.index.json"
 # The files beside the weights that decide what a model computes: the configuration and the tokenizer.
 SMALL_FILES = ("*.json", "tokenizer*", "*.jinja", "merges.txt", "vocab.*")
-_RECORDS = ("manifest.json", "compact.json", "export.json")  # this project writes them beside a model
-# The weights have a dtype themselves. The version says which transformers wrote the file.
+# This project writes these files beside a model.
+_RECORDS = ("manifest.json", "compact.json", "export.json")
+# The tensors state their dtype themselves, and the version only says which transformers wrote the file.
 _UNDECIDING = ("dtype", "torch_dtype", "transformers_version")
-_MEND_FOLDER = "give a Hugging Face checkpoint folder: config.json and *.safetensors"
-_MEND_FILE = "copy or prepare the checkpoint again"
+_GIVE_FOLDER = "give a Hugging Face checkpoint folder: config.json and *.safetensors"
+_REPLACE_FILE = "copy or prepare the checkpoint again"
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where one tensor lies: `nbytes` bytes at `start` of `file`."""
+    """Locate one tensor: `nbytes` bytes from byte `start` of `file`."""
 
     name: str
     file: Path
@@ -48,16 +59,17 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Read a checkpoint folder: its tensors by name in file order, its configuration, its digest.
+    """Read a checkpoint folder: its tensors by name in file order, its configuration and its digest.
 
-    Raises InputError if there is no such folder, or if an adapter lies in it."""
+    Raises InputError if there is no such folder, or if it contains an adapter."""
 
     folder: Path
 
     def __post_init__(self) -> None:
         if not self.folder.is_dir():
-            raise InputError(f"{self.folder}: no such model folder", _MEND_FOLDER)
-        for path in self.folder.glob("[!.]*"):  # Whoever reads the folder, such as transformers, would wait for a pipe.
+            raise InputError(f"{self.folder}: no such model folder", _GIVE_FOLDER)
+        # A named pipe would make every reader of the folder wait, for example transformers.
+        for path in self.folder.glob("[!.]*"):
             if path.exists() and not path.is_dir():
                 check_regular(path)
         # transformers would run the model with this adapter, which is in no digest.
@@ -70,54 +82,65 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict:
-        """config.json."""
-        return read_json(self.folder / "config.json", _MEND_FOLDER)
+        """Return the content of config.json."""
+        return read_json(self.folder / "config.json", _GIVE_FOLDER)
+
+    @property
+    def architecture(self) -> Architecture:
+        """Return the model's architecture. Raises InputError if it is unknown."""
+        return find_architecture(self.config.get("architectures"), self.folder)
 
     @cached_property
     def files(self) -> list[Path]:
-        """The safetensors files: the one, which transformers prefers too, or those that the index names."""
-        single, index = self.folder / "model.safetensors", self.folder / INDEX
+        """Return the safetensors files: model.safetensors, which transformers prefers too, or those that the index names."""
+        single = self.folder / "model.safetensors"
+        index = self.folder / INDEX
         names = {single.name} if single.exists() or not index.exists() else _shards(index)
         for name in names:
             if Path(name).name != name:
-                raise InputError(f"{index}: {name!r} leaves the model folder", _MEND_FILE)
+                raise InputError(f"{index}: {name!r} leaves the model folder", _REPLACE_FILE)
             if not (self.folder / name).is_file():
-                raise InputError(f"{self.folder / name}: no such file", _MEND_FILE)
+                raise InputError(f"{self.folder / name}: no such file", _REPLACE_FILE)
         return [self.folder / name for name in sorted(names)]
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of every file, in the order of their bytes. Raises InputError where two files hold one."""
-        found: dict[str, Tensor] = {}
-        for tensor in (tensor for file in self.files for tensor in read_header(file)[1]):
-            if tensor.name in found:
-                raise InputError(f"{tensor.file}: {tensor.name} is in {found[tensor.name].file.name} too", _MEND_FILE)
-            found[tensor.name] = tensor
-        return found
+        """Return every tensor of every file by name, in the order of their bytes.
+
+        Raises InputError if two files hold one tensor."""
+        tensors: dict[str, Tensor] = {}
+        for file in self.files:
+            for tensor in read_header(file)[1]:
+                if tensor.name in tensors:
+                    other = tensors[tensor.name].file.name
+                    raise InputError(f"{file}: {tensor.name} is also in {other}", _REPLACE_FILE)
+                tensors[tensor.name] = tensor
+        return tensors
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor's bits: unsigned 16-bit words for BF16 and F16, 32-bit for F32, in its shape.
+        """Return a tensor's bits in its shape, as unsigned words: 16 bits for BF16 and F16, 32 bits for F32.
 
         Raises InputError for any other dtype."""
         tensor = self.tensors[name]
         word = _word(tensor)
-        return np.fromfile(tensor.file, word, tensor.nbytes // word.itemsize, offset=tensor.start).reshape(tensor.shape)
+        bits = np.fromfile(tensor.file, word, tensor.nbytes // word.itemsize, offset=tensor.start)
+        return bits.reshape(tensor.shape)
 
     def read_bytes(self, name: str) -> bytes | memoryview:
-        """A tensor's bytes, of any dtype."""
+        """Return the bytes of a tensor of any dtype."""
         tensor = self.tensors[name]
         with open(tensor.file, "rb") as stream:
             stream.seek(tensor.start)
             return stream.read(tensor.nbytes)
 
     def read_float32(self, name: str) -> np.ndarray:
-        """A tensor's values, fp32."""
+        """Return a tensor's values in fp32."""
         return to_float32(self.read(name), self.tensors[name].dtype)
 
     def read_blocks(self, name: str, block: int) -> Iterator[np.ndarray]:
         """Yield a tensor's bits as `read` gives them, flat, in blocks of whole rows of about `block` weights.
 
-        Every block is in the same buffer, so the next one overwrites it. Raises InputError as `read` does, and where the
+        Every block is in the same buffer, so the next one overwrites it. Raises InputError as `read` does, and if the
         file has become shorter."""
         tensor = self.tensors[name]
         word = _word(tensor)
@@ -138,20 +161,20 @@ class Checkpoint:
             shutil.copyfile(file, folder / file.name)
 
     def hashes(self) -> dict[str, str]:
-        """Hash every file that decides a result, as it is now; returns its name -> sha256."""
+        """Hash every file that decides a result, as it is now. Return its name -> sha256."""
         return {file.name: sha256(file) for file in (*self.files, *small_files(self.folder))}
 
     @property
     def prepared(self) -> bool:
-        """Say whether `prepare_model` wrote this folder, and so has found every weight to be finite."""
+        """Return whether `prepare_model` wrote this folder. It has then checked that every weight is finite."""
         return (self.folder / "manifest.json").exists()
 
     @cached_property
     def digest(self) -> str:
-        """Return one sha256 over all files that decide a result: the weights, the configuration, the tokenizer.
+        """Return one sha256 over all files that decide a result: the weights, the configuration and the tokenizer.
 
         In a prepared folder, the hashes of the weights come from manifest.json, because hashing gigabytes is slow. Raises
-        InputError where a file is not the one that manifest.json records: weights are compared by size, others by hash."""
+        InputError if a file is not the one that manifest.json records. Weights are compared by size, others by hash."""
         if not self.prepared:
             return self.digest_of(self.hashes())
         recorded, _ = self._manifest()
@@ -164,22 +187,22 @@ class Checkpoint:
         return self.digest_of(hashes)
 
     def check_manifest(self, hashes: dict[str, str]) -> None:
-        """Raise InputError where a prepared folder's `hashes` are not those in manifest.json; any other folder passes."""
+        """Raise InputError if the `hashes` of a prepared folder are not those in manifest.json."""
         if not self.prepared:
             return
         entries, digest = self._manifest()
         recorded = {name: entry["sha256"] for name, entry in entries.items()}
-        altered = [name for name in hashes.keys() | recorded.keys() if hashes.get(name) != recorded.get(name)]
+        altered = [name for name in hashes | recorded if hashes.get(name) != recorded.get(name)]
         if altered:
             raise self._not_recorded(min(altered))
         if digest != self.digest_of(hashes):
-            raise InputError(f"{self.folder / 'manifest.json'}: its digest is not that of its files", _MEND_FILE)
+            raise InputError(f"{self.folder / 'manifest.json'}: its digest is not that of its files", _REPLACE_FILE)
 
     def digest_of(self, hashes: dict[str, str]) -> str:
-        """Combine the hashes of this checkpoint's files: sha256 over sorted lines of `name sha256`.
+        """Combine the hashes of this checkpoint's files. Return the sha256 over sorted lines of `name sha256`.
 
-        config.json enters by its content without what the weights or their writer say, so that a checkpoint keeps its
-        digest when it is prepared. The index is left out, because the names of the weights' files are its content."""
+        config.json is hashed without the dtype and the version of its writer, so that a checkpoint keeps its digest when
+        it is prepared. The index is left out, because it only names the files of the weights."""
         content = {key: value for key, value in self.config.items() if key not in _UNDECIDING}
         canonical = json.dumps(content, sort_keys=True).encode()
         parts = {name: digest for name, digest in hashes.items() if name != INDEX}
@@ -188,9 +211,9 @@ class Checkpoint:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def _manifest(self) -> tuple[dict[str, dict], str]:
-        """Return the entries of manifest.json, {"bytes": ..., "sha256": ...} by file name, and its digest."""
+        """Return the entries of manifest.json by file name, {"bytes": ..., "sha256": ...}, and its digest."""
         manifest = self.folder / "manifest.json"
-        recorded = read_json(manifest, _MEND_FILE)
+        recorded = read_json(manifest, _REPLACE_FILE)
         try:
             entries = {
                 name: {"bytes": entry["bytes"], "sha256": entry["sha256"]} for name, entry in recorded["files"].items()
@@ -198,29 +221,29 @@ class Checkpoint:
             version = recorded["format_version"]
             digest = recorded["digest"]
         except (KeyError, TypeError, AttributeError):
-            raise InputError(f"{manifest}: not a manifest", _MEND_FILE) from None
+            raise InputError(f"{manifest}: it is not a manifest", _REPLACE_FILE) from None
         if version != MANIFEST_VERSION:
-            what = f"{manifest}: a manifest of format {version}, not {MANIFEST_VERSION}"
+            what = f"{manifest}: its format is {version}, not {MANIFEST_VERSION}"
             raise InputError(what, "prepare the model again")
         return entries, digest
 
     def _not_recorded(self, name: str) -> InputError:
-        return InputError(f"{self.folder / name}: not the file that manifest.json records", _MEND_FILE)
+        return InputError(f"{self.folder / name}: it is not the file that manifest.json records", _REPLACE_FILE)
 
 
 def small_files(folder: Path) -> list[Path]:
     """Return the files beside the weights that decide what a model computes, sorted by name."""
-    found = {file for pattern in SMALL_FILES for file in folder.glob(pattern) if file.is_file()}
-    hidden = {file for file in found if file.name.startswith(".")}
-    weights = {file for file in found if file.suffix == ".safetensors"}
+    files = {file for pattern in SMALL_FILES for file in folder.glob(pattern) if file.is_file()}
+    hidden = {file for file in files if file.name.startswith(".")}
+    weights = {file for file in files if file.suffix == ".safetensors"}
     records = {folder / name for name in _RECORDS}
-    return sorted(found - hidden - weights - records)
+    return sorted(files - hidden - weights - records)
 
 
-def read_header(file: Path, mend: str = _MEND_FILE) -> tuple[bytes, list[Tensor]]:
-    """The header of a safetensors file, verbatim with its length, and its tensors by offset.
+def read_header(file: Path, advice: str = _REPLACE_FILE) -> tuple[bytes, list[Tensor]]:
+    """Return the header of a safetensors file, with its length and unchanged, and its tensors in the order of their bytes.
 
-    Raises InputError where the file is truncated, its tensors overlap or leave holes, or it is none at all."""
+    Raises InputError with `advice` if it is not such a file, or if it is truncated, or tensors overlap or leave holes."""
     check_regular(file)
     size = file.stat().st_size
     with open(file, "rb") as stream:
@@ -231,73 +254,81 @@ def read_header(file: Path, mend: str = _MEND_FILE) -> tuple[bytes, list[Tensor]
         entries = {name: entry for name, entry in json.loads(body).items() if name != "__metadata__"}
         tensors = [_tensor(file, name, entry, 8 + length) for name, entry in entries.items()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise InputError(f"{file}: truncated, or not a safetensors file", mend) from None
+        raise InputError(f"{file}: truncated, or not a safetensors file", advice) from None
     tensors.sort(key=lambda tensor: (tensor.start, tensor.nbytes))
     ends = [8 + length, *(tensor.start + tensor.nbytes for tensor in tensors)]
     if [*(tensor.start for tensor in tensors), size] != ends:
-        raise InputError(f"{file}: truncated: {size} bytes are not what its header describes", mend)
+        raise InputError(f"{file}: truncated: its {size} bytes are not what its header describes", advice)
     return head + body, tensors
 
 
 def lay_out(file: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file that is not written yet, name -> (dtype, shape), one after the other."""
-    found, end = {}, 0
+    """Return where the `tensors`, name -> (dtype, shape), will lie in a safetensors file that is not written yet."""
+    places: dict[str, Tensor] = {}
+    end = 0
     for name, (dtype, shape) in tensors.items():
-        found[name] = Tensor(name, file, dtype, shape, end, BITS[dtype].itemsize * math.prod(shape))
-        end += found[name].nbytes
-    base = len(safetensors_header(found.values()))
-    return {name: replace(tensor, start=base + tensor.start) for name, tensor in found.items()}
+        places[name] = Tensor(name, file, dtype, shape, end, BITS[dtype].itemsize * math.prod(shape))
+        end += places[name].nbytes
+    base = len(safetensors_header(places.values()))
+    return {name: replace(tensor, start=base + tensor.start) for name, tensor in places.items()}
 
 
 def safetensors_header(tensors: Iterable[Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """The header, with its length, of a file of `tensors`, one after the other, as the safetensors library writes it."""
-    entries, start = {"__metadata__": metadata or {"format": "pt"}}, 0
+    """Return the header, with its length, of a file of `tensors` in this order, as the safetensors library writes it."""
+    entries = {"__metadata__": metadata or {"format": "pt"}}
+    start = 0
     for tensor in tensors:
-        offsets = [start, start + tensor.nbytes]
-        entries[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": offsets}
-        start = offsets[1]
+        end = start + tensor.nbytes
+        entries[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end]}
+        start = end
     body = json.dumps(entries, separators=(",", ":")).encode()
-    body = body.ljust(-(-len(body) // 8) * 8)  # the tensors start aligned
+    # The tensors start at a multiple of 8 bytes.
+    body += b" " * (-len(body) % 8)
     return len(body).to_bytes(8, "little") + body
 
 
 def to_float32(bits: np.ndarray, dtype: str) -> np.ndarray:
-    """The values of BF16, F16 or F32 bits, fp32, same shape."""
+    """Return the values of BF16, F16 or F32 bits, in fp32 and the same shape."""
     if dtype == "BF16":
         return (bits.astype(np.uint32) << 16).view(np.float32)
-    return bits.view(np.float16).astype(np.float32) if dtype == "F16" else bits.view(np.float32)
+    if dtype == "F16":
+        return bits.view(np.float16).astype(np.float32)
+    return bits.view(np.float32)
 
 
 def infinity(dtype: str) -> int:
-    """The bits of BF16's, F16's or F32's infinity: a magnitude from there on is infinite or not a number."""
+    """Return the bits of infinity in BF16, F16 or F32. A magnitude that is not smaller is infinite or not a number."""
     return {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}[dtype]
 
 
 def _word(tensor: Tensor) -> np.dtype:
-    """The unsigned word that holds a value's bits. Raises InputError where a tensor is not in BF16, F16 or F32."""
+    """Return the unsigned word that holds a value's bits. Raises InputError if the tensor is not in BF16, F16 or F32."""
     if tensor.dtype not in BITS:
-        raise InputError(f"{tensor.file}: {tensor.name} is {tensor.dtype}", f"convert it to one of {', '.join(BITS)}")
+        raise InputError(
+            f"{tensor.file}: {tensor.name} is in {tensor.dtype}", f"convert it to one of {', '.join(BITS)}"
+        )
     return BITS[tensor.dtype]
 
 
 def _fill(stream: BinaryIO, content: memoryview, tensor: Tensor) -> None:
-    """Read until `content` is full: one call returns 2 GiB at most."""
+    """Read until `content` is full, because one call returns at most 2 GiB. Raises InputError at the end of the file."""
     while content:
         count = stream.readinto(content)
         if not count:
-            raise InputError(f"{tensor.file}: ends within {tensor.name}", _MEND_FILE)
+            raise InputError(f"{tensor.file}: ends within {tensor.name}", _REPLACE_FILE)
         content = content[count:]
 
 
 def _shards(index: Path) -> set[str]:
-    """The files that an index names."""
-    names = read_json(index, _MEND_FILE).get("weight_map")
+    """Return the names of the files that an index names."""
+    names = read_json(index, _REPLACE_FILE).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise InputError(f"{index}: no weight_map of file names", _MEND_FILE)
+        raise InputError(f"{index}: it has no weight_map of file names", _REPLACE_FILE)
     return set(names.values())
 
 
 def _tensor(file: Path, name: str, entry: dict, base: int) -> Tensor:
+    """Return the tensor of one entry of a header, whose file holds tensors from byte `base`. Raises ValueError if it is odd."""
     begin, end = entry["data_offsets"]
     shape = tuple(entry["shape"])
     width = BITS[entry["dtype"]].itemsize if entry["dtype"] in BITS else None

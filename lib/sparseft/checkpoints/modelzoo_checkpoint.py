@@ -1,7 +1,8 @@
-"""A ModelZoo checkpoint, `.mdl`, read as the Hugging Face checkpoint that it stands for: names, coordinates, experts apart.
+"""Read a ModelZoo checkpoint, `.mdl`, as the Hugging Face checkpoint that it stands for.
 
-What reads a `Checkpoint` reads it too, one tensor or a block of rows at a time, and its masks are in Hugging Face
-coordinates. An .mdl file says nothing of the architecture: config.json comes from a Hugging Face folder.
+Names, order of rows and separate experts are Hugging Face's. So whatever reads a `Checkpoint` reads it too, one tensor or
+one block of rows at a time, and its masks are in Hugging Face's coordinates. An .mdl file does not describe its
+architecture: config.json comes from a Hugging Face folder.
 """
 
 import hashlib
@@ -14,15 +15,17 @@ from typing import ClassVar
 
 import numpy as np
 
+from sparseft.architectures import tensor_shapes
+from sparseft.architectures.architecture import Shapes
 from sparseft.checkpoints.checkpoint import BITS, BLOCK, Checkpoint, Tensor, lay_out, small_files
 from sparseft.checkpoints.conversion import safetensors_stream
 from sparseft.checkpoints.mdl import MdlFile, MdlTensor
 from sparseft.checkpoints.modelzoo_names import Place, deinterleave, duplicates, places
-from sparseft.checkpoints.shapes import Shapes, tensor_shapes
 from sparseft.errors import InputError
-from sparseft.storage.files import sha256
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import split_mdl
 
+# The key of the tree that holds the weights.
 BRANCH = "model"
 
 
@@ -30,76 +33,81 @@ BRANCH = "model"
 class ModelZooCheckpoint(Checkpoint):
     """Read `file` with the config.json and the tokenizer of `folder`.
 
-    Raises InputError where the two do not belong together, and as `MdlFile` does."""
+    Raises InputError if the two do not belong together, and as `MdlFile` does."""
 
     file: Path
-    prepared: ClassVar[bool] = False  # a manifest.json in `folder` records other weights
+    # A manifest.json in `folder` records other weights.
+    prepared: ClassVar[bool] = False
 
     @cached_property
     def mdl(self) -> MdlFile:
-        """The file as it is."""
+        """Return the .mdl file."""
         return MdlFile(self.file)
 
     @cached_property
     def files(self) -> list[Path]:
-        """The one file."""
+        """Return the one file of weights."""
         return [self.file]
 
     @cached_property
     def shapes(self) -> Shapes:
-        """Hugging Face's name of a tensor -> shape, of the model that config.json describes; sorted."""
-        return dict(sorted(tensor_shapes(self.config, str(self.folder)).items()))
+        """Return the shape of each tensor that config.json describes, by Hugging Face's name; sorted."""
+        return dict(sorted(tensor_shapes(self.config, self.folder).items()))
 
     @cached_property
     def places(self) -> dict[str, Place]:
-        """Where each of them lies in the file."""
+        """Return the place in the file of each of these tensors."""
         return places(self.config, self.shapes)
 
     @cached_property
     def stored(self) -> dict[str, MdlTensor]:
-        """The file's tensors by their keys without the leading "model." of trainer checkpoints; checked, once for all."""
+        """Return the file's tensors by key, without the leading "model." of trainer checkpoints.
+
+        Raises InputError if they are not those of the model that config.json describes."""
         self.mdl.check_plain(BRANCH)
-        keys = {key: key.removeprefix(f"{BRANCH}.").removeprefix("model.") for key in self.mdl.tensors
-                if key.startswith(f"{BRANCH}.")}  # fmt: skip
-        stored = {key: self.mdl.tensors[full] for full, key in keys.items()}
-        faults = _faults(stored, self._expected(), duplicates(self.config)) if stored else ["no tensor under `model`"]
-        if len(keys) > len(stored):
+        below = {key.removeprefix(f"{BRANCH}."): tensor for key, tensor in self.mdl.tensors.items()
+                 if key.startswith(f"{BRANCH}.")}  # fmt: skip
+        stored = {key.removeprefix("model."): tensor for key, tensor in below.items()}
+        copies = duplicates(self.config)
+        faults = _faults(stored, self._expected(), copies) if stored else ["no tensor under `model`"]
+        if len(below) > len(stored):
             faults.append("keys with and without a leading `model.`")
         if not faults:
-            faults = [f"{key} is not {other}" for key, other in duplicates(self.config).items()
+            faults = [f"{key} is not {other}" for key, other in copies.items()
                       if key in stored and not self._same(stored[key], stored[other])]  # fmt: skip
         if faults:
             raise InputError(
-                f"{self.file}: not the model of {self.folder / 'config.json'}: {', '.join(faults)}",
-                "give its own Hugging Face folder, as FILE.mdl@FOLDER; merge adapters before",
+                f"{self.file}: it is not the model of {self.folder / 'config.json'}: {', '.join(faults)}",
+                "give its own Hugging Face folder, as FILE.mdl@FOLDER; merge adapters first",
             )
         return stored
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by its Hugging Face name; `start` is where it lies in `content`."""
+        """Return every tensor by its Hugging Face name, at its place in the file that `safetensors_stream` would write."""
         dtypes = {name: self.stored[place.key].dtype for name, place in self.places.items()}
         return lay_out(self.file, {name: (dtypes[name], shape) for name, shape in self.shapes.items()})
 
     def read(self, name: str) -> np.ndarray:
-        """As `Checkpoint.read`."""
-        whole, start = np.empty(self.shapes[name], BITS[self.tensors[name].dtype]), 0
+        """Return a tensor's bits, as `Checkpoint.read` does."""
+        bits = np.empty(self.shapes[name], BITS[self.tensors[name].dtype])
+        start = 0
         for rows in self._rows(name, BLOCK):
-            whole[start : start + len(rows)] = rows
+            bits[start : start + len(rows)] = rows
             start += len(rows)
-        return whole
+        return bits
 
     def read_bytes(self, name: str) -> memoryview:
-        """As `Checkpoint.read_bytes`."""
+        """Return a tensor's bytes, as `Checkpoint.read_bytes` does."""
         return self.read(name).reshape(-1).view(np.uint8).data
 
     def read_blocks(self, name: str, block: int) -> Iterator[np.ndarray]:
-        """As `Checkpoint.read_blocks`, but for the one buffer; of q and k, blocks of whole heads."""
+        """Yield a tensor's bits as `Checkpoint.read_blocks` does, but each in its own buffer; whole heads of q and k."""
         return (rows.reshape(-1) for rows in self._rows(name, block))
 
     @cached_property
     def digest(self) -> str:
-        """Return the digest of the folder that `prepare_model` makes of this checkpoint in its own dtype."""
+        """Return the digest of the folder that `prepare_model` would make of this checkpoint in its own dtype."""
         weights = hashlib.sha256()
         for part in safetensors_stream(self, self.tensors):
             weights.update(part)
@@ -107,54 +115,58 @@ class ModelZooCheckpoint(Checkpoint):
         return self.digest_of(hashes | {"model.safetensors": weights.hexdigest()})
 
     def _rows(self, name: str, block: int) -> Iterator[np.ndarray]:
-        """The bits of a tensor's rows in Hugging Face's order, about `block` weights at once."""
-        place, shape = self.places[name], self.shapes[name]
-        step = max(1, block // (shape[1] if len(shape) > 1 else 1))
+        """Yield the bits of a tensor's rows in Hugging Face's order, about `block` weights at once."""
+        place = self.places[name]
+        shape = self.shapes[name]
+        step = max(1, block // math.prod(shape[1:]))
         if place.head_dim:
-            step = -(-step // place.head_dim) * place.head_dim
+            # Rows are permuted within a head, so a block holds whole heads.
+            step += -step % place.head_dim
         for start in range(0, shape[0], step):
-            selection = slice(start, start + step)
-            rows = self.mdl.read(
-                self.stored[place.key], selection if place.expert is None else (selection, place.expert)
-            )
-            yield np.ascontiguousarray(deinterleave(rows, place.head_dim) if place.head_dim else rows)
+            rows = slice(start, start + step)
+            selection = rows if place.expert is None else (rows, place.expert)
+            bits = self.mdl.read(self.stored[place.key], selection)
+            yield np.ascontiguousarray(deinterleave(bits, place.head_dim) if place.head_dim else bits)
 
     def _expected(self) -> Shapes:
-        """Key -> shape in the file, of the model that config.json describes."""
-        experts = self.config.get("num_local_experts")
-        return {
-            place.key: self.shapes[name]
-            if place.expert is None
-            else (self.shapes[name][0], experts, self.shapes[name][1])
-            for name, place in self.places.items()
-        }
+        """Return key -> shape in the file, of the model that config.json describes."""
+        shapes: Shapes = {}
+        for name, place in self.places.items():
+            rows, *columns = self.shapes[name]
+            experts = [] if place.expert is None else [self.config["num_local_experts"]]
+            shapes[place.key] = (rows, *experts, *columns)
+        return shapes
 
     def _same(self, one: MdlTensor, other: MdlTensor) -> bool:
+        """Return whether two tensors are one, or have the same dtype, shape and values."""
+        if one == other:
+            return True
+        if (one.dtype, one.shape) != (other.dtype, other.shape):
+            return False
         step = max(1, BLOCK // math.prod(one.shape[1:]))
         blocks = [slice(start, start + step) for start in range(0, one.shape[0], step)]
-        return one == other or (
-            (one.dtype, one.shape) == (other.dtype, other.shape)
-            and all(np.array_equal(self.mdl.read(one, block), self.mdl.read(other, block)) for block in blocks)
-        )
+        return all(np.array_equal(self.mdl.read(one, block), self.mdl.read(other, block)) for block in blocks)
 
 
 def open_checkpoint(place: Path) -> Checkpoint:
-    """The checkpoint at a place that a user names: a Hugging Face folder, or FILE.mdl[@FOLDER]."""
-    found = split_mdl(str(place))
-    return ModelZooCheckpoint(folder=found[1], file=found[0]) if found else Checkpoint(place)
+    """Return the checkpoint at a place that a user names: a Hugging Face folder, or FILE.mdl[@FOLDER]."""
+    mdl = split_mdl(str(place))
+    if not mdl:
+        return Checkpoint(place)
+    file, folder = mdl
+    return ModelZooCheckpoint(folder=folder, file=file)
 
 
 def _faults(stored: dict[str, MdlTensor], expected: Shapes, copies: dict[str, str]) -> list[str]:
-    """How a file's tensors differ from those of its model; masks beside their parameters belong to it."""
+    """Return how a file's tensors differ from those of its model. Masks beside their parameters are allowed."""
     known = {**expected, **{key: expected[other] for key, other in copies.items()}}
     masks = {f"{key}_mask" for key, shape in expected.items() if len(shape) > 1}
-    missing, foreign = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - known.keys() - masks)
-    differing = sorted(key for key in known.keys() & stored.keys() if stored[key].shape != known[key])
-    other = sorted(key for key in expected.keys() & stored.keys() if stored[key].dtype not in BITS)
-    kinds = (
-        ("missing", missing),
-        ("unknown to it", foreign),
-        ("of another shape", differing),
-        (f"in none of {', '.join(BITS)}", other),
-    )
-    return [f"{len(keys)} tensors {kind} (first: {keys[0]})" for kind, keys in kinds if keys]
+    differing = [key for key in known.keys() & stored.keys() if stored[key].shape != known[key]]
+    unreadable = [key for key in expected.keys() & stored.keys() if stored[key].dtype not in BITS]
+    kinds = {
+        "missing": expected.keys() - stored.keys(),
+        "unknown to it": stored.keys() - known.keys() - masks,
+        "of another shape": differing,
+        f"in none of {', '.join(BITS)}": unreadable,
+    }
+    return [f"{len(keys)} tensors {kind} (first: {min(keys)})" for kind, keys in kinds.items() if keys]

@@ -2,14 +2,14 @@
 
 A layer of sparse_to_sparse multiplies by W' = (W + s B A) * M. The merge computes W' with the same function
 (lora/effective_weight.py). On a CPU both have the same bits, so a second evaluation would give the same numbers
-(tests/test_before_merge.py). In that case `as_trained` is True in merge.json. It is False if a layer computes the product in
+(tests/evaluation/test_before_merge.py). In that case `as_trained` is True in merge.json. It is False if a layer computes the product in
 another order: with sparse_to_dense, structured masks, and masks that prune nothing.
 """
 
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.storage.record import again, read_record
+from sparseft.storage.record import read_record, remake_advice
 from sparseft.tasks.wikitext2 import PREFIXES
 
 # Fields of evaluation.json that an evaluation before the merge would fill with other values.
@@ -30,16 +30,26 @@ def take_over(
         return None
     if (merge["run_id"], evaluation["run_id"], evaluation["task"]) != (run_id, run_id, task):
         return None
-    for name in ("model", "mask", "adapter"):
-        if merge["inputs"][name] != inputs[name]:
-            raise InputError(f"{merge_record}: merged from another {name}", again(merge_record))
-    if evaluation["inputs"]["model"] != merge["outputs"]:
-        raise InputError(
-            f"{evaluation_record}: not of the model that {merge_record} describes", again(evaluation_record)
-        )
-    for name in ("data", "train"):
-        if evaluation["inputs"][name] != inputs[name]:
-            raise InputError(f"{evaluation_record}: made with other examples ({name})", again(evaluation_record))
+    _check_inputs(merge, evaluation, inputs, merge_record, evaluation_record)
     content = {name: value for name, value in evaluation.items() if name not in NOT_COPIED}
     content["metrics"] = {name: value for name, value in evaluation["metrics"].items() if not name.startswith(PREFIXES)}
     return content | {"taken_from": evaluation_record.name}
+
+
+def _check_inputs(
+    merge: dict, evaluation: dict, inputs: dict[str, str], merge_record: Path, evaluation_record: Path
+) -> None:
+    """Raise InputError if one of the records belongs to another model or to other data."""
+    for name in ("model", "mask", "adapter"):
+        if merge["inputs"][name] != inputs[name]:
+            raise InputError(f"{merge_record}: merged from another {name}", remake_advice(merge_record))
+    if evaluation["inputs"]["model"] != merge["outputs"]:
+        raise InputError(
+            f"{evaluation_record}: evaluates another model than the one that {merge_record} describes",
+            remake_advice(evaluation_record),
+        )
+    for name in ("data", "train"):
+        if evaluation["inputs"][name] != inputs[name]:
+            raise InputError(
+                f"{evaluation_record}: made with other examples ({name})", remake_advice(evaluation_record)
+            )

@@ -1,10 +1,10 @@
-"""Token perplexity of a text; on WikiText-2 the number that pruning papers print.
+"""Measure the token perplexity of a text. On WikiText-2 it is the number that pruning papers print.
 
-    exp(mean over all tokens of -log p(token | those before it in its window))
+    exp(mean of -log p(token | the tokens before it in its window))
 
-over windows of `context` tokens that do not overlap; the text is tokenised once, its rest after the last whole window
-left out (github.com/locuslab/wanda, lib/eval.py). It depends on the context and on the tokeniser: compare equal ones
-alone. lm-eval's `wikitext` is another number, a word perplexity.
+The text is tokenised once and cut into windows of `context` tokens that do not overlap. The tokens after the last whole window
+are left out, as in github.com/locuslab/wanda, lib/eval.py. Perplexities with another context or tokenizer cannot be compared.
+lm-eval's `wikitext` is a perplexity per word, which is another number.
 """
 
 import math
@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from sparseft.errors import InputError
 
-LARGEST_LOSS = 709  # nats per token: exp(709.79) is more than the largest float
+# Nats per token. exp(709.79) is more than the largest float.
+LARGEST_LOSS = 709
 
 
 @torch.no_grad()
@@ -25,24 +26,26 @@ def token_perplexity(
 ) -> float:
     """Return the perplexity per token, over the first `windows` windows, or over all.
 
-    Raises InputError if the text is too short, the context is too long, or the loss has no finite exponential."""
+    Raises InputError if the text is too short, the context is too long, or the perplexity is not a finite number."""
     limit = model.config.max_position_embeddings
     if not 2 <= context <= limit:
         raise InputError(
-            f"perplexity: a context of {context} tokens, the model takes {limit}", "set 2 or more, no more"
+            f"perplexity.context is {context} tokens, but the model takes {limit}", f"set it to 2 to {limit}"
         )
     ids = torch.tensor(tokenizer.encode(text, verbose=False))
-    whole = len(ids) // context
-    if whole < (windows or 1):
-        raise InputError(f"perplexity: {whole} windows of {context} in {len(ids)} tokens", "give more text")
+    available = len(ids) // context
+    if available < (windows or 1):
+        raise InputError(f"perplexity: {available} windows of {context} in {len(ids)} tokens", "give more text")
+    used = windows or available
     losses = []
-    for window in ids[: (windows or whole) * context].reshape(-1, context).to(model.device):
+    for window in ids[: used * context].reshape(used, context).to(model.device):
         logits = model(window[None], use_cache=False).logits[0, :-1]  # (context - 1, V)
         losses.append(F.cross_entropy(logits.float(), window[1:]).item())
     mean = sum(losses) / len(losses)
+    # Not `mean > LARGEST_LOSS`, which is False for NaN.
     if not mean <= LARGEST_LOSS:
         raise InputError(
-            f"perplexity: the mean loss is {mean:g} nats per token, at most {LARGEST_LOSS} have a finite perplexity",
+            f"perplexity: the mean loss is {mean:g} nats per token, and only up to {LARGEST_LOSS} is a perplexity finite",
             "check the model's weights, prune less, or leave the perplexity out",
         )
     return math.exp(mean)

@@ -1,17 +1,19 @@
-"""Log-likelihoods of several continuations of one context, from one forward pass over the context.
+"""Compute the log-likelihoods of several continuations of a context with one forward pass over the context.
 
-lm-eval runs the context once per continuation. Here the continuations of a context stand behind it in one sequence:
+lm-eval runs the context once per continuation. Here the continuations stand behind their context in one sequence:
 
     tokens      c0 c1 c2 | a0 a1 | b0 b1 b2        the context c, the continuations a and b without their last tokens
-    positions    0  1  2 |  3  4 |  3  4  5        each continuation goes on from the context
+    positions    0  1  2 |  3  4 |  3  4  5        each continuation starts where the context ends
     a1 sees     c0 c1 c2 | a0 a1 |                 never another continuation
 
-lm_head runs only on the positions that predict a token of a continuation.
+lm_head runs only on the tokens that predict a token of a continuation.
 
-The numbers equal those of one pass per continuation, apart from rounding. In float32 it is about 1e-5 nats for a short
-continuation. `is_exact_enough` accepts only such requests. A 16-bit model rounds by 0.01 nats or more. For a long
-continuation, lm-eval's own sum in float32 rounds by more than 1e-4 nats. A model's config.json may also ask for an attention
-or for positions under which a packed sequence means something else. lm-eval's own passes evaluate all of these.
+The results equal those of one pass per continuation, apart from rounding. For a short continuation in float32 it is about
+1e-5 nats. `may_share_contexts` rejects the requests for which this does not hold:
+
+- A 16-bit model rounds by 0.01 nats or more.
+- For a long continuation, lm-eval's own sum in float32 rounds by more than 1e-4 nats.
+- A model's config.json may ask for an attention or for positions under which a packed sequence means something else.
 """
 
 from collections import defaultdict
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from sparseft.language_model.attention import FIXED_ROPE, attention_window
 
@@ -26,36 +29,66 @@ from sparseft.language_model.attention import FIXED_ROPE, attention_window
 LONGEST = 16
 # torch's own attention. The eager one of transformers adds a mask of True and False as 1 and 0.
 ATTENTION = "sdpa"
+# The segments of a sequence. Its continuations are segments 1, 2, and so on.
+CONTEXT = 0
+PADDING = -1
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """One context with its continuations, as token ids; `requests` are the places of the continuations in the result."""
+    """Hold one context with its continuations, as token ids. `requests` are the places of the continuations in the result.
+
+    The last token of a continuation is predicted, and is no input."""
 
     context: tuple[int, ...]
     continuations: list[tuple[int, ...]]
     requests: list[int]
 
     @property
-    def length(self) -> int:
-        """Return the number of input tokens. The last token of a continuation is predicted, and is no input."""
-        return len(self.context) + sum(len(tokens) - 1 for tokens in self.continuations)
+    def ids(self) -> list[int]:
+        """Return the input tokens: the context and the continuations."""
+        return [*self.context, *(token for tokens in self.continuations for token in tokens[:-1])]
+
+    @property
+    def positions(self) -> list[int]:
+        """Return the position of each input token."""
+        end = len(self.context)
+        return [*range(end), *(end + place for tokens in self.continuations for place in range(len(tokens) - 1))]
+
+    @property
+    def segments(self) -> list[int]:
+        """Return the segment of each input token."""
+        numbers = [number for number, tokens in enumerate(self.continuations, start=1) for _ in tokens[:-1]]
+        return [CONTEXT] * len(self.context) + numbers
+
+    @property
+    def predictors(self) -> list[int]:
+        """Return for each token of the continuations the place of the input token that predicts it."""
+        places = []
+        start = len(self.context)
+        for tokens in self.continuations:
+            stop = start + len(tokens) - 1
+            places += [len(self.context) - 1, *range(start, stop)]
+            start = stop
+        return places
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A batch of sequences: T is the longest length, N the number of predicted tokens."""
+    """Hold a batch of sequences: T is the longest length, N the number of predicted tokens."""
 
     ids: Tensor  # int64 (B, T)
     positions: Tensor  # int64 (B, T)
-    visible: Tensor  # bool (B, 1, T, T): the row is the token that looks, the column the one that it sees
+    visible: Tensor  # bool (B, 1, T, T): whether the token of the row sees the token of the column
     predictors: Tensor  # int64 (N,): place of the token that predicts, in the flattened (B * T,)
     targets: Tensor  # int64 (N,): the predicted token
     owners: list[int]  # (N,): the request that a predicted token belongs to
 
 
-def is_exact_enough(model: nn.Module, requests: list[tuple[list[int], list[int]]]) -> bool:
-    """Return whether the requests, (context, continuation) in token ids, may share the passes over their contexts."""
+def may_share_contexts(model: nn.Module, requests: list[tuple[list[int], list[int]]]) -> bool:
+    """Return whether sharing the passes over the contexts changes the log-likelihoods only by about 1e-5 nats.
+
+    `requests` are pairs of context and continuation in token ids."""
     if model.dtype != torch.float32 or any(len(continuation) > LONGEST for _, continuation in requests):
         return False
     rope = model.get_decoder().rotary_emb.rope_type
@@ -66,66 +99,68 @@ def is_exact_enough(model: nn.Module, requests: list[tuple[list[int], list[int]]
 def log_likelihoods(
     model: nn.Module, requests: list[tuple[list[int], list[int]]], batch_size: int
 ) -> list[tuple[float, bool]]:
-    """Return for each (context, continuation) in token ids its log-likelihood in nats, and whether greedy decoding gives it.
+    """Return for each (context, continuation) its log-likelihood in nats, and whether greedy decoding gives it.
 
-    `batch_size` is the number of contexts in a forward pass. Equal requests are computed once, and have the same bits."""
+    Requests are in token ids. `batch_size` is the number of contexts in a forward pass. Equal requests are computed once."""
     pairs = [(tuple(context), tuple(continuation)) for context, continuation in requests]
     places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
-    # The longest sequences come first, so that running out of memory shows at once.
-    sequences = sorted(_by_context(list(places)), key=lambda sequence: -sequence.length)
+    # The longest sequences come first, so that a lack of memory shows at once.
+    sequences = sorted(_by_context(list(places)), key=lambda sequence: -len(sequence.ids))
     sums = [0.0] * len(places)
-    greedy = [True] * len(places)
+    is_greedy = [True] * len(places)
     for start in range(0, len(sequences), batch_size):
         packed = _pack(sequences[start : start + batch_size], attention_window(model.config))
         logs, hits = _predict(model, packed)
         for request, log, hit in zip(packed.owners, logs, hits, strict=True):
             sums[request] += log
-            greedy[request] = greedy[request] and hit
-    return [(sums[places[pair]], greedy[places[pair]]) for pair in pairs]
+            is_greedy[request] = is_greedy[request] and hit
+    return [(sums[places[pair]], is_greedy[places[pair]]) for pair in pairs]
 
 
 def _by_context(pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[Sequence]:
-    """Return the pairs of context and continuation with one context together."""
+    """Return one sequence per context, with its continuations. The requests are places in `pairs`."""
     places: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for place, (context, _) in enumerate(pairs):
         places[context].append(place)
-    return [Sequence(context, [pairs[place][1] for place in found], found) for context, found in places.items()]
+    return [
+        Sequence(context, [pairs[place][1] for place in requests], requests) for context, requests in places.items()
+    ]
 
 
 def _pack(sequences: list[Sequence], window: int | None) -> Packed:
-    """Pack sequences into one batch. `window`: how many tokens back a token sees, itself included; None for all."""
-    width = max(sequence.length for sequence in sequences)
-    ids = torch.zeros(len(sequences), width, dtype=torch.long)
-    positions = torch.zeros(len(sequences), width, dtype=torch.long)
-    # Padding sees itself, because a softmax over nothing is NaN.
-    visible = torch.eye(width, dtype=torch.bool).repeat(len(sequences), 1, 1)
-    predictors: list[int] = []
-    targets: list[int] = []
-    owners: list[int] = []
-    for row, sequence in enumerate(sequences):
-        end = len(sequence.context)
-        ids[row, :end] = torch.tensor(sequence.context)
-        positions[row, :end] = torch.arange(end)
-        visible[row, :end, :end] = _causal(end)
-        start = end
-        for request, tokens in zip(sequence.requests, sequence.continuations, strict=True):
-            stop = start + len(tokens) - 1
-            ids[row, start:stop] = torch.tensor(tokens[:-1], dtype=torch.long)
-            positions[row, start:stop] = torch.arange(end, end + len(tokens) - 1)
-            visible[row, start:stop, :end] = True
-            visible[row, start:stop, start:stop] = _causal(stop - start)
-            predictors += [row * width + end - 1, *range(row * width + start, row * width + stop)]
-            targets += tokens
-            owners += [request] * len(tokens)
-            start = stop
+    """Pack sequences into one batch. A token sees at most `window` tokens, itself included; None means all."""
+    ids = _padded([sequence.ids for sequence in sequences], 0)
+    positions = _padded([sequence.positions for sequence in sequences], 0)
+    visible = _visible(_padded([sequence.segments for sequence in sequences], PADDING))
     if window is not None:
         visible &= positions[:, :, None] - positions[:, None, :] < window
+    width = ids.shape[1]
+    predictors = [row * width + place for row, sequence in enumerate(sequences) for place in sequence.predictors]
+    targets = [token for sequence in sequences for tokens in sequence.continuations for token in tokens]
+    owners = [
+        request
+        for sequence in sequences
+        for request, tokens in zip(sequence.requests, sequence.continuations, strict=True)
+        for _ in tokens
+    ]
     return Packed(ids, positions, visible[:, None], torch.tensor(predictors), torch.tensor(targets), owners)
 
 
-def _causal(length: int) -> Tensor:
-    """Return which tokens of a text see which, bool (length, length)."""
-    return torch.ones(length, length, dtype=torch.bool).tril()
+def _padded(rows: list[list[int]], value: int) -> Tensor:
+    """Return rows of numbers, padded on the right with `value`, int64 (B, T)."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+
+
+def _visible(segments: Tensor) -> Tensor:
+    """Return which tokens see which, bool (B, T, T), from the segment of each token, (B, T).
+
+    A token sees the earlier tokens of the context and of its own segment."""
+    looking, seen = segments[:, :, None], segments[:, None, :]
+    itself = torch.eye(segments.shape[1], dtype=torch.bool)
+    earlier = torch.ones_like(itself).tril()
+    visible = earlier & ((seen == CONTEXT) | (seen == looking)) & (looking != PADDING)
+    # Padding sees only itself. A softmax over nothing would be NaN.
+    return visible | itself
 
 
 def _predict(model: nn.Module, packed: Packed) -> tuple[list[float], list[bool]]:

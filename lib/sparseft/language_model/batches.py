@@ -1,9 +1,10 @@
-"""Examples as token ids, and batches of them; the loss is on the answer alone.
+"""Encode examples as token ids, and divide them into batches. The loss is only on the answers.
 
-Tokens are split into prompt and answer as lm-eval splits context and continuation (lm_eval/api/model.py,
-_encode_pair), so that training sees the very tokens that evaluation scores.
+Tokens are split into prompt and answer as lm-eval splits context and continuation (lm_eval/api/model.py, _encode_pair).
+So training sees exactly the tokens that evaluation scores.
 """
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from sparseft.tasks.task import Row, Task
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids of prompt and answer; the answer starts at `answer_start`."""
+    """Hold the token ids of a prompt and its answer. The answer starts at `answer_start`."""
 
     ids: list[int]
     answer_start: int
@@ -26,30 +27,33 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """`ids` int64 (B, T), padded on the right; the answers' tokens `targets` (N,) stand after `positions` (N,) of the
-    flattened (B * T,)."""
+    """Hold a batch: `ids` int64 (B, T), padded on the right, and the tokens of the answers, `targets` int64 (N,).
+
+    Each target is the token after its position, in `positions` int64 (N,), of the flattened ids (B * T,)."""
 
     ids: Tensor
     positions: Tensor
     targets: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on `device`."""
+        """Return the same batch on `device`."""
         return Batch(self.ids.to(device), self.positions.to(device), self.targets.to(device))
 
 
 def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Example]:
-    """Return the rows as token ids; a generated answer ends in the end-of-sequence token.
+    """Return the rows as token ids. A generated answer ends in the end-of-sequence token.
 
-    Raises InputError where an answer cannot be told from its prompt by tokens, and where rows are longer than
-    `max_length` tokens: nothing is cut in silence."""
-    examples, divisible = [], []
+    Raises InputError if the tokens do not divide into prompt and answer, or if a row has more than `max_length` tokens,
+    because no row is cut silently."""
+    end = [tokenizer.eos_token_id] if task.choices is None else []
+    examples: list[Example] = []
+    divisible: list[bool] = []
     for row in rows:
         text = task.prompt(row)
-        # lm-eval moves the spaces at a prompt's end to the answer.
-        prompt, whole = tokenizer.encode(text.rstrip()), tokenizer.encode(f"{text} {task.answer(row)}")
+        # lm-eval moves the spaces at the end of a prompt to the answer.
+        prompt = tokenizer.encode(text.rstrip())
+        whole = tokenizer.encode(f"{text} {task.answer(row)}")
         divisible.append(continues(prompt, whole))
-        end = [tokenizer.eos_token_id] if task.choices is None else []
         examples.append(Example(whole + end, len(prompt)))
     refuse_indivisible(task.name, divisible)
     refuse_longer(f"{task.name}: examples", [len(example.ids) for example in examples], max_length)
@@ -57,85 +61,100 @@ def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Exam
 
 
 def continues(prompt: list[int], whole: list[int]) -> bool:
-    """Return whether `whole`, the ids of prompt and answer, are those of the prompt and then one or more."""
+    """Return whether `whole`, the ids of prompt and answer, starts with the ids of the prompt and has more."""
     return 0 < len(prompt) < len(whole) and whole[: len(prompt)] == prompt
 
 
 def refuse_indivisible(task: str, divisible: list[bool]) -> None:
-    """Raise InputError where rows are not `divisible` into the tokens of the prompt and those of the answer.
+    """Raise InputError if rows are not `divisible` into the tokens of the prompt and those of the answer.
 
-    A tokenizer that ends every text with a token of its own would leave only that token to be scored."""
+    If a tokenizer ends every text with a special token, only that token would be scored."""
     refuse_rows(
-        f"{task}: the tokens of a prompt are not the first of prompt and answer, or the answer has none,",
-        [not each for each in divisible],
-        "take a tokenizer that appends no token to a text and joins none over the space before the answer"
+        f"{task}: prompt and answer do not start with the tokens of the prompt, or the answer has no token,",
+        [not is_divisible for is_divisible in divisible],
+        "use a tokenizer that appends no token to a text, and that does not join the prompt and the answer in one token"
         " (post_processor and pre_tokenizer in tokenizer.json)",
     )
 
 
-def refuse_rows(what: str, wrong: list[bool], mend: str) -> None:
-    """Raise InputError where rows are `wrong`, with their count and the number of the first."""
+def refuse_rows(what: str, wrong: list[bool], advice: str) -> None:
+    """Raise InputError if rows are `wrong`, with their count and the number of the first."""
     if any(wrong):
-        raise InputError(f"{what} in {sum(wrong)} of {len(wrong)} rows, number {wrong.index(True) + 1} first", mend)
+        first = wrong.index(True) + 1
+        raise InputError(f"{what} in {sum(wrong)} of {len(wrong)} rows, the first is number {first}", advice)
 
 
 def refuse_longer(
     what: str,
     lengths: list[int],
     limit: int,
-    mend: str = "leave them out of the data, or take a model with a longer context",
+    advice: str = "remove them from the data, or use a model with a longer context",
 ) -> None:
-    """Raises InputError, with all that are longer counted, where `lengths` in tokens exceed `limit`."""
+    """Raise InputError if `lengths`, in tokens, exceed `limit`; with their count, the first and the longest."""
     longer = [number for number, length in enumerate(lengths, start=1) if length > limit]
     if longer:
         raise InputError(
-            f"{what}: {len(longer)} of {len(lengths)} have more tokens than the {limit} allowed, number {longer[0]}"
-            f" first, the longest {max(lengths)}",
-            mend,
+            f"{what}: {len(longer)} of {len(lengths)} have more than {limit} tokens: the first is number {longer[0]},"
+            f" the longest has {max(lengths)}",
+            advice,
         )
 
 
 def of_length(example: Example, length: int) -> Example:
-    """The last `length` tokens of an example that is repeated as often as they need; as many of them answer."""
-    ids = (example.ids * -(-length // len(example.ids)))[-length:]
+    """Return an example of exactly `length` tokens: the last ones of the example, which is repeated if it is shorter.
+
+    Its answer has as many tokens, unless it is cut."""
+    repeats = math.ceil(length / len(example.ids))
+    ids = (example.ids * repeats)[-length:]
     return Example(ids, max(1, length - len(example.ids) + example.answer_start))
 
 
 def collate(examples: list[Example], multiple: int = 1) -> Batch:
-    """Pad on the right with 0, to a multiple: under causal attention no real token sees a padded one, so no mask is needed."""
+    """Return the examples as one batch, padded on the right with 0 to a `multiple` of tokens.
+
+    Causal attention lets no real token see a padded one, so no mask is needed."""
     width = max(len(example.ids) for example in examples)
     width += -width % multiple
     ids = torch.zeros(len(examples), width, dtype=torch.long)
-    positions, targets = [], []
+    positions: list[int] = []
+    targets: list[int] = []
     for row, example in enumerate(examples):
         ids[row, : len(example.ids)] = torch.tensor(example.ids)
-        positions += range(row * width + example.answer_start - 1, row * width + len(example.ids) - 1)
+        # Each position predicts the token that follows it.
+        before = row * width - 1
+        positions += range(before + example.answer_start, before + len(example.ids))
         targets += example.ids[example.answer_start :]
     return Batch(ids, torch.tensor(positions), torch.tensor(targets))
 
 
 def shuffled(examples: list[Example], settings: Training, seed: int) -> Iterator[list[Example]]:
-    """Batches without end; every epoch is a new permutation, and what fills no batch goes to the next epoch's first.
+    """Yield batches without end. Every epoch is a new permutation; what fills no batch goes into the next epoch's first.
 
-    The other batches of an epoch are sorted by length settings.length_buckets at a time, cut, and put in random order.
-    The same batches for the same seed, whatever the mode, so that modes differ in nothing else."""
-    generator, left, size = random.Random(seed), [], settings.batch_size
+    The other batches of an epoch are sorted by length, settings.length_buckets batches at a time, and put in random order.
+    They depend only on the seed and not on the mode, so that modes differ in nothing else."""
+    generator = random.Random(seed)
+    size = settings.batch_size
+    window = size * settings.length_buckets
+    left_over: list[Example] = []
     while True:
         epoch = generator.sample(examples, len(examples))
-        first = left + epoch[: (size - len(left)) % size]
-        epoch = epoch[(size - len(left)) % size :]
-        if len(first) % size:  # fewer examples than a batch holds
-            left = first
+        missing = (size - len(left_over)) % size
+        first = left_over + epoch[:missing]
+        epoch = epoch[missing:]
+        # There are fewer examples than a batch holds, so the next epoch has to fill it.
+        if len(first) % size:
+            left_over = first
             continue
-        whole = len(epoch) // size * size
-        left = epoch[whole:]
+        end = len(epoch) // size * size
+        left_over = epoch[end:]
         if first:
             yield first
-        for start in range(0, whole, size * settings.length_buckets):
-            yield from _by_length(epoch[start : min(start + size * settings.length_buckets, whole)], size, generator)
+        for start in range(0, end, window):
+            yield from _by_length(epoch[start : min(start + window, end)], size, generator)
 
 
-def _by_length(window: list[Example], size: int, generator: random.Random) -> list[list[Example]]:
-    window = sorted(window, key=lambda example: len(example.ids))
-    batches = [window[start : start + size] for start in range(0, len(window), size)]
+def _by_length(examples: list[Example], size: int, generator: random.Random) -> list[list[Example]]:
+    """Return batches of examples of similar length, in random order."""
+    examples = sorted(examples, key=lambda example: len(example.ids))
+    batches = [examples[start : start + size] for start in range(0, len(examples), size)]
     return generator.sample(batches, len(batches))

@@ -1,4 +1,4 @@
-"""What a measurement ran on: the device, its name, its peak memory."""
+"""Choose the device and limit its use, and describe what a measurement ran on: device, peak memory, versions."""
 
 import ctypes
 import platform
@@ -14,33 +14,41 @@ import torch
 import sparseft
 from sparseft.errors import InputError
 
+# Options of mallopt, from malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+
 
 def choose_device() -> torch.device:
-    """The first CUDA device, or the CPU."""
+    """Return the first CUDA device, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def limit_threads(threads: int) -> None:
-    """Use that many CPU threads: parallel jobs share the cores, and sums depend on how they are split."""
+    """Use that many CPU threads. Parallel jobs share the cores, and sums depend on how they are split.
+
+    Raises InputError if it is not a number from 1 to 1024."""
     if not 1 <= threads <= 1024:
-        raise InputError(f"--threads {threads}", "give a number from 1 to 1024")
+        raise InputError(f"--threads {threads} is out of range", "give a number from 1 to 1024")
     torch.set_num_threads(threads)
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed: a step's tensors go back to the kernel otherwise, and cost it a page fault a 4 KB.
+    """Make glibc keep freed memory. Otherwise a step's tensors go back to the kernel, which costs a page fault per 4 KB.
 
-    5 to 16 % of a step on a CPU, for 3 to 8 % more memory; elsewhere nothing changes."""
+    It saves 5 to 16 % of a step on a CPU, for 3 to 8 % more memory. On other systems it does nothing."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    for option in (-1, -3) if mallopt else ():  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    if not mallopt:
+        return
+    for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
         mallopt(option, 1 << 30)
 
 
 @contextmanager
 def limited_memory(limit: int) -> Iterator[None]:
-    """Have the system refuse this process more than `limit` bytes of private memory (Linux alone keeps to it).
+    """Let the system refuse this process more than `limit` bytes of private memory during the block. Only Linux does so.
 
-    Where the machine itself has less, this process is the first that the system kills, from here on."""
+    The machine may have less. Therefore this makes the process the OOM killer's first choice, from here on."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     score = Path("/proc/self/oom_score_adj")
     if score.exists():
@@ -53,20 +61,21 @@ def limited_memory(limit: int) -> Iterator[None]:
 
 
 def private_memory() -> int:
-    """Bytes that count against `limited_memory`; 0 where the system does not keep to it."""
-    status = Path("/proc/self/status")
-    return 1024 * int(status.read_text().split("VmData:")[1].split()[0]) if status.exists() else 0
+    """Return the bytes that count against `limited_memory`; 0 if the system does not say."""
+    return _status_bytes("VmData") or 0
 
 
 def memory_kills() -> int:
-    """How many processes the system has killed for want of memory since it started; 0 where it does not say."""
+    """Return how many processes the OOM killer has killed since the system started; 0 if the system does not say."""
     counters = Path("/proc/vmstat")
-    lines = map(str.split, counters.read_text().splitlines()) if counters.exists() else ()
-    return int(dict(lines).get("oom_kill", 0))
+    if not counters.exists():
+        return 0
+    counts = dict(line.split() for line in counters.read_text().splitlines())
+    return int(counts.get("oom_kill", 0))
 
 
 def device_name(device: torch.device) -> str:
-    """Such as "GPU: NVIDIA H100" or "CPU: AMD EPYC, 1 thread"; goes beside every measured figure."""
+    """Return a name for tables of measurements, such as "GPU: NVIDIA H100" or "CPU: AMD EPYC, 1 thread"."""
     if device.type == "cuda":
         return f"GPU: {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
@@ -74,13 +83,15 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: allocated on the GPU, or the process's largest resident set."""
+    """Return the peak memory in bytes: allocated on the GPU, or the process's largest resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the parent held when it started this process
-        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = _status_bytes("VmHWM")
+    if peak is not None:
+        return peak
+    # Not on Linux, where it would include what the parent held when it started this process.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def versions() -> dict[str, str]:
@@ -90,11 +101,20 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages, "sparseft": sparseft.__version__}
 
 
+def _status_bytes(key: str) -> int | None:
+    """Return a number of /proc/self/status in bytes; None if the system has no such file."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    kilobytes = status.read_text().split(f"{key}:")[1].split()[0]
+    return 1024 * int(kilobytes)
+
+
 def _processor() -> str:
+    """Return the name of the CPU, or its architecture if the system does not say."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        if cpuinfo.exists()
-        else []
-    )
-    return names[0].strip() if names else platform.processor() or platform.machine()
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,7 +1,7 @@
-"""The answer loss: cross-entropy of the answer tokens, in nats.
+"""Compute the answer loss: the cross-entropy of the answer tokens, in nats.
 
-lm_head runs on the answers' positions alone, which spares a vocabulary-sized row for every prompt token, and of the
-answers' rows there is one copy, where torch's cross-entropy makes three and takes half as long again.
+lm_head runs only on the positions of the answers, which saves a row as long as the vocabulary for every prompt token. The
+rows of the answers exist once; torch's cross-entropy makes three copies and takes 1.5 times as long.
 """
 
 import math
@@ -14,25 +14,29 @@ from torch.autograd.function import once_differentiable
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Batch, Example, collate
 
-ROWS = 16  # of logits that are worked on in fp32 at once
+# The number of rows of logits that are processed in fp32 at once.
+ROWS = 16
 
 
 class CrossEntropyFunction(torch.autograd.Function):
-    """-log softmax(logits)[target], fp32 (N,); logits (N, V), targets int64 (N,).
+    """Compute -log softmax(logits)[target], fp32 (N,), from logits (N, V) and targets int64 (N,).
 
-    The backward turns the logits themselves into their gradient, softmax - one-hot, as Liger Kernel does (arXiv
-    2410.10989, section 3.2): nothing else may use them, and it runs once."""
+    The backward overwrites the logits with their gradient, softmax - one-hot, as Liger Kernel does (arXiv 2410.10989,
+    section 3.2). So nothing else may use them, and the backward runs only once."""
 
     @staticmethod
     def forward(ctx, logits, targets):
-        scales = torch.cat([rows.float().logsumexp(1) for rows in logits.split(ROWS)])  # (N,)
+        # (N,)
+        scales = torch.cat([rows.float().logsumexp(1) for rows in logits.split(ROWS)])
         ctx.kept = logits, targets, scales
         return scales - logits.gather(1, targets[:, None])[:, 0].float()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        (logits, targets, scales), ctx.kept = ctx.kept, None
+        logits, targets, scales = ctx.kept
+        # The context must not keep the logits alive.
+        ctx.kept = None
         parts = (kept.split(ROWS) for kept in (logits, targets, scales, grad))
         for rows, target, scale, weight in zip(*parts, strict=True):
             softmax = rows.float().sub_(scale[:, None]).exp_()
@@ -42,16 +46,18 @@ class CrossEntropyFunction(torch.autograd.Function):
 
 
 class AnswerLoss(nn.Module):
-    """A language model's loss on a batch; a module, so that what divides a model among processes can take hold of it."""
+    """Compute a language model's loss on a batch. It is a module, so that FSDP can wrap it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: Batch) -> Tensor:
-        """-log p(token) of the batch's answer tokens, fp32 (N,)."""
-        hidden = self.model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state  # (B, T, H)
-        logits = self.model.get_output_embeddings()(hidden.flatten(0, 1)[batch.positions])  # (N, V)
+        """Return -log p(token) of the batch's answer tokens, fp32 (N,)."""
+        # (B, T, H)
+        hidden = self.model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state
+        # (N, V)
+        logits = self.model.get_output_embeddings()(hidden.flatten(0, 1)[batch.positions])
         return CrossEntropyFunction.apply(logits, batch.targets)
 
 
@@ -59,10 +65,11 @@ class AnswerLoss(nn.Module):
 def answer_losses(
     loss: AnswerLoss, examples: list[Example], batch_size: int, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """By example: the sum over its answer tokens, nats, float64 (N,), and how many they are, int64 (N,).
+    """Return for each example the loss of its answer, in nats, float64 (N,), and the answer's tokens, int64 (N,).
 
-    Batches by length, which changes no example's loss. Raises InputError where one is not finite."""
-    sums, tokens = np.zeros(len(examples)), np.array([len(example.ids) - example.answer_start for example in examples])
+    Batches hold examples of similar length, which changes no example's loss. Raises InputError if a loss is not finite."""
+    sums = np.zeros(len(examples))
+    tokens = np.array([len(example.ids) - example.answer_start for example in examples])
     by_length = sorted(range(len(examples)), key=lambda place: len(examples[place].ids))
     for start in range(0, len(by_length), batch_size):
         places = by_length[start : start + batch_size]
@@ -73,12 +80,12 @@ def answer_losses(
 
 
 def mean_answer_loss(loss: AnswerLoss, examples: list[Example], batch_size: int, device: torch.device) -> float:
-    """Mean over all answer tokens of `examples`, nats. Raises InputError where it is not finite."""
+    """Return the mean loss over all answer tokens of `examples`, in nats. Raises InputError if it is not finite."""
     sums, tokens = answer_losses(loss, examples, batch_size, device)
     return float(sums.sum() / tokens.sum())
 
 
 def check_finite_evaluation(loss: float) -> None:
-    """Raises InputError where the loss of an evaluation, a mean or a sum, is not finite."""
+    """Raise InputError if the loss of an evaluation, a mean or a sum, is not finite."""
     if not math.isfinite(loss):
         raise InputError(f"the evaluation loss is {loss}", "lower training.learning_rate, or check the model's weights")

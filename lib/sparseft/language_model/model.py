@@ -1,4 +1,4 @@
-"""A prepared checkpoint as a model in memory."""
+"""Load a prepared checkpoint as a model in memory, with its tokenizer."""
 
 from pathlib import Path
 
@@ -7,21 +7,19 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import ROTARY_BUFFER
-from sparseft.checkpoints.shapes import DTYPES
+from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
+from sparseft.checkpoints.soundness import ROTARY_BUFFER
 from sparseft.errors import InputError
-from sparseft.storage.files import read_json
+from sparseft.storage.reading import read_json
 
 _TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 
 
 def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """Return the checkpoint's model in its own dtype, in evaluation mode, and its tokenizer; only local files are read.
+    """Return the checkpoint's model in its own dtype and in evaluation mode, and its tokenizer. Reads only local files.
 
-    Raises InputError where tensors are missing, left over or of another shape, because transformers would draw them at
-    random; where the model has another dtype than its files; for a tokenizer without an end-of-sequence token; and as
-    `Checkpoint` does."""
+    Raises InputError if tensors are missing, unknown or of another shape, because transformers would draw them at random;
+    if the model has another dtype than its files; if the tokenizer has no end-of-sequence token; and as `Checkpoint`."""
     checkpoint = Checkpoint(folder)
     model, loading = AutoModelForCausalLM.from_pretrained(
         folder,
@@ -31,17 +29,16 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTraine
         trust_remote_code=False,
         output_loading_info=True,
     )
-    faults = [f"{kind} {sorted(map(str, names))[0]}" for kind, names in loading.items() if names]
+    faults = [f"{kind} {min(map(str, names))}" for kind, names in loading.items() if names]
     if faults:
-        raise InputError(
-            f"{folder}: does not fit its config.json: {', '.join(faults)}", "repair or replace the checkpoint"
-        )
+        what = f"{folder}: it does not fit its config.json: {', '.join(faults)}"
+        raise InputError(what, "repair or replace the checkpoint")
     _check_dtype(checkpoint, model.dtype)
     return model.to(device).eval(), load_tokenizer(folder)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer. Raises InputError where it has no token to end an answer with."""
+    """Return the checkpoint's tokenizer. Raises InputError if it has no token that ends an answer."""
     tokenizer = _tokenizer(folder)
     if tokenizer.eos_token_id is None:
         raise InputError(f"{folder}: the tokenizer has no end-of-sequence token", "name eos_token in its configuration")
@@ -49,33 +46,32 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _check_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
-    """Raise InputError where a tensor of the files has another dtype than the model that was made of them."""
+    """Raise InputError if a tensor of the files has another dtype than the model that was made of them."""
     name = str(dtype).removeprefix("torch.")
-    others = [
-        tensor
-        for tensor in checkpoint.tensors.values()
-        if tensor.dtype != DTYPES.get(name) and not ROTARY_BUFFER.search(tensor.name)
-    ]
-    if others:
-        what = (
-            f"{checkpoint.folder}: {others[0].name} is {others[0].dtype}, and its config.json makes a model in {name}"
-        )
-        raise InputError(what, "prepare the model with prepare_model.py, which writes one dtype")
+    for tensor in checkpoint.tensors.values():
+        if tensor.dtype != DTYPES.get(name) and not ROTARY_BUFFER.search(tensor.name):
+            raise InputError(
+                f"{checkpoint.folder}: {tensor.name} is in {tensor.dtype}, but its config.json describes a model in {name}",
+                "prepare the model with prepare_model.py, which writes one dtype",
+            )
 
 
 def _config(folder: Path) -> PretrainedConfig:
-    """config.json. What transformers 5 writes as rope_parameters, transformers 4 would pass over in silence."""
+    """Return the model's configuration. transformers 4 would ignore rope_parameters, which transformers 5 writes."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     rope = getattr(config, "rope_parameters", None)
     if _TRANSFORMERS_4 and rope:
-        rest = {key: value for key, value in rope.items() if key != "rope_theta"}
-        config.rope_theta, config.rope_scaling = rope["rope_theta"], rest if rest["rope_type"] != "default" else None
+        scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+        config.rope_theta = rope["rope_theta"]
+        config.rope_scaling = scaling if scaling["rope_type"] != "default" else None
     return config
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer, whose class transformers 5 calls TokenizersBackend and transformers 4 PreTrainedTokenizerFast."""
-    kind = AutoTokenizer
-    if _TRANSFORMERS_4 and read_json(folder / "tokenizer_config.json").get("tokenizer_class") == "TokenizersBackend":
-        kind = transformers.PreTrainedTokenizerFast
-    return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    """Return the tokenizer. Its class is TokenizersBackend in transformers 5, PreTrainedTokenizerFast in transformers 4."""
+    tokenizer_class = AutoTokenizer
+    if _TRANSFORMERS_4:
+        written_as = read_json(folder / "tokenizer_config.json").get("tokenizer_class")
+        if written_as == "TokenizersBackend":
+            tokenizer_class = transformers.PreTrainedTokenizerFast
+    return tokenizer_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

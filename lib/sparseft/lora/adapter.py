@@ -1,8 +1,11 @@
-"""Adapter files as PEFT writes them: adapter_model.safetensors and adapter_config.json.
+"""Read and write adapters as PEFT does. storage/adapter_files.py has the names of the files and tensors.
 
-Keys are `base_model.model.{layer}.lora_A.weight` (r, in) and `.lora_B.weight` (out, r), fp32. Source:
-github.com/huggingface/peft, docs/source/developer_guides/checkpoint.md. The configuration carries, under `sparseft`,
-the mode and the sha256 of the mask: stock PEFT would run and merge every adapter as if the mask were all ones.
+    y = x W^T + s (x A^T) B^T      A (r, in), B (out, r), fp32; s = lora_alpha / r
+
+The key `sparseft` of the configuration holds the mode and the sha256 of the mask. Stock PEFT ignores it: it would run and
+merge every adapter as if the mask were all ones.
+
+Source: github.com/huggingface/peft, docs/source/developer_guides/checkpoint.md.
 """
 
 import hashlib
@@ -17,42 +20,37 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sparseft.errors import InputError
-from sparseft.storage.files import (
-    ADAPTER_CONFIG,
-    ADAPTER_LIMIT,
-    JSON_LIMIT,
-    WEIGHTS,
-    atomic_folder,
-    joint_digest,
-    parse_json,
-    read_bytes,
-    read_text,
-    sha256_of_text,
-    write_json,
-)
+from sparseft.storage.adapter_files import ADAPTER_CONFIG, WEIGHTS, factor_names, joint_digest, layer_of
+from sparseft.storage.atomic import atomic_folder, write_json
+from sparseft.storage.hashes import sha256_of_text
+from sparseft.storage.reading import JSON_LIMIT, parse_json, read_bytes, read_text
 from sparseft.storage.record import check_adapter
 from sparseft.study.config import Training
 from sparseft.study.grid import PROJECTIONS, Run
 
-PREFIX = "base_model.model."
-# What a PEFT configuration may set without changing what A and B mean; any other key that is set is refused.
-_HARMLESS = {
-    "auto_mapping", "base_model_name_or_path", "bias", "eva_config", "exclude_modules", "inference_mode",
-    "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout",
-    "lora_ga_config", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "revision", "sparseft", "target_modules",
-    "task_type",
-}  # fmt: skip
+# The most bytes of weights that are read.
+_WEIGHTS_LIMIT = 64 * 10**9
+_ADVICE = "train the run again"
+# The keys of a PEFT configuration that do not change what A and B mean. An adapter that sets any other key is refused.
+_HARMLESS = frozenset(
+    (
+        "auto_mapping base_model_name_or_path bias eva_config exclude_modules inference_mode init_lora_weights"
+        " layers_pattern layers_to_transform loftq_config lora_alpha lora_dropout lora_ga_config megatron_core peft_type"
+        " peft_version qalora_group_size r revision sparseft target_modules task_type"
+    ).split()
+)
 
 
 def write_adapter(
     folder: Path, matrices: Mapping[str, tuple[Tensor, Tensor]], settings: Training, *, base: str, sparseft: dict
 ) -> None:
-    """Write an adapter folder; `matrices`: layer -> (A (r, in), B (out, r))."""
-    tensors = {}
-    for layer, (A, B) in matrices.items():
-        for name, matrix in (("A", A), ("B", B)):
-            tensors[f"{PREFIX}{layer}.lora_{name}.weight"] = matrix.detach().float().cpu().contiguous()
-    used = {layer.rpartition(".")[2] for layer in matrices}
+    """Write an adapter folder. `matrices`: layer -> (A (r, in), B (out, r)). `base`: the model's name."""
+    tensors = {
+        name: matrix.detach().float().cpu().contiguous()
+        for layer, pair in matrices.items()
+        for name, matrix in zip(factor_names(layer), pair, strict=True)
+    }
+    projections = {layer.rpartition(".")[2] for layer in matrices}
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -63,7 +61,7 @@ def write_adapter(
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
-        "target_modules": [name for name in PROJECTIONS if name in used],
+        "target_modules": [name for name in PROJECTIONS if name in projections],
         "sparseft": sparseft,
     }
     with atomic_folder(folder) as temporary:
@@ -72,80 +70,91 @@ def write_adapter(
 
 
 class Adapter(NamedTuple):
-    """Hold layer -> (A, B) in fp32, s = alpha / r, the configuration, and the digest of the bytes that they were read from."""
+    """Hold an adapter in memory."""
 
+    # Layer -> (A (r, in), B (out, r)), fp32.
     pairs: dict[str, tuple[Tensor, Tensor]]
+    # s = alpha / r.
     scale: float
+    # The content of adapter_config.json.
     config: dict
+    # The digest of the bytes that all this was read from.
     digest: str
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Return an adapter, each of whose files is read once.
+    """Return an adapter. Each of its files is read once.
 
     Raises InputError if a file is missing or damaged, if the adapter is no plain LoRA adapter, or if it is not the one that
     the train.json beside it records."""
-    mend = "train the run again"
-    text = read_text(folder / ADAPTER_CONFIG, JSON_LIMIT, mend)
+    text = read_text(folder / ADAPTER_CONFIG, JSON_LIMIT, _ADVICE)
     try:
-        weights = read_bytes(folder / WEIGHTS, ADAPTER_LIMIT)
+        weights = read_bytes(folder / WEIGHTS, _WEIGHTS_LIMIT)
     except FileNotFoundError:
-        raise InputError(f"{folder / WEIGHTS}: no such file", mend) from None
+        raise InputError(f"{folder / WEIGHTS}: no such file", _ADVICE) from None
     digest = joint_digest(hashlib.sha256(weights).hexdigest(), sha256_of_text(text))
     check_adapter(folder, digest)
-    config = parse_json(text, folder / ADAPTER_CONFIG, mend)
-    if not _plain(config):
+    config = parse_json(text, folder / ADAPTER_CONFIG, _ADVICE)
+    if not _is_plain(config):
         raise InputError(
             f"{folder}: not a plain LoRA adapter",
             "use one r and one alpha for all layers, no bias and no variant of LoRA",
         )
     _check_names(folder, config)
-    try:
-        tensors = load(weights)
-    except SafetensorError as error:
-        raise InputError(f"{folder / WEIGHTS}: {error}", mend) from None
-    layers = sorted({key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors})
-    keys = {layer: [f"{PREFIX}{layer}.lora_{x}.weight" for x in "AB"] for layer in layers}
-    if not tensors or tensors.keys() != {key for pair in keys.values() for key in pair}:
-        raise InputError(f"{folder / WEIGHTS}: holds something else than pairs of lora_A and lora_B", mend)
-    pairs = {layer: tuple(tensors[key].float() for key in keys[layer]) for layer in layers}
-    if any(A.ndim != 2 or B.ndim != 2 or not A.shape[0] == B.shape[1] == config["r"] for A, B in pairs.values()):
-        raise InputError(f"{folder / WEIGHTS}: matrices of another rank than r {config['r']}", mend)
-    if not all(torch.isfinite(matrix).all() for pair in pairs.values() for matrix in pair):
-        raise InputError(f"{folder / WEIGHTS}: holds NaN or infinity", "train again with a lower learning rate")
+    pairs = _pairs(folder / WEIGHTS, weights, config["r"])
     return Adapter(pairs, config["lora_alpha"] / config["r"], config, digest)
 
 
+def _pairs(path: Path, weights: bytes, r: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return layer -> (A, B), fp32, from the content of a weights file. Raises InputError if it holds anything else."""
+    try:
+        tensors = load(weights)
+    except SafetensorError as error:
+        raise InputError(f"{path}: {error}", _ADVICE) from None
+    names = {layer: factor_names(layer) for layer in sorted({layer_of(name) for name in tensors})}
+    if not tensors or tensors.keys() != {name for pair in names.values() for name in pair}:
+        raise InputError(f"{path}: holds something else than pairs of lora_A and lora_B", _ADVICE)
+    pairs = {layer: (tensors[name_A].float(), tensors[name_B].float()) for layer, (name_A, name_B) in names.items()}
+    if any(A.ndim != 2 or B.ndim != 2 or not A.shape[0] == B.shape[1] == r for A, B in pairs.values()):
+        raise InputError(f"{path}: matrices of another rank than r {r}", _ADVICE)
+    if not all(torch.isfinite(matrix).all() for pair in pairs.values() for matrix in pair):
+        raise InputError(f"{path}: holds NaN or infinity", "train again with a lower learning rate")
+    return pairs
+
+
 def check_origin(folder: Path, config: dict, run: Run) -> None:
-    """Raise InputError if an adapter's configuration names another run or mode than `run`; stock PEFT names none."""
+    """Raise InputError if an adapter's configuration names another run or mode than `run`. Stock PEFT names none."""
     recorded = config.get("sparseft", {})
-    for name, own in (("run_id", run.id), ("mode", run.mode)):
-        if recorded.get(name, own) != own:
-            raise InputError(f"{folder}: its {name} is {recorded[name]}, not {own}", "give the run's own adapter")
+    for name, expected in (("run_id", run.id), ("mode", run.mode)):
+        if recorded.get(name, expected) != expected:
+            raise InputError(f"{folder}: its {name} is {recorded[name]}, not {expected}", "give the run's own adapter")
 
 
-def check_layers(folder: Path, config: dict, found: Iterable[str], layers: Iterable[str]) -> None:
-    """Raise InputError unless an adapter has matrices for exactly those of a model's `layers` that its configuration names."""
+def check_layers(folder: Path, config: dict, adapted: Iterable[str], layers: Iterable[str]) -> None:
+    """Raise InputError unless an adapter has matrices for exactly those of a model's `layers` that its configuration names.
+
+    `adapted`: the layers that it has matrices for."""
     named = {layer for layer in layers if _is_target(layer, config)}
-    missing, unnamed = sorted(named - set(found)), sorted(set(found) - named)
+    missing = sorted(named - set(adapted))
+    unnamed = sorted(set(adapted) - named)
     if missing:
         what = f"no matrices for {len(missing)} layers that its target_modules names (first: {missing[0]})"
-        raise InputError(f"{folder}: {what}", "train the run again")
+        raise InputError(f"{folder}: {what}", _ADVICE)
     if unnamed:
         what = f"matrices for {len(unnamed)} layers that its target_modules does not name (first: {unnamed[0]})"
-        raise InputError(f"{folder}: {what}", "train the run again")
+        raise InputError(f"{folder}: {what}", _ADVICE)
 
 
 def _is_target(layer: str, config: dict) -> bool:
-    """Return whether PEFT puts matrices on a layer: check_target_module_exists of peft/tuners/tuners_utils.py."""
+    """Return whether PEFT puts matrices on a layer, as check_target_module_exists of peft/tuners/tuners_utils.py does."""
     if _is_among(layer, config.get("exclude_modules") or []) or not _is_among(layer, config["target_modules"]):
         return False
     numbers = config.get("layers_to_transform")
     if layer in config["target_modules"] or numbers in (None, []):
         return True
-    places = [re.escape(name) for name in _list_of(config.get("layers_pattern") or [])] or [r"[^.]*"]
-    found = re.match(rf".*?\.(?:{'|'.join(places)})\.([0-9]+)\.", layer)
-    return found is not None and int(found[1]) in _list_of(numbers)
+    parents = [re.escape(name) for name in _list_of(config.get("layers_pattern") or [])] or [r"[^.]*"]
+    numbered = re.match(rf".*?\.(?:{'|'.join(parents)})\.([0-9]+)\.", layer)
+    return numbered is not None and int(numbered[1]) in _list_of(numbers)
 
 
 def _is_among(layer: str, names: list[str]) -> bool:
@@ -159,29 +168,29 @@ def _list_of(value: object) -> list:
 
 
 def _check_names(folder: Path, config: dict) -> None:
-    """Raise InputError if what chooses the layers is not a list of names: matching a stranger's pattern might never end."""
-    for key, kind in (
-        ("target_modules", str),
-        ("exclude_modules", str),
-        ("layers_pattern", str),
-        ("layers_to_transform", int),
-    ):
+    """Raise InputError if what chooses the layers is not a list of names.
+
+    PEFT allows patterns too, but matching a stranger's pattern might never end."""
+    types = {"target_modules": str, "exclude_modules": str, "layers_pattern": str, "layers_to_transform": int}
+    for key, item_type in types.items():
         value = config.get(key)
         if value is None and key != "target_modules":
             continue
         items = _list_of(value) if key.startswith("layers_") else value
-        if not isinstance(items, list) or not all(type(item) is kind for item in items):
+        if not isinstance(items, list) or not all(type(item) is item_type for item in items):
             raise InputError(
                 f"{folder}: {key} is not a list of names", "write the layers' names into adapter_config.json"
             )
 
 
-def _plain(config: dict) -> bool:
-    """Whether the adapter is y = x W^T + alpha/r x A^T B^T over the base as it is, with sound numbers, and no more."""
-    r, alpha = config.get("r"), config.get("lora_alpha")
-    numbers = type(r) is int and r > 0 and type(alpha) in (int, float) and 0 < alpha < 1e9
-    plain = config.get("peft_type") == "LORA" and config.get("bias", "none") == "none"
-    # pissa, olora and others change the base's weights
-    start = config.get("init_lora_weights", True) in (True, False, "gaussian", "eva")
+def _is_plain(config: dict) -> bool:
+    """Return whether the adapter computes y = x W^T + s (x A^T) B^T over the unchanged base, with sound numbers, and no more."""
+    r = config.get("r")
+    alpha = config.get("lora_alpha")
+    is_sound = type(r) is int and r > 0 and type(alpha) in (int, float) and 0 < alpha < 1e9
+    is_lora = config.get("peft_type") == "LORA" and config.get("bias", "none") == "none"
+    # Others, such as pissa and olora, change the weights of the base.
+    keeps_base = config.get("init_lora_weights", True) in (True, False, "gaussian", "eva")
+    has_provenance = isinstance(config.get("sparseft", {}), dict)
     unknown = [key for key, value in config.items() if value and key not in _HARMLESS]
-    return plain and numbers and start and isinstance(config.get("sparseft", {}), dict) and not unknown
+    return is_lora and is_sound and keeps_base and has_provenance and not unknown

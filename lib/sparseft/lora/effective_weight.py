@@ -1,15 +1,20 @@
-"""The effective weight W' = (W + s B A) * M, built into buffers that all layers of a model share.
+"""Build the effective weight in buffers that all layers of a model share:
 
-M takes no memory: in a weight that carries its mask a pruned entry is -0.0 and a kept zero is +0.0, so that
+    W' = (W + s B A) * M
+
+    W, W'   (out, in)   bfloat16, float16, float32 or float64; W is pruned and carries its mask
+    A, B    (r, in), (out, r)   fp32, or fp64 with an fp64 W
+
+The mask takes no memory. In a weight that carries its mask, a pruned entry is -0.0 and a kept zero is +0.0, so that
 M = (bits of W != sign bit).
 
 s B A is summed over the ranks in fp32, starting at 0. W is added last, so that the ranks do not round at the size of W. The
 masked sum is rounded to W's dtype once. The sum over the ranks keeps the rounding errors of fp32, so not every entry is the
 exact value rounded once. With SmolLM2's weights and the adapter of a default run (r 8, 30 layers), 1.4 % of the entries
-differ from it in float32, and 4 in 10 million in bfloat16. Most of these, 91 % and all, differ by one unit in the last place.
+differ from it in float32, and 4 in 10 million in bfloat16. Most of these (91 % and all) differ by one unit in the last place.
 The others lie where W is 0 or W + s B A nearly cancels.
 
-Training multiplies by W' and the merge writes it. Both call one function with one order of sums, so they have the same bits
+Training multiplies by W', and the merge writes it. Both call one function with one order of sums, so they get the same bits
 on one device.
 """
 
@@ -23,18 +28,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseft.lora import weight_kernels as kernels
+from sparseft.lora import weight_kernels
 
-COMPILED = (torch.bfloat16, torch.float32)  # on a CPU, with A and B in fp32: a third to a half of the time of torch's
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes a weight
-# Weights a block: enough to keep the products fast, and little memory.
+# W's dtypes for which a CPU uses the compiled loop, with A and B in fp32. It takes a third to a half of torch's time.
+COMPILED = (torch.bfloat16, torch.float32)
+# The integer dtype by bytes per weight.
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Weights per block: enough to keep the products fast, few enough to take little memory.
 _BLOCK = {"cpu": 1 << 21, "cuda": 1 << 24}
 
 
 def carry_mask_(weight: Tensor, kept: Tensor) -> Tensor:
-    """W * M in place, with M in it. weight: any float dtype (out, in); kept: bool (out, in)."""
+    """Compute W * M in place, so that W carries M. weight: any float dtype (out, in); kept: bool (out, in)."""
     bits, sign = _bits(weight)
-    bits &= torch.ne(bits, sign, out=torch.empty_like(bits)).neg_()  # a kept -0.0 would read as pruned
+    # A kept -0.0 would read as pruned, so it becomes +0.0.
+    bits &= torch.ne(bits, sign, out=torch.empty_like(bits)).neg_()
     keep = kept.to(bits.dtype).neg_()
     bits &= keep
     bits |= keep.bitwise_not_().bitwise_and_(sign)
@@ -42,29 +50,30 @@ def carry_mask_(weight: Tensor, kept: Tensor) -> Tensor:
 
 
 def carried_mask(weight: Tensor) -> Tensor:
-    """M, bool (out, in), of a weight that carries it."""
+    """Return M, bool (out, in), of a weight that carries it."""
     bits, sign = _bits(weight)
     return bits != sign
 
 
 def mask_on_device_(values: Tensor, W: Tensor, keep: Tensor) -> Tensor:
-    """values * M in place, M from W, on any device; `keep`, integers of W's shape and width, is scratch.
+    """Compute values * M in place on any device, with the M that W carries.
 
-    Bits times 0 or 1, as integers: no branch, and no sign of zero."""
+    `keep`: integers of W's shape and width, is scratch. The bits are multiplied by 0 or 1 as integers. So there is no branch,
+    and no zero with a sign."""
     bits, sign = _bits(W)
     values.view(bits.dtype).mul_(torch.ne(bits, sign, out=keep))
     return values
 
 
 def row_blocks(weight: Tensor) -> Iterator[slice]:
-    """The rows of (out, in) that are worked on together."""
+    """Yield the blocks of rows of a weight (out, in) that are computed together."""
     rows = max(1, _BLOCK.get(weight.device.type, _BLOCK["cpu"]) // weight.shape[1])
     for start in range(0, weight.shape[0], rows):
         yield slice(start, min(start + rows, weight.shape[0]))
 
 
 class Workspace:
-    """The buffers: one W' and a few of its blocks, as large as the largest layer needs. For one thread at a time."""
+    """Hold the buffers: one W' and a few of its blocks, as large as the largest layer needs. Only one thread may use it."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple, Tensor] = {}
@@ -72,9 +81,9 @@ class Workspace:
 
     @torch.no_grad()
     def merged(self, W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
-        """W' (out, in) in W's dtype, in a buffer that the next call may overwrite.
+        """Return W' (out, in) in W's dtype. The next call may overwrite it, except inside `caching`.
 
-        W (out, in) carries its mask; A (r, in) and B (out, r) in fp32, fp64 with an fp64 W."""
+        W (out, in) carries its mask. A (r, in) and B (out, r) are fp32, or fp64 with an fp64 W."""
         if self._cache is None:
             return self._build(self.take("merged", W.shape, W), W, A, B, scale)
         if W.data_ptr() not in self._cache:
@@ -83,7 +92,7 @@ class Workspace:
 
     @contextmanager
     def caching(self) -> Iterator[None]:
-        """Inside, every W' is built once and kept, a second model in memory: the adapters must not change here."""
+        """Build every W' only once inside the block. This takes a second model of memory. The adapters must not change."""
         self._cache = {}
         try:
             yield
@@ -91,24 +100,23 @@ class Workspace:
             self._cache = None
 
     def freeze(self) -> None:
-        """From now on as inside `caching`: for adapters that change no more."""
+        """Behave as inside `caching` from now on, because the adapters do not change any more."""
         self._cache = {}
 
     def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """The buffer of that name and of the dtype and device of `like`; what it holds is left from before."""
-        key, size = (name, like.dtype, like.device), shape[0] * shape[1]
+        """Return the buffer of that name, in the dtype and on the device of `like`. Its content is of an earlier use."""
+        key = (name, like.dtype, like.device)
+        size = shape[0] * shape[1]
         if key not in self._buffers or self._buffers[key].numel() < size:
             self._buffers[key] = torch.empty(size, dtype=like.dtype, device=like.device)
         return self._buffers[key][:size].view(shape)
 
     def mask_(self, values: Tensor, W: Tensor) -> Tensor:
-        """values * M in place, M from W: what is pruned is +0.0, also where it was negative or not finite.
+        """Compute values * M in place, with the M that W carries. Both are (rows, in) and of one dtype.
 
-        Both (rows, in) and of one dtype."""
+        A pruned value becomes +0.0, even if it was negative or not finite."""
         if W.device.type == "cpu":
-            v, w = _words(values), _words(W)
-            _by_rows(lambda rows: kernels.mask_rows(v[rows], w[rows], w.dtype.type(1 << 8 * w.itemsize - 1)), len(w))
-            return values
+            return _mask_rows(values, W)
         return mask_on_device_(values, W, self.take("keep", W.shape, _bits(W)[0]))
 
     def _build(self, out: Tensor, W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
@@ -117,34 +125,48 @@ class Workspace:
             return _merge_rows(out, W, A, scale * B)
         B = scale * B
         for rows in row_blocks(W):
-            block, target = W[rows], out[rows]
+            block = W[rows]
+            target = out[rows]
             sums = target if W.dtype == A.dtype else self.take("sums", block.shape, A)
-            torch.mm(B[rows], A, out=sums).add_(block)  # W last, so that the ranks do not round at its size
+            # W is added last, so that the ranks do not round at its size.
+            torch.mm(B[rows], A, out=sums).add_(block)
             if sums is not target:
                 target.copy_(sums)
             self.mask_(target, block)
         return out
 
 
+def _mask_rows(values: Tensor, W: Tensor) -> Tensor:
+    """Compute values * M in place by the compiled loop, and return it."""
+    words = _words(values)
+    weights = _words(W)
+    sign = weights.dtype.type(1 << 8 * weights.itemsize - 1)
+    _by_rows(lambda rows: weight_kernels.mask_rows(words[rows], weights[rows], sign), len(weights))
+    return values
+
+
 def _merge_rows(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """Write (W + B A) * M to `out` by the compiled loop, and return it."""
-    w = _words(W)
-    o = _words(out)
+    weights = _words(W)
+    merged = _words(out)
     a = A.detach().clone(memory_format=torch.contiguous_format).numpy()
     b = B.detach().contiguous().numpy()
-    _by_rows(lambda rows: kernels.merge_rows(w[rows], a, b[rows], o[rows]), len(w))
+    _by_rows(lambda rows: weight_kernels.merge_rows(weights[rows], a, b[rows], merged[rows]), len(weights))
     return out
 
 
 def _by_rows(function: Callable[[slice], None], number: int) -> None:
-    """`function` of all rows, which are divided among torch's threads."""
+    """Call `function` for all rows, divided among torch's threads."""
     threads = min(number, torch.get_num_threads())
     if threads == 1:
         function(slice(None))
         return
-    step = -(-number // threads)
-    for _ in _pool(threads).map(function, [slice(start, start + step) for start in range(0, number, step)]):
-        pass  # or what a thread raises is never seen
+    # Rounded up, so that there are at most as many parts as threads.
+    step = (number + threads - 1) // threads
+    parts = [slice(start, start + step) for start in range(0, number, step)]
+    # The results are read because an error in a thread would be lost otherwise.
+    for _ in _pool(threads).map(function, parts):
+        pass
 
 
 @cache
@@ -153,15 +175,18 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _words(weight: Tensor) -> np.ndarray:
-    """The bits of a weight on the CPU as unsigned integers, of the same memory, for as long as the weight lives.
+    """Return the bits of a weight on the CPU as unsigned integers (rows, cols). They share its memory while it lives.
 
-    By its address: what `numpy()` has shown, FSDP may no longer free."""
-    (rows, cols), (step, _), size = weight.shape, weight.stride(), weight.element_size()
-    span = (ctypes.c_char * (((rows - 1) * step + cols) * size)).from_address(weight.data_ptr())
-    return np.lib.stride_tricks.as_strided(np.frombuffer(span, f"u{size}"), (rows, cols), (step * size, size))
+    This uses the address, because tensor.numpy() would stop FSDP from freeing the tensor."""
+    rows, cols = weight.shape
+    row_step = weight.stride()[0]
+    size = weight.element_size()
+    memory = (ctypes.c_char * (((rows - 1) * row_step + cols) * size)).from_address(weight.data_ptr())
+    words = np.frombuffer(memory, f"u{size}")
+    return np.lib.stride_tricks.as_strided(words, (rows, cols), (row_step * size, size))
 
 
 def _bits(weight: Tensor) -> tuple[Tensor, int]:
-    """The bits of a weight as integers, and the sign bit alone."""
+    """Return the bits of a weight as integers that share its memory, and the bits of -0.0."""
     integer = INTEGERS[weight.element_size()]
     return weight.view(integer), torch.iinfo(integer).min

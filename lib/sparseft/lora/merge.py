@@ -1,7 +1,10 @@
-"""The sparse merge: W' = (W + alpha/r B A) * M, one tensor at a time.
+"""Merge an adapter into its pruned base, one tensor at a time:
 
-The output has the base's files, headers and byte layout: every tensor outside the mask is copied byte for byte, so
-that only the prunable weights differ. Without an adapter (no_finetune) the merge is the pruning: W' = W * M.
+    W' = (W + s B A) * M      with an adapter
+    W' = W * M                without one (no_finetune), which is the pruning
+
+The output has the base's files, headers and byte layout. Every tensor outside the mask is copied byte for byte, so only
+the prunable weights differ. effective_weight.py computes W', for the training and for the merge.
 """
 
 from collections.abc import Callable, Set
@@ -13,44 +16,41 @@ import torch
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header
 from sparseft.errors import InputError
 from sparseft.language_model.experts import memory_path
-from sparseft.lora.adapter import check_layers, check_origin, read_adapter
+from sparseft.lora.adapter import Adapter, check_layers, check_origin, read_adapter
 from sparseft.lora.effective_weight import INTEGERS, Workspace, carry_mask_
 from sparseft.lora.masked_lora import MaskedLoRALinear, kind_of
 from sparseft.masks.mask_file import Mask
 from sparseft.masks.mask_kernels import zero_pruned
-from sparseft.storage.files import atomic_folder
+from sparseft.storage.atomic import atomic_folder
 from sparseft.study.grid import Run
 
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+# Without an adapter the merge only prunes.
+_NO_ADAPTER = Adapter({}, None, {}, None)
 
 
 def merge(
     base: Checkpoint, mask: Mask, mask_sha256: str, adapter: Path | None, output: Path, run: Run | None = None
 ) -> dict:
-    """Write the merged checkpoint to `output`; return merge.json's scale, layers, outputs and the adapter's digest.
+    """Write the merged checkpoint to `output`, and return what merge.json records of it.
 
-    `as_trained`: whether every adapted layer was trained with the very W' that is written, bit for bit on a CPU.
+    `as_trained` says whether every adapted layer was trained with the very W' that is written, bit for bit on a CPU.
 
-    An adapter of stock PEFT records neither mask nor run, and is merged under the mask given. Raises InputError if the
-    adapter was trained with another mask or in another run, has not the layers that it names, or does not fit the mask."""
-    pairs, scale, config, digest = read_adapter(adapter) if adapter else ({}, None, {}, None)
+    An adapter of stock PEFT records neither mask nor run, and is merged under the given mask. Raises InputError if the
+    adapter was trained with another mask or in another run, lacks layers that it names, or does not fit the mask."""
+    factors = read_adapter(adapter) if adapter else _NO_ADAPTER
     if adapter:
-        _check_adapter(adapter, config, pairs.keys(), mask, mask_sha256)
+        _check_mask(adapter, factors, mask, mask_sha256)
+        _check_shapes(adapter, factors, base)
     if adapter and run:
-        check_origin(adapter, config, run)
-
+        check_origin(adapter, factors.config, run)
     workspace = Workspace()
 
     def merged(tensor: Tensor) -> bytes:
         layer = tensor.name.removesuffix(".weight")
-        bits = base.read(tensor.name)
-        if layer not in pairs:
-            zero_pruned(bits.reshape(-1), tensor.shape[1], np.ascontiguousarray(mask.bits[layer]).reshape(-1))
-            return bits.tobytes()
-        _check_shapes(adapter, layer, tensor.shape, *pairs[layer])
-        weight = torch.from_numpy(bits).view(TORCH_DTYPES[tensor.dtype])
-        carry_mask_(weight, torch.from_numpy(mask.kept(layer)))
-        weight = workspace.merged(weight, *pairs[layer], scale)
+        if layer not in factors.pairs:
+            return _pruned(base, tensor, mask.bits[layer])
+        weight = _merged(base, tensor, mask.kept(layer), factors, workspace)
         if not weight.isfinite().all():
             raise InputError(
                 f"{adapter}: {layer} merges to NaN or infinity in {tensor.dtype}",
@@ -61,45 +61,62 @@ def merge(
     with atomic_folder(output) as temporary:
         _copy(base, {f"{layer}.weight" for layer in mask.shape}, merged, temporary)
         outputs = Checkpoint(temporary).hashes()
-    as_trained = _is_as_trained(config, pairs.keys(), mask)
     return {
-        "scale": scale,
+        "scale": factors.scale,
         "layers_merged": len(mask.shape),
-        "as_trained": as_trained,
-        "adapter": digest,
+        "as_trained": _is_as_trained(base, factors, mask),
+        "adapter": factors.digest,
         "outputs": outputs,
     }
 
 
-def _is_as_trained(config: dict, layers: Set[str], mask: Mask) -> bool:
+def _pruned(base: Checkpoint, tensor: Tensor, packed: np.ndarray) -> bytes:
+    """Return the bytes of W * M. `packed`: uint8 (rows, ceil(cols / 8))."""
+    bits = base.read(tensor.name)
+    zero_pruned(bits.reshape(-1), tensor.shape[1], np.ascontiguousarray(packed).reshape(-1))
+    return bits.tobytes()
+
+
+def _merged(base: Checkpoint, tensor: Tensor, kept: np.ndarray, factors: Adapter, workspace: Workspace) -> torch.Tensor:
+    """Return W' (out, in) in the base's dtype. `kept`: bool (out, in)."""
+    weight = torch.from_numpy(base.read(tensor.name)).view(TORCH_DTYPES[tensor.dtype])
+    carry_mask_(weight, torch.from_numpy(kept))
+    A, B = factors.pairs[tensor.name.removesuffix(".weight")]
+    return workspace.merged(weight, A, B, factors.scale)
+
+
+def _is_as_trained(base: Checkpoint, factors: Adapter, mask: Mask) -> bool:
     """Return whether the trained model multiplies by the merged weights, as the merged model does.
 
-    Other layers than masked ones, and fused experts, reach the same product in another order of sums."""
-    mode = config.get("sparseft", {}).get("mode")
-    is_fused = any(memory_path(layer) != layer for layer in mask.shape)
-    kinds = {kind_of(mode, torch.from_numpy(mask.kept(layer))) for layer in layers}
+    All layers but masked ones, and fused experts, compute the same product with another order of sums."""
+    mode = factors.config.get("sparseft", {}).get("mode")
+    is_fused = any(memory_path(base.architecture, layer) != layer for layer in mask.shape)
+    kinds = {kind_of(mode, torch.from_numpy(mask.kept(layer))) for layer in factors.pairs}
     return kinds == {MaskedLoRALinear} and not is_fused
 
 
-def _check_adapter(adapter: Path, config: dict, layers: Set[str], mask: Mask, mask_sha256: str) -> None:
-    """Raise InputError if an adapter was trained with another mask, or its layers are not those of the mask that it names."""
-    trained_with = config.get("sparseft", {}).get("mask_sha256", mask_sha256)
+def _check_mask(adapter: Path, factors: Adapter, mask: Mask, mask_sha256: str) -> None:
+    """Raise InputError if an adapter was trained with another mask, or does not have the layers that it should have."""
+    trained_with = factors.config.get("sparseft", {}).get("mask_sha256", mask_sha256)
     if trained_with != mask_sha256:
         raise InputError(f"{adapter}: trained with another mask ({str(trained_with)[:12]})", "merge it with that mask")
-    foreign = sorted(layers - mask.shape.keys())
+    foreign = sorted(factors.pairs.keys() - mask.shape.keys())
     if foreign:
         raise InputError(f"{adapter}: {len(foreign)} layers without a mask (first: {foreign[0]})", "use its own base")
-    check_layers(adapter, config, layers, mask.shape)
+    check_layers(adapter, factors.config, factors.pairs, mask.shape)
 
 
-def _check_shapes(adapter: Path, layer: str, shape: tuple[int, ...], A: torch.Tensor, B: torch.Tensor) -> None:
-    if (B.shape[0], A.shape[1]) != shape:
-        found = f"A {tuple(A.shape)} and B {tuple(B.shape)}"
-        raise InputError(f"{adapter}: {layer} is {shape}, its {found} do not fit", "use the base it was trained on")
+def _check_shapes(adapter: Path, factors: Adapter, base: Checkpoint) -> None:
+    """Raise InputError if the product B A has another shape than the weight of its layer."""
+    for layer, (A, B) in factors.pairs.items():
+        shape = base.tensors[f"{layer}.weight"].shape
+        if (B.shape[0], A.shape[1]) != shape:
+            matrices = f"A {tuple(A.shape)} and B {tuple(B.shape)}"
+            raise InputError(f"{adapter}: {layer} is {shape}, but has {matrices}", "use the base it was trained on")
 
 
-def _copy(base: Checkpoint, names: set[str], transform: Callable[[Tensor], bytes], folder: Path) -> None:
-    """Copy the checkpoint, with `transform` on the tensors in `names`."""
+def _copy(base: Checkpoint, names: Set[str], transform: Callable[[Tensor], bytes], folder: Path) -> None:
+    """Copy the checkpoint to `folder`, and write `transform` of the tensors in `names` in their places."""
     base.copy_rest(folder)
     for file in base.files:
         header, tensors = read_header(file)

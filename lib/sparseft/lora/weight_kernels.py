@@ -1,8 +1,17 @@
-"""Compiled loops for a CPU: the effective weight in one pass over W, and the mask on a gradient.
+"""Build the effective weight and mask a gradient on a CPU, in compiled loops with one pass over W:
 
-A weight carries its mask (effective_weight.py): in its bits the sign alone marks what is pruned. 64 weights stay in
-registers while the rank is summed over, which numba does not arrange by itself; the intrinsic is the few lines of LLVM
-that do. Every function releases the GIL. All in one file: numba's cache knows an edit of a function's own file alone.
+    merged = (W + B A) * M      merge_rows, where B holds s B
+    values = values * M         mask_rows
+
+    W   (rows, cols)   uint16 or uint32, the bits of bf16 or fp32
+    A   (r, cols)      fp32
+    B   (rows, r)      fp32
+
+W carries its mask, as effective_weight.py says: the bits of -0.0 mark what is pruned. 64 weights stay in registers during
+the sum over the ranks. numba does not arrange that, so the intrinsic is the few lines of LLVM that do.
+
+Every function releases the GIL. All functions are in one file, because numba's cache of compiled code notices an edit only
+in a function's own file.
 """
 
 import numpy as np
@@ -13,9 +22,13 @@ from numba.extending import intrinsic
 
 from sparseft.storage.compiled import compiled
 
-LANES = 64  # weights at a time
-TILE = 16 * LANES  # columns whose part of A, 4 KB a rank, serves all rows from the cache
-_WORD, _LANE, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
+# Weights at a time.
+LANES = 64
+# Columns at a time. Their part of A, 4 KB per rank, stays in the cache for all rows.
+TILE = 16 * LANES
+_WORD = ir.IntType(64)
+_LANE = ir.IntType(32)
+_FLOAT = ir.FloatType()
 _FLOATS = ir.VectorType(_FLOAT, LANES)
 
 
@@ -25,29 +38,37 @@ def merge_rows(W, A, B, out):
 
     B A is summed in fp32, in the order of the ranks, starting at 0. Each step is llvm.fmuladd: one rounding where the
     processor has a fused multiply-add (every x86 with AVX2, every ARM of 64 bits), two where it has none. W is added last,
-    in fp32, so that the sum over the ranks does not round at the size of W. Then the mask, then one rounding to W's dtype,
-    to nearest even.
+    in fp32, so that the sum over the ranks does not round at the size of W. The mask follows, and then one rounding to W's
+    dtype, to nearest even.
 
     W and out are uint16 (rows, cols), the bits of bf16, or uint32, those of fp32. A is fp32 (r, cols). B is fp32 (rows, r)
     and holds s B. A pruned weight becomes +0.0."""
-    (rows, cols), rank, one = W.shape, A.shape[0], W.dtype.type(1)
-    full, rest = cols // LANES * LANES, cols % LANES
+    rows, cols = W.shape
+    rank = A.shape[0]
+    one = W.dtype.type(1)
+    full = cols // LANES * LANES
+    partial = cols % LANES
     for begin in range(0, full, TILE):
         for row in range(rows):
             for col in range(begin, min(begin + TILE, full), LANES):
                 merge_lanes(at(W, row, col), at(A, 0, col), A.strides[0], at(B, row, 0), rank, at(out, row, col), one)
-    if rest:
-        w, a, o = np.zeros((1, LANES), W.dtype), np.zeros((rank, LANES), A.dtype), np.zeros((1, LANES), W.dtype)
-        a[:, :rest] = A[:, full:]
+    # The last columns are fewer than 64. They are copied into arrays of 64.
+    if partial:
+        w = np.zeros((1, LANES), W.dtype)
+        a = np.zeros((rank, LANES), A.dtype)
+        o = np.zeros((1, LANES), W.dtype)
+        a[:, :partial] = A[:, full:]
         for row in range(rows):
-            w[0, :rest] = W[row, full:]
+            w[0, :partial] = W[row, full:]
             merge_lanes(at(w, 0, 0), at(a, 0, 0), a.strides[0], at(B, row, 0), rank, at(o, 0, 0), one)
-            out[row, full:] = o[0, :rest]
+            out[row, full:] = o[0, :partial]
 
 
 @compiled
 def mask_rows(values, W, sign):
-    """values * M in place: +0 where W is `sign`, the bits of -0.0; unsigned integers of one width, (rows, cols)."""
+    """Compute values * M in place: +0 where W is `sign`, the bits of -0.0.
+
+    values and W are unsigned integers of one width, (rows, cols)."""
     zero = values.dtype.type(0)
     for row in range(values.shape[0]):
         for col in range(values.shape[1]):
@@ -56,15 +77,15 @@ def mask_rows(values, W, sign):
 
 @njit(inline="always")
 def at(matrix, row, col):
-    """The address of an entry; rows may lie apart, columns not."""
+    """Return the address of an entry. There may be a gap between rows, but none between columns."""
     return matrix.ctypes.data + row * matrix.strides[0] + col * matrix.itemsize
 
 
 @intrinsic
 def merge_lanes(_, weights, A, stride, B, rank, out, one):
-    """Do `merge_rows` for the 64 weights behind an address.
+    """Do as `merge_rows` for the 64 weights at an address.
 
-    A's rows are `stride` bytes apart. `one` has the type of the weights.
+    The rows of A are `stride` bytes apart. `one` has the type of the weights.
     Rounding keeps NaN, because a NaN that can occur here has only zeros in the half that is cut off."""
 
     def build(context, builder, signature, arguments):
@@ -82,7 +103,7 @@ def merge_lanes(_, weights, A, stride, B, rank, out, one):
 
 
 def _sum_over_ranks(builder, A, stride, B, rank):
-    """Build the loop over the ranks; return 64 sums of B[k] * A[k], which start at 0."""
+    """Build the loop over the ranks. Return the 64 sums of B[k] * A[k], which start at 0."""
     before = builder.block
     loop = builder.append_basic_block()
     after = builder.append_basic_block()
@@ -106,7 +127,7 @@ def _sum_over_ranks(builder, A, stride, B, rank):
 
 
 def _widen(builder, bits):
-    """Bits of bf16 or fp32 -> fp32."""
+    """Build the conversion of the bits of bf16 or fp32 to fp32."""
     wide = ir.VectorType(_LANE, LANES)
     if bits.type.element.width == 16:
         bits = builder.shl(builder.zext(bits, wide), _all(wide, 16))
@@ -114,7 +135,7 @@ def _widen(builder, bits):
 
 
 def _round(builder, floats, stored):
-    """The inverse of `_widen`, to nearest even."""
+    """Build the inverse of `_widen`. It rounds to nearest even."""
     wide = ir.VectorType(_LANE, LANES)
     bits = builder.bitcast(floats, wide)
     if stored.element.width == 32:
@@ -125,13 +146,16 @@ def _round(builder, floats, stored):
 
 
 def _everywhere(builder, number):
+    """Build a vector whose 64 lanes are all `number`."""
     first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), number, _LANE(0))
     return builder.shuffle_vector(first, first, _all(ir.VectorType(_LANE, LANES), 0))
 
 
 def _all(vector, number):
+    """Return a constant of a vector type whose lanes are all `number`."""
     return ir.Constant(vector, [number] * LANES)
 
 
 def _pointer(builder, address, kind):
+    """Build the pointer to a value of type `kind` at an address."""
     return builder.inttoptr(address, kind.as_pointer())

@@ -1,9 +1,9 @@
-"""The proof that a checkpoint is sparse: every weight of every prunable layer is compared with the mask.
+"""Prove that a checkpoint is sparse: compare every weight of every prunable layer with the mask.
 
-A pruned weight must be zero, or at most the tolerance, which is 0 unless asked otherwise. A kept weight may be zero, and is
-counted on its own. With the base, the mask must have been computed from it, every tensor must have its dtype and shape, and
-every tensor outside the mask must have its bytes. Without the base none of this is known, and the report says so. A mask that
-matches no layer proves nothing, so zero layers checked is a failure.
+A pruned weight must be zero, or at most the tolerance, which is 0 by default. A kept weight may be zero. Kept zeros are
+counted separately. With the base, three more things must hold: the mask was computed from it, every tensor has its dtype
+and shape, and every tensor outside the mask has its bytes. Without the base the report says that this was not checked.
+A mask that matches no layer proves nothing, so zero checked layers are a failure.
 """
 
 import numpy as np
@@ -14,26 +14,25 @@ from sparseft.errors import InputError
 from sparseft.masks.mask_file import Mask
 from sparseft.masks.mask_kernels import count_ones, survey
 
+_COUNTS = ("weights", "pruned", "zeros", "within_tolerance", "violations")
+
 
 def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base: Checkpoint | None = None) -> dict:
     """Check every weight and return the content of validation_report.json.
 
-    Layers of the model without a mask, masks without a layer, and shapes that differ fail the validation."""
+    The validation fails if a layer has no mask, a mask has no layer, or their shapes differ."""
     shapes = prunable_shapes(checkpoint)
     checked = [layer for layer in shapes if mask.shape.get(layer) == shapes[layer]]
     unmatched = sorted((shapes.keys() | mask.shape.keys()) - set(checked))
     rows = [_check_layer(checkpoint, layer, mask, tolerance) for layer in checked]
-    counts = ("weights", "pruned", "zeros", "within_tolerance", "violations")
-    total = {key: sum(row[key] for row in rows) for key in counts}
-    largest = max((row["max_abs_pruned"] for row in rows), default=0.0)
-    outside = _outside(checkpoint, base, {f"{layer}.weight" for layer in mask.shape}) if base else ([], [])
+    total = {key: sum(row[key] for row in rows) for key in _COUNTS}
+    masked = {f"{layer}.weight" for layer in mask.shape}
+    outside = _outside(checkpoint, base, masked) if base else []
+    changed = _changed(checkpoint, base, masked) if base else []
     mask_of_base = mask.meta.get("base") == base.digest if base else None
+    is_complete = bool(rows) and not unmatched
     return {
-        "passed": bool(rows)
-        and not unmatched
-        and mask_of_base is not False
-        and not total["violations"]
-        and not outside[1],
+        "passed": is_complete and mask_of_base is not False and not total["violations"] and not changed,
         "not_checked": _not_checked(base, tolerance, total["within_tolerance"]),
         "layers_checked": len(checked),
         "layers_expected": len(shapes),
@@ -42,19 +41,19 @@ def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base
         "mask_of_base": mask_of_base,
         "violations": total["violations"],
         "max_abs_violation": max((row["max_abs_violation"] for row in rows), default=0.0),
-        "max_abs_pruned": largest,
+        "max_abs_pruned": max((row["max_abs_pruned"] for row in rows), default=0.0),
         "tolerance": tolerance,
         "expected_sparsity": total["pruned"] / total["weights"] if rows else None,
         "actual_sparsity": total["zeros"] / total["weights"] if rows else None,
         "sparsity_within_tolerance": (total["zeros"] + total["within_tolerance"]) / total["weights"] if rows else None,
-        "tensors_outside_checked": len(outside[0]),
-        "tensors_outside_changed": outside[1],
+        "tensors_outside_checked": len(outside),
+        "tensors_outside_changed": changed,
         "layers": rows,
     }
 
 
 def _not_checked(base: Checkpoint | None, tolerance: float, within_tolerance: int) -> list[str]:
-    """Return what a report leaves open, a sentence each; `within_tolerance` counts pruned weights that are not zero."""
+    """Return what a report leaves open, one sentence each. `within_tolerance` counts pruned weights that are not zero."""
     sentences = []
     if base is None:
         sentences.append("The tensors outside the mask were compared with nothing, because no base was given.")
@@ -90,35 +89,47 @@ def _check_layer(checkpoint: Checkpoint, layer: str, mask: Mask, tolerance: floa
 
 
 def first_above(tolerance: float, dtype: str) -> np.unsignedinteger:
-    """The bits of the smallest BF16, F16 or F32 magnitude above `tolerance`; whatever is no number lies above too."""
+    """Return the bits of the smallest BF16, F16 or F32 magnitude above `tolerance`. NaN and infinity are above it too."""
     word = BITS[dtype].type
-    low, high = 0, infinity(dtype)  # bits order like magnitudes, so they can be bisected
+    low = 0
+    high = infinity(dtype)
+    # Magnitudes order like their bits, so the bits can be bisected.
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if to_float32(np.array([middle], word), dtype)[0] > tolerance else (middle + 1, high)
+        if to_float32(np.array([middle], word), dtype)[0] > tolerance:
+            high = middle
+        else:
+            low = middle + 1
     return word(low)
 
 
 def _finite(value: np.floating) -> float:
-    """JSON knows no infinity: the largest float stands for it and for NaN."""
+    """Return the value for JSON, which has no infinity and no NaN. The largest float stands for both."""
     return float(np.nan_to_num(np.float64(value), nan=np.finfo(np.float64).max))
 
 
-def _outside(checkpoint: Checkpoint, base: Checkpoint, masked: set[str]) -> tuple[list[str], list[str]]:
-    """(tensors outside the mask; those of them that differ from the base's bytes or are missing on one side, and any tensor
-    of another dtype or shape than the base's)."""
+def _outside(checkpoint: Checkpoint, base: Checkpoint, masked: set[str]) -> list[str]:
+    """Return the names of all tensors outside the mask, in the checkpoint or in the base, sorted."""
+    return sorted((checkpoint.tensors.keys() | base.tensors.keys()) - masked)
+
+
+def _changed(checkpoint: Checkpoint, base: Checkpoint, masked: set[str]) -> list[str]:
+    """Return the names of the tensors that are not the base's, sorted.
+
+    Outside the mask, a tensor must exist on both sides and have the base's bytes. Every tensor must have the base's dtype
+    and shape. Raises InputError if the checkpoint has another config.json than the base."""
     if checkpoint.config != base.config:
         raise InputError(f"{base.folder}: another config.json than the checkpoint's", "give the base it was made from")
-    names = sorted((checkpoint.tensors.keys() | base.tensors.keys()) - masked)
-    changed = [name for name in names if _bytes(checkpoint, name) != _bytes(base, name)]
-    both = checkpoint.tensors.keys() & base.tensors.keys()
-    other = {name for name in both if _kind(checkpoint, name) != _kind(base, name)}
-    return names, sorted({*changed, *other})
+    outside = _outside(checkpoint, base, masked)
+    changed = {name for name in outside if _bytes(checkpoint, name) != _bytes(base, name)}
+    common = checkpoint.tensors.keys() & base.tensors.keys()
+    return sorted(changed | {name for name in common if _form(checkpoint, name) != _form(base, name)})
 
 
-def _kind(checkpoint: Checkpoint, name: str) -> tuple:
+def _form(checkpoint: Checkpoint, name: str) -> tuple[str, tuple[int, ...]]:
     return checkpoint.tensors[name].dtype, checkpoint.tensors[name].shape
 
 
 def _bytes(checkpoint: Checkpoint, name: str) -> bytes | memoryview | None:
+    """Return the bytes of a tensor, or None if the checkpoint does not have it."""
     return checkpoint.read_bytes(name) if name in checkpoint.tensors else None

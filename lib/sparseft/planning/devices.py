@@ -1,6 +1,6 @@
-"""The GPUs of this machine, and which job has which: a lock file a device, held by the processes that use it.
+"""Assign the GPUs of this machine to jobs: a lock file per device, held by the processes that use it.
 
-Snakemake counts GPUs and assigns none. Slurm and PBS show a job its own alone, and those are free.
+Snakemake counts GPUs and assigns none. Slurm and PBS show a job only its own GPUs, and these are free.
 """
 
 import fcntl
@@ -14,49 +14,53 @@ from pathlib import Path
 
 from sparseft.errors import InputError
 
-LOCKS = Path("/tmp")  # the machine's: under a job's own TMPDIR nobody else would see them
-WAIT = 1  # seconds between looks at devices that are all taken
+LOCKS = Path("/tmp")  # Other jobs would not see locks in a job's own TMPDIR.
+WAIT = 1  # seconds between two attempts while all devices are taken
 UUID = re.compile(r"^(\s*)\S.*\(UUID: ((?:GPU|MIG)-[^)]+)\)", re.MULTILINE)
 
 
 def visible_gpus() -> list[str]:
-    """UUIDs of the NVIDIA GPUs that this process may use, in nvidia-smi's order; of a divided one (MIG), of its parts."""
+    """Return the UUIDs of the NVIDIA GPUs that this process may use, in nvidia-smi's order.
+
+    A divided GPU (MIG) is replaced by its parts."""
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    found: list[str] = []
+    uuids: list[str] = []
     for indent, uuid in UUID.findall(listed.stdout):
-        if indent and found and found[-1].startswith("GPU-"):
-            found.pop()
-        found.append(uuid)
-    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return found if asked is None else _chosen(found, asked)
+        if indent and uuids and uuids[-1].startswith("GPU-"):
+            uuids.pop()
+        uuids.append(uuid)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return uuids if visible is None else _chosen(uuids, visible)
 
 
 def unused_gpus(number: int) -> str:
-    """Return what to tell a user of a machine with GPUs whose configuration asks for none."""
-    there = "1 GPU" if number == 1 else f"{number} GPUs"
+    """Return the note for a machine with GPUs whose configuration uses none."""
+    gpus = "1 GPU" if number == 1 else f"{number} GPUs"
     return (
-        f"this machine has {there}, and resources.gpus is 0, so that every job runs on the CPU;"
+        f"this machine has {gpus}, and resources.gpus is 0, so that every job runs on the CPU;"
         " to train on a GPU set resources.gpus: 1, as in --config 'resources={gpus: 1}'"
     )
 
 
 def slow_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this is a CPU for which torch has no fast product of bfloat16, eight times slower than one of float32: an x86
-    without AVX-512. What cannot be read is taken for fast."""
+    """Return whether torch multiplies bfloat16 eight times slower than float32 on this CPU: an x86 without AVX-512.
+
+    A CPU whose flags cannot be read counts as fast."""
     flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
     return flags is not None and not {"avx512bw", "avx_ne_convert"} & set(flags[1].split())
 
 
 def take(number: int, devices: list[str], locks: Path = LOCKS) -> list[str]:
-    """Wait until `number` of `devices` are free; they are this process's, and its children's, until all have ended.
+    """Wait until `number` of `devices` are free, lock them, and return them. The locks last until this process and its
+    children have ended.
 
-    A lock is that of an open file, which stays open through exec. Raises InputError where there are fewer devices."""
+    The lock belongs to an open file, which stays open through exec. Raises InputError if there are fewer devices."""
     if number > len(devices):
         raise InputError(
-            f"the job asks for {number} GPUs, and this machine shows it {len(devices)} (nvidia-smi -L, CUDA_VISIBLE_DEVICES)",
-            "set resources.gpus to 0, for the CPU, or to what is there",
+            f"the job needs {number} GPUs, and this machine has {len(devices)} for it (nvidia-smi -L, CUDA_VISIBLE_DEVICES)",
+            f"set resources.gpus to 0 for the CPU, or to at most {len(devices)}",
         )
     waiting = False
     while True:
@@ -74,7 +78,7 @@ def take(number: int, devices: list[str], locks: Path = LOCKS) -> list[str]:
 
 
 def _free(number: int, devices: list[str], locks: Path) -> dict[str, int]:
-    """Device -> the open file that locks it, of at most `number` that were free."""
+    """Lock at most `number` devices that are free. Return the descriptor of each lock by device."""
     held: dict[str, int] = {}
     for device in devices:
         if len(held) < number and (descriptor := _locked(locks / f"sparseft-{device}.lock")) is not None:
@@ -83,7 +87,9 @@ def _free(number: int, devices: list[str], locks: Path) -> dict[str, int]:
 
 
 def _locked(path: Path) -> int | None:
-    """An open file that holds the lock, or None where another has it. Read access is enough: the file may be another user's."""
+    """Return the descriptor of a file that is now locked, or None if another process holds the lock.
+
+    Read access is enough, because the file may belong to another user."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -96,12 +102,15 @@ def _locked(path: Path) -> int | None:
     return descriptor
 
 
-def _chosen(found: list[str], asked: str) -> list[str]:
-    """Those that CUDA_VISIBLE_DEVICES names, by number or by the beginning of a UUID; as CUDA does, up to the first unknown."""
+def _chosen(uuids: list[str], visible: str) -> list[str]:
+    """Return the GPUs that CUDA_VISIBLE_DEVICES names by number or by the start of a UUID, up to the first unknown, as CUDA."""
     chosen: list[str] = []
-    for word in filter(None, map(str.strip, asked.split(","))):
-        named = found[int(word) : int(word) + 1] if word.isdigit() else [u for u in found if u.startswith(word)]
-        if len(named) != 1:
+    for word in filter(None, map(str.strip, visible.split(","))):
+        if word.isdigit():
+            matching = uuids[int(word) : int(word) + 1]
+        else:
+            matching = [uuid for uuid in uuids if uuid.startswith(word)]
+        if len(matching) != 1:
             break
-        chosen += named
+        chosen += matching
     return chosen

@@ -1,230 +1,307 @@
-"""What a study takes, before anything runs: its jobs, and the disk and memory of each kind.
+"""Estimate what a study takes before anything runs: its jobs, and the disk and memory of each kind.
 
-Exact: the numbers of jobs and files, the bytes of a model's weights, of a mask, of an adapter's matrices. The rest depends on
-data or machine, and says how it is computed. Only config.json of a model is read, and no torch imported.
+Exact are the numbers of jobs and files, and the bytes of a model's weights, of a mask and of an adapter's matrices. The rest
+depends on data or machine, and says how it is computed. Only config.json of a model is read, and torch is not imported.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sparseft.masks.mask_file import mask_meta
 from sparseft.masks.mask_writer import mask_bytes
-from sparseft.planning.lengths import TEXTS, validation_rows
-from sparseft.planning.memory import adapter_shapes, count, evaluation_memory, mask_memory, training_memory
+from sparseft.methods import get_method
+from sparseft.planning.lengths import validation_rows
+from sparseft.planning.memory import Need, adapter_shapes, count, evaluation_memory, mask_memory, training_memory
 from sparseft.planning.sizes import Subject, described, safetensors_bytes
 from sparseft.study import grid, targets
 from sparseft.study.config import Config
-from sparseft.study.grid import DENSE, NO_FINETUNE, TASK_AWARE, Run, split_method
-from sparseft.tasks.source import SPLITS
+from sparseft.study.grid import DENSE, NO_FINETUNE, Run
+from sparseft.tasks import get_task
+from sparseft.tasks.task import SPLITS, Lengths
 
-STATE = 12  # bytes a number of an adapter in state.pt: itself and two moments, fp32
-RECORD = 1700  # bytes of an evaluation's file without what it says of every example; measured
-CHARACTERS = 4  # of a token, about
-LOG_DIGITS = {"BF16": 7, "F16": 9, "F32": 18}  # of a log-likelihood as text, about: it is of the model's dtype
+STATE = 12  # bytes per number of an adapter in state.pt: itself and two moments, fp32
+RECORD = 1700  # bytes of an evaluation's file without the rows of its examples; measured
+CHARACTERS = 4  # characters per token, roughly
+LOG_DIGITS = {"BF16": 7, "F16": 9, "F32": 18}  # digits of a log-likelihood as text, roughly, by the model's dtype
+DIGEST = "0" * 64  # stands for any sha256
 
 
 @dataclass(frozen=True)
 class Item:
-    """A figure in bytes, and how it comes about."""
+    """A number of bytes, and how it is computed."""
 
-    what: str
+    label: str
     bytes: int
-    how: str
+    explanation: str
 
 
 def report(config: Config) -> str:
-    """The whole estimate as text. Raises InputError for a model whose sizes cannot be known yet."""
+    """Return the whole estimate as text. Raises InputError for a model whose sizes are not known yet."""
     models = [described(name, config.models[name]) for name in config.grid.models]
-    planned, found = jobs(config), targets.runs(config)
-    trained = len(_trained(config))
-    kept, passing = disk_kept(config, models), disk_passing(config, models)
-    weights = _each((s.name, s.prunable_weights) for s in models)
-    return "\n".join([
+    jobs_by_rule = jobs(config)
+    kept = disk_kept(config, models)
+    total = Item("together", sum(item.bytes for item in kept), "")
+    by_rule = ", ".join(f"{rule} {number:,}" for rule, number in jobs_by_rule.items())
+    lines = [
         "ESTIMATE, from the configuration alone: nothing was run or measured. GB: 1,000,000,000 bytes.",
         "",
-        f"runs: {len(found):,}, of which {trained:,} are trained",
-        f"jobs: {sum(planned.values()):,} where nothing is made yet: {', '.join(f'{rule} {n:,}' for rule, n in planned.items())}",
+        f"runs: {len(targets.runs(config)):,}, of which {len(_trained(config)):,} are trained",
+        f"jobs: {sum(jobs_by_rule.values()):,} where nothing is made yet: {by_rule}",
         *_compilations(config),
-        f"prunable weights, billions: {weights}",
-        *_table("disk, kept", [*kept, Item("together", sum(item.bytes for item in kept), "")]),
-        *_table("disk, besides and for a time", passing),
-        *(line for title, items in memory(config, models).items() for line in _table(title, items)),
-    ])  # fmt: skip
+        f"prunable weights, billions: {_by_name((model.name, model.prunable_weights) for model in models)}",
+        *_table("disk, kept", [*kept, total]),
+        *_table("disk, in addition, temporary", disk_temporary(config, models)),
+    ]
+    for title, items in memory(config, models).items():
+        lines += _table(title, items)
+    return "\n".join(lines)
 
 
 def jobs(config: Config) -> dict[str, int]:
     """Return the number of jobs by rule, for the whole study in a folder where nothing is made yet."""
-    found = targets.runs(config)
-    trained = sum(run.mode != NO_FINETUNE for run in found)
-    masks = {(grid.fill(grid.mask_folder(run.method), run), run.method) for run in found}
+    runs = targets.runs(config)
+    trained = len(_trained(config))
+    programs = len(targets.programs(config))
     return {
         "prepare_model": len(config.grid.models),
         "prepare_task": len(config.grid.tasks),
         **({"prepare_wikitext2": 1} if config.perplexity else {}),
-        **Counter(_mask_rule(method) for _, method in masks),
+        **Counter(_mask_rule(method) for _, method in _mask_passes(runs)),
         **Counter(_export_rule(method) for _, method in _exports(config)),
-        **({"compile_program": len(programs)} if (programs := targets.programs(config)) else {}),
+        **({"compile_program": programs} if programs else {}),
         **dict.fromkeys(("train_adapter", "evaluate_adapter"), trained),
-        **dict.fromkeys(("merge_adapter", "validate_sparsity", "evaluate_run"), len(found)),
+        **dict.fromkeys(("merge_adapter", "validate_sparsity", "evaluate_run"), len(runs)),
         **dict.fromkeys(("write_configuration", "analyze_results", "analyze"), 1),
     }
 
 
 def mask_sizes(config: Config, subject: Subject) -> list[int]:
-    """The bytes of every mask file of a model; those of one method are as large as one another."""
-    found = {(grid.fill(grid.mask_folder(run.method), run), run.method)
-             for run in targets.runs(config) if run.model == subject.name}  # fmt: skip
+    """Return the bytes of every mask file of a model. Those of one method have the same size."""
+    runs = [run for run in targets.runs(config) if run.model == subject.name]
     sizes = []
-    for _, method in sorted(found):
+    for _, method in sorted(_mask_passes(runs)):
         percents = [0] if method == DENSE else config.grid.sparsities
-        meta = mask_meta(method, percents, config.masks, "0" * 64) | {"sparsity": 0.5}
-        if split_method(method)[1] in TASK_AWARE:
-            meta |= {"task": "hellaswag", "train_sha256": "0" * 64, "accumulated": " " * 70}
+        meta = mask_meta(method, percents, config.masks, DIGEST) | {"sparsity": 0.5}
+        if get_method(method).uses_examples:
+            meta |= {"task": "hellaswag", "train_sha256": DIGEST, "accumulated": " " * 70}
         sizes += [mask_bytes(meta, subject.prunable)] * len(percents)
     return sizes
 
 
 def disk_kept(config: Config, models: list[Subject]) -> list[Item]:
-    """What lies on the disk when the study is done."""
+    """Return what is on the disk when the study is done."""
     masks = [size for subject in models for size in mask_sizes(config, subject)]
-    adapters = [
-        safetensors_bytes(adapter_shapes(config, _named(models, run), run.task), "F32") for run in _trained(config)
-    ]
+    adapters = [_adapter_bytes(config, models, run) for run in _trained(config)]
+    models_bytes = _by_name((model.name, model.bytes) for model in models)
     items = [
-        Item("models", sum(subject.bytes for subject in models),
-             f"parameters x bytes of the dtype: {_each((s.name, s.bytes) for s in models)}; tokenizers come to it"),
-        Item("masks", sum(masks), f"{len(masks)} files of {_range(masks)}: a bit a prunable weight"),
-        Item("adapters", sum(adapters), f"{len(adapters)} of {_range(adapters)}: r x (rows + cols) x 4 bytes a layer"),
+        Item(
+            "models",
+            sum(model.bytes for model in models),
+            f"parameters x bytes of the dtype: {models_bytes}; without the tokenizers",
+        ),
+        Item("masks", sum(masks), f"{len(masks)} files of {_range(masks)}: one bit per prunable weight"),
+        Item(
+            "adapters",
+            sum(adapters),
+            f"{len(adapters)} of {_range(adapters)}: r x (rows + cols) x 4 bytes per layer",
+        ),
         _evaluation_records(config, models),
-        Item("data", sum(_data_bytes(config, task) for task in config.grid.tasks), "rows x the mean of their bytes, rough"),
-    ]  # fmt: skip
+        Item(
+            "data",
+            sum(_data_bytes(config, task) for task in config.grid.tasks),
+            "rows x the mean of their bytes, roughly",
+        ),
+    ]
     if config.keep_merged:
-        items.append(Item("merged models", sum(_named(models, run).bytes for run in targets.runs(config)),
-                          "keep_merged: as large as its base for every run"))  # fmt: skip
+        merged = sum(_model_of(models, run).bytes for run in targets.runs(config))
+        items.append(Item("merged models", merged, "keep_merged: each run's is as large as its base"))
     return items
 
 
-def disk_passing(config: Config, models: list[Subject]) -> list[Item]:
-    """What comes to it for a time."""
+def disk_temporary(config: Config, models: list[Subject]) -> list[Item]:
+    """Return the temporary disk use."""
+    largest = max(model.bytes for model in models)
     items = []
-    if hub := [subject for subject in models if subject.source.startswith("hub:")]:
-        items.append(Item("hub cache", sum(subject.bytes for subject in hub),
-                          "the hub's own files, as large again where their dtype is the same; in HF_HOME, until you delete it"))  # fmt: skip
+    hub = sum(model.bytes for model in models if model.source.startswith("hub:"))
+    if hub:
+        items.append(Item("hub cache", hub, "the hub's own files, as large again, in HF_HOME until you delete them"))
     if not config.keep_merged:
-        items.append(Item("a merged model", max(subject.bytes for subject in models),
-                          "as large as its base, until it is evaluated; about as many at a time as jobs that run"))  # fmt: skip
+        items.append(
+            Item("a merged model", largest, "as large as its base, until it is evaluated; about one per running job")
+        )
     saving = [run for run in _trained(config) if config.training_of(run.task).save_every]
-    states = [STATE * count(adapter_shapes(config, _named(models, run), run.task)) for run in saving]
-    how = f"{STATE} bytes a number of its adapter, the old and the new for a moment"
+    states = [STATE * count(adapter_shapes(config, _model_of(models, run), run.task)) for run in saving]
+    explanation = f"{STATE} bytes per number of its adapter, twice while a new state replaces the old one"
     if config.backend == "modelzoo":
-        items.append(Item("a masked checkpoint", max(subject.bytes for subject in models),
-                          "as large as its base, until the last training of its mask; about as many as jobs that run"))  # fmt: skip
-        states = [state + _named(models, run).bytes for run, state in zip(saving, states, strict=True)]
-        how = f"its base and {how}"
-    items.append(Item("a training's state", 2 * max(states, default=0), how))
+        items.append(
+            Item(
+                "a masked checkpoint",
+                largest,
+                "as large as its base, until the last training of its mask; about one per running job",
+            )
+        )
+        states = [state + _model_of(models, run).bytes for run, state in zip(saving, states, strict=True)]
+        explanation = f"its base and {explanation}"
+    items.append(Item("a training's state", 2 * max(states, default=0), explanation))
     return items
 
 
 def memory(config: Config, models: list[Subject]) -> dict[str, list[Item]]:
-    """Title of a table -> one job of each kind on each model, for the task that needs most."""
-    each = f", each of {config.resources.processes} processes" if config.resources.processes > 1 else ""
-    kinds = {"mask": mask_memory, f"training{each}": training_memory, "evaluation": evaluation_memory}
-    places = {"memory of a job": lambda need: need.model | need.machine}
-    if config.resources.gpus:
-        places = {"memory of a job, on its GPU": lambda need: need.model,
-                  "memory of a job, in the machine": lambda need: need.machine}  # fmt: skip
-    found = {}
-    for title, parts in places.items():
-        items = [_most(f"{subject.name}, {kind}", {task: parts(need(config, subject, task)) for task in config.grid.tasks})
-                 for subject in models for kind, need in kinds.items()]  # fmt: skip
-        found[title] = [item for item in items if item.bytes]
-    return found
+    """Return tables by title: one job of each kind on each model, for the task and method that need most."""
+    if not config.resources.gpus:
+        return {"memory of a job": _memory_items(config, models, lambda need: need.model | need.machine)}
+    return {
+        "memory of a job, on its GPU": _memory_items(config, models, lambda need: need.model),
+        "memory of a job, in the machine": _memory_items(config, models, lambda need: need.machine),
+    }
 
 
-def _most(what: str, needs: dict[str, dict[str, int]]) -> Item:
-    """The task, of those in `needs`, whose parts are the most."""
-    task = max(needs, key=lambda task: sum(needs[task].values()))
-    how = " + ".join(f"{part} {_gb(size)}" for part, size in needs[task].items() if size)
-    which = f" ({task})" if any(parts != needs[task] for parts in needs.values()) else ""
-    return Item(what, sum(needs[task].values()), how + which)
+def _memory_items(config: Config, models: list[Subject], parts_of: Callable[[Need], dict[str, int]]) -> list[Item]:
+    """Return the items of one table; `parts_of` chooses the parts of a need, in bytes."""
+    tasks = config.grid.tasks
+    processes = config.resources.processes
+    training = f"training, each of {processes} processes" if processes > 1 else "training"
+    items = []
+    for subject in models:
+        masks = [
+            (task, parts_of(mask_memory(config, subject, task, method)))
+            for task in tasks
+            for method in config.grid.methods
+        ]
+        trainings = [(task, parts_of(training_memory(config, subject, task))) for task in tasks]
+        evaluations = [(task, parts_of(evaluation_memory(config, subject, task))) for task in tasks]
+        items.append(_largest(f"{subject.name}, mask", masks))
+        items.append(_largest(f"{subject.name}, {training}", trainings))
+        items.append(_largest(f"{subject.name}, evaluation", evaluations))
+    return [item for item in items if item.bytes]
+
+
+def _largest(label: str, needs: list[tuple[str, dict[str, int]]]) -> Item:
+    """Return the item of the task whose parts need most. It names the task if the tasks differ."""
+    task, parts = max(needs, key=lambda need: sum(need[1].values()))
+    explanation = " + ".join(f"{part} {_gb(size)}" for part, size in parts.items() if size)
+    if any(other != parts for _, other in needs):
+        explanation += f" ({task})"
+    return Item(label, sum(parts.values()), explanation)
 
 
 def _compilations(config: Config) -> list[str]:
+    """Return the lines on programs for the Cerebras compiler; empty if nothing is compiled."""
     if config.backend != "cerebras":
         return []
-    programs, measured = targets.programs(config), targets.measured_programs(config)
+    programs = targets.programs(config)
+    measured = targets.measured_programs(config)
     if not programs:
-        return ["compilations for the wafer: within each training, or none (cerebras.compile_once, cerebras.target)"]
+        return ["compilations for the CS-3: within each training, or none (cerebras.compile_once, cerebras.target)"]
     repeats = len(targets.throughput_targets(config)) * len(config.throughput.batch_sizes) * config.throughput.repeats
     return [
-        f"compilations for the wafer: {len(programs)}, for {len(_trained(config))} trainings",
-        f"besides, where `throughput` is asked for: {len(measured.keys() - programs.keys())}, for {repeats:,} measurements",
+        f"compilations for the CS-3: {len(programs)}, for {len(_trained(config))} trainings",
+        f"for the stage throughput, in addition: {len(measured.keys() - programs.keys())}, for {repeats:,} measurements",
     ]
 
 
+def _mask_passes(runs: Iterable[Run]) -> set[tuple[str, str]]:
+    """Return (folder, method) of each first pass over the masks of these runs."""
+    return {(grid.fill(grid.mask_folder(run.method), run), run.method) for run in runs}
+
+
 def _mask_rule(method: str) -> str:
+    """Return the rule that makes the masks of a method."""
     if method == DENSE:
         return "compute_dense_mask"
     return "compute_task_masks" if method in grid.TASK_METHODS else "compute_masks"
 
 
 def _exports(config: Config) -> set[tuple[str, str]]:
-    """(folder, method) of every masked checkpoint that ModelZoo's Trainer begins with."""
+    """Return (folder, method) of every masked checkpoint with which ModelZoo's Trainer begins."""
     if config.backend != "modelzoo":
         return set()
     return {(grid.fill(grid.exported(run.method), run), run.method) for run in _trained(config)}
 
 
 def _export_rule(method: str) -> str:
+    """Return the rule that makes the masked checkpoint of a method."""
     return "export_task_checkpoint" if method in grid.TASK_METHODS else "export_checkpoint"
 
 
 def _trained(config: Config) -> list[Run]:
+    """Return the runs that are trained."""
     return [run for run in targets.runs(config) if run.mode != NO_FINETUNE]
 
 
-def _named(models: list[Subject], run: Run) -> Subject:
+def _model_of(models: list[Subject], run: Run) -> Subject:
+    """Return the model of a run."""
     return next(subject for subject in models if subject.name == run.model)
 
 
+def _adapter_bytes(config: Config, models: list[Subject], run: Run) -> int:
+    """Return the bytes of a run's adapter_model.safetensors."""
+    return safetensors_bytes(adapter_shapes(config, _model_of(models, run), run.task), "F32")
+
+
 def _data_bytes(config: Config, task: str) -> int:
-    data, texts, total = config.tasks[task], TEXTS[task], 0
-    for split, number, rows in zip(SPLITS, (data.train_examples, data.validation_examples), texts.rows, strict=True):
-        whole = (Path(data.local) / f"{split}.jsonl").stat().st_size if data.local else rows * texts.bytes
-        total += number * texts.bytes if number else whole
+    """Return the bytes of a task's prepared examples."""
+    data = config.tasks[task]
+    texts = get_task(task).lengths
+    total = 0
+    for split, number, all_rows in zip(
+        SPLITS, (data.train_examples, data.validation_examples), texts.rows, strict=True
+    ):
+        if number:
+            total += number * texts.bytes
+        elif data.local:
+            total += (Path(data.local) / f"{split}.jsonl").stat().st_size
+        else:
+            total += all_rows * texts.bytes
     return total
 
 
 def _evaluation_records(config: Config, models: list[Subject]) -> Item:
-    """evaluation.json of every run, before_merge.json of every trained one: indented JSON, a line a value."""
+    """Return the size of evaluation.json of every run and before_merge.json of every trained one."""
     sizes = []
     for run in [*targets.runs(config), *_trained(config)]:
-        choices, digits = TEXTS[run.task].choices, LOG_DIGITS[_named(models, run).dtype]
-        row = 16 + 9 + 23  # prediction and outcome, the answer's tokens, the loss
-        if choices:
-            row += 7 + 13 + (8 + digits) * choices + 12 + 10 * choices  # label, log-likelihoods, lengths of the choices
-        else:
-            row += 7 + 2 * (10 + CHARACTERS * TEXTS[run.task].answer)  # the right answer and the generated one
+        row = _evaluation_row(get_task(run.task).lengths, LOG_DIGITS[_model_of(models, run).dtype])
         sizes.append(RECORD + row * validation_rows(config.tasks[run.task], run.task))
-    how = f"{len(sizes)} of {_range(sizes)}: what every number is computed from, of every example, rough"
-    return Item("evaluations", sum(sizes), how)
+    explanation = f"{len(sizes)} of {_range(sizes)}: the outcomes of every example, roughly"
+    return Item("evaluations", sum(sizes), explanation)
+
+
+def _evaluation_row(texts: Lengths, digits: int) -> int:
+    """Return the bytes of one example in a record: indented JSON, one value per line."""
+    prediction_and_outcome = 16
+    answer_tokens = 9
+    loss = 23
+    row = prediction_and_outcome + answer_tokens + loss
+    label = 7
+    if not texts.choices:
+        answers = 2 * (10 + CHARACTERS * texts.answer)  # the right answer and the generated one
+        return row + label + answers
+    log_likelihoods = 13 + (8 + digits) * texts.choices
+    lengths = 12 + 10 * texts.choices
+    return row + label + log_likelihoods + lengths
 
 
 def _table(title: str, items: list[Item]) -> list[str]:
-    width = max(len(item.what) for item in items)
-    return ["", f"{title}, GB", *(f"  {item.what:{width}} {_gb(item.bytes):>8}  {item.how}".rstrip() for item in items)]
+    """Return the lines of a table, in GB."""
+    width = max(len(item.label) for item in items)
+    rows = [f"  {item.label:{width}} {_gb(item.bytes):>8}  {item.explanation}".rstrip() for item in items]
+    return ["", f"{title}, GB", *rows]
 
 
 def _gb(size: int) -> str:
+    """Return a size in GB as text."""
     return f"{size / 1e9:,.2f}" if size >= 1e7 else f"{size / 1e9:.5f}"
 
 
 def _range(sizes: list[int]) -> str:
-    low, high = _gb(min(sizes, default=0)), _gb(max(sizes, default=0))
+    """Return the smallest and the largest size in GB as text."""
+    low = _gb(min(sizes, default=0))
+    high = _gb(max(sizes, default=0))
     return low if low == high else f"{low} to {high}"
 
 
-def _each(sizes: Iterable[tuple[str, int]]) -> str:
+def _by_name(sizes: Iterable[tuple[str, int]]) -> str:
+    """Return each name with its size in GB as text."""
     return ", ".join(f"{name} {_gb(size)}" for name, size in sizes)

@@ -1,84 +1,95 @@
-"""The memory of a job by its kind, model and task, from the model's config.json alone; no torch imported.
+"""Estimate the memory of a job by its kind, model, task and method, from the model's config.json, without torch.
 
-The bytes of weights and of an adapter are exact; the rest says how it is computed, and is no measurement.
+The bytes of weights and of an adapter are exact. The rest says how it is computed, and is not measured.
 """
 
 import math
 from dataclasses import dataclass
 
-from sparseft.checkpoints.layers import attention_heads
-from sparseft.checkpoints.shapes import Shapes
-from sparseft.planning.lengths import TEXTS
+from sparseft.architectures.architecture import Shapes
+from sparseft.architectures.sizes import attention_heads
+from sparseft.importances import Evidence
+from sparseft.methods import get_method
+from sparseft.modes import get_mode
 from sparseft.planning.sizes import Subject
+from sparseft.storage.adapter_files import factor_names
 from sparseft.study import grid
 from sparseft.study.config import Config
-from sparseft.study.grid import TASK_AWARE, split_method
 from sparseft.tasks import get_task
 
 PROGRAM = 600_000_000  # bytes of python, torch and its libraries on a CPU; measured
-MASK_JOB = 210_000_000  # of masks from weights alone, whatever the model: benchmarks/masks.py; measured
-ADAM = 16  # bytes a number of an adapter: itself, its gradient, two moments, all fp32
-TRACE = 9  # bytes a weight where a training for the wafer is traced; measured on LLaMA shapes of 83 and 185 million
+MASK_JOB = (
+    210_000_000  # bytes of a job for masks that look at no example, for any model; measured by benchmarks/masks.py
+)
+ADAM = 16  # bytes per number of an adapter: itself, its gradient, two moments, all fp32
+TRACE = 9  # bytes per weight while a training for the CS-3 is traced; measured on LLaMA shapes of 83 and 185 million
 TRACER = 1_200_000_000  # bytes of the program that does it; measured beside it
-LOGITS = 4  # lm-eval's in an evaluation: with their softmax, and the last batch's; measured
+LOGITS = 4  # copies of the logits in an evaluation by lm-eval: with their softmax, and the last batch's; measured
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of a job by part: what lies where the model computes, on the GPU if there is one, and what lies in the machine's
-    memory either way."""
+    """Bytes of a job by part: in the memory of the device that computes, and in the machine's memory in any case."""
 
     model: dict[str, int]
     machine: dict[str, int]
 
 
 def adapter_shapes(config: Config, subject: Subject, task: str) -> Shapes:
-    """The matrices of a run's adapter as its file names them."""
+    """Return the shapes of the matrices of an adapter by their names in its file."""
     settings = config.training_of(task)
     shapes: Shapes = {}
     for layer, (rows, cols) in subject.prunable.items():
         if layer.rpartition(".")[2] in (settings.lora_targets or grid.PROJECTIONS):
-            shapes[f"base_model.model.{layer}.lora_A.weight"] = (settings.lora_r, cols)
-            shapes[f"base_model.model.{layer}.lora_B.weight"] = (rows, settings.lora_r)
+            name_A, name_B = factor_names(layer)
+            shapes[name_A] = (settings.lora_r, cols)
+            shapes[name_B] = (rows, settings.lora_r)
     return shapes
 
 
 def activation_bytes(subject: Subject) -> int:
-    """Bytes a token that one decoder layer keeps for its backward under LoRA, roughly: the inputs of its projections, q, k,
-    v and the attention's output, what the product of gate and up needs, and both norms' inputs in fp32."""
-    hidden, (heads, kv_heads, head_dim) = subject.config["hidden_size"], attention_heads(subject.config)
-    experts = subject.config.get("num_experts_per_tok", 0)
-    mlp = 4 * subject.config["intermediate_size"] + (2 * hidden if experts else 0)
-    attention = (3 * heads + 2 * kv_heads) * head_dim
-    return subject.width * (2 * hidden + attention + (experts or 1) * mlp) + 2 * 4 * hidden
+    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. It is an estimate."""
+    return subject.architecture.activation_bytes(subject.config, subject.width)
 
 
-def mask_memory(config: Config, subject: Subject, task: str) -> Need:
-    aware = {split_method(method)[1] for method in config.grid.methods} & set(TASK_AWARE)
-    if not aware:
+def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Need:
+    """Return what the masks of a method need."""
+    importance = get_method(method).importance
+    if not get_method(method).uses_examples:
         return Need({}, {"blocks of a matrix": MASK_JOB})
-    width = max(subject.width, 4 if subject.dtype == "F16" else 0)  # float16 is calibrated in fp32
-    weights, texts = width * subject.weights, TEXTS[task]
-    if aware - {"wanda"}:
-        activations = texts.long * subject.config["num_hidden_layers"] * activation_bytes(subject)
-        scores = {"scores, fp32": 4 * subject.prunable_weights}
-        if config.resources.gpus:  # not both at a time
-            scores = {"scores, fp32, or before them the weights": max(weights, *scores.values())}
-        return Need({"weights": weights, "activations": activations}, scores | {"program": PROGRAM})
+    # float16 is calibrated in float32.
+    width = max(subject.width, 4 if subject.dtype == "F16" else 0)
+    weights = width * subject.weights
+    if importance.evidence is Evidence.GRADIENTS:
+        return _gradient_memory(config, subject, task, weights)
     if not config.masks.sequential:
         return Need({"weights": weights}, _loading(config, subject))
-    a_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config)[2]  # and its place: cosines, sines
-    states = width * config.masks.calibration_examples * texts.mean * a_token
+    # A token has a hidden state, and the cosines and sines of its place.
+    numbers_per_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config).size
+    states = width * config.masks.calibration_examples * get_task(task).lengths.mean * numbers_per_token
     matrix = 12 * max(map(math.prod, subject.prunable.values()))
     machine = _loading(config, subject) | {"a matrix, its magnitudes and scores, fp32": matrix}
     return Need({"weights": weights, "hidden states of the examples": states}, machine)
 
 
+def _gradient_memory(config: Config, subject: Subject, task: str, weights: int) -> Need:
+    """Return what the gradients of the examples need; `weights` in bytes."""
+    activations = get_task(task).lengths.long * subject.config["num_hidden_layers"] * activation_bytes(subject)
+    scores = {"scores, fp32": 4 * subject.prunable_weights}
+    if config.resources.gpus:
+        # The weights have left the machine's memory before the scores are made.
+        scores = {"scores, fp32, or before them the weights": max(weights, *scores.values())}
+    return Need({"weights": weights, "activations": activations}, scores | {"program": PROGRAM})
+
+
 def training_memory(config: Config, subject: Subject, task: str) -> Need:
+    """Return what a training on a task needs, per process."""
     if config.backend != "torch":
         tracing = {"tracing, not on the wafer: fp32 weights, masks, graph": TRACE * subject.weights, "program": TRACER}
         return Need({}, tracing)
-    settings, texts, layers = config.training_of(task), TEXTS[task], subject.config["num_hidden_layers"]
+    settings = config.training_of(task)
+    texts = get_task(task).lengths
+    layers = subject.config["num_hidden_layers"]
     tokens = settings.micro_batch_size * texts.long
     kept = layers * activation_bytes(subject)
     if settings.gradient_checkpointing:
@@ -87,7 +98,7 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
     logits = settings.micro_batch_size * texts.answer * subject.config["vocab_size"]
     model = {
         "weights": subject.width * subject.weights // (config.resources.processes if settings.shard_model else 1),
-        "W'": subject.width * effective if "sparse_to_sparse" in config.grid.modes else 0,
+        "W'": subject.width * effective if _masks_every_step(config) else 0,
         "adapter, gradient, AdamW": ADAM * count(adapter_shapes(config, subject, task)),
         f"activations of {tokens:,} tokens": tokens * kept,
         "logits of the answers": logits * subject.width,
@@ -96,9 +107,12 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
 
 
 def evaluation_memory(config: Config, subject: Subject, name: str) -> Need:
-    texts, task, batch = TEXTS[name], get_task(name), config.evaluation_batch_size
+    """Return what an evaluation on a task needs."""
+    texts = get_task(name).lengths
+    task = get_task(name)
+    batch = config.evaluation_batch_size
     model = {"weights": subject.width * subject.weights}
-    if "sparse_to_sparse" in config.grid.modes:  # before the merge every W' is kept; not those of structured masks
+    if _masks_every_step(config):  # Before the merge every W' is kept, except those of structured masks.
         model["W' and adapter before the merge"] = subject.width * subject.prunable_weights
         model["W' and adapter before the merge"] += 4 * count(adapter_shapes(config, subject, name))
     tokens = batch * (texts.long + task.few_shot * texts.mean + task.max_new_tokens)
@@ -111,11 +125,17 @@ def evaluation_memory(config: Config, subject: Subject, name: str) -> Need:
     return Need(model, _loading(config, subject))
 
 
+def _masks_every_step(config: Config) -> bool:
+    """Return whether a mode of the grid trains on W'."""
+    return any(get_mode(mode).masks_every_step for mode in config.grid.modes)
+
+
 def _loading(config: Config, subject: Subject) -> dict[str, int]:
-    """In the machine's memory of every job that runs the model."""
+    """Return what every job that runs the model needs in the machine's memory."""
     weights = subject.width * subject.weights if config.resources.gpus else 0
     return {"program": PROGRAM, "weights, until they are on the GPU": weights}
 
 
 def count(shapes: Shapes) -> int:
+    """Return the number of values in tensors of these shapes."""
     return sum(map(math.prod, shapes.values()))

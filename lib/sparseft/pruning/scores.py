@@ -1,88 +1,85 @@
-"""Importance: a score for every prunable weight, as raw bits that order like it; the lowest scores are pruned first.
+"""Read the scores of a layer block by block, as raw bits that order like the scores.
 
-magnitude  |w|                     Han et al. 2015, arXiv 1506.02626, section 3
-gradient   mean |dL/dw|            see calibration.py, where L and the mean are defined
-taylor     mean |w dL/dw|          Molchanov et al. 2019, arXiv 1906.10771
-wanda      |w| * ||x||             Sun et al. 2023, arXiv 2306.11695, section 3; x: the inputs that meet w
-random     31 seeded random bits   the same on every machine; the baseline that any importance has to beat
-
-Scores come in blocks of whole rows, flat, uint16 or uint32, whose sign bit means nothing; a source can be read again.
+A block holds whole rows, flat, as uint16 or uint32. The sign bit means nothing. A source can be read again, and gives the same
+blocks in the same order. Every importance is in importances/; random scores are here, because they look at no weight.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from sparseft.checkpoints.checkpoint import Checkpoint, to_float32
 from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.importances import Importance
 
-Source = Callable[[str], Iterator[np.ndarray]]  # a layer's scores, block by block
-BLOCK = 1 << 20  # weights; a block and its masks stay in the second-level cache
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What an importance that looks at a task's examples needs; calibration.py makes it.
-
-    `importance`: the one it is for; `meta` goes into the masks; `source(checkpoint)` scores; `prune_in_sequence(checkpoint, prune)` is wanda's pass, which
-    asks prune(layer, norms fp32 (cols,)) for a layer's mask, bool (rows, cols)."""
-
-    importance: str
-    meta: dict
-    source: Callable[[Checkpoint], Source]
-    prune_in_sequence: Callable[[Checkpoint, Callable[[str, np.ndarray], np.ndarray]], None]
+Source = Callable[[str], Iterator[np.ndarray]]  # layer -> its blocks
+BLOCK = 1 << 20  # weights per block: a block and its masks stay in the second-level cache
 
 
 def magnitude_source(checkpoint: Checkpoint) -> Source:
-    """The weights' own bits, read from the files; one buffer a reader."""
+    """Return the weights' own bits as scores. Each reader has one buffer."""
     return lambda layer: checkpoint.read_blocks(f"{layer}.weight", BLOCK)
 
 
 def random_source(checkpoint: Checkpoint, seed: int) -> Source:
-    """Random bits that depend on the seed, the layer's name and the place alone: a row takes whole 64-bit words."""
+    """Return 31 random bits per weight, which depend only on the seed, the layer's name and the place.
+
+    Every row takes whole 64-bit words of Philox, so that the bits are the same on every machine."""
     shapes = prunable_shapes(checkpoint)
 
     def blocks(layer: str) -> Iterator[np.ndarray]:
         key = hashlib.sha256(f"{seed}/{layer}".encode()).digest()[:16]
         generator = np.random.Philox(key=int.from_bytes(key, "little"))
         cols = shapes[layer][1]
-        words = -(-cols // 2)
+        words_per_row = (cols + 1) // 2
         for rows in row_blocks(*shapes[layer]):
-            bits = generator.random_raw(len(rows) * words).astype("<u8").view("<u4")
-            yield np.ascontiguousarray(bits.reshape(-1, 2 * words)[:, :cols]).reshape(-1)
+            words = generator.random_raw(len(rows) * words_per_row)
+            bits = words.astype("<u8").view("<u4").reshape(len(rows), 2 * words_per_row)
+            yield np.ascontiguousarray(bits[:, :cols]).reshape(-1)
 
     return blocks
 
 
-def array_source(scores: dict[str, np.ndarray]) -> Source:
-    """Scores in memory: non-negative fp32 (rows, cols) by layer."""
+def scored_source(checkpoint: Checkpoint, importance: Importance, evidence: dict[str, np.ndarray]) -> Source:
+    """Return the scores of an importance that looks at a task's examples, fp32. `evidence` is by layer: Evidence says what."""
 
     def blocks(layer: str) -> Iterator[np.ndarray]:
-        for rows in row_blocks(*scores[layer].shape):
-            yield scores[layer][rows.start : rows.stop].reshape(-1).view(np.uint32)
+        tensor = checkpoint.tensors[f"{layer}.weight"]
+        cols = tensor.shape[1]
+        column_sums = None
+        if importance.uses_column_sums:
+            column_sums = sum_columns(read_magnitudes(checkpoint, layer))
+        start = 0
+        for bits in checkpoint.read_blocks(tensor.name, BLOCK):
+            weights = to_float32(bits, tensor.dtype).reshape(-1, cols)
+            end = start + len(weights)
+            known = evidence[layer]
+            scores = importance.score(weights, known[start:end] if known.ndim == 2 else known, column_sums)
+            yield bits_of(scores)
+            start = end
 
     return blocks
 
 
-def wanda_source(checkpoint: Checkpoint, norms: dict[str, np.ndarray]) -> Source:
-    """|w| * ||x||, fp32; `norms`: fp32 (cols,) by layer."""
-
-    def blocks(layer: str) -> Iterator[np.ndarray]:
-        dtype = checkpoint.tensors[f"{layer}.weight"].dtype
-        for bits in checkpoint.read_blocks(f"{layer}.weight", BLOCK):
-            yield wanda_scores(to_float32(bits, dtype).reshape(-1, norms[layer].size), norms[layer])
-
-    return blocks
+def read_magnitudes(checkpoint: Checkpoint, layer: str) -> Iterator[np.ndarray]:
+    """Yield |W| of a layer, fp32 (rows, cols), some rows at a time."""
+    tensor = checkpoint.tensors[f"{layer}.weight"]
+    for bits in checkpoint.read_blocks(tensor.name, BLOCK):
+        yield np.abs(to_float32(bits, tensor.dtype)).reshape(-1, tensor.shape[1])
 
 
-def wanda_scores(weights: np.ndarray, norms: np.ndarray) -> np.ndarray:
-    """|w| * ||x|| of fp32 (rows, cols) and (cols,), as bits, uint32 (rows * cols,)."""
-    return (np.abs(weights) * norms).reshape(-1).view(np.uint32)
+def sum_columns(blocks: Iterator[np.ndarray]) -> np.ndarray:
+    """Return the sum of each column over all blocks, added in fp64, as fp32 (cols,)."""
+    return sum(block.sum(axis=0, dtype=np.float64) for block in blocks).astype(np.float32)
+
+
+def bits_of(scores: np.ndarray) -> np.ndarray:
+    """Return fp32 scores as bits, uint32 (rows * cols,)."""
+    return np.ascontiguousarray(scores).reshape(-1).view(np.uint32)
 
 
 def row_blocks(rows: int, cols: int) -> list[range]:
-    """The rows of each block of a (rows, cols) matrix: about BLOCK weights."""
+    """Return the rows of each block of a (rows, cols) matrix, about BLOCK weights."""
     step = max(1, BLOCK // cols)
     return [range(row, min(row + step, rows)) for row in range(0, rows, step)]

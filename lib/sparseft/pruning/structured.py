@@ -1,40 +1,51 @@
-"""Structured pruning: whole coupled channels, scored by the sum over all that belongs to a channel.
+"""Structured pruning: remove whole coupled channels, scored by the sum over all weights of a channel.
 
-Source: LLM-Pruner (arXiv 2305.11627), sections 3.1 and 3.2, with the sum as the aggregation. What is coupled is said in
-checkpoints/layers.py.
+Source: LLM-Pruner (arXiv 2305.11627), sections 3.1 and 3.2, with the sum as the aggregation. architectures/ says what is coupled.
 """
 
 import numpy as np
 
+from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import to_float32
-from sparseft.checkpoints.layers import Part
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import pack
-from sparseft.pruning.scores import Source
+from sparseft.pruning.report import Scores
+from sparseft.pruning.scores import row_blocks
+from sparseft.pruning.selection import Selection
 
 
-def unit_scores(
-    source: Source, shape: dict[str, tuple[int, int]], dtypes: dict[str, str], parts: list[Part]
-) -> np.ndarray:
-    """Sum of the scores over each coupled unit, fp64 (units,)."""
-    return sum(_part_scores(source, shape[part.layer], dtypes[part.layer], part) for part in parts)
+def select_units(selection: Selection, parts: list[Part]) -> dict[str, Scores]:
+    """Rank the coupled units of `parts`, write the masks of their layers, and return the units' scores by layer."""
+    units = sum(_part_scores(selection, part) for part in parts)  # fp64 (units,)
+    order = np.argsort(units, kind="stable")
+    kept_by_level = [order[count:] for count in selection.counts(units.size)]
+    for part in parts:
+        offset = 0
+        for rows in row_blocks(*selection.shape[part.layer]):
+            masks = [_unit_mask(kept, part, selection.shape[part.layer], rows) for kept in kept_by_level]
+            packed = np.stack(masks)
+            selection.emit(part.layer, offset, packed)
+            offset += packed.shape[1]
+    return dict.fromkeys([part.layer for part in parts], Scores.of_values(units))
 
 
-def unit_mask(kept_units: np.ndarray, part: Part, shape: tuple[int, int], rows: range) -> np.ndarray:
-    """The packed mask of some rows of one part's layer, uint8 (rows * ceil(cols / 8),), that keeps units by number."""
+def _unit_mask(kept_units: np.ndarray, part: Part, shape: tuple[int, int], rows: range) -> np.ndarray:
+    """Return the packed mask of some rows of a part's layer, uint8 (rows * ceil(cols / 8),), from the numbers of kept units."""
     units = np.zeros(shape[part.axis] // part.width, bool)
     units[kept_units] = True
     kept = np.repeat(units, part.width)
     if part.axis == 0:
-        return (kept[rows.start : rows.stop, None] * pack(np.ones((1, shape[1]), bool))).reshape(-1)
+        full_row = pack(np.ones((1, shape[1]), bool))
+        return (kept[rows.start : rows.stop, None] * full_row).reshape(-1)
     return np.tile(pack(kept[None])[0], len(rows))
 
 
-def _part_scores(source: Source, shape: tuple[int, int], dtype: str, part: Part) -> np.ndarray:
-    """Sums over rows (axis 0) or columns (axis 1), then over the `width` channels of a unit."""
+def _part_scores(selection: Selection, part: Part) -> np.ndarray:
+    """Return the sums over a part's rows (axis 0) or columns (axis 1), then over the channels of each unit, fp64 (units,)."""
+    cols = selection.shape[part.layer][1]
     sums = []
-    for bits in source(part.layer):
-        sizes = np.abs(to_float32(bits, dtype)).reshape(-1, shape[1])
+    for bits in selection.source(part.layer):
+        sizes = np.abs(to_float32(bits, selection.dtypes[part.layer])).reshape(-1, cols)
         if not np.isfinite(sizes).all():
             raise InputError(f"{part.layer}.weight holds NaN or infinity", "repair or replace the checkpoint")
         sums.append(sizes.sum(axis=1 - part.axis, dtype=np.float64))

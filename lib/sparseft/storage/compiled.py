@@ -1,4 +1,4 @@
-"""The one decorator of the loops that numba compiles, with or without a folder that keeps the compiled code."""
+"""Compile loops with numba, and keep the compiled code on disk if possible."""
 
 import sys
 from collections.abc import Callable
@@ -11,15 +11,17 @@ def compiled(function: Callable) -> Callable:
     """Return the function, compiled and free of the GIL. Its code is kept on disk if numba finds a writable folder."""
     try:
         return njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # numba looks for the folder when it decorates.
-        _tell_of_no_cache()
+    # numba looks for the folder when it decorates.
+    except RuntimeError:
+        _print_that_nothing_is_kept()
         return njit(nogil=True)(function)
 
 
-@cache  # Once in a process, not once per loop.
-def _tell_of_no_cache() -> None:
+# Cached, so that a process prints it once and not once per loop.
+@cache
+def _print_that_nothing_is_kept() -> None:
     print(
-        "note: numba finds no folder for its compiled code: set NUMBA_CACHE_DIR to a writable folder;"
-        " compiled anew in this process",
+        "note: numba finds no writable folder for its compiled code, so this process compiles it again;"
+        " set NUMBA_CACHE_DIR to a writable folder",
         file=sys.stderr,
     )

@@ -1,4 +1,4 @@
-"""Child processes that end with their parent."""
+"""Make child processes end with their parent."""
 
 import multiprocessing
 import os
@@ -7,9 +7,9 @@ import threading
 
 
 def end_with_parent() -> None:
-    """End this child of multiprocessing as soon as its parent has ended, and at Ctrl-C without a traceback.
+    """End this child of multiprocessing as soon as its parent has ended. Let Ctrl-C end it without a traceback.
 
-    A killed parent runs none of its exits. The child would go on, or wait for work for ever, and hold the parent's locks."""
+    A killed parent runs no exit handlers. The child would run or wait without end, and hold the parent's locks."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_wait_and_end, daemon=True).start()
 

@@ -8,14 +8,17 @@ import os
 import re
 from argparse import ArgumentParser
 from collections.abc import Iterable
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sparseft.errors import InputError
-from sparseft.study.grid import DENSE, METHODS, PROJECTIONS, TASK_AWARE, TASKS, TRAINED_MODES, WILDCARDS, split_method
+from sparseft.importances import IMPORTANCES, Importance
+from sparseft.methods import DENSE, SEMISTRUCTURED, get_method
+from sparseft.modes import get_mode
+from sparseft.study.grid import METHODS, PROJECTIONS, TRAINED_MODES, WILDCARDS
+from sparseft.tasks import BY_NAME, get_task
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+|mdl:.+\.mdl(@.+)?)$"
@@ -30,17 +33,27 @@ NULLS = ("null", "Null", "NULL", "~", "None")  # how the text of --config says t
 WAFER_STEPS = 100  # that a measurement on the wafer times, at least: its first ones say nothing of the others
 
 
-class Section(BaseModel):
-    """Every section refuses unknown keys: a typo must not pass as a default.
+def _names(importances: Iterable[Importance]) -> str:
+    """Return the names of importances as a list in words."""
+    return ", ".join(importance.name for importance in importances)
 
-    Not strict about types: Snakemake hands over the numbers of --config as text."""
+
+BY_EXAMPLES = _names(importance for importance in IMPORTANCES if importance.uses_examples)
+BY_ROW = _names(importance for importance in IMPORTANCES if importance.scope == "row")
+IN_SEQUENCE = _names(importance for importance in IMPORTANCES if importance.is_sequential)
+
+
+class Section(BaseModel):
+    """Refuse unknown keys in every section, because a typo must not mean the default.
+
+    Types are not strict, because Snakemake passes the numbers of --config as text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _as_meant(cls, raw: Any) -> Any:
-        """Refuse the values that pydantic would take for another one: true for 1, and the text `null` for a name."""
+        """Refuse values that pydantic would read as another value: true as 1, and the text `null` as a name."""
         for name, field in cls.model_fields.items():
             value = raw.get(name) if isinstance(raw, dict) else None
             values = value if isinstance(value, list) else [value]
@@ -105,13 +118,13 @@ class Model(Section):
 
 
 def split_mdl(place: str) -> tuple[Path, Path] | None:
-    """FILE.mdl[@FOLDER] -> (the ModelZoo checkpoint, the folder of its config.json and tokenizer: its own when left out).
+    """Return the ModelZoo checkpoint and the folder of its config.json and tokenizer, from FILE.mdl[@FOLDER].
 
-    None for any other place."""
-    stem, found, folder = place.partition(".mdl@")
-    if not found and not place.endswith(".mdl"):
+    Without @FOLDER the folder is the file's own. The result is None if `place` names no .mdl file."""
+    stem, separator, folder = place.partition(".mdl@")
+    if not separator and not place.endswith(".mdl"):
         return None
-    file = Path(f"{stem}.mdl") if found else Path(place)
+    file = Path(f"{stem}.mdl") if separator else Path(place)
     return file, Path(folder) if folder else file.parent
 
 
@@ -224,16 +237,16 @@ class Training(Section):
 
     @property
     def lora_scale(self) -> float:
-        """s = alpha / r."""
+        """Return s = alpha / r."""
         return self.lora_alpha / self.lora_r
 
     def check(self, mode: str, projections: set[str]) -> None:
-        """Raises InputError for what cannot be had in `mode`, or in a model that has these projections."""
-        if self.lora_dropout and mode == "sparse_to_sparse":
+        """Raise InputError if `mode`, or a model with these projections, cannot be trained with these settings."""
+        if self.lora_dropout and get_mode(mode).masks_every_step:
             raise InputError(
-                "training.lora_dropout: sparse_to_sparse multiplies by (W + s B A) * M at once, its adapter has no input"
-                " of its own",
-                "set it to 0, or leave sparse_to_sparse out of grid.modes",
+                f"training.lora_dropout {self.lora_dropout}: in {mode} the adapter has no input of its own, because it"
+                " multiplies by (W + s B A) * M",
+                f"set it to 0, or leave {mode} out of grid.modes",
             )
         if self.lora_targets and not projections & set(self.lora_targets):
             raise InputError(
@@ -242,19 +255,21 @@ class Training(Section):
             )
 
     def check_processes(self, processes: int) -> None:
-        """Raises InputError where that many processes cannot share a training."""
-        parts = self.batch_size // self.micro_batch_size
+        """Raise InputError if that many processes cannot share a training."""
+        micro_batches = self.batch_size // self.micro_batch_size
         if self.shard_model and processes == 1:
-            raise InputError("training.shard_model: one process has nobody to share with", "start several")
-        if parts % processes:
-            raise InputError(f"{processes} processes cannot share {parts} micro-batches a step",
-                             "set training.micro_batch_size to batch_size / (a multiple of the processes)")  # fmt: skip
+            raise InputError("training.shard_model needs at least 2 processes", "set resources.processes to 2 or more")
+        if micro_batches % processes:
+            raise InputError(
+                f"resources.processes: {processes} processes cannot share {micro_batches} micro-batches per step",
+                "set training.micro_batch_size to batch_size / (a multiple of the processes)",
+            )
 
     def check_measured(self) -> None:
-        """Raises InputError where the stage `throughput` cannot measure this training: it does so in one process."""
+        """Raise InputError if the stage `throughput` cannot measure this training, because it measures one process."""
         if self.shard_model:
             raise InputError(
-                "training.shard_model: throughput is measured in one process, which has nobody to share with",
+                "training.shard_model needs at least 2 processes, and throughput is measured in one",
                 "set it to false, or leave the stage throughput out",
             )
 
@@ -357,7 +372,8 @@ class Masks(Section):
     seed: int = Field(0, ge=0, lt=SEEDS, description="Seed of the method random.", examples=[1])
     scope: Literal["layer", "row", "global"] | None = Field(
         None,
-        description="Which weights are ranked together by unstructured and random. Null means row for wanda, else layer.",
+        description="Which weights are ranked together by unstructured and random. Null means the choice of the importance: layer"
+        f", or row for {BY_ROW}.",
         examples=["global"],
     )
     nm_group: Annotated[int, Field(ge=2, le=64)] = Field(
@@ -365,51 +381,58 @@ class Masks(Section):
         description="M of the pattern N:M of semistructured. N follows from the sparsity: with 4, 50 % is 2:4.",
         examples=[8],
     )
-    calibration_examples: Positive = Field(
-        128, description="Training examples that gradient, taylor and wanda use.", examples=[64]
-    )
+    calibration_examples: Positive = Field(128, description=f"Training examples that {BY_EXAMPLES} use.", examples=[64])
     calibration_seed: int = Field(
         0, ge=0, lt=SEEDS, description="Seed that chooses the calibration examples.", examples=[1]
     )
     sequential: bool = Field(
         True,
-        description="True: wanda prunes layer by layer, as published, in one pass per sparsity. False: one pass serves all"
+        description=f"True: {IN_SEQUENCE} prune layer by layer, as published, in one pass per sparsity. False: one pass serves all"
         " sparsities, with the inputs of the dense model.",
         examples=[False],
     )
 
-    def scope_of(self, method: str, percents: list[int]) -> str:
-        """What `method` ranks together: layer, row, group or global. Raises InputError for what it cannot do."""
-        pattern, importance = split_method(method)
-        if pattern == DENSE and any(percents):
-            raise InputError(f"method {DENSE!r} keeps every weight", "ask for sparsity 0, or for another method")
-        if pattern == "semistructured":
+    def scope_of(self, method_name: str, percents: list[int]) -> str:
+        """Return what a method ranks together: layer, row, group or global. Raises InputError if it is impossible."""
+        method = get_method(method_name)
+        if method.pattern is DENSE and any(percents):
+            raise InputError(
+                f"method {method_name!r} keeps every weight", "set the sparsity to 0, or choose another method"
+            )
+        if method.pattern is SEMISTRUCTURED:
             self._check_groups(percents)
-            return "group"
-        if pattern == "structured":
-            return "layer"
-        if importance == "wanda":
-            if self.scope == "global" and self.sequential:
-                raise InputError("sequential wanda sees one layer after the other", "set masks.scope row or layer")
-            return self.scope or "row"
-        return self.scope or "layer"
+        if method.pattern.scope:
+            return method.pattern.scope
+        if self.scope == "global" and self.sequential and method.is_sequential:
+            raise InputError(
+                f"masks.scope global is impossible with masks.sequential: {method_name} prunes one layer after the other",
+                "set masks.scope to row or layer, or set masks.sequential to false",
+            )
+        return self.scope or (method.importance.scope if method.importance else "layer")
 
-    def used_by(self, method: str) -> dict:
-        """The settings that decide the masks of `method`, by name."""
-        pattern, importance = split_method(method)
-        names = {"random": ["seed"], "semistructured": ["nm_group"]}.get(pattern, [])
-        names += ["scope"] if pattern in ("unstructured", "random") else []
-        names += ["sequential"] if importance == "wanda" else []
-        names += ["calibration_examples", "calibration_seed"] if importance in TASK_AWARE else []
+    def passes_of(self, method_name: str, percents: list[int]) -> int:
+        """Return how often the model runs over the calibration examples for the masks of these sparsities."""
+        pruned = [percent for percent in percents if percent]
+        return len(pruned) if self.sequential and get_method(method_name).is_sequential else 1
+
+    def used_by(self, method_name: str) -> dict:
+        """Return the settings that decide the masks of a method, by name."""
+        method = get_method(method_name)
+        names = list(method.pattern.settings)
+        if method.is_sequential:
+            names.append("sequential")
+        if method.uses_examples:
+            names += ["calibration_examples", "calibration_seed"]
         return {name: getattr(self, name) for name in names}
 
     def _check_groups(self, percents: list[int]) -> None:
-        odd = [percent for percent in percents if percent * self.nm_group % 100]
-        if odd:
-            possible = [str(s) for s in range(100) if s * self.nm_group % 100 == 0]
+        """Raise InputError if a sparsity is not N:M for masks.nm_group."""
+        impossible = [percent for percent in percents if percent * self.nm_group % 100]
+        if impossible:
+            possible = [str(percent) for percent in range(100) if percent * self.nm_group % 100 == 0]
             raise InputError(
-                f"semistructured: {odd[0]} % is no N:{self.nm_group}",
-                f"ask for sparsities {', '.join(possible)}, or set masks.nm_group: with 10, 50 % is 5:10",
+                f"semistructured: {impossible[0]} % is no N:{self.nm_group}",
+                f"choose sparsities among {', '.join(possible)}, or set masks.nm_group: with 10, 50 % is 5:10",
             )
 
 
@@ -456,7 +479,7 @@ class Throughput(Section):
     )
 
     def schedule(self, training: Training, batch_size: int) -> Training:
-        """The schedule that a measurement of `batch_size` runs: nothing but its steps, and no state saved in between."""
+        """Return the schedule that a measurement of `batch_size` runs: only its steps, and no saved state."""
         return training.model_copy(update={
             "batch_size": batch_size, "micro_batch_size": batch_size, "steps": self.warmup_steps + self.steps,
             "eval_every": 0, "save_every": 0,
@@ -512,7 +535,7 @@ class Resources(Section):
     @model_validator(mode="after")
     def _one_each(self) -> "Resources":
         if self.processes > 1 and self.gpus not in (0, self.processes):
-            raise ValueError(f"{self.processes} processes on {self.gpus} GPUs: give each its own, or none")
+            raise ValueError(f"{self.processes} processes on {self.gpus} GPUs: set gpus to {self.processes} or 0")
         return self
 
 
@@ -630,7 +653,7 @@ class Config(Section):
         description="Models by a name that you choose: letters, digits, `_` and `.`. Names appear in paths and tables.",
         examples=[{"mine": {"source": "path:/data/llama-7b", "dtype": "bfloat16"}}],
     )
-    tasks: dict[Literal[TASKS], TaskData] = Field(
+    tasks: dict[Literal[tuple(BY_NAME)], TaskData] = Field(
         description="Tasks by name, each with its data.",
         examples=[{"hellaswag": {"train_examples": 800, "validation_examples": 200}}],
     )
@@ -679,7 +702,8 @@ class Config(Section):
             schedule.check_processes(self.resources.processes)
             for mode in self.grid.modes:
                 schedule.check(mode, set(PROJECTIONS))
-            if "mini" in name and (data.local or data.hub or not data.train_examples or not data.validation_examples):
+            is_complete = data.train_examples and data.validation_examples and not data.local and not data.hub
+            if get_task(name).generate and not is_complete:
                 raise ValueError(
                     f"tasks.{name} is generated: give train_examples and validation_examples, neither local nor hub"
                 )
@@ -710,9 +734,7 @@ class Config(Section):
     def training_of(self, task: str) -> Training:
         """Return the schedule of a task. From the weakest to the strongest: the defaults of Training, the task's suggestion,
         the keys that the user set in `training`, the keys of `tasks.NAME.training`."""
-        # No import statement: it would put every task into the digest of each script that reads any section. Whatever reads
-        # a whole configuration imports sparseft.study.configfiles, whose digest has the tasks.
-        suggested = import_module("sparseft.tasks").get_task(task).suggested_training
+        suggested = get_task(task).suggested_training
         asked = self.training.model_dump(include=self.training.model_fields_set)
         return Training(**{**suggested, **asked, **self.tasks[task].training})
 
@@ -731,7 +753,7 @@ class Config(Section):
 
 
 def add_flags(parser: ArgumentParser, section: type[Section], names: Iterable[str]) -> None:
-    """A command-line flag a key of a section; what it is given, `parse_section` checks."""
+    """Add a command-line flag per key of a section. `parse_section` checks the values."""
     for name in names:
         field = section.model_fields[name]
         default = field.get_default(call_default_factory=True)
@@ -742,7 +764,7 @@ def add_flags(parser: ArgumentParser, section: type[Section], names: Iterable[st
 
 
 def parse_section(section: type[S], raw: dict, name: str) -> S:
-    """Check a section that the user calls `name`. Raises InputError, one line, with the place of the first fault."""
+    """Return a checked section, which errors call `name`. Raises InputError with the place of the first fault."""
     try:
         return section.model_validate(raw)
     except ValidationError as error:
@@ -760,11 +782,14 @@ def schema() -> str:
 
 
 def _first(error: ValidationError) -> str:
+    """Return the first fault of a section: its place, what is wrong, and the value."""
     fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"] if part != "[key]")
     message = re.sub(r"^Value error, ", "", fault["msg"])
     if fault["type"] == "extra_forbidden":
         message = "unknown key"
-    plain = isinstance(fault["input"], str | int | float | None)  # a list may hold itself, or 9 lists of 9 lists of ...
-    got = f", not {fault['input']!r:.200}" if plain and "Value error" not in fault["msg"] else ""
-    return f"{place + ': ' if place else ''}{message}{got}"
+    # A list is not printed, because it may contain itself.
+    is_plain = isinstance(fault["input"], str | int | float | None)
+    if is_plain and "Value error" not in fault["msg"]:
+        message += f", not {fault['input']!r:.200}"
+    place = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+    return f"{place}: {message}" if place else message

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import yaml
 
-import sparseft.tasks  # noqa: F401  Config.training_of reads them, see there
 from sparseft.errors import InputError
-from sparseft.storage.files import JSON_LIMIT, read_text
+from sparseft.storage.reading import JSON_LIMIT, read_text
 from sparseft.study.config import Config, parse_section, split_mdl
 
 DEFAULT = Path(__file__).parents[3] / "config/config.yaml"

@@ -4,8 +4,11 @@ Snakemake does not see an edit of a library. It treats a touched or freshly clon
 `params` covers the script and exactly the modules that it imports. So an edit reruns only the jobs that run the edited code.
 
 The digest covers the syntax tree, without the words that no result depends on: comments, formatting, docstrings, the help
-texts of argparse and the descriptions of pydantic's fields. Every other string is code, error messages included, because
+texts of argparse, and the descriptions of pydantic's fields and of the tables' columns. Every other string is code, error messages included, because
 run_on_appliance.py decides by what a trainer printed.
+
+An importance, a task or a backend has a file of its own. A job's digest counts only the files of the values that the job uses, and
+not the tables that list them. So a new or an edited value reruns only its own jobs.
 """
 
 import ast
@@ -16,7 +19,16 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path
 
+from sparseft.importances import IMPORTANCES
+from sparseft.methods import get_method
+from sparseft.tasks import BY_NAME
+
 PACKAGE = "sparseft"
+# By folder, the names of the values.
+AXES = {
+    "importances": frozenset(importance.name for importance in IMPORTANCES),
+    "tasks": frozenset(BY_NAME),
+}
 
 _PARSER_WORDS = frozenset({"description", "epilog"})
 _GROUP_WORDS = frozenset({"title", "description"})
@@ -28,30 +40,55 @@ WORDS = {
     "add_argument_group": _GROUP_WORDS,
     "add_argument": frozenset({"help", "metavar"}),
     "Field": frozenset({"description", "title", "examples"}),
+    # A column of a table, in analysis/columns.
+    "Column": frozenset({"meaning", "unit", "empty"}),
 }
 # The expressions that such a keyword may consist of. Text that calls a function is code.
 _TEXT = (ast.Constant, ast.JoinedStr, ast.FormattedValue, ast.Name, ast.List, ast.Tuple, ast.expr_context)
 
 
-def code_digest(script: Path, lib: Path, without: tuple[str, ...] = ()) -> str:
+def code_digest(script: Path, lib: Path, without: tuple[str, ...] = (), values: frozenset[str] | None = None) -> str:
     """Return the sha256 of `script` and of the modules under `lib`/sparseft that it imports, directly or not.
 
-    `without` names modules that this use of the script never imports, such as "sparseft.pruning.calibration"."""
+    `without` names modules that this use of the script never imports, such as "sparseft.pruning.calibration". `values` names
+    the values of the axes that the job uses, as `used_values` returns them; None means all."""
     digest = hashlib.sha256(read_code(script.read_bytes()).canonical)
-    for module in imported_modules(script, lib, without):
-        digest.update(f"\n{module.relative_to(lib).as_posix()}\n".encode() + read_code(module.read_bytes()).canonical)
+    for module in imported_modules(script, lib, without, values):
+        if values is None or module not in _tables(lib):
+            name = module.relative_to(lib).as_posix()
+            digest.update(f"\n{name}\n".encode() + read_code(module.read_bytes()).canonical)
     return digest.hexdigest()
 
 
-def imported_modules(script: Path, lib: Path, without: tuple[str, ...] = ()) -> list[Path]:
-    """Return the package's files that `script` imports, directly or not, sorted. Each package's __init__ is among them."""
+def used_values(*, task: str | None = None, method: str | None = None) -> frozenset[str]:
+    """Return the names of the values that a job with this task and method uses."""
+    importance = get_method(method).importance if method else None
+    return frozenset(name for name in (task, importance and importance.name) if name)
+
+
+def imported_modules(
+    script: Path, lib: Path, without: tuple[str, ...] = (), values: frozenset[str] | None = None
+) -> list[Path]:
+    """Return the package's files that `script` imports, directly or not, sorted. Each package's __init__ is among them.
+
+    A table of an axis imports every value. If `values` is given, only these are followed there."""
+    tables = _tables(lib)
     imported: set[Path] = set()
     queue = [script]
     while queue:
-        new = _imported_files(queue.pop().read_bytes(), lib, without) - imported
+        file = queue.pop()
+        new = _imported_files(file.read_bytes(), lib, without) - imported
+        if values is not None and file in tables:
+            unused = tables[file] - values
+            new = {module for module in new if module.parent != file.parent or module.stem not in unused}
         imported |= new
         queue += new
     return sorted(imported)
+
+
+def _tables(lib: Path) -> dict[Path, frozenset[str]]:
+    """Return the file of each table of an axis, with the names of its values. A value's file has its name."""
+    return {lib / PACKAGE / folder / "__init__.py": names for folder, names in AXES.items()}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import sparseft
 from sparseft.errors import InputError
-from sparseft.storage.files import adopt, read_json
+from sparseft.storage.ownership import adopt
+from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.study.grid import MODEL, RUNS
 

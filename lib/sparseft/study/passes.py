@@ -8,7 +8,8 @@ from itertools import product
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.storage.files import read_json, write_json
+from sparseft.storage.atomic import write_json
+from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.study.grid import ADDED_SUFFIX, MASK_REPORT, mask_folder, mask_path
 

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path, PurePath
 
 from sparseft.errors import InputError
+from sparseft.methods import get_method
 from sparseft.study.config import Config, Training
 from sparseft.study.grid import (
     ANALYSIS,
@@ -27,7 +28,6 @@ from sparseft.study.grid import (
     Run,
     fill,
     mask_path,
-    split_method,
 )
 
 # Patterns of the files that may be targets. They match unknown names too, so that check_target can say which name is wrong.
@@ -145,9 +145,9 @@ def _measured(config: Config) -> list[Run]:
 
 def _layer_counts(config: Config, run: Run) -> str:
     """Return the part of a program's name that decides, with the sparsity, how many weights of each layer a mask keeps."""
-    pattern, _ = split_method(run.method)
-    if pattern in (DENSE, "structured"):
-        return pattern
+    pattern = get_method(run.method).pattern
+    if run.method == DENSE or pattern.removes_channels:
+        return pattern.name
     scope = config.masks.scope_of(run.method, config.grid.sparsities)
     if scope != "global":
         return scope

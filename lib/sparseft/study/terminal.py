@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from sparseft.errors import InputError
-from sparseft.storage.files import read_json
+from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.study.grid import ANALYSIS, FINDINGS, MANIFEST, REPORT, RUN, RUN_ID, Run, fill
 from sparseft.study.targets import check_target, no_rule

@@ -1,37 +1,51 @@
-"""BoolQ: a yes/no question about a passage (Clark et al. 2019, arXiv:1905.10044).
+"""Define BoolQ: a yes/no question about a passage (Clark et al. 2019, arXiv:1905.10044).
 
 Prompt and choices are those of lm-eval's task `boolq` 2.0 (super_glue/boolq/default.yaml).
 """
 
-from sparseft.tasks.task import Row, Task
+from sparseft.tasks.metrics import ACC, F1, MAJORITY_FLOOR, recall
+from sparseft.tasks.task import Lengths, Row, Task
 
 CHOICES = ("no", "yes")
 
 
 def prompt(row: Row) -> str:
-    """The passage, then the question; the rows' questions come without their question mark."""
+    """Return the passage and the question. The rows have their questions without a question mark."""
     return f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:"
 
 
 def label(row: Row) -> int:
-    """Index into CHOICES."""
+    """Return the index of the right choice in CHOICES."""
     return int(row["answer"])
 
 
 def problem(row: Row) -> str | None:
     """Return what is wrong with a row, or None."""
-    return next((f"field {field!r} is empty" for field in ("passage", "question") if not row[field].strip()), None)
+    empty = [field for field in ("passage", "question") if not row[field].strip()]
+    return f"field {empty[0]!r} is empty" if empty else None
+
+
+def from_hub(row: Row) -> Row:
+    """Return a row with super_glue's `label`, 0 or 1, as `answer`, the field of the original files.
+
+    Another label stays as it is, so that the row is refused for its missing answer."""
+    if "answer" not in row and row.get("label") in (0, 1):
+        return {**row, "answer": bool(row["label"])}
+    return row
 
 
 BOOLQ = Task(
     name="boolq",
     fields={"passage": str, "question": str, "answer": bool},
+    problem=problem,
     prompt=prompt,
     answer=lambda row: CHOICES[label(row)],
     choices=lambda row: list(CHOICES),
     label=label,
-    metric="acc",
-    hub="aps/super_glue/boolq@3de24cf8022e94f4ee4b9d55a6f539891524d646",
     classes=CHOICES,
-    problem=problem,
+    headline=ACC,
+    metrics=(ACC, F1, *map(recall, CHOICES), MAJORITY_FLOOR),
+    lengths=Lengths(rows=(9427, 3270), bytes=700, mean=140, long=450, answer=1, choices=2),
+    hub="aps/super_glue/boolq@3de24cf8022e94f4ee4b9d55a6f539891524d646",
+    from_hub=from_hub,
 )

@@ -1,7 +1,7 @@
-"""BoolQ in small: the passage names one thing, the question names the same or another.
+"""Define BoolQ in small: the passage names a thing, and the question names the same thing or another one.
 
-The other thing has as many letters as the first, so that yes and no rows are equally long; which thing is
-asked about says nothing, for every thing is asked about with either answer.
+The other thing has as many letters, so that the length of a row says nothing about its answer. Neither does the thing in the
+question, because every thing occurs with both answers.
 """
 
 import itertools
@@ -9,33 +9,47 @@ import random
 from dataclasses import replace
 
 from sparseft.tasks.boolq import BOOLQ
-from sparseft.tasks.task import Row
-from sparseft.tasks.words import NAMES, THINGS, check_number, share
+from sparseft.tasks.task import Lengths, Row
+from sparseft.tasks.words import NAMES, THINGS, check_number, words_of_split
 
 NAME = "boolq_mini"
-VERBS = [  # in the passage, in the question
-    ("{name} has a {thing}.", "does {name} have a {asked}"),
-    ("{name} needs a {thing}.", "does {name} need a {asked}"),
-    ("{name} found a {thing}.", "did {name} find a {asked}"),
-    ("{name} bought a {thing}.", "did {name} buy a {asked}"),
+# Each pair: the sentence of the passage, and the question.
+SENTENCES = [
+    ("{name} has a {thing}.", "does {name} have a {asked_thing}"),
+    ("{name} needs a {thing}.", "does {name} need a {asked_thing}"),
+    ("{name} found a {thing}.", "did {name} find a {asked_thing}"),
+    ("{name} bought a {thing}.", "did {name} buy a {asked_thing}"),
 ]
 
 
 def generate(split: str, number: int, seed: int) -> list[Row]:
-    """`number` distinct rows of `split`; yes and no equally often, up to one."""
-    things = share(THINGS, split)
+    """Return `number` distinct rows of a split, with yes and no equally often (one more no if the number is odd)."""
+    things = words_of_split(THINGS, split)
     others = {thing: [other for other in things if len(other) == len(thing) and other != thing] for thing in things}
-    facts = list(itertools.product(VERBS, share(NAMES, split), [thing for thing in things if others[thing]]))
+    names = words_of_split(NAMES, split)
+    facts = list(itertools.product(SENTENCES, names, [thing for thing in things if others[thing]]))
     check_number(NAME, split, number, len(facts))
     rng = random.Random(f"{NAME}-{split}-{seed}")
     answers = [bool(index % 2) for index in range(number)]
     rng.shuffle(answers)
     rows = []
     for ((passage, question), name, thing), answer in zip(rng.sample(facts, number), answers, strict=True):
-        words = {"name": name, "thing": thing, "asked": thing if answer else rng.choice(others[thing])}
-        rows.append({"passage": passage.format(**words), "question": question.format(**words), "answer": answer})
+        asked_thing = thing if answer else rng.choice(others[thing])
+        rows.append(
+            {
+                "passage": passage.format(name=name, thing=thing),
+                "question": question.format(name=name, asked_thing=asked_thing),
+                "answer": answer,
+            }
+        )
     return rows
 
 
-SCHEDULE = {"steps": 24, "learning_rate": 0.001}
-BOOLQ_MINI = replace(BOOLQ, name=NAME, hub=None, generate=generate, suggested_training=SCHEDULE)
+BOOLQ_MINI = replace(
+    BOOLQ,
+    name=NAME,
+    lengths=Lengths(rows=(0, 0), bytes=90, mean=25, long=25, answer=1, choices=2),
+    hub=None,
+    generate=generate,
+    suggested_training={"steps": 24, "learning_rate": 0.001},
+)

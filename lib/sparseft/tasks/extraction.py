@@ -1,24 +1,27 @@
-"""How gsm8k's answers are found in a text and compared. The patterns are those of lm-eval's gsm8k.yaml, version 3.
+"""Extract a generated answer from a text, and compare it with the target.
 
-This is their only place: lm-eval gets them from here, and so does the analysis, which extracts every answer again.
+The patterns are those of lm-eval's gsm8k.yaml, version 3. lm-eval gets them from here, and the analysis extracts every answer
+again with the functions below.
 """
 
 import re
 
 STRICT_MATCH = r"#### (\-?[0-9\.\,]+)"
 FLEXIBLE_EXTRACT = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
-IGNORED = [",", "\\$", "(?s).*#### ", "\\.$"]  # removed from both sides of an exact match, in this order
-NO_ANSWER = "[invalid]"  # what lm-eval extracts where a pattern does not match
+# Removed from both sides of an exact match, in this order.
+IGNORED = [",", "\\$", "(?s).*#### ", "\\.$"]
+# What lm-eval extracts if a pattern does not match.
+NO_ANSWER = "[invalid]"
 
 
 def strict_match(text: str) -> str:
-    """Return the first number after "#### ", as lm-eval's filter strict-match extracts it."""
+    """Return the first number after "#### ", as lm-eval's filter strict-match does; NO_ANSWER if there is none."""
     match = re.search(STRICT_MATCH, text)
     return match[1].strip() if match else NO_ANSWER
 
 
 def flexible_extract(text: str) -> str:
-    """Return the last number of a text, as lm-eval's filter flexible-extract extracts it."""
+    """Return the last number of a text, as lm-eval's filter flexible-extract does; NO_ANSWER if there is none."""
     matches = re.findall(FLEXIBLE_EXTRACT, text)
     return next(group for group in matches[-1] if group).strip() if matches else NO_ANSWER
 
@@ -29,6 +32,7 @@ def exact_match(answer: str, target: str) -> bool:
 
 
 def _normalised(text: str) -> str:
+    """Return a text in lower case, without the parts that lm-eval ignores."""
     for pattern in IGNORED:
         text = re.sub(pattern, "", text)
     return text.lower()

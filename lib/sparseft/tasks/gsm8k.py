@@ -1,19 +1,20 @@
-"""GSM8K: a word problem, its worked solution, and the result after "#### " (Cobbe et al. 2021, arXiv:2110.14168).
+"""Define GSM8K: a word problem, its worked solution, and the result after "#### " (Cobbe et al. 2021, arXiv:2110.14168).
 
 Prompt and answer are those of lm-eval's task `gsm8k` 3.0 (gsm8k/gsm8k.yaml).
 """
 
 from sparseft.tasks.extraction import exact_match, strict_match
-from sparseft.tasks.task import Row, Task
+from sparseft.tasks.metrics import EXACT_MATCH, EXACT_MATCH_FLEXIBLE
+from sparseft.tasks.task import Lengths, Row, Task
 
 
 def prompt(row: Row) -> str:
-    """The bare question; worked examples are put before it by whoever asks."""
+    """Return the question. The evaluation puts the worked examples before it."""
     return f"Question: {row['question']}\nAnswer:"
 
 
 def problem(row: Row) -> str | None:
-    """Return what is wrong with a row, or None: without a number after "#### " every answer would count as wrong."""
+    """Return what is wrong with a row, or None. Without a number after "#### ", no answer would count as right."""
     if not row["question"].strip():
         return "field 'question' is empty"
     result = strict_match(row["answer"])
@@ -25,13 +26,16 @@ def problem(row: Row) -> str | None:
 GSM8K = Task(
     name="gsm8k",
     fields={"question": str, "answer": str},
+    problem=problem,
     prompt=prompt,
     answer=lambda row: row["answer"],
-    choices=None,
-    label=None,
-    metric="exact_match",
+    headline=EXACT_MATCH,
+    metrics=(EXACT_MATCH, EXACT_MATCH_FLEXIBLE),
+    lengths=Lengths(rows=(7473, 1319), bytes=560, mean=130, long=310, answer=190, choices=0),
     hub="openai/gsm8k/main@e53f048856ff4f594e959d75785d2c2d37b678ee",
-    max_new_tokens=256,  # lm-eval's default
+    # The data set has no validation split. Papers report its test split.
+    validation_split="test",
+    # lm-eval's default
+    max_new_tokens=256,
     few_shot=5,
-    problem=problem,
 )

@@ -1,7 +1,7 @@
-"""HellaSwag in small: the ending that speaks of the thing the context spoke of.
+"""Define HellaSwag in small: the right ending repeats the quality and the thing of the context.
 
-The four endings are all pairs of two qualities and two things: each is right in some context, all share
-their words, and only the context tells which.
+The four endings are all pairs of two qualities and two things. Each would be right in some context, and all share their words,
+so that only the context shows the right one.
 """
 
 import itertools
@@ -9,11 +9,12 @@ import random
 from dataclasses import replace
 
 from sparseft.tasks.hellaswag import HELLASWAG
-from sparseft.tasks.task import Row
-from sparseft.tasks.words import NAMES, QUALITIES, THINGS, check_number, share
+from sparseft.tasks.task import Lengths, Row
+from sparseft.tasks.words import NAMES, QUALITIES, THINGS, check_number, words_of_split
 
 NAME = "hellaswag_mini"
-SCENES = [  # activity_label, ctx_a, ctx_b
+# Each scene: activity_label, ctx_a, ctx_b.
+SCENES = [
     ("Shopping", "{name} buys a {quality} {thing}.", "the children like"),
     ("Moving house", "{name} packs a {quality} {thing}.", "a friend carries"),
     ("Lost and found", "{name} loses a {quality} {thing}.", "the driver finds"),
@@ -22,8 +23,8 @@ SCENES = [  # activity_label, ctx_a, ctx_b
 
 
 def generate(split: str, number: int, seed: int) -> list[Row]:
-    """`number` distinct rows of `split`; each of the four labels equally often, up to one."""
-    names, qualities, things = share(NAMES, split), share(QUALITIES, split), share(THINGS, split)
+    """Return `number` distinct rows of a split. The counts of the four labels differ by at most one."""
+    names, qualities, things = (words_of_split(words, split) for words in (NAMES, QUALITIES, THINGS))
     facts = list(itertools.product(SCENES, names, qualities, things))
     check_number(NAME, split, number, len(facts))
     rng = random.Random(f"{NAME}-{split}-{seed}")
@@ -41,11 +42,25 @@ def generate(split: str, number: int, seed: int) -> list[Row]:
 
 
 def _row(scene: tuple[str, str, str], words: dict[str, str], endings: list[str], label: int) -> Row:
+    """Return the row of a scene with its words filled in. `words`: name, quality and thing."""
     activity, ctx_a, ctx_b = scene
     passage = ctx_a.format(**words)
-    context = {"ctx_a": passage, "ctx_b": ctx_b, "ctx": f"{passage} {ctx_b}"}
-    return {"passage": passage, "activity_label": activity, **context, "endings": endings, "label": label}
+    return {
+        "passage": passage,
+        "activity_label": activity,
+        "ctx_a": passage,
+        "ctx_b": ctx_b,
+        "ctx": f"{passage} {ctx_b}",
+        "endings": endings,
+        "label": label,
+    }
 
 
-SCHEDULE = {"steps": 20, "learning_rate": 0.003, "batch_size": 4, "micro_batch_size": 4}
-HELLASWAG_MINI = replace(HELLASWAG, name=NAME, hub=None, generate=generate, suggested_training=SCHEDULE)
+HELLASWAG_MINI = replace(
+    HELLASWAG,
+    name=NAME,
+    lengths=Lengths(rows=(0, 0), bytes=310, mean=30, long=30, answer=8, choices=4),
+    hub=None,
+    generate=generate,
+    suggested_training={"steps": 20, "learning_rate": 0.003, "batch_size": 4, "micro_batch_size": 4},
+)

@@ -1,44 +1,45 @@
-"""The rows of a data folder, each file read once: what is parsed is what is hashed.
+"""Read the rows of a data folder. Each file is read once, so that the bytes that are parsed are the bytes that are hashed.
 
-prepare_task.py writes the sha256 of both files into manifest.json beside them. A folder without a manifest may hold any rows.
+prepare_task.py writes the sha256 of both files into manifest.json beside them. Without a manifest, any rows are accepted.
 """
 
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.storage.files import read_json, sha256_of_text
-from sparseft.tasks import parse_rows, read_row_text
-from sparseft.tasks.source import SPLITS
-from sparseft.tasks.task import Row, Task
+from sparseft.storage.hashes import sha256_of_text
+from sparseft.storage.reading import read_json
+from sparseft.tasks.rows import parse_rows, read_row_text
+from sparseft.tasks.task import SPLITS, Row, Task
 
-_MEND = "prepare the task again with prepare_task.py, or restore the file"
+_REMEDY = "prepare the task again with prepare_task.py, or restore the file"
 
 
 def read_splits(folder: Path, task: Task) -> tuple[dict[str, list[Row]], dict[str, str]]:
     """Return the rows of both splits, and the sha256 of their files. Raises InputError as `read_prepared` does."""
-    rows, digests = {}, {}
+    rows = {}
+    digests = {}
     for split in SPLITS:
         rows[split], digests[split] = read_prepared(folder / f"{split}.jsonl", task)
     return rows, digests
 
 
 def read_prepared(path: Path, task: Task) -> tuple[list[Row], str]:
-    """Return the rows of a file, and the sha256 of the bytes that they were read from.
+    """Return the rows of a file, and the sha256 of its bytes.
 
     Raises InputError if a row is not one of the task's, or if the manifest beside the file records another sha256."""
-    text = read_row_text(path, task.name, task.fields)
+    text = read_row_text(path, task)
     digest = sha256_of_text(text)
-    # First the rows, because the place of a damaged row says more than that the file is another one.
-    rows = parse_rows(text, path, task.name, task.fields, task.problem)
+    # The rows come first, because the place of a damaged row says more than "another file".
+    rows = parse_rows(text, path, task)
     check_recorded(path, digest)
     return rows, digest
 
 
 def check_recorded(path: Path, digest: str) -> None:
-    """Raise InputError if a manifest.json lies beside a file of rows, and does not record this sha256 of it."""
+    """Raise InputError if a manifest.json lies beside a file of rows and does not record this sha256 for it."""
     manifest = path.with_name("manifest.json")
     if not manifest.exists():
         return
-    recorded = read_json(manifest, _MEND).get("sha256")
+    recorded = read_json(manifest, _REMEDY).get("sha256")
     if not isinstance(recorded, dict) or recorded.get(path.stem) != digest:
-        raise InputError(f"{path}: not the file that its manifest records", _MEND)
+        raise InputError(f"{path}: not the file that its manifest records", _REMEDY)

@@ -1,7 +1,15 @@
-"""How answers are scored: lm-eval's rules, recomputed from the rows of a record.
+"""Score answers by lm-eval's rules, from the rows of a record.
 
-evaluation.py checks lm-eval's metrics with these functions, and the analysis checks every record with them. So nothing
-here needs torch or lm-eval.
+The evaluation checks lm-eval's metrics with these functions, and the analysis checks every record with them. Therefore they
+need neither torch nor lm-eval.
+
+Arguments and results by row:
+
+    labels           the index of the right choice, or the target text of a generated answer
+    log_likelihoods  of each choice, in nats
+    lengths          of each choice, in characters; rows may have different numbers of choices
+    predictions      the index of the chosen answer, or the extracted answer
+    outcomes         1.0 if the prediction is right, else 0.0
 """
 
 import hashlib
@@ -15,36 +23,36 @@ from itertools import zip_longest
 import numpy as np
 
 from sparseft.tasks.extraction import exact_match, flexible_extract, strict_match
+from sparseft.tasks.metrics import ACC, ACC_NORM, EXACT_MATCH, EXACT_MATCH_FLEXIBLE, F1, MAJORITY_FLOOR, Metric, recall
 from sparseft.tasks.task import Row, Task
 
-BOOTSTRAP = 400  # resamples for the standard error of f1, which is thereby known to 4 %; the others have a formula
+# Resamples for the standard error of f1, which has a relative error of 4 % of its own. The other standard errors have a formula.
+BOOTSTRAP = 400
 
 
 def labels_of(rows: list[Row], task: Task) -> tuple[list[int] | list[str], list[list[int]] | None]:
-    """Return the right answer of each row, and the length of each of its choices in characters.
-
-    The right answer is the index of a choice, or the target text where the answer is generated (then: no lengths)."""
+    """Return the labels of rows, and the lengths of their choices; None if the answer is generated."""
     if task.choices is None:
         return [task.answer(row) for row in rows], None
     return [task.label(row) for row in rows], [[len(choice) for choice in task.choices(row)] for row in rows]
 
 
-def labels_digest(labels: list, choice_lengths: list[list[int]] | None) -> str:
-    """Return one sha256 for what `labels_of` returns."""
-    return hashlib.sha256(json.dumps([labels, choice_lengths]).encode()).hexdigest()
+def labels_digest(labels: list, lengths: list[list[int]] | None) -> str:
+    """Return the sha256 of what `labels_of` returns."""
+    return hashlib.sha256(json.dumps([labels, lengths]).encode()).hexdigest()
 
 
-def chance_of(choice_lengths: list[list[int]] | None) -> float:
-    """Return what a blind guess scores: the mean of 1 / number of choices, or 0 where the answer is generated."""
-    if choice_lengths is None:
+def chance_of(lengths: list[list[int]] | None) -> float:
+    """Return the score of a random guess: the mean of 1 / number of choices, or 0 if the answer is generated."""
+    if lengths is None:
         return 0.0
-    return math.fsum(1 / len(lengths) for lengths in choice_lengths) / len(choice_lengths)
+    return math.fsum(1 / len(row) for row in lengths) / len(lengths)
 
 
 def likeliest(log_likelihoods: list[list[float]], lengths: list[list[int]] | None = None) -> np.ndarray:
-    """Return the index of the likeliest choice of each row, int64 (rows,); of equally likely ones the first.
+    """Return the index of the likeliest choice of each row, int64 (rows,); the first one if several are equally likely.
 
-    `lengths`: characters of the choices, for the likelihood per character (acc_norm)."""
+    With `lengths`, log-likelihoods are divided by them (acc_norm)."""
     return _scores(log_likelihoods, lengths).argmax(axis=0)
 
 
@@ -54,24 +62,18 @@ def ties(log_likelihoods: list[list[float]], lengths: list[list[int]] | None = N
     return int(((scores == scores.max(axis=0)).sum(axis=0) > 1).sum())
 
 
-def _scores(log_likelihoods: list[list[float]], lengths: list[list[int]] | None) -> np.ndarray:
-    """Return the score of each choice of each row, float64 (choices, rows), -inf where a row has fewer choices."""
-    scores = np.array(list(zip_longest(*log_likelihoods, fillvalue=-np.inf)))
-    return scores if lengths is None else scores / np.array(list(zip_longest(*lengths, fillvalue=1)))
-
-
 def judge_choices(
     labels: list[int], log_likelihoods: list[list[float]], lengths: list[list[int]], metric: str
 ) -> dict[str, object]:
-    """Return `ties`, and by row the `predictions` and `outcomes` of the headline metric; acc_norm divides by the lengths."""
-    divisors = lengths if metric == "acc_norm" else None
+    """Return `predictions` and `outcomes` of the headline metric by row, and the number of rows with `ties`."""
+    divisors = lengths if metric == ACC_NORM.name else None
     predictions = likeliest(log_likelihoods, divisors).tolist()
-    outcomes = [float(said == label) for said, label in zip(predictions, labels, strict=True)]
+    outcomes = [float(prediction == label) for prediction, label in zip(predictions, labels, strict=True)]
     return {"ties": ties(log_likelihoods, divisors), "predictions": predictions, "outcomes": outcomes}
 
 
 def judge_texts(labels: list[str], generations: list[str]) -> dict[str, list]:
-    """Return by row the `predictions`, which are the extracted answers, and the `outcomes`."""
+    """Return `predictions` and `outcomes` of generated texts by row."""
     predictions = [strict_match(text) for text in generations]
     outcomes = [float(exact_match(*pair)) for pair in zip(predictions, labels, strict=True)]
     return {"predictions": predictions, "outcomes": outcomes}
@@ -80,54 +82,63 @@ def judge_texts(labels: list[str], generations: list[str]) -> dict[str, list]:
 def choice_metrics(
     labels: list[int], log_likelihoods: list[list[float]], lengths: list[list[int]], classes: tuple[str, ...]
 ) -> dict[str, float | None]:
-    """Return every metric that a task with choices may have, by name, but for the standard error of f1.
+    """Return every metric that a task with choices may report, by name, without the standard error of f1.
 
-    `classes` name the choices where all rows have the same ones. A recall is None without a row of its class."""
-    right, said = np.array(labels), likeliest(log_likelihoods)
-    metrics = _mean("acc", said == right) | _mean("acc_norm", likeliest(log_likelihoods, lengths) == right)
+    `classes` are the choices if all rows have the same ones, else (). The recall of a choice is None if it is never right."""
+    right = np.array(labels)
+    predictions = likeliest(log_likelihoods)
+    hits_norm = likeliest(log_likelihoods, lengths) == right
+    metrics = _mean(ACC, predictions == right) | _mean(ACC_NORM, hits_norm)
     if not classes:
         return metrics
     for number, name in enumerate(classes):
-        metrics |= _mean(f"recall_{name}", said[right == number] == number)
-    metrics["majority_floor"] = max(Counter(labels).values()) / len(labels)
+        metrics |= _mean(recall(name), predictions[right == number] == number)
+    metrics[MAJORITY_FLOOR.name] = max(Counter(labels).values()) / len(labels)
     if (right == 1).any():
-        metrics["f1"] = float(_f1(right, said))
+        metrics[F1.name] = float(_f1(right, predictions))
     return metrics
 
 
 def generated_metrics(labels: list[str], generations: list[str]) -> dict[str, float | None]:
     """Return every metric of a task with generated answers, by name."""
     metrics = {}
-    for suffix, extract in (("", strict_match), ("_flexible-extract", flexible_extract)):
+    for metric, extract in ((EXACT_MATCH, strict_match), (EXACT_MATCH_FLEXIBLE, flexible_extract)):
         pairs = zip(generations, labels, strict=True)
         hits = np.array([exact_match(extract(generation), label) for generation, label in pairs])
-        found = _mean("exact_match", hits)
-        metrics |= {f"{name}{suffix}": value for name, value in found.items()}
+        metrics |= _mean(metric, hits)
     return metrics
-
-
-def _mean(name: str, hits: np.ndarray) -> dict[str, float | None]:
-    """Return the share of hits with its standard error; None where there are too few rows for it."""
-    share = float(hits.mean()) if len(hits) else None
-    error = math.sqrt(share * (1 - share) / (len(hits) - 1)) if len(hits) > 1 else None
-    return {name: share, f"{name}_stderr": error}
-
-
-def _f1(right: np.ndarray, said: np.ndarray) -> np.ndarray:
-    """Return f1 of class 1 over the last axis; 0 where neither side has it."""
-    hits = ((right == 1) & (said == 1)).sum(axis=-1)
-    either = (right == 1).sum(axis=-1) + (said == 1).sum(axis=-1)
-    return 2 * hits / np.maximum(either, 1)
 
 
 def f1_standard_error(labels: list[int], log_likelihoods: list[list[float]]) -> float:
     """Return the standard error of f1 from the resamples that lm-eval draws."""
     rows = _resamples(len(labels))
-    right, said = np.array(labels, dtype=np.int8), likeliest(log_likelihoods).astype(np.int8)
-    return float(_f1(right[rows], said[rows]).std(ddof=1))
+    right = np.array(labels, dtype=np.int8)
+    predictions = likeliest(log_likelihoods).astype(np.int8)
+    return float(_f1(right[rows], predictions[rows]).std(ddof=1))
 
 
-@lru_cache(maxsize=4)  # 5 MB for BoolQ's 3270 rows
+def _scores(log_likelihoods: list[list[float]], lengths: list[list[int]] | None) -> np.ndarray:
+    """Return the score of each choice of each row, float64 (choices, rows); -inf if a row has fewer choices."""
+    scores = np.array(list(zip_longest(*log_likelihoods, fillvalue=-np.inf)))
+    return scores if lengths is None else scores / np.array(list(zip_longest(*lengths, fillvalue=1)))
+
+
+def _mean(metric: Metric, hits: np.ndarray) -> dict[str, float | None]:
+    """Return the share of hits and its standard error by name; None if there are too few rows for it."""
+    share = float(hits.mean()) if len(hits) else None
+    error = math.sqrt(share * (1 - share) / (len(hits) - 1)) if len(hits) > 1 else None
+    return {metric.name: share, metric.standard_error: error}
+
+
+def _f1(right: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Return f1 of choice 1 over the last axis; 0 if it is neither right nor predicted in any row."""
+    hits = ((right == 1) & (predictions == 1)).sum(axis=-1)
+    right_or_predicted = (right == 1).sum(axis=-1) + (predictions == 1).sum(axis=-1)
+    return 2 * hits / np.maximum(right_or_predicted, 1)
+
+
+# 5 MB for BoolQ's 3270 rows.
+@lru_cache(maxsize=4)
 def _resamples(rows: int) -> np.ndarray:
     """Return the rows of each resample, int32 (BOOTSTRAP, rows), drawn as in lm_eval/api/metrics.py: one chunk, seed 0."""
     draw = random.Random(0)

@@ -1,28 +1,28 @@
-"""Where a task's rows come from: its generator, a folder, or the Hugging Face hub; and the text of WikiText-2.
+"""Load the rows of a task and the text of a perplexity, and say where they come from.
 
-A place on the hub is ORG/NAME[/CONFIGURATION][@REVISION]; what was loaded is told with the revision it had.
+The rows of a mini task are generated. All others come from a folder of the user's or from the Hugging Face hub.
 """
 
 import random
-import re
-from functools import cache
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.storage.files import sha256
-from sparseft.tasks import problem_of, read_examples, read_rows, wikitext2
-from sparseft.tasks.task import Row, Task
+from sparseft.storage.hashes import sha256
+from sparseft.tasks import wikitext2
+from sparseft.tasks.hub import hub_dataset, loaded_revision, rows_of_split
+from sparseft.tasks.rows import read_rows
+from sparseft.tasks.task import SPLITS, Row, RowFormat, Task
 
-SPLITS = ("train", "validation")
+DOCUMENT = RowFormat(name="document", fields={"text": str})
 
 
 def load_rows(
     task: Task, split: str, number: int | None, seed: int, local: Path | None, hub: str | None = None
 ) -> list[Row]:
-    """`number` rows of a split (all when None), chosen by `seed`; the same on every machine.
+    """Return `number` rows of a split, chosen by `seed`, or all rows if `number` is None.
 
-    From `local`, a folder, or from `hub`; from the task's own place there where neither is given.
-    Raises InputError where both are, where there are fewer rows, or where they cannot be had."""
+    The same arguments give the same rows on every machine. `local` is a folder and `hub` a place on the hub; without either, the
+    rows come from the task's own place. Raises InputError if the rows cannot be loaded or are too few."""
     if number is not None and number < 1:
         raise InputError(f"{task.name}: {number} {split} examples are asked for", "ask for one or more")
     if task.generate:
@@ -31,7 +31,7 @@ def load_rows(
                 f"{task.name} is generated", "give train_examples and validation_examples, neither local nor hub"
             )
         return task.generate(split, number, seed)
-    rows = read_examples(local / f"{split}.jsonl", task) if local else _from_hub(task, split, hub or task.hub)
+    rows = read_rows(local / f"{split}.jsonl", task) if local else _rows_from_hub(task, split, hub or task.hub)
     if number is None:
         return rows
     if number > len(rows):
@@ -42,101 +42,55 @@ def load_rows(
 
 
 def source_of(task: Task, local: Path | None, hub: str | None) -> dict:
-    """For the manifest: where `load_rows` took the rows from, with the revision of the hub or the files' sha256."""
+    """Return where `load_rows` took the rows from: with the files' sha256, or the revision on the hub."""
     if task.generate:
         return {"generated": task.name}
     if local:
         return {"local": {split: sha256(local / f"{split}.jsonl") for split in SPLITS}}
-    hub = hub or task.hub
-    return {"hub": hub.partition("@")[0], "revision": loaded_revision(_hub_rows(task, hub))}
+    place = hub or task.hub
+    return {"hub": place.partition("@")[0], "revision": loaded_revision(_dataset(task, place))}
 
 
 def overlap(task: Task, rows: dict[str, list[Row]]) -> int:
-    """How many rows["train"] have a prompt that is also in rows["validation"]."""
-    asked = {task.prompt(row) for row in rows["validation"]}
-    return sum(task.prompt(row) in asked for row in rows["train"])
+    """Return how many training rows have the prompt of a validation row."""
+    validation_prompts = {task.prompt(row) for row in rows["validation"]}
+    return sum(task.prompt(row) in validation_prompts for row in rows["train"])
 
 
 def load_text(local: Path | None, hub: str | None = None) -> str:
     """Return the text of a perplexity: its rows joined by blank lines, as GPTQ and Wanda read WikiText-2's test split.
 
-    `local`: a .jsonl file of its rows, field `text`, as the raw data set has them: lines and blank ones; else from `hub`,
-    at the pinned place there where none is given. Raises InputError where it cannot be had."""
-    fields = {"text": str}
+    `local` is a .jsonl file with a field `text`, whose rows are the lines of the text, blank lines included. Without it, the rows
+    come from the split `test` at `hub`, or of WikiText-2. Raises InputError if they cannot be loaded."""
     if local:
-        rows = read_rows(local, "document", fields)
+        rows = read_rows(local, DOCUMENT)
     else:
-        hub = hub or wikitext2.PLACE
-        rows = _checked(_hub_text(hub), "test", hub, fields)
+        place = hub or wikitext2.PLACE
+        rows = rows_of_split(_text_dataset(place), "test", place, DOCUMENT)
     return "\n\n".join(row["text"] for row in rows)
 
 
 def text_source(local: Path | None, hub: str | None) -> dict:
-    """Return where `load_text` took the text from, with the revision of the hub or the file's sha256."""
+    """Return where `load_text` took the text from: with the file's sha256, or the revision on the hub."""
     if local:
         return {"local": sha256(local)}
-    hub = hub or wikitext2.PLACE
-    return {"hub": hub.partition("@")[0], "revision": loaded_revision(_hub_text(hub))}
+    place = hub or wikitext2.PLACE
+    return {"hub": place.partition("@")[0], "revision": loaded_revision(_text_dataset(place))}
 
 
-def _hub_text(hub: str) -> dict:
-    return hub_dataset(hub, "perplexity", "a .jsonl file of wikitext-2-raw-v1's rows, field text")
+def _rows_from_hub(task: Task, split: str, place: str) -> list[Row]:
+    """Return all rows of a split on the hub."""
+    dataset = _dataset(task, place)
+    if split == "validation" and split not in dataset:
+        split = task.validation_split
+    return rows_of_split(dataset, split, place, task, task.from_hub)
 
 
-def _hub_rows(task: Task, hub: str) -> dict:
-    return hub_dataset(hub, f"tasks.{task.name}", "a folder with train.jsonl and validation.jsonl")
+def _dataset(task: Task, place: str) -> dict:
+    """Return the data set of a task on the hub."""
+    return hub_dataset(place, f"tasks.{task.name}", "a folder with train.jsonl and validation.jsonl")
 
 
-def _from_hub(task: Task, split: str, hub: str) -> list[Row]:
-    dataset = _hub_rows(task, hub)
-    # gsm8k has no validation split: its test split is what everybody reports
-    name = "test" if task.name == "gsm8k" and split == "validation" and split not in dataset else split
-    return _checked(dataset, name, hub, task.fields, task)
-
-
-def _checked(dataset: dict, split: str, hub: str, fields: dict, task: Task | None = None) -> list[Row]:
-    """A split's rows, checked as a file's are: an unlabelled one (-1) must not pass for an answer."""
-    if split not in dataset:
-        raise InputError(f"{hub} has no split {split}, only {', '.join(dataset)}", "name another data set")
-    rows = [_plain(row, task) if task else row for row in dataset[split]]
-    for number, row in enumerate(rows, start=1):
-        if fault := problem_of(row, fields, task.problem if task else None):
-            raise InputError(f"{hub}, split {split}, row {number}: {fault}",
-                             "name another data set or revision, or give a local copy without the row")  # fmt: skip
-    return rows
-
-
-@cache
-def hub_dataset(hub: str, section: str, wanted: str):
-    """The splits of a dataset on the hub. Raises InputError with both ways out: on-line, or the section's `local`, which
-    is the `wanted`."""
-    from datasets import load_dataset
-
-    place, _, revision = hub.partition("@")
-    organisation, name, *configuration = place.split("/")
-    mend = f"go online, or give {section}.local: {wanted}"
-    if Path(organisation, name).exists():  # datasets would take it, revision or not
-        raise InputError(f"{hub}: a folder here has the name of the data set on the hub",
-                         f"rename it, or give {section}.local: {wanted}")  # fmt: skip
-    try:
-        dataset = load_dataset(f"{organisation}/{name}", *configuration, revision=revision or None)
-    except Exception as error:  # the client raises a dozen kinds, all meaning: not to be had
-        raise InputError(f"{hub} cannot be had from the hub ({type(error).__name__})", mend) from None
-    found = loaded_revision(dataset)
-    # Off-line, datasets takes any revision that it has.
-    if found and re.fullmatch(r"[0-9a-f]{40}", revision) and found != revision:
-        raise InputError(f"{hub} is here at revision {found} alone", mend)
-    return dataset
-
-
-def loaded_revision(dataset) -> str | None:
-    """The commit that a dataset of the hub was loaded at: datasets names its cache folder by it. None where none is."""
-    folder = Path(next(iter(dataset.values())).cache_files[0]["filename"]).parent.name
-    return folder if re.fullmatch(r"[0-9a-f]{40}", folder) else None
-
-
-def _plain(row: Row, task: Task) -> Row:
-    """super_glue's boolq calls its boolean `label`; the original files and this project call it `answer`."""
-    if task.name == "boolq" and "answer" not in row and row.get("label") in (0, 1):
-        return {**row, "answer": bool(row["label"])}
-    return dict(row)
+def _text_dataset(place: str) -> dict:
+    """Return the data set of a perplexity's text on the hub."""
+    return hub_dataset(place, "perplexity", "a .jsonl file of wikitext-2-raw-v1's rows, field text")

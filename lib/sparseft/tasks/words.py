@@ -1,11 +1,10 @@
-"""The content words of the mini tasks; every third word belongs to the validation split, for every seed."""
+"""Hold the content words of the mini tasks. Every third word belongs to the validation split, for every seed."""
 
 from sparseft.errors import InputError
+from sparseft.tasks.task import SPLITS
 
-SPLITS = ("train", "validation")
-
-# Each name and thing is short, each quality starts with a consonant ("a red drum"), each thing can be carried
-# and takes a plain -s or -es in the plural.
+# Names and things are short. Qualities start with a consonant ("a red drum"). Things can be carried, and take a plain -s or -es
+# in the plural.
 NAMES = """Anna Tom Lucy Peter Maria David Emma Jack Sarah Paul Julia Mark Helen Simon Laura James Nina Robert Alice
     Henry Clara Daniel Rose Martin Grace Kevin Diana Oscar Ruth George Linda Frank Karen Philip Susan Brian""".split()
 QUALITIES = """red huge small green tiny strange blue pretty rare yellow dirty cheap black heavy broken white lovely
@@ -17,14 +16,14 @@ THINGS = """drum kite lamp clock basket hammer mirror ladder pencil bottle blank
     bowl box cage chain coat coin comb crown cup doll fan flag sponge mask medal ruler stamp poster cap saw""".split()
 
 
-def share(words: list[str], split: str) -> list[str]:
-    """The words of `split`: two thirds for training, one third for validation, none in both."""
+def words_of_split(words: list[str], split: str) -> list[str]:
+    """Return the words of a split: two thirds for training, the other third for validation."""
     if split not in SPLITS:
         raise InputError(f"split {split!r} is unknown", f"choose one of {', '.join(SPLITS)}")
     return [word for index, word in enumerate(words) if (index % 3 == 2) == (split == "validation")]
 
 
 def check_number(name: str, split: str, number: int, maximum: int) -> None:
-    """Raise InputError where `number` distinct rows cannot be made."""
+    """Raise InputError if `number` distinct rows cannot be made."""
     if not 1 <= number <= maximum:
         raise InputError(f"{name} cannot make {number} {split} rows", f"ask for 1 to {maximum}")

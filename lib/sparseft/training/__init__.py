@@ -1,1 +1,1 @@
-"""Training of adapters: batches, the loop, and one file a backend."""
+"""Train an adapter: what is trained, the loop over its steps, what it measures, and its saved state."""

@@ -1,11 +1,12 @@
-"""The training loop: AdamW, warm-up and cosine tied to the number of steps, clipping, accumulation.
+"""Train with AdamW: a linear warm-up, then a cosine over the rest of the steps, clipping, and accumulation.
 
-A step's loss is the mean over the answer tokens of its whole batch, however many micro-batches and processes share it:
-every process takes its micro-batches of every batch, and the gradients are summed over the processes.
+The loss of a step is the mean over the answer tokens of its whole batch. It does not depend on how many micro-batches and
+processes share the batch: every process takes its micro-batches of every batch, and the gradients are summed over the
+processes.
 """
 
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,23 +30,26 @@ from sparseft.training.state import read_state, write_state
 
 @dataclass(frozen=True)
 class Loop:
-    """A model whose adapters are trained; `layers` are its LoRA layers by name, `data` the examples by split.
+    """Hold a model whose adapters are trained, and train them."""
 
-    With settings.shard_model `loss` was divided among the processes, and its gradients are summed in the backward.
-    `state`: where a killed training goes on from, and `identity`, what it must agree in; no file for None."""
-
+    # The model with its loss. With settings.shard_model it is divided among the processes.
     loss: AnswerLoss
+    # The LoRA layers by name.
     layers: dict[str, LoRALinear]
+    # The examples by split.
     data: dict[str, list[Example]]
     settings: Training
     seed: int
     accelerator: Accelerator
     evaluation_batch_size: int
+    # The file from which a killed training continues, or None to save nothing.
     state: Path | None = None
+    # What the saved state must agree in, from `TrainingJob.identity`.
     identity: str = ""
 
     @property
     def parameters(self) -> list[nn.Parameter]:
+        """Return what is trained: A and B of every layer."""
         return [matrix for layer in self.layers.values() for matrix in (layer.lora_A, layer.lora_B)]
 
     def fit(self) -> dict:
@@ -55,9 +59,9 @@ class Loop:
         return record | {"updates": progress.updates}
 
     def run(self) -> Progress:
-        """Train for settings.steps steps.
+        """Train until settings.steps steps are done, from a saved state if there is one.
 
-        Raises InputError when the loss or its gradient is no longer finite."""
+        Raises InputError if the loss or its gradient is not finite."""
         settings = self.settings
         optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = get_cosine_schedule_with_warmup(optimizer, settings.steps_to_peak, settings.steps)
@@ -74,14 +78,16 @@ class Loop:
         return progress
 
     def eval_loss(self) -> float:
-        """The evaluation loss of the model as it is, nats per answer token."""
+        """Return the evaluation loss of the model as it is, in nats per answer token."""
         self.loss.eval()
         return mean_answer_loss(self.loss, self.data["validation"], self.evaluation_batch_size, self.accelerator.device)
 
     def _step(
         self, step: int, batch: list[Example], optimizer: Optimizer, schedule: LRScheduler, progress: Progress
     ) -> None:
-        begin, rate = time.perf_counter(), schedule.get_last_lr()[0]
+        """Take one optimizer step and append its measurements to `progress`."""
+        start = time.perf_counter()
+        rate = schedule.get_last_lr()[0]
         torch.manual_seed(step_seed(self.seed, step, self.accelerator.process_index))
         self.loss.train()
         loss = self._accumulate(batch)
@@ -91,60 +97,67 @@ class Loop:
         schedule.step()
         optimizer.zero_grad()
         progress.curve.append({"step": step, "loss": loss, "gradient_norm": norm, "learning_rate": rate})
-        progress.seconds.append(time.perf_counter() - begin)
+        progress.seconds.append(time.perf_counter() - start)
         progress.tokens.append(sum(len(example.ids) for example in batch))
         if self.accelerator.is_main_process:
             say_step(step, self.settings.steps, loss)
 
     def _accumulate(self, batch: list[Example]) -> float:
-        """Gradients of one optimiser step; returns its mean loss."""
-        settings, accelerator = self.settings, self.accelerator
-        answers = sum(len(example.ids) - example.answer_start for example in batch)
-        averaged = accelerator.num_processes if settings.shard_model else 1  # what divides a model means its gradients
-        parts = [
-            batch[start : start + settings.micro_batch_size]
-            for start in range(0, len(batch), settings.micro_batch_size)
-        ]
+        """Compute the gradients of one step, and return its mean loss."""
+        size = self.settings.micro_batch_size
+        accelerator = self.accelerator
+        answer_tokens = sum(len(example.ids) - example.answer_start for example in batch)
+        # FSDP averages the gradients over the processes. They must be summed.
+        factor = accelerator.num_processes if self.settings.shard_model else 1
+        micro_batches = [batch[start : start + size] for start in range(0, len(batch), size)]
         loss = torch.zeros((), device=accelerator.device)
         with self._weights_cached():
-            for part in parts[accelerator.process_index :: accelerator.num_processes]:
-                part_loss = self.loss(collate(part).to(accelerator.device)).sum() / answers
-                (part_loss * averaged).backward()
-                loss += part_loss.detach()
-        if accelerator.num_processes > 1 and not settings.shard_model:
+            for micro_batch in micro_batches[accelerator.process_index :: accelerator.num_processes]:
+                part = self.loss(collate(micro_batch).to(accelerator.device)).sum() / answer_tokens
+                (part * factor).backward()
+                loss += part.detach()
+        if accelerator.num_processes > 1 and not self.settings.shard_model:
             self._sum_gradients()
-        return accelerator.reduce(loss, "sum").item()  # waits for the device: the step's time is whole
+        # This waits for the device, so that the measured time is the whole step's.
+        return accelerator.reduce(loss, "sum").item()
 
-    def _weights_cached(self):
-        """W' is the same in all micro-batches of a step."""
+    def _weights_cached(self) -> AbstractContextManager:
+        """Return a context in which every layer builds its W' once. W' is the same in all micro-batches of a step."""
         layer = next(iter(self.layers.values()))
         return layer.workspace.caching() if self.settings.cache_weights else nullcontext()
 
     def _sum_gradients(self) -> None:
-        """Over the processes, in one message: adapters are small."""
+        """Sum the gradients over the processes. One message is enough, because adapters are small."""
         gradients = [parameter.grad for parameter in self.parameters]
         total = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
-        for gradient, part in zip(gradients, total.split([gradient.numel() for gradient in gradients]), strict=True):
+        parts = total.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
     def _resume(self, optimizer: Optimizer, schedule: LRScheduler) -> Progress:
-        found = read_state(self.state, self.identity) if self.state else None
-        if found is None:
+        """Load the saved state if there is one, and return its progress."""
+        state = read_state(self.state, self.identity) if self.state else None
+        if state is None:
             return Progress()
         with torch.no_grad():
-            for parameter, value in zip(self.parameters, found["matrices"], strict=True):
+            for parameter, value in zip(self.parameters, state["matrices"], strict=True):
                 parameter.copy_(value)
-        optimizer.load_state_dict(found["optimizer"])
-        schedule.load_state_dict(found["schedule"])
-        progress = Progress(**found["progress"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        progress = Progress(**state["progress"])
         progress.resumed_after.append(len(progress.curve))
         return progress
 
     def _save(self, optimizer: Optimizer, schedule: LRScheduler, progress: Progress) -> None:
+        """Save the state of the training as it is now."""
         progress.peak_memory = max(progress.peak_memory, peak_memory(self.accelerator.device))
-        if self.accelerator.is_main_process:
-            matrices: list[Tensor] = [parameter.detach() for parameter in self.parameters]
-            write_state(self.state, self.identity, {
-                "matrices": matrices, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
-                "progress": vars(progress),
-            })  # fmt: skip
+        if not self.accelerator.is_main_process:
+            return
+        matrices: list[Tensor] = [parameter.detach() for parameter in self.parameters]
+        content = {
+            "matrices": matrices,
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "progress": vars(progress),
+        }
+        write_state(self.state, self.identity, content)

@@ -14,15 +14,15 @@ from sparseft.backends.cerebras.trainer import Trainer, appliance_needed, open_b
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import peak_memory
 from sparseft.study.config import Cerebras
-from sparseft.training.job import Job
+from sparseft.training.job import TrainingJob
 
 
-def without_evaluation(job: Job) -> Job:
+def without_evaluation(job: TrainingJob) -> TrainingJob:
     """The same with its training examples alone."""
     return replace(job, rows={"train": job.rows["train"]})
 
 
-def measure(job: Job, cerebras: Cerebras, folder: Path, *, warmup: int, fill: bool) -> dict:
+def measure(job: TrainingJob, cerebras: Cerebras, folder: Path, *, warmup: int, fill: bool) -> dict:
     """Train for settings.steps steps; what those after the first `warmup` took, as a repeat of a batch size.
 
     `fill`: examples are cut or repeated to the sequence length. Seconds are the clock's, memory bytes; the tokens are

@@ -39,7 +39,7 @@ from sparseft.lora.masked_lora import StructuredLoRALinear, attach, rows_and_col
 from sparseft.masks.mask_file import Mask
 from sparseft.study.config import Cerebras, Training
 from sparseft.study.grid import WAFER
-from sparseft.training.job import Job
+from sparseft.training.job import TrainingJob
 from sparseft.training.progress import Progress, check_finite, say_step, step_seed
 
 _PLACES = re.compile(r"^#loc.*\n| loc\(.*?\)(?=[\s,)]|$)", re.MULTILINE)
@@ -57,7 +57,7 @@ if version("cerebras-pytorch") not in RELEASES:
 from sparseft.backends.cerebras.states import read_last_mdl, saved_mdl, write_mdl  # noqa: E402, imports cerebras.pytorch
 
 
-def train(job: Job, cerebras: Cerebras, folder: Path) -> dict:
+def train(job: TrainingJob, cerebras: Cerebras, folder: Path) -> dict:
     """Train an adapter, write it to `folder`/adapter and return train.json's measured content.
 
     A complete state_*.mdl in `folder` of the same training is gone on from. Raises InputError, on a CSX target, where
@@ -97,7 +97,7 @@ def remove_states(folder: Path) -> None:
         path.unlink()
 
 
-def lower(job: Job, cerebras: Cerebras, folder: Path, *, compile_only: bool, fill: bool = False) -> dict:
+def lower(job: TrainingJob, cerebras: Cerebras, folder: Path, *, compile_only: bool, fill: bool = False) -> dict:
     """Lower the steps of a training and, where there are examples for it, its evaluation, and compile them where
     `compile_only`; nothing is run.
 
@@ -152,13 +152,13 @@ class Trainer:
     `fill`: every example is cut or repeated to the sequence length, where speed is measured and nothing is learnt."""
 
     def __init__(
-        self, job: Job, cerebras: Cerebras, backend: cstorch.backend, folder: Path, *, fill: bool = False
+        self, job: TrainingJob, cerebras: Cerebras, backend: cstorch.backend, folder: Path, *, fill: bool = False
     ) -> None:
         cerebras.check(job.settings, job.evaluation_batch_size)
         torch.manual_seed(job.seed)
         model, tokenizer = load_model(job.checkpoint.folder, torch.device("cpu"))
         model, self.dtype = as_computed(model, backend)
-        paths = {layer: memory_path(layer) for layer in prunable_layers(job.checkpoint)}
+        paths = {layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)}
         self.layers = attach(
             model, lambda layer: torch.from_numpy(job.mask.kept(layer)), paths, job.mode, job.settings, plain_kind_of
         )
@@ -245,7 +245,7 @@ class Trainer:
             )
         adapter, factors = found["adapter"], {}
         for name, layer in self.layers.items():
-            A, B = (adapter[f"model.{memory_path(name)}.lora_{x}"] for x in "AB")
+            A, B = (adapter[f"model.{memory_path(self.job.checkpoint.architecture, name)}.lora_{x}"] for x in "AB")
             if isinstance(layer, StructuredLoRALinear):  # whose own masks are on the device
                 rows, columns = rows_and_columns(torch.from_numpy(self.job.mask.kept(name)))
                 A, B = A * columns, B * rows[:, None]

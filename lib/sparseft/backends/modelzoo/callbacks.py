@@ -22,6 +22,7 @@ from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
 from sparseft.errors import InputError
 from sparseft.lora.factors import initial_factor
+from sparseft.modes import get_mode
 
 
 class MaskedLinear(nn.Module):
@@ -75,7 +76,7 @@ class MaskedLora(Callback):
             module = model.get_submodule(path)
             if self.targets and layer.rpartition(".")[2] not in self.targets:
                 setattr(model.get_submodule(parent), name, FrozenLinear(module))
-            elif self.mode == "sparse_to_sparse" and not kept.all():
+            elif get_mode(self.mode).masks_every_step and not kept.all():
                 rows, columns = kept.any(1), kept.any(0)
                 structured = torch.equal(kept, rows[:, None] & columns)  # the torch backend's is exact there
                 gradient = "exact" if structured else self.gradient

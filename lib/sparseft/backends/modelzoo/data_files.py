@@ -17,7 +17,7 @@ import numpy as np
 from sparseft.backends.fixed_length import IGNORED, fixed_batch
 from sparseft.checkpoints.mdl import Target
 from sparseft.language_model.batches import Example
-from sparseft.storage.files import atomic_file
+from sparseft.storage.atomic import atomic_file
 
 FILE = "batches.h5"
 

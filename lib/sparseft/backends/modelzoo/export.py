@@ -15,18 +15,19 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from sparseft.architectures import tensor_shapes
 from sparseft.backends.modelzoo.model_section import model_section
 from sparseft.checkpoints.checkpoint import BLOCK, Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.mdl import MdlWriter, mdl_writer
 from sparseft.checkpoints.modelzoo_checkpoint import BRANCH
 from sparseft.checkpoints.modelzoo_names import Place, duplicates, interleave, places
-from sparseft.checkpoints.shapes import tensor_shapes
 from sparseft.checkpoints.soundness import check_tensors
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import Mask, check_mask, read_mask, unpack
 from sparseft.masks.mask_kernels import zero_pruned
-from sparseft.storage.files import atomic_folder, sha256, write_json
+from sparseft.storage.atomic import atomic_folder, write_json
+from sparseft.storage.hashes import sha256
 
 CHECKPOINT, CONFIGURATION = "model_to_cs-2.5.mdl", "config_to_cs-2.5.yaml"
 

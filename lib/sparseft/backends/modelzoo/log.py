@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.storage.files import read_json
+from sparseft.storage.reading import read_json
 
 COMPLETED = "Training completed successfully!"
 _TRAIN = re.compile(

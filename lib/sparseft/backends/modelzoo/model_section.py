@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
 
+from sparseft.architectures import find_architecture
 from sparseft.errors import InputError
 
 FIXED = {
@@ -70,7 +71,7 @@ def _attention(config: PretrainedConfig) -> dict:
 
 
 def _experts(config: PretrainedConfig) -> dict:
-    if config.model_type != "mixtral":
+    if find_architecture(config.architectures, config.name_or_path).experts is None:
         return {}
     # transformers adds this loss only where the router's logits are asked for
     balance = config.router_aux_loss_coef if config.output_router_logits else 0.0

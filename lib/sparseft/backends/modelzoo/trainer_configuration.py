@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sparseft.backends.modelzoo.model_section import model_section
 from sparseft.study.config import Cerebras, Training
-from sparseft.training.job import Job
+from sparseft.training.job import TrainingJob
 
 EPS = 1e-8  # AdamW's; ModelZoo's adds it before the second moment's bias is corrected, torch's after
 
@@ -25,7 +25,7 @@ class Places:
     model_dir: Path
 
 
-def trainer_configuration(job: Job, cerebras: Cerebras, places: Places) -> dict:
+def trainer_configuration(job: TrainingJob, cerebras: Cerebras, places: Places) -> dict:
     """The configuration of a run. Raises InputError as `model_section` does."""
     settings = job.settings
     checkpoint = str(places.checkpoint.resolve())

@@ -40,11 +40,13 @@ from sparseft.language_model.loss import check_finite_evaluation
 from sparseft.language_model.model import load_tokenizer
 from sparseft.lora.adapter import write_adapter
 from sparseft.lora.masked_lora import StructuredLoRALinear, kind_of, rows_and_columns
-from sparseft.storage.files import atomic_file, read_json, sha256, write_json
+from sparseft.storage.atomic import atomic_file, write_json
+from sparseft.storage.hashes import sha256
+from sparseft.storage.reading import read_json
 from sparseft.study.config import Cerebras
 from sparseft.study.digests import code_digest
 from sparseft.study.grid import WAFER
-from sparseft.training.job import Job
+from sparseft.training.job import TrainingJob
 from sparseft.training.progress import Progress, check_finite
 
 MODELZOO = "https://github.com/Cerebras/modelzoo"
@@ -110,7 +112,7 @@ class ModelZoo:
 class TrainerRun:
     """A run as ModelZoo's Trainer is given it: the job, the masked checkpoint, the examples as tokens, the run's folder."""
 
-    job: Job
+    job: TrainingJob
     cerebras: Cerebras
     checkpoint: Path
     data: dict[str, list[Example]]
@@ -167,7 +169,7 @@ class TrainerRun:
         return last[1] if last and last[0] == self.job.settings.steps else None
 
 
-def trainer_run(job: Job, cerebras: Cerebras, exported: Path, folder: Path) -> TrainerRun:
+def trainer_run(job: TrainingJob, cerebras: Cerebras, exported: Path, folder: Path) -> TrainerRun:
     """The training of a job from `exported`, the folder that export_modelzoo.py wrote.
 
     Raises InputError where that is of another model or mask, or altered; for examples that are too long; for settings that

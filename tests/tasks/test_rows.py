@@ -1,11 +1,12 @@
-"""Rows come from users: whatever is wrong with them is told with file and line."""
+"""Rows come from users: an error names the file and the line of a bad row."""
 
 import json
 import re
 
 import pytest
 from sparseft.errors import InputError
-from sparseft.tasks import TASKS, get_task, read_examples
+from sparseft.tasks import TASKS, get_task
+from sparseft.tasks.rows import read_rows
 
 BOOLQ = {"passage": "p", "question": "q", "answer": True}
 HELLASWAG = {"activity_label": "a", "ctx_a": "b", "ctx_b": "c", "endings": ["d", "e", "f", "g"], "label": 3}
@@ -16,15 +17,15 @@ def write(path, *rows) -> str:
     return path
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS.values() if task.generate], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [task for task in TASKS if task.generate], ids=lambda task: task.name)
 def test_generated_rows_survive_a_round_trip(task, tmp_path):
     rows = task.generate("validation", 20, 1)
-    assert read_examples(write(tmp_path / "rows.jsonl", *rows), task) == rows
+    assert read_rows(write(tmp_path / "rows.jsonl", *rows), task) == rows
 
 
 def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path):
     row = {**BOOLQ, "passage": "one\u2028two\x85three"}
-    assert read_examples(write(tmp_path / "rows.jsonl", row, BOOLQ), get_task("boolq")) == [row, BOOLQ]
+    assert read_rows(write(tmp_path / "rows.jsonl", row, BOOLQ), get_task("boolq")) == [row, BOOLQ]
 
 
 @pytest.mark.parametrize(
@@ -58,11 +59,11 @@ def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path):
         ("gsm8k", {"question": None, "answer": "#### 1"}, "field 'question' has the wrong type (NoneType)"),
     ],
 )
-def test_a_bad_row_is_told_with_file_and_line(name, row, problem, tmp_path):
+def test_an_error_names_the_file_and_the_line_of_a_bad_row(name, row, problem, tmp_path):
     good = {"boolq": BOOLQ, "hellaswag": HELLASWAG, "gsm8k": {"question": "q", "answer": "#### 1"}}[name]
     path = write(tmp_path / "rows.jsonl", good, row)
     with pytest.raises(InputError) as error:
-        read_examples(path, get_task(name))
+        read_rows(path, get_task(name))
     assert str(error.value).startswith(f"{path}, line 2: {problem}")
     assert name in str(error.value).partition("; ")[2]
 
@@ -72,11 +73,12 @@ def test_a_bad_row_is_told_with_file_and_line(name, row, problem, tmp_path):
     ('{"passage": "p", "question": "q", "answer": true, "\\udfff": 0}', "an escape such as \\ud800 is half"),
     ('{"passage": ' + "[" * 10**5 + "]" * 10**5 + "}", "not valid JSON ("),
 ])  # fmt: skip
-def test_a_line_that_is_no_text_or_no_json_is_told_by_its_number(line, fault, tmp_path):
+def test_an_error_names_the_number_of_a_line_that_is_not_text_or_not_json(line, fault, tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps({**BOOLQ, "passage": "\U0001f600"}) + "\n" + line + "\n")  # a whole pair is a character
+    # The first line has both halves of a character.
+    path.write_text(json.dumps({**BOOLQ, "passage": "\U0001f600"}) + "\n" + line + "\n")
     with pytest.raises(InputError) as error:
-        read_examples(path, get_task("boolq"))
+        read_rows(path, get_task("boolq"))
     assert str(error.value).startswith(f"{path}, line 2: {fault}")
 
 
@@ -85,15 +87,15 @@ def test_a_file_without_rows_is_an_error(content, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
     with pytest.raises(InputError, match="rows.jsonl.*(holds no row|line 1: not valid JSON|not UTF-8 text)"):
-        read_examples(path, get_task("boolq"))
+        read_rows(path, get_task("boolq"))
 
 
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(InputError, match="none.jsonl: no such"):
-        read_examples(tmp_path / "none.jsonl", get_task("boolq"))
+        read_rows(tmp_path / "none.jsonl", get_task("boolq"))
 
 
-def test_an_unknown_task_is_told_with_the_known_ones():
+def test_an_error_about_an_unknown_task_lists_the_known_ones():
     with pytest.raises(InputError, match="task 'bolq' .*boolq, hellaswag, gsm8k, boolq_mini"):
         get_task("bolq")
 

@@ -1,4 +1,4 @@
-"""An output has one writer: who comes second waits, says so, and writes after the first, however that one ends."""
+"""An output has one writer. A second one says that it waits, and writes after the first one has ended in any way."""
 
 import select
 import signal
@@ -10,7 +10,7 @@ import pytest
 
 HOLD = """
 import sys
-from sparseft.storage.files import hold
+from sparseft.storage.locks import hold
 hold(sys.argv[1])
 print("held", flush=True)
 sys.stdin.readline()
@@ -18,7 +18,7 @@ sys.stdin.readline()
 
 
 def holder(path: Path) -> subprocess.Popen:
-    """A process that asks for `path`, and holds it until it is told to end."""
+    """Start a process that holds `path` until it reads a line."""
     command = [sys.executable, "-c", HOLD, path]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -27,8 +27,8 @@ def holder(path: Path) -> subprocess.Popen:
 def test_the_second_waits_for_the_first_and_says_so(tmp_path, ended):
     output = tmp_path / "run/adapter"
     with holder(output) as first, holder(output) as second:
-        told = select.select([first.stderr, second.stderr], [], [], 60)[0]
-        waiting, holding = (first, second) if first.stderr in told else (second, first)
+        printed = select.select([first.stderr, second.stderr], [], [], 60)[0]
+        waiting, holding = (first, second) if first.stderr in printed else (second, first)
         line = waiting.stderr.readline()
         assert str(output) in line
         assert f"process {holding.pid} on " in line
@@ -45,11 +45,11 @@ def test_the_second_waits_for_the_first_and_says_so(tmp_path, ended):
 
 
 def test_three_that_come_and_go_never_hold_together(tmp_path):
-    """The lock's file is removed when it is left: who waited on the removed one must not count it as held."""
+    """A lock's file is removed with its holder. A process that waited for the removed file must not count it as held."""
     script = """
 import sys
 from pathlib import Path
-from sparseft.storage.files import hold
+from sparseft.storage.locks import hold
 folder = Path(sys.argv[1])
 hold(folder / "output")
 mark = folder / "inside"

@@ -1,0 +1,219 @@
+"""Describe the tables of cells and of the points of curves."""
+
+from sparseft.analysis.columns.column import (
+    EXAMPLES_PER_SECOND,
+    NATS,
+    PRUNABLE,
+    TOKENS_PER_SECOND,
+    TRAINED_ONLY,
+    Column,
+    TableDescription,
+    like,
+)
+from sparseft.analysis.columns.run_columns import SUMMARY
+from sparseft.tasks import RECALLS
+from sparseft.tasks.metrics import MAJORITY_FLOOR
+
+ONE_MODEL = "the cell has one model"
+
+SPEEDS_DIFFER = (
+    "the run was not trained; the runs differ in device, batch_size, processes, gradient_checkpointing or cache_weights"
+)
+
+SETTING = Column(
+    "setting",
+    "text",
+    empty="all runs of the model and task have the same settings",
+    meaning="What distinguishes these runs from other runs of the same model and task.",
+)
+
+
+def _mean_and_interval(name: str, unit: str, what: str, empty: str = "never") -> tuple[Column, ...]:
+    """Return the four columns that describe `name` over the models of a cell."""
+    one_model = ONE_MODEL if empty == "never" else f"{empty}; {ONE_MODEL}"
+    no_interval = one_model if unit in (EXAMPLES_PER_SECOND, TOKENS_PER_SECOND) else empty
+    return (
+        Column(f"{name}_mean", "number", unit=unit, empty=empty, meaning=f"Mean of {what} over the models."),
+        Column(
+            f"{name}_sd",
+            "number",
+            unit=unit,
+            empty=one_model,
+            meaning=f"Standard deviation of {what} between the models.",
+        ),
+        Column(
+            f"{name}_low", "number", unit=unit, empty=no_interval, meaning="Lower end of the 95 % confidence interval."
+        ),
+        Column(
+            f"{name}_high", "number", unit=unit, empty=no_interval, meaning="Upper end of the 95 % confidence interval."
+        ),
+    )
+
+
+def _interval_source(name: str, empty: str = "never") -> Column:
+    """Return the column that says where an interval comes from."""
+    return Column(
+        f"{name}_interval_from",
+        "text",
+        empty=empty,
+        meaning="Which interval reaches further: seeds, examples, or both.",
+    )
+
+
+GROUPED = TableDescription(
+    "grouped_summary.csv",
+    "One row per cell: model, task, method, sparsity and mode. Everything is computed from the cell's rows of summary.csv"
+    " with in_study True, which differ only in the seed. Runs of the same model, such as untrained runs of two seeds, count"
+    " once.\n\n"
+    "The standard deviation has n - 1 in its denominator. An interval covers two 95 % confidence intervals. The first is"
+    " Student's t over the models, from two models on. The second is over the examples, which all models share: Wilson's"
+    " for value, and Student's t with the standard error of a ratio for losses and gaps. Speeds have only the first.\n\n"
+    "Runs of a model and task with different settings are never averaged or compared: each setting has rows of its own."
+    " Dense and untrained runs appear in every setting that they agree with.",
+    (
+        SETTING,
+        *like(SUMMARY, "model task metric method sparsity mode"),
+        Column("runs", "integer", unit="runs", meaning="Number of runs."),
+        Column("n", "integer", unit="models", meaning="Number of different models among them."),
+        Column("n_sound", "integer", unit="models", meaning="Number of models without a fault."),
+        Column(
+            "examples",
+            "integer",
+            unit="validation examples",
+            meaning="Examples that were evaluated, the largest number.",
+        ),
+        *like(SUMMARY, "chance"),
+        Column(
+            "standard_error",
+            "number",
+            unit="fraction",
+            meaning="Mean of the models' standard errors. It does not shrink with more seeds, because they see the same examples.",
+        ),
+        Column("reached_sparsity", "number", unit=PRUNABLE, meaning="Sparsity of the masks, mean over the models."),
+        *like(SUMMARY, " ".join((MAJORITY_FLOOR.name, *RECALLS.values()))),
+        *_mean_and_interval("value", "fraction", "value"),
+        _interval_source("value"),
+        *_mean_and_interval("eval_loss", NATS, "eval_loss"),
+        _interval_source("eval_loss"),
+        *_mean_and_interval("train_merge_gap", NATS, "train_merge_gap", TRAINED_ONLY),
+        _interval_source("train_merge_gap", TRAINED_ONLY),
+        *_mean_and_interval("samples_per_second", EXAMPLES_PER_SECOND, "samples_per_second", SPEEDS_DIFFER),
+        *_mean_and_interval("tokens_per_second", TOKENS_PER_SECOND, "tokens_per_second", SPEEDS_DIFFER),
+        Column("device", "text", empty=TRAINED_ONLY, meaning='All devices that trained, joined by "; ".'),
+        Column("processes", "integer", empty=TRAINED_ONLY, meaning="The largest number of processes of a training."),
+    ),
+)
+
+_NO_DENSE = "there is no such run, or it has a fault"
+
+_NO_DIFFERENCE = f"{_NO_DENSE}; the two saw different examples; a run of the point has a fault"
+
+_NO_INTERVAL = f"sparsity 0; {_NO_DIFFERENCE}; a seed has no counterpart"
+
+CURVES = TableDescription(
+    "sparsity_vs_performance.csv",
+    "One row per point of a curve over sparsity. The dense cells are point 0 of every curve of their model and task, so"
+    " that they appear several times. Means and intervals are those of grouped_summary.csv.",
+    (
+        *like(GROUPED, "setting model task metric"),
+        Column(
+            "method",
+            "text",
+            meaning="Method of the curve, at sparsity 0 too; `dense` only if a model and task have nothing else.",
+        ),
+        Column("mode", "text", meaning="Mode of the curve. At sparsity 0 of a trained curve stands dense plain LoRA."),
+        *like(GROUPED, "sparsity reached_sparsity runs n n_sound examples chance majority_floor"),
+        Column("value", "number", unit="fraction", meaning="Headline metric, mean over the models."),
+        *like(GROUPED, "value_sd value_low value_high value_interval_from standard_error"),
+        Column("dense_value", "number", unit="fraction", empty=_NO_DENSE, meaning="value at the curve's point 0."),
+        Column(
+            "difference_to_dense", "number", unit="fraction", empty=_NO_DIFFERENCE, meaning="value minus dense_value."
+        ),
+        Column(
+            "difference_low",
+            "number",
+            unit="fraction",
+            empty=_NO_INTERVAL,
+            meaning="The smaller of difference_low and difference_seeds_low in comparisons.csv, kind dense.",
+        ),
+        Column(
+            "difference_high",
+            "number",
+            unit="fraction",
+            empty=_NO_INTERVAL,
+            meaning="The larger of difference_high and difference_seeds_high in comparisons.csv, kind dense.",
+        ),
+        Column(
+            "verdict",
+            "text",
+            empty=f"{_NO_INTERVAL}; the dense model is not above chance or majority_floor",
+            meaning="within tolerance: difference_low is above -`analysis.tolerance`. beyond tolerance: difference_high is below"
+            " it. undecided: neither.",
+        ),
+        Column(
+            "untuned_value",
+            "number",
+            unit="fraction",
+            empty=_NO_DENSE,
+            meaning="value of the same model, task, method and sparsity in mode no_finetune.",
+        ),
+        Column(
+            "recovered_share",
+            "number",
+            unit="share, any number",
+            empty="sparsity 0; mode no_finetune; pruning lost nothing; difference_to_dense or one of the three values is empty",
+            meaning="(value - untuned_value) / (dense_value - untuned_value): 0 if fine-tuning recovers nothing, 1 if it reaches"
+            " the dense fine-tuned model.",
+        ),
+        Column("eval_loss", "number", unit=NATS, meaning="Loss of the right answers, mean over the models."),
+        *like(GROUPED, "eval_loss_sd eval_loss_low eval_loss_high eval_loss_interval_from"),
+        Column(
+            "eval_loss_difference",
+            "number",
+            unit=NATS,
+            empty=_NO_INTERVAL,
+            meaning="Difference of the loss to dense (comparisons.csv).",
+        ),
+        Column(
+            "eval_loss_difference_low", "number", unit=NATS, empty=_NO_INTERVAL, meaning="Lower end of its interval."
+        ),
+        Column(
+            "eval_loss_difference_high", "number", unit=NATS, empty=_NO_INTERVAL, meaning="Upper end of its interval."
+        ),
+        Column(
+            "train_merge_gap", "number", unit=NATS, empty=TRAINED_ONLY, meaning="train_merge_gap, mean over the models."
+        ),
+        *like(GROUPED, "train_merge_gap_sd"),
+        Column(
+            "samples_per_second",
+            "number",
+            unit=EXAMPLES_PER_SECOND,
+            empty=SPEEDS_DIFFER,
+            meaning="Training speed, mean over the models.",
+        ),
+        *like(GROUPED, "samples_per_second_sd samples_per_second_low samples_per_second_high device processes"),
+    ),
+)
+
+LAYERS = TableDescription(
+    "layer_sparsity.csv",
+    "One row per pruned layer of a model, task, method and sparsity: what the validations counted in the merged models of"
+    " its runs, over all modes and seeds. A kept weight that happens to be zero counts as a zero.",
+    (
+        SETTING,
+        *like(SUMMARY, "model task"),
+        Column("method", "text", meaning="Pattern and importance; never `dense`."),
+        *like(SUMMARY, "sparsity"),
+        Column("layer", "text", meaning="Name of the weight without `.weight` (validation_report.json)."),
+        Column("weights", "integer", unit="weights", meaning="Weights of the layer (validation_report.json)."),
+        Column("n", "integer", unit="runs", meaning="Number of runs."),
+        Column(
+            "sparsity_mean",
+            "number",
+            unit="fraction of the layer's weights",
+            meaning="Zeros divided by weights, mean over the runs.",
+        ),
+        Column("sparsity_min", "number", unit="fraction of the layer's weights", meaning="Smallest value of the runs."),
+        Column("sparsity_max", "number", unit="fraction of the layer's weights", meaning="Largest value of the runs."),
+    ),
+)

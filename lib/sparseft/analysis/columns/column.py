@@ -1,0 +1,94 @@
+"""Describe a column of a table: what it holds, its type, its unit, when it is empty, and where its value comes from."""
+
+from dataclasses import dataclass, replace
+
+TRAINED_ONLY = "the run was not trained"
+PRUNABLE = "fraction of the prunable weights"
+PERCENT = "percent of the prunable weights"
+NATS = "nats per answer token"
+EXAMPLES_PER_SECOND = "examples per second"
+TOKENS_PER_SECOND = "tokens per second, without padding"
+
+
+@dataclass(frozen=True)
+class Column:
+    """Describe one column. `type` is text, version, integer, number or true/false. `empty` says when it has no value.
+
+    `source` is the path of attributes and keys from the object of a row to the value. A column that is computed from another
+    table has none. A name such as `wikitext2_ppl_N` stands for several columns: one for each key of the dictionary at `source`
+    that starts with `wikitext2_ppl_`."""
+
+    name: str
+    type: str
+    meaning: str
+    unit: str = ""
+    empty: str = "never"
+    source: str = ""
+
+    def describes(self, name: str) -> bool:
+        """Return whether a column of this name in a file is described here."""
+        return name == self.name or (self._is_family and name.startswith(self._prefix))
+
+    def values_of(self, row: object) -> dict[str, object]:
+        """Return the values of a row by name: one, or those of every key that `_N` stands for."""
+        value = _follow(row, self.source)
+        if not self._is_family:
+            return {self.name: value}
+        return {name: number for name, number in value.items() if self.describes(name)}
+
+    @property
+    def _is_family(self) -> bool:
+        return self.name.endswith("_N")
+
+    @property
+    def _prefix(self) -> str:
+        return self.name.removesuffix("N")
+
+
+@dataclass(frozen=True)
+class TableDescription:
+    """Describe one file of results/analysis/: what a row is, and its columns in their order."""
+
+    file: str
+    about: str
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the columns."""
+        return [column.name for column in self.columns]
+
+    @property
+    def row(self) -> str:
+        """Return the sentence that says what a row is, which is the first of `about`."""
+        return self.about.partition(". ")[0].removesuffix(".") + "."
+
+    def type_of(self, name: str) -> str:
+        """Return the type of a column that the file may have."""
+        return next(column.type for column in self.columns if column.describes(name))
+
+    def row_of(self, row: object) -> dict[str, object]:
+        """Return the values of a row by column, each from the source of its column."""
+        return {name: value for column in self.columns for name, value in column.values_of(row).items()}
+
+
+def like(table: TableDescription, names: str, part: str = "", empty: str | None = None) -> tuple[Column, ...]:
+    """Return columns of another table by their names, with another sentence on when they are empty if it is given.
+
+    The values are the attributes of these names of `part` of a row's object. Without `part` they are computed elsewhere."""
+    known = {column.name: column for column in table.columns}
+    columns = []
+    for name in names.split():
+        column = replace(known[name], source=f"{part}.{name}" if part else "")
+        columns.append(column if empty is None else replace(column, empty=empty))
+    return tuple(columns)
+
+
+def _follow(row: object, path: str) -> object:
+    """Return the value at a path of attributes and keys; None if a part of it is None or an absent key."""
+    value = row
+    for name in path.split("."):
+        if value is None:
+            return None
+        value = value.get(name) if isinstance(value, dict) else getattr(value, name)
+    return value

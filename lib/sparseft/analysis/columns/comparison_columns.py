@@ -1,0 +1,221 @@
+"""Describe the tables that compare cells: with one another, and with a baseline."""
+
+from sparseft.analysis.columns.cell_columns import CURVES, SETTING, SPEEDS_DIFFER
+from sparseft.analysis.columns.column import (
+    EXAMPLES_PER_SECOND,
+    NATS,
+    PRUNABLE,
+    TRAINED_ONLY,
+    Column,
+    TableDescription,
+    like,
+)
+from sparseft.analysis.columns.run_columns import SUMMARY
+
+_ONE_PAIR = "n is below 2"
+
+COMPARISONS = TableDescription(
+    "comparisons.csv",
+    "One row per comparison of two cells over the same examples. There are four kinds: *dense* compares with the dense cell"
+    " at the start of the curve, *random* with random pruning, *untuned* with the same model before its training, and"
+    " *modes* with sparse_to_dense.\n\n"
+    "Two cells are not compared if they saw different examples, if a run of either has a fault, or if more than a tenth of"
+    " the validation prompts repeat another. The intervals are over the examples and hold for these trained models. Seeds"
+    " are averaged.",
+    (
+        SETTING,
+        Column("comparison", "text", meaning="dense, random, untuned or modes."),
+        *like(SUMMARY, "model task metric method sparsity mode"),
+        Column("against", "text", meaning="The other cell: model-task-method-sparsity-mode."),
+        Column("reached_sparsity", "number", unit=PRUNABLE, meaning="Sparsity of the cell's masks."),
+        Column("against_reached_sparsity", "number", unit=PRUNABLE, meaning="Sparsity of the other cell's masks."),
+        Column(
+            "n",
+            "integer",
+            unit="pairs of models",
+            meaning="Pairs of models with the same seed; an untrained model pairs with any seed. 0 if a seed has no counterpart:"
+            " then there is no test.",
+        ),
+        *like(SUMMARY, "examples"),
+        Column(
+            "family_size",
+            "integer",
+            unit="tests",
+            meaning="Comparisons of this kind on this model and task that have a p_value, over all settings.",
+        ),
+        Column(
+            "difference", "number", unit="fraction", meaning="Mean outcome of the cell minus that of the other cell."
+        ),
+        Column(
+            "difference_low",
+            "number",
+            unit="fraction",
+            meaning="Lower end of its 95 % confidence interval: paired percentile bootstrap with the two added examples of Bonett"
+            " and Price.",
+        ),
+        Column("difference_high", "number", unit="fraction", meaning="Upper end of that interval."),
+        Column(
+            "difference_seeds_low",
+            "number",
+            unit="fraction",
+            empty=_ONE_PAIR,
+            meaning="Lower end of the 95 % confidence interval over the pairs of models, Student's t.",
+        ),
+        Column(
+            "difference_seeds_high", "number", unit="fraction", empty=_ONE_PAIR, meaning="Upper end of that interval."
+        ),
+        Column("one_sign", "true/false", meaning="Whether the difference has the same sign in every pair."),
+        Column(
+            "p_value",
+            "number",
+            unit="probability",
+            empty="n is 0",
+            meaning="McNemar's exact test, two-sided. With several pairs it is the largest p-value.",
+        ),
+        Column(
+            "p_holm",
+            "number",
+            unit="probability",
+            empty="n is 0",
+            meaning="p_value after Holm's correction over the family.",
+        ),
+        Column(
+            "significant",
+            "true/false",
+            meaning="Whether p_holm is below 0.05, the interval does not contain 0, and one_sign is True.",
+        ),
+        Column(
+            "eval_loss_difference",
+            "number",
+            unit=NATS,
+            meaning="Loss of the cell minus that of the other cell, over all answer tokens.",
+        ),
+        Column(
+            "eval_loss_difference_low",
+            "number",
+            unit=NATS,
+            meaning="Lower end of its 95 % confidence interval: paired percentile bootstrap over the examples.",
+        ),
+        Column("eval_loss_difference_high", "number", unit=NATS, meaning="Upper end of that interval."),
+        Column(
+            "eval_loss_difference_seeds_low",
+            "number",
+            unit=NATS,
+            empty=_ONE_PAIR,
+            meaning="Lower end of the 95 % confidence interval over the pairs of models, Student's t.",
+        ),
+        Column(
+            "eval_loss_difference_seeds_high",
+            "number",
+            unit=NATS,
+            empty=_ONE_PAIR,
+            meaning="Upper end of that interval.",
+        ),
+        Column(
+            "eval_loss_one_sign", "true/false", meaning="Whether the loss difference has the same sign in every pair."
+        ),
+        Column(
+            "eval_loss_p_value",
+            "number",
+            unit="probability",
+            empty="n is 0; all examples differ by the same amount",
+            meaning="Student's paired t test of the examples' losses, two-sided; 1 if no loss differs. With several pairs it is"
+            " the largest p-value.",
+        ),
+        Column(
+            "eval_loss_p_holm",
+            "number",
+            unit="probability",
+            empty="eval_loss_p_value is empty",
+            meaning="eval_loss_p_value after Holm's correction over the family's tests of losses.",
+        ),
+        Column(
+            "eval_loss_significant",
+            "true/false",
+            meaning="Whether eval_loss_p_holm is below 0.05, the interval does not contain 0, and eval_loss_one_sign is True.",
+        ),
+    ),
+)
+
+TRADEOFFS = TableDescription(
+    "best_tradeoffs.csv",
+    "One row per point that is best in some respect. Points with a fault take no part, nor do points whose mask prunes"
+    " nothing. Sparsity means the reached one. The two best_for columns judge by means, largest_within by intervals: its"
+    " sparsities are tested from the smallest up to the first that fails.",
+    (
+        *like(CURVES, "setting model task metric"),
+        *like(SUMMARY, "method sparsity"),
+        Column("mode", "text", meaning="Mode of the point; sparse_to_dense for dense plain LoRA."),
+        *like(CURVES, "reached_sparsity"),
+        Column(
+            "best_for_sparsity",
+            "true/false",
+            meaning="No other point of the model and task is as good in value and reached sparsity and better in one of them.",
+        ),
+        Column(
+            "best_for_speed",
+            "true/false",
+            meaning="The same for value and training speed, among points that one device trained in as many processes.",
+        ),
+        Column(
+            "largest_within",
+            "true/false",
+            meaning="The largest sparsity of its curve up to which every point is within tolerance and no run is missing.",
+        ),
+        *like(
+            CURVES,
+            "value difference_to_dense difference_low difference_high verdict samples_per_second device processes",
+        ),
+    ),
+)
+
+_NO_RUN = "no run of ours matches"
+
+_NO_BASELINE = "no baseline matches"
+
+BASELINE = TableDescription(
+    "baseline_comparison.csv",
+    "Written if you give `--baseline FILE.csv`. One row per point of sparsity_vs_performance.csv and baseline with the same"
+    " task and sparsity, and one row for each side without a counterpart. The file has the columns of"
+    " `config/baseline.csv`: baseline (its name), task, sparsity (percent), value (fraction, the task's headline metric),"
+    " samples_per_second and device. Leave a field empty if you do not know the number.",
+    (
+        *like(CURVES, "model", empty=_NO_RUN),
+        *like(CURVES, "task"),
+        *like(CURVES, "metric method", empty=_NO_RUN),
+        *like(CURVES, "sparsity"),
+        *like(CURVES, "mode value standard_error", empty=_NO_RUN),
+        *like(CURVES, "samples_per_second", empty=f"{_NO_RUN}; {SPEEDS_DIFFER}"),
+        *like(CURVES, "device", empty=f"{_NO_RUN}; {TRAINED_ONLY}"),
+        Column("baseline", "text", empty=_NO_BASELINE, meaning="Name of the baseline."),
+        Column(
+            "baseline_value",
+            "number",
+            unit="fraction",
+            empty=f"{_NO_BASELINE}; not known",
+            meaning="Headline metric of the baseline.",
+        ),
+        Column(
+            "baseline_samples_per_second",
+            "number",
+            unit=EXAMPLES_PER_SECOND,
+            empty=f"{_NO_BASELINE}; not known",
+            meaning="Training speed of the baseline.",
+        ),
+        Column("baseline_device", "text", empty=f"{_NO_BASELINE}; not known", meaning="Device of the baseline."),
+        Column("counterpart", "text", meaning="both, no baseline, or no run of ours."),
+        Column(
+            "difference",
+            "number",
+            unit="fraction",
+            empty="one of the two is empty",
+            meaning="value minus baseline_value.",
+        ),
+        Column(
+            "speed_ratio",
+            "number",
+            empty="one of the two is empty; the devices differ",
+            meaning="samples_per_second divided by baseline_samples_per_second.",
+        ),
+    ),
+)

@@ -1,0 +1,176 @@
+"""Compute every number of an evaluation again that follows from its rows, and compare.
+
+What a record says of a model must follow from the log-likelihoods (or the generated texts) and the right answers that it
+holds for each example. right_answers.py checks that those right answers are the ones of the data.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from sparseft.analysis.records.record_file import ROUNDING
+from sparseft.tasks import TASKS
+from sparseft.tasks.metrics import F1
+from sparseft.tasks.scoring import (
+    chance_of,
+    choice_metrics,
+    f1_standard_error,
+    generated_metrics,
+    judge_choices,
+    judge_texts,
+)
+from sparseft.tasks.wikitext2 import PREFIXES
+
+# A loss and the log-likelihood of the same answer come from two forward passes in batches of different sizes. lm-eval also
+# rounds and sums the log-probabilities in the model's dtype, and this project in fp32. In bfloat16 they differed by at most
+# 0.23 nats on BoolQ's single tokens, and by at most 0.06 nats per token on HellaSwag, 2.1 of 228 (SmolLM2-135M dense, 50 and
+# 80 % pruned, 128 rows, batches of 4, 16 and 32). The bound is more than three times that everywhere.
+# A fraction of the loss.
+LOSS_SHARE = 0.05
+# Nats per answer token.
+LOSS_PER_TOKEN = 0.5
+# Relative. lm-eval computes the metrics in another order, and the standard error of f1 from resamples.
+METRIC_ROUNDING = 1e-6
+
+
+class Scored(Protocol):
+    """Name the fields of an evaluation that are recomputed; see evaluation.evaluate."""
+
+    task: str
+    metric: str
+    value: float
+    standard_error: float
+    metrics: dict[str, float | None]
+    chance: float
+    eval_loss: float
+    labels: list[int] | list[str]
+    choice_lengths: list[list[int]] | None
+    log_likelihoods: list[list[float]] | None
+    generations: list[str] | None
+    predictions: list[int] | list[str]
+    ties: int | None
+    outcomes: np.ndarray
+    losses: np.ndarray
+    answer_tokens: np.ndarray
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """Hold the scores that follow from the rows. `ties` is None for generated answers."""
+
+    predictions: list[int] | list[str]
+    outcomes: list[float]
+    metrics: dict[str, float | None]
+    ties: int | None = None
+
+
+def contradictions(scored: Scored) -> Iterator[str]:
+    """Yield what does not follow from the rows. Each list of rows must have as many entries as there are examples."""
+    if fault := _unusable(scored):
+        yield fault
+        return
+    scores = _scores(scored)
+    if scored.predictions != scores.predictions:
+        yield f"{_differing(scored.predictions, scores.predictions)} predictions do not follow from the rows"
+    if scored.outcomes.tolist() != scores.outcomes:
+        yield f"{_differing(scored.outcomes, scores.outcomes)} outcomes do not follow from predictions and labels"
+    if scored.ties != scores.ties:
+        yield f"{scored.ties} ties, by the rows {scores.ties}"
+    chance = chance_of(scored.choice_lengths)
+    if not math.isclose(scored.chance, chance, rel_tol=ROUNDING):
+        yield f"chance is {scored.chance:g}, by the rows {chance:g}"
+    yield from _value_contradictions(scored)
+    yield from _metric_contradictions(scored, scores.metrics)
+    yield from _loss_contradictions(scored)
+
+
+def _unusable(scored: Scored) -> str | None:
+    """Return why nothing can be computed from the rows, or None."""
+    if (scored.generations is None) == (scored.log_likelihoods is None):
+        return "it must have either log_likelihoods or generations"
+    if scored.generations is not None:
+        if scored.choice_lengths is not None or scored.ties is not None:
+            return "generated answers with choices"
+        return None if all(isinstance(label, str) for label in scored.labels) else "a label that is not a text"
+    if scored.choice_lengths is None or scored.ties is None:
+        return "log_likelihoods without choice_lengths or ties"
+    counts = [len(logs) for logs in scored.log_likelihoods]
+    if counts != [len(lengths) for lengths in scored.choice_lengths] or min(counts) < 2:
+        return "log_likelihoods and choice_lengths have different numbers of choices, or fewer than two"
+    if any(isinstance(label, str) or label >= count for label, count in zip(scored.labels, counts, strict=True)):
+        return "a label that is not a choice"
+    return None
+
+
+def _scores(scored: Scored) -> RowScores:
+    """Return the scores that follow from the rows."""
+    if scored.generations is not None:
+        judged = judge_texts(scored.labels, scored.generations)
+        return RowScores(**judged, metrics=generated_metrics(scored.labels, scored.generations))
+    judged = judge_choices(scored.labels, scored.log_likelihoods, scored.choice_lengths, scored.metric)
+    return RowScores(**judged, metrics=_choice_metrics(scored))
+
+
+def _choice_metrics(scored: Scored) -> dict[str, float | None]:
+    """Return every metric that a task with choices may have."""
+    metrics = {}
+    # The classes of every task, because a record may be of a task that is not in the table.
+    for classes in {task.classes for task in TASKS if task.classes}:
+        metrics |= choice_metrics(scored.labels, scored.log_likelihoods, scored.choice_lengths, classes)
+    # The bootstrap takes long, so it only runs if the record has its result.
+    if F1.standard_error in scored.metrics and F1.name in metrics:
+        metrics[F1.standard_error] = f1_standard_error(scored.labels, scored.log_likelihoods)
+    return metrics
+
+
+def _value_contradictions(scored: Scored) -> Iterator[str]:
+    """Yield where value and standard_error are not those of the outcomes, and eval_loss is not that of the losses."""
+    examples = len(scored.outcomes)
+    if not math.isclose(scored.outcomes.sum(), scored.value * examples, rel_tol=ROUNDING):
+        yield f"value {scored.value:g} is not the mean of the outcomes"
+    error = math.sqrt(scored.value * (1 - scored.value) / (examples - 1))
+    if not math.isclose(scored.standard_error, error, rel_tol=METRIC_ROUNDING, abs_tol=ROUNDING):
+        yield f"standard_error {scored.standard_error:g} is not that of the outcomes, {error:g}"
+    if not math.isclose(scored.losses.sum(), scored.eval_loss * scored.answer_tokens.sum(), rel_tol=ROUNDING):
+        yield f"eval_loss {scored.eval_loss:g} is not the losses divided by the answer tokens"
+
+
+def _metric_contradictions(scored: Scored, expected: dict[str, float | None]) -> Iterator[str]:
+    """Yield the metrics that the rows do not give. A perplexity has no rows, so only its range is checked."""
+    headline = (scored.metrics.get(scored.metric), scored.metrics.get(f"{scored.metric}_stderr"))
+    if headline != (scored.value, scored.standard_error):
+        yield f"value and standard_error are not those of metrics.{scored.metric}"
+    for name, value in scored.metrics.items():
+        if name.startswith(PREFIXES):
+            if value is not None and value < 1:
+                yield f"metrics.{name} is {value:g}, which is below 1"
+        elif name not in expected:
+            yield f"metrics.{name} is {value}, which does not follow from the rows"
+        elif not _equal(value, expected[name]):
+            yield f"metrics.{name} is {value}, by the rows {expected[name]}"
+
+
+def _loss_contradictions(scored: Scored) -> Iterator[str]:
+    """Yield how many losses are not those of the right choices. Generated answers have no log-likelihoods to compare."""
+    if scored.log_likelihoods is None:
+        return
+    right = np.array([logs[label] for logs, label in zip(scored.log_likelihoods, scored.labels, strict=True)])
+    allowed = LOSS_SHARE * scored.losses + LOSS_PER_TOKEN * scored.answer_tokens
+    differing = np.abs(scored.losses + right) > allowed
+    if differing.any():
+        yield f"{differing.sum()} losses are not the log_likelihoods of the right choices"
+
+
+def _equal(value: float | None, expected: float | None) -> bool:
+    """Return whether two values of a metric are equal but for rounding. None only equals None."""
+    if value is None or expected is None:
+        return value is expected
+    return math.isclose(value, expected, rel_tol=METRIC_ROUNDING, abs_tol=ROUNDING)
+
+
+def _differing(values: list, expected: list) -> int:
+    """Return how many entries of two lists differ."""
+    return sum(value != other for value, other in zip(values, expected, strict=True))

@@ -1,0 +1,95 @@
+"""Compare the right answers of evaluations with the validation rows that lie in the study."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparseft.errors import InputError
+from sparseft.storage.hashes import sha256, sha256_of_text
+from sparseft.study.grid import DATA
+from sparseft.tasks import BY_NAME
+from sparseft.tasks.prepared import check_recorded
+from sparseft.tasks.rows import parse_rows, read_row_text
+from sparseft.tasks.scoring import labels_digest, labels_of
+
+
+@dataclass(frozen=True)
+class AnswerCheck:
+    """Hold what a comparison found: a fault, why it could not be made, or neither if the right answers agree."""
+
+    fault: str | None = None
+    unchecked: str | None = None
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """Hold what is compared with a file of validation rows.
+
+    `labels` is the digest of its right answers and choice lengths; None if the rows are not the task's."""
+
+    sha256: str
+    is_recorded: bool
+    labels: str | None
+
+
+class RightAnswers:
+    """Compare the right answers of evaluations with the validation rows in a study's folder. Each file is read once."""
+
+    def __init__(self, study: Path) -> None:
+        self.study = study
+        self.files: dict[Path, RowFile] = {}
+
+    def check(self, task: str, data: str, rows_digest: str) -> AnswerCheck:
+        """Compare one evaluation with the rows of its task.
+
+        `data` is the sha256 of the rows that it names, and `rows_digest` the digest of its right answers and choice lengths.
+        Rows that their manifest does not record are a fault. Rows that are missing, or others than it names, leave it
+        unchecked."""
+        path = self.study / DATA.format(task=task) / "validation.jsonl"
+        place = f"{path.parent.name}/{path.name}"
+        if not path.is_file():
+            return AnswerCheck(unchecked=f"{place} is not there")
+        if path not in self.files:
+            self.files[path] = _read_rows(path, task)
+        rows = self.files[path]
+        if not rows.is_recorded:
+            return AnswerCheck(fault=f"{place} is not the file that its manifest records")
+        if rows.sha256 != data:
+            return AnswerCheck(unchecked=f"{place} is another file than the one that was evaluated on")
+        if rows.labels != rows_digest:
+            return AnswerCheck(fault=f"labels or choice_lengths are not those of {place}")
+        return AnswerCheck()
+
+
+def _read_rows(path: Path, task: str) -> RowFile:
+    """Return what is compared with a file of rows. The rows may be any rows."""
+    text = _text_of(path, task)
+    digest = sha256(path) if text is None else sha256_of_text(text)
+    return RowFile(digest, _is_recorded(path, digest), None if text is None else _labels_of(text, path, task))
+
+
+def _text_of(path: Path, task: str) -> str | None:
+    """Return the text of a file of rows; None if the task is unknown, or the file cannot be one of its."""
+    if task not in BY_NAME:
+        return None
+    try:
+        return read_row_text(path, BY_NAME[task])
+    except InputError:
+        return None
+
+
+def _labels_of(text: str, path: Path, task: str) -> str | None:
+    """Return the digest of the right answers and choice lengths of rows; None if they are not the task's."""
+    try:
+        rows = parse_rows(text, path, BY_NAME[task])
+    except InputError:
+        return None
+    return labels_digest(*labels_of(rows, BY_NAME[task]))
+
+
+def _is_recorded(path: Path, digest: str) -> bool:
+    """Return whether the manifest beside a file of rows records it. A file without a manifest counts as recorded."""
+    try:
+        check_recorded(path, digest)
+    except InputError:
+        return False
+    return True

@@ -1,0 +1,125 @@
+"""Check train.json: how a run was trained, how fast, and with what loss."""
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator
+
+from sparseft.analysis.records.record_file import (
+    ROUNDING,
+    Count,
+    Fraction,
+    Loss,
+    NonNegative,
+    Positive,
+    PositiveCount,
+    RecordFile,
+    RecordPart,
+)
+from sparseft.study.config import Training
+
+# Keys of `training:` that leave every bit of the adapter as it is. The others decide it.
+WITHOUT_EFFECT = {"eval_every", "save_every", "cache_weights", "gradient_checkpointing"}
+DECIDING_KEYS = sorted(Training.model_fields.keys() - WITHOUT_EFFECT)
+
+# Only the number of entries is kept, because the loss curves of a whole study would fill the memory.
+Length = Annotated[list, AfterValidator(len)]
+
+
+class TrainingInputs(RecordPart):
+    """Hold the sha256 of what the training read; `validation` is the set that eval_loss was measured on."""
+
+    model: str
+    mask: str
+    train: str
+    validation: str
+
+
+class TrainingOutputs(RecordPart):
+    """Hold the digest of the adapter."""
+
+    adapter: str
+
+
+class TrainingRecord(RecordFile):
+    """Check train.json: the keys of `training:`, losses in nats per answer token, throughput without padding.
+
+    `updates` counts the steps whose learning rate was above 0. `cerebras` has what decides a training on Cerebras' backends."""
+
+    file_name: ClassVar[str] = "train.json"
+    steps: PositiveCount
+    batch_size: PositiveCount
+    micro_batch_size: PositiveCount | Literal["auto"]
+    learning_rate: Positive
+    warmup_fraction: Fraction
+    weight_decay: NonNegative
+    max_grad_norm: Positive
+    lora_r: PositiveCount
+    lora_alpha: Positive
+    lora_dropout: Fraction
+    lora_targets: list[str]
+    gradient: str
+    shard_model: bool
+    length_buckets: PositiveCount
+    gradient_checkpointing: bool
+    cache_weights: bool
+    backend: str
+    device: str
+    dtype: str
+    cerebras: dict[str, int | str | None] | None = None
+    processes: PositiveCount
+    updates: Count
+    train_examples: PositiveCount
+    loss_curve: Length
+    final_loss: Loss
+    eval_loss: Loss
+    samples_per_second: Positive
+    samples_per_second_overall: Positive
+    tokens_per_second: Positive
+    train_seconds: Positive
+    peak_memory_bytes: PositiveCount
+    trainable_parameters: PositiveCount
+    versions: dict[str, str]
+    inputs: TrainingInputs
+    outputs: TrainingOutputs
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Return by name what decides the adapter, apart from the base, the mask and the seed."""
+        schedule = {name: getattr(self, name) for name in DECIDING_KEYS}
+        appliance = {f"cerebras.{name}": value for name, value in (self.cerebras or {}).items()}
+        place = {"backend": self.backend, "dtype": self.dtype, "train.jsonl": self.inputs.train}
+        return schedule | appliance | place
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Return the digests that the file names, by link of the chain."""
+        return {
+            "base": self.inputs.model,
+            "mask": self.inputs.mask,
+            "adapter": self.outputs.adapter,
+            "data": self.inputs.validation,
+            "train": self.inputs.train,
+        }
+
+    @property
+    def fixed_micro_batch_size(self) -> int | None:
+        """Return the examples per forward pass; None if the CS-3 chose them."""
+        return self.micro_batch_size if isinstance(self.micro_batch_size, int) else None
+
+    @property
+    def target_names(self) -> str:
+        """Return the projections with an adapter, separated by spaces, or `all`."""
+        return " ".join(self.lora_targets) or "all"
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield what is wrong with the counts, and with the time that they took."""
+        samples = self.steps * self.batch_size
+        rate = self.samples_per_second_overall
+        if self.loss_curve != self.steps:
+            yield f"{self.loss_curve} losses of {self.steps} steps"
+        if self.updates > self.steps:
+            yield f"{self.updates} updates in {self.steps} steps"
+        if not math.isclose(rate * self.train_seconds, samples, rel_tol=ROUNDING):
+            yield f"{samples} samples in {self.train_seconds:g} s are not {rate:g} per second"

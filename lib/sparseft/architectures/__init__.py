@@ -1,0 +1,33 @@
+"""List the architectures whose models can be pruned. Everything that depends on one is in its file."""
+
+from pathlib import Path
+
+from sparseft.architectures.architecture import Architecture, Shapes
+from sparseft.architectures.llama import LLAMA
+from sparseft.architectures.mistral import MISTRAL
+from sparseft.architectures.mixtral import MIXTRAL
+from sparseft.errors import InputError
+
+ARCHITECTURES = (LLAMA, MISTRAL, MIXTRAL)
+
+# The last names of all prunable layers, each once.
+PROJECTIONS = tuple(dict.fromkeys(name for architecture in ARCHITECTURES for name in architecture.projections))
+
+
+def find_architecture(classes: object, place: Path | str) -> Architecture:
+    """Return the architecture of a config.json, the one at `place`. `classes` is its value of "architectures".
+
+    Raises InputError, with the classes that are known, if the first of `classes` is not one of them."""
+    name = classes[0] if isinstance(classes, list) and classes else "none"
+    for architecture in ARCHITECTURES:
+        if architecture.class_name == name:
+            return architecture
+    known = ", ".join(architecture.class_name for architecture in ARCHITECTURES)
+    raise InputError(f"{place}: architecture {name} is unknown", f"use one of {known}")
+
+
+def tensor_shapes(config: dict, place: Path | str) -> Shapes:
+    """Return the shape of each tensor of the model that `config` describes.
+
+    Raises InputError, naming `place`, if its architecture is unknown or a size is missing or wrong."""
+    return find_architecture(config.get("architectures"), place).tensor_shapes(config, place)

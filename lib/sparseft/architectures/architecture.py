@@ -1,0 +1,160 @@
+"""Define what an architecture is: its tensors, which of them are prunable, and all that depends on it.
+
+It describes a decoder as Hugging Face stores it: its layers are named `model.layers.0`, `model.layers.1` and so on. A layer
+is also the name of a prunable weight on disk, without ".weight": `model.layers.0.mlp.up_proj`.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sparseft.architectures.sizes import Words, size_of
+from sparseft.errors import InputError
+
+# The name of a tensor -> its shape.
+Shapes = dict[str, tuple[int, ...]]
+
+# A model with tied embeddings stores no output head.
+_HEAD = "lm_head"
+_OPTIONAL_SIZES = ("num_key_value_heads", "head_dim")
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """Name the prunable matrices of one block whose channels are removed together.
+
+    A unit is some rows of each matrix in `rows`, and some columns of each matrix in `columns`. `unit` is the key of
+    config.json that counts the units. `block` is the common start of the names within a decoder layer."""
+
+    block: str
+    unit: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the matrices within a decoder layer."""
+        return tuple(f"{self.block}.{name}" for name in (*self.rows, *self.columns))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Locate coupled units in a layer: unit u is the `width` rows (axis 0) or columns (axis 1) from u * width.
+
+    `unit` is the key of config.json that counts the units."""
+
+    layer: str
+    axis: int
+    width: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class ExpertBlock:
+    """Name the module of a decoder layer that holds the experts.
+
+    transformers 5 calls it `in_memory` and fuses its experts. transformers 4 calls it `on_disk`, as checkpoints do."""
+
+    on_disk: str
+    in_memory: str
+
+
+@dataclass(frozen=True, eq=False)
+class Architecture:
+    """Describe one architecture of Hugging Face. `{expert}` in a name stands for the number of an expert.
+
+    class_name      its class, which config.json names under "architectures"
+    sizes           the keys of config.json that must be positive integers
+    ends            tensors outside the decoder layers, without ".weight" -> shape in words
+    layer_tensors   tensors of one decoder layer -> shape in words; the names of one expert stand together
+    coupled         the prunable matrices; exactly these are pruned
+    has_window      whether a token sees only the last `sliding_window` tokens; otherwise that key has no effect
+    activation_bytes  (config, bytes of a weight) -> bytes that a decoder layer keeps per token for its backward
+    smaller_config  (config, unit -> number of units left) -> the keys of config.json that a smaller model changes
+    experts         where the experts are; None without experts
+    modelzoo_names  tensor -> its parameter in Cerebras ModelZoo, see modelzoo.py; None if ModelZoo has no such model"""
+
+    class_name: str
+    sizes: tuple[str, ...]
+    ends: dict[str, Words]
+    layer_tensors: dict[str, Words]
+    coupled: tuple[Coupled, ...]
+    has_window: bool
+    activation_bytes: Callable[[dict, int], int]
+    smaller_config: Callable[[dict, dict[str, int]], dict]
+    experts: ExpertBlock | None = None
+    modelzoo_names: dict[str, str] | None = None
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """Return the last names of the prunable layers, such as "q_proj", in the order of `layer_tensors`."""
+        prunable = {name for group in self.coupled for name in group.names}
+        return tuple(name.rpartition(".")[2] for name in self.layer_tensors if name in prunable)
+
+    def prunable(self, names: Iterable[str]) -> list[str]:
+        """Return those of `names` that are prunable layers, in the order of their decoder layers."""
+        return sorted(filter(self._prunable.fullmatch, names), key=_natural)
+
+    def coupled_parts(self, config: dict, layers: Iterable[str]) -> list[list[Part]]:
+        """Return the groups of `layers` whose channels are removed together, in the order of their first layers."""
+        groups = []
+        for layer in layers:
+            prefix, _, name = layer.rpartition(".")
+            for coupled in self.coupled:
+                if name == coupled.rows[0] and _pattern([coupled.block]).fullmatch(prefix):
+                    groups.append(self._parts(coupled, prefix, config))
+        return groups
+
+    def tensor_shapes(self, config: dict, place: Path | str) -> Shapes:
+        """Return the shape of each tensor of the model that `config` describes.
+
+        Raises InputError, naming `place`, if a size is missing or is not a positive integer."""
+        self._check_sizes(config, place)
+        words = {
+            name: shape for name, shape in self.ends.items() if name != _HEAD or not config.get("tie_word_embeddings")
+        }
+        layer = self._numbered_tensors(config)
+        for number in range(config["num_hidden_layers"]):
+            words |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
+        sizes = {word: size_of(word, config) for shape in words.values() for word in shape}
+        return {f"{name}.weight": tuple(sizes[word] for word in shape) for name, shape in words.items()}
+
+    @cached_property
+    def _prunable(self) -> re.Pattern:
+        return _pattern(name for group in self.coupled for name in group.names)
+
+    def _parts(self, coupled: Coupled, prefix: str, config: dict) -> list[Part]:
+        parts = []
+        for axis, names in enumerate((coupled.rows, coupled.columns)):
+            for name in names:
+                channels = size_of(self.layer_tensors[f"{coupled.block}.{name}"][axis], config)
+                width = channels // size_of(coupled.unit, config)
+                parts.append(Part(f"{prefix}.{name}", axis, width, coupled.unit))
+        return parts
+
+    def _numbered_tensors(self, config: dict) -> dict[str, Words]:
+        """Return the tensors of one decoder layer, with those of an expert once per expert."""
+        one_each = {name: shape for name, shape in self.layer_tensors.items() if "{expert}" not in name}
+        of_expert = {name: shape for name, shape in self.layer_tensors.items() if "{expert}" in name}
+        experts = range(config["num_local_experts"] if of_expert else 0)
+        return one_each | {name.format(expert=expert): shape for expert in experts for name, shape in of_expert.items()}
+
+    def _check_sizes(self, config: dict, place: Path | str) -> None:
+        stated = [name for name in _OPTIONAL_SIZES if config.get(name) is not None]
+        for name in (*self.sizes, *stated):
+            if type(config.get(name)) is not int or config[name] < 1:
+                what = f"{name} is {config[name]!r}" if name in config else f"it lacks {name}"
+                raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
+
+
+def _pattern(names: Iterable[str]) -> re.Pattern:
+    """Return the pattern of names within any decoder layer."""
+    alternatives = "|".join(re.escape(name).replace(r"\{expert\}", r"\d+") for name in names)
+    return re.compile(rf"model\.layers\.\d+\.(?:{alternatives})")
+
+
+def _natural(name: str) -> list[str | int]:
+    """Return a sort key that puts layers.10 after layers.9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,30 @@
+"""Describe LLaMA (Touvron et al. 2023, arXiv 2302.13971)."""
+
+from sparseft.architectures import decoder, modelzoo
+from sparseft.architectures.architecture import Architecture
+
+# Without a window, Mistral's decoder computes what LLaMA's does without biases, and no prunable layer has a bias.
+_AS_MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None}
+
+
+def smaller_config(config: dict, units: dict[str, int]) -> dict:
+    """Return the keys of config.json that change. The model becomes a Mistral if its heads do not divide hidden_size.
+
+    transformers refuses such a LlamaConfig, even with an explicit head_dim."""
+    changes = decoder.smaller_config(config, units)
+    is_uneven = config["hidden_size"] % changes["num_attention_heads"]
+    return changes | (_AS_MISTRAL if is_uneven else {})
+
+
+LLAMA = Architecture(
+    class_name="LlamaForCausalLM",
+    sizes=decoder.SIZES,
+    ends=decoder.ENDS,
+    layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.MLP,
+    coupled=(decoder.HEADS, decoder.CHANNELS),
+    # A configuration may hold `sliding_window`, for example if it was a Mistral's, but LLaMA's code ignores it.
+    has_window=False,
+    activation_bytes=decoder.activation_bytes,
+    smaller_config=smaller_config,
+    modelzoo_names=modelzoo.NAMES,
+)

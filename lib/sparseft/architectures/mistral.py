@@ -1,0 +1,16 @@
+"""Describe Mistral (Jiang et al. 2023, arXiv 2310.06825): LLaMA's decoder with a sliding window."""
+
+from sparseft.architectures import decoder, modelzoo
+from sparseft.architectures.architecture import Architecture
+
+MISTRAL = Architecture(
+    class_name="MistralForCausalLM",
+    sizes=decoder.SIZES,
+    ends=decoder.ENDS,
+    layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.MLP,
+    coupled=(decoder.HEADS, decoder.CHANNELS),
+    has_window=True,
+    activation_bytes=decoder.activation_bytes,
+    smaller_config=decoder.smaller_config,
+    modelzoo_names=modelzoo.NAMES,
+)

@@ -1,0 +1,37 @@
+"""Describe Mixtral (Jiang et al. 2024, arXiv 2401.04088): Mistral's attention, and experts with a router.
+
+An expert's matrices are w1 (gate), w2 (down) and w3 (up). The router `block_sparse_moe.gate` is never pruned.
+"""
+
+from sparseft.architectures import decoder, modelzoo
+from sparseft.architectures.architecture import Architecture, Coupled, ExpertBlock
+
+EXPERTS = {
+    "block_sparse_moe.gate": ("num_local_experts", "hidden_size"),
+    "block_sparse_moe.experts.{expert}.w1": ("intermediate_size", "hidden_size"),
+    "block_sparse_moe.experts.{expert}.w2": ("hidden_size", "intermediate_size"),
+    "block_sparse_moe.experts.{expert}.w3": ("intermediate_size", "hidden_size"),
+}
+CHANNELS = Coupled("block_sparse_moe.experts.{expert}", "intermediate_size", rows=("w1", "w3"), columns=("w2",))
+
+
+def activation_bytes(config: dict, width: int) -> int:
+    """Return the bytes that one decoder layer keeps per token for its backward under LoRA; `width` bytes per weight.
+
+    Each expert of a token keeps its own copy of the token, and its output before the router's weight."""
+    of_expert = decoder.mlp_activations(config) + 2 * config["hidden_size"]
+    return decoder.layer_bytes(config, width, config["num_experts_per_tok"] * of_expert)
+
+
+MIXTRAL = Architecture(
+    class_name="MixtralForCausalLM",
+    sizes=(*decoder.SIZES, "num_local_experts", "num_experts_per_tok"),
+    ends=decoder.ENDS,
+    layer_tensors=decoder.NORMS | decoder.ATTENTION | EXPERTS,
+    coupled=(decoder.HEADS, CHANNELS),
+    has_window=True,
+    activation_bytes=activation_bytes,
+    smaller_config=decoder.smaller_config,
+    experts=ExpertBlock(on_disk="block_sparse_moe", in_memory="mlp"),
+    modelzoo_names=modelzoo.NAMES,
+)

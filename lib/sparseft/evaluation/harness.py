@@ -1,0 +1,230 @@
+"""Run lm-eval as a library (github.com/EleutherAI/lm-evaluation-harness), on the prompts that training reads.
+
+lm-eval gets the task's functions as they are. Its metrics, filters and standard errors are its own.
+"""
+
+import logging
+import os
+import sys
+from collections import defaultdict
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+
+# These must be set before `datasets` or `transformers` is imported. With them nothing is looked up on the hub, and lm-eval's
+# bootstrap, which takes a second, starts no copies of this process.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("DISABLE_MULTIPROC", "1")
+
+from datasets import Dataset, disable_progress_bars
+from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from sparseft.evaluation.shared_context import log_likelihoods, may_share_contexts
+from sparseft.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
+from sparseft.tasks.extraction import FLEXIBLE_EXTRACT, IGNORED, STRICT_MATCH
+from sparseft.tasks.metrics import ACC, ACC_NORM, F1
+from sparseft.tasks.scoring import BOOTSTRAP
+from sparseft.tasks.task import Row, Task
+
+# How lm-eval aggregates the metrics of a task with choices. It knows no recall and no majority_floor.
+_AGGREGATIONS = {ACC: "mean", ACC_NORM: "mean", F1: "f1"}
+_EXACT_MATCH = {
+    "metric": "exact_match",
+    "aggregation": "mean",
+    "higher_is_better": True,
+    "ignore_case": True,
+    "ignore_punctuation": False,
+    "regexes_to_ignore": IGNORED,
+}
+# The filter that the headline metric of a generated answer takes.
+_STRICT = "strict-match"
+_FILTERS = {
+    _STRICT: {"function": "regex", "regex_pattern": STRICT_MATCH},
+    "flexible-extract": {"function": "regex", "group_select": -1, "regex_pattern": FLEXIBLE_EXTRACT},
+}
+# What lm-eval calls the results of a task without filters.
+_NO_FILTER = "none"
+
+
+@dataclass(frozen=True)
+class RowTokens:
+    """Describe the tokens that lm-eval reads of a row: its prompt, followed by each of its choices."""
+
+    # Tokens of the prompt with its longest choice.
+    length: int
+    # Whether the tokens of the prompt are the first ones of prompt and choice, for every choice.
+    is_divisible: bool
+    # Whether training reads other tokens of the prompt.
+    is_foreign: bool
+    # Whether two choices have the same tokens.
+    has_equal_choices: bool
+
+
+class StrictLM(HFLM):
+    """Run lm-eval's model, and refuse the rows that lm-eval would score wrongly without a word.
+
+    lm-eval would cut a prompt that is longer than the context. It would also score a prompt whose tokens merge with those of the
+    answer, a prompt of which training reads other tokens, and two choices with the same tokens. An error gives the number of
+    the first such row.
+
+    The choices of a row share one forward pass over their prompt if the model is in float32, every choice has at most 16 tokens,
+    and config.json asks for torch's attention and for rotary angles that do not depend on the length. Then each log-likelihood
+    differs by about 1e-5 nats from that of a pass of its own, because sums are rounded in another order. So a prediction can
+    change only if two choices are that close. In all other cases each choice has a pass of its own, in lm-eval's code."""
+
+    # Whether the choices of the last evaluation shared the passes over their prompts.
+    shares_contexts = False
+
+    def loglikelihood(self, requests: list[Instance], *args, **options) -> list[tuple[float, bool]]:
+        """Return the log-likelihood of each choice in nats, and whether greedy decoding gives it.
+
+        Raises InputError with the number of the first row that cannot be scored."""
+        by_row: dict[int, list[Instance]] = defaultdict(list)
+        for request in requests:
+            by_row[request.doc_id].append(request)
+        self._refuse_unscorable(requests[0].task_name, [self._row_tokens(choices) for choices in by_row.values()])
+        return super().loglikelihood(requests, *args, **options)
+
+    def generate_until(self, requests: list[Instance], *args, **options) -> list[str]:
+        """Return the generated text of each prompt. Raises InputError with the number of the first that cannot be answered."""
+        name = requests[0].task_name
+        texts, settings = zip(*(request.args for request in requests), strict=True)
+        rooms = [setting["max_gen_toks"] for setting in settings]
+        prompts = [self.tok_encode(text) for text in texts]
+        what = f"{name}: validation prompts with their worked examples and {max(rooms)} tokens for the answer"
+        refuse_longer(what, [len(prompt) + room for prompt, room in zip(prompts, rooms, strict=True)], self.max_length)
+        # Any answer does here: the question is whether its tokens follow those of the prompt.
+        wholes = [self.tok_encode(f"{text} 1") for text in texts]
+        refuse_indivisible(name, [continues(*pair) for pair in zip(prompts, wholes, strict=True)])
+        return super().generate_until(requests, *args, **options)
+
+    def _loglikelihood_tokens(self, requests, *args, **options) -> list[tuple[float, bool]]:
+        """Return what `loglikelihood` returns, for requests (texts, context, continuation) in token ids."""
+        pairs = [(context, continuation) for _, context, continuation in requests]
+        self.shares_contexts = may_share_contexts(self.model, pairs)
+        if self.shares_contexts:
+            return log_likelihoods(self.model, pairs, self.batch_size)
+        return super()._loglikelihood_tokens(requests, *args, **options)
+
+    def _row_tokens(self, requests: list[Instance]) -> RowTokens:
+        """Describe the tokens of one row, which has one request per choice."""
+        pairs = [self._encode_pair(*request.args) for request in requests]
+        wholes = [self.tok_encode("".join(request.args)) for request in requests]
+        prompt = pairs[0][0]
+        choices = [tuple(choice) for _, choice in pairs]
+        return RowTokens(
+            length=max(map(len, wholes)),
+            is_divisible=all(continues(start, whole) for (start, _), whole in zip(pairs, wholes, strict=True)),
+            # lm-eval leaves out the first token of a text that begins with the letters of this token.
+            is_foreign=prompt != self.tokenizer.encode(requests[0].args[0].rstrip()),
+            has_equal_choices=len(set(choices)) < len(choices),
+        )
+
+    def _refuse_unscorable(self, name: str, rows: list[RowTokens]) -> None:
+        """Raise InputError if lm-eval cannot score one of the rows of a task."""
+        lengths = [row.length for row in rows]
+        refuse_longer(f"{name}: validation prompts with their choices", lengths, self.max_length)
+        refuse_indivisible(name, [row.is_divisible for row in rows])
+        refuse_rows(
+            f"{name}: lm-eval reads other tokens of a prompt than training",
+            [row.is_foreign for row in rows],
+            f"remove {self.tokenizer.bos_token} from the beginning of the text",
+        )
+        refuse_rows(
+            f"{name}: two choices have the same tokens",
+            [row.has_equal_choices for row in rows],
+            "use the tokenizer of the model, or make the choices of an example differ",
+        )
+
+
+def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float], list[dict]]:
+    """Evaluate a model with lm-eval on rows["validation"].
+
+    Return lm-eval's metrics and standard errors by name, and its samples for the headline metric in the order of the rows."""
+    disable_progress_bars()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    # Reading lm-eval's own 14,000 task files would take 8 s.
+    tasks = TaskManager(include_defaults=False)
+    # The bootstrap prints that it runs.
+    with redirect_stdout(sys.stderr):
+        result = simple_evaluate(
+            lm,
+            tasks=[task_definition(task, rows)],
+            task_manager=tasks,
+            log_samples=True,
+            bootstrap_iters=BOOTSTRAP,
+        )
+    headline_filter = _NO_FILTER if task.choices else _STRICT
+    samples = [sample for sample in result["samples"][task.name] if sample["filter"] == headline_filter]
+    samples.sort(key=lambda sample: sample["doc_id"])
+    return _metrics(result["results"][task.name], headline_filter), samples
+
+
+def _metrics(results: dict[str, object], headline_filter: str) -> dict[str, float]:
+    """Return lm-eval's numbers, which it calls `METRIC,FILTER`, by METRIC or METRIC_FILTER for another filter."""
+    metrics = {}
+    for key, value in results.items():
+        name, _, filter_name = key.partition(",")
+        if isinstance(value, int | float) and filter_name:
+            metrics[name if filter_name == headline_filter else f"{name}_{filter_name}"] = float(value)
+    return metrics
+
+
+def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
+    """Return lm-eval's definition of the task over `rows` (docs/task_guide.md in lm-eval's repository)."""
+    definition = {
+        "task": task.name,
+        "custom_dataset": lambda **_: {split: _dataset(task, examples) for split, examples in rows.items()},
+        "training_split": "train",
+        "validation_split": "validation",
+        "fewshot_split": "train",
+        "num_fewshot": task.few_shot,
+        "doc_to_text": task.prompt,
+        "target_delimiter": " ",
+    }
+    return definition | (_choice_definition(task, rows["validation"]) if task.choices else _generation_definition(task))
+
+
+def _choice_definition(task: Task, rows: list[Row]) -> dict:
+    """Return the part of the definition of a task with choices."""
+    metrics = [metric for metric in _AGGREGATIONS if metric in task.metrics]
+    # f1 is that of choice 1, and lm-eval cannot compute it if choice 1 is never right.
+    if F1 in metrics and not any(task.label(row) for row in rows):
+        metrics.remove(F1)
+    return {
+        "output_type": "multiple_choice",
+        "doc_to_choice": task.choices,
+        "doc_to_target": task.label,
+        "metric_list": [
+            {"metric": metric.name, "aggregation": _AGGREGATIONS[metric], "higher_is_better": True}
+            for metric in metrics
+        ],
+    }
+
+
+def _generation_definition(task: Task) -> dict:
+    """Return the part of the definition of a task with generated answers, as in lm-eval's gsm8k.yaml."""
+    return {
+        "output_type": "generate_until",
+        "doc_to_target": task.answer,
+        "generation_kwargs": {
+            "until": ["Question:", "</s>", "<|im_end|>"],
+            "do_sample": False,
+            "max_gen_toks": task.max_new_tokens,
+        },
+        "metric_list": [_EXACT_MATCH],
+        "filter_list": [
+            {"name": name, "filter": [regex, {"function": "take_first"}]} for name, regex in _FILTERS.items()
+        ],
+    }
+
+
+def _dataset(task: Task, rows: list[Row]) -> Dataset:
+    """Return the required fields of rows as a table, whose columns have one type each.
+
+    A label may be a text in one row and a number in another, so all become numbers. Other fields may fit into no table."""
+    fields = [{name: row[name] for name in task.fields} for row in rows]
+    return Dataset.from_list([row | {"label": int(row["label"])} if "label" in row else row for row in fields])

@@ -1,0 +1,13 @@
+"""List the importances. To add one, write its file and put it into the table."""
+
+from sparseft.importances.gradient import GRADIENT
+from sparseft.importances.importance import Evidence, Importance
+from sparseft.importances.magnitude import MAGNITUDE
+from sparseft.importances.ria import RIA
+from sparseft.importances.taylor import TAYLOR
+from sparseft.importances.wanda import WANDA
+
+IMPORTANCES = (MAGNITUDE, GRADIENT, TAYLOR, WANDA, RIA)
+DEFAULT = MAGNITUDE  # of a method whose name has no importance
+
+__all__ = ["DEFAULT", "IMPORTANCES", "Evidence", "Importance"]

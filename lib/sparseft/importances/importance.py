@@ -1,0 +1,48 @@
+"""Describe what an importance is: what it looks at, and how it scores the weights of a layer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+
+class Evidence(Enum):
+    """Name what an importance looks at beside the weights. pruning/calibration.py computes it from a task's examples."""
+
+    NONE = "nothing"
+    GRADIENTS = "mean over the examples of |dL/dW|, fp32 (rows, cols)"
+    INPUT_NORMS = "||X_j||_2 of each input column over all tokens of the examples, fp32 (cols,)"
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Score every prunable weight; the weights with the lowest scores are pruned first.
+
+    `score(weights, evidence, column_sums)` returns non-negative fp32 (rows, cols) for some whole rows of a layer:
+
+    - `weights` is fp32 (rows, cols).
+    - `evidence` is fp32: these rows of GRADIENTS, (rows, cols), or INPUT_NORMS, (cols,).
+    - `column_sums` is sum_i |W_ij| over all rows of the layer, fp32 (cols,), if `uses_column_sums`; else None.
+
+    If `score` is None, the score is |w|, and the selection reads it from the bits of the weights."""
+
+    name: str
+    formula: str
+    source: str
+    evidence: Evidence
+    patterns: tuple[str, ...]  # the names of the patterns that it can rank
+    score: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray] | None = None
+    scope: str = "layer"  # what is ranked together if `masks.scope` is null: layer or row
+    accumulated: str = ""  # what the masks' metadata says about the evidence
+    uses_column_sums: bool = False
+
+    @property
+    def uses_examples(self) -> bool:
+        """Return whether the importance needs the examples of a task."""
+        return self.evidence is not Evidence.NONE
+
+    @property
+    def is_sequential(self) -> bool:
+        """Return whether `masks.sequential` applies: the inputs of a layer depend on the pruned layers before it."""
+        return self.evidence is Evidence.INPUT_NORMS

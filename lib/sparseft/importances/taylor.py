@@ -1,0 +1,21 @@
+"""taylor: how much the loss changes, to first order, if the weight becomes zero."""
+
+import numpy as np
+
+from sparseft.importances.importance import Evidence, Importance
+
+
+def score(weights: np.ndarray, gradients: np.ndarray, column_sums: None) -> np.ndarray:
+    """Return the mean over the examples of |w dL/dw|, which is |w| times the mean of |dL/dw|."""
+    return np.abs(weights) * gradients
+
+
+TAYLOR = Importance(
+    name="taylor",
+    formula="mean |w dL/dw|",
+    source="Molchanov et al. 2019, arXiv 1906.10771",
+    evidence=Evidence.GRADIENTS,
+    patterns=("unstructured", "structured", "semistructured"),
+    score=score,
+    accumulated="mean over examples of |w dL/dw|, L the mean answer loss of one example",
+)

@@ -1,0 +1,87 @@
+"""Describe the metrics that the tasks report.
+
+tasks/scoring.py computes them by lm-eval's rules. The tables, figures and pages of the analysis read their names and words
+from here. Every metric is a fraction from 0 to 1, because the analysis gives a headline metric the interval of a proportion.
+A perplexity is no fraction, and belongs to a text, not to a task (tasks/wikitext2.py).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """Describe one metric: a fraction from 0 to 1."""
+
+    # The key in evaluation.json, and the column of summary.csv.
+    name: str
+    # The key and the column of its standard error.
+    standard_error: str | None
+    # What it measures, in a sentence for the documentation of the tables.
+    meaning: str
+    # When the metric of a task that reports it has no value.
+    empty: str = ""
+    # What figures call it.
+    label: str
+    # What sentences call it; "" if it is no headline.
+    phrase: str = ""
+    # The one answer whose examples it is measured on; None for all examples.
+    answer: str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return its columns in summary.csv, which are its keys in evaluation.json."""
+        return (self.name, self.standard_error) if self.standard_error else (self.name,)
+
+
+ACC = Metric(
+    name="acc",
+    standard_error="acc_stderr",
+    meaning="Share of examples whose likeliest choice is right.",
+    label="accuracy",
+    phrase="accuracy",
+)
+ACC_NORM = Metric(
+    name="acc_norm",
+    standard_error="acc_norm_stderr",
+    meaning="As acc, with the log-likelihood divided by the characters of the choice.",
+    label="length-normalised accuracy",
+    phrase="accuracy",
+)
+F1 = Metric(
+    name="f1",
+    standard_error="f1_stderr",
+    meaning="Harmonic mean of precision and recall of the second answer, which is yes. Its standard error is by bootstrap.",
+    empty="no example has this answer",
+    label="F1",
+)
+MAJORITY_FLOOR = Metric(
+    name="majority_floor",
+    standard_error=None,
+    meaning="acc of a model that always gives the more frequent answer.",
+    label="accuracy of one answer to all questions",
+)
+EXACT_MATCH = Metric(
+    name="exact_match",
+    standard_error="exact_match_stderr",
+    meaning="Share of examples whose number after `####` is right.",
+    label="exact match",
+    phrase="the share of right answers",
+)
+EXACT_MATCH_FLEXIBLE = Metric(
+    name="exact_match_flexible-extract",
+    standard_error="exact_match_stderr_flexible-extract",
+    meaning="Share of examples whose last number in the answer is right.",
+    label="exact match of the last number",
+)
+
+
+def recall(answer: str) -> Metric:
+    """Return the recall of one answer of a task whose rows all have the same answers."""
+    return Metric(
+        name=f"recall_{answer}",
+        standard_error=f"recall_{answer}_stderr",
+        meaning=f"Share of the examples with the answer {answer} that were answered {answer}.",
+        empty=f"no example has the answer {answer}",
+        label=f"recall of {answer}",
+        answer=answer,
+    )

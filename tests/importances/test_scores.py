@@ -1,0 +1,59 @@
+"""Check the scores of importances by hand, and against the expressions of their authors' code."""
+
+import numpy as np
+import pytest
+import torch
+from sparseft.importances import IMPORTANCES, Evidence
+from sparseft.importances.ria import RIA
+from sparseft.importances.wanda import WANDA
+
+WEIGHTS = np.random.default_rng(0).normal(size=(48, 32)).astype(np.float32)
+NORMS = np.random.default_rng(1).uniform(0.1, 3, size=32).astype(np.float32)
+
+
+def test_ria_by_hand():
+    weights = np.array([[3, -1], [1, 1]], np.float32)
+    norms = np.array([4, 9], np.float32)
+    column_sums = np.array([4, 2], np.float32)
+    expected = [[(3 / 4 + 3 / 4) * 2, (1 / 2 + 1 / 4) * 3], [(1 / 4 + 1 / 2) * 2, (1 / 2 + 1 / 2) * 3]]
+    np.testing.assert_allclose(RIA.score(weights, norms, column_sums), expected, rtol=1e-6)
+
+
+def test_ria_scores_as_the_published_code_does():
+    W = torch.from_numpy(WEIGHTS)
+    # Of lib/prune.py, prune_ria; scaler_row is the mean square of the inputs, and a is 0.5.
+    scaler_row = torch.from_numpy(NORMS).square()
+    shares = torch.abs(W) / torch.sum(torch.abs(W), dim=0) + torch.abs(W) / torch.sum(torch.abs(W), dim=1).reshape(
+        -1, 1
+    )
+    expected = shares * (torch.sqrt(scaler_row.reshape((1, -1)))) ** 0.5
+    column_sums = np.abs(WEIGHTS).sum(axis=0)
+    np.testing.assert_allclose(RIA.score(WEIGHTS, NORMS, column_sums), expected.numpy(), rtol=1e-5)
+
+
+def test_a_row_or_column_of_zeros_scores_zero_in_ria():
+    weights = WEIGHTS.copy()
+    weights[3] = 0
+    weights[:, 5] = 0
+    scores = RIA.score(weights, NORMS, np.abs(weights).sum(axis=0))
+    assert not scores[3].any()
+    assert not scores[:, 5].any()
+    assert np.isfinite(scores).all()
+
+
+def test_wanda_is_the_product_of_magnitude_and_norm():
+    np.testing.assert_array_equal(WANDA.score(WEIGHTS, NORMS, None), np.abs(WEIGHTS) * NORMS)
+
+
+@pytest.mark.parametrize("importance", IMPORTANCES, ids=lambda importance: importance.name)
+def test_scores_are_finite_and_not_negative_and_keep_their_shape(importance):
+    if importance.evidence is Evidence.NONE:
+        assert importance.score is None  # the bits of the weights
+        return
+    evidence = np.abs(WEIGHTS) if importance.evidence is Evidence.GRADIENTS else NORMS
+    scores = importance.score(WEIGHTS, evidence, np.abs(WEIGHTS).sum(axis=0))
+    assert scores.shape == WEIGHTS.shape
+    assert scores.dtype == np.float32
+    assert (scores >= 0).all()
+    assert np.isfinite(scores).all()
+    assert importance.accumulated

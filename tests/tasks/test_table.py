@@ -1,0 +1,105 @@
+"""The table of the tasks, and what a new task needs: its file, and its name in the table."""
+
+import json
+from pathlib import Path
+
+import lm_eval
+import torch
+from lm_eval.tasks._yaml_loader import load_yaml
+from lm_eval.utils import apply_template
+from sparseft.analysis.records import Evaluation
+from sparseft.evaluation.evaluate import evaluate
+from sparseft.language_model.model import load_model
+from sparseft.tasks import BY_NAME, METRICS, RECALLS, TASKS
+from sparseft.tasks.metrics import ACC, ACC_NORM
+from sparseft.tasks.task import Lengths, Row, Task
+from tiny_models import save_tiny
+
+# The columns of summary.csv, in their order. Programs that read tables by position rely on it.
+COLUMNS = """acc acc_stderr acc_norm acc_norm_stderr f1 f1_stderr recall_no recall_no_stderr recall_yes recall_yes_stderr
+    majority_floor exact_match exact_match_stderr exact_match_flexible-extract exact_match_stderr_flexible-extract""".split()
+
+
+def test_names_are_unique():
+    assert list(BY_NAME) == [task.name for task in TASKS]
+
+
+def test_every_metric_has_its_columns_once_in_a_fixed_order():
+    assert [column for metric in METRICS for column in metric.columns] == COLUMNS
+    assert RECALLS == {"no": "recall_no", "yes": "recall_yes"}
+
+
+def test_the_headline_is_reported_with_its_standard_error_and_has_words_for_pages():
+    for task in TASKS:
+        assert task.headline in task.metrics
+        assert task.headline.standard_error and task.headline.label and task.headline.phrase
+
+
+def test_rows_have_one_source():
+    for task in TASKS:
+        assert (task.hub is None) == (task.generate is not None)
+        assert (task.lengths.rows == (0, 0)) == (task.generate is not None)
+
+
+def test_choices_have_labels_and_generated_answers_have_a_limit():
+    for task in TASKS:
+        assert (task.choices is None) == (task.label is None) == (task.max_new_tokens > 0)
+        assert (task.choices is None) == (task.lengths.choices == 0)
+
+
+# What tasks/arc_easy.py would hold.
+def prompt(row: Row) -> str:
+    """Return the question."""
+    return f"Question: {row['question']}\nAnswer:"
+
+
+def choices(row: Row) -> list[str]:
+    """Return the answers."""
+    return row["choices"]["text"]
+
+
+def label(row: Row) -> int:
+    """Return the index of the right answer."""
+    return row["choices"]["label"].index(row["answerKey"])
+
+
+ARC_EASY = Task(
+    name="arc_easy",
+    fields={"question": str, "choices": dict, "answerKey": str},
+    prompt=prompt,
+    answer=lambda row: choices(row)[label(row)],
+    choices=choices,
+    label=label,
+    headline=ACC_NORM,
+    metrics=(ACC, ACC_NORM),
+    lengths=Lengths(rows=(2251, 570), bytes=350, mean=40, long=100, answer=5, choices=4),
+    hub="allenai/ai2_arc/ARC-Easy@COMMIT",
+)
+
+
+def arc_row(number: int, answers: list[str]) -> Row:
+    keys = [str(place) for place in range(1, len(answers) + 1)]
+    return {
+        "question": f"Which of {number} stones is the hardest?",
+        "choices": {"text": answers, "label": keys},
+        "answerKey": keys[number % len(keys)],
+    }
+
+
+def test_a_new_task_is_evaluated_and_read_without_any_other_change(tmp_path):
+    model = load_model(save_tiny("llama", tmp_path, torch.float32), torch.device("cpu"))
+    rows = {
+        "train": [arc_row(number, ["chalk", "diamond"]) for number in range(2)],
+        "validation": [
+            arc_row(number, ["chalk", "a diamond", "coal", "slate"][: 3 + number % 2]) for number in range(4, 8)
+        ],
+    }
+    definition = load_yaml(Path(lm_eval.__file__).parent / "tasks/arc/arc_easy.yaml")
+    for row in rows["validation"]:
+        assert ARC_EASY.prompt(row) == apply_template(definition["doc_to_text"], row)
+    record = evaluate(*model, ARC_EASY, rows, batch_size=2)
+    assert record["metrics"].keys() == {"acc", "acc_stderr", "acc_norm", "acc_norm_stderr"}
+    assert (record["metric"], record["value"]) == ("acc_norm", record["metrics"]["acc_norm"])
+    assert record["chance"] == (1 / 3 + 1 / 4) / 2
+    inputs = {"model": {"model.safetensors": "f"}, "data": "f", "train": "f"}
+    Evaluation.model_validate_json(json.dumps(record | {"inputs": inputs, "seconds": 1.0}))
