@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number changes the last bits")
     parser.add_argument("--wikitext2", type=Path, help="text of the perplexity, as prepare_wikitext2.py writes it")
     add_flags(parser, Perplexity, ["context"])
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="the record, evaluation.json")
     return parser.parse_args()
 
 
