@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing on one thread, the machine, and a table on screen and as Markdown."""
+"""Share what all benchmarks need: interleaved timing on one thread, and a report with the machine and a table."""
 
 import platform
 import statistics
@@ -12,13 +12,13 @@ import torch
 from sparseft.language_model.hardware import device_name
 
 RESULTS = Path(__file__).parent / "results"
-
-
+# Milliseconds that a case takes per turn, or more if one call takes longer.
+TURN = 200
 CPU = torch.device("cpu")
 
 
 def clock(device: torch.device) -> float:
-    """Seconds: CPU time of the process, or the time of day when the GPU has done what it was given."""
+    """Return a time in seconds: the CPU time of the process, or the time at which the GPU has finished its work."""
     if device.type == "cpu":
         return time.process_time()
     torch.cuda.synchronize(device)
@@ -26,29 +26,35 @@ def clock(device: torch.device) -> float:
 
 
 def interleaved(cases: dict[str, Callable[[], object]], repeats: int, device: torch.device = CPU) -> dict[str, float]:
-    """Median milliseconds of one call of each case: of CPU time, or of the GPU's.
+    """Return the median time of one call of each case, in milliseconds of the CPU or of the GPU.
 
-    One turn is every case, one after the other, so that what disturbs the machine disturbs them alike; a case shorter
-    than 200 ms is called several times a turn, or the caches that the case before it left would be measured. The first
-    turn is the warm-up."""
-    calls, times = dict.fromkeys(cases, 1), {name: [] for name in cases}
+    A turn calls every case, one after the other, so that other work on the machine disturbs all of them equally. A short case
+    is called several times per turn, for at least TURN milliseconds. Otherwise the first call would dominate, which finds the
+    caches as the case before it left them. The first turn is the warm-up."""
+    calls = dict.fromkeys(cases, 1)
+    times: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(repeats + 1):
         for name, case in cases.items():
-            begin = clock(device)
-            for _ in range(calls[name]):
-                case()
-            spent = 1000 * (clock(device) - begin) / calls[name]
+            milliseconds = time_of(case, calls[name], device)
             if turn == 0:
-                calls[name] = max(1, round(200 / max(spent, 0.01)))
+                calls[name] = max(1, round(TURN / max(milliseconds, 0.01)))
             else:
-                times[name].append(spent)
+                times[name].append(milliseconds)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def time_of(case: Callable[[], object], calls: int, device: torch.device) -> float:
+    """Return the milliseconds of one call, as the mean over several calls."""
+    begin = clock(device)
+    for _ in range(calls):
+        case()
+    return 1000 * (clock(device) - begin) / calls
 
 
 def report(
     name: str, title: str, conditions: list[str], header: list[str], rows: list[list[str]], device: torch.device = CPU
 ) -> None:
-    """Print machine, sizes and versions above the table, and write the same to benchmarks/results/{name}.md."""
+    """Print the machine, the versions and the conditions above a table, and write the same to benchmarks/results/{name}.md."""
     machine = f"{device_name(device)}, {date.today()}"
     packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "numpy", "peft", "sparseft"))
     above = [machine, f"python {platform.python_version()}, {packages}", *conditions]

@@ -1,8 +1,9 @@
-"""What a structured mask pays: the compact model beside the masked and the dense one, in reading, writing and training.
+"""Time what a structured mask saves: the compact model beside the masked and the dense one.
 
     python benchmarks/compact.py models/smollm2
 
-Takes about two minutes for SmolLM2-135M; prints the table and writes benchmarks/results/compact.md.
+Prefill, generation and a LoRA step are timed. This takes about two minutes for SmolLM2-135M. The table is printed and written
+to benchmarks/results/compact.md.
 """
 
 import argparse
@@ -31,16 +32,25 @@ from sparseft.study.config import Training
 from sparseft.study.grid import MASK_NAME
 from torch import Tensor, nn
 
-PERCENTS, BATCH, TOKENS, ANSWER, PROMPT, NEW, REPEATS = (30, 50), 4, 128, 8, 16, 32, 5
+PERCENTS = (30, 50)
+BATCH = 4
+TOKENS = 128
+ANSWER = 8  # tokens at the end of an example that a LoRA step trains
+PROMPT = 16  # tokens before the generation
+NEW = 32  # tokens that are generated
+REPEATS = 5
 SETTINGS = Training(lora_r=8, lora_alpha=16.0)
 SCRIPT = Path(__file__).parents[1] / "workflow/scripts/compute_masks.py"
-BOUND = 1e-3  # in fp32: sums in another order, through all layers
+# Relative distance of the logits in fp32. Compact and masked sum in different orders in every layer.
+BOUND = 1e-3
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint to measure; `masks` where it is trained as sparse_to_sparse, which trains what compact trains."""
+    """Hold a checkpoint to measure.
+
+    With `masks` it is trained in mode sparse_to_sparse, which trains the same function as the compact model."""
 
     folder: Path
     sizes: dict
@@ -48,30 +58,33 @@ class Subject:
 
 
 def subjects(dense: Path, work: Path) -> tuple[dict[str, Subject], list[str]]:
-    """(dense, and masked and compact a sparsity, by name; a line a sparsity on what it reached)."""
-    found, notes = {}, []
+    """Return the checkpoints by name, and a note per sparsity.
+
+    The checkpoints are the dense one, and a masked and a compact one per sparsity."""
+    by_name, notes = {}, []
     for percent, path in compute_masks(dense, work).items():
-        mask, masked, small = read_mask(path), work / f"masked{percent}", work / f"compact{percent}"
+        mask = read_mask(path)
+        masked = work / f"masked{percent}"
+        small = work / f"compact{percent}"
         merge(Checkpoint(dense), mask, sha256(path), None, masked)
         record = compact(Checkpoint(masked), path, small)
-        found.setdefault("dense", Subject(dense, record["before"]))
-        kept = partial(kept_of, mask)
-        found[f"masked {percent} %"] = Subject(masked, record["before"], kept)
-        found[f"compact {percent} %"] = Subject(small, record["after"])
-        left = ", ".join(f"{key} {value}" for key, value in record["after"]["config"].items())
+        by_name.setdefault("dense", Subject(dense, record["before"]))
+        by_name[f"masked {percent} %"] = Subject(masked, record["before"], partial(kept_of, mask))
+        by_name[f"compact {percent} %"] = Subject(small, record["after"])
+        sizes = ", ".join(f"{key} {value}" for key, value in record["after"]["config"].items())
         notes.append(
-            f"{percent} % asked, {100 * mask.meta['reached']:.1f} % of the prunable weights pruned; left: {left}"
+            f"{percent} % asked, {100 * mask.meta['reached']:.1f} % of the prunable weights pruned; left: {sizes}"
         )
-    return found, notes
+    return by_name, notes
 
 
 def kept_of(mask: Mask, layer: str) -> Tensor:
-    """A layer's mask, bool (out, in)."""
+    """Return the mask of a layer, bool (out, in)."""
     return torch.from_numpy(mask.kept(layer))
 
 
 def compute_masks(model: Path, folder: Path) -> dict[int, Path]:
-    """The structured masks, by percent."""
+    """Compute the structured masks, and return their paths by percent."""
     sparsities = [str(percent / 100) for percent in PERCENTS]
     flags = ["--model_path", model, "--output_dir", folder, "--method", "structured", "--sparsity", *sparsities]
     subprocess.run([sys.executable, SCRIPT, *flags], check=True)
@@ -79,26 +92,27 @@ def compute_masks(model: Path, folder: Path) -> dict[int, Path]:
 
 
 def prefills(model: nn.Module, ids: Tensor) -> Callable[[], Tensor]:
-    """The next token's logits (BATCH, 1, V)."""
+    """Return a function that computes the logits of the next token, (BATCH, 1, V)."""
     return torch.no_grad()(lambda: model(input_ids=ids, logits_to_keep=1).logits)
 
 
 def generations(model: nn.Module, ids: Tensor) -> Callable[[], Tensor]:
-    """NEW tokens after one row's first PROMPT."""
+    """Return a function that generates NEW tokens after the first PROMPT tokens of one row."""
     row = ids[:1, :PROMPT]
     options = {"attention_mask": torch.ones_like(row), "min_new_tokens": NEW, "max_new_tokens": NEW}
     return lambda: model.generate(row, do_sample=False, **options)
 
 
 def training(subject: Subject, ids: Tensor) -> Callable[[], None]:
-    """One optimiser step of this project's LoRA on every prunable layer."""
+    """Return a function that makes one optimiser step of this project's LoRA on every prunable layer."""
     model, _ = load_model(subject.folder, CPU)
     unfuse_experts(model)
     checkpoint = Checkpoint(subject.folder)
     shapes = prunable_shapes(checkpoint)
     masks = subject.masks or (lambda layer: torch.ones(shapes[layer], dtype=torch.bool))
     paths = {layer: memory_path(checkpoint.architecture, layer) for layer in shapes}
-    layers = attach(model, masks, paths, "sparse_to_sparse", SETTINGS)  # without a pruned weight: plain LoRA
+    # Without a pruned weight this is plain LoRA.
+    layers = attach(model, masks, paths, "sparse_to_sparse", SETTINGS)
     optimizer = torch.optim.AdamW([p for layer in layers.values() for p in (layer.lora_A, layer.lora_B)], lr=1e-4)
     batch = collate([Example(row, TOKENS - ANSWER) for row in ids.tolist()])
 
@@ -110,24 +124,38 @@ def training(subject: Subject, ids: Tensor) -> Callable[[], None]:
     return step
 
 
-def check_logits(found: dict[str, Subject], ids: Tensor, percent: int) -> str:
-    """In fp32 compact and masked are one function; in the model's dtype, how far rounding carries each of them."""
-    models = [load_model(found[f"{kind} {percent} %"].folder, CPU)[0] for kind in ("compact", "masked")]
+def check_logits(by_name: dict[str, Subject], ids: Tensor, percent: int) -> str:
+    """Stop if compact and masked are not the same function in fp32. Return how far apart they are.
+
+    The note also says how far rounding moves them apart in the dtype of the model."""
+    models = [load_model(by_name[f"{kind} {percent} %"].folder, CPU)[0] for kind in ("compact", "masked")]
     compact16, masked16 = (prefills(model, ids)() for model in models)
     compact32, masked32 = (prefills(model.float(), ids)() for model in models)
     exact = distance(compact32, masked32)
     if not exact < BOUND:
         raise SystemExit(f"the compact model's logits are not the masked one's: {exact:.1e} apart in fp32")
-    return (f"{percent} %: the logits of compact and masked are {exact:.1e} apart in fp32, in the model's dtype"
-            f" {distance(compact16, masked16):.2f}, and there masked is {distance(masked16, masked32):.2f} from its fp32")  # fmt: skip
+    return (
+        f"{percent} %: the logits of compact and masked are {exact:.1e} apart in fp32, in the model's dtype"
+        f" {distance(compact16, masked16):.2f}, and there masked is {distance(masked16, masked32):.2f} from its fp32"
+    )
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
-    """|ours - theirs| / |theirs|, Euclidean."""
+    """Return the relative Euclidean distance |ours - theirs| / |theirs|."""
     return ((ours.float() - theirs.float()).norm() / theirs.float().norm()).item()
 
 
+def measure(by_name: dict[str, Subject], ids: Tensor) -> list[dict[str, float]]:
+    """Return the milliseconds of a prefill, of a generation and of a LoRA step, each by the name of the checkpoint."""
+    models = {name: load_model(subject.folder, CPU)[0] for name, subject in by_name.items()}
+    prefill = {name: prefills(model, ids) for name, model in models.items()}
+    generate = {name: generations(model, ids) for name, model in models.items()}
+    steps = {name: training(subject, ids) for name, subject in by_name.items()}
+    return [interleaved(cases, REPEATS) for cases in (prefill, generate, steps)]
+
+
 def main() -> None:
+    """Measure every checkpoint, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model_path", type=Path, help="a prepared model folder")
     dense = parser.parse_args().model_path
@@ -136,18 +164,13 @@ def main() -> None:
     config = Checkpoint(dense).config
     ids = torch.randint(config["vocab_size"], (BATCH, TOKENS))
     with tempfile.TemporaryDirectory() as work:
-        found, notes = subjects(dense, Path(work))
-        notes += [check_logits(found, ids, percent) for percent in PERCENTS]
-        models = {name: load_model(subject.folder, CPU)[0] for name, subject in found.items()}
-        prefill, generate = (
-            {name: kind(model, ids) for name, model in models.items()} for kind in (prefills, generations)
-        )
-        steps = {name: training(subject, ids) for name, subject in found.items()}
-        times = [interleaved(cases, REPEATS) for cases in (prefill, generate, steps)]
+        by_name, notes = subjects(dense, Path(work))
+        notes += [check_logits(by_name, ids, percent) for percent in PERCENTS]
+        times = measure(by_name, ids)
     rows = [
         [name, f"{subject.sizes['bytes'] / 1e6:.1f}", f"{subject.sizes['parameters'] / 1e6:.1f}"]
         + [text for ms in times for text in (f"{ms[name]:.0f}", f"{ms[name] / ms['dense']:.2f}")]
-        for name, subject in found.items()
+        for name, subject in by_name.items()
     ]
     conditions = [
         f"{dense.name}, {config.get('dtype')}, random tokens; masks of method structured",

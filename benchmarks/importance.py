@@ -1,10 +1,10 @@
-"""Importances side by side, without fine-tuning: accuracy, and token perplexity on WikiText-2.
+"""Compare the importances without fine-tuning: accuracy, loss, and token perplexity on WikiText-2.
 
     python benchmarks/importance.py models/smollm2 --hellaswag DIR --wikitext DIR
 
-DIR: train.jsonl and validation.jsonl of HellaSwag in its original fields; of WikiText-2 (a row a page, field `text`).
-gradient, taylor and wanda look at 128 training examples of the task beside them. About 24 minutes on 2 cores; writes
-benchmarks/results/importance.md.
+Each DIR has train.jsonl and validation.jsonl: of HellaSwag in its original fields, and of WikiText-2 with a row per page in the
+field `text`. gradient, taylor and wanda look at 128 training examples of the task in the same row. This takes about 24 minutes
+on 2 cores. The table is written to benchmarks/results/importance.md.
 """
 
 import argparse
@@ -30,11 +30,13 @@ from sparseft.tasks.source import load_rows, load_text
 
 METHODS = ["unstructured", "unstructured_wanda", "unstructured_taylor", "unstructured_gradient", "random"]
 PERCENTS = [30, 50, 70]
-CONTEXT, WINDOWS = 1024, 16
+# Tokens per window of the perplexity, and the number of windows.
+CONTEXT = 1024
+WINDOWS = 16
 
 
 def figures(model: Checkpoint, folder: Path, name: str, rows: dict, text: str) -> list[list[str]]:
-    """The table's rows of one task."""
+    """Return the rows of one task in the table. Files are written into `folder`."""
     data = folder / "train.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows["train"]))
     score = measure(model, rows, name, text)
@@ -54,19 +56,20 @@ def figures(model: Checkpoint, folder: Path, name: str, rows: dict, text: str) -
 
 
 def measure(model: Checkpoint, rows: dict, name: str, text: str) -> list[str]:
-    """Accuracy with its standard error, loss of the answers, perplexity."""
+    """Return the accuracy with its standard error, the loss of the answers, and the perplexity, as text."""
     loaded = load_model(model.folder, torch.device("cpu"))
-    found = evaluate(*loaded, get_task(name), rows, batch_size=32)
+    record = evaluate(*loaded, get_task(name), rows, batch_size=32)
     perplexity = token_perplexity(*loaded, text, CONTEXT, WINDOWS)
-    accuracy = f"{found['value']:.3f} ± {found['standard_error']:.3f}"
-    return [accuracy, f"{found['eval_loss']:.3f}", f"{perplexity:.1f}"]
+    accuracy = f"{record['value']:.3f} ± {record['standard_error']:.3f}"
+    return [accuracy, f"{record['eval_loss']:.3f}", f"{perplexity:.1f}"]
 
 
 def main() -> None:
+    """Measure, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model_path", type=Path)
-    parser.add_argument("--hellaswag", type=Path, required=True)
-    parser.add_argument("--wikitext", type=Path, required=True)
+    parser.add_argument("model_path", type=Path, help="a prepared model folder")
+    parser.add_argument("--hellaswag", type=Path, required=True, help="folder of HellaSwag")
+    parser.add_argument("--wikitext", type=Path, required=True, help="folder of WikiText-2")
     args = parser.parse_args()
     text = load_text(args.wikitext / "validation.jsonl")
     table = []

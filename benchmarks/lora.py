@@ -1,8 +1,9 @@
-"""One step of a LoRA layer on a pruned weight, forward and backward: this project beside PEFT and plain autograd.
+"""Time one forward and backward pass of a LoRA layer on a pruned weight: this project beside PEFT and plain autograd.
 
     python benchmarks/lora.py [--device cuda]
 
-Takes about three minutes; prints the table and writes benchmarks/results/lora.md. The whole model: lora_model.py.
+This takes about three minutes. The table is printed and written to benchmarks/results/lora.md. lora_model.py measures a whole
+model.
 """
 
 import argparse
@@ -17,40 +18,53 @@ from sparseft.study.config import Training
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SHAPES, TOKENS = ((2048, 2048), (1536, 576)), (256, 1024)  # (out, in); the second is gate_proj of SmolLM2-135M
-SETTINGS, REPEATS = Training(lora_r=16, lora_alpha=32.0), 9
+# (out, in). The second is gate_proj of SmolLM2-135M.
+SHAPES = ((2048, 2048), (1536, 576))
+TOKENS = (256, 1024)
+REPEATS = 9
+SETTINGS = Training(lora_r=16, lora_alpha=32.0)
 STRAIGHT = SETTINGS.model_copy(update={"gradient": "straight_through"})
-PEFT, FLOOR, CACHED = "PEFT: lora.Linear, dense", "three products of this size alone", "sparseft: masked, W' kept"
+PEFT = "PEFT: lora.Linear, dense"
+DENSE = "sparseft: dense"
+NAIVE = "autograd: masked, as written"
+MASKED = "sparseft: masked"
+CACHED = "sparseft: masked, W' kept"
+FLOOR = "three products of this size alone"
 
 
 class NaiveMaskedLoRA(nn.Module):
-    """y = x ((W + s B A) * M)^T, as it is written, over a LoRA layer's tensors; autograd keeps what it likes."""
+    """Compute y = x ((W + s B A) * M)^T literally, with the tensors of a LoRA layer. Autograd decides what it keeps."""
 
     def __init__(self, layer: LoRALinear, kept: Tensor) -> None:
         super().__init__()
-        self.weight, self.lora_A, self.lora_B, self.scale = layer.weight, layer.lora_A, layer.lora_B, layer.scale
+        self.weight = layer.weight
+        self.lora_A = layer.lora_A
+        self.lora_B = layer.lora_B
+        self.scale = layer.scale
         self.register_buffer("kept", kept)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, (self.weight + (self.scale * self.lora_B @ self.lora_A).to(x.dtype)) * self.kept)
+        """Return the outputs for inputs (..., in)."""
+        update = (self.scale * self.lora_B @ self.lora_A).to(x.dtype)
+        return F.linear(x, (self.weight + update) * self.kept)
 
 
 def peft_layer(weight: Tensor) -> nn.Module:
-    """PEFT's layer over `weight`, with fp32 adapters, as get_peft_model makes it."""
+    """Return PEFT's layer for `weight`, with fp32 adapters, as get_peft_model makes it."""
     linear = linear_of(weight)
     config = LoraConfig(r=SETTINGS.lora_r, lora_alpha=SETTINGS.lora_alpha, target_modules=["0"])
     return get_peft_model(nn.Sequential(linear), config).base_model.model[0]
 
 
 def linear_of(weight: Tensor) -> nn.Linear:
-    """A linear over a copy of `weight`."""
+    """Return a linear layer with a copy of `weight`."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype, device=weight.device)
     linear.weight = nn.Parameter(weight.clone(), requires_grad=False)
     return linear
 
 
 def layers(weight: Tensor, kept: Tensor) -> dict[str, nn.Module]:
-    """The layers to compare on one weight. The structured one has a mask of its own: half of the rows."""
+    """Return the layers to compare on one weight. The structured layer has another mask, which keeps half of the rows."""
     rows = kept[:, :1].expand_as(kept)
 
     def ours(kind: type[LoRALinear], mask: Tensor, settings: Training = SETTINGS) -> LoRALinear:
@@ -58,19 +72,19 @@ def layers(weight: Tensor, kept: Tensor) -> dict[str, nn.Module]:
 
     return {
         PEFT: peft_layer(weight * kept),
-        "sparseft: dense": ours(LoRALinear, kept),
+        DENSE: ours(LoRALinear, kept),
         "sparseft: structured": ours(StructuredLoRALinear, rows),
-        "autograd: masked, as written": NaiveMaskedLoRA(ours(LoRALinear, kept), kept),
-        "sparseft: masked": ours(MaskedLoRALinear, kept),
+        NAIVE: NaiveMaskedLoRA(ours(LoRALinear, kept), kept),
+        MASKED: ours(MaskedLoRALinear, kept),
         CACHED: ours(MaskedLoRALinear, kept),
         "sparseft: masked, straight-through": ours(MaskedLoRALinear, kept, STRAIGHT),
     }
 
 
 def step(layer: nn.Module, x: Tensor, dy: Tensor, cached: bool = False) -> Callable[[], None]:
-    """Forward and backward, the input's gradient among the results, as inside a network.
+    """Return a function that runs the forward and the backward pass, with the gradient of the input, as inside a network.
 
-    `cached`: W' was built before, as in the later micro-batches of an optimiser step."""
+    With `cached`, W' already exists, as in the later micro-batches of an optimiser step."""
 
     def run() -> None:
         layer.zero_grad()
@@ -83,7 +97,7 @@ def step(layer: nn.Module, x: Tensor, dy: Tensor, cached: bool = False) -> Calla
 
 
 def saved_bytes(layer: nn.Module, x: Tensor) -> int:
-    """Bytes that a forward keeps for its backward beyond the layer's own tensors and its input."""
+    """Return how many bytes a forward pass keeps for the backward pass, without the layer's own tensors and its input."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (x, *layer.parameters(), *layer.buffers())}
     kept = {}
     with torch.autograd.graph.saved_tensors_hooks(
@@ -93,51 +107,49 @@ def saved_bytes(layer: nn.Module, x: Tensor) -> int:
     return sum(tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in own)
 
 
-def check_gradients(found: dict[str, nn.Module], x: Tensor, dy: Tensor) -> None:
-    """The exact masked layers agree with autograd, the dense one with PEFT, for the same A and B."""
-    r, bound = SETTINGS.lora_r, 2e-2 if x.dtype == torch.bfloat16 else 1e-4
-    A, B = (
-        torch.randn(r, x.shape[1], device=x.device) / x.shape[1] ** 0.5,
-        torch.randn(dy.shape[1], r, device=x.device) / 10,
-    )
+def check_gradients(by_name: dict[str, nn.Module], x: Tensor, dy: Tensor) -> None:
+    """Stop if, for the same A and B, the masked layers disagree with autograd, or the dense one with PEFT."""
+    bound = 2e-2 if x.dtype == torch.bfloat16 else 1e-4
+    A = torch.randn(SETTINGS.lora_r, x.shape[1], device=x.device) / x.shape[1] ** 0.5
+    B = torch.randn(dy.shape[1], SETTINGS.lora_r, device=x.device) / 10
     gradients = {}
-    for name, layer in found.items():
-        for key, value in layer.named_parameters():
-            value.data.copy_(A if "lora_A" in key else B if "lora_B" in key else value.data)
+    for name, layer in by_name.items():
+        factors = [value for key, value in layer.named_parameters() if "lora_" in key]
+        for value, new in zip(factors, (A, B), strict=True):
+            value.data.copy_(new)
         step(layer, x, dy, name == CACHED)()
-        lora = {key[:6]: value.grad.float() for key, value in layer.named_parameters() if "lora_" in key}
-        gradients[name] = [*lora.values(), x.grad.float()]
-    naive, masked = "autograd: masked, as written", "sparseft: masked"
-    for one, other in ((PEFT, "sparseft: dense"), (naive, masked), (naive, CACHED)):
+        gradients[name] = [value.grad.float() for value in (*factors, x)]
+    for one, other in ((PEFT, DENSE), (NAIVE, MASKED), (NAIVE, CACHED)):
         for ours, theirs in zip(gradients[one], gradients[other], strict=True):
             if not (ours - theirs).norm() < bound * theirs.norm():
                 raise SystemExit(f"{one} and {other} have different gradients")
 
 
 def measure(shape: tuple[int, int], tokens: int, dtype: torch.dtype, device: torch.device) -> list[list[str]]:
-    """The rows of one size."""
+    """Return the rows of one size in the table."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(shape, generator=generator).mul_(0.05).to(device, dtype)
     kept = (torch.rand(shape, generator=generator) < 0.5).to(device)
     x = torch.randn(tokens, shape[1]).to(device, dtype).requires_grad_()
     dy = torch.randn(tokens, shape[0]).to(device, dtype)
-    found = layers(weight, kept)
-    check_gradients(found, x, dy)
-    cases = {name: step(layer, x, dy, name == CACHED) for name, layer in found.items()}
+    by_name = layers(weight, kept)
+    check_gradients(by_name, x, dy)
+    cases = {name: step(layer, x, dy, name == CACHED) for name, layer in by_name.items()}
     plain = x.detach()
     cases[FLOOR] = lambda: (plain @ weight.T, dy @ weight, dy.T @ plain)
     times = interleaved(cases, REPEATS, device)
     size = f"{shape[0]} x {shape[1]}, {tokens}, {str(dtype).removeprefix('torch.')}"
-    return [
-        [size, name, f"{ms:.2f}", f"{ms / times[PEFT]:.2f}", f"{ms / times[FLOOR]:.2f}",
-         f"{saved_bytes(found[name], x) / 1e6:.2f}" if name in found else ""]
-        for name, ms in times.items()
-    ]  # fmt: skip
+    rows = []
+    for name, ms in times.items():
+        saved = f"{saved_bytes(by_name[name], x) / 1e6:.2f}" if name in by_name else ""
+        rows.append([size, name, f"{ms:.2f}", f"{ms / times[PEFT]:.2f}", f"{ms / times[FLOOR]:.2f}", saved])
+    return rows
 
 
 def main() -> None:
+    """Measure, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
     device = parser.parse_args().device
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -1,9 +1,9 @@
-"""One optimiser step of LoRA on a whole pruned model, in time and in memory: this project beside PEFT and plain autograd.
+"""Measure time and memory of a LoRA step on a whole pruned model: this project beside PEFT and plain autograd.
 
     python benchmarks/lora_model.py models/smollm2 [--device cuda]
 
-Takes about five minutes for SmolLM2-135M; prints the table and writes benchmarks/results/lora_model.md. Steps are timed in
-turns in one process; the peak memory is that of a process of its own for every case.
+This takes about five minutes for SmolLM2-135M. The table is printed and written to benchmarks/results/lora_model.md. All cases
+are timed in turns in one process. The peak memory of each case is measured in a process of its own.
 """
 
 import argparse
@@ -28,18 +28,24 @@ from sparseft.study.config import Training
 from sparseft.study.grid import PROJECTIONS
 from torch import Tensor, nn
 
-BATCH, TOKENS, REPEATS, SPARSITIES = 4, 128, 5, (50, 90)
+BATCH = 4
+TOKENS = 128
+REPEATS = 5
+SPARSITIES = (50, 90)
 SETTINGS = Training(lora_r=16, lora_alpha=32.0)
 STRAIGHT = SETTINGS.model_copy(update={"gradient": "straight_through"})
-PEFT, DENSE, NAIVE = "PEFT, dense", "sparseft: sparse_to_dense", "autograd: masked, as written"
+PEFT = "PEFT, dense"
+DENSE = "sparseft: sparse_to_dense"
+NAIVE = "autograd: masked, as written"
 MASKED = [f"sparseft: sparse_to_sparse, {percent} % pruned" for percent in SPARSITIES]
-STRUCTURED, BIASED = "sparseft: sparse_to_sparse, structured 50 %", "sparseft: sparse_to_sparse, straight-through"
+STRUCTURED = "sparseft: sparse_to_sparse, structured 50 %"
+BIASED = "sparseft: sparse_to_sparse, straight-through"
 CASES = (PEFT, DENSE, STRUCTURED, NAIVE, *MASKED, BIASED)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def masks(case: str, shape: tuple[int, int]) -> Tensor:
-    """A random mask, bool (out, in): of rows for `structured`, else of weights."""
+    """Return a random mask, bool (out, in), which keeps whole rows in the structured case."""
     if case == STRUCTURED:
         return (torch.rand(shape[0], 1) < 0.5).expand(shape)
     percent = SPARSITIES[1] if case == MASKED[1] else SPARSITIES[0]
@@ -47,7 +53,7 @@ def masks(case: str, shape: tuple[int, int]) -> Tensor:
 
 
 def model_of(case: str, folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """The model with the adapters of a case; its weights are pruned but for PEFT's, which costs the same."""
+    """Return the model with the adapters of a case. PEFT's weights are not pruned, which costs the same."""
     model = load_model(folder, torch.device("cpu"))[0].to(device, dtype)
     if case == PEFT:
         targets = [name for name in PROJECTIONS if name.endswith("proj")]
@@ -65,15 +71,20 @@ def model_of(case: str, folder: Path, dtype: torch.dtype, device: torch.device) 
 
 
 def stepper(case: str, model: nn.Module, device: torch.device) -> Callable[[], None]:
-    """One step of AdamW on BATCH x TOKENS random tokens, all of them answers; PEFT's with transformers' own loss."""
+    """Return a function that makes one step of AdamW on BATCH x TOKENS random tokens, all of them answers.
+
+    PEFT and plain autograd use the loss of transformers."""
     ids = torch.randint(model.config.vocab_size, (BATCH, TOKENS), generator=torch.Generator().manual_seed(0))
-    batch, ids = collate([Example(row, 1) for row in ids.tolist()]).to(device), ids.to(device)
+    batch = collate([Example(row, 1) for row in ids.tolist()]).to(device)
+    ids = ids.to(device)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     model.train()
 
     def step() -> None:
-        stock = case in (PEFT, NAIVE)
-        loss = model(ids, labels=ids, use_cache=False).loss if stock else AnswerLoss(model)(batch).mean()
+        if case in (PEFT, NAIVE):
+            loss = model(ids, labels=ids, use_cache=False).loss
+        else:
+            loss = AnswerLoss(model)(batch).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -82,27 +93,29 @@ def stepper(case: str, model: nn.Module, device: torch.device) -> Callable[[], N
 
 
 def own_peak(case: str, folder: Path, kind: str, device: torch.device) -> float:
-    """MB, of a process that loads the model and makes three steps."""
+    """Return the peak memory in MB of a process that loads the model and makes three steps."""
     command = [sys.executable, __file__, str(folder), "--case", case, "--dtype", kind, "--device", str(device)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1e6
 
 
 def measured(folder: Path, device: torch.device) -> Iterator[list[str]]:
+    """Yield the rows of the table."""
     for kind, dtype in DTYPES.items():
         steps = {case: stepper(case, model_of(case, folder, dtype, device), device) for case in CASES}
         times = interleaved(steps, REPEATS, device)
         peaks = {case: own_peak(case, folder, kind, device) for case in CASES}
         for case, ms in times.items():
-            yield [kind, case, f"{ms:.0f}", f"{ms / times[PEFT]:.2f}",
-                   f"{peaks[case]:.0f}", f"{peaks[case] / peaks[PEFT]:.2f}"]  # fmt: skip
+            peak = peaks[case]
+            yield [kind, case, f"{ms:.0f}", f"{ms / times[PEFT]:.2f}", f"{peak:.0f}", f"{peak / peaks[PEFT]:.2f}"]
 
 
 def main() -> None:
+    """Measure every case and report, or only print the peak memory of one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model_path", type=Path, help="a prepared model folder")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--case", choices=CASES, help="print the peak memory of this case alone, bytes")
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="of --case")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
+    parser.add_argument("--case", choices=CASES, help="only print the peak memory of this case, in bytes")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="number format of --case")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -1,7 +1,8 @@
-# The complete configuration, which gives the study again; another configuration is analysed anew, and reruns nothing else by it.
+# Write the complete configuration, from which the study can be made again. After a change of the configuration, only the
+# analysis depends on this file and runs again.
 rule write_configuration:
     output:
-        # Not removed before it is written: it may be the --configfile of this very command, which every job reads.
+        # `update` keeps the file until it is replaced, because it may be the --configfile of this very command.
         file=update(f"{grid.ANALYSIS}/{grid.CONFIGURATION}"),
     log:
         "results/logs/write_configuration.log",
@@ -17,7 +18,7 @@ rule write_configuration:
         'python "$SCRIPTS/write_configuration.py"' " --text {params.text:q}" " --output {output.file:q}" " 2> {log:q}"
 
 
-# All runs of the grid to tables, plots, the two pages in Markdown and the results page.
+# Turn all runs of the grid into tables, plots, two pages in Markdown and the results page.
 rule analyze_results:
     input:
         configuration=rules.write_configuration.output.file,
@@ -38,7 +39,8 @@ rule analyze_results:
         "results/benchmarks/analyze_results.tsv"
     conda:
         "../envs/sparseft.yaml"
-    threads: 2  # draw side by side; the figures are the same for any number
+    # Each thread draws a figure. The figures are the same for any number of threads.
+    threads: 2
     params:
         code=code("analyze_results.py"),
         parts=[sha256(part) for part in sorted((ROOT / grid.REPORT_PARTS).glob("report.*"))],

@@ -1,21 +1,16 @@
 # What the terminal shows. A target that no rule makes ends in one line. Then there is one line per job, the metric of each run
-# as it ends, and the time that is left. A study ends with its findings. sparseft.study.targets and sparseft.study.terminal compute this.
+# as it ends, and the time that is left. A study ends with its findings. sparseft.study.terminal computes all of this; here it
+# is connected to Snakemake's logger.
 import logging
 import time
-from collections import Counter
 
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
-from sparseft.storage.reading import read_json
-from sparseft.study.terminal import Remaining, kind_of, outcome
+from sparseft.study import terminal
 
 SHOWN_OTHERWISE = {LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS}
-SHOWN_NEVER = ("Select jobs to execute", "Removing temporary output", "Would remove temporary output")
-STAGES = ("masks", "train", "validate", "evaluate", "analyze", "throughput")
-SHOWN_INPUTS = 10  # inputs shown of a job that failed, because the analysis has thousands
-INTERVAL = 60  # seconds between two lines on the time that is left, if no run ends
 
 
 class Short(logging.Filter):
@@ -30,14 +25,11 @@ class Short(logging.Filter):
             is_second = self.has_table
             self.has_table = True
             return not is_second
-        if event == LogEvent.JOB_ERROR and len(record.input) > SHOWN_INPUTS:
-            hidden = len(record.input) - SHOWN_INPUTS
-            record.input = [*record.input[:SHOWN_INPUTS], f"and {hidden} more"]
+        if event == LogEvent.JOB_ERROR:
+            record.input = terminal.first_inputs(record.input)
         if event is None and isinstance(record.msg, str):
-            record.msg = record.msg.replace(
-                "(check individual jobs above for details)", "(`--quiet host` shows each job)"
-            )
-            return not record.msg.startswith(SHOWN_NEVER)
+            record.msg = terminal.shortened(record.msg)
+            return record.msg is not None
         return event not in SHOWN_OTHERWISE
 
 
@@ -47,9 +39,7 @@ class Terminal(logging.Handler):
     def __init__(self, is_short):
         super().__init__()
         self.is_short = is_short
-        self.remaining = Remaining({})
-        self.wildcards = {}
-        self.last_progress = 0.0
+        self.progress = terminal.Progress([], time.monotonic(), with_time=not QUEUED)
 
     def emit(self, record):
         """React to one event of Snakemake."""
@@ -59,36 +49,21 @@ class Terminal(logging.Handler):
         elif workflow.output_settings.dryrun:
             return
         elif event == LogEvent.RUN_INFO:
-            jobs = [job for job in workflow.dag.needrun_jobs() if is_work(job.rule.name)]
-            self.remaining = Remaining(Counter(kind_of(job.rule.name, job.wildcards_dict) for job in jobs))
-            self.last_progress = time.monotonic()
-        elif event == LogEvent.JOB_INFO:
-            self.start(record)
+            jobs = [
+                (job.rule.name, job.wildcards_dict) for job in workflow.dag.needrun_jobs() if is_work(job.rule.name)
+            ]
+            self.progress = terminal.Progress(jobs, time.monotonic(), with_time=not QUEUED)
+        elif event == LogEvent.JOB_INFO and is_work(record.rule_name):
+            self.progress.start(record.jobid, record.rule_name, record.wildcards, time.monotonic())
+            if self.is_short:
+                logger.info(f"{time.strftime('%H:%M:%S')} {record.rule_msg}")
         elif event == LogEvent.JOB_FINISHED:
-            self.end(record.job_id)
+            for line in self.progress.end(record.job_id, time.monotonic()):
+                logger.info(f"         {line}")
         elif event == LogEvent.JOB_ERROR:
-            self.remaining.fail(record.jobid, time.monotonic())
+            self.progress.fail(record.jobid, time.monotonic())
         elif record.msg == NOTHING_TO_BE_DONE_MSG:
             show_findings()
-
-    def start(self, record):
-        """Note that a job starts, and print its line."""
-        if not is_work(record.rule_name):
-            return
-        self.remaining.start(record.jobid, kind_of(record.rule_name, record.wildcards), time.monotonic())
-        self.wildcards[record.jobid] = record.wildcards
-        if self.is_short:
-            logger.info(f"{time.strftime('%H:%M:%S')} {record.rule_msg}")
-
-    def end(self, job):
-        """Note that a job has ended, and print its result or the time that is left."""
-        now = time.monotonic()
-        rule_name = self.remaining.end(job, now)
-        if rule_name == "evaluate_run":
-            logger.info(f"         {outcome_of(self.wildcards[job])}")
-        if rule_name == "evaluate_run" or now - self.last_progress > INTERVAL:
-            logger.info(f"         {self.remaining.sentence(with_time=not QUEUED)}")
-            self.last_progress = now
 
 
 def is_work(name):
@@ -96,27 +71,14 @@ def is_work(name):
     return workflow.is_rule(name) and workflow.get_rule(name).shellcmd is not None
 
 
-def outcome_of(wildcards):
-    """Return the line of a run that has been evaluated. A record that cannot be read is reported, and stops nothing."""
-    run = grid.Run.parse(grid.RUN_ID.format(**wildcards))
-    try:
-        return outcome(run, read_json(f"{grid.fill(grid.RUN, run)}/evaluation.json"))
-    except (InputError, OSError, KeyError) as error:
-        return f"note: {run.id}: its evaluation.json cannot be read: {error}"
-
-
 def check_targets():
     """End Snakemake with one line if a target does not exist and no rule makes it."""
-    for target in sorted(workflow.dag_settings.targets):
-        path = target if os.path.isabs(target) else os.path.relpath(target)
-        if workflow.is_rule(target) or os.path.exists(path):
-            continue
-        try:
-            targets.check_target(STUDY, path)
-            if not is_made(path):
-                raise targets.no_rule(path, names_like(path), STAGES)
-        except InputError as error:
-            refuse(error)
+    files = [target for target in workflow.dag_settings.targets if not workflow.is_rule(target)]
+    outputs = [output for rule in workflow.rules for output in rule.output]
+    try:
+        terminal.check_targets(STUDY, files, is_made, outputs)
+    except InputError as error:
+        refuse(error)
 
 
 def is_made(path):
@@ -124,25 +86,10 @@ def is_made(path):
     return any(rule.is_producer(path) for rule in workflow.rules)
 
 
-def names_like(path):
-    """Return the targets that the user may have meant: the stages, or the files that rules make in the folder of `path`."""
-    folder = os.path.dirname(path)
-    if not folder:
-        return STAGES
-    made = {os.path.basename(file) for rule in workflow.rules for file in rule.output}
-    return [name for name in (f"{folder}/{file}" for file in made) if is_made(name)]
-
-
 def show_findings():
     """Print the findings of the study, if the analysis is a part of the request."""
-    if not any(job.rule.name == "analyze_results" for job in workflow.dag.jobs):
-        return
-    findings = Path(grid.ANALYSIS, "findings.txt")
-    page = Path(grid.ANALYSIS, "report.html")
-    print()
-    if findings.exists():
-        print(findings.read_text().rstrip())
-    print(f"The results page: {page}" if page.exists() else f"Tables, figures and pages: {grid.ANALYSIS}/", flush=True)
+    if any(job.rule.name == "analyze_results" for job in workflow.dag.jobs):
+        print(f"\n{terminal.findings()}", flush=True)
 
 
 onsuccess:

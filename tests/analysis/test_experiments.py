@@ -7,7 +7,7 @@ from sparseft.analysis.derived import Derived, derive
 from sparseft.analysis.experiments import places, results_table, title, write_experiments
 from sparseft.analysis.findings import findings, headline
 from sparseft.analysis.judgement import judge_runs
-from sparseft.analysis.records import read_runs
+from sparseft.analysis.records import Gap, read_runs
 
 DENSE = "m-t-dense-sparsity00-no_finetune-seed0"
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
@@ -30,8 +30,8 @@ def told(tmp_path: Path, *words: str) -> str:
 def page(tmp_path: Path, **changes: object) -> str:
     """Return EXPERIMENTS.md of the runs."""
     judged = judge_runs(read_runs(tmp_path / "runs")[0])
-    settings = {"left_out": 0, "plots": []} | changes
-    write_experiments(tmp_path / "page.md", judged, derive(judged, 0.02), 0.02, **settings)
+    settings = {"gaps": [], "plots": []} | changes
+    write_experiments(tmp_path / "page.md", judged, derived=derive(judged, 0.02), tolerance=0.02, **settings)
     return (tmp_path / "page.md").read_text()
 
 
@@ -174,7 +174,7 @@ def test_the_headline_stands_before_the_table_and_both_before_everything_else(wr
 
 def test_runs_that_are_at_fault_outside_or_missing_are_counted_among_the_limits(write_run, tmp_path):
     write_run(TUNED, 0.5, change=lambda files: files["merge"]["inputs"].update(mask="f" * 64))
-    limits = page(tmp_path, left_out=3).partition("## Limits")[2].partition("\n## ")[0]
+    limits = page(tmp_path, gaps=[Gap("m", True, "no such folder")] * 3).partition("## Limits")[2].partition("\n## ")[0]
     assert "1 of 1 runs have a fault" in limits
     assert "3 runs are missing" in limits
 

@@ -8,29 +8,31 @@ from sparseft.analysis.derived import derive
 from sparseft.analysis.findings import headline
 from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.overview import LINES, overview
-from sparseft.analysis.records import read_runs
+from sparseft.analysis.records import Gap, read_runs
 
 DENSE = "m-t-dense-sparsity00-no_finetune-seed0"
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
 
 
-def text_of(runs: Path, left_out: int = 0) -> str:
+def text_of(runs: Path, missing: int = 0) -> str:
+    """Return the overview of the runs in a folder, of which `missing` more are missing."""
     judged = judge_runs(read_runs(runs)[0])
-    return overview(judged, derive(judged, 0.02), 0.02, left_out)
+    gaps = [Gap("m", True, "no such folder")] * missing
+    return overview(judged, gaps, derive(judged, 0.02), 0.02)
 
 
 def test_a_small_study_shows_its_table_its_headline_and_its_number_of_runs(write_run, tmp_path):
     write_run(DENSE, 0.75)
     write_run(TUNED.replace("sparse_to_dense", "no_finetune"), 0.25)
     write_run(TUNED, 0.5, change=lambda files: files["merge"]["inputs"].update(mask="f" * 64))
-    text = text_of(tmp_path / "runs", left_out=2)
+    text = text_of(tmp_path / "runs", missing=2)
     assert re.search(r"^ +method sparsity, % +no_finetune +sparse_to_dense$", text, re.M)
     assert re.search(r"^ *unstructured +50 +0\.250 ± 0\.031 +0\.500 ± 0\.035 \(at fault\)$", text, re.M)
     judged = judge_runs(read_runs(tmp_path / "runs")[0])
     for sentence in headline(derive(judged, 0.02), 0.02):
         assert f"- {sentence}\n" in text
     last = text.splitlines()[-1]
-    assert re.findall(r"\d+", last) == ["3", "1", "3", "2"]  # runs, with a fault, not fully checked, left out
+    assert re.findall(r"\d+", last) == ["3", "1", "3", "2"]  # runs, with a fault, not fully checked, missing
 
 
 def test_runs_with_a_fault_leave_the_table_and_no_sentence(write_run, tmp_path):

@@ -25,12 +25,12 @@ def derived(tmp_path: Path) -> Derived:
 def figures(tmp_path: Path) -> Iterator[tuple[str, Figure]]:
     """Return the figures of the runs that were written."""
     found = derived(tmp_path)
-    return ((plot.name, build()) for plot, build in plots._figures(found.points, found.best, None))
+    return ((plot.name, build()) for plot, build in plots.run_figures(found.points, found.best))
 
 
 def layer_figures(layers: pd.DataFrame) -> dict[str, plots.Drawing]:
     """Return the drawings of the layers' sparsities by name."""
-    return {plot.name: build for plot, build in plots._layer_figures(layers)}
+    return {plot.name: build for plot, build in plots.layer_figures(layers)}
 
 
 def uneven(files: dict) -> None:
@@ -55,7 +55,7 @@ def batch_sizes(cells: list[tuple[str, int]]) -> pd.DataFrame:
 
 def colours(cells: list[tuple[str, int]]) -> dict[str, set[str]]:
     """Label of a line -> its colours in all panels."""
-    ((_, build),) = plots._throughput_figures(batch_sizes(cells))
+    ((_, build),) = plots.throughput_figures(batch_sizes(cells))
     figure = build()
     found: dict[str, set[str]] = {}
     for axes in figure.axes:
@@ -140,7 +140,7 @@ def test_every_panel_of_a_row_holds_the_fastest_training_of_it(write_run, tmp_pa
 def test_a_caption_says_of_a_generated_task_that_it_is_a_toy(write_run, tmp_path, task, toy):
     write_run(f"m-{task}-random-sparsity50-no_finetune-seed0", 0.5)
     found = derived(tmp_path)
-    (first, _), *_ = plots._figures(found.points, found.best, None)
+    (first, _), *_ = plots.run_figures(found.points, found.best)
     assert (first.kind, first.task) == ("value", task)
     assert ("toy" in first.caption) == toy
 

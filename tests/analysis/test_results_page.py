@@ -80,7 +80,7 @@ def write(folder: Path, out: str = "out", *, plot: bool = True) -> str:
     place = folder / out
     place.mkdir()
     plots = write_plots(derived.points, derived.best, derived.layers, place / "plots", 1) if plot else []
-    experiments.write_experiments(place / "EXPERIMENTS.md", judged, derived, 0.02, left_out=len(gaps), plots=[])
+    experiments.write_experiments(place / "EXPERIMENTS.md", judged, gaps, derived, 0.02, plots=[])
     memo.write_memo(place / "correctness_memo.md", judged, gaps)
     report.write_report(place / grid.REPORT, judged, gaps, derived, 0.02, plots)
     return (place / grid.REPORT).read_text(encoding="utf-8")

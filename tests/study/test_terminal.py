@@ -1,8 +1,26 @@
-"""What is said of the time that is left, and of a run that has ended."""
+"""What the terminal says of the time that is left, of a run that has ended, and of a wrong target."""
 
 import pytest
+from sparseft.errors import InputError
+from sparseft.storage.record import write_record
+from sparseft.study.config import Config
 from sparseft.study.grid import Run
-from sparseft.study.terminal import Remaining, duration, kind_of, outcome, replaced_models
+from sparseft.study.terminal import (
+    INTERVAL,
+    SHOWN_INPUTS,
+    Progress,
+    Remaining,
+    check_targets,
+    duration,
+    findings,
+    first_inputs,
+    kind_of,
+    outcome,
+    replaced_models,
+    shortened,
+)
+
+RUN = Run("smollm2", "hellaswag_mini", "unstructured", 50, "sparse_to_dense", 0)
 
 
 def run_jobs(remaining: Remaining, rule: str, spans: list[tuple[float, float]], first: int = 0) -> None:
@@ -103,12 +121,63 @@ def test_a_length_of_time_in_words(seconds, words):
 
 
 def test_the_outcome_of_a_run_is_its_metric_with_the_standard_error():
-    run = Run("smollm2", "hellaswag_mini", "unstructured", 50, "sparse_to_dense", 0)
-    said = outcome(run, {"metric": "acc_norm", "value": 0.9416, "standard_error": 0.0214})
-    assert said == "smollm2 hellaswag_mini unstructured 50 % sparse_to_dense seed 0: acc_norm 0.942 ± 0.021"
+    line = outcome(RUN, {"metric": "acc_norm", "value": 0.9416, "standard_error": 0.0214})
+    assert line == "smollm2 hellaswag_mini unstructured 50 % sparse_to_dense seed 0: acc_norm 0.942 ± 0.021"
 
 
 def test_a_model_that_a_plan_replaces_is_named():
     planned = ["models/m/manifest.json", "masks/m/masks_sparsity50_random.pt", "results/runs/x/train.json"]
     assert "models/m " in replaced_models(planned)
     assert replaced_models(planned[1:]) == ""
+
+
+def test_a_run_that_ends_shows_its_result_and_another_job_only_the_time_now_and_then(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = {"metric": "acc", "value": 0.75, "standard_error": 0.05}
+    write_record(tmp_path / f"results/runs/{RUN.id}/evaluation.json", result)
+    wildcards = {**vars(RUN), "sparsity": "50"}
+    jobs = [("merge_adapter", wildcards), ("evaluate_run", wildcards)]
+    progress = Progress(jobs, 0, with_time=True)
+    for job, (rule, _) in enumerate(jobs):
+        progress.start(job, rule, wildcards, 0)
+    assert progress.end(0, INTERVAL) == []
+    assert progress.end(1, INTERVAL) == [outcome(RUN, result), "2 of 2 jobs done"]
+    assert progress.end("a job that never started", INTERVAL) == []
+    assert progress.end("a job that never started", 2 * INTERVAL + 1) == ["2 of 2 jobs done"]
+
+
+def test_a_result_that_cannot_be_read_is_reported_and_stops_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wildcards = {**vars(RUN), "sparsity": "50"}
+    progress = Progress([("evaluate_run", wildcards)], 0, with_time=True)
+    progress.start(0, "evaluate_run", wildcards, 0)
+    note, count = progress.end(0, 1)
+    assert note.startswith(f"note: {RUN.id}: ")
+    assert count == "1 of 1 jobs done"
+
+
+def test_the_findings_end_with_the_place_of_the_page(tmp_path):
+    assert findings(tmp_path).endswith(f"{tmp_path}/")
+    (tmp_path / "findings.txt").write_text("what was found\n")
+    (tmp_path / "report.html").write_text("")
+    assert findings(tmp_path) == f"what was found\nThe results page: {tmp_path}/report.html"
+
+
+def test_a_target_that_no_rule_makes_is_refused_with_the_nearest_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").write_text("")
+    config = Config(grid={"models": [], "tasks": [], "sparsities": [50]}, models={}, tasks={})
+    outputs = ["results/analysis/summary.csv", "data/{task}/train.jsonl"]
+    check_targets(config, ["there", *outputs[:1]], outputs.__contains__, outputs)
+    for target, nearest in (("results/analysis/sumary.csv", outputs[0]), ("evalute", "evaluate")):
+        with pytest.raises(InputError, match=rf"{target}: .*{nearest}$"):
+            check_targets(config, ["there", target], outputs.__contains__, outputs)
+
+
+def test_lines_that_tell_nothing_are_hidden_and_long_lists_are_cut():
+    assert shortened("Select jobs to execute...") is None
+    assert shortened("") == ""
+    assert shortened("exiting (check individual jobs above for details)") == "exiting (`--quiet host` shows each job)"
+    inputs = [str(number) for number in range(SHOWN_INPUTS + 3)]
+    assert first_inputs(inputs) == [*inputs[:SHOWN_INPUTS], "and 3 more"]
+    assert first_inputs(inputs[:SHOWN_INPUTS]) == inputs[:SHOWN_INPUTS]

@@ -1,13 +1,24 @@
-"""Turn the existing run folders into tables, plots, a correctness memo and a write-up.
+"""Turn the run folders of a study into tables, plots, a correctness memo, a write-up and a results page.
 
     analyze_results.py --results_dir results/runs --output_dir results/analysis --plot
 
-With --baseline FILE.csv, another project's numbers are compared with these: in baseline_comparison.csv and in the figures.
+The output folder then has:
 
-The output folder then has: report.html (the results page), findings.txt (what this prints), EXPERIMENTS.md (the write-up of
-the study), correctness_memo.md (what was checked), summary.csv (a row per run), grouped_summary.csv, sparsity_vs_performance.csv,
-comparisons.csv (tests and intervals), best_tradeoffs.csv, layer_sparsity.csv, missing.csv (runs left out, with the reason) and,
-with --plot, plots/. Figures and a baseline_comparison.csv of an earlier call are removed if this one does not write them.
+    report.html                  the results page
+    findings.txt                 the findings, which are also printed
+    EXPERIMENTS.md               the write-up of the study
+    correctness_memo.md          what was checked
+    summary.csv                  a row per run
+    grouped_summary.csv          a row per cell
+    sparsity_vs_performance.csv  a row per point of a curve
+    comparisons.csv              tests and intervals
+    best_tradeoffs.csv           the best points
+    layer_sparsity.csv           a row per pruned layer
+    missing.csv                  runs that are missing or incomplete, with the reason
+    plots/                       the figures, with --plot
+    baseline_comparison.csv      another project's numbers beside these, with --baseline
+
+Figures and a baseline_comparison.csv of an earlier call are removed if this call does not write them.
 """
 
 import argparse
@@ -37,11 +48,11 @@ COMPARED = columns.BASELINE.file
 
 
 def parse_args() -> argparse.Namespace:
-    """Read the command line."""
+    """Return the flags of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results_dir", type=Path, required=True, help="folder of the run folders")
+    parser.add_argument("--results_dir", type=Path, required=True, help="folder with the run folders")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the tables and pages")
-    parser.add_argument("--plot", action="store_true", help="draw the figures too, into output_dir/plots")
+    parser.add_argument("--plot", action="store_true", help="also draw the figures, into output_dir/plots")
     parser.add_argument(
         "--processes",
         type=int,
@@ -57,7 +68,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Raise InputError if the outputs would replace what is read, or what this program did not write."""
+    """Raise InputError if an output would replace an input, or a file that this program did not write."""
     names = [table.file for table in columns.STUDY_TABLES] + [COMPARED, FINDINGS, REPORT, *PAGES]
     places = [args.output_dir / name for name in names]
     check_apart([args.output_dir], [args.results_dir])
@@ -110,24 +121,29 @@ def write(
         tables.write_csv(table, folder / COMPARED)
     plots = []
     if args.plot:
-        from sparseft.analysis.plots import write_plots  # seaborn takes a second to import
+        # The import of seaborn takes a second.
+        from sparseft.analysis.plots import write_plots
 
         plots = write_plots(sound, derived.best, derived.layers, folder / "plots", args.processes, baseline)
-    left_out = sum(gap.left_out for gap in gaps)
     experiments.write_experiments(
         folder / "EXPERIMENTS.md",
         judged,
+        gaps,
         derived,
         args.tolerance,
-        left_out=left_out,
         plots=[f"{plot.name}.png" for plot in plots],
         reproduction=again,
     )
     memo.write_memo(folder / "correctness_memo.md", judged, gaps, again)
-    overview.write_overview(folder / FINDINGS, judged, derived, args.tolerance, left_out)
+    overview.write_overview(folder / FINDINGS, judged, gaps, derived, args.tolerance)
     report.write_report(folder / REPORT, judged, gaps, derived, args.tolerance, plots)
     if args.configuration and args.configuration.resolve() != (args.output_dir / CONFIGURATION).resolve():
         shutil.copyfile(args.configuration, folder / CONFIGURATION)
+    write_tables(folder, judged, gaps, derived)
+
+
+def write_tables(folder: Path, judged: list[Judged], gaps: list[Gap], derived: Derived) -> None:
+    """Write every table into a folder, as a .csv file."""
     content = {
         columns.SUMMARY: derived.runs,
         columns.GROUPED: derived.cells,
@@ -142,14 +158,17 @@ def write(
 
 
 def main() -> int:
-    """Analyse the runs and print the findings."""
+    """Analyse the runs, print the findings, and return the exit code."""
     args = parse_args()
     args.tolerance = parse_section(Analysis, {"tolerance": args.tolerance}, "analysis").tolerance
     if not 1 <= args.processes <= MAX_PROCESSES:
-        raise InputError(f"--processes {args.processes}: not a number of processes", f"give 1 to {MAX_PROCESSES}")
+        raise InputError(
+            f"--processes {args.processes}: not between 1 and {MAX_PROCESSES}", "give a number in this range"
+        )
     check_outputs(args)
     if args.baseline:
-        read_baseline(args.baseline)  # A damaged file is refused before anything is computed.
+        # A damaged file is refused before anything is computed.
+        read_baseline(args.baseline)
     study = read_configuration([args.configuration]) if args.configuration else None
     hold(args.output_dir)
     judged, gaps = read(args.results_dir, study)

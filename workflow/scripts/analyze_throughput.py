@@ -20,7 +20,9 @@ from sparseft.storage.ownership import check_apart, check_writable
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=Path, nargs="+", required=True)
+    parser.add_argument(
+        "--records", type=Path, nargs="+", required=True, help="the measurements, as measure_throughput.py writes them"
+    )
     parser.add_argument("--table", type=Path, required=True, help="the .csv file")
     parser.add_argument("--plots", type=Path, required=True, help="the folder of the figures")
     return parser.parse_args()

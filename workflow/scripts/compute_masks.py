@@ -33,14 +33,14 @@ def parse_args() -> argparse.Namespace:
         "--model_path", type=Path, required=True, help="Hugging Face checkpoint folder, or FILE.mdl[@FOLDER]"
     )
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the masks and their report")
-    parser.add_argument("--sparsity", nargs="+", required=True, help="fractions, 0 <= s < 1, in whole percents")
+    parser.add_argument("--sparsity", nargs="+", required=True, help="fractions from 0 to below 1, in whole percents")
     parser.add_argument(
         "--method",
         nargs="+",
         required=True,
         metavar="METHOD",
-        help="unstructured, structured, semistructured or random, or with an importance: unstructured_wanda; dense: the"
-        " mask of all ones",
+        help="a pattern, or a pattern with an importance, as in unstructured_wanda; dense gives a mask that keeps every"
+        " weight",
     )
     parser.add_argument(
         "--importance",
@@ -48,9 +48,9 @@ def parse_args() -> argparse.Namespace:
         default=DEFAULT.name,
         help="importance of the methods that name none",
     )
-    parser.add_argument("--task", choices=list(BY_NAME), help="task whose loss and prompts calibrate")
+    parser.add_argument("--task", choices=list(BY_NAME), help="task of the examples that some importances look at")
     parser.add_argument("--data_dir", type=Path, help="folder of the task's train.jsonl")
-    parser.add_argument("--format", choices=["pt", "safetensors"], default="pt", help="format of the mask files (pt)")
+    parser.add_argument("--format", choices=["pt", "safetensors"], default="pt", help="format of the mask files")
     parser.add_argument(
         "--threads",
         type=int,

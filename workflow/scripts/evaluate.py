@@ -43,13 +43,13 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="Hugging Face checkpoint folder")
     parser.add_argument("--run_id", help="the run that the record names")
-    parser.add_argument("--task", required=True)
-    parser.add_argument("--data_dir", type=Path, required=True, help="train.jsonl and validation.jsonl")
+    parser.add_argument("--task", required=True, help="name of the task")
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder with train.jsonl and validation.jsonl")
     parser.add_argument("--batch_size", type=int, default=32, help="sequences per forward pass")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number changes the last bits")
     parser.add_argument("--wikitext2", type=Path, help="text of the perplexity, as prepare_wikitext2.py writes it")
     add_flags(parser, Perplexity, ["context"])
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="the record, evaluation.json")
     return parser.parse_args()
 
 

@@ -20,7 +20,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_path", type=Path, required=True, help="Hugging Face checkpoint folder")
     parser.add_argument("--mask_path", type=Path, help="a mask of this model; without it the model is written dense")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the ModelZoo checkpoint")
     return parser.parse_args()
 
 

@@ -1,11 +1,11 @@
-"""Write the configuration that ModelZoo's Trainer is given for one run, and its batches, from the study's configuration.
+"""Write the configuration of ModelZoo's Trainer for one run, and the run's batches, from the configuration of a study.
 
     gen_train_config.py --model llama --task boolq --method unstructured --sparsity 50 --mode sparse_to_sparse \\
         --configfile config/sweep.yaml config/modelzoo.yaml
 
-Writes config/modelzoo/RUN_ID.yaml, not to be edited, and the batches into config/modelzoo/RUN_ID/, which is the Trainer's
-folder too: what `backend: modelzoo` trains with, apart from the study's own runs. The model, the masks, the data and the
-masked checkpoint are to be there; run_modelzoo.py gives it to the Trainer.
+Writes config/modelzoo/RUN_ID.yaml, which you should not edit. The folder config/modelzoo/RUN_ID/ gets the batches, and the
+Trainer works in it. The training is the one of `backend: modelzoo`, but it is kept apart from the runs of the study. The model,
+the mask, the data and the masked checkpoint must exist. run_modelzoo.py starts the Trainer with the configuration.
 """
 
 import argparse
@@ -22,21 +22,31 @@ from sparseft.training.job import TrainingJob, job_of
 
 
 def parse_args() -> argparse.Namespace:
+    """Return the flags of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, help_text in (("model", "of the study"), ("task", "of the study"), ("method", "how it is pruned")):
-        parser.add_argument(f"--{name}", required=True, help=help_text)
-    parser.add_argument("--sparsity", type=int, required=True, help="percent")
-    parser.add_argument("--mode", required=True, choices=grid.TRAINED_MODES)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", required=True, help="name of a model in the configuration")
+    parser.add_argument("--task", required=True, help="name of a task in the configuration")
+    parser.add_argument("--method", required=True, help="method that pruned the model")
+    parser.add_argument("--sparsity", type=int, required=True, help="sparsity in percent")
+    parser.add_argument("--mode", required=True, choices=grid.TRAINED_MODES, help="mode of the fine-tuning")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training")
     parser.add_argument(
-        "--configfile", type=Path, nargs="+", default=[], help="laid over config/config.yaml, in this order"
+        "--configfile",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="configuration files, laid over config/config.yaml in this order",
     )
-    parser.add_argument("--target", choices=["CSX", "CPU"], help="the configuration's cerebras.target when left out")
+    parser.add_argument(
+        "--target", choices=["CSX", "CPU"], help="where to train; without it, the configuration's cerebras.target"
+    )
     return parser.parse_args()
 
 
 def run_of(args: argparse.Namespace, study: Config) -> Run:
-    """The run that is asked for. Raises InputError where the study has no such model or task, or the name is none."""
+    """Return the run that the flags name.
+
+    Raise InputError if the study has no such model or task, or if no run can have this name."""
     for kind, name, known in (("model", args.model, study.models), ("task", args.task, study.tasks)):
         if name not in known:
             raise InputError(
@@ -47,28 +57,41 @@ def run_of(args: argparse.Namespace, study: Config) -> Run:
 
 
 def job(run: Run, study: Config, files: list[Path]) -> TrainingJob:
-    """The run's job, from the files that the workflow made of the configuration `files`. Raises InputError where one is missing."""
-    inputs = {"model": fill(grid.MANIFEST, run), "data": f"{fill(grid.DATA, run)}/train.jsonl",
-              "mask": fill(grid.mask_path(run.method), run), "exported": f"{fill(grid.exported(run.method), run)}/export.json"}  # fmt: skip
+    """Return the training of a run, from what the workflow made.
+
+    Raise InputError if something is missing. The error has the command that makes it from the configuration `files`."""
+    inputs = {
+        "model": fill(grid.MANIFEST, run),
+        "data": f"{fill(grid.DATA, run)}/train.jsonl",
+        "mask": fill(grid.mask_path(run.method), run),
+        "exported": f"{fill(grid.exported(run.method), run)}/export.json",
+    }
     missing = [path for path in inputs.values() if not Path(path).exists()]
     if missing:
         command = ["snakemake", *(path.removesuffix("/export.json") for path in inputs.values())]
         command += ["--configfile", *map(str, files)] if files else []
-        raise InputError(f"{missing[0]}: not there yet", shlex.join([*command, "--config", "backend=modelzoo"]))
-    settings = study.training_of(run.task).model_dump()
-    return job_of(argparse.Namespace(
-        run_id=run.id, model_path=Path(inputs["model"]).parent, mask_path=Path(inputs["mask"]), data_dir=Path(inputs["data"]).parent,
-        evaluation_batch_size=study.evaluation_batch_size, **settings,
-    ))  # fmt: skip
+        command += ["--config", "backend=modelzoo"]
+        raise InputError(f"{missing[0]}: this file does not exist yet", f"make it: {shlex.join(command)}")
+    flags = argparse.Namespace(
+        run_id=run.id,
+        model_path=Path(inputs["model"]).parent,
+        mask_path=Path(inputs["mask"]),
+        data_dir=Path(inputs["data"]).parent,
+        evaluation_batch_size=study.evaluation_batch_size,
+        **study.training_of(run.task).model_dump(),
+    )
+    return job_of(flags)
 
 
 def main() -> int:
+    """Write the configuration and the batches, print the command of the Trainer, and return the exit code."""
     args = parse_args()
     study = read_configuration(args.configfile)
     run = run_of(args, study)
     cerebras = study.cerebras.model_copy(update={"target": args.target} if args.target else {})
     cerebras.check_modelzoo(study.training_of(run.task), study.evaluation_batch_size)
-    exported, output = Path(fill(grid.exported(run.method), run)), Path(fill(grid.TRAINER_CONFIGURATION, run))
+    exported = Path(fill(grid.exported(run.method), run))
+    output = Path(fill(grid.TRAINER_CONFIGURATION, run))
     trainer = trainer_run(job(run, study, args.configfile), cerebras, exported, output.with_suffix(""))
     trainer.write_batches()
     trainer.write(output)

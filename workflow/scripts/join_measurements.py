@@ -17,8 +17,10 @@ from sparseft.storage.record import write_record
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=Path, nargs="+", required=True)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--records", type=Path, nargs="+", required=True, help="the measurements of the batch sizes of one cell"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the measurement of the cell")
     return parser.parse_args()
 
 

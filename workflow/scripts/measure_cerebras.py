@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     add_job_flags(parser)
     add_flags(parser, Cerebras, Cerebras.flags())
     add_flags(parser, Throughput, ["warmup_steps"])
-    parser.add_argument("--fill_sequences", action="store_true", help="examples have --sequence_length tokens each")
+    parser.add_argument("--fill_sequences", action="store_true", help="use examples of --sequence_length tokens")
     parser.add_argument("--compile_only", action="store_true", help="compile on the appliance; measure nothing")
     return parser.parse_args()
 

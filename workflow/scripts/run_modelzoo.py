@@ -26,11 +26,15 @@ RELEASE = (
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configuration", type=Path, help="of the Trainer, as gen_train_config.py writes it")
-    parser.add_argument("--mode", choices=["train", "eval"], default="train")
-    parser.add_argument("--validate_only", action="store_true", help="lower without an appliance; train nothing")
     parser.add_argument(
-        "--end_with_stdin", action="store_true", help="end when stdin is closed, as by a parent's death"
+        "configuration", type=Path, help="configuration of the Trainer, as gen_train_config.py writes it"
+    )
+    parser.add_argument("--mode", choices=["train", "eval"], default="train", help="what the Trainer does")
+    parser.add_argument(
+        "--validate_only", action="store_true", help="lower the program without an appliance; train nothing"
+    )
+    parser.add_argument(
+        "--end_with_stdin", action="store_true", help="end when stdin is closed, for example because the parent ended"
     )
     return parser.parse_args()
 

@@ -16,15 +16,19 @@ from sparseft.study.grid import STOP
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", required=True, help="of the job, in messages")
+    parser.add_argument("--name", required=True, help="name of the job in messages")
     parser.add_argument(
         "--log", type=Path, required=True, help="the file that stderr goes to, which is read after a failure"
     )
-    parser.add_argument("--lock", type=Path, help="held while the command runs; waits for it")
-    parser.add_argument("--attempt", type=int, default=1)
-    parser.add_argument("--stop", type=Path, default=Path(STOP), help="left where the disk or its quota is full")
-    parser.add_argument("--job_labels", nargs="*", default=[], help="of the job on the appliance; one is put to them")
-    parser.add_argument("command", nargs="+", help="after --")
+    parser.add_argument("--lock", type=Path, help="file that is locked while the command runs")
+    parser.add_argument(
+        "--attempt", type=int, default=1, help="number of this attempt; the first forgets earlier failures"
+    )
+    parser.add_argument(
+        "--stop", type=Path, default=Path(STOP), help="file that is written if the disk or its quota is full"
+    )
+    parser.add_argument("--job_labels", nargs="*", default=[], help="labels of the job on the appliance; one is added")
+    parser.add_argument("command", nargs="+", help="the command to run, after --")
     return parser.parse_args()
 
 

@@ -23,7 +23,9 @@ def parse_args() -> argparse.Namespace:
     add_job_flags(parser)
     add_flags(parser, Cerebras, Cerebras.flags())
     parser.add_argument("--compile_only", action="store_true", help="compile on the appliance; train nothing")
-    parser.add_argument("--validate_only", action="store_true", help="lower without an appliance; train nothing")
+    parser.add_argument(
+        "--validate_only", action="store_true", help="lower the program without an appliance; train nothing"
+    )
     return parser.parse_args()
 
 

@@ -22,7 +22,9 @@ from sparseft.training.job import add_job_flags, check_outputs, job_of, write_tr
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_job_flags(parser)
-    parser.add_argument("--exported", type=Path, required=True, help="the masked checkpoint, by export_modelzoo.py")
+    parser.add_argument(
+        "--exported", type=Path, required=True, help="the masked checkpoint, as export_modelzoo.py writes it"
+    )
     add_flags(parser, Cerebras, Cerebras.flags())
     return parser.parse_args()
 

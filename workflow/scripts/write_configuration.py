@@ -1,4 +1,4 @@
-"""Write the complete configuration of a study, whole or not at all.
+"""Write the complete configuration of a study to a file.
 
     write_configuration.py --text TEXT --output results/analysis/configuration.yaml
 
@@ -15,8 +15,8 @@ from sparseft.storage.atomic import atomic_file
 def parse_args() -> argparse.Namespace:
     """Return the flags of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", required=True, help="what the file will hold")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--text", required=True, help="content of the file")
+    parser.add_argument("--output", type=Path, required=True, help="the file")
     return parser.parse_args()
 
 

@@ -12,6 +12,7 @@ from sparseft.analysis.comparisons import CONTROL
 from sparseft.analysis.derived import Derived
 from sparseft.analysis.statistics import WITHIN
 from sparseft.analysis.tables import PLAIN_LORA, asked_and_reached
+from sparseft.modes import SPARSE_TO_SPARSE
 from sparseft.study.grid import DENSE, NO_FINETUNE, TRAINED_MODES
 
 FALL, RISE, SAME, UNKNOWN = "fall", "rise", "not significant", "not compared"  # what a comparison says
@@ -189,7 +190,7 @@ def _claim(results: Results, sparsity: int) -> Claim:
 def _training_name(results: Results, best: tuple) -> str:
     """Return the name of the best fine-tuning, with its mode if the modes differ."""
     cells = _trained(results, best.method, best.sparsity)
-    if not any(mode == TRAINED_MODES[1] for _, _, mode in results.cells):
+    if not any(mode == SPARSE_TO_SPARSE.name for _, _, mode in results.cells):
         return "LoRA"
     outcomes = {(cell.value_mean, _raised(results, cell)) for cell in cells}
     return "LoRA" if len(cells) > 1 and len(outcomes) == 1 else f"LoRA ({best.mode})"

@@ -1,4 +1,4 @@
-"""EXPERIMENTS.md: what a study shows, its tables, figures and limits, its settings, and how to make it again."""
+"""Write EXPERIMENTS.md: what a study shows, its tables, figures and limits, its settings, and how to make it again."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,19 +6,21 @@ from pathlib import Path
 import pandas as pd
 
 from sparseft.analysis.chain import short
+from sparseft.analysis.counts import Counts, count_runs
 from sparseft.analysis.derived import Derived
-from sparseft.analysis.findings import FRONTS, difference, explain_verdict, headline, percents, value_findings
+from sparseft.analysis.findings import NO_CONCLUSION, explain_verdict, headline, value_findings
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import bullets, markdown_table
-from sparseft.analysis.records import EvaluationRecord, Record, TrainingRecord
+from sparseft.analysis.records import EvaluationRecord, Gap, Record, TrainingRecord
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.tables import LINE, PLAIN_LORA, asked_and_reached
+from sparseft.analysis.texts import NONE, best_for, difference, number, percents, value_text
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import DENSE, MODES, NO_FINETUNE, TRAINED_MODES, WAFER
-from sparseft.tasks import RECALLS
 from sparseft.tasks.metrics import MAJORITY_FLOOR
 
-NO_SENTENCE = "No model and sparsity here is without a fault, so nothing is said. correctness_memo.md names the faults."
+# Settings of a mask that say with what it was computed, and not how.
+_PROVENANCE = ("calibration", "accumulated")
 _HOW_TO_READ = """## How to read the numbers
 
 - A value is the mean over the seeds ± its standard error over the examples. A yes/no task also shows the shares of right
@@ -26,11 +28,12 @@ _HOW_TO_READ = """## How to read the numbers
 - A difference is over the same examples. Brackets hold its 95 % confidence interval, by a paired bootstrap over the examples.
 - A difference is significant if McNemar's exact test says so at 5 % after Holm's correction, with one sign in every seed.
   Holm's correction is over all comparisons of one kind on the model and task. *Not significant* does not mean equal.
-- A loss is excluded if the whole interval lies above the tolerance, over the examples and over the seeds. *Largest within* is the
-  largest sparsity up to which this holds everywhere on a curve. Nothing is said of a dense model that only guesses.
+- A loss above the tolerance is excluded if the whole interval of the difference lies above minus the tolerance, over the
+  examples and over the seeds. *Largest within* is the largest sparsity up to which this holds everywhere on a curve. A curve
+  whose dense model only guesses has no verdict.
 - *Best for sparsity* (or training speed): no other point is as good in both value and this, and better in one. These are
   means, so neighbours may differ by chance.
-- Sparsity is the one that was asked for. Parentheses hold the one that the masks reached, where it differs.
+- Sparsity is the requested one. If the masks reached another one, it is in parentheses.
 
 comparisons.csv has every comparison, also of the losses.
 """
@@ -46,8 +49,8 @@ This command writes this page, the tables and the plots again, from the runs tha
 {analysis}
 ```
 """
-_STUDY = """The file `{configuration}` (sha256 {digest}) has every key of the study's configuration. This command makes what is
-missing of the study:
+_STUDY = """The file `{configuration}` (sha256 {digest}) has every key of the study's configuration. This command makes what the
+study still lacks:
 
 ```
 {study}
@@ -66,16 +69,18 @@ _NO_STUDY = """The analysis was given no `--configuration`, so this page cannot 
 def write_experiments(
     path: Path,
     judged: list[Judged],
+    gaps: list[Gap],
     derived: Derived,
     tolerance: float,
     *,
-    left_out: int,
     plots: list[str],
     reproduction: Reproduction = Reproduction(),  # noqa: B008  immutable
 ) -> None:
-    """Write the page. `plots` are the names of the figures under plots/ that it shows; `reproduction` has the commands that
-    make its results again."""
-    records = [each.record for each in judged if each.outside is None]
+    """Write the page.
+
+    `plots` are the names of the figures under plots/ that it shows. `reproduction` has the commands that make its results
+    again."""
+    records = [run.record for run in judged if run.outside is None]
     parts = places(derived)
     figures = "\n".join(f"![{Path(name).stem}](plots/{name})\n" for name in plots)
     sections = [
@@ -85,8 +90,8 @@ def write_experiments(
         "## Findings in detail\n",
         *(_details(here, tolerance) for here in parts),
         _HOW_TO_READ,
-        _limits(records, judged, derived, left_out),
-        _setting(records, derived.cells),
+        _limits(records, derived, count_runs(judged, gaps)),
+        _settings(records, derived.cells),
         _reproduce(reproduction),
     ]
     with atomic_file(path) as temporary:
@@ -96,32 +101,28 @@ def write_experiments(
 def places(derived: Derived) -> list[Derived]:
     """Return the tables of each task, setting, model and metric by themselves, task after task."""
     keys = ["task", "setting", "model", "metric"]
-    found = derived.cells[keys].drop_duplicates()
+    every_place = derived.cells[keys].drop_duplicates()
     return [
         derived.of(**dict(zip(keys, place, strict=True)))
-        for task in found["task"].unique()
-        for place in found[found["task"] == task].itertuples(index=False)
+        for task in every_place["task"].unique()
+        for place in every_place[every_place["task"] == task].itertuples(index=False)
     ]
 
 
 def title(here: Derived) -> str:
     """Return the name of one model, task, metric and setting."""
     cell = here.cells.iloc[0]
-    return f"{cell['model']}, {cell['task']}, {cell['metric']}" + (
-        f", with {cell['setting']}" if cell["setting"] else ""
-    )
+    name = f"{cell['model']}, {cell['task']}, {cell['metric']}"
+    return f"{name}, with {cell['setting']}" if cell["setting"] else name
 
 
 def results_table(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return value ± standard error as text, for one model, task, metric and setting: a row per method and sparsity, a
-    column per mode.
+    """Return the values with their standard errors as text, in a row per method and sparsity and a column per mode.
 
-    The dense run with plain LoRA belongs to the curves of every mode that trains, so its value stands in each of their
-    columns."""
+    `cells` are those of one model, task, metric and setting. The dense run with plain LoRA belongs to the curves of every mode
+    that trains, so its value stands in each of their columns."""
     rows = ["method", "sparsity, %"]
-    text = [_value(cell) for cell in cells.itertuples()]
-    table = cells.assign(text=text, **{"sparsity, %": percents(cells)})
-    order = table[rows].drop_duplicates()  # pivot sorts by the alphabet
+    table = cells.assign(text=[value_text(cell) for cell in cells.itertuples()], **{"sparsity, %": percents(cells)})
     wide = table.pivot(index=rows, columns="mode", values="text")
     trained = set(cells.loc[cells["sparsity"] > 0, "mode"]) & set(TRAINED_MODES) or {PLAIN_LORA}
     modes = [mode for mode in MODES if mode in wide and mode in {NO_FINETUNE, *trained}]
@@ -129,52 +130,61 @@ def results_table(cells: pd.DataFrame) -> pd.DataFrame:
         is_dense = wide.index.get_level_values("method") == DENSE
         for mode in trained:
             wide.loc[is_dense, mode] = wide.loc[is_dense, PLAIN_LORA]
-    ordered = wide.loc[list(order.itertuples(index=False, name=None)), modes].fillna("-")
-    return ordered.rename_axis(columns=None).reset_index()
+    # pivot sorts the rows by the alphabet, so the order of the cells is restored.
+    order = table[rows].drop_duplicates().itertuples(index=False, name=None)
+    return wide.loc[list(order), modes].fillna(NONE).rename_axis(columns=None).reset_index()
 
 
-def _setting(records: list[Record], cells: pd.DataFrame) -> str:
-    trained = [record.train for record in records if record.train]
+def _settings(records: list[Record], cells: pd.DataFrame) -> str:
+    """Return the section on the settings of the study and of its tasks."""
+    lines = {**_grid_settings(records, cells), **_training_settings([run.train for run in records if run.train])}
     evaluations = [record.evaluation for record in records]
+    lines["evaluation"] = _distinct(f"{done.harness} in {done.dtype} on {done.device}" for done in evaluations)
+    text = "".join(f"- {name}: {value}\n" for name, value in lines.items() if value)
+    header = ["task", "metric", "chance", "one answer to all", "validation examples"]
+    tasks = {(done.task, done.metric, f"{done.chance:.2f}", _floor(done), done.examples) for done in evaluations}
+    return f"## Settings\n\n{text}\n" + markdown_table(header, sorted(tasks))
+
+
+def _grid_settings(records: list[Record], cells: pd.DataFrame) -> dict[str, object]:
+    """Return what the runs of the study are, by name."""
     masks = [record.validation.mask for record in records]
     bases = [(record.run.model, short(record.merge.inputs.model)) for record in records if record.merge]
-    lines = {
-        "models (digest of the base)": _each(f"{name} ({digest})" for name, digest in bases),
+    return {
+        "models (digest of the base)": _distinct(f"{name} ({digest})" for name, digest in bases),
         "methods": ", ".join(cells["method"].unique()),
-        "sparsity asked for, percent of the prunable weights": _each(cells["sparsity"]),
-        "masks": _each(_mask_settings(record) for record in records),
-        "calibration examples": _each(mask.calibration_examples for mask in masks if mask.calibration_examples),
+        "requested sparsity, percent of the prunable weights": _distinct(cells["sparsity"]),
+        "masks": _distinct(_mask_settings(record) for record in records),
+        "calibration examples": _distinct(mask.calibration_examples for mask in masks if mask.calibration_examples),
         "modes": ", ".join(mode for mode in MODES if mode in set(cells["mode"])),
-        "seeds": _each(record.run.seed for record in records),
+        "seeds": _distinct(record.run.seed for record in records),
         "runs": len(records),
-        "training": _each(f"{train.backend} in {train.dtype} on {train.device}" for train in trained),
-        "training examples": _each(train.train_examples for train in trained),
-        "steps x batch size": _each(_steps(train) for train in trained),
-        "learning rate": _each(train.learning_rate for train in trained),
-        "warm-up, share of the steps": _each(train.warmup_fraction for train in trained),
-        "weight decay": _each(train.weight_decay for train in trained),
-        "LoRA rank, alpha, dropout": _each(
-            f"{train.lora_r}, {train.lora_alpha:g}, {train.lora_dropout:g}" for train in trained
-        ),
-        "LoRA targets": _each(" ".join(train.lora_targets) or "all prunable layers" for train in trained),
-        "gradient of sparse_to_sparse": _each(train.gradient for train in trained),
-        "trainable parameters": _each(train.trainable_parameters for train in trained),
-        "versions": _each(f"{name} {version}" for train in trained for name, version in train.versions.items()),
-        "evaluation": _each(f"{each.harness} in {each.dtype} on {each.device}" for each in evaluations),
     }
-    text = "".join(f"- {name}: {value}\n" for name, value in lines.items() if value)
-    tasks = sorted(
-        {(each.task, each.metric, f"{each.chance:.2f}", _floor(each), each.examples) for each in evaluations}
-    )
-    header = ["task", "metric", "chance", "one answer to all", "validation examples"]
-    return f"## Settings\n\n{text}\n" + markdown_table(header, tasks)
+
+
+def _training_settings(trainings: list[TrainingRecord]) -> dict[str, str]:
+    """Return how the runs were trained, by name."""
+    return {
+        "training": _distinct(f"{train.backend} in {train.dtype} on {train.device}" for train in trainings),
+        "training examples": _distinct(train.train_examples for train in trainings),
+        "steps x batch size": _distinct(_steps(train) for train in trainings),
+        "learning rate": _distinct(train.learning_rate for train in trainings),
+        "warm-up, share of the steps": _distinct(train.warmup_fraction for train in trainings),
+        "weight decay": _distinct(train.weight_decay for train in trainings),
+        "LoRA rank, alpha, dropout": _distinct(
+            f"{train.lora_r}, {train.lora_alpha:g}, {train.lora_dropout:g}" for train in trainings
+        ),
+        "LoRA targets": _distinct(" ".join(train.lora_targets) or "all prunable layers" for train in trainings),
+        "gradient of sparse_to_sparse": _distinct(train.gradient for train in trainings),
+        "trainable parameters": _distinct(train.trainable_parameters for train in trainings),
+        "versions": _distinct(f"{name} {version}" for train in trainings for name, version in train.versions.items()),
+    }
 
 
 def _steps(train: TrainingRecord) -> str:
-    """Return steps x batch size, and how many of the steps changed anything: the first of a warm-up has learning rate 0."""
-    return f"{train.steps} x {train.batch_size}" + (
-        "" if train.updates == train.steps else f" ({train.updates} with a learning rate above 0)"
-    )
+    """Return steps x batch size, and how many steps changed the adapter. The first step of a warm-up does not."""
+    text = f"{train.steps} x {train.batch_size}"
+    return text if train.updates == train.steps else f"{text} ({train.updates} with a learning rate above 0)"
 
 
 def _mask_settings(record: Record) -> str:
@@ -182,71 +192,65 @@ def _mask_settings(record: Record) -> str:
     chosen = {
         name: value
         for name, value in record.validation.mask.settings.items()
-        if value is not None and not name.startswith(("calibration", "accumulated"))
+        if value is not None and not name.startswith(_PROVENANCE)
     }
     return f"{record.run.method}: " + " ".join(f"{name} {value}" for name, value in chosen.items())
 
 
 def _floor(evaluation: EvaluationRecord) -> str:
-    floor = evaluation.metrics.get(MAJORITY_FLOOR.name)
-    return "-" if floor is None else f"{floor:.3f}"
+    """Return what one answer to all questions scores; "-" if the task has no such score."""
+    return number(evaluation.metrics.get(MAJORITY_FLOOR.name), ".3f")
 
 
 def _results(here: Derived, tolerance: float) -> str:
     """Return the headline and the table of one model, task, metric and setting."""
-    sentences = headline(here, tolerance) or [NO_SENTENCE]
+    sentences = headline(here, tolerance) or [NO_CONCLUSION]
     table = results_table(here.cells)
     return f"### {title(here)}\n\n{bullets(sentences)}\n{markdown_table(list(table), table.to_numpy())}"
 
 
 def _details(here: Derived, tolerance: float) -> str:
-    """Return the dense model's level, how far each curve can be pruned, every comparison, and the points worth having."""
+    """Return the findings of one model, task, metric and setting, and its best points."""
     sentences = bullets(value_findings(here, tolerance))
-    best = f"The points worth having:\n\n{_best_table(here, tolerance)}" if len(here.best) else ""
+    best = f"The best points:\n\n{_best_table(here, tolerance)}" if len(here.best) else ""
     return f"### {title(here)}\n\n{sentences}\n{best}"
 
 
 def _best_table(here: Derived, tolerance: float) -> str:
-    """Return the points worth having, with their verdicts in words."""
+    """Return the best points, with their verdicts in words."""
     examples = here.cells["examples"].max()
     rows = []
     for row in here.best.itertuples():
-        to_dense = "-" if pd.isna(row.difference_low) else difference(row)
-        respects = ", ".join(words for name, words in FRONTS.items() if getattr(row, name))
+        to_dense = NONE if pd.isna(row.difference_low) else difference(row)
         verdict = explain_verdict(row.verdict, row.difference_to_dense, examples)
-        rows.append([row.method, asked_and_reached(row), row.mode, f"{row.value:.3f}", to_dense, verdict, respects])
+        rows.append(
+            [row.method, asked_and_reached(row), row.mode, f"{row.value:.3f}", to_dense, verdict, best_for(row)]
+        )
     return markdown_table(
         ["method", "sparsity, %", "mode", "value", "minus dense", f"a loss above {tolerance:g}", "best for"], rows
     )
 
 
-def _value(cell: tuple) -> str:
-    text = f"{cell.value_mean:.3f} ± {cell.standard_error:.3f}"
-    for answer, column in RECALLS.items():
-        recall = getattr(cell, column)
-        text += f" {answer} {recall:.2f}" if pd.notna(recall) else ""
-    return text + (" (at fault)" if cell.n_sound < cell.n else "")
-
-
-def _limits(records: list[Record], judged: list[Judged], derived: Derived, left_out: int) -> str:
+def _limits(records: list[Record], derived: Derived, counts: Counts) -> str:
     """Return the section on what the results do not show."""
-    evaluations = [record.evaluation for record in records]
     limits = [
         *_sampling_limits(records),
         *_device_limits(records, derived),
-        *_example_limits(evaluations),
-        *_run_limits(judged),
+        *_example_limits([record.evaluation for record in records]),
+        *_run_limits(counts),
     ]
     if derived.cells["setting"].any():
         limits.append("The runs have several settings. Each setting has its own rows in every table.")
-    if left_out:
-        limits.append(f"{_runs(left_out)} missing or unreadable and in no table; missing.csv gives the reasons.")
+    if counts.missing:
+        limits.append(
+            f"{_runs_are(counts.missing)} missing or unreadable and in no table; missing.csv gives the reasons."
+        )
     return f"## Limits\n\n{bullets(limits)}"
 
 
 def _sampling_limits(records: list[Record]) -> list[str]:
     """Return what the errors and intervals do not cover."""
-    examples = _each(record.evaluation.examples for record in records)
+    examples = _distinct(record.evaluation.examples for record in records)
     seeds = len({record.run.seed for record in records})
     return [
         f"Number of seeds: {seeds}. Standard errors are over the validation examples ({examples}), not over seeds. They are 0"
@@ -257,7 +261,8 @@ def _sampling_limits(records: list[Record]) -> list[str]:
 
 def _device_limits(records: list[Record], derived: Derived) -> list[str]:
     """Return what the speeds and the devices do not show."""
-    devices = {record.evaluation.device for record in records} | {each.train.device for each in records if each.train}
+    devices = {record.evaluation.device for record in records}
+    devices |= {record.train.device for record in records if record.train}
     limits = [
         f"Devices: {'; '.join(sorted(devices))}. Speeds are of the training device and say nothing about another."
         " Jobs that ran side by side shared its cores and memory bandwidth."
@@ -276,45 +281,55 @@ def _device_limits(records: list[Record], derived: Derived) -> list[str]:
 def _example_limits(evaluations: list[EvaluationRecord]) -> list[str]:
     """Return what is unusual about the examples, one sentence each."""
     limits = []
-    if shared := {f"{each.task} {each.train_overlap}" for each in evaluations if each.train_overlap}:
-        limits.append(f"Training examples with the prompt of a validation example: {_each(shared)}.")
-    for each in evaluations:
-        if each.few_shot != each.loss_few_shot:
-            limits.append(
-                f"{each.task} is answered after {each.few_shot} worked examples, but its losses are taken after"
-                f" {each.loss_few_shot}. The two do not describe the same prompt."
-            )
+    if shared := {f"{done.task} {done.train_overlap}" for done in evaluations if done.train_overlap}:
+        limits.append(f"Training examples with the prompt of a validation example: {_distinct(shared)}.")
+    limits += [_other_prompt(done) for done in evaluations if done.few_shot != done.loss_few_shot]
     repeated = {
-        f"{each.task} {each.examples - each.distinct_prompts} of {each.examples}"
-        for each in evaluations
-        if each.distinct_prompts < each.examples
+        f"{done.task} {done.examples - done.distinct_prompts} of {done.examples}"
+        for done in evaluations
+        if done.distinct_prompts < done.examples
     }
     if repeated:
         limits.append(
-            f"Validation examples whose prompt repeats another's: {_each(repeated)}. Tests assume independent examples, so"
+            f"Validation examples whose prompt repeats another's: {_distinct(repeated)}. Tests assume independent examples, so"
             " nothing is compared if more than a tenth repeat."
         )
-    if tied := {f"{each.task} {each.ties}" for each in evaluations if each.ties}:
-        limits.append(f"Validation examples with several likeliest choices, of which the first counts: {_each(tied)}.")
+    if tied := {f"{done.task} {done.ties}" for done in evaluations if done.ties}:
+        limits.append(
+            f"Validation examples with several likeliest choices, of which the first counts: {_distinct(tied)}."
+        )
     return list(dict.fromkeys(limits))
 
 
-def _run_limits(judged: list[Judged]) -> list[str]:
+def _other_prompt(evaluation: EvaluationRecord) -> str:
+    """Return the sentence on an evaluation whose answers and losses have different prompts."""
+    return (
+        f"{evaluation.task} is answered after {evaluation.few_shot} worked examples, but its losses are taken after"
+        f" {evaluation.loss_few_shot}. The two do not describe the same prompt."
+    )
+
+
+def _run_limits(counts: Counts) -> list[str]:
     """Return how many runs have a fault, were not fully checked, or are outside the study, a sentence each."""
     limits = []
-    if failed := sum(bool(each.faults) for each in judged):
+    if counts.faulty:
         limits.append(
-            f"{failed} of {len(judged)} runs have a fault, which correctness_memo.md names. The tables mark them. No comparison,"
-            " verdict, sentence or figure uses them."
+            f"{counts.faulty} of {counts.runs} runs have a fault, which correctness_memo.md names. The tables mark them. No"
+            " comparison, verdict, sentence or figure uses them."
         )
-    if in_part := sum(bool(each.unchecked) for each in judged):
-        limits.append(f"{in_part} of {len(judged)} runs were not fully checked. correctness_memo.md says what is open.")
-    if outside := sum(each.outside is not None for each in judged):
-        limits.append(f"{_runs(outside)} outside the configured study. Only summary.csv has them, with in_study False.")
+    if counts.unchecked:
+        limits.append(
+            f"{counts.unchecked} of {counts.runs} runs were not fully checked. correctness_memo.md says what is open."
+        )
+    if counts.outside:
+        limits.append(
+            f"{_runs_are(counts.outside)} outside the configured study. Only summary.csv has them, with in_study False."
+        )
     return limits
 
 
-def _runs(count: int) -> str:
+def _runs_are(count: int) -> str:
+    """Return the beginning of a sentence on some runs."""
     return "1 run is" if count == 1 else f"{count} runs are"
 
 
@@ -331,5 +346,6 @@ def _reproduce(reproduction: Reproduction) -> str:
     return _REPRODUCE.format(study=study, analysis=reproduction.analysis())
 
 
-def _each(values: Iterable) -> str:
+def _distinct(values: Iterable) -> str:
+    """Return the distinct values in their order, as a list in a sentence."""
     return ", ".join(str(value) for value in sorted(set(values)))

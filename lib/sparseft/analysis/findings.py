@@ -15,16 +15,16 @@ from sparseft.analysis.derived import Derived
 from sparseft.analysis.sentences import Sentences, guessing, listed_sparsities
 from sparseft.analysis.statistics import BEYOND, WITHIN
 from sparseft.analysis.tables import NOTHING_LOST, asked_and_reached
+from sparseft.analysis.texts import AGAINST, FRONTS, NONE, difference
 from sparseft.study.grid import NO_FINETUNE
 
+# What every page says where headline and findings return nothing.
+NO_CONCLUSION = (
+    "Every result here contains a run with a fault, so no conclusion is drawn. correctness_memo.md names the faults."
+)
 MOST_SENTENCES = 4
-FRONTS = {"best_for_sparsity": "sparsity", "best_for_speed": "training speed", "largest_within": "largest within"}
-_AGAINST = {
-    "dense": "the dense model",
-    "random": "random pruning",
-    "untuned": "no fine-tuning",
-    "modes": "sparse_to_dense",
-}
+# A sentence of more numbers would not be read.
+MOST_EXAMPLES = 4
 
 
 def headline(derived: Derived, tolerance: float) -> list[str]:
@@ -38,13 +38,14 @@ def headline(derived: Derived, tolerance: float) -> list[str]:
     opening = sentences.opening()
     control = sentences.control()
     groups = _groups(claims(results), MOST_SENTENCES - len(opening) - len(control))
-    claimed = [sentences.claim(group, first=group is groups[0]) for group in groups]
-    if len(opening) + len(claimed) <= MOST_SENTENCES:
-        recovered = sentences.recovered() if len(opening) + len(claimed) + len(control) < MOST_SENTENCES else []
-        return [*opening, *claimed, *recovered, *control][:MOST_SENTENCES]
-    kept = MOST_SENTENCES - len(opening) - 1
-    omitted = [claim for group in groups[kept:] for claim in group]
-    return [*opening, *claimed[:kept], f"The table also has {listed_sparsities(omitted)}."]
+    text = opening + [sentences.claim(group, first=group is groups[0]) for group in groups]
+    if len(text) <= MOST_SENTENCES:
+        has_room = len(text) + len(control) < MOST_SENTENCES
+        return [*text, *(sentences.recovered() if has_room else []), *control][:MOST_SENTENCES]
+    # The last sentence names what the others leave out.
+    first_omitted = MOST_SENTENCES - 1 - len(opening)
+    omitted = [claim for group in groups[first_omitted:] for claim in group]
+    return [*text[: MOST_SENTENCES - 1], f"The table also has {listed_sparsities(omitted)}."]
 
 
 def findings(derived: Derived, tolerance: float) -> list[str]:
@@ -68,18 +69,12 @@ def loss_findings(derived: Derived) -> list[str]:
 def explain_verdict(verdict: str | None, to_dense: float, examples: int) -> str:
     """Return what a verdict says of a loss above the tolerance; "-" if there is no verdict."""
     if pd.isna(verdict):
-        return "-"
+        return NONE
     if verdict == WITHIN:
         return "excluded"
     if verdict == BEYOND:
         return "shown"
     return f"{_side(to_dense)} here; {examples} examples cannot exclude it"
-
-
-def difference(row: tuple) -> str:
-    """Return a difference with the ends of its interval."""
-    mean = row.difference if hasattr(row, "difference") else row.difference_to_dense
-    return f"{mean:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
 
 
 def _side(to_dense: float) -> str:
@@ -97,11 +92,6 @@ def _groups(every_claim: list[Claim], room: int) -> list[list[Claim]]:
         by_kind.setdefault(claim.kind, []).append(claim)
         by_outcome.setdefault(claim.outcome, []).append(claim)
     return list((by_kind if len(by_kind) <= room else by_outcome).values())
-
-
-def percents(table: pd.DataFrame) -> list[str]:
-    """Return the sparsities of the rows as text."""
-    return [asked_and_reached(row) for row in table.itertuples()]
 
 
 def _dense(cells: pd.DataFrame) -> Iterator[str]:
@@ -153,33 +143,40 @@ def _compared(comparisons: pd.DataFrame, what: str) -> Iterator[str]:
     for (kind, mode), rows in comparisons.groupby(["comparison", "mode"], sort=False):
         tested = rows[rows["n"] > 0]
         significant = tested[tested["significant"].astype(bool)]
-        few = significant[significant["sparsity"].isin(_few(significant["sparsity"]))]
-        parts = []
-        for method, shown in few.groupby("method", sort=False):
-            parts.append(
-                f"{method} " + ", ".join(f"{difference(row)} at {_against(row)}" for row in shown.itertuples())
-            )
         verb = "differs" if len(significant) == 1 else "differ"
         count = f"{len(significant) or 'none'} of {len(tested)} {what} {verb} significantly"
-        example = "" if len(few) == len(significant) else ", for example"
-        numbers = f"{example}: {'; '.join(parts)}" if parts else ""
         untested = len(rows) - len(tested)
         exception = f"; {untested} could not be compared in every seed" if untested else ""
-        yield f"In mode {mode}, against {_AGAINST[kind]}, {count}{numbers}{exception}."
+        yield f"In mode {mode}, against {AGAINST[kind]}, {count}{_examples(significant)}{exception}."
+
+
+def _examples(significant: pd.DataFrame) -> str:
+    """Return the clause with the numbers of a few significant differences; empty if there are none."""
+    if significant.empty:
+        return ""
+    few = significant[significant["sparsity"].isin(_few(significant["sparsity"]))]
+    parts = [
+        f"{method} " + ", ".join(f"{difference(row)} at {_against(row)}" for row in rows.itertuples())
+        for method, rows in few.groupby("method", sort=False)
+    ]
+    opening = "" if len(few) == len(significant) else ", for example"
+    return f"{opening}: {'; '.join(parts)}"
 
 
 def _fronts(best: pd.DataFrame) -> Iterator[str]:
     """Name the points that no other point beats in value and sparsity, or in value and training speed."""
-    for name in ("best_for_sparsity", "best_for_speed"):
-        rows = best[best[name]]
-        devices = rows["device"].unique() if name == "best_for_speed" else [None]  # speeds of one device
-        for device in devices if len(rows) else []:
-            here = rows if device is None else rows[rows["device"] == device]
-            points = [
-                f"{row.method} {asked_and_reached(row)} % {row.mode} {row.value:.3f}" for row in here.itertuples()
-            ]
-            where = f" on {device}" if device else ""
-            yield f"No point beats these in both value and {FRONTS[name]}{where}: {'; '.join(points)}."
+    by_sparsity = best[best["best_for_sparsity"]]
+    if len(by_sparsity):
+        yield _front(by_sparsity, FRONTS["best_for_sparsity"])
+    # The speeds of two devices cannot be compared.
+    for device, rows in best[best["best_for_speed"]].groupby("device", sort=False):
+        yield _front(rows, f"{FRONTS['best_for_speed']} on {device}")
+
+
+def _front(points: pd.DataFrame, respect: str) -> str:
+    """Return the sentence on the points that no other point beats in value and in `respect`."""
+    names = [f"{row.method} {asked_and_reached(row)} % {row.mode} {row.value:.3f}" for row in points.itertuples()]
+    return f"No point beats these in both value and {respect}: {'; '.join(names)}."
 
 
 def _against(row: tuple) -> str:
@@ -191,7 +188,7 @@ def _against(row: tuple) -> str:
 
 
 def _few(sparsities: pd.Series) -> list[int]:
-    """Return at most four sparsities, evenly spread and with the largest, because nobody reads a sentence of ten numbers."""
+    """Return at most MOST_EXAMPLES sparsities, evenly spread and with the largest."""
     descending = sorted(set(sparsities) - {0}, reverse=True)
-    step = max(1, math.ceil(len(descending) / 4))
+    step = max(1, math.ceil(len(descending) / MOST_EXAMPLES))
     return descending[::step]

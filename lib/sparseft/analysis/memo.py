@@ -1,15 +1,19 @@
-"""correctness_memo.md: whether everything that was checked holds, what failed, and what was checked in every run.
+"""Write correctness_memo.md: whether everything that was checked holds, what failed, and what was checked in every run.
 
 Everything is read from the run folders when the page is written. Each check comes with the command that repeats it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
+from sparseft.analysis import report_tables
 from sparseft.analysis.chain import Link
+from sparseft.analysis.counts import count_runs
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import bullets, markdown_table
 from sparseft.analysis.records import Gap
 from sparseft.analysis.reproduce import Reproduction
+from sparseft.analysis.texts import number
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import Run
 
@@ -17,8 +21,8 @@ _HOW = """## What was checked, and how to repeat it
 
 The validation compares every prunable weight of the merged model with the mask. A pruned weight must be exactly zero, within
 the tolerance of its row below. Every layer of the mask must be there. Every tensor outside the mask must be as in the base.
-That a kept weight is W + alpha/r B A is not read off the file: the merge's hashes tie it to its inputs. To repeat the check of
-one run:
+The validation does not compute a kept weight, W + alpha/r B A, again. The hashes of the merge tie it to its inputs. To repeat
+the check of one run:
 
 ```
 {command}
@@ -68,8 +72,8 @@ def write_memo(
 ) -> None:
     """Write the memo: whether everything holds, faults, open checks, gaps, then the checks and the hashes of every run.
 
-    `judged` is what judge_runs returns; `reproduction` has the commands that repeat the checks."""
-    shown = _shown_run(judged, reproduction)
+    `judged` is what judge_runs returns. `reproduction` has the commands that repeat the checks."""
+    example = _example_run(judged, reproduction)
     sections = [
         "# Correctness memo\n",
         _verdict(judged, gaps),
@@ -78,7 +82,7 @@ def write_memo(
         _open_checks(judged),
         _outside(judged),
         _gaps(gaps),
-        _HOW.format(command=reproduction.validation(shown), merge=_merge_again(shown, reproduction)),
+        _HOW.format(command=reproduction.validation(example), merge=_merge_again(example, reproduction)),
         f"## Every run\n\n{_checks(judged)}{_COLUMNS}",
         _CHAIN,
     ]
@@ -86,14 +90,14 @@ def write_memo(
         temporary.write_text("\n".join(section for section in sections if section), encoding="utf-8")
 
 
-def _shown_run(judged: list[Judged], reproduction: Reproduction) -> Run:
-    """Return the run that the commands show: the first that the configuration asks for, else the first."""
-    runs = [each.record.run for each in judged]
+def _example_run(judged: list[Judged], reproduction: Reproduction) -> Run:
+    """Return the run that the commands show: the first that the configuration requests, or else the first."""
+    runs = [run.record.run for run in judged]
     return next((run for run in runs if run.id in reproduction.run_ids), runs[0])
 
 
 def _merge_again(run: Run, reproduction: Reproduction) -> str:
-    """Return how to make the merged model of a run again, or that it is not known how."""
+    """Return how to make the merged model of a run again, or why this is unknown."""
     if run.id not in reproduction.run_ids:
         return _NO_MERGE
     return _MERGE.format(
@@ -103,49 +107,45 @@ def _merge_again(run: Run, reproduction: Reproduction) -> str:
 
 def _verdict(judged: list[Judged], gaps: list[Gap]) -> str:
     """Return the line that says whether everything that was checked holds, with the counts."""
-    faulty = sum(bool(each.faults) for each in judged)
-    in_part = sum(bool(each.unchecked) for each in judged)
-    outside = sum(each.outside is not None for each in judged)
-    missing = sum(gap.left_out for gap in gaps)
-    if faulty:
+    counts = count_runs(judged, gaps)
+    if counts.faulty:
         answer = "Not everything that was checked holds"
-    elif in_part or missing:
+    elif counts.unchecked or counts.missing:
         answer = "Everything that was checked holds, but not everything was checked"
     else:
         answer = "Everything that was checked holds"
-    counts = f"{len(judged)} runs checked, {faulty} with a fault, {in_part} not fully checked, {missing} missing or unreadable"
-    return f"**{answer}.** {counts}" + (f", {outside} outside the configured study.\n" if outside else ".\n")
+    return f"**{answer}.** {counts.runs} runs checked, {counts.text}.\n"
 
 
 def _totals(judged: list[Judged]) -> str:
     """Return how many runs passed each kind of check."""
-    records = [each.record for each in judged]
+    records = [run.record for run in judged]
     passed = sum(record.validation.passed for record in records)
-    whole = sum(not any(link.fault for link in each.chain) for each in judged)
+    unbroken = sum(not any(link.fault for link in run.chain) for run in judged)
     weights = sum(record.validation.weights for record in records)
     violations = sum(record.validation.violations for record in records)
     return bullets(
         [
             f"The validation passed in {passed} of {len(records)} runs: {weights:,} weights were compared with their masks,"
             f" {violations:,} violate them.",
-            f"The chain of hashes holds in {whole} of {len(records)} runs.",
+            f"The chain of hashes holds in {unbroken} of {len(records)} runs.",
         ]
     )
 
 
 def _faults(judged: list[Judged], reproduction: Reproduction) -> str:
-    """Return the section on the runs with a fault, each with the command that validates it again; empty if there is none."""
+    """Return the section on the runs with a fault, with the commands that validate them again; empty if there are none."""
     entries = []
-    for each in judged:
-        if each.faults:
-            run = each.record.run
-            entries.append(f"### {run.id}\n\n{bullets(each.faults)}\n```\n{reproduction.validation(run)}\n```\n")
+    for run in judged:
+        if run.faults:
+            command = reproduction.validation(run.record.run)
+            entries.append(f"### {run.record.run.id}\n\n{bullets(run.faults)}\n```\n{command}\n```\n")
     return "## Runs with a fault\n\n" + "\n".join(entries) if entries else ""
 
 
 def _outside(judged: list[Judged]) -> str:
-    """Return the section on the runs outside the study; empty if there is none."""
-    rows = [(each.record.run.id, each.outside) for each in judged if each.outside]
+    """Return the section on the runs outside the study; empty if there are none."""
+    rows = [(run.record.run.id, run.outside) for run in judged if run.outside]
     if not rows:
         return ""
     words = "Only summary.csv has these runs. No mean, comparison or figure uses them.\n\n"
@@ -155,9 +155,9 @@ def _outside(judged: list[Judged]) -> str:
 def _open_checks(judged: list[Judged]) -> str:
     """Return the section on the checks that could not be made, with their runs; empty if all were made."""
     runs: dict[str, list[str]] = {}
-    for each in judged:
-        for reason in each.unchecked:
-            runs.setdefault(reason, []).append(each.record.run.id)
+    for run in judged:
+        for reason in run.unchecked:
+            runs.setdefault(reason, []).append(run.record.run.id)
     if not runs:
         return ""
     rows = [
@@ -169,36 +169,54 @@ def _open_checks(judged: list[Judged]) -> str:
 
 def _gaps(gaps: list[Gap]) -> str:
     """Return the section on what is missing; empty if nothing is."""
-    if not gaps:
-        return ""
-    rows = [(gap.run_id, "in no table" if gap.left_out else "in the tables, with blanks", gap.reason) for gap in gaps]
-    return "## Missing or unreadable\n\n" + markdown_table(["run", "consequence", "reason"], rows)
+    table = report_tables.missing(gaps)
+    return f"## {table.caption}\n\n" + markdown_table(table.header, table.rows) if table.rows else ""
 
 
 def _checks(judged: list[Judged]) -> str:
-    """Return the table of what the validation of each run found."""
-    header = """run|verdict|layers checked / expected|weights compared|violations|largest pruned weight (tolerance)
-        |sparsity expected / found|outside tensors changed / checked|train-merge gap, loss / metric|chain"""
-    rows = []
-    for each in judged:
-        record = each.record
-        report = record.validation
-        outside = f"{len(report.tensors_outside_changed)} / {report.tensors_outside_checked}"
-        rows.append(
-            [
-                record.run.id,
-                each.verdict,
-                f"{report.layers_checked} / {report.layers_expected}",
-                f"{report.weights:,}",
-                report.violations,
-                f"{report.max_abs_pruned:.3g} ({report.tolerance:.3g})",
-                f"{_number(report.expected_sparsity, '.6f')} / {_number(report.actual_sparsity, '.6f')}",
-                outside if report.inputs.base else "not checked",
-                f"{_number(record.train_merge_gap, '+.2g')} / {_number(record.train_merge_gap_value, '+.3f')}",
-                _chain(each.chain),
-            ]
-        )
-    return markdown_table([name.strip() for name in header.split("|")], rows)
+    """Return the table of what the validation found in each run."""
+    columns: dict[str, Callable[[Judged], object]] = {
+        "run": lambda run: run.record.run.id,
+        "verdict": lambda run: run.verdict,
+        "layers checked / expected": _layers,
+        "weights compared": lambda run: f"{run.record.validation.weights:,}",
+        "violations": lambda run: run.record.validation.violations,
+        "largest pruned weight (tolerance)": _largest_pruned,
+        "sparsity expected / found": _sparsities,
+        "outside tensors changed / checked": _outside_tensors,
+        "train-merge gap, loss / metric": _train_merge_gap,
+        "chain": lambda run: _chain(run.chain),
+    }
+    return markdown_table(list(columns), [[text(run) for text in columns.values()] for run in judged])
+
+
+def _layers(run: Judged) -> str:
+    """Return how many layers were checked, and how many there should be."""
+    return f"{run.record.validation.layers_checked} / {run.record.validation.layers_expected}"
+
+
+def _largest_pruned(run: Judged) -> str:
+    """Return the largest absolute value of a pruned weight, and the tolerance."""
+    return f"{run.record.validation.max_abs_pruned:.3g} ({run.record.validation.tolerance:.3g})"
+
+
+def _sparsities(run: Judged) -> str:
+    """Return the share of weights that the mask prunes, and the share of zeros."""
+    report = run.record.validation
+    return f"{number(report.expected_sparsity, '.6f')} / {number(report.actual_sparsity, '.6f')}"
+
+
+def _outside_tensors(run: Judged) -> str:
+    """Return how many tensors outside the mask differ from the base, and how many were compared."""
+    report = run.record.validation
+    if not report.inputs.base:
+        return "not checked"
+    return f"{len(report.tensors_outside_changed)} / {report.tensors_outside_checked}"
+
+
+def _train_merge_gap(run: Judged) -> str:
+    """Return what the merge adds to the loss and to the metric."""
+    return f"{number(run.record.train_merge_gap, '+.2g')} / {number(run.record.train_merge_gap_value, '+.3f')}"
 
 
 def _chain(followed: list[Link]) -> str:
@@ -206,7 +224,3 @@ def _chain(followed: list[Link]) -> str:
     broken = [link.name for link in followed if link.fault]
     holding = f"{len(followed) - len(broken)} of {len(followed)}"
     return f"{holding}, BROKEN: {', '.join(broken)}" if broken else holding
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

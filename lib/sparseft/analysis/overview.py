@@ -5,33 +5,37 @@ A study of one model and task shows its table and its headline. A larger study s
 
 from pathlib import Path
 
+from sparseft.analysis.counts import count_runs
 from sparseft.analysis.derived import Derived
-from sparseft.analysis.experiments import NO_SENTENCE, places, results_table, title
-from sparseft.analysis.findings import headline
+from sparseft.analysis.experiments import places, results_table, title
+from sparseft.analysis.findings import NO_CONCLUSION, headline
 from sparseft.analysis.judgement import Judged
+from sparseft.analysis.records import Gap
 from sparseft.storage.atomic import atomic_file
 
 LINES = 20
 
 
-def write_overview(path: Path, judged: list[Judged], derived: Derived, tolerance: float, left_out: int) -> None:
+def write_overview(path: Path, judged: list[Judged], gaps: list[Gap], derived: Derived, tolerance: float) -> None:
     """Write the overview to a file."""
     with atomic_file(path) as temporary:
-        temporary.write_text(overview(judged, derived, tolerance, left_out), encoding="utf-8")
+        temporary.write_text(overview(judged, gaps, derived, tolerance), encoding="utf-8")
 
 
-def overview(judged: list[Judged], derived: Derived, tolerance: float, left_out: int) -> str:
+def overview(judged: list[Judged], gaps: list[Gap], derived: Derived, tolerance: float) -> str:
     """Return the table and the headline of a study, and the number of its runs."""
     parts = places(derived)
     lines = _one_place(parts[0], tolerance) if len(parts) == 1 else _many_places(parts, tolerance)
-    return "\n".join([*lines, _run_count(judged, left_out)]) + "\n"
+    counts = count_runs(judged, gaps)
+    return "\n".join([*lines, f"{counts.runs} runs, {counts.text}"]) + "\n"
 
 
 def _one_place(here: Derived, tolerance: float) -> list[str]:
     """Return the title, the table and the headline. A table that does not fit is cut."""
     sentences = _sentences(here, tolerance)
     heading, *rows = results_table(here.cells).to_string(index=False).splitlines()
-    room = LINES - len(sentences) - 4  # The title, the heading, an empty line and the number of runs take 4 lines.
+    # The title, the heading, an empty line and the number of runs take 4 lines.
+    room = LINES - len(sentences) - 4
     if len(rows) > room:
         kept = room - 1
         rows = [*rows[:kept], f"... and {len(rows) - kept} more rows, in EXPERIMENTS.md"]
@@ -52,13 +56,4 @@ def _many_places(parts: list[Derived], tolerance: float) -> list[str]:
 
 def _sentences(here: Derived, tolerance: float) -> list[str]:
     """Return the headline with one line per sentence. A terminal wraps long lines."""
-    return [f"- {sentence}" for sentence in headline(here, tolerance) or [NO_SENTENCE]]
-
-
-def _run_count(judged: list[Judged], left_out: int) -> str:
-    """Return how many runs there are, how many are faulty or not fully checked, and how many are missing."""
-    faulty = sum(bool(run.faults) for run in judged)
-    unchecked = sum(bool(run.unchecked) for run in judged)
-    outside = sum(run.outside is not None for run in judged)
-    text = f"{len(judged)} runs, {faulty} with a fault, {unchecked} not fully checked, {left_out} missing or unreadable"
-    return f"{text}, {outside} outside the configured study" if outside else text
+    return [f"- {sentence}" for sentence in headline(here, tolerance) or [NO_CONCLUSION]]

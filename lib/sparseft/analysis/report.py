@@ -21,8 +21,9 @@ from sparseft import __version__
 from sparseft.analysis import report_tables
 from sparseft.analysis.captions import Plot, metric_name, toy
 from sparseft.analysis.columns import STUDY_TABLES
+from sparseft.analysis.counts import count_runs
 from sparseft.analysis.derived import Derived
-from sparseft.analysis.findings import findings, headline
+from sparseft.analysis.findings import NO_CONCLUSION, findings, headline
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown_html import Section, sections
 from sparseft.analysis.records import Gap, Record
@@ -185,15 +186,12 @@ def _checks(judged: list[Judged], gaps: list[Gap]) -> list[dict[str, str]]:
     passed = sum(record.validation.passed for record in records)
     weights = sum(record.validation.weights for record in records)
     proof = f"{passed:,} of {len(records):,} merged models passed the comparison of every prunable weight with its mask"
-    faulty = sum(bool(run.faults) for run in judged)
-    missing = sum(gap.left_out for gap in gaps)
-    unchecked = sum(bool(run.unchecked) for run in judged)
-    outside = sum(bool(run.outside) for run in judged)
+    counts = count_runs(judged, gaps)
     checks = [
-        ("bad", faulty, "have a fault. The tables mark them. No sentence or figure uses them."),
-        ("bad", missing, "are missing or could not be read. They are in no table."),
-        ("open", unchecked, "were not fully checked. The correctness memo says what is open."),
-        ("open", outside, "are outside the configured study. They are only in the list of runs."),
+        ("bad", counts.faulty, "have a fault. The tables mark them. No sentence or figure uses them."),
+        ("bad", counts.missing, "are missing or could not be read. They are in no table."),
+        ("open", counts.unchecked, "were not fully checked. The correctness memo says what is open."),
+        ("open", counts.outside, "are outside the configured study. They are only in the list of runs."),
     ]
     first = {"kind": "good" if passed == len(records) else "bad", "text": f"{proof} ({weights:,} weights)."}
     return [first] + [{"kind": kind, "text": f"{number:,} runs {text}"} for kind, number, text in checks if number]
@@ -225,8 +223,8 @@ def _places(derived: Derived, tolerance: float) -> Iterable[Place]:
         yield Place(
             model=model,
             title=f"{model}, {metric_name(metric)}",
-            headline=headline(here, tolerance),
-            findings=findings(here, tolerance),
+            headline=headline(here, tolerance) or [NO_CONCLUSION],
+            findings=findings(here, tolerance) or [NO_CONCLUSION],
             tables=[table for table in place_tables if table.rows],
         )
 

@@ -5,31 +5,29 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from sparseft.analysis.findings import FRONTS
 from sparseft.analysis.records import Gap
 from sparseft.analysis.tables import asked_and_reached
+from sparseft.analysis.texts import AGAINST, NONE, best_for, number, value_text
+from sparseft.modes import NO_FINETUNE, SPARSE_TO_DENSE, SPARSE_TO_SPARSE
 from sparseft.study.grid import MODES
 from sparseft.tasks import RECALLS
 
-NONE = "-"
-WIDE = 30  # characters; a longer text is broken into lines
-AGAINST = {
-    "dense": "the dense model",
-    "random": "random pruning",
-    "untuned": "no fine-tuning",
-    "modes": "sparse_to_dense",
-}
+# Characters. A longer text is broken into lines.
+WIDE = 30
 PLACE = ["setting", "model", "task", "metric"]
 MODE_WORDS = {
-    "no_finetune": "no_finetune: pruned and not trained",
-    "sparse_to_dense": "sparse_to_dense: trained with LoRA, and pruned again when LoRA is merged",
-    "sparse_to_sparse": "sparse_to_sparse: trained with LoRA that obeys the mask in every step",
+    NO_FINETUNE.name: "pruned and not trained",
+    SPARSE_TO_DENSE.name: "trained with LoRA, and pruned again when LoRA is merged",
+    SPARSE_TO_SPARSE.name: "trained with LoRA that obeys the mask in every step",
 }
 
 
 @dataclass(frozen=True)
 class Table:
-    """Hold a table as texts. `numeric` are the columns of numbers. `shares` are percentages that cells show as a bar."""
+    """Hold a table as texts.
+
+    `numeric` are the positions of the columns of numbers. `shares` are the percentages that cells show as a bar, by row and
+    column. `note` says how to read the table."""
 
     caption: str
     header: list[str]
@@ -53,40 +51,25 @@ def results(cells: pd.DataFrame) -> Table:
     """Return the table of the answer, with a row per model, task, method and sparsity, and a column per mode."""
     places = [name for name in PLACE if cells[name].nunique() > 1]
     modes = [mode for mode in MODES if mode in set(cells["mode"])]
-    rows: dict[tuple, list[str]] = {}
+    rows: list[list[str]] = []
     shares = {}
-    for cell in cells.itertuples():
-        key = tuple(getattr(cell, name) for name in (*PLACE, "method", "sparsity"))
-        if key not in rows:
-            rows[key] = [*(getattr(cell, name) or NONE for name in places), cell.method, asked_and_reached(cell)]
-            rows[key] += [NONE] * len(modes)
-        column = len(places) + 2 + modes.index(cell.mode)
-        rows[key][column] = value_text(cell)
-        shares[key, column] = round(100 * cell.value_mean, 1)
-    order = {key: number for number, key in enumerate(rows)}
+    first_mode = len(places) + 2
+    for row, (_, group) in enumerate(cells.groupby([*PLACE, "method", "sparsity"], sort=False)):
+        first = next(group.itertuples())
+        rows.append([*(getattr(first, name) or NONE for name in places), first.method, asked_and_reached(first)])
+        rows[row] += [NONE] * len(modes)
+        for cell in group.itertuples():
+            column = first_mode + modes.index(cell.mode)
+            rows[row][column] = value_text(cell)
+            shares[row, column] = round(100 * cell.value_mean, 1)
     header = [*places, "method", "sparsity, %", *modes]
-    return Table(
-        "Results: mean ± standard error",
-        header,
-        list(rows.values()),
-        frozenset(range(len(places) + 1, len(header))),
-        {(order[key], column): share for (key, column), share in shares.items()},
-        _results_note(cells, modes),
-    )
-
-
-def value_text(cell: tuple) -> str:
-    """Return the mean value of a cell ± its standard error, and for a yes/no task the recall of both answers."""
-    text = f"{cell.value_mean:.3f} ± {cell.standard_error:.3f}"
-    for answer, column in RECALLS.items():
-        recall = getattr(cell, column)
-        text += f" {answer} {recall:.2f}" if pd.notna(recall) else ""
-    return text + (" (at fault)" if cell.n_sound < cell.n else "")
+    numeric = frozenset(range(first_mode - 1, len(header)))
+    return Table("Results: mean ± standard error", header, rows, numeric, shares, _results_note(cells, modes))
 
 
 def _results_note(cells: pd.DataFrame, modes: Iterable[str]) -> str:
     """Return a note on how to read the table of the answer."""
-    words = [f"{'; '.join(MODE_WORDS[mode] for mode in modes)}."]
+    words = [f"{'; '.join(f'{mode}: {MODE_WORDS[mode]}' for mode in modes)}."]
     words.append("The standard error is over the validation examples. The bar behind a value is its share of 1.")
     if any("(" in asked_and_reached(cell) for cell in cells.itertuples()):
         words.append("Sparsity is the requested one. If the masks reached another one, it is in parentheses.")
@@ -112,10 +95,10 @@ def points(table: pd.DataFrame) -> Table:
         "value (95 % interval)": lambda row: _within(row.value, row.value_low, row.value_high, ".3f"),
         "minus dense (95 % interval)": _minus_dense,
         "verdict": lambda row: _text(row.verdict),
-        "won back, %": lambda row: _number(100 * row.recovered_share, ".0f"),
-        "loss": lambda row: _number(row.eval_loss, ".3f"),
-        "train-merge gap": lambda row: _number(row.train_merge_gap, "+.3f"),
-        "samples/s": lambda row: _number(row.samples_per_second, ".2f"),
+        "won back, %": lambda row: number(100 * row.recovered_share, ".0f"),
+        "loss": lambda row: number(row.eval_loss, ".3f"),
+        "train-merge gap": lambda row: number(row.train_merge_gap, "+.3f"),
+        "samples/s": lambda row: number(row.samples_per_second, ".2f"),
     }
     note = (
         "Loss and gap are in nats per answer token. Won back is the share of what pruning lost that fine-tuning restores:"
@@ -130,11 +113,11 @@ def best(table: pd.DataFrame) -> Table:
         "method": lambda row: row.method,
         "sparsity, %": asked_and_reached,
         "mode": lambda row: row.mode,
-        "value": lambda row: _number(row.value, ".3f"),
+        "value": lambda row: number(row.value, ".3f"),
         "minus dense (95 % interval)": _minus_dense,
         "verdict": lambda row: _text(row.verdict),
-        "samples/s": lambda row: _number(row.samples_per_second, ".2f"),
-        "best for": lambda row: ", ".join(words for name, words in FRONTS.items() if getattr(row, name)),
+        "samples/s": lambda row: number(row.samples_per_second, ".2f"),
+        "best for": best_for,
     }
     note = "Best means that no other point is better in one and as good in the other. Neighbours may differ by chance."
     return _table("Best trade-offs", table, columns, {3, 4, 6}, note)
@@ -150,12 +133,12 @@ def comparisons(table: pd.DataFrame) -> Table:
         "difference (95 % interval)": lambda row: _within(
             row.difference, row.difference_low, row.difference_high, "+.3f"
         ),
-        "p": lambda row: _number(row.p_holm, ".2g"),
+        "p": lambda row: number(row.p_holm, ".2g"),
         "significant": lambda row: _yes(row.significant),
         "difference of the loss (95 % interval)": lambda row: _within(
             row.eval_loss_difference, row.eval_loss_difference_low, row.eval_loss_difference_high, "+.3f"
         ),
-        "p of the loss": lambda row: _number(row.eval_loss_p_holm, ".2g"),
+        "p of the loss": lambda row: number(row.eval_loss_p_holm, ".2g"),
         "loss significant": lambda row: _yes(row.eval_loss_significant),
     }
     note = "The p-values are corrected by Holm's method for the number of comparisons of one kind."
@@ -166,16 +149,16 @@ def every_run(summary: pd.DataFrame) -> Table:
     """Return the table of runs with its main columns."""
     columns = {
         "run": lambda row: row.run_id,
-        "value": lambda row: _number(row.value, ".3f"),
-        "standard error": lambda row: _number(row.standard_error, ".3f"),
-        "loss": lambda row: _number(row.eval_loss, ".3f"),
-        "train-merge gap": lambda row: _number(row.train_merge_gap, "+.3f"),
-        "zeros, %": lambda row: _number(100 * row.actual_sparsity, ".2f"),
+        "value": lambda row: number(row.value, ".3f"),
+        "standard error": lambda row: number(row.standard_error, ".3f"),
+        "loss": lambda row: number(row.eval_loss, ".3f"),
+        "train-merge gap": lambda row: number(row.train_merge_gap, "+.3f"),
+        "zeros, %": lambda row: number(100 * row.actual_sparsity, ".2f"),
         "violations": lambda row: str(row.violations),
         "faults": lambda row: str(row.faults),
         "open checks": lambda row: str(row.unchecked),
-        "samples/s": lambda row: _number(row.samples_per_second, ".2f"),
-        "training memory, GB": lambda row: _number(row.peak_memory_bytes / 1e9, ".2f"),
+        "samples/s": lambda row: number(row.samples_per_second, ".2f"),
+        "training memory, GB": lambda row: number(row.peak_memory_bytes / 1e9, ".2f"),
     }
     if summary["device"].nunique() > 1 or summary["evaluation_device"].nunique() > 1:
         columns |= {"trained on": lambda row: _text(row.device), "evaluated on": lambda row: row.evaluation_device}
@@ -198,16 +181,11 @@ def _table(
     return Table(caption, list(columns), rows, frozenset(numeric), note=note)
 
 
-def _number(value: float | None, form: str) -> str:
-    """Return a number as text, "-" if it is missing."""
-    return NONE if pd.isna(value) else format(value, form)
-
-
 def _within(value: float | None, low: float | None, high: float | None, form: str) -> str:
     """Return a value, with its interval if there is one."""
     if pd.isna(low) or pd.isna(high):
-        return _number(value, form)
-    return f"{_number(value, form)} ({low:{form}} to {high:{form}})"
+        return number(value, form)
+    return f"{number(value, form)} ({low:{form}} to {high:{form}})"
 
 
 def _minus_dense(row: tuple) -> str:

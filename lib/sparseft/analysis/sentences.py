@@ -119,7 +119,7 @@ class Sentences:
         untuned = self.results.cells.get((method, sparsity, NO_FINETUNE))
         tuned = best_training(self.results, method, sparsity)
         best = max((cell for cell in (untuned, tuned) if cell), key=lambda cell: cell.value_mean)
-        return self.results.comparisons.get("random", {}).get((method, sparsity, best.mode))
+        return self.results.comparisons.get(CONTROL, {}).get((method, sparsity, best.mode))
 
     def _control_values(self, rows: list[tuple], kind: str) -> str:
         """Return the sparsities and, if they differ, the values of random pruning and of the best method."""

@@ -1,0 +1,49 @@
+"""Write numbers, differences and comparisons as text, in the same way on every page."""
+
+import pandas as pd
+
+from sparseft.analysis.tables import asked_and_reached
+from sparseft.tasks import RECALLS
+
+# Stands where there is no value.
+NONE = "-"
+# What each kind of comparison compares with.
+AGAINST = {
+    "dense": "the dense model",
+    "random": "random pruning",
+    "untuned": "no fine-tuning",
+    "modes": "sparse_to_dense",
+}
+# In what a point is best, by its column of the table of the best points.
+FRONTS = {"best_for_sparsity": "sparsity", "best_for_speed": "training speed", "largest_within": "largest within"}
+
+
+def number(value: float | None, form: str) -> str:
+    """Return a number in the format `form`; "-" if it is missing."""
+    return NONE if pd.isna(value) else format(value, form)
+
+
+def value_text(cell: tuple) -> str:
+    """Return the mean value of a cell ± its standard error, and for a task with few answers the recall of each."""
+    text = f"{cell.value_mean:.3f} ± {cell.standard_error:.3f}"
+    for answer, column in RECALLS.items():
+        recall = getattr(cell, column)
+        if pd.notna(recall):
+            text += f" {answer} {recall:.2f}"
+    return text if cell.n_sound == cell.n else f"{text} (at fault)"
+
+
+def percents(table: pd.DataFrame) -> list[str]:
+    """Return the sparsity of each row in percent."""
+    return [asked_and_reached(row) for row in table.itertuples()]
+
+
+def difference(row: tuple) -> str:
+    """Return a difference with the ends of its interval."""
+    mean = row.difference if hasattr(row, "difference") else row.difference_to_dense
+    return f"{mean:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
+
+
+def best_for(row: tuple) -> str:
+    """Return in what a point is best."""
+    return ", ".join(words for column, words in FRONTS.items() if getattr(row, column))
