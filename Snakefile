@@ -18,12 +18,11 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 include: "rules/common.smk"
 include: "rules/prepare.smk"
 include: "rules/masks.smk"
-include: {"torch": "rules/train.smk", "cerebras": "rules/cerebras.smk", "modelzoo": "rules/modelzoo.smk"}[STUDY.backend]
+include: STUDY.training_backend.rules
 include: "rules/merge.smk"
 include: "rules/compact.smk"
 include: "rules/validate.smk"
 include: "rules/evaluate.smk"
-include: "rules/measure_cerebras.smk" if STUDY.backend == "cerebras" else "rules/measure.smk"
 include: "rules/throughput.smk"
 include: "rules/analyze.smk"
 include: "rules/collect.smk"

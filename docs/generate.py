@@ -17,6 +17,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from sparseft.analysis.columns import TABLES
+from sparseft.study.backends import backend_sections
 from sparseft.study.config import LARGEST, SEEDS, Config, schema
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +33,7 @@ SECTIONS = {
     "resources": "Resources",
     "throughput": "Throughput",
     "analysis": "Analysis",
-    "cerebras": "Cerebras",
+    **{name: section.__name__ for name, section in backend_sections().items()},
 }
 PLAIN_TYPES = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false", "null": "null"}
 LIMITS = {

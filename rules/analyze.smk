@@ -1,3 +1,7 @@
+from sparseft.storage.files import sha256
+from sparseft.study.configfiles import complete_text
+
+
 # The complete configuration, which gives the study again; another configuration is analysed anew, and reruns nothing else by it.
 rule write_configuration:
     output:

@@ -1,3 +1,10 @@
+def merged_records(mode, method):
+    """List the merged model's records if its evaluation may be equal to the one before the merge; else return nothing."""
+    if mode != "sparse_to_sparse" or grid.split_method(method)[0] == "structured" or STUDY.resources.gpus:
+        return []
+    return [f"{grid.RUN}/merge.json", f"{grid.RUN}/evaluation.json"]
+
+
 # Evaluate the merged model, after it passed the validation, on the task's validation examples with lm-eval.
 rule evaluate_run:
     input:

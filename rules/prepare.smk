@@ -1,8 +1,11 @@
+from sparseft.planning.local_files import model_files, task_files
+
+
 # A model source becomes a Hugging Face checkpoint. manifest.json is written last and stands for the whole folder.
 # A local source's input files are all that decide a result: weights, configuration, tokenizer.
 rule prepare_model:
     input:
-        lambda w: local_model(STUDY.models[w.model].source),
+        lambda w: model_files(STUDY.models[w.model].source),
     output:
         manifest=grid.MANIFEST,
     log:
@@ -27,7 +30,7 @@ rule prepare_model:
 # The examples of a task, in the fields of the original data set.
 rule prepare_task:
     input:
-        lambda w: local_data(STUDY.tasks[w.task].local),
+        lambda w: task_files(STUDY.tasks[w.task].local),
     output:
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",

@@ -109,9 +109,11 @@ def check_targets():
     """End Snakemake with one line if a target does not exist and no rule makes it."""
     for target in sorted(workflow.dag_settings.targets):
         path = target if os.path.isabs(target) else os.path.relpath(target)
-        if workflow.is_rule(target) or os.path.exists(path):
-            continue
         try:
+            # Existing files too, because a job deletes its outputs before it reads its input.
+            targets.check_settings(STUDY, path)
+            if workflow.is_rule(target) or os.path.exists(path):
+                continue
             targets.check_target(STUDY, path)
             if not is_made(path):
                 raise targets.no_rule(path, names_like(path), STAGES)

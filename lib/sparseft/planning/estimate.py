@@ -118,7 +118,7 @@ def disk_passing(config: Config, models: list[Subject]) -> list[Item]:
     saving = [run for run in _trained(config) if config.training_of(run.task).save_every]
     states = [STATE * count(adapter_shapes(config, _named(models, run), run.task)) for run in saving]
     how = f"{STATE} bytes a number of its adapter, the old and the new for a moment"
-    if config.backend == "modelzoo":
+    if config.training_backend.exports_checkpoints:
         items.append(Item("a masked checkpoint", max(subject.bytes for subject in models),
                           "as large as its base, until the last training of its mask; about as many as jobs that run"))  # fmt: skip
         states = [state + _named(models, run).bytes for run, state in zip(saving, states, strict=True)]
@@ -152,7 +152,7 @@ def _most(what: str, needs: dict[str, dict[str, int]]) -> Item:
 
 
 def _compilations(config: Config) -> list[str]:
-    if config.backend != "cerebras":
+    if config.training_backend.compiles_first is None:
         return []
     programs, measured = targets.programs(config), targets.measured_programs(config)
     if not programs:
@@ -172,7 +172,7 @@ def _mask_rule(method: str) -> str:
 
 def _exports(config: Config) -> set[tuple[str, str]]:
     """(folder, method) of every masked checkpoint that ModelZoo's Trainer begins with."""
-    if config.backend != "modelzoo":
+    if not config.training_backend.exports_checkpoints:
         return set()
     return {(grid.fill(grid.exported(run.method), run), run.method) for run in _trained(config)}
 

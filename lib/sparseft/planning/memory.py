@@ -18,8 +18,6 @@ from sparseft.tasks import get_task
 PROGRAM = 600_000_000  # bytes of python, torch and its libraries on a CPU; measured
 MASK_JOB = 210_000_000  # of masks from weights alone, whatever the model: benchmarks/masks.py; measured
 ADAM = 16  # bytes a number of an adapter: itself, its gradient, two moments, all fp32
-TRACE = 9  # bytes a weight where a training for the wafer is traced; measured on LLaMA shapes of 83 and 185 million
-TRACER = 1_200_000_000  # bytes of the program that does it; measured beside it
 LOGITS = 4  # lm-eval's in an evaluation: with their softmax, and the last batch's; measured
 
 
@@ -75,9 +73,9 @@ def mask_memory(config: Config, subject: Subject, task: str) -> Need:
 
 
 def training_memory(config: Config, subject: Subject, task: str) -> Need:
-    if config.backend != "torch":
-        tracing = {"tracing, not on the wafer: fp32 weights, masks, graph": TRACE * subject.weights, "program": TRACER}
-        return Need({}, tracing)
+    host = config.training_backend.host_memory
+    if host:
+        return Need({}, {host.purpose: host.bytes_per_weight * subject.weights, "program": host.program_bytes})
     settings, texts, layers = config.training_of(task), TEXTS[task], subject.config["num_hidden_layers"]
     tokens = settings.micro_batch_size * texts.long
     kept = layers * activation_bytes(subject)

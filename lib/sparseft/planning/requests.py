@@ -22,7 +22,6 @@ SPEED = 5e9, 40e12  # FLOP a second of a CPU thread, of a GPU: low
 READING = 2e9, 300e9  # bytes of weights a second where tokens are generated one by one: low
 DISK, DOWNLOAD = 50e6, 10e6  # bytes a second, shared with others
 START = 20  # minutes for what does not grow with the model
-WAFER = 24 * 60  # minutes: the appliance's own queue is in them
 UNKNOWN = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetched; asked again once it is there
 PERPLEXITY = 350_000  # tokens of WikiText-2's test split, about
 COMPUTING = {
@@ -80,8 +79,9 @@ def job_bytes(config: Config, kind: str, subject: Subject, task: str) -> int:
 
 def job_seconds(config: Config, kind: str, subject: Subject, task: str) -> float:
     """Seconds on a slow machine, without what does not grow with the model."""
-    if kind in ("training", "throughput") and config.backend != "torch":
-        return 60 * WAFER
+    queue_minutes = config.training_backend.queue_minutes
+    if queue_minutes and kind in ("training", "throughput"):
+        return 60 * queue_minutes
     loads = config.throughput.repeats * len(config.throughput.batch_sizes) if kind == "throughput" else 1
     seconds = loads * 4 * subject.bytes / DISK + (subject.bytes / DOWNLOAD if kind == "prepare" else 0)
     if kind not in COMPUTING:

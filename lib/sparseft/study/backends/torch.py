@@ -1,0 +1,20 @@
+"""The backend torch: a Hugging Face model on the CPU or the GPUs of this machine."""
+
+from typing import TYPE_CHECKING
+
+from sparseft.study.backends.backend import Backend
+
+if TYPE_CHECKING:
+    from sparseft.study.config import Config
+
+
+def _accept(config: "Config") -> None:
+    """Accept every configuration, because this backend trains every schedule."""
+
+
+def _check_measured(config: "Config", task: str) -> None:
+    """Raise InputError if a task's training cannot be measured in one process."""
+    config.training_of(task).check_measured()
+
+
+TORCH = Backend("torch", "Hugging Face transformers in torch", _accept, _check_measured)
