@@ -15,7 +15,8 @@ from sparseft.errors import InputError, run_script
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
 from sparseft.storage.files import check_apart, check_writable, hold, write_json
 from sparseft.storage.record import write_record
-from sparseft.study.config import Cerebras, Throughput, add_flags, parse_section
+from sparseft.study.backends.cerebras import Cerebras
+from sparseft.study.config import Throughput, add_flags, parse_section
 from sparseft.study.grid import Cell
 from sparseft.training.job import Job, add_job_flags, job_of
 

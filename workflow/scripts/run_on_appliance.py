@@ -1,38 +1,36 @@
-"""Run a training on a Cerebras appliance: one at a time, told apart when it fails, cancelled when it is ended.
+"""Run a training on a Cerebras appliance: one at a time, with its failures classified and its job cancelled at the end.
 
     run_on_appliance.py --name RUN_ID --log FILE [--lock FILE] [--attempt N] [--job_labels NAME=VALUE] -- \\
         .venv-cerebras/bin/python workflow/scripts/train_cerebras.py FLAGS 2> FILE
 
-Puts --job_labels at the end of the command. Exit codes: 0 done, 75 worth another attempt, 2 not.
+--job_labels goes to the end of the command. Exit codes: 0 it succeeded, 75 another attempt may help, 2 it cannot help.
 """
 
 import argparse
 from pathlib import Path
 
-from sparseft.backends.appliance import Memory, run
+from sparseft.backends.appliance import EarlierFailures, run
 from sparseft.errors import run_script
 from sparseft.study.grid import STOP
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", required=True, help="of the job, in messages")
-    parser.add_argument(
-        "--log", type=Path, required=True, help="the file that stderr goes to, which is read after a failure"
-    )
-    parser.add_argument("--lock", type=Path, help="held while the command runs; waits for it")
+    parser.add_argument("--name", required=True, help="name of the job in messages")
+    parser.add_argument("--log", type=Path, required=True, help="the file of stderr, which is read after a failure")
+    parser.add_argument("--lock", type=Path, help="lock file that is held while the command runs")
     parser.add_argument("--attempt", type=int, default=1)
-    parser.add_argument("--stop", type=Path, default=Path(STOP), help="left where the disk or its quota is full")
-    parser.add_argument("--job_labels", nargs="*", default=[], help="of the job on the appliance; one is put to them")
+    parser.add_argument("--stop", type=Path, default=Path(STOP), help="file to write if the disk or its quota is full")
+    parser.add_argument("--job_labels", nargs="*", default=[], help="labels of the job on the appliance; one is added")
     parser.add_argument("command", nargs="+", help="after --")
     return parser.parse_args()
 
 
 def main() -> int:
     args = parse_args()
-    memory = Memory(args.log.with_suffix(".failed"), args.stop)
+    earlier = EarlierFailures(args.log.with_suffix(".failed"), args.stop)
     command = [*args.command, "--job_labels", *args.job_labels]
-    return run(command, args.name, args.log, memory=memory, lock=args.lock, attempt=args.attempt)
+    return run(command, args.name, args.log, earlier=earlier, lock=args.lock, attempt=args.attempt)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import argparse
 from sparseft.errors import InputError, run_script
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
 from sparseft.storage.files import hold, write_json
-from sparseft.study.config import Cerebras, add_flags, parse_section
+from sparseft.study.backends.cerebras import Cerebras
+from sparseft.study.config import add_flags, parse_section
 from sparseft.training.job import add_job_flags, check_outputs, job_of, write_train_record
 
 

@@ -15,7 +15,8 @@ from sparseft.backends.modelzoo.training import remove_states, train, trainer_ru
 from sparseft.errors import run_script
 from sparseft.language_model.hardware import limit_threads
 from sparseft.storage.files import hold
-from sparseft.study.config import Cerebras, add_flags, parse_section
+from sparseft.study.backends.cerebras import Cerebras
+from sparseft.study.config import add_flags, parse_section
 from sparseft.training.job import add_job_flags, check_outputs, job_of, write_train_record
 
 
