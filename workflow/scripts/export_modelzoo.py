@@ -1,9 +1,9 @@
-"""Write a model, and its mask, as a Cerebras ModelZoo checkpoint and configuration; no ModelZoo is needed.
+"""Write a model, and its mask, as a Cerebras ModelZoo checkpoint and configuration. ModelZoo is not needed.
 
     export_modelzoo.py --model_path models/llama --mask_path masks/llama/masks_sparsity50_unstructured.pt --output_dir cs3/llama
 
-Writes model_to_cs-2.5.mdl (W * M under the trainer's names, each mask beside its weight), config_to_cs-2.5.yaml,
-config.json, the tokenizer, and export.json with the hashes of inputs and outputs.
+Writes model_to_cs-2.5.mdl (W * M and the masks, under the names that the Trainer uses), config_to_cs-2.5.yaml, config.json, the
+tokenizer, and export.json with the hashes of inputs and outputs.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from sparseft.storage.files import check_apart, check_replaceable, hold
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_path", type=Path, required=True, help="Hugging Face checkpoint folder")
-    parser.add_argument("--mask_path", type=Path, help="a mask of this model; without it the model is written dense")
+    parser.add_argument("--mask_path", type=Path, help="a mask of this model; without it the model stays dense")
     parser.add_argument("--output_dir", type=Path, required=True)
     return parser.parse_args()
 

@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--attempt", type=int, default=1)
     parser.add_argument("--stop", type=Path, default=Path(STOP), help="file to write if the disk or its quota is full")
     parser.add_argument("--job_labels", nargs="*", default=[], help="labels of the job on the appliance; one is added")
-    parser.add_argument("command", nargs="+", help="after --")
+    parser.add_argument("command", nargs="+", help="the command, after --")
     return parser.parse_args()
 
 
