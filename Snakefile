@@ -3,7 +3,7 @@
 #   snakemake results/analysis/summary.csv                  the study in config/config.yaml
 #   snakemake analyze --configfile config/sweep.yaml        the full study
 #   snakemake masks | train | validate | evaluate | analyze the whole grid up to that stage
-#   snakemake throughput                                    speed and memory against the batch size, measured apart
+#   snakemake throughput                                    speed and memory against the batch size; only this stage measures it
 #
 # Any file can be a target: snakemake masks/smollm2/masks_sparsity10_unstructured.pt
 
@@ -29,7 +29,7 @@ include: "rules/collect.smk"
 include: "rules/terminal.smk"
 
 
-# The default, and here because Snakemake takes no default from an included file.
+# The default target. It is here, because Snakemake takes no default from an included file.
 rule analyze:
     input:
         targets.final_targets(STUDY),

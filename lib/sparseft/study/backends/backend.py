@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from sparseft.study.config import Config
 
 
+def _accept(config: "Config", task: str = "") -> None:
+    """Accept every configuration."""
+
+
 @dataclass(frozen=True)
 class HostMemory:
     """Give the memory that a training needs on the machine that starts it, if the model computes on another one."""
@@ -30,9 +34,9 @@ class Backend:
     name: str
     # What trains, in words.
     title: str
-    check: Callable[["Config"], None]
-    check_measured: Callable[["Config", str], None]
-    # The sections of the configuration that only such backends read, by name.
+    check: Callable[["Config"], None] = _accept
+    check_measured: Callable[["Config", str], None] = _accept
+    # The sections of the configuration that only this backend reads, or shares with a similar one, by name.
     sections: Mapping[str, type[Section]] = field(default_factory=dict)
     # The sections with everything that the environment decides spelled out, by name.
     complete_sections: Callable[["Config"], dict[str, Section]] = lambda config: {}

@@ -178,8 +178,8 @@ def _complete_sections(config: "Config") -> dict[str, Section]:
 CEREBRAS = Backend(
     "cerebras",
     "cerebras-pytorch",
-    _check,
-    _check_measured,
+    check=_check,
+    check_measured=_check_measured,
     sections={"cerebras": Cerebras},
     complete_sections=_complete_sections,
     compiles_first=lambda config: config.cerebras.compiles_first,
