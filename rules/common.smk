@@ -99,9 +99,7 @@ wildcard_constraints:
 
 
 def code(name, without=()):
-    """Return a function that gives the digest of the code of a job, so that an edit reruns it and a touch does not.
-
-    A job with wildcards counts only the task and the importance that they name."""
+    """Return a function that gives the digest of the code of a job, so that an edit reruns it and a touch does not."""
     return lambda wildcards: job_digest(ROOT / "workflow/scripts" / name, ROOT / "lib", wildcards, without)
 
 
