@@ -75,8 +75,7 @@ if workflow.is_main_process:
         workflow.register_resource("gpu", max(GPUS, STUDY.resources.gpus))
 
 REQUESTS = Requests(STUDY)
-# For a job of one process.
-ONE_GPU = min(1, STUDY.resources.gpus)
+ONE_GPU = min(1, STUDY.resources.gpus)  # for a job of one process
 
 
 onstart:
@@ -98,9 +97,10 @@ wildcard_constraints:
     **grid.WILDCARDS,
 
 
-def code(name, without=()):
-    """Return a function that gives the digest of the code of a job, so that an edit reruns it and a touch does not."""
-    return lambda wildcards: job_digest(ROOT / "workflow/scripts" / name, ROOT / "lib", wildcards, without)
+def code(*names, without=()):
+    """Return a function that gives the digests of a job's scripts, so that an edit reruns the job and a touch does not."""
+    scripts = [ROOT / "workflow/scripts" / name for name in names]
+    return lambda wildcards: "".join(job_digest(script, ROOT / "lib", wildcards, without) for script in scripts)
 
 
 @cache
