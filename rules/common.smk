@@ -20,7 +20,7 @@ if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()
 from sparseft.errors import InputError
 from sparseft.planning.devices import visible_gpus
 from sparseft.planning.requests import JobKind, Requests
-from sparseft.planning.sizes import check_sources
+from sparseft.planning.model_sizes import check_sources
 from sparseft.planning.start_notes import start_notes
 from sparseft.study import earlier, grid, passes, targets
 from sparseft.study.config import Config, parse_section

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.source import prepare_model
+from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.language_model.model import load_model
