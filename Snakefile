@@ -3,7 +3,7 @@
 #   snakemake results/analysis/summary.csv                  the study in config/config.yaml
 #   snakemake analyze --configfile config/sweep.yaml        the full study
 #   snakemake masks | train | validate | evaluate | analyze the whole grid up to that stage
-#   snakemake throughput                                    speed and memory against the batch size, measured apart
+#   snakemake throughput                                    speed and memory against the batch size; only this stage measures it
 #
 # Any file can be a target: snakemake masks/smollm2/masks_sparsity10_unstructured.pt
 
@@ -18,19 +18,18 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 include: "rules/common.smk"
 include: "rules/prepare.smk"
 include: "rules/masks.smk"
-include: {"torch": "rules/train.smk", "cerebras": "rules/cerebras.smk", "modelzoo": "rules/modelzoo.smk"}[STUDY.backend]
+include: STUDY.training_backend.rules
 include: "rules/merge.smk"
 include: "rules/compact.smk"
 include: "rules/validate.smk"
 include: "rules/evaluate.smk"
-include: "rules/measure_cerebras.smk" if STUDY.backend == "cerebras" else "rules/measure.smk"
 include: "rules/throughput.smk"
 include: "rules/analyze.smk"
 include: "rules/collect.smk"
 include: "rules/terminal.smk"
 
 
-# The default, and here because Snakemake takes no default from an included file.
+# The default target. It is here, because Snakemake takes no default from an included file.
 rule analyze:
     input:
         targets.final_targets(STUDY),

@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 from sparseft.analysis.columns import TABLES
 from sparseft.importances import DEFAULT, IMPORTANCES
+from sparseft.study.backends import backend_sections
 from sparseft.study.config import LARGEST, SEEDS, Config, schema
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +34,7 @@ SECTIONS = {
     "resources": "Resources",
     "throughput": "Throughput",
     "analysis": "Analysis",
-    "cerebras": "Cerebras",
+    **{name: section.__name__ for name, section in backend_sections().items()},
 }
 PLAIN_TYPES = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false", "null": "null"}
 LIMITS = {

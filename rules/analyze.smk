@@ -1,3 +1,8 @@
+from sparseft.analysis.columns import STUDY_TABLES
+from sparseft.storage.hashes import sha256
+from sparseft.study.configfiles import complete_text
+
+
 # Write the complete configuration, from which the study can be made again. After a change of the configuration, only the
 # analysis depends on this file and runs again.
 rule write_configuration:

@@ -1,5 +1,5 @@
-# The stages by name, each the whole grid up to that stage; the last, analyze, is in the Snakefile. throughput stands
-# apart from them.
+# The stages by name. Each one is the whole grid up to that stage, except throughput, which only measures. The last stage,
+# analyze, is in the Snakefile.
 localrules:
     masks,
     train,

@@ -3,7 +3,7 @@ import os
 import sys
 from functools import cache
 from pathlib import Path
-from shlex import join, quote
+from shlex import quote
 
 import sparseft
 
@@ -17,17 +17,16 @@ if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()
     )
     sys.exit(2)
 
-from sparseft.analysis.columns import STUDY_TABLES
-from sparseft.study import earlier, grid, passes, targets
-from sparseft.checkpoints.checkpoint import small_files
-from sparseft.planning.sizes import check_sources
-from sparseft.study.config import Config, parse_section, split_mdl
-from sparseft.study.configfiles import check_command, complete_text, read_sections, with_normal_places
-from sparseft.planning.devices import slow_bfloat16, unused_gpus, visible_gpus
-from sparseft.study.digests import code_digest, used_values
 from sparseft.errors import InputError
-from sparseft.storage.hashes import sha256
+from sparseft.planning.devices import visible_gpus
 from sparseft.planning.requests import JobKind, Requests
+from sparseft.planning.sizes import check_sources
+from sparseft.planning.start_notes import start_notes
+from sparseft.study import earlier, grid, passes, targets
+from sparseft.study.config import Config, parse_section
+from sparseft.study.configfiles import check_command, read_sections, with_normal_places
+from sparseft.study.digests import job_digest
+from sparseft.study.flags import flags
 from sparseft.study.terminal import replaced_models
 
 
@@ -45,7 +44,6 @@ try:
     STUDY = with_normal_places(parse_section(Config, config, "configuration"), Path.cwd())
     check_sources(STUDY)
     PASSES = passes.first_and_added(STUDY) if workflow.is_main_process else passes.recorded(STUDY)
-    FIRST_PASS, ADDED = ([f"{percent:02d}" for percent in sparsities] for sparsities in PASSES)
 except (InputError, OSError) as error:
     refuse(error)
 
@@ -57,8 +55,7 @@ except (InputError, OSError) as error:
 BIN = "" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:"
 shell.prefix(
     f"set -euo pipefail; export PATH={quote(BIN)}$PATH PYTHONPATH={quote(str(ROOT / 'lib'))} "
-    f"SCRIPTS={quote(str(ROOT / 'workflow/scripts'))} "
-    f"CEREBRAS_PYTHON={quote(str(ROOT / STUDY.cerebras.python))} SPARSEFT_LOG_TRACEBACKS=1; "
+    f"SCRIPTS={quote(str(ROOT / 'workflow/scripts'))} SPARSEFT_LOG_TRACEBACKS=1; "
     'on_gpus() {{ if [ "$1" = 0 ]; then CUDA_VISIBLE_DEVICES= "${{@:2}}"; '
     'else python "$SCRIPTS/on_gpus.py" --gpus "$1" -- "${{@:2}}"; fi; }}; '
 )
@@ -71,40 +68,25 @@ if workflow.is_main_process:
     if QUEUED:
         # Without this, Snakemake would cut every job's threads to the cores of the login node.
         workflow.register_resource("_cores", None)
-    if not QUEUED and not STUDY.resources.gpus and STUDY.backend == "torch" and slow_bfloat16():
-        for name in STUDY.grid.models:
-            if STUDY.models[name].dtype == "bfloat16":
-                faster = f"--config 'models={{{name}: {{dtype: float32}}}}'"
-                print(
-                    f"note: this CPU multiplies bfloat16 eight times slower than float32; faster: {faster}",
-                    file=sys.stderr,
-                )
-    for sentence in STUDY.unused_training():
+    GPUS = 0 if QUEUED else len(visible_gpus())
+    for sentence in start_notes(STUDY, GPUS, is_queued=QUEUED):
         print(f"note: {sentence}", file=sys.stderr)
-    GPUS = [] if QUEUED else visible_gpus()
-    if GPUS and not STUDY.resources.gpus and STUDY.backend == "torch":
-        print(f"note: {unused_gpus(len(GPUS))}", file=sys.stderr)
-    for name, count in (("gpu", max(len(GPUS), STUDY.resources.gpus)), ("csx", 1)):
-        if not QUEUED and name not in workflow.global_resources:
-            workflow.register_resource(name, count)
+    if not QUEUED and "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", max(GPUS, STUDY.resources.gpus))
 
 REQUESTS = Requests(STUDY)
-# For the backends that train on a Cerebras appliance.
-ON_WAFER = STUDY.cerebras.target == "CSX"
-DECIDING = STUDY.cerebras.model_dump(include=STUDY.cerebras.DECIDING)
-ASKED = STUDY.cerebras.model_dump(exclude={*DECIDING, *STUDY.cerebras.RULES_ONLY, "job_labels"})
-ONE_GPU = min(1, STUDY.resources.gpus)  # for a job of one process
+# For a job of one process.
+ONE_GPU = min(1, STUDY.resources.gpus)
 
 
 onstart:
     try:
         if QUEUED:
             passes.record(PASSES[0])
-        planned = [path for job in workflow.dag.needrun_jobs() for path in job.output if os.path.exists(path)]
-        earlier.announce(planned)
-        replaced = replaced_models(planned)
-        if replaced and not earlier.made_again([Path(path) for path in planned]):
-            print(f"note: {replaced}", file=sys.stderr)
+        replaced = [path for job in workflow.dag.needrun_jobs() for path in job.output if os.path.exists(path)]
+        note = earlier.made_again([Path(path) for path in replaced]) or replaced_models(replaced)
+        if note:
+            print(f"note: {note}", file=sys.stderr)
         earlier.adopt_models(STUDY)
     except InputError as error:
         refuse(error)
@@ -116,72 +98,17 @@ wildcard_constraints:
     **grid.WILDCARDS,
 
 
-@cache
-def digest(name, without, values):
-    """Return the digest of a script and of what it imports."""
-    return code_digest(ROOT / "workflow/scripts" / name, ROOT / "lib", without, values)
-
-
 def code(name, without=()):
     """Return a function that gives the digest of the code of a job, so that an edit reruns it and a touch does not.
 
     A job with wildcards counts only the task and the importance that they name."""
-
-    def of_job(wildcards):
-        names = {axis: wildcards.get(axis) for axis in ("task", "method")}
-        return digest(name, without, used_values(**names) if wildcards.keys() else None)
-
-    return of_job
-
-
-def manifest_if(check, *request):
-    """Validate the request with `check`, then return the manifest path.
-
-    This runs before the job starts, because a job that starts first deletes its outputs."""
-    try:
-        check(*request)
-    except InputError as error:
-        refuse(error)
-    return grid.MANIFEST
-
-
-def flags(**values):
-    """Return `--name value` for every value that is set, as text for `shell:`. A list gives all of its values."""
-    lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
-    given = {name: value for name, value in lists.items() if value not in ([], [None])}
-    return join(part for name, value in given.items() for part in (f"--{name}", *map(str, value)))
+    return lambda wildcards: job_digest(ROOT / "workflow/scripts" / name, ROOT / "lib", wildcards, without)
 
 
 @cache
 def training_flags(task):
     """Return the flags of a task's schedule. They are cached, because every run of the task needs them."""
     return flags(**STUDY.training_of(task).model_dump())
-
-
-def mask_report(folder, name):
-    """Return the path of the report of one pass. `name` is the method; for a sparsity's own pass it ends in ADDED_SUFFIX."""
-    return f"{folder}/{grid.MASK_REPORT.format(name=name)}"
-
-
-def mask_plots(folder, name):
-    """Return the paths of the plots of one pass."""
-    return [f"{folder}/{grid.MASK_PLOT.format(plot=plot, name=name)}" for plot in grid.MASK_PLOTS]
-
-
-def pass_suffix(w):
-    """Return the flag with the suffix of the names of report and plots; empty for the first pass."""
-    return flags(suffix=grid.ADDED_SUFFIX.format(**w) if "sparsity" in w.keys() else None)
-
-
-def pass_sparsities(w):
-    """Return the sparsities of a pass as fractions, as text for `shell:`."""
-    if "sparsity" in w.keys():
-        percents = [w.sparsity]
-    elif "method" in w.keys():
-        percents = FIRST_PASS
-    else:
-        percents = ["00"]
-    return " ".join(f"0.{percent}" for percent in percents)
 
 
 def memory(kind, cell=lambda w: w):
@@ -192,35 +119,3 @@ def memory(kind, cell=lambda w: w):
 def minutes(kind, cell=lambda w: w):
     """Return a function that gives the time limit of a job of this kind, in minutes."""
     return lambda w, attempt: REQUESTS.minutes(JobKind.of(kind, cell(w)), attempt)
-
-
-def launch(processes):
-    """Return the arguments with which python starts a training of one or several processes."""
-    return [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-
-
-def local_model(source):
-    """List the files of a path: or mdl: source that decide a result, so that a changed one is prepared again."""
-    kind, _, place = source.partition(":")
-    if kind not in ("path", "mdl"):
-        return []
-    if kind == "mdl":
-        file, folder = split_mdl(place)
-        weights = [file]
-    else:
-        folder = Path(place)
-        weights = folder.glob("*.safetensors")
-    # config.json is listed even if it is missing, so that Snakemake reports it.
-    return sorted(map(str, {*weights, *small_files(folder), folder / "config.json"}))
-
-
-def local_data(folder):
-    """Return the files of a local task."""
-    return [f"{folder}/{split}.jsonl" for split in ("train", "validation")] if folder else []
-
-
-def merged_records(mode, method):
-    """List the merged model's records if its evaluation may be equal to the one before the merge; else return nothing."""
-    if mode != "sparse_to_sparse" or grid.split_method(method)[0] == "structured" or STUDY.resources.gpus:
-        return []
-    return [f"{grid.RUN}/merge.json", f"{grid.RUN}/evaluation.json"]

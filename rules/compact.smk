@@ -1,4 +1,7 @@
-# The model of a structured run with its pruned channels and heads left out. Optional, made where it is asked for:
+from sparseft.methods import METHODS
+
+
+# Write the model of a structured run without its pruned channels and heads. No study needs it; ask for it by name:
 #   snakemake results/runs/smollm2-boolq_mini-structured-sparsity50-sparse_to_sparse-seed0/compact
 rule compact_run:
     input:
@@ -11,11 +14,12 @@ rule compact_run:
     benchmark:
         f"results/benchmarks/compact_run/{grid.RUN_ID}.tsv"
     wildcard_constraints:
-        method="|".join(method for method in grid.METHODS if method.startswith("structured")),
+        method="|".join(name for name, method in METHODS.items() if method.pattern.removes_channels),
     conda:
         "../envs/sparseft.yaml"
     resources:
-        mem_mb=memory("files"),  # one tensor, and what stays of it
+        # One tensor, and what is kept of it.
+        mem_mb=memory("files"),
         runtime=minutes("files"),
     params:
         code=code("compact.py"),

@@ -1,3 +1,13 @@
+from sparseft.methods import get_method
+from sparseft.modes import get_mode
+
+
+def merged_records(mode, method):
+    """List the merged model's records if its evaluation may be equal to the one before the merge; else return nothing."""
+    is_equal = get_mode(mode).masks_every_step and not get_method(method).pattern.removes_channels
+    return [f"{grid.RUN}/merge.json", f"{grid.RUN}/evaluation.json"] if is_equal and not STUDY.resources.gpus else []
+
+
 # Evaluate the merged model on the task's validation examples with lm-eval, after it passed the validation of its sparsity.
 rule evaluate_run:
     input:

@@ -1,7 +1,37 @@
+# As two digits: the sparsities of the first pass, and those with a pass of their own.
+FIRST_PASS, ADDED = ([f"{percent:02d}" for percent in sparsities] for sparsities in PASSES)
+
+
+def mask_report(folder, name):
+    """Return the path of the report of one pass. `name` is the method; for a sparsity's own pass it ends in ADDED_SUFFIX."""
+    return f"{folder}/{grid.MASK_REPORT.format(name=name)}"
+
+
+def mask_plots(folder, name):
+    """Return the paths of the plots of one pass."""
+    return [f"{folder}/{grid.MASK_PLOT.format(plot=plot, name=name)}" for plot in grid.MASK_PLOTS]
+
+
+def pass_suffix(w):
+    """Return the flag with the suffix of the names of report and plots; empty for the first pass."""
+    return flags(suffix=grid.ADDED_SUFFIX.format(**w) if "sparsity" in w.keys() else None)
+
+
+def pass_sparsities(w):
+    """Return the sparsities of a pass as fractions, as text for `shell:`."""
+    if "sparsity" in w.keys():
+        percents = [w.sparsity]
+    elif "method" in w.keys():
+        percents = FIRST_PASS
+    else:
+        percents = ["00"]
+    return " ".join(f"0.{percent}" for percent in percents)
+
+
 # One job per model and method. One pass makes the masks of every sparsity with which the study began.
 rule compute_masks:
     input:
-        manifest=lambda w: manifest_if(STUDY.masks.scope_of, w.method, STUDY.grid.sparsities),
+        manifest=grid.MANIFEST,
     output:
         masks=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity=FIRST_PASS, allow_missing=True),
         report=mask_report(grid.MASKS, "{method}"),
@@ -61,7 +91,7 @@ use rule compute_masks as compute_dense_mask with:
 # The masks of importances that look at a task's training examples. The model is loaded and run.
 use rule compute_masks as compute_task_masks with:
     input:
-        manifest=lambda w: manifest_if(STUDY.masks.scope_of, w.method, STUDY.grid.sparsities),
+        manifest=grid.MANIFEST,
         train=f"{grid.DATA}/train.jsonl",
     output:
         masks=expand(f"{grid.TASK_MASKS}/{grid.MASK_NAME}.pt", sparsity=FIRST_PASS, allow_missing=True),

@@ -1,4 +1,5 @@
-# W' = (W + alpha/r B A) * M; without fine-tuning W' = W * M. The merged model is deleted after its last reader.
+# Merge an adapter into its pruned base: W' = (W + alpha/r B A) * M. Without fine-tuning: W' = W * M.
+# The merged model is deleted after its last reader, unless keep_merged is true.
 rule merge_adapter:
     input:
         manifest=grid.MANIFEST,
@@ -11,14 +12,18 @@ rule merge_adapter:
         f"results/logs/merge_adapter/{grid.RUN_ID}.log",
     benchmark:
         f"results/benchmarks/merge_adapter/{grid.RUN_ID}.tsv"
-    priority: 1  # after training has fed it, before more is trained
+    # A finished training is merged before another one starts.
+    priority: 1
     conda:
         "../envs/sparseft.yaml"
-    threads: STUDY.resources.threads  # as many as its evaluation, or merges run ahead of it and fill the disk
+    # As many as an evaluation has. With fewer, merges would run ahead of evaluations and fill the disk.
+    threads: STUDY.resources.threads
     resources:
-        mem_mb=memory("files"),  # one weight matrix in fp32
+        # One weight matrix in fp32.
+        mem_mb=memory("files"),
         runtime=minutes("files"),
-        gpu=ONE_GPU,  # not used: it keeps merges from running ahead of evaluations
+        # A merge uses no GPU. Asking for one keeps merges from running ahead of evaluations.
+        gpu=ONE_GPU,
     params:
         code=code("merge.py"),
         run_id=grid.RUN_ID,

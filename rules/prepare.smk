@@ -1,8 +1,11 @@
+from sparseft.planning.local_files import model_files, task_files
+
+
 # Make a Hugging Face checkpoint from a model's source. manifest.json is written last, so that it stands for the whole folder.
 # The input is every file of a local source that a result depends on: weights, configuration and tokenizer.
 rule prepare_model:
     input:
-        lambda w: local_model(STUDY.models[w.model].source),
+        lambda w: model_files(STUDY.models[w.model].source),
     output:
         manifest=grid.MANIFEST,
     log:
@@ -28,7 +31,7 @@ rule prepare_model:
 # Prepare the examples of a task, in the fields of the original data set.
 rule prepare_task:
     input:
-        lambda w: local_data(STUDY.tasks[w.task].local),
+        lambda w: task_files(STUDY.tasks[w.task].local),
     output:
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",

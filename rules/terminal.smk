@@ -73,10 +73,9 @@ def is_work(name):
 
 def check_targets():
     """End Snakemake with one line if a target does not exist and no rule makes it."""
-    files = [target for target in workflow.dag_settings.targets if not workflow.is_rule(target)]
     outputs = [output for rule in workflow.rules for output in rule.output]
     try:
-        terminal.check_targets(STUDY, files, is_made, outputs)
+        terminal.check_targets(STUDY, workflow.dag_settings.targets, workflow.is_rule, is_made, outputs)
     except InputError as error:
         refuse(error)
 

@@ -1,4 +1,4 @@
-# The measurements as one table, and as plots.
+# Turn the measurements into one table and its plots. The backend's own rules make the measurements.
 rule analyze_throughput:
     input:
         records=targets.throughput_targets(STUDY),

@@ -1,4 +1,4 @@
-# Every weight against its mask. Exit code 1, a failed proof, is a result: the report stays and leads the memo.
+# Compare every weight with its mask. A failed proof (exit code 1) is a result: the report stays, and the memo begins with it.
 rule validate_sparsity:
     input:
         manifest=grid.MANIFEST,
@@ -10,11 +10,13 @@ rule validate_sparsity:
         f"results/logs/validate_sparsity/{grid.RUN_ID}.log",
     benchmark:
         f"results/benchmarks/validate_sparsity/{grid.RUN_ID}.tsv"
-    priority: 3  # first: a merged model is large, and waits on the disk for this
+    # This runs first, because a merged model is large and stays on the disk until it is validated.
+    priority: 3
     conda:
         "../envs/sparseft.yaml"
     resources:
-        mem_mb=memory("files"),  # a block of a matrix and its mask
+        # A block of a matrix and its mask.
+        mem_mb=memory("files"),
         runtime=minutes("files"),
     params:
         code=code("validate_sparsity.py"),

@@ -1,4 +1,4 @@
-"""How a script ends: its exit code, its one line on stderr, and the traceback where it is asked for."""
+"""How a script ends: its exit code, its one line on stderr, and the traceback if that is wanted."""
 
 import json
 import os
@@ -36,12 +36,12 @@ def raised(error: BaseException, cause: Exception | None = None):
 
 
 def end(main, capsys) -> tuple[int, list[str]]:
-    """Run a script's main; returns its exit code and its lines on stderr."""
+    """Run a script's main, and return its exit code and its lines on stderr."""
     with pytest.raises(SystemExit) as exited:
         run_script(main)
-    said = capsys.readouterr()
-    assert said.out == ""
-    return exited.value.code, said.err.splitlines()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    return exited.value.code, printed.err.splitlines()
 
 
 @pytest.mark.parametrize("code", [0, 1])

@@ -1,4 +1,4 @@
-"""Run folders as the workflow leaves them: `write_run` writes one, `write_grid` a plausible study of any size."""
+"""Write run folders as the workflow leaves them: `write_run` writes one, `write_grid` a plausible study of any size."""
 
 import gc
 import hashlib
@@ -23,76 +23,116 @@ SCHEDULE = {
     "updates": 59,
 }
 
+# The sparsity at which half of the value is lost.
+HALF_LOST = {"unstructured": 0.75, "structured": 0.4, "random": 0.3}
+
 
 def digest(*words: object) -> str:
-    """A stand-in for the sha256 of a file."""
+    """Return a stand-in for the sha256 of a file."""
     return hashlib.sha256("/".join(map(str, words)).encode()).hexdigest()
 
 
 def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dict[str, dict]:
-    """The files of a sound run; `changes`: loss, loss_before, value_before, speed, examples, backend, device, batch_size,
-    metrics (further ones), labels (a function of the outcomes), classes (True: yes and no are scored), generated."""
-    loss, device = changes.get("loss", 2.0), changes.get("device", CPU)
-    base, mask = digest(run.model), digest(run.model, run.method, run.sparsity)
-    adapter = None if run.mode == "no_finetune" else digest(run.id, "adapter")
-    merged, data = {"model.safetensors": digest(run.id, "merged")}, digest(run.task, "validation")
-    merge_inputs = {"model": base, "mask": mask, "adapter": adapter}
-    report_inputs = {"mask": mask, "checkpoint": dict(merged), "base": base}
-    examples = changes.get("examples", 200)
-    scored = {"task": run.task, "examples": examples, "seconds": 12.5, "peak_memory_bytes": 1_250_000_000}
-    scored |= {"dtype": "bfloat16", "harness": "lm-eval 0.4.13", "prompt_sha256": digest(run.task, "prompts")}
-    scored |= {"few_shot": changes.get("few_shot", 0), "loss_few_shot": 0}
-    scored["distinct_prompts"] = changes.get("distinct_prompts", examples)
-    found = {
-        "merge": {"inputs": merge_inputs, "outputs": dict(merged), "as_trained": False},
-        "validation_report": {**validation_report(run, layers), "inputs": report_inputs},
-        "evaluation": {**scored, **result(run, value, loss, examples, changes)}
-        | {"train_overlap": changes.get("train_overlap", 0)}
-        | {"device": device}
-        | {"inputs": {"model": dict(merged), "data": data, "train": digest(run.task, "train")}},
+    """Return the content of the files of a sound run by name.
+
+    `changes` may have: loss, loss_before, value_before, speed, examples, backend, device, batch_size, training (its settings),
+    metrics (further ones), labels (a function of the outcomes), classes (True: yes and no are scored), generated, few_shot,
+    distinct_prompts, train_overlap."""
+    loss = changes.get("loss", 2.0)
+    inputs = {"model": digest(run.model), "mask": digest(run.model, run.method, run.sparsity)}
+    inputs["adapter"] = None if run.mode == "no_finetune" else digest(run.id, "adapter")
+    merged = {"model.safetensors": digest(run.id, "merged")}
+    data = {"data": digest(run.task, "validation"), "train": digest(run.task, "train")}
+    evaluation = scored(run, value, loss, changes)
+    evaluation["metrics"] |= changes.get("metrics", {})
+    files = {
+        "merge": {"inputs": dict(inputs), "outputs": dict(merged), "as_trained": False},
+        "validation_report": {
+            **validation_report(run, layers),
+            "inputs": {"mask": inputs["mask"], "checkpoint": dict(merged), "base": inputs["model"]},
+        },
+        "evaluation": {
+            **evaluation,
+            "train_overlap": changes.get("train_overlap", 0),
+            "device": changes.get("device", CPU),
+            "inputs": {"model": dict(merged), **data, "wikitext2": TEXT_SHA256},
+        },
     }
-    found["evaluation"]["metrics"] |= changes.get("metrics", {})
-    found["evaluation"]["inputs"]["wikitext2"] = TEXT_SHA256
-    if adapter:
-        speed, batch_size = changes.get("speed", 4.0), changes.get("batch_size", 8)
-        before, loss_before = changes.get("value_before", value), changes.get("loss_before", loss)
-        found["train"] = (
-            {
-                "run_id": run.id,
-                "backend": changes.get("backend", "torch"),
-                "device": device,
-                "dtype": "bfloat16",
-                "steps": 60,
-                "updates": 59,
-                "gradient": "exact",
-                "processes": 1,
-            }
-            | SCHEDULE
-            | changes.get("training", {})
-            | {"batch_size": batch_size, "train_seconds": 480 / speed, "final_loss": loss - 0.1}
-            | {"loss_curve": [{"loss": loss}] * 60, "samples_per_second_overall": batch_size * speed / 8}
-            | {"eval_loss": loss_before, "peak_memory_bytes": 1_500_000_000}
-            | {"samples_per_second": speed, "tokens_per_second": 100 * speed, "trainable_parameters": 4_884_480}
-            | {"versions": {"torch": "2.13.0", "transformers": "5.0.0", "python": "3.11.9", "sparseft": "0.1.0"}}
-            | {"inputs": {"model": base, "mask": mask, "train": digest(run.task, "train"), "validation": data}}
-            | {"outputs": {"adapter": adapter}}
-        )
-        inputs = {"model": base, "mask": mask, "adapter": adapter, "data": data, "train": digest(run.task, "train")}
-        found["before_merge"] = {**scored, **result(run, before, loss_before, examples, changes), "inputs": inputs}
-    return found
+    if inputs["adapter"]:
+        loss_before = changes.get("loss_before", loss)
+        before = scored(run, changes.get("value_before", value), loss_before, changes)
+        files["before_merge"] = {**before, "inputs": {**inputs, **data}}
+        files["train"] = {
+            **training(run, loss, loss_before, changes),
+            "inputs": {
+                "model": inputs["model"],
+                "mask": inputs["mask"],
+                "train": data["train"],
+                "validation": data["data"],
+            },
+            "outputs": {"adapter": inputs["adapter"]},
+        }
+    return files
 
 
-def result(run: Run, value: float, loss: float, examples: int, changes: dict) -> dict:
-    """The measured part of an evaluation, every number of which follows from its rows."""
-    hits, nats = outcomes(run, value, examples), losses(run, loss, examples)
-    by_row = generated(hits) if changes.get("generated") else chosen(hits, nats, changes)
-    metric = "exact_match" if changes.get("generated") else "acc"
-    return {"metric": metric, "value": value, "standard_error": standard_error(value, examples), "eval_loss": loss,
-            "outcomes": hits, "losses": nats, "answer_tokens": tokens(run, examples).tolist(), **by_row}  # fmt: skip
+def training(run: Run, loss: float, loss_before: float, changes: dict) -> dict:
+    """Return the content of train.json without its inputs and outputs: 480 examples in 60 steps."""
+    speed = changes.get("speed", 4.0)
+    batch_size = changes.get("batch_size", 8)
+    return {
+        "run_id": run.id,
+        "backend": changes.get("backend", "torch"),
+        "device": changes.get("device", CPU),
+        "dtype": "bfloat16",
+        "steps": 60,
+        "updates": 59,
+        "gradient": "exact",
+        "processes": 1,
+        **SCHEDULE,
+        **changes.get("training", {}),
+        "batch_size": batch_size,
+        "train_seconds": 480 / speed,
+        "final_loss": loss - 0.1,
+        "loss_curve": [{"loss": loss}] * 60,
+        "samples_per_second_overall": batch_size * speed / 8,
+        "eval_loss": loss_before,
+        "peak_memory_bytes": 1_500_000_000,
+        "samples_per_second": speed,
+        "tokens_per_second": 100 * speed,
+        "trainable_parameters": 4_884_480,
+        "versions": {"torch": "2.13.0", "transformers": "5.0.0", "python": "3.11.9", "sparseft": "0.1.0"},
+    }
+
+
+def scored(run: Run, value: float, loss: float, changes: dict) -> dict:
+    """Return what an evaluation has before and after a merge, without its inputs. Every number follows from its rows."""
+    examples = changes.get("examples", 200)
+    hits = outcomes(run, value, examples)
+    nats = losses(run, loss, examples)
+    return {
+        "task": run.task,
+        "examples": examples,
+        "seconds": 12.5,
+        "peak_memory_bytes": 1_250_000_000,
+        "dtype": "bfloat16",
+        "harness": "lm-eval 0.4.13",
+        "prompt_sha256": digest(run.task, "prompts"),
+        "few_shot": changes.get("few_shot", 0),
+        "loss_few_shot": 0,
+        "distinct_prompts": changes.get("distinct_prompts", examples),
+        "metric": "exact_match" if changes.get("generated") else "acc",
+        "value": value,
+        "standard_error": standard_error(value, examples),
+        "eval_loss": loss,
+        "outcomes": hits,
+        "losses": nats,
+        "answer_tokens": tokens(run, examples).tolist(),
+        **(generated(hits) if changes.get("generated") else chosen(hits, nats, changes)),
+    }
 
 
 def generated(hits: list[float]) -> dict:
-    """Answers of which the right ones are 7."""
+    """Return the rows of generated answers. The right answer is always 7."""
     texts = ["So it is 7.\n#### 7" if hit else "#### 8" for hit in hits]
     return {
         "labels": ["3 + 4 = 7\n#### 7"] * len(hits),
@@ -104,73 +144,96 @@ def generated(hits: list[float]) -> dict:
 
 
 def chosen(hits: list[float], nats: list[float], changes: dict) -> dict:
-    """Choices of four: the right one has the row's loss, another one of the same pair is likelier where it is a miss."""
+    """Return the rows of four choices. The right one has the row's loss; in a miss its neighbour is likelier."""
     labels = changes.get("labels", lambda hits: [number % 4 for number in range(len(hits))])(hits)
     predictions = [label if hit else label ^ 1 for hit, label in zip(hits, labels, strict=True)]
     logs = [[-2 * loss - 1.0] * 4 for loss in nats]
-    for row, loss, label, said in zip(logs, nats, labels, predictions, strict=True):
-        row[said] = -loss / 2
+    for row, loss, label, prediction in zip(logs, nats, labels, predictions, strict=True):
+        row[prediction] = -loss / 2
         row[label] = -loss
     lengths = [[5] * 4 for _ in hits]
     classes = ("no", "yes") if changes.get("classes") else ()
     metrics = choice_metrics(labels, logs, lengths, classes)
     if "f1" in metrics:
         metrics["f1_stderr"] = f1_standard_error(labels, logs)
-    return {"labels": labels, "choice_lengths": lengths, "log_likelihoods": logs, "ties": 0, "predictions": predictions,
-            "metrics": metrics, "chance": 0.25}  # fmt: skip
+    return {
+        "labels": labels,
+        "choice_lengths": lengths,
+        "log_likelihoods": logs,
+        "ties": 0,
+        "predictions": predictions,
+        "metrics": metrics,
+        "chance": 0.25,
+    }
 
 
 def standard_error(value: float, examples: int) -> float:
-    """Of the mean of outcomes 0 and 1."""
+    """Return the standard error of the mean of outcomes 0 and 1."""
     return (value * (1 - value) / (examples - 1)) ** 0.5
 
 
+def random_of(name: str) -> np.random.Generator:
+    """Return the random numbers that belong to a name."""
+    return np.random.default_rng(int(digest(name)[:8], 16))
+
+
 def tokens(run: Run, examples: int) -> np.ndarray:
-    """By example of the task: the tokens of its answer."""
-    return np.random.default_rng(int(digest(run.task)[:8], 16)).integers(1, 9, examples)
+    """Return the number of tokens of each answer, which depends on the task only."""
+    return random_of(run.task).integers(1, 9, examples)
 
 
 def losses(run: Run, mean: float, examples: int) -> list[float]:
-    """By example: the hard ones of the task cost most, give or take what the run adds; `mean` a token."""
-    hard, chance = (np.random.default_rng(int(digest(name)[:8], 16)) for name in (run.task, run.id))
+    """Return the loss of each example, `mean` nats per token. It depends on the task, and a little on the run."""
+    difficulty = random_of(run.task).random(examples)
     count = tokens(run, examples)
-    shares = count * (0.5 + hard.random(examples) + 0.1 * chance.random(examples))
+    shares = count * (0.5 + difficulty + 0.1 * random_of(run.id).random(examples))
     return (mean * count.sum() * shares / shares.sum()).tolist()
 
 
 def outcomes(run: Run, value: float, examples: int) -> list[float]:
-    """By example: the easy ones of the task are right, give or take what the run adds."""
+    """Return the outcome of each example. The easy ones of the task are right, and the run changes a few."""
     assert value * examples == pytest.approx(round(value * examples)), f"{value} is no share of {examples} examples"
-    easy, chance = (np.random.default_rng(int(digest(name)[:8], 16)) for name in (run.task, run.id))
-    ranks = (easy.random(examples) + 0.3 * chance.random(examples)).argsort().argsort()
+    difficulty = random_of(run.task).random(examples)
+    ranks = (difficulty + 0.3 * random_of(run.id).random(examples)).argsort().argsort()
     return [float(rank < round(value * examples)) for rank in ranks]
 
 
 def validation_report(run: Run, layers: int) -> dict:
-    """A report of `layers` sound layers, without its inputs."""
+    """Return a report of `layers` sound layers, without its inputs."""
     rows = [
-        {"layer": name, "weights": 1000, "pruned": 10 * run.sparsity, "zeros": 10 * run.sparsity}
-        | {"within_tolerance": 0, "violations": 0, "max_abs_pruned": 0.0}
-        for name in (f"model.layers.{number // 7}.{PROJECTIONS[number % 7]}" for number in range(layers))
+        {
+            "layer": f"model.layers.{number // 7}.{PROJECTIONS[number % 7]}",
+            "weights": 1000,
+            "pruned": 10 * run.sparsity,
+            "zeros": 10 * run.sparsity,
+            "within_tolerance": 0,
+            "violations": 0,
+            "max_abs_pruned": 0.0,
+        }
+        for number in range(layers)
     ]
     sparsity = run.sparsity / 100 if layers else None
     return {
-        **{
-            "passed": True,
-            "not_checked": [],
-            "mask": {"scope": "layer", "method": run.method, "sparsity": run.sparsity / 100},
-            "layers_checked": layers,
-            "layers_expected": layers,
-            "violations": 0,
-        },
-        **{"max_abs_violation": 0.0, "tolerance": 0.0, "expected_sparsity": sparsity, "actual_sparsity": sparsity},
-        **{"max_abs_pruned": 0.0, "sparsity_within_tolerance": sparsity},
-        **{"tensors_outside_checked": 62, "tensors_outside_changed": [], "layers": rows},
+        "passed": True,
+        "not_checked": [],
+        "mask": {"scope": "layer", "method": run.method, "sparsity": run.sparsity / 100},
+        "layers_checked": layers,
+        "layers_expected": layers,
+        "violations": 0,
+        "max_abs_violation": 0.0,
+        "tolerance": 0.0,
+        "expected_sparsity": sparsity,
+        "actual_sparsity": sparsity,
+        "max_abs_pruned": 0.0,
+        "sparsity_within_tolerance": sparsity,
+        "tensors_outside_checked": 62,
+        "tensors_outside_changed": [],
+        "layers": rows,
     }
 
 
 def write_pieces(folder: Path, run: Run, files: dict[str, dict]) -> Path:
-    """Write the files of one run; returns its folder."""
+    """Write the files of one run and return its folder."""
     for name, content in files.items():
         write_record(folder / run.id / f"{name}.json", content)
     return folder / run.id
@@ -179,26 +242,26 @@ def write_pieces(folder: Path, run: Run, files: dict[str, dict]) -> Path:
 def write_grid(
     folder: Path, *, models: int, tasks: list[str], sparsities: list[int], seeds: int, layers: int = LAYERS
 ) -> int:
-    """A whole study with values that fall with sparsity; returns how many runs it has."""
-    methods = {
-        "unstructured": 0.75,
-        "structured": 0.4,
-        "random": 0.3,
-    }  # the sparsity at which half of the value is gone
+    """Write a whole study with values that fall with sparsity, and return its number of runs."""
     count = 0
     for model, task, seed in product(range(models), tasks, range(seeds)):
         cells = [("dense", 0, mode) for mode in ("no_finetune", "sparse_to_dense")]
-        cells += list(product(methods, sparsities, ("no_finetune", "sparse_to_dense", "sparse_to_sparse")))
+        cells += list(product(HALF_LOST, sparsities, ("no_finetune", "sparse_to_dense", "sparse_to_sparse")))
         for method, sparsity, mode in cells:
             run = Run(f"Model{model}B", task, method, sparsity, mode, seed)
-            left = 1 / (1 + (sparsity / 100 / methods.get(method, 1)) ** 4)
-            left += (1 - left) * {"no_finetune": 0, "sparse_to_dense": 0.55, "sparse_to_sparse": 0.45}[mode]
+            kept = kept_share(method, sparsity, mode)
             noise = (int(digest(run.id)[:4], 16) / 65535 - 0.5) * 0.04
-            changes = {"loss": 4 - 2.5 * left + noise, "loss_before": 4 - 2.6 * left, "speed": 4 + 10 * noise}
-            value = round(200 * (0.25 + 0.4 * left + noise)) / 200
+            changes = {"loss": 4 - 2.5 * kept + noise, "loss_before": 4 - 2.6 * kept, "speed": 4 + 10 * noise}
+            value = round(200 * (0.25 + 0.4 * kept + noise)) / 200
             write_pieces(folder, run, pieces(run, value, layers=layers, **changes))
             count += 1
     return count
+
+
+def kept_share(method: str, sparsity: int, mode: str) -> float:
+    """Return the share of the dense model's value that a run keeps; fine-tuning recovers about half of what is lost."""
+    pruned = 1 / (1 + (sparsity / 100 / HALF_LOST.get(method, 1)) ** 4)
+    return pruned + (1 - pruned) * {"no_finetune": 0, "sparse_to_dense": 0.55, "sparse_to_sparse": 0.45}[mode]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -221,7 +284,7 @@ def _write_grid() -> Callable[..., int]:
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> Callable[..., Path]:
-    """write_run(run_id, value, change=..., **changes): one run under tmp_path/runs; `change` edits its files first."""
+    """Return write_run(run_id, value, change=..., **changes), which writes a run under tmp_path/runs; `change` edits its files."""
 
     def write(
         run_id: str, value: float, *, change: Callable[[dict], None] = lambda files: None, **changes: object

@@ -1,4 +1,4 @@
-"""Another project's numbers: read strictly, set beside ours, never filled in."""
+"""Check that another project's numbers are read strictly, compared with ours, and never filled in."""
 
 from pathlib import Path
 
@@ -31,8 +31,8 @@ def test_cells_without_counterpart_are_named_and_stay_empty(write_run, tmp_path)
     done = analyze(tmp_path / "runs", tmp_path / "out", "--baseline", str(path), "--plot")
     assert (done.returncode, done.stderr.splitlines()) == (0, ["t at 70 %: no baseline", "t at 90 %: no run of ours"])
     table = pd.read_csv(tmp_path / "out/baseline_comparison.csv")
-    told = table[["sparsity", "baseline", "value", "baseline_value", "difference", "speed_ratio"]].astype(object)
-    assert told.where(told.notna(), None).to_numpy().tolist() == [
+    values = table[["sparsity", "baseline", "value", "baseline_value", "difference", "speed_ratio"]].astype(object)
+    assert values.where(values.notna(), None).to_numpy().tolist() == [
         [50, "Other", 0.5, None, None, None],
         [50, "Phoenix", 0.5, 0.625, -0.125, 2.0],
         [70, None, 0.25, None, None, None],
@@ -44,7 +44,7 @@ def test_cells_without_counterpart_are_named_and_stay_empty(write_run, tmp_path)
     assert svg != (tmp_path / "out/plots/t_acc_vs_sparsity.svg").read_bytes()
 
 
-@pytest.mark.parametrize(("lines", "header", "said"), [
+@pytest.mark.parametrize(("lines", "header", "words"), [
     ([], ",".join([*COLUMNS, "f1"]), "unknown column f1"),
     ([], ",".join(COLUMNS[:-1]), "no column device"),
     (["Phoenix,t,50,62.5,2,CPU"], None, "line 2: value is '62.5'"),
@@ -57,9 +57,9 @@ def test_cells_without_counterpart_are_named_and_stay_empty(write_run, tmp_path)
     (["Phoenix,t,50,0.5,2,CPU", "Phoenix,t,50,0.6,2,CPU"], None, "line 3: twice the same for baseline"),
     (["Phoenix,,50,0.5,2,CPU"], None, "line 2: nothing for baseline, task, sparsity"),
 ])  # fmt: skip
-def test_what_is_no_baseline_is_refused(tmp_path, lines, header, said):
+def test_what_is_no_baseline_is_refused(tmp_path, lines, header, words):
     path = write(tmp_path, *lines, header=header or ",".join(COLUMNS))
-    with pytest.raises(InputError, match=f"{said}.*; give a .csv file with the columns baseline,task"):
+    with pytest.raises(InputError, match=f"{words}.*; give a .csv file with the columns baseline,task"):
         read_baseline(path)
 
 

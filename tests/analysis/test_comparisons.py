@@ -1,4 +1,4 @@
-"""Which cells are compared, over which examples, and what a curve says of it."""
+"""Check which cells are compared, over which examples, and the verdicts on the points of a curve."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def compared(tmp_path: Path) -> pd.DataFrame:
 
 
 def judged(tmp_path: Path, tolerance: float = 0.02) -> pd.Series:
-    """The one pruned point."""
+    """Return the only pruned point."""
     runs = judge_runs(read_runs(tmp_path / "runs")[0])
     points = judge(tables.curves(tables.grouped(tables.summary(runs))), compare(runs), tolerance)
     return points[points["sparsity"] > 0].iloc[0]

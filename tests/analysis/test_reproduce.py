@@ -1,4 +1,4 @@
-"""The commands of the pages, for a project and a study in any folder."""
+"""Check the commands that the pages print, for a project and a study in any folder."""
 
 import shlex
 from pathlib import Path

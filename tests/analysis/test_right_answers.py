@@ -1,4 +1,4 @@
-"""The right answers of a record beside the rows that lie in the study."""
+"""Check the comparison of right answers with the rows that lie in the study."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ SOUND = labels_digest([1, 0], [[2, 3], [2, 3]])
 
 
 def write(study: Path) -> str:
-    """Write the rows; returns their sha256."""
+    """Write the rows and return their sha256."""
     path = study / "data/boolq/validation.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))

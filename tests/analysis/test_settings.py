@@ -1,4 +1,4 @@
-"""Runs of different settings are never pooled, joined or compared."""
+"""Check that runs of different settings are never pooled, joined or compared."""
 
 from pathlib import Path
 
@@ -126,7 +126,7 @@ def test_a_task_whose_runs_agree_has_no_setting_in_its_rows(write_run, tmp_path)
 
 @pytest.fixture
 def study() -> Config:
-    """The study that the fixture's runs of model m and task boolq_mini belong to."""
+    """Return the study that the fixture's runs of model m and task boolq_mini belong to."""
     return Config(
         models={"m": {"source": "path:m", "dtype": "bfloat16"}},
         tasks={"boolq_mini": {"train_examples": 480, "validation_examples": 200}},

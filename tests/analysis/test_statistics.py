@@ -1,4 +1,4 @@
-"""The statistics against scipy, statsmodels and textbooks, and their coverage by simulation."""
+"""Compare the statistics with scipy, statsmodels and textbooks, and check their coverage by simulation."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 
 def outcomes(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
-    """Outcomes of two models on examples that both, one or neither of them has right."""
+    """Return the outcomes of two models on examples that both, one or neither of them has right."""
     counts = [both, first, second, neither]
     return np.repeat([1, 1, 0, 0], counts), np.repeat([1, 0, 1, 0], counts)
 
@@ -69,7 +69,7 @@ def test_the_bootstrap_and_the_normal_interval_agree_where_both_hold(first):
 
 @pytest.mark.parametrize("rates", [(0, 0.005), (0.02, 0.02), (0.01, 0.06), (0.1, 0.3)])
 def test_the_interval_covers_the_true_difference(rates):
-    """Shares of the examples that one model alone has right; 95 % of 300 studies is 285 with a deviation of 3.8."""
+    """`rates` are the shares of examples that only one model has right. Of 300 studies 95 % are 285, with a deviation of 3.8."""
     rng, truth = np.random.default_rng(1), rates[0] - rates[1]
     shares = [*rates, 1 - sum(rates)]
     studies = [rng.choice([1, -1, 0], 200, p=shares) for _ in range(300)]
@@ -97,7 +97,7 @@ def test_of_one_length_the_interval_of_losses_is_the_normal_one():
 
 
 def test_the_interval_of_losses_covers_the_true_difference():
-    """Long answers cost more, and the differences are skewed; truth: 0.1 nats a token."""
+    """Long answers cost more, and the differences are skewed; the truth is 0.1 nats per token."""
     rng, covered = np.random.default_rng(4), 0
     for _ in range(300):
         tokens = rng.integers(1, 9, 120)

@@ -1,4 +1,4 @@
-"""The tables against cases worked by hand."""
+"""Compare the tables with cases worked out by hand."""
 
 from pathlib import Path
 
@@ -188,7 +188,7 @@ def test_an_evaluation_that_recorded_no_memory_has_a_blank(write_run, tmp_path):
 
 
 def forty_noes_and_forty_of_160_yeses(outcomes: list[float]) -> list[int]:
-    """Labels by which 40 of the right answers are no, and all others yes."""
+    """Return labels by which 40 of the right answers are no, and all others yes."""
     labels, right = [1] * len(outcomes), [number for number, hit in enumerate(outcomes) if hit]
     for number in right[:40]:
         labels[number] = 0

@@ -1,4 +1,4 @@
-"""The points worth having, by hand."""
+"""Compare the best points with those found by hand."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ from sparseft.study.grid import Cell
 
 
 def curve(*points: tuple, mode: str = "sparse_to_dense", device: str = "CPU") -> list[dict]:
-    """Points (sparsity, value, speed, verdict) of one curve of unstructured pruning."""
+    """Return the rows of one curve of unstructured pruning from its points (sparsity, value, speed, verdict)."""
     return [
         {"model": "m", "task": "t", "metric": "acc", "method": "unstructured", "mode": mode, "n": 1, "n_sound": 1,
          "sparsity": sparsity, "reached_sparsity": sparsity / 100, "value": value, "samples_per_second": speed, "verdict": verdict, "device": device, "processes": 1,

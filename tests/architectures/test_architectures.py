@@ -9,12 +9,15 @@ import pytest
 import torch
 from safetensors import safe_open
 from sparseft.architectures import ARCHITECTURES, LLAMA, PROJECTIONS, decoder, find_architecture, tensor_shapes
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import coupled_parts, prunable_layers
 from sparseft.checkpoints.modelzoo_names import places
+from sparseft.checkpoints.soundness import check_tensors
 from sparseft.errors import InputError
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.planning.sizes import NAMED
-from tiny_models import MODELS, PRUNABLE_LAYERS
-from transformers import AutoModelForCausalLM
+from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 
 def test_every_architecture_has_a_tiny_model_of_its_own():
@@ -96,26 +99,26 @@ def test_an_architecture_without_names_in_modelzoo_is_refused_there(monkeypatch)
         places(config, tensor_shapes(config, "here"))
 
 
-def test_an_architecture_like_llama_is_only_its_file_and_the_table(monkeypatch, tiny_llama):
-    """The norms of this one have other names, and its MLP has no gate."""
-    mlp = {"mlp.up": ("intermediate_size", "hidden_size"), "mlp.down": ("hidden_size", "intermediate_size")}
-    channels = decoder.Coupled("mlp", "intermediate_size", rows=("up",), columns=("down",))
-    other = dataclasses.replace(
+def test_an_architecture_like_llama_needs_only_a_value_of_the_table(monkeypatch, tmp_path):
+    """Qwen3 is LLaMA's decoder with two more norms. transformers writes the tensors that its value describes."""
+    norms = {"self_attn.q_norm": ("head_dim",), "self_attn.k_norm": ("head_dim",)}
+    qwen3 = dataclasses.replace(
         LLAMA,
-        class_name="OtherForCausalLM",
-        layer_tensors={"norm": ("hidden_size",)} | decoder.ATTENTION | mlp,
-        coupled=(decoder.HEADS, channels),
+        class_name="Qwen3ForCausalLM",
+        sizes=(*decoder.SIZES, "head_dim"),
+        layer_tensors=LLAMA.layer_tensors | norms,
+        smaller_config=decoder.smaller_config,
+        modelzoo_names=None,
     )
-    monkeypatch.setattr("sparseft.architectures.ARCHITECTURES", (LLAMA, other))
-    config = tiny_llama.config | {"architectures": ["OtherForCausalLM"], "num_hidden_layers": 1}
-    shapes = tensor_shapes(config, "here")
-    assert shapes["model.layers.0.mlp.down.weight"] == (32, 48)
-    layers = other.prunable(name.removesuffix(".weight") for name in shapes)
-    assert layers[:2] == ["model.layers.0.mlp.down", "model.layers.0.mlp.up"]
-    ffn, attention = other.coupled_parts(config, layers)
-    assert [(part.layer.rpartition(".")[2], part.axis, part.width) for part in ffn] == [("up", 0, 1), ("down", 1, 1)]
-    assert [part.width for part in attention] == [16, 8, 8, 16]
-    assert other.projections == ("q_proj", "k_proj", "v_proj", "o_proj", "up", "down")
+    monkeypatch.setattr("sparseft.architectures.ARCHITECTURES", (*ARCHITECTURES, qwen3))
+    Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)).save_pretrained(tmp_path)
+    checkpoint = Checkpoint(tmp_path)
+    check_tensors(checkpoint, tmp_path)
+    assert len(prunable_layers(checkpoint)) == PRUNABLE_LAYERS["llama"]
+    ffn, attention = coupled_parts(checkpoint)[:2]
+    assert [part.width for part in ffn] == [1, 1, 1]
+    # 4 query heads of 16 rows on 2 key-value heads.
+    assert [part.width for part in attention] == [32, 16, 16, 32]
 
 
 def test_the_table_is_light():

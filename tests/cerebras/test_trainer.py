@@ -13,7 +13,8 @@ import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import read_mask
-from sparseft.study.config import Cerebras, Training
+from sparseft.study.backends.cerebras import Cerebras
+from sparseft.study.config import Training
 from sparseft.tasks import get_task
 from sparseft.tasks.rows import read_rows
 from sparseft.training.job import TrainingJob
@@ -23,8 +24,12 @@ from transformers import get_cosine_schedule_with_warmup
 pytest.importorskip("cerebras.pytorch", reason="needs cerebras-pytorch (make test-cerebras)")
 import cerebras.pytorch as cstorch
 from sparseft.backends.cerebras import states as mdl
-from sparseft.backends.cerebras import trainer as cerebras
-from sparseft.backends.cerebras.trainer import Trainer, check_frozen, evaluation_batches, optimizer_and_schedule
+from sparseft.backends.cerebras import streams
+from sparseft.backends.cerebras import trainer as trainer_module
+from sparseft.backends.cerebras.frozen_base import check_frozen
+from sparseft.backends.cerebras.optimizer import optimizer_and_schedule
+from sparseft.backends.cerebras.streams import evaluation_batches
+from sparseft.backends.cerebras.trainer import Trainer
 from sparseft.backends.dense_experts import DenseExperts, top_k_weights
 from sparseft.backends.fixed_length import FixedLengthLoss
 from sparseft.language_model.batches import Example
@@ -100,7 +105,7 @@ def test_the_time_of_a_save_is_in_no_step_s_seconds(inputs, backend, tmp_path, m
         mdl.write_mdl(*arguments)
         time.sleep(3)
 
-    monkeypatch.setattr(cerebras, "write_mdl", slowly)
+    monkeypatch.setattr(trainer_module, "write_mdl", slowly)
     found = trainer(inputs, backend, tmp_path, "llama", "sparse_to_sparse", save_every=1)
     assert max(found.fit().seconds[1:]) < 3
 
@@ -119,7 +124,7 @@ def test_every_streamer_has_as_many_batches_and_together_they_are_the_whole(monk
     whole = [batch["ids"] for batch in evaluation_batches(examples, 4, 3)]
     shares = []
     for rank in range(2):
-        monkeypatch.setattr(cerebras, "_share", lambda size, rank=rank: (size // 2, rank))
+        monkeypatch.setattr(streams, "_share", lambda size, rank=rank: (size // 2, rank))
         shares.append([batch["ids"] for batch in evaluation_batches(examples, 4, 3)])
     assert [len(share) for share in shares] == [2, 2]
     assert torch.cat(whole).equal(torch.cat([torch.cat(pair) for pair in zip(*shares, strict=True)]))

@@ -61,7 +61,7 @@ def test_shards_hold_what_one_file_holds_and_a_missing_one_is_named(tmp_path, ti
     assert Checkpoint(folder).files == [folder / "model.safetensors"]
     (folder / "model.safetensors").unlink()
     shutil.copy(many.files[0], many.files[1])
-    with pytest.raises(InputError, match="is in model-00001-of"):
+    with pytest.raises(InputError, match="model.embed_tokens.weight is .*in model-00001-of"):
         _ = Checkpoint(folder).tensors
     many.files[1].unlink()
     with pytest.raises(InputError, match=rf"{many.files[1].name}: no such file"):
@@ -124,7 +124,7 @@ def test_a_file_more_or_less_than_the_manifest_records_is_refused(prepared):
 
 
 @pytest.mark.parametrize(("change", "line"), [
-    ({"files": [1]}, "not a manifest"), ({"format_version": 1}, "a manifest of format 1"),
+    ({"files": [1]}, ".*not a manifest"), ({"format_version": 1}, ".*format is 1\\b"),
     ({"digest": "0" * 64}, "its digest"),
 ])  # fmt: skip
 def test_a_manifest_that_is_none_of_this_version_is_refused(prepared, change, line):
@@ -161,7 +161,7 @@ def test_the_digest_leaves_out_what_decides_nothing(tmp_path, tiny_llama):
 def test_a_dtype_without_a_magnitude_by_bits_is_refused(tmp_path):
     save_file({"i": torch.ones(2, 2, dtype=torch.int8)}, tmp_path / "model.safetensors")
     for read in (Checkpoint(tmp_path).read, lambda name: list(Checkpoint(tmp_path).read_blocks(name, 2))):
-        with pytest.raises(InputError, match="i is I8"):
+        with pytest.raises(InputError, match=r"\bi is .*I8"):
             read("i")
 
 

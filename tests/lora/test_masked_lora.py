@@ -18,12 +18,12 @@ KINDS = [LoRALinear, StructuredLoRALinear, MaskedLoRALinear]
 
 @pytest.fixture(params=[1 << 20, 8], ids=["whole", "blocks"])
 def blocks(request, monkeypatch):
-    """In one block, and in blocks of few rows."""
+    """Compute in one block, and in blocks of a few rows."""
     monkeypatch.setitem(effective_weight._BLOCK, "cpu", request.param)
 
 
 def problem(out: int, inside: int, r: int, dtype: torch.dtype = torch.float64):
-    """X, W, its mask, A, B; A and B in fp32 unless all is fp64."""
+    """Return X, W, its mask, A and B. A and B are fp32 unless all is fp64."""
     generator = torch.Generator().manual_seed(out)
     W, A, B = (
         torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((out, inside), (r, inside), (out, r))
@@ -35,17 +35,19 @@ def problem(out: int, inside: int, r: int, dtype: torch.dtype = torch.float64):
 
 
 def layer_of(kind, W, kept, settings=SETTINGS):
+    """Return the layer of a kind over W, pruned by `kept`."""
     linear = nn.Linear(W.shape[1], W.shape[0], bias=False, dtype=W.dtype)
     linear.weight.data = W.clone()
     return kind.from_linear(linear.requires_grad_(False), kept, settings, Workspace())
 
 
 def naive(X, W, kept, A, B, s):
-    """The definition, by autograd: y = x ((W + s B A) * M)^T."""
+    """Return y = x ((W + s B A) * M)^T as it is defined, with autograd's gradients."""
     return F.linear(X, (W + (s * (B @ A)).to(W.dtype)) * kept)
 
 
 def masked(X, W, kept, A, B, s, gradient="exact"):
+    """Return y of the function under test."""
     return MaskedLoRAFunction.apply(X, carry_mask_(W.clone(), kept), A, B, s, gradient, Workspace())
 
 
@@ -74,7 +76,7 @@ def test_output_and_gradients_equal_the_naive_form_s(shape, dtype, bound, blocks
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_empty_batch_has_zero_gradients(dtype):
-    """As that of an expert to which no token is routed."""
+    """An expert has an empty batch if no token is routed to it."""
     X, W, kept, A, B = problem(6, 4, 2, dtype)
     leaves = [tensor.requires_grad_() for tensor in (X[:, :0], A, B)]
     masked(leaves[0], W, kept, *leaves[1:], 1.5).sum().backward()
@@ -127,7 +129,7 @@ def test_a_pruned_value_is_positive_zero_and_a_kept_one_untouched(dtype):
 
 
 def test_merged_weight_is_rounded_once():
-    # 1 + 2^-8 is a tie in bf16, and the 2^-17 above it decides: with B A rounded first it would be lost
+    # 1 + 2^-8 is a tie in bf16, and the 2^-17 above it decides. It would be lost if B A were rounded first.
     W = torch.tensor([[1.0]], dtype=torch.bfloat16)
     A, B = torch.tensor([[2**-8 + 2**-17]]), torch.tensor([[1.0]])
     found = Workspace().merged(W, A, B, 1.0)
@@ -241,7 +243,7 @@ def test_structured_gradients_are_those_of_the_masked_layer():
 
 
 class Two(nn.Module):
-    """Two linears by the names of projections."""
+    """Two linears with the names of projections."""
 
     def __init__(self) -> None:
         super().__init__()

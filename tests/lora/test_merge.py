@@ -1,4 +1,4 @@
-"""The merge: B A truly in it, exact zeros, bytes outside it untouched, and training's own logits."""
+"""The merge adds B A, writes exact zeros, copies all other bytes, and has the trained model's logits."""
 
 import hashlib
 import json
@@ -28,14 +28,14 @@ IDS = torch.arange(3, 51).reshape(2, 24)
 
 
 def randomise(layers: dict) -> None:
-    """Stand in for training: B is no longer zero."""
+    """Give B random values, as a training would."""
     generator = torch.Generator().manual_seed(0)
     for layer in layers.values():
         layer.lora_B.data = 0.2 * torch.randn(layer.lora_B.shape, generator=generator)
 
 
 def trained(checkpoint: Checkpoint, mask, mode: str, folder: Path):
-    """A model with random adapters, and its adapter folder."""
+    """Write an adapter with random B, and return its model."""
     model, _, layers = adapted_model(checkpoint, mask, mode, SETTINGS, torch.device("cpu"))
     randomise(layers)
     matrices = {name: layer.factors() for name, layer in layers.items()}
@@ -184,20 +184,20 @@ def test_an_adapter_that_is_no_plain_lora_is_refused(tmp_path, tiny_llama):
 
 
 def recorded(folder: Path, base: Checkpoint, mask, **sparseft: object) -> Path:
-    """An adapter of all projections whose configuration records `sparseft`."""
+    """Write an adapter of all projections whose configuration records `sparseft`, and return its folder."""
     trained(base, mask, "sparse_to_dense", folder)
     return configured(folder, sparseft={"mask_sha256": "m", **sparseft})
 
 
 def configured(folder: Path, **changes: object) -> Path:
-    """The adapter with keys of its configuration changed."""
+    """Change keys of an adapter's configuration, and return its folder."""
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     return folder
 
 
 def thinned(folder: Path, keep) -> Path:
-    """The adapter without the layers that `keep` refuses."""
+    """Delete the tensors that `keep` refuses from an adapter, and return its folder."""
     path = folder / "adapter_model.safetensors"
     save_file({name: tensor for name, tensor in load_file(path).items() if keep(name)}, path)
     return folder

@@ -1,4 +1,4 @@
-"""The mask file: its bytes, its two formats, and torch as the peer that reads it."""
+"""The bytes of a mask file, its two formats, and torch and safetensors as other readers of it."""
 
 import pickle
 import re
@@ -25,6 +25,7 @@ def mask() -> Mask:
 
 
 def kept_of(mask: Mask) -> int:
+    """Return how many weights a mask keeps."""
     return sum(int(mask.kept(layer).sum()) for layer in mask.shape)
 
 

@@ -1,4 +1,4 @@
-"""The compiled loops against numpy, weight by weight: all words, odd shapes, ties everywhere."""
+"""Compare the compiled loops with numpy, weight by weight: both word sizes, odd shapes, many ties."""
 
 from fractions import Fraction
 from itertools import pairwise
@@ -16,7 +16,7 @@ SHAPES = [(1, 1), (1, 300), (300, 1), (3, 17), (2, 66), (5, 64), (4, 192), (7, 1
 
 
 def weights_of(kind: str, shape: tuple[int, int], word: type) -> np.ndarray:
-    """Float bits, both signs: BF16 for uint16, fp32 for uint32."""
+    """Return the bits of floats of both signs: BF16 for uint16, fp32 for uint32."""
     rng = np.random.default_rng(shape[0] * 1000 + shape[1])
     values = rng.normal(size=shape).astype(np.float32)
     if kind == "equal":
@@ -34,7 +34,7 @@ def magnitudes(bits: np.ndarray) -> np.ndarray:
 
 
 def reference(bits: np.ndarray, percent: int) -> np.ndarray:
-    """bool, by numpy's stable sort."""
+    """Return the mask by numpy's stable sort, bool in the shape of `bits`."""
     order = np.argsort(magnitudes(bits).ravel(), kind="stable")
     kept = np.ones(bits.size, bool)
     kept[order[: round(Fraction(percent * bits.size, 100))]] = False
@@ -42,9 +42,10 @@ def reference(bits: np.ndarray, percent: int) -> np.ndarray:
 
 
 def masks_by(select, bits: np.ndarray, percents: list[int] = PERCENTS) -> np.ndarray:
-    """bool (levels, rows, cols): what `select` writes for one layer, in blocks of three rows."""
+    """Return what `select` writes for one layer, in blocks of three rows: bool (levels, rows, cols)."""
     rows, cols = bits.shape
-    written = np.full((len(percents), rows * -(-cols // 8)), 0xA5, np.uint8)
+    row_bytes = (cols + 7) // 8
+    written = np.full((len(percents), rows * row_bytes), 0xA5, np.uint8)
 
     def emit(_: str, offset: int, packed: np.ndarray) -> None:
         written[:, offset : offset + packed.shape[1]] = packed
@@ -53,8 +54,8 @@ def masks_by(select, bits: np.ndarray, percents: list[int] = PERCENTS) -> np.nda
         return (bits[row : row + 3].reshape(-1) for row in range(0, rows, 3))
 
     select(Selection(source, {"w": bits.shape}, {"w": None}, percents, emit))
-    rests = -(-cols // 8) * 8 - cols
-    assert not rests or not (written.reshape(len(percents), rows, -1)[:, :, -1] >> (8 - rests)).any()
+    unused_bits = row_bytes * 8 - cols
+    assert not unused_bits or not (written.reshape(len(percents), rows, -1)[:, :, -1] >> (8 - unused_bits)).any()
     return np.stack([unpack(level.reshape(rows, -1), bits.shape) for level in written])
 
 
@@ -106,7 +107,7 @@ def test_any_bits_are_counted_exactly_and_nested(values, levels, distinct):
 
 
 def test_a_case_by_hand():
-    #  |w| = 3 1 1 2: the lowest two are places 1 and 2; of one, the first of the equal ones
+    # |w| = 3 1 1 2: the two lowest are at places 1 and 2. If only one is pruned, it is the first of them.
     scores = np.array([3, 1, 1, 2], np.float32)
     written = {}
     selection = Selection(lambda _: iter([scores.view(np.uint32)]), {"w": (1, 4)}, {"w": "F32"}, [0, 25, 50],

@@ -1,4 +1,4 @@
-"""Files of torch.save, read without torch; torch.load is the peer."""
+"""Files of torch.save are read without torch, as torch.load reads them."""
 
 import zipfile
 from collections import OrderedDict
@@ -27,7 +27,7 @@ CONTENTS = {
 
 
 def plain(content):
-    """Arrays and tensors as (shape, bytes), so that contents compare with ==."""
+    """Return the content with arrays and tensors as (shape, dtype, bytes), so that contents compare with ==."""
     if isinstance(content, dict):
         return {key: plain(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
@@ -79,7 +79,7 @@ def test_anything_else_is_refused(tmp_path, content):
 
 @pytest.fixture(scope="module", params=[".pt", ".safetensors"])
 def whole(request, tmp_path_factory):
-    """A mask file: its path, its bytes, its content."""
+    """Return the path, the bytes and the content of a mask file."""
     path = tmp_path_factory.mktemp("whole") / f"m{request.param}"
     bits = {"a": pack(np.random.default_rng(0).random((3, 17)) < 0.5), "bb": pack(np.ones((2, 8), bool))}
     write_mask(path, Mask({"method": "random", "seed": -3, "exact": True}, bits, {"a": (3, 17), "bb": (2, 8)}))
@@ -121,7 +121,7 @@ def test_an_altered_pickle_with_a_sound_checksum_is_refused_or_read_as_torch_rea
         return
     try:
         theirs = torch.load(file, weights_only=True)
-    except Exception:  # torch raises many kinds; it is stricter about what tensors say of themselves
+    except Exception:  # torch raises many kinds, because it is stricter about tensors
         return
     assert plain(read_torch_file(file)) == plain(theirs)
 
@@ -141,7 +141,8 @@ def test_a_compressed_file_is_refused(tmp_path, whole):
 def test_a_mask_whose_shape_is_no_shape_is_refused(tmp_path, shape):
     bits = {"a": torch.zeros(3, 3, dtype=torch.uint8)}
     torch.save({"format_version": 1, "meta": {"reached": 1.0}, "bits": bits, "shape": {"a": shape}}, tmp_path / "m.pt")
-    if shape == [3, 18]:  # 3 bytes a row hold 17 to 24 columns
+    # The 3 bytes of a row fit 17 to 24 columns.
+    if shape == [3, 18]:
         assert read_mask(tmp_path / "m.pt").shape == {"a": (3, 18)}
         return
     with pytest.raises(InputError, match=r"m\.pt: (not a mask file|mask file of another version)"):

@@ -1,4 +1,4 @@
-"""The proof of sparsity: what passes, what fails, and what the report says of it."""
+"""The proof of sparsity: what passes, what fails, and what the report says."""
 
 import json
 import re

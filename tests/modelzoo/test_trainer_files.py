@@ -14,11 +14,13 @@ from project import TINY_STUDY, Study, run_script, tiny_grid
 from sparseft.backends.modelzoo.data_files import FILE, write_batches
 from sparseft.backends.modelzoo.export import CHECKPOINT, export_modelzoo
 from sparseft.backends.modelzoo.log import read_logs
-from sparseft.backends.modelzoo.training import TrainerRun, check_frozen, trainer_run
+from sparseft.backends.modelzoo.trained_checkpoint import check_frozen
+from sparseft.backends.modelzoo.trainer_run import TrainerRun, trainer_run
 from sparseft.checkpoints.mdl import MdlFile
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
-from sparseft.study.config import Cerebras, Config, Training, parse_section
+from sparseft.study.backends.cerebras import Cerebras
+from sparseft.study.config import Config, Training, parse_section
 from sparseft.study.grid import Run
 from sparseft.training.job import job_of
 from tiny_models import save_tiny

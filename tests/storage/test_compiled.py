@@ -1,4 +1,4 @@
-"""Loops that numba compiles, where it can keep no compiled code."""
+"""numba compiles the loops even if it cannot keep the compiled code."""
 
 import os
 import shutil
@@ -21,7 +21,8 @@ def test_without_a_folder_for_compiled_code_the_loops_compile_anew_and_it_is_sai
         Path(sparseft.__file__).parent, tmp_path / "sparseft", ignore=shutil.ignore_patterns("__pycache__")
     )
     for folder in ("masks", "lora"):
-        (package / folder / "__pycache__").touch()  # a file in its place: root may write to any folder
+        # A file takes the folder's place, because root may write to any folder.
+        (package / folder / "__pycache__").touch()
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
     environment |= {"PYTHONPATH": str(tmp_path), "HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null/none"}
     done = subprocess.run([sys.executable, "-c", USE], env=environment, capture_output=True, text=True, check=False)

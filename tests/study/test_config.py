@@ -133,7 +133,7 @@ def test_a_fault_is_one_line_that_names_its_place(path, value, line):
 def test_several_processes_are_not_for_the_wafer():
     raw = changed("resources.processes", 2)
     raw |= {"backend": "cerebras", "training": {"batch_size": 8, "micro_batch_size": 4}}
-    with pytest.raises(InputError, match=r"resources\.processes: .*Cerebras"):
+    with pytest.raises(InputError, match=r"resources\.processes 2: .*Cerebras"):
         parse_section(Config, raw, "configuration")
 
 

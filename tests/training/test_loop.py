@@ -1,4 +1,4 @@
-"""The training loop on tiny models in fp32."""
+"""Train tiny models in fp32."""
 
 import math
 from itertools import islice
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, Checkpoint]:
-    """The tiny models in fp32."""
+    """Return the tiny models in fp32."""
     folder = tmp_path_factory.mktemp("fp32")
     return {name: Checkpoint(save_tiny(name, folder / name, torch.float32)) for name in MODELS}
 
@@ -41,7 +41,7 @@ def tiny_llama(models) -> Checkpoint:
 
 
 def prepare(checkpoint: Checkpoint, mode: str, settings: Training, state: Path | None = None) -> Loop:
-    """A loop over a model at 50 % sparsity, in fp32."""
+    """Return a loop over a model at 50 % sparsity, in fp32."""
     torch.manual_seed(0)
     mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
     model, tokenizer, layers = adapted_model(checkpoint, mask, mode, settings, CPU)
@@ -52,12 +52,12 @@ def prepare(checkpoint: Checkpoint, mode: str, settings: Training, state: Path |
 
 
 def mean_loss(model, batch):
-    """Of a whole batch at once, with its gradient."""
+    """Return the loss of a whole batch at once, with its gradient."""
     return AnswerLoss(model)(collate(batch)).mean()
 
 
 def run(checkpoint: Checkpoint, mode: str, settings: Training):
-    """Train; returns the record, the layers by name and the model."""
+    """Train, and return the record, the layers by name and the model."""
     loop = prepare(checkpoint, mode, settings)
     return loop.fit(), loop.layers, loop.loss.model
 
@@ -71,7 +71,8 @@ def test_the_micro_batch_size_changes_nothing_but_rounding(tiny, mode):
         for name in ("lora_A", "lora_B"):
             ours, theirs = getattr(matrices, name), getattr(whole[layer], name)
             close = (ours - theirs).abs() < 1e-4 * theirs.abs().max()
-            assert close.float().mean() > 0.99  # where a gradient is all rounding, AdamW makes a step of its sign
+            # AdamW makes a whole step even of a gradient that is only rounding.
+            assert close.float().mean() > 0.99
 
 
 def test_three_steps_are_those_of_adamw_written_out(tiny_llama):
@@ -208,7 +209,7 @@ def test_the_gradient_of_a_step_is_autograd_s_of_the_batch_s_mean_loss(tiny):
 def test_cached_weights_are_built_once_a_step(tiny_llama, monkeypatch):
     built, build = [], Workspace._build
     monkeypatch.setattr(Workspace, "_build", lambda self, *rest: built.append(1) or build(self, *rest))
-    # layers times micro-batches times both directions; the embeddings need no gradient, so the first q, k and v only one
+    # Layers x micro-batches x both directions. The first q, k and v need only the forward, because embeddings need no gradient.
     for cached, expected in ((False, 14 * 2 * 2 - 3 * 2), (True, 14)):
         built.clear()
         settings = Training(batch_size=4, micro_batch_size=2, cache_weights=cached)
@@ -238,7 +239,7 @@ def test_the_evaluation_loss_has_no_dropout_in_it(tiny_llama):
 def test_straight_through_trains_otherwise(tiny_llama):
     settings = Training(steps=3, batch_size=4, micro_batch_size=4, learning_rate=0.01)
     straight = settings.model_copy(update={"gradient": "straight_through"})
-    (exact, _, _), (biased, _, _) = (run(tiny_llama, "sparse_to_sparse", each) for each in (settings, straight))
+    (exact, _, _), (biased, _, _) = (run(tiny_llama, "sparse_to_sparse", setting) for setting in (settings, straight))
     first, last = ([abs(a["loss"] - b["loss"]) for a, b in zip(exact["loss_curve"], biased["loss_curve"], strict=True)][k]
                    for k in (0, -1))  # fmt: skip
     assert first == 0 < last
@@ -247,7 +248,9 @@ def test_straight_through_trains_otherwise(tiny_llama):
 def test_evaluation_losses_come_at_intervals_and_change_nothing(tiny_llama):
     settings = Training(steps=5, batch_size=4, micro_batch_size=4, learning_rate=0.01, lora_dropout=0.2)
     often = settings.model_copy(update={"eval_every": 2})
-    (plain, layers, _), (watched, others, _) = (run(tiny_llama, "sparse_to_dense", each) for each in (settings, often))
+    (plain, layers, _), (watched, others, _) = (
+        run(tiny_llama, "sparse_to_dense", setting) for setting in (settings, often)
+    )
     assert [point["step"] for point in watched["eval_curve"]] == [2, 4]
     assert watched["eval_curve"][0]["eval_loss"] > watched["eval_curve"][1]["eval_loss"]
     assert plain["eval_curve"] == []

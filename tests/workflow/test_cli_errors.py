@@ -290,7 +290,7 @@ def test_training_flags_out_of_range(box, changes, line):
         ({"memory_mb": "much"}, "'much'"),
         ({"shard_model": 1}, "training.shard_model: "),
         ({"lora_targets": "w1"}, "training.lora_targets: the model has none of w1"),
-        ({"sequence_length": 513, "batch_sizes": 2}, "throughput.sequence_length: the model takes 512 tokens"),
+        ({"sequence_length": 513, "batch_sizes": 2}, "throughput.sequence_length 513: the model takes 512 tokens"),
     ],
 )
 def test_throughput_flags_out_of_range(box, changes, line):

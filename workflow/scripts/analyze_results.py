@@ -145,7 +145,7 @@ def write(
 def write_tables(folder: Path, judged: list[Judged], gaps: list[Gap], derived: Derived) -> None:
     """Write every table into a folder, as a .csv file."""
     content = {
-        columns.SUMMARY: tables.summary(judged),
+        columns.SUMMARY: derived.runs,
         columns.GROUPED: derived.cells,
         columns.CURVES: derived.points,
         columns.COMPARISONS: derived.comparisons,

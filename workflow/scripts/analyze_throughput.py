@@ -1,9 +1,9 @@
-"""Turn the measurements of measure_throughput.py into one table and its plots.
+"""Turn the measurements of the stage `throughput` into one table and its plots.
 
     analyze_throughput.py --records results/throughput/*.json \\
         --table results/analysis/throughput_vs_batch_size.csv --plots results/analysis/throughput_plots
 
-The table has a row a cell and batch size; the plots are a figure a model and task, as PNG and SVG.
+The table has one row per cell and batch size. There is one figure per model and task, as PNG and SVG.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
         "--records", type=Path, nargs="+", required=True, help="the measurements, as measure_throughput.py writes them"
     )
     parser.add_argument("--table", type=Path, required=True, help="the .csv file")
-    parser.add_argument("--plots", type=Path, required=True, help="the folder of the figures")
+    parser.add_argument("--plots", type=Path, required=True, help="folder of the figures")
     return parser.parse_args()
 
 

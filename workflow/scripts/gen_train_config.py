@@ -12,9 +12,10 @@ import argparse
 import shlex
 from pathlib import Path
 
-from sparseft.backends.modelzoo.training import trainer_run
+from sparseft.backends.modelzoo.trainer_run import trainer_run
 from sparseft.errors import InputError, run_script
 from sparseft.study import grid
+from sparseft.study.backends.modelzoo import check_schedule
 from sparseft.study.config import Config
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.grid import Run, fill
@@ -89,9 +90,8 @@ def main() -> int:
     study = read_configuration(args.configfile)
     run = run_of(args, study)
     cerebras = study.cerebras.model_copy(update={"target": args.target} if args.target else {})
-    cerebras.check_modelzoo(study.training_of(run.task), study.evaluation_batch_size)
-    exported = Path(fill(grid.exported(run.method), run))
-    output = Path(fill(grid.TRAINER_CONFIGURATION, run))
+    check_schedule(cerebras, study.training_of(run.task), study.evaluation_batch_size)
+    exported, output = Path(fill(grid.exported(run.method), run)), Path(fill(grid.TRAINER_CONFIGURATION, run))
     trainer = trainer_run(job(run, study, args.configfile), cerebras, exported, output.with_suffix(""))
     trainer.write_batches()
     trainer.write(output)

@@ -2,7 +2,7 @@
 
     join_measurements.py --records results/throughput/CELL/*/measurement.json --output results/throughput/CELL.json
 
-The files are those of measure_cerebras.py; what was measured under different conditions is not joined.
+measure_cerebras.py wrote the files. Measurements that were made under different conditions are refused.
 """
 
 import argparse

@@ -4,9 +4,9 @@
         --mask_path masks/llama/masks_sparsity50_unstructured.pt --data_dir data/boolq --batch_size 64 \\
         --micro_batch_size 64 --steps 110 --warmup_steps 10 --output_dir FOLDER
 
-Writes measurement.json, one repeat: join_measurements.py makes a cell's file of all. --steps holds those of the warm-up;
---fill_sequences cuts or repeats every example to --sequence_length. With --compile_only it compiles and writes compile.json alone.
-With that package's python.
+Run it with the python of the environment that has cerebras-pytorch. It writes measurement.json with one repeat, and
+join_measurements.py joins all repeats of a cell. --steps includes the steps of the warm-up. --fill_sequences cuts or repeats
+every example to --sequence_length. With --compile_only it compiles and writes only compile.json.
 """
 
 import argparse
@@ -17,7 +17,8 @@ from sparseft.storage.atomic import write_json
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_writable
 from sparseft.storage.record import write_record
-from sparseft.study.config import Cerebras, Throughput, add_flags, parse_section
+from sparseft.study.backends.cerebras import Cerebras
+from sparseft.study.config import Throughput, add_flags, parse_section
 from sparseft.study.grid import Cell
 from sparseft.training.job import TrainingJob, add_job_flags, job_of
 
@@ -33,7 +34,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def conditions(args: argparse.Namespace, job: TrainingJob, warmup: int) -> dict:
-    """What all repeats of a cell have in common."""
+    """Return the fields that all repeats of a cell share."""
     return {
         "cell": Cell.parse(args.run_id.rpartition("-seed")[0]).id,
         "threads": args.threads,
@@ -41,18 +42,21 @@ def conditions(args: argparse.Namespace, job: TrainingJob, warmup: int) -> dict:
         "sequence_length": int(args.sequence_length) if args.fill_sequences else None,
         "warmup_steps": warmup,
         "steps": job.settings.steps - warmup,
-        "inputs": {"model": job.checkpoint.digest, "mask": job.provenance["mask_sha256"],
-                   "train": job.rows_sha256["train"]},
-    }  # fmt: skip
+        "inputs": {
+            "model": job.checkpoint.digest,
+            "mask": job.provenance["mask_sha256"],
+            "train": job.rows_sha256["train"],
+        },
+    }
 
 
-def asked_of(args: argparse.Namespace) -> tuple[TrainingJob, Cerebras, int]:
-    """The job, its backend and the steps of the warm-up, checked."""
+def checked(args: argparse.Namespace) -> tuple[TrainingJob, Cerebras, int]:
+    """Return the job, the section `cerebras` and the number of warm-up steps. Raises InputError for what does not fit."""
     cerebras = parse_section(Cerebras, {name: getattr(args, name) for name in Cerebras.flags()}, "cerebras")
     warmup = parse_section(Throughput, {"warmup_steps": args.warmup_steps}, "throughput").warmup_steps
     job = job_of(args)
     if job.settings.steps <= warmup:
-        raise InputError(f"--steps {job.settings.steps}: none is left after {warmup} of warm-up", "give more")
+        raise InputError(f"--steps {job.settings.steps}: no step remains after {warmup} of warm-up", "give more steps")
     cerebras.check_measured(Throughput(steps=job.settings.steps - warmup))
     return job, cerebras, warmup
 
@@ -63,19 +67,21 @@ def main() -> int:
     keep_freed_memory()
     check_apart([args.output_dir], [args.model_path, args.mask_path, args.data_dir])
     check_writable(args.output_dir / "measurement.json")
-    job, cerebras, warmup = asked_of(args)
+    job, cerebras, warmup = checked(args)
+    # Here, because these imports refuse an environment without the package, and other bad input is reported first.
     from sparseft.backends.cerebras.measurement import measure, without_evaluation
-    from sparseft.backends.cerebras.trainer import lower  # refuses an environment without the package
+    from sparseft.backends.cerebras.training import lower
 
     hold(args.output_dir / "measurement.json")
     if args.compile_only:
-        alone = without_evaluation(job)
-        record = lower(alone, cerebras, args.output_dir, compile_only=True, fill=args.fill_sequences)
+        training = without_evaluation(job)
+        record = lower(training, cerebras, args.output_dir, compile_only=True, fill=args.fill_sequences)
         write_json(args.output_dir / "compile.json", record)
     else:
         record = measure(job, cerebras, args.output_dir, warmup=warmup, fill=args.fill_sequences)
-        own = {"batch_size": job.settings.batch_size, "seed": job.seed}
-        write_record(args.output_dir / "measurement.json", conditions(args, job, warmup) | record | own)
+        content = conditions(args, job, warmup) | record
+        content |= {"batch_size": job.settings.batch_size, "seed": job.seed}
+        write_record(args.output_dir / "measurement.json", content)
     return 0
 
 

@@ -4,7 +4,8 @@
         --model_path models/smollm2 --mask_path masks/smollm2/masks_sparsity50_unstructured.pt \\
         --data_dir data/boolq_mini --batch_sizes 4 8 16 32 --memory_mb 8000 --output CELL.json
 
-Writes every repeat of every batch size; one that does not fit is recorded as such. Let nothing else run meanwhile.
+Writes every repeat of every batch size. A batch size that does not fit into memory is recorded as such. Let nothing else run
+meanwhile.
 """
 
 import argparse
@@ -15,13 +16,14 @@ from pathlib import Path
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError, run_script
-from sparseft.evaluation.throughput import Job, measure
+from sparseft.evaluation.throughput import MeasuredTraining, measure
 from sparseft.language_model.hardware import choose_device, device_name, limit_threads, versions
 from sparseft.masks.mask_file import check_mask, check_run, read_mask
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_writable
 from sparseft.storage.record import write_record
+from sparseft.study.backends import TORCH
 from sparseft.study.config import Resources, Throughput, Training, add_flags, parse_section
 from sparseft.study.grid import NO_FINETUNE, TRAINED_MODES, Cell
 from sparseft.tasks import get_task
@@ -29,7 +31,7 @@ from sparseft.tasks.prepared import read_prepared
 
 SETTINGS = [name for name in Training.model_fields if name not in Throughput.DECIDED]
 RECORDED = ("batch_sizes", "sequence_length", "warmup_steps", "steps", "repeats")
-ASKED = (*RECORDED, "memory_mb")
+THROUGHPUT = (*RECORDED, "memory_mb")
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,55 +41,60 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--mask_path", type=Path, required=True, help="the mask that the model is pruned with")
     parser.add_argument("--data_dir", type=Path, required=True, help="folder with train.jsonl")
     parser.add_argument("--output", type=Path, required=True, help="the measurement")
-    add_flags(parser, Throughput, ASKED)
+    add_flags(parser, Throughput, THROUGHPUT)
     add_flags(parser, Training, SETTINGS)
     add_flags(parser, Resources, ["threads"])
     return parser.parse_args()
 
 
-def job_of(args: argparse.Namespace, cell: Cell) -> tuple[Job, dict[str, str]]:
-    """Return the cell's training with its checked inputs, and their digests. Raises InputError where one does not fit."""
+def training_of(args: argparse.Namespace, cell: Cell) -> tuple[MeasuredTraining, dict[str, str]]:
+    """Return the cell's training with its checked inputs, and their digests. Raises InputError if one does not fit."""
     given = vars(args)
-    asked = parse_section(Throughput, {name: given[name] for name in ASKED}, "throughput")
+    throughput = parse_section(Throughput, {name: given[name] for name in THROUGHPUT}, "throughput")
     settings = parse_section(Training, {name: given[name] for name in SETTINGS} | {"save_every": 0}, "training")
     resources = parse_section(Resources, {"threads": given["threads"]}, "resources")
     settings.check_measured()
-    task, checkpoint, mask = get_task(cell.task), Checkpoint(args.model_path), read_mask(args.mask_path)
+    task = get_task(cell.task)
+    checkpoint = Checkpoint(args.model_path)
+    mask = read_mask(args.mask_path)
     mask_sha256 = sha256(args.mask_path)
     shapes = prunable_shapes(checkpoint)
     settings.check(cell.mode, {layer.rpartition(".")[2] for layer in shapes})
     check_run(mask, args.mask_path, cell)
     check_mask(mask, args.mask_path, shapes, checkpoint.digest)
     rows, train_sha256 = read_prepared(args.data_dir / "train.jsonl", task)
-    job = Job(checkpoint, args.mask_path, cell.mode, settings, asked, task.name, rows, resources)
-    return job, {"model": checkpoint.digest, "mask": mask_sha256, "train": train_sha256}
+    training = MeasuredTraining(checkpoint, args.mask_path, cell.mode, settings, throughput, task.name, rows, resources)
+    return training, {"model": checkpoint.digest, "mask": mask_sha256, "train": train_sha256}
 
 
 def main() -> int:
     args = parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as any exit, it ends the measuring process too
+    # An exit ends the measuring process too, and a signal without a handler would not.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     check_apart([args.output], [args.model_path, args.mask_path, args.data_dir])
     check_writable(args.output)
     hold(args.output)
     cell = Cell.parse(args.cell)
     if cell.mode == NO_FINETUNE:
         raise InputError(f"{cell.id} is not trained", f"choose one of {', '.join(TRAINED_MODES)}")
-    job, inputs = job_of(args, cell)
-    limit_threads(job.resources.threads)  # part of the device's name
+    training, inputs = training_of(args, cell)
+    # The number of threads is part of the device's name.
+    limit_threads(training.resources.threads)
     device = choose_device()
-    write_record(args.output, {
+    content = {
         "cell": cell.id,
-        "backend": "torch",
+        "backend": TORCH.name,
         "device": device_name(device),
-        "threads": job.resources.threads,
+        "threads": training.resources.threads,
         "processes": 1,
-        **job.memory(device),
-        **job.settings.model_dump(include=set(SETTINGS)),
-        **job.asked.model_dump(include=set(RECORDED)),
-        "batches": measure(job),
+        **training.memory_record(device),
+        **training.settings.model_dump(include=set(SETTINGS)),
+        **training.throughput.model_dump(include=set(RECORDED)),
+        "batches": measure(training),
         "versions": versions(),
         "inputs": inputs,
-    })  # fmt: skip
+    }
+    write_record(args.output, content)
     return 0
 
 

@@ -24,6 +24,7 @@ from sparseft.study.grid import NO_FINETUNE, Run
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run_id", help="the run that the mask must belong to and that the record names")
     parser.add_argument("--model_path", type=Path, required=True, help="folder of the prepared model")
@@ -37,14 +38,15 @@ def parse_args() -> argparse.Namespace:
 def check_outputs(args: argparse.Namespace) -> None:
     """Raise InputError if an output would replace an input, the other output, or what this program did not write."""
     check_apart([args.output_dir, args.report], [args.model_path, args.mask_path, args.adapter])
-    if args.output_dir.resolve() in (args.report.resolve(), *args.report.resolve().parents) or args.report.is_dir():
-        raise InputError(f"{args.report}: no place for the report", "name a file outside --output_dir")
+    report = args.report.resolve()
+    if args.output_dir.resolve() in (report, *report.parents) or report.is_dir():
+        raise InputError(f"{args.report}: no file can be written there", "name a file outside --output_dir")
     check_replaceable(args.output_dir)
     check_writable(args.report)
 
 
 def run_of(args: argparse.Namespace) -> Run | None:
-    """Return the run that --run_id names. Raises InputError if a trained run has no adapter, or an untrained one has."""
+    """Return the run that --run_id names. Raises InputError if a trained run has no adapter, or an untrained one has one."""
     if args.run_id is None:
         return None
     run = Run.parse(args.run_id)
@@ -58,19 +60,22 @@ def run_of(args: argparse.Namespace) -> Run | None:
 
 
 def main() -> int:
+    """Check the inputs, merge, and write the record."""
     args = parse_args()
     limit_threads(1)
     check_outputs(args)
     run = run_of(args)
     hold(args.output_dir)
-    begin = time.perf_counter()
-    checkpoint, mask, mask_sha256 = Checkpoint(args.model_path), read_mask(args.mask_path), sha256(args.mask_path)
+    start = time.perf_counter()
+    checkpoint = Checkpoint(args.model_path)
+    mask = read_mask(args.mask_path)
+    mask_sha256 = sha256(args.mask_path)
     check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
     if run:
         check_run(mask, args.mask_path, run)
     merged = merge(checkpoint, mask, mask_sha256, args.adapter, args.output_dir, run)
     inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": merged.pop("adapter")}
-    record = {"run_id": args.run_id, "inputs": inputs, **merged, "seconds": time.perf_counter() - begin}
+    record = {"run_id": args.run_id, "inputs": inputs, **merged, "seconds": time.perf_counter() - start}
     write_record_of(args.output_dir, args.report, record)
     return 0
 

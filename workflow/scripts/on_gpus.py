@@ -1,8 +1,8 @@
-"""Run a command on GPUs of its own: waits until they are free, and shows it no others.
+"""Run a command on GPUs of its own. It waits until they are free, and the command sees no others.
 
     on_gpus.py --gpus 1 -- python workflow/scripts/train.py FLAGS
 
-The command takes this process's place; the GPUs are free again when it and all that it started have ended.
+The command replaces this process. The GPUs are free again when it, and every process that it started, has ended.
 """
 
 import argparse

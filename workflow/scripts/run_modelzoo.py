@@ -1,10 +1,12 @@
-"""Run ModelZoo's Trainer with this project's callbacks; with the python of ModelZoo's environment.
+"""Run ModelZoo's Trainer with this project's callbacks.
 
     PYTHONPATH=lib:$MODELZOO_HOME/src $MODELZOO_HOME/.venv/bin/python workflow/scripts/run_modelzoo.py \\
         config/modelzoo/RUN_ID.yaml --mode train
 
-`cszoo` has no place to import a callback, which is why there is this driver. Writes what the Trainer writes, below the
-configuration's model_dir, and versions.json there. With --validate_only the steps are lowered for CSX, without an appliance.
+Run it with the python of ModelZoo's environment. ModelZoo's own command, `cszoo`, cannot import callbacks of other projects.
+
+The Trainer writes into the configuration's model_dir, and this script adds versions.json there. With --validate_only the steps
+are lowered for CSX, without an appliance.
 """
 
 import argparse
@@ -19,9 +21,8 @@ from pathlib import Path
 from sparseft.errors import InputError, run_script
 
 PACKAGES = ("torch", "transformers", "cerebras-pytorch")
-RELEASE = (
-    "2.10.0"  # of cerebras-pytorch, and of ModelZoo: what the callbacks and the reader of its log were written against
-)
+# The release of cerebras-pytorch and of ModelZoo that the callbacks and the reader of its log fit.
+RELEASE = "2.10.0"
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,18 +41,21 @@ def parse_args() -> argparse.Namespace:
 
 
 def end_with_stdin() -> None:
-    """What starts this process holds the other end."""
+    """End this process when its parent, which holds the other end of stdin, ends."""
     sys.stdin.read()
     os._exit(1)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Hand the configuration to the Trainer. Raises InputError where ModelZoo cannot be imported."""
+    """Train or evaluate as the configuration says. Raises InputError if ModelZoo cannot be imported."""
+    # The evaluate.py beside this script hides a package that ModelZoo imports.
     here = str(Path(__file__).parent)
-    sys.path[:] = [path for path in sys.path if path != here]  # its evaluate.py hides a package that ModelZoo imports
+    sys.path[:] = [path for path in sys.path if path != here]
     try:
         import cerebras.modelzoo.trainer.utils as trainer
-        import sparseft.backends.modelzoo.callbacks  # noqa: F401, known from here on
+
+        # This import makes the callbacks known to the Trainer.
+        import sparseft.backends.modelzoo.callbacks  # noqa: F401
         import yaml
     except ImportError as error:
         raise InputError(
@@ -66,7 +70,8 @@ def run(args: argparse.Namespace) -> None:
     init = params["trainer"]["init"]
     if args.validate_only:
         init["backend"] = {"backend_type": "CSX", "validate_only": True}
-    tools = str(Path(sys.executable).parent)  # torch-cirh-opt lives there
+    # The package starts torch-cirh-opt from this folder.
+    tools = str(Path(sys.executable).parent)
     os.environ["PATH"] = f"{tools}{os.pathsep}{os.environ.get('PATH', '')}"
     model_dir = Path(init["model_dir"])
     model_dir.mkdir(parents=True, exist_ok=True)

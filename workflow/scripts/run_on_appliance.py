@@ -1,15 +1,15 @@
-"""Run a training on a Cerebras appliance: one at a time, told apart when it fails, cancelled when it is ended.
+"""Run a training on a Cerebras appliance: one at a time, with its failures classified and its job cancelled at the end.
 
     run_on_appliance.py --name RUN_ID --log FILE [--lock FILE] [--attempt N] [--job_labels NAME=VALUE] -- \\
         .venv-cerebras/bin/python workflow/scripts/train_cerebras.py FLAGS 2> FILE
 
-Puts --job_labels at the end of the command. Exit codes: 0 done, 75 worth another attempt, 2 not.
+--job_labels goes to the end of the command. Exit codes: 0 it succeeded, 75 another attempt may help, 2 it cannot help.
 """
 
 import argparse
 from pathlib import Path
 
-from sparseft.backends.appliance import Memory, run
+from sparseft.backends.appliance import EarlierFailures, run
 from sparseft.errors import run_script
 from sparseft.study.grid import STOP
 
@@ -34,9 +34,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    memory = Memory(args.log.with_suffix(".failed"), args.stop)
+    earlier = EarlierFailures(args.log.with_suffix(".failed"), args.stop)
     command = [*args.command, "--job_labels", *args.job_labels]
-    return run(command, args.name, args.log, memory=memory, lock=args.lock, attempt=args.attempt)
+    return run(command, args.name, args.log, earlier=earlier, lock=args.lock, attempt=args.attempt)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     train.py --run_id smollm2-boolq_mini-unstructured-sparsity50-sparse_to_sparse-seed0 --model_path models/smollm2 \\
         --mask_path masks/smollm2/masks_sparsity50_unstructured.pt --data_dir data/boolq_mini --output_dir RUN_FOLDER
 
-Writes adapter/ (as PEFT does) and train.json: loss curve, evaluation loss before the merge, speed, memory,
-hashes. With --save_every a killed run continues from RUN_FOLDER/state.pt. Several processes share every step under
-`python -m torch.distributed.run --nproc_per_node N`.
+Writes adapter/ (as PEFT does) and train.json: loss curve, evaluation loss before the merge, speed, memory, hashes. With
+--save_every a killed run continues from RUN_FOLDER/state.pt. With `python -m torch.distributed.run --nproc_per_node N`
+several processes share every step.
 """
 
 import argparse
@@ -27,8 +27,8 @@ def parse_args() -> argparse.Namespace:
 
 def write(args: argparse.Namespace, job: TrainingJob, accelerator: Accelerator) -> None:
     """Train, and write adapter/ and train.json."""
-    adapter, state = args.output_dir / "adapter", args.output_dir / "state.pt"
-    record = train(job, adapter, state, accelerator)
+    state = args.output_dir / "state.pt"
+    record = train(job, args.output_dir / "adapter", state, accelerator)
     if accelerator.is_main_process:
         write_train_record(args, job, record)
         state.unlink(missing_ok=True)
@@ -39,7 +39,8 @@ def main() -> int:
     limit_threads(args.threads)
     keep_freed_memory()
     check_outputs(args)
-    job, accelerator = job_of(args), Accelerator(cpu=not torch.cuda.is_available())
+    job = job_of(args)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     if accelerator.is_main_process:
         hold(args.output_dir / "adapter")
     write(args, job, accelerator)

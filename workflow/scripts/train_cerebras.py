@@ -1,11 +1,13 @@
-"""Train the adapter of one run on a Cerebras CS-3, or on cerebras-pytorch's CPU backend; with that package's python.
+"""Train the adapter of one run on a Cerebras CS-3, or on cerebras-pytorch's CPU backend.
 
     train_cerebras.py --run_id llama-boolq-unstructured-sparsity50-sparse_to_sparse-seed0 --model_path models/llama \\
         --mask_path masks/llama/masks_sparsity50_unstructured.pt --data_dir data/boolq --target CSX --output_dir RUN_FOLDER
 
-Writes what train.py writes, adapter/ and train.json, and the package's logs, cerebras_logs/. A killed run continues from
-RUN_FOLDER's last complete state_*.mdl. With --compile_only it compiles and writes compile.json alone; with
---validate_only it lowers, which needs no appliance, and writes the same.
+Run it with the python of the environment that has cerebras-pytorch. It writes adapter/ and train.json, as train.py does, and
+the package's logs, cerebras_logs/. A killed run continues from RUN_FOLDER's last complete state_*.mdl.
+
+With --compile_only it compiles and writes only compile.json. With --validate_only it lowers the program, which needs no
+appliance, and writes the same file.
 """
 
 import argparse
@@ -14,7 +16,8 @@ from sparseft.errors import InputError, run_script
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
 from sparseft.storage.atomic import write_json
 from sparseft.storage.locks import hold
-from sparseft.study.config import Cerebras, add_flags, parse_section
+from sparseft.study.backends.cerebras import Cerebras
+from sparseft.study.config import add_flags, parse_section
 from sparseft.training.job import add_job_flags, check_outputs, job_of, write_train_record
 
 
@@ -30,9 +33,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def cerebras_of(args: argparse.Namespace) -> Cerebras:
-    """The section `cerebras`, checked."""
+    """Return the section `cerebras` of the flags. Raises InputError for a value that is out of range."""
     if args.compile_only and args.validate_only:
-        raise InputError("--compile_only and --validate_only", "give one of them")
+        raise InputError("--compile_only and --validate_only exclude each other", "give one of them")
     return parse_section(Cerebras, {name: getattr(args, name) for name in Cerebras.flags()}, "cerebras")
 
 
@@ -41,12 +44,11 @@ def main() -> int:
     limit_threads(args.threads)
     keep_freed_memory()
     check_outputs(args)
-    cerebras, job = cerebras_of(args), job_of(args)
-    from sparseft.backends.cerebras.trainer import (  # refuses an environment without the package
-        lower,
-        remove_states,
-        train,
-    )
+    cerebras = cerebras_of(args)
+    job = job_of(args)
+    # Here, because these imports refuse an environment without the package, and other bad input is reported first.
+    from sparseft.backends.cerebras.states import remove_states
+    from sparseft.backends.cerebras.training import lower, train
 
     hold(args.output_dir / "adapter")
     if args.compile_only or args.validate_only:

@@ -1,10 +1,10 @@
-"""Prove that a checkpoint is sparse: every weight of every prunable layer against its mask.
+"""Prove that a checkpoint is sparse: compare every weight of every prunable layer with its mask.
 
     validate_sparsity.py --checkpoint RUN_FOLDER/model_dir --mask_path masks/smollm2/masks_sparsity50_unstructured.pt \\
         --base models/smollm2 --output RUN_FOLDER/validation_report.json
 
-Writes the report; exits 0 if it passed, 1 if it did not. Without --base, or with a --tolerance above 0, the report and the
-line on stderr say what was not checked.
+Writes the report, and exits with 0 if the proof passed and with 1 if it failed. Without --base, or with a --tolerance above
+0, the report and the line on stderr say what was not checked.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from sparseft.study.grid import Run
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="Hugging Face checkpoint folder, or FILE.mdl[@FOLDER]"
@@ -41,9 +42,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def hash_inputs(mask: Path, checkpoint: Checkpoint, base: Checkpoint | None) -> dict:
-    """Hash all files as they are now; returns the sha256 of the mask and of the checkpoint's files, and the base's digest.
+    """Hash all files as they are now. Return the sha256 of the mask and of the checkpoint's files, and the base's digest.
 
-    Raises InputError where a merged model, or a prepared base, is not what was recorded when it was written."""
+    Raises InputError if a merged model or a prepared base is not what was recorded when it was written."""
     hashes = checkpoint.hashes()
     check_model(checkpoint.folder, hashes)
     digest = None
@@ -55,14 +56,17 @@ def hash_inputs(mask: Path, checkpoint: Checkpoint, base: Checkpoint | None) -> 
 
 
 def main() -> int:
+    """Check the inputs, validate, write the report, and print the verdict."""
     args = parse_args()
     check_writable(args.output)
     if not 0 <= args.tolerance <= 1e-3:
-        raise InputError(f"--tolerance {args.tolerance}: not the size of a zero", "give a number from 0 to 0.001")
-    checkpoint, base = open_checkpoint(args.checkpoint), Checkpoint(args.base) if args.base else None
+        raise InputError(f"--tolerance {args.tolerance}: out of range", "give a number from 0 to 0.001")
+    checkpoint = open_checkpoint(args.checkpoint)
+    base = Checkpoint(args.base) if args.base else None
     check_apart([args.output], [args.mask_path, checkpoint.folder, *checkpoint.files, args.base])
     hold(args.output)
-    mask, inputs = read_mask(args.mask_path), hash_inputs(args.mask_path, checkpoint, base)
+    mask = read_mask(args.mask_path)
+    inputs = hash_inputs(args.mask_path, checkpoint, base)
     if args.run_id is not None:
         check_run(mask, args.mask_path, Run.parse(args.run_id))
     report = validate(checkpoint, mask, tolerance=args.tolerance, base=base)

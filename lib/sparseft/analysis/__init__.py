@@ -1,1 +1,1 @@
-"""From the run folders to what a reader sees: records -> tables -> plots, memo, experiments. No torch anywhere."""
+"""Turn the run folders into what a reader sees: records -> verdicts -> tables -> figures and pages. torch is never imported."""

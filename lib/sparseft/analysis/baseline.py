@@ -34,8 +34,8 @@ def read_baseline(path: Path) -> pd.DataFrame:
         table = pd.read_csv(text, dtype=str, keep_default_na=False, na_values=[""])
     except ValueError as error:
         raise InputError(f"{path}: {error}", REMEDY) from None
-    if unlike := sorted(set(table) ^ set(COLUMNS)):
-        raise InputError(f"{path}: {'unknown' if unlike[0] in table else 'no'} column {unlike[0]}", REMEDY)
+    if wrong := sorted(set(table) ^ set(COLUMNS)):
+        raise InputError(f"{path}: {'unknown' if wrong[0] in table else 'no'} column {wrong[0]}", REMEDY)
     # pandas takes the first column for the names of the rows.
     if not isinstance(table.index, pd.RangeIndex):
         raise InputError(f"{path}: rows with more fields than columns", REMEDY)

@@ -23,8 +23,9 @@ from sparseft.study.grid import Cell, Run
 
 @dataclass(frozen=True)
 class Derived:
-    """Hold the tables of a study."""
+    """Hold the tables of a study. Only `runs` has the runs that do not belong to it."""
 
+    runs: pd.DataFrame
     cells: pd.DataFrame
     points: pd.DataFrame
     comparisons: pd.DataFrame
@@ -37,25 +38,34 @@ class Derived:
 
 
 def derive(judged: list[Judged], tolerance: float, gaps: Iterable[Gap] = ()) -> Derived:
-    """Return the tables of the runs that belong to the study; `gaps` names its missing runs. Raises ValueError if no run does."""
+    """Return the tables of the runs; `gaps` names the missing runs. Raises ValueError if no run belongs to the study."""
     members = {run.record.run: run for run in judged if run.in_study}
     missing = _missing_cells(gaps)
     groups = by_setting(run.record for run in members.values())
-    parts = {
-        setting: _derive_one([members[record.run] for record in group], tolerance, missing)
-        for setting, group in groups.items()
-    }
-    tables = {field.name: _stacked(parts, field.name) for field in fields(Derived)}
-    return Derived(**tables | {"comparisons": correct(tables["comparisons"])})
+    runs = summary(judged)
+    parts: dict[str, Derived] = {}
+    for setting, group in groups.items():
+        rows = runs[runs["run_id"].isin([record.run.id for record in group])]
+        parts[setting] = _derive_one(rows, [members[record.run] for record in group], tolerance, missing)
+    return Derived(
+        runs=runs,
+        cells=_stacked(parts, "cells"),
+        points=_stacked(parts, "points"),
+        comparisons=correct(_stacked(parts, "comparisons")),
+        best=_stacked(parts, "best"),
+        layers=_stacked(parts, "layers"),
+    )
 
 
-def _derive_one(judged: list[Judged], tolerance: float, missing: set[Cell]) -> Derived:
-    """Return the tables of the runs of one setting; the comparisons are not corrected for their number."""
-    cells = grouped(summary(judged))
+def _derive_one(runs: pd.DataFrame, judged: list[Judged], tolerance: float, missing: set[Cell]) -> Derived:
+    """Return the tables of the runs of one setting; the comparisons are not corrected for their number.
+
+    `runs` and `judged` are the same runs, as rows and as records."""
+    cells = grouped(runs)
     comparisons = compare(judged)
     points = judge(curves(cells), comparisons, tolerance)
     layers = layer_sparsity(run.record for run in judged if not run.faults)
-    return Derived(cells, points, comparisons, tradeoffs(points, missing), layers)
+    return Derived(runs, cells, points, comparisons, tradeoffs(points, missing), layers)
 
 
 def _missing_cells(gaps: Iterable[Gap]) -> set[Cell]:

@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sparseft import __version__
-from sparseft.analysis import report_tables, tables
+from sparseft.analysis import report_tables
 from sparseft.analysis.captions import Plot, metric_name, toy
 from sparseft.analysis.columns import STUDY_TABLES
 from sparseft.analysis.counts import count_runs
@@ -91,7 +91,7 @@ def write_report(
         "single": sum(len(group.places) for group in groups) == 1,
         "results": report_tables.results(derived.cells),
         "layers": [_figure(folder, plot) for plot in plots if not plot.task],
-        "runs": report_tables.every_run(tables.summary(judged)),
+        "runs": report_tables.every_run(derived.runs),
         "missing": report_tables.missing(gaps),
         "files": [(table.file, table.row) for table in STUDY_TABLES],
         "study": study,

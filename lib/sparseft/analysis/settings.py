@@ -44,10 +44,8 @@ def configured_settings(study: Config, run: Run) -> dict[Key, object]:
         scope = study.masks.scope_of(run.method, [run.sparsity])
         settings |= _keyed("masks", run, study.masks.used_by(run.method) | {"scope": scope})
     if run.mode != NO_FINETUNE:
-        schedule = study.training_of(run.task).model_dump(include=set(DECIDING_KEYS))
-        if study.backend != "torch":
-            # Cerebras' backends choose their own.
-            del schedule["micro_batch_size"]
+        compared = set(DECIDING_KEYS) - study.training_backend.chosen_keys
+        schedule = study.training_of(run.task).model_dump(include=compared)
         settings |= _keyed("training", run, schedule | {"backend": study.backend})
     return settings
 

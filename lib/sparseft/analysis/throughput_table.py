@@ -2,7 +2,7 @@
 
 Each batch size is measured several times. Over these repeats the table has the mean, and its 95 % confidence interval by
 Student's t, blank for one repeat. It has the largest peak memory, and the smallest share of its threads' time that a CPU gave
-the training: far below 1, other work disturbed it.
+the training. Far below 1, other work disturbed it.
 
 On a CPU the peak is resident memory, and the limit one of private memory. Private memory counts what is reserved and not yet
 used, and does not count files that are mapped. So memory can end below the limit's figure and above it, and each of the two
@@ -25,7 +25,7 @@ from sparseft.study.grid import Cell
 
 @dataclass(frozen=True)
 class Rate:
-    """Hold the mean of a rate over the repeats, and the ends of its 95 % confidence interval; None where there is none."""
+    """Hold the mean of a rate over the repeats, and the ends of its 95 % confidence interval; None if it has none."""
 
     mean: float | None = None
     low: float | None = None

@@ -1,7 +1,7 @@
 """Define what an architecture is: its tensors, which of them are prunable, and all that depends on it.
 
-It describes a decoder as Hugging Face stores it: its layers are named `model.layers.0`, `model.layers.1` and so on. A layer
-is also the name of a prunable weight on disk, without ".weight": `model.layers.0.mlp.up_proj`.
+It describes a decoder as Hugging Face stores it, with decoder layers named `model.layers.0`, `model.layers.1` and so on.
+A layer without "decoder" is the name of a prunable weight on disk, without ".weight": `model.layers.0.mlp.up_proj`.
 """
 
 import re
@@ -65,20 +65,20 @@ class ExpertBlock:
 class Architecture:
     """Describe one architecture of Hugging Face. `{expert}` in a name stands for the number of an expert.
 
-    class_name      its class, which config.json names under "architectures"
-    sizes           the keys of config.json that must be positive integers
-    ends            tensors outside the decoder layers, without ".weight" -> shape in words
-    layer_tensors   tensors of one decoder layer -> shape in words; the names of one expert stand together
-    coupled         the prunable matrices; exactly these are pruned
-    has_window      whether a token sees only the last `sliding_window` tokens; otherwise that key has no effect
+    class_name        its class, which config.json names under "architectures"
+    sizes             the keys of config.json that must be positive integers
+    outer_tensors     the tensors outside the decoder layers, without ".weight" -> shape in words
+    layer_tensors     the tensors of one decoder layer, without ".weight" -> shape in words
+    coupled           the prunable matrices, and only these
+    has_window        whether a token sees only the last `sliding_window` tokens; if not, that key has no effect
     activation_bytes  (config, bytes of a weight) -> bytes that a decoder layer keeps per token for its backward
-    smaller_config  (config, unit -> number of units left) -> the keys of config.json that a smaller model changes
-    experts         where the experts are; None without experts
-    modelzoo_names  tensor -> its parameter in Cerebras ModelZoo, see modelzoo.py; None if ModelZoo has no such model"""
+    smaller_config    (config, unit -> number of units left) -> the keys of config.json that a smaller model changes
+    experts           the module of its experts, or None
+    modelzoo_names    tensor -> its parameter in Cerebras ModelZoo (modelzoo.py); None if ModelZoo has no such model"""
 
     class_name: str
     sizes: tuple[str, ...]
-    ends: dict[str, Words]
+    outer_tensors: dict[str, Words]
     layer_tensors: dict[str, Words]
     coupled: tuple[Coupled, ...]
     has_window: bool
@@ -112,9 +112,9 @@ class Architecture:
 
         Raises InputError, naming `place`, if a size is missing or is not a positive integer."""
         self._check_sizes(config, place)
-        words = {
-            name: shape for name, shape in self.ends.items() if name != _HEAD or not config.get("tie_word_embeddings")
-        }
+        words = dict(self.outer_tensors)
+        if config.get("tie_word_embeddings"):
+            del words[_HEAD]
         layer = self._numbered_tensors(config)
         for number in range(config["num_hidden_layers"]):
             words |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
@@ -123,14 +123,16 @@ class Architecture:
 
     @cached_property
     def _prunable(self) -> re.Pattern:
+        """Return the pattern of the names of prunable layers."""
         return _pattern(name for group in self.coupled for name in group.names)
 
     def _parts(self, coupled: Coupled, prefix: str, config: dict) -> list[Part]:
+        """Return the parts of one coupled block, whose layers start with `prefix`."""
         parts = []
         for axis, names in enumerate((coupled.rows, coupled.columns)):
             for name in names:
-                channels = size_of(self.layer_tensors[f"{coupled.block}.{name}"][axis], config)
-                width = channels // size_of(coupled.unit, config)
+                words = self.layer_tensors[f"{coupled.block}.{name}"]
+                width = size_of(words[axis], config) // size_of(coupled.unit, config)
                 parts.append(Part(f"{prefix}.{name}", axis, width, coupled.unit))
         return parts
 
@@ -142,6 +144,7 @@ class Architecture:
         return one_each | {name.format(expert=expert): shape for expert in experts for name, shape in of_expert.items()}
 
     def _check_sizes(self, config: dict, place: Path | str) -> None:
+        """Raise InputError if a size is missing, or is not a positive integer."""
         stated = [name for name in _OPTIONAL_SIZES if config.get(name) is not None]
         for name in (*self.sizes, *stated):
             if type(config.get(name)) is not int or config[name] < 1:

@@ -12,11 +12,14 @@ from sparseft.architectures.sizes import attention_heads
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
-ENDS = {
+# Tensors outside the decoder layers.
+OUTER = {
     "model.embed_tokens": ("vocab_size", "hidden_size"),
     "model.norm": ("hidden_size",),
     "lm_head": ("vocab_size", "hidden_size"),
 }
+
+# Tensors of one decoder layer. A shape is in words: a key of config.json, or "queries" or "keys" (sizes.py).
 NORMS = {
     "input_layernorm": ("hidden_size",),
     "post_attention_layernorm": ("hidden_size",),
@@ -32,12 +35,14 @@ MLP = {
     "mlp.up_proj": ("intermediate_size", "hidden_size"),
     "mlp.down_proj": ("hidden_size", "intermediate_size"),
 }
+
+# The prunable matrices of a decoder layer, and what is removed from them together.
 HEADS = Coupled("self_attn", "num_key_value_heads", rows=("q_proj", "k_proj", "v_proj"), columns=("o_proj",))
 CHANNELS = Coupled("mlp", "intermediate_size", rows=("gate_proj", "up_proj"), columns=("down_proj",))
 
 
 def activation_bytes(config: dict, width: int) -> int:
-    """Return the bytes that one decoder layer keeps per token for its backward under LoRA; `width` bytes per weight."""
+    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes."""
     return layer_bytes(config, width, mlp_activations(config))
 
 
@@ -49,7 +54,7 @@ def mlp_activations(config: dict) -> int:
 def layer_bytes(config: dict, width: int, mlp: int) -> int:
     """Return the bytes that a decoder layer keeps per token, if its MLP keeps `mlp` numbers. It is an estimate.
 
-    It counts the inputs of the projections; q, k, v and the attention's output; and the inputs of both norms in fp32."""
+    Attention keeps the inputs of its projections, q, k, v and its output. Both norms keep their inputs in fp32."""
     hidden = config["hidden_size"]
     heads = attention_heads(config)
     attention = (3 * heads.query + 2 * heads.key_value) * heads.size

@@ -19,7 +19,7 @@ def smaller_config(config: dict, units: dict[str, int]) -> dict:
 LLAMA = Architecture(
     class_name="LlamaForCausalLM",
     sizes=decoder.SIZES,
-    ends=decoder.ENDS,
+    outer_tensors=decoder.OUTER,
     layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.MLP,
     coupled=(decoder.HEADS, decoder.CHANNELS),
     # A configuration may hold `sliding_window`, for example if it was a Mistral's, but LLaMA's code ignores it.

@@ -6,7 +6,7 @@ from sparseft.architectures.architecture import Architecture
 MISTRAL = Architecture(
     class_name="MistralForCausalLM",
     sizes=decoder.SIZES,
-    ends=decoder.ENDS,
+    outer_tensors=decoder.OUTER,
     layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.MLP,
     coupled=(decoder.HEADS, decoder.CHANNELS),
     has_window=True,

@@ -16,7 +16,7 @@ CHANNELS = Coupled("block_sparse_moe.experts.{expert}", "intermediate_size", row
 
 
 def activation_bytes(config: dict, width: int) -> int:
-    """Return the bytes that one decoder layer keeps per token for its backward under LoRA; `width` bytes per weight.
+    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes.
 
     Each expert of a token keeps its own copy of the token, and its output before the router's weight."""
     of_expert = decoder.mlp_activations(config) + 2 * config["hidden_size"]
@@ -26,7 +26,7 @@ def activation_bytes(config: dict, width: int) -> int:
 MIXTRAL = Architecture(
     class_name="MixtralForCausalLM",
     sizes=(*decoder.SIZES, "num_local_experts", "num_experts_per_tok"),
-    ends=decoder.ENDS,
+    outer_tensors=decoder.OUTER,
     layer_tensors=decoder.NORMS | decoder.ATTENTION | EXPERTS,
     coupled=(decoder.HEADS, CHANNELS),
     has_window=True,

@@ -1,10 +1,10 @@
-"""A trainer beside a Cerebras appliance: one at a time, its failures told apart, its job cancelled when it is ended.
+"""Run a trainer on a Cerebras appliance: one at a time, with its failures classified and its job cancelled at the end.
 
-The trainer is a child process. What it printed says what to do after a failure:
+The trainer is a child process. What it printed decides what happens after a failure:
 
-    RETRY      the appliance or the way to it broke; the training goes on from its last checkpoint
-    STOP       the disk is full, or its quota: whatever comes next fails too, and hours on the wafer with it
-    PERMANENT  the configuration, the input, or what nobody foresaw: again would be the same again
+    RETRY      the appliance or the connection to it broke; the training continues from its last checkpoint
+    STOP       the disk or its quota is full, so every later job would fail too, after hours on the appliance
+    PERMANENT  the configuration or the input is wrong, or the failure is unknown; another attempt would fail again
 """
 
 import enum
@@ -24,20 +24,24 @@ from uuid import uuid4
 
 from sparseft.errors import TRACEBACK_PREFIX, InputError
 
-_HOLDER = re.compile(r", process \d+ on ")  # in a lock: who has or had it
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LABEL = "sparseft"  # of every job; its value is new for each, so that no other's is cancelled
-KILLED = 128  # and the signal's number, of a process whose own child was killed
-GRACE = 30  # seconds that a trainer has to end by itself
+# The label of every job. Each job has a new value, so that no other job is cancelled.
+LABEL = "sparseft"
+# A process whose child was killed exits with this code plus the signal's number.
+KILLED = 128
+# Seconds that a trainer has to end by itself.
+GRACE = 30
 BROKEN = re.compile(
     r"\bUNAVAILABLE\b|Connection reset|ApplianceDeadlockError|WS_RT_GRPC_RELATED_ERROR|http2.{0,200}?\b502\b|Socket closed"
 )
 FULL = re.compile(r"Disk quota exceeded|No space left on device|\berrno (= )?(122|28)\b", re.IGNORECASE)
 WRONG = re.compile(r"^error: .*(union_tag_invalid|ImportError|ModuleNotFoundError|mgmt_address)", re.MULTILINE)
+# What a lock file says of the process that holds it, or held it.
+_HOLDER = re.compile(r", process \d+ on ")
 
 
 class Failure(enum.Enum):
-    """What to do about a trainer that failed."""
+    """Say what to do about a trainer that failed."""
 
     RETRY = "retry"
     STOP = "stop"
@@ -45,69 +49,91 @@ class Failure(enum.Enum):
 
 
 def classify(text: str) -> Failure:
-    """The class of a failure by what the trainer printed."""
+    """Return the class of a failure, from what the trainer printed."""
     if FULL.search(text):
         return Failure.STOP
-    return Failure.RETRY if BROKEN.search(text) and not WRONG.search(text) else Failure.PERMANENT
+    if BROKEN.search(text) and not WRONG.search(text):
+        return Failure.RETRY
+    return Failure.PERMANENT
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What earlier jobs left to know: `own` of this one's last attempt, `common` of any job of the study."""
+class EarlierFailures:
+    """Name the files in which failures stay that another attempt cannot help: of this job, and of any job of the study."""
 
-    own: Path
-    common: Path
+    of_job: Path
+    of_study: Path
 
     def check(self, attempt: int) -> None:
-        """Raises InputError where trying is of no use."""
+        """Raise InputError if an attempt cannot help. The first attempt forgets the job's own failure."""
         if attempt == 1:
-            self.own.unlink(missing_ok=True)
-        for path in (self.common, self.own):
+            self.of_job.unlink(missing_ok=True)
+        for path in (self.of_study, self.of_job):
             if path.exists():
-                raise InputError(*path.read_text().rpartition("; ")[::2])
+                what, _, remedy = path.read_text().rpartition("; ")
+                raise InputError(what, remedy)
 
     def keep(self, failure: Failure, line: str) -> None:
-        if failure is not Failure.RETRY:
-            path = self.common if failure is Failure.STOP else self.own
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(line)
+        """Write the error line of a failure, unless another attempt may help."""
+        if failure is Failure.RETRY:
+            return
+        path = self.of_study if failure is Failure.STOP else self.of_job
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(line)
 
 
-def run(command: list[str], name: str, log: Path, *, memory: Memory, lock: Path | None, attempt: int) -> int:
-    """Run a trainer that prints into `log`, holding `lock`; returns 0, 75 where it is worth another attempt, else 2.
+def run(command: list[str], name: str, log: Path, *, earlier: EarlierFailures, lock: Path | None, attempt: int) -> int:
+    """Run a trainer that prints into `log`, and hold `lock` meanwhile.
 
-    SIGINT, SIGTERM and SIGHUP end the trainer and cancel its job on the appliance."""
+    Return 0 if it succeeded, 75 if another attempt may help, and 2 if not. SIGINT, SIGTERM and SIGHUP end the trainer and
+    cancel its job on the appliance."""
     for number in SIGNALS:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    memory.check(attempt)
-    label, begin = f"{LABEL}={uuid4().hex}", log.stat().st_size
+    earlier.check(attempt)
+    label = f"{LABEL}={uuid4().hex}"
+    begin = log.stat().st_size
     try:
         with held(lock, name) if lock else nullcontext(()) as inherited:
             code = _attend([*command, label], label, inherited)
     except SystemExit:
-        line = f"{name} was ended from outside; start snakemake again"
-        memory.keep(Failure.PERMANENT, line)
+        line = f"{name} was ended by a signal; start snakemake again"
+        earlier.keep(Failure.PERMANENT, line)
         print(f"interrupted: {line}", file=sys.stderr)
         raise
     if code == 0:
         return 0
+    failure = _report(name, code, _printed(log, begin), earlier)
+    return os.EX_TEMPFAIL if failure is Failure.RETRY else 2
+
+
+def _printed(log: Path, begin: int) -> str:
+    """Return what a trainer printed into `log` from the byte `begin` on, without its tracebacks.
+
+    A traceback quotes source lines and errors that were handled, which say nothing of the failure."""
     with open(log, errors="replace") as file:
         file.seek(begin)
-        # A traceback quotes source lines and errors that were dealt with, which say nothing of this failure.
-        printed = "".join(line for line in file if not line.startswith(TRACEBACK_PREFIX))
-    failure, told = classify(printed), re.findall("^error: (.*)$", printed, re.MULTILINE)
-    line = told[-1] if told and failure is Failure.PERMANENT else _explained(name, code, failure, memory.common)
-    memory.keep(failure, line)
-    if line not in told:
+        return "".join(line for line in file if not line.startswith(TRACEBACK_PREFIX))
+
+
+def _report(name: str, code: int, printed: str, earlier: EarlierFailures) -> Failure:
+    """Classify a failure, keep it for later attempts, and print its error line if the trainer did not."""
+    failure = classify(printed)
+    error_lines = re.findall("^error: (.*)$", printed, re.MULTILINE)
+    if error_lines and failure is Failure.PERMANENT:
+        line = error_lines[-1]
+    else:
+        line = _explained(name, code, failure, earlier.of_study)
+    earlier.keep(failure, line)
+    if line not in error_lines:
         print(f"error: {line}", file=sys.stderr)
-    return os.EX_TEMPFAIL if failure is Failure.RETRY else 2
+    return failure
 
 
 @contextmanager
 def held(path: Path, name: str) -> Iterator[tuple[int]]:
-    """Hold a lock file, waiting until it is free; yields its descriptor, for a child that must hold it too.
+    """Wait for a lock file and hold it. Yield its descriptor, for a child that must hold it too.
 
-    Raises InputError for a file that is something else."""
+    Raises InputError for a file that is not a lock."""
     path = path.expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
@@ -118,44 +144,48 @@ def held(path: Path, name: str) -> Iterator[tuple[int]]:
             print(f"{name} waits: {path} is held by {file.read() or 'another job'}", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        if (content := file.read()) and not _HOLDER.search(content):
-            raise InputError(f"{path}: is no lock, it has content", "name another file as cerebras.lock")
+        content = file.read()
+        if content and not _HOLDER.search(content):
+            raise InputError(f"{path}: not a lock file, because it has other content", "name another cerebras.lock")
         file.truncate(0)
         file.write(f"{name}, process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         try:
             yield (file.fileno(),)
         finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # also where something of the trainer is left that has it open
+            # A remaining process of the trainer may still have the file open.
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _attend(command: list[str], label: str, inherited: tuple[int, ...]) -> int:
-    """Run the trainer, and leave nothing of it behind."""
-    try:
-        process = subprocess.Popen(
-            command,
-            stdout=sys.stderr,
-            start_new_session=True,
-            pass_fds=inherited,  # where this process is killed, the trainer still holds it
-        )
-    except FileNotFoundError:
-        raise InputError(
-            f"{command[0]}: no such program",
-            "`make .venv-cerebras/installed-2.10.0` builds its environment, or set cerebras.python",
-        ) from None
+    """Run the trainer and return its exit code. Neither a process nor a job on the appliance remains after it."""
+    process = _start(command, inherited)
     try:
         return process.wait()
     finally:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        ended = process.poll() is None
-        if ended:
+        is_running = process.poll() is None
+        if is_running:
             _end(process)
-        if ended or process.returncode < 0 or process.returncode > KILLED:  # who is killed leaves its job behind
+        # A trainer that is killed cannot cancel its own job.
+        if is_running or process.returncode < 0 or process.returncode > KILLED:
             _cancel(label)
 
 
+def _start(command: list[str], inherited: tuple[int, ...]) -> subprocess.Popen:
+    """Start the trainer in a session of its own. It inherits the lock, and so holds it even if this process is killed."""
+    try:
+        return subprocess.Popen(command, stdout=sys.stderr, start_new_session=True, pass_fds=inherited)
+    except FileNotFoundError:
+        raise InputError(
+            f"{command[0]}: no such program",
+            "`make .venv-cerebras/installed-2.10.0` builds its environment, or set cerebras.python",
+        ) from None
+
+
 def _end(process: subprocess.Popen) -> None:
+    """End the trainer and its children, with SIGKILL if they take too long."""
     os.killpg(process.pid, signal.SIGTERM)
     try:
         process.wait(GRACE)
@@ -165,22 +195,22 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _cancel(label: str) -> None:
-    """Cancel the appliance's jobs that carry `label`, where csctl is there to do it; says on stderr where it could not."""
+    """Cancel the appliance's jobs with this label, if csctl is installed. Print on stderr if that is not certain."""
     if shutil.which("csctl") is None:
         return
     listed = subprocess.run(["csctl", "get", "jobs"], capture_output=True, text=True, check=False)
-    jobs = [job[0] for line in listed.stdout.splitlines()
-            if label in line and (job := re.search(r"\bwsjob-[a-z0-9]+", line))]  # fmt: skip
-    done = [subprocess.run(["csctl", "cancel", "job", job], stdout=sys.stderr, check=False).returncode for job in jobs]
-    if listed.returncode or any(done) or not jobs:
+    own_lines = [line for line in listed.stdout.splitlines() if label in line]
+    jobs = [match[0] for line in own_lines if (match := re.search(r"\bwsjob-[a-z0-9]+", line))]
+    codes = [subprocess.run(["csctl", "cancel", "job", job], stdout=sys.stderr, check=False).returncode for job in jobs]
+    if listed.returncode or any(codes) or not jobs:
         print(f"no job was cancelled for certain: look for it with `csctl get jobs | grep {label}`", file=sys.stderr)
 
 
-def _explained(name: str, code: int, failure: Failure, common: Path) -> str:
-    """What happened, and what to do about it."""
-    ended = f"{name} was killed by signal {-code}" if code < 0 else f"{name} ended with code {code}"
+def _explained(name: str, code: int, failure: Failure, of_study: Path) -> str:
+    """Return what happened, and what to do about it."""
+    end = f"{name} was killed by signal {-code}" if code < 0 else f"{name} ended with code {code}"
     return {
-        Failure.RETRY: f"{ended}: the appliance or the way to it broke; it goes on from its last checkpoint when tried again",
-        Failure.STOP: f"the disk or its quota is full ({common}, of {name}); free space and start snakemake again",
-        Failure.PERMANENT: f"{ended}; see what it printed",
+        Failure.RETRY: f"{end}: the appliance or the connection broke; another attempt continues from the last checkpoint",
+        Failure.STOP: f"the disk or its quota is full ({of_study}, of {name}); free space and start snakemake again",
+        Failure.PERMANENT: f"{end}; see what it printed",
     }[failure]

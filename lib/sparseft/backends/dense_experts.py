@@ -28,7 +28,7 @@ class DenseExperts(nn.Module):
 
 
 def make_experts_dense(model: nn.Module) -> None:
-    """Replace every expert block of a model by `DenseExperts`, in place. It needs the module names of transformers 4."""
+    """Replace every expert block of a model of transformers 4 by `DenseExperts`, in place."""
     experts = find_architecture(model.config.architectures, model.name_or_path).experts
     if experts is None:
         return

@@ -1,7 +1,7 @@
 """Models and batches of one fixed length, for backends that compile a program for given shapes.
 
-A batch is ids and labels, int32 (B, T): padded on the right, a label the token that follows its position, or IGNORED
-where no answer's token follows. The sum of the answers' losses is that of loss.py.
+A batch has ids and labels, int32 (B, T), padded on the right. A label is the token that follows its position, or IGNORED if
+no token of the answer follows. The sum of the answers' losses equals that of language_model/loss.py.
 """
 
 import torch
@@ -14,13 +14,14 @@ from sparseft.language_model.attention import FIXED_ROPE, attention_window
 from sparseft.language_model.batches import Example
 
 IGNORED = -100
-HIDDEN = -1e4  # added to the score of what a position must not see: finite in every 16-bit format, and exp() of it is 0
+# Added to the scores that a position must not see. It is finite in every 16-bit format, and exp() of it is 0.
+HIDDEN = -1e4
 
 
 class FixedLengthLoss(nn.Module):
-    """A language model's answer loss on batches of `length` tokens; prepares the model in place.
+    """Compute a language model's answer loss on batches of `length` tokens. It changes the model in place.
 
-    Rotary angles and the causal mask are tensors made here, once. Raises InputError for a model that has no fixed ones."""
+    The rotary angles and the causal mask are computed once, here. Raises InputError for a model whose angles are not fixed."""
 
     def __init__(self, model: nn.Module, length: int) -> None:
         super().__init__()
@@ -28,7 +29,7 @@ class FixedLengthLoss(nn.Module):
         if length > config.max_position_embeddings:
             raise InputError(
                 f"cerebras.sequence_length {length}: the model takes {config.max_position_embeddings} tokens",
-                "lower it",
+                f"set it to {config.max_position_embeddings} or less",
             )
         model.set_attn_implementation("eager")
         model.model.rotary_emb = _FixedRotary(model.model.rotary_emb, length)
@@ -38,24 +39,25 @@ class FixedLengthLoss(nn.Module):
         self.model = model
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
-        """(B, T) each -> the sum over the answers' tokens of -log p(token), fp32, scalar."""
+        """Map ids and labels, (B, T), to the sum of -log p(token) over the answers' tokens, a fp32 scalar."""
         decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
         hidden = decoder(input_ids=ids.long(), attention_mask=self.causal_mask, use_cache=False).last_hidden_state
-        logits = head(hidden)  # (B, T, V)
+        # (B, T, V)
+        logits = head(hidden)
         return F.cross_entropy(
             logits.float().flatten(0, 1), labels.long().flatten(), ignore_index=IGNORED, reduction="sum"
         )
 
 
 class _FixedRotary(nn.Module):
-    """The rotary embedding's cosines and sines for the positions 0 to length - 1, (1, T, head_dim) fp32."""
+    """Hold the rotary embedding's cosines and sines for the positions 0 to length - 1, (1, T, head_dim) fp32."""
 
     def __init__(self, rotary: nn.Module, length: int) -> None:
         super().__init__()
         if rotary.rope_type not in FIXED_ROPE:
             raise InputError(
                 f"rope type {rotary.rope_type!r}: its angles depend on the length of a batch",
-                f"use a model with {', '.join(FIXED_ROPE)}, or backend: torch",
+                f"use a model with rope type {', '.join(FIXED_ROPE)}, or set backend: torch",
             )
         with torch.no_grad():
             cos, sin = rotary(torch.zeros(1, 1), torch.arange(length)[None])
@@ -63,19 +65,22 @@ class _FixedRotary(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
 
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """In x's dtype; the positions are known."""
+        """Return cosines and sines in x's dtype. The positions are always 0 to length - 1."""
         return self.cos.to(x.dtype), self.sin.to(x.dtype)
 
 
 def causal_mask(length: int, window: int | None) -> Tensor:
-    """(1, 1, T, T) fp32, added to the scores: 0 for what a position sees, itself and at most `window` - 1 before it."""
-    distance = torch.arange(length)[:, None] - torch.arange(length)  # query - key
+    """Return what is added to the scores, (1, 1, T, T) fp32: 0 for what a position sees, HIDDEN for the others.
+
+    A position sees itself and at most `window` - 1 positions before it; None means all of them."""
+    # The position of the query minus that of the key.
+    distance = torch.arange(length)[:, None] - torch.arange(length)
     seen = (distance >= 0) & (distance < (window or length))
     return torch.where(seen, 0.0, HIDDEN)[None, None]
 
 
 def fixed_batch(examples: list[Example], length: int, size: int) -> dict[str, Tensor]:
-    """A batch of `size` rows; those beyond the examples are padding alone."""
+    """Return ids and labels of `size` rows, int32 (size, length). The rows after the examples are only padding."""
     ids = torch.zeros(size, length, dtype=torch.int32)
     labels = torch.full((size, length), IGNORED, dtype=torch.int32)
     for row, example in enumerate(examples):

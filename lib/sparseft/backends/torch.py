@@ -1,4 +1,4 @@
-"""The torch backend: a Hugging Face model with LoRA layers, on a CPU or on GPUs, in one process or several."""
+"""The backend torch: a Hugging Face model with LoRA layers, on a CPU or on GPUs, in one process or several."""
 
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from sparseft.language_model.model import load_model
 from sparseft.lora.adapter import check_origin, read_adapter, write_adapter
 from sparseft.lora.masked_lora import LoRALinear, attach
 from sparseft.masks.mask_file import Mask
+from sparseft.study.backends import TORCH
 from sparseft.study.config import Training
 from sparseft.study.grid import TRAINED_MODES, Run
 from sparseft.training.job import TrainingJob
@@ -28,7 +29,9 @@ from sparseft.training.loop import Loop
 def adapted_model(
     checkpoint: Checkpoint, mask: Mask, mode: str, settings: Training, device: torch.device
 ) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, LoRALinear]]:
-    """The pruned model with fresh LoRA layers, drawn from torch's generator; its tokenizer; the layers by name."""
+    """Return the pruned model with new LoRA layers, its tokenizer, and the layers by name.
+
+    The layers' initial values are drawn from torch's generator."""
     model, tokenizer = load_model(checkpoint.folder, device)
     unfuse_experts(model)
     paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
@@ -46,10 +49,9 @@ def trained_model(
     device: torch.device,
     run: Run | None = None,
 ) -> tuple[nn.Module, PreTrainedTokenizerBase, str]:
-    """Return the model as its training left it, before any merge, its tokenizer, and the digest of the adapter as it was read.
+    """Return the trained model before any merge, its tokenizer, and the digest of the adapter that was read.
 
-    Raises InputError if the adapter is not this project's, was trained with another mask or in another run than `run`, or
-    does not fit."""
+    Raises InputError if the adapter is not of this project, of this mask or of `run`, or if it does not fit the model."""
     pairs, _, config, digest = read_adapter(adapter)
     ours = config.get("sparseft", {})
     if ours.get("mask_sha256") != mask_sha256 or ours.get("mode") not in TRAINED_MODES:
@@ -64,15 +66,18 @@ def trained_model(
         for name, (A, B) in pairs.items():
             layers[name].lora_A.copy_(A)
             layers[name].lora_B.copy_(B)
-            layers[name].workspace.freeze()  # W' once, not at every token that is generated
+            # Compute W' once, not for every token that is generated.
+            layers[name].workspace.freeze()
     return model.eval(), tokenizer, digest
 
 
 def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator) -> dict:
-    """Train an adapter on rows["train"] and write it; returns train.json's measured content.
+    """Train an adapter on rows["train"], write it and return the measured part of train.json.
 
-    A `state` that an earlier process left is gone on from. Same job, same thread and process count, same machine: the same bits, killed in between or not."""
-    settings, device = job.settings, accelerator.device
+    A training of which `state` exists continues from it. The same job, with as many threads and processes on the same
+    machine, gives the same bits, even if it was killed in between."""
+    settings = job.settings
+    device = accelerator.device
     settings.check_processes(accelerator.num_processes)
     torch.manual_seed(job.seed)
     place = torch.device("cpu") if settings.shard_model else device
@@ -90,7 +95,7 @@ def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator
     if accelerator.is_main_process:
         write_adapter(adapter, matrices, settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
     return record | {
-        "backend": "torch",
+        "backend": TORCH.name,
         "device": device_name(device),
         "processes": accelerator.num_processes,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -100,8 +105,9 @@ def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator
 
 
 def _shard(loss: AnswerLoss, accelerator: Accelerator) -> None:
-    """Divide the weights among the processes (FSDP2): a decoder layer is gathered when it is needed."""
-    from torch.distributed.fsdp import fully_shard  # not in the torch 2.4 of cerebras-pytorch
+    """Divide the weights among the processes (FSDP2). A decoder layer is gathered when it is needed."""
+    # The torch 2.4 of cerebras-pytorch does not have it.
+    from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for layer in loss.model.model.layers:

@@ -92,7 +92,7 @@ class Checkpoint:
 
     @cached_property
     def files(self) -> list[Path]:
-        """Return the safetensors files: model.safetensors, which transformers prefers too, or those that the index names."""
+        """Return the safetensors files. As in transformers, it is model.safetensors, or else those that the index names."""
         single = self.folder / "model.safetensors"
         index = self.folder / INDEX
         names = {single.name} if single.exists() or not index.exists() else _shards(index)
@@ -241,9 +241,10 @@ def small_files(folder: Path) -> list[Path]:
 
 
 def read_header(file: Path, advice: str = _REPLACE_FILE) -> tuple[bytes, list[Tensor]]:
-    """Return the header of a safetensors file, with its length and unchanged, and its tensors in the order of their bytes.
+    """Return the header of a safetensors file, and its tensors in the order of their bytes.
 
-    Raises InputError with `advice` if it is not such a file, or if it is truncated, or tensors overlap or leave holes."""
+    The header is unchanged, and its length stands before it. Raises InputError with `advice` if this is not a safetensors
+    file, if it is truncated, or if tensors overlap or leave holes."""
     check_regular(file)
     size = file.stat().st_size
     with open(file, "rb") as stream:
@@ -302,7 +303,7 @@ def infinity(dtype: str) -> int:
 
 
 def _word(tensor: Tensor) -> np.dtype:
-    """Return the unsigned word that holds a value's bits. Raises InputError if the tensor is not in BF16, F16 or F32."""
+    """Return the unsigned word that holds a value's bits. Raises InputError for a dtype without one."""
     if tensor.dtype not in BITS:
         raise InputError(
             f"{tensor.file}: {tensor.name} is in {tensor.dtype}", f"convert it to one of {', '.join(BITS)}"
@@ -311,7 +312,7 @@ def _word(tensor: Tensor) -> np.dtype:
 
 
 def _fill(stream: BinaryIO, content: memoryview, tensor: Tensor) -> None:
-    """Read until `content` is full, because one call returns at most 2 GiB. Raises InputError at the end of the file."""
+    """Read until `content` is full, because one call returns at most 2 GiB. Raises InputError if the file ends before."""
     while content:
         count = stream.readinto(content)
         if not count:
@@ -328,7 +329,9 @@ def _shards(index: Path) -> set[str]:
 
 
 def _tensor(file: Path, name: str, entry: dict, base: int) -> Tensor:
-    """Return the tensor of one entry of a header, whose file holds tensors from byte `base`. Raises ValueError if it is odd."""
+    """Return the tensor of one entry of a header. The tensors of the file start at byte `base`.
+
+    Raises ValueError, or what Python raises, if the entry is not that of a tensor."""
     begin, end = entry["data_offsets"]
     shape = tuple(entry["shape"])
     width = BITS[entry["dtype"]].itemsize if entry["dtype"] in BITS else None

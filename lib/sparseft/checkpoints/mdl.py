@@ -91,6 +91,7 @@ class MdlFile:
         return self._open()
 
     def _open(self) -> h5py.File:
+        """Open the file. Raises InputError if it has another format, or is only partly written."""
         with self._damages():
             file = h5py.File(self.path, "r", locking="best-effort", rdcc_nbytes=_CACHE)
             version = file.attrs.get("__version__")
@@ -115,7 +116,7 @@ class MdlFile:
         return {key: tensor for key, tensor in tensors.items() if tensor}
 
     def check_plain(self, branch: str) -> None:
-        """Raise InputError, naming the key, if a pickled object is below `branch`, a key of the tree such as "model"."""
+        """Raise InputError, naming the key, if a pickled object is below the key `branch`, such as "model"."""
         pickled = [key for key, meta in self.leaves.items() if key.startswith(f"{branch}.") and "__BYTES__" in meta]
         if pickled:
             raise InputError(
@@ -364,7 +365,9 @@ def _holds(descriptor: int, chunk: h5py.h5d.StoreInfo, size: int) -> bool:
 
 
 def _chunks(shape: tuple[int, ...], width: int) -> tuple[int, ...]:
-    """Return the shape of chunks of whole rows, with `width` bytes per value; of stacked experts (out, E, in), rows of one."""
+    """Return the shape of chunks of whole rows. A value has `width` bytes.
+
+    If experts are stacked, (out, E, in), a chunk holds rows of one expert."""
     first, *others = shape
     columns = others[-1:]
     row_bytes = width * math.prod(columns)
@@ -373,7 +376,7 @@ def _chunks(shape: tuple[int, ...], width: int) -> tuple[int, ...]:
 
 
 def _spec(tree: dict) -> list:
-    """Return a tree of dictionaries, with "*" for its leaves, and the text of torch.utils._pytree for it, protocol 1."""
+    """Return `tree`, dictionaries with "*" for the leaves, and its text in protocol 1 of torch.utils._pytree."""
 
     def node(value: dict | str) -> dict:
         if value == "*":

@@ -65,16 +65,12 @@ class ModelZooCheckpoint(Checkpoint):
 
         Raises InputError if they are not those of the model that config.json describes."""
         self.mdl.check_plain(BRANCH)
-        below = {key.removeprefix(f"{BRANCH}."): tensor for key, tensor in self.mdl.tensors.items()
-                 if key.startswith(f"{BRANCH}.")}  # fmt: skip
-        stored = {key.removeprefix("model."): tensor for key, tensor in below.items()}
-        copies = duplicates(self.config)
-        faults = _faults(stored, self._expected(), copies) if stored else ["no tensor under `model`"]
-        if len(below) > len(stored):
+        branch = f"{BRANCH}."
+        keys = [key for key in self.mdl.tensors if key.startswith(branch)]
+        stored = {key.removeprefix(branch).removeprefix("model."): self.mdl.tensors[key] for key in keys}
+        faults = self._faults(stored)
+        if len(keys) > len(stored):
             faults.append("keys with and without a leading `model.`")
-        if not faults:
-            faults = [f"{key} is not {other}" for key, other in copies.items()
-                      if key in stored and not self._same(stored[key], stored[other])]  # fmt: skip
         if faults:
             raise InputError(
                 f"{self.file}: it is not the model of {self.folder / 'config.json'}: {', '.join(faults)}",
@@ -84,7 +80,7 @@ class ModelZooCheckpoint(Checkpoint):
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """Return every tensor by its Hugging Face name, at its place in the file that `safetensors_stream` would write."""
+        """Return every tensor by its Hugging Face name, where it would lie in the file of `safetensors_stream`."""
         dtypes = {name: self.stored[place.key].dtype for name, place in self.places.items()}
         return lay_out(self.file, {name: (dtypes[name], shape) for name, shape in self.shapes.items()})
 
@@ -102,7 +98,9 @@ class ModelZooCheckpoint(Checkpoint):
         return self.read(name).reshape(-1).view(np.uint8).data
 
     def read_blocks(self, name: str, block: int) -> Iterator[np.ndarray]:
-        """Yield a tensor's bits as `Checkpoint.read_blocks` does, but each in its own buffer; whole heads of q and k."""
+        """Yield a tensor's bits as `Checkpoint.read_blocks` does, but each block in its own buffer.
+
+        A block of q or k consists of whole heads."""
         return (rows.reshape(-1) for rows in self._rows(name, block))
 
     @cached_property
@@ -127,6 +125,17 @@ class ModelZooCheckpoint(Checkpoint):
             selection = rows if place.expert is None else (rows, place.expert)
             bits = self.mdl.read(self.stored[place.key], selection)
             yield np.ascontiguousarray(deinterleave(bits, place.head_dim) if place.head_dim else bits)
+
+    def _faults(self, stored: dict[str, MdlTensor]) -> list[str]:
+        """Return how the file's tensors, by key, differ from those of the model that config.json describes."""
+        if not stored:
+            return ["no tensor under `model`"]
+        copies = duplicates(self.config)
+        faults = _differences(stored, self._expected(), copies)
+        if faults:
+            return faults
+        pairs = [(key, other) for key, other in copies.items() if key in stored]
+        return [f"{key} is not {other}" for key, other in pairs if not self._same(stored[key], stored[other])]
 
     def _expected(self) -> Shapes:
         """Return key -> shape in the file, of the model that config.json describes."""
@@ -157,7 +166,7 @@ def open_checkpoint(place: Path) -> Checkpoint:
     return ModelZooCheckpoint(folder=folder, file=file)
 
 
-def _faults(stored: dict[str, MdlTensor], expected: Shapes, copies: dict[str, str]) -> list[str]:
+def _differences(stored: dict[str, MdlTensor], expected: Shapes, copies: dict[str, str]) -> list[str]:
     """Return how a file's tensors differ from those of its model. Masks beside their parameters are allowed."""
     known = {**expected, **{key: expected[other] for key, other in copies.items()}}
     masks = {f"{key}_mask" for key, shape in expected.items() if len(shape) > 1}

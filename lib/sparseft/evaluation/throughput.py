@@ -1,8 +1,8 @@
-"""Training speed against the batch size: real steps of the training loop, a batch being one forward pass.
+"""Training speed against the batch size on the backend torch: real steps of the training loop, one forward pass per batch.
 
-Every measurement is a process of its own, a batch size and repeat: its peak memory is its own, and running out of memory
-ends it alone. The repeats go round the batch sizes, so that a machine that slows down meanwhile is not taken for a
-batch size that does. Each repeat draws other batches, as another seed of the training would.
+Every repeat of every batch size runs in a process of its own. So its peak memory is its own, and running out of memory ends
+only that process. The repeats alternate between the batch sizes, so that a machine that becomes slower is not mistaken for a
+slow batch size. Each repeat has other batches, like another seed of the training.
 """
 
 import errno
@@ -24,7 +24,7 @@ from accelerate import Accelerator
 from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError, own_place, print_traceback
-from sparseft.language_model.batches import encode, of_length, shuffled
+from sparseft.language_model.batches import Example, encode, of_length, shuffled
 from sparseft.language_model.hardware import (
     choose_device,
     keep_freed_memory,
@@ -43,172 +43,198 @@ from sparseft.tasks import get_task
 from sparseft.tasks.task import Row
 from sparseft.training.loop import Loop
 
+# How torch, C++, the system, Rust and LLVM say that there is no memory. LLVM says it if it cannot load a compiled kernel.
+MEMORY_WORDS = (
+    "DefaultCPUAllocator",
+    "bad_alloc",
+    "Cannot allocate memory",
+    "memory allocation of",
+    "out of memory",
+    "Unable to allocate",
+)
+CUDA_MEMORY_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# Errors that lack of memory causes, and that other things cause too.
+UNCLEAR_ERRORS = ("could not create a primitive", "could not execute a primitive", "can't start new thread")
+
 
 @dataclass(frozen=True)
-class Job:
-    """What is measured: the training of one cell on a task's `rows`."""
+class MeasuredTraining:
+    """Describe the training that is measured: one cell of the grid, on the `rows` of a task."""
 
     checkpoint: Checkpoint
     mask: Path
     mode: str
     settings: Training
-    asked: Throughput
+    throughput: Throughput
     task: str
     rows: list[Row]
     resources: Resources
 
-    def memory(self, device: torch.device) -> dict[str, int | str]:
-        """For the record: the limit, and what its bytes and those of a repeat's peak count; a CPU's are not the same."""
-        kinds = ("allocated by torch", "the GPU's") if device.type == "cuda" else ("resident", "private (RLIMIT_DATA)")
+    def memory_record(self, device: torch.device) -> dict[str, int | str]:
+        """Return the memory limit for the record, and what its bytes and those of a peak count. On a CPU they differ."""
+        on_gpu = device.type == "cuda"
         return {
-            "peak_memory_kind": kinds[0],
-            "memory_limit_kind": kinds[1],
+            "peak_memory_kind": "allocated by torch" if on_gpu else "resident",
+            "memory_limit_kind": "the GPU's" if on_gpu else "private (RLIMIT_DATA)",
             "memory_limit_bytes": self.memory_limit(device),
         }
 
     def memory_limit(self, device: torch.device) -> int:
-        """Bytes: what the GPU has, or what a measurement on a CPU is granted."""
+        """Return the memory of the GPU, or the memory that a measurement on a CPU may use, in bytes."""
         if device.type == "cuda":
             return torch.cuda.get_device_properties(device).total_memory
-        return self.asked.memory_mb * 10**6
+        return self.throughput.memory_mb * 10**6
 
 
-def measure(job: Job) -> list[dict]:
-    """A row a batch size: its status, and for every repeat seconds, samples, tokens without and with padding, peak memory
-    in bytes, and the share of its threads' time that a CPU gave it: far below 1, other work took the cores.
+def measure(training: MeasuredTraining) -> list[dict]:
+    """Return a row per batch size, with its status and its repeats.
 
-    A batch size that once ran out of memory counts as one that does not fit."""
-    sizes = sorted(job.asked.batch_sizes)
+    A repeat has seconds, samples, tokens without and with padding, the peak memory in bytes, and the CPU share: the part of
+    its threads' time that the CPU gave it. If that is far below 1, other work used the cores. A batch size that once runs
+    out of memory does not fit, and larger ones are not tried again."""
+    sizes = sorted(training.throughput.batch_sizes)
     rows = {size: {"batch_size": size, "status": MEASURED, "reason": None, "repeats": []} for size in sizes}
-    for repeat in range(job.asked.repeats):
+    for seed in range(training.throughput.repeats):
         for size in sizes:
-            found = _measurement(job, size, repeat)
-            print(f"batch size {size}, repeat {repeat + 1}: {_brief(found)}", file=sys.stderr)
-            if isinstance(found, str):
-                _end_at(size, found, rows)
+            repeat = _measurement(training, size, seed)
+            print(f"batch size {size}, repeat {seed + 1}: {_brief(repeat)}", file=sys.stderr)
+            if isinstance(repeat, str):
+                _end_at(size, repeat, rows)
                 sizes = [other for other in sizes if other < size]
                 break
-            rows[size]["repeats"].append(found)
+            rows[size]["repeats"].append(repeat)
     return list(rows.values())
 
 
 def _end_at(size: int, reason: str, rows: dict[int, dict]) -> None:
-    """Memory ended at a batch size; what larger ones measured before would be a measurement of luck."""
+    """Record that a batch size ran out of memory. Earlier measurements of it, and of larger ones, fitted only by luck."""
     for other in rows:
         if other >= size:
             rows[other] |= {"status": SKIPPED, "repeats": []}
     rows[size] |= {"status": OUT_OF_MEMORY, "reason": reason}
 
 
-def _brief(found: dict | str) -> str:
-    return found if isinstance(found, str) else f"{found['samples'] / found['seconds']:.2f} samples/s"
+def _brief(repeat: dict | str) -> str:
+    """Return a repeat's rate in words, or the reason why it has none."""
+    return repeat if isinstance(repeat, str) else f"{repeat['samples'] / repeat['seconds']:.2f} samples/s"
 
 
-def _measurement(job: Job, batch_size: int, repeat: int) -> dict | str:
-    """One repeat in a new process; where it ran out of memory, what the system said. Raises InputError for another end."""
+def _measurement(training: MeasuredTraining, batch_size: int, seed: int) -> dict | str:
+    """Measure one repeat in a new process. Return it, or what the system said when memory ran out.
+
+    Raises InputError if the process ended for another reason."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     kills = memory_kills()
-    with NamedTemporaryFile() as told:
-        process = context.Process(target=_child, args=(sender, told.name, job, batch_size, repeat), daemon=True)
+    with NamedTemporaryFile() as printed:
+        process = context.Process(target=_child, args=(sender, printed.name, training, batch_size, seed), daemon=True)
         process.start()
-        sender.close()  # the child's end alone stays open, so that its death is seen
+        # Only the child has this end now, so that its death is noticed.
+        sender.close()
         try:
-            found = receiver.recv()
+            result = receiver.recv()
         except EOFError:
-            found = None
+            result = None
         process.join()
-        words = told.read().decode(errors="replace")
+        words = printed.read().decode(errors="replace")
     print(words, end="", file=sys.stderr)
-    if isinstance(found, InputError):
-        raise found
-    return found or reason_of(batch_size, process.exitcode, words, killed=memory_kills() > kills)
+    if isinstance(result, InputError):
+        raise result
+    return result or reason_of(batch_size, process.exitcode, words, killed=memory_kills() > kills)
 
 
 def reason_of(batch_size: int, code: int, words: str, *, killed: bool) -> str:
-    """What a process that ended with `code` and these last `words` says of the memory that it lacked; `killed`: the system
-    killed one for want of memory meanwhile. Raises InputError where memory is not the cause."""
+    """Return why a process that ended with `code` lacked memory. `words` is the end of what it printed.
+
+    `killed` says that the system killed a process for lack of memory meanwhile. Raises InputError if memory is not the
+    cause."""
     lines = words.strip().splitlines() or ["nothing"]
     if code == -signal.SIGKILL and killed:
         return "killed by the system, whose memory ended before the limit"
-    if code == -signal.SIGABRT and (memory := [line for line in lines if _tells_of_memory(line)]):
-        return f"aborted: {memory[-1].strip()}"
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    raise InputError(f"batch size {batch_size}: its process {how}, and said: {lines[-1].strip()}",
-                     "let nothing end it; if memory did, lower throughput.memory_mb or leave this batch size out")  # fmt: skip
+    memory_lines = [line for line in lines if _is_about_memory(line)]
+    if code == -signal.SIGABRT and memory_lines:
+        return f"aborted: {memory_lines[-1].strip()}"
+    end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    raise InputError(
+        f"batch size {batch_size}: its process {end}, and printed last: {lines[-1].strip()}",
+        "let nothing end it; if memory did, lower throughput.memory_mb or leave this batch size out",
+    )
 
 
 def out_of_memory(error: Exception, device: torch.device, limit: int) -> bool:
-    """Of the memory that is limited: the GPU's, or a CPU's `limit`, by what Python, torch, the system and oneDNN say."""
+    """Return whether an error says that the GPU's memory, or a CPU's `limit` in bytes, is used up."""
     text = str(error)
     if device.type == "cuda":
-        told = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-        return isinstance(error, torch.OutOfMemoryError) or any(t in text for t in told)
-    if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM or _tells_of_memory(text):
+        return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in CUDA_MEMORY_WORDS)
+    if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM or _is_about_memory(text):
         return True
-    # These have other causes too. Where it is memory, half of it was taken: scratch space is no larger than the operands.
-    unclear = ("could not create a primitive", "could not execute a primitive", "can't start new thread")
-    return text in unclear and 2 * private_memory() > limit
+    # If memory is the cause, half of it is in use already, because scratch space is no larger than the operands.
+    return text in UNCLEAR_ERRORS and 2 * private_memory() > limit
 
 
-def _child(sender: Connection, told: str, job: Job, batch_size: int, repeat: int) -> None:
-    """Send what was measured, the reason for which memory ended, or an InputError; stderr goes to the file `told`."""
+def _child(sender: Connection, printed: str, training: MeasuredTraining, batch_size: int, seed: int) -> None:
+    """Send a repeat, the reason why memory ran out, or an InputError. The file `printed` takes stderr."""
     end_with_parent()
-    with open(told, "ab") as file:
+    with open(printed, "ab") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
-    limit_threads(job.resources.threads)
+    limit_threads(training.resources.threads)
     keep_freed_memory()
     device = choose_device()
+    limit = training.memory_limit(device)
     try:
-        with limited_memory(job.memory_limit(device)) if device.type == "cpu" else nullcontext():
-            found = _timed_steps(job, batch_size, repeat, device)
+        with limited_memory(limit) if device.type == "cpu" else nullcontext():
+            result = _timed_steps(training, batch_size, seed, device)
     except InputError as error:
-        found = error
+        result = error
     except Exception as error:
-        found = f"{type(error).__name__}: {error}".splitlines()[0]
-        if not out_of_memory(error, device, job.memory_limit(device)):
+        result = f"{type(error).__name__}: {error}".splitlines()[0]
+        if not out_of_memory(error, device, limit):
             print_traceback(error)
-            found = InputError(f"batch size {batch_size}: {found} ({own_place(error)})",
-                               "check the input, and if it is right report this line")  # fmt: skip
-    sender.send(found)
+            result = InputError(
+                f"batch size {batch_size}: {result} ({own_place(error)})",
+                "check the input, and if it is right report this line",
+            )
+    sender.send(result)
 
 
-def _timed_steps(job: Job, batch_size: int, seed: int, device: torch.device) -> dict:
-    asked = job.asked
-    settings = asked.schedule(job.settings, batch_size)
+def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device: torch.device) -> dict:
+    """Train with one batch size and return the repeat: what the steps after the warm-up took."""
+    throughput = training.throughput
+    settings = throughput.schedule(training.settings, batch_size)
     torch.manual_seed(seed)
-    model, tokenizer, layers = adapted_model(job.checkpoint, read_mask(job.mask), job.mode, settings, device)
-    limit = model.config.max_position_embeddings
-    examples = encode(job.rows, get_task(job.task), tokenizer, limit)
-    if asked.sequence_length:
-        if asked.sequence_length > limit:
-            raise InputError(f"throughput.sequence_length: the model takes {limit} tokens", "lower it")
-        examples = [of_length(example, asked.sequence_length) for example in examples]
+    mask = read_mask(training.mask)
+    model, tokenizer, layers = adapted_model(training.checkpoint, mask, training.mode, settings, device)
+    examples = _examples(training, tokenizer, model.config.max_position_embeddings)
     accelerator = Accelerator(cpu=device.type == "cpu")
     loop = Loop(AnswerLoss(model), layers, {"train": examples}, settings, seed, accelerator, batch_size)
-    begin, cpu = time.perf_counter(), time.process_time()
+    begin = time.perf_counter()
+    cpu_begin = time.process_time()
     progress = loop.run()
-    cpu_share = (time.process_time() - cpu) / (time.perf_counter() - begin) / torch.get_num_threads()
-    batches = islice(shuffled(examples, settings, seed), asked.warmup_steps, settings.steps)
+    cpu_seconds = time.process_time() - cpu_begin
+    cpu_share = cpu_seconds / (time.perf_counter() - begin) / torch.get_num_threads()
+    timed_batches = islice(shuffled(examples, settings, seed), throughput.warmup_steps, settings.steps)
     return {
-        "seconds": sum(progress.seconds[asked.warmup_steps :]),
-        "samples": batch_size * asked.steps,
-        "tokens": sum(progress.tokens[asked.warmup_steps :]),
-        "padded_tokens": sum(batch_size * max(len(example.ids) for example in batch) for batch in batches),
+        "seconds": sum(progress.seconds[throughput.warmup_steps :]),
+        "samples": batch_size * throughput.steps,
+        "tokens": sum(progress.tokens[throughput.warmup_steps :]),
+        "padded_tokens": sum(batch_size * max(len(example.ids) for example in batch) for batch in timed_batches),
         "peak_memory_bytes": peak_memory(device),
         "cpu_share": cpu_share if device.type == "cpu" else None,
         "dtype": str(model.dtype).removeprefix("torch."),
     }
 
 
-def _tells_of_memory(text: str) -> bool:
-    """Return whether a text holds the words of torch, C++, the system, Rust or LLVM for memory that ended."""
-    words = (
-        "DefaultCPUAllocator",
-        "bad_alloc",
-        "Cannot allocate memory",
-        "memory allocation of",
-        "out of memory",
-        "Unable to allocate",  # LLVM, where a compiled kernel finds no memory for its code
-    )
-    return any(word in text for word in words)
+def _examples(training: MeasuredTraining, tokenizer, limit: int) -> list[Example]:
+    """Return the examples as tokens, each of throughput.sequence_length if it is set. The model takes `limit` tokens."""
+    examples = encode(training.rows, get_task(training.task), tokenizer, limit)
+    length = training.throughput.sequence_length
+    if not length:
+        return examples
+    if length > limit:
+        raise InputError(f"throughput.sequence_length {length}: the model takes {limit} tokens", f"set {limit} or less")
+    return [of_length(example, length) for example in examples]
+
+
+def _is_about_memory(text: str) -> bool:
+    """Return whether a text has words that are used for lack of memory."""
+    return any(words in text for words in MEMORY_WORDS)

@@ -128,10 +128,11 @@ def collate(examples: list[Example], multiple: int = 1) -> Batch:
 
 
 def shuffled(examples: list[Example], settings: Training, seed: int) -> Iterator[list[Example]]:
-    """Yield batches without end. Every epoch is a new permutation; what fills no batch goes into the next epoch's first.
+    """Yield batches without end. Every epoch is a new permutation of the examples.
 
-    The other batches of an epoch are sorted by length, settings.length_buckets batches at a time, and put in random order.
-    They depend only on the seed and not on the mode, so that modes differ in nothing else."""
+    Examples that fill no batch go into the first batch of the next epoch. The others are sorted by length within windows
+    of settings.length_buckets batches, and the batches of a window come in random order. Batches depend on the seed and
+    not on the mode, so that a comparison of modes compares only modes."""
     generator = random.Random(seed)
     size = settings.batch_size
     window = size * settings.length_buckets

@@ -26,6 +26,7 @@ class CrossEntropyFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, targets):
+        """Return the losses, fp32 (N,)."""
         # (N,)
         scales = torch.cat([rows.float().logsumexp(1) for rows in logits.split(ROWS)])
         ctx.kept = logits, targets, scales
@@ -34,6 +35,7 @@ class CrossEntropyFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
+        """Return the gradient of the logits, in their memory; `grad` is fp32 (N,)."""
         logits, targets, scales = ctx.kept
         # The context must not keep the logits alive.
         ctx.kept = None
@@ -67,7 +69,7 @@ def answer_losses(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return for each example the loss of its answer, in nats, float64 (N,), and the answer's tokens, int64 (N,).
 
-    Batches hold examples of similar length, which changes no example's loss. Raises InputError if a loss is not finite."""
+    Batches hold examples of similar length; the order changes no loss. Raises InputError if a loss is not finite."""
     sums = np.zeros(len(examples))
     tokens = np.array([len(example.ids) - example.answer_start for example in examples])
     by_length = sorted(range(len(examples)), key=lambda place: len(examples[place].ids))

@@ -18,8 +18,8 @@ _TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """Return the checkpoint's model in its own dtype and in evaluation mode, and its tokenizer. Reads only local files.
 
-    Raises InputError if tensors are missing, unknown or of another shape, because transformers would draw them at random;
-    if the model has another dtype than its files; if the tokenizer has no end-of-sequence token; and as `Checkpoint`."""
+    Raises InputError as `Checkpoint` does, and if the model has another dtype than its files, or the tokenizer has no
+    end-of-sequence token. Raises it if tensors are missing or do not fit: transformers would draw them at random."""
     checkpoint = Checkpoint(folder)
     model, loading = AutoModelForCausalLM.from_pretrained(
         folder,
@@ -68,7 +68,7 @@ def _config(folder: Path) -> PretrainedConfig:
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer. Its class is TokenizersBackend in transformers 5, PreTrainedTokenizerFast in transformers 4."""
+    """Return the tokenizer. transformers 4 does not know the class name TokenizersBackend, which transformers 5 writes."""
     tokenizer_class = AutoTokenizer
     if _TRANSFORMERS_4:
         written_as = read_json(folder / "tokenizer_config.json").get("tokenizer_class")

@@ -45,7 +45,9 @@ class MaskedLoRAFunction(torch.autograd.Function):
     def forward(ctx, X, W, A, B, s, gradient, workspace):
         """Return Y (..., out)."""
         ctx.save_for_backward(X, W, A, B)
-        ctx.s, ctx.gradient, ctx.workspace = s, gradient, workspace
+        ctx.s = s
+        ctx.gradient = gradient
+        ctx.workspace = workspace
         return F.linear(X, workspace.merged(W, A, B, s))
 
     @staticmethod

@@ -22,7 +22,7 @@ from sparseft.lora.masked_lora import MaskedLoRALinear, kind_of
 from sparseft.masks.mask_file import Mask
 from sparseft.masks.mask_kernels import zero_pruned
 from sparseft.storage.atomic import atomic_folder
-from sparseft.study.grid import Run
+from sparseft.study.grid import TRAINED_MODES, Run
 
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 # Without an adapter the merge only prunes.
@@ -90,6 +90,9 @@ def _is_as_trained(base: Checkpoint, factors: Adapter, mask: Mask) -> bool:
 
     All layers but masked ones, and fused experts, compute the same product with another order of sums."""
     mode = factors.config.get("sparseft", {}).get("mode")
+    # An adapter of stock PEFT names no mode.
+    if mode not in TRAINED_MODES:
+        return False
     is_fused = any(memory_path(base.architecture, layer) != layer for layer in mask.shape)
     kinds = {kind_of(mode, torch.from_numpy(mask.kept(layer))) for layer in factors.pairs}
     return kinds == {MaskedLoRALinear} and not is_fused

@@ -134,7 +134,7 @@ def disk_temporary(config: Config, models: list[Subject]) -> list[Item]:
     saving = [run for run in _trained(config) if config.training_of(run.task).save_every]
     states = [STATE * count(adapter_shapes(config, _model_of(models, run), run.task)) for run in saving]
     explanation = f"{STATE} bytes per number of its adapter, twice while a new state replaces the old one"
-    if config.backend == "modelzoo":
+    if config.training_backend.exports_checkpoints:
         items.append(
             Item(
                 "a masked checkpoint",
@@ -189,7 +189,7 @@ def _largest(label: str, needs: list[tuple[str, dict[str, int]]]) -> Item:
 
 def _compilations(config: Config) -> list[str]:
     """Return the lines on programs for the Cerebras compiler; empty if nothing is compiled."""
-    if config.backend != "cerebras":
+    if config.training_backend.compiles_first is None:
         return []
     programs = targets.programs(config)
     measured = targets.measured_programs(config)
@@ -216,7 +216,7 @@ def _mask_rule(method: str) -> str:
 
 def _exports(config: Config) -> set[tuple[str, str]]:
     """Return (folder, method) of every masked checkpoint with which ModelZoo's Trainer begins."""
-    if config.backend != "modelzoo":
+    if not config.training_backend.exports_checkpoints:
         return set()
     return {(grid.fill(grid.exported(run.method), run), run.method) for run in _trained(config)}
 

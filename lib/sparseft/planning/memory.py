@@ -18,12 +18,9 @@ from sparseft.study.config import Config
 from sparseft.tasks import get_task
 
 PROGRAM = 600_000_000  # bytes of python, torch and its libraries on a CPU; measured
-MASK_JOB = (
-    210_000_000  # bytes of a job for masks that look at no example, for any model; measured by benchmarks/masks.py
-)
+# Bytes of a job for masks that look at no example, for any model; measured by benchmarks/masks.py.
+MASK_JOB = 210_000_000
 ADAM = 16  # bytes per number of an adapter: itself, its gradient, two moments, all fp32
-TRACE = 9  # bytes per weight while a training for the CS-3 is traced; measured on LLaMA shapes of 83 and 185 million
-TRACER = 1_200_000_000  # bytes of the program that does it; measured beside it
 LOGITS = 4  # copies of the logits in an evaluation by lm-eval: with their softmax, and the last batch's; measured
 
 
@@ -84,9 +81,9 @@ def _gradient_memory(config: Config, subject: Subject, task: str, weights: int) 
 
 def training_memory(config: Config, subject: Subject, task: str) -> Need:
     """Return what a training on a task needs, per process."""
-    if config.backend != "torch":
-        tracing = {"tracing, not on the wafer: fp32 weights, masks, graph": TRACE * subject.weights, "program": TRACER}
-        return Need({}, tracing)
+    host = config.training_backend.host_memory
+    if host:
+        return Need({}, {host.purpose: host.bytes_per_weight * subject.weights, "program": host.program_bytes})
     settings = config.training_of(task)
     texts = get_task(task).lengths
     layers = subject.config["num_hidden_layers"]

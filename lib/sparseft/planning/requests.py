@@ -27,7 +27,6 @@ GPU_READING = 300e9
 DISK = 50e6  # bytes per second, shared with others
 DOWNLOAD = 10e6  # bytes per second, shared with others
 START = 20  # minutes for what does not grow with the model
-WAFER = 24 * 60  # minutes: the appliance's own queue is in them
 UNKNOWN = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetched; asked again once it is there
 PERPLEXITY = 350_000  # tokens of WikiText-2's test split, about
 # The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example) and `files`, which
@@ -113,8 +112,9 @@ def job_memory(config: Config, subject: Subject, job: JobKind) -> Need:
 
 def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
     """Return the seconds of a job on a slow machine, without START."""
-    if job.kind in ("training", "throughput") and config.backend != "torch":
-        return 60 * WAFER
+    queue_minutes = config.training_backend.queue_minutes
+    if queue_minutes and job.kind in ("training", "throughput"):
+        return 60 * queue_minutes
     repeats = config.throughput.repeats * len(config.throughput.batch_sizes)
     loads = repeats if job.kind == "throughput" else 1
     seconds = loads * 4 * subject.bytes / DISK

@@ -55,7 +55,7 @@ NAMED = {
 
 @dataclass(frozen=True)
 class Subject:
-    """Describe a model of the study by its config.json. `dtype` is that of the prepared checkpoint: BF16, F16 or F32."""
+    """Describe a model of the study by its config.json. `dtype` is BF16, F16 or F32, as in the prepared checkpoint."""
 
     name: str
     source: str
@@ -96,7 +96,7 @@ class Subject:
 
 
 def described(name: str, model: Model) -> Subject:
-    """Return the model `name` of a study, whether it is on the disk or not. Raises InputError if its sizes are unknown."""
+    """Return the model `name` of a study, on the disk or not. Raises InputError if its sizes are unknown."""
     config, place = _description(name, model)
     return Subject(name, model.source, config, tensor_shapes(config, place), DTYPES[model.dtype])
 

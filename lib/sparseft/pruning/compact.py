@@ -1,7 +1,7 @@
 """Make a smaller checkpoint with a structured mask: pruned channels and heads are left out instead of stored as zeros.
 
     MLP        down(act(gate x) * (up x))      a channel: a row of gate and of up, a column of down
-    attention  o(softmax(q x (k x)^T) (v x))   a key-value head: its rows of k and v, its query heads' rows of q, columns of o
+    attention  o(softmax(q x (k x)^T) (v x))   a key-value head: rows of k, v and of its queries in q, columns of o
 
 A pruned channel or head meets a zero column of down or o, so it adds exactly 0. The smaller model computes the same
 function, except for the order of sums. Stock transformers takes one size for all layers, so every layer must keep equally
@@ -26,15 +26,15 @@ from sparseft.storage.ownership import check_apart, check_replaceable
 from sparseft.storage.reading import read_json
 from sparseft.storage.record import check_model
 
-# By the key of config.json that counts them: what the units of a layer are called, and the number that theirs is a
-# multiple of. The grouped products with which transformers computes Mixtral's experts need rows of whole 16 bytes, which
-# are 8 numbers of 16 bits. Tensor cores need the same for every product.
+# The key of config.json that counts the units -> (their name in messages, the number that their count is a multiple of).
+# transformers computes Mixtral's experts with grouped products, which need rows of whole 16 bytes: 8 numbers of 16 bits.
+# Tensor cores need the same for every product.
 _UNITS = {"intermediate_size": ("channels", 8), "num_key_value_heads": ("key-value heads", 1)}
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Say which rows (axis 0) or columns (axis 1) of a matrix are kept; `kept` is bool (rows,) or (cols,)."""
+    """Hold which rows (axis 0) or columns (axis 1) of a matrix are kept: `kept`, bool (rows,) or (cols,)."""
 
     axis: int
     kept: np.ndarray
@@ -43,8 +43,8 @@ class Cut:
 def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
     """Write the smaller checkpoint and compact.json to `output`, one tensor in memory at a time. Return compact.json.
 
-    `checkpoint` is the masked model. Raises InputError if it is not, or if the mask is another model's, prunes a unit only
-    in part, or leaves layers of different sizes or without units. No file is written in these cases."""
+    `checkpoint` is the masked model. Raises InputError if it is not, or if the mask is another model's. Raises it too if
+    the mask prunes a unit only in part, or leaves layers of different sizes or without units. Then no file is written."""
     check_apart([output], [checkpoint.folder, mask_path])
     check_replaceable(output)
     hashes = checkpoint.hashes()
@@ -147,7 +147,7 @@ def _write_weights(checkpoint: Checkpoint, file: Path, cuts: dict[str, Cut], pat
 
 
 def _smaller(tensor: Tensor, cuts: dict[str, Cut]) -> Tensor:
-    """Return a tensor with the shape and the size that it will have; its place in the file is still the old one."""
+    """Return a tensor with its future shape and size. Its place in the file is still the old one."""
     cut = cuts.get(tensor.name.removesuffix(".weight"))
     if not cut:
         return tensor

@@ -20,7 +20,8 @@ from sparseft.storage.reading import read_bytes, read_json
 # The merged model's folder in the folder of a run.
 MODEL = "model_dir"
 _END = re.compile(rb',\n  "record_sha256": "([0-9a-f]{64})"\n}\n\Z')
-_END_LENGTH = 91  # bytes
+# The length of what `_END` matches, in bytes.
+_END_LENGTH = 91
 
 
 def write_record(path: Path | str, content: dict) -> None:

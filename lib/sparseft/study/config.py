@@ -4,33 +4,27 @@ docs/generate.py writes both. Every field has a description and an example, whic
 """
 
 import json
-import os
 import re
 from argparse import ArgumentParser
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, create_model, model_validator
 
 from sparseft.errors import InputError
 from sparseft.importances import IMPORTANCES, Importance
 from sparseft.methods import DENSE, SEMISTRUCTURED, get_method
 from sparseft.modes import get_mode
+from sparseft.study.backends import BACKENDS, Backend, backend_sections, get_backend
 from sparseft.study.grid import METHODS, PROJECTIONS, TRAINED_MODES, WILDCARDS
+from sparseft.study.section import LARGEST, Positive, Section
 from sparseft.tasks import BY_NAME, get_task
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+|mdl:.+\.mdl(@.+)?)$"
-_LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
-JOB_LABEL = f"^{_LABEL}={_LABEL}$"  # cerebras.appliance.cluster_config, _JobLabels
-# The largest count. A larger one is a typing error, and would overflow an int64 or a float somewhere.
-LARGEST = 10**9
 # The seeds are below it, because torch and numpy take an int64.
 SEEDS = 2**63
-Positive = Annotated[int, Field(gt=0, le=LARGEST)]
-NULLS = ("null", "Null", "NULL", "~", "None")  # how the text of --config says that there is no value
-WAFER_STEPS = 100  # that a measurement on the wafer times, at least: its first ones say nothing of the others
 
 
 def _names(importances: Iterable[Importance]) -> str:
@@ -41,44 +35,6 @@ def _names(importances: Iterable[Importance]) -> str:
 BY_EXAMPLES = _names(importance for importance in IMPORTANCES if importance.uses_examples)
 BY_ROW = _names(importance for importance in IMPORTANCES if importance.scope == "row")
 IN_SEQUENCE = _names(importance for importance in IMPORTANCES if importance.is_sequential)
-
-
-class Section(BaseModel):
-    """Refuse unknown keys in every section, because a typo must not mean the default.
-
-    Types are not strict, because Snakemake passes the numbers of --config as text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_meant(cls, raw: Any) -> Any:
-        """Refuse values that pydantic would read as another value: true as 1, and the text `null` as a name."""
-        for name, field in cls.model_fields.items():
-            value = raw.get(name) if isinstance(raw, dict) else None
-            values = value if isinstance(value, list) else [value]
-            if field.annotation is not bool and any(isinstance(each, bool) for each in values):
-                raise ValueError(f"{name} is not a yes/no question: write a number or a text")
-            if isinstance(value, str) and value in NULLS and type(None) in get_args(field.annotation):
-                raise ValueError(
-                    f"{name}: {value!r} came as a text (--config has no null): leave {name} out, set it to null in a"
-                    f" file for --configfile, or write ./{value} if it is the name of a file"
-                )
-        return raw
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        for name, values in self:
-            if isinstance(values, list) and len(set(values)) < len(values):
-                raise ValueError(f"{name} lists a value twice")
-        return self
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if getattr(self, "local", None) and getattr(self, "hub", None):
-            raise ValueError("local and hub are two sources: give one")
-        return self
-
 
 S = TypeVar("S", bound=Section)
 
@@ -539,115 +495,8 @@ class Resources(Section):
         return self
 
 
-class Cerebras(Section):
-    """Set how the backends `cerebras` and `modelzoo` run.
-
-    The names are those of cerebras-pytorch 2.10, ClusterConfig and csx.performance."""
-
-    RULES_ONLY: ClassVar = {"python", "compile_once", "lock"}  # keys that are no flags of a script
-    DECIDING: ClassVar = {"target", "num_csx", "sequence_length", "csx_micro_batch_size"}  # of a training's numbers
-    target: Literal["CSX", "CPU"] = Field(
-        "CSX", description="Where to train: on the CS-3 (CSX), or on the package's own CPU backend.", examples=["CPU"]
-    )
-    python: str = Field(
-        ".venv-cerebras/bin/python",
-        description="Python of the environment that has cerebras-pytorch.",
-        examples=["/opt/cerebras/bin/python"],
-    )
-    sequence_length: Annotated[int, Field(ge=2, le=LARGEST)] = Field(
-        512,
-        description="Tokens per example, padded on the right. A longer example is an error.",
-        examples=[2048],
-    )
-    csx_micro_batch_size: Positive | Literal["auto"] = Field(
-        "auto",
-        description="Examples that the CS-3 works on at once, as csx.performance.micro_batch_size of cerebras-pytorch.",
-        examples=[16],
-    )
-    num_csx: Positive = Field(
-        1, description="CS-3 systems that share every step. Must divide the batch sizes.", examples=[2]
-    )
-    job_labels: list[Annotated[str, Field(pattern=JOB_LABEL)]] = Field(
-        [], description="Labels of the job, NAME=VALUE, by which csctl finds it.", examples=[["study=sweep"]]
-    )
-    job_priority: Literal["p1", "p2", "p3"] = Field(
-        "p2", description="Priority in the appliance's queue. p1 goes first.", examples=["p3"]
-    )
-    job_time_sec: Positive | None = Field(
-        None, description="Seconds until the appliance ends the job. Null means no limit.", examples=[14400]
-    )
-    mount_dirs: list[str] = Field(
-        [], description="Folders that the appliance's workers must see.", examples=[["/home/me"]]
-    )
-    python_paths: list[str] = Field(
-        [],
-        description="Folders of packages that the appliance's workers import.",
-        examples=[["/home/me/SparseFT/lib"]],
-    )
-    compile_dir: str | None = Field(
-        None,
-        min_length=1,
-        description="Folder of compiled programs on the appliance's shared disk. Null means the appliance's own default.",
-        examples=["compiled"],
-    )
-    compile_once: bool = Field(
-        True,
-        description="Compile each distinct program in a job of its own, before the runs that share it. COMPILE_ONCE=1 or 0"
-        " in the environment overrides it. A change trains again.",
-        examples=[False],
-    )
-    lock: str | None = Field(
-        "~/.sparseft_csx.lock",
-        min_length=1,
-        description="Lock file that a job holds while it uses the CS-3, so that two workflows take turns. Null: no lock.",
-        examples=["~/.my_csx.lock"],
-    )
-
-    @classmethod
-    def flags(cls) -> list[str]:
-        """The keys that are flags of the scripts."""
-        return [name for name in cls.model_fields if name not in cls.RULES_ONLY]
-
-    @property
-    def compiles_first(self) -> bool:
-        """Whether a job of its own compiles each program. Raises InputError where COMPILE_ONCE is neither 0 nor 1."""
-        asked = os.environ.get("COMPILE_ONCE", "")
-        if asked not in ("", "0", "1"):
-            raise InputError(f"COMPILE_ONCE={asked} in the environment", "set it to 1 or 0, or unset it")
-        return self.target == "CSX" and (asked == "1" if asked else self.compile_once)
-
-    def check(self, training: Training, evaluation_batch_size: int) -> None:
-        """Raises InputError for what Cerebras' backends cannot do of a schedule, or of the evaluations in it."""
-        asked = [name for name in ("shard_model", "cache_weights", "gradient_checkpointing") if getattr(training, name)]
-        if asked:
-            raise InputError(f"training.{asked[0]}: Cerebras' backends have none", "set it to false")
-        sizes = {"batch_size": training.batch_size, "evaluation_batch_size": evaluation_batch_size}
-        for name, size in sizes.items():
-            if size % self.num_csx:
-                raise InputError(f"cerebras.num_csx {self.num_csx} does not divide {name} {size}", "choose a divisor")
-
-    def check_measured(self, asked: Throughput) -> None:
-        """Raises InputError for what the stage `throughput` cannot measure on this backend."""
-        if self.target == "CSX" and asked.steps < WAFER_STEPS:
-            raise InputError(
-                f"throughput.steps {asked.steps}: a rate of the wafer is that of {WAFER_STEPS} steps and more",
-                "set throughput.steps, and throughput.warmup_steps to 10",
-            )
-        # The value, not whether it is set: a complete configuration sets every key.
-        if asked.memory_mb != Throughput.model_fields["memory_mb"].default:
-            raise InputError("throughput.memory_mb: the backend cerebras sets no limit", "leave it out")
-
-    def check_modelzoo(self, training: Training, evaluation_batch_size: int) -> None:
-        """Raises InputError for what ModelZoo's Trainer cannot do of a schedule."""
-        self.check(training, evaluation_batch_size)
-        if training.eval_every:
-            raise InputError(
-                "training.eval_every: ModelZoo's Trainer begins its data anew after an evaluation", "set it to 0"
-            )
-
-
-class Config(Section):
-    """Describe a study."""
+class _BeforeSections(Section):
+    """Hold the keys that stand before the sections of the backends."""
 
     models: dict[Annotated[str, Field(pattern=f"^{WILDCARDS['model']}$")], Model] = Field(
         description="Models by a name that you choose: letters, digits, `_` and `.`. Names appear in paths and tables.",
@@ -671,12 +520,24 @@ class Config(Section):
     resources: Resources = Resources()
     throughput: Throughput = Throughput()
     analysis: Analysis = Analysis()
-    backend: Literal["torch", "cerebras", "modelzoo"] = Field(
-        "torch",
-        description="What trains: torch, cerebras-pytorch, or ModelZoo's Trainer.",
-        examples=["cerebras"],
+    backend: Literal[tuple(backend.name for backend in BACKENDS)] = Field(
+        BACKENDS[0].name,
+        description=f"What trains: {', '.join(f'`{backend.name}` ({backend.title})' for backend in BACKENDS)}.",
+        examples=[BACKENDS[1].name],
     )
-    cerebras: Cerebras = Cerebras()
+
+
+# The table of backends gives their sections, so that a new backend changes nothing here.
+_WithSections = create_model(
+    "_WithSections",
+    __base__=_BeforeSections,
+    **{name: (section, section()) for name, section in backend_sections().items()},
+)
+
+
+class Config(_WithSections):
+    """Describe a study."""
+
     keep_merged: bool = Field(
         False,
         description="Keep the merged models, `results/runs/*/model_dir`, after their evaluation.",
@@ -707,29 +568,17 @@ class Config(Section):
                 raise ValueError(
                     f"tasks.{name} is generated: give train_examples and validation_examples, neither local nor hub"
                 )
-        if self.backend != "torch":
-            self._check_cerebras()
+        self.training_backend.check(self)
         return self
 
-    def _check_cerebras(self) -> None:
-        """One process, and schedules without a GPU's economies; a COMPILE_ONCE that says neither yes nor no is refused."""
-        if self.resources.processes > 1:
-            raise ValueError("resources.processes: Cerebras' backends train in one; more systems are cerebras.num_csx")
-        check = self.cerebras.check_modelzoo if self.backend == "modelzoo" else self.cerebras.check
-        for task in self.grid.tasks:
-            check(self.training_of(task), self.evaluation_batch_size)
-        _ = self.cerebras.compiles_first
+    @property
+    def training_backend(self) -> Backend:
+        """Return what is known of the backend that trains."""
+        return get_backend(self.backend)
 
     def check_measured(self, task: str) -> None:
-        """Raises InputError where the stage `throughput` cannot measure the trainings of a task."""
-        if self.backend == "torch":
-            self.training_of(task).check_measured()
-            return
-        if self.backend == "modelzoo":
-            raise InputError("throughput: ModelZoo's Trainer is not measured", "set backend: cerebras, or torch")
-        self.cerebras.check_measured(self.throughput)
-        for size in self.throughput.batch_sizes:
-            self.cerebras.check(self.throughput.schedule(self.training_of(task), size), self.evaluation_batch_size)
+        """Raise InputError if the stage `throughput` cannot measure the trainings of a task."""
+        self.training_backend.check_measured(self, task)
 
     def training_of(self, task: str) -> Training:
         """Return the schedule of a task. From the weakest to the strongest: the defaults of Training, the task's suggestion,

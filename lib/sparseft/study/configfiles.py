@@ -81,19 +81,15 @@ def check_configfiles(arguments: list[str]) -> None:
 def complete(config: Config, folder: Path) -> Config:
     """Return the configuration with everything that decides a result spelled out.
 
-    Each task has its whole schedule. Paths are absolute; relative ones begin in `folder`. `cerebras.compile_once` has the
-    value that the environment variable COMPILE_ONCE gives it."""
+    Each task has its whole schedule. Paths are absolute; relative ones begin in `folder`. The backend adds what the
+    environment decides."""
     placed = _with_places(config, partial(_absolute, folder=folder))
     tasks = {
         name: data.model_copy(update={"training": config.training_of(name).model_dump()})
         for name, data in placed.tasks.items()
     }
-    cerebras = config.cerebras
-    if config.backend != "torch" and cerebras.target == "CSX":
-        cerebras = cerebras.model_copy(update={"compile_once": cerebras.compiles_first})
-    return parse_section(
-        Config, placed.model_copy(update={"tasks": tasks, "cerebras": cerebras}).model_dump(), "configuration"
-    )
+    sections = config.training_backend.complete_sections(config)
+    return parse_section(Config, placed.model_copy(update={"tasks": tasks, **sections}).model_dump(), "configuration")
 
 
 def complete_text(config: Config, folder: Path) -> str:

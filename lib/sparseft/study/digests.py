@@ -13,7 +13,7 @@ not the tables that list them. So a new or an edited value reruns only its own j
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -58,6 +58,18 @@ def code_digest(script: Path, lib: Path, without: tuple[str, ...] = (), values: 
             name = module.relative_to(lib).as_posix()
             digest.update(f"\n{name}\n".encode() + read_code(module.read_bytes()).canonical)
     return digest.hexdigest()
+
+
+def job_digest(script: Path, lib: Path, wildcards: Mapping[str, str], without: tuple[str, ...] = ()) -> str:
+    """Return the digest of the code of a job. Its wildcards name the task and the method; without wildcards, all values count."""
+    if not wildcards:
+        return _cached_digest(script, lib, without, None)
+    values = used_values(task=wildcards.get("task"), method=wildcards.get("method"))
+    return _cached_digest(script, lib, without, values)
+
+
+# Many jobs have the same code.
+_cached_digest = cache(code_digest)
 
 
 def used_values(*, task: str | None = None, method: str | None = None) -> frozenset[str]:

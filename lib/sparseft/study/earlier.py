@@ -1,7 +1,5 @@
 """What an earlier version of SparseFT left in a study's folder, and what a new one makes again of it."""
 
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import sparseft
@@ -10,13 +8,6 @@ from sparseft.storage.ownership import adopt
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.study.grid import MODEL, RUNS
-
-
-def announce(planned: Iterable[str]) -> None:
-    """Print one line on stderr if an earlier version made what is planned; `planned` are the outputs that are there already."""
-    sentence = made_again([Path(path) for path in planned])
-    if sentence:
-        print(f"note: {sentence}", file=sys.stderr)
 
 
 def made_again(planned: list[Path]) -> str:

@@ -23,6 +23,8 @@ from sparseft.study.grid import (
     SEEDS,
     TASK_METHODS,
     THROUGHPUT,
+    THROUGHPUT_PLOTS,
+    THROUGHPUT_TABLE,
     TRAINED_MODES,
     WILDCARDS,
     Run,
@@ -34,11 +36,13 @@ from sparseft.study.grid import (
 _CELL = "(?P<model>[^/-]+)-(?P<task>[^/-]+)-(?P<method>[^/-]+)-sparsity(?P<sparsity>[^/-]+)-(?P<mode>[^/.-]+)"
 _NAMED = (
     rf"results/runs/{_CELL}-seed(?P<seed>[^/-]+)/.+",
-    rf"results/throughput/{_CELL}\.json",
+    rf"results/throughput/{_CELL}(?:\.json|/.+)",
     r"masks/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?masks_sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)\.pt",
     r"models/(?P<model>[^/]+)/manifest\.json",
     r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|manifest\.json)",
 )
+# The targets that need all measurements.
+_THROUGHPUT_TARGETS = ("throughput", "analyze_throughput", THROUGHPUT_TABLE, THROUGHPUT_PLOTS)
 # Keys of `training` that do not change the compiled program.
 NOT_COMPILED = {"eval_every", "save_every", "length_buckets"}
 
@@ -126,7 +130,8 @@ def program_name(config: Config, program: Program) -> str:
 
 def _by_name(config: Config, needed: Iterable[Program]) -> dict[str, Program]:
     """Return the first program of each name; empty if nothing is compiled in advance."""
-    if config.backend != "cerebras" or not config.cerebras.compiles_first:
+    compiles_first = config.training_backend.compiles_first
+    if compiles_first is None or not compiles_first(config):
         return {}
     by_name: dict[str, Program] = {}
     for program in needed:
@@ -162,6 +167,19 @@ def final_targets(config: Config) -> list[str]:
     for name in ("merge.json", "validation_report.json", "evaluation.json"):
         files += run_targets(config, name)
     return files
+
+
+def check_settings(config: Config, target: str) -> None:
+    """Raise InputError if the settings do not allow the masks or the measurements of a target, a file or a stage."""
+    names = _names_in(target)
+    if target in _THROUGHPUT_TARGETS:
+        for task in config.grid.tasks:
+            config.check_measured(task)
+    elif target.startswith("results/throughput/") and names.get("task") in config.tasks:
+        config.check_measured(names["task"])
+    percents = config.grid.sparsities
+    if names.get("method") in METHODS and names["sparsity"] in [f"{percent:02d}" for percent in percents]:
+        config.masks.scope_of(names["method"], percents)
 
 
 def check_target(config: Config, target: str) -> None:

@@ -13,7 +13,7 @@ from sparseft.errors import InputError
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.study.grid import ANALYSIS, FINDINGS, MANIFEST, REPORT, RUN, RUN_ID, Run, fill
-from sparseft.study.targets import check_target, no_rule
+from sparseft.study.targets import check_settings, check_target, no_rule
 
 STAGES = ("masks", "train", "validate", "evaluate", "analyze", "throughput")
 # The rule that ends a run, and after which the run has a result.
@@ -202,14 +202,21 @@ def first_inputs(inputs: list[str]) -> list[str]:
 
 
 def check_targets(
-    config: Config, targets: Iterable[str], is_made: Callable[[str], bool], outputs: Iterable[str]
+    config: Config,
+    targets: Iterable[str],
+    is_rule: Callable[[str], bool],
+    is_made: Callable[[str], bool],
+    outputs: Iterable[str],
 ) -> None:
-    """Raise InputError if a target does not exist and no rule makes it.
+    """Raise InputError if the settings do not allow a target, or if it does not exist and no rule makes it.
 
-    `is_made` says whether a rule makes a path. `outputs` are the paths of the rules' outputs, with their wildcards."""
+    `is_rule` says whether a name is that of a rule, and `is_made` whether a rule makes a path. `outputs` are the paths of the
+    rules' outputs, with their wildcards."""
     for target in sorted(targets):
         path = target if os.path.isabs(target) else os.path.relpath(target)
-        if os.path.exists(path):
+        # Existing files too, because a job deletes its outputs before it reads its input.
+        check_settings(config, path)
+        if is_rule(target) or os.path.exists(path):
             continue
         check_target(config, path)
         if not is_made(path):

@@ -27,7 +27,7 @@ class Column:
 
     def describes(self, name: str) -> bool:
         """Return whether a column of this name in a file is described here."""
-        return name == self.name or (self._is_family and name.startswith(self._prefix))
+        return name == self.name or (self._is_family and name.startswith(self.name.removesuffix("N")))
 
     def values_of(self, row: object) -> dict[str, object]:
         """Return the values of a row by name: one, or those of every key that `_N` stands for."""
@@ -38,11 +38,8 @@ class Column:
 
     @property
     def _is_family(self) -> bool:
+        """Return whether the name stands for several columns."""
         return self.name.endswith("_N")
-
-    @property
-    def _prefix(self) -> str:
-        return self.name.removesuffix("N")
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _choice_metrics(scored: Scored) -> dict[str, float | None]:
 
 
 def _value_contradictions(scored: Scored) -> Iterator[str]:
-    """Yield where value and standard_error are not those of the outcomes, and eval_loss is not that of the losses."""
+    """Yield whether value and standard_error differ from those of the outcomes, and eval_loss from that of the losses."""
     examples = len(scored.outcomes)
     if not math.isclose(scored.outcomes.sum(), scored.value * examples, rel_tol=ROUNDING):
         yield f"value {scored.value:g} is not the mean of the outcomes"

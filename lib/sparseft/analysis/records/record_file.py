@@ -38,6 +38,7 @@ class RecordPart(BaseModel):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
+        """Refuse the object if its numbers contradict each other."""
         if faults := list(self.contradictions()):
             raise ValueError(", ".join(faults))
         return self

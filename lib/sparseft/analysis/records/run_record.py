@@ -114,20 +114,24 @@ def read_run(folder: Path, study: StudyFiles) -> tuple[Record | None, Gap | None
     files, reasons = _read_files(folder, run)
     adapter, missing = _read_adapter(folder / "adapter")
     reasons += missing
-    if unlike := _unlike(files["before"], files["merge"], files["evaluation"]):
+    if difference := _difference(files["before"], files["merge"], files["evaluation"]):
         files["before"] = None
-        reasons.append(unlike)
+        reasons.append(difference)
     foreign = list(_foreign(run, files))
     reasons += foreign
     complete = all(files[name] for name in REQUIRED_FILES) and not foreign
     gap = Gap(run.id, not complete, " | ".join(reasons)) if reasons else None
     if not complete:
         return None, gap
-    on_disk = {"mask": study.mask_digest(run), "adapter": adapter}
     evaluation = files["evaluation"]
-    answers = study.right_answers.check(evaluation.task, evaluation.inputs.data, evaluation.rows_digest)
-    found = {name: digest for name, digest in on_disk.items() if digest}
-    return Record(run, **files, on_disk=found, right_answers=answers), gap
+    digests = {"mask": study.mask_digest(run), "adapter": adapter}
+    record = Record(
+        run,
+        **files,
+        on_disk={name: digest for name, digest in digests.items() if digest},
+        right_answers=study.right_answers.check(run.task, evaluation.inputs.data, evaluation.rows_digest),
+    )
+    return record, gap
 
 
 def _read_files(folder: Path, run: Run) -> tuple[dict[str, RecordFile | None], list[str]]:
@@ -167,7 +171,9 @@ def _foreign(run: Run, files: dict[str, RecordFile | None]) -> Iterator[str]:
             yield f"{validation.file_name}: of a mask of {mask.method} at {mask.sparsity}"
 
 
-def _unlike(before: BeforeMergeRecord | None, merge: MergeRecord | None, after: EvaluationRecord | None) -> str | None:
+def _difference(
+    before: BeforeMergeRecord | None, merge: MergeRecord | None, after: EvaluationRecord | None
+) -> str | None:
     """Return why two results have no train-merge gap; None if they have one, or if one of them is missing."""
     if not before or not after:
         return None

@@ -26,8 +26,10 @@ def read_runs(results_dir: Path, study: Config | None = None) -> tuple[list[Reco
     gaps: list[Gap] = []
     for path in folders:
         record, gap = _read_folder(path, shared)
-        records += [record] if record else []
-        gaps += [gap] if gap else []
+        if record:
+            records.append(record)
+        if gap:
+            gaps.append(gap)
     gaps += _missing_runs(results_dir, study, records)
     gaps.sort(key=lambda gap: gap.run_id)
     if not records:

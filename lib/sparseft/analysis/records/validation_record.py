@@ -183,4 +183,5 @@ class ValidationRecord(RecordFile):
         return f"{name} {share:g} is not that of its layer rows, {count:,} of {self.weights:,}"
 
     def _layer_counts(self) -> str:
+        """Return how many layers were checked, in words."""
         return f"{self.layers_checked} of {self.layers_expected} layers checked"

@@ -1,7 +1,7 @@
-"""The speed of a training on the backend `cerebras` at one batch size, which is a program of its own there.
+"""The training speed of the backend cerebras at one batch size, which has a compiled program of its own.
 
-The program is compiled before the first step, the clock runs from the end of the warm-up to the end of the last step, and
-nothing is saved or evaluated in between.
+The program is compiled before the first step. The clock runs from the end of the warm-up to the end of the last step. Nothing
+is saved or evaluated in between.
 """
 
 import time
@@ -10,32 +10,27 @@ from pathlib import Path
 
 import torch
 
-from sparseft.backends.cerebras.trainer import Trainer, appliance_needed, open_backend, ran_on
+from sparseft.backends.cerebras.package import appliance_needed, open_backend
+from sparseft.backends.cerebras.trainer import Trainer
+from sparseft.backends.cerebras.training import device_record
 from sparseft.errors import InputError
 from sparseft.language_model.hardware import peak_memory
-from sparseft.study.config import Cerebras
+from sparseft.study.backends.cerebras import Cerebras
 from sparseft.training.job import TrainingJob
 
 
 def without_evaluation(job: TrainingJob) -> TrainingJob:
-    """The same with its training examples alone."""
+    """Return the job with only its training examples."""
     return replace(job, rows={"train": job.rows["train"]})
 
 
 def measure(job: TrainingJob, cerebras: Cerebras, folder: Path, *, warmup: int, fill: bool) -> dict:
-    """Train for settings.steps steps; what those after the first `warmup` took, as a repeat of a batch size.
+    """Train for settings.steps steps, and return what the steps after the first `warmup` took: one repeat of a batch size.
 
-    `fill`: examples are cut or repeated to the sequence length. Seconds are the clock's, memory bytes; the tokens are
-    those of the examples, and with padding those of the program. Raises InputError as `cerebras.train` does."""
+    Time is in seconds and memory in bytes. `tokens` counts those of the examples, `padded_tokens` also the padding. With
+    `fill`, examples are cut or repeated to the sequence length. Raises InputError as `training.train` does."""
     trainer = Trainer(without_evaluation(job), cerebras, open_backend(cerebras, folder), folder, fill=fill)
-    begin, cpu = time.perf_counter(), time.process_time()
-    with appliance_needed():
-        trainer.run(0, job.settings.steps, saves=False)
-    cpu_share = (time.process_time() - cpu) / (time.perf_counter() - begin) / torch.get_num_threads()
-    if len(trainer.progress.seconds) != job.settings.steps:  # a step without its time would make the others faster
-        raise InputError(
-            f"{len(trainer.progress.seconds)} of {job.settings.steps} steps were timed", "report this line"
-        )
+    cpu_share = _timed_run(trainer)
     on_csx = trainer.backend.backend_type.is_csx
     samples = job.settings.batch_size * (job.settings.steps - warmup)
     repeat = {
@@ -47,5 +42,22 @@ def measure(job: TrainingJob, cerebras: Cerebras, folder: Path, *, warmup: int, 
         "cpu_share": None if on_csx else cpu_share,
         "dtype": trainer.dtype,
     }
-    peak = "resident, on the user node" if on_csx else "resident"  # of the wafer's memory nothing is known
-    return {**ran_on(trainer), "peak_memory_kind": peak, "repeat": repeat}
+    # The memory that a training needs on the CS-3 is unknown.
+    memory_kind = "resident, on the user node" if on_csx else "resident"
+    return {**device_record(trainer), "peak_memory_kind": memory_kind, "repeat": repeat}
+
+
+def _timed_run(trainer: Trainer) -> float:
+    """Train, and return the share of its threads' time that the CPU gave to this process.
+
+    Raises InputError if a step has no time, because then the others would seem faster."""
+    steps = trainer.settings.steps
+    begin = time.perf_counter()
+    cpu_begin = time.process_time()
+    with appliance_needed():
+        trainer.run(0, steps, saves=False)
+    cpu_seconds = time.process_time() - cpu_begin
+    timed = len(trainer.progress.seconds)
+    if timed != steps:
+        raise InputError(f"{timed} of {steps} steps were timed", "report this line")
+    return cpu_seconds / (time.perf_counter() - begin) / torch.get_num_threads()

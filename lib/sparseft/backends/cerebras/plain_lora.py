@@ -1,7 +1,7 @@
-"""The LoRA layers in plain tensor algebra: what a compiler that traces the model can lower.
+"""The LoRA layers in plain tensor algebra, which a compiler that traces the model can lower.
 
-The same weights, draws and factors as in masked_lora.py, by inheritance; only the forward differs. No product in
-place, no autograd function, and the mask is a tensor of its own.
+Weights, draws and factors are inherited from lora/masked_lora.py. Only the forward differs: it has no product in place and no
+autograd function, and the mask is a tensor of its own.
 """
 
 import torch
@@ -14,23 +14,24 @@ from sparseft.study.config import Training
 
 
 class PlainLoRALinear(LoRALinear):
-    """y = x (W * M)^T + s (dropout(x) A^T) B^T."""
+    """Compute y = x (W * M)^T + s (dropout(x) A^T) B^T."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out), in x's dtype."""
+        """Map (..., in) to (..., out), in x's dtype."""
         A, B = (matrix.to(x.dtype) for matrix in self.factors())
-        low = F.linear(self.dropout(x), A)  # (..., r)
+        # (..., r)
+        low = F.linear(self.dropout(x), A)
         return F.linear(x, self.weight) + self.scale * F.linear(low, B)
 
 
 class PlainStructuredLoRALinear(StructuredLoRALinear):
-    """The same with factors that are masked by rows and columns."""
+    """Compute the same with factors that are masked by rows and columns."""
 
     forward = PlainLoRALinear.forward
 
 
 class PlainMaskedLoRALinear(MaskedLoRALinear):
-    """y = x (W * M + s (B A) * M)^T; straight-through: the gradient of A and B passes by M."""
+    """Compute y = x (W * M + s (B A) * M)^T. The straight-through gradient of A and B ignores M."""
 
     def __init__(self, weight: Tensor, settings: Training, workspace: Workspace) -> None:
         super().__init__(weight, settings, workspace)
@@ -41,7 +42,8 @@ class PlainMaskedLoRALinear(MaskedLoRALinear):
 
         W is added last, as in effective_weight.py. The bits may differ from there, because the compiler chooses the order of
         the ranks, and because s multiplies B A instead of B."""
-        delta = self.scale * (self.lora_B @ self.lora_A)  # (out, in)
+        # (out, in)
+        delta = self.scale * (self.lora_B @ self.lora_A)
         masked = delta * self.M
         if self.gradient == "straight_through":
             masked = delta + (masked - delta).detach()
@@ -56,5 +58,5 @@ _PLAIN = {
 
 
 def plain_kind_of(mode: str, kept: Tensor) -> type[LoRALinear]:
-    """`kind_of` in the plain form."""
+    """Return the plain form of the layer class that `kind_of` chooses for a mode and a mask (out, in)."""
     return _PLAIN[kind_of(mode, kept)]

@@ -1,10 +1,12 @@
-"""This project's callbacks for ModelZoo's Trainer; imported before a configuration that names them is checked.
+"""This project's callbacks for ModelZoo's Trainer. They are imported before a configuration that names them is checked.
 
-ModelZoo's own sparsity together with its Lora masks lora_B, all zeros, completely, or, with the base alone, misses the
-frozen base in the optimizer. Here the base is declared to the model only, and never derived from zeros: masks are those of the
-checkpoint. In sparse_to_sparse the delta is masked in the forward, (W + s (B A) * M), for the base never moves.
+ModelZoo's own sparsity does not work together with its Lora. It would mask the initial lora_B, which is all zeros, completely.
+If it is given only the base, it fails because the frozen base is not in the optimizer.
 
-Written against release 2.10.0: src/cerebras/modelzoo/trainer/callbacks/ and common/utils/model/lora.py.
+So these callbacks declare the base to the model only. Masks come from the checkpoint, and are never derived from zeros. In
+sparse_to_sparse the forward masks the delta, W + s (B A) * M, because the base never changes.
+
+Source: ModelZoo release 2.10.0, src/cerebras/modelzoo/trainer/callbacks/ and common/utils/model/lora.py.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,20 +28,24 @@ from sparseft.modes import get_mode
 
 
 class MaskedLinear(nn.Module):
-    """A LoRA layer whose effective weight keeps its mask: y = x (W + s (B A) * M)^T; W (out, in) is pruned and frozen.
+    """Compute y = x (W + s (B A) * M)^T, a LoRA layer whose effective weight keeps its mask. W (out, in) is frozen.
 
-    The parameters, and so the keys, are those of ModelZoo's layer; M is no key, the base's mask stands for it."""
+    The parameters have the keys of ModelZoo's layer. M has no key, because the checkpoint has the mask of the base."""
 
     def __init__(self, layer: LoRA_Linear, kept: Tensor, gradient: str) -> None:
-        """`kept`: bool (out, in); `gradient`: exact or straight_through, as in lora/masked_lora.py."""
+        """Take the parameters of `layer`. `kept` is bool (out, in); `gradient` is a value of training.gradient."""
         super().__init__()
-        self.weight, self.lora_A, self.lora_B = layer.weight, layer.lora_A, layer.lora_B
-        self.scaling, self.gradient = layer.scaling, gradient
+        self.weight = layer.weight
+        self.lora_A = layer.lora_A
+        self.lora_B = layer.lora_B
+        self.scaling = layer.scaling
+        self.gradient = gradient
         self.register_buffer("M", kept.to(layer.weight.device, torch.float32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
-        delta = self.scaling * (self.lora_B @ self.lora_A)  # (out, in)
+        """Map (..., in) to (..., out)."""
+        # (out, in)
+        delta = self.scaling * (self.lora_B @ self.lora_A)
         masked = delta * self.M
         if self.gradient == "straight_through":
             masked = delta + (masked - delta).detach()
@@ -47,47 +53,55 @@ class MaskedLinear(nn.Module):
 
 
 class FrozenLinear(nn.Module):
-    """A layer without an adapter, its key the same."""
+    """Compute y = x W^T, a layer without an adapter. Its weight keeps the key of ModelZoo's layer."""
 
     def __init__(self, layer: LoRA_Linear) -> None:
         super().__init__()
         self.weight = layer.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """Map (..., in) to (..., out)."""
         return F.linear(x, self.weight)
 
 
 class MaskedLora(Callback):
-    """Makes of the layers of ModelZoo's Lora, which stands before it, those of this project's modes; A starts as the torch backend's."""
+    """Replace the layers of ModelZoo's Lora, a callback before this one, by those of this project's modes.
+
+    A starts with the values that the backend torch draws."""
 
     def __init__(self, checkpoint: str, mode: str, seed: int, targets: list[str], gradient: str) -> None:
-        """`checkpoint`: the masked .mdl file; `targets`: projections that get an adapter, all where there is none."""
-        self.checkpoint, self.mode, self.seed, self.targets, self.gradient = checkpoint, mode, seed, targets, gradient
+        """Take the masked .mdl file and the settings of the training. Without `targets` every projection gets an adapter."""
+        self.checkpoint = checkpoint
+        self.mode = mode
+        self.seed = seed
+        self.targets = targets
+        self.gradient = gradient
 
     def pre_setup(self, trainer) -> None:
-        """The model is built later; its layers are replaced then."""
+        """Replace the layers when the Trainer builds the model, which is later."""
         build = trainer.callbacks["model"].model
         trainer.callbacks["model"].model = lambda: self._replaced(build())
 
     def _replaced(self, model: nn.Module) -> nn.Module:
+        """Return the model with its layers replaced."""
         for layer, path, kept in layer_masks(self.checkpoint):
             parent, _, name = path.rpartition(".")
             module = model.get_submodule(path)
             if self.targets and layer.rpartition(".")[2] not in self.targets:
                 setattr(model.get_submodule(parent), name, FrozenLinear(module))
             elif get_mode(self.mode).masks_every_step and not kept.all():
-                rows, columns = kept.any(1), kept.any(0)
-                structured = torch.equal(kept, rows[:, None] & columns)  # the torch backend's is exact there
-                gradient = "exact" if structured else self.gradient
+                # The backend torch has the exact gradient for a structured mask.
+                is_structured = torch.equal(kept, kept.any(1)[:, None] & kept.any(0))
+                gradient = "exact" if is_structured else self.gradient
                 setattr(model.get_submodule(parent), name, MaskedLinear(module, kept, gradient))
         return model
 
     def preprocess_checkpoint(self, trainer, state_dict: dict) -> None:
-        """Gives a checkpoint without adapters the initial ones, drawn in the torch backend's order."""
-        model, torch_state = state_dict["model"], torch.get_rng_state()
+        """Add the initial adapters to a checkpoint that has none. They are drawn in the order of the backend torch."""
+        model = state_dict["model"]
         if any(key.endswith(".lora_A") for key in model):
             return
+        torch_state = torch.get_rng_state()
         torch.manual_seed(self.seed)
         for _, path, kept in layer_masks(self.checkpoint):
             module = trainer.model.get_submodule(path)
@@ -98,7 +112,7 @@ class MaskedLora(Callback):
 
 
 class FrozenBaseSparsity(Callback):
-    """Tells the backend which weights of the base are sparse: the checkpoint's masks, their real sparsity as the hint.
+    """Declare the pruned weights of the base as sparse, with the masks of the checkpoint and their real sparsities.
 
     A layer without a zero stays dense."""
 
@@ -106,7 +120,7 @@ class FrozenBaseSparsity(Callback):
         self.checkpoint = checkpoint
 
     def setup(self, trainer) -> None:
-        """Applied to the model alone: the base is in no optimizer."""
+        """Declare them to the model only, because no optimizer has the base."""
         declared = {}
         for _, path, kept in layer_masks(self.checkpoint):
             pruned = 1 - kept.count_nonzero().item() / kept.numel()
@@ -116,26 +130,26 @@ class FrozenBaseSparsity(Callback):
             trainer.model.apply(cstorch.sparse.Group(declared))
 
     def preprocess_checkpoint(self, trainer, state_dict: dict) -> None:
-        """Leaves out the masks of layers that are not declared; loading is strict."""
+        """Leave out the masks of layers that are not declared, because loading is strict."""
         known = trainer.model.state_dict().keys()
         for key in [key for key in state_dict["model"] if key.endswith("_mask") and key not in known]:
             del state_dict["model"][key]
 
 
 class LastCheckpoint(Callback):
-    """Keeps the newest checkpoint alone: each holds the whole base."""
+    """Keep only the newest checkpoint, because each one holds the whole base."""
 
     def on_after_save_checkpoint(self, trainer, ckpt_path: str) -> None:
-        """Removes the others."""
+        """Remove the other checkpoints."""
         for path in Path(ckpt_path).parent.glob("checkpoint_*.mdl"):
             if path != Path(ckpt_path):
                 path.unlink()
 
 
 def layer_masks(checkpoint: str) -> Iterator[tuple[str, str, Tensor]]:
-    """(Hugging Face's name, module path in ModelZoo's model, kept, bool (out, in)) of every prunable layer, in order.
+    """Yield every prunable layer in order: Hugging Face's name, the module path in ModelZoo's model, and the mask.
 
-    Raises InputError where the checkpoint holds no mask of a layer."""
+    The mask is bool (out, in), true for a weight that is kept. Raises InputError if the checkpoint has no mask of a layer."""
     exported = open_checkpoint(Path(checkpoint))
     for layer in prunable_layers(exported):
         place = exported.places[f"{layer}.weight"]
@@ -147,6 +161,8 @@ def layer_masks(checkpoint: str) -> Iterator[tuple[str, str, Tensor]]:
 
 
 def _init_with(kept: Tensor) -> Callable:
+    """Return an init_method that gives the mask `kept`. The package checks the names of its parameters."""
+
     def from_checkpoint(
         p: nn.Parameter,
         sparsity: torch.FloatTensor,

@@ -1,11 +1,13 @@
-"""Batches as ModelZoo's data: an HDF5 file with `data`, int32 (N, 3, T), in the order in which they are read.
+"""Batches as ModelZoo's data: an HDF5 file with `data`, int32 (N, 3, T), in the order in which the Trainer reads them.
 
     data[:, 0]  token ids, padded on the right with 0
-    data[:, 1]  1 where the token that follows is the answer's, else 0: the loss mask, which ModelZoo calls attention_mask
-    data[:, 2]  labels: the token that follows, shifted here; 0 where the loss does not look
+    data[:, 1]  loss mask, which ModelZoo calls attention_mask: 1 if the token that follows is the answer's, else 0
+    data[:, 2]  labels: the token that follows, or 0 if the loss mask is 0
 
-Rows beyond the examples, which fill up the last batch of an evaluation, are padding alone. Source: github.com/Cerebras/modelzoo,
-Release_2.10.0, src/cerebras/modelzoo/data/nlp/gpt/GptHDF5MapDataProcessor.py and losses/GPTLMHeadModelLoss.py.
+The rows that fill up the last batch of an evaluation are only padding.
+
+Source: github.com/Cerebras/modelzoo, Release_2.10.0, src/cerebras/modelzoo/data/nlp/gpt/GptHDF5MapDataProcessor.py and
+losses/GPTLMHeadModelLoss.py.
 """
 
 from collections.abc import Iterable
@@ -23,13 +25,19 @@ FILE = "batches.h5"
 
 
 def write_batches(folder: Path, batches: Iterable[list[Example]], length: int, size: int) -> None:
-    """Write `folder`/batches.h5: for every batch `size` rows of `length` tokens; no example may be longer."""
+    """Write `folder`/batches.h5, with `size` rows of `length` tokens per batch. No example may be longer."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / FILE) as temporary, Target(temporary, "w+b") as target:
         try:
             with h5py.File(target, "w") as file:
-                data = file.create_dataset("data", (0, 3, length), "int32", chunks=(1, 3, length),
-                                           maxshape=(None, 3, length), compression="gzip")  # fmt: skip
+                data = file.create_dataset(
+                    "data",
+                    (0, 3, length),
+                    "int32",
+                    chunks=(1, 3, length),
+                    maxshape=(None, 3, length),
+                    compression="gzip",
+                )
                 for batch in batches:
                     data.resize(len(data) + size, axis=0)
                     data[-size:] = _rows(batch, length, size)
@@ -40,7 +48,9 @@ def write_batches(folder: Path, batches: Iterable[list[Example]], length: int, s
 
 
 def _rows(batch: list[Example], length: int, size: int) -> np.ndarray:
-    """int32 (B, 3, T) of a batch."""
-    ids, labels = (fixed_batch(batch, length, size)[name].numpy() for name in ("ids", "labels"))
+    """Return the rows of a batch, int32 (B, 3, T)."""
+    tensors = fixed_batch(batch, length, size)
+    ids = tensors["ids"].numpy()
+    labels = tensors["labels"].numpy()
     answers = labels != IGNORED
     return np.stack([ids, answers, np.where(answers, labels, 0)], axis=1).astype(np.int32)

@@ -1,14 +1,15 @@
-"""A Hugging Face checkpoint as a ModelZoo one, masked: names, coordinates and masks in one stream, without its converter.
+"""Write a Hugging Face checkpoint, and its mask, as a ModelZoo checkpoint, without ModelZoo's converter.
 
-    model_to_cs-2.5.mdl     every weight under its trainer's name, W * M, and beside each pruned one its mask: `..._mask`
+    model_to_cs-2.5.mdl     every weight W * M under the name that the Trainer uses, and each mask as `..._mask`
     config_to_cs-2.5.yaml   the `model:` section of a trainer configuration
-    config.json, tokenizer  as they were, so that the folder's .mdl file can be read as a Hugging Face checkpoint again
-    export.json             what it was made from
+    config.json, tokenizer  copies, so that the .mdl file can be read as a Hugging Face checkpoint again
+    export.json             the hashes of the inputs and the outputs
 
-cerebras-pytorch takes a mask from a checkpoint only under the parameter's full trainer name; under any other, it is
-silently derived anew from the zeros.
+cerebras-pytorch reads a mask only under the full name that the Trainer uses for its parameter. Under another name it silently
+derives the mask from the zeros.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,13 +30,15 @@ from sparseft.masks.mask_kernels import zero_pruned
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256
 
-CHECKPOINT, CONFIGURATION = "model_to_cs-2.5.mdl", "config_to_cs-2.5.yaml"
+CHECKPOINT = "model_to_cs-2.5.mdl"
+CONFIGURATION = "config_to_cs-2.5.yaml"
 
 
 def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path) -> dict:
-    """Write `output`, a block of rows in memory at a time; returns export.json. Without a mask the model is dense.
+    """Write the folder `output` and return the content of export.json. Without a mask the model is dense.
 
-    Raises InputError where the mask is another model's, or the checkpoint not what its config.json describes."""
+    One block of rows is in memory at a time. Raises InputError if the mask is of another model, or if the checkpoint does
+    not fit its config.json."""
     mask = read_mask(mask_path) if mask_path else None
     mask_sha256 = sha256(mask_path) if mask_path else None
     if mask:
@@ -43,7 +46,7 @@ def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path
     check_tensors(checkpoint, checkpoint.folder)
     shapes = tensor_shapes(checkpoint.config, str(checkpoint.folder))
     if len({checkpoint.tensors[f"{layer}.weight"].dtype for layer in prunable_shapes(checkpoint)}) > 1:
-        raise InputError(f"{checkpoint.folder}: layers of several dtypes", "convert it to one")
+        raise InputError(f"{checkpoint.folder}: its layers have several dtypes", "convert them to one dtype")
     section = model_section(checkpoint.folder)
     with atomic_folder(output) as folder:
         checkpoint.copy_rest(folder)
@@ -63,10 +66,12 @@ def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path
 
 
 def _write_tensor(writer: MdlWriter, checkpoint: Checkpoint, name: str, place: Place, mask: Mask | None) -> None:
-    """Write a weight to its place, zeros where the mask has them, and the mask beside it."""
-    tensor, key = checkpoint.tensors[name], f"model.{place.key}"
+    """Write W * M of one weight to its place, and its mask beside it."""
+    tensor = checkpoint.tensors[name]
+    key = f"model.{place.key}"
     packed = mask.bits.get(name.removesuffix(".weight")) if mask else None
-    if not place.expert:  # the first of a stack makes room for all
+    # The first expert of a stack makes room for all of them.
+    if not place.expert:
         experts = () if place.expert is None else (checkpoint.config["num_local_experts"],)
         shape = (tensor.shape[0], *experts, *tensor.shape[1:])
         writer.create(key, tensor.dtype, shape)
@@ -83,17 +88,19 @@ def _write_tensor(writer: MdlWriter, checkpoint: Checkpoint, name: str, place: P
 
 
 def _blocks(checkpoint: Checkpoint, name: str, head_dim: int | None) -> Iterator[tuple[int, np.ndarray]]:
-    """(the first row, the rows) of a weight's blocks; of q and k, of whole heads."""
+    """Yield the blocks of a weight: the number of the first row, and the rows. A block of q or k has whole heads."""
     shape = checkpoint.tensors[name].shape
     if len(shape) == 1:
         yield 0, checkpoint.read(name)
         return
-    heads, start = shape[1] * (head_dim or 1), 0
-    for bits in checkpoint.read_blocks(name, -(-BLOCK // heads) * heads):
+    head_size = shape[1] * (head_dim or 1)
+    start = 0
+    for bits in checkpoint.read_blocks(name, math.ceil(BLOCK / head_size) * head_size):
         rows = bits.reshape(-1, shape[1])
         yield start, rows
         start += len(rows)
 
 
 def _placed(rows: np.ndarray, place: Place) -> np.ndarray:
+    """Return rows in the order that ModelZoo's rotary embedding needs."""
     return interleave(rows, place.head_dim) if place.head_dim else rows

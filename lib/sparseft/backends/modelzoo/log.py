@@ -1,13 +1,14 @@
-"""What ModelZoo's Trainer leaves behind: losses and rates in run.log and performance.json.
+"""Read the losses and the rates that ModelZoo's Trainer writes into run.log and performance.json.
 
-Lines, of release 2.10.0 and before (src/cerebras/modelzoo/trainer/loggers/progress.py):
+The lines are those of release 2.10.0 and earlier (src/cerebras/modelzoo/trainer/loggers/progress.py):
 
     | Train Device=CSX, Step=50, Loss=9.44598, Rate=44.84 samples/sec, GlobalRate=44.70 samples/sec, ...
     | Eval Device=CSX, GlobalStep=50, Batch=3, Loss=9.31245, ...
     Avg Eval Loss: 9.30123456789
 
-A loss has five decimals there, a rate three digits or two decimals. Rate is smoothed: a step weighs 0.6 of its line, the first one is no step's.
-The last line of an evaluation has the mean over the batches, and not its own batch's loss, which follows from it.
+A loss has five decimals, and a rate has three digits or two decimals. Rate is smoothed: the last step has weight 0.6, and the
+first line is the rate of no step. The last line of an evaluation has the mean over the batches instead of its own batch's
+loss. That loss follows from the mean.
 """
 
 import re
@@ -27,9 +28,10 @@ _AVERAGE = re.compile(r"Avg Eval Loss: (\S+)")
 
 @dataclass
 class TrainerLog:
-    """Of one start of the Trainer: losses and rates, samples a second, by step; evaluation losses by batch, from the first.
+    """Hold the log of one start of the Trainer: losses by step, samples per second by step, evaluation losses by batch.
 
-    `overall_rate`: samples a second over all steps but the first, from whose end its clock runs; `device`: cpu, or CSX."""
+    `overall_rate` is in samples per second over all steps except the first, because the Trainer's clock starts at its end.
+    `device` is cpu or CSX."""
 
     losses: dict[int, float] = field(default_factory=dict)
     rates: dict[int, float] = field(default_factory=dict)
@@ -39,27 +41,38 @@ class TrainerLog:
 
 
 def read_logs(model_dir: Path) -> list[TrainerLog]:
-    """Every start's log, oldest first. Raises InputError where a line holds no number."""
+    """Return the log of every start, oldest first. Raises InputError if a line has no number in its place."""
     return [_read_log(path) for path in sorted(model_dir.glob("cerebras_logs/[0-9]*/run.log"))]
 
 
 def _read_log(path: Path) -> TrainerLog:
-    text, log = path.read_text(errors="replace"), TrainerLog()
+    """Return the log of one start."""
+    text = path.read_text(errors="replace")
+    log = TrainerLog()
     try:
-        for log.device, step, loss, rate, overall in _TRAIN.findall(text):
-            log.losses[int(step)], log.rates[int(step)], log.overall_rate = float(loss), float(rate), float(overall)
+        for device, step, loss, rate, overall_rate in _TRAIN.findall(text):
+            log.device = device
+            log.losses[int(step)] = float(loss)
+            log.rates[int(step)] = float(rate)
+            log.overall_rate = float(overall_rate)
         log.evaluation = _evaluation(text)
     except ValueError as error:
         raise InputError(f"{path}: {error}", "remove the folder, and train again") from None
-    found = sorted(path.parent.glob("executors/*/performance.json"))
-    if COMPLETED in text and found:  # in full precision
-        log.overall_rate = read_json(found[0])["global_rate"]
-    if log.overall_rate:  # the Trainer divides all samples by the time of all steps but the first
-        log.overall_rate *= (len(log.losses) - 1) / len(log.losses)  # 0 of one step, which has no time
+    performance = sorted(path.parent.glob("executors/*/performance.json"))
+    # This file has the rate in full precision.
+    if COMPLETED in text and performance:
+        log.overall_rate = read_json(performance[0])["global_rate"]
+    # The Trainer divides all samples by the time of all steps except the first. A single step gives 0.
+    if log.overall_rate:
+        log.overall_rate *= (len(log.losses) - 1) / len(log.losses)
     return log
 
 
 def _evaluation(text: str) -> list[float]:
-    """The batches' losses of a log's evaluation; none where it is not at its end."""
-    losses, average = [float(loss) for _, loss in _EVAL.findall(text)], _AVERAGE.findall(text)
-    return [*losses[:-1], len(losses) * float(average[-1]) - sum(losses[:-1])] if losses and average else []
+    """Return the loss of each batch of a log's evaluation; empty if the evaluation did not end."""
+    losses = [float(loss) for _, loss in _EVAL.findall(text)]
+    means = _AVERAGE.findall(text)
+    if not losses or not means:
+        return []
+    before_last = losses[:-1]
+    return [*before_last, len(losses) * float(means[-1]) - sum(before_last)]

@@ -1,8 +1,8 @@
 """The `model:` section of a ModelZoo trainer configuration, from a Hugging Face config.json.
 
-Keys: github.com/Cerebras/modelzoo, Release_2.10.0, src/cerebras/modelzoo/models/nlp/gpt2/gpt2_model.py, which is LLaMA's,
-Mistral's and Mixtral's model too. Releases before it know them as well; what the converter writes beside them
-(norm_first, use_ff_layer1_dropout) 2.6 refuses.
+The keys are those of github.com/Cerebras/modelzoo, Release_2.10.0, src/cerebras/modelzoo/models/nlp/gpt2/gpt2_model.py. It is
+also the model of LLaMA, Mistral and Mixtral. Earlier releases know these keys too. Release 2.6 refuses two more that the
+converter writes: norm_first and use_ff_layer1_dropout.
 """
 
 from pathlib import Path
@@ -29,15 +29,15 @@ FIXED = {
 
 
 def model_section(folder: Path) -> dict:
-    """The model of a Hugging Face folder in ModelZoo's words.
+    """Return the `model:` section of the model in a Hugging Face folder.
 
-    Raises InputError for an activation or a scaling of the rotary embedding that has no counterpart here."""
+    Raises InputError for an activation or a scaling of the rotary embedding that ModelZoo does not have."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     rope = config.rope_parameters
     for name, value, known in (("hidden_act", config.hidden_act, "silu"), ("rope_type", rope["rope_type"], "default")):
         if value != known:
             raise InputError(
-                f"{folder / 'config.json'}: {name} {value}", f"use a model with {known}: others are not translated"
+                f"{folder / 'config.json'}: {name} {value} cannot be translated", f"use a model with {name} {known}"
             )
     return {
         "name": config.model_type,
@@ -58,6 +58,7 @@ def model_section(folder: Path) -> dict:
 
 
 def _attention(config: PretrainedConfig) -> dict:
+    """Return the keys of the attention."""
     head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
     keys = {"rotary_dim": head_dim, "attention_module": "aiayn_attention"}
     if head_dim * config.num_attention_heads != config.hidden_size:
@@ -71,16 +72,16 @@ def _attention(config: PretrainedConfig) -> dict:
 
 
 def _experts(config: PretrainedConfig) -> dict:
+    """Return the keys of a mixture of experts; none for another model."""
     if find_architecture(config.architectures, config.name_or_path).experts is None:
         return {}
-    # transformers adds this loss only where the router's logits are asked for
-    balance = config.router_aux_loss_coef if config.output_router_logits else 0.0
-    experts, top_k = config.num_local_experts, config.num_experts_per_tok
-    # "optimized" is the implementation whose experts are stacked, as names.py has them; it is not every release's default
-    keys = {
-        "num_experts": experts,
-        "top_k": top_k,
-        "load_balancing_loss_coef": balance,
-        "moe_implementation": "optimized",
+    return {
+        "moe": {
+            "num_experts": config.num_local_experts,
+            "top_k": config.num_experts_per_tok,
+            # transformers adds this loss only if the router's logits are part of the output.
+            "load_balancing_loss_coef": config.router_aux_loss_coef if config.output_router_logits else 0.0,
+            # The implementation with stacked experts, as in checkpoints/modelzoo_names.py. Some releases have another default.
+            "moe_implementation": "optimized",
+        }
     }
-    return {"moe": keys}

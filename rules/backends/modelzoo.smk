@@ -1,7 +1,10 @@
-# Training by ModelZoo's own Trainer, in the place of train.smk: a masked checkpoint a mask, a job a run.
+# Training with Cerebras ModelZoo's Trainer: one masked checkpoint per mask, and one job per run.
 
 
-# The masked model in ModelZoo's names and coordinates; deleted after the last training that begins with it.
+include: "appliance.smk"
+
+
+# Write the masked model in ModelZoo's names and coordinates. It is deleted after the last training that starts from it.
 rule export_checkpoint:
     input:
         manifest=grid.MANIFEST,
@@ -15,9 +18,10 @@ rule export_checkpoint:
     wildcard_constraints:
         method="|".join((grid.DENSE, *grid.WEIGHT_METHODS)),
     conda:
-        "../envs/sparseft.yaml"
+        "../../envs/sparseft.yaml"
     resources:
-        mem_mb=lambda w, attempt: 1000 * attempt,  # a block of rows, whatever the model; measured
+        # Measured. One block of rows is in memory, so it does not depend on the model's size.
+        mem_mb=lambda w, attempt: 1000 * attempt,
         runtime=minutes("files"),
     params:
         code=code("export_modelzoo.py"),
@@ -32,7 +36,7 @@ rule export_checkpoint:
         " 2> {log:q}"
 
 
-# The same of a mask that looks at a task's examples.
+# The same for the masks that look at a task's examples.
 use rule export_checkpoint as export_task_checkpoint with:
     output:
         folder=temp(directory(grid.exported(grid.TASK_METHODS[0]))),
@@ -44,7 +48,7 @@ use rule export_checkpoint as export_task_checkpoint with:
         method="|".join(grid.TASK_METHODS),
 
 
-# One job a run. What the appliance is asked for decides no number: it is not in params, and a change reruns nothing.
+# Train one run.
 rule train_adapter:
     input:
         manifest=grid.MANIFEST,
@@ -61,24 +65,22 @@ rule train_adapter:
         f"results/benchmarks/train_adapter/{grid.RUN_ID}.tsv"
     wildcard_constraints:
         mode="|".join(grid.TRAINED_MODES),
-    priority: 4  # the wafer waits for nothing
-    retries: 2  # what cannot succeed fails at once, see sparseft.backends.appliance
+    # First, so that the appliance does not wait.
+    priority: 4
+    # run_on_appliance.py fails at once if another attempt cannot help.
+    retries: 2
     conda:
-        "../envs/sparseft.yaml"
+        "../../envs/sparseft.yaml"
     threads: STUDY.resources.threads
     resources:
-        mem_mb=memory("training"),  # weights, masks, the traced program
+        **APPLIANCE,
+        mem_mb=memory("training"),
         runtime=minutes("training"),
-        csx=int(ON_WAFER),  # the appliance, whose queue is other people's too
-        slurm_extra="--licenses=csx:1" if ON_WAFER else "",  # and between several Snakemakes, under Slurm
-        attempt=lambda w, attempt: attempt,
-        lock=flags(lock=STUDY.cerebras.lock if ON_WAFER else None),
-        labels=flags(job_labels=STUDY.cerebras.job_labels),
-        asked=flags(**ASKED),
     params:
         code=code("train_modelzoo.py") + code("run_modelzoo.py"),
         run_id=grid.RUN_ID,
-        cores=STUDY.resources.threads,  # another number, other last bits
+        # Another number of threads changes the last bits.
+        cores=STUDY.resources.threads,
         model=subpath(input.manifest, parent=True),
         data=subpath(input.train, parent=True),
         folder=subpath(output.record, parent=True),
@@ -87,13 +89,7 @@ rule train_adapter:
     message:
         "train {params.run_id}"
     shell:
-        'python "$SCRIPTS/run_on_appliance.py"'
-        " --name {params.run_id:q}"
-        " --log {log:q}"
-        " --attempt {resources.attempt}"
-        " {resources.lock}"
-        " {resources.labels}"
-        ' -- python "$SCRIPTS/train_modelzoo.py"'
+        RUN_ON_APPLIANCE + 'python "$SCRIPTS/train_modelzoo.py"'
         " --run_id {params.run_id:q}"
         " --model_path {params.model:q}"
         " --mask_path {input.mask:q}"

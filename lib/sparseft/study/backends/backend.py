@@ -1,0 +1,59 @@
+"""What a study must know of a training backend, without importing the code that trains."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sparseft.study.section import Section
+
+if TYPE_CHECKING:
+    from sparseft.study.config import Config
+
+
+def _accept(config: "Config", task: str = "") -> None:
+    """Accept every configuration."""
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """Give the memory that a training needs on the machine that starts it, if the model computes on another one."""
+
+    purpose: str
+    bytes_per_weight: int
+    # Python and its libraries, in bytes.
+    program_bytes: int
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Describe a training backend. Its code is in backends/NAME, and its rules are in rules/backends/NAME.smk.
+
+    `check` raises InputError for a configuration that the backend cannot train. `check_measured` raises InputError if the
+    stage `throughput` cannot measure the trainings of a task."""
+
+    name: str
+    # What trains, in words.
+    title: str
+    check: Callable[["Config"], None] = _accept
+    check_measured: Callable[["Config", str], None] = _accept
+    # The sections of the configuration that only this backend reads, or shares with a similar one, by name.
+    sections: Mapping[str, type[Section]] = field(default_factory=dict)
+    # The sections with everything that the environment decides spelled out, by name.
+    complete_sections: Callable[["Config"], dict[str, Section]] = lambda config: {}
+    # Whether a job of its own compiles each program before the trainings that share it. None if nothing is compiled.
+    compiles_first: Callable[["Config"], bool] | None = None
+    # Whether the GPUs and the CPU of this machine train.
+    uses_this_machine: bool = True
+    # Whether the trainings start from masked checkpoints in a format of their own.
+    exports_checkpoints: bool = False
+    # Keys of `training` whose value the backend chooses.
+    chosen_keys: frozenset[str] = frozenset()
+    # None if the model is trained in the memory of this machine.
+    host_memory: HostMemory | None = None
+    # The time limit of a training in minutes, including its wait for a device. None if it follows from the model's size.
+    queue_minutes: int | None = None
+
+    @property
+    def rules(self) -> str:
+        """Return the path of the backend's rules, from the folder of the Snakefile."""
+        return f"rules/backends/{self.name}.smk"

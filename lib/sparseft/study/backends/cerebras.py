@@ -1,0 +1,191 @@
+"""The backend cerebras: cerebras-pytorch on a CS-3, or on the package's own CPU backend."""
+
+import os
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from sparseft.errors import InputError
+from sparseft.study.backends.backend import Backend, HostMemory
+from sparseft.study.grid import WAFER
+from sparseft.study.section import LARGEST, Positive, Section
+
+if TYPE_CHECKING:
+    from sparseft.study.config import Config, Throughput, Training
+
+# NAME=VALUE as cerebras.appliance.cluster_config._JobLabels accepts it.
+_LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
+JOB_LABEL = f"^{_LABEL}={_LABEL}$"
+# A measurement on the CS-3 times at least so many steps, because the first ones are not typical.
+LEAST_TIMED_STEPS = 100
+# Keys of `training` that save memory on a GPU and do not exist here.
+UNSUPPORTED = ("shard_model", "cache_weights", "gradient_checkpointing")
+# Measured on LLaMA shapes with 83 and 185 million weights.
+TRACING = HostMemory(
+    "tracing on this machine: fp32 weights, masks, graph", bytes_per_weight=9, program_bytes=1_200_000_000
+)
+COMPILE_ONCE = {"1": True, "0": False, "": None}
+
+
+class Cerebras(Section):
+    """Set how the backends `cerebras` and `modelzoo` run.
+
+    The names are those of cerebras-pytorch 2.10, ClusterConfig and csx.performance."""
+
+    # The keys that are not flags of the scripts.
+    RULES_ONLY: ClassVar = {"python", "compile_once", "lock"}
+    # The keys that decide the numbers of a training.
+    DECIDING: ClassVar = {"target", "num_csx", "sequence_length", "csx_micro_batch_size"}
+    target: Literal["CSX", "CPU"] = Field(
+        "CSX", description="Where to train: on the CS-3 (CSX), or on the package's own CPU backend.", examples=["CPU"]
+    )
+    python: str = Field(
+        ".venv-cerebras/bin/python",
+        description="Python of the environment that has cerebras-pytorch.",
+        examples=["/opt/cerebras/bin/python"],
+    )
+    sequence_length: Annotated[int, Field(ge=2, le=LARGEST)] = Field(
+        512,
+        description="Tokens per example, padded on the right. A longer example is an error.",
+        examples=[2048],
+    )
+    csx_micro_batch_size: Positive | Literal["auto"] = Field(
+        "auto",
+        description="Examples that the CS-3 works on at once, as csx.performance.micro_batch_size of cerebras-pytorch.",
+        examples=[16],
+    )
+    num_csx: Positive = Field(
+        1, description="CS-3 systems that share every step. Must divide the batch sizes.", examples=[2]
+    )
+    job_labels: list[Annotated[str, Field(pattern=JOB_LABEL)]] = Field(
+        [], description="Labels of the job, NAME=VALUE, by which csctl finds it.", examples=[["study=sweep"]]
+    )
+    job_priority: Literal["p1", "p2", "p3"] = Field(
+        "p2", description="Priority in the appliance's queue. p1 goes first.", examples=["p3"]
+    )
+    job_time_sec: Positive | None = Field(
+        None, description="Seconds until the appliance ends the job. Null means no limit.", examples=[14400]
+    )
+    mount_dirs: list[str] = Field(
+        [], description="Folders that the appliance's workers must see.", examples=[["/home/me"]]
+    )
+    python_paths: list[str] = Field(
+        [],
+        description="Folders of packages that the appliance's workers import.",
+        examples=[["/home/me/SparseFT/lib"]],
+    )
+    compile_dir: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder of compiled programs on the appliance's shared disk. Null means the appliance's own default.",
+        examples=["compiled"],
+    )
+    compile_once: bool = Field(
+        True,
+        description="Compile each distinct program in a job of its own, before the runs that share it. COMPILE_ONCE=1 or 0"
+        " in the environment overrides it. A change trains again.",
+        examples=[False],
+    )
+    lock: str | None = Field(
+        "~/.sparseft_csx.lock",
+        min_length=1,
+        description="Lock file that a job holds while it uses the CS-3, so that two workflows take turns. Null: no lock.",
+        examples=["~/.my_csx.lock"],
+    )
+
+    @classmethod
+    def flags(cls) -> list[str]:
+        """Return the keys that are flags of the scripts."""
+        return [name for name in cls.model_fields if name not in cls.RULES_ONLY]
+
+    @property
+    def on_csx(self) -> bool:
+        """Return whether trainings run on a CS-3."""
+        return self.target == WAFER
+
+    @property
+    def compiles_first(self) -> bool:
+        """Return whether a job of its own compiles each program, as `compile_once` or the environment says."""
+        from_environment = compile_once_in_environment()
+        return self.on_csx and (self.compile_once if from_environment is None else from_environment)
+
+    def check(self, training: "Training", evaluation_batch_size: int) -> None:
+        """Raise InputError if Cerebras' backends cannot train or evaluate a schedule."""
+        for name in UNSUPPORTED:
+            if getattr(training, name):
+                raise InputError(f"training.{name}: Cerebras' backends do not support it", "set it to false")
+        sizes = {"batch_size": training.batch_size, "evaluation_batch_size": evaluation_batch_size}
+        for name, size in sizes.items():
+            if size % self.num_csx:
+                raise InputError(f"cerebras.num_csx {self.num_csx} does not divide {name} {size}", "choose a divisor")
+
+    def check_measured(self, throughput: "Throughput") -> None:
+        """Raise InputError if the stage `throughput` cannot measure on this backend as its section says."""
+        if self.on_csx and throughput.steps < LEAST_TIMED_STEPS:
+            raise InputError(
+                f"throughput.steps {throughput.steps}: a measurement on the CS-3 needs at least {LEAST_TIMED_STEPS} steps",
+                f"set throughput.steps to {LEAST_TIMED_STEPS} or more, and throughput.warmup_steps to 10",
+            )
+        # Compare with the default, because a complete configuration sets every key.
+        default = type(throughput).model_fields["memory_mb"].default
+        if throughput.memory_mb != default:
+            raise InputError(
+                f"throughput.memory_mb {throughput.memory_mb}: Cerebras' backends set no limit", "leave it out"
+            )
+
+
+def compile_once_in_environment() -> bool | None:
+    """Return what the environment variable COMPILE_ONCE says; None if it is not set. Raises InputError for another word."""
+    word = os.environ.get("COMPILE_ONCE", "")
+    if word not in COMPILE_ONCE:
+        raise InputError(f"COMPILE_ONCE={word} in the environment", "set it to 1 or 0, or unset it")
+    return COMPILE_ONCE[word]
+
+
+def check_one_process(config: "Config") -> None:
+    """Raise InputError if a study asks for several processes, or if COMPILE_ONCE is neither 0 nor 1."""
+    if config.resources.processes > 1:
+        raise InputError(
+            f"resources.processes {config.resources.processes}: Cerebras' backends train in one process",
+            "set it to 1; cerebras.num_csx is the number of systems",
+        )
+    compile_once_in_environment()
+
+
+def _check(config: "Config") -> None:
+    """Raise InputError if this backend cannot train a study."""
+    check_one_process(config)
+    for task in config.grid.tasks:
+        config.cerebras.check(config.training_of(task), config.evaluation_batch_size)
+
+
+def _check_measured(config: "Config", task: str) -> None:
+    """Raise InputError if the trainings of a task cannot be measured at every batch size."""
+    config.cerebras.check_measured(config.throughput)
+    for size in config.throughput.batch_sizes:
+        schedule = config.throughput.schedule(config.training_of(task), size)
+        config.cerebras.check(schedule, config.evaluation_batch_size)
+
+
+def _complete_sections(config: "Config") -> dict[str, Section]:
+    """Return the section with the value of `compile_once` that holds in this environment."""
+    cerebras = config.cerebras
+    if not cerebras.on_csx:
+        return {}
+    return {"cerebras": cerebras.model_copy(update={"compile_once": cerebras.compiles_first})}
+
+
+CEREBRAS = Backend(
+    "cerebras",
+    "cerebras-pytorch",
+    check=_check,
+    check_measured=_check_measured,
+    sections={"cerebras": Cerebras},
+    complete_sections=_complete_sections,
+    compiles_first=lambda config: config.cerebras.compiles_first,
+    uses_this_machine=False,
+    chosen_keys=frozenset({"micro_batch_size"}),
+    host_memory=TRACING,
+    # The wait in the appliance's own queue counts.
+    queue_minutes=24 * 60,
+)

@@ -1,0 +1,43 @@
+"""The backend modelzoo: Cerebras ModelZoo's own Trainer, on a CS-3 or on cerebras-pytorch's CPU backend."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sparseft.errors import InputError
+from sparseft.study.backends.cerebras import CEREBRAS, Cerebras, check_one_process
+
+if TYPE_CHECKING:
+    from sparseft.study.config import Config, Training
+
+
+def check_schedule(cerebras: Cerebras, training: "Training", evaluation_batch_size: int) -> None:
+    """Raise InputError if ModelZoo's Trainer cannot run a schedule."""
+    cerebras.check(training, evaluation_batch_size)
+    if training.eval_every:
+        raise InputError(
+            f"training.eval_every {training.eval_every}: ModelZoo's Trainer starts its data again after each evaluation",
+            "set it to 0",
+        )
+
+
+def _check(config: "Config") -> None:
+    """Raise InputError if ModelZoo's Trainer cannot train a study."""
+    check_one_process(config)
+    for task in config.grid.tasks:
+        check_schedule(config.cerebras, config.training_of(task), config.evaluation_batch_size)
+
+
+def _check_measured(config: "Config", task: str) -> None:
+    """Raise InputError, because this backend measures no throughput."""
+    raise InputError("throughput: the backend modelzoo does not measure it", "set backend: cerebras, or torch")
+
+
+MODELZOO = replace(
+    CEREBRAS,
+    name="modelzoo",
+    title="Cerebras ModelZoo's Trainer",
+    check=_check,
+    check_measured=_check_measured,
+    compiles_first=None,
+    exports_checkpoints=True,
+)

@@ -1,0 +1,16 @@
+"""The backend torch: a Hugging Face model on the CPU or the GPUs of this machine. It trains every schedule."""
+
+from typing import TYPE_CHECKING
+
+from sparseft.study.backends.backend import Backend
+
+if TYPE_CHECKING:
+    from sparseft.study.config import Config
+
+
+def _check_measured(config: "Config", task: str) -> None:
+    """Raise InputError if a task's training cannot be measured in one process."""
+    config.training_of(task).check_measured()
+
+
+TORCH = Backend("torch", "Hugging Face transformers in torch", check_measured=_check_measured)

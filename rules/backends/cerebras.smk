@@ -1,0 +1,184 @@
+# Training and measurement with cerebras-pytorch: one job per compiled program, per run, and per repeat of a measurement.
+import re
+
+
+include: "appliance.smk"
+
+
+# A program of both kinds is compiled with its evaluation.
+PROGRAMS = targets.measured_programs(STUDY) | targets.programs(STUDY)
+MEASURING = flags(warmup_steps=STUDY.throughput.warmup_steps)
+MEASURING += " --fill_sequences" if STUDY.throughput.sequence_length else ""
+# For the shell commands. It is not in params, because another place of the same package must rerun nothing.
+os.environ["CEREBRAS_PYTHON"] = str(ROOT / STUDY.cerebras.python)
+
+
+def run_of(w):
+    """Return the run of a job; for a compilation the first run that needs the program."""
+    return PROGRAMS[w.program].run if "program" in w.keys() else grid.Run.parse(grid.RUN_ID.format(**w))
+
+
+def trained_program(w):
+    """Return the program of a training."""
+    return targets.training_program(STUDY, run_of(w))
+
+
+def measured_program(w):
+    """Return the program of a measurement."""
+    return targets.measured_program(STUDY, run_of(w), int(w.batch_size))
+
+
+def compiled(program):
+    """Return the record of a program's compilation. It is ancient, so that another compilation trains nothing again."""
+    name = targets.program_name(STUDY, program)
+    return [ancient(f"{grid.PROGRAM.format(program=name)}/compile.json")] if PROGRAMS else []
+
+
+def deciding(program):
+    """Return the flags that decide a program and its numbers."""
+    return flags(**program.settings.model_dump(), **DECIDING | {"sequence_length": program.sequence_length})
+
+
+# Train one run.
+rule train_adapter:
+    input:
+        manifest=grid.MANIFEST,
+        mask=lambda w: grid.mask_path(w.method),
+        train=f"{grid.DATA}/train.jsonl",
+        validation=f"{grid.DATA}/validation.jsonl",
+        compiled=lambda w: compiled(trained_program(w)),
+    output:
+        adapter=directory(f"{grid.RUN}/adapter"),
+        record=f"{grid.RUN}/train.json",
+    log:
+        f"results/logs/train_adapter/{grid.RUN_ID}.log",
+    benchmark:
+        f"results/benchmarks/train_adapter/{grid.RUN_ID}.tsv"
+    wildcard_constraints:
+        mode="|".join(grid.TRAINED_MODES),
+    # First, so that the appliance does not wait.
+    priority: 4
+    # run_on_appliance.py fails at once if another attempt cannot help.
+    retries: 2
+    conda:
+        "../../envs/sparseft.yaml"
+    threads: STUDY.resources.threads
+    resources:
+        **APPLIANCE,
+        mem_mb=memory("training", run_of),
+        runtime=minutes("training", run_of),
+    params:
+        script="train_cerebras.py",
+        code=code("train_cerebras.py"),
+        run_id=grid.RUN_ID,
+        # Another number of threads changes the last bits.
+        cores=STUDY.resources.threads,
+        model=subpath(input.manifest, parent=True),
+        data=subpath(input.train, parent=True),
+        folder=subpath(output.record, parent=True),
+        batch_size=STUDY.evaluation_batch_size,
+        settings=lambda w: deciding(trained_program(w)),
+        only="",
+    message:
+        "train {params.run_id}"
+    shell:
+        RUN_ON_APPLIANCE + '"$CEREBRAS_PYTHON" "$SCRIPTS"/{params.script}'
+        " --run_id {params.run_id:q}"
+        " --model_path {params.model:q}"
+        " --mask_path {input.mask:q}"
+        " --data_dir {params.data:q}"
+        " --threads {params.cores}"
+        " --evaluation_batch_size {params.batch_size}"
+        " {params.settings}"
+        " {resources.asked}"
+        " {params.only}"
+        " --output_dir {params.folder:q}"
+        " 2> {log:q}"
+
+
+# Compile a program once for all runs that share it.
+use rule train_adapter as compile_program with:
+    input:
+        manifest=lambda w: grid.fill(grid.MANIFEST, run_of(w)),
+        mask=lambda w: grid.fill(grid.mask_path(run_of(w).method), run_of(w)),
+        train=lambda w: grid.fill(f"{grid.DATA}/train.jsonl", run_of(w)),
+        validation=lambda w: grid.fill(f"{grid.DATA}/validation.jsonl", run_of(w)),
+    output:
+        record=f"{grid.PROGRAM}/compile.json",
+    log:
+        "results/logs/compile_program/{program}.log",
+    benchmark:
+        "results/benchmarks/compile_program/{program}.tsv"
+    wildcard_constraints:
+        program="|".join(map(re.escape, PROGRAMS)),
+    params:
+        script=lambda w: "measure_cerebras.py" if PROGRAMS[w.program].measured else "train_cerebras.py",
+        code=code("train_cerebras.py"),
+        run_id=lambda w: run_of(w).id,
+        cores=STUDY.resources.threads,
+        model=subpath(input.manifest, parent=True),
+        data=subpath(input.train, parent=True),
+        folder=subpath(output.record, parent=True),
+        batch_size=STUDY.evaluation_batch_size,
+        settings=lambda w: deciding(PROGRAMS[w.program]),
+        only=lambda w: f"--compile_only {MEASURING if PROGRAMS[w.program].measured else ''}",
+    message:
+        "compile {wildcards.program}"
+
+
+# Measure one repeat of one batch size. Only `snakemake throughput --profile profiles/cs3` asks for it.
+use rule train_adapter as measure_batch with:
+    input:
+        manifest=grid.MANIFEST,
+        mask=lambda w: grid.mask_path(w.method),
+        train=f"{grid.DATA}/train.jsonl",
+        validation=f"{grid.DATA}/validation.jsonl",
+        compiled=lambda w: compiled(measured_program(w)),
+    output:
+        record=f"{grid.BATCH}/measurement.json",
+    log:
+        f"results/logs/measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}.log",
+    benchmark:
+        f"results/benchmarks/measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}.tsv"
+    threads: (not QUEUED and not STUDY.cerebras.on_csx and workflow.resource_settings.cores) or STUDY.resources.threads
+    params:
+        script="measure_cerebras.py",
+        code=code("measure_cerebras.py"),
+        run_id=grid.RUN_ID,
+        cores=STUDY.resources.threads,
+        model=subpath(input.manifest, parent=True),
+        data=subpath(input.train, parent=True),
+        folder=subpath(output.record, parent=True),
+        batch_size=STUDY.evaluation_batch_size,
+        settings=lambda w: deciding(measured_program(w)),
+        only=MEASURING,
+    message:
+        "measure {params.run_id}, batch size {wildcards.batch_size}"
+
+
+# Join the repeats of a cell into the file that the analysis reads.
+rule join_measurements:
+    input:
+        records=expand(
+            f"{grid.BATCH}/measurement.json",
+            batch_size=STUDY.throughput.batch_sizes,
+            seed=range(STUDY.throughput.repeats),
+            allow_missing=True,
+        ),
+    output:
+        record=grid.THROUGHPUT,
+    log:
+        f"results/logs/join_measurements/{grid.CELL_ID}.log",
+    wildcard_constraints:
+        mode="|".join(grid.TRAINED_MODES),
+    conda:
+        "../../envs/sparseft.yaml"
+    params:
+        code=code("join_measurements.py"),
+    message:
+        "join the measurements of {wildcards.model}, {wildcards.task}, {wildcards.method}, {wildcards.sparsity} %"
+    shell:
+        'python "$SCRIPTS/join_measurements.py"'
+        " --records {input.records:q}"
+        " --output {output.record:q}"
+        " 2> {log:q}"

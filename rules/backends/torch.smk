@@ -1,0 +1,104 @@
+# Training and measurement with torch, on the CPU or the GPUs of this machine.
+
+
+def launch(processes):
+    """Return the arguments with which python starts a training of one or several processes."""
+    return [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+
+
+# Train LoRA on the pruned weights of one run. Every backend ends in the same adapter file.
+rule train_adapter:
+    input:
+        manifest=grid.MANIFEST,
+        mask=lambda w: grid.mask_path(w.method),
+        train=f"{grid.DATA}/train.jsonl",
+        validation=f"{grid.DATA}/validation.jsonl",
+    output:
+        adapter=directory(f"{grid.RUN}/adapter"),
+        record=f"{grid.RUN}/train.json",
+    log:
+        f"results/logs/train_adapter/{grid.RUN_ID}.log",
+    benchmark:
+        f"results/benchmarks/train_adapter/{grid.RUN_ID}.tsv"
+    wildcard_constraints:
+        mode="|".join(grid.TRAINED_MODES),
+    conda:
+        "../../envs/sparseft.yaml"
+    threads: STUDY.resources.threads * STUDY.resources.processes
+    resources:
+        mem_mb=memory("training"),
+        runtime=minutes("training"),
+        gpu=STUDY.resources.gpus,
+    params:
+        code=code("train.py"),
+        run_id=grid.RUN_ID,
+        # Another number of threads changes the last bits.
+        cores=STUDY.resources.threads,
+        launch=launch(STUDY.resources.processes),
+        model=subpath(input.manifest, parent=True),
+        data=subpath(input.train, parent=True),
+        folder=subpath(output.record, parent=True),
+        batch_size=STUDY.evaluation_batch_size,
+        settings=lambda w: training_flags(w.task),
+    message:
+        "train {params.run_id}"
+    shell:
+        "on_gpus {resources.gpu} "
+        'python {params.launch:q} "$SCRIPTS/train.py"'
+        " --run_id {params.run_id:q}"
+        " --model_path {params.model:q}"
+        " --mask_path {input.mask:q}"
+        " --data_dir {params.data:q}"
+        " --threads {params.cores}"
+        " --evaluation_batch_size {params.batch_size}"
+        " {params.settings}"
+        " --output_dir {params.folder:q}"
+        " 2> {log:q}"
+
+
+# Measure speed and memory against the batch size for one cell. Only `snakemake throughput` asks for it.
+rule measure_throughput:
+    input:
+        manifest=grid.MANIFEST,
+        mask=lambda w: grid.mask_path(w.method),
+        train=f"{grid.DATA}/train.jsonl",
+    output:
+        record=grid.THROUGHPUT,
+    log:
+        f"results/logs/measure_throughput/{grid.CELL_ID}.log",
+    benchmark:
+        f"results/benchmarks/measure_throughput/{grid.CELL_ID}.tsv"
+    wildcard_constraints:
+        mode="|".join(grid.TRAINED_MODES),
+    conda:
+        "../../envs/sparseft.yaml"
+    # All cores of this machine, so that no other job runs beside a measurement.
+    threads: (not QUEUED and workflow.resource_settings.cores) or STUDY.resources.threads
+    resources:
+        # On a CPU the limit holds for the measuring process. Two other processes need 1000 MB more.
+        mem_mb=memory("throughput") if STUDY.resources.gpus else STUDY.throughput.memory_mb + 1000,
+        runtime=minutes("throughput"),
+        slurm_extra="--exclusive",
+        gpu=ONE_GPU,
+    params:
+        code=code("measure_throughput.py"),
+        cell=grid.CELL_ID,
+        model=subpath(input.manifest, parent=True),
+        data=subpath(input.train, parent=True),
+        settings=lambda w: flags(
+            **STUDY.training_of(w.task).model_dump(exclude=STUDY.throughput.DECIDED),
+            **STUDY.throughput.model_dump(exclude={"methods", "sparsities", "modes"}),
+            threads=STUDY.resources.threads,
+        ),
+    message:
+        "measure the throughput of {params.cell}"
+    shell:
+        "on_gpus {resources.gpu} "
+        'python "$SCRIPTS/measure_throughput.py"'
+        " --cell {params.cell:q}"
+        " --model_path {params.model:q}"
+        " --mask_path {input.mask:q}"
+        " --data_dir {params.data:q}"
+        " {params.settings}"
+        " --output {output.record:q}"
+        " 2> {log:q}"

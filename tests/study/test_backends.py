@@ -1,0 +1,75 @@
+"""The table of training backends: everything that depends on a backend hangs on its value."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from project import ROOT
+from sparseft.errors import InputError
+from sparseft.planning.start_notes import start_notes
+from sparseft.study import targets
+from sparseft.study.backends import BACKENDS, TORCH, backend_sections
+from sparseft.study.config import Config, Training, parse_section
+
+DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+NAMES = [backend.name for backend in BACKENDS]
+CELL = "results/throughput/{model}-{task}-dense-sparsity00-sparse_to_dense.json"
+
+
+def study(**sections: object) -> Config:
+    return parse_section(Config, {**DEFAULT, **sections}, "configuration")
+
+
+def test_a_configuration_names_its_backend_and_has_the_sections_of_all():
+    assert len(set(NAMES)) == len(NAMES)
+    assert [study(backend=backend.name).training_backend for backend in BACKENDS] == list(BACKENDS)
+    assert backend_sections().items() <= {name: field.annotation for name, field in Config.model_fields.items()}.items()
+    with pytest.raises(InputError, match="backend: .*'torch'.*'tpu'"):
+        study(backend="tpu")
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=NAMES)
+def test_each_backend_has_a_rules_file_that_trains_and_code_of_its_own(backend):
+    assert "rule train_adapter:" in (ROOT / backend.rules).read_text()
+    code = ROOT / "lib/sparseft/backends" / backend.name
+    assert code.is_dir() or code.with_suffix(".py").exists()
+    assert backend.chosen_keys <= Training.model_fields.keys()
+
+
+def test_no_code_outside_a_backend_compares_with_its_name():
+    places = [
+        *ROOT.glob("lib/**/*.py"),
+        *ROOT.glob("rules/**/*.smk"),
+        *ROOT.glob("workflow/scripts/*.py"),
+        ROOT / "Snakefile",
+    ]
+    compared = re.compile(rf"[=!]= *[\"'](?:{'|'.join(NAMES)})[\"']|[\"'](?:{'|'.join(NAMES)})[\"'] *[=!]=")
+    found = [path for path in places if "backends" not in path.parts and compared.search(Path(path).read_text())]
+    assert found == []
+
+
+def test_only_a_backend_of_this_machine_is_told_of_its_gpus_and_a_cluster_s_jobs_are_not():
+    for backend in BACKENDS:
+        notes = start_notes(study(backend=backend.name), 2, is_queued=False)
+        assert any("2 GPUs" in note for note in notes) == backend.uses_this_machine
+    assert start_notes(study(backend=TORCH.name), 2, is_queued=True) == []
+    assert start_notes(study(backend=TORCH.name, resources={"gpus": 1}), 2, is_queued=False) == []
+
+
+@pytest.mark.parametrize("stage", ["throughput", "results/analysis/throughput_vs_batch_size.csv", CELL])
+def test_measurements_that_a_backend_cannot_make_are_refused_by_their_targets(stage):
+    model, task = DEFAULT["grid"]["models"][0], DEFAULT["grid"]["tasks"][0]
+    target = stage.format(model=model, task=task)
+    targets.check_settings(study(), target)
+    with pytest.raises(InputError, match="backend modelzoo"):
+        targets.check_settings(study(backend="modelzoo"), target)
+    targets.check_settings(study(backend="modelzoo"), "results/analysis/summary.csv")
+
+
+def test_a_mask_that_the_settings_do_not_allow_is_refused_even_if_its_method_is_not_in_the_grid():
+    target = f"masks/{DEFAULT['grid']['models'][0]}/masks_sparsity55_semistructured.pt"
+    grid = {**DEFAULT["grid"], "methods": ["unstructured"], "sparsities": [55]}
+    with pytest.raises(InputError, match="semistructured: 55 %"):
+        targets.check_settings(study(grid=grid), target)
+    targets.check_settings(study(grid=grid), target.replace("semistructured", "unstructured"))
