@@ -1,10 +1,10 @@
-"""Which mode fine-tunes better: sparse_to_dense, or sparse_to_sparse with its exact or its straight-through gradient?
+"""Compare the modes: sparse_to_dense, and sparse_to_sparse with its exact or its straight-through gradient.
 
     python benchmarks/modes.py models/smollm2 --hellaswag DIR [--seeds 3]
 
-DIR: train.jsonl and validation.jsonl of HellaSwag in its original fields. Masks by magnitude at 50 and 70 %; one task is
-generated, the other is DIR's. Variants of a seed share the initial adapters and the batches, so they are compared seed by
-seed. About 25 minutes on 2 cores; writes benchmarks/results/modes.md and modes_differences.md.
+DIR has train.jsonl and validation.jsonl of HellaSwag in its original fields. The other task is generated. The masks are by
+magnitude, at 50 and 70 %. The variants of a seed share the initial adapters and the batches, so they are compared seed by seed.
+This takes about 25 minutes on 2 cores. The tables are written to benchmarks/results/modes.md and modes_differences.md.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from sparseft.language_model.hardware import keep_freed_memory, limit_threads
 from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
-from sparseft.pruning.mask_generator import compute_masks
+from sparseft.pruning.mask_generator import Places, compute_masks
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks, Training
 from sparseft.tasks import get_task
@@ -38,7 +38,8 @@ SETTINGS = {
     "hellaswag_mini": Training(steps=20, learning_rate=2e-3),
     "hellaswag": Training(steps=40, learning_rate=1e-3),
 }
-SIZES = {"hellaswag_mini": (480, 120), "hellaswag": (None, 120)}  # training and validation examples
+# Numbers of training and validation examples.
+SIZES = {"hellaswag_mini": (480, 120), "hellaswag": (None, 120)}
 EXACT = "sparse_to_sparse, exact"
 VARIANTS = {
     "sparse_to_dense": ("sparse_to_dense", "exact"),
@@ -50,7 +51,7 @@ METRICS = ("loss", "gap", "accuracy")
 
 @dataclass(frozen=True)
 class Cell:
-    """One training, or for variant None the pruned model as it is."""
+    """Describe one training. Without a variant, the pruned model is not trained."""
 
     task: str
     percent: int
@@ -62,10 +63,12 @@ class Cell:
 
 
 def measure(cell: Cell) -> dict[str, float]:
-    """After the merge: loss of the answers, its distance to the loss before the merge, accuracy."""
+    """Return the loss of the answers and the accuracy after the merge, and what the merge adds to the loss."""
     limit_threads(1)
     keep_freed_memory()
-    checkpoint, mask, task = Checkpoint(cell.model), read_mask(cell.mask), get_task(cell.task)
+    checkpoint = Checkpoint(cell.model)
+    mask = read_mask(cell.mask)
+    task = get_task(cell.task)
     splits = zip(("train", "validation"), SIZES[cell.task], strict=True)
     rows = {split: load_rows(task, split, size, 0, cell.data) for split, size in splits}
     with tempfile.TemporaryDirectory() as folder:
@@ -87,85 +90,109 @@ def measure(cell: Cell) -> dict[str, float]:
 
 
 def spread(values: list[float]) -> str:
-    """Mean ± standard error over the seeds."""
+    """Return the mean ± its standard error over the seeds, as text."""
     if len(values) == 1:
         return f"{values[0]:.3f}"
     return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.3f}"
 
 
-def summary(found: dict[Cell, dict], seeds: int) -> list[list[str]]:
-    """A row a task, sparsity and variant."""
+def of(results: dict[Cell, dict], task: str, percent: int, variant: str | None) -> list[dict]:
+    """Return the results of one task, sparsity and variant, by seed."""
+    place = (task, percent, variant)
+    cells = [cell for cell in results if (cell.task, cell.percent, cell.variant) == place]
+    return [results[cell] for cell in sorted(cells, key=lambda cell: cell.seed)]
+
+
+def summary(results: dict[Cell, dict]) -> list[list[str]]:
+    """Return a row per task, sparsity and variant."""
     rows = []
     for task, percent, variant in product(SETTINGS, PERCENTS, (None, *VARIANTS)):
-        runs = [
-            result
-            for cell, result in found.items()
-            if (cell.task, cell.percent, cell.variant) == (task, percent, variant)
-        ]
-        assert len(runs) == (seeds if variant else 1)
-        rows.append(
-            [task, str(percent), variant or "no_finetune", *(spread([run[name] for run in runs]) for name in METRICS)]
-        )
+        runs = of(results, task, percent, variant)
+        means = [spread([run[name] for run in runs]) for name in METRICS]
+        rows.append([task, str(percent), variant or "no_finetune", *means])
     return rows
 
 
-def differences(found: dict[Cell, dict]) -> list[list[str]]:
-    """Each variant minus the exact one, seed by seed; Student's paired t test over the seeds, two-sided."""
+def differences(results: dict[Cell, dict]) -> list[list[str]]:
+    """Return each variant minus the exact one, with the p-value of Student's paired test over the seeds, two-sided."""
     rows = []
     for task, percent, variant in product(SETTINGS, PERCENTS, VARIANTS):
         if variant == EXACT:
             continue
         row = [task, str(percent), f"{variant} minus exact"]
         for name in ("loss", "accuracy"):
-            ours, theirs = ([result[name] for cell, result in sorted(found.items(), key=lambda item: item[0].seed)
-                             if (cell.task, cell.percent, cell.variant) == (task, percent, each)]
-                            for each in (variant, EXACT))  # fmt: skip
+            ours = [run[name] for run in of(results, task, percent, variant)]
+            theirs = [run[name] for run in of(results, task, percent, EXACT)]
             steps = np.subtract(ours, theirs)
-            tested = len(steps) > 1 and np.std(steps) > 1e-9  # equal differences have no error to compare with
-            row += [spread(list(steps)), f"{ttest_rel(ours, theirs).pvalue:.3f}" if tested else ""]
+            # Equal differences have no error to compare with.
+            is_testable = len(steps) > 1 and np.std(steps) > 1e-9
+            row += [spread(list(steps)), f"{ttest_rel(ours, theirs).pvalue:.3f}" if is_testable else ""]
         rows.append(row)
     return rows
 
 
+def measure_all(args: argparse.Namespace, masks: dict[int, Path]) -> dict[Cell, dict]:
+    """Return the results of every cell, and print each when it is there."""
+    cells = [
+        Cell(
+            task,
+            percent,
+            variant,
+            seed,
+            args.model_path,
+            args.hellaswag if task == "hellaswag" else None,
+            masks[percent],
+        )
+        for task, percent, variant in product(SETTINGS, PERCENTS, (None, *VARIANTS))
+        for seed in range(args.seeds if variant else 1)
+    ]
+    results = {}
+    with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
+        for cell, result in zip(cells, pool.imap(measure, cells, chunksize=1), strict=True):
+            results[cell] = result
+            print(cell.task, cell.percent, cell.variant, cell.seed, result, flush=True)
+    return results
+
+
+def conditions_of(args: argparse.Namespace) -> list[str]:
+    """Return the lines on the model, the masks and the trainings."""
+    lines = [f"{args.model_path.name}, bf16, masks by magnitude; {args.seeds} seeds, mean ± standard error over them"]
+    for task, settings in SETTINGS.items():
+        lines.append(
+            f"{task}: {settings.steps} steps of {settings.batch_size} examples, learning rate {settings.learning_rate}, r ="
+            f" {settings.lora_r}, alpha = {settings.lora_alpha:.0f}; {SIZES[task][1]} validation examples"
+        )
+    return lines
+
+
 def main() -> None:
+    """Measure every cell, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model_path", type=Path)
-    parser.add_argument("--hellaswag", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("model_path", type=Path, help="a prepared model folder")
+    parser.add_argument("--hellaswag", type=Path, required=True, help="folder of HellaSwag")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--processes", type=int, default=2, help="number of trainings at a time")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         masks = {percent: Path(folder, f"{percent}.pt") for percent in PERCENTS}
-        with compute_masks(Checkpoint(args.model_path), "unstructured", list(PERCENTS), list(masks.values()), Masks()):
-            pass
-        cells = [
-            Cell(
-                task,
-                percent,
-                variant,
-                seed,
-                args.model_path,
-                args.hellaswag if task == "hellaswag" else None,
-                masks[percent],
-            )
-            for task, percent, variant in product(SETTINGS, PERCENTS, (None, *VARIANTS))
-            for seed in range(args.seeds if variant else 1)
-        ]
-        found = {}
-        with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
-            for cell, result in zip(cells, pool.imap(measure, cells, chunksize=1), strict=True):
-                found[cell] = result
-                print(cell.task, cell.percent, cell.variant, cell.seed, result, flush=True)
-    conditions = [
-        f"{args.model_path.name}, bf16, masks by magnitude; {args.seeds} seeds, mean ± standard error over them",
-        *(f"{task}: {settings.steps} steps of {settings.batch_size} examples, learning rate {settings.learning_rate}, r = "
-          f"{settings.lora_r}, alpha = {settings.lora_alpha:.0f}; {SIZES[task][1]} validation examples"
-          for task, settings in SETTINGS.items()),
-    ]  # fmt: skip
-    report("modes", "Modes and gradients", [*conditions, "loss: nats a token of the answers, after the merge; gap: minus the loss before it"],
-           ["task", "sparsity, %", "mode", "loss", "train-merge gap", "acc_norm"], summary(found, args.seeds))  # fmt: skip
-    report("modes_differences", "Modes and gradients, seed by seed", [*conditions, "p: Student's paired t test over the seeds, two-sided"],
-           ["task", "sparsity, %", "", "loss", "p", "acc_norm", "p"], differences(found))  # fmt: skip
+        places = Places(list(masks.values()), Path(folder, "report.json"))
+        compute_masks(Checkpoint(args.model_path), "unstructured", list(PERCENTS), places, Masks())
+        results = measure_all(args, masks)
+    conditions = conditions_of(args)
+    report(
+        "modes",
+        "Modes and gradients",
+        [*conditions, "loss: nats a token of the answers, after the merge; gap: minus the loss before it"],
+        ["task", "sparsity, %", "mode", "loss", "train-merge gap", "acc_norm"],
+        summary(results),
+    )
+    report(
+        "modes_differences",
+        "Modes and gradients, seed by seed",
+        [*conditions, "p: Student's paired t test over the seeds, two-sided"],
+        ["task", "sparsity, %", "", "loss", "p", "acc_norm", "p"],
+        differences(results),
+    )
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def test_the_comparison_with_a_baseline_is_as_the_docs_say(write_run, tmp_path):
     baseline.write_text("\n".join(("baseline,task,sparsity,value,samples_per_second,device", *rows)) + "\n")
     analyze(tmp_path / "runs", tmp_path, "--baseline", baseline)
     written = pd.read_csv(tmp_path / "baseline_comparison.csv")
-    (table,) = (each for each in TABLES if each.file == "baseline_comparison.csv")
+    (table,) = (table for table in TABLES if table.file == "baseline_comparison.csv")
     assert list(written) == [column.name for column in table.columns]
     for column in table.columns:
         assert column.empty != "never" or written[column.name].notna().all(), column.name

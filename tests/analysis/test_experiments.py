@@ -1,4 +1,4 @@
-"""What EXPERIMENTS.md says of the numbers, and what it leaves unsaid."""
+"""EXPERIMENTS.md: what it says of the numbers, and what it must not say."""
 
 import re
 from pathlib import Path
@@ -14,17 +14,19 @@ TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
 
 
 def derived(tmp_path: Path) -> Derived:
+    """Return the tables of the runs that were written."""
     return derive(judge_runs(read_runs(tmp_path / "runs")[0]), 0.02)
 
 
 def sentences(tmp_path: Path) -> list[str]:
+    """Return the findings of the runs that were written."""
     return findings(derived(tmp_path), 0.02)
 
 
-def told(tmp_path: Path, *words: str) -> str:
+def sentence_with(tmp_path: Path, *words: str) -> str:
     """Return the one sentence that has all these words."""
-    (found,) = [text for text in sentences(tmp_path) if all(word in text for word in words)]
-    return found
+    (sentence,) = [text for text in sentences(tmp_path) if all(word in text for word in words)]
+    return sentence
 
 
 def page(tmp_path: Path, **changes: object) -> str:
@@ -37,13 +39,13 @@ def page(tmp_path: Path, **changes: object) -> str:
 
 def test_a_yes_no_model_is_measured_from_what_one_answer_to_all_scores(write_run, tmp_path):
     write_run(DENSE, 0.655, labels=lambda _: [1] * 125 + [0] * 75, classes=True)
-    assert "0.9 standard errors above one answer to all (0.625)" in told(tmp_path, "dense", "0.655 ± 0.034")
+    assert "0.9 standard errors above one answer to all (0.625)" in sentence_with(tmp_path, "dense", "0.655 ± 0.034")
 
 
 def test_a_model_is_measured_from_chance_where_one_answer_to_all_scores_no_more_or_is_no_metric(write_run, tmp_path):
     for metrics in ({"majority_floor": 0.25}, {}):
         write_run(DENSE, 0.28, metrics=metrics)
-        assert "0.9 standard errors above guessing (0.25)" in told(tmp_path, "dense", "0.280 ± 0.032")
+        assert "0.9 standard errors above guessing (0.25)" in sentence_with(tmp_path, "dense", "0.280 ± 0.032")
 
 
 def test_a_recall_of_a_class_without_examples_is_left_out(write_run, tmp_path):
@@ -61,7 +63,7 @@ def test_a_difference_has_a_number_only_where_it_is_significant(write_run, tmp_p
     write_run(TUNED, 0.75)
     write_run(TUNED.replace("unstructured", "structured"), 0.5)
     write_run(TUNED.replace("unstructured", "random"), 0.475)
-    line = told(tmp_path, "sparse_to_dense", "random pruning", "values")
+    line = sentence_with(tmp_path, "sparse_to_dense", "random pruning", "values")
     assert "unstructured +0.275 [" in line
     assert "1 of 2" in line
     assert " structured" not in line
@@ -70,7 +72,7 @@ def test_a_difference_has_a_number_only_where_it_is_significant(write_run, tmp_p
 def test_no_significant_difference_is_said_without_a_number(write_run, tmp_path):
     write_run(TUNED, 0.5)
     write_run(TUNED.replace("unstructured", "random"), 0.475)
-    line = told(tmp_path, "sparse_to_dense", "random pruning", "values")
+    line = sentence_with(tmp_path, "sparse_to_dense", "random pruning", "values")
     assert "none of 1" in line
     assert "0.025" not in line
 
@@ -79,7 +81,7 @@ def test_a_comparison_without_a_counterpart_of_every_seed_is_counted_apart(write
     write_run(TUNED, 0.75)
     write_run(TUNED.replace("seed0", "seed1"), 0.75)
     write_run(TUNED.replace("unstructured", "random"), 0.25)
-    line = told(tmp_path, "sparse_to_dense", "random pruning", "values")
+    line = sentence_with(tmp_path, "sparse_to_dense", "random pruning", "values")
     assert "none of 0" in line
     assert "1 could not be compared" in line
 
@@ -88,7 +90,7 @@ def test_of_many_significant_differences_four_are_examples(write_run, tmp_path):
     for sparsity in (10, 20, 30, 40, 50):
         write_run(TUNED.replace("50", str(sparsity)), 0.75)
         write_run(TUNED.replace("50", str(sparsity)).replace("unstructured", "random"), 0.25)
-    line = told(tmp_path, "sparse_to_dense", "random pruning", "values")
+    line = sentence_with(tmp_path, "sparse_to_dense", "random pruning", "values")
     assert "5 of 5" in line
     assert line.count("+0.500 [") == 3
     assert "for example" in line
@@ -98,7 +100,7 @@ def test_what_is_within_the_tolerance_is_said_with_its_interval(write_run, tmp_p
     write_run(TUNED.replace("unstructured-sparsity50", "dense-sparsity00"), 0.5)
     write_run(TUNED, 0.75)
     write_run(TUNED.replace("unstructured", "random"), 0.25)
-    unstructured, random = told(tmp_path, "dense model", "sparse_to_dense", "0.02").split("; ")
+    unstructured, random = sentence_with(tmp_path, "dense model", "sparse_to_dense", "0.02").split("; ")
     assert "at most 0.02 up to 50 % (+0.250 [+0." in unstructured
     assert "more than 0.02 at 50 % (-0.250 [-0." in random
 
@@ -106,16 +108,16 @@ def test_what_is_within_the_tolerance_is_said_with_its_interval(write_run, tmp_p
 def test_an_undecided_verdict_says_how_many_examples_leave_it_open(write_run, tmp_path):
     write_run(TUNED.replace("unstructured-sparsity50", "dense-sparsity00"), 0.5)
     write_run(TUNED, 0.5)
-    line = told(tmp_path, "dense model", "sparse_to_dense", "0.02")
+    line = sentence_with(tmp_path, "dense model", "sparse_to_dense", "0.02")
     for words in ("equal at 50 %", "200 examples cannot exclude", "(+0.000 [-0.0"):
         assert words in line
     assert "| equal here; 200 examples cannot exclude it |" in page(tmp_path)
 
 
-def test_the_dense_model_is_told_where_every_curve_is_sparse_to_sparse(write_run, tmp_path):
+def test_the_dense_model_has_a_sentence_if_every_curve_is_sparse_to_sparse(write_run, tmp_path):
     write_run(DENSE.replace("no_finetune", "sparse_to_dense"), 0.75)
     write_run(TUNED.replace("to_dense", "to_sparse"), 0.5)
-    assert "LoRA" in told(tmp_path, "dense model", "0.750 ±")
+    assert "LoRA" in sentence_with(tmp_path, "dense model", "0.750 ±")
 
 
 def test_a_result_of_another_model_is_marked_in_the_table(write_run, tmp_path):
@@ -134,7 +136,7 @@ def test_a_structured_method_is_said_with_the_sparsity_that_it_reached(write_run
     structured = TUNED.replace("unstructured", "structured")
     write_run(structured, 0.75, change=coarse)
     write_run(TUNED.replace("unstructured", "random"), 0.25)
-    assert "(reached 60.0 % against 50.0 %)" in told(tmp_path, "sparse_to_dense", "random pruning", "values")
+    assert "(reached 60.0 % against 50.0 %)" in sentence_with(tmp_path, "sparse_to_dense", "random pruning", "values")
     assert results_table(derived(tmp_path).cells)["sparsity, %"].tolist() == ["50 (60.0)", "50"]
 
 
@@ -145,7 +147,7 @@ def test_a_run_with_a_fault_supports_no_sentence(write_run, tmp_path):
     assert sentences(tmp_path) == []
 
 
-def test_an_answer_and_a_loss_after_other_prompts_are_told_apart(write_run, tmp_path):
+def test_an_answer_and_a_loss_after_different_prompts_are_distinguished(write_run, tmp_path):
     write_run(TUNED, 0.5, generated=True, few_shot=5)
     text = page(tmp_path)
     assert re.search(r"t is answered after 5 worked examples, .* losses are taken after 0", text)

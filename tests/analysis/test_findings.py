@@ -1,4 +1,4 @@
-"""What the sentences claim, from tables of values by hand: right answers of 100 examples by method, sparsity and mode."""
+"""The sentences on tables of values by hand: right answers of 100 examples by method, sparsity and mode."""
 
 import re
 from collections.abc import Callable
@@ -13,13 +13,8 @@ from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
 
 TOLERANCE = 0.02
-CHANGES = (
-    "lowers",
-    "raises",
-    "brings",
-    "falls",
-    "nothing helps",
-)  # words that claim a difference, or that there can be none
+# Words that claim a difference, or that nothing can make one.
+CHANGES = ("lowers", "raises", "brings", "falls", "nothing helps")
 DENSE = {("dense", 0): (94, 96)}
 CURVE = DENSE | {
     ("unstructured", 30): (95, 96, 97),
@@ -35,7 +30,7 @@ Table = dict[tuple[str, int], tuple[int | None, ...]]
 
 @pytest.fixture
 def study(write_run, tmp_path: Path) -> Callable[..., Derived]:
-    """study(table): the derived tables of a study with these right answers, from one seed or several."""
+    """Return a function that writes a study with these right answers, from one seed or several, and returns its tables."""
 
     def write(table: Table, *, seeds: int = 1, **changes: object) -> Derived:
         for (method, sparsity), answers in table.items():
@@ -51,14 +46,14 @@ def study(write_run, tmp_path: Path) -> Callable[..., Derived]:
 
 def claim(derived: Derived, sparsity: int) -> Claim:
     """Return what is claimed at one sparsity."""
-    (found,) = [each for each in claims(Results(derived)) if each.sparsity.split()[0] == str(sparsity)]
-    return found
+    (only,) = [claim for claim in claims(Results(derived)) if claim.sparsity.split()[0] == str(sparsity)]
+    return only
 
 
 def sentence(derived: Derived, sparsity: int) -> str:
     """Return the one sentence on the best method of a sparsity."""
-    (found,) = [text for text in headline(derived, TOLERANCE) if re.match(rf"At [\d, and]*\b{sparsity}\b", text)]
-    return found
+    (only,) = [text for text in headline(derived, TOLERANCE) if re.match(rf"At [\d, and]*\b{sparsity}\b", text)]
+    return only
 
 
 def numbers(text: str) -> list[float]:
@@ -84,8 +79,8 @@ def test_a_curve_that_bends_is_summed_up_in_four_sentences(study):
 
 def test_a_difference_that_is_not_significant_is_never_called_a_fall_a_rise_or_hopeless(study):
     derived = study(DENSE | {("unstructured", 50): (91, 93, 92), ("random", 50): (90, 92, 91)})
-    found = claim(derived, 50)
-    assert (found.pruning, found.tuning, found.remaining, found.costs_nothing) == (SAME, SAME, SAME, False)
+    result = claim(derived, 50)
+    assert (result.pruning, result.tuning, result.remaining, result.costs_nothing) == (SAME, SAME, SAME, False)
     text = " ".join(headline(derived, TOLERANCE))
     assert not any(word in text for word in CHANGES)
     assert "nothing measurable" not in text  # 0.91 is below 0.94, and a loss is not excluded
@@ -128,8 +123,8 @@ def test_fine_tuning_brings_nothing_back_where_one_of_several_values_stays_below
 
 def test_fine_tuning_that_does_not_help_is_not_called_hopeless_above_chance(study):
     derived = study(DENSE | {("unstructured", 70): (50, 52, 51)})
-    found = claim(derived, 70)
-    assert (found.pruning, found.tuning, found.hopeless) == (FALL, SAME, False)
+    result = claim(derived, 70)
+    assert (result.pruning, result.tuning, result.hopeless) == (FALL, SAME, False)
     assert numbers(sentence(derived, 70)) == [0.94, 0.50, 0.52]
     assert "nothing helps" not in sentence(derived, 70)
 
@@ -154,7 +149,7 @@ def test_a_study_of_one_sparsity(study):
 
 def test_without_a_dense_run_nothing_is_said_to_be_lost(study):
     derived = study({key: answers for key, answers in CURVE.items() if key[0] != "dense"})
-    assert [each.pruning for each in claims(Results(derived))] == [UNKNOWN] * 3
+    assert [one.pruning for one in claims(Results(derived))] == [UNKNOWN] * 3
     text = " ".join(headline(derived, TOLERANCE))
     assert "no dense run" in text
     assert "lowers" not in text
@@ -168,9 +163,9 @@ def test_without_random_pruning_there_is_no_control(study):
     assert "control" not in " ".join(headline(derived, TOLERANCE))
 
 
-def test_random_pruning_alone_is_the_method_and_no_control(study):
+def test_random_pruning_is_the_method_and_no_control_if_there_is_no_other(study):
     derived = study({key: answers for key, answers in CURVE.items() if key[0] != "unstructured"})
-    assert {each.method for each in claims(Results(derived))} == {"random"}
+    assert {one.method for one in claims(Results(derived))} == {"random"}
     assert "control" not in " ".join(headline(derived, TOLERANCE))
 
 
@@ -181,7 +176,7 @@ def test_random_pruning_that_is_better_is_said_to_be(study):
 
 def test_without_trained_runs_fine_tuning_is_not_mentioned(study):
     derived = study({key: answers[:1] for key, answers in CURVE.items()})
-    assert [each.tuning for each in claims(Results(derived))] == [UNKNOWN] * 3
+    assert [one.tuning for one in claims(Results(derived))] == [UNKNOWN] * 3
     text = " ".join(headline(derived, TOLERANCE))
     assert "LoRA" not in text
     assert "nothing helps" not in text
@@ -189,7 +184,7 @@ def test_without_trained_runs_fine_tuning_is_not_mentioned(study):
     assert numbers(sentence(derived, 70)) == [0.94, 0.26, 0.25]
 
 
-def test_trained_runs_alone_are_compared_with_the_fine_tuned_dense_model(study):
+def test_trained_runs_without_untrained_ones_are_compared_with_the_fine_tuned_dense_model(study):
     derived = study({("dense", 0): (None, 96), ("unstructured", 50): (None, 70, 60)})
     assert (claim(derived, 50).pruning, claim(derived, 50).remaining) == (UNKNOWN, FALL)
     assert numbers(sentence(derived, 50)) == [0.70, 0.96]
@@ -200,8 +195,8 @@ def test_of_several_seeds_one_that_does_not_agree_leaves_no_claim(study, write_r
     write_run("m-t-unstructured-sparsity50-sparse_to_dense-seed1", 0.70, examples=100)
     write_run("m-t-unstructured-sparsity50-sparse_to_sparse-seed1", 0.71, examples=100)
     derived = study({})
-    found = claim(derived, 50)
-    assert (found.pruning, found.tuning) == (FALL, SAME)
+    result = claim(derived, 50)
+    assert (result.pruning, result.tuning) == (FALL, SAME)
     assert numbers(sentence(derived, 50)) == [0.94, 0.70, 0.83]  # the means over both seeds
 
 
@@ -229,7 +224,7 @@ def test_where_only_the_untrained_dense_model_is_at_chance_the_fine_tuned_ones_a
     assert numbers(sentence(derived, 50)) == [0.65, 0.90]
 
 
-def test_dense_runs_alone(study):
+def test_a_study_of_dense_runs_only_says_what_they_score(study):
     (text,) = headline(study({("dense", 0): (60, 90)}), TOLERANCE)
     assert numbers(text) == [0.60, 0.90]
     assert "significant gain" in text
@@ -241,7 +236,7 @@ def test_several_methods_are_summed_up_by_the_best_of_each_sparsity(study):
         ("unstructured", 70): (30, 31, 32), ("unstructured_wanda", 70): (50, 70, 71),
         ("random", 70): (25, 26, 27),
     })  # fmt: skip
-    assert [(each.sparsity, each.method) for each in claims(Results(derived))] == [
+    assert [(one.sparsity, one.method) for one in claims(Results(derived))] == [
         ("50", "unstructured"), ("70", "unstructured_wanda"),
     ]  # fmt: skip
     assert numbers(sentence(derived, 70)) == [0.94, 0.50, 0.71, 0.96]
@@ -273,9 +268,9 @@ def test_nine_sparsities_are_at_most_four_sentences_and_every_sparsity_is_in_one
 
 
 def test_a_fall_that_only_fine_tuned_models_show_is_not_merged_with_none(study):
-    found = claim(study(CURVE), 30)
-    assert found.pruning == SAME
-    assert replace(found, remaining=FALL).outcome != replace(found, remaining=SAME).outcome
+    result = claim(study(CURVE), 30)
+    assert result.pruning == SAME
+    assert replace(result, remaining=FALL).outcome != replace(result, remaining=SAME).outcome
 
 
 def fault(files: dict) -> None:
@@ -302,7 +297,7 @@ def test_a_dense_run_with_a_fault_leaves_no_claim_of_what_pruning_costs(study, w
     for mode in ("no_finetune", "sparse_to_dense"):
         write_run(f"m-t-dense-sparsity00-{mode}-seed0", 0.99, examples=100, change=fault)
     derived = study({})
-    assert [each.pruning for each in claims(Results(derived))] == [UNKNOWN] * 3
+    assert [one.pruning for one in claims(Results(derived))] == [UNKNOWN] * 3
     assert "fault" in headline(derived, TOLERANCE)[0]
     assert not any("lowers" in text or 0.99 in numbers(text) for text in headline(derived, TOLERANCE))
 

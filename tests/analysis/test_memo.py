@@ -1,4 +1,4 @@
-"""The memo names what is wrong, first; a sound study has nothing to name."""
+"""The memo: it names what is wrong first, and of a sound study nothing."""
 
 import json
 import re
@@ -19,6 +19,7 @@ UNTUNED = "m-t-dense-sparsity00-no_finetune-seed0"
 
 
 def memo(tmp_path: Path) -> str:
+    """Return the memo of the runs that were written."""
     records, gaps = read_runs(tmp_path / "runs")
     write_memo(tmp_path / "memo.md", judge_runs(records), gaps)
     return (tmp_path / "memo.md").read_text()
@@ -74,8 +75,8 @@ def test_sound_runs_have_six_links_and_no_fault(write_run, tmp_path):
     judged = judge_runs(records)
     write_memo(tmp_path / "memo.md", judged, gaps)
     text = (tmp_path / "memo.md").read_text()
-    assert [(each.faults, each.unchecked) for each in judged] == [([], [])] * 2
-    assert {len(each.chain) for each in judged} == {6}
+    assert [(run.faults, run.unchecked) for run in judged] == [([], [])] * 2
+    assert {len(run.chain) for run in judged} == {6}
     assert "with a fault\n" not in text
     assert text.count("| sound | 2 / 2 | 2,000 | 0 |") == 2
     assert text.count("| 6 of 6 |") == 2
@@ -88,7 +89,7 @@ def test_a_study_whose_results_are_a_link_to_another_disk_is_checked_all_the_sam
     elsewhere = tmp_path / "elsewhere"
     runs.parent.rename(elsewhere)
     (tmp_path / "study/results").symlink_to(elsewhere)
-    assert [each.verdict for each in judge_runs(read_runs(runs)[0])] == ["sound", "sound"]
+    assert [run.verdict for run in judge_runs(read_runs(runs)[0])] == ["sound", "sound"]
 
 
 @pytest.mark.parametrize(("gone", "words"), [
@@ -99,9 +100,9 @@ def test_a_check_that_could_not_be_made_is_said_and_is_no_pass(write_run, tmp_pa
     runs = study_on_disk(write_run, tmp_path)
     (tmp_path / "study" / gone).unlink()
     judged = judge_runs(read_runs(runs)[0])
-    found = {each.record.run.id: (each.verdict, each.unchecked) for each in judged}
-    assert found[PRUNED_ONLY] == ("sound", [])
-    assert found[TRAINED] == ("NOT FULLY CHECKED", [words])
+    verdicts = {run.record.run.id: (run.verdict, run.unchecked) for run in judged}
+    assert verdicts[PRUNED_ONLY] == ("sound", [])
+    assert verdicts[TRAINED] == ("NOT FULLY CHECKED", [words])
     write_memo(tmp_path / "memo.md", judged, [])
     text = (tmp_path / "memo.md").read_text()
     assert f"| {TRAINED} | NOT FULLY CHECKED |" in text
@@ -122,7 +123,7 @@ def test_right_answers_that_are_not_those_of_the_data_are_a_fault(write_run, tmp
     record["losses"] = [-max(logs) for logs in record["log_likelihoods"]]
     record["eval_loss"] = sum(record["losses"]) / sum(record["answer_tokens"])
     write_record(path, record)
-    judged = {each.record.run.id: each.faults for each in judge_runs(read_runs(runs)[0])}
+    judged = {run.record.run.id: run.faults for run in judge_runs(read_runs(runs)[0])}
     assert judged == {
         PRUNED_ONLY: ["labels or choice_lengths are not those of hellaswag_mini/validation.jsonl"],
         TRAINED: [],
@@ -176,7 +177,7 @@ def test_a_changed_digest_breaks_its_link_and_no_other(write_run, tmp_path, link
 
     write_run(UNTUNED, 0.5)
     write_run(TUNED, 0.5, change=tamper)
-    broken = {each.record.run.id: each.faults for each in judge_runs(read_runs(tmp_path / "runs")[0])}
+    broken = {run.record.run.id: run.faults for run in judge_runs(read_runs(tmp_path / "runs")[0])}
     assert broken[UNTUNED] == []
     assert len(broken[TUNED]) == 1
     assert broken[TUNED][0].startswith(f"broken chain, {link}: ")
@@ -212,30 +213,30 @@ def test_one_changed_byte_of_an_adapter_or_a_mask_is_found_and_named(write_run, 
     folder = write_run(TUNED, 0.5, change=name)
     runs = tmp_path / "results/runs"
     shutil.copytree(folder.parent, runs, dirs_exist_ok=True)
-    found = []
+    faults = []
     for byte in (0, 1):
         content[500] = byte
         file.write_bytes(content)
-        found.append({each.record.run.id: each.faults for each in judge_runs(read_runs(runs)[0])})
-    assert found[0] == {UNTUNED: [], TUNED: []}
-    (fault,) = found[1][TUNED]
+        faults.append({run.record.run.id: run.faults for run in judge_runs(read_runs(runs)[0])})
+    assert faults[0] == {UNTUNED: [], TUNED: []}
+    (fault,) = faults[1][TUNED]
     assert fault.startswith(f"broken chain, {link}: ")
     assert f"the {link}'s file names {digest_of()[:12]}" in fault
-    assert found[1][UNTUNED] == []
+    assert faults[1][UNTUNED] == []
 
 
-@pytest.mark.parametrize(("name", "value", "said"), [
+@pytest.mark.parametrize(("name", "value", "words"), [
     ("expected_sparsity", 0.51, r"expected_sparsity 0\.51\b.*1,000 of 2,000"),
     ("actual_sparsity", 0.49, r"actual_sparsity 0\.49\b.*1,000 of 2,000"),
     ("violations", 1, r"\b1 weights violate"),
     ("layers_expected", 3, r"\b2 of 3 layers"),
 ])  # fmt: skip
-def test_one_changed_number_in_a_report_is_found_and_named(write_run, tmp_path, name, value, said):
+def test_one_changed_number_in_a_report_is_found_and_named(write_run, tmp_path, name, value, words):
     write_run(UNTUNED, 0.5)
     write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update({name: value}))
-    judged = {each.record.run.id: each.faults for each in judge_runs(read_runs(tmp_path / "runs")[0])}
+    judged = {run.record.run.id: run.faults for run in judge_runs(read_runs(tmp_path / "runs")[0])}
     (fault,) = judged.pop(TUNED)
-    assert re.search(said, fault)
+    assert re.search(words, fault)
     assert judged == {UNTUNED: []}
 
 
@@ -244,7 +245,7 @@ def test_one_changed_number_in_a_report_is_found_and_named(write_run, tmp_path, 
     ("data", "m-u-unstructured-sparsity50-no_finetune-seed0"),
 ])  # fmt: skip
 def test_an_untrained_run_of_another_study_stands_out(write_run, tmp_path, name, copy):
-    """It has no run_id inside, and its chain holds; what it shares with no other run of its name tells."""
+    """Its files have no run_id, and its chain holds. Only the comparison with the other runs shows it."""
     ours = UNTUNED.replace("dense-sparsity00", "unstructured-sparsity50")
     for run_id in (ours, ours.replace("seed0", "seed1"), ours.replace("seed0", "seed2"), UNTUNED):
         write_run(run_id, 0.5)
@@ -252,12 +253,12 @@ def test_an_untrained_run_of_another_study_stands_out(write_run, tmp_path, name,
     runs = tmp_path / "runs"
     shutil.rmtree(runs / ours)
     foreign.rename(runs / ours)
-    judged = {each.record.run.id: each.faults for each in judge_runs(read_runs(runs)[0])}
+    judged = {run.record.run.id: run.faults for run in judge_runs(read_runs(runs)[0])}
     assert any(
         fault.startswith(f"conflicts with other runs, {name} of {ours[0 if name == 'base' else 2]}: ")
         for fault in judged[ours]
     )
-    assert [run_id for run_id, found in judged.items() if found] == [ours]
+    assert [run_id for run_id, faults in judged.items() if faults] == [ours]
 
 
 def test_of_two_masks_that_are_named_as_often_either_may_be_the_wrong_one(write_run, tmp_path):
@@ -269,7 +270,7 @@ def test_of_two_masks_that_are_named_as_often_either_may_be_the_wrong_one(write_
 
     write_run(TUNED, 0.5)
     write_run(masked, 0.5, change=other)
-    judged = {each.record.run.id: each.faults for each in judge_runs(read_runs(tmp_path / "runs")[0])}
+    judged = {run.record.run.id: run.faults for run in judge_runs(read_runs(tmp_path / "runs")[0])}
     mask = "conflicts with other runs, mask of masks/m/masks_sparsity50_unstructured.pt"
     assert judged[masked] == [f"{mask}: ffffffffffff in 1 of 2 runs"]
     assert [fault.startswith(mask) for fault in judged[TUNED]] == [True]
@@ -281,7 +282,7 @@ def test_one_training_under_two_names_is_found(write_run, tmp_path):
     shutil.copytree(folder, folder.with_name(second))
     file = folder.with_name(second) / "train.json"
     write_record(file, read_record(file) | {"run_id": second})
-    judged = {each.record.run.id: each.faults for each in judge_runs(read_runs(tmp_path / "runs")[0])}
+    judged = {run.record.run.id: run.faults for run in judge_runs(read_runs(tmp_path / "runs")[0])}
     assert judged == {
         TUNED: [f"conflicts with other runs, adapter: also that of {second}"],
         second: [f"conflicts with other runs, adapter: also that of {TUNED}"],
@@ -301,7 +302,7 @@ def test_a_chain_that_cannot_be_followed_is_a_fault(write_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "words"),
     [
         (
             {"passed": False, "violations": 3, "max_abs_violation": 1e-6},
@@ -316,10 +317,10 @@ def test_a_chain_that_cannot_be_followed_is_a_fault(write_run, tmp_path):
         ({"layers": []}, r"\b0 layer rows"),
     ],
 )
-def test_a_failed_or_contradictory_validation_is_named(write_run, tmp_path, change, said):
+def test_a_failed_or_contradictory_validation_is_named(write_run, tmp_path, change, words):
     write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update(change))
     text = memo(tmp_path)
-    assert re.search(said, text.partition("## Runs with a fault")[2].partition("\n## ")[0])
+    assert re.search(words, text.partition("## Runs with a fault")[2].partition("\n## ")[0])
     assert f"validate_sparsity.py --checkpoint results/runs/{TUNED}/model_dir" in text
 
 

@@ -24,8 +24,8 @@ def derived(tmp_path: Path) -> Derived:
 
 def figures(tmp_path: Path) -> Iterator[tuple[str, Figure]]:
     """Return the figures of the runs that were written."""
-    found = derived(tmp_path)
-    return ((plot.name, build()) for plot, build in plots.run_figures(found.points, found.best))
+    study = derived(tmp_path)
+    return ((plot.name, build()) for plot, build in plots.run_figures(study.points, study.best))
 
 
 def layer_figures(layers: pd.DataFrame) -> dict[str, plots.Drawing]:
@@ -37,13 +37,14 @@ def uneven(files: dict) -> None:
     """Make the first of 14 layers the largest, with nothing but zeros."""
     rows = files["validation_report"]["layers"]
     rows[0].update(weights=3000, pruned=1500, zeros=3000)
-    rows.reverse()  # a checkpoint has its own order
-    found = (3000 + 13 * 500) / (3000 + 13 * 1000)
-    files["validation_report"].update(actual_sparsity=found, sparsity_within_tolerance=found)
+    # A checkpoint has its own order.
+    rows.reverse()
+    sparsity = (3000 + 13 * 500) / (3000 + 13 * 1000)
+    files["validation_report"].update(actual_sparsity=sparsity, sparsity_within_tolerance=sparsity)
 
 
 def batch_sizes(cells: list[tuple[str, int]]) -> pd.DataFrame:
-    """The throughput table of (method, sparsity) at batch sizes 4 and 8."""
+    """Return the throughput table of these methods and sparsities, at batch sizes 4 and 8."""
     return pd.DataFrame([
         {"model": "m", "task": "t", "method": method, "sparsity": sparsity, "mode": "sparse_to_dense", "device": "CPU",
          "batch_size": size, "status": MEASURED, "n": 3, "tokens_per_sample": 10, "peak_memory_bytes": 10**9,
@@ -54,28 +55,28 @@ def batch_sizes(cells: list[tuple[str, int]]) -> pd.DataFrame:
 
 
 def colours(cells: list[tuple[str, int]]) -> dict[str, set[str]]:
-    """Label of a line -> its colours in all panels."""
+    """Return the colours of each line in all panels, by its label."""
     ((_, build),) = plots.throughput_figures(batch_sizes(cells))
     figure = build()
-    found: dict[str, set[str]] = {}
+    by_label: dict[str, set[str]] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             if not label.startswith("memory limit"):
-                found.setdefault(label, set()).add(to_hex(handle.lines[0].get_color()))
-    return found
+                by_label.setdefault(label, set()).add(to_hex(handle.lines[0].get_color()))
+    return by_label
 
 
 def test_every_sparsity_has_its_own_colour_from_dark_to_light_and_dense_is_black():
-    found = colours([("unstructured" if sparsity else "dense", sparsity) for sparsity in SPARSITIES])
-    assert found.pop("dense, plain LoRA") == {"#000000"}
-    lightness = [sum(bytes.fromhex(colour[1:])) for one in found.values() for colour in one]
+    by_label = colours([("unstructured" if sparsity else "dense", sparsity) for sparsity in SPARSITIES])
+    assert by_label.pop("dense, plain LoRA") == {"#000000"}
+    lightness = [sum(bytes.fromhex(colour[1:])) for one in by_label.values() for colour in one]
     assert len(lightness) == len(SPARSITIES) - 1
     assert lightness == sorted(set(lightness))
 
 
 def test_a_sparsity_has_the_same_colour_in_every_column():
-    found = colours([("unstructured", 50), ("unstructured", 80), ("random", 80)])
-    assert [len(one) for one in found.values()] == [1, 1]
+    by_label = colours([("unstructured", 50), ("unstructured", 80), ("random", 80)])
+    assert [len(one) for one in by_label.values()] == [1, 1]
 
 
 @pytest.mark.parametrize(("floor", "levels"), [(True, {"chance", "one answer to all"}), (False, {"chance"})])
@@ -107,7 +108,7 @@ def test_layers_are_drawn_by_block_and_by_kind_weighted_by_their_weights(write_r
     assert by_kind.get_array().ravel().tolist() == [pytest.approx(100 * 3500 / 4000), *[50] * 6]
 
 
-def test_a_mask_that_looks_at_a_task_has_a_panel_a_task_and_another_one_panel(write_run, tmp_path):
+def test_a_mask_that_looks_at_a_task_has_a_panel_per_task_and_another_one_panel(write_run, tmp_path):
     for method, task in product(("random", "unstructured_wanda"), "tu"):
         write_run(f"m-{task}-{method}-sparsity50-no_finetune-seed0", 0.5, layers=14, change=uneven)
     figure = layer_figures(derived(tmp_path).layers)["m_sparsity_by_block"]()
@@ -139,13 +140,13 @@ def test_every_panel_of_a_row_holds_the_fastest_training_of_it(write_run, tmp_pa
 @pytest.mark.parametrize(("task", "toy"), [("boolq_mini", True), ("boolq", False)])
 def test_a_caption_says_of_a_generated_task_that_it_is_a_toy(write_run, tmp_path, task, toy):
     write_run(f"m-{task}-random-sparsity50-no_finetune-seed0", 0.5)
-    found = derived(tmp_path)
-    (first, _), *_ = plots.run_figures(found.points, found.best)
+    study = derived(tmp_path)
+    (first, _), *_ = plots.run_figures(study.points, study.best)
     assert (first.kind, first.task) == ("value", task)
     assert ("toy" in first.caption) == toy
 
 
-def test_the_gap_is_drawn_of_trained_runs_alone(write_run, tmp_path):
+def test_the_gap_is_drawn_only_of_trained_runs(write_run, tmp_path):
     write_run("m-t-random-sparsity50-no_finetune-seed0", 0.5)
     assert not [name for name, _ in figures(tmp_path) if "gap" in name or "speed" in name]
     write_run("m-t-random-sparsity50-sparse_to_dense-seed0", 0.5, loss=2.5, loss_before=2.25)

@@ -122,8 +122,8 @@ def test_the_answer_has_the_value_of_every_run(study, text):
     shown = {(row["model"], row["method"], row["sparsity, %"]): row for row in rows}
     for run in runs:
         result = json.loads((study / "runs" / run.id / "evaluation.json").read_text())
-        said = shown[run.model, run.method, str(run.sparsity)][run.mode]
-        assert said == f"{result['value']:.3f} ± {result['standard_error']:.3f}"
+        text_on_page = shown[run.model, run.method, str(run.sparsity)][run.mode]
+        assert text_on_page == f"{result['value']:.3f} ± {result['standard_error']:.3f}"
 
 
 def test_the_page_loads_nothing(page, text):

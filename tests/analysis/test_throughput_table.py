@@ -24,7 +24,9 @@ T_OF_TWO = 4.30265273  # Student's t, two degrees of freedom, 97.5 %: any table
 
 
 def write_cell(folder: Path, name: str, *, repeats: int = 3, **changes: object) -> Path:
-    """A measurement of batch sizes 4 and 8; 16 does not fit, 32 was not tried. Repeat r runs at (r + 1) * size samples/s."""
+    """Write a measurement of batch sizes 4 and 8, and return its path. 16 does not fit, and 32 was not tried.
+
+    Repeat r has a speed of (r + 1) * size samples per second."""
     batches = []
     for size in (4, 8):
         measured = [

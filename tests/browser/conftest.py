@@ -25,7 +25,7 @@ HEIGHT = 900  # pixels
 
 @dataclass
 class Browser:
-    """Open pages in Chromium, and ask them what they show."""
+    """Open pages in Chromium, and read what they show."""
 
     driver: object
 
