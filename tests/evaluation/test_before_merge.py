@@ -120,6 +120,7 @@ def test_nothing_is_taken_over_from_the_records_of_another_run_or_task(tmp_path)
     assert taken(tmp_path, MERGE, EVALUATION | {"task": "boolq"}) is None
 
 
+@pytest.mark.process
 def test_an_adapter_of_another_run_is_refused_whatever_records_are_beside_it(tmp_path, base):
     """Both runs have the same mask, and the merge had no --run_id."""
     run = run_stages(base, tmp_path, "unstructured", "sparse_to_sparse", is_named=False)

@@ -206,6 +206,19 @@ def test_a_fresh_layer_is_the_pruned_linear_and_merges_back_to_it(kind):
     assert torch.equal(linear.weight, W * kept)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_layer_without_a_token_returns_nothing_and_has_zero_gradients(kind, dtype):
+    _, W, kept, _, _ = problem(6, 4, 2, dtype)
+    layer = layer_of(kind, W, kept if kind is MaskedLoRALinear else torch.ones_like(kept))
+    x = torch.zeros(0, 4, dtype=dtype, requires_grad=True)  # An expert's tokens, if the router sends it none.
+    y = layer(x)
+    assert y.shape == (0, 6)
+    y.sum().backward()
+    assert not layer.lora_A.grad.any()
+    assert not layer.lora_B.grad.any()
+
+
 @pytest.mark.parametrize("kind", [StructuredLoRALinear, MaskedLoRALinear])
 def test_what_a_masked_layer_computes_is_what_it_merges_to(kind):
     _, W, _, A, B = problem(6, 4, 2, torch.float32)

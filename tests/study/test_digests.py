@@ -179,6 +179,8 @@ def test_the_layout_of_a_source_is_no_code_and_each_name_operator_and_constant_i
     tree, before = ast.parse(source), canonical(source)
     assert canonical(ast.unparse(tree)) == before
     texts = {part for text, _ in text_nodes(tree) for part in ast.walk(text)}
+    examples = [node for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "examples"]
+    texts |= {part for keyword in examples for part in ast.walk(keyword)}
     for kind in (ast.Constant, ast.BinOp, ast.Name):
         nodes = [node for node in ast.walk(tree) if isinstance(node, kind) and node not in texts]
         nodes = [node for node in nodes if getattr(node, "id", "") != "__doc__"]  # the description of a parser

@@ -3,7 +3,7 @@
 import pytest
 from sparseft.errors import InputError
 from sparseft.storage.record import write_record
-from sparseft.study.config import Config
+from sparseft.study.configfiles import read_configuration
 from sparseft.study.grid import Run
 from sparseft.study.terminal import (
     INTERVAL,
@@ -166,12 +166,13 @@ def test_the_findings_end_with_the_place_of_the_page(tmp_path):
 def test_a_target_that_no_rule_makes_is_refused_with_the_nearest_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").write_text("")
-    config = Config(grid={"models": [], "tasks": [], "sparsities": [50]}, models={}, tasks={})
+    config = read_configuration([])
+    stages = {"evaluate"}
     outputs = ["results/analysis/summary.csv", "data/{task}/train.jsonl"]
-    check_targets(config, ["there", *outputs[:1]], outputs.__contains__, outputs)
+    check_targets(config, ["there", "evaluate", *outputs[:1]], stages.__contains__, outputs.__contains__, outputs)
     for target, nearest in (("results/analysis/sumary.csv", outputs[0]), ("evalute", "evaluate")):
         with pytest.raises(InputError, match=rf"{target}: .*{nearest}$"):
-            check_targets(config, ["there", target], outputs.__contains__, outputs)
+            check_targets(config, ["there", target], stages.__contains__, outputs.__contains__, outputs)
 
 
 def test_lines_that_tell_nothing_are_hidden_and_long_lists_are_cut():

@@ -89,7 +89,7 @@ def test_masks_adapters_and_models_have_the_bytes_of_the_files(tiny):
     assert set(adapters) == {safetensors_bytes(adapter_shapes(config, subject, "boolq_mini"), "F32")}
     models = [path.stat().st_size for path in study.folder.glob("**/model.safetensors")]
     assert set(models) == {subject.bytes}
-    kept = {item.what: item.bytes for item in disk_kept(config, [subject])}
+    kept = {item.label: item.bytes for item in disk_kept(config, [subject])}
     assert kept["models"] + kept["merged models"] == sum(models)
     assert (kept["masks"], kept["adapters"]) == (sum(masks), sum(adapters))
     records = [path.stat().st_size for name in ("evaluation", "before_merge")
@@ -126,7 +126,7 @@ def test_the_adapter_of_some_projections_has_those_alone(tiny):
 def test_the_sweep_takes_what_the_docs_say():
     config = laid_over(SWEEP)
     models = [described(name, config.models[name]) for name in config.grid.models]
-    kept = {item.what: item.bytes / 1e9 for item in disk_kept(config, models)}
+    kept = {item.label: item.bytes / 1e9 for item in disk_kept(config, models)}
     assert sum(jobs(config).values()) == 2171
     assert kept == {"models": pytest.approx(28, abs=0.1), "masks": pytest.approx(52, abs=0.2),
                     "adapters": pytest.approx(54, abs=0.2), "data": pytest.approx(0.03, abs=0.01),
@@ -138,7 +138,7 @@ def test_720_cells_of_two_7b_models_keep_less_than_200_gb_and_no_merged_model():
     config = laid_over({**SWEEP, "grid": {**SWEEP["grid"], "seeds": [0, 1]}})
     cells = math.prod(len(values) for values in vars(config.grid).values())
     models = [described(name, config.models[name]) for name in config.grid.models]
-    kept = {item.what: item.bytes for item in disk_kept(config, models)}
+    kept = {item.label: item.bytes for item in disk_kept(config, models)}
     assert (cells, "merged models" in kept) == (720, False)
     assert 150e9 < sum(kept.values()) < 200e9
     together = next(line for line in report(config).splitlines() if line.startswith("  together"))
@@ -154,7 +154,7 @@ def test_a_task_has_as_many_choices_as_the_estimate_counts(name):
 
 def needs(config: Config, subject: Subject, title: str) -> dict[str, Item]:
     """The rows of a table of one model's jobs by name."""
-    return {item.what: item for item in memory(config, [subject])[title]}
+    return {item.label: item for item in memory(config, [subject])[title]}
 
 
 def test_scores_and_masks_of_weights_alone_are_in_the_machine_s_memory_not_in_the_gpu_s():
@@ -164,7 +164,7 @@ def test_scores_and_masks_of_weights_alone_are_in_the_machine_s_memory_not_in_th
         subject = described("smollm2", config.models["smollm2"])
         assert ("smollm2, mask" in needs(config, subject, gpu)) is there
         assert "smollm2, mask" in needs(config, subject, machine)
-    assert "scores" not in needs(config, subject, gpu)["smollm2, mask"].how
+    assert "scores" not in needs(config, subject, gpu)["smollm2, mask"].explanation
     scores = 4 * subject.prunable_weights
     before = subject.width * subject.weights  # not both at a time
     assert needs(config, subject, machine)["smollm2, mask"].bytes == max(scores, before) + 600_000_000

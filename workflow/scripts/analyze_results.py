@@ -153,8 +153,8 @@ def write_tables(folder: Path, judged: list[Judged], gaps: list[Gap], derived: D
         columns.LAYERS: derived.layers,
         columns.MISSING: tables.missing(gaps),
     }
-    for description, table in content.items():
-        tables.write_csv(table, folder / description.file)
+    for described, table in content.items():
+        tables.write_csv(table, folder / described.file)
 
 
 def main() -> int:

@@ -136,7 +136,8 @@ class LoRALinear(nn.Module):
         low = self.scale * F.linear(self.dropout(rows), A.to(x.dtype))
         # In place, so that there is one (T, out) and not three.
         y = F.linear(rows, self.weight).addmm_(low, B.to(x.dtype).T)
-        return y.view(*x.shape[:-1], -1)
+        # Not -1: an expert may get no token, and then its size could not be inferred.
+        return y.view(*x.shape[:-1], y.shape[-1])
 
 
 class StructuredLoRALinear(LoRALinear):

@@ -34,6 +34,7 @@ def _names(importances: Iterable[Importance]) -> str:
 
 BY_EXAMPLES = _names(importance for importance in IMPORTANCES if importance.uses_examples)
 BY_ROW = _names(importance for importance in IMPORTANCES if importance.scope == "row")
+BACKEND_TITLES = ", ".join(f"`{backend.name}` ({backend.title})" for backend in BACKENDS)
 IN_SEQUENCE = _names(importance for importance in IMPORTANCES if importance.is_sequential)
 
 S = TypeVar("S", bound=Section)
@@ -522,7 +523,7 @@ class _BeforeSections(Section):
     analysis: Analysis = Analysis()
     backend: Literal[tuple(backend.name for backend in BACKENDS)] = Field(
         BACKENDS[0].name,
-        description=f"What trains: {', '.join(f'`{backend.name}` ({backend.title})' for backend in BACKENDS)}.",
+        description=f"What trains: {BACKEND_TITLES}.",
         examples=[BACKENDS[1].name],
     )
 
