@@ -143,7 +143,7 @@ def test_without_compilations_the_runs_stand_alone(study, monkeypatch):
 
 @pytest.mark.parametrize(("asked", "line"), [
     ({}, "error: throughput.steps 5: "),
-    ({"steps": 100, "memory_mb": 9}, "error: throughput.memory_mb: "),
+    ({"steps": 100, "memory_mb": 9}, "error: throughput.memory_mb 9: "),
     ({"steps": 100, "batch_sizes": [4, 3]}, "error: cerebras.num_csx 2 does not divide batch_size 3"),
 ])  # fmt: skip
 def test_what_is_no_measurement_of_the_wafer_is_refused_before_any_job(study, tiny_models, asked, line):
