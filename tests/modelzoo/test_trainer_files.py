@@ -169,7 +169,7 @@ def test_bad_input_is_one_line_before_anything_runs(inputs, tmp_path, monkeypatc
     output = tmp_path / "run"
     flags = inputs.modelzoo_flags("sparse_to_sparse", output)
     line = refused("train_modelzoo.py", *flags, "--eval_every", "2")
-    assert line.startswith("error: training.eval_every: ")
+    assert line.startswith("error: training.eval_every 2: ")
     assert "0" in line.partition("; ")[2]
     assert "training.lora_dropout: sparse_to_sparse" in refused("train_modelzoo.py", *flags, "--lora_dropout", "0.1")
     line = refused("train_modelzoo.py", *flags, "--lora_r", "0")
