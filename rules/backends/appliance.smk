@@ -12,7 +12,7 @@ APPLIANCE = {
     "attempt": lambda w, attempt: attempt,
     "lock": flags(lock=STUDY.cerebras.lock if STUDY.cerebras.on_csx else None),
     "labels": flags(job_labels=STUDY.cerebras.job_labels),
-    "asked": flags(**OTHER_FLAGS),
+    "appliance_flags": flags(**OTHER_FLAGS),
 }
 RUN_ON_APPLIANCE = (
     'python "$SCRIPTS/run_on_appliance.py"'

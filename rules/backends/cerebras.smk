@@ -90,7 +90,7 @@ rule train_adapter:
         " --threads {params.cores}"
         " --evaluation_batch_size {params.batch_size}"
         " {params.settings}"
-        " {resources.asked}"
+        " {resources.appliance_flags}"
         " {params.only}"
         " --output_dir {params.folder:q}"
         " 2> {log:q}"

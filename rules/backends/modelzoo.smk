@@ -98,6 +98,6 @@ rule train_adapter:
         " --threads {params.cores}"
         " --evaluation_batch_size {params.batch_size}"
         " {params.settings}"
-        " {resources.asked}"
+        " {resources.appliance_flags}"
         " --output_dir {params.folder:q}"
         " 2> {log:q}"

@@ -1,4 +1,4 @@
-"""The process beside a trainer on an appliance: real processes, with stand-ins for the trainer and for csctl alone."""
+"""The process beside a trainer on an appliance: real processes, with stand-ins only for the trainer and for csctl."""
 
 import os
 import re
@@ -77,7 +77,7 @@ class Bench:
         return (self.folder / f"{name}.log").read_text()
 
     def wait_for_end(self, pid: int) -> None:
-        """Of a process that is no child of this one, and that its own parent may leave unburied."""
+        """Wait for the end of a process that is not a child of this one. Its parent may leave a zombie."""
         with suppress(psutil.NoSuchProcess):
             for _ in range(500):
                 if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
@@ -210,7 +210,7 @@ def test_a_trainer_that_does_not_listen_is_killed(monkeypatch):
     deaf.stdout.close()
 
 
-def test_two_jobs_take_the_wafer_in_turn_and_the_second_says_that_it_waits(bench):
+def test_two_jobs_take_the_appliance_in_turn_and_the_second_says_that_it_waits(bench):
     lock = ("--lock", str(bench.folder / "lock"))
     first = bench.start("touch $HERE/begun; until [ -e $HERE/go ]; do sleep 0.02; done; date +%s%N > $HERE/end", *lock)
     bench.wait_for(bench.folder / "begun")
@@ -231,7 +231,7 @@ def test_a_file_that_is_no_lock_is_refused_and_left_as_it_was(bench):
     assert precious.read_text() == "years of work\n"
 
 
-def test_a_trainer_whose_parent_was_killed_still_holds_the_wafer(bench):
+def test_a_trainer_whose_parent_was_killed_still_holds_the_appliance(bench):
     lock = ("--lock", str(bench.folder / "lock"))
     first = bench.start("touch $HERE/begun; until [ -e $HERE/go ]; do sleep 0.02; done; touch $HERE/end", *lock)
     bench.wait_for(bench.folder / "begun")

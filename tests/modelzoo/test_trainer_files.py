@@ -1,4 +1,4 @@
-"""What ModelZoo's Trainer is given and what it leaves, without it: batches, configuration, log; bad input in one line."""
+"""What ModelZoo's Trainer gets and what it leaves, without ModelZoo: batches, configuration, log; bad input in one line."""
 
 import argparse
 import json
@@ -102,7 +102,7 @@ def test_the_configuration_says_what_the_study_says(inputs, tmp_path, target):
 
 
 def test_the_modes_are_told_apart(inputs, tmp_path):
-    """Of an earlier pipeline both modes' configurations were the same to the byte."""
+    """An earlier pipeline wrote the same bytes for both modes."""
     for mode in ("sparse_to_dense", "sparse_to_sparse"):
         run_of(inputs, tmp_path / "run", mode).write(tmp_path / f"{mode}.yaml")
     dense, sparse = ((tmp_path / f"{mode}.yaml").read_text() for mode in ("sparse_to_dense", "sparse_to_sparse"))
@@ -169,7 +169,7 @@ def test_bad_input_is_one_line_before_anything_runs(inputs, tmp_path, monkeypatc
     output = tmp_path / "run"
     flags = inputs.modelzoo_flags("sparse_to_sparse", output)
     line = refused("train_modelzoo.py", *flags, "--eval_every", "2")
-    assert line.startswith("error: training.eval_every: ")
+    assert line.startswith("error: training.eval_every 2: ")
     assert "0" in line.partition("; ")[2]
     assert "training.lora_dropout: sparse_to_sparse" in refused("train_modelzoo.py", *flags, "--lora_dropout", "0.1")
     line = refused("train_modelzoo.py", *flags, "--lora_r", "0")
@@ -198,7 +198,7 @@ def test_an_export_that_is_altered_or_anothers_is_refused(inputs, tmp_path, tiny
 
 
 def test_mixtral_is_refused(tmp_path):
-    """ModelZoo's Lora passes over stacked experts: a run would train the attention alone, and say nothing."""
+    """ModelZoo's Lora ignores stacked experts, so a run would silently train only the attention."""
     inputs = make(tmp_path, "mixtral")
     done = run_script("train_modelzoo.py", *inputs.modelzoo_flags("sparse_to_dense", tmp_path / "run"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

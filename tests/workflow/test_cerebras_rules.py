@@ -34,7 +34,7 @@ DENSE, PRUNED = (
 
 @pytest.fixture
 def study(tmp_path, tiny_models, monkeypatch) -> Study:
-    """A study of three trainings on the wafer, with a stand-in for it."""
+    """A study of three trainings on the appliance, with a stand-in for it."""
     monkeypatch.setenv("HERE", str(tmp_path))
     monkeypatch.delenv("COMPILE_ONCE", raising=False)
     trainer = tmp_path / "trainer"
@@ -71,7 +71,7 @@ def test_the_sweep_is_planned_with_its_compilations(tmp_path):
     assert study.planned()["compile_program"] == 74
 
 
-def test_each_program_is_compiled_before_its_runs_and_the_wafer_is_taken_in_turns(study):
+def test_each_program_is_compiled_before_its_runs_and_the_appliance_is_taken_in_turns(study):
     study.snakemake("train", *CS3, "--cores", "4")
     seen = calls(study)
     assert [call[3] for call in seen] == ["begin", "end"] * 6  # cores are free, the appliance is not
@@ -115,7 +115,7 @@ def test_a_broken_connection_is_tried_again_and_a_wrong_configuration_is_not(stu
 
 
 @pytest.mark.slow
-def test_a_full_quota_stops_the_wafer_until_snakemake_starts_again(study):
+def test_a_full_quota_stops_the_appliance_until_snakemake_starts_again(study):
     here = study.folder.parent
     for run in (DENSE, PRUNED, PRUNED.replace("dense", "sparse")):
         (here / f"fail_{run}").write_text("OSError: [Errno 122] Disk quota exceeded\n")
@@ -143,10 +143,10 @@ def test_without_compilations_the_runs_stand_alone(study, monkeypatch):
 
 @pytest.mark.parametrize(("asked", "line"), [
     ({}, "error: throughput.steps 5: "),
-    ({"steps": 100, "memory_mb": 9}, "error: throughput.memory_mb: "),
+    ({"steps": 100, "memory_mb": 9}, "error: throughput.memory_mb 9: "),
     ({"steps": 100, "batch_sizes": [4, 3]}, "error: cerebras.num_csx 2 does not divide batch_size 3"),
 ])  # fmt: skip
-def test_what_is_no_measurement_of_the_wafer_is_refused_before_any_job(study, tiny_models, asked, line):
+def test_what_is_no_measurement_of_the_appliance_is_refused_before_any_job(study, tiny_models, asked, line):
     configure(study, tiny_models["llama"], num_csx=2, throughput=asked)
     assert "train_adapter" in study.planned("train")
     assert line in study.snakemake("throughput", "--dry-run", expect=2)

@@ -1,4 +1,4 @@
-"""The stage apart: throughput against the batch size, measured when it is the target."""
+"""The stage throughput: speed against the batch size, measured only if it is the target."""
 
 import csv
 

@@ -129,7 +129,7 @@ class Trainer:
         if state is None or len(json.loads(state["progress"])["curve"]) != steps:
             raise InputError(
                 f"{self.folder}: the state of step {steps} was not saved",
-                "train again; it continues from the last state",
+                "train again, which continues from the last state",
             )
         factors = {}
         for name, layer in self.layers.items():

@@ -12,7 +12,7 @@ import torch
 from sparseft.backends.appliance import KILLED
 from sparseft.errors import InputError
 
-MODELZOO = "https://github.com/Cerebras/modelzoo"
+URL = "https://github.com/Cerebras/modelzoo"
 PROJECT = Path(__file__).parents[4]
 DRIVER = PROJECT / "workflow/scripts/run_modelzoo.py"
 
@@ -30,7 +30,7 @@ class ModelZoo:
         named = os.environ.get("MODELZOO_HOME", "")
         home = Path(named or "/nowhere")
         python = Path(os.environ.get("MODELZOO_PYTHON") or home / ".venv/bin/python")
-        install = f"git clone {MODELZOO}, install its requirements.txt into a .venv in it, and set MODELZOO_HOME to it"
+        install = f"git clone {URL}, install its requirements.txt into a .venv in it, and set MODELZOO_HOME to it"
         if not (home / "src/cerebras/modelzoo/trainer").is_dir():
             raise InputError(f"MODELZOO_HOME={named}: no checkout of ModelZoo", install)
         if not python.is_file():

@@ -142,7 +142,7 @@ def compile_once_in_environment() -> bool | None:
     return COMPILE_ONCE[word]
 
 
-def check_one_process(config: "Config") -> None:
+def check_process_and_environment(config: "Config") -> None:
     """Raise InputError if a study asks for several processes, or if COMPILE_ONCE is neither 0 nor 1."""
     if config.resources.processes > 1:
         raise InputError(
@@ -154,7 +154,7 @@ def check_one_process(config: "Config") -> None:
 
 def _check(config: "Config") -> None:
     """Raise InputError if this backend cannot train a study."""
-    check_one_process(config)
+    check_process_and_environment(config)
     for task in config.grid.tasks:
         config.cerebras.check(config.training_of(task), config.evaluation_batch_size)
 

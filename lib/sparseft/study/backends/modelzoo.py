@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sparseft.errors import InputError
-from sparseft.study.backends.cerebras import CEREBRAS, Cerebras, check_one_process
+from sparseft.study.backends.cerebras import CEREBRAS, Cerebras, check_process_and_environment
 
 if TYPE_CHECKING:
     from sparseft.study.config import Config, Training
@@ -22,7 +22,7 @@ def check_schedule(cerebras: Cerebras, training: "Training", evaluation_batch_si
 
 def _check(config: "Config") -> None:
     """Raise InputError if ModelZoo's Trainer cannot train a study."""
-    check_one_process(config)
+    check_process_and_environment(config)
     for task in config.grid.tasks:
         check_schedule(config.cerebras, config.training_of(task), config.evaluation_batch_size)
 
