@@ -22,11 +22,11 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.methods import get_method
 from sparseft.pruning.calibration import calibrate
-from sparseft.pruning.mask_generator import Places, compute_masks
+from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks
 from sparseft.tasks import get_task
-from sparseft.tasks.source import load_rows, load_text
+from sparseft.tasks.data_source import load_rows, load_text
 
 METHODS = ["unstructured", "unstructured_wanda", "unstructured_taylor", "unstructured_gradient", "random"]
 PERCENTS = [30, 50, 70]
@@ -47,7 +47,9 @@ def figures(model: Checkpoint, folder: Path, name: str, rows: dict, text: str) -
         importance = get_method(method).importance
         uses_examples = get_method(method).uses_examples
         calibration = calibrate(importance, name, data, settings) if uses_examples else None
-        compute_masks(model, method, PERCENTS, Places(paths, folder / "report.json"), settings, calibration=calibration)
+        compute_masks(
+            model, method, PERCENTS, PassFiles(paths, folder / "report.json"), settings, calibration=calibration
+        )
         for percent, path in zip(PERCENTS, paths, strict=True):
             merge(model, read_mask(path), sha256(path), None, folder / "pruned")
             table.append([name, method, str(percent), *measure(Checkpoint(folder / "pruned"), rows, name, text)])

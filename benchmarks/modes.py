@@ -30,7 +30,7 @@ from sparseft.pruning.mask_generator import Places, compute_masks
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks, Training
 from sparseft.tasks import get_task
-from sparseft.tasks.source import load_rows
+from sparseft.tasks.data_source import load_rows
 from sparseft.training.job import TrainingJob
 
 PERCENTS = (50, 70)

@@ -20,7 +20,7 @@ if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()
 from sparseft.errors import InputError
 from sparseft.planning.devices import visible_gpus
 from sparseft.planning.requests import JobKind, Requests
-from sparseft.planning.sizes import check_sources
+from sparseft.planning.model_sizes import check_sources
 from sparseft.planning.start_notes import start_notes
 from sparseft.study import earlier, grid, passes, targets
 from sparseft.study.config import Config, parse_section
@@ -75,8 +75,7 @@ if workflow.is_main_process:
         workflow.register_resource("gpu", max(GPUS, STUDY.resources.gpus))
 
 REQUESTS = Requests(STUDY)
-# For a job of one process.
-ONE_GPU = min(1, STUDY.resources.gpus)
+ONE_GPU = min(1, STUDY.resources.gpus)  # for a job of one process
 
 
 onstart:
@@ -98,11 +97,10 @@ wildcard_constraints:
     **grid.WILDCARDS,
 
 
-def code(name, without=()):
-    """Return a function that gives the digest of the code of a job, so that an edit reruns it and a touch does not.
-
-    A job with wildcards counts only the task and the importance that they name."""
-    return lambda wildcards: job_digest(ROOT / "workflow/scripts" / name, ROOT / "lib", wildcards, without)
+def code(*names, without=()):
+    """Return a function that gives the digests of a job's scripts, so that an edit reruns the job and a touch does not."""
+    scripts = [ROOT / "workflow/scripts" / name for name in names]
+    return lambda wildcards: "".join(job_digest(script, ROOT / "lib", wildcards, without) for script in scripts)
 
 
 @cache

@@ -39,7 +39,7 @@ class Terminal(logging.Handler):
     def __init__(self, is_short):
         super().__init__()
         self.is_short = is_short
-        self.progress = terminal.Progress([], time.monotonic(), with_time=not QUEUED)
+        self.progress = terminal.JobProgress([], time.monotonic(), with_time=not QUEUED)
 
     def emit(self, record):
         """React to one event of Snakemake."""
@@ -52,7 +52,7 @@ class Terminal(logging.Handler):
             jobs = [
                 (job.rule.name, job.wildcards_dict) for job in workflow.dag.needrun_jobs() if is_work(job.rule.name)
             ]
-            self.progress = terminal.Progress(jobs, time.monotonic(), with_time=not QUEUED)
+            self.progress = terminal.JobProgress(jobs, time.monotonic(), with_time=not QUEUED)
         elif event == LogEvent.JOB_INFO and is_work(record.rule_name):
             self.progress.start(record.jobid, record.rule_name, record.wildcards, time.monotonic())
             if self.is_short:

@@ -7,7 +7,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.masks.mask_writer import mask_writer
 from sparseft.pruning import mask_generator
-from sparseft.pruning.mask_generator import Calibration, Places
+from sparseft.pruning.mask_generator import Calibration, PassFiles
 from sparseft.study.config import Masks
 
 
@@ -19,7 +19,7 @@ def compute_masks(
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{percent}.pt" for percent in percents]
         settings = Masks(**settings)
-        places = Places(paths, Path(folder) / "report.json")
+        places = PassFiles(paths, Path(folder) / "report.json")
         mask_generator.compute_masks(
             checkpoint, method, percents, places, settings, calibration=calibration, threads=threads
         )

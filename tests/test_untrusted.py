@@ -13,7 +13,7 @@ import yaml
 from sparseft.backends.appliance import Failure, classify
 from sparseft.checkpoints.checkpoint import read_header
 from sparseft.checkpoints.mdl import MdlFile, mdl_writer
-from sparseft.checkpoints.source import prepare_model
+from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import InputError
 from sparseft.language_model.model import load_model
 from sparseft.masks.mask_file import read_mask

@@ -77,7 +77,7 @@ rule train_adapter:
         mem_mb=memory("training"),
         runtime=minutes("training"),
     params:
-        code=code("train_modelzoo.py") + code("run_modelzoo.py"),
+        code=code("train_modelzoo.py", "run_modelzoo.py"),
         run_id=grid.RUN_ID,
         # Another number of threads changes the last bits.
         cores=STUDY.resources.threads,

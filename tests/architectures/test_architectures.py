@@ -15,7 +15,7 @@ from sparseft.checkpoints.modelzoo_names import places
 from sparseft.checkpoints.soundness import check_tensors
 from sparseft.errors import InputError
 from sparseft.language_model.experts import memory_path, unfuse_experts
-from sparseft.planning.sizes import NAMED
+from sparseft.planning.model_sizes import NAMED
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 

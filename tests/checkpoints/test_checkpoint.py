@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import BITS, Checkpoint, infinity, to_float32
-from sparseft.checkpoints.source import prepare_model
+from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import InputError
 from sparseft.study.config import Model
 from tiny_models import change_json, save_tiny

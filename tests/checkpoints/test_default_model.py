@@ -8,11 +8,11 @@ import torch
 import yaml
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.source import prepare_model
+from sparseft.checkpoints.model_source import prepare_model
 from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.language_model.model import load_model
 from sparseft.study.config import Model
-from sparseft.tasks.source import load_text
+from sparseft.tasks.data_source import load_text
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

@@ -218,7 +218,7 @@ def test_what_cannot_be_evaluated_is_refused(model32):
 def test_a_tokenizer_that_ends_every_text_with_a_token_is_refused_before_a_model_runs(tmp_path, name):
     model, tokenizer = load_model(append_token(save_tiny("llama", tmp_path, torch.float32)), CPU)
     task = get_task(name)
-    fault = f"^{name}: .*tokens of the prompt.* 4 of 4 rows, number 1"
+    fault = f"^{name}: .*tokens of the prompt.* 4 of 4 rows, .*number 1"
     lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
     with pytest.raises(InputError, match=fault):
         simple_evaluate(
@@ -232,14 +232,14 @@ def test_a_prompt_that_begins_with_the_letters_of_the_first_token_is_refused(tmp
     task = get_task("boolq_mini")
     rows = rows_of(task, 4)
     rows["validation"][1]["passage"] = f"<s>{rows['validation'][1]['passage']}"
-    with pytest.raises(InputError, match="^boolq_mini: .* in 1 of 4 rows, number 2"):
+    with pytest.raises(InputError, match="^boolq_mini: .* in 1 of 4 rows, .*number 2"):
         evaluate(*loaded, task, rows, batch_size=4)
 
 
 def test_choices_of_the_same_tokens_are_refused(tmp_path):
     loaded = load_model(rewrite_text(save_tiny("llama", tmp_path, torch.float32), " yes", " no"), CPU)
     task = get_task("boolq_mini")
-    with pytest.raises(InputError, match="^boolq_mini: two choices have the same tokens in 4 of 4 rows, number 1"):
+    with pytest.raises(InputError, match="^boolq_mini: two choices have the same tokens in 4 of 4 rows, .*number 1"):
         evaluate(*loaded, task, rows_of(task, 4), batch_size=4)
 
 
@@ -247,7 +247,7 @@ def test_log_likelihoods_that_are_not_finite_are_refused(model32):
     model, tokenizer = load_model(model32.folder, CPU)
     model.lm_head.weight.data[tokenizer.encode("n")] = math.nan
     task = get_task("boolq_mini")
-    with pytest.raises(InputError, match="^boolq_mini: log-likelihoods are not finite in 4 of 4 rows, number 1"):
+    with pytest.raises(InputError, match="^boolq_mini: log-likelihoods are not finite in 4 of 4 rows, .*number 1"):
         evaluate(model, tokenizer, task, rows_of(task, 4), batch_size=4)
 
 

@@ -7,7 +7,7 @@ import torch
 from sparseft.errors import InputError
 from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.language_model.model import load_model
-from sparseft.tasks.source import load_text
+from sparseft.tasks.data_source import load_text
 from tiny_models import save_tiny
 
 CPU = torch.device("cpu")

@@ -22,7 +22,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.evaluation.throughput import MeasuredTraining, measure, out_of_memory, reason_of
 from sparseft.language_model.batches import Example, collate, encode, of_length, shuffled
-from sparseft.pruning.mask_generator import Places, compute_masks
+from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.study import grid
 from sparseft.study.config import Masks, Resources, Throughput, Training
 from sparseft.tasks import get_task
@@ -36,7 +36,7 @@ TOO_LARGE = 8192  # examples: 8 GB of activations and more
 def job(tiny_models, tmp_path_factory) -> MeasuredTraining:
     """Two batch sizes that fit in 2 GB, and two that do not."""
     checkpoint, mask = Checkpoint(tiny_models["llama"]), tmp_path_factory.mktemp("masks") / "mask.pt"
-    compute_masks(checkpoint, "unstructured", [50], Places([mask], mask.parent / "report.json"), Masks())
+    compute_masks(checkpoint, "unstructured", [50], PassFiles([mask], mask.parent / "report.json"), Masks())
     asked = Throughput(batch_sizes=[TOO_LARGE, 2, 2 * TOO_LARGE, 4], warmup_steps=1, steps=2, repeats=2, memory_mb=2000)
     rows = get_task("boolq_mini").generate("train", 24, 0)
     settings = Training(lora_r=4)

@@ -62,21 +62,21 @@ def test_a_tokenizer_that_ends_every_text_with_a_token_is_refused(tmp_path):
     assert tokenizer.encode("a")[1:] == [258]
     for name in ("boolq_mini", "hellaswag_mini", "gsm8k_mini"):
         task = get_task(name)
-        fault = f"{INDIVISIBLE.replace('boolq_mini', name)} 4 of 4 rows, number 1"
+        fault = f"{INDIVISIBLE.replace('boolq_mini', name)} 4 of 4 rows, .*number 1"
         with pytest.raises(InputError, match=f"^{fault}"):
             encode(task.generate("train", 4, 0), task, tokenizer, 512)
 
 
 def test_a_tokenizer_that_joins_prompt_and_answer_is_refused():
     task = get_task("boolq_mini")
-    with pytest.raises(InputError, match=f"^{INDIVISIBLE} 3 of 3 rows, number 1"):
+    with pytest.raises(InputError, match=f"^{INDIVISIBLE} 3 of 3 rows, .*number 1"):
         encode(task.generate("train", 3, 0), task, merging(), 512)
 
 
 def test_an_answer_without_tokens_is_refused(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(rewrite_text(save_tiny("llama", tmp_path), " yes", ""))
     rows = [{**AWKWARD, "answer": answer} for answer in (False, True, True)]
-    with pytest.raises(InputError, match=f"^{INDIVISIBLE} 2 of 3 rows, number 2"):
+    with pytest.raises(InputError, match=f"^{INDIVISIBLE} 2 of 3 rows, .*number 2"):
         encode(rows, get_task("boolq_mini"), tokenizer, 512)
 
 

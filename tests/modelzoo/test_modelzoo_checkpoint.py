@@ -12,9 +12,9 @@ import torch
 from sparseft.backends.modelzoo.export import CHECKPOINT, export_modelzoo
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.mdl import MdlFile, mdl_writer
+from sparseft.checkpoints.model_source import prepare_model
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.checkpoints.modelzoo_names import interleave, places
-from sparseft.checkpoints.source import prepare_model
 from sparseft.errors import InputError
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import pack, read_mask

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 from project import ROOT, Study
+from sparseft.planning.model_sizes import described
 from sparseft.planning.requests import START, UNKNOWN, JobKind, Requests
-from sparseft.planning.sizes import described
 from sparseft.study.config import Config, parse_section
 
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())

@@ -13,7 +13,7 @@ from sparseft.methods import get_method
 from sparseft.pruning.calibration import calibrate, calibration_examples, input_norms, mean_gradient_magnitudes
 from sparseft.study.config import Masks
 from sparseft.tasks import get_task
-from sparseft.tasks.source import load_rows
+from sparseft.tasks.data_source import load_rows
 
 from masks import compute_masks
 

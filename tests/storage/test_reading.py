@@ -21,8 +21,8 @@ from sparseft.storage.reading import read_bytes, read_json, read_text
 from sparseft.storage.record import read_record
 from sparseft.study import passes
 from sparseft.study.configfiles import read_configuration
+from sparseft.tasks.data_source import load_text
 from sparseft.tasks.rows import read_rows
-from sparseft.tasks.source import load_text
 from sparseft.tasks.task import RowFormat
 from sparseft.training.state import read_state
 from tiny_models import save_tiny

@@ -8,7 +8,7 @@ from sparseft.study.grid import Run
 from sparseft.study.terminal import (
     INTERVAL,
     SHOWN_INPUTS,
-    Progress,
+    JobProgress,
     Remaining,
     check_targets,
     duration,
@@ -137,7 +137,7 @@ def test_a_run_that_ends_shows_its_result_and_another_job_only_the_time_now_and_
     write_record(tmp_path / f"results/runs/{RUN.id}/evaluation.json", result)
     wildcards = {**vars(RUN), "sparsity": "50"}
     jobs = [("merge_adapter", wildcards), ("evaluate_run", wildcards)]
-    progress = Progress(jobs, 0, with_time=True)
+    progress = JobProgress(jobs, 0, with_time=True)
     for job, (rule, _) in enumerate(jobs):
         progress.start(job, rule, wildcards, 0)
     assert progress.end(0, INTERVAL) == []
@@ -149,7 +149,7 @@ def test_a_run_that_ends_shows_its_result_and_another_job_only_the_time_now_and_
 def test_a_result_that_cannot_be_read_is_reported_and_stops_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     wildcards = {**vars(RUN), "sparsity": "50"}
-    progress = Progress([("evaluate_run", wildcards)], 0, with_time=True)
+    progress = JobProgress([("evaluate_run", wildcards)], 0, with_time=True)
     progress.start(0, "evaluate_run", wildcards, 0)
     note, count = progress.end(0, 1)
     assert note.startswith(f"note: {RUN.id}: ")

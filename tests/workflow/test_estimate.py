@@ -16,7 +16,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.lora.masked_lora import LoRALinear
 from sparseft.planning.estimate import Item, disk_kept, jobs, mask_sizes, memory, report
 from sparseft.planning.memory import activation_bytes, adapter_shapes
-from sparseft.planning.sizes import Subject, described, safetensors_bytes
+from sparseft.planning.model_sizes import Subject, described, safetensors_bytes
 from sparseft.study.config import Config, Model, Training, parse_section
 from sparseft.tasks import get_task
 from tiny_models import MODELS, change_json

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from sparseft.backends.torch import train, trained_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.checkpoints.source import prepare_model
+from sparseft.checkpoints.model_source import prepare_model
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.language_model.batches import collate, encode
 from sparseft.language_model.experts import unfuse_experts
@@ -27,7 +27,7 @@ from sparseft.masks.validation import validate
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Model, Training
 from sparseft.tasks import get_task
-from sparseft.tasks.source import load_rows
+from sparseft.tasks.data_source import load_rows
 from sparseft.tasks.task import SPLITS
 from sparseft.training.job import TrainingJob
 from tiny_models import PRUNABLE_LAYERS, save_tiny

@@ -17,7 +17,7 @@ from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_ch
 from sparseft.errors import InputError, run_script
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.methods import get_method
-from sparseft.pruning.mask_generator import Calibration, Places, compute_masks
+from sparseft.pruning.mask_generator import Calibration, PassFiles, compute_masks
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, check_writable
 from sparseft.study.config import Masks, add_flags, parse_section
@@ -104,16 +104,16 @@ def calibration_of(args: argparse.Namespace, method: str, settings: Masks) -> Ca
     return calibrate(importance, args.task, args.data_dir / "train.jsonl", settings)
 
 
-def places_of(args: argparse.Namespace, method: str, percents: list[int]) -> Places:
+def places_of(args: argparse.Namespace, method: str, percents: list[int]) -> PassFiles:
     """Return the places of a method's files."""
     names = [MASK_NAME.format(sparsity=f"{percent:02d}", method=method) for percent in percents]
     masks = [args.output_dir / f"{name}.{args.format}" for name in names]
     pass_name = f"{method}{args.suffix}"
     report = args.output_dir / MASK_REPORT.format(name=pass_name)
-    return Places(masks, report, plot_name=pass_name if args.plot else None)
+    return PassFiles(masks, report, plot_name=pass_name if args.plot else None)
 
 
-def check_outputs(args: argparse.Namespace, checkpoint: Checkpoint, outputs: list[Places]) -> None:
+def check_outputs(args: argparse.Namespace, checkpoint: Checkpoint, outputs: list[PassFiles]) -> None:
     """Raise InputError if an output would leave its folder, or replace an input or what this program did not write."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]*", args.suffix):
         raise InputError(

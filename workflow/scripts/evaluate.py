@@ -63,10 +63,10 @@ def read_source_text(path: Path) -> Text:
     if not source_path.is_file():
         return Text(content, digest, None)
     remedy = f"prepare it again, or remove {source_path}"
-    description = read_json(source_path, remedy)
-    if description.get("sha256") != digest:
+    recorded = read_json(source_path, remedy)
+    if recorded.get("sha256") != digest:
         raise InputError(f"{path}: not the text that {source_path} describes", remedy)
-    return Text(content, digest, description.get("source"))
+    return Text(content, digest, recorded.get("source"))
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sparseft.checkpoints.source import prepare_model
+from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import run_script
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_replaceable

@@ -18,7 +18,7 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.config import TaskData, add_flags, parse_section
 from sparseft.tasks import get_task
-from sparseft.tasks.source import load_rows, overlap, source_of
+from sparseft.tasks.data_source import load_rows, overlap, source_of
 from sparseft.tasks.task import SPLITS, Row, Task
 
 DATA_FLAGS = ("local", "hub", "train_examples", "validation_examples", "seed")

@@ -16,7 +16,7 @@ from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_writable
 from sparseft.study.config import Perplexity, add_flags, parse_section
-from sparseft.tasks.source import load_text, text_source
+from sparseft.tasks.data_source import load_text, text_source
 
 SOURCE_FLAGS = ("local", "hub")
 

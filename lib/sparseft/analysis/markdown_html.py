@@ -18,7 +18,7 @@ WIDE = 40  # characters; a longer text is broken into lines
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """Hold a section of a document: its title, the identifier for links, and its HTML."""
 
     title: str
@@ -26,7 +26,7 @@ class Section:
     html: Markup
 
 
-def sections(text: str, shift: int = 0) -> list[Section]:
+def sections(text: str, shift: int = 0) -> list[PageSection]:
     """Return the sections of a document. The part before the first "##" has an empty title.
 
     The document's own title is left out. `shift` is added to the level of every heading in a section."""
@@ -44,7 +44,9 @@ def sections(text: str, shift: int = 0) -> list[Section]:
         if level is not None and token.type != "inline":
             token.tag = f"h{level + shift}"
         parts[-1][1].append(token)
-    return [Section(title, _identifier(title), Markup(_render(parser, title, part))) for title, part in parts if part]
+    return [
+        PageSection(title, _identifier(title), Markup(_render(parser, title, part))) for title, part in parts if part
+    ]
 
 
 def _parser() -> MarkdownIt:

@@ -25,7 +25,7 @@ from sparseft.analysis.counts import count_runs
 from sparseft.analysis.derived import Derived
 from sparseft.analysis.findings import NO_CONCLUSION, findings, headline
 from sparseft.analysis.judgement import Judged
-from sparseft.analysis.markdown_html import Section, sections
+from sparseft.analysis.markdown_html import PageSection, sections
 from sparseft.analysis.records import Gap, Record
 from sparseft.analysis.report_tables import Table
 from sparseft.analysis.sentences import listed
@@ -53,7 +53,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Place:
+class ResultPlace:
     """Hold the results of one model on one task in one setting."""
 
     model: str
@@ -69,7 +69,7 @@ class Group:
 
     title: str
     id: str
-    places: list[Place]
+    places: list[ResultPlace]
     main: list[Figure]
     figures: list[Figure]
 
@@ -215,7 +215,7 @@ def _groups(derived: Derived, tolerance: float, plots: list[Plot], folder: Path)
         )
 
 
-def _places(derived: Derived, tolerance: float) -> Iterable[Place]:
+def _places(derived: Derived, tolerance: float) -> Iterable[ResultPlace]:
     """Yield the results of each model, and metric, of one task."""
     for model, metric in derived.cells[["model", "metric"]].drop_duplicates().itertuples(index=False):
         here = derived.of(model=model, metric=metric)
@@ -224,7 +224,7 @@ def _places(derived: Derived, tolerance: float) -> Iterable[Place]:
             report_tables.best(here.best),
             report_tables.comparisons(here.comparisons),
         ]
-        yield Place(
+        yield ResultPlace(
             model=model,
             title=f"{model}, {metric_name(metric)}",
             headline=headline(here, tolerance) or [NO_CONCLUSION],
@@ -233,7 +233,7 @@ def _places(derived: Derived, tolerance: float) -> Iterable[Place]:
         )
 
 
-def _study_sections(path: Path) -> tuple[list[Section], list[Section]]:
+def _study_sections(path: Path) -> tuple[list[PageSection], list[PageSection]]:
     """Return two lists of the sections of EXPERIMENTS.md that this page shows unchanged; the second is on reproduction."""
     every_section = sections(path.read_text(encoding="utf-8"))
     shown = [section for section in every_section if section.title not in SHOWN_ELSEWHERE]

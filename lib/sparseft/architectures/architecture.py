@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from sparseft.architectures.sizes import Words, size_of
+from sparseft.architectures.config_sizes import Words, size_of
 from sparseft.errors import InputError
 
 # The name of a tensor -> its shape.

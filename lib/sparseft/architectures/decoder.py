@@ -8,7 +8,7 @@ Source: LLM-Pruner (arXiv 2305.11627), section 3.1.
 """
 
 from sparseft.architectures.architecture import Coupled
-from sparseft.architectures.sizes import attention_heads
+from sparseft.architectures.config_sizes import attention_heads
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from sparseft.architectures import find_architecture
 from sparseft.architectures.architecture import Shapes
+from sparseft.architectures.config_sizes import attention_heads
 from sparseft.architectures.modelzoo import ROTATED
-from sparseft.architectures.sizes import attention_heads
 from sparseft.errors import InputError
 
 _IN_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")

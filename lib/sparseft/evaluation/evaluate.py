@@ -19,8 +19,8 @@ from sparseft.language_model.batches import Example, encode, refuse_rows
 from sparseft.language_model.hardware import device_name
 from sparseft.language_model.loss import AnswerLoss, answer_losses
 from sparseft.tasks import scoring
+from sparseft.tasks.data_source import overlap
 from sparseft.tasks.metrics import F1
-from sparseft.tasks.source import overlap
 from sparseft.tasks.task import Row, Task
 
 if TYPE_CHECKING:

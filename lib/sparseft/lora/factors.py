@@ -1,8 +1,11 @@
-"""Start the low-rank factors of an adapter as PEFT does: A (r, in) at random, B (out, r) at 0.
+"""Compute with the low-rank factors of an adapter, A (r, in) and B (out, r), in plain tensor algebra.
 
-    A ~ U(-1 / sqrt(in), 1 / sqrt(in))      kaiming-uniform with a = sqrt(5)
+    A ~ U(-1 / sqrt(in), 1 / sqrt(in)), B = 0     the start, as PEFT's: kaiming-uniform with a = sqrt(5)
+    s (B A) * M                                   the masked update of W
 
-LoRA: Hu et al. 2021, arXiv 2106.09685, section 4.1.
+Every compiler that traces a model can trace these functions.
+
+LoRA: Hu et al. 2021, arXiv 2106.09685, section 4.1. The straight-through gradient: LoRS, arXiv 2501.08582.
 """
 
 import math
@@ -14,3 +17,12 @@ from torch import Tensor, nn
 def initial_factor(r: int, columns: int, device: torch.device) -> Tensor:
     """Return a new A (r, in), fp32, drawn from torch's generator."""
     return nn.init.kaiming_uniform_(torch.empty(r, columns, device=device), a=math.sqrt(5))
+
+
+def masked_update(A: Tensor, B: Tensor, s: float, M: Tensor, gradient: str) -> Tensor:
+    """Return s (B A) * M, (out, in). If `gradient` is "straight_through", the gradient of A and B ignores M."""
+    update = s * (B @ A)
+    masked = update * M
+    if gradient == "straight_through":
+        return update + (masked - update).detach()
+    return masked

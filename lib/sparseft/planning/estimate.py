@@ -14,7 +14,7 @@ from sparseft.masks.mask_writer import mask_bytes
 from sparseft.methods import get_method
 from sparseft.planning.lengths import validation_rows
 from sparseft.planning.memory import Need, adapter_shapes, count, evaluation_memory, mask_memory, training_memory
-from sparseft.planning.sizes import Subject, described, safetensors_bytes
+from sparseft.planning.model_sizes import Subject, described, safetensors_bytes
 from sparseft.study import grid, targets
 from sparseft.study.config import Config
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.study.config import split_mdl
-from sparseft.tasks.source import SPLITS
+from sparseft.tasks.data_source import SPLITS
 
 
 def model_files(source: str) -> list[str]:

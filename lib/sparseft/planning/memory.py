@@ -7,11 +7,11 @@ import math
 from dataclasses import dataclass
 
 from sparseft.architectures.architecture import Shapes
-from sparseft.architectures.sizes import attention_heads
+from sparseft.architectures.config_sizes import attention_heads
 from sparseft.importances import Evidence
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.planning.sizes import Subject
+from sparseft.planning.model_sizes import Subject
 from sparseft.storage.adapter_files import factor_names
 from sparseft.study import grid
 from sparseft.study.config import Config

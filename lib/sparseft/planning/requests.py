@@ -11,7 +11,7 @@ from typing import Self
 from sparseft.errors import InputError
 from sparseft.planning.lengths import validation_rows
 from sparseft.planning.memory import MASK_JOB, PROGRAM, Need, evaluation_memory, mask_memory, training_memory
-from sparseft.planning.sizes import Subject, described
+from sparseft.planning.model_sizes import Subject, described
 from sparseft.study.config import Config
 from sparseft.tasks import get_task
 

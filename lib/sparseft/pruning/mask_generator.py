@@ -22,7 +22,7 @@ from sparseft.importances import Importance
 from sparseft.masks.mask_file import mask_meta, pack, unpack
 from sparseft.masks.mask_writer import MaskWriter, mask_writer
 from sparseft.methods import DENSE, Method, get_method
-from sparseft.pruning.report import Scores, mask_report, plot_report
+from sparseft.pruning.mask_report import Scores, mask_report, plot_report
 from sparseft.pruning.scores import (
     Source,
     bits_of,
@@ -56,7 +56,7 @@ class Calibration(Protocol):
 
 
 @dataclass(frozen=True)
-class Places:
+class PassFiles:
     """Where the files of a pass go: a mask per sparsity, the report, and the plots beside it if they have a `plot_name`."""
 
     masks: list[Path]
@@ -68,7 +68,7 @@ def compute_masks(
     checkpoint: Checkpoint,
     method_name: str,
     percents: list[int],
-    places: Places,
+    places: PassFiles,
     settings: Masks,
     *,
     calibration: Calibration | None = None,

@@ -19,7 +19,7 @@ from sparseft.checkpoints.checkpoint import infinity
 from sparseft.errors import InputError
 from sparseft.masks import mask_kernels
 from sparseft.masks.mask_file import row_bytes
-from sparseft.pruning.report import Scores
+from sparseft.pruning.mask_report import Scores
 from sparseft.pruning.scores import Source
 
 # Layer, byte offset in the layer's bits, uint8 (levels, n). The array is reused after the call.

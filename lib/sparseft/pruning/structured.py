@@ -9,7 +9,7 @@ from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import to_float32
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import pack
-from sparseft.pruning.report import Scores
+from sparseft.pruning.mask_report import Scores
 from sparseft.pruning.scores import row_blocks
 from sparseft.pruning.selection import Selection
 

@@ -113,7 +113,7 @@ class _RunningJob:
     cost: float = 0.0
 
 
-class Progress:
+class JobProgress:
     """Turn the events of a workflow into lines for the terminal.
 
     `planned` has the rule and the wildcards of every job. `with_time` is False if jobs wait in a queue, because the time in

@@ -23,7 +23,16 @@ from itertools import zip_longest
 import numpy as np
 
 from sparseft.tasks.extraction import exact_match, flexible_extract, strict_match
-from sparseft.tasks.metrics import ACC, ACC_NORM, EXACT_MATCH, EXACT_MATCH_FLEXIBLE, F1, MAJORITY_FLOOR, Metric, recall
+from sparseft.tasks.metrics import (
+    ACC,
+    ACC_NORM,
+    EXACT_MATCH,
+    EXACT_MATCH_FLEXIBLE,
+    F1,
+    MAJORITY_FLOOR,
+    Metric,
+    recall,
+)
 from sparseft.tasks.task import Row, Task
 
 # Resamples for the standard error of f1, which has a relative error of 4 % of its own. The other standard errors have a formula.

@@ -1,13 +1,6 @@
 """Describe the tables with a row per run."""
 
-from sparseft.analysis.columns.column import (
-    NATS,
-    PERCENT,
-    PRUNABLE,
-    TRAINED_ONLY,
-    Column,
-    TableDescription,
-)
+from sparseft.analysis.columns.column import NATS, PERCENT, PRUNABLE, TRAINED_ONLY, Column, TableDescription
 from sparseft.analysis.columns.metric_columns import METRIC_COLUMNS
 from sparseft.analysis.columns.training_columns import TRAINING_COLUMNS
 

@@ -6,14 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sparseft.analysis.records.record_file import (
-    Count,
-    NonNegative,
-    Positive,
-    PositiveCount,
-    RecordPart,
-    read_file,
-)
+from sparseft.analysis.records.record_file import Count, NonNegative, Positive, PositiveCount, RecordPart, read_file
 from sparseft.errors import InputError
 from sparseft.study.grid import MEASURED, OUT_OF_MEMORY, SKIPPED, Cell
 

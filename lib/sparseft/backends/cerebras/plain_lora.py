@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparseft.lora.effective_weight import Workspace, carried_mask
+from sparseft.lora.factors import masked_update
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear, kind_of
 from sparseft.study.config import Training
 
@@ -42,12 +43,8 @@ class PlainMaskedLoRALinear(MaskedLoRALinear):
 
         W is added last, as in effective_weight.py. The bits may differ from there, because the compiler chooses the order of
         the ranks, and because s multiplies B A instead of B."""
-        # (out, in)
-        delta = self.scale * (self.lora_B @ self.lora_A)
-        masked = delta * self.M
-        if self.gradient == "straight_through":
-            masked = delta + (masked - delta).detach()
-        return F.linear(x, (self.weight + masked).to(x.dtype))
+        update = masked_update(self.lora_A, self.lora_B, self.scale, self.M, self.gradient)
+        return F.linear(x, (self.weight + update).to(x.dtype))
 
 
 _PLAIN = {

@@ -1,7 +1,7 @@
 """A training on cerebras-pytorch: the training of the backend torch, in a form that the package can trace and lower.
 
 Model, masks, draws, batches and schedule are those of the backend torch. Batches have one length (fixed_length.py), the layers
-use plain algebra (plain_lora.py), and the frozen base is declared sparse (frozen_base.py).
+use plain algebra (plain_lora.py), and the frozen base is declared sparse (static_sparsity.py).
 
 No part of this has run on a CS-3. In the tests the package's CPU backend trains, and the compiler's front end lowers the
 same steps.
@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sparseft.backends.cerebras.frozen_base import check_frozen, declare_sparse, frozen_bits
+from sparseft.backends.cerebras.frozen_base import check_frozen, frozen_bits
 from sparseft.backends.cerebras.optimizer import optimizer_and_schedule
 from sparseft.backends.cerebras.package import RELEASE, cstorch
 from sparseft.backends.cerebras.plain_lora import plain_kind_of
 from sparseft.backends.cerebras.states import read_last_mdl, write_mdl
 from sparseft.backends.cerebras.streams import evaluation_batches, training_batches
 from sparseft.backends.fixed_length import IGNORED, FixedLengthLoss
+from sparseft.backends.static_sparsity import declare_sparse
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode, of_length, refuse_longer, shuffled
@@ -70,7 +71,8 @@ class Trainer:
             self.module.load_state_dict(state["adapter"], strict=False)
         self.base = None if backend.backend_type.is_csx else frozen_bits(self.module)
         self.compiled = cstorch.compile(self.module, backend)
-        declare_sparse(self.compiled, job.mask, paths)
+        masks = ((f"model.{path}.weight", torch.from_numpy(job.mask.kept(layer))) for layer, path in paths.items())
+        declare_sparse(self.compiled, masks)
         self.optimizer, self.schedule = optimizer_and_schedule(self.adapters().values(), self.settings)
         self.progress = self._resume(state) if state else Progress()
         self.graph: Path | None = None

@@ -9,10 +9,9 @@ sparse_to_sparse the forward masks the delta, W + s (B A) * M, because the base 
 Source: ModelZoo release 2.10.0, src/cerebras/modelzoo/trainer/callbacks/ and common/utils/model/lora.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import cerebras.pytorch as cstorch
 import numpy as np
 import torch
 from cerebras.modelzoo.common.utils.model.lora import LoRA_Linear
@@ -20,10 +19,11 @@ from cerebras.modelzoo.trainer.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparseft.backends.static_sparsity import declare_sparse
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
 from sparseft.errors import InputError
-from sparseft.lora.factors import initial_factor
+from sparseft.lora.factors import initial_factor, masked_update
 from sparseft.modes import get_mode
 
 
@@ -44,12 +44,8 @@ class MaskedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
-        # (out, in)
-        delta = self.scaling * (self.lora_B @ self.lora_A)
-        masked = delta * self.M
-        if self.gradient == "straight_through":
-            masked = delta + (masked - delta).detach()
-        return F.linear(x, self.weight + masked)
+        update = masked_update(self.lora_A, self.lora_B, self.scaling, self.M, self.gradient)
+        return F.linear(x, self.weight + update)
 
 
 class FrozenLinear(nn.Module):
@@ -121,13 +117,8 @@ class FrozenBaseSparsity(Callback):
 
     def setup(self, trainer) -> None:
         """Declare them to the model only, because no optimizer has the base."""
-        declared = {}
-        for _, path, kept in layer_masks(self.checkpoint):
-            pruned = 1 - kept.count_nonzero().item() / kept.numel()
-            if pruned:
-                declared[f"{path}.weight"] = cstorch.sparse.Static(pruned, init_method=_init_with(kept))
-        if declared:
-            trainer.model.apply(cstorch.sparse.Group(declared))
+        masks = ((f"{path}.weight", kept) for _, path, kept in layer_masks(self.checkpoint))
+        declare_sparse(trainer.model, masks)
 
     def preprocess_checkpoint(self, trainer, state_dict: dict) -> None:
         """Leave out the masks of layers that are not declared, because loading is strict."""
@@ -158,17 +149,3 @@ def layer_masks(checkpoint: str) -> Iterator[tuple[str, str, Tensor]]:
             raise InputError(f"{checkpoint}: no mask of {layer}", "write it again with export_modelzoo.py --mask_path")
         kept = torch.from_numpy(np.ascontiguousarray(exported.mdl.read(mask)))
         yield layer, f"model.{place.key.removesuffix('.weight')}", kept
-
-
-def _init_with(kept: Tensor) -> Callable:
-    """Return an init_method that gives the mask `kept`. The package checks the names of its parameters."""
-
-    def from_checkpoint(
-        p: nn.Parameter,
-        sparsity: torch.FloatTensor,
-        score_shaper: cstorch.sparse.utils.ScoreShaper | None = None,
-        device: torch.device | None = None,
-    ) -> torch.BoolTensor:
-        return kept.to(p.device if device is None else device)
-
-    return from_checkpoint

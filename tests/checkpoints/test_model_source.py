@@ -13,7 +13,7 @@ from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file, save_file
 from sparseft.backends.modelzoo.export import CHECKPOINT, export_modelzoo
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.source import prepare_model
+from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import InputError
 from sparseft.language_model.model import load_model
 from sparseft.storage.hashes import sha256

@@ -8,7 +8,7 @@ from sparseft.architectures import tensor_shapes
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
-from sparseft.planning.sizes import NAMED, described, safetensors_bytes
+from sparseft.planning.model_sizes import NAMED, described, safetensors_bytes
 from sparseft.study.config import Model
 from tiny_models import MODELS, save_tiny
 

@@ -7,8 +7,8 @@ import pytest
 from sparseft.checkpoints.checkpoint import to_float32
 from sparseft.masks import mask_kernels as kernels
 from sparseft.masks.mask_file import read_mask
-from sparseft.pruning.mask_generator import Places, compute_masks
-from sparseft.pruning.report import QUANTILES, Scores
+from sparseft.pruning.mask_generator import PassFiles, compute_masks
+from sparseft.pruning.mask_report import QUANTILES, Scores
 from sparseft.study.config import Masks
 from sparseft.study.grid import MASK_PLOTS
 
@@ -49,7 +49,7 @@ def test_quantiles_are_numpy_s(dtype, word, error):
 @pytest.mark.parametrize("method", ["unstructured", "structured", "random", "semistructured"])
 def test_rows_are_the_masks_counts_in_the_model_s_order(tmp_path, tiny, method):
     path = tmp_path / "m.pt"
-    report = compute_masks(tiny, method, [50], Places([path], tmp_path / "report.json", plot_name=method), Masks())
+    report = compute_masks(tiny, method, [50], PassFiles([path], tmp_path / "report.json", plot_name=method), Masks())
     assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
     mask = read_mask(path)
     rows = report["sparsities"][0]["layers"]
@@ -61,7 +61,7 @@ def test_rows_are_the_masks_counts_in_the_model_s_order(tmp_path, tiny, method):
 
 def test_a_layer_that_keeps_less_than_one_percent_is_named(tmp_path, tiny_llama):
     paths = [tmp_path / "40.pt", tmp_path / "80.pt"]
-    report = compute_masks(tiny_llama, "structured", [40, 80], Places(paths, tmp_path / "report.json"), Masks())
+    report = compute_masks(tiny_llama, "structured", [40, 80], PassFiles(paths, tmp_path / "report.json"), Masks())
     less, more = report["sparsities"]
     assert less["layers_below_1_percent_kept"] == []  # one key-value head of two
     starved = more["layers_below_1_percent_kept"]  # round(0.8 x 2) = 2 heads

@@ -13,8 +13,8 @@ from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import HUB_DATA
 from sparseft.tasks import TASKS, get_task, wikitext2
+from sparseft.tasks.data_source import load_rows, load_text
 from sparseft.tasks.hub import hub_dataset, loaded_revision
-from sparseft.tasks.source import load_rows, load_text
 
 COMMIT = "e53f048856ff4f594e959d75785d2c2d37b678ee"
 BOOLQ = [{"passage": f"Ice {number}.", "question": "is ice cold", "answer": bool(number % 2)} for number in range(6)]
