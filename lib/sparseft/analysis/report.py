@@ -150,6 +150,22 @@ def _named(names: list[str], kind: str) -> str:
 
 def _conditions(records: list[Record], cells: pd.DataFrame) -> list[str]:
     """Say what was run, where, and on how many examples."""
+    trainings = [record.train for record in records if record.train]
+    evaluations = [record.evaluation for record in records]
+    trained = sorted({f"{train.backend} in {train.dtype} on {train.device}" for train in trainings})
+    evaluated = sorted({f"{done.harness} in {done.dtype} on {done.device}" for done in evaluations})
+    examples = sorted({(done.task, done.examples) for done in evaluations})
+    sentences = [f"{_count(len(records), 'run')}: {_sizes(records, cells)}."]
+    if trained:
+        sentences.append(f"Trained with {'; '.join(trained)}.")
+    sentences.append(f"Evaluated with {'; '.join(evaluated)}.")
+    sentences.append(f"Validation examples: {', '.join(f'{number:,} of {task}' for task, number in examples)}.")
+    toys = [toy(task).strip() for task in cells["task"].unique()]
+    return sentences + [sentence for sentence in toys if sentence]
+
+
+def _sizes(records: list[Record], cells: pd.DataFrame) -> str:
+    """Return how many models, tasks, methods and so on the study has."""
     pruned = cells[cells["method"] != DENSE]
     counts = [
         _count(cells["model"].nunique(), "model"),
@@ -159,19 +175,7 @@ def _conditions(records: list[Record], cells: pd.DataFrame) -> list[str]:
         _count(cells["mode"].nunique(), "mode"),
         _count(len({record.run.seed for record in records}), "seed"),
     ]
-    trainings = [record.train for record in records if record.train]
-    evaluations = [record.evaluation for record in records]
-    trained = sorted({f"{train.backend} in {train.dtype} on {train.device}" for train in trainings})
-    evaluated = sorted({f"{done.harness} in {done.dtype} on {done.device}" for done in evaluations})
-    examples = sorted({(done.task, done.examples) for done in evaluations})
-    dense = ", and the dense model" if len(pruned) < len(cells) else ""
-    sentences = [f"{_count(len(records), 'run')}: {', '.join(counts)}{dense}."]
-    if trained:
-        sentences.append(f"Trained with {'; '.join(trained)}.")
-    sentences.append(f"Evaluated with {'; '.join(evaluated)}.")
-    sentences.append(f"Validation examples: {', '.join(f'{number:,} of {task}' for task, number in examples)}.")
-    toys = [toy(task).strip() for task in cells["task"].unique()]
-    return sentences + [sentence for sentence in toys if sentence]
+    return ", ".join(counts) + (", and the dense model" if len(pruned) < len(cells) else "")
 
 
 def _count(number: int, noun: str) -> str:

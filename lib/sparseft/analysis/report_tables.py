@@ -12,6 +12,11 @@ from sparseft.modes import NO_FINETUNE, SPARSE_TO_DENSE, SPARSE_TO_SPARSE
 from sparseft.study.grid import MODES
 from sparseft.tasks import RECALLS
 
+# Columns that are not numbers.
+TEXT_COLUMNS = {
+    "run", "method", "mode", "sparsity, %", "verdict", "best for", "compared with", "significant", "loss significant",
+    "trained on", "evaluated on", "in the study",
+}  # fmt: skip
 # Characters. A longer text is broken into lines.
 WIDE = 30
 PLACE = ["setting", "model", "task", "metric"]
@@ -54,14 +59,14 @@ def results(cells: pd.DataFrame) -> Table:
     rows: list[list[str]] = []
     shares = {}
     first_mode = len(places) + 2
-    for row, (_, group) in enumerate(cells.groupby([*PLACE, "method", "sparsity"], sort=False)):
+    for position, (_, group) in enumerate(cells.groupby([*PLACE, "method", "sparsity"], sort=False)):
         first = next(group.itertuples())
         rows.append([*(getattr(first, name) or NONE for name in places), first.method, asked_and_reached(first)])
-        rows[row] += [NONE] * len(modes)
+        rows[position] += [NONE] * len(modes)
         for cell in group.itertuples():
             column = first_mode + modes.index(cell.mode)
-            rows[row][column] = value_text(cell)
-            shares[row, column] = round(100 * cell.value_mean, 1)
+            rows[position][column] = value_text(cell)
+            shares[position, column] = round(100 * cell.value_mean, 1)
     header = [*places, "method", "sparsity, %", *modes]
     numeric = frozenset(range(first_mode - 1, len(header)))
     return Table("Results: mean ± standard error", header, rows, numeric, shares, _results_note(cells, modes))
@@ -104,7 +109,7 @@ def points(table: pd.DataFrame) -> Table:
         "Loss and gap are in nats per answer token. Won back is the share of what pruning lost that fine-tuning restores:"
         " 100 % reaches the dense fine-tuned model."
     )
-    return _table("Every point of the curves", pruned if len(pruned) else table, columns, {3, 4, 5, 7, 8, 9, 10}, note)
+    return _table("Every point of the curves", pruned if len(pruned) else table, columns, note)
 
 
 def best(table: pd.DataFrame) -> Table:
@@ -120,7 +125,7 @@ def best(table: pd.DataFrame) -> Table:
         "best for": best_for,
     }
     note = "Best means that no other point is better in one and as good in the other. Neighbours may differ by chance."
-    return _table("Best trade-offs", table, columns, {3, 4, 6}, note)
+    return _table("Best trade-offs", table, columns, note)
 
 
 def comparisons(table: pd.DataFrame) -> Table:
@@ -142,7 +147,7 @@ def comparisons(table: pd.DataFrame) -> Table:
         "loss significant": lambda row: _yes(row.eval_loss_significant),
     }
     note = "The p-values are corrected by Holm's method for the number of comparisons of one kind."
-    return _table("All comparisons", table, columns, {4, 5, 7, 8}, note)
+    return _table("All comparisons", table, columns, note)
 
 
 def every_run(summary: pd.DataFrame) -> Table:
@@ -164,7 +169,7 @@ def every_run(summary: pd.DataFrame) -> Table:
         columns |= {"trained on": lambda row: _text(row.device), "evaluated on": lambda row: row.evaluation_device}
     if not summary["in_study"].all():
         columns["in the study"] = lambda row: _yes(row.in_study)
-    return _table("Runs", summary, columns, set(range(1, 11)), "summary.csv has all columns.")
+    return _table("Runs", summary, columns, "summary.csv has all columns.")
 
 
 def missing(gaps: list[Gap]) -> Table:
@@ -173,12 +178,11 @@ def missing(gaps: list[Gap]) -> Table:
     return Table("Missing or unreadable", ["run", "consequence", "reason"], rows)
 
 
-def _table(
-    caption: str, table: pd.DataFrame, columns: dict[str, Callable[[tuple], str]], numeric: set[int], note: str
-) -> Table:
+def _table(caption: str, table: pd.DataFrame, columns: dict[str, Callable[[tuple], str]], note: str) -> Table:
     """Return a table of texts. `columns` has a function per column that returns its text for a row."""
     rows = [[text(row) for text in columns.values()] for row in table.itertuples()]
-    return Table(caption, list(columns), rows, frozenset(numeric), note=note)
+    numeric = frozenset(position for position, name in enumerate(columns) if name not in TEXT_COLUMNS)
+    return Table(caption, list(columns), rows, numeric, note=note)
 
 
 def _within(value: float | None, low: float | None, high: float | None, form: str) -> str:
