@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from project import ROOT, TINY_STUDY, Study, succeed, tiny_grid
 from reword import reword_all
 
@@ -188,6 +189,32 @@ def of_runs(trained: int, runs: int) -> dict[str, int]:
     return dict.fromkeys(("train_adapter", "evaluate_adapter"), trained) | dict.fromkeys(
         ("merge_adapter", "validate_sparsity", "evaluate_run"), runs
     )
+
+
+def add_copy(package: Path, old: str, new: str) -> None:
+    """Add a value to the table of an axis: a copy of the value `old`."""
+    source = (package / f"{old}.py").read_text()
+    (package / f"{new}.py").write_text(source.replace(old, new).replace(old.upper(), new.upper()))
+    table = package / "__init__.py"
+    lines = table.read_text().splitlines(keepends=True)
+    names = next(line for line in lines if line.startswith(f"{package.name.upper()} = ("))
+    first = next(line for line in lines if line.startswith("from sparseft"))
+    added = f"from sparseft.{package.name}.{new} import {new.upper()}\n"
+    text = "".join(lines).replace(first, added + first, 1).replace(names, names.replace(")", f", {new.upper()})"))
+    table.write_text(text)
+
+
+def test_a_new_importance_and_a_new_task_rerun_nothing(copied_study):
+    library = copied_study.root / "lib/sparseft"
+    add_copy(library / "importances", "wanda", "another")
+    add_copy(library / "tasks", "boolq_mini", "another_mini")
+    assert copied_study.planned() == {}
+    content = yaml.safe_load((copied_study.folder / "study.yaml").read_text())
+    content["grid"]["methods"].append("unstructured_another")
+    (copied_study.folder / "study.yaml").write_text(yaml.safe_dump(content))
+    planned = copied_study.planned()
+    assert planned["compute_task_masks"] == 1
+    assert "prepare_task" not in planned
 
 
 def test_masks_of_another_scope_retrain_and_merge_again(copied_study):
