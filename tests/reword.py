@@ -13,6 +13,8 @@ KEYWORDS = {
     "Field": ("description", "title", "examples"),
     "Column": ("meaning", "unit", "empty"),
 }
+# What such a keyword may be. A name stands for a text, such as a unit.
+TEXTS = (ast.Constant, ast.JoinedStr, ast.Name)
 Edit = tuple[int, int, bytes, str]  # first byte, byte after the last, new text, kind
 
 
@@ -62,5 +64,5 @@ def text_nodes(tree: ast.Module) -> Iterator[tuple[ast.expr, str]]:
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func).rpartition(".")[2]
             for keyword in node.keywords:
-                if keyword.arg in KEYWORDS.get(name, ()) and isinstance(keyword.value, ast.Constant | ast.JoinedStr):
+                if keyword.arg in KEYWORDS.get(name, ()) and isinstance(keyword.value, TEXTS):
                     yield keyword.value, f"{name} {keyword.arg}"

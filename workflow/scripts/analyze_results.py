@@ -135,8 +135,8 @@ def write(
         columns.LAYERS: derived.layers,
         columns.MISSING: tables.missing(gaps),
     }
-    for description, table in content.items():
-        tables.write_csv(table, folder / description.file)
+    for described, table in content.items():
+        tables.write_csv(table, folder / described.file)
 
 
 def main() -> int:

@@ -138,9 +138,9 @@ def tidy(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     return table.astype(integers).sort_values(keys, key=_rank, kind="stable", ignore_index=True)
 
 
-def in_order(table: pd.DataFrame, description: TableDescription) -> pd.DataFrame:
+def in_order(table: pd.DataFrame, described: TableDescription) -> pd.DataFrame:
     """Return the described columns in their order. Those that are added later may be absent."""
-    return table[[name for name in description.names if name in table]]
+    return table[[name for name in described.names if name in table]]
 
 
 def _over_models(models: pd.api.typing.DataFrameGroupBy, table: pd.DataFrame, name: str) -> dict[str, pd.Series]:
