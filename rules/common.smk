@@ -25,6 +25,7 @@ from sparseft.study.configfiles import check_command, complete_text, read_sectio
 from sparseft.planning.devices import slow_bfloat16, unused_gpus, visible_gpus
 from sparseft.study.digests import code_digest, used_values
 from sparseft.errors import InputError
+from sparseft.methods import get_method
 from sparseft.storage.files import sha256
 from sparseft.planning.requests import JobKind, Requests
 from sparseft.study.terminal import replaced_models
@@ -220,6 +221,6 @@ def local_data(folder):
 
 def merged_records(mode, method):
     """List the merged model's records if its evaluation may be equal to the one before the merge; else return nothing."""
-    if mode != "sparse_to_sparse" or grid.split_method(method)[0] == "structured" or STUDY.resources.gpus:
+    if mode != "sparse_to_sparse" or get_method(method).pattern.removes_channels or STUDY.resources.gpus:
         return []
     return [f"{grid.RUN}/merge.json", f"{grid.RUN}/evaluation.json"]
