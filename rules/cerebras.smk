@@ -28,7 +28,7 @@ def cell_of(w):
 rule train_adapter:
     input:
         manifest=grid.MANIFEST,
-        mask=lambda w: grid.mask_path(w.method),
+        mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
         compiled=lambda w: compiled(targets.training_program(STUDY, grid.Run.parse(grid.RUN_ID.format(**w)))),

@@ -3,10 +3,12 @@ import gc
 import os
 import sys
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from shlex import join, quote
 
 import sparseft
+from snakemake.common import overwrite_function_params
 
 # Python looks for garbage after every 700 new objects. A plan makes millions that stay, and this takes a fifth of its time.
 gc.set_threshold(100_000)
@@ -120,6 +122,12 @@ wildcard_constraints:
     **grid.WILDCARDS,
 
 
+def per_job(function):
+    """Keep the parameters of a function that Snakemake calls for every job. It would look them up in each of these calls."""
+    overwrite_function_params(function, signature(function).parameters)
+    return function
+
+
 @cache
 def digest(name, without, values):
     """Return the digest of a script and of what it imports."""
@@ -131,11 +139,18 @@ def code(name, without=()):
 
     A job with wildcards counts only the task and the importance that they name."""
 
+    @per_job
     def of_job(wildcards):
         names = {axis: wildcards.get(axis) for axis in ("task", "method")}
         return digest(name, without, used_values(**names) if wildcards.keys() else None)
 
     return of_job
+
+
+@per_job
+def mask_of(w):
+    """Return the path of the mask of a run."""
+    return grid.mask_path(w.method)
 
 
 def manifest_if(check, *request):
@@ -190,12 +205,12 @@ def pass_sparsities(w):
 
 def memory(kind, cell=lambda w: w):
     """Return a function that gives the MB that a job of this kind requests. `cell` returns an object with its model and task."""
-    return lambda w, attempt: REQUESTS.memory_mb(JobKind.of(kind, cell(w)), attempt)
+    return per_job(lambda w, attempt: REQUESTS.memory_mb(JobKind.of(kind, cell(w)), attempt))
 
 
 def minutes(kind, cell=lambda w: w):
     """Return a function that gives the time limit of a job of this kind, in minutes."""
-    return lambda w, attempt: REQUESTS.minutes(JobKind.of(kind, cell(w)), attempt)
+    return per_job(lambda w, attempt: REQUESTS.minutes(JobKind.of(kind, cell(w)), attempt))
 
 
 def launch(processes):

@@ -3,7 +3,7 @@
 rule measure_throughput:
     input:
         manifest=lambda w: manifest_if(STUDY.check_measured, w.task),
-        mask=lambda w: grid.mask_path(w.method),
+        mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
     output:
         record=grid.THROUGHPUT,

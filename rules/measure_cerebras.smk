@@ -4,7 +4,7 @@
 use rule train_adapter as measure_batch with:
     input:
         manifest=lambda w: manifest_if(STUDY.check_measured, w.task),
-        mask=lambda w: grid.mask_path(w.method),
+        mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
         compiled=lambda w: compiled(measured(w)),

@@ -5,7 +5,7 @@
 rule export_checkpoint:
     input:
         manifest=grid.MANIFEST,
-        mask=lambda w: grid.mask_path(w.method),
+        mask=mask_of,
     output:
         folder=temp(directory(grid.exported(grid.DENSE))),
     log:
@@ -48,7 +48,7 @@ use rule export_checkpoint as export_task_checkpoint with:
 rule train_adapter:
     input:
         manifest=grid.MANIFEST,
-        mask=lambda w: grid.mask_path(w.method),
+        mask=mask_of,
         exported=lambda w: grid.exported(w.method),
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",

@@ -2,7 +2,7 @@
 rule train_adapter:
     input:
         manifest=grid.MANIFEST,
-        mask=lambda w: grid.mask_path(w.method),
+        mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
     output:
