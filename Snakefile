@@ -32,7 +32,7 @@ include: "rules/terminal.smk"
 # The default target. It is here, because Snakemake takes no default from an included file.
 rule analyze:
     input:
-        targets.final_targets(STUDY),
+        lambda w: targets.final_targets(STUDY),
     localrule: True
     message:
         "the whole study"

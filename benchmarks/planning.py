@@ -15,7 +15,7 @@ from bench import report
 ROOT = Path(__file__).parents[1]
 SWEEP = ["--configfile", str(ROOT / "config/sweep.yaml"), "--config"]
 PLANS = {
-    "one mask": ["masks/smollm2/masks_sparsity50_unstructured.pt"],
+    "one mask": ["masks/smollm2/masks_sparsity10_unstructured.pt"],
     "720 cells": [*SWEEP, "grid={seeds: [0, 1]}"],
     "20,000 jobs": [*SWEEP, "grid={seeds: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]}"],
 }

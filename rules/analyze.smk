@@ -27,11 +27,12 @@ rule write_configuration:
 rule analyze_results:
     input:
         configuration=rules.write_configuration.output.file,
-        evaluations=targets.run_targets(STUDY, "evaluation.json"),
-        validations=targets.run_targets(STUDY, "validation_report.json"),
-        merges=targets.run_targets(STUDY, "merge.json"),
-        trainings=targets.run_targets(STUDY, "train.json", trained_only=True),
-        before=targets.run_targets(STUDY, "before_merge.json", trained_only=True),
+        # As functions, because a plan without the analysis needs no lists. Besides, Snakemake hashes a list once per file in it.
+        evaluations=lambda w: targets.run_targets(STUDY, "evaluation.json"),
+        validations=lambda w: targets.run_targets(STUDY, "validation_report.json"),
+        merges=lambda w: targets.run_targets(STUDY, "merge.json"),
+        trainings=lambda w: targets.run_targets(STUDY, "train.json", trained_only=True),
+        before=lambda w: targets.run_targets(STUDY, "before_merge.json", trained_only=True),
     output:
         tables=expand(f"{grid.ANALYSIS}/{{name}}", name=[table.file for table in STUDY_TABLES]),
         findings=f"{grid.ANALYSIS}/{grid.FINDINGS}",

@@ -1,5 +1,5 @@
 # The stages by name. Each one is the whole grid up to that stage, except throughput, which only measures. The last stage,
-# analyze, is in the Snakefile.
+# analyze, is in the Snakefile. A function gives the files of a stage, because the plan of another target needs none of them.
 localrules:
     masks,
     train,
@@ -10,28 +10,28 @@ localrules:
 
 rule masks:
     input:
-        targets.mask_targets(STUDY),
+        lambda w: targets.mask_targets(STUDY),
     message:
         "all masks"
 
 
 rule train:
     input:
-        targets.run_targets(STUDY, "train.json", trained_only=True),
+        lambda w: targets.run_targets(STUDY, "train.json", trained_only=True),
     message:
         "all trained runs"
 
 
 rule validate:
     input:
-        targets.run_targets(STUDY, "validation_report.json"),
+        lambda w: targets.run_targets(STUDY, "validation_report.json"),
     message:
         "all validated runs"
 
 
 rule evaluate:
     input:
-        targets.run_targets(STUDY, "evaluation.json"),
+        lambda w: targets.run_targets(STUDY, "evaluation.json"),
     message:
         "all evaluated runs"
 

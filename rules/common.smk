@@ -1,4 +1,5 @@
 # The grid, the constraints and the digests that all rules share. The computations are in lib/sparseft/.
+import gc
 import os
 import sys
 from functools import cache
@@ -6,6 +7,9 @@ from pathlib import Path
 from shlex import quote
 
 import sparseft
+
+# Python looks for garbage after every 700 new objects. A plan makes millions that stay, and this takes a fifth of its time.
+gc.set_threshold(100_000)
 
 ROOT = Path(workflow.basedir)
 if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()):
@@ -101,6 +105,11 @@ def code(*names, without=()):
     """Return a function that gives the digests of a job's scripts, so that an edit reruns the job and a touch does not."""
     scripts = [ROOT / "workflow/scripts" / name for name in names]
     return lambda wildcards: "".join(job_digest(script, ROOT / "lib", wildcards, without) for script in scripts)
+
+
+def mask_of(w):
+    """Return the path of the mask of a run."""
+    return grid.mask_path(w.method)
 
 
 @cache

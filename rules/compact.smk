@@ -5,7 +5,7 @@ from sparseft.methods import METHODS
 #   snakemake results/runs/smollm2-boolq_mini-structured-sparsity50-sparse_to_sparse-seed0/compact
 rule compact_run:
     input:
-        mask=lambda w: grid.mask_path(w.method),
+        mask=mask_of,
         model=f"{grid.RUN}/model_dir",
     output:
         model=directory(f"{grid.RUN}/compact"),

@@ -61,7 +61,7 @@ rule evaluate_run:
 rule evaluate_adapter:
     input:
         manifest=grid.MANIFEST,
-        mask=lambda w: grid.mask_path(w.method),
+        mask=mask_of,
         adapter=f"{grid.RUN}/adapter",
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",

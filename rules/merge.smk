@@ -3,7 +3,7 @@
 rule merge_adapter:
     input:
         manifest=grid.MANIFEST,
-        mask=lambda w: grid.mask_path(w.method),
+        mask=mask_of,
         adapter=lambda w: [] if w.mode == grid.NO_FINETUNE else f"{grid.RUN}/adapter",
     output:
         model=directory(f"{grid.RUN}/model_dir") if STUDY.keep_merged else temp(directory(f"{grid.RUN}/model_dir")),

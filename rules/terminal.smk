@@ -36,9 +36,10 @@ class Short(logging.Filter):
 class Terminal(logging.Handler):
     """Follow the events of Snakemake's logger, and log one line per job, the results of runs and the time that is left."""
 
-    def __init__(self, is_short):
+    def __init__(self, is_short, ends_plan):
         super().__init__()
         self.is_short = is_short
+        self.ends_plan = ends_plan
         self.progress = terminal.JobProgress([], time.monotonic(), with_time=not QUEUED)
 
     def emit(self, record):
@@ -47,7 +48,8 @@ class Terminal(logging.Handler):
         if event == LogEvent.WORKFLOW_STARTED:
             check_targets()
         elif workflow.output_settings.dryrun:
-            return
+            if event == LogEvent.RUN_INFO and self.ends_plan:
+                end_plan()
         elif event == LogEvent.RUN_INFO:
             jobs = [
                 (job.rule.name, job.wildcards_dict) for job in workflow.dag.needrun_jobs() if is_work(job.rule.name)
@@ -64,6 +66,17 @@ class Terminal(logging.Handler):
             self.progress.fail(record.jobid, time.monotonic())
         elif record.msg == NOTHING_TO_BE_DONE_MSG:
             show_findings()
+
+
+def end_plan():
+    """End a dry run after the table of its jobs, because it shows no job.
+
+    Snakemake would evaluate the resources of every job and format its command, which takes half of the time."""
+    workflow.dag.print_reasons()
+    workflow.log_provenance_info()
+    logger.info("This was a dry-run (flag -n).")
+    # With these two, Snakemake itself ends a dry run after the table.
+    workflow.output_settings.quiet = {Quietness.RULES, Quietness.PROGRESS}
 
 
 def is_work(name):
@@ -98,8 +111,10 @@ onsuccess:
 if workflow.is_main_process:
     settings = workflow.output_settings
     is_short = Quietness.REASON in (settings.quiet or ()) and not settings.verbose
-    for handler in logger.handlers:
-        # A dry run that prints commands also needs the names of their jobs.
-        if handler.name == "DefaultStreamHandler" and is_short and not (settings.dryrun and settings.printshellcmds):
-            handler.addFilter(Short())
-    logger.addHandler(Terminal(is_short))
+    # A dry run that prints commands also needs the names of their jobs.
+    hides_jobs = is_short and not (settings.dryrun and settings.printshellcmds)
+    handlers = {handler.name: handler for handler in logger.handlers}
+    if hides_jobs and "DefaultStreamHandler" in handlers:
+        handlers["DefaultStreamHandler"].addFilter(Short())
+    # A logger plugin may need every job of a dry run.
+    logger.addHandler(Terminal(is_short, ends_plan=hides_jobs and [*handlers] == ["DefaultStreamHandler"]))

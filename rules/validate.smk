@@ -2,7 +2,7 @@
 rule validate_sparsity:
     input:
         manifest=grid.MANIFEST,
-        mask=lambda w: grid.mask_path(w.method),
+        mask=mask_of,
         model=f"{grid.RUN}/model_dir",
     output:
         report=f"{grid.RUN}/validation_report.json",

@@ -43,7 +43,7 @@ def deciding(program):
 rule train_adapter:
     input:
         manifest=grid.MANIFEST,
-        mask=lambda w: grid.mask_path(w.method),
+        mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
         compiled=lambda w: compiled(trained_program(w)),
@@ -130,7 +130,7 @@ use rule train_adapter as compile_program with:
 use rule train_adapter as measure_batch with:
     input:
         manifest=grid.MANIFEST,
-        mask=lambda w: grid.mask_path(w.method),
+        mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
         compiled=lambda w: compiled(measured_program(w)),

@@ -8,7 +8,7 @@ include: "appliance.smk"
 rule export_checkpoint:
     input:
         manifest=grid.MANIFEST,
-        mask=lambda w: grid.mask_path(w.method),
+        mask=mask_of,
     output:
         folder=temp(directory(grid.exported(grid.DENSE))),
     log:
@@ -52,7 +52,7 @@ use rule export_checkpoint as export_task_checkpoint with:
 rule train_adapter:
     input:
         manifest=grid.MANIFEST,
-        mask=lambda w: grid.mask_path(w.method),
+        mask=mask_of,
         exported=lambda w: grid.exported(w.method),
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",

@@ -10,7 +10,7 @@ def launch(processes):
 rule train_adapter:
     input:
         manifest=grid.MANIFEST,
-        mask=lambda w: grid.mask_path(w.method),
+        mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
     output:
@@ -60,7 +60,7 @@ rule train_adapter:
 rule measure_throughput:
     input:
         manifest=grid.MANIFEST,
-        mask=lambda w: grid.mask_path(w.method),
+        mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
     output:
         record=grid.THROUGHPUT,

@@ -53,10 +53,11 @@ def code_digest(script: Path, lib: Path, without: tuple[str, ...] = (), values: 
     `without` names modules that this use of the script never imports, such as "sparseft.pruning.calibration". `values` names
     the values of the axes that the job uses, as `used_values` returns them; None means all."""
     digest = hashlib.sha256(read_code(script.read_bytes()).canonical)
-    for module in imported_modules(script, lib, without, values):
-        if values is None or module not in _tables(lib):
+    tables = _tables(lib)
+    for module, source in sorted(_imported_sources(script, lib, without, values).items()):
+        if values is None or module not in tables:
             name = module.relative_to(lib).as_posix()
-            digest.update(f"\n{name}\n".encode() + read_code(module.read_bytes()).canonical)
+            digest.update(f"\n{name}\n".encode() + read_code(source).canonical)
     return digest.hexdigest()
 
 
@@ -84,18 +85,26 @@ def imported_modules(
     """Return the package's files that `script` imports, directly or not, sorted. Each package's __init__ is among them.
 
     A table of an axis imports every value. If `values` is given, only these are followed there."""
+    return sorted(_imported_sources(script, lib, without, values))
+
+
+def _imported_sources(
+    script: Path, lib: Path, without: tuple[str, ...], values: frozenset[str] | None
+) -> dict[Path, bytes]:
+    """Return the sources of the files that `imported_modules` lists."""
     tables = _tables(lib)
-    imported: set[Path] = set()
-    queue = [script]
+    sources: dict[Path, bytes] = {}
+    queue = [(script, script.read_bytes())]
     while queue:
-        file = queue.pop()
-        new = _imported_files(file.read_bytes(), lib, without) - imported
+        file, source = queue.pop()
+        new = _imported_files(source, lib, without).difference(sources)
         if values is not None and file in tables:
             unused = tables[file] - values
             new = {module for module in new if module.parent != file.parent or module.stem not in unused}
-        imported |= new
-        queue += new
-    return sorted(imported)
+        read = [(module, module.read_bytes()) for module in new]
+        sources.update(read)
+        queue += read
+    return sources
 
 
 def _tables(lib: Path) -> dict[Path, frozenset[str]]:
