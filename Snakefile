@@ -16,6 +16,7 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/start.smk"
 include: "rules/prepare.smk"
 include: "rules/masks.smk"
 include: STUDY.training_backend.rules

@@ -22,16 +22,13 @@ if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()
     sys.exit(2)
 
 from sparseft.errors import InputError
-from sparseft.planning.devices import visible_gpus
 from sparseft.planning.requests import JobKind, Requests
 from sparseft.planning.model_sizes import check_sources
-from sparseft.planning.start_notes import start_notes
-from sparseft.study import earlier, grid, passes, targets
+from sparseft.study import grid, passes, targets
 from sparseft.study.config import Config, parse_section
 from sparseft.study.configfiles import check_command, read_sections, with_normal_places
 from sparseft.study.digests import job_digest
 from sparseft.study.flags import flags
-from sparseft.study.terminal import replaced_models
 
 
 def refuse(error):
@@ -68,33 +65,8 @@ shell.prefix(
 # A cluster's profile sets --jobs. Then the jobs wait in a queue, which counts the resources that they request. On one
 # machine they take turns on its GPUs, unless --resources sets other numbers.
 QUEUED = workflow.resource_settings.nodes is not None
-if workflow.is_main_process:
-    if QUEUED:
-        # Without this, Snakemake would cut every job's threads to the cores of the login node.
-        workflow.register_resource("_cores", None)
-    GPUS = 0 if QUEUED else len(visible_gpus())
-    for sentence in start_notes(STUDY, GPUS, is_queued=QUEUED):
-        print(f"note: {sentence}", file=sys.stderr)
-    if not QUEUED and "gpu" not in workflow.global_resources:
-        workflow.register_resource("gpu", max(GPUS, STUDY.resources.gpus))
-
 REQUESTS = Requests(STUDY)
 ONE_GPU = min(1, STUDY.resources.gpus)  # for a job of one process
-
-
-onstart:
-    try:
-        if QUEUED:
-            passes.record(PASSES[0])
-        replaced = [path for job in workflow.dag.needrun_jobs() for path in job.output if os.path.exists(path)]
-        note = earlier.made_again([Path(path) for path in replaced]) or replaced_models(replaced)
-        if note:
-            print(f"note: {note}", file=sys.stderr)
-        earlier.adopt_models(STUDY)
-    except InputError as error:
-        refuse(error)
-    # A full disk on the appliance's machine leaves this file, which stops further jobs until the next start.
-    Path(grid.STOP).unlink(missing_ok=True)
 
 
 wildcard_constraints:

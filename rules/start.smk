@@ -1,0 +1,30 @@
+# What happens once, before the first job: the resources of this machine, notes for the user, and records of what a plan replaces.
+from sparseft.planning.devices import visible_gpus
+from sparseft.planning.start_notes import start_notes
+from sparseft.study import earlier
+from sparseft.study.terminal import replaced_models
+
+if workflow.is_main_process:
+    if QUEUED:
+        # Without this, Snakemake would cut every job's threads to the cores of the login node.
+        workflow.register_resource("_cores", None)
+    GPUS = 0 if QUEUED else len(visible_gpus())
+    for sentence in start_notes(STUDY, GPUS, is_queued=QUEUED):
+        print(f"note: {sentence}", file=sys.stderr)
+    if not QUEUED and "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", max(GPUS, STUDY.resources.gpus))
+
+
+onstart:
+    try:
+        if QUEUED:
+            passes.record(PASSES[0])
+        replaced = [path for job in workflow.dag.needrun_jobs() for path in job.output if os.path.exists(path)]
+        note = earlier.made_again([Path(path) for path in replaced]) or replaced_models(replaced)
+        if note:
+            print(f"note: {note}", file=sys.stderr)
+        earlier.adopt_models(STUDY)
+    except InputError as error:
+        refuse(error)
+    # A full disk on the appliance's machine leaves this file, which stops further jobs until the next start.
+    Path(grid.STOP).unlink(missing_ok=True)
