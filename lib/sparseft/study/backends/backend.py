@@ -2,15 +2,25 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from sparseft.study.section import Section
 
-if TYPE_CHECKING:
-    from sparseft.study.config import Config
+
+class StudyConfig(Protocol):
+    """Name what a backend reads of a configuration. The class is Config in study/config.py, which imports this folder."""
+
+    grid: Section
+    resources: Section
+    throughput: Section
+    cerebras: Section
+    evaluation_batch_size: int
+
+    def training_of(self, task: str) -> Section:
+        """Return the schedule of a task."""
 
 
-def _accept(config: "Config", task: str = "") -> None:
+def _accept(config: StudyConfig, task: str = "") -> None:
     """Accept every configuration."""
 
 
@@ -34,14 +44,14 @@ class Backend:
     name: str
     # What trains, in words.
     title: str
-    check: Callable[["Config"], None] = _accept
-    check_measured: Callable[["Config", str], None] = _accept
+    check: Callable[[StudyConfig], None] = _accept
+    check_measured: Callable[[StudyConfig, str], None] = _accept
     # The sections of the configuration that only this backend reads, or shares with a similar one, by name.
     sections: Mapping[str, type[Section]] = field(default_factory=dict)
     # The sections with everything that the environment decides spelled out, by name.
-    complete_sections: Callable[["Config"], dict[str, Section]] = lambda config: {}
+    complete_sections: Callable[[StudyConfig], dict[str, Section]] = lambda config: {}
     # Whether a job of its own compiles each program before the trainings that share it. None if nothing is compiled.
-    compiles_first: Callable[["Config"], bool] | None = None
+    compiles_first: Callable[[StudyConfig], bool] | None = None
     # Whether the GPUs and the CPU of this machine train.
     uses_this_machine: bool = True
     # Whether the trainings start from masked checkpoints in a format of their own.

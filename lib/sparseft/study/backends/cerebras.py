@@ -1,17 +1,14 @@
 """The backend cerebras: cerebras-pytorch on a CS-3, or on the package's own CPU backend."""
 
 import os
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from sparseft.errors import InputError
-from sparseft.study.backends.backend import Backend, HostMemory
+from sparseft.study.backends.backend import Backend, HostMemory, StudyConfig
 from sparseft.study.grid import WAFER
 from sparseft.study.section import LARGEST, Positive, Section
-
-if TYPE_CHECKING:
-    from sparseft.study.config import Config, Throughput, Training
 
 # NAME=VALUE as cerebras.appliance.cluster_config._JobLabels accepts it.
 _LABEL = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
@@ -109,7 +106,7 @@ class Cerebras(Section):
         from_environment = compile_once_in_environment()
         return self.on_csx and (self.compile_once if from_environment is None else from_environment)
 
-    def check(self, training: "Training", evaluation_batch_size: int) -> None:
+    def check(self, training: Section, evaluation_batch_size: int) -> None:
         """Raise InputError if Cerebras' backends cannot train or evaluate a schedule."""
         for name in UNSUPPORTED:
             if getattr(training, name):
@@ -119,7 +116,7 @@ class Cerebras(Section):
             if size % self.num_csx:
                 raise InputError(f"cerebras.num_csx {self.num_csx} does not divide {name} {size}", "choose a divisor")
 
-    def check_measured(self, throughput: "Throughput") -> None:
+    def check_measured(self, throughput: Section) -> None:
         """Raise InputError if the stage `throughput` cannot measure on this backend as its section says."""
         if self.on_csx and throughput.steps < LEAST_TIMED_STEPS:
             raise InputError(
@@ -142,7 +139,7 @@ def compile_once_in_environment() -> bool | None:
     return COMPILE_ONCE[word]
 
 
-def check_process_and_environment(config: "Config") -> None:
+def check_process_and_environment(config: StudyConfig) -> None:
     """Raise InputError if a study asks for several processes, or if COMPILE_ONCE is neither 0 nor 1."""
     if config.resources.processes > 1:
         raise InputError(
@@ -152,14 +149,14 @@ def check_process_and_environment(config: "Config") -> None:
     compile_once_in_environment()
 
 
-def _check(config: "Config") -> None:
+def _check(config: StudyConfig) -> None:
     """Raise InputError if this backend cannot train a study."""
     check_process_and_environment(config)
     for task in config.grid.tasks:
         config.cerebras.check(config.training_of(task), config.evaluation_batch_size)
 
 
-def _check_measured(config: "Config", task: str) -> None:
+def _check_measured(config: StudyConfig, task: str) -> None:
     """Raise InputError if the trainings of a task cannot be measured at every batch size."""
     config.cerebras.check_measured(config.throughput)
     for size in config.throughput.batch_sizes:
@@ -167,7 +164,7 @@ def _check_measured(config: "Config", task: str) -> None:
         config.cerebras.check(schedule, config.evaluation_batch_size)
 
 
-def _complete_sections(config: "Config") -> dict[str, Section]:
+def _complete_sections(config: StudyConfig) -> dict[str, Section]:
     """Return the section with the value of `compile_once` that holds in this environment."""
     cerebras = config.cerebras
     if not cerebras.on_csx:

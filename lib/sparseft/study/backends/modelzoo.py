@@ -1,16 +1,14 @@
 """The backend modelzoo: Cerebras ModelZoo's own Trainer, on a CS-3 or on cerebras-pytorch's CPU backend."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from sparseft.errors import InputError
+from sparseft.study.backends.backend import StudyConfig
 from sparseft.study.backends.cerebras import CEREBRAS, Cerebras, check_process_and_environment
-
-if TYPE_CHECKING:
-    from sparseft.study.config import Config, Training
+from sparseft.study.section import Section
 
 
-def check_schedule(cerebras: Cerebras, training: "Training", evaluation_batch_size: int) -> None:
+def check_schedule(cerebras: Cerebras, training: Section, evaluation_batch_size: int) -> None:
     """Raise InputError if ModelZoo's Trainer cannot run a schedule."""
     cerebras.check(training, evaluation_batch_size)
     if training.eval_every:
@@ -20,14 +18,14 @@ def check_schedule(cerebras: Cerebras, training: "Training", evaluation_batch_si
         )
 
 
-def _check(config: "Config") -> None:
+def _check(config: StudyConfig) -> None:
     """Raise InputError if ModelZoo's Trainer cannot train a study."""
     check_process_and_environment(config)
     for task in config.grid.tasks:
         check_schedule(config.cerebras, config.training_of(task), config.evaluation_batch_size)
 
 
-def _check_measured(config: "Config", task: str) -> None:
+def _check_measured(config: StudyConfig, task: str) -> None:
     """Raise InputError, because this backend measures no throughput."""
     raise InputError("throughput: the backend modelzoo does not measure it", "set backend: cerebras, or torch")
 

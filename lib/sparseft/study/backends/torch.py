@@ -1,14 +1,9 @@
 """The backend torch: a Hugging Face model on the CPU or the GPUs of this machine. It trains every schedule."""
 
-from typing import TYPE_CHECKING
-
-from sparseft.study.backends.backend import Backend
-
-if TYPE_CHECKING:
-    from sparseft.study.config import Config
+from sparseft.study.backends.backend import Backend, StudyConfig
 
 
-def _check_measured(config: "Config", task: str) -> None:
+def _check_measured(config: StudyConfig, task: str) -> None:
     """Raise InputError if a task's training cannot be measured in one process."""
     config.training_of(task).check_measured()
 
