@@ -84,5 +84,5 @@ def test_prompts_by_hand():
 def test_no_prompt_ends_in_a_space():
     minis = [(task, row) for task in TASKS if task.generate for row in task.generate("train", 50, 0)]
     reals = [(get_task(name), row) for name, rows in ROWS.items() for row in rows]
-    assert len(minis) == 150
+    assert len(minis) == 50 * sum(task.generate is not None for task in TASKS) > 0
     assert all(task.prompt(row) == task.prompt(row).rstrip() for task, row in minis + reals)

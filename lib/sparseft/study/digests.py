@@ -7,7 +7,7 @@ The digest covers the syntax tree, without the words that no result depends on: 
 texts of argparse, and the descriptions of pydantic's fields and of the tables' columns. Every other string is code, error messages included, because
 run_on_appliance.py decides by what a trainer printed.
 
-An importance, a task or a backend has a file of its own. A job's digest counts only the files of the values that the job uses, and
+An importance and a task have a file of their own. A job's digest counts only the files of the values that the job uses, and
 not the tables that list them. So a new or an edited value reruns only its own jobs.
 """
 
@@ -24,7 +24,7 @@ from sparseft.methods import get_method
 from sparseft.tasks import BY_NAME
 
 PACKAGE = "sparseft"
-# By folder, the names of the values.
+# By folder, the names of the values. Of the other axes, architectures and backends, every file counts for every job.
 AXES = {
     "importances": frozenset(importance.name for importance in IMPORTANCES),
     "tasks": frozenset(BY_NAME),

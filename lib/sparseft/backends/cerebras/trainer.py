@@ -133,7 +133,9 @@ class Trainer:
             )
         factors = {}
         for name, layer in self.layers.items():
-            A, B = (state["adapter"][f"model.{memory_path(name)}.lora_{letter}"] for letter in "AB")
+            path = memory_path(self.job.checkpoint.architecture, name)
+            A = state["adapter"][f"model.{path}.lora_A"]
+            B = state["adapter"][f"model.{path}.lora_B"]
             # The layer's own masks are on the device.
             if isinstance(layer, StructuredLoRALinear):
                 rows, columns = rows_and_columns(torch.from_numpy(self.job.mask.kept(name)))
