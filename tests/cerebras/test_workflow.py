@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from project import ROOT, TINY_STUDY, Study, run_script, tiny_grid
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.pruning.mask_generator import compute_masks
+from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.study.config import Config, Masks, parse_section
 from sparseft.study.grid import Run
 from sparseft.study.targets import program_name, training_program
@@ -72,8 +72,8 @@ def box(tmp_path, tiny_models) -> Path:
     """The tiny LLaMA's masks and two tasks."""
     for method in ("unstructured", "random"):
         masks = [tmp_path / f"{method}{percent}.pt" for percent in (50, 80)]
-        with compute_masks(Checkpoint(tiny_models["llama"]), method, [50, 80], masks, Masks()):
-            pass
+        files = PassFiles(masks, tmp_path / f"report_{method}.json")
+        compute_masks(Checkpoint(tiny_models["llama"]), method, [50, 80], files, Masks())
     for task in ("boolq_mini", "gsm8k_mini"):
         (tmp_path / task).mkdir()
         for split, number in (("train", 16), ("validation", 4)):

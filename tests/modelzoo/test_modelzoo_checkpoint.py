@@ -19,7 +19,7 @@ from sparseft.errors import InputError
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import pack, read_mask
 from sparseft.masks.validation import validate
-from sparseft.pruning.mask_generator import compute_masks
+from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks, Model
 from sparseft.study.grid import WEIGHT_METHODS
@@ -49,8 +49,9 @@ def exported(tmp_path, tiny_llama) -> Path:
 
 def mask_files(checkpoint: Checkpoint, method: str, folder: Path, percents: tuple = (30, 50), **settings) -> list[Path]:
     paths = [folder / f"{percent}.pt" for percent in percents]
-    with compute_masks(checkpoint, method, list(percents), paths, Masks(**settings)):
-        return paths
+    files = PassFiles(paths, folder / f"report_{method}.json")
+    compute_masks(checkpoint, method, list(percents), files, Masks(**settings))
+    return paths
 
 
 @needs_fixtures

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.pruning.mask_generator import compute_masks
+from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks
 from sparseft.tasks import get_task
@@ -27,8 +27,7 @@ def box(request, tmp_path_factory) -> Path:
     """A tiny model in fp32, a mask at 50 %, and a task."""
     folder = tmp_path_factory.mktemp("box")
     model = Checkpoint(save_tiny(request.param, folder / "model", torch.float32))
-    with compute_masks(model, "unstructured", [50], [folder / "mask.pt"], Masks()):
-        pass
+    compute_masks(model, "unstructured", [50], PassFiles([folder / "mask.pt"], folder / "report.json"), Masks())
     for split, number in (("train", 32), ("validation", 4)):
         rows = get_task("boolq_mini").generate(split, number, 0)
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
