@@ -24,7 +24,7 @@ from sparseft.tasks.metrics import F1
 from sparseft.tasks.task import Row, Task
 
 if TYPE_CHECKING:
-    # At run time, this import would come before harness.py sets the environment of transformers.
+    # At run time, this import would come before harness.py sets the environment variables of transformers.
     from transformers import PreTrainedTokenizerBase
 
 
