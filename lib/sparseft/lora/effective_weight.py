@@ -102,7 +102,9 @@ class Workspace:
 
     @contextmanager
     def caching(self) -> Iterator[None]:
-        """Build every W' only once inside the block, in which the adapters must not change. This takes memory for a second model."""
+        """Build every W' only once inside the block, in which the adapters must not change.
+
+        This takes memory for a second model."""
         self._cache = {}
         try:
             yield

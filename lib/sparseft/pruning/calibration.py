@@ -130,8 +130,10 @@ def mean_gradient_magnitudes(checkpoint: Checkpoint, examples: list[Example]) ->
 def input_norms(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np.ndarray]:
     """Return ||X_j||_2 by layer over all tokens of all examples in the dense model, fp32 (cols,).
 
-    An expert that no token reaches gets zeros. Wanda's scaler_row is the mean over samples of ||X_j||^2 (locuslab/wanda@42e856e, lib/layerwrapper.py). Its root is this norm
-    divided by a constant, which changes no ranking within a layer. Raises InputError if a norm is not finite."""
+    An expert that no token reaches gets zeros. Raises InputError if a norm is not finite.
+
+    Wanda's scaler_row is the mean over samples of ||X_j||^2 (locuslab/wanda@42e856e, lib/layerwrapper.py). Its root is this
+    norm divided by a constant, which changes no ranking within a layer."""
     model, linears, device = _load(checkpoint)
     with _squared_norms(linears) as squares:
         for example in tqdm(examples, desc="activations"):

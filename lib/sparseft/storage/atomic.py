@@ -152,7 +152,7 @@ def _aside(path: Path) -> Path:
 
 
 def _temporary(path: Path) -> Path:
-    """Return this process' temporary name for `path`. Nothing has this name, because leftovers of killed processes are removed."""
+    """Remove what killed processes left for `path`, and return the temporary name of this process, which is free."""
     path.parent.mkdir(parents=True, exist_ok=True)
     own = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):

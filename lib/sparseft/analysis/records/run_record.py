@@ -70,7 +70,7 @@ class Record:
 
     @property
     def train_merge_gap_standard_error(self) -> float | None:
-        """Return the standard error of `train_merge_gap`, from the differences example by example; None if the answers differ."""
+        """Return the standard error of `train_merge_gap`, from the differences by example; None if the answers differ."""
         after = self.evaluation
         before = self.before
         if before is None or not np.array_equal(after.answer_tokens, before.answer_tokens):
