@@ -8,12 +8,13 @@ from shlex import quote
 
 import sparseft
 
-# Python looks for garbage after every 700 new objects. A plan makes millions that stay, and this takes a fifth of its time.
+# By default, Python looks for garbage after every 700 new objects. A plan makes millions of objects that stay, so this search
+# would take a fifth of its time.
 gc.set_threshold(100_000)
 
 ROOT = Path(workflow.basedir)
 if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()):
-    # The rules set PYTHONPATH to ROOT/lib, so the plan and the jobs would use two different libraries.
+    # The jobs get PYTHONPATH=ROOT/lib, so the plan and the jobs would use two different libraries.
     print(
         f"error: the plan would use {Path(sparseft.__file__).parent}, and the jobs {ROOT / 'lib/sparseft'};"
         f" run the snakemake of that project's own environment, or set PYTHONPATH={quote(str(ROOT / 'lib'))}",
@@ -49,10 +50,11 @@ except (InputError, OSError) as error:
     refuse(error)
 
 
-# The environment that runs Snakemake also runs the scripts, even if it is not activated. Its path is not in params, because
-# a moved folder would then run everything again. With --sdm conda, the rule's environment runs the scripts.
-# `on_gpus N COMMAND` runs a command on N GPUs of its own. With N = 0 the command sees no GPU.
-# The prefix repeats `set -euo pipefail`, because it replaces Snakemake's own.
+# What stands before the command of every job:
+# - The environment that runs Snakemake also runs the scripts, even if it is not activated. With --sdm conda, the rule's
+#   environment runs them. The path is not in params, because a moved folder would then run everything again.
+# - `on_gpus N COMMAND` runs a command on N GPUs that no other job uses. With N = 0 the command sees no GPU.
+# - `set -euo pipefail` is repeated, because this prefix replaces Snakemake's own.
 BIN = "" if workflow.deployment_settings.deployment_method else f"{Path(sys.executable).parent}:"
 shell.prefix(
     f"set -euo pipefail; export PATH={quote(BIN)}$PATH PYTHONPATH={quote(str(ROOT / 'lib'))} "
@@ -62,11 +64,12 @@ shell.prefix(
 )
 
 
-# A cluster's profile sets --jobs. Then the jobs wait in a queue, which counts the resources that they request. On one
-# machine they take turns on its GPUs, unless --resources sets other numbers.
+# Whether jobs wait in the queue of a cluster, whose profile sets --jobs. The queue counts the resources that they request. On
+# one machine, they take turns on its GPUs, unless --resources sets other numbers.
 QUEUED = workflow.resource_settings.nodes is not None
 REQUESTS = Requests(STUDY)
-ONE_GPU = min(1, STUDY.resources.gpus)  # for a job of one process
+# The GPUs of a job that has one process.
+ONE_GPU = min(1, STUDY.resources.gpus)
 
 
 wildcard_constraints:
@@ -74,13 +77,13 @@ wildcard_constraints:
 
 
 def code(*names, without=()):
-    """Return a function that gives the digests of a job's scripts, so that an edit reruns the job and a touch does not."""
+    """Return a function that gives the digests of a job's scripts. An edit of their code reruns the job; a touch does not."""
     scripts = [ROOT / "workflow/scripts" / name for name in names]
     return lambda wildcards: "".join(job_digest(script, ROOT / "lib", wildcards, without) for script in scripts)
 
 
 def mask_of(w):
-    """Return the path of the mask of a run."""
+    """Return the path of the mask of a run, with wildcards."""
     return grid.mask_path(w.method)
 
 
@@ -91,10 +94,12 @@ def training_flags(task):
 
 
 def memory(kind, cell=lambda w: w):
-    """Return a function that gives the MB that a job of this kind requests. `cell` returns an object with its model and task."""
+    """Return a function that gives the memory that a job of this kind requests, in MB.
+
+    `cell` maps the job's wildcards to an object with the model and the task of the job."""
     return lambda w, attempt: REQUESTS.memory_mb(JobKind.of(kind, cell(w)), attempt)
 
 
 def minutes(kind, cell=lambda w: w):
-    """Return a function that gives the time limit of a job of this kind, in minutes."""
+    """Return a function that gives the time limit of a job of this kind, in minutes. `cell` is that of `memory`."""
     return lambda w, attempt: REQUESTS.minutes(JobKind.of(kind, cell(w)), attempt)

@@ -3,7 +3,7 @@ from sparseft.modes import get_mode
 
 
 def merged_records(mode, method):
-    """List the merged model's records if its evaluation may be equal to the one before the merge; else return nothing."""
+    """Return the merged model's records if the merge may keep every bit, so that its evaluation can be copied; else nothing."""
     is_equal = get_mode(mode).masks_every_step and not get_method(method).pattern.removes_channels
     return [f"{grid.RUN}/merge.json", f"{grid.RUN}/evaluation.json"] if is_equal and not STUDY.resources.gpus else []
 
@@ -22,7 +22,7 @@ rule evaluate_run:
         f"results/logs/evaluate_run/{grid.RUN_ID}.log",
     benchmark:
         f"results/benchmarks/evaluate_run/{grid.RUN_ID}.tsv"
-    # Before the next merge, so that few merged models are on the disk.
+    # An evaluation runs before the next merge, so that few merged models are on the disk.
     priority: 2
     conda:
         "../envs/sparseft.yaml"
@@ -56,8 +56,8 @@ rule evaluate_run:
         " 2> {log:q}"
 
 
-# Evaluate the model before the merge, on the same examples. The train-merge gap is what the merge changes. If the merge
-# keeps every bit, the merged model's evaluation is copied.
+# Evaluate the model before the merge, on the same examples. The difference of the two evaluations is the train-merge gap. If
+# the merge kept every bit, the merged model's evaluation is copied.
 rule evaluate_adapter:
     input:
         manifest=grid.MANIFEST,

@@ -1,9 +1,9 @@
-# As two digits: the sparsities of the first pass, and those with a pass of their own.
+# The sparsities of the first pass, and those that have a pass of their own, both as two digits.
 FIRST_PASS, ADDED = ([f"{percent:02d}" for percent in sparsities] for sparsities in PASSES)
 
 
 def mask_report(folder, name):
-    """Return the path of the report of one pass. `name` is the method; for a sparsity's own pass it ends in ADDED_SUFFIX."""
+    """Return the path of the report of one pass. `name` is the method, followed by ADDED_SUFFIX if a sparsity was added."""
     return f"{folder}/{grid.MASK_REPORT.format(name=name)}"
 
 
@@ -13,12 +13,12 @@ def mask_plots(folder, name):
 
 
 def pass_suffix(w):
-    """Return the flag with the suffix of the names of report and plots; empty for the first pass."""
+    """Return the flag with the suffix of a pass for an added sparsity; empty for the first pass."""
     return flags(suffix=grid.ADDED_SUFFIX.format(**w) if "sparsity" in w.keys() else None)
 
 
 def pass_sparsities(w):
-    """Return the sparsities of a pass as fractions, as text for `shell:`."""
+    """Return the sparsities of a pass as fractions, in a text for `shell:`. The pass of the dense mask has only 0.00."""
     if "sparsity" in w.keys():
         percents = [w.sparsity]
     elif "method" in w.keys():
@@ -28,7 +28,7 @@ def pass_sparsities(w):
     return " ".join(f"0.{percent}" for percent in percents)
 
 
-# One job per model and method. One pass makes the masks of every sparsity with which the study began.
+# One job per model and method. It makes the masks of all sparsities that the study had when its first mask was made.
 rule compute_masks:
     input:
         manifest=grid.MANIFEST,
@@ -44,12 +44,14 @@ rule compute_masks:
         method="|".join(grid.WEIGHT_METHODS),
     conda:
         "../envs/sparseft.yaml"
-    threads: 2  # One layer is read while another is counted. The masks are the same for any number.
+    # One layer is read while another is counted. The masks are the same for any number of threads.
+    threads: 2
     resources:
-        mem_mb=memory("weights"),  # a few blocks of a matrix per thread, for any model; measured
+        # A few blocks of a matrix per thread, for any model; measured.
+        mem_mb=memory("weights"),
         runtime=minutes("weights"),
         gpu=0,
-        # These are not in params, because a mask is the same in any pass, so that another pass must rerun nothing.
+        # These two are not in params, because a mask is the same in any pass. So a change of the passes reruns nothing.
         sparsities=pass_sparsities,
         suffix=pass_suffix,
     params:
@@ -88,7 +90,7 @@ use rule compute_masks as compute_dense_mask with:
         "results/benchmarks/compute_masks/{model}_dense.tsv"
 
 
-# The masks of importances that look at a task's training examples. The model is loaded and run.
+# The masks of importances that need a task's training examples. The model is loaded and run.
 use rule compute_masks as compute_task_masks with:
     input:
         manifest=grid.MANIFEST,
@@ -105,7 +107,8 @@ use rule compute_masks as compute_task_masks with:
         method="|".join(grid.TASK_METHODS),
     threads: STUDY.resources.threads
     resources:
-        mem_mb=memory("mask"),  # the model, a score per weight in fp32, one matrix of gradients
+        # The model, a score per weight in fp32, and one matrix of gradients.
+        mem_mb=memory("mask"),
         runtime=minutes("mask"),
         gpu=ONE_GPU,
         sparsities=pass_sparsities,
@@ -115,11 +118,11 @@ use rule compute_masks as compute_task_masks with:
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
         method="{method}",
+        # The data folder is not computed from `input`, because Snakemake would not track it.
         settings=lambda w: flags(task=w.task, data_dir=grid.DATA.format(task=w.task), **STUDY.masks.used_by(w.method)),
-        # The folder is not taken from `input`, because Snakemake does not track what is computed from it.
 
 
-# A sparsity that was added to the grid later. The masks of the others stay, and so does what was trained on them.
+# A sparsity that was added to the grid later. The other masks stay as they are, and so do the adapters trained on them.
 use rule compute_masks as compute_added_mask with:
     output:
         mask=f"{grid.MASKS}/{grid.MASK_NAME}.pt",

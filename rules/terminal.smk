@@ -1,6 +1,6 @@
-# What the terminal shows. A target that no rule makes ends in one line. Then there is one line per job, the metric of each run
-# as it ends, and the time that is left. A study ends with its findings. sparseft.study.terminal computes all of this; here it
-# is connected to Snakemake's logger.
+# What the terminal shows: one line per job, the metric of each run when it ends, the remaining time, and the findings at the
+# end of the study. A target that no rule makes ends Snakemake with one line. sparseft.study.terminal computes these texts. This
+# file connects them to Snakemake's logger.
 import logging
 import time
 
@@ -10,16 +10,18 @@ from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
 from sparseft.study import terminal
 
+# Terminal prints one line instead of these events.
 SHOWN_OTHERWISE = {LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS}
 
 
 class Short(logging.Filter):
-    """Leave out Snakemake's lines on each job, because Terminal prints one line instead."""
+    """Leave out what Snakemake prints about each job, because Terminal prints one line instead."""
 
-    has_table = False  # whether the table of planned jobs has been printed
+    # Whether the table of planned jobs has been printed.
+    has_table = False
 
     def filter(self, record):
-        """Return whether a record is printed. Shorten those with long lists or a hint that does not apply here."""
+        """Return whether a record is printed. Shorten a record with a long list, or with a hint that does not apply here."""
         event = getattr(record, "event", None)
         if event == LogEvent.RUN_INFO:
             is_second = self.has_table
@@ -34,7 +36,7 @@ class Short(logging.Filter):
 
 
 class Terminal(logging.Handler):
-    """Follow the events of Snakemake's logger, and log one line per job, the results of runs and the time that is left."""
+    """Follow the events of Snakemake's logger, and log one line per job, the results of runs and the remaining time."""
 
     def __init__(self, is_short, ends_plan):
         super().__init__()
@@ -69,13 +71,14 @@ class Terminal(logging.Handler):
 
 
 def end_plan():
-    """End a dry run after the table of its jobs, because it shows no job.
+    """End a dry run after the table of its jobs.
 
-    Snakemake would evaluate the resources of every job and format its command, which takes half of the time."""
+    Otherwise Snakemake would evaluate the resources of every job and format its command, though neither is shown. This takes
+    half of the time."""
     workflow.dag.print_reasons()
     workflow.log_provenance_info()
     logger.info("This was a dry-run (flag -n).")
-    # With these two, Snakemake itself ends a dry run after the table.
+    # If it is quiet about both, Snakemake ends a dry run after the table.
     workflow.output_settings.quiet = {Quietness.RULES, Quietness.PROGRESS}
 
 
@@ -99,7 +102,7 @@ def is_made(path):
 
 
 def show_findings():
-    """Print the findings of the study, if the analysis is a part of the request."""
+    """Print the findings of the study, if the user requested the analysis."""
     if any(job.rule.name == "analyze_results" for job in workflow.dag.jobs):
         print(f"\n{terminal.findings()}", flush=True)
 
@@ -111,10 +114,10 @@ onsuccess:
 if workflow.is_main_process:
     settings = workflow.output_settings
     is_short = Quietness.REASON in (settings.quiet or ()) and not settings.verbose
-    # A dry run that prints commands also needs the names of their jobs.
+    # If a dry run prints commands, it must also print their jobs.
     hides_jobs = is_short and not (settings.dryrun and settings.printshellcmds)
     handlers = {handler.name: handler for handler in logger.handlers}
     if hides_jobs and "DefaultStreamHandler" in handlers:
         handlers["DefaultStreamHandler"].addFilter(Short())
-    # A logger plugin may need every job of a dry run.
+    # A dry run is not ended early if a logger plugin is present, because the plugin may need every job.
     logger.addHandler(Terminal(is_short, ends_plan=hides_jobs and [*handlers] == ["DefaultStreamHandler"]))

@@ -13,12 +13,12 @@ from sparseft.importances import DEFAULT, IMPORTANCES, Importance
 
 @dataclass(frozen=True)
 class Pattern:
-    """Describe what is removed together.
-
-    `scope` is what is ranked together, if the pattern decides it; `settings` are the keys of `masks:` that it reads."""
+    """Describe what is removed together."""
 
     name: str
+    # What is ranked together; None if `masks.scope` and the importance decide it.
     scope: str | None = None
+    # The keys of `masks:` that the pattern uses.
     settings: tuple[str, ...] = ()
     has_importance: bool = True
     removes_channels: bool = False
@@ -34,14 +34,14 @@ PATTERNS = (UNSTRUCTURED, STRUCTURED, SEMISTRUCTURED, RANDOM)
 
 @dataclass(frozen=True)
 class Method:
-    """A pattern with an importance, which is None for `random` and `dense`."""
+    """Combine a pattern and an importance, which is None for `random` and `dense`."""
 
     pattern: Pattern
     importance: Importance | None
 
     @cached_property
     def name(self) -> str:
-        """Return the name in paths and tables: the default importance is left out."""
+        """Return the name in paths and tables. It leaves out the default importance."""
         if self.importance in (None, DEFAULT):
             return self.pattern.name
         return f"{self.pattern.name}_{self.importance.name}"

@@ -10,17 +10,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mode:
-    """Describe a mode.
-
-    `masks_every_step`: whether every step of a training multiplies by W' = (W + s B A) * M. The adapter then has no input of
-    its own, so that it can have no dropout, and the merged model has the trained model's weights."""
+    """Describe a mode of fine-tuning."""
 
     name: str
     is_trained: bool
+    # Whether every step of a training multiplies by W' = (W + s B A) * M. Then the adapter has no input of its own, so dropout
+    # is impossible, and the merged model has exactly the weights of the trained model.
     masks_every_step: bool
-    stock_peft: str = (
-        ""  # what PEFT, which does not know the mask, computes with the adapter; adapter_config.json says it
-    )
+    # What PEFT computes with the adapter, because PEFT does not know the mask. It is written into adapter_config.json.
+    stock_peft: str = ""
 
 
 NO_FINETUNE = Mode("no_finetune", is_trained=False, masks_every_step=False)

@@ -2,7 +2,7 @@
 
 
 def launch(processes):
-    """Return the arguments with which python starts a training of one or several processes."""
+    """Return python's arguments before the script: none for one process, those of torchrun for several."""
     return [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
 
 
@@ -56,7 +56,7 @@ rule train_adapter:
         " 2> {log:q}"
 
 
-# Measure speed and memory against the batch size for one cell. Only `snakemake throughput` asks for it.
+# Measure speed and memory against the batch size for one cell. Only the target `throughput` needs it.
 rule measure_throughput:
     input:
         manifest=grid.MANIFEST,
@@ -72,10 +72,10 @@ rule measure_throughput:
         mode="|".join(grid.TRAINED_MODES),
     conda:
         "../../envs/sparseft.yaml"
-    # All cores of this machine, so that no other job runs beside a measurement.
+    # A measurement takes all cores of this machine, so that no other job runs at the same time.
     threads: (not QUEUED and workflow.resource_settings.cores) or STUDY.resources.threads
     resources:
-        # On a CPU the limit holds for the measuring process. Two other processes need 1000 MB more.
+        # On a CPU, memory_mb is the limit of the measuring process. Two other processes need 1000 MB more.
         mem_mb=memory("throughput") if STUDY.resources.gpus else STUDY.throughput.memory_mb + 1000,
         runtime=minutes("throughput"),
         slurm_extra="--exclusive",

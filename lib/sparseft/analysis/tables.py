@@ -1,21 +1,25 @@
-"""Make the tables of the runs: a row per run, per cell, per point of a curve, per layer.
+"""Make the tables of the runs: one row per run, per cell, per point of a curve, or per layer.
 
-A cell is model x task x method x sparsity x mode; its runs differ in the seed. Over the seeds:
+A cell is model x task x method x sparsity x mode. Its runs differ only in the seed. The columns of a cell:
 
-    runs, n         runs, and distinct models among them: untrained runs of two seeds are the same model, and count once
+    runs            number of runs
+    n               number of distinct models among them; untrained runs of two seeds are the same model, and count once
     value           mean over the models; value_sd is the standard deviation between them
-    value_low, _high   ends of a 95 % confidence interval that covers two: Student's t over the models (from two on), and
-                    Wilson's over the examples, which all models share. value_interval_from says which one reaches further
+    value_low       lower end of the 95 % confidence interval of the value; value_high is the upper end
     standard_error  mean of the models' standard errors over the examples; it does not shrink with the number of seeds
-    speed           blank if the runs of a cell differ in what a speed depends on (SPEED), because their mean says nothing
+    speed           blank if the runs differ in a column of SPEED, because then their mean has no meaning
 
-Losses and gaps have the same two intervals. Over the examples it is Student's t with the standard error of a ratio.
+The confidence interval is the smallest one that contains two others. One is Student's t over the models, if there are two or
+more. The other is Wilson's over the examples, which all models share. value_interval_from says which of them reaches
+further. Losses and gaps also combine two intervals: over the examples, they use Student's t with the standard error of a
+ratio.
 
-recovered_share = (tuned - untuned) / (dense tuned - untuned), untuned being the same pruned model without fine-tuning. It is 0
-if fine-tuning recovers nothing, and 1 if it reaches the dense fine-tuned model. It is blank at sparsity 0, if pruning lost
-nothing, and if one of the three has a fault.
+    recovered_share = (tuned - untuned) / (dense tuned - untuned)
 
-The tables of cells, points, comparisons and layers are made for the runs of one setting at a time (settings.by_setting).
+"untuned" is the same pruned model without fine-tuning. The share is 0 if fine-tuning recovers nothing, and 1 if it reaches the
+dense fine-tuned model. It is blank at sparsity 0, if pruning lost nothing, and if a run of the three cells has a fault.
+
+The tables of cells, points, comparisons and layers hold the runs of one setting (settings.by_setting).
 """
 
 from collections.abc import Iterable
@@ -36,11 +40,12 @@ from sparseft.tasks.metrics import MAJORITY_FLOOR
 
 # The mode of the dense fine-tuned runs.
 PLAIN_LORA = "sparse_to_dense"
+# The columns that identify a cell, a mask, and a curve over sparsity.
 CELL = ["model", "task", "metric", "method", "sparsity", "mode"]
 MASKED = ["model", "task", "method", "sparsity"]
 LINE = ["model", "task", "metric", "method", "mode"]
 INTEGERS = {column.name for table in TABLES for column in table.columns if column.type == "integer"}
-# What a speed depends on.
+# The columns that a speed depends on.
 SPEED = ["device", "batch_size", "processes", "gradient_checkpointing", "cache_weights"]
 # A smaller difference is rounding, and no share of it can be recovered.
 NOTHING_LOST = 1e-9
@@ -55,7 +60,9 @@ def summary(judged: Iterable[Judged]) -> pd.DataFrame:
 
 
 def grouped(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per cell: number of runs and models, mean, standard deviation and interval. `runs` are of one setting."""
+    """Return a row per cell: number of runs and models, mean, standard deviation and interval.
+
+    `runs` has the rows of `summary` for the runs of one setting."""
     same_model = [*CELL, "merged_sha256"]
     runs = runs.assign(sound=runs.groupby(same_model)["faults"].transform("max") == 0)
     models = runs.drop_duplicates(same_model).groupby(CELL, sort=False)
@@ -85,16 +92,15 @@ def curves(cells: pd.DataFrame) -> pd.DataFrame:
     comparisons.judge adds the intervals of the differences, and the verdicts."""
     averaged = ("value", "eval_loss", "train_merge_gap", "samples_per_second")
     cells = cells.rename(columns={f"{name}_mean": name for name in averaged})
+    pruned = cells[cells["method"] != DENSE]
     dense = cells[cells["method"] == DENSE].drop(columns=["method"]).rename(columns={"mode": "dense_mode"})
     lines = _lines(cells)
-    origin = ["model", "task", "metric", "dense_mode"]
-    start = lines.merge(dense, on=origin)
-    points = pd.concat([cells[cells["method"] != DENSE].merge(lines, on=LINE), start], ignore_index=True)
-    sound_dense = _sound(dense).rename(columns={"value": "dense_value"})
-    points = points.merge(sound_dense[[*origin, "dense_value"]], how="left", on=origin)
-    place = [name for name in CELL if name != "mode"]
-    untuned = _sound(points[points["mode"] == NO_FINETUNE]).rename(columns={"value": "untuned_value"})
-    points = points.merge(untuned[[*place, "untuned_value"]], how="left", on=place)
+    of_dense = ["model", "task", "metric", "dense_mode"]
+    points = pd.concat([pruned.merge(lines, on=LINE), lines.merge(dense, on=of_dense)], ignore_index=True)
+    # Every point gets the value of its dense cell, and that of the same pruned model without fine-tuning.
+    points = _with_sound_value(points, dense, of_dense, "dense_value")
+    untuned = points[points["mode"] == NO_FINETUNE]
+    points = _with_sound_value(points, untuned, [name for name in CELL if name != "mode"], "untuned_value")
     points["difference_to_dense"] = (points["value"] - points["dense_value"]).where(points["n_sound"] == points["n"])
     points["recovered_share"] = _recovered_share(points)
     return in_order(tidy(points, [*LINE, "sparsity"]), CURVES)
@@ -103,8 +109,11 @@ def curves(cells: pd.DataFrame) -> pd.DataFrame:
 def layer_sparsity(records: Iterable[Record]) -> pd.DataFrame:
     """Return a row per pruned layer of a model, task, method and sparsity: the share of zeros in the merged models."""
     pruned = [record for record in records if record.run.method != DENSE]
-    counts = [len(record.validation.layers["layer"]) for record in pruned]
-    rows = pd.DataFrame({name: np.repeat([getattr(record.run, name) for record in pruned], counts) for name in MASKED})
+    layer_counts = [len(record.validation.layers["layer"]) for record in pruned]
+    # One row per run and layer.
+    rows = pd.DataFrame(
+        {name: np.repeat([getattr(record.run, name) for record in pruned], layer_counts) for name in MASKED}
+    )
     for name in ("layer", "weights", "zeros"):
         rows[name] = [value for record in pruned for value in record.validation.layers[name]]
     rows["share"] = (rows["zeros"] / rows["weights"]).astype(float)
@@ -123,7 +132,9 @@ def missing(gaps: list[Gap]) -> pd.DataFrame:
 
 
 def asked_and_reached(row: tuple) -> str:
-    """Return the requested sparsity in percent. If the masks reached another one, by a tenth or more, it follows in parentheses."""
+    """Return the requested sparsity in percent, as text.
+
+    The sparsity that the masks reached follows in parentheses if it differs by 0.1 percentage points or more."""
     reached = 100 * row.reached_sparsity
     return f"{row.sparsity}" if abs(reached - row.sparsity) < 0.1 else f"{row.sparsity} ({reached:.1f})"
 
@@ -141,12 +152,14 @@ def tidy(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def in_order(table: pd.DataFrame, described: TableDescription) -> pd.DataFrame:
-    """Return the described columns in their order. Those that are added later may be absent."""
+    """Return the columns of `table` in the order of their description. Columns that are added later may be absent."""
     return table[[name for name in described.names if name in table]]
 
 
 def _over_models(models: pd.api.typing.DataFrameGroupBy, table: pd.DataFrame, name: str) -> dict[str, pd.Series]:
-    """Return mean, standard deviation and interval of a column by cell. `table` has the cells' numbers of examples."""
+    """Return the columns with mean, standard deviation and interval of the column `name`, one value per cell.
+
+    `table` holds the number of examples of each cell."""
     mean = models[name].mean()
     columns = {f"{name}_mean": mean, f"{name}_sd": models[name].std()}
     over_seeds = t_interval(mean, models[name].sem(), models[name].count())
@@ -169,22 +182,28 @@ def _sound(cells: pd.DataFrame) -> pd.DataFrame:
     return cells[cells["n_sound"] == cells["n"]]
 
 
+def _with_sound_value(points: pd.DataFrame, cells: pd.DataFrame, keys: list[str], name: str) -> pd.DataFrame:
+    """Return the points with the column `name`: the value of the sound cell that agrees in `keys`, or blank."""
+    values = _sound(cells).rename(columns={"value": name})
+    return points.merge(values[[*keys, name]], how="left", on=keys)
+
+
 def _lines(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the curves, each with the mode of the dense runs that it starts from."""
+    """Return a row per curve, with the mode of the dense runs at which it starts."""
     pruned = cells[cells["method"] != DENSE]
-    places = set(zip(pruned["model"], pruned["task"], strict=True))
-    # A model and task with dense runs only is a curve of one point.
-    only_dense = [key not in places for key in zip(cells["model"], cells["task"], strict=True)]
+    pruned_pairs = set(zip(pruned["model"], pruned["task"], strict=True))
+    # A model and task with only dense runs is a curve of one point.
+    only_dense = [pair not in pruned_pairs for pair in zip(cells["model"], cells["task"], strict=True)]
     lines = pd.concat([pruned, cells[only_dense]])[LINE].drop_duplicates()
     return lines.assign(dense_mode=lines["mode"].where(lines["mode"] == NO_FINETUNE, PLAIN_LORA))
 
 
 def _recovered_share(points: pd.DataFrame) -> pd.Series:
-    """Return the share of the loss by pruning that fine-tuning recovers, by point."""
+    """Return recovered_share by point: the part of what pruning lost that fine-tuning won back."""
     lost = points["dense_value"] - points["untuned_value"]
     defined = (points["mode"] != NO_FINETUNE) & (points["sparsity"] > 0) & (lost > NOTHING_LOST)
-    won = (points["value"] - points["untuned_value"]).where(points["n_sound"] == points["n"])
-    return (won / lost.where(defined)).astype(float)
+    recovered = (points["value"] - points["untuned_value"]).where(points["n_sound"] == points["n"])
+    return (recovered / lost.where(defined)).astype(float)
 
 
 def _rank(column: pd.Series) -> pd.Series:

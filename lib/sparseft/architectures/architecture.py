@@ -1,7 +1,9 @@
 """Define what an architecture is: its tensors, which of them are prunable, and all that depends on it.
 
-It describes a decoder as Hugging Face stores it, with decoder layers named `model.layers.0`, `model.layers.1` and so on.
-A layer without "decoder" is the name of a prunable weight on disk, without ".weight": `model.layers.0.mlp.up_proj`.
+An architecture is a decoder as Hugging Face stores it. Two words have a fixed meaning in this project:
+
+    decoder layer   a block of the model, such as `model.layers.0`
+    layer           a prunable weight on disk, named without ".weight", such as `model.layers.0.mlp.up_proj`
 """
 
 import re
@@ -25,8 +27,9 @@ _OPTIONAL_SIZES = ("num_key_value_heads", "head_dim")
 class Coupled:
     """Name the prunable matrices of one block whose channels are removed together.
 
-    A unit is some rows of each matrix in `rows`, and some columns of each matrix in `columns`. `unit` is the key of
-    config.json that counts the units. `block` is the common start of the names within a decoder layer."""
+    Such a channel is called a unit. It consists of some rows of each matrix in `rows`, and some columns of each matrix in
+    `columns`. `unit` is the key of config.json with the number of units. `block` is the common start of the matrices' names
+    within a decoder layer."""
 
     block: str
     unit: str
@@ -41,9 +44,9 @@ class Coupled:
 
 @dataclass(frozen=True)
 class Part:
-    """Locate coupled units in a layer: unit u is the `width` rows (axis 0) or columns (axis 1) from u * width.
+    """Locate the coupled units in a layer: unit u is the `width` rows (axis 0) or columns (axis 1) from u * width on.
 
-    `unit` is the key of config.json that counts the units."""
+    `unit` is the key of config.json with the number of units."""
 
     layer: str
     axis: int
@@ -65,15 +68,15 @@ class ExpertBlock:
 class Architecture:
     """Describe one architecture of Hugging Face. `{expert}` in a name stands for the number of an expert.
 
-    class_name        its class, which config.json names under "architectures"
+    class_name        the name of the model's class, which config.json has under "architectures"
     sizes             the keys of config.json that must be positive integers
-    outer_tensors     the tensors outside the decoder layers, without ".weight" -> shape in words
-    layer_tensors     the tensors of one decoder layer, without ".weight" -> shape in words
-    coupled           the prunable matrices, and only these
+    outer_tensors     the tensors outside the decoder layers, named without ".weight" -> shape, as names of sizes
+    layer_tensors     the tensors of one decoder layer, named without ".weight" -> shape, as names of sizes
+    coupled           all prunable matrices, in groups whose channels are removed together
     has_window        whether a token sees only the last `sliding_window` tokens; if not, that key has no effect
     activation_bytes  (config, bytes of a weight) -> bytes that a decoder layer keeps per token for its backward
     smaller_config    (config, unit -> number of units left) -> the keys of config.json that a smaller model changes
-    experts           the module of its experts, or None
+    experts           the module of the experts; None without experts
     modelzoo_names    tensor -> its parameter in Cerebras ModelZoo (modelzoo.py); None if ModelZoo has no such model"""
 
     class_name: str
@@ -103,6 +106,7 @@ class Architecture:
         for layer in layers:
             prefix, _, name = layer.rpartition(".")
             for coupled in self.coupled:
+                # A group is listed where its first layer is.
                 if name == coupled.rows[0] and _pattern([coupled.block]).fullmatch(prefix):
                     groups.append(self._parts(coupled, prefix, config))
         return groups
@@ -137,11 +141,12 @@ class Architecture:
         return parts
 
     def _numbered_tensors(self, config: dict) -> dict[str, Words]:
-        """Return the tensors of one decoder layer, with those of an expert once per expert."""
-        one_each = {name: shape for name, shape in self.layer_tensors.items() if "{expert}" not in name}
+        """Return the tensors of one decoder layer. Those of an expert appear once per expert, with its number."""
+        numbered = {name: shape for name, shape in self.layer_tensors.items() if "{expert}" not in name}
         of_expert = {name: shape for name, shape in self.layer_tensors.items() if "{expert}" in name}
-        experts = range(config["num_local_experts"] if of_expert else 0)
-        return one_each | {name.format(expert=expert): shape for expert in experts for name, shape in of_expert.items()}
+        for expert in range(config["num_local_experts"] if of_expert else 0):
+            numbered |= {name.format(expert=expert): shape for name, shape in of_expert.items()}
+        return numbered
 
     def _check_sizes(self, config: dict, place: Path | str) -> None:
         """Raise InputError if a size is missing, or is not a positive integer."""

@@ -1,4 +1,4 @@
-"""The backend torch: a Hugging Face model with LoRA layers, on a CPU or on GPUs, in one process or several."""
+"""Train with the backend torch: a Hugging Face model with LoRA layers, on a CPU or on GPUs, in one process or several."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def adapted_model(
 ) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, LoRALinear]]:
     """Return the pruned model with new LoRA layers, its tokenizer, and the layers by name.
 
-    The layers' initial values are drawn from torch's generator."""
+    The layers' initial values are drawn from torch's global generator, so the caller sets its seed."""
     model, tokenizer = load_model(checkpoint.folder, device)
     unfuse_experts(model)
     paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
@@ -51,22 +51,23 @@ def trained_model(
 ) -> tuple[nn.Module, PreTrainedTokenizerBase, str]:
     """Return the trained model before any merge, its tokenizer, and the digest of the adapter that was read.
 
-    Raises InputError if the adapter is not of this project, of this mask or of `run`, or if it does not fit the model."""
+    Raises InputError if this project did not write the adapter, if it was trained with another mask or for another run than
+    `run`, or if it does not fit the model."""
     pairs, _, config, digest = read_adapter(adapter)
-    ours = config.get("sparseft", {})
-    if ours.get("mask_sha256") != mask_sha256 or ours.get("mode") not in TRAINED_MODES:
+    provenance = config.get("sparseft", {})
+    if provenance.get("mask_sha256") != mask_sha256 or provenance.get("mode") not in TRAINED_MODES:
         raise InputError(f"{adapter}: not trained with this mask", "give the mask and the adapter of one run")
     if run:
         check_origin(adapter, config, run)
     settings = Training(lora_r=config["r"], lora_alpha=config["lora_alpha"], lora_targets=config["target_modules"])
-    model, tokenizer, layers = adapted_model(checkpoint, mask, ours["mode"], settings, device)
+    model, tokenizer, layers = adapted_model(checkpoint, mask, provenance["mode"], settings, device)
     if layers.keys() != pairs.keys():
         raise InputError(f"{adapter}: has other layers than the model", "give the base that it was trained on")
     with torch.no_grad():
         for name, (A, B) in pairs.items():
             layers[name].lora_A.copy_(A)
             layers[name].lora_B.copy_(B)
-            # Compute W' once, not for every token that is generated.
+            # The adapter does not change any more, so W' is computed once, not for every generated token.
             layers[name].workspace.freeze()
     return model.eval(), tokenizer, digest
 
@@ -74,21 +75,22 @@ def trained_model(
 def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator) -> dict:
     """Train an adapter on rows["train"], write it and return the measured part of train.json.
 
-    A training of which `state` exists continues from it. The same job, with as many threads and processes on the same
-    machine, gives the same bits, even if it was killed in between."""
+    If the file `state` exists, the training continues from it. The same job gives the same bits on the same machine with the
+    same numbers of threads and processes, even if it was killed in between."""
     settings = job.settings
     device = accelerator.device
     settings.check_processes(accelerator.num_processes)
     torch.manual_seed(job.seed)
-    place = torch.device("cpu") if settings.shard_model else device
-    model, tokenizer, layers = adapted_model(job.checkpoint, job.mask, job.mode, settings, place)
+    # A model that is divided may be larger than one GPU's memory, so it is loaded on the CPU.
+    first_device = torch.device("cpu") if settings.shard_model else device
+    model, tokenizer, layers = adapted_model(job.checkpoint, job.mask, job.mode, settings, first_device)
     loss = AnswerLoss(model)
     if settings.shard_model:
         _shard(loss, accelerator)
-    limit = model.config.max_position_embeddings
-    data = {split: encode(rows, job.task, tokenizer, limit) for split, rows in job.rows.items()}
-    where = [torch.get_num_threads(), accelerator.num_processes, device_name(device), versions()]
-    identity = job.identity(data, Path(__file__), where)
+    context = model.config.max_position_embeddings
+    data = {split: encode(rows, job.task, tokenizer, context) for split, rows in job.rows.items()}
+    machine = [torch.get_num_threads(), accelerator.num_processes, device_name(device), versions()]
+    identity = job.identity(data, Path(__file__), machine)
     loop = Loop(loss, layers, data, settings, job.seed, accelerator, job.evaluation_batch_size, state, identity)
     record = loop.fit() | {"eval_loss": loop.eval_loss()}
     matrices = {name: layer.factors() for name, layer in layers.items()}
@@ -105,8 +107,8 @@ def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator
 
 
 def _shard(loss: AnswerLoss, accelerator: Accelerator) -> None:
-    """Divide the weights among the processes (FSDP2). A decoder layer is gathered when it is needed."""
-    # The torch 2.4 of cerebras-pytorch does not have it.
+    """Divide the weights among the processes (FSDP2). A decoder layer is gathered only while it computes."""
+    # cerebras-pytorch requires torch 2.4, which does not have this function.
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))

@@ -1,8 +1,13 @@
 """Read a Hugging Face checkpoint folder tensor by tensor, as raw bits.
 
-Format: github.com/huggingface/safetensors, "Format". A file is 8 bytes with the size of the header (little-endian), the
-header in JSON (name -> dtype, shape, data_offsets), then the bytes of the tensors. Without the sign, the bit patterns of
-floats have the order of their magnitudes. So pruning and validation need neither torch nor a conversion.
+A safetensors file has three parts (github.com/huggingface/safetensors, "Format"):
+
+    8 bytes     the size of the header, little-endian
+    header      JSON: name -> dtype, shape, data_offsets
+    the rest    the bytes of the tensors
+
+Without the sign, the bit patterns of floats have the order of their magnitudes. So pruning and validation compare bits, and
+need neither torch nor a conversion.
 """
 
 import hashlib
@@ -28,18 +33,19 @@ from sparseft.storage.reading import check_regular, read_json
 BITS = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
 # torch's name of a dtype -> safetensors' name.
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
-# In bytes; the limit of the safetensors library.
+# The limit of the safetensors library, in bytes.
 MAX_HEADER = 100_000_000
 # The number of weights that are read at once, in whole rows.
 BLOCK = 1 << 20
-# A manifest of this version has a digest that covers configuration and tokenizer, and every weight is finite.
+# In a folder with a manifest of this version, every weight is finite. Its digest covers the configuration and the tokenizer.
 MANIFEST_VERSION = 2
 INDEX = "model.safetensors.index.json"
 # The files beside the weights that decide what a model computes: the configuration and the tokenizer.
 SMALL_FILES = ("*.json", "tokenizer*", "*.jinja", "merges.txt", "vocab.*")
 # This project writes these files beside a model.
 _RECORDS = ("manifest.json", "compact.json", "export.json")
-# The tensors state their dtype themselves, and the version only says which transformers wrote the file.
+# Keys of config.json that the digest leaves out. The tensors state their dtype themselves, and the version only says which
+# transformers wrote the file.
 _UNDECIDING = ("dtype", "torch_dtype", "transformers_version")
 _GIVE_FOLDER = "give a Hugging Face checkpoint folder: config.json and *.safetensors"
 _REPLACE_FILE = "copy or prepare the checkpoint again"
@@ -47,7 +53,7 @@ _REPLACE_FILE = "copy or prepare the checkpoint again"
 
 @dataclass(frozen=True)
 class Tensor:
-    """Locate one tensor: `nbytes` bytes from byte `start` of `file`."""
+    """Locate one tensor: the `nbytes` bytes of `file` that begin at byte `start`."""
 
     name: str
     file: Path
@@ -92,7 +98,7 @@ class Checkpoint:
 
     @cached_property
     def files(self) -> list[Path]:
-        """Return the safetensors files. As in transformers, it is model.safetensors, or else those that the index names."""
+        """Return the safetensors files, sorted: model.safetensors if it exists, else those in the index, as in transformers."""
         single = self.folder / "model.safetensors"
         index = self.folder / INDEX
         names = {single.name} if single.exists() or not index.exists() else _shards(index)
@@ -140,8 +146,8 @@ class Checkpoint:
     def read_blocks(self, name: str, block: int) -> Iterator[np.ndarray]:
         """Yield a tensor's bits as `read` gives them, flat, in blocks of whole rows of about `block` weights.
 
-        Every block is in the same buffer, so the next one overwrites it. Raises InputError as `read` does, and if the
-        file has become shorter."""
+        Every block is in the same buffer, so the next one overwrites it. Raises InputError for a dtype that `read` refuses,
+        and if the file has become shorter."""
         tensor = self.tensors[name]
         word = _word(tensor)
         rows = tensor.shape[0] if tensor.shape else 1
@@ -161,7 +167,7 @@ class Checkpoint:
             shutil.copyfile(file, folder / file.name)
 
     def hashes(self) -> dict[str, str]:
-        """Hash every file that decides a result, as it is now. Return its name -> sha256."""
+        """Hash every file that decides a result, and return its name -> sha256."""
         return {file.name: sha256(file) for file in (*self.files, *small_files(self.folder))}
 
     @property
@@ -174,7 +180,8 @@ class Checkpoint:
         """Return one sha256 over all files that decide a result: the weights, the configuration and the tokenizer.
 
         In a prepared folder, the hashes of the weights come from manifest.json, because hashing gigabytes is slow. Raises
-        InputError if a file is not the one that manifest.json records. Weights are compared by size, others by hash."""
+        InputError if a file is not the one that manifest.json records. The files of the weights are compared by size, and the
+        others by hash."""
         if not self.prepared:
             return self.digest_of(self.hashes())
         recorded, _ = self._manifest()
@@ -199,7 +206,7 @@ class Checkpoint:
             raise InputError(f"{self.folder / 'manifest.json'}: its digest is not that of its files", _REPLACE_FILE)
 
     def digest_of(self, hashes: dict[str, str]) -> str:
-        """Combine the hashes of this checkpoint's files. Return the sha256 over sorted lines of `name sha256`.
+        """Return the sha256 over sorted lines of `name sha256`, from the hashes of this checkpoint's files.
 
         config.json is hashed without the dtype and the version of its writer, so that a checkpoint keeps its digest when
         it is prepared. The index is left out, because it only names the files of the weights."""
@@ -228,6 +235,7 @@ class Checkpoint:
         return entries, digest
 
     def _not_recorded(self, name: str) -> InputError:
+        """Return the error for a file that manifest.json does not record as it is."""
         return InputError(f"{self.folder / name}: it is not the file that manifest.json records", _REPLACE_FILE)
 
 
@@ -243,8 +251,8 @@ def small_files(folder: Path) -> list[Path]:
 def read_header(file: Path, advice: str = _REPLACE_FILE) -> tuple[bytes, list[Tensor]]:
     """Return the header of a safetensors file, and its tensors in the order of their bytes.
 
-    The header is unchanged, and its length stands before it. Raises InputError with `advice` if this is not a safetensors
-    file, if it is truncated, or if tensors overlap or leave holes."""
+    The header has the bytes of the file, with its length before it. Raises InputError with `advice` if this is not a
+    safetensors file, if it is truncated, or if tensors overlap or leave holes."""
     check_regular(file)
     size = file.stat().st_size
     with open(file, "rb") as stream:
@@ -257,25 +265,29 @@ def read_header(file: Path, advice: str = _REPLACE_FILE) -> tuple[bytes, list[Te
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{file}: truncated, or not a safetensors file", advice) from None
     tensors.sort(key=lambda tensor: (tensor.start, tensor.nbytes))
+    # Each tensor must start where the part before it ends, and the last one must end with the file.
+    starts = [*(tensor.start for tensor in tensors), size]
     ends = [8 + length, *(tensor.start + tensor.nbytes for tensor in tensors)]
-    if [*(tensor.start for tensor in tensors), size] != ends:
+    if starts != ends:
         raise InputError(f"{file}: truncated: its {size} bytes are not what its header describes", advice)
     return head + body, tensors
 
 
 def lay_out(file: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> dict[str, Tensor]:
-    """Return where the `tensors`, name -> (dtype, shape), will lie in a safetensors file that is not written yet."""
+    """Return the places of `tensors`, name -> (dtype, shape), in a safetensors file that is not written yet."""
     places: dict[str, Tensor] = {}
     end = 0
     for name, (dtype, shape) in tensors.items():
         places[name] = Tensor(name, file, dtype, shape, end, BITS[dtype].itemsize * math.prod(shape))
         end += places[name].nbytes
-    base = len(safetensors_header(places.values()))
-    return {name: replace(tensor, start=base + tensor.start) for name, tensor in places.items()}
+    header_size = len(safetensors_header(places.values()))
+    return {name: replace(tensor, start=header_size + tensor.start) for name, tensor in places.items()}
 
 
 def safetensors_header(tensors: Iterable[Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """Return the header, with its length, of a file of `tensors` in this order, as the safetensors library writes it."""
+    """Return the header of a file with `tensors` in this order, with its length before it.
+
+    It has the bytes that the safetensors library writes."""
     entries = {"__metadata__": metadata or {"format": "pt"}}
     start = 0
     for tensor in tensors:
@@ -298,7 +310,7 @@ def to_float32(bits: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def infinity(dtype: str) -> int:
-    """Return the bits of infinity in BF16, F16 or F32. A magnitude that is not smaller is infinite or not a number."""
+    """Return the bits of infinity in BF16, F16 or F32. Larger bits of a magnitude are those of NaN."""
     return {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}[dtype]
 
 
@@ -312,7 +324,7 @@ def _word(tensor: Tensor) -> np.dtype:
 
 
 def _fill(stream: BinaryIO, content: memoryview, tensor: Tensor) -> None:
-    """Read until `content` is full, because one call returns at most 2 GiB. Raises InputError if the file ends before."""
+    """Read until `content` is full, because one call reads at most 2 GiB. Raises InputError if the file ends before that."""
     while content:
         count = stream.readinto(content)
         if not count:
@@ -328,10 +340,10 @@ def _shards(index: Path) -> set[str]:
     return set(names.values())
 
 
-def _tensor(file: Path, name: str, entry: dict, base: int) -> Tensor:
-    """Return the tensor of one entry of a header. The tensors of the file start at byte `base`.
+def _tensor(file: Path, name: str, entry: dict, data_start: int) -> Tensor:
+    """Return the tensor of one entry of a header. The tensors of the file start at byte `data_start`.
 
-    Raises ValueError, or what Python raises, if the entry is not that of a tensor."""
+    Raises ValueError, KeyError, TypeError or AttributeError if the entry does not describe a tensor."""
     begin, end = entry["data_offsets"]
     shape = tuple(entry["shape"])
     width = BITS[entry["dtype"]].itemsize if entry["dtype"] in BITS else None
@@ -339,4 +351,4 @@ def _tensor(file: Path, name: str, entry: dict, base: int) -> Tensor:
         raise ValueError(name)
     if width and end - begin != width * math.prod(shape):
         raise ValueError(name)
-    return Tensor(name, file, entry["dtype"], shape, base + begin, end - begin)
+    return Tensor(name, file, entry["dtype"], shape, data_start + begin, end - begin)

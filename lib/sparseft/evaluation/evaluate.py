@@ -1,7 +1,7 @@
-"""Evaluate a model on a task with lm-eval, and keep what every number is computed from, row by row.
+"""Evaluate a model on a task with lm-eval, and keep the results of every row, from which all metrics follow.
 
-lm-eval's metrics are computed again from the rows (tasks/scoring.py) before they are returned. If a new version of lm-eval
-scores differently, the evaluation is refused.
+Before lm-eval's metrics are returned, tasks/scoring.py computes them again from the rows. If they differ, for example with a
+new version of lm-eval, the evaluation ends with an error.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from sparseft.tasks.metrics import F1
 from sparseft.tasks.task import Row, Task
 
 if TYPE_CHECKING:
-    # Imported here, it would be imported before harness.py sets its environment.
+    # At run time, this import would come before harness.py sets the environment variables of transformers.
     from transformers import PreTrainedTokenizerBase
 
 
@@ -33,8 +33,8 @@ def evaluate(
 ) -> dict:
     """Score a model on rows["validation"], and return the content of evaluation.json.
 
-    rows["train"] has the worked examples: `few_shot` of them stand before a question that is answered, and `loss_few_shot`,
-    which is 0, before one whose loss is computed. eval_loss is in nats per answer token. By row:
+    The metrics put `few_shot` worked examples, taken from rows["train"], before every question. The loss uses none, so
+    `loss_few_shot` is 0. eval_loss is in nats per answer token. These fields have one value per row:
 
         labels           index of the right choice, or the target text of a generated answer
         choice_lengths   characters of each choice, which acc_norm divides by
@@ -42,9 +42,10 @@ def evaluate(
         generations      the whole generated text
         predictions      index of the choice by the headline metric, or the extracted answer
         outcomes         1 if the headline metric counts the row as right, else 0
-        losses           of the right answer, in nats, summed over its answer_tokens
+        losses           of the right answer, in nats, summed over its tokens
+        answer_tokens    number of tokens of the right answer
 
-    `ties` counts the rows with several likeliest choices, of which lm-eval takes the first.
+    `ties` counts the rows in which several choices are the likeliest. lm-eval takes the first of them.
     Raises InputError if the rows cannot be scored, or if lm-eval's numbers do not follow from the rows."""
     task.check(rows)
     if batch_size < 1:
@@ -82,11 +83,12 @@ def evaluate(
 
 def prompt_digest(task: Task, rows: list[Row]) -> str:
     """Return the sha256 of the prompts and answers of rows, in their order."""
-    return hashlib.sha256(json.dumps([[task.prompt(row), task.answer(row)] for row in rows]).encode()).hexdigest()
+    texts = [[task.prompt(row), task.answer(row)] for row in rows]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def check_metrics(task: str, harness_values: dict[str, object], recomputed: dict[str, object]) -> None:
-    """Raise InputError if a value of lm-eval is not the one that follows from the rows."""
+    """Raise InputError if a value of lm-eval differs from the one that is recomputed from the rows."""
     for name, value in harness_values.items():
         if name not in recomputed or not np.allclose(value, recomputed[name], rtol=0, atol=1e-9):
             raise InputError(
@@ -98,18 +100,19 @@ def check_metrics(task: str, harness_values: dict[str, object], recomputed: dict
 def _score(lm: StrictLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float | None], dict[str, object]]:
     """Return the task's metrics and standard errors by name, and the fields of evaluation.json that have a value per row."""
     metrics, samples = run_harness(lm, task, rows)
-    fields_by_row = _choice_rows if task.choices else _text_rows
-    by_row = fields_by_row(samples, task, rows["validation"])
+    fields_of = _choice_fields if task.choices else _text_fields
+    by_row = fields_of(samples, task, rows["validation"])
     recomputed = _recomputed(task, by_row)
     outcomes = [float(sample[task.metric]) for sample in samples]
     check_metrics(task.name, metrics | {"outcomes": outcomes}, recomputed | {"outcomes": by_row["outcomes"]})
+    # The task also reports metrics that lm-eval does not have.
     reported = {column for metric in task.metrics for column in metric.columns}
     only_ours = {name: value for name, value in recomputed.items() if name in reported and name not in metrics}
     return metrics | only_ours, by_row
 
 
-def _choice_rows(samples: list[dict], task: Task, rows: list[Row]) -> dict[str, object]:
-    """Return the fields of a task with choices. Raises InputError if a log-likelihood is not finite."""
+def _choice_fields(samples: list[dict], task: Task, rows: list[Row]) -> dict[str, object]:
+    """Return the fields by row of a task with choices. Raises InputError if a log-likelihood is not finite."""
     labels, lengths = scoring.labels_of(rows, task)
     logs = [[float(log) for log, _ in sample["filtered_resps"]] for sample in samples]
     refuse_rows(
@@ -121,8 +124,8 @@ def _choice_rows(samples: list[dict], task: Task, rows: list[Row]) -> dict[str, 
     return {"labels": labels, "choice_lengths": lengths, "log_likelihoods": logs, **judged}
 
 
-def _text_rows(samples: list[dict], task: Task, rows: list[Row]) -> dict[str, object]:
-    """Return the fields of a task with generated answers."""
+def _text_fields(samples: list[dict], task: Task, rows: list[Row]) -> dict[str, object]:
+    """Return the fields by row of a task with generated answers."""
     labels, _ = scoring.labels_of(rows, task)
     generations = [sample["resps"][0][0] for sample in samples]
     return {"labels": labels, "generations": generations, **scoring.judge_texts(labels, generations)}
@@ -140,9 +143,10 @@ def _recomputed(task: Task, by_row: dict) -> dict[str, float | None]:
 
 
 def _losses_of_choices(by_row: dict, examples: list[Example]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the loss of the right answer of each row in nats, float64 (N,), and its number of tokens, int64 (N,).
+    """Return the loss of each row's right answer in nats, float64 (N,), and the answer's number of tokens, int64 (N,).
 
-    The answer is one of the choices and has the same tokens in training, so its loss is minus its log-likelihood."""
+    Use the log-likelihoods that lm-eval computed. The right answer is one of the choices, and training reads the same tokens.
+    So its loss is minus its log-likelihood."""
     pairs = zip(by_row["log_likelihoods"], by_row["labels"], strict=True)
     losses = np.array([-logs[label] for logs, label in pairs])
     return losses, np.array([len(example.ids) - example.answer_start for example in examples])

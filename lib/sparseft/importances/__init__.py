@@ -8,6 +8,7 @@ from sparseft.importances.taylor import TAYLOR
 from sparseft.importances.wanda import WANDA
 
 IMPORTANCES = (MAGNITUDE, GRADIENT, TAYLOR, WANDA, RIA)
-DEFAULT = MAGNITUDE  # of a method whose name has no importance
+# The importance of a method whose name has none.
+DEFAULT = MAGNITUDE
 
 __all__ = ["DEFAULT", "IMPORTANCES", "Evidence", "Importance"]

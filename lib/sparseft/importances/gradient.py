@@ -1,4 +1,4 @@
-"""gradient: how strongly the loss of an example depends on the weight."""
+"""Define gradient: how strongly the loss of an example depends on the weight."""
 
 import numpy as np
 

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Evidence(Enum):
-    """Name what an importance looks at beside the weights. pruning/calibration.py computes it from a task's examples."""
+    """Name what an importance needs in addition to the weights. pruning/calibration.py computes it from a task's examples."""
 
     NONE = "nothing"
     GRADIENTS = "mean over the examples of |dL/dW|, fp32 (rows, cols)"
@@ -17,24 +17,27 @@ class Evidence(Enum):
 
 @dataclass(frozen=True)
 class Importance:
-    """Score every prunable weight; the weights with the lowest scores are pruned first.
+    """Describe how every prunable weight is scored. The weights with the lowest scores are pruned first.
 
-    `score(weights, evidence, column_sums)` returns non-negative fp32 (rows, cols) for some whole rows of a layer:
+    `score(weights, evidence, column_sums)` returns the scores of some rows of a layer, non-negative fp32 (rows, cols):
 
     - `weights` is fp32 (rows, cols).
-    - `evidence` is fp32: these rows of GRADIENTS, (rows, cols), or INPUT_NORMS, (cols,).
-    - `column_sums` is sum_i |W_ij| over all rows of the layer, fp32 (cols,), if `uses_column_sums`; else None.
+    - `evidence` is fp32: the same rows of GRADIENTS, (rows, cols), or INPUT_NORMS, (cols,).
+    - `column_sums` is sum_i |W_ij| over all rows i of the layer, fp32 (cols,), if `uses_column_sums`; else None.
 
-    If `score` is None, the score is |w|, and the selection reads it from the bits of the weights."""
+    If `score` is None, the score is |w|, which the selection reads from the bits of the weights."""
 
     name: str
     formula: str
     source: str
     evidence: Evidence
-    patterns: tuple[str, ...]  # the names of the patterns that it can rank
+    # The names of the patterns whose weights it can rank.
+    patterns: tuple[str, ...]
     score: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray] | None = None
-    scope: str = "layer"  # what is ranked together if `masks.scope` is null: layer or row
-    accumulated: str = ""  # what the masks' metadata says about the evidence
+    # What is ranked together if `masks.scope` is null: layer or row.
+    scope: str = "layer"
+    # What the masks' metadata says about the evidence.
+    accumulated: str = ""
     uses_column_sums: bool = False
 
     @property

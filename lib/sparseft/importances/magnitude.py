@@ -1,4 +1,4 @@
-"""magnitude: the weight's absolute value."""
+"""Define magnitude: the weight's absolute value."""
 
 from sparseft.importances.importance import Evidence, Importance
 

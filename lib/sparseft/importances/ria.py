@@ -1,6 +1,7 @@
-"""ria: relative importance and activations. A weight counts by its share of its row and of its column.
+"""Define ria: relative importance and activations. A weight counts by its share of its row and of its column.
 
-A column whose weights are all large loses no more than another, and no channel is pruned as a whole.
+If all weights of a row become smaller by the same factor, their shares of the row stay the same. So a channel is not pruned as
+a whole only because its weights are small.
 """
 
 import numpy as np
@@ -17,7 +18,7 @@ def score(weights: np.ndarray, norms: np.ndarray, column_sums: np.ndarray) -> np
 
 
 def _divided(magnitudes: np.ndarray, sums: np.ndarray) -> np.ndarray:
-    """Return magnitudes / sums, and 0 where a sum is 0: all its weights are 0."""
+    """Return magnitudes / sums, and 0 where the sum is 0, because then all its weights are 0."""
     return np.divide(magnitudes, sums, out=np.zeros_like(magnitudes), where=sums > 0)
 
 

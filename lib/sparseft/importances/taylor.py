@@ -1,4 +1,4 @@
-"""taylor: how much the loss changes, to first order, if the weight becomes zero."""
+"""Define taylor: how much the loss changes, to first order, if the weight becomes zero."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""wanda: the weight's absolute value times the norm of the inputs that it meets."""
+"""Define wanda: the weight's absolute value times the norm of its inputs."""
 
 import numpy as np
 

@@ -1,7 +1,8 @@
 """Compute the answer loss: the cross-entropy of the answer tokens, in nats.
 
-lm_head runs only on the positions of the answers, which saves a row as long as the vocabulary for every prompt token. The
-rows of the answers exist once; torch's cross-entropy makes three copies and takes 1.5 times as long.
+lm_head runs only on the positions of the answers. This saves a row of logits, as long as the vocabulary, for every prompt
+token. The logits of the answers exist only once. torch's cross-entropy makes three copies of them, and takes 1.5 times as
+long.
 """
 
 import math
@@ -14,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Batch, Example, collate
 
-# The number of rows of logits that are processed in fp32 at once.
+# The number of rows of logits that are in fp32 at once.
 ROWS = 16
 
 
@@ -22,28 +23,28 @@ class CrossEntropyFunction(torch.autograd.Function):
     """Compute -log softmax(logits)[target], fp32 (N,), from logits (N, V) and targets int64 (N,).
 
     The backward overwrites the logits with their gradient, softmax - one-hot, as Liger Kernel does (arXiv 2410.10989,
-    section 3.2). So nothing else may use them, and the backward runs only once."""
+    section 3.2). So nothing else may use the logits, and the backward must run only once."""
 
     @staticmethod
     def forward(ctx, logits, targets):
         """Return the losses, fp32 (N,)."""
-        # (N,)
-        scales = torch.cat([rows.float().logsumexp(1) for rows in logits.split(ROWS)])
-        ctx.kept = logits, targets, scales
-        return scales - logits.gather(1, targets[:, None])[:, 0].float()
+        # The logarithm of softmax's denominator, (N,).
+        log_sums = torch.cat([rows.float().logsumexp(1) for rows in logits.split(ROWS)])
+        ctx.kept = logits, targets, log_sums
+        return log_sums - logits.gather(1, targets[:, None])[:, 0].float()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        """Return the gradient of the logits, in their memory; `grad` is fp32 (N,)."""
-        logits, targets, scales = ctx.kept
+        """Return the gradient of the logits, (N, V), in the logits' memory. `grad` is that of the losses, fp32 (N,)."""
+        logits, targets, log_sums = ctx.kept
         # The context must not keep the logits alive.
         ctx.kept = None
-        parts = (kept.split(ROWS) for kept in (logits, targets, scales, grad))
-        for rows, target, scale, weight in zip(*parts, strict=True):
-            softmax = rows.float().sub_(scale[:, None]).exp_()
-            softmax[torch.arange(len(target), device=target.device), target] -= 1
-            rows.copy_(softmax.mul_(weight[:, None]))
+        blocks = (tensor.split(ROWS) for tensor in (logits, targets, log_sums, grad))
+        for rows, row_targets, row_log_sums, row_grad in zip(*blocks, strict=True):
+            gradient = rows.float().sub_(row_log_sums[:, None]).exp_()
+            gradient[torch.arange(len(row_targets), device=row_targets.device), row_targets] -= 1
+            rows.copy_(gradient.mul_(row_grad[:, None]))
         return logits, None
 
 
@@ -67,16 +68,18 @@ class AnswerLoss(nn.Module):
 def answer_losses(
     loss: AnswerLoss, examples: list[Example], batch_size: int, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each example the loss of its answer, in nats, float64 (N,), and the answer's tokens, int64 (N,).
+    """Return the loss of each example's answer, in nats, float64 (N,), and its number of answer tokens, int64 (N,).
 
-    Batches hold examples of similar length; the order changes no loss. Raises InputError if a loss is not finite."""
+    The examples of a batch have similar lengths. The order of the results is that of `examples`. Raises InputError if a loss
+    is not finite."""
     sums = np.zeros(len(examples))
     tokens = np.array([len(example.ids) - example.answer_start for example in examples])
     by_length = sorted(range(len(examples)), key=lambda place: len(examples[place].ids))
     for start in range(0, len(by_length), batch_size):
         places = by_length[start : start + batch_size]
         by_token = loss(collate([examples[place] for place in places]).to(device)).cpu().double().numpy()
-        sums[places] = np.add.reduceat(by_token, np.cumsum(tokens[places]) - tokens[places])
+        first_tokens = np.cumsum(tokens[places]) - tokens[places]
+        sums[places] = np.add.reduceat(by_token, first_tokens)
     check_finite_evaluation(sums.sum())
     return sums, tokens
 

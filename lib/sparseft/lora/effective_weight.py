@@ -5,17 +5,22 @@
     W, W'   (out, in)   bfloat16, float16, float32 or float64; W is pruned and carries its mask
     A, B    (r, in), (out, r)   fp32, or fp64 with an fp64 W
 
-The mask takes no memory. In a weight that carries its mask, a pruned entry is -0.0 and a kept zero is +0.0, so that
-M = (bits of W != sign bit).
+The mask takes no memory. In a weight that carries its mask, a pruned entry is -0.0 and a kept zero is +0.0. So an entry is
+kept if its bits are not those of -0.0, which are the sign bit.
 
-s B A is summed over the ranks in fp32, starting at 0. W is added last, so that the ranks do not round at the size of W. The
-masked sum is rounded to W's dtype once. The sum over the ranks keeps the rounding errors of fp32, so not every entry is the
-exact value rounded once. With SmolLM2's weights and the adapter of a default run (r 8, 30 layers), 1.4 % of the entries
-differ from it in float32, and 4 in 10 million in bfloat16. Most of these (91 % and all) differ by one unit in the last place.
-The others lie where W is 0 or W + s B A nearly cancels.
+s B A is summed over the ranks in fp32, starting at 0. W is added last, so that the terms are not rounded at the size of W.
+The masked sum is rounded to W's dtype once.
 
-Training multiplies by W', and the merge writes it. Both call one function with one order of sums, so they get the same bits
-on one device.
+The fp32 sum has rounding errors, so an entry may differ from the exact value rounded once. This was measured with SmolLM2's
+weights and the adapter of a default run (r 8, 30 layers):
+
+    float32    1.4 % of the entries differ, 91 % of these by one unit in the last place
+    bfloat16   4 in 10 million differ, all by one unit in the last place
+
+The larger differences lie where W is 0 or W + s B A nearly cancels.
+
+Training multiplies by W', and the merge writes it. Both call the same function, with the same order of sums. So they get the
+same bits on the same device.
 """
 
 import ctypes
@@ -32,7 +37,7 @@ from sparseft.lora import weight_kernels
 
 # W's dtypes for which a CPU uses the compiled loop, with A and B in fp32. It takes a third to a half of torch's time.
 COMPILED = (torch.bfloat16, torch.float32)
-# The integer dtype by bytes per weight.
+# Bytes of a weight -> the integer dtype that holds its bits.
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Weights per block: enough to keep the products fast, few enough to take little memory.
 _BLOCK = {"cpu": 1 << 21, "cuda": 1 << 24}
@@ -41,10 +46,11 @@ _BLOCK = {"cpu": 1 << 21, "cuda": 1 << 24}
 def carry_mask_(weight: Tensor, kept: Tensor) -> Tensor:
     """Compute W * M in place, so that W carries M. weight: any float dtype (out, in); kept: bool (out, in)."""
     bits, sign = _bits(weight)
-    # A kept -0.0 would read as pruned, so it becomes +0.0.
+    # A kept -0.0 would read as pruned, so every -0.0 becomes +0.0. As an integer, -True has all bits set.
     bits &= torch.ne(bits, sign, out=torch.empty_like(bits)).neg_()
     keep = kept.to(bits.dtype).neg_()
     bits &= keep
+    # What is pruned has no bits now, and gets the sign bit.
     bits |= keep.bitwise_not_().bitwise_and_(sign)
     return weight
 
@@ -58,8 +64,8 @@ def carried_mask(weight: Tensor) -> Tensor:
 def mask_on_device_(values: Tensor, W: Tensor, keep: Tensor) -> Tensor:
     """Compute values * M in place on any device, with the M that W carries.
 
-    `keep`: integers of W's shape and width, is scratch. The bits are multiplied by 0 or 1 as integers. So there is no branch,
-    and no zero with a sign."""
+    `keep` is scratch memory: integers of W's shape and width. The bits are multiplied by 0 or 1 as integers, so there is no
+    branch, and a pruned value becomes +0.0."""
     bits, sign = _bits(W)
     values.view(bits.dtype).mul_(torch.ne(bits, sign, out=keep))
     return values
@@ -73,15 +79,19 @@ def row_blocks(weight: Tensor) -> Iterator[slice]:
 
 
 class Workspace:
-    """Hold the buffers: one W' and a few of its blocks, as large as the largest layer needs. Only one thread may use it."""
+    """Hold the buffers that all layers share: one W' and a few of its blocks, as large as the largest layer needs.
+
+    Only one thread may use it."""
 
     def __init__(self) -> None:
+        # Name, dtype and device -> flat memory.
         self._buffers: dict[tuple, Tensor] = {}
+        # Address of W -> its W'; None if no W' is kept.
         self._cache: dict[int, Tensor] | None = None
 
     @torch.no_grad()
     def merged(self, W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
-        """Return W' (out, in) in W's dtype. The next call may overwrite it, except inside `caching`.
+        """Return W' (out, in) in W's dtype. The next call may overwrite it, except inside `caching` and after `freeze`.
 
         W (out, in) carries its mask. A (r, in) and B (out, r) are fp32, or fp64 with an fp64 W."""
         if self._cache is None:
@@ -92,7 +102,9 @@ class Workspace:
 
     @contextmanager
     def caching(self) -> Iterator[None]:
-        """Build every W' only once inside the block. This takes a second model of memory. The adapters must not change."""
+        """Build every W' only once inside the block, in which the adapters must not change.
+
+        This takes memory for a second model."""
         self._cache = {}
         try:
             yield
@@ -104,7 +116,7 @@ class Workspace:
         self._cache = {}
 
     def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Return the buffer of that name, in the dtype and on the device of `like`. Its content is of an earlier use."""
+        """Return the buffer of that name in `shape`, with the dtype and device of `like`. Its old content is still in it."""
         key = (name, like.dtype, like.device)
         size = shape[0] * shape[1]
         if key not in self._buffers or self._buffers[key].numel() < size:
@@ -128,7 +140,7 @@ class Workspace:
             block = W[rows]
             target = out[rows]
             sums = target if W.dtype == A.dtype else self.take("sums", block.shape, A)
-            # W is added last, so that the ranks do not round at its size.
+            # W is added last, so that the terms of the sum are not rounded at its size.
             torch.mm(B[rows], A, out=sums).add_(block)
             if sums is not target:
                 target.copy_(sums)
@@ -155,29 +167,31 @@ def _merge_rows(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> Tensor:
     return out
 
 
-def _by_rows(function: Callable[[slice], None], number: int) -> None:
-    """Call `function` for all rows, divided among torch's threads."""
-    threads = min(number, torch.get_num_threads())
+def _by_rows(function: Callable[[slice], None], row_count: int) -> None:
+    """Call `function` with slices that together are all rows, one slice per thread of torch."""
+    threads = min(row_count, torch.get_num_threads())
     if threads == 1:
         function(slice(None))
         return
-    # Rounded up, so that there are at most as many parts as threads.
-    step = (number + threads - 1) // threads
-    parts = [slice(start, start + step) for start in range(0, number, step)]
-    # The results are read because an error in a thread would be lost otherwise.
+    # The number of rows per part is rounded up, so that there are at most as many parts as threads.
+    step = (row_count + threads - 1) // threads
+    parts = [slice(start, start + step) for start in range(0, row_count, step)]
+    # The loop reads the results, because an error in a thread would be lost otherwise.
     for _ in _pool(threads).map(function, parts):
         pass
 
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
+    """Return a pool of threads. It is started once per process."""
     return ThreadPoolExecutor(threads)
 
 
 def _words(weight: Tensor) -> np.ndarray:
-    """Return the bits of a weight on the CPU as unsigned integers (rows, cols). They share its memory while it lives.
+    """Return the bits of a weight on the CPU as unsigned integers (rows, cols), in the weight's own memory.
 
-    This uses the address, because tensor.numpy() would stop FSDP from freeing the tensor."""
+    They must not be used after the weight is freed. Use the address, because tensor.numpy() would stop FSDP from freeing the
+    tensor."""
     rows, cols = weight.shape
     row_step = weight.stride()[0]
     size = weight.element_size()

@@ -6,12 +6,12 @@
     x   (..., in)       y   (..., out)
     W, M   (out, in)    A   (r, in)      B   (out, r)      s = alpha / r
 
-A structured mask is rows x columns, and (B A) * M = (B * rows) (A * columns). So two thin matrices are masked, at the cost
-of dense LoRA. A mask of ones is plain LoRA.
+A structured mask keeps whole rows and columns, so (B A) * M = (B * rows) (A * columns). Then only the two thin matrices are
+masked, which costs no more than dense LoRA. With a mask of ones, the layer is plain LoRA.
 
 LoRA: Hu et al. 2021, arXiv 2106.09685, section 4.1. The masked product: SQFT, arXiv 2410.03750, section 3.3, and PERP,
-arXiv 2312.15230, "MaskLoRA". W' is not kept for the backward but built again, as in LoRS, arXiv 2501.08582. LoRS leaves the
-mask out of the gradient. Here the mask is in it, so the gradient is exact.
+arXiv 2312.15230, "MaskLoRA". As in LoRS, arXiv 2501.08582, the backward builds W' again instead of keeping it. LoRS leaves
+the mask out of the gradient. Here the mask is in it, so the gradient is exact.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class MaskedLoRAFunction(torch.autograd.Function):
     Shapes    Y, dY (..., out); W' (out, in), which lives inside one call; G (out, in), only one block of rows at a time
     Memory    X, W, A and B are saved, and all of them exist anyway. W' is built again in the backward.
     Dtypes    Products are in X's dtype. Sums over blocks are in A's dtype.
-    Bias      exact has none. straight_through is the gradient of LoRS. It is biased, and more so the sparser M is.
+    Bias      exact has none. straight_through, the gradient of LoRS, is biased, and the more so the sparser M is.
     """
 
     @staticmethod
@@ -55,18 +55,23 @@ class MaskedLoRAFunction(torch.autograd.Function):
     def backward(ctx, dY):
         """Return the gradients of X, A and B, and None for the other inputs."""
         X, W, A, B = ctx.saved_tensors
-        # (T, in) and (T, out).
-        x, dy = X.flatten(0, -2), dY.flatten(0, -2)
-        dX = _product(dy, ctx.workspace.merged(W, A, B, ctx.s)).view_as(X) if ctx.needs_input_grad[0] else None
+        # (T, in) and (T, out), with T tokens.
+        x = X.flatten(0, -2)
+        dy = dY.flatten(0, -2)
+        dX = None
+        if ctx.needs_input_grad[0]:
+            dX = _product(dy, ctx.workspace.merged(W, A, B, ctx.s)).view_as(X)
         factor_gradients = _straight_through if ctx.gradient == "straight_through" else _exact
         dA, dB = factor_gradients(x, dy, W, A, B, ctx.workspace)
         return dX, None, dA.mul_(ctx.s), dB.mul_(ctx.s), None, None, None
 
 
 def _exact(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, workspace: Workspace) -> tuple[Tensor, Tensor]:
-    """Return dA / s (r, in) and dB / s (out, r), through the mask."""
-    dA, dB = torch.zeros_like(A), torch.empty_like(B)
-    a, b = A.to(x.dtype), B.to(x.dtype)
+    """Return dA / s (r, in) and dB / s (out, r), with the mask in the gradient. G is computed in blocks of rows."""
+    dA = torch.zeros_like(A)
+    dB = torch.empty_like(B)
+    a = A.to(x.dtype)
+    b = B.to(x.dtype)
     dy_t = dy.T
     if dy.dtype == torch.bfloat16 and dy.device.type == "cpu" and torch.cpu._is_amx_tile_supported():
         # With AMX, oneDNN's product of a transposed matrix takes up to twice as long.
@@ -82,27 +87,29 @@ def _exact(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, workspace: Wo
 
 def _straight_through(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, _: Workspace) -> tuple[Tensor, Tensor]:
     """Return dA / s (r, in) and dB / s (out, r), as if there were no mask."""
-    # (T, r) both.
-    x_low, dy_low = x @ A.to(x.dtype).T, dy @ B.to(x.dtype)
+    # Both are (T, r).
+    x_low = x @ A.to(x.dtype).T
+    dy_low = dy @ B.to(x.dtype)
     return (dy_low.T @ x).to(A.dtype), (dy.T @ x_low).to(B.dtype)
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return left @ right. `out` is room for it, which may stay unused.
+    """Return left @ right. `out` is memory that the result may use.
 
-    fp32 on a CPU is multiplied by oneDNN, which torch has for its compiler. On AMD's processors it is twice as fast as MKL."""
+    On a CPU, fp32 is multiplied by oneDNN, through an operator that torch has for its compiler. On AMD's processors oneDNN is
+    twice as fast as MKL."""
     is_fp32_on_cpu = left.dtype == torch.float32 and left.device.type == "cpu"
-    # oneDNN refuses an empty matrix, such as the batch of an expert may be.
+    # oneDNN refuses an empty matrix. The batch of an expert may be one.
     if is_fp32_on_cpu and torch.backends.mkldnn.is_available() and left.numel():
         return torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")
     return torch.mm(left, right, out=out)
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear layer without bias, with a low-rank adapter: y = x (W * M)^T + s (dropout(x) A^T) B^T.
+    """Compute a frozen linear layer without bias, with a low-rank adapter: y = x (W * M)^T + s (dropout(x) A^T) B^T.
 
-    A (r, in) starts as PEFT's. B (out, r) starts at 0, so the first step sees the pruned model. Both are fp32. Products are
-    in x's dtype."""
+    A (r, in) starts with random values, as in PEFT. B (out, r) starts at 0, so training starts from the pruned model. Both
+    are fp32. Products are in x's dtype."""
 
     def __init__(self, weight: Tensor, settings: Training, workspace: Workspace) -> None:
         """`weight` (out, in) carries its mask."""
@@ -121,27 +128,29 @@ class LoRALinear(nn.Module):
         return cls(carry_mask_(linear.weight.detach(), kept), settings, workspace)
 
     def merge_into(self, linear: nn.Linear) -> None:
-        """Set linear.weight = (W + s B A) * M. This is the inverse of `from_linear`."""
+        """Write W' = (W + s B A) * M into the weight of a plain linear."""
         linear.weight.data.copy_(self.workspace.merged(self.weight, *self.factors(), self.scale))
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Return A and B as the layer multiplies by them, and as the adapter file holds them. Both are gathered."""
+        """Return A (r, in) and B (out, r) as the layer multiplies by them and as the adapter file holds them.
+
+        If they are divided among processes, they are gathered."""
         return whole(self.lora_A), whole(self.lora_B)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y (..., out) of x (..., in), in x's dtype."""
         A, B = self.factors()
-        # (T, in) and (T, r).
-        rows = x.flatten(0, -2)
-        low = self.scale * F.linear(self.dropout(rows), A.to(x.dtype))
-        # In place, so that there is one (T, out) and not three.
-        y = F.linear(rows, self.weight).addmm_(low, B.to(x.dtype).T)
-        # Not -1: an expert may get no token, and then its size could not be inferred.
+        # (T, in) and (T, r), with T tokens.
+        tokens = x.flatten(0, -2)
+        low = self.scale * F.linear(self.dropout(tokens), A.to(x.dtype))
+        # addmm_ adds in place, so the memory holds one (T, out) instead of three.
+        y = F.linear(tokens, self.weight).addmm_(low, B.to(x.dtype).T)
+        # The last size is not -1, because an expert may get no token, and torch cannot infer a size of an empty tensor.
         return y.view(*x.shape[:-1], y.shape[-1])
 
 
 class StructuredLoRALinear(LoRALinear):
-    """A LoRA layer whose mask is rows x columns: y = x W^T + s (x (A * columns)^T) (B * rows)^T = x W'^T."""
+    """Compute a LoRA layer whose mask is rows x columns: y = x W^T + s (x (A * columns)^T) (B * rows)^T = x W'^T."""
 
     def __init__(self, weight: Tensor, settings: Training, workspace: Workspace) -> None:
         """`weight` (out, in) carries its mask."""
@@ -156,7 +165,7 @@ class StructuredLoRALinear(LoRALinear):
 
 
 class MaskedLoRALinear(LoRALinear):
-    """A LoRA layer whose effective weight keeps the mask: y = x ((W + s B A) * M)^T."""
+    """Compute a LoRA layer whose effective weight keeps the mask: y = x ((W + s B A) * M)^T."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y (..., out) of x (..., in), in x's dtype."""
@@ -183,9 +192,9 @@ def attach(
 ) -> dict[str, LoRALinear]:
     """Freeze and prune `model`, replace its targeted linears by LoRA layers, and return these by layer name.
 
-    masks: layer -> bool (out, in)
-    layers: name on disk -> module path in memory; a layer that is no target is only pruned
-    kind: (mode, mask) -> the layer's class
+    masks: layer -> its mask, bool (out, in)
+    layers: name on disk -> module path in memory; a layer outside settings.lora_targets is only pruned
+    kind: (mode, mask) -> the class of the LoRA layer
 
     Raises InputError if `mode` does not allow the settings, or if no layer is a target."""
     settings.check(mode, {_projection(layer) for layer in layers})
@@ -215,5 +224,5 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def rows_and_columns(kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows, bool (out,), and the columns, bool (in,), in which `kept`, bool (out, in), keeps something."""
+    """Return the rows, bool (out,), and the columns, bool (in,), in which `kept`, bool (out, in), keeps any weight."""
     return kept.any(1), kept.any(0)

@@ -1,6 +1,6 @@
-"""Write mask files while their bits are computed: any block of any layer, from several threads, with no mask in memory.
+"""Write mask files while their bits are computed, in blocks and from several threads. No mask is in memory as a whole.
 
-The formats are those of mask_file.py. The sparsity that was reached is counted from the bits that were written.
+mask_file.py describes the formats. The reached sparsity is counted from the bits that were written.
 """
 
 import json
@@ -16,17 +16,19 @@ from sparseft.masks.mask_file import FORMAT_VERSION, row_bytes
 from sparseft.masks.mask_kernels import count_ones
 from sparseft.masks.torch_file import StoredTensor, TorchFileWriter, write_at
 
-# Room in the header of a safetensors file for the number that is written there last, in bytes.
+# Bytes in the header of a safetensors file for the reached sparsity, which is known only at the end.
 _ROOM_FOR_REACHED = 32
 
 
 @contextmanager
 def mask_writer(paths: list[Path], metas: list[dict], shape: dict[str, tuple[int, int]]) -> Iterator["MaskWriter"]:
-    """Yield the writer of one mask file per path, .pt or .safetensors by its suffix. The block's end completes the files.
+    """Yield a writer of one mask file per path. A file has the format of its suffix, .pt or .safetensors.
 
-    `metas`: one per path, without "reached", which is added. `shape`: (rows, cols) by layer.
-    The files are written where they are, and stay incomplete if the block fails. So give paths in a folder of
-    `atomic_files`, together with the other files of a pass: then all of them appear, or none."""
+    metas: the metadata of each file, to which "reached" is added
+    shape: layer -> (rows, cols)
+
+    The files are complete after the block. If the block fails, they stay incomplete. So give paths in a folder of
+    `atomic_files`, with the other files of a pass. Then all files appear, or none."""
     with ExitStack() as stack:
         files = []
         for path, meta in zip(paths, metas, strict=True):
@@ -40,9 +42,9 @@ def mask_writer(paths: list[Path], metas: list[dict], shape: dict[str, tuple[int
 
 
 class MaskWriter:
-    """Write the mask files of several sparsities. A level is the number of a file, in the order of the paths.
+    """Write the mask files of several sparsities. A level is the index of a file, in the order of the paths.
 
-    `kept`: layer -> int64 (levels,), the number of ones that were written."""
+    `kept`: layer -> int64 (levels,), the number of kept weights that were written."""
 
     def __init__(self, files: list["_PtFile | _SafetensorsFile"], shape: dict[str, tuple[int, int]]) -> None:
         self.files = files
@@ -51,7 +53,7 @@ class MaskWriter:
         self._numbers = {layer: number for number, layer in enumerate(shape)}
 
     def write(self, layer: str, offset: int, packed: np.ndarray, levels: range | None = None) -> None:
-        """Write uint8 (levels, n) at byte `offset` of a layer's bits. `levels`: all of them if None.
+        """Write `packed`, uint8 (levels, n), at byte `offset` of a layer's bits in the files of `levels`, None meaning all.
 
         The blocks of one layer must come in order and from one thread. Layers may come in any order, from any thread."""
         levels = levels or range(len(self.files))
@@ -60,21 +62,23 @@ class MaskWriter:
             self.files[level].write(self._numbers[layer], offset, memoryview(block))
 
     def finish(self) -> None:
-        """Write what surrounds the bits, after the last of them. Without it a file cannot be read."""
+        """Complete the files after their last bits. Until then, they cannot be read."""
         total = sum(rows * cols for rows, cols in self.shape.values())
         for level, file in enumerate(self.files):
             file.finish(1 - sum(int(kept[level]) for kept in self.kept.values()) / total)
 
 
 def mask_bytes(meta: dict, shape: dict[str, tuple[int, int]]) -> int:
-    """Return the size of a .pt mask file in bytes. It is measured on a file whose bits are a hole, which takes no disk space."""
+    """Return the size of a .pt mask file in bytes.
+
+    It is measured on a file without its bits, which are a hole and take no disk space."""
     with tempfile.TemporaryFile() as file:
         _PtFile(file.fileno(), meta, shape).finish(0.0)
         return os.fstat(file.fileno()).st_size
 
 
 class _PtFile:
-    """A mask file as `torch.save` writes it."""
+    """Write a mask file in the format of `torch.save`."""
 
     def __init__(self, descriptor: int, meta: dict, shape: dict[str, tuple[int, int]]) -> None:
         self.meta = meta
@@ -94,7 +98,7 @@ class _PtFile:
 
 
 class _SafetensorsFile:
-    """A mask file as safetensors. Its header comes first in the file, but is written last, into room that was left for it."""
+    """Write a mask file in the format safetensors. Its header is first in the file, but is written last, into reserved bytes."""
 
     def __init__(self, descriptor: int, meta: dict, shape: dict[str, tuple[int, int]]) -> None:
         self.descriptor = descriptor
@@ -106,7 +110,7 @@ class _SafetensorsFile:
             layer: {"dtype": "U8", "shape": [rows, row_bytes(cols)], "data_offsets": [start, end]}
             for (layer, (rows, cols)), start, end in zip(shape.items(), self.starts, ends, strict=True)
         }
-        # A multiple of 8 bytes.
+        # Rounded up to a multiple of 8 bytes.
         self.header_size = (len(self._header(0.0)) + _ROOM_FOR_REACHED + 7) // 8 * 8
 
     def write(self, number: int, offset: int, content: memoryview) -> None:
@@ -119,5 +123,6 @@ class _SafetensorsFile:
         write_at(self.descriptor, header, 0)
 
     def _header(self, reached: float) -> bytes:
+        """Return the header in JSON, not yet padded to its size."""
         content = {"format_version": FORMAT_VERSION, "meta": self.meta | {"reached": reached}, "shape": self.shape}
         return json.dumps({"__metadata__": {"sparseft": json.dumps(content)}, **self.tensors}).encode()

@@ -1,9 +1,14 @@
 """Prove that a checkpoint is sparse: compare every weight of every prunable layer with the mask.
 
-A pruned weight must be zero, or at most the tolerance, which is 0 by default. A kept weight may be zero. Kept zeros are
-counted separately. With the base, three more things must hold: the mask was computed from it, every tensor has its dtype
-and shape, and every tensor outside the mask has its bytes. Without the base the report says that this was not checked.
-A mask that matches no layer proves nothing, so zero checked layers are a failure.
+The magnitude of a pruned weight must be at most the tolerance, which is 0 by default. A kept weight may be zero, and such
+zeros are counted separately. If the base is given, three more things must hold:
+
+    the mask was computed from the base
+    every tensor has the dtype and shape that it has in the base
+    every tensor outside the mask has the bytes that it has in the base
+
+Without the base, the report says that these were not checked. A mask that matches no layer proves nothing, so the validation
+fails if no layer is checked.
 """
 
 import numpy as np
@@ -20,7 +25,7 @@ _COUNTS = ("weights", "pruned", "zeros", "within_tolerance", "violations")
 def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base: Checkpoint | None = None) -> dict:
     """Check every weight and return the content of validation_report.json.
 
-    The validation fails if a layer has no mask, a mask has no layer, or their shapes differ."""
+    The validation also fails if a prunable layer has no mask, if a mask has no layer, or if their shapes differ."""
     shapes = prunable_shapes(checkpoint)
     checked = [layer for layer in shapes if mask.shape.get(layer) == shapes[layer]]
     unmatched = sorted((shapes.keys() | mask.shape.keys()) - set(checked))
@@ -53,7 +58,9 @@ def validate(checkpoint: Checkpoint, mask: Mask, *, tolerance: float = 0.0, base
 
 
 def _not_checked(base: Checkpoint | None, tolerance: float, within_tolerance: int) -> list[str]:
-    """Return what a report leaves open, one sentence each. `within_tolerance` counts pruned weights that are not zero."""
+    """Return a sentence for everything that the report does not prove.
+
+    `within_tolerance` is the number of pruned weights that are not zero and passed."""
     sentences = []
     if base is None:
         sentences.append("The tensors outside the mask were compared with nothing, because no base was given.")
@@ -80,7 +87,7 @@ def _check_layer(checkpoint: Checkpoint, layer: str, mask: Mask, tolerance: floa
         "pruned": pruned,
         "zeros": int(zeros),
         "kept_zeros": int(kept_zeros),
-        # Pruned weights that are not zero and not violations either.
+        # Pruned weights that are neither zero nor violations.
         "within_tolerance": pruned - int(zeros - kept_zeros) - int(violations),
         "violations": int(violations),
         "max_abs_violation": max_abs_pruned if violations else 0.0,
@@ -114,7 +121,7 @@ def _outside(checkpoint: Checkpoint, base: Checkpoint, masked: set[str]) -> list
 
 
 def _changed(checkpoint: Checkpoint, base: Checkpoint, masked: set[str]) -> list[str]:
-    """Return the names of the tensors that are not the base's, sorted.
+    """Return the names of the tensors that differ from the base and must not, sorted.
 
     Outside the mask, a tensor must exist on both sides and have the base's bytes. Every tensor must have the base's dtype
     and shape. Raises InputError if the checkpoint has another config.json than the base."""
@@ -127,6 +134,7 @@ def _changed(checkpoint: Checkpoint, base: Checkpoint, masked: set[str]) -> list
 
 
 def _form(checkpoint: Checkpoint, name: str) -> tuple[str, tuple[int, ...]]:
+    """Return the dtype and the shape of a tensor."""
     return checkpoint.tensors[name].dtype, checkpoint.tensors[name].shape
 
 

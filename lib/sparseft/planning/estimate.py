@@ -1,7 +1,8 @@
-"""Estimate what a study takes before anything runs: its jobs, and the disk and memory of each kind.
+"""Estimate what a study needs before anything runs: its jobs, its disk space, and the memory of each kind of job.
 
-Exact are the numbers of jobs and files, and the bytes of a model's weights, of a mask and of an adapter's matrices. The rest
-depends on data or machine, and says how it is computed. Only config.json of a model is read, and torch is not imported.
+These numbers are exact: the jobs, the files, and the bytes of a model's weights, of a mask and of an adapter's matrices. The
+others depend on the data or the machine, and the report says how they are computed. Of a model only config.json is read, and
+torch is not imported.
 """
 
 from collections import Counter
@@ -21,16 +22,21 @@ from sparseft.study.grid import DENSE, NO_FINETUNE, Run
 from sparseft.tasks import get_task
 from sparseft.tasks.task import SPLITS, Lengths
 
-STATE = 12  # bytes per number of an adapter in state.pt: itself and two moments, fp32
-RECORD = 1700  # bytes of an evaluation's file without the rows of its examples; measured
-CHARACTERS = 4  # characters per token, roughly
-LOG_DIGITS = {"BF16": 7, "F16": 9, "F32": 18}  # digits of a log-likelihood as text, roughly, by the model's dtype
-DIGEST = "0" * 64  # stands for any sha256
+# Bytes per number of an adapter in state.pt: the number and AdamW's two moments, all in fp32.
+STATE = 12
+# Bytes of an evaluation's file without the rows of its examples; measured.
+RECORD = 1700
+# Characters per token, roughly.
+CHARACTERS = 4
+# The model's dtype -> digits of a log-likelihood as text, roughly.
+LOG_DIGITS = {"BF16": 7, "F16": 9, "F32": 18}
+# Stands for any sha256.
+DIGEST = "0" * 64
 
 
 @dataclass(frozen=True)
 class Item:
-    """A number of bytes, and how it is computed."""
+    """Hold a number of bytes, and how it is computed."""
 
     label: str
     bytes: int
@@ -60,7 +66,7 @@ def report(config: Config) -> str:
 
 
 def jobs(config: Config) -> dict[str, int]:
-    """Return the number of jobs by rule, for the whole study in a folder where nothing is made yet."""
+    """Return the number of jobs by rule, for the whole study in an empty folder."""
     runs = targets.runs(config)
     trained = len(_trained(config))
     programs = len(targets.programs(config))
@@ -68,8 +74,8 @@ def jobs(config: Config) -> dict[str, int]:
         "prepare_model": len(config.grid.models),
         "prepare_task": len(config.grid.tasks),
         **({"prepare_wikitext2": 1} if config.perplexity else {}),
-        **Counter(_mask_rule(method) for _, method in _mask_passes(runs)),
-        **Counter(_export_rule(method) for _, method in _exports(config)),
+        **Counter(_mask_rule(method) for _, method in sorted(_mask_passes(runs))),
+        **Counter(_export_rule(method) for _, method in sorted(_exports(config))),
         **({"compile_program": programs} if programs else {}),
         **dict.fromkeys(("train_adapter", "evaluate_adapter"), trained),
         **dict.fromkeys(("merge_adapter", "validate_sparsity", "evaluate_run"), len(runs)),
@@ -78,7 +84,7 @@ def jobs(config: Config) -> dict[str, int]:
 
 
 def mask_sizes(config: Config, subject: Subject) -> list[int]:
-    """Return the bytes of every mask file of a model. Those of one method have the same size."""
+    """Return the bytes of every mask file of a model. All files of one method have the same size."""
     runs = [run for run in targets.runs(config) if run.model == subject.name]
     sizes = []
     for _, method in sorted(_mask_passes(runs)):
@@ -91,7 +97,7 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
 
 
 def disk_kept(config: Config, models: list[Subject]) -> list[Item]:
-    """Return what is on the disk when the study is done."""
+    """Return what the finished study keeps on the disk."""
     masks = [size for subject in models for size in mask_sizes(config, subject)]
     adapters = [_adapter_bytes(config, models, run) for run in _trained(config)]
     models_bytes = _by_name((model.name, model.bytes) for model in models)
@@ -121,7 +127,7 @@ def disk_kept(config: Config, models: list[Subject]) -> list[Item]:
 
 
 def disk_temporary(config: Config, models: list[Subject]) -> list[Item]:
-    """Return the temporary disk use."""
+    """Return the disk space that is needed only while the study runs."""
     largest = max(model.bytes for model in models)
     items = []
     hub = sum(model.bytes for model in models if model.source.startswith("hub:"))
@@ -131,9 +137,6 @@ def disk_temporary(config: Config, models: list[Subject]) -> list[Item]:
         items.append(
             Item("a merged model", largest, "as large as its base, until it is evaluated; about one per running job")
         )
-    saving = [run for run in _trained(config) if config.training_of(run.task).save_every]
-    states = [STATE * count(adapter_shapes(config, _model_of(models, run), run.task)) for run in saving]
-    explanation = f"{STATE} bytes per number of its adapter, twice while a new state replaces the old one"
     if config.training_backend.exports_checkpoints:
         items.append(
             Item(
@@ -142,14 +145,24 @@ def disk_temporary(config: Config, models: list[Subject]) -> list[Item]:
                 "as large as its base, until the last training of its mask; about one per running job",
             )
         )
-        states = [state + _model_of(models, run).bytes for run, state in zip(saving, states, strict=True)]
-        explanation = f"its base and {explanation}"
-    items.append(Item("a training's state", 2 * max(states, default=0), explanation))
+    items.append(_training_state(config, models))
     return items
 
 
+def _training_state(config: Config, models: list[Subject]) -> Item:
+    """Return the disk space of the largest saved state. While a new state replaces an old one, both exist."""
+    saving = [run for run in _trained(config) if config.training_of(run.task).save_every]
+    states = [STATE * count(adapter_shapes(config, _model_of(models, run), run.task)) for run in saving]
+    explanation = f"{STATE} bytes per number of its adapter, twice while a new state replaces the old one"
+    if config.training_backend.exports_checkpoints:
+        # ModelZoo saves the base too.
+        states = [state + _model_of(models, run).bytes for run, state in zip(saving, states, strict=True)]
+        explanation = f"its base and {explanation}"
+    return Item("a training's state", 2 * max(states, default=0), explanation)
+
+
 def memory(config: Config, models: list[Subject]) -> dict[str, list[Item]]:
-    """Return tables by title: one job of each kind on each model, for the task and method that need most."""
+    """Return the tables of memory by title. They list each kind of job on each model, for the task and method that need most."""
     if not config.resources.gpus:
         return {"memory of a job": _memory_items(config, models, lambda need: need.model | need.machine)}
     return {
@@ -159,7 +172,7 @@ def memory(config: Config, models: list[Subject]) -> dict[str, list[Item]]:
 
 
 def _memory_items(config: Config, models: list[Subject], parts_of: Callable[[Need], dict[str, int]]) -> list[Item]:
-    """Return the items of one table; `parts_of` chooses the parts of a need, in bytes."""
+    """Return the items of one table. `parts_of` returns the parts of a need that the table counts, in bytes."""
     tasks = config.grid.tasks
     processes = config.resources.processes
     training = f"training, each of {processes} processes" if processes > 1 else "training"
@@ -179,7 +192,7 @@ def _memory_items(config: Config, models: list[Subject], parts_of: Callable[[Nee
 
 
 def _largest(label: str, needs: list[tuple[str, dict[str, int]]]) -> Item:
-    """Return the item of the task whose parts need most. It names the task if the tasks differ."""
+    """Return the item of the largest of `needs`, which are pairs of a task and its parts. It names the task if parts differ."""
     task, parts = max(needs, key=lambda need: sum(need[1].values()))
     explanation = " + ".join(f"{part} {_gb(size)}" for part, size in parts.items() if size)
     if any(other != parts for _, other in needs):
@@ -203,7 +216,7 @@ def _compilations(config: Config) -> list[str]:
 
 
 def _mask_passes(runs: Iterable[Run]) -> set[tuple[str, str]]:
-    """Return (folder, method) of each first pass over the masks of these runs."""
+    """Return the folder and the method of each first pass that makes masks of these runs."""
     return {(grid.fill(grid.mask_folder(run.method), run), run.method) for run in runs}
 
 
@@ -215,7 +228,7 @@ def _mask_rule(method: str) -> str:
 
 
 def _exports(config: Config) -> set[tuple[str, str]]:
-    """Return (folder, method) of every masked checkpoint with which ModelZoo's Trainer begins."""
+    """Return the folder and the method of every masked checkpoint from which ModelZoo's Trainer starts."""
     if not config.training_backend.exports_checkpoints:
         return set()
     return {(grid.fill(grid.exported(run.method), run), run.method) for run in _trained(config)}
@@ -276,7 +289,8 @@ def _evaluation_row(texts: Lengths, digits: int) -> int:
     row = prediction_and_outcome + answer_tokens + loss
     label = 7
     if not texts.choices:
-        answers = 2 * (10 + CHARACTERS * texts.answer)  # the right answer and the generated one
+        # The right answer and the generated one.
+        answers = 2 * (10 + CHARACTERS * texts.answer)
         return row + label + answers
     log_likelihoods = 13 + (8 + digits) * texts.choices
     lengths = 12 + 10 * texts.choices

@@ -1,6 +1,6 @@
-"""Estimate the memory of a job by its kind, model, task and method, from the model's config.json, without torch.
+"""Estimate the memory of a job from its kind, task, method and the config.json of its model. torch is not imported.
 
-The bytes of weights and of an adapter are exact. The rest says how it is computed, and is not measured.
+The bytes of the weights and of an adapter are exact. The rest is computed from typical lengths, or was measured once.
 """
 
 import math
@@ -14,26 +14,31 @@ from sparseft.modes import get_mode
 from sparseft.planning.model_sizes import Subject
 from sparseft.storage.adapter_files import factor_names
 from sparseft.study import grid
-from sparseft.study.config import Config
+from sparseft.study.config import Config, Training
 from sparseft.tasks import get_task
 
-PROGRAM = 600_000_000  # bytes of python, torch and its libraries on a CPU; measured
-# Bytes of a job for masks that look at no example, for any model; measured by benchmarks/masks.py.
+# Bytes of python, torch and its libraries on a CPU; measured.
+PROGRAM = 600_000_000
+# Bytes of a job that computes masks without examples, for any model; measured by benchmarks/masks.py.
 MASK_JOB = 210_000_000
-ADAM = 16  # bytes per number of an adapter: itself, its gradient, two moments, all fp32
-LOGITS = 4  # copies of the logits in an evaluation by lm-eval: with their softmax, and the last batch's; measured
+# Bytes per number of an adapter: the number, its gradient and AdamW's two moments, all in fp32.
+ADAM = 16
+# Copies of the logits in an evaluation by lm-eval; measured. They are the logits and their softmax, of this and the last batch.
+LOGITS = 4
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of a job by part: in the memory of the device that computes, and in the machine's memory in any case."""
+    """Hold the bytes that a job needs, by part.
+
+    `model` is in the memory of the device that computes, a GPU or the machine. `machine` is always in the machine's memory."""
 
     model: dict[str, int]
     machine: dict[str, int]
 
 
 def adapter_shapes(config: Config, subject: Subject, task: str) -> Shapes:
-    """Return the shapes of the matrices of an adapter by their names in its file."""
+    """Return the shapes of an adapter's matrices, by their names in the adapter file."""
     settings = config.training_of(task)
     shapes: Shapes = {}
     for layer, (rows, cols) in subject.prunable.items():
@@ -45,74 +50,81 @@ def adapter_shapes(config: Config, subject: Subject, task: str) -> Shapes:
 
 
 def activation_bytes(subject: Subject) -> int:
-    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. It is an estimate."""
+    """Return an estimate of the bytes that one decoder layer keeps per token for its backward under LoRA."""
     return subject.architecture.activation_bytes(subject.config, subject.width)
 
 
 def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Need:
-    """Return what the masks of a method need."""
+    """Return what a job needs that computes the masks of a method."""
     importance = get_method(method).importance
     if not get_method(method).uses_examples:
         return Need({}, {"blocks of a matrix": MASK_JOB})
-    # float16 is calibrated in float32.
+    # A float16 model is calibrated in float32.
     width = max(subject.width, 4 if subject.dtype == "F16" else 0)
     weights = width * subject.weights
     if importance.evidence is Evidence.GRADIENTS:
         return _gradient_memory(config, subject, task, weights)
     if not config.masks.sequential:
         return Need({"weights": weights}, _loading(config, subject))
-    # A token has a hidden state, and the cosines and sines of its place.
+    # For each token the pass keeps a hidden state, and the cosines and sines of its position.
     numbers_per_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config).size
     states = width * config.masks.calibration_examples * get_task(task).lengths.mean * numbers_per_token
-    matrix = 12 * max(map(math.prod, subject.prunable.values()))
+    # Three numbers of 4 bytes per weight.
+    matrix = 3 * 4 * _largest_layer(subject)
     machine = _loading(config, subject) | {"a matrix, its magnitudes and scores, fp32": matrix}
     return Need({"weights": weights, "hidden states of the examples": states}, machine)
 
 
 def _gradient_memory(config: Config, subject: Subject, task: str, weights: int) -> Need:
-    """Return what the gradients of the examples need; `weights` in bytes."""
+    """Return what the gradients of the examples need. `weights` is the size of the model in bytes."""
     activations = get_task(task).lengths.long * subject.config["num_hidden_layers"] * activation_bytes(subject)
     scores = {"scores, fp32": 4 * subject.prunable_weights}
     if config.resources.gpus:
-        # The weights have left the machine's memory before the scores are made.
+        # The weights move to the GPU before the scores exist, so the larger of the two counts.
         scores = {"scores, fp32, or before them the weights": max(weights, *scores.values())}
     return Need({"weights": weights, "activations": activations}, scores | {"program": PROGRAM})
 
 
 def training_memory(config: Config, subject: Subject, task: str) -> Need:
-    """Return what a training on a task needs, per process."""
+    """Return what each process of a training on a task needs."""
     host = config.training_backend.host_memory
     if host:
         return Need({}, {host.purpose: host.bytes_per_weight * subject.weights, "program": host.program_bytes})
     settings = config.training_of(task)
     texts = get_task(task).lengths
-    layers = subject.config["num_hidden_layers"]
     tokens = settings.micro_batch_size * texts.long
-    kept = layers * activation_bytes(subject)
-    if settings.gradient_checkpointing:
-        kept = layers * subject.width * subject.config["hidden_size"] + activation_bytes(subject)
-    effective = subject.prunable_weights if settings.cache_weights else max(map(math.prod, subject.prunable.values()))
     logits = settings.micro_batch_size * texts.answer * subject.config["vocab_size"]
+    effective_weights = subject.prunable_weights if settings.cache_weights else _largest_layer(subject)
+    weight_shares = config.resources.processes if settings.shard_model else 1
     model = {
-        "weights": subject.width * subject.weights // (config.resources.processes if settings.shard_model else 1),
-        "W'": subject.width * effective if _masks_every_step(config) else 0,
+        "weights": subject.width * subject.weights // weight_shares,
+        "W'": subject.width * effective_weights if _masks_every_step(config) else 0,
         "adapter, gradient, AdamW": ADAM * count(adapter_shapes(config, subject, task)),
-        f"activations of {tokens:,} tokens": tokens * kept,
+        f"activations of {tokens:,} tokens": tokens * _kept_bytes(subject, settings),
         "logits of the answers": logits * subject.width,
     }
     return Need(model, _loading(config, subject))
 
 
+def _kept_bytes(subject: Subject, settings: Training) -> int:
+    """Return the bytes that all decoder layers together keep per token for the backward of a training."""
+    layers = subject.config["num_hidden_layers"]
+    if settings.gradient_checkpointing:
+        # Every layer keeps its input, and one layer at a time computes its activations again.
+        return layers * subject.width * subject.config["hidden_size"] + activation_bytes(subject)
+    return layers * activation_bytes(subject)
+
+
 def evaluation_memory(config: Config, subject: Subject, name: str) -> Need:
-    """Return what an evaluation on a task needs."""
-    texts = get_task(name).lengths
+    """Return what an evaluation on the task `name` needs."""
     task = get_task(name)
-    batch = config.evaluation_batch_size
+    texts = task.lengths
     model = {"weights": subject.width * subject.weights}
-    if _masks_every_step(config):  # Before the merge every W' is kept, except those of structured masks.
-        model["W' and adapter before the merge"] = subject.width * subject.prunable_weights
-        model["W' and adapter before the merge"] += 4 * count(adapter_shapes(config, subject, name))
-    tokens = batch * (texts.long + task.few_shot * texts.mean + task.max_new_tokens)
+    if _masks_every_step(config):
+        # Before the merge every W' is kept, except under structured masks.
+        adapter = 4 * count(adapter_shapes(config, subject, name))
+        model["W' and adapter before the merge"] = subject.width * subject.prunable_weights + adapter
+    tokens = config.evaluation_batch_size * (texts.long + task.few_shot * texts.mean + task.max_new_tokens)
     if texts.choices:
         model[f"logits of {tokens:,} tokens"] = LOGITS * subject.width * tokens * subject.config["vocab_size"]
     else:
@@ -123,12 +135,17 @@ def evaluation_memory(config: Config, subject: Subject, name: str) -> Need:
 
 
 def _masks_every_step(config: Config) -> bool:
-    """Return whether a mode of the grid trains on W'."""
+    """Return whether a mode of the grid builds W' in every step."""
     return any(get_mode(mode).masks_every_step for mode in config.grid.modes)
 
 
+def _largest_layer(subject: Subject) -> int:
+    """Return the number of weights of the largest prunable layer."""
+    return max(map(math.prod, subject.prunable.values()))
+
+
 def _loading(config: Config, subject: Subject) -> dict[str, int]:
-    """Return what every job that runs the model needs in the machine's memory."""
+    """Return what every job that runs the model needs in the machine's memory, by part."""
     weights = subject.width * subject.weights if config.resources.gpus else 0
     return {"program": PROGRAM, "weights, until they are on the GPU": weights}
 

@@ -1,13 +1,17 @@
-"""Compute the evidence of a task's examples: gradients of its training loss, and norms of the inputs that it causes.
+"""Compute the evidence of a task's examples: the gradients of the training loss, or the norms of every layer's inputs.
 
-GRADIENTS    mean_i |dL_i/dW|   L_i: the mean answer loss of example i, nats per answer token (language_model/loss.py)
-INPUT_NORMS  ||X_j||            X: the layer's inputs (all tokens of all examples, cols)
+    GRADIENTS    mean_i |dL_i/dW|   L_i: the mean answer loss of example i, nats per answer token (language_model/loss.py)
+    INPUT_NORMS  ||X_j||            X: the layer's inputs (all tokens of all examples, cols)
 
-The mean is over the magnitudes of the examples' gradients. The gradient of the mean loss nearly vanishes at a trained model, and
-what remains of it is noise, but magnitudes cannot cancel. With squares instead of magnitudes the mean would be the empirical
-Fisher information. Molchanov et al. 2017, arXiv 1611.06440: E[g w] tends to 0, and E|g w| does not. Molchanov et al. 2019, arXiv
-1906.10771, take the mean of (g w)^2. LLM-Pruner, arXiv 2305.11627: the first-order term of a language model does not vanish on
-calibration data that it was not trained on. Results are in benchmarks/results/importance.md.
+Why the mean of magnitudes, and not the magnitude of the mean gradient? At a trained model, the gradients of the examples
+nearly cancel, and their mean is mostly noise. Magnitudes cannot cancel. The sources:
+
+    Molchanov et al. 2017, arXiv 1611.06440    E[g w] tends to 0, and E|g w| does not
+    Molchanov et al. 2019, arXiv 1906.10771    take the mean of (g w)^2; the mean of g^2 is the empirical Fisher information
+    LLM-Pruner, arXiv 2305.11627               the first-order term of a language model does not vanish on calibration data
+                                               that it was not trained on
+
+benchmarks/results/importance.md has our results.
 
 A float16 model is calibrated in float32, because its gradients would underflow.
 """
@@ -39,14 +43,15 @@ from sparseft.tasks import get_task
 from sparseft.tasks.prepared import read_prepared
 from sparseft.tasks.task import Row, Task
 
-Linears = dict[str, nn.Linear]  # by the layer's name on disk
-# Examples are padded to a multiple of it, because oneDNN keeps 10 MB per length that it has met (bf16, a 135M model).
+# The layer's name on disk -> its module.
+Linears = dict[str, nn.Linear]
+# Examples are padded to a multiple of this length, because oneDNN keeps 10 MB per distinct length (bf16, a 135M model).
 MULTIPLE = 32
 
 
 @dataclass(frozen=True)
 class TaskCalibration:
-    """Some rows of a task, with which an importance looks at a model. `meta` goes into the masks."""
+    """Hold the rows of a task from which an importance gets its evidence. `meta` is added to the metadata of the masks."""
 
     importance: Importance
     task: Task
@@ -55,12 +60,12 @@ class TaskCalibration:
     meta: dict
 
     def evidence(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-        """Return what the importance looks at, fp32 by layer: its `Evidence` says what."""
+        """Return the importance's `Evidence` by layer, fp32: (rows, cols) for GRADIENTS, (cols,) for INPUT_NORMS."""
         compute = {Evidence.GRADIENTS: mean_gradient_magnitudes, Evidence.INPUT_NORMS: input_norms}
         return compute[self.importance.evidence](checkpoint, self._examples(checkpoint))
 
     def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, np.ndarray], np.ndarray]) -> None:
-        """Prune the model layer by layer, in memory: see `sequential_prune`."""
+        """Prune the model in memory, layer by layer, as `sequential_prune` describes."""
         sequential_prune(checkpoint, self._examples(checkpoint), prune)
 
     def _examples(self, checkpoint: Checkpoint) -> list[Example]:
@@ -70,9 +75,9 @@ class TaskCalibration:
 
 
 def calibrate(importance: Importance, task_name: str, train: Path, settings: Masks) -> TaskCalibration:
-    """Return the calibration on settings.calibration_examples of the rows in `train`, a .jsonl file of the task.
+    """Return the calibration of an importance on the rows in `train`, a .jsonl file of the task.
 
-    Raises InputError if the file holds no rows of the task, or too few, or is not the one that its manifest records."""
+    Raises InputError if the file holds no rows of the task, or if its manifest records another file."""
     task = get_task(task_name)
     rows, train_sha256 = read_prepared(train, task)
     meta = {"task": task.name, "train_sha256": train_sha256, "accumulated": importance.accumulated}
@@ -101,15 +106,16 @@ def calibration_examples(checkpoint: Checkpoint, task: Task, rows: list[Row], nu
 def mean_gradient_magnitudes(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np.ndarray]:
     """Return the mean over examples of |dL_i/dW| by layer: fp32 (rows, cols), non-negative.
 
-    Each example is a batch of its own, so that no gradients are summed. What pads it to MULTIPLE has no part in its loss. A hook
-    adds each gradient to its sum and frees it at once, so that memory is the model, the sums (on the CPU), one gradient and one
-    example's activations. An expert that no token reaches has 0. Raises InputError if a value is not finite."""
+    Each example is a batch of its own, so that the gradients of two examples are never added before their magnitudes are
+    taken. The padding to MULTIPLE does not change the loss. A hook adds each gradient's magnitude to its sum and frees the
+    gradient at once. So memory is the model, the sums (on the CPU), one gradient and the activations of one example. An
+    expert that no token reaches gets 0. Raises InputError if a value is not finite."""
     model, linears, device = _load(checkpoint)
     model.requires_grad_(False)
     sums = {layer: torch.zeros(linear.weight.shape) for layer, linear in linears.items()}
     for layer, linear in linears.items():
         linear.weight.requires_grad_(True).register_post_accumulate_grad_hook(_add_magnitude_to(sums[layer]))
-    # The heap does not grow after the longest example.
+    # The longest example comes first, so that the heap does not grow later.
     longest_first = sorted(examples, key=lambda example: -len(example.ids))
     for example in tqdm(longest_first, desc="gradients"):
         batch = collate([example], MULTIPLE).to(device)
@@ -122,10 +128,12 @@ def mean_gradient_magnitudes(checkpoint: Checkpoint, examples: list[Example]) ->
 
 @torch.no_grad()
 def input_norms(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np.ndarray]:
-    """Return ||X_j||_2 by layer over all tokens of all examples in the dense model, fp32 (cols,). An idle expert has zeros.
+    """Return ||X_j||_2 by layer over all tokens of all examples in the dense model, fp32 (cols,).
 
-    Wanda's scaler_row is the mean over samples of ||X_j||^2 (locuslab/wanda@42e856e, lib/layerwrapper.py). Its root is this norm
-    divided by a constant, which changes no ranking within a layer. Raises InputError if a norm is not finite."""
+    An expert that no token reaches gets zeros. Raises InputError if a norm is not finite.
+
+    Wanda's scaler_row is the mean over samples of ||X_j||^2 (locuslab/wanda@42e856e, lib/layerwrapper.py). Its root is this
+    norm divided by a constant, which changes no ranking within a layer."""
     model, linears, device = _load(checkpoint)
     with _squared_norms(linears) as squares:
         for example in tqdm(examples, desc="activations"):
@@ -139,9 +147,14 @@ def sequential_prune(
 ) -> None:
     """Prune the model in memory, decoder layer by decoder layer, as Wanda is published.
 
-    For each decoder layer: collect the norms of its inputs while its weights are whole; call prune(layer, norms fp32 (cols,)) for
-    each mask, bool (rows, cols), True if kept; set the pruned weights to zero; and pass the outputs of the pruned layer to the
-    next. Memory is the model and the examples' hidden states. Raises InputError if a norm is not finite.
+    The steps for each decoder layer are:
+
+    1. Collect the norms of the inputs of its layers while their weights are whole.
+    2. Call prune(layer, norms fp32 (cols,)) for each mask, bool (rows, cols), True if kept.
+    3. Set the pruned weights to zero.
+    4. Compute the outputs again, which are the inputs of the next decoder layer.
+
+    Memory is the model and the examples' hidden states. Raises InputError if a norm is not finite.
 
     Source: arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda."""
     model, linears, device = _load(checkpoint)
@@ -149,19 +162,21 @@ def sequential_prune(
     hidden = [states for states, _ in inputs]
     options = [keywords for _, keywords in inputs]
     for number, decoder_layer in enumerate(tqdm(model.model.layers, desc="decoder layers")):
-        own = {layer: linear for layer, linear in linears.items() if layer.startswith(f"model.layers.{number}.")}
-        with _squared_norms(own) as squares:
+        prefix = f"model.layers.{number}."
+        inner_linears = {layer: linear for layer, linear in linears.items() if layer.startswith(prefix)}
+        with _squared_norms(inner_linears) as squares:
             for states, keywords in zip(hidden, options, strict=True):
                 decoder_layer(states, **keywords)
         for layer, norms in _norms(squares).items():
             kept = torch.from_numpy(prune(layer, norms)).to(device)
-            own[layer].weight.masked_fill_(~kept, 0)
+            inner_linears[layer].weight.masked_fill_(~kept, 0)
         for index, keywords in enumerate(options):
-            hidden[index] = decoder_layer(hidden[index], **keywords)  # (1, T, H)
+            # (1, T, H)
+            hidden[index] = decoder_layer(hidden[index], **keywords)
 
 
 def _load(checkpoint: Checkpoint) -> tuple[nn.Module, Linears, torch.device]:
-    """Return the model with its experts as single layers, its prunable layers, and its device."""
+    """Return the model, its prunable layers and its device. Experts that transformers fused are single layers again."""
     device = choose_device()
     model, _ = load_model(checkpoint.folder, device)
     if model.dtype == torch.float16:
@@ -184,7 +199,7 @@ def _add_magnitude_to(total: Tensor) -> Callable[[Tensor], None]:
 
 @contextmanager
 def _squared_norms(linears: Linears) -> Iterator[dict[str, Tensor]]:
-    """Yield the sum of squares of each input column by layer, fp64 (cols,), which grows with every forward pass in the block."""
+    """Yield the sum of squares of each input column by layer, fp64 (cols,). Every forward pass in the block adds to it."""
     squares = {
         layer: torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
         for layer, linear in linears.items()
@@ -192,7 +207,8 @@ def _squared_norms(linears: Linears) -> Iterator[dict[str, Tensor]]:
 
     def collect(layer: str) -> Callable:
         def add(_, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].flatten(0, -2)  # (tokens, cols); an expert's input has 2 dimensions, the others' 3
+            # (tokens, cols). An expert's input has 2 dimensions, and that of any other layer has 3.
+            x = inputs[0].flatten(0, -2)
             squares[layer] += torch.linalg.vector_norm(x, dim=0, dtype=torch.float32).double().square()
 
         return add
@@ -206,7 +222,7 @@ def _squared_norms(linears: Linears) -> Iterator[dict[str, Tensor]]:
 
 
 def _norms(squares: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """Return the roots of the sums, fp32 (cols,) by layer. Raises InputError if one is not finite."""
+    """Return the square roots of the sums by layer, fp32 (cols,). Raises InputError if one is not finite."""
     norms = {layer: square.sqrt().float().cpu() for layer, square in squares.items()}
     for layer, norm in norms.items():
         _check_finite(layer, norm, "an input")
@@ -218,7 +234,9 @@ class _ReachedError(Exception):
 
 
 def _first_inputs(model: nn.Module, ids: Tensor) -> tuple[Tensor, dict]:
-    """Return the arguments of the first decoder layer for `ids` (1, T): hidden states (1, T, H) and keywords."""
+    """Return the arguments of the first decoder layer for `ids` (1, T): hidden states (1, T, H) and keywords.
+
+    A hook notes the arguments and ends the forward pass."""
     arguments = []
 
     def stop(_, inputs: tuple[Tensor], keywords: dict) -> None:

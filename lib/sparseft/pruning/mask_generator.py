@@ -1,8 +1,8 @@
-"""Compute the masks of every sparsity of a method in one pass over the scores, and write all files of the pass together.
+"""Compute the masks of all sparsities of a method in one pass over the scores, and write all files of the pass together.
 
-selection.py selects exactly, structured.py whole channels. Memory is a few blocks per thread, whatever the model; evidence on
-a task's examples is held besides. If masks.sequential applies to the method, each sparsity has a pass of its own, and its masks
-are not nested.
+selection.py selects weights, and structured.py whole channels. Memory is a few blocks per thread, for any model, and the
+evidence of a task's examples if the importance needs it. If masks.sequential applies to the method, each sparsity has a pass
+of its own, and the masks are not nested.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,13 +37,14 @@ from sparseft.pruning.structured import select_units
 from sparseft.storage.atomic import atomic_files, write_json
 from sparseft.study.config import Masks
 
-NO_SCORES = Scores({}, {}, 0)  # of a mask that looks at no score
+# The distribution of scores in the report of a mask that keeps every weight.
+NO_SCORES = Scores({}, {}, 0)
 
 
 class Calibration(Protocol):
-    """The examples of a task, with which an importance looks at a model. calibration.py has the implementation.
+    """Describe how an importance gets its evidence from a task's examples. calibration.py has the implementation.
 
-    `meta` goes into the masks."""
+    `meta` is added to the metadata of the masks."""
 
     importance: Importance
     meta: dict
@@ -57,7 +58,7 @@ class Calibration(Protocol):
 
 @dataclass(frozen=True)
 class PassFiles:
-    """Where the files of a pass go: a mask per sparsity, the report, and the plots beside it if they have a `plot_name`."""
+    """Hold the paths of a pass: a mask per sparsity and the report. With a `plot_name`, plots are written beside the report."""
 
     masks: list[Path]
     report: Path
@@ -76,16 +77,18 @@ def compute_masks(
 ) -> dict:
     """Compute the masks of a method for ascending sparsities in percent, write them, and return their report.
 
-    All files appear together, or none. An importance that looks at examples needs its `calibration`. Raises InputError if the
-    method is impossible, if the architecture is unknown, if tensors do not fit config.json, or if a weight is not finite."""
+    All files appear together, or none. An importance that needs examples needs a `calibration`. Raises InputError if the
+    settings do not allow the method, if the architecture is unknown, if tensors do not fit config.json, or if a weight is not
+    finite."""
     method = get_method(method_name)
+    # This raises the error of an impossible scope before anything is read.
     settings.scope_of(method_name, percents)
     _check_calibration(method, calibration)
     shape = prunable_shapes(checkpoint)
     _check_layers(checkpoint, shape)
     check_tensors(checkpoint, checkpoint.folder)
     if not method.importance and not checkpoint.prepared:
-        # No score would show a weight that is not finite.
+        # Without scores, the selection would not notice a weight that is not finite.
         check_finite_weights(checkpoint, checkpoint.folder)
     meta = mask_meta(method_name, percents, settings, checkpoint.digest) | (calibration.meta if calibration else {})
     metas = [meta | {"sparsity": percent / 100} for percent in percents]
@@ -94,7 +97,7 @@ def compute_masks(
             masks_pass = MaskPass(checkpoint, method, percents, settings, calibration, writer, threads)
             scores = masks_pass.run()
         if masks_pass.is_sequential:
-            # The scores are those of the first pass that prunes. Another pass has other inputs.
+            # Each sparsity has its own scores. The report has those of the first one that prunes.
             meta["scores_percent"] = next((percent for percent in percents if percent), 0)
         report = mask_report(meta, percents, writer.kept, shape, scores)
         if places.plot_name:
@@ -105,7 +108,7 @@ def compute_masks(
 
 @dataclass(frozen=True)
 class MaskPass:
-    """One method on one checkpoint: the choice of scores, and the choice of what is ranked together."""
+    """Compute the masks of one method on one checkpoint: choose the scores, and what is ranked together."""
 
     checkpoint: Checkpoint
     method: Method
@@ -117,7 +120,7 @@ class MaskPass:
 
     @property
     def is_sequential(self) -> bool:
-        """Return whether each sparsity has a pass in which a layer sees the pruned layers before it."""
+        """Return whether each sparsity has a pass of its own, in which the layers before a layer are already pruned."""
         return self.settings.sequential and self.method.is_sequential
 
     @property
@@ -135,12 +138,12 @@ class MaskPass:
         return self._select(self._selection())
 
     def _selection(self) -> Selection:
-        """Return the scores of the method, for all sparsities."""
+        """Return the selection of all sparsities by the method's scores."""
         source, dtypes = self._source()
         return Selection(source, self.writer.shape, dtypes, self.percents, self.writer.write)
 
     def _source(self) -> tuple[Source, dict[str, str | None]]:
-        """Return the scores with their dtype by layer, which is None for random bits."""
+        """Return the source of the scores, and their dtype by layer, which is None for random bits."""
         shape = self.writer.shape
         if self.calibration:
             evidence = self.calibration.evidence(self.checkpoint)
@@ -151,7 +154,7 @@ class MaskPass:
         return magnitude_source(self.checkpoint), dtypes
 
     def _select(self, selection: Selection) -> dict[str, Scores]:
-        """Write the masks of every layer."""
+        """Write the masks of every layer, and return the distribution of each layer's scores."""
         layers = list(selection.shape)
         if self.scope == "global":
             dtypes = sorted(set(map(str, selection.dtypes.values())))
@@ -162,14 +165,15 @@ class MaskPass:
                 )
             return dict(zip(layers, select_together(selection, layers), strict=True))
         if self.method.pattern.removes_channels:
+            # The layers of a group lose the same channels.
             groups = coupled_parts(self.checkpoint)
             by_group = _in_threads(lambda parts: select_units(selection, parts), groups, self.threads)
-            return {layer: scores for group in by_group for layer, scores in group.items()}
+            return {layer: scores for scores_of_group in by_group for layer, scores in scores_of_group.items()}
         by_layer = _in_threads(lambda layer: self._select_layer(selection, layer), layers, self.threads)
         return dict(zip(layers, by_layer, strict=True))
 
     def _select_layer(self, selection: Selection, layer: str) -> Scores:
-        """Write the masks of one layer."""
+        """Write the masks of one layer, and return the distribution of its scores."""
         if self.scope == "row":
             return select_rows(selection, layer)
         if self.scope == "group":
@@ -177,7 +181,9 @@ class MaskPass:
         return select_together(selection, [layer])[0]
 
     def _select_in_sequence(self) -> dict[str, Scores]:
-        """Write the masks of each sparsity in a pass of its own, and return the scores of the first one that prunes."""
+        """Write the masks of each sparsity in a pass of its own.
+
+        Return the distributions of scores of the first sparsity that prunes."""
         scores: dict[str, Scores] = {}
         for level, percent in enumerate(self.percents):
             if not percent:
@@ -189,7 +195,7 @@ class MaskPass:
         return scores or dict.fromkeys(self.writer.shape, NO_SCORES)
 
     def _keep_all(self, level: int) -> None:
-        """Write ones for one sparsity."""
+        """Write the masks of one sparsity that keep every weight."""
         for layer, (rows, cols) in self.writer.shape.items():
             row = pack(np.ones((1, cols), bool))
             offset = 0
@@ -200,9 +206,9 @@ class MaskPass:
 
 
 class SequentialPass:
-    """One sparsity of a sequential method: the inputs of a layer come from the pruned layers before it.
+    """Compute the masks of one sparsity of a sequential method. The inputs of a layer come from the pruned layers before it.
 
-    `scores` are filled layer by layer."""
+    `scores` gets the distribution of each layer's scores when the layer is pruned."""
 
     def __init__(self, masks_pass: MaskPass, level: int, percent: int) -> None:
         self.masks_pass = masks_pass
@@ -220,35 +226,38 @@ class SequentialPass:
         bits = bits_of(importance.score(weights, norms, sums))
         shape = {layer: self.masks_pass.writer.shape[layer]}
         self._blocks.clear()
+        # The scores of the layer are one block.
         selection = Selection(lambda _: iter([bits]), shape, {layer: "F32"}, [self.percent], self._emit)
         self.scores[layer] = self.masks_pass._select_layer(selection, layer)
         return unpack(np.concatenate(self._blocks).reshape(shape[layer][0], -1), shape[layer])
 
     def _emit(self, layer: str, offset: int, packed: np.ndarray) -> None:
-        """Write a block of the mask, and keep a copy."""
+        """Write a block of the mask, and keep a copy for `prune`."""
         self.masks_pass.writer.write(layer, offset, packed, range(self.level, self.level + 1))
         self._blocks.append(packed[0].copy())
 
 
 def _check_calibration(method: Method, calibration: Calibration | None) -> None:
-    """Raise InputError if the calibration is not the method's."""
+    """Raise InputError if the calibration is missing, not needed, or of another importance."""
     needed = method.importance if method.uses_examples else None
-    if (calibration.importance if calibration else None) is not needed:
+    given = calibration.importance if calibration else None
+    if given is not needed:
         name = needed.name if needed else "nothing"
         raise InputError(f"{method.name}: calibrated for another importance", f"calibrate for {name}")
 
 
 def _check_layers(checkpoint: Checkpoint, shape: dict[str, tuple[int, int]]) -> None:
-    """Raise InputError for a layer that the kernels cannot read or count."""
+    """Raise InputError for a layer whose dtype the kernels cannot read, or whose size they cannot count."""
     for layer, (rows, cols) in shape.items():
         if checkpoint.tensors[f"{layer}.weight"].dtype not in BITS:
             raise InputError(f"{layer}.weight is not in one of {', '.join(BITS)}", "convert the checkpoint")
-        if rows * cols >= 1 << 31:  # A layer is counted in int32.
+        # The weights of a layer are counted in int32.
+        if rows * cols >= 1 << 31:
             raise InputError(f"{layer}.weight has 2^31 weights or more", "check config.json: no known model has")
 
 
 def _in_threads(function: Callable, items: Sequence, threads: int) -> list:
-    """Return `function` of every item, in order. Layers are independent, so one is read while another is counted."""
+    """Return the results of `function` for all items, in order. One layer is read while another is counted."""
     with ThreadPoolExecutor(threads) as pool:
         futures = [pool.submit(function, item) for item in items]
         try:

@@ -1,11 +1,12 @@
-"""Select the weights to prune, exactly, and write their masks as the scores are read.
+"""Select exactly the weights to prune, and write their masks.
 
-Weights that are ranked together (a scope: a layer, a row, a group of N:M, all layers) are pruned in the order of a stable
-ascending sort by score: the first round(s * n) of them, ties by flat index. So the counts are exact and the masks are nested:
-what 50 % prunes, 60 % prunes too.
+A scope is what is ranked together: a layer, a row, a group of N:M, or all layers. Of the n weights of a scope, a sparsity s
+prunes round(s * n): those with the lowest scores, and among equal scores those with the lowest flat index. So the counts are
+exact and the masks are nested: what 50 % prunes, 60 % prunes too.
 
-No weights are sorted. A first reading of the scores counts their bits in a histogram, which holds the threshold of every
-sparsity (masks/mask_kernels.py). A second reading writes the masks. Memory is a few blocks per thread, whatever the model.
+No weights are sorted. A first reading of the scores counts their bits in a histogram, from which the threshold of every
+sparsity follows. A second reading writes the masks. Scores of 16 bits are one digit. Scores of 32 bits have a high and a low
+digit, and a reading of its own for the low one (masks/mask_kernels.py). Memory is a few blocks per thread, for any model.
 """
 
 import threading
@@ -22,17 +23,22 @@ from sparseft.masks.mask_file import row_bytes
 from sparseft.pruning.mask_report import Scores
 from sparseft.pruning.scores import Source
 
-# Layer, byte offset in the layer's bits, uint8 (levels, n). The array is reused after the call.
+# Takes a layer, a byte offset in the layer's mask, and mask bytes, uint8 (levels, n). The array is reused after the call.
 Emit = Callable[[str, int, np.ndarray], None]
-UNKNOWN = np.iinfo(np.int64).max  # ties of a block that were not counted
+# Stands for the number of ties of a block if it was not counted.
+UNKNOWN = np.iinfo(np.int64).max
 _BUFFERS = threading.local()
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What is ranked, how much of it is pruned, and where the masks go. A level is one of the sparsities.
+    """Hold what is ranked, how much of it is pruned, and where the masks go. A level is the index of a sparsity in `percents`.
 
-    `dtypes` are those of each layer's scores (BF16, F16, F32), or None if their bits are no float. `percents` ascend."""
+    source: yields the scores of a layer, block by block; a second reading yields the same blocks
+    shape: layer -> (rows, cols)
+    dtypes: layer -> dtype of its scores, BF16, F16 or F32; None if their bits are not those of a float
+    percents: the sparsities in percent, ascending
+    emit: takes the masks"""
 
     source: Source
     shape: dict[str, tuple[int, int]]
@@ -41,16 +47,17 @@ class Selection:
     emit: Emit
 
     def counts(self, total: int) -> np.ndarray:
-        """Return how many of `total` weights each level prunes, exactly, halves to even; int64 (levels,)."""
+        """Return how many of `total` weights each level prunes, int64 (levels,). Halves are rounded to even."""
         return np.array([round(Fraction(percent * total, 100)) for percent in self.percents], np.int64)
 
 
 @dataclass
 class Thresholds:
-    """The threshold of each level: all smaller magnitudes are pruned, and the first `ties` equal ones.
+    """Hold the threshold of each level. All smaller scores are pruned, and the first `ties` scores that equal it.
 
-    `values` has the dtype of the scores' bits, (levels,). `ties` is int64 (levels,), and shrinks as blocks are written.
-    `ties_by_block` is int64 (blocks, levels), the equal weights of each block in the order of reading; empty if unknown."""
+    values: (levels,), in the dtype of the scores' bits
+    ties: int64 (levels,), how many equal scores must still be pruned; it shrinks as blocks are written
+    ties_by_block: int64 (blocks, levels), the number of equal scores of each block; (0, levels) if they were not counted"""
 
     values: np.ndarray
     ties: np.ndarray
@@ -58,25 +65,30 @@ class Thresholds:
 
     def write_next(self, number: int, block: np.ndarray, cols: int, packed: np.ndarray) -> None:
         """Write the masks of block `number` into `packed`, uint8 (levels, n)."""
-        # Rows of whole bytes are one long row, which has no ends to treat apart.
+        # If each row fills whole bytes, the block is written as one long row, so that no row ends need care.
         width = cols if cols % 8 else block.size
         equal = self.ties_by_block[number] if number < len(self.ties_by_block) else np.full(self.ties.size, UNKNOWN)
-        # If a level prunes all ties of the block, the next threshold does too, and the kernel looks for no tie.
-        whole = equal <= self.ties
-        remaining = np.where(whole, 0, self.ties)
-        mask_kernels.write_masks(block, width, self.values + whole.astype(self.values.dtype), remaining, packed)
-        self.ties[:] = np.where(whole, self.ties - equal, remaining)
+        # If a level prunes all equal scores of the block, a threshold that is higher by one prunes the same weights. Then the
+        # kernel need not count them.
+        prunes_all_equal = equal <= self.ties
+        values = self.values + prunes_all_equal.astype(self.values.dtype)
+        remaining = np.where(prunes_all_equal, 0, self.ties)
+        # This counts `remaining` down.
+        mask_kernels.write_masks(block, width, values, remaining, packed)
+        self.ties[:] = np.where(prunes_all_equal, self.ties - equal, remaining)
 
 
 def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]:
-    """Rank all weights of `layers` as one and write their masks, in two readings, three for 32-bit scores."""
-    histograms, ties_counted, word, total = _count(selection, layers)
-    high = histograms[0] if len(layers) == 1 else np.sum(histograms, axis=0, dtype=np.int64)
-    scores = [_scores(selection, layer, histogram) for layer, histogram in zip(layers, histograms, strict=True)]
-    digits, ties = _bins_of(high, selection.counts(total))
+    """Rank all weights of `layers` together, write their masks, and return the distribution of each layer's scores.
+
+    This reads the scores twice, and 32-bit scores three times."""
+    histograms, after_blocks, word, total = _count(selection, layers)
+    histogram = histograms[0] if len(layers) == 1 else np.sum(histograms, axis=0, dtype=np.int64)
+    scores = [_scores(selection, layer, own) for layer, own in zip(layers, histograms, strict=True)]
+    values, ties = _bins_of(histogram, selection.counts(total))
     if word == np.uint32:
-        digits = _low_digits(selection, layers, digits, ties)
-    thresholds = Thresholds(digits.astype(word), ties, _ties_by_block(ties_counted, digits))
+        values, ties = _with_low_digits(selection, layers, values, ties)
+    thresholds = Thresholds(values.astype(word), ties, _ties_by_block(after_blocks, values))
     number = 0
     for layer in layers:
         cols = selection.shape[layer][1]
@@ -87,7 +99,7 @@ def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]
 
 
 def select_rows(selection: Selection, layer: str) -> Scores:
-    """Rank every row of a layer by itself, and write the layer's masks."""
+    """Rank every row of a layer by itself, write the layer's masks, and return the distribution of its scores."""
     cols = selection.shape[layer][1]
     counts = selection.counts(cols)
     histogram = np.zeros(mask_kernels.BINS, np.int32)
@@ -98,7 +110,7 @@ def select_rows(selection: Selection, layer: str) -> Scores:
 
 
 def select_groups(selection: Selection, layer: str, group: int) -> Scores:
-    """Rank every `group` consecutive weights of a row by themselves (N:M), and write the layer's masks.
+    """Rank every `group` consecutive weights of a row by themselves (N:M), write the masks, and return the distribution.
 
     Raises InputError if the groups do not divide a row."""
     cols = selection.shape[layer][1]
@@ -115,7 +127,7 @@ def select_groups(selection: Selection, layer: str, group: int) -> Scores:
 
 
 def _blocks_to_fill(selection: Selection, layer: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield every block with room for its masks, uint8 (levels, n), and emit the room when the caller has filled it."""
+    """Yield every block with an array for its masks, uint8 (levels, n). Emit the array after the caller has filled it."""
     cols = selection.shape[layer][1]
     levels = len(selection.percents)
     offset = 0
@@ -128,11 +140,11 @@ def _blocks_to_fill(selection: Selection, layer: str) -> Iterator[tuple[np.ndarr
 
 
 def _count(selection: Selection, layers: Sequence[str]) -> tuple[list[np.ndarray], list[np.ndarray], np.dtype, int]:
-    """Read the scores of `layers` once.
+    """Read the scores of `layers` once, and count their high digits.
 
-    Return each layer's histogram, int32 (BINS,), by the high digit; the histogram after each block, int32 (LOW,); the dtype
-    of the bits; and the number of weights. The histograms after each block are kept only for 16-bit scores of one layer: they
-    take 128 KB per block of 2 MB, which would be too much for a whole model."""
+    Return each layer's histogram, int32 (BINS,); the histogram as it was after each block, int32 (LOW,); the dtype of the
+    bits; and the number of weights. The second is kept only for 16-bit scores of one layer, and is empty otherwise. It takes
+    128 KB per block of 2 MB, which is too much for a whole model."""
     histograms = []
     after_blocks: list[np.ndarray] = []
     total = 0
@@ -150,51 +162,63 @@ def _count(selection: Selection, layers: Sequence[str]) -> tuple[list[np.ndarray
     return histograms, after_blocks, word, total
 
 
-def _ties_by_block(after_blocks: list[np.ndarray], digits: np.ndarray) -> np.ndarray:
-    """Return how many weights of each block lie at each threshold, int64 (blocks, levels); empty if that was not counted.
-
-    A reading gives the same blocks every time, so what the first one counted of a block holds in the second."""
+def _ties_by_block(after_blocks: list[np.ndarray], values: np.ndarray) -> np.ndarray:
+    """Return how many scores of each block equal each threshold, int64 (blocks, levels); (0, levels) if not counted."""
     if not after_blocks:
-        return np.empty((0, digits.size), np.int64)
-    return np.diff([counts[digits] for counts in after_blocks], axis=0, prepend=0)
+        return np.empty((0, values.size), np.int64)
+    # A histogram includes the blocks before its own, so a block's count is the difference to the histogram before.
+    return np.diff([histogram[values] for histogram in after_blocks], axis=0, prepend=0)
 
 
-def _low_digits(selection: Selection, layers: Sequence[str], digits: np.ndarray, ties: np.ndarray) -> np.ndarray:
-    """Return the whole 32-bit thresholds from their high digits. `ties` become those of the whole thresholds, in place."""
+def _with_low_digits(
+    selection: Selection, layers: Sequence[str], digits: np.ndarray, ties: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the whole 32-bit thresholds and their ties, both int64 (levels,).
+
+    `digits` has the high digits of the thresholds, and `ties` the number of weights to prune with each of these digits."""
     used = np.unique(digits)
+    # High digit -> row of `low`; -1 if no threshold has this digit.
     slots = np.full(mask_kernels.BINS, -1, np.int8)
     slots[used] = np.arange(used.size)
-    # int32 is enough for one layer, which has fewer than 2^31 weights, and halves the cache use. A model needs int64.
+    # int32 is enough for one layer, which has fewer than 2^31 weights, and takes half of the cache. A model needs int64.
     low = np.zeros((used.size, mask_kernels.LOW), np.int32 if len(layers) == 1 else np.int64)
     for layer in layers:
         for block in selection.source(layer):
             mask_kernels.count_low(block, slots, low)
-    thresholds = digits * mask_kernels.LOW
+    low_digits = np.empty_like(digits)
+    low_ties = np.empty_like(ties)
     for level, digit in enumerate(digits):
-        one = slice(level, level + 1)
-        low_digit, ties[one] = _bins_of(low[slots[digit]], ties[one])
-        thresholds[one] += low_digit
-    return thresholds
+        bins, ties_in_bins = _bins_of(low[slots[digit]], ties[[level]])
+        low_digits[level] = bins[0]
+        low_ties[level] = ties_in_bins[0]
+    return digits * mask_kernels.LOW + low_digits, low_ties
 
 
 def _bins_of(histogram: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bin in which the first counts[j] values end, and how many of that bin are among them: int64 (levels,)."""
-    used = np.flatnonzero(histogram != 0)  # On bool it takes a fifth of the time.
+    """Return the bin of the last of the first counts[j] values, and how many values of that bin are among them.
+
+    Both are int64 (levels,)."""
+    # flatnonzero takes a fifth of the time if its input is bool.
+    used = np.flatnonzero(histogram != 0)
     ends = np.cumsum(histogram[used], dtype=np.int64)
     places = np.searchsorted(ends, counts)
-    return used[places], counts - (ends[places] - histogram[used[places]])
+    bins = used[places]
+    values_before = ends[places] - histogram[bins]
+    return bins, counts - values_before
 
 
 def _scores(selection: Selection, layer: str, histogram: np.ndarray) -> Scores:
     """Return the distribution of a layer's scores. Raises InputError if one is NaN or infinity."""
     dtype = selection.dtypes[layer]
-    if dtype and histogram[infinity(dtype) >> (15 if dtype == "F32" else 0) :].any():
+    # The histogram of 32-bit scores counts only the high digit.
+    divisor = mask_kernels.LOW if dtype == "F32" else 1
+    if dtype and histogram[infinity(dtype) // divisor :].any():
         raise InputError(f"{layer}.weight holds NaN or infinity", "repair or replace the checkpoint")
     return Scores.of_histogram(histogram, dtype)
 
 
 def _buffer(name: Hashable, size: int, dtype: type) -> np.ndarray:
-    """Return memory of this thread, (size,), with the content of its last use. Fresh memory costs a page fault per 4 KB."""
+    """Return memory of this thread, (size,), which still has its old content. Reuse it, because new memory costs page faults."""
     buffers = vars(_BUFFERS)
     if name not in buffers or buffers[name].size < size:
         buffers[name] = np.empty(size, dtype)

@@ -1,8 +1,8 @@
 """Write files and folders that are either whole or absent.
 
-Everything is written under a temporary name, synced to the disk, and then renamed. So a full disk, an error or a kill
-leaves no half of a file in its place. The temporary name `.NAME.PID.tmp` ends with the number of the process. What a
-killed process left is removed by the next one that writes NAME.
+Everything is written under a temporary name, synced to the disk, and then renamed. So after a full disk, an error or a kill,
+no file is incomplete. The temporary name `.NAME.PID.tmp` contains the number of the process. The next process that writes
+NAME removes what a killed process left.
 
     atomic_file     one file
     atomic_folder   a whole folder, which replaces an older one
@@ -20,13 +20,13 @@ from pathlib import Path
 from sparseft.errors import InputError
 from sparseft.storage.ownership import MARKER, check_ours, check_replaceable, check_writable, is_marked, mark
 
-# Snakemake leaves it in every folder that is an output.
+# Snakemake writes this file into every folder that is an output.
 _SNAKEMAKE = ".snakemake_timestamp"
 
 
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`. The file there becomes `path` if the block succeeds, and is removed if not."""
+    """Yield a temporary path beside `path`. If the block succeeds, the file is renamed to `path`. If not, it is removed."""
     path = Path(path).resolve()
     check_writable(path)
     temporary = _temporary(path)
@@ -48,7 +48,7 @@ def write_json(path: Path | str, content: object) -> None:
 
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`. It is marked and becomes `path` if the block succeeds, and is removed if not.
+    """Yield a temporary folder beside `path`. If the block succeeds, it is marked and renamed to `path`. If not, it is removed.
 
     Raises InputError, and changes nothing, if `path` holds a file that this program did not write."""
     path = Path(path).resolve()
@@ -68,10 +68,10 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_files(folder: Path, held: str) -> Iterator[Path]:
-    """Yield a temporary folder in `folder`. Its files are moved into `folder` if the block succeeds, over older ones.
+    """Yield a temporary folder in `folder`. If the block succeeds, its files replace those of the same names in `folder`.
 
-    `held` is the output that this process holds, so that processes with other outputs may write to `folder` too.
-    Raises InputError, and moves nothing, if an older file may be somebody else's. `folder` is marked."""
+    `held` is the name of an output that only this process writes. Processes with other names may write to `folder` at the same
+    time. `folder` is marked. Raises InputError, and moves nothing, if an older file may be somebody else's."""
     folder = folder.resolve()
     is_new = not folder.exists()
     temporary = _temporary(folder / held)
@@ -83,7 +83,7 @@ def atomic_files(folder: Path, held: str) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if is_new:
-            # It is removed if it is still empty, because the block failed.
+            # If the block failed, the new folder is empty and is removed. Otherwise it is not empty, and rmdir fails.
             with suppress(OSError):
                 folder.rmdir()
 
@@ -91,7 +91,7 @@ def atomic_files(folder: Path, held: str) -> Iterator[Path]:
 def _move_files(temporary: Path, folder: Path) -> None:
     """Move all files below `temporary` to the same places below `folder`."""
     files = [file for file in temporary.rglob("*") if file.is_file()]
-    # The marker goes first. Without it, what a killed process has moved would count as somebody else's.
+    # The marker is moved first. If the process is killed, the files that it has moved still count as this program's.
     files.sort(key=lambda file: file.name != MARKER)
     places = [folder / file.relative_to(temporary) for file in files]
     check_ours(folder, *places)
@@ -105,10 +105,10 @@ def _move_files(temporary: Path, folder: Path) -> None:
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:
-    """Put a folder in the place of `path`. The older one is moved aside first, so that `path` is never a mix of both."""
+    """Rename a folder to `path`. An older folder is moved aside first, so that `path` never holds files of both."""
     check_replaceable(path)
     older = _aside(path)
-    # A dead process may have had the number of this one.
+    # It may exist, because the system uses the numbers of dead processes again.
     shutil.rmtree(older, ignore_errors=True)
     if path.exists():
         _check_nothing_lost(path, temporary)
@@ -124,7 +124,7 @@ def _replace_folder(temporary: Path, path: Path) -> None:
 
 
 def _check_nothing_lost(path: Path, temporary: Path) -> None:
-    """Raise InputError if `path` holds a file that the folder in its place would not have."""
+    """Raise InputError if `path` holds a file that the new folder does not have."""
     kept = {_SNAKEMAKE, *(file.name for file in temporary.iterdir())}
     lost = sorted({file.name for file in path.iterdir()} - kept)
     if lost:
@@ -132,10 +132,10 @@ def _check_nothing_lost(path: Path, temporary: Path) -> None:
 
 
 def _put_back(path: Path) -> None:
-    """Rename the older folder back to `path` if a process was killed after it moved that folder aside."""
+    """Rename the older folder back to `path` if a process was killed after it had moved that folder aside."""
     if path.exists():
         return
-    # Process numbers return, so this process may have the number of the dead one.
+    # This process may have the number of the dead one, because the system uses numbers again.
     older_folders = [
         older
         for older in path.parent.glob(f".{glob.escape(path.name)}.old.*.tmp")
@@ -147,23 +147,23 @@ def _put_back(path: Path) -> None:
 
 
 def _aside(path: Path) -> Path:
-    """Return the name under which this process keeps an older folder while it puts a new one in the place of `path`."""
+    """Return the name under which this process keeps the older folder while it replaces `path`."""
     return path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
 
 
 def _temporary(path: Path) -> Path:
-    """Return the temporary name of this process for `path`, which is free. Remove what killed processes left there."""
+    """Remove what killed processes left for `path`, and return the temporary name of this process, which is free."""
     path.parent.mkdir(parents=True, exist_ok=True)
     own = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        # A dead process may have had the number of this one.
+        # The own name may exist, because the system uses the numbers of dead processes again.
         if leftover == own or _is_of_dead_process(leftover):
             _remove(leftover)
     return own
 
 
 def _is_of_dead_process(temporary: Path) -> bool:
-    """Return whether the process that a temporary name ends with has ended. False if the system has no /proc."""
+    """Return whether the process in a temporary name has ended. Return False if the system has no /proc."""
     owner = temporary.name.split(".")[-2]
     return owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists()
 
@@ -177,7 +177,7 @@ def _remove(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until the disk has a file's content, or a folder's names."""
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

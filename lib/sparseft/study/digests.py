@@ -1,14 +1,20 @@
 """Compute digests of the code that a script runs from this library.
 
-Snakemake does not see an edit of a library. It treats a touched or freshly cloned script as a changed one. The digest in
-`params` covers the script and exactly the modules that it imports. So an edit reruns only the jobs that run the edited code.
+Snakemake does not see an edit of a library, and it treats a touched or freshly cloned script as changed. So the rules put a
+digest of the code into `params`. It covers the script and exactly the modules that it imports. An edit reruns only the jobs
+that run the edited code.
 
-The digest covers the syntax tree, without the words that no result depends on: comments, formatting, docstrings, the help
-texts of argparse, and the descriptions of pydantic's fields and of the tables' columns. Every other string is code, error messages included, because
-run_on_appliance.py decides by what a trainer printed.
+The digest covers the syntax tree, without the words on which no result depends: comments, formatting, docstrings, the help
+texts of argparse, and the descriptions of pydantic's fields and of the tables' columns. Every other string counts as code.
+Error messages count too, because run_on_appliance.py decides by what a trainer printed.
 
+<<<<<<< HEAD
 An importance and a task have a file of their own. A job's digest counts only the files of the values that the job uses, and
 not the tables that list them. So a new or an edited value reruns only its own jobs.
+=======
+Every importance and every task has a file of its own. A job's digest covers only the files of the values that the job uses,
+and not the table that lists all values. So a new or an edited value reruns only its own jobs.
+>>>>>>> read
 """
 
 import ast
@@ -24,7 +30,11 @@ from sparseft.methods import get_method
 from sparseft.tasks import BY_NAME
 
 PACKAGE = "sparseft"
+<<<<<<< HEAD
 # By folder, the names of the values. Of the other axes, architectures and backends, every file counts for every job.
+=======
+# Folder -> the names of the values in it.
+>>>>>>> read
 AXES = {
     "importances": frozenset(importance.name for importance in IMPORTANCES),
     "tasks": frozenset(BY_NAME),
@@ -32,7 +42,7 @@ AXES = {
 
 _PARSER_WORDS = frozenset({"description", "epilog"})
 _GROUP_WORDS = frozenset({"title", "description"})
-# By function, its keywords whose text only a reader sees.
+# Function -> its keywords whose text only a reader sees.
 WORDS = {
     "ArgumentParser": _PARSER_WORDS,
     "add_parser": _PARSER_WORDS | {"help"},
@@ -43,15 +53,15 @@ WORDS = {
     # A column of a table, in analysis/columns.
     "Column": frozenset({"meaning", "unit", "empty"}),
 }
-# The expressions that such a keyword may consist of. Text that calls a function is code.
+# Such a keyword is left out if it consists only of these expressions. If it calls a function, it counts as code.
 _TEXT = (ast.Constant, ast.JoinedStr, ast.FormattedValue, ast.Name, ast.List, ast.Tuple, ast.expr_context)
 
 
 def code_digest(script: Path, lib: Path, without: tuple[str, ...] = (), values: frozenset[str] | None = None) -> str:
     """Return the sha256 of `script` and of the modules under `lib`/sparseft that it imports, directly or not.
 
-    `without` names modules that this use of the script never imports, such as "sparseft.pruning.calibration". `values` names
-    the values of the axes that the job uses, as `used_values` returns them; None means all."""
+    without: modules that this use of the script never imports, such as "sparseft.pruning.calibration"
+    values: the values of the axes that the job uses, from `used_values`; None means all"""
     digest = hashlib.sha256(read_code(script.read_bytes()).canonical)
     tables = _tables(lib)
     for module, source in sorted(_imported_sources(script, lib, without, values).items()):
@@ -62,7 +72,9 @@ def code_digest(script: Path, lib: Path, without: tuple[str, ...] = (), values: 
 
 
 def job_digest(script: Path, lib: Path, wildcards: Mapping[str, str], without: tuple[str, ...] = ()) -> str:
-    """Return the digest of the code of a job. Its wildcards name the task and the method; without wildcards, all values count."""
+    """Return the digest of the code of a job, whose wildcards name its task and its method.
+
+    A job without wildcards uses all values."""
     if not wildcards:
         return _cached_digest(script, lib, without, None)
     values = used_values(task=wildcards.get("task"), method=wildcards.get("method"))
@@ -76,7 +88,8 @@ _cached_digest = cache(code_digest)
 def used_values(*, task: str | None = None, method: str | None = None) -> frozenset[str]:
     """Return the names of the values that a job with this task and method uses."""
     importance = get_method(method).importance if method else None
-    return frozenset(name for name in (task, importance and importance.name) if name)
+    names = (task, importance.name if importance else None)
+    return frozenset(name for name in names if name)
 
 
 def imported_modules(
@@ -84,7 +97,7 @@ def imported_modules(
 ) -> list[Path]:
     """Return the package's files that `script` imports, directly or not, sorted. Each package's __init__ is among them.
 
-    A table of an axis imports every value. If `values` is given, only these are followed there."""
+    The table of an axis imports every value. With `values`, only the files of these are followed from a table."""
     return sorted(_imported_sources(script, lib, without, values))
 
 
@@ -108,7 +121,7 @@ def _imported_sources(
 
 
 def _tables(lib: Path) -> dict[Path, frozenset[str]]:
-    """Return the file of each table of an axis, with the names of its values. A value's file has its name."""
+    """Return the file of each axis' table -> the names of its values. The file of a value has the value's name."""
     return {lib / PACKAGE / folder / "__init__.py": names for folder, names in AXES.items()}
 
 
@@ -125,7 +138,7 @@ class Code:
 def read_code(source: bytes) -> Code:
     """Return the code of a source. `canonical` is the same for all sources with the same code, in Python 3.11 to 3.13.
 
-    The output of `ast.dump` differs between them, because each version adds fields, which are empty in most nodes."""
+    `ast.dump` is not used, because each version of Python adds fields, which are empty in most nodes, to its output."""
     tree = ast.parse(source)
     parts: list[str] = []
     _write(tree, parts)
@@ -136,7 +149,8 @@ def _write(node: ast.AST, parts: list[str]) -> None:
     """Append a node as `Type(field=value,...)`. Fields without a value are left out, so each text means one tree."""
     parts.append(f"{type(node).__name__}(")
     if isinstance(node, ast.Constant):
-        parts.append(f"{node.value!a})")  # `repr` follows the version of Unicode.
+        # Not `repr`, because its output depends on Python's version of Unicode.
+        parts.append(f"{node.value!a})")
         return
     for name in node._fields:
         value = getattr(node, name, None)
@@ -168,7 +182,7 @@ def _write_value(value: object, parts: list[str]) -> None:
 
 
 def _relevant(node: ast.AST, name: str, values: list) -> list:
-    """Return the elements of a list in a node that can change what the code computes."""
+    """Return those of `values`, the list in field `name` of a node, that can change what the code computes."""
     if isinstance(node, ast.Call) and name == "keywords":
         words = WORDS.get(_function_name(node.func), ())
         return [keyword for keyword in values if keyword.arg not in words or not _is_text(keyword.value)]
@@ -197,7 +211,7 @@ def _is_text(value: ast.expr) -> bool:
 
 
 def _joined(values: list[ast.expr]) -> list[ast.expr]:
-    """Return the parts of an f-string with neighbouring constants joined, because Python's versions split them differently."""
+    """Return the parts of an f-string with neighbouring constants joined, because Python's versions divide them differently."""
     parts: list[ast.expr] = []
     for constant, group in groupby(values, key=lambda value: isinstance(value, ast.Constant)):
         if not constant:
@@ -226,16 +240,17 @@ def _imported_names(tree: ast.Module) -> frozenset[str]:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a node and all statements in it. Expressions are nine of ten nodes, and are skipped because none imports."""
+    """Yield a node and all statements in it. Expressions are skipped: they are nine of ten nodes, and do not import."""
     yield node
     for name in ("body", "orelse", "finalbody", "handlers", "cases"):
-        inner = getattr(node, name, None)  # A lambda's body is an expression.
+        inner = getattr(node, name, None)
+        # The body of a lambda is not a list, but an expression.
         for statement in inner if isinstance(inner, list) else ():
             yield from _statements(statement)
 
 
 def _files(name: str, lib: Path) -> list[Path]:
-    """Return the files that importing a dotted name runs: each package's __init__, and the module."""
+    """Return the files that run when a dotted name is imported: each package's __init__, and the module."""
     parts = name.split(".")
     paths = [lib.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
     paths.append(lib.joinpath(*parts).with_suffix(".py"))

@@ -1,8 +1,8 @@
-"""Name the runs of a study and their files. No other module spells a name or a path of a study.
+"""Name the runs of a study and their files. All names and paths of a study are written here, and nowhere else.
 
-A run is one cell of model x task x method x sparsity x mode, trained from one seed. The dense runs (sparsity 00) do not depend on
-the method. Their method is `dense`, and there is one per model, task and seed, which every curve shares. At sparsity 00,
-`sparse_to_dense` is plain LoRA, and `no_finetune` is the model as it came.
+A run is one cell of model x task x method x sparsity x mode, trained from one seed. The dense runs (sparsity 00) do not depend
+on the method, so their method is called `dense`, and the curves of all methods share them. At sparsity 00, `sparse_to_dense`
+is plain LoRA, and `no_finetune` is the original model.
 """
 
 import re
@@ -19,23 +19,28 @@ DENSE = methods.DENSE.name
 MASK_PLOTS = ("sparsity", "layers", "scores")
 MASK_PLOT = "plots/{plot}_{name}.png"
 MASK_REPORT = "report_{name}.json"
-ADDED_SUFFIX = "_sparsity{sparsity}"  # ends the names of the report and the plots of a sparsity's own pass
+# Ends the names of the report and the plots of a pass that only computes one sparsity.
+ADDED_SUFFIX = "_sparsity{sparsity}"
 PROJECTIONS = architectures.PROJECTIONS
 MODES = tuple(mode.name for mode in modes.MODES)
 NO_FINETUNE = modes.NO_FINETUNE.name
 TRAINED_MODES = tuple(mode.name for mode in modes.MODES if mode.is_trained)
-SEEDS = 2**63  # A seed is smaller, because the tables hold it in 64 bits with a sign.
-WAFER = "CSX"  # the device of a training on a CS-3, and of nothing else
-# The result of measuring a batch size.
+# Every seed is smaller, because the tables hold it in 64 bits with a sign.
+SEEDS = 2**63
+# The device in train.json if a CS-3 trained.
+WAFER = "CSX"
+# The possible results of measuring a batch size.
 MEASURED = "measured"
 OUT_OF_MEMORY = "out of memory"
 SKIPPED = "skipped: a smaller batch did not fit"
 PAGES = ("EXPERIMENTS.md", "correctness_memo.md")
-FINDINGS = "findings.txt"  # what the terminal shows of a study
-REPORT = "report.html"  # the results page
-REPORT_PARTS = "lib/sparseft/analysis/templates"  # what the results page is made of
+# The text that the terminal shows at the end of a study.
+FINDINGS = "findings.txt"
+# The results page, and the folder of its templates.
+REPORT = "report.html"
+REPORT_PARTS = "lib/sparseft/analysis/templates"
 
-# The same expressions constrain Snakemake's wildcards and parse a run_id. No name holds a '-'.
+# The same expressions constrain Snakemake's wildcards and parse a run_id. No value contains a '-', except of a program.
 WILDCARDS = {
     "model": r"[A-Za-z0-9_][A-Za-z0-9_.]*",
     "task": r"[a-z0-9_]+",
@@ -52,7 +57,7 @@ RUN_ID = f"{CELL_ID}-seed{{seed}}"
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One cell of the grid. `sparsity` is in percent of the prunable weights."""
+    """Identify one cell of the grid. `sparsity` is in percent of the prunable weights."""
 
     model: str
     task: str
@@ -63,7 +68,7 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """Return the name, which is the name of its files."""
+        """Return the name of the cell or run, which is also the name of its files."""
         return fill(self.pattern, self)
 
     @classmethod
@@ -73,57 +78,62 @@ class Cell:
         match = re.fullmatch(regex, name)
         if not match or int(match.groupdict().get("seed", 0)) >= SEEDS:
             raise InputError(f"{name!r} is not the name of a {cls.__name__.lower()}", f"write {cls.pattern}")
-        return cls(
-            **{key: int(value) if key in ("sparsity", "seed") else value for key, value in match.groupdict().items()}
-        )
+        values = match.groupdict()
+        return cls(**{key: int(value) if key in ("sparsity", "seed") else value for key, value in values.items()})
 
 
 @dataclass(frozen=True, order=True)
 class Run(Cell):
-    """The training of a cell from one seed. Its folder under results/runs/ has its name."""
+    """Identify the training of a cell from one seed. Its folder under results/runs/ has its name."""
 
     seed: int
     pattern: ClassVar[str] = RUN_ID
 
 
-# Every path of the study, relative to its folder; {braces} are the wildcards above.
+# Every path of the study, relative to the study's folder. The names in braces are the wildcards above.
 MODEL = "models/{model}"
 MANIFEST = f"{MODEL}/manifest.json"
 DATA = "data/{task}"
 WIKITEXT2 = "data/wikitext2.txt"
-WIKITEXT2_SOURCE = f"{WIKITEXT2}.json"  # its sha256, and where it comes from
+# The sha256 of the text, and its source.
+WIKITEXT2_SOURCE = f"{WIKITEXT2}.json"
 MASKS = "masks/{model}"
 TASK_MASKS = f"{MASKS}/{{task}}"
 MASK_NAME = "masks_sparsity{sparsity}_{method}"
 RUNS = "results/runs"
 RUN = f"{RUNS}/{RUN_ID}"
 THROUGHPUT = f"results/throughput/{CELL_ID}.json"
-BATCH = f"results/throughput/{CELL_ID}/batch{{batch_size}}-seed{{seed}}"  # if each batch size is a job of its own
-STOP = "results/logs/stop"  # A job that found the disk full leaves it.
+# For backends that measure each batch size in a job of its own.
+BATCH = f"results/throughput/{CELL_ID}/batch{{batch_size}}-seed{{seed}}"
+# A job that finds the disk full writes this file.
+STOP = "results/logs/stop"
 EXPORTED = "sparsity{sparsity}_{method}"
 TRAINER_CONFIGURATION = f"config/modelzoo/{RUN_ID}.yaml"
 PROGRAM = "results/programs/{program}"
 ANALYSIS = "results/analysis"
-CONFIGURATION = "configuration.yaml"  # beside the tables: the complete configuration of the study
+# The complete configuration of the study, beside the tables.
+CONFIGURATION = "configuration.yaml"
 THROUGHPUT_TABLE = f"{ANALYSIS}/throughput_vs_batch_size.csv"
 THROUGHPUT_PLOTS = f"{ANALYSIS}/throughput_plots"
 
 
 def mask_folder(method: str) -> str:
-    """Return the folder of a method's masks. It is a folder per task if the masks depend on the task's examples."""
+    """Return the folder of a method's masks, with wildcards. Masks that depend on a task's examples have a folder per task."""
     return TASK_MASKS if method in TASK_METHODS else MASKS
 
 
 def mask_path(method: str) -> str:
-    """Return the path of a method's masks."""
+    """Return the path of a method's masks, with wildcards."""
     return f"{mask_folder(method)}/{MASK_NAME}.pt"
 
 
 def exported(method: str) -> str:
-    """Return the folder of a method's masked ModelZoo checkpoints. It is a folder per task if the masks are."""
-    return f"modelzoo/{{model}}/{{task}}/{EXPORTED}" if method in TASK_METHODS else f"modelzoo/{{model}}/{EXPORTED}"
+    """Return the folder of a method's masked ModelZoo checkpoint, with wildcards. It has a part per task if the masks do."""
+    if method in TASK_METHODS:
+        return f"modelzoo/{{model}}/{{task}}/{EXPORTED}"
+    return f"modelzoo/{{model}}/{EXPORTED}"
 
 
 def fill(pattern: str, cell: Cell) -> str:
-    """Return a path of a cell or a run: its values take the place of the wildcards."""
+    """Return the path of a cell or a run, with its values in the place of the wildcards."""
     return pattern.format(**{**vars(cell), "sparsity": f"{cell.sparsity:02d}"})

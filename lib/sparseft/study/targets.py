@@ -1,4 +1,4 @@
-"""List the runs of a configuration's grid and the files that it asks for, and check the names of targets."""
+"""List the runs and the files of a configuration's study, and check the targets that a user requests."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ from sparseft.study.grid import (
     mask_path,
 )
 
-# Patterns of the files that may be targets. They match unknown names too, so that check_target can say which name is wrong.
+# Patterns of files that a user may request. They also match unknown names, so that check_target can say which one is wrong.
 _CELL = "(?P<model>[^/-]+)-(?P<task>[^/-]+)-(?P<method>[^/-]+)-sparsity(?P<sparsity>[^/-]+)-(?P<mode>[^/.-]+)"
 _NAMED = (
     rf"results/runs/{_CELL}-seed(?P<seed>[^/-]+)/.+",
@@ -41,7 +41,7 @@ _NAMED = (
     r"models/(?P<model>[^/]+)/manifest\.json",
     r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|manifest\.json)",
 )
-# The targets that need all measurements.
+# The targets that need every measurement of throughput.
 _THROUGHPUT_TARGETS = ("throughput", "analyze_throughput", THROUGHPUT_TABLE, THROUGHPUT_PLOTS)
 # Keys of `training` that do not change the compiled program.
 NOT_COMPILED = {"eval_every", "save_every", "length_buckets"}
@@ -54,10 +54,11 @@ def runs(config: Config) -> list[Run]:
     for model, task in product(grid.models, grid.tasks):
         for sparsity in grid.sparsities:
             for method in grid.methods if sparsity else [DENSE]:
-                modes = grid.modes if sparsity else TRAINED_MODES[:1]  # at sparsity 00: plain LoRA
+                # At sparsity 00, only plain LoRA is trained, which is the first trained mode.
+                modes = grid.modes if sparsity else TRAINED_MODES[:1]
                 for mode, seed in product(modes, grid.seeds):
                     grid_runs.add(Run(model, task, method, sparsity, mode, seed))
-                # The seed changes only the training, so one untrained run is enough.
+                # A seed only changes the training, so one run without training is enough.
                 grid_runs.add(Run(model, task, method, sparsity, NO_FINETUNE, min(grid.seeds)))
     return sorted(grid_runs)
 
@@ -74,7 +75,7 @@ def run_targets(config: Config, name: str, *, trained_only: bool = False) -> lis
 
 
 def throughput_targets(config: Config) -> list[str]:
-    """Return the measurement of every cell that the stage `throughput` measures."""
+    """Return the files of the measurements that the stage `throughput` makes, one per cell."""
     return sorted({fill(THROUGHPUT, run) for run in _measured(config)})
 
 
@@ -103,7 +104,9 @@ def measured_program(config: Config, run: Run, batch_size: int) -> Program:
 
 
 def programs(config: Config) -> dict[str, Program]:
-    """Return the programs that are compiled before the study's trainings, by name. Each is that of the first run that needs it."""
+    """Return the programs that are compiled before the study's trainings, by name.
+
+    Several runs may need one program. It is described by the first of them."""
     return _by_name(config, (training_program(config, run) for run in runs(config) if run.mode != NO_FINETUNE))
 
 
@@ -115,10 +118,10 @@ def measured_programs(config: Config) -> dict[str, Program]:
 
 
 def program_name(config: Config, program: Program) -> str:
-    """Return the name of a compiled program. Runs that differ only in seed, task or choice of weights share it.
+    """Return the name of a compiled program. Runs share a program if they differ only in seed, task or choice of weights.
 
-    If in doubt, two programs have different names. A program that exists already is found again quickly, but a missing one
-    is compiled inside the training."""
+    Two names may stand for the same program. This costs little, because the compiler finds a program that exists. One name
+    must not stand for two programs, because the missing one would be compiled inside the training."""
     run = program.run
     settings = program.settings.model_dump(exclude=NOT_COMPILED)
     settings |= config.cerebras.model_dump(include=config.cerebras.DECIDING)
@@ -140,7 +143,7 @@ def _by_name(config: Config, needed: Iterable[Program]) -> dict[str, Program]:
 
 
 def _measured(config: Config) -> list[Run]:
-    """Return one trained run, that of the first seed, of every cell that the stage `throughput` measures."""
+    """Return the trained run with the lowest seed of every cell that the stage `throughput` measures."""
     axes = {"seeds": [min(config.grid.seeds)]}
     for name in ("methods", "sparsities", "modes"):
         axes[name] = getattr(config.throughput, name) or getattr(config.grid, name)
@@ -149,18 +152,19 @@ def _measured(config: Config) -> list[Run]:
 
 
 def _layer_counts(config: Config, run: Run) -> str:
-    """Return the part of a program's name that decides, with the sparsity, how many weights of each layer a mask keeps."""
+    """Return a part of a program's name. Masks of one sparsity with the same part keep equally many weights per layer."""
     pattern = get_method(run.method).pattern
     if run.method == DENSE or pattern.removes_channels:
         return pattern.name
     scope = config.masks.scope_of(run.method, config.grid.sparsities)
     if scope != "global":
         return scope
+    # If all layers are ranked together, the scores decide how many weights a layer keeps.
     return f"{run.method}-{run.task}" if run.method in TASK_METHODS else run.method
 
 
 def final_targets(config: Config) -> list[str]:
-    """Return the files of a finished study: the tables, and the files of every run, so that a lost one is made again."""
+    """Return the files of a finished study. The files of every run are among them, so that a lost one is made again."""
     files = [f"{ANALYSIS}/summary.csv", f"{ANALYSIS}/{CONFIGURATION}"]
     for name in ("train.json", "adapter", "before_merge.json"):
         files += run_targets(config, name, trained_only=True)
@@ -170,7 +174,9 @@ def final_targets(config: Config) -> list[str]:
 
 
 def check_settings(config: Config, target: str) -> None:
-    """Raise InputError if the settings do not allow the masks or the measurements of a target, a file or a stage."""
+    """Raise InputError if the settings do not allow a mask or a measurement that the target needs.
+
+    `target` is a file or a stage."""
     names = _names_in(target)
     if target in _THROUGHPUT_TARGETS:
         for task in config.grid.tasks:
@@ -183,7 +189,7 @@ def check_settings(config: Config, target: str) -> None:
 
 
 def check_target(config: Config, target: str) -> None:
-    """Raise InputError if a target names a model, task, method, sparsity, mode or seed for which no rule makes a file."""
+    """Raise InputError if a target names an unknown model, task, method or mode, or an impossible sparsity or seed."""
     names = _names_in(target)
     for axis, described in (("model", config.models), ("task", config.tasks)):
         if axis in names and names[axis] not in described:
@@ -201,7 +207,7 @@ def check_target(config: Config, target: str) -> None:
 
 
 def _names_in(target: str) -> dict[str, str]:
-    """Return the model, task, method and so on that a target names; empty if it is not a file of a study."""
+    """Return the values of the axes that a target names, such as "model"; empty if it is not a file of a study."""
     for pattern in _NAMED:
         match = re.fullmatch(pattern, target)
         if match:
@@ -210,7 +216,7 @@ def _names_in(target: str) -> dict[str, str]:
 
 
 def _check_mask(config: Config, target: str, names: dict[str, str]) -> None:
-    """Raise InputError if the mask that a target is or needs does not exist and no rule makes it."""
+    """Raise InputError if the mask of a target does not exist and no rule makes it. The target may be the mask itself."""
     mask = mask_path(names["method"]).format(**{"task": "TASK", **names})
     if target.startswith("masks/") and target != mask:
         raise InputError(f"{target}: the masks of {names['method']} are in another place", f"write {mask}")
@@ -219,7 +225,7 @@ def _check_mask(config: Config, target: str, names: dict[str, str]) -> None:
 
 
 def _check_sparsity(config: Config, target: str, sparsity: str, method: str) -> None:
-    """Raise InputError if no rule makes the mask of a method at a sparsity, which is written in percent."""
+    """Raise InputError if no rule makes the mask of a method at `sparsity`, the percent as the target writes it."""
     if method == DENSE:
         if sparsity != "00":
             raise InputError(f"{target}: {DENSE} has sparsity 00 only", "write sparsity00, or another method")
@@ -237,7 +243,9 @@ def _check_sparsity(config: Config, target: str, sparsity: str, method: str) -> 
 
 
 def no_rule(target: str, names: Iterable[str], stages: Iterable[str]) -> InputError:
-    """Return the error for a target that no rule makes, with the most similar of `names`. They are in the target's folder."""
+    """Return the error for a target that no rule makes. It suggests the most similar of `names`, or the `stages`.
+
+    `names` are the paths in the target's folder that a rule makes."""
     what = f"{target}: no stage and no rule makes it"
     by_last_part = {PurePath(name).name: name for name in names}
     nearest = get_close_matches(PurePath(target).name, sorted(by_last_part), n=1)

@@ -13,15 +13,15 @@ SPLITS = ("train", "validation")
 
 @dataclass(frozen=True)
 class Lengths:
-    """Hold the typical lengths of a task's examples, for estimates that have not read the data.
+    """Hold the typical lengths of a task's examples, for estimates before the data exist.
 
     They were measured on 700 to 2000 rows of each task. A token is about four characters."""
 
-    # The train and validation rows on the hub; 0 if the project generates them.
+    # The numbers of train and of validation rows on the hub; 0 if the project generates them.
     rows: tuple[int, int]
     # Bytes per row of the .jsonl file.
     bytes: int
-    # Tokens of prompt and answer: the mean, and the 99th percentile.
+    # Tokens of prompt and answer together: the mean, and the 99th percentile.
     mean: int
     long: int
     # Tokens of the answer, mean.
@@ -36,7 +36,7 @@ class RowFormat:
 
     # What errors call the file's rows.
     name: str
-    # The required fields, each with its type or types.
+    # Required field -> its type or types.
     fields: dict[str, type | tuple[type, ...]]
     # Returns what is wrong with a row whose fields have their types, or None.
     problem: Callable[[Row], str | None] | None = None
@@ -63,15 +63,15 @@ class Task(RowFormat):
     lengths: Lengths
     # ORG/NAME[/CONFIGURATION]@REVISION; None if the project generates the rows.
     hub: str | None = None
-    # The hub's split that serves as validation if the data set has no split `validation`.
+    # The hub's split whose rows are the validation rows. Some data sets have no split `validation`.
     validation_split: str = "validation"
-    # Returns a row with the hub's fields in the fields of this project.
+    # Returns a row in this project's fields from a row in the hub's fields.
     from_hub: Callable[[Row], Row] = dict
     # Makes rows from (split, number, seed); None if the rows come from a folder or the hub.
     generate: Callable[[str, int, int], list[Row]] | None = None
     # The largest number of tokens of a generated answer.
     max_new_tokens: int = 0
-    # The worked examples, from the training rows, before a prompt that is answered. A loss is taken without them.
+    # The number of worked examples, from the training rows, before every question of the evaluation. The loss uses none.
     few_shot: int = 0
     # Keys of `training` that suit the task. What the user sets replaces them.
     suggested_training: dict[str, int | float] = field(default_factory=dict)

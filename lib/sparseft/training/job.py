@@ -1,9 +1,9 @@
-"""Say what one training trains, for every backend. The script of a backend takes these steps:
+"""Describe one training in the same way for every backend. The script of a backend takes these steps:
 
-add_job_flags(parser)                 define the flags that all backends share
-check_outputs(args)                   refuse to replace a file of somebody else
-job = job_of(args)                    read and check all inputs
-measured = ...                        train job, and write OUTPUT_DIR/adapter
+add_job_flags(parser)                     define the flags that all backends share
+check_outputs(args)                       refuse to replace files that this program did not write
+job = job_of(args)                        read and check all inputs
+measured = ...                            train the job, and write OUTPUT_DIR/adapter
 write_train_record(args, job, measured)   write OUTPUT_DIR/train.json
 """
 
@@ -43,18 +43,21 @@ class TrainingJob:
     task: Task
     # The examples by split: train and validation.
     rows: dict[str, list[Row]]
-    # The evaluation after the merge uses the same size. With another one, rounding would add to the gap between the two.
+    # The evaluation after the merge uses the same size. With another size, the two losses would also differ by rounding.
     evaluation_batch_size: int
     # Where the adapter comes from. It is written into adapter_config.json.
     provenance: dict
-    # By split, the sha256 of the file that its rows were read from. `write_train_record` needs them.
+    # Split -> the sha256 of the file from which its rows were read, for `write_train_record`.
     rows_sha256: dict[str, str] = field(default_factory=dict)
 
     def identity(self, data: dict[str, list[Example]], backend: Path, machine: list) -> str:
-        """Return a digest of all that decides the adapter's bits. A saved state of another identity must not be continued.
+        """Return a digest of everything that decides the adapter's bits.
 
-        `data`: the examples by split, as tokens. `backend`: the module of this library whose code trains.
-        `machine`: what the bits depend on outside of code and inputs, such as the number of threads."""
+        A training must not continue from a saved state with another identity.
+
+        data: the examples by split, as tokens
+        backend: the file of this library whose code trains
+        machine: what else decides the bits, such as the number of threads"""
         inputs = [
             self.settings.model_dump(),
             self.evaluation_batch_size,
@@ -64,7 +67,8 @@ class TrainingJob:
             self.checkpoint.config,
         ]
         tokens = [[example.ids, example.answer_start] for split in sorted(data) for example in data[split]]
-        # The examples stand for the task, and the provenance for the mask, so that no value's file counts.
+        # The tokens contain all that the task's file decides, and the provenance has the mask's digest. So the files of tasks
+        # and importances need not count.
         code = code_digest(backend, Path(__file__).parents[2], values=frozenset())
         parts = [code, machine, inputs, tokens]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -85,9 +89,10 @@ def add_job_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def check_outputs(args: argparse.Namespace, *inputs: Path) -> None:
-    """Raise InputError if a training would replace what it reads, or what this program did not write.
+    """Raise InputError if a training would replace its own inputs, or files that this program did not write.
 
-    `inputs` are read in addition to those of the flags. train.json is this program's if the adapter beside it is."""
+    `inputs` are paths that the backend reads in addition to those of `add_job_flags`. train.json counts as this program's
+    file if the adapter beside it does."""
     adapter = args.output_dir / ADAPTER
     check_apart([args.output_dir], [args.model_path, args.mask_path, args.data_dir, *inputs])
     check_replaceable(adapter)
@@ -130,9 +135,9 @@ def job_of(args: argparse.Namespace) -> TrainingJob:
 
 
 def write_train_record(args: argparse.Namespace, job: TrainingJob, measured: dict) -> None:
-    """Write train.json beside adapter/: the settings, what was measured, and the digests of inputs and outputs.
+    """Write train.json beside adapter/: the settings, the measurements, and the digests of inputs and outputs.
 
-    The digests of the inputs are those that `job_of` computed when it read them."""
+    `job_of` computed the digests of the inputs when it read them."""
     adapter = args.output_dir / ADAPTER
     inputs = {
         "model": job.checkpoint.digest,

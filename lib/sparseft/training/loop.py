@@ -1,8 +1,7 @@
-"""Train with AdamW: a linear warm-up, then a cosine over the rest of the steps, clipping, and accumulation.
+"""Train with AdamW: a linear warm-up and a cosine decay, clipped gradients, and micro-batches.
 
-The loss of a step is the mean over the answer tokens of its whole batch. It does not depend on how many micro-batches and
-processes share the batch: every process takes its micro-batches of every batch, and the gradients are summed over the
-processes.
+The loss of a step is the mean over the answer tokens of its whole batch. A batch is divided into micro-batches, and these are
+divided among the processes. The gradients are summed over all of them, so the loss is the same for any division.
 """
 
 import time
@@ -44,12 +43,12 @@ class Loop:
     evaluation_batch_size: int
     # The file from which a killed training continues, or None to save nothing.
     state: Path | None = None
-    # What the saved state must agree in, from `TrainingJob.identity`.
+    # The digest of `TrainingJob.identity`. A saved state with another one is not used.
     identity: str = ""
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Return what is trained: A and B of every layer."""
+        """Return the trained parameters: A and B of every layer."""
         return [matrix for layer in self.layers.values() for matrix in (layer.lora_A, layer.lora_B)]
 
     def fit(self) -> dict:
@@ -59,7 +58,7 @@ class Loop:
         return record | {"updates": progress.updates}
 
     def run(self) -> Progress:
-        """Train until settings.steps steps are done, from a saved state if there is one.
+        """Train until settings.steps steps are done, and return the progress. Continue from the saved state if there is one.
 
         Raises InputError if the loss or its gradient is not finite."""
         settings = self.settings
@@ -103,31 +102,36 @@ class Loop:
             say_step(step, self.settings.steps, loss)
 
     def _accumulate(self, batch: list[Example]) -> float:
-        """Compute the gradients of one step, and return its mean loss."""
+        """Compute the gradients of one step, and return its loss: the mean over the answer tokens of the whole batch."""
         size = self.settings.micro_batch_size
         accelerator = self.accelerator
         answer_tokens = sum(len(example.ids) - example.answer_start for example in batch)
-        # FSDP averages the gradients over the processes. They must be summed.
+        # FSDP averages the gradients over the processes, but they must be summed.
         factor = accelerator.num_processes if self.settings.shard_model else 1
         micro_batches = [batch[start : start + size] for start in range(0, len(batch), size)]
-        loss = torch.zeros((), device=accelerator.device)
+        own_micro_batches = micro_batches[accelerator.process_index :: accelerator.num_processes]
+        mean_loss = torch.zeros((), device=accelerator.device)
         with self._weights_cached():
-            for micro_batch in micro_batches[accelerator.process_index :: accelerator.num_processes]:
+            for micro_batch in own_micro_batches:
                 part = self.loss(collate(micro_batch).to(accelerator.device)).sum() / answer_tokens
                 (part * factor).backward()
-                loss += part.detach()
+                mean_loss += part.detach()
         if accelerator.num_processes > 1 and not self.settings.shard_model:
             self._sum_gradients()
-        # This waits for the device, so that the measured time is the whole step's.
-        return accelerator.reduce(loss, "sum").item()
+        # item() waits for the device, so the measured time includes all of the step.
+        return accelerator.reduce(mean_loss, "sum").item()
 
     def _weights_cached(self) -> AbstractContextManager:
-        """Return a context in which every layer builds its W' once. W' is the same in all micro-batches of a step."""
-        layer = next(iter(self.layers.values()))
-        return layer.workspace.caching() if self.settings.cache_weights else nullcontext()
+        """Return a context in which every layer builds its W' once, if settings.cache_weights.
+
+        W' is the same in all micro-batches of a step. All layers share one workspace."""
+        if not self.settings.cache_weights:
+            return nullcontext()
+        any_layer = next(iter(self.layers.values()))
+        return any_layer.workspace.caching()
 
     def _sum_gradients(self) -> None:
-        """Sum the gradients over the processes. One message is enough, because adapters are small."""
+        """Sum the gradients over the processes, in one message, because adapters are small."""
         gradients = [parameter.grad for parameter in self.parameters]
         total = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
         parts = total.split([gradient.numel() for gradient in gradients])
@@ -135,7 +139,7 @@ class Loop:
             gradient.copy_(part.view_as(gradient))
 
     def _resume(self, optimizer: Optimizer, schedule: LRScheduler) -> Progress:
-        """Load the saved state if there is one, and return its progress."""
+        """Load the saved state and return its progress; return an empty progress if there is no state."""
         state = read_state(self.state, self.identity) if self.state else None
         if state is None:
             return Progress()
@@ -149,7 +153,7 @@ class Loop:
         return progress
 
     def _save(self, optimizer: Optimizer, schedule: LRScheduler, progress: Progress) -> None:
-        """Save the state of the training as it is now."""
+        """Save the state of the training after the last step. Only the main process writes the file."""
         progress.peak_memory = max(progress.peak_memory, peak_memory(self.accelerator.device))
         if not self.accelerator.is_main_process:
             return

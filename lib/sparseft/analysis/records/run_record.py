@@ -22,7 +22,7 @@ from sparseft.storage.adapter_files import ADAPTER_FILES, adapter_digest
 from sparseft.storage.hashes import sha256
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run, fill, mask_path
 
-# By attribute of a Record, the class of its file.
+# Attribute of a Record -> the class that reads its file.
 FILES = {
     "train": TrainingRecord,
     "before": BeforeMergeRecord,
@@ -33,16 +33,16 @@ FILES = {
 # A run has these files only if it was trained.
 TRAINED_FILES = ("train", "before")
 REQUIRED_FILES = ("validation", "evaluation")
-# What must be equal before and after the merge, so that the difference of the results is the merge's.
+# These must be equal before and after the merge. Otherwise a difference of the results has other causes than the merge.
 SAME_CONDITIONS = ("metric", "examples", "dtype", "harness", "few_shot", "loss_few_shot", "prompt_sha256")
 
 
 @dataclass(frozen=True)
 class Record:
-    """Hold one run with its sound files; `train`, `before` and `merge` are None if there is no sound one.
+    """Hold one run with its sound files. `train`, `before` and `merge` are None if their files are absent or unsound.
 
-    `on_disk` has the digests of the files of `mask` and `adapter` that are there, as they are now. `right_answers` says how
-    the right answers of the evaluation compare with the validation rows."""
+    `on_disk` holds the digests of the run's mask and adapter as they are now. Its keys are "mask" and "adapter", and a file
+    that is absent has no key. `right_answers` compares the right answers of the evaluation with the validation rows."""
 
     run: Run
     validation: ValidationRecord
@@ -70,8 +70,9 @@ class Record:
 
     @property
     def train_merge_gap_standard_error(self) -> float | None:
-        """Return the standard error of the gap of the loss over the pairs of examples; None if the answers differ."""
-        after, before = self.evaluation, self.before
+        """Return the standard error of `train_merge_gap`, from the differences by example; None if the answers differ."""
+        after = self.evaluation
+        before = self.before
         if before is None or not np.array_equal(after.answer_tokens, before.answer_tokens):
             return None
         return ratio_error(after.losses - before.losses, after.answer_tokens)
@@ -79,7 +80,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Gap:
-    """Hold a run with something missing or unsound. It is `left_out` if it is in no table."""
+    """Hold why a run is incomplete: a file is missing or unsound. If it is `left_out`, the run is in no table."""
 
     run_id: str
     left_out: bool
@@ -105,23 +106,25 @@ class StudyFiles:
 
 
 def read_run(folder: Path, study: StudyFiles) -> tuple[Record | None, Gap | None]:
-    """Return the record of a run folder, and the gap with every reason if something in it is missing or unsound.
+    """Return the record of a run folder, and its gap.
 
-    Raises InputError if the folder's name is not that of a run."""
+    The record is None if a required file is missing or unsound, or if a file belongs to another run. The gap has every
+    reason, and is None if nothing is missing or unsound. Raises InputError if the folder's name is not that of a run."""
     run = Run.parse(folder.name)
     if (run.method == DENSE) != (run.sparsity == 0):
         return None, Gap(run.id, True, f"not a run of the grid: sparsity 00 and method {DENSE} go together")
     files, reasons = _read_files(folder, run)
     adapter, missing = _read_adapter(folder / "adapter")
     reasons += missing
-    if difference := _difference(files["before"], files["merge"], files["evaluation"]):
+    not_comparable = _why_not_comparable(files["before"], files["merge"], files["evaluation"])
+    if not_comparable:
         files["before"] = None
-        reasons.append(difference)
-    foreign = list(_foreign(run, files))
-    reasons += foreign
-    complete = all(files[name] for name in REQUIRED_FILES) and not foreign
-    gap = Gap(run.id, not complete, " | ".join(reasons)) if reasons else None
-    if not complete:
+        reasons.append(not_comparable)
+    mismatches = list(_mismatches(run, files))
+    reasons += mismatches
+    is_complete = all(files[name] for name in REQUIRED_FILES) and not mismatches
+    gap = Gap(run.id, not is_complete, " | ".join(reasons)) if reasons else None
+    if not is_complete:
         return None, gap
     evaluation = files["evaluation"]
     digests = {"mask": study.mask_digest(run), "adapter": adapter}
@@ -135,7 +138,7 @@ def read_run(folder: Path, study: StudyFiles) -> tuple[Record | None, Gap | None
 
 
 def _read_files(folder: Path, run: Run) -> tuple[dict[str, RecordFile | None], list[str]]:
-    """Return the sound files of a run by attribute of its Record, and why others are not sound."""
+    """Return the files of a run by attribute of its Record, None for an unsound one, and why each of these is unsound."""
     files: dict[str, RecordFile | None] = dict.fromkeys(FILES)
     reasons = []
     for name, schema in FILES.items():
@@ -149,15 +152,19 @@ def _read_files(folder: Path, run: Run) -> tuple[dict[str, RecordFile | None], l
 
 
 def _read_adapter(folder: Path) -> tuple[str | None, list[str]]:
-    """Return the digest of an adapter folder, and which of its files are missing. A folder that is absent misses nothing."""
+    """Return the digest of an adapter, None if it is incomplete, and a reason per missing file.
+
+    An absent folder gives no reason, because a run without training has no adapter."""
+    if not folder.is_dir():
+        return None, []
     missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
     if missing:
-        return None, [f"adapter: no {name}" for name in missing] if folder.is_dir() else []
+        return None, [f"adapter: no {name}" for name in missing]
     return adapter_digest(folder), []
 
 
-def _foreign(run: Run, files: dict[str, RecordFile | None]) -> Iterator[str]:
-    """Yield the files that name another run, task or mask. A folder that was copied or renamed is not the run."""
+def _mismatches(run: Run, files: dict[str, RecordFile | None]) -> Iterator[str]:
+    """Yield a reason for each file that names another run, task or mask, because its folder was copied or renamed."""
     sound = [file for file in files.values() if file]
     for file in sound:
         if file.run_id not in (None, run.id):
@@ -171,10 +178,10 @@ def _foreign(run: Run, files: dict[str, RecordFile | None]) -> Iterator[str]:
             yield f"{validation.file_name}: of a mask of {mask.method} at {mask.sparsity}"
 
 
-def _difference(
+def _why_not_comparable(
     before: BeforeMergeRecord | None, merge: MergeRecord | None, after: EvaluationRecord | None
 ) -> str | None:
-    """Return why two results have no train-merge gap; None if they have one, or if one of them is missing."""
+    """Return why the results before and after the merge cannot be compared; None if they can, or if one is missing."""
     if not before or not after:
         return None
     if before.taken_from and not (merge and merge.as_trained):

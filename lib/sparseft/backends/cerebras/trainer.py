@@ -1,9 +1,10 @@
-"""A training on cerebras-pytorch: the training of the backend torch, in a form that the package can trace and lower.
+"""Train with cerebras-pytorch: the training of the backend torch, in a form that the package can trace and lower.
 
-Model, masks, draws, batches and schedule are those of the backend torch. Batches have one length (fixed_length.py), the layers
-use plain algebra (plain_lora.py), and the frozen base is declared sparse (static_sparsity.py).
+Model, masks, random draws, batches and schedule are those of the backend torch. Three things differ: all batches have one
+length (fixed_length.py), the layers use plain algebra (plain_lora.py), and the frozen base is declared sparse
+(static_sparsity.py).
 
-No part of this has run on a CS-3. In the tests the package's CPU backend trains, and the compiler's front end lowers the
+No part of this has run on a CS-3. In the tests, the package's CPU backend trains, and the compiler's front end lowers the
 same steps.
 """
 
@@ -43,8 +44,8 @@ from sparseft.training.progress import Progress, check_finite, say_step, step_se
 class Trainer:
     """Hold a model on a backend of the package, ready to train, and what has been measured so far.
 
-    With `fill`, every example is cut or repeated to the sequence length. This is for measurements of speed, which learn
-    nothing. `graph` is the lowered training step, once this process has run one."""
+    With `fill`, every example is cut or repeated to the sequence length. Measurements of speed do this, because they need no
+    meaningful training. `graph` is the file of the lowered training step; None until this process has run one."""
 
     def __init__(
         self, job: TrainingJob, cerebras: Cerebras, backend: cstorch.backend, folder: Path, *, fill: bool = False
@@ -69,6 +70,7 @@ class Trainer:
         state = read_last_mdl(folder, self.identity)
         if state:
             self.module.load_state_dict(state["adapter"], strict=False)
+        # The frozen weights before the training. Those on a CS-3 cannot be read during a training.
         self.base = None if backend.backend_type.is_csx else frozen_bits(self.module)
         self.compiled = cstorch.compile(self.module, backend)
         masks = ((f"model.{path}.weight", torch.from_numpy(job.mask.kept(layer))) for layer, path in paths.items())
@@ -88,13 +90,13 @@ class Trainer:
             if stop > done:
                 self.run(done, stop)
                 done = stop
-            # The state of this step was saved before its evaluation, so a resumed training evaluates here too.
+            # A step's state is saved before its evaluation. So a training that resumes at this step evaluates it again.
             if self.settings.eval_every and stop % self.settings.eval_every == 0:
                 self.progress.evaluations.append({"step": stop, "eval_loss": self.eval_loss()})
         return self.progress
 
     def eval_loss(self) -> float:
-        """Return the evaluation loss of the current model in nats per answer token; NaN if nothing is executed."""
+        """Return the evaluation loss of the current model in nats per answer token; NaN if the program is only compiled."""
         examples = self.data["validation"]
         size = self.job.evaluation_batch_size
         loader = cstorch.utils.data.DataLoader(evaluation_batches, examples, size, self.length)
@@ -121,9 +123,10 @@ class Trainer:
         return total / sum(tokens for _, tokens in sums)
 
     def trained_factors(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return A (r, in) and B (out, r) of each layer as they act. Raises InputError if the last step was not saved.
+        """Return A (r, in) and B (out, r) of each layer as the layer multiplies by them.
 
-        They come from the saved state, because the weights on the appliance cannot be read in another way."""
+        They are read from the saved state, because the weights on the appliance cannot be read in another way.
+        Raises InputError if the state of the last step was not saved."""
         state = read_last_mdl(self.folder, self.identity)
         steps = self.settings.steps
         if state is None or len(json.loads(state["progress"])["curve"]) != steps:
@@ -133,10 +136,15 @@ class Trainer:
             )
         factors = {}
         for name, layer in self.layers.items():
+<<<<<<< HEAD
             path = memory_path(self.job.checkpoint.architecture, name)
             A = state["adapter"][f"model.{path}.lora_A"]
             B = state["adapter"][f"model.{path}.lora_B"]
             # The layer's own masks are on the device.
+=======
+            A, B = (state["adapter"][f"model.{memory_path(name)}.lora_{letter}"] for letter in "AB")
+            # The layer's `rows` and `columns` are on the device, so they are computed again from the mask.
+>>>>>>> read
             if isinstance(layer, StructuredLoRALinear):
                 rows, columns = rows_and_columns(torch.from_numpy(self.job.mask.kept(name)))
                 A = A * columns
@@ -145,7 +153,7 @@ class Trainer:
         return factors
 
     def run(self, done: int, stop: int, *, saves: bool = True) -> None:
-        """Train from after step `done` until step `stop` in one execution. If it `saves`, it saves at least the last state."""
+        """Run the steps `done` + 1 to `stop` in one execution. With `saves`, save at least the state of the last step."""
         loader = cstorch.utils.data.DataLoader(
             training_batches, self.data["train"], self.settings, self.job.seed, self.length, done
         )
@@ -156,9 +164,9 @@ class Trainer:
         self._start_clock()
         batches = islice(shuffled(self.data["train"], self.settings, self.job.seed), done, stop)
         bar = tqdm(range(done + 1, stop + 1), initial=done, total=self.settings.steps, desc="train", disable=None)
-        # The executor comes first, because it ends a step when the next batch is asked for.
+        # The executor comes first, because it ends a step when the loop requests the next batch.
         for batch, step, examples in zip(executor, bar, batches, strict=False):
-            # On a CS-3 the compiled program draws.
+            # On a CS-3, the compiled program has its own random numbers.
             if not self.backend.backend_type.is_csx:
                 torch.manual_seed(step_seed(self.job.seed, step))
             note(step, sum(len(example.ids) for example in examples), *training_step(batch))
@@ -168,11 +176,11 @@ class Trainer:
     def _identity(self) -> str:
         """Return the digest of everything that decides the adapter's bits."""
         deciding = self.cerebras.model_dump(include=self.cerebras.DECIDING)
-        where = [deciding, torch.get_num_threads(), versions(), RELEASE]
-        return self.job.identity(self.data, Path(__file__), where)
+        machine = [deciding, torch.get_num_threads(), versions(), RELEASE]
+        return self.job.identity(self.data, Path(__file__), machine)
 
     def _stops(self, done: int) -> list[int]:
-        """Return the steps, from `done` on, after which the training is evaluated or ends."""
+        """Return the steps at which an execution stops: before an evaluation and at the end. Leave out those before `done`."""
         steps = self.settings.steps
         every = self.settings.eval_every
         stops = [*range(every, steps, every), steps] if every else [steps]
@@ -183,7 +191,7 @@ class Trainer:
         return steps if self.backend.is_e2e_execution else 1
 
     def _training_step(self) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor, Tensor]]:
-        """Return the traced step. It maps a batch to its mean loss, the norm of its gradient and the learning rate."""
+        """Return the traced training step: a function of a batch that returns its mean loss, gradient norm and learning rate."""
 
         @cstorch.trace
         def step(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,7 +208,7 @@ class Trainer:
         return step
 
     def _note(self) -> Callable:
-        """Return the closure that records a step after the backend has run it."""
+        """Return the step closure that records the measurements of a step after the backend has run it."""
 
         @cstorch.step_closure
         def note(step: int, tokens: int, loss: Tensor, norm: Tensor, rate: Tensor | float) -> None:
@@ -216,7 +224,7 @@ class Trainer:
             say_step(step, self.settings.steps, loss)
             if self.base is not None:
                 check_frozen(self.module, self.base, step)
-                # The CPU waited for this check, so it belongs to no step. A CS-3 is already at its next step.
+                # Only the CPU backend makes this check, and waits for it. So its time belongs to no step.
                 now = time.perf_counter()
             self.begin = now
 
@@ -224,17 +232,17 @@ class Trainer:
 
     @cstorch.step_closure
     def _start_clock(self) -> None:
-        """Start the clock before the first step and after the compilation, which no rate includes."""
+        """Start the clock after the compilation and before the first step, so that no speed includes the compilation."""
         self.begin = time.perf_counter()
 
     @cstorch.checkpoint_closure
     def _save(self) -> None:
-        """Save the state. The time for this belongs to no step."""
+        """Save the state, and restart the clock, so that the time for saving belongs to no step."""
         self.progress.peak_memory = max(self.progress.peak_memory, peak_memory(torch.device("cpu")))
-        names = self.adapters().keys()
+        trained = self.adapters().keys()
         content = {
             "identity": self.identity,
-            "adapter": {name: tensor for name, tensor in self.module.state_dict().items() if name in names},
+            "adapter": {name: tensor for name, tensor in self.module.state_dict().items() if name in trained},
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "progress": json.dumps(vars(self.progress)),
@@ -252,7 +260,9 @@ class Trainer:
 
 
 def encoded_data(job: TrainingJob, tokenizer, length: int, *, fill: bool) -> dict[str, list[Example]]:
-    """Return the examples by split as tokens, with `fill` each of `length` tokens. Raises InputError if one is longer."""
+    """Return the examples by split, as tokens. With `fill`, cut or repeat each to `length` tokens.
+
+    Raises InputError if an example has more than `length` tokens."""
     data = {split: encode(rows, job.task, tokenizer, sys.maxsize) for split, rows in job.rows.items()}
     if fill:
         data = {split: [of_length(example, length) for example in examples] for split, examples in data.items()}
@@ -266,10 +276,11 @@ def encoded_data(job: TrainingJob, tokenizer, length: int, *, fill: bool) -> dic
 
 
 def as_computed(model: nn.Module, backend: cstorch.backend) -> tuple[nn.Module, str]:
-    """Return the model in the dtype of its parameters on the backend, and the dtype of its products.
+    """Return the model with the parameters' dtype that the backend needs, and the name of the dtype of its products.
 
-    A CS-3 multiplies in 16 bits, whatever the model's dtype. We take cbfloat16 over fp32 parameters, which hold every stored
-    weight exactly. There is no loss scaling, because the smallest normal number of cbfloat16 is 2^-30."""
+    A CS-3 multiplies in 16 bits, whatever the model's dtype. We choose cbfloat16 for the products and fp32 for the
+    parameters, because fp32 holds every stored weight exactly. The loss is not scaled, because the smallest normal number of
+    cbfloat16 is 2^-30."""
     if not backend.backend_type.is_csx:
         return model, str(model.dtype).removeprefix("torch.")
     cstorch.amp.set_half_dtype("cbfloat16")

@@ -1,12 +1,15 @@
-"""The backend modelzoo: train an adapter with Cerebras ModelZoo's own Trainer, on a CS-3 or on its CPU backend.
+"""Train with the backend modelzoo: Cerebras ModelZoo's own Trainer, on a CS-3 or on its CPU backend.
 
-The user's checkout of ModelZoo trains in a process of its own, from a masked .mdl checkpoint. The result is the same adapter
-file as that of every backend. Masks, batches, draws and schedule are those of the backend torch.
+The user's checkout of ModelZoo trains in a process of its own, from a masked .mdl checkpoint. The adapter file is like that of
+every backend. Masks, batches, random draws and schedule are those of the backend torch.
 
-No part of this has run on a CS-3. Its CPU backend trains, and its configuration lowers for CSX.
+No part of this has run on a CS-3. In the tests, ModelZoo's CPU backend trains, and its configuration lowers for CSX.
 
-The parts are in checkout.py (the Trainer's process), trainer_run.py (what it gets), trained_checkpoint.py (what it trained)
-and train_record.py (what it measured). callbacks.py runs in the Trainer's process.
+    checkout.py             starts the Trainer's process
+    trainer_run.py          writes the Trainer's configuration and batches
+    callbacks.py            runs in the Trainer's process
+    trained_checkpoint.py   reads the trained checkpoint
+    train_record.py         reads what the Trainer measured
 """
 
 import shutil
@@ -30,8 +33,8 @@ from sparseft.study.digests import code_digest
 def train(run: TrainerRun) -> dict:
     """Train the adapter, write it to the run's folder/adapter and return the measured part of train.json.
 
-    A complete checkpoint of an earlier process is continued. Raises InputError if there is no ModelZoo, if its Trainer fails,
-    or if it changed the frozen base."""
+    If an earlier process left a complete checkpoint, the training continues from it. Raises InputError if there is no
+    ModelZoo, if its Trainer fails, or if it changed the frozen base."""
     modelzoo = ModelZoo.from_environment()
     _remove_other_training(run, modelzoo)
     run.write_batches()
@@ -47,25 +50,22 @@ def train(run: TrainerRun) -> dict:
 
 
 def remove_states(folder: Path) -> None:
-    """Remove what a training needs only until its adapter is written: checkpoints, which hold the whole base, and batches."""
+    """Remove the checkpoints and batches of a training after its adapter was written. Each checkpoint holds the whole base."""
     for path in (folder / "modelzoo").glob("checkpoint_*.mdl"):
         path.unlink()
     shutil.rmtree(folder / "modelzoo/data", ignore_errors=True)
 
 
 def _train_all_steps(run: TrainerRun, modelzoo: ModelZoo) -> Path:
-    """Train from the last checkpoint, if there is one, and return the checkpoint of the last step."""
-    configuration = run.folder / "trainer.yaml"
+    """Train from the last checkpoint, or from the start if there is none. Return the checkpoint of the last step."""
     last = run.last_checkpoint()
     if last is None:
         # Logs without a checkpoint are those of an earlier training whose adapter was written.
         shutil.rmtree(run.model_dir / "cerebras_logs", ignore_errors=True)
-        run.write(configuration)
-    if not run.finished():
-        if last is not None:
-            _, start = last
-            configuration = run.write(run.model_dir / "resumed.yaml", start)
-        modelzoo.run(configuration, "train")
+        modelzoo.run(run.write(run.folder / "trainer.yaml"), "train")
+    elif not run.finished():
+        _, start = last
+        modelzoo.run(run.write(run.model_dir / "resumed.yaml", start), "train")
     finished = run.finished()
     if not finished:
         raise InputError(f"{run.model_dir}: no checkpoint of the last step", "see what the Trainer printed")
@@ -73,7 +73,7 @@ def _train_all_steps(run: TrainerRun, modelzoo: ModelZoo) -> Path:
 
 
 def _remove_other_training(run: TrainerRun, modelzoo: ModelZoo) -> None:
-    """Remove what another training left in the Trainer's folder. The Trainer would continue from it."""
+    """Remove the Trainer's folder if it is of another training, because the Trainer would continue from it."""
     path = run.model_dir / "identity.json"
     identity = _identity(run, modelzoo)
     if path.exists() and read_json(path).get("identity") == identity:
@@ -89,11 +89,11 @@ def _remove_other_training(run: TrainerRun, modelzoo: ModelZoo) -> None:
 
 def _identity(run: TrainerRun, modelzoo: ModelZoo) -> str:
     """Return the digest of everything that decides the adapter's bits."""
-    where = [
+    machine = [
         run.cerebras.model_dump(include=run.cerebras.DECIDING),
         code_digest(DRIVER, PROJECT / "lib"),
         modelzoo.commit,
         str(modelzoo.python),
         torch.get_num_threads(),
     ]
-    return run.job.identity(run.data, Path(__file__), where)
+    return run.job.identity(run.data, Path(__file__), machine)
