@@ -8,13 +8,8 @@ The digest covers the syntax tree, without the words on which no result depends:
 texts of argparse, and the descriptions of pydantic's fields and of the tables' columns. Every other string counts as code.
 Error messages count too, because run_on_appliance.py decides by what a trainer printed.
 
-<<<<<<< HEAD
-An importance and a task have a file of their own. A job's digest counts only the files of the values that the job uses, and
-not the tables that list them. So a new or an edited value reruns only its own jobs.
-=======
 Every importance and every task has a file of its own. A job's digest covers only the files of the values that the job uses,
 and not the table that lists all values. So a new or an edited value reruns only its own jobs.
->>>>>>> read
 """
 
 import ast
@@ -30,11 +25,7 @@ from sparseft.methods import get_method
 from sparseft.tasks import BY_NAME
 
 PACKAGE = "sparseft"
-<<<<<<< HEAD
-# By folder, the names of the values. Of the other axes, architectures and backends, every file counts for every job.
-=======
-# Folder -> the names of the values in it.
->>>>>>> read
+# Folder -> the names of the values in it. Of the other axes, architectures and backends, every file counts for every job.
 AXES = {
     "importances": frozenset(importance.name for importance in IMPORTANCES),
     "tasks": frozenset(BY_NAME),

@@ -136,15 +136,10 @@ class Trainer:
             )
         factors = {}
         for name, layer in self.layers.items():
-<<<<<<< HEAD
             path = memory_path(self.job.checkpoint.architecture, name)
             A = state["adapter"][f"model.{path}.lora_A"]
             B = state["adapter"][f"model.{path}.lora_B"]
-            # The layer's own masks are on the device.
-=======
-            A, B = (state["adapter"][f"model.{memory_path(name)}.lora_{letter}"] for letter in "AB")
             # The layer's `rows` and `columns` are on the device, so they are computed again from the mask.
->>>>>>> read
             if isinstance(layer, StructuredLoRALinear):
                 rows, columns = rows_and_columns(torch.from_numpy(self.job.mask.kept(name)))
                 A = A * columns
