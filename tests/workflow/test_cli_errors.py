@@ -5,6 +5,7 @@ The tests check the place and the value that the line names; its sentences may c
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -106,8 +107,7 @@ def test_a_calibration_set_that_is_empty_or_too_small(box):
     assert "--task" in line
     call += ("--task", "boolq_mini", "--data_dir", box / "data/boolq_mini")
     line = refused(*call)
-    assert "24 training rows, 128 calibration examples" in line
-    assert "masks.calibration_examples" in line
+    assert re.search(r"masks.calibration_examples 128: .* 24 training rows", line)
     (box / "data/boolq_mini/train.jsonl").write_text("\n")
     assert f"error: {box}/data/boolq_mini/train.jsonl: holds no row" in refused(*call)
 
@@ -271,7 +271,7 @@ def test_a_task_file_with_a_fault_names_the_line(box):
         ({"learning_rate": -1}, "training: learning_rate: "),
         ({"lora_dropout": 0.1, "run_id": RUN.replace("to_dense", "to_sparse")}, "sparse_to_sparse"),
         ({"lora_targets": "w1"}, "training.lora_targets: the model has none of w1; "),
-        ({"shard_model": 1, "save_every": 0}, "training.shard_model: "),
+        ({"shard_model": 1, "save_every": 0}, "training.shard_model needs "),
     ],
 )
 def test_training_flags_out_of_range(box, changes, line):
@@ -288,7 +288,7 @@ def test_training_flags_out_of_range(box, changes, line):
         ({"batch_sizes": 0}, "throughput: batch_sizes.0: "),
         ({"repeats": 0}, "throughput: repeats: "),
         ({"memory_mb": "much"}, "'much'"),
-        ({"shard_model": 1}, "training.shard_model: "),
+        ({"shard_model": 1}, "training.shard_model needs "),
         ({"lora_targets": "w1"}, "training.lora_targets: the model has none of w1"),
         ({"sequence_length": 513, "batch_sizes": 2}, "throughput.sequence_length 513: the model takes 512 tokens"),
     ],

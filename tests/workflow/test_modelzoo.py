@@ -165,7 +165,7 @@ def test_an_mdl_source_has_the_masks_of_its_original(tmp_path, made, tiny_models
     for model in (original, study.folder / "models/mdl"):
         succeed("compute_masks.py", model_path=model, output_dir=tmp_path / f"masks_{model.name}", **flags)
     masks = [path.name for path in (tmp_path / "masks_original").glob("*.pt")]
-    assert len(masks) == 3
+    assert len(masks) == len(USES_EXAMPLES) > 0
     for mask in masks:
         assert (tmp_path / "masks_original" / mask).read_bytes() == (tmp_path / "masks_mdl" / mask).read_bytes()
     file.write_bytes(b"another")
