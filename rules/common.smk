@@ -79,7 +79,7 @@ wildcard_constraints:
 def code(*names, without=()):
     """Return a function that gives the digests of a job's scripts. An edit of their code reruns the job; a touch does not."""
     scripts = [ROOT / "workflow/scripts" / name for name in names]
-    return lambda wildcards: "".join(job_digest(script, ROOT / "lib", wildcards, without) for script in scripts)
+    return lambda wildcards: "".join(job_digest(script, ROOT / "lib", STUDY, wildcards, without) for script in scripts)
 
 
 def mask_of(w):

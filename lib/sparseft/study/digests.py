@@ -22,6 +22,7 @@ from pathlib import Path
 
 from sparseft.importances import IMPORTANCES
 from sparseft.methods import get_method
+from sparseft.study.config import Config
 from sparseft.tasks import BY_NAME
 
 PACKAGE = "sparseft"
@@ -62,14 +63,24 @@ def code_digest(script: Path, lib: Path, without: tuple[str, ...] = (), values: 
     return digest.hexdigest()
 
 
-def job_digest(script: Path, lib: Path, wildcards: Mapping[str, str], without: tuple[str, ...] = ()) -> str:
-    """Return the digest of the code of a job, whose wildcards name its task and its method.
+def job_digest(
+    script: Path, lib: Path, config: Config, wildcards: Mapping[str, str], without: tuple[str, ...] = ()
+) -> str:
+    """Return the digest of the code of a job. Its wildcards name its task and its method.
 
-    A job without wildcards uses all values."""
-    if not wildcards:
-        return _cached_digest(script, lib, without, None)
-    values = used_values(task=wildcards.get("task"), method=wildcards.get("method"))
+    A job without wildcards, such as the analysis, uses every task and method of the grid."""
+    if wildcards:
+        values = used_values(task=wildcards.get("task"), method=wildcards.get("method"))
+    else:
+        values = _grid_values(tuple(config.grid.tasks), tuple(config.grid.methods))
     return _cached_digest(script, lib, without, values)
+
+
+@cache
+def _grid_values(tasks: tuple[str, ...], methods: tuple[str, ...]) -> frozenset[str]:
+    """Return the names of all values that a grid uses."""
+    values = [used_values(task=task) for task in tasks] + [used_values(method=method) for method in methods]
+    return frozenset().union(*values)
 
 
 # Many jobs have the same code.
