@@ -71,7 +71,7 @@ def test_processes_that_cannot_share_the_micro_batches_are_refused(box, tmp_path
     done = subprocess.run(
         command(box, tmp_path / "out", launch=TORCHRUN, micro_batch_size=8), capture_output=True, text=True
     )
-    assert "error: 2 processes cannot share 1 micro-batches" in done.stderr
+    assert "resources.processes: 2 processes cannot share 1 micro-batches" in done.stderr
     assert "training.micro_batch_size" in done.stderr
     assert not (tmp_path / "out/adapter").exists()
 
