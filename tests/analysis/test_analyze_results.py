@@ -174,7 +174,7 @@ def test_a_killed_analysis_leaves_nobody_who_holds_the_folder(write_grid, tmp_pa
     write_grid(tmp_path / "runs", models=2, tasks=["boolq", "gsm8k"], sparsities=[50], seeds=1, layers=7)
     command = [sys.executable, SCRIPT, "--results_dir", tmp_path / "runs", "--output_dir", tmp_path / "out", "--plot"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(tmp_path.glob(".out*/plots/*.png")):
+    while not list(tmp_path.glob("out/.*.tmp/plots/*.png")):
         assert process.poll() is None
         time.sleep(0.01)
     children = psutil.Process(process.pid).children()

@@ -1,6 +1,7 @@
 """The examples of docs/extending.md, added to a copy of the project, run through a small study."""
 
 import copy
+import csv
 import re
 import shutil
 from pathlib import Path
@@ -68,9 +69,9 @@ def test_a_study_with_a_new_importance_task_architecture_and_backend_is_made_wit
     settings = {**TINY_STUDY, "tasks": tasks, "backend": "deterministic", "masks": {"calibration_examples": 4}}
     study.configure({"tiny": model}, grid=grid, **settings)
     study.snakemake("--cores", "2", "--quiet", "all")
-    summary = (study.folder / "results/analysis/summary.csv").read_text().splitlines()
-    assert len(summary) == 1 + 2 + 2 * 2  # a header, the dense runs, and two of each method
-    table = [dict(zip(summary[0].split(","), line.split(","), strict=True)) for line in summary[1:]]
+    with open(study.folder / "results/analysis/summary.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == 2 + 2 * 2  # the dense runs, and two of each method
     assert {row["faults"] for row in table} == {"0"}
     assert {row["backend"] for row in table if row["mode"] != "no_finetune"} == {"deterministic"}
     mask = study.folder / "masks/tiny/parity/masks_sparsity50_unstructured_inputs.pt"
