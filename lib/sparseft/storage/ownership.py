@@ -56,12 +56,12 @@ def check_replaceable(folder: Path) -> None:
 
 def check_ours(folder: Path, *files: Path) -> None:
     """Raise InputError if one of the `files` in `folder` exists and may be somebody else's, or cannot be written."""
+    check_writable(*files)
     existing = [file for file in files if file.exists()]
     if existing and not is_marked(folder):
         raise InputError(
             f"{existing[0]}: a file that would be lost", "name another folder, or delete the file if it is not needed"
         )
-    check_writable(*files)
 
 
 def is_marked(folder: Path) -> bool:
