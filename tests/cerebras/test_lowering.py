@@ -9,7 +9,7 @@ from runs import in_default_environment
 from tiny_models import PRUNABLE_LAYERS
 
 NOT_DECLARED = "import sparseft.backends.cerebras.trainer as c; c.declare_sparse = lambda *_: None"
-STOCK_EXPERTS = "import sparseft.backends.fixed_length as f; f.DenseExperts = lambda block: block"
+STOCK_EXPERTS = "import sparseft.backends.fixed_length as f; f.make_experts_dense = lambda model: None"
 
 
 def lower(inputs, output: Path, run: str, **options) -> dict:

@@ -27,7 +27,7 @@ CHANGES_THE_BASE = (
         ({"mask_path": "mistral_unstructured.pt"}, "mask of another model"),
         ({"sequence_length": 40}, "examples: 44 of 44 .* 40 .*number 1"),
         ({"sequence_length": 513}, "error: cerebras.sequence_length 513: .*512 tokens"),
-        ({"lora_dropout": 0.1}, "error: training.lora_dropout: .*sparse_to_sparse"),
+        ({"lora_dropout": 0.1}, "error: training.lora_dropout .*sparse_to_sparse"),
         ({"cache_weights": True}, "error: training.cache_weights: .*Cerebras"),
         ({"patch": CHANGES_THE_BASE, "target": "CPU"}, "error: step 1 changed .*model.model.embed_tokens.weight"),
     ],
