@@ -171,7 +171,9 @@ def test_bad_input_is_one_line_before_anything_runs(inputs, tmp_path, monkeypatc
     line = refused("train_modelzoo.py", *flags, "--eval_every", "2")
     assert line.startswith("error: training.eval_every 2: ")
     assert "0" in line.partition("; ")[2]
-    assert "training.lora_dropout 0.1: in sparse_to_sparse" in refused("train_modelzoo.py", *flags, "--lora_dropout", "0.1")
+    assert "training.lora_dropout 0.1: in sparse_to_sparse" in refused(
+        "train_modelzoo.py", *flags, "--lora_dropout", "0.1"
+    )
     line = refused("train_modelzoo.py", *flags, "--lora_r", "0")
     assert re.search("training: lora_r: .*greater than 0", line)
     monkeypatch.delenv("MODELZOO_HOME", raising=False)
