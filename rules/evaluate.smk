@@ -1,13 +1,3 @@
-from sparseft.methods import get_method
-from sparseft.modes import get_mode
-
-
-def merged_records(mode, method):
-    """Return the merged model's records if the merge may keep every bit, so that its evaluation can be copied; else nothing."""
-    is_equal = get_mode(mode).masks_every_step and not get_method(method).pattern.removes_channels
-    return [f"{grid.RUN}/merge.json", f"{grid.RUN}/evaluation.json"] if is_equal and not STUDY.resources.gpus else []
-
-
 # Evaluate the merged model on the task's validation examples with lm-eval, after it passed the validation of its sparsity.
 rule evaluate_run:
     input:
@@ -65,7 +55,7 @@ rule evaluate_adapter:
         adapter=f"{grid.RUN}/adapter",
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
-        merged=lambda w: merged_records(w.mode, w.method),
+        merged=lambda w: targets.merged_records(STUDY, w.mode, w.method),
     output:
         record=f"{grid.RUN}/before_merge.json",
     log:

@@ -2,40 +2,14 @@
 FIRST_PASS, ADDED = ([f"{percent:02d}" for percent in sparsities] for sparsities in PASSES)
 
 
-def mask_report(folder, name):
-    """Return the path of the report of one pass. `name` is the method, followed by ADDED_SUFFIX if a sparsity was added."""
-    return f"{folder}/{grid.MASK_REPORT.format(name=name)}"
-
-
-def mask_plots(folder, name):
-    """Return the paths of the plots of one pass."""
-    return [f"{folder}/{grid.MASK_PLOT.format(plot=plot, name=name)}" for plot in grid.MASK_PLOTS]
-
-
-def pass_suffix(w):
-    """Return the flag with the suffix of a pass for an added sparsity; empty for the first pass."""
-    return flags(suffix=grid.ADDED_SUFFIX.format(**w) if "sparsity" in w.keys() else None)
-
-
-def pass_sparsities(w):
-    """Return the sparsities of a pass as fractions, in a text for `shell:`. The pass of the dense mask has only 0.00."""
-    if "sparsity" in w.keys():
-        percents = [w.sparsity]
-    elif "method" in w.keys():
-        percents = FIRST_PASS
-    else:
-        percents = ["00"]
-    return " ".join(f"0.{percent}" for percent in percents)
-
-
 # One job per model and method. It makes the masks of all sparsities that the study had when its first mask was made.
 rule compute_masks:
     input:
         manifest=grid.MANIFEST,
     output:
         masks=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity=FIRST_PASS, allow_missing=True),
-        report=mask_report(grid.MASKS, "{method}"),
-        plots=mask_plots(grid.MASKS, "{method}"),
+        report=passes.report_file(grid.MASKS, "{method}"),
+        plots=passes.plot_files(grid.MASKS, "{method}"),
     log:
         "results/logs/compute_masks/{model}_{method}.log",
     benchmark:
@@ -52,8 +26,8 @@ rule compute_masks:
         runtime=minutes("weights"),
         gpu=0,
         # These two are not in params, because a mask is the same in any pass. So a change of the passes reruns nothing.
-        sparsities=pass_sparsities,
-        suffix=pass_suffix,
+        sparsities=lambda w: passes.fractions(w, FIRST_PASS),
+        suffix=lambda w: passes.suffix_flag(w),
     params:
         code=code("compute_masks.py", without=("sparseft.pruning.calibration",)),
         model=subpath(input.manifest, parent=True),
@@ -82,8 +56,8 @@ use rule compute_masks as compute_dense_mask with:
         manifest=grid.MANIFEST,
     output:
         mask=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity="00", method=grid.DENSE, allow_missing=True),
-        report=mask_report(grid.MASKS, grid.DENSE),
-        plots=mask_plots(grid.MASKS, grid.DENSE),
+        report=passes.report_file(grid.MASKS, grid.DENSE),
+        plots=passes.plot_files(grid.MASKS, grid.DENSE),
     log:
         "results/logs/compute_masks/{model}_dense.log",
     benchmark:
@@ -97,8 +71,8 @@ use rule compute_masks as compute_task_masks with:
         train=f"{grid.DATA}/train.jsonl",
     output:
         masks=expand(f"{grid.TASK_MASKS}/{grid.MASK_NAME}.pt", sparsity=FIRST_PASS, allow_missing=True),
-        report=mask_report(grid.TASK_MASKS, "{method}"),
-        plots=mask_plots(grid.TASK_MASKS, "{method}"),
+        report=passes.report_file(grid.TASK_MASKS, "{method}"),
+        plots=passes.plot_files(grid.TASK_MASKS, "{method}"),
     log:
         "results/logs/compute_masks/{model}_{task}_{method}.log",
     benchmark:
@@ -111,8 +85,8 @@ use rule compute_masks as compute_task_masks with:
         mem_mb=memory("mask"),
         runtime=minutes("mask"),
         gpu=ONE_GPU,
-        sparsities=pass_sparsities,
-        suffix=pass_suffix,
+        sparsities=lambda w: passes.fractions(w, FIRST_PASS),
+        suffix=lambda w: passes.suffix_flag(w),
     params:
         code=code("compute_masks.py"),
         model=subpath(input.manifest, parent=True),
@@ -126,8 +100,8 @@ use rule compute_masks as compute_task_masks with:
 use rule compute_masks as compute_added_mask with:
     output:
         mask=f"{grid.MASKS}/{grid.MASK_NAME}.pt",
-        report=mask_report(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
-        plots=mask_plots(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+        report=passes.report_file(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+        plots=passes.plot_files(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
     log:
         "results/logs/compute_masks/{model}_{method}_sparsity{sparsity}.log",
     benchmark:
@@ -140,8 +114,8 @@ use rule compute_masks as compute_added_mask with:
 use rule compute_task_masks as compute_added_task_mask with:
     output:
         mask=f"{grid.TASK_MASKS}/{grid.MASK_NAME}.pt",
-        report=mask_report(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
-        plots=mask_plots(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+        report=passes.report_file(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+        plots=passes.plot_files(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
     log:
         "results/logs/compute_masks/{model}_{task}_{method}_sparsity{sparsity}.log",
     benchmark:

@@ -1,9 +1,5 @@
 # Training and measurement with torch, on the CPU or the GPUs of this machine.
-
-
-def launch(processes):
-    """Return python's arguments before the script: none for one process, those of torchrun for several."""
-    return [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+from sparseft.study.flags import launch
 
 
 # Train LoRA on the pruned weights of one run. Every backend ends in the same adapter file.

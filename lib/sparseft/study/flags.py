@@ -11,3 +11,8 @@ def flags(**values: object) -> str:
         if listed not in ([], [None]):
             words += [f"--{name}", *map(str, listed)]
     return join(words)
+
+
+def launch(processes: int) -> list[str]:
+    """Return the arguments with which python starts a training of one or several processes."""
+    return [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]

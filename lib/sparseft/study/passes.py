@@ -4,6 +4,7 @@ One job makes the masks of a method in one pass. If it had to make one more mask
 would then train on them again, although no bit has changed. So a sparsity that you add to a study later has its own pass.
 """
 
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from sparseft.errors import InputError
 from sparseft.storage.atomic import write_json
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
-from sparseft.study.grid import ADDED_SUFFIX, MASK_REPORT, mask_folder, mask_path
+from sparseft.study.flags import flags
+from sparseft.study.grid import ADDED_SUFFIX, MASK_PLOT, MASK_PLOTS, MASK_REPORT, mask_folder, mask_path
 
 # The running Snakemake command writes it for its jobs on other machines.
 FIRST_PASS = Path("masks/first_pass.json")
@@ -59,3 +61,31 @@ def _added(sparsities: list[int], model: str, method: str, task: str) -> set[int
     first_pass_is_made = bool(made - own_pass)
     missing = set(sparsities) - made
     return own_pass | missing if first_pass_is_made else own_pass
+
+
+def report_file(folder: str, name: str) -> str:
+    """Return the path of the report of one pass. `name` is the method; for a sparsity's own pass it ends in ADDED_SUFFIX."""
+    return f"{folder}/{MASK_REPORT.format(name=name)}"
+
+
+def plot_files(folder: str, name: str) -> list[str]:
+    """Return the paths of the plots of one pass."""
+    return [f"{folder}/{MASK_PLOT.format(plot=plot, name=name)}" for plot in MASK_PLOTS]
+
+
+def suffix_flag(wildcards: Mapping[str, str]) -> str:
+    """Return the flag with the suffix of the names of report and plots; empty for the first pass."""
+    sparsity = wildcards.get("sparsity")
+    return flags(suffix=ADDED_SUFFIX.format(sparsity=sparsity) if sparsity else None)
+
+
+def fractions(wildcards: Mapping[str, str], first_pass: list[str]) -> str:
+    """Return the sparsities of a pass as fractions, as text for a shell command. `first_pass` is in percent, two digits each."""
+    sparsity = wildcards.get("sparsity")
+    if sparsity:
+        percents = [sparsity]
+    elif wildcards.get("method"):
+        percents = first_pass
+    else:
+        percents = ["00"]
+    return " ".join(f"0.{percent}" for percent in percents)

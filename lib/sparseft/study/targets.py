@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 
 from sparseft.errors import InputError
 from sparseft.methods import get_method
+from sparseft.modes import get_mode
 from sparseft.study.config import Config, Training
 from sparseft.study.grid import (
     ANALYSIS,
@@ -161,6 +162,12 @@ def _layer_counts(config: Config, run: Run) -> str:
         return scope
     # If all layers are ranked together, the scores decide how many weights a layer keeps.
     return f"{run.method}-{run.task}" if run.method in TASK_METHODS else run.method
+
+
+def merged_records(config: Config, mode: str, method: str) -> list[str]:
+    """Return the merged model's records if its evaluation may be equal to the one before the merge; else nothing."""
+    is_equal = get_mode(mode).masks_every_step and not get_method(method).pattern.removes_channels
+    return [f"{RUN}/merge.json", f"{RUN}/evaluation.json"] if is_equal and not config.resources.gpus else []
 
 
 def final_targets(config: Config) -> list[str]:
