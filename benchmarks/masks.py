@@ -206,7 +206,7 @@ def make_checkpoint(folder: Path, blocks: int) -> Checkpoint:
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     checkpoint = Checkpoint(folder)
-    # A prepared model has its digest in manifest.json, so that hashing is no part of the measurement.
+    # A prepared model has its digest in manifest.json, so the measurement includes no hashing.
     checkpoint.__dict__["digest"] = "not hashed"
     return checkpoint
 

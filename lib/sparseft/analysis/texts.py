@@ -5,7 +5,7 @@ import pandas as pd
 from sparseft.analysis.tables import asked_and_reached
 from sparseft.tasks import RECALLS
 
-# Stands where there is no value.
+# The text of a missing value.
 NONE = "-"
 # What each kind of comparison compares with.
 AGAINST = {

@@ -1,4 +1,4 @@
-"""Make the table of batch sizes from the measurements of `snakemake throughput`, which are no runs.
+"""Make the table of batch sizes from the measurements of `snakemake throughput`. They are not runs.
 
 Each batch size is measured several times. Over these repeats the table has the mean, and its 95 % confidence interval by
 Student's t, blank for one repeat. It has the largest peak memory, and the smallest share of its threads' time that a CPU gave

@@ -61,7 +61,7 @@ class Quantity:
     label: str
     draw_levels: Callable[[Axes, pd.DataFrame], None] = _no_levels
     from_zero: bool = False
-    # A figure of which every value is closer to 0 is left out.
+    # A figure is left out if every value is closer to 0.
     smallest: float = 0.0
 
 

@@ -24,7 +24,7 @@ BLOCK_NAMES = 6
 class Grouping:
     """Describe how the layers of a model become the rows of a heat map: by a column of the table of layers.
 
-    `names` has all rows in their order. If it is empty, the rows are numbers, of which there may be many."""
+    `names` has all rows in their order. If it is empty, the rows are numbers, and there may be many."""
 
     column: str
     label: str

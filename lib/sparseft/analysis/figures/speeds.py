@@ -47,7 +47,7 @@ def _draw_points(axes: Axes, points: pd.DataFrame) -> None:
 
 
 def _draw_marks(axes: Axes, points: pd.DataFrame, label: str, style: dict[str, object]) -> None:
-    """Draw points with their standard errors; none if there are no points."""
+    """Draw points with their standard errors. Without points, draw nothing."""
     if points.empty:
         return
     axes.errorbar(

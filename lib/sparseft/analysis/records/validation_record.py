@@ -114,7 +114,7 @@ class ValidationRecord(RecordFile):
 
     @property
     def digests(self) -> dict[str, str | None]:
-        """Return the digests that the file names, by link of the chain. There is no base if none was given."""
+        """Return the digests that the file names, by link of the chain. The base is left out if the validation had none."""
         base = {"base": self.inputs.base} if self.inputs.base else {}
         return base | {"mask": self.inputs.mask, "merged": self.merged_digest}
 
