@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from sparseft.lora.effective_weight import Workspace, carried_mask, carry_mask_, row_blocks
 from sparseft.lora.factors import initial_factor
+from sparseft.lora.products import way_of
 from sparseft.modes import get_mode
 from sparseft.study.config import Training
 
@@ -60,7 +61,7 @@ class MaskedLoRAFunction(torch.autograd.Function):
         dy = dY.flatten(0, -2)
         dX = None
         if ctx.needs_input_grad[0]:
-            dX = _product(dy, ctx.workspace.merged(W, A, B, ctx.s)).view_as(X)
+            dX = way_of(dy).multiply(dy, ctx.workspace.merged(W, A, B, ctx.s)).view_as(X)
         factor_gradients = _straight_through if ctx.gradient == "straight_through" else _exact
         dA, dB = factor_gradients(x, dy, W, A, B, ctx.workspace)
         return dX, None, dA.mul_(ctx.s), dB.mul_(ctx.s), None, None, None
@@ -72,12 +73,10 @@ def _exact(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, workspace: Wo
     dB = torch.empty_like(B)
     a = A.to(x.dtype)
     b = B.to(x.dtype)
-    dy_t = dy.T
-    if dy.dtype == torch.bfloat16 and dy.device.type == "cpu" and torch.cpu._is_amx_tile_supported():
-        # With AMX, oneDNN's product of a transposed matrix takes up to twice as long.
-        dy_t = dy_t.contiguous()
+    way = way_of(dy)
+    dy_t = way.transpose(dy)
     for rows in row_blocks(W):
-        G = _product(dy_t[rows], x, out=workspace.take("G", W[rows].shape, x))
+        G = way.multiply(dy_t[rows], x, out=workspace.take("G", W[rows].shape, x))
         workspace.mask_(G, W[rows])
         # This is G A^T, but faster.
         dB[rows] = (a @ G.T).T
@@ -91,18 +90,6 @@ def _straight_through(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, _:
     x_low = x @ A.to(x.dtype).T
     dy_low = dy @ B.to(x.dtype)
     return (dy_low.T @ x).to(A.dtype), (dy.T @ x_low).to(B.dtype)
-
-
-def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return left @ right. `out` is memory that the result may use.
-
-    On a CPU, fp32 is multiplied by oneDNN, through an operator that torch has for its compiler. On AMD's processors oneDNN is
-    twice as fast as MKL."""
-    is_fp32_on_cpu = left.dtype == torch.float32 and left.device.type == "cpu"
-    # oneDNN refuses an empty matrix. The batch of an expert may be one.
-    if is_fp32_on_cpu and torch.backends.mkldnn.is_available() and left.numel():
-        return torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")
-    return torch.mm(left, right, out=out)
 
 
 class LoRALinear(nn.Module):
