@@ -25,6 +25,9 @@ MASK_JOB = 210_000_000
 ADAM = 16
 # Copies of the logits in an evaluation by lm-eval; measured. They are the logits and their softmax, of this and the last batch.
 LOGITS = 4
+# Decoder layers that are whole at a time if a model is divided: the one that computes, and the next one, which FSDP gathers
+# meanwhile.
+GATHERED_LAYERS = 2
 
 
 @dataclass(frozen=True)
@@ -95,15 +98,25 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
     tokens = settings.micro_batch_size * texts.long
     logits = settings.micro_batch_size * texts.answer * subject.config["vocab_size"]
     effective_weights = subject.prunable_weights if settings.cache_weights else _largest_layer(subject)
-    weight_shares = config.resources.processes if settings.shard_model else 1
+    parts = config.resources.processes if settings.shard_model else 1
     model = {
-        "weights": subject.width * subject.weights // weight_shares,
+        "weights" if parts == 1 else f"1/{parts} of the weights": subject.width * subject.weights // parts,
+        "weights that are gathered": subject.width * gathered_weights(subject) if parts > 1 else 0,
         "W'": subject.width * effective_weights if _masks_every_step(config) else 0,
         "adapter, gradient, AdamW": ADAM * count(adapter_shapes(config, subject, task)),
         f"activations of {tokens:,} tokens": tokens * _kept_bytes(subject, settings),
         "logits of the answers": logits * subject.width,
     }
-    return Need(model, _loading(config, subject))
+    return Need(model, _loading(config, subject, parts))
+
+
+def gathered_weights(subject: Subject) -> int:
+    """Return the number of weights that each process of a divided training has whole at a time.
+
+    They are two decoder layers, and the weights outside the decoder layers, which stay whole from forward to backward."""
+    in_layers = sum(math.prod(shape) for name, shape in subject.shapes.items() if name.startswith("model.layers."))
+    layers = subject.config["num_hidden_layers"]
+    return subject.weights - in_layers + in_layers // layers * min(GATHERED_LAYERS, layers)
 
 
 def _kept_bytes(subject: Subject, settings: Training) -> int:
@@ -144,9 +157,9 @@ def _largest_layer(subject: Subject) -> int:
     return max(map(math.prod, subject.prunable.values()))
 
 
-def _loading(config: Config, subject: Subject) -> dict[str, int]:
-    """Return what every job that runs the model needs in the machine's memory, by part."""
-    weights = subject.width * subject.weights if config.resources.gpus else 0
+def _loading(config: Config, subject: Subject, parts: int = 1) -> dict[str, int]:
+    """Return what a process that runs the model needs in the machine's memory, by part. It reads one of `parts` of the model."""
+    weights = subject.width * subject.weights // parts if config.resources.gpus else 0
     return {"program": PROGRAM, "weights, until they are on the GPU": weights}
 
 
