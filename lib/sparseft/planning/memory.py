@@ -25,9 +25,6 @@ MASK_JOB = 210_000_000
 ADAM = 16
 # Copies of the logits in an evaluation by lm-eval; measured. They are the logits and their softmax, of this and the last batch.
 LOGITS = 4
-# Decoder layers that are whole at a time if a model is divided: the one that computes, and the next one, which FSDP gathers
-# meanwhile.
-GATHERED_LAYERS = 2
 
 
 @dataclass(frozen=True)
@@ -101,22 +98,24 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
     parts = config.resources.processes if settings.shard_model else 1
     model = {
         "weights" if parts == 1 else f"1/{parts} of the weights": subject.width * subject.weights // parts,
-        "weights that are gathered": subject.width * gathered_weights(subject) if parts > 1 else 0,
+        "gathered weights": subject.width * gathered_weights(subject) if parts > 1 else 0,
         "W'": subject.width * effective_weights if _masks_every_step(config) else 0,
         "adapter, gradient, AdamW": ADAM * count(adapter_shapes(config, subject, task)),
         f"activations of {tokens:,} tokens": tokens * _kept_bytes(subject, settings),
         "logits of the answers": logits * subject.width,
     }
-    return Need(model, _loading(config, subject, parts))
+    return Need(model, _loading_part(config, subject) if parts > 1 else _loading(config, subject))
 
 
 def gathered_weights(subject: Subject) -> int:
-    """Return the number of weights that each process of a divided training has whole at a time.
+    """Return the largest number of weights that FSDP has gathered at a time in each process of a divided training.
 
-    They are two decoder layers, and the weights outside the decoder layers, which stay whole from forward to backward."""
+    The weights outside the decoder layers stay gathered while a micro-batch is forward and backward. A decoder layer is
+    gathered while it computes. While weights are gathered, they exist twice: as they were received, and as tensors."""
     in_layers = sum(math.prod(shape) for name, shape in subject.shapes.items() if name.startswith("model.layers."))
-    layers = subject.config["num_hidden_layers"]
-    return subject.weights - in_layers + in_layers // layers * min(GATHERED_LAYERS, layers)
+    layer = in_layers // subject.config["num_hidden_layers"]
+    outer = subject.weights - in_layers
+    return outer + layer + max(outer, layer)
 
 
 def _kept_bytes(subject: Subject, settings: Training) -> int:
@@ -157,10 +156,22 @@ def _largest_layer(subject: Subject) -> int:
     return max(map(math.prod, subject.prunable.values()))
 
 
-def _loading(config: Config, subject: Subject, parts: int = 1) -> dict[str, int]:
-    """Return what a process that runs the model needs in the machine's memory, by part. It reads one of `parts` of the model."""
-    weights = subject.width * subject.weights // parts if config.resources.gpus else 0
+def _loading(config: Config, subject: Subject) -> dict[str, int]:
+    """Return what every job that runs the model needs in the machine's memory, by part."""
+    weights = subject.width * subject.weights if config.resources.gpus else 0
     return {"program": PROGRAM, "weights, until they are on the GPU": weights}
+
+
+def _loading_part(config: Config, subject: Subject) -> dict[str, int]:
+    """Return what each process of a divided training needs in the machine's memory, by part. It reads its rows of each tensor."""
+    if not config.resources.gpus:
+        return {"program": PROGRAM}
+    rows = subject.width * max(map(math.prod, subject.shapes.values())) // config.resources.processes
+    # A mask has one byte per weight while a layer is loaded.
+    return {
+        "program": PROGRAM,
+        "rows of a tensor and a mask, until they are on the GPU": rows + _largest_layer(subject),
+    }
 
 
 def count(shapes: Shapes) -> int:
