@@ -10,13 +10,14 @@ Without a GPU it ends with one line and code 1. `--device cpu --shapes 64x48 --t
 
 import argparse
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from bench import add_device, interleaved, machine_of, publish
 from lora import CACHED, FLOOR, MASKED, NAIVE, SETTINGS, STRAIGHT, NaiveMaskedLoRA, linear_of, saved_bytes, step
 from peft import LoraConfig, get_peft_model
-from sparseft.lora import effective_weight
-from sparseft.lora.effective_weight import Workspace, row_blocks
+from sparseft.lora import row_blocks
+from sparseft.lora.effective_weight import Workspace, mask_
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -159,39 +160,53 @@ def kernel_rows(shape: tuple[int, int], tokens: int, device: torch.device) -> li
     layer = MaskedLoRALinear.from_linear(linear_of(weight), kept, SETTINGS, Workspace())
     nn.init.normal_(layer.lora_B, std=0.01)
     kernels = kernels_of(layer, x.detach(), dy)
-    times = interleaved({name: call for name, (_, _, call) in kernels.items()}, REPEATS, device)
+    times = interleaved({name: kernel.call for name, kernel in kernels.items()}, REPEATS, device)
+    size = size_of(shape, tokens)
     rows = []
-    for name, (count, accesses, _) in kernels.items():
-        bytes_moved = count * accesses * weight.element_size()
-        rate = bytes_moved * weight.numel() / (times[name] / 1000 * count) / 1e9
-        rows.append([size_of(shape, tokens), name, f"{count}", f"{bytes_moved}", f"{times[name]:.3f}", f"{rate:.0f}"])
-    total = sum(int(row[3]) for row in rows)
-    floor = sum(times[name] * count for name, (count, _, _) in kernels.items())
-    return [*rows, [size_of(shape, tokens), "together", "", f"{total}", f"{floor:.3f}", ""]]
+    for name, kernel in kernels.items():
+        bytes_once = kernel.accesses * weight.element_size()
+        rate = bytes_once * weight.numel() / (times[name] / 1000) / 1e9
+        rows.append(
+            [size, name, f"{kernel.times}", f"{kernel.times * bytes_once}", f"{times[name]:.3f}", f"{rate:.0f}"]
+        )
+    total_bytes = sum(int(row[3]) for row in rows)
+    total_time = sum(times[name] * kernel.times for name, kernel in kernels.items())
+    return [*rows, [size, "together", "", f"{total_bytes}", f"{total_time:.3f}", ""]]
 
 
-def kernels_of(layer: MaskedLoRALinear, x: Tensor, dy: Tensor) -> dict[str, tuple[int, int, Callable[[], object]]]:
-    """Return by name what a micro-batch does with every weight: how often, the accesses to a weight's place, and the call."""
+class Kernel(NamedTuple):
+    """Hold one part of the work on a weight."""
+
+    # How often a micro-batch does it.
+    times: int
+    # How many values of W's size it reads or writes per weight.
+    accesses: int
+    call: Callable[[], object]
+
+
+def kernels_of(layer: MaskedLoRALinear, x: Tensor, dy: Tensor) -> dict[str, Kernel]:
+    """Return by name what a micro-batch does with every weight of the exact layer, without the product dY W'."""
     W = layer.weight.detach()
     A, B = (factor.detach() for factor in (layer.lora_A, layer.lora_B))
     workspace = layer.workspace
     G = dy.T @ x
-    blocks = list(row_blocks(W))
+    blocks = list(row_blocks.row_blocks(W))
 
     def mask() -> None:
         for rows in blocks:
-            workspace.mask_(G[rows], W[rows])
+            mask_(G[rows], W[rows])
 
     def read_twice() -> None:
-        a, b = A.to(x.dtype), B.to(x.dtype)
+        a = A.to(x.dtype)
+        b = B.to(x.dtype)
         for rows in blocks:
             (a @ G[rows].T, b[rows].T @ G[rows])
 
     return {
-        "W': W read, W' written": (2, 2, lambda: workspace.merged(W, A, B, layer.scale)),
-        "G = dY^T X: written": (1, 1, lambda: torch.mm(dy.T, x, out=G)),
-        "G * M: G read, W read, G written": (1, 3, mask),
-        "G A^T and B^T G: G read twice": (1, 2, read_twice),
+        "W': W read, W' written": Kernel(2, 2, lambda: workspace.merged(W, A, B, layer.scale)),
+        "G = dY^T X: written": Kernel(1, 1, lambda: torch.mm(dy.T, x, out=G)),
+        "G * M: W read, G written": Kernel(1, 2, mask),
+        "G A^T and B^T G: G read twice": Kernel(1, 2, read_twice),
     }
 
 
@@ -203,14 +218,14 @@ def block_rows(shape: tuple[int, int], tokens: int, device: torch.device) -> Ite
 
     def with_block(power: int) -> Callable[[], None]:
         def call() -> None:
-            effective_weight._BLOCK[device.type] = 1 << power
+            row_blocks._BLOCK[device.type] = 1 << power
             run()
 
         return call
 
-    usual = effective_weight._BLOCK[device.type]
+    usual = row_blocks._BLOCK[device.type]
     times = interleaved({f"2^{power}": with_block(power) for power in BLOCKS}, REPEATS, device)
-    effective_weight._BLOCK[device.type] = usual
+    row_blocks._BLOCK[device.type] = usual
     best = min(times.values())
     for name, ms in times.items():
         mark = " (used)" if usual == 1 << int(name[2:]) else ""
@@ -254,10 +269,11 @@ def main() -> None:
         "What the exact masked layer does with every weight",
         [
             *conditions,
-            "bytes per weight and micro-batch, counted from the kernels; GB/s: these bytes by the measured time",
+            "times: how often per micro-batch, because the backward builds W' again; ms: once; together: all times",
+            "bytes per weight and micro-batch, counted from the kernels, as if no cache held anything; GB/s: bytes / time",
             "G = dY^T X is limited by arithmetic, not by memory",
         ],
-        ["weight, tokens", "", "times", "bytes per weight", "ms, once", "GB/s"],
+        ["weight, tokens", "", "times", "bytes per weight", "ms", "GB/s"],
         [row for size in sizes for row in kernel_rows(*size, device)],
         device,
     )

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
-from sparseft.lora.effective_weight import INTEGERS, Workspace, carry_mask_
+from project import ROOT
+from sparseft.lora import cpu_weights, effective_weight, torch_weights
+from sparseft.lora.carried_mask import bits_of, carried_mask, carry_mask_
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -34,28 +36,34 @@ def problem(shape: tuple[int, int], r: int, dtype: torch.dtype, share: float, sc
     return carry_mask_(W, kept), A, B
 
 
-def bits(values: Tensor) -> Tensor:
-    """Return the bits of a tensor as integers on the CPU, which tell +0.0 from -0.0 and compare NaN."""
-    return values.contiguous().view(INTEGERS[values.element_size()]).cpu()
+@pytest.fixture(params=["the kernels that are used", "torch's operations"])
+def kernels(request, device) -> ModuleType:
+    """Return the module that builds weights on the device, and then the one that serves a GPU without Triton."""
+    used = effective_weight._kernels(torch.empty(1, 1, device=device))
+    assert used.__name__.endswith("triton_weights" if device.type == "cuda" else "cpu_weights")
+    return used if request.param == "the kernels that are used" else torch_weights
 
 
-def merged_bits(device: torch.device, W: Tensor, A: Tensor, B: Tensor) -> Tensor:
-    """Return the bits of W' as a device computes it, with s = 2."""
-    return bits(Workspace().merged(W.to(device), A.to(device), B.to(device), 2.0))
+def built(kernels: ModuleType, device: torch.device, W: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """Return the bits of W' with s = 1, on the CPU. Bits tell +0.0 from -0.0."""
+    out = torch.empty_like(W, device=device)
+    kernels.build(out, W.to(device), A.to(device), B.to(device))
+    return bits_of(out).cpu()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("r", RANKS)
-def test_the_effective_weight_has_the_bits_of_the_cpu(device, r, dtype):
+def test_the_effective_weight_has_the_bits_of_the_cpu(kernels, device, r, dtype):
     for shape in SHAPES:
         for share in KEPT_SHARES:
             for scale in SCALES:
                 W, A, B = problem(shape, r, dtype, share, scale)
-                assert torch.equal(merged_bits(device, W, A, B), merged_bits(CPU, W, A, B)), (shape, share, scale)
+                ours = built(kernels, device, W, A, B)
+                assert torch.equal(ours, built(cpu_weights, CPU, W, A, B)), (shape, share, scale)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_is_pruned_is_plus_zero_even_if_the_product_is_not_finite(device, dtype):
+def test_what_is_pruned_is_plus_zero_even_if_the_product_is_not_finite(kernels, device, dtype):
     W, A, B = problem((129, 257), 3, dtype, 0.5, 0.2)
     kept = torch.rand(129, 257, generator=torch.Generator().manual_seed(0)) < 0.5
     kept[5] = False
@@ -63,15 +71,15 @@ def test_what_is_pruned_is_plus_zero_even_if_the_product_is_not_finite(device, d
     carry_mask_(W, kept)
     B[5] = float("nan")
     A[:, 7] = float("inf")
-    ours = merged_bits(device, W, A, B)
+    ours = built(kernels, device, W, A, B)
     assert not ours[~kept].any()
-    assert torch.equal(ours, merged_bits(CPU, W, A, B))
+    assert torch.equal(ours, built(cpu_weights, CPU, W, A, B))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("share", KEPT_SHARES)
-def test_a_gradient_is_masked_in_place_to_the_bits_of_the_cpu(device, share, shape, dtype):
+def test_a_gradient_is_masked_in_place_to_the_bits_of_the_cpu(kernels, device, share, shape, dtype):
     W, _, _ = problem(shape, 1, dtype, share, 0.2)
     generator = torch.Generator().manual_seed(0)
     G = torch.randn(shape, generator=generator)
@@ -79,18 +87,34 @@ def test_a_gradient_is_masked_in_place_to_the_bits_of_the_cpu(device, share, sha
     for place, value in enumerate((float("nan"), float("inf"), -float("inf"), -0.0)):
         G[special == place] = value
     G = G.to(dtype)
-    on_device = G.clone().to(device)
-    Workspace().mask_(on_device, W.to(device))
-    assert torch.equal(bits(on_device), bits(Workspace().mask_(G.clone(), W)))
+    ours = G.to(device, copy=True)
+    kernels.mask_(ours, W.to(device))
+    cpu_weights.mask_(G, W)
+    assert torch.equal(bits_of(ours).cpu(), bits_of(G))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_of_a_wider_matrix_are_read_and_masked_in_their_places(kernels, device, dtype):
+    """A block of a gradient lies in a buffer, and a block of W in the weight."""
+    W, A, B = problem((64, 200), 8, dtype, 0.5, 0.2)
+    wide = torch.zeros(64, 256, dtype=dtype)
+    wide[:, :200] = W
+    on_device = wide.to(device)[:, :200]
+    out = torch.zeros(64, 300, dtype=dtype, device=device)
+    kernels.build(out[10:30, :200], on_device[10:30], A.to(device), B[10:30].to(device))
+    assert torch.equal(bits_of(out[10:30, :200]).cpu(), built(cpu_weights, CPU, W, A, B)[10:30])
+    assert not out[:, 200:].any()
+    kernels.mask_(out[40:60, :200].fill_(1.0), on_device[40:60])
+    assert torch.equal(out[40:60, :200].bool().cpu(), carried_mask(W)[40:60])
 
 
 def test_the_bits_stay_if_the_environment_asks_for_tf32(device):
     """The variables are read when a process starts."""
     place = f"{__file__}::{test_the_effective_weight_has_the_bits_of_the_cpu.__name__}"
     command = [sys.executable, "-m", "pytest", "--quiet", "-k", "16 or 64", place, "--device", device.type]
-    done = subprocess.run(command, env=os.environ | TF32, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, env=os.environ | TF32, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout
-    assert "6 passed" in done.stdout
+    assert "12 passed" in done.stdout
 
 
 PRODUCT = """
