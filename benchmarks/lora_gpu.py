@@ -5,7 +5,8 @@
 The first table has the layers, the second the kernels of the masked layer with the bytes that they move, the third the size
 of the blocks of G. All are printed and written to benchmarks/results/. lora_model_gpu.py measures a whole model.
 
-Without a GPU it ends with one line and code 1. `--device cpu --shapes 64x48 --tokens 32` shows that the program works.
+Without a GPU it ends with one line and code 1. `--device cpu --shapes 64x48 --tokens 32 --repeats 1` shows that the program
+works.
 """
 
 import argparse
@@ -25,7 +26,6 @@ from torch.autograd.function import once_differentiable
 # (out, in): a square layer and gate_proj of LLaMA-7B.
 SHAPES = ((4096, 4096), (11008, 4096))
 TOKENS = (2048, 8192)
-REPEATS = 9
 # Weights per block of G, as powers of 2. 2^24 is all of the first shape.
 BLOCKS = (20, 21, 22, 23, 24)
 PEFT = "PEFT: defaults (fp32 adapters)"
@@ -130,7 +130,7 @@ def problem(shape: tuple[int, int], tokens: int, device: torch.device) -> tuple[
     return weight, kept, x, dy
 
 
-def layer_rows(shape: tuple[int, int], tokens: int, device: torch.device) -> list[list[str]]:
+def layer_rows(shape: tuple[int, int], tokens: int, repeats: int, device: torch.device) -> list[list[str]]:
     """Return the rows of one size in the table of layers."""
     weight, kept, x, dy = problem(shape, tokens, device)
     by_name = layers(weight, kept)
@@ -138,7 +138,7 @@ def layer_rows(shape: tuple[int, int], tokens: int, device: torch.device) -> lis
     cases = {name: step(layer, x, dy, name == CACHED) for name, layer in by_name.items()}
     plain = x.detach()
     cases[FLOOR] = lambda: (plain @ weight.T, dy @ weight, dy.T @ plain)
-    times = interleaved(cases, REPEATS, device)
+    times = interleaved(cases, repeats, device)
     rows = []
     for name, ms in times.items():
         saved = f"{saved_bytes(by_name[name], x) / 1e6:.2f}" if name in by_name else ""
@@ -152,7 +152,7 @@ def size_of(shape: tuple[int, int], tokens: int) -> str:
     return f"{shape[0]} x {shape[1]}, {tokens}"
 
 
-def kernel_rows(shape: tuple[int, int], tokens: int, device: torch.device) -> list[list[str]]:
+def kernel_rows(shape: tuple[int, int], tokens: int, repeats: int, device: torch.device) -> list[list[str]]:
     """Return the rows of one size in the table of kernels: counted bytes, time and bandwidth.
 
     One micro-batch builds W' in the forward and again in the backward."""
@@ -160,7 +160,7 @@ def kernel_rows(shape: tuple[int, int], tokens: int, device: torch.device) -> li
     layer = MaskedLoRALinear.from_linear(linear_of(weight), kept, SETTINGS, Workspace())
     nn.init.normal_(layer.lora_B, std=0.01)
     kernels = kernels_of(layer, x.detach(), dy)
-    times = interleaved({name: kernel.call for name, kernel in kernels.items()}, REPEATS, device)
+    times = interleaved({name: kernel.call for name, kernel in kernels.items()}, repeats, device)
     size = size_of(shape, tokens)
     rows = []
     for name, kernel in kernels.items():
@@ -210,7 +210,7 @@ def kernels_of(layer: MaskedLoRALinear, x: Tensor, dy: Tensor) -> dict[str, Kern
     }
 
 
-def block_rows(shape: tuple[int, int], tokens: int, device: torch.device) -> Iterator[list[str]]:
+def block_rows(shape: tuple[int, int], tokens: int, repeats: int, device: torch.device) -> Iterator[list[str]]:
     """Yield the rows of one size in the table of blocks: a step of the exact layer by the size of G's blocks."""
     weight, kept, x, dy = problem(shape, tokens, device)
     layer = MaskedLoRALinear.from_linear(linear_of(weight), kept, SETTINGS, Workspace())
@@ -224,7 +224,7 @@ def block_rows(shape: tuple[int, int], tokens: int, device: torch.device) -> Ite
         return call
 
     usual = row_blocks._BLOCK[device.type]
-    times = interleaved({f"2^{power}": with_block(power) for power in BLOCKS}, REPEATS, device)
+    times = interleaved({f"2^{power}": with_block(power) for power in BLOCKS}, repeats, device)
     row_blocks._BLOCK[device.type] = usual
     best = min(times.values())
     for name, ms in times.items():
@@ -244,13 +244,14 @@ def main() -> None:
     add_device(parser)
     parser.add_argument("--shapes", nargs="+", type=shape_of, default=SHAPES, metavar="OUTxIN", help="sizes of W")
     parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS, help="tokens per micro-batch")
+    parser.add_argument("--repeats", type=int, default=9, help="turns after the warm-up")
     args = parser.parse_args()
     device = args.device
     torch.manual_seed(0)
-    sizes = [(shape, tokens) for shape in args.shapes for tokens in args.tokens]
+    sizes = [(shape, tokens, args.repeats, device) for shape in args.shapes for tokens in args.tokens]
     conditions = [
         f"bf16, half of the weight pruned, r = {SETTINGS.lora_r}",
-        f"median of {REPEATS} interleaved turns after a warm-up; the GPU has finished its work at both ends of a turn",
+        f"median of {args.repeats} interleaved turns after a warm-up; the GPU has finished its work at both ends of a turn",
     ]
     publish(
         "lora_gpu",
@@ -261,7 +262,7 @@ def main() -> None:
             "MB kept for the backward, beyond the layer's own tensors and its input",
         ],
         ["weight, tokens", "", "ms", "x PEFT", "x lean", "x three products", "MB kept"],
-        [row for size in sizes for row in layer_rows(*size, device)],
+        [row for size in sizes for row in layer_rows(*size)],
         device,
     )
     publish(
@@ -274,7 +275,7 @@ def main() -> None:
             "G = dY^T X is limited by arithmetic, not by memory",
         ],
         ["weight, tokens", "", "times", "bytes per weight", "ms", "GB/s"],
-        [row for size in sizes for row in kernel_rows(*size, device)],
+        [row for size in sizes for row in kernel_rows(*size)],
         device,
     )
     publish(
@@ -282,10 +283,11 @@ def main() -> None:
         "A step of the exact masked layer by the block of G",
         conditions,
         ["weight, tokens", "weights per block", "ms", "x best"],
-        [row for size in sizes for row in block_rows(*size, device)],
+        [row for size in sizes for row in block_rows(*size)],
         device,
     )
-    print(f"measured: {len(sizes)} sizes of a LoRA layer, its kernels and its blocks, on {machine_of(device)}")
+    measured = "; ".join(size_of(shape, tokens) for shape, tokens, *_ in sizes)
+    print(f"measured: a LoRA layer, its kernels and its blocks ({measured}) on {machine_of(device)}")
 
 
 if __name__ == "__main__":
