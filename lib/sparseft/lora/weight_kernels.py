@@ -7,7 +7,7 @@
     A   (r, cols)      fp32
     B   (rows, r)      fp32
 
-W carries its mask, as effective_weight.py says: the bits of -0.0 mark what is pruned. 64 weights stay in registers during
+W carries its mask, as carried_mask.py says: the bits of -0.0 mark what is pruned. 64 weights stay in registers during
 the sum over the ranks. numba does not arrange that, so the intrinsic is the few lines of LLVM that do.
 
 Every function releases the GIL. All functions are in one file, because numba's cache of compiled code notices an edit only
@@ -36,10 +36,8 @@ _FLOATS = ir.VectorType(_FLOAT, LANES)
 def merge_rows(W, A, B, out):
     """Write (W + B A) * M to `out`.
 
-    B A is summed in fp32, in the order of the ranks, starting at 0. Each step is llvm.fmuladd: one rounding where the
-    processor has a fused multiply-add (every x86 with AVX2, every ARM of 64 bits), two where it has none. W is added last,
-    in fp32, so that the sum over the ranks does not round at the size of W. The mask follows, and then one rounding to W's
-    dtype, to nearest even.
+    effective_weight.py defines the order of the steps. Each step of the sum is llvm.fma, a fused multiply-add. The compiler
+    has no choice there: on a processor without that instruction it calls the C library, which is slow and as exact.
 
     W and out are uint16 (rows, cols), the bits of bf16, or uint32, those of fp32. A is fp32 (r, cols). B is fp32 (rows, r)
     and holds s B. A pruned weight becomes +0.0."""
@@ -85,8 +83,7 @@ def at(matrix, row, col):
 def merge_lanes(_, weights, A, stride, B, rank, out, one):
     """Do as `merge_rows` for the 64 weights at an address.
 
-    The rows of A are `stride` bytes apart. `one` has the type of the weights.
-    Rounding keeps NaN, because a NaN that can occur here has only zeros in the half that is cut off."""
+    The rows of A are `stride` bytes apart. `one` has the type of the weights."""
 
     def build(context, builder, signature, arguments):
         weights, A, stride, B, rank, out, _ = arguments
@@ -114,7 +111,7 @@ def _sum_over_ranks(builder, A, stride, B, rank):
     row = builder.load(_pointer(builder, builder.add(A, builder.mul(k, stride)), _FLOATS), align=4)
     factor = builder.load(_pointer(builder, builder.add(B, builder.shl(k, _WORD(2))), _FLOAT), align=4)
     kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
-    multiply_add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
+    multiply_add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
     total = builder.call(multiply_add, [_everywhere(builder, factor), row, sums])
     following = builder.add(k, _WORD(1))
     k.add_incoming(_WORD(0), before)
@@ -141,8 +138,10 @@ def _round(builder, floats, stored):
     if stored.element.width == 32:
         return bits
     odd = builder.and_(builder.lshr(bits, _all(wide, 16)), _all(wide, 1))
-    rounded = builder.add(bits, builder.add(odd, _all(wide, 0x7FFF)))
-    return builder.trunc(builder.lshr(rounded, _all(wide, 16)), stored)
+    rounded = builder.lshr(builder.add(bits, builder.add(odd, _all(wide, 0x7FFF))), _all(wide, 16))
+    # The addition would turn a NaN whose bits are all set into -0.0.
+    is_number = builder.fcmp_ordered("ord", floats, floats)
+    return builder.trunc(builder.select(is_number, rounded, _all(wide, 0x7FC0)), stored)
 
 
 def _everywhere(builder, number):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sparseft.lora.effective_weight import Workspace, carried_mask
+from sparseft.lora.carried_mask import carried_mask
+from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.factors import masked_update
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear, kind_of
 from sparseft.study.config import Training
