@@ -4,6 +4,7 @@ import ctypes
 import platform
 import resource
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -27,10 +28,22 @@ def choose_device() -> torch.device:
 def limit_threads(threads: int) -> None:
     """Use that many CPU threads. Parallel jobs share the cores, and sums depend on how they are split.
 
+    Every program that multiplies matrices calls this. So it also calls `use_exact_products`.
     Raises InputError if it is not a number from 1 to 1024."""
     if not 1 <= threads <= 1024:
         raise InputError(f"--threads {threads} is out of range", "give a number from 1 to 1024")
     torch.set_num_threads(threads)
+    use_exact_products()
+
+
+def use_exact_products() -> None:
+    """Multiply float32 matrices in float32: never in TF32 on a GPU, and never in bfloat16 on a CPU.
+
+    The environment can ask for these too. sparseft/__init__.py removes what does, before torch is loaded."""
+    with warnings.catch_warnings():
+        # torch 2.9 warns that this switch has a successor. Older releases do not have the successor.
+        warnings.simplefilter("ignore")
+        torch.set_float32_matmul_precision("highest")
 
 
 def keep_freed_memory() -> None:
