@@ -1,0 +1,117 @@
+"""Train divided models in three processes: many tensors have rows that three does not divide, and a router has only four."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from gloo import in_processes
+from sparseft.backends.torch import _carry_mask, adapted_model, train
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.language_model.hardware import limit_threads
+from sparseft.language_model.loss import AnswerLoss
+from sparseft.language_model.sharded_model import divide, read_own_rows
+from sparseft.storage.hashes import sha256
+from sparseft.study.config import Training
+from sparseft.tasks import get_task
+from sparseft.training.job import TrainingJob
+from tiny_models import MODELS, save_tiny
+
+from masks import compute_masks
+
+PROCESSES = 3
+SETTINGS = Training(steps=3, batch_size=6, micro_batch_size=1, learning_rate=0.02, save_every=0, eval_every=2)
+TASK = get_task("boolq_mini")
+ROWS = {"train": TASK.generate("train", 12, 0), "validation": TASK.generate("validation", 5, 0)}
+FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
+# Name -> model, dtype, method, mode and changes of the settings.
+CASES = {
+    "tied": ("llama", FP32, "unstructured", "sparse_to_sparse", {}),
+    "half": ("mistral", FP16, "unstructured", "sparse_to_sparse", {"gradient": "straight_through"}),
+    "experts": ("mixtral", FP32, "unstructured", "sparse_to_sparse", {"gradient_checkpointing": True}),
+    "structured": ("mixtral", BF16, "structured", "sparse_to_sparse", {}),
+    "dropout": ("llama", BF16, "semistructured", "sparse_to_dense", {"lora_dropout": 0.3}),
+    "targets": ("mistral", FP32, "unstructured", "sparse_to_sparse", {"lora_targets": ["q_proj", "down_proj"]}),
+}
+
+pytestmark = pytest.mark.process
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.view(torch.int32 if tensor.element_size() == 4 else torch.int16)
+
+
+def train_each(folder: Path) -> None:
+    """Train every case with a whole model on each process, and with a divided one."""
+    limit_threads(1)
+    for case, (model, dtype, method, mode, changes) in CASES.items():
+        checkpoint = Checkpoint(folder / f"{model}-{dtype}")
+        mask = compute_masks(checkpoint, method, [50], seed=0)[50]
+        for name, shard in (("whole", False), ("divided", True)):
+            settings = SETTINGS.model_copy(update={**changes, "shard_model": shard})
+            job = TrainingJob(checkpoint, mask, mode, 0, settings, TASK, ROWS, 2, {"mode": mode})
+            output = folder / case / name
+            accelerator = Accelerator(cpu=True)
+            record = train(job, output / "adapter", output / "state.pt", accelerator)
+            if accelerator.is_main_process:
+                (output / "record.json").write_text(json.dumps(record))
+    accelerator.end_training()
+
+
+def check_own_rows(folder: Path) -> None:
+    """Raise AssertionError if this process has other weights than its rows of the pruned model."""
+    limit_threads(1)
+    accelerator = Accelerator(cpu=True)
+    for name in MODELS:
+        checkpoint = Checkpoint(folder / f"{name}-{FP32}")
+        mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
+        models = []
+        for shard in (False, True):
+            torch.manual_seed(0)
+            settings = SETTINGS.model_copy(update={"shard_model": shard, "lora_targets": ["q_proj"]})
+            models.append(adapted_model(checkpoint, mask, "sparse_to_sparse", settings, accelerator.device)[0])
+        whole, divided = models
+        divide(AnswerLoss(divided), accelerator.device, PROCESSES)
+        read_own_rows(divided, checkpoint, accelerator.device, lambda *place, mask=mask: _carry_mask(mask, *place))
+        parameters = dict(divided.named_parameters())
+        assert parameters.keys() == dict(whole.named_parameters()).keys()
+        for path, parameter in whole.named_parameters():
+            if parameter.requires_grad:
+                assert torch.equal(parameters[path], parameter), path
+                continue
+            parts = [*parameter.chunk(PROCESSES), *[parameter[:0]] * PROCESSES]
+            own = parameters[path].to_local()
+            assert torch.equal(bits(own), bits(parts[accelerator.process_index])), path
+            assert torch.equal(bits(parameters[path].full_tensor()), bits(parameter)), path
+    accelerator.end_training()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Return a folder with the models, and with the trainings of all cases."""
+    folder = tmp_path_factory.mktemp("divided")
+    for model, dtype in {(name, FP32) for name in MODELS} | {case[:2] for case in CASES.values()}:
+        save_tiny(model, folder / f"{model}-{dtype}", dtype)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder) -> Path:
+    """Return the folder after all trainings."""
+    in_processes(PROCESSES, train_each, folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_a_divided_model_trains_to_the_bits_of_a_whole_one(trained, case):
+    outputs = [trained / case / name for name in ("whole", "divided")]
+    assert len({sha256(output / "adapter/adapter_model.safetensors") for output in outputs}) == 1
+    records = [json.loads((output / "record.json").read_text()) for output in outputs]
+    for key in ("loss_curve", "eval_curve", "eval_loss", "trainable_parameters", "dtype"):
+        assert records[0][key] == records[1][key]
+    assert len(records[0]["loss_curve"]) == SETTINGS.steps
+
+
+def test_every_process_has_its_own_rows_of_the_pruned_model_and_whole_adapters(folder):
+    in_processes(PROCESSES, check_own_rows, folder)
