@@ -14,6 +14,7 @@ from bench import interleaved, report
 from peft import LoraConfig, get_peft_model
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear
+from sparseft.lora.products import way_of
 from sparseft.study.config import Training
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,6 +31,9 @@ NAIVE = "autograd: masked, as written"
 MASKED = "sparseft: masked"
 CACHED = "sparseft: masked, W' kept"
 FLOOR = "three products of this size alone"
+FORWARD = "Y"
+# The ways of dX and of G, as the names of cases.
+BACKWARD = (("dX, torch.mm", "dX, as in the layer"), ("G, torch.mm", "G, as in the layer"))
 
 
 class NaiveMaskedLoRA(nn.Module):
@@ -125,6 +129,21 @@ def check_gradients(by_name: dict[str, nn.Module], x: Tensor, dy: Tensor) -> Non
                 raise SystemExit(f"{one} and {other} have different gradients")
 
 
+def products_alone(x: Tensor, dy: Tensor, weight: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """Return the products of a masked layer's step: Y = X W^T, dX = dY W and G = dY^T X.
+
+    The last two are computed by torch.mm and as in the layer, because either may be faster."""
+    way = way_of(dy)
+    input_gradient, weight_gradient = BACKWARD
+    return {
+        FORWARD: lambda: F.linear(x, weight),
+        input_gradient[0]: lambda: torch.mm(dy, weight),
+        input_gradient[1]: lambda: way.multiply(dy, weight),
+        weight_gradient[0]: lambda: torch.mm(dy.T, x),
+        weight_gradient[1]: lambda: way.multiply(way.transpose(dy), x),
+    }
+
+
 def measure(shape: tuple[int, int], tokens: int, dtype: torch.dtype, device: torch.device) -> list[list[str]]:
     """Return the rows of one size in the table."""
     generator = torch.Generator().manual_seed(0)
@@ -135,9 +154,8 @@ def measure(shape: tuple[int, int], tokens: int, dtype: torch.dtype, device: tor
     by_name = layers(weight, kept)
     check_gradients(by_name, x, dy)
     cases = {name: step(layer, x, dy, name == CACHED) for name, layer in by_name.items()}
-    plain = x.detach()
-    cases[FLOOR] = lambda: (plain @ weight.T, dy @ weight, dy.T @ plain)
-    times = interleaved(cases, REPEATS, device)
+    times = interleaved(cases | products_alone(x.detach(), dy, weight), REPEATS, device)
+    times[FLOOR] = times.pop(FORWARD) + sum(min(times.pop(way) for way in ways) for ways in BACKWARD)
     size = f"{shape[0]} x {shape[1]}, {tokens}, {str(dtype).removeprefix('torch.')}"
     rows = []
     for name, ms in times.items():
@@ -162,6 +180,7 @@ def main() -> None:
         f"half of the weight pruned, r = {SETTINGS.lora_r}; forward and backward, the gradient of the input too",
         f"time of one thread (a GPU's: of the GPU), median of {REPEATS} interleaved turns after a warm-up; gradients checked to agree",
         "MB: kept for the backward, beyond the layer's own tensors and its input",
+        "three products: the sum of Y, dX and G, each by torch.mm or as in the layer, whichever is faster",
         "W' kept: in the later micro-batches of an optimiser step; structured: half of the rows are kept",
     ]
     header = ["weight, tokens, dtype", "", "ms", "x PEFT", "x three products", "MB kept"]

@@ -12,7 +12,8 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import collate, encode, shuffled
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
-from sparseft.lora.effective_weight import Workspace, carried_mask
+from sparseft.lora.carried_mask import carried_mask
+from sparseft.lora.effective_weight import Workspace
 from sparseft.study.config import Training
 from sparseft.tasks import get_task
 from sparseft.training.loop import Loop

@@ -1,0 +1,128 @@
+"""Time the ways in which a CPU can multiply a masked layer's matrices, and print this machine's row of lora/products.py.
+
+    python benchmarks/products.py
+
+This takes about three minutes. The table is printed and written to benchmarks/results/products.md. Below it are the row that
+belongs into TABLE, and a line for each dtype for which TABLE has a slower way.
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+
+import torch
+from bench import interleaved, report
+from lora import SHAPES, TOKENS
+from sparseft.lora.products import PLAIN, TABLE, Way, processor, row_of
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+INPUT = "dX = dY W'"
+WEIGHT = "G = dY^T X"
+# The first is the one to keep if no other is clearly faster.
+WAYS = {
+    "torch.mm": PLAIN,
+    "torch.mm, dY^T copied": Way(copy=True),
+    "oneDNN": Way(onednn=True),
+    "oneDNN, dY^T copied": Way(onednn=True, copy=True),
+}
+REPEATS = 5
+# A way must save this part of the time, because smaller differences are noise.
+CLEARLY = 0.03
+
+
+def products(shape: tuple[int, int], tokens: int, dtype: torch.dtype) -> dict[tuple[str, str], Callable[[], Tensor]]:
+    """Return a function for each product and way that this machine has. `dX` has no transposed matrix to copy."""
+    weight = torch.randn(shape).to(dtype)
+    x = torch.randn(tokens, shape[1]).to(dtype)
+    dy = torch.randn(tokens, shape[0]).to(dtype)
+    gradient = torch.empty_like(weight)
+    cases = {}
+    for name, way in WAYS.items():
+        if not is_possible(way, dtype):
+            continue
+        cases[WEIGHT, name] = lambda way=way: way.multiply(way.transpose(dy), x, out=gradient)
+        if not way.copy:
+            cases[INPUT, name] = lambda way=way: way.multiply(dy, weight)
+    return cases
+
+
+def is_possible(way: Way, dtype: torch.dtype) -> bool:
+    """Return whether this machine has a way for a dtype. oneDNN may lack it in 16 bits."""
+    try:
+        way.multiply(torch.ones(2, 2, dtype=dtype), torch.ones(2, 2, dtype=dtype))
+    except RuntimeError:
+        return False
+    return True
+
+
+def relative_times(dtype: torch.dtype) -> dict[tuple[str, str], float]:
+    """Return the time of each product and way in units of torch.mm's, as the geometric mean over all sizes."""
+    logs: dict[tuple[str, str], list[float]] = {}
+    for shape in SHAPES:
+        for tokens in TOKENS:
+            times = interleaved(products(shape, tokens, dtype), REPEATS)
+            for (product, name), ms in times.items():
+                logs.setdefault((product, name), []).append(math.log(ms / times[product, "torch.mm"]))
+    return {case: math.exp(sum(values) / len(values)) for case, values in logs.items()}
+
+
+def time_of_way(name: str, relative: dict[tuple[str, str], float]) -> float:
+    """Return the time of both products in one way, in units of torch.mm's."""
+    library = "oneDNN" if WAYS[name].onednn else "torch.mm"
+    return relative[INPUT, library] + relative[WEIGHT, name]
+
+
+def best_way(relative: dict[tuple[str, str], float]) -> str:
+    """Return the fastest way of a dtype for both products together, or torch.mm if none is clearly faster."""
+    times = {name: time_of_way(name, relative) for product, name in relative if product == WEIGHT}
+    fastest = min(times, key=times.get)
+    return fastest if times[fastest] < (1 - CLEARLY) * times["torch.mm"] else "torch.mm"
+
+
+def verdict(dtype: torch.dtype, relative: dict[tuple[str, str], float]) -> str | None:
+    """Return a line if TABLE has a clearly slower way for a dtype than the best one."""
+    row = row_of(*processor())
+    way = row.ways.get(dtype, PLAIN) if row else PLAIN
+    chosen = next(name for name in WAYS if WAYS[name] == way)
+    best = best_way(relative)
+    ratio = time_of_way(chosen, relative) / time_of_way(best, relative)
+    if ratio < 1 + CLEARLY:
+        return None
+    return f"{dtype}: TABLE's way, {chosen}, takes {ratio:.2f} times as long as {best}"
+
+
+def row_text(best: dict[torch.dtype, str]) -> str:
+    """Return the row of TABLE for this machine, with the feature of its present row."""
+    vendor, features = processor()
+    present = row_of(vendor, features)
+    feature = present.feature if present in TABLE else ""
+    ways = ", ".join(f"{dtype}: {WAYS[name]}" for dtype, name in best.items() if WAYS[name] != PLAIN)
+    return f'Processor("{vendor}", "{feature}", {{{ways}}})'
+
+
+def main() -> None:
+    """Measure, report, and compare with TABLE."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    torch.set_num_threads(1)
+    relative = {dtype: relative_times(dtype) for dtype in DTYPES}
+    rows = []
+    for dtype, times in relative.items():
+        for product in (INPUT, WEIGHT):
+            ways = {name: ratio for (kind, name), ratio in times.items() if kind == product}
+            fastest = min(ways, key=ways.get)
+            cells = [f"{ways[name]:.2f}" if name in ways else "" for name in WAYS]
+            rows.append([f"{product}, {str(dtype).removeprefix('torch.')}", *cells, fastest])
+    conditions = [
+        "time in units of torch.mm's, geometric mean over the sizes and tokens of lora.py; a copy's time is included",
+        f"time of one thread, median of {REPEATS} interleaved turns after a warm-up",
+    ]
+    report("products", "Ways to multiply on a CPU", conditions, ["product, dtype", *WAYS, "fastest"], rows)
+    print("row for TABLE in lib/sparseft/lora/products.py:")
+    print(f"    {row_text({dtype: best_way(times) for dtype, times in relative.items()})}")
+    for dtype, times in relative.items():
+        print(verdict(dtype, times) or f"{dtype}: TABLE has the fastest way, or one within {CLEARLY:.0%} of it")
+
+
+if __name__ == "__main__":
+    main()
