@@ -21,7 +21,7 @@ from sparseft.lora.products import way_of
 for dtype in (torch.float32, torch.bfloat16, torch.float16):
     matrix = torch.ones(64, 64, dtype=dtype)
     way = way_of(matrix)
-    print(way, way.multiply(way.transpose(matrix), matrix).sum().item())
+    print(way, way.multiply(way.transpose(matrix), matrix).double().sum().item())
 print(torch.backends.cpu.get_cpu_capability())
 """
 
@@ -98,7 +98,7 @@ def test_this_machine_takes_the_way_of_its_row(dtype):
 
 
 def test_torch_held_to_avx2_takes_the_same_ways():
-    # A copy of the environment, because the variable is only read when torch is imported.
+    # Programs of their own, because torch reads the variable only when it is imported.
     outputs = [
         subprocess.run(
             [sys.executable, "-c", PRODUCT], env=os.environ | extra, check=True, capture_output=True, text=True
