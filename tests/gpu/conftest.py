@@ -12,7 +12,8 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1] / "benchmarks")]
+# Last, because tests/ and benchmarks/ both have a module `masks`.
+sys.path.append(str(HERE.parents[1] / "benchmarks"))
 from bench import machine_of, missing_gpu  # noqa: E402, from the folder of the line above
 
 FIGURES = pytest.StashKey[list[str]]()
