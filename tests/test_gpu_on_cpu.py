@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYER = ("benchmarks/lora_gpu.py", "--shapes", "64x48", "--tokens", "32", "--repeats", "1")
-MODEL = ("benchmarks/lora_model_gpu.py", "--layers", "1", "--size", "tiny", "--tokens", "16")
+MODEL = ("benchmarks/lora_model_gpu.py", "--layers", "1", "--size", "tiny", "--tokens", "16", "--turns", "1")
 
 
 def run(*arguments: str) -> str:
