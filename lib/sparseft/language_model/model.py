@@ -23,7 +23,7 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTraine
     checkpoint = Checkpoint(folder)
     model, loading = AutoModelForCausalLM.from_pretrained(
         folder,
-        config=_config(folder),
+        config=model_config(folder),
         dtype="auto",
         local_files_only=True,
         trust_remote_code=False,
@@ -33,7 +33,7 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTraine
     if faults:
         what = f"{folder}: it does not fit its config.json: {', '.join(faults)}"
         raise InputError(what, "repair or replace the checkpoint")
-    _check_dtype(checkpoint, model.dtype)
+    check_dtype(checkpoint, model.dtype)
     return model.to(device).eval(), load_tokenizer(folder)
 
 
@@ -45,7 +45,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _check_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+def check_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
     """Raise InputError if a tensor of the files has another dtype than the model that was made of them."""
     name = str(dtype).removeprefix("torch.")
     for tensor in checkpoint.tensors.values():
@@ -56,7 +56,7 @@ def _check_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
             )
 
 
-def _config(folder: Path) -> PretrainedConfig:
+def model_config(folder: Path) -> PretrainedConfig:
     """Return the model's configuration. transformers 4 would ignore rope_parameters, which transformers 5 writes."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     rope = getattr(config, "rope_parameters", None)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sparseft.lora.carried_mask import carried_mask, carry_mask_
+from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import Workspace, mask_
 from sparseft.lora.factors import initial_factor
 from sparseft.lora.row_blocks import row_blocks
@@ -113,31 +113,29 @@ class LoRALinear(nn.Module):
     A (r, in) starts with random values, as in PEFT. B (out, r) starts at 0, so training starts from the pruned model. Both
     are fp32. Products are in x's dtype."""
 
-    def __init__(self, weight: Tensor, settings: Training, workspace: Workspace) -> None:
-        """`weight` (out, in) carries its mask."""
+    def __init__(self, weight: Tensor, kept: Tensor, settings: Training, workspace: Workspace) -> None:
+        """`weight` (out, in) carries the mask `kept`, bool (out, in). A and B are on the device of `kept`."""
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.scale = settings.lora_scale
         self.gradient = settings.gradient
         self.workspace = workspace
         self.dropout = nn.Dropout(settings.lora_dropout)
-        self.lora_A = nn.Parameter(initial_factor(settings.lora_r, weight.shape[1], weight.device))
-        self.lora_B = nn.Parameter(torch.zeros(weight.shape[0], settings.lora_r, device=weight.device))
+        self.lora_A = nn.Parameter(initial_factor(settings.lora_r, weight.shape[1], kept.device))
+        self.lora_B = nn.Parameter(torch.zeros(weight.shape[0], settings.lora_r, device=kept.device))
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, kept: Tensor, settings: Training, workspace: Workspace) -> "LoRALinear":
         """Return the layer for a linear's weight, which is pruned in place by `kept`, bool (out, in)."""
-        return cls(carry_mask_(linear.weight.detach(), kept), settings, workspace)
+        return cls(_pruned(linear, kept), kept, settings, workspace)
 
     def merge_into(self, linear: nn.Linear) -> None:
         """Write W' = (W + s B A) * M into the weight of a plain linear."""
         linear.weight.data.copy_(self.workspace.merged(self.weight, *self.factors(), self.scale))
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Return A (r, in) and B (out, r) as the layer multiplies by them and as the adapter file holds them.
-
-        If they are divided among processes, they are gathered."""
-        return whole(self.lora_A), whole(self.lora_B)
+        """Return A (r, in) and B (out, r) as the layer multiplies by them and as the adapter file holds them."""
+        return self.lora_A, self.lora_B
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y (..., out) of x (..., in), in x's dtype."""
@@ -154,16 +152,16 @@ class LoRALinear(nn.Module):
 class StructuredLoRALinear(LoRALinear):
     """Compute a LoRA layer whose mask is rows x columns: y = x W^T + s (x (A * columns)^T) (B * rows)^T = x W'^T."""
 
-    def __init__(self, weight: Tensor, settings: Training, workspace: Workspace) -> None:
-        """`weight` (out, in) carries its mask."""
-        super().__init__(weight, settings, workspace)
-        rows, columns = rows_and_columns(carried_mask(weight))
+    def __init__(self, weight: Tensor, kept: Tensor, settings: Training, workspace: Workspace) -> None:
+        """`weight` (out, in) carries the mask `kept`, bool (out, in). A and B are on the device of `kept`."""
+        super().__init__(weight, kept, settings, workspace)
+        rows, columns = rows_and_columns(kept)
         self.register_buffer("rows", rows[:, None].float(), persistent=False)
         self.register_buffer("columns", columns.float(), persistent=False)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return A * columns and B * rows."""
-        return whole(self.lora_A) * self.columns, whole(self.lora_B) * self.rows
+        return self.lora_A * self.columns, self.lora_B * self.rows
 
 
 class MaskedLoRALinear(LoRALinear):
@@ -194,6 +192,8 @@ def attach(
 ) -> dict[str, LoRALinear]:
     """Freeze and prune `model`, replace its targeted linears by LoRA layers, and return these by layer name.
 
+    A model on "meta" is pruned when it gets its weights. Its adapters are on the device of the masks.
+
     masks: layer -> its mask, bool (out, in)
     layers: name on disk -> module path in memory; a layer outside settings.lora_targets is only pruned
     kind: (mode, mask) -> the class of the LoRA layer
@@ -206,9 +206,11 @@ def attach(
     for layer, path in layers.items():
         parent, _, name = path.rpartition(".")
         linear = model.get_submodule(path)
-        kept = masks(layer).to(linear.weight.device)
+        kept = masks(layer)
+        if not linear.weight.is_meta:
+            kept = kept.to(linear.weight.device)
         if settings.lora_targets and _projection(layer) not in settings.lora_targets:
-            carry_mask_(linear.weight.detach(), kept)
+            _pruned(linear, kept)
             continue
         attached[layer] = kind(mode, kept).from_linear(linear, kept, settings, workspace)
         setattr(model.get_submodule(parent), name, attached[layer])
@@ -220,9 +222,10 @@ def _projection(layer: str) -> str:
     return layer.rpartition(".")[2]
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return the whole tensor, gathered if it is divided among processes."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+def _pruned(linear: nn.Linear, kept: Tensor) -> Tensor:
+    """Prune a linear's weight in place by `kept`, bool (out, in), and return it. A weight on "meta" has nothing to prune."""
+    weight = linear.weight.detach()
+    return carry_mask_(weight, kept.to(weight.device))
 
 
 def rows_and_columns(kept: Tensor) -> tuple[Tensor, Tensor]:

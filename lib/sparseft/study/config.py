@@ -155,7 +155,7 @@ class Training(Section):
     shard_model: bool = Field(
         False,
         description="Divide the weights among the processes (FSDP), for a model that is larger than one GPU's memory. Needs"
-        " `save_every: 0` and at least two `resources.processes`.",
+        " at least two `resources.processes`, and `cache_weights: false`.",
         examples=[True],
     )
     length_buckets: Positive = Field(
@@ -184,10 +184,8 @@ class Training(Section):
         """Check the keys that depend on each other."""
         if self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
-        if self.shard_model and (self.save_every or self.cache_weights):
-            raise ValueError(
-                "a divided model keeps neither states nor W': with shard_model save_every is 0, cache_weights false"
-            )
+        if self.shard_model and self.cache_weights:
+            raise ValueError("shard_model keeps no masked weights: set cache_weights or shard_model to false")
         return self
 
     @property

@@ -21,7 +21,7 @@ from transformers import get_cosine_schedule_with_warmup
 from sparseft.language_model.batches import Example, collate, shuffled
 from sparseft.language_model.hardware import peak_memory
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
-from sparseft.lora.masked_lora import LoRALinear, whole
+from sparseft.lora.masked_lora import LoRALinear
 from sparseft.study.config import Training
 from sparseft.training.progress import Progress, check_finite, say_step, step_seed
 from sparseft.training.state import read_state, write_state
@@ -31,9 +31,9 @@ from sparseft.training.state import read_state, write_state
 class Loop:
     """Hold a model whose adapters are trained, and train them."""
 
-    # The model with its loss. With settings.shard_model it is divided among the processes.
+    # The model with its loss. With settings.shard_model its frozen weights are divided among the processes.
     loss: AnswerLoss
-    # The LoRA layers by name.
+    # The LoRA layers by name. Their A and B are whole on every process.
     layers: dict[str, LoRALinear]
     # The examples by split.
     data: dict[str, list[Example]]
@@ -90,7 +90,7 @@ class Loop:
         torch.manual_seed(step_seed(self.seed, step, self.accelerator.process_index))
         self.loss.train()
         loss = self._accumulate(batch)
-        norm = whole(self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)).item()
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm).item()
         check_finite(step, loss, norm)
         optimizer.step()
         schedule.step()
@@ -106,17 +106,15 @@ class Loop:
         size = self.settings.micro_batch_size
         accelerator = self.accelerator
         answer_tokens = sum(len(example.ids) - example.answer_start for example in batch)
-        # FSDP averages the gradients over the processes, but they must be summed.
-        factor = accelerator.num_processes if self.settings.shard_model else 1
         micro_batches = [batch[start : start + size] for start in range(0, len(batch), size)]
         own_micro_batches = micro_batches[accelerator.process_index :: accelerator.num_processes]
         mean_loss = torch.zeros((), device=accelerator.device)
         with self._weights_cached():
             for micro_batch in own_micro_batches:
                 part = self.loss(collate(micro_batch).to(accelerator.device)).sum() / answer_tokens
-                (part * factor).backward()
+                part.backward()
                 mean_loss += part.detach()
-        if accelerator.num_processes > 1 and not self.settings.shard_model:
+        if accelerator.num_processes > 1:
             self._sum_gradients()
         # item() waits for the device, so the measured time includes all of the step.
         return accelerator.reduce(mean_loss, "sum").item()

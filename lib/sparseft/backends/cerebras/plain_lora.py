@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sparseft.lora.carried_mask import carried_mask
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.factors import masked_update
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear, kind_of
@@ -35,9 +34,9 @@ class PlainStructuredLoRALinear(StructuredLoRALinear):
 class PlainMaskedLoRALinear(MaskedLoRALinear):
     """Compute y = x (W * M + s (B A) * M)^T. The straight-through gradient of A and B ignores M."""
 
-    def __init__(self, weight: Tensor, settings: Training, workspace: Workspace) -> None:
-        super().__init__(weight, settings, workspace)
-        self.register_buffer("M", carried_mask(weight).to(torch.float32), persistent=False)
+    def __init__(self, weight: Tensor, kept: Tensor, settings: Training, workspace: Workspace) -> None:
+        super().__init__(weight, kept, settings, workspace)
+        self.register_buffer("M", kept.to(torch.float32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out), in x's dtype.

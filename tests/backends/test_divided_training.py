@@ -1,0 +1,111 @@
+"""Train divided models in three processes: many tensors have rows that three does not divide, and a router has only four."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from gloo import in_processes
+from sparseft.backends.torch import _carry_mask, adapted_model, train
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.language_model.hardware import limit_threads
+from sparseft.language_model.loss import AnswerLoss
+from sparseft.language_model.sharded_model import divide, read_own_rows
+from sparseft.storage.hashes import sha256
+from sparseft.study.config import Training
+from sparseft.tasks import get_task
+from sparseft.training.job import TrainingJob
+from tiny_models import MODELS, save_tiny
+
+from masks import compute_masks
+
+PROCESSES = 3
+SETTINGS = Training(steps=3, batch_size=6, micro_batch_size=1, learning_rate=0.02, save_every=0, eval_every=2)
+TASK = get_task("boolq_mini")
+ROWS = {"train": TASK.generate("train", 12, 0), "validation": TASK.generate("validation", 5, 0)}
+FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
+# Name -> model, dtype, method, mode and changes of the settings.
+CASES = {
+    "tied": ("llama", FP32, "unstructured", "sparse_to_sparse", {}),
+    "half": ("mistral", FP16, "unstructured", "sparse_to_sparse", {"gradient": "straight_through"}),
+    "experts": ("mixtral", FP32, "unstructured", "sparse_to_sparse", {"gradient_checkpointing": True}),
+    "structured": ("mixtral", BF16, "structured", "sparse_to_sparse", {}),
+    "dropout": ("llama", BF16, "semistructured", "sparse_to_dense", {"lora_dropout": 0.3}),
+    "targets": ("mistral", FP32, "unstructured", "sparse_to_sparse", {"lora_targets": ["q_proj", "down_proj"]}),
+}
+
+pytestmark = pytest.mark.process
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.view(torch.int32 if tensor.element_size() == 4 else torch.int16)
+
+
+def train_each(folder: Path) -> None:
+    """Train every case with a whole model on each process, and with a divided one. Write the rows that differ."""
+    limit_threads(1)
+    accelerator = Accelerator(cpu=True)
+    differing = [
+        name for model in MODELS for name in differing_rows(Checkpoint(folder / f"{model}-{FP32}"), accelerator)
+    ]
+    (folder / f"differing{accelerator.process_index}.json").write_text(json.dumps(differing))
+    for case, (model, dtype, method, mode, changes) in CASES.items():
+        checkpoint = Checkpoint(folder / f"{model}-{dtype}")
+        mask = compute_masks(checkpoint, method, [50], seed=0)[50]
+        for name, shard in (("whole", False), ("divided", True)):
+            settings = SETTINGS.model_copy(update={**changes, "shard_model": shard})
+            job = TrainingJob(checkpoint, mask, mode, 0, settings, TASK, ROWS, 2, {"mode": mode})
+            output = folder / case / name
+            record = train(job, output / "adapter", output / "state.pt", accelerator)
+            if accelerator.is_main_process:
+                (output / "record.json").write_text(json.dumps(record))
+    accelerator.end_training()
+
+
+def differing_rows(checkpoint: Checkpoint, accelerator: Accelerator) -> list[str]:
+    """Return the parameters of which this process has other values than its rows of the pruned model."""
+    mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
+    models = []
+    for shard in (False, True):
+        torch.manual_seed(0)
+        settings = SETTINGS.model_copy(update={"shard_model": shard, "lora_targets": ["q_proj"]})
+        models.append(adapted_model(checkpoint, mask, "sparse_to_sparse", settings, accelerator.device)[0])
+    whole, divided = models
+    divide(AnswerLoss(divided), accelerator.device, PROCESSES)
+    read_own_rows(divided, checkpoint, accelerator.device, lambda *place: _carry_mask(mask, *place))
+    found = dict(divided.named_parameters())
+    expected = dict(whole.named_parameters())
+    for name, parameter in expected.items():
+        # The adapters are whole on every process.
+        if not parameter.requires_grad:
+            parts = [*parameter.chunk(PROCESSES), *[parameter[:0]] * PROCESSES]
+            expected[name] = parts[accelerator.process_index]
+            found[name] = found[name].to_local()
+    assert found.keys() == expected.keys()
+    return [name for name in found if not torch.equal(bits(found[name]), bits(expected[name]))]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Return the folder with the models and the trainings of all cases."""
+    folder = tmp_path_factory.mktemp("divided")
+    for model, dtype in {(name, FP32) for name in MODELS} | {case[:2] for case in CASES.values()}:
+        save_tiny(model, folder / f"{model}-{dtype}", dtype)
+    in_processes(PROCESSES, train_each, folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_a_divided_model_trains_to_the_bits_of_a_whole_one(trained, case):
+    outputs = [trained / case / name for name in ("whole", "divided")]
+    assert len({sha256(output / "adapter/adapter_model.safetensors") for output in outputs}) == 1
+    records = [json.loads((output / "record.json").read_text()) for output in outputs]
+    for key in ("loss_curve", "eval_curve", "eval_loss", "trainable_parameters", "dtype"):
+        assert records[0][key] == records[1][key]
+    assert len(records[0]["loss_curve"]) == SETTINGS.steps
+
+
+def test_every_process_has_its_own_rows_of_the_pruned_model_and_whole_adapters(trained):
+    for process in range(PROCESSES):
+        assert json.loads((trained / f"differing{process}.json").read_text()) == []

@@ -1,0 +1,83 @@
+"""Build models without weights, and divide rows among processes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sparseft.errors import InputError
+from sparseft.language_model.model import load_model
+from sparseft.language_model.sharded_model import empty_model, own_rows
+from tiny_models import change_json, save_tiny
+
+CPU = torch.device("cpu")
+NORM = "model.norm.weight"
+
+
+def altered(folder: Path, changes: dict[str, torch.Tensor | None]) -> Path:
+    """Return the folder of a tiny LLaMA in bfloat16 whose tensors are changed; None removes one."""
+    file = save_tiny("llama", folder) / "model.safetensors"
+    weights = load_file(file) | changes
+    kept = {name: weight for name, weight in weights.items() if weight is not None}
+    save_file(kept, file, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 12, 260])
+def test_rows_are_divided_as_torch_divides_them(rows, processes):
+    numbers = torch.arange(rows)
+    parts = [*numbers.chunk(processes), *[numbers[:0]] * processes]
+    for process in range(processes):
+        assert torch.equal(numbers[own_rows(rows, processes, process)], parts[process])
+
+
+def test_an_empty_model_is_the_loaded_one_without_its_weights(tiny):
+    loaded, tokenizer = load_model(tiny.folder, CPU)
+    empty, same_tokenizer = empty_model(tiny.folder)
+    assert empty.config.to_dict() == loaded.config.to_dict()
+    assert not empty.training
+    assert same_tokenizer.get_vocab() == tokenizer.get_vocab()
+    parameters = dict(empty.named_parameters())
+    assert all(parameter.is_meta for parameter in parameters.values())
+    described = [
+        {name: (value.shape, value.dtype) for name, value in model.named_parameters()} for model in (empty, loaded)
+    ]
+    assert described[0] == described[1]
+    buffers = dict(empty.named_buffers())
+    for name, buffer in loaded.named_buffers():
+        assert torch.equal(buffers.pop(name), buffer)
+    assert not buffers
+
+
+def test_an_empty_model_takes_the_dtype_of_its_files_where_config_json_has_none(tmp_path):
+    folder = save_tiny("llama", tmp_path / "m")
+    change_json(folder / "config.json", dtype=None)
+    assert empty_model(folder)[0].dtype == load_model(folder, CPU)[0].dtype == torch.bfloat16
+
+
+def test_the_rotary_buffers_of_an_old_checkpoint_are_no_fault_and_have_no_say(tmp_path):
+    folder = altered(tmp_path / "m", {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})
+    change_json(folder / "config.json", dtype=None)
+    assert empty_model(folder)[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({NORM: None}, r"m: it does not fit its config\.json: .*model\.norm\.weight.*; repair or replace"),
+        ({NORM: torch.ones(33)}, r"m: it does not fit its config\.json: .*model\.norm\.weight is .*33.*; repair or"),
+        ({"model.more": torch.ones(2)}, r"m: it does not fit its config\.json: .*model\.more.*; repair or replace"),
+        ({NORM: torch.ones(32)}, r"m: model\.norm\.weight is in F32, .* in bfloat16; prepare the model"),
+    ],
+)
+def test_a_model_that_does_not_fit_its_files_is_refused(tmp_path, changes, fault):
+    with pytest.raises(InputError, match=fault):
+        empty_model(altered(tmp_path / "m", changes))
+
+
+def test_a_tokenizer_that_cannot_end_an_answer_is_refused(tmp_path):
+    folder = save_tiny("llama", tmp_path / "m")
+    change_json(folder / "tokenizer_config.json", eos_token=None)
+    with pytest.raises(InputError, match="end-of-sequence.*eos_token"):
+        empty_model(folder)
