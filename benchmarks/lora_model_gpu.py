@@ -20,7 +20,7 @@ import torch
 from bench import add_device, clock, machine_of, publish
 from peft import LoraConfig, get_peft_model
 from sparseft.language_model.batches import Example, collate
-from sparseft.language_model.hardware import peak_memory
+from sparseft.language_model.hardware import limit_threads, peak_memory
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.lora.masked_lora import attach
 from sparseft.study.config import Training
@@ -102,6 +102,10 @@ def stepper(case: str, model: nn.Module, args: argparse.Namespace) -> Callable[[
 
 def measure(case: str, args: argparse.Namespace) -> dict[str, float]:
     """Return the median milliseconds of a step and the peak memory in bytes of a case, in this process."""
+    torch.set_num_threads(1)
+    if case not in (PEFT, PEFT_BF16):
+        # As train.py does: among others, torch's attention then has a backward that gives the same bits every time.
+        limit_threads(1)
     step = stepper(case, model_of(case, args), args)
     if args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(args.device)
@@ -164,7 +168,8 @@ def main() -> None:
         f"{what}, bf16, r = {SETTINGS.lora_r} on all seven projections, half of each pruned, AdamW",
         f"a step: median of {args.turns} processes, each the median of {STEPS} steps after {WARM_UP}; the cases take turns",
         "GB: the most that torch allocated in the steps, with the model (on a CPU: resident)",
-        "PEFT uses the loss of transformers, which keeps all logits in fp32",
+        "PEFT uses the loss of transformers, which keeps all logits in fp32, and torch's default kernels; sparseft uses torch's"
+        " deterministic kernels",
     ]
     header = ["", "ms", "x PEFT", "x PEFT bf16", "GB", "x PEFT's", "x PEFT bf16's"]
     publish(

@@ -119,9 +119,10 @@ def test_the_bits_stay_if_the_environment_asks_for_tf32(device):
 
 
 PRODUCT = """
+from sparseft.language_model.hardware import choose_device, limit_threads
 import torch
-from sparseft.language_model.hardware import choose_device
 
+limit_threads(1)
 device = choose_device()
 left, right = torch.randn(2, 1024, 1024, device=device).unbind()
 exact = left.double() @ right.double()
