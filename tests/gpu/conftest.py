@@ -14,7 +14,7 @@ from sparseft.language_model.hardware import limit_threads
 
 # Last, because tests/ and benchmarks/ both have a module `masks`.
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from bench import machine_of, missing_gpu  # noqa: E402, from the folder of the line above
+from bench import machine_of, missing_gpu
 
 FIGURES = pytest.StashKey[list[str]]()
 
