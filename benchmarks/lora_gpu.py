@@ -17,6 +17,7 @@ import torch
 from bench import add_device, interleaved, machine_of, publish
 from lora import CACHED, FLOOR, MASKED, NAIVE, SETTINGS, STRAIGHT, NaiveMaskedLoRA, linear_of, saved_bytes, step
 from peft import LoraConfig, get_peft_model
+from sparseft.language_model.hardware import limit_threads
 from sparseft.lora import row_blocks
 from sparseft.lora.effective_weight import Workspace, mask_
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear
@@ -247,6 +248,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="turns after the warm-up")
     args = parser.parse_args()
     device = args.device
+    limit_threads(1)
     torch.manual_seed(0)
     sizes = [(shape, tokens, args.repeats, device) for shape in args.shapes for tokens in args.tokens]
     conditions = [

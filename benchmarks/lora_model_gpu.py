@@ -5,7 +5,8 @@
 The weights are random, so nothing is downloaded. It needs a GPU of 80 GB, or fewer --layers. Every case runs in a process of
 its own, in turns, so that its peak memory is its own. The table is printed and written to benchmarks/results/.
 
-Without a GPU it ends with one line and code 1. `--device cpu --layers 1 --size tiny --tokens 16` shows that the program works.
+Without a GPU it ends with one line and code 1. `--device cpu --layers 1 --size tiny --tokens 16 --turns 1` shows that
+the program works.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import torch
 from bench import add_device, clock, machine_of, publish
 from peft import LoraConfig, get_peft_model
 from sparseft.language_model.batches import Example, collate
-from sparseft.language_model.hardware import peak_memory
+from sparseft.language_model.hardware import limit_threads, peak_memory
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.lora.masked_lora import attach
 from sparseft.study.config import Training
@@ -39,7 +40,6 @@ PEFT_BF16 = "PEFT, bf16 adapters"
 SPARSE = "sparseft: sparse_to_sparse, exact"
 DENSE = "sparseft: sparse_to_dense"
 CASES = (PEFT, PEFT_BF16, SPARSE, DENSE)
-TURNS = 3
 WARM_UP = 3
 STEPS = 5
 
@@ -102,6 +102,10 @@ def stepper(case: str, model: nn.Module, args: argparse.Namespace) -> Callable[[
 
 def measure(case: str, args: argparse.Namespace) -> dict[str, float]:
     """Return the median milliseconds of a step and the peak memory in bytes of a case, in this process."""
+    torch.set_num_threads(1)
+    if case not in (PEFT, PEFT_BF16):
+        # As train.py does: among others, torch's attention then has a backward that gives the same bits every time.
+        limit_threads(1)
     step = stepper(case, model_of(case, args), args)
     if args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(args.device)
@@ -142,6 +146,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="8b", help="width of the layers")
     parser.add_argument("--batch", type=int, default=1, help="sequences per step")
     parser.add_argument("--tokens", type=int, default=2048, help="tokens per sequence")
+    parser.add_argument("--turns", type=int, default=3, help="processes per case")
     parser.add_argument("--case", choices=CASES, help="only print the result of this case, as JSON")
     return parser.parse_args()
 
@@ -154,16 +159,17 @@ def main() -> None:
         print(json.dumps(measure(args.case, args)))
         return
     results: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
-    for _ in range(TURNS):
+    for _ in range(args.turns):
         for case in CASES:
             results[case].append(measured_apart(case))
     width = "Llama-3-8B's" if args.size == "8b" else args.size
     what = f"{args.layers} decoder layers of {width} shapes, random weights, {args.batch} x {args.tokens} tokens"
     conditions = [
         f"{what}, bf16, r = {SETTINGS.lora_r} on all seven projections, half of each pruned, AdamW",
-        f"a step: median of {TURNS} processes, each the median of {STEPS} steps after {WARM_UP}; the cases take turns",
+        f"a step: median of {args.turns} processes, each the median of {STEPS} steps after {WARM_UP}; the cases take turns",
         "GB: the most that torch allocated in the steps, with the model (on a CPU: resident)",
-        "PEFT uses the loss of transformers, which keeps all logits in fp32",
+        "PEFT uses the loss of transformers, which keeps all logits in fp32, and torch's default kernels; sparseft uses torch's"
+        " deterministic kernels",
     ]
     header = ["", "ms", "x PEFT", "x PEFT bf16", "GB", "x PEFT's", "x PEFT bf16's"]
     publish(

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.masks import mask_kernels as kernels
 from sparseft.masks.mask_file import unpack
-from sparseft.pruning.mask_generator import Places, compute_masks
+from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.pruning.scores import row_blocks
 from sparseft.pruning.selection import Selection, select_together
 from sparseft.study.config import Masks
@@ -240,7 +240,7 @@ def stream(checkpoint: Checkpoint, folder: Path, threads: int) -> tuple[float, f
     few = np.zeros(4, np.uint16)
     kernels.count_high(few, np.zeros(kernels.BINS, np.int32))
     kernels.write_masks(few, 4, few[:1], np.zeros(1, np.int64), np.zeros((1, 1), np.uint8))
-    places = Places([folder / f"{level:02d}.pt" for level in LEVELS], folder / "report.json")
+    places = PassFiles([folder / f"{level:02d}.pt" for level in LEVELS], folder / "report.json")
     wall = time.perf_counter()
     cpu = time.process_time()
     with AnonymousMemory() as memory:

@@ -26,7 +26,7 @@ from sparseft.language_model.hardware import keep_freed_memory, limit_threads
 from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
-from sparseft.pruning.mask_generator import Places, compute_masks
+from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks, Training
 from sparseft.tasks import get_task
@@ -175,7 +175,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         masks = {percent: Path(folder, f"{percent}.pt") for percent in PERCENTS}
-        places = Places(list(masks.values()), Path(folder, "report.json"))
+        places = PassFiles(list(masks.values()), Path(folder, "report.json"))
         compute_masks(Checkpoint(args.model_path), "unstructured", list(PERCENTS), places, Masks())
         results = measure_all(args, masks)
     conditions = conditions_of(args)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from sparseft.language_model.hardware import limit_threads
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1] / "benchmarks")]
-from bench import machine_of, missing_gpu  # noqa: E402, from the folder of the line above
+# Last, because tests/ and benchmarks/ both have a module `masks`.
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from bench import machine_of, missing_gpu
 
 FIGURES = pytest.StashKey[list[str]]()
 
@@ -35,7 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def device(request) -> torch.device:
-    """Return the device that is compared with the CPU."""
+    """Return the device that is compared with the CPU. Choose exact and repeatable kernels, as every script does."""
+    limit_threads(1)
     return torch.device(request.config.getoption("device"))
 
 

@@ -159,6 +159,7 @@ def test_the_fused_step_in_fp64_is_that_of_the_c_library():
     assert torch_weights.fused_multiply_add(*tie).item() != (tie[0] * tie[1] + tie[2]).item()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dtype", NARROW)
 def test_the_compiled_triton_kernel_has_only_fused_steps_one_addition_and_one_rounding(dtype, capability):
