@@ -66,8 +66,8 @@ class Processor:
 TABLE = (
     # Measured on an AMD EPYC (Zen 4, AVX-512): oneDNN takes half of MKL's time in fp32.
     Processor("AuthenticAMD", "", {torch.float32: Way(onednn=True)}),
-    # Measured on an Intel Xeon with AVX-512 and AMX: MKL takes 0.8 of oneDNN's time in fp32. In bf16, the product of a
-    # transposed matrix takes 1.6 times as long as that of a copy, including the time of the copy.
+    # Measured on an Intel Xeon with AVX-512 and AMX: MKL takes 0.8 to 0.9 of oneDNN's time in fp32. In bf16, the product of a
+    # transposed matrix takes up to 1.6 times as long as copying the matrix and multiplying the copy.
     Processor("GenuineIntel", "amx_tile", {torch.bfloat16: Way(copy=True)}),
 )
 
