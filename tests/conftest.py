@@ -42,7 +42,7 @@ NEEDS = {
     "browser": "needs Chromium",
     "cerebras": "needs cerebras-pytorch",
     "gpu": "needs a GPU",
-    "slurm": "needs a Slurm of its own",
+    "slurm": "needs Slurm",
 }
 NOT_RUN = pytest.StashKey[Counter]()
 
