@@ -12,7 +12,7 @@ PIP := --quiet --no-compile --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install run test test-fast test-all test-browser test-cerebras test-modelzoo test-slurm docs chaos fuzz lint format bench
+.PHONY: help install run test test-fast test-all test-browser test-cerebras test-modelzoo test-slurm test-gpu docs chaos fuzz lint format bench bench-gpu
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ test-slurm: .venv/installed-tests ## test profiles/pbs, and a real Slurm of one 
 	$(BIN)/python -m pip install $(PIP) --editable '.[cluster]'
 	PATH='$(abspath $(BIN)):$(PATH)' $(BIN)/python -m pytest tests/workflow/test_pbs.py tests/slurm
 
+test-gpu: .venv/installed-tests ## the tests that need a GPU: the same bits as on the CPU, resume, several GPUs, memory; fails without a GPU
+	$(BIN)/python -m pytest tests/gpu
+
 # mkdocs runs without --quiet, because --quiet would hide the warnings that --strict counts.
 docs: .venv/installed ## build the documentation in site/; fails if a link is dead or a reference page is outdated
 	$(BIN)/python -m pip install $(PIP) --editable '.[docs]'
@@ -81,6 +84,10 @@ bench: .venv/installed-tests ## the benchmarks that need no data set, beside oth
 	$(BIN)/snakemake models/smollm2/manifest.json
 	$(BIN)/python benchmarks/lora_model.py models/smollm2
 	$(BIN)/python benchmarks/compact.py models/smollm2
+
+bench-gpu: .venv/installed-tests ## a LoRA layer, its kernels and a whole 8B model on a GPU of 80 GB, beside PEFT; fails without a GPU
+	$(BIN)/python benchmarks/lora_gpu.py
+	$(BIN)/python benchmarks/lora_model_gpu.py
 
 install: .venv/installed ## set up .venv, and run nothing
 

@@ -22,7 +22,7 @@ from sparseft.language_model.batches import Example, collate
 from sparseft.language_model.hardware import peak_memory
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
-from sparseft.lora.effective_weight import carried_mask
+from sparseft.lora.carried_mask import carried_mask
 from sparseft.lora.masked_lora import attach
 from sparseft.study.config import Training
 from sparseft.study.grid import PROJECTIONS

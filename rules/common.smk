@@ -1,5 +1,6 @@
 # The grid, the constraints and the digests that all rules share. The computations are in lib/sparseft/.
 import gc
+import inspect
 import os
 import sys
 from functools import cache
@@ -76,12 +77,21 @@ wildcard_constraints:
     **grid.WILDCARDS,
 
 
+def with_signature(function):
+    """Return `function` with its signature in it. Snakemake asks for it up to three times per job, and computes it each time."""
+    function.__signature__ = inspect.signature(function)
+    return function
+
+
 def code(*names, without=()):
     """Return a function that gives the digests of a job's scripts. An edit of their code reruns the job; a touch does not."""
     scripts = [ROOT / "workflow/scripts" / name for name in names]
-    return lambda wildcards: "".join(job_digest(script, ROOT / "lib", STUDY, wildcards, without) for script in scripts)
+    return with_signature(
+        lambda wildcards: "".join(job_digest(script, ROOT / "lib", STUDY, wildcards, without) for script in scripts)
+    )
 
 
+@with_signature
 def mask_of(w):
     """Return the path of the mask of a run, with wildcards."""
     return grid.mask_path(w.method)
@@ -97,9 +107,9 @@ def memory(kind, cell=lambda w: w):
     """Return a function that gives the memory that a job of this kind requests, in MB.
 
     `cell` maps the job's wildcards to an object with the model and the task of the job."""
-    return lambda w, attempt: REQUESTS.memory_mb(JobKind.of(kind, cell(w)), attempt)
+    return with_signature(lambda w, attempt: REQUESTS.memory_mb(JobKind.of(kind, cell(w)), attempt))
 
 
 def minutes(kind, cell=lambda w: w):
     """Return a function that gives the time limit of a job of this kind, in minutes. `cell` is that of `memory`."""
-    return lambda w, attempt: REQUESTS.minutes(JobKind.of(kind, cell(w)), attempt)
+    return with_signature(lambda w, attempt: REQUESTS.minutes(JobKind.of(kind, cell(w)), attempt))

@@ -37,6 +37,13 @@ STARTERS = {
     "write_plots",
 }
 AUDITED = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.spawn", "os.system"}
+# Folder of tests/ -> what its tests need. Only `make test-FOLDER` collects them.
+NEEDS = {
+    "browser": "needs Chromium",
+    "cerebras": "needs cerebras-pytorch",
+    "gpu": "needs a GPU",
+    "slurm": "needs a Slurm of its own",
+}
 NOT_RUN = pytest.StashKey[Counter]()
 
 
@@ -200,5 +207,5 @@ def _own_environments(config: pytest.Config) -> Counter:
         folder = HERE / name
         if folder.is_dir() and any(Path(place).resolve() in folder.parents for place in config.args):
             text = "".join(path.read_text() for path in folder.glob("test_*.py"))
-            counts[f"of tests/{name} (make test-{name})"] = text.count("\ndef test_")
+            counts[f"{NEEDS[name]} (make test-{name})"] = text.count("\ndef test_")
     return counts

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 from project import ROOT
 from sparseft.errors import TRACEBACK_PREFIX, InputError, run_script
 from sparseft.storage.atomic import write_json
@@ -79,6 +80,14 @@ def test_without_a_line_of_the_project_the_innermost_of_all_is_named(capsys):
     assert code == 2
     assert line.startswith("error: JSONDecodeError: ")
     assert "(decoder.py, line " in line
+
+
+def test_a_gpu_without_memory_is_one_line_that_names_the_settings_to_lower(capsys):
+    said = "CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of 79 GiB."
+    code, (line,) = end(raised(torch.OutOfMemoryError(said)), capsys)
+    assert code == 2
+    assert line.startswith("error: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 ")
+    assert line.endswith("; lower training.micro_batch_size or evaluation_batch_size (docs/questions.md)")
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), FileNotFoundError(2, "No such file", "/a"), InputError("it", "do")])

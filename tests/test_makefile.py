@@ -1,8 +1,12 @@
 """The Makefile lists its own targets."""
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,3 +21,14 @@ def test_make_alone_lists_every_target_on_one_line():
     listed = dict(re.findall(r"^make (\S+) +(\S.*)$", make(), re.MULTILINE))
     assert list(listed) and set(listed) == set(phony.split())
     assert make("help") == make()
+
+
+@pytest.mark.parametrize("target", ["test-gpu", "bench-gpu"])
+def test_without_a_gpu_its_targets_end_with_one_line_and_a_code_that_is_not_0(target):
+    recipe = make("--dry-run", "--assume-old=.venv/installed-tests", f"BIN={Path(sys.executable).parent}", target)
+    command = recipe.splitlines()[0].split()
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT / "lib")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = (done.stdout + done.stderr).splitlines()
+    assert "no GPU: " in line

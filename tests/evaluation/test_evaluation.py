@@ -14,19 +14,23 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from sklearn.metrics import f1_score, recall_score
 from sparseft.analysis.records import EvaluationRecord
+from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import check_metrics, evaluate, prompt_digest
-from sparseft.evaluation.harness import StrictLM, task_definition
+from sparseft.evaluation.harness import StrictLM, run_harness, task_definition
 from sparseft.language_model.batches import collate, encode
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
+from sparseft.study.config import Training
 from sparseft.tasks import get_task
 from sparseft.tasks.extraction import strict_match
 from sparseft.tasks.scoring import labels_digest, labels_of
 from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from masks import compute_masks
 
 CPU = torch.device("cpu")
 
@@ -121,6 +125,49 @@ def test_gsm8k_is_scored_as_lm_eval_s_own_gsm8k():
     assert ours["num_fewshot"] == theirs["num_fewshot"]
     assert ours["generation_kwargs"]["until"] == theirs["generation_kwargs"]["until"]
     assert ours["generation_kwargs"]["do_sample"] is theirs["generation_kwargs"]["do_sample"] is False
+
+
+def without_cache(folder: Path) -> tuple:
+    """Return a model whose config.json switches the cache off, and its tokenizer."""
+    change_json(folder / "config.json", use_cache=False)
+    return load_model(folder, CPU)
+
+
+def before_the_merge(folder: Path) -> tuple:
+    """Return the pruned model with adapters, as for a training that saves memory, and its tokenizer."""
+    checkpoint = Checkpoint(folder)
+    mask = compute_masks(checkpoint, "unstructured", [50])[50]
+    model, tokenizer, _ = adapted_model(
+        checkpoint, mask, "sparse_to_sparse", Training(gradient_checkpointing=True), CPU
+    )
+    return model.eval(), tokenizer
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("loaded", [without_cache, before_the_merge])
+def test_an_answer_is_generated_token_by_token_from_a_cache_the_longest_prompts_first(tmp_path, loaded):
+    model, tokenizer = loaded(save_tiny("llama", tmp_path, torch.float32))
+    task = get_task("gsm8k_mini")
+    rows = rows_of(task)
+    widths = []
+    model.get_decoder().register_forward_pre_hook(
+        lambda _, args, keywords: widths.append(keywords["input_ids"].shape[1]), with_kwargs=True
+    )
+    run_harness(StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=5), task, rows)
+    lengths = sorted((len(tokenizer.encode(task.prompt(row))) for row in rows["validation"]), reverse=True)
+    # One pass over the prompts of a batch, which are padded to the longest one. Every other pass is over one token per row.
+    assert [width for width in widths if width > 1] == lengths[::5]
+    assert len(set(lengths[::5])) > 1
+    assert widths.count(1) > 10 * len(lengths[::5])
+
+
+@pytest.mark.process
+def test_neither_the_order_of_the_rows_nor_the_batch_size_changes_an_answer(model32, records):
+    task = get_task("gsm8k_mini")
+    rows = rows_of(task)
+    rows["validation"].reverse()
+    generations = evaluate(*load_model(model32.folder, CPU), task, rows, batch_size=1)["generations"]
+    assert generations == records["gsm8k_mini"]["generations"][::-1]
 
 
 def test_a_model_that_has_learnt_the_answers_writes_them_and_stops(tmp_path, model32):

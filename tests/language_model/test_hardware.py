@@ -1,9 +1,14 @@
-"""Compare the measured memory with what the kernel reports."""
+"""Compare the measured memory with what the kernel reports, and products of float32 matrices with float64."""
 
+import ast
+import json
+import os
 import subprocess
 import sys
 
 import pytest
+from project import ROOT
+from sparseft.study.digests import imported_modules
 
 BLOCK = 300_000_000
 MEASURE = f"""
@@ -25,3 +30,64 @@ def test_peak_memory_is_the_kernel_s_largest_resident_set_and_keeps_what_was_fre
     before, after, kernel = map(int, done.stdout.split())
     assert after == pytest.approx(kernel, rel=0.01)
     assert after - before == pytest.approx(BLOCK, rel=0.05)
+
+
+# What asks for products of rounded factors.
+OVERRIDES = {
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",
+    "NVIDIA_TF32_OVERRIDE": "1",
+    "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
+    "DNNL_DEFAULT_FPMATH_MODE": "BF16",
+    "ACCELERATE_DYNAMO_BACKEND": "inductor",
+}
+# Two products of 256 terms: by torch's usual library, and by oneDNN. Both have an error of about 4e-5 in float32, and of about
+# 0.2 with factors in bfloat16, on a CPU that multiplies bfloat16.
+MULTIPLY = """
+import json, os, subprocess, sys
+from sparseft.language_model.hardware import limit_threads
+import torch
+torch.set_float32_matmul_precision("medium")
+limit_threads(1)
+torch.manual_seed(0)
+left, right = torch.randn(2, 256, 256).unbind()
+exact = left.double() @ right.double()
+products = [left @ right]
+if torch.backends.mkldnn.is_available():
+    products.append(torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], ""))
+child = [sys.executable, "-c", "import os; print(list(os.environ))"]
+print(json.dumps({
+    "errors": [(product - exact).abs().max().item() for product in products],
+    "precision": torch.get_float32_matmul_precision(),
+    "tf32": torch.backends.cuda.matmul.allow_tf32,
+    "inherited": subprocess.run(child, capture_output=True, text=True, check=True).stdout,
+}))
+"""
+SCRIPTS = sorted((ROOT / "workflow/scripts").glob("*.py"))
+# The modules that multiply matrices.
+MULTIPLIERS = {"language_model/loss.py", "lora/effective_weight.py", "pruning/calibration.py"}
+
+
+def test_products_of_float32_are_exact_whatever_the_environment_and_other_code_ask_for():
+    command = [sys.executable, "-c", MULTIPLY]
+    done = subprocess.run(command, env=os.environ | OVERRIDES, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert max(found["errors"]) < 1e-3
+    assert (found["precision"], found["tf32"]) == ("highest", False)
+    assert [name for name in OVERRIDES if name in found["inherited"]] == []
+    assert "TF32" not in done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_a_script_imports_sparseft_before_torch_and_what_loads_torch(script):
+    imports = [node for node in ast.parse(script.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports]
+    installed = [name.partition(".")[0] for name in names if name.partition(".")[0] not in sys.stdlib_module_names]
+    assert installed[:1] == ["sparseft"]
+
+
+def test_a_script_that_multiplies_sets_the_precision():
+    lib = ROOT / "lib"
+    multipliers = {lib / "sparseft" / name for name in MULTIPLIERS}
+    multiplying = [script for script in SCRIPTS if multipliers.intersection(imported_modules(script, lib))]
+    assert {"train.py", "evaluate.py", "merge.py", "compute_masks.py"} <= {script.name for script in multiplying}
+    assert [script.name for script in multiplying if "limit_threads(" not in script.read_text()] == []

@@ -1,75 +1,192 @@
-"""W' = (W + s B A) * M against the definition: s B A over the ranks in fp32, then W, then M, then one rounding."""
+"""W' = (W + s B A) * M, by each module that computes it, against the definition: fused multiply-adds in the order of the ranks."""
+
+import ctypes
+import ctypes.util
+import importlib.util
+import re
 
 import numpy as np
 import pytest
 import torch
-from sparseft.lora import effective_weight
-from sparseft.lora.effective_weight import Workspace, carry_mask_
+from sparseft.lora import cpu_weights, effective_weight, torch_weights
+from sparseft.lora.carried_mask import carried_mask, carry_mask_
+from sparseft.lora.effective_weight import Workspace, mask_
 
 FLOATS = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
+NARROW = FLOATS[:3]
+RANKS = [1, 2, 3, 8, 16, 17, 32, 64]
+# One weight; a row; odd widths; more rows and columns than a tile of the Triton kernels or a block of the compiled loop.
+SHAPES = [(1, 1), (1, 1100), (3, 65), (19, 513)]
+# The C library's fused multiply-add.
+_LIBM = ctypes.CDLL(ctypes.util.find_library("m"))
+_LIBM.fmaf.restype = ctypes.c_float
+_LIBM.fmaf.argtypes = [ctypes.c_float] * 3
+fmaf = np.vectorize(_LIBM.fmaf, otypes=[np.float32])
 
 
-def problem(out: int, inside: int, r: int, dtype: torch.dtype) -> tuple:
-    """Return W, its mask, and A and B of the size that a training of SmolLM2 leaves; A and B in fp32 unless W is fp64."""
+@pytest.fixture(params=["cpu_weights", "torch_weights", "triton_weights"])
+def kernels(request, interpreted):
+    """Return each module. The Triton kernels run in Triton's interpreter, on the CPU."""
+    return {"cpu_weights": cpu_weights, "torch_weights": torch_weights, "triton_weights": interpreted}[request.param]
+
+
+@pytest.fixture(scope="module")
+def interpreted():
+    """Return a copy of triton_weights whose kernels are interpreted. Triton decides this when the module is imported."""
+    pytest.importorskip("triton", reason="Triton is only installed on Linux with an x86-64 processor")
+    spec = importlib.util.find_spec("sparseft.lora.triton_weights")
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        spec.loader.exec_module(module)
+    return module
+
+
+def problem(out: int, inside: int, r: int, dtype: torch.dtype, factors: torch.dtype = torch.float16) -> tuple:
+    """Return W, its mask, and A and B of the size that a training of SmolLM2 leaves; A and B in fp32 unless W is fp64.
+
+    A and B are rounded to `factors`. If that is fp16, their products are exact in fp32. The interpreter needs this, because
+    the multiply-add of its older versions is not fused."""
     generator = torch.Generator().manual_seed(1000 * r + inside)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     W = (0.2 * torch.randn(out, inside, generator=generator)).to(dtype)
-    A = 0.017 * torch.randn(r, inside, generator=generator, dtype=wide)
-    B = 0.009 * torch.randn(out, r, generator=generator, dtype=wide)
-    return W, torch.rand(out, inside, generator=generator) < 0.7, A, B
+    A = 0.017 * torch.randn(r, inside, generator=generator)
+    B = 0.009 * torch.randn(out, r, generator=generator)
+    kept = torch.rand(out, inside, generator=generator) < 0.7
+    return W, kept, A.to(factors).to(wide), B.to(factors).to(wide)
+
+
+def built(kernels, W: torch.Tensor, kept: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """Return (W + B A) * M by a module."""
+    out = torch.full_like(W, 7)
+    kernels.build(out, carry_mask_(W.clone(), kept), A, B)
+    return out
 
 
 def merged(W: torch.Tensor, kept: torch.Tensor, A: torch.Tensor, B: torch.Tensor, scale: float) -> torch.Tensor:
     return Workspace().merged(carry_mask_(W.clone(), kept), A, B, scale)
 
 
-def separate_step(b: np.ndarray, a: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Return b * a + total in fp32 with two roundings."""
-    return b * a + total
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
 
-def fused_step(b: np.ndarray, a: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Return b * a + total in fp32 with one rounding.
-
-    The product is exact in fp64. The sum is rounded to odd there, after which the rounding to fp32 is that of the exact
-    value (Boldo and Melquiond 2008, 53 >= 2 * 24 + 2 bits)."""
-    product, total = b.astype(np.float64) * a, total.astype(np.float64)
-    found = product + total
-    added = found - product
-    error = (product - (found - added)) + (total - added)
-    bits = found.view(np.int64)
-    towards_zero = bits - ((error != 0) & (np.signbit(error) != np.signbit(found)))
-    return np.where(error != 0, towards_zero | 1, bits).view(np.float64).astype(np.float32)
+def test_the_scale_multiplies_b_and_is_rounded_once():
+    W, kept, A, B = problem(3, 65, 5, torch.float32)
+    assert same_bits(merged(W, kept, A, B, 1 / 3), built(torch_weights, W, kept, A, B * torch.tensor(1 / 3)))
 
 
-def fuses() -> bool:
-    """Return whether the compiled loop rounds b * a + total once.
-
-    (1 + 2^-12)^2 is 1 + 2^-11 + 2^-24, and its last term is lost if the product is rounded by itself."""
-    A, B = torch.tensor([[1 + 2**-11], [1 + 2**-12]]), torch.tensor([[-1, 1 + 2**-12]])
-    found = merged(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), A, B, 1.0).item()
-    assert found in (0, 2**-24)
-    return found == 2**-24
-
-
-@pytest.mark.parametrize("dtype", effective_weight.COMPILED)
-def test_the_compiled_weight_is_the_plain_loop_over_the_ranks_with_w_added_last(dtype):
-    step = fused_step if fuses() else separate_step
-    for r in range(1, 65):
-        for shape in [(1, 1), (3, 65), (2, 129), (1, 1100)]:
-            W, kept, A, B = problem(*shape, r, dtype)
-            factors, total = (1.5 * B).numpy(), np.zeros(shape, np.float32)
-            for k in range(r):
-                total = step(factors[:, k : k + 1], A[k].numpy(), total)
-            expected = (W.float() + torch.from_numpy(total)).to(dtype) * kept
-            assert torch.equal(merged(W, kept, A, B, 1.5), expected), (r, shape)
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("r", RANKS)
+def test_the_weight_is_the_plain_loop_of_fused_steps_with_w_added_last(r, dtype, kernels):
+    factors = torch.float16 if kernels.__name__.endswith("triton_weights") else torch.float32
+    for shape in SHAPES[:3]:
+        W, kept, A, B = problem(*shape, r, dtype, factors)
+        total = np.zeros(shape, np.float32)
+        for k in range(r):
+            total = fmaf(B[:, k : k + 1].numpy(), A[k].numpy(), total)
+        expected = (W.float() + torch.from_numpy(total)).to(dtype).masked_fill(~kept, 0)
+        assert same_bits(built(kernels, W, kept, A, B), expected), shape
 
 
-def test_the_two_forms_of_the_plain_loop_differ():
-    """Otherwise the test above could not tell which one the loop is."""
-    one, small = np.float32([1 + 2**-12]), np.float32([-1 - 2**-11])
-    assert separate_step(one, one, small).tolist() == [0]
-    assert fused_step(one, one, small).tolist() == [2**-24]
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("pruned", ["all", "none", "some"])
+def test_the_modules_give_the_same_bits_for_any_mask_and_shape(pruned, dtype, kernels):
+    for shape in SHAPES:
+        W, kept, A, B = problem(*shape, 4, dtype)
+        kept = {"all": torch.zeros_like(kept), "none": torch.ones_like(kept), "some": kept}[pruned]
+        W[:, ::7] = -0.0
+        assert same_bits(built(kernels, W, kept, A, B), built(cpu_weights, W, kept, A, B))
+        assert not built(kernels, W, kept, A, B)[~kept].view(torch.uint8).any()
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_nan_and_infinity_reach_every_kept_weight_of_their_row(dtype, kernels):
+    kept = torch.arange(70) % 3 > 0
+    # The bits of this NaN are all set, but for the sign. A rounding by addition would turn it into -0.0.
+    nan = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32).item()
+    B = torch.tensor([[0, nan], [torch.inf, 1], [-1, 0.5]])
+    found = built(kernels, torch.ones(3, 70, dtype=dtype), kept.expand(3, 70), torch.ones(2, 70), 2 * B)
+    assert found[0, kept].isnan().all()
+    assert (found[1, kept] == torch.inf).all()
+    # 1 - 2 + 1
+    assert not found[2].any()
+    assert not found[:, ~kept].view(torch.uint8).any()
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_a_weight_whose_rows_lie_apart_is_built_as_its_copy(dtype, kernels):
+    W, kept, A, B = problem(6, 90, 3, dtype)
+    wide = torch.zeros(6, 200, dtype=dtype)
+    wide[:, 50:140] = carry_mask_(W, kept)
+    out = torch.zeros(6, 200, dtype=dtype)
+    kernels.build(out[:, 50:140], wide[:, 50:140], A, B)
+    assert same_bits(out[:, 50:140].contiguous(), built(kernels, W, kept, A, B))
+    assert not out[:, :50].any()
+    assert not out[:, 140:].any()
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_a_pruned_value_is_positive_zero_and_a_kept_one_untouched(dtype, kernels):
+    values = torch.tensor([[-1.5, torch.inf, torch.nan, -0.0, 2.0, -0.0]], dtype=dtype)
+    W = carry_mask_(torch.ones(1, 6, dtype=dtype), torch.tensor([[False, False, False, False, True, True]]))
+    found = values.clone()
+    kernels.mask_(found, W)
+    assert not found[0, :4].view(torch.uint8).any()
+    assert same_bits(found[0, 4:], values[0, 4:])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_gradient_is_masked_by_the_mask_that_the_weight_carries(dtype):
+    W, kept, _, _ = problem(37, 129, 1, dtype)
+    values = torch.randn(37, 129).to(dtype)
+    assert torch.equal(mask_(values.clone(), carry_mask_(W, kept)), values * kept)
+
+
+def test_the_fused_step_in_fp64_is_that_of_the_c_library():
+    """Random numbers, halfway cases, cancellation, subnormal numbers, and overflow."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 4000, generator=generator)
+    near = -(x * y)
+    addends = [torch.randn(4000, generator=generator), near, torch.nextafter(near, x), near * 2**24, near * 2**-24]
+    scaled = [(x * 2.0**factor, y, addend) for addend in addends for factor in (0, -130, 127)]
+    # The product is a tie between two fp32 numbers, and the addend far below it decides.
+    tie = torch.tensor([1 + 2**-12]), torch.tensor([1 + 2**-12]), torch.tensor([2**-60])
+    for one, other, addend in [*scaled, tie, (tie[0], tie[1], -tie[2])]:
+        expected = torch.from_numpy(fmaf(one.numpy(), other.numpy(), addend.numpy()))
+        found = torch_weights.fused_multiply_add(one, other, addend)
+        assert torch.equal(found.nan_to_num(7.0), expected.nan_to_num(7.0))
+    assert torch_weights.fused_multiply_add(*tie).item() != (tie[0] * tie[1] + tie[2]).item()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("dtype", NARROW)
+def test_the_compiled_triton_kernel_has_only_fused_steps_one_addition_and_one_rounding(dtype, capability):
+    """Read the instructions for a GPU. Compiling needs none."""
+    pytest.importorskip("triton", reason="Triton is only installed on Linux with an x86-64 processor")
+    operations = float_operations(dtype, capability)
+    assert operations.pop("fma.rn.f32") == operations.pop("add.f32") > 0
+    expected = {"cvt.f32.f16", "cvt.rn.f16.f32"} if dtype == torch.float16 else set()
+    assert {name for name in operations if not name.startswith("setp.")} == expected
+
+
+def float_operations(dtype: torch.dtype, capability: int) -> dict[str, int]:
+    """Return how often each instruction on floating-point numbers is in the kernel that builds W', as PTX."""
+    import triton
+    from sparseft.lora import triton_weights
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    word = f"*i{8 * dtype.itemsize}"
+    sizes = dict.fromkeys(["rows", "cols", "W_stride", "out_stride", "rank"], "i32")
+    constants = {"DTYPE": str(dtype), "SIGN": -(1 << 8 * dtype.itemsize - 1), "ROWS": 16, "COLS": 512}
+    types = {"W": word, "out": word, "A": "*fp32", "B": "*fp32", **sizes, **dict.fromkeys(constants, "constexpr")}
+    kernel = triton_weights._build_tile
+    source = ASTSource(kernel, {name: types[name] for name in kernel.arg_names}, constants)
+    code = triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["ptx"]
+    names = re.findall(r"^\s*(?:@%p\d+ )?([a-z]+\.\S*f(?:16|32|64)\S*)\s", code, re.MULTILINE)
+    return {name: names.count(name) for name in names}
 
 
 def test_ranks_that_w_would_swallow_one_by_one_are_in_the_sum():
@@ -78,21 +195,72 @@ def test_ranks_that_w_would_swallow_one_by_one_are_in_the_sum():
     assert merged(W, kept, torch.full((8, 1), 2**-25), torch.ones(1, 8), 1.0).item() == 1 + 2**-22
 
 
-@pytest.mark.parametrize("compiled", [(), effective_weight.COMPILED], ids=["torch", "compiled where it can be"])
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_one_rank_is_the_rounded_product_plus_w_on_every_path(dtype, compiled, monkeypatch):
-    """With one rank there is one order only, so that torch's product and the compiled loop have the same bits."""
-    monkeypatch.setattr(effective_weight, "COMPILED", compiled)
-    W, kept, A, B = problem(37, 129, 1, dtype)
-    expected = ((0.3 * B) * A + W).to(dtype) * kept
-    assert torch.equal(merged(W, kept, A, B, 0.3), expected)
+def test_the_weight_is_rounded_once():
+    # 1 + 2^-8 is a tie in bf16, and the 2^-17 above it decides. It would be lost if B A were rounded first.
+    W = torch.tensor([[1.0]], dtype=torch.bfloat16)
+    A, B = torch.tensor([[2**-8 + 2**-17]]), torch.tensor([[1.0]])
+    found = Workspace().merged(W, A, B, 1.0)
+    assert found.item() == (W.float() + A).to(torch.bfloat16).item() != (W + A.to(torch.bfloat16)).item()
 
 
-@pytest.mark.parametrize("compiled", [(), effective_weight.COMPILED], ids=["torch", "compiled"])
 @pytest.mark.parametrize("r", [8, 16])
-@pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 0.02), (torch.bfloat16, 2e-5)])
-def test_few_weights_differ_from_the_exact_value_rounded_once(dtype, share, r, compiled, monkeypatch):
-    monkeypatch.setattr(effective_weight, "COMPILED", compiled)
+@pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 0.02), (torch.bfloat16, 2e-5), (torch.float16, 2e-4)])
+def test_few_weights_differ_from_the_exact_value_rounded_once(dtype, share, r):
     W, kept, A, B = problem(512, 512, r, dtype)
     exact = (W.double() + 2.0 * B.double() @ A.double()).to(dtype) * kept
     assert (merged(W, kept, A, B, 2.0) != exact).float().mean() < share
+
+
+def test_fp64_is_the_product_and_the_sum_in_fp64():
+    W, kept, A, B = problem(37, 129, 8, torch.float64)
+    torch.testing.assert_close(merged(W, kept, A, B, 2.0), (W + 2.0 * B @ A) * kept, rtol=1e-14, atol=1e-16)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_blocks_and_threads_change_no_bit(dtype, monkeypatch):
+    from sparseft.lora import row_blocks
+
+    W, kept, A, B = problem(97, 33, 5, dtype)
+    found = []
+    for block, threads in ((1 << 20, 1), (100, 1), (1 << 20, 2), (1 << 20, 5)):
+        monkeypatch.setitem(row_blocks._BLOCK, "cpu", block)
+        torch.set_num_threads(threads)
+        found += [merged(W, kept, A, B, 0.3).clone(), built(torch_weights, W, kept, A, 0.3 * B)]
+    torch.set_num_threads(1)
+    assert all(same_bits(found[0], other) for other in found[1:])
+
+
+def test_a_cached_weight_is_built_once_and_only_inside():
+    W, kept, A, B = problem(6, 4, 2, torch.float32)
+    workspace, W = Workspace(), carry_mask_(W, kept)
+    expected = workspace.merged(W, A, B, 1.0).clone()
+    with workspace.caching():
+        first = workspace.merged(W, A, B, 1.0)
+        other = workspace.merged(carry_mask_(torch.ones(6, 4), kept), A, B, 1.0)
+        assert workspace.merged(W, A, B, 1.0).data_ptr() == first.data_ptr() != other.data_ptr()
+        assert torch.equal(first, expected)
+    B += 1
+    assert not torch.equal(workspace.merged(W, A, B, 1.0), expected)
+    workspace.freeze()
+    assert workspace.merged(W, A, B, 1.0).data_ptr() == workspace.merged(W, A, B, 1.0).data_ptr() != W.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_weight_carries_its_mask(dtype):
+    weight = torch.tensor([[-1.5, torch.inf, -0.0, 0.0], [-0.0, 0.0, 2.0, -2.0]], dtype=dtype)
+    kept = torch.tensor([[False] * 4, [True] * 4])
+    carried = carry_mask_(weight.clone(), kept)
+    assert torch.equal(carried_mask(carried), kept)
+    assert torch.equal(carried[0], torch.zeros(4, dtype=dtype))
+    assert carried[1].tolist() == [0.0, 0.0, 2.0, -2.0]
+    assert same_bits(carry_mask_(carried.clone(), kept), carried)
+
+
+def test_a_gpu_without_triton_takes_torch_s_operations_and_says_so_once(capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    effective_weight._gpu_kernels.cache_clear()
+    assert effective_weight._gpu_kernels() is effective_weight._gpu_kernels() is torch_weights
+    effective_weight._gpu_kernels.cache_clear()
+    note = capsys.readouterr().err
+    assert note.count("\n") == 1
+    assert "triton" in note

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from sparseft.errors import InputError
-from sparseft.lora import effective_weight
-from sparseft.lora.effective_weight import Workspace, carried_mask, carry_mask_, mask_on_device_
+from sparseft.lora import row_blocks
+from sparseft.lora.carried_mask import carried_mask, carry_mask_
+from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRAFunction, MaskedLoRALinear, StructuredLoRALinear, attach
 from sparseft.study.config import Training
 from torch import nn
@@ -19,7 +20,7 @@ KINDS = [LoRALinear, StructuredLoRALinear, MaskedLoRALinear]
 @pytest.fixture(params=[1 << 20, 8], ids=["whole", "blocks"])
 def blocks(request, monkeypatch):
     """Compute in one block, and in blocks of a few rows."""
-    monkeypatch.setitem(effective_weight._BLOCK, "cpu", request.param)
+    monkeypatch.setitem(row_blocks._BLOCK, "cpu", request.param)
 
 
 def problem(out: int, inside: int, r: int, dtype: torch.dtype = torch.float64):
@@ -104,96 +105,6 @@ def test_nothing_but_its_inputs_is_saved_for_the_backward():
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
         MaskedLoRAFunction.apply(*inputs, 1.0, "exact", Workspace())
     assert [tensor.data_ptr() for tensor in saved] == [tensor.data_ptr() for tensor in inputs]
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_a_weight_carries_its_mask(dtype):
-    weight = torch.tensor([[-1.5, float("inf"), -0.0, 0.0], [-0.0, 0.0, 2.0, -2.0]], dtype=dtype)
-    kept = torch.tensor([[False] * 4, [True] * 4])
-    carried = carry_mask_(weight.clone(), kept)
-    assert torch.equal(carried_mask(carried), kept)
-    assert torch.equal(carried[0], torch.zeros(4, dtype=dtype))
-    assert carried[1].tolist() == [0.0, 0.0, 2.0, -2.0]
-    assert torch.equal(carry_mask_(carried.clone(), kept).view(torch.uint8), carried.view(torch.uint8))
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_a_pruned_value_is_positive_zero_and_a_kept_one_untouched(dtype):
-    values = torch.tensor([[-1.5, float("inf"), float("nan"), -0.0, 2.0, -0.0]], dtype=dtype)
-    W = carry_mask_(torch.ones(1, 6, dtype=dtype), torch.tensor([[False, False, False, False, True, True]]))
-    keep = torch.empty(W.shape, dtype=effective_weight.INTEGERS[W.element_size()])
-    for found in (Workspace().mask_(values.clone(), W), mask_on_device_(values.clone(), W, keep)):
-        assert found[0, :4].tolist() == [0.0] * 4
-        assert not torch.signbit(found[0, :4]).any()
-        assert torch.equal(found[0, 4:].view(torch.uint8), values[0, 4:].view(torch.uint8))
-
-
-def test_merged_weight_is_rounded_once():
-    # 1 + 2^-8 is a tie in bf16, and the 2^-17 above it decides. It would be lost if B A were rounded first.
-    W = torch.tensor([[1.0]], dtype=torch.bfloat16)
-    A, B = torch.tensor([[2**-8 + 2**-17]]), torch.tensor([[1.0]])
-    found = Workspace().merged(W, A, B, 1.0)
-    assert found.item() == (W.float() + A).to(torch.bfloat16).item() != (W + A.to(torch.bfloat16)).item()
-
-
-@pytest.mark.parametrize("dtype", effective_weight.COMPILED)
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 64, 2), (5, 200, 7), (2, 1100, 16)])
-def test_the_compiled_weight_is_torch_s_but_for_a_rounding(shape, dtype, monkeypatch):
-    _, W, kept, A, B = problem(*shape, dtype)
-    W = carry_mask_(W, kept)
-    compiled = Workspace().merged(W, A, B, 0.3).clone()
-    monkeypatch.setattr(effective_weight, "COMPILED", ())
-    plain = Workspace().merged(W, A, B, 0.3)
-    torch.testing.assert_close(compiled, plain, rtol=torch.finfo(dtype).eps, atol=1e-6)
-    assert torch.equal(compiled == 0, plain == 0)
-    assert not torch.signbit(compiled[~kept]).any()
-
-
-@pytest.mark.parametrize("dtype", effective_weight.COMPILED)
-def test_nan_and_infinity_reach_every_kept_weight_of_their_row(dtype):
-    kept = torch.arange(70) % 3 > 0
-    W = carry_mask_(torch.ones(3, 70, dtype=dtype), kept.expand(3, 70))
-    found = Workspace().merged(
-        W, torch.ones(2, 70), torch.tensor([[0, float("nan")], [float("inf"), 1], [-1, 0.5]]), 2.0
-    )
-    assert found[0, kept].isnan().all()
-    assert (found[1, kept] == float("inf")).all()
-    assert not found[2].any()  # 1 - 2 + 1
-    assert not found[:, ~kept].any()
-
-
-def test_a_weight_whose_rows_lie_apart_is_merged_as_its_copy():
-    _, W, kept, A, B = problem(6, 90, 3, torch.bfloat16)
-    wide = torch.zeros(6, 200, dtype=torch.bfloat16)
-    wide[:, 50:140] = carry_mask_(W, kept)
-    assert torch.equal(Workspace().merged(wide[:, 50:140], A, B, 0.7), Workspace().merged(W, A, B, 0.7))
-
-
-def test_blocks_and_threads_change_no_bit(monkeypatch):
-    _, W, kept, A, B = problem(97, 33, 5, torch.bfloat16)
-    W, found = carry_mask_(W, kept), []
-    for block, threads in ((1 << 20, 1), (100, 1), (1 << 20, 2)):
-        monkeypatch.setitem(effective_weight._BLOCK, "cpu", block)
-        torch.set_num_threads(threads)
-        found.append(Workspace().merged(W, A, B, 0.3).clone())
-    torch.set_num_threads(1)
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
-
-
-def test_a_cached_weight_is_built_once_and_only_inside():
-    _, W, kept, A, B = problem(6, 4, 2, torch.float32)
-    workspace, W = Workspace(), carry_mask_(W, kept)
-    expected = workspace.merged(W, A, B, 1.0).clone()
-    with workspace.caching():
-        first = workspace.merged(W, A, B, 1.0)
-        other = workspace.merged(carry_mask_(torch.ones(6, 4), kept), A, B, 1.0)
-        assert workspace.merged(W, A, B, 1.0).data_ptr() == first.data_ptr() != other.data_ptr()
-        assert torch.equal(first, expected)
-    B += 1
-    assert not torch.equal(workspace.merged(W, A, B, 1.0), expected)
-    workspace.freeze()
-    assert workspace.merged(W, A, B, 1.0).data_ptr() == workspace.merged(W, A, B, 1.0).data_ptr() != W.data_ptr()
 
 
 @pytest.mark.parametrize("kind", KINDS)

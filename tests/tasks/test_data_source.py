@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from datasets import load_dataset
-from project import run_script
+from project import call_script, run_script, succeed
 from sparseft.errors import InputError
+from sparseft.storage import atomic
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import HUB_DATA
 from sparseft.tasks import TASKS, get_task, wikitext2
@@ -240,6 +241,33 @@ def test_the_text_of_a_perplexity_has_its_source_beside_it(tmp_path):
     assert (done.returncode, done.stderr, (tmp_path / "w.txt").read_text()) == (0, "", "one\n\ntwo")
     source = json.loads((tmp_path / "w.txt.json").read_text())
     assert source == {"source": {"local": sha256(rows)}, "sha256": sha256(tmp_path / "w.txt")}
+
+
+def test_a_source_that_cannot_be_synced_keeps_the_older_text_and_its_source(tmp_path, monkeypatch):
+    rows = tmp_path / "rows.jsonl"
+    flags = {"local": rows, "output": tmp_path / "w.txt"}
+    write(rows, [{"text": "older"}])
+    succeed("prepare_wikitext2.py", **flags)
+    before = [(tmp_path / name).read_bytes() for name in ("w.txt", "w.txt.json")]
+    write(rows, [{"text": "newer"}])
+    sync = atomic._sync
+
+    def full(path: Path) -> None:
+        if "w.txt.json" in path.name:
+            raise OSError(28, "No space left on device")
+        sync(path)
+
+    monkeypatch.setattr(atomic, "_sync", full)
+    code, said = call_script("prepare_wikitext2.py", **flags)
+    assert (code, "No space left" in said) == (2, True)
+    assert [(tmp_path / name).read_bytes() for name in ("w.txt", "w.txt.json")] == before
+
+
+def test_the_text_of_a_perplexity_does_not_replace_a_file_of_somebody_else(tmp_path):
+    rows = write(tmp_path / "rows.jsonl", [{"text": "one"}])
+    (tmp_path / "w.txt").write_text("mine")
+    line = refused_preparation(tmp_path, "prepare_wikitext2.py", local=rows, output=tmp_path / "w.txt")
+    assert line.startswith(f"error: {tmp_path}/w.txt: a file that would be lost; ")
 
 
 def test_wikitext2_has_one_source_on_the_command_line_too(tmp_path):

@@ -12,7 +12,8 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import collate, encode, shuffled
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
-from sparseft.lora.effective_weight import Workspace, carried_mask
+from sparseft.lora import effective_weight
+from sparseft.lora.carried_mask import carried_mask
 from sparseft.study.config import Training
 from sparseft.tasks import get_task
 from sparseft.training.loop import Loop
@@ -207,8 +208,8 @@ def test_the_gradient_of_a_step_is_autograd_s_of_the_batch_s_mean_loss(tiny):
 
 
 def test_cached_weights_are_built_once_a_step(tiny_llama, monkeypatch):
-    built, build = [], Workspace._build
-    monkeypatch.setattr(Workspace, "_build", lambda self, *rest: built.append(1) or build(self, *rest))
+    built, build = [], effective_weight._build
+    monkeypatch.setattr(effective_weight, "_build", lambda *arguments: built.append(1) or build(*arguments))
     # Layers x micro-batches x both directions. The first q, k and v need only the forward, because embeddings need no gradient.
     for cached, expected in ((False, 14 * 2 * 2 - 3 * 2), (True, 14)):
         built.clear()

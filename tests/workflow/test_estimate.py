@@ -210,7 +210,7 @@ def bytes_kept_for_backward(model: torch.nn.Module, layers: dict[str, LoRALinear
     return sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in known)
 
 
-def test_checkpointing_and_dividing_save_what_they_say(tiny):
+def test_checkpointing_and_cached_weights_change_the_memory_by_what_they_keep(tiny):
     _, config = tiny
     subject = described("llama", config.models["llama"])
 
@@ -221,9 +221,24 @@ def test_checkpointing_and_dividing_save_what_they_say(tiny):
         return needs(changed, subject, "memory of a job")["llama, training, each of 2 processes"].bytes
 
     assert training(gradient_checkpointing=True) < training()
-    halved = training(save_every=0) - training(save_every=0, shard_model=True)
-    assert halved == subject.width * subject.weights / 2
     assert training(cache_weights=True) - training() == subject.width * (subject.prunable_weights - 32 * 48)
+
+
+DECODER_LAYER = 2 * 576 * (576 + 192) + 3 * 576 * 1536 + 2 * 576  # of smollm2: attention, MLP, norms
+OUTER = 49152 * 576 + 576  # embedding, which is also the output head, and norm
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_divided_model_has_a_decoder_layer_once_and_the_embedding_twice_beside_its_part(processes):
+    settings = {"batch_size": 32, "micro_batch_size": 4, "save_every": 0}
+    name = f"smollm2, training, each of {processes} processes"
+    found = []
+    for shard in (False, True):
+        config = laid_over({"training": settings | {"shard_model": shard}, "resources": {"processes": processes}})
+        subject = described("smollm2", config.models["smollm2"])
+        found.append(needs(config, subject, "memory of a job")[name].bytes)
+    whole, divided = found
+    assert whole - divided == 4 * (subject.weights - subject.weights // processes - DECODER_LAYER - 2 * OUTER)
 
 
 def test_the_script_prints_the_plan_without_torch_and_without_a_model(tmp_path):

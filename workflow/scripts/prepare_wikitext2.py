@@ -7,14 +7,13 @@ where it comes from.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from sparseft.errors import run_script
-from sparseft.storage.atomic import atomic_file
+from sparseft.storage.atomic import atomic_files, write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_writable
+from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.config import Perplexity, add_flags, parse_section
 from sparseft.tasks.data_source import load_text, text_source
 
@@ -33,17 +32,17 @@ def main() -> int:
     """Load the text, and write both files together."""
     args = parse_args()
     source_path = Path(f"{args.output}.json")
-    check_writable(args.output, source_path)
+    check_ours(args.output.parent, args.output, source_path)
     section = parse_section(Perplexity, {name: getattr(args, name) for name in SOURCE_FLAGS}, "perplexity")
     local = Path(section.local) if section.local else None
     check_apart([args.output, source_path], [local])
     hold(args.output)
     text = load_text(local, section.hub)
-    # The text is renamed first. Without it, its source says nothing.
-    with atomic_file(source_path) as source_file, atomic_file(args.output) as text_file:
+    with atomic_files(args.output.parent, args.output.name) as folder:
+        text_file = folder / args.output.name
         text_file.write_bytes(text.encode())
         content = {"source": text_source(local, section.hub), "sha256": sha256(text_file)}
-        source_file.write_text(json.dumps(content, indent=2) + "\n")
+        write_json(folder / source_path.name, content)
     return 0
 
 

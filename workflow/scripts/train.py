@@ -9,14 +9,16 @@ several processes share every step.
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
-import torch
-from accelerate import Accelerator
 from sparseft.backends.torch import train
 from sparseft.errors import run_script
-from sparseft.language_model.hardware import keep_freed_memory, limit_threads
+from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads
 from sparseft.storage.locks import hold
 from sparseft.training.job import TrainingJob, add_job_flags, check_outputs, job_of, write_train_record
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def write(args: argparse.Namespace, job: TrainingJob, accelerator: Accelerator) -> None:
+def write(args: argparse.Namespace, job: TrainingJob, accelerator: "Accelerator") -> None:
     """Train, and write adapter/ and train.json."""
     state = args.output_dir / "state.pt"
     record = train(job, args.output_dir / "adapter", state, accelerator)
@@ -40,7 +42,10 @@ def main() -> int:
     keep_freed_memory()
     check_outputs(args)
     job = job_of(args)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    # At the top, this import would load torch before sparseft has removed what changes products from the environment.
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=choose_device().type == "cpu")
     if accelerator.is_main_process:
         hold(args.output_dir / "adapter")
     write(args, job, accelerator)

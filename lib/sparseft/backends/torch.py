@@ -18,7 +18,7 @@ from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.language_model.sharded_model import divide, empty_model, read_own_rows
 from sparseft.lora.adapter import check_origin, read_adapter, write_adapter
-from sparseft.lora.effective_weight import carry_mask_
+from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.masked_lora import LoRALinear, attach
 from sparseft.masks.mask_file import Mask
 from sparseft.study.backends import TORCH

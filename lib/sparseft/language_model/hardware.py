@@ -1,9 +1,11 @@
 """Choose the device and limit its use, and describe what a measurement ran on: device, peak memory, versions."""
 
 import ctypes
+import os
 import platform
 import resource
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -27,10 +29,35 @@ def choose_device() -> torch.device:
 def limit_threads(threads: int) -> None:
     """Use that many CPU threads. Parallel jobs share the cores, and sums depend on how they are split.
 
+    Every program that multiplies matrices calls this. So it also makes the products exact and repeatable.
     Raises InputError if it is not a number from 1 to 1024."""
     if not 1 <= threads <= 1024:
         raise InputError(f"--threads {threads} is out of range", "give a number from 1 to 1024")
     torch.set_num_threads(threads)
+    use_exact_products()
+    if torch.cuda.is_available():
+        use_repeatable_kernels()
+
+
+def use_exact_products() -> None:
+    """Multiply float32 matrices in float32: never in TF32 on a GPU, and never in bfloat16 on a CPU.
+
+    The environment can ask for these too. sparseft/__init__.py removes what does, before torch is loaded."""
+    with warnings.catch_warnings():
+        # torch 2.9 warns that this switch has a successor. Older releases do not have the successor.
+        warnings.simplefilter("ignore")
+        torch.set_float32_matmul_precision("highest")
+
+
+def use_repeatable_kernels() -> None:
+    """Make a GPU give the same bits for the same work. On a CPU this is so without it.
+
+    The backward of torch's attention would add in the order in which parts of it end."""
+    # cuBLAS reads this before its first product.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # torch would fill all new memory, so that the use of a buffer before it is written shows.
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def keep_freed_memory() -> None:

@@ -1,15 +1,23 @@
-"""Build the effective weight in buffers that all layers of a model share:
+"""Build the effective weight of a layer. It has one definition for every device:
 
     W' = (W + s B A) * M
 
-    W, W'   (out, in)   bfloat16, float16, float32 or float64; W is pruned and carries its mask
+    W, W'   (out, in)   bfloat16, float16, float32 or float64; W is pruned and carries its mask (carried_mask.py)
     A, B    (r, in), (out, r)   fp32, or fp64 with an fp64 W
 
-The mask takes no memory. In a weight that carries its mask, a pruned entry is -0.0 and a kept zero is +0.0. So an entry is
-kept if its bits are not those of -0.0, which are the sign bit.
+For one entry, all in fp32:
 
-s B A is summed over the ranks in fp32, starting at 0. W is added last, so that the terms are not rounded at the size of W.
-The masked sum is rounded to W's dtype once.
+    total = 0
+    for k in 0 ... r - 1:
+        total = fma(s B[k], A[k], total)    s B[k] is rounded once, and so is each multiply-add
+    total = total + W                       W is added last, so that no term is rounded at the size of W
+    W' = total if kept, else +0.0           rounded once to W's dtype, to nearest even
+
+Training multiplies by W', and the merge writes it. Three modules compute it, with the same bits:
+
+    cpu_weights       compiled loops, on a CPU
+    triton_weights    Triton kernels, on a GPU
+    torch_weights     torch's operations, on a GPU without Triton, and in fp64, whose products are rounded too
 
 The fp32 sum has rounding errors, so an entry may differ from the exact value rounded once. This was measured with SmolLM2's
 weights and the adapter of a default run (r 8, 30 layers):
@@ -18,68 +26,23 @@ weights and the adapter of a default run (r 8, 30 layers):
     bfloat16   4 in 10 million differ, all by one unit in the last place
 
 The larger differences lie where W is 0 or W + s B A nearly cancels.
-
-Training multiplies by W', and the merge writes it. Both call the same function, with the same order of sums. So they get the
-same bits on the same device.
 """
 
-import ctypes
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import importlib.util
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from types import ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from sparseft.lora import weight_kernels
-
-# W's dtypes for which a CPU uses the compiled loop, with A and B in fp32. It takes a third to a half of torch's time.
-COMPILED = (torch.bfloat16, torch.float32)
-# Bytes of a weight -> the integer dtype that holds its bits.
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Weights per block: enough to keep the products fast, few enough to take little memory.
-_BLOCK = {"cpu": 1 << 21, "cuda": 1 << 24}
-
-
-def carry_mask_(weight: Tensor, kept: Tensor) -> Tensor:
-    """Compute W * M in place, so that W carries M. weight: any float dtype (out, in); kept: bool (out, in)."""
-    bits, sign = _bits(weight)
-    # A kept -0.0 would read as pruned, so every -0.0 becomes +0.0. As an integer, -True has all bits set.
-    bits &= torch.ne(bits, sign, out=torch.empty_like(bits)).neg_()
-    keep = kept.to(bits.dtype).neg_()
-    bits &= keep
-    # What is pruned has no bits now, and gets the sign bit.
-    bits |= keep.bitwise_not_().bitwise_and_(sign)
-    return weight
-
-
-def carried_mask(weight: Tensor) -> Tensor:
-    """Return M, bool (out, in), of a weight that carries it."""
-    bits, sign = _bits(weight)
-    return bits != sign
-
-
-def mask_on_device_(values: Tensor, W: Tensor, keep: Tensor) -> Tensor:
-    """Compute values * M in place on any device, with the M that W carries.
-
-    `keep` is scratch memory: integers of W's shape and width. The bits are multiplied by 0 or 1 as integers, so there is no
-    branch, and a pruned value becomes +0.0."""
-    bits, sign = _bits(W)
-    values.view(bits.dtype).mul_(torch.ne(bits, sign, out=keep))
-    return values
-
-
-def row_blocks(weight: Tensor) -> Iterator[slice]:
-    """Yield the blocks of rows of a weight (out, in) that are computed together."""
-    rows = max(1, _BLOCK.get(weight.device.type, _BLOCK["cpu"]) // weight.shape[1])
-    for start in range(0, weight.shape[0], rows):
-        yield slice(start, min(start + rows, weight.shape[0]))
+from sparseft.lora import cpu_weights, torch_weights
 
 
 class Workspace:
-    """Hold the buffers that all layers share: one W' and a few of its blocks, as large as the largest layer needs.
+    """Hold the buffers that all layers share: one W' and a block of a gradient, as large as the largest layer needs.
 
     Only one thread may use it."""
 
@@ -95,9 +58,9 @@ class Workspace:
 
         W (out, in) carries its mask. A (r, in) and B (out, r) are fp32, or fp64 with an fp64 W."""
         if self._cache is None:
-            return self._build(self.take("merged", W.shape, W), W, A, B, scale)
+            return _build(self.take("merged", W.shape, W), W, A, B, scale)
         if W.data_ptr() not in self._cache:
-            self._cache[W.data_ptr()] = self._build(torch.empty_like(W), W, A, B, scale)
+            self._cache[W.data_ptr()] = _build(torch.empty_like(W), W, A, B, scale)
         return self._cache[W.data_ptr()]
 
     @contextmanager
@@ -123,84 +86,41 @@ class Workspace:
             self._buffers[key] = torch.empty(size, dtype=like.dtype, device=like.device)
         return self._buffers[key][:size].view(shape)
 
-    def mask_(self, values: Tensor, W: Tensor) -> Tensor:
-        """Compute values * M in place, with the M that W carries. Both are (rows, in) and of one dtype.
 
-        A pruned value becomes +0.0, even if it was negative or not finite."""
-        if W.device.type == "cpu":
-            return _mask_rows(values, W)
-        return mask_on_device_(values, W, self.take("keep", W.shape, _bits(W)[0]))
+def mask_(values: Tensor, W: Tensor) -> Tensor:
+    """Compute values * M in place, with the M that W carries. Both are (rows, in) and of one dtype.
 
-    def _build(self, out: Tensor, W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
-        """Write W' to `out` and return it."""
-        if W.device.type == "cpu" and W.dtype in COMPILED and A.dtype == torch.float32:
-            return _merge_rows(out, W, A, scale * B)
-        B = scale * B
-        for rows in row_blocks(W):
-            block = W[rows]
-            target = out[rows]
-            sums = target if W.dtype == A.dtype else self.take("sums", block.shape, A)
-            # W is added last, so that the terms of the sum are not rounded at its size.
-            torch.mm(B[rows], A, out=sums).add_(block)
-            if sums is not target:
-                target.copy_(sums)
-            self.mask_(target, block)
-        return out
-
-
-def _mask_rows(values: Tensor, W: Tensor) -> Tensor:
-    """Compute values * M in place by the compiled loop, and return it."""
-    words = _words(values)
-    weights = _words(W)
-    sign = weights.dtype.type(1 << 8 * weights.itemsize - 1)
-    _by_rows(lambda rows: weight_kernels.mask_rows(words[rows], weights[rows], sign), len(weights))
+    A pruned value becomes +0.0, even if it was negative or not finite."""
+    _kernels(W).mask_(values, W)
     return values
 
 
-def _merge_rows(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> Tensor:
-    """Write (W + B A) * M to `out` by the compiled loop, and return it."""
-    weights = _words(W)
-    merged = _words(out)
-    a = A.detach().clone(memory_format=torch.contiguous_format).numpy()
-    b = B.detach().contiguous().numpy()
-    _by_rows(lambda rows: weight_kernels.merge_rows(weights[rows], a, b[rows], merged[rows]), len(weights))
+def _build(out: Tensor, W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
+    """Write W' to `out` and return it."""
+    _kernels(W).build(out, W, A, scale * B)
     return out
 
 
-def _by_rows(function: Callable[[slice], None], row_count: int) -> None:
-    """Call `function` with slices that together are all rows, one slice per thread of torch."""
-    threads = min(row_count, torch.get_num_threads())
-    if threads == 1:
-        function(slice(None))
-        return
-    # The number of rows per part is rounded up, so that there are at most as many parts as threads.
-    step = (row_count + threads - 1) // threads
-    parts = [slice(start, start + step) for start in range(0, row_count, step)]
-    # The loop reads the results, because an error in a thread would be lost otherwise.
-    for _ in _pool(threads).map(function, parts):
-        pass
+def _kernels(W: Tensor) -> ModuleType:
+    """Return the module that computes with a weight of this device and dtype."""
+    if W.dtype == torch.float64:
+        return torch_weights
+    if W.device.type == "cpu":
+        return cpu_weights
+    return _gpu_kernels()
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Return a pool of threads. It is started once per process."""
-    return ThreadPoolExecutor(threads)
+def _gpu_kernels() -> ModuleType:
+    """Return the module for a GPU. Say once if it is the slow one."""
+    if importlib.util.find_spec("triton") is None:
+        print(
+            "note: the package triton is not installed, so that the effective weights are built many times slower;"
+            " install triton",
+            file=sys.stderr,
+        )
+        return torch_weights
+    # Triton is large, and only a GPU needs it.
+    from sparseft.lora import triton_weights
 
-
-def _words(weight: Tensor) -> np.ndarray:
-    """Return the bits of a weight on the CPU as unsigned integers (rows, cols), in the weight's own memory.
-
-    They must not be used after the weight is freed. Use the address, because tensor.numpy() would stop FSDP from freeing the
-    tensor."""
-    rows, cols = weight.shape
-    row_step = weight.stride()[0]
-    size = weight.element_size()
-    memory = (ctypes.c_char * (((rows - 1) * row_step + cols) * size)).from_address(weight.data_ptr())
-    words = np.frombuffer(memory, f"u{size}")
-    return np.lib.stride_tricks.as_strided(words, (rows, cols), (row_step * size, size))
-
-
-def _bits(weight: Tensor) -> tuple[Tensor, int]:
-    """Return the bits of a weight as integers that share its memory, and the bits of -0.0."""
-    integer = INTEGERS[weight.element_size()]
-    return weight.view(integer), torch.iinfo(integer).min
+    return triton_weights

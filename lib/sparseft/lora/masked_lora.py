@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sparseft.lora.effective_weight import Workspace, carry_mask_, row_blocks
+from sparseft.lora.carried_mask import carry_mask_
+from sparseft.lora.effective_weight import Workspace, mask_
 from sparseft.lora.factors import initial_factor
+from sparseft.lora.row_blocks import row_blocks
 from sparseft.modes import get_mode
 from sparseft.study.config import Training
 
@@ -78,7 +80,7 @@ def _exact(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, workspace: Wo
         dy_t = dy_t.contiguous()
     for rows in row_blocks(W):
         G = _product(dy_t[rows], x, out=workspace.take("G", W[rows].shape, x))
-        workspace.mask_(G, W[rows])
+        mask_(G, W[rows])
         # This is G A^T, but faster.
         dB[rows] = (a @ G.T).T
         dA += b[rows].T @ G

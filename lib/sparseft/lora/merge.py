@@ -17,7 +17,8 @@ from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header
 from sparseft.errors import InputError
 from sparseft.language_model.experts import memory_path
 from sparseft.lora.adapter import Adapter, check_layers, check_origin, read_adapter
-from sparseft.lora.effective_weight import INTEGERS, Workspace, carry_mask_
+from sparseft.lora.carried_mask import bits_of, carry_mask_
+from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import MaskedLoRALinear, kind_of
 from sparseft.masks.mask_file import Mask
 from sparseft.masks.mask_kernels import zero_pruned
@@ -34,7 +35,7 @@ def merge(
 ) -> dict:
     """Write the merged checkpoint to `output`, and return what merge.json records of it.
 
-    `as_trained` says whether every adapted layer was trained with the very W' that is written, bit for bit on a CPU.
+    `as_trained` says whether every adapted layer was trained with the very W' that is written, bit for bit.
 
     An adapter of stock PEFT records neither mask nor run, and is merged under the given mask. Raises InputError if the
     adapter was trained with another mask or in another run, lacks layers that it names, or does not fit the mask."""
@@ -56,7 +57,7 @@ def merge(
                 f"{adapter}: {layer} merges to NaN or infinity in {tensor.dtype}",
                 "train again with a lower learning rate",
             )
-        return weight.view(INTEGERS[weight.element_size()]).numpy().tobytes()
+        return bits_of(weight).numpy().tobytes()
 
     with atomic_folder(output) as temporary:
         _copy(base, {f"{layer}.weight" for layer in mask.shape}, merged, temporary)

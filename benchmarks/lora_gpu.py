@@ -1,0 +1,294 @@
+"""Time one forward and backward pass of a LoRA layer on a GPU: this project beside PEFT and a lean dense LoRA.
+
+    python benchmarks/lora_gpu.py
+
+The first table has the layers, the second the kernels of the masked layer with the bytes that they move, the third the size
+of the blocks of G. All are printed and written to benchmarks/results/. lora_model_gpu.py measures a whole model.
+
+Without a GPU it ends with one line and code 1. `--device cpu --shapes 64x48 --tokens 32 --repeats 1` shows that the program
+works.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from bench import add_device, interleaved, machine_of, publish
+from lora import CACHED, FLOOR, MASKED, NAIVE, SETTINGS, STRAIGHT, NaiveMaskedLoRA, linear_of, saved_bytes, step
+from peft import LoraConfig, get_peft_model
+from sparseft.lora import row_blocks
+from sparseft.lora.effective_weight import Workspace, mask_
+from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+# (out, in): a square layer and gate_proj of LLaMA-7B.
+SHAPES = ((4096, 4096), (11008, 4096))
+TOKENS = (2048, 8192)
+# Weights per block of G, as powers of 2. 2^24 is all of the first shape.
+BLOCKS = (20, 21, 22, 23, 24)
+PEFT = "PEFT: defaults (fp32 adapters)"
+PEFT_BF16 = "PEFT: bf16 adapters"
+LEAN = "lean dense LoRA (unsloth's form)"
+EXACT = f"{MASKED}, exact"
+STRAIGHT_THROUGH = f"{MASKED}, straight-through"
+
+
+class LeanLoRAFunction(torch.autograd.Function):
+    """Compute Y = X W^T + s (X A^T) B^T with few launches: every sum is added in place by the product itself.
+
+    It is a dense LoRA, without a mask. A and B are cast to X's dtype. The form is that of github.com/unslothai/unsloth,
+    unsloth/kernels: matmul_lora in utils.py, and LoRA_W.backward in fast_lora.py, without quantisation."""
+
+    @staticmethod
+    def forward(ctx, X, W, A, B, s):
+        """Return Y (T, out) of X (T, in)."""
+        ctx.save_for_backward(X, W, A, B)
+        ctx.s = s
+        low = X @ A.to(X.dtype).T
+        return (X @ W.T).addmm_(low, B.to(X.dtype).T, alpha=s)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dY):
+        """Return the gradients of X, A and B, and None for the other inputs."""
+        X, W, A, B = ctx.saved_tensors
+        a = A.to(X.dtype)
+        b = B.to(X.dtype)
+        # (T, r).
+        dY_low = dY @ b
+        X_low = X @ a.T
+        dA = torch.empty_like(a).addmm_(dY_low.T, X, beta=0, alpha=ctx.s)
+        dB = torch.empty_like(b).addmm_(dY.T, X_low, beta=0, alpha=ctx.s)
+        dX = (dY @ W).addmm_(dY_low, a, alpha=ctx.s)
+        return dX, None, dA.to(A.dtype), dB.to(B.dtype), None
+
+
+class LeanLoRA(nn.Module):
+    """Apply LeanLoRAFunction with the tensors of a LoRA layer."""
+
+    def __init__(self, layer: LoRALinear) -> None:
+        super().__init__()
+        self.weight = layer.weight
+        self.lora_A = layer.lora_A
+        self.lora_B = layer.lora_B
+        self.scale = layer.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs (T, out) for inputs (T, in)."""
+        return LeanLoRAFunction.apply(x, self.weight, self.lora_A, self.lora_B, self.scale)
+
+
+def peft_layer(weight: Tensor, autocast_adapter_dtype: bool) -> nn.Module:
+    """Return PEFT's layer for `weight`. By default PEFT keeps adapters in fp32, and casts its inputs to fp32."""
+    config = LoraConfig(r=SETTINGS.lora_r, lora_alpha=SETTINGS.lora_alpha, target_modules=["0"])
+    model = get_peft_model(nn.Sequential(linear_of(weight)), config, autocast_adapter_dtype=autocast_adapter_dtype)
+    return model.base_model.model[0]
+
+
+def layers(weight: Tensor, kept: Tensor) -> dict[str, nn.Module]:
+    """Return the layers to compare on one weight, half of which is pruned."""
+
+    def ours(kind: type[LoRALinear], settings=SETTINGS) -> LoRALinear:
+        return kind.from_linear(linear_of(weight), kept, settings, Workspace())
+
+    return {
+        PEFT: peft_layer(weight * kept, True),
+        PEFT_BF16: peft_layer(weight * kept, False),
+        LEAN: LeanLoRA(ours(LoRALinear)),
+        NAIVE: NaiveMaskedLoRA(ours(LoRALinear), kept),
+        EXACT: ours(MaskedLoRALinear),
+        CACHED: ours(MaskedLoRALinear),
+        STRAIGHT_THROUGH: ours(MaskedLoRALinear, STRAIGHT),
+    }
+
+
+def check_gradients(by_name: dict[str, nn.Module], x: Tensor, dy: Tensor) -> None:
+    """Stop if, for the same A and B, two layers with the same formula have different gradients."""
+    A = torch.randn(SETTINGS.lora_r, x.shape[1], device=x.device) / x.shape[1] ** 0.5
+    B = torch.randn(dy.shape[1], SETTINGS.lora_r, device=x.device) / 10
+    gradients = {}
+    for name, layer in by_name.items():
+        factors = [value for key, value in layer.named_parameters() if "lora_" in key]
+        for value, new in zip(factors, (A, B), strict=True):
+            value.data.copy_(new)
+        step(layer, x, dy)()
+        gradients[name] = [value.grad.float() for value in (*factors, x)]
+    for one, other in ((PEFT, PEFT_BF16), (PEFT, LEAN), (NAIVE, EXACT), (NAIVE, CACHED)):
+        for ours, theirs in zip(gradients[one], gradients[other], strict=True):
+            if not (ours - theirs).norm() < 2e-2 * theirs.norm():
+                raise SystemExit(f"{one} and {other} have different gradients")
+
+
+def problem(shape: tuple[int, int], tokens: int, device: torch.device) -> tuple[Tensor, ...]:
+    """Return, in bf16: a weight (out, in), its mask, bool, with half of it kept, inputs (T, in) and gradients (T, out)."""
+    weight = torch.randn(shape, device=device).mul_(0.05).bfloat16()
+    kept = torch.rand(shape, device=device) < 0.5
+    x = torch.randn(tokens, shape[1], device=device).bfloat16().requires_grad_()
+    dy = torch.randn(tokens, shape[0], device=device).bfloat16()
+    return weight, kept, x, dy
+
+
+def layer_rows(shape: tuple[int, int], tokens: int, repeats: int, device: torch.device) -> list[list[str]]:
+    """Return the rows of one size in the table of layers."""
+    weight, kept, x, dy = problem(shape, tokens, device)
+    by_name = layers(weight, kept)
+    check_gradients(by_name, x, dy)
+    cases = {name: step(layer, x, dy, name == CACHED) for name, layer in by_name.items()}
+    plain = x.detach()
+    cases[FLOOR] = lambda: (plain @ weight.T, dy @ weight, dy.T @ plain)
+    times = interleaved(cases, repeats, device)
+    rows = []
+    for name, ms in times.items():
+        saved = f"{saved_bytes(by_name[name], x) / 1e6:.2f}" if name in by_name else ""
+        ratios = [f"{ms / times[other]:.2f}" for other in (PEFT, LEAN, FLOOR)]
+        rows.append([size_of(shape, tokens), name, f"{ms:.3f}", *ratios, saved])
+    return rows
+
+
+def size_of(shape: tuple[int, int], tokens: int) -> str:
+    """Return a size as the tables write it."""
+    return f"{shape[0]} x {shape[1]}, {tokens}"
+
+
+def kernel_rows(shape: tuple[int, int], tokens: int, repeats: int, device: torch.device) -> list[list[str]]:
+    """Return the rows of one size in the table of kernels: counted bytes, time and bandwidth.
+
+    One micro-batch builds W' in the forward and again in the backward."""
+    weight, kept, x, dy = problem(shape, tokens, device)
+    layer = MaskedLoRALinear.from_linear(linear_of(weight), kept, SETTINGS, Workspace())
+    nn.init.normal_(layer.lora_B, std=0.01)
+    kernels = kernels_of(layer, x.detach(), dy)
+    times = interleaved({name: kernel.call for name, kernel in kernels.items()}, repeats, device)
+    size = size_of(shape, tokens)
+    rows = []
+    for name, kernel in kernels.items():
+        bytes_once = kernel.accesses * weight.element_size()
+        rate = bytes_once * weight.numel() / (times[name] / 1000) / 1e9
+        rows.append(
+            [size, name, f"{kernel.times}", f"{kernel.times * bytes_once}", f"{times[name]:.3f}", f"{rate:.0f}"]
+        )
+    total_bytes = sum(int(row[3]) for row in rows)
+    total_time = sum(times[name] * kernel.times for name, kernel in kernels.items())
+    return [*rows, [size, "together", "", f"{total_bytes}", f"{total_time:.3f}", ""]]
+
+
+class Kernel(NamedTuple):
+    """Hold one part of the work on a weight."""
+
+    # How often a micro-batch does it.
+    times: int
+    # How many values of W's size it reads or writes per weight.
+    accesses: int
+    call: Callable[[], object]
+
+
+def kernels_of(layer: MaskedLoRALinear, x: Tensor, dy: Tensor) -> dict[str, Kernel]:
+    """Return by name what a micro-batch does with every weight of the exact layer, without the product dY W'."""
+    W = layer.weight.detach()
+    A, B = (factor.detach() for factor in (layer.lora_A, layer.lora_B))
+    workspace = layer.workspace
+    G = dy.T @ x
+    blocks = list(row_blocks.row_blocks(W))
+
+    def mask() -> None:
+        for rows in blocks:
+            mask_(G[rows], W[rows])
+
+    def read_twice() -> None:
+        a = A.to(x.dtype)
+        b = B.to(x.dtype)
+        for rows in blocks:
+            (a @ G[rows].T, b[rows].T @ G[rows])
+
+    return {
+        "W': W read, W' written": Kernel(2, 2, lambda: workspace.merged(W, A, B, layer.scale)),
+        "G = dY^T X: written": Kernel(1, 1, lambda: torch.mm(dy.T, x, out=G)),
+        "G * M: W read, G written": Kernel(1, 2, mask),
+        "G A^T and B^T G: G read twice": Kernel(1, 2, read_twice),
+    }
+
+
+def block_rows(shape: tuple[int, int], tokens: int, repeats: int, device: torch.device) -> Iterator[list[str]]:
+    """Yield the rows of one size in the table of blocks: a step of the exact layer by the size of G's blocks."""
+    weight, kept, x, dy = problem(shape, tokens, device)
+    layer = MaskedLoRALinear.from_linear(linear_of(weight), kept, SETTINGS, Workspace())
+    run = step(layer, x, dy)
+
+    def with_block(power: int) -> Callable[[], None]:
+        def call() -> None:
+            row_blocks._BLOCK[device.type] = 1 << power
+            run()
+
+        return call
+
+    usual = row_blocks._BLOCK[device.type]
+    times = interleaved({f"2^{power}": with_block(power) for power in BLOCKS}, repeats, device)
+    row_blocks._BLOCK[device.type] = usual
+    best = min(times.values())
+    for name, ms in times.items():
+        mark = " (used)" if usual == 1 << int(name[2:]) else ""
+        yield [size_of(shape, tokens), f"{name}{mark}", f"{ms:.3f}", f"{ms / best:.2f}"]
+
+
+def shape_of(text: str) -> tuple[int, int]:
+    """Return "64x48" as (64, 48)."""
+    out, inside = text.split("x")
+    return int(out), int(inside)
+
+
+def main() -> None:
+    """Measure, and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_device(parser)
+    parser.add_argument("--shapes", nargs="+", type=shape_of, default=SHAPES, metavar="OUTxIN", help="sizes of W")
+    parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS, help="tokens per micro-batch")
+    parser.add_argument("--repeats", type=int, default=9, help="turns after the warm-up")
+    args = parser.parse_args()
+    device = args.device
+    torch.manual_seed(0)
+    sizes = [(shape, tokens, args.repeats, device) for shape in args.shapes for tokens in args.tokens]
+    conditions = [
+        f"bf16, half of the weight pruned, r = {SETTINGS.lora_r}",
+        f"median of {args.repeats} interleaved turns after a warm-up; the GPU has finished its work at both ends of a turn",
+    ]
+    publish(
+        "lora_gpu",
+        "One step of a LoRA layer on a GPU",
+        [
+            *conditions,
+            "forward and backward, the gradient of the input too; gradients checked to agree",
+            "MB kept for the backward, beyond the layer's own tensors and its input",
+        ],
+        ["weight, tokens", "", "ms", "x PEFT", "x lean", "x three products", "MB kept"],
+        [row for size in sizes for row in layer_rows(*size)],
+        device,
+    )
+    publish(
+        "lora_gpu_kernels",
+        "What the exact masked layer does with every weight",
+        [
+            *conditions,
+            "times: how often per micro-batch, because the backward builds W' again; ms: once; together: all times",
+            "bytes per weight and micro-batch, counted from the kernels, as if no cache held anything; GB/s: bytes / time",
+            "G = dY^T X is limited by arithmetic, not by memory",
+        ],
+        ["weight, tokens", "", "times", "bytes per weight", "ms", "GB/s"],
+        [row for size in sizes for row in kernel_rows(*size)],
+        device,
+    )
+    publish(
+        "lora_gpu_blocks",
+        "A step of the exact masked layer by the block of G",
+        conditions,
+        ["weight, tokens", "weights per block", "ms", "x best"],
+        [row for size in sizes for row in block_rows(*size)],
+        device,
+    )
+    measured = "; ".join(size_of(shape, tokens) for shape, tokens, *_ in sizes)
+    print(f"measured: a LoRA layer, its kernels and its blocks ({measured}) on {machine_of(device)}")
+
+
+if __name__ == "__main__":
+    main()

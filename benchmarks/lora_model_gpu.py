@@ -1,0 +1,176 @@
+"""Measure time and memory of a LoRA step on a model of Llama-3-8B's shapes on a GPU: this project beside PEFT.
+
+    python benchmarks/lora_model_gpu.py [--layers 4]
+
+The weights are random, so nothing is downloaded. It needs a GPU of 80 GB, or fewer --layers. Every case runs in a process of
+its own, in turns, so that its peak memory is its own. The table is printed and written to benchmarks/results/.
+
+Without a GPU it ends with one line and code 1. `--device cpu --layers 1 --size tiny --tokens 16` shows that the program works.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+
+import torch
+from bench import add_device, clock, machine_of, publish
+from peft import LoraConfig, get_peft_model
+from sparseft.language_model.batches import Example, collate
+from sparseft.language_model.hardware import peak_memory
+from sparseft.language_model.loss import AnswerLoss
+from sparseft.lora.masked_lora import attach
+from sparseft.study.config import Training
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+# Of the configuration of meta-llama/Meta-Llama-3-8B. "tiny" is for a CPU, where nothing is measured that counts.
+SIZES = {
+    "8b": {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32},
+    "tiny": {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 8},
+}
+KEY_VALUE_HEADS = {"8b": 8, "tiny": 2}
+LAYERS = 32
+SETTINGS = Training(lora_r=16, lora_alpha=32.0)
+PEFT = "PEFT, defaults (fp32 adapters)"
+PEFT_BF16 = "PEFT, bf16 adapters"
+SPARSE = "sparseft: sparse_to_sparse, exact"
+DENSE = "sparseft: sparse_to_dense"
+CASES = (PEFT, PEFT_BF16, SPARSE, DENSE)
+TURNS = 3
+WARM_UP = 3
+STEPS = 5
+
+
+def base_model(size: str, layers: int, device: torch.device) -> nn.Module:
+    """Return a model with random weights in bf16, made on the device."""
+    config = LlamaConfig(
+        **SIZES[size],
+        num_hidden_layers=layers,
+        num_key_value_heads=KEY_VALUE_HEADS[size],
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        rope_theta=500000.0,
+        dtype=torch.bfloat16,
+    )
+    with torch.device(device):
+        return LlamaForCausalLM._from_config(config)
+
+
+def model_of(case: str, args: argparse.Namespace) -> nn.Module:
+    """Return the model with the adapters of a case. PEFT's weights are not pruned, which costs the same."""
+    model = base_model(args.size, args.layers, args.device)
+    linears = {path: module.weight.shape for path, module in model.model.named_modules(prefix="model")
+               if isinstance(module, nn.Linear)}  # fmt: skip
+    if case in (PEFT, PEFT_BF16):
+        targets = sorted({path.rpartition(".")[2] for path in linears})
+        config = LoraConfig(r=SETTINGS.lora_r, lora_alpha=SETTINGS.lora_alpha, target_modules=targets)
+        return get_peft_model(model, config, autocast_adapter_dtype=case == PEFT).get_base_model()
+
+    def mask(layer: str) -> Tensor:
+        return torch.rand(linears[layer], device=args.device) < 0.5
+
+    mode = "sparse_to_dense" if case == DENSE else "sparse_to_sparse"
+    attach(model, mask, {path: path for path in linears}, mode, SETTINGS)
+    return model
+
+
+def stepper(case: str, model: nn.Module, args: argparse.Namespace) -> Callable[[], None]:
+    """Return a function that makes one step of AdamW on random tokens, all of them answers.
+
+    PEFT uses the loss of transformers."""
+    size = (args.batch, args.tokens)
+    ids = torch.randint(model.config.vocab_size, size, generator=torch.Generator().manual_seed(0))
+    batch = collate([Example(row, 1) for row in ids.tolist()]).to(args.device)
+    ids = ids.to(args.device)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    model.train()
+
+    def step() -> None:
+        if case in (PEFT, PEFT_BF16):
+            loss = model(ids, labels=ids, use_cache=False).loss
+        else:
+            loss = AnswerLoss(model)(batch).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def measure(case: str, args: argparse.Namespace) -> dict[str, float]:
+    """Return the median milliseconds of a step and the peak memory in bytes of a case, in this process."""
+    step = stepper(case, model_of(case, args), args)
+    if args.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(args.device)
+    times = []
+    for _ in range(WARM_UP + STEPS):
+        begin = clock(args.device)
+        step()
+        times.append(1000 * (clock(args.device) - begin))
+    return {"ms": statistics.median(times[WARM_UP:]), "bytes": peak_memory(args.device)}
+
+
+def measured_apart(case: str) -> dict[str, float]:
+    """Return what `measure` returns, from a process of its own with the same arguments."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--case", case]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{case}: its process ended with code {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def rows_of(results: dict[str, list[dict[str, float]]]) -> list[list[str]]:
+    """Return the table's rows from the results of each case, one per turn."""
+    times = {case: statistics.median(result["ms"] for result in turns) for case, turns in results.items()}
+    peaks = {case: max(result["bytes"] for result in turns) for case, turns in results.items()}
+    rows = []
+    for case in results:
+        ratios = [values[case] / values[other] for values in (times, peaks) for other in (PEFT, PEFT_BF16)]
+        time_ratios, peak_ratios = ([f"{ratio:.2f}" for ratio in pair] for pair in (ratios[:2], ratios[2:]))
+        rows.append([case, f"{times[case]:.1f}", *time_ratios, f"{peaks[case] / 1e9:.2f}", *peak_ratios])
+    return rows
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_device(parser)
+    parser.add_argument("--layers", type=int, default=LAYERS, help="decoder layers; Llama-3-8B has 32")
+    parser.add_argument("--size", choices=SIZES, default="8b", help="width of the layers")
+    parser.add_argument("--batch", type=int, default=1, help="sequences per step")
+    parser.add_argument("--tokens", type=int, default=2048, help="tokens per sequence")
+    parser.add_argument("--case", choices=CASES, help="only print the result of this case, as JSON")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure every case and report, or only print the result of one."""
+    args = parse_args()
+    torch.manual_seed(0)
+    if args.case:
+        print(json.dumps(measure(args.case, args)))
+        return
+    results: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
+    for _ in range(TURNS):
+        for case in CASES:
+            results[case].append(measured_apart(case))
+    width = "Llama-3-8B's" if args.size == "8b" else args.size
+    what = f"{args.layers} decoder layers of {width} shapes, random weights, {args.batch} x {args.tokens} tokens"
+    conditions = [
+        f"{what}, bf16, r = {SETTINGS.lora_r} on all seven projections, half of each pruned, AdamW",
+        f"a step: median of {TURNS} processes, each the median of {STEPS} steps after {WARM_UP}; the cases take turns",
+        "GB: the most that torch allocated in the steps, with the model (on a CPU: resident)",
+        "PEFT uses the loss of transformers, which keeps all logits in fp32",
+    ]
+    header = ["", "ms", "x PEFT", "x PEFT bf16", "GB", "x PEFT's", "x PEFT bf16's"]
+    publish(
+        "lora_model_gpu", "One LoRA step of a whole model on a GPU", conditions, header, rows_of(results), args.device
+    )
+    print(f"measured: {what}, on {machine_of(args.device)}")
+
+
+if __name__ == "__main__":
+    main()

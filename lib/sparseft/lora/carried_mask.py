@@ -1,0 +1,40 @@
+"""Keep a mask in the weight that it prunes, where it takes no memory.
+
+In a weight that carries its mask, a pruned entry is -0.0 and a kept zero is +0.0. So an entry is kept if its bits are not
+those of -0.0, which are the sign bit.
+"""
+
+import torch
+from torch import Tensor
+
+# Bytes of a weight -> the integer dtype that holds its bits.
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def carry_mask_(weight: Tensor, kept: Tensor) -> Tensor:
+    """Compute W * M in place, so that W carries M. weight: any float dtype (out, in); kept: bool (out, in)."""
+    bits = bits_of(weight)
+    sign = minus_zero(bits)
+    # A kept -0.0 would read as pruned, so every -0.0 becomes +0.0. As an integer, -True has all bits set.
+    bits &= torch.ne(bits, sign, out=torch.empty_like(bits)).neg_()
+    keep = kept.to(bits.dtype).neg_()
+    bits &= keep
+    # What is pruned has no bits now, and gets the sign bit.
+    bits |= keep.bitwise_not_().bitwise_and_(sign)
+    return weight
+
+
+def carried_mask(weight: Tensor) -> Tensor:
+    """Return M, bool (out, in), of a weight that carries it."""
+    bits = bits_of(weight)
+    return bits != minus_zero(bits)
+
+
+def bits_of(weight: Tensor) -> Tensor:
+    """Return the bits of a weight as signed integers that share its memory."""
+    return weight.view(INTEGERS[weight.element_size()])
+
+
+def minus_zero(bits: Tensor) -> int:
+    """Return the bits of -0.0 as a signed integer of the same width: only the sign bit is set."""
+    return torch.iinfo(bits.dtype).min

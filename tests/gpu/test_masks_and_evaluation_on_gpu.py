@@ -1,0 +1,127 @@
+"""Masks, evaluations and throughput on the GPU beside those of the CPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from project import ROOT
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.evaluation.evaluate import evaluate
+from sparseft.evaluation.throughput import MeasuredTraining, measure
+from sparseft.language_model.model import load_model
+from sparseft.masks.mask_file import read_mask
+from sparseft.study.config import Resources, Throughput, Training
+from sparseft.study.grid import MEASURED
+from sparseft.tasks import get_task
+from tiny_models import save_tiny
+
+IMPORTANCES = ["gradient", "taylor", "wanda", "ria"]
+METHODS = ["unstructured", "structured", *(f"unstructured_{name}" for name in IMPORTANCES)]
+CPU = torch.device("cpu")
+WIDE = {"hidden_size": 256, "intermediate_size": 384, "head_dim": 64}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    """Return a folder with a small model in fp32 and the rows of a task."""
+    folder = tmp_path_factory.mktemp("inputs")
+    save_tiny("llama", folder / "model", torch.float32, changes=WIDE)
+    for split, number in (("train", 32), ("validation", 24)):
+        rows = get_task("boolq_mini").generate(split, number, 0)
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def compute_masks(inputs: Path, output: Path, environment: dict[str, str]) -> Path:
+    """Run compute_masks.py for METHODS at 50 %, and return its folder."""
+    values = {"model_path": inputs / "model", "output_dir": output, "sparsity": "0.5", "task": "boolq_mini"}
+    values |= {"data_dir": inputs, "calibration_examples": 8, "threads": 1}
+    words = [str(word) for name, value in values.items() for word in (f"--{name}", value)]
+    script = ROOT / "workflow/scripts/compute_masks.py"
+    command = [sys.executable, str(script), "--method", *METHODS, *words]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+@pytest.fixture(scope="module")
+def masks(inputs, tmp_path_factory) -> dict[str, Path]:
+    """Return the folders of the masks: those of the device, and those of the CPU."""
+    folder = tmp_path_factory.mktemp("masks")
+    return {
+        "device": compute_masks(inputs, folder / "device", {}),
+        "cpu": compute_masks(inputs, folder / "cpu", {"CUDA_VISIBLE_DEVICES": ""}),
+    }
+
+
+def equal_share(masks: dict[str, Path], method: str) -> float:
+    """Return the share of weights that the device's mask keeps or prunes as the CPU's does."""
+    ours, theirs = (read_mask(folder / f"masks_sparsity50_{method}.pt") for folder in masks.values())
+    equal = [(ours.kept(layer) == theirs.kept(layer)).ravel() for layer in ours.shape]
+    return float(np.concatenate(equal).mean())
+
+
+@pytest.mark.parametrize("method", ["unstructured", "structured"])
+def test_a_mask_of_magnitudes_is_that_of_the_cpu(masks, method):
+    assert equal_share(masks, method) == 1
+
+
+@pytest.mark.parametrize("importance", IMPORTANCES)
+def test_few_weights_are_ranked_otherwise_than_on_the_cpu(masks, note, importance):
+    share = equal_share(masks, f"unstructured_{importance}")
+    note(f"mask by {importance}: {1 - share:.1e} of the weights differ from the CPU's mask")
+    assert share > 0.999
+
+
+@pytest.mark.parametrize("name", ["boolq_mini", "hellaswag_mini"])
+def test_log_likelihoods_are_those_of_the_cpu_but_for_rounding(inputs, device, note, name):
+    task = get_task(name)
+    rows = {split: task.generate(split, 24, 0) for split in ("train", "validation")}
+    ours, theirs = (evaluate(*load_model(inputs / "model", place), task, rows, 5) for place in (device, CPU))
+    logs = [np.array([value for row in record["log_likelihoods"] for value in row]) for record in (ours, theirs)]
+    gap = np.abs(logs[0] - logs[1]).max()
+    note(f"{name}, fp32: log-likelihoods of up to {np.abs(logs[1]).max():.0f} nats differ from the CPU's by {gap:.1e}")
+    assert gap < 1e-3
+    assert ours["eval_loss"] == pytest.approx(theirs["eval_loss"], rel=1e-5)
+
+
+def test_generated_answers_are_those_of_the_cpu(inputs, device, note):
+    task = get_task("gsm8k_mini")
+    rows = {split: task.generate(split, 12, 0) for split in ("train", "validation")}
+    ours, theirs = (evaluate(*load_model(inputs / "model", place), task, rows, 5) for place in (device, CPU))
+    pairs = list(zip(ours["generations"], theirs["generations"], strict=True))
+    equal = sum(one == other for one, other in pairs)
+    note(f"gsm8k_mini, fp32: {equal} of {len(pairs)} generated texts are the CPU's")
+    assert equal >= 0.9 * len(pairs)
+
+
+@pytest.mark.parametrize("mode", ["sparse_to_sparse", "sparse_to_dense"])
+def test_throughput_is_measured_on_the_device(inputs, masks, device, note, mode):
+    settings = Throughput(batch_sizes=[4, 16], warmup_steps=2, steps=4, repeats=2)
+    training = MeasuredTraining(
+        Checkpoint(inputs / "model"),
+        masks["device"] / "masks_sparsity50_unstructured.pt",
+        mode,
+        Training(lora_r=16),
+        settings,
+        "boolq_mini",
+        get_task("boolq_mini").generate("train", 64, 0),
+        Resources(),
+    )
+    rows = measure(training)
+    assert [row["status"] for row in rows] == [MEASURED, MEASURED]
+    kind = training.memory_record(device)["peak_memory_kind"]
+    assert kind == ("allocated by torch" if device.type == "cuda" else "resident")
+    for row in rows:
+        repeats = row["repeats"]
+        rates = [repeat["samples"] / repeat["seconds"] for repeat in repeats]
+        peak = max(repeat["peak_memory_bytes"] for repeat in repeats) / 1e6
+        note(
+            f"{mode}, batch size {row['batch_size']}: {min(rates):.1f} to {max(rates):.1f} samples/s, {peak:.0f} MB {kind}"
+        )
+        assert (repeats[0]["cpu_share"] is None) == (device.type == "cuda")

@@ -1,0 +1,156 @@
+"""train.py on a GPU: the same bits twice and after a kill, the same adapter on several GPUs, and one line if memory ends."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from project import ROOT, call_script
+from safetensors.torch import load_file
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.language_model.hardware import limited_memory, private_memory
+from sparseft.pruning.mask_generator import PassFiles, compute_masks
+from sparseft.storage.hashes import sha256
+from sparseft.study.config import Masks
+from sparseft.tasks import get_task
+from tiny_models import save_tiny
+
+TRAIN = ROOT / "workflow/scripts/train.py"
+SCHEDULE = {"steps": 40, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 0.01, "lora_r": 16, "save_every": 1}
+MODES = ["sparse_to_sparse", "sparse_to_dense"]
+# Wide enough for the attention kernels of a GPU, which want heads of 64.
+WIDE = {"hidden_size": 256, "intermediate_size": 384, "head_dim": 64}
+
+
+@pytest.fixture(scope="module", params=["bfloat16", "float32"])
+def inputs(request, tmp_path_factory) -> Path:
+    """Return a folder with a small model, a mask of single weights at 50 %, and the rows of a task."""
+    folder = tmp_path_factory.mktemp(request.param)
+    model = Checkpoint(save_tiny("llama", folder / "model", getattr(torch, request.param), changes=WIDE))
+    compute_masks(model, "unstructured", [50], PassFiles([folder / "mask.pt"], folder / "report.json"), Masks())
+    for split, number in (("train", 64), ("validation", 8)):
+        rows = get_task("boolq_mini").generate(split, number, 0)
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def flags(inputs: Path, output: Path, mode: str, **changes: object) -> dict[str, object]:
+    """Return the flags of train.py."""
+    run_id = f"tiny-boolq_mini-unstructured-sparsity50-{mode}-seed0"
+    places = {"model_path": inputs / "model", "mask_path": inputs / "mask.pt", "data_dir": inputs, "output_dir": output}
+    return {"run_id": run_id, **places, **SCHEDULE, **changes}
+
+
+def command(values: dict[str, object], processes: int = 0) -> list[str]:
+    """Return the command line of train.py, started by torchrun if `processes` is not 0."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes else []
+    words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    return [sys.executable, *launch, str(TRAIN), *words]
+
+
+def train(values: dict[str, object], processes: int = 0) -> dict:
+    """Run train.py to its end, and return train.json."""
+    done = subprocess.run(command(values, processes), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads((values["output_dir"] / "train.json").read_text())
+
+
+def weights_of(output: Path) -> Path:
+    """Return the adapter's file of weights."""
+    return output / "adapter/adapter_model.safetensors"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_training_gives_the_same_bits_again_and_after_a_kill(inputs, tmp_path, device, note, mode):
+    whole = train(flags(inputs, tmp_path / "whole", mode))
+    again = train(flags(inputs, tmp_path / "again", mode))
+    assert whole["device"].startswith("GPU" if device.type == "cuda" else "CPU")
+    assert whole["loss_curve"] == again["loss_curve"]
+    assert sha256(weights_of(tmp_path / "again")) == sha256(weights_of(tmp_path / "whole"))
+    killed = flags(inputs, tmp_path / "killed", mode)
+    kill_after_a_state(command(killed), tmp_path / "killed/state.pt")
+    resumed = train(killed)
+    assert 0 < resumed["resumed_after_steps"][0] < SCHEDULE["steps"]
+    assert resumed["loss_curve"] == whole["loss_curve"]
+    assert sha256(weights_of(tmp_path / "killed")) == sha256(weights_of(tmp_path / "whole"))
+    rate = whole["tokens_per_second"]
+    note(f"{mode}, {inputs.name.rstrip('0')}: same bits again and after a kill; {rate:.0f} tokens/s (a tiny model)")
+
+
+def kill_after_a_state(words: list[str], state: Path) -> None:
+    """Start a training, and kill it as soon as it has saved a state."""
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not state.exists():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("shard_model", [0, 1])
+@pytest.mark.parametrize("mode", MODES)
+def test_all_gpus_together_train_the_adapter_of_one(inputs, tmp_path, device, note, mode, shard_model):
+    processes = torch.cuda.device_count() if device.type == "cuda" else 2
+    if shard_model and processes == 1:
+        note("1 GPU: shard_model was NOT tested, because it needs at least two")
+        return
+    changes = {"steps": 4, "batch_size": 4 * processes, "micro_batch_size": 2}
+    one = train(flags(inputs, tmp_path / "one", mode, **changes))
+    several = train(flags(inputs, tmp_path / "several", mode, shard_model=shard_model, **changes), processes)
+    assert several["processes"] == processes
+    curves = [
+        [point[key] for point in record["loss_curve"]] for record in (one, several) for key in ("loss", "gradient_norm")
+    ]
+    assert curves[2] == pytest.approx(curves[0], rel=1e-2 if inputs.name.startswith("bf") else 1e-4)
+    assert curves[3] == pytest.approx(curves[1], rel=5e-2 if inputs.name.startswith("bf") else 1e-3)
+    share = close_share(weights_of(tmp_path / "one"), weights_of(tmp_path / "several"))
+    sharing = "shard_model" if shard_model else "whole models"
+    note(f"{mode}, {inputs.name.rstrip('0')}, {processes} processes, {sharing}: {share:.4f} of A and B agree with one")
+    assert share > (0.9 if inputs.name.startswith("bf") else 0.99)
+
+
+def close_share(one: Path, other: Path) -> float:
+    """Return the share of two adapters' entries that differ by less than 1e-3 of the largest.
+
+    Where a gradient is only rounding, AdamW makes a whole step of its sign."""
+    theirs = load_file(other)
+    close = [
+        ((matrix - theirs[name]).abs() < 1e-3 * matrix.abs().max()).flatten() for name, matrix in load_file(one).items()
+    ]
+    return torch.cat(close).float().mean().item()
+
+
+@contextmanager
+def little_memory(device: torch.device, spare: int) -> Iterator[None]:
+    """Let this process take only `spare` bytes more than it has."""
+    if device.type == "cpu":
+        with limited_memory(private_memory() + spare):
+            yield
+        return
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(device) + spare) / total, device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
+def test_a_training_that_runs_out_of_memory_ends_in_one_line_and_code_2(inputs, tmp_path, device):
+    values = flags(inputs, tmp_path / "out", "sparse_to_sparse", steps=1, batch_size=4096, micro_batch_size=4096)
+    with little_memory(device, 2 * 10**8):
+        code, printed = call_script("train.py", **values)
+    lines = printed.splitlines()
+    assert code == 2
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+    assert "Traceback" not in printed
+    assert "memory" in lines[-1]
+    if device.type == "cuda":
+        assert "CUDA out of memory" in lines[-1]
+        assert "training.micro_batch_size" in lines[-1]
+    assert not (tmp_path / "out/adapter").exists()

@@ -1,0 +1,142 @@
+"""W' and masked gradients have the bits of the CPU's compiled loop, whatever the environment says about TF32."""
+
+import os
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from project import ROOT
+from sparseft.lora import cpu_weights, effective_weight, torch_weights
+from sparseft.lora.carried_mask import bits_of, carried_mask, carry_mask_
+from torch import Tensor
+
+CPU = torch.device("cpu")
+RANKS = [1, 2, 3, 8, 16, 17, 32, 64]
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+# One weight, one row, odd widths, one column, and more than one block of rows.
+SHAPES = [(1, 1), (1, 1100), (3, 65), (129, 257), (77, 1), (1030, 2050)]
+KEPT_SHARES = [0.0, 0.5, 1.0]
+# The size of W and of B A. Sums at 1e-39 are subnormal in fp32 and bf16. Sums at 6e4 overflow in fp16.
+SCALES = [0.2, 1e-39, 6e4]
+TF32 = {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1", "NVIDIA_TF32_OVERRIDE": "1"}
+
+
+def problem(shape: tuple[int, int], r: int, dtype: torch.dtype, share: float, scale: float) -> tuple[Tensor, ...]:
+    """Return W, which carries its mask, A and B on the CPU. A hundredth of W is 0 or -0.0."""
+    generator = torch.Generator().manual_seed(1000 * r + shape[1])
+    rows, cols = shape
+    W = scale * torch.randn(shape, generator=generator)
+    zeros = torch.rand(shape, generator=generator)
+    W = W.where(zeros > 0.005, 0.0).where(zeros < 0.995, -0.0).to(dtype)
+    kept = torch.rand(shape, generator=generator) < share
+    A = torch.randn(r, cols, generator=generator)
+    B = scale / 20 * torch.randn(rows, r, generator=generator)
+    return carry_mask_(W, kept), A, B
+
+
+@pytest.fixture(params=["the kernels that are used", "torch's operations"])
+def kernels(request, device) -> ModuleType:
+    """Return the module that builds weights on the device, and then the one that serves a GPU without Triton."""
+    used = effective_weight._kernels(torch.empty(1, 1, device=device))
+    assert used.__name__.endswith("triton_weights" if device.type == "cuda" else "cpu_weights")
+    return used if request.param == "the kernels that are used" else torch_weights
+
+
+def built(kernels: ModuleType, device: torch.device, W: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """Return the bits of W' with s = 1, on the CPU. Bits tell +0.0 from -0.0."""
+    out = torch.empty_like(W, device=device)
+    kernels.build(out, W.to(device), A.to(device), B.to(device))
+    return bits_of(out).cpu()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("r", RANKS)
+def test_the_effective_weight_has_the_bits_of_the_cpu(kernels, device, r, dtype):
+    for shape in SHAPES:
+        for share in KEPT_SHARES:
+            for scale in SCALES:
+                W, A, B = problem(shape, r, dtype, share, scale)
+                ours = built(kernels, device, W, A, B)
+                assert torch.equal(ours, built(cpu_weights, CPU, W, A, B)), (shape, share, scale)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_pruned_is_plus_zero_even_if_the_product_is_not_finite(kernels, device, dtype):
+    W, A, B = problem((129, 257), 3, dtype, 0.5, 0.2)
+    kept = torch.rand(129, 257, generator=torch.Generator().manual_seed(0)) < 0.5
+    kept[5] = False
+    kept[:, 7] = False
+    carry_mask_(W, kept)
+    B[5] = float("nan")
+    A[:, 7] = float("inf")
+    ours = built(kernels, device, W, A, B)
+    assert not ours[~kept].any()
+    assert torch.equal(ours, built(cpu_weights, CPU, W, A, B))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("share", KEPT_SHARES)
+def test_a_gradient_is_masked_in_place_to_the_bits_of_the_cpu(kernels, device, share, shape, dtype):
+    W, _, _ = problem(shape, 1, dtype, share, 0.2)
+    generator = torch.Generator().manual_seed(0)
+    G = torch.randn(shape, generator=generator)
+    special = torch.randint(20, shape, generator=generator)
+    for place, value in enumerate((float("nan"), float("inf"), -float("inf"), -0.0)):
+        G[special == place] = value
+    G = G.to(dtype)
+    ours = G.to(device, copy=True)
+    kernels.mask_(ours, W.to(device))
+    cpu_weights.mask_(G, W)
+    assert torch.equal(bits_of(ours).cpu(), bits_of(G))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_of_a_wider_matrix_are_read_and_masked_in_their_places(kernels, device, dtype):
+    """A block of a gradient lies in a buffer, and a block of W in the weight."""
+    W, A, B = problem((64, 200), 8, dtype, 0.5, 0.2)
+    wide = torch.zeros(64, 256, dtype=dtype)
+    wide[:, :200] = W
+    on_device = wide.to(device)[:, :200]
+    out = torch.zeros(64, 300, dtype=dtype, device=device)
+    kernels.build(out[10:30, :200], on_device[10:30], A.to(device), B[10:30].to(device))
+    assert torch.equal(bits_of(out[10:30, :200]).cpu(), built(cpu_weights, CPU, W, A, B)[10:30])
+    assert not out[:, 200:].any()
+    kernels.mask_(out[40:60, :200].fill_(1.0), on_device[40:60])
+    assert torch.equal(out[40:60, :200].bool().cpu(), carried_mask(W)[40:60])
+
+
+def test_the_bits_stay_if_the_environment_asks_for_tf32(device):
+    """The variables are read when a process starts."""
+    place = f"{__file__}::{test_the_effective_weight_has_the_bits_of_the_cpu.__name__}"
+    command = [sys.executable, "-m", "pytest", "--quiet", "-k", "16 or 64", place, "--device", device.type]
+    done = subprocess.run(command, env=os.environ | TF32, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "12 passed" in done.stdout
+
+
+PRODUCT = """
+import torch
+from sparseft.language_model.hardware import choose_device
+
+device = choose_device()
+left, right = torch.randn(2, 1024, 1024, device=device).unbind()
+exact = left.double() @ right.double()
+print(device.type, ((left @ right - exact).norm() / exact.norm()).item())
+"""
+
+
+@pytest.mark.parametrize("environment", [{}, TF32], ids=["default", "TF32"])
+def test_a_product_in_fp32_is_not_in_tf32(device, note, environment):
+    """TF32 keeps 11 bits of each factor, so its relative error is about 3e-4."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRODUCT], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    kind, error = done.stdout.split()
+    assert kind == device.type
+    note(
+        f"fp32 product, relative error: {float(error):.1e} ({'TF32 in the environment' if environment else 'default'})"
+    )
+    assert float(error) < 2e-6
