@@ -39,9 +39,12 @@ def write(args: argparse.Namespace, job: TrainingJob, accelerator: "Accelerator"
 def main() -> int:
     args = parse_args()
     limit_threads(args.threads)
-    keep_freed_memory()
     check_outputs(args)
     job = job_of(args)
+    if job.settings.shard_model:
+        return_freed_memory()
+    else:
+        keep_freed_memory()
     # At the top, this import would load torch before sparseft has removed what changes products from the environment.
     from accelerate import Accelerator
 
