@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sparseft.backends.torch import train
 from sparseft.errors import run_script
-from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads
+from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads, return_freed_memory
 from sparseft.storage.locks import hold
 from sparseft.training.job import TrainingJob, add_job_flags, check_outputs, job_of, write_train_record
 
