@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sparseft.backends.torch import train
 from sparseft.errors import run_script
-from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads
+from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads, return_freed_memory
 from sparseft.storage.locks import hold
 from sparseft.training.job import TrainingJob, add_job_flags, check_outputs, job_of, write_train_record
 
@@ -39,9 +39,12 @@ def write(args: argparse.Namespace, job: TrainingJob, accelerator: "Accelerator"
 def main() -> int:
     args = parse_args()
     limit_threads(args.threads)
-    keep_freed_memory()
     check_outputs(args)
     job = job_of(args)
+    if job.settings.shard_model:
+        return_freed_memory()
+    else:
+        keep_freed_memory()
     # At the top, this import would load torch before sparseft has removed what changes products from the environment.
     from accelerate import Accelerator
 
