@@ -1,6 +1,6 @@
 """Time one forward and backward pass of a LoRA layer on a pruned weight: this project beside PEFT and plain autograd.
 
-    python benchmarks/lora.py [--device cuda]
+    python benchmarks/lora.py
 
 This takes about three minutes. The table is printed and written to benchmarks/results/lora.md. lora_model.py measures a whole
 model.
@@ -114,8 +114,8 @@ def saved_bytes(layer: nn.Module, x: Tensor) -> int:
 def check_gradients(by_name: dict[str, nn.Module], x: Tensor, dy: Tensor) -> None:
     """Stop if, for the same A and B, the masked layers disagree with autograd, or the dense one with PEFT."""
     bound = 2e-2 if x.dtype == torch.bfloat16 else 1e-4
-    A = torch.randn(SETTINGS.lora_r, x.shape[1], device=x.device) / x.shape[1] ** 0.5
-    B = torch.randn(dy.shape[1], SETTINGS.lora_r, device=x.device) / 10
+    A = torch.randn(SETTINGS.lora_r, x.shape[1]) / x.shape[1] ** 0.5
+    B = torch.randn(dy.shape[1], SETTINGS.lora_r) / 10
     gradients = {}
     for name, layer in by_name.items():
         factors = [value for key, value in layer.named_parameters() if "lora_" in key]
@@ -144,17 +144,17 @@ def products_alone(x: Tensor, dy: Tensor, weight: Tensor) -> dict[str, Callable[
     }
 
 
-def measure(shape: tuple[int, int], tokens: int, dtype: torch.dtype, device: torch.device) -> list[list[str]]:
+def measure(shape: tuple[int, int], tokens: int, dtype: torch.dtype) -> list[list[str]]:
     """Return the rows of one size in the table."""
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(shape, generator=generator).mul_(0.05).to(device, dtype)
-    kept = (torch.rand(shape, generator=generator) < 0.5).to(device)
-    x = torch.randn(tokens, shape[1]).to(device, dtype).requires_grad_()
-    dy = torch.randn(tokens, shape[0]).to(device, dtype)
+    weight = torch.randn(shape, generator=generator).mul_(0.05).to(dtype)
+    kept = torch.rand(shape, generator=generator) < 0.5
+    x = torch.randn(tokens, shape[1]).to(dtype).requires_grad_()
+    dy = torch.randn(tokens, shape[0]).to(dtype)
     by_name = layers(weight, kept)
     check_gradients(by_name, x, dy)
     cases = {name: step(layer, x, dy, name == CACHED) for name, layer in by_name.items()}
-    times = interleaved(cases | products_alone(x.detach(), dy, weight), REPEATS, device)
+    times = interleaved(cases | products_alone(x.detach(), dy, weight), REPEATS)
     times[FLOOR] = times.pop(FORWARD) + sum(min(times.pop(way) for way in ways) for ways in BACKWARD)
     size = f"{shape[0]} x {shape[1]}, {tokens}, {str(dtype).removeprefix('torch.')}"
     rows = []
@@ -167,24 +167,23 @@ def measure(shape: tuple[int, int], tokens: int, dtype: torch.dtype, device: tor
 def main() -> None:
     """Measure, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
-    device = parser.parse_args().device
+    parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
         for shape in SHAPES:
             for tokens in TOKENS:
-                rows += measure(shape, tokens, dtype, device)
+                rows += measure(shape, tokens, dtype)
     conditions = [
         f"half of the weight pruned, r = {SETTINGS.lora_r}; forward and backward, the gradient of the input too",
-        f"time of one thread (a GPU's: of the GPU), median of {REPEATS} interleaved turns after a warm-up; gradients checked to agree",
+        f"time of one thread, median of {REPEATS} interleaved turns after a warm-up; gradients checked to agree",
         "MB: kept for the backward, beyond the layer's own tensors and its input",
         "three products: the sum of Y, dX and G, each by torch.mm or as in the layer, whichever is faster",
         "W' kept: in the later micro-batches of an optimiser step; structured: half of the rows are kept",
     ]
     header = ["weight, tokens, dtype", "", "ms", "x PEFT", "x three products", "MB kept"]
-    report("lora", "One step of a LoRA layer", conditions, header, rows, device)
+    report("lora", "One step of a LoRA layer", conditions, header, rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measure time and memory of a LoRA step on a whole pruned model: this project beside PEFT and plain autograd.
 
-    python benchmarks/lora_model.py models/smollm2 [--device cuda]
+    python benchmarks/lora_model.py models/smollm2
 
 This takes about five minutes for SmolLM2-135M. The table is printed and written to benchmarks/results/lora_model.md. All cases
 are timed in turns in one process. The peak memory of each case is measured in a process of its own.
@@ -52,9 +52,9 @@ def masks(case: str, shape: tuple[int, int]) -> Tensor:
     return torch.rand(shape) >= percent / 100
 
 
-def model_of(case: str, folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def model_of(case: str, folder: Path, dtype: torch.dtype) -> nn.Module:
     """Return the model with the adapters of a case. PEFT's weights are not pruned, which costs the same."""
-    model = load_model(folder, torch.device("cpu"))[0].to(device, dtype)
+    model = load_model(folder, torch.device("cpu"))[0].to(dtype)
     if case == PEFT:
         targets = [name for name in PROJECTIONS if name.endswith("proj")]
         config = LoraConfig(r=SETTINGS.lora_r, lora_alpha=SETTINGS.lora_alpha, target_modules=targets)
@@ -70,13 +70,12 @@ def model_of(case: str, folder: Path, dtype: torch.dtype, device: torch.device) 
     return model
 
 
-def stepper(case: str, model: nn.Module, device: torch.device) -> Callable[[], None]:
+def stepper(case: str, model: nn.Module) -> Callable[[], None]:
     """Return a function that makes one step of AdamW on BATCH x TOKENS random tokens, all of them answers.
 
     PEFT and plain autograd use the loss of transformers."""
     ids = torch.randint(model.config.vocab_size, (BATCH, TOKENS), generator=torch.Generator().manual_seed(0))
-    batch = collate([Example(row, 1) for row in ids.tolist()]).to(device)
-    ids = ids.to(device)
+    batch = collate([Example(row, 1) for row in ids.tolist()])
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     model.train()
 
@@ -92,18 +91,18 @@ def stepper(case: str, model: nn.Module, device: torch.device) -> Callable[[], N
     return step
 
 
-def own_peak(case: str, folder: Path, kind: str, device: torch.device) -> float:
+def own_peak(case: str, folder: Path, kind: str) -> float:
     """Return the peak memory in MB of a process that loads the model and makes three steps."""
-    command = [sys.executable, __file__, str(folder), "--case", case, "--dtype", kind, "--device", str(device)]
+    command = [sys.executable, __file__, str(folder), "--case", case, "--dtype", kind]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1e6
 
 
-def measured(folder: Path, device: torch.device) -> Iterator[list[str]]:
+def measured(folder: Path) -> Iterator[list[str]]:
     """Yield the rows of the table."""
     for kind, dtype in DTYPES.items():
-        steps = {case: stepper(case, model_of(case, folder, dtype, device), device) for case in CASES}
-        times = interleaved(steps, REPEATS, device)
-        peaks = {case: own_peak(case, folder, kind, device) for case in CASES}
+        steps = {case: stepper(case, model_of(case, folder, dtype)) for case in CASES}
+        times = interleaved(steps, REPEATS)
+        peaks = {case: own_peak(case, folder, kind) for case in CASES}
         for case, ms in times.items():
             peak = peaks[case]
             yield [kind, case, f"{ms:.0f}", f"{ms / times[PEFT]:.2f}", f"{peak:.0f}", f"{peak / peaks[PEFT]:.2f}"]
@@ -113,23 +112,22 @@ def main() -> None:
     """Measure every case and report, or only print the peak memory of one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model_path", type=Path, help="a prepared model folder")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
     parser.add_argument("--case", choices=CASES, help="only print the peak memory of this case, in bytes")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="number format of --case")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if args.case:
-        step = stepper(args.case, model_of(args.case, args.model_path, DTYPES[args.dtype], args.device), args.device)
+        step = stepper(args.case, model_of(args.case, args.model_path, DTYPES[args.dtype]))
         for _ in range(3):
             step()
-        print(peak_memory(args.device))
+        print(peak_memory(torch.device("cpu")))
         return
-    rows = list(measured(args.model_path, args.device))
+    rows = list(measured(args.model_path))
     conditions = [
         f"{args.model_path.name}, {BATCH} x {TOKENS} tokens, r = {SETTINGS.lora_r} on every prunable layer, fp32 adapters, AdamW",
-        f"time of one thread (a GPU's: of the GPU), median of {REPEATS} interleaved turns after a warm-up",
-        "MB: the largest resident set (on a GPU: allocated) of a process that makes three steps of this case alone",
+        f"time of one thread, median of {REPEATS} interleaved turns after a warm-up",
+        "MB: the largest resident set of a process that makes three steps of this case alone",
     ]
     report(
         "lora_model",
@@ -137,7 +135,6 @@ def main() -> None:
         conditions,
         ["dtype", "", "ms", "x PEFT", "MB", "x PEFT's"],
         rows,
-        args.device,
     )
 
 
