@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from bench import interleaved, report
 from peft import LoraConfig, get_peft_model
+from sparseft.language_model.hardware import keep_freed_memory
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, MaskedLoRALinear, StructuredLoRALinear
 from sparseft.lora.products import way_of
@@ -169,6 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     torch.manual_seed(0)
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -178,6 +180,7 @@ def main() -> None:
     conditions = [
         f"half of the weight pruned, r = {SETTINGS.lora_r}; forward and backward, the gradient of the input too",
         f"time of one thread, median of {REPEATS} interleaved turns after a warm-up; gradients checked to agree",
+        "freed memory is kept, as train.py does",
         "MB: kept for the backward, beyond the layer's own tensors and its input",
         "three products: the sum of Y, dX and G, each by torch.mm or as in the layer, whichever is faster",
         "W' kept: in the later micro-batches of an optimiser step; structured: half of the rows are kept",

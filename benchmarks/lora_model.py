@@ -19,7 +19,7 @@ from peft import LoraConfig, get_peft_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.language_model.batches import Example, collate
-from sparseft.language_model.hardware import peak_memory
+from sparseft.language_model.hardware import keep_freed_memory, peak_memory
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.lora.carried_mask import carried_mask
@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="number format of --case")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     torch.manual_seed(0)
     if args.case:
         step = stepper(args.case, model_of(args.case, args.model_path, DTYPES[args.dtype]))
@@ -127,6 +128,7 @@ def main() -> None:
     conditions = [
         f"{args.model_path.name}, {BATCH} x {TOKENS} tokens, r = {SETTINGS.lora_r} on every prunable layer, fp32 adapters, AdamW",
         f"time of one thread, median of {REPEATS} interleaved turns after a warm-up",
+        "freed memory is kept, as train.py does",
         "MB: the largest resident set of a process that makes three steps of this case alone",
     ]
     report(

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from bench import interleaved, report
 from lora import SHAPES, TOKENS
+from sparseft.language_model.hardware import keep_freed_memory
 from sparseft.lora.products import PLAIN, TABLE, Way, processor, row_of
 from torch import Tensor
 
@@ -105,6 +106,7 @@ def main() -> None:
     """Measure, report, and compare with TABLE."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     relative = {dtype: relative_times(dtype) for dtype in DTYPES}
     rows = []
     for dtype, times in relative.items():
@@ -116,6 +118,7 @@ def main() -> None:
     conditions = [
         "time in units of torch.mm's, geometric mean over the sizes and tokens of lora.py; a copy's time is included",
         f"time of one thread, median of {REPEATS} interleaved turns after a warm-up",
+        "freed memory is kept, as train.py does",
     ]
     report("products", "Ways to multiply on a CPU", conditions, ["product, dtype", *WAYS, "fastest"], rows)
     print("row for TABLE in lib/sparseft/lora/products.py:")
