@@ -1,6 +1,6 @@
 """Divide a model among processes, so that no process ever holds all of its weights.
 
-FSDP2 gives process p the p-th of the parts into which torch.chunk divides the rows of a parameter:
+FSDP2 divides the rows of each parameter as torch.chunk does. Process p gets part p:
 
     4 processes, 10 rows   3 | 3 | 3 | 1
     4 processes, 5 rows    2 | 2 | 1 | -
@@ -35,14 +35,14 @@ def empty_model(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     config = model_config(folder)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or _stored_dtype(checkpoint))
-    # In that context, the output head of a tied model got a parameter of its own.
+    # init_empty_weights gave the output head of a tied model a parameter of its own.
     model.tie_weights()
     check_dtype(checkpoint, model.dtype)
     return model.eval(), load_tokenizer(folder)
 
 
 def divide(loss: AnswerLoss, device: torch.device, processes: int) -> None:
-    """Divide the frozen weights of a model among all processes. Its trained parameters stay whole on each of them.
+    """Divide the frozen weights of a model among all processes. Its adapters stay whole, and the training sums their gradients.
 
     The model may have no weights yet. Its trained parameters must be on `device`, the device of this process."""
     # cerebras-pytorch requires torch 2.4, which does not have this function.
@@ -58,7 +58,7 @@ def divide(loss: AnswerLoss, device: torch.device, processes: int) -> None:
 def read_own_rows(
     model: nn.Module, checkpoint: Checkpoint, device: torch.device, prune: Callable[[str, Tensor, slice], None]
 ) -> None:
-    """Give a model that `divide` has divided its weights. Each process reads its own rows from the checkpoint's files.
+    """Load the weights of a model that `divide` has divided. Each process reads only its own rows from the checkpoint's files.
 
     prune: (name on disk, own rows, their place among all rows); changes the rows in place before they move to `device`
 
@@ -73,12 +73,12 @@ def read_own_rows(
             if parameter not in filled:
                 tensor = on_disk[f"{path}.{name}"]
                 filled[parameter] = _filled(parameter, checkpoint, tensor, device, prune)
-            # FSDP2 notices new parameters that come this way.
+            # load_state_dict with assign=True tells FSDP2 that the parameter was replaced.
             module.load_state_dict({name: filled[parameter]}, strict=False, assign=True)
 
 
 def own_rows(rows: int, processes: int, process: int) -> slice:
-    """Return the rows that a process has of a parameter with that many. It is empty if there are too few for all."""
+    """Return which of `rows` rows a process has: none, if there are too few for all processes."""
     size = (rows + processes - 1) // processes
     return slice(min(process * size, rows), min((process + 1) * size, rows))
 
@@ -96,6 +96,7 @@ def _filled(
 
     mesh = parameter.device_mesh
     rows = own_rows(parameter.shape[0], mesh.size(), mesh.get_local_rank())
+    # numpy has no bfloat16, so the rows are read as integers with the same bits.
     own = torch.from_numpy(checkpoint.read_rows(name, rows)).view(parameter.dtype)
     prune(name, own, rows)
     whole = {"shape": parameter.shape, "stride": parameter.stride()}

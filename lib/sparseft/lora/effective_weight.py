@@ -2,22 +2,24 @@
 
     W' = (W + s B A) * M
 
-    W, W'   (out, in)   bfloat16, float16, float32 or float64; W is pruned and carries its mask (carried_mask.py)
+    W, W'   (out, in)   bfloat16, float16, float32 or float64; in W a pruned entry is stored as -0.0, which is how W carries
+                        its mask (carried_mask.py)
     A, B    (r, in), (out, r)   fp32, or fp64 with an fp64 W
 
-For one entry, all in fp32:
+For the entry (i, j), all in fp32:
 
     total = 0
     for k in 0 ... r - 1:
-        total = fma(s B[k], A[k], total)    s B[k] is rounded once, and so is each multiply-add
-    total = total + W                       W is added last, so that no term is rounded at the size of W
-    W' = total if kept, else +0.0           rounded once to W's dtype, to nearest even
+        total = fma(s B[i, k], A[k, j], total)    s B[i, k] is rounded once, and each fma once
+    total = total + W[i, j]                       last, because every term would be rounded to the precision of W otherwise
+    W'[i, j] = total if kept, else +0.0           rounded once to W's dtype, to nearest even
 
-Training multiplies by W', and the merge writes it. Three modules compute it, with the same bits:
+The merge writes W' in every mode. A layer of sparse_to_sparse whose mask has no structure multiplies by it in training. Three modules
+compute it, with the same bits:
 
     cpu_weights       compiled loops, on a CPU
     triton_weights    Triton kernels, on a GPU
-    torch_weights     torch's operations, on a GPU without Triton, and in fp64, whose products are rounded too
+    torch_weights     torch's operations, on a GPU without Triton, and in fp64, where product and sum are rounded separately
 
 The fp32 sum has rounding errors, so an entry may differ from the exact value rounded once. This was measured with SmolLM2's
 weights and the adapter of a default run (r 8, 30 layers):

@@ -3,12 +3,12 @@
     dX = dY W'      (T, in), with T tokens
     G  = dY^T X     (out, in)
 
-On a CPU, torch has two ways to multiply. torch.mm uses MKL or another BLAS for fp32, and oneDNN for bf16 and fp16 if the
-processor has instructions for them. An operator that torch has for its compiler uses oneDNN for fp32 too. Which way is
+On a CPU, torch has two ways to multiply. torch.mm uses a BLAS such as MKL for fp32, and oneDNN for bf16 and fp16 if the
+processor supports them. The operator `mkldnn._linear_pointwise`, which torch made for its compiler, uses oneDNN for fp32 too. Which way is
 faster depends on the processor. So does whether it pays to copy dY^T, whose rows are not contiguous in memory.
 
 TABLE has the ways that are faster than plain torch.mm. The choice depends only on the processor's vendor and features, and
-never on a clock. So a machine always takes the same way, and computes the same bits. benchmarks/products.py measures the
+never on a timing. So a machine always makes the same choice, and computes the same bits. benchmarks/products.py measures the
 table again.
 
 The forward pass is always F.linear. The merged model computes it so, and both must give the same bits.
@@ -36,7 +36,7 @@ class Way:
     copy: bool = False
 
     def multiply(self, left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return left (n, k) @ right (k, m). `out` (n, m) is memory that the result may use."""
+        """Return left (n, k) @ right (k, m). torch.mm writes it to `out` (n, m); oneDNN does not use `out`."""
         # oneDNN's operator refuses an empty matrix. The batch of an expert may be one.
         if self.onednn and left.numel():
             return torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")

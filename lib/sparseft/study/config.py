@@ -491,7 +491,7 @@ class Resources(Section):
         0,
         ge=0,
         le=LARGEST,
-        description="GPUs of a training or an evaluation. With several processes, one per process.",
+        description="GPUs of a training, one per process; an evaluation uses one. With several processes, one per process.",
         examples=[1],
     )
 
