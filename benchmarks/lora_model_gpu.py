@@ -20,7 +20,7 @@ import torch
 from bench import add_device, clock, machine_of, publish
 from peft import LoraConfig, get_peft_model
 from sparseft.language_model.batches import Example, collate
-from sparseft.language_model.hardware import limit_threads, peak_memory
+from sparseft.language_model.hardware import limit_threads, peak_memory, use_repeatable_kernels
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.lora.masked_lora import attach
 from sparseft.study.config import Training
@@ -29,10 +29,21 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 # Of the configuration of meta-llama/Meta-Llama-3-8B. "tiny" is for a CPU, where nothing is measured that counts.
 SIZES = {
-    "8b": {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32},
-    "tiny": {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 8},
+    "8b": {
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
+    "tiny": {
+        "vocab_size": 300,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+    },
 }
-KEY_VALUE_HEADS = {"8b": 8, "tiny": 2}
 LAYERS = 32
 SETTINGS = Training(lora_r=16, lora_alpha=32.0)
 PEFT = "PEFT, defaults (fp32 adapters)"
@@ -49,7 +60,6 @@ def base_model(size: str, layers: int, device: torch.device) -> nn.Module:
     config = LlamaConfig(
         **SIZES[size],
         num_hidden_layers=layers,
-        num_key_value_heads=KEY_VALUE_HEADS[size],
         max_position_embeddings=8192,
         rms_norm_eps=1e-5,
         rope_theta=500000.0,
@@ -62,8 +72,8 @@ def base_model(size: str, layers: int, device: torch.device) -> nn.Module:
 def model_of(case: str, args: argparse.Namespace) -> nn.Module:
     """Return the model with the adapters of a case. PEFT's weights are not pruned, which costs the same."""
     model = base_model(args.size, args.layers, args.device)
-    linears = {path: module.weight.shape for path, module in model.model.named_modules(prefix="model")
-               if isinstance(module, nn.Linear)}  # fmt: skip
+    modules = model.model.named_modules(prefix="model")
+    linears = {path: module.weight.shape for path, module in modules if isinstance(module, nn.Linear)}
     if case in (PEFT, PEFT_BF16):
         targets = sorted({path.rpartition(".")[2] for path in linears})
         config = LoraConfig(r=SETTINGS.lora_r, lora_alpha=SETTINGS.lora_alpha, target_modules=targets)
@@ -102,10 +112,10 @@ def stepper(case: str, model: nn.Module, args: argparse.Namespace) -> Callable[[
 
 def measure(case: str, args: argparse.Namespace) -> dict[str, float]:
     """Return the median milliseconds of a step and the peak memory in bytes of a case, in this process."""
-    torch.set_num_threads(1)
+    limit_threads(1)
     if case not in (PEFT, PEFT_BF16):
-        # As train.py does: among others, torch's attention then has a backward that gives the same bits every time.
-        limit_threads(1)
+        # As train.py does: torch's attention then has a backward that gives the same bits every time.
+        use_repeatable_kernels()
     step = stepper(case, model_of(case, args), args)
     if args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(args.device)

@@ -14,7 +14,7 @@ import torch
 from bench import interleaved, report
 from lora import SHAPES, TOKENS
 from sparseft.language_model.hardware import keep_freed_memory
-from sparseft.lora.products import PLAIN, TABLE, Way, processor, row_of
+from sparseft.lora.products import PLAIN, Way, processor, row_of
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -97,7 +97,7 @@ def row_text(best: dict[torch.dtype, str]) -> str:
     """Return the row of TABLE for this machine, with the feature of its present row."""
     vendor, features = processor()
     present = row_of(vendor, features)
-    feature = present.feature if present in TABLE else ""
+    feature = present.feature if present else ""
     ways = ", ".join(f"{dtype}: {WAYS[name]}" for dtype, name in best.items() if WAYS[name] != PLAIN)
     return f'Processor("{vendor}", "{feature}", {{{ways}}})'
 

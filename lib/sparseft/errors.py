@@ -82,7 +82,7 @@ def _message(error: Exception) -> str:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror or error}; check the path, its permissions and the free space"
     what = f"{type(error).__name__}: {error} ({own_place(error)})"
-    # torch's error for the memory of a GPU, by its name, because this file imports no torch.
+    # This file imports no torch, so torch's error for the memory of a GPU is known by its name.
     if type(error).__name__ == "OutOfMemoryError":
         return f"{what}; lower training.micro_batch_size or evaluation_batch_size (docs/questions.md)"
     return f"{what}; check the input, and if it is right report this line"

@@ -7,11 +7,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from gloo import in_processes
-from sparseft.backends.torch import _carry_mask, adapted_model, train
+from sparseft.backends.torch import adapted_model, load_divided, train
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.loss import AnswerLoss
-from sparseft.language_model.sharded_model import divide, read_own_rows
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Training
 from sparseft.tasks import get_task
@@ -72,8 +71,7 @@ def differing_rows(checkpoint: Checkpoint, accelerator: Accelerator) -> list[str
         settings = SETTINGS.model_copy(update={"shard_model": shard, "lora_targets": ["q_proj"]})
         models.append(adapted_model(checkpoint, mask, "sparse_to_sparse", settings, accelerator.device)[0])
     whole, divided = models
-    divide(AnswerLoss(divided), accelerator.device, PROCESSES)
-    read_own_rows(divided, checkpoint, accelerator.device, lambda *place: _carry_mask(mask, *place))
+    load_divided(AnswerLoss(divided), checkpoint, mask, accelerator.device, PROCESSES)
     found = dict(divided.named_parameters())
     expected = dict(whole.named_parameters())
     for name, parameter in expected.items():

@@ -20,7 +20,7 @@ KINDS = [LoRALinear, StructuredLoRALinear, MaskedLoRALinear]
 @pytest.fixture(params=[1 << 20, 8], ids=["whole", "blocks"])
 def blocks(request, monkeypatch):
     """Compute in one block, and in blocks of a few rows."""
-    monkeypatch.setitem(row_blocks._BLOCK, "cpu", request.param)
+    monkeypatch.setitem(row_blocks.BLOCK, "cpu", request.param)
 
 
 def problem(out: int, inside: int, r: int, dtype: torch.dtype = torch.float64):

@@ -230,7 +230,7 @@ OUTER = 49152 * 576 + 576  # embedding, which is also the output head, and norm
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_a_divided_model_has_a_decoder_layer_once_and_the_embedding_twice_beside_its_part(processes):
-    settings = {"batch_size": 32, "micro_batch_size": 4, "save_every": 0}
+    settings = {"batch_size": 32, "micro_batch_size": 4}
     name = f"smollm2, training, each of {processes} processes"
     found = []
     for shard in (False, True):

@@ -37,7 +37,7 @@ def test_the_stage_measures_dense_and_pruned_and_makes_the_table_and_its_plot(tm
 
 def test_a_divided_model_is_refused_before_any_job(tmp_path, tiny_models):
     study = Study(tmp_path)
-    training = {**TINY_STUDY["training"], "shard_model": True, "save_every": 0}
+    training = {**TINY_STUDY["training"], "shard_model": True}
     cells = tiny_grid("llama", "boolq_mini", ["unstructured"])
     study.configure({"llama": tiny_models["llama"]}, grid=cells, **{**TINY_STUDY, "training": training},
                     resources={"processes": 2})  # fmt: skip

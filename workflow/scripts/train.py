@@ -9,31 +9,18 @@ several processes share every step.
 """
 
 import argparse
-from typing import TYPE_CHECKING
 
-from sparseft.backends.torch import train
+from sparseft.backends.torch import new_accelerator, train
 from sparseft.errors import run_script
-from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads, return_freed_memory
+from sparseft.language_model.hardware import keep_freed_memory, limit_threads, return_freed_memory
 from sparseft.storage.locks import hold
-from sparseft.training.job import TrainingJob, add_job_flags, check_outputs, job_of, write_train_record
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from sparseft.training.job import add_job_flags, check_outputs, job_of, write_train_record
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_job_flags(parser)
     return parser.parse_args()
-
-
-def write(args: argparse.Namespace, job: TrainingJob, accelerator: "Accelerator") -> None:
-    """Train, and write adapter/ and train.json."""
-    state = args.output_dir / "state.pt"
-    record = train(job, args.output_dir / "adapter", state, accelerator)
-    if accelerator.is_main_process:
-        write_train_record(args, job, record)
-        state.unlink(missing_ok=True)
 
 
 def main() -> int:
@@ -45,13 +32,15 @@ def main() -> int:
         return_freed_memory()
     else:
         keep_freed_memory()
-    # At the top, this import would load torch before sparseft has removed what changes products from the environment.
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=choose_device().type == "cpu")
+    adapter = args.output_dir / "adapter"
+    state = args.output_dir / "state.pt"
+    accelerator = new_accelerator()
     if accelerator.is_main_process:
-        hold(args.output_dir / "adapter")
-    write(args, job, accelerator)
+        hold(adapter)
+    record = train(job, adapter, state, accelerator)
+    if accelerator.is_main_process:
+        write_train_record(args, job, record)
+        state.unlink(missing_ok=True)
     accelerator.end_training()
     return 0
 

@@ -13,7 +13,7 @@ from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
 from sparseft.language_model.batches import encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
-from sparseft.language_model.hardware import device_name, versions
+from sparseft.language_model.hardware import choose_device, device_name, use_repeatable_kernels, versions
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.language_model.sharded_model import divide, empty_model, read_own_rows
@@ -35,6 +35,7 @@ def adapted_model(
 
     The layers' initial values are drawn from torch's generator on `device`, so the caller sets its seed. With
     settings.shard_model, the model has no weights yet, only the adapters."""
+    use_repeatable_kernels()
     model, tokenizer = empty_model(checkpoint.folder) if settings.shard_model else load_model(checkpoint.folder, device)
     unfuse_experts(model)
     paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
@@ -87,8 +88,7 @@ def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator
     model, tokenizer, layers = adapted_model(job.checkpoint, job.mask, job.mode, settings, device)
     loss = AnswerLoss(model)
     if settings.shard_model:
-        divide(loss, device, accelerator.num_processes)
-        read_own_rows(model, job.checkpoint, device, partial(_carry_mask, job.mask))
+        load_divided(loss, job.checkpoint, job.mask, device, accelerator.num_processes)
     context = model.config.max_position_embeddings
     data = {split: encode(rows, job.task, tokenizer, context) for split, rows in job.rows.items()}
     machine = [torch.get_num_threads(), accelerator.num_processes, device_name(device), versions()]
@@ -106,6 +106,17 @@ def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator
         "trainable_parameters": sum(parameter.numel() for parameter in loop.parameters),
         "versions": versions(),
     }
+
+
+def load_divided(loss: AnswerLoss, checkpoint: Checkpoint, mask: Mask, device: torch.device, processes: int) -> None:
+    """Divide a model without weights among all processes, and load and prune each one's rows."""
+    divide(loss, device, processes)
+    read_own_rows(loss.model, checkpoint, device, partial(_carry_mask, mask))
+
+
+def new_accelerator() -> Accelerator:
+    """Return the device of this process and its links to the other processes of the training."""
+    return Accelerator(cpu=choose_device().type == "cpu")
 
 
 def _carry_mask(mask: Mask, name: str, weight: Tensor, rows: slice) -> None:

@@ -29,14 +29,12 @@ def choose_device() -> torch.device:
 def limit_threads(threads: int) -> None:
     """Use that many CPU threads. Parallel jobs share the cores, and sums depend on how they are split.
 
-    Every program that multiplies matrices calls this. So it also makes the products exact and repeatable.
+    Every program that multiplies matrices calls this. So it also calls `use_exact_products`.
     Raises InputError if it is not a number from 1 to 1024."""
     if not 1 <= threads <= 1024:
         raise InputError(f"--threads {threads} is out of range", "give a number from 1 to 1024")
     torch.set_num_threads(threads)
     use_exact_products()
-    if torch.cuda.is_available():
-        use_repeatable_kernels()
 
 
 def use_exact_products() -> None:
@@ -50,10 +48,12 @@ def use_exact_products() -> None:
 
 
 def use_repeatable_kernels() -> None:
-    """Make a GPU give the same bits for the same work. On a CPU this is so without it.
+    """Make a backward pass on a GPU give the same bits every time. On a CPU this is so without it, and nothing changes.
 
     The backward of torch's attention would add in the order in which parts of it end."""
-    # cuBLAS reads this before its first product.
+    if not torch.cuda.is_available():
+        return
+    # cuBLAS reads this before its first product (its manual, section "Results Reproducibility").
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     # torch would fill all new memory, so that the use of a buffer before it is written shows.

@@ -25,7 +25,7 @@ def build(out: Tensor, W: Tensor, A: Tensor, B: Tensor) -> None:
         return
     weights = _words(W)
     merged = _words(out)
-    a = A.detach().clone(memory_format=torch.contiguous_format).numpy()
+    a = A.detach().contiguous().numpy()
     b = B.detach().contiguous().numpy()
     _by_rows(lambda rows: weight_kernels.merge_rows(weights[rows], a, b[rows], merged[rows]), len(weights))
 

@@ -101,7 +101,7 @@ class LoRALinear(nn.Module):
     are fp32. Products are in x's dtype."""
 
     def __init__(self, weight: Tensor, kept: Tensor, settings: Training, workspace: Workspace) -> None:
-        """`weight` (out, in) carries the mask `kept`, bool (out, in). A and B are on the device of `kept`."""
+        """`weight` (out, in) carries the mask `kept`, bool (out, in), or will if it is on "meta". A and B are on the device of `kept`."""
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.scale = settings.lora_scale
@@ -140,7 +140,7 @@ class StructuredLoRALinear(LoRALinear):
     """Compute a LoRA layer whose mask is rows x columns: y = x W^T + s (x (A * columns)^T) (B * rows)^T = x W'^T."""
 
     def __init__(self, weight: Tensor, kept: Tensor, settings: Training, workspace: Workspace) -> None:
-        """`weight` (out, in) carries the mask `kept`, bool (out, in). A and B are on the device of `kept`."""
+        """`weight` (out, in) carries the mask `kept`, bool (out, in), or will if it is on "meta". A and B are on the device of `kept`."""
         super().__init__(weight, kept, settings, workspace)
         rows, columns = rows_and_columns(kept)
         self.register_buffer("rows", rows[:, None].float(), persistent=False)
@@ -179,9 +179,9 @@ def attach(
 ) -> dict[str, LoRALinear]:
     """Freeze and prune `model`, replace its targeted linears by LoRA layers, and return these by layer name.
 
-    A model on "meta" is pruned when it gets its weights. Its adapters are on the device of the masks.
+    A model on "meta" is pruned when it gets its weights. The adapters are on the device of the masks.
 
-    masks: layer -> its mask, bool (out, in)
+    masks: layer -> its mask, bool (out, in), on the device of the weights
     layers: name on disk -> module path in memory; a layer outside settings.lora_targets is only pruned
     kind: (mode, mask) -> the class of the LoRA layer
 
@@ -194,8 +194,6 @@ def attach(
         parent, _, name = path.rpartition(".")
         linear = model.get_submodule(path)
         kept = masks(layer)
-        if not linear.weight.is_meta:
-            kept = kept.to(linear.weight.device)
         if settings.lora_targets and _projection(layer) not in settings.lora_targets:
             _pruned(linear, kept)
             continue
@@ -212,7 +210,7 @@ def _projection(layer: str) -> str:
 def _pruned(linear: nn.Linear, kept: Tensor) -> Tensor:
     """Prune a linear's weight in place by `kept`, bool (out, in), and return it. A weight on "meta" has nothing to prune."""
     weight = linear.weight.detach()
-    return carry_mask_(weight, kept.to(weight.device))
+    return weight if weight.is_meta else carry_mask_(weight, kept)
 
 
 def rows_and_columns(kept: Tensor) -> tuple[Tensor, Tensor]:

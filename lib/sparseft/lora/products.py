@@ -14,7 +14,6 @@ table again.
 The forward pass is always F.linear. The merged model computes it so, and both must give the same bits.
 """
 
-import platform
 from collections.abc import Set
 from dataclasses import dataclass
 from functools import cache
@@ -64,7 +63,7 @@ class Processor:
 
 # The first row that fits a processor counts.
 TABLE = (
-    # Measured on an AMD EPYC (Zen 4, AVX-512): oneDNN takes half of MKL's time in fp32.
+    # Measured on an AMD EPYC (Zen 4, AVX-512), and assumed for all of AMD's: oneDNN takes half of MKL's time in fp32.
     Processor("AuthenticAMD", "", {torch.float32: Way(onednn=True)}),
     # Measured on an Intel Xeon with AVX-512 and AMX: MKL takes 0.8 to 0.9 of oneDNN's time in fp32. In bf16, the product of a
     # transposed matrix takes up to 1.6 times as long as copying the matrix and multiplying the copy.
@@ -86,10 +85,9 @@ def row_of(vendor: str, features: Set[str]) -> Processor | None:
 def processor() -> tuple[str, frozenset[str]]:
     """Return the vendor and the features of this machine's processor, as /proc/cpuinfo names them.
 
-    Other systems than Linux say at most the vendor."""
+    Both are empty on other systems than Linux."""
     if not CPUINFO.exists():
-        # On Windows: "Intel64 Family 6 Model 85 Stepping 7, GenuineIntel".
-        return platform.processor().rpartition(", ")[2], frozenset()
+        return "", frozenset()
     first_core = CPUINFO.read_text().partition("\n\n")[0]
     pairs = (line.partition(":") for line in first_core.splitlines())
     fields = {key.strip(): value.strip() for key, _, value in pairs}

@@ -1,8 +1,7 @@
 """Build the effective weight and mask a gradient on a GPU, in Triton kernels with one pass over W.
 
 Both kernels are elementwise. They use no tl.dot, which may round to TF32 and sums in an order of its own. Their launch has one
-fixed configuration, because autotuning chooses by time, and another choice must not be possible between two processes. The
-multiply-add is explicit, so the compiler has nothing to fuse.
+fixed configuration, because autotuning chooses by time, and two processes could choose differently. The multiply-add is explicit, so the compiler has nothing to fuse.
 
 Bytes moved per bf16 weight: 4 to build it, 2 to 4 to mask it.
 """
@@ -12,7 +11,7 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
-from sparseft.lora.carried_mask import bits_of
+from sparseft.lora.carried_mask import bits_of, minus_zero
 
 # The tile of one program.
 _ROWS = 16
@@ -48,7 +47,7 @@ def _launch(kernel, W: Tensor, values: Tensor, *arguments: object, **constants: 
             bits.stride(0),
             *arguments,
             **constants,
-            SIGN=torch.iinfo(weights.dtype).min,
+            SIGN=minus_zero(weights),
             ROWS=_ROWS,
             COLS=_COLS,
         )

@@ -44,25 +44,25 @@ def merge_rows(W, A, B, out):
     W and out are uint16 (rows, cols), the bits of bf16, or uint32, those of fp32. A is fp32 (r, cols). B is fp32 (rows, r)
     and holds s B. A pruned weight becomes +0.0."""
     rows, cols = W.shape
-    full = cols // LANES * LANES
-    together = rows // ROWS * ROWS
-    for begin in range(0, full, TILE):
-        end = min(begin + TILE, full)
-        for row in range(0, together, ROWS):
+    full_cols = cols // LANES * LANES
+    full_rows = rows // ROWS * ROWS
+    for begin in range(0, full_cols, TILE):
+        end = min(begin + TILE, full_cols)
+        for row in range(0, full_rows, ROWS):
             merge_row_block(W, A, B, out, row, begin, end, 1)
-        for row in range(together, rows):
+        for row in range(full_rows, rows):
             merge_row_block(W, A, B, out, row, begin, end, 0)
-    if full < cols:
-        merge_last_columns(W, A, B, out, full)
+    if full_cols < cols:
+        merge_last_columns(W, A, B, out, full_cols)
 
 
 @njit(inline="always")
-def merge_row_block(W, A, B, out, row, begin, end, distance):
+def merge_row_block(W, A, B, out, row, begin, end, row_step):
     """Do as `merge_rows` for ROWS rows from `row` on, and the columns from `begin` to `end`, a multiple of LANES.
 
-    With a `distance` of 0 all rows are the first one, because fewer than ROWS rows are left."""
+    `row_step` is 1. With 0, all rows are the first one, because fewer than ROWS rows are left."""
     one = W.dtype.type(1)
-    steps = (distance * W.strides[0], distance * B.strides[0], distance * out.strides[0])
+    steps = (row_step * W.strides[0], row_step * B.strides[0], row_step * out.strides[0])
     for col in range(begin, end, LANES):
         addresses = (at(W, row, col), at(B, row, 0), at(out, row, col))
         merge_lanes(addresses, steps, at(A, 0, col), A.strides[0], A.shape[0], one)
@@ -110,7 +110,7 @@ def merge_lanes(_, addresses, steps, A, A_step, rank, one):
     def build(context, builder, signature, arguments):
         addresses, steps, A, A_step, rank, _ = arguments
         W, B, out = (
-            _row_addresses(builder, *(builder.extract_value(pair, place) for pair in (addresses, steps)))
+            _row_addresses(builder, builder.extract_value(addresses, place), builder.extract_value(steps, place))
             for place in range(3)
         )
         stored = ir.VectorType(ir.IntType(one.bitwidth), LANES)
@@ -187,7 +187,7 @@ def _round(builder, floats, stored):
 
 
 def _everywhere(builder, number):
-    """Build a vector whose 64 lanes are all `number`."""
+    """Build a vector whose lanes are all `number`."""
     first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), number, _LANE(0))
     return builder.shuffle_vector(first, first, _all(ir.VectorType(_LANE, LANES), 0))
 

@@ -98,7 +98,7 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
     parts = config.resources.processes if settings.shard_model else 1
     model = {
         "weights" if parts == 1 else f"1/{parts} of the weights": subject.width * subject.weights // parts,
-        "gathered weights": subject.width * gathered_weights(subject) if parts > 1 else 0,
+        "gathered weights": subject.width * _gathered_weights(subject) if parts > 1 else 0,
         "W'": subject.width * effective_weights if _masks_every_step(config) else 0,
         "adapter, gradient, AdamW": ADAM * count(adapter_shapes(config, subject, task)),
         f"activations of {tokens:,} tokens": tokens * _kept_bytes(subject, settings),
@@ -107,7 +107,7 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
     return Need(model, _loading_part(config, subject) if parts > 1 else _loading(config, subject))
 
 
-def gathered_weights(subject: Subject) -> int:
+def _gathered_weights(subject: Subject) -> int:
     """Return the largest number of weights that FSDP has gathered at a time in each process of a divided training.
 
     The weights outside the decoder layers stay gathered while a micro-batch is forward and backward. A decoder layer is

@@ -35,7 +35,7 @@ from sparseft.errors import InputError
 from sparseft.importances import Evidence, Importance
 from sparseft.language_model.batches import Example, collate, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
-from sparseft.language_model.hardware import choose_device
+from sparseft.language_model.hardware import choose_device, use_repeatable_kernels
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.study.config import Masks
@@ -177,6 +177,7 @@ def sequential_prune(
 
 def _load(checkpoint: Checkpoint) -> tuple[nn.Module, Linears, torch.device]:
     """Return the model, its prunable layers and its device. Experts that transformers fused are single layers again."""
+    use_repeatable_kernels()
     device = choose_device()
     model, _ = load_model(checkpoint.folder, device)
     if model.dtype == torch.float16:
