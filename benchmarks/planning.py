@@ -11,6 +11,7 @@ table of jobs is wanted, and when every job is printed.
     python benchmarks/planning.py
 """
 
+import argparse
 import resource
 import subprocess
 import sys
@@ -123,6 +124,7 @@ def measured(folder: Path, cases: list[tuple[Path, list[str]]], turns: int) -> l
 
 def main() -> None:
     """Print the table, and write it to benchmarks/results/planning.md."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rows = []
     with TemporaryDirectory() as name:
         folder = Path(name)

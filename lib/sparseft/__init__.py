@@ -8,8 +8,8 @@ __version__ = "0.2.0"
 if not sys.stderr.isatty():  # before tqdm is imported by anyone: bars are for terminals, logs get sparse lines
     os.environ.setdefault("TQDM_DISABLE", "1")
 
-# These variables make torch round float32 matrices to TF32 or bfloat16 before it multiplies them. They are removed, not refused,
-# because users do not set them themselves. torch and oneDNN read them only when they are loaded, so this comes before any import
+# Most of these variables make torch round float32 matrices to TF32 or bfloat16 before it multiplies them. They are removed, not
+# refused, because users do not set them themselves. torch and oneDNN read them only when they are loaded, so this comes before any import
 # of torch. Programs that this one starts do not inherit them.
 for _name in (
     # NVIDIA's containers set this one.
@@ -18,6 +18,8 @@ for _name in (
     "ONEDNN_DEFAULT_FPMATH_MODE",
     # PyTorch's tutorial for AWS Graviton sets this one.
     "DNNL_DEFAULT_FPMATH_MODE",
+    # numba would not compile the loops, which do not run without that.
+    "NUMBA_DISABLE_JIT",
     # accelerate allows TF32 if it is to compile the model, which is never the case here.
     "ACCELERATE_DYNAMO_BACKEND",
 ):

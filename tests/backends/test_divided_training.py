@@ -9,12 +9,14 @@ from accelerate import Accelerator
 from gloo import in_processes
 from sparseft.backends.torch import adapted_model, load_divided, train
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.errors import InputError
 from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Training
 from sparseft.tasks import get_task
 from sparseft.training.job import TrainingJob
+from sparseft.training.loop import Loop
 from tiny_models import MODELS, save_tiny
 
 from masks import compute_masks
@@ -107,3 +109,17 @@ def test_a_divided_model_trains_to_the_bits_of_a_whole_one(trained, case):
 def test_every_process_has_its_own_rows_of_the_pruned_model_and_whole_adapters(trained):
     for process in range(PROCESSES):
         assert json.loads((trained / f"differing{process}.json").read_text()) == []
+
+
+def refuse_different_starts() -> None:
+    """Continue from step 4 in one process and from step 7 in the other."""
+    accelerator = Accelerator(cpu=True)
+    loop = Loop(None, {}, {}, SETTINGS, 0, accelerator, 1, Path("state.pt"))
+    loop._check_same_start(4)
+    with pytest.raises(InputError, match=r"state\.pt: .*\[4, 7\]"):
+        loop._check_same_start((4, 7)[accelerator.process_index])
+    accelerator.end_training()
+
+
+def test_processes_that_read_states_of_different_steps_are_refused():
+    in_processes(2, refuse_different_starts)

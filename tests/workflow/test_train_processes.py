@@ -105,3 +105,28 @@ def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(box, tmp
     assert 0 < resumed["resumed_after_steps"][0] < 40
     assert whole["resumed_after_steps"] == []
     assert not state.exists()
+
+
+@pytest.mark.slow
+def test_all_processes_wait_for_the_orphans_of_a_killed_launcher(box, tmp_path):
+    """The orphans go on and save states. No process of the next command may read one of these."""
+    divided = {"launch": (*TORCHRUN, "2"), "steps": 80}
+    subprocess.run(command(box, tmp_path / "whole", **divided), check=True, capture_output=True)
+    run = command(box, tmp_path / "killed", **divided)
+    launcher = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while launcher.poll() is None and not (tmp_path / "killed/state.pt").exists():
+        time.sleep(0.001)
+    orphans = psutil.Process(launcher.pid).children(recursive=True)
+    # Stopped, so that they do not end before the next command has started.
+    for orphan in orphans:
+        orphan.suspend()
+    launcher.kill()
+    launcher.wait()
+    following = subprocess.Popen(run, stderr=subprocess.PIPE, text=True)
+    line = next(line for line in following.stderr if "is being written by process" in line)
+    for orphan in orphans:
+        orphan.resume()
+    rest = following.stderr.read()
+    assert following.wait() == 0, line + rest
+    psutil.wait_procs(orphans)
+    assert sha256(adapter(tmp_path / "killed")) == sha256(adapter(tmp_path / "whole"))

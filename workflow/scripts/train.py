@@ -37,6 +37,8 @@ def main() -> int:
     accelerator = new_accelerator()
     if accelerator.is_main_process:
         hold(adapter)
+    # The others must not read the saved state before. Another training may still be writing it.
+    accelerator.wait_for_everyone()
     record = train(job, adapter, state, accelerator)
     if accelerator.is_main_process:
         write_train_record(args, job, record)

@@ -13,7 +13,7 @@ from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
 from sparseft.language_model.batches import encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
-from sparseft.language_model.hardware import choose_device, device_name, use_repeatable_kernels, versions
+from sparseft.language_model.hardware import choose_device, device_name, instructions, use_repeatable_kernels, versions
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.language_model.sharded_model import divide, empty_model, read_own_rows
@@ -91,7 +91,7 @@ def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator
         load_divided(loss, job.checkpoint, job.mask, device, accelerator.num_processes)
     context = model.config.max_position_embeddings
     data = {split: encode(rows, job.task, tokenizer, context) for split, rows in job.rows.items()}
-    machine = [torch.get_num_threads(), accelerator.num_processes, device_name(device), versions()]
+    machine = [torch.get_num_threads(), accelerator.num_processes, device_name(device), instructions(), versions()]
     identity = job.identity(data, Path(__file__), machine)
     loop = Loop(loss, layers, data, settings, job.seed, accelerator, job.evaluation_batch_size, state, identity)
     record = loop.fit() | {"eval_loss": loop.eval_loss()}

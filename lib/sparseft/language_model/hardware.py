@@ -133,6 +133,14 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def instructions() -> list[str]:
+    """Return which of the CPU's instructions torch and its libraries may use. They decide the last bits of results.
+
+    That is what torch chose, and the variables of the environment by which users limit MKL and oneDNN."""
+    limits = ("MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+    return [torch.backends.cpu.get_cpu_capability(), *(f"{name}={os.environ.get(name)}" for name in limits)]
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide numbers, by name."""
     packages = {name: version(name) for name in ("torch", "transformers")}

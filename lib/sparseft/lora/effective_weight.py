@@ -15,7 +15,7 @@ For the entry (i, j), all in fp32:
     W'[i, j] = total if kept, else +0.0           rounded once to W's dtype, to nearest even
 
 The merge writes W' in every mode. A layer of sparse_to_sparse whose mask has no structure multiplies by it in training. Three modules
-compute it, with the same bits:
+compute it, with the same bits (only those of a NaN may differ):
 
     cpu_weights       compiled loops, on a CPU
     triton_weights    Triton kernels, on a GPU

@@ -71,13 +71,16 @@ def atomic_files(folder: Path, held: str) -> Iterator[Path]:
     """Yield a temporary folder in `folder`. If the block succeeds, its files replace those of the same names in `folder`.
 
     `held` is the name of an output that only this process writes. Processes with other names may write to `folder` at the same
-    time. `folder` is marked. Raises InputError, and moves nothing, if an older file may be somebody else's."""
+    time. `folder` is marked. Raises InputError, and moves nothing, if an older file may be somebody else's, or if a file has the
+    name of the marker."""
     folder = folder.resolve()
     is_new = not folder.exists()
     temporary = _temporary(folder / held)
     temporary.mkdir()
     try:
         yield temporary
+        if (temporary / MARKER).exists():
+            raise InputError(f"{folder / MARKER}: SparseFT itself uses this name", "choose another name")
         mark(temporary)
         _move_files(temporary, folder)
     finally:

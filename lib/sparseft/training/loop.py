@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
+from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, collate, shuffled
 from sparseft.language_model.hardware import peak_memory
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
@@ -60,7 +61,7 @@ class Loop:
     def run(self) -> Progress:
         """Train until settings.steps steps are done, and return the progress. Continue from the saved state if there is one.
 
-        Raises InputError if the loss or its gradient is not finite."""
+        Raises InputError if the loss or its gradient is not finite, or if the processes read different states."""
         settings = self.settings
         optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = get_cosine_schedule_with_warmup(optimizer, settings.steps_to_peak, settings.steps)
@@ -139,6 +140,7 @@ class Loop:
     def _resume(self, optimizer: Optimizer, schedule: LRScheduler) -> Progress:
         """Load the saved state and return its progress; return an empty progress if there is no state."""
         state = read_state(self.state, self.identity) if self.state else None
+        self._check_same_start(len(state["progress"]["curve"]) if state else 0)
         if state is None:
             return Progress()
         with torch.no_grad():
@@ -149,6 +151,15 @@ class Loop:
         progress = Progress(**state["progress"])
         progress.resumed_after.append(len(progress.curve))
         return progress
+
+    def _check_same_start(self, done: int) -> None:
+        """Raise InputError if another process of this training read a state with another number of done steps."""
+        starts = self.accelerator.gather(torch.tensor([done], device=self.accelerator.device)).tolist()
+        if len(set(starts)) > 1:
+            raise InputError(
+                f"{self.state}: the processes of the training read states of different steps ({sorted(set(starts))})",
+                "make sure that no other training writes there, and give the same command again",
+            )
 
     def _save(self, optimizer: Optimizer, schedule: LRScheduler, progress: Progress) -> None:
         """Save the state of the training after the last step. Only the main process writes the file."""
