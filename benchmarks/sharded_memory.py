@@ -1,8 +1,8 @@
-"""Measure the private memory of processes that train one model together, each with the whole model or all with one divided model.
+"""Measure the private memory of processes that train together, with whole models or with one divided model.
 
-    python benchmarks/sharded_memory.py [--other DIR]
+    python benchmarks/sharded_memory.py
 
-DIR is another checkout of this project, whose divided model is measured too. The model has LLaMA's shapes and 1 GB of random
+The model has LLaMA's shapes and 1 GB of random
 weights in bf16, in a temporary folder. This takes about five minutes. The table is printed and written to
 benchmarks/results/sharded_memory.md.
 
@@ -26,7 +26,8 @@ from bench import report
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-HERE = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "lib"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 RUN = "random-boolq_mini-unstructured-sparsity50-sparse_to_sparse-seed0"
 # The proportions of LLaMA-7B, with embeddings of 4 % of the weights.
 SIZES = {
@@ -41,6 +42,8 @@ TRAINING = {"steps": 2, "batch_size": 4, "micro_batch_size": 1, "save_every": 0,
 # Adapters and activations are whole on every process in every case. These settings keep them small.
 SMALL = {"lora_r": 1, "gradient_checkpointing": 1}
 PROCESSES = (2, 4)
+# Whether the model is divided.
+CASES = {"whole models": False, "a divided model": True}
 SECONDS = 0.005
 
 
@@ -58,15 +61,10 @@ def save_model(folder: Path, layers: int) -> int:
     return 2 * sum(parameter.numel() for parameter in model.parameters())
 
 
-def command(root: Path, script: str, *launch: str, **flags: object) -> list[str]:
-    """Return the command of a script of a checkout."""
+def command(script: str, *launch: str, **flags: object) -> list[str]:
+    """Return the command of a script of this project."""
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
-    return [sys.executable, *launch, str(root / "workflow/scripts" / script), *words]
-
-
-def environment(root: Path) -> dict[str, str]:
-    """Return the environment in which the scripts of a checkout run."""
-    return {**os.environ, "PYTHONPATH": str(root / "lib"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return [sys.executable, *launch, str(ROOT / "workflow/scripts" / script), *words]
 
 
 def prepare(folder: Path) -> None:
@@ -74,19 +72,18 @@ def prepare(folder: Path) -> None:
     sizes = {"train_examples": 8, "validation_examples": 2}
     mask = {"model_path": folder / "model", "output_dir": folder / "masks", "method": "unstructured", "sparsity": 0.5}
     for program in (
-        command(HERE, "prepare_task.py", task="boolq_mini", **sizes, output_dir=folder),
-        command(HERE, "compute_masks.py", **mask),
+        command("prepare_task.py", task="boolq_mini", **sizes, output_dir=folder),
+        command("compute_masks.py", **mask),
     ):
-        subprocess.run(program, check=True, env=environment(HERE), stdout=subprocess.DEVNULL)
+        subprocess.run(program, check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
 
 
-def train(root: Path, folder: Path, processes: int, shard: bool) -> tuple[int, int]:
+def train(folder: Path, processes: int, shard: bool) -> tuple[int, int]:
     """Train the model in `folder`, and return the peaks of the largest process and of all together."""
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes))
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(temporary, "run")
         program = command(
-            root,
             "train.py",
             *launch,
             run_id=RUN,
@@ -98,16 +95,16 @@ def train(root: Path, folder: Path, processes: int, shard: bool) -> tuple[int, i
             **TRAINING,
             **SMALL,
         )
-        measured = peaks(program, environment(root))
+        measured = peaks(program)
         assert (output / "train.json").exists()
     return measured
 
 
-def peaks(program: list[str], variables: dict[str, str]) -> tuple[int, int]:
+def peaks(program: list[str]) -> tuple[int, int]:
     """Run a program, and return two peaks in bytes: of its largest process, and of all its processes at one moment."""
     largest = together = 0
     with tempfile.TemporaryFile() as log:
-        launcher = subprocess.Popen(program, env=variables, stdout=log, stderr=log)
+        launcher = subprocess.Popen(program, env=ENVIRONMENT, stdout=log, stderr=log)
         while launcher.poll() is None:
             # The launcher itself holds no model.
             workers = psutil.Process(launcher.pid).children(recursive=True)
@@ -130,27 +127,22 @@ def private_memory(process: int) -> int:
     return 1024 * int(status.split("RssAnon:")[1].split()[0]) if "RssAnon:" in status else 0
 
 
-def measured(cases: dict[str, tuple[Path, bool]]) -> Iterator[list[str]]:
-    """Yield the rows of the table. A case is a checkout, and whether the model is divided."""
+def measured() -> Iterator[list[str]]:
+    """Yield the rows of the table."""
     with tempfile.TemporaryDirectory() as temporary:
         folders = [Path(temporary, str(layers)) for layers in (1, LAYERS)]
         small, large = (save_model(folder / "model", int(folder.name)) for folder in folders)
         for folder in folders:
             prepare(folder)
-        for processes, (case, (root, shard)) in product(PROCESSES, cases.items()):
-            (program, few), (largest, together) = (train(root, folder, processes, shard) for folder in folders)
+        for processes, (case, shard) in product(PROCESSES, CASES.items()):
+            (program, few), (largest, together) = (train(folder, processes, shard) for folder in folders)
             megabytes = [f"{size / 1e6:.0f}" for size in (program, largest, together)]
             yield [f"{processes} processes, {case}", *megabytes, f"{(together - few) / (large - small):.2f}"]
 
 
 def main() -> None:
     """Measure every case and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--other", type=Path, help="another checkout of this project, to compare with")
-    other = parser.parse_args().other
-    cases = {"whole models": (HERE, False), "a divided model": (HERE, True)}
-    if other:
-        cases[f"a divided model, {other.name}"] = (other.resolve(), True)
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     conditions = [
         f"1 GB of weights in bf16, {LAYERS} decoder layers of {SIZES['hidden_size']} x {SIZES['intermediate_size']}, r = 1 on"
         f" every prunable layer, {TRAINING['steps']} steps of {TRAINING['batch_size']} examples, micro-batches of 1, gradient"
@@ -159,7 +151,7 @@ def main() -> None:
         "x model: what all processes together need for the other layers, divided by the bytes of their weights",
     ]
     header = ["", "MB, 1 layer", "MB", "MB, all", "x model"]
-    rows = list(measured(cases))
+    rows = list(measured())
     report("sharded_memory", "Memory of processes that share a training", conditions, header, rows)
 
 
