@@ -11,8 +11,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+# make tells the programs that it starts, such as these tests, that another make has started them. Then it prints more lines.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+
+
 def make(*arguments: str) -> str:
-    done = subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(["make", *arguments], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     return done.stdout
 
 
@@ -27,7 +31,7 @@ def test_make_alone_lists_every_target_on_one_line():
 def test_without_a_gpu_its_targets_end_with_one_line_and_a_code_that_is_not_0(target):
     recipe = make("--dry-run", "--assume-old=.venv/installed-tests", f"BIN={Path(sys.executable).parent}", target)
     command = recipe.splitlines()[0].split()
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT / "lib")}
+    environment = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT / "lib")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     (line,) = (done.stdout + done.stderr).splitlines()
