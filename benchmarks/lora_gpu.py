@@ -89,7 +89,7 @@ def peft_layer(weight: Tensor, autocast_adapter_dtype: bool) -> nn.Module:
 
 
 def layers(weight: Tensor, kept: Tensor) -> dict[str, nn.Module]:
-    """Return the layers to compare on one weight, half of which is pruned."""
+    """Return the layers to compare on one weight. Half of the weight is pruned."""
 
     def ours(kind: type[LoRALinear], settings=SETTINGS) -> LoRALinear:
         return kind.from_linear(linear_of(weight), kept, settings, Workspace())

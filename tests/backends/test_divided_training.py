@@ -65,7 +65,7 @@ def train_each(folder: Path) -> None:
 
 
 def differing_rows(checkpoint: Checkpoint, accelerator: Accelerator) -> list[str]:
-    """Return the parameters of which this process has other values than its rows of the pruned model."""
+    """Return the parameters whose values in this process differ from its rows of the pruned model."""
     mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
     models = []
     for shard in (False, True):

@@ -92,11 +92,17 @@ def kill_after_a_state(words: list[str], state: Path) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_all_gpus_together_train_the_adapter_of_one(inputs, tmp_path, device, note, mode):
+def sharing_processes(device: torch.device) -> int:
+    """Return the number of processes that share a training: one per GPU, or two on a CPU. Skip the test on a single GPU."""
     processes = torch.cuda.device_count() if device.type == "cuda" else 2
     if processes == 1:
         pytest.skip("needs at least two GPUs")
+    return processes
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_all_gpus_together_train_the_adapter_of_one(inputs, tmp_path, device, note, mode):
+    processes = sharing_processes(device)
     changes = {"steps": 4, "batch_size": 4 * processes, "micro_batch_size": 2}
     one = train(flags(inputs, tmp_path / "one", mode, **changes))
     several = train(flags(inputs, tmp_path / "several", mode, **changes), processes)
@@ -113,9 +119,7 @@ def test_all_gpus_together_train_the_adapter_of_one(inputs, tmp_path, device, no
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_divided_model_gives_the_bits_of_whole_models(inputs, tmp_path, device, note, mode):
-    processes = torch.cuda.device_count() if device.type == "cuda" else 2
-    if processes == 1:
-        pytest.skip("needs at least two GPUs")
+    processes = sharing_processes(device)
     changes = {"steps": 4, "batch_size": 4 * processes, "micro_batch_size": 2}
     whole = train(flags(inputs, tmp_path / "whole", mode, **changes), processes)
     divided = train(flags(inputs, tmp_path / "divided", mode, shard_model=1, **changes), processes)

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from project import ROOT
+from sparseft.language_model.hardware import instructions
 from sparseft.study.digests import imported_modules
 
 BLOCK = 300_000_000
@@ -91,3 +92,19 @@ def test_a_script_that_multiplies_sets_the_precision():
     multiplying = [script for script in SCRIPTS if multipliers.intersection(imported_modules(script, lib))]
     assert {"train.py", "evaluate.py", "merge.py", "compute_masks.py"} <= {script.name for script in multiplying}
     assert [script.name for script in multiplying if "limit_threads(" not in script.read_text()] == []
+
+
+@pytest.mark.parametrize("name", ["MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_a_limit_of_the_processor_s_instructions_is_part_of_what_decides_the_bits(name, monkeypatch):
+    monkeypatch.delenv(name, raising=False)
+    free = instructions()
+    monkeypatch.setenv(name, "AVX2")
+    assert instructions() != free
+
+
+def test_torch_s_own_limit_of_instructions_is_part_of_it_too():
+    # A program of its own, because torch reads the variable only when it is imported.
+    program = "from sparseft.language_model.hardware import instructions; print(instructions()[0])"
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "DEFAULT"

@@ -51,7 +51,7 @@ def _sum_over_ranks(A: Tensor, B: Tensor) -> Tensor:
     sums = torch.zeros(B.shape[0], A.shape[1], dtype=A.dtype, device=A.device)
     for k in range(A.shape[0]):
         if A.dtype == torch.float64:
-            # There is no wider dtype in which the product would be exact. Only tests compute in fp64.
+            # torch has no wider dtype, in which the product would be exact. Only tests compute in fp64.
             sums += B[:, k : k + 1] * A[k]
         else:
             sums = fused_multiply_add(B[:, k : k + 1], A[k], sums)
