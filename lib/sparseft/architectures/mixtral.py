@@ -3,16 +3,18 @@
 An expert's matrices are w1 (gate), w2 (down) and w3 (up). The router `block_sparse_moe.gate` is never pruned.
 """
 
+from dataclasses import replace
+
 from sparseft.architectures import decoder, modelzoo
-from sparseft.architectures.architecture import Architecture, Coupled, ExpertBlock
+from sparseft.architectures.architecture import Architecture, ExpertBlock
 
 EXPERTS = {
-    "block_sparse_moe.gate": ("num_local_experts", "hidden_size"),
-    "block_sparse_moe.experts.{expert}.w1": ("intermediate_size", "hidden_size"),
-    "block_sparse_moe.experts.{expert}.w2": ("hidden_size", "intermediate_size"),
-    "block_sparse_moe.experts.{expert}.w3": ("intermediate_size", "hidden_size"),
+    "block_sparse_moe.gate.weight": ("num_local_experts", "hidden_size"),
+    "block_sparse_moe.experts.{expert}.w1.weight": ("intermediate_size", "hidden_size"),
+    "block_sparse_moe.experts.{expert}.w2.weight": ("hidden_size", "intermediate_size"),
+    "block_sparse_moe.experts.{expert}.w3.weight": ("intermediate_size", "hidden_size"),
 }
-CHANNELS = Coupled("block_sparse_moe.experts.{expert}", "intermediate_size", rows=("w1", "w3"), columns=("w2",))
+CHANNELS = replace(decoder.CHANNELS, block="block_sparse_moe.experts.{expert}", rows=("w1", "w3"), columns=("w2",))
 
 
 def activation_bytes(config: dict, width: int) -> int:
@@ -29,9 +31,10 @@ MIXTRAL = Architecture(
     outer_tensors=decoder.OUTER,
     layer_tensors=decoder.NORMS | decoder.ATTENTION | EXPERTS,
     coupled=(decoder.HEADS, CHANNELS),
-    has_window=True,
+    windows=decoder.same_windows,
     activation_bytes=activation_bytes,
     smaller_config=decoder.smaller_config,
+    expert_count="num_local_experts",
     experts=ExpertBlock(on_disk="block_sparse_moe", in_memory="mlp"),
     modelzoo_names=modelzoo.NAMES,
 )

@@ -1,4 +1,4 @@
-"""Describe what a model's attention depends on: its window, and the type of its rotary embedding."""
+"""Describe what a model's attention depends on: its windows, and the type of its rotary embedding."""
 
 from transformers import PretrainedConfig
 
@@ -8,7 +8,6 @@ from sparseft.architectures import find_architecture
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")
 
 
-def attention_window(config: PretrainedConfig) -> int | None:
-    """Return how many tokens back a token of this model sees, itself included; None if it sees all."""
-    architecture = find_architecture(config.architectures, config.name_or_path)
-    return config.sliding_window if architecture.has_window else None
+def attention_windows(config: PretrainedConfig) -> list[int | None]:
+    """Return by decoder layer how many tokens back a token of this model sees, itself included; None if it sees all."""
+    return find_architecture(config.architectures, config.name_or_path).windows(config.to_dict())
