@@ -32,6 +32,6 @@ MIXTRAL = Architecture(
     has_window=True,
     activation_bytes=activation_bytes,
     smaller_config=decoder.smaller_config,
-    experts=ExpertBlock(on_disk="block_sparse_moe", in_memory="mlp"),
+    experts=ExpertBlock(on_disk="block_sparse_moe", in_memory="mlp", gate="w1", up="w3", down="w2"),
     modelzoo_names=modelzoo.NAMES,
 )
