@@ -64,12 +64,16 @@ class Part:
 
 @dataclass(frozen=True)
 class ExpertBlock:
-    """Name the module of a decoder layer that holds the experts.
+    """Name the module of a decoder layer that holds the experts, and the matrices of an expert on disk.
 
-    transformers 5 calls it `in_memory` and fuses its experts. transformers 4 calls it `on_disk`, as checkpoints do."""
+    transformers 5 calls the module `in_memory` and fuses its experts. transformers 4 calls it `on_disk`, as checkpoints do.
+    An expert computes down(act(gate x) * up x)."""
 
     on_disk: str
     in_memory: str
+    gate: str
+    up: str
+    down: str
 
 
 @dataclass(frozen=True, eq=False)

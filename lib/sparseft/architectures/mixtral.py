@@ -35,6 +35,6 @@ MIXTRAL = Architecture(
     activation_bytes=activation_bytes,
     smaller_config=decoder.smaller_config,
     expert_count="num_local_experts",
-    experts=ExpertBlock(on_disk="block_sparse_moe", in_memory="mlp"),
+    experts=ExpertBlock(on_disk="block_sparse_moe", in_memory="mlp", gate="w1", up="w3", down="w2"),
     modelzoo_names=modelzoo.NAMES,
 )
