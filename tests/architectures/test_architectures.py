@@ -51,7 +51,7 @@ def test_the_prunable_layers_are_the_linears_of_transformers_decoder_layers(tiny
 def test_every_coupled_matrix_is_a_tensor_of_a_layer_and_in_one_group(architecture):
     names = [name for group in architecture.coupled for name in group.names]
     assert len(names) == len(set(names)) == len(architecture.projections)
-    assert set(names) <= architecture.layer_tensors.keys()
+    assert {f"{name}.weight" for name in names} <= architecture.layer_tensors.keys()
 
 
 def test_every_coupled_unit_divides_the_channels_of_its_layers(tiny):

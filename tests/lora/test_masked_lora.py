@@ -49,7 +49,7 @@ def naive(X, W, kept, A, B, s):
 
 def masked(X, W, kept, A, B, s, gradient="exact"):
     """Return y of the function under test."""
-    return MaskedLoRAFunction.apply(X, carry_mask_(W.clone(), kept), A, B, s, gradient, Workspace())
+    return MaskedLoRAFunction.apply(X, carry_mask_(W.clone(), kept), None, A, B, s, gradient, Workspace())
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -103,7 +103,7 @@ def test_nothing_but_its_inputs_is_saved_for_the_backward():
     X, W, kept, A, B = problem(6, 4, 2)
     saved, inputs = [], (X.requires_grad_(), carry_mask_(W, kept), A.requires_grad_(), B.requires_grad_())
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
-        MaskedLoRAFunction.apply(*inputs, 1.0, "exact", Workspace())
+        MaskedLoRAFunction.apply(*inputs[:2], None, *inputs[2:], 1.0, "exact", Workspace())
     assert [tensor.data_ptr() for tensor in saved] == [tensor.data_ptr() for tensor in inputs]
 
 

@@ -48,8 +48,8 @@ def smaller_config(config: dict, units: dict[str, int]) -> dict:
 
 GEMMA3 = Architecture(
     class_name="Gemma3ForCausalLM",
-    # transformers' defaults of the last two are numbers, which do not depend on the other sizes.
-    sizes=(*decoder.SIZES, "head_dim", "num_key_value_heads"),
+    # transformers' defaults of the last three are numbers, which do not depend on the other sizes.
+    sizes=(*decoder.SIZES, "head_dim", "num_key_value_heads", "sliding_window"),
     outer_tensors=decoder.OUTER,
     layer_tensors=NORMS | decoder.ATTENTION | decoder.HEAD_NORMS | decoder.MLP,
     coupled=(decoder.HEADS, decoder.CHANNELS),

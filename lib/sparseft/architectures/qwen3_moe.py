@@ -3,8 +3,10 @@
 The router `mlp.gate` is never pruned. transformers can mix layers with and without experts, but no published model does.
 """
 
+from dataclasses import replace
+
 from sparseft.architectures import decoder
-from sparseft.architectures.architecture import Architecture, Coupled, ExpertBlock
+from sparseft.architectures.architecture import Architecture, ExpertBlock
 
 EXPERTS = {
     "mlp.gate.weight": ("num_local_experts", "hidden_size"),
@@ -12,14 +14,12 @@ EXPERTS = {
     "mlp.experts.{expert}.up_proj.weight": ("moe_intermediate_size", "hidden_size"),
     "mlp.experts.{expert}.down_proj.weight": ("hidden_size", "moe_intermediate_size"),
 }
-CHANNELS = Coupled(
-    "mlp.experts.{expert}",
-    "moe_intermediate_size",
-    rows=("gate_proj", "up_proj"),
-    columns=("down_proj",),
-    title="channels",
-    multiple=decoder.CHANNELS.multiple,
-)
+CHANNELS = replace(decoder.CHANNELS, block="mlp.experts.{expert}", unit="moe_intermediate_size")
+
+
+def windows(config: dict) -> list[int | None]:
+    """Return the window of each decoder layer. It needs `use_sliding_window`."""
+    return decoder.same_windows(config) if config.get("use_sliding_window") else decoder.no_windows(config)
 
 
 def activation_bytes(config: dict, width: int) -> int:
@@ -49,7 +49,7 @@ QWEN3_MOE = Architecture(
     outer_tensors=decoder.OUTER,
     layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.HEAD_NORMS | EXPERTS,
     coupled=(decoder.HEADS, CHANNELS),
-    windows=decoder.same_windows,
+    windows=windows,
     activation_bytes=activation_bytes,
     smaller_config=smaller_config,
     experts=ExpertBlock(on_disk="mlp", in_memory="mlp", gate="gate_proj", up="up_proj", down="down_proj"),

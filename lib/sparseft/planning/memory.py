@@ -136,13 +136,16 @@ def evaluation_memory(config: Config, subject: Subject, name: str) -> Need:
         # Before the merge every W' is kept, except under structured masks.
         adapter = 4 * count(adapter_shapes(config, subject, name))
         model["W' and adapter before the merge"] = subject.width * subject.prunable_weights + adapter
-    tokens = config.evaluation_batch_size * (texts.long + task.few_shot * texts.mean + task.max_new_tokens)
+    length = texts.long + task.few_shot * texts.mean + task.max_new_tokens
+    tokens = config.evaluation_batch_size * length
     if texts.choices:
         model[f"logits of {tokens:,} tokens"] = LOGITS * subject.width * tokens * subject.config["vocab_size"]
     else:
         _, kv_heads, head_dim = attention_heads(subject.config)
-        cached = subject.config["num_hidden_layers"] * 2 * kv_heads * head_dim
-        model[f"keys and values of {tokens:,} tokens"] = subject.width * tokens * cached
+        # A decoder layer with a window keeps only the last tokens.
+        cached = sum(min(length, window or length) for window in subject.architecture.windows(subject.config))
+        numbers = config.evaluation_batch_size * cached * 2 * kv_heads * head_dim
+        model[f"keys and values of {tokens:,} tokens"] = subject.width * numbers
     return Need(model, _loading(config, subject))
 
 
