@@ -7,17 +7,23 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 SIZES = {
@@ -41,6 +47,16 @@ MODELS = {
     # Only the second layer has the window.
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES, **WINDOW)),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZES, **WINDOW, head_dim=16)),
+    # The first layer has a window, and both have rotary angles of their own.
+    "gemma3": (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig(**SIZES, head_dim=16, sliding_window=64, layer_types=["sliding_attention", "full_attention"]),
+    ),
+    "olmo2": (Olmo2ForCausalLM, Olmo2Config(**SIZES)),
+    "qwen3_moe": (
+        Qwen3MoeForCausalLM,
+        Qwen3MoeConfig(**SIZES, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24),
+    ),
 }
 PRUNABLE_LAYERS = {
     "llama": 14,
@@ -48,6 +64,9 @@ PRUNABLE_LAYERS = {
     "mixtral": 32,
     "qwen2": 14,
     "qwen3": 14,
+    "gemma3": 14,
+    "olmo2": 14,
+    "qwen3_moe": 32,
 }  # 2 x 7; 2 x (4 + 4 experts x 3)
 
 

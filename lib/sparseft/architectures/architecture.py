@@ -10,11 +10,11 @@ Masks prune matrices only. Biases and norms keep their bytes.
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from sparseft.architectures.config_sizes import Words, size_of
+from sparseft.architectures.config_sizes import Words, size_of, stated
 from sparseft.errors import InputError
 
 # The name of a tensor -> its shape.
@@ -89,7 +89,7 @@ class Architecture:
     activation_bytes  (config, bytes of a weight) -> bytes that a decoder layer keeps per token for its backward
     smaller_config    (config, unit -> number of units left) -> the keys of config.json that a smaller model changes
     is_tied           whether the output head is the embeddings where config.json does not say
-    expert_count      the key of config.json with the number of experts; None without experts
+    fixed             keys of config.json -> the one value that is computed here; a missing key has it
     experts           the module of the experts; None without experts
     modelzoo_names    tensor -> its parameter in Cerebras ModelZoo (modelzoo.py); None if ModelZoo has no such model"""
 
@@ -102,7 +102,7 @@ class Architecture:
     activation_bytes: Callable[[dict, int], int]
     smaller_config: Callable[[dict, dict[str, int]], dict]
     is_tied: bool = False
-    expert_count: str | None = None
+    fixed: dict[str, object] = field(default_factory=dict)
     experts: ExpertBlock | None = None
     modelzoo_names: dict[str, str] | None = None
 
@@ -134,8 +134,10 @@ class Architecture:
     def tensor_shapes(self, config: dict, place: Path | str) -> Shapes:
         """Return the shape of each tensor of the model that `config` describes.
 
-        Raises InputError, naming `place`, if a size is missing or is not a positive integer."""
+        Raises InputError, naming `place`, if a size is missing or is not a positive integer, or if a key of `fixed` has
+        another value."""
         self._check_sizes(config, place)
+        self._check_fixed(config, place)
         words = dict(self.outer_tensors)
         if config.get("tie_word_embeddings", self.is_tied):
             del words[_HEAD]
@@ -169,17 +171,27 @@ class Architecture:
         """Return the tensors of one decoder layer. Those of an expert appear once per expert, with its number."""
         numbered = {name: shape for name, shape in self.layer_tensors.items() if "{expert}" not in name}
         of_expert = {name: shape for name, shape in self.layer_tensors.items() if "{expert}" in name}
-        for expert in range(config[self.expert_count] if of_expert else 0):
+        for expert in range(size_of("num_local_experts", config) if of_expert else 0):
             numbered |= {name.format(expert=expert): shape for name, shape in of_expert.items()}
         return numbered
 
     def _check_sizes(self, config: dict, place: Path | str) -> None:
         """Raise InputError if a size is missing, or is not a positive integer."""
-        stated = [name for name in _OPTIONAL_SIZES if config.get(name) is not None]
-        for name in (*self.sizes, *stated):
-            if type(config.get(name)) is not int or config[name] < 1:
-                what = f"{name} is {config[name]!r}" if name in config else f"it lacks {name}"
+        optional = [name for name in _OPTIONAL_SIZES if config.get(name) is not None]
+        for name in (*self.sizes, *optional):
+            size = stated(name, config)
+            if type(size) is not int or size < 1:
+                what = f"{name} is {size!r}" if name in config else f"it lacks {name}"
                 raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
+
+    def _check_fixed(self, config: dict, place: Path | str) -> None:
+        """Raise InputError if a key has another value than the one that is computed here. null, false and [] are the same."""
+        for name, value in self.fixed.items():
+            if (config.get(name, value) or None) != (value or None):
+                raise InputError(
+                    f"{place}: {name} is {config[name]!r} in config.json, which is not supported",
+                    f"use a {self.class_name} with {name} {value!r}",
+                )
 
 
 def _pattern(names: Iterable[str]) -> re.Pattern:

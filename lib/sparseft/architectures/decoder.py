@@ -107,6 +107,13 @@ def mlp_activations(config: dict) -> int:
     return 4 * config["intermediate_size"]
 
 
+def expert_activations(config: dict, channels: int) -> int:
+    """Return how many numbers the experts keep per token, each with `channels`.
+
+    Each expert of a token keeps its own copy of the token, and its output before the router's weight."""
+    return config["num_experts_per_tok"] * (4 * channels + 2 * config["hidden_size"])
+
+
 def head_norm_bytes(config: dict, width: int) -> int:
     """Return the bytes that the norms of the queries and keys keep per token, in fp32 and in `width` bytes."""
     heads = attention_heads(config)
@@ -124,12 +131,16 @@ def layer_bytes(config: dict, width: int, mlp: int) -> int:
 
 
 def smaller_config(config: dict, units: dict[str, int]) -> dict:
-    """Return the keys of config.json that change if each layer keeps only `units`, and their new values.
+    """Return the keys of config.json that change if each layer keeps only `units`, and their new values."""
+    return {"intermediate_size": units["intermediate_size"], **smaller_heads(config, units)}
+
+
+def smaller_heads(config: dict, units: dict[str, int]) -> dict:
+    """Return the keys of config.json that change if each layer keeps only some heads, and their new values.
 
     head_dim becomes explicit, because it is no longer hidden_size / num_attention_heads."""
     heads = attention_heads(config)
     return {
-        "intermediate_size": units["intermediate_size"],
         "num_attention_heads": heads.query // heads.key_value * units["num_key_value_heads"],
         "num_key_value_heads": units["num_key_value_heads"],
         "head_dim": heads.size,

@@ -18,11 +18,8 @@ CHANNELS = replace(decoder.CHANNELS, block="block_sparse_moe.experts.{expert}", 
 
 
 def activation_bytes(config: dict, width: int) -> int:
-    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes.
-
-    Each expert of a token keeps its own copy of the token, and its output before the router's weight."""
-    of_expert = decoder.mlp_activations(config) + 2 * config["hidden_size"]
-    return decoder.layer_bytes(config, width, config["num_experts_per_tok"] * of_expert)
+    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes."""
+    return decoder.layer_bytes(config, width, decoder.expert_activations(config, config["intermediate_size"]))
 
 
 MIXTRAL = Architecture(
@@ -34,7 +31,6 @@ MIXTRAL = Architecture(
     windows=decoder.same_windows,
     activation_bytes=activation_bytes,
     smaller_config=decoder.smaller_config,
-    expert_count="num_local_experts",
     experts=ExpertBlock(on_disk="block_sparse_moe", in_memory="mlp", gate="w1", up="w3", down="w2"),
     modelzoo_names=modelzoo.NAMES,
 )

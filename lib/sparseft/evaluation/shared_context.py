@@ -22,9 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PretrainedConfig
 
-from sparseft.language_model.attention import attention_mask, has_fixed_rope
+from sparseft.language_model.attention import attention_windows, has_fixed_rope
 
 # Tokens of a continuation. If each token costs 16 nats, the spacing of float32 numbers at their sum is 3e-5 nats.
 LONGEST = 16
@@ -80,8 +79,8 @@ class Packed:
 
     ids: Tensor  # int64 (B, T)
     positions: Tensor  # int64 (B, T)
-    # bool (B, 1, T, T): whether the token of the row sees the token of the column; for some models by type of layer
-    visible: Tensor | dict[str, Tensor]
+    # By window: bool (B, 1, T, T), whether the token of the row sees the token of the column.
+    visible: dict[int | None, Tensor]
     predictors: Tensor  # int64 (N,): place of the token that predicts, in the flattened (B * T,)
     targets: Tensor  # int64 (N,): the predicted token
     owners: list[int]  # (N,): the request that a predicted token belongs to
@@ -107,10 +106,11 @@ def log_likelihoods(
     places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
     # The longest sequences come first, so that a lack of memory shows at once.
     sequences = sorted(_by_context(list(places)), key=lambda sequence: -len(sequence.ids))
+    windows = set(attention_windows(model.config))
     sums = [0.0] * len(places)
     is_greedy = [True] * len(places)
     for start in range(0, len(sequences), batch_size):
-        packed = _pack(sequences[start : start + batch_size], model.config)
+        packed = _pack(sequences[start : start + batch_size], windows)
         logs, hits = _predict(model, packed)
         for request, log, hit in zip(packed.owners, logs, hits, strict=True):
             sums[request] += log
@@ -128,12 +128,15 @@ def _by_context(pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[Se
     ]
 
 
-def _pack(sequences: list[Sequence], config: PretrainedConfig) -> Packed:
-    """Pack sequences into one batch for a model of this configuration."""
+def _pack(sequences: list[Sequence], windows: set[int | None]) -> Packed:
+    """Pack sequences into one batch. A token sees at most a window of tokens, itself included; None means all."""
     ids = _padded([sequence.ids for sequence in sequences], 0)
     positions = _padded([sequence.positions for sequence in sequences], 0)
-    visible = _visible(_padded([sequence.segments for sequence in sequences], PADDING))
-    masks = attention_mask(config, lambda window: _within(visible, positions, window)[:, None])
+    everything = _visible(_padded([sequence.segments for sequence in sequences], PADDING))
+    distances = positions[:, :, None] - positions[:, None, :]
+    visible = {
+        window: (everything if window is None else everything & (distances < window))[:, None] for window in windows
+    }
     width = ids.shape[1]
     predictors = [row * width + place for row, sequence in enumerate(sequences) for place in sequence.predictors]
     targets = [token for sequence in sequences for tokens in sequence.continuations for token in tokens]
@@ -143,7 +146,7 @@ def _pack(sequences: list[Sequence], config: PretrainedConfig) -> Packed:
         for request, tokens in zip(sequence.requests, sequence.continuations, strict=True)
         for _ in tokens
     ]
-    return Packed(ids, positions, masks, torch.tensor(predictors), torch.tensor(targets), owners)
+    return Packed(ids, positions, visible, torch.tensor(predictors), torch.tensor(targets), owners)
 
 
 def _padded(rows: list[list[int]], value: int) -> Tensor:
@@ -163,25 +166,20 @@ def _visible(segments: Tensor) -> Tensor:
     return visible | itself
 
 
-def _within(visible: Tensor, positions: Tensor, window: int | None) -> Tensor:
-    """Return what is visible within a window, bool (B, T, T). A token sees `window` tokens, itself included; None: all."""
-    if window is None:
-        return visible
-    return visible & (positions[:, :, None] - positions[:, None, :] < window)
-
-
-def _on_device(visible: Tensor | dict[str, Tensor], device: torch.device) -> Tensor | dict[str, Tensor]:
-    """Return a mask, or the masks by type of layer, on `device`."""
-    if isinstance(visible, dict):
-        return {name: mask.to(device) for name, mask in visible.items()}
-    return visible.to(device)
+def _attention_mask(model: nn.Module, visible: dict[int | None, Tensor]) -> Tensor | dict[str, Tensor]:
+    """Return what each token sees as transformers takes it: one tensor, or one for each type of decoder layer."""
+    masks = {window: mask.to(model.device) for window, mask in visible.items()}
+    if len(masks) == 1:
+        return next(iter(masks.values()))
+    windows = attention_windows(model.config)
+    return {kind: masks[window] for kind, window in zip(model.config.layer_types, windows, strict=True)}
 
 
 def _predict(model: nn.Module, packed: Packed) -> tuple[list[float], list[bool]]:
     """Return for each predicted token its log-probability in nats, and whether it is the likeliest."""
     hidden = model.get_decoder()(
         input_ids=packed.ids.to(model.device),
-        attention_mask=_on_device(packed.visible, model.device),
+        attention_mask=_attention_mask(model, packed.visible),
         position_ids=packed.positions.to(model.device),
         use_cache=False,
     ).last_hidden_state.flatten(0, 1)  # (B * T, H)

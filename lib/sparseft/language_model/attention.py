@@ -1,8 +1,6 @@
-"""Describe what a model's attention depends on: the windows of its layers, and the types of its rotary embeddings."""
+"""Describe what a model's attention depends on: its windows, and the type of its rotary embedding."""
 
-from collections.abc import Callable
-
-from torch import Tensor, nn
+from torch import nn
 from transformers import PretrainedConfig
 
 from sparseft.architectures import find_architecture
@@ -14,17 +12,6 @@ FIXED_ROPE = ("default", "linear", "llama3", "yarn")
 def attention_windows(config: PretrainedConfig) -> list[int | None]:
     """Return by decoder layer how many tokens back a token of this model sees, itself included; None if it sees all."""
     return find_architecture(config.architectures, config.name_or_path).windows(config.to_dict())
-
-
-def attention_mask(config: PretrainedConfig, mask: Callable[[int | None], Tensor]) -> Tensor | dict[str, Tensor]:
-    """Return the attention mask that a decoder takes, from `mask`, a function of the window.
-
-    A decoder whose layers have different windows takes one mask per type of layer, by the type."""
-    windows = attention_windows(config)
-    masks = {window: mask(window) for window in set(windows)}
-    if len(masks) == 1:
-        return masks[windows[0]]
-    return {kind: masks[window] for kind, window in zip(config.layer_types, windows, strict=True)}
 
 
 def has_fixed_rope(model: nn.Module) -> bool:
