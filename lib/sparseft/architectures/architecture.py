@@ -81,6 +81,8 @@ class Architecture:
     """Describe one architecture of Hugging Face. `{expert}` in a name stands for the number of an expert.
 
     class_name        the name of the model's class, which config.json has under "architectures"
+    models            the models of this class, in words
+    differences       what its decoder has that LLaMA's has not, in words
     sizes             the keys of config.json that must be positive integers
     outer_tensors     the tensors outside the decoder layers -> shape, as names of sizes
     layer_tensors     the tensors of one decoder layer, named within the layer -> shape, as names of sizes
@@ -94,6 +96,8 @@ class Architecture:
     modelzoo_names    tensor -> its parameter in Cerebras ModelZoo (modelzoo.py); None if ModelZoo has no such model"""
 
     class_name: str
+    models: str
+    differences: str
     sizes: tuple[str, ...]
     outer_tensors: dict[str, Words]
     layer_tensors: dict[str, Words]

@@ -48,6 +48,8 @@ def smaller_config(config: dict, units: dict[str, int]) -> dict:
 
 GEMMA3 = Architecture(
     class_name="Gemma3ForCausalLM",
+    models="Gemma 3, text models only",
+    differences="norms of the queries and of the keys, two more norms per layer, a sliding window in most layers",
     # transformers' defaults of the last three are numbers, which do not depend on the other sizes.
     sizes=(*decoder.SIZES, "head_dim", "num_key_value_heads", "sliding_window"),
     outer_tensors=decoder.OUTER,

@@ -18,6 +18,8 @@ def smaller_config(config: dict, units: dict[str, int]) -> dict:
 
 LLAMA = Architecture(
     class_name="LlamaForCausalLM",
+    models="LLaMA 1 to 3.3, SmolLM2 and others that use LLaMA's class",
+    differences="",
     sizes=decoder.SIZES,
     outer_tensors=decoder.OUTER,
     layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.MLP,

@@ -5,6 +5,8 @@ from sparseft.architectures.architecture import Architecture
 
 MISTRAL = Architecture(
     class_name="MistralForCausalLM",
+    models="Mistral 7B",
+    differences="in some releases a sliding window",
     sizes=decoder.SIZES,
     outer_tensors=decoder.OUTER,
     layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.MLP,

@@ -24,6 +24,8 @@ def activation_bytes(config: dict, width: int) -> int:
 
 MIXTRAL = Architecture(
     class_name="MixtralForCausalLM",
+    models="Mixtral 8x7B and 8x22B",
+    differences="experts and a router",
     sizes=(*decoder.SIZES, "num_local_experts", "num_experts_per_tok"),
     outer_tensors=decoder.OUTER,
     layer_tensors=decoder.NORMS | decoder.ATTENTION | EXPERTS,

@@ -38,6 +38,8 @@ def smaller_config(config: dict, units: dict[str, int]) -> dict:
 
 OLMO2 = Architecture(
     class_name="Olmo2ForCausalLM",
+    models="OLMo 2",
+    differences="norms after the blocks instead of before them, norms over all heads",
     sizes=decoder.SIZES,
     outer_tensors=decoder.OUTER,
     layer_tensors=NORMS | decoder.ATTENTION | NORMS_OF_ALL_HEADS | decoder.MLP,

@@ -5,6 +5,8 @@ from sparseft.architectures.architecture import Architecture
 
 QWEN2 = Architecture(
     class_name="Qwen2ForCausalLM",
+    models="Qwen2 and Qwen2.5",
+    differences="biases of q, k and v",
     sizes=decoder.SIZES,
     outer_tensors=decoder.OUTER,
     layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.QKV_BIASES | decoder.MLP,

@@ -11,6 +11,8 @@ def activation_bytes(config: dict, width: int) -> int:
 
 QWEN3 = Architecture(
     class_name="Qwen3ForCausalLM",
+    models="Qwen3",
+    differences="norms of the queries and of the keys",
     # transformers' default of head_dim is a number, not hidden_size / num_attention_heads.
     sizes=(*decoder.SIZES, "head_dim"),
     outer_tensors=decoder.OUTER,

@@ -35,6 +35,8 @@ def smaller_config(config: dict, units: dict[str, int]) -> dict:
 
 QWEN3_MOE = Architecture(
     class_name="Qwen3MoeForCausalLM",
+    models="Qwen3's mixtures, such as Qwen3-30B-A3B",
+    differences="Qwen3's norms, experts and a router",
     sizes=(
         "hidden_size",
         "moe_intermediate_size",

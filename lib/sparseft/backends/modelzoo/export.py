@@ -29,6 +29,7 @@ from sparseft.masks.mask_file import Mask, check_mask, read_mask, unpack
 from sparseft.masks.mask_kernels import zero_pruned
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256
+from sparseft.study.backends import MODELZOO
 
 CHECKPOINT = "model_to_cs-2.5.mdl"
 CONFIGURATION = "config_to_cs-2.5.yaml"
@@ -37,8 +38,9 @@ CONFIGURATION = "config_to_cs-2.5.yaml"
 def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path) -> dict:
     """Write the folder `output` and return the content of export.json. Without a mask the model is dense.
 
-    One block of rows is in memory at a time. Raises InputError if the mask is of another model, or if the checkpoint does
-    not fit its config.json."""
+    One block of rows is in memory at a time. Raises InputError if ModelZoo does not train the architecture, if the mask is of
+    another model, or if the checkpoint does not fit its config.json."""
+    MODELZOO.check_architecture(checkpoint.architecture, checkpoint.folder)
     mask = read_mask(mask_path) if mask_path else None
     mask_sha256 = sha256(mask_path) if mask_path else None
     if mask:
