@@ -55,7 +55,9 @@ MODELS = {
     "olmo2": (Olmo2ForCausalLM, Olmo2Config(**SIZES)),
     "qwen3_moe": (
         Qwen3MoeForCausalLM,
-        Qwen3MoeConfig(**SIZES, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24),
+        Qwen3MoeConfig(
+            **SIZES, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, norm_topk_prob=True
+        ),
     ),
 }
 PRUNABLE_LAYERS = {
