@@ -74,26 +74,24 @@ def test_the_projections_of_all_architectures_each_come_once():
     assert list(PROJECTIONS) == [*attention, "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"]
 
 
-@pytest.mark.parametrize("classes", [["GPT2LMHeadModel"], [], None, "LlamaForCausalLM", [None]])
+@pytest.mark.parametrize("classes", [["GPT2LMHeadModel"], ["Phi3ForCausalLM"], [], None, "LlamaForCausalLM", [None]])
 def test_an_unknown_class_is_refused_with_the_known_ones_and_the_place(classes):
     known = ", ".join(architecture.class_name for architecture in ARCHITECTURES)
     with pytest.raises(InputError, match=f"^here: .*{re.escape(known)}"):
         find_architecture(classes, "here")
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda architecture: architecture.class_name)
-def test_a_model_without_one_of_its_sizes_is_refused_by_the_key(architecture):
-    config = dict(NAMED["hub:mistralai/Mixtral-8x7B-v0.1"], architectures=[architecture.class_name])
-    assert tensor_shapes(config, "here")
-    for key in architecture.sizes:
+def test_a_model_without_one_of_its_sizes_is_refused_by_the_key(tiny):
+    assert tensor_shapes(tiny.config, "here")
+    for key in tiny.architecture.sizes:
         with pytest.raises(InputError, match=rf"^here: .*\b{key}\b"):
-            tensor_shapes({name: value for name, value in config.items() if name != key}, "here")
+            tensor_shapes({name: value for name, value in tiny.config.items() if name != key}, "here")
         with pytest.raises(InputError, match=rf"^here: .*\b{key}\b.*True"):
-            tensor_shapes(config | {key: True}, "here")
+            tensor_shapes(tiny.config | {key: True}, "here")
 
 
 def test_a_smaller_model_that_keeps_everything_has_the_same_sizes(tiny):
-    units = {"intermediate_size": 48, "num_key_value_heads": 2}
+    units = {group.unit: tiny.config[group.unit] for group in tiny.architecture.coupled}
     changes = tiny.architecture.smaller_config(tiny.config, units)
     assert tensor_shapes(tiny.config | changes, "here") == tensor_shapes(tiny.config, "here")
 

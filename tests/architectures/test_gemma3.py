@@ -1,12 +1,13 @@
 """Gemma 3's windows, tied embeddings and sizes, beside transformers' own configuration and the published model."""
 
 import pytest
+import torch
 from sparseft.architectures import GEMMA3, find_architecture, tensor_shapes
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.planning.memory import count
-from tiny_models import save_tiny
-from transformers import Gemma3TextConfig
+from tiny_models import change_json, save_tiny
+from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
 # The keys of google/gemma-3-1b-it, config.json, that this project reads.
 PUBLISHED = {
@@ -65,3 +66,22 @@ def test_a_smaller_model_whose_heads_do_not_divide_its_width_is_refused():
         GEMMA3.smaller_config(config, units | {"num_key_value_heads": 3})
     with pytest.raises(ValueError, match="2560"):
         Gemma3TextConfig(**config | {"num_attention_heads": 6, "num_key_value_heads": 3})
+
+
+@torch.no_grad()
+def test_a_file_of_transformers_4_describes_the_same_model(tmp_path):
+    """It has the pattern of the windows and both bases of the rotary angles as numbers, and does not say that it is tied."""
+    layers = {
+        "num_hidden_layers": 4,
+        "layer_types": [*["sliding_attention"] * 2, "full_attention", "sliding_attention"],
+    }
+    folder = save_tiny("gemma3", tmp_path, torch.float32, layers)
+    ids = torch.arange(3, 123)[None]
+    expected = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+    old = {"sliding_window_pattern": 3, "rope_theta": 1_000_000, "rope_local_base_freq": 10_000}
+    new = dict.fromkeys(("layer_types", "rope_parameters", "tie_word_embeddings", "_sliding_window_pattern"))
+    change_json(folder / "config.json", **old, **new)
+    checkpoint = Checkpoint(folder)
+    assert tensor_shapes(checkpoint.config, "here").keys() == checkpoint.tensors.keys()
+    assert GEMMA3.windows(checkpoint.config) == [64, 64, None, 64]
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(folder)(ids).logits, expected)

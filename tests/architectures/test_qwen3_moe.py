@@ -1,12 +1,15 @@
 """Qwen3-MoE's sizes and windows under the keys of both releases of transformers, and what is refused."""
 
 import pytest
+import torch
 from sparseft.architectures import QWEN3_MOE, tensor_shapes
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_layers
+from sparseft.checkpoints.soundness import check_tensors
 from sparseft.errors import InputError
 from sparseft.planning.memory import count
-from tiny_models import save_tiny
-from transformers import Qwen3MoeConfig
+from tiny_models import PRUNABLE_LAYERS, change_json, save_tiny
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 # The keys of Qwen/Qwen3-30B-A3B, config.json, that this project reads. transformers 4 wrote them.
 PUBLISHED = {
@@ -54,3 +57,15 @@ def test_a_model_with_layers_without_experts_is_refused(tmp_path, key, value):
 def test_a_number_of_experts_that_is_none_is_refused_by_its_key(number):
     with pytest.raises(InputError, match=r"^here: .*num_local_experts"):
         tensor_shapes(PUBLISHED | {"num_experts": number}, "here")
+
+
+@torch.no_grad()
+def test_a_file_of_transformers_4_describes_the_same_model(tmp_path):
+    folder = save_tiny("qwen3_moe", tmp_path, torch.float32)
+    ids = torch.arange(3, 123)[None]
+    expected = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+    change_json(folder / "config.json", num_local_experts=None, num_experts=4)
+    checkpoint = Checkpoint(folder)
+    check_tensors(checkpoint, "here")
+    assert len(prunable_layers(checkpoint)) == PRUNABLE_LAYERS["qwen3_moe"]
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(folder)(ids).logits, expected)

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-EXAMPLES = [  # 6, 3, 110 and 70 tokens: two are longer than Mistral's window of 64
+EXAMPLES = [  # 6, 3, 110 and twice 70 tokens: three are longer than the windows of 64
     Example([5, 6, 7, 8, 9, 10], 4),
     Example([20, 21, 22], 1),
     Example(list(range(30, 140)), 100),
     Example([number * 7 % 250 for number in range(70)], 69),
+    Example([number * 11 % 250 for number in range(70)], 40),
 ]
 TASK = BY_NAME["hellaswag_mini"]
 # The projections whose inputs come from a norm of root mean square 1 -> the number of times that a token goes there.

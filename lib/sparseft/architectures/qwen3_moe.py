@@ -1,6 +1,6 @@
 """Describe the mixtures of Qwen3 (Yang et al. 2025, arXiv 2505.09388): Qwen3's attention, and experts with a router.
 
-The router `mlp.gate` is never pruned. transformers can mix layers with and without experts, but no published model does.
+The router `mlp.gate` is never pruned. transformers can mix layers with and without experts. Qwen's own models do not.
 """
 
 from dataclasses import replace
