@@ -83,7 +83,7 @@ Peak memory on a CPU is the largest resident set of a process, with Python and i
 two.
 """
 # The ends of the generated block of a page that is written by hand.
-BLOCK = ("<!-- generated -->\n", "\n<!-- end -->")
+BLOCK = ("<!-- generated -->", "<!-- end -->")
 SCRIPT_PAGE = """# Scripts
 
 Snakemake calls these programs, and you can run each by hand. `--help` prints what is below. The exit code is 0 if the work is
@@ -215,7 +215,7 @@ def with_table(page: str, table: str) -> str:
     """Return a page that is written by hand, with another table in its generated block."""
     start, end = BLOCK
     before, _, rest = (ROOT / page).read_text().partition(start)
-    return before + start + table + end + rest.partition(end)[2]
+    return f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
 
 
 def architecture_table() -> str:
