@@ -151,6 +151,11 @@ def test_a_model_that_cannot_be_fetched_is_one_line_that_says_how_to_get_it(tmp_
     assert list((tmp_path / "models").iterdir()) == []
 
 
+def fetched_files(start: int) -> set[str]:
+    """Return the names of the files that were fetched in all requests from number `start` on."""
+    return {path.rpartition("/")[2] for path in Hub.requested[start:] if "/resolve/" in path}
+
+
 UNKNOWN = r"architecture GPT2LMHeadModel is unknown; use one of LlamaForCausalLM, .*docs/extending\.md.*\n"
 
 
@@ -159,7 +164,7 @@ def test_a_model_of_an_unknown_class_is_refused_before_its_weights_are_fetched(t
     done = prepare(tmp_path, hub, "hub:somebody/gpt2")
     assert done.returncode == 2, done.stderr
     assert re.fullmatch(f"error: hub:somebody/gpt2: {UNKNOWN}", done.stderr)
-    assert {path.rpartition("/")[2] for path in Hub.requested[before:]} == {"config.json"}
+    assert fetched_files(before) == {"config.json"}
 
 
 @pytest.mark.slow
@@ -168,9 +173,8 @@ def test_a_dry_run_refuses_what_the_hub_s_config_json_already_says(tmp_path, hub
     done = dry_run(tmp_path, hub, "hub:somebody/gpt2")
     assert done.returncode == 2, done.stderr
     assert re.search(f"^error: hub:somebody/gpt2: {UNKNOWN}", done.stderr, re.MULTILINE)
-    assert {path.rpartition("/")[2] for path in Hub.requested[before:]} == {"config.json"}
-    # Now the hub is not needed, because its answer is in the cache.
-    again = dry_run(tmp_path, "http://127.0.0.1:9", "hub:somebody/gpt2")
-    assert again.stderr == done.stderr
+    assert fetched_files(before) == {"config.json"}
     assert dry_run(tmp_path, hub, "hub:somebody/qwen2").returncode == 0
-    assert dry_run(tmp_path, "http://127.0.0.1:9", "hub:somebody/mistral").returncode == 0
+    # Without a network, the class becomes known when the model is prepared.
+    unreachable = dry_run(tmp_path, "http://127.0.0.1:9", "hub:somebody/gpt2")
+    assert unreachable.returncode == 0, unreachable.stderr
