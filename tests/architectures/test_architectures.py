@@ -19,6 +19,7 @@ from sparseft.architectures import (
     find_architecture,
     tensor_shapes,
 )
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.modelzoo_names import places
 from sparseft.errors import InputError
 from sparseft.language_model.experts import memory_path, unfuse_experts
@@ -123,6 +124,22 @@ def test_the_windows_of_the_layers_are_those_of_transformers(architecture, kind,
     # As a model's page has it, and as transformers writes it again.
     for written in ({"num_hidden_layers": 4, **keys}, config.to_dict()):
         assert architecture.windows(written) == expected
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"sliding_window": "64"},
+        {"sliding_window": 0},
+        {"layer_types": ["sliding_attention"]},
+        {"layer_types": 1},
+        {"layer_types": None, "max_window_layers": "one"},
+    ],
+)
+def test_damaged_windows_are_refused_by_their_keys(tiny_models, keys):
+    config = Checkpoint(tiny_models["qwen2"]).config | keys
+    with pytest.raises(InputError, match=f"^here: config.json is damaged: .*{next(iter(keys))}"):
+        tensor_shapes(config, "here")
 
 
 def test_llama_has_no_window_and_mistral_has_one_in_every_layer():

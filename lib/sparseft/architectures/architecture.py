@@ -23,6 +23,7 @@ Shapes = dict[str, tuple[int, ...]]
 # A model with tied embeddings stores no output head.
 _HEAD = "lm_head.weight"
 _OPTIONAL_SIZES = ("num_key_value_heads", "head_dim")
+_WINDOW_KEYS = ("sliding_window", "layer_types", "max_window_layers", "sliding_window_pattern")
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,10 @@ class Architecture:
     def tensor_shapes(self, config: dict, place: Path | str) -> Shapes:
         """Return the shape of each tensor of the model that `config` describes.
 
-        Raises InputError, naming `place`, if a size is missing or is not a positive integer, or if a key of `fixed` has
-        another value."""
+        Raises InputError, naming `place`, if a size is missing or is not a positive integer, if the windows are damaged, or if
+        a key of `fixed` has another value."""
         self._check_sizes(config, place)
+        self._check_windows(config, place)
         self._check_fixed(config, place)
         words = dict(self.outer_tensors)
         if config.get("tie_word_embeddings", self.is_tied):
@@ -187,6 +189,17 @@ class Architecture:
             if type(size) is not int or size < 1:
                 what = f"{name} is {size!r}" if name in config else f"it lacks {name}"
                 raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
+
+    def _check_windows(self, config: dict, place: Path | str) -> None:
+        """Raise InputError if the keys of the windows do not give each decoder layer a window of tokens, or none."""
+        try:
+            windows = self.windows(config)
+        except (TypeError, IndexError):
+            windows = [0]
+        if not all(window is None or (type(window) is int and window > 0) for window in windows):
+            names = [name for name in _WINDOW_KEYS if name in config]
+            what = f"no windows of attention follow from its {', '.join(names)}"
+            raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
 
     def _check_fixed(self, config: dict, place: Path | str) -> None:
         """Raise InputError if a key has another value than the one that is computed here. null, false and [] are the same."""
