@@ -194,7 +194,7 @@ class Architecture:
         """Raise InputError if the keys of the windows do not give each decoder layer a window of tokens, or none."""
         try:
             windows = self.windows(config)
-        except (TypeError, IndexError):
+        except (TypeError, IndexError, ZeroDivisionError):
             windows = [0]
         if not all(window is None or (type(window) is int and window > 0) for window in windows):
             names = [name for name in _WINDOW_KEYS if name in config]
