@@ -139,7 +139,6 @@ def test_a_model_of_the_hub_becomes_its_files_and_a_manifest(tmp_path, hub, tiny
         ("somebody/llama@v9", {}, "no revision v9\\b"),
         ("somebody/llama", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "hub cannot be reached.*HF_HUB_OFFLINE.*path:DIR"),
         ("somebody/llama", {"HF_HUB_OFFLINE": "1"}, "hub cannot be reached.*HF_HUB_OFFLINE.*path:DIR"),
-        ("somebody/a_text", {}, "no config.json"),
         ("somebody/pickled", {}, r"\*\.safetensors.*pickles \(\*\.bin\).*save_pretrained.*path:DIR"),
     ],
 )  # fmt: skip
@@ -149,6 +148,13 @@ def test_a_model_that_cannot_be_fetched_is_one_line_that_says_how_to_get_it(tmp_
     assert re.fullmatch(f"error: hub:{source.partition('@')[0]}: .*{line.format(hub=hub)}.*\n", done.stderr)
     assert done.stdout == ""
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_repository_without_a_model_is_refused_by_name(tmp_path, hub):
+    done = prepare(tmp_path, hub, "hub:somebody/a_text")
+    assert done.returncode == 2, done.stderr
+    # The client of the hub says before it that no file matched.
+    assert done.stderr.splitlines()[-1].startswith("error: hub:somebody/a_text: it has no config.json; ")
 
 
 def fetched_files(start: int) -> set[str]:
