@@ -114,10 +114,10 @@ def expert_activations(config: dict, channels: int) -> int:
     return config["num_experts_per_tok"] * (4 * channels + 2 * config["hidden_size"])
 
 
-def head_norm_bytes(config: dict, width: int) -> int:
-    """Return the bytes that the norms of the queries and keys keep per token, in fp32 and in `width` bytes."""
+def head_norm_bytes(config: dict) -> int:
+    """Return the bytes that the norms of the queries and keys keep per token: their inputs in fp32."""
     heads = attention_heads(config)
-    return (4 + width) * (heads.query + heads.key_value) * heads.size
+    return 4 * (heads.query + heads.key_value) * heads.size
 
 
 def layer_bytes(config: dict, width: int, mlp: int) -> int:

@@ -29,7 +29,7 @@ def windows(config: dict) -> list[int | None]:
 def activation_bytes(config: dict, width: int) -> int:
     """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes."""
     two_more_norms = 2 * 4 * config["hidden_size"]
-    return decoder.activation_bytes(config, width) + decoder.head_norm_bytes(config, width) + two_more_norms
+    return decoder.activation_bytes(config, width) + decoder.head_norm_bytes(config) + two_more_norms
 
 
 def smaller_config(config: dict, units: dict[str, int]) -> dict:

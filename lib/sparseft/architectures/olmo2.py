@@ -21,7 +21,7 @@ NORMS_OF_ALL_HEADS = {
 
 def activation_bytes(config: dict, width: int) -> int:
     """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes."""
-    return decoder.activation_bytes(config, width) + decoder.head_norm_bytes(config, width)
+    return decoder.activation_bytes(config, width) + decoder.head_norm_bytes(config)
 
 
 def smaller_config(config: dict, units: dict[str, int]) -> dict:

@@ -6,7 +6,7 @@ from sparseft.architectures.architecture import Architecture
 
 def activation_bytes(config: dict, width: int) -> int:
     """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes."""
-    return decoder.activation_bytes(config, width) + decoder.head_norm_bytes(config, width)
+    return decoder.activation_bytes(config, width) + decoder.head_norm_bytes(config)
 
 
 QWEN3 = Architecture(

@@ -25,7 +25,7 @@ def windows(config: dict) -> list[int | None]:
 def activation_bytes(config: dict, width: int) -> int:
     """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes."""
     experts = decoder.expert_activations(config, config["moe_intermediate_size"])
-    return decoder.layer_bytes(config, width, experts) + decoder.head_norm_bytes(config, width)
+    return decoder.layer_bytes(config, width, experts) + decoder.head_norm_bytes(config)
 
 
 def smaller_config(config: dict, units: dict[str, int]) -> dict:
