@@ -259,7 +259,7 @@ def test_a_vector_that_changes_fails_the_proof(stages, tmp_path):
 def test_dtypes_shards_and_tied_embeddings_go_through_all_stages(tmp_path, variant):
     limit_threads(1)
     stages = Stages(tmp_path, *VARIANTS[variant])
-    assert (len(stages.base.files) > 2) == bool(VARIANTS[variant][3])
+    assert (len(stages.base.files) > 1) == bool(VARIANTS[variant][3])
     trained = stages.trained("unstructured", "sparse_to_sparse")
     ours = stages.trained_logits("unstructured", "sparse_to_sparse")
     assert torch.equal(ours, stock_logits(trained.merged, unfuse_experts))
