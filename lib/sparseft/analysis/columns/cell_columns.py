@@ -129,7 +129,7 @@ GROUPED = TableDescription(
     " Student's t over the models, from two models on. The second is over the examples, which all models share: Wilson's"
     " for value, and Student's t with the standard error of a ratio for losses and gaps. Where outcomes lie between 0 and 1,"
     " Wilson's interval is at least as wide as it must be, because such outcomes vary less than zeros and ones with the same"
-    " mean. A loss as value has the interval of eval_loss, which no 0 and no 1 cuts. Speeds have only the first.\n\n"
+    " mean. A loss as value has the interval of eval_loss, which may reach beyond 1. Speeds have only the first.\n\n"
     "Runs of a model and task with different settings are never averaged or compared: each setting has rows of its own."
     " Dense and untrained runs appear in every setting that they agree with.",
     (

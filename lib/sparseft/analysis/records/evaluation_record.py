@@ -7,6 +7,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from sparseft.analysis.records import recompute
 from sparseft.analysis.records.merge_record import files_digest
+from sparseft.analysis.records.probe_record import ProbeRecord
 from sparseft.analysis.records.record_file import (
     Count,
     CountArray,
@@ -15,6 +16,7 @@ from sparseft.analysis.records.record_file import (
     LogLikelihood,
     Loss,
     LossArray,
+    NonNegative,
     Positive,
     PositiveCount,
     RecordFile,
@@ -34,26 +36,29 @@ class ScoredRecord(RecordFile):
     By example, (examples,): `outcomes` of the headline metric, `losses` of the right answer in nats, and its `answer_tokens`.
     The other rows are the evidence, from which every number is computed again. Then they are dropped, because those of a
     whole study would fill the memory. `rows_digest` remains, for right_answers.py. Older evaluations have no
-    `peak_memory_bytes`. The lengths are in characters. A generated answer has no choices."""
+    `peak_memory_bytes`. The lengths are in characters. A generated answer has no choices. A task whose metric is the loss has
+    no outcomes, and only losses as rows. `definition_sha256` is None for a built-in task."""
 
     task: str
     metric: str
-    value: Fraction
-    standard_error: Fraction
+    definition_sha256: str | None = None
+    value: NonNegative
+    standard_error: NonNegative
     examples: Annotated[int, Field(gt=1, lt=2**63)]
-    chance: Fraction
+    chance: Fraction | None
     eval_loss: Loss
     metrics: dict[str, float | None]
-    outcomes: FractionArray
+    outcomes: FractionArray | None = None
     losses: LossArray
     answer_tokens: CountArray
-    predictions: list[Count] | list[str]
-    labels: list[Count] | list[str]
+    predictions: list[Count] | list[str] | None = None
+    labels: list[Count] | list[str] | None = None
     choice_lengths: list[list[PositiveCount]] | None = None
     log_likelihoods: list[list[LogLikelihood]] | None = None
     ties: Count | None = None
     generations: list[str] | None = None
-    _rows_digest: str = PrivateAttr("")
+    _rows_digest: str | None = PrivateAttr(None)
+    _not_recomputed: str | None = PrivateAttr(None)
     harness: str
     dtype: str
     prompt_sha256: str
@@ -76,16 +81,23 @@ class ScoredRecord(RecordFile):
     @model_validator(mode="after")
     def _drop_evidence(self) -> Self:
         """Replace the evidence by its digest. Pydantic calls this after `_agrees`, which needs the evidence."""
-        self._rows_digest = labels_digest(self.labels, self.choice_lengths)
+        self._not_recomputed = recompute.not_recomputed(self)
+        if self.labels is not None:
+            self._rows_digest = labels_digest(self.labels, self.choice_lengths)
         for name in EVIDENCE:
             # Not an assignment, which the frozen model refuses.
             self.__dict__[name] = None
         return self
 
     @property
-    def rows_digest(self) -> str:
-        """Return the digest of the right answers and choice lengths."""
+    def rows_digest(self) -> str | None:
+        """Return the digest of the right answers and choice lengths; None if the metric is the loss."""
         return self._rows_digest
+
+    @property
+    def not_recomputed(self) -> str | None:
+        """Return in words what could not be computed again from the rows; None if everything was."""
+        return self._not_recomputed
 
 
 class EvaluationInputs(RecordPart):
@@ -102,11 +114,13 @@ class EvaluationInputs(RecordPart):
 class EvaluationRecord(ScoredRecord):
     """Check evaluation.json: the merged model. Its perplexity is on the text whose sha256 is inputs.wikitext2.
 
-    `few_shot` worked examples stand before a question that is answered, `loss_few_shot` before one whose loss is taken."""
+    `few_shot` worked examples stand before a question that is answered, `loss_few_shot` before one whose loss is taken.
+    `probes` has the results on further tasks by their names."""
 
     file_name: ClassVar[str] = "evaluation.json"
     train_overlap: Count
     device: str
+    probes: dict[str, ProbeRecord] = {}
     inputs: EvaluationInputs
 
     @property
@@ -117,12 +131,36 @@ class EvaluationRecord(ScoredRecord):
             named["worked examples"] = self.inputs.train
         if any(name.startswith(PREFIXES) for name in self.metrics):
             named["text"] = self.inputs.wikitext2
+        if self.definition_sha256:
+            named["definition"] = self.definition_sha256
+        for probe, result in self.probes.items():
+            named |= {f"probe {probe} {name}": value for name, value in result.settings.items()}
         return named
 
     @property
     def digests(self) -> dict[str, str | None]:
         """Return the digests that the file names, by link of the chain."""
-        return {"merged": files_digest(self.inputs.model), "data": self.inputs.data, "train": self.inputs.train}
+        return {
+            "merged": files_digest(self.inputs.model),
+            "data": self.inputs.data,
+            "train": self.inputs.train,
+            "definition": self.definition_sha256,
+        }
+
+    @property
+    def probe_values(self) -> dict[str, float]:
+        """Return the value of each probe by the name of its column."""
+        return {f"probe_{name}": probe.value for name, probe in self.probes.items()}
+
+    @property
+    def probe_errors(self) -> dict[str, float]:
+        """Return the standard error of each probe by the name of its column."""
+        return {f"probe_{name}_stderr": probe.standard_error for name, probe in self.probes.items()}
+
+    @property
+    def probe_examples(self) -> dict[str, int]:
+        """Return the number of examples of each probe by the name of its column."""
+        return {f"probe_{name}_examples": probe.examples for name, probe in self.probes.items()}
 
     @property
     def eval_loss_standard_error(self) -> float:
@@ -171,4 +209,5 @@ class BeforeMergeRecord(ScoredRecord):
             "adapter": self.inputs.adapter,
             "data": self.inputs.data,
             "train": self.inputs.train,
+            "definition": self.definition_sha256,
         }

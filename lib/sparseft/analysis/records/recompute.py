@@ -1,7 +1,11 @@
 """Compute every number of an evaluation again that follows from its rows, and compare.
 
 What a record says of a model must follow from the log-likelihoods (or the generated texts) and the right answers that it
-holds for each example. right_answers.py checks that those right answers are the ones of the data.
+holds for each example. right_answers.py checks that those right answers are the ones of the data. A loss must follow from the
+losses by example.
+
+A task of lm-eval may have filters and metrics that only lm-eval has. Then the outcomes are taken as they are, and
+`not_recomputed` says so. Their mean and its standard error are computed again in every case.
 """
 
 import math
@@ -11,9 +15,11 @@ from typing import Protocol
 
 import numpy as np
 
+from sparseft.analysis.headlines import is_loss
 from sparseft.analysis.records.record_file import ROUNDING
+from sparseft.analysis.statistics import ratio_error
 from sparseft.tasks import TASKS
-from sparseft.tasks.metrics import F1
+from sparseft.tasks.metrics import ACC, ACC_NORM, F1, LOSS, TOKEN_PERPLEXITY
 from sparseft.tasks.scoring import (
     chance_of,
     choice_metrics,
@@ -36,23 +42,31 @@ LOSS_PER_TOKEN = 0.5
 METRIC_ROUNDING = 1e-6
 
 
-class Scored(Protocol):
-    """Name the fields of an evaluation that are recomputed; see evaluation.evaluate."""
+class Mean(Protocol):
+    """Name the fields of a result that is the mean of its outcomes."""
 
-    task: str
     metric: str
     value: float
     standard_error: float
     metrics: dict[str, float | None]
-    chance: float
+    outcomes: np.ndarray | None
+
+
+class Scored(Mean, Protocol):
+    """Name the fields of an evaluation that are recomputed; see evaluation.evaluate."""
+
+    task: str
+    definition_sha256: str | None
+    chance: float | None
     eval_loss: float
-    labels: list[int] | list[str]
+    few_shot: int
+    loss_few_shot: int
+    labels: list[int] | list[str] | None
     choice_lengths: list[list[int]] | None
     log_likelihoods: list[list[float]] | None
     generations: list[str] | None
-    predictions: list[int] | list[str]
+    predictions: list[int] | list[str] | None
     ties: int | None
-    outcomes: np.ndarray
     losses: np.ndarray
     answer_tokens: np.ndarray
 
@@ -72,29 +86,76 @@ def contradictions(scored: Scored) -> Iterator[str]:
     if fault := _unusable(scored):
         yield fault
         return
-    scores = _scores(scored)
-    if scored.predictions != scores.predictions:
-        yield f"{_differing(scored.predictions, scores.predictions)} predictions do not follow from the rows"
-    if scored.outcomes.tolist() != scores.outcomes:
-        yield f"{_differing(scored.outcomes, scores.outcomes)} outcomes do not follow from predictions and labels"
-    if scored.ties != scores.ties:
-        yield f"{scored.ties} ties, by the rows {scores.ties}"
+    if is_loss(scored.metric):
+        yield from _loss_headline_contradictions(scored)
+        return
+    expected: dict[str, float | None] = {}
+    if not_recomputed(scored) is None:
+        scores = _scores(scored)
+        yield from _row_contradictions(scored, scores)
+        expected = scores.metrics
     chance = chance_of(scored.choice_lengths)
-    if not math.isclose(scored.chance, chance, rel_tol=ROUNDING):
-        yield f"chance is {scored.chance:g}, by the rows {chance:g}"
-    yield from _value_contradictions(scored)
-    yield from _metric_contradictions(scored, scores.metrics)
+    if scored.chance is None or not math.isclose(scored.chance, chance, rel_tol=ROUNDING):
+        yield f"chance is {scored.chance}, by the rows {chance:g}"
+    yield from mean_contradictions(scored)
+    yield from _eval_loss_contradictions(scored)
+    yield from headline_contradictions(scored)
+    yield from _metric_contradictions(scored, expected)
     yield from _loss_contradictions(scored)
+
+
+def not_recomputed(scored: Scored) -> str | None:
+    """Return in words what only lm-eval can compute from the rows; None if everything is computed again here."""
+    if scored.definition_sha256 is None or is_loss(scored.metric):
+        return None
+    if scored.generations is not None:
+        return f"{scored.metric} of each generated text was not computed again, because only lm-eval has the task's filters"
+    if scored.metric not in (ACC.name, ACC_NORM.name):
+        return f"{scored.metric} of each example was not computed again, because only lm-eval has this metric"
+    return None
+
+
+def mean_contradictions(scored: Mean) -> Iterator[str]:
+    """Yield whether value and standard_error differ from the mean of the outcomes and its standard error."""
+    examples = len(scored.outcomes)
+    if scored.value > 1:
+        yield f"value {scored.value:g} is above 1"
+    if not math.isclose(scored.outcomes.sum(), scored.value * examples, rel_tol=ROUNDING):
+        yield f"value {scored.value:g} is not the mean of the outcomes"
+    error = float(scored.outcomes.std(ddof=1)) / math.sqrt(examples)
+    if not math.isclose(scored.standard_error, error, rel_tol=METRIC_ROUNDING, abs_tol=ROUNDING):
+        yield f"standard_error {scored.standard_error:g} is not that of the outcomes, {error:g}"
+
+
+def headline_contradictions(scored: Mean) -> Iterator[str]:
+    """Yield whether value and standard_error differ from those among the metrics."""
+    headline = (scored.metrics.get(scored.metric), scored.metrics.get(f"{scored.metric}_stderr"))
+    if headline != (scored.value, scored.standard_error):
+        yield f"value and standard_error are not those of metrics.{scored.metric}"
 
 
 def _unusable(scored: Scored) -> str | None:
     """Return why nothing can be computed from the rows, or None."""
+    rows = (scored.outcomes, scored.predictions, scored.labels)
+    if is_loss(scored.metric):
+        choices = (scored.choice_lengths, scored.log_likelihoods, scored.ties, scored.generations, scored.chance)
+        return "a loss with outcomes or choices" if any(row is not None for row in (*rows, *choices)) else None
+    if any(row is None for row in rows):
+        return "it lacks outcomes, predictions or labels"
     if (scored.generations is None) == (scored.log_likelihoods is None):
         return "it must have either log_likelihoods or generations"
-    if scored.generations is not None:
-        if scored.choice_lengths is not None or scored.ties is not None:
-            return "generated answers with choices"
-        return None if all(isinstance(label, str) for label in scored.labels) else "a label that is not a text"
+    return _unusable_texts(scored) if scored.generations is not None else _unusable_choices(scored)
+
+
+def _unusable_texts(scored: Scored) -> str | None:
+    """Return why nothing can be computed from generated answers, or None."""
+    if scored.choice_lengths is not None or scored.ties is not None:
+        return "generated answers with choices"
+    return None if all(isinstance(label, str) for label in scored.labels) else "a label that is not a text"
+
+
+def _unusable_choices(scored: Scored) -> str | None:
+    """Return why nothing can be computed from choices, or None."""
     if scored.choice_lengths is None or scored.ties is None:
         return "log_likelihoods without choice_lengths or ties"
     counts = [len(logs) for logs in scored.log_likelihoods]
@@ -103,6 +164,16 @@ def _unusable(scored: Scored) -> str | None:
     if any(isinstance(label, str) or label >= count for label, count in zip(scored.labels, counts, strict=True)):
         return "a label that is not a choice"
     return None
+
+
+def _row_contradictions(scored: Scored, scores: RowScores) -> Iterator[str]:
+    """Yield how many predictions, outcomes and ties do not follow from the rows."""
+    if scored.predictions != scores.predictions:
+        yield f"{_differing(scored.predictions, scores.predictions)} predictions do not follow from the rows"
+    if scored.outcomes.tolist() != scores.outcomes:
+        yield f"{_differing(scored.outcomes, scores.outcomes)} outcomes do not follow from predictions and labels"
+    if scored.ties != scores.ties:
+        yield f"{scored.ties} ties, by the rows {scores.ties}"
 
 
 def _scores(scored: Scored) -> RowScores:
@@ -115,7 +186,9 @@ def _scores(scored: Scored) -> RowScores:
 
 
 def _choice_metrics(scored: Scored) -> dict[str, float | None]:
-    """Return every metric that a task with choices may have."""
+    """Return every metric that a task with choices may have, or those that one of lm-eval shares with the built-in ones."""
+    if scored.definition_sha256:
+        return choice_metrics(scored.labels, scored.log_likelihoods, scored.choice_lengths, ())
     metrics = {}
     # The classes of every task, because a record may be of a task that is not in the table.
     for classes in {task.classes for task in TASKS if task.classes}:
@@ -126,36 +199,55 @@ def _choice_metrics(scored: Scored) -> dict[str, float | None]:
     return metrics
 
 
-def _value_contradictions(scored: Scored) -> Iterator[str]:
-    """Yield whether value and standard_error differ from those of the outcomes, and eval_loss from that of the losses."""
-    examples = len(scored.outcomes)
-    if not math.isclose(scored.outcomes.sum(), scored.value * examples, rel_tol=ROUNDING):
-        yield f"value {scored.value:g} is not the mean of the outcomes"
-    error = math.sqrt(scored.value * (1 - scored.value) / (examples - 1))
-    if not math.isclose(scored.standard_error, error, rel_tol=METRIC_ROUNDING, abs_tol=ROUNDING):
-        yield f"standard_error {scored.standard_error:g} is not that of the outcomes, {error:g}"
+def _eval_loss_contradictions(scored: Scored) -> Iterator[str]:
+    """Yield whether eval_loss differs from that of the losses."""
     if not math.isclose(scored.losses.sum(), scored.eval_loss * scored.answer_tokens.sum(), rel_tol=ROUNDING):
         yield f"eval_loss {scored.eval_loss:g} is not the losses divided by the answer tokens"
 
 
+def _loss_headline_contradictions(scored: Scored) -> Iterator[str]:
+    """Yield what does not follow from the losses of a task whose metric is the loss."""
+    yield from _eval_loss_contradictions(scored)
+    if scored.value != scored.eval_loss:
+        yield f"value {scored.value:g} is not eval_loss, {scored.eval_loss:g}"
+    error = ratio_error(scored.losses, scored.answer_tokens)
+    if not math.isclose(scored.standard_error, error, rel_tol=METRIC_ROUNDING, abs_tol=ROUNDING):
+        yield f"standard_error {scored.standard_error:g} is not that of the losses, {error:g}"
+    yield from headline_contradictions(scored)
+    expected = {
+        LOSS.name: scored.eval_loss,
+        LOSS.standard_error: error,
+        TOKEN_PERPLEXITY.name: _perplexity(scored.eval_loss),
+    }
+    yield from _metric_contradictions(scored, expected)
+
+
+def _perplexity(loss: float) -> float:
+    """Return exp(loss), infinity where it is too large for a float."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(loss))
+
+
 def _metric_contradictions(scored: Scored, expected: dict[str, float | None]) -> Iterator[str]:
-    """Yield the metrics that the rows do not give. A perplexity has no rows, so only its range is checked."""
-    headline = (scored.metrics.get(scored.metric), scored.metrics.get(f"{scored.metric}_stderr"))
-    if headline != (scored.value, scored.standard_error):
-        yield f"value and standard_error are not those of metrics.{scored.metric}"
+    """Yield the metrics that the rows do not give. A perplexity of a text has no rows, so only its range is checked.
+
+    A task of lm-eval may have further metrics, which are taken as they are."""
     for name, value in scored.metrics.items():
         if name.startswith(PREFIXES):
             if value is not None and value < 1:
                 yield f"metrics.{name} is {value:g}, which is below 1"
-        elif name not in expected:
+        elif name in expected:
+            if not _equal(value, expected[name]):
+                yield f"metrics.{name} is {value}, by the rows {expected[name]}"
+        elif scored.definition_sha256 is None:
             yield f"metrics.{name} is {value}, which does not follow from the rows"
-        elif not _equal(value, expected[name]):
-            yield f"metrics.{name} is {value}, by the rows {expected[name]}"
 
 
 def _loss_contradictions(scored: Scored) -> Iterator[str]:
-    """Yield how many losses are not those of the right choices. Generated answers have no log-likelihoods to compare."""
-    if scored.log_likelihoods is None:
+    """Yield how many losses are not those of the right choices.
+
+    Generated answers have no log-likelihoods to compare, and those of choices may stand after worked examples."""
+    if scored.log_likelihoods is None or scored.few_shot != scored.loss_few_shot:
         return
     right = np.array([logs[label] for logs, label in zip(scored.log_likelihoods, scored.labels, strict=True)])
     allowed = LOSS_SHARE * scored.losses + LOSS_PER_TOKEN * scored.answer_tokens
