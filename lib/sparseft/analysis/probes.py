@@ -1,0 +1,77 @@
+"""Take the probes of runs to the tables: their mean per run, and means and intervals per cell.
+
+The columns of a probe begin with its name: probe_NAME, probe_NAME_stderr and so on. A table without probes has none of them.
+"""
+
+import numpy as np
+import pandas as pd
+
+from sparseft.analysis.statistics import proportion_interval, t_interval, union_interval
+
+MEAN = "probes_mean"
+_ERROR = "_stderr"
+
+
+def probe_names(table: pd.DataFrame) -> list[str]:
+    """Return the probes that a table has columns of, in the order of the columns."""
+    columns = [name for name in table if f"{name}{_ERROR}" in table and name.startswith("probe_")]
+    return [name.removeprefix("probe_") for name in columns]
+
+
+def with_probes_mean(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs with the mean over the probes and its standard error; the same table without a probe.
+
+    The mean is over the probes that the runs of the study have. It is blank for a run that lacks one of them. The standard
+    error takes the examples of two probes as independent."""
+    study = runs[runs["in_study"]] if runs["in_study"].any() else runs
+    columns = [f"probe_{name}" for name in probe_names(runs)]
+    columns = [name for name in columns if study[name].notna().any()]
+    if not columns:
+        return runs
+    variances = runs[[f"{name}{_ERROR}" for name in columns]] ** 2
+    return runs.assign(
+        **{
+            MEAN: runs[columns].mean(axis=1, skipna=False),
+            f"{MEAN}{_ERROR}": np.sqrt(variances.sum(axis=1, skipna=False)) / len(columns),
+        }
+    )
+
+
+def probes_over_models(models: pd.api.typing.DataFrameGroupBy, runs: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return the columns of the probes per cell: mean, standard error and interval of each, and of the mean over them.
+
+    `models` groups the rows of `runs` by cell, one row per model. A cell without a model that has the probe is blank."""
+    columns: dict[str, pd.Series] = {}
+    names = probe_names(runs)
+    for name in (f"probe_{name}" for name in names):
+        mean = models[name].mean()
+        examples = models[f"{name}_examples"].max()
+        columns |= _with_interval(models, name, mean, _wilson(mean, examples))
+    if MEAN in runs:
+        mean = models[MEAN].mean()
+        smallest = pd.concat([models[f"probe_{name}_examples"].max() for name in names], axis=1).min(axis=1)
+        over_examples = t_interval(mean, models[f"{MEAN}{_ERROR}"].mean(), smallest)
+        columns |= _with_interval(models, MEAN, mean, over_examples)
+    return columns
+
+
+def _with_interval(
+    models: pd.api.typing.DataFrameGroupBy, name: str, mean: pd.Series, over_examples: tuple[np.ndarray, np.ndarray]
+) -> dict[str, pd.Series]:
+    """Return the columns of one probe, or of the mean of all. The interval covers the seeds and the examples."""
+    over_seeds = t_interval(mean, models[name].sem(), models[name].count())
+    low, high, _ = union_interval(over_seeds, over_examples)
+    return {
+        name: mean,
+        f"{name}{_ERROR}": models[f"{name}{_ERROR}"].mean(),
+        f"{name}_low": np.clip(low, 0, 1),
+        f"{name}_high": np.clip(high, 0, 1),
+    }
+
+
+def _wilson(mean: pd.Series, examples: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of Wilson's intervals; NaN for a cell without a value."""
+    measured = mean.notna()
+    ends = np.full((2, len(mean)), np.nan)
+    ends[:, measured] = proportion_interval(mean[measured], examples[measured])
+    return ends[0], ends[1]
