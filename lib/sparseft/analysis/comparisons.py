@@ -246,7 +246,7 @@ def _outcome_tests(pairs: list[tuple[Scores, Scores]]) -> dict[str, object]:
     return {
         **_over_seeds_interval(differences.mean(axis=-1) if pairs else differences),
         "one_sign": _one_sign(differences),
-        "p_value": np.max(p_values, initial=-np.inf) if pairs else np.nan,
+        "p_value": float(np.max(p_values)) if pairs else np.nan,
     }
 
 

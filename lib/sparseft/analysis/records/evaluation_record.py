@@ -120,7 +120,7 @@ class EvaluationRecord(ScoredRecord):
     file_name: ClassVar[str] = "evaluation.json"
     train_overlap: Count
     device: str
-    probes: dict[str, ProbeRecord] = {}
+    probes: dict[str, ProbeRecord] = Field(default_factory=dict)
     inputs: EvaluationInputs
 
     @property
