@@ -142,7 +142,7 @@ def _settings(records: list[Record], cells: pd.DataFrame) -> str:
     """Return the section on the settings of the study and of its tasks."""
     lines = {**_grid_settings(records, cells), **_training_settings([run.train for run in records if run.train])}
     evaluations = [record.evaluation for record in records]
-    lines["evaluation"] = _distinct(f"{done.harness} in {done.dtype} on {done.device}" for done in evaluations)
+    lines["evaluation"] = _distinct(done.conditions for done in evaluations)
     text = "".join(f"- {name}: {value}\n" for name, value in lines.items() if value)
     header = ["task", "metric", "chance", "one answer to all", "validation examples"]
     tasks = {(done.task, done.metric, number(done.chance, ".2f"), _floor(done), done.examples) for done in evaluations}

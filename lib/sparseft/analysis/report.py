@@ -154,7 +154,7 @@ def _conditions(records: list[Record], cells: pd.DataFrame) -> list[str]:
     trainings = [record.train for record in records if record.train]
     evaluations = [record.evaluation for record in records]
     trained = sorted({f"{train.backend} in {train.dtype} on {train.device}" for train in trainings})
-    evaluated = sorted({f"{done.harness} in {done.dtype} on {done.device}" for done in evaluations})
+    evaluated = sorted({done.conditions for done in evaluations})
     examples = sorted({(done.task, done.examples) for done in evaluations})
     sentences = [f"{_count(len(records), 'run')}: {_sizes(records, cells)}."]
     if trained:

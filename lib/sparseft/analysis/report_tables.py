@@ -168,7 +168,7 @@ def probes(cells: pd.DataFrame) -> Table:
     """Return the table of the probes of one model, task, metric and setting, with a row per cell; no row without probes.
 
     The last column is the mean over the probes."""
-    names = {f"probe_{name}": name for name in probe_names(cells)} | {MEAN: "mean"}
+    names = {f"probe_{name}": name for name in probe_names(cells)} | {MEAN: "mean of the probes"}
     names = {column: name for column, name in names.items() if column in cells and cells[column].notna().any()}
     columns: dict[str, Callable[[tuple], str]] = {
         "method": lambda row: row.method,

@@ -126,7 +126,13 @@ _CONDITIONS = (
         unit="validation examples",
         meaning="Number of different prompts among the examples (evaluation.json).",
     ),
-    Column("harness", "text", source="record.evaluation.harness", meaning="lm-eval and its version (evaluation.json)."),
+    Column(
+        "harness",
+        "text",
+        source="record.evaluation.harness",
+        empty="metric is loss",
+        meaning="lm-eval and its version (evaluation.json).",
+    ),
     Column(
         "few_shot",
         "integer",
@@ -324,8 +330,8 @@ SUMMARY = TableDescription(
     "One row per run. The files named below are those of the run's folder, `results/runs/{run_id}/`. If train.json,"
     " before_merge.json or merge.json is missing or damaged, the columns that come from it are empty too, and missing.csv"
     " gives the reason.\n\n"
-    "A task of lm-eval may report a metric that has no column here. Such a metric is only in evaluation.json, unless it is the"
-    " headline, which is `value`.",
+    "The metrics of a task of lm-eval are as lm-eval and the task define them. A metric that has no column here is only in"
+    " evaluation.json, unless it is the headline, which is `value`.",
     (*_NAME, *_MASK, *_RESULT, *METRIC_COLUMNS, *_CONDITIONS, *_LOSS, *TRAINING_COLUMNS, *_EVALUATION, *_CHECKS),
 )
 

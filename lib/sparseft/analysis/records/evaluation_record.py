@@ -37,7 +37,7 @@ class ScoredRecord(RecordFile):
     The other rows are the evidence, from which every number is computed again. Then they are dropped, because those of a
     whole study would fill the memory. `rows_digest` remains, for right_answers.py. Older evaluations have no
     `peak_memory_bytes`. The lengths are in characters. A generated answer has no choices. A task whose metric is the loss has
-    no outcomes, and only losses as rows. `definition_sha256` is None for a built-in task."""
+    no outcomes, no harness, and only losses as rows. `definition_sha256` is None for a built-in task."""
 
     task: str
     metric: str
@@ -59,7 +59,7 @@ class ScoredRecord(RecordFile):
     generations: list[str] | None = None
     _rows_digest: str | None = PrivateAttr(None)
     _not_recomputed: str | None = PrivateAttr(None)
-    harness: str
+    harness: str | None
     dtype: str
     prompt_sha256: str
     distinct_prompts: PositiveCount
@@ -166,6 +166,11 @@ class EvaluationRecord(ScoredRecord):
     def eval_loss_standard_error(self) -> float:
         """Return the standard error of eval_loss over the examples, nats per answer token."""
         return ratio_error(self.losses, self.answer_tokens)
+
+    @property
+    def conditions(self) -> str:
+        """Return in words with what the model was evaluated, and where."""
+        return f"{self.harness or 'the loss'} in {self.dtype} on {self.device}"
 
     @property
     def repeated_prompts(self) -> float:

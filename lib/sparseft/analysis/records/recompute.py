@@ -129,9 +129,17 @@ def mean_contradictions(scored: Mean) -> Iterator[str]:
 
 def headline_contradictions(scored: Mean) -> Iterator[str]:
     """Yield whether value and standard_error differ from those among the metrics."""
-    headline = (scored.metrics.get(scored.metric), scored.metrics.get(f"{scored.metric}_stderr"))
+    headline = (scored.metrics.get(scored.metric), _error_among_metrics(scored))
     if headline != (scored.value, scored.standard_error):
         yield f"value and standard_error are not those of metrics.{scored.metric}"
+
+
+def _error_among_metrics(scored: Mean) -> float | None:
+    """Return the standard error of the headline. Its name has `_stderr` at the end, or before the name of a filter."""
+    metric = scored.metric
+    ends = [len(metric), *(place for place, letter in enumerate(metric) if letter == "_")]
+    names = [f"{metric[:end]}_stderr{metric[end:]}" for end in ends]
+    return next((scored.metrics[name] for name in names if name in scored.metrics), None)
 
 
 def _unusable(scored: Scored) -> str | None:
@@ -186,9 +194,7 @@ def _scores(scored: Scored) -> RowScores:
 
 
 def _choice_metrics(scored: Scored) -> dict[str, float | None]:
-    """Return every metric that a task with choices may have, or those that one of lm-eval shares with the built-in ones."""
-    if scored.definition_sha256:
-        return choice_metrics(scored.labels, scored.log_likelihoods, scored.choice_lengths, ())
+    """Return every metric that a task with choices may have."""
     metrics = {}
     # The classes of every task, because a record may be of a task that is not in the table.
     for classes in {task.classes for task in TASKS if task.classes}:
