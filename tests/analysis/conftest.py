@@ -153,7 +153,14 @@ def by_loss(loss: float, nats: list[float], count: np.ndarray) -> dict:
     """Return the result of a task whose metric is the loss."""
     error = ratio_error(np.array(nats), count)
     metrics = {"loss": loss, "loss_stderr": error, "token_perplexity": float(np.exp(loss))}
-    return {"metric": "loss", "value": loss, "standard_error": error, "chance": None, "harness": None, "metrics": metrics}
+    return {
+        "metric": "loss",
+        "value": loss,
+        "standard_error": error,
+        "chance": None,
+        "harness": None,
+        "metrics": metrics,
+    }
 
 
 def partly_right(hits: list[float]) -> dict:

@@ -194,7 +194,7 @@ CURVES = TableDescription(
             "number",
             unit=OF_VALUE,
             empty=_NO_DIFFERENCE,
-            meaning="value minus dense_value. Of a loss, above 0 is worse.",
+            meaning="value minus dense_value. If metric is loss, above 0 is worse.",
         ),
         Column(
             "difference_low",

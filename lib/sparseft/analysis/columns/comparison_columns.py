@@ -55,7 +55,7 @@ COMPARISONS = TableDescription(
             "difference",
             "number",
             unit=OF_VALUE,
-            meaning="Mean outcome of the cell minus that of the other cell. Of a loss, above 0 is worse.",
+            meaning="Mean outcome of the cell minus that of the other cell. If metric is loss, above 0 is worse.",
         ),
         Column(
             "difference_low",

@@ -2,8 +2,10 @@
 
 from sparseft.analysis.columns.column import Column
 from sparseft.tasks import METRICS, TASKS
-from sparseft.tasks.metrics import TOKEN_PERPLEXITY, Metric
+from sparseft.tasks.metrics import ACC, ACC_NORM, EXACT_MATCH, F1, TOKEN_PERPLEXITY, Metric
 
+# A task of lm-eval may report these too.
+_OF_LM_EVAL = (ACC, ACC_NORM, F1, EXACT_MATCH)
 _NO_PROBE = "the run was evaluated without this probe"
 _LACKS_PROBE = "the run lacks a probe that another run of the study has"
 
@@ -11,7 +13,9 @@ _LACKS_PROBE = "the run lacks a probe that another run of the study has"
 def _columns(metric: Metric) -> list[Column]:
     """Return the columns of a metric and its standard error. A mini task reports the metrics of its real task."""
     tasks = [task.name for task in TASKS if metric in task.metrics and not task.generate]
-    empty = f"the task is not {', '.join(tasks)} or one of lm-eval that reports it"
+    if metric in _OF_LM_EVAL:
+        tasks.append("one of lm-eval that reports it")
+    empty = f"the task is not {' or '.join(tasks)}"
     if metric.empty:
         empty += f"; {metric.empty}"
     columns = [_column(metric.name, metric.meaning, empty)]

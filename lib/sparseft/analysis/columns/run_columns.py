@@ -92,7 +92,7 @@ _RESULT = (
         "number",
         source="record.evaluation.value",
         unit=OF_VALUE,
-        meaning="Headline metric of the merged model (evaluation.json). Of a loss less is better, of a fraction more.",
+        meaning="Headline metric of the merged model (evaluation.json). A loss is better if it is lower, a fraction if it is higher.",
     ),
     Column(
         "standard_error",
