@@ -72,8 +72,8 @@ class CellScores:
     by_seed: dict[int, Scores]
 
     @property
-    def any(self) -> Scores:
-        """Return the scores of one model, which has the metric and the examples of all."""
+    def first(self) -> Scores:
+        """Return the scores of the first model. All models have its metric and its examples."""
         return next(iter(self.by_seed.values()))
 
     def mean(self, name: str) -> np.ndarray:
@@ -95,7 +95,7 @@ class Pair:
         others = self.theirs.by_seed
         if self.theirs.cell.mode == NO_FINETUNE:
             # An untrained model is the same for every seed.
-            others = dict.fromkeys(self.ours.by_seed, self.theirs.any)
+            others = dict.fromkeys(self.ours.by_seed, self.theirs.first)
         pairs = [(mine, others[seed]) for seed, mine in self.ours.by_seed.items() if seed in others]
         return pairs if len(pairs) == len(self.ours.by_seed) else []
 
@@ -225,7 +225,7 @@ def _saw_the_same(ours: CellScores, theirs: CellScores) -> bool:
 
 def _tests(pair: Pair) -> dict[str, object]:
     """Return the largest p-values over the pairs of seeds, and whether all pairs differ in one direction."""
-    scores = pair.ours.any
+    scores = pair.ours.first
     by_loss = {} if scores.losses is None else _loss_tests(pair.by_seed, scores.answer_tokens)
     by_value = by_loss if scores.outcomes is None else _outcome_tests(pair.by_seed)
     return {
@@ -280,7 +280,7 @@ def _intervals(pairs: list[Pair]) -> list[dict[str, float]]:
     Pairs over the same examples share one drawing of the bootstrap."""
     same_examples: dict[tuple, list[int]] = {}
     for number, pair in enumerate(pairs):
-        same_examples.setdefault(pair.ours.any.identity, []).append(number)
+        same_examples.setdefault(pair.ours.first.identity, []).append(number)
     intervals: list[dict[str, float]] = [{} for _ in pairs]
     for numbers in same_examples.values():
         rows = _intervals_over_same_examples([pairs[number] for number in numbers])
@@ -291,7 +291,7 @@ def _intervals(pairs: list[Pair]) -> list[dict[str, float]]:
 
 def _intervals_over_same_examples(pairs: list[Pair]) -> list[dict[str, float]]:
     """Return the differences with their intervals, of pairs of cells that were all evaluated on the same examples."""
-    scores = pairs[0].ours.any
+    scores = pairs[0].ours.first
     by_loss = {} if scores.losses is None else _loss_differences(pairs, scores.answer_tokens)
     by_value = by_loss if scores.outcomes is None else _outcome_differences(pairs)
     columns = by_value | {f"{LOSS}{name}": ends for name, ends in by_loss.items()}

@@ -143,6 +143,11 @@ def _settings(records: list[Record], cells: pd.DataFrame) -> str:
     lines = {**_grid_settings(records, cells), **_training_settings([run.train for run in records if run.train])}
     evaluations = [record.evaluation for record in records]
     lines["evaluation"] = _distinct(done.conditions for done in evaluations)
+    lines["probes"] = _distinct(
+        f"{name} ({probe.metric} of {probe.examples} examples)"
+        for done in evaluations
+        for name, probe in done.probes.items()
+    )
     text = "".join(f"- {name}: {value}\n" for name, value in lines.items() if value)
     header = ["task", "metric", "chance", "one answer to all", "validation examples"]
     tasks = {(done.task, done.metric, number(done.chance, ".2f"), _floor(done), done.examples) for done in evaluations}

@@ -42,23 +42,21 @@ def probes_over_models(models: pd.api.typing.DataFrameGroupBy, runs: pd.DataFram
 
     `models` groups the rows of `runs` by cell, one row per model. A cell without a model that has the probe is blank."""
     columns: dict[str, pd.Series] = {}
-    names = probe_names(runs)
-    for name in (f"probe_{name}" for name in names):
-        mean = models[name].mean()
-        examples = models[f"{name}_examples"].max()
-        columns |= _with_interval(models, name, mean, _wilson(mean, examples))
+    examples = {f"probe_{name}": models[f"probe_{name}_examples"].max() for name in probe_names(runs)}
+    for name, count in examples.items():
+        columns |= _with_interval(models, name, _wilson(models[name].mean(), count))
     if MEAN in runs:
-        mean = models[MEAN].mean()
-        smallest = pd.concat([models[f"probe_{name}_examples"].max() for name in names], axis=1).min(axis=1)
-        over_examples = t_interval(mean, models[f"{MEAN}{_ERROR}"].mean(), smallest)
-        columns |= _with_interval(models, MEAN, mean, over_examples)
+        smallest = pd.concat(list(examples.values()), axis=1).min(axis=1)
+        over_examples = t_interval(models[MEAN].mean(), models[f"{MEAN}{_ERROR}"].mean(), smallest)
+        columns |= _with_interval(models, MEAN, over_examples)
     return columns
 
 
 def _with_interval(
-    models: pd.api.typing.DataFrameGroupBy, name: str, mean: pd.Series, over_examples: tuple[np.ndarray, np.ndarray]
+    models: pd.api.typing.DataFrameGroupBy, name: str, over_examples: tuple[np.ndarray, np.ndarray]
 ) -> dict[str, pd.Series]:
-    """Return the columns of one probe, or of the mean of all. The interval covers the seeds and the examples."""
+    """Return the columns of one probe, or of the mean over all. The interval covers the seeds and the examples."""
+    mean = models[name].mean()
     over_seeds = t_interval(mean, models[name].sem(), models[name].count())
     low, high, _ = union_interval(over_seeds, over_examples)
     return {
@@ -71,7 +69,7 @@ def _with_interval(
 
 def _wilson(mean: pd.Series, examples: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     """Return the ends of Wilson's intervals; NaN for a cell without a value."""
-    measured = mean.notna()
+    measured = mean.notna().to_numpy()
     ends = np.full((2, len(mean)), np.nan)
     ends[:, measured] = proportion_interval(mean[measured], examples[measured])
     return ends[0], ends[1]
