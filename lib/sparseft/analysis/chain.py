@@ -106,7 +106,10 @@ def unchecked(record: Record) -> list[str]:
         reasons.append("the task's manifest is not there, its definition was not compared")
     if record.evaluation.not_recomputed:
         reasons.append(record.evaluation.not_recomputed)
-    reasons += [f"the rows of a probe: {check.unchecked}" for check in record.probe_rows.values() if check.unchecked]
+    for name, probe in record.evaluation.probes.items():
+        reasons += [
+            f"probe {name}: {reason}" for reason in (probe.not_recomputed, record.probe_rows[name].unchecked) if reason
+        ]
     return reasons
 
 

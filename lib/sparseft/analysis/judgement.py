@@ -72,8 +72,9 @@ def judge_runs(records: list[Record], outside: dict[Run, str] | None = None) -> 
 def faults(record: Record, chain: list[Link]) -> list[str]:
     """Return the faults of a run that its own files show; empty if there is none."""
     broken = [f"broken chain, {link.fault}" for link in chain if link.fault]
-    checks = [record.right_answers, *record.probe_rows.values()]
-    return record.validation.faults() + broken + [check.fault for check in checks if check.fault]
+    wrong_answers = [record.right_answers.fault] if record.right_answers.fault else []
+    wrong_answers += [f"probe {name}: {check.fault}" for name, check in record.probe_rows.items() if check.fault]
+    return record.validation.faults() + broken + wrong_answers
 
 
 def _conflicts(records: list[Record], chains: Mapping[Run, list[Link]]) -> dict[Run, list[str]]:

@@ -1,103 +1,49 @@
 """Check evaluation.json and before_merge.json: how a model scored after its merge, and before it."""
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field
 
 from sparseft.analysis.records import recompute
+from sparseft.analysis.records.answered_part import EVIDENCE, AnsweredPart
 from sparseft.analysis.records.merge_record import files_digest
 from sparseft.analysis.records.probe_record import ProbeRecord
 from sparseft.analysis.records.record_file import (
     Count,
     CountArray,
-    Fraction,
-    FractionArray,
-    LogLikelihood,
     Loss,
     LossArray,
-    NonNegative,
     Positive,
     PositiveCount,
     RecordFile,
     RecordPart,
 )
 from sparseft.analysis.statistics import ratio_error
-from sparseft.tasks.scoring import labels_digest
 from sparseft.tasks.wikitext2 import PREFIXES, TEXT_SHA256, WIKITEXT2
 
-# The rows that the numbers are computed from again. They are dropped once this is done.
-EVIDENCE = ("predictions", "log_likelihoods", "labels", "choice_lengths", "generations")
 
+class ScoredRecord(RecordFile, AnsweredPart):
+    """Check the result of a model on the validation set of its task.
 
-class ScoredRecord(RecordFile):
-    """Check the result of a model on the validation set. `metrics` has all metrics of its task by name.
+    Beside the answers it has by example, (examples,): the `losses` of the right answer in nats, and its `answer_tokens`. Older
+    evaluations have no `peak_memory_bytes`."""
 
-    By example, (examples,): `outcomes` of the headline metric, `losses` of the right answer in nats, and its `answer_tokens`.
-    The other rows are the evidence, from which every number is computed again. Then they are dropped, because those of a
-    whole study would fill the memory. `rows_digest` remains, for right_answers.py. Older evaluations have no
-    `peak_memory_bytes`. The lengths are in characters. A generated answer has no choices. A task whose metric is the loss has
-    no outcomes, no harness, and only losses as rows. `definition_sha256` is None for a built-in task."""
-
+    ROWS: ClassVar[tuple[str, ...]] = ("outcomes", "losses", "answer_tokens", *EVIDENCE)
     task: str
-    metric: str
-    definition_sha256: str | None = None
-    value: NonNegative
-    standard_error: NonNegative
-    examples: Annotated[int, Field(gt=1, lt=2**63)]
-    chance: Fraction | None
     eval_loss: Loss
-    metrics: dict[str, float | None]
-    outcomes: FractionArray | None = None
     losses: LossArray
     answer_tokens: CountArray
-    predictions: list[Count] | list[str] | None = None
-    labels: list[Count] | list[str] | None = None
-    choice_lengths: list[list[PositiveCount]] | None = None
-    log_likelihoods: list[list[LogLikelihood]] | None = None
-    ties: Count | None = None
-    generations: list[str] | None = None
-    _rows_digest: str | None = PrivateAttr(None)
-    _not_recomputed: str | None = PrivateAttr(None)
-    harness: str | None
     dtype: str
     prompt_sha256: str
     distinct_prompts: PositiveCount
-    few_shot: Count
     loss_few_shot: Count
     seconds: Positive
     peak_memory_bytes: PositiveCount | None = None
 
-    def contradictions(self) -> Iterator[str]:
-        """Yield the lists of rows with another length, or, if there is none, what does not follow from the rows."""
-        rows = {name: getattr(self, name) for name in ("outcomes", "losses", "answer_tokens", *EVIDENCE)}
-        counts = {name: len(values) for name, values in rows.items() if values is not None}
-        if set(counts.values()) == {self.examples}:
-            yield from recompute.contradictions(self)
-        for name, count in counts.items():
-            if count != self.examples:
-                yield f"{count} {name} of {self.examples} examples"
-
-    @model_validator(mode="after")
-    def _drop_evidence(self) -> Self:
-        """Replace the evidence by its digest. Pydantic calls this after `_agrees`, which needs the evidence."""
-        self._not_recomputed = recompute.not_recomputed(self)
-        if self.labels is not None:
-            self._rows_digest = labels_digest(self.labels, self.choice_lengths)
-        for name in EVIDENCE:
-            # Not an assignment, which the frozen model refuses.
-            self.__dict__[name] = None
-        return self
-
-    @property
-    def rows_digest(self) -> str | None:
-        """Return the digest of the right answers and choice lengths; None if the metric is the loss."""
-        return self._rows_digest
-
-    @property
-    def not_recomputed(self) -> str | None:
-        """Return in words what could not be computed again from the rows; None if everything was."""
-        return self._not_recomputed
+    def row_contradictions(self) -> Iterator[str]:
+        """Yield what does not follow from the rows, all of which have the right length."""
+        yield from recompute.contradictions(self)
 
 
 class EvaluationInputs(RecordPart):

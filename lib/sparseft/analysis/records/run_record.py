@@ -44,7 +44,7 @@ class Record:
 
     `on_disk` holds the digests of the run's mask, adapter and task definition as they are now. Its keys are "mask", "adapter"
     and "definition", and a file that is absent has no key. `right_answers` compares the right answers of the evaluation with
-    the validation rows, and `probe_rows` the rows of each probe with those that it names."""
+    the validation rows, and `probe_rows` those of each probe with the rows of the probe."""
 
     run: Run
     validation: ValidationRecord
@@ -147,7 +147,7 @@ def _probe_rows(name: str, probe: ProbeRecord, answers: RightAnswers) -> AnswerC
     found = answers.definition(name)
     if found and found != probe.definition_sha256:
         return AnswerCheck(fault=f"{name}/manifest.json has another definition than the one that was evaluated")
-    return answers.check(name, probe.data_sha256, rows_digest=None)
+    return answers.check(name, probe.data_sha256, probe.rows_digest)
 
 
 def _read_files(folder: Path, run: Run) -> tuple[dict[str, RecordFile | None], list[str]]:

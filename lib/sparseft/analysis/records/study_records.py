@@ -72,12 +72,14 @@ def _missing_runs(results_dir: Path, study: Config | None, records: list[Record]
 
 
 def _with_missing_probes(gaps: list[Gap], records: list[Record], study: Config | None) -> list[Gap]:
-    """Return the gaps, and what each run lacks of the probes that another run has or the configuration requests."""
+    """Return the gaps, and what each run lacks of the probes that another run has or the configuration requests.
+
+    A run has no probe of its own task."""
     probes = dict.fromkeys(study.evaluation.probes if study else ())
     probes |= dict.fromkeys(name for record in records for name in record.evaluation.probes)
     reasons = {gap.run_id: gap for gap in gaps}
     for record in records:
-        lacking = [name for name in probes if name not in record.evaluation.probes]
+        lacking = [name for name in probes if name not in (*record.evaluation.probes, record.run.task)]
         if lacking:
             known = reasons.get(record.run.id)
             words = [known.reason] if known else []
