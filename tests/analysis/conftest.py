@@ -176,6 +176,7 @@ def partly_right(hits: list[float]) -> dict:
         "labels": ["seven"] * len(hits),
         "generations": ["seven or so"] * len(hits),
         "predictions": ["seven or so"] * len(hits),
+        "scored_by": "lm-eval",
         "metrics": {"overlap": value, "overlap_stderr": error},
         "chance": 0.0,
     }
@@ -185,15 +186,15 @@ def probes(run: Run, values: dict[str, float]) -> dict:
     """Return the results on probes of 100 examples each."""
     results = {}
     for name, value in values.items():
-        error = standard_error(value, 100)
+        probed = Run(**{**vars(run), "task": name})
+        hits = outcomes(probed, value, 100)
         results[name] = {
             "metric": "acc",
             "value": value,
-            "standard_error": error,
+            "standard_error": standard_error(value, 100),
             "examples": 100,
-            "chance": 0.25,
-            "metrics": {"acc": value, "acc_stderr": error},
-            "outcomes": outcomes(Run(**{**vars(run), "task": name}), value, 100),
+            "outcomes": hits,
+            **chosen(hits, losses(probed, 2.0, 100), {}),
             "data_sha256": digest(name, "validation"),
             "train_sha256": digest(name, "train"),
             "definition_sha256": digest(name, "definition"),

@@ -59,8 +59,7 @@ def compared(derived: Derived, kind: str, mode: str) -> pd.Series:
     ({"standard_error": 0.5}, "standard_error 0.5 losses metrics.loss"),
     ({"metrics": {"loss": 2.0, "loss_stderr": 0.5}}, "standard_error metrics.loss"),
     ({"outcomes": [1.0] * 200}, "loss outcomes"),
-    ({"labels": [0] * 200}, "loss outcomes"),
-    ({"chance": 0.25}, "loss choices"),
+    ({"labels": [0] * 200, "chance": 0.25}, "loss labels chance"),
 ])  # fmt: skip
 def test_a_number_that_does_not_follow_from_the_losses_is_named(write_run, tmp_path, change, words):
     write_run(UNTUNED, 3.5, by_loss=True)

@@ -16,6 +16,7 @@ from sparseft.analysis.records import read_runs
 from sparseft.analysis.statistics import mcnemar_p
 from sparseft.storage.hashes import sha256
 from statsmodels.stats.proportion import proportion_confint
+from test_memo import row
 from test_records import names, reasons
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
@@ -54,10 +55,13 @@ def test_a_study_without_probes_has_no_column_and_no_section_of_them(write_run, 
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"outcomes": [1.0] * 100}, "probes arc_easy value 0.6 outcomes"),
+    ({"outcomes": [1.0] * 100}, "probes arc_easy outcomes 40 predictions value 0.6"),
     ({"outcomes": [1.0] * 60 + [0.0] * 39}, "probes arc_easy 99 outcomes 100"),
     ({"outcomes": [1.5] + [0.0] * 99}, "probes arc_easy outcomes 0 1"),
     ({"value": 0.7}, "probes arc_easy value 0.7 outcomes"),
+    ({"labels": [0] * 100}, "probes arc_easy predictions outcomes labels"),
+    ({"predictions": None}, "probes arc_easy predictions"),
+    ({"metric": "loss"}, "probes arc_easy metric loss"),
     ({"standard_error": 0.3}, "probes arc_easy standard_error 0.3 outcomes"),
     ({"metrics": {"acc": 0.7, "acc_stderr": 0.05}}, "probes arc_easy metrics.acc"),
 ])  # fmt: skip
@@ -74,9 +78,13 @@ def test_the_standard_error_of_partial_credit_is_that_of_its_outcomes(write_run,
     scores = [0.0, 0.25, 0.5, 1.0] * 25
     result = {"value": float(np.mean(scores)), "standard_error": float(stats.sem(scores)), "outcomes": scores}
     result["metrics"] = {"acc": result["value"], "acc_stderr": result["standard_error"]}
+    result["scored_by"] = "lm-eval"
     write_run(TUNED, 0.5, probes={"arc_easy": 0.6},
               change=lambda files: files["evaluation"]["probes"]["arc_easy"].update(result))  # fmt: skip
     assert derived(tmp_path).runs["probe_arc_easy_stderr"].tolist() == pytest.approx([stats.sem(scores)])
+    (run,) = judge_runs(read_runs(tmp_path / "runs")[0])
+    assert any(names(reason, "probe arc_easy: acc lm-eval") for reason in run.unchecked)
+    assert "| arc_easy | acc | 100 | mean of the outcomes | 1 of 1 |" in memo(tmp_path)
 
 
 def test_a_run_without_a_probe_of_the_others_is_named_and_has_no_mean(write_run, tmp_path):
@@ -88,6 +96,15 @@ def test_a_run_without_a_probe_of_the_others_is_named_and_has_no_mean(write_run,
     assert tables.runs["probes_mean"].isna().tolist() == [False, True]
     (cell,) = tables.cells.itertuples()
     assert (cell.n, cell.probe_arc_easy, cell.probe_piqa, cell.probes_mean) == pytest.approx((2, 0.55, 0.75, 0.675))
+
+
+def test_a_task_is_no_probe_of_its_own_runs(write_run, tmp_path):
+    write_run(TUNED, 0.5, probes={"arc_easy": 0.6, "piqa": 0.75})
+    write_run(TUNED.replace("-t-", "-piqa-"), 0.5, probes={"arc_easy": 0.5})
+    assert read_runs(tmp_path / "runs")[1] == []
+    runs = derived(tmp_path).runs.set_index("task")
+    assert (runs.loc["t", "probes_mean"], runs.loc["piqa", "probes_mean"]) == pytest.approx((0.675, 0.5))
+    assert runs.loc["piqa", "probes_mean_stderr"] == pytest.approx(error(0.5))
 
 
 def test_a_gap_that_a_run_has_already_gets_the_missing_probe_as_a_further_reason(write_run, tmp_path):
@@ -211,27 +228,27 @@ def test_the_pages_show_every_probe_and_the_memo_says_what_was_checked(write_run
     write_experiments(tmp_path / "page.md", judge_runs(read_runs(tmp_path / "runs")[0]), [], tables, 0.02, plots=[])
     assert "| dense | 0 | sparse_to_dense | 0.600 ± 0.049 | 0.750 ± 0.044 |" in (tmp_path / "page.md").read_text()
     section = memo(tmp_path).partition("## Probes")[2].partition("\n## ")[0]
-    assert "| arc_easy | acc | 100 | 2 of 2 |" in section
-    assert "| piqa | acc | 100 | 1 of 2 |" in section
+    assert "| arc_easy | acc | 100 | all | 2 of 2 |" in section
+    assert "| piqa | acc | 100 | all | 1 of 2 |" in section
 
 
 def test_the_rows_of_a_probe_are_compared_with_the_data(write_run, tmp_path):
     runs = tmp_path / "study/results/runs"
-    rows = tmp_path / "study/data/boolq/validation.jsonl"
+    rows = tmp_path / "study/data/hellaswag/validation.jsonl"
     rows.parent.mkdir(parents=True)
-    rows.write_text('{"passage": "Ice is cold.", "question": "is ice cold", "answer": true}\n')
+    rows.write_text("".join(json.dumps(row(number)) + "\n" for number in range(100)))
 
     def name_them(files: dict) -> None:
-        files["evaluation"]["probes"]["boolq"].update(data_sha256=sha256(rows), definition_sha256=None)
+        files["evaluation"]["probes"]["hellaswag"].update(data_sha256=sha256(rows), definition_sha256=None)
 
     runs.parent.mkdir(parents=True)
-    write_run(UNTUNED, 0.5, probes={"boolq": 0.5}, change=name_them).parent.rename(runs)
+    write_run(UNTUNED, 0.5, probes={"hellaswag": 0.5}, change=name_them).parent.rename(runs)
     (run,) = judge_runs(read_runs(runs)[0])
-    assert not [reason for reason in [*run.faults, *run.unchecked] if "boolq" in reason]
+    assert not [reason for reason in [*run.faults, *run.unchecked] if "hellaswag" in reason]
     rows.with_name("manifest.json").write_text(json.dumps({"sha256": {"validation": "0" * 64}}))
     (run,) = judge_runs(read_runs(runs)[0])
     (fault,) = run.faults
-    assert names(fault, "boolq/validation.jsonl manifest")
+    assert names(fault, "probe hellaswag: hellaswag/validation.jsonl manifest")
     rows.unlink()
     (run,) = judge_runs(read_runs(runs)[0])
-    assert any("probe" in reason and "boolq/validation.jsonl" in reason for reason in run.unchecked)
+    assert any(names(reason, "probe hellaswag: hellaswag/validation.jsonl") for reason in run.unchecked)

@@ -190,12 +190,18 @@ def test_outcomes_that_only_lm_eval_can_compute_are_named_as_not_checked(write_r
     assert record.evaluation.not_recomputed is None
 
 
+def test_a_built_in_task_is_never_scored_by_lm_eval_alone(write_run, tmp_path):
+    write_run(TUNED, 0.5)
+    write_run(UNTUNED, 0.4, change=lambda files: files["evaluation"].update(scored_by="lm-eval"))
+    assert names(reasons(tmp_path / "runs")[UNTUNED][1], "scored_by lm-eval")
+
+
 def test_a_metric_of_lm_eval_that_is_not_known_here_stays_in_its_file(write_run, tmp_path):
-    further = {"metrics": {"acc": 0.5, "acc_stderr": ERROR, "brier": 0.25}}
-    write_run(UNTUNED, 0.5, definition=True, change=lambda files: files["evaluation"].update(further))
+    further = lambda files: files["evaluation"]["metrics"].update(overlap_strict=0.25)  # noqa: E731
+    write_run(UNTUNED, 0.5, fractions=True, definition=True, change=further)
     ((record,), gaps) = read_runs(tmp_path / "runs")
     assert gaps == []
-    assert record.evaluation.metrics["brier"] == 0.25
+    assert record.evaluation.metrics["overlap_strict"] == 0.25
 
 
 @pytest.mark.parametrize("error", ["em_stderr_strict", "em_strict_stderr"])

@@ -45,9 +45,9 @@ _COLUMNS = """
 evaluation loss, in nats per answer token, and the metric: after the merge minus before it.
 """
 
-_PROBES = """In each of these runs, the value of the probe and its standard error follow from its outcomes, one per example. The
-outcomes are as lm-eval gave them. They were not computed again. The sha256 of the probe's rows and of its definition were
-compared with the data, where it is there.
+_PROBES = """In each of these runs, the value of the probe and its standard error follow from its outcomes, one per example. *All* means
+that the outcomes follow from the log-likelihoods or the texts and from the right answers. Otherwise only lm-eval can compute
+them. The right answers, and the sha256 of the probe's rows and of its definition, were compared with the data, where it is there.
 """
 
 _CHAIN = """## Chain of hashes
@@ -185,10 +185,12 @@ def _gaps(gaps: list[Gap]) -> str:
 def _probes(judged: list[Judged]) -> str:
     """Return the section on the probes, with how many runs have each; empty without probes."""
     counts = Counter(
-        (name, probe.metric, probe.examples) for run in judged for name, probe in run.record.evaluation.probes.items()
+        (name, probe.metric, probe.examples, "mean of the outcomes" if probe.not_recomputed else "all")
+        for run in judged
+        for name, probe in run.record.evaluation.probes.items()
     )
     rows = [(*key, f"{number_of_runs} of {len(judged)}") for key, number_of_runs in counts.items()]
-    table = markdown_table(["probe", "metric", "examples", "runs"], rows)
+    table = markdown_table(["probe", "metric", "examples", "computed again", "runs"], rows)
     return f"## Probes\n\n{_PROBES}\n{table}" if rows else ""
 
 

@@ -21,19 +21,26 @@ def probe_names(table: pd.DataFrame) -> list[str]:
 def with_probes_mean(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with the mean over the probes and its standard error; the same table without a probe.
 
-    The mean is over the probes that the runs of the study have. It is blank for a run that lacks one of them. The standard
-    error takes the examples of two probes as independent."""
-    study = runs[runs["in_study"]] if runs["in_study"].any() else runs
-    columns = [f"probe_{name}" for name in probe_names(runs)]
-    columns = [name for name in columns if study[name].notna().any()]
-    if not columns:
+    The mean is over the probes that the study's runs of the same task have. It is blank for a run that lacks one of them. The
+    standard error takes the examples of two probes as independent."""
+    if not probe_names(runs):
         return runs
+    of_tasks = [_probes_mean(members) for _, members in runs.groupby("task", sort=False)]
+    return runs.join(pd.concat(of_tasks))
+
+
+def _probes_mean(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean over the probes and its standard error, for the runs of one task."""
+    study = runs[runs["in_study"]] if runs["in_study"].any() else runs
+    columns = [f"probe_{name}" for name in probe_names(runs) if study[f"probe_{name}"].notna().any()]
     variances = runs[[f"{name}{_ERROR}" for name in columns]] ** 2
-    return runs.assign(
-        **{
+    # Without a probe, the mean of no column is NaN.
+    return pd.DataFrame(
+        {
             MEAN: runs[columns].mean(axis=1, skipna=False),
-            f"{MEAN}{_ERROR}": np.sqrt(variances.sum(axis=1, skipna=False)) / len(columns),
-        }
+            f"{MEAN}{_ERROR}": np.sqrt(variances.sum(axis=1, skipna=False)) / (len(columns) or np.nan),
+        },
+        index=runs.index,
     )
 
 

@@ -7,7 +7,7 @@ from sparseft.tasks.metrics import ACC, ACC_NORM, EXACT_MATCH, F1, TOKEN_PERPLEX
 # A task of lm-eval may report these too.
 _OF_LM_EVAL = (ACC, ACC_NORM, F1, EXACT_MATCH)
 _NO_PROBE = "the run was evaluated without this probe"
-_LACKS_PROBE = "the run lacks a probe that another run of the study has"
+_LACKS_PROBE = "the run lacks a probe that another run of its task has"
 
 
 def _columns(metric: Metric) -> list[Column]:
@@ -66,7 +66,7 @@ METRIC_COLUMNS = (
         source="record.evaluation.probe_values",
         unit="fraction",
         empty=_NO_PROBE,
-        meaning="Metric of the merged model on the probe NAME. These columns exist only if you set `evaluation.probes`.",
+        meaning="Headline metric of the merged model on the probe NAME. These columns exist only if you set `evaluation.probes`.",
     ),
     Column(
         "probe_NAME_stderr",
@@ -89,7 +89,8 @@ METRIC_COLUMNS = (
         "number",
         unit="fraction",
         empty=_LACKS_PROBE,
-        meaning="Mean of the probes of the study, each with the same weight.",
+        meaning="Mean of the probes that the study's runs of the task have, each with the same weight. The task itself is not among"
+        " them.",
         is_optional=True,
     ),
     Column(
