@@ -177,7 +177,8 @@ def test_probes_leave_every_other_number_as_it_is(write_run, tmp_path):
         write_run(run_id, value, probes={"piqa": 0.75})
     together = derived(tmp_path)
     for name in ("runs", "cells", "points", "best", "layers"):
-        before = getattr(alone, name)
+        # The rows of a probe are one check more that could not be made.
+        before = getattr(alone, name).drop(columns="unchecked", errors="ignore")
         pd.testing.assert_frame_equal(getattr(together, name)[list(before)], before)
     rows = together.comparisons[~together.comparisons["metric"].str.startswith("probe:")].reset_index(drop=True)
     pd.testing.assert_frame_equal(rows, alone.comparisons, check_dtype=False)

@@ -168,8 +168,8 @@ def test_generated_answers_are_extracted_and_matched_again(write_run, tmp_path, 
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"outcomes": [0.5] * 200}, "value outcomes"),
-    ({"value": 0.5}, "value 0.5 outcomes"),
+    ({"outcomes": [1.0] * 200}, "value 0.5 outcomes"),
+    ({"value": 0.25}, "value 0.25 outcomes metrics.overlap"),
     ({"standard_error": 0.5}, "standard_error 0.5 outcomes"),
     ({"outcomes": [1.5] + [0.5] * 199}, "outcomes 0 1"),
     ({"predictions": None}, "outcomes predictions labels"),
@@ -184,7 +184,7 @@ def test_outcomes_that_only_lm_eval_can_compute_are_named_as_not_checked(write_r
     write_run(UNTUNED, 0.4, fractions=True, definition=True)
     (record,), gaps = read_runs(tmp_path / "runs")
     assert gaps == []
-    assert names(record.evaluation.not_recomputed, "overlap text lm-eval")
+    assert names(record.evaluation.not_recomputed, "overlap example lm-eval")
     write_run(UNTUNED, 0.4, definition=True)
     ((record,), _) = read_runs(tmp_path / "runs")
     assert record.evaluation.not_recomputed is None

@@ -27,7 +27,7 @@ import pandas as pd
 from scipy.stats import sem
 
 from sparseft.analysis.columns import COMPARISONS, CURVES
-from sparseft.analysis.headlines import is_loss
+from sparseft.analysis.headlines import are_losses
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.records import Record
 from sparseft.analysis.scores import Scores, scores_of
@@ -189,7 +189,7 @@ def _can_be_judged(points: pd.DataFrame) -> pd.Series:
     guess = start[["chance", "majority_floor"]].astype(float).max(axis=1)
     useless = start[(start["n_sound"] < start["n"]) | (start["value_low"] <= guess)].set_index(LINE).index
     is_sound = (points["n_sound"] == points["n"]) & ~points.set_index(LINE).index.isin(useless)
-    return is_sound & ~points["metric"].map(is_loss).astype(bool)
+    return is_sound & ~are_losses(points)
 
 
 def _differences_to_dense(comparisons: pd.DataFrame, place: list[str]) -> pd.DataFrame:

@@ -4,6 +4,8 @@ A headline is a fraction from 0 to 1, of which more is better, or a loss in nats
 that no built-in task reports, such as one of a user's own lm-eval task, is a fraction and is called by its name.
 """
 
+import pandas as pd
+
 from sparseft.tasks import METRICS
 from sparseft.tasks.metrics import LOSS
 
@@ -28,3 +30,13 @@ def is_loss(metric: str) -> bool:
 def gain(metric: str) -> int:
     """Return 1 if a higher value is better, else -1. A value times this is the larger, the better it is."""
     return -1 if metric in _METRICS and not _METRICS[metric].higher_is_better else 1
+
+
+def are_losses(table: pd.DataFrame) -> pd.Series:
+    """Return for each row of a table whether its metric is a loss."""
+    return pd.Series([is_loss(metric) for metric in table["metric"]], index=table.index, dtype=bool)
+
+
+def gains(table: pd.DataFrame) -> pd.Series:
+    """Return for each row of a table 1 if a higher value of its metric is better, else -1."""
+    return pd.Series([gain(metric) for metric in table["metric"]], index=table.index, dtype=int)

@@ -45,7 +45,7 @@ from sparseft.analysis.figures.curves import GAP, LOSS, TRAINING_SPEED, Quantity
 from sparseft.analysis.figures.heat_maps import BLOCKS, KINDS, layer_heat_map, value_heat_map
 from sparseft.analysis.figures.speeds import speed_figure
 from sparseft.analysis.figures.style import STYLE
-from sparseft.analysis.headlines import is_loss, metric_name
+from sparseft.analysis.headlines import are_losses, metric_name
 from sparseft.analysis.leftovers import MARK, remove_leftovers
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.processes import end_with_parent
@@ -196,7 +196,7 @@ def _cost_figures(points: pd.DataFrame, prefix: str, title: str) -> Iterator[tup
         known = points[points[cost.quantity.column].notna()]
         if cost.quantity is LOSS:
             # The figure of the value shows the loss of a task whose metric it is.
-            known = known[~known["metric"].map(is_loss).astype(bool)]
+            known = known[~are_losses(known)]
         if known.empty or known[cost.quantity.column].abs().max() < cost.quantity.smallest:
             continue
         if cost.by_device:

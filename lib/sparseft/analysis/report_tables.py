@@ -6,7 +6,7 @@ from functools import partial
 
 import pandas as pd
 
-from sparseft.analysis.headlines import is_loss
+from sparseft.analysis.headlines import are_losses, is_loss
 from sparseft.analysis.probes import MEAN, probe_names
 from sparseft.analysis.records import Gap
 from sparseft.analysis.tables import asked_and_reached
@@ -82,7 +82,7 @@ def _results_note(cells: pd.DataFrame, modes: Iterable[str]) -> str:
     """Return a note on how to read the table of the answer."""
     words = [f"{'; '.join(f'{mode}: {MODE_WORDS[mode]}' for mode in modes)}."]
     words.append("The standard error is over the validation examples.")
-    losses = cells["metric"].map(is_loss).astype(bool)
+    losses = are_losses(cells)
     if not losses.all():
         words.append("The bar behind a value is its share of 1.")
     if losses.any():

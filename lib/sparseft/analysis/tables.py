@@ -30,7 +30,7 @@ import pandas as pd
 
 from sparseft.analysis.columns import CURVES, MISSING, SUMMARY, TABLES
 from sparseft.analysis.columns.column import TableDescription
-from sparseft.analysis.headlines import gain, is_loss
+from sparseft.analysis.headlines import gains, is_loss
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.probes import probes_over_models, with_probes_mean
 from sparseft.analysis.records import Gap, Record
@@ -214,7 +214,7 @@ def _recovered_share(points: pd.DataFrame) -> pd.Series:
     """Return recovered_share by point: the part of what pruning lost that fine-tuning won back."""
     lost = points["dense_value"] - points["untuned_value"]
     # Pruning raises a loss and lowers every other value. The share has the same sign for both.
-    is_worse = lost * points["metric"].map(gain) > NOTHING_LOST
+    is_worse = lost * gains(points) > NOTHING_LOST
     defined = (points["mode"] != NO_FINETUNE) & (points["sparsity"] > 0) & is_worse
     recovered = (points["value"] - points["untuned_value"]).where(points["n_sound"] == points["n"])
     return (recovered / lost.where(defined)).astype(float)

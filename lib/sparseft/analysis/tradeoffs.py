@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from sparseft.analysis.columns import TRADEOFFS
-from sparseft.analysis.headlines import gain
+from sparseft.analysis.headlines import gains
 from sparseft.analysis.statistics import WITHIN
 from sparseft.analysis.tables import CELL, LINE, PLAIN_LORA, in_order, tidy
 from sparseft.study.grid import DENSE, NO_FINETUNE, Cell
@@ -60,8 +60,8 @@ def _mark(points: pd.DataFrame) -> pd.DataFrame:
 def _is_on_front(points: pd.DataFrame, respect: str, group: list[str]) -> pd.Series:
     """Return which points no other point of their group beats in value and in the column `respect`."""
     best = pd.Series(False, points.index)
-    gains = points.assign(value=points["value"] * points["metric"].map(gain))
-    for _, members in gains.groupby(group, sort=False):
+    judged = points.assign(value=points["value"] * gains(points))
+    for _, members in judged.groupby(group, sort=False):
         best[members.index] = pareto(members[["value", respect]].to_numpy(float))
     return best
 
