@@ -184,13 +184,15 @@ def _tests(ours: list[Record], theirs: list[Record]) -> dict[str, object]:
 
 
 def _pairs(ours: list[Record], theirs: list[Record]) -> list[tuple[EvaluationRecord, EvaluationRecord]]:
-    """Return the results of two cells by seed; nothing if a seed has no counterpart, because each must be tested."""
+    """Return the results of two cells by seed; nothing if a seed of either cell has no counterpart.
+
+    The difference is over all seeds, so a test of some of them could even have the other sign."""
     others = {record.run.seed: record.evaluation for record in theirs}
     if theirs[0].run.mode == NO_FINETUNE:
         # An untrained model is the same for every seed.
         others = {record.run.seed: theirs[0].evaluation for record in ours}
     pairs = [(record.evaluation, others[record.run.seed]) for record in ours if record.run.seed in others]
-    return pairs if len(pairs) == len(ours) else []
+    return pairs if len(pairs) == len(ours) == len(others) else []
 
 
 def _over_seeds_interval(kind: str, differences: np.ndarray) -> dict[str, float]:
