@@ -136,6 +136,18 @@ def test_where_a_seed_has_no_counterpart_there_is_no_test_and_no_significance(wr
     assert pd.isna(row["p_holm"])
 
 
+def test_seeds_that_only_the_other_cell_has_leave_no_test(write_run, tmp_path):
+    for seed, value in enumerate([0.3, 0.9, 0.9]):
+        write_run(DENSE.replace("seed0", f"seed{seed}"), value)
+    # In the one seed that both have, the value rises. The mean over all seeds falls.
+    write_run(TUNED, 0.5)
+    row = compared(tmp_path).iloc[0]
+    assert row["difference_high"] < 0
+    assert (row["n"], row["family_size"]) == (0, 0)
+    assert not row[["significant", "eval_loss_significant"]].any()
+    assert pd.isna(judged(tmp_path)["verdict"])
+
+
 def test_identical_runs_do_not_differ(write_run, pieces, tmp_path):
     names = ("outcomes", "losses", "answer_tokens", "labels", "predictions", "log_likelihoods")
     same = pieces(Run.parse(DENSE), 0.5)["evaluation"]

@@ -65,12 +65,15 @@ class Claim:
 
 
 class Results:
-    """Look up the sound cells of one model, task, metric and setting, and what their comparisons say."""
+    """Look up the sound cells of one model, task, metric and setting, and what their comparisons say.
+
+    A pruned cell whose mask prunes nothing is left out, because it would be the best method of a sparsity that it lacks."""
 
     def __init__(self, derived: Derived) -> None:
         self.gain = gain(derived.cells.iloc[0]["metric"])
         self.every_cell = list(derived.cells.itertuples())
-        self.cells = _by_place(derived.cells[derived.cells["n_sound"] == derived.cells["n"]])
+        sound = derived.cells[derived.cells["n_sound"] == derived.cells["n"]]
+        self.cells = _by_place(sound[(sound["sparsity"] == 0) | (sound["reached_sparsity"] > 0)])
         self.points = _by_place(derived.points[derived.points["n_sound"] == derived.points["n"]])
         self.comparisons = {
             kind: _by_place(rows) for kind, rows in derived.comparisons.groupby("comparison", sort=False)

@@ -91,13 +91,15 @@ class Pair:
 
     @property
     def by_seed(self) -> list[tuple[Scores, Scores]]:
-        """Return the scores of both cells by seed; nothing if a seed has no counterpart, because each must be tested."""
+        """Return the scores of both cells by seed; nothing if a seed of either cell has no counterpart.
+
+        The difference is over all seeds, so a test of some of them could even have the other sign."""
         others = self.theirs.by_seed
         if self.theirs.cell.mode == NO_FINETUNE:
             # An untrained model is the same for every seed.
             others = dict.fromkeys(self.ours.by_seed, self.theirs.first)
         pairs = [(mine, others[seed]) for seed, mine in self.ours.by_seed.items() if seed in others]
-        return pairs if len(pairs) == len(self.ours.by_seed) else []
+        return pairs if len(pairs) == len(self.ours.by_seed) == len(others) else []
 
 
 def compare(judged: Iterable[Judged]) -> pd.DataFrame:

@@ -108,7 +108,7 @@ def points(table: pd.DataFrame) -> Table:
         "mode": lambda row: row.mode,
         "sparsity, %": asked_and_reached,
         "models": lambda row: str(row.n),
-        "value (95 % interval)": lambda row: _within(row.value, row.value_low, row.value_high, ".3f"),
+        "value (95 % interval)": _value,
         "minus dense (95 % interval)": _minus_dense,
         "verdict": lambda row: _text(row.verdict),
         "won back, %": lambda row: number(100 * row.recovered_share, ".0f"),
@@ -236,6 +236,12 @@ def _within(value: float | None, low: float | None, high: float | None, form: st
     if pd.isna(low) or pd.isna(high):
         return number(value, form)
     return f"{number(value, form)} ({low:{form}} to {high:{form}})"
+
+
+def _value(row: tuple) -> str:
+    """Return the value of a point with its interval, marked if one of its runs has a fault."""
+    text = _within(row.value, row.value_low, row.value_high, ".3f")
+    return text if row.n_sound == row.n else f"{text} (at fault)"
 
 
 def _minus_dense(row: tuple) -> str:

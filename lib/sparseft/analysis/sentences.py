@@ -167,11 +167,13 @@ class Sentences:
         untuned = self.results.cells.get((method, sparsity, NO_FINETUNE))
         tuned = best_training(self.results, method, sparsity)
         best = max((cell for cell in (untuned, tuned) if cell), key=self.results.quality)
+        if (CONTROL, sparsity, best.mode) not in self.results.cells:
+            return None
         return self.results.comparisons.get(CONTROL, {}).get((method, sparsity, best.mode))
 
     def _control_values(self, rows: list[tuple], kind: str) -> str:
         """Return the sparsities and, if they differ, the values of random pruning and of the best method."""
-        where = f"{listed([str(row.sparsity) for row in rows])} %"
+        where = f"{listed([_control_place(row) for row in rows])} %"
         if kind == SAME:
             return where
         places = [(row.method, int(row.sparsity), row.mode) for row in rows]
@@ -307,6 +309,14 @@ def _common(group: list[Claim]) -> Claim:
         tuned_loss=first.tuned_loss if all(claim.tuned_loss == first.tuned_loss for claim in group) else None,
         costs_nothing=all(claim.costs_nothing for claim in group),
     )
+
+
+def _control_place(row: tuple) -> str:
+    """Return the sparsity of a comparison with random pruning, with what both reached if it differs."""
+    ours, random = row.reached_sparsity, row.against_reached_sparsity
+    if abs(ours - random) < 0.001:
+        return f"{row.sparsity}"
+    return f"{row.sparsity} (reached {100 * random:.1f} against {100 * ours:.1f})"
 
 
 def listed_sparsities(group: list[Claim]) -> str:

@@ -197,15 +197,16 @@ _NO_BASELINE = "no baseline matches"
 BASELINE = TableDescription(
     "baseline_comparison.csv",
     "Written if you give `--baseline FILE.csv`. One row per point of sparsity_vs_performance.csv and baseline with the same"
-    " task and sparsity, and one row for each side without a counterpart. The file has the columns of"
+    " task and requested sparsity, and one row for each side without a counterpart. The file has the columns of"
     " `config/baseline.csv`: baseline (its name), task, sparsity (percent), value (fraction, the task's headline metric),"
     " samples_per_second and device. Leave a field empty if you do not know the number.",
     (
+        *like(CURVES, "setting", empty=f"{_NO_RUN}; {SETTING.empty}"),
         *like(CURVES, "model", empty=_NO_RUN),
         *like(CURVES, "task"),
         *like(CURVES, "metric method", empty=_NO_RUN),
         *like(CURVES, "sparsity"),
-        *like(CURVES, "mode value standard_error", empty=_NO_RUN),
+        *like(CURVES, "mode reached_sparsity value standard_error", empty=_NO_RUN),
         *like(CURVES, "samples_per_second", empty=f"{_NO_RUN}; {SPEEDS_DIFFER}"),
         *like(CURVES, "device", empty=f"{_NO_RUN}; {TRAINED_ONLY}"),
         Column("baseline", "text", empty=_NO_BASELINE, meaning="Name of the baseline."),

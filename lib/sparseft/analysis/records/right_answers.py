@@ -83,7 +83,7 @@ def _read_rows(path: Path, task: Task | None) -> RowFile:
     """Return what is compared with a file of rows. The rows may be any rows."""
     text = _text_of(path, task)
     digest = sha256(path) if text is None else sha256_of_text(text)
-    return RowFile(digest, _is_recorded(path, digest), None if text is None else _labels_of(text, path, task))
+    return RowFile(digest, _is_recorded(path, digest, task), None if text is None else _labels_of(text, path, task))
 
 
 def _text_of(path: Path, task: Task | None) -> str | None:
@@ -105,10 +105,10 @@ def _labels_of(text: str, path: Path, task: Task) -> str | None:
     return labels_digest(*labels_of(rows, task))
 
 
-def _is_recorded(path: Path, digest: str) -> bool:
+def _is_recorded(path: Path, digest: str, task: str) -> bool:
     """Return whether the manifest beside a file of rows records it. A file without a manifest counts as recorded."""
     try:
-        check_recorded(path, digest)
+        check_recorded(path, digest, task)
     except InputError:
         return False
     return True
