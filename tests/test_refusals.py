@@ -72,6 +72,13 @@ def test_a_model_is_not_computed_in_another_dtype_than_that_of_its_files(tmp_pat
     assert load_model(folder, torch.device("cpu"))[0].dtype == torch.bfloat16
 
 
+def test_a_model_is_not_computed_as_another_class_than_the_architecture_that_it_is_pruned_as(tmp_path):
+    folder = save_tiny("llama", tmp_path / "m")
+    change_json(folder / "config.json", model_type="mistral", sliding_window=4)
+    with pytest.raises(InputError, match=r"m: config\.json names LlamaForCausalLM, .* MistralForCausalLM"):
+        load_model(folder, torch.device("cpu"))
+
+
 @pytest.mark.parametrize("method", ["unstructured", "structured", "semistructured", "random", "dense"])
 @pytest.mark.parametrize("change", [{"num_hidden_layers": 1}, {"num_hidden_layers": 3}, {"tie_word_embeddings": False},
                                     {"vocab_size": 100}, {"num_key_value_heads": 1}])  # fmt: skip
