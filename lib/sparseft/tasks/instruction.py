@@ -25,7 +25,7 @@ ROLES = ("system", "user", "assistant")
 class OwnData(Protocol):
     """Name the keys of `tasks.NAME` that are read here."""
 
-    local: str | None
+    local: str
     numbers: dict[str, int | None]
     seed: int
 
@@ -34,11 +34,6 @@ def load_own_examples(name: str, data: OwnData) -> Examples:
     """Return the examples in the folder data.local: train.jsonl and validation.jsonl.
 
     Raises InputError if a file is missing, or if a row does not have the format of the first training row."""
-    if not data.local:
-        raise InputError(
-            f"tasks.{name}: a task of kind instruction reads a folder",
-            f"set tasks.{name}.local to a folder with train.jsonl and validation.jsonl",
-        )
     folder = Path(data.local)
     task = task_of(name, {"kind": "instruction", "format": _format_of(folder / "train.jsonl")})
     return load_examples(task, data.numbers, data.seed, folder, None)

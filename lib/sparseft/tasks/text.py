@@ -36,14 +36,8 @@ def load_own_examples(name: str, data: OwnData) -> Examples:
     task = task_of(name, {"kind": "text", "length": data.length or LENGTH})
     if data.local:
         examples = _local_examples(task, data)
-    elif data.hub:
-        examples = load_examples(task, data.numbers, data.seed, None, data.hub)
     else:
-        raise InputError(
-            f"tasks.{name}: a task of kind text needs its text",
-            f"set tasks.{name}.local to a folder with train.jsonl and validation.jsonl (field text) or train.txt and"
-            f" validation.txt, or tasks.{name}.hub to a data set",
-        )
+        examples = load_examples(task, data.numbers, data.seed, None, data.hub)
     for split, rows in examples.rows.items():
         if not any(row["text"].strip() for row in rows):
             raise InputError(f"tasks.{name}: the {split} text is empty", "give documents that have text")
