@@ -34,6 +34,11 @@ MODELS = {
     "mistral": (MistralForCausalLM, MistralConfig(**SIZES, sliding_window=64)),
     "mixtral": (MixtralForCausalLM, MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2)),
 }
+# It writes each message as <s>ROLE, a line break, its content and </s>.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<s>' + message.role + '\\n' + message.content + '</s>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<s>assistant\\n' }}{% endif %}"
+)
 PRUNABLE_LAYERS = {"llama": 14, "mistral": 14, "mixtral": 32}  # 2 x 7; 2 x (4 + 4 experts x 3)
 
 

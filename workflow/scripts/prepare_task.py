@@ -35,7 +35,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def warn(task: Task, rows: dict[str, list[Row]]) -> None:
-    """Print a warning if training and validation share a prompt, and one if validation repeats a prompt."""
+    """Print a warning if training and validation share a prompt, and one if validation repeats a prompt.
+
+    The prompt of a document is its whole text. Documents that repeat say nothing about the sequences that are cut from them."""
     validation = rows["validation"]
     if shared := overlap(task, rows):
         print(
@@ -43,7 +45,8 @@ def warn(task: Task, rows: dict[str, list[Row]]) -> None:
             " example; the score says less about new examples",
             file=sys.stderr,
         )
-    if repeated := len(validation) - len({task.prompt(row) for row in validation}):
+    repeated = len(validation) - len({task.prompt(row) for row in validation})
+    if repeated and not task.sequence_length:
         print(
             f"warning: {task.name}: {repeated} of {len(validation)} validation examples repeat the prompt of another one;"
             " standard errors and tests will be too small, because they take examples as independent",

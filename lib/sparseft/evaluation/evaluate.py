@@ -4,8 +4,6 @@ Before lm-eval's metrics are returned, tasks/scoring.py computes them again from
 new version of lm-eval, the evaluation ends with an error.
 """
 
-import hashlib
-import json
 import math
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -14,13 +12,14 @@ import numpy as np
 from torch import nn
 
 from sparseft.errors import InputError
+from sparseft.evaluation.by_loss import evaluate_by_loss
 from sparseft.evaluation.harness import StrictLM, run_harness
 from sparseft.language_model.batches import Example, encode, refuse_rows
 from sparseft.language_model.hardware import device_name
 from sparseft.language_model.loss import AnswerLoss, answer_losses
 from sparseft.tasks import scoring
 from sparseft.tasks.data_source import overlap
-from sparseft.tasks.metrics import F1
+from sparseft.tasks.metrics import F1, LOSS
 from sparseft.tasks.task import Row, Task
 
 if TYPE_CHECKING:
@@ -45,11 +44,14 @@ def evaluate(
         losses           of the right answer, in nats, summed over its tokens
         answer_tokens    number of tokens of the right answer
 
-    `ties` counts the rows in which several choices are the likeliest. lm-eval takes the first of them.
+    `ties` counts the rows in which several choices are the likeliest. lm-eval takes the first of them. A task whose headline
+    is the loss is evaluated as evaluation/by_loss.py describes.
     Raises InputError if the rows cannot be scored, or if lm-eval's numbers do not follow from the rows."""
     task.check(rows)
     if batch_size < 1:
         raise InputError(f"an evaluation in batches of {batch_size}", "give a batch size of 1 or more")
+    if task.headline is LOSS:
+        return evaluate_by_loss(model, tokenizer, task, rows, batch_size)
     validation = rows["validation"]
     lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
     metrics, by_row = _score(lm, task, rows)
@@ -72,7 +74,7 @@ def evaluate(
         "loss_few_shot": 0,
         "metrics": metrics,
         "harness": f"lm-eval {version('lm-eval')}",
-        "prompt_sha256": prompt_digest(task, validation),
+        "prompt_sha256": scoring.prompt_digest(task, validation),
         "train_overlap": overlap(task, rows),
         "device": device_name(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -80,12 +82,6 @@ def evaluate(
         "losses": losses.tolist(),
         "answer_tokens": tokens.tolist(),
     }
-
-
-def prompt_digest(task: Task, rows: list[Row]) -> str:
-    """Return the sha256 of the prompts and answers of rows, in their order."""
-    texts = [[task.prompt(row), task.answer(row)] for row in rows]
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def check_metrics(task: str, harness_values: dict[str, object], recomputed: dict[str, object]) -> None:

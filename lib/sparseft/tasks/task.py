@@ -53,6 +53,12 @@ class Task(RowFormat):
     # What follows the prompt and `delimiter`.
     answer: Callable[[Row], str]
     delimiter: str = " "
+    # Whether spaces at the end of a prompt count as the answer's, as in lm-eval.
+    moves_spaces: bool = True
+    # Returns the messages of a conversation, which the model's chat template writes; None if the text is prompt and answer.
+    messages: Callable[[Row], list[dict[str, str]]] | None = None
+    # Tokens per sequence, if the rows are documents that are joined and cut into sequences; 0 if every row is an example.
+    sequence_length: int = 0
     # lm-eval's doc_to_choice; None if the answer is generated.
     choices: Callable[[Row], list[str]] | None = None
     # Returns the index of the right choice; None if the answer is generated.
@@ -63,7 +69,8 @@ class Task(RowFormat):
     headline: Metric
     # Every metric that an evaluation reports, the headline among them, in the order of the tables.
     metrics: tuple[Metric, ...]
-    lengths: Lengths
+    # None for a task that the configuration describes: its lengths are measured.
+    lengths: Lengths | None = None
     # ORG/NAME[/CONFIGURATION]@REVISION; None if the project generates the rows.
     hub: str | None = None
     # The hub's split whose rows are the validation rows. Some data sets have no split `validation`.
@@ -96,7 +103,10 @@ class Task(RowFormat):
     def check(self, rows: dict[str, list[Row]]) -> None:
         """Check the rows of both splits together, before anything is trained or evaluated.
 
-        Raises InputError if there are too few, or if the validation rows cannot tell a right answer from a wrong one."""
+        Raises InputError if there are too few, or if the validation rows cannot tell a right answer from a wrong one. How many
+        sequences documents have depends on the tokenizer, so they are counted when they are encoded."""
+        if self.sequence_length:
+            return
         validation = rows["validation"]
         if len(validation) < 2:
             raise InputError(f"{self.name}: one validation example has no standard error", "give two or more")

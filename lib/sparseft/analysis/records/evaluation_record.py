@@ -20,8 +20,7 @@ from sparseft.analysis.records.record_file import (
     RecordFile,
     RecordPart,
 )
-from sparseft.analysis.statistics import ratio_error
-from sparseft.tasks.scoring import labels_digest
+from sparseft.tasks.scoring import labels_digest, ratio_error
 from sparseft.tasks.wikitext2 import PREFIXES, TEXT_SHA256, WIKITEXT2
 
 # The rows that the numbers are computed from again. They are dropped once this is done.
