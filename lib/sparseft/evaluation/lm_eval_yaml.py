@@ -6,6 +6,7 @@ read is JSON: a function stands there as {"!function": "FOLDER/MODULE.NAME"}, wi
 """
 
 import difflib
+import json
 import logging
 import re
 from collections.abc import Iterator
@@ -63,7 +64,11 @@ def read_definition(source: str, place: str) -> Definition:
         config = _load(path, source)
         file = path.relative_to(FOLDER).as_posix()
     _check_keys(config, source)
-    return Definition({key: value for key, value in config.items() if key not in _UNUSED}, file)
+    kept = {key: value for key, value in config.items() if key not in _UNUSED}
+    try:
+        return Definition(json.loads(json.dumps(kept)), file)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{source}: holds more than text and numbers ({error})", "put dates in quotes") from None
 
 
 def with_functions(value: object) -> object:
@@ -162,9 +167,7 @@ def _check_keys(config: dict, source: str) -> None:
     for key in config:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
-            raise InputError(
-                f"{source}: lm-eval has no key {key!r}", f"write {near[0]!r}" if near else "leave it out"
-            )
+            raise InputError(f"{source}: lm-eval has no key {key!r}", f"write {near[0]!r}" if near else "leave it out")
     for key in _REFUSED:
         if config.get(key):
             raise InputError(f"{source}: {key} is not supported", "name a task of one prompt and one answer in text")
