@@ -459,6 +459,7 @@ def _choice_texts(lm_task: ConfigurableTask, doc: dict, context: str | list[str]
 
 def _target(lm_task: ConfigurableTask, doc: dict, answer: str | None) -> str:
     """Return the text that training learns as a generated answer. Raises InputError if there are several."""
+    _refuse_constant(lm_task, answer or lm_task.config.doc_to_target)
     if answer:
         text = lm_task.resolve_field(doc, answer)
         if text is None:
@@ -476,3 +477,12 @@ def _target(lm_task: ConfigurableTask, doc: dict, answer: str | None) -> str:
     if target is None:
         raise ValueError("the target has no value")
     return str(target)
+
+
+def _refuse_constant(lm_task: ConfigurableTask, template: object) -> None:
+    """Raise InputError if the text of every answer would be the template itself, as with the name of a field that is not there."""
+    if isinstance(template, str) and "{" not in template and template not in lm_task.features:
+        raise InputError(
+            f"tasks.{lm_task.config.task}: {template!r} is neither a field of the rows nor a template",
+            f"name one of the fields {', '.join(lm_task.features)}, or write a template with {{{{ }}}}",
+        )

@@ -149,8 +149,9 @@ def _check_nodes(root: yaml.Node, source: str) -> None:
         checked.add(id(node))
         line = node.start_mark.line + 1
         if node.tag not in _PLAIN_TAGS:
+            value = f" {_one_line(node.value)}" if isinstance(node, yaml.ScalarNode) else ""
             raise InputError(
-                f"{source}, line {line}: {node.tag} {_one_line(node.value)} is code, and only lm-eval's own files may have code",
+                f"{source}, line {line}: {node.tag}{value} is code, and only lm-eval's own files may have code",
                 "write a Jinja template instead",
             )
         if isinstance(node, yaml.ScalarNode):

@@ -32,6 +32,7 @@ def task_of(name: str, definition: dict) -> Task:
         few_shot = definition["num_fewshot"]
         max_new_tokens = definition["max_new_tokens"]
         classes = tuple(definition["classes"])
+        is_trainable = definition["trainable"]
     except (KeyError, TypeError, StopIteration):
         raise InputError(f"{name}: the definition in its manifest is incomplete", "prepare the task again") from None
     return Task(
@@ -50,6 +51,7 @@ def task_of(name: str, definition: dict) -> Task:
         metrics=metrics,
         max_new_tokens=max_new_tokens,
         few_shot=few_shot,
+        is_trainable=is_trainable,
         definition=definition,
     )
 
@@ -78,7 +80,7 @@ def _choice_problem(row: Row) -> str | None:
     if not all(isinstance(choice, str) for choice in choices):
         return "a choice is not a text"
     if len(choices) < 2 or len(row["requests"]) != len(choices):
-        return f"it has {len(choices)} choices, and two or more are needed"
+        return "it has fewer than two choices"
     # lm-eval divides by the length of a choice.
     if not all(choices):
         return f"choice {choices.index('') + 1} is empty"
