@@ -26,6 +26,8 @@ from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.scoring import BOOTSTRAP
 from tiny_models import change_json, save_tiny
 
+# lm-eval starts git and tools that describe the machine.
+pytestmark = pytest.mark.process
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SPLITS = ("train", "validation")
 # One row of each task in the fields that the hub has, with {n} for its number.

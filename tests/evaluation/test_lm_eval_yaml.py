@@ -141,6 +141,7 @@ def test_the_answer_of_the_configuration_is_rendered_in_the_sandbox(tmp_path):
         ("metric_list: [{metric: acc, hf_evaluate: true}]", "no metric that is a mean"),
         ("metric_list: [{metric: brier_score}, {metric: mcc}]", "no metric that is a mean"),
         ("include: missing.yaml", "include missing.yaml: no such file"),
+        ("dataset_kwargs: {trust_remote_code: true}", "dataset_kwargs.trust_remote_code"),
         ("include: task.yaml", "Include cycle"),
         ("metadata: {day: 2020-01-01}\nnum_fewshot: 2020-01-01", "more than text and numbers"),
         ("doc_to_text: [", "not valid YAML"),
@@ -257,7 +258,7 @@ def test_a_data_set_that_needs_more_than_a_place_is_asked_for(hub):
         "dataset_path 'json' is not": {"dataset_path": "json"},
         "dataset_path './code.py' is not": {"dataset_path": "./code.py"},
         "dataset_kwargs.data_files": {"dataset_path": "org/name", "dataset_kwargs": {"data_files": "/etc/passwd"}},
-        "cannot be loaded": {"dataset_path": "org/name", "dataset_kwargs": {"trust_remote_code": True}},
+        "cannot be loaded": {"dataset_path": "org/name"},
     }
     for what, keys in places.items():
         Path("task.yaml").write_text(yaml.safe_dump(base | keys))

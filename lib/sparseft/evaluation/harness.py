@@ -1,6 +1,6 @@
 """Run lm-eval as a library (github.com/EleutherAI/lm-evaluation-harness), on the prompts that training reads.
 
-lm-eval gets the functions of a built-in task as they are, and the definition of any other (lm_eval_tasks.py). Its metrics, filters
+lm-eval gets the functions of a built-in task as they are, and the definition of any other (lm_eval_rendering.py). Its metrics, filters
 and standard errors are its own.
 """
 
@@ -24,10 +24,11 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
-from sparseft.evaluation.lm_eval_tasks import NO_FILTER, check_rendering, harness_definition, sandboxed
+from sparseft.evaluation.lm_eval_rendering import check_rendering, harness_definition, sandboxed
 from sparseft.evaluation.shared_context import log_likelihoods, may_share_contexts
 from sparseft.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
 from sparseft.tasks.extraction import FLEXIBLE_EXTRACT, IGNORED, STRICT_MATCH
+from sparseft.tasks.from_lm_eval import NO_FILTER
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1
 from sparseft.tasks.scoring import BOOTSTRAP
 from sparseft.tasks.task import Row, Task

@@ -58,6 +58,7 @@ def read_definition(source: str, place: str) -> Definition:
         path = Path(source).resolve()
         _check_plain(path, source, set())
         config = _load(path, source)
+        _refuse_remote_code(config, source)
         file = None
     else:
         path = _file_of(source, place)
@@ -160,6 +161,13 @@ def _check_nodes(root: yaml.Node, source: str) -> None:
         else:
             # A mapping node has pairs, a sequence node has nodes.
             queue += [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+
+
+def _refuse_remote_code(config: dict, source: str) -> None:
+    """Raise InputError if a user's file asks for the code of a data set."""
+    kwargs = config.get("dataset_kwargs")
+    if isinstance(kwargs, dict) and kwargs.get("trust_remote_code"):
+        raise InputError(f"{source}: dataset_kwargs.trust_remote_code is not supported", "leave it out")
 
 
 def _check_keys(config: dict, source: str) -> None:

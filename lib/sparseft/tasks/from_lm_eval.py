@@ -9,7 +9,8 @@ lm-eval renders the texts of a row once, when it is prepared, so that training n
     choices   the choices, whose characters acc_norm divides by
     label     index of the right choice
 
-The last three are only in a task with choices. The evaluation renders the rows again, and compares (evaluation/lm_eval_tasks.py).
+The last three are only in a task with choices. The evaluation renders the rows again, and compares
+(evaluation/lm_eval_rendering.py).
 """
 
 from sparseft.errors import InputError
@@ -18,6 +19,8 @@ from sparseft.tasks.task import Row, Task
 
 MULTIPLE_CHOICE = "multiple_choice"
 GENERATE_UNTIL = "generate_until"
+# What lm-eval calls the results of a task without filters.
+NO_FILTER = "none"
 # Their values follow from the log-likelihoods of the choices (tasks/scoring.py).
 _BY_LOG_LIKELIHOOD = {metric.name: metric for metric in (ACC, ACC_NORM, F1)}
 _TEXT_FIELDS = {"doc": dict, "prompt": str, "answer": str}
