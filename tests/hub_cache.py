@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from datasets import load_dataset
+from tiny_models import change_json
 
 COMMIT = "e53f048856ff4f594e959d75785d2c2d37b678ee"
 
@@ -20,7 +21,9 @@ def publish(hub: Path, place: str, splits: dict[str, list[dict]], configuration:
     folder = hub / "made" / place
     for split, rows in splits.items():
         write(folder / f"{split}.jsonl", rows)
-    made = Path(next(iter(load_dataset(str(folder)).values())).cache_files[0]["filename"]).parent
+    loaded = load_dataset(str(folder), data_files={split: f"{split}.jsonl" for split in splits})
+    made = Path(next(iter(loaded.values())).cache_files[0]["filename"]).parent
     kept = hub / "cache" / place.replace("/", "___") / configuration / "0.0.0" / COMMIT
     kept.parent.mkdir(parents=True)
     made.rename(kept)
+    change_json(kept / "dataset_info.json", config_name=configuration)

@@ -106,7 +106,7 @@ FEW_SHOT = {
 def model32(tmp_path_factory):
     """The tiny LLaMA in fp32, with a context for five worked examples in bytes."""
     folder = save_tiny("llama", tmp_path_factory.mktemp("fp32") / "llama", torch.float32)
-    change_json(folder / "config.json", max_position_embeddings=2048)
+    change_json(folder / "config.json", max_position_embeddings=8192)
     return load_model(folder, torch.device("cpu"))
 
 
@@ -188,9 +188,10 @@ def assert_same_as_stock(model32, folder: Path, definition: str | dict, rows: di
     assert metrics == {name: renamed[name] for name in metrics}
     assert set(metrics) >= {task.metric, task.headline.standard_error}
     record = evaluate(model, tokenizer, task, examples.rows, batch_size=3)
-    assert record["outcomes"] == [sample[outcome_key(task)] for sample in samples]
+    # Sharing the passes over the contexts rounds otherwise, by 1e-5 nats.
+    assert record["outcomes"] == pytest.approx([sample[outcome_key(task)] for sample in samples], abs=1e-5)
     for name, value in metrics.items():
-        assert record["metrics"][name] == pytest.approx(value, abs=1e-9)
+        assert record["metrics"][name] == pytest.approx(value, abs=1e-5)
     if task.choices:
         logs = [[log for log, _ in sample["filtered_resps"]] for sample in samples]
         np.testing.assert_allclose(record["log_likelihoods"], logs, rtol=0, atol=1e-4)
@@ -227,7 +228,7 @@ def test_training_reads_what_the_evaluation_scores(model32, tmp_path, name):
     task.definition["yaml"] = {**task.definition["yaml"], "num_fewshot": 0}
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3)
     _, samples = run_harness(lm, task, examples.rows)
-    encoded = encode(examples.rows["validation"], task, tokenizer, 2048)
+    encoded = encode(examples.rows["validation"], task, tokenizer, 8192)
     for row, example, sample in zip(examples.rows["validation"], encoded, samples, strict=True):
         if task.choices:
             context, continuation = lm._encode_pair(*sample["arguments"][row["label"]])
@@ -367,7 +368,7 @@ def test_a_prepared_task_and_a_probe_are_evaluated_by_the_scripts(tmp_path):
     # A probe changes nothing in the evaluation of the task.
     succeed("evaluate.py", **place, output=output)
     alone = json.loads(output.read_text())
-    changing = {"seconds", "peak_memory_bytes", "probes", "sha256"}
+    changing = {"seconds", "peak_memory_bytes", "probes", "record_sha256"}
     assert {k: v for k, v in alone.items() if k not in changing} == {
         k: v for k, v in record.items() if k not in changing
     }

@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 
 import lm_eval.tasks
@@ -133,13 +134,14 @@ def _check_plain(path: Path, source: str, checked: set[Path]) -> None:
         raise InputError(f"{source}: not valid YAML ({_one_line(error)})", "correct the file") from None
     if not isinstance(config, dict):
         raise InputError(f"{source}: not a YAML file of keys and values", "write a task of lm-eval")
+    _refuse_folder({key: value for key, value in config.items() if key != "include"}, source)
     included = config.get("include") or []
     for name in included if isinstance(included, list) else [included]:
         _check_plain((path.parent / str(name)).resolve(), f"{source}, include {name}", checked)
 
 
 def _check_nodes(root: yaml.Node, source: str) -> None:
-    """Raise InputError if a node of a YAML file has a tag that makes more than data, or names a place in lm-eval's folder."""
+    """Raise InputError if a node of a YAML file has a tag that makes more than data."""
     queue = [root]
     checked = set()
     while queue:
@@ -155,12 +157,18 @@ def _check_nodes(root: yaml.Node, source: str) -> None:
                 f"{source}, line {line}: {node.tag}{value} is code, and only lm-eval's own files may have code",
                 "write a Jinja template instead",
             )
-        if isinstance(node, yaml.ScalarNode):
-            if node.value.startswith(f"{FOLDER}/"):
-                raise InputError(f"{source}, line {line}: a text begins with the folder of lm-eval", "change the text")
-        else:
+        if not isinstance(node, yaml.ScalarNode):
             # A mapping node has pairs, a sequence node has nodes.
             queue += [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+
+
+def _refuse_folder(value: object, source: str) -> None:
+    """Raise InputError if a text in a user's file would look like a function of lm-eval (_marked)."""
+    if isinstance(value, str) and value.startswith(f"{FOLDER}/"):
+        raise InputError(f"{source}: a text begins with the folder of lm-eval", "change the text")
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in parts:
+        _refuse_folder(part, source)
 
 
 def _refuse_remote_code(config: dict, source: str) -> None:
@@ -202,7 +210,7 @@ def _file_in_index(name: str, place: str) -> Path:
     """Return the file of a task from lm-eval's index of all files, which takes 8 s to make.
 
     Raises InputError if the name is that of several tasks or of none."""
-    index = TaskManager().task_index
+    index = _index()
     entry = index.get(name)
     if entry is None:
         near = difflib.get_close_matches(name, index, 5)
@@ -217,6 +225,12 @@ def _file_in_index(name: str, place: str) -> Path:
             f"{place}: {name!r} is a group of lm-eval's tasks", f"name its members: {', '.join(members[:5])}{more}"
         )
     return entry.yaml_path
+
+
+@cache
+def _index() -> dict[str, Entry]:
+    """Return lm-eval's index of its own tasks, groups and tags by name."""
+    return TaskManager().task_index
 
 
 def _members(entry: Entry, index: dict[str, Entry]) -> Iterator[str]:
