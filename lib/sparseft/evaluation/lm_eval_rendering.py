@@ -12,6 +12,7 @@ from datasets import Dataset
 from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.task import ConfigurableTask
+from lm_eval.api.utils import Message
 
 from sparseft.errors import InputError
 from sparseft.evaluation.lm_eval_yaml import with_functions
@@ -124,15 +125,21 @@ def _row_of(lm_task: ConfigurableTask, doc: dict, answer: str | None) -> Row:
     context = lm_task.fewshot_context(doc, num_fewshot=0, gen_prefix=prefix)
     if lm_task.OUTPUT_TYPE == MULTIPLE_CHOICE:
         return {"doc": doc, **_choice_texts(lm_task, doc, context)}
-    text = _target(lm_task, doc, answer)
-    turn = lm_task.build_qa_turn(
-        q=lm_task.doc_to_text(doc), a=text, gen_prefix=prefix, tgt_delim=lm_task.config.target_delimiter, few_delim=""
+    question, whole = (
+        "".join(message.to_text() for message in _turn(lm_task, doc, prefix, text))
+        for text in (None, _target(lm_task, doc, answer))
     )
-    description = lm_task.resolve_field(doc, lm_task.config.description) or ""
-    whole = description + "".join(message.to_text() for message in turn)
-    if not whole.startswith(context):
+    if not (context.endswith(question) and whole.startswith(question)):
         raise ValueError("the prompt is not the beginning of the whole text")
-    return {"doc": doc, "prompt": context, "answer": whole.removeprefix(context)}
+    return {"doc": doc, "prompt": context, "answer": whole.removeprefix(question)}
+
+
+def _turn(lm_task: ConfigurableTask, doc: dict, prefix: str | None, answer: str | None) -> list[Message]:
+    """Return a question as lm-eval's messages, with its answer unless that is None."""
+    delimiter = lm_task.config.target_delimiter
+    return lm_task.build_qa_turn(
+        q=lm_task.doc_to_text(doc), a=answer, gen_prefix=prefix, tgt_delim=delimiter, few_delim=""
+    )
 
 
 def _choice_texts(lm_task: ConfigurableTask, doc: dict, context: str | list[str]) -> dict:
