@@ -1,7 +1,8 @@
 """Encode examples as token ids, and divide them into batches. The loss is only on the answers.
 
 Tokens are split into prompt and answer as lm-eval splits context and continuation (lm_eval/api/model.py, _encode_pair).
-So training sees exactly the tokens that evaluation scores.
+So training sees exactly the tokens that evaluation scores. In a sequence of general text, every token but the first counts as
+the answer.
 """
 
 import math
@@ -51,8 +52,8 @@ class Batch:
 def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Example]:
     """Return the examples of the rows as token ids.
 
-    An answer that is generated or learned ends in the end-of-sequence token. A chat template writes the end of a message
-    itself. Documents become sequences of task.sequence_length tokens.
+    An answer that is no choice ends in the end-of-sequence token, but a chat template writes the end of a message itself.
+    Documents become sequences of task.sequence_length tokens.
 
     Raises InputError if the tokens do not divide into prompt and answer, or if an example has more than `max_length` tokens,
     because nothing is cut silently."""
@@ -86,7 +87,7 @@ def _texts(rows: list[Row], task: Task, tokenizer) -> list[tuple[str, str]]:
 
 
 def _sequences(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Example]:
-    """Return documents as sequences of task.sequence_length tokens, each predicted from its first token on.
+    """Return documents as sequences of task.sequence_length tokens.
 
     The text is tokenised once, as for a perplexity (evaluation/perplexity.py). So a token that the tokenizer puts before every
     text is only in the first sequence. Raises InputError if the model takes no such sequence, or for fewer than two, because
@@ -119,7 +120,8 @@ def refuse_indivisible(task: str, divisible: list[bool]) -> None:
         f"{task}: prompt and answer do not start with the tokens of the prompt, or the answer has no token,",
         [not is_divisible for is_divisible in divisible],
         "use a tokenizer that appends no token to a text, and that does not join the prompt and the answer in one token"
-        " (post_processor and pre_tokenizer in tokenizer.json), or move spaces from the end of a prompt to its response",
+        " (post_processor and pre_tokenizer in tokenizer.json); in data of your own, let the spaces and line breaks between"
+        " the two be all in one of them",
     )
 
 

@@ -26,27 +26,32 @@ def written_by_template(
     template = _template_of(task, tokenizer)
     texts = []
     for number, messages in enumerate(conversations, start=1):
+        row = f"{task}, row {number}: the chat template of {tokenizer.name_or_path}"
         try:
-            prompt = tokenizer.apply_chat_template(
-                messages[:-1], chat_template=template, add_generation_prompt=True, tokenize=False
-            )
-            whole = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+            prompt = _write(messages[:-1], tokenizer, template, is_prompt=True)
+            whole = _write(messages, tokenizer, template, is_prompt=False)
         # The template is a program of the model's author, and may raise anything.
         except Exception as error:
             raise InputError(
-                f"{task}: the chat template of {tokenizer.name_or_path} refuses row {number} ({error})".replace(
-                    "\n", " "
-                ),
+                f"{row} refuses the messages ({' '.join(str(error).split())})",
                 "change the messages, for example leave the system message out, or change the template",
             ) from None
         if not whole.startswith(prompt):
             raise InputError(
-                f"{task}: the chat template of {tokenizer.name_or_path} writes row {number} otherwise with its last message"
-                " than without it, so the response does not continue the prompt",
+                f"{row} writes the earlier messages otherwise if the response follows",
                 "use a template that only appends (chat_template.jinja in the model's folder), or rows of prompt and response",
             )
         texts.append((prompt, whole))
     return texts
+
+
+def _write(
+    messages: list[dict[str, str]], tokenizer: "PreTrainedTokenizerBase", template: str, *, is_prompt: bool
+) -> str:
+    """Return messages as text. A prompt ends in what the template puts before a response."""
+    return tokenizer.apply_chat_template(
+        messages, chat_template=template, add_generation_prompt=is_prompt, tokenize=False
+    )
 
 
 def _template_of(task: str, tokenizer: "PreTrainedTokenizerBase") -> str:
