@@ -83,7 +83,8 @@ def _read_rows(path: Path, task: Task | None) -> RowFile:
     """Return what is compared with a file of rows. The rows may be any rows."""
     text = _text_of(path, task)
     digest = sha256(path) if text is None else sha256_of_text(text)
-    return RowFile(digest, _is_recorded(path, digest, task), None if text is None else _labels_of(text, path, task))
+    # A task's folder has its name.
+    return RowFile(digest, _is_recorded(path, digest, path.parent.name), None if text is None else _labels_of(text, path, task))
 
 
 def _text_of(path: Path, task: Task | None) -> str | None:
