@@ -21,6 +21,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,28 +79,33 @@ def calibrate(importance: Importance, task_name: str, train: Path, settings: Mas
 
     Raises InputError if the file holds no rows of the task, or if its manifest records another file."""
     task = find_task(train.parent, task_name)
+    task.check_trainable()
     rows, train_sha256 = read_prepared(train, task)
     meta = {"task": task.name, "train_sha256": train_sha256, "accumulated": importance.accumulated}
     return TaskCalibration(importance, task, rows, settings, meta)
 
 
 def calibration_examples(checkpoint: Checkpoint, task: Task, rows: list[Row], number: int, seed: int) -> list[Example]:
-    """Return `number` of the task's training rows, chosen by `seed`, as the token ids that training reads.
+    """Return `number` of the task's training examples, chosen by `seed`, as the token ids that training reads.
 
-    Raises InputError if there are fewer rows, or if one is longer than the model's context."""
+    Raises InputError if there are fewer, or if one is longer than the model's context."""
     if not rows or number < 1:
         raise InputError(
             f"{task.name}: no calibration examples",
             "give training rows, and set masks.calibration_examples to 1 or more",
         )
-    if number > len(rows):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
+    to_tokens = partial(encode, task=task, tokenizer=tokenizer, max_length=checkpoint.config["max_position_embeddings"])
+    # Documents become other examples than their rows, so they are encoded before examples are chosen.
+    candidates = to_tokens(rows) if task.sequence_length else rows
+    if number > len(candidates):
         raise InputError(
-            f"masks.calibration_examples {number}: {task.name} has only {len(rows)} training rows",
+            f"masks.calibration_examples {number}: {task.name} has only {len(candidates)} training"
+            f" {'sequences' if task.sequence_length else 'rows'}",
             "lower masks.calibration_examples, or give more rows",
         )
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
-    chosen = random.Random(seed).sample(rows, number)
-    return encode(chosen, task, tokenizer, checkpoint.config["max_position_embeddings"])
+    chosen = random.Random(seed).sample(candidates, number)
+    return chosen if task.sequence_length else to_tokens(chosen)
 
 
 def mean_gradient_magnitudes(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np.ndarray]:
