@@ -12,7 +12,6 @@ import pytest
 import torch
 import yaml
 from project import ROOT, Study, call_script, succeed
-from sparseft.language_model.model import load_tokenizer
 from tiny_models import CHAT_TEMPLATE, save_tiny
 
 PAGE = (ROOT / "docs/tasks.md").read_text()
@@ -150,12 +149,14 @@ def test_the_study_of_the_page_ends_in_tables_without_a_fault(study):
 
 def test_a_conversation_without_a_chat_template_is_refused_before_the_training(page, tmp_path):
     assert page.prepare("chats")[0] == 0
-    shutil.copytree("models/m", tmp_path / "m")
-    (tmp_path / "m/chat_template.jinja").unlink()
-    assert load_tokenizer(tmp_path / "m").chat_template is None
-    flags = page.run_flags("chats") | {"model_path": tmp_path / "m", "data_dir": "data/chats"}
+    source = save_tiny("llama", tmp_path / "source", torch.float32)
+    succeed("prepare_model.py", source=f"path:{source}", dtype="float32", output_dir=tmp_path / "m")
     succeed("compute_masks.py", model_path=tmp_path / "m", output_dir=tmp_path, sparsity="0.5", method="unstructured")
-    flags["mask_path"] = tmp_path / "masks_sparsity50_unstructured.pt"
+    flags = page.run_flags("chats") | {
+        "model_path": tmp_path / "m",
+        "mask_path": tmp_path / "masks_sparsity50_unstructured.pt",
+        "data_dir": "data/chats",
+    }
     code, printed = call_script("train.py", **flags, **SETTINGS, output_dir=tmp_path / "run")
     assert code == 2
     assert re.search(r"error: chats: .* has no chat template; use a model for chats", printed)
