@@ -1,6 +1,8 @@
 """The tasks of one's own on the page docs/tasks.md, as it shows them, from their files to the evaluated merge."""
 
+import csv
 import json
+import math
 import re
 import shutil
 from dataclasses import dataclass
@@ -10,7 +12,6 @@ import pytest
 import torch
 import yaml
 from project import ROOT, Study, call_script, succeed
-from sparseft.language_model.model import load_tokenizer
 from tiny_models import CHAT_TEMPLATE, save_tiny
 
 PAGE = (ROOT / "docs/tasks.md").read_text()
@@ -108,7 +109,9 @@ def test_the_masks_of_an_importance_calibrate_on_such_a_task(page, task):
     assert (folder / "masks_sparsity50_unstructured_wanda.pt").exists()
 
 
-def test_snakemake_plans_the_study_of_the_page(page, tmp_path):
+@pytest.fixture
+def study(page, tmp_path) -> Study:
+    """Return the study of the page on the tiny model, with one method, one sparsity and one mode."""
     study = Study(tmp_path / "study")
     shutil.copytree(page.folder / "source", study.folder / "m")
     for folder in page.folder.glob("my_*"):
@@ -120,20 +123,40 @@ def test_snakemake_plans_the_study_of_the_page(page, tmp_path):
         "sparsities": [50],
         "modes": ["sparse_to_sparse"],
     }
-    study.configure({"m": study.folder / "m"}, tasks=page.tasks, grid=grid)
+    study.configure({"m": study.folder / "m"}, tasks=page.tasks, grid=grid, training=SETTINGS)
+    return study
+
+
+def test_snakemake_plans_the_study_of_the_page(study):
     planned = study.planned("results/analysis/summary.csv")
     assert planned["prepare_task"] == len(TASKS)
-    assert planned["evaluate_run"] >= 2 * len(TASKS)
+    assert planned["train_adapter"] == len(TASKS)
+    assert planned["evaluate_run"] == 2 * len(TASKS)
+
+
+@pytest.mark.slow
+def test_the_study_of_the_page_ends_in_tables_without_a_fault(study):
+    study.snakemake("results/analysis/summary.csv", "--cores", "2", "--quiet", "all")
+    with open(study.folder / "results/analysis/summary.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert sorted(row["task"] for row in table) == sorted(2 * TASKS)
+    assert {row["faults"] for row in table} == {"0"}
+    for row in table:
+        assert row["metric"] == "loss"
+        assert float(row["value"]) == float(row["eval_loss"]) == float(row["loss"])
+        assert float(row["token_perplexity"]) == pytest.approx(math.exp(float(row["loss"])))
 
 
 def test_a_conversation_without_a_chat_template_is_refused_before_the_training(page, tmp_path):
     assert page.prepare("chats")[0] == 0
-    shutil.copytree("models/m", tmp_path / "m")
-    (tmp_path / "m/chat_template.jinja").unlink()
-    assert load_tokenizer(tmp_path / "m").chat_template is None
-    flags = page.run_flags("chats") | {"model_path": tmp_path / "m", "data_dir": "data/chats"}
+    source = save_tiny("llama", tmp_path / "source", torch.float32)
+    succeed("prepare_model.py", source=f"path:{source}", dtype="float32", output_dir=tmp_path / "m")
     succeed("compute_masks.py", model_path=tmp_path / "m", output_dir=tmp_path, sparsity="0.5", method="unstructured")
-    flags["mask_path"] = tmp_path / "masks_sparsity50_unstructured.pt"
+    flags = page.run_flags("chats") | {
+        "model_path": tmp_path / "m",
+        "mask_path": tmp_path / "masks_sparsity50_unstructured.pt",
+        "data_dir": "data/chats",
+    }
     code, printed = call_script("train.py", **flags, **SETTINGS, output_dir=tmp_path / "run")
     assert code == 2
     assert re.search(r"error: chats: .* has no chat template; use a model for chats", printed)
