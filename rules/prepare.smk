@@ -31,7 +31,7 @@ rule prepare_model:
 # Prepare the examples of a task, in the fields of the original data set.
 rule prepare_task:
     input:
-        lambda w: task_files(STUDY.tasks[w.task].local),
+        lambda w: task_files(STUDY.task_data(w.task)),
     output:
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
@@ -45,7 +45,7 @@ rule prepare_task:
     params:
         code=code("prepare_task.py"),
         folder=subpath(output.train, parent=True),
-        source=lambda w: flags(**STUDY.tasks[w.task].model_dump(exclude={"training"})),
+        source=lambda w: flags(**STUDY.task_data(w.task).model_dump(exclude={"training"})),
     message:
         "prepare the examples of {wildcards.task}"
     shell:

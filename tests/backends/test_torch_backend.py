@@ -18,7 +18,7 @@ from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Training
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from sparseft.training import job as job_module
 from sparseft.training.job import TrainingJob
 from tiny_models import PRUNABLE_LAYERS
@@ -26,7 +26,7 @@ from tiny_models import PRUNABLE_LAYERS
 from masks import compute_masks
 
 SETTINGS = Training(steps=4, batch_size=4, micro_batch_size=2, learning_rate=0.02, lora_r=4, lora_alpha=8.0)
-TASK = get_task("boolq_mini")
+TASK = BY_NAME["boolq_mini"]
 ROWS = {"train": TASK.generate("train", 16, 0), "validation": TASK.generate("validation", 8, 0)}
 
 

@@ -9,7 +9,7 @@ from lm_eval.api.model import TemplateLM
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, collate, encode, shuffled
 from sparseft.study.config import Training
-from sparseft.tasks import TASKS, get_task
+from sparseft.tasks import BY_NAME, TASKS
 from tiny_models import append_token, rewrite_text, save_tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -61,14 +61,14 @@ def test_a_tokenizer_that_ends_every_text_with_a_token_is_refused(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(append_token(save_tiny("llama", tmp_path)))
     assert tokenizer.encode("a")[1:] == [258]
     for name in ("boolq_mini", "hellaswag_mini", "gsm8k_mini"):
-        task = get_task(name)
+        task = BY_NAME[name]
         fault = f"{INDIVISIBLE.replace('boolq_mini', name)} 4 of 4 rows, .*number 1"
         with pytest.raises(InputError, match=f"^{fault}"):
             encode(task.generate("train", 4, 0), task, tokenizer, 512)
 
 
 def test_a_tokenizer_that_joins_prompt_and_answer_is_refused():
-    task = get_task("boolq_mini")
+    task = BY_NAME["boolq_mini"]
     with pytest.raises(InputError, match=f"^{INDIVISIBLE} 3 of 3 rows, .*number 1"):
         encode(task.generate("train", 3, 0), task, merging(), 512)
 
@@ -77,11 +77,11 @@ def test_an_answer_without_tokens_is_refused(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(rewrite_text(save_tiny("llama", tmp_path), " yes", ""))
     rows = [{**AWKWARD, "answer": answer} for answer in (False, True, True)]
     with pytest.raises(InputError, match=f"^{INDIVISIBLE} 2 of 3 rows, .*number 2"):
-        encode(rows, get_task("boolq_mini"), tokenizer, 512)
+        encode(rows, BY_NAME["boolq_mini"], tokenizer, 512)
 
 
 def test_spaces_at_a_prompt_s_end_belong_to_the_answer_as_in_lm_eval(tiny_models):
-    task = get_task("boolq_mini")
+    task = BY_NAME["boolq_mini"]
     spaced = replace(task, prompt=lambda row: task.prompt(row) + "  ")
     tokenizer = AutoTokenizer.from_pretrained(tiny_models["llama"])
     context, continuation = Harness(tokenizer)._encode_pair(spaced.prompt(AWKWARD), " yes")
@@ -91,7 +91,7 @@ def test_spaces_at_a_prompt_s_end_belong_to_the_answer_as_in_lm_eval(tiny_models
 
 
 def test_all_examples_longer_than_the_context_are_counted_and_one_as_long_is_not(tiny_models):
-    tokenizer, task = AutoTokenizer.from_pretrained(tiny_models["llama"]), get_task("boolq_mini")
+    tokenizer, task = AutoTokenizer.from_pretrained(tiny_models["llama"]), BY_NAME["boolq_mini"]
     row = {"passage": "p", "question": "q", "answer": True}
     length = len(encode([row], task, tokenizer, 512)[0].ids)
     assert len(encode([row, row], task, tokenizer, length)) == 2

@@ -14,7 +14,7 @@ from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.pruning import calibration
 from sparseft.pruning.calibration import calibration_examples, input_norms, mean_gradient_magnitudes, sequential_prune
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, save_tiny
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -26,7 +26,7 @@ EXAMPLES = [  # 6, 3, 110 and 70 tokens: two are longer than Mistral's window of
     Example(list(range(30, 140)), 100),
     Example([number * 7 % 250 for number in range(70)], 69),
 ]
-TASK = get_task("hellaswag_mini")
+TASK = BY_NAME["hellaswag_mini"]
 MIXTRAL_MATRICES = {
     "w1": ("gate_up_proj", slice(0, 48)),
     "w3": ("gate_up_proj", slice(48, 96)),

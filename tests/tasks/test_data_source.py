@@ -13,7 +13,7 @@ from sparseft.errors import InputError
 from sparseft.storage import atomic
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import HUB_DATA
-from sparseft.tasks import TASKS, get_task, wikitext2
+from sparseft.tasks import BY_NAME, TASKS, wikitext2
 from sparseft.tasks.data_source import load_rows, load_text
 from sparseft.tasks.hub import hub_dataset, loaded_revision
 
@@ -51,7 +51,7 @@ def test_super_glue_s_label_is_the_answer(hub):
         {**{key: row[key] for key in ("passage", "question")}, "idx": 3, "label": int(row["answer"])} for row in BOOLQ
     ]
     publish(hub, "org/boolq", dict.fromkeys(("train", "validation", "test"), rows))
-    found = load_rows(get_task("boolq"), "validation", None, 0, None, "org/boolq")
+    found = load_rows(BY_NAME["boolq"], "validation", None, 0, None, "org/boolq")
     assert [{key: row[key] for key in BOOLQ[0]} for row in found] == BOOLQ
 
 
@@ -61,19 +61,19 @@ def test_a_label_of_the_hub_other_than_0_and_1_is_refused(hub, label):
     rows = [{"passage": "Ice.", "question": "is ice cold", "label": label}]
     publish(hub, name, {"train": rows, "validation": rows})
     with pytest.raises(InputError, match=f"{name}, split validation, row 1: field 'answer'"):
-        load_rows(get_task("boolq"), "validation", None, 0, None, name)
+        load_rows(BY_NAME["boolq"], "validation", None, 0, None, name)
 
 
 def test_only_gsm8k_takes_a_test_split_for_a_missing_validation_split(hub):
     publish(hub, "org/unsplit", {"train": BOOLQ, "test": BOOLQ})
     with pytest.raises(InputError, match="org/unsplit .*split validation, .*train, test"):
-        load_rows(get_task("boolq"), "validation", None, 0, None, "org/unsplit")
+        load_rows(BY_NAME["boolq"], "validation", None, 0, None, "org/unsplit")
 
 
 def test_gsm8k_is_validated_on_its_test_split(hub):
     train, test = ([{"question": split, "answer": "#### 1"}] for split in ("train", "test"))
     publish(hub, "org/gsm8k", {"train": train, "test": test})
-    task = get_task("gsm8k")
+    task = BY_NAME["gsm8k"]
     assert load_rows(task, "train", None, 0, None, "org/gsm8k") == train
     assert load_rows(task, "validation", None, 0, None, "org/gsm8k@main") == test
     with pytest.raises(InputError, match="gsm8k: 1 validation examples, 2 .*validation_examples"):
@@ -98,13 +98,13 @@ def test_a_folder_that_is_named_as_a_data_set_is_not_taken_for_it(hub, place):
     write(hub / "org/here/train.jsonl", [{"question": "q", "answer": "#### 1"}])
     write(hub / "here/train.jsonl", [{"question": "q", "answer": "#### 1"}])
     with pytest.raises(InputError, match=f"^{place}: .*folder .*name"):
-        load_rows(get_task("gsm8k"), "train", None, 0, None, place)
+        load_rows(BY_NAME["gsm8k"], "train", None, 0, None, place)
 
 
 def test_a_data_set_is_not_taken_for_a_folder_of_its_name(hub):
     publish(hub, "org/gsm8k", {"train": [{"question": "q", "answer": "#### 1"}]})
     with pytest.raises(InputError, match="^org/gsm8k/train.jsonl: no such"):
-        load_rows(get_task("gsm8k"), "train", None, 0, Path("org/gsm8k"))
+        load_rows(BY_NAME["gsm8k"], "train", None, 0, Path("org/gsm8k"))
 
 
 def test_every_place_on_the_hub_is_pinned_to_a_commit():
@@ -120,17 +120,17 @@ def test_offline_a_data_set_in_the_cache_is_used_only_at_the_requested_revision(
     assert loaded_revision(load_dataset(str(made.parent))) is None  # not from the hub
     publish(hub, "elsewhere/gsm8k", {"train": [{"question": "q", "answer": "#### 1"}]})
     for place in ("elsewhere/gsm8k", f"elsewhere/gsm8k@{COMMIT}"):
-        assert len(load_rows(get_task("gsm8k"), "train", None, 0, None, place)) == 1
+        assert len(load_rows(BY_NAME["gsm8k"], "train", None, 0, None, place)) == 1
         assert loaded_revision(hub_dataset(place, "tasks.gsm8k", "a folder")) == COMMIT
     other = f"elsewhere/gsm8k@{'0' * 40}"
     with pytest.raises(InputError, match=rf"^{other}: .*{COMMIT}; .*tasks\.gsm8k\.local"):
-        load_rows(get_task("gsm8k"), "train", None, 0, None, other)
+        load_rows(BY_NAME["gsm8k"], "train", None, 0, None, other)
 
 
 def test_offline_without_local_data_the_error_names_both_remedies(tmp_path):
     done = run_script("prepare_task.py", "--task", "boolq", "--output_dir", tmp_path / "out")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
-    assert done.stderr.startswith(f"error: {get_task('boolq').hub} ")
+    assert done.stderr.startswith(f"error: {BY_NAME['boolq'].hub} ")
     assert re.search(r"; .*online.*tasks\.boolq\.local.*train\.jsonl", done.stderr)
     assert not (tmp_path / "out").exists()
 

@@ -18,7 +18,7 @@ from sparseft.planning.estimate import Item, disk_kept, jobs, mask_sizes, memory
 from sparseft.planning.memory import activation_bytes, adapter_shapes
 from sparseft.planning.model_sizes import Subject, described, safetensors_bytes
 from sparseft.study.config import Config, Model, Training, parse_section
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from tiny_models import MODELS, change_json
 
 from masks import compute_masks
@@ -147,9 +147,9 @@ def test_720_cells_of_two_7b_models_keep_less_than_200_gb_and_no_merged_model():
 
 @pytest.mark.parametrize("name", ["boolq_mini", "hellaswag_mini", "gsm8k_mini"])
 def test_a_task_has_as_many_choices_as_the_estimate_counts(name):
-    task = get_task(name)
+    task = BY_NAME[name]
     choices = task.choices(task.generate("validation", 1, 0)[0]) if task.choices else []
-    assert len(choices) == task.lengths.choices == get_task(name.removesuffix("_mini")).lengths.choices
+    assert len(choices) == task.lengths.choices == BY_NAME[name.removesuffix("_mini")].lengths.choices
 
 
 def needs(config: Config, subject: Subject, title: str) -> dict[str, Item]:

@@ -22,7 +22,6 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, check_writable
 from sparseft.study.config import Masks, add_flags, parse_section
 from sparseft.study.grid import MASK_NAME, MASK_REPORT
-from sparseft.tasks import BY_NAME
 
 MAX_THREADS = max(64, os.cpu_count() or 1)
 
@@ -48,7 +47,7 @@ def parse_args() -> argparse.Namespace:
         default=DEFAULT.name,
         help="importance of the methods that name none",
     )
-    parser.add_argument("--task", choices=list(BY_NAME), help="task of the examples that some importances look at")
+    parser.add_argument("--task", help="task of the examples that some importances look at")
     parser.add_argument("--data_dir", type=Path, help="folder of the task's train.jsonl")
     parser.add_argument("--format", choices=["pt", "safetensors"], default="pt", help="format of the mask files")
     parser.add_argument(

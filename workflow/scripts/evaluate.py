@@ -24,8 +24,7 @@ from sparseft.storage.reading import TEXT_LIMIT, read_json, read_text
 from sparseft.storage.record import check_model, write_record
 from sparseft.study.config import Perplexity, add_flags, parse_section
 from sparseft.study.grid import Run
-from sparseft.tasks import get_task
-from sparseft.tasks.prepared import read_splits
+from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.wikitext2 import metric_name
 
 
@@ -81,7 +80,7 @@ def main() -> int:
     limit_threads(args.threads)
     keep_freed_memory()
     begin = time.perf_counter()
-    task = get_task(args.task)
+    task = find_task(args.data_dir, args.task)
     checkpoint = Checkpoint(args.checkpoint)
     rows, rows_sha256 = read_splits(args.data_dir, task)
     hashes = checkpoint.hashes()

@@ -60,6 +60,7 @@ def evaluate(
         losses, tokens = answer_losses(AnswerLoss(model), examples, batch_size, model.device)
     return {
         "task": task.name,
+        **({"definition_sha256": task.definition_sha256} if task.definition else {}),
         "metric": task.metric,
         "value": metrics[task.headline.name],
         "standard_error": metrics[task.headline.standard_error],

@@ -56,7 +56,7 @@ def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Exam
         text = task.prompt(row)
         # lm-eval moves the spaces at the end of a prompt to the answer.
         prompt = tokenizer.encode(text.rstrip())
-        whole = tokenizer.encode(f"{text} {task.answer(row)}")
+        whole = tokenizer.encode(f"{text}{task.delimiter}{task.answer(row)}")
         divisible.append(continues(prompt, whole))
         examples.append(Example(whole + end, len(prompt)))
     refuse_indivisible(task.name, divisible)

@@ -8,19 +8,16 @@ torch is not imported.
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from sparseft.masks.mask_file import mask_meta
 from sparseft.masks.mask_writer import mask_bytes
 from sparseft.methods import get_method
-from sparseft.planning.lengths import validation_rows
+from sparseft.planning.lengths import TaskLengths, task_lengths
 from sparseft.planning.memory import Need, adapter_shapes, count, evaluation_memory, mask_memory, training_memory
 from sparseft.planning.model_sizes import Subject, described, safetensors_bytes
 from sparseft.study import grid, targets
 from sparseft.study.config import Config
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run
-from sparseft.tasks import get_task
-from sparseft.tasks.task import SPLITS, Lengths
 
 # Bytes per number of an adapter in state.pt: the number and AdamW's two moments, all in fp32.
 STATE = 12
@@ -256,32 +253,22 @@ def _adapter_bytes(config: Config, models: list[Subject], run: Run) -> int:
 
 def _data_bytes(config: Config, task: str) -> int:
     """Return the bytes of a task's prepared examples."""
-    data = config.tasks[task]
-    texts = get_task(task).lengths
-    total = 0
-    for split, number, all_rows in zip(
-        SPLITS, (data.train_examples, data.validation_examples), texts.rows, strict=True
-    ):
-        if number:
-            total += number * texts.bytes
-        elif data.local:
-            total += (Path(data.local) / f"{split}.jsonl").stat().st_size
-        else:
-            total += all_rows * texts.bytes
-    return total
+    texts = task_lengths(config, task)
+    return sum(texts.rows) * texts.bytes
 
 
 def _evaluation_records(config: Config, models: list[Subject]) -> Item:
     """Return the size of evaluation.json of every run and before_merge.json of every trained one."""
     sizes = []
     for run in [*targets.runs(config), *_trained(config)]:
-        row = _evaluation_row(get_task(run.task).lengths, LOG_DIGITS[_model_of(models, run).dtype])
-        sizes.append(RECORD + row * validation_rows(config.tasks[run.task], run.task))
+        texts = task_lengths(config, run.task)
+        row = _evaluation_row(texts, LOG_DIGITS[_model_of(models, run).dtype])
+        sizes.append(RECORD + row * texts.rows[1])
     explanation = f"{len(sizes)} of {_range(sizes)}: the outcomes of every example, roughly"
     return Item("evaluations", sum(sizes), explanation)
 
 
-def _evaluation_row(texts: Lengths, digits: int) -> int:
+def _evaluation_row(texts: TaskLengths, digits: int) -> int:
     """Return the bytes of one example in a record: indented JSON, one value per line."""
     prediction_and_outcome = 16
     answer_tokens = 9

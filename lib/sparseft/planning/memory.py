@@ -11,11 +11,11 @@ from sparseft.architectures.config_sizes import attention_heads
 from sparseft.importances import Evidence
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
+from sparseft.planning.lengths import task_lengths
 from sparseft.planning.model_sizes import Subject
 from sparseft.storage.adapter_files import factor_names
 from sparseft.study import grid
 from sparseft.study.config import Config, Training
-from sparseft.tasks import get_task
 
 # Bytes of python, torch and its libraries on a CPU; measured.
 PROGRAM = 600_000_000
@@ -68,7 +68,7 @@ def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Nee
         return Need({"weights": weights}, _loading(config, subject))
     # For each token the pass keeps a hidden state, and the cosines and sines of its position.
     numbers_per_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config).size
-    states = width * config.masks.calibration_examples * get_task(task).lengths.mean * numbers_per_token
+    states = width * config.masks.calibration_examples * task_lengths(config, task).mean * numbers_per_token
     # Three numbers of 4 bytes per weight.
     matrix = 3 * 4 * _largest_layer(subject)
     machine = _loading(config, subject) | {"a matrix, its magnitudes and scores, fp32": matrix}
@@ -77,7 +77,7 @@ def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Nee
 
 def _gradient_memory(config: Config, subject: Subject, task: str, weights: int) -> Need:
     """Return what the gradients of the examples need. `weights` is the size of the model in bytes."""
-    activations = get_task(task).lengths.long * subject.config["num_hidden_layers"] * activation_bytes(subject)
+    activations = task_lengths(config, task).long * subject.config["num_hidden_layers"] * activation_bytes(subject)
     scores = {"scores, fp32": 4 * subject.prunable_weights}
     if config.resources.gpus:
         # The weights move to the GPU before the scores exist, so the larger of the two counts.
@@ -91,7 +91,7 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
     if host:
         return Need({}, {host.purpose: host.bytes_per_weight * subject.weights, "program": host.program_bytes})
     settings = config.training_of(task)
-    texts = get_task(task).lengths
+    texts = task_lengths(config, task)
     tokens = settings.micro_batch_size * texts.long
     logits = settings.micro_batch_size * texts.answer * subject.config["vocab_size"]
     effective_weights = subject.prunable_weights if settings.cache_weights else _largest_layer(subject)
@@ -129,15 +129,14 @@ def _kept_bytes(subject: Subject, settings: Training) -> int:
 
 def evaluation_memory(config: Config, subject: Subject, name: str) -> Need:
     """Return what an evaluation on the task `name` needs."""
-    task = get_task(name)
-    texts = task.lengths
+    texts = task_lengths(config, name)
     model = {"weights": subject.width * subject.weights}
     if _masks_every_step(config):
         # Before the merge every W' is kept, except under structured masks.
         adapter = 4 * count(adapter_shapes(config, subject, name))
         model["W' and adapter before the merge"] = subject.width * subject.prunable_weights + adapter
-    tokens = config.evaluation_batch_size * (texts.long + task.few_shot * texts.mean + task.max_new_tokens)
-    if texts.choices:
+    tokens = config.evaluation_batch_size * (texts.long + texts.few_shot * texts.mean + texts.max_new_tokens)
+    if not texts.max_new_tokens:
         model[f"logits of {tokens:,} tokens"] = LOGITS * subject.width * tokens * subject.config["vocab_size"]
     else:
         _, kv_heads, head_dim = attention_heads(subject.config)

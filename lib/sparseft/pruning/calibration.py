@@ -39,8 +39,7 @@ from sparseft.language_model.hardware import choose_device, use_repeatable_kerne
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.study.config import Masks
-from sparseft.tasks import get_task
-from sparseft.tasks.prepared import read_prepared
+from sparseft.tasks.prepared import find_task, read_prepared
 from sparseft.tasks.task import Row, Task
 
 # The layer's name on disk -> its module.
@@ -78,7 +77,7 @@ def calibrate(importance: Importance, task_name: str, train: Path, settings: Mas
     """Return the calibration of an importance on the rows in `train`, a .jsonl file of the task.
 
     Raises InputError if the file holds no rows of the task, or if its manifest records another file."""
-    task = get_task(task_name)
+    task = find_task(train.parent, task_name)
     rows, train_sha256 = read_prepared(train, task)
     meta = {"task": task.name, "train_sha256": train_sha256, "accumulated": importance.accumulated}
     return TaskCalibration(importance, task, rows, settings, meta)

@@ -20,7 +20,7 @@ from sparseft.modes import get_mode
 from sparseft.study.backends import BACKENDS, Backend, backend_sections, get_backend
 from sparseft.study.grid import METHODS, PROJECTIONS, TEXT_METHOD, TRAINED_MODES, WILDCARDS
 from sparseft.study.section import LARGEST, Positive, Section
-from sparseft.tasks import BY_NAME, get_task
+from sparseft.tasks import BY_NAME, file_of_kind
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+|mdl:.+\.mdl(@.+)?)$"
@@ -252,8 +252,39 @@ class Training(Section):
 class TaskData(Section):
     """Set the data of a task, and the keys of its schedule that differ from `training:`.
 
-    Give local or hub, or neither."""
+    A task that is not built in needs lm_eval or kind. Give local or hub, or neither."""
 
+    # The keys that describe a task that is not built in.
+    DESCRIBING: ClassVar = ("lm_eval", "kind", "metric", "answer", "length")
+
+    lm_eval: str | None = Field(
+        None,
+        min_length=1,
+        description="A task of lm-eval: its name, or a YAML file of your own.",
+        examples=["arc_easy", "my_task.yaml"],
+    )
+    kind: Literal["instruction", "text"] | None = Field(
+        None,
+        description="What the rows of your own data are. `instruction`: prompts and responses, or conversations; the loss is on"
+        " the response. `text`: documents, packed into sequences; the loss is on every token.",
+        examples=["instruction"],
+    )
+    metric: str | None = Field(
+        None,
+        min_length=1,
+        description="Headline metric of an lm-eval task. Null means the first metric that it lists.",
+        examples=["acc_norm"],
+    )
+    answer: str | None = Field(
+        None,
+        min_length=1,
+        description="The text that training learns in an lm-eval task, as a field or a Jinja template. Null means the right"
+        " choice or the target.",
+        examples=["{{solution}}"],
+    )
+    length: Annotated[int, Field(ge=2, le=LARGEST)] | None = Field(
+        None, description="Tokens per sequence of a task of kind text. Null means 512.", examples=[2048]
+    )
     local: str | None = Field(
         None,
         min_length=1,
@@ -284,6 +315,45 @@ class TaskData(Section):
         {},
         description="Keys of `training:` for this task only. They replace `training:` and the task's own suggestion.",
         examples=[{"steps": 100, "learning_rate": 0.0005}],
+    )
+
+    @model_validator(mode="after")
+    def _one_description(self) -> "TaskData":
+        """Check that a key of another kind of task is not set, because it would have no effect."""
+        if self.lm_eval and self.kind:
+            raise ValueError("lm_eval and kind are two descriptions: give one")
+        if not self.lm_eval and (self.metric or self.answer):
+            raise ValueError(f"{'metric' if self.metric else 'answer'} belongs to a task with lm_eval")
+        if self.kind != "text" and self.length:
+            raise ValueError("length belongs to a task with kind: text")
+        if self.kind == "instruction" and self.hub:
+            raise ValueError("a task of kind instruction reads a folder: give local")
+        return self
+
+    @property
+    def numbers(self) -> dict[str, int | None]:
+        """Return the number of examples by split; None means all."""
+        return {"train": self.train_examples, "validation": self.validation_examples}
+
+    @property
+    def lm_eval_file(self) -> str | None:
+        """Return the YAML file of an lm-eval task of one's own; None for a name."""
+        return self.lm_eval if self.lm_eval and self.lm_eval.endswith((".yaml", ".yml")) else None
+
+    @property
+    def task_kind(self) -> str | None:
+        """Return the kind of a task that is not built in: lm_eval, instruction or text; None for a built-in task."""
+        return "lm_eval" if self.lm_eval else self.kind
+
+
+class Evaluation(Section):
+    """Set what every merged model is evaluated on, beside its task."""
+
+    probes: list[Annotated[str, Field(pattern=f"^{WILDCARDS['task']}$")]] = Field(
+        [],
+        description="Tasks that every merged model is evaluated on as well, without training on them: names under `tasks:`, or"
+        " names of lm-eval's tasks.",
+        examples=[["arc_easy", "piqa"]],
     )
 
 
@@ -585,8 +655,9 @@ class _BeforeSections(Section):
         description="Models by a name that you choose: letters, digits, `_` and `.`. Names appear in paths and tables.",
         examples=[{"mine": {"source": "path:/data/llama-7b", "dtype": "bfloat16"}}],
     )
-    tasks: dict[Literal[tuple(BY_NAME)], TaskData] = Field(
-        description="Tasks by name, each with its data.",
+    tasks: dict[Annotated[str, Field(pattern=f"^{WILDCARDS['task']}$")], TaskData] = Field(
+        description=f"Tasks by name, each with its data. Built in: {', '.join(BY_NAME)}. A task of your own has a name that you"
+        " choose (small letters, digits, `_`), and `lm_eval` or `kind`.",
         examples=[{"hellaswag": {"train_examples": 800, "validation_examples": 200}}],
     )
     grid: Grid
@@ -597,6 +668,7 @@ class _BeforeSections(Section):
         description="Perplexity of every merged model, beside its task. Null means that none is measured.",
         examples=[{"context": 2048}],
     )
+    evaluation: Evaluation = Evaluation()
     evaluation_batch_size: Positive = Field(
         32, description="Sequences per forward pass in the evaluation. A smaller value needs less memory.", examples=[8]
     )
@@ -649,9 +721,20 @@ class Config(_WithSections):
             unknown = [value for value in getattr(self.throughput, axis) if value not in getattr(self.grid, axis)]
             if unknown:
                 raise ValueError(f"throughput.{axis} asks for {unknown[0]}, which grid.{axis} lacks")
+        by_loss = [name for name in self.evaluation.probes if self.task_data(name).kind]
+        if by_loss:
+            raise ValueError(f"evaluation.probes: {by_loss[0]} has no metric but its loss; name tasks of lm-eval")
 
     def _check_task(self, name: str) -> None:
-        """Raise ValueError or InputError if a task's schedule or data are impossible."""
+        """Raise ValueError or InputError if a task's description, schedule or data are impossible."""
+        data = self.tasks[name]
+        described = [key for key in TaskData.DESCRIBING if getattr(data, key)]
+        if name in BY_NAME and described:
+            raise ValueError(f"tasks.{name}.{described[0]}: {name} is built in; choose another name for your own task")
+        if name not in BY_NAME and not data.task_kind:
+            raise ValueError(
+                f"tasks.{name} is not built in: set lm_eval or kind (docs/tasks.md), or choose one of {', '.join(BY_NAME)}"
+            )
         try:
             schedule = self.training_of(name)
         except ValidationError as error:
@@ -659,9 +742,8 @@ class Config(_WithSections):
         schedule.check_processes(self.resources.processes)
         for mode in self.grid.modes:
             schedule.check(mode, set(PROJECTIONS))
-        data = self.tasks[name]
         has_only_numbers = data.train_examples and data.validation_examples and not data.local and not data.hub
-        if get_task(name).generate and not has_only_numbers:
+        if name in BY_NAME and BY_NAME[name].generate and not has_only_numbers:
             raise ValueError(
                 f"tasks.{name} is generated: give train_examples and validation_examples, neither local nor hub"
             )
@@ -670,6 +752,16 @@ class Config(_WithSections):
     def training_backend(self) -> Backend:
         """Return the description of the backend that trains."""
         return get_backend(self.backend)
+
+    def task_data(self, name: str) -> TaskData:
+        """Return the data of a task. A probe that `tasks` does not describe is lm-eval's task of this name, or a built-in one."""
+        if name in self.tasks:
+            return self.tasks[name]
+        return TaskData() if name in BY_NAME else TaskData(lm_eval=name)
+
+    def task_file(self, name: str) -> str:
+        """Return the name, without .py, of the library's file that describes a task: its own, or that of its kind."""
+        return name if name in BY_NAME else file_of_kind(self.task_data(name).task_kind)
 
     def check_measured(self, task: str) -> None:
         """Raise InputError if the stage `throughput` cannot measure the trainings of a task."""
@@ -680,7 +772,7 @@ class Config(_WithSections):
 
         A key has the value of `tasks.NAME.training`, or else that which the user set in `training`, or else the task's
         suggestion, or else the default of Training."""
-        suggested = get_task(task).suggested_training
+        suggested = BY_NAME[task].suggested_training if task in BY_NAME else {}
         set_by_user = self.training.model_dump(include=self.training.model_fields_set)
         return Training(**{**suggested, **set_by_user, **self.tasks[task].training})
 

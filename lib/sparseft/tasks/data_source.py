@@ -4,6 +4,7 @@ The rows of a mini task are generated. All others come from a folder of the user
 """
 
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 from sparseft.errors import InputError
@@ -13,7 +14,25 @@ from sparseft.tasks.hub import hub_dataset, loaded_revision, rows_of_split
 from sparseft.tasks.rows import read_rows
 from sparseft.tasks.task import SPLITS, Row, RowFormat, Task
 
+
+@dataclass(frozen=True)
+class Examples:
+    """Hold a task, its rows by split, and where they come from. `source` is written into manifest.json."""
+
+    task: Task
+    rows: dict[str, list[Row]]
+    source: dict
+
+
 DOCUMENT = RowFormat(name="document", fields={"text": str})
+
+
+def load_examples(
+    task: Task, numbers: dict[str, int | None], seed: int, local: Path | None, hub: str | None
+) -> Examples:
+    """Return the examples of a built-in task, `numbers` of each split. Raises InputError as `load_rows` does."""
+    rows = {split: load_rows(task, split, numbers[split], seed, local, hub) for split in SPLITS}
+    return Examples(task, rows, source_of(task, local, hub))
 
 
 def load_rows(
@@ -32,13 +51,16 @@ def load_rows(
             )
         return task.generate(split, number, seed)
     rows = read_rows(local / f"{split}.jsonl", task) if local else _rows_from_hub(task, split, hub or task.hub)
+    return choose_rows(rows, task.name, split, number, seed)
+
+
+def choose_rows(rows: list[Row], name: str, split: str, number: int | None, seed: int) -> list[Row]:
+    """Return `number` rows of a task's split, chosen by `seed`, or all if it is None. Raises InputError if they are too few."""
     if number is None:
         return rows
     if number > len(rows):
-        raise InputError(
-            f"{task.name}: {len(rows)} {split} examples, {number} are asked for", f"lower {split}_examples"
-        )
-    return random.Random(f"{task.name}-{split}-{seed}").sample(rows, number)
+        raise InputError(f"{name}: {len(rows)} {split} examples, {number} are asked for", f"lower {split}_examples")
+    return random.Random(f"{name}-{split}-{seed}").sample(rows, number)
 
 
 def source_of(task: Task, local: Path | None, hub: str | None) -> dict:

@@ -1,5 +1,7 @@
 """Describe what a task is: the fields of its rows, its prompt, answer and metrics, and where its rows come from."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -48,8 +50,9 @@ class Task(RowFormat):
 
     # lm-eval's doc_to_text, without a space at the end.
     prompt: Callable[[Row], str]
-    # What follows the prompt and one space.
+    # What follows the prompt and `delimiter`.
     answer: Callable[[Row], str]
+    delimiter: str = " "
     # lm-eval's doc_to_choice; None if the answer is generated.
     choices: Callable[[Row], list[str]] | None = None
     # Returns the index of the right choice; None if the answer is generated.
@@ -75,11 +78,20 @@ class Task(RowFormat):
     few_shot: int = 0
     # Keys of `training` that suit the task. What the user sets replaces them.
     suggested_training: dict[str, int | float] = field(default_factory=dict)
+    # What manifest.json says of a task that the configuration describes; None for a built-in task.
+    definition: dict | None = None
 
     @property
     def metric(self) -> str:
         """Return the name of the headline metric."""
         return self.headline.name
+
+    @property
+    def definition_sha256(self) -> str | None:
+        """Return the sha256 of the definition as JSON with sorted keys; None for a built-in task."""
+        if self.definition is None:
+            return None
+        return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()
 
     def check(self, rows: dict[str, list[Row]]) -> None:
         """Check the rows of both splits together, before anything is trained or evaluated.

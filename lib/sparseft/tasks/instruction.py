@@ -1,0 +1,8 @@
+"""Make a task of prompts and responses, or of conversations."""
+
+from sparseft.tasks.task import Task
+
+
+def task_of(name: str, definition: dict) -> Task:
+    """Return the task that a manifest defines."""
+    raise NotImplementedError
