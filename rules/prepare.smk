@@ -76,3 +76,27 @@ rule prepare_wikitext2:
         "prepare WikiText-2"
     shell:
         'python "$SCRIPTS/prepare_wikitext2.py"' " {params.source}" " --output {output.text:q}" " 2> {log:q}"
+
+
+# Prepare a text on which importances calibrate, and record where it comes from.
+rule prepare_calibration:
+    input:
+        lambda w: STUDY.masks.calibration[w.text].local or [],
+    output:
+        text=grid.CALIBRATION,
+        source=grid.CALIBRATION_SOURCE,
+    log:
+        "results/logs/prepare_calibration/{text}.log",
+    benchmark:
+        "results/benchmarks/prepare_calibration/{text}.tsv"
+    wildcard_constraints:
+        text="|".join(STUDY.masks.calibration) or "none",
+    conda:
+        "../envs/sparseft.yaml"
+    params:
+        code=code("prepare_text.py"),
+        source=lambda w: flags(text=STUDY.masks.calibration[w.text].text),
+    message:
+        "prepare the calibration text {wildcards.text}"
+    shell:
+        'python "$SCRIPTS/prepare_text.py"' " {params.source}" " --output {output.text:q}" " 2> {log:q}"

@@ -99,7 +99,9 @@ def get_method(name: str) -> Method:
     if not METHODS[base].uses_examples:
         raise InputError(f"method {name!r}: {base} looks at no examples", f"write {base}")
     if not re.fullmatch(TEXT_NAME, text):
-        raise InputError(f"method {name!r}: {text!r} is not the name of a text", "use only the letters a to z and digits")
+        raise InputError(
+            f"method {name!r}: {text!r} is not the name of a text", "use only the letters a to z and digits"
+        )
     return replace(METHODS[base], calibration=text)
 
 

@@ -121,7 +121,7 @@ def test_offline_a_data_set_in_the_cache_is_used_only_at_the_requested_revision(
     publish(hub, "elsewhere/gsm8k", {"train": [{"question": "q", "answer": "#### 1"}]})
     for place in ("elsewhere/gsm8k", f"elsewhere/gsm8k@{COMMIT}"):
         assert len(load_rows(BY_NAME["gsm8k"], "train", None, 0, None, place)) == 1
-        assert loaded_revision(hub_dataset(place, "tasks.gsm8k", "a folder")) == COMMIT
+        assert loaded_revision(hub_dataset(place, "tasks.gsm8k.local", "a folder")) == COMMIT
     other = f"elsewhere/gsm8k@{'0' * 40}"
     with pytest.raises(InputError, match=rf"^{other}: .*{COMMIT}; .*tasks\.gsm8k\.local"):
         load_rows(BY_NAME["gsm8k"], "train", None, 0, None, other)

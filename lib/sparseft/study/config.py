@@ -523,8 +523,9 @@ class Masks(Section):
         if name and name not in self.calibration:
             raise InputError(
                 f"{method_name} calibrates on {name}, which masks.calibration does not describe",
-                f"describe it there, or choose one of {', '.join(self.calibration)}" if self.calibration else
-                f"write masks: {{calibration: {{{name}: {{text: FILE.jsonl}}}}}}",
+                f"describe it there, or choose one of {', '.join(self.calibration)}"
+                if self.calibration
+                else f"write masks: {{calibration: {{{name}: {{text: FILE.jsonl}}}}}}",
             )
         return self.calibration[name] if name else None
 

@@ -1,90 +1,116 @@
-"""Load the documents of a text, write a text with its source beside it, and read it again.
+"""Load the documents of a text, and write a text with its source beside it.
 
 A text is a .jsonl file with one document per row in the field `text`, a .txt file, which is one document, or a data set on the
 Hugging Face hub. A prepared text has FILE.json beside it, with the text's sha256 and where it comes from.
 """
 
+import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from sparseft.errors import InputError
 from sparseft.storage.atomic import atomic_files, write_json
 from sparseft.storage.hashes import sha256, sha256_of_text
-from sparseft.storage.reading import TEXT_LIMIT, read_json, read_text
-from sparseft.tasks.hub import loaded_revision, rows_of_split
-from sparseft.tasks.rows import parse_rows, read_row_text
+from sparseft.storage.reading import ROWS_LIMIT, TEXT_LIMIT, check_regular, read_json, read_text
+from sparseft.tasks.hub import hub_dataset, loaded_revision, rows_of_split
+from sparseft.tasks.rows import parse_row
 from sparseft.tasks.task import RowFormat
 
 DOCUMENT = RowFormat(name="document", fields={"text": str})
+_ADVICE = "prepare the text, or correct the path"
 
 
 @dataclass(frozen=True)
-class SourceText:
-    """Hold the content of a text's file. `source` says where the text comes from; None if that is unknown."""
+class TextPlace:
+    """Hold where a text is: in the file `local`, or else in a split of the data set at `hub`.
 
-    content: str
-    sha256: str
-    source: dict | None
+    `key` is the key of the configuration that may name another file. Errors show it."""
+
+    local: Path | None
+    hub: str | None
+    split: str
+    key: str
+
+    def documents(self) -> list[str]:
+        """Return the documents. Raises InputError if they cannot be loaded."""
+        if self.local:
+            return read_documents(self.local)[0]
+        return [row["text"] for row in rows_of_split(self._dataset(), self.split, self.hub, DOCUMENT)]
+
+    def source(self) -> dict:
+        """Return where the documents come from: with the file's sha256, or the revision on the hub."""
+        if self.local:
+            return {"local": sha256(self.local)}
+        return {"hub": self.hub.partition("@")[0], "revision": loaded_revision(self._dataset())}
+
+    def _dataset(self) -> dict:
+        """Return the data set on the hub."""
+        return hub_dataset(self.hub, self.key, "a .jsonl file with one document per row, field text")
 
 
-def read_documents(path: Path) -> list[str]:
-    """Return the documents of a file. Raises InputError if it cannot be read, or if a row of a .jsonl file has no text."""
+def read_documents(path: Path) -> tuple[list[str], str]:
+    """Return the documents of a file, and the sha256 of its bytes.
+
+    Raises InputError if it cannot be read, or if a row of a .jsonl file has no text."""
     if path.suffix == ".txt":
-        return [read_text(path, TEXT_LIMIT, "correct the path")]
-    return documents_of(read_row_text(path, DOCUMENT), path)
+        text = read_text(path, TEXT_LIMIT, _ADVICE)
+        return [text], sha256_of_text(text)
+    if not path.exists():
+        raise InputError(f"{path}: no such file", _ADVICE)
+    check_regular(path, ROWS_LIMIT)
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        documents = [parse_row(line, place, DOCUMENT)["text"] for line, place in _lines(file, path, digest)]
+    if not documents:
+        raise InputError(f"{path}: holds no row", "write one document per line as JSON, with the field text")
+    return documents, digest.hexdigest()
 
 
-def documents_of(content: str, path: Path) -> list[str]:
-    """Return the documents in the content of the file `path`. Raises InputError if a row of a .jsonl file has no text."""
-    if path.suffix == ".txt":
-        return [content]
-    return [row["text"] for row in parse_rows(content, path, DOCUMENT)]
+def documents_lines(documents: Iterable[str]) -> Iterator[str]:
+    """Yield documents as the lines of a .jsonl file."""
+    for document in documents:
+        yield json.dumps({"text": document}, ensure_ascii=False) + "\n"
 
 
-def hub_documents(dataset: dict, split: str, place: str) -> list[str]:
-    """Return the documents of a split of a data set, which is at `place`. Raises InputError if they have no text."""
-    return [row["text"] for row in rows_of_split(dataset, split, place, DOCUMENT)]
-
-
-def file_source(path: Path) -> dict:
-    """Return where a text comes from that is in a file."""
-    return {"local": sha256(path)}
-
-
-def hub_source(dataset: dict, place: str) -> dict:
-    """Return where a text comes from that is in a data set at `place`."""
-    return {"hub": place.partition("@")[0], "revision": loaded_revision(dataset)}
-
-
-def as_jsonl(documents: list[str]) -> str:
-    """Return documents as the content of a .jsonl file."""
-    return "".join(json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in documents)
-
-
-def write_text(path: Path, content: str, source: dict) -> None:
-    """Write a text, and its source beside it. Both files appear, or none."""
+def write_source_text(path: Path, parts: Iterable[str], source: dict) -> None:
+    """Write a text in parts, and its source beside it. Both files appear, or none."""
     with atomic_files(path.parent, path.name) as folder:
         text_file = folder / path.name
-        text_file.write_bytes(content.encode())
+        with open(text_file, "wb") as file:
+            file.writelines(part.encode() for part in parts)
         write_json(folder / source_file(path).name, {"source": source, "sha256": sha256(text_file)})
 
 
-def read_source_text(path: Path, advice: str) -> SourceText:
-    """Return a text, and its source if the file beside it says so. `advice` is for a text that cannot be read.
+def recorded_source(path: Path, digest: str) -> dict | None:
+    """Return the source of a text whose sha256 is `digest`, from the file beside it; None without that file.
 
-    Raises InputError if the file beside it describes another text."""
-    content = read_text(path, TEXT_LIMIT, advice)
-    digest = sha256_of_text(content)
+    Raises InputError if that file describes another text."""
     if not source_file(path).is_file():
-        return SourceText(content, digest, None)
+        return None
     remedy = f"prepare it again, or remove {source_file(path)}"
     recorded = read_json(source_file(path), remedy)
     if recorded.get("sha256") != digest:
         raise InputError(f"{path}: not the text that {source_file(path)} describes", remedy)
-    return SourceText(content, digest, recorded.get("source"))
+    return recorded.get("source")
 
 
 def source_file(path: Path) -> Path:
     """Return the place of a text's source, beside the text."""
     return Path(f"{path}.json")
+
+
+def _lines(file: Iterable[bytes], path: Path, digest: "hashlib._Hash") -> Iterator[tuple[str, str]]:
+    """Yield each line that is not blank, with its place for errors, and add every line to `digest`.
+
+    The lines are read one by one, because the text of a large data set would be in memory twice."""
+    for number, line in enumerate(file, start=1):
+        digest.update(line)
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        try:
+            yield line.decode(), place
+        except UnicodeDecodeError:
+            raise InputError(f"{place}: not UTF-8 text", "convert the file") from None
