@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from project import laid_over
 from snakemake.utils import update_config
 from sparseft.errors import InputError
 from sparseft.study.config import Config, Training, parse_section, split_mdl
@@ -119,7 +120,7 @@ def test_every_configuration_file_is_valid():
         ("grid.sparsities", ["0.50"], "grid.sparsities.0: .*integer.*'0.50'"),
         ("grid.sparsities", "[0, 50]", r"grid.sparsities: .* list, .*'\[0, 50\]'"),
         ("tasks.boolq_mini.examples", 5, "tasks.boolq_mini.examples: unknown"),
-        ("tasks.squad", {}, "tasks.squad: .*'boolq'.*'hellaswag'.*'gsm8k'"),
+        ("tasks.squad", {}, "tasks.squad is not built in.* boolq, hellaswag, gsm8k"),
     ],
 )
 def test_a_fault_is_one_line_that_names_its_place(path, value, line):
@@ -213,3 +214,25 @@ def test_a_key_that_every_task_of_the_grid_replaces_is_said():
 )
 def test_an_mdl_place_is_a_file_and_the_folder_of_its_configuration(place, found):
     assert split_mdl(place) == (tuple(map(Path, found)) if found else None)
+
+
+@pytest.mark.parametrize(("tasks", "place"), [
+    ({"mine": {}}, "tasks.mine is not built in"),
+    ({"boolq": {"lm_eval": "boolq"}}, "tasks.boolq.lm_eval: boolq is built in"),
+    ({"mine": {"lm_eval": "piqa", "kind": "text"}}, "lm_eval and kind"),
+    ({"mine": {"kind": "instruction", "local": "x", "length": 64}}, "length belongs to"),
+    ({"mine": {"kind": "text", "local": "x", "metric": "acc"}}, "metric belongs to"),
+    ({"my-task": {"kind": "text", "local": "x"}}, "tasks.my-task"),
+])  # fmt: skip
+def test_a_task_of_one_s_own_is_described_once(tasks, place):
+    with pytest.raises(InputError, match=place):
+        laid_over({"tasks": tasks})
+
+
+def test_a_probe_without_a_description_is_lm_eval_s_task_of_this_name():
+    config = laid_over({"tasks": {"mine": {"kind": "text", "local": "x"}}, "evaluation": {"probes": ["piqa", "boolq"]}})
+    assert config.task_data("piqa").lm_eval == "piqa"
+    assert config.task_data("boolq").task_kind is None
+    assert config.evaluated_tasks("mine") == ["mine", "piqa", "boolq"]
+    with pytest.raises(InputError, match="evaluation.probes: mine has no metric but its loss"):
+        laid_over({"tasks": {"mine": {"kind": "text", "local": "x"}}, "evaluation": {"probes": ["mine"]}})

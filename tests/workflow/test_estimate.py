@@ -10,21 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from project import ROOT, Study, call_script, succeed, tiny_grid
+from project import DEFAULT, ROOT, Study, call_script, laid_over, succeed, tiny_grid
 from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.lora.masked_lora import LoRALinear
 from sparseft.planning.estimate import Item, disk_kept, jobs, mask_sizes, memory, report
 from sparseft.planning.memory import activation_bytes, adapter_shapes
 from sparseft.planning.model_sizes import Subject, described, safetensors_bytes
-from sparseft.study.config import Config, Model, Training, parse_section
+from sparseft.study.config import Config, Model, Training
 from sparseft.tasks import BY_NAME
 from tiny_models import MODELS, change_json
 
 from masks import compute_masks
 
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
-DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 MIXED = {
     "grid": {**tiny_grid("smollm2", "boolq_mini", ["structured", "unstructured_taylor", "semistructured_wanda", "random"]),
              "tasks": ["boolq_mini", "gsm8k_mini"], "seeds": [0, 3]},
@@ -36,14 +35,6 @@ MIXED = {
 WAFER = {**SWEEP, "backend": "cerebras"}
 MODELZOO = {**SWEEP, **yaml.safe_load((ROOT / "config/modelzoo.yaml").read_text())}
 MODELZOO["grid"] = {**SWEEP["grid"], "methods": ["random", "unstructured_wanda"]}
-
-
-def laid_over(sections: dict) -> Config:
-    """The default configuration with whole keys of `sections` over it."""
-    merged = {**DEFAULT, **sections}
-    for name in ("models", "tasks", "grid"):
-        merged[name] = {**DEFAULT[name], **sections.get(name, {})}
-    return parse_section(Config, merged, "configuration")
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def jobs(config: Config) -> dict[str, int]:
     programs = len(targets.programs(config))
     return {
         "prepare_model": len(config.grid.models),
-        "prepare_task": len(config.grid.tasks),
+        "prepare_task": len(_prepared_tasks(config)),
         **({"prepare_wikitext2": 1} if config.perplexity else {}),
         **({"prepare_calibration": len(_texts(config))} if _texts(config) else {}),
         **Counter(_mask_rule(method) for _, method in sorted(_mask_passes(runs))),
@@ -117,9 +117,9 @@ def disk_kept(config: Config, models: list[Subject]) -> list[Item]:
         _evaluation_records(config, models),
         Item(
             "data",
-            sum(_data_bytes(config, task) for task in config.grid.tasks)
+            sum(_data_bytes(config, task) for task in _prepared_tasks(config))
             + sum(text_bytes(config, text) for text in _texts(config)),
-            "rows x the mean of their bytes, roughly",
+            f"rows x the mean of their bytes; {_origins(config)}",
         ),
     ]
     if config.keep_merged:
@@ -261,6 +261,19 @@ def _model_of(models: list[Subject], run: Run) -> Subject:
 def _adapter_bytes(config: Config, models: list[Subject], run: Run) -> int:
     """Return the bytes of a run's adapter_model.safetensors."""
     return safetensors_bytes(adapter_shapes(config, _model_of(models, run), run.task), "F32")
+
+
+def _prepared_tasks(config: Config) -> list[str]:
+    """Return the tasks of the study whose data are prepared: those of the grid, and the probes."""
+    return list(dict.fromkeys([*config.grid.tasks, *config.evaluation.probes]))
+
+
+def _origins(config: Config) -> str:
+    """Return where the lengths of each task come from, as text."""
+    by_origin: dict[str, list[str]] = {}
+    for task in _prepared_tasks(config):
+        by_origin.setdefault(task_lengths(config, task).origin, []).append(task)
+    return "; ".join(f"lengths of {', '.join(tasks)}: {origin}" for origin, tasks in by_origin.items())
 
 
 def _data_bytes(config: Config, task: str) -> int:

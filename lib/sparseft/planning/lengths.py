@@ -15,7 +15,7 @@ from sparseft.study.grid import CALIBRATION, DATA
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.measured_lengths import CHARACTERS_PER_TOKEN
 
-MEASURED = "measured on the prepared examples"
+MEASURED = "measured on the prepared data"
 FROM_FILES = "from the sizes of the local files"
 TYPICAL = "typical of the task"
 # A long example of a file has so many times the mean length.

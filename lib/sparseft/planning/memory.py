@@ -11,7 +11,7 @@ from sparseft.architectures.config_sizes import attention_heads
 from sparseft.importances import Evidence
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.planning.lengths import CalibrationLengths, calibration_lengths, task_lengths
+from sparseft.planning.lengths import CalibrationLengths, TaskLengths, calibration_lengths, task_lengths
 from sparseft.planning.model_sizes import Subject
 from sparseft.storage.adapter_files import factor_names
 from sparseft.study import grid
@@ -131,21 +131,25 @@ def _kept_bytes(subject: Subject, settings: Training) -> int:
 
 
 def evaluation_memory(config: Config, subject: Subject, name: str) -> Need:
-    """Return what an evaluation on the task `name` needs."""
-    texts = task_lengths(config, name)
+    """Return what an evaluation on the task `name` and on the probes needs."""
     model = {"weights": subject.width * subject.weights}
     if _masks_every_step(config):
         # Before the merge every W' is kept, except under structured masks.
         adapter = 4 * count(adapter_shapes(config, subject, name))
         model["W' and adapter before the merge"] = subject.width * subject.prunable_weights + adapter
+    parts = [_batch_part(config, subject, task_lengths(config, task)) for task in config.evaluated_tasks(name)]
+    label, size = max(parts, key=lambda part: part[1])
+    return Need(model | {label: size}, _loading(config, subject))
+
+
+def _batch_part(config: Config, subject: Subject, texts: TaskLengths) -> tuple[str, int]:
+    """Return the name and the bytes of what a batch of an evaluation needs in addition to the weights."""
     tokens = config.evaluation_batch_size * (texts.long + texts.few_shot * texts.mean + texts.max_new_tokens)
     if not texts.max_new_tokens:
-        model[f"logits of {tokens:,} tokens"] = LOGITS * subject.width * tokens * subject.config["vocab_size"]
-    else:
-        _, kv_heads, head_dim = attention_heads(subject.config)
-        cached = subject.config["num_hidden_layers"] * 2 * kv_heads * head_dim
-        model[f"keys and values of {tokens:,} tokens"] = subject.width * tokens * cached
-    return Need(model, _loading(config, subject))
+        return f"logits of {tokens:,} tokens", LOGITS * subject.width * tokens * subject.config["vocab_size"]
+    _, kv_heads, head_dim = attention_heads(subject.config)
+    cached = subject.config["num_hidden_layers"] * 2 * kv_heads * head_dim
+    return f"keys and values of {tokens:,} tokens", subject.width * tokens * cached
 
 
 def _masks_every_step(config: Config) -> bool:

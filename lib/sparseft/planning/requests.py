@@ -10,7 +10,7 @@ from typing import Self
 
 from sparseft.errors import InputError
 from sparseft.methods import get_method
-from sparseft.planning.lengths import calibration_lengths, task_lengths
+from sparseft.planning.lengths import TaskLengths, calibration_lengths, task_lengths
 from sparseft.planning.memory import MASK_JOB, PROGRAM, Need, evaluation_memory, mask_memory, training_memory
 from sparseft.planning.model_sizes import Subject, described
 from sparseft.study.config import Config
@@ -128,10 +128,11 @@ def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
     speed = GPU_SPEED if config.resources.gpus else THREAD_SPEED * config.resources.threads
     seconds += _flop(config, job, subject) / (speed * processes)
     if job.kind == "evaluation":
-        texts = task_lengths(config, job.task)
-        batches = math.ceil(texts.rows[1] / config.evaluation_batch_size)
         rate = GPU_READING if config.resources.gpus else CPU_READING
-        seconds += batches * texts.max_new_tokens * subject.width * subject.weights / rate
+        for task in config.evaluated_tasks(job.task):
+            texts = task_lengths(config, task)
+            batches = math.ceil(texts.rows[1] / config.evaluation_batch_size)
+            seconds += batches * texts.max_new_tokens * subject.width * subject.weights / rate
     return seconds
 
 
@@ -152,5 +153,10 @@ def _flop(config: Config, job: JobKind, subject: Subject) -> int:
         steps = measured.warmup_steps + measured.steps
         examples = measured.repeats * sum(measured.batch_sizes) * steps
         return 6 * subject.weights * (measured.sequence_length or texts.long) * examples
-    tokens_per_row = max(1, texts.choices) * texts.long + texts.few_shot * texts.mean
-    return 2 * subject.weights * (rows * tokens_per_row + (PERPLEXITY if config.perplexity else 0))
+    tokens = sum(_evaluated_tokens(task_lengths(config, task)) for task in config.evaluated_tasks(job.task))
+    return 2 * subject.weights * (tokens + (PERPLEXITY if config.perplexity else 0))
+
+
+def _evaluated_tokens(texts: TaskLengths) -> int:
+    """Return the number of tokens that the model reads in an evaluation on a task."""
+    return texts.rows[1] * (max(1, texts.choices) * texts.long + texts.few_shot * texts.mean)

@@ -760,6 +760,10 @@ class Config(_WithSections):
             return self.tasks[name]
         return TaskData() if name in BY_NAME else TaskData(lm_eval=name)
 
+    def evaluated_tasks(self, name: str) -> list[str]:
+        """Return the tasks on which a merged model of the task `name` is evaluated: its own, and the probes."""
+        return [name, *(probe for probe in self.evaluation.probes if probe != name)]
+
     def task_file(self, name: str) -> str:
         """Return the name, without .py, of the library's file that describes a task: its own, or that of its kind."""
         return name if name in BY_NAME else file_of_kind(self.task_data(name).task_kind)

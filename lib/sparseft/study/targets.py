@@ -200,7 +200,8 @@ def check_settings(config: Config, target: str) -> None:
 def check_target(config: Config, target: str) -> None:
     """Raise InputError if a target names an unknown model, task, method or mode, or an impossible sparsity or seed."""
     names = _names_in(target)
-    for axis, described in (("model", config.models), ("task", config.tasks)):
+    tasks = dict.fromkeys([*config.tasks, *config.evaluation.probes])
+    for axis, described in (("model", config.models), ("task", tasks)):
         if axis in names and names[axis] not in described:
             raise InputError(
                 f"{target}: not in your configuration: {axis} {names[axis]} ({axis}s: {', '.join(described)})",
