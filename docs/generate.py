@@ -29,6 +29,7 @@ SECTIONS = {
     "tasks.NAME": "TaskData",
     "grid": "Grid",
     "masks": "Masks",
+    "masks.calibration.NAME": "CalibrationText",
     "training": "Training",
     "perplexity": "Perplexity",
     "resources": "Resources",

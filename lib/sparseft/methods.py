@@ -105,12 +105,9 @@ def get_method(name: str) -> Method:
     return replace(METHODS[base], calibration=text)
 
 
-def rank(name: str) -> tuple[int, str]:
-    """Return the place of a method in tables and figures: as in METHODS, each followed by its variants on texts, by name.
+def sort_key(name: str) -> str:
+    """Return the key by which methods are sorted: `dense`, then as in METHODS, each followed by its variants on texts.
 
-    `dense` comes first. Raises InputError if there is no such method."""
-    method = get_method(name)
-    if method is DENSE_METHOD:
-        return -1, ""
-    base = replace(method, calibration=None).name
-    return list(METHODS).index(base), method.calibration or ""
+    Raises InputError if there is no such method."""
+    base, _, text = get_method(name).name.partition(ON)
+    return f"{[DENSE.name, *METHODS].index(base):03d} {text}"

@@ -33,8 +33,9 @@ from sparseft.analysis.columns.column import TableDescription
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.records import Gap, Record
 from sparseft.analysis.statistics import proportion_interval, t_interval, union_interval
+from sparseft.methods import sort_key
 from sparseft.storage.atomic import atomic_file
-from sparseft.study.grid import DENSE, METHODS, MODES, NO_FINETUNE
+from sparseft.study.grid import DENSE, MODES, NO_FINETUNE
 from sparseft.tasks import RECALLS
 from sparseft.tasks.metrics import MAJORITY_FLOOR
 
@@ -211,7 +212,7 @@ def _rank(column: pd.Series) -> pd.Series:
     if column.name == "mode":
         return column.map(MODES.index, na_action="ignore")
     if column.name == "method":
-        return column.map((DENSE, *METHODS).index, na_action="ignore")
+        return column.map(sort_key, na_action="ignore")
     return column
 
 
