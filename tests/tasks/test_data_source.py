@@ -15,6 +15,7 @@ from sparseft.storage.hashes import sha256
 from sparseft.study.config import HUB_DATA
 from sparseft.tasks import BY_NAME, TASKS, wikitext2
 from sparseft.tasks.data_source import load_rows, load_text
+from sparseft.tasks.documents import TextPlace, read_documents, recorded_source
 from sparseft.tasks.hub import hub_dataset, loaded_revision
 
 COMMIT = "e53f048856ff4f594e959d75785d2c2d37b678ee"
@@ -91,6 +92,24 @@ def test_the_text_of_wikitext2_is_its_test_split(hub):
     publish(hub, "org/lone", {"train": [{"text": "a"}]})
     with pytest.raises(InputError, match="org/lone .*split test, .*train"):
         load_text(None, "org/lone")
+
+
+def test_a_calibration_text_on_the_hub_is_its_split_train(hub):
+    publish(hub, "org/pile", {split: [{"text": f"{split} text"}] for split in ("train", "test")})
+    succeed("prepare_text.py", text=f"hub:org/pile@{COMMIT}", output=hub / "data/calibration_pile.jsonl")
+    documents, digest = read_documents(hub / "data/calibration_pile.jsonl")
+    assert documents == ["train text"]
+    source = recorded_source(hub / "data/calibration_pile.jsonl", digest)
+    assert source == {"hub": "org/pile", "revision": COMMIT}
+
+
+def test_one_file_of_a_data_set_is_its_split_train(hub, monkeypatch):
+    for part in ("en/part.0.jsonl", "de/part.0.jsonl"):
+        write(hub / "made" / part, [{"text": part, "url": "u"}])
+    # A folder stands in for the repository. `datasets` reads the files of both in the same way.
+    monkeypatch.setattr("datasets.load_dataset", lambda place, **flags: load_dataset(str(hub / "made"), **flags))
+    place = TextPlace(None, f"org/parts/en/part.0.jsonl@{COMMIT}", "train", "masks.calibration.c4.text")
+    assert place.documents() == ["en/part.0.jsonl"]
 
 
 @pytest.mark.parametrize("place", ["org/here", "./here", f"org/here@{COMMIT}"])
