@@ -64,7 +64,7 @@ def parse_args() -> argparse.Namespace:
         "--threads",
         type=int,
         default=os.cpu_count(),
-        help="threads; any number gives the same masks, unless the scores come from a task's examples",
+        help="threads; any number gives the same masks, unless the scores come from examples",
     )
     parser.add_argument("--plot", action="store_true", help="also draw sparsities and scores by layer")
     parser.add_argument("--suffix", default="", help="suffix of the names of report and plots, to tell passes apart")
