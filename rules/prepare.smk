@@ -93,6 +93,9 @@ rule prepare_calibration:
         text="|".join(STUDY.masks.calibration) or "none",
     conda:
         "../envs/sparseft.yaml"
+    resources:
+        # A file of C4 is 0.8 GB of text, which is in memory as documents and as the rows of the data set.
+        mem_mb=lambda w, attempt: 4000 * attempt,
     params:
         code=code("prepare_text.py"),
         source=lambda w: flags(text=STUDY.masks.calibration[w.text].text),

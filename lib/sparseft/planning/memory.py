@@ -23,6 +23,8 @@ PROGRAM = 600_000_000
 MASK_JOB = 210_000_000
 # Bytes per number of an adapter: the number, its gradient and AdamW's two moments, all in fp32.
 ADAM = 16
+# Bytes in memory per byte of a text, if a part of its letters is not in ASCII.
+DOCUMENTS = 2
 # Copies of the logits in an evaluation by lm-eval; measured. They are the logits and their softmax, of this and the last batch.
 LOGITS = 4
 
@@ -65,14 +67,15 @@ def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Nee
     lengths = calibration_lengths(config, task, method)
     if importance.evidence is Evidence.GRADIENTS:
         return _gradient_memory(config, subject, lengths, weights)
+    machine = _loading(config, subject) | {"documents of the text": DOCUMENTS * lengths.text_bytes}
     if not config.masks.sequential:
-        return Need({"weights": weights}, _loading(config, subject))
+        return Need({"weights": weights}, machine)
     # For each token the pass keeps a hidden state, and the cosines and sines of its position.
     numbers_per_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config).size
     states = width * lengths.examples * lengths.mean * numbers_per_token
     # Three numbers of 4 bytes per weight.
     matrix = 3 * 4 * _largest_layer(subject)
-    machine = _loading(config, subject) | {"a matrix, its magnitudes and scores, fp32": matrix}
+    machine |= {"a matrix, its magnitudes and scores, fp32": matrix}
     return Need({"weights": weights, "hidden states of the examples": states}, machine)
 
 
@@ -85,7 +88,7 @@ def _gradient_memory(config: Config, subject: Subject, lengths: CalibrationLengt
         # The weights move to the GPU before the scores exist, so the larger of the two counts.
         scores = {"scores, fp32, or before them the weights": max(weights, *scores.values())}
     model = {"weights": weights, "activations": activations, "logits of an example": logits}
-    return Need(model, scores | {"program": PROGRAM})
+    return Need(model, scores | {"program": PROGRAM, "documents of the text": DOCUMENTS * lengths.text_bytes})
 
 
 def training_memory(config: Config, subject: Subject, task: str) -> Need:
