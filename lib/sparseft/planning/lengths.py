@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 
+from sparseft.methods import get_method
 from sparseft.planning.local_files import rows_files
 from sparseft.storage.reading import ROWS_LIMIT, check_regular, read_json
 from sparseft.study.config import Config, TaskData
@@ -72,19 +73,23 @@ def task_lengths(config: Config, name: str) -> TaskLengths:
 
 @dataclass(frozen=True)
 class CalibrationLengths:
-    """Hold the number of `examples` that a method looks at, and their tokens: the mean, of a long one, and those with a loss."""
+    """Hold the number of `examples` that a method looks at, and their tokens: the mean, of a long one, and those with a loss.
+
+    `text_bytes` is the size of the text that they are windows of, and 0 for a task."""
 
     examples: int
     mean: int
     long: int
     answer: int
+    text_bytes: int = 0
 
 
 def calibration_lengths(config: Config, task: str, method: str) -> CalibrationLengths:
     """Return what a method that uses examples looks at. Those of a text depend on no task, and their length is exact."""
     text = config.masks.text_of(method)
     if text:
-        return CalibrationLengths(text.examples, text.length, text.length, text.length)
+        size = text_bytes(config, get_method(method).calibration)
+        return CalibrationLengths(text.examples, text.length, text.length, text.length, size)
     lengths = task_lengths(config, task)
     return CalibrationLengths(config.masks.calibration_examples, lengths.mean, lengths.long, lengths.answer)
 
