@@ -96,3 +96,13 @@ def test_a_target_that_no_rule_makes_is_refused_in_one_line(study, target, fault
     line = study.snakemake(target, "-n", expect=2)
     assert fault in line, line
     assert "Traceback" not in line
+
+
+def test_a_window_longer_than_the_context_is_refused_before_any_job(study):
+    text = (study.folder / "study.yaml").read_text()
+    (study.folder / "study.yaml").write_text(text.replace("length: 12", "length: 513"))
+    line = study.snakemake("-n", expect=2)
+    (study.folder / "study.yaml").write_text(text)
+    assert (
+        "error: masks.calibration.web.length: windows of 513 tokens, but llama takes 512; set it to at most 512" in line
+    )
