@@ -54,7 +54,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--task", help="task of the examples that some importances look at")
     parser.add_argument("--data_dir", type=Path, help="folder of the task's train.jsonl")
-    parser.add_argument("--text", type=Path, help="text of the methods that end in _on_NAME, a .jsonl or .txt file")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        help="text of the methods that end in _on_NAME, a .jsonl or .txt file; the flags --calibration_* choose its windows",
+    )
     length = CalibrationText.model_fields["length"]
     parser.add_argument(
         "--calibration_length", default=length.default, help=f"tokens per window of --text ({length.default})"
