@@ -226,8 +226,7 @@ def _rank(column: pd.Series) -> pd.Series:
     if column.name == "mode":
         return column.map(MODES.index, na_action="ignore")
     if column.name == "method":
-        names = sorted(column.dropna().unique(), key=sort_key)
-        return column.map(names.index, na_action="ignore")
+        return column.map(sort_key, na_action="ignore")
     return column
 
 
