@@ -95,7 +95,7 @@ def main() -> None:
     root, output = args.root.resolve(), args.output.resolve()
     sys.path[:0] = [str(root / "lib"), str(Path(__file__).parent)]
     os.environ["OMP_NUM_THREADS"] = "1"
-    from tiny_models import MODELS, save_tiny
+    from tiny_models import TYPICAL, save_tiny
 
     for script in SCRIPTS:
         # Import what the script imports once, for all forks.
@@ -105,7 +105,7 @@ def main() -> None:
         os.chdir(folder)
         sizes = {"train_examples": 16, "validation_examples": 8}
         call(root, "prepare_task.py", task="boolq_mini", **sizes, output_dir="data")
-        for model in MODELS:
+        for model in TYPICAL:
             save_tiny(model, Path("sources", model))
             digests |= dict(make(root, model))
         os.chdir("/")

@@ -20,7 +20,7 @@ from project import ROOT, made_once
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.study.config import Model
-from tiny_models import MODELS, save_tiny
+from tiny_models import MODELS, TYPICAL, save_tiny
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared"
@@ -57,9 +57,9 @@ def tiny_models(tmp_path_factory) -> dict[str, Path]:
     return {name: save_tiny(name, tmp_path_factory.mktemp("models") / name) for name in MODELS}
 
 
-@pytest.fixture(params=list(MODELS))
+@pytest.fixture(params=TYPICAL)
 def tiny(request, tiny_models) -> Checkpoint:
-    """Return each tiny model in turn."""
+    """Return each of the typical tiny models in turn."""
     return Checkpoint(tiny_models[request.param])
 
 

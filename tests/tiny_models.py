@@ -60,6 +60,8 @@ MODELS = {
         ),
     ),
 }
+# Most tests run on these. tests/architectures/test_stages.py takes every model through every stage.
+TYPICAL = ("llama", "mistral", "mixtral")
 # It writes each message as <s>ROLE, a line break, its content and </s>.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<s>' + message.role + '\\n' + message.content + '</s>\\n' }}{% endfor %}"

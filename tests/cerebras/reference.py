@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
-from tiny_models import MODELS, save_tiny  # noqa: E402
+from tiny_models import TYPICAL, save_tiny  # noqa: E402
 
 from masks import compute_masks, write_mask  # noqa: E402
 
@@ -44,7 +44,7 @@ def make(folder: Path) -> dict:
     for split, number in (("train", 32), ("validation", 12)):
         rows = task.generate(split, number, 0)
         (folder / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name in MODELS:
+    for name in TYPICAL:
         base = Checkpoint(save_tiny(name, folder / name, torch.float32, ROTARY.get(name)))
         for method, percent in (("dense", 0), ("unstructured", 50), ("structured", 50)):
             write_mask(folder / f"{name}_{method}.pt", compute_masks(base, method, [percent], seed=0)[percent])

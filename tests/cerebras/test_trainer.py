@@ -18,7 +18,7 @@ from sparseft.study.config import Training
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.rows import read_rows
 from sparseft.training.job import TrainingJob
-from tiny_models import MODELS, PRUNABLE_LAYERS
+from tiny_models import MODELS, PRUNABLE_LAYERS, TYPICAL
 from transformers import get_cosine_schedule_with_warmup
 
 pytest.importorskip("cerebras.pytorch", reason="needs cerebras-pytorch (make test-cerebras)")
@@ -49,7 +49,7 @@ def trainer(inputs, backend, folder, model: str, mode: str, **schedule: object) 
     return Trainer(job, Cerebras(target="CPU", sequence_length=160), backend, folder)
 
 
-@pytest.mark.parametrize("model", list(MODELS))
+@pytest.mark.parametrize("model", TYPICAL)
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
 def test_the_declared_masks_are_the_file_s_and_the_adapters_have_none(inputs, backend, tmp_path, model, mode):
     found = trainer(inputs, backend, tmp_path, model, mode)

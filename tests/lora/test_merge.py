@@ -18,7 +18,7 @@ from sparseft.lora.adapter import read_adapter, write_adapter
 from sparseft.lora.merge import merge
 from sparseft.study.config import Training
 from sparseft.study.grid import Run
-from tiny_models import MODELS, save_tiny
+from tiny_models import TYPICAL, save_tiny
 from transformers import AutoModelForCausalLM
 
 from masks import compute_masks
@@ -74,7 +74,7 @@ def test_the_merge_is_the_formula_and_touches_nothing_else(tmp_path, name, metho
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", TYPICAL)
 def test_a_sparse_to_sparse_model_and_its_merge_give_the_same_logits_to_the_bit(tmp_path, name, dtype):
     base = Checkpoint(save_tiny(name, tmp_path / "base", dtype))
     mask = compute_masks(base, "unstructured", [50], seed=0)[50]
