@@ -25,7 +25,7 @@ from sparseft.pruning.calibration import calibrate
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from sparseft.tasks.data_source import load_rows, load_text
 
 METHODS = ["unstructured", "unstructured_wanda", "unstructured_taylor", "unstructured_gradient", "random"]
@@ -60,7 +60,7 @@ def figures(model: Checkpoint, folder: Path, name: str, rows: dict, text: str) -
 def measure(model: Checkpoint, rows: dict, name: str, text: str) -> list[str]:
     """Return the accuracy with its standard error, the loss of the answers, and the perplexity, as text."""
     loaded = load_model(model.folder, torch.device("cpu"))
-    record = evaluate(*loaded, get_task(name), rows, batch_size=32)
+    record = evaluate(*loaded, BY_NAME[name], rows, batch_size=32)
     perplexity = token_perplexity(*loaded, text, CONTEXT, WINDOWS)
     accuracy = f"{record['value']:.3f} ± {record['standard_error']:.3f}"
     return [accuracy, f"{record['eval_loss']:.3f}", f"{perplexity:.1f}"]
@@ -77,7 +77,7 @@ def main() -> None:
     table = []
     for name, local, sizes in (("hellaswag_mini", None, (480, 120)), ("hellaswag", args.hellaswag, (None, 200))):
         rows = {
-            split: load_rows(get_task(name), split, size, 0, local)
+            split: load_rows(BY_NAME[name], split, size, 0, local)
             for split, size in zip(("train", "validation"), sizes, strict=True)
         }
         with tempfile.TemporaryDirectory() as folder:

@@ -29,7 +29,7 @@ from sparseft.masks.mask_file import read_mask
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks, Training
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from sparseft.tasks.data_source import load_rows
 from sparseft.training.job import TrainingJob
 
@@ -68,7 +68,7 @@ def measure(cell: Cell) -> dict[str, float]:
     keep_freed_memory()
     checkpoint = Checkpoint(cell.model)
     mask = read_mask(cell.mask)
-    task = get_task(cell.task)
+    task = BY_NAME[cell.task]
     splits = zip(("train", "validation"), SIZES[cell.task], strict=True)
     rows = {split: load_rows(task, split, size, 0, cell.data) for split, size in splits}
     with tempfile.TemporaryDirectory() as folder:

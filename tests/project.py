@@ -15,8 +15,18 @@ from pathlib import Path
 
 import yaml
 from sparseft.storage import locks
+from sparseft.study.config import Config, parse_section
 
 ROOT = Path(__file__).parents[1]
+DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+
+
+def laid_over(sections: dict) -> Config:
+    """The default configuration with whole keys of `sections` over it."""
+    merged = {**DEFAULT, **sections}
+    for name in ("models", "tasks", "grid"):
+        merged[name] = {**DEFAULT[name], **sections.get(name, {})}
+    return parse_section(Config, merged, "configuration")
 
 
 def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess:

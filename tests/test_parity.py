@@ -16,7 +16,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.evaluation.harness import task_definition
 from sparseft.language_model.model import load_model
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from sparseft.tasks.rows import read_rows as read_examples
 from tiny_models import change_json, save_tiny
 
@@ -55,7 +55,7 @@ class Answers(LM):
 def real_rows(name: str, number: int = EXAMPLES) -> dict[str, list[dict]]:
     if not (DATA / name).exists():
         pytest.skip(f"{DATA / name} is not on this machine")
-    rows = {split: read_examples(DATA / name / f"{split}.jsonl", get_task(name)) for split in ("train", "validation")}
+    rows = {split: read_examples(DATA / name / f"{split}.jsonl", BY_NAME[name]) for split in ("train", "validation")}
     return {**rows, "validation": rows["validation"][:number]}
 
 
@@ -97,7 +97,7 @@ def model32(tmp_path_factory):
 def test_prompts_and_targets_are_stock_lm_eval_s_string_by_string(name):
     rows = real_rows(name)
     ours, theirs = (samples(DummyLM(), definition) for definition in
-                    (task_definition(get_task(name), rows), stock_definition(name, rows)))  # fmt: skip
+                    (task_definition(BY_NAME[name], rows), stock_definition(name, rows)))  # fmt: skip
     assert len(ours) == len(theirs) == EXAMPLES * (2 if name == "gsm8k" else 1)
     for mine, stock in zip(ours, theirs, strict=True):
         assert str(mine["target"]) == str(stock["target"])
@@ -110,7 +110,7 @@ def test_prompts_and_targets_are_stock_lm_eval_s_string_by_string(name):
 
 @pytest.mark.parametrize("name", ["boolq", "hellaswag"])
 def test_choices_and_log_likelihoods_are_stock_lm_eval_s(model32, name):
-    task, rows = get_task(name), real_rows(name)
+    task, rows = BY_NAME[name], real_rows(name)
     record = evaluate(*model32, task, rows, batch_size=16)
     model, tokenizer = model32
     theirs = samples(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16), stock_definition(name, rows))
@@ -128,7 +128,7 @@ def test_generated_answers_are_stock_lm_eval_s(model32):
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
     rows = real_rows("gsm8k", 4)
     ours, theirs = (samples(lm, definition) for definition in
-                    (task_definition(get_task("gsm8k"), rows), stock_definition("gsm8k", rows)))  # fmt: skip
+                    (task_definition(BY_NAME["gsm8k"], rows), stock_definition("gsm8k", rows)))  # fmt: skip
     assert [sample["resps"] for sample in ours] == [sample["resps"] for sample in theirs]
     assert all(len(tokenizer.encode(sample["resps"][0][0])) > 100 for sample in ours)  # to the limit of 256, or nearly
 
@@ -138,7 +138,7 @@ def test_answers_are_extracted_as_stock_lm_eval_extracts_them(reference):
     row = {"question": "How much?", "answer": f"So much.\n#### {reference}"}
     rows = {"train": [row] * 6, "validation": [row] * len(AWKWARD)}
     ours, theirs = (samples(Answers(), definition) for definition in
-                    (task_definition(get_task("gsm8k"), rows), stock_definition("gsm8k", rows)))  # fmt: skip
+                    (task_definition(BY_NAME["gsm8k"], rows), stock_definition("gsm8k", rows)))  # fmt: skip
     for name in FILTERS:
         mine, stock = ([sample for sample in found if sample["filter"] == name] for found in (ours, theirs))
         assert [sample["filtered_resps"][0] for sample in mine] == [row[1 + FILTERS.index(name)] for row in AWKWARD]

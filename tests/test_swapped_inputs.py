@@ -14,7 +14,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.masks.mask_file import read_mask
 from sparseft.storage.adapter_files import adapter_digest
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 
 from masks import compute_masks, write_mask
@@ -51,7 +51,7 @@ ROWS = ("data/train.jsonl", "data/validation.jsonl")
 
 
 def write_rows(path: Path, split: str, seed: int) -> None:
-    rows = get_task("boolq_mini").generate(split, 8, seed)
+    rows = BY_NAME["boolq_mini"].generate(split, 8, seed)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -14,7 +14,7 @@ from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Training
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import Loop
 from tiny_models import MODELS, save_tiny
@@ -23,7 +23,7 @@ from masks import compute_masks
 
 PROCESSES = 3
 SETTINGS = Training(steps=3, batch_size=6, micro_batch_size=1, learning_rate=0.02, save_every=0, eval_every=2)
-TASK = get_task("boolq_mini")
+TASK = BY_NAME["boolq_mini"]
 ROWS = {"train": TASK.generate("train", 12, 0), "validation": TASK.generate("validation", 5, 0)}
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 # Name -> model, dtype, method, mode and changes of the settings.
@@ -33,6 +33,7 @@ CASES = {
     "experts": ("mixtral", FP32, "unstructured", "sparse_to_sparse", {"gradient_checkpointing": True}),
     "structured": ("mixtral", BF16, "structured", "sparse_to_sparse", {}),
     "dropout": ("llama", BF16, "semistructured", "sparse_to_dense", {"lora_dropout": 0.3}),
+    "biases": ("qwen2", FP32, "unstructured", "sparse_to_sparse", {}),
     "targets": ("mistral", FP32, "unstructured", "sparse_to_sparse", {"lora_targets": ["q_proj", "down_proj"]}),
 }
 

@@ -6,7 +6,7 @@ from sparseft.backends.fixed_length import HIDDEN, IGNORED, FixedLengthLoss, cau
 from sparseft.language_model.batches import Example, collate, encode
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def test_the_mask_hides_what_comes_later_and_what_the_window_has_left():
 ])  # fmt: skip
 def test_the_loss_is_that_of_batches_of_any_length(name, changes, tmp_path):
     folder = save_tiny(name, tmp_path / name, torch.float32, changes)
-    task = get_task("boolq_mini")
+    task = BY_NAME["boolq_mini"]
     model, tokenizer = load_model(folder, CPU)
     examples = encode(task.generate("train", 5, 0), task, tokenizer, 512)
     expected = AnswerLoss(model)(collate(examples)).sum()

@@ -18,7 +18,7 @@ from sparseft.language_model.hardware import limit_threads
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Training
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from sparseft.training import job as job_module
 from sparseft.training.job import TrainingJob
 from tiny_models import PRUNABLE_LAYERS
@@ -26,7 +26,7 @@ from tiny_models import PRUNABLE_LAYERS
 from masks import compute_masks
 
 SETTINGS = Training(steps=4, batch_size=4, micro_batch_size=2, learning_rate=0.02, lora_r=4, lora_alpha=8.0)
-TASK = get_task("boolq_mini")
+TASK = BY_NAME["boolq_mini"]
 ROWS = {"train": TASK.generate("train", 16, 0), "validation": TASK.generate("validation", 8, 0)}
 
 
@@ -72,7 +72,9 @@ def test_the_record_and_the_adapter_say_what_was_trained(tmp_path, tiny):
     tensors = load_file(tmp_path / "adapter/adapter_model.safetensors")
     assert len(tensors) == 2 * PRUNABLE_LAYERS[tiny.folder.name]
     assert record["trainable_parameters"] == sum(tensor.numel() for tensor in tensors.values())
-    assert all(tensor.any() and tensor.dtype == torch.float32 for tensor in tensors.values())
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    # B of an expert that no token was sent to stays 0.
+    assert sum(bool(tensor.any()) for tensor in tensors.values()) > 0.9 * len(tensors)
     config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["sparseft"]) == (4, 8.0, {"mode": "sparse_to_sparse"})
     assert record["peak_memory_bytes"] > 10**6

@@ -20,7 +20,7 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ ROTARY = {"mistral": {"rope_parameters": {"rope_theta": 500.0, "rope_type": "def
 
 def make(folder: Path) -> dict:
     """Tiny models in fp32, their masks, and the data of boolq_mini."""
-    task = get_task("boolq_mini")
+    task = BY_NAME["boolq_mini"]
     (folder / "data").mkdir()
     for split, number in (("train", 32), ("validation", 12)):
         rows = task.generate(split, number, 0)

@@ -17,7 +17,7 @@ from sparseft.language_model.batches import encode, shuffled
 from sparseft.language_model.model import load_model
 from sparseft.study import grid
 from sparseft.study.config import Training
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from sparseft.tasks.rows import read_rows
 
 PYTHON = os.environ.get("SPARSEFT_PYTHON", str(ROOT / ".venv/bin/python"))
@@ -59,7 +59,7 @@ def measured(inputs: Inputs, output: Path, *flags: object, patch: str = "") -> d
 
 def test_the_timed_steps_are_the_training_s_own_after_the_warm_up_and_nothing_is_saved(inputs, tmp_path):
     record = measured(inputs, tmp_path)
-    task = get_task("boolq_mini")
+    task = BY_NAME["boolq_mini"]
     _, tokenizer = load_model(inputs.folder / "llama", torch.device("cpu"))
     examples = encode(read_rows(inputs.folder / "data/train.jsonl", task), task, tokenizer, 512)
     batches = list(islice(shuffled(examples, Training(batch_size=6, micro_batch_size=6), 0), 2, 6))

@@ -15,7 +15,7 @@ from sparseft.errors import InputError
 from sparseft.masks.mask_file import read_mask
 from sparseft.study.backends.cerebras import Cerebras
 from sparseft.study.config import Training
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from sparseft.tasks.rows import read_rows
 from sparseft.training.job import TrainingJob
 from tiny_models import MODELS, PRUNABLE_LAYERS
@@ -41,7 +41,7 @@ def backend(tmp_path_factory):
 
 
 def trainer(inputs, backend, folder, model: str, mode: str, **schedule: object) -> Trainer:
-    task, path = get_task("boolq_mini"), inputs.folder / f"{model}_unstructured.pt"
+    task, path = BY_NAME["boolq_mini"], inputs.folder / f"{model}_unstructured.pt"
     rows = {split: read_rows(inputs.folder / f"data/{split}.jsonl", task) for split in ("train", "validation")}
     given = {"steps": 3, "batch_size": 4, "micro_batch_size": 4, "learning_rate": 0.02, "warmup_fraction": 0.0}
     settings = Training(**given | schedule)

@@ -19,7 +19,7 @@ from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.study.config import Config, Masks, parse_section
 from sparseft.study.grid import Run
 from sparseft.study.targets import program_name, training_program
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 
 PYTHON = os.environ.get("SPARSEFT_PYTHON", str(ROOT / ".venv/bin/python"))
 CELLS = {**tiny_grid("llama", "boolq_mini", ["unstructured"]), "sparsities": [0, 50]}
@@ -77,7 +77,7 @@ def box(tmp_path, tiny_models) -> Path:
     for task in ("boolq_mini", "gsm8k_mini"):
         (tmp_path / task).mkdir()
         for split, number in (("train", 16), ("validation", 4)):
-            rows = get_task(task).generate(split, number, 0)
+            rows = BY_NAME[task].generate(split, number, 0)
             (tmp_path / task / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 

@@ -17,15 +17,15 @@ from sparseft.analysis.records import EvaluationRecord
 from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.evaluation.evaluate import check_metrics, evaluate, prompt_digest
+from sparseft.evaluation.evaluate import check_metrics, evaluate
 from sparseft.evaluation.harness import StrictLM, run_harness, task_definition
 from sparseft.language_model.batches import collate, encode
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.study.config import Training
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from sparseft.tasks.extraction import strict_match
-from sparseft.tasks.scoring import labels_digest, labels_of
+from sparseft.tasks.scoring import labels_digest, labels_of, prompt_digest
 from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -51,7 +51,7 @@ def rows_of(task, number: int = EXAMPLES) -> dict[str, list[dict]]:
 def records(model32) -> dict[str, dict]:
     names = ("hellaswag_mini", "boolq_mini", "gsm8k_mini")
     return {
-        name: evaluate(*load_model(model32.folder, CPU), get_task(name), rows_of(get_task(name)), batch_size=5)
+        name: evaluate(*load_model(model32.folder, CPU), BY_NAME[name], rows_of(BY_NAME[name]), batch_size=5)
         for name in names
     }
 
@@ -74,7 +74,7 @@ def log_likelihoods(checkpoint: Checkpoint, task) -> list[list[float]]:
 
 @pytest.mark.parametrize("name", ["hellaswag_mini", "boolq_mini"])
 def test_outcomes_are_the_likeliest_choices_in_the_order_of_the_rows(model32, records, name):
-    task, record = get_task(name), records[name]
+    task, record = BY_NAME[name], records[name]
     rows = rows_of(task)["validation"]
     outcomes = {"acc": [], "acc_norm": []}
     for row, logs in zip(rows, log_likelihoods(model32, task), strict=True):
@@ -94,12 +94,12 @@ def test_value_and_standard_error_are_those_of_the_outcomes(records, name):
     assert record["standard_error"] == pytest.approx(math.sqrt(p * (1 - p) / (EXAMPLES - 1)), rel=1e-9)
     assert record["examples"] == len(record["outcomes"]) == EXAMPLES
     chance = {"hellaswag_mini": 0.25, "boolq_mini": 0.5}[name]
-    assert (record["metric"], record["chance"]) == (get_task(name).metric, chance)
+    assert (record["metric"], record["chance"]) == (BY_NAME[name].metric, chance)
 
 
 @pytest.mark.parametrize("name", ["hellaswag_mini", "boolq_mini"])
 def test_the_loss_is_minus_the_log_likelihood_of_the_right_answers_a_token(model32, records, name):
-    task = get_task(name)
+    task = BY_NAME[name]
     rows, tokenizer = rows_of(task)["validation"], AutoTokenizer.from_pretrained(model32.folder)
     right = [logs[task.label(row)] for row, logs in zip(rows, log_likelihoods(model32, task), strict=True)]
     lengths = [len(tokenizer.encode(f" {task.answer(row)}")) for row in rows]
@@ -119,7 +119,7 @@ def test_a_generated_answer_has_both_filters_and_the_strict_one_is_the_headline(
 
 def test_gsm8k_is_scored_as_lm_eval_s_own_gsm8k():
     theirs = load_yaml(Path(lm_eval.__file__).parent / "tasks/gsm8k/gsm8k.yaml")
-    ours = task_definition(get_task("gsm8k"), {})
+    ours = task_definition(BY_NAME["gsm8k"], {})
     assert ours["metric_list"] == theirs["metric_list"]
     assert ours["filter_list"] == theirs["filter_list"]
     assert ours["num_fewshot"] == theirs["num_fewshot"]
@@ -147,7 +147,7 @@ def before_the_merge(folder: Path) -> tuple:
 @pytest.mark.parametrize("loaded", [without_cache, before_the_merge])
 def test_an_answer_is_generated_token_by_token_from_a_cache_the_longest_prompts_first(tmp_path, loaded):
     model, tokenizer = loaded(save_tiny("llama", tmp_path, torch.float32))
-    task = get_task("gsm8k_mini")
+    task = BY_NAME["gsm8k_mini"]
     rows = rows_of(task)
     widths = []
     model.get_decoder().register_forward_pre_hook(
@@ -163,7 +163,7 @@ def test_an_answer_is_generated_token_by_token_from_a_cache_the_longest_prompts_
 
 @pytest.mark.process
 def test_neither_the_order_of_the_rows_nor_the_batch_size_changes_an_answer(model32, records):
-    task = get_task("gsm8k_mini")
+    task = BY_NAME["gsm8k_mini"]
     rows = rows_of(task)
     rows["validation"].reverse()
     generations = evaluate(*load_model(model32.folder, CPU), task, rows, batch_size=1)["generations"]
@@ -171,7 +171,7 @@ def test_neither_the_order_of_the_rows_nor_the_batch_size_changes_an_answer(mode
 
 
 def test_a_model_that_has_learnt_the_answers_writes_them_and_stops(tmp_path, model32):
-    task = get_task("gsm8k_mini")
+    task = BY_NAME["gsm8k_mini"]
     rows = task.generate("train", 3, 0)
     model, tokenizer = load_model(model32.folder, CPU)
     learn(model, tokenizer, task, rows, steps=60)
@@ -194,7 +194,7 @@ def learn(model, tokenizer, task, rows: list[dict], steps: int) -> None:
 
 
 def test_boolq_s_classes_are_scored_as_scikit_learn_scores_them(model32):
-    task, rows = get_task("boolq_mini"), rows_of(get_task("boolq_mini"))
+    task, rows = BY_NAME["boolq_mini"], rows_of(BY_NAME["boolq_mini"])
     model, tokenizer = load_model(model32.folder, CPU)
     learn(model, tokenizer, task, rows["validation"][:8], steps=40)  # untrained, it always answers no
     record, rows = evaluate(model, tokenizer, task, rows, batch_size=8), rows["validation"]
@@ -211,7 +211,7 @@ def test_boolq_s_classes_are_scored_as_scikit_learn_scores_them(model32):
 
 
 def test_a_class_without_rows_has_no_recall_and_one_answer_to_all_is_the_floor(model32):
-    task = get_task("boolq_mini")
+    task = BY_NAME["boolq_mini"]
     rows = rows_of(task)
     rows["validation"] = [row for row in rows["validation"] if row["answer"]]
     metrics = evaluate(*load_model(model32.folder, CPU), task, rows, batch_size=8)["metrics"]
@@ -224,7 +224,7 @@ def test_a_class_without_rows_has_no_recall_and_one_answer_to_all_is_the_floor(m
 
 def test_predictions_and_log_likelihoods_are_kept_by_row(model32, records):
     for name in ("hellaswag_mini", "boolq_mini"):
-        task, record = get_task(name), records[name]
+        task, record = BY_NAME[name], records[name]
         rows = rows_of(task)["validation"]
         hits = [float(said == task.label(row)) for said, row in zip(record["predictions"], rows, strict=True)]
         assert hits == record["outcomes"]
@@ -241,18 +241,18 @@ def test_a_tokenizer_without_a_padding_token_changes_no_outcome(tmp_path, record
     for name, record in records.items():
         model, tokenizer = load_model(folder, CPU)
         assert tokenizer.pad_token is None
-        found = evaluate(model, tokenizer, get_task(name), rows_of(get_task(name)), batch_size=5)
+        found = evaluate(model, tokenizer, BY_NAME[name], rows_of(BY_NAME[name]), batch_size=5)
         assert found == record
 
 
 def test_a_single_example_is_refused_because_it_has_no_standard_error(model32):
-    task = get_task("boolq_mini")
+    task = BY_NAME["boolq_mini"]
     with pytest.raises(InputError, match="boolq_mini: one validation example has no standard error"):
         evaluate(*load_model(model32.folder, CPU), task, rows_of(task, 1), batch_size=2)
 
 
 def test_what_cannot_be_evaluated_is_refused(model32):
-    gsm8k, mini = get_task("gsm8k"), get_task("gsm8k_mini")
+    gsm8k, mini = BY_NAME["gsm8k"], BY_NAME["gsm8k_mini"]
     loaded = load_model(model32.folder, CPU)
     rows = {"train": mini.generate("train", 4, 0), "validation": mini.generate("validation", 2, 0)}
     with pytest.raises(InputError, match="gsm8k: 4 training examples, 5 of them stand before every question"):
@@ -264,7 +264,7 @@ def test_what_cannot_be_evaluated_is_refused(model32):
 @pytest.mark.parametrize("name", ["boolq_mini", "gsm8k_mini"])
 def test_a_tokenizer_that_ends_every_text_with_a_token_is_refused_before_a_model_runs(tmp_path, name):
     model, tokenizer = load_model(append_token(save_tiny("llama", tmp_path, torch.float32)), CPU)
-    task = get_task(name)
+    task = BY_NAME[name]
     fault = f"^{name}: .*tokens of the prompt.* 4 of 4 rows, .*number 1"
     lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
     with pytest.raises(InputError, match=fault):
@@ -276,7 +276,7 @@ def test_a_tokenizer_that_ends_every_text_with_a_token_is_refused_before_a_model
 def test_a_prompt_that_begins_with_the_letters_of_the_first_token_is_refused(tmp_path):
     """lm-eval leaves out the token that training puts before such a prompt."""
     loaded = load_model(prepend_token(save_tiny("llama", tmp_path, torch.float32)), CPU)
-    task = get_task("boolq_mini")
+    task = BY_NAME["boolq_mini"]
     rows = rows_of(task, 4)
     rows["validation"][1]["passage"] = f"<s>{rows['validation'][1]['passage']}"
     with pytest.raises(InputError, match="^boolq_mini: .* in 1 of 4 rows, .*number 2"):
@@ -285,7 +285,7 @@ def test_a_prompt_that_begins_with_the_letters_of_the_first_token_is_refused(tmp
 
 def test_choices_of_the_same_tokens_are_refused(tmp_path):
     loaded = load_model(rewrite_text(save_tiny("llama", tmp_path, torch.float32), " yes", " no"), CPU)
-    task = get_task("boolq_mini")
+    task = BY_NAME["boolq_mini"]
     with pytest.raises(InputError, match="^boolq_mini: two choices have the same tokens in 4 of 4 rows, .*number 1"):
         evaluate(*loaded, task, rows_of(task, 4), batch_size=4)
 
@@ -293,13 +293,13 @@ def test_choices_of_the_same_tokens_are_refused(tmp_path):
 def test_log_likelihoods_that_are_not_finite_are_refused(model32):
     model, tokenizer = load_model(model32.folder, CPU)
     model.lm_head.weight.data[tokenizer.encode("n")] = math.nan
-    task = get_task("boolq_mini")
+    task = BY_NAME["boolq_mini"]
     with pytest.raises(InputError, match="^boolq_mini: log-likelihoods are not finite in 4 of 4 rows, .*number 1"):
         evaluate(model, tokenizer, task, rows_of(task, 4), batch_size=4)
 
 
 def test_chance_is_that_of_the_rows(model32):
-    task = get_task("hellaswag_mini")
+    task = BY_NAME["hellaswag_mini"]
     rows = rows_of(task, 4)
     for row in rows["validation"][:2]:
         row["endings"], row["label"] = [row["endings"][row["label"]], "the end."], 0
@@ -310,7 +310,7 @@ def test_chance_is_that_of_the_rows(model32):
 
 def test_a_record_holds_what_its_numbers_are_computed_from(records):
     for name, record in records.items():
-        task = get_task(name)
+        task = BY_NAME[name]
         kept = {"inputs": {"model": {"model.safetensors": "f"}, "data": "f", "train": "f"}, "seconds": 1.0}
         rows = rows_of(task)["validation"]
         assert (record["labels"], record.get("choice_lengths")) == labels_of(rows, task)
@@ -330,21 +330,21 @@ def test_numbers_of_lm_eval_that_are_not_those_of_the_rows_are_refused():
 
 
 def test_training_rows_with_a_validation_prompt_are_counted(model32):
-    task = get_task("boolq_mini")
+    task = BY_NAME["boolq_mini"]
     rows = rows_of(task, 4)
     rows["train"] += [{**row, "answer": not row["answer"]} for row in rows["validation"][:3]]
     assert evaluate(*load_model(model32.folder, CPU), task, rows, batch_size=8)["train_overlap"] == 3
 
 
 def test_the_batch_size_changes_no_outcome(model32, records):
-    task = get_task("hellaswag_mini")
+    task = BY_NAME["hellaswag_mini"]
     record = evaluate(*load_model(model32.folder, CPU), task, rows_of(task), batch_size=32)
     assert record["outcomes"] == records["hellaswag_mini"]["outcomes"]
     assert record["eval_loss"] == pytest.approx(records["hellaswag_mini"]["eval_loss"], rel=1e-6)
 
 
 def test_the_digest_of_the_prompts_follows_only_prompts_and_answers(records):
-    task = get_task("boolq_mini")
+    task = BY_NAME["boolq_mini"]
     rows = rows_of(task)["validation"]
     digest = prompt_digest(task, rows)
     assert digest == records["boolq_mini"]["prompt_sha256"]

@@ -25,7 +25,7 @@ from sparseft.language_model.batches import Example, collate, encode, of_length,
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.study import grid
 from sparseft.study.config import Masks, Resources, Throughput, Training
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from transformers import AutoTokenizer
 
 pytestmark = pytest.mark.process
@@ -38,7 +38,7 @@ def job(tiny_models, tmp_path_factory) -> MeasuredTraining:
     checkpoint, mask = Checkpoint(tiny_models["llama"]), tmp_path_factory.mktemp("masks") / "mask.pt"
     compute_masks(checkpoint, "unstructured", [50], PassFiles([mask], mask.parent / "report.json"), Masks())
     asked = Throughput(batch_sizes=[TOO_LARGE, 2, 2 * TOO_LARGE, 4], warmup_steps=1, steps=2, repeats=2, memory_mb=2000)
-    rows = get_task("boolq_mini").generate("train", 24, 0)
+    rows = BY_NAME["boolq_mini"].generate("train", 24, 0)
     settings = Training(lora_r=4)
     return MeasuredTraining(checkpoint, mask, "sparse_to_sparse", settings, asked, "boolq_mini", rows, Resources())
 
@@ -61,7 +61,7 @@ def test_every_batch_size_has_its_row_and_a_larger_one_than_memory_holds_is_reco
 
 def test_the_timed_steps_are_the_training_s_own_after_the_warm_up(job, rows):
     tokenizer = AutoTokenizer.from_pretrained(job.checkpoint.folder)
-    examples = encode(job.rows, get_task(job.task), tokenizer, 512)
+    examples = encode(job.rows, BY_NAME[job.task], tokenizer, 512)
     for row in rows[:2]:
         size = row["batch_size"]
         for seed, repeat in enumerate(row["repeats"]):

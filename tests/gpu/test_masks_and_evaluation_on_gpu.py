@@ -17,7 +17,7 @@ from sparseft.language_model.model import load_model
 from sparseft.masks.mask_file import read_mask
 from sparseft.study.config import Resources, Throughput, Training
 from sparseft.study.grid import MEASURED
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 
 IMPORTANCES = ["gradient", "taylor", "wanda", "ria"]
@@ -32,7 +32,7 @@ def inputs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     save_tiny("llama", folder / "model", torch.float32, changes=WIDE)
     for split, number in (("train", 32), ("validation", 24)):
-        rows = get_task("boolq_mini").generate(split, number, 0)
+        rows = BY_NAME["boolq_mini"].generate(split, number, 0)
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -80,7 +80,7 @@ def test_few_weights_are_ranked_otherwise_than_on_the_cpu(masks, note, importanc
 
 @pytest.mark.parametrize("name", ["boolq_mini", "hellaswag_mini"])
 def test_log_likelihoods_are_those_of_the_cpu_but_for_rounding(inputs, device, note, name):
-    task = get_task(name)
+    task = BY_NAME[name]
     rows = {split: task.generate(split, 24, 0) for split in ("train", "validation")}
     ours, theirs = (evaluate(*load_model(inputs / "model", place), task, rows, 5) for place in (device, CPU))
     logs = [np.array([value for row in record["log_likelihoods"] for value in row]) for record in (ours, theirs)]
@@ -91,7 +91,7 @@ def test_log_likelihoods_are_those_of_the_cpu_but_for_rounding(inputs, device, n
 
 
 def test_generated_answers_are_those_of_the_cpu(inputs, device, note):
-    task = get_task("gsm8k_mini")
+    task = BY_NAME["gsm8k_mini"]
     rows = {split: task.generate(split, 12, 0) for split in ("train", "validation")}
     ours, theirs = (evaluate(*load_model(inputs / "model", place), task, rows, 5) for place in (device, CPU))
     pairs = list(zip(ours["generations"], theirs["generations"], strict=True))
@@ -110,7 +110,7 @@ def test_throughput_is_measured_on_the_device(inputs, masks, device, note, mode)
         Training(lora_r=16),
         settings,
         "boolq_mini",
-        get_task("boolq_mini").generate("train", 64, 0),
+        BY_NAME["boolq_mini"].generate("train", 64, 0),
         Resources(),
     )
     rows = measure(training)

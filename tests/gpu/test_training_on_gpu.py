@@ -18,7 +18,7 @@ from sparseft.language_model.hardware import limited_memory, private_memory
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 
 TRAIN = ROOT / "workflow/scripts/train.py"
@@ -35,7 +35,7 @@ def inputs(request, tmp_path_factory) -> Path:
     model = Checkpoint(save_tiny("llama", folder / "model", getattr(torch, request.param), changes=WIDE))
     compute_masks(model, "unstructured", [50], PassFiles([folder / "mask.pt"], folder / "report.json"), Masks())
     for split, number in (("train", 64), ("validation", 8)):
-        rows = get_task("boolq_mini").generate(split, number, 0)
+        rows = BY_NAME["boolq_mini"].generate(split, number, 0)
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 

@@ -6,7 +6,7 @@ from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, collate, encode
 from sparseft.language_model.experts import unfuse_experts
 from sparseft.language_model.loss import AnswerLoss, CrossEntropyFunction, answer_losses, mean_answer_loss
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -66,7 +66,7 @@ def test_the_loss_is_transformers_own_with_the_prompt_s_labels_left_out(tiny):
 
 
 def test_the_mean_does_not_depend_on_the_batch_size_or_the_order(tiny):
-    model, task = load(tiny), get_task("hellaswag_mini")
+    model, task = load(tiny), BY_NAME["hellaswag_mini"]
     rows = task.generate("validation", 10, 0)
     examples = encode(rows, task, AutoTokenizer.from_pretrained(tiny.folder), 512)
     losses = [

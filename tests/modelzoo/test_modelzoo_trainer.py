@@ -24,7 +24,7 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from sparseft.tasks.rows import read_rows
 from trainings import Inputs, make, trained
 
@@ -73,7 +73,7 @@ def test_the_merged_model_is_sparse_and_has_modelzoos_loss(inputs, records, tmp_
     report = validate(Checkpoint(tmp_path / "merged"), mask, base=base)
     assert (report["passed"], report["violations"], report["layers_checked"]) == (True, 0, LAYERS)
     model, tokenizer = load_model(tmp_path / "merged", torch.device("cpu"))
-    task = get_task("boolq_mini")
+    task = BY_NAME["boolq_mini"]
     examples = encode(read_rows(inputs.folder / "data/validation.jsonl", task), task, tokenizer, 256)
     loss = mean_answer_loss(AnswerLoss(model), examples, 8, torch.device("cpu"))
     if mode == "sparse_to_sparse":

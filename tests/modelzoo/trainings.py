@@ -10,7 +10,7 @@ import torch
 from project import ROOT, run_script
 from sparseft.backends.modelzoo.export import export_modelzoo
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 
 from masks import compute_masks, write_mask
@@ -48,7 +48,7 @@ def make(folder: Path, model: str) -> Inputs:
     base = Checkpoint(save_tiny(model, folder / model, torch.float32, ROTARY if model == "mistral" else None))
     write_mask(folder / "mask.pt", compute_masks(base, "unstructured", [50])[50])
     export_modelzoo(base, folder / "mask.pt", folder / "cs")
-    task = get_task("boolq_mini")
+    task = BY_NAME["boolq_mini"]
     (folder / "data").mkdir()
     for split, number in (("train", 32), ("validation", 12)):
         rows = task.generate(split, number, 0)

@@ -15,13 +15,13 @@ from sparseft.importances.ria import RIA
 from sparseft.methods import get_method
 from sparseft.pruning.calibration import calibrate, calibration_examples, input_norms, mean_gradient_magnitudes
 from sparseft.study.config import Masks
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from sparseft.tasks.data_source import load_rows
 from tiny_models import save_tiny
 
 from masks import compute_masks
 
-TASK = get_task("boolq_mini")
+TASK = BY_NAME["boolq_mini"]
 ROWS = load_rows(TASK, "train", 8, 0, None)
 NUMBER, PERCENTS = 3, [0, 30, 50]
 DENSE_INPUTS = ("q_proj", "k_proj", "v_proj")  # of decoder layer 0: nothing before them is pruned, whatever the mode

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from project import laid_over
 from snakemake.utils import update_config
 from sparseft.errors import InputError
 from sparseft.study.config import Config, Training, parse_section, split_mdl
@@ -67,8 +68,17 @@ def test_every_configuration_file_is_valid():
         ("grid.sparsities", [], "grid.sparsities: .*at least 1 item"),
         ("grid.sparsities", [50, 50], "grid: sparsities .*twice"),
         ("grid.sparsities", "50", "grid.sparsities: .* list, .*'50'"),
-        ("grid.methods", ["wandering"], "grid.methods.0: .*'unstructured'.*'wandering'"),
-        ("grid.methods", ["random_magnitude"], "grid.methods.0: .*'unstructured'.*'random_magnitude'"),
+        ("grid.methods", ["wandering"], "grid.methods.0: method 'wandering' is unknown; .*unstructured, "),
+        ("grid.methods", ["random_magnitude"], "grid.methods.0: method 'random_magnitude' is unknown"),
+        ("grid.methods", ["dense"], "grid.methods.0: 'dense' .*grid.sparsities"),
+        ("grid.methods", ["unstructured_wanda_on_c4"], "unstructured_wanda_on_c4 .*masks.calibration .*c4: {text: "),
+        ("grid.methods", ["structured_on_c4"], "grid.methods.0: .*structured looks at no examples; write structured"),
+        ("grid.methods", ["unstructured_wanda_on_C4"], "grid.methods.0: .*'C4' is not the name of a text"),
+        ("masks.calibration", {"C4": {"text": "a.jsonl"}}, "masks.calibration.C4: .*pattern"),
+        ("masks.calibration", {"c4": {}}, "masks.calibration.c4.text: Field required"),
+        ("masks.calibration", {"c4": {"text": "a.json"}}, "masks.calibration.c4: text 'a.json': .*.jsonl .*hub:"),
+        ("masks.calibration", {"c4": {"text": "hub:c4"}}, "masks.calibration.c4: text 'hub:c4': .*hub:ORG/NAME"),
+        ("masks.calibration", {"c4": {"text": "a.txt", "length": 1}}, "masks.calibration.c4.length: .*equal to 2"),
         ("grid.models", ["llama"], "grid .*model 'llama'"),
         ("training.lora_dropout", 0.1, "training.lora_dropout 0.1: .*sparse_to_sparse"),
         ("training.lora_targets", ["qproj"], "training.lora_targets.0: .*'q_proj'.*'qproj'"),
@@ -78,7 +88,7 @@ def test_every_configuration_file_is_valid():
         ("throughput.batch_sizes", [8, 0], "throughput.batch_sizes.1: .*greater than 0"),
         ("throughput.batch_sizes", [], "throughput.batch_sizes: .*at least 1 item"),
         ("throughput.batch_sizes", [8, 8], "throughput: batch_sizes .*twice"),
-        ("throughput.methods", ["best"], "throughput.methods.0: .*'unstructured'.*'best'"),
+        ("throughput.methods", ["best"], "throughput.methods.0: method 'best' is unknown"),
         ("throughput.methods", ["semistructured"], "throughput.methods .*semistructured.* grid.methods"),
         ("throughput.sparsities", [0, 51], "throughput.sparsities .*51.* grid.sparsities"),
         ("throughput.sequence_length", 1, "throughput.sequence_length: .*equal to 2"),
@@ -119,7 +129,7 @@ def test_every_configuration_file_is_valid():
         ("grid.sparsities", ["0.50"], "grid.sparsities.0: .*integer.*'0.50'"),
         ("grid.sparsities", "[0, 50]", r"grid.sparsities: .* list, .*'\[0, 50\]'"),
         ("tasks.boolq_mini.examples", 5, "tasks.boolq_mini.examples: unknown"),
-        ("tasks.squad", {}, "tasks.squad: .*'boolq'.*'hellaswag'.*'gsm8k'"),
+        ("tasks.squad", {}, "tasks.squad is not built in.* boolq, hellaswag, gsm8k"),
     ],
 )
 def test_a_fault_is_one_line_that_names_its_place(path, value, line):
@@ -213,3 +223,25 @@ def test_a_key_that_every_task_of_the_grid_replaces_is_said():
 )
 def test_an_mdl_place_is_a_file_and_the_folder_of_its_configuration(place, found):
     assert split_mdl(place) == (tuple(map(Path, found)) if found else None)
+
+
+@pytest.mark.parametrize(("tasks", "place"), [
+    ({"mine": {}}, "tasks.mine is not built in"),
+    ({"boolq": {"lm_eval": "boolq"}}, "tasks.boolq.lm_eval: boolq is built in"),
+    ({"mine": {"lm_eval": "piqa", "kind": "text"}}, "lm_eval and kind"),
+    ({"mine": {"kind": "instruction", "local": "x", "length": 64}}, "length belongs to"),
+    ({"mine": {"kind": "text", "local": "x", "metric": "acc"}}, "metric belongs to"),
+    ({"my-task": {"kind": "text", "local": "x"}}, "tasks.my-task"),
+])  # fmt: skip
+def test_a_task_of_one_s_own_is_described_once(tasks, place):
+    with pytest.raises(InputError, match=place):
+        laid_over({"tasks": tasks})
+
+
+def test_a_probe_without_a_description_is_lm_eval_s_task_of_this_name():
+    config = laid_over({"tasks": {"mine": {"kind": "text", "local": "x"}}, "evaluation": {"probes": ["piqa", "boolq"]}})
+    assert config.task_data("piqa").lm_eval == "piqa"
+    assert config.task_data("boolq").task_kind is None
+    assert config.evaluated_tasks("mine") == ["mine", "piqa", "boolq"]
+    with pytest.raises(InputError, match="evaluation.probes: mine has no metric but its loss"):
+        laid_over({"tasks": {"mine": {"kind": "text", "local": "x"}}, "evaluation": {"probes": ["mine"]}})

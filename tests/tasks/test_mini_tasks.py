@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 from sparseft.errors import InputError
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from sparseft.tasks.words import NAMES, QUALITIES, THINGS
 
 MINIS = ("boolq_mini", "hellaswag_mini", "gsm8k_mini")
@@ -16,11 +16,11 @@ NUMBER = 960
 
 
 def rows(name: str, split: str, seed: int = 0) -> list[dict]:
-    return get_task(name).generate(split, NUMBER, seed)
+    return BY_NAME[name].generate(split, NUMBER, seed)
 
 
 def words(name: str, split: str) -> set[str]:
-    text = " ".join(json.dumps([row, get_task(name).answer(row)]) for row in rows(name, split))
+    text = " ".join(json.dumps([row, BY_NAME[name].answer(row)]) for row in rows(name, split))
     return set(re.findall(r"[A-Za-z]{2,}", text))
 
 
@@ -36,7 +36,7 @@ def test_rows_are_a_pure_function_of_split_number_and_seed(name):
 @pytest.mark.parametrize("name", MINIS)
 @pytest.mark.parametrize("split", SPLITS)
 def test_no_prompt_occurs_twice(name, split):
-    prompts = [get_task(name).prompt(row) for row in rows(name, split)]
+    prompts = [BY_NAME[name].prompt(row) for row in rows(name, split)]
     assert len(set(prompts)) == len(prompts) == NUMBER
 
 
@@ -61,22 +61,22 @@ def test_no_pair_of_numbers_is_asked_in_both_splits():
 @pytest.mark.parametrize("number", [1, 7, 200, 480])
 def test_labels_are_balanced_up_to_one(number):
     for name, ways in (("boolq_mini", 2), ("hellaswag_mini", 4)):
-        task = get_task(name)
+        task = BY_NAME[name]
         counts = Counter(task.label(row) for row in task.generate("train", number, 3))
         assert {counts[way] for way in range(ways)} <= {number // ways, -(-number // ways)}
-    signs = Counter("+" in row["answer"] for row in get_task("gsm8k_mini").generate("train", number, 3))
+    signs = Counter("+" in row["answer"] for row in BY_NAME["gsm8k_mini"].generate("train", number, 3))
     assert abs(signs[True] - signs[False]) <= 1
 
 
 @pytest.mark.parametrize("name", MINIS)
 @pytest.mark.parametrize("split", SPLITS)
 def test_too_many_rows_are_refused_with_the_maximum(name, split):
-    generate = get_task(name).generate
+    generate = BY_NAME[name].generate
     with pytest.raises(InputError) as error:
         generate(split, 10**9, 0)
     maximum = int(re.search(r"1 to (\d+)$", str(error.value))[1])
     assert maximum >= 1000
-    assert len({get_task(name).prompt(row) for row in generate(split, maximum, 0)}) == maximum
+    assert len({BY_NAME[name].prompt(row) for row in generate(split, maximum, 0)}) == maximum
     for number in (0, maximum + 1):
         with pytest.raises(InputError, match=rf"\b{number} .*1 to {maximum}$"):
             generate(split, number, 0)
@@ -84,7 +84,7 @@ def test_too_many_rows_are_refused_with_the_maximum(name, split):
 
 def test_an_unknown_split_is_refused():
     with pytest.raises(InputError, match="split 'test' .*train, validation"):
-        get_task("boolq_mini").generate("test", 10, 0)
+        BY_NAME["boolq_mini"].generate("test", 10, 0)
 
 
 def test_results_follow_from_their_questions():
@@ -98,7 +98,7 @@ def test_results_follow_from_their_questions():
 
 
 def test_the_first_validation_row_of_seed_0_stays_as_it_is():
-    first = {name: get_task(name).generate("validation", 1, 0)[0] for name in MINIS}
+    first = {name: BY_NAME[name].generate("validation", 1, 0)[0] for name in MINIS}
     assert first["boolq_mini"] == {
         "passage": "David bought a sweater.",
         "question": "did David buy a lantern",

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from sparseft.tasks import TASKS, get_task
+from sparseft.tasks import BY_NAME, TASKS
 from sparseft.tasks.rows import read_rows
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm_eval, the peer, is not installed")
@@ -29,7 +29,7 @@ def real_rows(name: str) -> list[dict]:
     path = DATA / name / "validation.jsonl"
     if not path.exists():
         pytest.skip(f"{path} is not on this machine")
-    return read_rows(path, get_task(name))
+    return read_rows(path, BY_NAME[name])
 
 
 def peer(name: str, rows: list[dict]) -> tuple[list[str], list[dict], dict]:
@@ -46,7 +46,7 @@ def peer(name: str, rows: list[dict]) -> tuple[list[str], list[dict], dict]:
 
 
 def assert_same_as_lm_eval(name: str, rows: list[dict]) -> None:
-    task = get_task(name)
+    task = BY_NAME[name]
     prompts, docs, config = peer(name, rows)
     assert [task.prompt(row) for row in rows] == prompts
     assert config.get("target_delimiter", " ") == " "
@@ -74,15 +74,15 @@ def test_prompts_are_lm_evals_on_real_rows(name):
 
 
 def test_prompts_by_hand():
-    boolq, hellaswag, gsm8k = (get_task(name).prompt(ROWS[name][0]) for name in ROWS)
+    boolq, hellaswag, gsm8k = (BY_NAME[name].prompt(ROWS[name][0]) for name in ROWS)
     assert boolq.encode() == b"Ice is cold.\n{{x}}\nQuestion: is ice cold?\nAnswer:"
     assert hellaswag.encode() == b"Tea: A man boils  water. He then"
     assert gsm8k.encode() == b"Question: What is 1 + 1?\nAnswer:"
-    assert get_task("hellaswag").choices(ROWS["hellaswag"][0]) == ["drinks. it.", "a b  c", "", "ends"]
+    assert BY_NAME["hellaswag"].choices(ROWS["hellaswag"][0]) == ["drinks. it.", "a b  c", "", "ends"]
 
 
 def test_no_prompt_ends_in_a_space():
     minis = [(task, row) for task in TASKS if task.generate for row in task.generate("train", 50, 0)]
-    reals = [(get_task(name), row) for name, rows in ROWS.items() for row in rows]
+    reals = [(BY_NAME[name], row) for name, rows in ROWS.items() for row in rows]
     assert len(minis) == 50 * sum(task.generate is not None for task in TASKS) > 0
     assert all(task.prompt(row) == task.prompt(row).rstrip() for task, row in minis + reals)

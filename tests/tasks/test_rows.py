@@ -6,7 +6,7 @@ import re
 import pytest
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
-from sparseft.tasks import BY_NAME, TASKS, get_task
+from sparseft.tasks import BY_NAME, TASKS
 from sparseft.tasks.prepared import read_prepared
 from sparseft.tasks.rows import read_rows
 
@@ -27,7 +27,7 @@ def test_generated_rows_survive_a_round_trip(task, tmp_path):
 
 def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path):
     row = {**BOOLQ, "passage": "one\u2028two\x85three"}
-    assert read_rows(write(tmp_path / "rows.jsonl", row, BOOLQ), get_task("boolq")) == [row, BOOLQ]
+    assert read_rows(write(tmp_path / "rows.jsonl", row, BOOLQ), BY_NAME["boolq"]) == [row, BOOLQ]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_an_error_names_the_file_and_the_line_of_a_bad_row(name, row, problem, t
     good = {"boolq": BOOLQ, "hellaswag": HELLASWAG, "gsm8k": {"question": "q", "answer": "#### 1"}}[name]
     path = write(tmp_path / "rows.jsonl", good, row)
     with pytest.raises(InputError) as error:
-        read_rows(path, get_task(name))
+        read_rows(path, BY_NAME[name])
     assert str(error.value).startswith(f"{path}, line 2: {problem}")
     assert name in str(error.value).partition("; ")[2]
 
@@ -80,7 +80,7 @@ def test_an_error_names_the_number_of_a_line_that_is_not_text_or_not_json(line, 
     # The first line has both halves of a character.
     path.write_text(json.dumps({**BOOLQ, "passage": "\U0001f600"}) + "\n" + line + "\n")
     with pytest.raises(InputError) as error:
-        read_rows(path, get_task("boolq"))
+        read_rows(path, BY_NAME["boolq"])
     assert str(error.value).startswith(f"{path}, line 2: {fault}")
 
 
@@ -89,17 +89,17 @@ def test_a_file_without_rows_is_an_error(content, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
     with pytest.raises(InputError, match="rows.jsonl.*(holds no row|line 1: not valid JSON|not UTF-8 text)"):
-        read_rows(path, get_task("boolq"))
+        read_rows(path, BY_NAME["boolq"])
 
 
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(InputError, match="none.jsonl: no such"):
-        read_rows(tmp_path / "none.jsonl", get_task("boolq"))
+        read_rows(tmp_path / "none.jsonl", BY_NAME["boolq"])
 
 
 def test_an_error_about_an_unknown_task_lists_the_known_ones():
     with pytest.raises(InputError, match="task 'bolq' .*boolq, hellaswag, gsm8k, boolq_mini"):
-        get_task("bolq")
+        BY_NAME["bolq"]
 
 
 @pytest.mark.parametrize(("name", "change", "fault"), [
@@ -110,7 +110,7 @@ def test_validation_rows_that_cannot_tell_right_from_wrong_are_refused(name, cha
     first = {"boolq": BOOLQ, "hellaswag": HELLASWAG}[name]
     last = {**first, "ctx_a": "other"} if name == "hellaswag" else first
     with pytest.raises(InputError, match=f"^{re.escape(fault)}"):
-        get_task(name).check({"train": [], "validation": [first, {**first, **change}, last]})
+        BY_NAME[name].check({"train": [], "validation": [first, {**first, **change}, last]})
 
 
 def test_rows_that_were_prepared_for_another_task_are_refused_though_they_fit(tmp_path):

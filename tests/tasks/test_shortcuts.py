@@ -3,14 +3,14 @@
 from collections import Counter
 
 import pytest
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 
 SPLITS = ("train", "validation")
 NUMBER = 960
 
 
 def rows(name: str, split: str, seed: int = 0) -> list[dict]:
-    return get_task(name).generate(split, NUMBER, seed)
+    return BY_NAME[name].generate(split, NUMBER, seed)
 
 
 def within_chance(hits: list[float], chance: float) -> bool:
@@ -31,7 +31,7 @@ def test_the_shortest_or_longest_ending_is_no_better_than_chance(split, pick):
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_no_threshold_on_the_prompt_length_tells_yes_from_no(split):
-    task = get_task("boolq_mini")
+    task = BY_NAME["boolq_mini"]
     lengths = [(len(task.prompt(row)), row["answer"]) for row in rows("boolq_mini", split)]
     for threshold in {length for length, _ in lengths}:
         assert within_chance([(length >= threshold) == answer for length, answer in lengths], 0.5)
@@ -51,7 +51,7 @@ def test_the_position_of_a_row_or_an_ending_tells_nothing(split):
         hits = [row["label"] == position for row in rows("hellaswag_mini", split)]
         assert sum(hits) == len(hits) / 4
     for name, period in (("hellaswag_mini", 4), ("boolq_mini", 2)):
-        labels = [get_task(name).label(row) for row in rows(name, split)]
+        labels = [BY_NAME[name].label(row) for row in rows(name, split)]
         assert within_chance([label == index % period for index, label in enumerate(labels)], 1 / period)
 
 

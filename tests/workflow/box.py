@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from project import call_script
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 
 RUNS = [f"tiny-boolq_mini-{method}-sparsity50-sparse_to_sparse-seed0" for method in ("structured", "random")]
@@ -41,7 +41,7 @@ def make(box: Path) -> Path:
     save_tiny("llama", box / "models/tiny")
     (box / "data").mkdir()
     for split, number in (("train", 24), ("validation", 12)):
-        rows = get_task("boolq_mini").generate(split, number, 0)
+        rows = BY_NAME["boolq_mini"].generate(split, number, 0)
         (box / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for method in ("structured", "random"):
         done = call_script("compute_masks.py", model_path=box / "models/tiny", output_dir=box / "masks/tiny",

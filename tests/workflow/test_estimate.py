@@ -10,21 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from project import ROOT, Study, call_script, succeed, tiny_grid
+from project import DEFAULT, ROOT, Study, call_script, laid_over, succeed, tiny_grid
 from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.lora.masked_lora import LoRALinear
 from sparseft.planning.estimate import Item, disk_kept, jobs, mask_sizes, memory, report
 from sparseft.planning.memory import activation_bytes, adapter_shapes
 from sparseft.planning.model_sizes import Subject, described, safetensors_bytes
-from sparseft.study.config import Config, Model, Training, parse_section
-from sparseft.tasks import get_task
+from sparseft.study.config import Config, Model, Training
+from sparseft.tasks import BY_NAME
 from tiny_models import MODELS, change_json
 
 from masks import compute_masks
 
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
-DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 MIXED = {
     "grid": {**tiny_grid("smollm2", "boolq_mini", ["structured", "unstructured_taylor", "semistructured_wanda", "random"]),
              "tasks": ["boolq_mini", "gsm8k_mini"], "seeds": [0, 3]},
@@ -35,21 +34,20 @@ MIXED = {
 }  # fmt: skip
 WAFER = {**SWEEP, "backend": "cerebras"}
 MODELZOO = {**SWEEP, **yaml.safe_load((ROOT / "config/modelzoo.yaml").read_text())}
-MODELZOO["grid"] = {**SWEEP["grid"], "methods": ["random", "unstructured_wanda"]}
-
-
-def laid_over(sections: dict) -> Config:
-    """The default configuration with whole keys of `sections` over it."""
-    merged = {**DEFAULT, **sections}
-    for name in ("models", "tasks", "grid"):
-        merged[name] = {**DEFAULT[name], **sections.get(name, {})}
-    return parse_section(Config, merged, "configuration")
+MODELZOO["grid"] = {**SWEEP["grid"], "methods": ["random", "unstructured_wanda", "unstructured_ria_on_web"]}
+TEXTS = {"masks": {"calibration": {name: {"text": f"hub:org/{name}"} for name in ("web", "unused")}}}
+MODELZOO |= TEXTS
+ON_TEXT = {
+    **TEXTS,
+    "grid": {**tiny_grid("smollm2", "boolq_mini", ["unstructured_wanda", "unstructured_wanda_on_web", "structured_taylor_on_web"]),
+             "tasks": ["boolq_mini", "gsm8k_mini"]},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "sections",
-    [DEFAULT, SWEEP, MIXED, WAFER, MODELZOO],
-    ids=["default", "sweep", "mixed", "sweep on a wafer", "sweep by ModelZoo"],
+    [DEFAULT, SWEEP, MIXED, WAFER, MODELZOO, ON_TEXT],
+    ids=["default", "sweep", "mixed", "sweep on a wafer", "sweep by ModelZoo", "on a text"],
 )
 def test_jobs_are_those_that_snakemake_plans_in_an_empty_folder(tmp_path, sections):
     study = Study(tmp_path)
@@ -111,6 +109,19 @@ def test_the_masks_of_a_task_differ_from_the_estimate_by_the_words_in_them_alone
     assert mask_sizes(config, described("llama", config.models["llama"])) == pytest.approx(found, rel=0.01)
 
 
+def test_the_masks_on_a_text_differ_from_the_estimate_by_the_words_in_them_alone(tmp_path, tiny):
+    study, _ = tiny
+    (tmp_path / "web.jsonl").write_text('{"text": "%s"}\n' % ("The cat sat on the mat. " * 40))
+    methods = ["unstructured_taylor_on_web", "semistructured_wanda_on_web"]
+    succeed("compute_masks.py", model_path=study.folder / "models/llama", output_dir=tmp_path, sparsity=0.5, method=methods,
+            text=tmp_path / "web.jsonl", calibration_examples=4, calibration_length=16)  # fmt: skip
+    config = laid_over({"models": {"llama": {"source": f"path:{study.folder / 'models/llama'}"}},
+                        "masks": {"calibration": {"web": {"text": "web.jsonl"}}},
+                        "grid": tiny_grid("llama", "boolq_mini", methods) | {"sparsities": [50]}})  # fmt: skip
+    found = [(tmp_path / f"masks_sparsity50_{method}.pt").stat().st_size for method in sorted(methods)]
+    assert mask_sizes(config, described("llama", config.models["llama"])) == pytest.approx(found, rel=0.01)
+
+
 def test_the_adapter_of_some_projections_has_those_alone(tiny):
     _, config = tiny
     subject = described("llama", config.models["llama"])
@@ -147,9 +158,9 @@ def test_720_cells_of_two_7b_models_keep_less_than_200_gb_and_no_merged_model():
 
 @pytest.mark.parametrize("name", ["boolq_mini", "hellaswag_mini", "gsm8k_mini"])
 def test_a_task_has_as_many_choices_as_the_estimate_counts(name):
-    task = get_task(name)
+    task = BY_NAME[name]
     choices = task.choices(task.generate("validation", 1, 0)[0]) if task.choices else []
-    assert len(choices) == task.lengths.choices == get_task(name.removesuffix("_mini")).lengths.choices
+    assert len(choices) == task.lengths.choices == BY_NAME[name.removesuffix("_mini")].lengths.choices
 
 
 def needs(config: Config, subject: Subject, title: str) -> dict[str, Item]:

@@ -26,7 +26,7 @@ from sparseft.masks.mask_file import Mask, check_mask, read_mask
 from sparseft.masks.validation import validate
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Model, Training
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from sparseft.tasks.data_source import load_rows
 from sparseft.tasks.task import SPLITS
 from sparseft.training.job import TrainingJob
@@ -106,7 +106,7 @@ def prepared(request, tmp_path_factory) -> Prepared:
     for split, start in (("train", 0), ("validation", 50)):
         lines = [json.dumps(row(cell.task, start + n)) + "\n" for n in range(8)]
         (folder / f"data/{split}.jsonl").write_text("".join(lines))
-    rows = {split: load_rows(get_task(cell.task), split, NUMBER[split], 0, folder / "data") for split in SPLITS}
+    rows = {split: load_rows(BY_NAME[cell.task], split, NUMBER[split], 0, folder / "data") for split in SPLITS}
     base = Checkpoint(folder / "base")
     write_mask(folder / "mask.pt", compute_masks(base, "unstructured", [50])[50])
     return Prepared(cell, folder, base, read_mask(folder / "mask.pt"), rows)
@@ -118,7 +118,7 @@ def finished(prepared: Prepared, mode: str) -> tuple[dict, Checkpoint]:
     check_mask(prepared.mask, prepared.mask_path, prunable_shapes(prepared.base), prepared.base.digest)
     provenance = {"run_id": "r", "mode": mode, "mask_sha256": digest}
     job = TrainingJob(
-        prepared.base, prepared.mask, mode, 0, SETTINGS, get_task(prepared.cell.task), prepared.rows, 4, provenance
+        prepared.base, prepared.mask, mode, 0, SETTINGS, BY_NAME[prepared.cell.task], prepared.rows, 4, provenance
     )
     record = train(job, folder / "adapter", folder / "state.pt", Accelerator(cpu=True))
     merge(prepared.base, prepared.mask, digest, folder / "adapter", folder / "merged")
@@ -144,13 +144,13 @@ def test_a_cell_has_what_it_says(prepared):
     assert ("lm_head.weight" not in tensors) == cell.tied
     assert tensors["model.layers.0.self_attn.k_proj.weight"].shape == (8 * cell.kv_heads, 32)
     tokenizer = load_model(prepared.base.folder, CPU)[1]
-    examples = encode(prepared.rows["train"], get_task(cell.task), tokenizer, CONTEXT)
+    examples = encode(prepared.rows["train"], BY_NAME[cell.task], tokenizer, CONTEXT)
     assert min(len(example.ids) for example in examples) > 64  # beyond Mistral's window
 
 
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
 def test_a_run_trains_merges_validates_and_evaluates(prepared, mode):
-    task = get_task(prepared.cell.task)
+    task = BY_NAME[prepared.cell.task]
     record, merged = finished(prepared, mode)
     assert [point["step"] for point in record["loss_curve"]] == [1, 2]
     assert record["loss_curve"][0]["gradient_norm"] > 0

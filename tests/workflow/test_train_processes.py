@@ -15,7 +15,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Masks
-from sparseft.tasks import get_task
+from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 
 TRAIN = Path(__file__).parents[2] / "workflow/scripts/train.py"
@@ -30,7 +30,7 @@ def box(request, tmp_path_factory) -> Path:
     model = Checkpoint(save_tiny(request.param, folder / "model", torch.float32))
     compute_masks(model, "unstructured", [50], PassFiles([folder / "mask.pt"], folder / "report.json"), Masks())
     for split, number in (("train", 32), ("validation", 4)):
-        rows = get_task("boolq_mini").generate(split, number, 0)
+        rows = BY_NAME["boolq_mini"].generate(split, number, 0)
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 

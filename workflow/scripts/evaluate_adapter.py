@@ -22,8 +22,7 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_writable
 from sparseft.storage.record import write_record
 from sparseft.study.grid import NO_FINETUNE, Run
-from sparseft.tasks import get_task
-from sparseft.tasks.prepared import read_splits
+from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.task import Row
 
 
@@ -64,7 +63,7 @@ def evaluated(
     limit_threads(args.threads)
     keep_freed_memory()
     model, tokenizer, adapter = trained_model(checkpoint, mask, mask_sha256, args.adapter, choose_device(), run)
-    record = evaluate(model, tokenizer, get_task(args.task), rows, args.batch_size)
+    record = evaluate(model, tokenizer, find_task(args.data_dir, args.task), rows, args.batch_size)
     return record | {"peak_memory_bytes": peak_memory(model.device)}, adapter
 
 
@@ -84,7 +83,7 @@ def main() -> int:
     checkpoint = Checkpoint(args.model_path)
     mask = read_mask(args.mask_path)
     mask_sha256 = sha256(args.mask_path)
-    rows, rows_sha256 = read_splits(args.data_dir, get_task(args.task))
+    rows, rows_sha256 = read_splits(args.data_dir, find_task(args.data_dir, args.task))
     check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
     if run:
         check_run(mask, args.mask_path, run)

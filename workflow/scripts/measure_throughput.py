@@ -26,8 +26,7 @@ from sparseft.storage.record import write_record
 from sparseft.study.backends import TORCH
 from sparseft.study.config import Resources, Throughput, Training, add_flags, parse_section
 from sparseft.study.grid import NO_FINETUNE, TRAINED_MODES, Cell
-from sparseft.tasks import get_task
-from sparseft.tasks.prepared import read_prepared
+from sparseft.tasks.prepared import find_task, read_prepared
 
 SETTINGS = [name for name in Training.model_fields if name not in Throughput.DECIDED]
 RECORDED = ("batch_sizes", "sequence_length", "warmup_steps", "steps", "repeats")
@@ -54,7 +53,7 @@ def training_of(args: argparse.Namespace, cell: Cell) -> tuple[MeasuredTraining,
     settings = parse_section(Training, {name: given[name] for name in SETTINGS} | {"save_every": 0}, "training")
     resources = parse_section(Resources, {"threads": given["threads"]}, "resources")
     settings.check_measured()
-    task = get_task(cell.task)
+    task = find_task(args.data_dir, cell.task)
     checkpoint = Checkpoint(args.model_path)
     mask = read_mask(args.mask_path)
     mask_sha256 = sha256(args.mask_path)
@@ -63,7 +62,17 @@ def training_of(args: argparse.Namespace, cell: Cell) -> tuple[MeasuredTraining,
     check_run(mask, args.mask_path, cell)
     check_mask(mask, args.mask_path, shapes, checkpoint.digest)
     rows, train_sha256 = read_prepared(args.data_dir / "train.jsonl", task)
-    training = MeasuredTraining(checkpoint, args.mask_path, cell.mode, settings, throughput, task.name, rows, resources)
+    training = MeasuredTraining(
+        checkpoint=checkpoint,
+        mask=args.mask_path,
+        mode=cell.mode,
+        settings=settings,
+        throughput=throughput,
+        task=task.name,
+        data=args.data_dir,
+        rows=rows,
+        resources=resources,
+    )
     return training, {"model": checkpoint.digest, "mask": mask_sha256, "train": train_sha256}
 
 

@@ -3,7 +3,7 @@
     prepare_task.py --task hellaswag_mini --train_examples 480 --validation_examples 200 --output_dir data/hellaswag_mini
 
 It writes train.jsonl and validation.jsonl in the fields of the original data set, and manifest.json, which says where they
-come from.
+come from. A task that is not built in needs --lm_eval or --kind; then manifest.json also holds the task's definition.
 """
 
 import argparse
@@ -11,17 +11,18 @@ import json
 import sys
 from pathlib import Path
 
-from sparseft.errors import run_script
+from sparseft.errors import InputError, run_script
 from sparseft.storage.atomic import atomic_files, write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.config import TaskData, add_flags, parse_section
-from sparseft.tasks import get_task
-from sparseft.tasks.data_source import load_rows, overlap, source_of
+from sparseft.tasks import BY_NAME, KINDS
+from sparseft.tasks.data_source import Examples, load_examples, overlap
+from sparseft.tasks.measured_lengths import measured_lengths
 from sparseft.tasks.task import SPLITS, Row, Task
 
-DATA_FLAGS = ("local", "hub", "train_examples", "validation_examples", "seed")
+DATA_FLAGS = tuple(name for name in TaskData.model_fields if name != "training")
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,20 +30,27 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", required=True, help="name of the task")
     add_flags(parser, TaskData, DATA_FLAGS)
+    parser.add_argument(
+        "--only_probe", action="store_true", help="nothing is trained on the task, so that it may lack training rows"
+    )
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the data and its manifest")
     return parser.parse_args()
 
 
 def warn(task: Task, rows: dict[str, list[Row]]) -> None:
-    """Print a warning if training and validation share a prompt, and one if validation repeats a prompt."""
+    """Print a warning if training and validation share a prompt, and one if validation repeats a prompt.
+
+    The prompt of a document is its whole text. Documents that repeat say nothing about the sequences that are cut from them."""
     validation = rows["validation"]
-    if shared := overlap(task, rows):
+    shared = overlap(task, rows)
+    if shared and task.is_trainable:
         print(
             f"warning: {task.name}: {shared} of {len(rows['train'])} training examples have the prompt of a validation"
             " example; the score says less about new examples",
             file=sys.stderr,
         )
-    if repeated := len(validation) - len({task.prompt(row) for row in validation}):
+    repeated = len(validation) - len({task.prompt(row) for row in validation})
+    if repeated and not task.sequence_length:
         print(
             f"warning: {task.name}: {repeated} of {len(validation)} validation examples repeat the prompt of another one;"
             " standard errors and tests will be too small, because they take examples as independent",
@@ -50,17 +58,34 @@ def warn(task: Task, rows: dict[str, list[Row]]) -> None:
         )
 
 
+def examples_of(name: str, data: TaskData) -> Examples:
+    """Return the task, its rows and their source. Raises InputError if the task is unknown or its rows cannot be loaded."""
+    if name in BY_NAME:
+        return load_examples(BY_NAME[name], data.numbers, data.seed, Path(data.local) if data.local else None, data.hub)
+    if data.lm_eval:
+        # The import takes seconds.
+        from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
+
+        return load_lm_eval_examples(name, data)
+    if data.kind:
+        return KINDS[data.kind].load_own_examples(name, data)
+    raise InputError(
+        f"task {name!r} is not built in", f"give --lm_eval or --kind, or choose one of {', '.join(BY_NAME)}"
+    )
+
+
 def main() -> int:
     """Load the rows, check them, and write the three files together."""
     args = parse_args()
     outputs = [args.output_dir / name for name in (*(f"{split}.jsonl" for split in SPLITS), "manifest.json")]
     check_ours(args.output_dir, *outputs)
-    task = get_task(args.task)
-    data = parse_section(TaskData, {name: getattr(args, name) for name in DATA_FLAGS}, f"tasks.{task.name}")
-    local = Path(data.local) if data.local else None
-    check_apart([args.output_dir], [local])
-    numbers = {"train": data.train_examples, "validation": data.validation_examples}
-    rows = {split: load_rows(task, split, numbers[split], data.seed, local, data.hub) for split in SPLITS}
+    data = parse_section(TaskData, {name: getattr(args, name) for name in DATA_FLAGS}, f"tasks.{args.task}")
+    check_apart([args.output_dir], [Path(place) for place in (data.local, data.lm_eval_file) if place])
+    examples = examples_of(args.task, data)
+    task = examples.task
+    rows = examples.rows
+    if not args.only_probe:
+        task.check_trainable()
     task.check(rows)
     hold(outputs[-1])
     warn(task, rows)
@@ -71,12 +96,15 @@ def main() -> int:
             file.write_text(lines, encoding="utf-8")
         content = {
             "task": task.name,
-            "source": source_of(task, local, data.hub),
+            "source": examples.source,
             "seed": data.seed,
             "examples": {split: len(rows[split]) for split in SPLITS},
             "train_overlap": overlap(task, rows),
             "sha256": dict(zip(SPLITS, map(sha256, files), strict=True)),
+            "lengths": measured_lengths(task, rows),
         }
+        if task.definition:
+            content["definition"] = task.definition
         write_json(folder / outputs[-1].name, content)
     return 0
 

@@ -39,7 +39,7 @@ from sparseft.masks.mask_file import read_mask
 from sparseft.storage.processes import end_with_parent
 from sparseft.study.config import Resources, Throughput, Training
 from sparseft.study.grid import MEASURED, OUT_OF_MEMORY, SKIPPED
-from sparseft.tasks import get_task
+from sparseft.tasks.prepared import find_task
 from sparseft.tasks.task import Row
 from sparseft.training.loop import Loop
 
@@ -59,7 +59,7 @@ UNCLEAR_ERRORS = ("could not create a primitive", "could not execute a primitive
 
 @dataclass(frozen=True)
 class MeasuredTraining:
-    """Describe the training that is measured: one cell of the grid, on the `rows` of a task."""
+    """Describe the training that is measured: one cell of the grid, on the `rows` of the task in the folder `data`."""
 
     checkpoint: Checkpoint
     mask: Path
@@ -67,6 +67,7 @@ class MeasuredTraining:
     settings: Training
     throughput: Throughput
     task: str
+    data: Path
     rows: list[Row]
     resources: Resources
 
@@ -226,7 +227,7 @@ def _timed_steps(training: MeasuredTraining, batch_size: int, seed: int, device:
 
 def _examples(training: MeasuredTraining, tokenizer, limit: int) -> list[Example]:
     """Return the examples as tokens, each of throughput.sequence_length if it is set. The model takes `limit` tokens."""
-    examples = encode(training.rows, get_task(training.task), tokenizer, limit)
+    examples = encode(training.rows, find_task(training.data, training.task), tokenizer, limit)
     length = training.throughput.sequence_length
     if not length:
         return examples

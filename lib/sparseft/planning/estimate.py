@@ -8,19 +8,16 @@ torch is not imported.
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from sparseft.masks.mask_file import mask_meta
 from sparseft.masks.mask_writer import mask_bytes
 from sparseft.methods import get_method
-from sparseft.planning.lengths import validation_rows
+from sparseft.planning.lengths import TaskLengths, task_lengths, text_bytes
 from sparseft.planning.memory import Need, adapter_shapes, count, evaluation_memory, mask_memory, training_memory
 from sparseft.planning.model_sizes import Subject, described, safetensors_bytes
 from sparseft.study import grid, targets
 from sparseft.study.config import Config
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run
-from sparseft.tasks import get_task
-from sparseft.tasks.task import SPLITS, Lengths
 
 # Bytes per number of an adapter in state.pt: the number and AdamW's two moments, all in fp32.
 STATE = 12
@@ -72,8 +69,9 @@ def jobs(config: Config) -> dict[str, int]:
     programs = len(targets.programs(config))
     return {
         "prepare_model": len(config.grid.models),
-        "prepare_task": len(config.grid.tasks),
+        "prepare_task": len(_prepared_tasks(config)),
         **({"prepare_wikitext2": 1} if config.perplexity else {}),
+        **({"prepare_calibration": len(_texts(config))} if _texts(config) else {}),
         **Counter(_mask_rule(method) for _, method in sorted(_mask_passes(runs))),
         **Counter(_export_rule(method) for _, method in sorted(_exports(config))),
         **({"compile_program": programs} if programs else {}),
@@ -90,8 +88,11 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
     for _, method in sorted(_mask_passes(runs)):
         percents = [0] if method == DENSE else config.grid.sparsities
         meta = mask_meta(method, percents, config.masks, DIGEST) | {"sparsity": 0.5}
-        if get_method(method).uses_examples:
+        if get_method(method).uses_task:
             meta |= {"task": "hellaswag", "train_sha256": DIGEST, "accumulated": " " * 70}
+        elif text := get_method(method).calibration:
+            source = {"hub": " " * 50, "revision": DIGEST[:40]}
+            meta |= {"calibration": text, "text_sha256": DIGEST, "text_source": source, "accumulated": " " * 70}
         sizes += [mask_bytes(meta, subject.prunable)] * len(percents)
     return sizes
 
@@ -116,8 +117,9 @@ def disk_kept(config: Config, models: list[Subject]) -> list[Item]:
         _evaluation_records(config, models),
         Item(
             "data",
-            sum(_data_bytes(config, task) for task in config.grid.tasks),
-            "rows x the mean of their bytes, roughly",
+            sum(_data_bytes(config, task) for task in _prepared_tasks(config))
+            + sum(text_bytes(config, text) for text in _texts(config)),
+            f"rows x the mean of their bytes; {_origins(config)}",
         ),
     ]
     if config.keep_merged:
@@ -224,7 +226,14 @@ def _mask_rule(method: str) -> str:
     """Return the rule that makes the masks of a method."""
     if method == DENSE:
         return "compute_dense_mask"
+    if get_method(method).calibration:
+        return "compute_text_masks"
     return "compute_task_masks" if method in grid.TASK_METHODS else "compute_masks"
+
+
+def _texts(config: Config) -> set[str]:
+    """Return the names of the texts on which the methods of the grid calibrate."""
+    return {get_method(name).calibration for name in config.grid.methods} - {None}
 
 
 def _exports(config: Config) -> set[tuple[str, str]]:
@@ -254,34 +263,37 @@ def _adapter_bytes(config: Config, models: list[Subject], run: Run) -> int:
     return safetensors_bytes(adapter_shapes(config, _model_of(models, run), run.task), "F32")
 
 
+def _prepared_tasks(config: Config) -> list[str]:
+    """Return the tasks of the study whose data are prepared: those of the grid, and the probes."""
+    return list(dict.fromkeys([*config.grid.tasks, *config.evaluation.probes]))
+
+
+def _origins(config: Config) -> str:
+    """Return where the lengths of each task come from, as text."""
+    by_origin: dict[str, list[str]] = {}
+    for task in _prepared_tasks(config):
+        by_origin.setdefault(task_lengths(config, task).origin, []).append(task)
+    return "; ".join(f"lengths of {', '.join(tasks)}: {origin}" for origin, tasks in by_origin.items())
+
+
 def _data_bytes(config: Config, task: str) -> int:
     """Return the bytes of a task's prepared examples."""
-    data = config.tasks[task]
-    texts = get_task(task).lengths
-    total = 0
-    for split, number, all_rows in zip(
-        SPLITS, (data.train_examples, data.validation_examples), texts.rows, strict=True
-    ):
-        if number:
-            total += number * texts.bytes
-        elif data.local:
-            total += (Path(data.local) / f"{split}.jsonl").stat().st_size
-        else:
-            total += all_rows * texts.bytes
-    return total
+    texts = task_lengths(config, task)
+    return sum(texts.rows) * texts.bytes
 
 
 def _evaluation_records(config: Config, models: list[Subject]) -> Item:
     """Return the size of evaluation.json of every run and before_merge.json of every trained one."""
     sizes = []
     for run in [*targets.runs(config), *_trained(config)]:
-        row = _evaluation_row(get_task(run.task).lengths, LOG_DIGITS[_model_of(models, run).dtype])
-        sizes.append(RECORD + row * validation_rows(config.tasks[run.task], run.task))
+        texts = task_lengths(config, run.task)
+        row = _evaluation_row(texts, LOG_DIGITS[_model_of(models, run).dtype])
+        sizes.append(RECORD + row * texts.rows[1])
     explanation = f"{len(sizes)} of {_range(sizes)}: the outcomes of every example, roughly"
     return Item("evaluations", sum(sizes), explanation)
 
 
-def _evaluation_row(texts: Lengths, digits: int) -> int:
+def _evaluation_row(texts: TaskLengths, digits: int) -> int:
     """Return the bytes of one example in a record: indented JSON, one value per line."""
     prediction_and_outcome = 16
     answer_tokens = 9

@@ -1,19 +1,193 @@
-"""Count the validation examples of a study before its data is prepared."""
+"""Say how long the texts of a task are, for the estimates of memory and time.
 
+Where the task is prepared, its manifest has the measured lengths. Before, the sizes of local files give them roughly. Without
+either, they are the typical ones of a built-in task, or those of a kind.
+"""
+
+from dataclasses import dataclass, field, fields
+from functools import cache
+from itertools import product
 from pathlib import Path
 
-from sparseft.storage.reading import ROWS_LIMIT, check_regular
-from sparseft.study.config import TaskData
-from sparseft.tasks import get_task
+from sparseft.errors import InputError
+from sparseft.methods import get_method
+from sparseft.planning.local_files import rows_files
+from sparseft.planning.model_sizes import described
+from sparseft.storage.reading import ROWS_LIMIT, check_regular, read_json
+from sparseft.study.config import Config, TaskData
+from sparseft.study.grid import CALIBRATION, DATA
+from sparseft.tasks import BY_NAME
+from sparseft.tasks.measured_lengths import CHARACTERS_PER_TOKEN
+
+MEASURED = "measured on the prepared data"
+FROM_FILES = "from the sizes of the local files"
+TYPICAL = "typical of the task"
+# A long example of a file has so many times the mean length.
+_LONG = 3
+# Tokens per sequence of a text, if the configuration does not say.
+TEXT_LENGTH = 512
 
 
-def validation_rows(data: TaskData, task: str) -> int:
-    """Return how many validation examples a task will have. Raises InputError if `data.local` has no readable file of rows."""
-    if data.validation_examples:
-        return data.validation_examples
-    if not data.local:
-        return get_task(task).lengths.rows[1]
-    path = Path(data.local) / "validation.jsonl"
-    check_regular(path, ROWS_LIMIT)
-    with open(path, "rb") as file:
-        return sum(1 for _ in file)
+@dataclass(frozen=True)
+class TaskLengths:
+    """Hold the lengths of a task's examples. A token is about four characters.
+
+    rows       numbers of training and of validation examples
+    bytes      per row of the .jsonl file
+    mean       tokens of prompt and answer together; `long` is the 99th percentile
+    answer     tokens of the answer, mean
+    choices    per row; 0 without choices
+    origin     where the numbers come from: MEASURED, FROM_FILES or TYPICAL"""
+
+    rows: tuple[int, int]
+    bytes: int
+    mean: int
+    long: int
+    answer: int
+    choices: int
+    few_shot: int = 0
+    max_new_tokens: int = 0
+    origin: str = field(default=TYPICAL, compare=False)
+
+
+# Guesses for tasks of a study's own, by kind.
+_OF_KIND = {
+    "lm_eval": TaskLengths(rows=(1000, 1000), bytes=600, mean=100, long=300, answer=5, choices=4),
+    "instruction": TaskLengths(rows=(1000, 1000), bytes=1200, mean=300, long=1000, answer=150, choices=0),
+    "text": TaskLengths(
+        rows=(1000, 100), bytes=2048, mean=TEXT_LENGTH, long=TEXT_LENGTH, answer=TEXT_LENGTH, choices=0
+    ),
+}
+
+
+def task_lengths(config: Config, name: str) -> TaskLengths:
+    """Return the lengths of a task of the study. Raises InputError if its local files cannot be read."""
+    data = config.task_data(name)
+    manifest = Path(DATA.format(task=name)) / "manifest.json"
+    measured = _measured(manifest, manifest.stat().st_mtime_ns) if manifest.exists() else None
+    if measured:
+        return measured
+    if name in BY_NAME:
+        return _built_in(name, data)
+    if data.local:
+        return _of_files(tuple(rows_files(data)), data.task_kind, data.length)
+    return _with_numbers(_with_length(_OF_KIND[data.task_kind], data.length), data)
+
+
+@dataclass(frozen=True)
+class CalibrationLengths:
+    """Hold the number of `examples` that a method looks at, and their tokens: the mean, of a long one, and those with a loss.
+
+    `text_bytes` is the size of the text that they are windows of, and 0 for a task."""
+
+    examples: int
+    mean: int
+    long: int
+    answer: int
+    text_bytes: int = 0
+
+
+def calibration_lengths(config: Config, task: str, method: str) -> CalibrationLengths:
+    """Return what a method that uses examples looks at. Those of a text depend on no task, and their length is exact."""
+    text = config.masks.text_of(method)
+    if text:
+        size = text_bytes(config, get_method(method).calibration)
+        return CalibrationLengths(text.examples, text.length, text.length, text.length, size)
+    lengths = task_lengths(config, task)
+    return CalibrationLengths(config.masks.calibration_examples, lengths.mean, lengths.long, lengths.answer)
+
+
+def check_windows(config: Config) -> None:
+    """Raise InputError if a window of a calibration text is longer than a model's context, as far as it is known yet."""
+    for name, method in product(config.grid.models, config.grid.methods):
+        text = config.masks.text_of(method)
+        try:
+            limit = described(name, config.models[name]).config.get("max_position_embeddings") if text else None
+        except InputError:
+            # The model is first to be fetched.
+            continue
+        if limit and text.length > limit:
+            raise InputError(
+                f"masks.calibration.{get_method(method).calibration}.length: windows of {text.length} tokens, but {name}"
+                f" takes {limit}",
+                f"set it to at most {limit}",
+            )
+
+
+def text_bytes(config: Config, text: str) -> int:
+    """Return the size of a text on which importances calibrate; 0 if it is first to be fetched from the hub."""
+    local = config.masks.calibration[text].local
+    places = [Path(CALIBRATION.format(text=text)), *([Path(local)] if local else [])]
+    return next((place.stat().st_size for place in places if place.exists()), 0)
+
+
+# A study asks for the lengths of a task for every job. A file that changes has another time.
+@cache
+def _measured(manifest: Path, changed: int) -> TaskLengths | None:
+    """Return what a manifest records; None if another version wrote it, because the task will be prepared again."""
+    recorded = read_json(manifest).get("lengths")
+    names = {entry.name for entry in fields(TaskLengths)} - {"origin"}
+    if not isinstance(recorded, dict) or recorded.keys() != names:
+        return None
+    return TaskLengths(**recorded | {"rows": tuple(recorded["rows"])}, origin=MEASURED)
+
+
+def _built_in(name: str, data: TaskData) -> TaskLengths:
+    """Return the typical lengths of a built-in task. Local files say how many rows there are."""
+    task = BY_NAME[name]
+    lengths = TaskLengths(**vars(task.lengths), few_shot=task.few_shot, max_new_tokens=task.max_new_tokens)
+    if data.local:
+        files = tuple(rows_files(data))
+        rows = _counts(files)
+        lengths = _replaced(lengths, rows=rows, bytes=_row_bytes(files, rows))
+    return _with_numbers(lengths, data)
+
+
+@cache
+def _of_files(files: tuple[str, ...], kind: str, length: int | None) -> TaskLengths:
+    """Return the lengths that the sizes of a task's local files suggest. A text is cut into sequences of one length."""
+    rows = _counts(files)
+    row_bytes = _row_bytes(files, rows)
+    lengths = _replaced(_OF_KIND[kind], bytes=row_bytes, origin=FROM_FILES)
+    if kind == "text":
+        lengths = _with_length(lengths, length)
+        tokens = [Path(file).stat().st_size // CHARACTERS_PER_TOKEN for file in files]
+        return _replaced(lengths, rows=tuple(number // lengths.mean for number in tokens))
+    mean = max(1, row_bytes // CHARACTERS_PER_TOKEN)
+    return _replaced(lengths, rows=rows, mean=mean, long=_LONG * mean, answer=min(lengths.answer, mean))
+
+
+def _counts(files: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the number of lines of each file. Raises InputError if one cannot be read."""
+    counts = []
+    for file in files:
+        path = Path(file)
+        check_regular(path, ROWS_LIMIT)
+        with open(path, "rb") as lines:
+            counts.append(sum(1 for _ in lines))
+    return tuple(counts)
+
+
+def _row_bytes(files: tuple[str, ...], rows: tuple[int, ...]) -> int:
+    """Return the mean number of bytes of the lines of files, at least 1."""
+    size = sum(Path(file).stat().st_size for file in files)
+    return max(1, size // max(1, sum(rows)))
+
+
+def _with_length(lengths: TaskLengths, length: int | None) -> TaskLengths:
+    """Return the lengths of a text that is cut into sequences of `length` tokens; unchanged if it is None."""
+    if length is None:
+        return lengths
+    return _replaced(lengths, mean=length, long=length, answer=length, bytes=CHARACTERS_PER_TOKEN * length)
+
+
+def _with_numbers(lengths: TaskLengths, data: TaskData) -> TaskLengths:
+    """Return the lengths with the numbers of examples that the configuration sets."""
+    numbers = (data.train_examples, data.validation_examples)
+    rows = tuple(number or every for number, every in zip(numbers, lengths.rows, strict=True))
+    return _replaced(lengths, rows=rows)
+
+
+def _replaced(lengths: TaskLengths, **values: object) -> TaskLengths:
+    """Return the lengths with some other values."""
+    return TaskLengths(**{**vars(lengths), **values})

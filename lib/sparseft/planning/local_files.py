@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import small_files
-from sparseft.study.config import split_mdl
+from sparseft.study.config import TaskData, split_mdl
 from sparseft.tasks.data_source import SPLITS
 
 
@@ -22,6 +22,20 @@ def model_files(source: str) -> list[str]:
     return sorted(map(str, {*weights, *small_files(folder), folder / "config.json"}))
 
 
-def task_files(folder: str | None) -> list[str]:
-    """Return the files of a local task; none if the task has no folder of its own."""
-    return [f"{folder}/{split}.jsonl" for split in SPLITS] if folder else []
+def task_files(data: TaskData) -> list[str]:
+    """Return the user's own files that a task is prepared from: those of its folder, and its YAML file."""
+    definitions = [data.lm_eval_file] if data.lm_eval_file else []
+    return definitions + rows_files(data)
+
+
+def rows_files(data: TaskData) -> list[str]:
+    """Return the files of a local task's rows by split; none if the task has no folder. Text may also be in .txt files."""
+    if not data.local:
+        return []
+    endings = [".txt", ".jsonl"] if data.kind == "text" else [".jsonl"]
+    files = []
+    for split in SPLITS:
+        places = [f"{data.local}/{split}{ending}" for ending in endings]
+        # The last place is listed even if it is missing, so that Snakemake reports it.
+        files.append(next((place for place in places if Path(place).exists()), places[-1]))
+    return files

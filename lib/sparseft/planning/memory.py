@@ -11,11 +11,11 @@ from sparseft.architectures.config_sizes import attention_heads
 from sparseft.importances import Evidence
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
+from sparseft.planning.lengths import CalibrationLengths, TaskLengths, calibration_lengths, task_lengths
 from sparseft.planning.model_sizes import Subject
 from sparseft.storage.adapter_files import factor_names
 from sparseft.study import grid
 from sparseft.study.config import Config, Training
-from sparseft.tasks import get_task
 
 # Bytes of python, torch and its libraries on a CPU; measured.
 PROGRAM = 600_000_000
@@ -23,6 +23,8 @@ PROGRAM = 600_000_000
 MASK_JOB = 210_000_000
 # Bytes per number of an adapter: the number, its gradient and AdamW's two moments, all in fp32.
 ADAM = 16
+# Bytes in memory per byte of a text, if a part of its letters is not in ASCII.
+DOCUMENTS = 2
 # Copies of the logits in an evaluation by lm-eval; measured. They are the logits and their softmax, of this and the last batch.
 LOGITS = 4
 
@@ -55,34 +57,38 @@ def activation_bytes(subject: Subject) -> int:
 
 
 def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Need:
-    """Return what a job needs that computes the masks of a method."""
+    """Return what a job needs that computes the masks of a method. `task` may be empty if the method looks at no task."""
     importance = get_method(method).importance
     if not get_method(method).uses_examples:
         return Need({}, {"blocks of a matrix": MASK_JOB})
     # A float16 model is calibrated in float32.
     width = max(subject.width, 4 if subject.dtype == "F16" else 0)
     weights = width * subject.weights
+    lengths = calibration_lengths(config, task, method)
     if importance.evidence is Evidence.GRADIENTS:
-        return _gradient_memory(config, subject, task, weights)
+        return _gradient_memory(config, subject, lengths, weights)
+    machine = _loading(config, subject) | {"documents of the text": DOCUMENTS * lengths.text_bytes}
     if not config.masks.sequential:
-        return Need({"weights": weights}, _loading(config, subject))
+        return Need({"weights": weights}, machine)
     # For each token the pass keeps a hidden state, and the cosines and sines of its position.
     numbers_per_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config).size
-    states = width * config.masks.calibration_examples * get_task(task).lengths.mean * numbers_per_token
+    states = width * lengths.examples * lengths.mean * numbers_per_token
     # Three numbers of 4 bytes per weight.
     matrix = 3 * 4 * _largest_layer(subject)
-    machine = _loading(config, subject) | {"a matrix, its magnitudes and scores, fp32": matrix}
+    machine |= {"a matrix, its magnitudes and scores, fp32": matrix}
     return Need({"weights": weights, "hidden states of the examples": states}, machine)
 
 
-def _gradient_memory(config: Config, subject: Subject, task: str, weights: int) -> Need:
+def _gradient_memory(config: Config, subject: Subject, lengths: CalibrationLengths, weights: int) -> Need:
     """Return what the gradients of the examples need. `weights` is the size of the model in bytes."""
-    activations = get_task(task).lengths.long * subject.config["num_hidden_layers"] * activation_bytes(subject)
+    logits = lengths.answer * subject.config["vocab_size"] * subject.width
+    activations = lengths.long * subject.config["num_hidden_layers"] * activation_bytes(subject)
     scores = {"scores, fp32": 4 * subject.prunable_weights}
     if config.resources.gpus:
         # The weights move to the GPU before the scores exist, so the larger of the two counts.
         scores = {"scores, fp32, or before them the weights": max(weights, *scores.values())}
-    return Need({"weights": weights, "activations": activations}, scores | {"program": PROGRAM})
+    model = {"weights": weights, "activations": activations, "logits of an example": logits}
+    return Need(model, scores | {"program": PROGRAM, "documents of the text": DOCUMENTS * lengths.text_bytes})
 
 
 def training_memory(config: Config, subject: Subject, task: str) -> Need:
@@ -91,7 +97,7 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
     if host:
         return Need({}, {host.purpose: host.bytes_per_weight * subject.weights, "program": host.program_bytes})
     settings = config.training_of(task)
-    texts = get_task(task).lengths
+    texts = task_lengths(config, task)
     tokens = settings.micro_batch_size * texts.long
     logits = settings.micro_batch_size * texts.answer * subject.config["vocab_size"]
     effective_weights = subject.prunable_weights if settings.cache_weights else _largest_layer(subject)
@@ -128,22 +134,28 @@ def _kept_bytes(subject: Subject, settings: Training) -> int:
 
 
 def evaluation_memory(config: Config, subject: Subject, name: str) -> Need:
-    """Return what an evaluation on the task `name` needs."""
-    task = get_task(name)
-    texts = task.lengths
+    """Return what an evaluation on the task `name` and on the probes needs."""
     model = {"weights": subject.width * subject.weights}
     if _masks_every_step(config):
         # Before the merge every W' is kept, except under structured masks.
         adapter = 4 * count(adapter_shapes(config, subject, name))
         model["W' and adapter before the merge"] = subject.width * subject.prunable_weights + adapter
-    tokens = config.evaluation_batch_size * (texts.long + task.few_shot * texts.mean + task.max_new_tokens)
-    if texts.choices:
-        model[f"logits of {tokens:,} tokens"] = LOGITS * subject.width * tokens * subject.config["vocab_size"]
-    else:
-        _, kv_heads, head_dim = attention_heads(subject.config)
-        cached = subject.config["num_hidden_layers"] * 2 * kv_heads * head_dim
-        model[f"keys and values of {tokens:,} tokens"] = subject.width * tokens * cached
-    return Need(model, _loading(config, subject))
+    parts = [_batch_part(config, subject, task_lengths(config, task)) for task in config.evaluated_tasks(name)]
+    label, size = max(parts, key=lambda part: part[1])
+    return Need(model | {label: size}, _loading(config, subject))
+
+
+def _batch_part(config: Config, subject: Subject, texts: TaskLengths) -> tuple[str, int]:
+    """Return the name and the bytes of what a batch of an evaluation needs in addition to the weights."""
+    length = texts.long + texts.few_shot * texts.mean + texts.max_new_tokens
+    tokens = config.evaluation_batch_size * length
+    if not texts.max_new_tokens:
+        return f"logits of {tokens:,} tokens", LOGITS * subject.width * tokens * subject.config["vocab_size"]
+    _, kv_heads, head_dim = attention_heads(subject.config)
+    # A decoder layer with a window keeps only the last tokens.
+    cached = sum(min(length, window or length) for window in subject.architecture.windows(subject.config))
+    numbers = config.evaluation_batch_size * cached * 2 * kv_heads * head_dim
+    return f"keys and values of {tokens:,} tokens", subject.width * numbers
 
 
 def _masks_every_step(config: Config) -> bool:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Self
 
 from sparseft.errors import InputError
-from sparseft.planning.lengths import validation_rows
+from sparseft.methods import get_method
+from sparseft.planning.lengths import TaskLengths, calibration_lengths, task_lengths
 from sparseft.planning.memory import MASK_JOB, PROGRAM, Need, evaluation_memory, mask_memory, training_memory
 from sparseft.planning.model_sizes import Subject, described
 from sparseft.study.config import Config
-from sparseft.tasks import get_task
 
 MARGIN = 1.3  # of a memory that is estimated, not measured
 SNAKEMAKE = 400_000_000  # bytes of Snakemake's own processes in a cluster's job, of which there are two or three
@@ -48,7 +48,9 @@ class JobKind:
         """Return the kind of job with what `cell`, a run or the wildcards of a job, names and the kind depends on."""
         if kind not in COMPUTING:
             return cls(kind, cell.model)
-        return cls(kind, cell.model, cell.task, cell.method if kind == "mask" else "")
+        if kind != "mask":
+            return cls(kind, cell.model, cell.task)
+        return cls(kind, cell.model, cell.task if get_method(cell.method).uses_task else "", cell.method)
 
     @property
     def runs_the_model(self) -> bool:
@@ -126,16 +128,22 @@ def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
     speed = GPU_SPEED if config.resources.gpus else THREAD_SPEED * config.resources.threads
     seconds += _flop(config, job, subject) / (speed * processes)
     if job.kind == "evaluation":
-        batches = math.ceil(validation_rows(config.tasks[job.task], job.task) / config.evaluation_batch_size)
         rate = GPU_READING if config.resources.gpus else CPU_READING
-        seconds += batches * get_task(job.task).max_new_tokens * subject.width * subject.weights / rate
+        for task in config.evaluated_tasks(job.task):
+            texts = task_lengths(config, task)
+            batches = math.ceil(texts.rows[1] / config.evaluation_batch_size)
+            seconds += batches * texts.max_new_tokens * subject.width * subject.weights / rate
     return seconds
 
 
 def _flop(config: Config, job: JobKind, subject: Subject) -> int:
     """Return the FLOP of a job: 2 per weight and token forward, 4 backward. Every example is as long as a long one."""
-    texts = get_task(job.task).lengths
-    rows = validation_rows(config.tasks[job.task], job.task)
+    if job.kind == "mask":
+        passes = config.masks.passes_of(job.method, config.grid.sparsities)
+        lengths = calibration_lengths(config, job.task, job.method)
+        return 6 * subject.weights * lengths.long * lengths.examples * passes
+    texts = task_lengths(config, job.task)
+    rows = texts.rows[1]
     if job.kind == "training":
         settings = config.training_of(job.task)
         losses = 1 + (settings.steps // settings.eval_every if settings.eval_every else 0)
@@ -145,8 +153,10 @@ def _flop(config: Config, job: JobKind, subject: Subject) -> int:
         steps = measured.warmup_steps + measured.steps
         examples = measured.repeats * sum(measured.batch_sizes) * steps
         return 6 * subject.weights * (measured.sequence_length or texts.long) * examples
-    if job.kind == "mask":
-        passes = config.masks.passes_of(job.method, config.grid.sparsities)
-        return 6 * subject.weights * texts.long * config.masks.calibration_examples * passes
-    tokens_per_row = max(1, texts.choices) * texts.long + get_task(job.task).few_shot * texts.mean
-    return 2 * subject.weights * (rows * tokens_per_row + (PERPLEXITY if config.perplexity else 0))
+    tokens = sum(_evaluated_tokens(task_lengths(config, task)) for task in config.evaluated_tasks(job.task))
+    return 2 * subject.weights * (tokens + (PERPLEXITY if config.perplexity else 0))
+
+
+def _evaluated_tokens(texts: TaskLengths) -> int:
+    """Return the number of tokens that the model reads in an evaluation on a task."""
+    return texts.rows[1] * (max(1, texts.choices) * texts.long + texts.few_shot * texts.mean)

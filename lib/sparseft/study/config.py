@@ -11,19 +11,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, ValidationError, create_model, model_validator
+from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, create_model, model_validator
 
 from sparseft.errors import InputError
 from sparseft.importances import IMPORTANCES, Importance
-from sparseft.methods import DENSE, SEMISTRUCTURED, get_method
+from sparseft.methods import DENSE, ON, SEMISTRUCTURED, TEXT_NAME, get_method
 from sparseft.modes import get_mode
 from sparseft.study.backends import BACKENDS, Backend, backend_sections, get_backend
-from sparseft.study.grid import METHODS, PROJECTIONS, TRAINED_MODES, WILDCARDS
+from sparseft.study.grid import METHODS, PROJECTIONS, TEXT_METHOD, TRAINED_MODES, WILDCARDS
 from sparseft.study.section import LARGEST, Positive, Section
-from sparseft.tasks import BY_NAME, get_task
+from sparseft.tasks import BY_NAME, file_of_kind
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+|mdl:.+\.mdl(@.+)?)$"
+# The beginning of a place on the hub, among the sources of a text.
+HUB = "hub:"
+HUB_TEXT = r"[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?"
 # Every seed is smaller, because torch and numpy take an int64.
 SEEDS = 2**63
 
@@ -39,6 +42,20 @@ BACKEND_TITLES = ", ".join(f"`{backend.name}` ({backend.title})" for backend in 
 IN_SEQUENCE = _names(importance for importance in IMPORTANCES if importance.is_sequential)
 
 S = TypeVar("S", bound=Section)
+
+
+def _known_method(name: str) -> str:
+    """Return the name of a method of the grid. Raises InputError for any other name."""
+    if get_method(name).pattern is DENSE:
+        raise InputError(f"{name!r} is the method of the runs at sparsity 0", "list 0 in grid.sparsities")
+    return name
+
+
+MethodName = Annotated[
+    str,
+    AfterValidator(_known_method),
+    WithJsonSchema({"anyOf": [{"enum": list(METHODS)}, {"type": "string", "pattern": f"^{TEXT_METHOD}$"}]}),
+]
 
 
 class Model(Section):
@@ -235,12 +252,44 @@ class Training(Section):
 class TaskData(Section):
     """Set the data of a task, and the keys of its schedule that differ from `training:`.
 
-    Give local or hub, or neither."""
+    A task that is not built in needs lm_eval or kind. Give local or hub, or neither."""
 
+    # The keys that describe a task that is not built in.
+    DESCRIBING: ClassVar = ("lm_eval", "kind", "metric", "answer", "length")
+
+    lm_eval: str | None = Field(
+        None,
+        min_length=1,
+        description="A task of lm-eval: its name, or a YAML file of your own.",
+        examples=["arc_easy", "my_task.yaml"],
+    )
+    kind: Literal["instruction", "text"] | None = Field(
+        None,
+        description="What the rows of your own data are. `instruction`: prompts and responses, or conversations; the loss is on"
+        " the response. `text`: documents, packed into sequences; the loss is on every token.",
+        examples=["instruction"],
+    )
+    metric: str | None = Field(
+        None,
+        min_length=1,
+        description="Headline metric of an lm-eval task. Null means the first metric that it lists.",
+        examples=["acc_norm"],
+    )
+    answer: str | None = Field(
+        None,
+        min_length=1,
+        description="The text that training learns in an lm-eval task, as a field or a Jinja template. Null means the right"
+        " choice or the target.",
+        examples=["{{solution}}"],
+    )
+    length: Annotated[int, Field(ge=2, le=LARGEST)] | None = Field(
+        None, description="Tokens per sequence of a task of kind text. Null means 512.", examples=[2048]
+    )
     local: str | None = Field(
         None,
         min_length=1,
-        description="Folder with train.jsonl and validation.jsonl, in the fields of the original data set.",
+        description="Folder with train.jsonl and validation.jsonl, in the fields of the original data set. A task of kind text"
+        " also reads train.txt and validation.txt.",
         examples=["/data/boolq"],
     )
     hub: str | None = Field(
@@ -267,6 +316,47 @@ class TaskData(Section):
         {},
         description="Keys of `training:` for this task only. They replace `training:` and the task's own suggestion.",
         examples=[{"steps": 100, "learning_rate": 0.0005}],
+    )
+
+    @model_validator(mode="after")
+    def _one_description(self) -> "TaskData":
+        """Check that a key of another kind of task is not set, because it would have no effect."""
+        if self.lm_eval and self.kind:
+            raise ValueError("lm_eval and kind are two descriptions: give one")
+        if not self.lm_eval and (self.metric or self.answer):
+            raise ValueError(f"{'metric' if self.metric else 'answer'} belongs to a task with lm_eval")
+        if self.kind != "text" and self.length:
+            raise ValueError("length belongs to a task with kind: text")
+        if self.kind == "instruction" and (self.hub or not self.local):
+            raise ValueError("a task of kind instruction reads a folder: give local, not hub")
+        if self.kind == "text" and not self.local and not self.hub:
+            raise ValueError("a task of kind text needs its text: give local or hub")
+        return self
+
+    @property
+    def numbers(self) -> dict[str, int | None]:
+        """Return the number of examples by split; None means all."""
+        return {"train": self.train_examples, "validation": self.validation_examples}
+
+    @property
+    def lm_eval_file(self) -> str | None:
+        """Return the YAML file of an lm-eval task of one's own; None for a name."""
+        return self.lm_eval if self.lm_eval and self.lm_eval.endswith((".yaml", ".yml")) else None
+
+    @property
+    def task_kind(self) -> str | None:
+        """Return the kind of a task that is not built in: lm_eval, instruction or text; None for a built-in task."""
+        return "lm_eval" if self.lm_eval else self.kind
+
+
+class Evaluation(Section):
+    """Set what every merged model is evaluated on, beside its task."""
+
+    probes: list[Annotated[str, Field(pattern=f"^{WILDCARDS['task']}$")]] = Field(
+        [],
+        description="Tasks that every merged model is evaluated on as well, without training on them: names under `tasks:`, or"
+        " names of lm-eval's tasks.",
+        examples=[["arc_easy", "piqa"]],
     )
 
 
@@ -304,9 +394,11 @@ class Grid(Section):
         description="Tasks to train and evaluate, by their names under `tasks:`.",
         examples=[["boolq_mini"]],
     )
-    methods: list[Literal[METHODS]] = Field(
+    methods: list[MethodName] = Field(
         min_length=1,
-        description="How to prune: a pattern, and after an underscore an importance. Dense runs belong to sparsity 0.",
+        description="How to prune: a pattern, and after an underscore an importance. An importance that looks at examples takes"
+        f" those of the task, or those of a text if the name ends in `{ON}NAME` (`masks.calibration`). Dense runs belong to"
+        " sparsity 0.",
         examples=[["unstructured", "unstructured_wanda", "random"]],
     )
     sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(
@@ -322,6 +414,41 @@ class Grid(Section):
     seeds: list[Annotated[int, Field(ge=0, lt=SEEDS)]] = Field(
         [0], min_length=1, description="Seeds of adapters and batches. Each is one more training.", examples=[[0, 1, 2]]
     )
+
+
+class CalibrationText(Section):
+    """Set a text on which importances calibrate, apart from any task, and the windows that are read from it."""
+
+    text: str = Field(
+        description="A .jsonl file with one document per row in the field `text`, a .txt file, or"
+        f" `{HUB}ORG/NAME[/CONFIGURATION or /FILE][@REVISION]` on the Hugging Face hub, with a split `train`.",
+        examples=["/data/c4.jsonl"],
+    )
+    examples: Positive = Field(128, description="Number of windows.", examples=[64])
+    length: Annotated[int, Field(ge=2, le=LARGEST)] = Field(
+        2048, description="Tokens per window. At most the model's context.", examples=[1024]
+    )
+    seed: int = Field(0, ge=0, lt=SEEDS, description="Seed that chooses the windows.", examples=[1])
+
+    @model_validator(mode="after")
+    def _is_text(self) -> "CalibrationText":
+        """Check that the source is a place on the hub or the name of a text's file."""
+        is_known = re.fullmatch(HUB_TEXT, self.hub) if self.hub else self.text.endswith((".jsonl", ".txt"))
+        if not is_known:
+            raise ValueError(
+                f"text {self.text!r}: give a .jsonl or .txt file, or {HUB}ORG/NAME[/CONFIGURATION or /FILE][@REVISION]"
+            )
+        return self
+
+    @property
+    def hub(self) -> str | None:
+        """Return the place on the hub; None if the text is in a file."""
+        return self.text.removeprefix(HUB) if self.text.startswith(HUB) else None
+
+    @property
+    def local(self) -> str | None:
+        """Return the file of the text; None if the text is on the hub."""
+        return None if self.hub else self.text
 
 
 class Masks(Section):
@@ -342,6 +469,12 @@ class Masks(Section):
     calibration_examples: Positive = Field(128, description=f"Training examples that {BY_EXAMPLES} use.", examples=[64])
     calibration_seed: int = Field(
         0, ge=0, lt=SEEDS, description="Seed that chooses the calibration examples.", examples=[1]
+    )
+    calibration: dict[Annotated[str, Field(pattern=f"^{TEXT_NAME}$")], CalibrationText] = Field(
+        {},
+        description="Texts by a name that you choose: letters a to z and digits. The methods"
+        f" `PATTERN_IMPORTANCE{ON}NAME` calibrate on them, and not on the task.",
+        examples=[{"c4": {"text": "/data/c4.jsonl"}}],
     )
     sequential: bool = Field(
         True,
@@ -379,9 +512,25 @@ class Masks(Section):
         names = list(method.pattern.settings)
         if method.is_sequential:
             names.append("sequential")
-        if method.uses_examples:
+        if method.uses_task:
             names += ["calibration_examples", "calibration_seed"]
-        return {name: getattr(self, name) for name in names}
+        settings = {name: getattr(self, name) for name in names}
+        if method.calibration:
+            text = self.text_of(method_name)
+            settings |= {f"calibration_{name}": getattr(text, name) for name in ("examples", "length", "seed")}
+        return settings
+
+    def text_of(self, method_name: str) -> CalibrationText | None:
+        """Return the text on which a method calibrates; None if it needs none. Raises InputError if no such text is described."""
+        name = get_method(method_name).calibration
+        if name and name not in self.calibration:
+            raise InputError(
+                f"{method_name} calibrates on {name}, which masks.calibration does not describe",
+                f"describe it there, or choose one of {', '.join(self.calibration)}"
+                if self.calibration
+                else f"write masks: {{calibration: {{{name}: {{text: FILE.jsonl}}}}}}",
+            )
+        return self.calibration[name] if name else None
 
     def _check_groups(self, percents: list[int]) -> None:
         """Raise InputError if a sparsity is not N:M for masks.nm_group."""
@@ -405,7 +554,7 @@ class Throughput(Section):
         description="Examples per step. All of them are in one forward pass.",
         examples=[[1, 2, 4, 8]],
     )
-    methods: list[Literal[METHODS]] = Field(
+    methods: list[MethodName] = Field(
         [], description="Some of grid.methods. If the list is empty, all of them.", examples=[["unstructured"]]
     )
     sparsities: list[int] = Field(
@@ -510,8 +659,9 @@ class _BeforeSections(Section):
         description="Models by a name that you choose: letters, digits, `_` and `.`. Names appear in paths and tables.",
         examples=[{"mine": {"source": "path:/data/llama-7b", "dtype": "bfloat16"}}],
     )
-    tasks: dict[Literal[tuple(BY_NAME)], TaskData] = Field(
-        description="Tasks by name, each with its data.",
+    tasks: dict[Annotated[str, Field(pattern=f"^{WILDCARDS['task']}$")], TaskData] = Field(
+        description=f"Tasks by name, each with its data. Built in: {', '.join(BY_NAME)}. A task of your own has a name that you"
+        " choose (small letters, digits, `_`), and `lm_eval` or `kind`.",
         examples=[{"hellaswag": {"train_examples": 800, "validation_examples": 200}}],
     )
     grid: Grid
@@ -522,6 +672,7 @@ class _BeforeSections(Section):
         description="Perplexity of every merged model, beside its task. Null means that none is measured.",
         examples=[{"context": 2048}],
     )
+    evaluation: Evaluation = Evaluation()
     evaluation_batch_size: Positive = Field(
         32, description="Sequences per forward pass in the evaluation. A smaller value needs less memory.", examples=[8]
     )
@@ -558,6 +709,7 @@ class Config(_WithSections):
         self._check_grid()
         for method in self.grid.methods:
             self.masks.scope_of(method, self.grid.sparsities)
+            self.masks.text_of(method)
         for name in self.tasks:
             self._check_task(name)
         self.training_backend.check(self)
@@ -573,9 +725,20 @@ class Config(_WithSections):
             unknown = [value for value in getattr(self.throughput, axis) if value not in getattr(self.grid, axis)]
             if unknown:
                 raise ValueError(f"throughput.{axis} asks for {unknown[0]}, which grid.{axis} lacks")
+        by_loss = [name for name in self.evaluation.probes if self.task_data(name).kind]
+        if by_loss:
+            raise ValueError(f"evaluation.probes: {by_loss[0]} has no metric but its loss; name tasks of lm-eval")
 
     def _check_task(self, name: str) -> None:
-        """Raise ValueError or InputError if a task's schedule or data are impossible."""
+        """Raise ValueError or InputError if a task's description, schedule or data are impossible."""
+        data = self.tasks[name]
+        described = [key for key in TaskData.DESCRIBING if getattr(data, key)]
+        if name in BY_NAME and described:
+            raise ValueError(f"tasks.{name}.{described[0]}: {name} is built in; choose another name for your own task")
+        if name not in BY_NAME and not data.task_kind:
+            raise ValueError(
+                f"tasks.{name} is not built in: set lm_eval or kind (docs/tasks.md), or choose one of {', '.join(BY_NAME)}"
+            )
         try:
             schedule = self.training_of(name)
         except ValidationError as error:
@@ -583,9 +746,8 @@ class Config(_WithSections):
         schedule.check_processes(self.resources.processes)
         for mode in self.grid.modes:
             schedule.check(mode, set(PROJECTIONS))
-        data = self.tasks[name]
         has_only_numbers = data.train_examples and data.validation_examples and not data.local and not data.hub
-        if get_task(name).generate and not has_only_numbers:
+        if name in BY_NAME and BY_NAME[name].generate and not has_only_numbers:
             raise ValueError(
                 f"tasks.{name} is generated: give train_examples and validation_examples, neither local nor hub"
             )
@@ -594,6 +756,20 @@ class Config(_WithSections):
     def training_backend(self) -> Backend:
         """Return the description of the backend that trains."""
         return get_backend(self.backend)
+
+    def task_data(self, name: str) -> TaskData:
+        """Return the data of a task. A probe that `tasks` does not describe is lm-eval's task of this name, or a built-in one."""
+        if name in self.tasks:
+            return self.tasks[name]
+        return TaskData() if name in BY_NAME else TaskData(lm_eval=name)
+
+    def evaluated_tasks(self, name: str) -> list[str]:
+        """Return the tasks on which a merged model of the task `name` is evaluated: its own, and the probes."""
+        return [name, *(probe for probe in self.evaluation.probes if probe != name)]
+
+    def task_file(self, name: str) -> str:
+        """Return the name, without .py, of the library's file that describes a task: its own, or that of its kind."""
+        return name if name in BY_NAME else file_of_kind(self.task_data(name).task_kind)
 
     def check_measured(self, task: str) -> None:
         """Raise InputError if the stage `throughput` cannot measure the trainings of a task."""
@@ -604,7 +780,7 @@ class Config(_WithSections):
 
         A key has the value of `tasks.NAME.training`, or else that which the user set in `training`, or else the task's
         suggestion, or else the default of Training."""
-        suggested = get_task(task).suggested_training
+        suggested = BY_NAME[task].suggested_training if task in BY_NAME else {}
         set_by_user = self.training.model_dump(include=self.training.model_fields_set)
         return Training(**{**suggested, **set_by_user, **self.tasks[task].training})
 

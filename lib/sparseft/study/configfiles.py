@@ -11,7 +11,7 @@ import yaml
 
 from sparseft.errors import InputError
 from sparseft.storage.reading import JSON_LIMIT, read_text
-from sparseft.study.config import Config, parse_section, split_mdl
+from sparseft.study.config import Config, TaskData, parse_section, split_mdl
 
 DEFAULT = Path(__file__).parents[3] / "config/config.yaml"
 HEAD = """\
@@ -111,14 +111,24 @@ def _with_places(config: Config, spell: Callable[[str], str]) -> Config:
         name: model.model_copy(update={"source": _spelled_source(model.source, spell)})
         for name, model in config.models.items()
     }
-    tasks = {
-        name: data.model_copy(update={"local": spell(data.local)}) if data.local else data
-        for name, data in config.tasks.items()
-    }
+    tasks = {name: _with_task_places(data, spell) for name, data in config.tasks.items()}
     perplexity = config.perplexity
     if perplexity and perplexity.local:
         perplexity = perplexity.model_copy(update={"local": spell(perplexity.local)})
-    return config.model_copy(update={"models": models, "tasks": tasks, "perplexity": perplexity})
+    texts = {
+        name: text.model_copy(update={"text": spell(text.local)}) if text.local else text
+        for name, text in config.masks.calibration.items()
+    }
+    masks = config.masks.model_copy(update={"calibration": texts})
+    return config.model_copy(update={"models": models, "tasks": tasks, "perplexity": perplexity, "masks": masks})
+
+
+def _with_task_places(data: TaskData, spell: Callable[[str], str]) -> TaskData:
+    """Return a task's data with `spell` applied to its folder and to its YAML file."""
+    places = {"local": spell(data.local)} if data.local else {}
+    if data.lm_eval_file:
+        places["lm_eval"] = spell(data.lm_eval_file)
+    return data.model_copy(update=places)
 
 
 def _spelled_source(source: str, spell: Callable[[str], str]) -> str:

@@ -8,7 +8,7 @@ The digest covers the syntax tree, without the words on which no result depends:
 texts of argparse, and the descriptions of pydantic's fields and of the tables' columns. Every other string counts as code.
 Error messages count too, because run_on_appliance.py decides by what a trainer printed.
 
-Every importance and every task has a file of its own. A job's digest covers only the files of the values that the job uses,
+Every importance, every built-in task and every kind of task has a file of its own. A job's digest covers only the files of the values that the job uses,
 and not the table that lists all values. So a new or an edited value reruns only its own jobs.
 """
 
@@ -23,13 +23,13 @@ from pathlib import Path
 from sparseft.importances import IMPORTANCES
 from sparseft.methods import get_method
 from sparseft.study.config import Config
-from sparseft.tasks import BY_NAME
+from sparseft.tasks import BY_NAME, KINDS, file_of_kind
 
 PACKAGE = "sparseft"
 # Folder -> the names of the values in it. Of the other axes, architectures and backends, every file counts for every job.
 AXES = {
     "importances": frozenset(importance.name for importance in IMPORTANCES),
-    "tasks": frozenset(BY_NAME),
+    "tasks": frozenset(BY_NAME) | frozenset(map(file_of_kind, KINDS)),
 }
 
 _PARSER_WORDS = frozenset({"description", "epilog"})
@@ -64,22 +64,31 @@ def code_digest(script: Path, lib: Path, without: tuple[str, ...] = (), values: 
 
 
 def job_digest(
-    script: Path, lib: Path, config: Config, wildcards: Mapping[str, str], without: tuple[str, ...] = ()
+    script: Path,
+    lib: Path,
+    config: Config,
+    wildcards: Mapping[str, str],
+    without: tuple[str, ...] = (),
+    probes: bool = False,
 ) -> str:
     """Return the digest of the code of a job. Its wildcards name its task and its method.
 
-    A job without wildcards, such as the analysis, uses every task and method of the grid."""
+    With `probes`, it also uses the tasks on which the models of its task are evaluated besides. A job without wildcards, such as the analysis, uses every task and method of the grid."""
     if wildcards:
-        values = used_values(task=wildcards.get("task"), method=wildcards.get("method"))
+        task = wildcards.get("task")
+        values = used_values(task=config.task_file(task) if task else None, method=wildcards.get("method"))
+        if probes:
+            values |= frozenset(map(config.task_file, config.evaluated_tasks(task)))
     else:
-        values = _grid_values(tuple(config.grid.tasks), tuple(config.grid.methods))
+        task_files = tuple(config.task_file(task) for task in config.grid.tasks)
+        values = _grid_values(task_files, tuple(config.grid.methods))
     return _cached_digest(script, lib, without, values)
 
 
 @cache
-def _grid_values(tasks: tuple[str, ...], methods: tuple[str, ...]) -> frozenset[str]:
+def _grid_values(task_files: tuple[str, ...], methods: tuple[str, ...]) -> frozenset[str]:
     """Return the names of all values that a grid uses."""
-    values = [used_values(task=task) for task in tasks] + [used_values(method=method) for method in methods]
+    values = [used_values(task=file) for file in task_files] + [used_values(method=method) for method in methods]
     return frozenset().union(*values)
 
 
@@ -88,7 +97,7 @@ _cached_digest = cache(code_digest)
 
 
 def used_values(*, task: str | None = None, method: str | None = None) -> frozenset[str]:
-    """Return the names of the values that a job with this task and method uses."""
+    """Return the names of the values that a job uses. `task` is the name of the file that describes its task."""
     importance = get_method(method).importance if method else None
     names = (task, importance.name if importance else None)
     return frozenset(name for name in names if name)

@@ -2,9 +2,12 @@
 
 A new task is a file beside this one and a name in TASKS. The real tasks have lm-eval's prompts, so that training and
 evaluation see the same text. Each mini task has the prompt, the answer and the fields of its real one, and generates its rows.
+
+A study can also describe tasks of its own in the configuration. Each belongs to one of KINDS, which makes the task from the
+definition in the manifest of its data (prepared.py).
 """
 
-from sparseft.errors import InputError
+from sparseft.tasks import from_lm_eval, instruction, text
 from sparseft.tasks.boolq import BOOLQ
 from sparseft.tasks.boolq_mini import BOOLQ_MINI
 from sparseft.tasks.gsm8k import GSM8K
@@ -12,17 +15,18 @@ from sparseft.tasks.gsm8k_mini import GSM8K_MINI
 from sparseft.tasks.hellaswag import HELLASWAG
 from sparseft.tasks.hellaswag_mini import HELLASWAG_MINI
 from sparseft.tasks.metrics import Metric
-from sparseft.tasks.task import Task
 
 TASKS = (BOOLQ, HELLASWAG, GSM8K, BOOLQ_MINI, HELLASWAG_MINI, GSM8K_MINI)
 BY_NAME = {task.name: task for task in TASKS}
 
 
-def get_task(name: str) -> Task:
-    """Return the task with this name. Raises InputError with the known names if there is none."""
-    if name not in BY_NAME:
-        raise InputError(f"task {name!r} is unknown", f"choose one of {', '.join(BY_NAME)}")
-    return BY_NAME[name]
+# Kind of a task that a study describes -> its module, which has `task_of(name, definition)`.
+KINDS = {"lm_eval": from_lm_eval, "instruction": instruction, "text": text}
+
+
+def file_of_kind(kind: str) -> str:
+    """Return the name, without .py, of the file of a kind."""
+    return KINDS[kind].__name__.rpartition(".")[2]
 
 
 def _metrics() -> tuple[Metric, ...]:

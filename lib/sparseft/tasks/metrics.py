@@ -1,8 +1,8 @@
 """Describe the metrics that the tasks report.
 
 tasks/scoring.py computes them by lm-eval's rules. The tables, figures and pages of the analysis read their names and words
-from here. Every metric is a fraction from 0 to 1, because the analysis gives a headline metric the interval of a proportion.
-A perplexity is no fraction, and belongs to a text, not to a task (tasks/wikitext2.py).
+from here. Every metric but the loss and its perplexity is a fraction from 0 to 1, and the analysis gives it the interval of a
+proportion. The perplexity of a text beside the task is described in tasks/wikitext2.py.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """Describe one metric: a fraction from 0 to 1."""
+    """Describe one metric."""
 
     # The key in evaluation.json, and the column of summary.csv.
     name: str
@@ -26,6 +26,9 @@ class Metric:
     phrase: str = ""
     # The one answer whose examples it is measured on; None for all examples.
     answer: str | None = None
+    # What the value is counted in.
+    unit: str = "fraction"
+    higher_is_better: bool = True
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -73,6 +76,24 @@ EXACT_MATCH_FLEXIBLE = Metric(
     meaning="Share of examples whose last number in the answer is right.",
     label="exact match of the last number",
 )
+# The headline of a task that is evaluated by its loss.
+LOSS = Metric(
+    name="loss",
+    standard_error="loss_stderr",
+    meaning="Mean loss of the answer tokens.",
+    label="loss",
+    phrase="the loss",
+    unit="nats per token",
+    higher_is_better=False,
+)
+TOKEN_PERPLEXITY = Metric(
+    name="token_perplexity",
+    standard_error=None,
+    meaning="exp(loss): the perplexity of an answer token.",
+    label="perplexity per token",
+    unit="perplexity per token, 1 or more",
+    higher_is_better=False,
+)
 
 
 def recall(answer: str) -> Metric:
@@ -84,4 +105,15 @@ def recall(answer: str) -> Metric:
         empty=f"no example has the answer {answer}",
         label=f"recall of {answer}",
         answer=answer,
+    )
+
+
+def lm_eval_metric(name: str, standard_error: str) -> Metric:
+    """Return a metric that lm-eval computes with a task's own filters or functions: a mean of fractions."""
+    return Metric(
+        name=name,
+        standard_error=standard_error,
+        meaning=f"Mean of lm-eval's {name}.",
+        label=name.replace("_", " "),
+        phrase=f"the mean of {name}",
     )

@@ -1,7 +1,8 @@
-"""Read the rows of a data folder. Each file is read once, so that the bytes that are parsed are the bytes that are hashed.
+"""Find the task of a data folder, and read its rows.
 
-prepare_task.py writes the task and the sha256 of both files into manifest.json beside them. Without a manifest, any rows are
-accepted.
+Each file is read once, so that the bytes that are parsed are the bytes that are hashed. prepare_task.py writes the task and the
+sha256 of both files into manifest.json beside them. Without a manifest, any rows of a built-in task are accepted. The manifest of
+a task that the configuration describes also holds its definition, so that every job reads the same one.
 """
 
 from pathlib import Path
@@ -9,10 +10,30 @@ from pathlib import Path
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.reading import read_json
+from sparseft.tasks import BY_NAME, KINDS
 from sparseft.tasks.rows import parse_rows, read_row_text
 from sparseft.tasks.task import SPLITS, Row, Task
 
 _REMEDY = "prepare the task again with prepare_task.py, or restore the file"
+
+
+def find_task(folder: Path, name: str) -> Task:
+    """Return the task `name`: the built-in one, or that which the manifest in its data folder defines.
+
+    Raises InputError if there is neither, or if the manifest belongs to another task."""
+    if name in BY_NAME:
+        return BY_NAME[name]
+    manifest = folder / "manifest.json"
+    if not manifest.exists():
+        raise InputError(
+            f"task {name!r} is unknown: it is not built in, and {manifest} is not there",
+            f"prepare it with prepare_task.py, or choose one of {', '.join(BY_NAME)}",
+        )
+    content = read_json(manifest, _REMEDY)
+    definition = content.get("definition")
+    if content.get("task") != name or not isinstance(definition, dict) or definition.get("kind") not in KINDS:
+        raise InputError(f"{manifest}: does not define the task {name!r}", _REMEDY)
+    return KINDS[definition["kind"]].task_of(name, definition)
 
 
 def read_splits(folder: Path, task: Task) -> tuple[dict[str, list[Row]], dict[str, str]]:

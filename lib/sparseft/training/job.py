@@ -26,8 +26,7 @@ from sparseft.storage.record import write_record_of
 from sparseft.study.config import Training, add_flags, parse_section
 from sparseft.study.digests import code_digest
 from sparseft.study.grid import NO_FINETUNE, TRAINED_MODES, Run
-from sparseft.tasks import get_task
-from sparseft.tasks.prepared import read_splits
+from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.task import SPLITS, Row, Task
 
 
@@ -107,7 +106,8 @@ def job_of(args: argparse.Namespace) -> TrainingJob:
     if args.evaluation_batch_size < 1:
         raise InputError(f"--evaluation_batch_size {args.evaluation_batch_size}", "give 1 or more")
     settings = parse_section(Training, {name: getattr(args, name) for name in Training.model_fields}, "training")
-    task = get_task(run.task)
+    task = find_task(args.data_dir, run.task)
+    task.check_trainable()
     checkpoint = Checkpoint(args.model_path)
     mask = read_mask(args.mask_path)
     mask_sha256 = sha256(args.mask_path)
@@ -148,6 +148,7 @@ def write_train_record(args: argparse.Namespace, job: TrainingJob, measured: dic
         "run_id": args.run_id,
         **job.settings.model_dump(),
         **{f"{split}_examples": len(job.rows[split]) for split in SPLITS},
+        **({"definition_sha256": job.task.definition_sha256} if job.task.definition else {}),
         **measured,
         "inputs": inputs,
         "outputs": {"adapter": adapter_digest(adapter)},
