@@ -72,6 +72,18 @@ def test_a_model_is_not_computed_in_another_dtype_than_that_of_its_files(tmp_pat
     assert load_model(folder, torch.device("cpu"))[0].dtype == torch.bfloat16
 
 
+def test_a_model_that_transformers_would_quantise_is_not_pruned_loaded_or_prepared(tmp_path):
+    folder = save_tiny("llama", tmp_path / "m")
+    change_json(folder / "config.json", quantization_config={"quant_method": "fp8"})
+    for use in (
+        lambda: prepare_model(Model(source=f"path:{folder}"), tmp_path / "out"),
+        lambda: compute_masks(Checkpoint(folder), "random", [50], seed=0),
+        lambda: load_model(folder, torch.device("cpu")),
+    ):
+        with pytest.raises(InputError, match=r"m: config\.json has a quantization_config"):
+            use()
+
+
 def test_a_model_is_not_computed_as_another_class_than_the_architecture_that_it_is_pruned_as(tmp_path):
     folder = save_tiny("llama", tmp_path / "m")
     change_json(folder / "config.json", model_type="mistral", sliding_window=4)

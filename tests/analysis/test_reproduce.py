@@ -33,6 +33,8 @@ def test_elsewhere_the_project_and_the_study_are_named(tmp_path, monkeypatch):
         f"{ROOT}/workflow/scripts/validate_sparsity.py", "--checkpoint", f"my study/{target}",
     ]  # fmt: skip
     assert "--base 'my study/models/m'" in again.validation(RUN)
+    anew = ["snakemake", "--cores", "all", "--configfile", "configuration.yaml", "--snakefile", f"{ROOT}/Snakefile"]
+    assert shlex.split(again.new_study()) == anew
 
 
 STUDY = """

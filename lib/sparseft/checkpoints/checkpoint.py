@@ -88,8 +88,15 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict:
-        """Return the content of config.json."""
-        return read_json(self.folder / "config.json", _GIVE_FOLDER)
+        """Return the content of config.json. Raises InputError if it asks for quantised weights."""
+        config = read_json(self.folder / "config.json", _GIVE_FOLDER)
+        # transformers would quantise the model when it loads it, so other weights would be run than were pruned and validated.
+        if config.get("quantization_config"):
+            raise InputError(
+                f"{self.folder}: config.json has a quantization_config",
+                "give the model in bfloat16, float16 or float32",
+            )
+        return config
 
     @property
     def architecture(self) -> Architecture:

@@ -22,6 +22,8 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTraine
     files, or the tokenizer has no end-of-sequence token. Raises it if tensors are missing or do not fit: transformers would
     draw them at random."""
     checkpoint = Checkpoint(folder)
+    # This comes first, because transformers has errors of its own for some configurations that are refused here.
+    expected = checkpoint.architecture.class_name
     model, loading = AutoModelForCausalLM.from_pretrained(
         folder,
         config=model_config(folder),
@@ -34,7 +36,7 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTraine
     if faults:
         what = f"{folder}: it does not fit its config.json: {', '.join(faults)}"
         raise InputError(what, "repair or replace the checkpoint")
-    check_class(checkpoint, type(model).__name__)
+    check_class(folder, expected, model)
     check_dtype(checkpoint, model.dtype)
     return model.to(device).eval(), load_tokenizer(folder)
 
@@ -47,14 +49,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def check_class(checkpoint: Checkpoint, name: str) -> None:
-    """Raise InputError if transformers made a model of another class than the architecture that config.json names.
+def check_class(folder: Path, expected: str, model: nn.Module) -> None:
+    """Raise InputError if transformers made a model of another class than `expected`, the architecture that config.json names.
 
     transformers goes by model_type. Pruning and evaluation go by architectures."""
-    expected = checkpoint.architecture.class_name
+    name = type(model).__name__
     if name != expected:
         raise InputError(
-            f"{checkpoint.folder}: config.json names {expected}, but its model_type makes transformers load {name}",
+            f"{folder}: config.json names {expected}, but its model_type makes transformers load {name}",
             "correct model_type or architectures in config.json",
         )
 

@@ -37,7 +37,7 @@ def empty_model(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBase]:
         model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or _stored_dtype(checkpoint))
     # init_empty_weights gave the output head of a tied model a parameter of its own.
     model.tie_weights()
-    check_class(checkpoint, type(model).__name__)
+    check_class(folder, checkpoint.architecture.class_name, model)
     check_dtype(checkpoint, model.dtype)
     return model.eval(), load_tokenizer(folder)
 
