@@ -56,7 +56,7 @@ MODELS = {
     "qwen3_moe": (
         Qwen3MoeForCausalLM,
         Qwen3MoeConfig(
-            **SIZES, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, norm_topk_prob=True
+            **SIZES, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True
         ),
     ),
 }

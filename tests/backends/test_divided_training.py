@@ -34,6 +34,8 @@ CASES = {
     "structured": ("mixtral", BF16, "structured", "sparse_to_sparse", {}),
     "dropout": ("llama", BF16, "semistructured", "sparse_to_dense", {"lora_dropout": 0.3}),
     "biases": ("qwen2", FP32, "unstructured", "sparse_to_sparse", {}),
+    "windows": ("gemma3", BF16, "unstructured", "sparse_to_sparse", {}),
+    "more experts": ("qwen3_moe", FP32, "unstructured", "sparse_to_sparse", {}),
     "targets": ("mistral", FP32, "unstructured", "sparse_to_sparse", {"lora_targets": ["q_proj", "down_proj"]}),
 }
 
