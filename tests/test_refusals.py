@@ -54,9 +54,9 @@ def test_a_model_with_more_layers_on_disk_than_configured_is_refused(tmp_path):
         load_model(folder, torch.device("cpu"))
 
 
-def test_a_projection_with_a_bias_is_refused_since_the_adapter_layers_have_none(tmp_path):
+def test_a_projection_with_a_bias_that_its_architecture_does_not_have_is_refused(tmp_path):
     bias = {"model.layers.0.self_attn.q_proj.bias": torch.zeros(32)}
-    with pytest.raises(InputError, match="q_proj.bias is a bias"):
+    with pytest.raises(InputError, match="q_proj.bias is a bias.*LlamaForCausalLM"):
         prunable_layers(altered(tmp_path / "m", lambda weights: weights.update(bias)))
 
 
@@ -70,6 +70,13 @@ def test_a_model_is_not_computed_in_another_dtype_than_that_of_its_files(tmp_pat
     with pytest.raises(InputError, match=r"model\.norm\.weight is .*F32, .*config\.json .*bfloat16"):
         load_model(mixed.folder, torch.device("cpu"))
     assert load_model(folder, torch.device("cpu"))[0].dtype == torch.bfloat16
+
+
+def test_a_model_is_not_computed_as_another_class_than_the_architecture_that_it_is_pruned_as(tmp_path):
+    folder = save_tiny("llama", tmp_path / "m")
+    change_json(folder / "config.json", model_type="mistral", sliding_window=4)
+    with pytest.raises(InputError, match=r"m: config\.json names LlamaForCausalLM, .* MistralForCausalLM"):
+        load_model(folder, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("method", ["unstructured", "structured", "semistructured", "random", "dense"])

@@ -1,4 +1,4 @@
-"""Tiny models of the three architectures, made here: 2 layers, random weights, a byte-level tokenizer."""
+"""Tiny models of all architectures, made here: 2 layers, random weights, a byte-level tokenizer."""
 
 import copy
 import json
@@ -7,13 +7,23 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 SIZES = {
@@ -29,12 +39,42 @@ SIZES = {
     "pad_token_id": 259,
     "initializer_range": 0.2,  # so that logits differ by more than rounding
 }
+WINDOW = {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}
 MODELS = {
     "llama": (LlamaForCausalLM, LlamaConfig(**SIZES, tie_word_embeddings=True)),
     "mistral": (MistralForCausalLM, MistralConfig(**SIZES, sliding_window=64)),
     "mixtral": (MixtralForCausalLM, MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2)),
+    # Only the second layer has the window.
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES, **WINDOW)),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZES, **WINDOW, head_dim=16)),
+    # The first layer has a window, and both have rotary angles of their own.
+    "gemma3": (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig(**SIZES, head_dim=16, sliding_window=64, layer_types=["sliding_attention", "full_attention"]),
+    ),
+    "olmo2": (Olmo2ForCausalLM, Olmo2Config(**SIZES)),
+    "qwen3_moe": (
+        Qwen3MoeForCausalLM,
+        Qwen3MoeConfig(
+            **SIZES, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, norm_topk_prob=True
+        ),
+    ),
 }
-PRUNABLE_LAYERS = {"llama": 14, "mistral": 14, "mixtral": 32}  # 2 x 7; 2 x (4 + 4 experts x 3)
+# It writes each message as <s>ROLE, a line break, its content and </s>.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<s>' + message.role + '\\n' + message.content + '</s>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<s>assistant\\n' }}{% endif %}"
+)
+PRUNABLE_LAYERS = {
+    "llama": 14,
+    "mistral": 14,
+    "mixtral": 32,
+    "qwen2": 14,
+    "qwen3": 14,
+    "gemma3": 14,
+    "olmo2": 14,
+    "qwen3_moe": 32,
+}  # 2 x 7; 2 x (4 + 4 experts x 3)
 
 
 def save_tiny(
@@ -45,7 +85,10 @@ def save_tiny(
     config = copy.deepcopy(config)
     config.update(changes or {})
     torch.manual_seed(0)
-    kind(config).to(dtype).save_pretrained(folder, **options)
+    model = kind(config)
+    for parameter in _attention_vectors(model):
+        parameter.data += 0.2 * torch.randn(parameter.shape)
+    model.to(dtype).save_pretrained(folder, **options)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: number for number, letter in enumerate([*alphabet, "<unk>", "<s>", "</s>", "<pad>"])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -54,6 +97,11 @@ def save_tiny(
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     return folder
+
+
+def _attention_vectors(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Return the biases and norms of the attention. transformers makes them 0 and 1, which would hide that one is lost."""
+    return [parameter for name, parameter in model.named_parameters() if ".self_attn." in name and parameter.ndim == 1]
 
 
 def append_token(folder: Path, token: str = "</s>") -> Path:

@@ -1,4 +1,4 @@
-"""Sparse fine-tuning of LLaMA, Mistral and Mixtral: masks, masked LoRA, the sparse merge and its proof."""
+"""Sparse fine-tuning of large language models: masks, masked LoRA, the sparse merge and its proof."""
 
 import os
 import sys

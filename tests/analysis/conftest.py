@@ -11,7 +11,7 @@ import pytest
 from sparseft.storage.record import write_record
 from sparseft.study.config import Training
 from sparseft.study.grid import Run
-from sparseft.tasks.scoring import choice_metrics, f1_standard_error, generated_metrics
+from sparseft.tasks.scoring import choice_metrics, f1_standard_error, generated_metrics, ratio_error
 from sparseft.tasks.wikitext2 import TEXT_SHA256
 
 LAYERS = 210
@@ -37,7 +37,11 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
 
     `changes` may have: loss, loss_before, value_before, speed, examples, backend, device, batch_size, training (its settings),
     metrics (further ones), labels (a function of the outcomes), classes (True: yes and no are scored), generated, few_shot,
-    distinct_prompts, train_overlap."""
+    distinct_prompts, train_overlap, definition (True: the task is not built in), by_loss (True: `value` is the loss, which is
+    the metric), fractions (True: outcomes lie between 0 and 1), probes (values by name)."""
+    if changes.get("by_loss"):
+        before = changes.get("value_before", value)
+        changes = {**changes, "loss": value, "loss_before": before, "definition": True}
     loss = changes.get("loss", 2.0)
     inputs = {"model": digest(run.model), "mask": digest(run.model, run.method, run.sparsity)}
     inputs["adapter"] = None if run.mode == "no_finetune" else digest(run.id, "adapter")
@@ -56,6 +60,7 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
             "train_overlap": changes.get("train_overlap", 0),
             "device": changes.get("device", CPU),
             "inputs": {"model": dict(merged), **data, "wikitext2": TEXT_SHA256},
+            **({"probes": probes(run, changes["probes"])} if "probes" in changes else {}),
         },
     }
     if inputs["adapter"]:
@@ -64,6 +69,7 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
         files["before_merge"] = {**before, "inputs": {**inputs, **data}}
         files["train"] = {
             **training(run, loss, loss_before, changes),
+            **definition(run, changes),
             "inputs": {
                 "model": inputs["model"],
                 "mask": inputs["mask"],
@@ -107,10 +113,20 @@ def training(run: Run, loss: float, loss_before: float, changes: dict) -> dict:
 def scored(run: Run, value: float, loss: float, changes: dict) -> dict:
     """Return what an evaluation has before and after a merge, without its inputs. Every number follows from its rows."""
     examples = changes.get("examples", 200)
-    hits = outcomes(run, value, examples)
     nats = losses(run, loss, examples)
+    if changes.get("by_loss"):
+        rows = by_loss(loss, nats, tokens(run, examples))
+    elif changes.get("fractions"):
+        rows = partly_right(outcomes(run, value, examples))
+    else:
+        hits = outcomes(run, value, examples)
+        answers = generated(hits) if changes.get("generated") else chosen(hits, nats, changes)
+        metric = "exact_match" if changes.get("generated") else "acc"
+        rows = {"metric": metric, "value": value, "standard_error": standard_error(value, examples), "outcomes": hits}
+        rows |= answers
     return {
         "task": run.task,
+        **definition(run, changes),
         "examples": examples,
         "seconds": 12.5,
         "peak_memory_bytes": 1_250_000_000,
@@ -120,15 +136,71 @@ def scored(run: Run, value: float, loss: float, changes: dict) -> dict:
         "few_shot": changes.get("few_shot", 0),
         "loss_few_shot": 0,
         "distinct_prompts": changes.get("distinct_prompts", examples),
-        "metric": "exact_match" if changes.get("generated") else "acc",
-        "value": value,
-        "standard_error": standard_error(value, examples),
         "eval_loss": loss,
-        "outcomes": hits,
         "losses": nats,
         "answer_tokens": tokens(run, examples).tolist(),
-        **(generated(hits) if changes.get("generated") else chosen(hits, nats, changes)),
+        **rows,
     }
+
+
+def definition(run: Run, changes: dict) -> dict:
+    """Return the digest of the definition of a task that is not built in."""
+    return {"definition_sha256": digest(run.task, "definition")} if changes.get("definition") else {}
+
+
+def by_loss(loss: float, nats: list[float], count: np.ndarray) -> dict:
+    """Return the result of a task whose metric is the loss."""
+    error = ratio_error(np.array(nats), count)
+    metrics = {"loss": loss, "loss_stderr": error, "token_perplexity": float(np.exp(loss))}
+    return {
+        "metric": "loss",
+        "value": loss,
+        "standard_error": error,
+        "chance": None,
+        "harness": None,
+        "metrics": metrics,
+    }
+
+
+def partly_right(hits: list[float]) -> dict:
+    """Return generated answers that lm-eval scored between 0 and 1: a hit as 0.75 or 1, a miss as 0 or 0.25."""
+    scores = [0.75 * hit + 0.25 * (number % 2) for number, hit in enumerate(hits)]
+    value = float(np.mean(scores))
+    error = float(np.std(scores, ddof=1) / len(scores) ** 0.5)
+    return {
+        "metric": "overlap",
+        "value": value,
+        "standard_error": error,
+        "outcomes": scores,
+        "labels": ["seven"] * len(hits),
+        "generations": ["seven or so"] * len(hits),
+        "predictions": ["seven or so"] * len(hits),
+        "scored_by": "lm-eval",
+        "metrics": {"overlap": value, "overlap_stderr": error},
+        "chance": 0.0,
+    }
+
+
+def probes(run: Run, values: dict[str, float]) -> dict:
+    """Return the results on probes of 100 examples each."""
+    results = {}
+    for name, value in values.items():
+        probed = Run(**{**vars(run), "task": name})
+        hits = outcomes(probed, value, 100)
+        results[name] = {
+            "metric": "acc",
+            "value": value,
+            "standard_error": standard_error(value, 100),
+            "examples": 100,
+            "outcomes": hits,
+            **chosen(hits, losses(probed, 2.0, 100), {}),
+            "data_sha256": digest(name, "validation"),
+            "train_sha256": digest(name, "train"),
+            "definition_sha256": digest(name, "definition"),
+            "harness": "lm-eval 0.4.13",
+            "few_shot": 0,
+        }
+    return results
 
 
 def generated(hits: list[float]) -> dict:

@@ -26,7 +26,7 @@ def test_the_example_is_empty_and_has_the_columns():
 
 def test_cells_without_counterpart_are_named_and_stay_empty(write_run, tmp_path):
     write_run(TUNED, 0.5, speed=4.0)
-    write_run(TUNED.replace("50", "70"), 0.25, speed=4.5)
+    write_run(TUNED.replace("50", "70"), 0.25, speed=4.5, training={"lora_r": 9})
     path = write(tmp_path, f'Phoenix,t,50,0.625,2,"{CPU}"', 'Phoenix,t,90,0.3,8,"GPU, one"', 'Other,t,50,,2,"GPU, one"')
     done = analyze(tmp_path / "runs", tmp_path / "out", "--baseline", str(path), "--plot")
     assert (done.returncode, done.stderr.splitlines()) == (0, ["t at 70 %: no baseline", "t at 90 %: no run of ours"])
@@ -39,9 +39,24 @@ def test_cells_without_counterpart_are_named_and_stay_empty(write_run, tmp_path)
         [90, "Phoenix", None, 0.3, None, None],
     ]
     check(tmp_path / "out/baseline_comparison.csv")
-    svg = (tmp_path / "out/plots/t_acc_vs_sparsity.svg").read_bytes()
+    svg = (tmp_path / "out/plots/setting1_t_acc_vs_sparsity.svg").read_bytes()
     analyze(tmp_path / "runs", tmp_path / "out", "--plot")
-    assert svg != (tmp_path / "out/plots/t_acc_vs_sparsity.svg").read_bytes()
+    assert svg != (tmp_path / "out/plots/setting1_t_acc_vs_sparsity.svg").read_bytes()
+
+
+def test_two_settings_of_one_cell_and_the_sparsity_that_was_reached_are_shown(write_run, tmp_path):
+    def coarse(files: dict) -> None:
+        report = files["validation_report"]
+        report["expected_sparsity"] = report["actual_sparsity"] = report["sparsity_within_tolerance"] = 0.6
+        for row in report["layers"]:
+            row.update(pruned=600, zeros=600)
+
+    write_run(TUNED, 0.25, change=coarse, training={"lora_r": 4})
+    write_run(TUNED.replace("seed0", "seed1"), 0.75, change=coarse, training={"lora_r": 8})
+    analyze(tmp_path / "runs", tmp_path / "out", "--baseline", str(write(tmp_path, "Phoenix,t,50,0.5,,")))
+    table = pd.read_csv(tmp_path / "out/baseline_comparison.csv")
+    rows = table[["setting", "sparsity", "reached_sparsity", "difference"]].to_numpy().tolist()
+    assert rows == [["lora_r 4", 50, 0.6, -0.25], ["lora_r 8", 50, 0.6, 0.25]]
 
 
 @pytest.mark.parametrize(("lines", "header", "words"), [

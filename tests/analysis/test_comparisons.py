@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from scipy import stats
 from sparseft.analysis import tables
 from sparseft.analysis.comparisons import compare, correct, judge
 from sparseft.analysis.derived import derive
 from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
-from sparseft.analysis.statistics import loss_intervals, mcnemar_p, paired_t_p
+from sparseft.analysis.statistics import difference_intervals, loss_intervals, mcnemar_p, paired_t_p
 from sparseft.study.grid import Run
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
@@ -49,6 +50,19 @@ def test_one_pair_of_runs_is_mcnemar_s_test(write_run, tmp_path):
     assert (row["difference"], row["p_value"]) == (-0.25, mcnemar_p(theirs, ours))
     assert row["difference_low"] < -0.25 < row["difference_high"] < 0
     assert row["significant"]
+
+
+def test_partial_credit_is_compared_by_student_s_paired_test(write_run, tmp_path):
+    write_run(DENSE, 0.75, fractions=True, definition=True)
+    write_run(TUNED, 0.5, fractions=True, definition=True)
+    theirs, ours = (record.evaluation.outcomes for record in read_runs(tmp_path / "runs")[0])
+    assert set(ours) == {0.0, 0.25, 0.75, 1.0}
+    row = compared(tmp_path).iloc[0]
+    assert (row["metric"], row["difference"]) == ("overlap", pytest.approx(-0.25 * 0.75))
+    assert row["p_value"] == stats.ttest_rel(ours, theirs).pvalue
+    low, high = difference_intervals(ours - theirs)
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx((low, high))
+    assert judged(tmp_path)["verdict"] == "beyond tolerance"
 
 
 def test_of_several_seeds_the_weakest_test_decides(write_run, tmp_path):
@@ -120,6 +134,18 @@ def test_where_a_seed_has_no_counterpart_there_is_no_test_and_no_significance(wr
     assert (row["n"], row["family_size"], row["significant"]) == (0, 0, False)
     assert pd.isna(row["p_value"])
     assert pd.isna(row["p_holm"])
+
+
+def test_seeds_that_only_the_other_cell_has_leave_no_test(write_run, tmp_path):
+    for seed, value in enumerate([0.3, 0.9, 0.9]):
+        write_run(DENSE.replace("seed0", f"seed{seed}"), value)
+    # In the one seed that both have, the value rises. The mean over all seeds falls.
+    write_run(TUNED, 0.5)
+    row = compared(tmp_path).iloc[0]
+    assert row["difference_high"] < 0
+    assert (row["n"], row["family_size"]) == (0, 0)
+    assert not row[["significant", "eval_loss_significant"]].any()
+    assert pd.isna(judged(tmp_path)["verdict"])
 
 
 def test_identical_runs_do_not_differ(write_run, pieces, tmp_path):

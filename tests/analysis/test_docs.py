@@ -8,11 +8,12 @@ from sparseft.analysis import tables
 from sparseft.analysis.columns import MISSING, STUDY_TABLES, TABLES
 from sparseft.analysis.records import Gap, read_measurements
 from sparseft.analysis.throughput_table import throughput_table
-from sparseft.tasks.wikitext2 import PREFIXES, TEXT_SHA256, metric_name
+from sparseft.tasks.wikitext2 import TEXT_SHA256, metric_name
 from test_analyze_results import analyze
 from test_throughput_table import write_cell
 
 PPL_CONTEXT = 20  # the N in the name of a perplexity's column
+PROBE = "piqa"  # the NAME in the names of a probe's columns
 TYPES = {
     "text": r".*[^\d.].*",
     "version": r"\d+\.\d+\.\d+.*",
@@ -33,11 +34,19 @@ RUNS = {
 MASK = {"scope": "row", "sequential": True, "seed": 1, "nm_group": 4, "calibration_examples": 128}
 
 
-def check(path: Path, perplexity: str | None = None) -> None:
-    """Compare the file at `path` with its description; `perplexity` is the column of the measured one, if any."""
+def check(path: Path, perplexity: str | None = None, *, further: tuple[str, ...] = ()) -> None:
+    """Compare the file at `path` with its description.
+
+    `perplexity` is the column of the measured one, if any. `further` begins the names of the other columns that exist only if a
+    run has a value."""
     described = {table.file: table.columns for table in TABLES}[path.name]
-    columns = {column.name.replace("ppl_N", f"ppl_{PPL_CONTEXT}"): column for column in described}
-    expected = [name for name in columns if name == perplexity or not name.startswith(PREFIXES)]
+    names = {
+        column.name: column.name.replace("ppl_N", f"ppl_{PPL_CONTEXT}").replace("NAME", PROBE) for column in described
+    }
+    columns = {names[column.name]: column for column in described}
+    optional = [name for name, column in columns.items() if name != column.name or column.is_optional]
+    present = [name for name in optional if name == perplexity or name.startswith(further)]
+    expected = [name for name in columns if name not in optional or name in present]
     written = pd.read_csv(path, dtype=str, keep_default_na=False)
     assert list(written) == expected
     for name in expected:
@@ -97,3 +106,18 @@ def test_every_description_is_a_sentence_with_a_known_type():
     for column in columns:
         assert column.type in TYPES, column.name
         assert column.meaning.endswith("."), column.name
+
+
+def test_the_tables_of_losses_and_of_probes_are_as_the_docs_say(write_run, tmp_path):
+    for run_id, value in RUNS.items():
+        rate = 0.002 if run_id.endswith("seed2") else 0.001
+        write_run(run_id, 3 - value, by_loss=True, speed=4.5, training={"learning_rate": rate}, probes={PROBE: value},
+                  change=lambda files: files["validation_report"].update(mask=MASK))  # fmt: skip
+    write_run("m-u-random-sparsity50-no_finetune-seed0", 0.5, labels=lambda _: [0] * 80 + [1] * 120, classes=True)
+    write_run("m-v-random-sparsity50-no_finetune-seed0", 0.5, generated=True)
+    analyze(tmp_path / "runs", tmp_path)
+    further = ("probe", "token_perplexity", "definition")
+    written = pd.read_csv(tmp_path / "summary.csv", index_col="run_id")
+    assert {"probe_piqa", "probes_mean", "token_perplexity", "definition_sha256"} <= set(written)
+    for name in ("comparisons.csv", "grouped_summary.csv", "sparsity_vs_performance.csv"):
+        check(tmp_path / name, further=further)

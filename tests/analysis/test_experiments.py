@@ -138,6 +138,25 @@ def test_a_structured_method_is_said_with_the_sparsity_that_it_reached(write_run
     write_run(TUNED.replace("unstructured", "random"), 0.25)
     assert "(reached 60.0 % against 50.0 %)" in sentence_with(tmp_path, "sparse_to_dense", "random pruning", "values")
     assert results_table(derived(tmp_path).cells)["sparsity, %"].tolist() == ["50 (60.0)", "50"]
+    (control,) = [text for text in headline(derived(tmp_path), 0.02) if text.startswith("Random pruning")]
+    assert "at 50 (reached 50.0 against 60.0) % (0.25 against 0.75)" in control
+
+
+def test_a_mask_that_prunes_nothing_is_not_the_best_method_of_its_sparsity(write_run, tmp_path):
+    def nothing(files: dict) -> None:
+        report = files["validation_report"]
+        report["expected_sparsity"] = report["actual_sparsity"] = report["sparsity_within_tolerance"] = 0.0
+        for row in report["layers"]:
+            row.update(pruned=0, zeros=0)
+
+    untuned = TUNED.replace("sparse_to_dense", "no_finetune")
+    write_run(DENSE, 0.75)
+    write_run(untuned, 0.25)
+    for method in ("structured", "random"):
+        write_run(untuned.replace("unstructured", method), 0.75, change=nothing)
+    sentences = headline(derived(tmp_path), 0.02)
+    assert len(sentences) == 1
+    assert sentences[0].startswith("At 50 % unstructured pruning lowers accuracy from 0.75 to 0.25")
 
 
 def test_a_run_with_a_fault_supports_no_sentence(write_run, tmp_path):

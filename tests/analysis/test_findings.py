@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sparseft.analysis.claims import EXCLUDED, FALL, OPEN, RISE, SAME, UNKNOWN, Claim, Results, claims
+from sparseft.analysis.claims import BETTER, EXCLUDED, OPEN, SAME, UNKNOWN, WORSE, Claim, Results, claims
 from sparseft.analysis.derived import Derived, derive
 from sparseft.analysis.findings import explain_verdict, findings, headline
 from sparseft.analysis.judgement import judge_runs
@@ -63,9 +63,9 @@ def numbers(text: str) -> list[float]:
 
 def test_a_curve_that_bends_is_summed_up_in_four_sentences(study):
     derived = study(CURVE)
-    assert [claim(derived, sparsity).pruning for sparsity in (30, 50, 70)] == [SAME, FALL, FALL]
+    assert [claim(derived, sparsity).pruning for sparsity in (30, 50, 70)] == [SAME, WORSE, WORSE]
     assert [claim(derived, sparsity).hopeless for sparsity in (30, 50, 70)] == [False, False, True]
-    assert (claim(derived, 50).tuning, claim(derived, 50).remaining) == (RISE, SAME)
+    assert (claim(derived, 50).tuning, claim(derived, 50).remaining) == (BETTER, SAME)
     assert numbers(sentence(derived, 30))[:2] == [0.95, 0.94]
     assert numbers(sentence(derived, 50)) == [0.94, 0.70, 0.95, 0.96]
     assert numbers(sentence(derived, 70)) == [0.94, 0.26, 0.25]  # the last is chance
@@ -106,7 +106,7 @@ def test_a_loss_is_excluded_only_up_to_the_first_point_of_the_curve_that_fails(s
 
 def test_fine_tuning_that_helps_but_not_to_the_dense_level_is_said_with_that_level(study):
     derived = study(DENSE | {("unstructured", 70): (30, 60, 70)})
-    assert (claim(derived, 70).tuning, claim(derived, 70).remaining) == (RISE, FALL)
+    assert (claim(derived, 70).tuning, claim(derived, 70).remaining) == (BETTER, WORSE)
     text = sentence(derived, 70)
     assert numbers(text) == [0.94, 0.30, 0.70, 0.96]
     assert "brings" not in text
@@ -124,7 +124,7 @@ def test_fine_tuning_brings_nothing_back_where_one_of_several_values_stays_below
 def test_fine_tuning_that_does_not_help_is_not_called_hopeless_above_chance(study):
     derived = study(DENSE | {("unstructured", 70): (50, 52, 51)})
     result = claim(derived, 70)
-    assert (result.pruning, result.tuning, result.hopeless) == (FALL, SAME, False)
+    assert (result.pruning, result.tuning, result.hopeless) == (WORSE, SAME, False)
     assert numbers(sentence(derived, 70)) == [0.94, 0.50, 0.52]
     assert "nothing helps" not in sentence(derived, 70)
 
@@ -137,7 +137,7 @@ def test_nothing_is_called_hopeless_while_a_run_of_the_sparsity_has_a_fault(stud
 
 def test_fine_tuning_that_hurts_is_said(study):
     derived = study({("dense", 0): (94, 60), ("unstructured", 50): (93, 61, 50)})
-    assert claim(derived, 50).tuning == FALL
+    assert claim(derived, 50).tuning == WORSE
     assert numbers(sentence(derived, 50)) == [0.93, 0.94, 0.61, 0.60]
 
 
@@ -186,7 +186,7 @@ def test_without_trained_runs_fine_tuning_is_not_mentioned(study):
 
 def test_trained_runs_without_untrained_ones_are_compared_with_the_fine_tuned_dense_model(study):
     derived = study({("dense", 0): (None, 96), ("unstructured", 50): (None, 70, 60)})
-    assert (claim(derived, 50).pruning, claim(derived, 50).remaining) == (UNKNOWN, FALL)
+    assert (claim(derived, 50).pruning, claim(derived, 50).remaining) == (UNKNOWN, WORSE)
     assert numbers(sentence(derived, 50)) == [0.70, 0.96]
 
 
@@ -196,7 +196,7 @@ def test_of_several_seeds_one_that_does_not_agree_leaves_no_claim(study, write_r
     write_run("m-t-unstructured-sparsity50-sparse_to_sparse-seed1", 0.71, examples=100)
     derived = study({})
     result = claim(derived, 50)
-    assert (result.pruning, result.tuning) == (FALL, SAME)
+    assert (result.pruning, result.tuning) == (WORSE, SAME)
     assert numbers(sentence(derived, 50)) == [0.94, 0.70, 0.83]  # the means over both seeds
 
 
@@ -219,7 +219,7 @@ def test_a_dense_model_at_chance_has_nothing_to_lose(study):
 
 def test_where_only_the_untrained_dense_model_is_at_chance_the_fine_tuned_ones_are_compared(study):
     derived = study({("dense", 0): (26, 90), ("unstructured", 50): (25, 60, 65)})
-    assert (claim(derived, 50).pruning, claim(derived, 50).remaining) == (UNKNOWN, FALL)
+    assert (claim(derived, 50).pruning, claim(derived, 50).remaining) == (UNKNOWN, WORSE)
     assert numbers(headline(derived, TOLERANCE)[0]) == [0.26, 0.25]
     assert numbers(sentence(derived, 50)) == [0.65, 0.90]
 
@@ -270,7 +270,7 @@ def test_nine_sparsities_are_at_most_four_sentences_and_every_sparsity_is_in_one
 def test_a_fall_that_only_fine_tuned_models_show_is_not_merged_with_none(study):
     result = claim(study(CURVE), 30)
     assert result.pruning == SAME
-    assert replace(result, remaining=FALL).outcome != replace(result, remaining=SAME).outcome
+    assert replace(result, remaining=WORSE).outcome != replace(result, remaining=SAME).outcome
 
 
 def fault(files: dict) -> None:

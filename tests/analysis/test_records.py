@@ -167,6 +167,54 @@ def test_generated_answers_are_extracted_and_matched_again(write_run, tmp_path, 
     assert names(reasons(tmp_path / "runs")[TUNED][1], words)
 
 
+@pytest.mark.parametrize(("change", "words"), [
+    ({"outcomes": [1.0] * 200}, "value 0.5 outcomes"),
+    ({"value": 0.25}, "value 0.25 outcomes metrics.overlap"),
+    ({"standard_error": 0.5}, "standard_error 0.5 outcomes"),
+    ({"outcomes": [1.5] + [0.5] * 199}, "outcomes 0 1"),
+    ({"predictions": None}, "outcomes predictions labels"),
+])  # fmt: skip
+def test_the_mean_of_outcomes_that_only_lm_eval_can_compute_is_checked(write_run, tmp_path, change, words):
+    write_run(UNTUNED, 0.4, fractions=True, definition=True)
+    write_run(TUNED, 0.5, fractions=True, definition=True, change=lambda files: files["evaluation"].update(change))
+    assert names(reasons(tmp_path / "runs")[TUNED][1], words)
+
+
+def test_outcomes_that_only_lm_eval_can_compute_are_named_as_not_checked(write_run, tmp_path):
+    write_run(UNTUNED, 0.4, fractions=True, definition=True)
+    (record,), gaps = read_runs(tmp_path / "runs")
+    assert gaps == []
+    assert names(record.evaluation.not_recomputed, "overlap example lm-eval")
+    write_run(UNTUNED, 0.4, definition=True)
+    ((record,), _) = read_runs(tmp_path / "runs")
+    assert record.evaluation.not_recomputed is None
+
+
+def test_a_built_in_task_is_never_scored_by_lm_eval_alone(write_run, tmp_path):
+    write_run(TUNED, 0.5)
+    write_run(UNTUNED, 0.4, change=lambda files: files["evaluation"].update(scored_by="lm-eval"))
+    assert names(reasons(tmp_path / "runs")[UNTUNED][1], "scored_by lm-eval")
+
+
+def test_a_metric_of_lm_eval_that_is_not_known_here_stays_in_its_file(write_run, tmp_path):
+    further = lambda files: files["evaluation"]["metrics"].update(overlap_strict=0.25)  # noqa: E731
+    write_run(UNTUNED, 0.5, fractions=True, definition=True, change=further)
+    ((record,), gaps) = read_runs(tmp_path / "runs")
+    assert gaps == []
+    assert record.evaluation.metrics["overlap_strict"] == 0.25
+
+
+@pytest.mark.parametrize("error", ["em_stderr_strict", "em_strict_stderr"])
+def test_the_standard_error_of_a_filtered_metric_is_found(write_run, tmp_path, error):
+    def rename(files: dict) -> None:
+        result = files["evaluation"]
+        result["metrics"] = {"em_strict": result["value"], error: result["standard_error"]}
+        result["metric"] = "em_strict"
+
+    write_run(UNTUNED, 0.5, fractions=True, definition=True, change=rename)
+    assert read_runs(tmp_path / "runs")[1] == []
+
+
 def test_the_evidence_is_not_kept_in_memory(write_run, tmp_path):
     write_run(TUNED, 0.5)
     (record,), _ = read_runs(tmp_path / "runs")

@@ -31,6 +31,27 @@ def test_labels_and_lengths_are_those_of_the_rows(tmp_path):
             assert word in check.fault
 
 
+def test_of_a_loss_only_the_file_is_compared(tmp_path):
+    data = write(tmp_path)
+    answers = RightAnswers(tmp_path)
+    assert answers.check("boolq", data, None) == AnswerCheck()
+    assert answers.check("boolq", "f" * 64, None).unchecked
+    (tmp_path / "data/boolq/manifest.json").write_text(json.dumps({"sha256": {"validation": "0" * 64}}))
+    assert RightAnswers(tmp_path).check("boolq", data, None).fault
+
+
+def test_the_definition_is_that_of_the_manifest(tmp_path):
+    write(tmp_path)
+    definition = {"kind": "text", "length": 8}
+    for name in ("own", "other"):
+        folder = tmp_path / "data" / name
+        folder.mkdir()
+        (folder / "manifest.json").write_text(json.dumps({"task": "own", "definition": definition}))
+    answers = RightAnswers(tmp_path)
+    digest = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
+    assert [answers.definition(name) for name in ("own", "other", "boolq", "absent")] == [digest, None, None, None]
+
+
 def test_a_file_is_read_once(tmp_path):
     data = write(tmp_path)
     answers = RightAnswers(tmp_path)

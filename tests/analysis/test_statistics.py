@@ -11,7 +11,9 @@ from sparseft.analysis.statistics import (
     holm,
     loss_intervals,
     mcnemar_p,
+    outcomes_p,
     paired_t_p,
+    proportion_interval,
     t_interval,
     verdict,
 )
@@ -121,6 +123,25 @@ def test_the_test_of_losses_is_scipy_s_paired_one():
     ours, theirs = np.random.default_rng(5).gamma(2, 1, (2, 40))
     assert paired_t_p(ours - theirs) == stats.ttest_rel(ours, theirs).pvalue
     assert (paired_t_p(ours - ours), loss_intervals(ours - ours, np.ones(40))) == (1, (0, 0))
+
+
+def test_outcomes_of_0_and_1_have_mcnemar_s_test_and_partial_credit_student_s():
+    rng = np.random.default_rng(7)
+    ours, theirs = rng.integers(0, 2, (2, 60)).astype(float)
+    assert outcomes_p(ours, theirs) == mcnemar_p(ours, theirs)
+    # Rounded to integers, all of these would be misses.
+    ours, theirs = ours * 0.75, rng.uniform(0, 0.9, 60)
+    assert outcomes_p(ours, theirs) == stats.ttest_rel(ours, theirs).pvalue
+    assert outcomes_p(ours, ours) == 1
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 0.4])
+def test_wilson_s_interval_is_never_narrower_than_that_of_partial_credit(spread):
+    scores = 0.5 + spread * np.tile([-1, 1], 100)
+    low, high = proportion_interval(scores.mean(), 200)
+    ours = t_interval(scores.mean(), stats.sem(scores), 200)
+    assert low < ours[0]
+    assert ours[1] < high
 
 
 def test_a_point_is_within_tolerance_only_if_its_whole_interval_is():

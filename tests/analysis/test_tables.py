@@ -230,6 +230,12 @@ def test_rows_follow_the_study_and_not_the_alphabet(write_run, tmp_path):
     ]
 
 
+def test_methods_that_calibrate_on_a_text_follow_those_of_the_task():
+    column = pd.Series(["random", "unstructured_wanda_on_c4", "unstructured_wanda", "dense"], name="method")
+    table = tables.tidy(pd.DataFrame({"method": column}), ["method"])
+    assert table["method"].tolist() == ["dense", "random", "unstructured_wanda", "unstructured_wanda_on_c4"]
+
+
 def test_digest_of_several_files_is_that_of_their_sha256sum_listing():
     # printf 'aa  1.safetensors\nbb  2.safetensors\n' | sha256sum
     assert files_digest({"2.safetensors": "bb", "1.safetensors": "aa"}).startswith("f3c3be5bfd2f4ba5")

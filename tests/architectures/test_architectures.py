@@ -1,5 +1,6 @@
 """The table of the architectures, beside the models that transformers builds."""
 
+import copy
 import dataclasses
 import re
 import subprocess
@@ -8,16 +9,23 @@ import sys
 import pytest
 import torch
 from safetensors import safe_open
-from sparseft.architectures import ARCHITECTURES, LLAMA, PROJECTIONS, decoder, find_architecture, tensor_shapes
+from sparseft.architectures import (
+    ARCHITECTURES,
+    LLAMA,
+    MISTRAL,
+    PROJECTIONS,
+    QWEN2,
+    QWEN3,
+    find_architecture,
+    tensor_shapes,
+)
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import coupled_parts, prunable_layers
 from sparseft.checkpoints.modelzoo_names import places
-from sparseft.checkpoints.soundness import check_tensors
 from sparseft.errors import InputError
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.planning.model_sizes import NAMED
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 
 def test_every_architecture_has_a_tiny_model_of_its_own():
@@ -51,7 +59,7 @@ def test_the_prunable_layers_are_the_linears_of_transformers_decoder_layers(tiny
 def test_every_coupled_matrix_is_a_tensor_of_a_layer_and_in_one_group(architecture):
     names = [name for group in architecture.coupled for name in group.names]
     assert len(names) == len(set(names)) == len(architecture.projections)
-    assert set(names) <= architecture.layer_tensors.keys()
+    assert {f"{name}.weight" for name in names} <= architecture.layer_tensors.keys()
 
 
 def test_every_coupled_unit_divides_the_channels_of_its_layers(tiny):
@@ -67,26 +75,24 @@ def test_the_projections_of_all_architectures_each_come_once():
     assert list(PROJECTIONS) == [*attention, "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"]
 
 
-@pytest.mark.parametrize("classes", [["GPT2LMHeadModel"], [], None, "LlamaForCausalLM", [None]])
+@pytest.mark.parametrize("classes", [["GPT2LMHeadModel"], ["Phi3ForCausalLM"], [], None, "LlamaForCausalLM", [None]])
 def test_an_unknown_class_is_refused_with_the_known_ones_and_the_place(classes):
     known = ", ".join(architecture.class_name for architecture in ARCHITECTURES)
     with pytest.raises(InputError, match=f"^here: .*{re.escape(known)}"):
         find_architecture(classes, "here")
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda architecture: architecture.class_name)
-def test_a_model_without_one_of_its_sizes_is_refused_by_the_key(architecture):
-    config = dict(NAMED["hub:mistralai/Mixtral-8x7B-v0.1"], architectures=[architecture.class_name])
-    assert tensor_shapes(config, "here")
-    for key in architecture.sizes:
+def test_a_model_without_one_of_its_sizes_is_refused_by_the_key(tiny):
+    assert tensor_shapes(tiny.config, "here")
+    for key in tiny.architecture.sizes:
         with pytest.raises(InputError, match=rf"^here: .*\b{key}\b"):
-            tensor_shapes({name: value for name, value in config.items() if name != key}, "here")
+            tensor_shapes({name: value for name, value in tiny.config.items() if name != key}, "here")
         with pytest.raises(InputError, match=rf"^here: .*\b{key}\b.*True"):
-            tensor_shapes(config | {key: True}, "here")
+            tensor_shapes(tiny.config | {key: True}, "here")
 
 
 def test_a_smaller_model_that_keeps_everything_has_the_same_sizes(tiny):
-    units = {"intermediate_size": 48, "num_key_value_heads": 2}
+    units = {group.unit: tiny.config[group.unit] for group in tiny.architecture.coupled}
     changes = tiny.architecture.smaller_config(tiny.config, units)
     assert tensor_shapes(tiny.config | changes, "here") == tensor_shapes(tiny.config, "here")
 
@@ -99,26 +105,48 @@ def test_an_architecture_without_names_in_modelzoo_is_refused_there(monkeypatch)
         places(config, tensor_shapes(config, "here"))
 
 
-def test_an_architecture_like_llama_needs_only_a_value_of_the_table(monkeypatch, tmp_path):
-    """Qwen3 is LLaMA's decoder with two more norms. transformers writes the tensors that its value describes."""
-    norms = {"self_attn.q_norm": ("head_dim",), "self_attn.k_norm": ("head_dim",)}
-    qwen3 = dataclasses.replace(
-        LLAMA,
-        class_name="Qwen3ForCausalLM",
-        sizes=(*decoder.SIZES, "head_dim"),
-        layer_tensors=LLAMA.layer_tensors | norms,
-        smaller_config=decoder.smaller_config,
-        modelzoo_names=None,
-    )
-    monkeypatch.setattr("sparseft.architectures.ARCHITECTURES", (*ARCHITECTURES, qwen3))
-    Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)).save_pretrained(tmp_path)
-    checkpoint = Checkpoint(tmp_path)
-    check_tensors(checkpoint, tmp_path)
-    assert len(prunable_layers(checkpoint)) == PRUNABLE_LAYERS["llama"]
-    ffn, attention = coupled_parts(checkpoint)[:2]
-    assert [part.width for part in ffn] == [1, 1, 1]
-    # 4 query heads of 16 rows on 2 key-value heads.
-    assert [part.width for part in attention] == [32, 16, 16, 32]
+# Keys of config.json, as some models have them, that decide which decoder layers have a window.
+WINDOWS = [
+    {},
+    {"use_sliding_window": False, "sliding_window": 131072, "max_window_layers": 2},
+    {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 2},
+    {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 0},
+    {"use_sliding_window": True, "sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"] * 2},
+    {"use_sliding_window": True, "sliding_window": None},
+]
+
+
+@pytest.mark.parametrize("keys", WINDOWS)
+@pytest.mark.parametrize(("architecture", "kind"), [(QWEN2, Qwen2Config), (QWEN3, Qwen3Config)])
+def test_the_windows_of_the_layers_are_those_of_transformers(architecture, kind, keys):
+    config = kind(**SIZES | {"num_hidden_layers": 4} | copy.deepcopy(keys))
+    expected = [config.sliding_window if name == "sliding_attention" else None for name in config.layer_types]
+    # As a model's page has it, and as transformers writes it again.
+    for written in ({"num_hidden_layers": 4, **keys}, config.to_dict()):
+        assert architecture.windows(written) == expected
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"sliding_window": "64"},
+        {"sliding_window": 0},
+        {"layer_types": ["sliding_attention"]},
+        {"layer_types": 1},
+        {"layer_types": None, "max_window_layers": "one"},
+    ],
+)
+def test_damaged_windows_are_refused_by_their_keys(tiny_models, keys):
+    config = Checkpoint(tiny_models["qwen2"]).config | keys
+    with pytest.raises(InputError, match=f"^here: config.json is damaged: .*{next(iter(keys))}"):
+        tensor_shapes(config, "here")
+
+
+def test_llama_has_no_window_and_mistral_has_one_in_every_layer():
+    config = {"num_hidden_layers": 2, "sliding_window": 8}
+    assert LLAMA.windows(config) == [None, None]
+    assert MISTRAL.windows(config) == [8, 8]
+    assert MISTRAL.windows(config | {"sliding_window": None}) == [None, None]
 
 
 def test_the_table_is_light():

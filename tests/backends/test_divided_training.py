@@ -33,6 +33,7 @@ CASES = {
     "experts": ("mixtral", FP32, "unstructured", "sparse_to_sparse", {"gradient_checkpointing": True}),
     "structured": ("mixtral", BF16, "structured", "sparse_to_sparse", {}),
     "dropout": ("llama", BF16, "semistructured", "sparse_to_dense", {"lora_dropout": 0.3}),
+    "biases": ("qwen2", FP32, "unstructured", "sparse_to_sparse", {}),
     "targets": ("mistral", FP32, "unstructured", "sparse_to_sparse", {"lora_targets": ["q_proj", "down_proj"]}),
 }
 

@@ -16,12 +16,13 @@ MASKS = {
 }
 
 
-def outcome(kind, mask: torch.Tensor, settings: Training, dtype: torch.dtype) -> list[torch.Tensor]:
-    """y, and the gradients of x, A and B, of a layer drawn from one seed whose B is no longer 0."""
+def outcome(kind, mask: torch.Tensor, settings: Training, dtype: torch.dtype, *, has_bias: bool) -> list[torch.Tensor]:
+    """Return y, and the gradients of x, A and B, of a layer drawn from one seed whose B is no longer 0."""
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(SHAPE, generator=generator).to(dtype)
     torch.manual_seed(0)
-    layer = kind(carry_mask_(weight, mask), mask, settings, Workspace())
+    bias = torch.randn(SHAPE[0]).to(dtype) if has_bias else None
+    layer = kind(carry_mask_(weight, mask), bias, mask, settings, Workspace())
     layer.lora_B.data.normal_(generator=generator)
     x = torch.randn(2, 5, 8, generator=generator).to(dtype).requires_grad_()
     y = layer(x)
@@ -33,10 +34,13 @@ def outcome(kind, mask: torch.Tensor, settings: Training, dtype: torch.dtype) ->
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
 @pytest.mark.parametrize("gradient", ["exact", "straight_through"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 0.05)])
-def test_forward_and_gradients_are_those_of_the_other_form(mask, mode, gradient, dtype, tolerance):
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_forward_and_gradients_are_those_of_the_other_form(mask, mode, gradient, dtype, tolerance, has_bias):
     settings = Training(lora_r=3, lora_alpha=6.0, gradient=gradient)
     kept = MASKS[mask]
-    pairs = [outcome(choose(mode, kept), kept, settings, dtype) for choose in (plain_kind_of, kind_of)]
+    pairs = [
+        outcome(choose(mode, kept), kept, settings, dtype, has_bias=has_bias) for choose in (plain_kind_of, kind_of)
+    ]
     for plain, other in zip(*pairs, strict=True):
         torch.testing.assert_close(plain, other, rtol=tolerance, atol=10 * tolerance)
 
@@ -44,7 +48,7 @@ def test_forward_and_gradients_are_those_of_the_other_form(mask, mode, gradient,
 def test_the_effective_weight_is_exactly_zero_where_the_mask_is(mask=MASKS["unstructured"]):
     for gradient in ("exact", "straight_through"):
         layer = plain_kind_of("sparse_to_sparse", mask)(
-            carry_mask_(torch.randn(SHAPE), mask), mask, Training(lora_r=3, gradient=gradient), Workspace()
+            carry_mask_(torch.randn(SHAPE), mask), None, mask, Training(lora_r=3, gradient=gradient), Workspace()
         )
         layer.lora_B.data.normal_()
         assert torch.equal((layer(torch.eye(8)).T != 0), mask)

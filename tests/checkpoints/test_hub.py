@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from project import ROOT
+import yaml
+from project import ROOT, TINY_STUDY, tiny_grid
+from tiny_models import change_json
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -22,6 +25,7 @@ class Hub(BaseHTTPRequestHandler):
     ORG decides what goes wrong. Error codes: huggingface_hub 1, utils/_http.py, hf_raise_for_status."""
 
     folders: dict[str, Path]  # NAME -> its files
+    requested: list[str]  # the paths of all requests
 
     def do_HEAD(self):
         self.do_GET()
@@ -29,6 +33,7 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self):
         parts = self.path.partition("?")[0].removeprefix("/api/models").strip("/").split("/")
         (owner, name, kind), files = parts[:3], self.folders.get(parts[1], Path())
+        self.requested.append(self.path)
         if owner == "nobody":
             self.answer(401, b"", {"X-Error-Code": "RepoNotFound"})
         elif kind == "revision" and parts[3] not in ("main", COMMIT):
@@ -41,6 +46,8 @@ class Hub(BaseHTTPRequestHandler):
             self.answer(200, json.dumps(entries).encode())
         elif owner == "gated":  # its files are listed, and refused
             self.answer(403, b"", {"X-Error-Code": "GatedRepo"})
+        elif not (files / parts[4]).exists():
+            self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
         else:
             self.answer(200, (files / parts[4]).read_bytes(), {"ETag": f'"{parts[4]}"', "X-Repo-Commit": COMMIT})
 
@@ -58,11 +65,23 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory, tiny_models) -> Iterator[str]:
-    """Yield the address of a hub with the tiny models, and `pickled`, a LLaMA whose weights are a pickle."""
-    pickled = tmp_path_factory.mktemp("pickled")
+    """Yield the address of a hub with the tiny models, and three others.
+
+    pickled   a LLaMA whose weights are a pickle
+    gpt2      a LLaMA's files with another class in config.json
+    a_text    a repository without a config.json"""
+    folder = tmp_path_factory.mktemp("hub")
+    pickled, gpt2, a_text = (folder / name for name in ("pickled", "gpt2", "a_text"))
+    pickled.mkdir()
     (pickled / "config.json").write_bytes((tiny_models["llama"] / "config.json").read_bytes())
     (pickled / "pytorch_model.bin").write_bytes(b"a pickle")
-    handler = type("Served", (Hub,), {"folders": {**tiny_models, "pickled": pickled}})
+    shutil.copytree(tiny_models["llama"], gpt2)
+    change_json(gpt2 / "config.json", architectures=["GPT2LMHeadModel"])
+    a_text.mkdir()
+    (a_text / "README.md").write_text("a text")
+    folders = {**tiny_models, "pickled": pickled, "gpt2": gpt2, "a_text": a_text}
+    Hub.requested = []
+    handler = type("Served", (Hub,), {"folders": folders})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -79,9 +98,26 @@ def prepare(folder: Path, endpoint: str, source: str, **environment: str) -> sub
         "--output_dir",
         folder / "models/m",
     ]
+    own = online(folder, endpoint) | environment
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=own)
+
+
+def online(folder: Path, endpoint: str) -> dict[str, str]:
+    """Return the environment of a process that reaches a hub. Its cache is in `folder`."""
     own = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1"}
+    return {**os.environ, **own}
+
+
+def dry_run(folder: Path, endpoint: str, source: str) -> subprocess.CompletedProcess:
+    """Run snakemake --dry-run for a study of one model."""
+    grid = tiny_grid("m", "boolq_mini")
+    models = {"m": {"source": source, "sha256": None}}
+    (folder / "study.yaml").write_text(yaml.safe_dump({"models": models, "grid": grid, **TINY_STUDY}))
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--snakefile", ROOT / "Snakefile"]
+    environment = online(folder, endpoint) | {"PYTHONPATH": str(ROOT / "lib")}
+    options = ["--configfile", "study.yaml", "--quiet", "all"]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **own, **environment}
+        [*command, *options], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
 
 
@@ -112,3 +148,39 @@ def test_a_model_that_cannot_be_fetched_is_one_line_that_says_how_to_get_it(tmp_
     assert re.fullmatch(f"error: hub:{source.partition('@')[0]}: .*{line.format(hub=hub)}.*\n", done.stderr)
     assert done.stdout == ""
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_repository_without_a_model_is_refused_by_name(tmp_path, hub):
+    done = prepare(tmp_path, hub, "hub:somebody/a_text")
+    assert done.returncode == 2, done.stderr
+    # The client of the hub says before it that no file matched.
+    assert done.stderr.splitlines()[-1].startswith("error: hub:somebody/a_text: it has no config.json; ")
+
+
+def fetched_files(start: int) -> set[str]:
+    """Return the names of the files that were fetched in all requests from number `start` on."""
+    return {path.rpartition("/")[2] for path in Hub.requested[start:] if "/resolve/" in path}
+
+
+UNKNOWN = r"architecture GPT2LMHeadModel is unknown; use one of LlamaForCausalLM, .*docs/extending\.md.*\n"
+
+
+def test_a_model_of_an_unknown_class_is_refused_before_its_weights_are_fetched(tmp_path, hub):
+    before = len(Hub.requested)
+    done = prepare(tmp_path, hub, "hub:somebody/gpt2")
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(f"error: hub:somebody/gpt2: {UNKNOWN}", done.stderr)
+    assert fetched_files(before) == {"config.json"}
+
+
+@pytest.mark.slow
+def test_a_dry_run_refuses_what_the_hub_s_config_json_already_says(tmp_path, hub):
+    before = len(Hub.requested)
+    done = dry_run(tmp_path, hub, "hub:somebody/gpt2")
+    assert done.returncode == 2, done.stderr
+    assert re.search(f"^error: hub:somebody/gpt2: {UNKNOWN}", done.stderr, re.MULTILINE)
+    assert fetched_files(before) == {"config.json"}
+    assert dry_run(tmp_path, hub, "hub:somebody/qwen2").returncode == 0
+    # Without a network, the class becomes known when the model is prepared.
+    unreachable = dry_run(tmp_path, "http://127.0.0.1:9", "hub:somebody/gpt2")
+    assert unreachable.returncode == 0, unreachable.stderr

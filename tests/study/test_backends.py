@@ -1,16 +1,19 @@
 """The table of training backends: everything that depends on a backend hangs on its value."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from project import ROOT
 from sparseft.errors import InputError
+from sparseft.planning.model_sizes import check_sources
 from sparseft.planning.start_notes import start_notes
 from sparseft.study import targets
 from sparseft.study.backends import BACKENDS, TORCH, backend_sections
 from sparseft.study.config import Config, Training, parse_section
+from tiny_models import change_json
 
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 NAMES = [backend.name for backend in BACKENDS]
@@ -55,6 +58,37 @@ def test_only_a_backend_of_this_machine_is_told_of_its_gpus_and_a_cluster_s_jobs
         assert any("2 GPUs" in note for note in notes) == backend.uses_this_machine
     assert start_notes(study(backend=TORCH.name), 2, is_queued=True) == []
     assert start_notes(study(backend=TORCH.name, resources={"gpus": 1}), 2, is_queued=False) == []
+
+
+@pytest.mark.parametrize(
+    ("backend", "name", "is_trained"),
+    [
+        ("torch", "qwen3", True),
+        ("cerebras", "mixtral", True),
+        ("cerebras", "qwen2", False),
+        ("modelzoo", "llama", True),
+        ("modelzoo", "mixtral", False),
+        ("modelzoo", "gemma3", False),
+    ],
+)
+def test_a_model_that_a_backend_does_not_train_is_refused_before_anything_runs(tiny_models, backend, name, is_trained):
+    models = {"mine": {"source": f"path:{tiny_models[name]}"}}
+    config = study(backend=backend, models=models, grid={**DEFAULT["grid"], "models": ["mine"]})
+    if is_trained:
+        check_sources(config)
+        return
+    line = rf"^models\.mine: the backend {backend} does not train \w+; use one of LlamaForCausalLM, .*backend: torch"
+    with pytest.raises(InputError, match=line):
+        check_sources(config)
+
+
+def test_a_class_that_is_unknown_is_refused_before_anything_runs(tmp_path, tiny_models):
+    model = tmp_path / "mine"
+    shutil.copytree(tiny_models["llama"], model)
+    change_json(model / "config.json", architectures=["GPT2LMHeadModel"])
+    models = {"mine": {"source": f"path:{model}"}}
+    with pytest.raises(InputError, match=r"architecture GPT2LMHeadModel .*LlamaForCausalLM.*docs/extending\.md"):
+        check_sources(study(models=models, grid={**DEFAULT["grid"], "models": ["mine"]}))
 
 
 @pytest.mark.parametrize("stage", ["throughput", "results/analysis/throughput_vs_batch_size.csv", CELL])

@@ -5,7 +5,9 @@ import re
 
 import pytest
 from sparseft.errors import InputError
+from sparseft.storage.hashes import sha256
 from sparseft.tasks import BY_NAME, TASKS
+from sparseft.tasks.prepared import read_prepared
 from sparseft.tasks.rows import read_rows
 
 BOOLQ = {"passage": "p", "question": "q", "answer": True}
@@ -109,3 +111,12 @@ def test_validation_rows_that_cannot_tell_right_from_wrong_are_refused(name, cha
     last = {**first, "ctx_a": "other"} if name == "hellaswag" else first
     with pytest.raises(InputError, match=f"^{re.escape(fault)}"):
         BY_NAME[name].check({"train": [], "validation": [first, {**first, **change}, last]})
+
+
+def test_rows_that_were_prepared_for_another_task_are_refused_though_they_fit(tmp_path):
+    path = write(tmp_path / "validation.jsonl", BOOLQ)
+    manifest = {"task": "boolq_mini", "sha256": {"validation": sha256(path)}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert read_prepared(path, BY_NAME["boolq_mini"])[0] == [BOOLQ]
+    with pytest.raises(InputError, match=r"validation\.jsonl: .*boolq_mini, not for boolq"):
+        read_prepared(path, BY_NAME["boolq"])

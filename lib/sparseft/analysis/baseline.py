@@ -69,15 +69,16 @@ def _check_keys(path: Path, table: pd.DataFrame) -> None:
 def beside(points: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
     """Return a row per point of ours and baseline with the same task and sparsity, and one for each without a counterpart.
 
-    The ratio of speeds is blank if the devices differ."""
-    ours = points[[*CELL, "value", "standard_error", "samples_per_second", "device"]]
+    The sparsity is the requested one, which `reached_sparsity` shows may be another. The ratio of speeds is blank if the
+    devices differ."""
+    ours = points[["setting", *CELL, "reached_sparsity", "value", "standard_error", "samples_per_second", "device"]]
     names = {name: f"baseline_{name}" for name in ("value", "samples_per_second", "device")}
     table = ours.merge(baseline.rename(columns=names), how="outer", on=["task", "sparsity"], indicator="counterpart")
     table["counterpart"] = table["counterpart"].astype(str).map(COUNTERPARTS)
     table["difference"] = table["value"] - table["baseline_value"]
     ratio = table["samples_per_second"] / table["baseline_samples_per_second"]
     table["speed_ratio"] = ratio.where(table["device"] == table["baseline_device"])
-    return tidy(table, [*CELL, "baseline"])
+    return tidy(table, ["setting", *CELL, "baseline"])
 
 
 def without_counterpart(table: pd.DataFrame) -> list[str]:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from sparseft.analysis.headlines import is_loss
 from sparseft.study.grid import NO_FINETUNE
-from sparseft.tasks import BY_NAME, METRICS
+from sparseft.tasks import BY_NAME
 
-LABELS = {metric.name: metric.label for metric in METRICS}
+LOWER = " Lower is better."
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,21 @@ def line_chart(name: str, kind: str, points: pd.DataFrame, words: str, caption: 
 
 def heat_map(name: str, points: pd.DataFrame, label: str) -> Plot:
     """Describe the heat map of one model."""
-    setting, model, task = points[["setting", "model", "task"]].iloc[0]
+    setting, model, task, metric = points[["setting", "model", "task", "metric"]].iloc[0]
     alt = f"Heat map: {label} of {model} on {task} by method and sparsity, a panel per mode. The tables have the same values."
-    caption = f"Mean {label} of {model} by method and sparsity, a panel per mode. A grey cell has no run."
+    caption = (
+        f"Mean {label} of {model} by method and sparsity, a panel per mode. A grey cell has no run.{_lower(metric)}"
+    )
     return Plot(name, "heatmap", setting, model, task, alt, caption)
 
 
 def speed_chart(name: str, points: pd.DataFrame, label: str) -> Plot:
     """Describe the figure of value against speed."""
-    setting, task = points[["setting", "task"]].iloc[0]
+    setting, task, metric = points[["setting", "task", "metric"]].iloc[0]
     alt = f"Scatter chart: {label} on {task} against training speed. The tables have the same values."
     caption = (
         f"{_first_upper(label)} against training speed, a panel per model and device. The numbered points are the Pareto"
-        " front: no other point is better in one and as good in the other."
+        f" front: no other point is better in one and as good in the other.{_lower(metric)}"
     )
     return Plot(name, "vs_speed", setting, "", task, alt, caption)
 
@@ -69,28 +72,30 @@ def throughput_chart(name: str, model: str, task: str, devices: str) -> Plot:
     return Plot(name, "throughput", "", model, task, alt, caption)
 
 
-def metric_name(metric: str) -> str:
-    """Return the name of a metric in words."""
-    return LABELS.get(metric, metric)
-
-
 def value_caption(points: pd.DataFrame, label: str) -> str:
     """Return the caption of the figure of a task's metric over sparsity."""
-    task = points["task"].iloc[0]
-    return (
-        f"{_first_upper(label)} on {task} against the sparsity that the masks reached. Bars are one standard error, over the"
-        f" validation examples. {_levels(points)}{toy(task)}"
-    )
+    task, metric = points[["task", "metric"]].iloc[0]
+    sentences = [
+        f"{_first_upper(label)} on {task} against the sparsity that the masks reached.",
+        "Bars are one standard error, over the validation examples.",
+        *_levels(points),
+    ]
+    return f"{' '.join(sentences)}{_lower(metric)}{toy(task)}"
 
 
-def _levels(points: pd.DataFrame) -> str:
+def _levels(points: pd.DataFrame) -> list[str]:
     """Return sentences on the horizontal lines in the figure of a value."""
-    levels = ["The dotted line is what guessing scores."]
+    levels = ["The dotted line is what guessing scores."] if points["chance"].notna().any() else []
     if (points["majority_floor"] > points["chance"]).any():
         levels.append("The dash-dotted line is what one answer to all questions scores.")
     if points[points["mode"] != NO_FINETUNE]["dense_value"].notna().any():
         levels.insert(0, "The dashed line is the dense model, fine-tuned with plain LoRA.")
-    return " ".join(levels)
+    return levels
+
+
+def _lower(metric: str) -> str:
+    """Return the sentence that says that less is better; empty if more is."""
+    return LOWER if is_loss(metric) else ""
 
 
 def toy(task: str) -> str:

@@ -6,6 +6,7 @@ adapter  (its files ==) train.outputs.adapter == before.inputs.adapter == merge.
 merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model, with configuration and tokenizer
 data     train.inputs.validation == before.inputs.data == evaluation.inputs.data, or the gap compares two data sets
 train    train.inputs.train == before.inputs.train == evaluation.inputs.train == the data that calibrated the mask
+definition  train == before == evaluation == that in the manifest of the task's data; only of a task that is not built in
 
 The files of mask and adapter are hashed while the runs are read. If a file is missing, or if a validation had no base, a check
 cannot be made: `unchecked` names it.
@@ -29,6 +30,7 @@ NAMED_BY = {
     "merged": ("merge.json", "validation_report.json", "evaluation.json"),
     "data": ("train.json", "before_merge.json", "evaluation.json"),
     "train": ("train.json", "before_merge.json", "evaluation.json"),
+    "definition": ("train.json", "before_merge.json", "evaluation.json"),
 }
 # Files that only a trained run has.
 TRAINED = ("train.json", "before_merge.json")
@@ -64,7 +66,10 @@ def links(record: Record) -> list[Link]:
     for file, named in _named_digests(record):
         for name, digest in named.items():
             digests[name][file] = digest
-    return [Link(name, digests[name], _unread(record, name, digests[name])) for name in NAMED_BY]
+    if not any(digests["definition"].values()):
+        # A built-in task has no definition.
+        del digests["definition"]
+    return [Link(name, named, _unread(record, name, named)) for name, named in digests.items()]
 
 
 def _named_digests(record: Record) -> Iterator[tuple[str, Mapping[str, str | None]]]:
@@ -73,7 +78,7 @@ def _named_digests(record: Record) -> Iterator[tuple[str, Mapping[str, str | Non
         if file:
             yield file.file_name, file.digests
     for name, digest in record.on_disk.items():
-        yield f"the {name}'s file", {name: digest}
+        yield "the manifest of the task" if name == "definition" else f"the {name}'s file", {name: digest}
     if not record.is_trained:
         yield f"mode {NO_FINETUNE}", {"adapter": None}
     yield record.validation.file_name, record.validation.digests
@@ -97,6 +102,14 @@ def unchecked(record: Record) -> list[str]:
         reasons.append("the adapter's files are not there, their hash was not compared")
     if record.right_answers.unchecked:
         reasons.append(f"the right answers: {record.right_answers.unchecked}")
+    if record.evaluation.definition_sha256 and "definition" not in record.on_disk:
+        reasons.append("the task's manifest is not there, its definition was not compared")
+    if record.evaluation.not_recomputed:
+        reasons.append(record.evaluation.not_recomputed)
+    for name, probe in record.evaluation.probes.items():
+        reasons += [
+            f"probe {name}: {reason}" for reason in (probe.not_recomputed, record.probe_rows[name].unchecked) if reason
+        ]
     return reasons
 
 

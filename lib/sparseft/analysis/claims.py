@@ -1,21 +1,24 @@
 """Decide for each sparsity what the numbers of one model, task, metric and setting support.
 
-A fall or a rise is claimed only if comparisons.py calls the difference significant. A loss is excluded only if its verdict
-says so at this sparsity and at every smaller one. Runs with a fault support no claim. findings.py puts the claims into words.
+A value is called worse or better only if comparisons.py calls the difference significant. Of a fraction more is better, and of
+the loss per token less. That a loss above the tolerance is excluded is claimed only if the verdict says so at this sparsity and
+at every smaller one. Runs with a fault support no claim. findings.py puts the claims into words.
 """
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
 
 from sparseft.analysis.comparisons import CONTROL
 from sparseft.analysis.derived import Derived
+from sparseft.analysis.headlines import gain
 from sparseft.analysis.statistics import WITHIN
 from sparseft.analysis.tables import PLAIN_LORA, asked_and_reached
 from sparseft.modes import SPARSE_TO_SPARSE
 from sparseft.study.grid import DENSE, NO_FINETUNE, TRAINED_MODES
 
-FALL, RISE, SAME, UNKNOWN = "fall", "rise", "not significant", "not compared"  # what a comparison says
+WORSE, BETTER, SAME, UNKNOWN = "worse", "better", "not significant", "not compared"  # what a comparison says
 EXCLUDED, OPEN = "excluded", "open"  # whether a loss above the tolerance is excluded
 
 Place = tuple[str, int, str]  # method, sparsity, mode
@@ -49,7 +52,7 @@ class Claim:
 
         The distance to the dense model is a part of it only if pruning shows no fall, or if something is not compared."""
         to_dense = self.remaining if UNKNOWN in (self.pruning, self.tuning) else None
-        falls_tuned = self.pruning != FALL and self.remaining == FALL
+        falls_tuned = self.pruning != WORSE and self.remaining == WORSE
         return (
             self.pruning,
             self.tuning,
@@ -62,11 +65,15 @@ class Claim:
 
 
 class Results:
-    """Look up the sound cells of one model, task, metric and setting, and what their comparisons say."""
+    """Look up the sound cells of one model, task, metric and setting, and what their comparisons say.
+
+    A pruned cell whose mask prunes nothing is left out, because it would be the best method of a sparsity that it lacks."""
 
     def __init__(self, derived: Derived) -> None:
+        self.gain = gain(derived.cells.iloc[0]["metric"])
         self.every_cell = list(derived.cells.itertuples())
-        self.cells = _by_place(derived.cells[derived.cells["n_sound"] == derived.cells["n"]])
+        sound = derived.cells[derived.cells["n_sound"] == derived.cells["n"]]
+        self.cells = _by_place(sound[(sound["sparsity"] == 0) | (sound["reached_sparsity"] > 0)])
         self.points = _by_place(derived.points[derived.points["n_sound"] == derived.points["n"]])
         self.comparisons = {
             kind: _by_place(rows) for kind, rows in derived.comparisons.groupby("comparison", sort=False)
@@ -100,7 +107,15 @@ class Results:
                 return UNKNOWN
         if not row.significant:
             return SAME
-        return RISE if row.difference > 0 else FALL
+        return self.direction(row.difference)
+
+    def direction(self, difference: float) -> str:
+        """Return whether a difference of values that is significant is for the worse or for the better."""
+        return BETTER if self.gain * difference > 0 else WORSE
+
+    def quality(self, cell: tuple) -> float:
+        """Return a number that is the larger, the better the value of a cell is."""
+        return self.gain * cell.value_mean
 
     def loss(self, place: Place) -> str | None:
         """Return whether a loss above the tolerance is excluded at a point and at every smaller sparsity of its curve."""
@@ -119,7 +134,7 @@ def claims(results: Results) -> list[Claim]:
 
 
 def guess_level(cell: tuple) -> float:
-    """Return what guessing scores, or what one answer to all questions scores if that is more."""
+    """Return what guessing scores, or what one answer to all questions scores if that is more; NaN for a loss."""
     return max(cell.chance, cell.majority_floor) if pd.notna(cell.majority_floor) else cell.chance
 
 
@@ -129,13 +144,13 @@ def guesses(cell: tuple) -> bool:
 
 
 def best_training(results: Results, method: str, sparsity: int) -> tuple | None:
-    """Return the trained cell with the highest value; cells that fine-tuning raises significantly come first."""
+    """Return the trained cell with the best value; cells that fine-tuning makes significantly better come first."""
     cells = _trained(results, method, sparsity)
-    return max(cells, key=lambda cell: (_raised(results, cell), cell.value_mean), default=None)
+    return max(cells, key=lambda cell: (_improved(results, cell), results.quality(cell)), default=None)
 
 
 def recoveries(results: Results) -> list[tuple[tuple, tuple]]:
-    """Return the untrained and the trained cell wherever pruning lowers the value and fine-tuning raises it again.
+    """Return the untrained and the trained cell wherever pruning makes the value worse and fine-tuning better again.
 
     Both changes are significant. The best method of a sparsity is left out, because its claim says so already."""
     pairs = []
@@ -144,21 +159,22 @@ def recoveries(results: Results) -> list[tuple[tuple, tuple]]:
         if mode != NO_FINETUNE or sparsity == 0 or is_best:
             continue
         tuned = best_training(results, method, sparsity)
-        falls = results.change("dense", (method, sparsity, mode)) == FALL
-        if tuned is not None and falls and _raised(results, tuned):
+        falls = results.change("dense", (method, sparsity, mode)) == WORSE
+        if tuned is not None and falls and _improved(results, tuned):
             pairs.append((untuned, tuned))
     return pairs
 
 
 def best_method(results: Results, sparsity: int) -> str:
-    """Return the method with the highest value in any mode. Of equal ones, the highest value before training decides."""
+    """Return the method with the best value in any mode. Of equal ones, the best value before training decides."""
 
-    def values(method: str) -> tuple[float, float]:
+    def qualities(method: str) -> tuple[float, float]:
         untuned = results.cells.get((method, sparsity, NO_FINETUNE))
         cells = _trained(results, method, sparsity) + ([untuned] if untuned else [])
-        return max((cell.value_mean for cell in cells), default=-1.0), untuned.value_mean if untuned else -1.0
+        best = max(map(results.quality, cells), default=-math.inf)
+        return best, results.quality(untuned) if untuned else -math.inf
 
-    return max(results.methods, key=values)
+    return max(results.methods, key=qualities)
 
 
 def _claim(results: Results, sparsity: int) -> Claim:
@@ -170,15 +186,17 @@ def _claim(results: Results, sparsity: int) -> Claim:
     tuned_place = (method, sparsity, tuned.mode if tuned else "")
     pruning = results.change("dense", untuned_place)
     loss = results.loss(untuned_place)
-    not_lower = pruning == SAME and (loss == EXCLUDED or untuned.value_mean >= results.dense(NO_FINETUNE).value_mean)
+    not_worse = pruning == SAME and (
+        loss == EXCLUDED or results.quality(untuned) >= results.quality(results.dense(NO_FINETUNE))
+    )
     return Claim(
         pruning=pruning,
         tuning=results.change("untuned", tuned_place),
         remaining=results.change("dense", tuned_place),
         loss=loss,
         tuned_loss=results.loss(tuned_place),
-        costs_nothing=pruning == RISE or not_lower,
-        hopeless=pruning == FALL and _hopeless(results, sparsity),
+        costs_nothing=pruning == BETTER or not_worse,
+        hopeless=pruning == WORSE and _hopeless(results, sparsity),
         lora=_training_name(results, tuned) if tuned else "",
         method=method,
         sparsity=asked_and_reached(tuned or untuned),
@@ -192,7 +210,7 @@ def _training_name(results: Results, best: tuple) -> str:
     cells = _trained(results, best.method, best.sparsity)
     if not any(mode == SPARSE_TO_SPARSE.name for _, _, mode in results.cells):
         return "LoRA"
-    outcomes = {(cell.value_mean, _raised(results, cell)) for cell in cells}
+    outcomes = {(cell.value_mean, _improved(results, cell)) for cell in cells}
     return "LoRA" if len(cells) > 1 and len(outcomes) == 1 else f"LoRA ({best.mode})"
 
 
@@ -201,7 +219,7 @@ def _hopeless(results: Results, sparsity: int) -> bool:
     cells = [cell for cell in results.every_cell if cell.sparsity == sparsity]
     if any(cell.n_sound < cell.n for cell in cells):
         return False
-    return all(guesses(cell) and not _raised(results, cell) for cell in cells)
+    return all(guesses(cell) and not _improved(results, cell) for cell in cells)
 
 
 def _trained(results: Results, method: str, sparsity: int) -> list[tuple]:
@@ -210,9 +228,9 @@ def _trained(results: Results, method: str, sparsity: int) -> list[tuple]:
     return [cell for cell in cells if cell is not None]
 
 
-def _raised(results: Results, cell: tuple) -> bool:
-    """Return whether fine-tuning raises the value of a cell significantly."""
-    return results.change("untuned", (cell.method, cell.sparsity, cell.mode)) == RISE
+def _improved(results: Results, cell: tuple) -> bool:
+    """Return whether fine-tuning makes the value of a cell significantly better."""
+    return results.change("untuned", (cell.method, cell.sparsity, cell.mode)) == BETTER
 
 
 def _by_place(table: pd.DataFrame) -> dict[Place, tuple]:

@@ -7,31 +7,35 @@
 
 A difference is between the two cells' outcomes, or between their losses, each averaged over the seeds. Its interval (low, high)
 is over the examples and holds for these trained models. With two pairs of seeds or more, seeds_low and seeds_high are the ends
-of Student's interval over the pairs.
+of Student's interval over the pairs. If the metric is the loss, the difference of values is that of the losses. Each probe that
+both cells have is compared by its outcomes, in a row of its own.
 
-McNemar's test compares the outcomes of two runs, and Student's paired test their losses. With several seeds the p_value is the
-largest one, and a difference is significant only if it has the same sign in every seed. Holm's correction is over a family: all
-comparisons of one kind on one model and task, in all settings. Outcomes and losses are two families.
+McNemar's test compares the outcomes of two runs, and Student's paired test their losses, or outcomes between 0 and 1. With
+several seeds the p_value is the largest one, and a difference is significant only if it has the same sign in every seed. Holm's
+correction is over a family: all comparisons of one kind on one model, task and metric, in all settings. Outcomes and losses are
+two families.
 
 A cell is not compared if it has a fault, if the other cell was evaluated on other examples, or if its examples repeat one
 another, because the tests assume independent examples.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from scipy.stats import sem
 
 from sparseft.analysis.columns import COMPARISONS, CURVES
+from sparseft.analysis.headlines import are_losses
 from sparseft.analysis.judgement import Judged
-from sparseft.analysis.records import EvaluationRecord, Record
+from sparseft.analysis.records import Record
+from sparseft.analysis.scores import Scores, scores_of
 from sparseft.analysis.statistics import (
     difference_intervals,
     holm,
     loss_intervals,
-    mcnemar_p,
+    outcomes_p,
     paired_t_p,
     t_interval,
     verdict,
@@ -45,8 +49,6 @@ SIGNIFICANT = 0.05
 FAMILY = ["comparison", "model", "task", "metric"]
 # The names of the columns about losses begin with this.
 LOSS = "eval_loss_"
-# A cell is not compared if a larger share of its validation prompts repeat another.
-REPEATED = 0.1
 # These columns need the whole family.
 CORRECTED = ("family_size", "p_holm", "significant", f"{LOSS}p_holm", f"{LOSS}significant")
 # There is one column of each of these about values, and one about losses.
@@ -61,48 +63,108 @@ STATISTICS = (
 )
 
 
+@dataclass(frozen=True)
+class CellScores:
+    """Hold what the distinct models of a cell scored, by seed. `reached_sparsity` is the mean over them."""
+
+    cell: Cell
+    reached_sparsity: float
+    by_seed: dict[int, Scores]
+
+    @property
+    def first(self) -> Scores:
+        """Return the scores of the first model. All models have its metric and its examples."""
+        return next(iter(self.by_seed.values()))
+
+    def mean(self, name: str) -> np.ndarray:
+        """Return the mean of the outcomes or losses over the models, by example."""
+        return np.mean([getattr(scores, name) for scores in self.by_seed.values()], axis=0)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Hold two cells that are compared, and the kind of the comparison."""
+
+    kind: str
+    ours: CellScores
+    theirs: CellScores
+
+    @property
+    def by_seed(self) -> list[tuple[Scores, Scores]]:
+        """Return the scores of both cells by seed; nothing if a seed of either cell has no counterpart.
+
+        The difference is over all seeds, so a test of some of them could even have the other sign."""
+        others = self.theirs.by_seed
+        if self.theirs.cell.mode == NO_FINETUNE:
+            # An untrained model is the same for every seed.
+            others = dict.fromkeys(self.ours.by_seed, self.theirs.first)
+        pairs = [(mine, others[seed]) for seed, mine in self.ours.by_seed.items() if seed in others]
+        return pairs if len(pairs) == len(self.ours.by_seed) == len(others) else []
+
+
 def compare(judged: Iterable[Judged]) -> pd.DataFrame:
     """Return a row per comparison of the runs of one setting, without the correction for their number."""
-    cells = _sound_cells(judged)
+    models = _sound_models(judged)
+    probes = dict.fromkeys(
+        name for records in models.values() for record in records for name in record.evaluation.probes
+    )
+    rows = [row for probe in (None, *probes) for row in _compare(models, probe)]
+    return pd.DataFrame(rows, columns=[name for name in COMPARISONS.names if name not in ("setting", *CORRECTED)])
+
+
+def _compare(models: dict[Cell, list[Record]], probe: str | None) -> list[dict[str, object]]:
+    """Return a row per comparison of the cells on a probe, or on their task if `probe` is None."""
+    cells = {cell: scores for cell, records in models.items() if (scores := _cell_scores(cell, records, probe))}
     pairs = [
-        (kind, cell, other)
+        Pair(kind, ours, cells[other])
         for cell, ours in cells.items()
         for kind, other in _others(cell).items()
-        if other in cells and _same_examples([*ours, *cells[other]])
+        if other in cells and _saw_the_same(ours, cells[other])
     ]
-    intervals = _intervals([(cells[cell], cells[other]) for _, cell, other in pairs])
-    rows = [
-        {"comparison": kind, **vars(cell), "against": other.id, **_tests(cells[cell], cells[other]), **ends}
-        for (kind, cell, other), ends in zip(pairs, intervals, strict=True)
+    return [
+        {"comparison": pair.kind, **vars(pair.ours.cell), "against": pair.theirs.cell.id, **_tests(pair), **ends}
+        for pair, ends in zip(pairs, _intervals(pairs), strict=True)
     ]
-    return pd.DataFrame(rows, columns=[name for name in COMPARISONS.names if name not in ("setting", *CORRECTED)])
 
 
 def correct(table: pd.DataFrame) -> pd.DataFrame:
     """Return the comparisons of all settings, in the order of the study, with Holm's correction and what is significant."""
     table = table.copy()
+    families = table.groupby(FAMILY)
+    table["family_size"] = families["p_value"].transform("count")
     for kind in ("", LOSS):
-        families = table.groupby(FAMILY)[f"{kind}p_value"]
-        table["family_size"] = families.transform("count")
-        table[f"{kind}p_holm"] = families.transform(holm)
+        table[f"{kind}p_holm"] = families[f"{kind}p_value"].transform(holm)
         without_0 = (table[f"{kind}difference_low"] > 0) | (table[f"{kind}difference_high"] < 0)
         small = table[f"{kind}p_holm"] < SIGNIFICANT
         table[f"{kind}significant"] = small & without_0 & table[f"{kind}one_sign"].astype(bool)
-    keys = ["setting", "comparison", "model", "task", "method", "sparsity", "mode"]
+    # A probe has no losses.
+    lossless = table[f"{LOSS}difference"].isna()
+    if lossless.any():
+        table[f"{LOSS}significant"] = table[f"{LOSS}significant"].astype(object).mask(lossless, None)
+    keys = ["setting", "comparison", "model", "task", "metric", "method", "sparsity", "mode"]
     return in_order(tidy(table, [key for key in keys if key in table]), COMPARISONS)
 
 
-def _sound_cells(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
-    """Return the distinct models of each cell, without cells that have a fault or examples that repeat one another."""
+def _sound_models(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
+    """Return the distinct models of each cell, without cells that have a fault."""
     models: dict[Cell, dict[str | None, Record]] = {}
     excluded = set()
     for run in judged:
         record = run.record
         cell = Cell(**{key: value for key, value in vars(record.run).items() if key != "seed"})
         models.setdefault(cell, {}).setdefault(record.validation.merged_digest, record)
-        if run.faults or record.evaluation.repeated_prompts > REPEATED:
+        if run.faults:
             excluded.add(cell)
     return {cell: list(records.values()) for cell, records in models.items() if cell not in excluded}
+
+
+def _cell_scores(cell: Cell, records: list[Record], probe: str | None) -> CellScores | None:
+    """Return what the models of a cell scored; None if one of them has nothing to compare."""
+    by_seed = {record.run.seed: scores_of(record, probe) for record in records}
+    if None in by_seed.values():
+        return None
+    reached = float(np.mean([record.validation.expected_sparsity for record in records]))
+    return CellScores(cell, reached, by_seed)
 
 
 def judge(points: pd.DataFrame, comparisons: pd.DataFrame, tolerance: float) -> pd.DataFrame:
@@ -110,7 +172,8 @@ def judge(points: pd.DataFrame, comparisons: pd.DataFrame, tolerance: float) -> 
 
     An interval covers the one over the examples and the one over the seeds. There is no interval and no verdict without a pair
     for every seed. A point that could not be compared has no difference and no recovered share either. A point has no verdict if
-    its dense model scores no better than guessing, because that model has nothing to lose."""
+    its dense model scores no better than guessing, because that model has nothing to lose. A loss has no verdict, because the
+    tolerance is a fraction."""
     place = [*LINE, "sparsity"]
     points = points.join(_differences_to_dense(comparisons, place), on=place)
     not_compared = points.pop("n_pairs").isna() & (points["sparsity"] > 0)
@@ -123,11 +186,12 @@ def judge(points: pd.DataFrame, comparisons: pd.DataFrame, tolerance: float) -> 
 
 
 def _can_be_judged(points: pd.DataFrame) -> pd.Series:
-    """Return which points have no fault, and a dense model that is sound and scores better than guessing."""
+    """Return which points have a fraction without a fault, and a dense model that is sound and scores better than guessing."""
     start = points[points["sparsity"] == 0]
     guess = start[["chance", "majority_floor"]].astype(float).max(axis=1)
     useless = start[(start["n_sound"] < start["n"]) | (start["value_low"] <= guess)].set_index(LINE).index
-    return (points["n_sound"] == points["n"]) & ~points.set_index(LINE).index.isin(useless)
+    is_sound = (points["n_sound"] == points["n"]) & ~points.set_index(LINE).index.isin(useless)
+    return is_sound & ~are_losses(points)
 
 
 def _differences_to_dense(comparisons: pd.DataFrame, place: list[str]) -> pd.DataFrame:
@@ -156,54 +220,54 @@ def _others(cell: Cell) -> dict[str, Cell]:
     return others
 
 
-def _same_examples(records: list[Record]) -> bool:
-    """Return whether all runs were evaluated on the same examples, with the same metric."""
-    results = [record.evaluation for record in records]
-    return len({(done.metric, done.examples, done.inputs.data, done.answer_tokens.tobytes()) for done in results}) == 1
+def _saw_the_same(ours: CellScores, theirs: CellScores) -> bool:
+    """Return whether all models of two cells were evaluated on the same examples, with the same metric."""
+    return len({scores.identity for cell in (ours, theirs) for scores in cell.by_seed.values()}) == 1
 
 
-def _tests(ours: list[Record], theirs: list[Record]) -> dict[str, object]:
+def _tests(pair: Pair) -> dict[str, object]:
     """Return the largest p-values over the pairs of seeds, and whether all pairs differ in one direction."""
-    pairs = _pairs(ours, theirs)
-    values = np.array([mine.outcomes - other.outcomes for mine, other in pairs])
-    losses = np.array([mine.losses - other.losses for mine, other in pairs])
-    evaluation = ours[0].evaluation
+    scores = pair.ours.first
+    by_loss = {} if scores.losses is None else _loss_tests(pair.by_seed, scores.answer_tokens)
+    by_value = by_loss if scores.outcomes is None else _outcome_tests(pair.by_seed)
     return {
-        "metric": evaluation.metric,
-        "reached_sparsity": _reached(ours),
-        "against_reached_sparsity": _reached(theirs),
-        "n": len(pairs),
-        "examples": evaluation.examples,
-        **_over_seeds_interval("", values.mean(axis=-1) if pairs else values),
-        "one_sign": _one_sign(values),
-        "p_value": max((mcnemar_p(mine.outcomes, other.outcomes) for mine, other in pairs), default=np.nan),
-        **_over_seeds_interval(LOSS, losses.sum(axis=-1) / evaluation.answer_tokens.sum() if pairs else losses),
-        f"{LOSS}one_sign": _one_sign(losses),
-        f"{LOSS}p_value": paired_t_p(losses).max() if pairs else np.nan,
+        "metric": scores.metric,
+        "reached_sparsity": pair.ours.reached_sparsity,
+        "against_reached_sparsity": pair.theirs.reached_sparsity,
+        "n": len(pair.by_seed),
+        "examples": scores.examples,
+        **by_value,
+        **{f"{LOSS}{name}": value for name, value in by_loss.items()},
     }
 
 
-def _pairs(ours: list[Record], theirs: list[Record]) -> list[tuple[EvaluationRecord, EvaluationRecord]]:
-    """Return the results of two cells by seed; nothing if a seed has no counterpart, because each must be tested."""
-    others = {record.run.seed: record.evaluation for record in theirs}
-    if theirs[0].run.mode == NO_FINETUNE:
-        # An untrained model is the same for every seed.
-        others = {record.run.seed: theirs[0].evaluation for record in ours}
-    pairs = [(record.evaluation, others[record.run.seed]) for record in ours if record.run.seed in others]
-    return pairs if len(pairs) == len(ours) else []
+def _outcome_tests(pairs: list[tuple[Scores, Scores]]) -> dict[str, object]:
+    """Return the tests of the outcomes of pairs of models. Without a pair there is no test."""
+    differences = np.array([mine.outcomes - other.outcomes for mine, other in pairs])
+    p_values = [outcomes_p(mine.outcomes, other.outcomes) for mine, other in pairs]
+    return {
+        **_over_seeds_interval(differences.mean(axis=-1) if pairs else differences),
+        "one_sign": _one_sign(differences),
+        "p_value": float(np.max(p_values)) if pairs else np.nan,
+    }
 
 
-def _over_seeds_interval(kind: str, differences: np.ndarray) -> dict[str, float]:
+def _loss_tests(pairs: list[tuple[Scores, Scores]], tokens: np.ndarray) -> dict[str, object]:
+    """Return the tests of the losses of pairs of models. Without a pair there is no test."""
+    differences = np.array([mine.losses - other.losses for mine, other in pairs])
+    return {
+        **_over_seeds_interval(differences.sum(axis=-1) / tokens.sum() if pairs else differences),
+        "one_sign": _one_sign(differences),
+        "p_value": paired_t_p(differences).max() if pairs else np.nan,
+    }
+
+
+def _over_seeds_interval(differences: np.ndarray) -> dict[str, float]:
     """Return the ends of Student's interval of the mean difference over the pairs of seeds; NaN for fewer than two."""
     low = high = np.nan
     if len(differences) > 1:
         low, high = t_interval(differences.mean(), sem(differences), len(differences))
-    return {f"{kind}difference_seeds_low": float(low), f"{kind}difference_seeds_high": float(high)}
-
-
-def _reached(records: list[Record]) -> float:
-    """Return the mean share of the prunable weights that the masks prune."""
-    return float(np.mean([record.validation.expected_sparsity for record in records]))
+    return {"difference_seeds_low": float(low), "difference_seeds_high": float(high)}
 
 
 def _one_sign(differences: np.ndarray) -> bool:
@@ -212,13 +276,13 @@ def _one_sign(differences: np.ndarray) -> bool:
     return bool(sums.size) and bool((sums > 0).all() or (sums < 0).all())
 
 
-def _intervals(pairs: list[tuple[list[Record], list[Record]]]) -> list[dict[str, float]]:
+def _intervals(pairs: list[Pair]) -> list[dict[str, float]]:
     """Return the differences of each pair of cells with their intervals over the examples.
 
     Pairs over the same examples share one drawing of the bootstrap."""
-    same_examples: dict[bytes, list[int]] = {}
-    for number, (ours, _) in enumerate(pairs):
-        same_examples.setdefault(ours[0].evaluation.answer_tokens.tobytes(), []).append(number)
+    same_examples: dict[tuple, list[int]] = {}
+    for number, pair in enumerate(pairs):
+        same_examples.setdefault(pair.ours.first.identity, []).append(number)
     intervals: list[dict[str, float]] = [{} for _ in pairs]
     for numbers in same_examples.values():
         rows = _intervals_over_same_examples([pairs[number] for number in numbers])
@@ -227,24 +291,25 @@ def _intervals(pairs: list[tuple[list[Record], list[Record]]]) -> list[dict[str,
     return intervals
 
 
-def _intervals_over_same_examples(pairs: list[tuple[list[Record], list[Record]]]) -> list[dict[str, float]]:
+def _intervals_over_same_examples(pairs: list[Pair]) -> list[dict[str, float]]:
     """Return the differences with their intervals, of pairs of cells that were all evaluated on the same examples."""
-    tokens = pairs[0][0][0].evaluation.answer_tokens
-    values = np.array([_over_seeds(ours, "outcomes") - _over_seeds(theirs, "outcomes") for ours, theirs in pairs])
-    losses = np.array([_over_seeds(ours, "losses") - _over_seeds(theirs, "losses") for ours, theirs in pairs])
-    value_low, value_high = difference_intervals(values)
-    loss_low, loss_high = loss_intervals(losses, tokens)
-    columns = {
-        "difference": values.mean(axis=-1),
-        "difference_low": value_low,
-        "difference_high": value_high,
-        f"{LOSS}difference": losses.sum(axis=-1) / tokens.sum(),
-        f"{LOSS}difference_low": loss_low,
-        f"{LOSS}difference_high": loss_high,
-    }
+    scores = pairs[0].ours.first
+    by_loss = {} if scores.losses is None else _loss_differences(pairs, scores.answer_tokens)
+    by_value = by_loss if scores.outcomes is None else _outcome_differences(pairs)
+    columns = by_value | {f"{LOSS}{name}": ends for name, ends in by_loss.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _over_seeds(records: list[Record], name: str) -> np.ndarray:
-    """Return the mean of the outcomes or losses over the seeds, by example."""
-    return np.mean([getattr(record.evaluation, name) for record in records], axis=0)
+def _outcome_differences(pairs: list[Pair]) -> dict[str, np.ndarray]:
+    """Return the differences of the outcomes, averaged over the seeds, with the ends of their intervals, (pairs,) each."""
+    differences = np.array([pair.ours.mean("outcomes") - pair.theirs.mean("outcomes") for pair in pairs])
+    low, high = difference_intervals(differences)
+    return {"difference": differences.mean(axis=-1), "difference_low": low, "difference_high": high}
+
+
+def _loss_differences(pairs: list[Pair], tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the differences of the losses per token, averaged over the seeds, with their intervals, (pairs,) each."""
+    differences = np.array([pair.ours.mean("losses") - pair.theirs.mean("losses") for pair in pairs])
+    low, high = loss_intervals(differences, tokens)
+    total = differences.sum(axis=-1) / tokens.sum()
+    return {"difference": total, "difference_low": low, "difference_high": high}

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from sparseft.analysis import report_tables
 from sparseft.analysis.chain import short
 from sparseft.analysis.counts import Counts, count_runs
 from sparseft.analysis.derived import Derived
-from sparseft.analysis.findings import NO_CONCLUSION, explain_verdict, headline, value_findings
+from sparseft.analysis.findings import NO_CONCLUSION, explain_verdict, headline, is_loss_place, value_findings
+from sparseft.analysis.headlines import is_loss
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import bullets, markdown_table
 from sparseft.analysis.records import EvaluationRecord, Gap, Record, TrainingRecord
@@ -30,7 +32,8 @@ _HOW_TO_READ = """## How to read the numbers
   Holm's correction is over all comparisons of one kind on the model and task. *Not significant* does not mean equal.
 - A loss above the tolerance is excluded if the whole interval of the difference lies above minus the tolerance, over the
   examples and over the seeds. *Largest within* is the largest sparsity up to which this holds everywhere on a curve. A curve
-  whose dense model only guesses has no verdict.
+  whose dense model only guesses has no verdict. A task whose metric is the loss has none either, because the tolerance is a
+  fraction. Its differences are in nats per token, above 0 is worse, and Student's paired t test decides.
 - *Best for sparsity* (or training speed): no other point is as good in both value and this, and better in one. These are
   means, so neighbours may differ by chance.
 - Sparsity is the requested one. If the masks reached another one, it is in parentheses.
@@ -139,10 +142,15 @@ def _settings(records: list[Record], cells: pd.DataFrame) -> str:
     """Return the section on the settings of the study and of its tasks."""
     lines = {**_grid_settings(records, cells), **_training_settings([run.train for run in records if run.train])}
     evaluations = [record.evaluation for record in records]
-    lines["evaluation"] = _distinct(f"{done.harness} in {done.dtype} on {done.device}" for done in evaluations)
+    lines["evaluation"] = _distinct(done.conditions for done in evaluations)
+    lines["probes"] = _distinct(
+        f"{name} ({probe.metric} of {probe.examples} examples)"
+        for done in evaluations
+        for name, probe in done.probes.items()
+    )
     text = "".join(f"- {name}: {value}\n" for name, value in lines.items() if value)
     header = ["task", "metric", "chance", "one answer to all", "validation examples"]
-    tasks = {(done.task, done.metric, f"{done.chance:.2f}", _floor(done), done.examples) for done in evaluations}
+    tasks = {(done.task, done.metric, number(done.chance, ".2f"), _floor(done), done.examples) for done in evaluations}
     return f"## Settings\n\n{text}\n" + markdown_table(header, sorted(tasks))
 
 
@@ -206,7 +214,14 @@ def _results(here: Derived, tolerance: float) -> str:
     """Return the headline and the table of one model, task, metric and setting."""
     sentences = headline(here, tolerance) or [NO_CONCLUSION]
     table = results_table(here.cells)
-    return f"### {title(here)}\n\n{bullets(sentences)}\n{markdown_table(list(table), table.to_numpy())}"
+    results = markdown_table(list(table), table.to_numpy())
+    return f"### {title(here)}\n\n{bullets(sentences)}\n{results}{_probes(here)}"
+
+
+def _probes(here: Derived) -> str:
+    """Return the table of the probes, with a note on how to read it; empty without probes."""
+    table = report_tables.probes(here.cells)
+    return f"\n{table.caption}: {table.note}\n\n{markdown_table(table.header, table.rows)}" if table.rows else ""
 
 
 def _details(here: Derived, tolerance: float) -> str:
@@ -219,6 +234,7 @@ def _details(here: Derived, tolerance: float) -> str:
 def _best_table(here: Derived, tolerance: float) -> str:
     """Return the best points, with their verdicts in words."""
     examples = here.cells["examples"].max()
+    header = ["method", "sparsity, %", "mode", "value", "minus dense", f"a loss above {tolerance:g}", "best for"]
     rows = []
     for row in here.best.itertuples():
         to_dense = NONE if pd.isna(row.difference_low) else difference(row)
@@ -226,9 +242,12 @@ def _best_table(here: Derived, tolerance: float) -> str:
         rows.append(
             [row.method, asked_and_reached(row), row.mode, f"{row.value:.3f}", to_dense, verdict, best_for(row)]
         )
-    return markdown_table(
-        ["method", "sparsity, %", "mode", "value", "minus dense", f"a loss above {tolerance:g}", "best for"], rows
-    )
+    if is_loss_place(here):
+        # A loss has no verdict.
+        place = header.index(f"a loss above {tolerance:g}")
+        for cells in (header, *rows):
+            del cells[place]
+    return markdown_table(header, rows)
 
 
 def _limits(records: list[Record], derived: Derived, counts: Counts) -> str:
@@ -252,9 +271,11 @@ def _sampling_limits(records: list[Record]) -> list[str]:
     """Return what the errors and intervals do not cover."""
     examples = _distinct(record.evaluation.examples for record in records)
     seeds = len({record.run.seed for record in records})
+    exact = ""
+    if not all(is_loss(record.evaluation.metric) for record in records):
+        exact = " They are 0 at a value of 1.000 or 0.000, which does not make that value exact."
     return [
-        f"Number of seeds: {seeds}. Standard errors are over the validation examples ({examples}), not over seeds. They are 0"
-        " at a value of 1.000 or 0.000, which does not make that value exact.",
+        f"Number of seeds: {seeds}. Standard errors are over the validation examples ({examples}), not over seeds.{exact}",
         "Intervals and tests hold for these trained models. Another seed moves the differences further.",
     ]
 

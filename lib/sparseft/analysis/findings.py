@@ -12,6 +12,7 @@ import pandas as pd
 from sparseft.analysis.claims import Claim, Results, claims, guess_level
 from sparseft.analysis.comparisons import LOSS, STATISTICS
 from sparseft.analysis.derived import Derived
+from sparseft.analysis.headlines import is_loss
 from sparseft.analysis.sentences import Sentences, guessing, listed_sparsities
 from sparseft.analysis.statistics import BEYOND, WITHIN
 from sparseft.analysis.tables import NOTHING_LOST, asked_and_reached
@@ -22,6 +23,8 @@ from sparseft.study.grid import NO_FINETUNE
 NO_CONCLUSION = (
     "Every result here contains a run with a fault, so no conclusion is drawn. correctness_memo.md names the faults."
 )
+# What the findings of a task say whose metric is a loss.
+NO_VERDICT = "A loss has no verdict, because the tolerance is a fraction and a loss is in nats per token."
 MOST_SENTENCES = 4
 # A sentence of more numbers would not be read.
 MOST_EXAMPLES = 4
@@ -50,12 +53,23 @@ def headline(derived: Derived, tolerance: float) -> list[str]:
 
 def findings(derived: Derived, tolerance: float) -> list[str]:
     """Return a sentence for every comparison and every curve of one model on one task in one setting."""
-    return [*value_findings(derived, tolerance), *loss_findings(derived), *_fronts(derived.best)]
+    # A headline that is a loss has said already what the losses say.
+    losses = [] if is_loss_place(derived) else loss_findings(derived)
+    return [*value_findings(derived, tolerance), *losses, *_fronts(derived.best)]
+
+
+def is_loss_place(derived: Derived) -> bool:
+    """Return whether the metric of one model, task and setting is a loss."""
+    return bool(len(derived.cells)) and is_loss(derived.cells.iloc[0]["metric"])
 
 
 def value_findings(derived: Derived, tolerance: float) -> list[str]:
     """Return the sentences about the metric."""
-    values = derived.comparisons[derived.comparisons["comparison"] != "dense"]
+    every = derived.comparisons
+    if is_loss_place(derived):
+        no_verdict = [NO_VERDICT] if len(every) else []
+        return [*_dense(derived.cells), *_compared(every, "losses"), *no_verdict]
+    values = every[every["comparison"] != "dense"]
     return [*_dense(derived.cells), *_curves(derived, tolerance), *_compared(values, "values")]
 
 
@@ -100,6 +114,9 @@ def _dense(cells: pd.DataFrame) -> Iterator[str]:
     for cell in sound.itertuples():
         name = "without fine-tuning" if cell.mode == NO_FINETUNE else "with LoRA"
         error = cell.standard_error
+        if is_loss(cell.metric):
+            yield f"The dense model {name} has a loss of {cell.value_mean:.3f} ± {error:.3f} nats per token."
+            continue
         away = (cell.value_mean - guess_level(cell)) / error if error else 0
         side = "above" if away >= 0 else "below"
         distance = f", {abs(away):.1f} standard errors {side} {guessing(cell)}" if error else ""

@@ -73,6 +73,7 @@ def faults(record: Record, chain: list[Link]) -> list[str]:
     """Return the faults of a run that its own files show; empty if there is none."""
     broken = [f"broken chain, {link.fault}" for link in chain if link.fault]
     wrong_answers = [record.right_answers.fault] if record.right_answers.fault else []
+    wrong_answers += [f"probe {name}: {check.fault}" for name, check in record.probe_rows.items() if check.fault]
     return record.validation.faults() + broken + wrong_answers
 
 

@@ -3,6 +3,7 @@
 Everything is read from the run folders when the page is written. Each check comes with the command that repeats it.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,11 @@ _COLUMNS = """
 evaluation loss, in nats per answer token, and the metric: after the merge minus before it.
 """
 
+_PROBES = """In each of these runs, the value of the probe and its standard error follow from its outcomes, one per example. *All* means
+that the outcomes follow from the log-likelihoods or the texts and from the right answers. Otherwise only lm-eval can compute
+them. The right answers, and the sha256 of the probe's rows and of its definition, were compared with the data, where it is there.
+"""
+
 _CHAIN = """## Chain of hashes
 
 Each stage records the sha256 of what it read and wrote. A link holds if all of these are equal:
@@ -55,6 +61,8 @@ Each stage records the sha256 of what it read and wrote. A link holds if all of 
 - merged: outputs of `merge.json`; inputs.checkpoint of `validation_report.json`; inputs.model of `evaluation.json`
 - data: inputs.validation of `train.json`; inputs.data of `before_merge.json` and `evaluation.json`
 - train: inputs.train of `train.json`, `before_merge.json` and `evaluation.json`; the examples that calibrated the mask
+- definition, of a task that is not built in: definition_sha256 of `train.json`, `before_merge.json` and `evaluation.json`; the
+  definition in the manifest of the task's data
 
 The hash of a base or of a merged model covers its weights, its configuration and its tokenizer. `LC_ALL=C sha256sum *` in the
 folder of a merged model prints the text that its hash is of. summary.csv has the hashes of every run.
@@ -82,6 +90,7 @@ def write_memo(
         _open_checks(judged),
         _outside(judged),
         _gaps(gaps),
+        _probes(judged),
         _HOW.format(command=reproduction.validation(example), merge=_merge_again(example, reproduction)),
         f"## Every run\n\n{_checks(judged)}{_COLUMNS}",
         _CHAIN,
@@ -171,6 +180,18 @@ def _gaps(gaps: list[Gap]) -> str:
     """Return the section on what is missing; empty if nothing is."""
     table = report_tables.missing(gaps)
     return f"## {table.caption}\n\n" + markdown_table(table.header, table.rows) if table.rows else ""
+
+
+def _probes(judged: list[Judged]) -> str:
+    """Return the section on the probes, with how many runs have each; empty without probes."""
+    counts = Counter(
+        (name, probe.metric, probe.examples, "mean of the outcomes" if probe.not_recomputed else "all")
+        for run in judged
+        for name, probe in run.record.evaluation.probes.items()
+    )
+    rows = [(*key, f"{number_of_runs} of {len(judged)}") for key, number_of_runs in counts.items()]
+    table = markdown_table(["probe", "metric", "examples", "computed again", "runs"], rows)
+    return f"## Probes\n\n{_PROBES}\n{table}" if rows else ""
 
 
 def _checks(judged: list[Judged]) -> str:

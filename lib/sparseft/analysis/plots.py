@@ -12,7 +12,7 @@
 A line figure has a column per method and a row per model. Colour and marker both show the mode. If the runs of a model and
 task have several settings, each setting has its own figures, whose names begin with setting1_, setting2_, ... A point with a
 faulty run is not drawn. A figure is left out if nothing in it differs: if all layers have the same sparsity, or if the merge
-adds nothing to the loss. The throughput is measured apart from the runs:
+adds nothing to the loss. A task whose metric is the loss has one figure of it. The throughput is measured apart from the runs:
 
     {model}_{task}_throughput_vs_batch_size  speed and memory of the training, a column per method and device. Colour shows
                                              the sparsity, from dark to light (viridis), and dense is black.
@@ -36,7 +36,6 @@ from sparseft.analysis.captions import (
     heat_map,
     layers_plot,
     line_chart,
-    metric_name,
     speed_chart,
     throughput_chart,
     value_caption,
@@ -46,6 +45,7 @@ from sparseft.analysis.figures.curves import GAP, LOSS, TRAINING_SPEED, Quantity
 from sparseft.analysis.figures.heat_maps import BLOCKS, KINDS, layer_heat_map, value_heat_map
 from sparseft.analysis.figures.speeds import speed_figure
 from sparseft.analysis.figures.style import STYLE
+from sparseft.analysis.headlines import are_losses, metric_name
 from sparseft.analysis.leftovers import MARK, remove_leftovers
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.processes import end_with_parent
@@ -172,18 +172,19 @@ def _value_figures(
     """Yield the figures of one task's metric. `front` has its best points, and `prefix` begins the figures' names."""
     task, metric = points[["task", "metric"]].iloc[0]
     label = metric_name(metric)
+    quantity = value_of(metric)
     title_of_value = f"{title}: {label} ± standard error"
     baseline_of_task = None if baseline is None else baseline[baseline["task"] == task]
     plot = line_chart(f"{prefix}_vs_sparsity", "value", points, label, value_caption(points, label))
-    yield plot, partial(line_figure, points, value_of(label), title_of_value, baseline_of_task)
+    yield plot, partial(line_figure, points, quantity, title_of_value, baseline_of_task)
     for model, of_model in points.groupby("model", sort=False):
         plot = heat_map(f"{prefix}_heatmap_{model}", of_model, label)
-        yield plot, partial(value_heat_map, of_model, label, f"{title}: {label} ({model})")
+        yield plot, partial(value_heat_map, of_model, quantity.label, f"{title}: {label} ({model})")
     timed = points[points["samples_per_second"].notna()]
     if len(timed):
         plot = speed_chart(f"{prefix}_vs_speed", timed, label)
         best = front[front["best_for_speed"]]
-        yield plot, partial(speed_figure, timed, best, label, f"{title_of_value} against training speed")
+        yield plot, partial(speed_figure, timed, best, quantity.label, f"{title_of_value} against training speed")
 
 
 def _cost_figures(points: pd.DataFrame, prefix: str, title: str) -> Iterator[tuple[Plot, Drawing]]:
@@ -193,6 +194,9 @@ def _cost_figures(points: pd.DataFrame, prefix: str, title: str) -> Iterator[tup
     caption_of_bars = " Bars are one standard deviation, over the seeds." if has_seeds else ""
     for cost in COSTS:
         known = points[points[cost.quantity.column].notna()]
+        if cost.quantity is LOSS:
+            # The figure of the value shows the loss of a task whose metric it is.
+            known = known[~are_losses(known)]
         if known.empty or known[cost.quantity.column].abs().max() < cost.quantity.smallest:
             continue
         if cost.by_device:

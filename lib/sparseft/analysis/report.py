@@ -19,11 +19,12 @@ from markupsafe import Markup
 
 from sparseft import __version__
 from sparseft.analysis import report_tables
-from sparseft.analysis.captions import Plot, metric_name, toy
+from sparseft.analysis.captions import Plot, toy
 from sparseft.analysis.columns import STUDY_TABLES
 from sparseft.analysis.counts import count_runs
 from sparseft.analysis.derived import Derived
 from sparseft.analysis.findings import NO_CONCLUSION, findings, headline
+from sparseft.analysis.headlines import metric_name
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown_html import PageSection, sections
 from sparseft.analysis.records import Gap, Record
@@ -153,7 +154,7 @@ def _conditions(records: list[Record], cells: pd.DataFrame) -> list[str]:
     trainings = [record.train for record in records if record.train]
     evaluations = [record.evaluation for record in records]
     trained = sorted({f"{train.backend} in {train.dtype} on {train.device}" for train in trainings})
-    evaluated = sorted({f"{done.harness} in {done.dtype} on {done.device}" for done in evaluations})
+    evaluated = sorted({done.conditions for done in evaluations})
     examples = sorted({(done.task, done.examples) for done in evaluations})
     sentences = [f"{_count(len(records), 'run')}: {_sizes(records, cells)}."]
     if trained:
@@ -221,6 +222,7 @@ def _places(derived: Derived, tolerance: float) -> Iterable[ResultPlace]:
         here = derived.of(model=model, metric=metric)
         place_tables = [
             report_tables.points(here.points),
+            report_tables.probes(here.cells),
             report_tables.best(here.best),
             report_tables.comparisons(here.comparisons),
         ]

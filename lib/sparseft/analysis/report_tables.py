@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import pandas as pd
 
+from sparseft.analysis.headlines import are_losses, is_loss
+from sparseft.analysis.probes import MEAN, probe_names
 from sparseft.analysis.records import Gap
 from sparseft.analysis.tables import asked_and_reached
 from sparseft.analysis.texts import AGAINST, NONE, best_for, number, value_text
@@ -17,6 +20,8 @@ TEXT_COLUMNS = {
     "run", "method", "mode", "sparsity, %", "verdict", "best for", "compared with", "significant", "loss significant",
     "trained on", "evaluated on", "in the study",
 }  # fmt: skip
+# Columns that say nothing new if the value is a loss.
+LOSS_COLUMNS = {"verdict", "loss", "difference of the loss (95 % interval)", "p of the loss", "loss significant"}
 # Characters. A longer text is broken into lines.
 WIDE = 30
 PLACE = ["setting", "model", "task", "metric"]
@@ -66,7 +71,8 @@ def results(cells: pd.DataFrame) -> Table:
         for cell in group.itertuples():
             column = first_mode + modes.index(cell.mode)
             rows[position][column] = value_text(cell)
-            shares[position, column] = round(100 * cell.value_mean, 1)
+            if not is_loss(cell.metric):
+                shares[position, column] = round(100 * cell.value_mean, 1)
     header = [*places, "method", "sparsity, %", *modes]
     numeric = frozenset(range(first_mode - 1, len(header)))
     return Table("Results: mean ± standard error", header, rows, numeric, shares, _results_note(cells, modes))
@@ -75,7 +81,12 @@ def results(cells: pd.DataFrame) -> Table:
 def _results_note(cells: pd.DataFrame, modes: Iterable[str]) -> str:
     """Return a note on how to read the table of the answer."""
     words = [f"{'; '.join(f'{mode}: {MODE_WORDS[mode]}' for mode in modes)}."]
-    words.append("The standard error is over the validation examples. The bar behind a value is its share of 1.")
+    words.append("The standard error is over the validation examples.")
+    losses = are_losses(cells)
+    if not losses.all():
+        words.append("The bar behind a value is its share of 1.")
+    if losses.any():
+        words.append("A loss is in nats per token. Lower is better.")
     if any("(" in asked_and_reached(cell) for cell in cells.itertuples()):
         words.append("Sparsity is the requested one. If the masks reached another one, it is in parentheses.")
     answers = [answer for answer, column in RECALLS.items() if cells[column].notna().any()]
@@ -97,7 +108,7 @@ def points(table: pd.DataFrame) -> Table:
         "mode": lambda row: row.mode,
         "sparsity, %": asked_and_reached,
         "models": lambda row: str(row.n),
-        "value (95 % interval)": lambda row: _within(row.value, row.value_low, row.value_high, ".3f"),
+        "value (95 % interval)": _value,
         "minus dense (95 % interval)": _minus_dense,
         "verdict": lambda row: _text(row.verdict),
         "won back, %": lambda row: number(100 * row.recovered_share, ".0f"),
@@ -105,6 +116,7 @@ def points(table: pd.DataFrame) -> Table:
         "train-merge gap": lambda row: number(row.train_merge_gap, "+.3f"),
         "samples/s": lambda row: number(row.samples_per_second, ".2f"),
     }
+    columns = _without_repeats(columns, table)
     note = (
         "Loss and gap are in nats per answer token. Won back is the share of what pruning lost that fine-tuning restores:"
         " 100 % reaches the dense fine-tuned model."
@@ -124,6 +136,7 @@ def best(table: pd.DataFrame) -> Table:
         "samples/s": lambda row: number(row.samples_per_second, ".2f"),
         "best for": best_for,
     }
+    columns = _without_repeats(columns, table)
     note = "Best means that no other point is better in one and as good in the other. Neighbours may differ by chance."
     return _table("Best trade-offs", table, columns, note)
 
@@ -146,8 +159,41 @@ def comparisons(table: pd.DataFrame) -> Table:
         "p of the loss": lambda row: number(row.eval_loss_p_holm, ".2g"),
         "loss significant": lambda row: _yes(row.eval_loss_significant),
     }
+    columns = _without_repeats(columns, table)
     note = "The p-values are corrected by Holm's method for the number of comparisons of one kind."
     return _table("All comparisons", table, columns, note)
+
+
+def probes(cells: pd.DataFrame) -> Table:
+    """Return the table of the probes of one model, task, metric and setting, with a row per cell; no row without probes.
+
+    The last column is the mean over the probes."""
+    names = {f"probe_{name}": name for name in probe_names(cells)} | {MEAN: "mean of the probes"}
+    names = {column: name for column, name in names.items() if column in cells and cells[column].notna().any()}
+    columns: dict[str, Callable[[tuple], str]] = {
+        "method": lambda row: row.method,
+        "sparsity, %": asked_and_reached,
+        "mode": lambda row: row.mode,
+        **{name: partial(_probe_text, column=column) for column, name in names.items()},
+    }
+    note = (
+        "A value is the mean over the seeds ± its standard error over the probe's examples. The error of the mean takes the"
+        " examples of two probes as independent. comparisons.csv has the tests of each probe."
+    )
+    return _table("Probes", cells if names else cells[:0], columns, note)
+
+
+def _probe_text(row: tuple, column: str) -> str:
+    """Return the value of a probe, or the mean over the probes, with its standard error; "-" if the cell has none."""
+    value = getattr(row, column)
+    return NONE if pd.isna(value) else f"{value:.3f} ± {getattr(row, f'{column}_stderr'):.3f}"
+
+
+def _without_repeats(columns: dict[str, Callable[[tuple], str]], table: pd.DataFrame) -> dict[str, Callable]:
+    """Return the columns of a table of one metric. If it is a loss, those that repeat it and the verdict are left out."""
+    if table.empty or not is_loss(table["metric"].iloc[0]):
+        return columns
+    return {name: text for name, text in columns.items() if name not in LOSS_COLUMNS}
 
 
 def every_run(summary: pd.DataFrame) -> Table:
@@ -190,6 +236,12 @@ def _within(value: float | None, low: float | None, high: float | None, form: st
     if pd.isna(low) or pd.isna(high):
         return number(value, form)
     return f"{number(value, form)} ({low:{form}} to {high:{form}})"
+
+
+def _value(row: tuple) -> str:
+    """Return the value of a point with its interval, marked if one of its runs has a fault."""
+    text = _within(row.value, row.value_low, row.value_high, ".3f")
+    return text if row.n_sound == row.n else f"{text} (at fault)"
 
 
 def _minus_dense(row: tuple) -> str:

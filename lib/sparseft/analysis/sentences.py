@@ -1,14 +1,14 @@
 """Write the sentences of a headline: what is claimed at one or several sparsities of one model, task, metric and setting."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sparseft.analysis.claims import (
+    BETTER,
     EXCLUDED,
-    FALL,
     OPEN,
-    RISE,
     SAME,
     UNKNOWN,
+    WORSE,
     Claim,
     Results,
     best_method,
@@ -18,16 +18,55 @@ from sparseft.analysis.claims import (
     recoveries,
 )
 from sparseft.analysis.comparisons import CONTROL
+from sparseft.analysis.headlines import is_loss, metric_phrase
 from sparseft.analysis.tables import PLAIN_LORA, asked_and_reached
 from sparseft.study.grid import DENSE, NO_FINETUNE
-from sparseft.tasks import METRICS
 
 # With at most this many examples, a significant difference shows in two decimals.
 FEW_EXAMPLES = 500
 # A sentence lists at most this many numbers. It gives the range of more.
 MOST_NUMBERS = 3
 _DENSE_MODES = {NO_FINETUNE: "without fine-tuning", PLAIN_LORA: "with LoRA"}
-PHRASES = {metric.name: metric.phrase for metric in METRICS if metric.phrase}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Direction:
+    """Hold the words for a change of a value. They differ between a fraction and a loss, of which less is better."""
+
+    worse: str
+    better: str
+    worsens: str
+    improves: str
+    costs: str
+    scores: str
+    # How a model with a worse or better value compares, with a place for that word.
+    compares: str
+    gain: str
+    harm: str
+
+
+OF_FRACTIONS = Direction(
+    worse="lower",
+    better="higher",
+    worsens="lowers",
+    improves="raises",
+    costs="costs",
+    scores="scores",
+    compares="scores {}",
+    gain=", a significant gain",
+    harm=", a significant loss",
+)
+OF_LOSSES = Direction(
+    worse="higher",
+    better="lower",
+    worsens="raises",
+    improves="lowers",
+    costs="raises",
+    scores="has a loss of",
+    compares="has a {} loss",
+    gain=", significantly lower",
+    harm=", significantly higher",
+)
 
 
 class Sentences:
@@ -35,11 +74,12 @@ class Sentences:
 
     def __init__(self, results: Results, metric: str, tolerance: float) -> None:
         self.results = results
-        self.metric = PHRASES.get(metric, metric)
+        self.metric = metric_phrase(metric)
         self.tolerance = f"{tolerance:g}"
         count = max(cell.examples for cell in results.every_cell)
         self.examples = f"{count} examples"
-        self.digits = 2 if count <= FEW_EXAMPLES else 3
+        self.digits = 2 if count <= FEW_EXAMPLES and not is_loss(metric) else 3
+        self.words = OF_LOSSES if is_loss(metric) else OF_FRACTIONS
 
     def dense_only(self) -> list[str]:
         """Return the sentence on a study without a sound pruned run; empty without a sound dense run."""
@@ -50,12 +90,12 @@ class Sentences:
         if not scores:
             return []
         change = {
-            RISE: ", a significant gain",
-            FALL: ", a significant loss",
+            BETTER: self.words.gain,
+            WORSE: self.words.harm,
             SAME: f", which {self.examples} cannot tell apart",
             UNKNOWN: "",
         }[self.results.change("untuned", (DENSE, 0, PLAIN_LORA))]
-        return [f"The dense model scores {' and '.join(scores)}{change}; there is no sound pruned run."]
+        return [f"The dense model {self.words.scores} {' and '.join(scores)}{change}; there is no sound pruned run."]
 
     def opening(self) -> list[str]:
         """Return the sentence on a dense model that is missing or only guesses; empty if neither is so."""
@@ -80,12 +120,12 @@ class Sentences:
         claim = _common(group)
         place = f"At {listed_sparsities(group)}"
         pruning = self._method(group, first)
-        if claim.pruning == FALL:
-            fall = f"{pruning} lowers {self.metric} from {self._start()} to {self._numbers(group, 'untuned')}"
+        if claim.pruning == WORSE:
+            change = f"{pruning} {self.words.worsens} {self.metric} from {self._start()} to {self._numbers(group, 'untuned')}"
             bound = f" (a loss above {self.tolerance} is excluded)" if claim.loss == EXCLUDED else ""
-            return f"{place} {fall}{bound}{self._after_a_fall(claim, group)}."
-        if claim.pruning in (RISE, SAME):
-            return f"{place} {self._no_fall(claim, group, pruning)}{self._after_no_fall(claim, group)}."
+            return f"{place} {change}{bound}{self._after_harm(claim, group)}."
+        if claim.pruning in (BETTER, SAME):
+            return f"{place} {self._no_harm(claim, group, pruning)}{self._after_no_harm(claim, group)}."
         return f"{place} {self._without_base(claim, group, pruning)}."
 
     def recovered(self) -> list[str]:
@@ -98,7 +138,9 @@ class Sentences:
         if not parts:
             return []
         example = ", for example" if len(parts) > MOST_NUMBERS else ""
-        return [f"Where pruning costs {self.metric}, LoRA wins back a part{example}: {listed(parts[:MOST_NUMBERS])}."]
+        return [
+            f"Where pruning {self.words.costs} {self.metric}, LoRA wins back a part{example}: {listed(parts[:MOST_NUMBERS])}."
+        ]
 
     def control(self) -> list[str]:
         """Return the sentence that compares random pruning with the best method of each sparsity, in that method's best mode."""
@@ -108,8 +150,14 @@ class Sentences:
         for sparsity in self.results.sparsities:
             row = self._control_row(sparsity)
             if row is not None and row.n:
-                outcomes.setdefault(_control_change(row), []).append(row)
-        words = {FALL: "scores lower", RISE: "scores higher", SAME: "does not differ significantly"}
+                # The row compares the method with random pruning, and the sentence the other way round.
+                change = self.results.direction(-row.difference) if row.significant else SAME
+                outcomes.setdefault(change, []).append(row)
+        words = {
+            WORSE: self.words.compares.format(self.words.worse),
+            BETTER: self.words.compares.format(self.words.better),
+            SAME: "does not differ significantly",
+        }
         parts = [f"{words[kind]} at {self._control_values(outcomes[kind], kind)}" for kind in words if kind in outcomes]
         return [f"Random pruning, the control, {' and '.join(parts)}."] if parts else []
 
@@ -118,12 +166,14 @@ class Sentences:
         method = best_method(self.results, sparsity)
         untuned = self.results.cells.get((method, sparsity, NO_FINETUNE))
         tuned = best_training(self.results, method, sparsity)
-        best = max((cell for cell in (untuned, tuned) if cell), key=lambda cell: cell.value_mean)
+        best = max((cell for cell in (untuned, tuned) if cell), key=self.results.quality)
+        if (CONTROL, sparsity, best.mode) not in self.results.cells:
+            return None
         return self.results.comparisons.get(CONTROL, {}).get((method, sparsity, best.mode))
 
     def _control_values(self, rows: list[tuple], kind: str) -> str:
         """Return the sparsities and, if they differ, the values of random pruning and of the best method."""
-        where = f"{listed([str(row.sparsity) for row in rows])} %"
+        where = f"{listed([_control_place(row) for row in rows])} %"
         if kind == SAME:
             return where
         places = [(row.method, int(row.sparsity), row.mode) for row in rows]
@@ -149,19 +199,19 @@ class Sentences:
         """Return the value of the dense model as text."""
         return self._number(self.results.dense(mode).value_mean)
 
-    def _after_a_fall(self, claim: Claim, group: list[Claim]) -> str:
+    def _after_harm(self, claim: Claim, group: list[Claim]) -> str:
         """Return what fine-tuning does to models that pruning made worse."""
         tuned = self._numbers(group, "tuned")
-        guess = guessing(next(iter(self.results.cells.values())))
         if claim.hopeless:
+            guess = guessing(next(iter(self.results.cells.values())))
             if claim.tuned is None:
                 return f", not measurably above {guess}"
             return f" and nothing helps: no run there is measurably above {guess}"
-        if claim.tuning == RISE:
-            verb = "brings it back to" if self._reaches_dense(claim, group) else "raises it to"
+        if claim.tuning == BETTER:
+            verb = "brings it back to" if self._reaches_dense(claim, group) else f"{self.words.improves} it to"
             return f", and {_lora(group)} {verb} {tuned}{self._remaining(claim)}"
-        if claim.tuning == FALL:
-            return f", and {_lora(group)} lowers it to {tuned}"
+        if claim.tuning == WORSE:
+            return f", and {_lora(group)} {self.words.worsens} it to {tuned}"
         if claim.tuning == SAME:
             return f", and {_lora(group)} wins back nothing measurable ({tuned})"
         return "" if claim.tuned is None else f"; with {_lora(group)} it is {tuned}{self._remaining(claim)}"
@@ -169,29 +219,30 @@ class Sentences:
     def _reaches_dense(self, claim: Claim, group: list[Claim]) -> bool:
         """Return whether fine-tuned pruned models may be called as good as the fine-tuned dense one.
 
-        No difference to its disadvantage is significant, and a loss above the tolerance is excluded or no value is lower."""
-        if claim.remaining not in (SAME, RISE):
+        No difference to its disadvantage is significant, and a loss above the tolerance is excluded or no value is worse."""
+        if claim.remaining not in (SAME, BETTER):
             return False
+        gain = self.results.gain
         dense = self.results.dense(PLAIN_LORA).value_mean
-        return claim.tuned_loss == EXCLUDED or all(member.tuned >= dense for member in group)
+        return claim.tuned_loss == EXCLUDED or all(gain * member.tuned >= gain * dense for member in group)
 
-    def _no_fall(self, claim: Claim, group: list[Claim], pruning: str) -> str:
+    def _no_harm(self, claim: Claim, group: list[Claim], pruning: str) -> str:
         """Return the clause on models that pruning does not make measurably worse."""
         values = f"{self._numbers(group, 'untuned')} against {self._start()}"
-        if claim.pruning == RISE:
-            return f"{pruning} raises {self.metric} from {self._start()} to {self._numbers(group, 'untuned')}"
+        if claim.pruning == BETTER:
+            return f"{pruning} {self.words.improves} {self.metric} from {self._start()} to {self._numbers(group, 'untuned')}"
         if not claim.costs_nothing:
             return f"{self.metric} after {pruning} is {values}, which {self.examples} cannot tell apart"
         return f"{pruning} costs nothing measurable ({self.metric} {values}{self._bound(claim.loss)})"
 
-    def _after_no_fall(self, claim: Claim, group: list[Claim]) -> str:
+    def _after_no_harm(self, claim: Claim, group: list[Claim]) -> str:
         """Return what fine-tuning does to models that pruning did not make measurably worse."""
         tuned = self._numbers(group, "tuned")
-        if claim.tuning == RISE:
-            return f", and {_lora(group)} raises it to {tuned}{self._remaining(claim)}"
-        if claim.tuning == FALL:
-            return f", and {_lora(group)} lowers it to {tuned}{self._remaining(claim)}"
-        if claim.remaining == FALL:
+        if claim.tuning == BETTER:
+            return f", and {_lora(group)} {self.words.improves} it to {tuned}{self._remaining(claim)}"
+        if claim.tuning == WORSE:
+            return f", and {_lora(group)} {self.words.worsens} it to {tuned}{self._remaining(claim)}"
+        if claim.remaining == WORSE:
             return f", but with {_lora(group)} it reaches only {tuned}{self._remaining(claim)}"
         return ""
 
@@ -199,7 +250,11 @@ class Sentences:
         """Return how fine-tuned pruned models compare with the fine-tuned dense one."""
         if claim.remaining == UNKNOWN:
             return ""
-        shown = {FALL: ", significantly higher", RISE: ", significantly lower", SAME: "; no significant difference"}
+        shown = {
+            WORSE: f", significantly {self.words.better}",
+            BETTER: f", significantly {self.words.worse}",
+            SAME: "; no significant difference",
+        }
         words = shown[claim.remaining]
         if claim.remaining == SAME and claim.tuned_loss == EXCLUDED:
             words = f"; a loss above {self.tolerance} is excluded"
@@ -211,8 +266,8 @@ class Sentences:
         if claim.remaining != UNKNOWN:
             return f"{self.metric} after {pruning} and {_lora(group)} is {tuned}{self._remaining(claim)}"
         change = {
-            RISE: f", and {_lora(group)} raises it to {tuned}",
-            FALL: f", and {_lora(group)} lowers it to {tuned}",
+            BETTER: f", and {_lora(group)} {self.words.improves} it to {tuned}",
+            WORSE: f", and {_lora(group)} {self.words.worsens} it to {tuned}",
             SAME: f", and {_lora(group)} changes nothing measurable ({tuned})",
             UNKNOWN: "" if claim.tuned is None else f" and with {_lora(group)} {tuned}; no comparison is possible",
         }[claim.tuning]
@@ -256,11 +311,12 @@ def _common(group: list[Claim]) -> Claim:
     )
 
 
-def _control_change(row: tuple) -> str:
-    """Return how random pruning compares with the method of the row."""
-    if not row.significant:
-        return SAME
-    return FALL if row.difference > 0 else RISE
+def _control_place(row: tuple) -> str:
+    """Return the sparsity of a comparison with random pruning, with what both reached if it differs."""
+    ours, random = row.reached_sparsity, row.against_reached_sparsity
+    if abs(ours - random) < 0.001:
+        return f"{row.sparsity}"
+    return f"{row.sparsity} (reached {100 * random:.1f} against {100 * ours:.1f})"
 
 
 def listed_sparsities(group: list[Claim]) -> str:

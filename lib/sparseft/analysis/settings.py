@@ -4,7 +4,11 @@ Runs may be pooled over seeds, joined to a curve or compared only if they agree 
 
     training    every key of `training:`, the backend, the dtype and the training data. Runs that are not trained have none
     masks       scope, seed, N:M group, calibration and its data, of the run's method. Dense runs have none
-    evaluation  the dtype, lm-eval's version, the worked examples and the text of a perplexity
+    evaluation  the dtype, lm-eval's version, the worked examples, the text of a perplexity, the data and the metric of each
+                probe
+
+The definition of a task that the configuration describes is a setting of its training and of its evaluation. A run that lacks
+a probe agrees with every run that has it.
 
 All runs of a model or task must have the same base, data and prompts. So these are not settings, and chain.strangers names a
 run that differs in one of them. A key that leaves every bit of the result as it is (records.WITHOUT_EFFECT) is not a setting.
@@ -70,7 +74,8 @@ def _other_data(record: Record, study: Config) -> list[str]:
     data = study.tasks[record.run.task]
     evaluated = record.evaluation.examples
     differing = []
-    if data.validation_examples not in (None, evaluated):
+    # The validation examples of a text are sequences, and their number depends on the tokenizer.
+    if data.kind != "text" and data.validation_examples not in (None, evaluated):
         differing.append(f"{evaluated} validation examples instead of {data.validation_examples}")
     if record.train and data.train_examples not in (None, record.train.train_examples):
         differing.append(f"{record.train.train_examples} training examples instead of {data.train_examples}")

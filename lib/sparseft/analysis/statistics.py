@@ -8,6 +8,8 @@ the percentile bootstrap of the mean difference. Outcomes that hardly ever diffe
 two runs that agree on all examples give it no width. So two examples are added, as Bonett and Price propose for Wald's interval
 (JEBS 37, 2012, section 3): one that only the first model has right, and one that only the second has.
 
+Outcomes between 0 and 1 have the same bootstrap, and Student's paired t test instead of McNemar's, which counts zeros and ones.
+
 For losses the interval is the paired percentile bootstrap without added examples, and the test is Student's paired t. The
 bootstrap's own p-value would not do: it is never below one over its resamples, and Holm's correction would multiply that by the
 size of the family.
@@ -48,21 +50,13 @@ def t_interval(mean: np.ndarray, error: np.ndarray, n: np.ndarray) -> tuple[np.n
 def proportion_interval(value: np.ndarray, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the ends of Wilson's score intervals (JASA 22, 1927) of shares of `examples`, which may be 0 or 1.
 
-    The mean share over several models on the same examples gets the interval of one model, which can only be too wide."""
+    The mean share over several models on the same examples gets the interval of one model, which can only be too wide. So can
+    the interval of outcomes between 0 and 1, whose variance is at most that of zeros and ones with the same mean."""
     value = np.asarray(value, float)
     examples = np.asarray(examples, float)
     low, high = proportion_confint(value * examples, examples, alpha=1 - LEVEL, method="wilson")
     # At 0 and 1 the value itself is an end, but for rounding.
     return np.minimum(low, value), np.maximum(high, value)
-
-
-def ratio_error(sums: np.ndarray, tokens: np.ndarray) -> float:
-    """Return the standard error of sums.sum() / tokens.sum() over the examples, (examples,) each.
-
-    The formula is the linearised one for a ratio (Cochran, Sampling Techniques, 1977, section 6.5)."""
-    examples = len(sums)
-    residuals = sums - sums.sum() / tokens.sum() * tokens
-    return float(np.sqrt(examples / (examples - 1) * np.square(residuals).sum()) / tokens.sum())
 
 
 def union_interval(
@@ -85,6 +79,15 @@ def mcnemar_p(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Return the two-sided p of McNemar's exact test of outcomes 0 or 1, (examples,) each, of the same examples in order."""
     table = np.bincount((2 * ours + theirs).astype(int), minlength=4).reshape(2, 2)
     return float(mcnemar(table, exact=True).pvalue)
+
+
+def outcomes_p(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Return the two-sided p of outcomes, (examples,) each, of the same examples in order.
+
+    It is that of McNemar's exact test if all outcomes are 0 or 1, and that of Student's paired t test otherwise."""
+    if np.isin([ours, theirs], (0, 1)).all():
+        return mcnemar_p(ours, theirs)
+    return float(paired_t_p((ours - theirs)[np.newaxis])[0])
 
 
 def difference_intervals(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

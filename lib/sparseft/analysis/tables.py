@@ -12,7 +12,7 @@ A cell is model x task x method x sparsity x mode. Its runs differ only in the s
 The confidence interval is the smallest one that contains two others. One is Student's t over the models, if there are two or
 more. The other is Wilson's over the examples, which all models share. value_interval_from says which of them reaches
 further. Losses and gaps also combine two intervals: over the examples, they use Student's t with the standard error of a
-ratio.
+ratio. So does a value that is a loss.
 
     recovered_share = (tuned - untuned) / (dense tuned - untuned)
 
@@ -30,7 +30,9 @@ import pandas as pd
 
 from sparseft.analysis.columns import CURVES, MISSING, SUMMARY, TABLES
 from sparseft.analysis.columns.column import TableDescription
+from sparseft.analysis.headlines import gains, is_loss
 from sparseft.analysis.judgement import Judged
+from sparseft.analysis.probes import probes_over_models, with_probes_mean
 from sparseft.analysis.records import Gap, Record
 from sparseft.analysis.statistics import proportion_interval, t_interval, union_interval
 from sparseft.methods import sort_key
@@ -48,7 +50,7 @@ LINE = ["model", "task", "metric", "method", "mode"]
 INTEGERS = {column.name for table in TABLES for column in table.columns if column.type == "integer"}
 # The columns that a speed depends on.
 SPEED = ["device", "batch_size", "processes", "gradient_checkpointing", "cache_weights"]
-# A smaller difference is rounding, and no share of it can be recovered.
+# A smaller difference, of fractions or of nats per token, is rounding, and no share of it can be recovered.
 NOTHING_LOST = 1e-9
 
 
@@ -57,7 +59,8 @@ def summary(judged: Iterable[Judged]) -> pd.DataFrame:
     table = pd.DataFrame([SUMMARY.row_of(run) for run in judged])
     # A column without a value in any run would have no type.
     numbers = {name: float for name in table if SUMMARY.type_of(name) == "number"}
-    return tidy(table.astype(numbers), ["model", "task", "method", "sparsity", "mode", "seed"])
+    table = with_probes_mean(table.astype(numbers))
+    return in_order(tidy(table, ["model", "task", "method", "sparsity", "mode", "seed"]), SUMMARY)
 
 
 def grouped(runs: pd.DataFrame) -> pd.DataFrame:
@@ -84,6 +87,7 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
     comparable = (groups[SPEED].nunique() <= 1).all(axis=1)
     rates = [name for name in table if "per_second" in name]
     table[rates] = table[rates].where(comparable, axis=0)
+    table = table.assign(**probes_over_models(models, runs))
     return tidy(table.reset_index(), CELL)
 
 
@@ -154,7 +158,7 @@ def tidy(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 def in_order(table: pd.DataFrame, described: TableDescription) -> pd.DataFrame:
     """Return the columns of `table` in the order of their description. Columns that are added later may be absent."""
-    return table[[name for name in described.names if name in table]]
+    return table[described.in_order(table)]
 
 
 def _over_models(models: pd.api.typing.DataFrameGroupBy, table: pd.DataFrame, name: str) -> dict[str, pd.Series]:
@@ -167,15 +171,23 @@ def _over_models(models: pd.api.typing.DataFrameGroupBy, table: pd.DataFrame, na
     if "per_second" in name:
         low, high = over_seeds
         return columns | {f"{name}_low": np.maximum(low, 0), f"{name}_high": high}
-    if name == "value":
-        over_examples = proportion_interval(mean, table["examples"])
-    else:
-        over_examples = t_interval(mean, models[f"{name}_standard_error"].mean(), table["examples"])
+    error = table["standard_error"] if name == "value" else models[f"{name}_standard_error"].mean()
+    over_examples = t_interval(mean, error, table["examples"])
+    # Only a fraction has the interval of a proportion, and ends at 0 or 1.
+    fractions = _has_fractions(table, name)
+    if fractions.any():
+        of_shares = proportion_interval(mean.where(fractions, 0), table["examples"])
+        over_examples = tuple(np.where(fractions, of_shares, over_examples))
     low, high, source = union_interval(over_seeds, over_examples)
-    if name == "value":
-        low = np.clip(low, 0, 1)
-        high = np.clip(high, 0, 1)
+    low = np.where(fractions, np.clip(low, 0, 1), low)
+    high = np.where(fractions, np.clip(high, 0, 1), high)
     return columns | {f"{name}_low": low, f"{name}_high": high, f"{name}_interval_from": source}
+
+
+def _has_fractions(cells: pd.DataFrame, name: str) -> np.ndarray:
+    """Return for which cells the column `name` is a fraction: that of the value, unless the metric is a loss."""
+    metrics = cells.index.get_level_values("metric")
+    return np.array([name == "value" and not is_loss(metric) for metric in metrics])
 
 
 def _sound(cells: pd.DataFrame) -> pd.DataFrame:
@@ -202,7 +214,9 @@ def _lines(cells: pd.DataFrame) -> pd.DataFrame:
 def _recovered_share(points: pd.DataFrame) -> pd.Series:
     """Return recovered_share by point: the part of what pruning lost that fine-tuning won back."""
     lost = points["dense_value"] - points["untuned_value"]
-    defined = (points["mode"] != NO_FINETUNE) & (points["sparsity"] > 0) & (lost > NOTHING_LOST)
+    # Pruning raises a loss and lowers every other value. The share has the same sign for both.
+    is_worse = lost * gains(points) > NOTHING_LOST
+    defined = (points["mode"] != NO_FINETUNE) & (points["sparsity"] > 0) & is_worse
     recovered = (points["value"] - points["untuned_value"]).where(points["n_sound"] == points["n"])
     return (recovered / lost.where(defined)).astype(float)
 

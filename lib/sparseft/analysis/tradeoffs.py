@@ -6,7 +6,7 @@ largest_within     the largest sparsity of a curve up to which every point is wi
                    smallest sparsity up, to the first one that fails, has a fault or lacks a run. In this order the verdicts
                    need no correction for their number (fixed-sequence procedure: Maurer, Hothorn and Lehmacher 1995)
 
-Sparsity is the one that the masks reached, because structured pruning removes whole channels. Pruned points take no part if
+A lower loss is a better value. Sparsity is the one that the masks reached, because structured pruning removes whole channels. Pruned points take no part if
 their mask prunes nothing or one of their runs has a fault. best_for_sparsity and best_for_speed compare means, so a neighbour
 may differ by chance.
 """
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from sparseft.analysis.columns import TRADEOFFS
+from sparseft.analysis.headlines import gains
 from sparseft.analysis.statistics import WITHIN
 from sparseft.analysis.tables import CELL, LINE, PLAIN_LORA, in_order, tidy
 from sparseft.study.grid import DENSE, NO_FINETUNE, Cell
@@ -56,11 +57,12 @@ def _mark(points: pd.DataFrame) -> pd.DataFrame:
     return once
 
 
-def _is_on_front(points: pd.DataFrame, gain: str, group: list[str]) -> pd.Series:
-    """Return which points no other point of their group beats in value and `gain`."""
+def _is_on_front(points: pd.DataFrame, respect: str, group: list[str]) -> pd.Series:
+    """Return which points no other point of their group beats in value and in the column `respect`."""
     best = pd.Series(False, points.index)
-    for _, members in points.groupby(group, sort=False):
-        best[members.index] = pareto(members[["value", gain]].to_numpy(float))
+    judged = points.assign(value=points["value"] * gains(points))
+    for _, members in judged.groupby(group, sort=False):
+        best[members.index] = pareto(members[["value", respect]].to_numpy(float))
     return best
 
 

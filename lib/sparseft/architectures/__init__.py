@@ -3,12 +3,17 @@
 from pathlib import Path
 
 from sparseft.architectures.architecture import Architecture, Shapes
+from sparseft.architectures.gemma3 import GEMMA3
 from sparseft.architectures.llama import LLAMA
 from sparseft.architectures.mistral import MISTRAL
 from sparseft.architectures.mixtral import MIXTRAL
+from sparseft.architectures.olmo2 import OLMO2
+from sparseft.architectures.qwen2 import QWEN2
+from sparseft.architectures.qwen3 import QWEN3
+from sparseft.architectures.qwen3_moe import QWEN3_MOE
 from sparseft.errors import InputError
 
-ARCHITECTURES = (LLAMA, MISTRAL, MIXTRAL)
+ARCHITECTURES = (LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, GEMMA3, OLMO2, QWEN3_MOE)
 
 # The last names of all prunable layers, each once.
 PROJECTIONS = tuple(dict.fromkeys(name for architecture in ARCHITECTURES for name in architecture.projections))
@@ -23,7 +28,9 @@ def find_architecture(classes: object, place: Path | str) -> Architecture:
         if architecture.class_name == name:
             return architecture
     known = ", ".join(architecture.class_name for architecture in ARCHITECTURES)
-    raise InputError(f"{place}: architecture {name} is unknown", f"use one of {known}")
+    raise InputError(
+        f"{place}: architecture {name} is unknown", f"use one of {known}, or add it as docs/extending.md shows"
+    )
 
 
 def tensor_shapes(config: dict, place: Path | str) -> Shapes:

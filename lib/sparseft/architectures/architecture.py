@@ -3,24 +3,27 @@
 An architecture is a decoder as Hugging Face stores it. Two words have a fixed meaning in this project:
 
     decoder layer   a block of the model, such as `model.layers.0`
-    layer           a prunable weight on disk, named without ".weight", such as `model.layers.0.mlp.up_proj`
+    layer           a prunable matrix on disk, named without ".weight", such as `model.layers.0.mlp.up_proj`
+
+Masks prune matrices only. Biases and norms keep their bytes.
 """
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from sparseft.architectures.config_sizes import Words, size_of
+from sparseft.architectures.config_sizes import Words, size_of, stated
 from sparseft.errors import InputError
 
 # The name of a tensor -> its shape.
 Shapes = dict[str, tuple[int, ...]]
 
 # A model with tied embeddings stores no output head.
-_HEAD = "lm_head"
+_HEAD = "lm_head.weight"
 _OPTIONAL_SIZES = ("num_key_value_heads", "head_dim")
+_WINDOW_KEYS = ("sliding_window", "layer_types", "max_window_layers", "sliding_window_pattern")
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,19 @@ class Coupled:
     """Name the prunable matrices of one block whose channels are removed together.
 
     Such a channel is called a unit. It consists of some rows of each matrix in `rows`, and some columns of each matrix in
-    `columns`. `unit` is the key of config.json with the number of units. `block` is the common start of the matrices' names
-    within a decoder layer."""
+    `columns`. A matrix in `rows` may have a bias, whose numbers belong to its rows.
+
+    block     the common start of the matrices' names within a decoder layer
+    unit      the key of config.json with the number of units
+    title     the units in words, for messages
+    multiple  a smaller model keeps a multiple of so many units"""
 
     block: str
     unit: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
+    title: str
+    multiple: int = 1
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -56,12 +65,16 @@ class Part:
 
 @dataclass(frozen=True)
 class ExpertBlock:
-    """Name the module of a decoder layer that holds the experts.
+    """Name the module of a decoder layer that holds the experts, and the matrices of an expert on disk.
 
-    transformers 5 calls it `in_memory` and fuses its experts. transformers 4 calls it `on_disk`, as checkpoints do."""
+    transformers 5 calls the module `in_memory` and fuses its experts. transformers 4 calls it `on_disk`, as checkpoints do.
+    An expert computes down(act(gate x) * up x)."""
 
     on_disk: str
     in_memory: str
+    gate: str
+    up: str
+    down: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,36 +82,48 @@ class Architecture:
     """Describe one architecture of Hugging Face. `{expert}` in a name stands for the number of an expert.
 
     class_name        the name of the model's class, which config.json has under "architectures"
+    models            the models of this class, in words
+    differences       what its decoder has that LLaMA's has not, in words
     sizes             the keys of config.json that must be positive integers
-    outer_tensors     the tensors outside the decoder layers, named without ".weight" -> shape, as names of sizes
-    layer_tensors     the tensors of one decoder layer, named without ".weight" -> shape, as names of sizes
+    outer_tensors     the tensors outside the decoder layers -> shape, as names of sizes
+    layer_tensors     the tensors of one decoder layer, named within the layer -> shape, as names of sizes
     coupled           all prunable matrices, in groups whose channels are removed together
-    has_window        whether a token sees only the last `sliding_window` tokens; if not, that key has no effect
+    windows           config -> by decoder layer, how many tokens back a token sees, itself included; None if all
     activation_bytes  (config, bytes of a weight) -> bytes that a decoder layer keeps per token for its backward
     smaller_config    (config, unit -> number of units left) -> the keys of config.json that a smaller model changes
+    is_tied           whether the output head is the embeddings where config.json does not say
+    fixed             keys of config.json -> the one value that is computed here; a missing key has it
     experts           the module of the experts; None without experts
     modelzoo_names    tensor -> its parameter in Cerebras ModelZoo (modelzoo.py); None if ModelZoo has no such model"""
 
     class_name: str
+    models: str
+    differences: str
     sizes: tuple[str, ...]
     outer_tensors: dict[str, Words]
     layer_tensors: dict[str, Words]
     coupled: tuple[Coupled, ...]
-    has_window: bool
+    windows: Callable[[dict], list[int | None]]
     activation_bytes: Callable[[dict, int], int]
     smaller_config: Callable[[dict, dict[str, int]], dict]
+    is_tied: bool = False
+    fixed: dict[str, object] = field(default_factory=dict)
     experts: ExpertBlock | None = None
     modelzoo_names: dict[str, str] | None = None
 
     @property
     def projections(self) -> tuple[str, ...]:
         """Return the last names of the prunable layers, such as "q_proj", in the order of `layer_tensors`."""
-        prunable = {name for group in self.coupled for name in group.names}
-        return tuple(name.rpartition(".")[2] for name in self.layer_tensors if name in prunable)
+        prunable = {f"{name}.weight" for group in self.coupled for name in group.names}
+        return tuple(name.split(".")[-2] for name in self.layer_tensors if name in prunable)
 
     def prunable(self, names: Iterable[str]) -> list[str]:
         """Return those of `names` that are prunable layers, in the order of their decoder layers."""
         return sorted(filter(self._prunable.fullmatch, names), key=_natural)
+
+    def has_tensor(self, name: str) -> bool:
+        """Return whether the decoder layers of a model have a tensor of this name."""
+        return self._in_layers.fullmatch(name) is not None
 
     def coupled_parts(self, config: dict, layers: Iterable[str]) -> list[list[Part]]:
         """Return the groups of `layers` whose channels are removed together, in the order of their first layers."""
@@ -114,28 +139,36 @@ class Architecture:
     def tensor_shapes(self, config: dict, place: Path | str) -> Shapes:
         """Return the shape of each tensor of the model that `config` describes.
 
-        Raises InputError, naming `place`, if a size is missing or is not a positive integer."""
+        Raises InputError, naming `place`, if a size is missing or is not a positive integer, if the windows are damaged, or if
+        a key of `fixed` has another value."""
         self._check_sizes(config, place)
+        self._check_windows(config, place)
+        self._check_fixed(config, place)
         words = dict(self.outer_tensors)
-        if config.get("tie_word_embeddings"):
+        if config.get("tie_word_embeddings", self.is_tied):
             del words[_HEAD]
         layer = self._numbered_tensors(config)
         for number in range(config["num_hidden_layers"]):
             words |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
         sizes = {word: size_of(word, config) for shape in words.values() for word in shape}
-        return {f"{name}.weight": tuple(sizes[word] for word in shape) for name, shape in words.items()}
+        return {name: tuple(sizes[word] for word in shape) for name, shape in words.items()}
 
     @cached_property
     def _prunable(self) -> re.Pattern:
         """Return the pattern of the names of prunable layers."""
         return _pattern(name for group in self.coupled for name in group.names)
 
+    @cached_property
+    def _in_layers(self) -> re.Pattern:
+        """Return the pattern of the names of the decoder layers' tensors."""
+        return _pattern(self.layer_tensors)
+
     def _parts(self, coupled: Coupled, prefix: str, config: dict) -> list[Part]:
         """Return the parts of one coupled block, whose layers start with `prefix`."""
         parts = []
         for axis, names in enumerate((coupled.rows, coupled.columns)):
             for name in names:
-                words = self.layer_tensors[f"{coupled.block}.{name}"]
+                words = self.layer_tensors[f"{coupled.block}.{name}.weight"]
                 width = size_of(words[axis], config) // size_of(coupled.unit, config)
                 parts.append(Part(f"{prefix}.{name}", axis, width, coupled.unit))
         return parts
@@ -144,17 +177,38 @@ class Architecture:
         """Return the tensors of one decoder layer. Those of an expert appear once per expert, with its number."""
         numbered = {name: shape for name, shape in self.layer_tensors.items() if "{expert}" not in name}
         of_expert = {name: shape for name, shape in self.layer_tensors.items() if "{expert}" in name}
-        for expert in range(config["num_local_experts"] if of_expert else 0):
+        for expert in range(size_of("num_local_experts", config) if of_expert else 0):
             numbered |= {name.format(expert=expert): shape for name, shape in of_expert.items()}
         return numbered
 
     def _check_sizes(self, config: dict, place: Path | str) -> None:
         """Raise InputError if a size is missing, or is not a positive integer."""
-        stated = [name for name in _OPTIONAL_SIZES if config.get(name) is not None]
-        for name in (*self.sizes, *stated):
-            if type(config.get(name)) is not int or config[name] < 1:
-                what = f"{name} is {config[name]!r}" if name in config else f"it lacks {name}"
+        optional = [name for name in _OPTIONAL_SIZES if config.get(name) is not None]
+        for name in (*self.sizes, *optional):
+            size = stated(name, config)
+            if type(size) is not int or size < 1:
+                what = f"{name} is {size!r}" if name in config else f"it lacks {name}"
                 raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
+
+    def _check_windows(self, config: dict, place: Path | str) -> None:
+        """Raise InputError if the keys of the windows do not give each decoder layer a window of tokens, or none."""
+        try:
+            windows = self.windows(config)
+        except (TypeError, IndexError, ZeroDivisionError):
+            windows = [0]
+        if not all(window is None or (type(window) is int and window > 0) for window in windows):
+            names = [name for name in _WINDOW_KEYS if name in config]
+            what = f"no windows of attention follow from its {', '.join(names)}"
+            raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
+
+    def _check_fixed(self, config: dict, place: Path | str) -> None:
+        """Raise InputError if a key has another value than the one that is computed here. null, false and [] are the same."""
+        for name, value in self.fixed.items():
+            if (config.get(name, value) or None) != (value or None):
+                raise InputError(
+                    f"{place}: {name} is {config[name]!r} in config.json, which is not supported",
+                    f"use a {self.class_name} with {name} {value!r}",
+                )
 
 
 def _pattern(names: Iterable[str]) -> re.Pattern:

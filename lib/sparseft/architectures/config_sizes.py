@@ -5,6 +5,9 @@ from typing import NamedTuple
 # A tensor's shape, in words: "queries", "keys", or the key of config.json that holds the number.
 Words = tuple[str, ...]
 
+# A key of config.json -> the name that it has in files of other releases of transformers.
+_OTHER_NAMES = {"num_local_experts": "num_experts"}
+
 
 class AttentionHeads(NamedTuple):
     """Count the query heads and the key-value heads of a layer. `size` is the number of rows of one head."""
@@ -29,4 +32,9 @@ def size_of(word: str, config: dict) -> int:
         "keys": heads.key_value * heads.size,
         "num_key_value_heads": heads.key_value,
     }
-    return derived[word] if word in derived else config[word]
+    return derived[word] if word in derived else stated(word, config)
+
+
+def stated(key: str, config: dict) -> object:
+    """Return the value of a key of config.json, which may have another name there; None if it is missing."""
+    return config.get(key, config.get(_OTHER_NAMES.get(key)))

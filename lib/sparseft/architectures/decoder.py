@@ -1,10 +1,13 @@
-"""Hold what LLaMA, Mistral and Mixtral have in common, so that a similar architecture is a short file.
+"""Hold what LLaMA and its relatives have in common, so that a similar architecture is a short file.
 
     attention  o(softmax(q x (k x)^T) (v x))   a unit: a key-value head, with its query heads
     MLP        down(act(gate x) * (up x))      a unit: a channel
 
 Removing a unit removes its rows of q, k and v and its columns of o, or its row of gate and up and its column of down.
 Source: LLM-Pruner (arXiv 2305.11627), section 3.1.
+
+A removed unit meets zero columns of o or down. So whatever its rows compute adds 0, the biases of its rows included: those of
+q, k and v of a removed head, as Qwen2 has them. A mask leaves these biases as they are, and a smaller model drops them.
 """
 
 from sparseft.architectures.architecture import Coupled
@@ -14,31 +17,84 @@ SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention
 
 # Tensors outside the decoder layers.
 OUTER = {
-    "model.embed_tokens": ("vocab_size", "hidden_size"),
-    "model.norm": ("hidden_size",),
-    "lm_head": ("vocab_size", "hidden_size"),
+    "model.embed_tokens.weight": ("vocab_size", "hidden_size"),
+    "model.norm.weight": ("hidden_size",),
+    "lm_head.weight": ("vocab_size", "hidden_size"),
 }
 
-# Tensors of one decoder layer. A shape is in words: a key of config.json, or "queries" or "keys" (sizes.py).
+# Tensors of one decoder layer. A shape is in words: a key of config.json, or "queries" or "keys" (config_sizes.py).
 NORMS = {
-    "input_layernorm": ("hidden_size",),
-    "post_attention_layernorm": ("hidden_size",),
+    "input_layernorm.weight": ("hidden_size",),
+    "post_attention_layernorm.weight": ("hidden_size",),
 }
 ATTENTION = {
-    "self_attn.q_proj": ("queries", "hidden_size"),
-    "self_attn.k_proj": ("keys", "hidden_size"),
-    "self_attn.v_proj": ("keys", "hidden_size"),
-    "self_attn.o_proj": ("hidden_size", "queries"),
+    "self_attn.q_proj.weight": ("queries", "hidden_size"),
+    "self_attn.k_proj.weight": ("keys", "hidden_size"),
+    "self_attn.v_proj.weight": ("keys", "hidden_size"),
+    "self_attn.o_proj.weight": ("hidden_size", "queries"),
+}
+# Of Qwen2.
+QKV_BIASES = {
+    "self_attn.q_proj.bias": ("queries",),
+    "self_attn.k_proj.bias": ("keys",),
+    "self_attn.v_proj.bias": ("keys",),
+}
+# Of Qwen3: all heads share one norm of the queries and one of the keys.
+HEAD_NORMS = {
+    "self_attn.q_norm.weight": ("head_dim",),
+    "self_attn.k_norm.weight": ("head_dim",),
 }
 MLP = {
-    "mlp.gate_proj": ("intermediate_size", "hidden_size"),
-    "mlp.up_proj": ("intermediate_size", "hidden_size"),
-    "mlp.down_proj": ("hidden_size", "intermediate_size"),
+    "mlp.gate_proj.weight": ("intermediate_size", "hidden_size"),
+    "mlp.up_proj.weight": ("intermediate_size", "hidden_size"),
+    "mlp.down_proj.weight": ("hidden_size", "intermediate_size"),
 }
 
+# transformers' name of a decoder layer with a window, and its default for the first one.
+SLIDING = "sliding_attention"
+MAX_WINDOW_LAYERS = 28
+
 # The prunable matrices of a decoder layer, and what is removed from them together.
-HEADS = Coupled("self_attn", "num_key_value_heads", rows=("q_proj", "k_proj", "v_proj"), columns=("o_proj",))
-CHANNELS = Coupled("mlp", "intermediate_size", rows=("gate_proj", "up_proj"), columns=("down_proj",))
+HEADS = Coupled(
+    "self_attn",
+    "num_key_value_heads",
+    rows=("q_proj", "k_proj", "v_proj"),
+    columns=("o_proj",),
+    title="key-value heads",
+)
+CHANNELS = Coupled(
+    "mlp",
+    "intermediate_size",
+    rows=("gate_proj", "up_proj"),
+    columns=("down_proj",),
+    title="channels",
+    # transformers computes experts with grouped products, which need rows of whole 16 bytes: 8 numbers of 16 bits. Tensor
+    # cores need the same for every product.
+    multiple=8,
+)
+
+
+def no_windows(config: dict) -> list[int | None]:
+    """Return the window of each decoder layer if a token always sees all tokens before it.
+
+    A config.json may hold `sliding_window`, for example if it was a Mistral's, but the model's code ignores it."""
+    return [None] * config["num_hidden_layers"]
+
+
+def same_windows(config: dict) -> list[int | None]:
+    """Return the window of each decoder layer if all have the same one, `sliding_window`."""
+    return [config.get("sliding_window")] * config["num_hidden_layers"]
+
+
+def windows_by_layer(config: dict) -> list[int | None]:
+    """Return the window of each decoder layer if `layer_types` names the layers that have one.
+
+    Without that key, the layers from `max_window_layers` on have it. Without `use_sliding_window`, none has."""
+    window = config.get("sliding_window") if config.get("use_sliding_window") else None
+    layers = range(config["num_hidden_layers"])
+    first = config.get("max_window_layers", MAX_WINDOW_LAYERS)
+    types = config.get("layer_types") or [SLIDING if number >= first else "full_attention" for number in layers]
+    return [window if types[number] == SLIDING else None for number in layers]
 
 
 def activation_bytes(config: dict, width: int) -> int:
@@ -49,6 +105,19 @@ def activation_bytes(config: dict, width: int) -> int:
 def mlp_activations(config: dict) -> int:
     """Return how many numbers an MLP keeps per token: the outputs of gate and up, the activation, and their product."""
     return 4 * config["intermediate_size"]
+
+
+def expert_activations(config: dict, channels: int) -> int:
+    """Return how many numbers the experts keep per token, each with `channels`.
+
+    Each expert of a token keeps its own copy of the token, and its output before the router's weight."""
+    return config["num_experts_per_tok"] * (4 * channels + 2 * config["hidden_size"])
+
+
+def head_norm_bytes(config: dict) -> int:
+    """Return the bytes that the norms of the queries and keys keep per token: their inputs in fp32."""
+    heads = attention_heads(config)
+    return 4 * (heads.query + heads.key_value) * heads.size
 
 
 def layer_bytes(config: dict, width: int, mlp: int) -> int:
@@ -62,12 +131,16 @@ def layer_bytes(config: dict, width: int, mlp: int) -> int:
 
 
 def smaller_config(config: dict, units: dict[str, int]) -> dict:
-    """Return the keys of config.json that change if each layer keeps only `units`, and their new values.
+    """Return the keys of config.json that change if each layer keeps only `units`, and their new values."""
+    return {"intermediate_size": units["intermediate_size"], **smaller_heads(config, units)}
+
+
+def smaller_heads(config: dict, units: dict[str, int]) -> dict:
+    """Return the keys of config.json that change if each layer keeps only some heads, and their new values.
 
     head_dim becomes explicit, because it is no longer hidden_size / num_attention_heads."""
     heads = attention_heads(config)
     return {
-        "intermediate_size": units["intermediate_size"],
         "num_attention_heads": heads.query // heads.key_value * units["num_key_value_heads"],
         "num_key_value_heads": units["num_key_value_heads"],
         "head_dim": heads.size,

@@ -18,12 +18,13 @@ def smaller_config(config: dict, units: dict[str, int]) -> dict:
 
 LLAMA = Architecture(
     class_name="LlamaForCausalLM",
+    models="LLaMA 1 to 3.3, SmolLM2 and others that use LLaMA's class",
+    differences="",
     sizes=decoder.SIZES,
     outer_tensors=decoder.OUTER,
     layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.MLP,
     coupled=(decoder.HEADS, decoder.CHANNELS),
-    # A configuration may hold `sliding_window`, for example if it was a Mistral's, but LLaMA's code ignores it.
-    has_window=False,
+    windows=decoder.no_windows,
     activation_bytes=decoder.activation_bytes,
     smaller_config=smaller_config,
     modelzoo_names=modelzoo.NAMES,

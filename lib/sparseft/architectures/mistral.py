@@ -5,11 +5,13 @@ from sparseft.architectures.architecture import Architecture
 
 MISTRAL = Architecture(
     class_name="MistralForCausalLM",
+    models="Mistral 7B",
+    differences="in some releases a sliding window",
     sizes=decoder.SIZES,
     outer_tensors=decoder.OUTER,
     layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.MLP,
     coupled=(decoder.HEADS, decoder.CHANNELS),
-    has_window=True,
+    windows=decoder.same_windows,
     activation_bytes=decoder.activation_bytes,
     smaller_config=decoder.smaller_config,
     modelzoo_names=modelzoo.NAMES,

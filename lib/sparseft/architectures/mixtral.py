@@ -3,35 +3,36 @@
 An expert's matrices are w1 (gate), w2 (down) and w3 (up). The router `block_sparse_moe.gate` is never pruned.
 """
 
+from dataclasses import replace
+
 from sparseft.architectures import decoder, modelzoo
-from sparseft.architectures.architecture import Architecture, Coupled, ExpertBlock
+from sparseft.architectures.architecture import Architecture, ExpertBlock
 
 EXPERTS = {
-    "block_sparse_moe.gate": ("num_local_experts", "hidden_size"),
-    "block_sparse_moe.experts.{expert}.w1": ("intermediate_size", "hidden_size"),
-    "block_sparse_moe.experts.{expert}.w2": ("hidden_size", "intermediate_size"),
-    "block_sparse_moe.experts.{expert}.w3": ("intermediate_size", "hidden_size"),
+    "block_sparse_moe.gate.weight": ("num_local_experts", "hidden_size"),
+    "block_sparse_moe.experts.{expert}.w1.weight": ("intermediate_size", "hidden_size"),
+    "block_sparse_moe.experts.{expert}.w2.weight": ("hidden_size", "intermediate_size"),
+    "block_sparse_moe.experts.{expert}.w3.weight": ("intermediate_size", "hidden_size"),
 }
-CHANNELS = Coupled("block_sparse_moe.experts.{expert}", "intermediate_size", rows=("w1", "w3"), columns=("w2",))
+CHANNELS = replace(decoder.CHANNELS, block="block_sparse_moe.experts.{expert}", rows=("w1", "w3"), columns=("w2",))
 
 
 def activation_bytes(config: dict, width: int) -> int:
-    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes.
-
-    Each expert of a token keeps its own copy of the token, and its output before the router's weight."""
-    of_expert = decoder.mlp_activations(config) + 2 * config["hidden_size"]
-    return decoder.layer_bytes(config, width, config["num_experts_per_tok"] * of_expert)
+    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes."""
+    return decoder.layer_bytes(config, width, decoder.expert_activations(config, config["intermediate_size"]))
 
 
 MIXTRAL = Architecture(
     class_name="MixtralForCausalLM",
+    models="Mixtral 8x7B and 8x22B",
+    differences="experts and a router",
     sizes=(*decoder.SIZES, "num_local_experts", "num_experts_per_tok"),
     outer_tensors=decoder.OUTER,
     layer_tensors=decoder.NORMS | decoder.ATTENTION | EXPERTS,
     coupled=(decoder.HEADS, CHANNELS),
-    has_window=True,
+    windows=decoder.same_windows,
     activation_bytes=activation_bytes,
     smaller_config=decoder.smaller_config,
-    experts=ExpertBlock(on_disk="block_sparse_moe", in_memory="mlp"),
+    experts=ExpertBlock(on_disk="block_sparse_moe", in_memory="mlp", gate="w1", up="w3", down="w2"),
     modelzoo_names=modelzoo.NAMES,
 )

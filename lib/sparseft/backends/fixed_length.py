@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sparseft.backends.dense_experts import make_experts_dense
 from sparseft.errors import InputError
-from sparseft.language_model.attention import FIXED_ROPE, attention_window
+from sparseft.language_model.attention import FIXED_ROPE, attention_windows
 from sparseft.language_model.batches import Example
 
 IGNORED = -100
@@ -21,7 +21,8 @@ HIDDEN = -1e4
 class FixedLengthLoss(nn.Module):
     """Compute a language model's answer loss on batches of `length` tokens. It changes the model in place.
 
-    The rotary angles and the causal mask are computed once, here. Raises InputError for a model whose angles are not fixed."""
+    The rotary angles and the causal mask are computed once, here. Raises InputError for a model whose angles are not fixed,
+    or whose decoder layers have different windows."""
 
     def __init__(self, model: nn.Module, length: int) -> None:
         super().__init__()
@@ -34,7 +35,10 @@ class FixedLengthLoss(nn.Module):
         model.set_attn_implementation("eager")
         model.model.rotary_emb = _FixedRotary(model.model.rotary_emb, length)
         make_experts_dense(model)
-        mask = causal_mask(length, attention_window(config)).to(model.dtype)
+        windows = set(attention_windows(config))
+        if len(windows) > 1:
+            raise InputError("the decoder layers have different windows", "set backend: torch")
+        mask = causal_mask(length, *windows).to(model.dtype)
         self.register_buffer("causal_mask", mask, persistent=False)
         self.model = model
 

@@ -11,12 +11,15 @@ from sparseft.errors import InputError
 def prunable_layers(checkpoint: Checkpoint) -> list[str]:
     """Return the prunable layers in the order of their decoder layers.
 
-    Raises InputError if the architecture is unknown, a prunable layer has a bias, or there is no prunable layer."""
+    Raises InputError if the architecture is unknown, if a prunable layer has a bias that the architecture does not have, or if
+    there is no prunable layer."""
     architecture = checkpoint.architecture
     names = [name.removesuffix(".weight") for name in checkpoint.tensors if name.endswith(".weight")]
     biased = architecture.prunable(name.removesuffix(".bias") for name in checkpoint.tensors if name.endswith(".bias"))
-    if biased:
-        raise InputError(f"{checkpoint.folder}: {biased[0]}.bias is a bias", "use a model whose projections have none")
+    unknown = [layer for layer in biased if not architecture.has_tensor(f"{layer}.bias")]
+    if unknown:
+        what = f"{unknown[0]}.bias is a bias, which {architecture.class_name} does not have here"
+        raise InputError(f"{checkpoint.folder}: {what}", "use a model without it")
     layers = architecture.prunable(names)
     if not layers:
         raise InputError(f"{checkpoint.folder}: no prunable layer among {len(names)} weights", "check the checkpoint")

@@ -6,7 +6,6 @@ path:DIR                 a checkpoint folder
 mdl:FILE.mdl[@DIR]       a Cerebras ModelZoo checkpoint; config.json and tokenizer are in DIR, or beside the file
 """
 
-import errno
 import shutil
 import subprocess
 import sys
@@ -15,10 +14,11 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from sparseft.architectures import tensor_shapes
+from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.checkpoints.checkpoint import DTYPES, INDEX, MANIFEST_VERSION, SMALL_FILES, Checkpoint
 from sparseft.checkpoints.conversion import safetensors_stream
 from sparseft.checkpoints.layers import prunable_layers, prunable_shapes
+from sparseft.checkpoints.model_hub import fetch_config, fetch_snapshot
 from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
 from sparseft.checkpoints.soundness import check_finite_weights, check_tensors
 from sparseft.errors import InputError
@@ -127,50 +127,9 @@ def _dequantise(gguf: Path, dtype: str, folder: Path) -> None:
 
 
 def _from_hub(place: str, model: Model, folder: Path) -> None:
-    """Fetch a snapshot from the hub, and write it to `folder`."""
-    from huggingface_hub import snapshot_download
-
-    name, _, revision = place.partition("@")
-    try:
-        snapshot = snapshot_download(name, revision=revision or None, allow_patterns=list(WANTED))
-    # The client of the hub raises a dozen kinds of errors.
-    except Exception as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            raise
-        raise _hub_error(name, revision, error) from None
-    _from_path(snapshot, model, folder)
-
-
-def _hub_error(name: str, revision: str, error: Exception) -> InputError:
-    """Return why a model of the hub cannot be fetched, and what to do about it."""
-    from huggingface_hub import constants, errors
-
-    log_in = "then run `hf auth login` or set HF_TOKEN"
-    # The first that fits counts: the error of a gated repository is a subclass of that of a missing one.
-    reasons = {
-        errors.GatedRepoError: (
-            "gated: only those who accepted its licence may fetch it",
-            f"accept it on {constants.ENDPOINT}/{name}, {log_in}",
-        ),
-        errors.RepositoryNotFoundError: (
-            "no such repository, or a private one",
-            f"check the name; if it is private, ask its owner for access, {log_in}",
-        ),
-        errors.RevisionNotFoundError: (
-            f"it has no revision {revision or 'main'}",
-            "name one of its branches, tags or commits",
-        ),
-        errors.LocalEntryNotFoundError: (
-            "the hub cannot be reached",
-            "connect to the network and unset HF_HUB_OFFLINE, or use path:DIR",
-        ),
-    }
-    for kind, (what, advice) in reasons.items():
-        if isinstance(error, kind):
-            return InputError(f"hub:{name}: {what}", advice)
-    first_line = str(error).splitlines()[:1]
-    what = ": ".join([type(error).__name__, *first_line])
-    return InputError(f"hub:{name}: {what}", "check name, access and network, or use path:DIR")
+    """Fetch a snapshot from the hub, and write it to `folder`. The class is checked first, because the weights are large."""
+    find_architecture(fetch_config(place).get("architectures"), model.source)
+    _from_path(str(fetch_snapshot(place, WANTED)), model, folder)
 
 
 def _from_path(place: str, model: Model, folder: Path) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from sparseft.language_model.attention import FIXED_ROPE, attention_window
+from sparseft.language_model.attention import attention_windows, has_fixed_rope
 
 # Tokens of a continuation. If each token costs 16 nats, the spacing of float32 numbers at their sum is 3e-5 nats.
 LONGEST = 16
@@ -79,7 +79,8 @@ class Packed:
 
     ids: Tensor  # int64 (B, T)
     positions: Tensor  # int64 (B, T)
-    visible: Tensor  # bool (B, 1, T, T): whether the token of the row sees the token of the column
+    # By window: bool (B, 1, T, T), whether the token of the row sees the token of the column.
+    visible: dict[int | None, Tensor]
     predictors: Tensor  # int64 (N,): place of the token that predicts, in the flattened (B * T,)
     targets: Tensor  # int64 (N,): the predicted token
     owners: list[int]  # (N,): the request that a predicted token belongs to
@@ -91,8 +92,7 @@ def may_share_contexts(model: nn.Module, requests: list[tuple[list[int], list[in
     `requests` are pairs of context and continuation in token ids."""
     if model.dtype != torch.float32 or any(len(continuation) > LONGEST for _, continuation in requests):
         return False
-    rope = model.get_decoder().rotary_emb.rope_type
-    return model.config._attn_implementation == ATTENTION and rope in FIXED_ROPE
+    return model.config._attn_implementation == ATTENTION and has_fixed_rope(model)
 
 
 @torch.no_grad()
@@ -106,10 +106,11 @@ def log_likelihoods(
     places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
     # The longest sequences come first, so that a lack of memory shows at once.
     sequences = sorted(_by_context(list(places)), key=lambda sequence: -len(sequence.ids))
+    windows = set(attention_windows(model.config))
     sums = [0.0] * len(places)
     is_greedy = [True] * len(places)
     for start in range(0, len(sequences), batch_size):
-        packed = _pack(sequences[start : start + batch_size], attention_window(model.config))
+        packed = _pack(sequences[start : start + batch_size], windows)
         logs, hits = _predict(model, packed)
         for request, log, hit in zip(packed.owners, logs, hits, strict=True):
             sums[request] += log
@@ -127,13 +128,15 @@ def _by_context(pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[Se
     ]
 
 
-def _pack(sequences: list[Sequence], window: int | None) -> Packed:
-    """Pack sequences into one batch. A token sees at most `window` tokens, itself included; None means all."""
+def _pack(sequences: list[Sequence], windows: set[int | None]) -> Packed:
+    """Pack sequences into one batch. A token sees at most a window of tokens, itself included; None means all."""
     ids = _padded([sequence.ids for sequence in sequences], 0)
     positions = _padded([sequence.positions for sequence in sequences], 0)
-    visible = _visible(_padded([sequence.segments for sequence in sequences], PADDING))
-    if window is not None:
-        visible &= positions[:, :, None] - positions[:, None, :] < window
+    everything = _visible(_padded([sequence.segments for sequence in sequences], PADDING))
+    distances = positions[:, :, None] - positions[:, None, :]
+    visible = {
+        window: (everything if window is None else everything & (distances < window))[:, None] for window in windows
+    }
     width = ids.shape[1]
     predictors = [row * width + place for row, sequence in enumerate(sequences) for place in sequence.predictors]
     targets = [token for sequence in sequences for tokens in sequence.continuations for token in tokens]
@@ -143,7 +146,7 @@ def _pack(sequences: list[Sequence], window: int | None) -> Packed:
         for request, tokens in zip(sequence.requests, sequence.continuations, strict=True)
         for _ in tokens
     ]
-    return Packed(ids, positions, visible[:, None], torch.tensor(predictors), torch.tensor(targets), owners)
+    return Packed(ids, positions, visible, torch.tensor(predictors), torch.tensor(targets), owners)
 
 
 def _padded(rows: list[list[int]], value: int) -> Tensor:
@@ -163,11 +166,20 @@ def _visible(segments: Tensor) -> Tensor:
     return visible | itself
 
 
+def _attention_mask(model: nn.Module, visible: dict[int | None, Tensor]) -> Tensor | dict[str, Tensor]:
+    """Return what each token sees as transformers takes it: one tensor, or one for each type of decoder layer."""
+    masks = {window: mask.to(model.device) for window, mask in visible.items()}
+    if len(masks) == 1:
+        return next(iter(masks.values()))
+    windows = attention_windows(model.config)
+    return {kind: masks[window] for kind, window in zip(model.config.layer_types, windows, strict=True)}
+
+
 def _predict(model: nn.Module, packed: Packed) -> tuple[list[float], list[bool]]:
     """Return for each predicted token its log-probability in nats, and whether it is the likeliest."""
     hidden = model.get_decoder()(
         input_ids=packed.ids.to(model.device),
-        attention_mask=packed.visible.to(model.device),
+        attention_mask=_attention_mask(model, packed.visible),
         position_ids=packed.positions.to(model.device),
         use_cache=False,
     ).last_hidden_state.flatten(0, 1)  # (B * T, H)

@@ -1,8 +1,8 @@
 """Turn fused experts into the linear layers that their checkpoint holds, because masks and adapters belong to those.
 
-transformers 5 fuses the experts of a Mixtral block into two parameters of 3 dimensions: `mlp.experts.gate_up_proj`
-(experts, 2 * channels, hidden) and `mlp.experts.down_proj` (experts, hidden, channels). transformers 4 keeps the names and
-the matrices of the checkpoint: `block_sparse_moe.experts.{expert}.w1` (gate), w2 (down) and w3 (up).
+A checkpoint holds three matrices per expert: gate and up (channels, hidden), and down (hidden, channels). transformers 5
+fuses the experts of a block into two parameters of 3 dimensions, `experts.gate_up_proj` (experts, 2 * channels, hidden) and
+`experts.down_proj` (experts, hidden, channels). transformers 4 keeps the matrices. Their names are in `ExpertBlock`.
 """
 
 import torch
@@ -10,28 +10,30 @@ import transformers
 from torch import Tensor, nn
 
 from sparseft.architectures import find_architecture
-from sparseft.architectures.architecture import Architecture
+from sparseft.architectures.architecture import Architecture, ExpertBlock
 
 _IS_FUSED = int(transformers.__version__.split(".")[0]) >= 5
 
 
 class Expert(nn.Module):
-    """Compute one SwiGLU expert: w2(act(w1 x) * w3 x)."""
+    """Compute one SwiGLU expert: down(act(gate x) * up x). Its matrices have their names on disk."""
 
-    def __init__(self, gate: Tensor, up: Tensor, down: Tensor, act: nn.Module) -> None:
+    def __init__(self, names: ExpertBlock, gate: Tensor, up: Tensor, down: Tensor, act: nn.Module) -> None:
         super().__init__()
-        self.w1 = _linear(gate)
-        self.w2 = _linear(down)
-        self.w3 = _linear(up)
+        self.names = names
+        self.add_module(names.gate, _linear(gate))
+        self.add_module(names.down, _linear(down))
+        self.add_module(names.up, _linear(up))
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the expert's output (tokens, hidden) for x of the same shape."""
-        return self.w2(self.act(self.w1(x)) * self.w3(x))
+        gate, up, down = (getattr(self, name) for name in (self.names.gate, self.names.up, self.names.down))
+        return down(self.act(gate(x)) * up(x))
 
 
 class Experts(nn.ModuleList):
-    """Replace transformers' fused MixtralExperts, with the same inputs and output."""
+    """Replace the fused experts of a block, with the same inputs and output."""
 
     def forward(self, x: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Return the weighted sum of each token's experts.
@@ -49,25 +51,31 @@ class Experts(nn.ModuleList):
 
 def unfuse_experts(model: nn.Module) -> None:
     """Replace every fused expert block of a model, in place. A model without experts does not change."""
-    experts = find_architecture(model.config.architectures, model.name_or_path).experts
-    if experts is None or not _IS_FUSED:
+    architecture = find_architecture(model.config.architectures, model.name_or_path)
+    if not has_fused_experts(architecture):
         return
+    names = architecture.experts
     for layer in model.model.layers:
-        block = getattr(layer, experts.in_memory)
+        block = getattr(layer, names.in_memory)
         fused = block.experts
         gates_and_ups = fused.gate_up_proj.detach()
         downs = fused.down_proj.detach()
         block.experts = Experts(
-            Expert(*gate_and_up.chunk(2), down, fused.act_fn)
+            Expert(names, *gate_and_up.chunk(2), down, fused.act_fn)
             for gate_and_up, down in zip(gates_and_ups, downs, strict=True)
         )
 
 
+def has_fused_experts(architecture: Architecture) -> bool:
+    """Return whether stock transformers computes the experts of such a model with fused parameters."""
+    return architecture.experts is not None and _IS_FUSED
+
+
 def memory_path(architecture: Architecture, layer: str) -> str:
     """Return the module of a layer, given by its name on disk, in a model whose experts are unfused."""
-    experts = architecture.experts
-    if experts is None or not _IS_FUSED:
+    if not has_fused_experts(architecture):
         return layer
+    experts = architecture.experts
     return layer.replace(f".{experts.on_disk}.", f".{experts.in_memory}.")
 
 

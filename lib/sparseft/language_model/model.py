@@ -18,8 +18,9 @@ _TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """Return the checkpoint's model in its own dtype and in evaluation mode, and its tokenizer. Reads only local files.
 
-    Raises InputError as `Checkpoint` does, and if the model has another dtype than its files, or the tokenizer has no
-    end-of-sequence token. Raises it if tensors are missing or do not fit: transformers would draw them at random."""
+    Raises InputError as `Checkpoint` does, and if the model has another class than config.json names or another dtype than its
+    files, or the tokenizer has no end-of-sequence token. Raises it if tensors are missing or do not fit: transformers would
+    draw them at random."""
     checkpoint = Checkpoint(folder)
     model, loading = AutoModelForCausalLM.from_pretrained(
         folder,
@@ -33,6 +34,7 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTraine
     if faults:
         what = f"{folder}: it does not fit its config.json: {', '.join(faults)}"
         raise InputError(what, "repair or replace the checkpoint")
+    check_class(checkpoint, type(model).__name__)
     check_dtype(checkpoint, model.dtype)
     return model.to(device).eval(), load_tokenizer(folder)
 
@@ -43,6 +45,18 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if tokenizer.eos_token_id is None:
         raise InputError(f"{folder}: the tokenizer has no end-of-sequence token", "name eos_token in its configuration")
     return tokenizer
+
+
+def check_class(checkpoint: Checkpoint, name: str) -> None:
+    """Raise InputError if transformers made a model of another class than the architecture that config.json names.
+
+    transformers goes by model_type. Pruning and evaluation go by architectures."""
+    expected = checkpoint.architecture.class_name
+    if name != expected:
+        raise InputError(
+            f"{checkpoint.folder}: config.json names {expected}, but its model_type makes transformers load {name}",
+            "correct model_type or architectures in config.json",
+        )
 
 
 def check_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> None:

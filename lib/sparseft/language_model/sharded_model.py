@@ -22,7 +22,7 @@ from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
 from sparseft.checkpoints.soundness import ROTARY_BUFFER, check_tensors
 from sparseft.language_model.experts import memory_path
 from sparseft.language_model.loss import AnswerLoss
-from sparseft.language_model.model import check_dtype, load_tokenizer, model_config
+from sparseft.language_model.model import check_class, check_dtype, load_tokenizer, model_config
 
 
 def empty_model(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBase]:
@@ -37,6 +37,7 @@ def empty_model(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBase]:
         model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or _stored_dtype(checkpoint))
     # init_empty_weights gave the output head of a tied model a parameter of its own.
     model.tie_weights()
+    check_class(checkpoint, type(model).__name__)
     check_dtype(checkpoint, model.dtype)
     return model.eval(), load_tokenizer(folder)
 

@@ -1,10 +1,10 @@
 """Train LoRA layers on a pruned, frozen weight:
 
-    dense, sparse_to_dense    y = x (W * M)^T + s (x A^T) B^T       dense until the merge masks it
-    sparse_to_sparse          y = x W'^T,  W' = (W + s B A) * M     what is pruned stays pruned in every step
+    dense, sparse_to_dense    y = x (W * M)^T + b + s (x A^T) B^T       dense until the merge masks it
+    sparse_to_sparse          y = x W'^T + b,  W' = (W + s B A) * M     what is pruned stays pruned in every step
 
-    x   (..., in)       y   (..., out)
-    W, M   (out, in)    A   (r, in)      B   (out, r)      s = alpha / r
+    x   (..., in)       y   (..., out)       b   (out,), the frozen bias of some layers, never pruned
+    W, M   (out, in)    A   (r, in)          B   (out, r)      s = alpha / r
 
 A structured mask keeps whole rows and columns, so (B A) * M = (B * rows) (A * columns). Then only the two thin matrices are
 masked, which costs no more than dense LoRA. With a mask of ones, the layer is plain LoRA.
@@ -33,25 +33,26 @@ from sparseft.study.config import Training
 class MaskedLoRAFunction(torch.autograd.Function):
     """Compute the masked LoRA layer and its gradients.
 
-    Inputs    X (..., in); W (out, in), frozen, which carries M; A (r, in), B (out, r); s = alpha / r
-    Forward   W' = (W + s B A) * M;  Y = X W'^T
+    Inputs    X (..., in); W (out, in), frozen, which carries M; b (out,), frozen, or None; A (r, in), B (out, r);
+              s = alpha / r
+    Forward   W' = (W + s B A) * M;  Y = X W'^T + b, as nn.Linear computes it, to the bit
     Backward  dX = dY W'
               exact             G = (dY^T X) * M;  dB = s G A^T;  dA = s B^T G
               straight_through  the same without M: dB = s dY^T (X A^T);  dA = s (dY B)^T X
     Shapes    Y, dY (..., out); W' (out, in), which lives inside one call; G (out, in), only one block of rows at a time
     Memory    X, W, A and B are saved, and all of them exist anyway. W' is built again in the backward.
     Dtypes    Products are in X's dtype. Sums over blocks are in A's dtype.
-    Bias      exact has none. straight_through, the gradient of LoRS, is biased, and the more so the sparser M is.
+    Error     exact has none. straight_through, the gradient of LoRS, is biased, and the more so the sparser M is.
     """
 
     @staticmethod
-    def forward(ctx, X, W, A, B, s, gradient, workspace):
+    def forward(ctx, X, W, b, A, B, s, gradient, workspace):
         """Return Y (..., out)."""
         ctx.save_for_backward(X, W, A, B)
         ctx.s = s
         ctx.gradient = gradient
         ctx.workspace = workspace
-        return F.linear(X, workspace.merged(W, A, B, s))
+        return F.linear(X, workspace.merged(W, A, B, s), b)
 
     @staticmethod
     @once_differentiable
@@ -66,7 +67,7 @@ class MaskedLoRAFunction(torch.autograd.Function):
             dX = way_of(dy).multiply(dy, ctx.workspace.merged(W, A, B, ctx.s)).view_as(X)
         factor_gradients = _straight_through if ctx.gradient == "straight_through" else _exact
         dA, dB = factor_gradients(x, dy, W, A, B, ctx.workspace)
-        return dX, None, dA.mul_(ctx.s), dB.mul_(ctx.s), None, None, None
+        return dX, None, None, dA.mul_(ctx.s), dB.mul_(ctx.s), None, None, None
 
 
 def _exact(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, workspace: Workspace) -> tuple[Tensor, Tensor]:
@@ -95,15 +96,20 @@ def _straight_through(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, _:
 
 
 class LoRALinear(nn.Module):
-    """Compute a frozen linear layer without bias, with a low-rank adapter: y = x (W * M)^T + s (dropout(x) A^T) B^T.
+    """Compute a frozen linear layer with a low-rank adapter: y = x (W * M)^T + b + s (dropout(x) A^T) B^T.
 
     A (r, in) starts with random values, as in PEFT. B (out, r) starts at 0, so training starts from the pruned model. Both
     are fp32. Products are in x's dtype."""
 
-    def __init__(self, weight: Tensor, kept: Tensor, settings: Training, workspace: Workspace) -> None:
-        """`weight` (out, in) carries the mask `kept`, bool (out, in), or will if it is on "meta". A and B are on the device of `kept`."""
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, kept: Tensor, settings: Training, workspace: Workspace
+    ) -> None:
+        """`weight` (out, in) carries the mask `kept`, bool (out, in), or will if it is on "meta". A and B are on the device of `kept`.
+
+        `bias` is (out,), or None if the linear layer has none."""
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self.scale = settings.lora_scale
         self.gradient = settings.gradient
         self.workspace = workspace
@@ -113,8 +119,8 @@ class LoRALinear(nn.Module):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, kept: Tensor, settings: Training, workspace: Workspace) -> "LoRALinear":
-        """Return the layer for a linear's weight, which is pruned in place by `kept`, bool (out, in)."""
-        return cls(_pruned(linear, kept), kept, settings, workspace)
+        """Return the layer for a linear's weight, which is pruned in place by `kept`, bool (out, in), and its bias."""
+        return cls(_pruned(linear, kept), linear.bias, kept, settings, workspace)
 
     def merge_into(self, linear: nn.Linear) -> None:
         """Write W' = (W + s B A) * M into the weight of a plain linear."""
@@ -131,17 +137,21 @@ class LoRALinear(nn.Module):
         tokens = x.flatten(0, -2)
         low = self.scale * F.linear(self.dropout(tokens), A.to(x.dtype))
         # addmm_ adds in place, so the memory holds one (T, out) instead of three.
-        y = F.linear(tokens, self.weight).addmm_(low, B.to(x.dtype).T)
+        y = F.linear(tokens, self.weight, self.bias).addmm_(low, B.to(x.dtype).T)
         # The last size is not -1, because an expert may get no token, and torch cannot infer a size of an empty tensor.
         return y.view(*x.shape[:-1], y.shape[-1])
 
 
 class StructuredLoRALinear(LoRALinear):
-    """Compute a LoRA layer whose mask is rows x columns: y = x W^T + s (x (A * columns)^T) (B * rows)^T = x W'^T."""
+    """Compute a LoRA layer whose mask is rows x columns: y = x W^T + b + s (x (A * columns)^T) (B * rows)^T = x W'^T + b."""
 
-    def __init__(self, weight: Tensor, kept: Tensor, settings: Training, workspace: Workspace) -> None:
-        """`weight` (out, in) carries the mask `kept`, bool (out, in), or will if it is on "meta". A and B are on the device of `kept`."""
-        super().__init__(weight, kept, settings, workspace)
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, kept: Tensor, settings: Training, workspace: Workspace
+    ) -> None:
+        """`weight` (out, in) carries the mask `kept`, bool (out, in), or will if it is on "meta". A and B are on the device of `kept`.
+
+        `bias` is (out,), or None if the linear layer has none."""
+        super().__init__(weight, bias, kept, settings, workspace)
         rows, columns = rows_and_columns(kept)
         self.register_buffer("rows", rows[:, None].float(), persistent=False)
         self.register_buffer("columns", columns.float(), persistent=False)
@@ -152,12 +162,12 @@ class StructuredLoRALinear(LoRALinear):
 
 
 class MaskedLoRALinear(LoRALinear):
-    """Compute a LoRA layer whose effective weight keeps the mask: y = x ((W + s B A) * M)^T."""
+    """Compute a LoRA layer whose effective weight keeps the mask: y = x ((W + s B A) * M)^T + b."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y (..., out) of x (..., in), in x's dtype."""
         return MaskedLoRAFunction.apply(
-            x, self.weight, self.lora_A, self.lora_B, self.scale, self.gradient, self.workspace
+            x, self.weight, self.bias, self.lora_A, self.lora_B, self.scale, self.gradient, self.workspace
         )
 
 

@@ -15,7 +15,7 @@ import torch
 
 from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header
 from sparseft.errors import InputError
-from sparseft.language_model.experts import memory_path
+from sparseft.language_model.experts import has_fused_experts
 from sparseft.lora.adapter import Adapter, check_layers, check_origin, read_adapter
 from sparseft.lora.carried_mask import bits_of, carry_mask_
 from sparseft.lora.effective_weight import Workspace
@@ -94,9 +94,8 @@ def _is_as_trained(base: Checkpoint, factors: Adapter, mask: Mask) -> bool:
     # An adapter of stock PEFT names no mode.
     if mode not in TRAINED_MODES:
         return False
-    is_fused = any(memory_path(base.architecture, layer) != layer for layer in mask.shape)
     kinds = {kind_of(mode, torch.from_numpy(mask.kept(layer))) for layer in factors.pairs}
-    return kinds == {MaskedLoRALinear} and not is_fused
+    return kinds == {MaskedLoRALinear} and not has_fused_experts(base.architecture)
 
 
 def _check_mask(adapter: Path, factors: Adapter, mask: Mask, mask_sha256: str) -> None:

@@ -147,12 +147,15 @@ def evaluation_memory(config: Config, subject: Subject, name: str) -> Need:
 
 def _batch_part(config: Config, subject: Subject, texts: TaskLengths) -> tuple[str, int]:
     """Return the name and the bytes of what a batch of an evaluation needs in addition to the weights."""
-    tokens = config.evaluation_batch_size * (texts.long + texts.few_shot * texts.mean + texts.max_new_tokens)
+    length = texts.long + texts.few_shot * texts.mean + texts.max_new_tokens
+    tokens = config.evaluation_batch_size * length
     if not texts.max_new_tokens:
         return f"logits of {tokens:,} tokens", LOGITS * subject.width * tokens * subject.config["vocab_size"]
     _, kv_heads, head_dim = attention_heads(subject.config)
-    cached = subject.config["num_hidden_layers"] * 2 * kv_heads * head_dim
-    return f"keys and values of {tokens:,} tokens", subject.width * tokens * cached
+    # A decoder layer with a window keeps only the last tokens.
+    cached = sum(min(length, window or length) for window in subject.architecture.windows(subject.config))
+    numbers = config.evaluation_batch_size * cached * 2 * kv_heads * head_dim
+    return f"keys and values of {tokens:,} tokens", subject.width * numbers
 
 
 def _masks_every_step(config: Config) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from sparseft.architectures import find_architecture, tensor_shapes
 from sparseft.architectures.architecture import Architecture, Shapes
 from sparseft.checkpoints.checkpoint import BITS, DTYPES, lay_out, safetensors_header
+from sparseft.checkpoints.model_hub import known_config
 from sparseft.errors import InputError
 from sparseft.storage.reading import read_json
 from sparseft.study import grid
@@ -106,22 +107,32 @@ class Subject:
 
 def described(name: str, model: Model) -> Subject:
     """Return the model `name` of a study, on the disk or not. Raises InputError if its sizes are unknown."""
-    config, place = _description(name, model)
+    description = _description(name, model)
+    if description is None:
+        manifest = grid.MANIFEST.format(model=name)
+        raise InputError(
+            f"models.{name}: the sizes of {model.source} are not known",
+            f"prepare it (snakemake {manifest}), or put only its config.json into {Path(manifest).parent}/",
+        )
+    config, place = description
     return Subject(name, model.source, config, tensor_shapes(config, place), DTYPES[model.dtype])
 
 
 def check_sources(config: Config) -> None:
-    """Raise one InputError for all models of the grid that are not prepared yet and whose local files are missing."""
+    """Raise InputError if a model of the grid cannot be prepared or trained, as far as this is known before anything runs.
+
+    One error names all local files that are missing. The class of a model must be known, and the backend must train it."""
     missing = []
     for name in config.grid.models:
-        kind, _, place = config.models[name].source.partition(":")
-        if kind not in ("path", "mdl") or Path(grid.MANIFEST.format(model=name)).exists():
-            continue
-        file, folder = split_mdl(place) if kind == "mdl" else (None, Path(place))
-        files = [folder / "config.json", *([file] if file else [])]
-        missing += [f"models.{name}: {path}: no such file" for path in files if not path.is_file()]
+        missing += [f"models.{name}: {path}: no such file" for path in _missing_files(name, config.models[name])]
     if missing:
         raise InputError(", ".join(missing), "correct the source, or put the files there")
+    for name in config.grid.models:
+        description = _description(name, config.models[name])
+        if description:
+            content, place = description
+            architecture = find_architecture(content.get("architectures"), place)
+            config.training_backend.check_architecture(architecture, f"models.{name}")
 
 
 def safetensors_bytes(shapes: Shapes, dtype: str) -> int:
@@ -130,24 +141,33 @@ def safetensors_bytes(shapes: Shapes, dtype: str) -> int:
     return len(safetensors_header(tensors)) + sum(tensor.nbytes for tensor in tensors)
 
 
-def _description(name: str, model: Model) -> tuple[dict, str]:
-    """Return a model's config.json, and where it comes from: the source's folder, NAMED, or models/NAME/."""
+def _missing_files(name: str, model: Model) -> list[Path]:
+    """Return the files of a local source that are needed and missing. A prepared model needs none."""
     kind, _, place = model.source.partition(":")
-    advice = "give a Hugging Face checkpoint folder"
-    if kind == "path":
-        return read_json(Path(place) / "config.json", advice), str(Path(place))
-    if kind == "mdl":
-        _, folder = split_mdl(place)
-        return read_json(folder / "config.json", advice), str(folder)
-    known = f"{kind}:{place.partition('@')[0].partition('==')[0]}"
-    if known in NAMED:
-        return NAMED[known], known
+    if kind not in ("path", "mdl") or Path(grid.MANIFEST.format(model=name)).exists():
+        return []
+    file, folder = split_mdl(place) if kind == "mdl" else (None, Path(place))
+    return [path for path in (folder / "config.json", file) if path and not path.is_file()]
+
+
+def _description(name: str, model: Model) -> tuple[dict, str] | None:
+    """Return a model's config.json, and where it comes from; None if it is not known.
+
+    It is looked for in the source's folder, in NAMED, in models/NAME/ and on the hub, in this order."""
+    kind, _, place = model.source.partition(":")
     folder = Path(grid.MODEL.format(model=name))
     manifest = folder / "manifest.json"
     is_another = manifest.exists() and read_json(manifest).get("source") != model.source
-    if is_another or not (folder / "config.json").exists():
-        raise InputError(
-            f"models.{name}: the sizes of {model.source} are not known",
-            f"prepare it (snakemake {manifest}), or put only its config.json into {folder}/",
-        )
-    return read_json(folder / "config.json"), str(folder)
+    is_here = (folder / "config.json").exists() and not is_another
+    if kind in ("path", "mdl"):
+        source = split_mdl(place)[1] if kind == "mdl" else Path(place)
+        # The source of a prepared model may be gone.
+        if not is_here or (source / "config.json").exists():
+            return read_json(source / "config.json", "give a Hugging Face checkpoint folder"), str(source)
+    known = f"{kind}:{place.partition('@')[0].partition('==')[0]}"
+    if known in NAMED:
+        return NAMED[known], known
+    if is_here:
+        return read_json(folder / "config.json"), str(folder)
+    config = known_config(place) if kind == "hub" else None
+    return (config, model.source) if config else None

@@ -21,7 +21,7 @@ A float16 model is calibrated in float32, because its gradients would underflow.
 import math
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,6 +78,7 @@ def calibrate(importance: Importance, task_name: str, train: Path, settings: Mas
 
     Raises InputError if the file holds no rows of the task, or if its manifest records another file."""
     task = find_task(train.parent, task_name)
+    task.check_trainable()
     rows, train_sha256 = read_prepared(train, task)
     meta = {"task": task.name, "train_sha256": train_sha256, "accumulated": importance.accumulated}
     number = settings.calibration_examples
@@ -117,22 +118,26 @@ def text_examples(checkpoint: Checkpoint, documents: list[str], text: Calibratio
 
 
 def calibration_examples(checkpoint: Checkpoint, task: Task, rows: list[Row], number: int, seed: int) -> list[Example]:
-    """Return `number` of the task's training rows, chosen by `seed`, as the token ids that training reads.
+    """Return `number` of the task's training examples, chosen by `seed`, as the token ids that training reads.
 
-    Raises InputError if there are fewer rows, or if one is longer than the model's context."""
+    Raises InputError if there are fewer, or if one is longer than the model's context."""
     if not rows or number < 1:
         raise InputError(
             f"{task.name}: no calibration examples",
             "give training rows, and set masks.calibration_examples to 1 or more",
         )
-    if number > len(rows):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
+    to_tokens = partial(encode, task=task, tokenizer=tokenizer, max_length=checkpoint.config["max_position_embeddings"])
+    # Documents become other examples than their rows, so they are encoded before examples are chosen.
+    candidates = to_tokens(rows) if task.sequence_length else rows
+    if number > len(candidates):
         raise InputError(
-            f"masks.calibration_examples {number}: {task.name} has only {len(rows)} training rows",
+            f"masks.calibration_examples {number}: {task.name} has only {len(candidates)} training"
+            f" {'sequences' if task.sequence_length else 'rows'}",
             "lower masks.calibration_examples, or give more rows",
         )
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
-    chosen = random.Random(seed).sample(rows, number)
-    return encode(chosen, task, tokenizer, checkpoint.config["max_position_embeddings"])
+    chosen = random.Random(seed).sample(candidates, number)
+    return chosen if task.sequence_length else to_tokens(chosen)
 
 
 def mean_gradient_magnitudes(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np.ndarray]:
@@ -186,25 +191,30 @@ def sequential_prune(
     3. Set the pruned weights to zero.
     4. Compute the outputs again, which are the inputs of the next decoder layer.
 
-    Memory is the model and the examples' hidden states. Raises InputError if a norm is not finite.
+    Memory is the model, the examples' hidden states, and the layers' keywords for each length of an example. Raises
+    InputError if a norm is not finite.
 
     Source: arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda."""
     model, linears, device = _load(checkpoint)
-    inputs = [_first_inputs(model, torch.tensor([example.ids], device=device)) for example in examples]
-    hidden = [states for states, _ in inputs]
-    options = [keywords for _, keywords in inputs]
+    hidden: list[Tensor] = []
+    # By the length of an example: the keywords of every decoder layer, which depend on nothing else.
+    options: dict[int, list[dict]] = {}
+    for example in examples:
+        states, keywords = _layer_arguments(model, torch.tensor([example.ids], device=device))
+        hidden.append(states)
+        options.setdefault(len(example.ids), keywords)
     for number, decoder_layer in enumerate(tqdm(model.model.layers, desc="decoder layers")):
         prefix = f"model.layers.{number}."
         inner_linears = {layer: linear for layer, linear in linears.items() if layer.startswith(prefix)}
         with _squared_norms(inner_linears) as squares:
-            for states, keywords in zip(hidden, options, strict=True):
-                decoder_layer(states, **keywords)
+            for states in hidden:
+                decoder_layer(states, **options[states.shape[1]][number])
         for layer, norms in _norms(squares).items():
             kept = torch.from_numpy(prune(layer, norms)).to(device)
             inner_linears[layer].weight.masked_fill_(~kept, 0)
-        for index, keywords in enumerate(options):
+        for index, states in enumerate(hidden):
             # (1, T, H)
-            hidden[index] = decoder_layer(hidden[index], **keywords)
+            hidden[index] = decoder_layer(states, **options[states.shape[1]][number])
 
 
 def _load(checkpoint: Checkpoint) -> tuple[nn.Module, Linears, torch.device]:
@@ -262,25 +272,28 @@ def _norms(squares: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return {layer: norm.numpy() for layer, norm in norms.items()}
 
 
-class _ReachedError(Exception):
-    """End a forward pass at the first decoder layer."""
+def _layer_arguments(model: nn.Module, ids: Tensor) -> tuple[Tensor, list[dict]]:
+    """Return the hidden states (1, T, H) that enter the first decoder layer for `ids` (1, T), and each layer's keywords.
 
+    The layers may have different masks and rotary angles. They compute nothing here: each notes its keywords, and returns
+    the hidden states as they are."""
+    inputs: list[Tensor] = []
+    keywords: list[dict] = []
 
-def _first_inputs(model: nn.Module, ids: Tensor) -> tuple[Tensor, dict]:
-    """Return the arguments of the first decoder layer for `ids` (1, T): hidden states (1, T, H) and keywords.
+    def note(states: Tensor, **own: object) -> Tensor:
+        inputs.append(states)
+        keywords.append(own)
+        return states
 
-    A hook notes the arguments and ends the forward pass."""
-    arguments = []
-
-    def stop(_, inputs: tuple[Tensor], keywords: dict) -> None:
-        arguments.append((inputs[0], keywords))
-        raise _ReachedError
-
-    handle = model.model.layers[0].register_forward_pre_hook(stop, with_kwargs=True)
-    with suppress(_ReachedError):
+    for layer in model.model.layers:
+        # The attribute hides the method of the class until it is deleted.
+        layer.forward = note
+    try:
         model.get_decoder()(input_ids=ids, use_cache=False)
-    handle.remove()
-    return arguments[0]
+    finally:
+        for layer in model.model.layers:
+            del layer.forward
+    return inputs[0], keywords
 
 
 def _check_finite(layer: str, values: Tensor, what: str) -> None:

@@ -3,9 +3,10 @@
     MLP        down(act(gate x) * (up x))      a channel: a row of gate and of up, a column of down
     attention  o(softmax(q x (k x)^T) (v x))   a key-value head: rows of k, v and of its queries in q, columns of o
 
-A pruned channel or head meets a zero column of down or o, so it adds exactly 0. The smaller model computes the same
-function, except for the order of sums. Stock transformers takes one size for all layers, so every layer must keep equally
-many units. Some pruned channels are kept, as zeros, because their number must be a multiple of 8.
+A pruned channel or head meets a zero column of down or o, so it adds exactly 0, whatever the biases of its rows are. These
+are left out too. The smaller model computes the same function, except for the order of sums. Stock transformers takes one size
+for all layers, so every layer must keep equally many units. Some pruned channels are kept, as zeros, because their number must
+be a multiple of 8.
 """
 
 import json
@@ -26,15 +27,10 @@ from sparseft.storage.ownership import check_apart, check_replaceable
 from sparseft.storage.reading import read_json
 from sparseft.storage.record import check_model
 
-# The key of config.json that counts the units -> (their name in messages, the number that their count is a multiple of).
-# transformers computes Mixtral's experts with grouped products, which need rows of whole 16 bytes: 8 numbers of 16 bits.
-# Tensor cores need the same for every product.
-_UNITS = {"intermediate_size": ("channels", 8), "num_key_value_heads": ("key-value heads", 1)}
-
 
 @dataclass(frozen=True)
 class Cut:
-    """Hold which rows (axis 0) or columns (axis 1) of a matrix are kept: `kept`, bool (rows,) or (cols,)."""
+    """Hold which rows (axis 0) or columns (axis 1) of a tensor are kept: `kept`, bool (rows,) or (cols,)."""
 
     axis: int
     kept: np.ndarray
@@ -72,19 +68,23 @@ def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
 
 
 def plan_cuts(checkpoint: Checkpoint, mask: Mask) -> tuple[dict[str, Cut], dict[str, int]]:
-    """Return the cut of each layer, and the number of units that every layer keeps, by their key in config.json.
+    """Return the cut of each smaller tensor, and the number of units that every layer keeps, by their key in config.json.
 
     Raises InputError if a unit is pruned only in part, or if the layers do not keep equally many."""
+    groups = {group.unit: group for group in checkpoint.architecture.coupled}
     cuts: dict[str, Cut] = {}
-    sizes = {unit: {} for unit in _UNITS}
+    sizes: dict[str, dict[int, str]] = {unit: {} for unit in groups}
     for parts in coupled_parts(checkpoint):
         first = parts[0]
-        units = _filled_up(_kept_together(mask, parts), first.unit)
+        units = _filled_up(_kept_together(mask, parts), groups[first.unit].multiple)
         # By size, the first layer that has it.
         sizes[first.unit].setdefault(int(units.sum()), first.layer)
         for part in parts:
-            cuts[part.layer] = Cut(part.axis, np.repeat(units, part.width))
-    return cuts, {unit: _only_size(unit, layers) for unit, layers in sizes.items()}
+            cut = Cut(part.axis, np.repeat(units, part.width))
+            cuts[f"{part.layer}.weight"] = cut
+            if part.axis == 0:
+                cuts[f"{part.layer}.bias"] = cut
+    return cuts, {unit: _only_size(groups[unit].title, layers) for unit, layers in sizes.items()}
 
 
 def _kept_together(mask: Mask, parts: list[Part]) -> np.ndarray:
@@ -108,9 +108,8 @@ def _kept_units(mask: Mask, part: Part) -> np.ndarray:
     return units
 
 
-def _filled_up(units: np.ndarray, unit: str) -> np.ndarray:
-    """Return the kept units, bool (units,), with the first pruned ones added up to the multiple that `unit` needs."""
-    _, multiple = _UNITS[unit]
+def _filled_up(units: np.ndarray, multiple: int) -> np.ndarray:
+    """Return the kept units, bool (units,), with the first pruned ones added, so that their number is a multiple."""
     filled = units.copy()
     pruned = np.flatnonzero(~units)
     filled[pruned[: -units.sum() % multiple]] = True
@@ -121,15 +120,16 @@ def _pruned_in_part(layer: str) -> InputError:
     return InputError(f"{layer}: a channel or head is pruned only in part", "use a mask of a structured method")
 
 
-def _only_size(unit: str, layers: dict[int, str]) -> int:
-    """Return the one size in `layers`, size -> layer. Raises InputError if there are several, or if it is 0."""
-    name, _ = _UNITS[unit]
+def _only_size(title: str, layers: dict[int, str]) -> int:
+    """Return the one size in `layers`, size -> layer. Raises InputError if there are several, or if it is 0.
+
+    `title`: what is counted, in words"""
     if 0 in layers:
-        raise InputError(f"{layers[0]}: no {name} are left", "use a mask of a lower sparsity")
+        raise InputError(f"{layers[0]}: no {title} are left", "use a mask of a lower sparsity")
     if len(layers) > 1:
         sizes = " and ".join(f"{size} in {layer}" for size, layer in list(layers.items())[:2])
         advice = "use a mask that keeps equally many in each layer"
-        raise InputError(f"the layers keep different numbers of {name}: {sizes}", advice)
+        raise InputError(f"the layers keep different numbers of {title}: {sizes}", advice)
     (size,) = layers
     return size
 
@@ -141,14 +141,14 @@ def _write_weights(checkpoint: Checkpoint, file: Path, cuts: dict[str, Cut], pat
         metadata = json.loads(header[8:]).get("__metadata__")
         target.write(safetensors_header([_smaller(tensor, cuts) for tensor in tensors], metadata))
         for tensor in tensors:
-            cut = cuts.get(tensor.name.removesuffix(".weight"))
+            cut = cuts.get(tensor.name)
             source.seek(tensor.start)
             target.write(_kept_bits(checkpoint, tensor, cut) if cut else source.read(tensor.nbytes))
 
 
 def _smaller(tensor: Tensor, cuts: dict[str, Cut]) -> Tensor:
     """Return a tensor with its future shape and size. Its place in the file is still the old one."""
-    cut = cuts.get(tensor.name.removesuffix(".weight"))
+    cut = cuts.get(tensor.name)
     if not cut:
         return tensor
     shape = tuple(int(cut.kept.sum()) if axis == cut.axis else size for axis, size in enumerate(tensor.shape))
@@ -157,10 +157,10 @@ def _smaller(tensor: Tensor, cuts: dict[str, Cut]) -> Tensor:
 
 
 def _kept_bits(checkpoint: Checkpoint, tensor: Tensor, cut: Cut) -> memoryview:
-    """Return the bits that a cut keeps. Raises InputError if one that it removes is not zero."""
+    """Return the bits that a cut keeps. Raises InputError if a weight that it removes is not zero. A bias may be anything."""
     bits = checkpoint.read(tensor.name)
     # The shift removes the sign, because -0 is zero too.
-    if (np.compress(~cut.kept, bits, cut.axis) << 1).any():
+    if tensor.name.endswith(".weight") and (np.compress(~cut.kept, bits, cut.axis) << 1).any():
         raise InputError(
             f"{checkpoint.folder}: {tensor.name} is not zero where the mask prunes it",
             "give the merged checkpoint and the mask that it was merged with",

@@ -288,7 +288,8 @@ class TaskData(Section):
     local: str | None = Field(
         None,
         min_length=1,
-        description="Folder with train.jsonl and validation.jsonl, in the fields of the original data set.",
+        description="Folder with train.jsonl and validation.jsonl, in the fields of the original data set. A task of kind text"
+        " also reads train.txt and validation.txt.",
         examples=["/data/boolq"],
     )
     hub: str | None = Field(
@@ -326,8 +327,10 @@ class TaskData(Section):
             raise ValueError(f"{'metric' if self.metric else 'answer'} belongs to a task with lm_eval")
         if self.kind != "text" and self.length:
             raise ValueError("length belongs to a task with kind: text")
-        if self.kind == "instruction" and self.hub:
-            raise ValueError("a task of kind instruction reads a folder: give local")
+        if self.kind == "instruction" and (self.hub or not self.local):
+            raise ValueError("a task of kind instruction reads a folder: give local, not hub")
+        if self.kind == "text" and not self.local and not self.hub:
+            raise ValueError("a task of kind text needs its text: give local or hub")
         return self
 
     @property

@@ -72,8 +72,8 @@ def source_of(task: Task, local: Path | None, hub: str | None) -> dict:
 
 
 def overlap(task: Task, rows: dict[str, list[Row]]) -> int:
-    """Return how many training rows have the prompt of a validation row."""
-    validation_prompts = {task.prompt(row) for row in rows["validation"]}
+    """Return how many training rows have the prompt of a validation row. Blank documents of a text do not count."""
+    validation_prompts = {prompt for row in rows["validation"] if (prompt := task.prompt(row)).strip()}
     return sum(task.prompt(row) in validation_prompts for row in rows["train"])
 
 

@@ -1,8 +1,8 @@
 """Find the task of a data folder, and read its rows.
 
-Each file is read once, so that the bytes that are parsed are the bytes that are hashed. prepare_task.py writes the sha256 of both
-files into manifest.json beside them. Without a manifest, any rows of a built-in task are accepted. The manifest of a task that
-the configuration describes also holds its definition, so that every job reads the same one.
+Each file is read once, so that the bytes that are parsed are the bytes that are hashed. prepare_task.py writes the task and the
+sha256 of both files into manifest.json beside them. Without a manifest, any rows of a built-in task are accepted. The manifest of
+a task that the configuration describes also holds its definition, so that every job reads the same one.
 """
 
 from pathlib import Path
@@ -48,20 +48,25 @@ def read_splits(folder: Path, task: Task) -> tuple[dict[str, list[Row]], dict[st
 def read_prepared(path: Path, task: Task) -> tuple[list[Row], str]:
     """Return the rows of a file, and the sha256 of its bytes.
 
-    Raises InputError if a row is not one of the task's, or if the manifest beside the file records another sha256."""
+    Raises InputError if a row is not one of the task's, or if the manifest beside the file records another task or sha256."""
     text = read_row_text(path, task)
     digest = sha256_of_text(text)
     # The rows come first, because the place of a damaged row says more than "another file".
     rows = parse_rows(text, path, task)
-    check_recorded(path, digest)
+    check_recorded(path, digest, task.name)
     return rows, digest
 
 
-def check_recorded(path: Path, digest: str) -> None:
-    """Raise InputError if a manifest.json lies beside a file of rows and does not record this sha256 for it."""
+def check_recorded(path: Path, digest: str, task: str) -> None:
+    """Raise InputError if a manifest.json lies beside a file of rows and records another task or sha256 for it.
+
+    The rows of boolq_mini fit boolq too, and would be scored under its name."""
     manifest = path.with_name("manifest.json")
     if not manifest.exists():
         return
-    recorded = read_json(manifest, _REMEDY).get("sha256")
+    content = read_json(manifest, _REMEDY)
+    if content.get("task", task) != task:
+        raise InputError(f"{path}: prepared for {content['task']}, not for {task}", "name that task, or another folder")
+    recorded = content.get("sha256")
     if not isinstance(recorded, dict) or recorded.get(path.stem) != digest:
         raise InputError(f"{path}: not the file that its manifest records", _REMEDY)

@@ -3,6 +3,7 @@
 from sparseft.analysis.columns.column import (
     EXAMPLES_PER_SECOND,
     NATS,
+    OF_VALUE,
     PRUNABLE,
     TOKENS_PER_SECOND,
     TRAINED_ONLY,
@@ -60,6 +61,65 @@ def _interval_source(name: str, empty: str = "never") -> Column:
     )
 
 
+_NO_PROBE = "no model was evaluated on the probe"
+
+_LACKS_PROBE = "every model lacks a probe"
+
+_PROBES = (
+    Column(
+        "probe_NAME",
+        "number",
+        unit="fraction",
+        empty=_NO_PROBE,
+        meaning="Metric on the probe NAME, mean over the models that were evaluated on it. These columns exist only if you set"
+        " `evaluation.probes`.",
+    ),
+    Column(
+        "probe_NAME_stderr", "number", unit="fraction", empty=_NO_PROBE, meaning="Mean of the models' standard errors."
+    ),
+    Column(
+        "probe_NAME_low",
+        "number",
+        unit="fraction",
+        empty=_NO_PROBE,
+        meaning="Lower end of the 95 % confidence interval, which is made as that of value.",
+    ),
+    Column("probe_NAME_high", "number", unit="fraction", empty=_NO_PROBE, meaning="Upper end of that interval."),
+    Column(
+        "probes_mean",
+        "number",
+        unit="fraction",
+        empty=_LACKS_PROBE,
+        meaning="Mean of the probes (summary.csv), mean over the models.",
+        is_optional=True,
+    ),
+    Column(
+        "probes_mean_stderr",
+        "number",
+        unit="fraction",
+        empty=_LACKS_PROBE,
+        meaning="Mean of the models' probes_mean_stderr.",
+        is_optional=True,
+    ),
+    Column(
+        "probes_mean_low",
+        "number",
+        unit="fraction",
+        empty=_LACKS_PROBE,
+        meaning="Lower end of the 95 % confidence interval. Over the examples it is Student's t with probes_mean_stderr, with the"
+        " degrees of freedom of the smallest probe.",
+        is_optional=True,
+    ),
+    Column(
+        "probes_mean_high",
+        "number",
+        unit="fraction",
+        empty=_LACKS_PROBE,
+        meaning="Upper end of that interval.",
+        is_optional=True,
+    ),
+)
+
 GROUPED = TableDescription(
     "grouped_summary.csv",
     "One row per cell: model, task, method, sparsity and mode. Everything is computed from the cell's rows of summary.csv"
@@ -67,7 +127,9 @@ GROUPED = TableDescription(
     " once.\n\n"
     "The standard deviation has n - 1 in its denominator. An interval covers two 95 % confidence intervals. The first is"
     " Student's t over the models, from two models on. The second is over the examples, which all models share: Wilson's"
-    " for value, and Student's t with the standard error of a ratio for losses and gaps. Speeds have only the first.\n\n"
+    " for value, and Student's t with the standard error of a ratio for losses and gaps. Where outcomes lie between 0 and 1,"
+    " Wilson's interval is at least as wide as it must be, because such outcomes vary less than zeros and ones with the same"
+    " mean. A loss as value has the interval of eval_loss, which may reach beyond 1. Speeds have only the first.\n\n"
     "Runs of a model and task with different settings are never averaged or compared: each setting has rows of its own."
     " Dense and untrained runs appear in every setting that they agree with.",
     (
@@ -86,12 +148,12 @@ GROUPED = TableDescription(
         Column(
             "standard_error",
             "number",
-            unit="fraction",
+            unit=OF_VALUE,
             meaning="Mean of the models' standard errors. It does not shrink with more seeds, because they see the same examples.",
         ),
         Column("reached_sparsity", "number", unit=PRUNABLE, meaning="Sparsity of the masks, mean over the models."),
         *like(SUMMARY, " ".join((MAJORITY_FLOOR.name, *RECALLS.values()))),
-        *_mean_and_interval("value", "fraction", "value"),
+        *_mean_and_interval("value", OF_VALUE, "value"),
         _interval_source("value"),
         *_mean_and_interval("eval_loss", NATS, "eval_loss"),
         _interval_source("eval_loss"),
@@ -101,6 +163,7 @@ GROUPED = TableDescription(
         *_mean_and_interval("tokens_per_second", TOKENS_PER_SECOND, "tokens_per_second", SPEEDS_DIFFER),
         Column("device", "text", empty=TRAINED_ONLY, meaning='All devices that trained, joined by "; ".'),
         Column("processes", "integer", empty=TRAINED_ONLY, meaning="The largest number of processes of a training."),
+        *_PROBES,
     ),
 )
 
@@ -123,37 +186,42 @@ CURVES = TableDescription(
         ),
         Column("mode", "text", meaning="Mode of the curve. At sparsity 0 of a trained curve stands dense plain LoRA."),
         *like(GROUPED, "sparsity reached_sparsity runs n n_sound examples chance majority_floor"),
-        Column("value", "number", unit="fraction", meaning="Headline metric, mean over the models."),
+        Column("value", "number", unit=OF_VALUE, meaning="Headline metric, mean over the models."),
         *like(GROUPED, "value_sd value_low value_high value_interval_from standard_error"),
-        Column("dense_value", "number", unit="fraction", empty=_NO_DENSE, meaning="value at the curve's point 0."),
+        Column("dense_value", "number", unit=OF_VALUE, empty=_NO_DENSE, meaning="value at the curve's point 0."),
         Column(
-            "difference_to_dense", "number", unit="fraction", empty=_NO_DIFFERENCE, meaning="value minus dense_value."
+            "difference_to_dense",
+            "number",
+            unit=OF_VALUE,
+            empty=_NO_DIFFERENCE,
+            meaning="value minus dense_value. If metric is loss, above 0 is worse.",
         ),
         Column(
             "difference_low",
             "number",
-            unit="fraction",
+            unit=OF_VALUE,
             empty=_NO_INTERVAL,
             meaning="The smaller of difference_low and difference_seeds_low in comparisons.csv, kind dense.",
         ),
         Column(
             "difference_high",
             "number",
-            unit="fraction",
+            unit=OF_VALUE,
             empty=_NO_INTERVAL,
             meaning="The larger of difference_high and difference_seeds_high in comparisons.csv, kind dense.",
         ),
         Column(
             "verdict",
             "text",
-            empty=f"{_NO_INTERVAL}; the dense model is not above chance or majority_floor",
+            empty=f"{_NO_INTERVAL}; the dense model is not above chance or majority_floor; metric is loss, because the tolerance is"
+            " a fraction",
             meaning="within tolerance: difference_low is above -`analysis.tolerance`. beyond tolerance: difference_high is below"
             " it. undecided: neither.",
         ),
         Column(
             "untuned_value",
             "number",
-            unit="fraction",
+            unit=OF_VALUE,
             empty=_NO_DENSE,
             meaning="value of the same model, task, method and sparsity in mode no_finetune.",
         ),
@@ -192,6 +260,7 @@ CURVES = TableDescription(
             meaning="Training speed, mean over the models.",
         ),
         *like(GROUPED, "samples_per_second_sd samples_per_second_low samples_per_second_high device processes"),
+        *_PROBES,
     ),
 )
 

@@ -1,11 +1,15 @@
 """Describe a column of a table: what it holds, its type, its unit, when it is empty, and where its value comes from."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 TRAINED_ONLY = "the run was not trained"
 PRUNABLE = "fraction of the prunable weights"
 PERCENT = "percent of the prunable weights"
 NATS = "nats per answer token"
+# The unit of a headline metric.
+OF_VALUE = "fraction; nats per token if metric is loss"
 EXAMPLES_PER_SECOND = "examples per second"
 TOKENS_PER_SECOND = "tokens per second, without padding"
 
@@ -15,8 +19,8 @@ class Column:
     """Describe one column. `type` is text, version, integer, number or true/false. `empty` says when it has no value.
 
     `source` is the path of attributes and keys from the object of a row to the value. A column that is computed from another
-    table has none. A name such as `wikitext2_ppl_N` stands for several columns: one for each key of the dictionary at `source`
-    that starts with `wikitext2_ppl_`."""
+    table, or from other columns, has none. A name such as `wikitext2_ppl_N` or `probe_NAME` stands for several columns: one
+    for each key of the dictionary at `source` that matches it. An optional column exists only if a row has a value."""
 
     name: str
     type: str
@@ -24,22 +28,26 @@ class Column:
     unit: str = ""
     empty: str = "never"
     source: str = ""
+    is_optional: bool = False
 
     def describes(self, name: str) -> bool:
         """Return whether a column of this name in a file is described here."""
-        return name == self.name or (self._is_family and name.startswith(self.name.removesuffix("N")))
+        if not self._is_family:
+            return name == self.name
+        pattern = re.sub("NAME|N$", ".+", self.name)
+        return re.fullmatch(pattern, name) is not None
 
     def values_of(self, row: object) -> dict[str, object]:
-        """Return the values of a row by name: one, or those of every key that `_N` stands for."""
+        """Return the values of a row by name: none, one, or those of every key that the name stands for."""
         value = _follow(row, self.source)
-        if not self._is_family:
-            return {self.name: value}
-        return {name: number for name, number in value.items() if self.describes(name)}
+        if self._is_family:
+            return {name: number for name, number in value.items() if self.describes(name)}
+        return {} if self.is_optional and value is None else {self.name: value}
 
     @property
     def _is_family(self) -> bool:
         """Return whether the name stands for several columns."""
-        return self.name.endswith("_N")
+        return self.name.endswith("_N") or "_NAME" in self.name
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,14 @@ class TableDescription:
         return next(column.type for column in self.columns if column.describes(name))
 
     def row_of(self, row: object) -> dict[str, object]:
-        """Return the values of a row by column, each from the source of its column."""
-        return {name: value for column in self.columns for name, value in column.values_of(row).items()}
+        """Return the values of a row by column, each from the source of its column. A column without one is left out."""
+        taken = [column for column in self.columns if column.source]
+        return {name: value for column in taken for name, value in column.values_of(row).items()}
+
+    def in_order(self, names: Iterable[str]) -> list[str]:
+        """Return the names that a column describes, in the order of the columns."""
+        names = list(names)
+        return list(dict.fromkeys(name for column in self.columns for name in names if column.describes(name)))
 
 
 def like(table: TableDescription, names: str, part: str = "", empty: str | None = None) -> tuple[Column, ...]:

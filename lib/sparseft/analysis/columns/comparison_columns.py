@@ -4,6 +4,7 @@ from sparseft.analysis.columns.cell_columns import CURVES, SETTING, SPEEDS_DIFFE
 from sparseft.analysis.columns.column import (
     EXAMPLES_PER_SECOND,
     NATS,
+    OF_VALUE,
     PRUNABLE,
     TRAINED_ONLY,
     Column,
@@ -14,6 +15,8 @@ from sparseft.analysis.columns.run_columns import SUMMARY
 
 _ONE_PAIR = "n is below 2"
 
+_OF_PROBE = "the row is of a probe"
+
 COMPARISONS = TableDescription(
     "comparisons.csv",
     "One row per comparison of two cells over the same examples. There are four kinds: *dense* compares with the dense cell"
@@ -21,11 +24,16 @@ COMPARISONS = TableDescription(
     " *modes* with sparse_to_dense.\n\n"
     "Two cells are not compared if they saw different examples, if a run of either has a fault, or if more than a tenth of"
     " the validation prompts repeat another. The intervals are over the examples and hold for these trained models. Seeds"
-    " are averaged.",
+    " are averaged.\n\n"
+    "A probe that both cells were evaluated on has a row of its own, whose metric is `probe:NAME:METRIC`. It has no loss. Holm's"
+    " correction takes the rows of one metric together, so each probe is a family of its own.\n\n"
+    "If metric is loss, difference is that of the losses, and its columns are those that begin with eval_loss.",
     (
         SETTING,
         Column("comparison", "text", meaning="dense, random, untuned or modes."),
-        *like(SUMMARY, "model task metric method sparsity mode"),
+        *like(SUMMARY, "model task"),
+        Column("metric", "text", meaning="The task's headline metric, or `probe:NAME:METRIC` of a probe."),
+        *like(SUMMARY, "method sparsity mode"),
         Column("against", "text", meaning="The other cell: model-task-method-sparsity-mode."),
         Column("reached_sparsity", "number", unit=PRUNABLE, meaning="Sparsity of the cell's masks."),
         Column("against_reached_sparsity", "number", unit=PRUNABLE, meaning="Sparsity of the other cell's masks."),
@@ -41,42 +49,46 @@ COMPARISONS = TableDescription(
             "family_size",
             "integer",
             unit="tests",
-            meaning="Comparisons of this kind on this model and task that have a p_value, over all settings.",
+            meaning="Comparisons of this kind on this model, task and metric that have a p_value, over all settings.",
         ),
         Column(
-            "difference", "number", unit="fraction", meaning="Mean outcome of the cell minus that of the other cell."
+            "difference",
+            "number",
+            unit=OF_VALUE,
+            meaning="Mean outcome of the cell minus that of the other cell. If metric is loss, above 0 is worse.",
         ),
         Column(
             "difference_low",
             "number",
-            unit="fraction",
+            unit=OF_VALUE,
             meaning="Lower end of its 95 % confidence interval: paired percentile bootstrap with the two added examples of Bonett"
             " and Price.",
         ),
-        Column("difference_high", "number", unit="fraction", meaning="Upper end of that interval."),
+        Column("difference_high", "number", unit=OF_VALUE, meaning="Upper end of that interval."),
         Column(
             "difference_seeds_low",
             "number",
-            unit="fraction",
+            unit=OF_VALUE,
             empty=_ONE_PAIR,
             meaning="Lower end of the 95 % confidence interval over the pairs of models, Student's t.",
         ),
         Column(
-            "difference_seeds_high", "number", unit="fraction", empty=_ONE_PAIR, meaning="Upper end of that interval."
+            "difference_seeds_high", "number", unit=OF_VALUE, empty=_ONE_PAIR, meaning="Upper end of that interval."
         ),
         Column("one_sign", "true/false", meaning="Whether the difference has the same sign in every pair."),
         Column(
             "p_value",
             "number",
             unit="probability",
-            empty="n is 0",
-            meaning="McNemar's exact test, two-sided. With several pairs it is the largest p-value.",
+            empty="n is 0; all examples differ by the same amount",
+            meaning="McNemar's exact test, two-sided. Student's paired t test if an outcome is neither 0 nor 1, or if metric is"
+            " loss. With several pairs it is the largest p-value.",
         ),
         Column(
             "p_holm",
             "number",
             unit="probability",
-            empty="n is 0",
+            empty="p_value is empty",
             meaning="p_value after Holm's correction over the family.",
         ),
         Column(
@@ -88,37 +100,44 @@ COMPARISONS = TableDescription(
             "eval_loss_difference",
             "number",
             unit=NATS,
+            empty=_OF_PROBE,
             meaning="Loss of the cell minus that of the other cell, over all answer tokens.",
         ),
         Column(
             "eval_loss_difference_low",
             "number",
             unit=NATS,
+            empty=_OF_PROBE,
             meaning="Lower end of its 95 % confidence interval: paired percentile bootstrap over the examples.",
         ),
-        Column("eval_loss_difference_high", "number", unit=NATS, meaning="Upper end of that interval."),
+        Column(
+            "eval_loss_difference_high", "number", unit=NATS, empty=_OF_PROBE, meaning="Upper end of that interval."
+        ),
         Column(
             "eval_loss_difference_seeds_low",
             "number",
             unit=NATS,
-            empty=_ONE_PAIR,
+            empty=f"{_ONE_PAIR}; {_OF_PROBE}",
             meaning="Lower end of the 95 % confidence interval over the pairs of models, Student's t.",
         ),
         Column(
             "eval_loss_difference_seeds_high",
             "number",
             unit=NATS,
-            empty=_ONE_PAIR,
+            empty=f"{_ONE_PAIR}; {_OF_PROBE}",
             meaning="Upper end of that interval.",
         ),
         Column(
-            "eval_loss_one_sign", "true/false", meaning="Whether the loss difference has the same sign in every pair."
+            "eval_loss_one_sign",
+            "true/false",
+            empty=_OF_PROBE,
+            meaning="Whether the loss difference has the same sign in every pair.",
         ),
         Column(
             "eval_loss_p_value",
             "number",
             unit="probability",
-            empty="n is 0; all examples differ by the same amount",
+            empty=f"n is 0; all examples differ by the same amount; {_OF_PROBE}",
             meaning="Student's paired t test of the examples' losses, two-sided; 1 if no loss differs. With several pairs it is"
             " the largest p-value.",
         ),
@@ -132,6 +151,7 @@ COMPARISONS = TableDescription(
         Column(
             "eval_loss_significant",
             "true/false",
+            empty=_OF_PROBE,
             meaning="Whether eval_loss_p_holm is below 0.05, the interval does not contain 0, and eval_loss_one_sign is True.",
         ),
     ),
@@ -150,7 +170,8 @@ TRADEOFFS = TableDescription(
         Column(
             "best_for_sparsity",
             "true/false",
-            meaning="No other point of the model and task is as good in value and reached sparsity and better in one of them.",
+            meaning="No other point of the model and task is as good in value and reached sparsity and better in one of them. A lower"
+            " loss is better.",
         ),
         Column(
             "best_for_speed",
@@ -176,15 +197,16 @@ _NO_BASELINE = "no baseline matches"
 BASELINE = TableDescription(
     "baseline_comparison.csv",
     "Written if you give `--baseline FILE.csv`. One row per point of sparsity_vs_performance.csv and baseline with the same"
-    " task and sparsity, and one row for each side without a counterpart. The file has the columns of"
+    " task and requested sparsity, and one row for each side without a counterpart. The file has the columns of"
     " `config/baseline.csv`: baseline (its name), task, sparsity (percent), value (fraction, the task's headline metric),"
     " samples_per_second and device. Leave a field empty if you do not know the number.",
     (
+        *like(CURVES, "setting", empty=f"{_NO_RUN}; {SETTING.empty}"),
         *like(CURVES, "model", empty=_NO_RUN),
         *like(CURVES, "task"),
         *like(CURVES, "metric method", empty=_NO_RUN),
         *like(CURVES, "sparsity"),
-        *like(CURVES, "mode value standard_error", empty=_NO_RUN),
+        *like(CURVES, "mode reached_sparsity value standard_error", empty=_NO_RUN),
         *like(CURVES, "samples_per_second", empty=f"{_NO_RUN}; {SPEEDS_DIFFER}"),
         *like(CURVES, "device", empty=f"{_NO_RUN}; {TRAINED_ONLY}"),
         Column("baseline", "text", empty=_NO_BASELINE, meaning="Name of the baseline."),

@@ -1,6 +1,6 @@
 """Describe the tables with a row per run."""
 
-from sparseft.analysis.columns.column import NATS, PERCENT, PRUNABLE, TRAINED_ONLY, Column, TableDescription
+from sparseft.analysis.columns.column import NATS, OF_VALUE, PERCENT, PRUNABLE, TRAINED_ONLY, Column, TableDescription
 from sparseft.analysis.columns.metric_columns import METRIC_COLUMNS
 from sparseft.analysis.columns.training_columns import TRAINING_COLUMNS
 
@@ -99,14 +99,14 @@ _RESULT = (
         "value",
         "number",
         source="record.evaluation.value",
-        unit="fraction",
-        meaning="Headline metric of the merged model (evaluation.json).",
+        unit=OF_VALUE,
+        meaning="Headline metric of the merged model (evaluation.json). A loss is better if it is lower, a fraction if it is higher.",
     ),
     Column(
         "standard_error",
         "number",
         source="record.evaluation.standard_error",
-        unit="fraction",
+        unit=OF_VALUE,
         meaning="Standard error of value over the examples (evaluation.json).",
     ),
     Column(
@@ -121,6 +121,7 @@ _RESULT = (
         "number",
         source="record.evaluation.chance",
         unit="fraction",
+        empty="metric is loss",
         meaning="Value of a random guess, from the number of choices of each row (evaluation.json).",
     ),
 )
@@ -133,7 +134,13 @@ _CONDITIONS = (
         unit="validation examples",
         meaning="Number of different prompts among the examples (evaluation.json).",
     ),
-    Column("harness", "text", source="record.evaluation.harness", meaning="lm-eval and its version (evaluation.json)."),
+    Column(
+        "harness",
+        "text",
+        source="record.evaluation.harness",
+        empty="metric is loss",
+        meaning="lm-eval and its version (evaluation.json).",
+    ),
     Column(
         "few_shot",
         "integer",
@@ -193,7 +200,7 @@ _LOSS = (
         "value_before_merge",
         "number",
         source="record.before.value",
-        unit="fraction",
+        unit=OF_VALUE,
         empty=TRAINED_ONLY,
         meaning="Headline metric before the merge (before_merge.json).",
     ),
@@ -201,7 +208,7 @@ _LOSS = (
         "train_merge_gap_value",
         "number",
         source="record.train_merge_gap_value",
-        unit="fraction",
+        unit=OF_VALUE,
         empty=TRAINED_ONLY,
         meaning="value minus value_before_merge.",
     ),
@@ -286,6 +293,15 @@ _CHECKS = (
         meaning="Digest of the adapter (train.json).",
     ),
     Column(
+        "definition_sha256",
+        "text",
+        source="record.evaluation.definition_sha256",
+        empty="the task is built in",
+        meaning="Digest of the definition of a task that the configuration describes (evaluation.json). The column exists only"
+        " if a run has such a task.",
+        is_optional=True,
+    ),
+    Column(
         "train_sha256",
         "text",
         source="record.evaluation.inputs.train",
@@ -321,7 +337,9 @@ SUMMARY = TableDescription(
     "summary.csv",
     "One row per run. The files named below are those of the run's folder, `results/runs/{run_id}/`. If train.json,"
     " before_merge.json or merge.json is missing or damaged, the columns that come from it are empty too, and missing.csv"
-    " gives the reason.",
+    " gives the reason.\n\n"
+    "The metrics of a task of lm-eval are as lm-eval and the task define them. A metric that has no column here is only in"
+    " evaluation.json, unless it is the headline, which is `value`.",
     (*_NAME, *_MASK, *_RESULT, *METRIC_COLUMNS, *_CONDITIONS, *_LOSS, *TRAINING_COLUMNS, *_EVALUATION, *_CHECKS),
 )
 
@@ -330,7 +348,8 @@ MISSING = TableDescription(
     "One row per run of which something is missing, unreadable or contradictory; no row if all is sound. A run without a"
     " folder is missing if the configuration requests it. Without a configuration, it is missing if the other runs make it"
     " part of their grid: per model and task, the product of the methods, sparsities, modes and seeds that are there. Dense"
-    " and pruned runs have separate grids, and untrained runs need one seed.",
+    " and pruned runs have separate grids, and untrained runs need one seed. A run without a probe that another run has, or that"
+    " the configuration requests, has a row too.",
     (
         Column("run_id", "text", meaning="Name of the folder, or the name that it would have."),
         Column(

@@ -18,6 +18,7 @@ from sparseft.analysis.figures.style import (
     panel_grid,
     start_at_zero,
 )
+from sparseft.analysis.headlines import is_loss, metric_name
 from sparseft.study.grid import MODES, NO_FINETUNE
 
 # Percentage points between the lines of two modes, so that equal values stay visible beside each other.
@@ -41,8 +42,9 @@ def _levels_of_value(axes: Axes, points: pd.DataFrame) -> None:
     if len(dense):
         draw_level(axes, dense.iloc[0], "dense, fine-tuned", "--")
     chance, floor = points[["chance", "majority_floor"]].iloc[0]
-    draw_level(axes, chance, "chance", ":", 1.4)
-    # The comparison is false if the task has no such floor.
+    # A loss has no chance. The comparison is false if the task has no such floor.
+    if pd.notna(chance):
+        draw_level(axes, chance, "chance", ":", 1.4)
     if floor > chance:
         draw_level(axes, floor, "one answer to all", "-.")
 
@@ -73,9 +75,10 @@ GAP = Quantity(
 TRAINING_SPEED = Quantity("samples_per_second", "samples_per_second_sd", SPEED, from_zero=True)
 
 
-def value_of(label: str) -> Quantity:
+def value_of(metric: str) -> Quantity:
     """Return the quantity of a task's metric."""
-    return Quantity("value", "standard_error", label, _levels_of_value)
+    unit = "\n(nats per token, lower is better)" if is_loss(metric) else ""
+    return Quantity("value", "standard_error", metric_name(metric) + unit, _levels_of_value)
 
 
 def line_figure(points: pd.DataFrame, quantity: Quantity, title: str, baseline: pd.DataFrame | None = None) -> Figure:

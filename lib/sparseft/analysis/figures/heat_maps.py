@@ -10,8 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparseft.analysis.figures.style import REQUESTED, WIDTH, add_colour_bar, add_title, panel_grid
+from sparseft.analysis.headlines import gain
 from sparseft.study.grid import PROJECTIONS
 
+# From dark to light.
+COLOURS = "cividis"
 # The colour of a cell without a run.
 GREY = "0.9"
 # The numbers of more columns would touch.
@@ -43,7 +46,10 @@ def value_heat_map(points: pd.DataFrame, label: str, title: str) -> Figure:
     size = (WIDTH, 1.2 + (0.45 + 0.36 * len(methods)) * len(modes))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(modes), 1, sharex=True, squeeze=False)[:, 0]
-    scale = {"vmin": min(points["chance"].min(), points["value"].min()), "vmax": points["value"].max()}
+    # A loss has no chance, and less of it is better. The better end of the scale is light.
+    lowest = points[["chance", "value"]].astype(float).min().min()
+    colours = COLOURS if gain(points["metric"].iloc[0]) > 0 else f"{COLOURS}_r"
+    scale = {"vmin": lowest, "vmax": points["value"].max(), "cmap": colours}
     for mode, axes in zip(modes, panels, strict=True):
         table = points[points["mode"] == mode].pivot(index="method", columns="sparsity", values="value")
         table = table.reindex(index=methods, columns=sorted(points["sparsity"].unique()))
@@ -67,7 +73,7 @@ def layer_heat_map(reached: pd.DataFrame, grouping: Grouping, model: str) -> Fig
     for (_, name), axes in panels.items():
         table = reached[reached["panel"] == name].pivot(index=grouping.column, columns="sparsity", values="reached")
         table = table.reindex(index=rows, columns=columns)
-        _draw_map(axes, table, annot=is_annotated, fmt=".0f", vmin=0, vmax=100)
+        _draw_map(axes, table, annot=is_annotated, fmt=".0f", vmin=0, vmax=100, cmap=COLOURS)
         axes.set_title(name, fontsize="small")
         axes.tick_params(axis="both", rotation=0)
         _label_cells(axes, rows, columns, grouping)
@@ -80,7 +86,7 @@ def layer_heat_map(reached: pd.DataFrame, grouping: Grouping, model: str) -> Fig
 
 def _draw_map(axes: Axes, table: pd.DataFrame, **options: object) -> None:
     """Draw a table as coloured cells. A cell without a value stays grey."""
-    seaborn.heatmap(table, ax=axes, cmap="cividis", cbar=False, annot_kws={"fontsize": "small"}, **options)
+    seaborn.heatmap(table, ax=axes, cbar=False, annot_kws={"fontsize": "small"}, **options)
     axes.set(xlabel="", ylabel="", facecolor=GREY)
 
 

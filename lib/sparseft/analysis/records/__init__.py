@@ -17,6 +17,7 @@ What fails here becomes a `Gap` with the reason. What is read goes to judgement.
 """
 
 from sparseft.analysis.records.evaluation_record import EvaluationRecord
+from sparseft.analysis.records.probe_record import ProbeRecord
 from sparseft.analysis.records.run_record import Gap, Record
 from sparseft.analysis.records.study_records import read_runs, study_folder
 from sparseft.analysis.records.throughput_record import BatchRecord, ThroughputRecord, read_measurements
@@ -28,6 +29,7 @@ __all__ = [
     "BatchRecord",
     "EvaluationRecord",
     "Gap",
+    "ProbeRecord",
     "Record",
     "ThroughputRecord",
     "TrainingRecord",

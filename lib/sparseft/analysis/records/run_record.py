@@ -12,15 +12,16 @@ import numpy as np
 
 from sparseft.analysis.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, ScoredRecord
 from sparseft.analysis.records.merge_record import MergeRecord
+from sparseft.analysis.records.probe_record import ProbeRecord
 from sparseft.analysis.records.record_file import RecordFile, read_file
 from sparseft.analysis.records.right_answers import AnswerCheck, RightAnswers
 from sparseft.analysis.records.training_record import TrainingRecord
 from sparseft.analysis.records.validation_record import ValidationRecord
-from sparseft.analysis.statistics import ratio_error
 from sparseft.errors import InputError
 from sparseft.storage.adapter_files import ADAPTER_FILES, adapter_digest
 from sparseft.storage.hashes import sha256
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run, fill, mask_path
+from sparseft.tasks.scoring import ratio_error
 
 # Attribute of a Record -> the class that reads its file.
 FILES = {
@@ -41,8 +42,9 @@ SAME_CONDITIONS = ("metric", "examples", "dtype", "harness", "few_shot", "loss_f
 class Record:
     """Hold one run with its sound files. `train`, `before` and `merge` are None if their files are absent or unsound.
 
-    `on_disk` holds the digests of the run's mask and adapter as they are now. Its keys are "mask" and "adapter", and a file
-    that is absent has no key. `right_answers` compares the right answers of the evaluation with the validation rows."""
+    `on_disk` holds the digests of the run's mask, adapter and task definition as they are now. Its keys are "mask", "adapter"
+    and "definition", and a file that is absent has no key. `right_answers` compares the right answers of the evaluation with
+    the validation rows, and `probe_rows` those of each probe with the rows of the probe."""
 
     run: Run
     validation: ValidationRecord
@@ -52,6 +54,7 @@ class Record:
     merge: MergeRecord | None
     on_disk: dict[str, str]
     right_answers: AnswerCheck
+    probe_rows: dict[str, AnswerCheck]
 
     @property
     def is_trained(self) -> bool:
@@ -127,14 +130,24 @@ def read_run(folder: Path, study: StudyFiles) -> tuple[Record | None, Gap | None
     if not is_complete:
         return None, gap
     evaluation = files["evaluation"]
-    digests = {"mask": study.mask_digest(run), "adapter": adapter}
+    answers = study.right_answers
+    digests = {"mask": study.mask_digest(run), "adapter": adapter, "definition": answers.definition(run.task)}
     record = Record(
         run,
         **files,
         on_disk={name: digest for name, digest in digests.items() if digest},
-        right_answers=study.right_answers.check(run.task, evaluation.inputs.data, evaluation.rows_digest),
+        right_answers=answers.check(run.task, evaluation.inputs.data, evaluation.rows_digest),
+        probe_rows={name: _probe_rows(name, probe, answers) for name, probe in evaluation.probes.items()},
     )
     return record, gap
+
+
+def _probe_rows(name: str, probe: ProbeRecord, answers: RightAnswers) -> AnswerCheck:
+    """Compare what a probe was evaluated on with the data in the study."""
+    found = answers.definition(name)
+    if found and found != probe.definition_sha256:
+        return AnswerCheck(fault=f"{name}/manifest.json has another definition than the one that was evaluated")
+    return answers.check(name, probe.data_sha256, probe.rows_digest)
 
 
 def _read_files(folder: Path, run: Run) -> tuple[dict[str, RecordFile | None], list[str]]:

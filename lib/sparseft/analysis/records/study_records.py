@@ -31,6 +31,7 @@ def read_runs(results_dir: Path, study: Config | None = None) -> tuple[list[Reco
         if gap:
             gaps.append(gap)
     gaps += _missing_runs(results_dir, study, records)
+    gaps = _with_missing_probes(gaps, records, study)
     gaps.sort(key=lambda gap: gap.run_id)
     if not records:
         first = f" (the first: {gaps[0].run_id}: {gaps[0].reason})" if gaps else ""
@@ -68,6 +69,23 @@ def _missing_runs(results_dir: Path, study: Config | None, records: list[Record]
     return [
         Gap(run.id, True, f"no such folder, though {source}") for run in grid if not (results_dir / run.id).is_dir()
     ]
+
+
+def _with_missing_probes(gaps: list[Gap], records: list[Record], study: Config | None) -> list[Gap]:
+    """Return the gaps, and what each run lacks of the probes that another run has or the configuration requests.
+
+    A run has no probe of its own task."""
+    probes = dict.fromkeys(study.evaluation.probes if study else ())
+    probes |= dict.fromkeys(name for record in records for name in record.evaluation.probes)
+    reasons = {gap.run_id: gap for gap in gaps}
+    for record in records:
+        lacking = [name for name in probes if name not in (*record.evaluation.probes, record.run.task)]
+        if lacking:
+            known = reasons.get(record.run.id)
+            words = [known.reason] if known else []
+            words.append(f"{record.evaluation.file_name}: no result on the probe {', '.join(lacking)}")
+            reasons[record.run.id] = Gap(record.run.id, False, " | ".join(words))
+    return list(reasons.values())
 
 
 def _grid_of(runs: list[Run]) -> list[Run]:

@@ -45,9 +45,11 @@ class TrainingOutputs(RecordPart):
 class TrainingRecord(RecordFile):
     """Check train.json: the keys of `training:`, losses in nats per answer token, throughput without padding.
 
-    `updates` counts the steps whose learning rate was above 0. `cerebras` has what decides a training on Cerebras' backends."""
+    `updates` counts the steps whose learning rate was above 0. `cerebras` has what decides a training on Cerebras' backends.
+    `definition_sha256` is None for a built-in task."""
 
     file_name: ClassVar[str] = "train.json"
+    definition_sha256: str | None = None
     steps: PositiveCount
     batch_size: PositiveCount
     micro_batch_size: PositiveCount | Literal["auto"]
@@ -90,7 +92,8 @@ class TrainingRecord(RecordFile):
         schedule = {name: getattr(self, name) for name in DECIDING_KEYS}
         appliance = {f"cerebras.{name}": value for name, value in (self.cerebras or {}).items()}
         place = {"backend": self.backend, "dtype": self.dtype, "train.jsonl": self.inputs.train}
-        return schedule | appliance | place
+        definition = {"definition": self.definition_sha256} if self.definition_sha256 else {}
+        return schedule | appliance | place | definition
 
     @property
     def digests(self) -> dict[str, str]:
@@ -101,6 +104,7 @@ class TrainingRecord(RecordFile):
             "adapter": self.outputs.adapter,
             "data": self.inputs.validation,
             "train": self.inputs.train,
+            "definition": self.definition_sha256,
         }
 
     @property

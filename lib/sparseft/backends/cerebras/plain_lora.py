@@ -15,14 +15,14 @@ from sparseft.study.config import Training
 
 
 class PlainLoRALinear(LoRALinear):
-    """Compute y = x (W * M)^T + s (dropout(x) A^T) B^T."""
+    """Compute y = x (W * M)^T + b + s (dropout(x) A^T) B^T."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out), in x's dtype."""
         A, B = (matrix.to(x.dtype) for matrix in self.factors())
         # (..., r)
         low = F.linear(self.dropout(x), A)
-        return F.linear(x, self.weight) + self.scale * F.linear(low, B)
+        return F.linear(x, self.weight, self.bias) + self.scale * F.linear(low, B)
 
 
 class PlainStructuredLoRALinear(StructuredLoRALinear):
@@ -32,10 +32,12 @@ class PlainStructuredLoRALinear(StructuredLoRALinear):
 
 
 class PlainMaskedLoRALinear(MaskedLoRALinear):
-    """Compute y = x (W * M + s (B A) * M)^T. The straight-through gradient of A and B ignores M."""
+    """Compute y = x (W * M + s (B A) * M)^T + b. The straight-through gradient of A and B ignores M."""
 
-    def __init__(self, weight: Tensor, kept: Tensor, settings: Training, workspace: Workspace) -> None:
-        super().__init__(weight, kept, settings, workspace)
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, kept: Tensor, settings: Training, workspace: Workspace
+    ) -> None:
+        super().__init__(weight, bias, kept, settings, workspace)
         self.register_buffer("M", kept.to(torch.float32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,7 +46,7 @@ class PlainMaskedLoRALinear(MaskedLoRALinear):
         W is added last, as in effective_weight.py. The bits may differ from there, because the compiler chooses the order of
         the ranks, and because s multiplies B A instead of B."""
         update = masked_update(self.lora_A, self.lora_B, self.scale, self.M, self.gradient)
-        return F.linear(x, (self.weight + update).to(x.dtype))
+        return F.linear(x, (self.weight + update).to(x.dtype), self.bias)
 
 
 _PLAIN = {

@@ -36,7 +36,7 @@ from sparseft.language_model.hardware import peak_memory, versions
 from sparseft.language_model.loss import check_finite_evaluation
 from sparseft.language_model.model import load_model
 from sparseft.lora.masked_lora import StructuredLoRALinear, attach, rows_and_columns
-from sparseft.study.backends.cerebras import Cerebras
+from sparseft.study.backends.cerebras import CEREBRAS, Cerebras
 from sparseft.training.job import TrainingJob
 from sparseft.training.progress import Progress, check_finite, say_step, step_seed
 
@@ -51,6 +51,7 @@ class Trainer:
         self, job: TrainingJob, cerebras: Cerebras, backend: cstorch.backend, folder: Path, *, fill: bool = False
     ) -> None:
         cerebras.check(job.settings, job.evaluation_batch_size)
+        CEREBRAS.check_architecture(job.checkpoint.architecture, job.checkpoint.folder)
         self.job = job
         self.settings = job.settings
         self.cerebras = cerebras

@@ -37,8 +37,8 @@ CONFIGURATION = "config_to_cs-2.5.yaml"
 def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path) -> dict:
     """Write the folder `output` and return the content of export.json. Without a mask the model is dense.
 
-    One block of rows is in memory at a time. Raises InputError if the mask is of another model, or if the checkpoint does
-    not fit its config.json."""
+    One block of rows is in memory at a time. Raises InputError if ModelZoo has no such model, if the mask is of another model,
+    or if the checkpoint does not fit its config.json."""
     mask = read_mask(mask_path) if mask_path else None
     mask_sha256 = sha256(mask_path) if mask_path else None
     if mask:
@@ -47,12 +47,13 @@ def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path
     shapes = tensor_shapes(checkpoint.config, str(checkpoint.folder))
     if len({checkpoint.tensors[f"{layer}.weight"].dtype for layer in prunable_shapes(checkpoint)}) > 1:
         raise InputError(f"{checkpoint.folder}: its layers have several dtypes", "convert them to one dtype")
+    places_by_name = places(checkpoint.config, shapes)
     section = model_section(checkpoint.folder)
     with atomic_folder(output) as folder:
         checkpoint.copy_rest(folder)
         (folder / CONFIGURATION).write_text(yaml.safe_dump({"model": section}))
         with mdl_writer(folder / CHECKPOINT, BRANCH) as writer:
-            for name, place in places(checkpoint.config, shapes).items():
+            for name, place in places_by_name.items():
                 _write_tensor(writer, checkpoint, name, place, mask)
             for key, other in duplicates(checkpoint.config).items():
                 writer.link(f"model.{key}", f"model.{other}")

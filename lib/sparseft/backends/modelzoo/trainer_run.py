@@ -19,6 +19,7 @@ from sparseft.language_model.model import load_tokenizer
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import read_json
+from sparseft.study.backends import MODELZOO
 from sparseft.study.backends.cerebras import Cerebras
 from sparseft.training.job import TrainingJob
 
@@ -94,13 +95,9 @@ def trainer_run(job: TrainingJob, cerebras: Cerebras, exported: Path, folder: Pa
     """Return the run of a job that starts from `exported`, a folder that export_modelzoo.py wrote.
 
     Raises InputError if the folder is of another model or mask, or was altered; if an example is too long; if the mode does
-    not allow the settings; and for a model with stacked experts."""
+    not allow the settings; and if ModelZoo does not train the architecture."""
+    MODELZOO.check_architecture(job.checkpoint.architecture, job.checkpoint.folder)
     job.settings.check(job.mode, {layer.rpartition(".")[2] for layer in prunable_layers(job.checkpoint)})
-    if "num_local_experts" in job.checkpoint.config:
-        raise InputError(
-            f"{job.checkpoint.folder}: ModelZoo puts no LoRA layers on stacked experts",
-            "use backend: cerebras, or torch",
-        )
     _check_exported(job, exported)
     tokenizer = load_tokenizer(job.checkpoint.folder)
     data = {split: encode(rows, job.task, tokenizer, sys.maxsize) for split, rows in job.rows.items()}

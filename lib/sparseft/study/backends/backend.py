@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
+from sparseft.architectures.architecture import Architecture
+from sparseft.errors import InputError
 from sparseft.study.section import Section
 
 
@@ -46,6 +49,8 @@ class Backend:
     title: str
     check: Callable[[StudyConfig], None] = _accept
     check_measured: Callable[[StudyConfig, str], None] = _accept
+    # The architectures that it trains. None if it trains all.
+    architectures: tuple[Architecture, ...] | None = None
     # The sections of the configuration that only this backend reads, or shares with a similar one, by name.
     sections: Mapping[str, type[Section]] = field(default_factory=dict)
     # The sections with everything that the environment decides spelled out, by name.
@@ -62,6 +67,14 @@ class Backend:
     host_memory: HostMemory | None = None
     # The time limit of a training in minutes, including its wait for a device. None if it follows from the model's size.
     queue_minutes: int | None = None
+
+    def check_architecture(self, architecture: Architecture, place: Path | str) -> None:
+        """Raise InputError, naming the model's `place`, if the backend does not train its architecture."""
+        if self.architectures is None or architecture in self.architectures:
+            return
+        trained = ", ".join(known.class_name for known in self.architectures)
+        what = f"{place}: the backend {self.name} does not train {architecture.class_name}"
+        raise InputError(what, f"use one of {trained}, or set backend: torch")
 
     @property
     def rules(self) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from sparseft.architectures import LLAMA, MISTRAL, MIXTRAL
 from sparseft.errors import InputError
 from sparseft.study.backends.backend import Backend, HostMemory, StudyConfig
 from sparseft.study.grid import WAFER
@@ -176,6 +177,8 @@ CEREBRAS = Backend(
     "cerebras",
     "cerebras-pytorch",
     check=_check,
+    # Those that cerebras-pytorch has compiled.
+    architectures=(LLAMA, MISTRAL, MIXTRAL),
     check_measured=_check_measured,
     sections={"cerebras": Cerebras},
     complete_sections=_complete_sections,

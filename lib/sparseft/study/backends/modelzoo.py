@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from sparseft.architectures import LLAMA, MISTRAL
 from sparseft.errors import InputError
 from sparseft.study.backends.backend import StudyConfig
 from sparseft.study.backends.cerebras import CEREBRAS, Cerebras, check_process_and_environment
@@ -35,6 +36,8 @@ MODELZOO = replace(
     name="modelzoo",
     title="Cerebras ModelZoo's Trainer",
     check=_check,
+    # ModelZoo's Lora skips stacked experts, so it would train only the attention of a Mixtral.
+    architectures=(LLAMA, MISTRAL),
     check_measured=_check_measured,
     compiles_first=None,
     exports_checkpoints=True,

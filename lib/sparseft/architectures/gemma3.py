@@ -1,0 +1,64 @@
+"""Describe the text models of Gemma 3 (Gemma Team 2025, arXiv 2503.19786).
+
+It is LLaMA's decoder with four norms per layer, norms of the queries and keys, and two kinds of layers. Most layers see only a
+window, and have rotary angles of their own. Every sixth layer sees all tokens. The embeddings are the output head.
+"""
+
+from sparseft.architectures import decoder
+from sparseft.architectures.architecture import Architecture
+from sparseft.errors import InputError
+
+NORMS = {
+    **decoder.NORMS,
+    "pre_feedforward_layernorm.weight": ("hidden_size",),
+    "post_feedforward_layernorm.weight": ("hidden_size",),
+}
+# Without `layer_types`, every so many layers one has no window.
+WINDOW_PATTERN = 6
+
+
+def windows(config: dict) -> list[int | None]:
+    """Return the window of each decoder layer. `layer_types` or `sliding_window_pattern` says which layers have one."""
+    pattern = config.get("sliding_window_pattern", WINDOW_PATTERN)
+    layers = range(config["num_hidden_layers"])
+    by_pattern = ["full_attention" if (number + 1) % pattern == 0 else decoder.SLIDING for number in layers]
+    types = config.get("layer_types") or by_pattern
+    return [config["sliding_window"] if types[number] == decoder.SLIDING else None for number in layers]
+
+
+def activation_bytes(config: dict, width: int) -> int:
+    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes."""
+    two_more_norms = 2 * 4 * config["hidden_size"]
+    return decoder.activation_bytes(config, width) + decoder.head_norm_bytes(config) + two_more_norms
+
+
+def smaller_config(config: dict, units: dict[str, int]) -> dict:
+    """Return the keys of config.json that change. Raises InputError if the heads do not divide hidden_size.
+
+    transformers refuses such a configuration, even with an explicit head_dim."""
+    changes = decoder.smaller_config(config, units)
+    heads = changes["num_attention_heads"]
+    if config["hidden_size"] % heads:
+        raise InputError(
+            f"a smaller Gemma 3 would have {heads} query heads, which do not divide its hidden_size {config['hidden_size']}",
+            "keep the masked checkpoint, or use a mask of another sparsity",
+        )
+    return changes
+
+
+GEMMA3 = Architecture(
+    class_name="Gemma3ForCausalLM",
+    models="Gemma 3, text models only",
+    differences="norms of the queries and of the keys, two more norms per layer, a sliding window in most layers",
+    # transformers' defaults of the last three are numbers, which do not depend on the other sizes.
+    sizes=(*decoder.SIZES, "head_dim", "num_key_value_heads", "sliding_window"),
+    outer_tensors=decoder.OUTER,
+    layer_tensors=NORMS | decoder.ATTENTION | decoder.HEAD_NORMS | decoder.MLP,
+    coupled=(decoder.HEADS, decoder.CHANNELS),
+    windows=windows,
+    activation_bytes=activation_bytes,
+    smaller_config=smaller_config,
+    is_tied=True,
+    # The training loss and the evaluation take the logits as lm_head gives them, and every token sees only earlier ones.
+    fixed={"final_logit_softcapping": None, "use_bidirectional_attention": False},
+)

@@ -1,0 +1,50 @@
+"""Describe OLMo 2 (OLMo Team 2024, arXiv 2501.00656): LLaMA's decoder with norms after the blocks, and of all heads together.
+
+A norm of the queries divides by their root mean square over all query heads, and that of the keys over all key heads. So the
+other heads would change if a head were left out.
+"""
+
+from sparseft.architectures import decoder
+from sparseft.architectures.architecture import Architecture
+from sparseft.architectures.config_sizes import attention_heads
+from sparseft.errors import InputError
+
+NORMS = {
+    "post_attention_layernorm.weight": ("hidden_size",),
+    "post_feedforward_layernorm.weight": ("hidden_size",),
+}
+NORMS_OF_ALL_HEADS = {
+    "self_attn.q_norm.weight": ("queries",),
+    "self_attn.k_norm.weight": ("keys",),
+}
+
+
+def activation_bytes(config: dict, width: int) -> int:
+    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes."""
+    return decoder.activation_bytes(config, width) + decoder.head_norm_bytes(config)
+
+
+def smaller_config(config: dict, units: dict[str, int]) -> dict:
+    """Return the keys of config.json that change. Raises InputError if a head would be left out."""
+    heads = attention_heads(config)
+    left = units["num_key_value_heads"]
+    if left < heads.key_value:
+        raise InputError(
+            f"the mask leaves {left} of {heads.key_value} key-value heads, but OLMo 2 has norms over all heads together",
+            "keep the masked checkpoint, or use a mask that prunes no head",
+        )
+    return decoder.smaller_config(config, units)
+
+
+OLMO2 = Architecture(
+    class_name="Olmo2ForCausalLM",
+    models="OLMo 2",
+    differences="norms after the blocks instead of before them, norms over all heads",
+    sizes=decoder.SIZES,
+    outer_tensors=decoder.OUTER,
+    layer_tensors=NORMS | decoder.ATTENTION | NORMS_OF_ALL_HEADS | decoder.MLP,
+    coupled=(decoder.HEADS, decoder.CHANNELS),
+    windows=decoder.no_windows,
+    activation_bytes=activation_bytes,
+    smaller_config=smaller_config,
+)

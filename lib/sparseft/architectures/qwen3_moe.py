@@ -1,0 +1,60 @@
+"""Describe the mixtures of Qwen3 (Yang et al. 2025, arXiv 2505.09388): Qwen3's attention, and experts with a router.
+
+The router `mlp.gate` is never pruned. transformers can mix layers with and without experts. Qwen's own models do not.
+"""
+
+from dataclasses import replace
+
+from sparseft.architectures import decoder
+from sparseft.architectures.architecture import Architecture, ExpertBlock
+
+EXPERTS = {
+    "mlp.gate.weight": ("num_local_experts", "hidden_size"),
+    "mlp.experts.{expert}.gate_proj.weight": ("moe_intermediate_size", "hidden_size"),
+    "mlp.experts.{expert}.up_proj.weight": ("moe_intermediate_size", "hidden_size"),
+    "mlp.experts.{expert}.down_proj.weight": ("hidden_size", "moe_intermediate_size"),
+}
+CHANNELS = replace(decoder.CHANNELS, block="mlp.experts.{expert}", unit="moe_intermediate_size")
+
+
+def windows(config: dict) -> list[int | None]:
+    """Return the window of each decoder layer. It needs `use_sliding_window`."""
+    return decoder.same_windows(config) if config.get("use_sliding_window") else decoder.no_windows(config)
+
+
+def activation_bytes(config: dict, width: int) -> int:
+    """Return the bytes that one decoder layer keeps per token for its backward under LoRA. A weight has `width` bytes."""
+    experts = decoder.expert_activations(config, config["moe_intermediate_size"])
+    return decoder.layer_bytes(config, width, experts) + decoder.head_norm_bytes(config)
+
+
+def smaller_config(config: dict, units: dict[str, int]) -> dict:
+    """Return the keys of config.json that change if each layer keeps only `units`, and their new values."""
+    return {"moe_intermediate_size": units["moe_intermediate_size"], **decoder.smaller_heads(config, units)}
+
+
+QWEN3_MOE = Architecture(
+    class_name="Qwen3MoeForCausalLM",
+    models="Qwen3's mixtures, such as Qwen3-30B-A3B",
+    differences="Qwen3's norms, experts and a router",
+    sizes=(
+        "hidden_size",
+        "moe_intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        # transformers' default is a number, not num_attention_heads.
+        "num_key_value_heads",
+        "vocab_size",
+        "num_local_experts",
+        "num_experts_per_tok",
+    ),
+    outer_tensors=decoder.OUTER,
+    layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.HEAD_NORMS | EXPERTS,
+    coupled=(decoder.HEADS, CHANNELS),
+    windows=windows,
+    activation_bytes=activation_bytes,
+    smaller_config=smaller_config,
+    experts=ExpertBlock(on_disk="mlp", in_memory="mlp", gate="gate_proj", up="up_proj", down="down_proj"),
+    # Every layer has experts.
+    fixed={"decoder_sparse_step": 1, "mlp_only_layers": []},
+)

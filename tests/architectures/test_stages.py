@@ -1,0 +1,274 @@
+"""Every architecture through every stage, in one process, on tiny random models that transformers makes.
+
+Each stage is one test, and the id of a test names the architecture. A new architecture joins by its entry in MODELS.
+
+    prepare    every tensor of the source, and the sizes that the estimate gives
+    masks      of every pattern and every kind of importance
+    train      a few steps in both modes
+    merge      the logits of the trained model
+    proof      every tensor outside the mask has its bytes
+    compact    the logits of the masked model, in stock transformers
+"""
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from sparseft.backends.torch import train, trained_model
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.model_source import prepare_model
+from sparseft.errors import InputError
+from sparseft.language_model.experts import unfuse_experts
+from sparseft.language_model.hardware import limit_threads
+from sparseft.lora.merge import merge
+from sparseft.masks.mask_file import Mask, read_mask
+from sparseft.masks.mask_writer import mask_bytes
+from sparseft.masks.validation import validate
+from sparseft.methods import get_method
+from sparseft.planning.memory import adapter_shapes
+from sparseft.planning.model_sizes import described, safetensors_bytes
+from sparseft.pruning.calibration import calibrate
+from sparseft.pruning.compact import compact
+from sparseft.pruning.mask_generator import PassFiles, compute_masks
+from sparseft.study.config import Masks, Model, Training
+from sparseft.study.configfiles import read_configuration
+from sparseft.tasks import BY_NAME
+from sparseft.training.job import TrainingJob
+from tiny_models import MODELS, PRUNABLE_LAYERS, save_tiny
+from transformers import AutoModelForCausalLM
+
+CPU = torch.device("cpu")
+METHODS = (
+    "unstructured",
+    "unstructured_taylor",
+    "unstructured_wanda",
+    "structured",
+    "structured_taylor",
+    "semistructured",
+    "semistructured_wanda",
+    "random",
+    "dense",
+)
+# Method and mode of the trainings -> whether the merged logits have the bits of the trained ones. None: the merge masks what
+# was trained dense, so they differ.
+TRAININGS = {
+    ("unstructured", "sparse_to_sparse"): True,
+    ("semistructured", "sparse_to_sparse"): True,
+    ("structured", "sparse_to_sparse"): False,
+    ("unstructured", "sparse_to_dense"): None,
+    ("dense", "sparse_to_dense"): False,
+}
+# Architectures whose heads cannot be left out -> why.
+WHOLE_HEADS = {"olmo2": "norms over all heads together"}
+TASK = BY_NAME["boolq_mini"]
+ROWS = {"train": TASK.generate("train", 8, 0), "validation": TASK.generate("validation", 4, 0)}
+SETTINGS = Training(steps=2, batch_size=4, micro_batch_size=2, learning_rate=0.05, lora_r=3, lora_alpha=6.0)
+IDS = torch.arange(3, 243).reshape(2, 120)  # longer than the windows of 64 tokens
+# The difference that another order of sums may make in fp32, relative to the largest logit.
+ROUNDING = 1e-5
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+# The name of a variant -> architecture, dtype, keys of config.json that differ, options of save_pretrained.
+VARIANTS = {
+    "LLaMA 3.2": ("llama", torch.bfloat16, {"rope_parameters": LLAMA3}, {}),
+    "untied LLaMA": ("llama", torch.float16, {"tie_word_embeddings": False}, {"max_shard_size": "30KB"}),
+    "Mistral without a window": ("mistral", torch.float16, {"sliding_window": None, "head_dim": 16}, {}),
+    "sharded Mixtral": ("mixtral", torch.bfloat16, {}, {"max_shard_size": "30KB"}),
+    "Qwen2.5 with tied embeddings": ("qwen2", torch.bfloat16, {"tie_word_embeddings": True}, {}),
+    "sharded Qwen2": ("qwen2", torch.float16, {}, {"max_shard_size": "30KB"}),
+    "untied Gemma 3": ("gemma3", torch.bfloat16, {"tie_word_embeddings": False}, {"max_shard_size": "30KB"}),
+    "OLMo 2 with tied embeddings": ("olmo2", torch.bfloat16, {"tie_word_embeddings": True}, {"max_shard_size": "30KB"}),
+    "sharded Qwen3-MoE": ("qwen3_moe", torch.bfloat16, {}, {"max_shard_size": "30KB"}),
+    "Qwen3 with tied embeddings": ("qwen3", torch.bfloat16, {"tie_word_embeddings": True}, {"max_shard_size": "30KB"}),
+}
+
+
+class Trained(NamedTuple):
+    """Hold a trained adapter's folder, its mask, and the checkpoint that it was merged to."""
+
+    adapter: Path
+    mask: Mask
+    merged: Checkpoint
+
+
+class Stages:
+    """Run the stages on one model. Each result is made when it is first needed."""
+
+    def __init__(self, folder: Path, name: str, dtype: torch.dtype, changes: dict, options: dict) -> None:
+        self.folder = folder
+        self.name = name
+        self.source = save_tiny(name, folder / "source", dtype, changes, **options)
+        self.model = Model(source=f"path:{self.source}", dtype=str(dtype).removeprefix("torch."))
+        self.manifest = prepare_model(self.model, folder / "base")
+        self.base = Checkpoint(folder / "base")
+        self.train_file = folder / "train.jsonl"
+        self.train_file.write_text("".join(json.dumps(row) + "\n" for row in ROWS["train"]))
+        self.mask_path = cache(self._mask_path)
+        self.trained = cache(self._trained)
+
+    def mask(self, method: str) -> Mask:
+        """Return the mask of a method at 50 %, or the one of ones."""
+        return read_mask(self.mask_path(method))
+
+    def _mask_path(self, method: str) -> Path:
+        path = self.folder / f"{method}.pt"
+        settings = Masks(calibration_examples=2)
+        importance = get_method(method).importance
+        uses_examples = get_method(method).uses_examples
+        calibration = calibrate(importance, TASK.name, self.train_file, settings) if uses_examples else None
+        percent = 0 if method == "dense" else 50
+        places = PassFiles([path], self.folder / f"{method}.json")
+        compute_masks(self.base, method, [percent], places, settings, calibration=calibration)
+        return path
+
+    def _trained(self, method: str, mode: str) -> Trained:
+        folder = self.folder / f"{method}_{mode}"
+        mask = self.mask(method)
+        provenance = {"mode": mode, "mask_sha256": "m"}
+        job = TrainingJob(self.base, mask, mode, 0, SETTINGS, TASK, ROWS, 4, provenance)
+        train(job, folder / "adapter", folder / "state.pt", Accelerator(cpu=True))
+        merge(self.base, mask, "m", folder / "adapter", folder / "merged")
+        return Trained(folder / "adapter", mask, Checkpoint(folder / "merged"))
+
+    def trained_logits(self, method: str, mode: str) -> torch.Tensor:
+        """Return the logits of the trained model before its merge."""
+        adapter, mask, _ = self.trained(method, mode)
+        return logits(trained_model(self.base, mask, "m", adapter, CPU)[0])
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(IDS).logits.float()
+
+
+def stock_logits(checkpoint: Checkpoint, prepare: Callable = lambda model: None) -> torch.Tensor:
+    """Return the logits of stock transformers, which must find every tensor in its shape and no other."""
+    model, loading = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype="auto", output_loading_info=True)
+    assert not any(loading.values()), loading
+    prepare(model)
+    return logits(model.eval())
+
+
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor, bound: float = ROUNDING) -> None:
+    assert theirs.std() > 0.1
+    assert (ours - theirs).abs().max() < bound * theirs.abs().max()
+
+
+def assert_proven(stages: Stages, trained: Trained) -> None:
+    """Assert that the proof holds, and that it looks at every tensor outside the mask."""
+    report = validate(trained.merged, trained.mask, base=stages.base)
+    assert report["passed"], report
+    assert report["layers_checked"] == PRUNABLE_LAYERS[stages.name]
+    assert report["tensors_outside_checked"] == len(stages.base.tensors) - PRUNABLE_LAYERS[stages.name]
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def stages(request, tmp_path_factory) -> Stages:
+    """Return the stages of each architecture, in fp32."""
+    limit_threads(1)
+    return Stages(tmp_path_factory.mktemp(request.param), request.param, torch.float32, {}, {})
+
+
+def test_prepare_keeps_every_tensor_and_the_estimate_has_its_bytes(stages):
+    assert stages.manifest["prunable_layers"] == PRUNABLE_LAYERS[stages.name]
+    before = load_file(stages.source / "model.safetensors")
+    after = load_file(stages.folder / "base/model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    subject = described(stages.name, stages.model)
+    assert subject.bytes == (stages.folder / "base/model.safetensors").stat().st_size
+    assert subject.prunable_weights == stages.manifest["prunable_weights"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_masks_of_every_pattern_cover_every_layer_and_have_the_estimated_bytes(stages, method):
+    mask = stages.mask(method)
+    assert len(mask.shape) == PRUNABLE_LAYERS[stages.name]
+    assert mask.meta["reached"] == pytest.approx(0 if method == "dense" else 0.5, abs=0.01)
+    meta = {key: value for key, value in mask.meta.items() if key != "reached"}
+    assert mask_bytes(meta, mask.shape) == stages.mask_path(method).stat().st_size
+
+
+@pytest.mark.parametrize(("method", "mode"), TRAININGS)
+def test_the_merge_has_the_trained_logits_and_the_proof_holds(stages, method, mode):
+    same_bits = TRAININGS[method, mode]
+    trained = stages.trained(method, mode)
+    ours = stages.trained_logits(method, mode)
+    theirs = stock_logits(trained.merged, unfuse_experts)
+    assert (ours - stock_logits(stages.base)).abs().max() > 0.01
+    if same_bits:
+        assert torch.equal(ours, theirs)
+    elif same_bits is None:
+        assert (ours - theirs).abs().max() > 0.01
+    else:
+        assert_close(ours, theirs)
+    assert_proven(stages, trained)
+
+
+def test_adapters_have_the_estimated_bytes(stages, tmp_path):
+    (tmp_path / "study.yaml").write_text(f"training: {{lora_r: {SETTINGS.lora_r}}}\n")
+    config = read_configuration([tmp_path / "study.yaml"])
+    shapes = adapter_shapes(config, described(stages.name, stages.model), TASK.name)
+    file = stages.trained("unstructured", "sparse_to_sparse").adapter / "adapter_model.safetensors"
+    assert safetensors_bytes(shapes, "F32") == file.stat().st_size
+
+
+def test_a_smaller_model_has_the_masked_logits_in_stock_transformers(stages):
+    trained = stages.trained("structured", "sparse_to_sparse")
+    path = stages.mask_path("structured")
+    if stages.name in WHOLE_HEADS:
+        with pytest.raises(InputError, match=WHOLE_HEADS[stages.name]):
+            compact(trained.merged, path, stages.folder / "small")
+        return
+    record = compact(trained.merged, path, stages.folder / "small")
+    assert record["after"]["parameters"] < record["before"]["parameters"]
+    small = Checkpoint(stages.folder / "small")
+    assert_close(stock_logits(small), stock_logits(trained.merged))
+    # What is as long as the heads or channels that are left out is smaller too, and nothing else is.
+    model = Model(source=f"path:{small.folder}", dtype="float32")
+    assert described("small", model).shapes == {name: tensor.shape for name, tensor in small.tensors.items()}
+
+
+def test_a_vector_that_changes_fails_the_proof(stages, tmp_path):
+    """The vectors are norms and biases. The merge of another tool might prune or train them."""
+    trained = stages.trained("unstructured", "sparse_to_sparse")
+    tensors = load_file(trained.merged.files[0])
+    vectors = [name for name, tensor in tensors.items() if tensor.ndim == 1 and ".layers.1." in name]
+    trained.merged.copy_rest(tmp_path)
+    for name in vectors:
+        altered = {**tensors, name: tensors[name].clone()}
+        altered[name][-1] += 1
+        save_file(altered, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        report = validate(Checkpoint(tmp_path), trained.mask, base=stages.base)
+        assert (report["passed"], report["tensors_outside_changed"]) == (False, [name])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_dtypes_shards_and_tied_embeddings_go_through_all_stages(tmp_path, variant):
+    limit_threads(1)
+    stages = Stages(tmp_path, *VARIANTS[variant])
+    assert (len(stages.base.files) > 1) == bool(VARIANTS[variant][3])
+    trained = stages.trained("unstructured", "sparse_to_sparse")
+    ours = stages.trained_logits("unstructured", "sparse_to_sparse")
+    assert torch.equal(ours, stock_logits(trained.merged, unfuse_experts))
+    assert ours.std() > 0.1
+    assert_proven(stages, trained)
+    if stages.name in WHOLE_HEADS:
+        return
+    structured = stages.mask_path("structured")
+    merge(stages.base, read_mask(structured), "m", None, tmp_path / "masked")
+    masked = Checkpoint(tmp_path / "masked")
+    compact(masked, structured, tmp_path / "small")
+    assert_close(stock_logits(Checkpoint(tmp_path / "small")), stock_logits(masked), 3e-2)
