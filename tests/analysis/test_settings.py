@@ -98,8 +98,9 @@ def test_masks_of_another_scope_are_on_another_curve(write_run, tmp_path):
 
 def on_text(digest: str, length: int = 2048) -> Callable[[dict], None]:
     """Return a change that makes a run's mask one that calibrated on a text."""
-    calibration = {"text_sha256": digest, "calibration_examples": 128, "calibration_length": length}
-    return lambda files: files["validation_report"]["mask"].update(calibration)
+    windows = {"calibration_examples": 128, "calibration_length": length, "calibration_seed": 0}
+    meta = {"scope": "row", "sequential": True, "text_sha256": digest, **windows}
+    return lambda files: files["validation_report"]["mask"].update(meta)
 
 
 def test_masks_on_another_text_are_on_another_curve(write_run, tmp_path):

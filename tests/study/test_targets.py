@@ -49,7 +49,7 @@ def test_what_the_grid_lacks_is_named_with_what_it_has(study, pattern):
     assert "model llama" in line
     assert "smollm2" in line
     line = refused(study, pattern.format(**NAMES | {"method": "best"}))
-    assert "method best" in line
+    assert "method 'best' is unknown" in line
     assert "unstructured_wanda" in line
 
 
