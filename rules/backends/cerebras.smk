@@ -46,6 +46,7 @@ rule train_adapter:
         mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
+        definition=lambda w: targets.definition_files(STUDY, w.task),
         compiled=lambda w: compiled(trained_program(w)),
     output:
         adapter=directory(f"{grid.RUN}/adapter"),

@@ -9,6 +9,7 @@ rule train_adapter:
         mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
+        definition=lambda w: targets.definition_files(STUDY, w.task),
     output:
         adapter=directory(f"{grid.RUN}/adapter"),
         record=f"{grid.RUN}/train.json",
