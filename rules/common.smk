@@ -83,11 +83,15 @@ def with_signature(function):
     return function
 
 
-def code(*names, without=()):
-    """Return a function that gives the digests of a job's scripts. An edit of their code reruns the job; a touch does not."""
+def code(*names, without=(), probes=False):
+    """Return a function that gives the digests of a job's scripts. An edit of their code reruns the job; a touch does not.
+
+    `probes` says whether the job also reads the study's probes."""
     scripts = [ROOT / "workflow/scripts" / name for name in names]
     return with_signature(
-        lambda wildcards: "".join(job_digest(script, ROOT / "lib", STUDY, wildcards, without) for script in scripts)
+        lambda wildcards: "".join(
+            job_digest(script, ROOT / "lib", STUDY, wildcards, without, probes) for script in scripts
+        )
     )
 
 

@@ -46,12 +46,15 @@ rule prepare_task:
         code=code("prepare_task.py"),
         folder=subpath(output.train, parent=True),
         source=lambda w: flags(**STUDY.task_data(w.task).model_dump(exclude={"training"})),
+        # A probe may lack training rows.
+        use=lambda w: "" if w.task in STUDY.grid.tasks else "--only_probe",
     message:
         "prepare the examples of {wildcards.task}"
     shell:
         'python "$SCRIPTS/prepare_task.py"'
         " --task {wildcards.task:q}"
         " {params.source}"
+        " {params.use}"
         " --output_dir {params.folder:q}"
         " 2> {log:q}"
 

@@ -65,6 +65,14 @@ def tiny_llama(tiny_models) -> Checkpoint:
     return Checkpoint(tiny_models["llama"])
 
 
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """Change into a folder that has the cache of the hub (hub_cache.py); return the folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory, request) -> Path:
     """Return a folder that all test processes of one pytest command share."""

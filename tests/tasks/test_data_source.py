@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from datasets import load_dataset
+from hub_cache import COMMIT, publish, write
 from project import call_script, run_script, succeed
 from sparseft.errors import InputError
 from sparseft.storage import atomic
@@ -18,33 +19,7 @@ from sparseft.tasks.data_source import load_rows, load_text
 from sparseft.tasks.hub import hub_dataset, loaded_revision
 from sparseft.tasks.text import load_own_examples
 
-COMMIT = "e53f048856ff4f594e959d75785d2c2d37b678ee"
 BOOLQ = [{"passage": f"Ice {number}.", "question": "is ice cold", "answer": bool(number % 2)} for number in range(6)]
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch) -> Path:
-    """Change into a folder that has the cache of the hub; return the folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    return tmp_path
-
-
-def write(path: Path, rows: list[dict]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def publish(hub: Path, place: str, splits: dict[str, list[dict]]) -> None:
-    """Put a data set where `datasets` would keep it after loading it from the hub, at COMMIT."""
-    folder = hub / "made" / place
-    for split, rows in splits.items():
-        write(folder / f"{split}.jsonl", rows)
-    made = Path(next(iter(load_dataset(str(folder)).values())).cache_files[0]["filename"]).parent
-    kept = hub / "cache" / place.replace("/", "___") / "default/0.0.0" / COMMIT
-    kept.parent.mkdir(parents=True)
-    made.rename(kept)
 
 
 def test_super_glue_s_label_is_the_answer(hub):

@@ -30,6 +30,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", required=True, help="name of the task")
     add_flags(parser, TaskData, DATA_FLAGS)
+    parser.add_argument(
+        "--only_probe", action="store_true", help="nothing is trained on the task, so that it may lack training rows"
+    )
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the data and its manifest")
     return parser.parse_args()
 
@@ -39,7 +42,8 @@ def warn(task: Task, rows: dict[str, list[Row]]) -> None:
 
     The prompt of a document is its whole text. Documents that repeat say nothing about the sequences that are cut from them."""
     validation = rows["validation"]
-    if shared := overlap(task, rows):
+    shared = overlap(task, rows)
+    if shared and task.is_trainable:
         print(
             f"warning: {task.name}: {shared} of {len(rows['train'])} training examples have the prompt of a validation"
             " example; the score says less about new examples",
@@ -80,6 +84,8 @@ def main() -> int:
     examples = examples_of(args.task, data)
     task = examples.task
     rows = examples.rows
+    if not args.only_probe:
+        task.check_trainable()
     task.check(rows)
     hold(outputs[-1])
     warn(task, rows)

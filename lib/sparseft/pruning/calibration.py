@@ -79,6 +79,7 @@ def calibrate(importance: Importance, task_name: str, train: Path, settings: Mas
 
     Raises InputError if the file holds no rows of the task, or if its manifest records another file."""
     task = find_task(train.parent, task_name)
+    task.check_trainable()
     rows, train_sha256 = read_prepared(train, task)
     meta = {"task": task.name, "train_sha256": train_sha256, "accumulated": importance.accumulated}
     return TaskCalibration(importance, task, rows, settings, meta)

@@ -16,6 +16,7 @@ from sparseft.study.config import Config, Training
 from sparseft.study.grid import (
     ANALYSIS,
     CONFIGURATION,
+    DATA,
     DENSE,
     METHODS,
     MODES,
@@ -32,6 +33,7 @@ from sparseft.study.grid import (
     fill,
     mask_path,
 )
+from sparseft.tasks.task import SPLITS
 
 # Patterns of files that a user may request. They also match unknown names, so that check_target can say which one is wrong.
 _CELL = "(?P<model>[^/-]+)-(?P<task>[^/-]+)-(?P<method>[^/-]+)-sparsity(?P<sparsity>[^/-]+)-(?P<mode>[^/.-]+)"
@@ -73,6 +75,24 @@ def run_targets(config: Config, name: str, *, trained_only: bool = False) -> lis
     """Return the file `name` of every run, or only of every trained run."""
     chosen = [run for run in runs(config) if run.mode != NO_FINETUNE or not trained_only]
     return [f"{fill(RUN, run)}/{name}" for run in chosen]
+
+
+def definition_files(config: Config, task: str) -> list[str]:
+    """Return the manifest of a task's data if it defines the task; nothing for a built-in task."""
+    return [f"{DATA.format(task=task)}/manifest.json"] if config.task_data(task).task_kind else []
+
+
+def probe_places(config: Config, task: str) -> list[str]:
+    """Return `NAME:FOLDER` of each task on which a merged model of `task` is evaluated besides."""
+    return [f"{probe}:{DATA.format(task=probe)}" for probe in config.evaluated_tasks(task)[1:]]
+
+
+def probe_files(config: Config, task: str) -> list[str]:
+    """Return the files of the probes of a merged model of `task`."""
+    files = []
+    for probe in config.evaluated_tasks(task)[1:]:
+        files += [f"{DATA.format(task=probe)}/{split}.jsonl" for split in SPLITS] + definition_files(config, probe)
+    return files
 
 
 def throughput_targets(config: Config) -> list[str]:

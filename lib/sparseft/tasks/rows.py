@@ -67,4 +67,5 @@ def _parse(line: str, place: str, row_format: RowFormat) -> Row:
 
 def _remedy(row_format: RowFormat) -> str:
     """Return what every line of a file must hold."""
-    return f"write one {row_format.name} row per line as JSON, with the fields {', '.join(row_format.fields)}"
+    names = ", ".join(row_format.fields) or "of the original data set"
+    return f"write one {row_format.name} row per line as JSON, with the fields {names}"

@@ -85,6 +85,8 @@ class Task(RowFormat):
     few_shot: int = 0
     # Keys of `training` that suit the task. What the user sets replaces them.
     suggested_training: dict[str, int | float] = field(default_factory=dict)
+    # Whether the task has rows to train on. A task that is only a probe may have none.
+    is_trainable: bool = True
     # What manifest.json says of a task that the configuration describes; None for a built-in task.
     definition: dict | None = None
 
@@ -99,6 +101,14 @@ class Task(RowFormat):
         if self.definition is None:
             return None
         return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()
+
+    def check_trainable(self) -> None:
+        """Raise InputError if the task has no rows to train on."""
+        if not self.is_trainable:
+            raise InputError(
+                f"task {self.name!r} has no training rows: lm-eval's definition names no training_split",
+                f"take it only as a probe (evaluation.probes), or set tasks.{self.name}.local to a folder of your own rows",
+            )
 
     def check(self, rows: dict[str, list[Row]]) -> None:
         """Check the rows of both splits together, before anything is trained or evaluated.
