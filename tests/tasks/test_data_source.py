@@ -16,6 +16,7 @@ from sparseft.storage.hashes import sha256
 from sparseft.study.config import HUB_DATA, TaskData
 from sparseft.tasks import BY_NAME, TASKS, wikitext2
 from sparseft.tasks.data_source import load_rows, load_text
+from sparseft.tasks.documents import TextPlace, read_documents, recorded_source
 from sparseft.tasks.hub import hub_dataset, loaded_revision
 from sparseft.tasks.text import load_own_examples
 
@@ -81,6 +82,24 @@ def test_the_text_of_wikitext2_is_its_test_split(hub):
         load_text(None, "org/lone")
 
 
+def test_a_calibration_text_on_the_hub_is_its_split_train(hub):
+    publish(hub, "org/pile", {split: [{"text": f"{split} text"}] for split in ("train", "test")})
+    succeed("prepare_text.py", text=f"hub:org/pile@{COMMIT}", output=hub / "data/calibration_pile.jsonl")
+    documents, digest = read_documents(hub / "data/calibration_pile.jsonl")
+    assert documents == ["train text"]
+    source = recorded_source(hub / "data/calibration_pile.jsonl", digest)
+    assert source == {"hub": "org/pile", "revision": COMMIT}
+
+
+def test_one_file_of_a_data_set_is_its_split_train(hub, monkeypatch):
+    for part in ("en/part.0.jsonl", "de/part.0.jsonl"):
+        write(hub / "made" / part, [{"text": part, "url": "u"}])
+    # A folder stands in for the repository. `datasets` reads the files of both in the same way.
+    monkeypatch.setattr("datasets.load_dataset", lambda place, **flags: load_dataset(str(hub / "made"), **flags))
+    place = TextPlace(None, f"org/parts/en/part.0.jsonl@{COMMIT}", "train", "masks.calibration.c4.text")
+    assert place.documents() == ["en/part.0.jsonl"]
+
+
 @pytest.mark.parametrize("place", ["org/here", "./here", f"org/here@{COMMIT}"])
 def test_a_folder_that_is_named_as_a_data_set_is_not_taken_for_it(hub, place):
     write(hub / "org/here/train.jsonl", [{"question": "q", "answer": "#### 1"}])
@@ -109,7 +128,7 @@ def test_offline_a_data_set_in_the_cache_is_used_only_at_the_requested_revision(
     publish(hub, "elsewhere/gsm8k", {"train": [{"question": "q", "answer": "#### 1"}]})
     for place in ("elsewhere/gsm8k", f"elsewhere/gsm8k@{COMMIT}"):
         assert len(load_rows(BY_NAME["gsm8k"], "train", None, 0, None, place)) == 1
-        assert loaded_revision(hub_dataset(place, "tasks.gsm8k", "a folder")) == COMMIT
+        assert loaded_revision(hub_dataset(place, "tasks.gsm8k.local", "a folder")) == COMMIT
     other = f"elsewhere/gsm8k@{'0' * 40}"
     with pytest.raises(InputError, match=rf"^{other}: .*{COMMIT}; .*tasks\.gsm8k\.local"):
         load_rows(BY_NAME["gsm8k"], "train", None, 0, None, other)

@@ -21,10 +21,11 @@ from sparseft.language_model.model import load_model
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_writable
-from sparseft.storage.reading import TEXT_LIMIT, read_json, read_text
+from sparseft.storage.reading import TEXT_LIMIT, read_text
 from sparseft.storage.record import check_model, write_record
 from sparseft.study.config import Perplexity, add_flags, parse_section
 from sparseft.study.grid import Run
+from sparseft.tasks.documents import recorded_source
 from sparseft.tasks.metrics import LOSS
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.task import Row, Task
@@ -86,14 +87,7 @@ def read_source_text(path: Path) -> Text:
     Raises InputError if the file beside it describes another text."""
     content = read_text(path, TEXT_LIMIT, "prepare it with prepare_wikitext2.py")
     digest = sha256_of_text(content)
-    source_path = Path(f"{path}.json")
-    if not source_path.is_file():
-        return Text(content, digest, None)
-    remedy = f"prepare it again, or remove {source_path}"
-    recorded = read_json(source_path, remedy)
-    if recorded.get("sha256") != digest:
-        raise InputError(f"{path}: not the text that {source_path} describes", remedy)
-    return Text(content, digest, recorded.get("source"))
+    return Text(content, digest, recorded_source(path, digest))
 
 
 def read_probe(name: str, folder: Path) -> Probe:
