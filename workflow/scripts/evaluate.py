@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint on a task's validation examples with lm-eval.
+"""Evaluate a checkpoint on a task's validation examples, with lm-eval or by the loss.
 
     evaluate.py --checkpoint RUN_FOLDER/model_dir --task boolq_mini --data_dir data/boolq_mini --output RUN_FOLDER/evaluation.json
 

@@ -18,14 +18,13 @@ from sparseft.study.config import Config, TaskData
 from sparseft.study.grid import CALIBRATION, DATA
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.measured_lengths import CHARACTERS_PER_TOKEN
+from sparseft.tasks.text import LENGTH
 
 MEASURED = "measured on the prepared data"
 FROM_FILES = "from the sizes of the local files"
 TYPICAL = "typical of the task"
 # A long example of a file has so many times the mean length.
 _LONG = 3
-# Tokens per sequence of a text, if the configuration does not say.
-TEXT_LENGTH = 512
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,7 @@ class TaskLengths:
 _OF_KIND = {
     "lm_eval": TaskLengths(rows=(1000, 1000), bytes=600, mean=100, long=300, answer=5, choices=4),
     "instruction": TaskLengths(rows=(1000, 1000), bytes=1200, mean=300, long=1000, answer=150, choices=0),
-    "text": TaskLengths(
-        rows=(1000, 100), bytes=2048, mean=TEXT_LENGTH, long=TEXT_LENGTH, answer=TEXT_LENGTH, choices=0
-    ),
+    "text": TaskLengths(rows=(1000, 100), bytes=2048, mean=LENGTH, long=LENGTH, answer=LENGTH, choices=0),
 }
 
 

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Protocol
 
 from sparseft.errors import InputError
-from sparseft.storage.hashes import sha256
-from sparseft.storage.reading import TEXT_LIMIT, read_text
 from sparseft.tasks.data_source import Examples, choose_rows, load_examples
+from sparseft.tasks.documents import DOCUMENT, read_documents
 from sparseft.tasks.metrics import LOSS, TOKEN_PERPLEXITY
-from sparseft.tasks.rows import read_rows
-from sparseft.tasks.task import SPLITS, Row, Task
+from sparseft.tasks.task import SPLITS, Task
 
 # Tokens per sequence, if the configuration does not say.
 LENGTH = 512
@@ -51,7 +49,7 @@ def task_of(name: str, definition: dict) -> Task:
         raise InputError(f"{name}: a length of {length!r} tokens", "prepare the task again")
     return Task(
         name=name,
-        fields={"text": str},
+        fields=DOCUMENT.fields,
         # Documents are compared whole.
         prompt=lambda row: row["text"],
         answer=lambda row: "",
@@ -65,12 +63,13 @@ def task_of(name: str, definition: dict) -> Task:
 
 def _local_examples(task: Task, data: OwnData) -> Examples:
     """Return the documents of the files in the folder data.local."""
-    files = {split: _file_of(Path(data.local), split) for split in SPLITS}
-    rows = {
-        split: choose_rows(_documents(file, task), task.name, split, data.numbers[split], data.seed)
-        for split, file in files.items()
-    }
-    return Examples(task, rows, {"local": {split: sha256(file) for split, file in files.items()}})
+    rows = {}
+    digests = {}
+    for split in SPLITS:
+        documents, digests[split] = read_documents(_file_of(Path(data.local), split))
+        all_rows = [{"text": document} for document in documents]
+        rows[split] = choose_rows(all_rows, task.name, split, data.numbers[split], data.seed)
+    return Examples(task, rows, {"local": digests})
 
 
 def _file_of(folder: Path, split: str) -> Path:
@@ -80,10 +79,3 @@ def _file_of(folder: Path, split: str) -> Path:
     if text.exists() and rows.exists():
         raise InputError(f"{folder}: there are both {text.name} and {rows.name}", "remove one of them")
     return text if text.exists() else rows
-
-
-def _documents(file: Path, task: Task) -> list[Row]:
-    """Return the documents of a file. A .txt file is one document."""
-    if file.suffix == ".txt":
-        return [{"text": read_text(file, TEXT_LIMIT, "write the text as UTF-8")}]
-    return [{"text": row["text"]} for row in read_rows(file, task)]
