@@ -50,7 +50,7 @@ class RightAnswers:
         if not path.is_file():
             return AnswerCheck(unchecked=f"{place} is not there")
         if path not in self.files:
-            self.files[path] = _read_rows(path, self._task(task))
+            self.files[path] = _read_rows(path, task, self._task(task))
         rows = self.files[path]
         if not rows.is_recorded:
             return AnswerCheck(fault=f"{place} is not the file that its manifest records")
@@ -79,11 +79,11 @@ class RightAnswers:
         return self.tasks[name]
 
 
-def _read_rows(path: Path, task: Task | None) -> RowFile:
-    """Return what is compared with a file of rows. The rows may be any rows."""
+def _read_rows(path: Path, name: str, task: Task | None) -> RowFile:
+    """Return what is compared with a file of rows of the task `name`. The rows may be any rows."""
     text = _text_of(path, task)
     digest = sha256(path) if text is None else sha256_of_text(text)
-    return RowFile(digest, _is_recorded(path, digest, task), None if text is None else _labels_of(text, path, task))
+    return RowFile(digest, _is_recorded(path, digest, name), None if text is None else _labels_of(text, path, task))
 
 
 def _text_of(path: Path, task: Task | None) -> str | None:
