@@ -30,6 +30,7 @@ SECTIONS = {
     "tasks.NAME": "TaskData",
     "grid": "Grid",
     "masks": "Masks",
+    "masks.calibration.NAME": "CalibrationText",
     "training": "Training",
     "perplexity": "Perplexity",
     "resources": "Resources",
@@ -239,7 +240,7 @@ def importance_table() -> str:
     rows = []
     for importance in IMPORTANCES:
         name = "(no name)" if importance is DEFAULT else f"`{importance.name}`"
-        looks_at = "a task's examples" if importance.uses_examples else "the weights"
+        looks_at = "examples" if importance.uses_examples else "the weights"
         source = f"{importance.name}: {importance.source}" if importance is DEFAULT else importance.source
         rows.append([name, importance.formula, looks_at, ", ".join(importance.patterns), source])
     return markdown_table(header, rows)

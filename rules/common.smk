@@ -24,6 +24,7 @@ if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()
     sys.exit(2)
 
 from sparseft.errors import InputError
+from sparseft.planning.lengths import check_windows
 from sparseft.planning.requests import JobKind, Requests
 from sparseft.planning.model_sizes import check_sources
 from sparseft.study import grid, passes, targets
@@ -46,6 +47,7 @@ try:
             read_sections(Path(file))
     STUDY = with_normal_places(parse_section(Config, config, "configuration"), Path.cwd())
     check_sources(STUDY)
+    check_windows(STUDY)
     PASSES = passes.first_and_added(STUDY) if workflow.is_main_process else passes.recorded(STUDY)
 except (InputError, OSError) as error:
     refuse(error)
@@ -83,11 +85,15 @@ def with_signature(function):
     return function
 
 
-def code(*names, without=()):
-    """Return a function that gives the digests of a job's scripts. An edit of their code reruns the job; a touch does not."""
+def code(*names, without=(), probes=False):
+    """Return a function that gives the digests of a job's scripts. An edit of their code reruns the job; a touch does not.
+
+    `probes` says whether the job also reads the study's probes."""
     scripts = [ROOT / "workflow/scripts" / name for name in names]
     return with_signature(
-        lambda wildcards: "".join(job_digest(script, ROOT / "lib", STUDY, wildcards, without) for script in scripts)
+        lambda wildcards: "".join(
+            job_digest(script, ROOT / "lib", STUDY, wildcards, without, probes) for script in scripts
+        )
     )
 
 

@@ -1,4 +1,6 @@
-from sparseft.methods import METHODS
+from sparseft.methods import METHODS, ON, TEXT_NAME
+
+STRUCTURED = "|".join(name for name, method in METHODS.items() if method.pattern.removes_channels)
 
 
 # Write the model of a structured run without its pruned channels and heads. No study needs it; ask for it by name:
@@ -14,7 +16,7 @@ rule compact_run:
     benchmark:
         f"results/benchmarks/compact_run/{grid.RUN_ID}.tsv"
     wildcard_constraints:
-        method="|".join(name for name, method in METHODS.items() if method.pattern.removes_channels),
+        method=f"(?:{STRUCTURED})(?:{ON}{TEXT_NAME})?",
     conda:
         "../envs/sparseft.yaml"
     resources:

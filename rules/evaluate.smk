@@ -1,10 +1,14 @@
-# Evaluate the merged model on the task's validation examples with lm-eval, after it passed the validation of its sparsity.
+# Evaluate the merged model on the task's validation examples with lm-eval, after it passed the validation of its sparsity. In the
+# same job it is evaluated on the probes.
 rule evaluate_run:
     input:
         model=f"{grid.RUN}/model_dir",
         proof=f"{grid.RUN}/validation_report.json",
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
+        # How the prepared rows are scored.
+        definition=lambda w: targets.definition_files(STUDY, w.task),
+        probes=lambda w: targets.probe_files(STUDY, w.task),
         wikitext2=[grid.WIKITEXT2, grid.WIKITEXT2_SOURCE] if STUDY.perplexity else [],
     output:
         record=f"{grid.RUN}/evaluation.json",
@@ -23,12 +27,13 @@ rule evaluate_run:
         runtime=minutes("evaluation"),
         gpu=ONE_GPU,
     params:
-        code=code("evaluate.py"),
+        code=code("evaluate.py", probes=True),
         run_id=grid.RUN_ID,
         # Another number of threads changes the last bits.
         cores=STUDY.resources.threads,
         data=subpath(input.train, parent=True),
         batch_size=STUDY.evaluation_batch_size,
+        probes=lambda w: flags(probes=targets.probe_places(STUDY, w.task)),
         perplexity=(flags(wikitext2=grid.WIKITEXT2, context=STUDY.perplexity.context) if STUDY.perplexity else ""),
     message:
         "evaluate {params.run_id}"
@@ -42,6 +47,7 @@ rule evaluate_run:
         " --batch_size {params.batch_size}"
         " --threads {params.cores}"
         " {params.perplexity}"
+        " {params.probes}"
         " --output {output.record:q}"
         " 2> {log:q}"
 
@@ -55,6 +61,7 @@ rule evaluate_adapter:
         adapter=f"{grid.RUN}/adapter",
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
+        definition=lambda w: targets.definition_files(STUDY, w.task),
         merged=lambda w: targets.merged_records(STUDY, w.mode, w.method),
     output:
         record=f"{grid.RUN}/before_merge.json",

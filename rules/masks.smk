@@ -1,5 +1,13 @@
+from sparseft.methods import get_method
+
 # The sparsities of the first pass, and those that have a pass of their own, both as two digits.
 FIRST_PASS, ADDED = ([f"{percent:02d}" for percent in sparsities] for sparsities in PASSES)
+
+
+@with_signature
+def text_of(w):
+    """Return the prepared text on which a method calibrates."""
+    return grid.CALIBRATION.format(text=get_method(w.method).calibration)
 
 
 # One job per model and method. It makes the masks of all sparsities that the study had when its first mask was made.
@@ -96,6 +104,30 @@ use rule compute_masks as compute_task_masks with:
         settings=lambda w: flags(task=w.task, data_dir=grid.DATA.format(task=w.task), **STUDY.masks.used_by(w.method)),
 
 
+# The masks of importances that look at a text. They depend on no task, so they lie beside those that look at no example.
+use rule compute_task_masks as compute_text_masks with:
+    input:
+        manifest=grid.MANIFEST,
+        text=text_of,
+        source=lambda w: f"{text_of(w)}.json",
+    output:
+        masks=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity=FIRST_PASS, allow_missing=True),
+        report=passes.report_file(grid.MASKS, "{method}"),
+        plots=passes.plot_files(grid.MASKS, "{method}"),
+    log:
+        "results/logs/compute_masks/{model}_{method}.log",
+    benchmark:
+        "results/benchmarks/compute_masks/{model}_{method}.tsv"
+    wildcard_constraints:
+        method=grid.TEXT_METHOD,
+    params:
+        code=code("compute_masks.py"),
+        model=subpath(input.manifest, parent=True),
+        folder=subpath(output.report, parent=True),
+        method="{method}",
+        settings=lambda w: flags(text=text_of(w), **STUDY.masks.used_by(w.method)),
+
+
 # A sparsity that was added to the grid later. The other masks stay as they are, and so do the adapters trained on them.
 use rule compute_masks as compute_added_mask with:
     output:
@@ -122,4 +154,18 @@ use rule compute_task_masks as compute_added_task_mask with:
         "results/benchmarks/compute_masks/{model}_{task}_{method}_sparsity{sparsity}.tsv"
     wildcard_constraints:
         method="|".join(grid.TASK_METHODS),
+        sparsity="|".join(ADDED) or "none",
+
+
+use rule compute_text_masks as compute_added_text_mask with:
+    output:
+        mask=f"{grid.MASKS}/{grid.MASK_NAME}.pt",
+        report=passes.report_file(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+        plots=passes.plot_files(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+    log:
+        "results/logs/compute_masks/{model}_{method}_sparsity{sparsity}.log",
+    benchmark:
+        "results/benchmarks/compute_masks/{model}_{method}_sparsity{sparsity}.tsv"
+    wildcard_constraints:
+        method=grid.TEXT_METHOD,
         sparsity="|".join(ADDED) or "none",

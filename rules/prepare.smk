@@ -46,12 +46,15 @@ rule prepare_task:
         code=code("prepare_task.py"),
         folder=subpath(output.train, parent=True),
         source=lambda w: flags(**STUDY.task_data(w.task).model_dump(exclude={"training"})),
+        # A probe may lack training rows.
+        use=lambda w: "" if w.task in STUDY.grid.tasks else "--only_probe",
     message:
         "prepare the examples of {wildcards.task}"
     shell:
         'python "$SCRIPTS/prepare_task.py"'
         " --task {wildcards.task:q}"
         " {params.source}"
+        " {params.use}"
         " --output_dir {params.folder:q}"
         " 2> {log:q}"
 
@@ -76,3 +79,30 @@ rule prepare_wikitext2:
         "prepare WikiText-2"
     shell:
         'python "$SCRIPTS/prepare_wikitext2.py"' " {params.source}" " --output {output.text:q}" " 2> {log:q}"
+
+
+# Prepare a text on which importances calibrate, and record where it comes from.
+rule prepare_calibration:
+    input:
+        lambda w: STUDY.masks.calibration[w.text].local or [],
+    output:
+        text=grid.CALIBRATION,
+        source=grid.CALIBRATION_SOURCE,
+    log:
+        "results/logs/prepare_calibration/{text}.log",
+    benchmark:
+        "results/benchmarks/prepare_calibration/{text}.tsv"
+    wildcard_constraints:
+        text="|".join(STUDY.masks.calibration) or "none",
+    conda:
+        "../envs/sparseft.yaml"
+    resources:
+        # A file of C4 is 0.8 GB of text, which is in memory as documents and as the rows of the data set.
+        mem_mb=lambda w, attempt: 4000 * attempt,
+    params:
+        code=code("prepare_text.py"),
+        source=lambda w: flags(text=STUDY.masks.calibration[w.text].text),
+    message:
+        "prepare the calibration text {wildcards.text}"
+    shell:
+        'python "$SCRIPTS/prepare_text.py"' " {params.source}" " --output {output.text:q}" " 2> {log:q}"

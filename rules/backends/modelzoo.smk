@@ -16,7 +16,7 @@ rule export_checkpoint:
     benchmark:
         "results/benchmarks/export_checkpoint/{model}_sparsity{sparsity}_{method}.tsv"
     wildcard_constraints:
-        method="|".join((grid.DENSE, *grid.WEIGHT_METHODS)),
+        method="|".join((grid.DENSE, *grid.WEIGHT_METHODS, grid.TEXT_METHOD)),
     conda:
         "../../envs/sparseft.yaml"
     resources:

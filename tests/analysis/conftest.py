@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sparseft.analysis.statistics import ratio_error
 from sparseft.storage.record import write_record
 from sparseft.study.config import Training
 from sparseft.study.grid import Run
-from sparseft.tasks.scoring import choice_metrics, f1_standard_error, generated_metrics
+from sparseft.tasks.scoring import choice_metrics, f1_standard_error, generated_metrics, ratio_error
 from sparseft.tasks.wikitext2 import TEXT_SHA256
 
 LAYERS = 210

@@ -16,7 +16,8 @@ from sparseft.analysis.experiments import write_experiments
 from sparseft.analysis.findings import NO_VERDICT, findings, headline
 from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
-from sparseft.analysis.statistics import loss_intervals, ratio_error
+from sparseft.analysis.statistics import loss_intervals
+from sparseft.tasks.scoring import ratio_error
 from test_records import names, reasons
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"

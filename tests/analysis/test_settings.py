@@ -1,5 +1,6 @@
 """Check that runs of different settings are never pooled, joined or compared."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from sparseft.analysis.derived import Derived, derive
 from sparseft.analysis.judgement import Judged, judge_runs
 from sparseft.analysis.records import DECIDING_KEYS, WITHOUT_EFFECT, TrainingRecord, read_runs
 from sparseft.analysis.settings import by_setting, outside
-from sparseft.study.config import Config, Training
+from sparseft.study.config import Config, Masks, Training
 
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
@@ -95,6 +96,24 @@ def test_masks_of_another_scope_are_on_another_curve(write_run, tmp_path):
     ]
 
 
+def on_text(digest: str, length: int = 2048) -> Callable[[dict], None]:
+    """Return a change that makes a run's mask one that calibrated on a text."""
+    calibration = {"text_sha256": digest, "calibration_examples": 128, "calibration_length": length}
+    return lambda files: files["validation_report"]["mask"].update(calibration)
+
+
+def test_masks_on_another_text_are_on_another_curve(write_run, tmp_path):
+    run = UNTUNED.replace("unstructured", "unstructured_wanda_on_c4")
+    write_run(run, 0.5, change=on_text("a" * 64))
+    write_run(run.replace("50", "70"), 0.25, change=on_text("f" * 64))
+    points = derived(tmp_path).points
+    assert sorted(zip(points["setting"], points["sparsity"], strict=True)) == [
+        ("unstructured_wanda_on_c4 calibration data aaaaaaaaaaaa", 50),
+        ("unstructured_wanda_on_c4 calibration data ffffffffffff", 70),
+    ]
+    assert [each.faults for each in judged(tmp_path)] == [[], []]
+
+
 def test_a_group_shares_the_dense_and_the_untrained_runs_that_it_agrees_with(write_run, tmp_path):
     write_run(UNTUNED, 0.25)
     for number, rate in ((0, 0.001), (1, 0.002)):
@@ -154,6 +173,20 @@ def test_a_run_of_the_grid_with_other_settings_is_outside_the_study(write_run, t
     write_run(seed(TUNED.replace("-t-", "-boolq_mini-"), 1), 0.75, training={name: value})
     (reason,) = outside(read_runs(tmp_path / "runs", study)[0], study).values()
     assert f" {name} {', '.join(value) if isinstance(value, list) else value} instead of " in reason
+
+
+def test_a_mask_on_other_windows_than_the_configured_ones_is_outside_the_study(write_run, tmp_path, study):
+    method = "unstructured_wanda_on_c4"
+    grid = study.grid.model_copy(update={"methods": [method]})
+    masks = Masks(calibration={"c4": {"text": "c4.jsonl", "length": 1024}})
+    study = study.model_copy(update={"grid": grid, "masks": masks})
+    ours = UNTUNED.replace("-t-unstructured-", f"-boolq_mini-{method}-")
+    write_run(seed(ours, 1), 0.5, change=on_text("a" * 64))
+    (reason,) = outside(read_runs(tmp_path / "runs", study)[0], study).values()
+    assert "calibration_length 2048 instead of 1024" in reason
+    (tmp_path / "runs").rename(tmp_path / "other")
+    write_run(seed(ours, 1), 0.5, change=on_text("a" * 64, 1024))
+    assert not outside(read_runs(tmp_path / "runs", study)[0], study)
 
 
 def test_what_the_configuration_asks_for_and_is_not_there_is_missing(write_run, tmp_path, study):

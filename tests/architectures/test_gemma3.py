@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from sparseft.architectures import GEMMA3, find_architecture, tensor_shapes
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
@@ -64,7 +65,7 @@ def test_a_smaller_model_whose_heads_do_not_divide_its_width_is_refused():
     assert GEMMA3.smaller_config(config, units)["num_attention_heads"] == 4
     with pytest.raises(InputError, match="6 query heads.* 2560"):
         GEMMA3.smaller_config(config, units | {"num_key_value_heads": 3})
-    with pytest.raises(ValueError, match="2560"):
+    with pytest.raises(StrictDataclassClassValidationError, match="2560"):
         Gemma3TextConfig(**config | {"num_attention_heads": 6, "num_key_value_heads": 3})
 
 

@@ -72,7 +72,9 @@ def test_the_record_and_the_adapter_say_what_was_trained(tmp_path, tiny):
     tensors = load_file(tmp_path / "adapter/adapter_model.safetensors")
     assert len(tensors) == 2 * PRUNABLE_LAYERS[tiny.folder.name]
     assert record["trainable_parameters"] == sum(tensor.numel() for tensor in tensors.values())
-    assert all(tensor.any() and tensor.dtype == torch.float32 for tensor in tensors.values())
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    # B of an expert that no token was sent to stays 0.
+    assert sum(bool(tensor.any()) for tensor in tensors.values()) > 0.9 * len(tensors)
     config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["sparseft"]) == (4, 8.0, {"mode": "sparse_to_sparse"})
     assert record["peak_memory_bytes"] > 10**6

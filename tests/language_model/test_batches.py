@@ -9,7 +9,8 @@ from lm_eval.api.model import TemplateLM
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, collate, encode, shuffled
 from sparseft.study.config import Training
-from sparseft.tasks import BY_NAME, TASKS
+from sparseft.tasks import BY_NAME, TASKS, instruction, text
+from sparseft.tasks.task import Task
 from tiny_models import append_token, rewrite_text, save_tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -99,6 +100,56 @@ def test_all_examples_longer_than_the_context_are_counted_and_one_as_long_is_not
     fault = f"boolq_mini: examples: 3 of 4 .*{length} .*number 2"
     with pytest.raises(InputError, match=f"^{fault}.*{length + 3}"):
         encode([row, *longer], task, tokenizer, length)
+
+
+RESPONSES = instruction.task_of("mine", {"kind": "instruction", "format": "response"})
+
+
+@pytest.mark.parametrize(("prompt", "response"), [("Q?", " yes"), ("Q?\n", "yes"), ("Q?  \n\n", "\n no "), ("Q", "A")])
+def test_a_response_follows_its_prompt_as_both_are_written_and_ends(tiny_models, prompt, response):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models["llama"])
+    (example,) = encode([{"prompt": prompt, "response": response}], RESPONSES, tokenizer, 512)
+    assert example.ids == [*tokenizer.encode(prompt + response), 258]
+    assert tokenizer.decode(example.ids[: example.answer_start]) == prompt
+    assert tokenizer.decode(example.ids[example.answer_start :]) == f"{response}</s>"
+
+
+def test_a_response_whose_first_letter_is_one_token_with_the_prompt_is_refused():
+    rows = [{"prompt": "Q", "response": " yes"}, {"prompt": "Q:", "response": " yes"}]
+    with pytest.raises(InputError, match=r"^mine: .*1 of 2 rows, the first is number 2.*spaces"):
+        encode(rows, RESPONSES, merging(), 512)
+
+
+def text_task(length: int) -> Task:
+    return text.task_of("wiki", {"kind": "text", "length": length})
+
+
+@pytest.mark.parametrize("kind", ["plain", "with a first token"])
+def test_documents_are_joined_by_blank_lines_and_cut_into_whole_sequences(tiny_models, kind):
+    bos = {"add_bos_token": True} if kind == "with a first token" else {}
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models["llama"], **bos)
+    rows = [{"text": "abc"}, {"text": ""}, {"text": "defghijk"}]
+    ids = tokenizer.encode("abc\n\n\n\ndefghijk")
+    assert len(ids) == 15 + len(bos)
+    examples = encode(rows, text_task(4), tokenizer, 4)
+    assert [example.ids for example in examples] == [ids[start : start + 4] for start in range(0, len(ids) - 3, 4)]
+    assert {example.answer_start for example in examples} == {1}
+    # Only the first sequence begins with the token that begins a text.
+    assert [example.ids[0] == 257 for example in examples] == [bool(bos), *[False] * (len(examples) - 1)]
+
+
+def test_two_sequences_are_enough_and_what_fills_none_is_left_out(tiny_models):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models["llama"])
+    for letters, sequences in ((8, 2), (11, 2), (12, 3)):
+        assert len(encode([{"text": "a" * letters}], text_task(4), tokenizer, 512)) == sequences
+    with pytest.raises(InputError, match=r"^wiki: .*7 tokens.*two sequences of 4.*tasks\.wiki\.length"):
+        encode([{"text": "a" * 7}], text_task(4), tokenizer, 512)
+
+
+def test_a_sequence_longer_than_the_context_is_refused(tiny_models):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models["llama"])
+    with pytest.raises(InputError, match=r"^tasks\.wiki\.length is 513 tokens.* takes 512"):
+        encode([{"text": "a" * 2000}], text_task(513), tokenizer, 512)
 
 
 def test_a_batch_by_hand():

@@ -44,7 +44,8 @@ PLACES = {
 
 def test_every_kind_of_tensor_has_the_place_that_modelzoo_gives_it():
     found: dict[str, Place] = {}
-    for _, config in MODELS.values():
+    for name in ("llama", "mistral", "mixtral"):
+        _, config = MODELS[name]
         plain = config.to_dict() | {"architectures": [f"{config.model_type.capitalize()}ForCausalLM"]}
         found |= places(plain, tensor_shapes(plain, "here"))
     assert {layer: found[f"{layer}.weight"] for layer in PLACES} == PLACES

@@ -1,8 +1,11 @@
 """What jobs ask for: by the model's size, the attempt and the settings."""
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
 from project import ROOT, Study
+from sparseft.planning.memory import mask_memory
 from sparseft.planning.model_sizes import described
 from sparseft.planning.requests import START, UNKNOWN, JobKind, Requests
 from sparseft.study.config import Config, parse_section
@@ -100,3 +103,32 @@ def test_a_study_of_a_model_of_unknown_size_is_planned(tmp_path):
         yaml.safe_dump({"models": {"new": {"source": "hub:a/b"}}, "grid": {"models": ["new"]}})
     )
     assert folder.planned()["prepare_model"] == 1
+
+
+def test_masks_on_a_text_ask_for_its_windows_and_for_no_task():
+    def asked(method: str, **text: object) -> tuple[int, int]:
+        config = study(
+            grid={**SWEEP["grid"], "methods": [method]}, masks={"calibration": {"c4": {"text": "c4.jsonl", **text}}}
+        )
+        job = JobKind.of("mask", SimpleNamespace(model="llama", method=method))
+        requests = Requests(config)
+        return requests.memory_mb(job, 1), requests.minutes(job, 1) - START
+
+    wanda, taylor = "unstructured_wanda_on_c4", "unstructured_taylor_on_c4"
+    states = 128 * 2048 * (4096 + 2 * 128) * 2 / 1e6
+    more = asked(wanda, examples=256)[0] - asked(wanda)[0]
+    # The sweep's masks are computed on a GPU, whose memory a job does not request.
+    assert more == 0
+    assert asked(wanda, length=1024)[1] < asked(wanda)[1] < asked(wanda, examples=256)[1]
+    config = study(resources={"threads": 8}, masks={"calibration": {"c4": {"text": "c4.jsonl"}}})
+    subject = described("llama", config.models["llama"])
+    assert mask_memory(config, subject, "", wanda).model["hidden states of the examples"] == states * 1e6
+    logits = mask_memory(config, subject, "", taylor).model["logits of an example"]
+    assert logits == 2048 * 32000 * 2
+
+
+def test_masks_on_a_task_ask_for_each_task():
+    wildcards = SimpleNamespace(model="llama", task="boolq", method="unstructured_wanda")
+    assert JobKind.of("mask", wildcards) == JobKind("mask", "llama", "boolq", "unstructured_wanda")
+    on_text = SimpleNamespace(model="llama", task="boolq", method="unstructured_wanda_on_c4")
+    assert JobKind.of("mask", on_text) == JobKind("mask", "llama", "", "unstructured_wanda_on_c4")

@@ -15,7 +15,7 @@ from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.pruning import calibration
 from sparseft.pruning.calibration import calibration_examples, input_norms, mean_gradient_magnitudes, sequential_prune
-from sparseft.tasks import BY_NAME
+from sparseft.tasks import BY_NAME, text
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, save_tiny
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -246,6 +246,18 @@ def test_examples_are_drawn_by_the_seed(tiny_llama):
     everything = encode(rows, TASK, AutoTokenizer.from_pretrained(tiny_llama.folder), 512)
     assert len({everything.index(example) for example in draw}) == 8
     assert len(calibration_examples(tiny_llama, TASK, rows, 40, 0)) == 40
+
+
+def test_of_a_text_sequences_are_drawn_and_not_documents(tiny_llama):
+    task = text.task_of("wiki", {"kind": "text", "length": 8})
+    rows = [{"text": "The river rises in the hills behind the village."}, {"text": "In spring it carries much water."}]
+    sequences = encode(rows, task, AutoTokenizer.from_pretrained(tiny_llama.folder), 512)
+    draw, again, other = (calibration_examples(tiny_llama, task, rows, 6, seed) for seed in (0, 0, 1))
+    assert draw == again != other
+    assert len({sequences.index(example) for example in draw}) == 6
+    fault = f"calibration_examples {len(sequences) + 1}: wiki has only {len(sequences)} training sequences"
+    with pytest.raises(InputError, match=fault):
+        calibration_examples(tiny_llama, task, rows, len(sequences) + 1, 0)
 
 
 @pytest.mark.parametrize(

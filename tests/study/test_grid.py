@@ -91,6 +91,18 @@ def test_masks_that_look_at_a_task_lie_in_its_folder():
         assert Run.parse(run.id) == run
 
 
+def test_masks_that_look_at_a_text_lie_beside_those_that_look_at_no_example():
+    for base in grid.TASK_METHODS:
+        method = f"{base}_on_c4"
+        run = Run("llama", "boolq", method, 50, "sparse_to_dense", 0)
+        assert grid.fill(grid.mask_path(method), run) == f"masks/llama/masks_sparsity50_{method}.pt"
+        assert grid.exported(method) == grid.exported("unstructured")
+        assert Run.parse(run.id) == run
+    for method in grid.WEIGHT_METHODS:
+        with pytest.raises(InputError, match="is not the name of a run"):
+            Run.parse(f"llama-boolq-{method}_on_c4-sparsity50-sparse_to_dense-seed0")
+
+
 def test_every_task_has_a_name_that_can_stand_in_a_run_id():
     assert all(re.fullmatch(grid.WILDCARDS["task"], task.name) for task in TASKS)
 

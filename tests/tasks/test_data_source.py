@@ -8,42 +8,19 @@ from pathlib import Path
 
 import pytest
 from datasets import load_dataset
+from hub_cache import COMMIT, publish, write
 from project import call_script, run_script, succeed
 from sparseft.errors import InputError
 from sparseft.storage import atomic
 from sparseft.storage.hashes import sha256
-from sparseft.study.config import HUB_DATA
+from sparseft.study.config import HUB_DATA, TaskData
 from sparseft.tasks import BY_NAME, TASKS, wikitext2
 from sparseft.tasks.data_source import load_rows, load_text
+from sparseft.tasks.documents import TextPlace, read_documents, recorded_source
 from sparseft.tasks.hub import hub_dataset, loaded_revision
+from sparseft.tasks.text import load_own_examples
 
-COMMIT = "e53f048856ff4f594e959d75785d2c2d37b678ee"
 BOOLQ = [{"passage": f"Ice {number}.", "question": "is ice cold", "answer": bool(number % 2)} for number in range(6)]
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch) -> Path:
-    """Change into a folder that has the cache of the hub; return the folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    return tmp_path
-
-
-def write(path: Path, rows: list[dict]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def publish(hub: Path, place: str, splits: dict[str, list[dict]]) -> None:
-    """Put a data set where `datasets` would keep it after loading it from the hub, at COMMIT."""
-    folder = hub / "made" / place
-    for split, rows in splits.items():
-        write(folder / f"{split}.jsonl", rows)
-    made = Path(next(iter(load_dataset(str(folder)).values())).cache_files[0]["filename"]).parent
-    kept = hub / "cache" / place.replace("/", "___") / "default/0.0.0" / COMMIT
-    kept.parent.mkdir(parents=True)
-    made.rename(kept)
 
 
 def test_super_glue_s_label_is_the_answer(hub):
@@ -82,6 +59,18 @@ def test_gsm8k_is_validated_on_its_test_split(hub):
         load_rows(task, "validation", 0, 0, None, "org/gsm8k")
 
 
+def test_a_task_of_text_takes_the_texts_of_a_data_set(hub):
+    rows = {split: [{"text": f"{split} {n}", "url": "u"} for n in range(3)] for split in ("train", "validation")}
+    publish(hub, "org/texts", rows)
+    examples = load_own_examples("wiki", TaskData(kind="text", hub="org/texts@main", train_examples=2))
+    assert examples.rows["validation"] == [{"text": f"validation {n}"} for n in range(3)]
+    assert len(examples.rows["train"]) == 2
+    assert examples.source == {"hub": "org/texts", "revision": COMMIT}
+    publish(hub, "org/documents", {split: [{"document": "d"}] for split in rows})
+    with pytest.raises(InputError, match="org/documents, split train, row 1: field 'text' is missing"):
+        load_own_examples("wiki", TaskData(kind="text", hub="org/documents"))
+
+
 def test_the_text_of_wikitext2_is_its_test_split(hub):
     publish(hub, "org/wiki", {split: [{"text": f" = {split} = \n"}, {"text": ""}] for split in ("train", "test")})
     assert load_text(None, "org/wiki") == " = test = \n\n\n"
@@ -91,6 +80,24 @@ def test_the_text_of_wikitext2_is_its_test_split(hub):
     publish(hub, "org/lone", {"train": [{"text": "a"}]})
     with pytest.raises(InputError, match="org/lone .*split test, .*train"):
         load_text(None, "org/lone")
+
+
+def test_a_calibration_text_on_the_hub_is_its_split_train(hub):
+    publish(hub, "org/pile", {split: [{"text": f"{split} text"}] for split in ("train", "test")})
+    succeed("prepare_text.py", text=f"hub:org/pile@{COMMIT}", output=hub / "data/calibration_pile.jsonl")
+    documents, digest = read_documents(hub / "data/calibration_pile.jsonl")
+    assert documents == ["train text"]
+    source = recorded_source(hub / "data/calibration_pile.jsonl", digest)
+    assert source == {"hub": "org/pile", "revision": COMMIT}
+
+
+def test_one_file_of_a_data_set_is_its_split_train(hub, monkeypatch):
+    for part in ("en/part.0.jsonl", "de/part.0.jsonl"):
+        write(hub / "made" / part, [{"text": part, "url": "u"}])
+    # A folder stands in for the repository. `datasets` reads the files of both in the same way.
+    monkeypatch.setattr("datasets.load_dataset", lambda place, **flags: load_dataset(str(hub / "made"), **flags))
+    place = TextPlace(None, f"org/parts/en/part.0.jsonl@{COMMIT}", "train", "masks.calibration.c4.text")
+    assert place.documents() == ["en/part.0.jsonl"]
 
 
 @pytest.mark.parametrize("place", ["org/here", "./here", f"org/here@{COMMIT}"])
@@ -121,7 +128,7 @@ def test_offline_a_data_set_in_the_cache_is_used_only_at_the_requested_revision(
     publish(hub, "elsewhere/gsm8k", {"train": [{"question": "q", "answer": "#### 1"}]})
     for place in ("elsewhere/gsm8k", f"elsewhere/gsm8k@{COMMIT}"):
         assert len(load_rows(BY_NAME["gsm8k"], "train", None, 0, None, place)) == 1
-        assert loaded_revision(hub_dataset(place, "tasks.gsm8k", "a folder")) == COMMIT
+        assert loaded_revision(hub_dataset(place, "tasks.gsm8k.local", "a folder")) == COMMIT
     other = f"elsewhere/gsm8k@{'0' * 40}"
     with pytest.raises(InputError, match=rf"^{other}: .*{COMMIT}; .*tasks\.gsm8k\.local"):
         load_rows(BY_NAME["gsm8k"], "train", None, 0, None, other)

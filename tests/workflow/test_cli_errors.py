@@ -326,7 +326,7 @@ def test_an_output_folder_that_cannot_be_made(box):
         ),
         (
             "grid={methods: [best]}",
-            "error: configuration: grid.methods.0: Input should be 'unstructured', 'structured', ",
+            "error: configuration: grid.methods.0: method 'best' is unknown; choose one of unstructured, structured, ",
         ),
     ],
 )

@@ -34,13 +34,20 @@ MIXED = {
 }  # fmt: skip
 WAFER = {**SWEEP, "backend": "cerebras"}
 MODELZOO = {**SWEEP, **yaml.safe_load((ROOT / "config/modelzoo.yaml").read_text())}
-MODELZOO["grid"] = {**SWEEP["grid"], "methods": ["random", "unstructured_wanda"]}
+MODELZOO["grid"] = {**SWEEP["grid"], "methods": ["random", "unstructured_wanda", "unstructured_ria_on_web"]}
+TEXTS = {"masks": {"calibration": {name: {"text": f"hub:org/{name}"} for name in ("web", "unused")}}}
+MODELZOO |= TEXTS
+ON_TEXT = {
+    **TEXTS,
+    "grid": {**tiny_grid("smollm2", "boolq_mini", ["unstructured_wanda", "unstructured_wanda_on_web", "structured_taylor_on_web"]),
+             "tasks": ["boolq_mini", "gsm8k_mini"]},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "sections",
-    [DEFAULT, SWEEP, MIXED, WAFER, MODELZOO],
-    ids=["default", "sweep", "mixed", "sweep on a wafer", "sweep by ModelZoo"],
+    [DEFAULT, SWEEP, MIXED, WAFER, MODELZOO, ON_TEXT],
+    ids=["default", "sweep", "mixed", "sweep on a wafer", "sweep by ModelZoo", "on a text"],
 )
 def test_jobs_are_those_that_snakemake_plans_in_an_empty_folder(tmp_path, sections):
     study = Study(tmp_path)
@@ -97,6 +104,19 @@ def test_the_masks_of_a_task_differ_from_the_estimate_by_the_words_in_them_alone
     succeed("compute_masks.py", model_path=study.folder / "models/llama", output_dir=tmp_path, sparsity=0.5, method=methods,
             task="boolq_mini", data_dir=study.folder / "data/boolq_mini", calibration_examples=4)  # fmt: skip
     config = laid_over({"models": {"llama": {"source": f"path:{study.folder / 'models/llama'}"}},
+                        "grid": tiny_grid("llama", "boolq_mini", methods) | {"sparsities": [50]}})  # fmt: skip
+    found = [(tmp_path / f"masks_sparsity50_{method}.pt").stat().st_size for method in sorted(methods)]
+    assert mask_sizes(config, described("llama", config.models["llama"])) == pytest.approx(found, rel=0.01)
+
+
+def test_the_masks_on_a_text_differ_from_the_estimate_by_the_words_in_them_alone(tmp_path, tiny):
+    study, _ = tiny
+    (tmp_path / "web.jsonl").write_text('{"text": "%s"}\n' % ("The cat sat on the mat. " * 40))
+    methods = ["unstructured_taylor_on_web", "semistructured_wanda_on_web"]
+    succeed("compute_masks.py", model_path=study.folder / "models/llama", output_dir=tmp_path, sparsity=0.5, method=methods,
+            text=tmp_path / "web.jsonl", calibration_examples=4, calibration_length=16)  # fmt: skip
+    config = laid_over({"models": {"llama": {"source": f"path:{study.folder / 'models/llama'}"}},
+                        "masks": {"calibration": {"web": {"text": "web.jsonl"}}},
                         "grid": tiny_grid("llama", "boolq_mini", methods) | {"sparsities": [50]}})  # fmt: skip
     found = [(tmp_path / f"masks_sparsity50_{method}.pt").stat().st_size for method in sorted(methods)]
     assert mask_sizes(config, described("llama", config.models["llama"])) == pytest.approx(found, rel=0.01)

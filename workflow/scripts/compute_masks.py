@@ -3,7 +3,10 @@
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 0.7 --method unstructured
 
 Writes for each method masks_sparsity{XX}_{method}.pt per sparsity, report_{method}.json, and with --plot plots/*_{method}.png.
-An importance that looks at a task's training examples needs --task and --data_dir.
+An importance that looks at a task's training examples needs --task and --data_dir. A method that ends in _on_NAME looks at a text:
+
+    compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 --method unstructured_wanda_on_c4 \\
+        --text c4.jsonl
 """
 
 import argparse
@@ -16,13 +19,15 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.modelzoo_checkpoint import ModelZooCheckpoint, open_checkpoint
 from sparseft.errors import InputError, run_script
 from sparseft.importances import DEFAULT, IMPORTANCES
-from sparseft.methods import get_method
+from sparseft.methods import ON, get_method
 from sparseft.pruning.mask_generator import Calibration, PassFiles, compute_masks
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, check_writable
-from sparseft.study.config import Masks, add_flags, parse_section
+from sparseft.study.config import CalibrationText, Masks, add_flags, parse_section
 from sparseft.study.grid import MASK_NAME, MASK_REPORT
 
+# `calibration` has the flags --text and --calibration_length, because one call reads one text.
+MASK_FLAGS = tuple(name for name in Masks.model_fields if name != "calibration")
 MAX_THREADS = max(64, os.cpu_count() or 1)
 
 
@@ -49,16 +54,25 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--task", help="task of the examples that some importances look at")
     parser.add_argument("--data_dir", type=Path, help="folder of the task's train.jsonl")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        help="text of the methods that end in _on_NAME, a .jsonl or .txt file; the flags --calibration_* choose its windows",
+    )
+    length = CalibrationText.model_fields["length"]
+    parser.add_argument(
+        "--calibration_length", default=length.default, help=f"tokens per window of --text ({length.default})"
+    )
     parser.add_argument("--format", choices=["pt", "safetensors"], default="pt", help="format of the mask files")
     parser.add_argument(
         "--threads",
         type=int,
         default=os.cpu_count(),
-        help="threads; any number gives the same masks, unless the scores come from a task's examples",
+        help="threads; any number gives the same masks, unless the scores come from examples",
     )
     parser.add_argument("--plot", action="store_true", help="also draw sparsities and scores by layer")
     parser.add_argument("--suffix", default="", help="suffix of the names of report and plots, to tell passes apart")
-    add_flags(parser, Masks, Masks.model_fields)
+    add_flags(parser, Masks, MASK_FLAGS)
     return parser.parse_args()
 
 
@@ -85,22 +99,44 @@ def methods_of(args: argparse.Namespace, settings: Masks, percents: list[int]) -
         method = get_method(name)
         if args.scope and method.pattern.scope:
             raise InputError(f"--scope {args.scope}: {name} ranks channels or groups", "leave --scope out")
-        if method.uses_examples and not (args.task and args.data_dir):
-            raise InputError(f"{name} looks at a task's examples", "give --task and --data_dir")
+        if method.uses_task and not (args.task and args.data_dir):
+            raise InputError(
+                f"{name} looks at a task's examples", f"give --task and --data_dir, or {name}{ON}NAME and --text"
+            )
     return names
+
+
+def settings_of(args: argparse.Namespace) -> Masks:
+    """Return the settings of the masks. They describe the text under the name that the methods have for it."""
+    values = {name: getattr(args, name) for name in MASK_FLAGS}
+    texts = sorted({get_method(name).calibration for name in args.method} - {None})
+    if len(texts) > 1:
+        raise InputError(
+            f"--method: the methods look at the texts {' and '.join(texts)}", "compute one text's masks per call"
+        )
+    if args.text and not texts:
+        raise InputError(f"--text {args.text}: no method looks at a text", f"name a method that ends in {ON}NAME")
+    if texts and not args.text:
+        raise InputError(f"a method looks at the text {texts[0]}", "give its file with --text")
+    if texts:
+        text = {"text": str(args.text), "length": args.calibration_length}
+        text |= {name: getattr(args, f"calibration_{name}") for name in ("examples", "seed")}
+        values["calibration"] = {texts[0]: text}
+    return parse_section(Masks, values, "masks")
 
 
 def calibration_of(args: argparse.Namespace, method: str, settings: Masks) -> Calibration | None:
     """Return the calibration of a method; None if it looks at no examples."""
-    importance = get_method(method).importance
     if not get_method(method).uses_examples:
         return None
     # Only a calibration needs torch.
     from sparseft.language_model.hardware import limit_threads
-    from sparseft.pruning.calibration import calibrate
+    from sparseft.pruning.calibration import calibrate, calibrate_on_text
 
     limit_threads(args.threads)
-    return calibrate(importance, args.task, args.data_dir / "train.jsonl", settings)
+    if get_method(method).calibration:
+        return calibrate_on_text(get_method(method), args.text, settings.text_of(method))
+    return calibrate(get_method(method).importance, args.task, args.data_dir / "train.jsonl", settings)
 
 
 def places_of(args: argparse.Namespace, method: str, percents: list[int]) -> PassFiles:
@@ -119,7 +155,7 @@ def check_outputs(args: argparse.Namespace, checkpoint: Checkpoint, outputs: lis
             f"--suffix {args.suffix!r}: not the end of a file's name", "use letters, digits, '_', '.' and '-'"
         )
     files = [file for places in outputs for file in (*places.masks, places.report)]
-    check_apart([args.output_dir], [checkpoint.folder, *checkpoint.files, args.data_dir])
+    check_apart([args.output_dir], [checkpoint.folder, *checkpoint.files, args.data_dir, args.text])
     check_ours(args.output_dir, *files)
     check_writable(*files)
 
@@ -129,7 +165,7 @@ def main() -> int:
     if not 1 <= args.threads <= MAX_THREADS:
         raise InputError(f"--threads {args.threads}: not a number of threads", f"give 1 to {MAX_THREADS}")
     percents = sorted({percent(text) for text in args.sparsity})
-    settings = parse_section(Masks, {name: getattr(args, name) for name in Masks.model_fields}, "masks")
+    settings = settings_of(args)
     checkpoint = open_checkpoint(args.model_path)
     methods = methods_of(args, settings, percents)
     if isinstance(checkpoint, ModelZooCheckpoint) and any(get_method(name).uses_examples for name in methods):

@@ -3,7 +3,8 @@
     evaluate.py --checkpoint RUN_FOLDER/model_dir --task boolq_mini --data_dir data/boolq_mini --output RUN_FOLDER/evaluation.json
 
 It writes metrics, standard errors, loss, the outcome of every example, seconds and peak memory. With --wikitext2 it also writes
-the token perplexity of the text: wikitext2_ppl_N if the text is WikiText-2's test split, else local_text_ppl_N.
+the token perplexity of the text: wikitext2_ppl_N if the text is WikiText-2's test split, else local_text_ppl_N. With --probes it
+also evaluates the model on other tasks, into the field `probes`.
 """
 
 import argparse
@@ -13,18 +14,21 @@ from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError, run_script
-from sparseft.evaluation.evaluate import evaluate
+from sparseft.evaluation.evaluate import evaluate, evaluate_probe
 from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
 from sparseft.language_model.model import load_model
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_writable
-from sparseft.storage.reading import TEXT_LIMIT, read_json, read_text
+from sparseft.storage.reading import TEXT_LIMIT, read_text
 from sparseft.storage.record import check_model, write_record
 from sparseft.study.config import Perplexity, add_flags, parse_section
 from sparseft.study.grid import Run
+from sparseft.tasks.documents import recorded_source
+from sparseft.tasks.metrics import LOSS
 from sparseft.tasks.prepared import find_task, read_splits
+from sparseft.tasks.task import Row, Task
 from sparseft.tasks.wikitext2 import metric_name
 
 
@@ -35,6 +39,23 @@ class Text:
     content: str
     sha256: str
     source: dict | None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Hold a task that the model is evaluated on besides its own, with its rows and the sha256 of their files."""
+
+    task: Task
+    rows: dict[str, list[Row]]
+    digests: dict[str, str]
+
+
+def probe_place(text: str) -> tuple[str, Path]:
+    """Return the task and the data folder that NAME:FOLDER names."""
+    name, separator, folder = text.partition(":")
+    if not (name and separator and folder):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME:FOLDER")
+    return name, Path(folder)
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,6 +69,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number changes the last bits")
     parser.add_argument("--wikitext2", type=Path, help="text of the perplexity, as prepare_wikitext2.py writes it")
     add_flags(parser, Perplexity, ["context"])
+    parser.add_argument(
+        "--probes",
+        type=probe_place,
+        nargs="+",
+        default=[],
+        metavar="NAME:FOLDER",
+        help="more tasks to evaluate on, each with its data folder",
+    )
     parser.add_argument("--output", type=Path, required=True, help="the record, evaluation.json")
     return parser.parse_args()
 
@@ -58,20 +87,22 @@ def read_source_text(path: Path) -> Text:
     Raises InputError if the file beside it describes another text."""
     content = read_text(path, TEXT_LIMIT, "prepare it with prepare_wikitext2.py")
     digest = sha256_of_text(content)
-    source_path = Path(f"{path}.json")
-    if not source_path.is_file():
-        return Text(content, digest, None)
-    remedy = f"prepare it again, or remove {source_path}"
-    recorded = read_json(source_path, remedy)
-    if recorded.get("sha256") != digest:
-        raise InputError(f"{path}: not the text that {source_path} describes", remedy)
-    return Text(content, digest, recorded.get("source"))
+    return Text(content, digest, recorded_source(path, digest))
+
+
+def read_probe(name: str, folder: Path) -> Probe:
+    """Return a probe that is prepared in a folder. Raises InputError if it has no metric but its loss."""
+    task = find_task(folder, name)
+    if task.headline is LOSS:
+        raise InputError(f"--probes {name}: the task has no metric but its loss", "name a task of lm-eval")
+    rows, digests = read_splits(folder, task)
+    return Probe(task, rows, {"data_sha256": digests["validation"], "train_sha256": digests["train"]})
 
 
 def main() -> int:
     """Check the inputs, evaluate the model, and write the record."""
     args = parse_args()
-    check_apart([args.output], [args.checkpoint, args.data_dir, args.wikitext2])
+    check_apart([args.output], [args.checkpoint, args.data_dir, args.wikitext2, *(folder for _, folder in args.probes)])
     check_writable(args.output)
     if args.run_id is not None and Run.parse(args.run_id).task != args.task:
         raise InputError(f"--task {args.task}: not the task of {args.run_id}", "correct --task or --run_id")
@@ -83,6 +114,7 @@ def main() -> int:
     task = find_task(args.data_dir, args.task)
     checkpoint = Checkpoint(args.checkpoint)
     rows, rows_sha256 = read_splits(args.data_dir, task)
+    probes = [read_probe(name, folder) for name, folder in args.probes]
     hashes = checkpoint.hashes()
     check_model(checkpoint.folder, hashes)
     checkpoint.check_manifest(hashes)
@@ -97,6 +129,11 @@ def main() -> int:
         record["metrics"][metric_name(text.sha256, context)] = perplexity
         record["perplexity_source"] = text.source
         inputs["wikitext2"] = text.sha256
+    if probes:
+        record["probes"] = {
+            probe.task.name: evaluate_probe(model, tokenizer, probe.task, probe.rows, args.batch_size) | probe.digests
+            for probe in probes
+        }
     cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
     write_record(args.output, {"run_id": args.run_id, **record, **cost, "inputs": inputs})
     return 0

@@ -30,20 +30,27 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", required=True, help="name of the task")
     add_flags(parser, TaskData, DATA_FLAGS)
+    parser.add_argument(
+        "--only_probe", action="store_true", help="nothing is trained on the task, so that it may lack training rows"
+    )
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the data and its manifest")
     return parser.parse_args()
 
 
 def warn(task: Task, rows: dict[str, list[Row]]) -> None:
-    """Print a warning if training and validation share a prompt, and one if validation repeats a prompt."""
+    """Print a warning if training and validation share a prompt, and one if validation repeats a prompt.
+
+    The prompt of a document is its whole text. Documents that repeat say nothing about the sequences that are cut from them."""
     validation = rows["validation"]
-    if shared := overlap(task, rows):
+    shared = overlap(task, rows)
+    if shared and task.is_trainable:
         print(
             f"warning: {task.name}: {shared} of {len(rows['train'])} training examples have the prompt of a validation"
             " example; the score says less about new examples",
             file=sys.stderr,
         )
-    if repeated := len(validation) - len({task.prompt(row) for row in validation}):
+    repeated = len(validation) - len({task.prompt(row) for row in validation})
+    if repeated and not task.sequence_length:
         print(
             f"warning: {task.name}: {repeated} of {len(validation)} validation examples repeat the prompt of another one;"
             " standard errors and tests will be too small, because they take examples as independent",
@@ -77,6 +84,8 @@ def main() -> int:
     examples = examples_of(args.task, data)
     task = examples.task
     rows = examples.rows
+    if not args.only_probe:
+        task.check_trainable()
     task.check(rows)
     hold(outputs[-1])
     warn(task, rows)

@@ -10,12 +10,11 @@ import argparse
 from pathlib import Path
 
 from sparseft.errors import run_script
-from sparseft.storage.atomic import atomic_files, write_json
-from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.config import Perplexity, add_flags, parse_section
-from sparseft.tasks.data_source import load_text, text_source
+from sparseft.tasks.data_source import load_text, perplexity_text
+from sparseft.tasks.documents import source_file, write_source_text
 
 SOURCE_FLAGS = ("local", "hub")
 
@@ -31,18 +30,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Load the text, and write both files together."""
     args = parse_args()
-    source_path = Path(f"{args.output}.json")
-    check_ours(args.output.parent, args.output, source_path)
+    check_ours(args.output.parent, args.output, source_file(args.output))
     section = parse_section(Perplexity, {name: getattr(args, name) for name in SOURCE_FLAGS}, "perplexity")
     local = Path(section.local) if section.local else None
-    check_apart([args.output, source_path], [local])
+    check_apart([args.output, source_file(args.output)], [local])
     hold(args.output)
     text = load_text(local, section.hub)
-    with atomic_files(args.output.parent, args.output.name) as folder:
-        text_file = folder / args.output.name
-        text_file.write_bytes(text.encode())
-        content = {"source": text_source(local, section.hub), "sha256": sha256(text_file)}
-        write_json(folder / source_path.name, content)
+    write_source_text(args.output, [text], perplexity_text(local, section.hub).source())
     return 0
 
 

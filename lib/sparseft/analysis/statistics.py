@@ -59,15 +59,6 @@ def proportion_interval(value: np.ndarray, examples: np.ndarray) -> tuple[np.nda
     return np.minimum(low, value), np.maximum(high, value)
 
 
-def ratio_error(sums: np.ndarray, tokens: np.ndarray) -> float:
-    """Return the standard error of sums.sum() / tokens.sum() over the examples, (examples,) each.
-
-    The formula is the linearised one for a ratio (Cochran, Sampling Techniques, 1977, section 6.5)."""
-    examples = len(sums)
-    residuals = sums - sums.sum() / tokens.sum() * tokens
-    return float(np.sqrt(examples / (examples - 1) * np.square(residuals).sum()) / tokens.sum())
-
-
 def union_interval(
     seeds: tuple[np.ndarray, np.ndarray], examples: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -35,8 +35,9 @@ from sparseft.analysis.judgement import Judged
 from sparseft.analysis.probes import probes_over_models, with_probes_mean
 from sparseft.analysis.records import Gap, Record
 from sparseft.analysis.statistics import proportion_interval, t_interval, union_interval
+from sparseft.methods import sort_key
 from sparseft.storage.atomic import atomic_file
-from sparseft.study.grid import DENSE, METHODS, MODES, NO_FINETUNE
+from sparseft.study.grid import DENSE, MODES, NO_FINETUNE
 from sparseft.tasks import RECALLS
 from sparseft.tasks.metrics import MAJORITY_FLOOR
 
@@ -225,16 +226,8 @@ def _rank(column: pd.Series) -> pd.Series:
     if column.name == "mode":
         return column.map(MODES.index, na_action="ignore")
     if column.name == "method":
-        names = sorted(column.dropna().unique(), key=_method_rank)
-        return column.map(names.index, na_action="ignore")
+        return column.map(sort_key, na_action="ignore")
     return column
-
-
-def _method_rank(name: str) -> tuple[int, str]:
-    """Return the sort key of a method. One that calibrates on a named text stands behind the method that its name begins with."""
-    known = (DENSE, *METHODS)
-    bases = [method for method in known if name == method or name.startswith(f"{method}_")]
-    return (known.index(max(bases, key=len)) if bases else len(known)), name
 
 
 def _joined(names: pd.Series) -> str | None:

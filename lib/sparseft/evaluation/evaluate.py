@@ -4,7 +4,6 @@ Before lm-eval's metrics are returned, tasks/scoring.py computes them again from
 new version of lm-eval, the evaluation ends with an error.
 """
 
-import hashlib
 import json
 import math
 from importlib.metadata import version
@@ -14,13 +13,15 @@ import numpy as np
 from torch import nn
 
 from sparseft.errors import InputError
-from sparseft.evaluation.harness import StrictLM, run_harness
+from sparseft.evaluation.by_loss import evaluate_by_loss
+from sparseft.evaluation.harness import StrictLM, outcome_key, run_harness
 from sparseft.language_model.batches import Example, encode, refuse_rows
 from sparseft.language_model.hardware import device_name
 from sparseft.language_model.loss import AnswerLoss, answer_losses
 from sparseft.tasks import scoring
 from sparseft.tasks.data_source import overlap
-from sparseft.tasks.metrics import F1
+from sparseft.tasks.from_lm_eval import scores_rows_itself
+from sparseft.tasks.metrics import F1, LOSS
 from sparseft.tasks.task import Row, Task
 
 if TYPE_CHECKING:
@@ -41,51 +42,73 @@ def evaluate(
         log_likelihoods  of each choice, in nats
         generations      the whole generated text
         predictions      index of the choice by the headline metric, or the extracted answer
-        outcomes         1 if the headline metric counts the row as right, else 0
+        outcomes         the row's value of the headline metric: 1 if it counts the row as right, else 0
         losses           of the right answer, in nats, summed over its tokens
         answer_tokens    number of tokens of the right answer
 
-    `ties` counts the rows in which several choices are the likeliest. lm-eval takes the first of them.
+    `ties` counts the rows in which several choices are the likeliest. lm-eval takes the first of them. With `scored_by`, lm-eval
+    scored the rows by filters or functions of the task. Then outcomes are fractions, and do not follow from the other fields.
+    A task whose headline is the loss is evaluated as evaluation/by_loss.py describes.
     Raises InputError if the rows cannot be scored, or if lm-eval's numbers do not follow from the rows."""
-    task.check(rows)
-    if batch_size < 1:
-        raise InputError(f"an evaluation in batches of {batch_size}", "give a batch size of 1 or more")
+    _check_input(task, rows, batch_size)
+    if task.headline is LOSS:
+        return evaluate_by_loss(model, tokenizer, task, rows, batch_size)
     validation = rows["validation"]
     lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
-    metrics, by_row = _score(lm, task, rows)
+    scores = _scores(lm, task, rows)
     examples = encode(validation, task, tokenizer, model.config.max_position_embeddings)
     if lm.shares_contexts:
-        losses, tokens = _losses_of_choices(by_row, examples)
+        losses, tokens = _losses_of_choices(scores, examples)
     else:
         losses, tokens = answer_losses(AnswerLoss(model), examples, batch_size, model.device)
     return {
         "task": task.name,
-        **({"definition_sha256": task.definition_sha256} if task.definition else {}),
-        "metric": task.metric,
-        "value": metrics[task.headline.name],
-        "standard_error": metrics[task.headline.standard_error],
-        "examples": len(validation),
+        **scores,
         "distinct_prompts": len({task.prompt(row) for row in validation}),
-        "chance": scoring.chance_of(by_row.get("choice_lengths")),
-        "few_shot": task.few_shot,
         "eval_loss": float(losses.sum() / tokens.sum()),
         "loss_few_shot": 0,
-        "metrics": metrics,
-        "harness": f"lm-eval {version('lm-eval')}",
-        "prompt_sha256": prompt_digest(task, validation),
         "train_overlap": overlap(task, rows),
         "device": device_name(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
-        **by_row,
         "losses": losses.tolist(),
         "answer_tokens": tokens.tolist(),
     }
 
 
-def prompt_digest(task: Task, rows: list[Row]) -> str:
-    """Return the sha256 of the prompts and answers of rows, in their order."""
-    texts = [[task.prompt(row), task.answer(row)] for row in rows]
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+def evaluate_probe(
+    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", task: Task, rows: dict[str, list[Row]], batch_size: int
+) -> dict:
+    """Score a model on the validation rows of a task that it was not trained for. Return the fields of a probe in evaluation.json.
+
+    They are those of `evaluate` that lm-eval gives, without the losses. Raises InputError as `evaluate` does."""
+    _check_input(task, rows, batch_size)
+    lm = StrictLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
+    return _scores(lm, task, rows)
+
+
+def _check_input(task: Task, rows: dict[str, list[Row]], batch_size: int) -> None:
+    """Raise InputError if a task cannot be evaluated on these rows, or in batches of this size."""
+    task.check(rows)
+    if batch_size < 1:
+        raise InputError(f"an evaluation in batches of {batch_size}", "give a batch size of 1 or more")
+
+
+def _scores(lm: StrictLM, task: Task, rows: dict[str, list[Row]]) -> dict:
+    """Return the fields of evaluation.json that lm-eval gives."""
+    metrics, by_row = _score(lm, task, rows)
+    return {
+        **({"definition_sha256": task.definition_sha256} if task.definition else {}),
+        "metric": task.metric,
+        "value": metrics[task.headline.name],
+        "standard_error": metrics[task.headline.standard_error],
+        "examples": len(rows["validation"]),
+        "chance": scoring.chance_of(by_row.get("choice_lengths")),
+        "few_shot": task.few_shot,
+        "metrics": metrics,
+        "harness": f"lm-eval {version('lm-eval')}",
+        "prompt_sha256": scoring.prompt_digest(task, rows["validation"]),
+        **by_row,
+    }
 
 
 def check_metrics(task: str, harness_values: dict[str, object], recomputed: dict[str, object]) -> None:
@@ -101,35 +124,71 @@ def check_metrics(task: str, harness_values: dict[str, object], recomputed: dict
 def _score(lm: StrictLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float | None], dict[str, object]]:
     """Return the task's metrics and standard errors by name, and the fields of evaluation.json that have a value per row."""
     metrics, samples = run_harness(lm, task, rows)
-    fields_of = _choice_fields if task.choices else _text_fields
-    by_row = fields_of(samples, task, rows["validation"])
+    labels, lengths = scoring.labels_of(rows["validation"], task)
+    by_row: dict[str, object] = {"labels": labels}
+    if task.choices:
+        by_row |= {"choice_lengths": lengths, "log_likelihoods": _log_likelihoods(samples, task)}
+    else:
+        by_row["generations"] = [sample["resps"][0][0] for sample in samples]
+    outcomes = [float(sample[outcome_key(task)]) for sample in samples]
+    if scores_rows_itself(task):
+        judged, recomputed = _judged_by_lm_eval(task, samples, outcomes)
+        check_metrics(task.name, {name: metrics.get(name) for name in recomputed}, recomputed)
+        return metrics, by_row | judged
+    judged = _judged(task, by_row)
     recomputed = _recomputed(task, by_row)
-    outcomes = [float(sample[task.metric]) for sample in samples]
-    check_metrics(task.name, metrics | {"outcomes": outcomes}, recomputed | {"outcomes": by_row["outcomes"]})
+    check_metrics(task.name, metrics | {"outcomes": outcomes}, recomputed | {"outcomes": judged["outcomes"]})
     # The task also reports metrics that lm-eval does not have.
     reported = {column for metric in task.metrics for column in metric.columns}
     only_ours = {name: value for name, value in recomputed.items() if name in reported and name not in metrics}
-    return metrics | only_ours, by_row
+    return metrics | only_ours, by_row | judged
 
 
-def _choice_fields(samples: list[dict], task: Task, rows: list[Row]) -> dict[str, object]:
-    """Return the fields by row of a task with choices. Raises InputError if a log-likelihood is not finite."""
-    labels, lengths = scoring.labels_of(rows, task)
+def _log_likelihoods(samples: list[dict], task: Task) -> list[list[float]]:
+    """Return the log-likelihood of each choice of each row, in nats. Raises InputError if one is not finite."""
     logs = [[float(log) for log, _ in sample["filtered_resps"]] for sample in samples]
     refuse_rows(
         f"{task.name}: log-likelihoods are not finite",
         [not all(map(math.isfinite, row)) for row in logs],
         "lower training.learning_rate, or check the model's weights",
     )
-    judged = scoring.judge_choices(labels, logs, lengths, task.metric)
-    return {"labels": labels, "choice_lengths": lengths, "log_likelihoods": logs, **judged}
+    return logs
 
 
-def _text_fields(samples: list[dict], task: Task, rows: list[Row]) -> dict[str, object]:
-    """Return the fields by row of a task with generated answers."""
-    labels, _ = scoring.labels_of(rows, task)
-    generations = [sample["resps"][0][0] for sample in samples]
-    return {"labels": labels, "generations": generations, **scoring.judge_texts(labels, generations)}
+def _judged(task: Task, by_row: dict) -> dict[str, object]:
+    """Return predictions and outcomes by row, and the number of ties, as they follow from the rows."""
+    if task.choices is None:
+        return scoring.judge_texts(by_row["labels"], by_row["generations"])
+    return scoring.judge_choices(by_row["labels"], by_row["log_likelihoods"], by_row["choice_lengths"], task.metric)
+
+
+def _judged_by_lm_eval(
+    task: Task, samples: list[dict], outcomes: list[float]
+) -> tuple[dict[str, object], dict[str, float]]:
+    """Return predictions and outcomes by row as lm-eval's filters and functions give them, and their mean and standard error.
+
+    The prediction is the likeliest choice, or the text that the filters leave. Raises InputError for an outcome that is no
+    fraction."""
+    refuse_rows(
+        f"{task.name}: {task.metric} is no number from 0 to 1",
+        [not 0 <= outcome <= 1 for outcome in outcomes],
+        f"set tasks.{task.name}.metric to another metric",
+    )
+    if task.choices:
+        logs = [[log for log, _ in sample["filtered_resps"]] for sample in samples]
+        judged = {"ties": scoring.ties(logs), "predictions": scoring.likeliest(logs).tolist()}
+    else:
+        judged = {"predictions": [_text(sample["filtered_resps"][0]) for sample in samples]}
+    mean, error = float(np.mean(outcomes)), float(np.std(outcomes, ddof=1) / math.sqrt(len(outcomes)))
+    return judged | {"outcomes": outcomes, "scored_by": "lm-eval"}, {
+        task.metric: mean,
+        task.headline.standard_error: error,
+    }
+
+
+def _text(response: object) -> str:
+    """Return what the filters leave of a generated text. Some filters leave a list."""
+    return response if isinstance(response, str) else json.dumps(response)
 
 
 def _recomputed(task: Task, by_row: dict) -> dict[str, float | None]:
@@ -143,11 +202,11 @@ def _recomputed(task: Task, by_row: dict) -> dict[str, float | None]:
     return metrics
 
 
-def _losses_of_choices(by_row: dict, examples: list[Example]) -> tuple[np.ndarray, np.ndarray]:
+def _losses_of_choices(scores: dict, examples: list[Example]) -> tuple[np.ndarray, np.ndarray]:
     """Return the loss of each row's right answer in nats, float64 (N,), and the answer's number of tokens, int64 (N,).
 
     Use the log-likelihoods that lm-eval computed. The right answer is one of the choices, and training reads the same tokens.
     So its loss is minus its log-likelihood."""
-    pairs = zip(by_row["log_likelihoods"], by_row["labels"], strict=True)
+    pairs = zip(scores["log_likelihoods"], scores["labels"], strict=True)
     losses = np.array([-logs[label] for logs, label in pairs])
     return losses, np.array([len(example.ids) - example.answer_start for example in examples])

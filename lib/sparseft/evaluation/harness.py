@@ -1,6 +1,7 @@
 """Run lm-eval as a library (github.com/EleutherAI/lm-evaluation-harness), on the prompts that training reads.
 
-lm-eval gets the task's functions as they are. Its metrics, filters and standard errors are its own.
+lm-eval gets the functions of a built-in task as they are, and the definition of any other (lm_eval_rendering.py). Its metrics, filters
+and standard errors are its own.
 """
 
 import logging
@@ -20,11 +21,14 @@ from datasets import Dataset, disable_progress_bars
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
+from sparseft.evaluation.lm_eval_rendering import check_rendering, harness_definition, sandboxed
 from sparseft.evaluation.shared_context import log_likelihoods, may_share_contexts
 from sparseft.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
 from sparseft.tasks.extraction import FLEXIBLE_EXTRACT, IGNORED, STRICT_MATCH
+from sparseft.tasks.from_lm_eval import NO_FILTER
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1
 from sparseft.tasks.scoring import BOOTSTRAP
 from sparseft.tasks.task import Row, Task
@@ -45,21 +49,19 @@ _FILTERS = {
     _STRICT: {"function": "regex", "regex_pattern": STRICT_MATCH},
     "flexible-extract": {"function": "regex", "group_select": -1, "regex_pattern": FLEXIBLE_EXTRACT},
 }
-# What lm-eval calls the results of a task without filters.
-_NO_FILTER = "none"
 
 
 @dataclass(frozen=True)
 class RowTokens:
-    """Describe the tokens that lm-eval reads of a row: its prompt, followed by each of its choices."""
+    """Describe the tokens that lm-eval reads of a row: its prompt, or a prompt per choice, followed by each of its choices."""
 
-    # Tokens of the prompt with its longest choice.
+    # Tokens of the longest prompt with its choice.
     length: int
     # Whether the tokens of the prompt are the first ones of prompt and choice, for every choice.
     is_divisible: bool
-    # Whether training reads other tokens of the prompt.
+    # Whether training reads other tokens of a prompt.
     is_foreign: bool
-    # Whether two choices have the same tokens.
+    # Whether two choices have the same tokens, after the same prompt.
     has_equal_choices: bool
 
 
@@ -92,7 +94,7 @@ class StrictLM(HFLM):
         """Return the generated text of each prompt. Raises InputError with the number of the first that cannot be answered."""
         name = requests[0].task_name
         texts, settings = zip(*(request.args for request in requests), strict=True)
-        rooms = [setting["max_gen_toks"] for setting in settings]
+        rooms = [normalize_gen_kwargs(setting, self.max_gen_toks)["max_gen_toks"] for setting in settings]
         prompts = [self.tok_encode(text) for text in texts]
         what = f"{name}: validation prompts with their worked examples and {max(rooms)} tokens for the answer"
         refuse_longer(what, [len(prompt) + room for prompt, room in zip(prompts, rooms, strict=True)], self.max_length)
@@ -113,14 +115,14 @@ class StrictLM(HFLM):
         """Describe the tokens of one row, which has one request per choice."""
         pairs = [self._encode_pair(*request.args) for request in requests]
         wholes = [self.tok_encode("".join(request.args)) for request in requests]
-        prompt = pairs[0][0]
-        choices = [tuple(choice) for _, choice in pairs]
+        prompts = {request.args[0]: prompt for request, (prompt, _) in zip(requests, pairs, strict=True)}
+        choices = {(tuple(prompt), tuple(choice)) for prompt, choice in pairs}
         return RowTokens(
             length=max(map(len, wholes)),
             is_divisible=all(continues(start, whole) for (start, _), whole in zip(pairs, wholes, strict=True)),
             # lm-eval leaves out the first token of a text that begins with the letters of this token.
-            is_foreign=prompt != self.tokenizer.encode(requests[0].args[0].rstrip()),
-            has_equal_choices=len(set(choices)) < len(choices),
+            is_foreign=any(prompt != self.tokenizer.encode(text.rstrip()) for text, prompt in prompts.items()),
+            has_equal_choices=len(choices) < len(pairs),
         )
 
     def _refuse_unscorable(self, name: str, rows: list[RowTokens]) -> None:
@@ -143,38 +145,55 @@ class StrictLM(HFLM):
 def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[str, float], list[dict]]:
     """Evaluate a model with lm-eval on rows["validation"].
 
-    Return lm-eval's metrics and standard errors by name, and its samples for the headline metric in the order of the rows."""
+    Return lm-eval's metrics and standard errors by name, and its samples for the headline metric in the order of the rows.
+    Raises InputError if lm-eval renders other texts than training read."""
     disable_progress_bars()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     # Reading lm-eval's own 14,000 task files would take 8 s.
     tasks = TaskManager(include_defaults=False)
     # The bootstrap prints that it runs.
-    with redirect_stdout(sys.stderr):
-        result = simple_evaluate(
-            lm,
-            tasks=[task_definition(task, rows)],
-            task_manager=tasks,
-            log_samples=True,
-            bootstrap_iters=BOOTSTRAP,
-        )
-    headline_filter = _NO_FILTER if task.choices else _STRICT
+    with redirect_stdout(sys.stderr), sandboxed():
+        lm_task = tasks.load(task_definition(task, rows))["tasks"][task.name]
+        if task.definition:
+            check_rendering(lm_task, task, rows["validation"])
+        result = simple_evaluate(lm, tasks=[lm_task], task_manager=tasks, log_samples=True, bootstrap_iters=BOOTSTRAP)
+    first_filter, headline_filter = _filters(task)
     samples = [sample for sample in result["samples"][task.name] if sample["filter"] == headline_filter]
     samples.sort(key=lambda sample: sample["doc_id"])
-    return _metrics(result["results"][task.name], headline_filter), samples
+    metrics = _metrics(result["results"][task.name], first_filter)
+    reported = {column for metric in task.metrics for column in metric.columns}
+    return {name: value for name, value in metrics.items() if name in reported}, samples
 
 
-def _metrics(results: dict[str, object], headline_filter: str) -> dict[str, float]:
+def outcome_key(task: Task) -> str:
+    """Return what lm-eval's samples call the outcome of the headline metric: its name without that of a filter."""
+    if task.definition:
+        return next(entry["metric"] for entry in task.definition["metrics"] if entry["name"] == task.metric)
+    return task.metric
+
+
+def _filters(task: Task) -> tuple[str, str]:
+    """Return the filter whose metrics have no suffix, and the one of the headline metric."""
+    if task.definition:
+        entries = {entry["name"]: entry["filter"] for entry in task.definition["metrics"]}
+        return next(iter(entries.values())), entries[task.metric]
+    return (NO_FILTER, NO_FILTER) if task.choices else (_STRICT, _STRICT)
+
+
+def _metrics(results: dict[str, object], first_filter: str) -> dict[str, float]:
     """Return lm-eval's numbers, which it calls `METRIC,FILTER`, by METRIC or METRIC_FILTER for another filter."""
     metrics = {}
     for key, value in results.items():
         name, _, filter_name = key.partition(",")
         if isinstance(value, int | float) and filter_name:
-            metrics[name if filter_name == headline_filter else f"{name}_{filter_name}"] = float(value)
+            metrics[name if filter_name == first_filter else f"{name}_{filter_name}"] = float(value)
     return metrics
 
 
 def task_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
     """Return lm-eval's definition of the task over `rows` (docs/task_guide.md in lm-eval's repository)."""
+    if task.definition:
+        return harness_definition(task, rows)
     definition = {
         "task": task.name,
         "custom_dataset": lambda **_: {split: _dataset(task, examples) for split, examples in rows.items()},

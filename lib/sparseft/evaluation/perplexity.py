@@ -7,17 +7,13 @@ are left out, as in github.com/locuslab/wanda, lib/eval.py. Perplexities with an
 lm-eval's `wikitext` is a perplexity per word, which is another number.
 """
 
-import math
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from sparseft.errors import InputError
-
-# Nats per token. exp(709.79) is more than the largest float.
-LARGEST_LOSS = 709
+from sparseft.tasks.scoring import perplexity_of
 
 
 @torch.no_grad()
@@ -41,11 +37,4 @@ def token_perplexity(
     for window in ids[: used * context].reshape(used, context).to(model.device):
         logits = model(window[None], use_cache=False).logits[0, :-1]  # (context - 1, V)
         losses.append(F.cross_entropy(logits.float(), window[1:]).item())
-    mean = sum(losses) / len(losses)
-    # Not `mean > LARGEST_LOSS`, which is False for NaN.
-    if not mean <= LARGEST_LOSS:
-        raise InputError(
-            f"perplexity: the mean loss is {mean:g} nats per token, and only up to {LARGEST_LOSS} is a perplexity finite",
-            "check the model's weights, prune less, or leave the perplexity out",
-        )
-    return math.exp(mean)
+    return perplexity_of(sum(losses) / len(losses))

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Evidence(Enum):
-    """Name what an importance needs in addition to the weights. pruning/calibration.py computes it from a task's examples."""
+    """Name what an importance needs in addition to the weights. pruning/calibration.py computes it from examples."""
 
     NONE = "nothing"
     GRADIENTS = "mean over the examples of |dL/dW|, fp32 (rows, cols)"
@@ -42,7 +42,7 @@ class Importance:
 
     @property
     def uses_examples(self) -> bool:
-        """Return whether the importance needs the examples of a task."""
+        """Return whether the importance needs examples."""
         return self.evidence is not Evidence.NONE
 
     @property

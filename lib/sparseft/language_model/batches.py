@@ -1,7 +1,8 @@
 """Encode examples as token ids, and divide them into batches. The loss is only on the answers.
 
 Tokens are split into prompt and answer as lm-eval splits context and continuation (lm_eval/api/model.py, _encode_pair).
-So training sees exactly the tokens that evaluation scores.
+So training sees exactly the tokens that evaluation scores. In a sequence of general text, every token but the first counts as
+the answer.
 """
 
 import math
@@ -13,8 +14,12 @@ import torch
 from torch import Tensor
 
 from sparseft.errors import InputError
+from sparseft.language_model.chat import written_by_template
 from sparseft.study.config import Training
 from sparseft.tasks.task import Row, Task
+
+# What stands between two documents of a text.
+DOCUMENT_BREAK = "\n\n"
 
 
 @dataclass(frozen=True)
@@ -45,23 +50,61 @@ class Batch:
 
 
 def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Example]:
-    """Return the rows as token ids. A generated answer ends in the end-of-sequence token.
+    """Return the examples of the rows as token ids.
 
-    Raises InputError if the tokens do not divide into prompt and answer, or if a row has more than `max_length` tokens,
-    because no row is cut silently."""
-    end = [tokenizer.eos_token_id] if task.choices is None else []
+    An answer that is no choice ends in the end-of-sequence token, but a chat template writes the end of a message itself.
+    Documents become sequences of task.sequence_length tokens.
+
+    Raises InputError if the tokens do not divide into prompt and answer, or if an example has more than `max_length` tokens,
+    because nothing is cut silently."""
+    if task.sequence_length:
+        return _sequences(rows, task, tokenizer, max_length)
+    end = [tokenizer.eos_token_id] if task.choices is None and not task.messages else []
     examples: list[Example] = []
     divisible: list[bool] = []
-    for row in rows:
-        text = task.prompt(row)
-        # lm-eval moves the spaces at the end of a prompt to the answer.
-        prompt = tokenizer.encode(text.rstrip())
-        whole = tokenizer.encode(f"{text}{task.delimiter}{task.answer(row)}")
+    for prompt_text, whole_text in _texts(rows, task, tokenizer):
+        # A chat template also writes the first token of a text.
+        prompt = tokenizer.encode(prompt_text, add_special_tokens=not task.messages)
+        whole = tokenizer.encode(whole_text, add_special_tokens=not task.messages)
         divisible.append(continues(prompt, whole))
         examples.append(Example(whole + end, len(prompt)))
     refuse_indivisible(task.name, divisible)
     refuse_longer(f"{task.name}: examples", [len(example.ids) for example in examples], max_length)
     return examples
+
+
+def _texts(rows: list[Row], task: Task, tokenizer) -> list[tuple[str, str]]:
+    """Return the prompt of each row, and the whole text with the answer."""
+    if task.messages:
+        return written_by_template(task.name, [task.messages(row) for row in rows], tokenizer)
+    texts = []
+    for row in rows:
+        prompt = task.prompt(row)
+        whole = f"{prompt}{task.delimiter}{task.answer(row)}"
+        # lm-eval moves the spaces at the end of a prompt to the answer.
+        texts.append((prompt.rstrip() if task.moves_spaces else prompt, whole))
+    return texts
+
+
+def _sequences(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Example]:
+    """Return documents as sequences of task.sequence_length tokens.
+
+    The text is tokenised once, as for a perplexity (evaluation/perplexity.py). So a token that the tokenizer puts before every
+    text is only in the first sequence. Raises InputError if the model takes no such sequence, or for fewer than two, because
+    one has no standard error."""
+    length = task.sequence_length
+    if length > max_length:
+        raise InputError(
+            f"tasks.{task.name}.length is {length} tokens, but the model takes {max_length}",
+            f"set it to {max_length} or less",
+        )
+    ids = tokenizer.encode(DOCUMENT_BREAK.join(row["text"] for row in rows), verbose=False)
+    if len(ids) < 2 * length:
+        raise InputError(
+            f"{task.name}: a split has {len(ids)} tokens, which are fewer than two sequences of {length}",
+            f"give more text, or lower tasks.{task.name}.length",
+        )
+    return [Example(ids[start : start + length], 1) for start in range(0, len(ids) - length + 1, length)]
 
 
 def continues(prompt: list[int], whole: list[int]) -> bool:
@@ -77,7 +120,8 @@ def refuse_indivisible(task: str, divisible: list[bool]) -> None:
         f"{task}: prompt and answer do not start with the tokens of the prompt, or the answer has no token,",
         [not is_divisible for is_divisible in divisible],
         "use a tokenizer that appends no token to a text, and that does not join the prompt and the answer in one token"
-        " (post_processor and pre_tokenizer in tokenizer.json)",
+        " (post_processor and pre_tokenizer in tokenizer.json); in data of your own, let the spaces and line breaks between"
+        " the two be all in one of them",
     )
 
 

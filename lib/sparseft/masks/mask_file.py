@@ -28,7 +28,7 @@ from sparseft.study.grid import MASK_NAME, Cell
 
 FORMAT_VERSION = 1
 # The name of a mask file of the workflow, which says its method and sparsity.
-_WORKFLOW_NAME = re.compile(MASK_NAME.format(sparsity="([0-9]{2})", method="([a-z_]+)") + r"\.(?:pt|safetensors)")
+_WORKFLOW_NAME = re.compile(MASK_NAME.format(sparsity="([0-9]{2})", method="([a-z0-9_]+)") + r"\.(?:pt|safetensors)")
 # What reading a damaged file raises.
 _DAMAGES = (
     AttributeError,

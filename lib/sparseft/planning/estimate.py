@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sparseft.masks.mask_file import mask_meta
 from sparseft.masks.mask_writer import mask_bytes
 from sparseft.methods import get_method
-from sparseft.planning.lengths import TaskLengths, task_lengths
+from sparseft.planning.lengths import TaskLengths, task_lengths, text_bytes
 from sparseft.planning.memory import Need, adapter_shapes, count, evaluation_memory, mask_memory, training_memory
 from sparseft.planning.model_sizes import Subject, described, safetensors_bytes
 from sparseft.study import grid, targets
@@ -71,6 +71,7 @@ def jobs(config: Config) -> dict[str, int]:
         "prepare_model": len(config.grid.models),
         "prepare_task": len(_prepared_tasks(config)),
         **({"prepare_wikitext2": 1} if config.perplexity else {}),
+        **({"prepare_calibration": len(_texts(config))} if _texts(config) else {}),
         **Counter(_mask_rule(method) for _, method in sorted(_mask_passes(runs))),
         **Counter(_export_rule(method) for _, method in sorted(_exports(config))),
         **({"compile_program": programs} if programs else {}),
@@ -87,8 +88,11 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
     for _, method in sorted(_mask_passes(runs)):
         percents = [0] if method == DENSE else config.grid.sparsities
         meta = mask_meta(method, percents, config.masks, DIGEST) | {"sparsity": 0.5}
-        if get_method(method).uses_examples:
+        if get_method(method).uses_task:
             meta |= {"task": "hellaswag", "train_sha256": DIGEST, "accumulated": " " * 70}
+        elif text := get_method(method).calibration:
+            source = {"hub": " " * 50, "revision": DIGEST[:40]}
+            meta |= {"calibration": text, "text_sha256": DIGEST, "text_source": source, "accumulated": " " * 70}
         sizes += [mask_bytes(meta, subject.prunable)] * len(percents)
     return sizes
 
@@ -113,7 +117,8 @@ def disk_kept(config: Config, models: list[Subject]) -> list[Item]:
         _evaluation_records(config, models),
         Item(
             "data",
-            sum(_data_bytes(config, task) for task in _prepared_tasks(config)),
+            sum(_data_bytes(config, task) for task in _prepared_tasks(config))
+            + sum(text_bytes(config, text) for text in _texts(config)),
             f"rows x the mean of their bytes; {_origins(config)}",
         ),
     ]
@@ -221,7 +226,14 @@ def _mask_rule(method: str) -> str:
     """Return the rule that makes the masks of a method."""
     if method == DENSE:
         return "compute_dense_mask"
+    if get_method(method).calibration:
+        return "compute_text_masks"
     return "compute_task_masks" if method in grid.TASK_METHODS else "compute_masks"
+
+
+def _texts(config: Config) -> set[str]:
+    """Return the names of the texts on which the methods of the grid calibrate."""
+    return {get_method(name).calibration for name in config.grid.methods} - {None}
 
 
 def _exports(config: Config) -> set[tuple[str, str]]:

@@ -6,12 +6,16 @@ either, they are the typical ones of a built-in task, or those of a kind.
 
 from dataclasses import dataclass, field, fields
 from functools import cache
+from itertools import product
 from pathlib import Path
 
+from sparseft.errors import InputError
+from sparseft.methods import get_method
 from sparseft.planning.local_files import rows_files
+from sparseft.planning.model_sizes import described
 from sparseft.storage.reading import ROWS_LIMIT, check_regular, read_json
 from sparseft.study.config import Config, TaskData
-from sparseft.study.grid import DATA
+from sparseft.study.grid import CALIBRATION, DATA
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.measured_lengths import CHARACTERS_PER_TOKEN
 
@@ -68,6 +72,53 @@ def task_lengths(config: Config, name: str) -> TaskLengths:
     if data.local:
         return _of_files(tuple(rows_files(data)), data.task_kind, data.length)
     return _with_numbers(_with_length(_OF_KIND[data.task_kind], data.length), data)
+
+
+@dataclass(frozen=True)
+class CalibrationLengths:
+    """Hold the number of `examples` that a method looks at, and their tokens: the mean, of a long one, and those with a loss.
+
+    `text_bytes` is the size of the text that they are windows of, and 0 for a task."""
+
+    examples: int
+    mean: int
+    long: int
+    answer: int
+    text_bytes: int = 0
+
+
+def calibration_lengths(config: Config, task: str, method: str) -> CalibrationLengths:
+    """Return what a method that uses examples looks at. Those of a text depend on no task, and their length is exact."""
+    text = config.masks.text_of(method)
+    if text:
+        size = text_bytes(config, get_method(method).calibration)
+        return CalibrationLengths(text.examples, text.length, text.length, text.length, size)
+    lengths = task_lengths(config, task)
+    return CalibrationLengths(config.masks.calibration_examples, lengths.mean, lengths.long, lengths.answer)
+
+
+def check_windows(config: Config) -> None:
+    """Raise InputError if a window of a calibration text is longer than a model's context, as far as it is known yet."""
+    for name, method in product(config.grid.models, config.grid.methods):
+        text = config.masks.text_of(method)
+        try:
+            limit = described(name, config.models[name]).config.get("max_position_embeddings") if text else None
+        except InputError:
+            # The model is first to be fetched.
+            continue
+        if limit and text.length > limit:
+            raise InputError(
+                f"masks.calibration.{get_method(method).calibration}.length: windows of {text.length} tokens, but {name}"
+                f" takes {limit}",
+                f"set it to at most {limit}",
+            )
+
+
+def text_bytes(config: Config, text: str) -> int:
+    """Return the size of a text on which importances calibrate; 0 if it is first to be fetched from the hub."""
+    local = config.masks.calibration[text].local
+    places = [Path(CALIBRATION.format(text=text)), *([Path(local)] if local else [])]
+    return next((place.stat().st_size for place in places if place.exists()), 0)
 
 
 # A study asks for the lengths of a task for every job. A file that changes has another time.

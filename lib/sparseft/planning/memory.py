@@ -11,7 +11,7 @@ from sparseft.architectures.config_sizes import attention_heads
 from sparseft.importances import Evidence
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.planning.lengths import TaskLengths, task_lengths
+from sparseft.planning.lengths import CalibrationLengths, TaskLengths, calibration_lengths, task_lengths
 from sparseft.planning.model_sizes import Subject
 from sparseft.storage.adapter_files import factor_names
 from sparseft.study import grid
@@ -23,6 +23,8 @@ PROGRAM = 600_000_000
 MASK_JOB = 210_000_000
 # Bytes per number of an adapter: the number, its gradient and AdamW's two moments, all in fp32.
 ADAM = 16
+# Bytes in memory per byte of a text, if a part of its letters is not in ASCII.
+DOCUMENTS = 2
 # Copies of the logits in an evaluation by lm-eval; measured. They are the logits and their softmax, of this and the last batch.
 LOGITS = 4
 
@@ -55,34 +57,38 @@ def activation_bytes(subject: Subject) -> int:
 
 
 def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Need:
-    """Return what a job needs that computes the masks of a method."""
+    """Return what a job needs that computes the masks of a method. `task` may be empty if the method looks at no task."""
     importance = get_method(method).importance
     if not get_method(method).uses_examples:
         return Need({}, {"blocks of a matrix": MASK_JOB})
     # A float16 model is calibrated in float32.
     width = max(subject.width, 4 if subject.dtype == "F16" else 0)
     weights = width * subject.weights
+    lengths = calibration_lengths(config, task, method)
     if importance.evidence is Evidence.GRADIENTS:
-        return _gradient_memory(config, subject, task, weights)
+        return _gradient_memory(config, subject, lengths, weights)
+    machine = _loading(config, subject) | {"documents of the text": DOCUMENTS * lengths.text_bytes}
     if not config.masks.sequential:
-        return Need({"weights": weights}, _loading(config, subject))
+        return Need({"weights": weights}, machine)
     # For each token the pass keeps a hidden state, and the cosines and sines of its position.
     numbers_per_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config).size
-    states = width * config.masks.calibration_examples * task_lengths(config, task).mean * numbers_per_token
+    states = width * lengths.examples * lengths.mean * numbers_per_token
     # Three numbers of 4 bytes per weight.
     matrix = 3 * 4 * _largest_layer(subject)
-    machine = _loading(config, subject) | {"a matrix, its magnitudes and scores, fp32": matrix}
+    machine |= {"a matrix, its magnitudes and scores, fp32": matrix}
     return Need({"weights": weights, "hidden states of the examples": states}, machine)
 
 
-def _gradient_memory(config: Config, subject: Subject, task: str, weights: int) -> Need:
+def _gradient_memory(config: Config, subject: Subject, lengths: CalibrationLengths, weights: int) -> Need:
     """Return what the gradients of the examples need. `weights` is the size of the model in bytes."""
-    activations = task_lengths(config, task).long * subject.config["num_hidden_layers"] * activation_bytes(subject)
+    logits = lengths.answer * subject.config["vocab_size"] * subject.width
+    activations = lengths.long * subject.config["num_hidden_layers"] * activation_bytes(subject)
     scores = {"scores, fp32": 4 * subject.prunable_weights}
     if config.resources.gpus:
         # The weights move to the GPU before the scores exist, so the larger of the two counts.
         scores = {"scores, fp32, or before them the weights": max(weights, *scores.values())}
-    return Need({"weights": weights, "activations": activations}, scores | {"program": PROGRAM})
+    model = {"weights": weights, "activations": activations, "logits of an example": logits}
+    return Need(model, scores | {"program": PROGRAM, "documents of the text": DOCUMENTS * lengths.text_bytes})
 
 
 def training_memory(config: Config, subject: Subject, task: str) -> Need:

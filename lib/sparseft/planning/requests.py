@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from sparseft.errors import InputError
-from sparseft.planning.lengths import TaskLengths, task_lengths
+from sparseft.methods import get_method
+from sparseft.planning.lengths import TaskLengths, calibration_lengths, task_lengths
 from sparseft.planning.memory import MASK_JOB, PROGRAM, Need, evaluation_memory, mask_memory, training_memory
 from sparseft.planning.model_sizes import Subject, described
 from sparseft.study.config import Config
@@ -47,7 +48,9 @@ class JobKind:
         """Return the kind of job with what `cell`, a run or the wildcards of a job, names and the kind depends on."""
         if kind not in COMPUTING:
             return cls(kind, cell.model)
-        return cls(kind, cell.model, cell.task, cell.method if kind == "mask" else "")
+        if kind != "mask":
+            return cls(kind, cell.model, cell.task)
+        return cls(kind, cell.model, cell.task if get_method(cell.method).uses_task else "", cell.method)
 
     @property
     def runs_the_model(self) -> bool:
@@ -135,6 +138,10 @@ def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
 
 def _flop(config: Config, job: JobKind, subject: Subject) -> int:
     """Return the FLOP of a job: 2 per weight and token forward, 4 backward. Every example is as long as a long one."""
+    if job.kind == "mask":
+        passes = config.masks.passes_of(job.method, config.grid.sparsities)
+        lengths = calibration_lengths(config, job.task, job.method)
+        return 6 * subject.weights * lengths.long * lengths.examples * passes
     texts = task_lengths(config, job.task)
     rows = texts.rows[1]
     if job.kind == "training":
@@ -146,9 +153,6 @@ def _flop(config: Config, job: JobKind, subject: Subject) -> int:
         steps = measured.warmup_steps + measured.steps
         examples = measured.repeats * sum(measured.batch_sizes) * steps
         return 6 * subject.weights * (measured.sequence_length or texts.long) * examples
-    if job.kind == "mask":
-        passes = config.masks.passes_of(job.method, config.grid.sparsities)
-        return 6 * subject.weights * texts.long * config.masks.calibration_examples * passes
     tokens = sum(_evaluated_tokens(task_lengths(config, task)) for task in config.evaluated_tasks(job.task))
     return 2 * subject.weights * (tokens + (PERPLEXITY if config.perplexity else 0))
 

@@ -1,4 +1,6 @@
-"""Compute the evidence of a task's examples: the gradients of the training loss, or the norms of every layer's inputs.
+"""Compute the evidence of examples: the gradients of the training loss, or the norms of every layer's inputs.
+
+The examples are a task's, or windows of a text (calibration_text.py).
 
     GRADIENTS    mean_i |dL_i/dW|   L_i: the mean answer loss of example i, nats per answer token (language_model/loss.py)
     INPUT_NORMS  ||X_j||            X: the layer's inputs (all tokens of all examples, cols)
@@ -21,6 +23,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +41,10 @@ from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.hardware import choose_device, use_repeatable_kernels
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
-from sparseft.study.config import Masks
+from sparseft.methods import Method
+from sparseft.pruning.calibration_text import choose_windows
+from sparseft.study.config import CalibrationText, Masks
+from sparseft.tasks.documents import read_documents, recorded_source
 from sparseft.tasks.prepared import find_task, read_prepared
 from sparseft.tasks.task import Row, Task
 
@@ -49,57 +55,89 @@ MULTIPLE = 32
 
 
 @dataclass(frozen=True)
-class TaskCalibration:
-    """Hold the rows of a task from which an importance gets its evidence. `meta` is added to the metadata of the masks."""
+class ExampleCalibration:
+    """Hold how an importance gets its evidence from examples. `meta` is added to the metadata of the masks."""
 
     importance: Importance
-    task: Task
-    rows: list[Row]
-    settings: Masks
+    # Returns the examples as the token ids of a checkpoint's model.
+    examples_of: Callable[[Checkpoint], list[Example]]
     meta: dict
 
     def evidence(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
         """Return the importance's `Evidence` by layer, fp32: (rows, cols) for GRADIENTS, (cols,) for INPUT_NORMS."""
         compute = {Evidence.GRADIENTS: mean_gradient_magnitudes, Evidence.INPUT_NORMS: input_norms}
-        return compute[self.importance.evidence](checkpoint, self._examples(checkpoint))
+        return compute[self.importance.evidence](checkpoint, self.examples_of(checkpoint))
 
     def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, np.ndarray], np.ndarray]) -> None:
         """Prune the model in memory, layer by layer, as `sequential_prune` describes."""
-        sequential_prune(checkpoint, self._examples(checkpoint), prune)
-
-    def _examples(self, checkpoint: Checkpoint) -> list[Example]:
-        """Return the chosen rows as the token ids that training reads."""
-        number = self.settings.calibration_examples
-        return calibration_examples(checkpoint, self.task, self.rows, number, self.settings.calibration_seed)
+        sequential_prune(checkpoint, self.examples_of(checkpoint), prune)
 
 
-def calibrate(importance: Importance, task_name: str, train: Path, settings: Masks) -> TaskCalibration:
+def calibrate(importance: Importance, task_name: str, train: Path, settings: Masks) -> ExampleCalibration:
     """Return the calibration of an importance on the rows in `train`, a .jsonl file of the task.
 
     Raises InputError if the file holds no rows of the task, or if its manifest records another file."""
     task = find_task(train.parent, task_name)
+    task.check_trainable()
     rows, train_sha256 = read_prepared(train, task)
     meta = {"task": task.name, "train_sha256": train_sha256, "accumulated": importance.accumulated}
-    return TaskCalibration(importance, task, rows, settings, meta)
+    number = settings.calibration_examples
+    examples_of = partial(calibration_examples, task=task, rows=rows, number=number, seed=settings.calibration_seed)
+    return ExampleCalibration(importance, examples_of, meta)
+
+
+def calibrate_on_text(method: Method, path: Path, text: CalibrationText) -> ExampleCalibration:
+    """Return the calibration of a method on the text in `path`, a .jsonl or .txt file. `text` says how it is read.
+
+    Raises InputError if the file cannot be read, or if the file beside it describes another text."""
+    documents, digest = read_documents(path)
+    meta = {
+        "calibration": method.calibration,
+        "text_sha256": digest,
+        "text_source": recorded_source(path, digest),
+        "accumulated": method.importance.accumulated,
+    }
+    examples_of = partial(text_examples, documents=documents, text=text, place=path)
+    return ExampleCalibration(method.importance, examples_of, meta)
+
+
+def text_examples(checkpoint: Checkpoint, documents: list[str], text: CalibrationText, place: Path) -> list[Example]:
+    """Return the windows of a text as examples. Their loss is on every token but the first.
+
+    Raises InputError with `place` if the text has too few tokens, or if a window is longer than the model's context."""
+    limit = checkpoint.config["max_position_embeddings"]
+    if text.length > limit:
+        raise InputError(
+            f"{place}: windows of {text.length} tokens, but the model takes {limit}",
+            f"set the length in masks.calibration, or --calibration_length, to at most {limit}",
+        )
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
+    windows = choose_windows(documents, partial(tokenizer.encode, verbose=False), text, place)
+    # The first token is given, because nothing predicts it.
+    return [Example(window, 1) for window in windows]
 
 
 def calibration_examples(checkpoint: Checkpoint, task: Task, rows: list[Row], number: int, seed: int) -> list[Example]:
-    """Return `number` of the task's training rows, chosen by `seed`, as the token ids that training reads.
+    """Return `number` of the task's training examples, chosen by `seed`, as the token ids that training reads.
 
-    Raises InputError if there are fewer rows, or if one is longer than the model's context."""
+    Raises InputError if there are fewer, or if one is longer than the model's context."""
     if not rows or number < 1:
         raise InputError(
             f"{task.name}: no calibration examples",
             "give training rows, and set masks.calibration_examples to 1 or more",
         )
-    if number > len(rows):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
+    to_tokens = partial(encode, task=task, tokenizer=tokenizer, max_length=checkpoint.config["max_position_embeddings"])
+    # Documents become other examples than their rows, so they are encoded before examples are chosen.
+    candidates = to_tokens(rows) if task.sequence_length else rows
+    if number > len(candidates):
         raise InputError(
-            f"masks.calibration_examples {number}: {task.name} has only {len(rows)} training rows",
+            f"masks.calibration_examples {number}: {task.name} has only {len(candidates)} training"
+            f" {'sequences' if task.sequence_length else 'rows'}",
             "lower masks.calibration_examples, or give more rows",
         )
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
-    chosen = random.Random(seed).sample(rows, number)
-    return encode(chosen, task, tokenizer, checkpoint.config["max_position_embeddings"])
+    chosen = random.Random(seed).sample(candidates, number)
+    return chosen if task.sequence_length else to_tokens(chosen)
 
 
 def mean_gradient_magnitudes(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np.ndarray]:

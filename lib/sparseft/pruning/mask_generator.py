@@ -1,7 +1,7 @@
 """Compute the masks of all sparsities of a method in one pass over the scores, and write all files of the pass together.
 
 selection.py selects weights, and structured.py whole channels. Memory is a few blocks per thread, for any model, and the
-evidence of a task's examples if the importance needs it. If masks.sequential applies to the method, each sparsity has a pass
+evidence of the examples if the importance needs it. If masks.sequential applies to the method, each sparsity has a pass
 of its own, and the masks are not nested.
 """
 
@@ -42,7 +42,7 @@ NO_SCORES = Scores({}, {}, 0)
 
 
 class Calibration(Protocol):
-    """Describe how an importance gets its evidence from a task's examples. calibration.py has the implementation.
+    """Describe how an importance gets its evidence from examples. calibration.py has the implementation.
 
     `meta` is added to the metadata of the masks."""
 

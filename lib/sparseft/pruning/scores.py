@@ -42,7 +42,7 @@ def random_source(checkpoint: Checkpoint, seed: int) -> Source:
 
 
 def scored_source(checkpoint: Checkpoint, importance: Importance, evidence: dict[str, np.ndarray]) -> Source:
-    """Return the scores of an importance that looks at a task's examples, fp32. `evidence` is by layer: Evidence says what."""
+    """Return the scores of an importance that looks at examples, fp32. `evidence` is by layer: Evidence says what."""
 
     def blocks(layer: str) -> Iterator[np.ndarray]:
         tensor = checkpoint.tensors[f"{layer}.weight"]

@@ -11,19 +11,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, ValidationError, create_model, model_validator
+from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, create_model, model_validator
 
 from sparseft.errors import InputError
 from sparseft.importances import IMPORTANCES, Importance
-from sparseft.methods import DENSE, SEMISTRUCTURED, get_method
+from sparseft.methods import DENSE, ON, SEMISTRUCTURED, TEXT_NAME, get_method
 from sparseft.modes import get_mode
 from sparseft.study.backends import BACKENDS, Backend, backend_sections, get_backend
-from sparseft.study.grid import METHODS, PROJECTIONS, TRAINED_MODES, WILDCARDS
+from sparseft.study.grid import METHODS, PROJECTIONS, TEXT_METHOD, TRAINED_MODES, WILDCARDS
 from sparseft.study.section import LARGEST, Positive, Section
 from sparseft.tasks import BY_NAME, file_of_kind
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+|mdl:.+\.mdl(@.+)?)$"
+# The beginning of a place on the hub, among the sources of a text.
+HUB = "hub:"
+HUB_TEXT = r"[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?"
 # Every seed is smaller, because torch and numpy take an int64.
 SEEDS = 2**63
 
@@ -39,6 +42,20 @@ BACKEND_TITLES = ", ".join(f"`{backend.name}` ({backend.title})" for backend in 
 IN_SEQUENCE = _names(importance for importance in IMPORTANCES if importance.is_sequential)
 
 S = TypeVar("S", bound=Section)
+
+
+def _known_method(name: str) -> str:
+    """Return the name of a method of the grid. Raises InputError for any other name."""
+    if get_method(name).pattern is DENSE:
+        raise InputError(f"{name!r} is the method of the runs at sparsity 0", "list 0 in grid.sparsities")
+    return name
+
+
+MethodName = Annotated[
+    str,
+    AfterValidator(_known_method),
+    WithJsonSchema({"anyOf": [{"enum": list(METHODS)}, {"type": "string", "pattern": f"^{TEXT_METHOD}$"}]}),
+]
 
 
 class Model(Section):
@@ -271,7 +288,8 @@ class TaskData(Section):
     local: str | None = Field(
         None,
         min_length=1,
-        description="Folder with train.jsonl and validation.jsonl, in the fields of the original data set.",
+        description="Folder with train.jsonl and validation.jsonl, in the fields of the original data set. A task of kind text"
+        " also reads train.txt and validation.txt.",
         examples=["/data/boolq"],
     )
     hub: str | None = Field(
@@ -309,8 +327,10 @@ class TaskData(Section):
             raise ValueError(f"{'metric' if self.metric else 'answer'} belongs to a task with lm_eval")
         if self.kind != "text" and self.length:
             raise ValueError("length belongs to a task with kind: text")
-        if self.kind == "instruction" and self.hub:
-            raise ValueError("a task of kind instruction reads a folder: give local")
+        if self.kind == "instruction" and (self.hub or not self.local):
+            raise ValueError("a task of kind instruction reads a folder: give local, not hub")
+        if self.kind == "text" and not self.local and not self.hub:
+            raise ValueError("a task of kind text needs its text: give local or hub")
         return self
 
     @property
@@ -374,9 +394,11 @@ class Grid(Section):
         description="Tasks to train and evaluate, by their names under `tasks:`.",
         examples=[["boolq_mini"]],
     )
-    methods: list[Literal[METHODS]] = Field(
+    methods: list[MethodName] = Field(
         min_length=1,
-        description="How to prune: a pattern, and after an underscore an importance. Dense runs belong to sparsity 0.",
+        description="How to prune: a pattern, and after an underscore an importance. An importance that looks at examples takes"
+        f" those of the task, or those of a text if the name ends in `{ON}NAME` (`masks.calibration`). Dense runs belong to"
+        " sparsity 0.",
         examples=[["unstructured", "unstructured_wanda", "random"]],
     )
     sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(
@@ -392,6 +414,41 @@ class Grid(Section):
     seeds: list[Annotated[int, Field(ge=0, lt=SEEDS)]] = Field(
         [0], min_length=1, description="Seeds of adapters and batches. Each is one more training.", examples=[[0, 1, 2]]
     )
+
+
+class CalibrationText(Section):
+    """Set a text on which importances calibrate, apart from any task, and the windows that are read from it."""
+
+    text: str = Field(
+        description="A .jsonl file with one document per row in the field `text`, a .txt file, or"
+        f" `{HUB}ORG/NAME[/CONFIGURATION or /FILE][@REVISION]` on the Hugging Face hub, with a split `train`.",
+        examples=["/data/c4.jsonl"],
+    )
+    examples: Positive = Field(128, description="Number of windows.", examples=[64])
+    length: Annotated[int, Field(ge=2, le=LARGEST)] = Field(
+        2048, description="Tokens per window. At most the model's context.", examples=[1024]
+    )
+    seed: int = Field(0, ge=0, lt=SEEDS, description="Seed that chooses the windows.", examples=[1])
+
+    @model_validator(mode="after")
+    def _is_text(self) -> "CalibrationText":
+        """Check that the source is a place on the hub or the name of a text's file."""
+        is_known = re.fullmatch(HUB_TEXT, self.hub) if self.hub else self.text.endswith((".jsonl", ".txt"))
+        if not is_known:
+            raise ValueError(
+                f"text {self.text!r}: give a .jsonl or .txt file, or {HUB}ORG/NAME[/CONFIGURATION or /FILE][@REVISION]"
+            )
+        return self
+
+    @property
+    def hub(self) -> str | None:
+        """Return the place on the hub; None if the text is in a file."""
+        return self.text.removeprefix(HUB) if self.text.startswith(HUB) else None
+
+    @property
+    def local(self) -> str | None:
+        """Return the file of the text; None if the text is on the hub."""
+        return None if self.hub else self.text
 
 
 class Masks(Section):
@@ -412,6 +469,12 @@ class Masks(Section):
     calibration_examples: Positive = Field(128, description=f"Training examples that {BY_EXAMPLES} use.", examples=[64])
     calibration_seed: int = Field(
         0, ge=0, lt=SEEDS, description="Seed that chooses the calibration examples.", examples=[1]
+    )
+    calibration: dict[Annotated[str, Field(pattern=f"^{TEXT_NAME}$")], CalibrationText] = Field(
+        {},
+        description="Texts by a name that you choose: letters a to z and digits. The methods"
+        f" `PATTERN_IMPORTANCE{ON}NAME` calibrate on them, and not on the task.",
+        examples=[{"c4": {"text": "/data/c4.jsonl"}}],
     )
     sequential: bool = Field(
         True,
@@ -449,9 +512,25 @@ class Masks(Section):
         names = list(method.pattern.settings)
         if method.is_sequential:
             names.append("sequential")
-        if method.uses_examples:
+        if method.uses_task:
             names += ["calibration_examples", "calibration_seed"]
-        return {name: getattr(self, name) for name in names}
+        settings = {name: getattr(self, name) for name in names}
+        if method.calibration:
+            text = self.text_of(method_name)
+            settings |= {f"calibration_{name}": getattr(text, name) for name in ("examples", "length", "seed")}
+        return settings
+
+    def text_of(self, method_name: str) -> CalibrationText | None:
+        """Return the text on which a method calibrates; None if it needs none. Raises InputError if no such text is described."""
+        name = get_method(method_name).calibration
+        if name and name not in self.calibration:
+            raise InputError(
+                f"{method_name} calibrates on {name}, which masks.calibration does not describe",
+                f"describe it there, or choose one of {', '.join(self.calibration)}"
+                if self.calibration
+                else f"write masks: {{calibration: {{{name}: {{text: FILE.jsonl}}}}}}",
+            )
+        return self.calibration[name] if name else None
 
     def _check_groups(self, percents: list[int]) -> None:
         """Raise InputError if a sparsity is not N:M for masks.nm_group."""
@@ -475,7 +554,7 @@ class Throughput(Section):
         description="Examples per step. All of them are in one forward pass.",
         examples=[[1, 2, 4, 8]],
     )
-    methods: list[Literal[METHODS]] = Field(
+    methods: list[MethodName] = Field(
         [], description="Some of grid.methods. If the list is empty, all of them.", examples=[["unstructured"]]
     )
     sparsities: list[int] = Field(
@@ -630,6 +709,7 @@ class Config(_WithSections):
         self._check_grid()
         for method in self.grid.methods:
             self.masks.scope_of(method, self.grid.sparsities)
+            self.masks.text_of(method)
         for name in self.tasks:
             self._check_task(name)
         self.training_backend.check(self)

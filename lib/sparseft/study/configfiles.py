@@ -115,7 +115,12 @@ def _with_places(config: Config, spell: Callable[[str], str]) -> Config:
     perplexity = config.perplexity
     if perplexity and perplexity.local:
         perplexity = perplexity.model_copy(update={"local": spell(perplexity.local)})
-    return config.model_copy(update={"models": models, "tasks": tasks, "perplexity": perplexity})
+    texts = {
+        name: text.model_copy(update={"text": spell(text.local)}) if text.local else text
+        for name, text in config.masks.calibration.items()
+    }
+    masks = config.masks.model_copy(update={"calibration": texts})
+    return config.model_copy(update={"models": models, "tasks": tasks, "perplexity": perplexity, "masks": masks})
 
 
 def _with_task_places(data: TaskData, spell: Callable[[str], str]) -> TaskData:

@@ -64,14 +64,21 @@ def code_digest(script: Path, lib: Path, without: tuple[str, ...] = (), values: 
 
 
 def job_digest(
-    script: Path, lib: Path, config: Config, wildcards: Mapping[str, str], without: tuple[str, ...] = ()
+    script: Path,
+    lib: Path,
+    config: Config,
+    wildcards: Mapping[str, str],
+    without: tuple[str, ...] = (),
+    probes: bool = False,
 ) -> str:
     """Return the digest of the code of a job. Its wildcards name its task and its method.
 
-    A job without wildcards, such as the analysis, uses every task and method of the grid."""
+    With `probes`, it also uses the tasks on which the models of its task are evaluated besides. A job without wildcards, such as the analysis, uses every task and method of the grid."""
     if wildcards:
         task = wildcards.get("task")
         values = used_values(task=config.task_file(task) if task else None, method=wildcards.get("method"))
+        if probes:
+            values |= frozenset(map(config.task_file, config.evaluated_tasks(task)))
     else:
         task_files = tuple(config.task_file(task) for task in config.grid.tasks)
         values = _grid_values(task_files, tuple(config.grid.methods))

@@ -13,9 +13,11 @@ from sparseft import architectures, methods, modes
 from sparseft.errors import InputError
 
 METHODS = tuple(methods.METHODS)
-TASK_METHODS = tuple(name for name, method in methods.METHODS.items() if method.uses_examples)
+TASK_METHODS = tuple(name for name, method in methods.METHODS.items() if method.uses_task)
 WEIGHT_METHODS = tuple(name for name in METHODS if name not in TASK_METHODS)
 DENSE = methods.DENSE.name
+# An expression for the names of the methods that look at a text. There is one for every name of a text.
+TEXT_METHOD = rf"(?:{'|'.join(TASK_METHODS)}){methods.ON}{methods.TEXT_NAME}"
 MASK_PLOTS = ("sparsity", "layers", "scores")
 MASK_PLOT = "plots/{plot}_{name}.png"
 MASK_REPORT = "report_{name}.json"
@@ -44,12 +46,13 @@ REPORT_PARTS = "lib/sparseft/analysis/templates"
 WILDCARDS = {
     "model": r"[A-Za-z0-9_][A-Za-z0-9_.]*",
     "task": r"[a-z0-9_]+",
-    "method": rf"(?:{'|'.join((DENSE, *METHODS))})",
+    "method": rf"(?:{'|'.join((DENSE, *METHODS, TEXT_METHOD))})",
     "sparsity": r"[0-9]{2}",
     "mode": rf"(?:{'|'.join(MODES)})",
     "seed": r"(?:0|[1-9][0-9]{0,18})",
     "program": r"[A-Za-z0-9_.-]+",
     "batch_size": r"[1-9][0-9]*",
+    "text": methods.TEXT_NAME,
 }
 CELL_ID = "{model}-{task}-{method}-sparsity{sparsity}-{mode}"
 RUN_ID = f"{CELL_ID}-seed{{seed}}"
@@ -97,6 +100,9 @@ DATA = "data/{task}"
 WIKITEXT2 = "data/wikitext2.txt"
 # The sha256 of the text, and its source.
 WIKITEXT2_SOURCE = f"{WIKITEXT2}.json"
+# The documents of a text on which importances calibrate. It is no folder, so that no task can have the same place.
+CALIBRATION = "data/calibration_{text}.jsonl"
+CALIBRATION_SOURCE = f"{CALIBRATION}.json"
 MASKS = "masks/{model}"
 TASK_MASKS = f"{MASKS}/{{task}}"
 MASK_NAME = "masks_sparsity{sparsity}_{method}"

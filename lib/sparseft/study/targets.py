@@ -16,8 +16,8 @@ from sparseft.study.config import Config, Training
 from sparseft.study.grid import (
     ANALYSIS,
     CONFIGURATION,
+    DATA,
     DENSE,
-    METHODS,
     MODES,
     NO_FINETUNE,
     RUN,
@@ -32,6 +32,7 @@ from sparseft.study.grid import (
     fill,
     mask_path,
 )
+from sparseft.tasks.task import SPLITS
 
 # Patterns of files that a user may request. They also match unknown names, so that check_target can say which one is wrong.
 _CELL = "(?P<model>[^/-]+)-(?P<task>[^/-]+)-(?P<method>[^/-]+)-sparsity(?P<sparsity>[^/-]+)-(?P<mode>[^/.-]+)"
@@ -73,6 +74,24 @@ def run_targets(config: Config, name: str, *, trained_only: bool = False) -> lis
     """Return the file `name` of every run, or only of every trained run."""
     chosen = [run for run in runs(config) if run.mode != NO_FINETUNE or not trained_only]
     return [f"{fill(RUN, run)}/{name}" for run in chosen]
+
+
+def definition_files(config: Config, task: str) -> list[str]:
+    """Return the manifest of a task's data if it defines the task; nothing for a built-in task."""
+    return [f"{DATA.format(task=task)}/manifest.json"] if config.task_data(task).task_kind else []
+
+
+def probe_places(config: Config, task: str) -> list[str]:
+    """Return `NAME:FOLDER` of each task on which a merged model of `task` is evaluated besides."""
+    return [f"{probe}:{DATA.format(task=probe)}" for probe in config.evaluated_tasks(task)[1:]]
+
+
+def probe_files(config: Config, task: str) -> list[str]:
+    """Return the files of the probes of a merged model of `task`."""
+    files = []
+    for probe in config.evaluated_tasks(task)[1:]:
+        files += [f"{DATA.format(task=probe)}/{split}.jsonl" for split in SPLITS] + definition_files(config, probe)
+    return files
 
 
 def throughput_targets(config: Config) -> list[str]:
@@ -191,8 +210,11 @@ def check_settings(config: Config, target: str) -> None:
     elif target.startswith("results/throughput/") and names.get("task") in config.tasks:
         config.check_measured(names["task"])
     percents = config.grid.sparsities
-    if names.get("method") in METHODS and names["sparsity"] in [f"{percent:02d}" for percent in percents]:
-        config.masks.scope_of(names["method"], percents)
+    method = names.get("method", DENSE)
+    is_known = method != DENSE and re.fullmatch(WILDCARDS["method"], method)
+    if is_known and names["sparsity"] in [f"{percent:02d}" for percent in percents]:
+        config.masks.scope_of(method, percents)
+        config.masks.text_of(method)
 
 
 def check_target(config: Config, target: str) -> None:
@@ -205,13 +227,23 @@ def check_target(config: Config, target: str) -> None:
                 f"{target}: not in your configuration: {axis} {names[axis]} ({axis}s: {', '.join(described)})",
                 f"describe it under {axis}s:, or correct the name",
             )
-    for axis, known in (("method", (DENSE, *METHODS)), ("mode", MODES)):
-        if axis in names and names[axis] not in known:
-            raise InputError(f"{target}: unknown {axis} {names[axis]}", f"choose one of {', '.join(known)}")
+    if "method" in names:
+        _check_method(config, target, names["method"])
+    if "mode" in names and names["mode"] not in MODES:
+        raise InputError(f"{target}: unknown mode {names['mode']}", f"choose one of {', '.join(MODES)}")
     if "sparsity" in names:
         _check_mask(config, target, names)
     if "seed" in names and (not re.fullmatch(WILDCARDS["seed"], names["seed"]) or int(names["seed"]) >= SEEDS):
         raise InputError(f"{target}: {names['seed']} is not a seed", f"write a number from 0 to {SEEDS - 1}")
+
+
+def _check_method(config: Config, target: str, method: str) -> None:
+    """Raise InputError if a target's method does not exist, or calibrates on a text that is not described."""
+    try:
+        config.masks.text_of(method)
+    except InputError as error:
+        what, advice = error.args
+        raise InputError(f"{target}: {what}", advice) from None
 
 
 def _names_in(target: str) -> dict[str, str]:

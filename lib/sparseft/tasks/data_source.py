@@ -10,9 +10,10 @@ from pathlib import Path
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import wikitext2
+from sparseft.tasks.documents import TextPlace
 from sparseft.tasks.hub import hub_dataset, loaded_revision, rows_of_split
 from sparseft.tasks.rows import read_rows
-from sparseft.tasks.task import SPLITS, Row, RowFormat, Task
+from sparseft.tasks.task import SPLITS, Row, Task
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,6 @@ class Examples:
     task: Task
     rows: dict[str, list[Row]]
     source: dict
-
-
-DOCUMENT = RowFormat(name="document", fields={"text": str})
 
 
 def load_examples(
@@ -74,30 +72,21 @@ def source_of(task: Task, local: Path | None, hub: str | None) -> dict:
 
 
 def overlap(task: Task, rows: dict[str, list[Row]]) -> int:
-    """Return how many training rows have the prompt of a validation row."""
-    validation_prompts = {task.prompt(row) for row in rows["validation"]}
+    """Return how many training rows have the prompt of a validation row. Blank documents of a text do not count."""
+    validation_prompts = {prompt for row in rows["validation"] if (prompt := task.prompt(row)).strip()}
     return sum(task.prompt(row) in validation_prompts for row in rows["train"])
+
+
+def perplexity_text(local: Path | None, hub: str | None = None) -> TextPlace:
+    """Return where the text of a perplexity is: in the file `local`, or in the split `test` at `hub`, or of WikiText-2."""
+    return TextPlace(local, hub or wikitext2.PLACE, "test", "perplexity.local")
 
 
 def load_text(local: Path | None, hub: str | None = None) -> str:
     """Return the text of a perplexity: its rows joined by blank lines, as GPTQ and Wanda read WikiText-2's test split.
 
-    `local` is a .jsonl file with a field `text`, whose rows are the lines of the text, blank lines included. Without it, the rows
-    come from the split `test` at `hub`, or of WikiText-2. Raises InputError if they cannot be loaded."""
-    if local:
-        rows = read_rows(local, DOCUMENT)
-    else:
-        place = hub or wikitext2.PLACE
-        rows = rows_of_split(_text_dataset(place), "test", place, DOCUMENT)
-    return "\n\n".join(row["text"] for row in rows)
-
-
-def text_source(local: Path | None, hub: str | None) -> dict:
-    """Return where `load_text` took the text from: with the file's sha256, or the revision on the hub."""
-    if local:
-        return {"local": sha256(local)}
-    place = hub or wikitext2.PLACE
-    return {"hub": place.partition("@")[0], "revision": loaded_revision(_text_dataset(place))}
+    The rows are the lines of the text, blank lines included. Raises InputError if they cannot be loaded."""
+    return "\n\n".join(perplexity_text(local, hub).documents())
 
 
 def _rows_from_hub(task: Task, split: str, place: str) -> list[Row]:
@@ -110,9 +99,4 @@ def _rows_from_hub(task: Task, split: str, place: str) -> list[Row]:
 
 def _dataset(task: Task, place: str) -> dict:
     """Return the data set of a task on the hub."""
-    return hub_dataset(place, f"tasks.{task.name}", "a folder with train.jsonl and validation.jsonl")
-
-
-def _text_dataset(place: str) -> dict:
-    """Return the data set of a perplexity's text on the hub."""
-    return hub_dataset(place, "perplexity", "a .jsonl file of wikitext-2-raw-v1's rows, field text")
+    return hub_dataset(place, f"tasks.{task.name}.local", "a folder with train.jsonl and validation.jsonl")

@@ -1,8 +1,92 @@
-"""Make a task from a definition of lm-eval."""
+"""Make a task from a definition of lm-eval, as evaluation/lm_eval_tasks.py writes it into a manifest.
 
-from sparseft.tasks.task import Task
+lm-eval renders the texts of a row once, when it is prepared, so that training needs no lm-eval:
+
+    doc       the row in its original fields, after the task's process_docs
+    prompt    the text without worked examples, for a task with one context per choice that of the right one
+    answer    what training learns after it, with the delimiter in front
+    requests  [context, continuation] of each choice, without worked examples
+    choices   the choices, whose characters acc_norm divides by
+    label     index of the right choice
+
+The last three are only in a task with choices. The evaluation renders the rows again, and compares
+(evaluation/lm_eval_rendering.py).
+"""
+
+from sparseft.errors import InputError
+from sparseft.tasks.metrics import ACC, ACC_NORM, F1, Metric, lm_eval_metric
+from sparseft.tasks.task import Row, Task
+
+MULTIPLE_CHOICE = "multiple_choice"
+GENERATE_UNTIL = "generate_until"
+# What lm-eval calls the results of a task without filters.
+NO_FILTER = "none"
+# Their values follow from the log-likelihoods of the choices (tasks/scoring.py).
+_BY_LOG_LIKELIHOOD = {metric.name: metric for metric in (ACC, ACC_NORM, F1)}
+_TEXT_FIELDS = {"doc": dict, "prompt": str, "answer": str}
 
 
 def task_of(name: str, definition: dict) -> Task:
-    """Return the task that a manifest defines."""
-    raise NotImplementedError
+    """Return the task that a definition describes. Raises InputError if a key of it is missing."""
+    try:
+        metrics = tuple(_metric(entry, definition) for entry in definition["metrics"])
+        headline = next(metric for metric in metrics if metric.name == definition["metric"])
+        has_choices = definition["output_type"] == MULTIPLE_CHOICE
+        few_shot = definition["num_fewshot"]
+        max_new_tokens = definition["max_new_tokens"]
+        classes = tuple(definition["classes"])
+        is_trainable = definition["trainable"]
+    except (KeyError, TypeError, StopIteration):
+        raise InputError(f"{name}: the definition in its manifest is incomplete", "prepare the task again") from None
+    return Task(
+        name=name,
+        fields=_TEXT_FIELDS | ({"requests": list, "choices": list, "label": int} if has_choices else {}),
+        problem=_choice_problem if has_choices else _text_problem,
+        prompt=lambda row: row["prompt"],
+        answer=lambda row: row["answer"],
+        delimiter="",
+        # A prompt that is answered by a generation ends in its own spaces.
+        moves_spaces=has_choices,
+        choices=(lambda row: row["choices"]) if has_choices else None,
+        label=(lambda row: row["label"]) if has_choices else None,
+        classes=classes,
+        headline=headline,
+        metrics=metrics,
+        max_new_tokens=max_new_tokens,
+        few_shot=few_shot,
+        is_trainable=is_trainable,
+        definition=definition,
+    )
+
+
+def scores_rows_itself(task: Task) -> bool:
+    """Return whether lm-eval scores the rows by filters or functions of the task, so that only it knows their outcomes."""
+    return bool(task.definition) and task.definition["scored_by"] == "lm-eval"
+
+
+def _metric(entry: dict, definition: dict) -> Metric:
+    """Return a metric of a definition: one that follows from log-likelihoods, or one that only lm-eval can compute."""
+    if definition["scored_by"] == "log-likelihoods":
+        return _BY_LOG_LIKELIHOOD[entry["name"]]
+    return lm_eval_metric(entry["name"], entry["standard_error"])
+
+
+def _text_problem(row: Row) -> str | None:
+    """Return what is wrong with the texts of a row, or None."""
+    empty = [field for field in ("prompt", "answer") if not row[field].strip()]
+    return f"its {empty[0]} is empty" if empty else None
+
+
+def _choice_problem(row: Row) -> str | None:
+    """Return what is wrong with a row that has choices, or None."""
+    choices = row["choices"]
+    if not all(isinstance(choice, str) for choice in choices):
+        return "a choice is not a text"
+    if len(choices) < 2 or len(row["requests"]) != len(choices):
+        return "it has fewer than two choices"
+    # lm-eval divides by the length of a choice.
+    if not all(choices):
+        return f"choice {choices.index('') + 1} is empty"
+    if not 0 <= row["label"] < len(choices):
+        return f"its right choice has the number {row['label']}, outside 0 to {len(choices) - 1}"
+    return _text_problem(row)

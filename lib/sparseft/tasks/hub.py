@@ -1,4 +1,7 @@
-"""Load data sets from the Hugging Face hub. A place on the hub is ORG/NAME[/CONFIGURATION][@REVISION]."""
+"""Load data sets from the Hugging Face hub.
+
+A place on the hub is ORG/NAME[/CONFIGURATION][@REVISION], or ORG/NAME/FILE[@REVISION] for one file of a large data set.
+"""
 
 import re
 from collections.abc import Callable
@@ -10,25 +13,31 @@ from sparseft.tasks.rows import problem_of
 from sparseft.tasks.task import Row, RowFormat
 
 COMMIT = r"[0-9a-f]{40}"
+# The endings of the files that can be loaded one by one.
+FILE_ENDINGS = (".json", ".jsonl", ".parquet", ".txt", ".gz", ".zst")
 
 
 @cache
-def hub_dataset(place: str, section: str, local_kind: str) -> dict:
-    """Return the splits of a data set on the hub by name, each a datasets.Dataset.
+def hub_dataset(place: str, key: str, local_kind: str) -> dict:
+    """Return the splits of a data set on the hub by name, each a datasets.Dataset. One file is the split `train`.
 
-    Raises InputError if it cannot be loaded. The user may then go online or set `local` of the configuration's `section`,
-    which takes a `local_kind`."""
+    Raises InputError if it cannot be loaded. The user may then go online, or set `key` of the configuration to a
+    `local_kind`."""
     # The import takes a second, and rows from a folder do not need it.
     from datasets import load_dataset
 
-    remedy = f"set {section}.local to {local_kind}"
+    remedy = f"set {key} to {local_kind}"
     path, _, revision = place.partition("@")
-    organisation, name, *configuration = path.split("/")
+    organisation, name, *parts = path.split("/")
+    if parts and path.endswith(FILE_ENDINGS):
+        part = {"data_files": {"train": "/".join(parts)}}
+    else:
+        part = {"name": parts[0]} if parts else {}
     # `load_dataset` would load the folder, whatever the revision.
     if Path(organisation, name).exists():
         raise InputError(f"{place}: a folder here has the name of the data set on the hub", f"rename it, or {remedy}")
     try:
-        dataset = load_dataset(f"{organisation}/{name}", *configuration, revision=revision or None)
+        dataset = load_dataset(f"{organisation}/{name}", **part, revision=revision or None)
     # The client raises a dozen kinds of errors for a data set that cannot be loaded.
     except Exception as error:
         raise InputError(

@@ -15,6 +15,8 @@ CHARACTERS_PER_TOKEN = 4
 
 def measured_lengths(task: Task, rows: dict[str, list[Row]]) -> dict[str, int | list[int]]:
     """Return the fields of Lengths as measured on the rows of both splits, with `few_shot` and `max_new_tokens`."""
+    if task.sequence_length:
+        return _packed_lengths(task.sequence_length, rows)
     every_row = [*rows["train"], *rows["validation"]]
     answers = [len(task.answer(row)) for row in every_row]
     wholes = [len(task.prompt(row)) + answer for row, answer in zip(every_row, answers, strict=True)]
@@ -28,6 +30,23 @@ def measured_lengths(task: Task, rows: dict[str, list[Row]]) -> dict[str, int | 
         "choices": max(len(task.choices(row)) for row in every_row) if task.choices else 0,
         "few_shot": task.few_shot,
         "max_new_tokens": task.max_new_tokens,
+    }
+
+
+def _packed_lengths(length: int, rows: dict[str, list[Row]]) -> dict[str, int | list[int]]:
+    """Return the same for documents that are cut into sequences of `length` tokens. A row stands for a sequence."""
+    characters = {split: sum(len(row["text"]) for row in documents) for split, documents in rows.items()}
+    sequences = {split: max(1, _tokens(number) // length) for split, number in characters.items()}
+    size = sum(len(json.dumps(row, ensure_ascii=False).encode()) + 1 for split in rows for row in rows[split])
+    return {
+        "rows": [sequences["train"], sequences["validation"]],
+        "bytes": math.ceil(size / sum(sequences.values())),
+        "mean": length,
+        "long": length,
+        "answer": length,
+        "choices": 0,
+        "few_shot": 0,
+        "max_new_tokens": 0,
     }
 
 

@@ -106,3 +106,14 @@ def recall(answer: str) -> Metric:
         label=f"recall of {answer}",
         answer=answer,
     )
+
+
+def lm_eval_metric(name: str, standard_error: str) -> Metric:
+    """Return a metric that lm-eval computes with a task's own filters or functions: a mean of fractions."""
+    return Metric(
+        name=name,
+        standard_error=standard_error,
+        meaning=f"Mean of lm-eval's {name}.",
+        label=name.replace("_", " "),
+        phrase=f"the mean of {name}",
+    )

@@ -28,7 +28,7 @@ def parse_rows(text: str, path: Path | str, row_format: RowFormat) -> list[Row]:
     # splitlines() would also cut at U+2028, a character that JSON allows in a string.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            rows.append(_parse(line, f"{path}, line {number}", row_format))
+            rows.append(parse_row(line, f"{path}, line {number}", row_format))
     if not rows:
         raise InputError(f"{path}: holds no row", _remedy(row_format))
     return rows
@@ -48,7 +48,7 @@ def problem_of(row: object, row_format: RowFormat) -> str | None:
     return row_format.problem(row) if row_format.problem else None
 
 
-def _parse(line: str, place: str, row_format: RowFormat) -> Row:
+def parse_row(line: str, place: str, row_format: RowFormat) -> Row:
     """Return the row of one line. Raises InputError with its `place` if it is not JSON or does not have the format."""
     try:
         row = json.loads(line)
@@ -67,4 +67,5 @@ def _parse(line: str, place: str, row_format: RowFormat) -> Row:
 
 def _remedy(row_format: RowFormat) -> str:
     """Return what every line of a file must hold."""
-    return f"write one {row_format.name} row per line as JSON, with the fields {', '.join(row_format.fields)}"
+    names = ", ".join(row_format.fields) or "of the original data set"
+    return f"write one {row_format.name} row per line as JSON, with the fields {names}"

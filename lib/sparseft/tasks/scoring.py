@@ -22,6 +22,7 @@ from itertools import zip_longest
 
 import numpy as np
 
+from sparseft.errors import InputError
 from sparseft.tasks.extraction import exact_match, flexible_extract, strict_match
 from sparseft.tasks.metrics import (
     ACC,
@@ -29,7 +30,9 @@ from sparseft.tasks.metrics import (
     EXACT_MATCH,
     EXACT_MATCH_FLEXIBLE,
     F1,
+    LOSS,
     MAJORITY_FLOOR,
+    TOKEN_PERPLEXITY,
     Metric,
     recall,
 )
@@ -37,6 +40,8 @@ from sparseft.tasks.task import Row, Task
 
 # Resamples for the standard error of f1, which has a relative error of 4 % of its own. The other standard errors have a formula.
 BOOTSTRAP = 400
+# Nats per token. exp(709.79) is more than the largest float.
+LARGEST_LOSS = 709
 
 
 def labels_of(rows: list[Row], task: Task) -> tuple[list[int] | list[str], list[list[int]] | None]:
@@ -49,6 +54,12 @@ def labels_of(rows: list[Row], task: Task) -> tuple[list[int] | list[str], list[
 def labels_digest(labels: list, lengths: list[list[int]] | None) -> str:
     """Return the sha256 of what `labels_of` returns."""
     return hashlib.sha256(json.dumps([labels, lengths]).encode()).hexdigest()
+
+
+def prompt_digest(task: Task, rows: list[Row]) -> str:
+    """Return the sha256 of the prompts and answers of rows, in their order."""
+    texts = [[task.prompt(row), task.answer(row)] for row in rows]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def chance_of(lengths: list[list[int]] | None) -> float:
@@ -124,6 +135,39 @@ def f1_standard_error(labels: list[int], log_likelihoods: list[list[float]]) -> 
     right = np.array(labels, dtype=np.int8)
     predictions = likeliest(log_likelihoods).astype(np.int8)
     return float(_f1(right[rows], predictions[rows]).std(ddof=1))
+
+
+def loss_metrics(losses: np.ndarray, answer_tokens: np.ndarray) -> dict[str, float]:
+    """Return the metrics of a task that is evaluated by its loss, by name.
+
+    `losses` are sums over the answer of each example, in nats, (examples,). Raises InputError if the perplexity is not a
+    finite number."""
+    loss = float(losses.sum() / answer_tokens.sum())
+    return {
+        LOSS.name: loss,
+        LOSS.standard_error: ratio_error(losses, answer_tokens),
+        TOKEN_PERPLEXITY.name: perplexity_of(loss),
+    }
+
+
+def ratio_error(sums: np.ndarray, tokens: np.ndarray) -> float:
+    """Return the standard error of sums.sum() / tokens.sum() over the examples, (examples,) each.
+
+    The formula is the linearised one for a ratio (Cochran, Sampling Techniques, 1977, section 6.5)."""
+    examples = len(sums)
+    residuals = sums - sums.sum() / tokens.sum() * tokens
+    return float(np.sqrt(examples / (examples - 1) * np.square(residuals).sum()) / tokens.sum())
+
+
+def perplexity_of(loss: float) -> float:
+    """Return the perplexity of a mean loss in nats per token. Raises InputError if it is not a finite number."""
+    # Not `loss > LARGEST_LOSS`, which is False for NaN.
+    if not loss <= LARGEST_LOSS:
+        raise InputError(
+            f"perplexity: the mean loss is {loss:g} nats per token, and only up to {LARGEST_LOSS} is a perplexity finite",
+            "check the model's weights, prune less, or leave the perplexity out",
+        )
+    return math.exp(loss)
 
 
 def _scores(log_likelihoods: list[list[float]], lengths: list[list[int]] | None) -> np.ndarray:

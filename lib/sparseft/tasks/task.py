@@ -53,6 +53,12 @@ class Task(RowFormat):
     # What follows the prompt and `delimiter`.
     answer: Callable[[Row], str]
     delimiter: str = " "
+    # Whether spaces at the end of a prompt count as the answer's, as in lm-eval.
+    moves_spaces: bool = True
+    # Returns the messages of a conversation, which the model's chat template writes; None if the text is prompt and answer.
+    messages: Callable[[Row], list[dict[str, str]]] | None = None
+    # Tokens per sequence, if the rows are documents that are joined and cut into sequences; 0 if every row is an example.
+    sequence_length: int = 0
     # lm-eval's doc_to_choice; None if the answer is generated.
     choices: Callable[[Row], list[str]] | None = None
     # Returns the index of the right choice; None if the answer is generated.
@@ -63,7 +69,8 @@ class Task(RowFormat):
     headline: Metric
     # Every metric that an evaluation reports, the headline among them, in the order of the tables.
     metrics: tuple[Metric, ...]
-    lengths: Lengths
+    # None for a task that the configuration describes: its lengths are measured.
+    lengths: Lengths | None = None
     # ORG/NAME[/CONFIGURATION]@REVISION; None if the project generates the rows.
     hub: str | None = None
     # The hub's split whose rows are the validation rows. Some data sets have no split `validation`.
@@ -78,6 +85,8 @@ class Task(RowFormat):
     few_shot: int = 0
     # Keys of `training` that suit the task. What the user sets replaces them.
     suggested_training: dict[str, int | float] = field(default_factory=dict)
+    # Whether the task has rows to train on. A task that is only a probe may have none.
+    is_trainable: bool = True
     # What manifest.json says of a task that the configuration describes; None for a built-in task.
     definition: dict | None = None
 
@@ -93,10 +102,21 @@ class Task(RowFormat):
             return None
         return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()
 
+    def check_trainable(self) -> None:
+        """Raise InputError if the task has no rows to train on."""
+        if not self.is_trainable:
+            raise InputError(
+                f"task {self.name!r} has no training rows: lm-eval's definition names no training_split",
+                f"take it only as a probe (evaluation.probes), or set tasks.{self.name}.local to a folder of your own rows",
+            )
+
     def check(self, rows: dict[str, list[Row]]) -> None:
         """Check the rows of both splits together, before anything is trained or evaluated.
 
-        Raises InputError if there are too few, or if the validation rows cannot tell a right answer from a wrong one."""
+        Raises InputError if there are too few, or if the validation rows cannot tell a right answer from a wrong one. How many
+        sequences documents have depends on the tokenizer, so they are counted when they are encoded."""
+        if self.sequence_length:
+            return
         validation = rows["validation"]
         if len(validation) < 2:
             raise InputError(f"{self.name}: one validation example has no standard error", "give two or more")

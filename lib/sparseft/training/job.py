@@ -107,6 +107,7 @@ def job_of(args: argparse.Namespace) -> TrainingJob:
         raise InputError(f"--evaluation_batch_size {args.evaluation_batch_size}", "give 1 or more")
     settings = parse_section(Training, {name: getattr(args, name) for name in Training.model_fields}, "training")
     task = find_task(args.data_dir, run.task)
+    task.check_trainable()
     checkpoint = Checkpoint(args.model_path)
     mask = read_mask(args.mask_path)
     mask_sha256 = sha256(args.mask_path)

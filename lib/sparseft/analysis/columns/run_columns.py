@@ -79,7 +79,15 @@ _MASK = (
         source="record.validation.mask.calibration_examples",
         unit="training examples",
         empty="the method is magnitude, random or dense",
-        meaning="Training examples that the importance used (validation_report.json).",
+        meaning="Training examples that the importance used, or windows of a text (validation_report.json).",
+    ),
+    Column(
+        "calibration_length",
+        "integer",
+        source="record.validation.mask.calibration_length",
+        unit="tokens",
+        empty="the importance did not use a text",
+        meaning="Tokens per window of the text that the importance used (validation_report.json).",
     ),
 )
 

@@ -19,7 +19,7 @@ from sparseft.analysis.records.record_file import (
     RecordFile,
     RecordPart,
 )
-from sparseft.analysis.statistics import ratio_error
+from sparseft.tasks.scoring import ratio_error
 from sparseft.tasks.wikitext2 import PREFIXES, TEXT_SHA256, WIKITEXT2
 
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from sparseft.analysis.headlines import is_loss
 from sparseft.analysis.records.record_file import ROUNDING
-from sparseft.analysis.statistics import ratio_error
 from sparseft.tasks import TASKS
 from sparseft.tasks.metrics import F1, LOSS, TOKEN_PERPLEXITY
 from sparseft.tasks.scoring import (
@@ -27,6 +26,7 @@ from sparseft.tasks.scoring import (
     generated_metrics,
     judge_choices,
     judge_texts,
+    ratio_error,
 )
 from sparseft.tasks.wikitext2 import PREFIXES
 

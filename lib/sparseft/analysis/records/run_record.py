@@ -17,11 +17,11 @@ from sparseft.analysis.records.record_file import RecordFile, read_file
 from sparseft.analysis.records.right_answers import AnswerCheck, RightAnswers
 from sparseft.analysis.records.training_record import TrainingRecord
 from sparseft.analysis.records.validation_record import ValidationRecord
-from sparseft.analysis.statistics import ratio_error
 from sparseft.errors import InputError
 from sparseft.storage.adapter_files import ADAPTER_FILES, adapter_digest
 from sparseft.storage.hashes import sha256
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run, fill, mask_path
+from sparseft.tasks.scoring import ratio_error
 
 # Attribute of a Record -> the class that reads its file.
 FILES = {

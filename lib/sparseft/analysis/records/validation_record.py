@@ -56,7 +56,8 @@ class ValidationInputs(RecordPart):
 class MaskSettings(RecordPart):
     """Hold what a mask says of itself. A setting that its method does not use is None.
 
-    `sparsity` is the fraction that was requested. `train_sha256` is that of the examples that calibrated the mask."""
+    `sparsity` is the fraction that was requested. `train_sha256` is that of the task's examples that calibrated the mask, and
+    `text_sha256` that of the text that did."""
 
     scope: str
     method: str | None = None
@@ -66,15 +67,17 @@ class MaskSettings(RecordPart):
     sequential: bool | None = None
     calibration_examples: int | None = None
     calibration_seed: int | None = None
+    calibration_length: int | None = None
     accumulated: str | None = None
     train_sha256: str | None = None
+    text_sha256: str | None = None
 
     @property
     def settings(self) -> dict[str, object]:
         """Return by name what decides the masks of the method, apart from the base."""
-        named = {"method", "sparsity", "train_sha256"}
-        calibration = {} if self.train_sha256 is None else {"calibration data": self.train_sha256}
-        return self.model_dump(exclude=named) | calibration
+        named = {"method", "sparsity", "train_sha256", "text_sha256"}
+        digest = self.train_sha256 or self.text_sha256
+        return self.model_dump(exclude=named) | ({"calibration data": digest} if digest else {})
 
 
 class ValidationRecord(RecordFile):

@@ -1,0 +1,55 @@
+"""Choose the windows of a text on which an importance calibrates, as Wanda chooses them (locuslab/wanda, lib/data.py).
+
+The documents are taken in random order. From each that is longer than the window, one random window is taken, until there are
+enough. This is `get_c4`. If too few documents are that long, they are not used one by one. All documents are joined by blank
+lines, and the windows start anywhere in this text. This is `get_wikitext2`.
+"""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from sparseft.errors import InputError
+from sparseft.study.config import CalibrationText
+
+# What joins the documents.
+JOINT = "\n\n"
+
+
+def choose_windows(
+    documents: list[str], encode: Callable[[str], list[int]], text: CalibrationText, place: Path
+) -> list[list[int]]:
+    """Return `text.examples` windows of `text.length` token ids. `encode` returns the token ids of a text.
+
+    Raises InputError with the `place` of the text if it has fewer tokens than all windows together."""
+    generator = random.Random(text.seed)
+    windows = _of_long_documents(documents, encode, text, generator)
+    if len(windows) == text.examples:
+        return windows
+    ids = encode(JOINT.join(documents))
+    if len(ids) < text.examples * text.length:
+        raise InputError(
+            f"{place}: {len(ids):,} tokens are fewer than {text.examples:,} windows of {text.length:,} tokens",
+            "give more text, or lower the examples or the length of the calibration",
+        )
+    return [_window(ids, text.length, generator) for _ in range(text.examples)]
+
+
+def _of_long_documents(
+    documents: list[str], encode: Callable[[str], list[int]], text: CalibrationText, generator: random.Random
+) -> list[list[int]]:
+    """Return up to `text.examples` windows, each of another document that has more than `text.length` tokens."""
+    windows: list[list[int]] = []
+    for document in generator.sample(documents, len(documents)):
+        ids = encode(document)
+        if len(ids) > text.length:
+            windows.append(_window(ids, text.length, generator))
+        if len(windows) == text.examples:
+            break
+    return windows
+
+
+def _window(ids: list[int], length: int, generator: random.Random) -> list[int]:
+    """Return `length` consecutive ids that start at a random place."""
+    start = generator.randrange(len(ids) - length + 1)
+    return ids[start : start + length]

@@ -1,0 +1,116 @@
+"""Load the documents of a text, and write a text with its source beside it.
+
+A text is a .jsonl file with one document per row in the field `text`, a .txt file, which is one document, or a data set on the
+Hugging Face hub. A prepared text has FILE.json beside it, with the text's sha256 and where it comes from.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparseft.errors import InputError
+from sparseft.storage.atomic import atomic_files, write_json
+from sparseft.storage.hashes import sha256, sha256_of_text
+from sparseft.storage.reading import ROWS_LIMIT, TEXT_LIMIT, check_regular, read_json, read_text
+from sparseft.tasks.hub import hub_dataset, loaded_revision, rows_of_split
+from sparseft.tasks.rows import parse_row
+from sparseft.tasks.task import RowFormat
+
+DOCUMENT = RowFormat(name="document", fields={"text": str})
+_ADVICE = "prepare the text, or correct the path"
+
+
+@dataclass(frozen=True)
+class TextPlace:
+    """Hold where a text is: in the file `local`, or else in a split of the data set at `hub`.
+
+    `key` is the key of the configuration that may name another file. Errors show it."""
+
+    local: Path | None
+    hub: str | None
+    split: str
+    key: str
+
+    def documents(self) -> list[str]:
+        """Return the documents. Raises InputError if they cannot be loaded."""
+        if self.local:
+            return read_documents(self.local)[0]
+        return [row["text"] for row in rows_of_split(self._dataset(), self.split, self.hub, DOCUMENT)]
+
+    def source(self) -> dict:
+        """Return where the documents come from: with the file's sha256, or the revision on the hub."""
+        if self.local:
+            return {"local": sha256(self.local)}
+        return {"hub": self.hub.partition("@")[0], "revision": loaded_revision(self._dataset())}
+
+    def _dataset(self) -> dict:
+        """Return the data set on the hub."""
+        return hub_dataset(self.hub, self.key, "a .jsonl file with one document per row, field text")
+
+
+def read_documents(path: Path) -> tuple[list[str], str]:
+    """Return the documents of a file, and the sha256 of its bytes.
+
+    Raises InputError if it cannot be read, or if a row of a .jsonl file has no text."""
+    if path.suffix == ".txt":
+        text = read_text(path, TEXT_LIMIT, _ADVICE)
+        return [text], sha256_of_text(text)
+    if not path.exists():
+        raise InputError(f"{path}: no such file", _ADVICE)
+    check_regular(path, ROWS_LIMIT)
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        documents = [parse_row(line, place, DOCUMENT)["text"] for line, place in _lines(file, path, digest)]
+    if not documents:
+        raise InputError(f"{path}: holds no row", "write one document per line as JSON, with the field text")
+    return documents, digest.hexdigest()
+
+
+def documents_lines(documents: Iterable[str]) -> Iterator[str]:
+    """Yield documents as the lines of a .jsonl file."""
+    for document in documents:
+        yield json.dumps({"text": document}, ensure_ascii=False) + "\n"
+
+
+def write_source_text(path: Path, parts: Iterable[str], source: dict) -> None:
+    """Write a text in parts, and its source beside it. Both files appear, or none."""
+    with atomic_files(path.parent, path.name) as folder:
+        text_file = folder / path.name
+        with open(text_file, "wb") as file:
+            file.writelines(part.encode() for part in parts)
+        write_json(folder / source_file(path).name, {"source": source, "sha256": sha256(text_file)})
+
+
+def recorded_source(path: Path, digest: str) -> dict | None:
+    """Return the source of a text whose sha256 is `digest`, from the file beside it; None without that file.
+
+    Raises InputError if that file describes another text."""
+    if not source_file(path).is_file():
+        return None
+    remedy = f"prepare it again, or remove {source_file(path)}"
+    recorded = read_json(source_file(path), remedy)
+    if recorded.get("sha256") != digest:
+        raise InputError(f"{path}: not the text that {source_file(path)} describes", remedy)
+    return recorded.get("source")
+
+
+def source_file(path: Path) -> Path:
+    """Return the place of a text's source, beside the text."""
+    return Path(f"{path}.json")
+
+
+def _lines(file: Iterable[bytes], path: Path, digest: "hashlib._Hash") -> Iterator[tuple[str, str]]:
+    """Yield each line that is not blank, with its place for errors, and add every line to `digest`.
+
+    The lines are read one by one, because the text of a large data set would be in memory twice."""
+    for number, line in enumerate(file, start=1):
+        digest.update(line)
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        try:
+            yield line.decode(), place
+        except UnicodeDecodeError:
+            raise InputError(f"{place}: not UTF-8 text", "convert the file") from None

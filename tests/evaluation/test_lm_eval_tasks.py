@@ -1,0 +1,374 @@
+"""Tasks of lm-eval beside stock lm-eval: its own YAML files and loader over the same rows, run by its own model class."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from datasets import disable_progress_bars
+from hub_cache import COMMIT, publish, write
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from project import call_script, succeed
+from sparseft.errors import InputError
+from sparseft.evaluation.evaluate import evaluate, evaluate_probe
+from sparseft.evaluation.harness import outcome_key, run_harness
+from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
+from sparseft.evaluation.lm_eval_yaml import FOLDER
+from sparseft.language_model.batches import encode
+from sparseft.language_model.model import load_model
+from sparseft.study.config import TaskData
+from sparseft.tasks.prepared import find_task, read_splits
+from sparseft.tasks.scoring import BOOTSTRAP
+from tiny_models import change_json, save_tiny
+
+# lm-eval starts git and tools that describe the machine.
+pytestmark = pytest.mark.process
+DATA = Path(__file__).parents[3] / "shared" / "data"
+SPLITS = ("train", "validation")
+# One row of each task in the fields that the hub has, with {n} for its number.
+ROWS = {
+    "arc_easy": lambda n: {"id": f"q{n}", "question": f"Which of these {n} things melts?", "answerKey": "ABC"[n % 3],
+                           "choices": {"text": ["ice", f"a stone of {n} kg", "wood"], "label": ["A", "B", "C"]}},
+    "piqa": lambda n: {"goal": f"open {n} jars", "sol1": "turn the lid", "sol2": f"turn {n} jars over", "label": n % 2},
+    "winogrande": lambda n: {"sentence": f"The {n} cups did not fit, so the _ stayed out.", "option1": "cups",
+                             "option2": "very large box", "answer": "12"[n % 2]},
+    "boolq": lambda n: {"passage": f"Ice {n} is cold.", "question": f"is ice {n} cold", "idx": n, "label": n % 2},
+    "hellaswag": lambda n: {"activity_label": "Tea", "ctx_a": f"A man boils {n} cups.", "ctx_b": "he THEN",
+                            "endings": ["drinks [x] it.", "sings a long song", "leaves", f"sells {n}"], "label": str(n % 4)},
+    "gsm8k": lambda n: {"question": f"What is {n} + 1?", "answer": f"{n} + 1 = {n + 1}\n#### {n + 1}"},
+}  # fmt: skip
+FILES = {
+    "arc_easy": "arc/arc_easy.yaml",
+    "piqa": "piqa/piqa.yaml",
+    "winogrande": "winogrande/default.yaml",
+    "boolq": "super_glue/boolq/default.yaml",
+    "hellaswag": "hellaswag/hellaswag.yaml",
+    "gsm8k": "gsm8k/gsm8k.yaml",
+}
+CHOICE = {
+    "task": "colours",
+    "output_type": "multiple_choice",
+    "training_split": "train",
+    "validation_split": "validation",
+    "description": "Name the colour of the thing.\n\n",
+    "doc_to_text": "Thing: {{thing | upper}}\nColour:",
+    "doc_to_choice": "{{colours}}",
+    "doc_to_target": "right",
+    "num_fewshot": 2,
+    "fewshot_split": "train",
+    "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in ("acc", "acc_norm")],
+}  # fmt: skip
+GENERATION = {
+    "task": "sums",
+    "output_type": "generate_until",
+    "training_split": "train",
+    "test_split": "validation",
+    "fewshot_split": "validation",
+    "num_fewshot": 1,
+    "doc_to_text": "{{a}} and {{b}}",
+    "doc_to_target": "{{a + b}}",
+    "gen_prefix": "The sum:",
+    "target_delimiter": "\n",
+    "generation_kwargs": {"until": ["\n"], "max_gen_toks": 12, "do_sample": False},
+    "filter_list": [
+        {"name": "letter", "filter": [{"function": "regex", "regex_pattern": "([a-zA-Z])"}, {"function": "take_first"}]},
+        {"name": "whole", "filter": [{"function": "take_first"}]},
+    ],
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "ignore_case": True}],
+}  # fmt: skip
+OWN_ROWS = {
+    "colours": lambda n: {"thing": f"brick {n}", "colours": ["red", f"green {n}", "a pale blue"], "right": n % 3},
+    "sums": lambda n: {"a": n, "b": 2 * n},
+}
+OWN = {"colours": CHOICE, "sums": GENERATION}
+CASES = [*ROWS, *OWN]
+# Splits of the worked examples, of which lm-eval draws in its own way.
+FEW_SHOT = {
+    "no split is named": {"fewshot_split": None},
+    "none, and a test split": {"fewshot_split": None, "validation_split": None, "test_split": "validation"},
+    "the evaluated test split": {"fewshot_split": "validation", "validation_split": None, "test_split": "validation"},
+    "the first ones": {"fewshot_config": {"sampler": "first_n"}},
+    "given ones": {
+        "fewshot_split": None,
+        "fewshot_config": {
+            "samples": [{"thing": f"leaf {n}", "colours": ["red", "green", "blue"], "right": 1} for n in (1, 2, 3)]
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def model32(tmp_path_factory):
+    """The tiny LLaMA in fp32, with a context for five worked examples in bytes."""
+    folder = save_tiny("llama", tmp_path_factory.mktemp("fp32") / "llama", torch.float32)
+    change_json(folder / "config.json", max_position_embeddings=8192)
+    return load_model(folder, torch.device("cpu"))
+
+
+def rows_of(name: str) -> dict[str, list[dict]]:
+    """Return 6 training rows and 4 validation rows of a task in its original fields; real ones if they are here."""
+    splits = {"train": range(10, 16), "validation": range(4)}
+    if name in ("boolq", "hellaswag", "gsm8k") and (DATA / name).exists():
+        lines = {
+            split: (DATA / name / f"{split}.jsonl").read_text().split("\n")[: len(splits[split])] for split in SPLITS
+        }
+        return {split: [in_original_fields(name, json.loads(line)) for line in part] for split, part in lines.items()}
+    return {split: [(ROWS | OWN_ROWS)[name](number) for number in numbers] for split, numbers in splits.items()}
+
+
+def in_original_fields(name: str, row: dict) -> dict:
+    """Return a row of ../shared/data in the fields of the hub."""
+    if name == "boolq":
+        return {key: row[key] for key in ("question", "passage")} | {"label": int(row["answer"])}
+    if name == "hellaswag":
+        return {key: row[key] for key in ("activity_label", "ctx_a", "ctx_b", "endings")} | {"label": str(row["label"])}
+    return row
+
+
+def prepared(folder: Path, definition: str | dict, rows: dict[str, list[dict]], name: str = "mine", **keys: object):
+    """Return what is prepared of lm-eval's task of a name, or of a YAML file with `definition`, over rows in files."""
+    for split, part in rows.items():
+        write(folder / f"{split}.jsonl", part)
+    if isinstance(definition, dict):
+        file = folder / "task.yaml"
+        file.write_text(yaml.safe_dump(definition))
+        definition = str(file)
+    return load_lm_eval_examples(name, TaskData(lm_eval=definition, local=str(folder), **keys))
+
+
+def stock_file(folder: Path, definition: str | dict, rows: dict[str, list[dict]]) -> Path:
+    """Write a YAML file for stock lm-eval: a task file of its own or `definition`, over rows that its loader reads."""
+    if isinstance(definition, str):
+        content = {"include": str(FOLDER / FILES[definition]), "task": "stock", "dataset_name": None}
+        if definition == "gsm8k":
+            content |= {"test_split": "validation"}
+        else:
+            content |= {"test_split": None}
+    else:
+        content = {**definition, "task": "stock"}
+    files = {split: str(write(folder / f"stock/{split}.jsonl", part)) for split, part in rows.items()}
+    content |= {"dataset_path": "json", "dataset_kwargs": {"data_files": files, "cache_dir": str(folder / "cache")}}
+    path = folder / "stock.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def stock(lm: HFLM, file: Path) -> tuple[dict, list[dict]]:
+    """Return stock lm-eval's results and samples, in the order of the rows, then of the filters."""
+    disable_progress_bars()
+    tasks = TaskManager(include_defaults=False)
+    results = simple_evaluate(lm, tasks=[str(file)], task_manager=tasks, log_samples=True, bootstrap_iters=BOOTSTRAP)
+    samples = sorted(results["samples"]["stock"], key=lambda sample: sample["doc_id"])
+    return results["results"]["stock"], samples
+
+
+def assert_same_as_stock(model32, folder: Path, definition: str | dict, rows: dict[str, list[dict]]) -> dict:
+    """Compare everything with stock lm-eval, row by row. Return our evaluation."""
+    model, tokenizer = model32
+    examples = prepared(folder, definition, rows)
+    task, lm = examples.task, HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3)
+    theirs, samples = stock(lm, stock_file(folder, definition, rows))
+    metrics, ours = run_harness(lm, task, examples.rows)
+    filters = list(dict.fromkeys(sample["filter"] for sample in samples))
+    samples = [sample for sample in samples if sample["filter"] == filters[0]]
+    assert len(ours) == len(samples) == len(rows["validation"])
+    for mine, their in zip(ours, samples, strict=True):
+        for key in ("arguments", "target", "resps", "filtered_resps", outcome_key(task)):
+            assert mine[key] == their[key], key
+    renamed = {}
+    for key, value in theirs.items():
+        name, _, filter_name = key.partition(",")
+        if filter_name:
+            renamed[name if filter_name == filters[0] else f"{name}_{filter_name}"] = value
+    assert metrics == {name: renamed[name] for name in metrics}
+    assert set(metrics) >= {task.metric, task.headline.standard_error}
+    record = evaluate(model, tokenizer, task, examples.rows, batch_size=3)
+    # Sharing the passes over the contexts rounds otherwise, by 1e-5 nats.
+    assert record["outcomes"] == pytest.approx([sample[outcome_key(task)] for sample in samples], abs=1e-5)
+    for name, value in metrics.items():
+        assert record["metrics"][name] == pytest.approx(value, abs=1e-5)
+    if task.choices:
+        logs = [[log for log, _ in sample["filtered_resps"]] for sample in samples]
+        np.testing.assert_allclose(record["log_likelihoods"], logs, rtol=0, atol=1e-4)
+    else:
+        assert record["generations"] == [sample["resps"][0][0] for sample in samples]
+        assert record["predictions"] == [sample["filtered_resps"][0] for sample in samples]
+    return record
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_evaluation_is_stock_lm_eval_s_row_by_row(model32, tmp_path, name):
+    record = assert_same_as_stock(model32, tmp_path, OWN.get(name, name), rows_of(name))
+    assert record["examples"] == 4
+    assert record["few_shot"] == {"gsm8k": 5, "colours": 2, "sums": 1}.get(name, 0)
+    # Tiny random models generate letters, so the first of two filters leaves something of every answer.
+    if name == "sums":
+        assert all(len(prediction) == 1 for prediction in record["predictions"])
+        assert {"exact_match", "exact_match_whole", "exact_match_stderr_whole"} <= record["metrics"].keys()
+
+
+@pytest.mark.parametrize("case", FEW_SHOT)
+def test_worked_examples_are_those_that_lm_eval_draws(model32, tmp_path, case):
+    definition = {key: value for key, value in (CHOICE | FEW_SHOT[case]).items() if value is not None}
+    assert_same_as_stock(model32, tmp_path, definition, rows_of("colours"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_training_reads_what_the_evaluation_scores(model32, tmp_path, name):
+    """The prompt and the right answer, in the token ids of lm-eval's own requests without worked examples."""
+    model, tokenizer = model32
+    rows = rows_of(name)
+    examples = prepared(tmp_path, OWN.get(name, name), rows)
+    task = replace(examples.task, few_shot=0, definition={**examples.task.definition, "num_fewshot": 0})
+    task.definition["yaml"] = {**task.definition["yaml"], "num_fewshot": 0}
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3)
+    _, samples = run_harness(lm, task, examples.rows)
+    encoded = encode(examples.rows["validation"], task, tokenizer, 8192)
+    for row, example, sample in zip(examples.rows["validation"], encoded, samples, strict=True):
+        if task.choices:
+            context, continuation = lm._encode_pair(*sample["arguments"][row["label"]])
+        else:
+            context = lm.tok_encode(sample["arguments"][0][0])
+            continuation = [*lm.tok_encode(row["answer"]), tokenizer.eos_token_id]
+        assert (example.ids[: example.answer_start], example.ids[example.answer_start :]) == (context, continuation)
+
+
+def test_the_right_context_of_winogrande_is_the_prompt(tmp_path):
+    row = prepared(tmp_path, "winogrande", rows_of("winogrande")).rows["validation"][1]
+    assert row["prompt"] == "The 1 cups did not fit, so the very large box"
+    assert (row["answer"], row["label"]) == (" stayed out.", 1)
+    assert row["choices"] == [request[0] for request in row["requests"]]
+
+
+def test_the_answer_of_the_configuration_is_learned(tmp_path):
+    rows = {split: [{**row, "steps": f"{row['a']}.."} for row in part] for split, part in rows_of("sums").items()}
+    definition = {**GENERATION, "doc_to_target": ["1", "2"], "num_fewshot": 0}
+    with pytest.raises(InputError, match=r"^tasks\.mine: .* several right answers.*; set tasks\.mine\.answer"):
+        prepared(tmp_path, definition, rows)
+    for answer, text in (("steps", "1.."), ("{{steps}} so {{a + b}}", "1.. so 3")):
+        row = prepared(tmp_path, definition, rows, answer=answer).rows["validation"][1]
+        assert (row["prompt"], row["answer"]) == ("1 and 2\nThe sum:", f" {text}")
+
+
+def test_the_headline_may_be_any_mean_of_fractions(model32, tmp_path):
+    rows = rows_of("sums")
+    examples = prepared(tmp_path, GENERATION, rows, metric="exact_match_whole")
+    record = evaluate(*model32, examples.task, examples.rows, batch_size=4)
+    assert record["metric"] == "exact_match_whole"
+    assert record["predictions"] == record["generations"]
+    assert record["scored_by"] == "lm-eval"
+    with pytest.raises(InputError, match="metric 'acc' is not one .* exact_match, exact_match_whole$"):
+        prepared(tmp_path, GENERATION, rows, metric="acc")
+
+
+def test_f1_of_two_answers_is_reported_beside_the_headline(model32, tmp_path):
+    """lm-eval's mrpc has acc and f1."""
+    rows = [{"sentence1": f"A {n}.", "sentence2": f"B {n}.", "label": n % 2, "idx": n} for n in range(6)]
+    examples = prepared(tmp_path, "mrpc", {"train": rows, "validation": rows})
+    record = evaluate(*model32, examples.task, examples.rows, batch_size=4)
+    assert record["metric"] == "acc"
+    assert {"acc", "acc_stderr", "f1", "f1_stderr"} == record["metrics"].keys()
+    never = [{**row, "label": 0} for row in rows]
+    examples = prepared(tmp_path, "mrpc", {"train": never, "validation": never})
+    assert "f1" not in evaluate(*model32, examples.task, examples.rows, batch_size=4)["metrics"]
+
+
+def test_a_function_of_lm_eval_may_score_the_rows(model32, tmp_path):
+    """truthfulqa_mc2 gives each row the probability of its right answers."""
+    rows = [
+        {"question": f"Is {n} a number?", "mc2_targets": {"choices": ["yes", "no", f"{n}"], "labels": [1, 0, 0]}}
+        for n in range(4)
+    ]
+    content = {"include": str(FOLDER / "truthfulqa/truthfulqa_mc2.yaml"), "training_split": "train"}
+    record = assert_same_as_stock(model32, tmp_path, content, {"train": rows, "validation": rows})
+    assert record["scored_by"] == "lm-eval"
+    assert all(0 < outcome < 1 for outcome in record["outcomes"])
+    assert record["standard_error"] == pytest.approx(np.std(record["outcomes"], ddof=1) / 2)
+
+
+def test_rows_are_chosen_as_those_of_any_task(tmp_path):
+    rows = {split: [OWN_ROWS["colours"](number) for number in range(20)] for split in SPLITS}
+    few, again, other = (
+        prepared(tmp_path, CHOICE, rows, train_examples=5, validation_examples=6, seed=seed).rows for seed in (1, 1, 2)
+    )
+    assert few == again != other
+    assert {split: len(part) for split, part in few.items()} == {"train": 5, "validation": 6}
+    assert len({row["prompt"] for row in few["validation"]}) == 6
+
+
+def test_rows_from_the_hub_are_those_that_lm_eval_evaluates(hub, capsys):
+    splits = {
+        split: [ROWS["arc_easy"](number) for number in range(start, start + 4)]
+        for start, split in ((0, "train"), (10, "validation"), (20, "test"))
+    }
+    publish(hub, "allenai/ai2_arc", splits, "ARC-Easy")
+    examples = load_lm_eval_examples("easy", TaskData(lm_eval="arc_easy"))
+    docs = {split: [row["doc"] for row in rows] for split, rows in examples.rows.items()}
+    assert docs == {"train": splits["train"], "validation": splits["test"]}
+    assert examples.source == {"hub": "allenai/ai2_arc/ARC-Easy", "revision": COMMIT}
+    assert examples.task.definition["split"] == "test"
+    pinned = f"allenai/ai2_arc/ARC-Easy@{COMMIT}"
+    warning = capsys.readouterr().err.splitlines()
+    assert len(warning) == 1 and warning[0].endswith(f"set tasks.easy.hub to {pinned}")
+    assert load_lm_eval_examples("easy", TaskData(lm_eval="arc_easy", hub=pinned)).rows == examples.rows
+    assert capsys.readouterr().err == ""
+
+
+def test_a_task_without_training_rows_is_only_a_probe(hub):
+    rows = [{"question": f"Which {n}?", "subject": "a", "choices": [*"wxyz"], "answer": n % 4} for n in range(4)]
+    dev = [{**row, "question": f"dev {row['question']}"} for row in rows]
+    publish(hub, "cais/mmlu", {"test": rows, "dev": dev}, "anatomy")
+    flags = {"task": "anatomy", "lm_eval": "mmlu_anatomy", "hub": f"cais/mmlu/anatomy@{COMMIT}", "output_dir": "data"}
+    code, said = call_script("prepare_task.py", **flags)
+    assert code == 2 and "error: task 'anatomy' has no training rows" in said
+    succeed("prepare_task.py", **flags, only_probe=True)
+    task = find_task(Path("data"), "anatomy")
+    prompts = [row["prompt"] for row in read_splits(Path("data"), task)[0]["train"]]
+    assert all("dev Which" in prompt for prompt in prompts) and len(prompts) == 4
+    with pytest.raises(InputError, match="no training rows"):
+        task.check_trainable()
+
+
+def test_a_changed_rendering_is_refused(model32, tmp_path):
+    examples = prepared(tmp_path, CHOICE, rows_of("colours"))
+    changed = {**examples.task.definition, "yaml": {**examples.task.definition["yaml"], "doc_to_text": "{{thing}}"}}
+    with pytest.raises(InputError, match=r"^mine: lm-eval .* validation example 1 another text"):
+        evaluate(*model32, replace(examples.task, definition=changed), examples.rows, batch_size=4)
+
+
+def test_a_prepared_task_and_a_probe_are_evaluated_by_the_scripts(tmp_path):
+    folder = save_tiny("llama", tmp_path / "model", torch.float32)
+    for name in OWN:
+        for split, part in rows_of(name).items():
+            write(tmp_path / f"rows/{name}/{split}.jsonl", part)
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(OWN[name]))
+        source = {"lm_eval": tmp_path / f"{name}.yaml", "local": tmp_path / f"rows/{name}"}
+        succeed("prepare_task.py", task=name, **source, output_dir=tmp_path / f"data/{name}")
+    place = {"checkpoint": folder, "task": "colours", "data_dir": tmp_path / "data/colours"}
+    output = tmp_path / "evaluation.json"
+    succeed("evaluate.py", **place, probes=[f"sums:{tmp_path / 'data/sums'}"], output=output)
+    record = json.loads(output.read_text())
+    manifest = json.loads((tmp_path / "data/sums/manifest.json").read_text())
+    probe = record["probes"].pop("sums")
+    assert record["probes"] == {}
+    assert (probe["data_sha256"], probe["train_sha256"]) == (
+        manifest["sha256"]["validation"],
+        manifest["sha256"]["train"],
+    )
+    task = find_task(tmp_path / "data/sums", "sums")
+    assert probe["definition_sha256"] == task.definition_sha256
+    loaded = load_model(folder, torch.device("cpu"))
+    expected = evaluate_probe(*loaded, task, read_splits(tmp_path / "data/sums", task)[0], 32)
+    assert {key: probe[key] for key in expected} == expected
+    # A probe changes nothing in the evaluation of the task.
+    succeed("evaluate.py", **place, output=output)
+    alone = json.loads(output.read_text())
+    changing = {"seconds", "peak_memory_bytes", "probes", "record_sha256"}
+    assert {k: v for k, v in alone.items() if k not in changing} == {
+        k: v for k, v in record.items() if k not in changing
+    }

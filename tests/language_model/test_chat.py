@@ -1,0 +1,106 @@
+"""Conversations through a model's chat template: what is prompt and what is response, and what is refused."""
+
+import pytest
+from sparseft.errors import InputError
+from sparseft.language_model.batches import encode
+from sparseft.language_model.chat import FIXED_DATE, written_by_template
+from sparseft.tasks.instruction import task_of
+from tiny_models import CHAT_TEMPLATE, prepend_token, save_tiny
+from transformers import AutoTokenizer
+
+TASK = task_of("chats", {"kind": "instruction", "format": "messages"})
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "And?"},
+    {"role": "assistant", "content": "Bye"},
+]
+SHORT = CHAT[1:3]
+BOS, EOS = 257, 258
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a tiny model whose tokenizer begins every text with <s>."""
+    return prepend_token(save_tiny("llama", tmp_path_factory.mktemp("chat") / "m"))
+
+
+def tokenizer_with(folder, template: str):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def encoded(messages: list[dict], tokenizer):
+    (example,) = encode([{"messages": messages}], TASK, tokenizer, 512)
+    return example
+
+
+def test_the_response_is_the_last_message_with_its_end_and_every_token_is_written_once(folder):
+    tokenizer = tokenizer_with(folder, CHAT_TEMPLATE)
+    assert tokenizer.encode("a")[0] == BOS  # a second one would stand before the template's
+    example = encoded(CHAT, tokenizer)
+    text = tokenizer.decode(example.ids)
+    assert text == (
+        "<s>system\nBe brief.</s>\n<s>user\nHi</s>\n<s>assistant\nHello</s>\n<s>user\nAnd?</s>\n<s>assistant\nBye</s>\n"
+    )
+    assert tokenizer.decode(example.ids[example.answer_start :]) == "Bye</s>\n"
+    assert (example.ids.count(BOS), example.ids.count(EOS)) == (5, 5)
+
+
+def test_the_tokens_are_those_of_transformers_own_rendering(folder):
+    tokenizer = tokenizer_with(folder, CHAT_TEMPLATE)
+    example = encoded(CHAT, tokenizer)
+    stock = tokenizer.apply_chat_template(CHAT, tokenize=True, return_dict=False)
+    prompt = tokenizer.apply_chat_template(CHAT[:-1], add_generation_prompt=True, tokenize=True, return_dict=False)
+    assert example.ids == stock
+    assert example.ids[: example.answer_start] == prompt
+
+
+def test_a_model_without_a_template_is_refused(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat_template is None
+    with pytest.raises(InputError, match=f"chats: .*{folder} has no chat template"):
+        encoded(SHORT, tokenizer)
+
+
+def test_several_templates_need_a_default(folder):
+    with pytest.raises(InputError, match="has no chat template"):
+        encoded(SHORT, tokenizer_with(folder, {"rag": CHAT_TEMPLATE}))
+    several = tokenizer_with(folder, {"rag": "", "default": CHAT_TEMPLATE})
+    assert encoded(SHORT, several) == encoded(SHORT, tokenizer_with(folder, CHAT_TEMPLATE))
+
+
+@pytest.mark.parametrize(("template", "fault"), [
+    ("{{ raise_exception('System role not supported') }}", "chats, row 1: .* refuses the messages .*System role not supported"),
+    ("{{ messages[7].content }}", "row 1: .* refuses"),
+    ("{% for", "row 1: .* refuses"),
+    ("{{ messages.__class__.__mro__ }}", "row 1: .* refuses .*unsafe"),
+    ("{{ messages | length }}", "row 1: .* writes the earlier messages otherwise"),
+    ("{{ messages[-1].content }}", "row 1: .* writes the earlier messages otherwise"),
+])  # fmt: skip
+def test_what_a_template_cannot_write_is_refused_in_one_line_with_the_row(folder, template, fault):
+    with pytest.raises(InputError, match=fault) as refusal:
+        encoded(SHORT, tokenizer_with(folder, template))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_template_that_adds_nothing_for_the_response_is_refused(folder):
+    with pytest.raises(InputError, match="chats: .*the answer has no token, in 1 of 1 rows"):
+        encoded(SHORT, tokenizer_with(folder, "{{ messages[0].content }}"))
+
+
+@pytest.mark.parametrize("call", ["strftime_now('%d %b %Y')", "strftime_now('%Y-%m-%d')"])
+def test_a_date_is_the_same_every_day(folder, call):
+    dated = "{% if strftime_now is defined %}{{ " + call + " }}{% endif %}|" + CHAT_TEMPLATE
+    ((prompt, whole),) = written_by_template("chats", [SHORT], tokenizer_with(folder, dated))
+    assert prompt == "26 Jul 2024|<s>user\nHi</s>\n<s>assistant\n"
+    assert whole == f"{prompt}Hello</s>\n"
+    assert "26 Jul 2024" in FIXED_DATE
+
+
+def test_only_a_template_with_a_date_is_changed(folder):
+    # A macro before the template would take a newline away that stands first.
+    ((prompt, _),) = written_by_template("chats", [SHORT], tokenizer_with(folder, "\n" + CHAT_TEMPLATE))
+    assert prompt == "\n<s>user\nHi</s>\n<s>assistant\n"

@@ -1,0 +1,77 @@
+"""A task is made from its definition without lm-eval, and its rows are checked when they are read."""
+
+import subprocess
+import sys
+
+import pytest
+from sparseft.errors import InputError
+from sparseft.tasks.from_lm_eval import task_of
+from sparseft.tasks.metrics import ACC
+from sparseft.tasks.rows import problem_of
+from sparseft.tasks.scoring import labels_of
+
+DEFINITION = {
+    "kind": "lm_eval",
+    "output_type": "multiple_choice",
+    "metric": "acc",
+    "metrics": [{"name": "acc", "standard_error": "acc_stderr", "metric": "acc", "filter": "none"}],
+    "scored_by": "log-likelihoods",
+    "classes": [],
+    "num_fewshot": 2,
+    "max_new_tokens": 0,
+    "trainable": True,
+}
+ROW = {
+    "doc": {},
+    "prompt": "Q:",
+    "answer": " bb",
+    "requests": [["Q:", " a"], ["Q:", " bb"]],
+    "choices": ["a", "bb"],
+    "label": 1,
+}
+
+
+def test_texts_labels_and_lengths_are_those_of_the_rows():
+    task = task_of("mine", DEFINITION)
+    assert (task.prompt(ROW), task.delimiter, task.answer(ROW)) == ("Q:", "", " bb")
+    assert labels_of([ROW], task) == ([1], [[1, 2]])
+    assert (task.headline, task.few_shot, task.definition) == (ACC, 2, DEFINITION)
+
+
+@pytest.mark.parametrize("key", [key for key in DEFINITION if key != "kind"])
+def test_a_definition_without_a_key_is_refused(key):
+    with pytest.raises(InputError, match="mine: the definition in its manifest is incomplete"):
+        task_of("mine", {name: value for name, value in DEFINITION.items() if name != key})
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({}, None),
+        ({"prompt": " "}, "prompt is empty"),
+        ({"answer": "\n"}, "answer is empty"),
+        ({"label": 2}, "outside 0 to 1"),
+        ({"label": -1}, "outside 0 to 1"),
+        ({"choices": ["a", ""]}, "choice 2 is empty"),
+        ({"choices": ["a", 1]}, "not a text"),
+        ({"choices": ["a"]}, "fewer than two"),
+        ({"requests": []}, "fewer than two"),
+        ({"doc": "x"}, "'doc' has the wrong type"),
+    ],
+)
+def test_a_damaged_row_is_refused(change, problem):
+    said = problem_of({**ROW, **change}, task_of("mine", DEFINITION))
+    assert said is None if problem is None else problem in said
+
+
+def test_a_definition_is_compared_whatever_the_order_of_its_keys():
+    backwards = dict(reversed(DEFINITION.items()))
+    assert task_of("mine", backwards).definition_sha256 == task_of("mine", DEFINITION).definition_sha256
+    other = task_of("mine", {**DEFINITION, "num_fewshot": 3})
+    assert other.definition_sha256 != task_of("mine", DEFINITION).definition_sha256
+
+
+def test_reading_a_prepared_task_imports_neither_lm_eval_nor_torch():
+    code = "import sys, sparseft.tasks.prepared; print(*{'lm_eval', 'torch', 'datasets'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

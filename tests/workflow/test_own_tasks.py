@@ -1,0 +1,191 @@
+"""The tasks of one's own on the page docs/tasks.md, as it shows them, from their files to the evaluated merge."""
+
+import csv
+import json
+import math
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from project import ROOT, Study, call_script, succeed
+from tiny_models import CHAT_TEMPLATE, save_tiny
+
+PAGE = (ROOT / "docs/tasks.md").read_text()
+FILE = re.compile(r'^```\w+ title="(my_[^"]+|own\.yaml)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+TASKS = ["prompts", "chats", "notes"]
+MASK = "masks/m/masks_sparsity50_unstructured.pt"
+SETTINGS = {"steps": 2, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 0.02, "lora_r": 4}
+
+
+@dataclass(frozen=True)
+class Page:
+    """Hold a folder with the files of the page and a prepared model `m` with its mask."""
+
+    folder: Path
+    tasks: dict[str, dict]
+
+    def prepare(self, task: str, **changes: object) -> tuple[int, str]:
+        """Prepare a task with prepare_task.py; return its exit code and what it printed."""
+        keys = self.tasks[task] | changes
+        return call_script("prepare_task.py", task=task, output_dir=self.folder / "data" / task, **keys)
+
+    def run_flags(self, task: str) -> dict[str, object]:
+        """Return the flags by which the scripts find a run's inputs."""
+        return {
+            "run_id": f"m-{task}-unstructured-sparsity50-sparse_to_sparse-seed0",
+            "model_path": "models/m",
+            "mask_path": MASK,
+        }
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Page:
+    folder = tmp_path_factory.mktemp("own")
+    for name, content in FILE.findall(PAGE):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+    source = save_tiny("llama", folder / "source", torch.float32)
+    (source / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        succeed("prepare_model.py", source=f"path:{source}", dtype="float32", output_dir="models/m")
+        succeed("compute_masks.py", model_path="models/m", output_dir="masks/m", sparsity="0.5", method="unstructured")
+    return Page(folder, yaml.safe_load((folder / "own.yaml").read_text())["tasks"])
+
+
+@pytest.fixture(autouse=True)
+def inside(page, monkeypatch) -> None:
+    """Run the scripts in the page's folder."""
+    monkeypatch.chdir(page.folder)
+
+
+def test_the_page_shows_every_file_that_its_study_reads(page):
+    assert list(page.tasks) == TASKS
+    for data in page.tasks.values():
+        assert {file.stem for file in Path(data["local"]).iterdir()} == {"train", "validation"}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_of_one_s_own_is_trained_merged_proved_and_evaluated(page, task):
+    code, printed = page.prepare(task)
+    assert (code, printed) == (0, "")
+    manifest = json.loads(Path(f"data/{task}/manifest.json").read_text())
+    run, data = Path("runs", task), {"data_dir": f"data/{task}"}
+    flags = page.run_flags(task)
+    succeed("train.py", **flags, **data, **SETTINGS, output_dir=run, evaluation_batch_size=2)
+    succeed("merge.py", **flags, adapter=run / "adapter", report=run / "merge.json", output_dir=run / "model_dir")
+    proof = {"mask_path": MASK, "base": "models/m", "output": run / "validation_report.json"}
+    succeed("validate_sparsity.py", checkpoint=run / "model_dir", **proof)
+    evaluated = {"task": task, **data, "batch_size": 2, "run_id": flags["run_id"]}
+    succeed("evaluate.py", checkpoint=run / "model_dir", **evaluated, output=run / "evaluation.json")
+    succeed("evaluate_adapter.py", **flags, adapter=run / "adapter", task=task, **data, batch_size=2,
+            output=run / "before_merge.json")  # fmt: skip
+
+    names = ("train", "evaluation", "before_merge", "validation_report")
+    train, after, before, report = (json.loads((run / f"{name}.json").read_text()) for name in names)
+    assert report["passed"]
+    assert train["definition_sha256"] == after["definition_sha256"] == before["definition_sha256"]
+    assert after["metric"] == "loss"
+    assert after["value"] == after["eval_loss"] > 0
+    # On a CPU, the merge of sparse_to_sparse keeps every bit.
+    assert after["losses"] == before["losses"]
+    assert after["value"] == train["eval_loss"]
+    assert len(after["losses"]) == len(after["answer_tokens"]) == after["examples"]
+    assert after["inputs"]["data"] == manifest["sha256"]["validation"]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("task", TASKS)
+def test_the_masks_of_an_importance_calibrate_on_such_a_task(page, task):
+    assert page.prepare(task)[0] == 0
+    folder = Path("masks", task)
+    flags = {"model_path": "models/m", "sparsity": "0.5", "method": "unstructured_wanda", "calibration_examples": 3}
+    succeed("compute_masks.py", **flags, output_dir=folder, task=task, data_dir=f"data/{task}")
+    assert (folder / "masks_sparsity50_unstructured_wanda.pt").exists()
+
+
+@pytest.fixture
+def study(page, tmp_path) -> Study:
+    """Return the study of the page on the tiny model, with one method, one sparsity and one mode."""
+    study = Study(tmp_path / "study")
+    shutil.copytree(page.folder / "source", study.folder / "m")
+    for folder in page.folder.glob("my_*"):
+        shutil.copytree(folder, study.folder / folder.name)
+    grid = {
+        "models": ["m"],
+        "tasks": TASKS,
+        "methods": ["unstructured"],
+        "sparsities": [50],
+        "modes": ["sparse_to_sparse"],
+    }
+    study.configure({"m": study.folder / "m"}, tasks=page.tasks, grid=grid, training=SETTINGS)
+    return study
+
+
+def test_snakemake_plans_the_study_of_the_page(study):
+    planned = study.planned("results/analysis/summary.csv")
+    assert planned["prepare_task"] == len(TASKS)
+    assert planned["train_adapter"] == len(TASKS)
+    assert planned["evaluate_run"] == 2 * len(TASKS)
+
+
+@pytest.mark.slow
+def test_the_study_of_the_page_ends_in_tables_without_a_fault(study):
+    study.snakemake("results/analysis/summary.csv", "--cores", "2", "--quiet", "all")
+    with open(study.folder / "results/analysis/summary.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert sorted(row["task"] for row in table) == sorted(2 * TASKS)
+    assert {row["faults"] for row in table} == {"0"}
+    for row in table:
+        assert row["metric"] == "loss"
+        assert float(row["value"]) == float(row["eval_loss"]) == float(row["loss"])
+        assert float(row["token_perplexity"]) == pytest.approx(math.exp(float(row["loss"])))
+
+
+def test_a_conversation_without_a_chat_template_is_refused_before_the_training(page, tmp_path):
+    assert page.prepare("chats")[0] == 0
+    source = save_tiny("llama", tmp_path / "source", torch.float32)
+    succeed("prepare_model.py", source=f"path:{source}", dtype="float32", output_dir=tmp_path / "m")
+    succeed("compute_masks.py", model_path=tmp_path / "m", output_dir=tmp_path, sparsity="0.5", method="unstructured")
+    flags = page.run_flags("chats") | {
+        "model_path": tmp_path / "m",
+        "mask_path": tmp_path / "masks_sparsity50_unstructured.pt",
+        "data_dir": "data/chats",
+    }
+    code, printed = call_script("train.py", **flags, **SETTINGS, output_dir=tmp_path / "run")
+    assert code == 2
+    assert re.search(r"error: chats: .* has no chat template; use a model for chats", printed)
+    assert not (tmp_path / "run/adapter").exists()
+
+
+@pytest.mark.parametrize(("task", "changes", "fault"), [
+    ("notes", {"local": "my_chats"}, r"my_chats/train\.jsonl, line 1: field 'text' is missing"),
+    ("prompts", {"local": "my_notes"}, r"my_notes/train\.jsonl: no such file"),
+    ("notes", {"length": 1}, r"tasks\.notes: length: .* not '1'"),
+    ("prompts", {"kind": "poem"}, r"tasks\.prompts: kind: .* not 'poem'"),
+])  # fmt: skip
+def test_other_data_than_the_kind_s_is_refused_in_one_line(page, task, changes, fault):
+    code, printed = page.prepare(task, **changes)
+    assert code == 2
+    assert re.match(rf"error: {fault}.*\n$", printed), printed
+
+
+@pytest.mark.parametrize(("length", "fault"), [
+    (600, r"error: tasks\.notes\.length is 600 tokens, but the model takes 512; set it to 512 or less\n"),
+    (400, r"error: notes: a split has \d+ tokens, which are fewer than two sequences of 400; "),
+])  # fmt: skip
+def test_a_length_that_the_model_or_the_text_does_not_have_is_refused_before_the_training(
+    page, length, fault, tmp_path
+):
+    keys = {"task": "notes", **page.tasks["notes"], "length": length}
+    succeed("prepare_task.py", **keys, output_dir=tmp_path / "data")
+    flags = page.run_flags("notes") | {"data_dir": tmp_path / "data", "output_dir": tmp_path / "run"}
+    code, printed = call_script("train.py", **flags, **SETTINGS)
+    assert code == 2
+    assert re.search(fault, printed), printed
+    assert not (tmp_path / "run/adapter").exists()
