@@ -113,8 +113,7 @@ def test_the_tables_of_losses_and_of_probes_are_as_the_docs_say(write_run, tmp_p
         rate = 0.002 if run_id.endswith("seed2") else 0.001
         write_run(run_id, 3 - value, by_loss=True, speed=4.5, training={"learning_rate": rate}, probes={PROBE: value},
                   change=lambda files: files["validation_report"].update(mask=MASK))  # fmt: skip
-    write_run("m-u-random-sparsity50-no_finetune-seed0", 0.5, labels=lambda _: [0] * 80 + [1] * 120, classes=True)
-    write_run("m-v-random-sparsity50-no_finetune-seed0", 0.5, generated=True)
+        write_run(run_id.replace("-t-", "-u-"), value, labels=lambda _: [0] * 80 + [1] * 120, classes=True)
     analyze(tmp_path / "runs", tmp_path)
     further = ("probe", "token_perplexity", "definition")
     written = pd.read_csv(tmp_path / "summary.csv", index_col="run_id")

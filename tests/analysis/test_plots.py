@@ -146,6 +146,21 @@ def test_a_caption_says_of_a_generated_task_that_it_is_a_toy(write_run, tmp_path
     assert ("toy" in first.caption) == toy
 
 
+def test_a_metric_with_any_name_of_a_filter_has_a_figure(write_run, tmp_path):
+    def rename(files: dict) -> None:
+        result = files["evaluation"]
+        result["metric"] = "overlap_first/last"
+        result["metrics"] = {
+            "overlap_first/last": result["value"],
+            "overlap_stderr_first/last": result["standard_error"],
+        }
+
+    write_run("m-t-random-sparsity50-no_finetune-seed0", 0.5, fractions=True, definition=True, change=rename)
+    drawn = dict(figures(tmp_path))
+    assert "t_overlap_first_last_vs_sparsity" in drawn
+    assert "first/last" in drawn["t_overlap_first_last_vs_sparsity"].get_supylabel()
+
+
 def test_the_gap_is_drawn_only_of_trained_runs(write_run, tmp_path):
     write_run("m-t-random-sparsity50-no_finetune-seed0", 0.5)
     assert not [name for name, _ in figures(tmp_path) if "gap" in name or "speed" in name]

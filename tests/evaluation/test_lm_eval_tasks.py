@@ -14,6 +14,8 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from project import call_script, succeed
+from sparseft.analysis.records import EvaluationRecord
+from sparseft.analysis.records.record_file import read_file
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import evaluate, evaluate_probe
 from sparseft.evaluation.harness import outcome_key, run_harness
@@ -365,6 +367,10 @@ def test_a_prepared_task_and_a_probe_are_evaluated_by_the_scripts(tmp_path):
     loaded = load_model(folder, torch.device("cpu"))
     expected = evaluate_probe(*loaded, task, read_splits(tmp_path / "data/sums", task)[0], 32)
     assert {key: probe[key] for key in expected} == expected
+    # The analysis computes the colours again. Only lm-eval has the filters of the sums.
+    checked = read_file(output, EvaluationRecord)
+    assert checked.not_recomputed is None
+    assert checked.probes["sums"].not_recomputed
     # A probe changes nothing in the evaluation of the task.
     succeed("evaluate.py", **place, output=output)
     alone = json.loads(output.read_text())

@@ -158,7 +158,7 @@ def test_the_study_of_the_page_ends_in_tables_without_a_fault(study):
     assert {row["faults"] for row in table} == {"0"}
     for row in table:
         assert row["metric"] == "loss"
-        assert row["value"] == row["eval_loss"]
+        assert float(row["value"]) == float(row["eval_loss"])
         assert float(row["token_perplexity"]) == pytest.approx(math.exp(float(row["value"])))
 
 

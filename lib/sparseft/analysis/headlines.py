@@ -1,35 +1,35 @@
 """Say of a headline metric what tables and pages need: its words, its unit, and which direction is better.
 
 A headline is a fraction from 0 to 1, of which more is better, or a loss in nats per token, of which less is better. A metric
-that no built-in task reports, such as one of a user's own lm-eval task, is a fraction and is called by its name.
+that no built-in task reports is one of lm-eval's, and has lm-eval's name.
 """
 
 import pandas as pd
 
 from sparseft.tasks import METRICS
-from sparseft.tasks.metrics import LOSS
+from sparseft.tasks.metrics import LOSS, Metric, lm_eval_metric
 
 _METRICS = {metric.name: metric for metric in (*METRICS, LOSS)}
 
 
-def metric_name(metric: str) -> str:
+def metric_name(name: str) -> str:
     """Return what figures call a metric."""
-    return _METRICS[metric].label if metric in _METRICS else metric
+    return _metric(name).label
 
 
-def metric_phrase(metric: str) -> str:
+def metric_phrase(name: str) -> str:
     """Return what sentences call a metric."""
-    return (_METRICS[metric].phrase if metric in _METRICS else "") or metric
+    return _metric(name).phrase or name
 
 
-def is_loss(metric: str) -> bool:
+def is_loss(name: str) -> bool:
     """Return whether a metric is a loss. A loss has no outcomes, no chance and no upper end."""
-    return metric == LOSS.name
+    return name == LOSS.name
 
 
-def gain(metric: str) -> int:
+def gain(name: str) -> int:
     """Return 1 if a higher value is better, else -1. A value times this is the larger, the better it is."""
-    return -1 if metric in _METRICS and not _METRICS[metric].higher_is_better else 1
+    return 1 if _metric(name).higher_is_better else -1
 
 
 def are_losses(table: pd.DataFrame) -> pd.Series:
@@ -40,3 +40,8 @@ def are_losses(table: pd.DataFrame) -> pd.Series:
 def gains(table: pd.DataFrame) -> pd.Series:
     """Return for each row of a table 1 if a higher value of its metric is better, else -1."""
     return pd.Series([gain(metric) for metric in table["metric"]], index=table.index, dtype=int)
+
+
+def _metric(name: str) -> Metric:
+    """Return the metric with this name."""
+    return _METRICS[name] if name in _METRICS else lm_eval_metric(name, f"{name}_stderr")

@@ -20,6 +20,7 @@ adds nothing to the loss. A task whose metric is the loss has one figure of it. 
 The same input gives the same bytes.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -152,7 +153,9 @@ def run_figures(
         best_of_setting = best[best["setting"] == setting]
         for (task, metric), part in of_setting.groupby(["task", "metric"], sort=False):
             front = best_of_setting[(best_of_setting["task"] == task) & (best_of_setting["metric"] == metric)]
-            yield from _value_figures(part, front, f"{prefix}{task}_{metric}", f"{task}{words}", baseline)
+            # The metric of an lm-eval task may end in any name of a filter.
+            name = re.sub(r"[^\w.-]", "_", f"{prefix}{task}_{metric}")
+            yield from _value_figures(part, front, name, f"{task}{words}", baseline)
         for task, part in of_setting.groupby("task", sort=False):
             yield from _cost_figures(part, f"{prefix}{task}", f"{task}{words}")
 
