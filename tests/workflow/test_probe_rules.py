@@ -2,26 +2,18 @@
 
 import csv
 import json
+import re
 
 import pytest
 import yaml
 from hub_cache import write
-from project import TINY_STUDY, Study, tiny_grid
+from project import ROOT, TINY_STUDY, Study, tiny_grid
 
-TASK = {
-    "output_type": "multiple_choice",
-    "training_split": "train",
-    "validation_split": "validation",
-    "doc_to_text": "Question: {{question}}\nAnswer:",
-    "doc_to_choice": "{{options}}",
-    "doc_to_target": "right",
-    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-}
-RUN = "results/runs/llama-mine-dense-sparsity00-no_finetune-seed0"
-
-
-def own_row(number: int) -> dict:
-    return {"question": f"Do {number} stones melt?", "options": ["yes", "never"], "right": number % 2}
+PAGE = (ROOT / "docs/tasks.md").read_text()
+FILE = re.compile(
+    r'^```\w+ title="(my_task\.yaml|my_questions/[^"]+|questions\.yaml)"\n(.*?)^```$', re.MULTILINE | re.DOTALL
+)
+RUN = "results/runs/llama-questions-dense-sparsity00-no_finetune-seed0"
 
 
 def arc_row(number: int) -> dict:
@@ -31,19 +23,20 @@ def arc_row(number: int) -> dict:
 
 @pytest.fixture
 def study(tmp_path, tiny_models) -> Study:
-    """Return a study of a task from a YAML file, with lm-eval's arc_easy as a probe on rows in its original fields."""
+    """Return the study of docs/tasks.md with a task from a YAML file, and with lm-eval's arc_easy as a probe on local rows."""
     study = Study(tmp_path / "study")
-    for folder, row in (("rows", own_row), ("arc", arc_row)):
-        for split, start in (("train", 0), ("validation", 50)):
-            write(study.folder / f"{folder}/{split}.jsonl", [row(number) for number in range(start, start + 12)])
-    (study.folder / "task.yaml").write_text(yaml.safe_dump(TASK))
-    tasks = {
-        "mine": {"lm_eval": "task.yaml", "local": "rows"},
-        "arc_easy": {"lm_eval": "arc_easy", "local": "arc"},
-    }
-    grid = {**tiny_grid("llama", "mine", ["random"]), "sparsities": [0], "modes": ["sparse_to_dense"]}
-    sections = {**TINY_STUDY, "tasks": tasks, "evaluation": {"probes": ["arc_easy", "mine"]}}
-    study.configure(tiny_models, grid=grid, **sections)
+    for name, content in FILE.findall(PAGE):
+        (study.folder / name).parent.mkdir(exist_ok=True)
+        (study.folder / name).write_text(content)
+    for split, start in (("train", 0), ("validation", 50)):
+        write(study.folder / f"arc/{split}.jsonl", [arc_row(number) for number in range(start, start + 12)])
+    shown = yaml.safe_load((study.folder / "questions.yaml").read_text())
+    assert shown["grid"]["tasks"] == list(shown["tasks"]) == ["questions"]
+    tasks = shown["tasks"] | {"arc_easy": {"lm_eval": "arc_easy", "local": "arc"}}
+    grid = {**tiny_grid("llama", "questions", ["random"]), "sparsities": [0], "modes": ["sparse_to_dense"]}
+    training = {**TINY_STUDY["training"], "steps": 3}
+    probes = {"probes": ["arc_easy", "questions"]}
+    study.configure(tiny_models, grid=grid, tasks=tasks, training=training, evaluation=probes)
     return study
 
 
@@ -75,8 +68,9 @@ def test_results_of_a_probe_stand_in_the_evaluation_and_in_the_summary(study):
     assert float(row["probe_arc_easy"]) == pytest.approx(probe["value"], rel=1e-9)
     # A change of how rows are scored evaluates and trains again, although the rows stay the same.
     assert "evaluate_run" not in study.planned()
-    file = study.folder / "task.yaml"
-    changed = [{**TASK["metric_list"][0], "metric": metric} for metric in ("acc_norm", "acc")]
-    file.write_text(yaml.safe_dump({**TASK, "metric_list": changed}))
+    file = study.folder / "my_task.yaml"
+    content = yaml.safe_load(file.read_text())
+    (acc,) = content["metric_list"]
+    file.write_text(yaml.safe_dump(content | {"metric_list": [{**acc, "metric": "acc_norm"}, acc]}))
     assert {"prepare_task", "train_adapter", "evaluate_run"} <= study.planned().keys()
     json.dumps(record, allow_nan=False)

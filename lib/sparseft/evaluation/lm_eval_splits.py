@@ -1,5 +1,6 @@
 """Load the rows of lm-eval's tasks, and say which splits of a data set they are."""
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from sparseft.evaluation.lm_eval_rendering import reported
 from sparseft.evaluation.lm_eval_yaml import with_functions
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import TaskData
-from sparseft.tasks.hub import hub_dataset, loaded_revision
+from sparseft.tasks.hub import COMMIT, hub_dataset, loaded_revision
 from sparseft.tasks.rows import read_rows
 from sparseft.tasks.task import SPLITS, RowFormat
 
@@ -150,7 +151,7 @@ def _hub_datasets(name: str, config: dict, hub: str | None) -> tuple[dict[str, D
     )
     path, _, wanted = place.partition("@")
     revision = loaded_revision(datasets)
-    if not wanted:
+    if not re.fullmatch(COMMIT, wanted):
         print(
             f"warning: tasks.{name}: the newest revision of {path} was loaded; to keep it, set tasks.{name}.hub to"
             f" {path}@{revision or 'COMMIT'}",
