@@ -42,12 +42,14 @@ def configurations(page: Path) -> dict[str, dict]:
     """Return the content of the YAML files that a page shows, by name; blocks of one name are laid over one another.
 
     A file's name is its block's title, or else the last `NAME.yaml` before the block, or else its number. A block that
-    begins with a space is a part of a file, and is left out."""
+    begins with a space is a part of a file, and is left out, as is one of lm-eval."""
     shown: dict[str, dict] = {}
     for number, block in enumerate(blocks(page)):
         named = re.findall(r"`([\w.-]+\.yaml)`", block.before)
         name = block.title or (named[-1] if named else f"block {number}")
-        if block.language == "yaml" and not block.text.startswith(" "):
+        # A task of lm-eval is YAML too.
+        is_part = block.text.startswith(" ") or block.title.startswith("lm-eval:")
+        if block.language == "yaml" and not is_part:
             update_config(shown.setdefault(name, {}), yaml.safe_load(block.text))
     return shown
 

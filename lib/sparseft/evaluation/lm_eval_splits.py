@@ -146,7 +146,7 @@ def _hub_datasets(name: str, config: dict, hub: str | None) -> tuple[dict[str, D
     Prints how to pin the revision if it is not."""
     place = hub or _place_of(name, config)
     datasets = hub_dataset(
-        place, f"tasks.{name}", "a folder with train.jsonl and validation.jsonl in the original fields"
+        place, f"tasks.{name}.local", "a folder with train.jsonl and validation.jsonl in the original fields"
     )
     path, _, wanted = place.partition("@")
     revision = loaded_revision(datasets)
