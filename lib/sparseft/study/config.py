@@ -39,6 +39,7 @@ def _names(importances: Iterable[Importance]) -> str:
 BY_EXAMPLES = _names(importance for importance in IMPORTANCES if importance.uses_examples)
 BY_ROW = _names(importance for importance in IMPORTANCES if importance.scope == "row")
 BACKEND_TITLES = ", ".join(f"`{backend.name}` ({backend.title})" for backend in BACKENDS)
+BUILT_IN = ", ".join(BY_NAME)
 IN_SEQUENCE = _names(importance for importance in IMPORTANCES if importance.is_sequential)
 
 S = TypeVar("S", bound=Section)
@@ -660,7 +661,7 @@ class _BeforeSections(Section):
         examples=[{"mine": {"source": "path:/data/llama-7b", "dtype": "bfloat16"}}],
     )
     tasks: dict[Annotated[str, Field(pattern=f"^{WILDCARDS['task']}$")], TaskData] = Field(
-        description=f"Tasks by name, each with its data. Built in: {', '.join(BY_NAME)}. A task of your own has a name that you"
+        description=f"Tasks by name, each with its data. Built in: {BUILT_IN}. A task of your own has a name that you"
         " choose (small letters, digits, `_`), and `lm_eval` or `kind`.",
         examples=[{"hellaswag": {"train_examples": 800, "validation_examples": 200}}],
     )
@@ -737,7 +738,7 @@ class Config(_WithSections):
             raise ValueError(f"tasks.{name}.{described[0]}: {name} is built in; choose another name for your own task")
         if name not in BY_NAME and not data.task_kind:
             raise ValueError(
-                f"tasks.{name} is not built in: set lm_eval or kind (docs/tasks.md), or choose one of {', '.join(BY_NAME)}"
+                f"tasks.{name} is not built in: set lm_eval or kind (docs/tasks.md), or choose one of {BUILT_IN}"
             )
         try:
             schedule = self.training_of(name)

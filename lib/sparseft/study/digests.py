@@ -46,7 +46,16 @@ WORDS = {
     "Column": frozenset({"meaning", "unit", "empty"}),
 }
 # Such a keyword is left out if it consists only of these expressions. If it calls a function, it counts as code.
-_TEXT = (ast.Constant, ast.JoinedStr, ast.FormattedValue, ast.Name, ast.List, ast.Tuple, ast.expr_context)
+_TEXT = (
+    ast.Constant,
+    ast.JoinedStr,
+    ast.FormattedValue,
+    ast.Name,
+    ast.Attribute,
+    ast.List,
+    ast.Tuple,
+    ast.expr_context,
+)
 
 
 def code_digest(script: Path, lib: Path, without: tuple[str, ...] = (), values: frozenset[str] | None = None) -> str:

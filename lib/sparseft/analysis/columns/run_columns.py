@@ -87,7 +87,9 @@ _MASK = (
         source="record.validation.mask.calibration_length",
         unit="tokens",
         empty="the importance did not use a text",
-        meaning="Tokens per window of the text that the importance used (validation_report.json).",
+        meaning="Tokens per window of the text that the importance used (validation_report.json). The column exists only if a"
+        " method calibrates on a text.",
+        is_optional=True,
     ),
 )
 
