@@ -65,21 +65,24 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory, tiny_models) -> Iterator[str]:
-    """Yield the address of a hub with the tiny models, and three others.
+    """Yield the address of a hub with the tiny models, and four others.
 
     pickled   a LLaMA whose weights are a pickle
     gpt2      a LLaMA's files with another class in config.json
+    capped    a Gemma 3 that caps its logits, which is not supported
     a_text    a repository without a config.json"""
     folder = tmp_path_factory.mktemp("hub")
-    pickled, gpt2, a_text = (folder / name for name in ("pickled", "gpt2", "a_text"))
+    pickled, gpt2, capped, a_text = (folder / name for name in ("pickled", "gpt2", "capped", "a_text"))
     pickled.mkdir()
     (pickled / "config.json").write_bytes((tiny_models["llama"] / "config.json").read_bytes())
     (pickled / "pytorch_model.bin").write_bytes(b"a pickle")
     shutil.copytree(tiny_models["llama"], gpt2)
     change_json(gpt2 / "config.json", architectures=["GPT2LMHeadModel"])
+    shutil.copytree(tiny_models["gemma3"], capped)
+    change_json(capped / "config.json", final_logit_softcapping=30.0)
     a_text.mkdir()
     (a_text / "README.md").write_text("a text")
-    folders = {**tiny_models, "pickled": pickled, "gpt2": gpt2, "a_text": a_text}
+    folders = {**tiny_models, "pickled": pickled, "gpt2": gpt2, "capped": capped, "a_text": a_text}
     Hub.requested = []
     handler = type("Served", (Hub,), {"folders": folders})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -165,11 +168,12 @@ def fetched_files(start: int) -> set[str]:
 UNKNOWN = r"architecture GPT2LMHeadModel is unknown; use one of LlamaForCausalLM, .*docs/extending\.md.*\n"
 
 
-def test_a_model_of_an_unknown_class_is_refused_before_its_weights_are_fetched(tmp_path, hub):
+@pytest.mark.parametrize(("name", "line"), [("gpt2", UNKNOWN), ("capped", r"final_logit_softcapping is 30\.0 .*\n")])
+def test_a_model_that_is_not_supported_is_refused_before_its_weights_are_fetched(tmp_path, hub, name, line):
     before = len(Hub.requested)
-    done = prepare(tmp_path, hub, "hub:somebody/gpt2")
+    done = prepare(tmp_path, hub, f"hub:somebody/{name}")
     assert done.returncode == 2, done.stderr
-    assert re.fullmatch(f"error: hub:somebody/gpt2: {UNKNOWN}", done.stderr)
+    assert re.fullmatch(f"error: hub:somebody/{name}: {line}", done.stderr)
     assert fetched_files(before) == {"config.json"}
 
 

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from sparseft.architectures import find_architecture, tensor_shapes
+from sparseft.architectures import tensor_shapes
 from sparseft.checkpoints.checkpoint import DTYPES, INDEX, MANIFEST_VERSION, SMALL_FILES, Checkpoint
 from sparseft.checkpoints.conversion import safetensors_stream
 from sparseft.checkpoints.layers import prunable_layers, prunable_shapes
@@ -127,8 +127,8 @@ def _dequantise(gguf: Path, dtype: str, folder: Path) -> None:
 
 
 def _from_hub(place: str, model: Model, folder: Path) -> None:
-    """Fetch a snapshot from the hub, and write it to `folder`. The class is checked first, because the weights are large."""
-    find_architecture(fetch_config(place).get("architectures"), model.source)
+    """Fetch a snapshot from the hub, and write it to `folder`. config.json is checked first, because the weights are large."""
+    tensor_shapes(fetch_config(place), model.source)
     _from_path(str(fetch_snapshot(place, WANTED)), model, folder)
 
 
