@@ -41,7 +41,7 @@ def run_script(main: Callable[[], int]) -> None:
         sys.exit(130)
     except Exception as error:
         print_traceback(error)
-        print("error: " + " ".join(_message(error).split()), file=sys.stderr)
+        print("error: " + one_line(_message(error)), file=sys.stderr)
         sys.exit(2)
     sys.exit(code)
 
@@ -68,6 +68,11 @@ def own_place(error: Exception) -> str:
             innermost = frame
             file = path.relative_to(_PROJECT)
     return f"{file}, line {innermost.lineno}, in {innermost.name}"
+
+
+def one_line(value: object) -> str:
+    """Return the text of a value on one line."""
+    return " ".join(str(value).split())
 
 
 def _is_set(variable: str) -> bool:

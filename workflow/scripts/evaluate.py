@@ -43,7 +43,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Probe:
-    """Hold a task that the model is evaluated on besides its own, with its rows and the sha256 of their files."""
+    """Hold another task that the model is evaluated on, with its rows and the sha256 of their files."""
 
     task: Task
     rows: dict[str, list[Row]]

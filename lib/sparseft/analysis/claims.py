@@ -1,7 +1,7 @@
 """Decide for each sparsity what the numbers of one model, task, metric and setting support.
 
-A value is called worse or better only if comparisons.py calls the difference significant. Of a fraction more is better, and of
-the loss per token less. That a loss above the tolerance is excluded is claimed only if the verdict says so at this sparsity and
+A value is called worse or better only if comparisons.py calls the difference significant. A higher fraction is better, and so is
+a lower loss per token. That a loss above the tolerance is excluded is claimed only if the verdict says so at this sparsity and
 at every smaller one. Runs with a fault support no claim. findings.py puts the claims into words.
 """
 
@@ -110,7 +110,7 @@ class Results:
         return self.direction(row.difference)
 
     def direction(self, difference: float) -> str:
-        """Return whether a difference of values that is significant is for the worse or for the better."""
+        """Return WORSE or BETTER for a significant difference of values."""
         return BETTER if self.gain * difference > 0 else WORSE
 
     def quality(self, cell: tuple) -> float:

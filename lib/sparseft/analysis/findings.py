@@ -23,7 +23,7 @@ from sparseft.study.grid import NO_FINETUNE
 NO_CONCLUSION = (
     "Every result here contains a run with a fault, so no conclusion is drawn. correctness_memo.md names the faults."
 )
-# What the findings of a task say whose metric is a loss.
+# The last finding of a task whose metric is a loss.
 NO_VERDICT = "A loss has no verdict, because the tolerance is a fraction and a loss is in nats per token."
 MOST_SENTENCES = 4
 # A sentence of more numbers would not be read.
@@ -53,7 +53,7 @@ def headline(derived: Derived, tolerance: float) -> list[str]:
 
 def findings(derived: Derived, tolerance: float) -> list[str]:
     """Return a sentence for every comparison and every curve of one model on one task in one setting."""
-    # A headline that is a loss has said already what the losses say.
+    # If the headline is a loss, its findings are those of the losses.
     losses = [] if is_loss_place(derived) else loss_findings(derived)
     return [*value_findings(derived, tolerance), *losses, *_fronts(derived.best)]
 

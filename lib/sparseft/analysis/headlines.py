@@ -1,7 +1,7 @@
-"""Say of a headline metric what tables and pages need: its words, its unit, and which direction is better.
+"""Describe headline metrics for tables and pages: their words, and which direction is better.
 
-A headline is a fraction from 0 to 1, of which more is better, or a loss in nats per token, of which less is better. A metric
-that no built-in task reports is one of lm-eval's, and has lm-eval's name.
+A headline is a fraction from 0 to 1, where more is better, or a loss in nats per token, where less is better. A metric that no
+built-in task reports is one of lm-eval's, and has lm-eval's name.
 """
 
 import pandas as pd
@@ -23,12 +23,12 @@ def metric_phrase(name: str) -> str:
 
 
 def is_loss(name: str) -> bool:
-    """Return whether a metric is a loss. A loss has no outcomes, no chance and no upper end."""
+    """Return whether a metric is a loss. A loss has no outcomes, no chance and no upper limit."""
     return name == LOSS.name
 
 
 def gain(name: str) -> int:
-    """Return 1 if a higher value is better, else -1. A value times this is the larger, the better it is."""
+    """Return 1 if a higher value is better, else -1. A better value gives a larger product with it."""
     return 1 if _metric(name).higher_is_better else -1
 
 

@@ -1,4 +1,4 @@
-"""Take the probes of runs to the tables: their mean per run, and means and intervals per cell.
+"""Compute the columns of the probes: their mean per run, and means and intervals per cell.
 
 The columns of a probe begin with its name: probe_NAME, probe_NAME_stderr and so on. A table without probes has none of them.
 """
@@ -13,7 +13,7 @@ _ERROR = "_stderr"
 
 
 def probe_names(table: pd.DataFrame) -> list[str]:
-    """Return the probes that a table has columns of, in the order of the columns."""
+    """Return the names of the probes in a table, in the order of their columns."""
     columns = [name for name in table if f"{name}{_ERROR}" in table and name.startswith("probe_")]
     return [name.removeprefix("probe_") for name in columns]
 

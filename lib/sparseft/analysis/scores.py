@@ -1,4 +1,4 @@
-"""Take what a run scored by example, on its task or on a probe, so that two runs can be compared example by example."""
+"""Return what a run scored by example, on its task or on a probe, so that two runs can be compared example by example."""
 
 from dataclasses import dataclass
 
@@ -51,7 +51,7 @@ def _task_scores(record: Record) -> Scores | None:
 
 
 def _probe_scores(record: Record, name: str) -> Scores | None:
-    """Return what a run scored on a probe; None without one. The settings of two runs already agree on the probe."""
+    """Return what a run scored on a probe; None if it was not evaluated on it. Compared runs have the same settings of a probe."""
     probe = record.evaluation.probes.get(name)
     if probe is None:
         return None

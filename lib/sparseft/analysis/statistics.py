@@ -84,7 +84,7 @@ def mcnemar_p(ours: np.ndarray, theirs: np.ndarray) -> float:
 def outcomes_p(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Return the two-sided p of outcomes, (examples,) each, of the same examples in order.
 
-    It is that of McNemar's exact test if all outcomes are 0 or 1, and that of Student's paired t test otherwise."""
+    The test is McNemar's exact test if all outcomes are 0 or 1, and Student's paired t test otherwise."""
     if np.isin([ours, theirs], (0, 1)).all():
         return mcnemar_p(ours, theirs)
     return float(paired_t_p((ours - theirs)[np.newaxis])[0])

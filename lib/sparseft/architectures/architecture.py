@@ -36,7 +36,7 @@ class Coupled:
     block     the common start of the matrices' names within a decoder layer
     unit      the key of config.json with the number of units
     title     the units in words, for messages
-    multiple  a smaller model keeps a multiple of so many units"""
+    multiple  a smaller model keeps a multiple of this number of units"""
 
     block: str
     unit: str
@@ -83,7 +83,7 @@ class Architecture:
 
     class_name        the name of the model's class, which config.json has under "architectures"
     models            the models of this class, in words
-    differences       what its decoder has that LLaMA's has not, in words
+    differences       what its decoder has and LLaMA's does not have, in words
     sizes             the keys of config.json that must be positive integers
     outer_tensors     the tensors outside the decoder layers -> shape, as names of sizes
     layer_tensors     the tensors of one decoder layer, named within the layer -> shape, as names of sizes
@@ -139,8 +139,8 @@ class Architecture:
     def tensor_shapes(self, config: dict, place: Path | str) -> Shapes:
         """Return the shape of each tensor of the model that `config` describes.
 
-        Raises InputError, naming `place`, if a size is missing or is not a positive integer, if the windows are damaged, or if
-        a key of `fixed` has another value."""
+        Raises InputError, naming `place`, if a size is missing or is not a positive integer. It also does so if the windows are
+        damaged, or if a key of `fixed` has another value."""
         self._check_sizes(config, place)
         self._check_windows(config, place)
         self._check_fixed(config, place)

@@ -33,13 +33,13 @@ ATTENTION = {
     "self_attn.v_proj.weight": ("keys", "hidden_size"),
     "self_attn.o_proj.weight": ("hidden_size", "queries"),
 }
-# Of Qwen2.
+# Qwen2 has these.
 QKV_BIASES = {
     "self_attn.q_proj.bias": ("queries",),
     "self_attn.k_proj.bias": ("keys",),
     "self_attn.v_proj.bias": ("keys",),
 }
-# Of Qwen3: all heads share one norm of the queries and one of the keys.
+# Qwen3 has these. All heads share one norm of the queries and one of the keys.
 HEAD_NORMS = {
     "self_attn.q_norm.weight": ("head_dim",),
     "self_attn.k_norm.weight": ("head_dim",),

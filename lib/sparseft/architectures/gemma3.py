@@ -13,7 +13,7 @@ NORMS = {
     "pre_feedforward_layernorm.weight": ("hidden_size",),
     "post_feedforward_layernorm.weight": ("hidden_size",),
 }
-# Without `layer_types`, every so many layers one has no window.
+# Without `layer_types`, one layer in this number of layers has no window.
 WINDOW_PATTERN = 6
 
 

@@ -1,7 +1,7 @@
-"""Describe OLMo 2 (OLMo Team 2024, arXiv 2501.00656): LLaMA's decoder with norms after the blocks, and of all heads together.
+"""Describe OLMo 2 (OLMo Team 2024, arXiv 2501.00656): LLaMA's decoder with norms after the blocks, and norms over all heads.
 
-A norm of the queries divides by their root mean square over all query heads, and that of the keys over all key heads. So the
-other heads would change if a head were left out.
+The norm of the queries divides them by their root mean square over all query heads. The norm of the keys does the same over all
+key heads. So the other heads would change if a head were left out.
 """
 
 from sparseft.architectures import decoder
@@ -27,10 +27,10 @@ def activation_bytes(config: dict, width: int) -> int:
 def smaller_config(config: dict, units: dict[str, int]) -> dict:
     """Return the keys of config.json that change. Raises InputError if a head would be left out."""
     heads = attention_heads(config)
-    left = units["num_key_value_heads"]
-    if left < heads.key_value:
+    kept = units["num_key_value_heads"]
+    if kept < heads.key_value:
         raise InputError(
-            f"the mask leaves {left} of {heads.key_value} key-value heads, but OLMo 2 has norms over all heads together",
+            f"the mask leaves {kept} of {heads.key_value} key-value heads, but OLMo 2 has norms over all heads together",
             "keep the masked checkpoint, or use a mask that prunes no head",
         )
     return decoder.smaller_config(config, units)

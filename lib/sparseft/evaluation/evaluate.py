@@ -20,7 +20,7 @@ from sparseft.language_model.hardware import device_name
 from sparseft.language_model.loss import AnswerLoss, answer_losses
 from sparseft.tasks import scoring
 from sparseft.tasks.data_source import overlap
-from sparseft.tasks.from_lm_eval import scores_rows_itself
+from sparseft.tasks.from_lm_eval import BY_LM_EVAL, is_scored_by_lm_eval
 from sparseft.tasks.metrics import F1, LOSS
 from sparseft.tasks.task import Row, Task
 
@@ -131,7 +131,7 @@ def _score(lm: StrictLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[s
     else:
         by_row["generations"] = [sample["resps"][0][0] for sample in samples]
     outcomes = [float(sample[outcome_key(task)]) for sample in samples]
-    if scores_rows_itself(task):
+    if is_scored_by_lm_eval(task):
         judged, recomputed = _judged_by_lm_eval(task, samples, outcomes)
         check_metrics(task.name, {name: metrics.get(name) for name in recomputed}, recomputed)
         return metrics, by_row | judged
@@ -167,10 +167,10 @@ def _judged_by_lm_eval(
 ) -> tuple[dict[str, object], dict[str, float]]:
     """Return predictions and outcomes by row as lm-eval's filters and functions give them, and their mean and standard error.
 
-    The prediction is the likeliest choice, or the text that the filters leave. Raises InputError for an outcome that is no
-    fraction."""
+    The prediction is the likeliest choice, or the text that the filters leave. Raises InputError for an outcome
+    that is not a number from 0 to 1."""
     refuse_rows(
-        f"{task.name}: {task.metric} is no number from 0 to 1",
+        f"{task.name}: {task.metric} is not a number from 0 to 1",
         [not 0 <= outcome <= 1 for outcome in outcomes],
         f"set tasks.{task.name}.metric to another metric",
     )
@@ -180,7 +180,7 @@ def _judged_by_lm_eval(
     else:
         judged = {"predictions": [_text(sample["filtered_resps"][0]) for sample in samples]}
     mean, error = float(np.mean(outcomes)), float(np.std(outcomes, ddof=1) / math.sqrt(len(outcomes)))
-    return judged | {"outcomes": outcomes, "scored_by": "lm-eval"}, {
+    return judged | {"outcomes": outcomes, "scored_by": BY_LM_EVAL}, {
         task.metric: mean,
         task.headline.standard_error: error,
     }

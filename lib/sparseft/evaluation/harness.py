@@ -1,7 +1,7 @@
 """Run lm-eval as a library (github.com/EleutherAI/lm-evaluation-harness), on the prompts that training reads.
 
-lm-eval gets the functions of a built-in task as they are, and the definition of any other (lm_eval_rendering.py). Its metrics, filters
-and standard errors are its own.
+lm-eval gets the functions of a built-in task as they are, and the definition of any other (lm_eval_rendering.py). lm-eval computes
+the metrics, the filters and the standard errors.
 """
 
 import logging
@@ -69,13 +69,13 @@ class StrictLM(HFLM):
     """Run lm-eval's model, and refuse the rows that lm-eval would score wrongly without a word.
 
     lm-eval would cut a prompt that is longer than the context. It would also score a prompt whose tokens merge with those of the
-    answer, a prompt of which training reads other tokens, and two choices with the same tokens. An error gives the number of
-    the first such row.
+    answer. The same is true of a prompt of which training reads other tokens, and of two choices with the same tokens. An
+    error gives the number of the first such row.
 
-    The choices of a row share one forward pass over their prompt if the model is in float32, every choice has at most 16 tokens,
-    and config.json asks for torch's attention and for rotary angles that do not depend on the length. Then each log-likelihood
-    differs by about 1e-5 nats from that of a pass of its own, because sums are rounded in another order. So a prediction can
-    change only if two choices are that close. In all other cases each choice has a pass of its own, in lm-eval's code."""
+    The choices of a row share one forward pass over their prompt if the model is in float32 and every choice has at most 16
+    tokens. config.json must also ask for torch's attention, and for rotary angles that do not depend on the length. Then each
+    log-likelihood differs by about 1e-5 nats from that of a separate pass, because sums are rounded in another order. So a
+    prediction can change only if two choices are that close. In all other cases each choice has a separate pass in lm-eval."""
 
     # Whether the choices of the last evaluation shared the passes over their prompts.
     shares_contexts = False
@@ -98,7 +98,7 @@ class StrictLM(HFLM):
         prompts = [self.tok_encode(text) for text in texts]
         what = f"{name}: validation prompts with their worked examples and {max(rooms)} tokens for the answer"
         refuse_longer(what, [len(prompt) + room for prompt, room in zip(prompts, rooms, strict=True)], self.max_length)
-        # Any answer does here: the question is whether its tokens follow those of the prompt.
+        # Any answer can stand here, because only the tokens of the prompt are compared.
         wholes = [self.tok_encode(f"{text} 1") for text in texts]
         refuse_indivisible(name, [continues(*pair) for pair in zip(prompts, wholes, strict=True)])
         return super().generate_until(requests, *args, **options)
@@ -166,7 +166,7 @@ def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[
 
 
 def outcome_key(task: Task) -> str:
-    """Return what lm-eval's samples call the outcome of the headline metric: its name without that of a filter."""
+    """Return the key of the headline metric's outcome in lm-eval's samples: its name without a filter's."""
     if task.definition:
         return next(entry["metric"] for entry in task.definition["metrics"] if entry["name"] == task.metric)
     return task.metric

@@ -14,7 +14,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.api.utils import Message
 
-from sparseft.errors import InputError
+from sparseft.errors import InputError, one_line
 from sparseft.evaluation.lm_eval_yaml import with_functions
 from sparseft.tasks.from_lm_eval import MULTIPLE_CHOICE
 from sparseft.tasks.metrics import F1
@@ -28,9 +28,8 @@ class _Sandbox(SandboxedEnvironment):
     A field without a value would become the word None in a prompt, so it is an error."""
 
     def __init__(self) -> None:
-        theirs = lm_eval.utils.env
         super().__init__(undefined=StrictUndefined, keep_trailing_newline=True, finalize=_refuse_none)
-        self.filters.update(theirs.filters)
+        self.filters.update(lm_eval.utils.env.filters)
         self.from_string = cache(super().from_string)
 
 
@@ -44,12 +43,12 @@ def _refuse_none(value: object) -> object:
 @contextmanager
 def sandboxed() -> Iterator[None]:
     """Let lm-eval render its templates in a sandbox within a `with` block."""
-    theirs = lm_eval.utils.env
+    environment = lm_eval.utils.env
     lm_eval.utils.env = _Sandbox()
     try:
         yield
     finally:
-        lm_eval.utils.env = theirs
+        lm_eval.utils.env = environment
 
 
 def harness_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
@@ -112,7 +111,7 @@ def reported(name: str, what: str) -> Iterator[None]:
     # The templates and functions of a task may raise anything.
     except Exception as error:
         raise InputError(
-            f"{name}: lm-eval cannot render {what} ({type(error).__name__}: {' '.join(str(error).split())[:200]})",
+            f"{name}: lm-eval cannot render {what} ({type(error).__name__}: {one_line(error)[:200]})",
             "give rows in the original fields of the data set, or correct the templates of the YAML file",
         ) from None
 

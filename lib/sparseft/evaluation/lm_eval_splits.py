@@ -8,12 +8,12 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from sparseft.errors import InputError
+from sparseft.errors import InputError, one_line
 from sparseft.evaluation.lm_eval_rendering import reported
 from sparseft.evaluation.lm_eval_yaml import with_functions
-from sparseft.storage.hashes import sha256
 from sparseft.study.config import TaskData
-from sparseft.tasks.hub import COMMIT, hub_dataset, loaded_revision
+from sparseft.tasks.data_source import local_source
+from sparseft.tasks.hub import COMMIT, hub_dataset, hub_source
 from sparseft.tasks.rows import read_rows
 from sparseft.tasks.task import SPLITS, RowFormat
 
@@ -25,8 +25,8 @@ _DATA_KEYS = (
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Say which splits of a data set are the rows of a study, and how lm-eval's definition `config` changes for them.
+class Splits:
+    """Say which splits of a data set a study takes, and rewrite lm-eval's definition `config` for them.
 
     The training rows are those of training_split. The validation rows are those that lm-eval evaluates: of test_split, or
     else of validation_split. A folder of the user's (`is_local`) has one file for each."""
@@ -42,9 +42,9 @@ class Parts:
 
     @property
     def origin(self) -> dict[str, str]:
-        """Return the split of the data set for `train` and for `validation`.
+        """Return the name in the data set of the splits `train` and `validation`.
 
-        Without training rows, `train` are the rows of the worked examples, or else the evaluated ones. Raises InputError if
+        Without training rows, `train` is the split of the worked examples, or else the evaluated one. Raises InputError if
         no split is evaluated."""
         if self.is_local:
             return {split: split for split in SPLITS}
@@ -57,7 +57,7 @@ class Parts:
             "validation": self._evaluated,
         }
 
-    def changed(self, rows_of: Callable[[str], list[dict]]) -> dict:
+    def rewritten(self, rows_of: Callable[[str], list[dict]]) -> dict:
         """Return the definition over the splits `train` and `validation`, without what says where rows come from.
 
         `rows_of` returns the rows of a split of the data set, for worked examples that are no training rows. Raises InputError
@@ -126,17 +126,17 @@ def _local_datasets(name: str, folder: Path) -> tuple[dict[str, Dataset], dict]:
                     "write the same fields in every row, null where there is no value",
                 )
         datasets[split] = _table(rows, str(path))
-    return datasets, {"local": {split: sha256(folder / f"{split}.jsonl") for split in SPLITS}}
+    return datasets, local_source(folder)
 
 
 def _table(rows: list[dict], place: str) -> Dataset:
     """Return rows as a table, whose columns have one type each. Raises InputError if a field has several."""
     try:
         return Dataset.from_list(rows)
-    # pyarrow has several errors for it.
+    # pyarrow raises several kinds of errors for it.
     except Exception as error:
         raise InputError(
-            f"{place}: a field has values of different types ({' '.join(str(error).split())[:150]})",
+            f"{place}: a field has values of different types ({one_line(error)[:200]})",
             "write each field with one type",
         ) from None
 
@@ -144,20 +144,19 @@ def _table(rows: list[dict], place: str) -> Dataset:
 def _hub_datasets(name: str, config: dict, hub: str | None) -> tuple[dict[str, Dataset], dict]:
     """Return the data set of a task on the hub by split, and its place with the loaded revision.
 
-    Prints how to pin the revision if it is not."""
+    Prints a warning that says how to fix the revision, unless it is fixed."""
     place = hub or _place_of(name, config)
     datasets = hub_dataset(
         place, f"tasks.{name}.local", "a folder with train.jsonl and validation.jsonl in the original fields"
     )
-    path, _, wanted = place.partition("@")
-    revision = loaded_revision(datasets)
-    if not re.fullmatch(COMMIT, wanted):
+    source = hub_source(place, datasets)
+    if not re.fullmatch(COMMIT, place.partition("@")[2]):
         print(
-            f"warning: tasks.{name}: the newest revision of {path} was loaded; to keep it, set tasks.{name}.hub to"
-            f" {path}@{revision or 'COMMIT'}",
+            f"warning: tasks.{name}: the newest revision of {source['hub']} was loaded; to keep it, set tasks.{name}.hub to"
+            f" {source['hub']}@{source['revision'] or 'COMMIT'}",
             file=sys.stderr,
         )
-    return datasets, {"hub": path, "revision": revision}
+    return datasets, source
 
 
 def _place_of(name: str, config: dict) -> str:

@@ -1,7 +1,7 @@
 """Prepare the examples of lm-eval's tasks, for training without lm-eval and for an evaluation with it.
 
-lm-eval's own code renders every text (lm_eval_rendering.py). What changes is only where the rows come from. In the definition that
-is kept, the splits are called `train` and `validation`, and the rows have passed process_docs already.
+lm-eval's own code renders every text (lm_eval_rendering.py). Only the source of the rows changes. In the definition that the
+manifest keeps, the splits are called `train` and `validation`, and process_docs has already run.
 """
 
 from importlib.metadata import version
@@ -12,15 +12,22 @@ from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY, get_metric_aggregation
 
 from sparseft.errors import InputError
 from sparseft.evaluation.lm_eval_rendering import rendered_rows
-from sparseft.evaluation.lm_eval_splits import Parts, load_datasets, processed_rows
+from sparseft.evaluation.lm_eval_splits import Splits, load_datasets, processed_rows
 from sparseft.evaluation.lm_eval_yaml import FUNCTION, Definition, is_function, read_definition
 from sparseft.study.config import TaskData
 from sparseft.tasks.data_source import Examples, choose_rows
-from sparseft.tasks.from_lm_eval import GENERATE_UNTIL, MULTIPLE_CHOICE, NO_FILTER, task_of
+from sparseft.tasks.from_lm_eval import (
+    BY_LM_EVAL,
+    BY_LOG_LIKELIHOODS,
+    GENERATE_UNTIL,
+    MULTIPLE_CHOICE,
+    NO_FILTER,
+    task_of,
+)
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1
 from sparseft.tasks.task import SPLITS
 
-# What else lm-eval passes to the generation of transformers could load code.
+# lm-eval passes every other key to transformers' generation, which could load code.
 _GENERATION_KEYS = frozenset(
     "until do_sample temperature top_p top_k repetition_penalty max_gen_toks max_new_tokens max_tokens".split()
 )
@@ -31,14 +38,14 @@ def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
 
     Raises InputError if lm-eval has no such task, if it cannot be trained and compared here, or if its rows do not fit it."""
     disable_progress_bars()
-    read = read_definition(data.lm_eval, f"tasks.{name}.lm_eval")
-    _check_supported(read.config, name)
-    parts = Parts(name, read.config, bool(data.local))
-    origin = parts.origin
-    datasets, source = load_datasets(name, read.config, data)
-    docs = {split: processed_rows(name, read.config, datasets, origin[split]) for split in SPLITS}
-    config = parts.changed(lambda split: processed_rows(name, read.config, datasets, split))
-    task = task_of(name, _definition(name, read, config, data, parts))
+    definition = read_definition(data.lm_eval, f"tasks.{name}.lm_eval")
+    _check_supported(definition.config, name)
+    splits = Splits(name, definition.config, bool(data.local))
+    origin = splits.origin
+    datasets, source = load_datasets(name, definition.config, data)
+    docs = {split: processed_rows(name, definition.config, datasets, origin[split]) for split in SPLITS}
+    config = splits.rewritten(lambda split: processed_rows(name, definition.config, datasets, split))
+    task = task_of(name, _manifest_definition(name, definition, config, data, splits))
     numbered = {
         split: choose_rows(list(enumerate(docs[split], start=1)), name, split, data.numbers[split], data.seed)
         for split in SPLITS
@@ -66,7 +73,7 @@ def _check_supported(config: dict, name: str) -> None:
         )
 
 
-def _definition(name: str, read: Definition, config: dict, data: TaskData, parts: Parts) -> dict:
+def _manifest_definition(name: str, definition: Definition, config: dict, data: TaskData, splits: Splits) -> dict:
     """Return what manifest.json keeps of a task."""
     output_type = config.get("output_type", GENERATE_UNTIL)
     if data.answer and output_type == MULTIPLE_CHOICE:
@@ -76,21 +83,21 @@ def _definition(name: str, read: Definition, config: dict, data: TaskData, parts
         config = config | {"metric_list": kept}
     filters = [entry["name"] for entry in config.get("filter_list") or []] or [NO_FILTER]
     metrics = [_named(_metric_name(entry), filter_name, filters) for entry in kept for filter_name in filters]
-    by_rows = output_type == MULTIPLE_CHOICE and not config.get("process_results")
-    has_f1 = by_rows and F1.name in [entry["name"] for entry in metrics]
+    is_by_log_likelihoods = output_type == MULTIPLE_CHOICE and not config.get("process_results")
+    has_f1 = is_by_log_likelihoods and F1.name in [entry["name"] for entry in metrics]
     return {
         "kind": "lm_eval",
         "lm_eval": version("lm-eval"),
         "name": config.get("task", name),
-        "file": read.file,
+        "file": definition.file,
         "output_type": output_type,
         "yaml": config,
-        "split": parts.origin["validation"],
-        "trainable": parts.is_trainable,
+        "split": splits.origin["validation"],
+        "trainable": splits.is_trainable,
         "answer": data.answer,
         "metric": _headline(name, metrics, data.metric, has_f1),
         "metrics": metrics,
-        "scored_by": "log-likelihoods" if by_rows else "lm-eval",
+        "scored_by": BY_LOG_LIKELIHOODS if is_by_log_likelihoods else BY_LM_EVAL,
         "classes": config["doc_to_choice"] if has_f1 else [],
         "num_fewshot": config.get("num_fewshot") or 0,
         "max_new_tokens": _max_new_tokens(name, config) if output_type == GENERATE_UNTIL else 0,
@@ -98,7 +105,7 @@ def _definition(name: str, read: Definition, config: dict, data: TaskData, parts
 
 
 def _metric_list(config: dict, output_type: str) -> list[dict]:
-    """Return the metrics of a definition, or those that lm-eval takes without any."""
+    """Return the metrics of a definition, or lm-eval's default ones if it names none."""
     return config.get("metric_list") or [{"metric": metric} for metric in DEFAULT_METRIC_REGISTRY[output_type]]
 
 

@@ -1,8 +1,8 @@
 """Find and read the task definitions of lm-eval (docs/task_guide.md in its repository). No code of a user's file runs.
 
-lm-eval's YAML files name Python functions with the tag !function. Those in lm-eval's own package are trusted, as the package is.
-A user's file is searched for tags before lm-eval's loader reads it, and so is every file outside the package that it includes. What is
-read is JSON: a function stands there as {"!function": "FOLDER/MODULE.NAME"}, with a folder of lm-eval's tasks.
+lm-eval's YAML files name Python functions with the tag !function. Functions in lm-eval's own package are trusted, as the package
+is. A user's file is searched for tags before lm-eval's loader reads it, and so is every file outside the package that it includes.
+The result is JSON. In it {"!function": "FOLDER/MODULE.NAME"} stands for a function, with a folder of lm-eval's tasks.
 """
 
 import difflib
@@ -21,7 +21,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Entry, Kind
 from lm_eval.tasks._yaml_loader import _import_func_in_yml, load_yaml
 
-from sparseft.errors import InputError
+from sparseft.errors import InputError, one_line
 from sparseft.storage.reading import read_bytes
 
 # The folder of lm-eval's own definitions.
@@ -35,7 +35,7 @@ _PLAIN_TAGS = frozenset(
     f"tag:yaml.org,2002:{name}"
     for name in "null bool int float str seq map merge timestamp binary omap pairs set".split()
 )
-# Keys by which a definition would run code, or would need other input than text.
+# Keys with which a definition would run code, or would need other input than text.
 _REFUSED = ("class", "group", "custom_dataset", "use_prompt", "unsafe_code", "doc_to_image", "doc_to_audio")
 # Keys whose value is a function.
 _FUNCTION_KEYS = ("process_docs", "process_results")
@@ -102,12 +102,12 @@ def _load(path: Path, source: str) -> dict:
     try:
         config = load_yaml(path, resolve_func=False)
     except (ValueError, OSError, yaml.YAMLError) as error:
-        raise InputError(f"{source}: lm-eval cannot read it ({_one_line(error)})", "correct the file") from None
+        raise InputError(f"{source}: lm-eval cannot read it ({one_line(error)[:200]})", "correct the file") from None
     return _marked(config)
 
 
 def _marked(value: object) -> object:
-    """Return a value in which each function has its mark. Unresolved, lm-eval gives its folder and its name."""
+    """Return a value with FUNCTION at each function. lm-eval's loader gives a function as text: its folder and its name."""
     if isinstance(value, dict):
         return {key: _marked(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -131,7 +131,7 @@ def _check_plain(path: Path, source: str, checked: set[Path]) -> None:
     except FileNotFoundError:
         raise InputError(f"{source}: no such file", "correct lm_eval or include") from None
     except yaml.YAMLError as error:
-        raise InputError(f"{source}: not valid YAML ({_one_line(error)})", "correct the file") from None
+        raise InputError(f"{source}: not valid YAML ({one_line(error)[:200]})", "correct the file") from None
     if not isinstance(config, dict):
         raise InputError(f"{source}: not a YAML file of keys and values", "write a task of lm-eval")
     _refuse_folder({key: value for key, value in config.items() if key != "include"}, source)
@@ -152,7 +152,7 @@ def _check_nodes(root: yaml.Node, source: str) -> None:
         checked.add(id(node))
         line = node.start_mark.line + 1
         if node.tag not in _PLAIN_TAGS:
-            value = f" {_one_line(node.value)}" if isinstance(node, yaml.ScalarNode) else ""
+            value = f" {one_line(node.value)[:200]}" if isinstance(node, yaml.ScalarNode) else ""
             raise InputError(
                 f"{source}, line {line}: {node.tag}{value} is code, and only lm-eval's own files may have code",
                 "write a Jinja template instead",
@@ -163,7 +163,7 @@ def _check_nodes(root: yaml.Node, source: str) -> None:
 
 
 def _refuse_folder(value: object, source: str) -> None:
-    """Raise InputError if a text in a user's file would look like a function of lm-eval (_marked)."""
+    """Raise InputError if a text in a user's file looks like a function of lm-eval, which `_marked` would take it for."""
     if isinstance(value, str) and value.startswith(f"{FOLDER}/"):
         raise InputError(f"{source}: a text begins with the folder of lm-eval", "change the text")
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -247,8 +247,3 @@ def _members(entry: Entry, index: dict[str, Entry]) -> Iterator[str]:
             yield name
         else:
             yield from _members(index[name], index)
-
-
-def _one_line(value: object) -> str:
-    """Return the beginning of a text on one line."""
-    return " ".join(str(value).split())[:200]

@@ -16,10 +16,8 @@ from torch import Tensor
 from sparseft.errors import InputError
 from sparseft.language_model.chat import written_by_template
 from sparseft.study.config import Training
+from sparseft.tasks.documents import DOCUMENT_BREAK
 from sparseft.tasks.task import Row, Task
-
-# What stands between two documents of a text.
-DOCUMENT_BREAK = "\n\n"
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,8 @@ class Batch:
 def encode(rows: list[Row], task: Task, tokenizer, max_length: int) -> list[Example]:
     """Return the examples of the rows as token ids.
 
-    An answer that is no choice ends in the end-of-sequence token, but a chat template writes the end of a message itself.
+    A response or a generated answer ends in the end-of-sequence token. A choice does not, and a chat template writes the end
+    of a message itself.
     Documents become sequences of task.sequence_length tokens.
 
     Raises InputError if the tokens do not divide into prompt and answer, or if an example has more than `max_length` tokens,

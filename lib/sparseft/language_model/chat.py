@@ -5,7 +5,7 @@ The template is a Jinja program in the model's folder. transformers runs it in a
 
 from typing import TYPE_CHECKING
 
-from sparseft.errors import InputError
+from sparseft.errors import InputError, one_line
 
 if TYPE_CHECKING:
     # At run time, this import would come before evaluation/harness.py sets the environment variables of transformers.
@@ -33,7 +33,7 @@ def written_by_template(
         # The template is a program of the model's author, and may raise anything.
         except Exception as error:
             raise InputError(
-                f"{row} refuses the messages ({' '.join(str(error).split())})",
+                f"{row} refuses the messages ({one_line(error)[:200]})",
                 "change the messages, for example leave the system message out, or change the template",
             ) from None
         if not whole.startswith(prompt):

@@ -1,10 +1,10 @@
 """Say how long the texts of a task are, for the estimates of memory and time.
 
-Where the task is prepared, its manifest has the measured lengths. Before, the sizes of local files give them roughly. Without
-either, they are the typical ones of a built-in task, or those of a kind.
+Once a task is prepared, its manifest has the measured lengths. Before that, they are estimated from the sizes of local files.
+Without local files, they are typical lengths of the built-in task or of the kind.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -18,38 +18,27 @@ from sparseft.study.config import Config, TaskData
 from sparseft.study.grid import CALIBRATION, DATA
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.measured_lengths import CHARACTERS_PER_TOKEN
+from sparseft.tasks.task import Lengths
 from sparseft.tasks.text import LENGTH
 
 MEASURED = "measured on the prepared data"
 FROM_FILES = "from the sizes of the local files"
 TYPICAL = "typical of the task"
-# A long example of a file has so many times the mean length.
+# How many times the mean length a long example of a file is taken to have.
 _LONG = 3
 
 
 @dataclass(frozen=True)
-class TaskLengths:
-    """Hold the lengths of a task's examples. A token is about four characters.
+class TaskLengths(Lengths):
+    """Hold the lengths of the examples of a task in the study. `rows` are the examples that the study takes."""
 
-    rows       numbers of training and of validation examples
-    bytes      per row of the .jsonl file
-    mean       tokens of prompt and answer together; `long` is the 99th percentile
-    answer     tokens of the answer, mean
-    choices    per row; 0 without choices
-    origin     where the numbers come from: MEASURED, FROM_FILES or TYPICAL"""
-
-    rows: tuple[int, int]
-    bytes: int
-    mean: int
-    long: int
-    answer: int
-    choices: int
     few_shot: int = 0
     max_new_tokens: int = 0
+    # Where the numbers come from: MEASURED, FROM_FILES or TYPICAL.
     origin: str = field(default=TYPICAL, compare=False)
 
 
-# Guesses for tasks of a study's own, by kind.
+# Guesses for tasks that are not built in, by kind.
 _OF_KIND = {
     "lm_eval": TaskLengths(rows=(1000, 1000), bytes=600, mean=100, long=300, answer=5, choices=4),
     "instruction": TaskLengths(rows=(1000, 1000), bytes=1200, mean=300, long=1000, answer=150, choices=0),
@@ -101,7 +90,7 @@ def check_windows(config: Config) -> None:
         try:
             limit = described(name, config.models[name]).config.get("max_position_embeddings") if text else None
         except InputError:
-            # The model is first to be fetched.
+            # The model must still be fetched.
             continue
         if limit and text.length > limit:
             raise InputError(
@@ -112,13 +101,13 @@ def check_windows(config: Config) -> None:
 
 
 def text_bytes(config: Config, text: str) -> int:
-    """Return the size of a text on which importances calibrate; 0 if it is first to be fetched from the hub."""
+    """Return the size of a text on which importances calibrate; 0 if it must still be fetched from the hub."""
     local = config.masks.calibration[text].local
     places = [Path(CALIBRATION.format(text=text)), *([Path(local)] if local else [])]
     return next((place.stat().st_size for place in places if place.exists()), 0)
 
 
-# A study asks for the lengths of a task for every job. A file that changes has another time.
+# The result is kept, because every job of a study needs it. A file that changes has another time of change.
 @cache
 def _measured(manifest: Path, changed: int) -> TaskLengths | None:
     """Return what a manifest records; None if another version wrote it, because the task will be prepared again."""
@@ -136,7 +125,7 @@ def _built_in(name: str, data: TaskData) -> TaskLengths:
     if data.local:
         files = tuple(rows_files(data))
         rows = _counts(files)
-        lengths = _replaced(lengths, rows=rows, bytes=_row_bytes(files, rows))
+        lengths = replace(lengths, rows=rows, bytes=_row_bytes(files, rows))
     return _with_numbers(lengths, data)
 
 
@@ -145,13 +134,13 @@ def _of_files(files: tuple[str, ...], kind: str, length: int | None) -> TaskLeng
     """Return the lengths that the sizes of a task's local files suggest. A text is cut into sequences of one length."""
     rows = _counts(files)
     row_bytes = _row_bytes(files, rows)
-    lengths = _replaced(_OF_KIND[kind], bytes=row_bytes, origin=FROM_FILES)
+    lengths = replace(_OF_KIND[kind], bytes=row_bytes, origin=FROM_FILES)
     if kind == "text":
         lengths = _with_length(lengths, length)
         tokens = [Path(file).stat().st_size // CHARACTERS_PER_TOKEN for file in files]
-        return _replaced(lengths, rows=tuple(number // lengths.mean for number in tokens))
+        return replace(lengths, rows=tuple(number // lengths.mean for number in tokens))
     mean = max(1, row_bytes // CHARACTERS_PER_TOKEN)
-    return _replaced(lengths, rows=rows, mean=mean, long=_LONG * mean, answer=min(lengths.answer, mean))
+    return replace(lengths, rows=rows, mean=mean, long=_LONG * mean, answer=min(lengths.answer, mean))
 
 
 def _counts(files: tuple[str, ...]) -> tuple[int, ...]:
@@ -175,16 +164,11 @@ def _with_length(lengths: TaskLengths, length: int | None) -> TaskLengths:
     """Return the lengths of a text that is cut into sequences of `length` tokens; unchanged if it is None."""
     if length is None:
         return lengths
-    return _replaced(lengths, mean=length, long=length, answer=length, bytes=CHARACTERS_PER_TOKEN * length)
+    return replace(lengths, mean=length, long=length, answer=length, bytes=CHARACTERS_PER_TOKEN * length)
 
 
 def _with_numbers(lengths: TaskLengths, data: TaskData) -> TaskLengths:
     """Return the lengths with the numbers of examples that the configuration sets."""
-    numbers = (data.train_examples, data.validation_examples)
-    rows = tuple(number or every for number, every in zip(numbers, lengths.rows, strict=True))
-    return _replaced(lengths, rows=rows)
-
-
-def _replaced(lengths: TaskLengths, **values: object) -> TaskLengths:
-    """Return the lengths with some other values."""
-    return TaskLengths(**{**vars(lengths), **values})
+    numbers = data.numbers.values()
+    rows = tuple(number or all_rows for number, all_rows in zip(numbers, lengths.rows, strict=True))
+    return replace(lengths, rows=rows)

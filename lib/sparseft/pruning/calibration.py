@@ -197,7 +197,7 @@ def sequential_prune(
     Source: arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda."""
     model, linears, device = _load(checkpoint)
     hidden: list[Tensor] = []
-    # By the length of an example: the keywords of every decoder layer, which depend on nothing else.
+    # Length of an example -> the keywords of every decoder layer, which depend only on the length.
     options: dict[int, list[dict]] = {}
     for example in examples:
         states, keywords = _layer_arguments(model, torch.tensor([example.ids], device=device))
@@ -275,14 +275,14 @@ def _norms(squares: dict[str, Tensor]) -> dict[str, np.ndarray]:
 def _layer_arguments(model: nn.Module, ids: Tensor) -> tuple[Tensor, list[dict]]:
     """Return the hidden states (1, T, H) that enter the first decoder layer for `ids` (1, T), and each layer's keywords.
 
-    The layers may have different masks and rotary angles. They compute nothing here: each notes its keywords, and returns
-    the hidden states as they are."""
+    The layers may have different masks and rotary angles. They compute nothing here. Each layer notes its keywords, and
+    returns the hidden states as they are."""
     inputs: list[Tensor] = []
     keywords: list[dict] = []
 
-    def note(states: Tensor, **own: object) -> Tensor:
+    def note(states: Tensor, **layer_keywords: object) -> Tensor:
         inputs.append(states)
-        keywords.append(own)
+        keywords.append(layer_keywords)
         return states
 
     for layer in model.model.layers:

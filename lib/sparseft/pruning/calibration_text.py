@@ -1,8 +1,8 @@
 """Choose the windows of a text on which an importance calibrates, as Wanda chooses them (locuslab/wanda, lib/data.py).
 
-The documents are taken in random order. From each that is longer than the window, one random window is taken, until there are
-enough. This is `get_c4`. If too few documents are that long, they are not used one by one. All documents are joined by blank
-lines, and the windows start anywhere in this text. This is `get_wikitext2`.
+The documents are taken in random order. Each one that is longer than a window gives one random window, until there are enough.
+`get_c4` does this. If too few documents are that long, all documents are joined by blank lines, and each window starts at a
+random place of the whole text. `get_wikitext2` does this.
 """
 
 import random
@@ -11,9 +11,7 @@ from pathlib import Path
 
 from sparseft.errors import InputError
 from sparseft.study.config import CalibrationText
-
-# What joins the documents.
-JOINT = "\n\n"
+from sparseft.tasks.documents import DOCUMENT_BREAK
 
 
 def choose_windows(
@@ -26,7 +24,7 @@ def choose_windows(
     windows = _of_long_documents(documents, encode, text, generator)
     if len(windows) == text.examples:
         return windows
-    ids = encode(JOINT.join(documents))
+    ids = encode(DOCUMENT_BREAK.join(documents))
     if len(ids) < text.examples * text.length:
         raise InputError(
             f"{place}: {len(ids):,} tokens are fewer than {text.examples:,} windows of {text.length:,} tokens",

@@ -82,7 +82,8 @@ def job_digest(
 ) -> str:
     """Return the digest of the code of a job. Its wildcards name its task and its method.
 
-    With `probes`, it also uses the tasks on which the models of its task are evaluated besides. A job without wildcards, such as the analysis, uses every task and method of the grid."""
+    With `probes`, it also uses the probes of the study. A job without wildcards, such as the analysis, uses every task and method
+    of the grid."""
     if wildcards:
         task = wildcards.get("task")
         values = used_values(task=config.task_file(task) if task else None, method=wildcards.get("method"))

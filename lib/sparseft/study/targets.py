@@ -82,7 +82,7 @@ def definition_files(config: Config, task: str) -> list[str]:
 
 
 def probe_places(config: Config, task: str) -> list[str]:
-    """Return `NAME:FOLDER` of each task on which a merged model of `task` is evaluated besides."""
+    """Return `NAME:FOLDER` of each probe of a merged model of `task`."""
     return [f"{probe}:{DATA.format(task=probe)}" for probe in config.evaluated_tasks(task)[1:]]
 
 

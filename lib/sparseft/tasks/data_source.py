@@ -6,14 +6,25 @@ The rows of a mini task are generated. All others come from a folder of the user
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.tasks import wikitext2
-from sparseft.tasks.documents import TextPlace
-from sparseft.tasks.hub import hub_dataset, loaded_revision, rows_of_split
+from sparseft.tasks.documents import DOCUMENT_BREAK, TextPlace
+from sparseft.tasks.hub import hub_dataset, hub_source, rows_of_split
 from sparseft.tasks.rows import read_rows
 from sparseft.tasks.task import SPLITS, Row, Task
+
+
+class OwnData(Protocol):
+    """Name the keys of `tasks.NAME` that a task of kind instruction or text reads."""
+
+    local: str | None
+    hub: str | None
+    length: int | None
+    numbers: dict[str, int | None]
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -66,9 +77,14 @@ def source_of(task: Task, local: Path | None, hub: str | None) -> dict:
     if task.generate:
         return {"generated": task.name}
     if local:
-        return {"local": {split: sha256(local / f"{split}.jsonl") for split in SPLITS}}
+        return local_source(local)
     place = hub or task.hub
-    return {"hub": place.partition("@")[0], "revision": loaded_revision(_dataset(task, place))}
+    return hub_source(place, _dataset(task, place))
+
+
+def local_source(folder: Path) -> dict:
+    """Return the source of the rows in a folder: the sha256 of its two files."""
+    return {"local": {split: sha256(folder / f"{split}.jsonl") for split in SPLITS}}
 
 
 def overlap(task: Task, rows: dict[str, list[Row]]) -> int:
@@ -86,7 +102,7 @@ def load_text(local: Path | None, hub: str | None = None) -> str:
     """Return the text of a perplexity: its rows joined by blank lines, as GPTQ and Wanda read WikiText-2's test split.
 
     The rows are the lines of the text, blank lines included. Raises InputError if they cannot be loaded."""
-    return "\n\n".join(perplexity_text(local, hub).documents())
+    return DOCUMENT_BREAK.join(perplexity_text(local, hub).documents())
 
 
 def _rows_from_hub(task: Task, split: str, place: str) -> list[Row]:

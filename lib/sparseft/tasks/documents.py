@@ -14,11 +14,13 @@ from sparseft.errors import InputError
 from sparseft.storage.atomic import atomic_files, write_json
 from sparseft.storage.hashes import sha256, sha256_of_text
 from sparseft.storage.reading import ROWS_LIMIT, TEXT_LIMIT, check_regular, read_json, read_text
-from sparseft.tasks.hub import hub_dataset, loaded_revision, rows_of_split
+from sparseft.tasks.hub import hub_dataset, hub_source, rows_of_split
 from sparseft.tasks.rows import parse_row
 from sparseft.tasks.task import RowFormat
 
 DOCUMENT = RowFormat(name="document", fields={"text": str})
+# What stands between two documents of a text.
+DOCUMENT_BREAK = "\n\n"
 _ADVICE = "prepare the text, or correct the path"
 
 
@@ -43,7 +45,7 @@ class TextPlace:
         """Return where the documents come from: with the file's sha256, or the revision on the hub."""
         if self.local:
             return {"local": sha256(self.local)}
-        return {"hub": self.hub.partition("@")[0], "revision": loaded_revision(self._dataset())}
+        return hub_source(self.hub, self._dataset())
 
     def _dataset(self) -> dict:
         """Return the data set on the hub."""

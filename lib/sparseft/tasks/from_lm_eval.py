@@ -19,10 +19,13 @@ from sparseft.tasks.task import Row, Task
 
 MULTIPLE_CHOICE = "multiple_choice"
 GENERATE_UNTIL = "generate_until"
+# Values of `scored_by` in a definition: how the rows of an evaluation are scored.
+BY_LOG_LIKELIHOODS = "log-likelihoods"
+BY_LM_EVAL = "lm-eval"
 # What lm-eval calls the results of a task without filters.
 NO_FILTER = "none"
-# Their values follow from the log-likelihoods of the choices (tasks/scoring.py).
-_BY_LOG_LIKELIHOOD = {metric.name: metric for metric in (ACC, ACC_NORM, F1)}
+# The metrics whose values follow from the log-likelihoods of the choices (tasks/scoring.py), by name.
+_FROM_LOG_LIKELIHOODS = {metric.name: metric for metric in (ACC, ACC_NORM, F1)}
 _TEXT_FIELDS = {"doc": dict, "prompt": str, "answer": str}
 
 
@@ -45,7 +48,7 @@ def task_of(name: str, definition: dict) -> Task:
         prompt=lambda row: row["prompt"],
         answer=lambda row: row["answer"],
         delimiter="",
-        # A prompt that is answered by a generation ends in its own spaces.
+        # lm-eval keeps the spaces at the end of a prompt if the answer is generated.
         moves_spaces=has_choices,
         choices=(lambda row: row["choices"]) if has_choices else None,
         label=(lambda row: row["label"]) if has_choices else None,
@@ -59,15 +62,15 @@ def task_of(name: str, definition: dict) -> Task:
     )
 
 
-def scores_rows_itself(task: Task) -> bool:
-    """Return whether lm-eval scores the rows by filters or functions of the task, so that only it knows their outcomes."""
-    return bool(task.definition) and task.definition["scored_by"] == "lm-eval"
+def is_scored_by_lm_eval(task: Task) -> bool:
+    """Return whether only lm-eval can score the rows, by filters or functions of the task."""
+    return bool(task.definition) and task.definition["scored_by"] == BY_LM_EVAL
 
 
 def _metric(entry: dict, definition: dict) -> Metric:
     """Return a metric of a definition: one that follows from log-likelihoods, or one that only lm-eval can compute."""
-    if definition["scored_by"] == "log-likelihoods":
-        return _BY_LOG_LIKELIHOOD[entry["name"]]
+    if definition["scored_by"] == BY_LOG_LIKELIHOODS:
+        return _FROM_LOG_LIKELIHOODS[entry["name"]]
     return lm_eval_metric(entry["name"], entry["standard_error"])
 
 

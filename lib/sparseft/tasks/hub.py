@@ -57,6 +57,11 @@ def loaded_revision(dataset: dict) -> str | None:
     return folder if re.fullmatch(COMMIT, folder) else None
 
 
+def hub_source(place: str, dataset: dict) -> dict:
+    """Return the source of rows from the hub: their place without the requested revision, and the loaded revision."""
+    return {"hub": place.partition("@")[0], "revision": loaded_revision(dataset)}
+
+
 def rows_of_split(
     dataset: dict, split: str, place: str, row_format: RowFormat, from_hub: Callable[[Row], Row] = dict
 ) -> list[Row]:

@@ -11,23 +11,14 @@ last message.
 
 import json
 from pathlib import Path
-from typing import Protocol
 
 from sparseft.errors import InputError
-from sparseft.tasks.data_source import Examples, load_examples
+from sparseft.tasks.data_source import Examples, OwnData, load_examples
 from sparseft.tasks.metrics import LOSS, TOKEN_PERPLEXITY
 from sparseft.tasks.rows import read_row_text
 from sparseft.tasks.task import Row, RowFormat, Task
 
 ROLES = ("system", "user", "assistant")
-
-
-class OwnData(Protocol):
-    """Name the keys of `tasks.NAME` that are read here."""
-
-    local: str
-    numbers: dict[str, int | None]
-    seed: int
 
 
 def load_own_examples(name: str, data: OwnData) -> Examples:
@@ -63,7 +54,7 @@ def _response_task(name: str, definition: dict) -> Task:
     return Task(
         name=name,
         fields={"prompt": str, "response": str},
-        problem=_empty_field,
+        problem=_response_problem,
         prompt=lambda row: row["prompt"],
         answer=lambda row: row["response"],
         delimiter="",
@@ -79,7 +70,7 @@ def _messages_task(name: str, definition: dict) -> Task:
     return Task(
         name=name,
         fields={"messages": list},
-        problem=_fault_of_messages,
+        problem=_messages_problem,
         prompt=lambda row: json.dumps(row["messages"][:-1], ensure_ascii=False),
         answer=lambda row: row["messages"][-1]["content"],
         messages=lambda row: row["messages"],
@@ -89,17 +80,17 @@ def _messages_task(name: str, definition: dict) -> Task:
     )
 
 
-def _empty_field(row: Row) -> str | None:
+def _response_problem(row: Row) -> str | None:
     """Return which field of a prompt and its response is empty, or None."""
     empty = [field for field in ("prompt", "response") if not row[field].strip()]
     return f"field {empty[0]!r} is empty" if empty else None
 
 
-def _fault_of_messages(row: Row) -> str | None:
+def _messages_problem(row: Row) -> str | None:
     """Return what is wrong with a conversation, or None."""
     for number, message in enumerate(row["messages"], start=1):
-        if fault := _fault_of_message(message):
-            return f"message {number} {fault}"
+        if problem := _message_problem(message):
+            return f"message {number} {problem}"
     roles = [message["role"] for message in row["messages"]]
     turns = roles[1:] if roles[:1] == ["system"] else roles
     # Turns are pairs of user and assistant.
@@ -111,7 +102,7 @@ def _fault_of_messages(row: Row) -> str | None:
     return None
 
 
-def _fault_of_message(message: object) -> str | None:
+def _message_problem(message: object) -> str | None:
     """Return what is wrong with a message, or None. Only a system message may be empty."""
     if not isinstance(message, dict) or message.keys() != {"role", "content"}:
         return "must be an object with role and content, and nothing else"

@@ -34,7 +34,7 @@ def measured_lengths(task: Task, rows: dict[str, list[Row]]) -> dict[str, int | 
 
 
 def _packed_lengths(length: int, rows: dict[str, list[Row]]) -> dict[str, int | list[int]]:
-    """Return the same for documents that are cut into sequences of `length` tokens. A row stands for a sequence."""
+    """Return the lengths of documents that are cut into sequences of `length` tokens. `rows` counts the sequences."""
     characters = {split: sum(len(row["text"]) for row in documents) for split, documents in rows.items()}
     sequences = {split: max(1, _tokens(number) // length) for split, number in characters.items()}
     size = sum(len(json.dumps(row, ensure_ascii=False).encode()) + 1 for split in rows for row in rows[split])
@@ -51,5 +51,5 @@ def _packed_lengths(length: int, rows: dict[str, list[Row]]) -> dict[str, int | 
 
 
 def _tokens(characters: float) -> int:
-    """Return about how many tokens so many characters are."""
+    """Return the number of tokens that a number of characters makes, roughly."""
     return max(1, math.ceil(characters / CHARACTERS_PER_TOKEN))

@@ -15,11 +15,11 @@ SPLITS = ("train", "validation")
 
 @dataclass(frozen=True)
 class Lengths:
-    """Hold the typical lengths of a task's examples, for estimates before the data exist.
+    """Hold the lengths of a task's examples, for estimates. A token is about four characters.
 
-    They were measured on 700 to 2000 rows of each task. A token is about four characters."""
+    Those of a built-in task are typical ones, measured on 700 to 2000 rows."""
 
-    # The numbers of train and of validation rows on the hub; 0 if the project generates them.
+    # The numbers of training and of validation rows. Of a built-in task those on the hub, or 0 if the project generates them.
     rows: tuple[int, int]
     # Bytes per row of the .jsonl file.
     bytes: int
@@ -87,7 +87,7 @@ class Task(RowFormat):
     suggested_training: dict[str, int | float] = field(default_factory=dict)
     # Whether the task has rows to train on. A task that is only a probe may have none.
     is_trainable: bool = True
-    # What manifest.json says of a task that the configuration describes; None for a built-in task.
+    # The definition in manifest.json of a task that the configuration describes; None for a built-in task.
     definition: dict | None = None
 
     @property

@@ -5,26 +5,15 @@ tokens that do not overlap, and the tokens after the last whole sequence are lef
 """
 
 from pathlib import Path
-from typing import Protocol
 
 from sparseft.errors import InputError
-from sparseft.tasks.data_source import Examples, choose_rows, load_examples
+from sparseft.tasks.data_source import Examples, OwnData, choose_rows, load_examples
 from sparseft.tasks.documents import DOCUMENT, read_documents
 from sparseft.tasks.metrics import LOSS, TOKEN_PERPLEXITY
 from sparseft.tasks.task import SPLITS, Task
 
 # Tokens per sequence, if the configuration does not say.
 LENGTH = 512
-
-
-class OwnData(Protocol):
-    """Name the keys of `tasks.NAME` that are read here."""
-
-    local: str | None
-    hub: str | None
-    length: int | None
-    numbers: dict[str, int | None]
-    seed: int
 
 
 def load_own_examples(name: str, data: OwnData) -> Examples:

@@ -1,4 +1,4 @@
-"""Check what an evaluation says of a probe: a task that a merged model is evaluated on besides its own."""
+"""Check what an evaluation says of a probe: a task on which a merged model is evaluated, but not trained."""
 
 from sparseft.analysis.records.answered_part import AnsweredPart
 

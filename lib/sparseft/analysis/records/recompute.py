@@ -5,7 +5,7 @@ holds for each example. right_answers.py checks that those right answers are the
 losses by example.
 
 A task of lm-eval may have filters and functions that only lm-eval has. Then the record says that lm-eval scored the examples
-(`scored_by`), and its outcomes are taken as they are. Their mean and its standard error are computed again in every case.
+(`scored_by`), and its outcomes are not computed again. Their mean and its standard error always are.
 """
 
 import math
@@ -244,7 +244,7 @@ def _perplexity(loss: float) -> float:
 def _metric_contradictions(answered: Answered, expected: dict[str, float | None]) -> Iterator[str]:
     """Yield the metrics that the rows do not give. A perplexity of a text has no rows, so only its range is checked.
 
-    Those of a task that lm-eval answered are taken as they are."""
+    The metrics of a task that lm-eval scored are not checked."""
     for name, value in answered.metrics.items():
         if name.startswith(PREFIXES):
             if value is not None and value < 1:

@@ -14,7 +14,7 @@ from sparseft.tasks.task import Task
 
 @dataclass(frozen=True)
 class AnswerCheck:
-    """Hold what a comparison found: a fault, why it could not be made, or neither if the right answers agree."""
+    """Hold the result of a comparison: a fault, why it could not be made, or neither if the right answers agree."""
 
     fault: str | None = None
     unchecked: str | None = None
@@ -44,7 +44,7 @@ class RightAnswers:
 
         `data` is the sha256 of the rows that it names, and `rows_digest` the digest of its right answers and choice lengths.
         Without `rows_digest`, only the file is compared. Rows that their manifest does not record are a fault. Rows that are
-        missing, or others than it names, leave it unchecked."""
+        missing, or are not those that it names, leave it unchecked."""
         path = self._folder(task) / "validation.jsonl"
         place = f"{task}/{path.name}"
         if not path.is_file():
@@ -87,7 +87,7 @@ def _read_rows(path: Path, name: str, task: Task | None) -> RowFile:
 
 
 def _text_of(path: Path, task: Task | None) -> str | None:
-    """Return the text of a file of rows; None if the task is unknown, or the file cannot be one of its."""
+    """Return the text of a file of rows; None if the task is unknown, or if the file cannot be read."""
     if task is None:
         return None
     try:

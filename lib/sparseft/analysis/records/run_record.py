@@ -144,8 +144,8 @@ def read_run(folder: Path, study: StudyFiles) -> tuple[Record | None, Gap | None
 
 def _probe_rows(name: str, probe: ProbeRecord, answers: RightAnswers) -> AnswerCheck:
     """Compare what a probe was evaluated on with the data in the study."""
-    found = answers.definition(name)
-    if found and found != probe.definition_sha256:
+    definition_sha256 = answers.definition(name)
+    if definition_sha256 and definition_sha256 != probe.definition_sha256:
         return AnswerCheck(fault=f"{name}/manifest.json has another definition than the one that was evaluated")
     return answers.check(name, probe.data_sha256, probe.rows_digest)
 
