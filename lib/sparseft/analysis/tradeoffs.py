@@ -6,9 +6,9 @@ largest_within     the largest sparsity of a curve up to which every point is wi
                    smallest sparsity up, to the first one that fails, has a fault or lacks a run. In this order the verdicts
                    need no correction for their number (fixed-sequence procedure: Maurer, Hothorn and Lehmacher 1995)
 
-A lower loss is a better value. Sparsity is the one that the masks reached, because structured pruning removes whole channels. Pruned points take no part if
-their mask prunes nothing or one of their runs has a fault. best_for_sparsity and best_for_speed compare means, so a neighbour
-may differ by chance.
+A lower loss is a better value. Sparsity is the one that the masks reached, because structured pruning removes whole channels.
+Pruned points take no part if their mask prunes nothing or one of their runs has a fault. best_for_sparsity and best_for_speed
+compare means, so a neighbour may differ by chance.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """Run lm-eval as a library (github.com/EleutherAI/lm-evaluation-harness), on the prompts that training reads.
 
-lm-eval gets the functions of a built-in task as they are, and the definition of any other (lm_eval_rendering.py). lm-eval computes
-the metrics, the filters and the standard errors.
+lm-eval gets the functions of a built-in task as they are, and the definition of any other (lm_eval_rendering.py). lm-eval applies
+the filters, and computes the metrics and the standard errors.
 """
 
 import logging
