@@ -94,7 +94,7 @@ def test_masks_adapters_and_models_have_the_bytes_of_the_files(tiny):
                for path in study.folder.glob(f"results/runs/*/{name}.json")]  # fmt: skip
     assert kept["evaluations"] == pytest.approx(sum(records), rel=0.1)
     assert kept["data"] == pytest.approx(
-        sum(path.stat().st_size for path in study.folder.glob("data/*/[!.]*")), rel=0.1
+        sum(path.stat().st_size for path in study.folder.glob("data/*/*.jsonl")), rel=0.02
     )
 
 
