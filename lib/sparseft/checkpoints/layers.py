@@ -11,8 +11,8 @@ from sparseft.errors import InputError
 def prunable_layers(checkpoint: Checkpoint) -> list[str]:
     """Return the prunable layers in the order of their decoder layers.
 
-    Raises InputError if the architecture is unknown, if a prunable layer has a bias that the architecture does not have, or if
-    there is no prunable layer."""
+    Raises InputError if the architecture is unknown or there is no prunable layer. It also does so if a prunable layer has a bias
+    that the architecture does not have."""
     architecture = checkpoint.architecture
     names = [name.removesuffix(".weight") for name in checkpoint.tensors if name.endswith(".weight")]
     biased = architecture.prunable(name.removesuffix(".bias") for name in checkpoint.tensors if name.endswith(".bias"))

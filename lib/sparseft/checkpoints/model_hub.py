@@ -52,7 +52,7 @@ def known_config(place: str) -> dict | None:
         answer = get_session().get(url, headers=build_hf_headers(), timeout=PLAN_TIMEOUT, follow_redirects=True)
         hf_raise_for_status(answer)
         return parse_json(answer.text, place, _GIVE_MODEL)
-    # As above. What is wrong is said when the model is prepared.
+    # The job that prepares the model reports the error.
     except Exception:
         return None
 

@@ -18,9 +18,9 @@ _TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """Return the checkpoint's model in its own dtype and in evaluation mode, and its tokenizer. Reads only local files.
 
-    Raises InputError as `Checkpoint` does, and if the model has another class than config.json names or another dtype than its
-    files, or the tokenizer has no end-of-sequence token. Raises it if tensors are missing or do not fit: transformers would
-    draw them at random."""
+    Raises InputError as `Checkpoint` does. Raises it if the model has another class than config.json names or another dtype than
+    its files, or if the tokenizer has no end-of-sequence token. Raises it if tensors are missing or do not fit, because
+    transformers would draw them at random."""
     checkpoint = Checkpoint(folder)
     # This comes first, because transformers has errors of its own for some configurations that are refused here.
     expected = checkpoint.architecture.class_name

@@ -91,10 +91,15 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
         if get_method(method).uses_task:
             meta |= {"task": "hellaswag", "train_sha256": DIGEST, "accumulated": " " * 70}
         elif text := config.masks.text_of(method):
-            place = (text.hub or "").partition("@")[0]
-            source = {"hub": place, "revision": DIGEST[:40]} if text.hub else {"local": DIGEST}
-            meta |= {"calibration": get_method(method).calibration, "text_sha256": DIGEST, "text_source": source}
-            meta |= {"accumulated": get_method(method).importance.accumulated}
+            source = {"local": DIGEST}
+            if text.hub:
+                source = {"hub": text.hub.partition("@")[0], "revision": DIGEST[:40]}
+            meta |= {
+                "calibration": get_method(method).calibration,
+                "text_sha256": DIGEST,
+                "text_source": source,
+                "accumulated": get_method(method).importance.accumulated,
+            }
         sizes += [mask_bytes(meta, subject.prunable)] * len(percents)
     return sizes
 

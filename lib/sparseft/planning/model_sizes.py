@@ -107,14 +107,14 @@ class Subject:
 
 def described(name: str, model: Model) -> Subject:
     """Return the model `name` of a study, on the disk or not. Raises InputError if its sizes are unknown."""
-    known = _description(name, model)
-    if known is None:
+    description = _description(name, model)
+    if description is None:
         manifest = grid.MANIFEST.format(model=name)
         raise InputError(
             f"models.{name}: the sizes of {model.source} are not known",
             f"prepare it (snakemake {manifest}), or put only its config.json into {Path(manifest).parent}/",
         )
-    config, place = known
+    config, place = description
     return Subject(name, model.source, config, tensor_shapes(config, place), DTYPES[model.dtype])
 
 
@@ -128,9 +128,9 @@ def check_sources(config: Config) -> None:
     if missing:
         raise InputError(", ".join(missing), "correct the source, or put the files there")
     for name in config.grid.models:
-        known = _description(name, config.models[name])
-        if known:
-            content, place = known
+        description = _description(name, config.models[name])
+        if description:
+            content, place = description
             architecture = find_architecture(content.get("architectures"), place)
             config.training_backend.check_architecture(architecture, f"models.{name}")
 
@@ -164,9 +164,9 @@ def _description(name: str, model: Model) -> tuple[dict, str] | None:
         # The source of a prepared model may be gone.
         if not is_here or (source / "config.json").exists():
             return read_json(source / "config.json", "give a Hugging Face checkpoint folder"), str(source)
-    known = f"{kind}:{place.partition('@')[0].partition('==')[0]}"
-    if known in NAMED:
-        return NAMED[known], known
+    unpinned = f"{kind}:{place.partition('@')[0].partition('==')[0]}"
+    if unpinned in NAMED:
+        return NAMED[unpinned], unpinned
     if is_here:
         return read_json(folder / "config.json"), str(folder)
     config = known_config(place) if kind == "hub" else None

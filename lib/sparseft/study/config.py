@@ -21,6 +21,7 @@ from sparseft.study.backends import BACKENDS, Backend, backend_sections, get_bac
 from sparseft.study.grid import METHODS, PROJECTIONS, TEXT_METHOD, TRAINED_MODES, WILDCARDS
 from sparseft.study.section import LARGEST, Positive, Section
 from sparseft.tasks import BY_NAME, file_of_kind
+from sparseft.tasks.text import LENGTH
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
 SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+|mdl:.+\.mdl(@.+)?)$"
@@ -284,7 +285,7 @@ class TaskData(Section):
         examples=["{{solution}}"],
     )
     length: Annotated[int, Field(ge=2, le=LARGEST)] | None = Field(
-        None, description="Tokens per sequence of a task of kind text. Null means 512.", examples=[2048]
+        None, description=f"Tokens per sequence of a task of kind text. Null means {LENGTH}.", examples=[2048]
     )
     local: str | None = Field(
         None,
@@ -321,7 +322,7 @@ class TaskData(Section):
 
     @model_validator(mode="after")
     def _one_description(self) -> "TaskData":
-        """Check that a key of another kind of task is not set, because it would have no effect."""
+        """Check that the keys describe one kind of task. A key of another kind would have no effect."""
         if self.lm_eval and self.kind:
             raise ValueError("lm_eval and kind are two descriptions: give one")
         if not self.lm_eval and (self.metric or self.answer):
@@ -341,7 +342,7 @@ class TaskData(Section):
 
     @property
     def lm_eval_file(self) -> str | None:
-        """Return the YAML file of an lm-eval task of one's own; None for a name."""
+        """Return the user's YAML file that defines an lm-eval task; None if `lm_eval` is a name."""
         return self.lm_eval if self.lm_eval and self.lm_eval.endswith((".yaml", ".yml")) else None
 
     @property

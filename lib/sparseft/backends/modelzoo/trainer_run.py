@@ -95,7 +95,7 @@ def trainer_run(job: TrainingJob, cerebras: Cerebras, exported: Path, folder: Pa
     """Return the run of a job that starts from `exported`, a folder that export_modelzoo.py wrote.
 
     Raises InputError if the folder is of another model or mask, or was altered; if an example is too long; if the mode does
-    not allow the settings; and if ModelZoo does not train the architecture."""
+    not allow the settings; or if ModelZoo does not train the architecture."""
     MODELZOO.check_architecture(job.checkpoint.architecture, job.checkpoint.folder)
     job.settings.check(job.mode, {layer.rpartition(".")[2] for layer in prunable_layers(job.checkpoint)})
     _check_exported(job, exported)
