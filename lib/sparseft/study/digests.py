@@ -8,8 +8,8 @@ The digest covers the syntax tree, without the words on which no result depends:
 texts of argparse, and the descriptions of pydantic's fields and of the tables' columns. Every other string counts as code.
 Error messages count too, because run_on_appliance.py decides by what a trainer printed.
 
-Every importance, every built-in task and every kind of task has a file of its own. A job's digest covers only the files of the values that the job uses,
-and not the table that lists all values. So a new or an edited value reruns only its own jobs.
+Every importance, every built-in task and every kind of task has a file of its own. A job's digest covers only the files of the
+values that the job uses, and not the table that lists all values. So a new or an edited value reruns only its own jobs.
 """
 
 import ast

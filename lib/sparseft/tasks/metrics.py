@@ -53,7 +53,7 @@ ACC_NORM = Metric(
 F1 = Metric(
     name="f1",
     standard_error="f1_stderr",
-    meaning="Harmonic mean of precision and recall of the second answer, which is yes. Its standard error is by bootstrap.",
+    meaning="Harmonic mean of precision and recall of the second answer (yes in boolq). Its standard error is by bootstrap.",
     empty="no example has this answer",
     label="F1",
 )
@@ -66,7 +66,7 @@ MAJORITY_FLOOR = Metric(
 EXACT_MATCH = Metric(
     name="exact_match",
     standard_error="exact_match_stderr",
-    meaning="Share of examples whose number after `####` is right.",
+    meaning="Share of examples whose answer is right (in gsm8k the number after `####`).",
     label="exact match",
     phrase="the share of right answers",
 )
