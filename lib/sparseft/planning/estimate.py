@@ -285,35 +285,35 @@ def _origins(config: Config) -> str:
 
 def _data_bytes(config: Config, task: str) -> int:
     """Return the bytes of a task's prepared examples."""
-    texts = task_lengths(config, task)
-    return sum(texts.rows) * texts.bytes
+    lengths = task_lengths(config, task)
+    return sum(lengths.rows) * lengths.bytes
 
 
 def _evaluation_records(config: Config, models: list[Subject]) -> Item:
     """Return the size of evaluation.json of every run and before_merge.json of every trained one."""
     sizes = []
     for run in [*targets.runs(config), *_trained(config)]:
-        texts = task_lengths(config, run.task)
-        row = _evaluation_row(texts, LOG_DIGITS[_model_of(models, run).dtype])
-        sizes.append(RECORD + row * texts.rows[1])
+        lengths = task_lengths(config, run.task)
+        row = _evaluation_row(lengths, LOG_DIGITS[_model_of(models, run).dtype])
+        sizes.append(RECORD + row * lengths.rows[1])
     explanation = f"{len(sizes)} of {_range(sizes)}: the outcomes of every example, roughly"
     return Item("evaluations", sum(sizes), explanation)
 
 
-def _evaluation_row(texts: TaskLengths, digits: int) -> int:
+def _evaluation_row(lengths: TaskLengths, digits: int) -> int:
     """Return the bytes of one example in a record: indented JSON, one value per line."""
     prediction_and_outcome = 16
     answer_tokens = 9
     loss = 23
     row = prediction_and_outcome + answer_tokens + loss
     label = 7
-    if not texts.choices:
+    if not lengths.choices:
         # The right answer and the generated one.
-        answers = 2 * (10 + CHARACTERS * texts.answer)
+        answers = 2 * (10 + CHARACTERS * lengths.answer)
         return row + label + answers
-    log_likelihoods = 13 + (8 + digits) * texts.choices
-    lengths = 12 + 10 * texts.choices
-    return row + label + log_likelihoods + lengths
+    log_likelihoods = 13 + (8 + digits) * lengths.choices
+    choice_lengths = 12 + 10 * lengths.choices
+    return row + label + log_likelihoods + choice_lengths
 
 
 def _table(title: str, items: list[Item]) -> list[str]:

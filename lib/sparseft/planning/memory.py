@@ -1,6 +1,7 @@
 """Estimate the memory of a job from its kind, task, method and the config.json of its model. torch is not imported.
 
-The bytes of the weights and of an adapter are exact. The rest is computed from typical lengths, or was measured once.
+The bytes of the weights and of an adapter are exact. The rest is computed from the lengths of the examples (lengths.py), or was
+measured once.
 """
 
 import math
@@ -97,9 +98,9 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
     if host:
         return Need({}, {host.purpose: host.bytes_per_weight * subject.weights, "program": host.program_bytes})
     settings = config.training_of(task)
-    texts = task_lengths(config, task)
-    tokens = settings.micro_batch_size * texts.long
-    logits = settings.micro_batch_size * texts.answer * subject.config["vocab_size"]
+    lengths = task_lengths(config, task)
+    tokens = settings.micro_batch_size * lengths.long
+    logits = settings.micro_batch_size * lengths.answer * subject.config["vocab_size"]
     effective_weights = subject.prunable_weights if settings.cache_weights else _largest_layer(subject)
     parts = config.resources.processes if settings.shard_model else 1
     model = {
@@ -145,11 +146,11 @@ def evaluation_memory(config: Config, subject: Subject, name: str) -> Need:
     return Need(model | {label: size}, _loading(config, subject))
 
 
-def _batch_part(config: Config, subject: Subject, texts: TaskLengths) -> tuple[str, int]:
+def _batch_part(config: Config, subject: Subject, lengths: TaskLengths) -> tuple[str, int]:
     """Return the name and the bytes of what a batch of an evaluation needs in addition to the weights."""
-    length = texts.long + texts.few_shot * texts.mean + texts.max_new_tokens
+    length = lengths.long + lengths.few_shot * lengths.mean + lengths.max_new_tokens
     tokens = config.evaluation_batch_size * length
-    if not texts.max_new_tokens:
+    if not lengths.max_new_tokens:
         return f"logits of {tokens:,} tokens", LOGITS * subject.width * tokens * subject.config["vocab_size"]
     _, kv_heads, head_dim = attention_heads(subject.config)
     # A decoder layer with a window keeps only the last tokens.

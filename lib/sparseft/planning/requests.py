@@ -130,9 +130,9 @@ def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
     if job.kind == "evaluation":
         rate = GPU_READING if config.resources.gpus else CPU_READING
         for task in config.evaluated_tasks(job.task):
-            texts = task_lengths(config, task)
-            batches = math.ceil(texts.rows[1] / config.evaluation_batch_size)
-            seconds += batches * texts.max_new_tokens * subject.width * subject.weights / rate
+            lengths = task_lengths(config, task)
+            batches = math.ceil(lengths.rows[1] / config.evaluation_batch_size)
+            seconds += batches * lengths.max_new_tokens * subject.width * subject.weights / rate
     return seconds
 
 
@@ -140,23 +140,23 @@ def _flop(config: Config, job: JobKind, subject: Subject) -> int:
     """Return the FLOP of a job: 2 per weight and token forward, 4 backward. Every example is as long as a long one."""
     if job.kind == "mask":
         passes = config.masks.passes_of(job.method, config.grid.sparsities)
-        lengths = calibration_lengths(config, job.task, job.method)
-        return 6 * subject.weights * lengths.long * lengths.examples * passes
-    texts = task_lengths(config, job.task)
-    rows = texts.rows[1]
+        calibration = calibration_lengths(config, job.task, job.method)
+        return 6 * subject.weights * calibration.long * calibration.examples * passes
+    lengths = task_lengths(config, job.task)
+    rows = lengths.rows[1]
     if job.kind == "training":
         settings = config.training_of(job.task)
         losses = 1 + (settings.steps // settings.eval_every if settings.eval_every else 0)
-        return subject.weights * texts.long * (6 * settings.steps * settings.batch_size + 2 * losses * rows)
+        return subject.weights * lengths.long * (6 * settings.steps * settings.batch_size + 2 * losses * rows)
     if job.kind == "throughput":
         measured = config.throughput
         steps = measured.warmup_steps + measured.steps
         examples = measured.repeats * sum(measured.batch_sizes) * steps
-        return 6 * subject.weights * (measured.sequence_length or texts.long) * examples
+        return 6 * subject.weights * (measured.sequence_length or lengths.long) * examples
     tokens = sum(_evaluated_tokens(task_lengths(config, task)) for task in config.evaluated_tasks(job.task))
     return 2 * subject.weights * (tokens + (PERPLEXITY if config.perplexity else 0))
 
 
-def _evaluated_tokens(texts: TaskLengths) -> int:
+def _evaluated_tokens(lengths: TaskLengths) -> int:
     """Return the number of tokens that the model reads in an evaluation on a task."""
-    return texts.rows[1] * (max(1, texts.choices) * texts.long + texts.few_shot * texts.mean)
+    return lengths.rows[1] * (max(1, lengths.choices) * lengths.long + lengths.few_shot * lengths.mean)

@@ -39,7 +39,7 @@ class Examples:
 def load_examples(
     task: Task, numbers: dict[str, int | None], seed: int, local: Path | None, hub: str | None
 ) -> Examples:
-    """Return the examples of a built-in task, `numbers` of each split. Raises InputError as `load_rows` does."""
+    """Return the examples of a task, `numbers` of each split. Raises InputError as `load_rows` does."""
     rows = {split: load_rows(task, split, numbers[split], seed, local, hub) for split in SPLITS}
     return Examples(task, rows, source_of(task, local, hub))
 
