@@ -107,14 +107,14 @@ class Subject:
 
 def described(name: str, model: Model) -> Subject:
     """Return the model `name` of a study, on the disk or not. Raises InputError if its sizes are unknown."""
-    description = _description(name, model)
-    if description is None:
+    config_and_place = _description(name, model)
+    if config_and_place is None:
         manifest = grid.MANIFEST.format(model=name)
         raise InputError(
             f"models.{name}: the sizes of {model.source} are not known",
             f"prepare it (snakemake {manifest}), or put only its config.json into {Path(manifest).parent}/",
         )
-    config, place = description
+    config, place = config_and_place
     return Subject(name, model.source, config, tensor_shapes(config, place), DTYPES[model.dtype])
 
 
@@ -128,9 +128,9 @@ def check_sources(config: Config) -> None:
     if missing:
         raise InputError(", ".join(missing), "correct the source, or put the files there")
     for name in config.grid.models:
-        description = _description(name, config.models[name])
-        if description:
-            content, place = description
+        config_and_place = _description(name, config.models[name])
+        if config_and_place:
+            content, place = config_and_place
             architecture = find_architecture(content.get("architectures"), place)
             config.training_backend.check_architecture(architecture, f"models.{name}")
 
