@@ -1,6 +1,7 @@
 """Definitions of lm-eval are found and read, and no code of a user's file runs."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import yaml
 from hub_cache import publish, write
 from sparseft.errors import InputError
 from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
-from sparseft.evaluation.lm_eval_yaml import FOLDER, FUNCTION, read_definition, with_functions
+from sparseft.evaluation.lm_eval_yaml import FOLDER, FUNCTION, check_functions, read_definition, with_functions
 from sparseft.study.config import TaskData
 
 CHOICE = """\
@@ -117,6 +118,48 @@ def test_a_template_that_reaches_into_python_is_refused(tmp_path, monkeypatch, t
     monkeypatch.chdir(tmp_path)
     content = yaml.safe_load(CHOICE.replace("TEXT", "question"))
     assert "SecurityError" in refused(tmp_path, yaml.safe_dump({**content, key: template}))
+
+
+def test_a_key_that_stands_for_a_function_is_refused(tmp_path):
+    text = '{"!function": "longproc/metrics.Popen"}'
+    assert "line 4: !function is code" in refused(tmp_path, CHOICE.replace("TEXT", text))
+    (tmp_path / "other.yaml").write_text(f"doc_to_text: {text}\n")
+    assert "!function is code" in refused(tmp_path, CHOICE.replace("TEXT", "a") + "include: other.yaml\n")
+
+
+def test_a_template_cannot_change_a_row(tmp_path):
+    assert "SecurityError" in refused(tmp_path, CHOICE.replace("TEXT", "'{{question}}{{options.append(1)}}'"))
+
+
+@pytest.mark.parametrize("file", ["cruxeval/cruxeval_output.yaml", "longproc/countdown_2k.yaml"])
+def test_a_task_that_runs_code_is_refused_whatever_is_on_top(tmp_path, file):
+    included = f"include: {FOLDER / file}\nunsafe_code: false\nrepeats: 1\nprocess_docs: null\n"
+    said = refused(tmp_path, GENERATION + included)
+    assert "unsafe_code is not supported" in said or "may run texts as code" in said
+
+
+def test_a_manifest_has_functions_only_where_lm_eval_has_them(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"include": str(FOLDER / "winogrande/default.yaml")}))
+    user = read_definition(str(path), "tasks.mine.lm_eval")
+    assert user.included == ["winogrande/default.yaml"]
+    manifest = {"file": None, "included": user.included, "yaml": user.config}
+    check_functions(manifest)
+    for changed in (
+        {"included": []},
+        {"included": ["../../x.yaml"]},
+        {"yaml": {"doc_to_target": user.config["doc_to_text"]}},
+        {"yaml": {"doc_to_text": {FUNCTION: "hellaswag/utils.process_docs"}}},
+    ):
+        with pytest.raises(InputError):
+            check_functions(manifest | changed)
+
+
+def test_a_file_whose_aliases_make_it_large_or_endless_is_refused(tmp_path):
+    names = "abcdefgh"
+    bomb = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in pairwise(names))
+    for lines in (f"a: &a [x]\n{bomb}", "a: &a [*a]\n", "a: " + "[" * 500 + "]" * 500 + "\n"):
+        assert "values or" in refused(tmp_path, CHOICE.replace("TEXT", "a") + lines)
 
 
 def test_the_answer_of_the_configuration_is_rendered_in_the_sandbox(tmp_path):
@@ -244,7 +287,10 @@ def test_a_user_s_file_may_include_a_file_of_lm_eval_with_functions(tmp_path):
     assert config["doc_to_text"] == {FUNCTION: "winogrande/preprocess_winogrande.doc_to_text"}
 
 
-@pytest.mark.parametrize("name", ["../../os.system", "arc/os.system", "os.system", "/tmp/x.f", "arc/../../../os.mkdir"])
+@pytest.mark.parametrize(
+    "name",
+    ["../../os.system", "arc/os.system", "os.system", "/tmp/x.f", "arc/../../../os.mkdir", "longproc/metrics.Popen"],
+)
 def test_a_manifest_names_only_functions_of_lm_eval(name):
     with pytest.raises(InputError, match="no function of lm-eval"):
         with_functions({"doc_to_text": {FUNCTION: name}})

@@ -10,20 +10,20 @@ from importlib.metadata import version
 import lm_eval.utils
 from datasets import Dataset
 from jinja2 import StrictUndefined
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.api.utils import Message
 
 from sparseft.errors import InputError, one_line
-from sparseft.evaluation.lm_eval_yaml import with_functions
+from sparseft.evaluation.lm_eval_yaml import check_functions, with_functions
 from sparseft.tasks.from_lm_eval import MULTIPLE_CHOICE
 from sparseft.tasks.metrics import F1
 from sparseft.tasks.rows import problem_of
 from sparseft.tasks.task import Row, Task
 
 
-class _Sandbox(SandboxedEnvironment):
-    """Render templates as lm-eval does, but let none reach Python's internals, and compile each one once.
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Render templates as lm-eval does, but let none reach Python's internals or change a row, and compile each one once.
 
     A field without a value would become the word None in a prompt, so it is an error."""
 
@@ -54,6 +54,7 @@ def sandboxed() -> Iterator[None]:
 def harness_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
     """Return lm-eval's definition of a prepared task over `rows`, for its TaskManager."""
     docs = {split: Dataset.from_list([row["doc"] for row in examples]) for split, examples in rows.items()}
+    check_functions(task.definition)
     config = with_functions(task.definition["yaml"])
     # lm-eval cannot compute the f1 of choice 1 if that is never right.
     if task.classes and all(row.get("label") == 0 for row in rows["validation"]):

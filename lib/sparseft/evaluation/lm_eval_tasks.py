@@ -90,6 +90,7 @@ def _manifest_definition(name: str, definition: Definition, config: dict, data: 
         "lm_eval": version("lm-eval"),
         "name": config.get("task", name),
         "file": definition.file,
+        "included": definition.included,
         "output_type": output_type,
         "yaml": config,
         "split": splits.origin["validation"],
