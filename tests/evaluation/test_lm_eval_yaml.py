@@ -196,6 +196,8 @@ def test_the_answer_of_the_configuration_is_rendered_in_the_sandbox(tmp_path):
         ("fewshot_config: {sampler: best}", "sampler is 'best'; set it to one of default"),
         ("include: ''", "include is ''"),
         ("include: null", "include is None"),
+        (r'include: "a\0b"', "include is"),
+        (f"include: {'a' * 300}", "cannot be read"),
         ("generation_kwargs: [1]", "generation_kwargs is [1]"),
         ("description: \"{{'a' * 2000000}}\"", "characters, and at most 1000000 are taken"),
         ("include: missing.yaml", "include missing.yaml: no such file"),

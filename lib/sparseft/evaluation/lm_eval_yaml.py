@@ -206,7 +206,7 @@ def _includes(config: dict, source: str) -> list[str]:
         return []
     included = config["include"]
     names = included if isinstance(included, list) else [included]
-    if not all(isinstance(name, str) and name for name in names):
+    if not all(isinstance(name, str) and name and "\0" not in name for name in names):
         raise InputError(f"{source}: include is {included!r}", "give the name of a file, or a list of names")
     return names
 
@@ -237,6 +237,8 @@ def _check_plain(path: Path, source: str, checked: set[Path]) -> None:
         config = yaml.load(content, Loader=_LOADER)
     except FileNotFoundError:
         raise InputError(f"{source}: no such file", "correct lm_eval or include") from None
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror})", "correct lm_eval or include") from None
     # A date may have a thirteenth month.
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise InputError(f"{source}: not valid YAML ({one_line(error)[:200]})", "correct the file") from None

@@ -8,8 +8,9 @@ import yaml
 
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.errors import InputError
+from sparseft.methods import get_method
 from sparseft.storage.reading import read_bytes
-from sparseft.study.config import TaskData, split_mdl
+from sparseft.study.config import Config, TaskData, split_mdl
 from sparseft.tasks.data_source import SPLITS
 
 # Bytes of a YAML file of lm-eval (evaluation/lm_eval_yaml.py).
@@ -32,6 +33,23 @@ def model_files(source: str) -> list[str]:
     return sorted(map(str, {*weights, *small_files(folder), folder / "config.json"}))
 
 
+def missing_data_files(config: Config) -> list[str]:
+    """Return a text for each local file of the study's tasks and texts that is missing, with its place in the configuration.
+
+    Snakemake would not notice such a file if the data that were made of another one are there."""
+    tasks = dict.fromkeys([*config.grid.tasks, *config.evaluation.probes])
+    places = {f"tasks.{name}": task_files(config.task_data(name)) for name in tasks}
+    for method in config.grid.methods:
+        text = config.masks.text_of(method)
+        if text and text.local:
+            places[f"masks.calibration.{get_method(method).calibration}.text"] = [text.local]
+    if config.perplexity and config.perplexity.local:
+        places["perplexity.local"] = [config.perplexity.local]
+    return [
+        f"{place}: {file}: no such file" for place, files in places.items() for file in files if not Path(file).exists()
+    ]
+
+
 def task_files(data: TaskData) -> list[str]:
     """Return the user's own files that a task is prepared from: those of its folder, and its YAML file.
 
@@ -51,11 +69,12 @@ def _add_included(path: Path, files: list[Path]) -> None:
     A file that cannot be read includes nothing here. The preparation of the task reports it."""
     package = find_spec("lm_eval")
     is_of_lm_eval = package is not None and path.is_relative_to(Path(package.origin).resolve().parent)
-    if path in files or is_of_lm_eval or not path.is_file():
+    if path in files or is_of_lm_eval:
         return
-    files.append(path)
     try:
-        root = yaml.compose(read_bytes(path, _YAML_LIMIT), Loader=_LOADER)
+        content = read_bytes(path, _YAML_LIMIT)
+        files.append(path)
+        root = yaml.compose(content, Loader=_LOADER)
     except (yaml.YAMLError, InputError, OSError, RecursionError):
         return
     for name in _included_names(root, set()):
