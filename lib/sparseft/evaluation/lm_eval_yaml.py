@@ -2,7 +2,8 @@
 
 lm-eval's YAML files name Python functions with the tag !function. Functions in lm-eval's own package are trusted, as the package
 is. A user's file is searched for tags before lm-eval's loader reads it, and so is every file outside the package that it includes.
-The result is JSON. In it {"!function": "FOLDER/MODULE.NAME"} stands for a function, with a folder of lm-eval's tasks.
+The result is JSON. In it {"!function": "FOLDER/MODULE.NAME"} stands for a function, with a folder of lm-eval's tasks. A manifest
+may have a function only at a key where lm-eval's own files have it. A task whose functions run texts as code is refused.
 """
 
 import difflib
@@ -42,7 +43,7 @@ _PLAIN_TAGS = frozenset(
     for name in "null bool int float str seq map merge timestamp binary omap pairs set".split()
 )
 # Keys with which a definition would run code, or would need other input than text.
-_REFUSED = ("class", "group", "custom_dataset", "use_prompt", "unsafe_code", "doc_to_image", "doc_to_audio")
+_REFUSED = ("class", "group", "custom_dataset", "use_prompt", "doc_to_image", "doc_to_audio")
 # Keys whose value is a function.
 _FUNCTION_KEYS = ("process_docs", "process_results")
 _UNUSED = ("tag", "task_alias", "task_list", "metadata", "should_decontaminate", "doc_to_decontamination_query")
@@ -77,7 +78,7 @@ def read_definition(source: str, place: str) -> Definition:
         config = _load(path, source)
         file = _in_folder(path)
         included = []
-    for own in included or filter(None, [file]):
+    for own in [file] if file else included:
         _refuse_unsafe(FOLDER / own, source, set())
     _check_keys(config, source)
     kept = {key: value for key, value in config.items() if key not in _UNUSED}
