@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hub_cache import publish, write
 from sparseft.errors import InputError
+from sparseft.evaluation.lm_eval_rendering import harness_definition
 from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
 from sparseft.evaluation.lm_eval_yaml import FOLDER, FUNCTION, check_functions, read_definition, with_functions
 from sparseft.study.config import TaskData
@@ -153,6 +154,25 @@ def test_a_manifest_has_functions_only_where_lm_eval_has_them(tmp_path):
     ):
         with pytest.raises(InputError):
             check_functions(manifest | changed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metric_list": [{"metric": "evil.py"}]},
+        {"metric_list": [{"metric": "acc", "hf_evaluate": True}]},
+        {"generation_kwargs": {"custom_generate": "org/code"}},
+        {"doc_to_text": {FUNCTION: "hellaswag/utils.process_docs"}},
+    ],
+)
+def test_an_edited_manifest_brings_no_code(tmp_path, change):
+    (tmp_path / "task.yaml").write_text(GENERATION)
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", ROWS)
+    examples = load_lm_eval_examples("mine", TaskData(lm_eval=str(tmp_path / "task.yaml"), local=str(tmp_path)))
+    examples.task.definition["yaml"] |= change
+    with pytest.raises(InputError):
+        harness_definition(examples.task, examples.rows)
 
 
 def test_a_file_whose_aliases_make_it_large_or_endless_is_refused(tmp_path):

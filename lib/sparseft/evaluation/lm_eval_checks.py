@@ -76,6 +76,7 @@ _FEWSHOT_KEYS = {
     "sampler": (lambda value: value in tuple(SAMPLER_REGISTRY), f"one of {', '.join(SAMPLER_REGISTRY)}"),
     "samples": (lambda value: _is_mappings(value) or is_function(value), "a list of rows"),
 }
+# lm-eval passes every other key to transformers' generation, which could load code.
 _GENERATION_KEYS = {
     "until": (_is_text_or_texts, "a text or a list of texts"),
     "max_gen_toks": _IS_COUNT,
@@ -110,6 +111,12 @@ def check_values(config: dict, name: str, *, is_own: bool) -> None:
     _check(config, _KEYS, place)
     _check(config.get("fewshot_config") or {}, _FEWSHOT_KEYS, f"{place}: fewshot_config")
     _check(config.get("generation_kwargs") or {}, _GENERATION_KEYS, f"{place}: generation_kwargs")
+    unknown = (config.get("generation_kwargs") or {}).keys() - _GENERATION_KEYS
+    if unknown:
+        raise InputError(
+            f"{place}: generation_kwargs.{min(unknown, key=str)} is not supported",
+            f"use {', '.join(sorted(_GENERATION_KEYS))}",
+        )
     for entry in config.get("metric_list") or []:
         _check(entry, _METRIC_KEYS, f"{place}: metric_list", needed=("metric",))
         _check_patterns(entry, f"{place}: metric_list")
@@ -125,6 +132,16 @@ def check_values(config: dict, name: str, *, is_own: bool) -> None:
             if is_own:
                 _check_known("filter", step["function"], list(filter_registry), where)
     check_unique([entry["name"] for entry in config.get("filter_list") or []], f"{place}: filter_list", "filter")
+
+
+def check_metrics(config: dict, name: str) -> None:
+    """Raise InputError if lm-eval would load a metric of a manifest's definition as code from a file or from the hub."""
+    if config.get("process_results") is not None:
+        return
+    for entry in config.get("metric_list") or []:
+        metric = entry["metric"]
+        if entry.get("hf_evaluate") or not (is_function(metric) or metric in metric_registry):
+            raise InputError(f"tasks.{name}: the metric {metric!r} is not lm-eval's own", "prepare the task again")
 
 
 def check_unique(names: list[str], place: str, what: str) -> None:

@@ -15,7 +15,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.api.utils import Message
 
 from sparseft.errors import InputError, one_line
-from sparseft.evaluation.lm_eval_checks import check_filters
+from sparseft.evaluation.lm_eval_checks import check_filters, check_metrics, check_values
 from sparseft.evaluation.lm_eval_yaml import check_functions, with_functions
 from sparseft.tasks.from_lm_eval import MULTIPLE_CHOICE
 from sparseft.tasks.metrics import F1
@@ -58,7 +58,10 @@ def sandboxed() -> Iterator[None]:
 def harness_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
     """Return lm-eval's definition of a prepared task over `rows`, for its TaskManager."""
     docs = {split: Dataset.from_list([row["doc"] for row in examples]) for split, examples in rows.items()}
+    # A folder of data may come from anybody.
     check_functions(task.definition)
+    check_values(task.definition["yaml"], task.name, is_own=task.definition["file"] is None)
+    check_metrics(task.definition["yaml"], task.name)
     config = with_functions(task.definition["yaml"])
     # lm-eval cannot compute the f1 of choice 1 if that is never right.
     if task.classes and all(row.get("label") == 0 for row in rows["validation"]):

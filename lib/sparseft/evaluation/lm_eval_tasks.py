@@ -28,11 +28,6 @@ from sparseft.tasks.from_lm_eval import (
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1
 from sparseft.tasks.task import SPLITS
 
-# lm-eval passes every other key to transformers' generation, which could load code.
-_GENERATION_KEYS = frozenset(
-    "until do_sample temperature top_p top_k repetition_penalty max_gen_toks max_new_tokens max_tokens".split()
-)
-
 
 def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
     """Return a task of lm-eval under the name `name`, its examples, and where they come from.
@@ -67,12 +62,6 @@ def _check_supported(config: dict, name: str) -> None:
         raise InputError(f"tasks.{name}: repeats {config['repeats']} is not supported", "set it to 1")
     if output_type == MULTIPLE_CHOICE and config.get("filter_list"):
         raise InputError(f"tasks.{name}: choices have no filters", "leave out filter_list")
-    unknown = (config.get("generation_kwargs") or {}).keys() - _GENERATION_KEYS
-    if unknown:
-        raise InputError(
-            f"tasks.{name}: generation_kwargs.{min(unknown)} is not supported",
-            f"use {', '.join(sorted(_GENERATION_KEYS))}",
-        )
 
 
 def _manifest_definition(name: str, definition: Definition, config: dict, data: TaskData, splits: Splits) -> dict:
