@@ -35,9 +35,21 @@ def folder(page, tiny_models, tmp_path, monkeypatch) -> Path:
     (tmp_path / "a_model").symlink_to(tiny_models["llama"])
     for name, content in files(page).items():
         (tmp_path / name).write_text(with_a_model(yaml.safe_dump(content), tmp_path))
+    for name in set(re.findall(r"\b(?:local|lm_eval): ([\w./]+)", page.read_text())):
+        make_data(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "lib"))
     return tmp_path
+
+
+def make_data(place: Path) -> None:
+    """Make the files of a user's own data that a page names: a YAML file, or a folder of rows."""
+    if place.suffix == ".yaml":
+        place.touch()
+        return
+    place.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "validation"):
+        (place / f"{split}.jsonl").touch()
 
 
 def with_a_model(text: str, folder: Path) -> str:

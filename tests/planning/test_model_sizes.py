@@ -5,11 +5,12 @@ import math
 
 import pytest
 import torch
+from project import laid_over
 from sparseft.architectures import tensor_shapes
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
-from sparseft.planning.model_sizes import NAMED, described, safetensors_bytes
+from sparseft.planning.model_sizes import NAMED, check_sources, described, safetensors_bytes
 from sparseft.study.config import Model
 from tiny_models import MODELS, save_tiny
 
@@ -108,3 +109,23 @@ def test_a_config_that_describes_no_model_of_ours_is_refused(change, line):
     without = {key: value for key, value in NAMED["hub:huggyllama/llama-7b"].items() if key != "vocab_size"}
     with pytest.raises(InputError, match="here: config.json .*lacks vocab_size"):
         tensor_shapes(without, "here")
+
+
+def test_a_missing_file_of_a_task_a_text_or_a_perplexity_is_named_though_its_data_are_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/mine").mkdir(parents=True)
+    (tmp_path / "data/mine/manifest.json").write_text("{}")
+    sections = {
+        "tasks": {"mine": {"kind": "instruction", "local": "moved"}},
+        "grid": {"tasks": ["mine"], "methods": ["unstructured_wanda_on_story"]},
+        "masks": {"calibration": {"story": {"text": "story.txt"}}},
+        "perplexity": {"local": "text.jsonl"},
+    }
+    with pytest.raises(InputError) as error:
+        check_sources(laid_over(sections))
+    for what in (
+        "tasks.mine: moved/train.jsonl",
+        "masks.calibration.story.text: story.txt",
+        "perplexity.local: text.jsonl",
+    ):
+        assert f"{what}: no such file" in str(error.value)

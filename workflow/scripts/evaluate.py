@@ -90,6 +90,13 @@ def read_source_text(path: Path) -> Text:
     return Text(content, digest, recorded_source(path, digest))
 
 
+def check_names(names: list[str]) -> None:
+    """Raise InputError if a task is named twice: as the task and as a probe, or as two probes."""
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(f"--probes {twice[0]}: the task is evaluated twice", "name each task once")
+
+
 def read_probe(name: str, folder: Path) -> Probe:
     """Return a probe that is prepared in a folder. Raises InputError if it has no metric but its loss."""
     task = find_task(folder, name)
@@ -114,6 +121,7 @@ def main() -> int:
     task = find_task(args.data_dir, args.task)
     checkpoint = Checkpoint(args.checkpoint)
     rows, rows_sha256 = read_splits(args.data_dir, task)
+    check_names([args.task, *(name for name, _ in args.probes)])
     probes = [read_probe(name, folder) for name, folder in args.probes]
     hashes = checkpoint.hashes()
     check_model(checkpoint.folder, hashes)

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import small_files
-from sparseft.study.config import TaskData, split_mdl
+from sparseft.methods import get_method
+from sparseft.study.config import Config, TaskData, split_mdl
 from sparseft.tasks.data_source import SPLITS
 
 
@@ -20,6 +21,23 @@ def model_files(source: str) -> list[str]:
         return []
     # config.json is listed even if it is missing, so that Snakemake reports it.
     return sorted(map(str, {*weights, *small_files(folder), folder / "config.json"}))
+
+
+def missing_data_files(config: Config) -> list[str]:
+    """Return a text for each local file of the study's tasks and texts that is missing, with its place in the configuration.
+
+    Snakemake would not notice such a file if the data that were made of another one are there."""
+    tasks = dict.fromkeys([*config.grid.tasks, *config.evaluation.probes])
+    places = {f"tasks.{name}": task_files(config.task_data(name)) for name in tasks}
+    for method in config.grid.methods:
+        text = config.masks.text_of(method)
+        if text and text.local:
+            places[f"masks.calibration.{get_method(method).calibration}.text"] = [text.local]
+    if config.perplexity and config.perplexity.local:
+        places["perplexity.local"] = [config.perplexity.local]
+    return [
+        f"{place}: {file}: no such file" for place, files in places.items() for file in files if not Path(file).exists()
+    ]
 
 
 def task_files(data: TaskData) -> list[str]:

@@ -10,6 +10,7 @@ from sparseft.architectures.architecture import Architecture, Shapes
 from sparseft.checkpoints.checkpoint import BITS, DTYPES, lay_out, safetensors_header
 from sparseft.checkpoints.model_hub import known_config
 from sparseft.errors import InputError
+from sparseft.planning.local_files import missing_data_files
 from sparseft.storage.reading import read_json
 from sparseft.study import grid
 from sparseft.study.config import Config, Model, split_mdl
@@ -119,10 +120,10 @@ def described(name: str, model: Model) -> Subject:
 
 
 def check_sources(config: Config) -> None:
-    """Raise InputError if a model of the grid cannot be prepared or trained, as far as this is known before anything runs.
+    """Raise InputError if a model or a task of the study cannot be made or trained, as far as this is known before anything runs.
 
     One error names all local files that are missing. The class of a model must be known, and the backend must train it."""
-    missing = []
+    missing = missing_data_files(config)
     for name in config.grid.models:
         missing += [f"models.{name}: {path}: no such file" for path in _missing_files(name, config.models[name])]
     if missing:
