@@ -1,6 +1,7 @@
 """Definitions of lm-eval are found and read, and no code of a user's file runs."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import yaml
 from hub_cache import publish, write
 from sparseft.errors import InputError
 from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
-from sparseft.evaluation.lm_eval_yaml import FOLDER, FUNCTION, read_definition, with_functions
+from sparseft.evaluation.lm_eval_yaml import FOLDER, FUNCTION, check_functions, read_definition, with_functions
 from sparseft.study.config import TaskData
 
 CHOICE = """\
@@ -119,6 +120,48 @@ def test_a_template_that_reaches_into_python_is_refused(tmp_path, monkeypatch, t
     assert "SecurityError" in refused(tmp_path, yaml.safe_dump({**content, key: template}))
 
 
+def test_a_key_that_stands_for_a_function_is_refused(tmp_path):
+    text = '{"!function": "longproc/metrics.Popen"}'
+    assert "line 4: !function is code" in refused(tmp_path, CHOICE.replace("TEXT", text))
+    (tmp_path / "other.yaml").write_text(f"doc_to_text: {text}\n")
+    assert "!function is code" in refused(tmp_path, CHOICE.replace("TEXT", "a") + "include: other.yaml\n")
+
+
+def test_a_template_cannot_change_a_row(tmp_path):
+    assert "SecurityError" in refused(tmp_path, CHOICE.replace("TEXT", "'{{question}}{{options.append(1)}}'"))
+
+
+@pytest.mark.parametrize("file", ["cruxeval/cruxeval_output.yaml", "longproc/countdown_2k.yaml"])
+def test_a_task_that_runs_code_is_refused_whatever_is_on_top(tmp_path, file):
+    included = f"include: {FOLDER / file}\nunsafe_code: false\nrepeats: 1\nprocess_docs: null\n"
+    said = refused(tmp_path, GENERATION + included)
+    assert "unsafe_code is not supported" in said or "may run texts as code" in said
+
+
+def test_a_manifest_has_functions_only_where_lm_eval_has_them(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"include": str(FOLDER / "winogrande/default.yaml")}))
+    user = read_definition(str(path), "tasks.mine.lm_eval")
+    assert user.included == ["winogrande/default.yaml"]
+    manifest = {"file": None, "included": user.included, "yaml": user.config}
+    check_functions(manifest)
+    for changed in (
+        {"included": []},
+        {"included": ["../../x.yaml"]},
+        {"yaml": {"doc_to_target": user.config["doc_to_text"]}},
+        {"yaml": {"doc_to_text": {FUNCTION: "hellaswag/utils.process_docs"}}},
+    ):
+        with pytest.raises(InputError):
+            check_functions(manifest | changed)
+
+
+def test_a_file_whose_aliases_make_it_large_or_endless_is_refused(tmp_path):
+    names = "abcdefgh"
+    bomb = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in pairwise(names))
+    for lines in (f"a: &a [x]\n{bomb}", "a: &a [*a]\n", "a: " + "[" * 500 + "]" * 500 + "\n"):
+        assert "values or" in refused(tmp_path, CHOICE.replace("TEXT", "a") + lines)
+
+
 def test_the_answer_of_the_configuration_is_rendered_in_the_sandbox(tmp_path):
     assert "SecurityError" in refused(tmp_path, GENERATION, answer="{{ ''.__class__ }}")
 
@@ -137,9 +180,26 @@ def test_the_answer_of_the_configuration_is_rendered_in_the_sandbox(tmp_path):
         ("doc_to_txt: a", "no key 'doc_to_txt'; write 'doc_to_text'"),
         ("repeats: 5", "repeats 5"),
         ("filter_list: [{name: a, filter: [{function: take_first}]}]", "no filters"),
-        ("metric_list: [{metric: evil.py, aggregation: mean, higher_is_better: true}]", "no metric that is a mean"),
+        ("metric_list: [{metric: evil.py, aggregation: mean, higher_is_better: true}]", "no metric 'evil.py'"),
         ("metric_list: [{metric: acc, hf_evaluate: true}]", "no metric that is a mean"),
         ("metric_list: [{metric: brier_score}, {metric: mcc}]", "no metric that is a mean"),
+        ("metric_list: [{metric: acc}, {metric: acc}]", "the metric 'acc' occurs twice"),
+        ("metric_list: [{metric: acc_nrm}]", "no metric 'acc_nrm'; write 'acc_norm'"),
+        ("metric_list: [acc]", "metric_list is ['acc']; set it to a list"),
+        ("metric_list: [{aggregation: mean}]", "metric is missing"),
+        ("doc_to_choice: question", "doc_to_choice gives 'Q0?', and a list is needed"),
+        ("num_fewshot: 1.5", "num_fewshot is 1.5; set it to a whole number"),
+        ("num_fewshot: -1", "num_fewshot is -1"),
+        ("num_fewshot: true", "num_fewshot is True"),
+        ("num_fewshot: .nan", "num_fewshot is nan"),
+        ("fewshot_config: first_n", "fewshot_config is 'first_n'; set it to keys"),
+        ("fewshot_config: {sampler: best}", "sampler is 'best'; set it to one of default"),
+        ("include: ''", "include is ''"),
+        ("include: null", "include is None"),
+        (r'include: "a\0b"', "include is"),
+        (f"include: {'a' * 300}", "cannot be read"),
+        ("generation_kwargs: [1]", "generation_kwargs is [1]"),
+        ("description: \"{{'a' * 2000000}}\"", "characters, and at most 1000000 are taken"),
         ("include: missing.yaml", "include missing.yaml: no such file"),
         ("dataset_kwargs: {trust_remote_code: true}", "dataset_kwargs.trust_remote_code"),
         ("include: task.yaml", "Include cycle"),
@@ -160,6 +220,9 @@ def test_what_is_not_a_prompt_with_an_answer_is_refused(tmp_path, line, what):
     ("old", "new", "what"),
     [
         ('until: ["."]', 'until: ["."], custom_generate: org/code', "generation_kwargs.custom_generate"),
+        ('until: ["."]', "until: 1", "until is 1; set it to a text or a list"),
+        ('until: ["."]', "max_gen_toks: 0", "max_gen_toks is 0; set it to a whole number of at least 1"),
+        ('until: ["."]', "temperature: hot", "temperature is 'hot'; set it to a number"),
         ('until: ["."]', 'until: ["."], do_sample: true, temperature: 1', "drawn at random"),
         (
             "doc_to_target: solution",
@@ -175,6 +238,35 @@ def test_what_is_not_a_prompt_with_an_answer_is_refused(tmp_path, line, what):
 def test_a_generated_answer_that_cannot_be_learned_or_compared_is_refused(tmp_path, old, new, what):
     assert old in GENERATION
     assert what in refused(tmp_path, GENERATION.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        ("filter_list: [{filter: [{function: take_first}]}]", "name is missing"),
+        ("filter_list: [{name: a, filter: [{function: tak_first}]}]", "no filter 'tak_first'; write 'take_first'"),
+        ("filter_list: [{name: a, filter: [{function: regex, regex_pattern: '('}]}]", "no regular expression"),
+        ("filter_list: [{name: a, filter: [{function: regex, group_select: 9}]}]", "group_select is 9"),
+        ("filter_list: [{name: a, filter: [{function: regex, other: 9}]}]", "filter a fails on a sample answer"),
+        (f"filter_list: [{', '.join(['{name: a, filter: [{function: take_first}]}'] * 2)}]", "'a' occurs twice"),
+        ("metric_list: [{metric: exact_match, regexes_to_ignore: ['[']}]", "'[' is no regular expression"),
+        ("metric_list: [{metric: exact_match, regexes_to_ignore: x}]", "set it to a list of regular expressions"),
+    ],
+)
+def test_a_filter_or_a_metric_that_would_stop_the_evaluation_is_refused(tmp_path, lines, what):
+    assert what in refused(tmp_path, f"{GENERATION}{lines}\n")
+
+
+def test_a_target_that_is_one_choice_and_the_index_of_another_is_refused(tmp_path):
+    rows = [{"question": "Q?", "options": ["1", "2", "3"], "right": "1"} for _ in range(4)]
+    definition = CHOICE.replace("TEXT", "question")
+    said = refused(tmp_path, definition.replace(": right", ": '{{right}}'"), rows)
+    assert "gives '1', which is choice 1, but lm-eval takes it for the index of choice 2" in said
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", rows)
+    (tmp_path / "task.yaml").write_text(definition)
+    data = TaskData(lm_eval=str(tmp_path / "task.yaml"), local=str(tmp_path))
+    assert load_lm_eval_examples("mine", data).rows["train"][0]["answer"] == " 1"
 
 
 def test_an_answer_belongs_to_a_generated_text(tmp_path):
@@ -244,7 +336,10 @@ def test_a_user_s_file_may_include_a_file_of_lm_eval_with_functions(tmp_path):
     assert config["doc_to_text"] == {FUNCTION: "winogrande/preprocess_winogrande.doc_to_text"}
 
 
-@pytest.mark.parametrize("name", ["../../os.system", "arc/os.system", "os.system", "/tmp/x.f", "arc/../../../os.mkdir"])
+@pytest.mark.parametrize(
+    "name",
+    ["../../os.system", "arc/os.system", "os.system", "/tmp/x.f", "arc/../../../os.mkdir", "longproc/metrics.Popen"],
+)
 def test_a_manifest_names_only_functions_of_lm_eval(name):
     with pytest.raises(InputError, match="no function of lm-eval"):
         with_functions({"doc_to_text": {FUNCTION: name}})

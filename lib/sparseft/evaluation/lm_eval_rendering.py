@@ -10,20 +10,24 @@ from importlib.metadata import version
 import lm_eval.utils
 from datasets import Dataset
 from jinja2 import StrictUndefined
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.api.utils import Message
 
 from sparseft.errors import InputError, one_line
-from sparseft.evaluation.lm_eval_yaml import with_functions
+from sparseft.evaluation.lm_eval_checks import check_filters
+from sparseft.evaluation.lm_eval_yaml import check_functions, with_functions
 from sparseft.tasks.from_lm_eval import MULTIPLE_CHOICE
 from sparseft.tasks.metrics import F1
 from sparseft.tasks.rows import problem_of
 from sparseft.tasks.task import Row, Task
 
+# Characters of a text that a template gives. A model reads far fewer.
+_LONGEST = 10**6
 
-class _Sandbox(SandboxedEnvironment):
-    """Render templates as lm-eval does, but let none reach Python's internals, and compile each one once.
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Render templates as lm-eval does, but let none reach Python's internals or change a row, and compile each one once.
 
     A field without a value would become the word None in a prompt, so it is an error."""
 
@@ -54,6 +58,7 @@ def sandboxed() -> Iterator[None]:
 def harness_definition(task: Task, rows: dict[str, list[Row]]) -> dict:
     """Return lm-eval's definition of a prepared task over `rows`, for its TaskManager."""
     docs = {split: Dataset.from_list([row["doc"] for row in examples]) for split, examples in rows.items()}
+    check_functions(task.definition)
     config = with_functions(task.definition["yaml"])
     # lm-eval cannot compute the f1 of choice 1 if that is never right.
     if task.classes and all(row.get("label") == 0 for row in rows["validation"]):
@@ -79,18 +84,43 @@ def rendered_rows(task: Task, chosen: dict[str, list[tuple[int, dict]]]) -> dict
     with sandboxed(), redirect_stdout(sys.stderr):
         with reported(task.name, "the first row"):
             lm_task = ConfigurableTask(config=harness_definition(task, docs))
+        if lm_task.OUTPUT_TYPE != MULTIPLE_CHOICE:
+            check_filters(lm_task, task.name, lm_task.eval_docs[0])
         rows = {}
         for split, pairs in chosen.items():
             rows[split] = []
             for (number, _), part in zip(pairs, docs[split], strict=True):
                 with reported(task.name, f"{split} row {number}"):
                     row = _row_of(lm_task, part["doc"], task.definition["answer"])
-                if problem := problem_of(row, task):
+                    if task.definition["file"] is None:
+                        _refuse_two_meanings(lm_task, part["doc"], row)
+                if problem := problem_of(row, task) or _length_problem(row):
                     raise InputError(
                         f"{task.name}, {split} row {number}: {problem}", "correct the row, or leave it out"
                     )
                 rows[split].append(row)
     return rows
+
+
+def _length_problem(row: Row) -> str | None:
+    """Return that a text of a row is too long, or None."""
+    texts = [row["prompt"], row["answer"], *(text for request in row.get("requests", []) for text in request)]
+    longest = max(map(len, texts))
+    return f"a text has {longest} characters, and at most {_LONGEST} are taken" if longest > _LONGEST else None
+
+
+def _refuse_two_meanings(lm_task: ConfigurableTask, doc: dict, row: Row) -> None:
+    """Raise InputError if the rendered target is the text of one choice, but lm-eval takes it for the index of another."""
+    target = lm_task.config.doc_to_target
+    if lm_task.multiple_input or "label" not in row or not isinstance(target, str) or target in lm_task.features:
+        return
+    text = lm_eval.utils.apply_template(target, doc)
+    if text in row["choices"] and row["choices"].index(text) != row["label"]:
+        raise InputError(
+            f"tasks.{lm_task.config.task}: doc_to_target gives {text!r}, which is choice {row['choices'].index(text) + 1},"
+            f" but lm-eval takes it for the index of choice {row['label'] + 1}",
+            "set doc_to_target to the name of a field with the choice, or with its index from 0",
+        )
 
 
 def _plain(name: str, doc: dict) -> dict:
@@ -143,7 +173,10 @@ def _turn(lm_task: ConfigurableTask, doc: dict, prefix: str | None, answer: str 
 
 def _choice_texts(lm_task: ConfigurableTask, doc: dict, context: str | list[str]) -> dict:
     """Return the texts of a document with choices."""
-    choices = list(lm_task.doc_to_choice(doc))
+    choices = lm_task.doc_to_choice(doc)
+    if not isinstance(choices, list | tuple):
+        raise ValueError(f"doc_to_choice gives {one_line(repr(choices))[:100]}, and a list is needed")
+    choices = list(choices)
     instances = lm_task.construct_requests(doc=doc, ctx=context, metadata=(lm_task.config.task, 0, 1))
     requests = [list(instance.args) for instance in instances]
     right = lm_task.doc_to_text(doc) if lm_task.multiple_input else lm_task.doc_to_target(doc)

@@ -11,6 +11,7 @@ from datasets import disable_progress_bars
 from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY, get_metric_aggregation, is_higher_better
 
 from sparseft.errors import InputError
+from sparseft.evaluation.lm_eval_checks import check_unique, check_values
 from sparseft.evaluation.lm_eval_rendering import rendered_rows
 from sparseft.evaluation.lm_eval_splits import Splits, load_datasets, processed_rows
 from sparseft.evaluation.lm_eval_yaml import FUNCTION, Definition, is_function, read_definition
@@ -39,6 +40,7 @@ def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
     Raises InputError if lm-eval has no such task, if it cannot be trained and compared here, or if its rows do not fit it."""
     disable_progress_bars()
     definition = read_definition(data.lm_eval, f"tasks.{name}.lm_eval")
+    check_values(definition.config, name, is_own=definition.file is None)
     _check_supported(definition.config, name)
     splits = Splits(name, definition.config, bool(data.local))
     origin = splits.origin
@@ -83,6 +85,7 @@ def _manifest_definition(name: str, definition: Definition, config: dict, data: 
         config = config | {"metric_list": kept}
     filters = [entry["name"] for entry in config.get("filter_list") or []] or [NO_FILTER]
     metrics = [_named(_metric_name(entry), filter_name, filters) for entry in kept for filter_name in filters]
+    check_unique([entry["name"] for entry in metrics], f"tasks.{name}: metric_list", "metric")
     is_by_log_likelihoods = output_type == MULTIPLE_CHOICE and not config.get("process_results")
     has_f1 = is_by_log_likelihoods and F1.name in [entry["name"] for entry in metrics]
     return {
@@ -90,6 +93,7 @@ def _manifest_definition(name: str, definition: Definition, config: dict, data: 
         "lm_eval": version("lm-eval"),
         "name": config.get("task", name),
         "file": definition.file,
+        "included": definition.included,
         "output_type": output_type,
         "yaml": config,
         "split": splits.origin["validation"],

@@ -6,12 +6,13 @@ The result is JSON. In it {"!function": "FOLDER/MODULE.NAME"} stands for a funct
 """
 
 import difflib
+import inspect
 import json
 import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import lm_eval.tasks
@@ -29,6 +30,11 @@ FOLDER = Path(lm_eval.tasks.__file__).resolve().parent
 FUNCTION = "!function"
 # Bytes of a definition. lm-eval's largest has 80 kB.
 _LIMIT = 10**6
+# Values in a user's file, each alias counted as a copy, and lists in lists.
+_NODES = 100_000
+_DEPTH = 100
+# What a module has that runs a text as code, or another program.
+_RUNNING = re.compile(r"(?<![.\w])(?:exec|eval|Popen)\(|\bsubprocess\.|\bos\.(?:system|popen)\(|code_eval")
 # The loader that lm-eval uses, so that both read the same.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PLAIN_TAGS = frozenset(
@@ -44,10 +50,13 @@ _UNUSED = ("tag", "task_alias", "task_list", "metadata", "should_decontaminate",
 
 @dataclass(frozen=True)
 class Definition:
-    """Hold a definition of lm-eval as JSON, and its file in lm-eval's folder; None for a user's file."""
+    """Hold a definition of lm-eval as JSON, and its file in lm-eval's folder; None for a user's file.
+
+    `included` are the files of lm-eval's folder that a user's file includes."""
 
     config: dict
     file: str | None
+    included: list[str]
 
 
 def read_definition(source: str, place: str) -> Definition:
@@ -57,18 +66,23 @@ def read_definition(source: str, place: str) -> Definition:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     if source.endswith((".yaml", ".yml")):
         path = Path(source).resolve()
-        _check_plain(path, source, set())
+        checked: set[Path] = set()
+        _check_plain(path, source, checked)
+        included = sorted(_in_folder(path) for path in checked if path.is_relative_to(FOLDER))
         config = _load(path, source)
         _refuse_remote_code(config, source)
         file = None
     else:
         path = _file_of(source, place)
         config = _load(path, source)
-        file = path.relative_to(FOLDER).as_posix()
+        file = _in_folder(path)
+        included = []
+    for own in included or filter(None, [file]):
+        _refuse_unsafe(FOLDER / own, source, set())
     _check_keys(config, source)
     kept = {key: value for key, value in config.items() if key not in _UNUSED}
     try:
-        return Definition(json.loads(json.dumps(kept)), file)
+        return Definition(json.loads(json.dumps(kept)), file, included)
     except (TypeError, ValueError) as error:
         raise InputError(f"{source}: holds more than text and numbers ({error})", "put dates in quotes") from None
 
@@ -83,13 +97,70 @@ def with_functions(value: object) -> object:
         return value
     if value.keys() != {FUNCTION}:
         return {key: with_functions(item) for key, item in value.items()}
-    folder, _, name = value[FUNCTION].rpartition("/")
+    return _function(value[FUNCTION])
+
+
+def _function(reference: str) -> object:
+    """Return the function of lm-eval that `reference` names. Raises InputError if it is another's, or if it may run code."""
+    folder, _, name = reference.rpartition("/")
     base = (FOLDER / folder).resolve()
     module = name.rpartition(".")[0]
-    is_beside = (base / f"{module.replace('.', '/')}.py").is_file()
-    if not base.is_relative_to(FOLDER) or not (is_beside or module.startswith("lm_eval.")):
-        raise InputError(f"{value[FUNCTION]}: no function of lm-eval", "prepare the task again with prepare_task.py")
-    return _import_func_in_yml(name, base)
+    beside = base / f"{module.replace('.', '/')}.py"
+    if not base.is_relative_to(FOLDER) or not (beside.is_file() or module.startswith("lm_eval.")):
+        raise InputError(f"{reference}: no function of lm-eval", "prepare the task again with prepare_task.py")
+    function = _import_func_in_yml(name, base)
+    origin = _file_with(function)
+    if origin is None or not origin.is_relative_to(FOLDER.parent):
+        raise InputError(f"{reference}: no function of lm-eval", "name a function that lm-eval defines")
+    if any(_RUNNING.search(path.read_text(encoding="utf-8")) for path in {origin, beside} if path.is_file()):
+        raise InputError(
+            f"{reference}: its module may run texts as code, or other programs", "name a task without such a function"
+        )
+    return function
+
+
+def _file_with(function: object) -> Path | None:
+    """Return the file that defines a function or a class; None for another object."""
+    while isinstance(function, partial):
+        function = function.func
+    try:
+        return Path(inspect.getfile(inspect.unwrap(function))).resolve()
+    except (TypeError, OSError):
+        return None
+
+
+def check_functions(definition: dict) -> None:
+    """Raise InputError unless lm-eval's own files have every function of a manifest's definition at the same key.
+
+    These are the file that defines the task, or those that a user's file includes."""
+    files = [definition["file"]] if definition["file"] else definition["included"]
+    own = {pair for file in files for pair in _references(_load(_own_file(file), str(file)))}
+    for place, reference in _references(definition["yaml"]):
+        if (place, reference) not in own:
+            raise InputError(
+                f"{'.'.join(place)}: lm-eval does not have the function {reference} there",
+                "prepare the task again with prepare_task.py",
+            )
+
+
+def _own_file(file: object) -> Path:
+    """Return the path of a file in lm-eval's folder. Raises InputError if the name leads elsewhere."""
+    path = (FOLDER / str(file)).resolve()
+    if not path.is_relative_to(FOLDER):
+        raise InputError(f"{file}: no file of lm-eval", "prepare the task again with prepare_task.py")
+    return path
+
+
+def _references(value: object, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the keys that lead to each function in a JSON value, without the numbers in lists, and its name."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _references(item, place)
+    elif is_function(value):
+        yield place, str(value[FUNCTION])
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _references(item, (*place, str(key)))
 
 
 def is_function(value: object) -> bool:
@@ -99,11 +170,45 @@ def is_function(value: object) -> bool:
 
 def _load(path: Path, source: str) -> dict:
     """Return the content of a file with that of the files that it includes, by lm-eval's own loader."""
+    return _marked(_read(path, source, recursive=True))
+
+
+def _read(path: Path, source: str, *, recursive: bool) -> dict:
+    """Return the content of a file as lm-eval's own loader reads it. Raises InputError if it cannot."""
     try:
-        config = load_yaml(path, resolve_func=False)
+        return load_yaml(path, resolve_func=False, recursive=recursive)
     except (ValueError, OSError, yaml.YAMLError) as error:
         raise InputError(f"{source}: lm-eval cannot read it ({one_line(error)[:200]})", "correct the file") from None
-    return _marked(config)
+
+
+def _in_folder(path: Path) -> str:
+    """Return the name of a file in lm-eval's folder."""
+    return path.relative_to(FOLDER).as_posix()
+
+
+def _refuse_unsafe(path: Path, source: str, checked: set[Path]) -> None:
+    """Raise InputError if a file of lm-eval, or one that it includes, says that its task runs code.
+
+    A file that includes it may change the key, but not what its functions do."""
+    if path in checked:
+        return
+    checked.add(path)
+    config = _read(path, source, recursive=False)
+    if config.get("unsafe_code"):
+        raise InputError(f"{source}: unsafe_code is not supported ({path.name})", "name a task that runs no code")
+    for name in _includes(config, source):
+        _refuse_unsafe((path.parent / name).resolve(), source, checked)
+
+
+def _includes(config: dict, source: str) -> list[str]:
+    """Return the names of the files that a file includes. Raises InputError if they are not text."""
+    if "include" not in config:
+        return []
+    included = config["include"]
+    names = included if isinstance(included, list) else [included]
+    if not all(isinstance(name, str) and name and "\0" not in name for name in names):
+        raise InputError(f"{source}: include is {included!r}", "give the name of a file, or a list of names")
+    return names
 
 
 def _marked(value: object) -> object:
@@ -119,9 +224,11 @@ def _marked(value: object) -> object:
 
 def _check_plain(path: Path, source: str, checked: set[Path]) -> None:
     """Raise InputError unless a user's file, and every file outside lm-eval's folder that it includes, is plain data."""
-    if path in checked or path.is_relative_to(FOLDER):
+    if path in checked:
         return
     checked.add(path)
+    if path.is_relative_to(FOLDER):
+        return
     try:
         content = read_bytes(path, _LIMIT)
         node = yaml.compose(content, Loader=_LOADER)
@@ -130,36 +237,49 @@ def _check_plain(path: Path, source: str, checked: set[Path]) -> None:
         config = yaml.load(content, Loader=_LOADER)
     except FileNotFoundError:
         raise InputError(f"{source}: no such file", "correct lm_eval or include") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror})", "correct lm_eval or include") from None
+    # A date may have a thirteenth month.
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise InputError(f"{source}: not valid YAML ({one_line(error)[:200]})", "correct the file") from None
     if not isinstance(config, dict):
         raise InputError(f"{source}: not a YAML file of keys and values", "write a task of lm-eval")
     _refuse_folder({key: value for key, value in config.items() if key != "include"}, source)
-    included = config.get("include") or []
-    for name in included if isinstance(included, list) else [included]:
-        _check_plain((path.parent / str(name)).resolve(), f"{source}, include {name}", checked)
+    if config.get("unsafe_code"):
+        raise InputError(f"{source}: unsafe_code is not supported", "name a task that runs no code")
+    for name in _includes(config, source):
+        _check_plain((path.parent / name).resolve(), f"{source}, include {name}", checked)
 
 
 def _check_nodes(root: yaml.Node, source: str) -> None:
-    """Raise InputError if a node of a YAML file has a tag that makes more than data."""
-    queue = [root]
-    checked = set()
+    """Raise InputError if a node of a YAML file makes more than data, or if aliases make the data large or endless."""
+    queue = [(root, 0)]
+    count = 0
     while queue:
-        node = queue.pop()
-        # An alias repeats a node, and may even contain itself.
-        if id(node) in checked:
-            continue
-        checked.add(id(node))
-        line = node.start_mark.line + 1
-        if node.tag not in _PLAIN_TAGS:
-            value = f" {one_line(node.value)[:200]}" if isinstance(node, yaml.ScalarNode) else ""
+        node, depth = queue.pop()
+        count += 1
+        if count > _NODES or depth > _DEPTH:
             raise InputError(
-                f"{source}, line {line}: {node.tag}{value} is code, and only lm-eval's own files may have code",
-                "write a Jinja template instead",
+                f"{source}: more than {_NODES} values or {_DEPTH} levels, with the copies that aliases make",
+                "write a smaller file",
             )
+        _check_node(node, source)
         if not isinstance(node, yaml.ScalarNode):
             # A mapping node has pairs, a sequence node has nodes.
-            queue += [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+            parts = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+            queue += [(part, depth + 1) for part in parts]
+
+
+def _check_node(node: yaml.Node, source: str) -> None:
+    """Raise InputError if a node has a tag that makes more than data, or if a key says that its value is a function."""
+    text = one_line(node.value)[:200] if isinstance(node, yaml.ScalarNode) else ""
+    is_function_key = isinstance(node, yaml.MappingNode) and any(key.value == FUNCTION for key, _ in node.value)
+    if node.tag not in _PLAIN_TAGS or is_function_key:
+        what = FUNCTION if is_function_key else f"{node.tag} {text}".rstrip()
+        raise InputError(
+            f"{source}, line {node.start_mark.line + 1}: {what} is code, and only lm-eval's own files may have code",
+            "write a Jinja template instead",
+        )
 
 
 def _refuse_folder(value: object, source: str) -> None:

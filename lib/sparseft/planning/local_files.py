@@ -1,11 +1,21 @@
 """The user's own files that a model or a task is prepared from, so that a changed file is prepared again."""
 
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
+import yaml
+
 from sparseft.checkpoints.checkpoint import small_files
+from sparseft.errors import InputError
 from sparseft.methods import get_method
+from sparseft.storage.reading import read_bytes
 from sparseft.study.config import Config, TaskData, split_mdl
 from sparseft.tasks.data_source import SPLITS
+
+# Bytes of a YAML file of lm-eval (evaluation/lm_eval_yaml.py).
+_YAML_LIMIT = 10**6
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def model_files(source: str) -> list[str]:
@@ -41,9 +51,48 @@ def missing_data_files(config: Config) -> list[str]:
 
 
 def task_files(data: TaskData) -> list[str]:
-    """Return the user's own files that a task is prepared from: those of its folder, and its YAML file."""
-    definitions = [data.lm_eval_file] if data.lm_eval_file else []
+    """Return the user's own files that a task is prepared from: those of its folder, and its YAML file.
+
+    A YAML file comes with all files outside lm-eval's package that it includes."""
+    definitions = []
+    if data.lm_eval_file:
+        included: list[Path] = []
+        _add_included(Path(data.lm_eval_file).resolve(), included)
+        # The first file is the user's own, under the name that the configuration has.
+        definitions = [data.lm_eval_file, *map(str, included[1:])]
     return definitions + rows_files(data)
+
+
+def _add_included(path: Path, files: list[Path]) -> None:
+    """Add a YAML file and the files that it includes to `files`, each one once.
+
+    A file that cannot be read includes nothing here. The preparation of the task reports it."""
+    package = find_spec("lm_eval")
+    is_of_lm_eval = package is not None and path.is_relative_to(Path(package.origin).resolve().parent)
+    if path in files or is_of_lm_eval:
+        return
+    try:
+        content = read_bytes(path, _YAML_LIMIT)
+        files.append(path)
+        root = yaml.compose(content, Loader=_LOADER)
+    except (yaml.YAMLError, InputError, OSError, RecursionError):
+        return
+    for name in _included_names(root, set()):
+        _add_included((path.parent / name).resolve(), files)
+
+
+def _included_names(node: yaml.Node | None, seen: set[int]) -> Iterator[str]:
+    """Yield the names that stand under `include` in a mapping, and in mappings that are merged into it."""
+    if not isinstance(node, yaml.MappingNode) or id(node) in seen:
+        return
+    seen.add(id(node))
+    for key, value in node.value:
+        parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        for part in parts:
+            if key.value == "include" and isinstance(part, yaml.ScalarNode) and "\0" not in part.value:
+                yield part.value
+            elif key.value == "<<":
+                yield from _included_names(part, seen)
 
 
 def rows_files(data: TaskData) -> list[str]:

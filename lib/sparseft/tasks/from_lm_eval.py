@@ -39,6 +39,9 @@ def task_of(name: str, definition: dict) -> Task:
         max_new_tokens = definition["max_new_tokens"]
         classes = tuple(definition["classes"])
         is_trainable = definition["trainable"]
+        has_files = definition["file"] or isinstance(definition["included"], list)
+        if not (has_files and isinstance(definition["yaml"], dict)):
+            raise TypeError
     except (KeyError, TypeError, StopIteration):
         raise InputError(f"{name}: the definition in its manifest is incomplete", "prepare the task again") from None
     return Task(
