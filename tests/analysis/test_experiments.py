@@ -176,7 +176,7 @@ def test_an_answer_and_a_loss_after_different_prompts_are_distinguished(write_ru
 def test_the_page_has_every_setting_that_decides_a_result(write_run, tmp_path):
     write_run(TUNED, 0.5, training={"learning_rate": 0.002, "lora_r": 4, "lora_alpha": 8.0, "lora_targets": ["q_proj"]})
     text = page(tmp_path)
-    for line in ("learning rate: 0.002", "LoRA rank, alpha, dropout: 4, 8, 0", "LoRA targets: q_proj", "training examples: 480",
+    for line in ("learning rate: 0.002", "LoRA rank, alpha, dropout: 4, 8, 0", "LoRA targets: q_proj", "training rows (of a text: documents): 480",
                  "warm-up, share of the steps: 0.1", "steps x batch size: 60 x 8 (59 with a learning rate above 0)"):  # fmt: skip
         assert f"- {line}\n" in text
 

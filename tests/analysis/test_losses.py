@@ -261,3 +261,11 @@ def test_a_run_that_was_trained_and_evaluated_by_two_definitions_is_a_fault(writ
     (run,) = judge_runs(read_runs(tmp_path / "runs")[0])
     (fault,) = run.faults
     assert names(fault, f"definition: {file}.json none")
+
+
+def test_a_difference_of_the_dense_model_alone_has_its_number(study):
+    derived = study({DENSE: 1.5, DENSE_UNTUNED: 2.0})
+    told = [text for text in findings(derived, 0.02) if "significantly" in text]
+    assert told
+    for text in told:
+        assert re.search(r"1 of 1 losses differs significantly: dense [^,]*0\.500.* at 0 %", text), text

@@ -14,6 +14,7 @@ from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.memo import write_memo
 from sparseft.analysis.records import read_runs
 from sparseft.analysis.statistics import mcnemar_p
+from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from statsmodels.stats.proportion import proportion_confint
 from test_memo import row
@@ -96,6 +97,13 @@ def test_a_run_without_a_probe_of_the_others_is_named_and_has_no_mean(write_run,
     assert tables.runs["probes_mean"].isna().tolist() == [False, True]
     (cell,) = tables.cells.itertuples()
     assert (cell.n, cell.probe_arc_easy, cell.probe_piqa, cell.probes_mean) == pytest.approx((2, 0.55, 0.75, 0.675))
+
+
+def test_two_probes_whose_columns_would_have_one_name_are_refused_also_in_different_runs(write_run, tmp_path):
+    write_run(TUNED, 0.5, probes={"piqa": 0.75})
+    write_run(UNTUNED, 0.5, probes={"piqa_stderr": 0.25})
+    with pytest.raises(InputError, match="runs: the probes piqa and piqa_stderr would have columns of the same name"):
+        read_runs(tmp_path / "runs")
 
 
 def test_a_task_is_no_probe_of_its_own_runs(write_run, tmp_path):

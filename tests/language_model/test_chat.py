@@ -61,7 +61,7 @@ def test_the_tokens_are_those_of_transformers_own_rendering(folder):
 def test_a_model_without_a_template_is_refused(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.chat_template is None
-    with pytest.raises(InputError, match=f"chats: .*{folder} has no chat template"):
+    with pytest.raises(InputError, match=f"chats: .*{folder} has no chat template; put chat_template.jinja .*path:"):
         encoded(SHORT, tokenizer)
 
 
@@ -86,9 +86,36 @@ def test_what_a_template_cannot_write_is_refused_in_one_line_with_the_row(folder
     assert "\n" not in str(refusal.value)
 
 
-def test_a_template_that_adds_nothing_for_the_response_is_refused(folder):
-    with pytest.raises(InputError, match="chats: .*the answer has no token, in 1 of 1 rows"):
-        encoded(SHORT, tokenizer_with(folder, "{{ messages[0].content }}"))
+SKIPS_SYSTEM = CHAT_TEMPLATE.replace("messages %}", "messages if message.role != 'system' %}")
+SYSTEM_LAST = (
+    "{% set system = messages[0].content %}{% for message in messages[1:] %}"
+    "{% if loop.index0 == 2 %}{{ system }}{% endif %}[{{ message.content }}]{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(("template", "row"), [
+    (SKIPS_SYSTEM, 2),
+    (CHAT_TEMPLATE.replace("message.content", "message.content | upper"), 2),
+    (CHAT_TEMPLATE.replace("message.content", "message.content[:1]"), 2),
+    (CHAT_TEMPLATE.replace("message.content", "(message.content if add_generation_prompt or message.role == 'user' else '')"), 1),
+    ("{{ messages[0].content }}", 1),
+])  # fmt: skip
+def test_a_template_that_leaves_a_message_out_or_changes_it_is_refused_with_the_row(folder, template, row):
+    assert template != CHAT_TEMPLATE
+    short = [{"role": "user", "content": "U"}, {"role": "assistant", "content": "A"}]
+    with pytest.raises(InputError, match=rf"chats, row {row}: .* leaves a message out, or changes its text") as refusal:
+        written_by_template("chats", [short, CHAT], tokenizer_with(folder, template))
+    assert "\n" not in str(refusal.value)
+
+
+def test_blanks_around_a_message_may_be_removed_and_the_system_message_may_stand_before_the_last_question(folder):
+    padded = [message | {"content": f" {message['content']}\n"} for message in CHAT]
+    trimming = CHAT_TEMPLATE.replace("message.content", "message.content | trim")
+    assert written_by_template("chats", [padded], tokenizer_with(folder, trimming)) == written_by_template(
+        "chats", [CHAT], tokenizer_with(folder, CHAT_TEMPLATE)
+    )
+    ((prompt, whole),) = written_by_template("chats", [CHAT], tokenizer_with(folder, SYSTEM_LAST))
+    assert (prompt, whole) == ("[Hi][Hello]Be brief.[And?]", "[Hi][Hello]Be brief.[And?][Bye]")
 
 
 @pytest.mark.parametrize("call", ["strftime_now('%d %b %Y')", "strftime_now('%Y-%m-%d')"])

@@ -245,3 +245,13 @@ def test_a_probe_without_a_description_is_lm_eval_s_task_of_this_name():
     assert config.evaluated_tasks("mine") == ["mine", "piqa", "boolq"]
     with pytest.raises(InputError, match="evaluation.probes: mine has no metric but its loss"):
         laid_over({"tasks": {"mine": {"kind": "text", "local": "x"}}, "evaluation": {"probes": ["mine"]}})
+
+
+def test_two_probes_whose_columns_would_have_one_name_are_refused():
+    for ending in ("_stderr", "_examples", "_low", "_high", "_mean", "_sd"):
+        with pytest.raises(
+            InputError, match=f"evaluation.probes: piqa and piqa{ending} would have .*; rename"
+        ) as refusal:
+            laid_over({"evaluation": {"probes": ["rte", f"piqa{ending}", "piqa"]}})
+        assert "\n" not in str(refusal.value)
+    assert laid_over({"evaluation": {"probes": ["rte_low", "piqa", "piqa_lower"]}}).evaluation.probes

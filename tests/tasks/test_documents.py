@@ -46,6 +46,13 @@ def test_a_file_without_documents_is_refused_with_its_place(tmp_path, content, f
         read_documents(tmp_path / "t.jsonl")
 
 
+@pytest.mark.parametrize(("name", "fault"), [("t.txt", "byte order mark"), ("t.jsonl", "line 1: not valid JSON .*BOM")])
+def test_a_byte_order_mark_is_refused(tmp_path, name, fault):
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + b'{"text": "a"}\n')
+    with pytest.raises(InputError, match=f"{name}.*{fault}"):
+        read_documents(tmp_path / name)
+
+
 def test_a_prepared_text_is_read_back_with_its_source(tmp_path, rows):
     prepared = tmp_path / "data/calibration_c4.jsonl"
     succeed("prepare_text.py", text=rows, output=prepared)

@@ -62,7 +62,7 @@ def chat(*turns: tuple[str, object]) -> dict:
     ({"prompt": "p", "response": 3}, "field 'response' has the wrong type"),
     ({"prompt": " \n", "response": "r"}, "field 'prompt' is empty"),
     ({"prompt": "p", "response": " "}, "field 'response' is empty"),
-    (CHATS[0], "field 'prompt' is missing"),
+    (CHATS[0], "field 'prompt' is missing; .*'mine' row .* messages .*first training row has no messages"),
     ("{", "not valid JSON"),
 ])  # fmt: skip
 def test_a_row_that_is_no_prompt_with_a_response_is_refused_with_its_line(row, fault, tmp_path):
@@ -72,7 +72,7 @@ def test_a_row_that_is_no_prompt_with_a_response_is_refused_with_its_line(row, f
 
 
 @pytest.mark.parametrize(("row", "fault"), [
-    (PAIRS[0], "field 'messages' is missing"),
+    (PAIRS[0], "field 'messages' is missing; .*'mine' row .* prompt and response.*first training row has messages"),
     ({"messages": "hello"}, "field 'messages' has the wrong type"),
     (chat(), "roles are none"),
     (chat(("assistant", "a")), "roles are assistant:"),

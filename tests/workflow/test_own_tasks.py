@@ -174,7 +174,7 @@ def test_a_conversation_without_a_chat_template_is_refused_before_the_training(p
     }
     code, printed = call_script("train.py", **flags, **SETTINGS, output_dir=tmp_path / "run")
     assert code == 2
-    assert re.search(r"error: chats: .* has no chat template; use a model for chats", printed)
+    assert re.search(r"error: chats: .* has no chat template; put chat_template.jinja into the folder", printed)
     assert not (tmp_path / "run/adapter").exists()
 
 

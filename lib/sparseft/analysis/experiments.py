@@ -174,7 +174,7 @@ def _training_settings(trainings: list[TrainingRecord]) -> dict[str, str]:
     """Return how the runs were trained, by name."""
     return {
         "training": _distinct(f"{train.backend} in {train.dtype} on {train.device}" for train in trainings),
-        "training examples": _distinct(train.train_examples for train in trainings),
+        "training rows (of a text: documents)": _distinct(train.train_examples for train in trainings),
         "steps x batch size": _distinct(_steps(train) for train in trainings),
         "learning rate": _distinct(train.learning_rate for train in trainings),
         "warm-up, share of the steps": _distinct(train.warmup_fraction for train in trainings),

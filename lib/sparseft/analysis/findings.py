@@ -205,7 +205,7 @@ def _against(row: tuple) -> str:
 
 
 def _few(sparsities: pd.Series) -> list[int]:
-    """Return at most MOST_EXAMPLES sparsities, evenly spread and with the largest."""
-    descending = sorted(set(sparsities) - {0}, reverse=True)
+    """Return at most MOST_EXAMPLES sparsities, evenly spread and with the largest. 0 is one only if there is no other."""
+    descending = sorted(set(sparsities) - {0}, reverse=True) or [0]
     step = max(1, math.ceil(len(descending) / MOST_EXAMPLES))
     return descending[::step]

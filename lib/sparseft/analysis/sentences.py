@@ -233,7 +233,9 @@ class Sentences:
             return f"{pruning} {self.words.improves} {self.metric} from {self._start()} to {self._numbers(group, 'untuned')}"
         if not claim.costs_nothing:
             return f"{self.metric} after {pruning} is {values}, which {self.examples} cannot tell apart"
-        return f"{pruning} costs nothing measurable ({self.metric} {values}{self._bound(claim.loss)})"
+        return (
+            f"{pruning} costs nothing measurable ({self.metric} {values} without fine-tuning{self._bound(claim.loss)})"
+        )
 
     def _after_no_harm(self, claim: Claim, group: list[Claim]) -> str:
         """Return what fine-tuning does to models that pruning did not make measurably worse."""

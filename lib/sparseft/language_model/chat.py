@@ -22,7 +22,8 @@ def written_by_template(
     """Return the prompt of each conversation, and its whole text, as the tokenizer's chat template writes them.
 
     The prompt ends where the last message, which is the assistant's, begins. Raises InputError with the number of the
-    row if there is no template, if it refuses a conversation, or if a whole text does not start with its prompt."""
+    row if there is no template, or if it refuses a conversation. It does so too if a whole text does not start with its
+    prompt, or lacks a message."""
     template = _template_of(task, tokenizer)
     texts = []
     for number, messages in enumerate(conversations, start=1):
@@ -39,10 +40,38 @@ def written_by_template(
         if not whole.startswith(prompt):
             raise InputError(
                 f"{row} writes the earlier messages otherwise if the response follows",
-                "use a template that only appends (chat_template.jinja in the model's folder), or rows of prompt and response",
+                "use a template that only appends (chat_template.jinja in the folder of `source: path:`), or rows of prompt and response",
+            )
+        if not _has_every_message(messages, prompt, whole[len(prompt) :]):
+            raise InputError(
+                f"{row} leaves a message out, or changes its text",
+                "use a template that writes every message as it is, or remove from the rows what it does not write",
             )
         texts.append((prompt, whole))
     return texts
+
+
+def _has_every_message(messages: list[dict[str, str]], prompt: str, response: str) -> bool:
+    """Return whether all earlier messages stand in the prompt in order, and the last one in the response.
+
+    A template may remove the blanks around a message."""
+    *earlier, last = [message["content"].strip() for message in messages]
+    orders = [earlier]
+    if messages[0]["role"] == "system":
+        # Some of Mistral's templates write the system message before the last message of the user.
+        orders.append([*earlier[1:-1], earlier[0], earlier[-1]])
+    return last in response and any(_stand_in_order(order, prompt) for order in orders)
+
+
+def _stand_in_order(contents: list[str], text: str) -> bool:
+    """Return whether the contents occur one after the other in the text."""
+    place = 0
+    for content in contents:
+        start = text.find(content, place)
+        if start < 0:
+            return False
+        place = start + len(content)
+    return True
 
 
 def _write(
@@ -62,6 +91,7 @@ def _template_of(task: str, tokenizer: "PreTrainedTokenizerBase") -> str:
     except ValueError:
         raise InputError(
             f"{task}: its rows are conversations, and {tokenizer.name_or_path} has no chat template",
-            "use a model for chats, put a chat_template.jinja into the model's folder, or write rows of prompt and response",
+            "put chat_template.jinja into the folder that the model's `source: path:` names (not into models/NAME) and prepare"
+            " the model again, or use a model for chats, or write rows of prompt and response",
         ) from None
     return FIXED_DATE + template if "strftime_now" in template else template

@@ -41,6 +41,8 @@ BY_EXAMPLES = _names(importance for importance in IMPORTANCES if importance.uses
 BY_ROW = _names(importance for importance in IMPORTANCES if importance.scope == "row")
 BACKEND_TITLES = ", ".join(f"`{backend.name}` ({backend.title})" for backend in BACKENDS)
 BUILT_IN = ", ".join(BY_NAME)
+# The columns of a probe in the tables are its name with these endings (analysis/probes.py), or could become so.
+PROBE_ENDINGS = ("_stderr", "_examples", "_low", "_high", "_mean", "_sd")
 IN_SEQUENCE = _names(importance for importance in IMPORTANCES if importance.is_sequential)
 
 S = TypeVar("S", bound=Section)
@@ -730,6 +732,8 @@ class Config(_WithSections):
         by_loss = [name for name in self.evaluation.probes if self.task_data(name).kind]
         if by_loss:
             raise ValueError(f"evaluation.probes: {by_loss[0]} has no metric but its loss; name tasks of lm-eval")
+        if clash := clashing_probes(self.evaluation.probes):
+            raise ValueError(f"evaluation.probes: {clash}; rename one of them under tasks:")
 
     def _check_task(self, name: str) -> None:
         """Raise ValueError or InputError if a task's description, schedule or data are impossible."""
@@ -841,3 +845,13 @@ def _first(error: ValidationError) -> str:
         message += f", not {fault['input']!r:.200}"
     place = ".".join(str(part) for part in fault["loc"] if part != "[key]")
     return f"{place}: {message}" if place else message
+
+
+def clashing_probes(names: Iterable[str]) -> str | None:
+    """Return what is wrong if a column of one probe in the tables has the name of another probe's, or None."""
+    known = set(names)
+    for name in sorted(known):
+        for ending in PROBE_ENDINGS:
+            if f"{name}{ending}" in known:
+                return f"{name} and {name}{ending} would have columns of the same name"
+    return None

@@ -55,9 +55,11 @@ class TextPlace:
 def read_documents(path: Path) -> tuple[list[str], str]:
     """Return the documents of a file, and the sha256 of its bytes.
 
-    Raises InputError if it cannot be read, or if a row of a .jsonl file has no text."""
+    Raises InputError if it cannot be read or begins with a byte order mark, or if a row of a .jsonl file has no text."""
     if path.suffix == ".txt":
         text = read_text(path, TEXT_LIMIT, _ADVICE)
+        if text.startswith("\ufeff"):
+            raise InputError(f"{path}: begins with a byte order mark", "save the file as UTF-8 without it (BOM)")
         return [text], sha256_of_text(text)
     if not path.exists():
         raise InputError(f"{path}: no such file", _ADVICE)

@@ -26,7 +26,7 @@ def load_own_examples(name: str, data: OwnData) -> Examples:
 
     Raises InputError if a file is missing, or if a row does not have the format of the first training row."""
     folder = Path(data.local)
-    task = task_of(name, {"kind": "instruction", "format": _format_of(folder / "train.jsonl")})
+    task = task_of(name, {"kind": "instruction", "format": _format_of(name, folder / "train.jsonl")})
     return load_examples(task, data.numbers, data.seed, folder, None)
 
 
@@ -38,9 +38,9 @@ def task_of(name: str, definition: dict) -> Task:
     return formats[definition["format"]](name, definition)
 
 
-def _format_of(path: Path) -> str:
-    """Return the format of the first row of a file."""
-    text = read_row_text(path, RowFormat(name="instruction", fields={"prompt": str, "response": str}))
+def _format_of(name: str, path: Path) -> str:
+    """Return the format of the first row of a task's file."""
+    text = read_row_text(path, RowFormat(name=name, fields={}, advice=_advice(name)))
     try:
         row = json.loads(text.strip().partition("\n")[0])
     # The reader of the rows reports the line that is wrong.
@@ -55,6 +55,7 @@ def _response_task(name: str, definition: dict) -> Task:
         name=name,
         fields={"prompt": str, "response": str},
         problem=_response_problem,
+        advice=_advice(name, " (the first training row has no messages)"),
         prompt=lambda row: row["prompt"],
         answer=lambda row: row["response"],
         delimiter="",
@@ -71,6 +72,7 @@ def _messages_task(name: str, definition: dict) -> Task:
         name=name,
         fields={"messages": list},
         problem=_messages_problem,
+        advice=_advice(name, " (the first training row has messages)"),
         prompt=lambda row: json.dumps(row["messages"][:-1], ensure_ascii=False),
         answer=lambda row: row["messages"][-1]["content"],
         messages=lambda row: row["messages"],
@@ -78,6 +80,11 @@ def _messages_task(name: str, definition: dict) -> Task:
         metrics=(LOSS, TOKEN_PERPLEXITY),
         definition=definition,
     )
+
+
+def _advice(name: str, first_row: str = "") -> str:
+    """Return what every line of a task's files must hold, with what the first row holds."""
+    return f"write one {name!r} row per line as JSON, all with prompt and response, or all with messages{first_row}"
 
 
 def _response_problem(row: Row) -> str | None:

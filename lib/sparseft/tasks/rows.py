@@ -67,5 +67,7 @@ def parse_row(line: str, place: str, row_format: RowFormat) -> Row:
 
 def _remedy(row_format: RowFormat) -> str:
     """Return what every line of a file must hold."""
+    if row_format.advice:
+        return row_format.advice
     names = ", ".join(row_format.fields) or "of the original data set"
-    return f"write one {row_format.name} row per line as JSON, with the fields {names}"
+    return f"write one {row_format.name!r} row per line as JSON, with the fields {names}"

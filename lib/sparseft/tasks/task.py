@@ -42,6 +42,8 @@ class RowFormat:
     fields: dict[str, type | tuple[type, ...]]
     # Returns what is wrong with a row whose fields have their types, or None.
     problem: Callable[[Row], str | None] | None = None
+    # What errors advise; empty if the fields say it.
+    advice: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

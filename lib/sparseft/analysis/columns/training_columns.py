@@ -154,9 +154,9 @@ TRAINING_COLUMNS = (
         "train_examples",
         "integer",
         source="record.train.train_examples",
-        unit="training examples",
+        unit="training rows",
         empty=TRAINED_ONLY,
-        meaning="Training examples of the task.",
+        meaning="Training rows of the task. The rows of a text are its documents.",
     ),
     Column(
         "processes",

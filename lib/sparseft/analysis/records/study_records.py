@@ -7,7 +7,7 @@ from pathlib import Path
 from sparseft.analysis.records.right_answers import RightAnswers
 from sparseft.analysis.records.run_record import Gap, Record, StudyFiles, read_run
 from sparseft.errors import InputError
-from sparseft.study.config import Config
+from sparseft.study.config import Config, clashing_probes
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run
 from sparseft.study.targets import runs as configured_runs
 
@@ -15,7 +15,8 @@ from sparseft.study.targets import runs as configured_runs
 def read_runs(results_dir: Path, study: Config | None = None) -> tuple[list[Record], list[Gap]]:
     """Read every run folder; return the runs, and a gap for each run of the grid that is missing or unsound.
 
-    The grid is that of `study`. Without a study, it is the one that the runs make up. Raises InputError if no run is complete."""
+    The grid is that of `study`. Without a study, it is the one that the runs make up. Raises InputError if no run is complete, or
+    if columns of two probes would have one name."""
     if not results_dir.is_dir():
         raise InputError(f"{results_dir}: no such folder", "give the folder that holds the runs, or make them first")
     # A hidden folder is still being written.
@@ -36,6 +37,8 @@ def read_runs(results_dir: Path, study: Config | None = None) -> tuple[list[Reco
     if not records:
         first = f" (the first: {gaps[0].run_id}: {gaps[0].reason})" if gaps else ""
         raise InputError(f"{results_dir}: {len(folders)} run folders, none complete{first}", "run the study first")
+    if clash := clashing_probes(name for record in records for name in record.evaluation.probes):
+        raise InputError(f"{results_dir}: the probes {clash}", "analyse the runs of each in a folder of their own")
     return records, gaps
 
 
