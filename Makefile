@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # The release of cerebras-pytorch on the appliance: 2.10.0 or 2.6.0
 CEREBRAS_RELEASE ?= 2.10.0
+# Which tests `make test-cerebras` runs
+CEREBRAS_TESTS ?= tests/cerebras
 KILLS ?= 30
 SEED ?= 0
 FUZZ_SECONDS ?= 600
@@ -37,7 +39,7 @@ test-browser: .venv/installed-tests ## the results page in headless Chromium; sk
 	$(BIN)/python -m pytest tests/browser
 
 test-cerebras: .venv/installed-tests .venv-cerebras/installed-$(CEREBRAS_RELEASE) ## the tests of the backend cerebras; installs cerebras-pytorch (5.7 GB) into its own environment; Python 3.11
-	SPARSEFT_PYTHON='$(abspath $(BIN)/python)' .venv-cerebras/bin/python -m pytest --numprocesses 2 --dist loadfile tests/cerebras
+	SPARSEFT_PYTHON='$(abspath $(BIN)/python)' .venv-cerebras/bin/python -m pytest $(CEREBRAS_TESTS)
 
 test-modelzoo: .venv/installed-tests ## test the backend modelzoo; MODELZOO_HOME must name a checkout of ModelZoo 2.10.0
 	test -n "$(MODELZOO_HOME)" || { echo "set MODELZOO_HOME: docs/modelzoo.md"; exit 2; }
