@@ -1,13 +1,5 @@
-from sparseft.methods import get_method
-
 # The sparsities of the first pass, and those that have a pass of their own, both as two digits.
 FIRST_PASS, ADDED = ([f"{percent:02d}" for percent in sparsities] for sparsities in PASSES)
-
-
-@with_signature
-def text_of(w):
-    """Return the prepared text on which a method calibrates."""
-    return grid.CALIBRATION.format(text=get_method(w.method).calibration)
 
 
 # One job per model and method. It makes the masks of all sparsities that the study had when its first mask was made.
@@ -108,8 +100,8 @@ use rule compute_masks as compute_task_masks with:
 use rule compute_task_masks as compute_text_masks with:
     input:
         manifest=grid.MANIFEST,
-        text=text_of,
-        source=lambda w: f"{text_of(w)}.json",
+        text=lambda w: grid.calibration_text(w.method),
+        source=lambda w: f"{grid.calibration_text(w.method)}.json",
     output:
         masks=expand(f"{grid.MASKS}/{grid.MASK_NAME}.pt", sparsity=FIRST_PASS, allow_missing=True),
         report=passes.report_file(grid.MASKS, "{method}"),
@@ -125,7 +117,7 @@ use rule compute_task_masks as compute_text_masks with:
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
         method="{method}",
-        settings=lambda w: flags(text=text_of(w), **STUDY.masks.used_by(w.method)),
+        settings=lambda w: flags(text=grid.calibration_text(w.method), **STUDY.masks.used_by(w.method)),
 
 
 # A sparsity that was added to the grid later. The other masks stay as they are, and so do the adapters trained on them.

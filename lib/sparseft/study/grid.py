@@ -128,6 +128,11 @@ def mask_folder(method: str) -> str:
     return TASK_MASKS if method in TASK_METHODS else MASKS
 
 
+def calibration_text(method: str) -> str:
+    """Return the path of the prepared text on which a method calibrates. Its name must end in `_on_NAME`."""
+    return CALIBRATION.format(text=methods.get_method(method).calibration)
+
+
 def mask_path(method: str) -> str:
     """Return the path of a method's masks, with wildcards."""
     return f"{mask_folder(method)}/{MASK_NAME}.pt"
