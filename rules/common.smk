@@ -86,9 +86,7 @@ def with_signature(function):
 
 
 def code(*names, without=(), probes=False):
-    """Return a function that gives the digests of a job's scripts. An edit of their code reruns the job; a touch does not.
-
-    `probes` says whether the job also reads the study's probes."""
+    """Return a function that gives the digests of a job's scripts, whose edits rerun it. With `probes`, it reads the probes."""
     scripts = [ROOT / "workflow/scripts" / name for name in names]
     return with_signature(
         lambda wildcards: "".join(
