@@ -40,7 +40,9 @@ def job(tiny_models, tmp_path_factory) -> MeasuredTraining:
     asked = Throughput(batch_sizes=[TOO_LARGE, 2, 2 * TOO_LARGE, 4], warmup_steps=1, steps=2, repeats=2, memory_mb=2000)
     rows = BY_NAME["boolq_mini"].generate("train", 24, 0)
     settings = Training(lora_r=4)
-    return MeasuredTraining(checkpoint, mask, "sparse_to_sparse", settings, asked, "boolq_mini", rows, Resources())
+    return MeasuredTraining(
+        checkpoint, mask, "sparse_to_sparse", settings, asked, "boolq_mini", mask.parent, rows, Resources()
+    )
 
 
 @pytest.fixture(scope="module")

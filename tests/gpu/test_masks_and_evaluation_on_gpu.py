@@ -110,6 +110,7 @@ def test_throughput_is_measured_on_the_device(inputs, masks, device, note, mode)
         Training(lora_r=16),
         settings,
         "boolq_mini",
+        inputs / "data",
         BY_NAME["boolq_mini"].generate("train", 64, 0),
         Resources(),
     )
