@@ -20,6 +20,9 @@ DEFINITION = {
     "num_fewshot": 2,
     "max_new_tokens": 0,
     "trainable": True,
+    "file": None,
+    "included": [],
+    "yaml": {},
 }
 ROW = {
     "doc": {},
