@@ -81,8 +81,7 @@ def _exact(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, workspace: Wo
     for rows in row_blocks(W):
         G = way.multiply(dy_t[rows], x, out=workspace.take("G", W[rows].shape, x))
         mask_(G, W[rows])
-        # This is G A^T, but faster.
-        dB[rows] = (a @ G.T).T
+        dB[rows] = G @ a.T
         dA += b[rows].T @ G
     return dA, dB
 
