@@ -26,6 +26,8 @@ class Pattern:
     settings: tuple[str, ...] = ()
     has_importance: bool = True
     removes_channels: bool = False
+    # Whether the kept weights get other values, so that the pruned weights are a checkpoint of their own.
+    updates_weights: bool = False
 
 
 UNSTRUCTURED = Pattern("unstructured", settings=("scope",))
@@ -65,6 +67,11 @@ class Method:
     def uses_task(self) -> bool:
         """Return whether the masks depend on the examples of a task."""
         return self.uses_examples and not self.calibration
+
+    @property
+    def updates_weights(self) -> bool:
+        """Return whether the runs start from other weights than the model's, which the pruning has updated."""
+        return self.pattern.updates_weights or (self.importance is not None and self.importance.updates_weights)
 
     @property
     def is_sequential(self) -> bool:
