@@ -103,7 +103,7 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
                 "accumulated": get_method(method).importance.accumulated,
             }
         if get_method(method).updates_weights:
-            meta |= {"original": DIGEST}
+            meta |= {"original": DIGEST, "more_damping": {}}
         sizes += [mask_bytes(meta, subject.prunable)] * files
     return sizes
 
