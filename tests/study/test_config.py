@@ -8,6 +8,7 @@ import pytest
 import yaml
 from project import laid_over
 from snakemake.utils import update_config
+from sparseft.analysis.records.validation_record import MaskSettings
 from sparseft.errors import InputError
 from sparseft.study.config import Config, Masks, Training, parse_section, split_mdl
 
@@ -266,6 +267,8 @@ def test_sparsegpt_has_settings_of_its_own_and_its_own_scope():
     assert masks.used_by("unstructured_sparsegpt") == own | task
     assert masks.used_by("semistructured_sparsegpt") == own | task | {"nm_group": 4}
     assert "sparsegpt_block" not in masks.used_by("unstructured_wanda")
+    # The analysis compares these settings between runs.
+    assert own.keys() <= MaskSettings.model_fields.keys()
     # Wanda's `sequential` says nothing about it.
     assert Masks(scope="global").scope_of("unstructured_sparsegpt", [50]) == "block"
 
