@@ -26,8 +26,8 @@ from sparseft.storage.ownership import check_apart, check_ours, check_writable
 from sparseft.study.config import CalibrationText, Masks, add_flags, parse_section
 from sparseft.study.grid import MASK_NAME, MASK_REPORT
 
-# `calibration` has the flags --text and --calibration_length, because one call reads one text.
-MASK_FLAGS = tuple(name for name in Masks.model_fields if name != "calibration")
+# `calibration` has the flags --text and --calibration_length, because one call reads one text. import_pruned.py imports.
+MASK_FLAGS = tuple(name for name in Masks.model_fields if name not in ("calibration", "imported"))
 MAX_THREADS = max(64, os.cpu_count() or 1)
 
 

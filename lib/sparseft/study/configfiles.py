@@ -119,7 +119,11 @@ def _with_places(config: Config, spell: Callable[[str], str]) -> Config:
         name: text.model_copy(update={"text": spell(text.local)}) if text.local else text
         for name, text in config.masks.calibration.items()
     }
-    masks = config.masks.model_copy(update={"calibration": texts})
+    imported = {
+        name: {percent: _spelled_source(source, spell) for percent, source in sources.items()}
+        for name, sources in config.masks.imported.items()
+    }
+    masks = config.masks.model_copy(update={"calibration": texts, "imported": imported})
     return config.model_copy(update={"models": models, "tasks": tasks, "perplexity": perplexity, "masks": masks})
 
 

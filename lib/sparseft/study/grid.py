@@ -18,6 +18,8 @@ WEIGHT_METHODS = tuple(name for name in METHODS if name not in TASK_METHODS)
 DENSE = methods.DENSE.name
 # An expression for the names of the methods that look at a text. There is one for every name of a text.
 TEXT_METHOD = rf"(?:{'|'.join(TASK_METHODS)}){methods.ON}{methods.TEXT_NAME}"
+# The same for the methods whose masks another tool made.
+IMPORTED_METHOD = rf"{methods.IMPORTED.name}_{methods.TEXT_NAME}"
 MASK_PLOTS = ("sparsity", "layers", "scores")
 MASK_PLOT = "plots/{plot}_{name}.png"
 MASK_REPORT = "report_{name}.json"
@@ -46,7 +48,7 @@ REPORT_PARTS = "lib/sparseft/analysis/templates"
 WILDCARDS = {
     "model": r"[A-Za-z0-9_][A-Za-z0-9_.]*",
     "task": r"[a-z0-9_]+",
-    "method": rf"(?:{'|'.join((DENSE, *METHODS, TEXT_METHOD))})",
+    "method": rf"(?:{'|'.join((DENSE, *METHODS, TEXT_METHOD, IMPORTED_METHOD))})",
     "sparsity": r"[0-9]{2}",
     "mode": rf"(?:{'|'.join(MODES)})",
     "seed": r"(?:0|[1-9][0-9]{0,18})",
