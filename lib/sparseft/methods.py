@@ -30,6 +30,8 @@ class Pattern:
     removes_channels: bool = False
     # Whether every scope loses exactly the requested share of its weights, except for rounding.
     has_exact_counts: bool = True
+    # Whether the kept weights get other values, so that the pruned weights are a checkpoint of their own.
+    updates_weights: bool = False
 
 
 UNSTRUCTURED = Pattern("unstructured", settings=("scope",))
@@ -38,7 +40,7 @@ SEMISTRUCTURED = Pattern("semistructured", scope="group", settings=("nm_group",)
 RANDOM = Pattern("random", settings=("seed", "scope"), has_importance=False)
 DENSE = Pattern("dense", has_importance=False)
 # What another tool ranked together is not known. There is one method for every NAME under `masks.imported`.
-IMPORTED = Pattern("imported", scope="unknown", has_importance=False, has_exact_counts=False)
+IMPORTED = Pattern("imported", scope="unknown", has_importance=False, has_exact_counts=False, updates_weights=True)
 PATTERNS = (UNSTRUCTURED, STRUCTURED, SEMISTRUCTURED, RANDOM)
 # Stands between the importance and the name of a text.
 ON = "_on_"
@@ -75,6 +77,11 @@ class Method:
     def uses_task(self) -> bool:
         """Return whether the masks depend on the examples of a task."""
         return self.uses_examples and not self.calibration
+
+    @property
+    def updates_weights(self) -> bool:
+        """Return whether the runs start from other weights than the model's, which the pruning has updated."""
+        return self.pattern.updates_weights or (self.importance is not None and self.importance.updates_weights)
 
     @property
     def is_sequential(self) -> bool:

@@ -39,6 +39,8 @@ class Importance:
     # What the masks' metadata says about the evidence.
     accumulated: str = ""
     uses_column_sums: bool = False
+    # Whether it also gives the kept weights other values.
+    updates_weights: bool = False
 
     @property
     def uses_examples(self) -> bool:

@@ -22,7 +22,7 @@ from sparseft.importances import Importance
 from sparseft.masks.mask_file import mask_meta, pack, unpack
 from sparseft.masks.mask_writer import MaskWriter, mask_writer
 from sparseft.methods import DENSE, Method, get_method
-from sparseft.pruning.mask_report import Scores, mask_report, plot_report
+from sparseft.pruning.mask_report import NO_SCORES, Scores, mask_report, plot_report
 from sparseft.pruning.scores import (
     Source,
     bits_of,
@@ -36,9 +36,6 @@ from sparseft.pruning.selection import Selection, select_groups, select_rows, se
 from sparseft.pruning.structured import select_units
 from sparseft.storage.atomic import atomic_files, write_json
 from sparseft.study.config import Masks
-
-# The distribution of scores in the report of a mask that keeps every weight.
-NO_SCORES = Scores({}, {}, 0)
 
 
 class Calibration(Protocol):

@@ -108,6 +108,9 @@ CALIBRATION_SOURCE = f"{CALIBRATION}.json"
 MASKS = "masks/{model}"
 TASK_MASKS = f"{MASKS}/{{task}}"
 MASK_NAME = "masks_sparsity{sparsity}_{method}"
+# The weights of a method that updates them.
+PRUNED = "pruned/{model}/sparsity{sparsity}_{method}"
+TASK_PRUNED = "pruned/{model}/{task}/sparsity{sparsity}_{method}"
 RUNS = "results/runs"
 RUN = f"{RUNS}/{RUN_ID}"
 THROUGHPUT = f"results/throughput/{CELL_ID}.json"
@@ -138,6 +141,20 @@ def calibration_text(method: str) -> str:
 def mask_path(method: str) -> str:
     """Return the path of a method's masks, with wildcards."""
     return f"{mask_folder(method)}/{MASK_NAME}.pt"
+
+
+def base_folder(method: str) -> str:
+    """Return the folder of the weights from which the runs of a method start, with wildcards.
+
+    It is the model, or the pruned base of a method that updates weights."""
+    if not methods.get_method(method).updates_weights:
+        return MODEL
+    return TASK_PRUNED if mask_folder(method) == TASK_MASKS else PRUNED
+
+
+def base_manifest(method: str) -> str:
+    """Return the path of the manifest of a method's `base_folder`, with wildcards."""
+    return f"{base_folder(method)}/manifest.json"
 
 
 def exported(method: str) -> str:
