@@ -118,8 +118,7 @@ def test_the_mask_is_the_tools_own_but_for_natural_zeros_which_are_counted(tmp_p
         np.testing.assert_array_equal(found.kept, kept | (was_zero & is_zero))
         assert found.natural_zeros == (was_zero & is_zero).sum() > 0
         assert (found.kept & ~kept).sum() <= found.natural_zeros
-        np.testing.assert_array_equal(found.weights[~found.kept], 0)
-        np.testing.assert_array_equal(found.weights[found.kept], saved.read(f"{layer}.weight")[found.kept])
+        np.testing.assert_array_equal(found.weights, saved.read(f"{layer}.weight"))
         changed = saved.read_float32(f"{layer}.weight") != base.read_float32(f"{layer}.weight")
         assert found.changed_weights == (changed & ~is_zero).sum()
         assert bool(found.changed_weights) == changes_weights
@@ -131,7 +130,6 @@ def test_minus_zero_is_zero():
     found = infer_layer(base.view(np.uint32), pruned.view(np.uint32))
     assert found.kept.tolist() == [[False, True, True, True, True, False]]
     assert (found.natural_zeros, found.changed_weights) == (2, 1)
-    assert found.weights.tolist() == [[0, 0, 0, np.float32(2).view(np.uint32), np.float32(4).view(np.uint32), 0]]
 
 
 @pytest.mark.parametrize("sharded", ["base", "pruned"])

@@ -12,7 +12,6 @@ An importance that looks at a task's training examples needs --task and --data_d
 import argparse
 import os
 import re
-from fractions import Fraction
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -24,6 +23,7 @@ from sparseft.pruning.mask_generator import Calibration, PassFiles, compute_mask
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, check_writable
 from sparseft.study.config import CalibrationText, Masks, add_flags, parse_section
+from sparseft.study.flags import percent
 from sparseft.study.grid import MASK_NAME, MASK_REPORT
 
 # `calibration` has the flags --text and --calibration_length, because one call reads one text. import_pruned.py imports.
@@ -76,17 +76,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def percent(text: str) -> int:
-    """Return a fraction such as "0.5" as a percentage, exactly. Raises InputError if it is no sparsity."""
-    try:
-        value = Fraction(text) * 100
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(-1)
-    if value.denominator != 1 or not 0 <= value < 100:
-        raise InputError(f"--sparsity {text}: not a sparsity", "give fractions from 0 up to 0.99 in whole percents")
-    return int(value)
-
-
 def methods_of(args: argparse.Namespace, settings: Masks, percents: list[int]) -> list[str]:
     """Return the methods, each with its importance in its name. All are checked before anything is computed."""
     suffix = "" if args.importance == DEFAULT.name else f"_{args.importance}"
@@ -97,6 +86,8 @@ def methods_of(args: argparse.Namespace, settings: Masks, percents: list[int]) -
     for name in names:
         settings.scope_of(name, percents)
         method = get_method(name)
+        if method.imported:
+            raise InputError(f"--method {name}: its masks are those of another tool", "use import_pruned.py")
         if args.scope and method.pattern.scope:
             raise InputError(f"--scope {args.scope}: {name} ranks channels or groups", "leave --scope out")
         if method.uses_task and not (args.task and args.data_dir):

@@ -104,6 +104,9 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
             }
         if get_method(method).updates_weights:
             meta |= {"original": DIGEST}
+        if get_method(method).imported:
+            meta |= {"inferred": True, "source": "path:", "source_digest": DIGEST}
+            meta |= dict.fromkeys(("natural_zeros", "changed_weights"), subject.prunable_weights)
         sizes += [mask_bytes(meta, subject.prunable)] * files
     return sizes
 
@@ -253,6 +256,8 @@ def _mask_rule(method: str) -> str:
     """Return the rule that makes the masks of a method."""
     if method == DENSE:
         return "compute_dense_mask"
+    if get_method(method).imported:
+        return "import_pruned"
     if get_method(method).calibration:
         return "compute_text_masks"
     return "compute_task_masks" if method in grid.TASK_METHODS else "compute_masks"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from sparseft.architectures import tensor_shapes
 from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
@@ -21,7 +22,11 @@ from sparseft.checkpoints.conversion import read_exactly
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.model_source import open_source
 from sparseft.errors import InputError
+from sparseft.pruning.pruned_base import PrunedFiles, pruned_writer
+from sparseft.study.config import Masks
 
+# How far the share of pruned weights may be from the configured sparsity. Tools round per row or block.
+TOLERANCE = 0.01
 # Keys of a configuration that do not change what a model computes from tokens, so that tools may write other values.
 _WITHOUT_EFFECT = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 _WITHOUT_EFFECT |= {"bos_token_id", "eos_token_id", "pad_token_id"}
@@ -32,9 +37,8 @@ _GIVE_BASE = "give the very model that the tool pruned"
 class InferredLayer:
     """Hold what the comparison of one layer shows.
 
-    `kept` is the mask, bool (rows, cols). `weights` has the checkpoint's bits in the model's dtype, (rows, cols), with +0.0
-    where the mask prunes. `natural_zeros` counts the zeros of both. `changed_weights` counts the kept weights whose value the tool
-    changed."""
+    `kept` is the mask, bool (rows, cols). `weights` has the checkpoint's bits in the base's dtype, (rows, cols). `natural_zeros`
+    counts the zeros of both. `changed_weights` counts the kept weights whose value the tool changed."""
 
     kept: np.ndarray
     weights: np.ndarray
@@ -43,13 +47,45 @@ class InferredLayer:
 
 
 def infer_layer(base: np.ndarray, pruned: np.ndarray) -> InferredLayer:
-    """Return the mask and the weights of one layer from its bits in the model and in the pruned checkpoint, (rows, cols)."""
+    """Return the mask and the weights of one layer from its bits in the base and in the pruned checkpoint, (rows, cols)."""
     is_zero = _is_zero(pruned)
     natural = is_zero & _is_zero(base)
     kept = natural | ~is_zero
     changed = ~is_zero & (pruned != base)
-    weights = np.where(kept, pruned, pruned.dtype.type(0))
-    return InferredLayer(kept, weights, int(np.count_nonzero(natural)), int(np.count_nonzero(changed)))
+    return InferredLayer(kept, pruned, int(np.count_nonzero(natural)), int(np.count_nonzero(changed)))
+
+
+def import_pruned(base: Checkpoint, source: str, method: str, percent: int, places: PrunedFiles) -> dict:
+    """Write the mask, its report and the pruned base of a checkpoint that another tool pruned to `percent`. Return counts.
+
+    One layer at a time is in memory. `base` is the model that the tool was given. Raises InputError if the checkpoint does not
+    come from it (`PrunedSource`), or if its sparsity is another one."""
+    pruned = PrunedSource.open(source, base)
+    pruned.check_outside()
+    shapes = prunable_shapes(base)
+    counts = {"natural_zeros": 0, "changed_weights": 0}
+    meta = {"inferred": True, "source": source, "source_digest": pruned.checkpoint.digest}
+    with pruned_writer(base, method, percent, Masks(), places, meta) as writer:
+        kept = 0
+        for layer in tqdm(shapes, desc="layers", disable=None):
+            found = pruned.layer(layer)
+            row = {name: getattr(found, name) for name in counts}
+            writer.write(layer, found.kept, found.weights, **row)
+            counts = {name: total + row[name] for name, total in counts.items()}
+            kept += int(np.count_nonzero(found.kept))
+        reached = 1 - kept / sum(rows * cols for rows, cols in shapes.values())
+        _check_sparsity(source, percent, reached)
+        writer.record(**counts)
+    return {"reached": reached, **counts}
+
+
+def _check_sparsity(source: str, percent: int, reached: float) -> None:
+    """Raise InputError if the share of pruned weights differs from the configured one by more than the rounding of a tool."""
+    if abs(reached - percent / 100) > TOLERANCE:
+        raise InputError(
+            f"{source}: {100 * reached:.2f} % of the prunable weights are pruned, not {percent} %",
+            f"describe it as the checkpoint at {round(100 * reached)} %, or correct the source",
+        )
 
 
 @dataclass(frozen=True)
