@@ -3,6 +3,11 @@ from sparseft.methods import get_method
 # The sparsities of the first pass, and those that have a pass of their own, both as two digits.
 FIRST_PASS, ADDED = ([f"{percent:02d}" for percent in sparsities] for sparsities in PASSES)
 
+# Any sparsity of the grid that prunes, which may have a pruned base.
+PRUNED = "|".join(f"{percent:02d}" for percent in STUDY.grid.sparsities if percent) or "none"
+# The modules that only a method needs that updates weights.
+UPDATING = ("sparseft.pruning.weight_updates", "sparseft.pruning.sparsegpt")
+
 
 # One job per model and method. It makes the masks of all sparsities that the study had when its first mask was made.
 rule compute_masks:
@@ -31,7 +36,7 @@ rule compute_masks:
         sparsities=lambda w: passes.fractions(w, FIRST_PASS),
         suffix=lambda w: passes.suffix_flag(w),
     params:
-        code=code("compute_masks.py", without=("sparseft.pruning.calibration",)),
+        code=code("compute_masks.py", without=("sparseft.pruning.calibration", *UPDATING)),
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
         method=lambda w: w.get("method", grid.DENSE),
@@ -80,7 +85,7 @@ use rule compute_masks as compute_task_masks with:
     benchmark:
         "results/benchmarks/compute_masks/{model}_{task}_{method}.tsv"
     wildcard_constraints:
-        method="|".join(grid.TASK_METHODS),
+        method="|".join(grid.MASKING_METHODS),
     threads: STUDY.resources.threads
     resources:
         # The model, a score per weight in fp32, and one matrix of gradients.
@@ -90,7 +95,7 @@ use rule compute_masks as compute_task_masks with:
         sparsities=lambda w: passes.fractions(w, FIRST_PASS),
         suffix=lambda w: passes.suffix_flag(w),
     params:
-        code=code("compute_masks.py"),
+        code=code("compute_masks.py", without=UPDATING),
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
         method="{method}",
@@ -113,9 +118,9 @@ use rule compute_task_masks as compute_text_masks with:
     benchmark:
         "results/benchmarks/compute_masks/{model}_{method}.tsv"
     wildcard_constraints:
-        method=grid.TEXT_METHOD,
+        method=grid.on_text(grid.MASKING_METHODS),
     params:
-        code=code("compute_masks.py"),
+        code=code("compute_masks.py", without=UPDATING),
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
         method="{method}",
@@ -147,7 +152,7 @@ use rule compute_task_masks as compute_added_task_mask with:
     benchmark:
         "results/benchmarks/compute_masks/{model}_{task}_{method}_sparsity{sparsity}.tsv"
     wildcard_constraints:
-        method="|".join(grid.TASK_METHODS),
+        method="|".join(grid.MASKING_METHODS),
         sparsity="|".join(ADDED) or "none",
 
 
@@ -161,8 +166,78 @@ use rule compute_text_masks as compute_added_text_mask with:
     benchmark:
         "results/benchmarks/compute_masks/{model}_{method}_sparsity{sparsity}.tsv"
     wildcard_constraints:
-        method=grid.TEXT_METHOD,
+        method=grid.on_text(grid.MASKING_METHODS),
         sparsity="|".join(ADDED) or "none",
+
+
+# The importances that update weights: mask and pruned base of one sparsity, from which the runs start. manifest.json is written
+# last, so that it stands for the whole folder.
+use rule compute_task_masks as prune_on_task with:
+    output:
+        mask=f"{grid.TASK_MASKS}/{grid.MASK_NAME}.pt",
+        base=f"{grid.TASK_PRUNED_BASES}/{grid.PRUNED_NAME}/manifest.json",
+        report=passes.report_file(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+        plots=passes.plot_files(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+    log:
+        "results/logs/prune/{model}_{task}_{method}_sparsity{sparsity}.log",
+    benchmark:
+        "results/benchmarks/prune/{model}_{task}_{method}_sparsity{sparsity}.tsv"
+    wildcard_constraints:
+        method="|".join(grid.UPDATING_METHODS),
+        sparsity=PRUNED,
+    resources:
+        # The model, the examples' hidden states, and the Hessians of a decoder layer.
+        mem_mb=memory("mask"),
+        runtime=minutes("mask"),
+        gpu=ONE_GPU,
+        sparsities="0.{sparsity}",
+        suffix="",
+    params:
+        code=code("compute_masks.py"),
+        model=subpath(input.manifest, parent=True),
+        folder=subpath(output.report, parent=True),
+        method="{method}",
+        settings=lambda w: flags(
+            task=w.task,
+            data_dir=grid.DATA.format(task=w.task),
+            pruned_dir=grid.TASK_PRUNED_BASES.format(model=w.model, task=w.task),
+            **STUDY.masks.used_by(w.method),
+        ),
+    message:
+        "prune {wildcards.model} by {wildcards.method} at {wildcards.sparsity} %"
+
+
+use rule compute_text_masks as prune_on_text with:
+    output:
+        mask=f"{grid.MASKS}/{grid.MASK_NAME}.pt",
+        base=f"{grid.PRUNED_BASES}/{grid.PRUNED_NAME}/manifest.json",
+        report=passes.report_file(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+        plots=passes.plot_files(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+    log:
+        "results/logs/prune/{model}_{method}_sparsity{sparsity}.log",
+    benchmark:
+        "results/benchmarks/prune/{model}_{method}_sparsity{sparsity}.tsv"
+    wildcard_constraints:
+        method=grid.on_text(grid.UPDATING_METHODS),
+        sparsity=PRUNED,
+    resources:
+        mem_mb=memory("mask"),
+        runtime=minutes("mask"),
+        gpu=ONE_GPU,
+        sparsities="0.{sparsity}",
+        suffix="",
+    params:
+        code=code("compute_masks.py"),
+        model=subpath(input.manifest, parent=True),
+        folder=subpath(output.report, parent=True),
+        method="{method}",
+        settings=lambda w: flags(
+            text=grid.calibration_text(w.method),
+            pruned_dir=grid.PRUNED_BASES.format(model=w.model),
+            **STUDY.masks.used_by(w.method),
+        ),
+    message:
+        "prune {wildcards.model} by {wildcards.method} at {wildcards.sparsity} %"
 
 
 # A mask and the weights that another tool pruned. The mask is inferred by a comparison with the model, one layer at a time.
@@ -172,15 +247,16 @@ rule import_pruned:
         source=lambda w: model_files(STUDY.masks.imported_source(w.method, int(w.sparsity))),
     output:
         mask=f"{grid.MASKS}/{grid.MASK_NAME}.pt",
+        base=f"{grid.PRUNED_BASES}/{grid.PRUNED_NAME}/manifest.json",
         report=passes.report_file(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
         plots=passes.plot_files(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
-        base=f"{grid.PRUNED}/manifest.json",
     log:
         "results/logs/import_pruned/{model}_{method}_sparsity{sparsity}.log",
     benchmark:
         "results/benchmarks/import_pruned/{model}_{method}_sparsity{sparsity}.tsv"
     wildcard_constraints:
         method=grid.IMPORTED_METHOD,
+        sparsity=PRUNED,
     conda:
         "../envs/sparseft.yaml"
     resources:
@@ -190,7 +266,7 @@ rule import_pruned:
         code=code("import_pruned.py"),
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.mask, parent=True),
-        pruned=subpath(output.base, parent=True),
+        pruned=lambda w: grid.PRUNED_BASES.format(model=w.model),
         name=lambda w: get_method(w.method).imported,
         source=lambda w: STUDY.masks.imported_source(w.method, int(w.sparsity)),
     message:

@@ -30,13 +30,15 @@ class Pattern:
     removes_channels: bool = False
     # Whether every scope loses exactly the requested share of its weights, except for rounding.
     has_exact_counts: bool = True
+    # Whether groups of `masks.nm_group` weights are ranked by themselves.
+    has_groups: bool = False
     # Whether the kept weights get other values, so that the pruned weights are a checkpoint of their own.
     updates_weights: bool = False
 
 
 UNSTRUCTURED = Pattern("unstructured", settings=("scope",))
 STRUCTURED = Pattern("structured", scope="layer", removes_channels=True, has_exact_counts=False)
-SEMISTRUCTURED = Pattern("semistructured", scope="group", settings=("nm_group",))
+SEMISTRUCTURED = Pattern("semistructured", scope="group", settings=("nm_group",), has_groups=True)
 RANDOM = Pattern("random", settings=("seed", "scope"), has_importance=False)
 DENSE = Pattern("dense", has_importance=False)
 # What another tool ranked together is not known. There is one method for every NAME under `masks.imported`.

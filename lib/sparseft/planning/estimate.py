@@ -258,6 +258,8 @@ def _mask_rule(method: str) -> str:
         return "compute_dense_mask"
     if get_method(method).imported:
         return "import_pruned"
+    if get_method(method).updates_weights:
+        return "prune_on_task" if method in grid.TASK_METHODS else "prune_on_text"
     if get_method(method).calibration:
         return "compute_text_masks"
     return "compute_task_masks" if method in grid.TASK_METHODS else "compute_masks"

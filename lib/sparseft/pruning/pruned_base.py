@@ -23,6 +23,7 @@ from sparseft.masks.mask_writer import MaskWriter, mask_writer
 from sparseft.pruning.mask_report import NO_SCORES, Scores, mask_report, plot_report
 from sparseft.storage.atomic import atomic_files, atomic_folder, write_json
 from sparseft.study.config import Masks
+from sparseft.study.grid import ADDED_SUFFIX, MASK_NAME, MASK_REPORT, PRUNED_NAME
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,22 @@ class PrunedFiles:
     report: Path
     base: Path
     plot_name: str | None = None
+
+
+def pruned_files(
+    output: Path, pruned: Path, method: str, percent: int, suffix: str = "", has_plots: bool = True
+) -> PrunedFiles:
+    """Return the places of one sparsity of a method: mask and report in the folder `output`, the pruned base in a folder in `pruned`.
+
+    `suffix` ends the names of report and plots."""
+    names = {"sparsity": f"{percent:02d}", "method": method}
+    pass_name = f"{method}{ADDED_SUFFIX.format(**names)}{suffix}"
+    return PrunedFiles(
+        mask=output / f"{MASK_NAME.format(**names)}.pt",
+        report=output / MASK_REPORT.format(name=pass_name),
+        base=pruned / PRUNED_NAME.format(**names),
+        plot_name=pass_name if has_plots else None,
+    )
 
 
 @dataclass

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, cre
 
 from sparseft.errors import InputError
 from sparseft.importances import IMPORTANCES, Importance
-from sparseft.methods import DENSE, IMPORTED, ON, SEMISTRUCTURED, TEXT_NAME, get_method
+from sparseft.methods import DENSE, IMPORTED, ON, TEXT_NAME, get_method
 from sparseft.modes import get_mode
 from sparseft.study.backends import BACKENDS, Backend, backend_sections, get_backend
 from sparseft.study.grid import IMPORTED_METHOD, METHODS, PROJECTIONS, TEXT_METHOD, TRAINED_MODES, WILDCARDS
@@ -504,6 +504,18 @@ class Masks(Section):
         examples=[False],
     )
 
+    sparsegpt_block: Annotated[int, Field(ge=1, le=LARGEST)] = Field(
+        128,
+        description="Columns that sparsegpt ranks together and updates at once. With N:M, a multiple of nm_group.",
+        examples=[256],
+    )
+    sparsegpt_damping: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.01,
+        description="Share of the mean of the Hessian's diagonal that sparsegpt adds to the diagonal. A Hessian that is still not"
+        " positive definite gets ten times as much, which the report records.",
+        examples=[0.1],
+    )
+
     def scope_of(self, method_name: str, percents: list[int]) -> str:
         """Return what a method ranks together: layer, row, group or global. Raises InputError if it is impossible."""
         method = get_method(method_name)
@@ -511,10 +523,12 @@ class Masks(Section):
             raise InputError(
                 f"method {method_name!r} keeps every weight", "set the sparsity to 0, or choose another method"
             )
-        if method.pattern is SEMISTRUCTURED:
-            self._check_groups(percents)
+        if method.pattern.has_groups:
+            self._check_groups(method_name, percents)
         if method.pattern.scope:
             return method.pattern.scope
+        if method.importance and method.importance.has_fixed_scope:
+            return method.importance.scope
         if self.scope == "global" and self.sequential and method.is_sequential:
             raise InputError(
                 f"masks.scope global is impossible with masks.sequential: {method_name} prunes one layer after the other",
@@ -531,6 +545,10 @@ class Masks(Section):
         """Return the settings on which the masks of a method depend, by name."""
         method = get_method(method_name)
         names = list(method.pattern.settings)
+        if method.importance:
+            names += method.importance.settings
+            if method.importance.has_fixed_scope and "scope" in names:
+                names.remove("scope")
         if method.is_sequential:
             names.append("sequential")
         if method.uses_task:
@@ -591,8 +609,13 @@ class Masks(Section):
             )
         return sources[percent]
 
-    def _check_groups(self, percents: list[int]) -> None:
-        """Raise InputError if a sparsity is not N:M for masks.nm_group."""
+    def _check_groups(self, method_name: str, percents: list[int]) -> None:
+        """Raise InputError if a sparsity is not N:M for masks.nm_group, or if a group would lie in two blocks of columns."""
+        if get_method(method_name).updates_weights and self.sparsegpt_block % self.nm_group:
+            raise InputError(
+                f"masks.sparsegpt_block {self.sparsegpt_block}: {method_name} has groups of {self.nm_group} in a block",
+                f"set it to a multiple of {self.nm_group}",
+            )
         impossible = [percent for percent in percents if percent * self.nm_group % 100]
         if impossible:
             possible = [str(percent) for percent in range(100) if percent * self.nm_group % 100 == 0]

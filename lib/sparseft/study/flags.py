@@ -21,7 +21,7 @@ def launch(processes: int) -> list[str]:
     return [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
 
 
-def percent(text: str) -> int:
+def whole_percent(text: str) -> int:
     """Return a fraction such as "0.5" as a percentage, exactly. Raises InputError if it is no sparsity."""
     try:
         value = Fraction(text) * 100

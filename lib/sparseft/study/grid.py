@@ -16,10 +16,19 @@ METHODS = tuple(methods.METHODS)
 TASK_METHODS = tuple(name for name, method in methods.METHODS.items() if method.uses_task)
 WEIGHT_METHODS = tuple(name for name in METHODS if name not in TASK_METHODS)
 DENSE = methods.DENSE.name
-# An expression for the names of the methods that look at a text. There is one for every name of a text.
-TEXT_METHOD = rf"(?:{'|'.join(TASK_METHODS)}){methods.ON}{methods.TEXT_NAME}"
-# The same for the methods whose masks another tool made.
+# Of the methods that look at examples: those that update weights, which have a job per sparsity, and those that only have masks.
+UPDATING_METHODS = tuple(name for name in TASK_METHODS if methods.METHODS[name].updates_weights)
+MASKING_METHODS = tuple(name for name in TASK_METHODS if name not in UPDATING_METHODS)
+# An expression for the names of the methods whose masks another tool made. There is one for every name of its checkpoints.
 IMPORTED_METHOD = rf"{methods.IMPORTED.name}_{methods.TEXT_NAME}"
+
+
+def on_text(names: tuple[str, ...]) -> str:
+    """Return an expression for the variants on texts of some methods. There is one for every name of a text."""
+    return rf"(?:{'|'.join(names)}){methods.ON}{methods.TEXT_NAME}"
+
+
+TEXT_METHOD = on_text(TASK_METHODS)
 MASK_PLOTS = ("sparsity", "layers", "scores")
 MASK_PLOT = "plots/{plot}_{name}.png"
 MASK_REPORT = "report_{name}.json"
@@ -109,8 +118,9 @@ MASKS = "masks/{model}"
 TASK_MASKS = f"{MASKS}/{{task}}"
 MASK_NAME = "masks_sparsity{sparsity}_{method}"
 # The weights of a method that updates them.
-PRUNED = "pruned/{model}/sparsity{sparsity}_{method}"
-TASK_PRUNED = "pruned/{model}/{task}/sparsity{sparsity}_{method}"
+PRUNED_BASES = "pruned/{model}"
+TASK_PRUNED_BASES = f"{PRUNED_BASES}/{{task}}"
+PRUNED_NAME = "sparsity{sparsity}_{method}"
 RUNS = "results/runs"
 RUN = f"{RUNS}/{RUN_ID}"
 THROUGHPUT = f"results/throughput/{CELL_ID}.json"
@@ -149,7 +159,7 @@ def base_folder(method: str) -> str:
     It is the model, or the pruned base of a method that updates weights."""
     if not methods.get_method(method).updates_weights:
         return MODEL
-    return TASK_PRUNED if mask_folder(method) == TASK_MASKS else PRUNED
+    return f"{TASK_PRUNED_BASES if mask_folder(method) == TASK_MASKS else PRUNED_BASES}/{PRUNED_NAME}"
 
 
 def base_manifest(method: str) -> str:
