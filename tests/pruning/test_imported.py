@@ -1,6 +1,7 @@
 """Masks of checkpoints that other tools pruned: their own definitions, saved by transformers, against what is inferred."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from project import call_script, succeed
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
+from sparseft.masks.mask_file import read_mask
+from sparseft.masks.validation import validate
 from sparseft.pruning.imported import PrunedSource, infer_layer
 from tiny_models import TYPICAL, change_json, save_tiny
 from transformers import AutoModelForCausalLM
@@ -230,3 +234,78 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path, tiny_llama, pruned_
     (pruned_copy / "model.safetensors").unlink()
     with pytest.raises(InputError, match="no such file|no \\*.safetensors"):
         PrunedSource.open(f"path:{pruned_copy}", tiny_llama)
+
+
+@pytest.fixture
+def call(tmp_path) -> dict:
+    """Return the flags of import_pruned.py for a base with zeros and its checkpoint pruned by wanda, both written here."""
+    base = base_with_zeros("llama", tmp_path / "base")
+    prune_with(wanda, base, tmp_path / "pruned")
+    return {"model_path": base.folder, "source": f"path:{tmp_path / 'pruned'}", "name": "wanda", "sparsity": 0.5,
+            "output_dir": tmp_path / "masks", "pruned_dir": tmp_path / "bases"}  # fmt: skip
+
+
+def test_the_script_writes_mask_report_plots_and_a_base_with_the_tools_weights(tmp_path, call):
+    said = succeed("import_pruned.py", **call)
+    original, sparse = Checkpoint(tmp_path / "base"), Checkpoint(tmp_path / "pruned")
+    base = Checkpoint(tmp_path / "bases/sparsity50_imported_wanda")
+    mask = read_mask(tmp_path / "masks/masks_sparsity50_imported_wanda.pt")
+    zeros = [
+        (original.read_float32(f"{layer}.weight") == 0, sparse.read_float32(f"{layer}.weight") == 0)
+        for layer in mask.shape
+    ]
+    natural = [int((was & now).sum()) for was, now in zeros]
+    total = sum(rows * cols for rows, cols in mask.shape.values())
+    # Wanda prunes half of each row. The natural zeros among them stay in the mask.
+    assert mask.meta["reached"] == pytest.approx(0.5 - sum(natural) / total)
+    assert {name: mask.meta[name] for name in ("inferred", "source", "source_digest", "natural_zeros", "changed_weights")} == {
+        "inferred": True, "source": call["source"], "source_digest": sparse.digest, "natural_zeros": sum(natural), "changed_weights": 0
+    }  # fmt: skip
+    assert f"{sum(natural)} natural zeros kept" in said
+    report = json.loads((tmp_path / "masks/report_imported_wanda_sparsity50.json").read_text())
+    assert [row["natural_zeros"] for row in report["sparsities"][0]["layers"]] == natural
+    assert (report["natural_zeros"], report["base"], report["original"]) == (sum(natural), base.digest, original.digest)
+    assert len(list((tmp_path / "masks/plots").iterdir())) == 3
+    for name in original.tensors:
+        np.testing.assert_array_equal(base.read_float32(name), sparse.read_float32(name))
+    assert validate(base, mask, base=base)["passed"]
+
+
+def refused(tmp_path: Path, call: dict, **changes: object) -> str:
+    """Call the script, which must refuse its input and write nothing; return the one line."""
+    code, said = call_script("import_pruned.py", **{**call, **changes})
+    assert (code, said.count("\n")) == (2, 1), said
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name not in ("base", "pruned")]
+    return said
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"sparsity": 0.6}, r"pruned: 4[89]\.\d\d % of the prunable weights are pruned, not 60 %; describe it as the checkpoint at 4[89] %"),
+        ({"sparsity": 0}, "imported.wanda.0: .*greater than 0"),
+        ({"sparsity": 0.505}, "--sparsity 0.505: not a sparsity"),
+        ({"name": "Wanda"}, "'Wanda' is not the name of imported checkpoints"),
+        ({"source": "pypi:llama==1"}, "masks: imported.wanda.50: .*pattern"),
+        ({"source": "path:nowhere"}, "nowhere: no such model folder"),
+    ],
+)  # fmt: skip
+def test_the_script_refuses_in_one_line_and_writes_nothing(tmp_path, call, changes, fault):
+    assert re.search(fault, refused(tmp_path, call, **changes))
+
+
+def test_an_output_over_an_input_is_refused(tmp_path, call):
+    assert "is an input, or lies in one" in refused(tmp_path, call, pruned_dir=tmp_path / "pruned")
+    assert "is an input, or lies in one" in refused(tmp_path, call, output_dir=tmp_path / "base/masks")
+
+
+def test_a_mask_is_not_computed_under_the_name_of_an_imported_one(tmp_path, call):
+    code, said = call_script("compute_masks.py", model_path=call["model_path"], output_dir=tmp_path / "masks", sparsity=0.5, method="imported_wanda")  # fmt: skip
+    assert (code, "use import_pruned.py" in said) == (2, True), said
+
+
+def test_a_weight_that_is_not_finite_is_refused(tmp_path, call):
+    weights = load_file(tmp_path / "pruned/model.safetensors")
+    weights[f"{UP}.weight"][1, 1] = float("inf")
+    save_file(weights, tmp_path / "pruned/model.safetensors", metadata={"format": "pt"})
+    assert f"{UP}" in refused(tmp_path, call)
