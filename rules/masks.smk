@@ -190,7 +190,7 @@ use rule compute_task_masks as prune_on_task with:
         mem_mb=memory("mask"),
         runtime=minutes("mask"),
         gpu=ONE_GPU,
-        sparsities="0.{sparsity}",
+        sparsities=lambda w: passes.fractions(w, FIRST_PASS),
         suffix="",
     params:
         code=code("compute_masks.py"),
@@ -224,7 +224,7 @@ use rule compute_text_masks as prune_on_text with:
         mem_mb=memory("mask"),
         runtime=minutes("mask"),
         gpu=ONE_GPU,
-        sparsities="0.{sparsity}",
+        sparsities=lambda w: passes.fractions(w, FIRST_PASS),
         suffix="",
     params:
         code=code("compute_masks.py"),
