@@ -5,8 +5,6 @@ import json
 import pandas as pd
 import pytest
 from project import TINY_STUDY, Study, tiny_grid
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.masks.mask_file import read_mask
 
 pytestmark = pytest.mark.slow
 METHODS = ["unstructured", "unstructured_sparsegpt", "semistructured_sparsegpt_on_web"]
