@@ -43,16 +43,32 @@ ON_TEXT = {
              "tasks": ["boolq_mini", "gsm8k_mini"]},
 }  # fmt: skip
 
+IMPORTED = {
+    "masks": {"imported": {"wanda": {50: "hub:org/half", 80: "hub:org/most"}}},
+    "grid": {
+        **tiny_grid("smollm2", "boolq_mini", ["unstructured", "imported_wanda"]),
+        "tasks": ["boolq_mini", "gsm8k_mini"],
+    },
+}
+
 
 @pytest.mark.parametrize(
     "sections",
-    [DEFAULT, SWEEP, MIXED, WAFER, MODELZOO, ON_TEXT],
-    ids=["default", "sweep", "mixed", "sweep on a wafer", "sweep by ModelZoo", "on a text"],
+    [DEFAULT, SWEEP, MIXED, WAFER, MODELZOO, ON_TEXT, IMPORTED],
+    ids=["default", "sweep", "mixed", "sweep on a wafer", "sweep by ModelZoo", "on a text", "imported"],
 )
 def test_jobs_are_those_that_snakemake_plans_in_an_empty_folder(tmp_path, sections):
     study = Study(tmp_path)
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(sections))
     assert jobs(laid_over(sections)) == study.planned()
+
+
+def test_an_imported_checkpoint_has_one_mask_and_one_base_for_all_tasks():
+    config = laid_over(IMPORTED)
+    subject = described("smollm2", config.models["smollm2"])
+    kept = {item.label: item for item in disk_kept(config, [subject])}
+    assert (kept["pruned bases"].bytes, kept["masks"].explanation.split()[0]) == (2 * subject.bytes, "6")
+    assert jobs(config)["import_pruned"] == 2
 
 
 def test_the_estimate_says_how_many_programs_are_compiled():
