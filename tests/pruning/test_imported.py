@@ -205,6 +205,7 @@ def test_a_change_outside_the_prunable_layers_is_refused_and_named(tiny_llama, p
         ({"rope_parameters": None, "rope_theta": 5e5}, "says rope_parameters .*500000"),
         ({"num_hidden_layers": 1}, "tensors unknown to it"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"auto_map": {"AutoConfig": "code.Config"}}, "its config.json says auto_map"),
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
     ],
 )
