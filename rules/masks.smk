@@ -1,3 +1,5 @@
+from sparseft.methods import get_method
+
 # The sparsities of the first pass, and those that have a pass of their own, both as two digits.
 FIRST_PASS, ADDED = ([f"{percent:02d}" for percent in sparsities] for sparsities in PASSES)
 
@@ -236,3 +238,45 @@ use rule compute_text_masks as prune_on_text with:
         ),
     message:
         "prune {wildcards.model} by {wildcards.method} at {wildcards.sparsity} %"
+
+
+# A mask and the weights that another tool pruned. The mask is inferred by a comparison with the model, one layer at a time.
+rule import_pruned:
+    input:
+        manifest=grid.MANIFEST,
+        source=lambda w: model_files(STUDY.masks.imported_source(w.method, int(w.sparsity))),
+    output:
+        mask=f"{grid.MASKS}/{grid.MASK_NAME}.pt",
+        base=f"{grid.PRUNED_BASES}/{grid.PRUNED_NAME}/manifest.json",
+        report=passes.report_file(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+        plots=passes.plot_files(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+    log:
+        "results/logs/import_pruned/{model}_{method}_sparsity{sparsity}.log",
+    benchmark:
+        "results/benchmarks/import_pruned/{model}_{method}_sparsity{sparsity}.tsv"
+    wildcard_constraints:
+        method=grid.IMPORTED_METHOD,
+        sparsity=PRUNED,
+    conda:
+        "../envs/sparseft.yaml"
+    resources:
+        mem_mb=memory("files"),
+        runtime=minutes("files"),
+    params:
+        code=code("import_pruned.py"),
+        model=subpath(input.manifest, parent=True),
+        folder=subpath(output.mask, parent=True),
+        pruned=lambda w: grid.PRUNED_BASES.format(model=w.model),
+        name=lambda w: get_method(w.method).imported,
+        source=lambda w: STUDY.masks.imported_source(w.method, int(w.sparsity)),
+    message:
+        "import the {wildcards.method} mask and weights of {wildcards.model} at {wildcards.sparsity} %"
+    shell:
+        'python "$SCRIPTS/import_pruned.py"'
+        " --model_path {params.model:q}"
+        " --source {params.source:q}"
+        " --name {params.name:q}"
+        " --sparsity 0.{wildcards.sparsity}"
+        " --output_dir {params.folder:q}"
+        " --pruned_dir {params.pruned:q}"
+        " 2> {log:q}"

@@ -35,7 +35,7 @@ def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
 
 
-def call_script(name: str, *arguments: object, **flags: object) -> tuple[int, str]:
+def call_script(name: str, /, *arguments: object, **flags: object) -> tuple[int, str]:
     """A script in this process, which has imported torch already; returns its exit code and all that it said."""
     argv, said = sys.argv, io.StringIO()
     words = [part for flag, value in flags.items() for part in (f"--{flag}", *_words(value))]
@@ -54,7 +54,7 @@ def call_script(name: str, *arguments: object, **flags: object) -> tuple[int, st
     raise AssertionError(f"{name} did not exit")
 
 
-def succeed(name: str, **flags: object) -> str:
+def succeed(name: str, /, **flags: object) -> str:
     """Call a script that must succeed; returns all that it said."""
     code, said = call_script(name, **flags)
     assert code == 0, said

@@ -3,7 +3,7 @@
 import pytest
 from sparseft.errors import InputError
 from sparseft.importances import DEFAULT, IMPORTANCES
-from sparseft.methods import DENSE, METHODS, PATTERNS, get_method, sort_key
+from sparseft.methods import DENSE, IMPORTED, METHODS, PATTERNS, get_method, sort_key
 
 
 def test_every_method_is_found_by_its_name():
@@ -52,6 +52,31 @@ def test_a_method_on_a_text_is_the_method_on_the_task_but_for_its_examples(base)
 )
 def test_what_is_no_method_on_a_text_is_refused(name, fault):
     with pytest.raises(InputError, match=f"^method '{name}'.*{fault}"):
+        get_method(name)
+
+
+def test_an_imported_method_is_named_after_its_checkpoints_and_looks_at_no_examples():
+    method = get_method("imported_wanda7")
+    assert (method.name, method.imported, method.pattern, method.importance) == (
+        "imported_wanda7",
+        "wanda7",
+        IMPORTED,
+        None,
+    )
+    assert (method.updates_weights, method.uses_examples, method.is_sequential) == (True, False, False)
+    assert sorted(["imported_b", "random", "imported_a", "dense"], key=sort_key) == [
+        "dense",
+        "random",
+        "imported_a",
+        "imported_b",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoints"), [("imported", ""), ("imported_", ""), ("imported_A", "A"), ("imported_a_on_c4", "a_on_c4")]
+)
+def test_a_name_that_imported_checkpoints_cannot_have_is_refused(name, checkpoints):
+    with pytest.raises(InputError, match=f"^method '{name}': '{checkpoints}' is not the name of imported checkpoints"):
         get_method(name)
 
 

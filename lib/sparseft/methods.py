@@ -5,6 +5,8 @@ the method of the runs at sparsity 0, which keep every weight.
 
 An importance that looks at examples takes those of the task. PATTERN_IMPORTANCE_on_NAME takes those of a text instead, which
 `masks.calibration` describes under this NAME.
+
+imported_NAME has the masks and the weights of checkpoints that another tool pruned, which `masks.imported` describes under NAME.
 """
 
 import re
@@ -26,6 +28,8 @@ class Pattern:
     settings: tuple[str, ...] = ()
     has_importance: bool = True
     removes_channels: bool = False
+    # Whether every scope loses exactly the requested share of its weights, except for rounding.
+    has_exact_counts: bool = True
     # Whether groups of `masks.nm_group` weights are ranked by themselves.
     has_groups: bool = False
     # Whether the kept weights get other values, so that the pruned weights are a checkpoint of their own.
@@ -33,10 +37,12 @@ class Pattern:
 
 
 UNSTRUCTURED = Pattern("unstructured", settings=("scope",))
-STRUCTURED = Pattern("structured", scope="layer", removes_channels=True)
+STRUCTURED = Pattern("structured", scope="layer", removes_channels=True, has_exact_counts=False)
 SEMISTRUCTURED = Pattern("semistructured", scope="group", settings=("nm_group",), has_groups=True)
 RANDOM = Pattern("random", settings=("seed", "scope"), has_importance=False)
 DENSE = Pattern("dense", has_importance=False)
+# What another tool ranked together is not known. There is one method for every NAME under `masks.imported`.
+IMPORTED = Pattern("imported", scope="unknown", has_importance=False, has_exact_counts=False, updates_weights=True)
 PATTERNS = (UNSTRUCTURED, STRUCTURED, SEMISTRUCTURED, RANDOM)
 # Stands between the importance and the name of a text.
 ON = "_on_"
@@ -45,16 +51,20 @@ TEXT_NAME = "[a-z0-9]+"
 
 @dataclass(frozen=True)
 class Method:
-    """Combine a pattern and an importance, which is None for `random` and `dense`."""
+    """Combine a pattern and an importance, which is None for `random`, `dense` and imported masks."""
 
     pattern: Pattern
     importance: Importance | None
     # The name of the text whose examples the importance looks at; None if they are the task's, or if it looks at none.
     calibration: str | None = None
+    # The name under `masks.imported` of the checkpoints that another tool pruned; None if this project computes the masks.
+    imported: str | None = None
 
     @cached_property
     def name(self) -> str:
         """Return the name in paths and tables. It leaves out the default importance."""
+        if self.imported:
+            return f"{self.pattern.name}_{self.imported}"
         if self.importance in (None, DEFAULT):
             return self.pattern.name
         name = f"{self.pattern.name}_{self.importance.name}"
@@ -90,7 +100,7 @@ def _methods() -> list[Method]:
     return methods
 
 
-# The methods that need no text, by name, in the order of the study.
+# The methods that need no text and no other tool, by name, in the order of the study.
 METHODS = {method.name: method for method in _methods()}
 DENSE_METHOD = Method(DENSE, None)
 
@@ -100,6 +110,9 @@ def get_method(name: str) -> Method:
     """Return the method called `name`, `dense` included. Raises InputError if there is none."""
     if name == DENSE.name:
         return DENSE_METHOD
+    pattern, _, imported = name.partition("_")
+    if pattern == IMPORTED.name:
+        return _imported_method(name, imported)
     base, on, text = name.partition(ON)
     if base not in METHODS:
         raise InputError(f"method {name!r} is unknown", f"choose one of {', '.join(METHODS)}")
@@ -114,9 +127,20 @@ def get_method(name: str) -> Method:
     return replace(METHODS[base], calibration=text)
 
 
+def _imported_method(name: str, imported: str) -> Method:
+    """Return the method of imported checkpoints. Raises InputError if `imported` is not a name that they can have."""
+    if not re.fullmatch(TEXT_NAME, imported):
+        raise InputError(
+            f"method {name!r}: {imported!r} is not the name of imported checkpoints",
+            f"write {IMPORTED.name}_NAME, with the letters a to z and digits, and describe NAME under masks.{IMPORTED.name}",
+        )
+    return Method(IMPORTED, None, imported=imported)
+
+
 def sort_key(name: str) -> str:
     """Return the key by which methods are sorted: `dense`, then as in METHODS, each followed by its variants on texts.
 
-    Raises InputError if there is no such method."""
-    base, _, text = get_method(name).name.partition(ON)
-    return f"{[DENSE.name, *METHODS].index(base):03d} {text}"
+    Imported masks come last. Raises InputError if there is no such method."""
+    imported = get_method(name).imported
+    base, _, text = (IMPORTED.name, "", imported) if imported else name.partition(ON)
+    return f"{[DENSE.name, *METHODS, IMPORTED.name].index(base):03d} {text}"

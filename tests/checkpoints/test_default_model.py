@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.language_model.model import load_model
+from sparseft.pruning.imported import PrunedSource
 from sparseft.tasks.data_source import load_text
 
 pytestmark = pytest.mark.slow
@@ -38,3 +40,24 @@ def test_it_knows_the_capital_of_france(default_model):
 def test_its_token_perplexity_on_wikitext2_is_the_published_model_s(default_model):
     loaded = load_model(default_model, torch.device("cpu"))
     assert 18 < token_perplexity(*loaded, load_text(WIKITEXT), CONTEXT, WINDOWS) < 22
+
+
+def test_the_inferred_mask_of_a_pruned_copy_differs_from_the_tools_own_by_the_natural_zeros(default_model, tmp_path):
+    base = Checkpoint(default_model)
+    weights = load_file(base.files[0])
+    kept = {}
+    for layer in prunable_layers(base):
+        weight = weights[f"{layer}.weight"]
+        smallest = weight.abs().flatten().sort(stable=True)[1][: weight.numel() // 2]
+        kept[layer] = (
+            torch.ones(weight.numel(), dtype=torch.bool).index_fill(0, smallest, False).view_as(weight).numpy()
+        )
+        weight.view(-1)[smallest] = 0
+    base.copy_rest(tmp_path)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    pruned = PrunedSource.open(f"path:{tmp_path}", base)
+    pruned.check_outside()
+    found = {layer: pruned.layer(layer) for layer in kept}
+    assert sum(layer.natural_zeros for layer in found.values()) == 33_483
+    assert sum(int((found[layer].kept != kept[layer]).sum()) for layer in kept) == 33_483
+    assert all(found[layer].kept[kept[layer]].all() for layer in kept)

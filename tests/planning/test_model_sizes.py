@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -129,3 +130,26 @@ def test_a_missing_file_of_a_task_a_text_or_a_perplexity_is_named_though_its_dat
         "perplexity.local: text.jsonl",
     ):
         assert f"{what}: no such file" in str(error.value)
+
+
+def test_imported_checkpoints_are_looked_at_before_anything_runs(tmp_path, monkeypatch, tiny_models):
+    monkeypatch.chdir(tmp_path)
+    study = laid_over({
+        "models": {"tiny": {"source": f"path:{tiny_models['llama']}"}},
+        "grid": {"models": ["tiny"], "methods": ["imported_a"], "sparsities": [0, 50]},
+        "masks": {"imported": {"a": {50: "path:sparse", 60: "path:unused"}}},
+    })  # fmt: skip
+    with pytest.raises(InputError, match=r"^masks\.imported\.a\.50: sparse/config\.json: no such file; "):
+        check_sources(study)
+    save_tiny("llama", tmp_path / "sparse", changes={"intermediate_size": 64})
+    with pytest.raises(
+        InputError, match=r"^masks\.imported\.a\.50: .* sparse describes other tensors than that of models\.tiny; "
+    ):
+        check_sources(study)
+    save_tiny("llama", tmp_path / "sparse")
+    check_sources(study)
+    # The source of an imported checkpoint may be gone.
+    shutil.rmtree(tmp_path / "sparse")
+    (tmp_path / "pruned/tiny/sparsity50_imported_a").mkdir(parents=True)
+    (tmp_path / "pruned/tiny/sparsity50_imported_a/manifest.json").write_text("{}")
+    check_sources(study)

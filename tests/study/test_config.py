@@ -80,6 +80,12 @@ def test_every_configuration_file_is_valid():
         ("masks.calibration", {"c4": {"text": "a.json"}}, "masks.calibration.c4: text 'a.json': .*.jsonl .*hub:"),
         ("masks.calibration", {"c4": {"text": "hub:c4"}}, "masks.calibration.c4: text 'hub:c4': .*hub:ORG/NAME"),
         ("masks.calibration", {"c4": {"text": "a.txt", "length": 1}}, "masks.calibration.c4.length: .*equal to 2"),
+        ("grid.methods", ["imported_a"], "imported_a imports a, .*masks.imported .*{a: {50: path:DIR}}"),
+        ("grid.methods", ["imported_A"], "grid.methods.0: .*'A' is not the name of imported checkpoints"),
+        ("masks.imported", {"A": {50: "path:x"}}, "masks.imported.A: .*pattern"),
+        ("masks.imported", {"a": {}}, "masks.imported.a: .*at least 1 item"),
+        ("masks.imported", {"a": {0: "path:x"}}, "masks.imported.a.0: .*greater than 0"),
+        ("masks.imported", {"a": {50: "pypi:x==1"}}, "masks.imported.a.50: .*pattern"),
         ("grid.models", ["llama"], "grid .*model 'llama'"),
         ("training.lora_dropout", 0.1, "training.lora_dropout 0.1: .*sparse_to_sparse"),
         ("training.lora_targets", ["qproj"], "training.lora_targets.0: .*'q_proj'.*'qproj'"),
@@ -280,3 +286,24 @@ def test_a_group_of_n_to_m_lies_in_one_block_of_columns():
         InputError, match="masks.sparsegpt_block 128: semistructured_sparsegpt.*; set it to a multiple of 10"
     ):
         masks.scope_of("semistructured_sparsegpt", [50])
+
+
+def imported(sparsities: list[int], models: list[str]) -> dict:
+    """The default configuration with imported checkpoints at 50 and 70 %."""
+    raw = changed("masks.imported", {"a": {50: "path:x", "70": "hub:b/c"}})
+    raw["models"]["other"] = {"source": "path:y"}
+    raw["grid"] |= {"methods": ["imported_a"], "sparsities": sparsities, "models": models}
+    return raw
+
+
+def test_imported_checkpoints_are_those_of_the_grids_sparsities_and_only_model():
+    config = parse_section(Config, imported([0, 50, 70], ["smollm2"]), "configuration")
+    assert config.masks.imported_source("imported_a", 70) == "hub:b/c"
+    with pytest.raises(
+        InputError, match=r"masks\.imported\.a has no checkpoint at 60 %, only at 50, 70 %; .*grid\.sparsities"
+    ):
+        parse_section(Config, imported([50, 60], ["smollm2"]), "configuration")
+    with pytest.raises(
+        InputError, match=r"grid\.methods: the checkpoints of imported_a are of one model, and grid\.models lists 2"
+    ):
+        parse_section(Config, imported([50], ["smollm2", "other"]), "configuration")

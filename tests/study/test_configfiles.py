@@ -96,9 +96,11 @@ def test_a_place_has_one_normal_form(write, tmp_path, place, normal):
     (tmp_path / "link").symlink_to("source")
     names = {"folder": tmp_path.resolve(), "parent": tmp_path.resolve().parent}
     text = f"models: {{mine: {{source: 'path:{place.format(**names)}'}}}}\ntasks: {{boolq: {{local: '{place.format(**names)}'}}}}"
+    text += f"\nmasks: {{imported: {{a: {{50: 'path:{place.format(**names)}'}}}}}}"
     study = with_normal_places(read_configuration([write(text)]), tmp_path)
     assert study.models["mine"].source == f"path:{normal.format(**names)}"
     assert study.tasks["boolq"].local == normal.format(**names)
+    assert study.masks.imported["a"][50] == f"path:{normal.format(**names)}"
 
 
 @pytest.mark.parametrize(

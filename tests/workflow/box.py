@@ -32,6 +32,7 @@ def flags(box: Path, run: str, script: str, out: Path) -> dict:
         "evaluate_adapter.py": {**adapter, **scored, "output": out / "before_merge.json"},
         "measure_throughput.py": {"cell": run.removesuffix("-seed0"), "model_path": model, "mask_path": mask, "data_dir": data, "batch_sizes": 2, "steps": 1, "warmup_steps": 0, "repeats": 1, "output": out / "cell.json"},
         "analyze_results.py": {"results_dir": box / "results/runs", "output_dir": out / "analysis", "plot": True},
+        "import_pruned.py": {"model_path": model, "source": f"path:{folder / 'model_dir'}", "name": "merged", "sparsity": 0.5, "output_dir": out / "masks", "pruned_dir": out / "pruned"},
         "compact.py": {**merged, "output_dir": out / "compact"},
         "export_modelzoo.py": {"model_path": model, "mask_path": mask, "output_dir": out / "exported"},
     }[script]  # fmt: skip

@@ -48,11 +48,19 @@ UPDATED = {
              "sparsities": [0, 25, 50], "tasks": ["boolq_mini", "gsm8k_mini"]},
 }  # fmt: skip
 
+IMPORTED = {
+    "masks": {"imported": {"wanda": {50: "hub:org/half", 80: "hub:org/most"}}},
+    "grid": {
+        **tiny_grid("smollm2", "boolq_mini", ["unstructured", "imported_wanda"]),
+        "tasks": ["boolq_mini", "gsm8k_mini"],
+    },
+}
+
 
 @pytest.mark.parametrize(
     "sections",
-    [DEFAULT, SWEEP, MIXED, WAFER, MODELZOO, ON_TEXT, UPDATED],
-    ids=["default", "sweep", "mixed", "sweep on a wafer", "sweep by ModelZoo", "on a text", "updated weights"],
+    [DEFAULT, SWEEP, MIXED, WAFER, MODELZOO, ON_TEXT, UPDATED, IMPORTED],
+    ids=["default", "sweep", "mixed", "sweep on a wafer", "sweep by ModelZoo", "on a text", "updated weights", "imported"],
 )
 def test_jobs_are_those_that_snakemake_plans_in_an_empty_folder(tmp_path, sections):
     study = Study(tmp_path)
@@ -74,6 +82,14 @@ def test_sparsegpt_needs_the_hessians_of_one_decoder_layer():
     item = needs(config, described("smollm2", config.models["smollm2"]), "memory of a job")["smollm2, mask"]
     # Six layers of 576 columns and one of 1536, 4 bytes each.
     assert f"Hessians of a decoder layer, fp32 {4 * (6 * 576**2 + 1536**2) / 1e9:.2f}" in item.explanation
+
+
+def test_an_imported_checkpoint_has_one_mask_and_one_base_for_all_tasks():
+    config = laid_over(IMPORTED)
+    subject = described("smollm2", config.models["smollm2"])
+    kept = {item.label: item for item in disk_kept(config, [subject])}
+    assert (kept["pruned bases"].bytes, kept["masks"].explanation.split()[0]) == (2 * subject.bytes, "6")
+    assert jobs(config)["import_pruned"] == 2
 
 
 def test_the_estimate_says_how_many_programs_are_compiled():

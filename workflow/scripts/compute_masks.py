@@ -17,7 +17,6 @@ A method that updates weights also writes its pruned weights, each sparsity as a
 import argparse
 import os
 import re
-from fractions import Fraction
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -26,14 +25,15 @@ from sparseft.errors import InputError, run_script
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.methods import ON, get_method
 from sparseft.pruning.mask_generator import Calibration, PassFiles, compute_masks
-from sparseft.pruning.pruned_base import PrunedFiles
+from sparseft.pruning.pruned_base import PrunedFiles, pruned_files
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, check_writable
 from sparseft.study.config import CalibrationText, Masks, add_flags, parse_section
-from sparseft.study.grid import ADDED_SUFFIX, MASK_NAME, MASK_REPORT, PRUNED_NAME
+from sparseft.study.flags import whole_percent
+from sparseft.study.grid import MASK_NAME, MASK_REPORT
 
-# `calibration` has the flags --text and --calibration_length, because one call reads one text.
-MASK_FLAGS = tuple(name for name in Masks.model_fields if name != "calibration")
+# `calibration` has the flags --text and --calibration_length, because one call reads one text. import_pruned.py imports.
+MASK_FLAGS = tuple(name for name in Masks.model_fields if name not in ("calibration", "imported"))
 MAX_THREADS = max(64, os.cpu_count() or 1)
 
 
@@ -87,17 +87,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def percent(text: str) -> int:
-    """Return a fraction such as "0.5" as a percentage, exactly. Raises InputError if it is no sparsity."""
-    try:
-        value = Fraction(text) * 100
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(-1)
-    if value.denominator != 1 or not 0 <= value < 100:
-        raise InputError(f"--sparsity {text}: not a sparsity", "give fractions from 0 up to 0.99 in whole percents")
-    return int(value)
-
-
 def methods_of(args: argparse.Namespace, settings: Masks, percents: list[int]) -> list[str]:
     """Return the methods, each with its importance in its name. All are checked before anything is computed."""
     suffix = "" if args.importance == DEFAULT.name else f"_{args.importance}"
@@ -108,6 +97,8 @@ def methods_of(args: argparse.Namespace, settings: Masks, percents: list[int]) -
     for name in names:
         settings.scope_of(name, percents)
         method = get_method(name)
+        if method.imported:
+            raise InputError(f"--method {name}: its masks are those of another tool", "use import_pruned.py")
         if args.scope and settings.scope_of(name, percents) != args.scope:
             raise InputError(f"--scope {args.scope}: {name} ranks channels, groups or blocks", "leave --scope out")
         if method.updates_weights and not (args.pruned_dir and args.format == "pt"):
@@ -163,17 +154,8 @@ def places_of(args: argparse.Namespace, method: str, percents: list[int]) -> Pas
 
 def pruned_places_of(args: argparse.Namespace, method: str, percents: list[int]) -> dict[int, PrunedFiles]:
     """Return the places of the files of a method that updates weights, by sparsity."""
-    places = {}
-    for percent in percents:
-        name = {"sparsity": f"{percent:02d}", "method": method}
-        pass_name = f"{method}{ADDED_SUFFIX.format(**name)}{args.suffix}"
-        places[percent] = PrunedFiles(
-            mask=args.output_dir / f"{MASK_NAME.format(**name)}.pt",
-            report=args.output_dir / MASK_REPORT.format(name=pass_name),
-            base=args.pruned_dir / PRUNED_NAME.format(**name),
-            plot_name=pass_name if args.plot else None,
-        )
-    return places
+    folders = args.output_dir, args.pruned_dir
+    return {percent: pruned_files(*folders, method, percent, args.suffix, args.plot) for percent in percents}
 
 
 def check_outputs(args: argparse.Namespace, checkpoint: Checkpoint, files: list[Path]) -> None:
@@ -205,7 +187,7 @@ def main() -> int:
     args = parse_args()
     if not 1 <= args.threads <= MAX_THREADS:
         raise InputError(f"--threads {args.threads}: not a number of threads", f"give 1 to {MAX_THREADS}")
-    percents = sorted({percent(text) for text in args.sparsity})
+    percents = sorted({whole_percent(text) for text in args.sparsity})
     settings = settings_of(args)
     checkpoint = open_checkpoint(args.model_path)
     methods = methods_of(args, settings, percents)

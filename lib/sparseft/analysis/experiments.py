@@ -157,7 +157,12 @@ def _settings(records: list[Record], cells: pd.DataFrame) -> str:
 def _grid_settings(records: list[Record], cells: pd.DataFrame) -> dict[str, object]:
     """Return what the runs of the study are, by name."""
     masks = [record.validation.mask for record in records]
-    bases = [(record.run.model, short(record.merge.inputs.model)) for record in records if record.merge]
+    # A method that updates weights has pruned bases, whose mask names the model's own digest.
+    bases = [
+        (record.run.model, short(record.validation.mask.original or record.merge.inputs.model))
+        for record in records
+        if record.merge
+    ]
     return {
         "models (digest of the base)": _distinct(f"{name} ({digest})" for name, digest in bases),
         "methods": ", ".join(cells["method"].unique()),

@@ -1,10 +1,10 @@
-"""Stream a checkpoint as one safetensors file, in its own dtypes or rounded to another."""
+"""Convert the tensors of a checkpoint: all of them as one safetensors file, or one of them if no value changes."""
 
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import BLOCK, DTYPES, Checkpoint, lay_out, safetensors_header
+from sparseft.checkpoints.checkpoint import BITS, BLOCK, DTYPES, Checkpoint, lay_out, safetensors_header
 
 
 def safetensors_stream(checkpoint: Checkpoint, names: Iterable[str], dtype: str | None = None) -> Iterator[np.ndarray]:
@@ -28,3 +28,12 @@ def converted(bits: np.ndarray, dtype: str, target: str) -> np.ndarray:
 
     kinds = {code: getattr(torch, name) for name, code in DTYPES.items()}
     return torch.from_numpy(bits).view(kinds[dtype]).to(kinds[target]).view(torch.uint8).numpy()
+
+
+def read_exactly(checkpoint: Checkpoint, name: str, dtype: str) -> np.ndarray | None:
+    """Return a tensor's bits in `dtype` and its shape; None if a value is not the same in `dtype`."""
+    tensor = checkpoint.tensors[name]
+    bits = checkpoint.read(name)
+    words = converted(bits.reshape(-1), tensor.dtype, dtype).view(BITS[dtype])
+    is_exact = np.array_equal(converted(words, dtype, tensor.dtype), bits.reshape(-1).view(np.uint8))
+    return words.reshape(tensor.shape) if is_exact else None

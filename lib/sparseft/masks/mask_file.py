@@ -21,7 +21,7 @@ from sparseft.checkpoints.checkpoint import read_header
 from sparseft.errors import InputError
 from sparseft.masks.mask_kernels import count_ones
 from sparseft.masks.torch_file import read_torch_file
-from sparseft.methods import get_method
+from sparseft.methods import IMPORTED, PATTERNS, get_method
 from sparseft.storage.record import remake_advice
 from sparseft.study.config import Masks
 from sparseft.study.grid import MASK_NAME, Cell
@@ -29,6 +29,8 @@ from sparseft.study.grid import MASK_NAME, Cell
 FORMAT_VERSION = 1
 # The name of a mask file of the workflow, which says its method and sparsity.
 _WORKFLOW_NAME = re.compile(MASK_NAME.format(sparsity="([0-9]{2})", method="([a-z0-9_]+)") + r"\.(?:pt|safetensors)")
+# The patterns whose masks may reach another sparsity than the requested one.
+_INEXACT = {pattern.name for pattern in (*PATTERNS, IMPORTED) if not pattern.has_exact_counts}
 # What reading a damaged file raises.
 _DAMAGES = (
     AttributeError,
@@ -163,7 +165,7 @@ def _is_consistent(mask: Mask) -> bool:
     if mask.meta.get("reached") != 1 - kept / total:
         return False
     # Each scope rounds its count by at most half a weight, and no scope is smaller than a row.
-    if "pattern" in mask.meta and mask.meta["pattern"] != "structured":
+    if "pattern" in mask.meta and mask.meta["pattern"] not in _INEXACT:
         rows = sum(rows for rows, _ in mask.shape.values())
         if abs(total - kept - mask.meta["sparsity"] * total) > max(1, rows / 2):
             return False

@@ -103,7 +103,12 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
                 "accumulated": get_method(method).importance.accumulated,
             }
         if get_method(method).updates_weights:
-            meta |= {"original": DIGEST, "more_damping": {}}
+            meta |= {"original": DIGEST}
+        if get_method(method).imported:
+            meta |= {"inferred": True, "source": "path:", "source_digest": DIGEST}
+            meta |= dict.fromkeys(("natural_zeros", "changed_weights"), subject.prunable_weights)
+        elif get_method(method).updates_weights:
+            meta |= {"more_damping": {}}
         sizes += [mask_bytes(meta, subject.prunable)] * files
     return sizes
 
@@ -253,6 +258,8 @@ def _mask_rule(method: str) -> str:
     """Return the rule that makes the masks of a method."""
     if method == DENSE:
         return "compute_dense_mask"
+    if get_method(method).imported:
+        return "import_pruned"
     if get_method(method).updates_weights:
         return "prune_on_task" if method in grid.TASK_METHODS else "prune_on_text"
     if get_method(method).calibration:

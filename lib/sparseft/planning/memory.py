@@ -22,6 +22,8 @@ from sparseft.study.config import Config, Training
 PROGRAM = 600_000_000
 # Bytes of a job that computes masks without examples, for any model; measured by benchmarks/masks.py.
 MASK_JOB = 210_000_000
+# Bytes per weight of the largest matrix, if a job works on a model matrix by matrix: fp32, a mask, copies.
+MATRIX = 16
 # Bytes per number of an adapter: the number, its gradient and AdamW's two moments, all in fp32.
 ADAM = 16
 # Bytes in memory per byte of a text, if a part of its letters is not in ASCII.
@@ -60,6 +62,9 @@ def activation_bytes(subject: Subject) -> int:
 def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Need:
     """Return what a job needs that computes the masks of a method. `task` may be empty if the method looks at no task."""
     importance = get_method(method).importance
+    if get_method(method).imported:
+        matrix = MATRIX * max(map(math.prod, subject.shapes.values()))
+        return Need({}, {"program": PROGRAM, "a matrix of both checkpoints": matrix})
     if not get_method(method).uses_examples:
         return Need({}, {"blocks of a matrix": MASK_JOB})
     # A float16 model is calibrated in float32.

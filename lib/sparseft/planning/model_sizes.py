@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 from sparseft.architectures import find_architecture, tensor_shapes
@@ -10,6 +11,7 @@ from sparseft.architectures.architecture import Architecture, Shapes
 from sparseft.checkpoints.checkpoint import BITS, DTYPES, lay_out, safetensors_header
 from sparseft.checkpoints.model_hub import known_config
 from sparseft.errors import InputError
+from sparseft.methods import get_method
 from sparseft.planning.local_files import missing_data_files
 from sparseft.storage.reading import read_json
 from sparseft.study import grid
@@ -126,6 +128,12 @@ def check_sources(config: Config) -> None:
     missing = missing_data_files(config)
     for name in config.grid.models:
         missing += [f"models.{name}: {path}: no such file" for path in _missing_files(name, config.models[name])]
+    imported = _imported_folders(config)
+    missing += [
+        f"{place}: {folder}/config.json: no such file"
+        for place, folder in imported.items()
+        if not (folder / "config.json").is_file()
+    ]
     if missing:
         raise InputError(", ".join(missing), "correct the source, or put the files there")
     for name in config.grid.models:
@@ -134,6 +142,7 @@ def check_sources(config: Config) -> None:
             content, place = config_and_place
             architecture = find_architecture(content.get("architectures"), place)
             config.training_backend.check_architecture(architecture, f"models.{name}")
+            _check_imported(imported, name, tensor_shapes(content, place))
 
 
 def safetensors_bytes(shapes: Shapes, dtype: str) -> int:
@@ -149,6 +158,30 @@ def _missing_files(name: str, model: Model) -> list[Path]:
         return []
     file, folder = split_mdl(place) if kind == "mdl" else (None, Path(place))
     return [path for path in (folder / "config.json", file) if path and not path.is_file()]
+
+
+def _imported_folders(config: Config) -> dict[str, Path]:
+    """Return the folders of the checkpoints that the grid imports and that are not imported yet, by their place in `masks`."""
+    folders = {}
+    for method, percent in product(config.grid.methods, config.grid.sparsities):
+        name = get_method(method).imported
+        if not name or not percent:
+            continue
+        kind, _, place = config.masks.imported_source(method, percent).partition(":")
+        cell = {"model": config.grid.models[0], "method": method, "sparsity": f"{percent:02d}"}
+        if kind == "path" and not Path(grid.base_manifest(method).format(**cell)).exists():
+            folders[f"masks.imported.{name}.{percent}"] = Path(place)
+    return folders
+
+
+def _check_imported(folders: dict[str, Path], name: str, shapes: Shapes) -> None:
+    """Raise InputError if an imported checkpoint has other tensors than the model `name`, from which it must be pruned."""
+    for place, folder in folders.items():
+        if tensor_shapes(read_json(folder / "config.json"), folder) != shapes:
+            raise InputError(
+                f"{place}: the config.json of {folder} describes other tensors than that of models.{name}",
+                "import checkpoints that were pruned from this model",
+            )
 
 
 def _description(name: str, model: Model) -> tuple[dict, str] | None:

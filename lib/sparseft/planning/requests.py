@@ -12,14 +12,12 @@ from sparseft.errors import InputError
 from sparseft.importances import Evidence
 from sparseft.methods import get_method
 from sparseft.planning.lengths import TaskLengths, calibration_lengths, task_lengths
-from sparseft.planning.memory import MASK_JOB, PROGRAM, Need, evaluation_memory, mask_memory, training_memory
+from sparseft.planning.memory import MASK_JOB, MATRIX, PROGRAM, Need, evaluation_memory, mask_memory, training_memory
 from sparseft.planning.model_sizes import Subject, described
 from sparseft.study.config import Config
 
 MARGIN = 1.3  # of a memory that is estimated, not measured
 SNAKEMAKE = 400_000_000  # bytes of Snakemake's own processes in a cluster's job, of which there are two or three
-# Bytes per weight of the largest matrix, if a job works on a model matrix by matrix: fp32, a mask, copies.
-MATRIX = 16
 # Low values, so that the time is enough.
 THREAD_SPEED = 5e9  # FLOP per second of a CPU thread
 GPU_SPEED = 40e12  # FLOP per second

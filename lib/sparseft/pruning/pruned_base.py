@@ -23,6 +23,7 @@ from sparseft.masks.mask_writer import MaskWriter, mask_writer
 from sparseft.pruning.mask_report import NO_SCORES, Scores, mask_report, plot_report
 from sparseft.storage.atomic import atomic_files, atomic_folder, write_json
 from sparseft.study.config import Masks
+from sparseft.study.grid import ADDED_SUFFIX, MASK_NAME, MASK_REPORT, PRUNED_NAME
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,22 @@ class PrunedFiles:
     report: Path
     base: Path
     plot_name: str | None = None
+
+
+def pruned_files(
+    output: Path, pruned: Path, method: str, percent: int, suffix: str = "", has_plots: bool = True
+) -> PrunedFiles:
+    """Return the places of one sparsity of a method: mask and report in the folder `output`, the pruned base in a folder in `pruned`.
+
+    `suffix` ends the names of report and plots."""
+    names = {"sparsity": f"{percent:02d}", "method": method}
+    pass_name = f"{method}{ADDED_SUFFIX.format(**names)}{suffix}"
+    return PrunedFiles(
+        mask=output / f"{MASK_NAME.format(**names)}.pt",
+        report=output / MASK_REPORT.format(name=pass_name),
+        base=pruned / PRUNED_NAME.format(**names),
+        plot_name=pass_name if has_plots else None,
+    )
 
 
 @dataclass
@@ -85,7 +102,7 @@ def pruned_writer(
         check_finite_weights(original, original.folder)
     origin = {"method": method, "sparsity": percent / 100, "original": original.digest}
     meta = mask_meta(method, [percent], settings, original.digest) | meta | origin
-    # Everything is written before the base is renamed. After that, only the files of the mask are.
+    # Everything is written before the base is renamed, so that a full disk leaves neither the base nor the mask.
     with atomic_files(places.report.parent, places.report.name) as folder, atomic_folder(places.base) as base:
         with mask_writer([folder / places.mask.name], [meta], shape) as masks:
             with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:

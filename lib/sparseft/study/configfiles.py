@@ -18,7 +18,7 @@ HEAD = """\
 # The complete configuration of a study, every key with its value: `snakemake --configfile THIS_FILE` makes the study again.
 # Each task has its whole schedule in tasks.NAME.training, so a change of `training` below changes no task.
 """
-GENERATED = ("models", "data", "masks", "results", "modelzoo")  # the folders of a study, whose files are targets
+GENERATED = ("models", "data", "masks", "pruned", "results", "modelzoo")  # the folders of a study, whose files are targets
 # The spellings of an option, by its name. If you give an option twice, Snakemake uses only the last one.
 ONE_LIST = {"--configfile": {"--configfile", "--configfiles"}, "--config": {"--config", "-C"}}
 
@@ -119,7 +119,11 @@ def _with_places(config: Config, spell: Callable[[str], str]) -> Config:
         name: text.model_copy(update={"text": spell(text.local)}) if text.local else text
         for name, text in config.masks.calibration.items()
     }
-    masks = config.masks.model_copy(update={"calibration": texts})
+    imported = {
+        name: {percent: _spelled_source(source, spell) for percent, source in sources.items()}
+        for name, sources in config.masks.imported.items()
+    }
+    masks = config.masks.model_copy(update={"calibration": texts, "imported": imported})
     return config.model_copy(update={"models": models, "tasks": tasks, "perplexity": perplexity, "masks": masks})
 
 

@@ -1,6 +1,9 @@
-"""The flags of the scripts, as text for the rules' shell commands."""
+"""The flags of the scripts: as text for the rules' shell commands, and the values that a script reads from them."""
 
+from fractions import Fraction
 from shlex import join
+
+from sparseft.errors import InputError
 
 
 def flags(**values: object) -> str:
@@ -16,3 +19,14 @@ def flags(**values: object) -> str:
 def launch(processes: int) -> list[str]:
     """Return the arguments with which python starts a training of one or several processes."""
     return [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+
+
+def whole_percent(text: str) -> int:
+    """Return a fraction such as "0.5" as a percentage, exactly. Raises InputError if it is no sparsity."""
+    try:
+        value = Fraction(text) * 100
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(-1)
+    if value.denominator != 1 or not 0 <= value < 100:
+        raise InputError(f"--sparsity {text}: not a sparsity", "give fractions from 0 up to 0.99 in whole percents")
+    return int(value)

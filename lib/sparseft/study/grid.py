@@ -19,6 +19,8 @@ DENSE = methods.DENSE.name
 # Of the methods that look at examples: those that update weights, which have a job per sparsity, and those that only have masks.
 UPDATING_METHODS = tuple(name for name in TASK_METHODS if methods.METHODS[name].updates_weights)
 MASKING_METHODS = tuple(name for name in TASK_METHODS if name not in UPDATING_METHODS)
+# An expression for the names of the methods whose masks another tool made. There is one for every name of its checkpoints.
+IMPORTED_METHOD = rf"{methods.IMPORTED.name}_{methods.TEXT_NAME}"
 
 
 def on_text(names: tuple[str, ...]) -> str:
@@ -55,7 +57,7 @@ REPORT_PARTS = "lib/sparseft/analysis/templates"
 WILDCARDS = {
     "model": r"[A-Za-z0-9_][A-Za-z0-9_.]*",
     "task": r"[a-z0-9_]+",
-    "method": rf"(?:{'|'.join((DENSE, *METHODS, TEXT_METHOD))})",
+    "method": rf"(?:{'|'.join((DENSE, *METHODS, TEXT_METHOD, IMPORTED_METHOD))})",
     "sparsity": r"[0-9]{2}",
     "mode": rf"(?:{'|'.join(MODES)})",
     "seed": r"(?:0|[1-9][0-9]{0,18})",

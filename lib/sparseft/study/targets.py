@@ -214,8 +214,7 @@ def check_settings(config: Config, target: str) -> None:
     method = names.get("method", DENSE)
     is_known = method != DENSE and re.fullmatch(WILDCARDS["method"], method)
     if is_known and names["sparsity"] in [f"{percent:02d}" for percent in percents]:
-        config.masks.scope_of(method, percents)
-        config.masks.text_of(method)
+        config.masks.check(method, percents)
 
 
 def check_target(config: Config, target: str) -> None:
@@ -239,9 +238,9 @@ def check_target(config: Config, target: str) -> None:
 
 
 def _check_method(config: Config, target: str, method: str) -> None:
-    """Raise InputError if a target's method does not exist, or calibrates on a text that is not described."""
+    """Raise InputError if a target's method does not exist, or needs a text or checkpoints that are not described."""
     try:
-        config.masks.text_of(method)
+        config.masks.check_described(method)
     except InputError as error:
         what, advice = error.args
         raise InputError(f"{target}: {what}", advice) from None

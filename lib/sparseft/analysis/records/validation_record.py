@@ -56,7 +56,7 @@ class ValidationInputs(RecordPart):
 class MaskSettings(RecordPart):
     """Hold what a mask says of itself. A setting that its method does not use is None.
 
-    `sparsity` is the fraction that was requested. `original` is the digest of the dense model if the method updated the weights
+    `inferred` says that the mask was read off a checkpoint of another tool. `sparsity` is the fraction that was requested. `original` is the digest of the dense model if the method updated the weights
     of its base. `train_sha256` is that of the task's examples that calibrated the mask, and
     `text_sha256` that of the text that did."""
 
@@ -65,6 +65,7 @@ class MaskSettings(RecordPart):
     sparsity: Fraction | None = None
     seed: int | None = None
     nm_group: int | None = None
+    inferred: bool | None = None
     sequential: bool | None = None
     calibration_examples: int | None = None
     calibration_seed: int | None = None

@@ -1,0 +1,174 @@
+"""Infer the mask of a checkpoint that another tool pruned, by comparing it with the model that the tool was given.
+
+Such a checkpoint holds no mask, and its zeros are not the mask, because a weight of the model may be zero too:
+
+    pruned          zero in the checkpoint, but not in the model
+    natural zero    zero in both; nothing shows that the tool pruned it, so the mask keeps it
+    kept            everything else, also a weight that the tool changed (SparseGPT's update, a merged adapter)
+
+-0.0 is zero. A weight that the tool kept, and that became exactly zero, cannot be told from a pruned one. The mask therefore
+says that it is inferred.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from sparseft.architectures import tensor_shapes
+from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
+from sparseft.checkpoints.conversion import read_exactly
+from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.checkpoints.model_source import open_source
+from sparseft.errors import InputError
+from sparseft.pruning.pruned_base import PrunedFiles, pruned_writer
+from sparseft.study.config import Masks
+
+# How far the share of pruned weights may be from the configured sparsity. Tools round per row or block.
+TOLERANCE = 0.01
+# Keys of a configuration that do not change what a model computes from tokens, so that tools may write other values.
+_WITHOUT_EFFECT = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
+_WITHOUT_EFFECT |= {"bos_token_id", "eos_token_id", "pad_token_id"}
+_GIVE_BASE = "give the very model that the tool pruned"
+
+
+@dataclass(frozen=True)
+class InferredLayer:
+    """Hold what the comparison of one layer shows.
+
+    `kept` is the mask, bool (rows, cols). `weights` has the checkpoint's bits in the base's dtype, (rows, cols). `natural_zeros`
+    counts the zeros of both. `changed_weights` counts the kept weights whose value the tool changed."""
+
+    kept: np.ndarray
+    weights: np.ndarray
+    natural_zeros: int
+    changed_weights: int
+
+
+def infer_layer(base: np.ndarray, pruned: np.ndarray) -> InferredLayer:
+    """Return the mask and the weights of one layer from its bits in the base and in the pruned checkpoint, (rows, cols)."""
+    is_zero = _is_zero(pruned)
+    natural = is_zero & _is_zero(base)
+    kept = natural | ~is_zero
+    changed = ~is_zero & (pruned != base)
+    return InferredLayer(kept, pruned, int(np.count_nonzero(natural)), int(np.count_nonzero(changed)))
+
+
+def import_pruned(base: Checkpoint, source: str, method: str, percent: int, places: PrunedFiles) -> dict:
+    """Write the mask, its report and the pruned base of a checkpoint that another tool pruned to `percent`. Return counts.
+
+    One layer at a time is in memory. `base` is the model that the tool was given. Raises InputError if the checkpoint does not
+    come from it (`PrunedSource`), or if its sparsity is another one."""
+    pruned = PrunedSource.open(source, base)
+    pruned.check_outside()
+    shapes = prunable_shapes(base)
+    counts = {"natural_zeros": 0, "changed_weights": 0}
+    meta = {"inferred": True, "source": source, "source_digest": pruned.checkpoint.digest}
+    with pruned_writer(base, method, percent, Masks(), places, meta) as writer:
+        kept = 0
+        for layer in tqdm(shapes, desc="layers", disable=None):
+            found = pruned.layer(layer)
+            row = {name: getattr(found, name) for name in counts}
+            writer.write(layer, found.kept, found.weights, **row)
+            counts = {name: total + row[name] for name, total in counts.items()}
+            kept += int(np.count_nonzero(found.kept))
+        reached = 1 - kept / sum(rows * cols for rows, cols in shapes.values())
+        _check_sparsity(source, percent, reached)
+        writer.record(**counts)
+    return {"reached": reached, **counts}
+
+
+def _check_sparsity(source: str, percent: int, reached: float) -> None:
+    """Raise InputError if the share of pruned weights differs from the configured one by more than the rounding of a tool."""
+    if abs(reached - percent / 100) > TOLERANCE:
+        raise InputError(
+            f"{source}: {100 * reached:.2f} % of the prunable weights are pruned, not {percent} %",
+            f"describe it as the checkpoint at {round(100 * reached)} %, or correct the source",
+        )
+
+
+@dataclass(frozen=True)
+class PrunedSource:
+    """Compare a pruned checkpoint with its base, tensor by tensor. Both may be divided into files in different ways."""
+
+    source: str
+    base: Checkpoint
+    checkpoint: Checkpoint
+
+    @classmethod
+    def open(cls, source: str, base: Checkpoint) -> "PrunedSource":
+        """Return the pruned checkpoint of a `path:` or `hub:` source.
+
+        Raises InputError if it cannot be read, or if its configuration or the shapes of its tensors are not those of the base."""
+        pruned = cls(source, base, open_source(source))
+        pruned._check_shapes()
+        pruned._check_configuration()
+        return pruned
+
+    def layer(self, layer: str) -> InferredLayer:
+        """Return what the comparison of a prunable layer shows. Raises InputError if a weight is no number of the base's dtype."""
+        return infer_layer(self.base.read(f"{layer}.weight"), self._read(f"{layer}.weight"))
+
+    def check_outside(self) -> None:
+        """Raise InputError if a tensor outside the prunable layers differs from the base, naming the first one."""
+        masked = {f"{layer}.weight" for layer in prunable_shapes(self.base)}
+        for name in tensor_shapes(self.base.config, self.base.folder):
+            if name not in masked and not np.array_equal(self._read(name), self.base.read(name)):
+                raise InputError(
+                    f"{self.source}: {name} differs from {self.base.folder}, and a mask cannot hold this change",
+                    _GIVE_BASE,
+                )
+
+    def _read(self, name: str) -> np.ndarray:
+        """Return the bits of a tensor of the checkpoint in the base's dtype. Raises InputError if this changes a value."""
+        dtype = self.base.tensors[name].dtype
+        bits = read_exactly(self.checkpoint, name, dtype)
+        if bits is None:
+            stored = self.checkpoint.tensors[name].dtype
+            torch_name = next(key for key, value in DTYPES.items() if value == stored)
+            raise InputError(
+                f"{self.source}: {name} is in {stored} and has values that {dtype}, the dtype of {self.base.folder}, lacks",
+                f"prepare the model in {torch_name} (models.NAME.dtype)",
+            )
+        return bits
+
+    def _check_shapes(self) -> None:
+        """Raise InputError if config.json describes other tensors than the base's."""
+        ours = tensor_shapes(self.base.config, self.base.folder)
+        theirs = tensor_shapes(self.checkpoint.config, self.source)
+        differing = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
+        if differing:
+            first = differing[0]
+            raise InputError(
+                f"{self.source}: {first} is {theirs.get(first, 'missing')}, and {ours.get(first, 'missing')} in"
+                f" {self.base.folder}",
+                _GIVE_BASE,
+            )
+
+    def _check_configuration(self) -> None:
+        """Raise InputError if the configurations describe two functions. What a file leaves out has transformers' default."""
+        ours = _full_configuration(self.base.folder)
+        theirs = _full_configuration(self.checkpoint.folder)
+        differing = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
+        if differing:
+            first = differing[0]
+            raise InputError(
+                f"{self.source}: its config.json says {first} {theirs.get(first)!r:.100}, and that of {self.base.folder}"
+                f" says {ours.get(first)!r:.100}",
+                _GIVE_BASE,
+            )
+
+
+def _is_zero(bits: np.ndarray) -> np.ndarray:
+    """Return where a value is 0.0 or -0.0. The shift removes the sign."""
+    return bits << 1 == 0
+
+
+def _full_configuration(folder: Path) -> dict:
+    """Return every key of a configuration that decides what the model computes, with its value or transformers' default."""
+    # Imported here, because computing masks of magnitudes must not import transformers.
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).to_dict()
+    return {key: value for key, value in config.items() if key not in _WITHOUT_EFFECT}
