@@ -865,6 +865,15 @@ class Config(_WithSections):
         training = self.training_of(task)
         return self.reconstruction.schedule(training) if get_mode(mode).reconstructs else training
 
+    def reconstruction_examples(self) -> dict[str, int]:
+        """Return by the names of the flags which examples the decoder layers are reconstructed on."""
+        text = self.masks.calibration.get(self.reconstruction.calibration)
+        return {
+            "calibration_examples": self.reconstruction.examples,
+            "calibration_seed": text.seed if text else self.masks.calibration_seed,
+            **({"calibration_length": text.length} if text else {}),
+        }
+
     def unused_training(self) -> list[str]:
         """Return a sentence for each key of `training` that no task of the grid uses, because every task has its own value."""
         schedules = {name: self.training_of(name) for name in self.grid.tasks}

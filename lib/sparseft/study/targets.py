@@ -15,6 +15,7 @@ from sparseft.modes import get_mode
 from sparseft.study.config import Config, Training
 from sparseft.study.grid import (
     ANALYSIS,
+    CALIBRATION,
     CONFIGURATION,
     DATA,
     DENSE,
@@ -183,6 +184,12 @@ def _layer_counts(config: Config, run: Run) -> str:
         return scope
     # If all layers are ranked together, the scores decide how many weights a layer keeps.
     return f"{run.method}-{run.task}" if run.method in TASK_METHODS else run.method
+
+
+def reconstruction_text(config: Config) -> list[str]:
+    """Return the prepared text on which decoder layers are reconstructed; nothing if it is the examples of the task."""
+    name = config.reconstruction.calibration
+    return [CALIBRATION.format(text=name)] if name else []
 
 
 def merged_records(config: Config, mode: str, method: str) -> list[str]:
