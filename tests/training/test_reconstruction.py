@@ -196,6 +196,8 @@ class OneLayer(nn.Module):
 def test_a_single_linear_layer_comes_near_least_squares_under_its_mask():
     torch.manual_seed(0)
     model = OneLayer()
+    # The inputs are correlated, so that the kept weights can do the work of the pruned ones.
+    model.embedding.weight.data = torch.randn(250, 4) @ torch.randn(4, 12) + 0.3 * torch.randn(250, 12)
     kept = torch.rand(8, 12) > 0.5
     settings = Training(steps=3000, batch_size=3, micro_batch_size=3, learning_rate=0.02, lora_r=8, lora_alpha=8.0)
     weight = model.model.layers[0].q_proj.weight.detach().clone()
@@ -210,10 +212,9 @@ def test_a_single_linear_layer_comes_near_least_squares_under_its_mask():
     reconstruction_ = Reconstruction(model, EXAMPLES, adapt, settings, 0, CPU)
     reconstruction_.run()
     [layer] = reconstruction_.measured
-    print("RATIO", layer.error_after / best - 1, layer.error_before / best)
-    assert layer.error_before > 1.05 * best > 0
-    # It is 2e-6 above the best error of any matrix under the mask.
-    assert best * (1 - 1e-5) < layer.error_after < best * (1 + 1e-5)
+    # That of the pruned layer is 6 times the best error of any matrix under the mask, and it ends 4e-8 above the best.
+    assert layer.error_before > 5 * best > 0
+    assert best * (1 - 1e-6) < layer.error_after < best * (1 + 1e-6)
 
 
 def test_the_merged_model_is_the_reconstructed_one_to_the_bit(tiny_models, tmp_path):
