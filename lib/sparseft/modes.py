@@ -50,7 +50,8 @@ SPARSE_TO_DENSE = Mode(
     stock_peft="over the pruned base W * M it computes the same; its merge leaves out the mask",
 )
 _WITHOUT_MASK = (
-    "it computes and merges W * M + s B A without the mask on B A: another model, unless the mask is structured or all ones"
+    "it computes and merges W * M + s B A without the mask on B A: another model, unless the mask is"
+    " structured or all ones"
 )
 SPARSE_TO_SPARSE = Mode(
     "sparse_to_sparse",

@@ -65,7 +65,7 @@ rule train_adapter:
     benchmark:
         f"results/benchmarks/train_adapter/{grid.RUN_ID}.tsv"
     wildcard_constraints:
-        mode="|".join(grid.TASK_MODES),
+        mode="|".join(grid.NEW_ADAPTER_MODES),
     # First, so that the appliance does not wait.
     priority: 4
     # run_on_appliance.py fails at once if another attempt cannot help.

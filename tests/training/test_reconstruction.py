@@ -31,7 +31,9 @@ CPU = torch.device("cpu")
 TASK = BY_NAME["boolq_mini"]
 ROWS = {"train": TASK.generate("train", 16, 0), "validation": TASK.generate("validation", 8, 0)}
 # Two examples of one length and one of another, so that batches are padded.
-EXAMPLES = [Example([(7 * number + start) % 250 for number in range(length)], 1) for start, length in enumerate((40, 70, 40))]
+EXAMPLES = [
+    Example([(7 * number + start) % 250 for number in range(length)], 1) for start, length in enumerate((40, 70, 40))
+]
 SETTINGS = Training(steps=30, batch_size=3, micro_batch_size=3, learning_rate=0.02, lora_r=8, lora_alpha=8.0)
 
 
@@ -59,7 +61,9 @@ def job_of(checkpoint: Checkpoint, settings: Training = SETTINGS, **changes: obj
     return replace(TrainingJob(checkpoint, mask, "reconstruct", 0, settings, TASK, ROWS, 8, provenance), **changes)
 
 
-def run(checkpoint: Checkpoint, folder: Path, settings: Training = SETTINGS, examples: list[Example] = EXAMPLES) -> dict:
+def run(
+    checkpoint: Checkpoint, folder: Path, settings: Training = SETTINGS, examples: list[Example] = EXAMPLES
+) -> dict:
     """Reconstruct a model into folder/adapter, and return the record."""
     limit_threads(1)
     target = DenseTarget(checkpoint, examples)
@@ -203,7 +207,9 @@ def test_a_single_linear_layer_comes_near_least_squares_under_its_mask():
     weight = model.model.layers[0].q_proj.weight.detach().clone()
     x = torch.cat([model.embedding(torch.tensor(example.ids)) for example in EXAMPLES]).detach().double()
     y = x @ weight.double().T
-    residuals = [y[:, row] - x[:, own] @ torch.linalg.lstsq(x[:, own], y[:, row]).solution for row, own in enumerate(kept)]
+    residuals = [
+        y[:, row] - x[:, own] @ torch.linalg.lstsq(x[:, own], y[:, row]).solution for row, own in enumerate(kept)
+    ]
     best = torch.stack(residuals).square().mean().item()
 
     def adapt(number: int) -> dict:
@@ -277,7 +283,9 @@ def test_a_base_with_weights_of_its_own_is_reconstructed_to_the_dense_model(tiny
     )
     models = [load_model(checkpoint.folder, CPU)[0] for checkpoint in (base, dense)]
     first, second = record["reconstruction"]["layers"]
-    assert first["error_before"] == pytest.approx(F.mse_loss(*(outputs_of(model, 0) for model in models)).item(), rel=1e-4)
+    assert first["error_before"] == pytest.approx(
+        F.mse_loss(*(outputs_of(model, 0) for model in models)).item(), rel=1e-4
+    )
     assert second["error_after"] < 0.5 * second["error_before"]
     merge(base, job.mask, "m", tmp_path / "adapter", tmp_path / "merged")
     merged = load_model(tmp_path / "merged", CPU)[0]

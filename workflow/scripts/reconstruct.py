@@ -52,7 +52,12 @@ def dense_target(args: argparse.Namespace, job: TrainingJob) -> tuple[DenseTarge
     chosen = {"examples": args.calibration_examples, "seed": args.calibration_seed}
     if args.text is None:
         examples = calibration_examples(
-            dense, job.task, job.rows["train"], key="reconstruction.examples", number=chosen["examples"], seed=chosen["seed"]
+            dense,
+            job.task,
+            job.rows["train"],
+            key="reconstruction.examples",
+            number=chosen["examples"],
+            seed=chosen["seed"],
         )
         return DenseTarget(dense, examples), chosen
     chosen["length"] = args.calibration_length

@@ -556,6 +556,16 @@ class Masks(Section):
 class Reconstruction(Section):
     """Set how the mode reconstruct trains the adapters of each decoder layer. The other settings are those of `training:`."""
 
+    # The keys of `training` that `schedule` sets.
+    DECIDED: ClassVar = {
+        "steps",
+        "batch_size",
+        "micro_batch_size",
+        "learning_rate",
+        "eval_every",
+        "cache_weights",
+        "gradient_checkpointing",
+    }
     calibration: str | None = Field(
         None,
         pattern=f"^{TEXT_NAME}$",
@@ -563,14 +573,20 @@ class Reconstruction(Section):
         " the seed of its windows. Null means training examples of the task, chosen by `masks.calibration_seed`.",
         examples=["c4"],
     )
-    examples: Positive = Field(128, description="Number of windows of the text, or of training examples.", examples=[64])
+    examples: Positive = Field(
+        128, description="Number of windows of the text, or of training examples.", examples=[64]
+    )
     steps: Positive = Field(
         100,
         description="Optimiser steps for each decoder layer. Warm-up and cosine decay are tied to them.",
         examples=[200],
     )
     batch_size: int = Field(
-        8, gt=0, le=65536, description="Examples per step. All of them are in one forward pass of one layer.", examples=[2]
+        8,
+        gt=0,
+        le=65536,
+        description="Examples per step. All of them are in one forward pass of one layer.",
+        examples=[2],
     )
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak learning rate of AdamW.", examples=[0.0005])
 
@@ -789,7 +805,7 @@ class Config(_WithSections):
                 f"reconstruction.calibration: masks.calibration describes no text {name!r}",
                 f"write masks: {{calibration: {{{name}: {{text: FILE.jsonl}}}}}}, or null for examples of the task",
             )
-        if name or not any(get_mode(mode).reconstructs for mode in self.trained_modes):
+        if name or not self.reconstructs:
             return
         for task in self.grid.tasks:
             rows = self.tasks[task].train_examples
@@ -864,6 +880,18 @@ class Config(_WithSections):
         """Return the schedule of a mode on a task. If the mode reconstructs, it is that of each decoder layer."""
         training = self.training_of(task)
         return self.reconstruction.schedule(training) if get_mode(mode).reconstructs else training
+
+    def calibration_texts(self) -> list[str]:
+        """Return the names of the texts that the study reads: those of its methods, and that of a reconstruction."""
+        names = {get_method(name).calibration for name in self.grid.methods}
+        if self.reconstructs:
+            names.add(self.reconstruction.calibration)
+        return sorted(names - {None})
+
+    @property
+    def reconstructs(self) -> bool:
+        """Return whether a mode of the study reconstructs decoder layers."""
+        return any(get_mode(mode).reconstructs for mode in self.trained_modes)
 
     def reconstruction_examples(self) -> dict[str, int]:
         """Return by the names of the flags which examples the decoder layers are reconstructed on."""

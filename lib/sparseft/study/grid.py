@@ -29,6 +29,8 @@ NO_FINETUNE = modes.NO_FINETUNE.name
 TRAINED_MODES = tuple(mode.name for mode in modes.MODES if mode.is_trained)
 # The trained modes by what makes their adapters: a training on the task, or the reconstruction of the decoder layers.
 TASK_MODES = tuple(mode.name for mode in modes.MODES if mode.learns_task)
+# Of the former, those that start from a new adapter.
+NEW_ADAPTER_MODES = tuple(mode.name for mode in modes.MODES if mode.learns_task and not mode.starts_from)
 RECONSTRUCTING_MODES = tuple(mode.name for mode in modes.MODES if mode.reconstructs)
 # The mode of the trained dense runs.
 PLAIN_LORA = modes.SPARSE_TO_DENSE.name

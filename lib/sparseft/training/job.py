@@ -26,7 +26,7 @@ from sparseft.storage.ownership import check_apart, check_ours, check_replaceabl
 from sparseft.storage.record import write_record_of
 from sparseft.study.config import Training, add_flags, parse_section
 from sparseft.study.digests import code_digest
-from sparseft.study.grid import TASK_MODES, Run
+from sparseft.study.grid import NEW_ADAPTER_MODES, Run
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.task import SPLITS, Row, Task
 
@@ -82,9 +82,6 @@ def add_job_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_path", type=Path, required=True, help="folder of the prepared model")
     parser.add_argument("--mask_path", type=Path, required=True, help="the run's mask file")
     parser.add_argument("--data_dir", type=Path, required=True, help="folder with train.jsonl and validation.jsonl")
-    parser.add_argument(
-        "--initial_adapter", type=Path, help="the adapter that a training starts from, if its mode starts from another's"
-    )
     parser.add_argument("--output_dir", type=Path, required=True, help="the run's folder")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number changes the last bits")
     parser.add_argument(
@@ -99,15 +96,18 @@ def check_outputs(args: argparse.Namespace, *inputs: Path) -> None:
     `inputs` are paths that the backend reads in addition to those of `add_job_flags`. train.json counts as this program's
     file if the adapter beside it does."""
     adapter = args.output_dir / ADAPTER
-    check_apart([args.output_dir], [args.model_path, args.mask_path, args.data_dir, args.initial_adapter, *inputs])
+    check_apart([args.output_dir], [args.model_path, args.mask_path, args.data_dir, *inputs])
     check_replaceable(adapter)
     check_ours(adapter, args.output_dir / "train.json")
 
 
-def job_of(args: argparse.Namespace, modes: tuple[str, ...] = TASK_MODES) -> TrainingJob:
+def job_of(
+    args: argparse.Namespace, modes: tuple[str, ...] = NEW_ADAPTER_MODES, initial_adapter: Path | None = None
+) -> TrainingJob:
     """Read and check all inputs, and return the job. Raises InputError if one of them does not fit.
 
-    modes: those that the caller trains"""
+    modes: those that the caller trains
+    initial_adapter: the adapter that the training starts from, in a mode that starts from another"""
     run = Run.parse(args.run_id)
     if run.mode not in modes:
         raise InputError(f"{run.id} is not trained by this program", f"choose a run in mode {' or '.join(modes)}")
@@ -130,7 +130,7 @@ def job_of(args: argparse.Namespace, modes: tuple[str, ...] = TASK_MODES) -> Tra
         "base": checkpoint.digest,
         "stock_peft": mode.stock_peft,
     }
-    initial = _initial_adapter(args.initial_adapter, run, mode, settings, provenance)
+    initial = _initial_adapter(initial_adapter, run, mode, settings, provenance)
     if initial:
         provenance["initial_adapter"] = initial.digest
     return TrainingJob(
@@ -148,16 +148,16 @@ def job_of(args: argparse.Namespace, modes: tuple[str, ...] = TASK_MODES) -> Tra
     )
 
 
-def _initial_adapter(
-    path: Path | None, run: Run, mode: Mode, settings: Training, provenance: dict
-) -> Adapter | None:
+def _initial_adapter(path: Path | None, run: Run, mode: Mode, settings: Training, provenance: dict) -> Adapter | None:
     """Return the adapter that a run starts from; None if its mode starts from a new one.
 
     Raises InputError if it is not that of the same cell and seed in the other mode, with the same base, mask and LoRA settings.
     """
     if (path is None) != (mode.starts_from is None):
         what = "starts from a new adapter" if path else f"starts from the adapter of {mode.starts_from}"
-        raise InputError(f"{run.id} {what}", "leave --initial_adapter out" if path else "give it with --initial_adapter")
+        raise InputError(
+            f"{run.id} {what}", "leave --initial_adapter out" if path else "give it with --initial_adapter"
+        )
     if path is None:
         return None
     adapter = read_adapter(path)
@@ -171,7 +171,9 @@ def _initial_adapter(
     found = adapter.config | adapter.config.get("sparseft", {})
     for name, value in expected.items():
         if found.get(name) != value:
-            raise InputError(f"{path}: its {name} is {found.get(name)}, not {value}", "give the adapter of the same cell")
+            raise InputError(
+                f"{path}: its {name} is {found.get(name)}, not {value}", "give the adapter of the same cell"
+            )
     return adapter
 
 

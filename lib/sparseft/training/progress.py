@@ -71,6 +71,4 @@ def check_finite(step: int, loss: float, norm: float, key: str = "training.learn
 
     With an infinite norm, clipping would set every gradient to 0."""
     if not math.isfinite(loss) or not math.isfinite(norm):
-        raise InputError(
-            f"the loss is {loss} and its gradient's norm {norm} at step {step}", f"lower {key}"
-        )
+        raise InputError(f"the loss is {loss} and its gradient's norm {norm} at step {step}", f"lower {key}")

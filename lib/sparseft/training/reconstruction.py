@@ -59,9 +59,7 @@ class Stream:
         self.model = model
         self.device = device
         # (tokens, H) for each example.
-        self.states = [
-            layer_arguments(model, torch.tensor([example.ids], device=device))[0][0] for example in examples
-        ]
+        self.states = [layer_arguments(model, torch.tensor([example.ids], device=device))[0][0] for example in examples]
         # Shape of a batch, (B, T) -> the keywords of every decoder layer, which depend only on the shape.
         self._keywords: dict[tuple[int, int], list[dict]] = {}
 
