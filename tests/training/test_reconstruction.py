@@ -293,6 +293,27 @@ def test_a_base_with_weights_of_its_own_is_reconstructed_to_the_dense_model(tiny
     assert mean_answer_loss(AnswerLoss(merged), validation, 8, CPU) == record["eval_loss"]
 
 
+def test_a_structured_mask_is_reconstructed_with_its_thin_layers(tiny_llama, tmp_path):
+    mask = compute_masks(tiny_llama, "structured", [50])[50]
+    job = job_of(tiny_llama, mask=mask)
+    record = reconstruct(job, DenseTarget(tiny_llama, EXAMPLES), tmp_path / "adapter", tmp_path / "state.pt")
+    for layer in record["reconstruction"]["layers"]:
+        assert layer["error_after"] < 0.9 * layer["error_before"]
+    merge(tiny_llama, mask, "m", tmp_path / "adapter", tmp_path / "merged")
+    merged, tokenizer = load_model(tmp_path / "merged", CPU)
+    validation = encode(ROWS["validation"], TASK, tokenizer, 512)
+    assert mean_answer_loss(AnswerLoss(merged), validation, 8, CPU) == pytest.approx(record["eval_loss"], rel=1e-5)
+
+
+def test_a_mask_that_prunes_nothing_leaves_the_model_as_it_is(tiny_llama, tmp_path):
+    job = job_of(tiny_llama, mask=compute_masks(tiny_llama, "unstructured", [0])[0])
+    record = reconstruct(job, DenseTarget(tiny_llama, EXAMPLES), tmp_path / "adapter", tmp_path / "state.pt")
+    assert [layer["error_after"] for layer in record["reconstruction"]["layers"]] == [0, 0]
+    merge(tiny_llama, job.mask, "m", tmp_path / "adapter", tmp_path / "merged")
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", tiny_llama.folder))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_a_reconstruction_that_explodes_says_what_to_lower(tiny_llama, tmp_path):
     settings = SETTINGS.model_copy(update={"lora_alpha": 1e38, "learning_rate": 1.0, "warmup_fraction": 0.0})
     with pytest.raises(InputError, match="lower reconstruction.learning_rate"):

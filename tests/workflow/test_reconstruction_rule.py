@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from project import TINY_STUDY, Study, tiny_grid
+from project import TINY_STUDY, Study, call_script, tiny_grid
 from sparseft.planning.estimate import jobs
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config, parse_section
@@ -76,13 +76,52 @@ def test_an_adapter_that_another_run_did_not_start_from_is_a_fault(study, tmp_pa
     text = (copy.folder / "study.yaml").read_text()
     (copy.folder / "study.yaml").write_text(text.replace("steps: 12", "steps: 5"))
     own = [f"{RUN.format('reconstruct')}/{name}.json" for name in ("train", "before_merge", "merge")]
-    assert copy.planned(f"{RUN.format('reconstruct_to_sparse')}/train.json") == {"reconstruct_adapter": 1, "train_adapter": 1}
+    assert copy.planned(f"{RUN.format('reconstruct_to_sparse')}/train.json") == {
+        "reconstruct_adapter": 1,
+        "train_adapter": 1,
+    }
     copy.snakemake("--cores", "2", *own, f"{RUN.format('reconstruct')}/evaluation.json")
     code = copy.script("analyze_results.py", "--results_dir", "results/runs", "--output_dir", "again")
     assert code.returncode == 0, code.stderr
     memo = (copy.folder / "again/correctness_memo.md").read_text()
     assert "adapter of llama-boolq_mini-unstructured-sparsity50-reconstruct-seed0: " in memo
     assert "Not everything that was checked holds" in memo
+
+
+def script(study: Study, name: str, mode: str, **changes: object) -> str:
+    """Call a training script by hand for a run of the study, with changed flags; return its one line of refusal."""
+    flags = {
+        "run_id": Path(RUN.format(mode)).name,
+        "model_path": study.folder / "models/llama",
+        "mask_path": study.folder / "masks/llama/masks_sparsity50_unstructured.pt",
+        "data_dir": study.folder / "data/boolq_mini",
+        "output_dir": study.folder / "by_hand",
+        "lora_r": 4,
+    }
+    code, said = call_script(name, **flags | changes)
+    assert code == 2
+    assert said.count("error: ") == 1
+    assert not (study.folder / "by_hand/adapter").exists()
+    return said
+
+
+def test_a_script_refuses_what_does_not_fit_its_mode(study, tiny_models):
+    initial = study.folder / RUN.format("reconstruct") / "adapter"
+    other = study.folder / RUN.format("sparse_to_sparse") / "adapter"
+    assert "is not trained by this program; choose a run in mode reconstruct" in script(
+        study, "reconstruct.py", MODES[2]
+    )
+    assert "is not trained by this program" in script(study, "train.py", "reconstruct")
+    mode = "reconstruct_to_sparse"
+    assert "starts from the adapter of reconstruct; give it with --initial_adapter" in script(study, "train.py", mode)
+    assert "starts from a new adapter" in script(study, "train.py", MODES[2], initial_adapter=initial)
+    assert "its run_id is" in script(study, "train.py", mode, initial_adapter=other)
+    assert "its r is 4, not 8" in script(study, "train.py", mode, initial_adapter=initial, lora_r=8)
+    assert "not the model that was pruned" in script(
+        study, "reconstruct.py", "reconstruct", dense_path=tiny_models["mistral"]
+    )
+    few = {"text": study.folder / "web.jsonl", "calibration_examples": 1000}
+    assert "tokens are fewer than" in script(study, "reconstruct.py", "reconstruct", **few)
 
 
 @pytest.mark.parametrize(

@@ -73,10 +73,13 @@ class Stream:
         outputs = self.model.model.layers[number](padded, **self._arguments(padded.shape[:2])[number])
         return torch.cat([row[: len(own)] for row, own in zip(outputs, states, strict=True)])
 
+    def by_example(self, batch: list[int], outputs: Tensor) -> list[Tensor]:
+        """Return what `outputs` returned for a batch, divided into its examples."""
+        return list(outputs.split([len(self.states[example]) for example in batch]))
+
     def advance(self, batch: list[int], outputs: Tensor) -> None:
-        """Let outputs (tokens, H) of `outputs` enter the next decoder layer."""
-        lengths = [len(self.states[example]) for example in batch]
-        for example, states in zip(batch, outputs.split(lengths), strict=True):
+        """Let what `outputs` returned for a batch enter the next decoder layer."""
+        for example, states in zip(batch, self.by_example(batch, outputs), strict=True):
             self.states[example] = states
 
     @torch.no_grad()
@@ -199,9 +202,10 @@ class Reconstruction:
     @torch.no_grad()
     def _targets(self, stream: Stream, number: int) -> list[Tensor]:
         """Return the outputs (tokens, H) of a decoder layer by example."""
-        lengths = [len(states) for states in stream.states]
-        outputs = [stream.outputs(number, batch) for batch in self._every_example()]
-        return list(torch.cat(outputs).split(lengths))
+        targets: list[Tensor] = []
+        for batch in self._every_example():
+            targets += stream.by_example(batch, stream.outputs(number, batch))
+        return targets
 
     @torch.no_grad()
     def _error(self, stream: Stream, number: int, targets: list[Tensor], *, advance: bool = False) -> float:
