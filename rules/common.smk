@@ -102,9 +102,9 @@ def mask_of(w):
 
 
 @cache
-def training_flags(task):
-    """Return the flags of a task's schedule. They are cached, because every run of the task needs them."""
-    return flags(**STUDY.training_of(task).model_dump())
+def training_flags(mode, task):
+    """Return the flags of a mode's schedule on a task. They are cached, because many runs need them."""
+    return flags(**STUDY.schedule_of(mode, task).model_dump())
 
 
 def memory(kind, cell=lambda w: w):

@@ -60,7 +60,16 @@ IMPORTED = {
 @pytest.mark.parametrize(
     "sections",
     [DEFAULT, SWEEP, MIXED, WAFER, MODELZOO, ON_TEXT, UPDATED, IMPORTED],
-    ids=["default", "sweep", "mixed", "sweep on a wafer", "sweep by ModelZoo", "on a text", "updated weights", "imported"],
+    ids=[
+        "default",
+        "sweep",
+        "mixed",
+        "sweep on a wafer",
+        "sweep by ModelZoo",
+        "on a text",
+        "updated weights",
+        "imported",
+    ],
 )
 def test_jobs_are_those_that_snakemake_plans_in_an_empty_folder(tmp_path, sections):
     study = Study(tmp_path)

@@ -3,7 +3,7 @@
     dense     a pruned cell with the dense one that its curve starts from
     random    another method with random pruning
     untuned   a fine-tuned cell with the same model before its training
-    modes     sparse_to_sparse with sparse_to_dense
+    modes     a mode with the one that it is compared with (modes.py), such as sparse_to_sparse with sparse_to_dense
 
 A difference is between the two cells' outcomes, or between their losses, each averaged over the seeds. Its interval (low, high)
 is over the examples and holds for these trained models. With two pairs of seeds or more, seeds_low and seeds_high are the ends
@@ -40,8 +40,9 @@ from sparseft.analysis.statistics import (
     t_interval,
     verdict,
 )
-from sparseft.analysis.tables import LINE, PLAIN_LORA, in_order, tidy
-from sparseft.study.grid import DENSE, NO_FINETUNE, TRAINED_MODES, Cell
+from sparseft.analysis.tables import LINE, in_order, tidy
+from sparseft.modes import get_mode
+from sparseft.study.grid import DENSE, NO_FINETUNE, Cell
 
 # The method that every other one is compared with.
 CONTROL = "random"
@@ -209,14 +210,13 @@ def _others(cell: Cell) -> dict[str, Cell]:
     """Return what a cell is compared with, by kind."""
     others = {}
     if cell.method != DENSE:
-        mode = NO_FINETUNE if cell.mode == NO_FINETUNE else PLAIN_LORA
-        others["dense"] = replace(cell, method=DENSE, sparsity=0, mode=mode)
+        others["dense"] = replace(cell, method=DENSE, sparsity=0, mode=get_mode(cell.mode).dense_mode)
     if cell.method not in (DENSE, CONTROL):
         others["random"] = replace(cell, method=CONTROL)
     if cell.mode != NO_FINETUNE:
         others["untuned"] = replace(cell, mode=NO_FINETUNE)
-    if cell.mode == TRAINED_MODES[1]:
-        others["modes"] = replace(cell, mode=TRAINED_MODES[0])
+    if other := get_mode(cell.mode).compared_with:
+        others["modes"] = replace(cell, mode=other)
     return others
 
 

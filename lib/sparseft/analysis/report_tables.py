@@ -10,8 +10,8 @@ from sparseft.analysis.headlines import are_losses, is_loss
 from sparseft.analysis.probes import MEAN, probe_names
 from sparseft.analysis.records import Gap
 from sparseft.analysis.tables import asked_and_reached
-from sparseft.analysis.texts import AGAINST, NONE, best_for, number, value_text
-from sparseft.modes import NO_FINETUNE, SPARSE_TO_DENSE, SPARSE_TO_SPARSE
+from sparseft.analysis.texts import NONE, against, best_for, number, value_text
+from sparseft.modes import NO_FINETUNE, RECONSTRUCT, RECONSTRUCT_TO_SPARSE, SPARSE_TO_DENSE, SPARSE_TO_SPARSE
 from sparseft.study.grid import MODES
 from sparseft.tasks import RECALLS
 
@@ -29,6 +29,8 @@ MODE_WORDS = {
     NO_FINETUNE.name: "pruned and not trained",
     SPARSE_TO_DENSE.name: "trained with LoRA, and pruned again when LoRA is merged",
     SPARSE_TO_SPARSE.name: "trained with LoRA that obeys the mask in every step",
+    RECONSTRUCT.name: "LoRA that obeys the mask, and learns the outputs of the dense layers instead of the task",
+    RECONSTRUCT_TO_SPARSE.name: "reconstruct, and after it sparse_to_sparse",
 }
 
 
@@ -147,7 +149,7 @@ def comparisons(table: pd.DataFrame) -> Table:
         "method": lambda row: row.method,
         "sparsity, %": asked_and_reached,
         "mode": lambda row: row.mode,
-        "compared with": lambda row: AGAINST[row.comparison],
+        "compared with": lambda row: against(row.comparison, row.mode),
         "difference (95 % interval)": lambda row: _within(
             row.difference, row.difference_low, row.difference_high, "+.3f"
         ),

@@ -17,7 +17,8 @@ ratio. So does a value that is a loss.
     recovered_share = (tuned - untuned) / (dense tuned - untuned)
 
 "untuned" is the same pruned model without fine-tuning. The share is 0 if fine-tuning recovers nothing, and 1 if it reaches the
-dense fine-tuned model. It is blank at sparsity 0, if pruning lost nothing, and if a run of the three cells has a fault.
+dense fine-tuned model. For a mode that does not learn the task, the original model takes the place of the dense fine-tuned one. It
+is blank at sparsity 0, if pruning lost nothing, and if a run of the three cells has a fault.
 
 The tables of cells, points, comparisons and layers hold the runs of one setting (settings.by_setting).
 """
@@ -36,13 +37,12 @@ from sparseft.analysis.probes import probes_over_models, with_probes_mean
 from sparseft.analysis.records import Gap, Record
 from sparseft.analysis.statistics import proportion_interval, t_interval, union_interval
 from sparseft.methods import sort_key
+from sparseft.modes import get_mode
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import DENSE, MODES, NO_FINETUNE
 from sparseft.tasks import RECALLS
 from sparseft.tasks.metrics import MAJORITY_FLOOR
 
-# The mode of the dense fine-tuned runs.
-PLAIN_LORA = "sparse_to_dense"
 # The columns that identify a cell, a mask, and a curve over sparsity.
 CELL = ["model", "task", "metric", "method", "sparsity", "mode"]
 MASKED = ["model", "task", "method", "sparsity"]
@@ -208,7 +208,7 @@ def _lines(cells: pd.DataFrame) -> pd.DataFrame:
     # A model and task with only dense runs is a curve of one point.
     only_dense = [pair not in pruned_pairs for pair in zip(cells["model"], cells["task"], strict=True)]
     lines = pd.concat([pruned, cells[only_dense]])[LINE].drop_duplicates()
-    return lines.assign(dense_mode=lines["mode"].where(lines["mode"] == NO_FINETUNE, PLAIN_LORA))
+    return lines.assign(dense_mode=[get_mode(mode).dense_mode for mode in lines["mode"]])
 
 
 def _recovered_share(points: pd.DataFrame) -> pd.Series:

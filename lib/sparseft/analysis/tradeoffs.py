@@ -19,8 +19,9 @@ import pandas as pd
 from sparseft.analysis.columns import TRADEOFFS
 from sparseft.analysis.headlines import gains
 from sparseft.analysis.statistics import WITHIN
-from sparseft.analysis.tables import CELL, LINE, PLAIN_LORA, in_order, tidy
-from sparseft.study.grid import DENSE, NO_FINETUNE, Cell
+from sparseft.analysis.tables import CELL, LINE, in_order, tidy
+from sparseft.modes import get_mode
+from sparseft.study.grid import DENSE, Cell
 
 # The points of one model and task compete.
 PLACE = ["model", "task", "metric"]
@@ -47,9 +48,8 @@ def pareto(gains: np.ndarray) -> np.ndarray:
 def _mark(points: pd.DataFrame) -> pd.DataFrame:
     """Return the points with the columns of the two fronts. A dense point is there once, not once per curve."""
     dense = points["sparsity"] == 0
-    plain = dense & (points["mode"] != NO_FINETUNE)
     method = points["method"].mask(dense, DENSE)
-    mode = points["mode"].mask(plain, PLAIN_LORA)
+    mode = points["mode"].mask(dense, points["mode"].map(lambda name: get_mode(name).dense_mode))
     once = points.assign(method=method, mode=mode).drop_duplicates(CELL)
     once["best_for_sparsity"] = _is_on_front(once, "reached_sparsity", PLACE)
     # Untrained points have no device and no speed, so they are in no group.

@@ -12,7 +12,13 @@ from sparseft.architectures.config_sizes import attention_heads
 from sparseft.importances import Evidence
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.planning.lengths import CalibrationLengths, TaskLengths, calibration_lengths, task_lengths
+from sparseft.planning.lengths import (
+    CalibrationLengths,
+    TaskLengths,
+    calibration_lengths,
+    reconstruction_lengths,
+    task_lengths,
+)
 from sparseft.planning.model_sizes import Subject
 from sparseft.storage.adapter_files import factor_names
 from sparseft.study import grid
@@ -140,6 +146,26 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
     return Need(model, _loading_part(config, subject) if parts > 1 else _loading(config, subject))
 
 
+def reconstruction_memory(config: Config, subject: Subject, task: str) -> Need:
+    """Return what the reconstruction of the decoder layers needs. Only one of them has activations and an optimiser at a time."""
+    lengths = reconstruction_lengths(config, task)
+    tokens = config.reconstruction.batch_size * lengths.long
+    numbers = count(adapter_shapes(config, subject, task))
+    states = 2 * subject.width * lengths.examples * lengths.mean * subject.config["hidden_size"]
+    logits = config.evaluation_batch_size * task_lengths(config, task).answer * subject.config["vocab_size"]
+    model = {
+        "weights": subject.width * subject.weights,
+        "W'": subject.width * _largest_layer(subject),
+        "adapter": 4 * numbers,
+        "gradient and AdamW of a decoder layer": (ADAM - 4) * numbers // subject.config["num_hidden_layers"],
+        "inputs and outputs of a decoder layer": states,
+        f"activations of {tokens:,} tokens in a decoder layer": tokens * activation_bytes(subject),
+        "logits of the answers": logits * subject.width,
+    }
+    text = {"documents of the text": DOCUMENTS * lengths.text_bytes}
+    return Need(model, _loading(config, subject) | text)
+
+
 def _gathered_weights(subject: Subject) -> int:
     """Return the largest number of weights that FSDP has gathered at a time in each process of a divided training.
 
@@ -191,7 +217,7 @@ def _batch_part(config: Config, subject: Subject, lengths: TaskLengths) -> tuple
 
 def _masks_every_step(config: Config) -> bool:
     """Return whether a mode of the grid builds W' in every step."""
-    return any(get_mode(mode).masks_every_step for mode in config.grid.modes)
+    return any(get_mode(mode).masks_every_step for mode in config.trained_modes)
 
 
 def _largest_layer(subject: Subject) -> int:

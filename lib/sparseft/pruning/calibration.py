@@ -40,6 +40,7 @@ from sparseft.importances import Evidence, Importance
 from sparseft.language_model.batches import Example, collate, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.hardware import choose_device, use_repeatable_kernels
+from sparseft.language_model.layer_inputs import layer_arguments
 from sparseft.language_model.layered_model import LayeredModel
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
@@ -123,24 +124,29 @@ def text_examples(checkpoint: Checkpoint, documents: list[str], text: Calibratio
     return [Example(window, 1) for window in windows]
 
 
-def calibration_examples(checkpoint: Checkpoint, task: Task, rows: list[Row], number: int, seed: int) -> list[Example]:
+def calibration_examples(
+    checkpoint: Checkpoint,
+    task: Task,
+    rows: list[Row],
+    number: int,
+    seed: int,
+    key: str = "masks.calibration_examples",
+) -> list[Example]:
     """Return `number` of the task's training examples, chosen by `seed`, as the token ids that training reads.
 
-    Raises InputError if there are fewer, or if one is longer than the model's context."""
+    `key` is the key of the configuration that sets the number. Raises InputError if there are fewer examples, or if one is
+    longer than the model's context."""
     if not rows or number < 1:
-        raise InputError(
-            f"{task.name}: no calibration examples",
-            "give training rows, and set masks.calibration_examples to 1 or more",
-        )
+        raise InputError(f"{task.name}: no calibration examples", f"give training rows, and set {key} to 1 or more")
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
     to_tokens = partial(encode, task=task, tokenizer=tokenizer, max_length=checkpoint.config["max_position_embeddings"])
     # Documents become other examples than their rows, so they are encoded before examples are chosen.
     candidates = to_tokens(rows) if task.sequence_length else rows
     if number > len(candidates):
         raise InputError(
-            f"masks.calibration_examples {number}: {task.name} has only {len(candidates)} training"
+            f"{key} {number}: {task.name} has only {len(candidates)} training"
             f" {'sequences' if task.sequence_length else 'rows'}",
-            "lower masks.calibration_examples, or give more rows",
+            f"lower {key}, or give more rows",
         )
     chosen = random.Random(seed).sample(candidates, number)
     return chosen if task.sequence_length else to_tokens(chosen)
@@ -239,7 +245,7 @@ def _in_sequence(
     # Length of an example -> the keywords of every decoder layer, which depend only on the length.
     options: dict[int, list[dict]] = {}
     for example in examples:
-        states, keywords = _layer_arguments(layered.model, torch.tensor([example.ids], device=layered.device))
+        states, keywords = layer_arguments(layered.model, torch.tensor([example.ids], device=layered.device))
         hidden.append(states)
         options.setdefault(len(example.ids), keywords)
     for number in tqdm(range(len(layered)), desc="decoder layers"):
@@ -327,30 +333,6 @@ def _norm(layer: str, squares: Tensor) -> np.ndarray:
     norm = squares.sqrt().float().cpu()
     _check_finite(layer, norm, "an input")
     return norm.numpy()
-
-
-def _layer_arguments(model: nn.Module, ids: Tensor) -> tuple[Tensor, list[dict]]:
-    """Return the hidden states (1, T, H) that enter the first decoder layer for `ids` (1, T), and each layer's keywords.
-
-    The layers may have different masks and rotary angles. They compute nothing here. Each layer notes its keywords, and
-    returns the hidden states as they are."""
-    inputs: list[Tensor] = []
-    keywords: list[dict] = []
-
-    def note(states: Tensor, **layer_keywords: object) -> Tensor:
-        inputs.append(states)
-        keywords.append(layer_keywords)
-        return states
-
-    for layer in model.model.layers:
-        # The attribute hides the method of the class until it is deleted.
-        layer.forward = note
-    try:
-        model.get_decoder()(input_ids=ids, use_cache=False)
-    finally:
-        for layer in model.model.layers:
-            del layer.forward
-    return inputs[0], keywords
 
 
 def _check_finite(layer: str, values: Tensor, what: str) -> None:

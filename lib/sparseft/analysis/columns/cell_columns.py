@@ -184,7 +184,11 @@ CURVES = TableDescription(
             "text",
             meaning="Method of the curve, at sparsity 0 too; `dense` only if a model and task have nothing else.",
         ),
-        Column("mode", "text", meaning="Mode of the curve. At sparsity 0 of a trained curve stands dense plain LoRA."),
+        Column(
+            "mode",
+            "text",
+            meaning="Mode of the curve. At sparsity 0 stands dense plain LoRA if the mode trains on the task, and else the dense model.",
+        ),
         *like(GROUPED, "sparsity reached_sparsity runs n n_sound examples chance majority_floor"),
         Column("value", "number", unit=OF_VALUE, meaning="Headline metric, mean over the models."),
         *like(GROUPED, "value_sd value_low value_high value_interval_from standard_error"),
@@ -231,7 +235,7 @@ CURVES = TableDescription(
             unit="share, any number",
             empty="sparsity 0; mode no_finetune; pruning lost nothing; difference_to_dense or one of the three values is empty",
             meaning="(value - untuned_value) / (dense_value - untuned_value): 0 if fine-tuning recovers nothing, 1 if it reaches"
-            " the dense fine-tuned model.",
+            " the dense value of its mode.",
         ),
         Column("eval_loss", "number", unit=NATS, meaning="Loss of the right answers, mean over the models."),
         *like(GROUPED, "eval_loss_sd eval_loss_low eval_loss_high eval_loss_interval_from"),
