@@ -59,7 +59,8 @@ rule train_adapter:
 # Train the adapter of one run to give the outputs of the dense decoder layers, one decoder layer after the other.
 rule reconstruct_adapter:
     input:
-        manifest=grid.MANIFEST,
+        manifest=lambda w: grid.base_manifest(w.method),
+        dense=grid.MANIFEST,
         mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
@@ -88,6 +89,7 @@ rule reconstruct_adapter:
         # Another number of threads changes the last bits.
         cores=STUDY.resources.threads,
         model=subpath(input.manifest, parent=True),
+        dense=subpath(input.dense, parent=True),
         data=subpath(input.train, parent=True),
         folder=subpath(output.record, parent=True),
         batch_size=STUDY.evaluation_batch_size,
@@ -100,6 +102,7 @@ rule reconstruct_adapter:
         'python "$SCRIPTS/reconstruct.py"'
         " --run_id {params.run_id:q}"
         " --model_path {params.model:q}"
+        " --dense_path {params.dense:q}"
         " --mask_path {input.mask:q}"
         " --data_dir {params.data:q}"
         " {params.text}"

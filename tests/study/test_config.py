@@ -102,7 +102,7 @@ def test_every_configuration_file_is_valid():
         ("resources.processes", 3, "resources.processes: 3 processes .*micro-batches.*training.micro_batch_size"),
         ("backend", "tpu", "backend: .*'torch', 'cerebras' or 'modelzoo', .*'tpu'"),
         ("cerebras.target", "GPU", "cerebras.target: .*'CSX' or 'CPU', .*'GPU'"),
-        ("grid.modes", ["sparse"], "grid.modes.0: .*'sparse_to_dense' or 'sparse_to_sparse'"),
+        ("grid.modes", ["sparse"], "grid.modes.0: .*'sparse_to_dense', 'sparse_to_sparse', 'reconstruct' or 'reconstruct_to_sparse'"),
         ("grid.methods", ["semistructured"], "semistructured: 10 % .*N:4.* 0, 25, 50, 75\\b"),
         ("masks.scope", "column", "masks.scope: .*'layer', 'row' or 'global', .*'column'"),
         ("training.steps", "many", "training.steps: .*integer.*'many'"),
