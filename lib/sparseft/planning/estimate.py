@@ -89,7 +89,7 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
         percents = [0] if method == DENSE else config.grid.sparsities
         meta = mask_meta(method, percents, config.masks, DIGEST) | {"sparsity": 0.5}
         if get_method(method).uses_task:
-            meta |= {"task": "hellaswag", "train_sha256": DIGEST, "accumulated": " " * 70}
+            meta |= {"task": "hellaswag", "train_sha256": DIGEST, "accumulated": get_method(method).accumulated}
         elif text := config.masks.text_of(method):
             source = {"local": DIGEST}
             if text.hub:
@@ -98,8 +98,10 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
                 "calibration": get_method(method).calibration,
                 "text_sha256": DIGEST,
                 "text_source": source,
-                "accumulated": get_method(method).importance.accumulated,
+                "accumulated": get_method(method).accumulated,
             }
+        if get_method(method).allocation:
+            meta["outliers"] = [0.0] * subject.config["num_hidden_layers"]
         sizes += [mask_bytes(meta, subject.prunable)] * len(percents)
     return sizes
 

@@ -69,7 +69,7 @@ def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Nee
     if importance.evidence is Evidence.GRADIENTS:
         return _gradient_memory(config, subject, lengths, weights)
     machine = _loading(config, subject) | {"documents of the text": DOCUMENTS * lengths.text_bytes}
-    if not config.masks.sequential:
+    if not config.masks.is_sequential(method):
         return Need({"weights": weights}, machine)
     # For each token the pass keeps a hidden state, and the cosines and sines of its position.
     numbers_per_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config).size

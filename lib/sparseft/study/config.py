@@ -5,6 +5,7 @@ the description and the example of every field.
 """
 
 import json
+import math
 import re
 from argparse import ArgumentParser
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, cre
 
 from sparseft.errors import InputError
 from sparseft.importances import IMPORTANCES, Importance
-from sparseft.methods import DENSE, ON, SEMISTRUCTURED, TEXT_NAME, get_method
+from sparseft.methods import DENSE, ON, SEMISTRUCTURED, TEXT_NAME, Method, get_method
 from sparseft.modes import get_mode
 from sparseft.study.backends import BACKENDS, Backend, backend_sections, get_backend
 from sparseft.study.grid import METHODS, PROJECTIONS, TEXT_METHOD, TRAINED_MODES, WILDCARDS
@@ -487,6 +488,22 @@ class Masks(Section):
         examples=[False],
     )
 
+    owl_lambda: float = Field(
+        0.08,
+        gt=0,
+        le=1,
+        description="Lambda of the methods that end in _owl: the sparsities of two decoder layers differ by at most 2 lambda.",
+        examples=[0.15],
+    )
+    owl_m: float = Field(
+        5.0,
+        gt=0,
+        le=1e6,
+        description="M of the methods that end in _owl: an outlier is a weight whose score is above M times the mean of its decoder"
+        " layer.",
+        examples=[7.0],
+    )
+
     def scope_of(self, method_name: str, percents: list[int]) -> str:
         """Return what a method ranks together: layer, row, group or global. Raises InputError if it is impossible."""
         method = get_method(method_name)
@@ -496,19 +513,34 @@ class Masks(Section):
             )
         if method.pattern is SEMISTRUCTURED:
             self._check_groups(percents)
+            self._check_spread(method)
         if method.pattern.scope:
             return method.pattern.scope
-        if self.scope == "global" and self.sequential and method.is_sequential:
+        if self.scope == "global" and method.allocation:
+            raise InputError(
+                f"masks.scope global is impossible with {method_name}: the scores of all layers would decide how many weights"
+                f" each layer loses, and not {method.allocation.name}",
+                f"set masks.scope to row or layer, or leave {method_name} out of grid.methods",
+            )
+        if self.scope == "global" and self.is_sequential(method_name):
             raise InputError(
                 f"masks.scope global is impossible with masks.sequential: {method_name} prunes one layer after the other",
                 "set masks.scope to row or layer, or set masks.sequential to false",
             )
         return self.scope or (method.importance.scope if method.importance else "layer")
 
+    def is_sequential(self, method_name: str) -> bool:
+        """Return whether a method prunes layer by layer, in one pass per sparsity."""
+        return self.sequential and get_method(method_name).is_sequential
+
     def passes_of(self, method_name: str, percents: list[int]) -> int:
         """Return how often the model runs over the calibration examples for the masks of these sparsities."""
-        pruned = [percent for percent in percents if percent]
-        return len(pruned) if self.sequential and get_method(method_name).is_sequential else 1
+        method = get_method(method_name)
+        # An allocation is made before the scores, from the dense model.
+        passes = 1 if method.allocation else 0
+        if self.is_sequential(method_name):
+            return passes + sum(1 for percent in percents if percent)
+        return passes + (1 if method.importance and method.importance.uses_examples else 0)
 
     def used_by(self, method_name: str) -> dict:
         """Return the settings on which the masks of a method depend, by name."""
@@ -516,6 +548,8 @@ class Masks(Section):
         names = list(method.pattern.settings)
         if method.is_sequential:
             names.append("sequential")
+        if method.allocation:
+            names += method.allocation.settings
         if method.uses_task:
             names += ["calibration_examples", "calibration_seed"]
         settings = {name: getattr(self, name) for name in names}
@@ -535,6 +569,15 @@ class Masks(Section):
                 else f"write masks: {{calibration: {{{name}: {{text: FILE.jsonl}}}}}}",
             )
         return self.calibration[name] if name else None
+
+    def _check_spread(self, method: Method) -> None:
+        """Raise InputError if masks.owl_lambda is too small for any decoder layer to have another N than the others."""
+        if method.allocation and 2 * self.owl_lambda * self.nm_group < 1:
+            raise InputError(
+                f"masks.owl_lambda {self.owl_lambda} is too small for N:{self.nm_group}: {method.name} would give every layer"
+                " the same N",
+                f"set it to {math.ceil(1000 / (2 * self.nm_group)) / 1000} or more, or leave {method.name} out of grid.methods",
+            )
 
     def _check_groups(self, percents: list[int]) -> None:
         """Raise InputError if a sparsity is not N:M for masks.nm_group."""

@@ -78,8 +78,8 @@ _MASK = (
         "integer",
         source="record.validation.mask.calibration_examples",
         unit="training examples",
-        empty="the method is magnitude, random or dense",
-        meaning="Training examples that the importance used, or windows of a text (validation_report.json).",
+        empty="the method looks at no examples",
+        meaning="Training examples that the method used, or windows of a text (validation_report.json).",
     ),
     Column(
         "calibration_length",

@@ -64,6 +64,8 @@ class MaskSettings(RecordPart):
     sparsity: Fraction | None = None
     seed: int | None = None
     nm_group: int | None = None
+    owl_lambda: float | None = None
+    owl_m: float | None = None
     sequential: bool | None = None
     calibration_examples: int | None = None
     calibration_seed: int | None = None
