@@ -134,6 +134,8 @@ def test_what_changes_the_program_makes_another():
     assert len(programs(tasks=schedule)) == 2 * len(programs())
     assert len(programs(tasks={"boolq": {}, "gsm8k": {"training": {"eval_every": 5}}})) == len(programs())
     assert len(programs(masks={"scope": "global"})) == 2 * (1 + 2 * 2 * 2)  # a layer's count is its method's own
+    divided = programs(grid={**STUDY["grid"], "methods": ["unstructured", "unstructured_owl"]})
+    assert len(divided) == 2 * (1 + 2 * 2 + 2 * 2 * 2)  # models x (dense + what is uniform + owl's counts of each task)
     before = set(programs())
     for changed in ({"sequence_length": 256}, {"csx_micro_batch_size": 8}, {"num_csx": 2}):
         assert not before & set(programs(cerebras=changed))
