@@ -401,9 +401,9 @@ class Grid(Section):
     )
     methods: list[MethodName] = Field(
         min_length=1,
-        description="How to prune: a pattern, and after an underscore an importance. An importance that looks at examples takes"
-        f" those of the task, or those of a text if the name ends in `{ON}NAME` (`masks.calibration`). Dense runs belong to"
-        " sparsity 0.",
+        description="How to prune: a pattern, and after an underscore an importance. With `_owl` after it, each decoder layer has"
+        " a sparsity of its own. A method that looks at examples takes those of the task, or those of a text if the name ends in"
+        f" `{ON}NAME` (`masks.calibration`). Dense runs belong to sparsity 0.",
         examples=[["unstructured", "unstructured_wanda", "random"]],
     )
     sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(
@@ -471,14 +471,18 @@ class Masks(Section):
         description="M of the pattern N:M of semistructured. N follows from the sparsity: with 4, 50 % is 2:4.",
         examples=[8],
     )
-    calibration_examples: Positive = Field(128, description=f"Training examples that {BY_EXAMPLES} use.", examples=[64])
+    calibration_examples: Positive = Field(
+        128,
+        description=f"Training examples that {BY_EXAMPLES} and the methods that end in `_owl` use.",
+        examples=[64],
+    )
     calibration_seed: int = Field(
         0, ge=0, lt=SEEDS, description="Seed that chooses the calibration examples.", examples=[1]
     )
     calibration: dict[Annotated[str, Field(pattern=f"^{TEXT_NAME}$")], CalibrationText] = Field(
         {},
-        description="Texts by a name that you choose: letters a to z and digits. The methods"
-        f" `PATTERN_IMPORTANCE{ON}NAME` calibrate on them, and not on the task.",
+        description="Texts by a name that you choose: letters a to z and digits. The methods that end in"
+        f" `{ON}NAME` calibrate on them, and not on the task.",
         examples=[{"c4": {"text": "/data/c4.jsonl"}}],
     )
     sequential: bool = Field(
@@ -492,14 +496,14 @@ class Masks(Section):
         0.08,
         gt=0,
         le=1,
-        description="Lambda of the methods that end in _owl: the sparsities of two decoder layers differ by at most 2 lambda.",
+        description="Lambda of the methods that end in `_owl`: the sparsities of two decoder layers differ by at most 2 lambda.",
         examples=[0.15],
     )
     owl_m: float = Field(
         5.0,
         gt=0,
-        le=1e6,
-        description="M of the methods that end in _owl: an outlier is a weight whose score is above M times the mean of its decoder"
+        le=100,
+        description="M of the methods that end in `_owl`: an outlier is a weight whose score is above M times the mean of its decoder"
         " layer.",
         examples=[7.0],
     )
