@@ -45,10 +45,9 @@ def test_the_table_and_the_figures_of_the_layers_show_the_profile_of_the_report(
         found = {row["layer"]: float(row["sparsity_mean"]) for row in rows(study, "layer_sparsity")
                  if row["method"] == method}  # fmt: skip
         assert found == pytest.approx(expected)
-        few, many = sorted((0, 1), key=lambda number: report["outliers"][number])
+        fewest = report["outliers"].index(min(report["outliers"]))
         for layer, reached in expected.items():
-            more = reached > 0.5
-            assert more if decoder_layer_of(layer) == few else not more
+            assert (reached > 0.5) == (decoder_layer_of(layer) == fewest)
     assert (study.folder / "results/analysis/plots/llama_sparsity_by_block.png").exists()
 
 
