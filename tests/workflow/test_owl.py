@@ -30,7 +30,7 @@ def test_every_run_passes_its_proof_and_belongs_to_the_study(study):
     assert len(summary) == 2 + 2 * len(METHODS)
     for row in summary:
         assert (row["validated"], row["violations"], row["in_study"]) == ("True", "0", "True")
-        assert row["actual_sparsity"] == ("0.0" if row["method"] == "dense" else "0.5")
+        assert float(row["actual_sparsity"]) == (0 if row["method"] == "dense" else 0.5)
     assert rows(study, "missing") == []
     memo = (study.folder / "results/analysis/correctness_memo.md").read_text()
     assert "Everything that was checked holds" in memo
