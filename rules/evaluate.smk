@@ -56,7 +56,7 @@ rule evaluate_run:
 # the merge kept every bit, the merged model's evaluation is copied.
 rule evaluate_adapter:
     input:
-        manifest=grid.MANIFEST,
+        manifest=lambda w: grid.base_manifest(w.method),
         mask=mask_of,
         adapter=f"{grid.RUN}/adapter",
         train=f"{grid.DATA}/train.jsonl",

@@ -1,6 +1,11 @@
 # The sparsities of the first pass, and those that have a pass of their own, both as two digits.
 FIRST_PASS, ADDED = ([f"{percent:02d}" for percent in sparsities] for sparsities in PASSES)
 
+# Any sparsity of the grid that prunes, which may have a pruned base.
+PRUNED = "|".join(f"{percent:02d}" for percent in STUDY.grid.sparsities if percent) or "none"
+# The modules that only a method needs that updates weights.
+UPDATING = ("sparseft.pruning.weight_updates", "sparseft.pruning.sparsegpt")
+
 
 # One job per model and method. It makes the masks of all sparsities that the study had when its first mask was made.
 rule compute_masks:
@@ -29,7 +34,7 @@ rule compute_masks:
         sparsities=lambda w: passes.fractions(w, FIRST_PASS),
         suffix=lambda w: passes.suffix_flag(w),
     params:
-        code=code("compute_masks.py", without=("sparseft.pruning.calibration",)),
+        code=code("compute_masks.py", without=("sparseft.pruning.calibration", *UPDATING)),
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
         method=lambda w: w.get("method", grid.DENSE),
@@ -78,7 +83,7 @@ use rule compute_masks as compute_task_masks with:
     benchmark:
         "results/benchmarks/compute_masks/{model}_{task}_{method}.tsv"
     wildcard_constraints:
-        method="|".join(grid.TASK_METHODS),
+        method="|".join(grid.MASKING_METHODS),
     threads: STUDY.resources.threads
     resources:
         # The model, a score per weight in fp32, and one matrix of gradients.
@@ -88,7 +93,7 @@ use rule compute_masks as compute_task_masks with:
         sparsities=lambda w: passes.fractions(w, FIRST_PASS),
         suffix=lambda w: passes.suffix_flag(w),
     params:
-        code=code("compute_masks.py"),
+        code=code("compute_masks.py", without=UPDATING),
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
         method="{method}",
@@ -111,9 +116,9 @@ use rule compute_task_masks as compute_text_masks with:
     benchmark:
         "results/benchmarks/compute_masks/{model}_{method}.tsv"
     wildcard_constraints:
-        method=grid.TEXT_METHOD,
+        method=grid.on_text(grid.MASKING_METHODS),
     params:
-        code=code("compute_masks.py"),
+        code=code("compute_masks.py", without=UPDATING),
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
         method="{method}",
@@ -145,7 +150,7 @@ use rule compute_task_masks as compute_added_task_mask with:
     benchmark:
         "results/benchmarks/compute_masks/{model}_{task}_{method}_sparsity{sparsity}.tsv"
     wildcard_constraints:
-        method="|".join(grid.TASK_METHODS),
+        method="|".join(grid.MASKING_METHODS),
         sparsity="|".join(ADDED) or "none",
 
 
@@ -159,5 +164,75 @@ use rule compute_text_masks as compute_added_text_mask with:
     benchmark:
         "results/benchmarks/compute_masks/{model}_{method}_sparsity{sparsity}.tsv"
     wildcard_constraints:
-        method=grid.TEXT_METHOD,
+        method=grid.on_text(grid.MASKING_METHODS),
         sparsity="|".join(ADDED) or "none",
+
+
+# The importances that update weights: mask and pruned base of one sparsity, from which the runs start. manifest.json is written
+# last, so that it stands for the whole folder.
+use rule compute_task_masks as prune_on_task with:
+    output:
+        mask=f"{grid.TASK_MASKS}/{grid.MASK_NAME}.pt",
+        base=f"{grid.TASK_PRUNED_BASES}/{grid.PRUNED_NAME}/manifest.json",
+        report=passes.report_file(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+        plots=passes.plot_files(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+    log:
+        "results/logs/prune/{model}_{task}_{method}_sparsity{sparsity}.log",
+    benchmark:
+        "results/benchmarks/prune/{model}_{task}_{method}_sparsity{sparsity}.tsv"
+    wildcard_constraints:
+        method="|".join(grid.UPDATING_METHODS),
+        sparsity=PRUNED,
+    resources:
+        # The model, the examples' hidden states, and the Hessians of a decoder layer.
+        mem_mb=memory("mask"),
+        runtime=minutes("mask"),
+        gpu=ONE_GPU,
+        sparsities=lambda w: passes.fractions(w, FIRST_PASS),
+        suffix="",
+    params:
+        code=code("compute_masks.py"),
+        model=subpath(input.manifest, parent=True),
+        folder=subpath(output.report, parent=True),
+        method="{method}",
+        settings=lambda w: flags(
+            task=w.task,
+            data_dir=grid.DATA.format(task=w.task),
+            pruned_dir=grid.TASK_PRUNED_BASES.format(model=w.model, task=w.task),
+            **STUDY.masks.used_by(w.method),
+        ),
+    message:
+        "prune {wildcards.model} by {wildcards.method} at {wildcards.sparsity} %"
+
+
+use rule compute_text_masks as prune_on_text with:
+    output:
+        mask=f"{grid.MASKS}/{grid.MASK_NAME}.pt",
+        base=f"{grid.PRUNED_BASES}/{grid.PRUNED_NAME}/manifest.json",
+        report=passes.report_file(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+        plots=passes.plot_files(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
+    log:
+        "results/logs/prune/{model}_{method}_sparsity{sparsity}.log",
+    benchmark:
+        "results/benchmarks/prune/{model}_{method}_sparsity{sparsity}.tsv"
+    wildcard_constraints:
+        method=grid.on_text(grid.UPDATING_METHODS),
+        sparsity=PRUNED,
+    resources:
+        mem_mb=memory("mask"),
+        runtime=minutes("mask"),
+        gpu=ONE_GPU,
+        sparsities=lambda w: passes.fractions(w, FIRST_PASS),
+        suffix="",
+    params:
+        code=code("compute_masks.py"),
+        model=subpath(input.manifest, parent=True),
+        folder=subpath(output.report, parent=True),
+        method="{method}",
+        settings=lambda w: flags(
+            text=grid.calibration_text(w.method),
+            pruned_dir=grid.PRUNED_BASES.format(model=w.model),
+            **STUDY.masks.used_by(w.method),
+        ),
+    message:
+        "prune {wildcards.model} by {wildcards.method} at {wildcards.sparsity} %"

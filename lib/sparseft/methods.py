@@ -28,11 +28,15 @@ class Pattern:
     settings: tuple[str, ...] = ()
     has_importance: bool = True
     removes_channels: bool = False
+    # Whether groups of `masks.nm_group` weights are ranked by themselves.
+    has_groups: bool = False
+    # Whether the kept weights get other values, so that the pruned weights are a checkpoint of their own.
+    updates_weights: bool = False
 
 
 UNSTRUCTURED = Pattern("unstructured", settings=("scope",))
 STRUCTURED = Pattern("structured", scope="layer", removes_channels=True)
-SEMISTRUCTURED = Pattern("semistructured", scope="group", settings=("nm_group",))
+SEMISTRUCTURED = Pattern("semistructured", scope="group", settings=("nm_group",), has_groups=True)
 RANDOM = Pattern("random", settings=("seed", "scope"), has_importance=False)
 DENSE = Pattern("dense", has_importance=False)
 PATTERNS = (UNSTRUCTURED, STRUCTURED, SEMISTRUCTURED, RANDOM)
@@ -92,6 +96,11 @@ class Method:
     def uses_task(self) -> bool:
         """Return whether the masks depend on the examples of a task."""
         return self.uses_examples and not self.calibration
+
+    @property
+    def updates_weights(self) -> bool:
+        """Return whether the runs start from other weights than the model's, which the pruning has updated."""
+        return self.pattern.updates_weights or (self.importance is not None and self.importance.updates_weights)
 
     @property
     def is_sequential(self) -> bool:

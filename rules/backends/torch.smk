@@ -5,7 +5,7 @@ from sparseft.study.flags import launch
 # Train LoRA on the pruned weights of one run. Every backend ends in the same adapter file.
 rule train_adapter:
     input:
-        manifest=grid.MANIFEST,
+        manifest=lambda w: grid.base_manifest(w.method),
         mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
@@ -56,7 +56,7 @@ rule train_adapter:
 # Measure speed and memory against the batch size for one cell. Only the target `throughput` needs it.
 rule measure_throughput:
     input:
-        manifest=grid.MANIFEST,
+        manifest=lambda w: grid.base_manifest(w.method),
         mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
     output:

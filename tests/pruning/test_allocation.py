@@ -15,10 +15,12 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.errors import InputError
 from sparseft.language_model.experts import memory_path, unfuse_experts
-from sparseft.masks.mask_file import Mask
+from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning.allocation import allocate, slots_pruned
 from sparseft.pruning.calibration import calibrate, calibration_examples, input_norms
+from sparseft.pruning.pruned_base import PrunedFiles
+from sparseft.pruning.weight_updates import prune_weights
 from sparseft.study.config import Masks
 from sparseft.tasks import BY_NAME
 from tiny_models import TYPICAL, save_tiny
@@ -269,3 +271,19 @@ def test_a_lambda_that_moves_no_n_is_refused_with_the_least_that_can(group, leas
         Masks(nm_group=group, owl_lambda=0.02).scope_of("semistructured_owl", percents)
     assert Masks(nm_group=group, owl_lambda=least).scope_of("semistructured_owl", percents) == "group"
     assert Masks(nm_group=group, owl_lambda=0.02).scope_of("semistructured", percents) == "group"
+
+
+@pytest.mark.parametrize(
+    ("method", "group"), [("unstructured_sparsegpt_owl", None), ("semistructured_sparsegpt_owl", 20)]
+)
+def test_sparsegpt_prunes_the_counts_of_the_dense_model(uneven, train, tmp_path, method, group):
+    options = Masks(**SETTINGS, sparsegpt_block=20, **({"nm_group": group} if group else {}))
+    places = PrunedFiles(tmp_path / "masks/m.pt", tmp_path / "masks/r.json", tmp_path / "pruned/base")
+    prune_weights(uneven, method, 50, places, options, calibrate(get_method(method), TASK.name, train, options))
+    mask = read_mask(places.mask)
+    magnitude = method.replace("_sparsegpt", "")
+    expected = computed(uneven, magnitude, train, [50], **({"nm_group": group} if group else {}))[50]
+    assert mask.meta["outliers"] == expected.meta["outliers"]
+    assert (mask.meta["owl_lambda"], mask.meta["reached"]) == (0.15, 0.5)
+    assert pruned_counts(mask) == pruned_counts(expected)
+    assert spread(mask) > 0.15

@@ -7,6 +7,11 @@ A method that looks at a task's training examples needs --task and --data_dir. A
 
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 --method unstructured_wanda_on_c4 \\
         --text c4.jsonl
+
+A method that updates weights also writes its pruned weights, each sparsity as a checkpoint of its own:
+
+    compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2/boolq --sparsity 0.5 --method unstructured_sparsegpt \\
+        --task boolq --data_dir data/boolq --pruned_dir pruned/smollm2/boolq
 """
 
 import argparse
@@ -22,10 +27,11 @@ from sparseft.errors import InputError, run_script
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.methods import ON, get_method
 from sparseft.pruning.mask_generator import Calibration, PassFiles, compute_masks
+from sparseft.pruning.pruned_base import PrunedFiles
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, check_writable
 from sparseft.study.config import CalibrationText, Masks, add_flags, parse_section
-from sparseft.study.grid import MASK_NAME, MASK_REPORT
+from sparseft.study.grid import ADDED_SUFFIX, MASK_NAME, MASK_REPORT, PRUNED_NAME
 
 # `calibration` has the flags --text and --calibration_length, because one call reads one text.
 MASK_FLAGS = tuple(name for name in Masks.model_fields if name != "calibration")
@@ -63,6 +69,11 @@ def parse_args() -> argparse.Namespace:
     length = CalibrationText.model_fields["length"]
     parser.add_argument(
         "--calibration_length", default=length.default, help=f"tokens per window of --text ({length.default})"
+    )
+    parser.add_argument(
+        "--pruned_dir",
+        type=Path,
+        help="folder of the pruned weights, for methods that update weights; one folder in it per sparsity",
     )
     parser.add_argument("--format", choices=["pt", "safetensors"], default="pt", help="format of the mask files")
     parser.add_argument(
@@ -102,8 +113,10 @@ def methods_of(args: argparse.Namespace, settings: Masks, percents: list[int]) -
     for name in names:
         settings.scope_of(name, percents)
         method = get_method(name)
-        if args.scope and method.pattern.scope:
-            raise InputError(f"--scope {args.scope}: {name} ranks channels or groups", "leave --scope out")
+        if args.scope and settings.scope_of(name, percents) != args.scope:
+            raise InputError(f"--scope {args.scope}: {name} ranks channels, groups or blocks", "leave --scope out")
+        if method.updates_weights and not (args.pruned_dir and args.format == "pt"):
+            raise InputError(f"{name} updates weights", "give --pruned_dir for them, and leave --format out")
         if method.uses_task and not (args.task and args.data_dir):
             raise InputError(
                 f"{name} looks at a task's examples", f"give --task and --data_dir, or {name}{ON}NAME and --text"
@@ -153,16 +166,44 @@ def places_of(args: argparse.Namespace, method: str, percents: list[int]) -> Pas
     return PassFiles(masks, report, plot_name=pass_name if args.plot else None)
 
 
-def check_outputs(args: argparse.Namespace, checkpoint: Checkpoint, outputs: list[PassFiles]) -> None:
-    """Raise InputError if an output would leave its folder, or replace an input or what this program did not write."""
+def pruned_places_of(args: argparse.Namespace, method: str, percents: list[int]) -> dict[int, PrunedFiles]:
+    """Return the places of the files of a method that updates weights, by sparsity."""
+    places = {}
+    for percent in percents:
+        name = {"sparsity": f"{percent:02d}", "method": method}
+        pass_name = f"{method}{ADDED_SUFFIX.format(**name)}{args.suffix}"
+        places[percent] = PrunedFiles(
+            mask=args.output_dir / f"{MASK_NAME.format(**name)}.pt",
+            report=args.output_dir / MASK_REPORT.format(name=pass_name),
+            base=args.pruned_dir / PRUNED_NAME.format(**name),
+            plot_name=pass_name if args.plot else None,
+        )
+    return places
+
+
+def check_outputs(args: argparse.Namespace, checkpoint: Checkpoint, files: list[Path]) -> None:
+    """Raise InputError if an output would leave its folder, or replace an input or what this program did not write.
+
+    `files` are the masks and the reports."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]*", args.suffix):
         raise InputError(
             f"--suffix {args.suffix!r}: not the end of a file's name", "use letters, digits, '_', '.' and '-'"
         )
-    files = [file for places in outputs for file in (*places.masks, places.report)]
-    check_apart([args.output_dir], [checkpoint.folder, *checkpoint.files, args.data_dir, args.text])
+    folders = [args.output_dir, *([args.pruned_dir] if args.pruned_dir else [])]
+    check_apart(folders, [checkpoint.folder, *checkpoint.files, args.data_dir, args.text])
     check_ours(args.output_dir, *files)
     check_writable(*files)
+
+
+def update_weights(
+    checkpoint: Checkpoint, method: str, places: dict[int, PrunedFiles], settings: Masks, calibration: Calibration
+) -> None:
+    """Prune and update the weights, each sparsity in a pass of its own over the model."""
+    from sparseft.pruning.weight_updates import prune_weights
+
+    for percent, files in places.items():
+        hold(files.base)
+        prune_weights(checkpoint, method, percent, files, settings, calibration)
 
 
 def main() -> int:
@@ -178,12 +219,18 @@ def main() -> int:
             f"{args.model_path}: to run the model, it must be a Hugging Face checkpoint",
             f"prepare_model.py --source mdl:{args.model_path}, then give that folder",
         )
-    outputs = {method: places_of(args, method, percents) for method in methods}
-    check_outputs(args, checkpoint, list(outputs.values()))
-    for method, places in outputs.items():
+    updating = [name for name in methods if get_method(name).updates_weights]
+    pruned = {name: pruned_places_of(args, name, percents) for name in updating}
+    passes = {name: places_of(args, name, percents) for name in methods if name not in updating}
+    files = [file for places in passes.values() for file in (*places.masks, places.report)]
+    files += [file for places in pruned.values() for each in places.values() for file in (each.mask, each.report)]
+    check_outputs(args, checkpoint, files)
+    for method, places in passes.items():
         hold(places.report)
         calibration = calibration_of(args, method, settings)
         compute_masks(checkpoint, method, percents, places, settings, calibration=calibration, threads=args.threads)
+    for method, places in pruned.items():
+        update_weights(checkpoint, method, places, settings, calibration_of(args, method, settings))
     return 0
 
 

@@ -12,7 +12,7 @@ The files of mask and adapter are hashed while the runs are read. If a file is m
 cannot be made: `unchecked` names it.
 
 Runs of one setting must share files too: one base per model, one mask per method and sparsity, one data set with its prompts
-per task. Every run must have its own adapter. So a run that was copied from another study, or under another name, is noticed.
+per task. A method that updates weights has a pruned base per mask, which records the model from which it was made. Every run must have its own adapter. So a run that was copied from another study, or under another name, is noticed.
 """
 
 from collections import Counter, defaultdict
@@ -20,7 +20,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from sparseft.analysis.records import Record
-from sparseft.study.grid import NO_FINETUNE, Run, fill, mask_path
+from sparseft.methods import get_method
+from sparseft.study.grid import NO_FINETUNE, Run, base_folder, fill, mask_path
 
 # By link, the files that must name its digest.
 NAMED_BY = {
@@ -121,11 +122,19 @@ def strangers(records: Iterable[Record], chains: Mapping[Run, list[Link]]) -> di
     adapters: dict[str, list[Run]] = defaultdict(list)
     for record in records:
         run = record.run
-        digests = {link.name: link.digest for link in chains[run]} | {"prompts": record.evaluation.prompt_sha256}
-        places = {"base": run.model, "mask": fill(mask_path(run.method), run), "data": run.task, "prompts": run.task}
-        for name, place in places.items():
-            if digests[name]:
-                shared[name, place][run] = digests[name]
+        digests = {link.name: link.digest for link in chains[run]}
+        shares = {
+            "base": (run.model, digests["base"]),
+            "mask": (fill(mask_path(run.method), run), digests["mask"]),
+            "data": (run.task, digests["data"]),
+            "prompts": (run.task, record.evaluation.prompt_sha256),
+        }
+        if get_method(run.method).updates_weights:
+            shares["base"] = (run.model, record.validation.mask.original or digests["base"])
+            shares["pruned base"] = (fill(base_folder(run.method), run), digests["base"])
+        for name, (place, digest) in shares.items():
+            if digest:
+                shared[name, place][run] = digest
         if digests["adapter"]:
             adapters[digests["adapter"]].append(run)
     faults: dict[Run, list[str]] = defaultdict(list)

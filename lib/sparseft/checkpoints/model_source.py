@@ -15,11 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sparseft.architectures import tensor_shapes
-from sparseft.checkpoints.checkpoint import DTYPES, INDEX, MANIFEST_VERSION, SMALL_FILES, Checkpoint
+from sparseft.checkpoints.checkpoint import DTYPES, INDEX, SMALL_FILES, Checkpoint
 from sparseft.checkpoints.conversion import safetensors_stream
-from sparseft.checkpoints.layers import prunable_layers, prunable_shapes
+from sparseft.checkpoints.layers import prunable_layers
 from sparseft.checkpoints.model_hub import fetch_config, fetch_snapshot
 from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
+from sparseft.checkpoints.rewriting import write_manifest
 from sparseft.checkpoints.soundness import check_finite_weights, check_tensors
 from sparseft.errors import InputError
 from sparseft.storage.atomic import atomic_folder, write_json
@@ -42,22 +43,9 @@ def prepare_model(model: Model, output: Path) -> dict:
         _READERS[kind](place, model, folder)
         _write_dtype(folder / "config.json", model.dtype)
         checkpoint = Checkpoint(folder)
-        shapes = prunable_shapes(checkpoint)
         check_tensors(checkpoint, model.source)
         check_finite_weights(checkpoint, f"{model.source} in {model.dtype}")
-        hashes = checkpoint.hashes()
-        sizes = {name: (folder / name).stat().st_size for name in hashes}
-        manifest = {
-            "format_version": MANIFEST_VERSION,
-            "source": model.source,
-            "dtype": model.dtype,
-            "architecture": checkpoint.architecture.class_name,
-            "prunable_layers": len(shapes),
-            "prunable_weights": sum(rows * cols for rows, cols in shapes.values()),
-            "digest": checkpoint.digest_of(hashes),
-            "files": {name: {"sha256": hashes[name], "bytes": sizes[name]} for name in sorted(hashes)},
-        }
-        write_json(folder / "manifest.json", manifest)
+        manifest = write_manifest(folder, source=model.source, dtype=model.dtype)
     return manifest
 
 

@@ -4,10 +4,11 @@ from sparseft.importances.gradient import GRADIENT
 from sparseft.importances.importance import Evidence, Importance
 from sparseft.importances.magnitude import MAGNITUDE
 from sparseft.importances.ria import RIA
+from sparseft.importances.sparsegpt import SPARSEGPT
 from sparseft.importances.taylor import TAYLOR
 from sparseft.importances.wanda import WANDA
 
-IMPORTANCES = (MAGNITUDE, GRADIENT, TAYLOR, WANDA, RIA)
+IMPORTANCES = (MAGNITUDE, GRADIENT, TAYLOR, WANDA, RIA, SPARSEGPT)
 # The importance of a method whose name has none.
 DEFAULT = MAGNITUDE
 

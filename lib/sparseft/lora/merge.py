@@ -7,13 +7,13 @@ The output has the base's files, headers and byte layout. Every tensor outside t
 the prunable weights differ. effective_weight.py computes W', for the training and for the merge.
 """
 
-from collections.abc import Callable, Set
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from sparseft.checkpoints.checkpoint import Checkpoint, Tensor, read_header
+from sparseft.checkpoints.checkpoint import Checkpoint, Tensor
+from sparseft.checkpoints.rewriting import rewritten
 from sparseft.errors import InputError
 from sparseft.language_model.experts import has_fused_experts
 from sparseft.lora.adapter import Adapter, check_layers, check_origin, read_adapter
@@ -59,8 +59,12 @@ def merge(
             )
         return bits_of(weight).numpy().tobytes()
 
+    names = {f"{layer}.weight" for layer in mask.shape}
     with atomic_folder(output) as temporary:
-        _copy(base, {f"{layer}.weight" for layer in mask.shape}, merged, temporary)
+        with rewritten(base, names, temporary) as write:
+            for tensor in base.tensors.values():
+                if tensor.name in names:
+                    write(tensor.name, merged(tensor))
         outputs = Checkpoint(temporary).hashes()
     return {
         "scale": factors.scale,
@@ -116,16 +120,3 @@ def _check_shapes(adapter: Path, factors: Adapter, base: Checkpoint) -> None:
         if (B.shape[0], A.shape[1]) != shape:
             matrices = f"A {tuple(A.shape)} and B {tuple(B.shape)}"
             raise InputError(f"{adapter}: {layer} is {shape}, but has {matrices}", "use the base it was trained on")
-
-
-def _copy(base: Checkpoint, names: Set[str], transform: Callable[[Tensor], bytes], folder: Path) -> None:
-    """Copy the checkpoint to `folder`, and write `transform` of the tensors in `names` in their places."""
-    base.copy_rest(folder)
-    for file in base.files:
-        header, tensors = read_header(file)
-        with open(file, "rb") as source, open(folder / file.name, "wb") as target:
-            target.write(header)
-            for tensor in tensors:
-                source.seek(tensor.start)
-                target.seek(tensor.start)
-                target.write(transform(tensor) if tensor.name in names else source.read(tensor.nbytes))

@@ -61,6 +61,11 @@ class MaskWriter:
         for level, block in zip(levels, packed, strict=True):
             self.files[level].write(self._numbers[layer], offset, memoryview(block))
 
+    def record(self, **entries: object) -> None:
+        """Add `entries` to the metadata of every file, which must be .pt. The header of a .safetensors file has no room for them."""
+        for file in self.files:
+            file.meta = file.meta | entries
+
     def finish(self) -> None:
         """Complete the files after their last bits. Until then, they cannot be read."""
         total = sum(rows * cols for rows, cols in self.shape.values())

@@ -72,7 +72,7 @@ def jobs(config: Config) -> dict[str, int]:
         "prepare_task": len(_prepared_tasks(config)),
         **({"prepare_wikitext2": 1} if config.perplexity else {}),
         **({"prepare_calibration": len(_texts(config))} if _texts(config) else {}),
-        **Counter(_mask_rule(method) for _, method in sorted(_mask_passes(runs))),
+        **Counter(_mask_rule(method) for _, method in sorted(_mask_jobs(runs))),
         **Counter(_export_rule(method) for _, method in sorted(_exports(config))),
         **({"compile_program": programs} if programs else {}),
         **dict.fromkeys(("train_adapter", "evaluate_adapter"), trained),
@@ -85,8 +85,10 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
     """Return the bytes of every mask file of a model. All files of one method have the same size."""
     runs = [run for run in targets.runs(config) if run.model == subject.name]
     sizes = []
-    for _, method in sorted(_mask_passes(runs)):
+    for _, method in sorted(_mask_jobs(runs)):
         percents = [0] if method == DENSE else config.grid.sparsities
+        # The job of a method that updates weights makes one mask.
+        files = 1 if get_method(method).updates_weights else len(percents)
         meta = mask_meta(method, percents, config.masks, DIGEST) | {"sparsity": 0.5}
         if get_method(method).uses_task:
             meta |= {"task": "hellaswag", "train_sha256": DIGEST, "accumulated": get_method(method).accumulated}
@@ -100,9 +102,11 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
                 "text_source": source,
                 "accumulated": get_method(method).accumulated,
             }
+        if get_method(method).updates_weights:
+            meta |= {"original": DIGEST}
         if get_method(method).allocation:
             meta["outliers"] = [0.0] * subject.config["num_hidden_layers"]
-        sizes += [mask_bytes(meta, subject.prunable)] * len(percents)
+        sizes += [mask_bytes(meta, subject.prunable)] * files
     return sizes
 
 
@@ -118,6 +122,7 @@ def disk_kept(config: Config, models: list[Subject]) -> list[Item]:
             f"parameters x bytes of the dtype: {models_bytes}; without the tokenizers",
         ),
         Item("masks", sum(masks), f"{len(masks)} files of {_range(masks)}: one bit per prunable weight"),
+        *_pruned_bases(config, models),
         Item(
             "adapters",
             sum(adapters),
@@ -226,15 +231,32 @@ def _compilations(config: Config) -> list[str]:
     ]
 
 
-def _mask_passes(runs: Iterable[Run]) -> set[tuple[str, str]]:
-    """Return the folder and the method of each first pass that makes masks of these runs."""
-    return {(grid.fill(grid.mask_folder(run.method), run), run.method) for run in runs}
+def _mask_jobs(runs: Iterable[Run]) -> set[tuple[str, str]]:
+    """Return the place and the method of each job that makes masks of these runs.
+
+    A pass for all sparsities has the folder of its masks as place. The job of one sparsity has the folder of its pruned base."""
+    jobs = set()
+    for run in runs:
+        folder_of = grid.base_folder if get_method(run.method).updates_weights else grid.mask_folder
+        jobs.add((grid.fill(folder_of(run.method), run), run.method))
+    return jobs
+
+
+def _pruned_bases(config: Config, models: list[Subject]) -> list[Item]:
+    """Return the disk space of the pruned bases of the methods that update weights; nothing if there is none."""
+    updated = [run for run in targets.runs(config) if get_method(run.method).updates_weights]
+    sizes = {grid.fill(grid.base_folder(run.method), run): _model_of(models, run).bytes for run in updated}
+    if not sizes:
+        return []
+    return [Item("pruned bases", sum(sizes.values()), f"{len(sizes)}, each as large as its model")]
 
 
 def _mask_rule(method: str) -> str:
     """Return the rule that makes the masks of a method."""
     if method == DENSE:
         return "compute_dense_mask"
+    if get_method(method).updates_weights:
+        return "prune_on_task" if method in grid.TASK_METHODS else "prune_on_text"
     if get_method(method).calibration:
         return "compute_text_masks"
     return "compute_task_masks" if method in grid.TASK_METHODS else "compute_masks"

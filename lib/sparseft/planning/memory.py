@@ -69,15 +69,31 @@ def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Nee
     if importance.evidence is Evidence.GRADIENTS:
         return _gradient_memory(config, subject, lengths, weights)
     machine = _loading(config, subject) | {"documents of the text": DOCUMENTS * lengths.text_bytes}
-    if not config.masks.is_sequential(method):
+    if not (importance.updates_weights or config.masks.is_sequential(method)):
         return Need({"weights": weights}, machine)
     # For each token the pass keeps a hidden state, and the cosines and sines of its position.
     numbers_per_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config).size
     states = width * lengths.examples * lengths.mean * numbers_per_token
+    model = {"weights": weights, "hidden states of the examples": states}
+    if importance.evidence is Evidence.HESSIAN:
+        return Need(model | _hessian_memory(subject), machine)
     # Three numbers of 4 bytes per weight.
     matrix = 3 * 4 * _largest_layer(subject)
     machine |= {"a matrix, its magnitudes and scores, fp32": matrix}
-    return Need({"weights": weights, "hidden states of the examples": states}, machine)
+    return Need(model, machine)
+
+
+def _hessian_memory(subject: Subject) -> dict[str, int]:
+    """Return what the Hessians of a decoder layer need, and the work on the largest of them. All are in fp32."""
+    sides = [cols for layer, (_, cols) in subject.prunable.items() if layer.startswith("model.layers.0.")]
+    # The damped Hessian, its triangle and its inverse. They and the Hessian itself exist together once.
+    factors = 3 * max(sides) ** 2
+    # The weights, the new ones and their scores, and three numbers of a product.
+    matrices = 6 * _largest_layer(subject)
+    return {
+        "Hessians of a decoder layer, fp32": 4 * sum(side**2 for side in sides),
+        "factors of a Hessian, and its weights, fp32": 4 * (factors + matrices),
+    }
 
 
 def _gradient_memory(config: Config, subject: Subject, lengths: CalibrationLengths, weights: int) -> Need:

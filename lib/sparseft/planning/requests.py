@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from sparseft.errors import InputError
+from sparseft.importances import Evidence
 from sparseft.methods import get_method
 from sparseft.planning.lengths import TaskLengths, calibration_lengths, task_lengths
 from sparseft.planning.memory import MASK_JOB, PROGRAM, Need, evaluation_memory, mask_memory, training_memory
@@ -141,7 +142,10 @@ def _flop(config: Config, job: JobKind, subject: Subject) -> int:
     if job.kind == "mask":
         passes = config.masks.passes_of(job.method, config.grid.sparsities)
         calibration = calibration_lengths(config, job.task, job.method)
-        return 6 * subject.weights * calibration.long * calibration.examples * passes
+        tokens = calibration.long * calibration.examples
+        evidence = get_method(job.method).importance.evidence
+        products = _hessian_flop(subject, tokens) if evidence is Evidence.HESSIAN else 0
+        return 6 * subject.weights * tokens * passes + products
     lengths = task_lengths(config, job.task)
     rows = lengths.rows[1]
     if job.kind == "training":
@@ -155,6 +159,11 @@ def _flop(config: Config, job: JobKind, subject: Subject) -> int:
         return 6 * subject.weights * (measured.sequence_length or lengths.long) * examples
     tokens = sum(_evaluated_tokens(task_lengths(config, task)) for task in config.evaluated_tasks(job.task))
     return 2 * subject.weights * (tokens + (PERPLEXITY if config.perplexity else 0))
+
+
+def _hessian_flop(subject: Subject, tokens: int) -> int:
+    """Return the FLOP of all Hessians of `tokens` inputs, of their factors, and of the updates of the weights."""
+    return sum(2 * tokens * cols**2 + 3 * cols**3 + 8 * rows * cols**2 for rows, cols in subject.prunable.values())
 
 
 def _evaluated_tokens(lengths: TaskLengths) -> int:

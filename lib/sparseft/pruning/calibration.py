@@ -4,6 +4,7 @@ The examples are a task's, or windows of a text (calibration_text.py).
 
     GRADIENTS    mean_i |dL_i/dW|   L_i: the mean answer loss of example i, nats per answer token (language_model/loss.py)
     INPUT_NORMS  ||X_j||            X: the layer's inputs (all tokens of all examples, cols)
+    HESSIAN      X^T X              added in fp32, example by example
 
 Why the mean of magnitudes, and not the magnitude of the mean gradient? At a trained model, the gradients of the examples
 nearly cancel, and their mean is mostly noise. Magnitudes cannot cancel. The sources:
@@ -21,7 +22,7 @@ A float16 model is calibrated in float32, because its gradients would underflow.
 import math
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,6 +76,10 @@ class ExampleCalibration:
     def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, np.ndarray], np.ndarray]) -> None:
         """Prune the model in memory, layer by layer, as `sequential_prune` describes."""
         sequential_prune(checkpoint, self.examples_of(checkpoint), prune)
+
+    def update_in_sequence(self, checkpoint: Checkpoint, update: Callable[[str, Tensor, Tensor], Tensor]) -> None:
+        """Prune the model in memory, and update its weights, as `sequential_update` describes."""
+        sequential_update(checkpoint, self.examples_of(checkpoint), update)
 
 
 def calibrate(method: Method, task_name: str, train: Path, settings: Masks) -> ExampleCalibration:
@@ -179,26 +184,57 @@ def input_norms(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np
     with _squared_norms(linears) as squares:
         for example in tqdm(examples, desc="activations"):
             model.get_decoder()(input_ids=torch.tensor([example.ids], device=device), use_cache=False)
-    return _norms(squares)
+    return {layer: _norm(layer, square) for layer, square in squares.items()}
 
 
-@torch.no_grad()
 def sequential_prune(
     checkpoint: Checkpoint, examples: list[Example], prune: Callable[[str, np.ndarray], np.ndarray]
 ) -> None:
     """Prune the model in memory, decoder layer by decoder layer, as Wanda is published.
 
-    The steps for each decoder layer are:
-
-    1. Collect the norms of the inputs of its layers while their weights are whole.
-    2. Call prune(layer, norms fp32 (cols,)) for each mask, bool (rows, cols), True if kept.
-    3. Set the pruned weights to zero.
-    4. Compute the outputs again, which are the inputs of the next decoder layer.
-
-    Memory is the model, the examples' hidden states, and the layers' keywords for each length of an example. Raises
-    InputError if a norm is not finite.
+    prune(layer, norms fp32 (cols,)) returns each mask, bool (rows, cols), True if kept. Raises InputError if a norm is not finite.
 
     Source: arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda."""
+
+    def change(layer: str, weight: Tensor, squares: Tensor) -> None:
+        kept = torch.from_numpy(prune(layer, _norm(layer, squares))).to(weight.device)
+        weight.masked_fill_(~kept, 0)
+
+    _in_sequence(checkpoint, examples, _squared_norms, change)
+
+
+def sequential_update(
+    checkpoint: Checkpoint, examples: list[Example], update: Callable[[str, Tensor, Tensor], Tensor]
+) -> None:
+    """Prune and update the model in memory, decoder layer by decoder layer, as SparseGPT is published.
+
+    update(layer, weight fp32 (rows, cols), Hessian fp32 (cols, cols)) returns each layer's new weight. Raises InputError if an
+    input is not finite.
+
+    Source: arXiv 2301.00774; IST-DASLab/sparsegpt@147d215, llama.py, llama_sequential."""
+
+    def change(layer: str, weight: Tensor, hessian: Tensor) -> None:
+        _check_finite(layer, hessian.diagonal(), "an input")
+        weight.copy_(update(layer, weight.float(), hessian))
+
+    _in_sequence(checkpoint, examples, _hessians, change)
+
+
+@torch.no_grad()
+def _in_sequence(
+    checkpoint: Checkpoint,
+    examples: list[Example],
+    sums_of: Callable[[Linears], AbstractContextManager[dict[str, Tensor]]],
+    change: Callable[[str, Tensor, Tensor], None],
+) -> None:
+    """Change the model in memory, decoder layer by decoder layer. The steps for each decoder layer are:
+
+    1. Collect the sums over the inputs of its layers while their weights are whole.
+    2. Call change(layer, weight, sum) for each of its layers.
+    3. Compute the outputs again, which are the inputs of the next decoder layer.
+
+    Memory is the model, the examples' hidden states, the layers' keywords for each length of an example, and the sums of one
+    decoder layer."""
     model, linears, device = _load(checkpoint)
     hidden: list[Tensor] = []
     # Length of an example -> the keywords of every decoder layer, which depend only on the length.
@@ -210,12 +246,11 @@ def sequential_prune(
     for number, decoder_layer in enumerate(tqdm(model.model.layers, desc="decoder layers")):
         prefix = f"model.layers.{number}."
         inner_linears = {layer: linear for layer, linear in linears.items() if layer.startswith(prefix)}
-        with _squared_norms(inner_linears) as squares:
+        with sums_of(inner_linears) as sums:
             for states in hidden:
                 decoder_layer(states, **options[states.shape[1]][number])
-        for layer, norms in _norms(squares).items():
-            kept = torch.from_numpy(prune(layer, norms)).to(device)
-            inner_linears[layer].weight.masked_fill_(~kept, 0)
+        for layer, linear in inner_linears.items():
+            change(layer, linear.weight, sums.pop(layer))
         for index, states in enumerate(hidden):
             # (1, T, H)
             hidden[index] = decoder_layer(states, **options[states.shape[1]][number])
@@ -244,36 +279,55 @@ def _add_magnitude_to(total: Tensor) -> Callable[[Tensor], None]:
     return add_and_free
 
 
+def _squared_norms(linears: Linears) -> AbstractContextManager[dict[str, Tensor]]:
+    """Return a context of the sums of squares of each input column by layer, fp64 (cols,)."""
+
+    def add(total: Tensor, x: Tensor) -> None:
+        total += torch.linalg.vector_norm(x, dim=0, dtype=torch.float32).double().square()
+
+    sums = {layer: _zeros(linear, linear.in_features, dtype=torch.float64) for layer, linear in linears.items()}
+    return _added(linears, sums, add)
+
+
+def _hessians(linears: Linears) -> AbstractContextManager[dict[str, Tensor]]:
+    """Return a context of the sums of x x^T by layer, fp32 (cols, cols)."""
+
+    def add(total: Tensor, x: Tensor) -> None:
+        x = x.float()
+        total.addmm_(x.T, x)
+
+    sums = {layer: _zeros(linear, linear.in_features, linear.in_features) for layer, linear in linears.items()}
+    return _added(linears, sums, add)
+
+
+def _zeros(linear: nn.Linear, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return zeros on the device of a layer."""
+    return torch.zeros(shape, dtype=dtype, device=linear.weight.device)
+
+
 @contextmanager
-def _squared_norms(linears: Linears) -> Iterator[dict[str, Tensor]]:
-    """Yield the sum of squares of each input column by layer, fp64 (cols,). Every forward pass in the block adds to it."""
-    squares = {
-        layer: torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
-        for layer, linear in linears.items()
-    }
+def _added(
+    linears: Linears, sums: dict[str, Tensor], add: Callable[[Tensor, Tensor], None]
+) -> Iterator[dict[str, Tensor]]:
+    """Yield `sums`. Every forward pass in the block adds its inputs x (tokens, cols) to each layer's with `add(sum, x)`."""
 
     def collect(layer: str) -> Callable:
-        def add(_, inputs: tuple[Tensor, ...]) -> None:
-            # (tokens, cols). An expert's input has 2 dimensions, and that of any other layer has 3.
-            x = inputs[0].flatten(0, -2)
-            squares[layer] += torch.linalg.vector_norm(x, dim=0, dtype=torch.float32).double().square()
-
-        return add
+        # An expert's input has 2 dimensions, and that of any other layer has 3.
+        return lambda _, inputs: add(sums[layer], inputs[0].flatten(0, -2))
 
     handles = [linear.register_forward_pre_hook(collect(layer)) for layer, linear in linears.items()]
     try:
-        yield squares
+        yield sums
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _norms(squares: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """Return the square roots of the sums by layer, fp32 (cols,). Raises InputError if one is not finite."""
-    norms = {layer: square.sqrt().float().cpu() for layer, square in squares.items()}
-    for layer, norm in norms.items():
-        _check_finite(layer, norm, "an input")
-    return {layer: norm.numpy() for layer, norm in norms.items()}
+def _norm(layer: str, squares: Tensor) -> np.ndarray:
+    """Return the square roots of a layer's sums, fp32 (cols,). Raises InputError if one is not finite."""
+    norm = squares.sqrt().float().cpu()
+    _check_finite(layer, norm, "an input")
+    return norm.numpy()
 
 
 def _layer_arguments(model: nn.Module, ids: Tensor) -> tuple[Tensor, list[dict]]:

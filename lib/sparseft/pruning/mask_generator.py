@@ -23,7 +23,7 @@ from sparseft.masks.mask_file import mask_meta, pack, unpack
 from sparseft.masks.mask_writer import MaskWriter, mask_writer
 from sparseft.methods import DENSE, Method, get_method
 from sparseft.pruning.allocation import allocate, outlier_shares
-from sparseft.pruning.mask_report import Scores, mask_report, plot_report
+from sparseft.pruning.mask_report import NO_SCORES, Scores, mask_report, plot_report
 from sparseft.pruning.scores import (
     Source,
     bits_of,
@@ -37,9 +37,6 @@ from sparseft.pruning.selection import Selection, select_groups, select_rows, se
 from sparseft.pruning.structured import select_units
 from sparseft.storage.atomic import atomic_files, write_json
 from sparseft.study.config import Masks
-
-# The distribution of scores in the report of a mask that keeps every weight.
-NO_SCORES = Scores({}, {}, 0)
 
 
 class Calibration(Protocol):
@@ -98,7 +95,7 @@ def compute_masks(
     allocated = None
     if method.allocation:
         meta["outliers"] = outlier_shares(checkpoint, calibration.input_norms(checkpoint), settings.owl_m)
-        group = settings.nm_group if meta["scope"] == "group" else None
+        group = settings.nm_group if method.pattern.has_groups else None
         allocated = allocate(meta["outliers"], shape, percents, settings.owl_lambda, group)
     metas = [meta | {"sparsity": percent / 100} for percent in percents]
     with atomic_files(places.report.parent, places.report.name) as folder:

@@ -54,6 +54,10 @@ class Scores:
         return cls(quantiles, octaves, int(counts[values == 0].sum()))
 
 
+# The distribution of scores of a mask that ranks nothing.
+NO_SCORES = Scores({}, {}, 0)
+
+
 def mask_report(
     meta: dict,
     percents: list[int],

@@ -131,16 +131,21 @@ def select_groups(selection: Selection, layer: str, group: int) -> Scores:
 
     Raises InputError if the groups do not divide a row."""
     rows, cols = selection.shape[layer]
-    if cols % group:
-        raise InputError(
-            f"{layer}: its {cols} columns cannot be divided into groups of {group}", "choose another masks.nm_group"
-        )
+    check_groups(layer, cols, group)
     counts = selection.layer_counts(layer, group) // (rows * cols // group)
     histogram = np.zeros(mask_kernels.BINS, np.int32)
     for block, packed in _blocks_to_fill(selection, layer):
         mask_kernels.count_high(block, histogram)
         mask_kernels.write_group_masks(block, cols, group, counts, packed)
     return _scores(selection, layer, histogram)
+
+
+def check_groups(layer: str, cols: int, group: int) -> None:
+    """Raise InputError if the groups of N:M do not divide a layer's rows."""
+    if cols % group:
+        raise InputError(
+            f"{layer}: its {cols} columns cannot be divided into groups of {group}", "choose another masks.nm_group"
+        )
 
 
 def _blocks_to_fill(selection: Selection, layer: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:

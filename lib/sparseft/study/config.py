@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, cre
 
 from sparseft.errors import InputError
 from sparseft.importances import IMPORTANCES, Importance
-from sparseft.methods import DENSE, ON, SEMISTRUCTURED, TEXT_NAME, Method, get_method
+from sparseft.methods import DENSE, ON, TEXT_NAME, Method, get_method
 from sparseft.modes import get_mode
 from sparseft.study.backends import BACKENDS, Backend, backend_sections, get_backend
 from sparseft.study.grid import METHODS, PROJECTIONS, TEXT_METHOD, TRAINED_MODES, WILDCARDS
@@ -491,7 +491,6 @@ class Masks(Section):
         " sparsities, with the inputs of the dense model.",
         examples=[False],
     )
-
     owl_lambda: float = Field(
         0.08,
         gt=0,
@@ -507,6 +506,17 @@ class Masks(Section):
         " layer.",
         examples=[7.0],
     )
+    sparsegpt_block: Annotated[int, Field(ge=1, le=LARGEST)] = Field(
+        128,
+        description="Columns that sparsegpt ranks together and updates at once. With N:M, a multiple of nm_group.",
+        examples=[256],
+    )
+    sparsegpt_damping: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.01,
+        description="Share of the mean of the Hessian's diagonal that sparsegpt adds to the diagonal. A Hessian that is still not"
+        " positive definite gets ten times as much, which the report records.",
+        examples=[0.1],
+    )
 
     def scope_of(self, method_name: str, percents: list[int]) -> str:
         """Return what a method ranks together: layer, row, group or global. Raises InputError if it is impossible."""
@@ -515,11 +525,13 @@ class Masks(Section):
             raise InputError(
                 f"method {method_name!r} keeps every weight", "set the sparsity to 0, or choose another method"
             )
-        if method.pattern is SEMISTRUCTURED:
-            self._check_groups(percents)
+        if method.pattern.has_groups:
+            self._check_groups(method_name, percents)
             self._check_spread(method)
         if method.pattern.scope:
             return method.pattern.scope
+        if method.importance and method.importance.has_fixed_scope:
+            return method.importance.scope
         if self.scope == "global" and method.allocation:
             raise InputError(
                 f"masks.scope global is impossible with {method_name}: the scores of all layers would decide how many weights"
@@ -550,6 +562,10 @@ class Masks(Section):
         """Return the settings on which the masks of a method depend, by name."""
         method = get_method(method_name)
         names = list(method.pattern.settings)
+        if method.importance:
+            names += method.importance.settings
+            if method.importance.has_fixed_scope and "scope" in names:
+                names.remove("scope")
         if method.is_sequential:
             names.append("sequential")
         if method.allocation:
@@ -583,8 +599,13 @@ class Masks(Section):
                 f"set it to {math.ceil(1000 / (2 * self.nm_group)) / 1000} or more, or leave {method.name} out of grid.methods",
             )
 
-    def _check_groups(self, percents: list[int]) -> None:
-        """Raise InputError if a sparsity is not N:M for masks.nm_group."""
+    def _check_groups(self, method_name: str, percents: list[int]) -> None:
+        """Raise InputError if a sparsity is not N:M for masks.nm_group, or if a group would lie in two blocks of columns."""
+        if get_method(method_name).updates_weights and self.sparsegpt_block % self.nm_group:
+            raise InputError(
+                f"masks.sparsegpt_block {self.sparsegpt_block}: {method_name} has groups of {self.nm_group} in a block",
+                f"set it to a multiple of {self.nm_group}",
+            )
         impossible = [percent for percent in percents if percent * self.nm_group % 100]
         if impossible:
             possible = [str(percent) for percent in range(100) if percent * self.nm_group % 100 == 0]

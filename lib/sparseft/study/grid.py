@@ -16,8 +16,17 @@ METHODS = tuple(methods.METHODS)
 TASK_METHODS = tuple(name for name, method in methods.METHODS.items() if method.uses_task)
 WEIGHT_METHODS = tuple(name for name in METHODS if name not in TASK_METHODS)
 DENSE = methods.DENSE.name
-# An expression for the names of the methods that look at a text. There is one for every name of a text.
-TEXT_METHOD = rf"(?:{'|'.join(TASK_METHODS)}){methods.ON}{methods.TEXT_NAME}"
+# Of the methods that look at examples: those that update weights, which have a job per sparsity, and those that only have masks.
+UPDATING_METHODS = tuple(name for name in TASK_METHODS if methods.METHODS[name].updates_weights)
+MASKING_METHODS = tuple(name for name in TASK_METHODS if name not in UPDATING_METHODS)
+
+
+def on_text(names: tuple[str, ...]) -> str:
+    """Return an expression for the variants on texts of some methods. There is one for every name of a text."""
+    return rf"(?:{'|'.join(names)}){methods.ON}{methods.TEXT_NAME}"
+
+
+TEXT_METHOD = on_text(TASK_METHODS)
 MASK_PLOTS = ("sparsity", "layers", "scores")
 MASK_PLOT = "plots/{plot}_{name}.png"
 MASK_REPORT = "report_{name}.json"
@@ -106,6 +115,10 @@ CALIBRATION_SOURCE = f"{CALIBRATION}.json"
 MASKS = "masks/{model}"
 TASK_MASKS = f"{MASKS}/{{task}}"
 MASK_NAME = "masks_sparsity{sparsity}_{method}"
+# The weights of a method that updates them.
+PRUNED_BASES = "pruned/{model}"
+TASK_PRUNED_BASES = f"{PRUNED_BASES}/{{task}}"
+PRUNED_NAME = "sparsity{sparsity}_{method}"
 RUNS = "results/runs"
 RUN = f"{RUNS}/{RUN_ID}"
 THROUGHPUT = f"results/throughput/{CELL_ID}.json"
@@ -136,6 +149,20 @@ def calibration_text(method: str) -> str:
 def mask_path(method: str) -> str:
     """Return the path of a method's masks, with wildcards."""
     return f"{mask_folder(method)}/{MASK_NAME}.pt"
+
+
+def base_folder(method: str) -> str:
+    """Return the folder of the weights from which the runs of a method start, with wildcards.
+
+    It is the model, or the pruned base of a method that updates weights."""
+    if not methods.get_method(method).updates_weights:
+        return MODEL
+    return f"{TASK_PRUNED_BASES if mask_folder(method) == TASK_MASKS else PRUNED_BASES}/{PRUNED_NAME}"
+
+
+def base_manifest(method: str) -> str:
+    """Return the path of the manifest of a method's `base_folder`, with wildcards."""
+    return f"{base_folder(method)}/manifest.json"
 
 
 def exported(method: str) -> str:

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from sparseft.errors import InputError
+from sparseft.methods import get_method
 from sparseft.storage.atomic import write_json
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
@@ -23,10 +24,12 @@ _REMEDY = f"delete {FIRST_PASS}, and start the same command again"
 def first_and_added(config: Config) -> tuple[list[int], list[int]]:
     """Return the grid's sparsities, in percent: those of the first pass, and those that have a pass of their own.
 
-    The existing masks of the grid decide. No pass makes an existing mask together with a missing one."""
+    The existing masks of the grid decide. No pass makes an existing mask together with a missing one. The masks of a method that
+    updates weights have a job per sparsity, so they decide nothing."""
     grid = config.grid
     added: set[int] = set()
-    for model, method, task in product(grid.models, grid.methods, grid.tasks):
+    in_passes = [method for method in grid.methods if not get_method(method).updates_weights]
+    for model, method, task in product(grid.models, in_passes, grid.tasks):
         added |= _added(grid.sparsities, model, method, task)
     first = [percent for percent in grid.sparsities if percent not in added]
     return first, sorted(added)

@@ -41,6 +41,7 @@ _NAMED = (
     rf"results/throughput/{_CELL}(?:\.json|/.+)",
     r"masks/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?masks_sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)\.pt",
     r"models/(?P<model>[^/]+)/manifest\.json",
+    r"pruned/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)/manifest\.json",
     r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|manifest\.json)",
 )
 # The targets that need every measurement of throughput.

@@ -56,7 +56,8 @@ class ValidationInputs(RecordPart):
 class MaskSettings(RecordPart):
     """Hold what a mask says of itself. A setting that its method does not use is None.
 
-    `sparsity` is the fraction that was requested. `train_sha256` is that of the task's examples that calibrated the mask, and
+    `sparsity` is the fraction that was requested. `original` is the digest of the dense model if the method updated the weights
+    of its base. `train_sha256` is that of the task's examples that calibrated the mask, and
     `text_sha256` that of the text that did."""
 
     scope: str
@@ -73,11 +74,12 @@ class MaskSettings(RecordPart):
     accumulated: str | None = None
     train_sha256: str | None = None
     text_sha256: str | None = None
+    original: str | None = None
 
     @property
     def settings(self) -> dict[str, object]:
         """Return by name what decides the masks of the method, apart from the base."""
-        named = {"method", "sparsity", "train_sha256", "text_sha256"}
+        named = {"method", "sparsity", "train_sha256", "text_sha256", "original"}
         digest = self.train_sha256 or self.text_sha256
         return self.model_dump(exclude=named) | ({"calibration data": digest} if digest else {})
 

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from sparseft.architectures import LLAMA, MISTRAL, MIXTRAL
 from sparseft.errors import InputError
+from sparseft.methods import get_method
 from sparseft.study.backends.backend import Backend, HostMemory, StudyConfig
 from sparseft.study.grid import WAFER
 from sparseft.study.section import LARGEST, Positive, Section
@@ -141,7 +142,13 @@ def compile_once_in_environment() -> bool | None:
 
 
 def check_process_and_environment(config: StudyConfig) -> None:
-    """Raise InputError if a study asks for several processes, or if COMPILE_ONCE is neither 0 nor 1."""
+    """Raise InputError if a study asks for several processes or for pruned bases, or if COMPILE_ONCE is neither 0 nor 1."""
+    for method in config.grid.methods:
+        if get_method(method).updates_weights:
+            raise InputError(
+                f"grid.methods {method}: Cerebras' backends start from the model's weights, and this method updates them",
+                "leave it out, or set backend: torch",
+            )
     if config.resources.processes > 1:
         raise InputError(
             f"resources.processes {config.resources.processes}: Cerebras' backends train in one process",

@@ -1,0 +1,20 @@
+"""Define sparsegpt: what the layer's output loses if the weight becomes zero and the later columns make up for it.
+
+The score depends on the columns that are already pruned, and the kept weights change with every column. So pruning/sparsegpt.py
+computes both, and there is no `score` here.
+"""
+
+from sparseft.importances.importance import Evidence, Importance
+
+SPARSEGPT = Importance(
+    name="sparsegpt",
+    formula="w^2 / [(X X^T)^-1]_jj",
+    source="Frantar and Alistarh 2023, arXiv 2301.00774, algorithm 1; sparsegpt.py of its code, commit 147d215",
+    evidence=Evidence.HESSIAN,
+    patterns=("unstructured", "semistructured"),
+    scope="block",
+    has_fixed_scope=True,
+    accumulated="sum of x x^T over all tokens of all examples",
+    settings=("sparsegpt_block", "sparsegpt_damping"),
+    updates_weights=True,
+)

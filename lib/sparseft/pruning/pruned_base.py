@@ -1,0 +1,101 @@
+"""Write what a method makes that updates weights: a mask, and the pruned weights W' * M as a checkpoint of their own.
+
+The runs of the method start from this pruned base, as those of other methods start from the model. It has the files, the dtypes
+and the byte layout of the original model. Only the prunable weights differ. The mask names both digests: `base` is the pruned
+base, and `original` the model from which it was made.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from sparseft.checkpoints.checkpoint import Checkpoint, infinity
+from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
+from sparseft.checkpoints.soundness import check_finite_weights, check_tensors
+from sparseft.errors import InputError
+from sparseft.masks.mask_file import mask_meta, pack
+from sparseft.masks.mask_kernels import zero_pruned
+from sparseft.masks.mask_writer import MaskWriter, mask_writer
+from sparseft.pruning.mask_report import NO_SCORES, Scores, mask_report, plot_report
+from sparseft.storage.atomic import atomic_files, atomic_folder, write_json
+from sparseft.study.config import Masks
+
+
+@dataclass(frozen=True)
+class PrunedFiles:
+    """Hold the paths of one sparsity: mask, report and pruned base. With a `plot_name`, plots are written beside the report."""
+
+    mask: Path
+    report: Path
+    base: Path
+    plot_name: str | None = None
+
+
+@dataclass
+class PrunedWriter:
+    """Take the mask and the new weights of each prunable layer, in any order."""
+
+    original: Checkpoint
+    masks: MaskWriter
+    write_tensor: WriteTensor
+    # What the metadata of the mask also says.
+    meta: dict = field(default_factory=dict)
+    # What the report also says of a layer, and the distribution of its scores, by layer.
+    rows: dict[str, dict] = field(default_factory=dict)
+    scores: dict[str, Scores] = field(default_factory=dict)
+
+    def write(self, layer: str, kept: np.ndarray, bits: np.ndarray, scores: Scores = NO_SCORES, **row: object) -> None:
+        """Write a layer's mask `kept`, bool (rows, cols), and its weights, `bits` (rows, cols) in the dtype of the original.
+
+        What the mask prunes becomes +0.0. `row` is added to the layer's row of the report. Raises InputError if a weight is not
+        finite."""
+        tensor = self.original.tensors[f"{layer}.weight"]
+        packed = pack(kept).reshape(-1)
+        content = np.ascontiguousarray(bits).reshape(-1)
+        zero_pruned(content, tensor.shape[1], packed)
+        # The shift removes the sign.
+        if (content << 1).max() >= infinity(tensor.dtype) << 1:
+            raise InputError(f"{layer}: its updated weights are not finite in {tensor.dtype}", "use another method")
+        self.masks.write(layer, 0, packed[None])
+        self.write_tensor(tensor.name, content.tobytes())
+        self.rows[layer] = row
+        self.scores[layer] = scores
+
+    def record(self, **entries: object) -> None:
+        """Add `entries` to the metadata of the mask and to the report."""
+        self.meta.update(entries)
+
+
+@contextmanager
+def pruned_writer(
+    original: Checkpoint, method: str, percent: int, settings: Masks, places: PrunedFiles, meta: dict
+) -> Iterator[PrunedWriter]:
+    """Yield the writer of one sparsity of a method. The block must write every prunable layer once.
+
+    `meta` is added to the metadata of the mask. After the block, the pruned base appears first and then the mask with its report,
+    so that no mask is without its base. If the block fails, nothing appears. Raises InputError if the tensors of the original do
+    not fit its config.json, or if one of its weights is not finite."""
+    shape = prunable_shapes(original)
+    check_tensors(original, original.folder)
+    if not original.prepared:
+        check_finite_weights(original, original.folder)
+    origin = {"method": method, "sparsity": percent / 100, "original": original.digest}
+    meta = mask_meta(method, [percent], settings, original.digest) | meta | origin
+    with atomic_files(places.report.parent, places.report.name) as folder:
+        with mask_writer([folder / places.mask.name], [meta], shape) as masks:
+            with atomic_folder(places.base) as base:
+                with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:
+                    writer = PrunedWriter(original, masks, write_tensor)
+                    yield writer
+                meta |= writer.meta | {"base": write_manifest(base, **origin)["digest"]}
+            masks.record(**meta)
+        report = mask_report(meta, [percent], masks.kept, shape, writer.scores)
+        for row in report["sparsities"][0]["layers"]:
+            row.update(writer.rows[row["layer"]])
+        if places.plot_name:
+            plot_report(report, folder, places.plot_name)
+        write_json(folder / places.report.name, report)

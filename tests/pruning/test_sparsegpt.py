@@ -1,0 +1,161 @@
+"""SparseGPT on one layer, beside a plain implementation of the paper that inverts the Hessian of every remaining set of columns."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from sparseft.errors import InputError
+from sparseft.pruning.sparsegpt import output_error, prune_layer
+from torch import Tensor
+
+ROWS, COLS, TOKENS = 24, 40, 200
+DAMPING = 0.01
+
+
+def layer(seed: int = 0, rows: int = ROWS, cols: int = COLS, tokens: int = TOKENS) -> tuple[Tensor, Tensor]:
+    """Return weights (rows, cols) and the Hessian of inputs that depend on each other, both fp64."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(cols, cols, generator=generator, dtype=torch.float64)
+    inputs = torch.randn(tokens, cols, generator=generator, dtype=torch.float64) @ mixing
+    weights = torch.randn(rows, cols, generator=generator, dtype=torch.float64)
+    return weights, inputs.T @ inputs
+
+
+def dense_algebra(weights: Tensor, hessian: Tensor, count: int, block: int, group: int | None = None) -> tuple:
+    """Return the mask and the weights: section 3 of arXiv 2301.00774, with an inverse per column and no factorisation."""
+    weights = weights.clone()
+    rows, cols = weights.shape
+    hessian = hessian + DAMPING * hessian.diagonal().mean() * torch.eye(cols, dtype=hessian.dtype)
+    inverses = [torch.linalg.inv(hessian[j:, j:]) for j in range(cols)]
+    costs = torch.stack([inverse[0, 0] for inverse in inverses])
+    kept = torch.ones(rows, cols, dtype=torch.bool)
+    for j in range(cols):
+        if group and j % group == 0:
+            for row in range(rows):
+                scores = weights[row, j : j + group] ** 2 / costs[j : j + group]
+                kept[row, j + scores.argsort()[: count * group // (rows * cols)]] = False
+        if not group and j % block == 0:
+            end = min(j + block, cols)
+            number = round(Fraction(count * end, cols)) - round(Fraction(count * j, cols))
+            scores = weights[:, j:end] ** 2 / costs[j:end]
+            lowest = scores.flatten().argsort()[:number]
+            kept[lowest // (end - j), j + lowest % (end - j)] = False
+        for row in range(rows):
+            if not kept[row, j]:
+                weights[row, j:] -= weights[row, j] / costs[j] * inverses[j][0]
+                weights[row, j] = 0
+    return kept, weights
+
+
+@pytest.mark.parametrize(("percent", "block"), [(50, 8), (70, 16), (30, 40), (60, 7), (95, 13)])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-10), (torch.float32, 2e-4)])
+def test_mask_and_weights_are_those_of_dense_algebra(percent, block, dtype, error):
+    weights, hessian = layer()
+    count = round(Fraction(percent * weights.numel(), 100))
+    kept, expected = dense_algebra(weights, hessian, count, block)
+    pruned = prune_layer("layer", weights.to(dtype), hessian.to(dtype), count, block=block, damping=DAMPING)
+    assert torch.equal(pruned.kept, kept)
+    assert (pruned.weights - expected).norm() < error * expected.norm()
+    assert pruned.damping == DAMPING
+
+
+@pytest.mark.parametrize(("zeros", "group"), [(2, 4), (1, 4), (4, 8), (3, 5)])
+def test_the_groups_of_n_to_m_are_those_of_dense_algebra(zeros, group):
+    weights, hessian = layer()
+    count = weights.numel() * zeros // group
+    kept, expected = dense_algebra(weights, hessian, count, block=40, group=group)
+    pruned = prune_layer("layer", weights, hessian, count, block=2 * group, damping=DAMPING, group=group)
+    assert torch.equal(pruned.kept, kept)
+    assert (pruned.weights - expected).norm() < 1e-10 * expected.norm()
+    assert (~pruned.kept.reshape(ROWS, -1, group)).sum(dim=2).unique().tolist() == [zeros]
+
+
+def test_without_damping_the_kept_weights_are_the_least_squares_answer_of_a_pruned_first_column():
+    weights, hessian = layer(rows=1)
+    # The first block has the first column, and its only weight goes.
+    weights[0, 0] = 1e-6
+    pruned = prune_layer("layer", weights, hessian, 1, block=COLS, damping=1e-14)
+    assert (~pruned.kept).nonzero().tolist() == [[0, 0]]
+    # min || w X - v X || over v with v_0 = 0.
+    best = torch.linalg.solve(hessian[1:, 1:], hessian[1:] @ weights[0])
+    torch.testing.assert_close(pruned.weights[0, 1:], best, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [0, 1, 17, 479, 480, 959, 960])
+@pytest.mark.parametrize("block", [1, 7, 40, 128])
+def test_the_count_is_exact_and_every_block_has_its_share(count, block):
+    weights, hessian = layer()
+    kept = prune_layer("layer", weights, hessian, count, block=block, damping=DAMPING).kept
+    for end in [*range(block, COLS, block), COLS]:
+        assert int((~kept[:, :end]).sum()) == round(Fraction(count * end, COLS))
+
+
+def test_equal_scores_are_pruned_from_the_lowest_index():
+    pruned = prune_layer("layer", torch.ones(2, 4), torch.eye(4), 3, block=4, damping=DAMPING)
+    assert pruned.kept.tolist() == [[False, False, False, True], [True, True, True, True]]
+
+
+@pytest.mark.parametrize("percent", [30, 50, 70])
+def test_the_output_error_is_below_that_of_wanda(percent):
+    for seed in range(5):
+        weights, hessian = layer(seed)
+        count = round(percent * weights.numel() / 100)
+        pruned = prune_layer("layer", weights, hessian, count, block=8, damping=DAMPING)
+        scores = weights.abs() * hessian.diagonal().sqrt()
+        kept = torch.ones_like(pruned.kept)
+        kept.view(-1)[scores.flatten().argsort()[:count]] = False
+        assert output_error(weights, pruned.weights, hessian) < output_error(weights, weights * kept, hessian)
+
+
+def test_the_output_error_is_that_of_the_outputs():
+    weights, _ = layer()
+    inputs = torch.randn(TOKENS, COLS, dtype=torch.float64)
+    other = weights + 0.1 * torch.randn_like(weights)
+    expected = (inputs @ (weights - other).T).square().sum() / (inputs @ weights.T).square().sum()
+    assert output_error(weights, other, inputs.T @ inputs) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_an_input_that_is_always_zero_loses_its_weights_and_changes_nothing_else():
+    weights, hessian = layer()
+    dead = [3, 17]
+    hessian[dead] = 0
+    hessian[:, dead] = 0
+    alive = [column for column in range(COLS) if column not in dead]
+    pruned = prune_layer("layer", weights, hessian, 480, block=COLS, damping=DAMPING)
+    assert not pruned.weights[:, dead].any() and not pruned.kept[:, dead].any()
+    # As if the columns were not there, but for the mean of the diagonal, in which each of them counts 1.
+    damping = DAMPING * (hessian.diagonal().sum() + 2) / COLS / hessian[alive][:, alive].diagonal().mean()
+    smaller = prune_layer(
+        "layer", weights[:, alive], hessian[alive][:, alive], 480 - 2 * ROWS, block=COLS, damping=float(damping)
+    )
+    assert torch.equal(pruned.kept[:, alive], smaller.kept)
+    torch.testing.assert_close(pruned.weights[:, alive], smaller.weights, rtol=1e-9, atol=1e-9)
+
+
+def test_a_hessian_that_is_not_positive_definite_is_damped_more_and_said(capsys):
+    weights, hessian = layer()
+    values, vectors = torch.linalg.eigh(hessian)
+    values[0] = -0.05 * values.mean()
+    indefinite = vectors @ values.diag() @ vectors.T
+    pruned = prune_layer("model.layers.0.mlp.up_proj", weights, indefinite, 480, block=8, damping=DAMPING)
+    assert pruned.damping == 0.1
+    said = capsys.readouterr().err
+    assert said == (
+        "model.layers.0.mlp.up_proj: its Hessian is not positive definite with a damping of 0.01, so 0.1 follows\n"
+    )
+    assert int((~pruned.kept).sum()) == 480 and pruned.weights.isfinite().all()
+    again = prune_layer("layer", weights, indefinite, 480, block=8, damping=0.1)
+    assert torch.equal(again.weights, pruned.weights)
+
+
+def test_a_hessian_that_no_damping_mends_is_one_line():
+    weights, hessian = layer()
+    hessian[1, 0] = hessian[0, 1] = 1e9
+    with pytest.raises(InputError, match="layer: its Hessian is not positive definite with a damping of 100;"):
+        prune_layer("layer", weights, hessian, 480, block=8, damping=DAMPING)
+
+
+def test_a_layer_that_no_token_reaches_is_one_line():
+    weights, hessian = layer()
+    with pytest.raises(InputError, match="layer: no token of the calibration examples reaches it"):
+        prune_layer("layer", weights, 0 * hessian, 480, block=8, damping=DAMPING)

@@ -1,0 +1,177 @@
+"""The pass of an importance that updates weights: block after block, each from the outputs of the pruned blocks before it."""
+
+import json
+from collections import defaultdict
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.errors import InputError
+from sparseft.importances.sparsegpt import SPARSEGPT
+from sparseft.language_model.batches import Example
+from sparseft.language_model.experts import memory_path, unfuse_experts
+from sparseft.masks.mask_file import read_mask
+from sparseft.masks.validation import validate
+from sparseft.pruning import sparsegpt, weight_updates
+from sparseft.pruning.calibration import ExampleCalibration
+from sparseft.pruning.pruned_base import PrunedFiles
+from sparseft.pruning.sparsegpt import output_error, prune_layer
+from sparseft.pruning.weight_updates import prune_weights
+from sparseft.study.config import Masks
+from tiny_models import TYPICAL, save_tiny
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+EXAMPLES = [Example([(7 * i + 11 * j) % 250 for i in range(40 + 8 * j)], 1) for j in range(6)]
+CALIBRATION = ExampleCalibration(SPARSEGPT, lambda checkpoint: EXAMPLES, {"task": "boolq"})
+SETTINGS = Masks(sparsegpt_block=16)
+METHOD = "unstructured_sparsegpt"
+
+
+@pytest.fixture
+def places(tmp_path) -> PrunedFiles:
+    return PrunedFiles(tmp_path / "masks/m.pt", tmp_path / "masks/r.json", tmp_path / "pruned/base")
+
+
+@torch.no_grad()
+def hessians(model: nn.Module, layers: list[str], checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The sum of x x^T of each layer over whole forward passes, fp64."""
+    sums = defaultdict(int)
+
+    def add(layer: str, _, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].flatten(0, -2).double()
+        sums[layer] = sums[layer] + x.T @ x
+
+    hooks = [model.get_submodule(memory_path(checkpoint.architecture, layer)).register_forward_pre_hook(partial(add, layer))
+             for layer in layers]  # fmt: skip
+    for example in EXAMPLES:
+        model(torch.tensor([example.ids]), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return sums
+
+
+@pytest.mark.parametrize("name", TYPICAL)
+def test_each_block_is_pruned_on_the_inputs_that_the_pruned_blocks_before_it_give(name, tmp_path, places):
+    checkpoint = Checkpoint(save_tiny(name, tmp_path / "model", torch.float32))
+    prune_weights(checkpoint, METHOD, 50, places, SETTINGS, CALIBRATION)
+    base = Checkpoint(places.base)
+    mask = read_mask(places.mask)
+    # Stock transformers, in which the blocks are replaced one after the other.
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder).eval()
+    unfuse_experts(model)
+    for number in range(2):
+        layers = [layer for layer in mask.shape if layer.startswith(f"model.layers.{number}.")]
+        sums = hessians(model, layers, checkpoint)
+        for layer in layers:
+            weight = model.get_submodule(memory_path(checkpoint.architecture, layer)).weight
+            count = weight.numel() // 2
+            expected = prune_layer(layer, weight.double(), sums[layer], count, block=16, damping=0.01)
+            written = torch.from_numpy(base.read_float32(f"{layer}.weight"))
+            differing = torch.from_numpy(mask.kept(layer)) != expected.kept
+            assert differing.float().mean() < 0.005, layer  # near-ties fall otherwise in fp32
+            if not differing.any():
+                assert (written - expected.weights).norm() < 1e-3 * expected.weights.norm(), layer
+            with torch.no_grad():
+                weight.copy_(written)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("percent", [1, 50, 70, 99])
+def test_the_counts_are_exact_and_the_base_obeys_its_mask(percent, dtype, tmp_path, places):
+    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", dtype))
+    prune_weights(checkpoint, METHOD, percent, places, SETTINGS, CALIBRATION)
+    base = Checkpoint(places.base)
+    mask = read_mask(places.mask)
+    for layer, (rows, cols) in mask.shape.items():
+        assert int((~mask.kept(layer)).sum()) == round(Fraction(percent * rows * cols, 100))
+    assert validate(base, mask, base=base)["passed"]
+    before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint.folder, base.folder))
+    for name, weight in before.items():
+        assert after[name].dtype == dtype
+        kept = (
+            torch.from_numpy(mask.kept(name.removesuffix(".weight")))
+            if name.removesuffix(".weight") in mask.shape
+            else None
+        )
+        if kept is None:
+            assert torch.equal(after[name], weight)
+        else:
+            assert (after[name] != weight)[kept].any()
+
+
+def test_every_group_of_n_to_m_prunes_n(tmp_path, places):
+    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model"))
+    prune_weights(checkpoint, "semistructured_sparsegpt", 50, places, SETTINGS, CALIBRATION)
+    mask = read_mask(places.mask)
+    for layer in mask.shape:
+        assert (mask.kept(layer).reshape(-1, 4).sum(axis=1) == 2).all()
+    with pytest.raises(InputError, match="its 48 columns cannot be divided into groups of 5"):
+        prune_weights(
+            checkpoint, "semistructured_sparsegpt", 40, places, Masks(nm_group=5, sparsegpt_block=10), CALIBRATION
+        )
+
+
+def test_the_error_of_every_layer_is_below_that_of_wanda_with_the_same_count(tmp_path, places, monkeypatch):
+    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model", torch.float32))
+    errors = {}
+
+    def beside_wanda(layer: str, weights: Tensor, hessian: Tensor, count: int, **options):
+        pruned = prune_layer(layer, weights, hessian, count, **options)
+        scores = weights.abs() * hessian.diagonal().sqrt()
+        kept = torch.ones_like(pruned.kept)
+        # By row, as published: half of 32 or 48.
+        kept.scatter_(1, scores.argsort(dim=1)[:, : weights.shape[1] // 2], False)
+        assert int((~kept).sum()) == count == int((~pruned.kept).sum())
+        errors[layer] = output_error(weights, pruned.weights, hessian), output_error(weights, weights * kept, hessian)
+        return pruned
+
+    monkeypatch.setattr(weight_updates, "prune_layer", beside_wanda)
+    prune_weights(checkpoint, METHOD, 50, places, SETTINGS, CALIBRATION)
+    assert len(errors) == 14
+    for layer, (ours, wanda) in errors.items():
+        assert ours < wanda, layer
+    report = json.loads(places.report.read_text())
+    for row in report["sparsities"][0]["layers"]:
+        assert row["output_error"] == pytest.approx(errors[row["layer"]][0], rel=1e-6)
+
+
+def test_more_damping_is_recorded_by_layer(tmp_path, places, monkeypatch, capsys):
+    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model"))
+    factor = sparsegpt._factor
+    fails = iter([False, True, True] + [False] * 20)
+    monkeypatch.setattr(sparsegpt, "_factor", lambda damped: None if next(fails) else factor(damped))
+    prune_weights(checkpoint, METHOD, 50, places, SETTINGS, CALIBRATION)
+    second = list(prunable_shapes(checkpoint))[1]
+    report = json.loads(places.report.read_text())
+    assert read_mask(places.mask).meta["more_damping"] == {second: 1.0} == report["more_damping"]
+    assert [row["damping"] for row in report["sparsities"][0]["layers"]] == [0.01, 1.0, *[0.01] * 12]
+    assert capsys.readouterr().err.count(f"{second}: its Hessian is not positive definite") == 2
+
+
+def test_two_passes_write_the_same_bits(tmp_path, places):
+    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model"))
+    digests = []
+    for _ in range(2):
+        prune_weights(checkpoint, METHOD, 50, places, SETTINGS, CALIBRATION)
+        digests.append((Checkpoint(places.base).digest, Path(places.mask).read_bytes()))
+    assert digests[0] == digests[1]
+
+
+def test_inputs_that_are_not_finite_are_one_line(tmp_path, places):
+    checkpoint = Checkpoint(save_tiny("llama", tmp_path / "model"))
+    file = checkpoint.folder / "model.safetensors"
+    tensor = checkpoint.tensors["model.layers.1.input_layernorm.weight"]
+    content = bytearray(file.read_bytes())
+    # The largest bfloat16, squared, is infinite in fp32.
+    content[tensor.start : tensor.start + tensor.nbytes] = np.full(tensor.nbytes // 2, 0x7F7F, np.uint16).tobytes()
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="an input is not finite"):
+        prune_weights(checkpoint, METHOD, 50, places, SETTINGS, CALIBRATION)
+    assert not places.base.exists() and not places.mask.exists()
