@@ -102,8 +102,13 @@ def test_every_configuration_file_is_valid():
         ("resources.processes", 3, "resources.processes: 3 processes .*micro-batches.*training.micro_batch_size"),
         ("backend", "tpu", "backend: .*'torch', 'cerebras' or 'modelzoo', .*'tpu'"),
         ("cerebras.target", "GPU", "cerebras.target: .*'CSX' or 'CPU', .*'GPU'"),
-        ("grid.modes", ["sparse"], "grid.modes.0: .*'sparse_to_dense', 'sparse_to_sparse', 'reconstruct' or 'reconstruct_to_sparse'"),
+        (
+            "grid.modes",
+            ["sparse"],
+            "grid.modes.0: .*'sparse_to_dense', 'sparse_to_sparse', 'reconstruct' or 'reconstruct_to_sparse'",
+        ),
         ("grid.methods", ["semistructured"], "semistructured: 10 % .*N:4.* 0, 25, 50, 75\\b"),
+        ("masks.owl_lambda", 0, "masks.owl_lambda: .*greater than 0"),
         ("masks.scope", "column", "masks.scope: .*'layer', 'row' or 'global', .*'column'"),
         ("training.steps", "many", "training.steps: .*integer.*'many'"),
         ("training.steps", 0, "training.steps: .*greater than 0"),
@@ -146,6 +151,19 @@ def test_a_fault_is_one_line_that_names_its_place(path, value, line):
     assert re.match(f"configuration: {line}", message), message
     assert "config/schema.json" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("method", "masks", "line"),
+    [
+        ("unstructured_owl", {"scope": "global"}, "masks.scope global is impossible with unstructured_owl: "),
+        ("semistructured_wanda_owl", {}, "masks.owl_lambda 0.08 is too small for N:4: "),
+    ],
+)
+def test_an_allocation_that_the_masks_cannot_have_is_refused_before_anything_runs(method, masks, line):
+    raw = changed("grid", {**DEFAULT["grid"], "methods": [method], "sparsities": [0, 50]}) | {"masks": masks}
+    with pytest.raises(InputError, match=line):
+        parse_section(Config, raw, "configuration")
 
 
 def test_several_processes_are_not_for_the_wafer():

@@ -83,7 +83,8 @@ def test_throughput_is_measured_once_a_trained_cell_or_for_what_is_asked():
 
 def test_masks_that_look_at_a_task_lie_in_its_folder():
     by_examples = [importance for importance in IMPORTANCES if importance.uses_examples]
-    assert len(grid.TASK_METHODS) == sum(len(importance.patterns) for importance in by_examples) > 0
+    uniform = [name for name in grid.TASK_METHODS if not get_method(name).allocation]
+    assert len(uniform) == sum(len(importance.patterns) for importance in by_examples) > 0
     for method in grid.METHODS:
         run = Run("llama", "boolq", method, 50, "sparse_to_dense", 0)
         folder = "masks/llama/boolq" if get_method(method).uses_examples else "masks/llama"
@@ -147,6 +148,8 @@ def test_what_changes_the_program_makes_another():
     assert len(programs(tasks=schedule)) == 2 * len(programs())
     assert len(programs(tasks={"boolq": {}, "gsm8k": {"training": {"eval_every": 5}}})) == len(programs())
     assert len(programs(masks={"scope": "global"})) == 2 * (1 + 2 * 2 * 2)  # a layer's count is its method's own
+    divided = programs(grid={**STUDY["grid"], "methods": ["unstructured", "unstructured_owl"]})
+    assert len(divided) == 2 * (1 + 2 * 2 + 2 * 2 * 2)  # models x (dense + what is uniform + owl's counts of each task)
     before = set(programs())
     for changed in ({"sequence_length": 256}, {"csx_micro_batch_size": 8}, {"num_csx": 2}):
         assert not before & set(programs(cerebras=changed))

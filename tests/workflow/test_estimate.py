@@ -25,7 +25,7 @@ from masks import compute_masks
 
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
 MIXED = {
-    "grid": {**tiny_grid("smollm2", "boolq_mini", ["structured", "unstructured_taylor", "semistructured_wanda", "random"]),
+    "grid": {**tiny_grid("smollm2", "boolq_mini", ["structured", "unstructured_taylor", "unstructured_owl", "semistructured_wanda", "random"]),
              "tasks": ["boolq_mini", "gsm8k_mini"], "seeds": [0, 3]},
     "masks": {"nm_group": 10},
     "training": {"batch_size": 8, "micro_batch_size": 2},
@@ -146,7 +146,7 @@ def test_masks_adapters_and_models_have_the_bytes_of_the_files(tiny):
 
 def test_the_masks_of_a_task_differ_from_the_estimate_by_the_words_in_them_alone(tmp_path, tiny):
     study, _ = tiny
-    methods = ["unstructured_taylor", "semistructured_wanda"]
+    methods = ["unstructured_taylor", "unstructured_owl", "semistructured_wanda"]
     succeed("compute_masks.py", model_path=study.folder / "models/llama", output_dir=tmp_path, sparsity=0.5, method=methods,
             task="boolq_mini", data_dir=study.folder / "data/boolq_mini", calibration_examples=4)  # fmt: skip
     config = laid_over({"models": {"llama": {"source": f"path:{study.folder / 'models/llama'}"}},
@@ -159,14 +159,15 @@ def test_the_masks_on_a_text_have_the_bytes_of_the_files(tmp_path, tiny):
     study, _ = tiny
     (tmp_path / "web.txt").write_text("The cat sat on the mat. " * 40)
     succeed("prepare_text.py", text=tmp_path / "web.txt", output=tmp_path / "web.jsonl")
-    methods = ["unstructured_taylor_on_web", "semistructured_wanda_on_web", "unstructured_sparsegpt_on_web"]
+    methods = ["unstructured_taylor_on_web", "unstructured_owl_on_web", "semistructured_wanda_on_web",
+               "unstructured_sparsegpt_on_web"]  # fmt: skip
     succeed("compute_masks.py", model_path=study.folder / "models/llama", output_dir=tmp_path, sparsity=0.5, method=methods,
             text=tmp_path / "web.jsonl", calibration_examples=4, calibration_length=16, pruned_dir=tmp_path / "pruned")  # fmt: skip
     config = laid_over({"models": {"llama": {"source": f"path:{study.folder / 'models/llama'}"}},
                         "masks": {"calibration": {"web": {"text": "web.txt", "examples": 4, "length": 16}}},
                         "grid": tiny_grid("llama", "boolq_mini", methods) | {"sparsities": [50]}})  # fmt: skip
     found = [(tmp_path / f"masks_sparsity50_{method}.pt").stat().st_size for method in sorted(methods)]
-    assert mask_sizes(config, described("llama", config.models["llama"])) == found
+    assert sorted(mask_sizes(config, described("llama", config.models["llama"]))) == sorted(found)
 
 
 def test_the_adapter_of_some_projections_has_those_alone(tiny):
@@ -242,6 +243,18 @@ def test_wanda_keeps_the_hidden_states_of_examples_of_mean_length_where_it_is_se
     # The weights of 29 of the 30 decoder layers are on the disk.
     on_disk = 29 * (4 * 576**2 - 2 * 576 * 384 + 3 * 576 * 1536 + 2 * 576)
     assert mask() - mask(sequential=False) == 4 * 128 * 140 * (576 + 2 * 64) + matrix - 4 * on_disk
+
+
+def test_owl_needs_the_model_in_memory_also_where_magnitude_needs_only_its_file():
+    def mask(method: str) -> Item:
+        config = laid_over({"grid": {"methods": [method]}})
+        return needs(config, described("smollm2", config.models["smollm2"]), "memory of a job")["smollm2, mask"]
+
+    subject = described("smollm2", laid_over({}).models["smollm2"])
+    assert mask("unstructured").bytes < 300_000_000
+    assert mask("unstructured_owl").bytes == subject.width * subject.weights + 600_000_000
+    assert mask("unstructured_wanda_owl").bytes == max(mask("unstructured_owl").bytes, mask("unstructured_wanda").bytes)
+    assert mask("unstructured_taylor_owl") == mask("unstructured_taylor")
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -101,7 +101,7 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
         files = 1 if get_method(method).updates_weights else len(percents)
         meta = mask_meta(method, percents, config.masks, DIGEST) | {"sparsity": 0.5}
         if get_method(method).uses_task:
-            meta |= {"task": "hellaswag", "train_sha256": DIGEST, "accumulated": " " * 70}
+            meta |= {"task": "hellaswag", "train_sha256": DIGEST, "accumulated": get_method(method).accumulated}
         elif text := config.masks.text_of(method):
             source = {"local": DIGEST}
             if text.hub:
@@ -110,7 +110,7 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
                 "calibration": get_method(method).calibration,
                 "text_sha256": DIGEST,
                 "text_source": source,
-                "accumulated": get_method(method).importance.accumulated,
+                "accumulated": get_method(method).accumulated,
             }
         if get_method(method).updates_weights:
             meta |= {"original": DIGEST}
@@ -119,6 +119,8 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
             meta |= dict.fromkeys(("natural_zeros", "changed_weights"), subject.prunable_weights)
         elif get_method(method).updates_weights:
             meta |= {"more_damping": {}}
+        if get_method(method).allocation:
+            meta["outliers"] = [0.0] * subject.config["num_hidden_layers"]
         sizes += [mask_bytes(meta, subject.prunable)] * files
     return sizes
 

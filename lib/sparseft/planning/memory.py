@@ -80,8 +80,9 @@ def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Nee
     if importance.evidence is Evidence.GRADIENTS:
         return _gradient_memory(config, subject, lengths, weights)
     documents = {"documents of the text": DOCUMENTS * lengths.text_bytes}
-    if importance.is_sequential and not config.masks.sequential:
-        return Need({"weights": weights}, _loading(config, subject) | documents)
+    dense = Need({"weights": weights}, _loading(config, subject) | documents)
+    if not (importance.updates_weights or config.masks.is_sequential(method)):
+        return dense
     machine = {"program": PROGRAM} | documents
     outer, layer = _outer_and_layer(subject)
     # For each token the pass keeps a hidden state, and the cosines and sines of its position.
@@ -92,11 +93,14 @@ def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Nee
         "hidden states of the examples": states,
     }
     if importance.evidence is Evidence.HESSIAN:
-        return Need(model | _hessian_memory(subject), machine)
-    # Three numbers of 4 bytes per weight.
-    matrix = 3 * 4 * _largest_layer(subject)
-    machine |= {"a matrix, its magnitudes and scores, fp32": matrix}
-    return Need(model, machine)
+        model |= _hessian_memory(subject)
+    else:
+        # Three numbers of 4 bytes per weight.
+        machine |= {"a matrix, its magnitudes and scores, fp32": 3 * 4 * _largest_layer(subject)}
+    in_sequence = Need(model, machine)
+    # An allocation looks at the dense model, before the masks are computed in sequence.
+    needs = [dense, in_sequence] if get_method(method).allocation else [in_sequence]
+    return max(needs, key=lambda need: sum((need.model | need.machine).values()))
 
 
 def _hessian_memory(subject: Subject) -> dict[str, int]:

@@ -59,7 +59,7 @@ MULTIPLE = 32
 
 @dataclass(frozen=True)
 class ExampleCalibration:
-    """Hold how an importance gets its evidence from examples. `meta` is added to the metadata of the masks."""
+    """Hold how a method gets its evidence from examples. `meta` is added to the metadata of the masks."""
 
     importance: Importance
     # Returns the examples as the token ids of a checkpoint's model.
@@ -71,6 +71,10 @@ class ExampleCalibration:
         compute = {Evidence.GRADIENTS: mean_gradient_magnitudes, Evidence.INPUT_NORMS: input_norms}
         return compute[self.importance.evidence](checkpoint, self.examples_of(checkpoint))
 
+    def input_norms(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+        """Return the norms of the inputs in the dense model by layer, fp32 (cols,)."""
+        return input_norms(checkpoint, self.examples_of(checkpoint))
+
     def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, np.ndarray], np.ndarray]) -> None:
         """Prune the model layer by layer, as `sequential_prune` describes."""
         sequential_prune(checkpoint, self.examples_of(checkpoint), prune)
@@ -80,17 +84,17 @@ class ExampleCalibration:
         sequential_update(checkpoint, self.examples_of(checkpoint), update)
 
 
-def calibrate(importance: Importance, task_name: str, train: Path, settings: Masks) -> ExampleCalibration:
-    """Return the calibration of an importance on the rows in `train`, a .jsonl file of the task.
+def calibrate(method: Method, task_name: str, train: Path, settings: Masks) -> ExampleCalibration:
+    """Return the calibration of a method on the rows in `train`, a .jsonl file of the task.
 
     Raises InputError if the file holds no rows of the task, or if its manifest records another file."""
     task = find_task(train.parent, task_name)
     task.check_trainable()
     rows, train_sha256 = read_prepared(train, task)
-    meta = {"task": task.name, "train_sha256": train_sha256, "accumulated": importance.accumulated}
+    meta = {"task": task.name, "train_sha256": train_sha256, "accumulated": method.accumulated}
     number = settings.calibration_examples
     examples_of = partial(calibration_examples, task=task, rows=rows, number=number, seed=settings.calibration_seed)
-    return ExampleCalibration(importance, examples_of, meta)
+    return ExampleCalibration(method.importance, examples_of, meta)
 
 
 def calibrate_on_text(method: Method, path: Path, text: CalibrationText) -> ExampleCalibration:
@@ -102,7 +106,7 @@ def calibrate_on_text(method: Method, path: Path, text: CalibrationText) -> Exam
         "calibration": method.calibration,
         "text_sha256": digest,
         "text_source": recorded_source(path, digest),
-        "accumulated": method.importance.accumulated,
+        "accumulated": method.accumulated,
     }
     examples_of = partial(text_examples, documents=documents, text=text, place=path)
     return ExampleCalibration(method.importance, examples_of, meta)

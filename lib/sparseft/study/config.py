@@ -5,6 +5,7 @@ the description and the example of every field.
 """
 
 import json
+import math
 import re
 from argparse import ArgumentParser
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, cre
 
 from sparseft.errors import InputError
 from sparseft.importances import IMPORTANCES, Importance
-from sparseft.methods import DENSE, IMPORTED, ON, TEXT_NAME, get_method
+from sparseft.methods import DENSE, IMPORTED, ON, TEXT_NAME, Method, get_method
 from sparseft.modes import get_mode, with_starts
 from sparseft.study.backends import BACKENDS, Backend, backend_sections, get_backend
 from sparseft.study.grid import (
@@ -417,9 +418,9 @@ class Grid(Section):
     )
     methods: list[MethodName] = Field(
         min_length=1,
-        description="How to prune: a pattern, and after an underscore an importance. An importance that looks at examples takes"
-        f" those of the task, or those of a text if the name ends in `{ON}NAME` (`masks.calibration`). Dense runs belong to"
-        " sparsity 0.",
+        description="How to prune: a pattern, and after an underscore an importance. With `_owl` after it, each decoder layer has"
+        " a sparsity of its own. A method that looks at examples takes those of the task, or those of a text if the name ends in"
+        f" `{ON}NAME` (`masks.calibration`). Dense runs belong to sparsity 0.",
         examples=[["unstructured", "unstructured_wanda", "random"]],
     )
     sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(
@@ -488,14 +489,18 @@ class Masks(Section):
         description="M of the pattern N:M of semistructured. N follows from the sparsity: with 4, 50 % is 2:4.",
         examples=[8],
     )
-    calibration_examples: Positive = Field(128, description=f"Training examples that {BY_EXAMPLES} use.", examples=[64])
+    calibration_examples: Positive = Field(
+        128,
+        description=f"Training examples that {BY_EXAMPLES} and the methods that end in `_owl` use.",
+        examples=[64],
+    )
     calibration_seed: int = Field(
         0, ge=0, lt=SEEDS, description="Seed that chooses the calibration examples.", examples=[1]
     )
     calibration: dict[Annotated[str, Field(pattern=f"^{TEXT_NAME}$")], CalibrationText] = Field(
         {},
-        description="Texts by a name that you choose: letters a to z and digits. The methods"
-        f" `PATTERN_IMPORTANCE{ON}NAME` calibrate on them, and not on the task.",
+        description="Texts by a name that you choose: letters a to z and digits. The methods that end in"
+        f" `{ON}NAME` calibrate on them, and not on the task.",
         examples=[{"c4": {"text": "/data/c4.jsonl"}}],
     )
     imported: dict[
@@ -517,7 +522,21 @@ class Masks(Section):
         " sparsities, with the inputs of the dense model.",
         examples=[False],
     )
-
+    owl_lambda: float = Field(
+        0.08,
+        gt=0,
+        le=1,
+        description="Lambda of the methods that end in `_owl`: the sparsities of two decoder layers differ by at most 2 lambda.",
+        examples=[0.15],
+    )
+    owl_m: float = Field(
+        5.0,
+        gt=0,
+        le=100,
+        description="M of the methods that end in `_owl`: an outlier is a weight whose score is above M times the mean of its decoder"
+        " layer.",
+        examples=[7.0],
+    )
     sparsegpt_block: Annotated[int, Field(ge=1, le=LARGEST)] = Field(
         128,
         description="Columns that sparsegpt ranks together and updates at once. With N:M, a multiple of nm_group.",
@@ -539,21 +558,36 @@ class Masks(Section):
             )
         if method.pattern.has_groups:
             self._check_groups(method_name, percents)
+            self._check_spread(method)
         if method.pattern.scope:
             return method.pattern.scope
         if method.importance and method.importance.has_fixed_scope:
             return method.importance.scope
-        if self.scope == "global" and self.sequential and method.is_sequential:
+        if self.scope == "global" and method.allocation:
+            raise InputError(
+                f"masks.scope global is impossible with {method_name}: the scores of all layers would decide how many weights"
+                f" each layer loses, and not {method.allocation.name}",
+                f"set masks.scope to row or layer, or leave {method_name} out of grid.methods",
+            )
+        if self.scope == "global" and self.is_sequential(method_name):
             raise InputError(
                 f"masks.scope global is impossible with masks.sequential: {method_name} prunes one layer after the other",
                 "set masks.scope to row or layer, or set masks.sequential to false",
             )
         return self.scope or (method.importance.scope if method.importance else "layer")
 
+    def is_sequential(self, method_name: str) -> bool:
+        """Return whether a method prunes layer by layer, in one pass per sparsity."""
+        return self.sequential and get_method(method_name).is_sequential
+
     def passes_of(self, method_name: str, percents: list[int]) -> int:
         """Return how often the model runs over the calibration examples for the masks of these sparsities."""
-        pruned = [percent for percent in percents if percent]
-        return len(pruned) if self.sequential and get_method(method_name).is_sequential else 1
+        method = get_method(method_name)
+        # An allocation is made before the scores, from the dense model.
+        passes = 1 if method.allocation else 0
+        if self.is_sequential(method_name):
+            return passes + sum(1 for percent in percents if percent)
+        return passes + (1 if method.importance and method.importance.uses_examples else 0)
 
     def used_by(self, method_name: str) -> dict:
         """Return the settings on which the masks of a method depend, by name."""
@@ -565,6 +599,8 @@ class Masks(Section):
                 names.remove("scope")
         if method.is_sequential:
             names.append("sequential")
+        if method.allocation:
+            names += method.allocation.settings
         if method.uses_task:
             names += ["calibration_examples", "calibration_seed"]
         settings = {name: getattr(self, name) for name in names}
@@ -622,6 +658,15 @@ class Masks(Section):
                 "add its source there, or leave the sparsity out of grid.sparsities",
             )
         return sources[percent]
+
+    def _check_spread(self, method: Method) -> None:
+        """Raise InputError if masks.owl_lambda is too small for any decoder layer to have another N than the others."""
+        if method.allocation and 2 * self.owl_lambda * self.nm_group < 1:
+            raise InputError(
+                f"masks.owl_lambda {self.owl_lambda} is too small for N:{self.nm_group}: {method.name} would give every layer"
+                " the same N",
+                f"set it to {math.ceil(1000 / (2 * self.nm_group)) / 1000} or more, or leave {method.name} out of grid.methods",
+            )
 
     def _check_groups(self, method_name: str, percents: list[int]) -> None:
         """Raise InputError if a sparsity is not N:M for masks.nm_group, or if a group would lie in two blocks of columns."""

@@ -177,13 +177,13 @@ def _measured(config: Config) -> list[Run]:
 
 def _layer_counts(config: Config, run: Run) -> str:
     """Return a part of a program's name. Masks of one sparsity with the same part keep equally many weights per layer."""
-    pattern = get_method(run.method).pattern
-    if run.method == DENSE or pattern.removes_channels:
-        return pattern.name
+    method = get_method(run.method)
+    if run.method == DENSE or method.pattern.removes_channels:
+        return method.pattern.name
     scope = config.masks.scope_of(run.method, config.grid.sparsities)
-    if scope != "global":
+    if scope != "global" and not method.allocation:
         return scope
-    # If all layers are ranked together, the scores decide how many weights a layer keeps.
+    # The scores decide how many weights a layer keeps.
     return f"{run.method}-{run.task}" if run.method in TASK_METHODS else run.method
 
 

@@ -275,7 +275,7 @@ LAYERS = TableDescription(
     (
         SETTING,
         *like(SUMMARY, "model task"),
-        Column("method", "text", meaning="Pattern and importance; never `dense`."),
+        Column("method", "text", meaning="Pattern, importance and allocation; never `dense`."),
         *like(SUMMARY, "sparsity"),
         Column("layer", "text", meaning="Name of the weight without `.weight` (validation_report.json)."),
         Column("weights", "integer", unit="weights", meaning="Weights of the layer (validation_report.json)."),

@@ -66,6 +66,8 @@ class MaskSettings(RecordPart):
     seed: int | None = None
     nm_group: int | None = None
     inferred: bool | None = None
+    owl_lambda: float | None = None
+    owl_m: float | None = None
     sequential: bool | None = None
     calibration_examples: int | None = None
     calibration_seed: int | None = None
