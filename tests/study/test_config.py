@@ -8,8 +8,9 @@ import pytest
 import yaml
 from project import laid_over
 from snakemake.utils import update_config
+from sparseft.analysis.records.validation_record import MaskSettings
 from sparseft.errors import InputError
-from sparseft.study.config import Config, Training, parse_section, split_mdl
+from sparseft.study.config import Config, Masks, Training, parse_section, split_mdl
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
@@ -269,3 +270,27 @@ def test_two_probes_whose_columns_would_have_one_name_are_refused():
             laid_over({"evaluation": {"probes": ["rte", f"piqa{ending}", "piqa"]}})
         assert "\n" not in str(refusal.value)
     assert laid_over({"evaluation": {"probes": ["rte_low", "piqa", "piqa_lower"]}}).evaluation.probes
+
+
+def test_sparsegpt_has_settings_of_its_own_and_its_own_scope():
+    masks = Masks(scope="row", sparsegpt_block=64)
+    assert masks.scope_of("unstructured_sparsegpt", [50]) == "block"
+    assert masks.scope_of("semistructured_sparsegpt", [50]) == "group"
+    own = {"sparsegpt_block": 64, "sparsegpt_damping": 0.01}
+    task = {"calibration_examples": 128, "calibration_seed": 0}
+    assert masks.used_by("unstructured_sparsegpt") == own | task
+    assert masks.used_by("semistructured_sparsegpt") == own | task | {"nm_group": 4}
+    assert "sparsegpt_block" not in masks.used_by("unstructured_wanda")
+    # The analysis compares these settings between runs.
+    assert own.keys() <= MaskSettings.model_fields.keys()
+    # Wanda's `sequential` says nothing about it.
+    assert Masks(scope="global").scope_of("unstructured_sparsegpt", [50]) == "block"
+
+
+def test_a_group_of_n_to_m_lies_in_one_block_of_columns():
+    masks = Masks(nm_group=10, sparsegpt_block=128)
+    assert masks.scope_of("semistructured", [50]) == "group"
+    with pytest.raises(
+        InputError, match="masks.sparsegpt_block 128: semistructured_sparsegpt.*; set it to a multiple of 10"
+    ):
+        masks.scope_of("semistructured_sparsegpt", [50])

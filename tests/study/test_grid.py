@@ -104,6 +104,20 @@ def test_masks_that_look_at_a_text_lie_beside_those_that_look_at_no_example():
             Run.parse(f"llama-boolq-{method}_on_c4-sparsity50-sparse_to_dense-seed0")
 
 
+def test_the_runs_of_a_method_that_updates_weights_start_from_its_pruned_base():
+    updating = [name for name in grid.METHODS if get_method(name).updates_weights]
+    assert updating == ["unstructured_sparsegpt", "semistructured_sparsegpt"] == list(grid.UPDATING_METHODS)
+    for method in [*grid.METHODS, "dense", *(f"{name}_on_c4" for name in grid.TASK_METHODS)]:
+        run = Run("llama", "boolq", method, 50, "sparse_to_dense", 0)
+        folder = "models/llama"
+        if get_method(method).updates_weights:
+            task = "" if "_on_" in method else "boolq/"
+            folder = f"pruned/llama/{task}sparsity50_{method}"
+        assert grid.fill(grid.base_manifest(method), run) == f"{folder}/manifest.json"
+    assert not set(grid.UPDATING_METHODS) & set(grid.MASKING_METHODS)
+    assert {*grid.UPDATING_METHODS, *grid.MASKING_METHODS} == set(grid.TASK_METHODS)
+
+
 def test_every_task_has_a_name_that_can_stand_in_a_run_id():
     assert all(re.fullmatch(grid.WILDCARDS["task"], task.name) for task in TASKS)
 

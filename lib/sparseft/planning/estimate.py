@@ -103,7 +103,7 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
                 "accumulated": get_method(method).accumulated,
             }
         if get_method(method).updates_weights:
-            meta |= {"original": DIGEST}
+            meta |= {"original": DIGEST, "more_damping": {}}
         if get_method(method).allocation:
             meta["outliers"] = [0.0] * subject.config["num_hidden_layers"]
         sizes += [mask_bytes(meta, subject.prunable)] * files

@@ -68,15 +68,19 @@ def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Nee
     lengths = calibration_lengths(config, task, method)
     if importance.evidence is Evidence.GRADIENTS:
         return _gradient_memory(config, subject, lengths, weights)
-    machine = _loading(config, subject) | {"documents of the text": DOCUMENTS * lengths.text_bytes}
-    if not (importance.updates_weights or config.masks.is_sequential(method)):
-        return Need({"weights": weights}, machine)
+    machine = {"program": PROGRAM, "documents of the text": DOCUMENTS * lengths.text_bytes}
+    outer, layer = _outer_and_layer(subject)
     # For each token the pass keeps a hidden state, and the cosines and sines of its position.
     numbers_per_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config).size
     states = width * lengths.examples * lengths.mean * numbers_per_token
-    model = {"weights": weights, "hidden states of the examples": states}
+    model = {
+        "weights of a decoder layer, and outside of them": width * (outer + layer),
+        "hidden states of the examples": states,
+    }
     if importance.evidence is Evidence.HESSIAN:
         return Need(model | _hessian_memory(subject), machine)
+    if not config.masks.is_sequential(method):
+        return Need(model, machine)
     # Three numbers of 4 bytes per weight.
     matrix = 3 * 4 * _largest_layer(subject)
     machine |= {"a matrix, its magnitudes and scores, fp32": matrix}
@@ -135,10 +139,14 @@ def _gathered_weights(subject: Subject) -> int:
 
     The weights outside the decoder layers stay gathered while a micro-batch is forward and backward. A decoder layer is
     gathered while it computes. While weights are gathered, they exist twice: as they were received, and as tensors."""
-    in_layers = sum(math.prod(shape) for name, shape in subject.shapes.items() if name.startswith("model.layers."))
-    layer = in_layers // subject.config["num_hidden_layers"]
-    outer = subject.weights - in_layers
+    outer, layer = _outer_and_layer(subject)
     return outer + layer + max(outer, layer)
+
+
+def _outer_and_layer(subject: Subject) -> tuple[int, int]:
+    """Return the number of weights outside the decoder layers, and of a decoder layer."""
+    in_layers = sum(math.prod(shape) for name, shape in subject.shapes.items() if name.startswith("model.layers."))
+    return subject.weights - in_layers, in_layers // subject.config["num_hidden_layers"]
 
 
 def _kept_bytes(subject: Subject, settings: Training) -> int:

@@ -40,6 +40,7 @@ from sparseft.importances import Evidence, Importance
 from sparseft.language_model.batches import Example, collate, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.hardware import choose_device, use_repeatable_kernels
+from sparseft.language_model.layered_model import LayeredModel
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.methods import Method
@@ -74,11 +75,11 @@ class ExampleCalibration:
         return input_norms(checkpoint, self.examples_of(checkpoint))
 
     def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, np.ndarray], np.ndarray]) -> None:
-        """Prune the model in memory, layer by layer, as `sequential_prune` describes."""
+        """Prune the model layer by layer, as `sequential_prune` describes."""
         sequential_prune(checkpoint, self.examples_of(checkpoint), prune)
 
     def update_in_sequence(self, checkpoint: Checkpoint, update: Callable[[str, Tensor, Tensor], Tensor]) -> None:
-        """Prune the model in memory, and update its weights, as `sequential_update` describes."""
+        """Prune the model layer by layer and update its weights, as `sequential_update` describes."""
         sequential_update(checkpoint, self.examples_of(checkpoint), update)
 
 
@@ -172,7 +173,6 @@ def mean_gradient_magnitudes(checkpoint: Checkpoint, examples: list[Example]) ->
     return {layer: total.numpy() for layer, total in sums.items()}
 
 
-@torch.no_grad()
 def input_norms(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np.ndarray]:
     """Return ||X_j||_2 by layer over all tokens of all examples in the dense model, fp32 (cols,).
 
@@ -180,17 +180,19 @@ def input_norms(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np
 
     Wanda's scaler_row is the mean over samples of ||X_j||^2 (locuslab/wanda@42e856e, lib/layerwrapper.py). Its root is this
     norm divided by a constant, which changes no ranking within a layer."""
-    model, linears, device = _load(checkpoint)
-    with _squared_norms(linears) as squares:
-        for example in tqdm(examples, desc="activations"):
-            model.get_decoder()(input_ids=torch.tensor([example.ids], device=device), use_cache=False)
-    return {layer: _norm(layer, square) for layer, square in squares.items()}
+    norms: dict[str, np.ndarray] = {}
+
+    def note(layer: str, _, squares: Tensor) -> None:
+        norms[layer] = _norm(layer, squares)
+
+    _in_sequence(checkpoint, examples, _squared_norms, note, changes_weights=False)
+    return norms
 
 
 def sequential_prune(
     checkpoint: Checkpoint, examples: list[Example], prune: Callable[[str, np.ndarray], np.ndarray]
 ) -> None:
-    """Prune the model in memory, decoder layer by decoder layer, as Wanda is published.
+    """Prune the model decoder layer by decoder layer, as Wanda is published.
 
     prune(layer, norms fp32 (cols,)) returns each mask, bool (rows, cols), True if kept. Raises InputError if a norm is not finite.
 
@@ -206,7 +208,7 @@ def sequential_prune(
 def sequential_update(
     checkpoint: Checkpoint, examples: list[Example], update: Callable[[str, Tensor, Tensor], Tensor]
 ) -> None:
-    """Prune and update the model in memory, decoder layer by decoder layer, as SparseGPT is published.
+    """Prune and update the model decoder layer by decoder layer, as SparseGPT is published.
 
     update(layer, weight fp32 (rows, cols), Hessian fp32 (cols, cols)) returns each layer's new weight. Raises InputError if an
     input is not finite.
@@ -226,34 +228,41 @@ def _in_sequence(
     examples: list[Example],
     sums_of: Callable[[Linears], AbstractContextManager[dict[str, Tensor]]],
     change: Callable[[str, Tensor, Tensor], None],
+    *,
+    changes_weights: bool = True,
 ) -> None:
-    """Change the model in memory, decoder layer by decoder layer. The steps for each decoder layer are:
+    """Run the model decoder layer by decoder layer, and change its weights. The steps for each decoder layer are:
 
     1. Collect the sums over the inputs of its layers while their weights are whole.
     2. Call change(layer, weight, sum) for each of its layers.
-    3. Compute the outputs again, which are the inputs of the next decoder layer.
+    3. Compute the outputs again if `changes_weights`. They are the inputs of the next decoder layer.
 
-    Memory is the model, the examples' hidden states, the layers' keywords for each length of an example, and the sums of one
-    decoder layer."""
-    model, linears, device = _load(checkpoint)
+    Memory is one decoder layer with its sums, the weights outside the decoder layers, the examples' hidden states, and the layers'
+    keywords for each length of an example."""
+    use_repeatable_kernels()
+    layered = LayeredModel(checkpoint, choose_device())
+    prunable = prunable_layers(checkpoint)
     hidden: list[Tensor] = []
     # Length of an example -> the keywords of every decoder layer, which depend only on the length.
     options: dict[int, list[dict]] = {}
     for example in examples:
-        states, keywords = _layer_arguments(model, torch.tensor([example.ids], device=device))
+        states, keywords = _layer_arguments(layered.model, torch.tensor([example.ids], device=layered.device))
         hidden.append(states)
         options.setdefault(len(example.ids), keywords)
-    for number, decoder_layer in enumerate(tqdm(model.model.layers, desc="decoder layers")):
-        prefix = f"model.layers.{number}."
-        inner_linears = {layer: linear for layer, linear in linears.items() if layer.startswith(prefix)}
-        with sums_of(inner_linears) as sums:
-            for states in hidden:
-                decoder_layer(states, **options[states.shape[1]][number])
-        for layer, linear in inner_linears.items():
-            change(layer, linear.weight, sums.pop(layer))
-        for index, states in enumerate(hidden):
-            # (1, T, H)
-            hidden[index] = decoder_layer(states, **options[states.shape[1]][number])
+    for number in tqdm(range(len(layered)), desc="decoder layers"):
+        with layered.layer(number) as decoder_layer:
+            linears = layered.linears(number, prunable)
+            with sums_of(linears) as sums:
+                for index, states in enumerate(hidden):
+                    # (1, T, H)
+                    outputs = decoder_layer(states, **options[states.shape[1]][number])
+                    if not changes_weights:
+                        hidden[index] = outputs
+            for layer, linear in linears.items():
+                change(layer, linear.weight, sums.pop(layer))
+            if changes_weights:
+                for index, states in enumerate(hidden):
+                    hidden[index] = decoder_layer(states, **options[states.shape[1]][number])
 
 
 def _load(checkpoint: Checkpoint) -> tuple[nn.Module, Linears, torch.device]:

@@ -85,13 +85,13 @@ def pruned_writer(
         check_finite_weights(original, original.folder)
     origin = {"method": method, "sparsity": percent / 100, "original": original.digest}
     meta = mask_meta(method, [percent], settings, original.digest) | meta | origin
-    with atomic_files(places.report.parent, places.report.name) as folder:
+    # Everything is written before the base is renamed. After that, only the files of the mask are.
+    with atomic_files(places.report.parent, places.report.name) as folder, atomic_folder(places.base) as base:
         with mask_writer([folder / places.mask.name], [meta], shape) as masks:
-            with atomic_folder(places.base) as base:
-                with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:
-                    writer = PrunedWriter(original, masks, write_tensor)
-                    yield writer
-                meta |= writer.meta | {"base": write_manifest(base, **origin)["digest"]}
+            with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:
+                writer = PrunedWriter(original, masks, write_tensor)
+                yield writer
+            meta |= writer.meta | {"base": write_manifest(base, **origin)["digest"]}
             masks.record(**meta)
         report = mask_report(meta, [percent], masks.kept, shape, writer.scores)
         for row in report["sparsities"][0]["layers"]:

@@ -94,6 +94,24 @@ _MASK = (
         " method calibrates on a text.",
         is_optional=True,
     ),
+    Column(
+        "sparsegpt_block",
+        "integer",
+        source="record.validation.mask.sparsegpt_block",
+        unit="columns",
+        empty="the importance is not sparsegpt",
+        meaning="Columns that sparsegpt ranked together (validation_report.json). The column exists only if a method uses it.",
+        is_optional=True,
+    ),
+    Column(
+        "sparsegpt_damping",
+        "number",
+        source="record.validation.mask.sparsegpt_damping",
+        empty="the importance is not sparsegpt",
+        meaning="Share of the mean of the Hessian's diagonal that sparsegpt added to it (validation_report.json). The column exists"
+        " only if a method uses it.",
+        is_optional=True,
+    ),
 )
 
 _RESULT = (

@@ -71,6 +71,8 @@ class MaskSettings(RecordPart):
     calibration_examples: int | None = None
     calibration_seed: int | None = None
     calibration_length: int | None = None
+    sparsegpt_block: int | None = None
+    sparsegpt_damping: float | None = None
     accumulated: str | None = None
     train_sha256: str | None = None
     text_sha256: str | None = None
