@@ -79,11 +79,7 @@ def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Nee
     lengths = calibration_lengths(config, task, method)
     if importance.evidence is Evidence.GRADIENTS:
         return _gradient_memory(config, subject, lengths, weights)
-    documents = {"documents of the text": DOCUMENTS * lengths.text_bytes}
-    dense = Need({"weights": weights}, _loading(config, subject) | documents)
-    if not (importance.updates_weights or config.masks.is_sequential(method)):
-        return dense
-    machine = {"program": PROGRAM} | documents
+    machine = {"program": PROGRAM, "documents of the text": DOCUMENTS * lengths.text_bytes}
     outer, layer = _outer_and_layer(subject)
     # For each token the pass keeps a hidden state, and the cosines and sines of its position.
     numbers_per_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config).size
@@ -93,14 +89,13 @@ def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Nee
         "hidden states of the examples": states,
     }
     if importance.evidence is Evidence.HESSIAN:
-        model |= _hessian_memory(subject)
-    else:
-        # Three numbers of 4 bytes per weight.
-        machine |= {"a matrix, its magnitudes and scores, fp32": 3 * 4 * _largest_layer(subject)}
-    in_sequence = Need(model, machine)
-    # An allocation looks at the dense model, before the masks are computed in sequence.
-    needs = [dense, in_sequence] if get_method(method).allocation else [in_sequence]
-    return max(needs, key=lambda need: sum((need.model | need.machine).values()))
+        return Need(model | _hessian_memory(subject), machine)
+    if not config.masks.is_sequential(method):
+        return Need(model, machine)
+    # Three numbers of 4 bytes per weight.
+    matrix = 3 * 4 * _largest_layer(subject)
+    machine |= {"a matrix, its magnitudes and scores, fp32": matrix}
+    return Need(model, machine)
 
 
 def _hessian_memory(subject: Subject) -> dict[str, int]:

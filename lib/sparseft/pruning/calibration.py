@@ -179,7 +179,6 @@ def mean_gradient_magnitudes(checkpoint: Checkpoint, examples: list[Example]) ->
     return {layer: total.numpy() for layer, total in sums.items()}
 
 
-@torch.no_grad()
 def input_norms(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np.ndarray]:
     """Return ||X_j||_2 by layer over all tokens of all examples in the dense model, fp32 (cols,).
 
@@ -187,11 +186,13 @@ def input_norms(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np
 
     Wanda's scaler_row is the mean over samples of ||X_j||^2 (locuslab/wanda@42e856e, lib/layerwrapper.py). Its root is this
     norm divided by a constant, which changes no ranking within a layer."""
-    model, linears, device = _load(checkpoint)
-    with _squared_norms(linears) as squares:
-        for example in tqdm(examples, desc="activations"):
-            model.get_decoder()(input_ids=torch.tensor([example.ids], device=device), use_cache=False)
-    return {layer: _norm(layer, square) for layer, square in squares.items()}
+    norms: dict[str, np.ndarray] = {}
+
+    def note(layer: str, _, squares: Tensor) -> None:
+        norms[layer] = _norm(layer, squares)
+
+    _in_sequence(checkpoint, examples, _squared_norms, note, changes_weights=False)
+    return norms
 
 
 def sequential_prune(
@@ -233,12 +234,14 @@ def _in_sequence(
     examples: list[Example],
     sums_of: Callable[[Linears], AbstractContextManager[dict[str, Tensor]]],
     change: Callable[[str, Tensor, Tensor], None],
+    *,
+    changes_weights: bool = True,
 ) -> None:
-    """Change the model decoder layer by decoder layer. The steps for each decoder layer are:
+    """Run the model decoder layer by decoder layer, and change its weights. The steps for each decoder layer are:
 
     1. Collect the sums over the inputs of its layers while their weights are whole.
     2. Call change(layer, weight, sum) for each of its layers.
-    3. Compute the outputs again, which are the inputs of the next decoder layer.
+    3. Compute the outputs again if `changes_weights`. They are the inputs of the next decoder layer.
 
     Memory is one decoder layer with its sums, the weights outside the decoder layers, the examples' hidden states, and the layers'
     keywords for each length of an example."""
@@ -256,13 +259,16 @@ def _in_sequence(
         with layered.layer(number) as decoder_layer:
             linears = layered.linears(number, prunable)
             with sums_of(linears) as sums:
-                for states in hidden:
-                    decoder_layer(states, **options[states.shape[1]][number])
+                for index, states in enumerate(hidden):
+                    # (1, T, H)
+                    outputs = decoder_layer(states, **options[states.shape[1]][number])
+                    if not changes_weights:
+                        hidden[index] = outputs
             for layer, linear in linears.items():
                 change(layer, linear.weight, sums.pop(layer))
-            for index, states in enumerate(hidden):
-                # (1, T, H)
-                hidden[index] = decoder_layer(states, **options[states.shape[1]][number])
+            if changes_weights:
+                for index, states in enumerate(hidden):
+                    hidden[index] = decoder_layer(states, **options[states.shape[1]][number])
 
 
 def _load(checkpoint: Checkpoint) -> tuple[nn.Module, Linears, torch.device]:
