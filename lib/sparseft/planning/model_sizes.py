@@ -136,6 +136,21 @@ def check_sources(config: Config) -> None:
             config.training_backend.check_architecture(architecture, f"models.{name}")
 
 
+def known_folder(name: str, model: Model) -> Path | None:
+    """Return the folder with a model's config.json and tokenizer: its local source, or else models/NAME/. None if it has none."""
+    kind, _, place = model.source.partition(":")
+    folder = Path(grid.MODEL.format(model=name))
+    manifest = folder / "manifest.json"
+    is_another = manifest.exists() and read_json(manifest).get("source") != model.source
+    is_here = (folder / "config.json").exists() and not is_another
+    if kind in ("path", "mdl"):
+        source = split_mdl(place)[1] if kind == "mdl" else Path(place)
+        # The source of a prepared model may be gone.
+        if not is_here or (source / "config.json").exists():
+            return source
+    return folder if is_here else None
+
+
 def safetensors_bytes(shapes: Shapes, dtype: str) -> int:
     """Return the size in bytes of the file that the safetensors library writes; `dtype` is BF16, F16 or F32."""
     tensors = lay_out(Path(), {name: (dtype, shapes[name]) for name in sorted(shapes)}).values()
@@ -154,21 +169,13 @@ def _missing_files(name: str, model: Model) -> list[Path]:
 def _description(name: str, model: Model) -> tuple[dict, str] | None:
     """Return a model's config.json, and where it comes from; None if it is not known.
 
-    It is looked for in the source's folder, in NAMED, in models/NAME/ and on the hub, in this order."""
+    It is looked for on the disk, in NAMED and on the hub, in this order."""
+    folder = known_folder(name, model)
+    if folder:
+        return read_json(folder / "config.json", "give a Hugging Face checkpoint folder"), str(folder)
     kind, _, place = model.source.partition(":")
-    folder = Path(grid.MODEL.format(model=name))
-    manifest = folder / "manifest.json"
-    is_another = manifest.exists() and read_json(manifest).get("source") != model.source
-    is_here = (folder / "config.json").exists() and not is_another
-    if kind in ("path", "mdl"):
-        source = split_mdl(place)[1] if kind == "mdl" else Path(place)
-        # The source of a prepared model may be gone.
-        if not is_here or (source / "config.json").exists():
-            return read_json(source / "config.json", "give a Hugging Face checkpoint folder"), str(source)
     unpinned = f"{kind}:{place.partition('@')[0].partition('==')[0]}"
     if unpinned in NAMED:
         return NAMED[unpinned], unpinned
-    if is_here:
-        return read_json(folder / "config.json"), str(folder)
     config = known_config(place) if kind == "hub" else None
     return (config, model.source) if config else None
