@@ -163,6 +163,7 @@ GROUPED = TableDescription(
         *_mean_and_interval("tokens_per_second", TOKENS_PER_SECOND, "tokens_per_second", SPEEDS_DIFFER),
         Column("device", "text", empty=TRAINED_ONLY, meaning='All devices that trained, joined by "; ".'),
         Column("processes", "integer", empty=TRAINED_ONLY, meaning="The largest number of processes of a training."),
+        *like(SUMMARY, "gradient_checkpointing cache_weights", empty=SPEEDS_DIFFER),
         *_PROBES,
     ),
 )
@@ -260,6 +261,7 @@ CURVES = TableDescription(
             meaning="Training speed, mean over the models.",
         ),
         *like(GROUPED, "samples_per_second_sd samples_per_second_low samples_per_second_high device processes"),
+        *like(GROUPED, "gradient_checkpointing cache_weights"),
         *_PROBES,
     ),
 )
