@@ -172,6 +172,8 @@ _NO_DENSE = "there is no such run, or it has a fault"
 
 _NO_DIFFERENCE = f"{_NO_DENSE}; the two saw different examples; a run of the point has a fault"
 
+_NO_LOSS = "the examples do not show that pruning lost anything, so that the share could be any number"
+
 _NO_INTERVAL = f"sparsity 0; {_NO_DIFFERENCE}; a seed has no counterpart"
 
 CURVES = TableDescription(
@@ -233,6 +235,20 @@ CURVES = TableDescription(
             empty="sparsity 0; mode no_finetune; pruning lost nothing; difference_to_dense or one of the three values is empty",
             meaning="(value - untuned_value) / (dense_value - untuned_value): 0 if fine-tuning recovers nothing, 1 if it reaches"
             " the dense fine-tuned model.",
+        ),
+        Column(
+            "recovered_share_low",
+            "number",
+            unit="share, any number",
+            empty=f"recovered_share is empty; {_NO_LOSS}",
+            meaning="Lower end of its 95 % confidence interval over the examples, Fieller's. It holds for these trained models.",
+        ),
+        Column(
+            "recovered_share_high",
+            "number",
+            unit="share, any number",
+            empty=f"recovered_share is empty; {_NO_LOSS}",
+            meaning="Upper end of that interval.",
         ),
         Column("eval_loss", "number", unit=NATS, meaning="Loss of the right answers, mean over the models."),
         *like(GROUPED, "eval_loss_sd eval_loss_low eval_loss_high eval_loss_interval_from"),
