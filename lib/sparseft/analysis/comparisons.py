@@ -105,7 +105,7 @@ class Pair:
 
 def compare(judged: Iterable[Judged]) -> pd.DataFrame:
     """Return a row per comparison of the runs of one setting, without the correction for their number."""
-    models = _sound_models(judged)
+    models = sound_models(judged)
     probes = dict.fromkeys(
         name for records in models.values() for record in records for name in record.evaluation.probes
     )
@@ -115,7 +115,7 @@ def compare(judged: Iterable[Judged]) -> pd.DataFrame:
 
 def _compare(models: dict[Cell, list[Record]], probe: str | None) -> list[dict[str, object]]:
     """Return a row per comparison of the cells on a probe, or on their task if `probe` is None."""
-    cells = {cell: scores for cell, records in models.items() if (scores := _cell_scores(cell, records, probe))}
+    cells = {cell: scores for cell, records in models.items() if (scores := cell_scores(cell, records, probe))}
     pairs = [
         Pair(kind, ours, cells[other])
         for cell, ours in cells.items()
@@ -146,7 +146,7 @@ def correct(table: pd.DataFrame) -> pd.DataFrame:
     return in_order(tidy(table, [key for key in keys if key in table]), COMPARISONS)
 
 
-def _sound_models(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
+def sound_models(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
     """Return the distinct models of each cell, without cells that have a fault."""
     models: dict[Cell, dict[str | None, Record]] = {}
     excluded = set()
@@ -159,7 +159,7 @@ def _sound_models(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
     return {cell: list(records.values()) for cell, records in models.items() if cell not in excluded}
 
 
-def _cell_scores(cell: Cell, records: list[Record], probe: str | None) -> CellScores | None:
+def cell_scores(cell: Cell, records: list[Record], probe: str | None) -> CellScores | None:
     """Return what the models of a cell scored; None if one of them has nothing to compare."""
     by_seed = {record.run.seed: scores_of(record, probe) for record in records}
     if None in by_seed.values():

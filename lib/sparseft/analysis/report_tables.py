@@ -113,7 +113,7 @@ def points(table: pd.DataFrame) -> Table:
         "value (95 % interval)": _value,
         "minus dense (95 % interval)": _minus_dense,
         "verdict": lambda row: _text(row.verdict),
-        "won back, %": lambda row: number(100 * row.recovered_share, ".0f"),
+        "won back, % (95 % interval)": _won_back,
         "loss": lambda row: number(row.eval_loss, ".3f"),
         "train-merge gap": lambda row: number(row.train_merge_gap, "+.3f"),
         "samples/s": lambda row: number(row.samples_per_second, ".2f"),
@@ -121,7 +121,8 @@ def points(table: pd.DataFrame) -> Table:
     columns = _without_repeats(columns, table)
     note = (
         "Loss and gap are in nats per answer token. Won back is the share of what pruning lost that fine-tuning restores:"
-        " 100 % reaches the dense fine-tuned model."
+        " 100 % reaches the dense fine-tuned model. It has no interval where the examples do not show that pruning lost anything;"
+        " then it could be any number."
     )
     return _table("Every point of the curves", pruned if len(pruned) else table, columns, note)
 
@@ -249,6 +250,12 @@ def _value(row: tuple) -> str:
 def _minus_dense(row: tuple) -> str:
     """Return the difference to the dense model, with its interval."""
     return _within(row.difference_to_dense, row.difference_low, row.difference_high, "+.3f")
+
+
+def _won_back(row: tuple) -> str:
+    """Return the recovered share in percent, with its interval."""
+    share, low, high = row.recovered_share, row.recovered_share_low, row.recovered_share_high
+    return _within(100 * share, 100 * low, 100 * high, ".0f")
 
 
 def _text(value: object) -> str:

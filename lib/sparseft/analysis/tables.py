@@ -50,6 +50,8 @@ LINE = ["model", "task", "metric", "method", "mode"]
 INTEGERS = {column.name for table in TABLES for column in table.columns if column.type == "integer"}
 # The columns that a speed depends on.
 SPEED = ["device", "batch_size", "processes", "gradient_checkpointing", "cache_weights"]
+# Those of them that change no result, so that runs of one setting may differ in them.
+SPEED_CHOICES = ["gradient_checkpointing", "cache_weights"]
 # A smaller difference, of fractions or of nats per token, is rounding, and no share of it can be recovered.
 NOTHING_LOST = 1e-9
 
@@ -86,7 +88,8 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
     table["processes"] = groups["processes"].max()
     comparable = (groups[SPEED].nunique() <= 1).all(axis=1)
     rates = [name for name in table if "per_second" in name]
-    table[rates] = table[rates].where(comparable, axis=0)
+    table[SPEED_CHOICES] = groups[SPEED_CHOICES].first()
+    table[rates + SPEED_CHOICES] = table[rates + SPEED_CHOICES].where(comparable, axis=0)
     table = table.assign(**probes_over_models(models, runs))
     return tidy(table.reset_index(), CELL)
 

@@ -6,13 +6,10 @@ Without local files, they are typical lengths of the built-in task or of the kin
 
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from itertools import product
 from pathlib import Path
 
-from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.planning.local_files import rows_files
-from sparseft.planning.model_sizes import described
 from sparseft.storage.reading import ROWS_LIMIT, check_regular, read_json
 from sparseft.study.config import Config, TaskData
 from sparseft.study.grid import CALIBRATION, DATA
@@ -93,22 +90,6 @@ def _calibration_lengths(config: Config, task: str, text: str | None, examples: 
         return CalibrationLengths(examples, length, length, length, text_bytes(config, text))
     lengths = task_lengths(config, task)
     return CalibrationLengths(examples, lengths.mean, lengths.long, lengths.answer)
-
-
-def check_windows(config: Config) -> None:
-    """Raise InputError if a window of a calibration text is longer than a model's context, as far as it is known yet."""
-    for name, text in product(config.grid.models, config.calibration_texts()):
-        length = config.masks.calibration[text].length
-        try:
-            limit = described(name, config.models[name]).config.get("max_position_embeddings")
-        except InputError:
-            # The model must still be fetched.
-            continue
-        if limit and length > limit:
-            raise InputError(
-                f"masks.calibration.{text}.length: windows of {length} tokens, but {name} takes {limit}",
-                f"set it to at most {limit}",
-            )
 
 
 def text_bytes(config: Config, text: str) -> int:

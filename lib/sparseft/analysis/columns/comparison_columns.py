@@ -176,7 +176,8 @@ TRADEOFFS = TableDescription(
         Column(
             "best_for_speed",
             "true/false",
-            meaning="The same for value and training speed, among points that one device trained in as many processes.",
+            meaning="The same for value and training speed, among points that one device trained in as many processes, with the"
+            " same gradient_checkpointing and cache_weights.",
         ),
         Column(
             "largest_within",
@@ -187,6 +188,7 @@ TRADEOFFS = TableDescription(
             CURVES,
             "value difference_to_dense difference_low difference_high verdict samples_per_second device processes",
         ),
+        *like(CURVES, "gradient_checkpointing cache_weights"),
     ),
 )
 
