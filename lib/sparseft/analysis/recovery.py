@@ -18,7 +18,8 @@ from sparseft.analysis.columns import CURVES
 from sparseft.analysis.comparisons import CellScores, cell_scores, sound_models
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.statistics import ratio_interval
-from sparseft.analysis.tables import CELL, PLAIN_LORA, in_order
+from sparseft.analysis.tables import CELL, in_order
+from sparseft.modes import get_mode
 from sparseft.study.grid import DENSE, NO_FINETUNE, Cell
 
 _ENDS = ["recovered_share_low", "recovered_share_high"]
@@ -46,7 +47,8 @@ def _three(cell: Cell, scores: dict[Cell, CellScores]) -> tuple[CellScores, Cell
     """Return the scores of a trained pruned cell, of the untuned and of the dense tuned one; None if the share needs others."""
     if cell.mode == NO_FINETUNE or cell.method == DENSE:
         return None
-    cells = [cell, replace(cell, mode=NO_FINETUNE), replace(cell, method=DENSE, sparsity=0, mode=PLAIN_LORA)]
+    dense = replace(cell, method=DENSE, sparsity=0, mode=get_mode(cell.mode).dense_mode)
+    cells = [cell, replace(cell, mode=NO_FINETUNE), dense]
     three = tuple(scores[other] for other in cells if other in scores)
     identities = {run.identity for one in three for run in one.by_seed.values()}
     return three if len(three) == 3 and len(identities) == 1 else None
