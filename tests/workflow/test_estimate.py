@@ -141,7 +141,7 @@ def test_the_masks_on_a_text_have_the_bytes_of_the_files(tmp_path, tiny):
                         "masks": {"calibration": {"web": {"text": "web.txt", "examples": 4, "length": 16}}},
                         "grid": tiny_grid("llama", "boolq_mini", methods) | {"sparsities": [50]}})  # fmt: skip
     found = [(tmp_path / f"masks_sparsity50_{method}.pt").stat().st_size for method in sorted(methods)]
-    assert mask_sizes(config, described("llama", config.models["llama"])) == found
+    assert sorted(mask_sizes(config, described("llama", config.models["llama"]))) == sorted(found)
 
 
 def test_the_adapter_of_some_projections_has_those_alone(tiny):
