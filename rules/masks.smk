@@ -186,7 +186,7 @@ use rule compute_task_masks as prune_on_task with:
         method="|".join(grid.UPDATING_METHODS),
         sparsity=PRUNED,
     resources:
-        # The model, the examples' hidden states, and the Hessians of a decoder layer.
+        # A decoder layer, its Hessians, and the examples' hidden states.
         mem_mb=memory("mask"),
         runtime=minutes("mask"),
         gpu=ONE_GPU,
