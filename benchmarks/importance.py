@@ -44,9 +44,8 @@ def figures(model: Checkpoint, folder: Path, name: str, rows: dict, text: str) -
     settings = Masks()
     for method in METHODS:
         paths = [folder / f"{method}{percent}.pt" for percent in PERCENTS]
-        importance = get_method(method).importance
         uses_examples = get_method(method).uses_examples
-        calibration = calibrate(importance, name, data, settings) if uses_examples else None
+        calibration = calibrate(get_method(method), name, data, settings) if uses_examples else None
         compute_masks(
             model, method, PERCENTS, PassFiles(paths, folder / "report.json"), settings, calibration=calibration
         )

@@ -73,7 +73,7 @@ class Ours:
 
     def row(self) -> None:
         """Select with scope row."""
-        kernels.write_row_masks(self.flat, SIDE, counts_of(SIDE), self.packed)
+        kernels.write_row_masks(self.flat, SIDE, np.tile(counts_of(SIDE), (SIDE, 1)), self.packed)
 
     def group(self) -> None:
         """Select with the pattern 2:4."""

@@ -24,9 +24,8 @@ if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()
     sys.exit(2)
 
 from sparseft.errors import InputError
-from sparseft.planning.lengths import check_windows
+from sparseft.planning.inputs import check_inputs
 from sparseft.planning.requests import JobKind, Requests
-from sparseft.planning.model_sizes import check_sources
 from sparseft.study import grid, passes, targets
 from sparseft.study.config import Config, parse_section
 from sparseft.study.configfiles import check_command, read_sections, with_normal_places
@@ -46,8 +45,8 @@ try:
         for file in workflow.overwrite_configfiles:
             read_sections(Path(file))
     STUDY = with_normal_places(parse_section(Config, config, "configuration"), Path.cwd())
-    check_sources(STUDY)
-    check_windows(STUDY)
+    if workflow.is_main_process:
+        check_inputs(STUDY)
     PASSES = passes.first_and_added(STUDY) if workflow.is_main_process else passes.recorded(STUDY)
 except (InputError, OSError) as error:
     refuse(error)
@@ -102,9 +101,9 @@ def mask_of(w):
 
 
 @cache
-def training_flags(task):
-    """Return the flags of a task's schedule. They are cached, because every run of the task needs them."""
-    return flags(**STUDY.training_of(task).model_dump())
+def training_flags(mode, task):
+    """Return the flags of a mode's schedule on a task. They are cached, because many runs need them."""
+    return flags(**STUDY.schedule_of(mode, task).model_dump())
 
 
 def memory(kind, cell=lambda w: w):

@@ -3,7 +3,7 @@
 import pytest
 from sparseft.errors import InputError
 from sparseft.importances import DEFAULT, IMPORTANCES
-from sparseft.methods import DENSE, IMPORTED, METHODS, PATTERNS, get_method, sort_key
+from sparseft.methods import DENSE, IMPORTED, METHODS, OWL, PATTERNS, SEMISTRUCTURED, UNSTRUCTURED, get_method, sort_key
 
 
 def test_every_method_is_found_by_its_name():
@@ -25,7 +25,35 @@ def test_a_name_without_an_importance_means_the_default_one():
     assert get_method("structured").importance is DEFAULT
 
 
-@pytest.mark.parametrize("name", ["structured_wanda", "unstructured_", "random_wanda", "Unstructured", ""])
+def test_every_method_that_prunes_single_weights_by_an_importance_can_divide_them_by_outliers():
+    uniform = [name for name, method in METHODS.items() if not method.allocation]
+    divided = {name: method for name, method in METHODS.items() if method.allocation}
+    assert {name.removesuffix("_owl") for name in divided} == {
+        name for name in uniform if METHODS[name].pattern in (UNSTRUCTURED, SEMISTRUCTURED)
+    }
+    for name, method in divided.items():
+        base = METHODS[name.removesuffix("_owl")]
+        assert (method.allocation, method.pattern, method.importance) == (OWL, base.pattern, base.importance)
+        assert method.uses_task
+        assert method.is_sequential is base.is_sequential
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("unstructured", ""),
+        ("unstructured_owl", "outliers by decoder layer, from the norms of the dense model's inputs"),
+        ("unstructured_wanda", "norm of the inputs over all tokens of all examples"),
+        ("unstructured_wanda_owl_on_c4", "norm of the inputs over all tokens of all examples; outliers by decoder layer, "
+         "from the norms of the dense model's inputs"),
+    ],
+)  # fmt: skip
+def test_what_is_computed_from_examples_is_said(name, words):
+    assert get_method(name).accumulated == words
+
+
+@pytest.mark.parametrize("name", ["structured_wanda", "unstructured_", "random_wanda", "Unstructured", "", "structured_owl",
+                                  "random_owl", "dense_owl", "unstructured_owl_wanda", "unstructured_owl_owl"])  # fmt: skip
 def test_a_name_that_means_no_method_is_refused(name):
     with pytest.raises(InputError, match="is unknown"):
         get_method(name)

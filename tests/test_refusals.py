@@ -91,6 +91,13 @@ def test_a_model_is_not_computed_as_another_class_than_the_architecture_that_it_
         load_model(folder, torch.device("cpu"))
 
 
+def test_a_config_json_that_transformers_refuses_is_refused_in_one_line(tmp_path):
+    folder = save_tiny("llama", tmp_path / "m")
+    change_json(folder / "config.json", model_type="lllama")
+    with pytest.raises(InputError, match=r"m: transformers refuses its config\.json \(.*lllama.*\); correct the key"):
+        load_model(folder, torch.device("cpu"))
+
+
 @pytest.mark.parametrize("method", ["unstructured", "structured", "semistructured", "random", "dense"])
 @pytest.mark.parametrize("change", [{"num_hidden_layers": 1}, {"num_hidden_layers": 3}, {"tie_word_embeddings": False},
                                     {"vocab_size": 100}, {"num_key_value_heads": 1}])  # fmt: skip

@@ -1,9 +1,11 @@
-"""List the methods: what is removed (the pattern), and by which score (the importance).
+"""List the methods: what is removed (the pattern), by which score (the importance), and how much of each layer (the allocation).
 
 A method is named PATTERN, which means the importance magnitude, or PATTERN_IMPORTANCE. `random` has no importance. `dense` is
 the method of the runs at sparsity 0, which keep every weight.
 
-An importance that looks at examples takes those of the task. PATTERN_IMPORTANCE_on_NAME takes those of a text instead, which
+Every layer loses the same share of its weights, unless the name ends in an allocation: PATTERN_owl or PATTERN_IMPORTANCE_owl.
+
+A method that looks at examples takes those of the task. With _on_NAME after its name it takes those of a text instead, which
 `masks.calibration` describes under this NAME.
 
 imported_NAME has the masks and the weights of checkpoints that another tool pruned, which `masks.imported` describes under NAME.
@@ -44,6 +46,29 @@ DENSE = Pattern("dense", has_importance=False)
 # What another tool ranked together is not known. There is one method for every NAME under `masks.imported`.
 IMPORTED = Pattern("imported", scope="unknown", has_importance=False, has_exact_counts=False, updates_weights=True)
 PATTERNS = (UNSTRUCTURED, STRUCTURED, SEMISTRUCTURED, RANDOM)
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Describe how the pruned weights are divided among the layers. It looks at examples."""
+
+    name: str
+    # The patterns whose weights it can divide.
+    patterns: tuple[Pattern, ...]
+    # The keys of `masks:` that it uses.
+    settings: tuple[str, ...]
+    # What the masks' metadata says about what it computes from the examples.
+    accumulated: str
+
+
+# pruning/allocation.py has its source and its formula.
+OWL = Allocation(
+    "owl",
+    patterns=(UNSTRUCTURED, SEMISTRUCTURED),
+    settings=("owl_lambda", "owl_m"),
+    accumulated="outliers by decoder layer, from the norms of the dense model's inputs",
+)
+ALLOCATIONS = (OWL,)
 # Stands between the importance and the name of a text.
 ON = "_on_"
 TEXT_NAME = "[a-z0-9]+"
@@ -51,11 +76,14 @@ TEXT_NAME = "[a-z0-9]+"
 
 @dataclass(frozen=True)
 class Method:
-    """Combine a pattern and an importance, which is None for `random`, `dense` and imported masks."""
+    """Combine a pattern, an importance and an allocation.
+
+    `random`, `dense` and imported masks have no importance. Without an allocation, every layer loses the same share."""
 
     pattern: Pattern
     importance: Importance | None
-    # The name of the text whose examples the importance looks at; None if they are the task's, or if it looks at none.
+    allocation: Allocation | None = None
+    # The name of the text whose examples the method looks at; None if they are the task's, or if it looks at none.
     calibration: str | None = None
     # The name under `masks.imported` of the checkpoints that another tool pruned; None if this project computes the masks.
     imported: str | None = None
@@ -63,17 +91,16 @@ class Method:
     @cached_property
     def name(self) -> str:
         """Return the name in paths and tables. It leaves out the default importance."""
+        importance = None if self.importance is DEFAULT else self.importance
+        name = "_".join(part.name for part in (self.pattern, importance, self.allocation) if part)
         if self.imported:
-            return f"{self.pattern.name}_{self.imported}"
-        if self.importance in (None, DEFAULT):
-            return self.pattern.name
-        name = f"{self.pattern.name}_{self.importance.name}"
+            return f"{name}_{self.imported}"
         return f"{name}{ON}{self.calibration}" if self.calibration else name
 
     @property
     def uses_examples(self) -> bool:
         """Return whether the masks depend on examples, of a task or of a text."""
-        return self.importance is not None and self.importance.uses_examples
+        return self.allocation is not None or (self.importance is not None and self.importance.uses_examples)
 
     @property
     def uses_task(self) -> bool:
@@ -90,14 +117,26 @@ class Method:
         """Return whether `masks.sequential` applies to the method."""
         return self.importance is not None and self.importance.is_sequential
 
+    @property
+    def accumulated(self) -> str:
+        """Return what is computed from the examples, in words; empty if the method looks at none."""
+        return "; ".join(part.accumulated for part in (self.importance, self.allocation) if part and part.accumulated)
+
 
 def _methods() -> list[Method]:
-    """Return every method: first those with the default importance or none, then the others by pattern."""
+    """Return every method: first those with the default importance or none, then the others by pattern.
+
+    Each is followed by the same method with each allocation that its pattern allows."""
     methods = [Method(pattern, DEFAULT if pattern.has_importance else None) for pattern in PATTERNS]
     others = [importance for importance in IMPORTANCES if importance is not DEFAULT]
     for pattern in PATTERNS:
         methods += [Method(pattern, importance) for importance in others if pattern.name in importance.patterns]
-    return methods
+    return [variant for method in methods for variant in (method, *_allocated(method))]
+
+
+def _allocated(method: Method) -> list[Method]:
+    """Return the method with each allocation that its pattern allows."""
+    return [replace(method, allocation=value) for value in ALLOCATIONS if method.pattern in value.patterns]
 
 
 # The methods that need no text and no other tool, by name, in the order of the study.

@@ -56,7 +56,7 @@ rule train_adapter:
     benchmark:
         f"results/benchmarks/train_adapter/{grid.RUN_ID}.tsv"
     wildcard_constraints:
-        mode="|".join(grid.TRAINED_MODES),
+        mode="|".join(grid.NEW_ADAPTER_MODES),
     # First, so that the appliance does not wait.
     priority: 4
     # run_on_appliance.py fails at once if another attempt cannot help.
@@ -171,7 +171,7 @@ rule join_measurements:
     log:
         f"results/logs/join_measurements/{grid.CELL_ID}.log",
     wildcard_constraints:
-        mode="|".join(grid.TRAINED_MODES),
+        mode="|".join(grid.NEW_ADAPTER_MODES),
     conda:
         "../../envs/sparseft.yaml"
     params:

@@ -65,7 +65,7 @@ rule train_adapter:
     benchmark:
         f"results/benchmarks/train_adapter/{grid.RUN_ID}.tsv"
     wildcard_constraints:
-        mode="|".join(grid.TRAINED_MODES),
+        mode="|".join(grid.NEW_ADAPTER_MODES),
     # First, so that the appliance does not wait.
     priority: 4
     # run_on_appliance.py fails at once if another attempt cannot help.
@@ -86,7 +86,7 @@ rule train_adapter:
         data=subpath(input.train, parent=True),
         folder=subpath(output.record, parent=True),
         batch_size=STUDY.evaluation_batch_size,
-        settings=lambda w: f"{training_flags(w.task)} {flags(**DECIDING)}",
+        settings=lambda w: f"{training_flags(w.mode, w.task)} {flags(**DECIDING)}",
     message:
         "train {params.run_id}"
     shell:

@@ -7,6 +7,7 @@ rule train_adapter:
     input:
         manifest=lambda w: grid.base_manifest(w.method),
         mask=mask_of,
+        initial=lambda w: grid.initial_adapter(w.mode) or [],
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
         definition=lambda w: targets.definition_files(STUDY, w.task),
@@ -18,7 +19,7 @@ rule train_adapter:
     benchmark:
         f"results/benchmarks/train_adapter/{grid.RUN_ID}.tsv"
     wildcard_constraints:
-        mode="|".join(grid.TRAINED_MODES),
+        mode="|".join(grid.TASK_MODES),
     conda:
         "../../envs/sparseft.yaml"
     threads: STUDY.resources.threads * STUDY.resources.processes
@@ -36,7 +37,8 @@ rule train_adapter:
         data=subpath(input.train, parent=True),
         folder=subpath(output.record, parent=True),
         batch_size=STUDY.evaluation_batch_size,
-        settings=lambda w: training_flags(w.task),
+        initial=lambda w, input: flags(initial_adapter=input.initial or None),
+        settings=lambda w: training_flags(w.mode, w.task),
     message:
         "train {params.run_id}"
     shell:
@@ -46,6 +48,64 @@ rule train_adapter:
         " --model_path {params.model:q}"
         " --mask_path {input.mask:q}"
         " --data_dir {params.data:q}"
+        " --threads {params.cores}"
+        " --evaluation_batch_size {params.batch_size}"
+        " {params.initial}"
+        " {params.settings}"
+        " --output_dir {params.folder:q}"
+        " 2> {log:q}"
+
+
+# Train the adapter of one run to give the outputs of the dense decoder layers, one decoder layer after the other.
+rule reconstruct_adapter:
+    input:
+        manifest=lambda w: grid.base_manifest(w.method),
+        dense=grid.MANIFEST,
+        mask=mask_of,
+        train=f"{grid.DATA}/train.jsonl",
+        validation=f"{grid.DATA}/validation.jsonl",
+        definition=lambda w: targets.definition_files(STUDY, w.task),
+        text=targets.reconstruction_text(STUDY),
+    output:
+        adapter=directory(f"{grid.RUN}/adapter"),
+        record=f"{grid.RUN}/train.json",
+    log:
+        f"results/logs/reconstruct_adapter/{grid.RUN_ID}.log",
+    benchmark:
+        f"results/benchmarks/reconstruct_adapter/{grid.RUN_ID}.tsv"
+    wildcard_constraints:
+        mode="|".join(grid.RECONSTRUCTING_MODES),
+    conda:
+        "../../envs/sparseft.yaml"
+    threads: STUDY.resources.threads
+    resources:
+        # The weights, the inputs and the outputs of one decoder layer for all examples, and the training of that layer.
+        mem_mb=memory("reconstruction"),
+        runtime=minutes("reconstruction"),
+        gpu=ONE_GPU,
+    params:
+        code=code("reconstruct.py"),
+        run_id=grid.RUN_ID,
+        # Another number of threads changes the last bits.
+        cores=STUDY.resources.threads,
+        model=subpath(input.manifest, parent=True),
+        dense=subpath(input.dense, parent=True),
+        data=subpath(input.train, parent=True),
+        folder=subpath(output.record, parent=True),
+        batch_size=STUDY.evaluation_batch_size,
+        text=lambda w, input: flags(text=input.text, **STUDY.reconstruction_examples()),
+        settings=lambda w: training_flags(w.mode, w.task),
+    message:
+        "reconstruct {params.run_id}"
+    shell:
+        "on_gpus {resources.gpu} "
+        'python "$SCRIPTS/reconstruct.py"'
+        " --run_id {params.run_id:q}"
+        " --model_path {params.model:q}"
+        " --dense_path {params.dense:q}"
+        " --mask_path {input.mask:q}"
+        " --data_dir {params.data:q}"
+        " {params.text}"
         " --threads {params.cores}"
         " --evaluation_batch_size {params.batch_size}"
         " {params.settings}"
@@ -66,7 +126,7 @@ rule measure_throughput:
     benchmark:
         f"results/benchmarks/measure_throughput/{grid.CELL_ID}.tsv"
     wildcard_constraints:
-        mode="|".join(grid.TRAINED_MODES),
+        mode="|".join(grid.TASK_MODES),
     conda:
         "../../envs/sparseft.yaml"
     # A measurement takes all cores of this machine, so that no other job runs at the same time.

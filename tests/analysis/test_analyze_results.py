@@ -82,6 +82,17 @@ def test_gaps_and_failures_are_said_and_the_rest_is_analysed(write_run, tmp_path
     assert memo.index("## Runs with a fault") < memo.index("## Missing or unreadable") < memo.index("## Every run")
 
 
+def test_a_study_of_faulty_runs_only_has_a_folder_without_figures_and_says_so(write_run, tmp_path):
+    for seed in (0, 1):
+        run_id = TUNED.replace("seed0", f"seed{seed}")
+        write_run(run_id, 0.5, change=lambda files: files["validation_report"].update(passed=False, violations=1))
+    done = analyze(tmp_path / "runs", tmp_path / "out", "--plot")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list((tmp_path / "out/plots").iterdir()) == []
+    for page in ("findings.txt", "EXPERIMENTS.md", "report.html"):
+        assert "Every result here contains a run with a fault" in (tmp_path / "out" / page).read_text()
+
+
 def test_both_recalls_stand_beside_an_accuracy_and_shared_rows_among_the_limits(write_run, tmp_path):
     write_run(
         TUNED, 0.38, labels=lambda outcomes: [int(not right) for right in outcomes], classes=True, train_overlap=3

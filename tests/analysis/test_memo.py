@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,34 @@ def test_a_mask_that_was_calibrated_on_other_examples_breaks_the_chain(write_run
     (judged,) = judge_runs(read_runs(tmp_path / "runs")[0])
     (fault,) = judged.faults
     assert fault.startswith("broken chain, train: the mask's calibration names ffffffffffff, evaluation.json names ")
+
+
+def with_pruned_base(original: str, base: str = "b" * 64) -> Callable[[dict], None]:
+    """Return the change of a run whose base is a pruned one, made from the model with the digest `original`."""
+
+    def change(files: dict) -> None:
+        for piece in {"train", "before_merge", "merge"} & files.keys():
+            files[piece]["inputs"]["model"] = base
+        files["validation_report"]["inputs"]["base"] = base
+        files["validation_report"]["mask"] = {"scope": "block", "original": original}
+
+    return change
+
+
+def test_a_pruned_base_belongs_to_the_model_of_the_dense_runs(write_run, tmp_path):
+    updated = [TUNED.replace("unstructured", "unstructured_sparsegpt")]
+    updated.insert(0, updated[0].replace("sparse_to_dense", "no_finetune"))
+    model = read_record(write_run(UNTUNED, 0.5) / "merge.json")["inputs"]["model"]
+    faults = []
+    for original, base in ((model, "b" * 64), ("f" * 64, "b" * 64), (model, "c" * 64)):
+        write_run(updated[0], 0.5, change=with_pruned_base(model))
+        write_run(updated[1], 0.5, change=with_pruned_base(original, base))
+        faults.append({run.record.run.id: run.faults for run in judge_runs(read_runs(tmp_path / "runs")[0])})
+    assert faults[0] == {run: [] for run in (UNTUNED, *updated)}
+    assert faults[1] == {UNTUNED: [], updated[0]: [], updated[1]: ["base of m: ffffffffffff in 1 of 3 runs"]}
+    place = "pruned/m/t/sparsity50_unstructured_sparsegpt"
+    assert faults[2][updated[1]] == [f"pruned base of {place}: cccccccccccc in 1 of 2 runs"]
+    assert faults[2][updated[0]] == [f"pruned base of {place}: bbbbbbbbbbbb in 1 of 2 runs"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Check the commands that the pages print, for a project and a study in any folder."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -33,6 +34,9 @@ def test_elsewhere_the_project_and_the_study_are_named(tmp_path, monkeypatch):
         f"{ROOT}/workflow/scripts/validate_sparsity.py", "--checkpoint", f"my study/{target}",
     ]  # fmt: skip
     assert "--base 'my study/models/m'" in again.validation(RUN)
+    updated = replace(RUN, method="unstructured_sparsegpt")
+    base = f"my study/pruned/m/{RUN.task}/sparsity50_unstructured_sparsegpt"
+    assert f"--base '{base}'" in again.validation(updated)
     anew = ["snakemake", "--cores", "all", "--configfile", "configuration.yaml", "--snakefile", f"{ROOT}/Snakefile"]
     assert shlex.split(again.new_study()) == anew
 

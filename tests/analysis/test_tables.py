@@ -50,6 +50,24 @@ def test_the_dense_run_starts_both_fine_tuned_curves_of_every_method(write_run, 
     assert start == {(method, mode): value for method in ("unstructured", "random") for mode, value in expected.items()}
 
 
+def test_a_point_has_the_choices_with_which_its_speed_was_measured(write_run, tmp_path):
+    write_run(TUNED, 0.5, training={"gradient_checkpointing": True})
+    write_run(TUNED.replace("50", "70"), 0.5, training={"cache_weights": True})
+    write_run(UNTUNED, 0.5)
+    points = read(tmp_path)[2].set_index(["mode", "sparsity"])[tables.SPEED_CHOICES]
+    assert points.loc[("sparse_to_dense", 50)].tolist() == [True, False]
+    assert points.loc[("sparse_to_dense", 70)].tolist() == [False, True]
+    assert points.loc[("no_finetune", 50)].isna().all()
+    write_run(TUNED.replace("seed0", "seed1"), 0.5)
+    assert (
+        read(tmp_path)[2]
+        .set_index(["mode", "sparsity"])
+        .loc[("sparse_to_dense", 50), tables.SPEED_CHOICES]
+        .isna()
+        .all()
+    )
+
+
 @pytest.mark.parametrize(
     ("dense", "untuned", "tuned", "share"), [(0.75, 0.25, 0.75, 1), (0.75, 0.25, 0.25, 0), (0.5, 0.25, 0.75, 2)]
 )

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 from sparseft.analysis.statistics import BEYOND, UNDECIDED, WITHIN
 from sparseft.analysis.tradeoffs import pareto, tradeoffs
 from sparseft.study.grid import Cell
@@ -12,6 +13,7 @@ def curve(*points: tuple, mode: str = "sparse_to_dense", device: str = "CPU") ->
     return [
         {"model": "m", "task": "t", "metric": "acc", "method": "unstructured", "mode": mode, "n": 1, "n_sound": 1,
          "sparsity": sparsity, "reached_sparsity": sparsity / 100, "value": value, "samples_per_second": speed, "verdict": verdict, "device": device, "processes": 1,
+         "gradient_checkpointing": False, "cache_weights": False,
          "difference_to_dense": 0.0, "difference_low": 0.0, "difference_high": 0.0}
         for sparsity, value, speed, verdict in points
     ]  # fmt: skip
@@ -76,3 +78,13 @@ def test_speeds_of_other_numbers_of_processes_do_not_compete():
     assert best(rows, "best_for_speed") == [("unstructured", 50), ("unstructured", 70)]
     slower = curve((30, 0.6, 3, WITHIN))
     assert best(rows + slower, "best_for_speed") == [("unstructured", 50), ("unstructured", 70)]
+
+
+@pytest.mark.parametrize("choice", ["gradient_checkpointing", "cache_weights"])
+def test_speeds_of_trainings_that_save_memory_or_time_do_not_compete_with_others(choice):
+    rows = curve((50, 0.7, 3, WITHIN), (70, 0.6, 4, WITHIN))
+    assert best(rows, "best_for_speed") == [("unstructured", 50), ("unstructured", 70)]
+    assert best(curve((50, 0.7, 4, WITHIN), (70, 0.6, 3, WITHIN)), "best_for_speed") == [("unstructured", 50)]
+    rows = curve((50, 0.7, 4, WITHIN), (70, 0.6, 3, WITHIN))
+    rows[1][choice] = True
+    assert best(rows, "best_for_speed") == [("unstructured", 50), ("unstructured", 70)]

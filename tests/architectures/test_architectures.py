@@ -142,6 +142,22 @@ def test_damaged_windows_are_refused_by_their_keys(tiny_models, keys):
         tensor_shapes(config, "here")
 
 
+@pytest.mark.parametrize(
+    ("name", "keys", "line"),
+    [
+        ("qwen2", {"layer_types": ["full_attention", "chunked_attention"]}, "layer_types has 'chunked_attention' .*; use a model whose"),
+        ("gemma3", {"layer_types": ["full_attention", None]}, "layer_types has None .*; use a model whose layers are full_attention"),
+        ("llama", {"layer_types": ["full_attention"]}, "config.json is damaged: layer_types is not a list of 2 types; give one type"),
+        ("mixtral", {"num_experts_per_tok": 5}, "num_experts_per_tok is 5 in config.json, but there are 4 experts; set num_experts"),
+        ("qwen3_moe", {"num_experts_per_tok": 5}, "num_experts_per_tok is 5 in config.json, but there are 4 experts; set num_exp"),
+        ("llama", {"model_type": None}, "config.json lacks model_type, .* LlamaForCausalLM; copy the key from"),
+    ],
+)  # fmt: skip
+def test_a_key_with_which_transformers_would_fail_is_refused_by_its_name(tiny_models, name, keys, line):
+    with pytest.raises(InputError, match=f"^here: {line}"):
+        tensor_shapes(Checkpoint(tiny_models[name]).config | keys, "here")
+
+
 def test_llama_has_no_window_and_mistral_has_one_in_every_layer():
     config = {"num_hidden_layers": 2, "sliding_window": 8}
     assert LLAMA.windows(config) == [None, None]

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig
 # The keys of google/gemma-3-1b-it, config.json, that this project reads.
 PUBLISHED = {
     "architectures": ["Gemma3ForCausalLM"],
+    "model_type": "gemma3_text",
     "final_logit_softcapping": None,
     "head_dim": 256,
     "hidden_size": 1152,

@@ -19,6 +19,7 @@ from masks import write_mask
 # The sizes of allenai/OLMo-2-1124-7B, config.json.
 PUBLISHED = {
     "architectures": ["Olmo2ForCausalLM"],
+    "model_type": "olmo2",
     "hidden_size": 4096,
     "intermediate_size": 11008,
     "num_attention_heads": 32,

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 # The keys of Qwen/Qwen3-30B-A3B, config.json, that this project reads. transformers 4 wrote them.
 PUBLISHED = {
     "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
     "decoder_sparse_step": 1,
     "head_dim": 128,
     "hidden_size": 2048,

@@ -128,9 +128,8 @@ class Stages:
     def _mask_path(self, method: str) -> Path:
         path = self.folder / f"{method}.pt"
         settings = Masks(calibration_examples=2)
-        importance = get_method(method).importance
         uses_examples = get_method(method).uses_examples
-        calibration = calibrate(importance, TASK.name, self.train_file, settings) if uses_examples else None
+        calibration = calibrate(get_method(method), TASK.name, self.train_file, settings) if uses_examples else None
         percent = 0 if method == "dense" else 50
         places = PassFiles([path], self.folder / f"{method}.json")
         compute_masks(self.base, method, [percent], places, settings, calibration=calibration)

@@ -129,7 +129,10 @@ def test_a_model_of_the_hub_becomes_its_files_and_a_manifest(tmp_path, hub, tiny
     done = prepare(tmp_path, hub, f"hub:somebody/mistral{revision}")
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "models/m/manifest.json").read_text())
-    assert manifest["source"] == f"hub:somebody/mistral{revision}"
+    assert (manifest["source"], manifest["revision"]) == (f"hub:somebody/mistral{revision}", COMMIT)
+    # A revision that is not fixed is said, with what fixes it.
+    warning = f"warning: hub:somebody/mistral may change; .* set source to hub:somebody/mistral@{COMMIT}\n"
+    assert bool(re.search(warning, done.stderr)) == (not revision)
     for file in tiny_models["mistral"].iterdir():
         assert (tmp_path / "models/m" / file.name).read_bytes() == file.read_bytes()
 

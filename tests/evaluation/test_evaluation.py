@@ -117,6 +117,20 @@ def test_a_generated_answer_has_both_filters_and_the_strict_one_is_the_headline(
     json.dumps(record, allow_nan=False)
 
 
+def test_what_generation_config_json_sets_acts_on_generated_answers_and_is_recorded(tmp_path, records):
+    folder = save_tiny("llama", tmp_path / "m", torch.float32)
+    change_json(folder / "generation_config.json", repetition_penalty=3.0)
+    task = BY_NAME["gsm8k_mini"]
+    record = evaluate(*load_model(folder, CPU), task, rows_of(task), batch_size=5)
+    plain = records["gsm8k_mini"]
+    assert record["generation_config"] == plain["generation_config"] | {"repetition_penalty": 3.0}
+    assert plain["generation_config"]["eos_token_id"] == 258
+    assert record["generations"] != plain["generations"]
+    json.dumps(record["generation_config"], allow_nan=False)
+    # Nothing is generated to choose an answer.
+    assert "generation_config" not in records["boolq_mini"]
+
+
 def test_gsm8k_is_scored_as_lm_eval_s_own_gsm8k():
     theirs = load_yaml(Path(lm_eval.__file__).parent / "tasks/gsm8k/gsm8k.yaml")
     ours = task_definition(BY_NAME["gsm8k"], {})

@@ -17,6 +17,7 @@ from project import call_script, succeed
 from sparseft.analysis.records import EvaluationRecord
 from sparseft.analysis.records.record_file import read_file
 from sparseft.errors import InputError
+from sparseft.evaluation import lm_eval_limits
 from sparseft.evaluation.evaluate import evaluate, evaluate_probe
 from sparseft.evaluation.harness import outcome_key, run_harness
 from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
@@ -341,6 +342,20 @@ def test_a_changed_rendering_is_refused(model32, tmp_path):
     changed = {**examples.task.definition, "yaml": {**examples.task.definition["yaml"], "doc_to_text": "{{thing}}"}}
     with pytest.raises(InputError, match=r"^mine: lm-eval .* validation example 1 another text"):
         evaluate(*model32, replace(examples.task, definition=changed), examples.rows, batch_size=4)
+
+
+@pytest.mark.parametrize("place", ["filter_list", "metric_list"])
+def test_an_expression_that_never_ends_on_a_generated_text_ends_the_evaluation(model32, tmp_path, monkeypatch, place):
+    monkeypatch.setattr(lm_eval_limits, "_SECONDS", 1)
+    endless = r"^(?!A sample)(([\w\W]+)+)+@"
+    definition = GENERATION | {"generation_kwargs": {"until": ["@"], "max_gen_toks": 40}, "num_fewshot": 0}
+    if place == "filter_list":
+        definition["filter_list"] = [{"name": "a", "filter": [{"function": "regex", "regex_pattern": endless}]}]
+    else:
+        definition["metric_list"] = [definition["metric_list"][0] | {"regexes_to_ignore": [endless]}]
+    examples = prepared(tmp_path, definition, rows_of("sums"))
+    with pytest.raises(InputError, match=rf"^tasks\.mine: {place} computes for more than 1 s; write one that ends"):
+        evaluate(*model32, examples.task, examples.rows, batch_size=4)
 
 
 def test_a_prepared_task_and_a_probe_are_evaluated_by_the_scripts(tmp_path):

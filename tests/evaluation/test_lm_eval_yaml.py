@@ -1,6 +1,8 @@
 """Definitions of lm-eval are found and read, and no code of a user's file runs."""
 
 import json
+import resource
+import signal
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import yaml
 from hub_cache import publish, write
 from sparseft.errors import InputError
+from sparseft.evaluation import lm_eval_limits
 from sparseft.evaluation.lm_eval_rendering import harness_definition
 from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
 from sparseft.evaluation.lm_eval_yaml import FOLDER, FUNCTION, check_functions, read_definition, with_functions
@@ -121,6 +124,35 @@ def test_a_template_that_reaches_into_python_is_refused(tmp_path, monkeypatch, t
     assert "SecurityError" in refused(tmp_path, yaml.safe_dump({**content, key: template}))
 
 
+@pytest.mark.parametrize(
+    ("template", "what"),
+    [
+        ("{{ 'a' * 10**10 }}", "needs more than 1 GB of memory"),
+        ("{{ question * 10**9 }}", "needs more than 1 GB of memory"),
+        ("{{ [question] * 10**9 }}", "needs more than 1 GB of memory"),
+        ("{{ question | center(10**10) }}", "needs more than 1 GB of memory"),
+        ("{% for a in range(10**5) %}{% for b in range(10**5) %}{{ '' }}{% endfor %}{% endfor %}", "more than 1 s"),
+        ("{{ ('x' * 40) | regex_replace('(x+x+)+y', question) }}", "more than 1 s"),
+        ("{{ 7 ** (10 ** 9) }}", "more than 1 s"),
+        ("{{ range(10**10) }}", "Range too big"),
+    ],
+)
+def test_a_template_has_limits_of_time_and_memory(tmp_path, monkeypatch, template, what):
+    monkeypatch.setattr(lm_eval_limits, "_SECONDS", 1)
+    said = refused(
+        tmp_path, yaml.safe_dump({**yaml.safe_load(CHOICE.replace("TEXT", "question")), "doc_to_text": template})
+    )
+    assert what in said
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY
+
+
+def test_the_filters_of_a_sample_answer_have_a_limit_of_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(lm_eval_limits, "_SECONDS", 1)
+    lines = "filter_list: [{name: a, filter: [{function: regex, regex_pattern: '(([\\w\\W]+)+)+@'}]}]"
+    assert "tasks.mine: filter_list computes for more than 1 s" in refused(tmp_path, f"{GENERATION}{lines}\n")
+
+
 def test_a_key_that_stands_for_a_function_is_refused(tmp_path):
     text = '{"!function": "longproc/metrics.Popen"}'
     assert "line 4: !function is code" in refused(tmp_path, CHOICE.replace("TEXT", text))
@@ -219,7 +251,7 @@ def test_the_answer_of_the_configuration_is_rendered_in_the_sandbox(tmp_path):
         (r'include: "a\0b"', "include is"),
         (f"include: {'a' * 300}", "cannot be read"),
         ("generation_kwargs: [1]", "generation_kwargs is [1]"),
-        ("description: \"{{'a' * 2000000}}\"", "characters, and at most 1000000 are taken"),
+        ("description: \"{{'a' * 2000000}}\"", "a text of 2000000 characters, and at most 1000000 are taken"),
         ("include: missing.yaml", "include missing.yaml: no such file"),
         ("dataset_kwargs: {trust_remote_code: true}", "dataset_kwargs.trust_remote_code"),
         ("include: task.yaml", "Include cycle"),

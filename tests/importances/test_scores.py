@@ -6,6 +6,7 @@ import torch
 from sparseft.importances import IMPORTANCES, Evidence
 from sparseft.importances.ria import RIA
 from sparseft.importances.wanda import WANDA
+from sparseft.study.config import Masks
 
 WEIGHTS = np.random.default_rng(0).normal(size=(48, 32)).astype(np.float32)
 NORMS = np.random.default_rng(1).uniform(0.1, 3, size=32).astype(np.float32)
@@ -45,7 +46,18 @@ def test_wanda_is_the_product_of_magnitude_and_norm():
     np.testing.assert_array_equal(WANDA.score(WEIGHTS, NORMS, None), np.abs(WEIGHTS) * NORMS)
 
 
-@pytest.mark.parametrize("importance", IMPORTANCES, ids=lambda importance: importance.name)
+SCORING = [importance for importance in IMPORTANCES if not importance.updates_weights]
+
+
+def test_only_an_importance_that_updates_weights_scores_nothing_by_itself():
+    updating = [importance for importance in IMPORTANCES if importance not in SCORING]
+    assert [importance.name for importance in updating] == ["sparsegpt"]
+    for importance in updating:
+        assert (importance.score, importance.evidence, importance.has_fixed_scope) == (None, Evidence.HESSIAN, True)
+        assert importance.accumulated and set(importance.settings) <= Masks.model_fields.keys()
+
+
+@pytest.mark.parametrize("importance", SCORING, ids=lambda importance: importance.name)
 def test_scores_are_finite_and_not_negative_and_keep_their_shape(importance):
     if importance.evidence is Evidence.NONE:
         assert importance.score is None  # the bits of the weights

@@ -34,15 +34,22 @@ def magnitudes(bits: np.ndarray) -> np.ndarray:
 
 
 def reference(bits: np.ndarray, percent: int) -> np.ndarray:
-    """Return the mask by numpy's stable sort, bool in the shape of `bits`."""
+    """Return the mask of a sparsity, bool in the shape of `bits`."""
+    return sorted_mask(bits, round(Fraction(percent * bits.size, 100)))
+
+
+def sorted_mask(bits: np.ndarray, count: int) -> np.ndarray:
+    """Return the mask that prunes `count` weights, by numpy's stable sort, bool in the shape of `bits`."""
     order = np.argsort(magnitudes(bits).ravel(), kind="stable")
     kept = np.ones(bits.size, bool)
-    kept[order[: round(Fraction(percent * bits.size, 100))]] = False
+    kept[order[:count]] = False
     return kept.reshape(bits.shape)
 
 
-def masks_by(select, bits: np.ndarray, percents: list[int] = PERCENTS) -> np.ndarray:
-    """Return what `select` writes for one layer, in blocks of three rows: bool (levels, rows, cols)."""
+def masks_by(select, bits: np.ndarray, percents: list[int] = PERCENTS, counts: np.ndarray | None = None) -> np.ndarray:
+    """Return what `select` writes for one layer, in blocks of three rows: bool (levels, rows, cols).
+
+    `counts`: how many weights each level prunes, if they do not follow from `percents`."""
     rows, cols = bits.shape
     row_bytes = (cols + 7) // 8
     written = np.full((len(percents), rows * row_bytes), 0xA5, np.uint8)
@@ -53,7 +60,8 @@ def masks_by(select, bits: np.ndarray, percents: list[int] = PERCENTS) -> np.nda
     def source(_: str):
         return (bits[row : row + 3].reshape(-1) for row in range(0, rows, 3))
 
-    select(Selection(source, {"w": bits.shape}, {"w": None}, percents, emit))
+    allocated = None if counts is None else {"w": counts}
+    select(Selection(source, {"w": bits.shape}, {"w": None}, percents, emit, allocated))
     unused_bits = row_bytes * 8 - cols
     assert not unused_bits or not (written.reshape(len(percents), rows, -1)[:, :, -1] >> (8 - unused_bits)).any()
     return np.stack([unpack(level.reshape(rows, -1), bits.shape) for level in written])
@@ -89,6 +97,32 @@ def test_group_scope_is_a_stable_sort_of_every_group(kind, group, word):
     for percent, mask in zip(percents, masks, strict=True):
         expected = np.stack([reference(part, percent) for part in bits.reshape(-1, group)])
         np.testing.assert_array_equal(mask.reshape(-1, group), expected)
+
+
+@pytest.mark.parametrize("word", [np.uint16, np.uint32])
+@pytest.mark.parametrize("kind", ["normal", "equal", "ties", "zeros"])
+@pytest.mark.parametrize("shape", [(1, 300), (30, 5), (7, 130), (9, 4100)])
+def test_an_allocated_count_is_reached_exactly_and_divided_among_the_rows(kind, shape, word):
+    bits = weights_of(kind, shape, word)
+    rows = shape[0]
+    counts = np.array([0, 1, rows + 1, bits.size // 3, bits.size - 1, bits.size])
+    levels = list(range(len(counts)))
+    whole = masks_by(lambda selection: select_together(selection, ["w"]), bits, levels, counts)
+    by_row = masks_by(lambda selection: select_rows(selection, "w"), bits, levels, counts)
+    for count, mask, row_mask in zip(counts, whole, by_row, strict=True):
+        np.testing.assert_array_equal(mask, sorted_mask(bits, count))
+        shares = [count // rows + (row < count % rows) for row in range(rows)]
+        expected = [sorted_mask(row, share) for row, share in zip(bits, shares, strict=True)]
+        np.testing.assert_array_equal(row_mask, np.stack(expected))
+
+
+def test_an_allocated_count_is_divided_evenly_among_the_groups():
+    bits = weights_of("ties", (7, 80), np.uint16)
+    counts = np.array([0, 3, 8]) * (bits.size // 8)
+    masks = masks_by(lambda selection: select_groups(selection, "w", 8), bits, [0, 1, 2], counts)
+    for number, mask in zip((0, 3, 8), masks, strict=True):
+        expected = np.stack([sorted_mask(part, number) for part in bits.reshape(-1, 8)])
+        np.testing.assert_array_equal(mask.reshape(-1, 8), expected)
 
 
 @settings(deadline=None, max_examples=60)

@@ -97,6 +97,12 @@ def test_only_masks_that_are_made_in_sequence_take_a_pass_per_sparsity():
     assert minutes(few, "unstructured_wanda") < minutes(more, "unstructured_wanda")
 
 
+def test_an_allocation_is_one_more_pass():
+    masks = study().masks
+    for method, passes in (("unstructured_owl", 1), ("unstructured_taylor_owl", 2), ("unstructured_wanda_owl", 4)):
+        assert masks.passes_of(method, [0, 30, 50, 70]) == passes
+
+
 def test_a_study_of_a_model_of_unknown_size_is_planned(tmp_path):
     folder = Study(tmp_path)
     (tmp_path / "study.yaml").write_text(

@@ -13,6 +13,7 @@ from sparseft.checkpoints.layers import prunable_layers, prunable_shapes
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
+from sparseft.language_model.layer_inputs import layer_arguments
 from sparseft.pruning import calibration
 from sparseft.pruning.calibration import calibration_examples, input_norms, mean_gradient_magnitudes, sequential_prune
 from sparseft.tasks import BY_NAME, text
@@ -223,7 +224,7 @@ def test_the_decoder_layers_compute_as_before_after_their_arguments_were_noted(t
     ids = torch.tensor([EXAMPLES[2].ids])
     with torch.no_grad():
         before = model(ids).logits
-        states, keywords = calibration._layer_arguments(model, ids)
+        states, keywords = layer_arguments(model, ids)
         assert torch.equal(model(ids).logits, before)
         for layer, own in zip(model.model.layers, keywords, strict=True):
             states = layer(states, **own)

@@ -36,7 +36,7 @@ def train(tmp_path) -> Path:
 
 def computed(checkpoint: Checkpoint, method: str, train: Path, percents: list[int] = PERCENTS, **settings) -> dict:
     settings = {"calibration_examples": NUMBER, **settings}
-    calibration = calibrate(get_method(method).importance, TASK.name, train, Masks(**settings))
+    calibration = calibrate(get_method(method), TASK.name, train, Masks(**settings))
     return compute_masks(checkpoint, method, percents, calibration, **settings)
 
 
@@ -107,9 +107,7 @@ def test_meta_says_what_was_looked_at(tiny_llama, train):
 
 @pytest.mark.parametrize("method", ["unstructured_taylor", "unstructured", "random"])
 def test_a_calibration_for_another_importance_is_refused(tiny_llama, train, method):
-    calibration = calibrate(
-        get_method("unstructured_gradient").importance, TASK.name, train, Masks(calibration_examples=NUMBER)
-    )
+    calibration = calibrate(get_method("unstructured_gradient"), TASK.name, train, Masks(calibration_examples=NUMBER))
     with pytest.raises(InputError, match=f"{method}: calibrated for another importance"):
         compute_masks(tiny_llama, method, [50], calibration)
     if method.endswith("taylor"):

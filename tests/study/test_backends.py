@@ -107,3 +107,10 @@ def test_a_mask_that_the_settings_do_not_allow_is_refused_even_if_its_method_is_
     with pytest.raises(InputError, match="semistructured: 55 %"):
         targets.check_settings(study(grid=grid), target)
     targets.check_settings(study(grid=grid), target.replace("semistructured", "unstructured"))
+
+
+@pytest.mark.parametrize("backend", ["cerebras", "modelzoo"])
+def test_a_wafer_does_not_start_from_updated_weights(backend):
+    grid = {**DEFAULT["grid"], "methods": ["unstructured_sparsegpt"]}
+    with pytest.raises(InputError, match="unstructured_sparsegpt: Cerebras' backends start from the model's weights"):
+        study(backend=backend, grid=grid)

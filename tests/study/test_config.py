@@ -8,8 +8,9 @@ import pytest
 import yaml
 from project import laid_over
 from snakemake.utils import update_config
+from sparseft.analysis.records.validation_record import MaskSettings
 from sparseft.errors import InputError
-from sparseft.study.config import Config, Training, parse_section, split_mdl
+from sparseft.study.config import Config, Masks, Training, parse_section, split_mdl
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text())
@@ -101,8 +102,13 @@ def test_every_configuration_file_is_valid():
         ("resources.processes", 3, "resources.processes: 3 processes .*micro-batches.*training.micro_batch_size"),
         ("backend", "tpu", "backend: .*'torch', 'cerebras' or 'modelzoo', .*'tpu'"),
         ("cerebras.target", "GPU", "cerebras.target: .*'CSX' or 'CPU', .*'GPU'"),
-        ("grid.modes", ["sparse"], "grid.modes.0: .*'sparse_to_dense' or 'sparse_to_sparse'"),
+        (
+            "grid.modes",
+            ["sparse"],
+            "grid.modes.0: .*'sparse_to_dense', 'sparse_to_sparse', 'reconstruct' or 'reconstruct_to_sparse'",
+        ),
         ("grid.methods", ["semistructured"], "semistructured: 10 % .*N:4.* 0, 25, 50, 75\\b"),
+        ("masks.owl_lambda", 0, "masks.owl_lambda: .*greater than 0"),
         ("masks.scope", "column", "masks.scope: .*'layer', 'row' or 'global', .*'column'"),
         ("training.steps", "many", "training.steps: .*integer.*'many'"),
         ("training.steps", 0, "training.steps: .*greater than 0"),
@@ -145,6 +151,19 @@ def test_a_fault_is_one_line_that_names_its_place(path, value, line):
     assert re.match(f"configuration: {line}", message), message
     assert "config/schema.json" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("method", "masks", "line"),
+    [
+        ("unstructured_owl", {"scope": "global"}, "masks.scope global is impossible with unstructured_owl: "),
+        ("semistructured_wanda_owl", {}, "masks.owl_lambda 0.08 is too small for N:4: "),
+    ],
+)
+def test_an_allocation_that_the_masks_cannot_have_is_refused_before_anything_runs(method, masks, line):
+    raw = changed("grid", {**DEFAULT["grid"], "methods": [method], "sparsities": [0, 50]}) | {"masks": masks}
+    with pytest.raises(InputError, match=line):
+        parse_section(Config, raw, "configuration")
 
 
 def test_several_processes_are_not_for_the_wafer():
@@ -261,6 +280,30 @@ def test_two_probes_whose_columns_would_have_one_name_are_refused():
             laid_over({"evaluation": {"probes": ["rte", f"piqa{ending}", "piqa"]}})
         assert "\n" not in str(refusal.value)
     assert laid_over({"evaluation": {"probes": ["rte_low", "piqa", "piqa_lower"]}}).evaluation.probes
+
+
+def test_sparsegpt_has_settings_of_its_own_and_its_own_scope():
+    masks = Masks(scope="row", sparsegpt_block=64)
+    assert masks.scope_of("unstructured_sparsegpt", [50]) == "block"
+    assert masks.scope_of("semistructured_sparsegpt", [50]) == "group"
+    own = {"sparsegpt_block": 64, "sparsegpt_damping": 0.01}
+    task = {"calibration_examples": 128, "calibration_seed": 0}
+    assert masks.used_by("unstructured_sparsegpt") == own | task
+    assert masks.used_by("semistructured_sparsegpt") == own | task | {"nm_group": 4}
+    assert "sparsegpt_block" not in masks.used_by("unstructured_wanda")
+    # The analysis compares these settings between runs.
+    assert own.keys() <= MaskSettings.model_fields.keys()
+    # Wanda's `sequential` says nothing about it.
+    assert Masks(scope="global").scope_of("unstructured_sparsegpt", [50]) == "block"
+
+
+def test_a_group_of_n_to_m_lies_in_one_block_of_columns():
+    masks = Masks(nm_group=10, sparsegpt_block=128)
+    assert masks.scope_of("semistructured", [50]) == "group"
+    with pytest.raises(
+        InputError, match="masks.sparsegpt_block 128: semistructured_sparsegpt.*; set it to a multiple of 10"
+    ):
+        masks.scope_of("semistructured_sparsegpt", [50])
 
 
 def imported(sparsities: list[int], models: list[str]) -> dict:

@@ -83,7 +83,8 @@ def test_throughput_is_measured_once_a_trained_cell_or_for_what_is_asked():
 
 def test_masks_that_look_at_a_task_lie_in_its_folder():
     by_examples = [importance for importance in IMPORTANCES if importance.uses_examples]
-    assert len(grid.TASK_METHODS) == sum(len(importance.patterns) for importance in by_examples) > 0
+    uniform = [name for name in grid.TASK_METHODS if not get_method(name).allocation]
+    assert len(uniform) == sum(len(importance.patterns) for importance in by_examples) > 0
     for method in grid.METHODS:
         run = Run("llama", "boolq", method, 50, "sparse_to_dense", 0)
         folder = "masks/llama/boolq" if get_method(method).uses_examples else "masks/llama"
@@ -101,6 +102,20 @@ def test_masks_that_look_at_a_text_lie_beside_those_that_look_at_no_example():
     for method in grid.WEIGHT_METHODS:
         with pytest.raises(InputError, match="is not the name of a run"):
             Run.parse(f"llama-boolq-{method}_on_c4-sparsity50-sparse_to_dense-seed0")
+
+
+def test_the_runs_of_a_method_that_updates_weights_start_from_its_pruned_base():
+    updating = [name for name in grid.METHODS if get_method(name).updates_weights]
+    assert updating == ["unstructured_sparsegpt", "semistructured_sparsegpt"] == list(grid.UPDATING_METHODS)
+    for method in [*grid.METHODS, "dense", *(f"{name}_on_c4" for name in grid.TASK_METHODS)]:
+        run = Run("llama", "boolq", method, 50, "sparse_to_dense", 0)
+        folder = "models/llama"
+        if get_method(method).updates_weights:
+            task = "" if "_on_" in method else "boolq/"
+            folder = f"pruned/llama/{task}sparsity50_{method}"
+        assert grid.fill(grid.base_manifest(method), run) == f"{folder}/manifest.json"
+    assert not set(grid.UPDATING_METHODS) & set(grid.MASKING_METHODS)
+    assert {*grid.UPDATING_METHODS, *grid.MASKING_METHODS} == set(grid.TASK_METHODS)
 
 
 def test_every_task_has_a_name_that_can_stand_in_a_run_id():
@@ -133,6 +148,8 @@ def test_what_changes_the_program_makes_another():
     assert len(programs(tasks=schedule)) == 2 * len(programs())
     assert len(programs(tasks={"boolq": {}, "gsm8k": {"training": {"eval_every": 5}}})) == len(programs())
     assert len(programs(masks={"scope": "global"})) == 2 * (1 + 2 * 2 * 2)  # a layer's count is its method's own
+    divided = programs(grid={**STUDY["grid"], "methods": ["unstructured", "unstructured_owl"]})
+    assert len(divided) == 2 * (1 + 2 * 2 + 2 * 2 * 2)  # models x (dense + what is uniform + owl's counts of each task)
     before = set(programs())
     for changed in ({"sequence_length": 256}, {"csx_micro_batch_size": 8}, {"num_csx": 2}):
         assert not before & set(programs(cerebras=changed))

@@ -105,3 +105,10 @@ def test_a_record_that_no_command_can_have_written_is_refused(folder, content):
     (folder / "masks/first_pass.json").write_text(content)
     with pytest.raises(InputError, match=r"masks/first_pass\.json"):
         passes.recorded(config(0, 50))
+
+
+def test_the_masks_of_a_method_that_updates_weights_are_in_no_pass():
+    make(50, folder="masks/m/boolq_mini", method="unstructured_sparsegpt")
+    assert passed(50, 70, methods=("unstructured_sparsegpt", "random")) == ([50, 70], [])
+    make(50)
+    assert passed(50, 70, methods=("unstructured_sparsegpt", "random")) == ([50], [70])

@@ -25,7 +25,7 @@ from masks import compute_masks
 
 SWEEP = yaml.safe_load((ROOT / "config/sweep.yaml").read_text())
 MIXED = {
-    "grid": {**tiny_grid("smollm2", "boolq_mini", ["structured", "unstructured_taylor", "semistructured_wanda", "random"]),
+    "grid": {**tiny_grid("smollm2", "boolq_mini", ["structured", "unstructured_taylor", "unstructured_owl", "semistructured_wanda", "random"]),
              "tasks": ["boolq_mini", "gsm8k_mini"], "seeds": [0, 3]},
     "masks": {"nm_group": 10},
     "training": {"batch_size": 8, "micro_batch_size": 2},
@@ -42,6 +42,11 @@ ON_TEXT = {
     "grid": {**tiny_grid("smollm2", "boolq_mini", ["unstructured_wanda", "unstructured_wanda_on_web", "structured_taylor_on_web"]),
              "tasks": ["boolq_mini", "gsm8k_mini"]},
 }  # fmt: skip
+UPDATED = {
+    **TEXTS,
+    "grid": {**tiny_grid("smollm2", "boolq_mini", ["unstructured_sparsegpt", "semistructured_sparsegpt_on_web", "random"]),
+             "sparsities": [0, 25, 50], "tasks": ["boolq_mini", "gsm8k_mini"]},
+}  # fmt: skip
 
 IMPORTED = {
     "masks": {"imported": {"wanda": {50: "hub:org/half", 80: "hub:org/most"}}},
@@ -54,13 +59,38 @@ IMPORTED = {
 
 @pytest.mark.parametrize(
     "sections",
-    [DEFAULT, SWEEP, MIXED, WAFER, MODELZOO, ON_TEXT, IMPORTED],
-    ids=["default", "sweep", "mixed", "sweep on a wafer", "sweep by ModelZoo", "on a text", "imported"],
+    [DEFAULT, SWEEP, MIXED, WAFER, MODELZOO, ON_TEXT, UPDATED, IMPORTED],
+    ids=[
+        "default",
+        "sweep",
+        "mixed",
+        "sweep on a wafer",
+        "sweep by ModelZoo",
+        "on a text",
+        "updated weights",
+        "imported",
+    ],
 )
 def test_jobs_are_those_that_snakemake_plans_in_an_empty_folder(tmp_path, sections):
     study = Study(tmp_path)
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(sections))
     assert jobs(laid_over(sections)) == study.planned()
+
+
+def test_every_pruned_base_is_as_large_as_its_model_and_has_a_job_of_its_own():
+    config = laid_over(UPDATED)
+    assert (jobs(config)["prune_on_task"], jobs(config)["prune_on_text"]) == (2 * 2, 2)
+    subject = described("smollm2", config.models["smollm2"])
+    (item,) = [item for item in disk_kept(config, [subject]) if item.label == "pruned bases"]
+    assert item.bytes == 6 * subject.bytes
+    assert len(mask_sizes(config, subject)) == 6 + 1 + 3
+
+
+def test_sparsegpt_needs_the_hessians_of_one_decoder_layer():
+    config = laid_over({"grid": {"methods": ["unstructured_sparsegpt"], "sparsities": [50]}})
+    item = needs(config, described("smollm2", config.models["smollm2"]), "memory of a job")["smollm2, mask"]
+    # Six layers of 576 columns and one of 1536, 4 bytes each.
+    assert f"Hessians of a decoder layer, fp32 {4 * (6 * 576**2 + 1536**2) / 1e9:.2f}" in item.explanation
 
 
 def test_an_imported_checkpoint_has_one_mask_and_one_base_for_all_tasks():
@@ -116,7 +146,7 @@ def test_masks_adapters_and_models_have_the_bytes_of_the_files(tiny):
 
 def test_the_masks_of_a_task_differ_from_the_estimate_by_the_words_in_them_alone(tmp_path, tiny):
     study, _ = tiny
-    methods = ["unstructured_taylor", "semistructured_wanda"]
+    methods = ["unstructured_taylor", "unstructured_owl", "semistructured_wanda"]
     succeed("compute_masks.py", model_path=study.folder / "models/llama", output_dir=tmp_path, sparsity=0.5, method=methods,
             task="boolq_mini", data_dir=study.folder / "data/boolq_mini", calibration_examples=4)  # fmt: skip
     config = laid_over({"models": {"llama": {"source": f"path:{study.folder / 'models/llama'}"}},
@@ -129,14 +159,19 @@ def test_the_masks_on_a_text_have_the_bytes_of_the_files(tmp_path, tiny):
     study, _ = tiny
     (tmp_path / "web.txt").write_text("The cat sat on the mat. " * 40)
     succeed("prepare_text.py", text=tmp_path / "web.txt", output=tmp_path / "web.jsonl")
-    methods = ["unstructured_taylor_on_web", "semistructured_wanda_on_web"]
+    methods = [
+        "unstructured_owl_on_web",
+        "unstructured_sparsegpt_owl_on_web",
+        "structured_taylor_on_web",
+        "semistructured_wanda_on_web",
+    ]
     succeed("compute_masks.py", model_path=study.folder / "models/llama", output_dir=tmp_path, sparsity=0.5, method=methods,
-            text=tmp_path / "web.jsonl", calibration_examples=4, calibration_length=16)  # fmt: skip
+            text=tmp_path / "web.jsonl", calibration_examples=4, calibration_length=16, pruned_dir=tmp_path / "pruned")  # fmt: skip
     config = laid_over({"models": {"llama": {"source": f"path:{study.folder / 'models/llama'}"}},
                         "masks": {"calibration": {"web": {"text": "web.txt", "examples": 4, "length": 16}}},
                         "grid": tiny_grid("llama", "boolq_mini", methods) | {"sparsities": [50]}})  # fmt: skip
     found = [(tmp_path / f"masks_sparsity50_{method}.pt").stat().st_size for method in sorted(methods)]
-    assert mask_sizes(config, described("llama", config.models["llama"])) == found
+    assert sorted(mask_sizes(config, described("llama", config.models["llama"]))) == sorted(found)
 
 
 def test_the_adapter_of_some_projections_has_those_alone(tiny):
@@ -209,7 +244,24 @@ def test_wanda_keeps_the_hidden_states_of_examples_of_mean_length_where_it_is_se
 
     # fp32; 128 examples of 140 tokens in the mean, not of 450; 576 numbers of state, cosine and sine of 64 each
     matrix = 12 * 1536 * 576
-    assert mask() - mask(sequential=False) == 4 * 128 * 140 * (576 + 2 * 64) + matrix
+    # The weights of 29 of the 30 decoder layers are on the disk.
+    in_memory = OUTER + DECODER_LAYER
+    states = 128 * 140 * (576 + 2 * 64)
+    assert mask(sequential=False) == 4 * (in_memory + states) + 600_000_000
+    assert mask() - mask(sequential=False) == matrix
+
+
+def test_owl_runs_the_model_also_where_magnitude_only_reads_its_file():
+    def mask(method: str) -> Item:
+        config = laid_over({"grid": {"methods": [method]}})
+        return needs(config, described("smollm2", config.models["smollm2"]), "memory of a job")["smollm2, mask"]
+
+    assert "blocks of a matrix" in mask("unstructured").explanation
+    assert "hidden states of the examples" in mask("unstructured_owl").explanation
+    # The sequential pass after it also holds a matrix.
+    assert mask("unstructured_owl").bytes == mask("unstructured_wanda").bytes - 12 * 1536 * 576
+    assert mask("unstructured_wanda_owl") == mask("unstructured_wanda")
+    assert mask("unstructured_taylor_owl") == mask("unstructured_taylor")
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -179,6 +179,9 @@ def main() -> int:
     with atomic_files(args.output_dir, FINDINGS) as folder:
         write(folder, args, judged, gaps, derived, study)
         figures = {path.name for path in folder.glob("plots/*")}
+    if args.plot:
+        # The rule promises the folder. It has no figure if every run has a fault.
+        (args.output_dir / "plots").mkdir(exist_ok=True)
     remove_leftovers(args.output_dir / "plots", figures)
     if not args.baseline:
         (args.output_dir / COMPARED).unlink(missing_ok=True)

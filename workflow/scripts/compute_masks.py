@@ -3,7 +3,7 @@
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 0.7 --method unstructured
 
 Writes for each method masks_sparsity{XX}_{method}.pt per sparsity, report_{method}.json, and with --plot plots/*_{method}.png.
-An importance that looks at a task's training examples needs --task and --data_dir. A method that ends in _on_NAME looks at a text:
+A method that looks at a task's training examples needs --task and --data_dir. A method that ends in _on_NAME looks at a text:
 
     compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2 --sparsity 0.5 --method unstructured_wanda_on_c4 \\
         --text c4.jsonl
@@ -17,6 +17,7 @@ A method that updates weights also writes its pruned weights, each sparsity as a
 import argparse
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -49,8 +50,8 @@ def parse_args() -> argparse.Namespace:
         nargs="+",
         required=True,
         metavar="METHOD",
-        help="a pattern, or a pattern with an importance, as in unstructured_wanda; dense gives a mask that keeps every"
-        " weight",
+        help="a pattern, or a pattern with an importance or an allocation, as in unstructured_wanda_owl; dense gives a mask"
+        " that keeps every weight",
     )
     parser.add_argument(
         "--importance",
@@ -58,7 +59,7 @@ def parse_args() -> argparse.Namespace:
         default=DEFAULT.name,
         help="importance of the methods that name none",
     )
-    parser.add_argument("--task", help="task of the examples that some importances look at")
+    parser.add_argument("--task", help="task of the examples that some methods look at")
     parser.add_argument("--data_dir", type=Path, help="folder of the task's train.jsonl")
     parser.add_argument(
         "--text",
@@ -89,8 +90,12 @@ def parse_args() -> argparse.Namespace:
 
 def methods_of(args: argparse.Namespace, settings: Masks, percents: list[int]) -> list[str]:
     """Return the methods, each with its importance in its name. All are checked before anything is computed."""
-    suffix = "" if args.importance == DEFAULT.name else f"_{args.importance}"
-    names = [name if "_" in name else f"{name}{suffix}" for name in args.method]
+    importance = next(importance for importance in IMPORTANCES if importance.name == args.importance)
+    methods = [get_method(name) for name in args.method]
+    names = [
+        replace(method, importance=importance).name if method.importance is DEFAULT else method.name
+        for method in methods
+    ]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise InputError(f"--method {twice[0]}: named twice", "name every method once")
@@ -140,7 +145,7 @@ def calibration_of(args: argparse.Namespace, method: str, settings: Masks) -> Ca
     limit_threads(args.threads)
     if get_method(method).calibration:
         return calibrate_on_text(get_method(method), args.text, settings.text_of(method))
-    return calibrate(get_method(method).importance, args.task, args.data_dir / "train.jsonl", settings)
+    return calibrate(get_method(method), args.task, args.data_dir / "train.jsonl", settings)
 
 
 def places_of(args: argparse.Namespace, method: str, percents: list[int]) -> PassFiles:

@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--task", required=True, help="name of a task in the configuration")
     parser.add_argument("--method", required=True, help="method that pruned the model")
     parser.add_argument("--sparsity", type=int, required=True, help="sparsity in percent")
-    parser.add_argument("--mode", required=True, choices=grid.TRAINED_MODES, help="mode of the fine-tuning")
+    parser.add_argument("--mode", required=True, choices=grid.NEW_ADAPTER_MODES, help="mode of the fine-tuning")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training")
     parser.add_argument(
         "--configfile",

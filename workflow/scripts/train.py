@@ -9,25 +9,32 @@ several processes share every step.
 """
 
 import argparse
+from pathlib import Path
 
 from sparseft.backends.torch import new_accelerator, train
 from sparseft.errors import run_script
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads, return_freed_memory
 from sparseft.storage.locks import hold
+from sparseft.study.grid import TASK_MODES
 from sparseft.training.job import add_job_flags, check_outputs, job_of, write_train_record
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_job_flags(parser)
+    parser.add_argument(
+        "--initial_adapter",
+        type=Path,
+        help="the adapter of reconstruct.py that a run in mode reconstruct_to_sparse starts from",
+    )
     return parser.parse_args()
 
 
 def main() -> int:
     args = parse_args()
     limit_threads(args.threads)
-    check_outputs(args)
-    job = job_of(args)
+    check_outputs(args, args.initial_adapter)
+    job = job_of(args, TASK_MODES, args.initial_adapter)
     if job.settings.shard_model:
         return_freed_memory()
     else:

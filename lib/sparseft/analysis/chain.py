@@ -6,21 +6,25 @@ adapter  (its files ==) train.outputs.adapter == before.inputs.adapter == merge.
 merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model, with configuration and tokenizer
 data     train.inputs.validation == before.inputs.data == evaluation.inputs.data, or the gap compares two data sets
 train    train.inputs.train == before.inputs.train == evaluation.inputs.train == the data that calibrated the mask
+start    train.inputs.initial_adapter == train.outputs.adapter of the run that it starts from; only of a mode that starts from another
 definition  train == before == evaluation == that in the manifest of the task's data; only of a task that is not built in
 
 The files of mask and adapter are hashed while the runs are read. If a file is missing, or if a validation had no base, a check
 cannot be made: `unchecked` names it.
 
 Runs of one setting must share files too: one base per model, one mask per method and sparsity, one data set with its prompts
-per task. A method that updates weights has a pruned base per mask, which records the model from which it was made. Every run must have its own adapter. So a run that was copied from another study, or under another name, is noticed.
+per task. A method that updates weights has a pruned base per mask, which records the model from which it was made. Every run
+must have its own adapter, and two runs must agree on the adapter that one of them starts from. So a run that was copied from
+another study, or under another name, is noticed.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparseft.analysis.records import Record
 from sparseft.methods import get_method
+from sparseft.modes import get_mode
 from sparseft.study.grid import NO_FINETUNE, Run, base_folder, fill, mask_path
 
 # By link, the files that must name its digest.
@@ -31,6 +35,7 @@ NAMED_BY = {
     "merged": ("merge.json", "validation_report.json", "evaluation.json"),
     "data": ("train.json", "before_merge.json", "evaluation.json"),
     "train": ("train.json", "before_merge.json", "evaluation.json"),
+    "start": ("train.json",),
     "definition": ("train.json", "before_merge.json", "evaluation.json"),
 }
 # Files that only a trained run has.
@@ -70,7 +75,15 @@ def links(record: Record) -> list[Link]:
     if not any(digests["definition"].values()):
         # A built-in task has no definition.
         del digests["definition"]
+    if _start_of(record.run) is None:
+        del digests["start"]
     return [Link(name, named, _unread(record, name, named)) for name, named in digests.items()]
+
+
+def _start_of(run: Run) -> Run | None:
+    """Return the run from whose adapter a run starts; None if it starts from a new one."""
+    mode = get_mode(run.mode).starts_from
+    return replace(run, mode=mode) if mode else None
 
 
 def _named_digests(record: Record) -> Iterator[tuple[str, Mapping[str, str | None]]]:
@@ -137,6 +150,9 @@ def strangers(records: Iterable[Record], chains: Mapping[Run, list[Link]]) -> di
                 shared[name, place][run] = digest
         if digests["adapter"]:
             adapters[digests["adapter"]].append(run)
+            shared["adapter", run.id][run] = digests["adapter"]
+        if start := _start_of(run):
+            shared["adapter", start.id][run] = digests["start"] or "none"
     faults: dict[Run, list[str]] = defaultdict(list)
     for (name, place), digests in shared.items():
         for run, count in _minority(digests).items():

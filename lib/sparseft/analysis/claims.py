@@ -14,9 +14,9 @@ from sparseft.analysis.comparisons import CONTROL
 from sparseft.analysis.derived import Derived
 from sparseft.analysis.headlines import gain
 from sparseft.analysis.statistics import WITHIN
-from sparseft.analysis.tables import PLAIN_LORA, asked_and_reached
-from sparseft.modes import SPARSE_TO_SPARSE
-from sparseft.study.grid import DENSE, NO_FINETUNE, TRAINED_MODES
+from sparseft.analysis.tables import asked_and_reached
+from sparseft.modes import get_mode
+from sparseft.study.grid import DENSE, NO_FINETUNE, PLAIN_LORA, TRAINED_MODES
 
 WORSE, BETTER, SAME, UNKNOWN = "worse", "better", "not significant", "not compared"  # what a comparison says
 EXCLUDED, OPEN = "excluded", "open"  # whether a loss above the tolerance is excluded
@@ -30,12 +30,13 @@ class Claim:
 
     pruning: str  # the change from the dense model to the pruned one, both without fine-tuning
     tuning: str  # the change by fine-tuning
-    remaining: str  # the change from the fine-tuned dense model to the fine-tuned pruned one
+    remaining: str  # the change from the dense model of that mode, dense_mode, to the fine-tuned pruned one
     loss: str | None  # whether a loss above the tolerance by pruning is excluded; None if there is no verdict
     tuned_loss: str | None  # the same after fine-tuning
     costs_nothing: bool  # whether pruning without fine-tuning costs nothing measurable
     hopeless: bool  # whether pruning costs something, and no run of this sparsity is measurably better than guessing
     lora: str  # the name of the fine-tuning; empty without one
+    dense_mode: str  # the mode of the dense model that the fine-tuned one is compared with
     method: str
     sparsity: str  # in percent, with the one that the masks reached if it differs
     untuned: float | None
@@ -59,6 +60,7 @@ class Claim:
             to_dense,
             falls_tuned,
             self.hopeless,
+            self.dense_mode,
             self.untuned is None,
             self.tuned is None,
         )
@@ -94,7 +96,7 @@ class Results:
 
     def dense(self, mode: str) -> tuple | None:
         """Return the dense cell that the curves of a mode start from; None if there is no sound one."""
-        return self.cells.get((DENSE, 0, NO_FINETUNE if mode == NO_FINETUNE else PLAIN_LORA))
+        return self.cells.get((DENSE, 0, get_mode(mode).dense_mode))
 
     def change(self, kind: str, place: Place) -> str:
         """Return what the comparison of a cell says. Nothing is compared with a dense model that only guesses."""
@@ -198,6 +200,7 @@ def _claim(results: Results, sparsity: int) -> Claim:
         costs_nothing=pruning == BETTER or not_worse,
         hopeless=pruning == WORSE and _hopeless(results, sparsity),
         lora=_training_name(results, tuned) if tuned else "",
+        dense_mode=get_mode(tuned.mode).dense_mode if tuned else PLAIN_LORA,
         method=method,
         sparsity=asked_and_reached(tuned or untuned),
         untuned=untuned.value_mean if untuned else None,
@@ -208,7 +211,7 @@ def _claim(results: Results, sparsity: int) -> Claim:
 def _training_name(results: Results, best: tuple) -> str:
     """Return the name of the best fine-tuning, with its mode if the modes differ."""
     cells = _trained(results, best.method, best.sparsity)
-    if not any(mode == SPARSE_TO_SPARSE.name for _, _, mode in results.cells):
+    if not any(get_mode(mode).masks_every_step for _, _, mode in results.cells):
         return "LoRA"
     outcomes = {(cell.value_mean, _improved(results, cell)) for cell in cells}
     return "LoRA" if len(cells) > 1 and len(outcomes) == 1 else f"LoRA ({best.mode})"

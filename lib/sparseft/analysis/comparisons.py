@@ -3,7 +3,7 @@
     dense     a pruned cell with the dense one that its curve starts from
     random    another method with random pruning
     untuned   a fine-tuned cell with the same model before its training
-    modes     sparse_to_sparse with sparse_to_dense
+    modes     a mode with the one that it is compared with (modes.py), such as sparse_to_sparse with sparse_to_dense
 
 A difference is between the two cells' outcomes, or between their losses, each averaged over the seeds. Its interval (low, high)
 is over the examples and holds for these trained models. With two pairs of seeds or more, seeds_low and seeds_high are the ends
@@ -40,8 +40,9 @@ from sparseft.analysis.statistics import (
     t_interval,
     verdict,
 )
-from sparseft.analysis.tables import LINE, PLAIN_LORA, in_order, tidy
-from sparseft.study.grid import DENSE, NO_FINETUNE, TRAINED_MODES, Cell
+from sparseft.analysis.tables import LINE, in_order, tidy
+from sparseft.modes import get_mode
+from sparseft.study.grid import DENSE, NO_FINETUNE, Cell
 
 # The method that every other one is compared with.
 CONTROL = "random"
@@ -104,7 +105,7 @@ class Pair:
 
 def compare(judged: Iterable[Judged]) -> pd.DataFrame:
     """Return a row per comparison of the runs of one setting, without the correction for their number."""
-    models = _sound_models(judged)
+    models = sound_models(judged)
     probes = dict.fromkeys(
         name for records in models.values() for record in records for name in record.evaluation.probes
     )
@@ -114,7 +115,7 @@ def compare(judged: Iterable[Judged]) -> pd.DataFrame:
 
 def _compare(models: dict[Cell, list[Record]], probe: str | None) -> list[dict[str, object]]:
     """Return a row per comparison of the cells on a probe, or on their task if `probe` is None."""
-    cells = {cell: scores for cell, records in models.items() if (scores := _cell_scores(cell, records, probe))}
+    cells = {cell: scores for cell, records in models.items() if (scores := cell_scores(cell, records, probe))}
     pairs = [
         Pair(kind, ours, cells[other])
         for cell, ours in cells.items()
@@ -145,7 +146,7 @@ def correct(table: pd.DataFrame) -> pd.DataFrame:
     return in_order(tidy(table, [key for key in keys if key in table]), COMPARISONS)
 
 
-def _sound_models(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
+def sound_models(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
     """Return the distinct models of each cell, without cells that have a fault."""
     models: dict[Cell, dict[str | None, Record]] = {}
     excluded = set()
@@ -158,7 +159,7 @@ def _sound_models(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
     return {cell: list(records.values()) for cell, records in models.items() if cell not in excluded}
 
 
-def _cell_scores(cell: Cell, records: list[Record], probe: str | None) -> CellScores | None:
+def cell_scores(cell: Cell, records: list[Record], probe: str | None) -> CellScores | None:
     """Return what the models of a cell scored; None if one of them has nothing to compare."""
     by_seed = {record.run.seed: scores_of(record, probe) for record in records}
     if None in by_seed.values():
@@ -209,14 +210,13 @@ def _others(cell: Cell) -> dict[str, Cell]:
     """Return what a cell is compared with, by kind."""
     others = {}
     if cell.method != DENSE:
-        mode = NO_FINETUNE if cell.mode == NO_FINETUNE else PLAIN_LORA
-        others["dense"] = replace(cell, method=DENSE, sparsity=0, mode=mode)
+        others["dense"] = replace(cell, method=DENSE, sparsity=0, mode=get_mode(cell.mode).dense_mode)
     if cell.method not in (DENSE, CONTROL):
         others["random"] = replace(cell, method=CONTROL)
     if cell.mode != NO_FINETUNE:
         others["untuned"] = replace(cell, mode=NO_FINETUNE)
-    if cell.mode == TRAINED_MODES[1]:
-        others["modes"] = replace(cell, mode=TRAINED_MODES[0])
+    if other := get_mode(cell.mode).compared_with:
+        others["modes"] = replace(cell, mode=other)
     return others
 
 

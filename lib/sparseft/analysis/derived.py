@@ -14,6 +14,7 @@ import pandas as pd
 from sparseft.analysis.comparisons import compare, correct, judge
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.records import Gap
+from sparseft.analysis.recovery import with_recovered_intervals
 from sparseft.analysis.settings import by_setting
 from sparseft.analysis.tables import curves, grouped, layer_sparsity, summary
 from sparseft.analysis.tradeoffs import tradeoffs
@@ -63,7 +64,7 @@ def _derive_one(runs: pd.DataFrame, judged: list[Judged], tolerance: float, miss
     `runs` and `judged` are the same runs, as rows and as records."""
     cells = grouped(runs)
     comparisons = compare(judged)
-    points = judge(curves(cells), comparisons, tolerance)
+    points = with_recovered_intervals(judge(curves(cells), comparisons, tolerance), judged)
     layers = layer_sparsity(run.record for run in judged if not run.faults)
     return Derived(runs, cells, points, comparisons, tradeoffs(points, missing), layers)
 

@@ -13,12 +13,13 @@ from sparseft.analysis.findings import NO_CONCLUSION, explain_verdict, headline,
 from sparseft.analysis.headlines import is_loss
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import bullets, markdown_table
-from sparseft.analysis.records import EvaluationRecord, Gap, Record, TrainingRecord
+from sparseft.analysis.records import EvaluationRecord, Gap, ReconstructionPart, Record, TrainingRecord
 from sparseft.analysis.reproduce import Reproduction
-from sparseft.analysis.tables import LINE, PLAIN_LORA, asked_and_reached
+from sparseft.analysis.tables import LINE, asked_and_reached
 from sparseft.analysis.texts import NONE, best_for, difference, number, percents, value_text
+from sparseft.modes import get_mode
 from sparseft.storage.atomic import atomic_file
-from sparseft.study.grid import DENSE, MODES, NO_FINETUNE, TRAINED_MODES, WAFER
+from sparseft.study.grid import DENSE, MODES, NO_FINETUNE, PLAIN_LORA, TRAINED_MODES, WAFER
 from sparseft.tasks.metrics import MAJORITY_FLOOR
 
 # Settings of a mask that say with what it was computed, and not how.
@@ -122,17 +123,17 @@ def title(here: Derived) -> str:
 def results_table(cells: pd.DataFrame) -> pd.DataFrame:
     """Return the values with their standard errors as text, in a row per method and sparsity and a column per mode.
 
-    `cells` are those of one model, task, metric and setting. The dense run with plain LoRA belongs to the curves of every mode
-    that trains, so its value stands in each of their columns."""
+    `cells` are those of one model, task, metric and setting. A dense run belongs to the curves of every mode that starts from
+    it, so its value stands in each of their columns."""
     rows = ["method", "sparsity, %"]
     table = cells.assign(text=[value_text(cell) for cell in cells.itertuples()], **{"sparsity, %": percents(cells)})
     wide = table.pivot(index=rows, columns="mode", values="text")
     trained = set(cells.loc[cells["sparsity"] > 0, "mode"]) & set(TRAINED_MODES) or {PLAIN_LORA}
     modes = [mode for mode in MODES if mode in wide and mode in {NO_FINETUNE, *trained}]
-    if PLAIN_LORA in wide:
-        is_dense = wide.index.get_level_values("method") == DENSE
-        for mode in trained:
-            wide.loc[is_dense, mode] = wide.loc[is_dense, PLAIN_LORA]
+    is_dense = wide.index.get_level_values("method") == DENSE
+    for mode in trained:
+        if (start := get_mode(mode).dense_mode) in wide:
+            wide.loc[is_dense, mode] = wide.loc[is_dense, start]
     # pivot sorts the rows by the alphabet, so the order of the cells is restored.
     order = table[rows].drop_duplicates().itertuples(index=False, name=None)
     return wide.loc[list(order), modes].fillna(NONE).rename_axis(columns=None).reset_index()
@@ -140,7 +141,12 @@ def results_table(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _settings(records: list[Record], cells: pd.DataFrame) -> str:
     """Return the section on the settings of the study and of its tasks."""
-    lines = {**_grid_settings(records, cells), **_training_settings([run.train for run in records if run.train])}
+    trainings = [record.train for record in records if record.train]
+    lines = {
+        **_grid_settings(records, cells),
+        **_training_settings([train for train in trainings if not train.reconstruction]),
+        **_reconstruction_settings([train for train in trainings if train.reconstruction]),
+    }
     evaluations = [record.evaluation for record in records]
     lines["evaluation"] = _distinct(done.conditions for done in evaluations)
     lines["probes"] = _distinct(
@@ -188,10 +194,26 @@ def _training_settings(trainings: list[TrainingRecord]) -> dict[str, str]:
             f"{train.lora_r}, {train.lora_alpha:g}, {train.lora_dropout:g}" for train in trainings
         ),
         "LoRA targets": _distinct(" ".join(train.lora_targets) or "all prunable layers" for train in trainings),
-        "gradient of sparse_to_sparse": _distinct(train.gradient for train in trainings),
+        "gradient of the modes that mask every step": _distinct(train.gradient for train in trainings),
         "trainable parameters": _distinct(train.trainable_parameters for train in trainings),
         "versions": _distinct(f"{name} {version}" for train in trainings for name, version in train.versions.items()),
     }
+
+
+def _reconstruction_settings(trainings: list[TrainingRecord]) -> dict[str, str]:
+    """Return how the decoder layers were reconstructed, by name."""
+    return {
+        "reconstruction, steps of each decoder layer x batch size": _distinct(_steps(train) for train in trainings),
+        "reconstruction, learning rate": _distinct(train.learning_rate for train in trainings),
+        "reconstruction, examples": _distinct(_reconstructed_on(train.reconstruction) for train in trainings),
+    }
+
+
+def _reconstructed_on(part: ReconstructionPart) -> str:
+    """Return on which examples decoder layers were reconstructed."""
+    if part.text_sha256 is None:
+        return f"{part.examples} training examples of the task"
+    return f"{part.examples} windows of {part.length} tokens (text {short(part.text_sha256)})"
 
 
 def _steps(train: TrainingRecord) -> str:

@@ -16,7 +16,7 @@ from sparseft.analysis.headlines import is_loss
 from sparseft.analysis.sentences import Sentences, guessing, listed_sparsities
 from sparseft.analysis.statistics import BEYOND, WITHIN
 from sparseft.analysis.tables import NOTHING_LOST, asked_and_reached
-from sparseft.analysis.texts import AGAINST, FRONTS, NONE, difference
+from sparseft.analysis.texts import FRONTS, NONE, against, difference
 from sparseft.study.grid import NO_FINETUNE
 
 # What every page says where headline and findings return nothing.
@@ -164,7 +164,7 @@ def _compared(comparisons: pd.DataFrame, what: str) -> Iterator[str]:
         count = f"{len(significant) or 'none'} of {len(tested)} {what} {verb} significantly"
         untested = len(rows) - len(tested)
         exception = f"; {untested} could not be compared in every seed" if untested else ""
-        yield f"In mode {mode}, against {AGAINST[kind]}, {count}{_examples(significant)}{exception}."
+        yield f"In mode {mode}, against {against(kind, mode)}, {count}{_examples(significant)}{exception}."
 
 
 def _examples(significant: pd.DataFrame) -> str:

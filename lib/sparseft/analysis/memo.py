@@ -61,6 +61,7 @@ Each stage records the sha256 of what it read and wrote. A link holds if all of 
 - merged: outputs of `merge.json`; inputs.checkpoint of `validation_report.json`; inputs.model of `evaluation.json`
 - data: inputs.validation of `train.json`; inputs.data of `before_merge.json` and `evaluation.json`
 - train: inputs.train of `train.json`, `before_merge.json` and `evaluation.json`; the examples that calibrated the mask
+- start, in mode reconstruct_to_sparse: inputs.initial_adapter of `train.json`; outputs.adapter of the run in mode reconstruct
 - definition, of a task that is not built in: definition_sha256 of `train.json`, `before_merge.json` and `evaluation.json`; the
   definition in the manifest of the task's data
 
@@ -68,7 +69,9 @@ The hash of a base or of a merged model covers its weights, its configuration an
 folder of a merged model prints the text that its hash is of. summary.csv has the hashes of every run.
 
 Runs of one setting must agree too: on the base of a model, the mask of a method and sparsity, and the data and prompts of a
-task. No two runs may share an adapter. If runs disagree, the minority is at fault. Without a minority all of them are.
+task. A method that updates weights has a pruned base per mask; the mask records the model from which it was made, which must be
+the base of the other runs. No two runs may share an adapter. A run and the one that it starts from must name the same adapter. If
+runs disagree, the minority is at fault. Without a minority all of them are.
 """
 
 

@@ -10,8 +10,8 @@ from sparseft.analysis.headlines import are_losses, is_loss
 from sparseft.analysis.probes import MEAN, probe_names
 from sparseft.analysis.records import Gap
 from sparseft.analysis.tables import asked_and_reached
-from sparseft.analysis.texts import AGAINST, NONE, best_for, number, value_text
-from sparseft.modes import NO_FINETUNE, SPARSE_TO_DENSE, SPARSE_TO_SPARSE
+from sparseft.analysis.texts import NONE, against, best_for, number, value_text
+from sparseft.modes import NO_FINETUNE, RECONSTRUCT, RECONSTRUCT_TO_SPARSE, SPARSE_TO_DENSE, SPARSE_TO_SPARSE
 from sparseft.study.grid import MODES
 from sparseft.tasks import RECALLS
 
@@ -29,6 +29,8 @@ MODE_WORDS = {
     NO_FINETUNE.name: "pruned and not trained",
     SPARSE_TO_DENSE.name: "trained with LoRA, and pruned again when LoRA is merged",
     SPARSE_TO_SPARSE.name: "trained with LoRA that obeys the mask in every step",
+    RECONSTRUCT.name: "LoRA that obeys the mask, and learns the outputs of the dense layers instead of the task",
+    RECONSTRUCT_TO_SPARSE.name: "reconstruct, and after it sparse_to_sparse",
 }
 
 
@@ -111,7 +113,7 @@ def points(table: pd.DataFrame) -> Table:
         "value (95 % interval)": _value,
         "minus dense (95 % interval)": _minus_dense,
         "verdict": lambda row: _text(row.verdict),
-        "won back, %": lambda row: number(100 * row.recovered_share, ".0f"),
+        "won back, % (95 % interval)": _won_back,
         "loss": lambda row: number(row.eval_loss, ".3f"),
         "train-merge gap": lambda row: number(row.train_merge_gap, "+.3f"),
         "samples/s": lambda row: number(row.samples_per_second, ".2f"),
@@ -119,7 +121,8 @@ def points(table: pd.DataFrame) -> Table:
     columns = _without_repeats(columns, table)
     note = (
         "Loss and gap are in nats per answer token. Won back is the share of what pruning lost that fine-tuning restores:"
-        " 100 % reaches the dense fine-tuned model."
+        " 100 % reaches the dense fine-tuned model. It has no interval where the examples do not show that pruning lost anything;"
+        " then it could be any number."
     )
     return _table("Every point of the curves", pruned if len(pruned) else table, columns, note)
 
@@ -147,7 +150,7 @@ def comparisons(table: pd.DataFrame) -> Table:
         "method": lambda row: row.method,
         "sparsity, %": asked_and_reached,
         "mode": lambda row: row.mode,
-        "compared with": lambda row: AGAINST[row.comparison],
+        "compared with": lambda row: against(row.comparison, row.mode),
         "difference (95 % interval)": lambda row: _within(
             row.difference, row.difference_low, row.difference_high, "+.3f"
         ),
@@ -247,6 +250,12 @@ def _value(row: tuple) -> str:
 def _minus_dense(row: tuple) -> str:
     """Return the difference to the dense model, with its interval."""
     return _within(row.difference_to_dense, row.difference_low, row.difference_high, "+.3f")
+
+
+def _won_back(row: tuple) -> str:
+    """Return the recovered share in percent, with its interval."""
+    share, low, high = row.recovered_share, row.recovered_share_low, row.recovered_share_high
+    return _within(100 * share, 100 * low, 100 * high, ".0f")
 
 
 def _text(value: object) -> str:

@@ -48,7 +48,7 @@ class Reproduction:
         files = {
             "checkpoint": self.results_dir / run.id / "model_dir",
             "mask_path": study_folder(self.results_dir) / grid.fill(grid.mask_path(run.method), run),
-            "base": study_folder(self.results_dir) / grid.fill(grid.MODEL, run),
+            "base": study_folder(self.results_dir) / grid.fill(grid.base_folder(run.method), run),
             "output": "report.json",
         }
         flags = [word for name, value in files.items() for word in (f"--{name}", value)]

@@ -19,8 +19,8 @@ from sparseft.analysis.claims import (
 )
 from sparseft.analysis.comparisons import CONTROL
 from sparseft.analysis.headlines import is_loss, metric_phrase
-from sparseft.analysis.tables import PLAIN_LORA, asked_and_reached
-from sparseft.study.grid import DENSE, NO_FINETUNE
+from sparseft.analysis.tables import asked_and_reached
+from sparseft.study.grid import DENSE, NO_FINETUNE, PLAIN_LORA
 
 # With at most this many examples, a significant difference shows in two decimals.
 FEW_EXAMPLES = 500
@@ -223,7 +223,7 @@ class Sentences:
         if claim.remaining not in (SAME, BETTER):
             return False
         gain = self.results.gain
-        dense = self.results.dense(PLAIN_LORA).value_mean
+        dense = self.results.dense(claim.dense_mode).value_mean
         return claim.tuned_loss == EXCLUDED or all(gain * member.tuned >= gain * dense for member in group)
 
     def _no_harm(self, claim: Claim, group: list[Claim], pruning: str) -> str:
@@ -260,7 +260,7 @@ class Sentences:
         words = shown[claim.remaining]
         if claim.remaining == SAME and claim.tuned_loss == EXCLUDED:
             words = f"; a loss above {self.tolerance} is excluded"
-        return f" (dense with LoRA: {self._start(PLAIN_LORA)}{words})"
+        return f" (dense {_DENSE_MODES[claim.dense_mode]}: {self._start(claim.dense_mode)}{words})"
 
     def _without_base(self, claim: Claim, group: list[Claim], pruning: str) -> str:
         """Return the clause on pruned models that cannot be compared with an untrained dense model."""

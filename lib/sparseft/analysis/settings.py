@@ -3,6 +3,7 @@
 Runs may be pooled over seeds, joined to a curve or compared only if they agree in every setting that they share:
 
     training    every key of `training:`, the backend, the dtype and the training data. Runs that are not trained have none
+    reconstruction  what `reconstruction:` sets, of the runs whose decoder layers are reconstructed, in the place of those keys
     masks       scope, seed, N:M group, calibration and its data, of the run's method. Dense runs have none
     evaluation  the dtype, lm-eval's version, the worked examples, the text of a perplexity, the data and the metric of each
                 probe
@@ -19,14 +20,14 @@ from collections.abc import Iterable
 
 from sparseft.analysis.chain import short
 from sparseft.analysis.records import DECIDING_KEYS, Record
-from sparseft.study.config import Config
+from sparseft.modes import get_mode
+from sparseft.study.config import Config, Reconstruction
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run
 from sparseft.study.targets import runs
 from sparseft.tasks.wikitext2 import PREFIXES
 
-# The only mode that `gradient` concerns.
-MASKED_MODE = "sparse_to_sparse"
-
+# The beginning of the names of the settings that choose the examples of a reconstruction.
+RECONSTRUCTION = "reconstruction."
 # What a setting belongs to, and its name last: ("training", model, task, name), or ("masks", model, task, method, name).
 Key = tuple[str, ...]
 
@@ -37,7 +38,7 @@ def settings_of(record: Record) -> dict[Key, object]:
     if record.run.method != DENSE:
         settings |= _keyed("masks", record.run, record.validation.mask.settings)
     if record.train:
-        settings |= _keyed("training", record.run, record.train.settings)
+        settings |= _keyed_training(record.run, record.train.settings)
     return settings
 
 
@@ -49,8 +50,13 @@ def configured_settings(study: Config, run: Run) -> dict[Key, object]:
         settings |= _keyed("masks", run, study.masks.used_by(run.method) | {"scope": scope})
     if run.mode != NO_FINETUNE:
         compared = set(DECIDING_KEYS) - study.training_backend.chosen_keys
-        schedule = study.training_of(run.task).model_dump(include=compared)
-        settings |= _keyed("training", run, schedule | {"backend": study.backend})
+        schedule = study.schedule_of(run.mode, run.task).model_dump(include=compared) | {"backend": study.backend}
+        if get_mode(run.mode).reconstructs:
+            chosen = study.reconstruction_examples()
+            schedule |= {
+                f"{RECONSTRUCTION}{name.removeprefix('calibration_')}": value for name, value in chosen.items()
+            }
+        settings |= _keyed_training(run, schedule)
     return settings
 
 
@@ -122,16 +128,26 @@ def _groups(records: list[Record]) -> dict[str, list[Record]]:
 
 
 def _keyed(part: str, run: Run, values: dict[str, object]) -> dict[Key, object]:
-    """Return settings by their keys, lists as tuples. `gradient` decides nothing outside sparse_to_sparse."""
+    """Return settings by their keys, lists as tuples. `gradient` decides nothing if no step is masked."""
     owner: Key = (part, run.model, run.task)
     if part == "masks":
         owner = (*owner, run.method)
-    ignored = set() if run.mode == MASKED_MODE else {"gradient"}
+    ignored = set() if get_mode(run.mode).masks_every_step else {"gradient"}
     return {
         (*owner, name): tuple(value) if isinstance(value, list) else value
         for name, value in values.items()
         if name not in ignored
     }
+
+
+def _keyed_training(run: Run, values: dict[str, object]) -> dict[Key, object]:
+    """Return the settings of a training by their keys. A reconstruction shares only some of them with the trainings on a task."""
+    if not get_mode(run.mode).reconstructs:
+        return _keyed("training", run, values)
+    own = {name for name in values if name in Reconstruction.DECIDED or name.startswith(RECONSTRUCTION)}
+    shared = {name: value for name, value in values.items() if name not in own}
+    decided = {name.removeprefix(RECONSTRUCTION): values[name] for name in own}
+    return _keyed("training", run, shared) | _keyed("reconstruction", run, decided)
 
 
 def _contested(settings: Iterable[dict[Key, object]]) -> set[Key]:
@@ -158,10 +174,10 @@ def _differing(own: dict[Key, object], configured: dict[Key, object]) -> list[st
 
 
 def _text(group: dict[Key, object]) -> str:
-    """Return the settings of a group as a text. A setting of a mask or of the evaluation says what it belongs to."""
+    """Return the settings of a group as a text. A setting outside the training says what it belongs to."""
     parts = set()
     for key, value in group.items():
-        owner = {"training": "", "masks": f"{key[3]} ", "evaluation": "evaluation "}[key[0]]
+        owner = {"training": "", "masks": f"{key[3]} "}.get(key[0], f"{key[0]} ")
         parts.add(f"{owner}{key[-1]} {_short(value)}")
     return ", ".join(sorted(parts))
 

@@ -12,7 +12,7 @@ Outcomes between 0 and 1 have the same bootstrap, and Student's paired t test in
 
 For losses the interval is the paired percentile bootstrap without added examples, and the test is Student's paired t. The
 bootstrap's own p-value would not do: it is never below one over its resamples, and Holm's correction would multiply that by the
-size of the family.
+size of the family. The ratio of two differences has Fieller's interval (recovery.py).
 """
 
 from collections.abc import Callable
@@ -108,6 +108,24 @@ def loss_intervals(differences: np.ndarray, tokens: np.ndarray) -> tuple[np.ndar
         return loss.sum(axis) / count.sum(axis)
 
     return _bootstrap((differences, np.broadcast_to(tokens, differences.shape)), mean_per_token)
+
+
+def ratio_interval(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:
+    """Return the ends of Fieller's interval of mean(numerators) / mean(denominators), (examples,) each, in pairs.
+
+    The ends are NaN if the interval is not bounded, because the denominators' mean does not differ from 0."""
+    examples = len(numerators)
+    if examples < 2:
+        return np.nan, np.nan
+    t = stats.t.ppf((1 + LEVEL) / 2, examples - 1)
+    means = np.array([numerators.mean(), denominators.mean()])
+    # a s^2 - 2 b s + c <= 0 for the shares s in the interval.
+    (c, b), (_, a) = np.outer(means, means) - t**2 * np.cov(numerators, denominators) / examples
+    if a <= 0:
+        return np.nan, np.nan
+    # Rounding may make the root of 0 a little negative.
+    half_width = np.sqrt(max(b**2 - a * c, 0)) / a
+    return b / a - half_width, b / a + half_width
 
 
 def paired_t_p(differences: np.ndarray) -> np.ndarray:

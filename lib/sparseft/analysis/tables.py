@@ -17,7 +17,8 @@ ratio. So does a value that is a loss.
     recovered_share = (tuned - untuned) / (dense tuned - untuned)
 
 "untuned" is the same pruned model without fine-tuning. The share is 0 if fine-tuning recovers nothing, and 1 if it reaches the
-dense fine-tuned model. It is blank at sparsity 0, if pruning lost nothing, and if a run of the three cells has a fault.
+dense fine-tuned model. For a mode that does not learn the task, the original model takes the place of the dense fine-tuned one. It
+is blank at sparsity 0, if pruning lost nothing, and if a run of the three cells has a fault.
 
 The tables of cells, points, comparisons and layers hold the runs of one setting (settings.by_setting).
 """
@@ -36,13 +37,12 @@ from sparseft.analysis.probes import probes_over_models, with_probes_mean
 from sparseft.analysis.records import Gap, Record
 from sparseft.analysis.statistics import proportion_interval, t_interval, union_interval
 from sparseft.methods import sort_key
+from sparseft.modes import get_mode
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import DENSE, MODES, NO_FINETUNE
 from sparseft.tasks import RECALLS
 from sparseft.tasks.metrics import MAJORITY_FLOOR
 
-# The mode of the dense fine-tuned runs.
-PLAIN_LORA = "sparse_to_dense"
 # The columns that identify a cell, a mask, and a curve over sparsity.
 CELL = ["model", "task", "metric", "method", "sparsity", "mode"]
 MASKED = ["model", "task", "method", "sparsity"]
@@ -50,6 +50,8 @@ LINE = ["model", "task", "metric", "method", "mode"]
 INTEGERS = {column.name for table in TABLES for column in table.columns if column.type == "integer"}
 # The columns that a speed depends on.
 SPEED = ["device", "batch_size", "processes", "gradient_checkpointing", "cache_weights"]
+# Those of them that change no result, so that runs of one setting may differ in them.
+SPEED_CHOICES = ["gradient_checkpointing", "cache_weights"]
 # A smaller difference, of fractions or of nats per token, is rounding, and no share of it can be recovered.
 NOTHING_LOST = 1e-9
 
@@ -86,7 +88,8 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
     table["processes"] = groups["processes"].max()
     comparable = (groups[SPEED].nunique() <= 1).all(axis=1)
     rates = [name for name in table if "per_second" in name]
-    table[rates] = table[rates].where(comparable, axis=0)
+    table[SPEED_CHOICES] = groups[SPEED_CHOICES].first()
+    table[rates + SPEED_CHOICES] = table[rates + SPEED_CHOICES].where(comparable, axis=0)
     table = table.assign(**probes_over_models(models, runs))
     return tidy(table.reset_index(), CELL)
 
@@ -208,7 +211,7 @@ def _lines(cells: pd.DataFrame) -> pd.DataFrame:
     # A model and task with only dense runs is a curve of one point.
     only_dense = [pair not in pruned_pairs for pair in zip(cells["model"], cells["task"], strict=True)]
     lines = pd.concat([pruned, cells[only_dense]])[LINE].drop_duplicates()
-    return lines.assign(dense_mode=lines["mode"].where(lines["mode"] == NO_FINETUNE, PLAIN_LORA))
+    return lines.assign(dense_mode=[get_mode(mode).dense_mode for mode in lines["mode"]])
 
 
 def _recovered_share(points: pd.DataFrame) -> pd.Series:

@@ -3,19 +3,20 @@
 import pandas as pd
 
 from sparseft.analysis.tables import asked_and_reached
+from sparseft.modes import get_mode
 from sparseft.tasks import RECALLS
 
 # The text of a missing value.
 NONE = "-"
-# What each kind of comparison compares with.
-AGAINST = {
-    "dense": "the dense model",
-    "random": "random pruning",
-    "untuned": "no fine-tuning",
-    "modes": "sparse_to_dense",
-}
+# What each kind of comparison compares with; "modes" depends on the mode.
+_AGAINST = {"dense": "the dense model", "random": "random pruning", "untuned": "no fine-tuning"}
 # In what a point is best, by its column of the table of the best points.
 FRONTS = {"best_for_sparsity": "sparsity", "best_for_speed": "training speed", "largest_within": "largest within"}
+
+
+def against(kind: str, mode: str) -> str:
+    """Return what a kind of comparison compares a cell of a mode with."""
+    return _AGAINST.get(kind) or get_mode(mode).compared_with
 
 
 def number(value: float | None, form: str) -> str:

@@ -1,7 +1,7 @@
 """Find the points of the curves that are best in some respect.
 
 best_for_sparsity  no other point of the model and task is as good in both value and sparsity, and better in one of them
-best_for_speed     the same for value and training speed, among the points that one device trained
+best_for_speed     the same for value and training speed, among the points that one device trained in the same way
 largest_within     the largest sparsity of a curve up to which every point is within the tolerance. The points are tested from the
                    smallest sparsity up, to the first one that fails, has a fault or lacks a run. In this order the verdicts
                    need no correction for their number (fixed-sequence procedure: Maurer, Hothorn and Lehmacher 1995)
@@ -19,8 +19,9 @@ import pandas as pd
 from sparseft.analysis.columns import TRADEOFFS
 from sparseft.analysis.headlines import gains
 from sparseft.analysis.statistics import WITHIN
-from sparseft.analysis.tables import CELL, LINE, PLAIN_LORA, in_order, tidy
-from sparseft.study.grid import DENSE, NO_FINETUNE, Cell
+from sparseft.analysis.tables import CELL, LINE, SPEED_CHOICES, in_order, tidy
+from sparseft.modes import get_mode
+from sparseft.study.grid import DENSE, Cell
 
 # The points of one model and task compete.
 PLACE = ["model", "task", "metric"]
@@ -47,13 +48,13 @@ def pareto(gains: np.ndarray) -> np.ndarray:
 def _mark(points: pd.DataFrame) -> pd.DataFrame:
     """Return the points with the columns of the two fronts. A dense point is there once, not once per curve."""
     dense = points["sparsity"] == 0
-    plain = dense & (points["mode"] != NO_FINETUNE)
     method = points["method"].mask(dense, DENSE)
-    mode = points["mode"].mask(plain, PLAIN_LORA)
+    mode = points["mode"].mask(dense, points["mode"].map(lambda name: get_mode(name).dense_mode))
     once = points.assign(method=method, mode=mode).drop_duplicates(CELL)
     once["best_for_sparsity"] = _is_on_front(once, "reached_sparsity", PLACE)
     # Untrained points have no device and no speed, so they are in no group.
-    once["best_for_speed"] = _is_on_front(once, "samples_per_second", [*PLACE, "device", "processes"])
+    trained_alike = [*PLACE, "device", "processes", *SPEED_CHOICES]
+    once["best_for_speed"] = _is_on_front(once, "samples_per_second", trained_alike)
     return once
 
 

@@ -23,6 +23,8 @@ Shapes = dict[str, tuple[int, ...]]
 # A model with tied embeddings stores no output head.
 _HEAD = "lm_head.weight"
 _OPTIONAL_SIZES = ("num_key_value_heads", "head_dim")
+# transformers' names of the decoder layers that can be computed here.
+_LAYER_TYPES = ("full_attention", "sliding_attention")
 _WINDOW_KEYS = ("sliding_window", "layer_types", "max_window_layers", "sliding_window_pattern")
 
 
@@ -139,9 +141,12 @@ class Architecture:
     def tensor_shapes(self, config: dict, place: Path | str) -> Shapes:
         """Return the shape of each tensor of the model that `config` describes.
 
-        Raises InputError, naming `place`, if a size is missing or is not a positive integer. It also does so if the windows are
-        damaged, or if a key of `fixed` has another value."""
+        Raises InputError, naming `place`, if model_type or a size is missing, or if a size is not a positive integer. It also
+        does so if a token has more experts than there are, if the windows are damaged, or if a key of `fixed` has another
+        value."""
         self._check_sizes(config, place)
+        self._check_experts(config, place)
+        self._check_layer_types(config, place)
         self._check_windows(config, place)
         self._check_fixed(config, place)
         words = dict(self.outer_tensors)
@@ -182,13 +187,46 @@ class Architecture:
         return numbered
 
     def _check_sizes(self, config: dict, place: Path | str) -> None:
-        """Raise InputError if a size is missing, or is not a positive integer."""
+        """Raise InputError if model_type or a size is missing, or if a size is not a positive integer."""
+        if not isinstance(config.get("model_type"), str):
+            raise InputError(
+                f"{place}: config.json lacks model_type, by which transformers finds the code of a {self.class_name}",
+                "copy the key from the model's own config.json",
+            )
         optional = [name for name in _OPTIONAL_SIZES if config.get(name) is not None]
         for name in (*self.sizes, *optional):
             size = stated(name, config)
             if type(size) is not int or size < 1:
                 what = f"{name} is {size!r}" if name in config else f"it lacks {name}"
                 raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
+
+    def _check_experts(self, config: dict, place: Path | str) -> None:
+        """Raise InputError if the router would choose more experts for a token than there are."""
+        if self.experts is None:
+            return
+        chosen, available = stated("num_experts_per_tok", config), stated("num_local_experts", config)
+        if chosen > available:
+            raise InputError(
+                f"{place}: num_experts_per_tok is {chosen} in config.json, but there are {available} experts",
+                f"set num_experts_per_tok to at most {available}, as in the model's own config.json",
+            )
+
+    def _check_layer_types(self, config: dict, place: Path | str) -> None:
+        """Raise InputError if layer_types does not name a known type for each decoder layer. transformers refuses it too."""
+        types, layers = config.get("layer_types"), config["num_hidden_layers"]
+        if types is None:
+            return
+        if not isinstance(types, list) or len(types) != layers:
+            raise InputError(
+                f"{place}: config.json is damaged: layer_types is not a list of {layers} types",
+                "give one type for each of num_hidden_layers",
+            )
+        unknown = [name for name in types if name not in _LAYER_TYPES]
+        if unknown:
+            raise InputError(
+                f"{place}: layer_types has {repr(unknown[0])[:100]} in config.json, which is not supported",
+                f"use a model whose layers are {' or '.join(_LAYER_TYPES)}",
+            )
 
     def _check_windows(self, config: dict, place: Path | str) -> None:
         """Raise InputError if the keys of the windows do not give each decoder layer a window of tokens, or none."""

@@ -1,5 +1,7 @@
 """Train with the backend torch: a Hugging Face model with LoRA layers, on a CPU or on GPUs, in one process or several."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,21 +13,24 @@ from transformers import PreTrainedTokenizerBase
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
-from sparseft.language_model.batches import encode
+from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.hardware import choose_device, device_name, instructions, use_repeatable_kernels, versions
-from sparseft.language_model.loss import AnswerLoss
+from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.language_model.model import load_model
 from sparseft.language_model.sharded_model import divide, empty_model, read_own_rows
 from sparseft.lora.adapter import check_origin, read_adapter, write_adapter
 from sparseft.lora.carried_mask import carry_mask_
-from sparseft.lora.masked_lora import LoRALinear, attach
+from sparseft.lora.effective_weight import Workspace
+from sparseft.lora.masked_lora import LoRALinear, attach, load_factors
+from sparseft.lora.merge import read_weight
 from sparseft.masks.mask_file import Mask
 from sparseft.study.backends import TORCH
 from sparseft.study.config import Training
 from sparseft.study.grid import TRAINED_MODES, Run
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import Loop
+from sparseft.training.reconstruction import Reconstruction
 
 
 def adapted_model(
@@ -39,7 +44,7 @@ def adapted_model(
     model, tokenizer = empty_model(checkpoint.folder) if settings.shard_model else load_model(checkpoint.folder, device)
     unfuse_experts(model)
     paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
-    layers = attach(model, lambda name: torch.from_numpy(mask.kept(name)).to(device), paths, mode, settings)
+    layers = attach(model, _masks(mask, device), paths, mode, settings)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model, tokenizer, layers
@@ -65,14 +70,11 @@ def trained_model(
         check_origin(adapter, config, run)
     settings = Training(lora_r=config["r"], lora_alpha=config["lora_alpha"], lora_targets=config["target_modules"])
     model, tokenizer, layers = adapted_model(checkpoint, mask, provenance["mode"], settings, device)
-    if layers.keys() != pairs.keys():
-        raise InputError(f"{adapter}: has other layers than the model", "give the base that it was trained on")
-    with torch.no_grad():
-        for name, (A, B) in pairs.items():
-            layers[name].lora_A.copy_(A)
-            layers[name].lora_B.copy_(B)
-            # The adapter does not change any more, so W' is computed once, not for every generated token.
-            layers[name].workspace.freeze()
+    _check_layers(layers, pairs, adapter)
+    load_factors(layers, pairs)
+    for layer in layers.values():
+        # The adapter does not change any more, so W' is computed once, not for every generated token.
+        layer.workspace.freeze()
     return model.eval(), tokenizer, digest
 
 
@@ -86,24 +88,104 @@ def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator
     settings.check_processes(accelerator.num_processes)
     torch.manual_seed(job.seed)
     model, tokenizer, layers = adapted_model(job.checkpoint, job.mask, job.mode, settings, device)
+    if job.initial:
+        _check_layers(layers, job.initial.pairs, "the adapter that the training starts from")
+        load_factors(layers, job.initial.pairs)
     loss = AnswerLoss(model)
     if settings.shard_model:
         load_divided(loss, job.checkpoint, job.mask, device, accelerator.num_processes)
     context = model.config.max_position_embeddings
     data = {split: encode(rows, job.task, tokenizer, context) for split, rows in job.rows.items()}
-    machine = [torch.get_num_threads(), accelerator.num_processes, device_name(device), instructions(), versions()]
-    identity = job.identity(data, Path(__file__), machine)
+    identity = job.identity(data, Path(__file__), _machine(device, accelerator.num_processes))
     loop = Loop(loss, layers, data, settings, job.seed, accelerator, job.evaluation_batch_size, state, identity)
     record = loop.fit() | {"eval_loss": loop.eval_loss()}
     matrices = {name: layer.factors() for name, layer in layers.items()}
     if accelerator.is_main_process:
         write_adapter(adapter, matrices, settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
-    return record | {
+    return record | _conditions(model, layers, device, accelerator.num_processes)
+
+
+@dataclass(frozen=True)
+class DenseTarget:
+    """Hold the dense model whose decoder layers are reconstructed, and the examples on which they are."""
+
+    checkpoint: Checkpoint
+    examples: list[Example]
+
+
+def reconstruct(job: TrainingJob, dense: DenseTarget, adapter: Path, state: Path) -> dict:
+    """Reconstruct every decoder layer of `dense` under the job's mask, write the adapter and return the measured part of train.json.
+
+    If the file `state` exists, it continues after the decoder layers in it. The same job gives the same bits on the same machine
+    with the same number of threads, even if it was killed in between."""
+    device = choose_device()
+    use_repeatable_kernels()
+    torch.manual_seed(job.seed)
+    model, tokenizer = load_model(dense.checkpoint.folder, device)
+    unfuse_experts(model)
+    validation = encode(job.rows["validation"], job.task, tokenizer, model.config.max_position_embeddings)
+    data = {"validation": validation, "reconstruction": dense.examples}
+    reconstruction = Reconstruction(
+        model,
+        dense.examples,
+        _adapt(model, job, dense.checkpoint, device),
+        job.settings,
+        job.seed,
+        device,
+        state,
+        job.identity(data, Path(__file__), _machine(device, 1)),
+    )
+    reconstruction.run()
+    layers = reconstruction.layers
+    loss = mean_answer_loss(AnswerLoss(model), validation, job.evaluation_batch_size, device)
+    matrices = {name: layer.factors() for name, layer in layers.items()}
+    write_adapter(adapter, matrices, job.settings, base=job.checkpoint.folder.name, sparseft=job.provenance)
+    return reconstruction.record() | {"eval_loss": loss} | _conditions(model, layers, device, 1)
+
+
+def _adapt(
+    model: nn.Module, job: TrainingJob, dense: Checkpoint, device: torch.device
+) -> Callable[[int], dict[str, LoRALinear]]:
+    """Return a function that prunes a decoder layer of the dense model and returns its new LoRA layers by name.
+
+    If the job's checkpoint has other weights under the mask than the dense model, the decoder layer gets them."""
+    paths = {layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)}
+    workspace = Workspace()
+
+    def adapt(number: int) -> dict[str, LoRALinear]:
+        own = {layer: path for layer, path in paths.items() if layer.startswith(f"model.layers.{number}.")}
+        if dense.digest != job.checkpoint.digest:
+            for layer, path in own.items():
+                model.get_submodule(path).weight.data.copy_(read_weight(job.checkpoint, f"{layer}.weight"))
+        return attach(model, _masks(job.mask, device), own, job.mode, job.settings, workspace=workspace)
+
+    return adapt
+
+
+def _masks(mask: Mask, device: torch.device) -> Callable[[str], Tensor]:
+    """Return a function that gives the mask of a layer, bool (out, in), on `device`."""
+    return lambda layer: torch.from_numpy(mask.kept(layer)).to(device)
+
+
+def _check_layers(layers: dict[str, LoRALinear], pairs: dict, adapter: object) -> None:
+    """Raise InputError if an adapter has matrices for other layers than the model has LoRA layers."""
+    if layers.keys() != pairs.keys():
+        raise InputError(f"{adapter}: has other layers than the model", "give the base that it was trained on")
+
+
+def _machine(device: torch.device, processes: int) -> list:
+    """Return what else than the job decides the bits of an adapter."""
+    return [torch.get_num_threads(), processes, device_name(device), instructions(), versions()]
+
+
+def _conditions(model: nn.Module, layers: dict[str, LoRALinear], device: torch.device, processes: int) -> dict:
+    """Return what trained, for train.json."""
+    return {
         "backend": TORCH.name,
         "device": device_name(device),
-        "processes": accelerator.num_processes,
+        "processes": processes,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "trainable_parameters": sum(parameter.numel() for parameter in loop.parameters),
+        "trainable_parameters": sum(layer.lora_A.numel() + layer.lora_B.numel() for layer in layers.values()),
         "versions": versions(),
     }
 

@@ -35,6 +35,11 @@ def prunable_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
     return shapes
 
 
+def decoder_layer_of(layer: str) -> int:
+    """Return the number of the decoder layer that a layer is in."""
+    return int(layer.split(".")[2])
+
+
 def coupled_parts(checkpoint: Checkpoint) -> list[list[Part]]:
     """Return the groups of layers whose channels are removed together. Each prunable layer is in one group."""
     return checkpoint.architecture.coupled_parts(checkpoint.config, prunable_layers(checkpoint))

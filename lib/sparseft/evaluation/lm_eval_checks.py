@@ -13,6 +13,7 @@ from lm_eval.api.samplers import SAMPLER_REGISTRY
 from lm_eval.api.task import ConfigurableTask
 
 from sparseft.errors import InputError, one_line
+from sparseft.evaluation.lm_eval_limits import limited_filters
 from sparseft.evaluation.lm_eval_yaml import is_function
 
 # An answer on which filters are tried.
@@ -158,8 +159,11 @@ def check_filters(lm_task: ConfigurableTask, name: str, doc: dict) -> None:
     for ensemble in lm_task._filters:
         answers = [[_SAMPLE]]
         try:
-            for make in ensemble.filters:
-                answers = [list(part) for part in make().apply(answers, [doc])]
+            with limited_filters(name, 1):
+                for make in ensemble.filters:
+                    answers = [list(part) for part in make().apply(answers, [doc])]
+        except InputError:
+            raise
         # The filters and functions of a task may raise anything.
         except Exception as error:
             raise InputError(

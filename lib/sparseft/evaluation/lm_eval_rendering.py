@@ -4,18 +4,20 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 
 import lm_eval.utils
 from datasets import Dataset
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.api.utils import Message
 
 from sparseft.errors import InputError, one_line
 from sparseft.evaluation.lm_eval_checks import check_filters, check_metrics, check_values
+from sparseft.evaluation.lm_eval_limits import limited_template
 from sparseft.evaluation.lm_eval_yaml import check_functions, with_functions
 from sparseft.tasks.from_lm_eval import MULTIPLE_CHOICE
 from sparseft.tasks.metrics import F1
@@ -29,12 +31,39 @@ _LONGEST = 10**6
 class _Sandbox(ImmutableSandboxedEnvironment):
     """Render templates as lm-eval does, but let none reach Python's internals or change a row, and compile each one once.
 
-    A field without a value would become the word None in a prompt, so it is an error."""
+    A field without a value would become the word None in a prompt, so it is an error. Time, memory and texts have limits."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__(undefined=StrictUndefined, keep_trailing_newline=True, finalize=_refuse_none)
         self.filters.update(lm_eval.utils.env.filters)
-        self.from_string = cache(super().from_string)
+        self.name = name
+        self.from_string = cache(self._limited_template)
+
+    def _limited_template(self, source: str) -> "_LimitedTemplate":
+        """Return a template. Compiling it computes what is constant in it."""
+        with limited_template(self.name, source):
+            return _LimitedTemplate(self.name, source, super().from_string(source))
+
+
+@dataclass(frozen=True)
+class _LimitedTemplate:
+    """Render a template of the task `name` within limits."""
+
+    name: str
+    source: str
+    template: Template
+
+    def render(self, **fields: object) -> str:
+        """Return the text of a row. Raises InputError if it is too long, or if it needs too much time or memory."""
+        with limited_template(self.name, self.source):
+            text = self.template.render(**fields)
+        if len(text) > _LONGEST:
+            raise InputError(
+                f"tasks.{self.name}: the template {self.source[:100]!r} makes a text of {len(text)} characters, and at most"
+                f" {_LONGEST} are taken",
+                "correct it",
+            )
+        return text
 
 
 def _refuse_none(value: object) -> object:
@@ -45,10 +74,10 @@ def _refuse_none(value: object) -> object:
 
 
 @contextmanager
-def sandboxed() -> Iterator[None]:
-    """Let lm-eval render its templates in a sandbox within a `with` block."""
+def sandboxed(name: str) -> Iterator[None]:
+    """Let lm-eval render the templates of the task `name` in a sandbox within a `with` block."""
     environment = lm_eval.utils.env
-    lm_eval.utils.env = _Sandbox()
+    lm_eval.utils.env = _Sandbox(name)
     try:
         yield
     finally:
@@ -84,7 +113,7 @@ def check_rendering(lm_task: ConfigurableTask, task: Task, rows: list[Row]) -> N
 def rendered_rows(task: Task, chosen: dict[str, list[tuple[int, dict]]]) -> dict[str, list[Row]]:
     """Return the rows of the chosen documents of each split. Raises InputError with the number of one that does not fit."""
     docs = {split: [{"doc": _plain(task.name, doc)} for _, doc in pairs] for split, pairs in chosen.items()}
-    with sandboxed(), redirect_stdout(sys.stderr):
+    with sandboxed(task.name), redirect_stdout(sys.stderr):
         with reported(task.name, "the first row"):
             lm_task = ConfigurableTask(config=harness_definition(task, docs))
         if lm_task.OUTPUT_TYPE != MULTIPLE_CHOICE:

@@ -5,14 +5,16 @@ fuses the experts of a block into two parameters of 3 dimensions, `experts.gate_
 `experts.down_proj` (experts, hidden, channels). transformers 4 keeps the matrices. Their names are in `ExpertBlock`.
 """
 
+from importlib.metadata import version
+
 import torch
-import transformers
 from torch import Tensor, nn
 
 from sparseft.architectures import find_architecture
 from sparseft.architectures.architecture import Architecture, ExpertBlock
 
-_IS_FUSED = int(transformers.__version__.split(".")[0]) >= 5
+# Importing transformers would take longer than a merge of a small model.
+_IS_FUSED = int(version("transformers").split(".")[0]) >= 5
 
 
 class Expert(nn.Module):

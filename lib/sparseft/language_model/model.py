@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 
 from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
 from sparseft.checkpoints.soundness import ROTARY_BUFFER
-from sparseft.errors import InputError
+from sparseft.errors import InputError, one_line
 from sparseft.storage.reading import read_json
 
 _TRANSFORMERS_4 = transformers.__version__.startswith("4.")
@@ -73,8 +73,17 @@ def check_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
 
 
 def model_config(folder: Path) -> PretrainedConfig:
-    """Return the model's configuration. transformers 4 would ignore rope_parameters, which transformers 5 writes."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    """Return the model's configuration. transformers 4 would ignore rope_parameters, which transformers 5 writes.
+
+    Raises InputError if transformers refuses config.json."""
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    # Each model's configuration checks its keys with errors of its own.
+    except Exception as error:
+        raise InputError(
+            f"{folder}: transformers refuses its config.json ({one_line(error)[:200]})",
+            "correct the key, or give the model's own config.json",
+        ) from None
     rope = getattr(config, "rope_parameters", None)
     if _TRANSFORMERS_4 and rope:
         scaling = {key: value for key, value in rope.items() if key != "rope_theta"}

@@ -1,7 +1,7 @@
 """Train LoRA layers on a pruned, frozen weight:
 
     dense, sparse_to_dense    y = x (W * M)^T + b + s (x A^T) B^T       dense until the merge masks it
-    sparse_to_sparse          y = x W'^T + b,  W' = (W + s B A) * M     what is pruned stays pruned in every step
+    the other modes           y = x W'^T + b,  W' = (W + s B A) * M     what is pruned stays pruned in every step
 
     x   (..., in)       y   (..., out)       b   (out,), the frozen bias of some layers, never pruned
     W, M   (out, in)    A   (r, in)          B   (out, r)      s = alpha / r
@@ -14,7 +14,7 @@ arXiv 2312.15230, "MaskLoRA". As in LoRS, arXiv 2501.08582, the backward builds 
 the mask out of the gradient. Here the mask is in it, so the gradient is exact.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -81,8 +81,7 @@ def _exact(x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, workspace: Wo
     for rows in row_blocks(W):
         G = way.multiply(dy_t[rows], x, out=workspace.take("G", W[rows].shape, x))
         mask_(G, W[rows])
-        # This is G A^T, but faster.
-        dB[rows] = (a @ G.T).T
+        dB[rows] = G @ a.T
         dA += b[rows].T @ G
     return dA, dB
 
@@ -186,6 +185,7 @@ def attach(
     mode: str,
     settings: Training,
     kind: Callable[[str, Tensor], type[LoRALinear]] = kind_of,
+    workspace: Workspace | None = None,
 ) -> dict[str, LoRALinear]:
     """Freeze and prune `model`, replace its targeted linears by LoRA layers, and return these by layer name.
 
@@ -194,12 +194,13 @@ def attach(
     masks: layer -> its mask, bool (out, in), on the device of the weights
     layers: name on disk -> module path in memory; a layer outside settings.lora_targets is only pruned
     kind: (mode, mask) -> the class of the LoRA layer
+    workspace: what the layers share with those of another call; a new one if it is None
 
     Raises InputError if `mode` does not allow the settings, or if no layer is a target."""
     settings.check(mode, {_projection(layer) for layer in layers})
     model.requires_grad_(False)
     attached: dict[str, LoRALinear] = {}
-    workspace = Workspace()
+    workspace = workspace or Workspace()
     for layer, path in layers.items():
         parent, _, name = path.rpartition(".")
         linear = model.get_submodule(path)
@@ -210,6 +211,15 @@ def attach(
         attached[layer] = kind(mode, kept).from_linear(linear, kept, settings, workspace)
         setattr(model.get_submodule(parent), name, attached[layer])
     return attached
+
+
+def load_factors(layers: dict[str, LoRALinear], factors: Mapping[str, Sequence[Tensor]]) -> None:
+    """Copy A (r, in) and B (out, r) of each layer into its LoRA layer."""
+    with torch.no_grad():
+        for name, layer in layers.items():
+            A, B = factors[name]
+            layer.lora_A.copy_(A)
+            layer.lora_B.copy_(B)
 
 
 def _projection(layer: str) -> str:

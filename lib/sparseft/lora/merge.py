@@ -75,6 +75,11 @@ def merge(
     }
 
 
+def read_weight(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    """Return the tensor `name` of a checkpoint in its own dtype."""
+    return torch.from_numpy(checkpoint.read(name)).view(TORCH_DTYPES[checkpoint.tensors[name].dtype])
+
+
 def _pruned(base: Checkpoint, tensor: Tensor, packed: np.ndarray) -> bytes:
     """Return the bytes of W * M. `packed`: uint8 (rows, ceil(cols / 8))."""
     bits = base.read(tensor.name)
@@ -84,7 +89,7 @@ def _pruned(base: Checkpoint, tensor: Tensor, packed: np.ndarray) -> bytes:
 
 def _merged(base: Checkpoint, tensor: Tensor, kept: np.ndarray, factors: Adapter, workspace: Workspace) -> torch.Tensor:
     """Return W' (out, in) in the base's dtype. `kept`: bool (out, in)."""
-    weight = torch.from_numpy(base.read(tensor.name)).view(TORCH_DTYPES[tensor.dtype])
+    weight = read_weight(base, tensor.name)
     carry_mask_(weight, torch.from_numpy(kept))
     A, B = factors.pairs[tensor.name.removesuffix(".weight")]
     return workspace.merged(weight, A, B, factors.scale)

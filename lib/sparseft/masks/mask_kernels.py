@@ -85,14 +85,16 @@ def write_masks(values, cols, thresholds, ties, packed):
 
 @compiled
 def write_row_masks(values, cols, counts, packed):
-    """Do as `write_masks`, but rank every row by itself: level j prunes counts[j] weights per row. `counts` ascend."""
+    """Do as `write_masks`, but rank every row by itself.
+
+    counts: int64 (rows, levels), how many weights of each row each level prunes; they ascend in every row"""
     row_bytes = (cols + 7) // 8
-    thresholds = np.zeros(counts.size, values.dtype)
-    ties = np.zeros(counts.size, np.int64)
+    thresholds = np.zeros(counts.shape[1], values.dtype)
+    ties = np.zeros(counts.shape[1], np.int64)
     bins = np.zeros(BINS, np.int32)
     spare = np.zeros(LANES, values.dtype)
     for row in range(values.size // cols):
-        _rank(values[row * cols : (row + 1) * cols], counts, bins, thresholds, ties)
+        _rank(values[row * cols : (row + 1) * cols], counts[row], bins, thresholds, ties)
         _write_row(values, row * cols, cols, thresholds, ties, packed, row * row_bytes, spare)
 
 

@@ -12,8 +12,17 @@ from dataclasses import dataclass
 from sparseft.masks.mask_file import mask_meta
 from sparseft.masks.mask_writer import mask_bytes
 from sparseft.methods import get_method
+from sparseft.modes import get_mode
 from sparseft.planning.lengths import TaskLengths, task_lengths, text_bytes
-from sparseft.planning.memory import Need, adapter_shapes, count, evaluation_memory, mask_memory, training_memory
+from sparseft.planning.memory import (
+    Need,
+    adapter_shapes,
+    count,
+    evaluation_memory,
+    mask_memory,
+    reconstruction_memory,
+    training_memory,
+)
 from sparseft.planning.model_sizes import Subject, described, safetensors_bytes
 from sparseft.study import grid, targets
 from sparseft.study.config import Config
@@ -71,11 +80,12 @@ def jobs(config: Config) -> dict[str, int]:
         "prepare_model": len(config.grid.models),
         "prepare_task": len(_prepared_tasks(config)),
         **({"prepare_wikitext2": 1} if config.perplexity else {}),
-        **({"prepare_calibration": len(_texts(config))} if _texts(config) else {}),
+        **({"prepare_calibration": len(config.calibration_texts())} if config.calibration_texts() else {}),
         **Counter(_mask_rule(method) for _, method in sorted(_mask_jobs(runs))),
         **Counter(_export_rule(method) for _, method in sorted(_exports(config))),
         **({"compile_program": programs} if programs else {}),
-        **dict.fromkeys(("train_adapter", "evaluate_adapter"), trained),
+        **Counter(_adapter_rule(run) for run in _trained(config)),
+        "evaluate_adapter": trained,
         **dict.fromkeys(("merge_adapter", "validate_sparsity", "evaluate_run"), len(runs)),
         **dict.fromkeys(("write_configuration", "analyze_results", "analyze"), 1),
     }
@@ -91,7 +101,7 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
         files = 1 if get_method(method).updates_weights else len(percents)
         meta = mask_meta(method, percents, config.masks, DIGEST) | {"sparsity": 0.5}
         if get_method(method).uses_task:
-            meta |= {"task": "hellaswag", "train_sha256": DIGEST, "accumulated": " " * 70}
+            meta |= {"task": "hellaswag", "train_sha256": DIGEST, "accumulated": get_method(method).accumulated}
         elif text := config.masks.text_of(method):
             source = {"local": DIGEST}
             if text.hub:
@@ -100,13 +110,17 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
                 "calibration": get_method(method).calibration,
                 "text_sha256": DIGEST,
                 "text_source": source,
-                "accumulated": get_method(method).importance.accumulated,
+                "accumulated": get_method(method).accumulated,
             }
         if get_method(method).updates_weights:
             meta |= {"original": DIGEST}
         if get_method(method).imported:
             meta |= {"inferred": True, "source": "path:", "source_digest": DIGEST}
             meta |= dict.fromkeys(("natural_zeros", "changed_weights"), subject.prunable_weights)
+        elif get_method(method).updates_weights:
+            meta |= {"more_damping": {}}
+        if get_method(method).allocation:
+            meta["outliers"] = [0.0] * subject.config["num_hidden_layers"]
         sizes += [mask_bytes(meta, subject.prunable)] * files
     return sizes
 
@@ -133,7 +147,7 @@ def disk_kept(config: Config, models: list[Subject]) -> list[Item]:
         Item(
             "data",
             sum(_data_bytes(config, task) for task in _prepared_tasks(config))
-            + sum(text_bytes(config, text) for text in _texts(config)),
+            + sum(text_bytes(config, text) for text in config.calibration_texts()),
             f"rows x the mean of their bytes; {_origins(config)}",
         ),
     ]
@@ -204,6 +218,9 @@ def _memory_items(config: Config, models: list[Subject], parts_of: Callable[[Nee
         evaluations = [(task, parts_of(evaluation_memory(config, subject, task))) for task in tasks]
         items.append(_largest(f"{subject.name}, mask", masks))
         items.append(_largest(f"{subject.name}, {training}", trainings))
+        if config.reconstructs:
+            reconstructions = [(task, parts_of(reconstruction_memory(config, subject, task))) for task in tasks]
+            items.append(_largest(f"{subject.name}, reconstruction", reconstructions))
         items.append(_largest(f"{subject.name}, evaluation", evaluations))
     return [item for item in items if item.bytes]
 
@@ -265,9 +282,9 @@ def _mask_rule(method: str) -> str:
     return "compute_task_masks" if method in grid.TASK_METHODS else "compute_masks"
 
 
-def _texts(config: Config) -> set[str]:
-    """Return the names of the texts on which the methods of the grid calibrate."""
-    return {get_method(name).calibration for name in config.grid.methods} - {None}
+def _adapter_rule(run: Run) -> str:
+    """Return the rule that makes the adapter of a run."""
+    return "reconstruct_adapter" if get_mode(run.mode).reconstructs else "train_adapter"
 
 
 def _exports(config: Config) -> set[tuple[str, str]]:

@@ -6,13 +6,10 @@ Without local files, they are typical lengths of the built-in task or of the kin
 
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from itertools import product
 from pathlib import Path
 
-from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.planning.local_files import rows_files
-from sparseft.planning.model_sizes import described
 from sparseft.storage.reading import ROWS_LIMIT, check_regular, read_json
 from sparseft.study.config import Config, TaskData
 from sparseft.study.grid import CALIBRATION, DATA
@@ -74,30 +71,25 @@ class CalibrationLengths:
 
 
 def calibration_lengths(config: Config, task: str, method: str) -> CalibrationLengths:
-    """Return what a method that uses examples looks at. Those of a text depend on no task, and their length is exact."""
+    """Return what a method that uses examples looks at."""
     text = config.masks.text_of(method)
+    examples = text.examples if text else config.masks.calibration_examples
+    return _calibration_lengths(config, task, get_method(method).calibration, examples)
+
+
+def reconstruction_lengths(config: Config, task: str) -> CalibrationLengths:
+    """Return on what the decoder layers of a run are reconstructed."""
+    settings = config.reconstruction
+    return _calibration_lengths(config, task, settings.calibration, settings.examples)
+
+
+def _calibration_lengths(config: Config, task: str, text: str | None, examples: int) -> CalibrationLengths:
+    """Return the lengths of examples of a text, or of the task if it is None. Those of a text are exact, and depend on no task."""
     if text:
-        size = text_bytes(config, get_method(method).calibration)
-        return CalibrationLengths(text.examples, text.length, text.length, text.length, size)
+        length = config.masks.calibration[text].length
+        return CalibrationLengths(examples, length, length, length, text_bytes(config, text))
     lengths = task_lengths(config, task)
-    return CalibrationLengths(config.masks.calibration_examples, lengths.mean, lengths.long, lengths.answer)
-
-
-def check_windows(config: Config) -> None:
-    """Raise InputError if a window of a calibration text is longer than a model's context, as far as it is known yet."""
-    for name, method in product(config.grid.models, config.grid.methods):
-        text = config.masks.text_of(method)
-        try:
-            limit = described(name, config.models[name]).config.get("max_position_embeddings") if text else None
-        except InputError:
-            # The model must still be fetched.
-            continue
-        if limit and text.length > limit:
-            raise InputError(
-                f"masks.calibration.{get_method(method).calibration}.length: windows of {text.length} tokens, but {name}"
-                f" takes {limit}",
-                f"set it to at most {limit}",
-            )
+    return CalibrationLengths(examples, lengths.mean, lengths.long, lengths.answer)
 
 
 def text_bytes(config: Config, text: str) -> int:

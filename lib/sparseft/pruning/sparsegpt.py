@@ -90,18 +90,17 @@ def inverse_factor(layer: str, hessian: Tensor, damping: float) -> tuple[Tensor,
         raise InputError(f"{layer}: no token of the calibration examples reaches it", "give more calibration examples")
     diagonal[diagonal == 0] = 1
     damped = hessian.clone()
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
+        fault = f"{layer}: its Hessian is not positive definite with a damping of {damping:g}"
+        if attempt:
+            damping *= MORE
+            print(f"{fault}, so {damping:g} follows", file=sys.stderr)
         damped.diagonal().copy_(diagonal + damping * diagonal.mean())
         factor = _factor(damped)
         if factor is not None:
             return factor, damping
-        print(
-            f"{layer}: its Hessian is not positive definite with a damping of {damping:g}, so {MORE * damping:g} follows",
-            file=sys.stderr,
-        )
-        damping *= MORE
     raise InputError(
-        f"{layer}: its Hessian is not positive definite with a damping of {damping / MORE:g}",
+        f"{layer}: its Hessian is not positive definite with a damping of {damping:g}",
         "raise masks.sparsegpt_damping, or give more calibration examples",
     )
 

@@ -1,8 +1,8 @@
 """Prune a model with an importance that updates weights, decoder layer by decoder layer, and stream the pruned base to the disk.
 
 Every layer is pruned in fp32 and rounded once to the dtype of the model. The next decoder layer sees the rounded weights, because
-these are what the file holds. Memory is the model, the hidden states of the examples, and for one decoder layer a Hessian per
-layer, fp32 (cols, cols).
+these are what the file holds. Memory is one decoder layer with a Hessian per layer, fp32 (cols, cols), and the hidden states of the
+examples, whatever the model.
 """
 
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from sparseft.checkpoints.conversion import converted
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.masks.mask_kernels import BINS, count_high
 from sparseft.methods import get_method
+from sparseft.pruning.allocation import allocate, outlier_shares
 from sparseft.pruning.calibration import ExampleCalibration
 from sparseft.pruning.mask_report import Scores
 from sparseft.pruning.pruned_base import PrunedFiles, PrunedWriter, pruned_writer
@@ -39,11 +40,17 @@ def prune_weights(
     Raises InputError as `pruned_writer` and `prune_layer` do, and if the settings do not allow the method."""
     shapes = prunable_shapes(checkpoint)
     group = settings.nm_group if get_method(method).pattern.has_groups else None
-    counts = {layer: round(Fraction(percent * rows * cols, 100)) for layer, (rows, cols) in shapes.items()}
     if group:
         for layer, (_, cols) in shapes.items():
             check_groups(layer, cols, group)
-    with pruned_writer(checkpoint, method, percent, settings, places, calibration.meta) as writer:
+    meta = calibration.meta
+    counts = {layer: round(Fraction(percent * rows * cols, 100)) for layer, (rows, cols) in shapes.items()}
+    if get_method(method).allocation:
+        outliers = outlier_shares(checkpoint, calibration.input_norms(checkpoint), settings.owl_m)
+        meta = meta | {"outliers": outliers}
+        allocated = allocate(outliers, shapes, [percent], settings.owl_lambda, group)
+        counts = {layer: int(of_layer[0]) for layer, of_layer in allocated.items()}
+    with pruned_writer(checkpoint, method, percent, settings, places, meta) as writer:
         weight_pass = WeightPass(checkpoint, writer, counts, settings, group)
         calibration.update_in_sequence(checkpoint, weight_pass.update)
         writer.record(more_damping=weight_pass.more_damping)

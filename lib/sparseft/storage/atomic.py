@@ -78,10 +78,12 @@ def atomic_files(folder: Path, held: str) -> Iterator[Path]:
     temporary = _temporary(folder / held)
     temporary.mkdir()
     try:
-        yield temporary
-        if (temporary / MARKER).exists():
-            raise InputError(f"{folder / MARKER}: SparseFT itself uses this name", "choose another name")
+        # It is written first, so that nothing is written any more when the block has ended.
         mark(temporary)
+        marker = (temporary / MARKER).read_bytes()
+        yield temporary
+        if (temporary / MARKER).read_bytes() != marker:
+            raise InputError(f"{folder / MARKER}: SparseFT itself uses this name", "choose another name")
         _move_files(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -5,6 +5,7 @@ the description and the example of every field.
 """
 
 import json
+import math
 import re
 from argparse import ArgumentParser
 from collections.abc import Iterable
@@ -15,10 +16,18 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, cre
 
 from sparseft.errors import InputError
 from sparseft.importances import IMPORTANCES, Importance
-from sparseft.methods import DENSE, IMPORTED, ON, TEXT_NAME, get_method
-from sparseft.modes import get_mode
+from sparseft.methods import DENSE, IMPORTED, ON, TEXT_NAME, Method, get_method
+from sparseft.modes import get_mode, with_starts
 from sparseft.study.backends import BACKENDS, Backend, backend_sections, get_backend
-from sparseft.study.grid import IMPORTED_METHOD, METHODS, PROJECTIONS, TEXT_METHOD, TRAINED_MODES, WILDCARDS
+from sparseft.study.grid import (
+    IMPORTED_METHOD,
+    METHODS,
+    PROJECTIONS,
+    TASK_MODES,
+    TEXT_METHOD,
+    TRAINED_MODES,
+    WILDCARDS,
+)
 from sparseft.study.section import LARGEST, Positive, Section
 from sparseft.tasks import BY_NAME, file_of_kind
 from sparseft.tasks.text import LENGTH
@@ -152,7 +161,7 @@ class Training(Section):
         0.0,
         ge=0,
         lt=1,
-        description="Dropout of the adapters' input. Must be 0 if grid.modes has sparse_to_sparse.",
+        description="Dropout of the adapters' input. Must be 0 unless sparse_to_dense is the only mode of the grid.",
         examples=[0.05],
     )
     lora_targets: list[Literal[PROJECTIONS]] = Field(
@@ -162,14 +171,14 @@ class Training(Section):
     )
     gradient: Literal["exact", "straight_through"] = Field(
         "exact",
-        description="Gradient of sparse_to_sparse. `exact` includes the mask. `straight_through` leaves it out, which is"
-        " faster and biased.",
+        description="Gradient of the modes that mask every step. `exact` includes the mask. `straight_through` leaves it out,"
+        " which is faster and biased.",
         examples=["straight_through"],
     )
     cache_weights: bool = Field(
         False,
-        description="Keep the masked weights of sparse_to_sparse over the micro-batches of a step. This is faster and needs"
-        " memory for a second model.",
+        description="Keep the masked weights over the micro-batches of a step, in modes that mask every step. This is faster and"
+        " needs memory for a second model.",
         examples=[True],
     )
     gradient_checkpointing: bool = Field(
@@ -230,6 +239,11 @@ class Training(Section):
                 f"training.lora_dropout {self.lora_dropout}: in {mode} the adapter has no input of its own, because it"
                 " multiplies by (W + s B A) * M",
                 f"set it to 0, or leave {mode} out of grid.modes",
+            )
+        if self.shard_model and get_mode(mode).reconstructs:
+            raise InputError(
+                f"training.shard_model: {mode} needs the whole model in one process",
+                f"set it to false, or leave {mode} out of grid.modes",
             )
         if self.lora_targets and not projections & set(self.lora_targets):
             raise InputError(
@@ -404,9 +418,9 @@ class Grid(Section):
     )
     methods: list[MethodName] = Field(
         min_length=1,
-        description="How to prune: a pattern, and after an underscore an importance. An importance that looks at examples takes"
-        f" those of the task, or those of a text if the name ends in `{ON}NAME` (`masks.calibration`). Dense runs belong to"
-        " sparsity 0.",
+        description="How to prune: a pattern, and after an underscore an importance. With `_owl` after it, each decoder layer has"
+        " a sparsity of its own. A method that looks at examples takes those of the task, or those of a text if the name ends in"
+        f" `{ON}NAME` (`masks.calibration`). Dense runs belong to sparsity 0.",
         examples=[["unstructured", "unstructured_wanda", "random"]],
     )
     sparsities: list[Annotated[int, Field(ge=0, lt=100)]] = Field(
@@ -416,7 +430,8 @@ class Grid(Section):
     )
     modes: list[Literal[TRAINED_MODES]] = Field(
         min_length=1,
-        description="How to fine-tune. The pruned model without fine-tuning is always evaluated too.",
+        description="How to fine-tune. The pruned model without fine-tuning is always evaluated too, and so is the mode that"
+        " another one starts from.",
         examples=[["sparse_to_sparse"]],
     )
     seeds: list[Annotated[int, Field(ge=0, lt=SEEDS)]] = Field(
@@ -474,14 +489,18 @@ class Masks(Section):
         description="M of the pattern N:M of semistructured. N follows from the sparsity: with 4, 50 % is 2:4.",
         examples=[8],
     )
-    calibration_examples: Positive = Field(128, description=f"Training examples that {BY_EXAMPLES} use.", examples=[64])
+    calibration_examples: Positive = Field(
+        128,
+        description=f"Training examples that {BY_EXAMPLES} and the methods that end in `_owl` use.",
+        examples=[64],
+    )
     calibration_seed: int = Field(
         0, ge=0, lt=SEEDS, description="Seed that chooses the calibration examples.", examples=[1]
     )
     calibration: dict[Annotated[str, Field(pattern=f"^{TEXT_NAME}$")], CalibrationText] = Field(
         {},
-        description="Texts by a name that you choose: letters a to z and digits. The methods"
-        f" `PATTERN_IMPORTANCE{ON}NAME` calibrate on them, and not on the task.",
+        description="Texts by a name that you choose: letters a to z and digits. The methods that end in"
+        f" `{ON}NAME` calibrate on them, and not on the task.",
         examples=[{"c4": {"text": "/data/c4.jsonl"}}],
     )
     imported: dict[
@@ -503,7 +522,21 @@ class Masks(Section):
         " sparsities, with the inputs of the dense model.",
         examples=[False],
     )
-
+    owl_lambda: float = Field(
+        0.08,
+        gt=0,
+        le=1,
+        description="Lambda of the methods that end in `_owl`: the sparsities of two decoder layers differ by at most 2 lambda.",
+        examples=[0.15],
+    )
+    owl_m: float = Field(
+        5.0,
+        gt=0,
+        le=100,
+        description="M of the methods that end in `_owl`: an outlier is a weight whose score is above M times the mean of its decoder"
+        " layer.",
+        examples=[7.0],
+    )
     sparsegpt_block: Annotated[int, Field(ge=1, le=LARGEST)] = Field(
         128,
         description="Columns that sparsegpt ranks together and updates at once. With N:M, a multiple of nm_group.",
@@ -525,21 +558,36 @@ class Masks(Section):
             )
         if method.pattern.has_groups:
             self._check_groups(method_name, percents)
+            self._check_spread(method)
         if method.pattern.scope:
             return method.pattern.scope
         if method.importance and method.importance.has_fixed_scope:
             return method.importance.scope
-        if self.scope == "global" and self.sequential and method.is_sequential:
+        if self.scope == "global" and method.allocation:
+            raise InputError(
+                f"masks.scope global is impossible with {method_name}: the scores of all layers would decide how many weights"
+                f" each layer loses, and not {method.allocation.name}",
+                f"set masks.scope to row or layer, or leave {method_name} out of grid.methods",
+            )
+        if self.scope == "global" and self.is_sequential(method_name):
             raise InputError(
                 f"masks.scope global is impossible with masks.sequential: {method_name} prunes one layer after the other",
                 "set masks.scope to row or layer, or set masks.sequential to false",
             )
         return self.scope or (method.importance.scope if method.importance else "layer")
 
+    def is_sequential(self, method_name: str) -> bool:
+        """Return whether a method prunes layer by layer, in one pass per sparsity."""
+        return self.sequential and get_method(method_name).is_sequential
+
     def passes_of(self, method_name: str, percents: list[int]) -> int:
         """Return how often the model runs over the calibration examples for the masks of these sparsities."""
-        pruned = [percent for percent in percents if percent]
-        return len(pruned) if self.sequential and get_method(method_name).is_sequential else 1
+        method = get_method(method_name)
+        # An allocation is made before the scores, from the dense model.
+        passes = 1 if method.allocation else 0
+        if self.is_sequential(method_name):
+            return passes + sum(1 for percent in percents if percent)
+        return passes + (1 if method.importance and method.importance.uses_examples else 0)
 
     def used_by(self, method_name: str) -> dict:
         """Return the settings on which the masks of a method depend, by name."""
@@ -551,6 +599,8 @@ class Masks(Section):
                 names.remove("scope")
         if method.is_sequential:
             names.append("sequential")
+        if method.allocation:
+            names += method.allocation.settings
         if method.uses_task:
             names += ["calibration_examples", "calibration_seed"]
         settings = {name: getattr(self, name) for name in names}
@@ -609,6 +659,15 @@ class Masks(Section):
             )
         return sources[percent]
 
+    def _check_spread(self, method: Method) -> None:
+        """Raise InputError if masks.owl_lambda is too small for any decoder layer to have another N than the others."""
+        if method.allocation and 2 * self.owl_lambda * self.nm_group < 1:
+            raise InputError(
+                f"masks.owl_lambda {self.owl_lambda} is too small for N:{self.nm_group}: {method.name} would give every layer"
+                " the same N",
+                f"set it to {math.ceil(1000 / (2 * self.nm_group)) / 1000} or more, or leave {method.name} out of grid.methods",
+            )
+
     def _check_groups(self, method_name: str, percents: list[int]) -> None:
         """Raise InputError if a sparsity is not N:M for masks.nm_group, or if a group would lie in two blocks of columns."""
         if get_method(method_name).updates_weights and self.sparsegpt_block % self.nm_group:
@@ -623,6 +682,57 @@ class Masks(Section):
                 f"semistructured: {impossible[0]} % is no N:{self.nm_group}",
                 f"choose sparsities among {', '.join(possible)}, or set masks.nm_group: with 10, 50 % is 5:10",
             )
+
+
+class Reconstruction(Section):
+    """Set how the mode reconstruct trains the adapters of each decoder layer. The other settings are those of `training:`."""
+
+    # The keys of `training` that `schedule` sets.
+    DECIDED: ClassVar = {
+        "steps",
+        "batch_size",
+        "micro_batch_size",
+        "learning_rate",
+        "eval_every",
+        "cache_weights",
+        "gradient_checkpointing",
+    }
+    calibration: str | None = Field(
+        None,
+        pattern=f"^{TEXT_NAME}$",
+        description="Text on which the layers are reconstructed, by its name under `masks.calibration`, which sets the length and"
+        " the seed of its windows. Null means training examples of the task, chosen by `masks.calibration_seed`.",
+        examples=["c4"],
+    )
+    examples: Positive = Field(
+        128, description="Number of windows of the text, or of training examples.", examples=[64]
+    )
+    steps: Positive = Field(
+        100,
+        description="Optimiser steps for each decoder layer. Warm-up and cosine decay are tied to them.",
+        examples=[200],
+    )
+    batch_size: int = Field(
+        8,
+        gt=0,
+        le=65536,
+        description="Examples per step. All of them are in one forward pass of one layer.",
+        examples=[2],
+    )
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak learning rate of AdamW.", examples=[0.0005])
+
+    def schedule(self, training: Training) -> Training:
+        """Return the schedule of each decoder layer. It evaluates nothing, and one layer needs no saving of memory."""
+        decided = {
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "micro_batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "eval_every": 0,
+            "cache_weights": False,
+            "gradient_checkpointing": False,
+        }
+        return training.model_copy(update=decided)
 
 
 class Throughput(Section):
@@ -642,8 +752,10 @@ class Throughput(Section):
     sparsities: list[int] = Field(
         [], description="Some of grid.sparsities, in percent. If the list is empty, all of them.", examples=[[0, 50]]
     )
-    modes: list[Literal[TRAINED_MODES]] = Field(
-        [], description="Some of grid.modes. If the list is empty, all of them.", examples=[["sparse_to_sparse"]]
+    modes: list[Literal[TASK_MODES]] = Field(
+        [],
+        description="Some of grid.modes that train on the task. If the list is empty, all of them.",
+        examples=[["sparse_to_sparse"]],
     )
     sequence_length: int | None = Field(
         None,
@@ -749,6 +861,7 @@ class _BeforeSections(Section):
     grid: Grid
     masks: Masks = Masks()
     training: Training = Training()
+    reconstruction: Reconstruction = Reconstruction()
     perplexity: Perplexity | None = Field(
         None,
         description="Perplexity of every merged model, beside its task. Null means that none is measured.",
@@ -791,8 +904,10 @@ class Config(_WithSections):
         self._check_grid()
         for method in self.grid.methods:
             self.masks.check(method, self.grid.sparsities)
+        self._check_reconstruction()
         for name in self.tasks:
             self._check_task(name)
+        self.training_backend.check_modes(self.grid.modes)
         self.training_backend.check(self)
         return self
 
@@ -818,6 +933,25 @@ class Config(_WithSections):
         if clash := clashing_probes(self.evaluation.probes):
             raise ValueError(f"evaluation.probes: {clash}; rename one of them under tasks:")
 
+    def _check_reconstruction(self) -> None:
+        """Raise InputError if layers cannot be reconstructed on what `reconstruction` names."""
+        name = self.reconstruction.calibration
+        if name and name not in self.masks.calibration:
+            raise InputError(
+                f"reconstruction.calibration: masks.calibration describes no text {name!r}",
+                f"write masks: {{calibration: {{{name}: {{text: FILE.jsonl}}}}}}, or null for examples of the task",
+            )
+        if name or not self.reconstructs:
+            return
+        for task in self.grid.tasks:
+            rows = self.tasks[task].train_examples
+            # The examples of a text are sequences, whose number depends on the tokenizer.
+            if rows and rows < self.reconstruction.examples and self.tasks[task].kind != "text":
+                raise InputError(
+                    f"reconstruction.examples {self.reconstruction.examples}: {task} has only {rows} training rows",
+                    "lower it, or name a text in reconstruction.calibration",
+                )
+
     def _check_task(self, name: str) -> None:
         """Raise ValueError or InputError if a task's description, schedule or data are impossible."""
         data = self.tasks[name]
@@ -833,13 +967,18 @@ class Config(_WithSections):
         except ValidationError as error:
             raise ValueError(f"tasks.{name}.training: {_first(error)}") from None
         schedule.check_processes(self.resources.processes)
-        for mode in self.grid.modes:
+        for mode in self.trained_modes:
             schedule.check(mode, set(PROJECTIONS))
         has_only_numbers = data.train_examples and data.validation_examples and not data.local and not data.hub
         if name in BY_NAME and BY_NAME[name].generate and not has_only_numbers:
             raise ValueError(
                 f"tasks.{name} is generated: give train_examples and validation_examples, neither local nor hub"
             )
+
+    @property
+    def trained_modes(self) -> list[str]:
+        """Return the modes of the grid, and those that they start from."""
+        return with_starts(self.grid.modes)
 
     @property
     def training_backend(self) -> Backend:
@@ -872,6 +1011,32 @@ class Config(_WithSections):
         suggested = BY_NAME[task].suggested_training if task in BY_NAME else {}
         set_by_user = self.training.model_dump(include=self.training.model_fields_set)
         return Training(**{**suggested, **set_by_user, **self.tasks[task].training})
+
+    def schedule_of(self, mode: str, task: str) -> Training:
+        """Return the schedule of a mode on a task. If the mode reconstructs, it is that of each decoder layer."""
+        training = self.training_of(task)
+        return self.reconstruction.schedule(training) if get_mode(mode).reconstructs else training
+
+    def calibration_texts(self) -> list[str]:
+        """Return the names of the texts that the study reads: those of its methods, and that of a reconstruction."""
+        names = {get_method(name).calibration for name in self.grid.methods}
+        if self.reconstructs:
+            names.add(self.reconstruction.calibration)
+        return sorted(names - {None})
+
+    @property
+    def reconstructs(self) -> bool:
+        """Return whether a mode of the study reconstructs decoder layers."""
+        return any(get_mode(mode).reconstructs for mode in self.trained_modes)
+
+    def reconstruction_examples(self) -> dict[str, int]:
+        """Return by the names of the flags which examples the decoder layers are reconstructed on."""
+        text = self.masks.calibration.get(self.reconstruction.calibration)
+        return {
+            "calibration_examples": self.reconstruction.examples,
+            "calibration_seed": text.seed if text else self.masks.calibration_seed,
+            **({"calibration_length": text.length} if text else {}),
+        }
 
     def unused_training(self) -> list[str]:
         """Return a sentence for each key of `training` that no task of the grid uses, because every task has its own value."""

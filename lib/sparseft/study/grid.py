@@ -38,6 +38,13 @@ PROJECTIONS = architectures.PROJECTIONS
 MODES = tuple(mode.name for mode in modes.MODES)
 NO_FINETUNE = modes.NO_FINETUNE.name
 TRAINED_MODES = tuple(mode.name for mode in modes.MODES if mode.is_trained)
+# The trained modes by what makes their adapters: a training on the task, or the reconstruction of the decoder layers.
+TASK_MODES = tuple(mode.name for mode in modes.MODES if mode.learns_task)
+# Of the former, those that start from a new adapter.
+NEW_ADAPTER_MODES = tuple(mode.name for mode in modes.MODES if mode.learns_task and not mode.starts_from)
+RECONSTRUCTING_MODES = tuple(mode.name for mode in modes.MODES if mode.reconstructs)
+# The mode of the trained dense runs.
+PLAIN_LORA = modes.SPARSE_TO_DENSE.name
 # Every seed is smaller, because the tables hold it in 64 bits with a sign.
 SEEDS = 2**63
 # The device in train.json if a CS-3 trained.
@@ -172,6 +179,12 @@ def exported(method: str) -> str:
     if method in TASK_METHODS:
         return f"modelzoo/{{model}}/{{task}}/{EXPORTED}"
     return f"modelzoo/{{model}}/{EXPORTED}"
+
+
+def initial_adapter(mode: str) -> str | None:
+    """Return the path of the adapter that a training starts from, with wildcards; None if it starts from a new one."""
+    start = modes.get_mode(mode).starts_from
+    return f"{RUN}/adapter".replace("{mode}", start) if start else None
 
 
 def fill(pattern: str, cell: Cell) -> str:

@@ -15,18 +15,20 @@ from sparseft.modes import get_mode
 from sparseft.study.config import Config, Training
 from sparseft.study.grid import (
     ANALYSIS,
+    CALIBRATION,
     CONFIGURATION,
     DATA,
     DENSE,
     MODES,
     NO_FINETUNE,
+    PLAIN_LORA,
     RUN,
     SEEDS,
     TASK_METHODS,
+    TASK_MODES,
     THROUGHPUT,
     THROUGHPUT_PLOTS,
     THROUGHPUT_TABLE,
-    TRAINED_MODES,
     WILDCARDS,
     Run,
     fill,
@@ -51,14 +53,15 @@ NOT_COMPILED = {"eval_every", "save_every", "length_buckets"}
 
 
 def runs(config: Config) -> list[Run]:
-    """Return every run of a configuration's grid, sorted and without duplicates."""
+    """Return every run of a configuration's grid, sorted and without duplicates.
+
+    A run from whose adapter another one starts is among them."""
     grid = config.grid
     grid_runs = set()
     for model, task in product(grid.models, grid.tasks):
         for sparsity in grid.sparsities:
             for method in grid.methods if sparsity else [DENSE]:
-                # At sparsity 00, only plain LoRA is trained, which is the first trained mode.
-                modes = grid.modes if sparsity else TRAINED_MODES[:1]
+                modes = config.trained_modes if sparsity else [PLAIN_LORA]
                 for mode, seed in product(modes, grid.seeds):
                     grid_runs.add(Run(model, task, method, sparsity, mode, seed))
                 # A seed only changes the training, so one run without training is enough.
@@ -164,24 +167,30 @@ def _by_name(config: Config, needed: Iterable[Program]) -> dict[str, Program]:
 
 
 def _measured(config: Config) -> list[Run]:
-    """Return the trained run with the lowest seed of every cell that the stage `throughput` measures."""
+    """Return the run with the lowest seed of every cell whose training on the task the stage `throughput` measures."""
     axes = {"seeds": [min(config.grid.seeds)]}
     for name in ("methods", "sparsities", "modes"):
         axes[name] = getattr(config.throughput, name) or getattr(config.grid, name)
     narrowed = config.model_copy(update={"grid": config.grid.model_copy(update=axes)})
-    return [run for run in runs(narrowed) if run.mode != NO_FINETUNE]
+    return [run for run in runs(narrowed) if run.mode in TASK_MODES]
 
 
 def _layer_counts(config: Config, run: Run) -> str:
     """Return a part of a program's name. Masks of one sparsity with the same part keep equally many weights per layer."""
-    pattern = get_method(run.method).pattern
-    if run.method == DENSE or pattern.removes_channels:
-        return pattern.name
+    method = get_method(run.method)
+    if run.method == DENSE or method.pattern.removes_channels:
+        return method.pattern.name
     scope = config.masks.scope_of(run.method, config.grid.sparsities)
-    if scope != "global":
+    if scope != "global" and not method.allocation:
         return scope
-    # If all layers are ranked together, the scores decide how many weights a layer keeps.
+    # The scores decide how many weights a layer keeps.
     return f"{run.method}-{run.task}" if run.method in TASK_METHODS else run.method
+
+
+def reconstruction_text(config: Config) -> list[str]:
+    """Return the prepared text on which decoder layers are reconstructed; nothing if it is the examples of the task."""
+    name = config.reconstruction.calibration
+    return [CALIBRATION.format(text=name)] if name else []
 
 
 def merged_records(config: Config, mode: str, method: str) -> list[str]:
@@ -231,6 +240,8 @@ def check_target(config: Config, target: str) -> None:
         _check_method(config, target, names["method"])
     if "mode" in names and names["mode"] not in MODES:
         raise InputError(f"{target}: unknown mode {names['mode']}", f"choose one of {', '.join(MODES)}")
+    if "mode" in names:
+        config.training_backend.check_modes([names["mode"]])
     if "sparsity" in names:
         _check_mask(config, target, names)
     if "seed" in names and (not re.fullmatch(WILDCARDS["seed"], names["seed"]) or int(names["seed"]) >= SEEDS):

@@ -26,7 +26,7 @@ def load_own_examples(name: str, data: OwnData) -> Examples:
 
     Raises InputError if a file is missing, or if a row does not have the format of the first training row."""
     folder = Path(data.local)
-    task = task_of(name, {"kind": "instruction", "format": _format_of(name, folder / "train.jsonl")})
+    task = task_of(name, {"kind": "instruction", "format": format_of(name, folder / "train.jsonl")})
     return load_examples(task, data.numbers, data.seed, folder, None)
 
 
@@ -38,7 +38,7 @@ def task_of(name: str, definition: dict) -> Task:
     return formats[definition["format"]](name, definition)
 
 
-def _format_of(name: str, path: Path) -> str:
+def format_of(name: str, path: Path) -> str:
     """Return the format of the first row of a task's file."""
     text = read_row_text(path, RowFormat(name=name, fields={}, advice=_advice(name)))
     try:

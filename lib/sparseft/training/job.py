@@ -10,22 +10,23 @@ write_train_record(args, job, measured)   write OUTPUT_DIR/train.json
 import argparse
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
+from sparseft.lora.adapter import Adapter, read_adapter
 from sparseft.masks.mask_file import Mask, check_mask, check_run, read_mask
-from sparseft.modes import get_mode
+from sparseft.modes import Mode, get_mode
 from sparseft.storage.adapter_files import ADAPTER, adapter_digest
 from sparseft.storage.hashes import sha256
 from sparseft.storage.ownership import check_apart, check_ours, check_replaceable
 from sparseft.storage.record import write_record_of
 from sparseft.study.config import Training, add_flags, parse_section
 from sparseft.study.digests import code_digest
-from sparseft.study.grid import NO_FINETUNE, TRAINED_MODES, Run
+from sparseft.study.grid import NEW_ADAPTER_MODES, Run
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.task import SPLITS, Row, Task
 
@@ -46,6 +47,8 @@ class TrainingJob:
     evaluation_batch_size: int
     # Where the adapter comes from. It is written into adapter_config.json.
     provenance: dict
+    # The adapter that the training starts from, in a mode that starts from another; else None.
+    initial: Adapter | None = None
     # Split -> the sha256 of the file from which its rows were read, for `write_train_record`.
     rows_sha256: dict[str, str] = field(default_factory=dict)
 
@@ -98,11 +101,16 @@ def check_outputs(args: argparse.Namespace, *inputs: Path) -> None:
     check_ours(adapter, args.output_dir / "train.json")
 
 
-def job_of(args: argparse.Namespace) -> TrainingJob:
-    """Read and check all inputs, and return the job. Raises InputError if one of them does not fit."""
+def job_of(
+    args: argparse.Namespace, modes: tuple[str, ...] = NEW_ADAPTER_MODES, initial_adapter: Path | None = None
+) -> TrainingJob:
+    """Read and check all inputs, and return the job. Raises InputError if one of them does not fit.
+
+    modes: those that the caller trains
+    initial_adapter: the adapter that the training starts from, in a mode that starts from another"""
     run = Run.parse(args.run_id)
-    if run.mode == NO_FINETUNE:
-        raise InputError(f"{run.id} is not trained", f"choose one of {', '.join(TRAINED_MODES)}")
+    if run.mode not in modes:
+        raise InputError(f"{run.id} is not trained by this program", f"choose a run in mode {' or '.join(modes)}")
     if args.evaluation_batch_size < 1:
         raise InputError(f"--evaluation_batch_size {args.evaluation_batch_size}", "give 1 or more")
     settings = parse_section(Training, {name: getattr(args, name) for name in Training.model_fields}, "training")
@@ -114,6 +122,17 @@ def job_of(args: argparse.Namespace) -> TrainingJob:
     rows, rows_sha256 = read_splits(args.data_dir, task)
     check_run(mask, args.mask_path, run)
     check_mask(mask, args.mask_path, prunable_shapes(checkpoint), checkpoint.digest)
+    mode = get_mode(run.mode)
+    provenance = {
+        "run_id": run.id,
+        "mode": run.mode,
+        "mask_sha256": mask_sha256,
+        "base": checkpoint.digest,
+        "stock_peft": mode.stock_peft,
+    }
+    initial = _initial_adapter(initial_adapter, run, mode, settings, provenance)
+    if initial:
+        provenance["initial_adapter"] = initial.digest
     return TrainingJob(
         checkpoint=checkpoint,
         mask=mask,
@@ -123,26 +142,51 @@ def job_of(args: argparse.Namespace) -> TrainingJob:
         task=task,
         rows=rows,
         evaluation_batch_size=args.evaluation_batch_size,
-        provenance={
-            "run_id": run.id,
-            "mode": run.mode,
-            "mask_sha256": mask_sha256,
-            "base": checkpoint.digest,
-            "stock_peft": get_mode(run.mode).stock_peft,
-        },
+        provenance=provenance,
+        initial=initial,
         rows_sha256=rows_sha256,
     )
 
 
-def write_train_record(args: argparse.Namespace, job: TrainingJob, measured: dict) -> None:
+def _initial_adapter(path: Path | None, run: Run, mode: Mode, settings: Training, provenance: dict) -> Adapter | None:
+    """Return the adapter that a run starts from; None if its mode starts from a new one.
+
+    Raises InputError if it is not that of the same cell and seed in the other mode, with the same base, mask and LoRA settings.
+    """
+    if (path is None) != (mode.starts_from is None):
+        what = "starts from a new adapter" if path else f"starts from the adapter of {mode.starts_from}"
+        raise InputError(
+            f"{run.id} {what}", "leave --initial_adapter out" if path else "give it with --initial_adapter"
+        )
+    if path is None:
+        return None
+    adapter = read_adapter(path)
+    expected = {
+        "run_id": replace(run, mode=mode.starts_from).id,
+        "mask_sha256": provenance["mask_sha256"],
+        "base": provenance["base"],
+        "r": settings.lora_r,
+        "lora_alpha": settings.lora_alpha,
+    }
+    found = adapter.config | adapter.config.get("sparseft", {})
+    for name, value in expected.items():
+        if found.get(name) != value:
+            raise InputError(
+                f"{path}: its {name} is {found.get(name)}, not {value}", "give the adapter of the same cell"
+            )
+    return adapter
+
+
+def write_train_record(args: argparse.Namespace, job: TrainingJob, measured: dict, **inputs: str) -> None:
     """Write train.json beside adapter/: the settings, the measurements, and the digests of inputs and outputs.
 
-    `job_of` computed the digests of the inputs when it read them."""
+    `inputs` are the digests of what the caller read besides. `job_of` computed the digests of the inputs when it read them."""
     adapter = args.output_dir / ADAPTER
-    inputs = {
+    inputs |= {
         "model": job.checkpoint.digest,
         "mask": job.provenance["mask_sha256"],
         **{split: job.rows_sha256[split] for split in SPLITS},
+        **({"initial_adapter": job.initial.digest} if job.initial else {}),
     }
     content = {
         "run_id": args.run_id,

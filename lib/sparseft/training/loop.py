@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
-from transformers import get_cosine_schedule_with_warmup
 
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, collate, shuffled
@@ -25,6 +24,7 @@ from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.lora.masked_lora import LoRALinear
 from sparseft.study.config import Training
 from sparseft.training.progress import Progress, check_finite, say_step, step_seed
+from sparseft.training.schedule import cosine_schedule
 from sparseft.training.state import read_state, write_state
 
 
@@ -64,7 +64,7 @@ class Loop:
         Raises InputError if the loss or its gradient is not finite, or if the processes read different states."""
         settings = self.settings
         optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        schedule = get_cosine_schedule_with_warmup(optimizer, settings.steps_to_peak, settings.steps)
+        schedule = cosine_schedule(optimizer, settings.steps_to_peak, settings.steps)
         progress = self._resume(optimizer, schedule)
         done = len(progress.curve)
         batches = islice(shuffled(self.data["train"], settings, self.seed), done, settings.steps)

@@ -66,11 +66,9 @@ def step_seed(seed: int, step: int, process: int = 0) -> int:
     return random.Random(f"seed {seed}, step {step}, process {process}").getrandbits(63)
 
 
-def check_finite(step: int, loss: float, norm: float) -> None:
-    """Raise InputError if a step's loss or the norm of its gradient is not finite.
+def check_finite(step: int, loss: float, norm: float, key: str = "training.learning_rate") -> None:
+    """Raise InputError if a step's loss or the norm of its gradient is not finite. `key` is what the user may lower.
 
     With an infinite norm, clipping would set every gradient to 0."""
     if not math.isfinite(loss) or not math.isfinite(norm):
-        raise InputError(
-            f"the loss is {loss} and its gradient's norm {norm} at step {step}", "lower training.learning_rate"
-        )
+        raise InputError(f"the loss is {loss} and its gradient's norm {norm} at step {step}", f"lower {key}")

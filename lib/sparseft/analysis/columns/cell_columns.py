@@ -163,6 +163,7 @@ GROUPED = TableDescription(
         *_mean_and_interval("tokens_per_second", TOKENS_PER_SECOND, "tokens_per_second", SPEEDS_DIFFER),
         Column("device", "text", empty=TRAINED_ONLY, meaning='All devices that trained, joined by "; ".'),
         Column("processes", "integer", empty=TRAINED_ONLY, meaning="The largest number of processes of a training."),
+        *like(SUMMARY, "gradient_checkpointing cache_weights", empty=SPEEDS_DIFFER),
         *_PROBES,
     ),
 )
@@ -170,6 +171,8 @@ GROUPED = TableDescription(
 _NO_DENSE = "there is no such run, or it has a fault"
 
 _NO_DIFFERENCE = f"{_NO_DENSE}; the two saw different examples; a run of the point has a fault"
+
+_NO_LOSS = "the examples do not show that pruning lost anything, so that the share could be any number"
 
 _NO_INTERVAL = f"sparsity 0; {_NO_DIFFERENCE}; a seed has no counterpart"
 
@@ -184,7 +187,11 @@ CURVES = TableDescription(
             "text",
             meaning="Method of the curve, at sparsity 0 too; `dense` only if a model and task have nothing else.",
         ),
-        Column("mode", "text", meaning="Mode of the curve. At sparsity 0 of a trained curve stands dense plain LoRA."),
+        Column(
+            "mode",
+            "text",
+            meaning="Mode of the curve. At sparsity 0 stands dense plain LoRA if the mode trains on the task, and else the dense model.",
+        ),
         *like(GROUPED, "sparsity reached_sparsity runs n n_sound examples chance majority_floor"),
         Column("value", "number", unit=OF_VALUE, meaning="Headline metric, mean over the models."),
         *like(GROUPED, "value_sd value_low value_high value_interval_from standard_error"),
@@ -231,7 +238,21 @@ CURVES = TableDescription(
             unit="share, any number",
             empty="sparsity 0; mode no_finetune; pruning lost nothing; difference_to_dense or one of the three values is empty",
             meaning="(value - untuned_value) / (dense_value - untuned_value): 0 if fine-tuning recovers nothing, 1 if it reaches"
-            " the dense fine-tuned model.",
+            " the dense value of its mode.",
+        ),
+        Column(
+            "recovered_share_low",
+            "number",
+            unit="share, any number",
+            empty=f"recovered_share is empty; {_NO_LOSS}",
+            meaning="Lower end of its 95 % confidence interval over the examples, Fieller's. It holds for these trained models.",
+        ),
+        Column(
+            "recovered_share_high",
+            "number",
+            unit="share, any number",
+            empty=f"recovered_share is empty; {_NO_LOSS}",
+            meaning="Upper end of that interval.",
         ),
         Column("eval_loss", "number", unit=NATS, meaning="Loss of the right answers, mean over the models."),
         *like(GROUPED, "eval_loss_sd eval_loss_low eval_loss_high eval_loss_interval_from"),
@@ -260,6 +281,7 @@ CURVES = TableDescription(
             meaning="Training speed, mean over the models.",
         ),
         *like(GROUPED, "samples_per_second_sd samples_per_second_low samples_per_second_high device processes"),
+        *like(GROUPED, "gradient_checkpointing cache_weights"),
         *_PROBES,
     ),
 )
@@ -271,7 +293,7 @@ LAYERS = TableDescription(
     (
         SETTING,
         *like(SUMMARY, "model task"),
-        Column("method", "text", meaning="Pattern and importance; never `dense`."),
+        Column("method", "text", meaning="Pattern, importance and allocation; never `dense`."),
         *like(SUMMARY, "sparsity"),
         Column("layer", "text", meaning="Name of the weight without `.weight` (validation_report.json)."),
         Column("weights", "integer", unit="weights", meaning="Weights of the layer (validation_report.json)."),

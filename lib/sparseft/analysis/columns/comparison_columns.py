@@ -21,7 +21,7 @@ COMPARISONS = TableDescription(
     "comparisons.csv",
     "One row per comparison of two cells over the same examples. There are four kinds: *dense* compares with the dense cell"
     " at the start of the curve, *random* with random pruning, *untuned* with the same model before its training, and"
-    " *modes* with sparse_to_dense.\n\n"
+    " *modes* sparse_to_sparse with sparse_to_dense, and the modes that reconstruct with sparse_to_sparse.\n\n"
     "Two cells are not compared if they saw different examples, if a run of either has a fault, or if more than a tenth of"
     " the validation prompts repeat another. The intervals are over the examples and hold for these trained models. Seeds"
     " are averaged.\n\n"
@@ -165,7 +165,7 @@ TRADEOFFS = TableDescription(
     (
         *like(CURVES, "setting model task metric"),
         *like(SUMMARY, "method sparsity"),
-        Column("mode", "text", meaning="Mode of the point; sparse_to_dense for dense plain LoRA."),
+        Column("mode", "text", meaning="Mode of the point; sparse_to_dense or no_finetune for dense."),
         *like(CURVES, "reached_sparsity"),
         Column(
             "best_for_sparsity",
@@ -176,7 +176,8 @@ TRADEOFFS = TableDescription(
         Column(
             "best_for_speed",
             "true/false",
-            meaning="The same for value and training speed, among points that one device trained in as many processes.",
+            meaning="The same for value and training speed, among points that one device trained in as many processes, with the"
+            " same gradient_checkpointing and cache_weights.",
         ),
         Column(
             "largest_within",
@@ -187,6 +188,7 @@ TRADEOFFS = TableDescription(
             CURVES,
             "value difference_to_dense difference_low difference_high verdict samples_per_second device processes",
         ),
+        *like(CURVES, "gradient_checkpointing cache_weights"),
     ),
 )
 

@@ -9,7 +9,10 @@ _NAME = (
     Column("model", "text", source="record.run.model", meaning="Key of `models:` in the configuration (run_id)."),
     Column("task", "text", source="record.run.task", meaning="Key of `tasks:` in the configuration (run_id)."),
     Column(
-        "method", "text", source="record.run.method", meaning="Pattern and importance; `dense` at sparsity 0 (run_id)."
+        "method",
+        "text",
+        source="record.run.method",
+        meaning="Pattern, importance and allocation; `dense` at sparsity 0 (run_id).",
     ),
     Column(
         "sparsity",
@@ -78,8 +81,8 @@ _MASK = (
         "integer",
         source="record.validation.mask.calibration_examples",
         unit="training examples",
-        empty="the method is magnitude, random or dense",
-        meaning="Training examples that the importance used, or windows of a text (validation_report.json).",
+        empty="the method looks at no examples",
+        meaning="Training examples that the method used, or windows of a text (validation_report.json).",
     ),
     Column(
         "calibration_length",
@@ -89,6 +92,24 @@ _MASK = (
         empty="the importance did not use a text",
         meaning="Tokens per window of the text that the importance used (validation_report.json). The column exists only if a"
         " method calibrates on a text.",
+        is_optional=True,
+    ),
+    Column(
+        "sparsegpt_block",
+        "integer",
+        source="record.validation.mask.sparsegpt_block",
+        unit="columns",
+        empty="the importance is not sparsegpt",
+        meaning="Columns that sparsegpt ranked together (validation_report.json). The column exists only if a method uses it.",
+        is_optional=True,
+    ),
+    Column(
+        "sparsegpt_damping",
+        "number",
+        source="record.validation.mask.sparsegpt_damping",
+        empty="the importance is not sparsegpt",
+        meaning="Share of the mean of the Hessian's diagonal that sparsegpt added to it (validation_report.json). The column exists"
+        " only if a method uses it.",
         is_optional=True,
     ),
 )

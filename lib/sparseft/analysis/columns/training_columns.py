@@ -6,10 +6,20 @@ TRAINING_COLUMNS = (
     Column(
         "final_train_loss",
         "number",
-        source="record.train.final_loss",
+        source="record.train.final_task_loss",
         unit=NATS,
-        empty=TRAINED_ONLY,
+        empty="the run was not trained on the task",
         meaning="Training loss, mean over the last tenth of the steps (train.json).",
+    ),
+    Column(
+        "reconstruction_error",
+        "number",
+        source="record.train.reconstruction_error",
+        unit="fraction",
+        empty="the run was not reconstructed; its mask prunes nothing",
+        meaning="Mean over the decoder layers of the squared error of the outputs after the reconstruction, divided by that before"
+        " (train.json).",
+        is_optional=True,
     ),
     Column(
         "samples_per_second",
@@ -18,7 +28,7 @@ TRAINING_COLUMNS = (
         unit=EXAMPLES_PER_SECOND,
         empty=TRAINED_ONLY,
         meaning="batch_size divided by the median time of a step (train.json). The first 3 steps are left out if there are"
-        " more than 6.",
+        " more than 6. In a reconstruction, a step is that step of every decoder layer.",
     ),
     Column(
         "tokens_per_second",
@@ -59,7 +69,7 @@ TRAINING_COLUMNS = (
         source="record.train.steps",
         unit="optimiser steps",
         empty=TRAINED_ONLY,
-        meaning="Optimiser steps.",
+        meaning="Optimiser steps. In a reconstruction, those of each decoder layer.",
     ),
     Column(
         "updates",
@@ -119,7 +129,7 @@ TRAINING_COLUMNS = (
         "text",
         source="record.train.gradient",
         empty=TRAINED_ONLY,
-        meaning="exact or straight_through, for sparse_to_sparse.",
+        meaning="exact or straight_through, in modes that mask every step.",
     ),
     Column(
         "length_buckets",

@@ -19,7 +19,7 @@ from sparseft.analysis.figures.style import (
     start_at_zero,
 )
 from sparseft.analysis.headlines import is_loss, metric_name
-from sparseft.study.grid import MODES, NO_FINETUNE
+from sparseft.study.grid import MODES, TASK_MODES
 
 # Percentage points between the lines of two modes, so that equal values stay visible beside each other.
 SHIFT = 0.7
@@ -38,7 +38,7 @@ def _levels_of_value(axes: Axes, points: pd.DataFrame) -> None:
     """Draw the value of the dense model, of guessing, and of one answer to all questions."""
     if points.empty:
         return
-    dense = points[points["mode"] != NO_FINETUNE]["dense_value"].dropna()
+    dense = points[points["mode"].isin(TASK_MODES)]["dense_value"].dropna()
     if len(dense):
         draw_level(axes, dense.iloc[0], "dense, fine-tuned", "--")
     chance, floor = points[["chance", "majority_floor"]].iloc[0]

@@ -31,6 +31,8 @@ _MODE_STYLES = (
     {"color": _COLOURS[7], "marker": "o"},
     {"color": _COLOURS[0], "marker": "s"},
     {"color": _COLOURS[3], "marker": "^"},
+    {"color": _COLOURS[2], "marker": "D"},
+    {"color": _COLOURS[4], "marker": "v"},
 )
 # The colour and the marker of each mode. Readers who cannot tell the colours apart have the markers.
 MODE_STYLES = dict(zip(MODES, _MODE_STYLES, strict=True))

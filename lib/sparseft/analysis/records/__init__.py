@@ -21,7 +21,12 @@ from sparseft.analysis.records.probe_record import ProbeRecord
 from sparseft.analysis.records.run_record import Gap, Record
 from sparseft.analysis.records.study_records import read_runs, study_folder
 from sparseft.analysis.records.throughput_record import BatchRecord, ThroughputRecord, read_measurements
-from sparseft.analysis.records.training_record import DECIDING_KEYS, WITHOUT_EFFECT, TrainingRecord
+from sparseft.analysis.records.training_record import (
+    DECIDING_KEYS,
+    WITHOUT_EFFECT,
+    ReconstructionPart,
+    TrainingRecord,
+)
 
 __all__ = [
     "DECIDING_KEYS",
@@ -30,6 +35,7 @@ __all__ = [
     "EvaluationRecord",
     "Gap",
     "ProbeRecord",
+    "ReconstructionPart",
     "Record",
     "ThroughputRecord",
     "TrainingRecord",

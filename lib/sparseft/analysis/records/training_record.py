@@ -1,10 +1,11 @@
 """Check train.json: how a run was trained, how fast, and with what loss."""
 
 import math
+import statistics
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from sparseft.analysis.records.record_file import (
     ROUNDING,
@@ -28,12 +29,15 @@ Length = Annotated[list, AfterValidator(len)]
 
 
 class TrainingInputs(RecordPart):
-    """Hold the sha256 of what the training read; `validation` is the set that eval_loss was measured on."""
+    """Hold the sha256 of what the training read; `validation` is the set that eval_loss was measured on.
+
+    `initial_adapter` is None if the training started from a new adapter."""
 
     model: str
     mask: str
     train: str
     validation: str
+    initial_adapter: str | None = None
 
 
 class TrainingOutputs(RecordPart):
@@ -42,9 +46,35 @@ class TrainingOutputs(RecordPart):
     adapter: str
 
 
+class LayerErrors(RecordPart):
+    """Hold the mean squared errors of one decoder layer, before and after its reconstruction."""
+
+    error_before: NonNegative
+    error_after: NonNegative
+
+
+class ReconstructionPart(RecordPart):
+    """Hold the examples on which the decoder layers were reconstructed, and the errors of each layer.
+
+    `length` and `text_sha256` are those of a text, and None if the examples are the task's."""
+
+    examples: PositiveCount
+    seed: Count
+    length: PositiveCount | None = None
+    text_sha256: str | None = None
+    layers: Annotated[list[LayerErrors], Field(min_length=1)]
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Return by name what decides the examples, as far as it is set."""
+        values = {"examples": self.examples, "seed": self.seed, "length": self.length, "text": self.text_sha256}
+        return {f"reconstruction.{name}": value for name, value in values.items() if value is not None}
+
+
 class TrainingRecord(RecordFile):
     """Check train.json: the keys of `training:`, losses in nats per answer token, throughput without padding.
 
+    In a `reconstruction` a step is that step of every decoder layer, and the losses of the steps are shares of the error before it.
     `updates` counts the steps whose learning rate was above 0. `cerebras` has what decides a training on Cerebras' backends.
     `definition_sha256` is None for a built-in task."""
 
@@ -82,6 +112,7 @@ class TrainingRecord(RecordFile):
     train_seconds: Positive
     peak_memory_bytes: PositiveCount
     trainable_parameters: PositiveCount
+    reconstruction: ReconstructionPart | None = None
     versions: dict[str, str]
     inputs: TrainingInputs
     outputs: TrainingOutputs
@@ -93,7 +124,8 @@ class TrainingRecord(RecordFile):
         appliance = {f"cerebras.{name}": value for name, value in (self.cerebras or {}).items()}
         place = {"backend": self.backend, "dtype": self.dtype, "train.jsonl": self.inputs.train}
         definition = {"definition": self.definition_sha256} if self.definition_sha256 else {}
-        return schedule | appliance | place | definition
+        examples = self.reconstruction.settings if self.reconstruction else {}
+        return schedule | appliance | place | definition | examples
 
     @property
     def digests(self) -> dict[str, str]:
@@ -105,7 +137,22 @@ class TrainingRecord(RecordFile):
             "data": self.inputs.validation,
             "train": self.inputs.train,
             "definition": self.definition_sha256,
+            "start": self.inputs.initial_adapter,
         }
+
+    @property
+    def final_task_loss(self) -> float | None:
+        """Return the loss at the end of a training on the task; None of a reconstruction, whose loss is another one."""
+        return None if self.reconstruction else self.final_loss
+
+    @property
+    def reconstruction_error(self) -> float | None:
+        """Return the mean over the decoder layers of the error after as a share of that before; None of a training.
+
+        It is None too if no layer had an error, because its mask prunes nothing."""
+        layers = self.reconstruction.layers if self.reconstruction else []
+        shares = [layer.error_after / layer.error_before for layer in layers if layer.error_before]
+        return statistics.fmean(shares) if shares else None
 
     @property
     def fixed_micro_batch_size(self) -> int | None:

@@ -66,10 +66,14 @@ class MaskSettings(RecordPart):
     seed: int | None = None
     nm_group: int | None = None
     inferred: bool | None = None
+    owl_lambda: float | None = None
+    owl_m: float | None = None
     sequential: bool | None = None
     calibration_examples: int | None = None
     calibration_seed: int | None = None
     calibration_length: int | None = None
+    sparsegpt_block: int | None = None
+    sparsegpt_damping: float | None = None
     accumulated: str | None = None
     train_sha256: str | None = None
     text_sha256: str | None = None

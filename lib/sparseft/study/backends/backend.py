@@ -1,12 +1,13 @@
 """What a study must know of a training backend, without importing the code that trains."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from sparseft.architectures.architecture import Architecture
 from sparseft.errors import InputError
+from sparseft.modes import get_mode, with_starts
 from sparseft.study.section import Section
 
 
@@ -61,6 +62,8 @@ class Backend:
     uses_this_machine: bool = True
     # Whether the trainings start from masked checkpoints in a format of their own.
     exports_checkpoints: bool = False
+    # Whether its rules have the modes that reconstruct decoder layers, and those that start from such an adapter.
+    reconstructs: bool = False
     # Keys of `training` whose value the backend chooses.
     chosen_keys: frozenset[str] = frozenset()
     # None if the model is trained in the memory of this machine.
@@ -75,6 +78,15 @@ class Backend:
         trained = ", ".join(known.class_name for known in self.architectures)
         what = f"{place}: the backend {self.name} does not train {architecture.class_name}"
         raise InputError(what, f"use one of {trained}, or set backend: torch")
+
+    def check_modes(self, names: Iterable[str]) -> None:
+        """Raise InputError if the backend does not train in one of these modes."""
+        for mode in map(get_mode, with_starts(names)):
+            if mode.reconstructs and not self.reconstructs:
+                raise InputError(
+                    f"mode {mode.name}: the backend {self.name} does not reconstruct layers",
+                    f"set backend: torch, or leave out {mode.name} and what starts from it",
+                )
 
     @property
     def rules(self) -> str:

@@ -8,4 +8,4 @@ def _check_measured(config: StudyConfig, task: str) -> None:
     config.training_of(task).check_measured()
 
 
-TORCH = Backend("torch", "Hugging Face transformers in torch", check_measured=_check_measured)
+TORCH = Backend("torch", "Hugging Face transformers in torch", check_measured=_check_measured, reconstructs=True)

@@ -1,0 +1,81 @@
+"""Run a model decoder layer by decoder layer, with the weights of one decoder layer in memory at a time.
+
+The other decoder layers are on torch's meta device, which holds shapes without values.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
+from sparseft.checkpoints.soundness import ROTARY_BUFFER, check_tensors
+from sparseft.language_model.experts import memory_path, unfuse_experts
+from sparseft.language_model.model import check_class, check_dtype, model_config
+
+# safetensors' name of a dtype -> torch's.
+_TORCH = {code: getattr(torch, name) for name, code in DTYPES.items()}
+_LAYERS = "model.layers."
+
+
+class LayeredModel:
+    """Hold the model of a checkpoint, whose decoder layers have weights only while they are used. Its output head has none.
+
+    Fused experts are single layers. A float16 model is in float32. Raises InputError if the tensors are not those that config.json
+    describes, or as `load_model` does for another class or dtype."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+        check_tensors(checkpoint, checkpoint.folder)
+        config = model_config(checkpoint.folder)
+        # Buffers, such as the frequencies of rotary embeddings, are in no file.
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(config, dtype=config.dtype, trust_remote_code=False).eval()
+        check_class(checkpoint.folder, checkpoint.architecture.class_name, model)
+        check_dtype(checkpoint, model.dtype)
+        if model.dtype == torch.float16:
+            model.float()
+        unfuse_experts(model)
+        for module in model.modules():
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                setattr(module, name, buffer.to(device))
+        self.checkpoint = checkpoint
+        self.device = device
+        self.dtype = model.dtype
+        self.model = model
+        self._read(name for name in checkpoint.tensors if name.startswith("model.") and not name.startswith(_LAYERS))
+
+    def __len__(self) -> int:
+        """Return the number of decoder layers."""
+        return len(self.model.model.layers)
+
+    @contextmanager
+    def layer(self, number: int) -> Iterator[nn.Module]:
+        """Yield a decoder layer with its weights, which are freed after the block."""
+        decoder_layer = self.model.model.layers[number]
+        self._read(name for name in self.checkpoint.tensors if name.startswith(f"{_LAYERS}{number}."))
+        try:
+            yield decoder_layer
+        finally:
+            decoder_layer.to("meta")
+
+    def linears(self, number: int, layers: Iterable[str]) -> dict[str, nn.Linear]:
+        """Return those of `layers`, names on disk, that are in a decoder layer, with their modules."""
+        names = [layer for layer in layers if layer.startswith(f"{_LAYERS}{number}.")]
+        return {name: self.model.get_submodule(self._path(name)) for name in names}
+
+    def _path(self, name: str) -> str:
+        """Return the name in memory of what has the name `name` on disk."""
+        return memory_path(self.checkpoint.architecture, name)
+
+    def _read(self, names: Iterable[str]) -> None:
+        """Read tensors into the model."""
+        for name in names:
+            if ROTARY_BUFFER.search(name):
+                continue
+            bits = torch.from_numpy(self.checkpoint.read(name))
+            weight = bits.view(_TORCH[self.checkpoint.tensors[name].dtype]).to(self.device, self.dtype)
+            module, _, attribute = self._path(name).rpartition(".")
+            setattr(self.model.get_submodule(module), attribute, nn.Parameter(weight, requires_grad=False))

@@ -1,0 +1,124 @@
+"""Divide the pruned weights among the layers by outliers, as OWL does, with an exact count over all layers.
+
+An outlier is a weight whose score is more than M times the mean score of its decoder layer. The score is wanda's, with the norms
+of the dense model's inputs. With the share D_b of outliers among the weights of decoder layer b, its layers keep
+
+    1 - s + d_b - mean(d)    d_b = 2 lambda (D_b - min D) / (max D - min D)
+
+Source: Yin et al., arXiv 2310.05175, section 3.2; luuyin/OWL@dddb7a4, lib/prune_all.py, prune_wanda_outlier. The paper speaks of
+layers, and the titles in its appendix C give the best results to one D per matrix. The code has one D per decoder layer, over all
+its prunable weights. So has this file: users reach the published perplexity with the code, and an author says that all matrices
+of a decoder layer have one sparsity (luuyin/OWL issues 9 and 12). The experts of a mixture count in their decoder layer.
+
+The code does not reach the sparsity that is asked for: it rounds every row down, and prunes 1 % of a decoder layer where the formula
+prunes nothing. Here a layer of n weights has n slots, k = 0 ... n - 1, with the keys (k + 1/2) / n + d_b. A sparsity s prunes
+as many weights of the layer as it has slots among the round(s N) smallest keys of all N slots; equal keys are in the model's
+order. Where the formula stays between 0 and 1, this is the formula. Elsewhere the other layers take over what a layer cannot prune.
+The count is exact, and no layer loses fewer weights at a larger sparsity.
+
+In N:M, every group of a decoder layer loses the same number of its M weights. So a decoder layer has M slots. All decoder layers
+have the same size, so that the count is exact here too. The published code (prune_wanda_outlier_structure) rounds the formula
+to whole weights, and misses the count.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import groupby
+
+import numpy as np
+from tqdm import tqdm
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import decoder_layer_of
+from sparseft.pruning.scores import read_magnitudes
+
+
+def outlier_shares(checkpoint: Checkpoint, norms: dict[str, np.ndarray], multiple: float) -> list[float]:
+    """Return the share D of outliers of each decoder layer, in the model's order.
+
+    `norms` are the norms of each layer's inputs, fp32 (cols,), in the model's order. A score |w_ij| ||x_j||, fp32, is an outlier
+    if it is above `multiple` times the mean, fp64. The weights are read twice, and a few rows are in memory."""
+    shares = []
+    for _, layers in groupby(tqdm(norms, desc="outliers"), key=decoder_layer_of):
+        layers = list(layers)
+        total = sum(block.sum(dtype=np.float64) for block in _scores(checkpoint, norms, layers))
+        size = sum(math.prod(checkpoint.tensors[f"{layer}.weight"].shape) for layer in layers)
+        limit = multiple * total / size
+        outliers = sum(int(np.count_nonzero(block > limit)) for block in _scores(checkpoint, norms, layers))
+        shares.append(outliers / size)
+    return shares
+
+
+def allocate(
+    shares: list[float], shape: dict[str, tuple[int, int]], percents: list[int], spread: float, group: int | None = None
+) -> dict[str, np.ndarray]:
+    """Return how many weights of each layer every sparsity prunes: layer -> int64 (sparsities,).
+
+    shares: the share of outliers of each decoder layer
+    shape: layer -> (rows, cols)
+    percents: the sparsities in percent
+    spread: lambda, so that the sparsities of two decoder layers differ by at most 2 lambda
+    group: M of N:M; None if single weights are pruned"""
+    shifts = _shifts(shares, spread)
+    sizes = {layer: math.prod(of_layer) for layer, of_layer in shape.items()}
+    if group is None:
+        by_layer = slots_pruned(list(sizes.values()), [shifts[decoder_layer_of(layer)] for layer in shape], percents)
+        return dict(zip(shape, by_layer, strict=True))
+    of_group = slots_pruned([group] * len(shifts), shifts, percents)
+    return {layer: of_group[decoder_layer_of(layer)] * (size // group) for layer, size in sizes.items()}
+
+
+def slots_pruned(sizes: list[int], shifts: list[Fraction], percents: list[int]) -> np.ndarray:
+    """Return how many slots of each part are among the round(s N) smallest keys of all N slots, int64 (parts, sparsities).
+
+    A part of n slots has the keys (k + 1/2) / n + shift for k = 0 ... n - 1. Equal keys are in the order of the parts. No slot is
+    made: the largest pruned key is found by bisection, exactly."""
+    # All keys are integers in units of 1 / scale.
+    scale = math.lcm(*(2 * size for size in sizes), *(shift.denominator for shift in shifts))
+    parts = [(size, int(shift * scale)) for size, shift in zip(sizes, shifts, strict=True)]
+    pruned = []
+    for percent in percents:
+        count = round(Fraction(percent * sum(sizes), 100))
+        key = _largest_key(parts, count, scale)
+        below = [_slots_up_to(key - 1, part, scale) for part in parts]
+        ties = np.array([_slots_up_to(key, part, scale) for part in parts], np.int64) - below
+        pruned.append(below + ties * (np.cumsum(ties) <= count - sum(below)))
+    return np.array(pruned).T
+
+
+def _shifts(shares: list[float], spread: float) -> list[Fraction]:
+    """Return d of each decoder layer: from 0 for the smallest share of outliers to 2 lambda for the largest."""
+    above_lowest = [Fraction(share) - Fraction(min(shares)) for share in shares]
+    if not any(above_lowest):
+        return above_lowest
+    return [2 * Fraction(spread) * share / max(above_lowest) for share in above_lowest]
+
+
+def _largest_key(parts: list[tuple[int, int]], count: int, scale: int) -> int:
+    """Return the smallest key up to which there are at least `count` slots. `parts` and `scale` are those of _slots_up_to."""
+    # Most parts are equal to others: the layers of one size in a decoder layer.
+    multiplicities = Counter(parts)
+    low = 0
+    high = scale + max(shift for _, shift in parts)
+    while low < high:
+        middle = (low + high) // 2
+        if sum(number * _slots_up_to(middle, part, scale) for part, number in multiplicities.items()) >= count:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _slots_up_to(key: int, part: tuple[int, int], scale: int) -> int:
+    """Return the number of slots of a part (size, shift) whose key is at most `key`. Shifts and keys are in units of 1 / scale."""
+    size, shift = part
+    return min(size, max(0, (2 * size * (key - shift) + scale) // (2 * scale)))
+
+
+def _scores(checkpoint: Checkpoint, norms: dict[str, np.ndarray], layers: list[str]) -> Iterator[np.ndarray]:
+    """Yield |w_ij| ||x_j|| of some layers, fp32 (rows, cols), some rows at a time."""
+    for layer in layers:
+        for magnitudes in read_magnitudes(checkpoint, layer):
+            yield magnitudes * norms[layer]

@@ -1,0 +1,267 @@
+"""Train adapters to give the outputs of the dense decoder layers, one decoder layer after the other.
+
+    f_b(x)   decoder layer b with its dense weights
+    g_b(x)   the same layer with W' = (W + s B A) * M, which starts as the pruned layer, because B starts at 0
+    x        the outputs of g_(b-1), and the embeddings for b = 0
+    error    the mean of (g_b(x) - f_b(x))^2 over all tokens without padding and all channels
+    loss     error / error before the training, so that AdamW's epsilon and the clipping mean the same in every layer
+
+Both layers get the same inputs, those that the reconstructed layers before give. So the error of a layer has no part of the
+errors before it.
+
+Memory is the model, the inputs and the targets of one decoder layer for all examples, and the activations and the optimiser of
+one decoder layer.
+
+Source: PERP, arXiv 2312.15230; ZIB-IOL/PERP@0d4554b, prune_methods.py, prune and reconstruct_weights. It has a linear decay of
+the learning rate, and here the schedule is that of `training:`.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils.rnn import pad_sequence
+
+from sparseft.language_model.batches import Example, shuffled
+from sparseft.language_model.hardware import peak_memory
+from sparseft.language_model.layer_inputs import layer_arguments
+from sparseft.lora.masked_lora import LoRALinear, load_factors
+from sparseft.study.config import Training
+from sparseft.training.progress import Progress, check_finite
+from sparseft.training.schedule import cosine_schedule
+from sparseft.training.state import read_state, write_state
+
+
+@dataclass(frozen=True)
+class ReconstructedLayer:
+    """Hold what the reconstruction of one decoder layer measured."""
+
+    # The errors over all examples.
+    error_before: float
+    error_after: float
+    # The losses and the speed of its steps.
+    progress: Progress
+
+
+class Stream:
+    """Hold the hidden states of the examples that enter a decoder layer, and compute the layer on some of them."""
+
+    @torch.no_grad()
+    def __init__(self, model: nn.Module, examples: list[Example], device: torch.device) -> None:
+        self.model = model
+        self.device = device
+        # (tokens, H) for each example.
+        self.states = [layer_arguments(model, torch.tensor([example.ids], device=device))[0][0] for example in examples]
+        # Shape of a batch, (B, T) -> the keywords of every decoder layer, which depend only on the shape.
+        self._keywords: dict[tuple[int, int], list[dict]] = {}
+
+    def outputs(self, number: int, batch: list[int]) -> Tensor:
+        """Return the outputs (tokens, H) of decoder layer `number` for the examples of these numbers, one after the other.
+
+        The examples are padded on the right. Causal attention lets no real token see a padded one."""
+        states = [self.states[example] for example in batch]
+        # (B, T, H)
+        padded = pad_sequence(states, batch_first=True)
+        outputs = self.model.model.layers[number](padded, **self._arguments(padded.shape[:2])[number])
+        return torch.cat([row[: len(own)] for row, own in zip(outputs, states, strict=True)])
+
+    def by_example(self, batch: list[int], outputs: Tensor) -> list[Tensor]:
+        """Return what `outputs` returned for a batch, divided into its examples."""
+        return list(outputs.split([len(self.states[example]) for example in batch]))
+
+    def advance(self, batch: list[int], outputs: Tensor) -> None:
+        """Let what `outputs` returned for a batch enter the next decoder layer."""
+        for example, states in zip(batch, self.by_example(batch, outputs), strict=True):
+            self.states[example] = states
+
+    @torch.no_grad()
+    def _arguments(self, shape: torch.Size) -> list[dict]:
+        """Return the keywords of every decoder layer for a batch of this shape."""
+        if shape not in self._keywords:
+            ids = torch.zeros(shape, dtype=torch.long, device=self.device)
+            self._keywords[shape] = layer_arguments(self.model, ids)[1]
+        return self._keywords[shape]
+
+
+@dataclass
+class Reconstruction:
+    """Hold a dense model and the examples on which its decoder layers are reconstructed, and reconstruct them."""
+
+    model: nn.Module
+    examples: list[Example]
+    # Decoder layer -> its new LoRA layers by name. It prunes the decoder layer, and puts them into it.
+    adapt: Callable[[int], dict[str, LoRALinear]]
+    # The schedule of each decoder layer.
+    settings: Training
+    seed: int
+    device: torch.device
+    # The file from which a killed reconstruction continues, or None to save nothing.
+    state: Path | None = None
+    # The digest of `TrainingJob.identity`. A saved state with another one is not used.
+    identity: str = ""
+    # The results: the LoRA layers by name, and what was measured of each decoder layer.
+    layers: dict[str, LoRALinear] = field(default_factory=dict)
+    measured: list[ReconstructedLayer] = field(default_factory=list)
+    # The numbers of the decoder layers after which a killed reconstruction was resumed.
+    resumed_after: list[int] = field(default_factory=list)
+    # Bytes, over the processes before this one.
+    peak_memory: int = 0
+
+    def run(self) -> None:
+        """Reconstruct every decoder layer. Continue after the last layer of the saved state if there is one.
+
+        Raises InputError if a loss or its gradient is not finite."""
+        saved = self._resume()
+        stream = Stream(self.model, self.examples, self.device)
+        number_of_layers = len(self.model.model.layers)
+        for number in range(number_of_layers):
+            targets = self._targets(stream, number)
+            adapted = self.adapt(number)
+            self.layers |= adapted
+            if number < len(self.measured):
+                load_factors(adapted, saved)
+                self._error(stream, number, targets, advance=True)
+                continue
+            self.measured.append(self._reconstruct(stream, number, targets, adapted))
+            layer = self.measured[-1]
+            print(
+                f"decoder layer {number + 1} of {number_of_layers}: error {layer.error_before:.4g} before, and"
+                f" {layer.error_after:.4g} after",
+                file=sys.stderr,
+            )
+            self._save()
+
+    def record(self) -> dict:
+        """Return the measured part of train.json.
+
+        A step of the record is that step of every decoder layer. Its loss is their mean, and its seconds are their sum."""
+        progress = _together([layer.progress for layer in self.measured])
+        peak = max(self.peak_memory, peak_memory(self.device))
+        return progress.record(self.settings.batch_size, peak) | {
+            "updates": progress.updates,
+            "reconstruction": {
+                "tokens": sum(len(example.ids) for example in self.examples),
+                "resumed_after_layers": self.resumed_after,
+                "layers": [
+                    {
+                        "error_before": layer.error_before,
+                        "error_after": layer.error_after,
+                        "losses": [point["loss"] for point in layer.progress.curve],
+                        "seconds": sum(layer.progress.seconds),
+                    }
+                    for layer in self.measured
+                ],
+            },
+        }
+
+    def _reconstruct(
+        self, stream: Stream, number: int, targets: list[Tensor], adapted: dict[str, LoRALinear]
+    ) -> ReconstructedLayer:
+        """Train the adapters of one decoder layer, and let its new outputs enter the next one."""
+        error_before = self._error(stream, number, targets)
+        parameters = [matrix for layer in adapted.values() for matrix in (layer.lora_A, layer.lora_B)]
+        progress = self._train(stream, number, targets, parameters, error_before or 1.0)
+        return ReconstructedLayer(error_before, self._error(stream, number, targets, advance=True), progress)
+
+    def _train(
+        self, stream: Stream, number: int, targets: list[Tensor], parameters: list[nn.Parameter], unit: float
+    ) -> Progress:
+        """Take the steps of one decoder layer, and return their losses in `unit` and their speed."""
+        settings = self.settings
+        optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        schedule = cosine_schedule(optimizer, settings.steps_to_peak, settings.steps)
+        progress = Progress()
+        for step, batch in enumerate(self._batches(), start=1):
+            start = time.perf_counter()
+            rate = schedule.get_last_lr()[0]
+            loss = self._loss(stream, number, batch, targets) / unit
+            loss.backward()
+            norm = clip_grad_norm_(parameters, settings.max_grad_norm).item()
+            check_finite(step, loss.item(), norm, "reconstruction.learning_rate")
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            progress.curve.append({"step": step, "loss": loss.item(), "gradient_norm": norm, "learning_rate": rate})
+            progress.seconds.append(time.perf_counter() - start)
+            progress.tokens.append(sum(len(stream.states[example]) for example in batch))
+        return progress
+
+    def _loss(self, stream: Stream, number: int, batch: list[int], targets: list[Tensor]) -> Tensor:
+        """Return the error of a decoder layer on some examples, fp32 ()."""
+        wanted = torch.cat([targets[example] for example in batch])
+        return mse_loss(stream.outputs(number, batch).float(), wanted.float())
+
+    @torch.no_grad()
+    def _targets(self, stream: Stream, number: int) -> list[Tensor]:
+        """Return the outputs (tokens, H) of a decoder layer by example."""
+        targets: list[Tensor] = []
+        for batch in self._every_example():
+            targets += stream.by_example(batch, stream.outputs(number, batch))
+        return targets
+
+    @torch.no_grad()
+    def _error(self, stream: Stream, number: int, targets: list[Tensor], *, advance: bool = False) -> float:
+        """Return the error of a decoder layer over all examples. With `advance`, its outputs enter the next layer."""
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for batch in self._every_example():
+            outputs = stream.outputs(number, batch)
+            wanted = torch.cat([targets[example] for example in batch])
+            total += (outputs.float() - wanted.float()).square().sum(dtype=torch.float64)
+            if advance:
+                stream.advance(batch, outputs)
+        return total.item() / sum(target.numel() for target in targets)
+
+    def _every_example(self) -> list[list[int]]:
+        """Return the numbers of all examples in batches."""
+        size = self.settings.batch_size
+        numbers = list(range(len(self.examples)))
+        return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+    def _batches(self) -> list[list[int]]:
+        """Return the numbers of the examples of each step. They are the same for every decoder layer."""
+        numbers = {id(example): number for number, example in enumerate(self.examples)}
+        batches = islice(shuffled(self.examples, self.settings, self.seed), self.settings.steps)
+        return [[numbers[id(example)] for example in batch] for batch in batches]
+
+    def _resume(self) -> dict[str, list[Tensor]]:
+        """Take over the measurements of a saved state, and return its A and B by layer; nothing if there is no state."""
+        state = read_state(self.state, self.identity) if self.state else None
+        if state is None:
+            return {}
+        self.measured = [
+            ReconstructedLayer(**{**layer, "progress": Progress(**layer["progress"])}) for layer in state["measured"]
+        ]
+        self.peak_memory = state["peak_memory"]
+        self.resumed_after = [*state["resumed_after"], len(self.measured)]
+        return state["factors"]
+
+    def _save(self) -> None:
+        """Save what is reconstructed so far."""
+        if not self.state:
+            return
+        content = {
+            "factors": {name: [layer.lora_A.detach(), layer.lora_B.detach()] for name, layer in self.layers.items()},
+            "measured": [{**vars(layer), "progress": vars(layer.progress)} for layer in self.measured],
+            "peak_memory": max(self.peak_memory, peak_memory(self.device)),
+            "resumed_after": self.resumed_after,
+        }
+        write_state(self.state, self.identity, content)
+
+
+def _together(layers: list[Progress]) -> Progress:
+    """Return the progress of several decoder layers as one. A step of it is that step of every decoder layer."""
+    together = Progress(tokens=layers[0].tokens)
+    together.seconds = [sum(seconds) for seconds in zip(*(layer.seconds for layer in layers), strict=True)]
+    for points in zip(*(layer.curve for layer in layers), strict=True):
+        losses = [point["loss"] for point in points]
+        norm = math.hypot(*(point["gradient_norm"] for point in points))
+        together.curve.append({**points[0], "loss": sum(losses) / len(losses), "gradient_norm": norm})
+    return together

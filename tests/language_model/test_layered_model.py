@@ -1,0 +1,63 @@
+"""A model of which one decoder layer is in memory computes what the whole model computes."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import prunable_shapes
+from sparseft.errors import InputError
+from sparseft.language_model.experts import unfuse_experts
+from sparseft.language_model.layered_model import LayeredModel
+from sparseft.language_model.model import load_model
+from tiny_models import MODELS, change_json, save_tiny
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", MODELS)
+def test_each_decoder_layer_has_the_weights_of_the_whole_model_and_only_while_it_is_used(name, dtype, tmp_path):
+    checkpoint = Checkpoint(save_tiny(name, tmp_path / "model", dtype))
+    layered = LayeredModel(checkpoint, CPU)
+    model, _ = load_model(checkpoint.folder, CPU)
+    if dtype == torch.float16:
+        model.float()
+    unfuse_experts(model)
+    whole = dict(model.named_parameters())
+    assert layered.dtype == (torch.float32 if dtype == torch.float16 else dtype)
+    for number in range(len(layered)):
+        with layered.layer(number) as decoder_layer:
+            for path, parameter in decoder_layer.named_parameters():
+                assert torch.equal(parameter, whole[f"model.layers.{number}.{path}"])
+                assert parameter.dtype == layered.dtype
+            held = {path for path, parameter in layered.model.named_parameters() if not parameter.is_meta}
+            assert {path for path in held if ".layers." in path} == {
+                path for path in whole if path.startswith(f"model.layers.{number}.")
+            }
+            linears = layered.linears(number, prunable_shapes(checkpoint))
+            assert {layer: linear.weight.shape for layer, linear in linears.items()} == {
+                layer: shape for layer, shape in prunable_shapes(checkpoint).items() if f"layers.{number}." in layer
+            }
+        assert all(parameter.is_meta for parameter in decoder_layer.parameters())
+    buffers = dict(model.named_buffers())
+    for path, buffer in layered.model.named_buffers():
+        assert torch.equal(buffer, buffers[path]), path
+
+
+def test_a_model_that_transformers_would_complete_at_random_is_refused(tmp_path):
+    folder = save_tiny("llama", tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.input_layernorm.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"1 tensors missing \(first: model.layers.1.input_layernorm.weight\)"):
+        LayeredModel(Checkpoint(folder), CPU)
+
+
+def test_a_model_of_another_class_or_dtype_is_refused(tmp_path):
+    folder = save_tiny("llama", tmp_path / "model")
+    change_json(folder / "config.json", dtype="float32")
+    with pytest.raises(InputError, match="is in BF16, but its config.json describes a model in float32"):
+        LayeredModel(Checkpoint(folder), CPU)
+    change_json(folder / "config.json", dtype="bfloat16", model_type="mistral")
+    with pytest.raises(InputError, match="its model_type makes transformers load MistralForCausalLM"):
+        LayeredModel(Checkpoint(folder), CPU)

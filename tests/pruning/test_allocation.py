@@ -1,0 +1,289 @@
+"""OWL: counts beside brute force and the published formula, outliers beside stock transformers, masks beside a stable sort."""
+
+import json
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
+from sparseft.errors import InputError
+from sparseft.language_model.experts import memory_path, unfuse_experts
+from sparseft.masks.mask_file import Mask, read_mask
+from sparseft.methods import get_method
+from sparseft.pruning.allocation import allocate, slots_pruned
+from sparseft.pruning.calibration import calibrate, calibration_examples, input_norms
+from sparseft.pruning.pruned_base import PrunedFiles
+from sparseft.pruning.weight_updates import prune_weights
+from sparseft.study.config import Masks
+from sparseft.tasks import BY_NAME
+from tiny_models import TYPICAL, save_tiny
+from transformers import AutoModelForCausalLM
+
+from masks import compute_masks
+
+TASK = BY_NAME["boolq_mini"]
+ROWS = TASK.generate("train", 8, 0)
+NUMBER = 3
+TEN = list(range(0, 100, 10))
+# The weights of a tiny model are normal, so few scores are far above their mean.
+SETTINGS = {"calibration_examples": NUMBER, "owl_m": 2.0, "owl_lambda": 0.15}
+
+
+@pytest.fixture
+def train(tmp_path) -> Path:
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+@pytest.fixture
+def uneven(tmp_path) -> Checkpoint:
+    """A tiny model of 5 decoder layers, each with another share of outliers. Its rows divide into groups of 10 and 20."""
+    sizes = {"hidden_size": 40, "intermediate_size": 60, "head_dim": 10, "num_hidden_layers": 5}
+    folder = save_tiny("llama", tmp_path / "uneven", torch.float32, sizes)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    for name, weight in weights.items():
+        if ".layers." in name and weight.ndim == 2:
+            number = decoder_layer_of(name)
+            # A power of the normal weights, so that the distributions have different tails.
+            weights[name] = weight.sign() * weight.abs() ** (1 + number / 4)
+    save_file(weights, file, metadata={"format": "pt"})
+    return Checkpoint(folder)
+
+
+def computed(checkpoint: Checkpoint, method: str, train: Path, percents: list[int], **changes) -> dict[int, Mask]:
+    options = SETTINGS | changes
+    calibration = calibrate(get_method(method), TASK.name, train, Masks(**options))
+    return compute_masks(checkpoint, method, percents, calibration, **options)
+
+
+def pruned_counts(mask: Mask) -> dict[str, int]:
+    return {layer: int((~mask.kept(layer)).sum()) for layer in mask.shape}
+
+
+def published_keeps(shares: list[float], percent: int, spread: float) -> np.ndarray:
+    """The lines of prune_wanda_outlier: the share that each decoder layer keeps."""
+    ratio = np.array(shares)
+    ratio = (ratio - ratio.min()) * (1 / (ratio.max() - ratio.min()) * spread * 2)
+    return ratio - np.mean(ratio) + (1 - percent / 100)
+
+
+@torch.no_grad()
+def published_shares(checkpoint: Checkpoint, multiple: float) -> list[float]:
+    """The outliers in percent by decoder layer, with hooks on stock transformers, as WrappedGPT and check_outlier_mean."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype="auto").eval()
+    unfuse_experts(model)
+    paths = {layer: memory_path(checkpoint.architecture, layer) for layer in prunable_layers(checkpoint)}
+    scaler_rows = {layer: torch.zeros(model.get_submodule(path).in_features) for layer, path in paths.items()}
+    for layer, path in paths.items():
+
+        def add(_, inputs, __, layer=layer):
+            scaler_rows[layer] += inputs[0].flatten(0, -2).float().norm(p=2, dim=0) ** 2 / NUMBER
+
+        model.get_submodule(path).register_forward_hook(add)
+    for example in calibration_examples(checkpoint, TASK, ROWS, NUMBER, 0):
+        model(torch.tensor([example.ids]))
+    shares = []
+    for number in range(model.config.num_hidden_layers):
+        scores = [
+            (model.get_submodule(path).weight.abs() * scaler_rows[layer].sqrt()).float().flatten()
+            for layer, path in paths.items()
+            if decoder_layer_of(layer) == number
+        ]
+        scores = torch.cat(scores)
+        shares.append(float((scores > torch.mean(scores) * multiple).sum()) / scores.numel() * 100)
+    return shares
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_slots_are_those_with_the_smallest_keys(data):
+    sizes = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
+    some = st.sampled_from([Fraction(0), Fraction(1, 4), Fraction(0.15), Fraction(2)])
+    shifts = data.draw(st.lists(some, min_size=len(sizes), max_size=len(sizes)))
+    percents = data.draw(st.lists(st.integers(0, 99), min_size=1, max_size=5))
+    slots = sorted(
+        (Fraction(2 * k + 1, 2 * size) + shift, part)
+        for part, (size, shift) in enumerate(zip(sizes, shifts, strict=True))
+        for k in range(size)
+    )
+    for percent, counts in zip(percents, slots_pruned(sizes, shifts, percents).T, strict=True):
+        chosen = [part for _, part in slots[: round(Fraction(percent * len(slots), 100))]]
+        assert counts.tolist() == [chosen.count(part) for part in range(len(sizes))]
+
+
+def test_counts_are_the_published_formula_where_nothing_is_clipped():
+    shares = [0.012, 0.05, 0.031, 0.0101]
+    shape = {f"model.layers.{block}.{name}": size for block in range(4) for name, size in
+             (("q_proj", (96, 128)), ("up_proj", (300, 128)), ("down_proj", (128, 300)))}  # fmt: skip
+    percents = [20, 50, 70, 80]
+    counts = allocate(shares, shape, percents, 0.08)
+    for level, percent in enumerate(percents):
+        keeps = published_keeps(shares, percent, 0.08)
+        for layer, (rows, cols) in shape.items():
+            # Half a slot of this layer, and half of the smallest one, which is the step of the common threshold.
+            expected = (1 - keeps[decoder_layer_of(layer)]) * rows * cols
+            assert counts[layer][level] == pytest.approx(expected, abs=0.5 + 0.5 * rows * cols / (96 * 128))
+
+
+def test_layers_take_over_what_others_cannot_prune():
+    shape = {f"model.layers.{block}.q_proj": (10, 100) for block in range(3)}
+    counts = allocate([0.0, 0.1, 0.2], shape, [10, 90], 0.5)
+    # d is 0, 0.5 and 1: at 10 % only the first layer is pruned, and at 90 % it has no weight left.
+    assert [count.tolist() for count in counts.values()] == [[300, 1000], [0, 1000], [0, 700]]
+
+
+def test_equal_shares_of_outliers_prune_every_layer_alike():
+    shape = {f"model.layers.{block}.{name}": (8, cols) for block in range(3) for name, cols in (("a", 25), ("b", 50))}
+    for layer, counts in allocate([0.02] * 3, shape, TEN, 0.08).items():
+        assert counts.tolist() == [percent * 8 * shape[layer][1] // 100 for percent in TEN]
+
+
+def test_every_decoder_layer_has_an_n_of_its_own_in_groups():
+    shape = {f"model.layers.{block}.{name}": (4, 40) for block in range(3) for name in ("a", "b")}
+    counts = allocate([0.0, 0.1, 0.2], shape, [50], 0.25, group=8)
+    # The keys of a decoder layer are 1/16, 3/16 ... plus 0, 1/4 and 1/2. Half of 24 are below 3/4.
+    assert [int(count[0]) // 20 for count in counts.values()] == [6, 6, 4, 4, 2, 2]
+
+
+@pytest.mark.parametrize("name", TYPICAL)
+def test_outliers_and_counts_are_those_of_the_published_code_on_stock_transformers(tmp_path, train, name):
+    checkpoint = Checkpoint(save_tiny(name, tmp_path / name, torch.float32))
+    masks = computed(checkpoint, "unstructured_owl", train, [50, 70])
+    shares = published_shares(checkpoint, SETTINGS["owl_m"])
+    assert len(set(shares)) > 1
+    assert [100 * share for share in masks[50].meta["outliers"]] == pytest.approx(shares, abs=1e-9)
+    smallest = min(rows * cols for rows, cols in masks[50].shape.values())
+    for percent, mask in masks.items():
+        keeps = published_keeps(shares, percent, SETTINGS["owl_lambda"])
+        for layer, pruned in pruned_counts(mask).items():
+            size = mask.shape[layer][0] * mask.shape[layer][1]
+            expected = (1 - keeps[decoder_layer_of(layer)]) * size
+            assert pruned == pytest.approx(expected, abs=0.5 + 0.5 * size / smallest)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("unstructured_owl", {}),
+        ("unstructured_owl", {"scope": "row"}),
+        ("unstructured_taylor_owl", {}),
+        ("unstructured_wanda_owl", {"sequential": False}),
+        ("unstructured_ria_owl", {"sequential": False}),
+        ("semistructured_owl", {"nm_group": 20}),
+        ("semistructured_wanda_owl", {"nm_group": 10, "sequential": False}),
+    ],
+)
+def test_the_count_is_exact_at_ten_sparsities_and_levels_are_nested(uneven, train, method, changes):
+    masks = computed(uneven, method, train, TEN, **changes)
+    total = sum(rows * cols for rows, cols in masks[0].shape.values())
+    for percent, mask in masks.items():
+        assert sum(pruned_counts(mask).values()) == round(Fraction(percent * total, 100))
+    for less, more in pairwise(masks.values()):
+        assert all(not (more.bits[layer] & ~less.bits[layer]).any() for layer in more.bits)
+    half = masks[50]
+    outliers = {layer: half.meta["outliers"][decoder_layer_of(layer)] for layer in half.shape}
+    by_outliers = sorted(half.shape, key=outliers.get)
+    few, many = (pruned_counts(half)[layer] / np.prod(half.shape[layer]) for layer in (by_outliers[0], by_outliers[-1]))
+    assert 0.15 < few - many < 0.4  # 2 lambda is 0.3
+
+
+def test_a_layer_loses_its_lowest_scores_and_its_rows_almost_equally_many(uneven, train):
+    norms = input_norms(uneven, calibration_examples(uneven, TASK, ROWS, NUMBER, 0))
+    masks = computed(uneven, "unstructured_wanda_owl", train, [30, 70], sequential=False)
+    whole = computed(uneven, "unstructured_wanda_owl", train, [30, 70], sequential=False, scope="layer")
+    for percent, mask in masks.items():
+        counts = pruned_counts(mask)
+        assert counts == pruned_counts(whole[percent])
+        assert any(count % mask.shape[layer][0] for layer, count in counts.items())
+        for layer, count in counts.items():
+            scores = np.abs(uneven.read_float32(f"{layer}.weight")) * norms[layer]
+            by_row = [count // len(scores) + (row < count % len(scores)) for row in range(len(scores))]
+            expected = np.stack([lowest_pruned(row, number) for row, number in zip(scores, by_row, strict=True)])
+            np.testing.assert_array_equal(mask.kept(layer), expected)
+            np.testing.assert_array_equal(whole[percent].kept(layer), lowest_pruned(scores, count))
+
+
+def lowest_pruned(scores: np.ndarray, count: int) -> np.ndarray:
+    """The mask by numpy's stable sort, bool in the shape of `scores`."""
+    kept = np.ones(scores.size, bool)
+    kept[np.argsort(scores, axis=None, kind="stable")[:count]] = False
+    return kept.reshape(scores.shape)
+
+
+@pytest.mark.parametrize(("method", "group"), [("unstructured_wanda_owl", None), ("semistructured_wanda_owl", 20)])
+def test_a_sequential_importance_has_the_counts_of_the_dense_model(uneven, train, method, group):
+    changes = {"nm_group": group} if group else {}
+    percents = [0, 50, 75]
+    masks, dense = (computed(uneven, method, train, percents, sequential=flag, **changes) for flag in (True, False))
+    assert masks[50].meta["outliers"] == dense[50].meta["outliers"]
+    for percent in percents:
+        assert pruned_counts(masks[percent]) == pruned_counts(dense[percent])
+    assert any((masks[50].bits[layer] != dense[50].bits[layer]).any() for layer in masks[50].bits)
+
+
+def test_every_group_of_a_decoder_layer_keeps_the_same_number(uneven, train):
+    mask = computed(uneven, "semistructured_owl", train, [50], nm_group=20)[50]
+    kept = {}
+    for layer in mask.shape:
+        groups = mask.kept(layer).reshape(-1, 20).sum(axis=1)
+        kept.setdefault(decoder_layer_of(layer), set()).update(groups.tolist())
+    assert all(len(numbers) == 1 for numbers in kept.values())
+    assert len(set.union(*kept.values())) > 2
+    assert sum(number for numbers in kept.values() for number in numbers) == 5 * 10
+
+
+def test_lambda_and_m_decide_and_are_recorded(uneven, train):
+    meta = computed(uneven, "unstructured_owl", train, [50])[50].meta
+    assert (meta["owl_lambda"], meta["owl_m"], meta["importance"]) == (0.15, 2.0, "magnitude")
+    assert (len(meta["outliers"]), meta["calibration_examples"], meta["task"]) == (5, NUMBER, TASK.name)
+    assert meta["accumulated"] == "outliers by decoder layer, from the norms of the dense model's inputs"
+    assert computed(uneven, "unstructured_owl", train, [50], owl_m=3.0)[50].meta["outliers"] != meta["outliers"]
+    even, wide = (computed(uneven, "unstructured_owl", train, [50], owl_lambda=value)[50] for value in (0.01, 0.4))
+    assert even.meta["outliers"] == wide.meta["outliers"]
+    assert spread(even) < 0.03 < 0.5 < spread(wide)
+
+
+def spread(mask: Mask) -> float:
+    """The difference between the largest and the smallest sparsity of a layer."""
+    shares = [count / np.prod(mask.shape[layer]) for layer, count in pruned_counts(mask).items()]
+    return max(shares) - min(shares)
+
+
+@pytest.mark.parametrize("method", ["unstructured_owl", "unstructured_wanda_owl", "unstructured_taylor_owl"])
+def test_one_ranking_of_all_layers_is_refused(method):
+    with pytest.raises(InputError, match=rf"^masks\.scope global is impossible with {method}: .* and not owl"):
+        Masks(scope="global", sequential=False).scope_of(method, [50])
+
+
+@pytest.mark.parametrize(("group", "least"), [(4, 0.125), (7, 0.072), (20, 0.025)])
+def test_a_lambda_that_moves_no_n_is_refused_with_the_least_that_can(group, least):
+    percents = [0]
+    with pytest.raises(InputError, match=rf"masks\.owl_lambda 0.02 is too small for N:{group}.* set it to {least} or"):
+        Masks(nm_group=group, owl_lambda=0.02).scope_of("semistructured_owl", percents)
+    assert Masks(nm_group=group, owl_lambda=least).scope_of("semistructured_owl", percents) == "group"
+    assert Masks(nm_group=group, owl_lambda=0.02).scope_of("semistructured", percents) == "group"
+
+
+@pytest.mark.parametrize(
+    ("method", "group"), [("unstructured_sparsegpt_owl", None), ("semistructured_sparsegpt_owl", 20)]
+)
+def test_sparsegpt_prunes_the_counts_of_the_dense_model(uneven, train, tmp_path, method, group):
+    options = Masks(**SETTINGS, sparsegpt_block=20, **({"nm_group": group} if group else {}))
+    places = PrunedFiles(tmp_path / "masks/m.pt", tmp_path / "masks/r.json", tmp_path / "pruned/base")
+    prune_weights(uneven, method, 50, places, options, calibrate(get_method(method), TASK.name, train, options))
+    mask = read_mask(places.mask)
+    magnitude = method.replace("_sparsegpt", "")
+    expected = computed(uneven, magnitude, train, [50], **({"nm_group": group} if group else {}))[50]
+    assert mask.meta["outliers"] == expected.meta["outliers"]
+    assert (mask.meta["owl_lambda"], mask.meta["reached"]) == (0.15, 0.5)
+    assert pruned_counts(mask) == pruned_counts(expected)
+    assert spread(mask) > 0.15

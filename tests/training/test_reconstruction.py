@@ -1,0 +1,321 @@
+"""Reconstruct decoder layers of tiny models, beside stock transformers, autograd and least squares."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sparseft.backends.torch import DenseTarget, reconstruct, trained_model
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.errors import InputError
+from sparseft.language_model.batches import Example, encode
+from sparseft.language_model.experts import memory_path, unfuse_experts
+from sparseft.language_model.hardware import limit_threads
+from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
+from sparseft.language_model.model import load_model, load_tokenizer
+from sparseft.lora.masked_lora import attach
+from sparseft.lora.merge import merge
+from sparseft.study.config import Training
+from sparseft.tasks import BY_NAME
+from sparseft.training.job import TrainingJob
+from sparseft.training.reconstruction import Reconstruction, Stream
+from tiny_models import TYPICAL, save_tiny
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from masks import compute_masks
+
+CPU = torch.device("cpu")
+TASK = BY_NAME["boolq_mini"]
+ROWS = {"train": TASK.generate("train", 16, 0), "validation": TASK.generate("validation", 8, 0)}
+# Two examples of one length and one of another, so that batches are padded.
+EXAMPLES = [
+    Example([(7 * number + start) % 250 for number in range(length)], 1) for start, length in enumerate((40, 70, 40))
+]
+SETTINGS = Training(steps=30, batch_size=3, micro_batch_size=3, learning_rate=0.02, lora_r=8, lora_alpha=8.0)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, Checkpoint]:
+    """Return the tiny models in fp32."""
+    folder = tmp_path_factory.mktemp("fp32")
+    return {name: Checkpoint(save_tiny(name, folder / name, torch.float32)) for name in TYPICAL}
+
+
+@pytest.fixture(params=TYPICAL)
+def tiny(request, models) -> Checkpoint:
+    return models[request.param]
+
+
+@pytest.fixture
+def tiny_llama(models) -> Checkpoint:
+    return models["llama"]
+
+
+def job_of(checkpoint: Checkpoint, settings: Training = SETTINGS, **changes: object) -> TrainingJob:
+    """Return the job of a run at 50 % sparsity."""
+    mask = compute_masks(checkpoint, "unstructured", [50], seed=0)[50]
+    provenance = {"mask_sha256": "m", "mode": "reconstruct"}
+    return replace(TrainingJob(checkpoint, mask, "reconstruct", 0, settings, TASK, ROWS, 8, provenance), **changes)
+
+
+def run(
+    checkpoint: Checkpoint, folder: Path, settings: Training = SETTINGS, examples: list[Example] = EXAMPLES
+) -> dict:
+    """Reconstruct a model into folder/adapter, and return the record."""
+    limit_threads(1)
+    target = DenseTarget(checkpoint, examples)
+    return reconstruct(job_of(checkpoint, settings), target, folder / "adapter", folder / "state.pt")
+
+
+def digest(folder: Path) -> bytes:
+    return (folder / "adapter/adapter_model.safetensors").read_bytes()
+
+
+def merged_weights(checkpoint: Checkpoint, folder: Path, number: int) -> dict[str, Tensor]:
+    """Return (W + s B A) * M of the layers of one decoder layer, in plain algebra, by their names in the decoder layer."""
+    factors = load_file(folder / "adapter/adapter_model.safetensors")
+    job = job_of(checkpoint)
+    weights = {}
+    for layer in job.mask.shape:
+        prefix = f"model.layers.{number}."
+        if layer.startswith(prefix):
+            A, B = (factors[f"base_model.model.{layer}.lora_{name}.weight"] for name in "AB")
+            W = torch.from_numpy(checkpoint.read_float32(f"{layer}.weight"))
+            name = memory_path(checkpoint.architecture, layer).removeprefix(prefix)
+            weights[f"{name}.weight"] = (W + SETTINGS.lora_scale * B @ A) * torch.from_numpy(job.mask.kept(layer))
+    return weights
+
+
+def outputs_of(model: nn.Module, number: int) -> Tensor:
+    """Return the outputs of a decoder layer for every real token of EXAMPLES, from whole forward passes, (tokens, H)."""
+    found = []
+    handle = model.model.layers[number].register_forward_hook(lambda module, inputs, output: found.append(output[0]))
+    with torch.no_grad():
+        for example in EXAMPLES:
+            model(torch.tensor([example.ids]), use_cache=False)
+    handle.remove()
+    return torch.cat(found)
+
+
+def test_the_error_is_that_of_a_layer_on_the_outputs_of_the_reconstructed_ones(tiny, tmp_path):
+    """The two models differ in one decoder layer, so they give it the same inputs."""
+    measured = run(tiny, tmp_path)["reconstruction"]["layers"]
+    ours, dense = (load_model(tiny.folder, CPU)[0] for _ in range(2))
+    for model in (ours, dense):
+        unfuse_experts(model)
+    for number, layer in enumerate(measured):
+        ours.model.layers[number].load_state_dict(merged_weights(tiny, tmp_path, number), strict=False)
+        error = F.mse_loss(outputs_of(ours, number), outputs_of(dense, number)).item()
+        assert layer["error_after"] == pytest.approx(error, rel=1e-3)
+        dense.model.layers[number].load_state_dict(ours.model.layers[number].state_dict())
+
+
+def test_the_first_error_is_that_of_the_pruned_layer_and_the_steps_lower_it(tiny, tmp_path):
+    record = run(tiny, tmp_path)
+    pruned = load_model(tiny.folder, CPU)[0]
+    unfuse_experts(pruned)
+    dense = outputs_of(pruned, 0)
+    kept = job_of(tiny).mask.kept
+    for layer in job_of(tiny).mask.shape:
+        weight = pruned.get_submodule(memory_path(tiny.architecture, layer)).weight
+        weight.data *= torch.from_numpy(kept(layer))
+    first, *_ = layers = record["reconstruction"]["layers"]
+    assert first["error_before"] == pytest.approx(F.mse_loss(outputs_of(pruned, 0), dense).item(), rel=1e-4)
+    for layer in layers:
+        assert layer["error_after"] < 0.5 * layer["error_before"]
+        # A step has every example, and the first one has learning rate 0.
+        assert layer["losses"][0] == pytest.approx(1)
+    means = [sum(losses) / len(layers) for losses in zip(*(layer["losses"] for layer in layers), strict=True)]
+    assert [point["loss"] for point in record["loss_curve"]] == pytest.approx(means)
+    assert record["train_seconds"] == pytest.approx(sum(layer["seconds"] for layer in layers))
+
+
+def test_small_steps_lower_the_error_every_time(tiny_llama, tmp_path):
+    settings = SETTINGS.model_copy(update={"learning_rate": 0.002, "warmup_fraction": 0.0, "steps": 60})
+    for layer in run(tiny_llama, tmp_path, settings)["reconstruction"]["layers"]:
+        assert all(later < earlier for earlier, later in zip(layer["losses"], layer["losses"][1:], strict=False))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_the_gradient_is_autograd_s_of_the_written_out_layer(name, tmp_path):
+    """The decoder layers of Gemma 3 differ in their windows and rotary angles."""
+    checkpoint = Checkpoint(save_tiny(name, tmp_path / name, torch.float32))
+    job = job_of(checkpoint)
+    model, stock = (load_model(checkpoint.folder, CPU)[0] for _ in range(2))
+    stream = Stream(model, EXAMPLES, CPU)
+    parts = Reconstruction(model, EXAMPLES, lambda number: {}, SETTINGS, 0, CPU)
+    targets = parts._targets(stream, 1)
+    masks = {layer: torch.from_numpy(job.mask.kept(layer)) for layer in job.mask.shape if ".layers.1." in layer}
+    adapted = attach(model, masks.get, {layer: layer for layer in masks}, "reconstruct", SETTINGS)
+    for layer in adapted.values():
+        nn.init.normal_(layer.lora_B, std=0.1)
+    parts._loss(stream, 1, [0, 1, 2], targets).backward()
+    factors = {name: [p.detach().clone().requires_grad_() for p in (layer.lora_A, layer.lora_B)]
+               for name, layer in adapted.items()}  # fmt: skip
+    weights = {
+        f"{layer.removeprefix('model.layers.1.')}.weight":
+            (stock.get_submodule(layer).weight + SETTINGS.lora_scale * factors[layer][1] @ factors[layer][0]) * mask
+        for layer, mask in masks.items()
+    }  # fmt: skip
+    total = 0.0
+    for number, states in enumerate(stream.states):
+        # One example at a time has no padding.
+        keywords = stream._arguments((1, len(states)))[1]
+        outputs = torch.func.functional_call(stock.model.layers[1], weights, (states[None],), keywords)
+        total += (outputs[0] - targets[number]).square().sum()
+    loss = total / sum(target.numel() for target in targets)
+    for layer, (A, B) in factors.items():
+        dA, dB = torch.autograd.grad(loss, (A, B), retain_graph=True)
+        for ours, theirs in ((adapted[layer].lora_A.grad, dA), (adapted[layer].lora_B.grad, dB)):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
+
+
+class Projection(nn.Module):
+    """A decoder layer of a single linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(12, 8, bias=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.q_proj(states)
+
+
+class OneLayer(nn.Module):
+    """A model with one decoder layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(250, 12)
+        self.model = nn.Module()
+        self.model.layers = nn.ModuleList([Projection()])
+
+    def get_decoder(self):
+        return lambda input_ids, use_cache: self.model.layers[0](self.embedding(input_ids))
+
+
+def test_a_single_linear_layer_comes_near_least_squares_under_its_mask():
+    torch.manual_seed(0)
+    model = OneLayer()
+    # The inputs are correlated, so that the kept weights can do the work of the pruned ones.
+    model.embedding.weight.data = torch.randn(250, 4) @ torch.randn(4, 12) + 0.3 * torch.randn(250, 12)
+    kept = torch.rand(8, 12) > 0.5
+    settings = Training(steps=3000, batch_size=3, micro_batch_size=3, learning_rate=0.02, lora_r=8, lora_alpha=8.0)
+    weight = model.model.layers[0].q_proj.weight.detach().clone()
+    x = torch.cat([model.embedding(torch.tensor(example.ids)) for example in EXAMPLES]).detach().double()
+    y = x @ weight.double().T
+    residuals = [
+        y[:, row] - x[:, own] @ torch.linalg.lstsq(x[:, own], y[:, row]).solution for row, own in enumerate(kept)
+    ]
+    best = torch.stack(residuals).square().mean().item()
+
+    def adapt(number: int) -> dict:
+        return attach(model, lambda _: kept, {"q_proj": "model.layers.0.q_proj"}, "reconstruct", settings)
+
+    reconstruction_ = Reconstruction(model, EXAMPLES, adapt, settings, 0, CPU)
+    reconstruction_.run()
+    [layer] = reconstruction_.measured
+    # That of the pruned layer is 6 times the best error of any matrix under the mask, and it ends 4e-8 above the best.
+    assert layer.error_before > 5 * best > 0
+    assert best * (1 - 1e-6) < layer.error_after < best * (1 + 1e-6)
+
+
+def test_the_merged_model_is_the_reconstructed_one_to_the_bit(tiny_models, tmp_path):
+    checkpoint = Checkpoint(tiny_models["llama"])
+    record = run(checkpoint, tmp_path)
+    mask = job_of(checkpoint).mask
+    model, tokenizer, _ = trained_model(checkpoint, mask, "m", tmp_path / "adapter", CPU)
+    merged = merge(checkpoint, mask, "m", tmp_path / "adapter", tmp_path / "merged")
+    assert merged["as_trained"]
+    after = load_model(tmp_path / "merged", CPU)[0]
+    ids = torch.tensor([EXAMPLES[1].ids])
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, after(ids).logits)
+    validation = encode(ROWS["validation"], TASK, tokenizer, 512)
+    assert mean_answer_loss(AnswerLoss(model), validation, 8, CPU) == record["eval_loss"]
+
+
+def test_the_same_seed_gives_the_same_bits_even_after_a_kill(tiny_models, tmp_path, monkeypatch):
+    checkpoint = Checkpoint(tiny_models["llama"])
+    whole = run(checkpoint, tmp_path / "whole")
+    reconstruct_layer = Reconstruction._reconstruct
+
+    def die_in_the_second(self, stream, number, targets, adapted):
+        if number:
+            raise KeyboardInterrupt
+        return reconstruct_layer(self, stream, number, targets, adapted)
+
+    monkeypatch.setattr(Reconstruction, "_reconstruct", die_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint, tmp_path / "killed")
+    assert not (tmp_path / "killed/adapter").exists()
+    monkeypatch.undo()
+    resumed = run(checkpoint, tmp_path / "killed")
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
+    assert resumed["reconstruction"].pop("resumed_after_layers") == [1]
+    assert whole["reconstruction"].pop("resumed_after_layers") == []
+    assert resumed["loss_curve"] == whole["loss_curve"]
+    assert resumed["eval_loss"] == whole["eval_loss"]
+
+
+def test_a_state_of_other_examples_is_not_continued(tiny_llama, tmp_path, capfd):
+    run(tiny_llama, tmp_path)
+    record = run(tiny_llama, tmp_path, examples=EXAMPLES[:2])
+    assert record["reconstruction"]["resumed_after_layers"] == []
+    assert "starts from its beginning" in capfd.readouterr().err
+
+
+def test_a_base_with_weights_of_its_own_is_reconstructed_to_the_dense_model(tiny_llama, tmp_path):
+    """The two have the same weights outside the mask, as after a pruning that also changes the weights that it keeps."""
+    dense = Checkpoint(tiny_llama.folder)
+    job = job_of(dense)
+    folder = shutil.copytree(dense.folder, tmp_path / "base")
+    tensors = load_file(folder / "model.safetensors")
+    for layer in job.mask.shape:
+        tensors[f"{layer}.weight"] *= 1.2 * torch.from_numpy(job.mask.kept(layer))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    base = Checkpoint(folder)
+    record = reconstruct(
+        replace(job, checkpoint=base), DenseTarget(dense, EXAMPLES), tmp_path / "adapter", tmp_path / "state.pt"
+    )
+    models = [load_model(checkpoint.folder, CPU)[0] for checkpoint in (base, dense)]
+    first, second = record["reconstruction"]["layers"]
+    assert first["error_before"] == pytest.approx(
+        F.mse_loss(*(outputs_of(model, 0) for model in models)).item(), rel=1e-4
+    )
+    assert second["error_after"] < 0.5 * second["error_before"]
+    merge(base, job.mask, "m", tmp_path / "adapter", tmp_path / "merged")
+    merged = load_model(tmp_path / "merged", CPU)[0]
+    validation = encode(ROWS["validation"], TASK, load_tokenizer(folder), 512)
+    assert mean_answer_loss(AnswerLoss(merged), validation, 8, CPU) == record["eval_loss"]
+
+
+def test_a_structured_mask_is_reconstructed_with_its_thin_layers(tiny_llama, tmp_path):
+    mask = compute_masks(tiny_llama, "structured", [50])[50]
+    job = job_of(tiny_llama, mask=mask)
+    record = reconstruct(job, DenseTarget(tiny_llama, EXAMPLES), tmp_path / "adapter", tmp_path / "state.pt")
+    for layer in record["reconstruction"]["layers"]:
+        assert layer["error_after"] < 0.9 * layer["error_before"]
+    merge(tiny_llama, mask, "m", tmp_path / "adapter", tmp_path / "merged")
+    merged, tokenizer = load_model(tmp_path / "merged", CPU)
+    validation = encode(ROWS["validation"], TASK, tokenizer, 512)
+    assert mean_answer_loss(AnswerLoss(merged), validation, 8, CPU) == pytest.approx(record["eval_loss"], rel=1e-5)
+
+
+def test_a_mask_that_prunes_nothing_leaves_the_model_as_it_is(tiny_llama, tmp_path):
+    job = job_of(tiny_llama, mask=compute_masks(tiny_llama, "unstructured", [0])[0])
+    record = reconstruct(job, DenseTarget(tiny_llama, EXAMPLES), tmp_path / "adapter", tmp_path / "state.pt")
+    assert [layer["error_after"] for layer in record["reconstruction"]["layers"]] == [0, 0]
+    merge(tiny_llama, job.mask, "m", tmp_path / "adapter", tmp_path / "merged")
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", tiny_llama.folder))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_reconstruction_that_explodes_says_what_to_lower(tiny_llama, tmp_path):
+    settings = SETTINGS.model_copy(update={"lora_alpha": 1e38, "learning_rate": 1.0, "warmup_fraction": 0.0})
+    with pytest.raises(InputError, match="lower reconstruction.learning_rate"):
+        run(tiny_llama, tmp_path, settings)
+    assert not (tmp_path / "adapter").exists()
