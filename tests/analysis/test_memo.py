@@ -177,7 +177,11 @@ def test_a_pruned_base_belongs_to_the_model_of_the_dense_runs(write_run, tmp_pat
         faults.append({run.record.run.id: run.faults for run in judge_runs(read_runs(tmp_path / "runs")[0])})
     conflict = "conflicts with other runs"
     assert faults[0] == {run: [] for run in (UNTUNED, *updated)}
-    assert faults[1] == {UNTUNED: [], updated[0]: [], updated[1]: [f"{conflict}, base of m: ffffffffffff in 1 of 3 runs"]}
+    assert faults[1] == {
+        UNTUNED: [],
+        updated[0]: [],
+        updated[1]: [f"{conflict}, base of m: ffffffffffff in 1 of 3 runs"],
+    }
     place = "pruned/m/t/sparsity50_unstructured_sparsegpt"
     assert faults[2][updated[1]] == [f"{conflict}, pruned base of {place}: cccccccccccc in 1 of 2 runs"]
     assert faults[2][updated[0]] == [f"{conflict}, pruned base of {place}: bbbbbbbbbbbb in 1 of 2 runs"]
