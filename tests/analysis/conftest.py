@@ -38,7 +38,7 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
     `changes` may have: loss, loss_before, value_before, speed, examples, backend, device, batch_size, training (its settings),
     metrics (further ones), labels (a function of the outcomes), classes (True: yes and no are scored), generated, few_shot,
     distinct_prompts, train_overlap, definition (True: the task is not built in), by_loss (True: `value` is the loss, which is
-    the metric), fractions (True: outcomes lie between 0 and 1), probes (values by name)."""
+    the metric), fractions (True: outcomes lie between 0 and 1), probes (values by name), start (the id of the run that a training starts from)."""
     if changes.get("by_loss"):
         before = changes.get("value_before", value)
         changes = {**changes, "loss": value, "loss_before": before, "definition": True}
@@ -75,6 +75,7 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
                 "mask": inputs["mask"],
                 "train": data["train"],
                 "validation": data["data"],
+                **({"initial_adapter": digest(changes["start"], "adapter")} if "start" in changes else {}),
             },
             "outputs": {"adapter": inputs["adapter"]},
         }

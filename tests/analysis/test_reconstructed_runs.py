@@ -1,0 +1,130 @@
+"""The analysis of runs that are reconstructed, and of those that start from them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sparseft.analysis.derived import Derived, derive
+from sparseft.analysis.findings import findings, headline
+from sparseft.analysis.judgement import Judged, judge_runs
+from sparseft.analysis.records import read_runs
+from sparseft.analysis.settings import outside
+from sparseft.study.config import Config
+
+DENSE = "m-t-dense-sparsity00-{}-seed0"
+CELL = "m-t-unstructured-sparsity50-{}-seed0"
+# The right answers of 100 by mode, dense and at 50 %.
+DENSE_VALUES = {"no_finetune": 94, "sparse_to_dense": 99}
+VALUES = {
+    "no_finetune": 60,
+    "sparse_to_dense": 70,
+    "sparse_to_sparse": 72,
+    "reconstruct": 90,
+    "reconstruct_to_sparse": 88,
+}
+
+
+def reconstructed(**changes: object) -> Callable[[dict], None]:
+    """Return a change that makes the training of a run a reconstruction."""
+    part = {"examples": 16, "seed": 0, "layers": [{"error_before": 4.0, "error_after": 1.0},
+                                                  {"error_before": 8.0, "error_after": 6.0}]}  # fmt: skip
+
+    def change(files: dict) -> None:
+        files["train"]["reconstruction"] = part | changes
+
+    return change
+
+
+@pytest.fixture
+def study(write_run, tmp_path: Path) -> Callable[..., list[Judged]]:
+    """Return a function that writes runs in all modes, with another schedule of the reconstruction, and judges them.
+
+    `changes` are those of the run that starts from the reconstructed one."""
+
+    def write(**changes: object) -> list[Judged]:
+        for mode, right in DENSE_VALUES.items():
+            write_run(DENSE.format(mode), right / 100, examples=100)
+        of_mode = {
+            "reconstruct": {"change": reconstructed(), "training": {"learning_rate": 0.02}},
+            "reconstruct_to_sparse": changes or {"start": CELL.format("reconstruct")},
+        }
+        for mode, right in VALUES.items():
+            write_run(CELL.format(mode), right / 100, **{"examples": 100, **of_mode.get(mode, {})})
+        return judge_runs(read_runs(tmp_path / "runs")[0])
+
+    return write
+
+
+@pytest.fixture
+def tables(study) -> Derived:
+    return derive(study(), 0.02)
+
+
+def test_another_schedule_of_the_reconstruction_is_no_other_setting(tables):
+    assert set(tables.cells["setting"]) == {""}
+    assert (tables.cells["n_sound"] == 1).all()
+
+
+def test_each_mode_is_compared_with_what_it_should_be(tables):
+    rows = tables.comparisons
+    pairs = {(row.mode, row.comparison): row.against for row in rows[rows["sparsity"] > 0].itertuples()}
+    of_cell, of_dense = (name.removesuffix("-seed0") for name in (CELL, DENSE))
+    assert pairs["reconstruct", "dense"] == of_dense.format("no_finetune")
+    assert pairs["reconstruct_to_sparse", "dense"] == of_dense.format("sparse_to_dense")
+    assert pairs["sparse_to_sparse", "modes"] == of_cell.format("sparse_to_dense")
+    for mode in ("reconstruct", "reconstruct_to_sparse"):
+        assert pairs[mode, "modes"] == of_cell.format("sparse_to_sparse")
+        assert pairs[mode, "untuned"] == of_cell.format("no_finetune")
+    assert any("In mode reconstruct, against sparse_to_sparse, " in text for text in findings(tables, 0.02))
+
+
+def test_what_a_reconstruction_wins_back_is_a_share_of_the_loss_to_the_original_model(tables):
+    points = tables.points[tables.points["sparsity"] == 50].set_index("mode")
+    assert points.loc["reconstruct", "recovered_share"] == pytest.approx((90 - 60) / (94 - 60))
+    assert points.loc["reconstruct_to_sparse", "recovered_share"] == pytest.approx((88 - 60) / (99 - 60))
+
+
+def test_the_headline_names_the_mode_and_the_dense_model_that_it_is_compared_with(tables):
+    text = headline(tables, 0.02)[0]
+    assert "LoRA (reconstruct)" in text
+    assert "dense without fine-tuning: 0.94" in text
+
+
+def test_the_columns_hold_the_error_and_no_loss_of_another_kind(tables):
+    runs = tables.runs.set_index("mode")
+    assert runs.loc["reconstruct", "reconstruction_error"] == pytest.approx((1 / 4 + 6 / 8) / 2)
+    assert runs["reconstruction_error"].notna().sum() == 1
+    assert runs["final_train_loss"].isna()["reconstruct"]
+    assert runs["final_train_loss"].notna()["reconstruct_to_sparse"]
+
+
+def test_a_run_that_did_not_start_from_the_reconstructed_adapter_is_a_fault(study):
+    place = f"adapter of {CELL.format('reconstruct')}"
+    # The second one names no adapter.
+    for changes in ({"start": CELL.format("sparse_to_sparse")}, {"examples": 100}):
+        faults = {run.record.run.mode: run.faults for run in study(**changes)}
+        assert place in faults["reconstruct_to_sparse"][0]
+        assert place in faults["reconstruct"][0]
+    assert not any(run.faults for run in study())
+
+
+def test_seeds_that_were_reconstructed_on_other_examples_are_not_averaged(write_run, tmp_path):
+    run = CELL.format("reconstruct")
+    write_run(run, 0.5, change=reconstructed())
+    write_run(run.replace("seed0", "seed1"), 0.75, change=reconstructed(examples=8))
+    cells = derive(judge_runs(read_runs(tmp_path / "runs")[0]), 0.02).cells
+    assert set(cells["setting"]) == {"reconstruction examples 16", "reconstruction examples 8"}
+
+
+def test_a_reconstruction_with_other_settings_than_the_configured_ones_is_outside_the_study(study):
+    config = Config.model_validate({
+        "models": {"m": {"source": "path:m"}},
+        "tasks": {"t": {"lm_eval": "arc_easy", "train_examples": 480, "validation_examples": 100}},
+        "grid": {"models": ["m"], "tasks": ["t"], "methods": ["unstructured"], "sparsities": [0, 50], "modes": ["reconstruct"]},
+        "training": {"steps": 60},
+        "reconstruction": {"examples": 12, "steps": 60, "learning_rate": 0.02},
+    })  # fmt: skip
+    reasons = outside([run.record for run in study()], config)
+    (reason,) = [text for run, text in reasons.items() if run.mode == "reconstruct"]
+    assert "examples 16 instead of 12" in reason
+    assert "learning_rate" not in reason
