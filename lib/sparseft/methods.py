@@ -154,7 +154,12 @@ def get_method(name: str) -> Method:
         return _imported_method(name, imported)
     base, on, text = name.partition(ON)
     if base not in METHODS:
-        raise InputError(f"method {name!r} is unknown", f"choose one of {', '.join(METHODS)}")
+        plain = [known for known, method in METHODS.items() if not method.allocation]
+        allocated = "; ".join(
+            f"_{value.name} may follow {' and '.join(pattern.name for pattern in value.patterns)}"
+            for value in ALLOCATIONS
+        )
+        raise InputError(f"method {name!r} is unknown", f"choose one of {', '.join(plain)} ({allocated})")
     if not on:
         return METHODS[base]
     if not METHODS[base].uses_examples:
