@@ -69,7 +69,8 @@ folder of a merged model prints the text that its hash is of. summary.csv has th
 
 Runs of one setting must agree too: on the base of a model, the mask of a method and sparsity, and the data and prompts of a
 task. A method that updates weights has a pruned base per mask; the mask records the model from which it was made, which must be
-the base of the other runs. No two runs may share an adapter. If runs disagree, the minority is at fault. Without a minority all of them are.
+the base of the other runs. No two runs may share an adapter. If runs disagree, the minority is at fault. Without a minority
+all of them are.
 """
 
 
