@@ -26,8 +26,8 @@ class Importance:
     - `evidence` is fp32: the same rows of GRADIENTS, (rows, cols), or INPUT_NORMS, (cols,).
     - `column_sums` is sum_i |W_ij| over all rows i of the layer, fp32 (cols,), if `uses_column_sums`; else None.
 
-    If `score` is None, the score is |w|, which the selection reads from the bits of the weights. An importance that updates weights
-    has no `score` either, because its scores change while a layer is pruned (pruning/weight_updates.py)."""
+    If `score` is None, the score is |w|, which the selection reads from the bits of the weights. An importance that updates
+    weights has no `score` either, because its scores change while a layer is pruned (pruning/weight_updates.py)."""
 
     name: str
     formula: str

@@ -24,8 +24,8 @@ _LAYERS = "model.layers."
 class LayeredModel:
     """Hold the model of a checkpoint, whose decoder layers have weights only while they are used. Its output head has none.
 
-    Fused experts are single layers. A float16 model is in float32. Raises InputError if the tensors are not those that config.json
-    describes, or as `load_model` does for another class or dtype."""
+    Fused experts are single layers. A float16 model is in float32. Raises InputError if the tensors are not those that
+    config.json describes, or as `load_model` does for another class or dtype."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         check_tensors(checkpoint, checkpoint.folder)

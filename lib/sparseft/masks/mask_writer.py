@@ -62,7 +62,9 @@ class MaskWriter:
             self.files[level].write(self._numbers[layer], offset, memoryview(block))
 
     def record(self, **entries: object) -> None:
-        """Add `entries` to the metadata of every file, which must be .pt. The header of a .safetensors file has no room for them."""
+        """Add `entries` to the metadata of every file, which must be .pt.
+
+        The header of a .safetensors file has no room for them."""
         for file in self.files:
             file.meta = file.meta | entries
 

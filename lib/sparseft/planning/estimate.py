@@ -252,7 +252,7 @@ def _compilations(config: Config) -> list[str]:
 def _mask_jobs(runs: Iterable[Run]) -> set[tuple[str, str]]:
     """Return the place and the method of each job that makes masks of these runs.
 
-    A pass for all sparsities has the folder of its masks as place. The job of one sparsity has the folder of its pruned base."""
+    A pass for all sparsities has the folder of its masks as place. The job of one sparsity has the folder of its base."""
     jobs = set()
     for run in runs:
         folder_of = grid.base_folder if get_method(run.method).updates_weights else grid.mask_folder

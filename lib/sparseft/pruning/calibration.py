@@ -200,7 +200,8 @@ def sequential_prune(
 ) -> None:
     """Prune the model decoder layer by decoder layer, as Wanda is published.
 
-    prune(layer, norms fp32 (cols,)) returns each mask, bool (rows, cols), True if kept. Raises InputError if a norm is not finite.
+    prune(layer, norms fp32 (cols,)) returns each mask, bool (rows, cols), True if kept. Raises InputError if a norm is not
+    finite.
 
     Source: arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda."""
 
@@ -243,8 +244,8 @@ def _in_sequence(
     2. Call change(layer, weight, sum) for each of its layers.
     3. Compute the outputs again if `changes_weights`. They are the inputs of the next decoder layer.
 
-    Memory is one decoder layer with its sums, the weights outside the decoder layers, the examples' hidden states, and the layers'
-    keywords for each length of an example."""
+    Memory is one decoder layer with its sums, the weights outside the decoder layers, the examples' hidden states, and the
+    layers' keywords for each length of an example."""
     use_repeatable_kernels()
     layered = LayeredModel(checkpoint, choose_device())
     prunable = prunable_layers(checkpoint)

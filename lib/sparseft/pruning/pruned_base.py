@@ -93,9 +93,9 @@ def pruned_writer(
 ) -> Iterator[PrunedWriter]:
     """Yield the writer of one sparsity of a method. The block must write every prunable layer once.
 
-    `meta` is added to the metadata of the mask. After the block, the pruned base appears first and then the mask with its report,
-    so that no mask is without its base. If the block fails, nothing appears. Raises InputError if the tensors of the original do
-    not fit its config.json, or if one of its weights is not finite."""
+    `meta` is added to the metadata of the mask. After the block, the pruned base appears first and then the mask with its
+    report, so that no mask is without its base. If the block fails, nothing appears. Raises InputError if the tensors of the
+    original do not fit its config.json, or if one of its weights is not finite."""
     shape = prunable_shapes(original)
     check_tensors(original, original.folder)
     if not original.prepared:

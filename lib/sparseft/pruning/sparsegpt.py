@@ -13,8 +13,8 @@ The columns are pruned from left to right. A pruned weight w_ij costs w_ij^2 / U
 An input that is always zero (H_jj = 0) has no use for its weights. They become 0, and their H_jj becomes 1.
 
 Source: Frantar and Alistarh, SparseGPT, arXiv 2301.00774, algorithm 1; IST-DASLab/sparsegpt@147d215, sparsegpt.py, fasterprune.
-Here counts are exact, and ties go to the lowest flat index of the block. The published code prunes all weights up to a threshold. Its
-factor 2 / n of H is left out, because it changes neither the ranks nor the new weights.
+Here counts are exact, and ties go to the lowest flat index of the block. The published code prunes all weights up to a
+threshold. Its factor 2 / n of H is left out, because it changes neither the ranks nor the new weights.
 """
 
 import sys
@@ -48,9 +48,9 @@ def prune_layer(
 ) -> PrunedLayer:
     """Prune `count` of the weights (rows, cols) of a layer.
 
-    Each block of `block` columns gets its share of the count. With `group` (M of N:M), each group of a row prunes the same number,
-    and `block` and cols must be multiples of the group. All products are in the dtype of the weights. Raises InputError as
-    `inverse_factor` does."""
+    Each block of `block` columns gets its share of the count. With `group` (M of N:M), each group of a row prunes the same
+    number, and `block` and cols must be multiples of the group. All products are in the dtype of the weights. Raises
+    InputError as `inverse_factor` does."""
     factor, damping = inverse_factor(layer, hessian, damping)
     rows, cols = weights.shape
     weights = weights.masked_fill(hessian.diagonal() == 0, 0)

@@ -1,8 +1,8 @@
-"""Prune a model with an importance that updates weights, decoder layer by decoder layer, and stream the pruned base to the disk.
+"""Prune a model with an importance that updates weights, decoder layer by decoder layer, and stream its pruned base to disk.
 
-Every layer is pruned in fp32 and rounded once to the dtype of the model. The next decoder layer sees the rounded weights, because
-these are what the file holds. Memory is one decoder layer with a Hessian per layer, fp32 (cols, cols), and the hidden states of the
-examples, whatever the model.
+Every layer is pruned in fp32 and rounded once to the dtype of the model. The next decoder layer sees the rounded weights,
+because these are what the file holds. Memory is one decoder layer with a Hessian per layer, fp32 (cols, cols), and the hidden
+states of the examples, whatever the model.
 """
 
 from dataclasses import dataclass, field

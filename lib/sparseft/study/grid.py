@@ -16,7 +16,7 @@ METHODS = tuple(methods.METHODS)
 TASK_METHODS = tuple(name for name, method in methods.METHODS.items() if method.uses_task)
 WEIGHT_METHODS = tuple(name for name in METHODS if name not in TASK_METHODS)
 DENSE = methods.DENSE.name
-# Of the methods that look at examples: those that update weights, which have a job per sparsity, and those that only have masks.
+# Of the methods that look at examples: those that update weights, which have a job per sparsity, and those that do not.
 UPDATING_METHODS = tuple(name for name in TASK_METHODS if methods.METHODS[name].updates_weights)
 MASKING_METHODS = tuple(name for name in TASK_METHODS if name not in UPDATING_METHODS)
 # An expression for the names of the methods whose masks another tool made. There is one for every name of its checkpoints.

@@ -24,8 +24,8 @@ _REMEDY = f"delete {FIRST_PASS}, and start the same command again"
 def first_and_added(config: Config) -> tuple[list[int], list[int]]:
     """Return the grid's sparsities, in percent: those of the first pass, and those that have a pass of their own.
 
-    The existing masks of the grid decide. No pass makes an existing mask together with a missing one. The masks of a method that
-    updates weights have a job per sparsity, so they decide nothing."""
+    The existing masks of the grid decide. No pass makes an existing mask together with a missing one. The masks of a method
+    that updates weights have a job per sparsity, so they decide nothing."""
     grid = config.grid
     added: set[int] = set()
     in_passes = [method for method in grid.methods if not get_method(method).updates_weights]
