@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from project import TINY_STUDY, Study, tiny_grid
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -77,9 +76,10 @@ def test_every_run_of_the_imported_weights_is_trained_merged_proved_and_in_the_t
 def test_nothing_runs_again_until_the_imported_checkpoint_changes(study):
     assert study.planned() == {}
     weights = study.folder / "sparse/model.safetensors"
-    content = load_file(weights)
-    save_file({name: torch.clone(tensor) for name, tensor in content.items()}, weights, metadata={"format": "pt"})
+    before = weights.read_bytes()
+    save_file({name: 2 * tensor for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
     planned = study.planned()
+    weights.write_bytes(before)
     assert (planned["import_pruned"], "compute_masks" in planned, "prepare_model" in planned) == (1, False, False)
 
 
@@ -93,10 +93,11 @@ def test_nothing_runs_again_until_the_imported_checkpoint_changes(study):
     ],
 )  # fmt: skip
 def test_what_cannot_be_imported_is_refused_in_one_line_before_any_job(study, old, new, fault):
-    text = (study.folder / "study.yaml").read_text() + "backend: torch\n"
+    before = (study.folder / "study.yaml").read_text()
+    text = before + "backend: torch\n"
     assert old in text
     (study.folder / "study.yaml").write_text(text.replace(old, new))
     line = study.snakemake("-n", expect=2)
-    (study.folder / "study.yaml").write_text(text)
+    (study.folder / "study.yaml").write_text(before)
     assert fault in line, line
     assert "Traceback" not in line
