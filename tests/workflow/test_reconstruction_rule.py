@@ -120,7 +120,7 @@ def test_a_script_refuses_what_does_not_fit_its_mode(study, tiny_models):
     assert "not the model that was pruned" in script(
         study, "reconstruct.py", "reconstruct", dense_path=tiny_models["mistral"]
     )
-    few = {"text": study.folder / "web.jsonl", "calibration_examples": 1000}
+    few = {"text": study.folder / "web.jsonl", "calibration_examples": 1000, "calibration_length": 24}
     assert "tokens are fewer than" in script(study, "reconstruct.py", "reconstruct", **few)
 
 
