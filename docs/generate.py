@@ -32,6 +32,7 @@ SECTIONS = {
     "masks": "Masks",
     "masks.calibration.NAME": "CalibrationText",
     "training": "Training",
+    "reconstruction": "Reconstruction",
     "perplexity": "Perplexity",
     "evaluation": "Evaluation",
     "resources": "Resources",
