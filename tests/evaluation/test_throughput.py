@@ -121,6 +121,8 @@ ONEDNN = "could not create a primitive"
     (OSError(errno.ENOMEM, "Cannot allocate memory"), 10**12, True),
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), 10**12, True),
     (RuntimeError("std::bad_alloc"), 10**12, True),
+    (ImportError("_superlu.so: failed to map segment from shared object"), 10**12, True),
+    (ImportError("_superlu.so: undefined symbol: x"), 10**8, False),
     (RuntimeError(ONEDNN), 10**8, True),
     (RuntimeError(ONEDNN), 10**12, False),  # a terabyte: memory is not what it lacks
     (RuntimeError(f"{ONEDNN} descriptor for the matmul primitive."), 10**8, False),

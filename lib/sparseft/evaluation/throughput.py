@@ -43,7 +43,8 @@ from sparseft.tasks.prepared import find_task
 from sparseft.tasks.task import Row
 from sparseft.training.loop import Loop
 
-# How torch, C++, the system, Rust and LLVM say that there is no memory. LLVM says it if it cannot load a compiled kernel.
+# How torch, C++, the system, Rust, LLVM and the dynamic linker say that there is no memory. LLVM says it if it cannot load a
+# compiled kernel.
 MEMORY_WORDS = (
     "DefaultCPUAllocator",
     "bad_alloc",
@@ -51,6 +52,7 @@ MEMORY_WORDS = (
     "memory allocation of",
     "out of memory",
     "Unable to allocate",
+    "failed to map segment from shared object",
 )
 CUDA_MEMORY_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 # Errors that lack of memory causes, and that other things cause too.

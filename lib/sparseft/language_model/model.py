@@ -78,8 +78,16 @@ def model_config(folder: Path) -> PretrainedConfig:
     Raises InputError if transformers refuses config.json."""
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ImportError, MemoryError):
+        # They say nothing about config.json.
+        raise
     # Each model's configuration checks its keys with errors of its own.
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise InputError(
+                f"{folder}: its config.json asks for code of its own, which is never run (trust_remote_code)",
+                "use a model whose class transformers has",
+            ) from None
         raise InputError(
             f"{folder}: transformers refuses its config.json ({one_line(error)[:200]})",
             "correct the key, or give the model's own config.json",
