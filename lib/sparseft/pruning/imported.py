@@ -107,7 +107,7 @@ class PrunedSource:
         return pruned
 
     def layer(self, layer: str) -> InferredLayer:
-        """Return what the comparison of a prunable layer shows. Raises InputError if a weight is no number of the base's dtype."""
+        """Return what the comparison of a prunable layer shows. Raises InputError if a weight is not a number of the base's dtype."""
         return infer_layer(self.base.read(f"{layer}.weight"), self._read(f"{layer}.weight"))
 
     def check_outside(self) -> None:

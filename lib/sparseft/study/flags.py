@@ -22,7 +22,7 @@ def launch(processes: int) -> list[str]:
 
 
 def whole_percent(text: str) -> int:
-    """Return a fraction such as "0.5" as a percentage, exactly. Raises InputError if it is no sparsity."""
+    """Return a fraction such as "0.5" as a percentage, exactly. Raises InputError if it is not a sparsity."""
     try:
         value = Fraction(text) * 100
     except (ValueError, ZeroDivisionError):

@@ -180,7 +180,7 @@ def _initial_adapter(path: Path | None, run: Run, mode: Mode, settings: Training
 def write_train_record(args: argparse.Namespace, job: TrainingJob, measured: dict, **inputs: str) -> None:
     """Write train.json beside adapter/: the settings, the measurements, and the digests of inputs and outputs.
 
-    `inputs` are the digests of what the caller read besides. `job_of` computed the digests of the inputs when it read them."""
+    `inputs` are the digests of what else the caller read. `job_of` computed the digests of the inputs when it read them."""
     adapter = args.output_dir / ADAPTER
     inputs |= {
         "model": job.checkpoint.digest,
