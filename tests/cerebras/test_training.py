@@ -4,11 +4,11 @@ import json
 
 import pytest
 from runs import in_default_environment, trained
-from tiny_models import PRUNABLE_LAYERS
+from tiny_models import PRUNABLE_LAYERS, TYPICAL
 
 CASES = [
     f"{model}-{run}"
-    for model in PRUNABLE_LAYERS
+    for model in TYPICAL
     for run in ("dense-00-sparse_to_dense", "unstructured-50-sparse_to_dense", "unstructured-50-sparse_to_sparse")
 ]
 
