@@ -63,7 +63,8 @@ class Processor:
 
 # The first row that fits a processor counts.
 TABLE = (
-    # Measured on an AMD EPYC (Zen 4, AVX-512), and assumed for all of AMD's: oneDNN takes half of MKL's time in fp32.
+    # Measured on two AMD EPYCs (Zen 4, AVX-512), and assumed for all of AMD's: in fp32 oneDNN takes half of MKL's time on one,
+    # and 0.95 of it on the other.
     Processor("AuthenticAMD", "", {torch.float32: Way(onednn=True)}),
     # Measured on an Intel Xeon with AVX-512 and AMX: MKL takes 0.8 to 0.9 of oneDNN's time in fp32. In bf16, the product of a
     # transposed matrix takes up to 1.6 times as long as copying the matrix and multiplying the copy.
