@@ -28,6 +28,7 @@ BESIDE = {
     "training.shard_model": {"micro_batch_size": 2},
 }
 ELSEWHERE = {
+    "reconstruction.calibration": {"masks": {"calibration": {"c4": {"text": "/data/c4.jsonl"}}}},
     "training.lora_dropout": {"grid": {"modes": ["sparse_to_dense"]}},
     "training.shard_model": {"resources": {"processes": 2}},
     "resources.processes": {"training": {"micro_batch_size": 2}},
