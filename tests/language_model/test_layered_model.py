@@ -1,4 +1,4 @@
-"""A model of which one decoder layer is in memory computes what the whole model computes."""
+"""A model with one decoder layer in memory computes what the whole model computes."""
 
 import pytest
 import torch

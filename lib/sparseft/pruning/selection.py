@@ -112,7 +112,7 @@ def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]
 def select_rows(selection: Selection, layer: str) -> Scores:
     """Rank every row of a layer by itself, write the layer's masks, and return the distribution of its scores.
 
-    If the layer's count is no multiple of its rows, the first rows prune one more weight than the others."""
+    If the layer's count is not a multiple of its rows, the first rows prune one more weight than the others."""
     rows, cols = selection.shape[layer]
     # (rows, levels)
     counts = (selection.layer_counts(layer, cols) + np.arange(rows)[::-1, None]) // rows
