@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_layers
+from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
@@ -153,7 +153,7 @@ def _adapt(
     workspace = Workspace()
 
     def adapt(number: int) -> dict[str, LoRALinear]:
-        own = {layer: path for layer, path in paths.items() if layer.startswith(f"model.layers.{number}.")}
+        own = {layer: path for layer, path in paths.items() if decoder_layer_of(layer) == number}
         if dense.digest != job.checkpoint.digest:
             for layer, path in own.items():
                 model.get_submodule(path).weight.data.copy_(read_weight(job.checkpoint, f"{layer}.weight"))
