@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def dense_target(args: argparse.Namespace, job: TrainingJob) -> tuple[DenseTarget, dict]:
-    """Return what the decoder layers are reconstructed to, and what train.json records of it.
+    """Return the dense model with the examples, and how train.json describes the examples.
 
     Raises InputError if the dense model is not the one that was pruned, or if there are too few examples."""
     dense = Checkpoint(args.dense_path) if args.dense_path else job.checkpoint
@@ -55,9 +55,9 @@ def dense_target(args: argparse.Namespace, job: TrainingJob) -> tuple[DenseTarge
             dense,
             job.task,
             job.rows["train"],
+            number=args.calibration_examples,
+            seed=args.calibration_seed,
             key="reconstruction.examples",
-            number=chosen["examples"],
-            seed=chosen["seed"],
         )
         return DenseTarget(dense, examples), chosen
     chosen["length"] = args.calibration_length

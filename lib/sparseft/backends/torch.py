@@ -107,17 +107,18 @@ def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator
 
 @dataclass(frozen=True)
 class DenseTarget:
-    """Hold the dense model whose decoder layers are reconstructed, and the examples on which they are."""
+    """Hold the dense model whose decoder layers are reconstructed, and the examples that show their outputs."""
 
     checkpoint: Checkpoint
     examples: list[Example]
 
 
-def reconstruct(job: TrainingJob, dense: DenseTarget, adapter: Path, state: Path) -> dict:
-    """Reconstruct every decoder layer of `dense` under the job's mask, write the adapter and return the measured part of train.json.
+def reconstruct(job: TrainingJob, dense: DenseTarget, adapter: Path, state: Path | None) -> dict:
+    """Reconstruct every decoder layer of `dense` under the job's mask.
 
-    If the file `state` exists, it continues after the decoder layers in it. The same job gives the same bits on the same machine
-    with the same number of threads, even if it was killed in between."""
+    Write the adapter, and return the measured part of train.json. If the file `state` exists, the reconstruction continues
+    after the decoder layers in it. None saves nothing. The same job gives the same bits on the same machine with the same
+    number of threads, even if it was killed in between."""
     device = choose_device()
     use_repeatable_kernels()
     torch.manual_seed(job.seed)
@@ -146,9 +147,9 @@ def reconstruct(job: TrainingJob, dense: DenseTarget, adapter: Path, state: Path
 def _adapt(
     model: nn.Module, job: TrainingJob, dense: Checkpoint, device: torch.device
 ) -> Callable[[int], dict[str, LoRALinear]]:
-    """Return a function that prunes a decoder layer of the dense model and returns its new LoRA layers by name.
+    """Return a function that takes the number of a decoder layer of the dense model, prunes it and returns its new LoRA layers.
 
-    If the job's checkpoint has other weights under the mask than the dense model, the decoder layer gets them."""
+    If the job's checkpoint has other weights than the dense model, the decoder layer gets them."""
     paths = {layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)}
     workspace = Workspace()
 
@@ -174,12 +175,12 @@ def _check_layers(layers: dict[str, LoRALinear], pairs: dict, adapter: object) -
 
 
 def _machine(device: torch.device, processes: int) -> list:
-    """Return what else than the job decides the bits of an adapter."""
+    """Return what decides the bits of an adapter in addition to the job."""
     return [torch.get_num_threads(), processes, device_name(device), instructions(), versions()]
 
 
 def _conditions(model: nn.Module, layers: dict[str, LoRALinear], device: torch.device, processes: int) -> dict:
-    """Return what trained, for train.json."""
+    """Return the part of train.json that says what trained."""
     return {
         "backend": TORCH.name,
         "device": device_name(device),

@@ -610,14 +610,14 @@ class Masks(Section):
         return settings
 
     def text_of(self, method_name: str) -> CalibrationText | None:
-        """Return the text on which a method calibrates; None if it needs none. Raises InputError if no such text is described."""
+        """Return the text on which a method calibrates; None if it needs none.
+
+        Raises InputError if no such text is described."""
         name = get_method(method_name).calibration
         if name and name not in self.calibration:
             raise InputError(
                 f"{method_name} calibrates on {name}, which masks.calibration does not describe",
-                f"describe it there, or choose one of {', '.join(self.calibration)}"
-                if self.calibration
-                else f"write masks: {{calibration: {{{name}: {{text: FILE.jsonl}}}}}}",
+                _advice_to_describe(name, "calibration", self.calibration, "{text: FILE.jsonl}"),
             )
         return self.calibration[name] if name else None
 
@@ -642,9 +642,7 @@ class Masks(Section):
         if name and name not in self.imported:
             raise InputError(
                 f"{method_name} imports {name}, which masks.imported does not describe",
-                f"describe it there, or choose one of {', '.join(self.imported)}"
-                if self.imported
-                else f"write masks: {{imported: {{{name}: {{50: path:DIR}}}}}}",
+                _advice_to_describe(name, "imported", self.imported, "{50: path:DIR}"),
             )
         return self.imported[name] if name else {}
 
@@ -682,6 +680,12 @@ class Masks(Section):
                 f"semistructured: {impossible[0]} % is no N:{self.nm_group}",
                 f"choose sparsities among {', '.join(possible)}, or set masks.nm_group: with 10, 50 % is 5:10",
             )
+
+
+def _advice_to_describe(name: str, key: str, described: Iterable[str], example: str) -> str:
+    """Return the advice on a `name` that `masks.KEY` does not describe, with an `example` of a description."""
+    names = ", ".join(described)
+    return f"describe it there, or choose one of {names}" if names else f"write masks: {{{key}: {{{name}: {example}}}}}"
 
 
 class Reconstruction(Section):

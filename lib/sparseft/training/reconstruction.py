@@ -6,14 +6,14 @@
     error    the mean of (g_b(x) - f_b(x))^2 over all tokens without padding and all channels
     loss     error / error before the training, so that AdamW's epsilon and the clipping mean the same in every layer
 
-Both layers get the same inputs, those that the reconstructed layers before give. So the error of a layer has no part of the
-errors before it.
+Both layers get the same inputs, the outputs of the reconstructed layers before them. So the error of a layer does not include
+the errors of these.
 
 Memory is the model, the inputs and the targets of one decoder layer for all examples, and the activations and the optimiser of
 one decoder layer.
 
-Source: PERP, arXiv 2312.15230; ZIB-IOL/PERP@0d4554b, prune_methods.py, prune and reconstruct_weights. It has a linear decay of
-the learning rate, and here the schedule is that of `training:`.
+Source: PERP, arXiv 2312.15230; ZIB-IOL/PERP@0d4554b, prune_methods.py, prune and reconstruct_weights. PERP's learning rate
+decays linearly. Here the schedule is that of `training:`.
 """
 
 import math
@@ -93,11 +93,11 @@ class Stream:
 
 @dataclass
 class Reconstruction:
-    """Hold a dense model and the examples on which its decoder layers are reconstructed, and reconstruct them."""
+    """Reconstruct the decoder layers of a dense model on examples, and hold what was measured."""
 
     model: nn.Module
     examples: list[Example]
-    # Decoder layer -> its new LoRA layers by name. It prunes the decoder layer, and puts them into it.
+    # Takes the number of a decoder layer, prunes it, puts LoRA layers into it and returns these by name.
     adapt: Callable[[int], dict[str, LoRALinear]]
     # The schedule of each decoder layer.
     settings: Training
@@ -107,7 +107,7 @@ class Reconstruction:
     state: Path | None = None
     # The digest of `TrainingJob.identity`. A saved state with another one is not used.
     identity: str = ""
-    # The results: the LoRA layers by name, and what was measured of each decoder layer.
+    # The results: the LoRA layers by name, and the measurements of each decoder layer that is reconstructed.
     layers: dict[str, LoRALinear] = field(default_factory=dict)
     measured: list[ReconstructedLayer] = field(default_factory=list)
     # The numbers of the decoder layers after which a killed reconstruction was resumed.
@@ -143,7 +143,7 @@ class Reconstruction:
         """Return the measured part of train.json.
 
         A step of the record is that step of every decoder layer. Its loss is their mean, and its seconds are their sum."""
-        progress = _together([layer.progress for layer in self.measured])
+        progress = _combined([layer.progress for layer in self.measured])
         peak = max(self.peak_memory, peak_memory(self.device))
         return progress.record(self.settings.batch_size, peak) | {
             "updates": progress.updates,
@@ -232,7 +232,7 @@ class Reconstruction:
         return [[numbers[id(example)] for example in batch] for batch in batches]
 
     def _resume(self) -> dict[str, list[Tensor]]:
-        """Take over the measurements of a saved state, and return its A and B by layer; nothing if there is no state."""
+        """Load the measurements of the saved state, and return its A and B by layer; empty if there is no state."""
         state = read_state(self.state, self.identity) if self.state else None
         if state is None:
             return {}
@@ -256,12 +256,12 @@ class Reconstruction:
         write_state(self.state, self.identity, content)
 
 
-def _together(layers: list[Progress]) -> Progress:
-    """Return the progress of several decoder layers as one. A step of it is that step of every decoder layer."""
-    together = Progress(tokens=layers[0].tokens)
-    together.seconds = [sum(seconds) for seconds in zip(*(layer.seconds for layer in layers), strict=True)]
+def _combined(layers: list[Progress]) -> Progress:
+    """Return the progress of all decoder layers as one. A step of it is that step of every decoder layer."""
+    combined = Progress(tokens=layers[0].tokens)
+    combined.seconds = [sum(seconds) for seconds in zip(*(layer.seconds for layer in layers), strict=True)]
     for points in zip(*(layer.curve for layer in layers), strict=True):
         losses = [point["loss"] for point in points]
         norm = math.hypot(*(point["gradient_norm"] for point in points))
-        together.curve.append({**points[0], "loss": sum(losses) / len(losses), "gradient_norm": norm})
-    return together
+        combined.curve.append({**points[0], "loss": sum(losses) / len(losses), "gradient_norm": norm})
+    return combined
