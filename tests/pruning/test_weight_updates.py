@@ -20,7 +20,6 @@ from sparseft.masks.mask_file import read_mask
 from sparseft.masks.validation import validate
 from sparseft.pruning import sparsegpt, weight_updates
 from sparseft.pruning.calibration import ExampleCalibration
-from sparseft.pruning.pruned_base import PrunedFiles
 from sparseft.pruning.sparsegpt import output_error, prune_layer
 from sparseft.pruning.weight_updates import prune_weights
 from sparseft.study.config import Masks
@@ -32,11 +31,6 @@ EXAMPLES = [Example([(7 * i + 11 * j) % 250 for i in range(40 + 8 * j)], 1) for 
 CALIBRATION = ExampleCalibration(SPARSEGPT, lambda checkpoint: EXAMPLES, {"task": "boolq"})
 SETTINGS = Masks(sparsegpt_block=16)
 METHOD = "unstructured_sparsegpt"
-
-
-@pytest.fixture
-def places(tmp_path) -> PrunedFiles:
-    return PrunedFiles(tmp_path / "masks/m.pt", tmp_path / "masks/r.json", tmp_path / "pruned/base")
 
 
 @torch.no_grad()

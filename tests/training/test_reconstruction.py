@@ -21,7 +21,7 @@ from sparseft.study.config import Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.job import TrainingJob
 from sparseft.training.reconstruction import Reconstruction, Stream
-from tiny_models import TYPICAL, save_tiny
+from tiny_models import save_tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,23 +35,6 @@ EXAMPLES = [
     Example([(7 * number + start) % 250 for number in range(length)], 1) for start, length in enumerate((40, 70, 40))
 ]
 SETTINGS = Training(steps=30, batch_size=3, micro_batch_size=3, learning_rate=0.02, lora_r=8, lora_alpha=8.0)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> dict[str, Checkpoint]:
-    """Return the tiny models in fp32."""
-    folder = tmp_path_factory.mktemp("fp32")
-    return {name: Checkpoint(save_tiny(name, folder / name, torch.float32)) for name in TYPICAL}
-
-
-@pytest.fixture(params=TYPICAL)
-def tiny(request, models) -> Checkpoint:
-    return models[request.param]
-
-
-@pytest.fixture
-def tiny_llama(models) -> Checkpoint:
-    return models["llama"]
 
 
 def job_of(checkpoint: Checkpoint, settings: Training = SETTINGS, **changes: object) -> TrainingJob:
