@@ -28,11 +28,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.nn.utils import clip_grad_norm_
-from torch.nn.utils.rnn import pad_sequence
 
 from sparseft.language_model.batches import Example, shuffled
 from sparseft.language_model.hardware import peak_memory
-from sparseft.language_model.layer_inputs import layer_arguments
+from sparseft.language_model.layer_inputs import Stream
 from sparseft.lora.masked_lora import LoRALinear, load_factors
 from sparseft.study.config import Training
 from sparseft.training.progress import Progress, check_finite
@@ -49,46 +48,6 @@ class ReconstructedLayer:
     error_after: float
     # The losses and the speed of its steps.
     progress: Progress
-
-
-class Stream:
-    """Hold the hidden states of the examples that enter a decoder layer, and compute the layer on some of them."""
-
-    @torch.no_grad()
-    def __init__(self, model: nn.Module, examples: list[Example], device: torch.device) -> None:
-        self.model = model
-        self.device = device
-        # (tokens, H) for each example.
-        self.states = [layer_arguments(model, torch.tensor([example.ids], device=device))[0][0] for example in examples]
-        # Shape of a batch, (B, T) -> the keywords of every decoder layer, which depend only on the shape.
-        self._keywords: dict[tuple[int, int], list[dict]] = {}
-
-    def outputs(self, number: int, batch: list[int]) -> Tensor:
-        """Return the outputs (tokens, H) of decoder layer `number` for the examples of these numbers, one after the other.
-
-        The examples are padded on the right. Causal attention lets no real token see a padded one."""
-        states = [self.states[example] for example in batch]
-        # (B, T, H)
-        padded = pad_sequence(states, batch_first=True)
-        outputs = self.model.model.layers[number](padded, **self._arguments(padded.shape[:2])[number])
-        return torch.cat([row[: len(own)] for row, own in zip(outputs, states, strict=True)])
-
-    def by_example(self, batch: list[int], outputs: Tensor) -> list[Tensor]:
-        """Return what `outputs` returned for a batch, divided into its examples."""
-        return list(outputs.split([len(self.states[example]) for example in batch]))
-
-    def advance(self, batch: list[int], outputs: Tensor) -> None:
-        """Let what `outputs` returned for a batch enter the next decoder layer."""
-        for example, states in zip(batch, self.by_example(batch, outputs), strict=True):
-            self.states[example] = states
-
-    @torch.no_grad()
-    def _arguments(self, shape: torch.Size) -> list[dict]:
-        """Return the keywords of every decoder layer for a batch of this shape."""
-        if shape not in self._keywords:
-            ids = torch.zeros(shape, dtype=torch.long, device=self.device)
-            self._keywords[shape] = layer_arguments(self.model, ids)[1]
-        return self._keywords[shape]
 
 
 @dataclass
