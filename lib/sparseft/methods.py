@@ -8,7 +8,8 @@ Every layer loses the same share of its weights, unless the name ends in an allo
 A method that looks at examples takes those of the task. With _on_NAME after its name it takes those of a text instead, which
 `masks.calibration` describes under this NAME.
 
-imported_NAME has the masks and the weights of checkpoints that another tool pruned. `masks.imported` describes them under NAME.
+imported_NAME has the masks and the weights of checkpoints that another tool pruned. `masks.imported` describes them under
+NAME.
 """
 
 import re

@@ -33,7 +33,8 @@ from sparseft.study.config import CalibrationText, Masks, add_flags, parse_secti
 from sparseft.study.flags import whole_percent
 from sparseft.study.grid import MASK_NAME, MASK_REPORT
 
-# `calibration` has the flags --text and --calibration_length, because one call reads one text. import_pruned.py reads `imported`.
+# `calibration` has the flags --text and --calibration_length, because one call reads one text. `imported` has a script of its
+# own, import_pruned.py.
 MASK_FLAGS = tuple(name for name in Masks.model_fields if name not in ("calibration", "imported"))
 MAX_THREADS = max(64, os.cpu_count() or 1)
 

@@ -3,8 +3,8 @@
     import_pruned.py --model_path models/llama --source path:/data/llama-wanda-50 --name wanda --sparsity 0.5 \\
         --output_dir masks/llama --pruned_dir pruned/llama
 
-Writes masks_sparsity{XX}_imported_{NAME}.pt, its report and its plots to --output_dir. The pruned weights become a checkpoint of
-their own, sparsity{XX}_imported_{NAME} in --pruned_dir.
+Writes masks_sparsity{XX}_imported_{NAME}.pt, its report and its plots to --output_dir. The pruned weights become a checkpoint
+of their own, sparsity{XX}_imported_{NAME} in --pruned_dir.
 """
 
 import argparse

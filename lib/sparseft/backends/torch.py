@@ -147,7 +147,7 @@ def reconstruct(job: TrainingJob, dense: DenseTarget, adapter: Path, state: Path
 def _adapt(
     model: nn.Module, job: TrainingJob, dense: Checkpoint, device: torch.device
 ) -> Callable[[int], dict[str, LoRALinear]]:
-    """Return a function that takes the number of a decoder layer of the dense model, prunes it and returns its new LoRA layers.
+    """Return a function that prunes a decoder layer of the dense model, by its number, and returns its new LoRA layers.
 
     If the job's checkpoint has other weights than the dense model, the decoder layer gets them."""
     paths = {layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)}

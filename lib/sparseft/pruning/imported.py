@@ -61,8 +61,8 @@ def infer_layer(base: np.ndarray, pruned: np.ndarray) -> InferredLayer:
 def import_pruned(base: Checkpoint, source: str, method: str, percent: int, places: PrunedFiles) -> dict:
     """Write the mask, its report and the pruned base of a checkpoint that another tool pruned to `percent`.
 
-    Return the sparsity that it reaches, as a fraction, and the counts of `InferredLayer` over all layers. One layer at a time is
-    in memory. `base` is the model that the tool was given. Raises InputError if the checkpoint does not come from it
+    Return the sparsity that it reaches, as a fraction, and the counts of `InferredLayer` over all layers. One layer at a time
+    is in memory. `base` is the model that the tool was given. Raises InputError if the checkpoint does not come from it
     (`PrunedSource`), or if it has another sparsity."""
     pruned = PrunedSource.open(source, base)
     pruned.check_outside()

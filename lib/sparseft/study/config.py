@@ -177,8 +177,8 @@ class Training(Section):
     )
     cache_weights: bool = Field(
         False,
-        description="Keep the masked weights over the micro-batches of a step, in modes that mask every step. This is faster and"
-        " needs memory for a second model.",
+        description="Keep the masked weights over the micro-batches of a step, in modes that mask every step. This is faster"
+        " and needs memory for a second model.",
         examples=[True],
     )
     gradient_checkpointing: bool = Field(
@@ -526,15 +526,16 @@ class Masks(Section):
         0.08,
         gt=0,
         le=1,
-        description="Lambda of the methods that end in `_owl`: the sparsities of two decoder layers differ by at most 2 lambda.",
+        description="Lambda of the methods that end in `_owl`: the sparsities of two decoder layers differ by at most 2"
+        " lambda.",
         examples=[0.15],
     )
     owl_m: float = Field(
         5.0,
         gt=0,
         le=100,
-        description="M of the methods that end in `_owl`: an outlier is a weight whose score is above M times the mean of its decoder"
-        " layer.",
+        description="M of the methods that end in `_owl`: an outlier is a weight whose score is above M times the mean of its"
+        " decoder layer.",
         examples=[7.0],
     )
     sparsegpt_block: Annotated[int, Field(ge=1, le=LARGEST)] = Field(
@@ -544,8 +545,8 @@ class Masks(Section):
     )
     sparsegpt_damping: Annotated[float, Field(gt=0, le=1)] = Field(
         0.01,
-        description="Share of the mean of the Hessian's diagonal that sparsegpt adds to the diagonal. A Hessian that is still not"
-        " positive definite gets ten times as much, which the report records.",
+        description="Share of the mean of the Hessian's diagonal that sparsegpt adds to the diagonal. A Hessian that is still"
+        " not positive definite gets ten times as much, which the report records.",
         examples=[0.1],
     )
 
@@ -663,7 +664,8 @@ class Masks(Section):
             raise InputError(
                 f"masks.owl_lambda {self.owl_lambda} is too small for N:{self.nm_group}: {method.name} would give every layer"
                 " the same N",
-                f"set it to {math.ceil(1000 / (2 * self.nm_group)) / 1000} or more, or leave {method.name} out of grid.methods",
+                f"set it to {math.ceil(1000 / (2 * self.nm_group)) / 1000} or more, or leave {method.name} out of"
+                " grid.methods",
             )
 
     def _check_groups(self, method_name: str, percents: list[int]) -> None:
@@ -704,8 +706,8 @@ class Reconstruction(Section):
     calibration: str | None = Field(
         None,
         pattern=f"^{TEXT_NAME}$",
-        description="Text on which the layers are reconstructed, by its name under `masks.calibration`, which sets the length and"
-        " the seed of its windows. Null means training examples of the task, chosen by `masks.calibration_seed`.",
+        description="Text on which the layers are reconstructed, by its name under `masks.calibration`, which sets the length"
+        " and the seed of its windows. Null means training examples of the task, chosen by `masks.calibration_seed`.",
         examples=["c4"],
     )
     examples: Positive = Field(
