@@ -20,7 +20,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -48,6 +48,15 @@ class ReconstructedLayer:
     error_after: float
     # The losses and the speed of its steps.
     progress: Progress
+
+    def record(self) -> dict:
+        """Return the part of train.json about this layer."""
+        return {
+            "error_before": self.error_before,
+            "error_after": self.error_after,
+            "losses": [point["loss"] for point in self.progress.curve],
+            "seconds": sum(self.progress.seconds),
+        }
 
 
 @dataclass
@@ -109,15 +118,7 @@ class Reconstruction:
             "reconstruction": {
                 "tokens": sum(len(example.ids) for example in self.examples),
                 "resumed_after_layers": self.resumed_after,
-                "layers": [
-                    {
-                        "error_before": layer.error_before,
-                        "error_after": layer.error_after,
-                        "losses": [point["loss"] for point in layer.progress.curve],
-                        "seconds": sum(layer.progress.seconds),
-                    }
-                    for layer in self.measured
-                ],
+                "layers": [layer.record() for layer in self.measured],
             },
         }
 
@@ -127,13 +128,15 @@ class Reconstruction:
         """Train the adapters of one decoder layer, and let its new outputs enter the next one."""
         error_before = self._error(stream, number, targets)
         parameters = [matrix for layer in adapted.values() for matrix in (layer.lora_A, layer.lora_B)]
-        progress = self._train(stream, number, targets, parameters, error_before or 1.0)
+        # The error is 0 if the mask prunes nothing.
+        unit = error_before or 1.0
+        progress = self._train(stream, number, targets, parameters, unit)
         return ReconstructedLayer(error_before, self._error(stream, number, targets, advance=True), progress)
 
     def _train(
         self, stream: Stream, number: int, targets: list[Tensor], parameters: list[nn.Parameter], unit: float
     ) -> Progress:
-        """Take the steps of one decoder layer, and return their losses in `unit` and their speed."""
+        """Take the steps of one decoder layer. Return their losses, as multiples of `unit`, and their speed."""
         settings = self.settings
         optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = cosine_schedule(optimizer, settings.steps_to_peak, settings.steps)
@@ -195,9 +198,9 @@ class Reconstruction:
         state = read_state(self.state, self.identity) if self.state else None
         if state is None:
             return {}
-        self.measured = [
-            ReconstructedLayer(**{**layer, "progress": Progress(**layer["progress"])}) for layer in state["measured"]
-        ]
+        for layer in state["measured"]:
+            progress = Progress(**layer["progress"])
+            self.measured.append(ReconstructedLayer(layer["error_before"], layer["error_after"], progress))
         self.peak_memory = state["peak_memory"]
         self.resumed_after = [*state["resumed_after"], len(self.measured)]
         return state["factors"]
@@ -208,7 +211,7 @@ class Reconstruction:
             return
         content = {
             "factors": {name: [layer.lora_A.detach(), layer.lora_B.detach()] for name, layer in self.layers.items()},
-            "measured": [{**vars(layer), "progress": vars(layer.progress)} for layer in self.measured],
+            "measured": [asdict(layer) for layer in self.measured],
             "peak_memory": max(self.peak_memory, peak_memory(self.device)),
             "resumed_after": self.resumed_after,
         }
