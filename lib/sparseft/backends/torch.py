@@ -19,11 +19,11 @@ from sparseft.language_model.hardware import choose_device, device_name, instruc
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.language_model.model import load_model
 from sparseft.language_model.sharded_model import divide, empty_model, read_own_rows
+from sparseft.language_model.weights import read_weight
 from sparseft.lora.adapter import check_origin, read_adapter, write_adapter
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, attach, load_factors
-from sparseft.lora.merge import read_weight
 from sparseft.masks.mask_file import Mask
 from sparseft.study.backends import TORCH
 from sparseft.study.config import Training

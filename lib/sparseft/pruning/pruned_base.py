@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import Checkpoint, infinity
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
-from sparseft.checkpoints.soundness import check_finite_weights, check_tensors
+from sparseft.checkpoints.soundness import check_finite_weights, check_tensors, is_finite
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import mask_meta, pack
 from sparseft.masks.mask_kernels import zero_pruned
@@ -77,8 +77,7 @@ class PrunedWriter:
         packed = pack(kept).reshape(-1)
         content = np.ascontiguousarray(bits).reshape(-1)
         zero_pruned(content, tensor.shape[1], packed)
-        # The shift removes the sign.
-        if (content << 1).max() >= infinity(tensor.dtype) << 1:
+        if not is_finite(content, tensor.dtype):
             raise InputError(f"{layer}: its updated weights are not finite in {tensor.dtype}", "use another method")
         self.masks.write(layer, 0, packed[None])
         self.write_tensor(tensor.name, content.tobytes())
