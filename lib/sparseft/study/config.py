@@ -558,7 +558,7 @@ class Masks(Section):
                 f"method {method_name!r} keeps every weight", "set the sparsity to 0, or choose another method"
             )
         if method.pattern.has_groups:
-            self._check_groups(method_name, percents)
+            self._check_groups(method, percents)
             self._check_spread(method)
         if method.pattern.scope:
             return method.pattern.scope
@@ -668,11 +668,11 @@ class Masks(Section):
                 " grid.methods",
             )
 
-    def _check_groups(self, method_name: str, percents: list[int]) -> None:
+    def _check_groups(self, method: Method, percents: list[int]) -> None:
         """Raise InputError if a sparsity is not N:M for masks.nm_group, or if a group would lie in two blocks of columns."""
-        if get_method(method_name).updates_weights and self.sparsegpt_block % self.nm_group:
+        if method.updates_weights and self.sparsegpt_block % self.nm_group:
             raise InputError(
-                f"masks.sparsegpt_block {self.sparsegpt_block}: {method_name} has groups of {self.nm_group} in a block",
+                f"masks.sparsegpt_block {self.sparsegpt_block}: {method.name} has groups of {self.nm_group} in a block",
                 f"set it to a multiple of {self.nm_group}",
             )
         impossible = [percent for percent in percents if percent * self.nm_group % 100]
