@@ -146,9 +146,7 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
 
 
 def reconstruction_memory(config: Config, subject: Subject, task: str) -> Need:
-    """Return what the reconstruction of the decoder layers needs.
-
-    Only one of them has activations and an optimiser at a time."""
+    """Return what the reconstruction of the decoder layers needs. Only one of them has activations and an optimiser at a time."""
     lengths = reconstruction_lengths(config, task)
     tokens = config.reconstruction.batch_size * lengths.long
     numbers = count(adapter_shapes(config, subject, task))

@@ -117,13 +117,8 @@ def job_memory(config: Config, subject: Subject, job: JobKind) -> Need:
     """Return the memory of a job that runs the model."""
     if job.kind == "mask":
         return mask_memory(config, subject, job.task, job.method)
-    memory_of = {
-        "training": training_memory,
-        "throughput": training_memory,
-        "reconstruction": reconstruction_memory,
-        "evaluation": evaluation_memory,
-    }
-    return memory_of[job.kind](config, subject, job.task)
+    of_kind = {"evaluation": evaluation_memory, "reconstruction": reconstruction_memory}
+    return of_kind.get(job.kind, training_memory)(config, subject, job.task)
 
 
 def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
