@@ -16,7 +16,8 @@ from sparseft.backends.torch import DenseTarget, reconstruct
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError, run_script
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
-from sparseft.pruning.calibration import calibration_examples, text_examples
+from sparseft.pruning.calibration import calibration_examples
+from sparseft.pruning.calibration_text import text_examples
 from sparseft.storage.locks import hold
 from sparseft.study.config import CalibrationText, Masks, Reconstruction, parse_section
 from sparseft.study.grid import RECONSTRUCTING_MODES

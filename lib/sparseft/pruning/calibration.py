@@ -45,7 +45,7 @@ from sparseft.language_model.layered_model import LayeredModel
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.methods import Method
-from sparseft.pruning.calibration_text import choose_windows
+from sparseft.pruning.calibration_text import text_examples
 from sparseft.study.config import CalibrationText, Masks
 from sparseft.tasks.documents import read_documents, recorded_source
 from sparseft.tasks.prepared import find_task, read_prepared
@@ -110,22 +110,6 @@ def calibrate_on_text(method: Method, path: Path, text: CalibrationText) -> Exam
     }
     examples_of = partial(text_examples, documents=documents, text=text, place=path)
     return ExampleCalibration(method.importance, examples_of, meta)
-
-
-def text_examples(checkpoint: Checkpoint, documents: list[str], text: CalibrationText, place: Path) -> list[Example]:
-    """Return the windows of a text as examples. Their loss is on every token but the first.
-
-    Raises InputError with `place` if the text has too few tokens, or if a window is longer than the model's context."""
-    limit = checkpoint.config["max_position_embeddings"]
-    if text.length > limit:
-        raise InputError(
-            f"{place}: windows of {text.length} tokens, but the model takes {limit}",
-            f"set the length in masks.calibration, or --calibration_length, to at most {limit}",
-        )
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
-    windows = choose_windows(documents, partial(tokenizer.encode, verbose=False), text, place)
-    # The first token is given, because nothing predicts it.
-    return [Example(window, 1) for window in windows]
 
 
 def calibration_examples(
