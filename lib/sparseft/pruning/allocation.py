@@ -20,8 +20,8 @@ prunes nothing. Here the count is exact:
     A sparsity s takes the round(s N) smallest keys of all N slots. Equal keys are in the model's order.
     A layer loses as many weights as s takes of its slots.
 
-Where the formula gives shares between 0 and 1, this is the formula. Elsewhere the other layers lose what a layer cannot lose.
-No layer loses fewer weights at a larger sparsity.
+Where the formula gives shares between 0 and 1, this is the formula. Elsewhere the other layers make up for the
+difference. No layer loses fewer weights at a larger sparsity.
 
 In N:M, every group of a decoder layer loses the same number of its M weights, so a decoder layer has M slots. All decoder
 layers have the same size, so the count is exact here too. The published code (prune_wanda_outlier_structure) rounds the
