@@ -7,7 +7,7 @@
     {task}_eval_loss_vs_sparsity     loss on the validation set
     {task}_train_merge_gap           what the merge adds to that loss
     {task}_speed_vs_sparsity         training speed, a row of panels per model and device
-    {task}_{metric}_vs_speed         that metric against it, a panel per model and device, with the Pareto front
+    {task}_{metric}_vs_speed         that metric against it, a panel per model and way of training, with the Pareto front
 
 A line figure has a column per method and a row per model. Colour and marker both show the mode. If the runs of a model and
 task have several settings, each setting has its own figures, whose names begin with setting1_, setting2_, ... A point with a
