@@ -130,9 +130,24 @@ def test_a_kill_at_any_moment_is_continued_to_the_same_bits(study, tmp_path):
         resumed.append(json.loads((out / "train.json").read_text())["reconstruction"]["resumed_after_layers"])
         files = {name: digest for name, digest in products(out).items() if name != "train.json"}
         assert files == {name: digest for name, digest in products(tmp_path / "0").items() if name != "train.json"}
-    assert states == [(False,) * 3, *[(True, False, False)] * 2, (True, True, False), (False, True, True)]
-    assert resumed == [[], [1], [2], [2]]
+    # The state is renamed after each of two layers. The adapter is renamed with all its files, and train.json after it.
+    assert states == [(False,) * 3, *[(True, False, False)] * 3, (True, True, False), (False, True, True)]
+    assert resumed == [[], [1], [2], [2], [2]]
     assert adapter_digest(out / "adapter") == adapter_digest(tmp_path / "0/adapter")
+
+
+def test_the_record_says_what_a_reconstruction_by_hand_did(study, tmp_path):
+    """All examples of a step are in one forward pass, and nothing is computed twice, whatever the flags say."""
+    flags = reconstruct_flags(study, tmp_path)
+    code, said = call_script(
+        "reconstruct.py", **flags | {"micro_batch_size": 1, "gradient_checkpointing": "true", "cache_weights": "true"}
+    )
+    assert code == 0, said
+    record = json.loads((tmp_path / "train.json").read_text())
+    assert (record["batch_size"], record["micro_batch_size"]) == (2, 2)
+    assert (record["gradient_checkpointing"], record["cache_weights"]) == (False, False)
+    refused = script(study, "reconstruct.py", "reconstruct", calibration_seed=-1)
+    assert "calibration_seed: Input should be greater than or equal to 0" in refused
 
 
 def test_two_reconstructions_of_one_run_wait_for_each_other(study, tmp_path):
