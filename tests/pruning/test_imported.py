@@ -225,7 +225,10 @@ def test_a_checkpoint_that_was_rounded_to_another_dtype_is_told_how_to_prepare_i
         ({"num_hidden_layers": 1}, "tensors unknown to it"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"auto_map": {"AutoConfig": "code.Config"}}, "its config.json says auto_map"),
-        ({"auto_map": {"AutoConfig": "code.Config"}, "model_type": "mine"}, "asks for code of its own, which is never run"),
+        (
+            {"auto_map": {"AutoConfig": "code.Config"}, "model_type": "mine"},
+            "asks for code of its own, which is never run",
+        ),
         ({"model_type": "mine"}, "transformers refuses its config.json"),
         ({"rope_parameters": [1]}, "transformers refuses its config.json"),
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),

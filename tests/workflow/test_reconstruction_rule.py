@@ -151,7 +151,9 @@ def test_the_record_says_what_a_reconstruction_by_hand_did(study, tmp_path):
 
 
 def test_two_reconstructions_of_one_run_wait_for_each_other(study, tmp_path):
-    words = [word for name, value in reconstruct_flags(study, tmp_path / "out").items() for word in (f"--{name}", str(value))]
+    words = [
+        word for name, value in reconstruct_flags(study, tmp_path / "out").items() for word in (f"--{name}", str(value))
+    ]
     command = [sys.executable, ROOT / "workflow/scripts/reconstruct.py", *words]
     both = [subprocess.Popen(command, env=study.environment(), stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate()[1] for process in both]

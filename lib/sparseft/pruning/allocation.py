@@ -22,6 +22,7 @@ to whole weights, and misses the count.
 """
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
@@ -39,7 +40,8 @@ def outlier_shares(checkpoint: Checkpoint, norms: dict[str, np.ndarray], multipl
     """Return the share D of outliers of each decoder layer, in the model's order.
 
     `norms` are the norms of each layer's inputs, fp32 (cols,), in the model's order. A score |w_ij| ||x_j||, fp32, is an outlier
-    if it is above `multiple` times the mean, fp64. The weights are read twice, and a few rows are in memory."""
+    if it is above `multiple` times the mean, fp64. The weights are read twice, and a few rows are in memory. stderr says if all
+    shares are equal, because then the allocation is uniform."""
     shares = []
     for _, layers in groupby(tqdm(norms, desc="outliers"), key=decoder_layer_of):
         layers = list(layers)
@@ -48,6 +50,10 @@ def outlier_shares(checkpoint: Checkpoint, norms: dict[str, np.ndarray], multipl
         limit = multiple * total / size
         outliers = sum(int(np.count_nonzero(block > limit)) for block in _scores(checkpoint, norms, layers))
         shares.append(outliers / size)
+    if len(set(shares)) == 1 < len(shares):
+        print(
+            f"every decoder layer has the same share of outliers, {shares[0]:g}, and the same sparsity", file=sys.stderr
+        )
     return shares
 
 
