@@ -103,7 +103,9 @@ def test_speeds_of_trainings_that_cannot_be_compared_never_share_a_front(write_r
     for sparsity, value, saves_memory in ((30, 0.5, True), (50, 0.6, False), (70, 0.4, True)):
         training = {"gradient_checkpointing": saves_memory}
         write_run(f"m-t-random-sparsity{sparsity}-sparse_to_dense-seed0", value, speed=sparsity, training=training)
-    against = dict(figures(tmp_path))["t_acc_vs_speed"]
+    drawn = dict(figures(tmp_path))
+    assert [len(axes.lines[0].get_xdata()) for axes in drawn["t_speed_vs_sparsity"].axes] == [2, 1]
+    against = drawn["t_acc_vs_speed"]
     fronts = {axes.get_title().replace("\n", " ").rpartition(", ")[2]: _front_line(axes) for axes in against.axes}
     assert fronts == {"with gradient_checkpointing": [30, 70], "without gradient_checkpointing": [50]}
     sentences = [text for text in findings(derived(tmp_path), 0.02) if "value and training speed" in text]

@@ -116,6 +116,16 @@ def test_seeds_that_were_reconstructed_on_other_examples_are_not_averaged(write_
     assert set(cells["setting"]) == {"reconstruction examples 16", "reconstruction examples 8"}
 
 
+def test_a_run_whose_start_could_not_be_read_is_not_fully_checked(study, tmp_path):
+    start = CELL.format("reconstruct")
+    reason = f"{start}, from which it starts, could not be read"
+    assert not any(reason in run.unchecked for run in study())
+    (tmp_path / f"runs/{start}/evaluation.json").write_text("{}")
+    judged = {run.record.run.mode: run for run in judge_runs(read_runs(tmp_path / "runs")[0])}
+    assert "reconstruct" not in judged
+    assert reason in judged["reconstruct_to_sparse"].unchecked
+
+
 @pytest.mark.parametrize(
     ("changes", "training", "name"),
     [

@@ -51,6 +51,15 @@ def comparable_speeds(points: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]
         yield ", ".join([of_group["device"], *words]), points.loc[rows.index]
 
 
+def speed_panels(points: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the points of each model whose speeds can be compared, with the title of their panel."""
+    return [
+        (f"{model} on {trained}", rows)
+        for model, of_model in points.groupby("model", sort=False)
+        for trained, rows in comparable_speeds(of_model)
+    ]
+
+
 def _how_trained(name: str, value: object) -> str:
     """Return in words what a column of _TRAINED_ALIKE says of a training."""
     if name == "processes":

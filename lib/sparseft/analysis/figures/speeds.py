@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from sparseft.analysis.figures.style import MODE_STYLES, TITLE, WIDTH, add_legend, add_title
 from sparseft.analysis.tables import asked_and_reached
-from sparseft.analysis.tradeoffs import comparable_speeds
+from sparseft.analysis.tradeoffs import speed_panels
 
 DENSE_STYLE = {"color": "black", "marker": "D"}
 
@@ -18,11 +18,7 @@ def speed_figure(points: pd.DataFrame, front: pd.DataFrame, label: str, title: s
 
     A panel shows the points of one model whose speeds can be compared."""
     both = pd.concat([points.assign(is_best=False), front.assign(is_best=True)], ignore_index=True)
-    places = [
-        (f"{model} on {trained}", rows)
-        for model, of_model in both.groupby("model", sort=False)
-        for trained, rows in comparable_speeds(of_model)
-    ]
+    places = speed_panels(both)
     figure = Figure(figsize=(WIDTH, 1 + 3.4 * len(places)), layout="constrained")
     panels = figure.subplots(len(places), 1, sharey=True, squeeze=False)[:, 0]
     for (place, rows), axes in zip(places, panels, strict=True):
