@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from sparseft.analysis import plots
 from sparseft.analysis.derived import Derived, derive
+from sparseft.analysis.findings import findings
 from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
 from sparseft.study.grid import MEASURED
@@ -96,6 +97,24 @@ def test_speeds_of_two_devices_never_share_a_panel(write_run, tmp_path):
     assert [axes.get_ylim()[1] > speed for axes, speed in zip(by_sparsity.axes, (50, 70), strict=True)] == [True, True]
     assert [axes.get_title() for axes in against.axes] == ["m on CPU: x", "m on GPU: y"]
     assert against.axes[0].lines[0].get_xdata().tolist() == [30, 50]
+
+
+def test_speeds_of_trainings_that_cannot_be_compared_never_share_a_front(write_run, tmp_path):
+    for sparsity, value, saves_memory in ((30, 0.5, True), (50, 0.6, False), (70, 0.4, True)):
+        training = {"gradient_checkpointing": saves_memory}
+        write_run(f"m-t-random-sparsity{sparsity}-sparse_to_dense-seed0", value, speed=sparsity, training=training)
+    drawn = dict(figures(tmp_path))
+    assert [len(axes.lines[0].get_xdata()) for axes in drawn["t_speed_vs_sparsity"].axes] == [2, 1]
+    against = drawn["t_acc_vs_speed"]
+    fronts = {axes.get_title().replace("\n", " ").rpartition(", ")[2]: _front_line(axes) for axes in against.axes}
+    assert fronts == {"with gradient_checkpointing": [30, 70], "without gradient_checkpointing": [50]}
+    sentences = [text for text in findings(derived(tmp_path), 0.02) if "value and training speed" in text]
+    assert len(sentences) == 2
+    assert "random 30 %" in sentences[0] and "random 50 %" not in sentences[0]
+
+
+def _front_line(axes) -> list[float]:
+    return next(line.get_xdata().tolist() for line in axes.lines if line.get_label() == "Pareto front")
 
 
 def test_layers_are_drawn_by_block_and_by_kind_weighted_by_their_weights(write_run, tmp_path):

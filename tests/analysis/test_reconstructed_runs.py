@@ -116,15 +116,48 @@ def test_seeds_that_were_reconstructed_on_other_examples_are_not_averaged(write_
     assert set(cells["setting"]) == {"reconstruction examples 16", "reconstruction examples 8"}
 
 
+def test_a_run_whose_start_could_not_be_read_is_not_fully_checked(study, tmp_path):
+    start = CELL.format("reconstruct")
+    reason = f"{start}, from which it starts, could not be read"
+    assert not any(reason in run.unchecked for run in study())
+    (tmp_path / f"runs/{start}/evaluation.json").write_text("{}")
+    judged = {run.record.run.mode: run for run in judge_runs(read_runs(tmp_path / "runs")[0])}
+    assert "reconstruct" not in judged
+    assert reason in judged["reconstruct_to_sparse"].unchecked
+
+
+@pytest.mark.parametrize(
+    ("changes", "training", "name"),
+    [
+        ({"examples": 8}, {}, "examples"),
+        ({"seed": 1}, {}, "seed"),
+        ({"length": 64, "text_sha256": "a" * 64}, {}, "text"),
+        ({}, {"learning_rate": 0.04}, "learning_rate"),
+        ({}, {"micro_batch_size": 4}, "micro_batch_size"),
+    ],
+)
+def test_seeds_that_start_from_other_reconstructions_are_not_averaged(write_run, tmp_path, changes, training, name):
+    text = {"length": 64, "text_sha256": "f" * 64} if "length" in changes else {}
+    for seed, (part, schedule) in enumerate([(text, {}), (changes, training)]):
+        start = CELL.format("reconstruct").replace("seed0", f"seed{seed}")
+        write_run(start, 0.5, change=reconstructed(**part), training={"learning_rate": 0.02} | schedule)
+        write_run(start.replace("reconstruct", "reconstruct_to_sparse"), 0.5 + seed / 4, start=start)
+    cells = derive(judge_runs(read_runs(tmp_path / "runs")[0]), 0.02).cells
+    second = cells[cells["mode"] == "reconstruct_to_sparse"]
+    assert sorted(second["value_mean"]) == [0.5, 0.75]
+    assert all(f"reconstruction {name} " in setting for setting in second["setting"])
+
+
 def test_a_reconstruction_with_other_settings_than_the_configured_ones_is_outside_the_study(study):
     config = Config.model_validate({
         "models": {"m": {"source": "path:m"}},
         "tasks": {"t": {"lm_eval": "arc_easy", "train_examples": 480, "validation_examples": 100}},
-        "grid": {"models": ["m"], "tasks": ["t"], "methods": ["unstructured"], "sparsities": [0, 50], "modes": ["reconstruct"]},
+        "grid": {"models": ["m"], "tasks": ["t"], "methods": ["unstructured"], "sparsities": [0, 50], "modes": ["reconstruct", "reconstruct_to_sparse"]},
         "training": {"steps": 60},
         "reconstruction": {"examples": 12, "steps": 60, "learning_rate": 0.02},
     })  # fmt: skip
     reasons = outside([run.record for run in study()], config)
-    (reason,) = [text for run, text in reasons.items() if run.mode == "reconstruct"]
-    assert "examples 16 instead of 12" in reason
-    assert "learning_rate" not in reason
+    of_mode = {run.mode: text for run, text in reasons.items()}
+    # The run that starts from the reconstruction has its own schedule, and is compared in the reconstruction's too.
+    assert all("examples 16 instead of 12" in of_mode[mode] for mode in ("reconstruct", "reconstruct_to_sparse"))
+    assert "learning_rate" not in of_mode["reconstruct"]

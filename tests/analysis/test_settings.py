@@ -96,6 +96,49 @@ def test_masks_of_another_scope_are_on_another_curve(write_run, tmp_path):
     ]
 
 
+OWL = {"owl_lambda": 0.08, "owl_m": 5.0, "calibration_examples": 128, "calibration_seed": 0, "train_sha256": "a" * 64}
+SPARSEGPT = {"sparsegpt_block": 128, "sparsegpt_damping": 0.01, "original": "e" * 64}
+
+
+def calibrated(meta: dict) -> Callable[[dict], None]:
+    """Return a change that gives a run's mask this metadata, and the run the training data that calibrated the mask."""
+
+    def change(files: dict) -> None:
+        files["validation_report"]["mask"].update(meta)
+        files["evaluation"]["inputs"]["train"] = meta["train_sha256"]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("method", "meta", "name", "value"),
+    [
+        ("unstructured_owl", OWL, "owl_lambda", 0.15),
+        ("unstructured_owl", OWL, "owl_m", 7.0),
+        ("unstructured_owl", OWL, "calibration_examples", 64),
+        ("unstructured_owl", OWL, "calibration_seed", 1),
+        ("semistructured_owl", OWL | {"nm_group": 4}, "nm_group", 8),
+        ("unstructured_sparsegpt", OWL | SPARSEGPT, "sparsegpt_block", 64),
+        ("unstructured_sparsegpt", OWL | SPARSEGPT, "sparsegpt_damping", 0.1),
+    ],
+)
+def test_every_setting_of_an_allocation_and_of_sparsegpt_is_another_curve_and_a_column(
+    write_run, tmp_path, method, meta, name, value
+):
+    values = (meta[name], value)
+    run = UNTUNED.replace("unstructured", method)
+    for sparsity, of_sparsity in zip((50, 70), values, strict=True):
+        change = calibrated(meta | {name: of_sparsity})
+        write_run(run.replace("50", str(sparsity)), sparsity / 100, change=change)
+    tables = derived(tmp_path)
+    assert sorted(zip(tables.points["setting"], tables.points["sparsity"], strict=True)) == sorted(
+        (f"{method} {name} {of_sparsity}", sparsity) for sparsity, of_sparsity in zip((50, 70), values, strict=True)
+    )
+    if name != "calibration_seed":
+        assert sorted(tables.runs[name]) == sorted(values)
+    assert [each.faults for each in judged(tmp_path)] == [[], []]
+
+
 def on_text(digest: str, length: int = 2048) -> Callable[[dict], None]:
     """Return a change that makes a run's mask one that calibrated on a text."""
     windows = {"calibration_examples": 128, "calibration_length": length, "calibration_seed": 0}

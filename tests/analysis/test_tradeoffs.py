@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sparseft.analysis.statistics import BEYOND, UNDECIDED, WITHIN
-from sparseft.analysis.tradeoffs import pareto, tradeoffs
+from sparseft.analysis.tradeoffs import comparable_speeds, pareto, tradeoffs
 from sparseft.study.grid import Cell
 
 
@@ -88,3 +88,25 @@ def test_speeds_of_trainings_that_save_memory_or_time_do_not_compete_with_others
     rows = curve((50, 0.7, 4, WITHIN), (70, 0.6, 3, WITHIN))
     rows[1][choice] = True
     assert best(rows, "best_for_speed") == [("unstructured", 50), ("unstructured", 70)]
+
+
+def test_a_reconstruction_does_not_compete_with_a_training_on_the_task():
+    rows = curve((50, 0.7, 3, WITHIN)) + curve((70, 0.8, 40, WITHIN), mode="reconstruct")
+    assert best(rows, "best_for_speed") == [("unstructured", 50), ("unstructured", 70)]
+    assert best(curve((50, 0.7, 3, WITHIN), (70, 0.8, 40, WITHIN)), "best_for_speed") == [("unstructured", 70)]
+
+
+def test_points_whose_speeds_can_be_compared_are_named_by_what_sets_them_apart():
+    rows = curve((0, 0.9, 4, None), (50, 0.7, 3, WITHIN), (70, 0.6, 2, WITHIN))
+    assert [words for words, _ in comparable_speeds(pd.DataFrame(rows))] == ["CPU"]
+    rows[1]["processes"] = 2
+    rows[2]["gradient_checkpointing"] = True
+    rows += curve((80, 0.5, 9, WITHIN), mode="reconstruct")
+    rows += curve((90, 0.5, np.nan, WITHIN), mode="no_finetune", device=None)
+    groups = {words: members["sparsity"].tolist() for words, members in comparable_speeds(pd.DataFrame(rows))}
+    assert groups == {
+        "CPU, 1 process, without gradient_checkpointing, training on the task": [0],
+        "CPU, 2 processes, without gradient_checkpointing, training on the task": [50],
+        "CPU, 1 process, with gradient_checkpointing, training on the task": [70],
+        "CPU, 1 process, without gradient_checkpointing, reconstruction": [80],
+    }

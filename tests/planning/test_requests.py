@@ -101,6 +101,8 @@ def test_an_allocation_is_one_more_pass():
     masks = study().masks
     for method, passes in (("unstructured_owl", 1), ("unstructured_taylor_owl", 2), ("unstructured_wanda_owl", 4)):
         assert masks.passes_of(method, [0, 30, 50, 70]) == passes
+    in_one_pass = masks.model_copy(update={"sequential": False})
+    assert in_one_pass.passes_of("unstructured_wanda_owl", [0, 30, 50, 70]) == 1
 
 
 def test_a_study_of_a_model_of_unknown_size_is_planned(tmp_path):

@@ -1,6 +1,7 @@
 """OWL: counts beside brute force and the published formula, outliers beside stock transformers, masks beside a stable sort."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -227,6 +228,34 @@ def test_a_sequential_importance_has_the_counts_of_the_dense_model(uneven, train
     for percent in percents:
         assert pruned_counts(masks[percent]) == pruned_counts(dense[percent])
     assert any((masks[50].bits[layer] != dense[50].bits[layer]).any() for layer in masks[50].bits)
+
+
+@pytest.mark.parametrize(("multiple", "share"), [(1e-30, "1"), (100.0, "0")])
+def test_equal_shares_are_said_because_the_allocation_is_then_uniform(uneven, train, capfd, multiple, share):
+    mask = computed(uneven, "unstructured_owl", train, [50], owl_m=multiple)[50]
+    assert pruned_counts(mask) == pruned_counts(compute_masks(uneven, "unstructured", [50])[50])
+    said = f"every decoder layer has the same share of outliers, {share}, and the same sparsity"
+    assert said in capfd.readouterr().err
+    computed(uneven, "unstructured_owl", train, [50])
+    assert "the same share of outliers" not in capfd.readouterr().err
+
+
+def test_one_pass_over_the_examples_serves_the_allocation_and_the_scores(uneven, train):
+    passes = []
+    settings = Masks(**SETTINGS, sequential=False)
+    calibration = calibrate(get_method("unstructured_wanda_owl"), TASK.name, train, settings)
+
+    def counted(checkpoint: Checkpoint) -> list:
+        passes.append(checkpoint)
+        return calibration.examples_of(checkpoint)
+
+    evidence = replace(calibration, examples_of=counted)
+    norms, scores = evidence.input_norms(uneven), evidence.evidence(uneven)
+    assert len(passes) == 1
+    fresh = calibration.evidence(uneven)
+    for layer, norm in norms.items():
+        np.testing.assert_array_equal(norm, fresh[layer])
+        np.testing.assert_array_equal(norm, scores[layer])
 
 
 def test_every_group_of_a_decoder_layer_keeps_the_same_number(uneven, train):

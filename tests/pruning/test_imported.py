@@ -202,6 +202,25 @@ def test_a_change_outside_the_prunable_layers_is_refused_and_named(tiny_llama, p
         source.check_outside()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", [NORM, f"{UP}.weight"])
+def test_a_weight_that_is_not_finite_is_refused_with_its_source_and_its_name(tiny_llama, pruned_copy, name, value):
+    weights = load_file(pruned_copy / "model.safetensors")
+    weights[name].view(-1)[3] = value
+    save_file(weights, pruned_copy / "model.safetensors", metadata={"format": "pt"})
+    source = PrunedSource.open(f"path:{pruned_copy}", tiny_llama)
+    with pytest.raises(InputError, match=rf"^path:{pruned_copy}: {name} holds NaN or infinity; repair or replace"):
+        source.check_outside()
+        source.layer(UP)
+
+
+def test_a_checkpoint_that_was_rounded_to_another_dtype_is_told_how_to_prepare_its_model(tmp_path):
+    base = Checkpoint(save_tiny("llama", tmp_path / "base", torch.float32))
+    save_tiny("llama", tmp_path / "pruned", torch.bfloat16)
+    with pytest.raises(InputError, match=r"differs from .*; prepare the model in bfloat16 .*, or give the very model"):
+        PrunedSource.open(f"path:{tmp_path / 'pruned'}", base).check_outside()
+
+
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
@@ -211,6 +230,12 @@ def test_a_change_outside_the_prunable_layers_is_refused_and_named(tiny_llama, p
         ({"num_hidden_layers": 1}, "tensors unknown to it"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"auto_map": {"AutoConfig": "code.Config"}}, "its config.json says auto_map"),
+        (
+            {"auto_map": {"AutoConfig": "code.Config"}, "model_type": "mine"},
+            "asks for code of its own, which is never run",
+        ),
+        ({"model_type": "mine"}, "transformers refuses its config.json"),
+        ({"rope_parameters": [1]}, "transformers refuses its config.json"),
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
     ],
 )
@@ -232,6 +257,12 @@ def test_another_model_is_refused_by_its_shapes(tmp_path, tiny_llama):
     save_tiny("llama", tmp_path / "wide", changes={"intermediate_size": 64})
     with pytest.raises(InputError, match=r"down_proj.weight is \(32, 64\), and \(32, 48\) in .*; give the very model"):
         PrunedSource.open(f"path:{tmp_path / 'wide'}", tiny_llama)
+
+
+def test_a_checkpoint_without_zeros_is_not_told_to_be_one_at_zero_percent(tmp_path, call):
+    code, said = call_script("import_pruned.py", **call | {"source": f"path:{tmp_path / 'base'}"})
+    assert code == 2
+    assert "0.00 % of the prunable weights are pruned, not 50 %; correct the source" in said
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path, tiny_llama, pruned_copy):

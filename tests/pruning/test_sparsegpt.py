@@ -115,6 +115,11 @@ def test_the_output_error_is_that_of_the_outputs():
     assert output_error(weights, other, inputs.T @ inputs) == pytest.approx(float(expected), rel=1e-9)
 
 
+def test_the_output_error_of_a_layer_without_an_output_is_zero():
+    weights, hessian = layer()
+    assert output_error(0 * weights, 0 * weights, hessian) == 0
+
+
 def test_an_input_that_is_always_zero_loses_its_weights_and_changes_nothing_else():
     weights, hessian = layer()
     dead = [3, 17]
@@ -123,13 +128,23 @@ def test_an_input_that_is_always_zero_loses_its_weights_and_changes_nothing_else
     alive = [column for column in range(COLS) if column not in dead]
     pruned = prune_layer("layer", weights, hessian, 480, block=COLS, damping=DAMPING)
     assert not pruned.weights[:, dead].any() and not pruned.kept[:, dead].any()
-    # As if the columns were not there, but for the mean of the diagonal, in which each of them counts 1.
-    damping = DAMPING * (hessian.diagonal().sum() + 2) / COLS / hessian[alive][:, alive].diagonal().mean()
+    # As if the columns were not there.
     smaller = prune_layer(
-        "layer", weights[:, alive], hessian[alive][:, alive], 480 - 2 * ROWS, block=COLS, damping=float(damping)
+        "layer", weights[:, alive], hessian[alive][:, alive], 480 - 2 * ROWS, block=COLS, damping=DAMPING
     )
     assert torch.equal(pruned.kept[:, alive], smaller.kept)
     torch.testing.assert_close(pruned.weights[:, alive], smaller.weights, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dead", [[], [3, 17]])
+@pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
+def test_a_factor_of_the_hessian_changes_no_bit(dead, factor):
+    weights, hessian = layer()
+    hessian[dead] = 0
+    hessian[:, dead] = 0
+    one, other = (prune_layer("l", weights, scale * hessian, 480, block=8, damping=DAMPING) for scale in (1, factor))
+    assert torch.equal(one.kept, other.kept)
+    assert torch.equal(one.weights, other.weights)
 
 
 def test_a_hessian_that_is_not_positive_definite_is_damped_more_and_said(capsys):

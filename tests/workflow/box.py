@@ -26,6 +26,7 @@ def flags(box: Path, run: str, script: str, out: Path) -> dict:
         "compute_masks.py": {"model_path": model, "output_dir": out / "masks", "sparsity": [0.5, 0.8], "method": "random", "plot": True},
         "compute_masks.py --pruned_dir": {"model_path": model, "output_dir": out / "masks", "pruned_dir": out / "pruned", "sparsity": 0.5, "method": "unstructured_sparsegpt", "task": "boolq_mini", "data_dir": data, "calibration_examples": 4},
         "train.py": {"run_id": run, "model_path": model, "mask_path": mask, "data_dir": data, "output_dir": out, **TRAINING},
+        "reconstruct.py": {"run_id": run.replace("sparse_to_sparse", "reconstruct"), "model_path": model, "mask_path": mask, "data_dir": data, "calibration_examples": 4, "output_dir": out, **TRAINING},
         "merge.py": {**adapter, "output_dir": out / "model_dir", "report": out / "merge.json"},
         "validate_sparsity.py": {"run_id": run, **merged, "base": model, "output": out / "validation_report.json"},
         "evaluate.py": {"run_id": run, "checkpoint": folder / "model_dir", **scored, "output": out / "evaluation.json"},

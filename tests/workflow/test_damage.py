@@ -4,6 +4,7 @@ docs/robustness.md lists the cases and their results as they are here.
 """
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from box import RUNS, flags, make, mask_of
 from project import ROOT, call_script
 from sparseft.storage.hashes import sha256
 from sparseft.training.loop import Loop
+from sparseft.training.reconstruction import Reconstruction
 
 RUN, OTHER = RUNS
 BLOCK = 512
@@ -25,13 +27,23 @@ DAMAGES: dict[str, Callable[[bytes, bytes], bytes]] = {
 }
 # what is damaged -> the scripts that read it; all of them must refuse it
 READERS = {
-    "mask": ("train.py", "merge.py", "evaluate_adapter.py", "validate_sparsity.py", "compact.py", "export_modelzoo.py"),
+    "mask": (
+        "train.py",
+        "reconstruct.py",
+        "merge.py",
+        "evaluate_adapter.py",
+        "validate_sparsity.py",
+        "compact.py",
+        "export_modelzoo.py",
+    ),
     "adapter": ("merge.py", "evaluate_adapter.py"),
     "merged model": ("validate_sparsity.py", "evaluate.py", "compact.py"),
     "training state": ("train.py",),
+    "reconstruction state": ("reconstruct.py",),
     "evaluation.json": ("analyze_results.py",),
     "validation_report.json": ("analyze_results.py",),
 }
+STATES = ("training state", "reconstruction state")
 
 
 def _changed(content: bytes, part: bytes) -> bytes:
@@ -39,14 +51,20 @@ def _changed(content: bytes, part: bytes) -> bytes:
     return content[:place] + part + content[place + len(part) :]
 
 
+def folder_of(box: Path, name: str, run: str) -> Path:
+    """The folder of a run, or that of the reconstruction of its cell."""
+    return box / ("reconstructed" if name == "reconstruction state" else "results/runs") / run
+
+
 def artefact(box: Path, name: str, run: str) -> Path:
     """The file of a run that is damaged, or that takes its place."""
-    folder = box / "results/runs" / run
+    folder = folder_of(box, name, run)
     return {
         "mask": mask_of(box, run),
         "adapter": folder / "adapter/adapter_model.safetensors",
         "merged model": folder / "model_dir/model.safetensors",
         "training state": folder / "state.pt",
+        "reconstruction state": folder / "state.pt",
         "evaluation.json": folder / name,
         "validation_report.json": folder / name,
     }[name]
@@ -57,25 +75,29 @@ def whole(tmp_path_factory) -> Path:
     """Two finished runs, and the state in which a kill left each of them."""
     box = make(tmp_path_factory.mktemp("whole"))
     for run in RUNS:
-        _interrupt(box, run)
+        code, said = call_script("reconstruct.py", **flags(box, run, "reconstruct.py", box / "reconstructed" / run))
+        assert code == 0, said
+        for name in STATES:
+            _interrupt(box, name, run)
     return box
 
 
-def _interrupt(box: Path, run: str) -> None:
-    """Leave state.pt as a kill after two of four steps does."""
+def _interrupt(box: Path, name: str, run: str) -> None:
+    """Leave state.pt as a kill after two of four steps, or after one of two decoder layers, does."""
 
-    def stop(loop: Loop, *arguments: object) -> None:
-        save(loop, *arguments)
-        if len(arguments[-1].curve) == 2:
+    def stop(trained: Loop | Reconstruction, *arguments: object) -> None:
+        save(trained, *arguments)
+        if isinstance(trained, Reconstruction) or len(arguments[-1].curve) == 2:
             raise KeyboardInterrupt
 
-    save, Loop._save = Loop._save, stop
+    kind, script = (Loop, "train.py") if name == "training state" else (Reconstruction, "reconstruct.py")
+    save, kind._save = kind._save, stop
     folder = box / "interrupted" / run
     try:
-        assert call_script("train.py", **flags(box, run, "train.py", folder))[0] == 130
+        assert call_script(script, **flags(box, run, script, folder))[0] == 130
     finally:
-        Loop._save = save
-    (folder / "state.pt").rename(box / "results/runs" / run / "state.pt")
+        kind._save = save
+    (folder / "state.pt").rename(artefact(box, name, run))
 
 
 @pytest.fixture
@@ -96,7 +118,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 REFUSED = [(name, kind, script) for name in READERS for kind in DAMAGES for script in READERS[name]
-           if script not in ("analyze_results.py",) and name != "training state"]  # fmt: skip
+           if script not in ("analyze_results.py",) and name not in STATES]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -114,24 +136,30 @@ def test_a_damaged_artefact_is_refused_and_every_file_left_as_it_was(box, name, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", STATES)
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_damaged_state_is_said_to_be_and_the_training_begins_again(box, whole, kind):
-    path, folder = damage(box, "training state", kind), box / "results/runs" / RUN
-    code, said = call_script("train.py", **flags(box, RUN, "train.py", folder))
+def test_a_damaged_state_is_said_to_be_and_the_training_begins_again(box, whole, name, kind):
+    path, (script,) = damage(box, name, kind), READERS[name]
+    code, said = call_script(script, **flags(box, RUN, script, path.parent))
     assert code == 0
     reason = "of other code, inputs or settings" if kind == "another run's file" else "damaged"
     assert f"{path} is {reason}: the training starts from its beginning" in said
-    adapters = [artefact(place, "adapter", RUN) for place in (box, whole)]
-    assert sha256(adapters[0]) == sha256(adapters[1])
+    assert adapter_sha256(box, name) == adapter_sha256(whole, name)
+
+
+def adapter_sha256(box: Path, name: str) -> str:
+    return sha256(folder_of(box, name, RUN) / "adapter/adapter_model.safetensors")
 
 
 @pytest.mark.slow
-def test_an_undamaged_state_is_gone_on_from(box, whole):
-    folder = box / "results/runs" / RUN
-    code, said = call_script("train.py", **flags(box, RUN, "train.py", folder))
+@pytest.mark.parametrize(("name", "resumed"), [("training state", 2), ("reconstruction state", 1)])
+def test_an_undamaged_state_is_gone_on_from(box, whole, name, resumed):
+    folder, (script,) = folder_of(box, name, RUN), READERS[name]
+    code, said = call_script(script, **flags(box, RUN, script, folder))
     assert (code, "from its beginning" in said) == (0, False)
-    assert '"resumed_after_steps": [\n    2\n  ]' in (folder / "train.json").read_text()
-    assert sha256(artefact(box, "adapter", RUN)) == sha256(artefact(whole, "adapter", RUN))
+    record = json.loads((folder / "train.json").read_text())
+    assert (record.get("resumed_after_steps") or record["reconstruction"]["resumed_after_layers"]) == [resumed]
+    assert adapter_sha256(box, name) == adapter_sha256(whole, name)
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from project import TINY_STUDY, Study, tiny_grid
+from killed import is_killed_after, products
+from project import TINY_STUDY, Study, call_script, tiny_grid
 from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
@@ -81,6 +82,59 @@ def test_nothing_runs_again_until_the_imported_checkpoint_changes(study):
     planned = study.planned()
     weights.write_bytes(before)
     assert (planned["import_pruned"], "compute_masks" in planned, "prepare_model" in planned) == (1, False, False)
+
+
+def import_flags(study: Study, out: Path, source: Path | None = None) -> dict:
+    return {"model_path": study.folder / "models/llama", "source": f"path:{source or study.folder / 'sparse'}",
+            "name": "magnitude", "sparsity": 0.5, "output_dir": out / "masks", "pruned_dir": out / "pruned"}  # fmt: skip
+
+
+def test_a_kill_at_any_moment_leaves_no_mask_without_its_base(study, tmp_path):
+    states = []
+    for renames in range(20):
+        out = tmp_path / f"{renames}"
+        is_killed = is_killed_after(renames, "import_pruned.py", import_flags(study, out))
+        mask, base = out / "masks" / Path(MASK).name, out / "pruned" / Path(BASE).name
+        states.append((base.exists(), mask.exists()))
+        if mask.exists():
+            assert read_mask(mask).meta["base"] == Checkpoint(base).digest
+        if not is_killed:
+            break
+        code, said = call_script("import_pruned.py", **import_flags(study, out))
+        assert code == 0, said
+        assert products(out) == products(tmp_path / "0")
+    assert {(False, False), (True, False), (True, True)} == set(states)
+    assert products(out) == products(tmp_path / "0")
+
+
+@pytest.mark.parametrize("damaged", ["source", "base", "model"])
+@pytest.mark.parametrize("damage", ["cut in half", "emptied", "no file", "not a number"])
+def test_damaged_weights_are_refused_in_one_line(study, tmp_path, damaged, damage):
+    """The source is read by the import, and so is the model. What the import wrote is read by everything that follows."""
+    folders = {"source": "sparse", "base": BASE, "model": "models/llama"}
+    folder = shutil.copytree(study.folder / folders[damaged], tmp_path / damaged)
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    if damage == "no file":
+        file.unlink()
+    elif damage == "not a number":
+        weights = load_file(file)
+        weights["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+        save_file(weights, file, metadata={"format": "pt"})
+    else:
+        file.write_bytes(content[: len(content) // 2 if damage == "cut in half" else 0])
+    script, flags = "import_pruned.py", import_flags(study, tmp_path / "out", folder)
+    if damaged == "model":
+        flags = import_flags(study, tmp_path / "out") | {"model_path": folder}
+    elif damaged == "base":
+        run = study.folder / f"{RUN}no_finetune-seed0"
+        script = "validate_sparsity.py"
+        flags = {"run_id": run.name, "checkpoint": run / "model_dir", "mask_path": study.folder / MASK, "base": folder,
+                 "output": tmp_path / "out/report.json"}  # fmt: skip
+    code, said = call_script(script, **flags)
+    assert (code, said.count("error: "), said.count("\n")) == (2, 1, 1), said
+    assert str(folder) in said
+    assert not products(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

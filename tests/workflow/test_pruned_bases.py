@@ -3,13 +3,11 @@
 import csv
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from project import ROOT, TINY_STUDY, Study, call_script, tiny_grid
+from killed import is_killed_after, products
+from project import TINY_STUDY, Study, call_script, tiny_grid
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.masks.mask_file import read_mask
 from sparseft.storage.hashes import sha256
@@ -21,18 +19,6 @@ BASES = {
     "semistructured_sparsegpt_on_web": "sparsity50_semistructured_sparsegpt_on_web",
 }
 RUN = "llama-boolq_mini-unstructured_sparsegpt-sparsity50-{}-seed0"
-# Calls os.replace as often as its first argument says, and kills itself at the next one.
-KILLED = """
-import os, runpy, signal, sys
-left, replace = int(sys.argv[1]), os.replace
-def count(*places):
-    global left
-    left -= 1
-    replace(*places) if left >= 0 else os.kill(os.getpid(), signal.SIGKILL)
-os.replace = count
-sys.argv = sys.argv[2:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -95,35 +81,23 @@ def prune_flags(study: Study, out: Path) -> dict:
             "calibration_examples": 4, "sparsegpt_block": 16, "threads": 1}  # fmt: skip
 
 
-def products(out: Path) -> dict[str, str]:
-    return {str(path.relative_to(out)): sha256(path) for path in out.rglob("*") if path.is_file()}
-
-
 def test_a_kill_at_any_moment_leaves_no_mask_without_its_base(study, tmp_path):
-    flags = prune_flags(study, tmp_path / "out")
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    script = ROOT / "workflow/scripts/compute_masks.py"
     states = []
-    for left in range(20):
-        command = [sys.executable, "-c", KILLED, str(left), str(script), *words]
-        done = subprocess.run(command, env=study.environment(), capture_output=True, text=True, check=False)
-        mask = tmp_path / "out/masks/masks_sparsity50_unstructured_sparsegpt.pt"
-        base = tmp_path / "out/pruned/sparsity50_unstructured_sparsegpt"
+    for renames in range(20):
+        out = tmp_path / f"{renames}"
+        is_killed = is_killed_after(renames, "compute_masks.py", prune_flags(study, out))
+        mask = out / "masks/masks_sparsity50_unstructured_sparsegpt.pt"
+        base = out / "pruned/sparsity50_unstructured_sparsegpt"
         states.append((base.exists(), mask.exists()))
         if mask.exists():
             assert read_mask(mask).meta["base"] == Checkpoint(base).digest
-        if done.returncode == 0:
+        if not is_killed:
             break
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        undisturbed = tmp_path / f"again{left}"
-        shutil.copytree(tmp_path / "out", undisturbed)
-        code, said = call_script("compute_masks.py", **prune_flags(study, undisturbed))
+        code, said = call_script("compute_masks.py", **prune_flags(study, out))
         assert code == 0, said
-        shutil.rmtree(tmp_path / "out")
-        if left:
-            assert products(undisturbed) == products(tmp_path / "again0")
+        assert products(out) == products(tmp_path / "0")
     assert {(False, False), (True, False), (True, True)} == set(states)
-    assert products(tmp_path / "out") == products(tmp_path / "again0")
+    assert products(out) == products(tmp_path / "0")
 
 
 @pytest.mark.parametrize(("damage", "script"), [

@@ -3,11 +3,15 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from project import TINY_STUDY, Study, call_script, tiny_grid
+from killed import is_killed_after, products
+from project import ROOT, TINY_STUDY, Study, call_script, tiny_grid
 from sparseft.planning.estimate import jobs
+from sparseft.storage.adapter_files import adapter_digest
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config, parse_section
 from sparseft.study.configfiles import read_sections
@@ -103,6 +107,59 @@ def script(study: Study, name: str, mode: str, **changes: object) -> str:
     assert said.count("error: ") == 1
     assert not (study.folder / "by_hand/adapter").exists()
     return said
+
+
+def reconstruct_flags(study: Study, out: Path) -> dict:
+    return {"run_id": Path(RUN.format("reconstruct")).name, "model_path": study.folder / "models/llama",
+            "mask_path": study.folder / "masks/llama/masks_sparsity50_unstructured.pt",
+            "data_dir": study.folder / "data/boolq_mini", "text": study.folder / "web.jsonl", "calibration_examples": 4,
+            "calibration_length": 24, "steps": 3, "batch_size": 2, "micro_batch_size": 2, "lora_r": 4, "output_dir": out}  # fmt: skip
+
+
+def test_a_kill_at_any_moment_is_continued_to_the_same_bits(study, tmp_path):
+    """The adapter and its state are left whole or absent. The reconstruction continues after the last layer of the state."""
+    resumed, states = [], []
+    for renames in range(20):
+        out = tmp_path / str(renames)
+        is_killed = is_killed_after(renames, "reconstruct.py", reconstruct_flags(study, out))
+        states.append(tuple((out / name).exists() for name in ("state.pt", "adapter", "train.json")))
+        if not is_killed:
+            break
+        code, said = call_script("reconstruct.py", **reconstruct_flags(study, out))
+        assert code == 0, said
+        resumed.append(json.loads((out / "train.json").read_text())["reconstruction"]["resumed_after_layers"])
+        files = {name: digest for name, digest in products(out).items() if name != "train.json"}
+        assert files == {name: digest for name, digest in products(tmp_path / "0").items() if name != "train.json"}
+    # The state is renamed after each of two layers. The adapter is renamed with all its files, and train.json after it.
+    assert states == [(False,) * 3, *[(True, False, False)] * 3, (True, True, False), (False, True, True)]
+    assert resumed == [[], [1], [2], [2], [2]]
+    assert adapter_digest(out / "adapter") == adapter_digest(tmp_path / "0/adapter")
+
+
+def test_the_record_says_what_a_reconstruction_by_hand_did(study, tmp_path):
+    """All examples of a step are in one forward pass, and nothing is computed twice, whatever the flags say."""
+    flags = reconstruct_flags(study, tmp_path)
+    code, said = call_script(
+        "reconstruct.py", **flags | {"micro_batch_size": 1, "gradient_checkpointing": "true", "cache_weights": "true"}
+    )
+    assert code == 0, said
+    record = json.loads((tmp_path / "train.json").read_text())
+    assert (record["batch_size"], record["micro_batch_size"]) == (2, 2)
+    assert (record["gradient_checkpointing"], record["cache_weights"]) == (False, False)
+    refused = script(study, "reconstruct.py", "reconstruct", calibration_seed=-1)
+    assert "calibration_seed: Input should be greater than or equal to 0" in refused
+
+
+def test_two_reconstructions_of_one_run_wait_for_each_other(study, tmp_path):
+    words = [
+        word for name, value in reconstruct_flags(study, tmp_path / "out").items() for word in (f"--{name}", str(value))
+    ]
+    command = [sys.executable, ROOT / "workflow/scripts/reconstruct.py", *words]
+    both = [subprocess.Popen(command, env=study.environment(), stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sum("waiting for its end" in text for text in said) == 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"adapter", "train.json"}
 
 
 def test_a_script_refuses_what_does_not_fit_its_mode(study, tiny_models):

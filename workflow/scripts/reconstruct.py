@@ -4,12 +4,14 @@
         --mask_path masks/smollm2/masks_sparsity50_unstructured.pt --data_dir data/boolq_mini --output_dir RUN_FOLDER \\
         --text c4.jsonl
 
-Writes adapter/ and train.json, as train.py does. --steps, --batch_size and --learning_rate are those of each decoder layer. A
-killed run continues after the last decoder layer in RUN_FOLDER/state.pt, unless --save_every is 0. Without --text, the layers
-are reconstructed on training examples of the task.
+Writes adapter/ and train.json, as train.py does. --steps, --batch_size and --learning_rate are those of each decoder layer. All
+examples of a step are in one forward pass, so that --micro_batch_size and what saves memory or time have no effect. A killed run
+continues after the last decoder layer in RUN_FOLDER/state.pt, unless --save_every is 0. Without --text, the layers are reconstructed
+on training examples of the task.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from sparseft.backends.torch import DenseTarget, reconstruct
@@ -43,6 +45,12 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def of_each_layer(job: TrainingJob) -> TrainingJob:
+    """Return the job with the schedule that each decoder layer has, which is also what train.json records."""
+    own = {name: getattr(job.settings, name) for name in ("steps", "batch_size", "learning_rate")}
+    return replace(job, settings=Reconstruction(**own).schedule(job.settings))
+
+
 def dense_target(args: argparse.Namespace, job: TrainingJob) -> tuple[DenseTarget, dict]:
     """Return the dense model with the examples, and how train.json describes the examples.
 
@@ -51,6 +59,7 @@ def dense_target(args: argparse.Namespace, job: TrainingJob) -> tuple[DenseTarge
     if dense.digest != job.mask.meta.get("original", job.checkpoint.digest):
         raise InputError(f"{dense.folder}: not the model that was pruned", "give the dense model with --dense_path")
     chosen = {"examples": args.calibration_examples, "seed": args.calibration_seed}
+    parse_section(Masks, {"calibration_seed": chosen["seed"]}, "masks")
     if args.text is None:
         examples = calibration_examples(
             dense,
@@ -72,7 +81,7 @@ def main() -> int:
     args = parse_args()
     limit_threads(args.threads)
     check_outputs(args, args.dense_path, args.text)
-    job = job_of(args, RECONSTRUCTING_MODES)
+    job = of_each_layer(job_of(args, RECONSTRUCTING_MODES))
     keep_freed_memory()
     adapter = args.output_dir / "adapter"
     state = args.output_dir / "state.pt"

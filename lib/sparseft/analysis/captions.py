@@ -52,8 +52,8 @@ def speed_chart(name: str, points: pd.DataFrame, label: str) -> Plot:
     setting, task, metric = points[["setting", "task", "metric"]].iloc[0]
     alt = f"Scatter chart: {label} on {task} against training speed. The tables have the same values."
     caption = (
-        f"{_first_upper(label)} against training speed, a panel per model and device. The numbered points are the Pareto"
-        f" front: no other point is better in one and as good in the other.{_lower(metric)}"
+        f"{_first_upper(label)} against training speed, a panel per model and way of training, whose speeds can be"
+        f" compared. The numbered points are the Pareto front: no other point is better in one and as good in the other.{_lower(metric)}"
     )
     return Plot(name, "vs_speed", setting, "", task, alt, caption)
 

@@ -75,12 +75,12 @@ def links(record: Record) -> list[Link]:
     if not any(digests["definition"].values()):
         # A built-in task has no definition.
         del digests["definition"]
-    if _start_of(record.run) is None:
+    if start_of(record.run) is None:
         del digests["start"]
     return [Link(name, named, _unread(record, name, named)) for name, named in digests.items()]
 
 
-def _start_of(run: Run) -> Run | None:
+def start_of(run: Run) -> Run | None:
     """Return the run from whose adapter a run starts; None if it starts from a new one."""
     mode = get_mode(run.mode).starts_from
     return replace(run, mode=mode) if mode else None
@@ -151,7 +151,7 @@ def strangers(records: Iterable[Record], chains: Mapping[Run, list[Link]]) -> di
         if digests["adapter"]:
             adapters[digests["adapter"]].append(run)
             shared["adapter", run.id][run] = digests["adapter"]
-        if start := _start_of(run):
+        if start := start_of(run):
             shared["adapter", start.id][run] = digests["start"] or "none"
     faults: dict[Run, list[str]] = defaultdict(list)
     for (name, place), digests in shared.items():

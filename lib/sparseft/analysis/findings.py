@@ -17,6 +17,7 @@ from sparseft.analysis.sentences import Sentences, guessing, listed_sparsities
 from sparseft.analysis.statistics import BEYOND, WITHIN
 from sparseft.analysis.tables import NOTHING_LOST, asked_and_reached
 from sparseft.analysis.texts import FRONTS, NONE, against, difference
+from sparseft.analysis.tradeoffs import comparable_speeds
 from sparseft.study.grid import NO_FINETUNE
 
 # What every page says where headline and findings return nothing.
@@ -185,9 +186,8 @@ def _fronts(best: pd.DataFrame) -> Iterator[str]:
     by_sparsity = best[best["best_for_sparsity"]]
     if len(by_sparsity):
         yield _front(by_sparsity, FRONTS["best_for_sparsity"])
-    # The speeds of two devices cannot be compared.
-    for device, rows in best[best["best_for_speed"]].groupby("device", sort=False):
-        yield _front(rows, f"{FRONTS['best_for_speed']} on {device}")
+    for trained, rows in comparable_speeds(best[best["best_for_speed"]]):
+        yield _front(rows, f"{FRONTS['best_for_speed']} on {trained}")
 
 
 def _front(points: pd.DataFrame, respect: str) -> str:

@@ -5,10 +5,10 @@ result, the chain of hashes, the right answers, and what the run shares with oth
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
-from sparseft.analysis.chain import Link, links, strangers, unchecked
+from sparseft.analysis.chain import Link, links, start_of, strangers, unchecked
 from sparseft.analysis.records import Record
 from sparseft.analysis.settings import by_setting
 from sparseft.study.grid import Run
@@ -61,12 +61,18 @@ def judge_runs(records: list[Record], outside: dict[Run, str] | None = None) -> 
             record,
             chains[record.run],
             faults(record, chains[record.run]) + conflicts[record.run],
-            unchecked(record),
+            unchecked(record) + _unknown_start(record.run, chains),
             outside.get(record.run),
         )
         for record in records
     ]
     return sorted(judged, key=lambda run: (run.record.validation.passed, not run.faults))
+
+
+def _unknown_start(run: Run, known: Container[Run]) -> list[str]:
+    """Return that the run from which a run starts could not be read; nothing if there is none, or if it is known."""
+    start = start_of(run)
+    return [] if start is None or start in known else [f"{start.id}, from which it starts, could not be read"]
 
 
 def faults(record: Record, chain: list[Link]) -> list[str]:

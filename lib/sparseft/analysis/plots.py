@@ -6,8 +6,8 @@
     {model}_sparsity_by_projection   the same by kind of layer
     {task}_eval_loss_vs_sparsity     loss on the validation set
     {task}_train_merge_gap           what the merge adds to that loss
-    {task}_speed_vs_sparsity         training speed, a row of panels per model and device
-    {task}_{metric}_vs_speed         that metric against it, a panel per model and device, with the Pareto front
+    {task}_speed_vs_sparsity         training speed, a row of panels per model and way of training
+    {task}_{metric}_vs_speed         that metric against it, a panel per model and way of training, with the Pareto front
 
 A line figure has a column per method and a row per model. Colour and marker both show the mode. If the runs of a model and
 task have several settings, each setting has its own figures, whose names begin with setting1_, setting2_, ... A point with a
@@ -48,6 +48,7 @@ from sparseft.analysis.figures.speeds import speed_figure
 from sparseft.analysis.figures.style import STYLE
 from sparseft.analysis.headlines import are_losses, metric_name
 from sparseft.analysis.leftovers import MARK, remove_leftovers
+from sparseft.analysis.tradeoffs import speed_panels
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.processes import end_with_parent
 from sparseft.study.grid import TASK_METHODS
@@ -88,7 +89,7 @@ COSTS = (
         "speed_vs_sparsity",
         TRAINING_SPEED,
         "training speed",
-        "Training speed. It belongs to the device that is named above each panel, and to no other.",
+        "Training speed. It belongs to the device and the way of training that are named above each panel, and to no other.",
         by_device=True,
     ),
 )
@@ -203,7 +204,7 @@ def _cost_figures(points: pd.DataFrame, prefix: str, title: str) -> Iterator[tup
         if known.empty or known[cost.quantity.column].abs().max() < cost.quantity.smallest:
             continue
         if cost.by_device:
-            known = known.assign(row=known["model"] + " on " + known["device"].fillna(""))
+            known = pd.concat([rows.assign(row=title) for title, rows in speed_panels(known)])
         plot = line_chart(
             f"{prefix}_{cost.name}", cost.quantity.column, known, cost.words, cost.caption + caption_of_bars
         )

@@ -3,7 +3,8 @@
 Runs may be pooled over seeds, joined to a curve or compared only if they agree in every setting that they share:
 
     training    every key of `training:`, the backend, the dtype and the training data. Runs that are not trained have none
-    reconstruction  what `reconstruction:` sets, of the runs whose decoder layers are reconstructed, in the place of those keys
+    reconstruction  what `reconstruction:` sets, of the runs whose decoder layers are reconstructed, in the place of those keys.
+                A run that starts from such a run has both
     masks       scope, seed, N:M group, calibration and its data, of the run's method. Dense runs have none
     evaluation  the dtype, lm-eval's version, the worked examples, the text of a perplexity, the data and the metric of each
                 probe
@@ -18,7 +19,7 @@ run that differs in one of them. A key that leaves every bit of the result as it
 from collections import defaultdict
 from collections.abc import Iterable
 
-from sparseft.analysis.chain import short
+from sparseft.analysis.chain import short, start_of
 from sparseft.analysis.records import DECIDING_KEYS, Record
 from sparseft.modes import get_mode
 from sparseft.study.config import Config, Reconstruction
@@ -32,13 +33,15 @@ RECONSTRUCTION = "reconstruction."
 Key = tuple[str, ...]
 
 
-def settings_of(record: Record) -> dict[Key, object]:
-    """Return the settings of a run by what they belong to."""
+def settings_of(record: Record, start: Record | None = None) -> dict[Key, object]:
+    """Return the settings of a run by what they belong to. `start` is the run that it starts from, if there is one."""
     settings = _keyed("evaluation", record.run, record.evaluation.settings)
     if record.run.method != DENSE:
         settings |= _keyed("masks", record.run, record.validation.mask.settings)
     if record.train:
         settings |= _keyed_training(record.run, record.train.settings)
+    if start and start.train:
+        settings |= _of_reconstruction(_keyed_training(start.run, start.train.settings))
     return settings
 
 
@@ -49,26 +52,33 @@ def configured_settings(study: Config, run: Run) -> dict[Key, object]:
         scope = study.masks.scope_of(run.method, [run.sparsity])
         settings |= _keyed("masks", run, study.masks.used_by(run.method) | {"scope": scope})
     if run.mode != NO_FINETUNE:
-        compared = set(DECIDING_KEYS) - study.training_backend.chosen_keys
-        schedule = study.schedule_of(run.mode, run.task).model_dump(include=compared) | {"backend": study.backend}
-        if get_mode(run.mode).reconstructs:
-            chosen = study.reconstruction_examples()
-            schedule |= {
-                f"{RECONSTRUCTION}{name.removeprefix('calibration_')}": value for name, value in chosen.items()
-            }
-        settings |= _keyed_training(run, schedule)
+        settings |= _configured_training(study, run)
+    if start := start_of(run):
+        settings |= _of_reconstruction(_configured_training(study, start))
     return settings
+
+
+def _configured_training(study: Config, run: Run) -> dict[Key, object]:
+    """Return the settings that a configuration requests of the training of a run."""
+    compared = set(DECIDING_KEYS) - study.training_backend.chosen_keys
+    schedule = study.schedule_of(run.mode, run.task).model_dump(include=compared) | {"backend": study.backend}
+    if get_mode(run.mode).reconstructs:
+        chosen = study.reconstruction_examples()
+        schedule |= {f"{RECONSTRUCTION}{name.removeprefix('calibration_')}": value for name, value in chosen.items()}
+    return _keyed_training(run, schedule)
 
 
 def outside(records: Iterable[Record], study: Config) -> dict[Run, str]:
     """Return the runs that do not belong to a configured study, each with the reason."""
     grid = set(runs(study))
+    by_run = {record.run: record for record in records}
     reasons = {}
-    for record in records:
+    for record in by_run.values():
         if record.run not in grid:
             reasons[record.run] = "not in the configured grid"
             continue
-        differing = _differing(settings_of(record), configured_settings(study, record.run))
+        own = settings_of(record, by_run.get(start_of(record.run)))
+        differing = _differing(own, configured_settings(study, record.run))
         differing += _other_data(record, study)
         if differing:
             reasons[record.run] = f"made with other settings than the configured ones: {', '.join(differing)}"
@@ -110,7 +120,8 @@ def by_setting(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 def _groups(records: list[Record]) -> dict[str, list[Record]]:
     """Return the groups of one model and task, by a text of their settings."""
-    settings = {record.run: settings_of(record) for record in records}
+    by_run = {record.run: record for record in records}
+    settings = {run: settings_of(record, by_run.get(start_of(run))) for run, record in by_run.items()}
     contested = _contested(settings.values())
     narrowed = {run: {key: value for key, value in own.items() if key in contested} for run, own in settings.items()}
     groups: list[dict[Key, object]] = []
@@ -148,6 +159,11 @@ def _keyed_training(run: Run, values: dict[str, object]) -> dict[Key, object]:
     shared = {name: value for name, value in values.items() if name not in own}
     decided = {name.removeprefix(RECONSTRUCTION): values[name] for name in own}
     return _keyed("training", run, shared) | _keyed("reconstruction", run, decided)
+
+
+def _of_reconstruction(settings: dict[Key, object]) -> dict[Key, object]:
+    """Return those settings of a reconstruction that a run has too that starts from it."""
+    return {key: value for key, value in settings.items() if key[0] == "reconstruction"}
 
 
 def _contested(settings: Iterable[dict[Key, object]]) -> set[Key]:

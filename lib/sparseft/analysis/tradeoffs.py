@@ -1,7 +1,7 @@
 """Find the points of the curves that are best in some respect.
 
 best_for_sparsity  no other point of the model and task is as good in both value and sparsity, and better in one of them
-best_for_speed     the same for value and training speed, among the points that one device trained in the same way
+best_for_speed     the same for value and training speed, among the points whose speeds can be compared (comparable_speeds)
 largest_within     the largest sparsity of a curve up to which every point is within the tolerance. The points are tested from the
                    smallest sparsity up, to the first one that fails, has a fault or lacks a run. In this order the verdicts
                    need no correction for their number (fixed-sequence procedure: Maurer, Hothorn and Lehmacher 1995)
@@ -11,7 +11,7 @@ Pruned points take no part if their mask prunes nothing or one of their runs has
 compare means, so a neighbour may differ by chance.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,8 @@ from sparseft.study.grid import DENSE, Cell
 # The points of one model and task compete.
 PLACE = ["model", "task", "metric"]
 BEST = ["best_for_sparsity", "best_for_speed", "largest_within"]
+# What points must share if their speeds are compared. The runs of one setting already share the batch size of their kind.
+_TRAINED_ALIKE = ["device", "processes", *SPEED_CHOICES, "reconstructs"]
 
 
 def tradeoffs(points: pd.DataFrame, missing: Iterable[Cell] = ()) -> pd.DataFrame:
@@ -34,6 +36,37 @@ def tradeoffs(points: pd.DataFrame, missing: Iterable[Cell] = ()) -> pd.DataFram
     points = points.assign(largest_within=_largest_within(points, missing))
     table = _mark(points[points["n_sound"] == points["n"]])
     return in_order(tidy(table[table[BEST].any(axis=1)], CELL), TRADEOFFS)
+
+
+def comparable_speeds(points: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the points whose speeds can be compared, with the device and what else sets them apart from the others.
+
+    These are points that one device trained in as many processes, with the same gradient_checkpointing and cache_weights. A step
+    of a reconstruction is other work than a step on the task. Untrained points have no device and no speed, and are left out."""
+    keyed = points.assign(reconstructs=points["mode"].map(lambda name: get_mode(name).reconstructs))
+    differing = [name for name in _TRAINED_ALIKE[1:] if keyed[name].nunique() > 1]
+    for key, rows in keyed.groupby(_TRAINED_ALIKE, sort=False):
+        of_group = dict(zip(_TRAINED_ALIKE, key, strict=True))
+        words = [_how_trained(name, of_group[name]) for name in differing]
+        yield ", ".join([of_group["device"], *words]), points.loc[rows.index]
+
+
+def speed_panels(points: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the points of each model whose speeds can be compared, with the title of their panel."""
+    return [
+        (f"{model} on {trained}", rows)
+        for model, of_model in points.groupby("model", sort=False)
+        for trained, rows in comparable_speeds(of_model)
+    ]
+
+
+def _how_trained(name: str, value: object) -> str:
+    """Return in words what a column of _TRAINED_ALIKE says of a training."""
+    if name == "processes":
+        return f"{value} process{'' if value == 1 else 'es'}"
+    if name == "reconstructs":
+        return "reconstruction" if value else "training on the task"
+    return f"{'with' if value else 'without'} {name}"
 
 
 def pareto(gains: np.ndarray) -> np.ndarray:
@@ -51,20 +84,19 @@ def _mark(points: pd.DataFrame) -> pd.DataFrame:
     method = points["method"].mask(dense, DENSE)
     mode = points["mode"].mask(dense, points["mode"].map(lambda name: get_mode(name).dense_mode))
     once = points.assign(method=method, mode=mode).drop_duplicates(CELL)
-    once["best_for_sparsity"] = _is_on_front(once, "reached_sparsity", PLACE)
-    # Untrained points have no device and no speed, so they are in no group.
-    trained_alike = [*PLACE, "device", "processes", *SPEED_CHOICES]
-    once["best_for_speed"] = _is_on_front(once, "samples_per_second", trained_alike)
-    return once
+    once["value_gain"] = once["value"] * gains(once)
+    for name in ("best_for_sparsity", "best_for_speed"):
+        once[name] = False
+    for _, place in once.groupby(PLACE, sort=False):
+        _mark_front(once, "best_for_sparsity", place, "reached_sparsity")
+        for _, members in comparable_speeds(place):
+            _mark_front(once, "best_for_speed", members, "samples_per_second")
+    return once.drop(columns="value_gain")
 
 
-def _is_on_front(points: pd.DataFrame, respect: str, group: list[str]) -> pd.Series:
-    """Return which points no other point of their group beats in value and in the column `respect`."""
-    best = pd.Series(False, points.index)
-    judged = points.assign(value=points["value"] * gains(points))
-    for _, members in judged.groupby(group, sort=False):
-        best[members.index] = pareto(members[["value", respect]].to_numpy(float))
-    return best
+def _mark_front(points: pd.DataFrame, name: str, members: pd.DataFrame, respect: str) -> None:
+    """Set the column `name` where no other of the `members` beats a point in value and in the column `respect`."""
+    points.loc[members.index, name] = pareto(members[["value_gain", respect]].to_numpy(float))
 
 
 def _largest_within(points: pd.DataFrame, missing: Iterable[Cell]) -> pd.Series:

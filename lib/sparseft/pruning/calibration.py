@@ -23,7 +23,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -65,15 +65,20 @@ class ExampleCalibration:
     # Returns the examples as the token ids of a checkpoint's model.
     examples_of: Callable[[Checkpoint], list[Example]]
     meta: dict
+    # Folder of a checkpoint -> its input norms, because an allocation and the scores may both need them.
+    _norms: dict[Path, dict[str, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
 
     def evidence(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
         """Return the importance's `Evidence` by layer, fp32: (rows, cols) for GRADIENTS, (cols,) for INPUT_NORMS."""
-        compute = {Evidence.GRADIENTS: mean_gradient_magnitudes, Evidence.INPUT_NORMS: input_norms}
-        return compute[self.importance.evidence](checkpoint, self.examples_of(checkpoint))
+        if self.importance.evidence is Evidence.INPUT_NORMS:
+            return self.input_norms(checkpoint)
+        return mean_gradient_magnitudes(checkpoint, self.examples_of(checkpoint))
 
     def input_norms(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-        """Return the norms of the inputs in the dense model by layer, fp32 (cols,)."""
-        return input_norms(checkpoint, self.examples_of(checkpoint))
+        """Return the norms of the inputs in the dense model by layer, fp32 (cols,). They are computed once."""
+        if checkpoint.folder not in self._norms:
+            self._norms[checkpoint.folder] = input_norms(checkpoint, self.examples_of(checkpoint))
+        return self._norms[checkpoint.folder]
 
     def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, np.ndarray], np.ndarray]) -> None:
         """Prune the model layer by layer, as `sequential_prune` describes."""

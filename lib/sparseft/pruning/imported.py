@@ -18,11 +18,12 @@ import numpy as np
 from tqdm import tqdm
 
 from sparseft.architectures import tensor_shapes
-from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
+from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint, infinity
 from sparseft.checkpoints.conversion import read_exactly
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.model_source import open_source
 from sparseft.errors import InputError
+from sparseft.language_model.model import model_config
 from sparseft.pruning.pruned_base import PrunedFiles, pruned_writer
 from sparseft.study.config import Masks
 
@@ -88,8 +89,13 @@ def _check_sparsity(source: str, percent: int, reached: float) -> None:
     if abs(reached - percent / 100) > TOLERANCE:
         raise InputError(
             f"{source}: {100 * reached:.2f} % of the prunable weights are pruned, not {percent} %",
-            f"describe it as the checkpoint at {round(100 * reached)} %, or correct the source",
+            f"{_describe_as(round(100 * reached))}correct the source",
         )
+
+
+def _describe_as(percent: int) -> str:
+    """Return the beginning of an advice; empty if no checkpoint can be described at this sparsity."""
+    return f"describe it as the checkpoint at {percent} %, or " if 0 < percent < 100 else ""
 
 
 @dataclass(frozen=True)
@@ -122,23 +128,34 @@ class PrunedSource:
         masked = {f"{layer}.weight" for layer in prunable_shapes(self.base)}
         for name in tensor_shapes(self.base.config, self.base.folder):
             if name not in masked and not np.array_equal(self._read(name), self.base.read(name)):
+                is_rounded = self.checkpoint.tensors[name].dtype != self.base.tensors[name].dtype
                 raise InputError(
                     f"{self.source}: {name} differs from {self.base.folder}, and a mask cannot hold this change",
-                    _GIVE_BASE,
+                    f"{self._prepare(name)}, or {_GIVE_BASE}" if is_rounded else _GIVE_BASE,
                 )
 
     def _read(self, name: str) -> np.ndarray:
-        """Return the bits of a tensor of the checkpoint in the base's dtype. Raises InputError if this changes a value."""
+        """Return the bits of a tensor of the checkpoint in the base's dtype.
+
+        Raises InputError if this changes a value, or if a value is not finite."""
         dtype = self.base.tensors[name].dtype
+        stored = self.checkpoint.tensors[name].dtype
         bits = read_exactly(self.checkpoint, name, dtype)
+        # The shift removes the sign.
+        if bits is not None and (bits << 1).max() >= infinity(dtype) << 1:
+            raise InputError(f"{self.source}: {name} holds NaN or infinity", "repair or replace the checkpoint")
         if bits is None:
-            stored = self.checkpoint.tensors[name].dtype
-            torch_name = next(key for key, value in DTYPES.items() if value == stored)
             raise InputError(
                 f"{self.source}: {name} is in {stored} and has values that {dtype}, the dtype of {self.base.folder}, lacks",
-                f"prepare the model in {torch_name} (models.NAME.dtype)",
+                self._prepare(name),
             )
         return bits
+
+    def _prepare(self, name: str) -> str:
+        """Return the advice to prepare the base in the dtype in which the checkpoint has a tensor."""
+        stored = self.checkpoint.tensors[name].dtype
+        torch_name = next(key for key, value in DTYPES.items() if value == stored)
+        return f"prepare the model in {torch_name} (models.NAME.dtype)"
 
     def _check_shapes(self) -> None:
         """Raise InputError if config.json describes other tensors than the base's."""
@@ -177,8 +194,5 @@ def _is_zero(bits: np.ndarray) -> np.ndarray:
 
 def _full_configuration(folder: Path) -> dict:
     """Return every key of a configuration that decides what the model computes, with its value or transformers' default."""
-    # Imported here, because computing masks of magnitudes must not import transformers.
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).to_dict()
+    config = model_config(folder).to_dict()
     return {key: value for key, value in config.items() if key not in _WITHOUT_EFFECT}

@@ -10,11 +10,18 @@ by -w_ij / U_jj * U_j,j+1:, which is the least-squares answer. For each block of
     2. For each column of the block, change the columns behind it in the block.
     3. Change all columns behind the block by one product of matrices.
 
-An input that is always zero (H_jj = 0) has no use for its weights. They become 0, and their H_jj becomes 1.
+An input that is always zero (H_jj = 0) has no use for its weights. They become 0, and their H_jj becomes the mean of the others.
+So the layer is pruned as if the input were not there.
 
 Source: Frantar and Alistarh, arXiv 2301.00774, algorithm 1; IST-DASLab/sparsegpt@147d215, sparsegpt.py, fasterprune.
 Here counts are exact, and ties go to the lowest flat index of the block. The published code prunes all weights up to a
-threshold. Its factor 2 / n of H is left out, because it changes neither the ranks nor the new weights.
+threshold. Its factor 2 / n of H is left out, because it changes neither the ranks nor the new weights. The published code
+sets H_jj of an input that is always zero to 1. Then the damping depends on that factor and on the scale of the other inputs.
+
+H, the factor and the updates are in fp32. This was compared with fp64 on SmolLM2-135M in fp32, with 32 windows of 256 tokens of
+WikiText-2, at 50 and 70 %, on q_proj of layer 0, gate_proj and o_proj of layer 15, and down_proj of layers 1, 15 and 29. The
+condition number of H is up to 1e8, and up to 6e4 with the damping. H differs by up to 1.4e-7 of its norm, a mask in up to 1
+weight of 7,000, and the output error by up to 1.2e-4 of itself.
 """
 
 import sys
@@ -96,7 +103,8 @@ def inverse_factor(layer: str, hessian: Tensor, damping: float) -> tuple[Tensor,
     diagonal = hessian.diagonal().clone()
     if not diagonal.any():
         raise InputError(f"{layer}: no token of the calibration examples reaches it", "give more calibration examples")
-    diagonal[diagonal == 0] = 1
+    is_dead = diagonal == 0
+    diagonal[is_dead] = diagonal[~is_dead].mean()
     damped = hessian.clone()
     for attempt in range(1, ATTEMPTS + 1):
         damped.diagonal().copy_(diagonal + damping * diagonal.mean())
@@ -111,8 +119,11 @@ def inverse_factor(layer: str, hessian: Tensor, damping: float) -> tuple[Tensor,
 
 
 def output_error(weights: Tensor, pruned: Tensor, hessian: Tensor) -> float:
-    """Return ||W X - W' X||^2 / ||W X||^2 over all tokens of the examples. The weights are (rows, cols)."""
-    return _output_energy(weights - pruned, hessian) / _output_energy(weights, hessian)
+    """Return ||W X - W' X||^2 / ||W X||^2 over all tokens of the examples. The weights are (rows, cols).
+
+    It is 0 if W X is 0 everywhere, because such a layer has nothing to lose."""
+    energy = _output_energy(weights, hessian)
+    return _output_energy(weights - pruned, hessian) / energy if energy else 0.0
 
 
 def _output_energy(weights: Tensor, hessian: Tensor) -> float:

@@ -177,7 +177,7 @@ TRADEOFFS = TableDescription(
             "best_for_speed",
             "true/false",
             meaning="The same for value and training speed, among points that one device trained in as many processes, with the"
-            " same gradient_checkpointing and cache_weights.",
+            " same gradient_checkpointing and cache_weights. Reconstructions compete only with each other.",
         ),
         Column(
             "largest_within",

@@ -95,6 +95,24 @@ _MASK = (
         is_optional=True,
     ),
     Column(
+        "owl_lambda",
+        "number",
+        source="record.validation.mask.owl_lambda",
+        empty="the method has no allocation",
+        meaning="Half of the largest difference of sparsity that owl allowed between two decoder layers (validation_report.json). The"
+        " column exists only if a method uses it.",
+        is_optional=True,
+    ),
+    Column(
+        "owl_m",
+        "number",
+        source="record.validation.mask.owl_m",
+        empty="the method has no allocation",
+        meaning="Multiple of a decoder layer's mean score above which owl counted an outlier (validation_report.json). The column"
+        " exists only if a method uses it.",
+        is_optional=True,
+    ),
+    Column(
         "sparsegpt_block",
         "integer",
         source="record.validation.mask.sparsegpt_block",

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from sparseft.analysis.figures.style import MODE_STYLES, TITLE, WIDTH, add_legend, add_title
 from sparseft.analysis.tables import asked_and_reached
+from sparseft.analysis.tradeoffs import speed_panels
 
 DENSE_STYLE = {"color": "black", "marker": "D"}
 
@@ -15,25 +16,21 @@ DENSE_STYLE = {"color": "black", "marker": "D"}
 def speed_figure(points: pd.DataFrame, front: pd.DataFrame, label: str, title: str) -> Figure:
     """Return the figure of the values against the speeds. `front` has the points of the Pareto front.
 
-    A panel shows one model on one device, because the speeds of two devices cannot be compared."""
-    places = list(points.groupby(["model", "device"], sort=False).groups)
+    A panel shows the points of one model whose speeds can be compared."""
+    both = pd.concat([points.assign(is_best=False), front.assign(is_best=True)], ignore_index=True)
+    places = speed_panels(both)
     figure = Figure(figsize=(WIDTH, 1 + 3.4 * len(places)), layout="constrained")
     panels = figure.subplots(len(places), 1, sharey=True, squeeze=False)[:, 0]
-    for (model, device), axes in zip(places, panels, strict=True):
-        best = _of_place(front, model, device).sort_values("samples_per_second")
-        _draw_points(axes, _of_place(points, model, device))
+    for (place, rows), axes in zip(places, panels, strict=True):
+        best = rows[rows["is_best"]].sort_values("samples_per_second")
+        _draw_points(axes, rows[~rows["is_best"]])
         _draw_front(axes, best)
-        axes.set_title(fill(f"{model} on {device}", TITLE), fontsize="medium")
+        axes.set_title(fill(place, TITLE), fontsize="medium")
         axes.set_xlabel("\n".join(["training speed (samples/s)", *_front_names(best)]), fontsize="small")
         axes.set_ylabel(label, fontsize="medium")
     add_title(figure, title)
     add_legend(figure, panels)
     return figure
-
-
-def _of_place(table: pd.DataFrame, model: str, device: str) -> pd.DataFrame:
-    """Return the rows of one model on one device."""
-    return table[(table["model"] == model) & (table["device"] == device)]
 
 
 def _draw_points(axes: Axes, points: pd.DataFrame) -> None:
