@@ -1,4 +1,5 @@
 from sparseft.planning.local_files import model_files, task_files
+from sparseft.study.config import TaskData
 
 
 # Make a Hugging Face checkpoint from a model's source. manifest.json is written last, so that it stands for the whole folder.
@@ -45,7 +46,7 @@ rule prepare_task:
     params:
         code=code("prepare_task.py"),
         folder=subpath(output.train, parent=True),
-        source=lambda w: flags(**STUDY.task_data(w.task).model_dump(exclude={"training"})),
+        source=lambda w: flags(**STUDY.task_data(w.task).model_dump(exclude=TaskData.AFTERWARDS)),
         # A probe may lack training rows.
         use=lambda w: "" if w.task in STUDY.grid.tasks else "--only_probe",
     message:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sparseft.analysis.chain import Link, links, strangers, unchecked
+from sparseft.analysis.chain import Link, links, selection_strangers, strangers, unchecked
 from sparseft.analysis.records import Record
 from sparseft.analysis.settings import by_setting
 from sparseft.study.grid import Run
@@ -74,14 +74,16 @@ def faults(record: Record, chain: list[Link]) -> list[str]:
     broken = [f"broken chain, {link.fault}" for link in chain if link.fault]
     wrong_answers = [record.right_answers.fault] if record.right_answers.fault else []
     wrong_answers += [f"probe {name}: {check.fault}" for name, check in record.probe_rows.items() if check.fault]
+    wrong_answers += [f"selection rows: {record.selection_rows.fault}"] if record.selection_rows.fault else []
     return record.validation.faults() + broken + wrong_answers
 
 
 def _conflicts(records: list[Record], chains: Mapping[Run, list[Link]]) -> dict[Run, list[str]]:
     """Return the conflicts of each run with the other runs of its setting."""
     conflicts: dict[Run, list[str]] = defaultdict(list)
-    for group in by_setting(records).values():
-        for run, reasons in strangers(group, chains).items():
+    found = [strangers(group, chains) for group in by_setting(records).values()]
+    for reasons_of in [*found, selection_strangers(records)]:
+        for run, reasons in reasons_of.items():
             sentences = [f"conflicts with other runs, {reason}" for reason in reasons]
             # A run that belongs to several settings may meet the same stranger in each.
             conflicts[run] += [sentence for sentence in sentences if sentence not in conflicts[run]]

@@ -83,6 +83,8 @@ def _other_data(record: Record, study: Config) -> list[str]:
     # The validation examples of a text are sequences, and their number depends on the tokenizer.
     if data.kind != "text" and data.validation_examples not in (None, evaluated):
         differing.append(f"{evaluated} validation examples instead of {data.validation_examples}")
+    if data.kind != "text" and record.selection and data.selection_examples not in (None, record.selection.examples):
+        differing.append(f"{record.selection.examples} selection examples instead of {data.selection_examples}")
     if record.train and data.train_examples not in (None, record.train.train_examples):
         differing.append(f"{record.train.train_examples} training examples instead of {data.train_examples}")
     contexts = {study.perplexity.context} if study.perplexity else set()

@@ -278,6 +278,8 @@ class TaskData(Section):
 
     # The keys that describe a task that is not built in.
     DESCRIBING: ClassVar = ("lm_eval", "kind", "metric", "answer", "length")
+    # The keys on which the training and the validation rows do not depend.
+    AFTERWARDS: ClassVar = frozenset({"training", "selection_examples"})
 
     lm_eval: str | None = Field(
         None,
@@ -326,6 +328,13 @@ class TaskData(Section):
     )
     validation_examples: Positive | None = Field(
         None, description="Number of validation examples. Null means all; a mini task needs a number.", examples=[200]
+    )
+    selection_examples: Positive | None = Field(
+        None,
+        description="Number of examples on which the trainings of `grid.trainings` are compared. Null means all of the data's"
+        " own split `selection`. Without such a split, it means as many as there are validation examples, from the training"
+        " rows that are left.",
+        examples=[200],
     )
     seed: int = Field(
         0,

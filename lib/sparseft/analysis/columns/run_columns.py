@@ -149,6 +149,47 @@ _RESULT = (
     ),
 )
 
+_OF_SELECTION = "the run's training has no name, or selection.json is missing or damaged"
+_SELECTION = (
+    Column(
+        "selection_value",
+        "number",
+        source="record.selection.value",
+        unit=OF_VALUE,
+        empty=_OF_SELECTION,
+        meaning="Headline metric on the selection rows, by which the tables choose among trainings (selection.json). The"
+        " columns of the selection rows exist only if a run was evaluated on them.",
+        is_optional=True,
+    ),
+    Column(
+        "selection_standard_error",
+        "number",
+        source="record.selection.standard_error",
+        unit=OF_VALUE,
+        empty=_OF_SELECTION,
+        meaning="Standard error of selection_value over the examples (selection.json).",
+        is_optional=True,
+    ),
+    Column(
+        "selection_loss",
+        "number",
+        source="record.selection.eval_loss",
+        unit=NATS,
+        empty=_OF_SELECTION,
+        meaning="Loss of the right answers of the selection rows, of the merged model (selection.json).",
+        is_optional=True,
+    ),
+    Column(
+        "selection_examples",
+        "integer",
+        source="record.selection.examples",
+        unit="selection examples",
+        empty=_OF_SELECTION,
+        meaning="Selection examples that were evaluated (selection.json).",
+        is_optional=True,
+    ),
+)
+
 _CONDITIONS = (
     Column(
         "distinct_prompts",
@@ -359,11 +400,11 @@ _CHECKS = (
 SUMMARY = TableDescription(
     "summary.csv",
     "One row per run. The files named below are those of the run's folder, `results/runs/{run_id}/`. If train.json,"
-    " before_merge.json or merge.json is missing or damaged, the columns that come from it are empty too, and missing.csv"
+    " before_merge.json, merge.json or selection.json is missing or damaged, the columns that come from it are empty too, and missing.csv"
     " gives the reason.\n\n"
     "The metrics of a task of lm-eval are as lm-eval and the task define them. A metric that has no column here is only in"
     " evaluation.json, unless it is the headline, which is `value`.",
-    (*_NAME, *_MASK, *_RESULT, *METRIC_COLUMNS, *_CONDITIONS, *_LOSS, *TRAINING_COLUMNS, *_EVALUATION, *_CHECKS),
+    (*_NAME, *_MASK, *_RESULT, *METRIC_COLUMNS, *_SELECTION, *_CONDITIONS, *_LOSS, *TRAINING_COLUMNS, *_EVALUATION, *_CHECKS),
 )
 
 MISSING = TableDescription(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sparseft.analysis.records.right_answers import RightAnswers
 from sparseft.analysis.records.run_record import Gap, Record, StudyFiles, read_run
+from sparseft.analysis.records.selection_record import SelectionRows
 from sparseft.errors import InputError
 from sparseft.study.config import Config, clashing_probes
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run
@@ -22,7 +23,7 @@ def read_runs(results_dir: Path, study: Config | None = None) -> tuple[list[Reco
     # A hidden folder is still being written.
     folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     folder = study_folder(results_dir)
-    shared = StudyFiles(folder, RightAnswers(folder))
+    shared = StudyFiles(folder, RightAnswers(folder), SelectionRows(folder))
     records: list[Record] = []
     gaps: list[Gap] = []
     for path in folders:
