@@ -53,6 +53,8 @@ FAMILY = ["comparison", "model", "task", "metric"]
 LOSS = "eval_loss_"
 # These columns need the whole family.
 CORRECTED = ("family_size", "p_holm", "significant", f"{LOSS}p_holm", f"{LOSS}significant")
+# These columns are added to those of a comparison.
+LATER = ("setting", "training", "trainings_tried", "against_training", "against_trainings_tried", *CORRECTED)
 # There is one column of each of these about values, and one about losses.
 STATISTICS = (
     "difference",
@@ -120,7 +122,7 @@ def compare_pairs(pairs: list[Pair]) -> pd.DataFrame:
         {"comparison": pair.kind, **vars(pair.ours.cell), "against": pair.theirs.cell.id, **_tests(pair), **ends}
         for pair, ends in zip(pairs, _intervals(pairs), strict=True)
     ]
-    table = pd.DataFrame(rows, columns=[name for name in COMPARISONS.names if name not in ("setting", *CORRECTED)])
+    table = pd.DataFrame(rows, columns=[name for name in COMPARISONS.names if name not in LATER])
     return table.assign(**_combined_intervals(table, ""), **_combined_intervals(table, LOSS))
 
 

@@ -80,10 +80,12 @@ def write_memo(
     judged: list[Judged],
     gaps: list[Gap],
     reproduction: Reproduction = Reproduction(),  # noqa: B008  immutable
+    tuning: str = "",
 ) -> None:
     """Write the memo: whether everything holds, faults, open checks, gaps, then the checks and the hashes of every run.
 
-    `judged` is what judge_runs returns. `reproduction` has the commands that repeat the checks."""
+    `judged` is what judge_runs returns. `reproduction` has the commands that repeat the checks. `tuning` is the section on the
+    choice of the trainings; empty without a choice."""
     example = _example_run(judged, reproduction)
     sections = [
         "# Correctness memo\n",
@@ -93,6 +95,7 @@ def write_memo(
         _open_checks(judged),
         _outside(judged),
         _gaps(gaps),
+        tuning,
         _probes(judged),
         _HOW.format(command=reproduction.validation(example), merge=_merge_again(example, reproduction)),
         f"## Every run\n\n{_checks(judged)}{_COLUMNS}",

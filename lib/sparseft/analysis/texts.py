@@ -40,9 +40,10 @@ def percents(table: pd.DataFrame) -> list[str]:
 
 
 def difference(row: tuple) -> str:
-    """Return a difference with the ends of its interval."""
+    """Return a difference with the ends of its interval, and with what the interval covers."""
     mean = row.difference if hasattr(row, "difference") else row.difference_to_dense
-    return f"{mean:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
+    ends = f"{row.difference_low:+.3f}, {row.difference_high:+.3f}"
+    return f"{mean:+.3f} [{ends} over {row.difference_interval_from}]"
 
 
 def best_for(row: tuple) -> str:

@@ -17,6 +17,21 @@ from sparseft.tasks.metrics import MAJORITY_FLOOR
 
 ONE_MODEL = "the cell has one model"
 
+_TRAINING = (
+    Column(
+        "training",
+        "text",
+        empty="the training has no name; the cell was not trained",
+        meaning="The training that is reported: the best one on the selection rows (budget.csv).",
+    ),
+    Column(
+        "trainings_tried",
+        "integer",
+        unit="trainings",
+        meaning="Trainings of the cell that were tried; 0 if the cell was not trained.",
+    ),
+)
+
 SPEEDS_DIFFER = (
     "the run was not trained; the runs differ in device, batch_size, processes, gradient_checkpointing or cache_weights"
 )
@@ -124,8 +139,8 @@ _PROBES = (
 GROUPED = TableDescription(
     "grouped_summary.csv",
     "One row per cell: model, task, method, sparsity and mode. Everything is computed from the cell's rows of summary.csv"
-    " with in_study True, which differ only in the seed. Runs of the same model, such as untrained runs of two seeds, count"
-    " once.\n\n"
+    " with in_study True, and with chosen True if there is that column. They differ only in the seed. Runs of the same"
+    " model, such as untrained runs of two seeds, count once.\n\n"
     "The standard deviation has n - 1 in its denominator. The 95 % confidence interval of one model is over the"
     " examples: Wilson's for value, and Student's t with the standard error of a ratio for losses and gaps. That of several"
     " models combines it with Student's t over the models. Each end is at the root of the sum of the two squared distances. Where outcomes lie between 0 and 1,"
@@ -136,6 +151,7 @@ GROUPED = TableDescription(
     (
         SETTING,
         *like(SUMMARY, "model task metric method sparsity mode"),
+        *_TRAINING,
         Column("runs", "integer", unit="runs", meaning="Number of runs."),
         Column("n", "integer", unit="models", meaning="Number of different models among them."),
         Column("n_sound", "integer", unit="models", meaning="Number of models without a fault."),
@@ -193,6 +209,7 @@ CURVES = TableDescription(
             "text",
             meaning="Mode of the curve. At sparsity 0 stands dense plain LoRA if the mode trains on the task, and else the dense model.",
         ),
+        *like(GROUPED, "training trainings_tried"),
         *like(GROUPED, "sparsity reached_sparsity runs n n_sound examples chance majority_floor"),
         Column("value", "number", unit=OF_VALUE, meaning="Headline metric, mean over the models."),
         *like(GROUPED, "value_sd value_low value_high value_interval_from standard_error"),

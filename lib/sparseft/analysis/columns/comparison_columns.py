@@ -1,6 +1,8 @@
 """Describe the tables that compare cells: with one another, and with a baseline."""
 
-from sparseft.analysis.columns.cell_columns import CURVES, SETTING, SPEEDS_DIFFER
+from dataclasses import replace
+
+from sparseft.analysis.columns.cell_columns import CURVES, GROUPED, SETTING, SPEEDS_DIFFER
 from sparseft.analysis.columns.column import (
     EXAMPLES_PER_SECOND,
     NATS,
@@ -35,7 +37,12 @@ COMPARISONS = TableDescription(
         *like(SUMMARY, "model task"),
         Column("metric", "text", meaning="The task's headline metric, or `probe:NAME:METRIC` of a probe."),
         *like(SUMMARY, "method sparsity mode"),
+        *like(GROUPED, "training trainings_tried"),
         Column("against", "text", meaning="The other cell: model-task-method-sparsity-mode."),
+        *(
+            replace(column, name=f"against_{column.name}", meaning=f"Of the other cell: {column.name}.")
+            for column in like(GROUPED, "training trainings_tried")
+        ),
         Column("reached_sparsity", "number", unit=PRUNABLE, meaning="Sparsity of the cell's masks."),
         Column("against_reached_sparsity", "number", unit=PRUNABLE, meaning="Sparsity of the other cell's masks."),
         Column(
@@ -188,7 +195,7 @@ TRADEOFFS = TableDescription(
         ),
         *like(
             CURVES,
-            "value difference_to_dense difference_low difference_high verdict samples_per_second device processes",
+            "value difference_to_dense difference_low difference_high difference_interval_from verdict samples_per_second device processes",
         ),
         *like(CURVES, "gradient_checkpointing cache_weights"),
     ),

@@ -24,6 +24,13 @@ _NAME = (
     Column("mode", "text", source="record.run.mode", meaning="How the run was fine-tuned (run_id)."),
     Column("seed", "integer", source="record.run.seed", meaning="Seed of the adapter and of the batches (run_id)."),
     Column(
+        "chosen",
+        "true/false",
+        meaning="Whether the run's training is the one that the other tables report. The column exists only if the study names"
+        " trainings. An untrained run has True.",
+        is_optional=True,
+    ),
+    Column(
         "in_study",
         "true/false",
         source="in_study",
@@ -404,7 +411,18 @@ SUMMARY = TableDescription(
     " gives the reason.\n\n"
     "The metrics of a task of lm-eval are as lm-eval and the task define them. A metric that has no column here is only in"
     " evaluation.json, unless it is the headline, which is `value`.",
-    (*_NAME, *_MASK, *_RESULT, *METRIC_COLUMNS, *_SELECTION, *_CONDITIONS, *_LOSS, *TRAINING_COLUMNS, *_EVALUATION, *_CHECKS),
+    (
+        *_NAME,
+        *_MASK,
+        *_RESULT,
+        *METRIC_COLUMNS,
+        *_SELECTION,
+        *_CONDITIONS,
+        *_LOSS,
+        *TRAINING_COLUMNS,
+        *_EVALUATION,
+        *_CHECKS,
+    ),
 )
 
 MISSING = TableDescription(

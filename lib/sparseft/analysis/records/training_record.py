@@ -76,7 +76,7 @@ class TrainingRecord(RecordFile):
 
     In a `reconstruction` a step is that step of every decoder layer, and the losses of the steps are shares of the error before it.
     `updates` counts the steps whose learning rate was above 0. `cerebras` has what decides a training on Cerebras' backends.
-    `definition_sha256` is None for a built-in task."""
+    `definition_sha256` is None for a built-in task. Old records have no `tokens_per_second_overall`."""
 
     file_name: ClassVar[str] = "train.json"
     definition_sha256: str | None = None
@@ -109,6 +109,7 @@ class TrainingRecord(RecordFile):
     samples_per_second: Positive
     samples_per_second_overall: Positive
     tokens_per_second: Positive
+    tokens_per_second_overall: Positive | None = None
     train_seconds: Positive
     peak_memory_bytes: PositiveCount
     trainable_parameters: PositiveCount
@@ -139,6 +140,12 @@ class TrainingRecord(RecordFile):
             "definition": self.definition_sha256,
             "start": self.inputs.initial_adapter,
         }
+
+    @property
+    def tokens(self) -> float | None:
+        """Return the number of tokens that the steps read, without padding; None if the record does not have it."""
+        rate = self.tokens_per_second_overall
+        return None if rate is None else rate * self.train_seconds
 
     @property
     def final_task_loss(self) -> float | None:
