@@ -42,6 +42,7 @@ from sparseft.analysis.statistics import (
     verdict,
 )
 from sparseft.analysis.tables import LINE, in_order, tidy
+from sparseft.analysis.tuning import cell_of
 from sparseft.modes import get_mode
 from sparseft.study.grid import DENSE, NO_FINETUNE, Cell
 
@@ -170,12 +171,17 @@ def correct(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def sound_models(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
-    """Return the distinct models of each cell, without cells that have a fault."""
+    """Return the distinct models of each cell, without cells that have a fault.
+
+    The cells have no training. Raises ValueError if a cell has runs of two trainings, because they must not be pooled."""
     models: dict[Cell, dict[str | None, Record]] = {}
+    trainings: dict[Cell, str] = {}
     excluded = set()
     for run in judged:
         record = run.record
-        cell = Cell(**{key: value for key, value in vars(record.run).items() if key != "seed"})
+        cell = cell_of(record.run)
+        if trainings.setdefault(cell, record.run.training) != record.run.training:
+            raise ValueError(f"{cell.id}: runs of the trainings {trainings[cell]} and {record.run.training}")
         models.setdefault(cell, {}).setdefault(record.validation.merged_digest, record)
         if run.faults:
             excluded.add(cell)
