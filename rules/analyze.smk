@@ -29,6 +29,7 @@ rule analyze_results:
         configuration=rules.write_configuration.output.file,
         # As functions, because a plan without the analysis needs no lists. Besides, Snakemake hashes a list once per file in it.
         evaluations=lambda w: targets.run_targets(STUDY, "evaluation.json"),
+        selections=lambda w: targets.selection_targets(STUDY),
         validations=lambda w: targets.run_targets(STUDY, "validation_report.json"),
         merges=lambda w: targets.run_targets(STUDY, "merge.json"),
         trainings=lambda w: targets.run_targets(STUDY, "train.json", trained_only=True),

@@ -15,7 +15,7 @@ from sparseft.masks.mask_file import mask_meta
 from sparseft.masks.mask_writer import mask_bytes
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.planning.lengths import TaskLengths, task_lengths, text_bytes
+from sparseft.planning.lengths import TaskLengths, selection_rows, task_lengths, text_bytes
 from sparseft.planning.memory import (
     Need,
     adapter_shapes,
@@ -81,6 +81,7 @@ def jobs(config: Config) -> dict[str, int]:
     return {
         "prepare_model": len(config.grid.models),
         "prepare_task": len(_prepared_tasks(config)),
+        **({"prepare_selection": len(config.grid.tasks)} if config.grid.trainings else {}),
         **({"prepare_wikitext2": 1} if config.perplexity else {}),
         **({"prepare_calibration": len(config.calibration_texts())} if config.calibration_texts() else {}),
         **Counter(_mask_rule(method) for _, method in sorted(_mask_jobs(runs))),
@@ -89,6 +90,7 @@ def jobs(config: Config) -> dict[str, int]:
         **Counter(_adapter_rule(run) for run in _trained(config)),
         "evaluate_adapter": trained,
         **dict.fromkeys(("merge_adapter", "validate_sparsity", "evaluate_run"), len(runs)),
+        **({"evaluate_selection": len(targets.selection_targets(config))} if config.grid.trainings else {}),
         **dict.fromkeys(("write_configuration", "analyze_results", "analyze"), 1),
     }
 
@@ -342,16 +344,18 @@ def _origins(config: Config) -> str:
 def _data_bytes(config: Config, task: str) -> int:
     """Return the bytes of a task's prepared examples."""
     lengths = task_lengths(config, task)
-    return sum(lengths.rows) * lengths.bytes
+    selection = selection_rows(config, task) if config.grid.trainings and task in config.grid.tasks else 0
+    return (sum(lengths.rows) + selection) * lengths.bytes
 
 
 def _evaluation_records(config: Config, models: list[Subject]) -> Item:
-    """Return the size of evaluation.json of every run and before_merge.json of every trained one."""
+    """Return the size of the evaluations of the runs: after the merge, before it, and on the selection rows."""
+    evaluated = [(run, task_lengths(config, run.task).rows[1]) for run in [*targets.runs(config), *_trained(config)]]
+    evaluated += [(run, selection_rows(config, run.task)) for run in targets.runs(config) if run.training]
     sizes = []
-    for run in [*targets.runs(config), *_trained(config)]:
-        lengths = task_lengths(config, run.task)
-        row = _evaluation_row(lengths, LOG_DIGITS[_model_of(models, run).dtype])
-        sizes.append(RECORD + row * lengths.rows[1])
+    for run, rows in evaluated:
+        row = _evaluation_row(task_lengths(config, run.task), LOG_DIGITS[_model_of(models, run).dtype])
+        sizes.append(RECORD + row * rows)
     explanation = f"{len(sizes)} of {_range(sizes)}: the outcomes of every example, roughly"
     return Item("evaluations", sum(sizes), explanation)
 

@@ -5,13 +5,19 @@ and tries it again with more; a training continues from its last state.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from sparseft.errors import InputError
 from sparseft.importances import Evidence
 from sparseft.methods import get_method
-from sparseft.planning.lengths import TaskLengths, calibration_lengths, reconstruction_lengths, task_lengths
+from sparseft.planning.lengths import (
+    TaskLengths,
+    calibration_lengths,
+    reconstruction_lengths,
+    selection_rows,
+    task_lengths,
+)
 from sparseft.planning.memory import (
     MASK_JOB,
     MATRIX,
@@ -40,7 +46,7 @@ UNKNOWN = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetch
 PERPLEXITY = 350_000  # tokens of WikiText-2's test split, about
 # The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example) and `files`, which
 # reads and writes a model matrix by matrix.
-COMPUTING = ("training", "reconstruction", "throughput", "evaluation", "mask")
+COMPUTING = ("training", "reconstruction", "throughput", "evaluation", "selection", "mask")
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,11 @@ def job_memory(config: Config, subject: Subject, job: JobKind) -> Need:
     """Return the memory of a job that runs the model."""
     if job.kind == "mask":
         return mask_memory(config, subject, job.task, job.method)
-    of_kind = {"evaluation": evaluation_memory, "reconstruction": reconstruction_memory}
+    of_kind = {
+        "evaluation": evaluation_memory,
+        "selection": evaluation_memory,
+        "reconstruction": reconstruction_memory,
+    }
     return of_kind.get(job.kind, training_memory)(config, subject, job.task, job.training)
 
 
@@ -140,10 +150,9 @@ def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
     processes = config.resources.processes if job.kind == "training" else 1
     speed = GPU_SPEED if config.resources.gpus else THREAD_SPEED * config.resources.threads
     seconds += _flop(config, job, subject) / (speed * processes)
-    if job.kind == "evaluation":
+    if job.kind in ("evaluation", "selection"):
         rate = GPU_READING if config.resources.gpus else CPU_READING
-        for task in config.evaluated_tasks(job.task):
-            lengths = task_lengths(config, task)
+        for lengths in _evaluated_lengths(config, job):
             batches = math.ceil(lengths.rows[1] / config.evaluation_batch_size)
             seconds += batches * lengths.max_new_tokens * subject.width * subject.weights / rate
     return seconds
@@ -175,8 +184,17 @@ def _flop(config: Config, job: JobKind, subject: Subject) -> int:
         steps = measured.warmup_steps + measured.steps
         examples = measured.repeats * sum(measured.batch_sizes) * steps
         return 6 * subject.weights * (measured.sequence_length or lengths.long) * examples
-    tokens = sum(_evaluated_tokens(task_lengths(config, task)) for task in config.evaluated_tasks(job.task))
-    return 2 * subject.weights * (tokens + (PERPLEXITY if config.perplexity else 0))
+    tokens = sum(_evaluated_tokens(evaluated) for evaluated in _evaluated_lengths(config, job))
+    has_perplexity = config.perplexity and job.kind == "evaluation"
+    return 2 * subject.weights * (tokens + (PERPLEXITY if has_perplexity else 0))
+
+
+def _evaluated_lengths(config: Config, job: JobKind) -> list[TaskLengths]:
+    """Return the lengths of the sets of examples that an evaluation is made on. The second number of rows counts them."""
+    if job.kind == "selection":
+        lengths = task_lengths(config, job.task)
+        return [replace(lengths, rows=(lengths.rows[0], selection_rows(config, job.task)))]
+    return [task_lengths(config, task) for task in config.evaluated_tasks(job.task)]
 
 
 def _hessian_flop(subject: Subject, tokens: int) -> int:

@@ -48,7 +48,7 @@ _NAMED = (
     r"masks/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?masks_sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)\.pt",
     r"models/(?P<model>[^/]+)/manifest\.json",
     r"pruned/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)/manifest\.json",
-    r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|manifest\.json)",
+    r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|selection\.jsonl|(?:selection_)?manifest\.json)",
 )
 # The targets that need every measurement of throughput.
 _THROUGHPUT_TARGETS = ("throughput", "analyze_throughput", THROUGHPUT_TABLE, THROUGHPUT_PLOTS)
@@ -82,6 +82,11 @@ def run_targets(config: Config, name: str, *, trained_only: bool = False) -> lis
     """Return the file `name` of every run, or only of every trained run."""
     chosen = [run for run in runs(config) if run.mode != NO_FINETUNE or not trained_only]
     return [f"{fill(RUN, run)}/{name}" for run in chosen]
+
+
+def selection_targets(config: Config) -> list[str]:
+    """Return the file of every run with its result on the selection rows. Only the trainings with a name are compared."""
+    return [f"{fill(RUN, run)}/selection.json" for run in runs(config) if run.training]
 
 
 def definition_files(config: Config, task: str) -> list[str]:
@@ -211,7 +216,7 @@ def final_targets(config: Config) -> list[str]:
         files += run_targets(config, name, trained_only=True)
     for name in ("merge.json", "validation_report.json", "evaluation.json"):
         files += run_targets(config, name)
-    return files
+    return files + selection_targets(config)
 
 
 def check_settings(config: Config, target: str) -> None:

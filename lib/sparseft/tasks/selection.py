@@ -171,8 +171,8 @@ def read_selection(
     path = folder / ROWS_FILE
     text = read_row_text(path, task)
     digest = sha256_of_text(text)
-    rows = parse_rows(text, path, task)
     check_manifest(folder, task, digest, digests)
+    rows = parse_rows(text, path, task)
     for split, count in shared_prompts(task, rows, prepared).items():
         raise InputError(f"{path}: {count} rows have the prompt of a {split} row", remake_advice(path))
     return rows, digest
