@@ -87,6 +87,8 @@ def options(args: argparse.Namespace) -> list[str]:
     flags = ["--tolerance", str(args.tolerance)]
     if args.plot:
         flags.append("--plot")
+    if args.throughput_dir:
+        flags += ["--throughput_dir", str(args.throughput_dir)]
     if args.baseline:
         flags += ["--baseline", str(args.baseline)]
     return flags

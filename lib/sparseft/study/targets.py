@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config, Training
 from sparseft.study.grid import (
     ANALYSIS,
@@ -105,6 +106,13 @@ def probe_files(config: Config, task: str) -> list[str]:
     for probe in config.evaluated_tasks(task)[1:]:
         files += [f"{DATA.format(task=probe)}/{split}.jsonl" for split in SPLITS] + definition_files(config, probe)
     return files
+
+
+def throughput_digests(config: Config) -> dict[str, str]:
+    """Return the sha256 of each measurement of the throughput that is there.
+
+    A study shows them, but does not make them. As inputs of a job they would be measured again after a change of the code."""
+    return {path: sha256(Path(path)) for path in throughput_targets(config) if Path(path).is_file()}
 
 
 def throughput_targets(config: Config) -> list[str]:
