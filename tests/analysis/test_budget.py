@@ -96,7 +96,7 @@ def test_the_section_names_the_settings_the_choice_and_what_could_not_be_chosen(
     write_study(write_run)
     (tmp_path / "runs" / RUN.format(mode=MODES[0], training="short", seed=1) / "selection.json").unlink()
     derived = analysed(tmp_path)
-    records = [record for record in read_runs(tmp_path / "runs")[0]]
+    records, _ = read_runs(tmp_path / "runs")
     text = tuning_text.section(derived.budget, records)
     assert "2 trained cells were tuned over 2 trainings each" in text
     assert "(80 examples)" in text

@@ -185,7 +185,7 @@ def test_equal_values_are_decided_by_the_loss_and_then_by_the_order():
 
 @pytest.mark.parametrize("order", [["high", "mid", "low"], ["low", "mid", "high"]])
 def test_the_order_of_the_configuration_decides_between_equal_trainings(write_run, tmp_path, order):
-    same = {training: (0.6, 0.65) for training in SELECTION}
+    same = dict.fromkeys(SELECTION, (0.6, 0.65))
     write_study(write_run, selection=same)
     derived = analysed(tmp_path, trainings=order)
     # The losses of the selection rows are equal, too.
