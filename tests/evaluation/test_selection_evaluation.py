@@ -54,9 +54,10 @@ def inside(tmp_path, monkeypatch) -> None:
 def prepare(changes: dict | None = None, **flags: object) -> tuple[list[dict], dict]:
     """Prepare the task `colours` with its selection rows; return these rows and their manifest."""
     Path("colours.yaml").write_text(yaml.safe_dump(COLOURS | (changes or {})))
-    flags = {"task": "colours", "lm_eval": "colours.yaml", "train_examples": 8, **flags}
-    succeed("prepare_task.py", **flags, output_dir="data/colours")
-    succeed("prepare_selection.py", **flags, data_dir="data/colours")
+    keys = {"task": "colours", "lm_eval": "colours.yaml", "train_examples": 8}
+    keys |= {name: value for name, value in flags.items() if name != "selection_examples"}
+    succeed("prepare_task.py", **keys, output_dir="data/colours")
+    succeed("prepare_selection.py", **keys | flags, data_dir="data/colours")
     rows = [json.loads(line) for line in Path("data/colours/selection.jsonl").read_text().splitlines()]
     return rows, read_record(Path("data/colours/selection_manifest.json"))
 

@@ -42,7 +42,7 @@ from sparseft.analysis.statistics import (
 )
 from sparseft.analysis.tables import LINE, in_order, tidy
 from sparseft.modes import get_mode
-from sparseft.study.grid import DENSE, NO_FINETUNE, Cell
+from sparseft.study.grid import DENSE, NO_FINETUNE, Cell, Run
 
 # The method that every other one is compared with.
 CONTROL = "random"
@@ -146,13 +146,23 @@ def correct(table: pd.DataFrame) -> pd.DataFrame:
     return in_order(tidy(table, [key for key in keys if key in table]), COMPARISONS)
 
 
+def cell_of(run: Run) -> Cell:
+    """Return the cell of a run without its training, because the runs of one setting have one training per cell."""
+    return Cell(run.model, run.task, run.method, run.sparsity, run.mode)
+
+
 def sound_models(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
-    """Return the distinct models of each cell, without cells that have a fault."""
+    """Return the distinct models of each cell, without cells that have a fault.
+
+    The cells have no training. Raises ValueError if a cell has runs of two trainings, because they must not be pooled."""
     models: dict[Cell, dict[str | None, Record]] = {}
+    trainings: dict[Cell, str] = {}
     excluded = set()
     for run in judged:
         record = run.record
-        cell = Cell(**{key: value for key, value in vars(record.run).items() if key != "seed"})
+        cell = cell_of(record.run)
+        if trainings.setdefault(cell, record.run.training) != record.run.training:
+            raise ValueError(f"{cell.id}: runs of the trainings {trainings[cell]} and {record.run.training}")
         models.setdefault(cell, {}).setdefault(record.validation.merged_digest, record)
         if run.faults:
             excluded.add(cell)

@@ -11,7 +11,7 @@ from typing import Self
 
 import pandas as pd
 
-from sparseft.analysis.comparisons import compare, correct, judge
+from sparseft.analysis.comparisons import cell_of, compare, correct, judge
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.records import Gap
 from sparseft.analysis.recovery import with_recovered_intervals
@@ -77,7 +77,7 @@ def _missing_cells(gaps: Iterable[Gap]) -> set[Cell]:
         with suppress(InputError):
             run = Run.parse(gap.run_id)
             if gap.left_out:
-                cells.add(Cell(run.model, run.task, run.method, run.sparsity, run.mode))
+                cells.add(cell_of(run))
     return cells
 
 

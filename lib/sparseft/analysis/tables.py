@@ -57,12 +57,12 @@ NOTHING_LOST = 1e-9
 
 
 def summary(judged: Iterable[Judged]) -> pd.DataFrame:
-    """Return a row per run, in the order model, task, method, sparsity, mode, seed."""
+    """Return a row per run, in the order model, task, method, sparsity, mode, training, seed."""
     table = pd.DataFrame([SUMMARY.row_of(run) for run in judged])
     # A column without a value in any run would have no type.
     numbers = {name: float for name in table if SUMMARY.type_of(name) == "number"}
     table = with_probes_mean(table.astype(numbers))
-    return in_order(tidy(table, ["model", "task", "method", "sparsity", "mode", "seed"]), SUMMARY)
+    return in_order(tidy(table, ["model", "task", "method", "sparsity", "mode", "training", "seed"]), SUMMARY)
 
 
 def grouped(runs: pd.DataFrame) -> pd.DataFrame:

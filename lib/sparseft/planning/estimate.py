@@ -8,7 +8,9 @@ torch is not imported.
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import product
 
+from sparseft.architectures.architecture import Shapes
 from sparseft.masks.mask_file import mask_meta
 from sparseft.masks.mask_writer import mask_bytes
 from sparseft.methods import get_method
@@ -184,8 +186,8 @@ def disk_temporary(config: Config, models: list[Subject]) -> list[Item]:
 
 def _training_state(config: Config, models: list[Subject]) -> Item:
     """Return the disk space of the largest saved state. While a new state replaces an old one, both exist."""
-    saving = [run for run in _trained(config) if config.training_of(run.task).save_every]
-    states = [STATE * count(adapter_shapes(config, _model_of(models, run), run.task)) for run in saving]
+    saving = [run for run in _trained(config) if config.training_of(run.task, run.training).save_every]
+    states = [STATE * count(_adapter_shapes(config, models, run)) for run in saving]
     explanation = f"{STATE} bytes per number of its adapter, twice while a new state replaces the old one"
     if config.training_backend.exports_checkpoints:
         # ModelZoo saves the base too.
@@ -206,33 +208,38 @@ def memory(config: Config, models: list[Subject]) -> dict[str, list[Item]]:
 
 def _memory_items(config: Config, models: list[Subject], parts_of: Callable[[Need], dict[str, int]]) -> list[Item]:
     """Return the items of one table. `parts_of` returns the parts of a need that the table counts, in bytes."""
-    tasks = config.grid.tasks
+    trainings = list(product(config.grid.tasks, config.training_names))
+
+    def of_trainings(needed: Callable[..., Need], subject: Subject) -> list[tuple[str, dict[str, int]]]:
+        """Return what a kind of job needs for each task and training, by their names."""
+        return [
+            (f"{task} {training}".rstrip(), parts_of(needed(config, subject, task, training)))
+            for task, training in trainings
+        ]
+
     processes = config.resources.processes
     training = f"training, each of {processes} processes" if processes > 1 else "training"
     items = []
     for subject in models:
         masks = [
             (task, parts_of(mask_memory(config, subject, task, method)))
-            for task in tasks
+            for task in config.grid.tasks
             for method in config.grid.methods
         ]
-        trainings = [(task, parts_of(training_memory(config, subject, task))) for task in tasks]
-        evaluations = [(task, parts_of(evaluation_memory(config, subject, task))) for task in tasks]
         items.append(_largest(f"{subject.name}, mask", masks))
-        items.append(_largest(f"{subject.name}, {training}", trainings))
+        items.append(_largest(f"{subject.name}, {training}", of_trainings(training_memory, subject)))
         if config.reconstructs:
-            reconstructions = [(task, parts_of(reconstruction_memory(config, subject, task))) for task in tasks]
-            items.append(_largest(f"{subject.name}, reconstruction", reconstructions))
-        items.append(_largest(f"{subject.name}, evaluation", evaluations))
+            items.append(_largest(f"{subject.name}, reconstruction", of_trainings(reconstruction_memory, subject)))
+        items.append(_largest(f"{subject.name}, evaluation", of_trainings(evaluation_memory, subject)))
     return [item for item in items if item.bytes]
 
 
 def _largest(label: str, needs: list[tuple[str, dict[str, int]]]) -> Item:
-    """Return the item of the largest of `needs`, which are pairs of a task and its parts. It names the task if parts differ."""
-    task, parts = max(needs, key=lambda need: sum(need[1].values()))
+    """Return the item of the largest of `needs`, which are pairs of a name and its parts. It gives the name if parts differ."""
+    name, parts = max(needs, key=lambda need: sum(need[1].values()))
     explanation = " + ".join(f"{part} {_gb(size)}" for part, size in parts.items() if size)
     if any(other != parts for _, other in needs):
-        explanation += f" ({task})"
+        explanation += f" ({name})"
     return Item(label, sum(parts.values()), explanation)
 
 
@@ -311,9 +318,14 @@ def _model_of(models: list[Subject], run: Run) -> Subject:
     return next(subject for subject in models if subject.name == run.model)
 
 
+def _adapter_shapes(config: Config, models: list[Subject], run: Run) -> Shapes:
+    """Return the shapes of the matrices of a run's adapter."""
+    return adapter_shapes(config, _model_of(models, run), run.task, run.training)
+
+
 def _adapter_bytes(config: Config, models: list[Subject], run: Run) -> int:
     """Return the bytes of a run's adapter_model.safetensors."""
-    return safetensors_bytes(adapter_shapes(config, _model_of(models, run), run.task), "F32")
+    return safetensors_bytes(_adapter_shapes(config, models, run), "F32")
 
 
 def _prepared_tasks(config: Config) -> list[str]:

@@ -24,6 +24,7 @@ from sparseft.planning.memory import (
 )
 from sparseft.planning.model_sizes import Subject, described
 from sparseft.study.config import Config
+from sparseft.study.grid import training_name
 
 MARGIN = 1.3  # of a memory that is estimated, not measured
 SNAKEMAKE = 400_000_000  # bytes of Snakemake's own processes in a cluster's job, of which there are two or three
@@ -44,12 +45,15 @@ COMPUTING = ("training", "reconstruction", "throughput", "evaluation", "selectio
 
 @dataclass(frozen=True)
 class JobKind:
-    """Name what decides the memory and the time of a job. `task` and `method` are empty if they do not matter."""
+    """Name what decides the memory and the time of a job. What does not matter is empty.
+
+    `training` is empty too if the study names no training."""
 
     kind: str
     model: str
     task: str = ""
     method: str = ""
+    training: str = ""
 
     @classmethod
     def of(cls, kind: str, cell: object) -> Self:
@@ -57,7 +61,7 @@ class JobKind:
         if kind not in COMPUTING:
             return cls(kind, cell.model)
         if kind != "mask":
-            return cls(kind, cell.model, cell.task)
+            return cls(kind, cell.model, cell.task, training=training_name(cell.training))
         return cls(kind, cell.model, cell.task if get_method(cell.method).uses_task else "", cell.method)
 
     @property
@@ -122,7 +126,7 @@ def job_memory(config: Config, subject: Subject, job: JobKind) -> Need:
         "selection": evaluation_memory,
         "reconstruction": reconstruction_memory,
     }
-    return of_kind.get(job.kind, training_memory)(config, subject, job.task)
+    return of_kind.get(job.kind, training_memory)(config, subject, job.task, job.training)
 
 
 def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
@@ -166,7 +170,7 @@ def _flop(config: Config, job: JobKind, subject: Subject) -> int:
         tokens = shown.long * (6 * settings.steps * settings.batch_size + 3 * 2 * shown.examples)
         return subject.weights * (tokens + 2 * lengths.long * rows)
     if job.kind == "training":
-        settings = config.training_of(job.task)
+        settings = config.training_of(job.task, job.training)
         losses = 1 + (settings.steps // settings.eval_every if settings.eval_every else 0)
         return subject.weights * lengths.long * (6 * settings.steps * settings.batch_size + 2 * losses * rows)
     if job.kind == "throughput":

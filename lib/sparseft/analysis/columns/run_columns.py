@@ -22,6 +22,13 @@ _NAME = (
         meaning="Sparsity that the configuration requests (run_id).",
     ),
     Column("mode", "text", source="record.run.mode", meaning="How the run was fine-tuned (run_id)."),
+    Column(
+        "training",
+        "text",
+        source="record.run.training",
+        empty="the study names no training; the run was not trained",
+        meaning="Name in `grid.trainings` of the configuration (run_id).",
+    ),
     Column("seed", "integer", source="record.run.seed", meaning="Seed of the adapter and of the batches (run_id)."),
     Column(
         "in_study",

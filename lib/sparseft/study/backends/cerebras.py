@@ -161,15 +161,19 @@ def _check(config: StudyConfig) -> None:
     """Raise InputError if this backend cannot train a study."""
     check_process_and_environment(config)
     for task in config.grid.tasks:
-        config.cerebras.check(config.training_of(task), config.evaluation_batch_size)
+        config.check_trainings(task, lambda schedule: config.cerebras.check(schedule, config.evaluation_batch_size))
 
 
 def _check_measured(config: StudyConfig, task: str) -> None:
     """Raise InputError if the trainings of a task cannot be measured at every batch size."""
-    config.cerebras.check_measured(config.throughput)
-    for size in config.throughput.batch_sizes:
-        schedule = config.throughput.schedule(config.training_of(task), size)
-        config.cerebras.check(schedule, config.evaluation_batch_size)
+    throughput = config.throughput
+    config.cerebras.check_measured(throughput)
+
+    def check(training: Section) -> None:
+        for size in throughput.batch_sizes:
+            config.cerebras.check(throughput.schedule(training, size), config.evaluation_batch_size)
+
+    config.check_trainings(task, check, throughput.trainings)
 
 
 def _complete_sections(config: StudyConfig) -> dict[str, Section]:
