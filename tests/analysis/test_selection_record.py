@@ -36,7 +36,9 @@ def test_the_columns_hold_what_the_record_says(write_run, tmp_path):
     error = (0.6 * 0.4 / 79) ** 0.5
     assert table.loc["sparse_to_dense", COLUMNS].tolist() == pytest.approx([0.6, error, 2.125, 80])
     assert table.loc["sparse_to_sparse", COLUMNS].isna().all()
-    assert record.selection.eval_loss_standard_error == ratio_error(record.selection.losses, record.selection.answer_tokens)
+    assert record.selection.eval_loss_standard_error == ratio_error(
+        record.selection.losses, record.selection.answer_tokens
+    )
 
 
 def test_a_study_without_selection_rows_has_no_column_of_them(write_run, tmp_path):

@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from sparseft.errors import InputError, run_script
+from sparseft.errors import run_script
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
@@ -39,7 +39,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--task", required=True, help="name of the task")
     add_flags(parser, TaskData, DATA_FLAGS)
     parser.add_argument(
-        "--data_dir", type=Path, required=True, help="folder with train.jsonl and validation.jsonl; the files are added to it"
+        "--data_dir",
+        type=Path,
+        required=True,
+        help="folder with train.jsonl and validation.jsonl; the files are added to it",
     )
     return parser.parse_args()
 

@@ -11,7 +11,13 @@ from typing import Self
 from sparseft.errors import InputError
 from sparseft.importances import Evidence
 from sparseft.methods import get_method
-from sparseft.planning.lengths import TaskLengths, calibration_lengths, reconstruction_lengths, selection_rows, task_lengths
+from sparseft.planning.lengths import (
+    TaskLengths,
+    calibration_lengths,
+    reconstruction_lengths,
+    selection_rows,
+    task_lengths,
+)
 from sparseft.planning.memory import (
     MASK_JOB,
     MATRIX,

@@ -411,7 +411,18 @@ SUMMARY = TableDescription(
     " gives the reason.\n\n"
     "The metrics of a task of lm-eval are as lm-eval and the task define them. A metric that has no column here is only in"
     " evaluation.json, unless it is the headline, which is `value`.",
-    (*_NAME, *_MASK, *_RESULT, *METRIC_COLUMNS, *_SELECTION, *_CONDITIONS, *_LOSS, *TRAINING_COLUMNS, *_EVALUATION, *_CHECKS),
+    (
+        *_NAME,
+        *_MASK,
+        *_RESULT,
+        *METRIC_COLUMNS,
+        *_SELECTION,
+        *_CONDITIONS,
+        *_LOSS,
+        *TRAINING_COLUMNS,
+        *_EVALUATION,
+        *_CHECKS,
+    ),
 )
 
 MISSING = TableDescription(

@@ -118,7 +118,10 @@ def _read_file(folder: Path, name: str) -> SelectionFile:
         prepared = {split: read_rows(folder / f"{split}.jsonl", task) for split in SPLITS}
     except (InputError, OSError) as error:
         return SelectionFile(digest, None, f"{name}/{ROWS_FILE}: {error}")
-    shared = [f"{count} rows have the prompt of a {split} row" for split, count in shared_prompts(task, rows, prepared).items()]
+    shared = [
+        f"{count} rows have the prompt of a {split} row"
+        for split, count in shared_prompts(task, rows, prepared).items()
+    ]
     fault = f"{name}/{ROWS_FILE}: {', '.join(shared)}" if shared else None
     return SelectionFile(digest, _labels(task, rows), fault)
 
