@@ -37,7 +37,9 @@ COLOURS = {
 
 def colours(word: str, count: int) -> list[dict]:
     """Return rows of the task `colours`."""
-    return [{"thing": f"{word} {n}", "colours": ["red", f"green {n}", "pale blue"], "right": n % 3} for n in range(count)]
+    return [
+        {"thing": f"{word} {n}", "colours": ["red", f"green {n}", "pale blue"], "right": n % 3} for n in range(count)
+    ]
 
 
 ROWS = {"train": colours("brick", 20), "validation": colours("leaf", 5)}
@@ -54,9 +56,10 @@ def inside(tmp_path, monkeypatch) -> None:
 def prepare(changes: dict | None = None, **flags: object) -> tuple[list[dict], dict]:
     """Prepare the task `colours` with its selection rows; return these rows and their manifest."""
     Path("colours.yaml").write_text(yaml.safe_dump(COLOURS | (changes or {})))
-    flags = {"task": "colours", "lm_eval": "colours.yaml", "train_examples": 8, **flags}
-    succeed("prepare_task.py", **flags, output_dir="data/colours")
-    succeed("prepare_selection.py", **flags, data_dir="data/colours")
+    keys = {"task": "colours", "lm_eval": "colours.yaml", "train_examples": 8}
+    keys |= {name: value for name, value in flags.items() if name != "selection_examples"}
+    succeed("prepare_task.py", **keys, output_dir="data/colours")
+    succeed("prepare_selection.py", **keys | flags, data_dir="data/colours")
     rows = [json.loads(line) for line in Path("data/colours/selection.jsonl").read_text().splitlines()]
     return rows, read_record(Path("data/colours/selection_manifest.json"))
 
@@ -113,7 +116,12 @@ def test_if_the_training_takes_all_rows_the_task_is_refused():
 
 MINI = {"train_examples": 12, "validation_examples": 6}
 NOTES = {"kind": "text", "local": "notes", "length": 8, "train_examples": 2}
-KINDS = {"boolq_mini": MINI, "gsm8k_mini": MINI, "notes": NOTES, "colours": {"lm_eval": "colours.yaml", "local": "own", "train_examples": 8}}
+KINDS = {
+    "boolq_mini": MINI,
+    "gsm8k_mini": MINI,
+    "notes": NOTES,
+    "colours": {"lm_eval": "colours.yaml", "local": "own", "train_examples": 8},
+}
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +143,9 @@ def test_the_record_is_the_evaluation_of_the_selection_rows(model, name):
     task = find_task(folder, name)
     prepared, digests = read_splits(folder, task)
     rows = read_selection(folder, task, prepared, digests)[0]
-    expected = evaluate(*load_model(model, torch.device("cpu")), task, {"train": prepared["train"], "validation": rows}, 2)
+    expected = evaluate(
+        *load_model(model, torch.device("cpu")), task, {"train": prepared["train"], "validation": rows}, 2
+    )
     record = read_record(Path("selection.json"))
     assert {key: record[key] for key in expected} == expected
     assert {key: digest for key, digest in record["inputs"].items() if key != "model"} == {
@@ -151,11 +161,19 @@ def test_the_record_is_the_evaluation_of_the_selection_rows(model, name):
 
 
 def test_an_error_about_a_row_names_the_file_of_the_selection_rows(model):
-    write(Path("own/selection.jsonl"), [{"passage": "Ice. " * 5000, "question": f"is it {n}", "answer": True} for n in (1, 2)])
+    write(
+        Path("own/selection.jsonl"),
+        [{"passage": "Ice. " * 5000, "question": f"is it {n}", "answer": True} for n in (1, 2)],
+    )
     for split in ROWS:
-        write(Path(f"own/{split}.jsonl"), [{"passage": f"{split} {n}.", "question": "is it", "answer": n % 2 == 0} for n in range(3)])
+        write(
+            Path(f"own/{split}.jsonl"),
+            [{"passage": f"{split} {n}.", "question": "is it", "answer": n % 2 == 0} for n in range(3)],
+        )
     succeed("prepare_task.py", task="boolq", local="own", output_dir="data/boolq")
     succeed("prepare_selection.py", task="boolq", local="own", data_dir="data/boolq")
-    code, line = call_script("evaluate_selection.py", checkpoint=model, task="boolq", data_dir="data/boolq", output="out.json")
+    code, line = call_script(
+        "evaluate_selection.py", checkpoint=model, task="boolq", data_dir="data/boolq", output="out.json"
+    )
     assert code == 2
     assert line.splitlines()[-1].startswith("error: data/boolq/selection.jsonl, read like validation rows: boolq: ")

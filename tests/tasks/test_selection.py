@@ -164,7 +164,10 @@ def test_rows_of_the_hub_come_from_its_split_selection_or_from_its_training_rows
 
 
 def test_documents_are_as_much_text_as_the_validation_documents():
-    write(Path("own/train.jsonl"), [{"text": f"Document {n} of ten characters or more."} for n in range(20)] + [{"text": ""}])
+    write(
+        Path("own/train.jsonl"),
+        [{"text": f"Document {n} of ten characters or more."} for n in range(20)] + [{"text": ""}],
+    )
     write(Path("own/validation.jsonl"), [{"text": "One long document. " * 8}])
     rows, manifest = prepare("notes", kind="text", length=4)
     needed = 19 * 8

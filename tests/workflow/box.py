@@ -46,7 +46,9 @@ def make(box: Path) -> Path:
     for split, number in (("train", 24), ("validation", 12)):
         rows = BY_NAME["boolq_mini"].generate(split, number, 0)
         (box / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = call_script("prepare_selection.py", task="boolq_mini", train_examples=24, validation_examples=12, data_dir=box / "data")
+    done = call_script(
+        "prepare_selection.py", task="boolq_mini", train_examples=24, validation_examples=12, data_dir=box / "data"
+    )
     assert done[0] == 0, done
     for method in ("structured", "random"):
         done = call_script("compute_masks.py", model_path=box / "models/tiny", output_dir=box / "masks/tiny",

@@ -169,7 +169,8 @@ def _read_files(folder: Path, run: Run) -> tuple[dict[str, RecordFile | None], l
     for name, schema in FILES.items():
         if name in TRAINED_FILES and run.mode == NO_FINETUNE:
             continue
-        if name == "selection" and not (folder / schema.file_name).exists():
+        # Only the trainings with a name are compared on the selection rows.
+        if name == "selection" and not run.training and not (folder / schema.file_name).exists():
             continue
         try:
             files[name] = read_file(folder / schema.file_name, schema)
