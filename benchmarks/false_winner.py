@@ -11,6 +11,7 @@ both modes have the same accuracy over all examples and seeds. The choice of a t
 the analysis (tuning.py, comparisons.py, statistics.py). What is compared with them is defined here.
 """
 
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -203,6 +204,8 @@ COVERAGES = [Design((1, 1), seeds, deviation) for deviation in (0.0, 0.01, 0.02)
 
 def main() -> None:
     """Simulate the designs and write two tables."""
+    # statsmodels collects garbage in every correction, and each study is a family of its own.
+    gc.freeze()
     size = replace(WINNERS[0])
     error = np.sqrt(NOMINAL * (1 - NOMINAL) / size.studies)
     conditions = [

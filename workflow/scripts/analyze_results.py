@@ -43,6 +43,7 @@ from sparseft.storage.ownership import check_apart, check_ours, is_marked
 from sparseft.study.config import Analysis, Config, add_flags, parse_section
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT
+from sparseft.study.targets import runs as configured_runs
 
 MAX_PROCESSES = 64
 COMPARED = columns.BASELINE.file
@@ -108,6 +109,17 @@ def read(results_dir: Path, study: Config | None) -> tuple[list[Judged], list[Ga
     if all(run.outside for run in judged):
         raise InputError(f"{results_dir}: no run of the configured study", "make them, or leave --configuration out")
     return judged, gaps
+
+
+def derive_tables(args: argparse.Namespace, judged: list[Judged], gaps: list[Gap], study: Config | None) -> Derived:
+    """Return the tables of the runs. A damaged run that the configuration does not request is no training that was tried."""
+    trainings: list[str] = []
+    if study:
+        requested = {run.id for run in configured_runs(study)}
+        gaps = [gap for gap in gaps if gap.run_id in requested]
+        trainings = list(study.grid.trainings)
+    files = sorted(args.throughput_dir.glob("*.json")) if args.throughput_dir else []
+    return derive(judged, args.tolerance, gaps, trainings=trainings, measurements=read_measurements(files))
 
 
 def write(
@@ -184,13 +196,7 @@ def main() -> int:
     study = read_configuration([args.configuration]) if args.configuration else None
     hold(args.output_dir)
     judged, gaps = read(args.results_dir, study)
-    derived = derive(
-        judged,
-        args.tolerance,
-        gaps,
-        trainings=list(study.grid.trainings) if study else (),
-        measurements=read_measurements(sorted(args.throughput_dir.glob("*.json"))) if args.throughput_dir else (),
-    )
+    derived = derive_tables(args, judged, gaps, study)
     # The configuration of an earlier analysis would not describe these tables. Another program's file stays.
     is_stale = not args.configuration and is_marked(args.output_dir)
     # All tables, pages and figures are replaced together, or none is.

@@ -33,9 +33,9 @@ _HOW_TO_READ = """## How to read the numbers
 - A difference is significant if McNemar's exact test says so at 5 % after Holm's correction, with one sign in every seed and
   without 0 in the interval. Holm's correction is over all comparisons of one kind on the model and task. *Not significant* does
   not mean equal.
-- A loss above the tolerance is excluded if the whole interval of the difference lies above minus the tolerance. *Largest within* is the largest sparsity up to which this holds everywhere on a curve. A curve
-  whose dense model only guesses has no verdict. A task whose metric is the loss has none either, because the tolerance is a
-  fraction. Its differences are in nats per token, above 0 is worse, and Student's paired t test decides.
+- A loss above the tolerance is excluded if the whole interval of the difference lies above minus the tolerance. *Largest within*
+  is the largest sparsity up to which this holds everywhere on a curve. A curve whose dense model only guesses has no verdict. A
+  task whose metric is the loss has none either, because the tolerance is a fraction. Its differences are in nats per token, above 0 is worse, and Student's paired t test decides.
 - *Best for sparsity* (or training speed): no other point is as good in both value and this, and better in one. These are
   means, so neighbours may differ by chance.
 - Sparsity is the requested one. If the masks reached another one, it is in parentheses.

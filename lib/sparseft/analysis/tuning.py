@@ -80,15 +80,14 @@ def best(trials: Sequence[Trial]) -> Trial | None:
 def tune(judged: Iterable[Judged], gaps: Iterable[Gap], order: Sequence[str] = ()) -> list[TunedCell]:
     """Return the trained cells of the runs of one setting, each with its trainings in the order of `order`.
 
-    `gaps` has the reasons of the missing runs. Trainings that `order` does not name come last, by their names."""
+    `gaps` names the missing runs. Trainings that `order` does not name come last, by their names."""
     runs: dict[Cell, dict[Run, Judged]] = defaultdict(dict)
     for one in judged:
         if one.record.run.mode != NO_FINETUNE:
             runs[cell_of(one.record.run)][one.record.run] = one
-    missing: dict[Cell, dict[Run, str]] = defaultdict(dict)
-    for run, reason in _missing(gaps):
-        if cell_of(run) in runs:
-            missing[cell_of(run)][run] = reason
+    missing: dict[Cell, list[Run]] = defaultdict(list)
+    for run in _missing(gaps):
+        missing[cell_of(run)].append(run)
     return [TunedCell(cell, tuple(_trials(members, missing[cell], order))) for cell, members in runs.items()]
 
 
@@ -112,15 +111,14 @@ def selected(runs: Sequence[Judged]) -> Selected | None:
     )
 
 
-def _trials(runs: dict[Run, Judged], missing: dict[Run, str], order: Sequence[str]) -> Iterable[Trial]:
+def _trials(runs: dict[Run, Judged], missing: list[Run], order: Sequence[str]) -> Iterable[Trial]:
     """Yield the trainings of a cell. Each needs every seed that a run of the cell has, or should have."""
     names = {run.training for run in (*runs, *missing)}
     rows = {run.record.selection.inputs.data for run in runs.values() if run.record.selection}
     for name in sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name)):
         seeds = sorted({run.seed for run in (*runs, *missing)})
         members = tuple(one for run, one in runs.items() if run.training == name)
-        reasons = [f"seed {run.seed} is missing: {reason}" for run, reason in missing.items() if run.training == name]
-        reasons = reasons or _lacking(members, seeds)
+        reasons = _lacking(members, seeds)
         if len(rows) > 1:
             reasons.append("the runs of this cell were evaluated on different selection rows")
         yield Trial(name, members, selected(members), "; ".join(reasons))
@@ -129,7 +127,7 @@ def _trials(runs: dict[Run, Judged], missing: dict[Run, str], order: Sequence[st
 def _lacking(runs: Sequence[Judged], seeds: Sequence[int]) -> list[str]:
     """Return why a training cannot be chosen: a seed that it lacks, or what is wrong with a run."""
     present = {run.record.run.seed for run in runs}
-    reasons = [f"seed {seed} is missing" for seed in seeds if seed not in present]
+    reasons = [f"seed {seed} is in no table (missing.csv)" for seed in seeds if seed not in present]
     for run in runs:
         if run.faults:
             reasons.append(f"seed {run.record.run.seed} has a fault")
@@ -143,11 +141,11 @@ def cell_of(run: Run) -> Cell:
     return Cell(run.model, run.task, run.method, run.sparsity, run.mode)
 
 
-def _missing(gaps: Iterable[Gap]) -> Iterable[tuple[Run, str]]:
-    """Yield the trained runs that are in no table, with the reason."""
+def _missing(gaps: Iterable[Gap]) -> Iterable[Run]:
+    """Yield the trained runs that are in no table."""
     for gap in gaps:
         # The name of a gap's folder may be no run's.
         with suppress(InputError):
             run = Run.parse(gap.run_id)
             if gap.left_out and run.mode != NO_FINETUNE:
-                yield run, gap.reason
+                yield run

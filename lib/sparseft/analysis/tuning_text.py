@@ -7,7 +7,10 @@ import pandas as pd
 from sparseft.analysis.markdown import bullets, markdown_table
 from sparseft.analysis.records import DECIDING_KEYS, Record
 from sparseft.analysis.texts import NONE
+from sparseft.study.grid import Cell
 
+# What names a cell in the table of the budgets.
+PLACE = ["setting", "model", "task", "method", "sparsity", "mode"]
 TITLE = "How the trainings were chosen"
 _SECTION = """## {title}
 
@@ -36,10 +39,6 @@ def section(budget: pd.DataFrame, records: Iterable[Record]) -> str:
     )
     unequal = _UNEQUAL if tuned["trainings_tried"].nunique() > 1 else ""
     return text + unequal + _obstacles(tuned)
-
-
-# What names a cell in the table of the budgets.
-PLACE = ["setting", "model", "task", "method", "sparsity", "mode"]
 
 
 def words(comparisons: pd.DataFrame, budget: pd.DataFrame) -> str:
@@ -96,16 +95,20 @@ def _distinguishing(records: list[Record]) -> dict[str, str]:
 
 
 def _obstacles(tuned: pd.DataFrame) -> str:
-    """Return the list of the trainings that could not be chosen, with the reasons; empty if all could."""
-    rows = tuned[tuned["obstacle"].notna()]
+    """Return the list of the trainings that could not be chosen, and of the cells without a choice; empty if there is none."""
+    cells = tuned.assign(cell=[_cell_name(row) for row in tuned.itertuples()])
+    unable = cells[cells["obstacle"].notna()]
     sentences = [
-        f"{row.model}-{row.task}-{row.method}-sparsity{row.sparsity:02d}-{row.mode}, training {row.training or NONE}: {row.obstacle}"
-        for row in rows.itertuples()
+        f"training {training or NONE}: {obstacle}, in {', '.join(rows['cell'].unique())}"
+        for (training, obstacle), rows in unable.groupby(["training", "obstacle"], sort=False)
     ]
-    without = tuned.groupby(PLACE, sort=False)["chosen"].any()
-    none = [
-        f"{'-'.join(map(str, place[1:]))}: no training could be chosen, so the cell is in no other table"
-        for place, found in without.items()
-        if not found
-    ]
-    return f"\nNot chosen because they could not be:\n\n{bullets([*sentences, *none])}" if sentences or none else ""
+    has_choice = cells.groupby("cell", sort=False)["chosen"].any()
+    without = list(has_choice.index[~has_choice])
+    if without:
+        sentences.append(f"no training at all, so these cells are in no other table: {', '.join(without)}")
+    return f"\nWhat could not be chosen:\n\n{bullets(sentences)}" if sentences else ""
+
+
+def _cell_name(row: tuple) -> str:
+    """Return the name of a cell."""
+    return Cell(row.model, row.task, row.method, int(row.sparsity), row.mode).id
