@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sparseft.analysis import tuning_text
+from sparseft.analysis.columns import BUDGET
 from sparseft.analysis.derived import Derived, derive
 from sparseft.analysis.findings import findings, headline
 from sparseft.analysis.judgement import judge_runs
@@ -55,10 +56,19 @@ def test_compute_is_the_tokens_that_the_steps_read(write_run, tmp_path):
     assert (long["selection_value"], long["value"]) == (pytest.approx(0.7), pytest.approx(0.6))
 
 
+def test_the_columns_are_those_that_the_docs_describe(write_run, tmp_path):
+    write_study(write_run, seeds=(0,))
+    table = analysed(tmp_path).budget
+    assert list(table) == BUDGET.names
+    # No measurement and no obstacle. Everything else has a value in every row.
+    assert set(table.columns[table.isna().any()]) == {"measured_seconds", "obstacle"}
+
+
 def test_a_mode_that_continues_a_run_pays_for_that_run_too(write_run, tmp_path):
     write_study(write_run, ("reconstruct", "reconstruct_to_sparse"), seeds=(0,))
-    table = analysed(tmp_path).budget.set_index(["mode", "training"])["training_tokens"]
-    assert table[("reconstruct_to_sparse", "long")] == 2 * table[("reconstruct", "long")] == 96000
+    table = analysed(tmp_path).budget
+    tokens = {(row.mode, row.training): row.training_tokens for row in table.itertuples()}
+    assert tokens["reconstruct_to_sparse", "long"] == 2 * tokens["reconstruct", "long"] == 96000
 
 
 def test_seconds_are_those_of_the_stage_throughput_at_the_same_batch_size_and_device(write_run, tmp_path):

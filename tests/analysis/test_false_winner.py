@@ -24,15 +24,16 @@ def test_a_choice_on_the_selection_rows_keeps_the_level(design):
 def test_a_choice_on_the_validation_rows_does_not():
     design = replace(SMALL, trainings=(8, 1), seeds=1, seed_deviation=0)
     rates = false_winners(design)
-    assert rates["validation, rule of the project"] > LIMIT
-    assert rates[PROJECT] <= LIMIT
+    assert rates["validation, one test"] > LIMIT
+    assert rates["selection, one test"] <= LIMIT
 
 
 def test_a_difference_that_is_there_is_found():
-    pairs = [(ours.validation[0], theirs.validation[0]) for ours, theirs in simulate(replace(SMALL, studies=20))]
-    better = [(np.maximum(ours, np.arange(100) % 3 == 0), theirs) for ours, theirs in pairs]
-    # A third of the examples becomes right. Two seeds of each agree about it.
-    assert decide(better).mean() > 0.5
+    design = replace(SMALL, seeds=3, seed_deviation=0, validation=300, studies=20)
+    pairs = [(ours.validation[0], theirs.validation[0]) for ours, theirs in simulate(design)]
+    # A third of the examples becomes right, in all three seeds.
+    better = [(np.maximum(ours, np.arange(300) % 3 == 0), theirs) for ours, theirs in pairs]
+    assert decide(better).mean() > 0.8
 
 
 def test_the_interval_of_the_project_covers_the_truth_and_that_over_the_examples_does_not():

@@ -148,7 +148,7 @@ def _combined_intervals(table: pd.DataFrame, kind: str) -> dict[str, pd.Series]:
     return {
         f"{kind}difference_low": low,
         f"{kind}difference_high": high,
-        f"{kind}difference_interval_from": source,
+        f"{kind}difference_interval_from": pd.Series(source, table.index, dtype=object).replace("", None),
     }
 
 
