@@ -197,3 +197,14 @@ def test_a_lower_loss_is_chosen_where_the_metric_is_the_loss(write_run, tmp_path
     for training, loss in (("low", 1.5), ("high", 2.5)):
         write_run(f"m-t-unstructured-sparsity50-sparse_to_dense-{training}-seed0", loss, by_loss=True, selection=loss)
     assert chosen(analysed(tmp_path)) == {"sparse_to_dense": "low"}
+
+
+@pytest.mark.parametrize(("trainings", "significant"), [(("mid",), True), (("low", "mid"), False)])
+def test_one_seed_does_not_show_which_of_two_tuned_modes_is_better(write_run, tmp_path, trainings, significant):
+    for mode, value in zip(MODES, (0.25, 0.75), strict=True):
+        for training in trainings:
+            name = RUN.format(mode=mode, training=training, seed=0)
+            write_run(name, value, selection=0.5, training={"learning_rate": RATES[training]})
+    pair = analysed(tmp_path).comparisons.iloc[0]
+    assert (pair["comparison"], pair["n"], pair["p_holm"] < 0.001) == ("modes", 1, True)
+    assert pair["significant"] == significant

@@ -14,7 +14,8 @@ its own.
 McNemar's test compares the outcomes of two runs, and Student's paired test their losses, or outcomes between 0 and 1. With
 several seeds the p_value is the largest one. Holm's correction is over a family: all comparisons of one kind on one model, task
 and metric, in all settings. Outcomes and losses are two families. A difference is significant if the corrected p is small, the
-interval does not contain 0, and every seed has the same sign.
+interval does not contain 0, and every seed has the same sign. Two modes of which one was tuned over several trainings also
+need two seeds: the choice favours lucky seeds, and one seed does not show how lucky it was.
 
 A cell is not compared if it has a fault, if the other cell was evaluated on other examples, or if its examples repeat one
 another, because the tests assume independent examples.
@@ -42,7 +43,7 @@ from sparseft.analysis.statistics import (
     verdict,
 )
 from sparseft.analysis.tables import LINE, in_order, tidy
-from sparseft.analysis.tuning import cell_of
+from sparseft.analysis.tuning import TunedCell, cell_of, with_trainings
 from sparseft.modes import get_mode
 from sparseft.study.grid import DENSE, NO_FINETUNE, Cell
 
@@ -107,14 +108,16 @@ class Pair:
         return pairs if len(pairs) == len(self.ours.by_seed) == len(others) else []
 
 
-def compare(judged: Iterable[Judged]) -> pd.DataFrame:
-    """Return a row per comparison of the runs of one setting, without the correction for their number."""
+def compare(judged: Iterable[Judged], tuned: Iterable[TunedCell] = ()) -> pd.DataFrame:
+    """Return a row per comparison of the runs of one setting, without the correction for their number.
+
+    `tuned` has the trained cells with their trainings, of which `judged` has the chosen ones."""
     models = sound_models(judged)
     probes = dict.fromkeys(
         name for records in models.values() for record in records for name in record.evaluation.probes
     )
     pairs = [pair for probe in (None, *probes) for pair in _pairs(models, probe)]
-    return compare_pairs(pairs)
+    return with_trainings(compare_pairs(pairs), list(tuned))
 
 
 def compare_pairs(pairs: list[Pair]) -> pd.DataFrame:
@@ -161,7 +164,8 @@ def correct(table: pd.DataFrame) -> pd.DataFrame:
         table[f"{kind}p_holm"] = families[f"{kind}p_value"].transform(holm)
         without_0 = (table[f"{kind}difference_low"] > 0) | (table[f"{kind}difference_high"] < 0)
         small = table[f"{kind}p_holm"] < SIGNIFICANT
-        table[f"{kind}significant"] = small & without_0 & table[f"{kind}one_sign"].astype(bool)
+        one_sign = table[f"{kind}one_sign"].astype(bool)
+        table[f"{kind}significant"] = small & without_0 & one_sign & ~_lacks_seeds(table)
     # A probe has no losses.
     lossless = table[f"{LOSS}difference"].isna()
     if lossless.any():
@@ -186,6 +190,12 @@ def sound_models(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
         if run.faults:
             excluded.add(cell)
     return {cell: list(records.values()) for cell, records in models.items() if cell not in excluded}
+
+
+def _lacks_seeds(table: pd.DataFrame) -> pd.Series:
+    """Return which rows compare tuned modes with one seed. The choice favours lucky seeds, so one cannot show the better mode."""
+    tried = table[["trainings_tried", "against_trainings_tried"]].max(axis=1)
+    return (table["comparison"] == "modes") & (table["n"] == 1) & (tried > 1)
 
 
 def cell_scores(cell: Cell, records: list[Record], probe: str | None) -> CellScores | None:

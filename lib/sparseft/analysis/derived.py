@@ -21,14 +21,12 @@ from sparseft.analysis.recovery import with_recovered_intervals
 from sparseft.analysis.settings import by_setting
 from sparseft.analysis.tables import curves, grouped, in_order, layer_sparsity, summary
 from sparseft.analysis.tradeoffs import tradeoffs
-from sparseft.analysis.tuning import TunedCell, cell_of, chosen_runs, tune
+from sparseft.analysis.tuning import TunedCell, cell_of, chosen_runs, tune, with_trainings
 from sparseft.errors import InputError
 from sparseft.study.grid import Cell, Run
 
 # The tables that are made for each setting from its chosen runs.
 PARTS = ("cells", "points", "comparisons", "best", "layers")
-# What names a cell in a table.
-PLACE = ["model", "task", "method", "sparsity", "mode"]
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def _derive_one(
 
     `runs` and `judged` are the same runs, as rows and as records."""
     cells = in_order(with_trainings(grouped(runs), tuned), GROUPED)
-    comparisons = with_trainings(compare(judged), tuned)
+    comparisons = compare(judged, tuned)
     points = with_recovered_intervals(judge(curves(cells), comparisons, tolerance), judged)
     return {
         "cells": cells,
@@ -108,20 +106,6 @@ def _derive_one(
         "best": tradeoffs(points, missing),
         "layers": layer_sparsity(run.record for run in judged if not run.faults),
     }
-
-
-def with_trainings(table: pd.DataFrame, tuned: Iterable[TunedCell]) -> pd.DataFrame:
-    """Return a table of cells with the training that each reports, and with the number of trainings that were tried.
-
-    A comparison also gets those of the other cell. An untrained cell has no training, and none was tried."""
-    training = {cell.cell.id: cell.chosen.training for cell in tuned if cell.chosen}
-    tried = {cell.cell.id: len(cell.trials) for cell in tuned}
-    cells = [Cell(*place).id for place in table[PLACE].itertuples(index=False)]
-    columns = {"": cells} | ({"against_": table["against"]} if "against" in table else {})
-    return table.assign(
-        **{f"{side}training": [training.get(cell, "") for cell in names] for side, names in columns.items()},
-        **{f"{side}trainings_tried": [tried.get(cell, 0) for cell in names] for side, names in columns.items()},
-    )
 
 
 def _missing_cells(gaps: Iterable[Gap], tuned: Iterable[TunedCell]) -> set[Cell]:

@@ -26,6 +26,8 @@ NO_CONCLUSION = (
 )
 # The last finding of a task whose metric is a loss.
 NO_VERDICT = "A loss has no verdict, because the tolerance is a fraction and a loss is in nats per token."
+# What is said where two modes were compared with one seed.
+ONE_SEED = "one seed: this is about these models, and does not show which mode is better"
 MOST_SENTENCES = 4
 # A sentence of more numbers would not be read.
 MOST_EXAMPLES = 4
@@ -169,7 +171,7 @@ def _compared(comparisons: pd.DataFrame, what: str, budget: pd.DataFrame) -> Ite
         exception = f"; {untested} could not be compared in every seed" if untested else ""
         notes = [tuning_text.words(rows, budget)]
         if kind == "modes" and (tested["n"] == 1).any():
-            notes.append("one seed: this is about these models, not about the modes")
+            notes.append(ONE_SEED)
         notes = "; ".join(note for note in notes if note)
         other = f"{against(kind, mode)} ({notes})" if notes else against(kind, mode)
         yield f"In mode {mode}, against {other}, {count}{_examples(significant)}{exception}."

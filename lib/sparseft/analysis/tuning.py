@@ -18,12 +18,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 
+import pandas as pd
+
 from sparseft.analysis.headlines import gain
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.records import Gap
 from sparseft.errors import InputError
 from sparseft.study.grid import NO_FINETUNE, Cell, Run
 
+# What names a cell in a table.
+PLACE = ["model", "task", "method", "sparsity", "mode"]
 # Means that agree in so many digits are equal but for rounding.
 DIGITS = 12
 
@@ -108,6 +112,20 @@ def selected(runs: Sequence[Judged]) -> Selected | None:
         standard_error=fmean(record.standard_error for record in records),
         loss=fmean(record.eval_loss for record in records),
         examples=records[0].examples,
+    )
+
+
+def with_trainings(table: pd.DataFrame, tuned: Iterable[TunedCell]) -> pd.DataFrame:
+    """Return a table of cells with the training that each reports, and with the number of trainings that were tried.
+
+    A comparison also gets those of the other cell. An untrained cell has no training, and none was tried."""
+    training = {cell.cell.id: cell.chosen.training for cell in tuned if cell.chosen}
+    tried = {cell.cell.id: len(cell.trials) for cell in tuned}
+    cells = [Cell(*place).id for place in table[PLACE].itertuples(index=False)]
+    columns = {"": cells} | ({"against_": table["against"]} if "against" in table else {})
+    return table.assign(
+        **{f"{side}training": [training.get(cell, "") for cell in names] for side, names in columns.items()},
+        **{f"{side}trainings_tried": [tried.get(cell, 0) for cell in names] for side, names in columns.items()},
     )
 
 
