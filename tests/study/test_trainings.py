@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from project import laid_over
+from project import DEFAULT, laid_over
 from sparseft.errors import InputError
 from sparseft.planning.estimate import jobs
 from sparseft.study import grid, targets
@@ -84,7 +84,7 @@ def test_another_training_adds_its_own_runs_only_and_one_less_takes_only_these()
 
 
 def test_a_training_lies_over_all_that_is_set_elsewhere():
-    tasks = {"boolq_mini": {"training": {"steps": 7, "lora_r": 4}}}
+    tasks = {"boolq_mini": {**DEFAULT["tasks"]["boolq_mini"], "training": {"steps": 7, "lora_r": 4}}}
     found = study(NAMES, tasks=tasks, training={"lora_r": 16, "weight_decay": 0.5})
     common = found.training_of("boolq_mini")
     assert (common.steps, common.lora_r, common.weight_decay) == (7, 4, 0.5)
