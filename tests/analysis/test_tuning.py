@@ -147,6 +147,28 @@ def test_a_training_with_a_faulty_run_cannot_be_chosen(write_run, tmp_path):
     assert chosen(analysed(tmp_path)) == {MODES[0]: "high", MODES[1]: "mid"}
 
 
+def test_a_training_that_ended_early_cannot_be_chosen_and_is_in_no_mean(write_run, tmp_path):
+    write_study(write_run)
+
+    def end(files: dict) -> None:
+        files["train"]["ended_early"] = {"step": 20, "loss": 9.0, "loss_above": 5.0}
+        files["train"].update(updates=19, loss_curve=files["train"]["loss_curve"][:20])
+        files["train"]["train_seconds"] *= 20 / 60
+
+    write_run(
+        RUN.format(mode=MODES[0], training="mid", seed=1),
+        0.5,
+        selection=0.65,
+        training={"learning_rate": 0.001},
+        change=end,
+    )
+    derived = analysed(tmp_path)
+    assert chosen(derived) == {MODES[0]: "high", MODES[1]: "mid"}
+    (obstacle,) = derived.budget["obstacle"].dropna()
+    assert obstacle.startswith("seed 1 ended at step 20 of 60")
+    assert derived.cells["n_ended_early"].sum() == 0
+
+
 def test_a_cell_in_which_nothing_can_be_chosen_is_in_no_mean(write_run, tmp_path):
     write_study(write_run)
     for training in SELECTION:

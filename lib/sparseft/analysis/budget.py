@@ -37,7 +37,7 @@ class Costs:
 
     def examples(self, run: Run) -> float | None:
         """Return the number of examples that a training read."""
-        return self._with_start(run, lambda train, _: train.steps * train.batch_size)
+        return self._with_start(run, lambda train, _: train.steps_done * train.batch_size)
 
     def tokens(self, run: Run) -> float | None:
         """Return the training compute: the number of tokens that a training read."""
@@ -65,7 +65,7 @@ class Costs:
             return None
         sizes = {batch.batch_size: MeasuredBatch(cell, measurement, batch) for batch in measurement.batches}
         rate = sizes[train.batch_size].samples_per_second.mean if train.batch_size in sizes else None
-        return train.steps * train.batch_size / rate if rate else None
+        return train.steps_done * train.batch_size / rate if rate else None
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class TrialBudget:
 
     @property
     def steps(self) -> int | None:
-        """Return the number of optimiser steps of each run."""
-        return self._shared("steps")
+        """Return the number of optimiser steps that each run took."""
+        return self._shared("steps_done")
 
     @property
     def batch_size(self) -> int | None:

@@ -149,6 +149,8 @@ def _lacking(runs: Sequence[Judged], seeds: Sequence[int]) -> list[str]:
     for run in runs:
         if run.faults:
             reasons.append(f"seed {run.record.run.seed} has a fault")
+        elif run.ended_early:
+            reasons.append(f"seed {run.record.run.seed} {run.ended_early}")
         elif run.record.selection is None:
             reasons.append(f"seed {run.record.run.seed} has no result on the selection rows")
     return reasons

@@ -35,8 +35,8 @@ BUDGET = TableDescription(
             "integer",
             source="steps",
             unit="optimiser steps",
-            empty=_NO_RECORD,
-            meaning="Optimiser steps of each run, without those of a run that it continues.",
+            empty=f"{_NO_RECORD}; the runs took different numbers of steps",
+            meaning="Optimiser steps that each run took, without those of a run that it continues.",
         ),
         Column(
             "batch_size",
