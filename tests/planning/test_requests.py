@@ -151,3 +151,16 @@ def test_an_evaluation_on_selection_rows_takes_as_long_as_their_number():
     assert minutes("selection") == minutes("evaluation")
     growth = minutes("selection", selection_examples=5000) - minutes("selection")
     assert growth == pytest.approx(minutes("evaluation", validation_examples=5000) - minutes("evaluation"), abs=1) != 0
+
+
+def test_a_training_that_takes_more_steps_or_memory_requests_more():
+    named = {"short": {"steps": 10}, "long": {"steps": 10_000}, "wide": {"steps": 10, "lora_r": 4000}}
+    requests = Requests(study(grid={**SWEEP["grid"], "trainings": named}, resources={}))
+    kinds = {name: JobKind("training", "llama", "boolq", training=name) for name in named}
+    minutes = {name: requests.minutes(kind, 1) for name, kind in kinds.items()}
+    memory = {name: requests.memory_mb(kind, 1) for name, kind in kinds.items()}
+    assert minutes["long"] > minutes["short"]
+    assert memory["wide"] > memory["short"] == memory["long"]
+    # The wildcard of a job has a hyphen before the name.
+    wildcards = SimpleNamespace(model="llama", task="boolq", training="-long")
+    assert JobKind.of("training", wildcards) == kinds["long"]

@@ -15,7 +15,7 @@ several seeds the p_value is the largest one, and a difference is significant on
 correction is over a family: all comparisons of one kind on one model, task and metric, in all settings. Outcomes and losses are
 two families.
 
-A cell is not compared if it has a fault, if the other cell was evaluated on other examples, or if its examples repeat one
+A cell is not compared if it has a fault, if one of its trainings ended early, if the other cell was evaluated on other examples, or if its examples repeat one
 another, because the tests assume independent examples.
 """
 
@@ -152,7 +152,7 @@ def cell_of(run: Run) -> Cell:
 
 
 def sound_models(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
-    """Return the distinct models of each cell, without cells that have a fault.
+    """Return the distinct models of each cell, without cells that have a fault or a training that ended early.
 
     The cells have no training. Raises ValueError if a cell has runs of two trainings, because they must not be pooled."""
     models: dict[Cell, dict[str | None, Record]] = {}
@@ -164,7 +164,7 @@ def sound_models(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
         if trainings.setdefault(cell, record.run.training) != record.run.training:
             raise ValueError(f"{cell.id}: runs of the trainings {trainings[cell]} and {record.run.training}")
         models.setdefault(cell, {}).setdefault(record.validation.merged_digest, record)
-        if run.faults:
+        if not run.supports_results:
             excluded.add(cell)
     return {cell: list(records.values()) for cell, records in models.items() if cell not in excluded}
 

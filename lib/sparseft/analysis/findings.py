@@ -21,7 +21,8 @@ from sparseft.study.grid import NO_FINETUNE
 
 # What every page says where headline and findings return nothing.
 NO_CONCLUSION = (
-    "Every result here contains a run with a fault, so no conclusion is drawn. correctness_memo.md names the faults."
+    "Every result here contains a run with a fault, or a training that ended early, so no conclusion is drawn."
+    " correctness_memo.md names them."
 )
 # The last finding of a task whose metric is a loss.
 NO_VERDICT = "A loss has no verdict, because the tolerance is a fraction and a loss is in nats per token."

@@ -27,10 +27,29 @@ class Judged:
     outside: str | None = None
 
     @property
+    def ended_early(self) -> str | None:
+        """Return how the run's training ended early, as a sentence without a full stop; None if it took all of its steps."""
+        train = self.record.train
+        if train is None or train.ended_early is None:
+            return None
+        end = train.ended_early
+        return (
+            f"ended at step {end.step} of {train.steps}, because the mean loss of the last steps was {end.loss:.3g}, above"
+            f" training.stop_if_loss_above {end.loss_above:g}"
+        )
+
+    @property
+    def supports_results(self) -> bool:
+        """Return whether the run may take part in a mean that is judged, a comparison or a choice."""
+        return not self.faults and not self.ended_early
+
+    @property
     def verdict(self) -> str:
-        """Return the word of the memo. A run is sound if it has no fault and every check was made."""
+        """Return the word of the memo. A run is sound if it has no fault, its training took all steps and every check was made."""
         if self.faults:
             return "FAULT"
+        if self.ended_early:
+            return "ENDED EARLY"
         return "NOT FULLY CHECKED" if self.unchecked else "sound"
 
     @property

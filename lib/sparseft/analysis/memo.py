@@ -92,6 +92,7 @@ def write_memo(
         _verdict(judged, gaps),
         _totals(judged),
         _faults(judged, reproduction),
+        _ended_early(judged),
         _open_checks(judged),
         _outside(judged),
         _gaps(gaps),
@@ -155,6 +156,15 @@ def _faults(judged: list[Judged], reproduction: Reproduction) -> str:
             command = reproduction.validation(run.record.run)
             entries.append(f"### {run.record.run.id}\n\n{bullets(run.faults)}\n```\n{command}\n```\n")
     return "## Runs with a fault\n\n" + "\n".join(entries) if entries else ""
+
+
+def _ended_early(judged: list[Judged]) -> str:
+    """Return the section on the trainings that ended early; empty if there are none."""
+    rows = [(run.record.run.id, run.ended_early) for run in judged if run.ended_early]
+    if not rows:
+        return ""
+    words = "No comparison, verdict, choice, sentence or figure uses these runs. The tables mark the cells that contain them.\n\n"
+    return "## Trainings that ended early\n\n" + words + markdown_table(["run", "how"], rows)
 
 
 def _outside(judged: list[Judged]) -> str:

@@ -10,7 +10,7 @@ from sparseft.analysis.headlines import are_losses, is_loss
 from sparseft.analysis.probes import MEAN, probe_names
 from sparseft.analysis.records import Gap
 from sparseft.analysis.tables import asked_and_reached
-from sparseft.analysis.texts import NONE, against, best_for, number, value_text
+from sparseft.analysis.texts import NONE, against, best_for, marked, number, value_text
 from sparseft.modes import NO_FINETUNE, RECONSTRUCT, RECONSTRUCT_TO_SPARSE, SPARSE_TO_DENSE, SPARSE_TO_SPARSE
 from sparseft.study.grid import MODES
 from sparseft.tasks import RECALLS
@@ -97,7 +97,9 @@ def _results_note(cells: pd.DataFrame, modes: Iterable[str]) -> str:
             f"The number after {' or '.join(answers)} is the share of the questions with this answer that were answered"
             " correctly."
         )
-    if (cells["n_sound"] < cells["n"]).any():
+    if cells["n_ended_early"].any():
+        words.append("A value is of a training that ended early if one of its runs is. No sentence or figure uses it.")
+    if (cells["n_sound"] + cells["n_ended_early"] < cells["n"]).any():
         words.append("A value is at fault if one of its runs is. No sentence or figure uses it.")
     return " ".join(words)
 
@@ -242,9 +244,8 @@ def _within(value: float | None, low: float | None, high: float | None, form: st
 
 
 def _value(row: tuple) -> str:
-    """Return the value of a point with its interval, marked if one of its runs has a fault."""
-    text = _within(row.value, row.value_low, row.value_high, ".3f")
-    return text if row.n_sound == row.n else f"{text} (at fault)"
+    """Return the value of a point with its interval, marked if it supports no result."""
+    return marked(_within(row.value, row.value_low, row.value_high, ".3f"), row)
 
 
 def _minus_dense(row: tuple) -> str:

@@ -70,11 +70,14 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
 
     `runs` has the rows of `summary` for the runs of one setting."""
     same_model = [*CELL, "merged_sha256"]
-    runs = runs.assign(sound=runs.groupby(same_model)["faults"].transform("max") == 0)
+    ended_early = runs["ended_early"].notna() if "ended_early" in runs else False
+    runs = runs.assign(unsound=(runs["faults"] > 0) | ended_early, ended_early=ended_early)
+    runs = runs.assign(sound=~runs.groupby(same_model)["unsound"].transform("max"))
     models = runs.drop_duplicates(same_model).groupby(CELL, sort=False)
     table = models.agg(
         n=("seed", "size"),
         n_sound=("sound", "sum"),
+        n_ended_early=("ended_early", "sum"),
         examples=("examples", "max"),
         chance=("chance", "first"),
         standard_error=("standard_error", "mean"),

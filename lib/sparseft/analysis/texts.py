@@ -31,6 +31,13 @@ def value_text(cell: tuple) -> str:
         recall = getattr(cell, column)
         if pd.notna(recall):
             text += f" {answer} {recall:.2f}"
+    return marked(text, cell)
+
+
+def marked(text: str, cell: tuple) -> str:
+    """Return the text of a value, marked if a training of its cell ended early or a run of it has a fault."""
+    if cell.n_ended_early:
+        return f"{text} (ended early)"
     return text if cell.n_sound == cell.n else f"{text} (at fault)"
 
 

@@ -43,6 +43,8 @@ HUB = "hub:"
 HUB_TEXT = r"[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?"
 # Every seed is smaller, because torch and numpy take an int64.
 SEEDS = 2**63
+# The last steps over whose losses training.stop_if_loss_above takes the mean, because one batch may be a hard one.
+STOP_WINDOW = 10
 
 
 def _names(importances: Iterable[Importance]) -> str:
@@ -229,6 +231,30 @@ class Training(Section):
         description="Steps between two saved states, from which a killed run continues. If it is 0, none is saved.",
         examples=[250],
     )
+    stop_if_loss_above: float | None = Field(
+        None,
+        gt=0,
+        description="End a training early if its loss is above this, in nats per answer token: the mean loss of the last"
+        f" {STOP_WINDOW} steps. Null means that every training takes all of its steps. Needs `stop_if_after_steps`. Only the"
+        " backend torch has it. A reconstruction never ends early.",
+        examples=[8.0],
+    )
+    stop_if_after_steps: Positive | None = Field(
+        None,
+        description="The number of steps from which on `stop_if_loss_above` is looked at, after every step. Less than `steps`.",
+        examples=[20],
+    )
+
+    @model_validator(mode="after")
+    def _stops(self) -> "Training":
+        """Check that the two keys that end a training early are there together, and can have an effect."""
+        if (self.stop_if_loss_above is None) != (self.stop_if_after_steps is None):
+            raise ValueError("stop_if_loss_above and stop_if_after_steps need each other: set both, or leave both out")
+        if self.stop_if_after_steps and self.stop_if_after_steps >= self.steps:
+            raise ValueError(
+                f"stop_if_after_steps {self.stop_if_after_steps} is not below steps {self.steps}, so nothing would end early"
+            )
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> "Training":
@@ -729,6 +755,8 @@ class Reconstruction(Section):
         "eval_every",
         "cache_weights",
         "gradient_checkpointing",
+        "stop_if_loss_above",
+        "stop_if_after_steps",
     }
     calibration: str | None = Field(
         None,
@@ -764,6 +792,9 @@ class Reconstruction(Section):
             "eval_every": 0,
             "cache_weights": False,
             "gradient_checkpointing": False,
+            # Its loss is a share of an error, and not in nats.
+            "stop_if_loss_above": None,
+            "stop_if_after_steps": None,
         }
         return training.model_copy(update=decided)
 
@@ -772,7 +803,15 @@ class Throughput(Section):
     """Set what `snakemake throughput` measures: the speed of training against the batch size."""
 
     # The keys of `training` that `schedule` sets.
-    DECIDED: ClassVar = {"steps", "batch_size", "micro_batch_size", "eval_every", "save_every"}
+    DECIDED: ClassVar = {
+        "steps",
+        "batch_size",
+        "micro_batch_size",
+        "eval_every",
+        "save_every",
+        "stop_if_loss_above",
+        "stop_if_after_steps",
+    }
     # The keys that narrow the grid. Each has the name of a key of `grid`.
     AXES: ClassVar = ("methods", "sparsities", "modes", "trainings")
     batch_sizes: list[Annotated[int, Field(gt=0, le=65536)]] = Field(
@@ -829,6 +868,8 @@ class Throughput(Section):
             "steps": self.warmup_steps + self.steps,
             "eval_every": 0,
             "save_every": 0,
+            "stop_if_loss_above": None,
+            "stop_if_after_steps": None,
         }
         return training.model_copy(update=decided)
 

@@ -53,7 +53,7 @@ _NAMED = (
 # The targets that need every measurement of throughput.
 _THROUGHPUT_TARGETS = ("throughput", "analyze_throughput", THROUGHPUT_TABLE, THROUGHPUT_PLOTS)
 # Keys of `training` that do not change the compiled program.
-NOT_COMPILED = {"eval_every", "save_every", "length_buckets"}
+NOT_COMPILED = {"eval_every", "save_every", "length_buckets", "stop_if_loss_above", "stop_if_after_steps"}
 
 
 def runs(config: Config) -> list[Run]:

@@ -137,7 +137,19 @@ GROUPED = TableDescription(
         *like(SUMMARY, "model task metric method sparsity mode"),
         Column("runs", "integer", unit="runs", meaning="Number of runs."),
         Column("n", "integer", unit="models", meaning="Number of different models among them."),
-        Column("n_sound", "integer", unit="models", meaning="Number of models without a fault."),
+        Column(
+            "n_sound",
+            "integer",
+            unit="models",
+            meaning="Number of models without a fault, and whose training took all of its steps.",
+        ),
+        Column(
+            "n_ended_early",
+            "integer",
+            unit="models",
+            meaning="Number of models whose training ended early (`training.stop_if_loss_above`). If it is not 0, nothing is compared,"
+            " judged or concluded from the values of the cell.",
+        ),
         Column(
             "examples",
             "integer",
@@ -192,7 +204,7 @@ CURVES = TableDescription(
             "text",
             meaning="Mode of the curve. At sparsity 0 stands dense plain LoRA if the mode trains on the task, and else the dense model.",
         ),
-        *like(GROUPED, "sparsity reached_sparsity runs n n_sound examples chance majority_floor"),
+        *like(GROUPED, "sparsity reached_sparsity runs n n_sound n_ended_early examples chance majority_floor"),
         Column("value", "number", unit=OF_VALUE, meaning="Headline metric, mean over the models."),
         *like(GROUPED, "value_sd value_low value_high value_interval_from standard_error"),
         Column("dense_value", "number", unit=OF_VALUE, empty=_NO_DENSE, meaning="value at the curve's point 0."),

@@ -113,6 +113,11 @@ class Cerebras(Section):
         for name in UNSUPPORTED:
             if getattr(training, name):
                 raise InputError(f"training.{name}: Cerebras' backends do not support it", "set it to false")
+        if training.stop_if_loss_above is not None:
+            raise InputError(
+                f"training.stop_if_loss_above {training.stop_if_loss_above}: Cerebras' backends take every step",
+                "set it and stop_if_after_steps to null, or set backend: torch",
+            )
         sizes = {"batch_size": training.batch_size, "evaluation_batch_size": evaluation_batch_size}
         for name, size in sizes.items():
             if size % self.num_csx:
