@@ -15,7 +15,7 @@ from sparseft.language_model.model import load_model
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record
 from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.selection import read_selection
+from sparseft.tasks.selection_rows import read_selection
 from tiny_models import save_tiny
 
 # lm-eval starts git and tools that describe the machine.

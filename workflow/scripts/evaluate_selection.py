@@ -21,7 +21,7 @@ from sparseft.storage.ownership import check_apart, check_writable
 from sparseft.storage.record import check_model, write_record
 from sparseft.study.grid import Run
 from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.selection import ROWS_FILE, SELECTION, in_the_place_of_validation, read_selection
+from sparseft.tasks.selection_rows import ROWS_FILE, SELECTION, in_the_place_of_validation, read_selection
 
 
 def parse_args() -> argparse.Namespace:

@@ -19,7 +19,7 @@ from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.storage.record import write_record
 from sparseft.study.config import TaskData, add_flags, parse_section
 from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.selection import (
+from sparseft.tasks.selection_rows import (
     MANIFEST_FILE,
     ROWS_FILE,
     SELECTION,

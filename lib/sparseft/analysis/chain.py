@@ -14,8 +14,8 @@ cannot be made: `unchecked` names it.
 
 Runs of one setting must share files too: one base per model, one mask per method and sparsity, one data set with its prompts
 per task. A method that updates weights has a pruned base per mask, which records the model from which it was made. Every run
-must have its own adapter, and two runs must agree on the adapter that one of them starts from. So a run that was copied from
-another study, or under another name, is noticed.
+must have its own adapter, and two runs must agree on the adapter that one of them starts from. All runs of a task must have the
+same selection rows, whatever their setting. So a run that was copied from another study, or under another name, is noticed.
 """
 
 from collections import Counter, defaultdict

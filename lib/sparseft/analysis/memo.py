@@ -62,6 +62,8 @@ Each stage records the sha256 of what it read and wrote. A link holds if all of 
 - data: inputs.validation of `train.json`; inputs.data of `before_merge.json` and `evaluation.json`
 - train: inputs.train of `train.json`, `before_merge.json` and `evaluation.json`; the examples that calibrated the mask
 - start, in mode reconstruct_to_sparse: inputs.initial_adapter of `train.json`; outputs.adapter of the run in mode reconstruct
+- selection, of a training with a name: inputs.model, inputs.train and inputs.validation of `selection.json`, which must be those of
+  `evaluation.json`
 - definition, of a task that is not built in: definition_sha256 of `train.json`, `before_merge.json` and `evaluation.json`; the
   definition in the manifest of the task's data
 

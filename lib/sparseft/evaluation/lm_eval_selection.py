@@ -1,4 +1,4 @@
-"""Load the rows of lm-eval's tasks that may become selection rows (tasks/selection.py).
+"""Load the rows of lm-eval's tasks that may become selection rows (tasks/selection_rows.py).
 
 A task of lm-eval is evaluated on its test_split. If it also has a validation_split, that split is for choices such as this one.
 It is not taken if the worked examples come from it, because a question could then stand before itself.
@@ -15,7 +15,7 @@ from sparseft.evaluation.lm_eval_yaml import read_definition
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import TaskData
 from sparseft.tasks.rows import read_rows
-from sparseft.tasks.selection import SELECTION, Candidates, local_file, shuffled, unused_rows
+from sparseft.tasks.selection_rows import SELECTION, Candidates, local_file, shuffled, unused_rows
 from sparseft.tasks.task import Row, RowFormat, Task
 
 # Rows that are rendered at once. Most candidates are never needed, and rendering takes about a millisecond each.

@@ -13,7 +13,7 @@ from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.study.grid import DATA
 from sparseft.tasks.instruction import format_of
-from sparseft.tasks.selection import nothing_left
+from sparseft.tasks.selection_rows import nothing_left
 from sparseft.tasks.text import LENGTH
 
 

@@ -12,7 +12,7 @@ from sparseft.methods import get_method
 from sparseft.storage.reading import read_bytes
 from sparseft.study.config import Config, TaskData, split_mdl
 from sparseft.tasks.data_source import SPLITS
-from sparseft.tasks.selection import SELECTION, local_file
+from sparseft.tasks.selection_rows import SELECTION, local_file
 
 # Bytes of a YAML file of lm-eval (evaluation/lm_eval_yaml.py).
 _YAML_LIMIT = 10**6

@@ -19,7 +19,7 @@ from sparseft.study.grid import DATA
 from sparseft.tasks.prepared import find_task
 from sparseft.tasks.rows import parse_rows, read_row_text, read_rows
 from sparseft.tasks.scoring import labels_digest, labels_of
-from sparseft.tasks.selection import ROWS_FILE, check_manifest, shared_prompts
+from sparseft.tasks.selection_rows import ROWS_FILE, check_manifest, shared_prompts
 from sparseft.tasks.task import SPLITS, Task
 
 # These must be equal in evaluation.json. Otherwise the choice is about something else than what is reported.

@@ -62,7 +62,7 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class SelectionRows:
+class ChosenRows:
     """Hold the chosen rows, and the number of candidates that were left out because another row has their prompt."""
 
     rows: list[Row]
@@ -107,7 +107,7 @@ def shuffled(rows: list, name: str, seed: int) -> list:
 
 def choose_selection(
     task: Task, candidates: Candidates, prepared: dict[str, list[Row]], number: int | None
-) -> SelectionRows:
+) -> ChosenRows:
     """Return the first `number` candidates with a prompt of their own.
 
     Without a number they are all rows of a split for this purpose, or else as many as there are validation rows. Documents
@@ -135,7 +135,7 @@ def choose_selection(
             f"tasks.{task.name}: {len(rows)} rows are left for the split {SELECTION}, {number} are asked for",
             f"lower tasks.{task.name}.selection_examples or train_examples",
         )
-    return SelectionRows(rows, left_out)
+    return ChosenRows(rows, left_out)
 
 
 def check_selection(task: Task, rows: list[Row], prepared: dict[str, list[Row]], place: Path | str) -> None:

@@ -1,18 +1,21 @@
 """The selection rows: which rows become them, which are left out, and what is refused."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hub_cache import COMMIT, publish, write
-from project import call_script, succeed
+from project import ROOT, call_script, succeed
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record, write_record
 from sparseft.study.config import TaskData
 from sparseft.tasks import BY_NAME, TASKS
 from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.selection import choose_selection, load_candidates, read_selection, shared_prompts
+from sparseft.tasks.selection_rows import choose_selection, load_candidates, read_selection, shared_prompts
 
 MINI = [task.name for task in TASKS if task.generate]
 FOLDER = Path("data/boolq")
@@ -236,3 +239,35 @@ def test_two_rows_with_one_prompt_and_different_answers_count_as_repeats():
     prepared = {"train": boolq(range(3)), "validation": boolq(range(3), "Snow")}
     (changed,) = [{**row, "answer": not row["answer"]} for row in boolq([1])]
     assert shared_prompts(task, [changed], prepared) == {"train": 1}
+
+
+# Run a script that is killed at the n-th time that it moves a file to its place.
+KILLED = """
+import os, runpy, signal, sys
+moves = int(sys.argv[1])
+def replace(source, place, move=os.replace):
+    global moves
+    moves -= 1
+    if not moves:
+        os.kill(os.getpid(), signal.SIGKILL)
+    move(source, place)
+os.replace = replace
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("move", [1, 2, 3, 4])
+def test_a_kill_leaves_no_rows_that_are_read_and_the_next_command_makes_them(move):
+    flags = {"task": "boolq", "local": "own", "train_examples": 8}
+    succeed("prepare_task.py", **flags, output_dir=FOLDER)
+    script = str(ROOT / "workflow/scripts/prepare_selection.py")
+    words = [str(word) for name, value in {**flags, "data_dir": FOLDER}.items() for word in (f"--{name}", value)]
+    done = subprocess.run([sys.executable, "-c", KILLED, str(move), script, *words], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    with pytest.raises(InputError, match="selection"):
+        read()
+    succeed("prepare_selection.py", **flags, data_dir=FOLDER)
+    assert len(read()) == 4
+    names = {path.name for path in FOLDER.iterdir()} - {".sparseft"}
+    assert names == {"train.jsonl", "validation.jsonl", "manifest.json", "selection.jsonl", "selection_manifest.json"}
