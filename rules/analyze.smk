@@ -29,6 +29,7 @@ rule analyze_results:
         configuration=rules.write_configuration.output.file,
         # As functions, because a plan without the analysis needs no lists. Besides, Snakemake hashes a list once per file in it.
         evaluations=lambda w: targets.run_targets(STUDY, "evaluation.json"),
+        selections=lambda w: targets.selection_targets(STUDY),
         validations=lambda w: targets.run_targets(STUDY, "validation_report.json"),
         merges=lambda w: targets.run_targets(STUDY, "merge.json"),
         trainings=lambda w: targets.run_targets(STUDY, "train.json", trained_only=True),
@@ -52,6 +53,8 @@ rule analyze_results:
         parts=[sha256(part) for part in sorted((ROOT / grid.REPORT_PARTS).glob("report.*"))],
         runs=lambda w: grid.RUNS,
         folder=subpath(output.plots, parent=True),
+        throughput=str(Path(grid.THROUGHPUT).parent),
+        measured=lambda w: targets.throughput_digests(STUDY),
         settings=flags(**STUDY.analysis.model_dump()),
     message:
         "analyse {grid.RUNS}"
@@ -60,6 +63,7 @@ rule analyze_results:
         " --results_dir {params.runs:q}"
         " --output_dir {params.folder:q}"
         " --configuration {input.configuration:q}"
+        " --throughput_dir {params.throughput:q}"
         " {params.settings}"
         " --plot --processes {threads}"
         " > {log:q} 2>&1"

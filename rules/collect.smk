@@ -32,6 +32,8 @@ rule validate:
 rule evaluate:
     input:
         lambda w: targets.run_targets(STUDY, "evaluation.json"),
+        # In the same stage, because the merged model is deleted after its last reader.
+        lambda w: targets.selection_targets(STUDY),
     message:
         "all evaluated runs"
 

@@ -101,9 +101,9 @@ def mask_of(w):
 
 
 @cache
-def training_flags(mode, task):
-    """Return the flags of a mode's schedule on a task. They are cached, because many runs need them."""
-    return flags(**STUDY.schedule_of(mode, task).model_dump())
+def training_flags(mode, task, training):
+    """Return the flags of a mode's schedule on a task in a training. They are cached, because many runs need them."""
+    return flags(**STUDY.schedule_of(mode, task, grid.training_name(training)).model_dump())
 
 
 def memory(kind, cell=lambda w: w):

@@ -52,6 +52,58 @@ rule evaluate_run:
         " 2> {log:q}"
 
 
+# Evaluate the merged model of a training with a name on the selection rows, by which the tables choose among the trainings. This is
+# a rule of its own, so that a new training reruns no evaluation of a run without one.
+rule evaluate_selection:
+    input:
+        model=f"{grid.RUN}/model_dir",
+        proof=f"{grid.RUN}/validation_report.json",
+        train=f"{grid.DATA}/train.jsonl",
+        validation=f"{grid.DATA}/validation.jsonl",
+        selection=f"{grid.DATA}/selection.jsonl",
+        manifest=f"{grid.DATA}/selection_manifest.json",
+        definition=lambda w: targets.definition_files(STUDY, w.task),
+    output:
+        record=f"{grid.RUN}/selection.json",
+    log:
+        f"results/logs/evaluate_selection/{grid.RUN_ID}.log",
+    benchmark:
+        f"results/benchmarks/evaluate_selection/{grid.RUN_ID}.tsv"
+    wildcard_constraints:
+        mode="|".join(grid.TRAINED_MODES),
+        training=f"-{grid.TRAINING}",
+    # As an evaluation. The merged model is deleted after both.
+    priority: 2
+    conda:
+        "../envs/sparseft.yaml"
+    threads: STUDY.resources.threads
+    resources:
+        # Mostly the weights, and the logits of a batch in float32.
+        mem_mb=memory("selection"),
+        runtime=minutes("selection"),
+        gpu=ONE_GPU,
+    params:
+        code=code("evaluate_selection.py"),
+        run_id=grid.RUN_ID,
+        # Another number of threads changes the last bits.
+        cores=STUDY.resources.threads,
+        data=subpath(input.train, parent=True),
+        batch_size=STUDY.evaluation_batch_size,
+    message:
+        "evaluate {params.run_id} on the selection examples"
+    shell:
+        "on_gpus {resources.gpu} "
+        'python "$SCRIPTS/evaluate_selection.py"'
+        " --run_id {params.run_id:q}"
+        " --checkpoint {input.model:q}"
+        " --task {wildcards.task:q}"
+        " --data_dir {params.data:q}"
+        " --batch_size {params.batch_size}"
+        " --threads {params.cores}"
+        " --output {output.record:q}"
+        " 2> {log:q}"
+
+
 # Evaluate the model before the merge, on the same examples. The difference of the two evaluations is the train-merge gap. If
 # the merge kept every bit, the merged model's evaluation is copied.
 rule evaluate_adapter:

@@ -1,4 +1,5 @@
-from sparseft.planning.local_files import model_files, task_files
+from sparseft.planning.local_files import model_files, selection_files, task_files
+from sparseft.study.config import TaskData
 
 
 # Make a Hugging Face checkpoint from a model's source. manifest.json is written last, so that it stands for the whole folder.
@@ -45,7 +46,7 @@ rule prepare_task:
     params:
         code=code("prepare_task.py"),
         folder=subpath(output.train, parent=True),
-        source=lambda w: flags(**STUDY.task_data(w.task).model_dump(exclude={"training"})),
+        source=lambda w: flags(**STUDY.task_data(w.task).model_dump(exclude=TaskData.AFTERWARDS)),
         # A probe may lack training rows.
         use=lambda w: "" if w.task in STUDY.grid.tasks else "--only_probe",
     message:
@@ -56,6 +57,37 @@ rule prepare_task:
         " {params.source}"
         " {params.use}"
         " --output_dir {params.folder:q}"
+        " 2> {log:q}"
+
+
+# Choose the rows on which the trainings of a study are compared. They are no training rows and no validation rows, and a rule of
+# their own leaves those files as they are.
+rule prepare_selection:
+    input:
+        lambda w: selection_files(STUDY.task_data(w.task)),
+        train=f"{grid.DATA}/train.jsonl",
+        validation=f"{grid.DATA}/validation.jsonl",
+        manifest=f"{grid.DATA}/manifest.json",
+    output:
+        rows=f"{grid.DATA}/selection.jsonl",
+        manifest=f"{grid.DATA}/selection_manifest.json",
+    log:
+        "results/logs/prepare_selection/{task}.log",
+    benchmark:
+        "results/benchmarks/prepare_selection/{task}.tsv"
+    conda:
+        "../envs/sparseft.yaml"
+    params:
+        code=code("prepare_selection.py"),
+        folder=subpath(output.rows, parent=True),
+        source=lambda w: flags(**STUDY.task_data(w.task).model_dump(exclude={"training"})),
+    message:
+        "choose the selection examples of {wildcards.task}"
+    shell:
+        'python "$SCRIPTS/prepare_selection.py"'
+        " --task {wildcards.task:q}"
+        " {params.source}"
+        " --data_dir {params.folder:q}"
         " 2> {log:q}"
 
 

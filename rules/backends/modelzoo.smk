@@ -86,7 +86,7 @@ rule train_adapter:
         data=subpath(input.train, parent=True),
         folder=subpath(output.record, parent=True),
         batch_size=STUDY.evaluation_batch_size,
-        settings=lambda w: f"{training_flags(w.mode, w.task)} {flags(**DECIDING)}",
+        settings=lambda w: f"{training_flags(w.mode, w.task, w.training)} {flags(**DECIDING)}",
     message:
         "train {params.run_id}"
     shell:

@@ -38,7 +38,7 @@ rule train_adapter:
         folder=subpath(output.record, parent=True),
         batch_size=STUDY.evaluation_batch_size,
         initial=lambda w, input: flags(initial_adapter=input.initial or None),
-        settings=lambda w: training_flags(w.mode, w.task),
+        settings=lambda w: training_flags(w.mode, w.task, w.training),
     message:
         "train {params.run_id}"
     shell:
@@ -94,7 +94,7 @@ rule reconstruct_adapter:
         folder=subpath(output.record, parent=True),
         batch_size=STUDY.evaluation_batch_size,
         text=lambda w, input: flags(text=input.text, **STUDY.reconstruction_examples()),
-        settings=lambda w: training_flags(w.mode, w.task),
+        settings=lambda w: training_flags(w.mode, w.task, w.training),
     message:
         "reconstruct {params.run_id}"
     shell:
@@ -143,8 +143,8 @@ rule measure_throughput:
         model=subpath(input.manifest, parent=True),
         data=subpath(input.train, parent=True),
         settings=lambda w: flags(
-            **STUDY.training_of(w.task).model_dump(exclude=STUDY.throughput.DECIDED),
-            **STUDY.throughput.model_dump(exclude={"methods", "sparsities", "modes"}),
+            **STUDY.training_of(w.task, grid.training_name(w.training)).model_dump(exclude=STUDY.throughput.DECIDED),
+            **STUDY.throughput.model_dump(exclude={*STUDY.throughput.AXES}),
             threads=STUDY.resources.threads,
         ),
     message:

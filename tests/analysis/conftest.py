@@ -38,7 +38,8 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
     `changes` may have: loss, loss_before, value_before, speed, examples, backend, device, batch_size, training (its settings),
     metrics (further ones), labels (a function of the outcomes), classes (True: yes and no are scored), generated, few_shot,
     distinct_prompts, train_overlap, definition (True: the task is not built in), by_loss (True: `value` is the loss, which is
-    the metric), fractions (True: outcomes lie between 0 and 1), probes (values by name), start (the id of the run that a training starts from)."""
+    the metric), fractions (True: outcomes lie between 0 and 1), probes (values by name), start (the id of the run that a training
+    starts from), selection (the value on the selection rows)."""
     if changes.get("by_loss"):
         before = changes.get("value_before", value)
         changes = {**changes, "loss": value, "loss_before": before, "definition": True}
@@ -63,6 +64,8 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
             **({"probes": probes(run, changes["probes"])} if "probes" in changes else {}),
         },
     }
+    if "selection" in changes:
+        files["selection"] = selection(run, changes["selection"], files["evaluation"], changes)
     if inputs["adapter"]:
         loss_before = changes.get("loss_before", loss)
         before = scored(run, changes.get("value_before", value), loss_before, changes)
@@ -80,6 +83,21 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
             "outputs": {"adapter": inputs["adapter"]},
         }
     return files
+
+
+def selection(run: Run, value: float, evaluation: dict, changes: dict) -> dict:
+    """Return the content of selection.json of 80 examples, which fits the evaluation of the same run."""
+    scores = scored(run, value, changes.get("loss", 2.0) + 0.125, {**changes, "examples": 80})
+    inputs = {name: evaluation["inputs"][name] for name in ("model", "train")}
+    rows = {"data": digest(run.task, "selection"), "validation": evaluation["inputs"]["data"]}
+    return {
+        "split": "selection",
+        **scores,
+        "prompt_sha256": digest(run.task, "selection prompts"),
+        "train_overlap": 0,
+        "device": changes.get("device", CPU),
+        "inputs": inputs | rows,
+    }
 
 
 def training(run: Run, loss: float, loss_before: float, changes: dict) -> dict:

@@ -18,7 +18,7 @@ from sparseft.analysis.tables import curves, grouped, summary
 SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "analyze_results.py"
 PAGES = {
     "summary.csv", "grouped_summary.csv", "sparsity_vs_performance.csv", "missing.csv",
-    "comparisons.csv", "best_tradeoffs.csv", "layer_sparsity.csv", "correctness_memo.md", "EXPERIMENTS.md", "findings.txt",
+    "comparisons.csv", "best_tradeoffs.csv", "budget.csv", "layer_sparsity.csv", "correctness_memo.md", "EXPERIMENTS.md", "findings.txt",
     "report.html",
 }  # fmt: skip
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"

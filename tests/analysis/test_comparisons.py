@@ -71,7 +71,6 @@ def test_of_several_seeds_the_weakest_test_decides(write_run, tmp_path):
         write_run(TUNED.replace("seed0", f"seed{seed}"), value)
     row = compared(tmp_path).iloc[0]
     assert (row["n"], row["difference"]) == (2, pytest.approx(-0.255))
-    assert row["difference_high"] < 0
     assert row["p_value"] > 0.5
     assert not row["significant"]
 
@@ -82,7 +81,6 @@ def test_a_difference_that_changes_its_sign_between_seeds_is_not_significant(wri
         write_run(TUNED.replace("seed0", f"seed{seed}"), value)
     row = compared(tmp_path).iloc[0]
     assert row["difference"] == pytest.approx(0.125)
-    assert row["difference_low"] > 0
     assert row["p_holm"] < 0.05
     assert (row["one_sign"], row["significant"]) == (False, False)
 
@@ -168,14 +166,17 @@ def test_losses_are_compared_pair_by_pair_a_token(write_run, tmp_path):
     row = compared(tmp_path).iloc[0]
     records = [record.evaluation for record in read_runs(tmp_path / "runs")[0]]
     dense, again, first, second = (record.losses for record in records)
-    low, high = loss_intervals((first + second - dense - again) / 2, records[0].answer_tokens)
+    low, _ = loss_intervals((first + second - dense - again) / 2, records[0].answer_tokens)
     assert row["eval_loss_difference"] == pytest.approx(0.25)
-    assert (row["eval_loss_difference_low"], row["eval_loss_difference_high"]) == pytest.approx((low, high))
-    assert low < 0.25 < high
+    # The two pairs differ by 0 and 0.5: one degree of freedom, 97.5 %.
+    over_seeds = 12.7062047 * 0.5 / 2
+    distance = ((0.25 - low) ** 2 + over_seeds**2) ** 0.5
+    assert row["eval_loss_difference_low"] == pytest.approx(0.25 - distance)
+    assert row["eval_loss_difference_interval_from"] == "seeds and examples"
     assert row["eval_loss_p_value"] == max(paired_t_p(first - dense), paired_t_p(second - again))
     point = judged(tmp_path)
     assert point["eval_loss_difference"] == pytest.approx(point["eval_loss"] - 2)
-    assert point["eval_loss_difference_low"] == min(low, row["eval_loss_difference_seeds_low"])
+    assert point["eval_loss_difference_low"] == row["eval_loss_difference_low"]
 
 
 def test_other_answer_lengths_are_not_compared(write_run, tmp_path):
@@ -261,13 +262,30 @@ def test_a_dense_model_that_guesses_has_nothing_to_lose(write_run, tmp_path):
     assert pd.isna(verdict_of(write_run, tmp_path, [0.25], [0.25], 0.5))
 
 
-def test_the_interval_over_seeds_is_student_s_over_the_pairs(write_run, tmp_path):
+def test_the_interval_of_several_seeds_combines_student_s_over_the_pairs_with_the_bootstrap(write_run, tmp_path):
     for seed, value in enumerate([0.5, 0.4, 0.6]):
         write_run(DENSE.replace("seed0", f"seed{seed}"), 0.75)
         write_run(TUNED.replace("seed0", f"seed{seed}"), value)
     row = compared(tmp_path).iloc[0]
+    outcomes = [record.evaluation.outcomes for record in read_runs(tmp_path / "runs")[0]]
+    ends = difference_intervals((sum(outcomes[3:]) - sum(outcomes[:3])) / 3)
     half = 4.30265273 * 0.1 / 3**0.5  # two degrees of freedom, 97.5 %
-    assert (row["difference_seeds_low"], row["difference_seeds_high"]) == pytest.approx((-0.25 - half, -0.25 + half))
+    low, high = (((end + 0.25) ** 2 + half**2) ** 0.5 for end in ends)
+    assert row["difference_sd"] == pytest.approx(0.1)
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx((-0.25 - low, -0.25 + high))
+    assert row["difference_interval_from"] == "seeds and examples"
+
+
+def test_seeds_that_differ_by_more_than_the_difference_leave_it_not_significant(write_run, tmp_path):
+    # Each pair is significant by itself, and both have one sign. Two such seeds do not show what a third would do.
+    for seed, value in enumerate([0.25, 0.6]):
+        write_run(DENSE.replace("seed0", f"seed{seed}"), 0.75)
+        write_run(TUNED.replace("seed0", f"seed{seed}"), value)
+    row = compared(tmp_path).iloc[0]
+    assert row["p_holm"] < 0.05
+    assert row["one_sign"]
+    assert row["difference_high"] > 0
+    assert not row["significant"]
 
 
 @pytest.mark.parametrize(("distinct", "number"), [(200, 1), (190, 1), (6, 0)])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from sparseft.analysis import tables
-from sparseft.analysis.columns import MISSING, STUDY_TABLES, TABLES
+from sparseft.analysis.columns import BUDGET, MISSING, STUDY_TABLES, TABLES
 from sparseft.analysis.records import Gap, read_measurements
 from sparseft.analysis.throughput_table import throughput_table
 from sparseft.tasks.wikitext2 import TEXT_SHA256, metric_name
@@ -22,13 +22,13 @@ TYPES = {
     "true/false": "True|False",
 }
 RUNS = {
-    "m-t-dense-sparsity00-sparse_to_dense-seed0": 0.75,
-    "m-t-dense-sparsity00-sparse_to_dense-seed1": 0.75,
+    "m-t-dense-sparsity00-sparse_to_dense-low-seed0": 0.75,
+    "m-t-dense-sparsity00-sparse_to_dense-low-seed1": 0.75,
     "m-t-unstructured_wanda-sparsity50-no_finetune-seed0": 0.25,
-    "m-t-unstructured_wanda-sparsity50-sparse_to_dense-seed0": 0.5,
-    "m-t-unstructured_wanda-sparsity50-sparse_to_dense-seed1": 0.5,
-    "m-t-dense-sparsity00-sparse_to_dense-seed2": 0.75,
-    "m-t-unstructured_wanda-sparsity50-sparse_to_dense-seed2": 0.5,
+    "m-t-unstructured_wanda-sparsity50-sparse_to_dense-low-seed0": 0.5,
+    "m-t-unstructured_wanda-sparsity50-sparse_to_dense-low-seed1": 0.5,
+    "m-t-dense-sparsity00-sparse_to_dense-low-seed2": 0.75,
+    "m-t-unstructured_wanda-sparsity50-sparse_to_dense-low-seed2": 0.5,
 }
 # No method uses all of these.
 MASK = {"scope": "row", "sequential": True, "seed": 1, "nm_group": 4, "calibration_examples": 128}
@@ -73,12 +73,12 @@ def test_the_tables_of_runs_are_as_the_docs_say(write_run, tmp_path, text):
                   training={"learning_rate": rate}, change=change)  # fmt: skip
     write_run("m-u-random-sparsity50-no_finetune-seed0", 0.5, generated=True)  # no task has every metric
     analyze(tmp_path / "runs", tmp_path)
-    for table in set(STUDY_TABLES) - {MISSING}:
-        check(tmp_path / table.file, perplexity)
+    for table in set(STUDY_TABLES) - {BUDGET, MISSING}:
+        check(tmp_path / table.file, perplexity, further=("chosen",))
 
 
 def test_the_other_tables_are_as_the_docs_say(tmp_path):
-    path = write_cell(tmp_path, "m-t-unstructured-sparsity50-sparse_to_dense", sequence_length=64)
+    path = write_cell(tmp_path, "m-t-unstructured-sparsity50-sparse_to_dense-low", sequence_length=64)
     measured = throughput_table(read_measurements([path]))
     tables.write_csv(measured, tmp_path / "throughput_vs_batch_size.csv")
     check(tmp_path / "throughput_vs_batch_size.csv")
@@ -115,7 +115,7 @@ def test_the_tables_of_losses_and_of_probes_are_as_the_docs_say(write_run, tmp_p
                   change=lambda files: files["validation_report"].update(mask=MASK))  # fmt: skip
         write_run(run_id.replace("-t-", "-u-"), value, labels=lambda _: [0] * 80 + [1] * 120, classes=True)
     analyze(tmp_path / "runs", tmp_path)
-    further = ("probe", "token_perplexity", "definition")
+    further = ("probe", "token_perplexity", "definition", "chosen")
     written = pd.read_csv(tmp_path / "summary.csv", index_col="run_id")
     assert {"probe_piqa", "probes_mean", "token_perplexity", "definition_sha256"} <= set(written)
     assert "calibration_length" not in written

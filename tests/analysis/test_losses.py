@@ -99,9 +99,11 @@ def test_the_interval_is_student_s_with_the_error_of_a_ratio_and_has_no_bounds(s
 
 def test_the_interval_over_seeds_may_reach_below_0(study):
     cells = study({TUNED: 0.1, TUNED.replace("seed0", "seed1"): 1.9}).cells
-    ends = stats.t.interval(0.95, 1, 1.0, 1.8 / 2)
-    assert cells[["value_low", "value_high"]].iloc[0].tolist() == pytest.approx(ends)
-    assert ends[0] < 0
+    low, high = stats.t.interval(0.95, 1, 1.0, 1.8 / 2)
+    assert low < 0
+    # The examples add little to what two so different seeds leave open.
+    assert low - 0.001 < cells["value_low"].iloc[0] < low
+    assert high < cells["value_high"].iloc[0] < high + 0.001
 
 
 def test_the_interval_of_a_fraction_beside_it_is_still_wilson_s(study, write_run):

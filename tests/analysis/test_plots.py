@@ -47,7 +47,7 @@ def uneven(files: dict) -> None:
 def batch_sizes(cells: list[tuple[str, int]]) -> pd.DataFrame:
     """Return the throughput table of these methods and sparsities, at batch sizes 4 and 8."""
     return pd.DataFrame([
-        {"model": "m", "task": "t", "method": method, "sparsity": sparsity, "mode": "sparse_to_dense", "device": "CPU",
+        {"model": "m", "task": "t", "method": method, "sparsity": sparsity, "mode": "sparse_to_dense", "training": "", "device": "CPU",
          "batch_size": size, "status": MEASURED, "n": 3, "tokens_per_sample": 10, "peak_memory_bytes": 10**9,
          "memory_limit_bytes": 2 * 10**9, "peak_memory_kind": "resident", "memory_limit_kind": "private",
          **{f"{unit}_per_second_{end}": size for unit in ("samples", "tokens") for end in ("mean", "low", "high")}}

@@ -151,9 +151,11 @@ def test_the_interval_covers_the_seeds(write_run, tmp_path):
     for seed, value in enumerate((0.4, 0.5, 0.6)):
         write_run(TUNED.replace("seed0", f"seed{seed}"), 0.5, probes={"piqa": value})
     (cell,) = derived(tmp_path).cells.itertuples()
-    ends = stats.t.interval(0.95, 2, 0.5, 0.1 / 3**0.5)
-    assert (cell.probe_piqa_low, cell.probe_piqa_high) == pytest.approx(ends)
-    assert (cell.probes_mean_low, cell.probes_mean_high) == pytest.approx(ends)
+    over_seeds = stats.t.interval(0.95, 2, 0.5, 0.1 / 3**0.5)
+    over_examples = proportion_confint(50, 100, method="wilson")
+    low, high = (0.5 - ((0.5 - a) ** 2 + (0.5 - b) ** 2) ** 0.5 for a, b in zip(over_seeds, over_examples, strict=True))
+    assert (cell.probe_piqa_low, 1 - cell.probe_piqa_high) == pytest.approx((low, high))
+    assert cell.probes_mean_low < over_seeds[0] < over_seeds[1] < cell.probes_mean_high
 
 
 def test_every_probe_is_tested_as_the_headline_is_in_a_family_of_its_own(write_run, tmp_path):

@@ -200,7 +200,7 @@ def test_a_fault_and_a_missing_run_are_said_at_the_top_and_marked(write_run, tmp
     assert [sentence.split()[:2] for sentence in bad] == [["0", "of"], ["1", "runs"], ["1", "runs"]]
     marked = [element.text for element in page.of("td") if "at fault" in element.text]
     # The table of the answer and that of the points.
-    assert marked == ["0.500 ± 0.035 (at fault)", "0.500 (0.431 to 0.569) (at fault)"]
+    assert marked == ["0.500 ± 0.035 (at fault)", "0.500 (0.431 to 0.569, examples) (at fault)"]
 
 
 def test_every_task_and_setting_has_its_section(write_run, tmp_path):

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from project import call_script
+from sparseft.analysis.comparisons import compare
 from sparseft.analysis.derived import Derived, derive
 from sparseft.analysis.judgement import Judged, judge_runs
 from sparseft.analysis.records import DECIDING_KEYS, WITHOUT_EFFECT, TrainingRecord, read_runs
@@ -262,3 +264,112 @@ def test_groups_that_differ_in_opposite_ways_keep_all_their_runs(write_run, tmp_
 def test_a_layer_of_a_run_with_a_fault_is_in_no_table(write_run, tmp_path):
     write_run(UNTUNED, 0.5, change=lambda files: files["merge"]["inputs"].update(mask="f" * 64))
     assert derived(tmp_path).layers.empty
+
+
+def named(run_id: str, training: str) -> str:
+    return run_id.replace("-seed", f"-{training}-seed")
+
+
+SHORT, LONG = {"learning_rate": 0.001, "lora_r": 8}, {"learning_rate": 0.005, "lora_r": 4}
+
+
+@pytest.mark.parametrize("long", [LONG, SHORT])
+def test_runs_of_two_trainings_are_never_averaged_even_with_the_same_settings(write_run, tmp_path, long):
+    for number in (0, 1):
+        write_run(seed(named(TUNED, "short"), number), 0.25, training=SHORT)
+        write_run(seed(named(TUNED, "long"), number), 0.75, training=long)
+    write_run(UNTUNED, 0.5)
+    found = derived(tmp_path)
+    tuned = found.cells[found.cells["mode"] != "no_finetune"]
+    assert {(row.setting, row.value_mean, row.n) for row in tuned.itertuples()} == {
+        ("training short", 0.25, 2),
+        ("training long", 0.75, 2),
+    }
+    # The untrained run is compared with each.
+    untuned = found.comparisons[found.comparisons["comparison"] == "untuned"]
+    assert sorted(untuned["difference"]) == [-0.25, 0.25]
+    assert found.runs["training"].tolist().count("") == 1
+    assert [run.faults for run in judged(tmp_path)] == [[]] * 5
+
+
+def test_runs_of_one_training_with_other_settings_are_apart(write_run, tmp_path):
+    write_run(named(TUNED, "short"), 0.25, training=SHORT)
+    write_run(seed(named(TUNED, "short"), 1), 0.75, training=LONG)
+    cells = derived(tmp_path).cells
+    assert sorted(cells["value_mean"]) == [0.25, 0.75]
+    assert all("short learning_rate" in text for text in cells["setting"])
+
+
+def test_two_trainings_may_not_differ_in_what_no_training_sets(write_run, tmp_path):
+    write_run(named(TUNED, "short"), 0.25, training=SHORT)
+    write_run(named(MASKED, "long"), 0.75, training=LONG, backend="cerebras")
+    assert any("backend" in text for text in derived(tmp_path).cells["setting"])
+
+
+def test_a_table_of_two_trainings_of_one_cell_is_an_error(write_run, tmp_path):
+    write_run(named(TUNED, "short"), 0.25)
+    write_run(named(TUNED, "long"), 0.75)
+    with pytest.raises(ValueError, match="runs of the trainings long and short"):
+        compare(judged(tmp_path))
+
+
+def test_a_missing_run_of_a_training_is_a_gap(write_run, tmp_path):
+    write_run(named(TUNED, "short"), 0.25)
+    write_run(named(MASKED, "long"), 0.75)
+    gaps = {gap.run_id for gap in read_runs(tmp_path / "runs")[1]}
+    assert gaps == {named(TUNED, "long"), named(MASKED, "short")}
+
+
+def ended(files: dict) -> None:
+    train = files["train"]
+    train["loss_curve"] = train["loss_curve"][:20]
+    train |= {"ended_early": {"step": 20, "loss": 9.0, "loss_above": 8.0}, "updates": 19}
+    train["train_seconds"] /= 3
+
+
+def test_a_cell_with_a_training_that_ended_early_is_marked_and_supports_nothing(write_run, tmp_path):
+    write_run(DENSE, 0.9)
+    write_run(UNTUNED, 0.5)
+    write_run(MASKED, 0.6)
+    write_run(TUNED, 0.75)
+    write_run(seed(TUNED, 1), 0.25, change=ended)
+    found = derived(tmp_path)
+    cell = found.cells[(found.cells["mode"] == "sparse_to_dense") & (found.cells["sparsity"] == 50)].iloc[0]
+    assert (cell["n"], cell["n_sound"], cell["n_ended_early"]) == (2, 1, 1)
+    assert found.cells["n_ended_early"].sum() == 1
+    compared = found.comparisons
+    assert len(compared)
+    assert "sparse_to_dense" not in set(compared.loc[compared["sparsity"] == 50, "mode"])
+    assert not (found.best["mode"] == "sparse_to_dense")[found.best["sparsity"] == 50].any()
+    runs = found.runs.set_index("run_id")["ended_early"]
+    assert runs.dropna().to_dict() == {seed(TUNED, 1): 20}
+    words = {run.verdict for run in judged(tmp_path)}
+    assert "ENDED EARLY" in words
+    assert "FAULT" not in words
+    # Every page says it.
+    assert analyze_results(tmp_path) == 0
+    memo = (tmp_path / "out/correctness_memo.md").read_text()
+    assert "## Trainings that ended early" in memo
+    assert (
+        "ended at step 20 of 60, because the mean loss of the last steps was 9, above training.stop_if_loss_above 8"
+        in memo
+    )
+    for page in ("EXPERIMENTS.md", "report.html"):
+        text = (tmp_path / "out" / page).read_text()
+        assert "ended early" in text
+        assert "(ended early)" in text
+
+
+def analyze_results(tmp_path: Path) -> int:
+    return call_script("analyze_results.py", results_dir=tmp_path / "runs", output_dir=tmp_path / "out")[0]
+
+
+@pytest.mark.parametrize("change", [{"step": 60}, {"loss": 7.0}, {"step": 19}])
+def test_a_record_whose_early_end_contradicts_it_is_unsound(write_run, tmp_path, change):
+    def contradict(files: dict) -> None:
+        ended(files)
+        files["train"]["ended_early"] |= change
+
+    write_run(TUNED, 0.25, change=contradict)
+    (gap,) = read_runs(tmp_path / "runs")[1]
+    assert "train.json" in gap.reason

@@ -7,6 +7,7 @@ from sparseft.analysis.statistics import (
     BEYOND,
     UNDECIDED,
     WITHIN,
+    combined_interval,
     difference_intervals,
     holm,
     loss_intervals,
@@ -153,3 +154,37 @@ def test_a_point_is_within_tolerance_only_if_its_whole_interval_is():
 def test_equal_differences_have_no_variance_to_test_with():
     assert np.isnan(paired_t_p(np.array([[0.001, 0.001, 0.001]]))).all()
     assert paired_t_p(np.zeros((1, 3))).tolist() == [1]
+
+
+def test_the_distances_of_a_combined_interval_are_the_sides_of_a_right_triangle():
+    low, high, source = combined_interval(
+        np.array([0.5]), (np.array([0.47]), np.array([0.53])), (np.array([0.46]), np.array([0.62]))
+    )
+    assert low == pytest.approx(0.45)  # 3, 4 and 5 hundredths
+    assert high == pytest.approx(0.5 + (0.03**2 + 0.12**2) ** 0.5)
+    assert source == ["seeds and examples"]
+
+
+def test_a_combined_interval_contains_both_and_one_seed_leaves_that_over_the_examples():
+    rng = np.random.default_rng(8)
+    mean = rng.uniform(0.2, 0.8, 50)
+    seeds = mean - rng.uniform(0, 0.1, 50), mean + rng.uniform(0, 0.1, 50)
+    examples = mean - rng.uniform(0, 0.1, 50), mean + rng.uniform(0, 0.1, 50)
+    low, high, _ = combined_interval(mean, seeds, examples)
+    assert (low <= np.minimum(seeds[0], examples[0])).all()
+    assert (high >= np.maximum(seeds[1], examples[1])).all()
+    nothing = np.full(50, np.nan)
+    low, high, source = combined_interval(mean, (nothing, nothing), examples)
+    assert [low, high] == pytest.approx(np.array(examples))
+    assert set(source) == {"examples"}
+    low, high, source = combined_interval(mean, (nothing, nothing), (nothing, nothing))
+    assert np.isnan([low, high]).all()
+    assert set(source) == {""}
+
+
+def test_a_combined_interval_adds_the_variances_of_seeds_and_examples():
+    """With many seeds and examples it is the normal interval of a sum of two independent errors."""
+    mean = np.zeros(1)
+    ends = [(np.array([-1.959964 * error]), np.array([1.959964 * error])) for error in (0.03, 0.04)]
+    low, high, _ = combined_interval(mean, *ends)
+    assert (low, high) == pytest.approx(stats.norm.interval(0.95, 0, 0.05), rel=1e-6)

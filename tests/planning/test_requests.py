@@ -140,3 +140,29 @@ def test_masks_on_a_task_ask_for_each_task():
     assert JobKind.of("mask", wildcards) == JobKind("mask", "llama", "boolq", "unstructured_wanda")
     on_text = SimpleNamespace(model="llama", task="boolq", method="unstructured_wanda_on_c4")
     assert JobKind.of("mask", on_text) == JobKind("mask", "llama", "", "unstructured_wanda_on_c4")
+
+
+def test_an_evaluation_on_selection_rows_takes_as_long_as_their_number():
+    tasks = {"boolq": {"train_examples": 8000, "validation_examples": 1000}}
+
+    def minutes(kind: str, **changes: object) -> int:
+        """Return the time limit of a kind of job on BoolQ with a changed description."""
+        config = study(tasks={**SWEEP["tasks"], "boolq": tasks["boolq"] | changes}, perplexity=None)
+        return Requests(config).minutes(JobKind(kind, "llama", "boolq"), 1)
+
+    assert minutes("selection") == minutes("evaluation")
+    growth = minutes("selection", selection_examples=5000) - minutes("selection")
+    assert growth == pytest.approx(minutes("evaluation", validation_examples=5000) - minutes("evaluation"), abs=1) != 0
+
+
+def test_a_training_that_takes_more_steps_or_memory_requests_more():
+    named = {"short": {"steps": 10}, "long": {"steps": 10_000}, "wide": {"steps": 10, "lora_r": 4000}}
+    requests = Requests(study(grid={**SWEEP["grid"], "trainings": named}, resources={}))
+    kinds = {name: JobKind("training", "llama", "boolq", training=name) for name in named}
+    minutes = {name: requests.minutes(kind, 1) for name, kind in kinds.items()}
+    memory = {name: requests.memory_mb(kind, 1) for name, kind in kinds.items()}
+    assert minutes["long"] > minutes["short"]
+    assert memory["wide"] > memory["short"] == memory["long"]
+    # The wildcard of a job has a hyphen before the name.
+    wildcards = SimpleNamespace(model="llama", task="boolq", training="-long")
+    assert JobKind.of("training", wildcards) == kinds["long"]

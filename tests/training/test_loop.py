@@ -14,9 +14,10 @@ from sparseft.language_model.batches import collate, encode, shuffled
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.lora import effective_weight
 from sparseft.lora.carried_mask import carried_mask
-from sparseft.study.config import Training
+from sparseft.study.config import STOP_WINDOW, Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.loop import Loop
+from sparseft.training.progress import Progress
 from torch.nn import functional as F
 
 from masks import compute_masks
@@ -283,3 +284,47 @@ def test_a_state_that_is_damaged_or_another_training_s_is_told_and_not_used(tiny
         path.write_bytes(content.encode())
     assert loop.fit()["resumed_after_steps"] == []
     assert str(path) in capsys.readouterr().err
+
+
+STOPPING = {"steps": 8, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 1e-6, "stop_if_after_steps": 3}
+
+
+@pytest.mark.parametrize("saved_every", [1, 2, 3])
+def test_a_training_that_ends_early_does_so_at_the_same_step_after_a_kill(tiny_llama, tmp_path, saved_every):
+    free = Training(**STOPPING, stop_if_loss_above=100.0, save_every=saved_every)
+    stopped = free.model_copy(update={"stop_if_loss_above": 0.1})
+    whole, whole_layers, _ = run(tiny_llama, "sparse_to_sparse", free)
+    assert (whole["ended_early"], len(whole["loss_curve"])) == (None, 8)
+    record, layers, _ = run(tiny_llama, "sparse_to_sparse", stopped)
+    assert record["loss_curve"] == whole["loss_curve"][:3]
+    mean = sum(point["loss"] for point in record["loss_curve"]) / 3
+    assert record["ended_early"] == {"step": 3, "loss": pytest.approx(mean), "loss_above": 0.1}
+    assert record["samples_per_second_overall"] * record["train_seconds"] == pytest.approx(3 * 4)
+    # The state of a training that was killed after its last step, or before it, leads to the same end.
+    for _ in range(2):
+        again = prepare(tiny_llama, "sparse_to_sparse", stopped, tmp_path / "state.pt")
+        resumed = again.fit()
+        assert (resumed["loss_curve"], resumed["ended_early"]) == (record["loss_curve"], record["ended_early"])
+        for name, layer in layers.items():
+            assert torch.equal(layer.lora_B, again.layers[name].lora_B)
+            assert not torch.equal(layer.lora_B, whole_layers[name].lora_B)
+    assert resumed["resumed_after_steps"][-1] == 3 // saved_every * saved_every
+
+
+@pytest.mark.parametrize(
+    ("losses", "end"),
+    [
+        ([9.0] * 4, None),  # not yet looked at
+        ([9.0] * 5, 9.0),
+        ([9.0] * 4 + [1.0], 7.4),  # the mean, and not the last one
+        ([1.0] * 20 + [9.0] * STOP_WINDOW, 9.0),  # the last steps, and not all
+        ([1.0] * 5, None),
+        ([9.0] * 60, None),  # all steps are done
+    ],
+)
+def test_the_mean_of_the_last_steps_ends_a_training(losses, end):
+    settings = Training(steps=60, stop_if_loss_above=7.0, stop_if_after_steps=5)
+    progress = Progress(curve=[{"loss": loss} for loss in losses])
+    found = progress.early_end(settings)
+    assert found == (end and {"step": len(losses), "loss": pytest.approx(end), "loss_above": 7.0})
+    assert progress.early_end(Training(steps=60)) is None

@@ -30,6 +30,7 @@ def flags(box: Path, run: str, script: str, out: Path) -> dict:
         "merge.py": {**adapter, "output_dir": out / "model_dir", "report": out / "merge.json"},
         "validate_sparsity.py": {"run_id": run, **merged, "base": model, "output": out / "validation_report.json"},
         "evaluate.py": {"run_id": run, "checkpoint": folder / "model_dir", **scored, "output": out / "evaluation.json"},
+        "evaluate_selection.py": {"run_id": run, "checkpoint": folder / "model_dir", **scored, "output": out / "selection.json"},
         "evaluate_adapter.py": {**adapter, **scored, "output": out / "before_merge.json"},
         "measure_throughput.py": {"cell": run.removesuffix("-seed0"), "model_path": model, "mask_path": mask, "data_dir": data, "batch_sizes": 2, "steps": 1, "warmup_steps": 0, "repeats": 1, "output": out / "cell.json"},
         "analyze_results.py": {"results_dir": box / "results/runs", "output_dir": out / "analysis", "plot": True},
@@ -46,12 +47,17 @@ def make(box: Path) -> Path:
     for split, number in (("train", 24), ("validation", 12)):
         rows = BY_NAME["boolq_mini"].generate(split, number, 0)
         (box / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = call_script(
+        "prepare_selection.py", task="boolq_mini", train_examples=24, validation_examples=12, data_dir=box / "data"
+    )
+    assert done[0] == 0, done
     for method in ("structured", "random"):
         done = call_script("compute_masks.py", model_path=box / "models/tiny", output_dir=box / "masks/tiny",
                            sparsity=0.5, method=method)  # fmt: skip
         assert done[0] == 0, done
     for run in RUNS:
-        for script in ("train.py", "merge.py", "validate_sparsity.py", "evaluate.py", "evaluate_adapter.py"):
+        for script in ("train.py", "merge.py", "validate_sparsity.py", "evaluate.py", "evaluate_selection.py",
+                       "evaluate_adapter.py"):  # fmt: skip
             done = call_script(script, **flags(box, run, script, box / "results/runs" / run))
             assert done[0] == 0, done
     return box

@@ -37,10 +37,12 @@ READERS = {
         "export_modelzoo.py",
     ),
     "adapter": ("merge.py", "evaluate_adapter.py"),
-    "merged model": ("validate_sparsity.py", "evaluate.py", "compact.py"),
+    "merged model": ("validate_sparsity.py", "evaluate.py", "evaluate_selection.py", "compact.py"),
+    "selection rows": ("evaluate_selection.py",),
     "training state": ("train.py",),
     "reconstruction state": ("reconstruct.py",),
     "evaluation.json": ("analyze_results.py",),
+    "selection.json": ("analyze_results.py",),
     "validation_report.json": ("analyze_results.py",),
 }
 STATES = ("training state", "reconstruction state")
@@ -65,7 +67,10 @@ def artefact(box: Path, name: str, run: str) -> Path:
         "merged model": folder / "model_dir/model.safetensors",
         "training state": folder / "state.pt",
         "reconstruction state": folder / "state.pt",
+        # A file of another run has no other selection rows, because all runs of a task share them.
+        "selection rows": box / f"data/{'selection' if run == RUN else 'validation'}.jsonl",
         "evaluation.json": folder / name,
+        "selection.json": folder / name,
         "validation_report.json": folder / name,
     }[name]
 
@@ -178,6 +183,26 @@ def test_a_run_with_a_damaged_result_is_in_no_table(box, name, kind):
     assert (row["run_id"], row["left_out"]) == (RUN, "True")
     assert name in row["reason"]
     assert f"left out: {RUN}: " in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_run_with_a_damaged_selection_record_has_no_result_to_choose_by(box, kind):
+    damage(box, "selection.json", kind)
+    code, said = call_script(
+        "analyze_results.py", **flags(box, RUN, "analyze_results.py", box / "out") | {"plot": True}
+    )
+    assert code == 0, said
+    with open(box / "out/analysis/summary.csv") as file:
+        values = {row["run_id"]: row["selection_value"] for row in csv.DictReader(file)}
+    is_left_out = kind == "another run's file"
+    assert values.keys() == {OTHER} | (set() if is_left_out else {RUN})
+    assert values[OTHER] != ""
+    assert values.get(RUN, "") == ""
+    with open(box / "out/analysis/missing.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["run_id"], row["left_out"]) == (RUN, str(is_left_out))
+    assert "selection.json" in row["reason"]
 
 
 def test_the_docs_list_these_cases():

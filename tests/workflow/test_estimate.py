@@ -55,11 +55,19 @@ IMPORTED = {
         "tasks": ["boolq_mini", "gsm8k_mini"],
     },
 }
+COMPARED = {
+    "grid": {
+        **tiny_grid("smollm2", "boolq_mini", ["random"]),
+        "tasks": ["boolq_mini", "gsm8k_mini"],
+        "trainings": {"short": {"steps": 10}, "long": {"steps": 20}},
+    },
+    "evaluation": {"probes": ["hellaswag_mini"]},
+}
 
 
 @pytest.mark.parametrize(
     "sections",
-    [DEFAULT, SWEEP, MIXED, WAFER, MODELZOO, ON_TEXT, UPDATED, IMPORTED],
+    [DEFAULT, SWEEP, MIXED, WAFER, MODELZOO, ON_TEXT, UPDATED, IMPORTED, COMPARED],
     ids=[
         "default",
         "sweep",
@@ -69,6 +77,7 @@ IMPORTED = {
         "on a text",
         "updated weights",
         "imported",
+        "named trainings",
     ],
 )
 def test_jobs_are_those_that_snakemake_plans_in_an_empty_folder(tmp_path, sections):
@@ -99,6 +108,24 @@ def test_an_imported_checkpoint_has_one_mask_and_one_base_for_all_tasks():
     kept = {item.label: item for item in disk_kept(config, [subject])}
     assert (kept["pruned bases"].bytes, kept["masks"].explanation.split()[0]) == (2 * subject.bytes, "6")
     assert jobs(config)["import_pruned"] == 2
+
+
+def test_trainings_with_a_name_have_selection_rows_and_a_record_of_them():
+    unnamed = {**COMPARED, "grid": {name: value for name, value in COMPARED["grid"].items() if name != "trainings"}}
+    one = {**COMPARED, "grid": {**COMPARED["grid"], "trainings": {"only": {}}}}
+    subject = described("smollm2", laid_over(one).models["smollm2"])
+
+    def kept(sections: dict) -> dict[str, Item]:
+        """Return what a study keeps on the disk by label."""
+        return {item.label: item for item in disk_kept(laid_over(sections), [subject])}
+
+    # Every trained run has one more evaluation, on as many rows as the one before its merge.
+    more, fewer = kept(one)["evaluations"], kept(unnamed)["evaluations"]
+    trained = jobs(laid_over(one))["evaluate_selection"]
+    assert int(more.explanation.split()[0]) - int(fewer.explanation.split()[0]) == trained == 10
+    config = laid_over(one)
+    rows = sum(config.tasks[name].validation_examples * BY_NAME[name].lengths.bytes for name in config.grid.tasks)
+    assert kept(one)["data"].bytes - kept(unnamed)["data"].bytes == rows
 
 
 def test_the_estimate_says_how_many_programs_are_compiled():

@@ -13,6 +13,7 @@ The output folder then has:
     sparsity_vs_performance.csv  a row per point of a curve
     comparisons.csv              tests and intervals
     best_tradeoffs.csv           the best points
+    budget.csv                   a row per training of a cell: what it cost and reached
     layer_sparsity.csv           a row per pruned layer
     missing.csv                  runs that are missing or incomplete, with the reason
     plots/                       the figures, with --plot
@@ -27,12 +28,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from sparseft.analysis import columns, experiments, memo, overview, report, tables
+from sparseft.analysis import columns, experiments, memo, overview, report, tables, tuning_text
 from sparseft.analysis.baseline import beside, read_baseline, without_counterpart
 from sparseft.analysis.derived import Derived, derive
 from sparseft.analysis.judgement import Judged, judge_runs
 from sparseft.analysis.leftovers import remove_leftovers
-from sparseft.analysis.records import Gap, read_runs
+from sparseft.analysis.records import Gap, read_measurements, read_runs
 from sparseft.analysis.reproduce import reproduction
 from sparseft.analysis.settings import outside
 from sparseft.errors import InputError, run_script
@@ -42,6 +43,7 @@ from sparseft.storage.ownership import check_apart, check_ours, is_marked
 from sparseft.study.config import Analysis, Config, add_flags, parse_section
 from sparseft.study.configfiles import read_configuration
 from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT
+from sparseft.study.targets import runs as configured_runs
 
 MAX_PROCESSES = 64
 COMPARED = columns.BASELINE.file
@@ -63,6 +65,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--configuration", type=Path, help="the study's configuration; it is copied into the output folder"
     )
+    parser.add_argument(
+        "--throughput_dir",
+        type=Path,
+        help="folder with the measurements of the stage throughput, for the seconds in budget.csv; they may be missing",
+    )
     add_flags(parser, Analysis, Analysis.model_fields)
     return parser.parse_args()
 
@@ -81,6 +88,8 @@ def options(args: argparse.Namespace) -> list[str]:
     flags = ["--tolerance", str(args.tolerance)]
     if args.plot:
         flags.append("--plot")
+    if args.throughput_dir:
+        flags += ["--throughput_dir", str(args.throughput_dir)]
     if args.baseline:
         flags += ["--baseline", str(args.baseline)]
     return flags
@@ -100,6 +109,17 @@ def read(results_dir: Path, study: Config | None) -> tuple[list[Judged], list[Ga
     if all(run.outside for run in judged):
         raise InputError(f"{results_dir}: no run of the configured study", "make them, or leave --configuration out")
     return judged, gaps
+
+
+def derive_tables(args: argparse.Namespace, judged: list[Judged], gaps: list[Gap], study: Config | None) -> Derived:
+    """Return the tables of the runs. A damaged run that the configuration does not request is no training that was tried."""
+    trainings: list[str] = []
+    if study:
+        requested = {run.id for run in configured_runs(study)}
+        gaps = [gap for gap in gaps if gap.run_id in requested]
+        trainings = list(study.grid.trainings)
+    files = sorted(args.throughput_dir.glob("*.json")) if args.throughput_dir else []
+    return derive(judged, args.tolerance, gaps, trainings=trainings, measurements=read_measurements(files))
 
 
 def write(
@@ -124,7 +144,9 @@ def write(
         # The import of seaborn takes a second.
         from sparseft.analysis.plots import write_plots
 
-        plots = write_plots(sound, derived.best, derived.layers, folder / "plots", args.processes, baseline)
+        plots = write_plots(
+            sound, derived.best, derived.layers, folder / "plots", args.processes, baseline, derived.budget
+        )
     experiments.write_experiments(
         folder / "EXPERIMENTS.md",
         judged,
@@ -134,7 +156,8 @@ def write(
         plots=[f"{plot.name}.png" for plot in plots],
         reproduction=again,
     )
-    memo.write_memo(folder / "correctness_memo.md", judged, gaps, again)
+    tuning = tuning_text.section(derived.budget, [run.record for run in judged if run.in_study])
+    memo.write_memo(folder / "correctness_memo.md", judged, gaps, again, tuning)
     overview.write_overview(folder / FINDINGS, judged, gaps, derived, args.tolerance)
     report.write_report(folder / REPORT, judged, gaps, derived, args.tolerance, plots)
     if args.configuration and args.configuration.resolve() != (args.output_dir / CONFIGURATION).resolve():
@@ -150,6 +173,7 @@ def write_tables(folder: Path, judged: list[Judged], gaps: list[Gap], derived: D
         columns.CURVES: derived.points,
         columns.COMPARISONS: derived.comparisons,
         columns.TRADEOFFS: derived.best,
+        columns.BUDGET: derived.budget,
         columns.LAYERS: derived.layers,
         columns.MISSING: tables.missing(gaps),
     }
@@ -172,7 +196,7 @@ def main() -> int:
     study = read_configuration([args.configuration]) if args.configuration else None
     hold(args.output_dir)
     judged, gaps = read(args.results_dir, study)
-    derived = derive(judged, args.tolerance, gaps)
+    derived = derive_tables(args, judged, gaps, study)
     # The configuration of an earlier analysis would not describe these tables. Another program's file stays.
     is_stale = not args.configuration and is_marked(args.output_dir)
     # All tables, pages and figures are replaced together, or none is.

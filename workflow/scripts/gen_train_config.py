@@ -30,6 +30,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--method", required=True, help="method that pruned the model")
     parser.add_argument("--sparsity", type=int, required=True, help="sparsity in percent")
     parser.add_argument("--mode", required=True, choices=grid.NEW_ADAPTER_MODES, help="mode of the fine-tuning")
+    parser.add_argument(
+        "--training", default="", help="name of a training in grid.trainings, if the configuration has one"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the training")
     parser.add_argument(
         "--configfile",
@@ -53,7 +56,12 @@ def run_of(args: argparse.Namespace, study: Config) -> Run:
             raise InputError(
                 f"--{kind} {name}: the configuration describes {', '.join(known)}", "choose one, or describe it"
             )
-    run = Run(args.model, args.task, args.method, args.sparsity, args.mode, args.seed)
+    if args.training not in study.training_names:
+        raise InputError(
+            f"--training {args.training!r}: not in grid.trainings",
+            f"write one of {', '.join(study.grid.trainings)}" if study.grid.trainings else "leave it out",
+        )
+    run = Run(args.model, args.task, args.method, args.sparsity, args.mode, args.seed, training=args.training)
     return Run.parse(run.id)
 
 
@@ -79,7 +87,7 @@ def job(run: Run, study: Config, files: list[Path]) -> TrainingJob:
         mask_path=Path(inputs["mask"]),
         data_dir=Path(inputs["data"]).parent,
         evaluation_batch_size=study.evaluation_batch_size,
-        **study.training_of(run.task).model_dump(),
+        **study.training_of(run.task, run.training).model_dump(),
     )
     return job_of(flags)
 
@@ -90,7 +98,7 @@ def main() -> int:
     study = read_configuration(args.configfile)
     run = run_of(args, study)
     cerebras = study.cerebras.model_copy(update={"target": args.target} if args.target else {})
-    check_schedule(cerebras, study.training_of(run.task), study.evaluation_batch_size)
+    check_schedule(cerebras, study.training_of(run.task, run.training), study.evaluation_batch_size)
     exported, output = Path(fill(grid.exported(run.method), run)), Path(fill(grid.TRAINER_CONFIGURATION, run))
     trainer = trainer_run(job(run, study, args.configfile), cerebras, exported, output.with_suffix(""))
     trainer.write_batches()

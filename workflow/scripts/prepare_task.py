@@ -22,7 +22,7 @@ from sparseft.tasks.data_source import Examples, load_examples, overlap
 from sparseft.tasks.measured_lengths import measured_lengths
 from sparseft.tasks.task import SPLITS, Row, Task
 
-DATA_FLAGS = tuple(name for name in TaskData.model_fields if name != "training")
+DATA_FLAGS = tuple(name for name in TaskData.model_fields if name not in TaskData.AFTERWARDS)
 
 
 def parse_args() -> argparse.Namespace:

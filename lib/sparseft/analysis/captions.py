@@ -58,6 +58,18 @@ def speed_chart(name: str, points: pd.DataFrame, label: str) -> Plot:
     return Plot(name, "vs_speed", setting, "", task, alt, caption)
 
 
+def compute_chart(name: str, table: pd.DataFrame, label: str) -> Plot:
+    """Describe the figure of the trainings against their compute."""
+    setting, task, metric = table[["setting", "task", "metric"]].iloc[0]
+    alt = f"Chart: {label} on the selection rows of {task} against training compute. budget.csv has the values."
+    caption = (
+        f"{_first_upper(label)} on the selection rows of {task} against the tokens that a training reads. A point is a training,"
+        f" mean over its seeds, with one standard error. A ring marks the chosen one. Every other figure shows the validation"
+        f" rows.{_lower(metric)}"
+    )
+    return Plot(name, "vs_compute", setting, "", task, alt, caption)
+
+
 def layers_plot(name: str, setting: str, model: str, label: str) -> Plot:
     """Describe the figure of the layers' sparsities."""
     alt = f"Heat map: share of zeros in the merged models of {model}, by {label} and sparsity. layer_sparsity.csv has the values."

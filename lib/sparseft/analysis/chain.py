@@ -14,8 +14,8 @@ cannot be made: `unchecked` names it.
 
 Runs of one setting must share files too: one base per model, one mask per method and sparsity, one data set with its prompts
 per task. A method that updates weights has a pruned base per mask, which records the model from which it was made. Every run
-must have its own adapter, and two runs must agree on the adapter that one of them starts from. So a run that was copied from
-another study, or under another name, is noticed.
+must have its own adapter, and two runs must agree on the adapter that one of them starts from. All runs of a task must have the
+same selection rows, whatever their setting. So a run that was copied from another study, or under another name, is noticed.
 """
 
 from collections import Counter, defaultdict
@@ -124,6 +124,8 @@ def unchecked(record: Record) -> list[str]:
         reasons += [
             f"probe {name}: {reason}" for reason in (probe.not_recomputed, record.probe_rows[name].unchecked) if reason
         ]
+    if record.selection_rows.unchecked:
+        reasons.append(f"the selection rows: {record.selection_rows.unchecked}")
     return reasons
 
 
@@ -162,6 +164,21 @@ def strangers(records: Iterable[Record], chains: Mapping[Run, list[Link]]) -> di
             others = ", ".join(other.id for other in runs if other != run)
             faults[run].append(f"adapter: also that of {others}")
     return faults
+
+
+def selection_strangers(records: Iterable[Record]) -> dict[Run, list[str]]:
+    """Return the runs that were evaluated on other selection rows than most runs of their task, in words.
+
+    The runs of all trainings must agree, because the tables choose among them. A run that agrees is absent from the result."""
+    shared: dict[str, dict[Run, str]] = defaultdict(dict)
+    for record in records:
+        if record.selection:
+            shared[record.run.task][record.run] = record.selection.inputs.data
+    return {
+        run: [f"selection rows of {task}: {short(digests[run])} in {count} of {len(digests)} runs"]
+        for task, digests in shared.items()
+        for run, count in _minority(digests).items()
+    }
 
 
 def _minority(digests: dict[Run, str]) -> dict[Run, int]:

@@ -209,12 +209,16 @@ def _claim(results: Results, sparsity: int) -> Claim:
 
 
 def _training_name(results: Results, best: tuple) -> str:
-    """Return the name of the best fine-tuning, with its mode if the modes differ."""
+    """Return the name of the best fine-tuning, with its mode if the modes differ, and with how many trainings were tried."""
     cells = _trained(results, best.method, best.sparsity)
-    if not any(get_mode(mode).masks_every_step for _, _, mode in results.cells):
-        return "LoRA"
     outcomes = {(cell.value_mean, _improved(results, cell)) for cell in cells}
-    return "LoRA" if len(cells) > 1 and len(outcomes) == 1 else f"LoRA ({best.mode})"
+    has_two_kinds = any(get_mode(mode).masks_every_step for _, _, mode in results.cells)
+    details = []
+    if has_two_kinds and not (len(cells) > 1 and len(outcomes) == 1):
+        details.append(best.mode)
+    if best.trainings_tried > 1:
+        details.append(f"best of {best.trainings_tried} trainings")
+    return f"LoRA ({', '.join(details)})" if details else "LoRA"
 
 
 def _hopeless(results: Results, sparsity: int) -> bool:

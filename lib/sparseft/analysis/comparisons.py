@@ -5,18 +5,20 @@
     untuned   a fine-tuned cell with the same model before its training
     modes     a mode with the one that it is compared with (modes.py), such as sparse_to_sparse with sparse_to_dense
 
-A difference is between the two cells' outcomes, or between their losses, each averaged over the seeds. Its interval (low, high)
-is over the examples and holds for these trained models. With two pairs of seeds or more, seeds_low and seeds_high are the ends
-of Student's interval over the pairs. If the metric is the loss, the difference of values is that of the losses. Each probe that
-both cells have is compared by its outcomes, in a row of its own.
+A difference is between the two cells' outcomes, or between their losses, each averaged over the seeds. The interval of one pair
+of runs is over the examples and holds for these two trained models. With several pairs it is combined with Student's interval
+over the pairs (statistics.combined_interval), so it holds for other seeds too. interval_from says which. If the metric is the
+loss, the difference of values is that of the losses. Each probe that both cells have is compared by its outcomes, in a row of
+its own.
 
 McNemar's test compares the outcomes of two runs, and Student's paired test their losses, or outcomes between 0 and 1. With
-several seeds the p_value is the largest one, and a difference is significant only if it has the same sign in every seed. Holm's
-correction is over a family: all comparisons of one kind on one model, task and metric, in all settings. Outcomes and losses are
-two families.
+several seeds the p_value is the largest one. Holm's correction is over a family: all comparisons of one kind on one model, task
+and metric, in all settings. Outcomes and losses are two families. A difference is significant if the corrected p is small, the
+interval does not contain 0, and every seed has the same sign. Two modes of which one was tuned over several trainings also
+need two seeds: the choice favours lucky seeds, and one seed does not show how lucky it was.
 
-A cell is not compared if it has a fault, if the other cell was evaluated on other examples, or if its examples repeat one
-another, because the tests assume independent examples.
+A cell is not compared if it has a fault, if one of its trainings ended early, if the other cell was evaluated on other examples,
+or if its examples repeat one another, because the tests assume independent examples.
 """
 
 from collections.abc import Iterable
@@ -24,7 +26,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy.stats import sem
 
 from sparseft.analysis.columns import COMPARISONS, CURVES
 from sparseft.analysis.headlines import are_losses
@@ -32,6 +33,7 @@ from sparseft.analysis.judgement import Judged
 from sparseft.analysis.records import Record
 from sparseft.analysis.scores import Scores, scores_of
 from sparseft.analysis.statistics import (
+    combined_interval,
     difference_intervals,
     holm,
     loss_intervals,
@@ -41,6 +43,7 @@ from sparseft.analysis.statistics import (
     verdict,
 )
 from sparseft.analysis.tables import LINE, in_order, tidy
+from sparseft.analysis.tuning import TunedCell, cell_of, with_trainings
 from sparseft.modes import get_mode
 from sparseft.study.grid import DENSE, NO_FINETUNE, Cell
 
@@ -52,13 +55,15 @@ FAMILY = ["comparison", "model", "task", "metric"]
 LOSS = "eval_loss_"
 # These columns need the whole family.
 CORRECTED = ("family_size", "p_holm", "significant", f"{LOSS}p_holm", f"{LOSS}significant")
+# These columns are added to those of a comparison.
+LATER = ("setting", "training", "trainings_tried", "against_training", "against_trainings_tried", *CORRECTED)
 # There is one column of each of these about values, and one about losses.
 STATISTICS = (
     "difference",
     "difference_low",
     "difference_high",
-    "difference_seeds_low",
-    "difference_seeds_high",
+    "difference_interval_from",
+    "difference_sd",
     "one_sign",
     "p_value",
 )
@@ -103,29 +108,51 @@ class Pair:
         return pairs if len(pairs) == len(self.ours.by_seed) == len(others) else []
 
 
-def compare(judged: Iterable[Judged]) -> pd.DataFrame:
-    """Return a row per comparison of the runs of one setting, without the correction for their number."""
+def compare(judged: Iterable[Judged], tuned: Iterable[TunedCell] = ()) -> pd.DataFrame:
+    """Return a row per comparison of the runs of one setting, without the correction for their number.
+
+    `tuned` has the trained cells with their trainings, of which `judged` has the chosen ones."""
     models = sound_models(judged)
     probes = dict.fromkeys(
         name for records in models.values() for record in records for name in record.evaluation.probes
     )
-    rows = [row for probe in (None, *probes) for row in _compare(models, probe)]
-    return pd.DataFrame(rows, columns=[name for name in COMPARISONS.names if name not in ("setting", *CORRECTED)])
+    pairs = [pair for probe in (None, *probes) for pair in _pairs(models, probe)]
+    return with_trainings(compare_pairs(pairs), list(tuned))
 
 
-def _compare(models: dict[Cell, list[Record]], probe: str | None) -> list[dict[str, object]]:
-    """Return a row per comparison of the cells on a probe, or on their task if `probe` is None."""
+def compare_pairs(pairs: list[Pair]) -> pd.DataFrame:
+    """Return a row per pair of cells, without the correction for their number."""
+    rows = [
+        {"comparison": pair.kind, **vars(pair.ours.cell), "against": pair.theirs.cell.id, **_tests(pair), **ends}
+        for pair, ends in zip(pairs, _intervals(pairs), strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=[name for name in COMPARISONS.names if name not in LATER])
+    return table.assign(**_combined_intervals(table, ""), **_combined_intervals(table, LOSS))
+
+
+def _pairs(models: dict[Cell, list[Record]], probe: str | None) -> list[Pair]:
+    """Return the pairs of cells that are compared on a probe, or on their task if `probe` is None."""
     cells = {cell: scores for cell, records in models.items() if (scores := cell_scores(cell, records, probe))}
-    pairs = [
+    return [
         Pair(kind, ours, cells[other])
         for cell, ours in cells.items()
         for kind, other in _others(cell).items()
         if other in cells and _saw_the_same(ours, cells[other])
     ]
-    return [
-        {"comparison": pair.kind, **vars(pair.ours.cell), "against": pair.theirs.cell.id, **_tests(pair), **ends}
-        for pair, ends in zip(pairs, _intervals(pairs), strict=True)
-    ]
+
+
+def _combined_intervals(table: pd.DataFrame, kind: str) -> dict[str, pd.Series]:
+    """Return the columns of the intervals of values, or of losses, combined with Student's interval over the pairs of seeds."""
+    numbers = [f"{kind}difference", f"{kind}difference_sd", f"{kind}difference_low", f"{kind}difference_high"]
+    mean, sd, low, high = (table[name].astype(float) for name in numbers)
+    pairs = table["n"].astype(float)
+    over_seeds = t_interval(mean, sd / np.sqrt(pairs), pairs)
+    low, high, source = combined_interval(mean, over_seeds, (low, high))
+    return {
+        f"{kind}difference_low": low,
+        f"{kind}difference_high": high,
+        f"{kind}difference_interval_from": pd.Series(source, table.index, dtype=object).replace("", None),
+    }
 
 
 def correct(table: pd.DataFrame) -> pd.DataFrame:
@@ -137,7 +164,8 @@ def correct(table: pd.DataFrame) -> pd.DataFrame:
         table[f"{kind}p_holm"] = families[f"{kind}p_value"].transform(holm)
         without_0 = (table[f"{kind}difference_low"] > 0) | (table[f"{kind}difference_high"] < 0)
         small = table[f"{kind}p_holm"] < SIGNIFICANT
-        table[f"{kind}significant"] = small & without_0 & table[f"{kind}one_sign"].astype(bool)
+        one_sign = table[f"{kind}one_sign"].astype(bool)
+        table[f"{kind}significant"] = small & without_0 & one_sign & ~_lacks_seeds(table)
     # A probe has no losses.
     lossless = table[f"{LOSS}difference"].isna()
     if lossless.any():
@@ -147,16 +175,27 @@ def correct(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def sound_models(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
-    """Return the distinct models of each cell, without cells that have a fault."""
+    """Return the distinct models of each cell, without cells that have a fault or a training that ended early.
+
+    The cells have no training. Raises ValueError if a cell has runs of two trainings, because they must not be pooled."""
     models: dict[Cell, dict[str | None, Record]] = {}
+    trainings: dict[Cell, str] = {}
     excluded = set()
     for run in judged:
         record = run.record
-        cell = Cell(**{key: value for key, value in vars(record.run).items() if key != "seed"})
+        cell = cell_of(record.run)
+        if trainings.setdefault(cell, record.run.training) != record.run.training:
+            raise ValueError(f"{cell.id}: runs of the trainings {trainings[cell]} and {record.run.training}")
         models.setdefault(cell, {}).setdefault(record.validation.merged_digest, record)
-        if run.faults:
+        if not run.supports_results:
             excluded.add(cell)
     return {cell: list(records.values()) for cell, records in models.items() if cell not in excluded}
+
+
+def _lacks_seeds(table: pd.DataFrame) -> pd.Series:
+    """Return which rows compare tuned modes with one seed. The choice favours lucky seeds, so one cannot show the better mode."""
+    tried = table[["trainings_tried", "against_trainings_tried"]].max(axis=1)
+    return (table["comparison"] == "modes") & (table["n"] == 1) & (tried > 1)
 
 
 def cell_scores(cell: Cell, records: list[Record], probe: str | None) -> CellScores | None:
@@ -171,8 +210,7 @@ def cell_scores(cell: Cell, records: list[Record], probe: str | None) -> CellSco
 def judge(points: pd.DataFrame, comparisons: pd.DataFrame, tolerance: float) -> pd.DataFrame:
     """Return the points with the intervals of their differences to dense, and with the verdict on the value.
 
-    An interval covers the one over the examples and the one over the seeds. There is no interval and no verdict without a pair
-    for every seed. A point that could not be compared has no difference and no recovered share either. A point has no verdict if
+    There is no interval and no verdict without a pair for every seed. A point that could not be compared has no difference and no recovered share either. A point has no verdict if
     its dense model scores no better than guessing, because that model has nothing to lose. A loss has no verdict, because the
     tolerance is a fraction."""
     place = [*LINE, "sparsity"]
@@ -199,10 +237,9 @@ def _differences_to_dense(comparisons: pd.DataFrame, place: list[str]) -> pd.Dat
     """Return for each point the difference of losses, the intervals of both differences, and their number of pairs."""
     table = comparisons[comparisons["comparison"] == "dense"].set_index(place)
     columns = pd.DataFrame({"n_pairs": table["n"], f"{LOSS}difference": table[f"{LOSS}difference"]})
-    for kind in ("", LOSS):
-        for end, reach in (("low", "min"), ("high", "max")):
-            both = table[[f"{kind}difference_{end}", f"{kind}difference_seeds_{end}"]].astype(float)
-            columns[f"{kind}difference_{end}"] = both.agg(reach, axis=1).where(table["n"] > 0)
+    for name in ("difference_low", "difference_high", "difference_interval_from"):
+        for kind in ("", LOSS):
+            columns[f"{kind}{name}"] = table[f"{kind}{name}"].where(table["n"] > 0)
     return columns
 
 
@@ -246,7 +283,7 @@ def _outcome_tests(pairs: list[tuple[Scores, Scores]]) -> dict[str, object]:
     differences = np.array([mine.outcomes - other.outcomes for mine, other in pairs])
     p_values = [outcomes_p(mine.outcomes, other.outcomes) for mine, other in pairs]
     return {
-        **_over_seeds_interval(differences.mean(axis=-1) if pairs else differences),
+        "difference_sd": _deviation(differences.mean(axis=-1) if pairs else differences),
         "one_sign": _one_sign(differences),
         "p_value": float(np.max(p_values)) if pairs else np.nan,
     }
@@ -256,18 +293,15 @@ def _loss_tests(pairs: list[tuple[Scores, Scores]], tokens: np.ndarray) -> dict[
     """Return the tests of the losses of pairs of models. Without a pair there is no test."""
     differences = np.array([mine.losses - other.losses for mine, other in pairs])
     return {
-        **_over_seeds_interval(differences.sum(axis=-1) / tokens.sum() if pairs else differences),
+        "difference_sd": _deviation(differences.sum(axis=-1) / tokens.sum() if pairs else differences),
         "one_sign": _one_sign(differences),
         "p_value": paired_t_p(differences).max() if pairs else np.nan,
     }
 
 
-def _over_seeds_interval(differences: np.ndarray) -> dict[str, float]:
-    """Return the ends of Student's interval of the mean difference over the pairs of seeds; NaN for fewer than two."""
-    low = high = np.nan
-    if len(differences) > 1:
-        low, high = t_interval(differences.mean(), sem(differences), len(differences))
-    return {"difference_seeds_low": float(low), "difference_seeds_high": float(high)}
+def _deviation(differences: np.ndarray) -> float:
+    """Return the standard deviation of the differences over the pairs of seeds; NaN for fewer than two."""
+    return float(differences.std(ddof=1)) if len(differences) > 1 else np.nan
 
 
 def _one_sign(differences: np.ndarray) -> bool:

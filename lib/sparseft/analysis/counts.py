@@ -9,18 +9,23 @@ from sparseft.analysis.records import Gap
 
 @dataclass(frozen=True)
 class Counts:
-    """Hold the numbers of runs: of all, and of those with a fault, with an open check, outside the study, or missing."""
+    """Hold the numbers of runs: of all, and of those with a fault, with an open check, outside the study, or missing.
+
+    `ended_early` counts the trainings that ended early."""
 
     runs: int
     faulty: int
     unchecked: int
     outside: int
     missing: int
+    ended_early: int
 
     @property
     def text(self) -> str:
         """Return the numbers other than that of all runs, as a part of a sentence."""
         text = f"{self.faulty} with a fault, {self.unchecked} not fully checked, {self.missing} missing or unreadable"
+        if self.ended_early:
+            text += f", {self.ended_early} with a training that ended early"
         return f"{text}, {self.outside} outside the configured study" if self.outside else text
 
 
@@ -32,4 +37,5 @@ def count_runs(judged: list[Judged], gaps: Iterable[Gap]) -> Counts:
         unchecked=sum(bool(run.unchecked) for run in judged),
         outside=sum(run.outside is not None for run in judged),
         missing=sum(gap.left_out for gap in gaps),
+        ended_early=sum(run.ended_early is not None for run in judged),
     )

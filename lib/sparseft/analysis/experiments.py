@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sparseft.analysis import report_tables
+from sparseft.analysis import report_tables, tuning_text
 from sparseft.analysis.chain import short
 from sparseft.analysis.counts import Counts, count_runs
 from sparseft.analysis.derived import Derived
@@ -28,13 +28,14 @@ _HOW_TO_READ = """## How to read the numbers
 
 - A value is the mean over the seeds ± its standard error over the examples. A yes/no task also shows the shares of right
   answers to the no and to the yes questions.
-- A difference is over the same examples. Brackets hold its 95 % confidence interval, by a paired bootstrap over the examples.
-- A difference is significant if McNemar's exact test says so at 5 % after Holm's correction, with one sign in every seed.
-  Holm's correction is over all comparisons of one kind on the model and task. *Not significant* does not mean equal.
-- A loss above the tolerance is excluded if the whole interval of the difference lies above minus the tolerance, over the
-  examples and over the seeds. *Largest within* is the largest sparsity up to which this holds everywhere on a curve. A curve
-  whose dense model only guesses has no verdict. A task whose metric is the loss has none either, because the tolerance is a
-  fraction. Its differences are in nats per token, above 0 is worse, and Student's paired t test decides.
+- A difference is over the same examples. Brackets hold its 95 % confidence interval, and say what it covers. *Over examples*: it
+  is of one pair of models, by a paired bootstrap, and holds for these two. *Over seeds and examples*: it is of several seeds.
+- A difference is significant if McNemar's exact test says so at 5 % after Holm's correction, with one sign in every seed and
+  without 0 in the interval. Holm's correction is over all comparisons of one kind on the model and task. *Not significant* does
+  not mean equal.
+- A loss above the tolerance is excluded if the whole interval of the difference lies above minus the tolerance. *Largest within*
+  is the largest sparsity up to which this holds everywhere on a curve. A curve whose dense model only guesses has no verdict. A
+  task whose metric is the loss has none either, because the tolerance is a fraction. Its differences are in nats per token, above 0 is worse, and Student's paired t test decides.
 - *Best for sparsity* (or training speed): no other point is as good in both value and this, and better in one. These are
   means, so neighbours may differ by chance.
 - Sparsity is the requested one. If the masks reached another one, it is in parentheses.
@@ -93,6 +94,7 @@ def write_experiments(
         "## Figures\n\n" + figures if plots else "",
         "## Findings in detail\n",
         *(_details(here, tolerance) for here in parts),
+        tuning_text.section(derived.budget, records),
         _HOW_TO_READ,
         _limits(records, derived, count_runs(judged, gaps)),
         _settings(records, derived.cells),
@@ -303,8 +305,18 @@ def _sampling_limits(records: list[Record]) -> list[str]:
         exact = " They are 0 at a value of 1.000 or 0.000, which does not make that value exact."
     return [
         f"Number of seeds: {seeds}. Standard errors are over the validation examples ({examples}), not over seeds.{exact}",
-        "Intervals and tests hold for these trained models. Another seed moves the differences further.",
+        _scope(seeds),
     ]
+
+
+def _scope(seeds: int) -> str:
+    """Return for what intervals and tests hold."""
+    if seeds == 1:
+        return "Intervals and tests hold for these trained models. Another seed moves the differences further."
+    return (
+        "Intervals over seeds and examples cover other seeds too. Intervals over examples, and those of the share that is won"
+        " back, hold for these trained models."
+    )
 
 
 def _device_limits(records: list[Record], derived: Derived) -> list[str]:
@@ -364,6 +376,11 @@ def _run_limits(counts: Counts) -> list[str]:
         limits.append(
             f"{counts.faulty} of {counts.runs} runs have a fault, which correctness_memo.md names. The tables mark them. No"
             " comparison, verdict, sentence or figure uses them."
+        )
+    if counts.ended_early:
+        limits.append(
+            f"{counts.ended_early} of {counts.runs} runs have a training that ended early, which correctness_memo.md names. The"
+            " tables mark them. No comparison, verdict, sentence or figure uses them."
         )
     if counts.unchecked:
         limits.append(

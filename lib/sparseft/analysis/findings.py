@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from sparseft.analysis import tuning_text
 from sparseft.analysis.claims import Claim, Results, claims, guess_level
 from sparseft.analysis.comparisons import LOSS, STATISTICS
 from sparseft.analysis.derived import Derived
@@ -22,10 +23,13 @@ from sparseft.study.grid import NO_FINETUNE
 
 # What every page says where headline and findings return nothing.
 NO_CONCLUSION = (
-    "Every result here contains a run with a fault, so no conclusion is drawn. correctness_memo.md names the faults."
+    "Every result here contains a run with a fault, or a training that ended early, so no conclusion is drawn."
+    " correctness_memo.md names them."
 )
 # The last finding of a task whose metric is a loss.
 NO_VERDICT = "A loss has no verdict, because the tolerance is a fraction and a loss is in nats per token."
+# What is said where two modes were compared with one seed.
+ONE_SEED = "one seed: this is about these models, and does not show which mode is better"
 MOST_SENTENCES = 4
 # A sentence of more numbers would not be read.
 MOST_EXAMPLES = 4
@@ -69,16 +73,16 @@ def value_findings(derived: Derived, tolerance: float) -> list[str]:
     every = derived.comparisons
     if is_loss_place(derived):
         no_verdict = [NO_VERDICT] if len(every) else []
-        return [*_dense(derived.cells), *_compared(every, "losses"), *no_verdict]
+        return [*_dense(derived.cells), *_compared(every, "losses", derived.budget), *no_verdict]
     values = every[every["comparison"] != "dense"]
-    return [*_dense(derived.cells), *_curves(derived, tolerance), *_compared(values, "values")]
+    return [*_dense(derived.cells), *_curves(derived, tolerance), *_compared(values, "values", derived.budget)]
 
 
 def loss_findings(derived: Derived) -> list[str]:
     """Return the sentences about the losses, in nats per answer token."""
     outcomes = [*STATISTICS, "significant"]
     losses = derived.comparisons.drop(columns=outcomes).rename(columns=lambda name: name.removeprefix(LOSS))
-    return list(_compared(losses, "losses"))
+    return list(_compared(losses, "losses", derived.budget))
 
 
 def explain_verdict(verdict: str | None, to_dense: float, examples: int) -> str:
@@ -156,8 +160,10 @@ def _loss(row: tuple, tolerance: str) -> str:
     return f"is {_side(row.difference_to_dense)} {place}, where {row.examples} examples cannot exclude a loss above {tolerance}"
 
 
-def _compared(comparisons: pd.DataFrame, what: str) -> Iterator[str]:
-    """Say how many differences are significant, and give at most a few of them with their numbers."""
+def _compared(comparisons: pd.DataFrame, what: str, budget: pd.DataFrame) -> Iterator[str]:
+    """Say how many differences are significant, and give at most a few of them with their numbers.
+
+    Say over how many trainings the cells were tuned, and that one seed shows only a difference of these models."""
     for (kind, mode), rows in comparisons.groupby(["comparison", "mode"], sort=False):
         tested = rows[rows["n"] > 0]
         significant = tested[tested["significant"].astype(bool)]
@@ -165,7 +171,12 @@ def _compared(comparisons: pd.DataFrame, what: str) -> Iterator[str]:
         count = f"{len(significant) or 'none'} of {len(tested)} {what} {verb} significantly"
         untested = len(rows) - len(tested)
         exception = f"; {untested} could not be compared in every seed" if untested else ""
-        yield f"In mode {mode}, against {against(kind, mode)}, {count}{_examples(significant)}{exception}."
+        notes = [tuning_text.words(rows, budget)]
+        if kind == "modes" and (tested["n"] == 1).any():
+            notes.append(ONE_SEED)
+        notes = "; ".join(note for note in notes if note)
+        other = f"{against(kind, mode)} ({notes})" if notes else against(kind, mode)
+        yield f"In mode {mode}, against {other}, {count}{_examples(significant)}{exception}."
 
 
 def _examples(significant: pd.DataFrame) -> str:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
-from sparseft.analysis.chain import Link, links, start_of, strangers, unchecked
+from sparseft.analysis.chain import Link, links, selection_strangers, start_of, strangers, unchecked
 from sparseft.analysis.records import Record
 from sparseft.analysis.settings import by_setting
 from sparseft.study.grid import Run
@@ -27,10 +27,29 @@ class Judged:
     outside: str | None = None
 
     @property
+    def ended_early(self) -> str | None:
+        """Return how the run's training ended early, as a sentence without a full stop; None if it took all of its steps."""
+        train = self.record.train
+        if train is None or train.ended_early is None:
+            return None
+        end = train.ended_early
+        return (
+            f"ended at step {end.step} of {train.steps}, because the mean loss of the last steps was {end.loss:.3g}, above"
+            f" training.stop_if_loss_above {end.loss_above:g}"
+        )
+
+    @property
+    def supports_results(self) -> bool:
+        """Return whether the run may take part in a mean that is judged, a comparison or a choice."""
+        return not self.faults and not self.ended_early
+
+    @property
     def verdict(self) -> str:
-        """Return the word of the memo. A run is sound if it has no fault and every check was made."""
+        """Return the word of the memo. A run is sound if it has no fault, its training took all steps and every check was made."""
         if self.faults:
             return "FAULT"
+        if self.ended_early:
+            return "ENDED EARLY"
         return "NOT FULLY CHECKED" if self.unchecked else "sound"
 
     @property
@@ -80,14 +99,16 @@ def faults(record: Record, chain: list[Link]) -> list[str]:
     broken = [f"broken chain, {link.fault}" for link in chain if link.fault]
     wrong_answers = [record.right_answers.fault] if record.right_answers.fault else []
     wrong_answers += [f"probe {name}: {check.fault}" for name, check in record.probe_rows.items() if check.fault]
+    wrong_answers += [f"selection rows: {record.selection_rows.fault}"] if record.selection_rows.fault else []
     return record.validation.faults() + broken + wrong_answers
 
 
 def _conflicts(records: list[Record], chains: Mapping[Run, list[Link]]) -> dict[Run, list[str]]:
     """Return the conflicts of each run with the other runs of its setting."""
     conflicts: dict[Run, list[str]] = defaultdict(list)
-    for group in by_setting(records).values():
-        for run, reasons in strangers(group, chains).items():
+    found = [strangers(group, chains) for group in by_setting(records).values()]
+    for reasons_of in [*found, selection_strangers(records)]:
+        for run, reasons in reasons_of.items():
             sentences = [f"conflicts with other runs, {reason}" for reason in reasons]
             # A run that belongs to several settings may meet the same stranger in each.
             conflicts[run] += [sentence for sentence in sentences if sentence not in conflicts[run]]

@@ -62,6 +62,8 @@ Each stage records the sha256 of what it read and wrote. A link holds if all of 
 - data: inputs.validation of `train.json`; inputs.data of `before_merge.json` and `evaluation.json`
 - train: inputs.train of `train.json`, `before_merge.json` and `evaluation.json`; the examples that calibrated the mask
 - start, in mode reconstruct_to_sparse: inputs.initial_adapter of `train.json`; outputs.adapter of the run in mode reconstruct
+- selection, of a training with a name: inputs.model, inputs.train and inputs.validation of `selection.json`, which must be those of
+  `evaluation.json`
 - definition, of a task that is not built in: definition_sha256 of `train.json`, `before_merge.json` and `evaluation.json`; the
   definition in the manifest of the task's data
 
@@ -80,19 +82,23 @@ def write_memo(
     judged: list[Judged],
     gaps: list[Gap],
     reproduction: Reproduction = Reproduction(),  # noqa: B008  immutable
+    tuning: str = "",
 ) -> None:
     """Write the memo: whether everything holds, faults, open checks, gaps, then the checks and the hashes of every run.
 
-    `judged` is what judge_runs returns. `reproduction` has the commands that repeat the checks."""
+    `judged` is what judge_runs returns. `reproduction` has the commands that repeat the checks. `tuning` is the section on the
+    choice of the trainings; empty without a choice."""
     example = _example_run(judged, reproduction)
     sections = [
         "# Correctness memo\n",
         _verdict(judged, gaps),
         _totals(judged),
         _faults(judged, reproduction),
+        _ended_early(judged),
         _open_checks(judged),
         _outside(judged),
         _gaps(gaps),
+        tuning,
         _probes(judged),
         _HOW.format(command=reproduction.validation(example), merge=_merge_again(example, reproduction)),
         f"## Every run\n\n{_checks(judged)}{_COLUMNS}",
@@ -153,6 +159,15 @@ def _faults(judged: list[Judged], reproduction: Reproduction) -> str:
             command = reproduction.validation(run.record.run)
             entries.append(f"### {run.record.run.id}\n\n{bullets(run.faults)}\n```\n{command}\n```\n")
     return "## Runs with a fault\n\n" + "\n".join(entries) if entries else ""
+
+
+def _ended_early(judged: list[Judged]) -> str:
+    """Return the section on the trainings that ended early; empty if there are none."""
+    rows = [(run.record.run.id, run.ended_early) for run in judged if run.ended_early]
+    if not rows:
+        return ""
+    words = "No comparison, verdict, choice, sentence or figure uses these runs. The tables mark the cells that contain them.\n\n"
+    return "## Trainings that ended early\n\n" + words + markdown_table(["run", "how"], rows)
 
 
 def _outside(judged: list[Judged]) -> str:

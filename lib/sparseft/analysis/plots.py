@@ -8,6 +8,7 @@
     {task}_train_merge_gap           what the merge adds to that loss
     {task}_speed_vs_sparsity         training speed, a row of panels per model and way of training
     {task}_{metric}_vs_speed         that metric against it, a panel per model and way of training, with the Pareto front
+    {task}_{metric}_vs_compute       the metric of every training on the selection rows, against the tokens that it reads
 
 A line figure has a column per method and a row per model. Colour and marker both show the mode. If the runs of a model and
 task have several settings, each setting has its own figures, whose names begin with setting1_, setting2_, ... A point with a
@@ -34,6 +35,7 @@ from matplotlib.figure import Figure
 
 from sparseft.analysis.captions import (
     Plot,
+    compute_chart,
     heat_map,
     layers_plot,
     line_chart,
@@ -42,6 +44,7 @@ from sparseft.analysis.captions import (
     value_caption,
 )
 from sparseft.analysis.figures.batch_sizes import throughput_figure
+from sparseft.analysis.figures.compute import compute_figure
 from sparseft.analysis.figures.curves import GAP, LOSS, TRAINING_SPEED, Quantity, line_figure, value_of
 from sparseft.analysis.figures.heat_maps import BLOCKS, KINDS, layer_heat_map, value_heat_map
 from sparseft.analysis.figures.speeds import speed_figure
@@ -102,13 +105,15 @@ def write_plots(
     folder: Path,
     processes: int,
     baseline: pd.DataFrame | None = None,
+    budget: pd.DataFrame | None = None,
 ) -> list[Plot]:
     """Write every figure of a study into `folder`, and return the descriptions of the figures.
 
-    Remove the figures that an earlier call left there. `points`, `best` and `layers` are tables of Derived, without the points
+    `budget` is the table of the trainings. Remove the figures that an earlier call left there. `points`, `best` and `layers` are tables of Derived, without the points
     that have a faulty run. `processes` is the number of figures that are drawn at the same time. `baseline` has another
     project's values, which are marked beside ours."""
-    return _write(chain(run_figures(points, best, baseline), layer_figures(layers)), folder, processes)
+    trainings = iter(()) if budget is None else compute_figures(budget)
+    return _write(chain(run_figures(points, best, baseline), trainings, layer_figures(layers)), folder, processes)
 
 
 def write_throughput_plots(table: pd.DataFrame, folder: Path) -> list[Plot]:
@@ -154,11 +159,27 @@ def run_figures(
         best_of_setting = best[best["setting"] == setting]
         for (task, metric), part in of_setting.groupby(["task", "metric"], sort=False):
             front = best_of_setting[(best_of_setting["task"] == task) & (best_of_setting["metric"] == metric)]
-            # The metric of an lm-eval task may end in any name of a filter.
-            name = re.sub(r"[^\w.-]", "_", f"{prefix}{task}_{metric}")
+            name = _file_name(f"{prefix}{task}_{metric}")
             yield from _value_figures(part, front, name, f"{task}{words}", baseline)
         for task, part in of_setting.groupby("task", sort=False):
             yield from _cost_figures(part, f"{prefix}{task}", f"{task}{words}")
+
+
+def compute_figures(budget: pd.DataFrame) -> Iterator[tuple[Plot, Drawing]]:
+    """Yield the figure of each task and metric whose cells have several trainings."""
+    known = budget[["training_tokens", "selection_value"]].notna().all(axis=1)
+    tuned = budget[known & (budget["trainings_tried"] > 1)]
+    for prefix, words, setting in _settings(tuned):
+        for (task, metric), part in tuned[tuned["setting"] == setting].groupby(["task", "metric"], sort=False):
+            label = metric_name(metric)
+            plot = compute_chart(_file_name(f"{prefix}{task}_{metric}_vs_compute"), part, label)
+            title = f"{task}{words}: {label} on the selection rows ± standard error"
+            yield plot, partial(compute_figure, part, value_of(metric).label, title)
+
+
+def _file_name(text: str) -> str:
+    """Return a text as the name of a file. The metric of an lm-eval task may end in any name of a filter."""
+    return re.sub(r"[^\w.-]", "_", text)
 
 
 def _settings(table: pd.DataFrame) -> Iterator[tuple[str, str, str]]:

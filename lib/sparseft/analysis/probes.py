@@ -6,7 +6,7 @@ The columns of a probe begin with its name: probe_NAME, probe_NAME_stderr and so
 import numpy as np
 import pandas as pd
 
-from sparseft.analysis.statistics import proportion_interval, t_interval, union_interval
+from sparseft.analysis.statistics import combined_interval, proportion_interval, t_interval
 
 MEAN = "probes_mean"
 _ERROR = "_stderr"
@@ -62,10 +62,10 @@ def probes_over_models(models: pd.api.typing.DataFrameGroupBy, runs: pd.DataFram
 def _with_interval(
     models: pd.api.typing.DataFrameGroupBy, name: str, over_examples: tuple[np.ndarray, np.ndarray]
 ) -> dict[str, pd.Series]:
-    """Return the columns of one probe, or of the mean over all. The interval covers the seeds and the examples."""
+    """Return the columns of one probe, or of the mean over all. The interval combines the seeds and the examples."""
     mean = models[name].mean()
     over_seeds = t_interval(mean, models[name].sem(), models[name].count())
-    low, high, _ = union_interval(over_seeds, over_examples)
+    low, high, _ = combined_interval(mean, over_seeds, over_examples)
     return {
         name: mean,
         f"{name}{_ERROR}": models[f"{name}{_ERROR}"].mean(),

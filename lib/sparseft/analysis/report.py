@@ -194,6 +194,11 @@ def _checks(judged: list[Judged], gaps: list[Gap]) -> list[dict[str, str]]:
     counts = count_runs(judged, gaps)
     checks = [
         ("bad", counts.faulty, "have a fault. The tables mark them. No sentence or figure uses them."),
+        (
+            "open",
+            counts.ended_early,
+            "have a training that ended early. The tables mark them. No sentence or figure uses them.",
+        ),
         ("bad", counts.missing, "are missing or could not be read. They are in no table."),
         ("open", counts.unchecked, "were not fully checked. The correctness memo says what is open."),
         ("open", counts.outside, "are outside the configured study. They are only in the list of runs."),

@@ -10,14 +10,14 @@ from sparseft.analysis.headlines import are_losses, is_loss
 from sparseft.analysis.probes import MEAN, probe_names
 from sparseft.analysis.records import Gap
 from sparseft.analysis.tables import asked_and_reached
-from sparseft.analysis.texts import NONE, against, best_for, number, value_text
+from sparseft.analysis.texts import NONE, against, best_for, marked, number, value_text
 from sparseft.modes import NO_FINETUNE, RECONSTRUCT, RECONSTRUCT_TO_SPARSE, SPARSE_TO_DENSE, SPARSE_TO_SPARSE
 from sparseft.study.grid import MODES
 from sparseft.tasks import RECALLS
 
 # Columns that are not numbers.
 TEXT_COLUMNS = {
-    "run", "method", "mode", "sparsity, %", "verdict", "best for", "compared with", "significant", "loss significant",
+    "run", "method", "mode", "training", "sparsity, %", "verdict", "best for", "compared with", "significant", "loss significant",
     "trained on", "evaluated on", "in the study",
 }  # fmt: skip
 # Columns that say nothing new if the value is a loss.
@@ -97,7 +97,9 @@ def _results_note(cells: pd.DataFrame, modes: Iterable[str]) -> str:
             f"The number after {' or '.join(answers)} is the share of the questions with this answer that were answered"
             " correctly."
         )
-    if (cells["n_sound"] < cells["n"]).any():
+    if cells["n_ended_early"].any():
+        words.append("A value is of a training that ended early if one of its runs is. No sentence or figure uses it.")
+    if (cells["n_sound"] + cells["n_ended_early"] < cells["n"]).any():
         words.append("A value is at fault if one of its runs is. No sentence or figure uses it.")
     return " ".join(words)
 
@@ -109,6 +111,7 @@ def points(table: pd.DataFrame) -> Table:
         "method": lambda row: row.method,
         "mode": lambda row: row.mode,
         "sparsity, %": asked_and_reached,
+        "training": lambda row: row.training or NONE,
         "models": lambda row: str(row.n),
         "value (95 % interval)": _value,
         "minus dense (95 % interval)": _minus_dense,
@@ -118,9 +121,11 @@ def points(table: pd.DataFrame) -> Table:
         "train-merge gap": lambda row: number(row.train_merge_gap, "+.3f"),
         "samples/s": lambda row: number(row.samples_per_second, ".2f"),
     }
+    if not table["training"].any():
+        del columns["training"]
     columns = _without_repeats(columns, table)
     note = (
-        "Loss and gap are in nats per answer token. Won back is the share of what pruning lost that fine-tuning restores:"
+        "An interval is over the examples, or over the seeds and the examples. Loss and gap are in nats per answer token. Won back is the share of what pruning lost that fine-tuning restores:"
         " 100 % reaches the dense fine-tuned model. It has no interval where the examples do not show that pruning lost anything;"
         " then it could be any number."
     )
@@ -152,12 +157,16 @@ def comparisons(table: pd.DataFrame) -> Table:
         "mode": lambda row: row.mode,
         "compared with": lambda row: against(row.comparison, row.mode),
         "difference (95 % interval)": lambda row: _within(
-            row.difference, row.difference_low, row.difference_high, "+.3f"
+            row.difference, row.difference_low, row.difference_high, "+.3f", row.difference_interval_from
         ),
         "p": lambda row: number(row.p_holm, ".2g"),
         "significant": lambda row: _yes(row.significant),
         "difference of the loss (95 % interval)": lambda row: _within(
-            row.eval_loss_difference, row.eval_loss_difference_low, row.eval_loss_difference_high, "+.3f"
+            row.eval_loss_difference,
+            row.eval_loss_difference_low,
+            row.eval_loss_difference_high,
+            "+.3f",
+            row.eval_loss_difference_interval_from,
         ),
         "p of the loss": lambda row: number(row.eval_loss_p_holm, ".2g"),
         "loss significant": lambda row: _yes(row.eval_loss_significant),
@@ -234,22 +243,23 @@ def _table(caption: str, table: pd.DataFrame, columns: dict[str, Callable[[tuple
     return Table(caption, list(columns), rows, numeric, note=note)
 
 
-def _within(value: float | None, low: float | None, high: float | None, form: str) -> str:
-    """Return a value, with its interval if there is one."""
+def _within(value: float | None, low: float | None, high: float | None, form: str, source: str = "") -> str:
+    """Return a value, with its interval if there is one, and with what the interval covers."""
     if pd.isna(low) or pd.isna(high):
         return number(value, form)
-    return f"{number(value, form)} ({low:{form}} to {high:{form}})"
+    covered = f", {source}" if source else ""
+    return f"{number(value, form)} ({low:{form}} to {high:{form}}{covered})"
 
 
 def _value(row: tuple) -> str:
-    """Return the value of a point with its interval, marked if one of its runs has a fault."""
-    text = _within(row.value, row.value_low, row.value_high, ".3f")
-    return text if row.n_sound == row.n else f"{text} (at fault)"
+    """Return the value of a point with its interval, marked if it supports no result."""
+    return marked(_within(row.value, row.value_low, row.value_high, ".3f", row.value_interval_from), row)
 
 
 def _minus_dense(row: tuple) -> str:
     """Return the difference to the dense model, with its interval."""
-    return _within(row.difference_to_dense, row.difference_low, row.difference_high, "+.3f")
+    ends = row.difference_low, row.difference_high
+    return _within(row.difference_to_dense, *ends, "+.3f", row.difference_interval_from)
 
 
 def _won_back(row: tuple) -> str:

@@ -2,7 +2,8 @@
 
 Runs may be pooled over seeds, joined to a curve or compared only if they agree in every setting that they share:
 
-    training    every key of `training:`, the backend, the dtype and the training data. Runs that are not trained have none
+    training    every key of `training:`, the backend, the dtype and the training data. Runs that are not trained have none.
+                Each name in `grid.trainings` has keys of its own, so runs of two names may differ in them
     reconstruction  what `reconstruction:` sets, of the runs whose decoder layers are reconstructed, in the place of those keys.
                 A run that starts from such a run has both
     masks       scope, seed, N:M group, calibration and its data, of the run's method. Dense runs have none
@@ -22,14 +23,15 @@ from collections.abc import Iterable
 from sparseft.analysis.chain import short, start_of
 from sparseft.analysis.records import DECIDING_KEYS, Record
 from sparseft.modes import get_mode
-from sparseft.study.config import Config, Reconstruction
+from sparseft.study.config import Config, Reconstruction, Training
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run
 from sparseft.study.targets import runs
 from sparseft.tasks.wikitext2 import PREFIXES
 
 # The beginning of the names of the settings that choose the examples of a reconstruction.
 RECONSTRUCTION = "reconstruction."
-# What a setting belongs to, and its name last: ("training", model, task, name), or ("masks", model, task, method, name).
+# What a setting belongs to, and its name last: ("training", model, task, name), ("training", model, task, training, name), or
+# ("masks", model, task, method, name).
 Key = tuple[str, ...]
 
 
@@ -61,7 +63,8 @@ def configured_settings(study: Config, run: Run) -> dict[Key, object]:
 def _configured_training(study: Config, run: Run) -> dict[Key, object]:
     """Return the settings that a configuration requests of the training of a run."""
     compared = set(DECIDING_KEYS) - study.training_backend.chosen_keys
-    schedule = study.schedule_of(run.mode, run.task).model_dump(include=compared) | {"backend": study.backend}
+    schedule = study.schedule_of(run.mode, run.task, run.training).model_dump(include=compared)
+    schedule |= {"backend": study.backend}
     if get_mode(run.mode).reconstructs:
         chosen = study.reconstruction_examples()
         schedule |= {f"{RECONSTRUCTION}{name.removeprefix('calibration_')}": value for name, value in chosen.items()}
@@ -93,6 +96,8 @@ def _other_data(record: Record, study: Config) -> list[str]:
     # The validation examples of a text are sequences, and their number depends on the tokenizer.
     if data.kind != "text" and data.validation_examples not in (None, evaluated):
         differing.append(f"{evaluated} validation examples instead of {data.validation_examples}")
+    if data.kind != "text" and record.selection and data.selection_examples not in (None, record.selection.examples):
+        differing.append(f"{record.selection.examples} selection examples instead of {data.selection_examples}")
     if record.train and data.train_examples not in (None, record.train.train_examples):
         differing.append(f"{record.train.train_examples} training examples instead of {data.train_examples}")
     contexts = {study.perplexity.context} if study.perplexity else set()
@@ -107,7 +112,8 @@ def by_setting(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Return the runs that may be pooled and compared, by a text that names what sets them apart.
 
     The text is empty for a model and task whose runs all agree. A run without the settings that differ, such as a dense or
-    an untrained one, belongs to every group that it agrees with."""
+    an untrained one, belongs to every group that it agrees with. Runs of two trainings can be in one group. Choose one of them per
+    cell before the runs are pooled (tuning.py)."""
     places: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         places[record.run.model, record.run.task].append(record)
@@ -154,11 +160,20 @@ def _keyed(part: str, run: Run, values: dict[str, object]) -> dict[Key, object]:
 def _keyed_training(run: Run, values: dict[str, object]) -> dict[Key, object]:
     """Return the settings of a training by their keys. A reconstruction shares only some of them with the trainings on a task."""
     if not get_mode(run.mode).reconstructs:
-        return _keyed("training", run, values)
+        return _keyed_schedule(run, values)
     own = {name for name in values if name in Reconstruction.DECIDED or name.startswith(RECONSTRUCTION)}
     shared = {name: value for name, value in values.items() if name not in own}
     decided = {name.removeprefix(RECONSTRUCTION): values[name] for name in own}
-    return _keyed("training", run, shared) | _keyed("reconstruction", run, decided)
+    return _keyed_schedule(run, shared) | _keyed("reconstruction", run, decided)
+
+
+def _keyed_schedule(run: Run, values: dict[str, object]) -> dict[Key, object]:
+    """Return the settings of a training by their keys. Those that `grid.trainings` can change belong to the training's name."""
+    settings = {}
+    for key, value in _keyed("training", run, values).items():
+        is_of_name = run.training and key[-1] in Training.model_fields
+        settings[(*key[:-1], run.training, key[-1]) if is_of_name else key] = value
+    return settings
 
 
 def _of_reconstruction(settings: dict[Key, object]) -> dict[Key, object]:
@@ -193,7 +208,9 @@ def _text(group: dict[Key, object]) -> str:
     """Return the settings of a group as a text. A setting outside the training says what it belongs to."""
     parts = set()
     for key, value in group.items():
-        owner = {"training": "", "masks": f"{key[3]} "}.get(key[0], f"{key[0]} ")
+        # The method of a mask, or the name of a training.
+        name = f"{key[3]} " if len(key) == 5 else ""
+        owner = name if key[0] in ("training", "masks") else f"{key[0]} "
         parts.add(f"{owner}{key[-1]} {_short(value)}")
     return ", ".join(sorted(parts))
 

@@ -9,10 +9,9 @@ A cell is model x task x method x sparsity x mode. Its runs differ only in the s
     standard_error  mean of the models' standard errors over the examples; it does not shrink with the number of seeds
     speed           blank if the runs differ in a column of SPEED, because then their mean has no meaning
 
-The confidence interval is the smallest one that contains two others. One is Student's t over the models, if there are two or
-more. The other is Wilson's over the examples, which all models share. value_interval_from says which of them reaches
-further. Losses and gaps also combine two intervals: over the examples, they use Student's t with the standard error of a
-ratio. So does a value that is a loss.
+The confidence interval of one model is Wilson's over the examples. That of several models combines it with Student's t over the
+models (statistics.combined_interval). value_interval_from says which of the two it has. The interval of losses and gaps is made
+in the same way. Over the examples, they use Student's t with the standard error of a ratio. So does a value that is a loss.
 
     recovered_share = (tuned - untuned) / (dense tuned - untuned)
 
@@ -35,7 +34,7 @@ from sparseft.analysis.headlines import gains, is_loss
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.probes import probes_over_models, with_probes_mean
 from sparseft.analysis.records import Gap, Record
-from sparseft.analysis.statistics import proportion_interval, t_interval, union_interval
+from sparseft.analysis.statistics import combined_interval, proportion_interval, t_interval
 from sparseft.methods import sort_key
 from sparseft.modes import get_mode
 from sparseft.storage.atomic import atomic_file
@@ -57,12 +56,12 @@ NOTHING_LOST = 1e-9
 
 
 def summary(judged: Iterable[Judged]) -> pd.DataFrame:
-    """Return a row per run, in the order model, task, method, sparsity, mode, seed."""
+    """Return a row per run, in the order model, task, method, sparsity, mode, training, seed."""
     table = pd.DataFrame([SUMMARY.row_of(run) for run in judged])
     # A column without a value in any run would have no type.
     numbers = {name: float for name in table if SUMMARY.type_of(name) == "number"}
     table = with_probes_mean(table.astype(numbers))
-    return in_order(tidy(table, ["model", "task", "method", "sparsity", "mode", "seed"]), SUMMARY)
+    return in_order(tidy(table, ["model", "task", "method", "sparsity", "mode", "training", "seed"]), SUMMARY)
 
 
 def grouped(runs: pd.DataFrame) -> pd.DataFrame:
@@ -70,11 +69,14 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
 
     `runs` has the rows of `summary` for the runs of one setting."""
     same_model = [*CELL, "merged_sha256"]
-    runs = runs.assign(sound=runs.groupby(same_model)["faults"].transform("max") == 0)
+    ended_early = runs["ended_early"].notna() if "ended_early" in runs else False
+    runs = runs.assign(unsound=(runs["faults"] > 0) | ended_early, ended_early=ended_early)
+    runs = runs.assign(sound=~runs.groupby(same_model)["unsound"].transform("max"))
     models = runs.drop_duplicates(same_model).groupby(CELL, sort=False)
     table = models.agg(
         n=("seed", "size"),
         n_sound=("sound", "sum"),
+        n_ended_early=("ended_early", "sum"),
         examples=("examples", "max"),
         chance=("chance", "first"),
         standard_error=("standard_error", "mean"),
@@ -181,7 +183,7 @@ def _over_models(models: pd.api.typing.DataFrameGroupBy, table: pd.DataFrame, na
     if fractions.any():
         of_shares = proportion_interval(mean.where(fractions, 0), table["examples"])
         over_examples = tuple(np.where(fractions, of_shares, over_examples))
-    low, high, source = union_interval(over_seeds, over_examples)
+    low, high, source = combined_interval(mean, over_seeds, over_examples)
     low = np.where(fractions, np.clip(low, 0, 1), low)
     high = np.where(fractions, np.clip(high, 0, 1), high)
     return columns | {f"{name}_low": low, f"{name}_high": high, f"{name}_interval_from": source}

@@ -31,6 +31,13 @@ def value_text(cell: tuple) -> str:
         recall = getattr(cell, column)
         if pd.notna(recall):
             text += f" {answer} {recall:.2f}"
+    return marked(text, cell)
+
+
+def marked(text: str, cell: tuple) -> str:
+    """Return the text of a value, marked if a training of its cell ended early or a run of it has a fault."""
+    if cell.n_ended_early:
+        return f"{text} (ended early)"
     return text if cell.n_sound == cell.n else f"{text} (at fault)"
 
 
@@ -40,9 +47,10 @@ def percents(table: pd.DataFrame) -> list[str]:
 
 
 def difference(row: tuple) -> str:
-    """Return a difference with the ends of its interval."""
+    """Return a difference with the ends of its interval, and with what the interval covers."""
     mean = row.difference if hasattr(row, "difference") else row.difference_to_dense
-    return f"{mean:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
+    ends = f"{row.difference_low:+.3f}, {row.difference_high:+.3f}"
+    return f"{mean:+.3f} [{ends} over {row.difference_interval_from}]"
 
 
 def best_for(row: tuple) -> str:

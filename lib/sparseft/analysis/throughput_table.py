@@ -92,7 +92,7 @@ def throughput_table(measurements: Iterable[ThroughputRecord]) -> pd.DataFrame:
         for measurement in measurements
         for batch in measurement.batches
     ]
-    return tidy(pd.DataFrame(rows), ["model", "task", "method", "sparsity", "mode", "device", "batch_size"])
+    return tidy(pd.DataFrame(rows), ["model", "task", "method", "sparsity", "mode", "training", "device", "batch_size"])
 
 
 def _rate(values: np.ndarray) -> Rate:

@@ -8,12 +8,14 @@ torch is not imported.
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import product
 
+from sparseft.architectures.architecture import Shapes
 from sparseft.masks.mask_file import mask_meta
 from sparseft.masks.mask_writer import mask_bytes
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
-from sparseft.planning.lengths import TaskLengths, task_lengths, text_bytes
+from sparseft.planning.lengths import TaskLengths, selection_rows, task_lengths, text_bytes
 from sparseft.planning.memory import (
     Need,
     adapter_shapes,
@@ -79,6 +81,7 @@ def jobs(config: Config) -> dict[str, int]:
     return {
         "prepare_model": len(config.grid.models),
         "prepare_task": len(_prepared_tasks(config)),
+        **({"prepare_selection": len(config.grid.tasks)} if config.grid.trainings else {}),
         **({"prepare_wikitext2": 1} if config.perplexity else {}),
         **({"prepare_calibration": len(config.calibration_texts())} if config.calibration_texts() else {}),
         **Counter(_mask_rule(method) for _, method in sorted(_mask_jobs(runs))),
@@ -87,6 +90,7 @@ def jobs(config: Config) -> dict[str, int]:
         **Counter(_adapter_rule(run) for run in _trained(config)),
         "evaluate_adapter": trained,
         **dict.fromkeys(("merge_adapter", "validate_sparsity", "evaluate_run"), len(runs)),
+        **({"evaluate_selection": len(targets.selection_targets(config))} if config.grid.trainings else {}),
         **dict.fromkeys(("write_configuration", "analyze_results", "analyze"), 1),
     }
 
@@ -188,8 +192,8 @@ def disk_temporary(config: Config, models: list[Subject]) -> list[Item]:
 
 def _training_state(config: Config, models: list[Subject]) -> Item:
     """Return the disk space of the largest saved state. While a new state replaces an old one, both exist."""
-    saving = [run for run in _trained(config) if config.training_of(run.task).save_every]
-    states = [STATE * count(adapter_shapes(config, _model_of(models, run), run.task)) for run in saving]
+    saving = [run for run in _trained(config) if config.training_of(run.task, run.training).save_every]
+    states = [STATE * count(_adapter_shapes(config, models, run)) for run in saving]
     explanation = f"{STATE} bytes per number of its adapter, twice while a new state replaces the old one"
     if config.training_backend.exports_checkpoints:
         # ModelZoo saves the base too.
@@ -210,33 +214,38 @@ def memory(config: Config, models: list[Subject]) -> dict[str, list[Item]]:
 
 def _memory_items(config: Config, models: list[Subject], parts_of: Callable[[Need], dict[str, int]]) -> list[Item]:
     """Return the items of one table. `parts_of` returns the parts of a need that the table counts, in bytes."""
-    tasks = config.grid.tasks
+    trainings = list(product(config.grid.tasks, config.training_names))
+
+    def of_trainings(needed: Callable[..., Need], subject: Subject) -> list[tuple[str, dict[str, int]]]:
+        """Return what a kind of job needs for each task and training, by their names."""
+        return [
+            (f"{task} {training}".rstrip(), parts_of(needed(config, subject, task, training)))
+            for task, training in trainings
+        ]
+
     processes = config.resources.processes
     training = f"training, each of {processes} processes" if processes > 1 else "training"
     items = []
     for subject in models:
         masks = [
             (task, parts_of(mask_memory(config, subject, task, method)))
-            for task in tasks
+            for task in config.grid.tasks
             for method in config.grid.methods
         ]
-        trainings = [(task, parts_of(training_memory(config, subject, task))) for task in tasks]
-        evaluations = [(task, parts_of(evaluation_memory(config, subject, task))) for task in tasks]
         items.append(_largest(f"{subject.name}, mask", masks))
-        items.append(_largest(f"{subject.name}, {training}", trainings))
+        items.append(_largest(f"{subject.name}, {training}", of_trainings(training_memory, subject)))
         if config.reconstructs:
-            reconstructions = [(task, parts_of(reconstruction_memory(config, subject, task))) for task in tasks]
-            items.append(_largest(f"{subject.name}, reconstruction", reconstructions))
-        items.append(_largest(f"{subject.name}, evaluation", evaluations))
+            items.append(_largest(f"{subject.name}, reconstruction", of_trainings(reconstruction_memory, subject)))
+        items.append(_largest(f"{subject.name}, evaluation", of_trainings(evaluation_memory, subject)))
     return [item for item in items if item.bytes]
 
 
 def _largest(label: str, needs: list[tuple[str, dict[str, int]]]) -> Item:
-    """Return the item of the largest of `needs`, which are pairs of a task and its parts. It names the task if parts differ."""
-    task, parts = max(needs, key=lambda need: sum(need[1].values()))
+    """Return the item of the largest of `needs`, which are pairs of a name and its parts. It gives the name if parts differ."""
+    name, parts = max(needs, key=lambda need: sum(need[1].values()))
     explanation = " + ".join(f"{part} {_gb(size)}" for part, size in parts.items() if size)
     if any(other != parts for _, other in needs):
-        explanation += f" ({task})"
+        explanation += f" ({name})"
     return Item(label, sum(parts.values()), explanation)
 
 
@@ -315,9 +324,14 @@ def _model_of(models: list[Subject], run: Run) -> Subject:
     return next(subject for subject in models if subject.name == run.model)
 
 
+def _adapter_shapes(config: Config, models: list[Subject], run: Run) -> Shapes:
+    """Return the shapes of the matrices of a run's adapter."""
+    return adapter_shapes(config, _model_of(models, run), run.task, run.training)
+
+
 def _adapter_bytes(config: Config, models: list[Subject], run: Run) -> int:
     """Return the bytes of a run's adapter_model.safetensors."""
-    return safetensors_bytes(adapter_shapes(config, _model_of(models, run), run.task), "F32")
+    return safetensors_bytes(_adapter_shapes(config, models, run), "F32")
 
 
 def _prepared_tasks(config: Config) -> list[str]:
@@ -336,16 +350,18 @@ def _origins(config: Config) -> str:
 def _data_bytes(config: Config, task: str) -> int:
     """Return the bytes of a task's prepared examples."""
     lengths = task_lengths(config, task)
-    return sum(lengths.rows) * lengths.bytes
+    selection = selection_rows(config, task) if config.grid.trainings and task in config.grid.tasks else 0
+    return (sum(lengths.rows) + selection) * lengths.bytes
 
 
 def _evaluation_records(config: Config, models: list[Subject]) -> Item:
-    """Return the size of evaluation.json of every run and before_merge.json of every trained one."""
+    """Return the size of the evaluations of the runs: after the merge, before it, and on the selection rows."""
+    evaluated = [(run, task_lengths(config, run.task).rows[1]) for run in [*targets.runs(config), *_trained(config)]]
+    evaluated += [(run, selection_rows(config, run.task)) for run in targets.runs(config) if run.training]
     sizes = []
-    for run in [*targets.runs(config), *_trained(config)]:
-        lengths = task_lengths(config, run.task)
-        row = _evaluation_row(lengths, LOG_DIGITS[_model_of(models, run).dtype])
-        sizes.append(RECORD + row * lengths.rows[1])
+    for run, rows in evaluated:
+        row = _evaluation_row(task_lengths(config, run.task), LOG_DIGITS[_model_of(models, run).dtype])
+        sizes.append(RECORD + row * rows)
     explanation = f"{len(sizes)} of {_range(sizes)}: the outcomes of every example, roughly"
     return Item("evaluations", sum(sizes), explanation)
 

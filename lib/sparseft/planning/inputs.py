@@ -7,11 +7,13 @@ from itertools import product
 from pathlib import Path
 
 from sparseft.errors import InputError
+from sparseft.planning.local_files import selection_files
 from sparseft.planning.model_sizes import check_sources, described, known_folder
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
 from sparseft.study.grid import DATA
 from sparseft.tasks.instruction import format_of
+from sparseft.tasks.selection_rows import nothing_left
 from sparseft.tasks.text import LENGTH
 
 
@@ -21,6 +23,7 @@ def check_inputs(config: Config) -> None:
     _check_lengths(config)
     _check_conversations(config)
     _check_names(config)
+    _check_selection(config)
 
 
 def _check_lengths(config: Config) -> None:
@@ -69,6 +72,19 @@ def _lacks_template(folder: Path) -> bool:
     """Return whether a model's folder has a tokenizer's configuration, but no chat template in it or beside it."""
     file = folder / "tokenizer_config.json"
     return file.exists() and not any(folder.glob("*chat_template*")) and not read_json(file).get("chat_template")
+
+
+def _check_selection(config: Config) -> None:
+    """Raise InputError if the trainings must be compared on other rows, and the training takes all rows of a task.
+
+    The splits of a data set on the hub that the user names are not known yet."""
+    if not config.grid.trainings:
+        return
+    for name in config.grid.tasks:
+        data = config.task_data(name)
+        is_known = data.local or (data.task_kind is None and not data.hub)
+        if is_known and data.train_examples is None and not selection_files(data):
+            raise nothing_left(name, "the training takes all rows")
 
 
 def _check_names(config: Config) -> None:

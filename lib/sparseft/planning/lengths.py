@@ -57,6 +57,14 @@ def task_lengths(config: Config, name: str) -> TaskLengths:
     return _with_numbers(_with_length(_OF_KIND[data.task_kind], data.length), data)
 
 
+def selection_rows(config: Config, name: str) -> int:
+    """Return the number of selection rows of a task, or of its sequences; roughly, if the configuration does not set it."""
+    data = config.task_data(name)
+    # The number of a text is that of its documents.
+    number = None if data.kind == "text" else data.selection_examples
+    return number or task_lengths(config, name).rows[1]
+
+
 @dataclass(frozen=True)
 class CalibrationLengths:
     """Hold the number of `examples` that a method looks at, and their tokens: the mean, of a long one, and those with a loss.

@@ -12,6 +12,7 @@ from sparseft.methods import get_method
 from sparseft.storage.reading import read_bytes
 from sparseft.study.config import Config, TaskData, split_mdl
 from sparseft.tasks.data_source import SPLITS
+from sparseft.tasks.selection_rows import SELECTION, local_file
 
 # Bytes of a YAML file of lm-eval (evaluation/lm_eval_yaml.py).
 _YAML_LIMIT = 10**6
@@ -93,6 +94,12 @@ def _included_names(node: yaml.Node | None, seen: set[int]) -> Iterator[str]:
                 yield part.value
             elif key.value == "<<":
                 yield from _included_names(part, seen)
+
+
+def selection_files(data: TaskData) -> list[str]:
+    """Return the file of the split selection in a local task's folder; nothing if there is none."""
+    file = local_file(Path(data.local), SELECTION, is_text=data.kind == "text") if data.local else None
+    return [str(file)] if file else []
 
 
 def rows_files(data: TaskData) -> list[str]:

@@ -49,9 +49,9 @@ class Need:
     machine: dict[str, int]
 
 
-def adapter_shapes(config: Config, subject: Subject, task: str) -> Shapes:
-    """Return the shapes of an adapter's matrices, by their names in the adapter file."""
-    settings = config.training_of(task)
+def adapter_shapes(config: Config, subject: Subject, task: str, training: str = "") -> Shapes:
+    """Return the shapes of the matrices of an adapter of a training, by their names in the adapter file."""
+    settings = config.training_of(task, training)
     shapes: Shapes = {}
     for layer, (rows, cols) in subject.prunable.items():
         if layer.rpartition(".")[2] in (settings.lora_targets or grid.PROJECTIONS):
@@ -123,12 +123,12 @@ def _gradient_memory(config: Config, subject: Subject, lengths: CalibrationLengt
     return Need(model, scores | {"program": PROGRAM, "documents of the text": DOCUMENTS * lengths.text_bytes})
 
 
-def training_memory(config: Config, subject: Subject, task: str) -> Need:
+def training_memory(config: Config, subject: Subject, task: str, training: str = "") -> Need:
     """Return what each process of a training on a task needs."""
     host = config.training_backend.host_memory
     if host:
         return Need({}, {host.purpose: host.bytes_per_weight * subject.weights, "program": host.program_bytes})
-    settings = config.training_of(task)
+    settings = config.training_of(task, training)
     lengths = task_lengths(config, task)
     tokens = settings.micro_batch_size * lengths.long
     logits = settings.micro_batch_size * lengths.answer * subject.config["vocab_size"]
@@ -138,18 +138,18 @@ def training_memory(config: Config, subject: Subject, task: str) -> Need:
         "weights" if parts == 1 else f"1/{parts} of the weights": subject.width * subject.weights // parts,
         "gathered weights": subject.width * _gathered_weights(subject) if parts > 1 else 0,
         "W'": subject.width * effective_weights if _masks_every_step(config) else 0,
-        "adapter, gradient, AdamW": ADAM * count(adapter_shapes(config, subject, task)),
+        "adapter, gradient, AdamW": ADAM * count(adapter_shapes(config, subject, task, training)),
         f"activations of {tokens:,} tokens": tokens * _kept_bytes(subject, settings),
         "logits of the answers": logits * subject.width,
     }
     return Need(model, _loading_part(config, subject) if parts > 1 else _loading(config, subject))
 
 
-def reconstruction_memory(config: Config, subject: Subject, task: str) -> Need:
+def reconstruction_memory(config: Config, subject: Subject, task: str, training: str = "") -> Need:
     """Return what the reconstruction of the decoder layers needs. Only one of them has activations and an optimiser at a time."""
     lengths = reconstruction_lengths(config, task)
     tokens = config.reconstruction.batch_size * lengths.long
-    numbers = count(adapter_shapes(config, subject, task))
+    numbers = count(adapter_shapes(config, subject, task, training))
     states = 2 * subject.width * lengths.examples * lengths.mean * subject.config["hidden_size"]
     logits = config.evaluation_batch_size * task_lengths(config, task).answer * subject.config["vocab_size"]
     model = {
@@ -189,12 +189,12 @@ def _kept_bytes(subject: Subject, settings: Training) -> int:
     return layers * activation_bytes(subject)
 
 
-def evaluation_memory(config: Config, subject: Subject, name: str) -> Need:
+def evaluation_memory(config: Config, subject: Subject, name: str, training: str = "") -> Need:
     """Return what an evaluation on the task `name` and on the probes needs."""
     model = {"weights": subject.width * subject.weights}
     if _masks_every_step(config):
         # Before the merge every W' is kept, except under structured masks.
-        adapter = 4 * count(adapter_shapes(config, subject, name))
+        adapter = 4 * count(adapter_shapes(config, subject, name, training))
         model["W' and adapter before the merge"] = subject.width * subject.prunable_weights + adapter
     parts = [_batch_part(config, subject, task_lengths(config, task)) for task in config.evaluated_tasks(name)]
     label, size = max(parts, key=lambda part: part[1])

@@ -5,13 +5,19 @@ and tries it again with more; a training continues from its last state.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from sparseft.errors import InputError
 from sparseft.importances import Evidence
 from sparseft.methods import get_method
-from sparseft.planning.lengths import TaskLengths, calibration_lengths, reconstruction_lengths, task_lengths
+from sparseft.planning.lengths import (
+    TaskLengths,
+    calibration_lengths,
+    reconstruction_lengths,
+    selection_rows,
+    task_lengths,
+)
 from sparseft.planning.memory import (
     MASK_JOB,
     MATRIX,
@@ -24,6 +30,7 @@ from sparseft.planning.memory import (
 )
 from sparseft.planning.model_sizes import Subject, described
 from sparseft.study.config import Config
+from sparseft.study.grid import training_name
 
 MARGIN = 1.3  # of a memory that is estimated, not measured
 SNAKEMAKE = 400_000_000  # bytes of Snakemake's own processes in a cluster's job, of which there are two or three
@@ -39,17 +46,20 @@ UNKNOWN = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetch
 PERPLEXITY = 350_000  # tokens of WikiText-2's test split, about
 # The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example) and `files`, which
 # reads and writes a model matrix by matrix.
-COMPUTING = ("training", "reconstruction", "throughput", "evaluation", "mask")
+COMPUTING = ("training", "reconstruction", "throughput", "evaluation", "selection", "mask")
 
 
 @dataclass(frozen=True)
 class JobKind:
-    """Name what decides the memory and the time of a job. `task` and `method` are empty if they do not matter."""
+    """Name what decides the memory and the time of a job. What does not matter is empty.
+
+    `training` is empty too if the study names no training."""
 
     kind: str
     model: str
     task: str = ""
     method: str = ""
+    training: str = ""
 
     @classmethod
     def of(cls, kind: str, cell: object) -> Self:
@@ -57,7 +67,7 @@ class JobKind:
         if kind not in COMPUTING:
             return cls(kind, cell.model)
         if kind != "mask":
-            return cls(kind, cell.model, cell.task)
+            return cls(kind, cell.model, cell.task, training=training_name(cell.training))
         return cls(kind, cell.model, cell.task if get_method(cell.method).uses_task else "", cell.method)
 
     @property
@@ -117,8 +127,12 @@ def job_memory(config: Config, subject: Subject, job: JobKind) -> Need:
     """Return the memory of a job that runs the model."""
     if job.kind == "mask":
         return mask_memory(config, subject, job.task, job.method)
-    of_kind = {"evaluation": evaluation_memory, "reconstruction": reconstruction_memory}
-    return of_kind.get(job.kind, training_memory)(config, subject, job.task)
+    of_kind = {
+        "evaluation": evaluation_memory,
+        "selection": evaluation_memory,
+        "reconstruction": reconstruction_memory,
+    }
+    return of_kind.get(job.kind, training_memory)(config, subject, job.task, job.training)
 
 
 def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
@@ -136,10 +150,9 @@ def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
     processes = config.resources.processes if job.kind == "training" else 1
     speed = GPU_SPEED if config.resources.gpus else THREAD_SPEED * config.resources.threads
     seconds += _flop(config, job, subject) / (speed * processes)
-    if job.kind == "evaluation":
+    if job.kind in ("evaluation", "selection"):
         rate = GPU_READING if config.resources.gpus else CPU_READING
-        for task in config.evaluated_tasks(job.task):
-            lengths = task_lengths(config, task)
+        for lengths in _evaluated_lengths(config, job):
             batches = math.ceil(lengths.rows[1] / config.evaluation_batch_size)
             seconds += batches * lengths.max_new_tokens * subject.width * subject.weights / rate
     return seconds
@@ -154,7 +167,7 @@ def _flop(config: Config, job: JobKind, subject: Subject) -> int:
     lengths = task_lengths(config, job.task)
     rows = lengths.rows[1]
     if job.kind == "training":
-        settings = config.training_of(job.task)
+        settings = config.training_of(job.task, job.training)
         losses = 1 + (settings.steps // settings.eval_every if settings.eval_every else 0)
         return subject.weights * lengths.long * (6 * settings.steps * settings.batch_size + 2 * losses * rows)
     if job.kind == "throughput":
@@ -162,8 +175,17 @@ def _flop(config: Config, job: JobKind, subject: Subject) -> int:
         steps = measured.warmup_steps + measured.steps
         examples = measured.repeats * sum(measured.batch_sizes) * steps
         return 6 * subject.weights * (measured.sequence_length or lengths.long) * examples
-    tokens = sum(_evaluated_tokens(task_lengths(config, task)) for task in config.evaluated_tasks(job.task))
-    return 2 * subject.weights * (tokens + (PERPLEXITY if config.perplexity else 0))
+    tokens = sum(_evaluated_tokens(evaluated) for evaluated in _evaluated_lengths(config, job))
+    has_perplexity = config.perplexity and job.kind == "evaluation"
+    return 2 * subject.weights * (tokens + (PERPLEXITY if has_perplexity else 0))
+
+
+def _evaluated_lengths(config: Config, job: JobKind) -> list[TaskLengths]:
+    """Return the lengths of the sets of examples that an evaluation is made on. The second number of rows counts them."""
+    if job.kind == "selection":
+        lengths = task_lengths(config, job.task)
+        return [replace(lengths, rows=(lengths.rows[0], selection_rows(config, job.task)))]
+    return [task_lengths(config, task) for task in config.evaluated_tasks(job.task)]
 
 
 def _mask_flop(config: Config, job: JobKind, subject: Subject) -> int:

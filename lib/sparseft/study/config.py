@@ -8,7 +8,8 @@ import json
 import math
 import re
 from argparse import ArgumentParser
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -26,6 +27,7 @@ from sparseft.study.grid import (
     TASK_MODES,
     TEXT_METHOD,
     TRAINED_MODES,
+    TRAINING,
     WILDCARDS,
 )
 from sparseft.study.section import LARGEST, Positive, Section
@@ -41,6 +43,8 @@ HUB = "hub:"
 HUB_TEXT = r"[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?"
 # Every seed is smaller, because torch and numpy take an int64.
 SEEDS = 2**63
+# The last steps over whose losses training.stop_if_loss_above takes the mean, because one batch may be a hard one.
+STOP_WINDOW = 10
 
 
 def _names(importances: Iterable[Importance]) -> str:
@@ -72,6 +76,21 @@ MethodName = Annotated[
     WithJsonSchema(
         {"anyOf": [{"enum": list(METHODS)}, {"type": "string", "pattern": f"^(?:{TEXT_METHOD}|{IMPORTED_METHOD})$"}]}
     ),
+]
+
+
+def _training_name(name: str) -> str:
+    """Return the name of a training. Raises InputError for any other text."""
+    if not re.fullmatch(TRAINING, name):
+        raise InputError(
+            f"{name!r} is not the name of a training",
+            "write letters, digits, _ and .; the name must not begin like a seed, as seed0 does",
+        )
+    return name
+
+
+TrainingName = Annotated[
+    str, AfterValidator(_training_name), WithJsonSchema({"type": "string", "pattern": f"^{TRAINING}$"})
 ]
 
 
@@ -212,6 +231,30 @@ class Training(Section):
         description="Steps between two saved states, from which a killed run continues. If it is 0, none is saved.",
         examples=[250],
     )
+    stop_if_loss_above: float | None = Field(
+        None,
+        gt=0,
+        description="End a training early if its loss is above this, in nats per answer token: the mean loss of the last"
+        f" {STOP_WINDOW} steps. Null means that every training takes all of its steps. Needs `stop_if_after_steps`. Only the"
+        " backend torch has it. A reconstruction never ends early.",
+        examples=[8.0],
+    )
+    stop_if_after_steps: Positive | None = Field(
+        None,
+        description="The number of steps from which on `stop_if_loss_above` is looked at, after every step. Less than `steps`.",
+        examples=[20],
+    )
+
+    @model_validator(mode="after")
+    def _stops(self) -> "Training":
+        """Check that the two keys that end a training early are there together, and can have an effect."""
+        if (self.stop_if_loss_above is None) != (self.stop_if_after_steps is None):
+            raise ValueError("stop_if_loss_above and stop_if_after_steps need each other: set both, or leave both out")
+        if self.stop_if_after_steps and self.stop_if_after_steps >= self.steps:
+            raise ValueError(
+                f"stop_if_after_steps {self.stop_if_after_steps} is not below steps {self.steps}, so nothing would end early"
+            )
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> "Training":
@@ -278,6 +321,8 @@ class TaskData(Section):
 
     # The keys that describe a task that is not built in.
     DESCRIBING: ClassVar = ("lm_eval", "kind", "metric", "answer", "length")
+    # The keys on which the training and the validation rows do not depend.
+    AFTERWARDS: ClassVar = frozenset({"training", "selection_examples"})
 
     lm_eval: str | None = Field(
         None,
@@ -326,6 +371,13 @@ class TaskData(Section):
     )
     validation_examples: Positive | None = Field(
         None, description="Number of validation examples. Null means all; a mini task needs a number.", examples=[200]
+    )
+    selection_examples: Positive | None = Field(
+        None,
+        description="Number of examples on which the trainings of `grid.trainings` are compared. Null means all of the data's"
+        " own split `selection`. Without such a split, it means as many as there are validation examples, from the training"
+        " rows that are left.",
+        examples=[200],
     )
     seed: int = Field(
         0,
@@ -436,6 +488,13 @@ class Grid(Section):
     )
     seeds: list[Annotated[int, Field(ge=0, lt=SEEDS)]] = Field(
         [0], min_length=1, description="Seeds of adapters and batches. Each is one more training.", examples=[[0, 1, 2]]
+    )
+    trainings: dict[TrainingName, dict[str, Any]] = Field(
+        {},
+        description="Trainings by a name that you choose (letters, digits, `_`, `.`), each with the keys of `training:` that it"
+        " changes. They are laid over `tasks.NAME.training`. Every trained cell is trained once per name and seed, and the name is"
+        " a part of the run's name. If it is empty, there is one training without a name.",
+        examples=[{"short": {"learning_rate": 0.001, "steps": 40}, "long": {"learning_rate": 0.0005, "steps": 200}}],
     )
 
 
@@ -706,6 +765,8 @@ class Reconstruction(Section):
         "eval_every",
         "cache_weights",
         "gradient_checkpointing",
+        "stop_if_loss_above",
+        "stop_if_after_steps",
     }
     calibration: str | None = Field(
         None,
@@ -741,6 +802,9 @@ class Reconstruction(Section):
             "eval_every": 0,
             "cache_weights": False,
             "gradient_checkpointing": False,
+            # Its loss is a share of an error, and not in nats.
+            "stop_if_loss_above": None,
+            "stop_if_after_steps": None,
         }
         return training.model_copy(update=decided)
 
@@ -749,7 +813,17 @@ class Throughput(Section):
     """Set what `snakemake throughput` measures: the speed of training against the batch size."""
 
     # The keys of `training` that `schedule` sets.
-    DECIDED: ClassVar = {"steps", "batch_size", "micro_batch_size", "eval_every", "save_every"}
+    DECIDED: ClassVar = {
+        "steps",
+        "batch_size",
+        "micro_batch_size",
+        "eval_every",
+        "save_every",
+        "stop_if_loss_above",
+        "stop_if_after_steps",
+    }
+    # The keys that narrow the grid. Each has the name of a key of `grid`.
+    AXES: ClassVar = ("methods", "sparsities", "modes", "trainings")
     batch_sizes: list[Annotated[int, Field(gt=0, le=65536)]] = Field(
         [32, 64, 128, 256, 512],
         min_length=1,
@@ -766,6 +840,12 @@ class Throughput(Section):
         [],
         description="Some of grid.modes that train on the task. If the list is empty, all of them.",
         examples=[["sparse_to_sparse"]],
+    )
+    trainings: list[str] = Field(
+        [],
+        description="Some of the names in grid.trainings. If the list is empty, all of them. A measurement sets its own steps and"
+        " batch sizes.",
+        examples=[["short"]],
     )
     sequence_length: int | None = Field(
         None,
@@ -798,6 +878,8 @@ class Throughput(Section):
             "steps": self.warmup_steps + self.steps,
             "eval_every": 0,
             "save_every": 0,
+            "stop_if_loss_above": None,
+            "stop_if_after_steps": None,
         }
         return training.model_copy(update=decided)
 
@@ -927,7 +1009,7 @@ class Config(_WithSections):
             unknown = [name for name in names if name not in described]
             if unknown:
                 raise ValueError(f"grid asks for {kind} {unknown[0]!r}, which {kind}s: does not describe")
-        for axis in ("methods", "sparsities", "modes"):
+        for axis in Throughput.AXES:
             unknown = [value for value in getattr(self.throughput, axis) if value not in getattr(self.grid, axis)]
             if unknown:
                 raise ValueError(f"throughput.{axis} asks for {unknown[0]}, which grid.{axis} lacks")
@@ -972,18 +1054,45 @@ class Config(_WithSections):
             raise ValueError(
                 f"tasks.{name} is not built in: set lm_eval or kind (docs/tasks.md), or choose one of {BUILT_IN}"
             )
-        try:
-            schedule = self.training_of(name)
-        except ValidationError as error:
-            raise ValueError(f"tasks.{name}.training: {_first(error)}") from None
-        schedule.check_processes(self.resources.processes)
-        for mode in self.trained_modes:
-            schedule.check(mode, set(PROJECTIONS))
+        self._check_schedules(name)
         has_only_numbers = data.train_examples and data.validation_examples and not data.local and not data.hub
         if name in BY_NAME and BY_NAME[name].generate and not has_only_numbers:
             raise ValueError(
                 f"tasks.{name} is generated: give train_examples and validation_examples, neither local nor hub"
             )
+
+    def _check_schedules(self, task: str) -> None:
+        """Raise ValueError or InputError if a training of a task is impossible, by itself or in a mode of the study."""
+        try:
+            self.training_of(task)
+        except ValidationError as error:
+            raise ValueError(f"tasks.{task}.training: {_first(error)}") from None
+        for training in self.grid.trainings:
+            try:
+                self.training_of(task, training)
+            except ValidationError as error:
+                raise ValueError(f"grid.trainings.{training}, for {task}: {_first(error)}") from None
+        self.check_trainings(task, lambda schedule: schedule.check_processes(self.resources.processes))
+        for mode in self.trained_modes:
+            self.check_trainings(task, lambda schedule, mode=mode: schedule.check(mode, set(PROJECTIONS)))
+
+    def check_trainings(self, task: str, check: Callable[[Training], None], names: Iterable[str] = ()) -> None:
+        """Call `check` with the schedule of each training of a task, or of those in `names`.
+
+        If `check` raises InputError, the error gets the name of the training."""
+        for training in names or self.training_names:
+            try:
+                check(self.training_of(task, training))
+            except InputError as error:
+                if not training:
+                    raise
+                what, advice = error.args
+                raise InputError(f"grid.trainings.{training}, for {task}: {what}", advice) from None
+
+    @property
+    def training_names(self) -> list[str]:
+        """Return the names of the trainings of the study: those in `grid.trainings`, or only the empty one."""
+        return list(self.grid.trainings) or [""]
 
     @property
     def trained_modes(self) -> list[str]:
@@ -1013,19 +1122,20 @@ class Config(_WithSections):
         """Raise InputError if the stage `throughput` cannot measure the trainings of a task."""
         self.training_backend.check_measured(self, task)
 
-    def training_of(self, task: str) -> Training:
-        """Return the schedule of a task.
+    def training_of(self, task: str, training: str = "") -> Training:
+        """Return the schedule of a task in a training, which is a name in `grid.trainings`, or "".
 
-        A key has the value of `tasks.NAME.training`, or else that which the user set in `training`, or else the task's
-        suggestion, or else the default of Training."""
+        A key has the value of the training, or else of `tasks.NAME.training`, or else that which the user set in `training`, or
+        else the task's suggestion, or else the default of Training."""
         suggested = BY_NAME[task].suggested_training if task in BY_NAME else {}
         set_by_user = self.training.model_dump(include=self.training.model_fields_set)
-        return Training(**{**suggested, **set_by_user, **self.tasks[task].training})
+        named = self.grid.trainings[training] if training else {}
+        return Training(**{**suggested, **set_by_user, **self.tasks[task].training, **named})
 
-    def schedule_of(self, mode: str, task: str) -> Training:
-        """Return the schedule of a mode on a task. If the mode reconstructs, it is that of each decoder layer."""
-        training = self.training_of(task)
-        return self.reconstruction.schedule(training) if get_mode(mode).reconstructs else training
+    def schedule_of(self, mode: str, task: str, training: str = "") -> Training:
+        """Return the schedule of a mode on a task in a training. If the mode reconstructs, it is that of each decoder layer."""
+        schedule = self.training_of(task, training)
+        return self.reconstruction.schedule(schedule) if get_mode(mode).reconstructs else schedule
 
     def calibration_texts(self) -> list[str]:
         """Return the names of the texts that the study reads: those of its methods, and that of a reconstruction."""
@@ -1049,16 +1159,38 @@ class Config(_WithSections):
         }
 
     def unused_training(self) -> list[str]:
-        """Return a sentence for each key of `training` that no task of the grid uses, because every task has its own value."""
-        schedules = {name: self.training_of(name) for name in self.grid.tasks}
+        """Return a sentence for each key of `training` that no run uses, because every task or training has its own value."""
         sentences = []
         for key in sorted(self.training.model_fields_set):
             value = getattr(self.training, key)
-            values = {name: getattr(schedule, key) for name, schedule in schedules.items()}
+            values = self._values_of(key)
             # A complete configuration sets every key, so a default value need not be the user's choice.
             if value != Training.model_fields[key].default and value not in values.values():
-                used = ", ".join(f"tasks.{name}.training.{key} is {used_value}" for name, used_value in values.items())
+                used = ", ".join(f"{place} is {used_value}" for place, used_value in values.items())
                 sentences.append(f"training.{key} {value} is used by no task of the grid: {used}")
+        return sentences
+
+    def _values_of(self, key: str) -> dict[str, object]:
+        """Return the values of a key of `training` in the trainings of the grid, by the place that sets each."""
+        values = {}
+        for task, training in product(self.grid.tasks, self.training_names):
+            is_named = key in self.grid.trainings.get(training, {})
+            place = f"grid.trainings.{training}.{key}" if is_named else f"tasks.{task}.training.{key}"
+            values[place] = getattr(self.training_of(task, training), key)
+        return values
+
+    def equal_trainings(self) -> list[str]:
+        """Return a sentence for each mode and task in which trainings have equal schedules, because each of them is trained."""
+        sentences = []
+        for mode, task in product(self.trained_modes, self.grid.tasks):
+            names_of: dict[str, list[str]] = {}
+            for training in self.training_names:
+                schedule = self.schedule_of(mode, task, training).model_dump_json()
+                names_of.setdefault(schedule, []).append(training)
+            for names in names_of.values():
+                if len(names) > 1:
+                    listed = " and ".join(names)
+                    sentences.append(f"grid.trainings {listed} are the same in {mode} on {task}, and each is trained")
         return sentences
 
 

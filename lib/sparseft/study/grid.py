@@ -1,12 +1,15 @@
 """Name the runs of a study and their files. All names and paths of a study are written here, and nowhere else.
 
-A run is one cell of model x task x method x sparsity x mode, trained from one seed. The dense runs (sparsity 00) do not depend
-on the method, so their method is called `dense`, and the curves of all methods share them. At sparsity 00, `sparse_to_dense`
-is plain LoRA, and `no_finetune` is the original model.
+A run is one cell of model x task x method x sparsity x mode x training, trained from one seed. The dense runs (sparsity 00) do
+not depend on the method, so their method is called `dense`, and the curves of all methods share them. At sparsity 00,
+`sparse_to_dense` is plain LoRA, and `no_finetune` is the original model.
+
+A training is a name in `grid.trainings`. If the study names none, its only training is "", which appears in no name and no path.
+Runs that are not trained have the training "" too.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 from sparseft import architectures, methods, modes
@@ -60,20 +63,29 @@ FINDINGS = "findings.txt"
 REPORT = "report.html"
 REPORT_PARTS = "lib/sparseft/analysis/templates"
 
-# The same expressions constrain Snakemake's wildcards and parse a run_id. No value contains a '-', except of a program.
+# The name of a training. It must not be the end of a run's name, or the name of a run could also be that of a cell.
+TRAINING = r"(?!seed[0-9])[A-Za-z0-9_.]+"
+# The same expressions constrain Snakemake's wildcards and parse a run_id. No value contains a '-', except of a program, and of a
+# training, which has one before its name and is empty for the training "".
 WILDCARDS = {
     "model": r"[A-Za-z0-9_][A-Za-z0-9_.]*",
     "task": r"[a-z0-9_]+",
     "method": rf"(?:{'|'.join((DENSE, *METHODS, TEXT_METHOD, IMPORTED_METHOD))})",
     "sparsity": r"[0-9]{2}",
     "mode": rf"(?:{'|'.join(MODES)})",
+    "training": rf"(?:-{TRAINING})?",
     "seed": r"(?:0|[1-9][0-9]{0,18})",
     "program": r"[A-Za-z0-9_.-]+",
     "batch_size": r"[1-9][0-9]*",
     "text": methods.TEXT_NAME,
 }
-CELL_ID = "{model}-{task}-{method}-sparsity{sparsity}-{mode}"
+CELL_ID = "{model}-{task}-{method}-sparsity{sparsity}-{mode}{training}"
 RUN_ID = f"{CELL_ID}-seed{{seed}}"
+
+
+def training_name(wildcard: str) -> str:
+    """Return the name of a training from the wildcard `training` of a job. A name by itself stays as it is."""
+    return wildcard.removeprefix("-")
 
 
 @dataclass(frozen=True, order=True)
@@ -85,6 +97,8 @@ class Cell:
     method: str
     sparsity: int
     mode: str
+    # The last argument, because most cells need none. In the order of the cells it stands where it is written here.
+    training: str = field(default="", kw_only=True)
     pattern: ClassVar[str] = CELL_ID
 
     @property
@@ -97,9 +111,12 @@ class Cell:
         """Return the cell or run that has this `id`. Raises InputError if there is none."""
         regex = cls.pattern.format(**{key: f"(?P<{key}>{value})" for key, value in WILDCARDS.items()})
         match = re.fullmatch(regex, name)
-        if not match or int(match.groupdict().get("seed", 0)) >= SEEDS:
-            raise InputError(f"{name!r} is not the name of a {cls.__name__.lower()}", f"write {cls.pattern}")
-        values = match.groupdict()
+        values = match.groupdict() if match else {}
+        is_untrained = values.get("mode") == NO_FINETUNE and values["training"]
+        if not match or is_untrained or int(values.get("seed", 0)) >= SEEDS:
+            written = cls.pattern.replace("{training}", "[-{training}]")
+            raise InputError(f"{name!r} is not the name of a {cls.__name__.lower()}", f"write {written}")
+        values["training"] = training_name(values["training"])
         return cls(**{key: int(value) if key in ("sparsity", "seed") else value for key, value in values.items()})
 
 
@@ -189,4 +206,5 @@ def initial_adapter(mode: str) -> str | None:
 
 def fill(pattern: str, cell: Cell) -> str:
     """Return the path of a cell or a run, with its values in the place of the wildcards."""
-    return pattern.format(**{**vars(cell), "sparsity": f"{cell.sparsity:02d}"})
+    training = f"-{cell.training}" if cell.training else ""
+    return pattern.format(**{**vars(cell), "sparsity": f"{cell.sparsity:02d}", "training": training})

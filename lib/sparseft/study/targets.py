@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from sparseft.errors import InputError
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
+from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config, Training
 from sparseft.study.grid import (
     ANALYSIS,
@@ -29,6 +30,7 @@ from sparseft.study.grid import (
     THROUGHPUT,
     THROUGHPUT_PLOTS,
     THROUGHPUT_TABLE,
+    TRAINED_MODES,
     WILDCARDS,
     Run,
     fill,
@@ -37,19 +39,22 @@ from sparseft.study.grid import (
 from sparseft.tasks.task import SPLITS
 
 # Patterns of files that a user may request. They also match unknown names, so that check_target can say which one is wrong.
-_CELL = "(?P<model>[^/-]+)-(?P<task>[^/-]+)-(?P<method>[^/-]+)-sparsity(?P<sparsity>[^/-]+)-(?P<mode>[^/.-]+)"
+_CELL = (
+    "(?P<model>[^/-]+)-(?P<task>[^/-]+)-(?P<method>[^/-]+)-sparsity(?P<sparsity>[^/-]+)-(?P<mode>[^/.-]+)"
+    "(?:-(?P<training>[^/-]+))?"
+)
 _NAMED = (
     rf"results/runs/{_CELL}-seed(?P<seed>[^/-]+)/.+",
     rf"results/throughput/{_CELL}(?:\.json|/.+)",
     r"masks/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?masks_sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)\.pt",
     r"models/(?P<model>[^/]+)/manifest\.json",
     r"pruned/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)/manifest\.json",
-    r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|manifest\.json)",
+    r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|selection\.jsonl|(?:selection_)?manifest\.json)",
 )
 # The targets that need every measurement of throughput.
 _THROUGHPUT_TARGETS = ("throughput", "analyze_throughput", THROUGHPUT_TABLE, THROUGHPUT_PLOTS)
 # Keys of `training` that do not change the compiled program.
-NOT_COMPILED = {"eval_every", "save_every", "length_buckets"}
+NOT_COMPILED = {"eval_every", "save_every", "length_buckets", "stop_if_loss_above", "stop_if_after_steps"}
 
 
 def runs(config: Config) -> list[Run]:
@@ -62,8 +67,8 @@ def runs(config: Config) -> list[Run]:
         for sparsity in grid.sparsities:
             for method in grid.methods if sparsity else [DENSE]:
                 modes = config.trained_modes if sparsity else [PLAIN_LORA]
-                for mode, seed in product(modes, grid.seeds):
-                    grid_runs.add(Run(model, task, method, sparsity, mode, seed))
+                for mode, training, seed in product(modes, config.training_names, grid.seeds):
+                    grid_runs.add(Run(model, task, method, sparsity, mode, seed, training=training))
                 # A seed only changes the training, so one run without training is enough.
                 grid_runs.add(Run(model, task, method, sparsity, NO_FINETUNE, min(grid.seeds)))
     return sorted(grid_runs)
@@ -78,6 +83,11 @@ def run_targets(config: Config, name: str, *, trained_only: bool = False) -> lis
     """Return the file `name` of every run, or only of every trained run."""
     chosen = [run for run in runs(config) if run.mode != NO_FINETUNE or not trained_only]
     return [f"{fill(RUN, run)}/{name}" for run in chosen]
+
+
+def selection_targets(config: Config) -> list[str]:
+    """Return the file of every run with its result on the selection rows. Only the trainings with a name are compared."""
+    return [f"{fill(RUN, run)}/selection.json" for run in runs(config) if run.training]
 
 
 def definition_files(config: Config, task: str) -> list[str]:
@@ -96,6 +106,13 @@ def probe_files(config: Config, task: str) -> list[str]:
     for probe in config.evaluated_tasks(task)[1:]:
         files += [f"{DATA.format(task=probe)}/{split}.jsonl" for split in SPLITS] + definition_files(config, probe)
     return files
+
+
+def throughput_digests(config: Config) -> dict[str, str]:
+    """Return the sha256 of each measurement of the throughput that is there.
+
+    A study shows them, but does not make them. As inputs of a job they would be measured again after a change of the code."""
+    return {path: sha256(Path(path)) for path in throughput_targets(config) if Path(path).is_file()}
 
 
 def throughput_targets(config: Config) -> list[str]:
@@ -117,12 +134,12 @@ class Program:
 
 def training_program(config: Config, run: Run) -> Program:
     """Return the program that a run of the study needs."""
-    return Program(run, config.training_of(run.task), config.cerebras.sequence_length, measured=False)
+    return Program(run, config.training_of(run.task, run.training), config.cerebras.sequence_length, measured=False)
 
 
 def measured_program(config: Config, run: Run, batch_size: int) -> Program:
     """Return the program that a measurement of `batch_size` needs."""
-    settings = config.throughput.schedule(config.training_of(run.task), batch_size)
+    settings = config.throughput.schedule(config.training_of(run.task, run.training), batch_size)
     length = config.throughput.sequence_length or config.cerebras.sequence_length
     return Program(run, settings, length, measured=True)
 
@@ -169,8 +186,9 @@ def _by_name(config: Config, needed: Iterable[Program]) -> dict[str, Program]:
 def _measured(config: Config) -> list[Run]:
     """Return the run with the lowest seed of every cell whose training on the task the stage `throughput` measures."""
     axes = {"seeds": [min(config.grid.seeds)]}
-    for name in ("methods", "sparsities", "modes"):
+    for name in config.throughput.AXES:
         axes[name] = getattr(config.throughput, name) or getattr(config.grid, name)
+    axes["trainings"] = {name: config.grid.trainings[name] for name in axes["trainings"]}
     narrowed = config.model_copy(update={"grid": config.grid.model_copy(update=axes)})
     return [run for run in runs(narrowed) if run.mode in TASK_MODES]
 
@@ -206,7 +224,7 @@ def final_targets(config: Config) -> list[str]:
         files += run_targets(config, name, trained_only=True)
     for name in ("merge.json", "validation_report.json", "evaluation.json"):
         files += run_targets(config, name)
-    return files
+    return files + selection_targets(config)
 
 
 def check_settings(config: Config, target: str) -> None:
@@ -242,10 +260,28 @@ def check_target(config: Config, target: str) -> None:
         raise InputError(f"{target}: unknown mode {names['mode']}", f"choose one of {', '.join(MODES)}")
     if "mode" in names:
         config.training_backend.check_modes([names["mode"]])
+    if "training" in names or names.get("mode") in TRAINED_MODES:
+        _check_training(config, target, names)
     if "sparsity" in names:
         _check_mask(config, target, names)
     if "seed" in names and (not re.fullmatch(WILDCARDS["seed"], names["seed"]) or int(names["seed"]) >= SEEDS):
         raise InputError(f"{target}: {names['seed']} is not a seed", f"write a number from 0 to {SEEDS - 1}")
+
+
+def _check_training(config: Config, target: str, names: dict[str, str]) -> None:
+    """Raise InputError if the study has no training of a target's name, or if the target's mode trains nothing."""
+    training = names.get("training", "")
+    if names["mode"] == NO_FINETUNE:
+        raise InputError(f"{target}: {NO_FINETUNE} has no training", f"leave -{training} out")
+    if training in config.training_names:
+        return
+    known = ", ".join(config.grid.trainings)
+    if not known:
+        raise InputError(
+            f"{target}: your configuration names no training", f"leave -{training} out, or add grid.trainings"
+        )
+    what = f"training {training} is not in grid.trainings" if training else "it names no training"
+    raise InputError(f"{target}: {what}", f"write one of {known} after {names['mode']}-")
 
 
 def _check_method(config: Config, target: str, method: str) -> None:

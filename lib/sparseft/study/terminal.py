@@ -174,7 +174,8 @@ def result_line(run: Run) -> str:
 
 def outcome(run: Run, evaluation: Mapping) -> str:
     """Return the headline metric of a run with its standard error, on one line."""
-    name = f"{run.model} {run.task} {run.method} {run.sparsity} % {run.mode} seed {run.seed}"
+    mode = f"{run.mode} {run.training}".rstrip()
+    name = f"{run.model} {run.task} {run.method} {run.sparsity} % {mode} seed {run.seed}"
     return f"{name}: {evaluation['metric']} {evaluation['value']:.3f} ± {evaluation['standard_error']:.3f}"
 
 

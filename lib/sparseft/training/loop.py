@@ -53,13 +53,15 @@ class Loop:
         return [matrix for layer in self.layers.values() for matrix in (layer.lora_A, layer.lora_B)]
 
     def fit(self) -> dict:
-        """Train, and return the losses, the number of updates and the measured speed."""
+        """Train, and return the losses, the number of updates, the measured speed, and how the training ended early if it did."""
         progress = self.run()
         record = progress.record(self.settings.batch_size, peak_memory(self.accelerator.device))
-        return record | {"updates": progress.updates}
+        return record | {"updates": progress.updates, "ended_early": progress.early_end(self.settings)}
 
     def run(self) -> Progress:
         """Train until settings.steps steps are done, and return the progress. Continue from the saved state if there is one.
+
+        The training ends before its next step if settings.stop_if_loss_above says so.
 
         Raises InputError if the loss or its gradient is not finite, or if the processes read different states."""
         settings = self.settings
@@ -70,6 +72,9 @@ class Loop:
         batches = islice(shuffled(self.data["train"], settings, self.seed), done, settings.steps)
         bar = tqdm(batches, initial=done, total=settings.steps, desc="train", disable=None)
         for step, batch in enumerate(bar, start=done + 1):
+            # Before the step, because a resumed training may have nothing left to do.
+            if progress.early_end(settings):
+                break
             self._step(step, batch, optimizer, schedule, progress)
             if settings.eval_every and step % settings.eval_every == 0:
                 progress.evaluations.append({"step": step, "eval_loss": self.eval_loss()})

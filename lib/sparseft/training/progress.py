@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, field
 
 from sparseft.errors import InputError
+from sparseft.study.config import STOP_WINDOW, Training
 
 # Steps before the speed is steady, while allocators and caches fill.
 BURN_IN = 3
@@ -33,6 +34,18 @@ class Progress:
     def updates(self) -> int:
         """Return how many steps had a learning rate above 0. A step at 0 changes no parameter."""
         return sum(point["learning_rate"] > 0 for point in self.curve)
+
+    def early_end(self, settings: Training) -> dict | None:
+        """Return how the training ends after the steps that are done, before its last one; None if it goes on.
+
+        The loss is that of `training.stop_if_loss_above`. Only the curve and the settings decide, so a resumed training ends where
+        the killed one would have ended, and all processes of a training end together."""
+        done = len(self.curve)
+        bound = settings.stop_if_loss_above
+        if bound is None or not settings.stop_if_after_steps <= done < settings.steps:
+            return None
+        loss = statistics.fmean(point["loss"] for point in self.curve[-STOP_WINDOW:])
+        return {"step": done, "loss": loss, "loss_above": bound} if loss > bound else None
 
     def record(self, batch_size: int, peak_memory: int) -> dict:
         """Return the measured part of train.json. The speed is the median over the steady steps, and also over all steps."""

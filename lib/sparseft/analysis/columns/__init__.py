@@ -4,6 +4,7 @@ The tables are written from these descriptions: their order, their types and, fo
 from. docs/generate.py prints them as docs/reference/tables.md. tests/analysis/test_docs.py compares them with the files.
 """
 
+from sparseft.analysis.columns.budget_columns import BUDGET
 from sparseft.analysis.columns.cell_columns import CURVES, GROUPED, LAYERS
 from sparseft.analysis.columns.column import TableDescription
 from sparseft.analysis.columns.comparison_columns import BASELINE, COMPARISONS, TRADEOFFS
@@ -11,11 +12,12 @@ from sparseft.analysis.columns.run_columns import MISSING, SUMMARY
 from sparseft.analysis.columns.throughput_columns import THROUGHPUT
 
 # Every analysis writes these.
-STUDY_TABLES: tuple[TableDescription, ...] = (SUMMARY, GROUPED, CURVES, COMPARISONS, TRADEOFFS, LAYERS, MISSING)
+STUDY_TABLES: tuple[TableDescription, ...] = (SUMMARY, GROUPED, CURVES, COMPARISONS, TRADEOFFS, BUDGET, LAYERS, MISSING)
 TABLES: tuple[TableDescription, ...] = (*STUDY_TABLES, BASELINE, THROUGHPUT)
 
 __all__ = [
     "BASELINE",
+    "BUDGET",
     "COMPARISONS",
     "CURVES",
     "GROUPED",

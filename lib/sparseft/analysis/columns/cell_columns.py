@@ -17,6 +17,21 @@ from sparseft.tasks.metrics import MAJORITY_FLOOR
 
 ONE_MODEL = "the cell has one model"
 
+_TRAINING = (
+    Column(
+        "training",
+        "text",
+        empty="the training has no name; the cell was not trained",
+        meaning="The training that is reported: the best one on the selection rows (budget.csv).",
+    ),
+    Column(
+        "trainings_tried",
+        "integer",
+        unit="trainings",
+        meaning="Trainings of the cell that were tried; 0 if the cell was not trained.",
+    ),
+)
+
 SPEEDS_DIFFER = (
     "the run was not trained; the runs differ in device, batch_size, processes, gradient_checkpointing or cache_weights"
 )
@@ -57,7 +72,8 @@ def _interval_source(name: str, empty: str = "never") -> Column:
         f"{name}_interval_from",
         "text",
         empty=empty,
-        meaning="Which interval reaches further: seeds, examples, or both.",
+        meaning="What the interval covers: examples, or seeds and examples. Several models without an interval over the examples"
+        " have seeds.",
     )
 
 
@@ -123,21 +139,34 @@ _PROBES = (
 GROUPED = TableDescription(
     "grouped_summary.csv",
     "One row per cell: model, task, method, sparsity and mode. Everything is computed from the cell's rows of summary.csv"
-    " with in_study True, which differ only in the seed. Runs of the same model, such as untrained runs of two seeds, count"
-    " once.\n\n"
-    "The standard deviation has n - 1 in its denominator. An interval covers two 95 % confidence intervals. The first is"
-    " Student's t over the models, from two models on. The second is over the examples, which all models share: Wilson's"
-    " for value, and Student's t with the standard error of a ratio for losses and gaps. Where outcomes lie between 0 and 1,"
+    " with in_study True, and with chosen True if there is that column. They differ only in the seed. Runs of the same"
+    " model, such as untrained runs of two seeds, count once.\n\n"
+    "The standard deviation has n - 1 in its denominator. The 95 % confidence interval of one model is over the"
+    " examples: Wilson's for value, and Student's t with the standard error of a ratio for losses and gaps. That of several"
+    " models combines it with Student's t over the models. Each end is at the root of the sum of the two squared distances. Where outcomes lie between 0 and 1,"
     " Wilson's interval is at least as wide as it must be, because such outcomes vary less than zeros and ones with the same"
-    " mean. A loss as value has the interval of eval_loss, which may reach beyond 1. Speeds have only the first.\n\n"
+    " mean. A loss as value has the interval of eval_loss, which may reach beyond 1. Speeds have only the interval over the models.\n\n"
     "Runs of a model and task with different settings are never averaged or compared: each setting has rows of its own."
     " Dense and untrained runs appear in every setting that they agree with.",
     (
         SETTING,
         *like(SUMMARY, "model task metric method sparsity mode"),
+        *_TRAINING,
         Column("runs", "integer", unit="runs", meaning="Number of runs."),
         Column("n", "integer", unit="models", meaning="Number of different models among them."),
-        Column("n_sound", "integer", unit="models", meaning="Number of models without a fault."),
+        Column(
+            "n_sound",
+            "integer",
+            unit="models",
+            meaning="Number of models without a fault, and whose training took all of its steps.",
+        ),
+        Column(
+            "n_ended_early",
+            "integer",
+            unit="models",
+            meaning="Number of models whose training ended early (`training.stop_if_loss_above`). If it is not 0, nothing is compared,"
+            " judged or concluded from the values of the cell.",
+        ),
         Column(
             "examples",
             "integer",
@@ -192,7 +221,8 @@ CURVES = TableDescription(
             "text",
             meaning="Mode of the curve. At sparsity 0 stands dense plain LoRA if the mode trains on the task, and else the dense model.",
         ),
-        *like(GROUPED, "sparsity reached_sparsity runs n n_sound examples chance majority_floor"),
+        *like(GROUPED, "training trainings_tried"),
+        *like(GROUPED, "sparsity reached_sparsity runs n n_sound n_ended_early examples chance majority_floor"),
         Column("value", "number", unit=OF_VALUE, meaning="Headline metric, mean over the models."),
         *like(GROUPED, "value_sd value_low value_high value_interval_from standard_error"),
         Column("dense_value", "number", unit=OF_VALUE, empty=_NO_DENSE, meaning="value at the curve's point 0."),
@@ -208,14 +238,20 @@ CURVES = TableDescription(
             "number",
             unit=OF_VALUE,
             empty=_NO_INTERVAL,
-            meaning="The smaller of difference_low and difference_seeds_low in comparisons.csv, kind dense.",
+            meaning="difference_low of comparisons.csv, kind dense.",
         ),
         Column(
             "difference_high",
             "number",
             unit=OF_VALUE,
             empty=_NO_INTERVAL,
-            meaning="The larger of difference_high and difference_seeds_high in comparisons.csv, kind dense.",
+            meaning="difference_high of comparisons.csv, kind dense.",
+        ),
+        Column(
+            "difference_interval_from",
+            "text",
+            empty=_NO_INTERVAL,
+            meaning="What that interval covers: examples, or seeds and examples.",
         ),
         Column(
             "verdict",
@@ -268,6 +304,12 @@ CURVES = TableDescription(
         ),
         Column(
             "eval_loss_difference_high", "number", unit=NATS, empty=_NO_INTERVAL, meaning="Upper end of its interval."
+        ),
+        Column(
+            "eval_loss_difference_interval_from",
+            "text",
+            empty=_NO_INTERVAL,
+            meaning="What that interval covers, as in difference_interval_from.",
         ),
         Column(
             "train_merge_gap", "number", unit=NATS, empty=TRAINED_ONLY, meaning="train_merge_gap, mean over the models."

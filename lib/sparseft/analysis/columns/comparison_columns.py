@@ -1,6 +1,8 @@
 """Describe the tables that compare cells: with one another, and with a baseline."""
 
-from sparseft.analysis.columns.cell_columns import CURVES, SETTING, SPEEDS_DIFFER
+from dataclasses import replace
+
+from sparseft.analysis.columns.cell_columns import CURVES, GROUPED, SETTING, SPEEDS_DIFFER
 from sparseft.analysis.columns.column import (
     EXAMPLES_PER_SECOND,
     NATS,
@@ -23,8 +25,9 @@ COMPARISONS = TableDescription(
     " at the start of the curve, *random* with random pruning, *untuned* with the same model before its training, and"
     " *modes* sparse_to_sparse with sparse_to_dense, and the modes that reconstruct with sparse_to_sparse.\n\n"
     "Two cells are not compared if they saw different examples, if a run of either has a fault, or if more than a tenth of"
-    " the validation prompts repeat another. The intervals are over the examples and hold for these trained models. Seeds"
-    " are averaged.\n\n"
+    " the validation prompts repeat another. Seeds are averaged. The"
+    " interval of one pair of models is over the examples and holds for these trained models. With several pairs it also"
+    " covers other seeds: it combines the interval over the examples with Student's t over the pairs.\n\n"
     "A probe that both cells were evaluated on has a row of its own, whose metric is `probe:NAME:METRIC`. It has no loss. Holm's"
     " correction takes the rows of one metric together, so each probe is a family of its own.\n\n"
     "If metric is loss, difference is that of the losses, and its columns are those that begin with eval_loss.",
@@ -34,7 +37,12 @@ COMPARISONS = TableDescription(
         *like(SUMMARY, "model task"),
         Column("metric", "text", meaning="The task's headline metric, or `probe:NAME:METRIC` of a probe."),
         *like(SUMMARY, "method sparsity mode"),
+        *like(GROUPED, "training trainings_tried"),
         Column("against", "text", meaning="The other cell: model-task-method-sparsity-mode."),
+        *(
+            replace(column, name=f"against_{column.name}", meaning=f"Of the other cell: {column.name}.")
+            for column in like(GROUPED, "training trainings_tried")
+        ),
         Column("reached_sparsity", "number", unit=PRUNABLE, meaning="Sparsity of the cell's masks."),
         Column("against_reached_sparsity", "number", unit=PRUNABLE, meaning="Sparsity of the other cell's masks."),
         Column(
@@ -61,19 +69,21 @@ COMPARISONS = TableDescription(
             "difference_low",
             "number",
             unit=OF_VALUE,
-            meaning="Lower end of its 95 % confidence interval: paired percentile bootstrap with the two added examples of Bonett"
-            " and Price.",
+            meaning="Lower end of its 95 % confidence interval. Over the examples it is the paired percentile bootstrap with the two"
+            " added examples of Bonett and Price.",
         ),
         Column("difference_high", "number", unit=OF_VALUE, meaning="Upper end of that interval."),
         Column(
-            "difference_seeds_low",
+            "difference_interval_from",
+            "text",
+            meaning="examples if the interval is over the examples, seeds and examples if it also covers other seeds.",
+        ),
+        Column(
+            "difference_sd",
             "number",
             unit=OF_VALUE,
             empty=_ONE_PAIR,
-            meaning="Lower end of the 95 % confidence interval over the pairs of models, Student's t.",
-        ),
-        Column(
-            "difference_seeds_high", "number", unit=OF_VALUE, empty=_ONE_PAIR, meaning="Upper end of that interval."
+            meaning="Standard deviation of the difference between the pairs of models.",
         ),
         Column("one_sign", "true/false", meaning="Whether the difference has the same sign in every pair."),
         Column(
@@ -94,7 +104,8 @@ COMPARISONS = TableDescription(
         Column(
             "significant",
             "true/false",
-            meaning="Whether p_holm is below 0.05, the interval does not contain 0, and one_sign is True.",
+            meaning="Whether p_holm is below 0.05, the interval does not contain 0, and one_sign is True. Two modes of which one was"
+            " tuned over several trainings also need n of 2 or more.",
         ),
         Column(
             "eval_loss_difference",
@@ -108,24 +119,23 @@ COMPARISONS = TableDescription(
             "number",
             unit=NATS,
             empty=_OF_PROBE,
-            meaning="Lower end of its 95 % confidence interval: paired percentile bootstrap over the examples.",
+            meaning="Lower end of its 95 % confidence interval. Over the examples it is the paired percentile bootstrap.",
         ),
         Column(
             "eval_loss_difference_high", "number", unit=NATS, empty=_OF_PROBE, meaning="Upper end of that interval."
         ),
         Column(
-            "eval_loss_difference_seeds_low",
-            "number",
-            unit=NATS,
-            empty=f"{_ONE_PAIR}; {_OF_PROBE}",
-            meaning="Lower end of the 95 % confidence interval over the pairs of models, Student's t.",
+            "eval_loss_difference_interval_from",
+            "text",
+            empty=_OF_PROBE,
+            meaning="What the interval covers, as in difference_interval_from.",
         ),
         Column(
-            "eval_loss_difference_seeds_high",
+            "eval_loss_difference_sd",
             "number",
             unit=NATS,
             empty=f"{_ONE_PAIR}; {_OF_PROBE}",
-            meaning="Upper end of that interval.",
+            meaning="Standard deviation of that difference between the pairs of models.",
         ),
         Column(
             "eval_loss_one_sign",
@@ -186,7 +196,7 @@ TRADEOFFS = TableDescription(
         ),
         *like(
             CURVES,
-            "value difference_to_dense difference_low difference_high verdict samples_per_second device processes",
+            "value difference_to_dense difference_low difference_high difference_interval_from verdict samples_per_second device processes",
         ),
         *like(CURVES, "gradient_checkpointing cache_weights"),
     ),

@@ -22,7 +22,21 @@ _NAME = (
         meaning="Sparsity that the configuration requests (run_id).",
     ),
     Column("mode", "text", source="record.run.mode", meaning="How the run was fine-tuned (run_id)."),
+    Column(
+        "training",
+        "text",
+        source="record.run.training",
+        empty="the study names no training; the run was not trained",
+        meaning="Name in `grid.trainings` of the configuration (run_id).",
+    ),
     Column("seed", "integer", source="record.run.seed", meaning="Seed of the adapter and of the batches (run_id)."),
+    Column(
+        "chosen",
+        "true/false",
+        meaning="Whether the run's training is the one that the other tables report. The column exists only if the study names"
+        " trainings. An untrained run has True.",
+        is_optional=True,
+    ),
     Column(
         "in_study",
         "true/false",
@@ -164,6 +178,47 @@ _RESULT = (
         unit="fraction",
         empty="metric is loss",
         meaning="Value of a random guess, from the number of choices of each row (evaluation.json).",
+    ),
+)
+
+_OF_SELECTION = "the run's training has no name, or selection.json is missing or damaged"
+_SELECTION = (
+    Column(
+        "selection_value",
+        "number",
+        source="record.selection.value",
+        unit=OF_VALUE,
+        empty=_OF_SELECTION,
+        meaning="Headline metric on the selection rows, by which the tables choose among trainings (selection.json). The"
+        " columns of the selection rows exist only if a run was evaluated on them.",
+        is_optional=True,
+    ),
+    Column(
+        "selection_standard_error",
+        "number",
+        source="record.selection.standard_error",
+        unit=OF_VALUE,
+        empty=_OF_SELECTION,
+        meaning="Standard error of selection_value over the examples (selection.json).",
+        is_optional=True,
+    ),
+    Column(
+        "selection_loss",
+        "number",
+        source="record.selection.eval_loss",
+        unit=NATS,
+        empty=_OF_SELECTION,
+        meaning="Loss of the right answers of the selection rows, of the merged model (selection.json).",
+        is_optional=True,
+    ),
+    Column(
+        "selection_examples",
+        "integer",
+        source="record.selection.examples",
+        unit="selection examples",
+        empty=_OF_SELECTION,
+        meaning="Selection examples that were evaluated (selection.json).",
+        is_optional=True,
     ),
 )
 
@@ -377,18 +432,29 @@ _CHECKS = (
 SUMMARY = TableDescription(
     "summary.csv",
     "One row per run. The files named below are those of the run's folder, `results/runs/{run_id}/`. If train.json,"
-    " before_merge.json or merge.json is missing or damaged, the columns that come from it are empty too, and missing.csv"
+    " before_merge.json, merge.json or selection.json is missing or damaged, the columns that come from it are empty too, and missing.csv"
     " gives the reason.\n\n"
     "The metrics of a task of lm-eval are as lm-eval and the task define them. A metric that has no column here is only in"
     " evaluation.json, unless it is the headline, which is `value`.",
-    (*_NAME, *_MASK, *_RESULT, *METRIC_COLUMNS, *_CONDITIONS, *_LOSS, *TRAINING_COLUMNS, *_EVALUATION, *_CHECKS),
+    (
+        *_NAME,
+        *_MASK,
+        *_RESULT,
+        *METRIC_COLUMNS,
+        *_SELECTION,
+        *_CONDITIONS,
+        *_LOSS,
+        *TRAINING_COLUMNS,
+        *_EVALUATION,
+        *_CHECKS,
+    ),
 )
 
 MISSING = TableDescription(
     "missing.csv",
     "One row per run of which something is missing, unreadable or contradictory; no row if all is sound. A run without a"
     " folder is missing if the configuration requests it. Without a configuration, it is missing if the other runs make it"
-    " part of their grid: per model and task, the product of the methods, sparsities, modes and seeds that are there. Dense"
+    " part of their grid: per model and task, the product of the methods, sparsities, modes, trainings and seeds that are there. Dense"
     " and pruned runs have separate grids, and untrained runs need one seed. A run without a probe that another run has, or that"
     " the configuration requests, has a row too.",
     (

@@ -11,7 +11,7 @@ THROUGHPUT = TableDescription(
     " backend `cerebras` every batch size is a program of its own, and each repeat lies in `results/throughput/{cell}/`."
     " The intervals are 95 % confidence intervals of the mean over the repeats, Student's t.",
     (
-        *like(SUMMARY, "model task method sparsity mode", part="cell"),
+        *like(SUMMARY, "model task method sparsity mode training", part="cell"),
         Column("device", "text", source="measurement.device", meaning="Device that trained; CSX is the CS-3."),
         Column(
             "threads",

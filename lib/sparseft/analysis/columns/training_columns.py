@@ -12,6 +12,16 @@ TRAINING_COLUMNS = (
         meaning="Training loss, mean over the last tenth of the steps (train.json).",
     ),
     Column(
+        "ended_early",
+        "integer",
+        source="record.train.ended_early.step",
+        unit="optimiser steps",
+        empty="the training took all of its steps; the run was not trained",
+        meaning="Step after which the training ended, because its loss was above `training.stop_if_loss_above` (train.json). No"
+        " comparison, verdict or choice uses such a run.",
+        is_optional=True,
+    ),
+    Column(
         "reconstruction_error",
         "number",
         source="record.train.reconstruction_error",

@@ -61,12 +61,13 @@ def _dense_first(label: str) -> tuple[bool, bool, str]:
 
 
 def _draw_panel(axes: Axes, table: pd.DataFrame, name: str, colours: Mapping[int, object]) -> None:
-    """Draw a line per sparsity and mode, and the memory limits in the row of the memory."""
-    cells = table.groupby(["method", "sparsity", "mode"], sort=False)
-    for number, ((method, sparsity, mode), line) in enumerate(cells):
+    """Draw a line per sparsity, mode and training, and the memory limits in the row of the memory."""
+    cells = table.groupby(["method", "sparsity", "mode", "training"], sort=False)
+    for number, ((method, sparsity, mode, training), line) in enumerate(cells):
         place = line["batch_size"] * SHIFT ** (number - (len(cells) - 1) / 2)
         style = MODE_STYLES[mode] | {"color": colours[sparsity]}
         label = f"{DENSE}, plain LoRA" if method == DENSE else f"{sparsity} %, {mode}"
+        label += f", {training}" if training else ""
         _draw_line(axes, place, line, name, label, style)
         _mark_failures(axes, place, line, name, colours[sparsity])
     if name == MEMORY:

@@ -1,7 +1,7 @@
 """Read the folder of one run: each file by itself, then the files together.
 
-A run needs a sound validation_report.json and evaluation.json. Without a sound train.json, before_merge.json or merge.json it
-stays in the tables, with blanks. Nothing is filled in.
+A run needs a sound validation_report.json and evaluation.json. Without a sound train.json, before_merge.json, merge.json or
+selection.json it stays in the tables, with blanks. Nothing is filled in.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from sparseft.analysis.records.merge_record import MergeRecord
 from sparseft.analysis.records.probe_record import ProbeRecord
 from sparseft.analysis.records.record_file import RecordFile, read_file
 from sparseft.analysis.records.right_answers import AnswerCheck, RightAnswers
+from sparseft.analysis.records.selection_record import SelectionRecord, SelectionRows
 from sparseft.analysis.records.training_record import TrainingRecord
 from sparseft.analysis.records.validation_record import ValidationRecord
 from sparseft.errors import InputError
@@ -30,6 +31,7 @@ FILES = {
     "merge": MergeRecord,
     "validation": ValidationRecord,
     "evaluation": EvaluationRecord,
+    "selection": SelectionRecord,
 }
 # A run has these files only if it was trained.
 TRAINED_FILES = ("train", "before")
@@ -40,11 +42,12 @@ SAME_CONDITIONS = ("metric", "examples", "dtype", "harness", "few_shot", "loss_f
 
 @dataclass(frozen=True)
 class Record:
-    """Hold one run with its sound files. `train`, `before` and `merge` are None if their files are absent or unsound.
+    """Hold one run with its sound files. `train`, `before`, `merge` and `selection` are None if their files are absent or unsound.
 
     `on_disk` holds the digests of the run's mask, adapter and task definition as they are now. Its keys are "mask", "adapter"
     and "definition", and a file that is absent has no key. `right_answers` compares the right answers of the evaluation with
-    the validation rows, and `probe_rows` those of each probe with the rows of the probe."""
+    the validation rows, and `probe_rows` those of each probe with the rows of the probe. `selection_rows` says whether
+    `selection` is about selection rows of the same data. If it has a fault, `selection` is None."""
 
     run: Run
     validation: ValidationRecord
@@ -52,9 +55,11 @@ class Record:
     train: TrainingRecord | None
     before: BeforeMergeRecord | None
     merge: MergeRecord | None
+    selection: SelectionRecord | None
     on_disk: dict[str, str]
     right_answers: AnswerCheck
     probe_rows: dict[str, AnswerCheck]
+    selection_rows: AnswerCheck
 
     @property
     def is_trained(self) -> bool:
@@ -92,10 +97,11 @@ class Gap:
 
 @dataclass(frozen=True)
 class StudyFiles:
-    """Hold what many runs of a study share: its folder, the digests of its masks, and its validation rows."""
+    """Hold what many runs of a study share: its folder, the digests of its masks, and its validation and selection rows."""
 
     folder: Path
     right_answers: RightAnswers
+    selection_rows: SelectionRows
     masks: dict[Path, str] = field(default_factory=dict)
 
     def mask_digest(self, run: Run) -> str | None:
@@ -130,6 +136,11 @@ def read_run(folder: Path, study: StudyFiles) -> tuple[Record | None, Gap | None
     if not is_complete:
         return None, gap
     evaluation = files["evaluation"]
+    selection_rows = AnswerCheck()
+    if files["selection"]:
+        selection_rows = study.selection_rows.check(run.task, files["selection"], evaluation)
+    if selection_rows.fault:
+        files["selection"] = None
     answers = study.right_answers
     digests = {"mask": study.mask_digest(run), "adapter": adapter, "definition": answers.definition(run.task)}
     record = Record(
@@ -138,6 +149,7 @@ def read_run(folder: Path, study: StudyFiles) -> tuple[Record | None, Gap | None
         on_disk={name: digest for name, digest in digests.items() if digest},
         right_answers=answers.check(run.task, evaluation.inputs.data, evaluation.rows_digest),
         probe_rows={name: _probe_rows(name, probe, answers) for name, probe in evaluation.probes.items()},
+        selection_rows=selection_rows,
     )
     return record, gap
 
@@ -156,6 +168,9 @@ def _read_files(folder: Path, run: Run) -> tuple[dict[str, RecordFile | None], l
     reasons = []
     for name, schema in FILES.items():
         if name in TRAINED_FILES and run.mode == NO_FINETUNE:
+            continue
+        # Only the trainings with a name are compared on the selection rows.
+        if name == "selection" and not run.training and not (folder / schema.file_name).exists():
             continue
         try:
             files[name] = read_file(folder / schema.file_name, schema)

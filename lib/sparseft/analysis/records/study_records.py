@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sparseft.analysis.records.right_answers import RightAnswers
 from sparseft.analysis.records.run_record import Gap, Record, StudyFiles, read_run
+from sparseft.analysis.records.selection_record import SelectionRows
 from sparseft.errors import InputError
 from sparseft.study.config import Config, clashing_probes
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run
@@ -22,7 +23,7 @@ def read_runs(results_dir: Path, study: Config | None = None) -> tuple[list[Reco
     # A hidden folder is still being written.
     folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     folder = study_folder(results_dir)
-    shared = StudyFiles(folder, RightAnswers(folder))
+    shared = StudyFiles(folder, RightAnswers(folder), SelectionRows(folder))
     records: list[Record] = []
     gaps: list[Gap] = []
     for path in folders:
@@ -92,7 +93,7 @@ def _with_missing_probes(gaps: list[Gap], records: list[Record], study: Config |
 
 
 def _grid_of(runs: list[Run]) -> list[Run]:
-    """Return the grid that `runs` make up: per model and task, methods x sparsities x modes x seeds.
+    """Return the grid that `runs` make up: per model and task, methods x sparsities x modes with their trainings x seeds.
 
     Dense and pruned runs have separate grids. Untrained runs need one seed, whatever seeds the trained ones have."""
     grid = set()
@@ -102,7 +103,8 @@ def _grid_of(runs: list[Run]) -> list[Run]:
         sparsities = {run.sparsity for run in members}
         for trained in (False, True):
             chosen = [run for run in members if (run.mode != NO_FINETUNE) == trained]
-            modes = {run.mode for run in chosen}
+            trainings = {(run.mode, run.training) for run in chosen}
             seeds = {run.seed for run in chosen}
-            grid |= {Run(model, task, *cell) for cell in product(methods, sparsities, modes, seeds)}
+            for method, sparsity, (mode, training), seed in product(methods, sparsities, trainings, seeds):
+                grid.add(Run(model, task, method, sparsity, mode, seed, training=training))
     return sorted(grid)

@@ -21,7 +21,15 @@ from sparseft.analysis.records.record_file import (
 from sparseft.study.config import Training
 
 # Keys of `training:` that leave every bit of the adapter as it is. The others decide it.
-WITHOUT_EFFECT = {"eval_every", "save_every", "cache_weights", "gradient_checkpointing"}
+# A training that `stop_if` ended is another one, and its record says so in `ended_early`.
+WITHOUT_EFFECT = {
+    "eval_every",
+    "save_every",
+    "cache_weights",
+    "gradient_checkpointing",
+    "stop_if_loss_above",
+    "stop_if_after_steps",
+}
 DECIDING_KEYS = sorted(Training.model_fields.keys() - WITHOUT_EFFECT)
 
 # Only the number of entries is kept, because the loss curves of a whole study would fill the memory.
@@ -71,12 +79,26 @@ class ReconstructionPart(RecordPart):
         return {f"reconstruction.{name}": value for name, value in values.items() if value is not None}
 
 
+class EarlyEnd(RecordPart):
+    """Hold the last step of a training that ended early, the mean loss of the last steps, and the bound that it was above."""
+
+    step: PositiveCount
+    loss: Positive
+    loss_above: Positive
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield whether the loss was not above the bound."""
+        if self.loss <= self.loss_above:
+            yield f"ended early with the loss {self.loss:g}, which is not above {self.loss_above:g}"
+
+
 class TrainingRecord(RecordFile):
     """Check train.json: the keys of `training:`, losses in nats per answer token, throughput without padding.
 
     In a `reconstruction` a step is that step of every decoder layer, and the losses of the steps are shares of the error before it.
-    `updates` counts the steps whose learning rate was above 0. `cerebras` has what decides a training on Cerebras' backends.
-    `definition_sha256` is None for a built-in task."""
+    `updates` counts the steps whose learning rate was above 0. `ended_early` is None if all steps were taken. `cerebras` has what
+    decides a training on Cerebras' backends. `definition_sha256` is None for a built-in task. Old records have no
+    `tokens_per_second_overall`."""
 
     file_name: ClassVar[str] = "train.json"
     definition_sha256: str | None = None
@@ -102,6 +124,7 @@ class TrainingRecord(RecordFile):
     cerebras: dict[str, int | str | None] | None = None
     processes: PositiveCount
     updates: Count
+    ended_early: EarlyEnd | None = None
     train_examples: PositiveCount
     loss_curve: Length
     final_loss: Loss
@@ -109,6 +132,7 @@ class TrainingRecord(RecordFile):
     samples_per_second: Positive
     samples_per_second_overall: Positive
     tokens_per_second: Positive
+    tokens_per_second_overall: Positive | None = None
     train_seconds: Positive
     peak_memory_bytes: PositiveCount
     trainable_parameters: PositiveCount
@@ -116,6 +140,11 @@ class TrainingRecord(RecordFile):
     versions: dict[str, str]
     inputs: TrainingInputs
     outputs: TrainingOutputs
+
+    @property
+    def steps_done(self) -> int:
+        """Return the number of steps that were taken."""
+        return self.ended_early.step if self.ended_early else self.steps
 
     @property
     def settings(self) -> dict[str, object]:
@@ -139,6 +168,12 @@ class TrainingRecord(RecordFile):
             "definition": self.definition_sha256,
             "start": self.inputs.initial_adapter,
         }
+
+    @property
+    def tokens(self) -> float | None:
+        """Return the number of tokens that the steps read, without padding; None if the record does not have it."""
+        rate = self.tokens_per_second_overall
+        return None if rate is None else rate * self.train_seconds
 
     @property
     def final_task_loss(self) -> float | None:
@@ -166,11 +201,13 @@ class TrainingRecord(RecordFile):
 
     def contradictions(self) -> Iterator[str]:
         """Yield what is wrong with the counts, and with the time that they took."""
-        samples = self.steps * self.batch_size
+        samples = self.steps_done * self.batch_size
         rate = self.samples_per_second_overall
-        if self.loss_curve != self.steps:
-            yield f"{self.loss_curve} losses of {self.steps} steps"
-        if self.updates > self.steps:
-            yield f"{self.updates} updates in {self.steps} steps"
+        if self.ended_early and self.ended_early.step >= self.steps:
+            yield f"ended early at step {self.ended_early.step} of {self.steps}"
+        if self.loss_curve != self.steps_done:
+            yield f"{self.loss_curve} losses of {self.steps_done} steps"
+        if self.updates > self.steps_done:
+            yield f"{self.updates} updates in {self.steps_done} steps"
         if not math.isclose(rate * self.train_seconds, samples, rel_tol=ROUNDING):
             yield f"{samples} samples in {self.train_seconds:g} s are not {rate:g} per second"

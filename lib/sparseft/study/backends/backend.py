@@ -20,8 +20,8 @@ class StudyConfig(Protocol):
     cerebras: Section
     evaluation_batch_size: int
 
-    def training_of(self, task: str) -> Section:
-        """Return the schedule of a task."""
+    def check_trainings(self, task: str, check: Callable[[Section], None], names: Iterable[str] = ()) -> None:
+        """Call `check` with the schedule of each training of a task, or of those in `names`."""
 
 
 def _accept(config: StudyConfig, task: str = "") -> None:

@@ -113,6 +113,11 @@ class Cerebras(Section):
         for name in UNSUPPORTED:
             if getattr(training, name):
                 raise InputError(f"training.{name}: Cerebras' backends do not support it", "set it to false")
+        if training.stop_if_loss_above is not None:
+            raise InputError(
+                f"training.stop_if_loss_above {training.stop_if_loss_above}: Cerebras' backends take every step",
+                "set it and stop_if_after_steps to null, or set backend: torch",
+            )
         sizes = {"batch_size": training.batch_size, "evaluation_batch_size": evaluation_batch_size}
         for name, size in sizes.items():
             if size % self.num_csx:
@@ -161,15 +166,19 @@ def _check(config: StudyConfig) -> None:
     """Raise InputError if this backend cannot train a study."""
     check_process_and_environment(config)
     for task in config.grid.tasks:
-        config.cerebras.check(config.training_of(task), config.evaluation_batch_size)
+        config.check_trainings(task, lambda schedule: config.cerebras.check(schedule, config.evaluation_batch_size))
 
 
 def _check_measured(config: StudyConfig, task: str) -> None:
     """Raise InputError if the trainings of a task cannot be measured at every batch size."""
-    config.cerebras.check_measured(config.throughput)
-    for size in config.throughput.batch_sizes:
-        schedule = config.throughput.schedule(config.training_of(task), size)
-        config.cerebras.check(schedule, config.evaluation_batch_size)
+    throughput = config.throughput
+    config.cerebras.check_measured(throughput)
+
+    def check(training: Section) -> None:
+        for size in throughput.batch_sizes:
+            config.cerebras.check(throughput.schedule(training, size), config.evaluation_batch_size)
+
+    config.check_trainings(task, check, throughput.trainings)
 
 
 def _complete_sections(config: StudyConfig) -> dict[str, Section]:

@@ -23,7 +23,9 @@ def _check(config: StudyConfig) -> None:
     """Raise InputError if ModelZoo's Trainer cannot train a study."""
     check_process_and_environment(config)
     for task in config.grid.tasks:
-        check_schedule(config.cerebras, config.training_of(task), config.evaluation_batch_size)
+        config.check_trainings(
+            task, lambda schedule: check_schedule(config.cerebras, schedule, config.evaluation_batch_size)
+        )
 
 
 def _check_measured(config: StudyConfig, task: str) -> None:

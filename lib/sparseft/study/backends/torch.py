@@ -5,7 +5,7 @@ from sparseft.study.backends.backend import Backend, StudyConfig
 
 def _check_measured(config: StudyConfig, task: str) -> None:
     """Raise InputError if a task's training cannot be measured in one process."""
-    config.training_of(task).check_measured()
+    config.check_trainings(task, lambda schedule: schedule.check_measured(), config.throughput.trainings)
 
 
 TORCH = Backend("torch", "Hugging Face transformers in torch", check_measured=_check_measured, reconstructs=True)

@@ -1,0 +1,143 @@
+"""The third split of a study with named trainings: what is planned, what stays as it is, and what is refused."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from hub_cache import write
+from project import TINY_STUDY, Study, tiny_grid
+
+CELL = "results/runs/llama-boolq_mini-random-sparsity50-sparse_to_dense"
+UNTRAINED = "results/runs/llama-boolq_mini-random-sparsity50-no_finetune-seed0"
+PREPARED = {"prepare_model": 1, "prepare_task": 1, "compute_masks": 1}
+OF_RUN = (
+    "train_adapter",
+    "merge_adapter",
+    "validate_sparsity",
+    "evaluate_run",
+    "evaluate_adapter",
+    "evaluate_selection",
+)
+ANALYSIS = {"write_configuration": 1, "analyze_results": 1, "analyze": 1}
+SHORT = {"short": {"steps": 2}}
+LONG = {"long": {"steps": 4, "learning_rate": 0.01}}
+
+
+@pytest.fixture
+def study(tmp_path, tiny_models) -> Study:
+    study = Study(tmp_path / "study")
+    study.models = tiny_models
+    return study
+
+
+def configure(study: Study, trainings: dict, **sections: object) -> None:
+    """Write a study of one trained cell at 50 % with these trainings."""
+    grid = {**tiny_grid("llama", "boolq_mini", ["random"]), "sparsities": [50], "modes": ["sparse_to_dense"]}
+    sections = {**TINY_STUDY, **sections}
+    study.configure(study.models, grid=grid | {"trainings": trainings} | sections.pop("grid", {}), **sections)
+
+
+def test_only_trainings_with_a_name_are_evaluated_on_the_selection_rows(study):
+    configure(study, SHORT | LONG)
+    planned = study.planned()
+    assert (planned["prepare_selection"], planned["evaluate_selection"]) == (1, 2)
+    assert (planned["evaluate_run"], planned["merge_adapter"]) == (3, 3)
+    assert study.planned("evaluate").items() >= {"evaluate_selection": 2, "evaluate_run": 3}.items()
+    configure(study, {})
+    assert not {"prepare_selection", "evaluate_selection"} & study.planned().keys()
+
+
+def test_a_run_without_a_name_for_its_training_has_no_such_target(study):
+    configure(study, SHORT)
+    assert study.planned(f"{CELL}-short-seed0/selection.json")["evaluate_selection"] == 1
+    said = study.snakemake(f"{UNTRAINED}/selection.json", "--dry-run", expect=2)
+    assert "no stage and no rule makes it" in said
+    assert study.planned("data/boolq_mini/selection.jsonl")["prepare_selection"] == 1
+
+
+def test_the_flags_of_the_selection_rows_do_not_prepare_the_other_rows_again(study):
+    tasks = {"boolq_mini": TINY_STUDY["tasks"]["boolq_mini"]}
+    configure(study, {}, tasks=tasks)
+    study.snakemake("data/boolq_mini/train.jsonl")
+    configure(study, SHORT, tasks={"boolq_mini": tasks["boolq_mini"] | {"selection_examples": 7}})
+    planned = study.planned("data/boolq_mini/selection.jsonl")
+    assert planned == {"prepare_selection": 1}
+
+
+@pytest.mark.parametrize(("files", "keys", "is_refused"), [
+    (["train", "validation"], {}, True),
+    (["train", "validation"], {"train_examples": 4}, False),
+    (["train", "validation", "selection"], {}, False),
+])  # fmt: skip
+def test_a_training_on_all_rows_is_refused_before_anything_runs(study, files, keys, is_refused):
+    for split in files:
+        rows = [{"passage": f"{split} {n}.", "question": "is it", "answer": n % 2 == 0} for n in range(8)]
+        write(study.folder / f"own/{split}.jsonl", rows)
+    tasks = {"boolq": {"local": "own", **keys}}
+    configure(study, SHORT, tasks=tasks, grid={"tasks": ["boolq"]})
+    said = study.snakemake("--dry-run", expect=2 if is_refused else 0)
+    line = (
+        "error: tasks.boolq: no row is left for the split selection, because the training takes all rows;"
+        " set tasks.boolq.train_examples to a smaller number, or give the data a split selection"
+    )
+    assert (line in said) == is_refused
+    configure(study, {}, tasks=tasks, grid={"tasks": ["boolq"]})
+    study.snakemake("--dry-run")
+
+
+def test_a_new_file_of_selection_rows_chooses_them_again(study):
+    for split, word in (("train", "Ice"), ("validation", "Snow")):
+        rows = [{"passage": f"{word} {n}.", "question": "is it", "answer": n % 2 == 0} for n in range(8)]
+        write(study.folder / f"own/{split}.jsonl", rows)
+    configure(study, SHORT, tasks={"boolq": {"local": "own", "train_examples": 4}}, grid={"tasks": ["boolq"]})
+    rows = "data/boolq/selection.jsonl"
+    study.snakemake(rows)
+    assert study.planned(rows) == {}
+    write(
+        study.folder / "own/selection.jsonl",
+        [{"passage": f"Rain {n}.", "question": "is it", "answer": True} for n in range(3)],
+    )
+    assert study.planned(rows) == {"prepare_selection": 1}
+    study.snakemake(rows)
+    assert "Rain" in (study.folder / rows).read_text()
+
+
+@pytest.mark.slow
+def test_trainings_that_are_added_to_a_finished_study_leave_its_runs_as_they_are(study):
+    configure(study, {})
+    study.snakemake()
+    before = {path: path.read_bytes() for path in sorted((study.folder / "data").rglob("*.json*"))}
+    before |= {path: path.read_bytes() for path in (study.folder / f"{CELL}-seed0").glob("*.json")}
+
+    configure(study, SHORT)
+    planned = study.planned()
+    assert planned == dict.fromkeys(OF_RUN, 1) | {"prepare_selection": 1} | ANALYSIS
+    study.snakemake()
+    assert study.planned() == {}
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list((study.folder / "results/runs").glob("*/model_dir"))
+
+    record = study.json(f"{CELL}-short-seed0/selection.json")
+    manifest = study.json("data/boolq_mini/selection_manifest.json")
+    assert record["inputs"]["data"] == manifest["sha256"]
+    assert {split: record["inputs"][split] for split in ("train", "validation")} == manifest["disjoint_from"]
+    assert not (study.folder / UNTRAINED / "selection.json").exists()
+    with open(study.folder / "results/analysis/summary.csv") as file:
+        rows = {row["run_id"]: row for row in csv.DictReader(file)}
+    row = rows.pop(Path(f"{CELL}-short-seed0").name)
+    assert (float(row["selection_value"]), row["selection_examples"]) == (pytest.approx(record["value"]), "12")
+    assert (row["faults"], row["unchecked"]) == ("0", "0")
+    assert {other["selection_value"] for other in rows.values()} == {""}
+
+    configure(study, SHORT | LONG)
+    assert study.planned() == dict.fromkeys(OF_RUN, 1) | ANALYSIS
+    configure(study, SHORT)
+    # Without its record, the run is in the tables, and missing.csv says what it lacks.
+    (study.folder / f"{CELL}-short-seed0/selection.json").unlink()
+    assert study.planned().items() >= {"evaluate_selection": 1, "merge_adapter": 1}.items()
+    study.script("analyze_results.py", "--results_dir", "results/runs", "--output_dir", "again")
+    with open(study.folder / "again/missing.csv") as file:
+        (gap,) = csv.DictReader(file)
+    assert (gap["left_out"], gap["reason"].partition(";")[0]) == ("False", "selection.json: no such file or directory")
+    assert json.loads((study.folder / f"{CELL}-short-seed0/train.json").read_text())["steps"] == 2

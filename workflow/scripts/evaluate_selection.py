@@ -1,0 +1,71 @@
+"""Evaluate a merged model on the selection rows of its task, by which a study chooses among its trainings.
+
+    evaluate_selection.py --checkpoint RUN_FOLDER/model_dir --task boolq_mini --data_dir data/boolq_mini \\
+        --output RUN_FOLDER/selection.json
+
+prepare_selection.py must have chosen the rows. It writes the same fields as evaluate.py, without a perplexity and without probes.
+The field `split` is `selection`, and `inputs` has the sha256 of all three files of rows.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.errors import InputError, run_script
+from sparseft.evaluation.evaluate import evaluate
+from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
+from sparseft.language_model.model import load_model
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_writable
+from sparseft.storage.record import check_model, write_record
+from sparseft.study.grid import Run
+from sparseft.tasks.prepared import find_task, read_splits
+from sparseft.tasks.selection_rows import ROWS_FILE, SELECTION, in_the_place_of_validation, read_selection
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="Hugging Face checkpoint folder")
+    parser.add_argument("--run_id", help="the run that the record names")
+    parser.add_argument("--task", required=True, help="name of the task")
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder with the rows of all three splits")
+    parser.add_argument("--batch_size", type=int, default=32, help="sequences per forward pass")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number changes the last bits")
+    parser.add_argument("--output", type=Path, required=True, help="the record, selection.json")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Check the inputs, evaluate the model, and write the record."""
+    args = parse_args()
+    check_apart([args.output], [args.checkpoint, args.data_dir])
+    check_writable(args.output)
+    if args.run_id is not None and Run.parse(args.run_id).task != args.task:
+        raise InputError(f"--task {args.task}: not the task of {args.run_id}", "correct --task or --run_id")
+    hold(args.output)
+    limit_threads(args.threads)
+    keep_freed_memory()
+    begin = time.perf_counter()
+    task = find_task(args.data_dir, args.task)
+    prepared, digests = read_splits(args.data_dir, task)
+    rows, rows_sha256 = read_selection(args.data_dir, task, prepared, digests)
+    checkpoint = Checkpoint(args.checkpoint)
+    hashes = checkpoint.hashes()
+    check_model(checkpoint.folder, hashes)
+    checkpoint.check_manifest(hashes)
+    model, tokenizer = load_model(checkpoint.folder, choose_device())
+    try:
+        # The worked examples come from the training rows.
+        record = evaluate(model, tokenizer, task, {"train": prepared["train"], "validation": rows}, args.batch_size)
+    except InputError as error:
+        raise in_the_place_of_validation(error, args.data_dir / ROWS_FILE) from None
+    cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
+    inputs = {"model": hashes, "data": rows_sha256, **digests}
+    write_record(args.output, {"run_id": args.run_id, "split": SELECTION, **record, **cost, "inputs": inputs})
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,104 @@
+"""Choose a task's selection rows, on which a study compares its trainings. prepare_task.py must have prepared the task.
+
+    prepare_selection.py --task hellaswag_mini --train_examples 480 --validation_examples 200 --data_dir data/hellaswag_mini
+
+Give the flags with which the task was prepared. It adds selection.jsonl to the data folder, and selection_manifest.json, which
+says where the rows come from and which files they are disjoint from.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from sparseft.errors import run_script
+from sparseft.storage.atomic import atomic_files
+from sparseft.storage.hashes import sha256
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_ours
+from sparseft.storage.record import write_record
+from sparseft.study.config import TaskData, add_flags, parse_section
+from sparseft.tasks.prepared import find_task, read_splits
+from sparseft.tasks.selection_rows import (
+    MANIFEST_FILE,
+    ROWS_FILE,
+    SELECTION,
+    Candidates,
+    check_selection,
+    choose_selection,
+    load_candidates,
+)
+from sparseft.tasks.task import Row, Task
+
+DATA_FLAGS = tuple(name for name in TaskData.model_fields if name != "training")
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", required=True, help="name of the task")
+    add_flags(parser, TaskData, DATA_FLAGS)
+    parser.add_argument(
+        "--data_dir",
+        type=Path,
+        required=True,
+        help="folder with train.jsonl and validation.jsonl; the files are added to it",
+    )
+    return parser.parse_args()
+
+
+def candidates_of(task: Task, data: TaskData, prepared: dict[str, list[Row]]) -> Candidates:
+    """Return the rows that may become selection rows. Raises InputError if they cannot be loaded, or if there is none."""
+    if data.lm_eval:
+        # The import takes seconds.
+        from sparseft.evaluation.lm_eval_selection import load_lm_eval_candidates
+
+        return load_lm_eval_candidates(task, data, prepared)
+    return load_candidates(task, data, prepared)
+
+
+def warn(task: Task, number: int, prepared: dict[str, list[Row]], data: TaskData) -> None:
+    """Print a warning if fewer rows are left than there are validation rows, though no number was set."""
+    wanted = len(prepared["validation"])
+    if data.selection_examples is None and number < wanted and not task.sequence_length:
+        print(
+            f"warning: {task.name}: only {number} rows for the split {SELECTION}, and {wanted} for validation; the choice of"
+            " a training is less certain than its result",
+            file=sys.stderr,
+        )
+
+
+def main() -> int:
+    """Load the candidates, choose among them, and write both files together."""
+    args = parse_args()
+    outputs = [args.data_dir / ROWS_FILE, args.data_dir / MANIFEST_FILE]
+    check_ours(args.data_dir, *outputs)
+    data = parse_section(TaskData, {name: getattr(args, name) for name in DATA_FLAGS}, f"tasks.{args.task}")
+    check_apart([args.data_dir], [Path(place) for place in (data.local, data.lm_eval_file) if place])
+    task = find_task(args.data_dir, args.task)
+    prepared, digests = read_splits(args.data_dir, task)
+    candidates = candidates_of(task, data, prepared)
+    chosen = choose_selection(task, candidates, prepared, data.selection_examples)
+    check_selection(task, chosen.rows, prepared, outputs[0])
+    warn(task, len(chosen.rows), prepared, data)
+    hold(outputs[1])
+    with atomic_files(args.data_dir, MANIFEST_FILE) as folder:
+        file = folder / ROWS_FILE
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen.rows)
+        file.write_text(lines, encoding="utf-8")
+        content = {
+            "task": task.name,
+            "source": candidates.source,
+            "split": candidates.split,
+            "seed": data.seed,
+            "examples": len(chosen.rows),
+            "left_out": chosen.left_out,
+            "sha256": sha256(file),
+            "disjoint_from": digests,
+        }
+        write_record(folder / MANIFEST_FILE, content)
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
