@@ -1,4 +1,4 @@
-"""List the methods: what is removed (the pattern), by which score (the importance), and how much of each layer (the allocation).
+"""List the methods: what is removed (pattern), by which score (importance), and how much of each layer (allocation).
 
 A method is named PATTERN, which means the importance magnitude, or PATTERN_IMPORTANCE. `random` has no importance. `dense` is
 the method of the runs at sparsity 0, which keep every weight.
@@ -8,7 +8,8 @@ Every layer loses the same share of its weights, unless the name ends in an allo
 A method that looks at examples takes those of the task. With _on_NAME after its name it takes those of a text instead, which
 `masks.calibration` describes under this NAME.
 
-imported_NAME has the masks and the weights of checkpoints that another tool pruned, which `masks.imported` describes under NAME.
+imported_NAME has the masks and the weights of checkpoints that another tool pruned. `masks.imported` describes them under
+NAME.
 """
 
 import re
@@ -185,6 +186,7 @@ def sort_key(name: str) -> str:
     """Return the key by which methods are sorted: `dense`, then as in METHODS, each followed by its variants on texts.
 
     Imported masks come last. Raises InputError if there is no such method."""
-    imported = get_method(name).imported
-    base, _, text = (IMPORTED.name, "", imported) if imported else name.partition(ON)
-    return f"{[DENSE.name, *METHODS, IMPORTED.name].index(base):03d} {text}"
+    method = get_method(name)
+    base = IMPORTED.name if method.imported else name.partition(ON)[0]
+    position = [DENSE.name, *METHODS, IMPORTED.name].index(base)
+    return f"{position:03d} {method.imported or method.calibration or ''}"

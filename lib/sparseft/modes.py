@@ -3,12 +3,12 @@
 no_finetune            W' = W * M                          pruned, not trained
 sparse_to_dense        y = x (W * M)^T + s (x A^T) B^T     dense until the merge: W' = (W + s B A) * M
 sparse_to_sparse       y = x W'^T, W' = (W + s B A) * M    what is pruned stays pruned in every step
-reconstruct            the same layers, trained to give the outputs of the dense decoder layers on a text, and not on the task
+reconstruct            the layers of sparse_to_sparse, trained to give the outputs of the dense decoder layers
 reconstruct_to_sparse  sparse_to_sparse that starts from the A and B of reconstruct
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -49,30 +49,19 @@ SPARSE_TO_DENSE = Mode(
     masks_every_step=False,
     stock_peft="over the pruned base W * M it computes the same; its merge leaves out the mask",
 )
-_WITHOUT_MASK = (
-    "it computes and merges W * M + s B A without the mask on B A: another model, unless the mask is"
-    " structured or all ones"
-)
 SPARSE_TO_SPARSE = Mode(
     "sparse_to_sparse",
     is_trained=True,
     masks_every_step=True,
-    stock_peft=_WITHOUT_MASK,
+    stock_peft="it computes and merges W * M + s B A without the mask on B A: another model, unless the mask is"
+    " structured or all ones",
     compared_with=SPARSE_TO_DENSE.name,
 )
-RECONSTRUCT = Mode(
-    "reconstruct",
-    is_trained=True,
-    masks_every_step=True,
-    stock_peft=_WITHOUT_MASK,
-    reconstructs=True,
-    compared_with=SPARSE_TO_SPARSE.name,
-)
-RECONSTRUCT_TO_SPARSE = Mode(
-    "reconstruct_to_sparse",
-    is_trained=True,
-    masks_every_step=True,
-    stock_peft=_WITHOUT_MASK,
+# These have the layers of sparse_to_sparse.
+RECONSTRUCT = replace(SPARSE_TO_SPARSE, name="reconstruct", reconstructs=True, compared_with=SPARSE_TO_SPARSE.name)
+RECONSTRUCT_TO_SPARSE = replace(
+    SPARSE_TO_SPARSE,
+    name="reconstruct_to_sparse",
     starts_from=RECONSTRUCT.name,
     compared_with=SPARSE_TO_SPARSE.name,
 )

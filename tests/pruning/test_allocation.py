@@ -20,7 +20,6 @@ from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning.allocation import allocate, slots_pruned
 from sparseft.pruning.calibration import calibrate, calibration_examples, input_norms
-from sparseft.pruning.pruned_base import PrunedFiles
 from sparseft.pruning.weight_updates import prune_weights
 from sparseft.study.config import Masks
 from sparseft.tasks import BY_NAME
@@ -305,9 +304,8 @@ def test_a_lambda_that_moves_no_n_is_refused_with_the_least_that_can(group, leas
 @pytest.mark.parametrize(
     ("method", "group"), [("unstructured_sparsegpt_owl", None), ("semistructured_sparsegpt_owl", 20)]
 )
-def test_sparsegpt_prunes_the_counts_of_the_dense_model(uneven, train, tmp_path, method, group):
+def test_sparsegpt_prunes_the_counts_of_the_dense_model(uneven, train, places, method, group):
     options = Masks(**SETTINGS, sparsegpt_block=20, **({"nm_group": group} if group else {}))
-    places = PrunedFiles(tmp_path / "masks/m.pt", tmp_path / "masks/r.json", tmp_path / "pruned/base")
     prune_weights(uneven, method, 50, places, options, calibrate(get_method(method), TASK.name, train, options))
     mask = read_mask(places.mask)
     magnitude = method.replace("_sparsegpt", "")

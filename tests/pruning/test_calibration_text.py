@@ -18,9 +18,8 @@ from sparseft.pruning.calibration import (
     input_norms,
     mean_gradient_magnitudes,
     sequential_prune,
-    text_examples,
 )
-from sparseft.pruning.calibration_text import choose_windows
+from sparseft.pruning.calibration_text import choose_windows, text_examples
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import CalibrationText
 from sparseft.study.grid import Cell

@@ -26,6 +26,11 @@ UP = "model.layers.1.mlp.up_proj"
 NORM = "model.norm.weight"
 
 
+def save(weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Write the weights of a checkpoint folder again."""
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def base_with_zeros(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Checkpoint:
     """Write a tiny model whose prunable layers have zeros of their own, one in two of them negative."""
     save_tiny(name, folder, dtype)
@@ -34,7 +39,7 @@ def base_with_zeros(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16
         weight = weights[f"{layer}.weight"].view(-1)
         weight[:: round(1 / NATURAL)] = 0
         weight[:: round(2 / NATURAL)] *= -1
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save(weights, folder)
     return Checkpoint(folder)
 
 
@@ -164,11 +169,11 @@ def test_a_wider_dtype_passes_if_no_value_changes(tmp_path, dtype):
         name: torch.exp2(weight.float().abs().log2().round().clamp(-14, 14)) * weight.sign()
         for name, weight in weights.items()
     }
-    save_file({name: weight.to(dtype) for name, weight in powers.items()}, tmp_path / "wide/model.safetensors", metadata={"format": "pt"})  # fmt: skip
+    save({name: weight.to(dtype) for name, weight in powers.items()}, tmp_path / "wide")
     wide = PrunedSource.open(f"path:{tmp_path / 'wide'}", base)
     np.testing.assert_array_equal(wide.layer(UP).kept, kept[UP] | (base.read_float32(f"{UP}.weight") == 0))
     powers[f"{UP}.weight"][0, 1] = 1 + 2**-10
-    save_file({name: weight.to(dtype) for name, weight in powers.items()}, tmp_path / "wide/model.safetensors", metadata={"format": "pt"})  # fmt: skip
+    save({name: weight.to(dtype) for name, weight in powers.items()}, tmp_path / "wide")
     with pytest.raises(
         InputError, match=rf"^path:{tmp_path}/wide: {UP}.weight is in F\d+ and .* BF16.*; prepare the model in float"
     ):
@@ -185,7 +190,7 @@ def change_tensor(folder: Path, name: str) -> None:
     """Change one value of a tensor by its last bit or so."""
     weights = load_file(folder / "model.safetensors")
     weights[name].view(-1)[3] *= 1.01
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save(weights, folder)
 
 
 @pytest.mark.parametrize("name", [NORM, "model.embed_tokens.weight", "model.layers.0.input_layernorm.weight"])

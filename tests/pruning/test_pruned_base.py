@@ -34,11 +34,6 @@ def prune(checkpoint: Checkpoint, places: PrunedFiles, changed: dict) -> None:
         writer.record(found=7)
 
 
-@pytest.fixture
-def places(tmp_path) -> PrunedFiles:
-    return PrunedFiles(tmp_path / "masks/m.pt", tmp_path / "masks/r.json", tmp_path / "pruned/base")
-
-
 @pytest.mark.parametrize("name", TYPICAL)
 def test_the_pruned_base_has_the_new_weights_under_the_mask_and_every_other_byte(name, tmp_path, places):
     original = Checkpoint(save_tiny(name, tmp_path / "model", max_shard_size="40KB"))

@@ -17,29 +17,11 @@ from sparseft.lora.carried_mask import carried_mask
 from sparseft.study.config import Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.loop import Loop
-from tiny_models import TYPICAL, save_tiny
 from torch.nn import functional as F
 
 from masks import compute_masks
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> dict[str, Checkpoint]:
-    """Return the tiny models in fp32."""
-    folder = tmp_path_factory.mktemp("fp32")
-    return {name: Checkpoint(save_tiny(name, folder / name, torch.float32)) for name in TYPICAL}
-
-
-@pytest.fixture(params=TYPICAL)
-def tiny(request, models) -> Checkpoint:
-    return models[request.param]
-
-
-@pytest.fixture
-def tiny_llama(models) -> Checkpoint:
-    return models["llama"]
 
 
 def prepare(checkpoint: Checkpoint, mode: str, settings: Training, state: Path | None = None) -> Loop:

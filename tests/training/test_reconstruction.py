@@ -21,7 +21,7 @@ from sparseft.study.config import Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.job import TrainingJob
 from sparseft.training.reconstruction import Reconstruction, Stream
-from tiny_models import TYPICAL, save_tiny
+from tiny_models import save_tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,23 +35,6 @@ EXAMPLES = [
     Example([(7 * number + start) % 250 for number in range(length)], 1) for start, length in enumerate((40, 70, 40))
 ]
 SETTINGS = Training(steps=30, batch_size=3, micro_batch_size=3, learning_rate=0.02, lora_r=8, lora_alpha=8.0)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> dict[str, Checkpoint]:
-    """Return the tiny models in fp32."""
-    folder = tmp_path_factory.mktemp("fp32")
-    return {name: Checkpoint(save_tiny(name, folder / name, torch.float32)) for name in TYPICAL}
-
-
-@pytest.fixture(params=TYPICAL)
-def tiny(request, models) -> Checkpoint:
-    return models[request.param]
-
-
-@pytest.fixture
-def tiny_llama(models) -> Checkpoint:
-    return models["llama"]
 
 
 def job_of(checkpoint: Checkpoint, settings: Training = SETTINGS, **changes: object) -> TrainingJob:
@@ -91,13 +74,13 @@ def merged_weights(checkpoint: Checkpoint, folder: Path, number: int) -> dict[st
 
 def outputs_of(model: nn.Module, number: int) -> Tensor:
     """Return the outputs of a decoder layer for every real token of EXAMPLES, from whole forward passes, (tokens, H)."""
-    found = []
-    handle = model.model.layers[number].register_forward_hook(lambda module, inputs, output: found.append(output[0]))
+    outputs = []
+    handle = model.model.layers[number].register_forward_hook(lambda module, inputs, output: outputs.append(output[0]))
     with torch.no_grad():
         for example in EXAMPLES:
             model(torch.tensor([example.ids]), use_cache=False)
     handle.remove()
-    return torch.cat(found)
+    return torch.cat(outputs)
 
 
 def test_the_error_is_that_of_a_layer_on_the_outputs_of_the_reconstructed_ones(tiny, tmp_path):
@@ -215,9 +198,9 @@ def test_a_single_linear_layer_comes_near_least_squares_under_its_mask():
     def adapt(number: int) -> dict:
         return attach(model, lambda _: kept, {"q_proj": "model.layers.0.q_proj"}, "reconstruct", settings)
 
-    reconstruction_ = Reconstruction(model, EXAMPLES, adapt, settings, 0, CPU)
-    reconstruction_.run()
-    [layer] = reconstruction_.measured
+    reconstruction = Reconstruction(model, EXAMPLES, adapt, settings, 0, CPU)
+    reconstruction.run()
+    [layer] = reconstruction.measured
     # That of the pruned layer is 6 times the best error of any matrix under the mask, and it ends 4e-8 above the best.
     assert layer.error_before > 5 * best > 0
     assert best * (1 - 1e-6) < layer.error_after < best * (1 + 1e-6)

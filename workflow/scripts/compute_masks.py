@@ -10,8 +10,8 @@ A method that looks at a task's training examples needs --task and --data_dir. A
 
 A method that updates weights also writes its pruned weights, each sparsity as a checkpoint of its own:
 
-    compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2/boolq --sparsity 0.5 --method unstructured_sparsegpt \\
-        --task boolq --data_dir data/boolq --pruned_dir pruned/smollm2/boolq
+    compute_masks.py --model_path models/smollm2 --output_dir masks/smollm2/boolq --sparsity 0.5 \\
+        --method unstructured_sparsegpt --task boolq --data_dir data/boolq --pruned_dir pruned/smollm2/boolq
 """
 
 import argparse
@@ -33,7 +33,8 @@ from sparseft.study.config import CalibrationText, Masks, add_flags, parse_secti
 from sparseft.study.flags import whole_percent
 from sparseft.study.grid import MASK_NAME, MASK_REPORT
 
-# `calibration` has the flags --text and --calibration_length, because one call reads one text. import_pruned.py imports.
+# `calibration` has the flags --text and --calibration_length, because one call reads one text. `imported` has a script of its
+# own, import_pruned.py.
 MASK_FLAGS = tuple(name for name in Masks.model_fields if name not in ("calibration", "imported"))
 MAX_THREADS = max(64, os.cpu_count() or 1)
 
@@ -205,7 +206,8 @@ def main() -> int:
     pruned = {name: pruned_places_of(args, name, percents) for name in updating}
     passes = {name: places_of(args, name, percents) for name in methods if name not in updating}
     files = [file for places in passes.values() for file in (*places.masks, places.report)]
-    files += [file for places in pruned.values() for each in places.values() for file in (each.mask, each.report)]
+    of_one_sparsity = [places for by_percent in pruned.values() for places in by_percent.values()]
+    files += [file for places in of_one_sparsity for file in (places.mask, places.report)]
     check_outputs(args, checkpoint, files)
     for method, places in passes.items():
         hold(places.report)

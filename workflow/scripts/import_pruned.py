@@ -3,8 +3,8 @@
     import_pruned.py --model_path models/llama --source path:/data/llama-wanda-50 --name wanda --sparsity 0.5 \\
         --output_dir masks/llama --pruned_dir pruned/llama
 
-Writes masks_sparsity{XX}_imported_{NAME}.pt, its report and its plots to --output_dir, and the pruned weights as a checkpoint of
-their own to sparsity{XX}_imported_{NAME} in --pruned_dir.
+Writes masks_sparsity{XX}_imported_{NAME}.pt, its report and its plots to --output_dir. The pruned weights become a checkpoint
+of their own, sparsity{XX}_imported_{NAME} in --pruned_dir.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def check_outputs(args: argparse.Namespace, source: str, places: PrunedFiles) ->
 
 
 def main() -> int:
-    """Check the inputs, import, and print what was found to stderr."""
+    """Check the inputs, import the checkpoint, and print the counts to stderr."""
     args = parse_args()
     method = get_method(f"{IMPORTED.name}_{args.name}").name
     percent = whole_percent(args.sparsity)
@@ -60,10 +60,10 @@ def main() -> int:
     check_outputs(args, source, places)
     hold(places.report)
     hold(places.base)
-    found = import_pruned(Checkpoint(args.model_path), source, method, percent, places)
+    counts = import_pruned(Checkpoint(args.model_path), source, method, percent, places)
     print(
-        f"{places.mask}: {100 * found['reached']:.2f} % pruned, {found['natural_zeros']} natural zeros kept,"
-        f" {found['changed_weights']} kept weights changed",
+        f"{places.mask}: {100 * counts['reached']:.2f} % pruned, {counts['natural_zeros']} natural zeros kept,"
+        f" {counts['changed_weights']} kept weights changed",
         file=sys.stderr,
     )
     return 0

@@ -18,7 +18,8 @@ from sparseft.backends.torch import DenseTarget, reconstruct
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError, run_script
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
-from sparseft.pruning.calibration import calibration_examples, text_examples
+from sparseft.pruning.calibration import calibration_examples
+from sparseft.pruning.calibration_text import text_examples
 from sparseft.storage.locks import hold
 from sparseft.study.config import CalibrationText, Masks, Reconstruction, parse_section
 from sparseft.study.grid import RECONSTRUCTING_MODES
@@ -51,7 +52,7 @@ def of_each_layer(job: TrainingJob) -> TrainingJob:
 
 
 def dense_target(args: argparse.Namespace, job: TrainingJob) -> tuple[DenseTarget, dict]:
-    """Return what the decoder layers are reconstructed to, and what train.json records of it.
+    """Return the dense model with the examples, and how train.json describes the examples.
 
     Raises InputError if the dense model is not the one that was pruned, or if there are too few examples."""
     dense = Checkpoint(args.dense_path) if args.dense_path else job.checkpoint
@@ -64,9 +65,9 @@ def dense_target(args: argparse.Namespace, job: TrainingJob) -> tuple[DenseTarge
             dense,
             job.task,
             job.rows["train"],
+            number=args.calibration_examples,
+            seed=args.calibration_seed,
             key="reconstruction.examples",
-            number=chosen["examples"],
-            seed=chosen["seed"],
         )
         return DenseTarget(dense, examples), chosen
     chosen["length"] = args.calibration_length

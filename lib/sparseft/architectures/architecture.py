@@ -141,9 +141,9 @@ class Architecture:
     def tensor_shapes(self, config: dict, place: Path | str) -> Shapes:
         """Return the shape of each tensor of the model that `config` describes.
 
-        Raises InputError, naming `place`, if model_type or a size is missing, or if a size is not a positive integer. It also
-        does so if a token has more experts than there are, if the windows are damaged, or if a key of `fixed` has another
-        value."""
+        Raises InputError, naming `place`, in these cases: model_type or a size is missing, a size is not a positive integer, a
+        token has more experts than there are, a decoder layer has an unknown type, the windows are damaged, or a key of
+        `fixed` has another value."""
         self._check_sizes(config, place)
         self._check_experts(config, place)
         self._check_layer_types(config, place)
@@ -204,7 +204,8 @@ class Architecture:
         """Raise InputError if the router would choose more experts for a token than there are."""
         if self.experts is None:
             return
-        chosen, available = stated("num_experts_per_tok", config), stated("num_local_experts", config)
+        chosen = stated("num_experts_per_tok", config)
+        available = stated("num_local_experts", config)
         if chosen > available:
             raise InputError(
                 f"{place}: num_experts_per_tok is {chosen} in config.json, but there are {available} experts",
@@ -213,7 +214,8 @@ class Architecture:
 
     def _check_layer_types(self, config: dict, place: Path | str) -> None:
         """Raise InputError if layer_types does not name a known type for each decoder layer. transformers refuses it too."""
-        types, layers = config.get("layer_types"), config["num_hidden_layers"]
+        types = config.get("layer_types")
+        layers = config["num_hidden_layers"]
         if types is None:
             return
         if not isinstance(types, list) or len(types) != layers:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.layers import prunable_layers
+from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
@@ -19,11 +19,11 @@ from sparseft.language_model.hardware import choose_device, device_name, instruc
 from sparseft.language_model.loss import AnswerLoss, mean_answer_loss
 from sparseft.language_model.model import load_model
 from sparseft.language_model.sharded_model import divide, empty_model, read_own_rows
+from sparseft.language_model.weights import read_weight
 from sparseft.lora.adapter import check_origin, read_adapter, write_adapter
 from sparseft.lora.carried_mask import carry_mask_
 from sparseft.lora.effective_weight import Workspace
 from sparseft.lora.masked_lora import LoRALinear, attach, load_factors
-from sparseft.lora.merge import read_weight
 from sparseft.masks.mask_file import Mask
 from sparseft.study.backends import TORCH
 from sparseft.study.config import Training
@@ -107,17 +107,18 @@ def train(job: TrainingJob, adapter: Path, state: Path, accelerator: Accelerator
 
 @dataclass(frozen=True)
 class DenseTarget:
-    """Hold the dense model whose decoder layers are reconstructed, and the examples on which they are."""
+    """Hold the dense model whose decoder layers are reconstructed, and the examples that show their outputs."""
 
     checkpoint: Checkpoint
     examples: list[Example]
 
 
-def reconstruct(job: TrainingJob, dense: DenseTarget, adapter: Path, state: Path) -> dict:
-    """Reconstruct every decoder layer of `dense` under the job's mask, write the adapter and return the measured part of train.json.
+def reconstruct(job: TrainingJob, dense: DenseTarget, adapter: Path, state: Path | None) -> dict:
+    """Reconstruct every decoder layer of `dense` under the job's mask.
 
-    If the file `state` exists, it continues after the decoder layers in it. The same job gives the same bits on the same machine
-    with the same number of threads, even if it was killed in between."""
+    Write the adapter, and return the measured part of train.json. If the file `state` exists, the reconstruction continues
+    after the decoder layers in it. None saves nothing. The same job gives the same bits on the same machine with the same
+    number of threads, even if it was killed in between."""
     device = choose_device()
     use_repeatable_kernels()
     torch.manual_seed(job.seed)
@@ -146,14 +147,14 @@ def reconstruct(job: TrainingJob, dense: DenseTarget, adapter: Path, state: Path
 def _adapt(
     model: nn.Module, job: TrainingJob, dense: Checkpoint, device: torch.device
 ) -> Callable[[int], dict[str, LoRALinear]]:
-    """Return a function that prunes a decoder layer of the dense model and returns its new LoRA layers by name.
+    """Return a function that prunes a decoder layer of the dense model, by its number, and returns its new LoRA layers.
 
-    If the job's checkpoint has other weights under the mask than the dense model, the decoder layer gets them."""
+    If the job's checkpoint has other weights than the dense model, the decoder layer gets them."""
     paths = {layer: memory_path(job.checkpoint.architecture, layer) for layer in prunable_layers(job.checkpoint)}
     workspace = Workspace()
 
     def adapt(number: int) -> dict[str, LoRALinear]:
-        own = {layer: path for layer, path in paths.items() if layer.startswith(f"model.layers.{number}.")}
+        own = {layer: path for layer, path in paths.items() if decoder_layer_of(layer) == number}
         if dense.digest != job.checkpoint.digest:
             for layer, path in own.items():
                 model.get_submodule(path).weight.data.copy_(read_weight(job.checkpoint, f"{layer}.weight"))
@@ -174,12 +175,12 @@ def _check_layers(layers: dict[str, LoRALinear], pairs: dict, adapter: object) -
 
 
 def _machine(device: torch.device, processes: int) -> list:
-    """Return what else than the job decides the bits of an adapter."""
+    """Return what decides the bits of an adapter in addition to the job."""
     return [torch.get_num_threads(), processes, device_name(device), instructions(), versions()]
 
 
 def _conditions(model: nn.Module, layers: dict[str, LoRALinear], device: torch.device, processes: int) -> dict:
-    """Return what trained, for train.json."""
+    """Return the part of train.json that says what trained."""
     return {
         "backend": TORCH.name,
         "device": device_name(device),

@@ -54,10 +54,11 @@ def open_source(source: str) -> Checkpoint:
 
     Raises InputError if it is missing, has no safetensors file or an unknown architecture, or does not fit its config.json."""
     kind, _, place = source.partition(":")
+    folder = Path(place)
     if kind == "hub":
         # config.json is checked first, because the weights are large.
         tensor_shapes(fetch_config(place), source)
-    folder = fetch_snapshot(place, WANTED) if kind == "hub" else Path(place)
+        folder = fetch_snapshot(place, WANTED)
     checkpoint = Checkpoint(folder)
     if not any(folder.glob("*.safetensors")):
         raise InputError(

@@ -16,8 +16,8 @@ WriteTensor = Callable[[str, bytes], None]
 def rewritten(checkpoint: Checkpoint, names: Set[str], folder: Path) -> Iterator[WriteTensor]:
     """Copy a checkpoint to `folder` without the tensors `names`, and yield the function that writes these.
 
-    The copy has the files, the headers and the byte layout of the checkpoint. The block must write each of `names` once, in any
-    order. Raises ValueError if it leaves one out, or if its bytes are too few or too many."""
+    The copy has the files, the headers and the byte layout of the checkpoint. The block must write each of `names` once, in
+    any order. Raises ValueError if it leaves one out, or if its bytes are too few or too many."""
     checkpoint.copy_rest(folder)
     missing = set(names)
     with ExitStack() as stack:

@@ -35,11 +35,15 @@ def check_finite_weights(checkpoint: Checkpoint, place: Path | str) -> None:
     """Raise InputError, naming `place`, if a tensor holds NaN or infinity. Reads every tensor, block by block."""
     for tensor in checkpoint.tensors.values():
         for bits in checkpoint.read_blocks(tensor.name, BLOCK):
-            # The shift removes the sign.
-            magnitudes = bits << 1
-            if magnitudes.max(initial=0) >= infinity(tensor.dtype) << 1:
+            if not is_finite(bits, tensor.dtype):
                 what = f"{place}: {tensor.name} holds NaN or infinity"
                 raise InputError(what, "repair or replace the checkpoint, or prepare it in a dtype of a larger range")
+
+
+def is_finite(bits: np.ndarray, dtype: str) -> bool:
+    """Return whether no value is NaN or infinity. `bits` are unsigned words that hold values of `dtype`."""
+    # The shift removes the sign.
+    return bool((bits << 1).max(initial=0) < infinity(dtype) << 1)
 
 
 def _faults(stored: Shapes, expected: Shapes) -> list[str]:

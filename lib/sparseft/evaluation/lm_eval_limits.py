@@ -31,7 +31,8 @@ def limited_filters(name: str, rows: int) -> AbstractContextManager[None]:
 
 def limit_scores(lm_task: ConfigurableTask, name: str, rows: int) -> None:
     """Limit what the filters of a task need for its `rows` rows, and what its metrics need for each of them."""
-    apply_filters, process_results = lm_task.apply_filters, lm_task.process_results
+    apply_filters = lm_task.apply_filters
+    process_results = lm_task.process_results
 
     def limited_apply_filters() -> None:
         with limited_filters(name, rows):

@@ -11,13 +11,13 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
+from sparseft.checkpoints.checkpoint import Checkpoint
+from sparseft.checkpoints.layers import decoder_layer_of
 from sparseft.checkpoints.soundness import ROTARY_BUFFER, check_tensors
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.model import check_class, check_dtype, model_config
+from sparseft.language_model.weights import read_weight
 
-# safetensors' name of a dtype -> torch's.
-_TORCH = {code: getattr(torch, name) for name, code in DTYPES.items()}
 _LAYERS = "model.layers."
 
 
@@ -62,9 +62,9 @@ class LayeredModel:
             decoder_layer.to("meta")
 
     def linears(self, number: int, layers: Iterable[str]) -> dict[str, nn.Linear]:
-        """Return those of `layers`, names on disk, that are in a decoder layer, with their modules."""
-        names = [layer for layer in layers if layer.startswith(f"{_LAYERS}{number}.")]
-        return {name: self.model.get_submodule(self._path(name)) for name in names}
+        """Return the modules of those prunable `layers` that are in a decoder layer, by their names on disk."""
+        own = [layer for layer in layers if decoder_layer_of(layer) == number]
+        return {layer: self.model.get_submodule(self._path(layer)) for layer in own}
 
     def _path(self, name: str) -> str:
         """Return the name in memory of what has the name `name` on disk."""
@@ -75,7 +75,6 @@ class LayeredModel:
         for name in names:
             if ROTARY_BUFFER.search(name):
                 continue
-            bits = torch.from_numpy(self.checkpoint.read(name))
-            weight = bits.view(_TORCH[self.checkpoint.tensors[name].dtype]).to(self.device, self.dtype)
+            weight = read_weight(self.checkpoint, name).to(self.device, self.dtype)
             module, _, attribute = self._path(name).rpartition(".")
             setattr(self.model.get_submodule(module), attribute, nn.Parameter(weight, requires_grad=False))

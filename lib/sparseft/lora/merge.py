@@ -16,6 +16,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint, Tensor
 from sparseft.checkpoints.rewriting import rewritten
 from sparseft.errors import InputError
 from sparseft.language_model.experts import has_fused_experts
+from sparseft.language_model.weights import read_weight
 from sparseft.lora.adapter import Adapter, check_layers, check_origin, read_adapter
 from sparseft.lora.carried_mask import bits_of, carry_mask_
 from sparseft.lora.effective_weight import Workspace
@@ -25,7 +26,6 @@ from sparseft.masks.mask_kernels import zero_pruned
 from sparseft.storage.atomic import atomic_folder
 from sparseft.study.grid import TRAINED_MODES, Run
 
-TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 # Without an adapter the merge only prunes.
 _NO_ADAPTER = Adapter({}, None, {}, None)
 
@@ -73,11 +73,6 @@ def merge(
         "adapter": factors.digest,
         "outputs": outputs,
     }
-
-
-def read_weight(checkpoint: Checkpoint, name: str) -> torch.Tensor:
-    """Return the tensor `name` of a checkpoint in its own dtype."""
-    return torch.from_numpy(checkpoint.read(name)).view(TORCH_DTYPES[checkpoint.tensors[name].dtype])
 
 
 def _pruned(base: Checkpoint, tensor: Tensor, packed: np.ndarray) -> bytes:

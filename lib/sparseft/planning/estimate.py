@@ -95,34 +95,40 @@ def mask_sizes(config: Config, subject: Subject) -> list[int]:
     """Return the bytes of every mask file of a model. All files of one method have the same size."""
     runs = [run for run in targets.runs(config) if run.model == subject.name]
     sizes = []
-    for _, method in sorted(_mask_jobs(runs)):
-        percents = [0] if method == DENSE else config.grid.sparsities
+    for _, name in sorted(_mask_jobs(runs)):
+        percents = [0] if name == DENSE else config.grid.sparsities
         # The job of a method that updates weights makes one mask.
-        files = 1 if get_method(method).updates_weights else len(percents)
-        meta = mask_meta(method, percents, config.masks, DIGEST) | {"sparsity": 0.5}
-        if get_method(method).uses_task:
-            meta |= {"task": "hellaswag", "train_sha256": DIGEST, "accumulated": get_method(method).accumulated}
-        elif text := config.masks.text_of(method):
-            source = {"local": DIGEST}
-            if text.hub:
-                source = {"hub": text.hub.partition("@")[0], "revision": DIGEST[:40]}
-            meta |= {
-                "calibration": get_method(method).calibration,
-                "text_sha256": DIGEST,
-                "text_source": source,
-                "accumulated": get_method(method).accumulated,
-            }
-        if get_method(method).updates_weights:
-            meta |= {"original": DIGEST}
-        if get_method(method).imported:
-            meta |= {"inferred": True, "source": "path:", "source_digest": DIGEST}
-            meta |= dict.fromkeys(("natural_zeros", "changed_weights"), subject.prunable_weights)
-        elif get_method(method).updates_weights:
-            meta |= {"more_damping": {}}
-        if get_method(method).allocation:
-            meta["outliers"] = [0.0] * subject.config["num_hidden_layers"]
-        sizes += [mask_bytes(meta, subject.prunable)] * files
+        files = 1 if get_method(name).updates_weights else len(percents)
+        sizes += [mask_bytes(_mask_metadata(config, subject, name, percents), subject.prunable)] * files
     return sizes
+
+
+def _mask_metadata(config: Config, subject: Subject, name: str, percents: list[int]) -> dict:
+    """Return metadata as long as those of a mask of a method."""
+    method = get_method(name)
+    meta = mask_meta(name, percents, config.masks, DIGEST) | {"sparsity": 0.5}
+    if method.uses_task:
+        meta |= {"task": "hellaswag", "train_sha256": DIGEST, "accumulated": method.accumulated}
+    elif text := config.masks.text_of(name):
+        source = {"local": DIGEST}
+        if text.hub:
+            source = {"hub": text.hub.partition("@")[0], "revision": DIGEST[:40]}
+        meta |= {
+            "calibration": method.calibration,
+            "text_sha256": DIGEST,
+            "text_source": source,
+            "accumulated": method.accumulated,
+        }
+    if method.updates_weights:
+        meta |= {"original": DIGEST}
+    if method.imported:
+        meta |= {"inferred": True, "source": "path:", "source_digest": DIGEST}
+        meta |= dict.fromkeys(("natural_zeros", "changed_weights"), subject.prunable_weights)
+    elif method.updates_weights:
+        meta |= {"more_damping": {}}
+    if method.allocation:
+        meta |= {"outliers": [0.0] * subject.config["num_hidden_layers"]}
+    return meta
 
 
 def disk_kept(config: Config, models: list[Subject]) -> list[Item]:

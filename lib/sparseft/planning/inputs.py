@@ -74,8 +74,8 @@ def _lacks_template(folder: Path) -> bool:
 def _check_names(config: Config) -> None:
     """Raise InputError if lm-eval has no task of a name that the study takes from it, and that is not prepared yet.
 
-    Importing lm-eval would take seconds. Its 14,000 files are only searched for the names, which takes half a second. A name of
-    something else than a task is left to its job."""
+    Importing lm-eval would take seconds. Its 14,000 files are only searched for the names, which takes half a second. The job
+    refuses a name that is found there, but is not that of a task."""
     package = find_spec("lm_eval")
     wanted = _unprepared_names(config)
     if not wanted or package is None:

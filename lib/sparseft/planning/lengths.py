@@ -71,20 +71,22 @@ class CalibrationLengths:
 
 
 def calibration_lengths(config: Config, task: str, method: str) -> CalibrationLengths:
-    """Return what a method that uses examples looks at."""
+    """Return the lengths of the examples that a method looks at."""
     text = config.masks.text_of(method)
     examples = text.examples if text else config.masks.calibration_examples
     return _calibration_lengths(config, task, get_method(method).calibration, examples)
 
 
 def reconstruction_lengths(config: Config, task: str) -> CalibrationLengths:
-    """Return on what the decoder layers of a run are reconstructed."""
+    """Return the lengths of the examples on which decoder layers are reconstructed."""
     settings = config.reconstruction
     return _calibration_lengths(config, task, settings.calibration, settings.examples)
 
 
 def _calibration_lengths(config: Config, task: str, text: str | None, examples: int) -> CalibrationLengths:
-    """Return the lengths of examples of a text, or of the task if it is None. Those of a text are exact, and depend on no task."""
+    """Return the lengths of examples of a text, or of the task if `text` is None.
+
+    Those of a text are exact, and depend on no task."""
     if text:
         length = config.masks.calibration[text].length
         return CalibrationLengths(examples, length, length, length, text_bytes(config, text))

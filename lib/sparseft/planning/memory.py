@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sparseft.architectures.architecture import Shapes
 from sparseft.architectures.config_sizes import attention_heads
+from sparseft.checkpoints.layers import decoder_layer_of
 from sparseft.importances import Evidence
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
@@ -94,13 +95,12 @@ def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Nee
         return Need(model, machine)
     # Three numbers of 4 bytes per weight.
     matrix = 3 * 4 * _largest_layer(subject)
-    machine |= {"a matrix, its magnitudes and scores, fp32": matrix}
-    return Need(model, machine)
+    return Need(model, machine | {"a matrix, its magnitudes and scores, fp32": matrix})
 
 
 def _hessian_memory(subject: Subject) -> dict[str, int]:
-    """Return what the Hessians of a decoder layer need, and the work on the largest of them. All are in fp32."""
-    sides = [cols for layer, (_, cols) in subject.prunable.items() if layer.startswith("model.layers.0.")]
+    """Return what the Hessians of a decoder layer need, and the work on the largest one, in bytes. All are in fp32."""
+    sides = [cols for layer, (_, cols) in subject.prunable.items() if decoder_layer_of(layer) == 0]
     # The damped Hessian, its triangle and its inverse. They and the Hessian itself exist together once.
     factors = 3 * max(sides) ** 2
     # The weights, the new ones and their scores, and three numbers of a product.

@@ -152,7 +152,9 @@ def check_sources(config: Config) -> None:
 
 
 def known_folder(name: str, model: Model) -> Path | None:
-    """Return the folder with a model's config.json and tokenizer: its local source, or else models/NAME/. None if it has none."""
+    """Return the folder with a model's config.json and tokenizer: its local source, or else models/NAME/.
+
+    Return None if there is none yet."""
     kind, _, place = model.source.partition(":")
     folder = Path(grid.MODEL.format(model=name))
     manifest = folder / "manifest.json"

@@ -148,20 +148,11 @@ def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
 def _flop(config: Config, job: JobKind, subject: Subject) -> int:
     """Return the FLOP of a job: 2 per weight and token forward, 4 backward. Every example is as long as a long one."""
     if job.kind == "mask":
-        passes = config.masks.passes_of(job.method, config.grid.sparsities)
-        calibration = calibration_lengths(config, job.task, job.method)
-        tokens = calibration.long * calibration.examples
-        evidence = get_method(job.method).importance.evidence
-        products = _hessian_flop(subject, tokens) if evidence is Evidence.HESSIAN else 0
-        return 6 * subject.weights * tokens * passes + products
+        return _mask_flop(config, job, subject)
+    if job.kind == "reconstruction":
+        return _reconstruction_flop(config, job, subject)
     lengths = task_lengths(config, job.task)
     rows = lengths.rows[1]
-    if job.kind == "reconstruction":
-        settings = config.reconstruction
-        shown = reconstruction_lengths(config, job.task)
-        # Every layer computes all examples three times without a gradient: dense, pruned, and reconstructed.
-        tokens = shown.long * (6 * settings.steps * settings.batch_size + 3 * 2 * shown.examples)
-        return subject.weights * (tokens + 2 * lengths.long * rows)
     if job.kind == "training":
         settings = config.training_of(job.task)
         losses = 1 + (settings.steps // settings.eval_every if settings.eval_every else 0)
@@ -173,6 +164,26 @@ def _flop(config: Config, job: JobKind, subject: Subject) -> int:
         return 6 * subject.weights * (measured.sequence_length or lengths.long) * examples
     tokens = sum(_evaluated_tokens(task_lengths(config, task)) for task in config.evaluated_tasks(job.task))
     return 2 * subject.weights * (tokens + (PERPLEXITY if config.perplexity else 0))
+
+
+def _mask_flop(config: Config, job: JobKind, subject: Subject) -> int:
+    """Return the FLOP of masks that look at examples."""
+    passes = config.masks.passes_of(job.method, config.grid.sparsities)
+    calibration = calibration_lengths(config, job.task, job.method)
+    tokens = calibration.long * calibration.examples
+    evidence = get_method(job.method).importance.evidence
+    products = _hessian_flop(subject, tokens) if evidence is Evidence.HESSIAN else 0
+    return 6 * subject.weights * tokens * passes + products
+
+
+def _reconstruction_flop(config: Config, job: JobKind, subject: Subject) -> int:
+    """Return the FLOP of a reconstruction, with the evaluation loss after it."""
+    settings = config.reconstruction
+    calibration = reconstruction_lengths(config, job.task)
+    # Every layer computes all examples three times without a gradient: dense, pruned, and reconstructed.
+    tokens = calibration.long * (6 * settings.steps * settings.batch_size + 3 * 2 * calibration.examples)
+    lengths = task_lengths(config, job.task)
+    return subject.weights * (tokens + 2 * lengths.long * lengths.rows[1])
 
 
 def _hessian_flop(subject: Subject, tokens: int) -> int:

@@ -1,24 +1,31 @@
 """Divide the pruned weights among the layers by outliers, as OWL does, with an exact count over all layers.
 
-An outlier is a weight whose score is more than M times the mean score of its decoder layer. The score is wanda's, with the norms
-of the dense model's inputs. With the share D_b of outliers among the weights of decoder layer b, its layers keep
+An outlier is a weight whose score is more than M times the mean score of its decoder layer. The score is wanda's, with the
+norms of the dense model's inputs. D_b is the share of outliers among the prunable weights of decoder layer b. At a sparsity s,
+its layers keep the share
 
     1 - s + d_b - mean(d)    d_b = 2 lambda (D_b - min D) / (max D - min D)
 
-Source: Yin et al., arXiv 2310.05175, section 3.2; luuyin/OWL@dddb7a4, lib/prune_all.py, prune_wanda_outlier. The paper speaks of
-layers, and the titles in its appendix C give the best results to one D per matrix. The code has one D per decoder layer, over all
-its prunable weights. So has this file: users reach the published perplexity with the code, and an author says that all matrices
-of a decoder layer have one sparsity (luuyin/OWL issues 9 and 12). The experts of a mixture count in their decoder layer.
+Source: Yin et al., arXiv 2310.05175, section 3.2; luuyin/OWL@dddb7a4, lib/prune_all.py, prune_wanda_outlier.
 
-The code does not reach the sparsity that is asked for: it rounds every row down, and prunes 1 % of a decoder layer where the formula
-prunes nothing. Here a layer of n weights has n slots, k = 0 ... n - 1, with the keys (k + 1/2) / n + d_b. A sparsity s prunes
-as many weights of the layer as it has slots among the round(s N) smallest keys of all N slots; equal keys are in the model's
-order. Where the formula stays between 0 and 1, this is the formula. Elsewhere the other layers take over what a layer cannot prune.
-The count is exact, and no layer loses fewer weights at a larger sparsity.
+The paper speaks of layers. The titles in its appendix C give the best results to one D per matrix. The code has one D per
+decoder layer, over all its prunable weights, and so has this file. Users reach the published perplexity with the code, and an
+author says that all matrices of a decoder layer have one sparsity (luuyin/OWL issues 9 and 12). The experts of a mixture count
+in their decoder layer.
 
-In N:M, every group of a decoder layer loses the same number of its M weights. So a decoder layer has M slots. All decoder layers
-have the same size, so that the count is exact here too. The published code (prune_wanda_outlier_structure) rounds the formula
-to whole weights, and misses the count.
+The published code misses the requested sparsity: it rounds every row down, and prunes 1 % of a decoder layer where the formula
+prunes nothing. Here the count is exact:
+
+    A layer of n weights has n slots, k = 0 ... n - 1, with the keys (k + 1/2) / n + d_b.
+    A sparsity s takes the round(s N) smallest keys of all N slots. Equal keys are in the model's order.
+    A layer loses as many weights as s takes of its slots.
+
+Where the formula gives shares between 0 and 1, this is the formula. Elsewhere the other layers make up for the
+difference. No layer loses fewer weights at a larger sparsity.
+
+In N:M, every group of a decoder layer loses the same number of its M weights, so a decoder layer has M slots. All decoder
+layers have the same size, so the count is exact here too. The published code (prune_wanda_outlier_structure) rounds the
+formula to whole weights, and misses the count.
 """
 
 import math
@@ -39,9 +46,9 @@ from sparseft.pruning.scores import read_magnitudes
 def outlier_shares(checkpoint: Checkpoint, norms: dict[str, np.ndarray], multiple: float) -> list[float]:
     """Return the share D of outliers of each decoder layer, in the model's order.
 
-    `norms` are the norms of each layer's inputs, fp32 (cols,), in the model's order. A score |w_ij| ||x_j||, fp32, is an outlier
-    if it is above `multiple` times the mean, fp64. The weights are read twice, and a few rows are in memory. stderr says if all
-    shares are equal, because then the allocation is uniform."""
+    `norms` are the norms of each layer's inputs, fp32 (cols,), in the model's order. A weight is an outlier if its score
+    |w_ij| ||x_j||, fp32, is above `multiple` times the mean, fp64. The weights are read twice, a few rows at a time. stderr says
+    if all shares are equal, because then the allocation is uniform."""
     shares = []
     for _, layers in groupby(tqdm(norms, desc="outliers"), key=decoder_layer_of):
         layers = list(layers)
@@ -79,8 +86,8 @@ def allocate(
 def slots_pruned(sizes: list[int], shifts: list[Fraction], percents: list[int]) -> np.ndarray:
     """Return how many slots of each part are among the round(s N) smallest keys of all N slots, int64 (parts, sparsities).
 
-    A part of n slots has the keys (k + 1/2) / n + shift for k = 0 ... n - 1. Equal keys are in the order of the parts. No slot is
-    made: the largest pruned key is found by bisection, exactly."""
+    A part of n slots has the keys (k + 1/2) / n + shift for k = 0 ... n - 1. Equal keys are in the order of the parts. The
+    slots are not listed: bisection finds the largest pruned key, exactly."""
     # All keys are integers in units of 1 / scale.
     scale = math.lcm(*(2 * size for size in sizes), *(shift.denominator for shift in shifts))
     parts = [(size, int(shift * scale)) for size, shift in zip(sizes, shifts, strict=True)]
@@ -95,7 +102,7 @@ def slots_pruned(sizes: list[int], shifts: list[Fraction], percents: list[int]) 
 
 
 def _shifts(shares: list[float], spread: float) -> list[Fraction]:
-    """Return d of each decoder layer: from 0 for the smallest share of outliers to 2 lambda for the largest."""
+    """Return d of each decoder layer: from 0 for the smallest share of outliers to 2 `spread` for the largest."""
     above_lowest = [Fraction(share) - Fraction(min(shares)) for share in shares]
     if not any(above_lowest):
         return above_lowest
@@ -118,7 +125,9 @@ def _largest_key(parts: list[tuple[int, int]], count: int, scale: int) -> int:
 
 
 def _slots_up_to(key: int, part: tuple[int, int], scale: int) -> int:
-    """Return the number of slots of a part (size, shift) whose key is at most `key`. Shifts and keys are in units of 1 / scale."""
+    """Return the number of slots of a part (size, shift) whose key is at most `key`.
+
+    Shifts and keys are in units of 1 / scale."""
     size, shift = part
     return min(size, max(0, (2 * size * (key - shift) + scale) // (2 * scale)))
 

@@ -40,12 +40,12 @@ from sparseft.importances import Evidence, Importance
 from sparseft.language_model.batches import Example, collate, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.hardware import choose_device, use_repeatable_kernels
-from sparseft.language_model.layer_inputs import layer_arguments
+from sparseft.language_model.layer_inputs import Stream
 from sparseft.language_model.layered_model import LayeredModel
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
 from sparseft.methods import Method
-from sparseft.pruning.calibration_text import choose_windows
+from sparseft.pruning.calibration_text import text_examples
 from sparseft.study.config import CalibrationText, Masks
 from sparseft.tasks.documents import read_documents, recorded_source
 from sparseft.tasks.prepared import find_task, read_prepared
@@ -115,22 +115,6 @@ def calibrate_on_text(method: Method, path: Path, text: CalibrationText) -> Exam
     }
     examples_of = partial(text_examples, documents=documents, text=text, place=path)
     return ExampleCalibration(method.importance, examples_of, meta)
-
-
-def text_examples(checkpoint: Checkpoint, documents: list[str], text: CalibrationText, place: Path) -> list[Example]:
-    """Return the windows of a text as examples. Their loss is on every token but the first.
-
-    Raises InputError with `place` if the text has too few tokens, or if a window is longer than the model's context."""
-    limit = checkpoint.config["max_position_embeddings"]
-    if text.length > limit:
-        raise InputError(
-            f"{place}: windows of {text.length} tokens, but the model takes {limit}",
-            f"set the length in masks.calibration, or --calibration_length, to at most {limit}",
-        )
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
-    windows = choose_windows(documents, partial(tokenizer.encode, verbose=False), text, place)
-    # The first token is given, because nothing predicts it.
-    return [Example(window, 1) for window in windows]
 
 
 def calibration_examples(
@@ -254,27 +238,24 @@ def _in_sequence(
     use_repeatable_kernels()
     layered = LayeredModel(checkpoint, choose_device())
     prunable = prunable_layers(checkpoint)
-    hidden: list[Tensor] = []
-    # Length of an example -> the keywords of every decoder layer, which depend only on the length.
-    options: dict[int, list[dict]] = {}
-    for example in examples:
-        states, keywords = layer_arguments(layered.model, torch.tensor([example.ids], device=layered.device))
-        hidden.append(states)
-        options.setdefault(len(example.ids), keywords)
+    stream = Stream(layered.model, examples, layered.device)
     for number in tqdm(range(len(layered)), desc="decoder layers"):
-        with layered.layer(number) as decoder_layer:
+        with layered.layer(number):
             linears = layered.linears(number, prunable)
             with sums_of(linears) as sums:
-                for index, states in enumerate(hidden):
-                    # (1, T, H)
-                    outputs = decoder_layer(states, **options[states.shape[1]][number])
-                    if not changes_weights:
-                        hidden[index] = outputs
+                _run_layer(stream, number, advance=not changes_weights)
             for layer, linear in linears.items():
                 change(layer, linear.weight, sums.pop(layer))
             if changes_weights:
-                for index, states in enumerate(hidden):
-                    hidden[index] = decoder_layer(states, **options[states.shape[1]][number])
+                _run_layer(stream, number, advance=True)
+
+
+def _run_layer(stream: Stream, number: int, *, advance: bool) -> None:
+    """Run a decoder layer on every example by itself. With `advance`, its outputs enter the next decoder layer."""
+    for example in range(len(stream.states)):
+        outputs = stream.outputs(number, [example])
+        if advance:
+            stream.advance([example], outputs)
 
 
 def _load(checkpoint: Checkpoint) -> tuple[nn.Module, Linears, torch.device]:
@@ -301,7 +282,7 @@ def _add_magnitude_to(total: Tensor) -> Callable[[Tensor], None]:
 
 
 def _squared_norms(linears: Linears) -> AbstractContextManager[dict[str, Tensor]]:
-    """Return a context of the sums of squares of each input column by layer, fp64 (cols,)."""
+    """Return a context in which forward passes sum the squares of each input column by layer, fp64 (cols,)."""
 
     def add(total: Tensor, x: Tensor) -> None:
         total += torch.linalg.vector_norm(x, dim=0, dtype=torch.float32).double().square()
@@ -311,7 +292,7 @@ def _squared_norms(linears: Linears) -> AbstractContextManager[dict[str, Tensor]
 
 
 def _hessians(linears: Linears) -> AbstractContextManager[dict[str, Tensor]]:
-    """Return a context of the sums of x x^T by layer, fp32 (cols, cols)."""
+    """Return a context in which forward passes sum x x^T over the inputs x by layer, fp32 (cols, cols)."""
 
     def add(total: Tensor, x: Tensor) -> None:
         x = x.float()
@@ -330,7 +311,7 @@ def _zeros(linear: nn.Linear, *shape: int, dtype: torch.dtype = torch.float32) -
 def _added(
     linears: Linears, sums: dict[str, Tensor], add: Callable[[Tensor, Tensor], None]
 ) -> Iterator[dict[str, Tensor]]:
-    """Yield `sums`. Every forward pass in the block adds its inputs x (tokens, cols) to each layer's with `add(sum, x)`."""
+    """Yield `sums`, by layer. In the block, every forward pass calls add(sum, x) with each layer's inputs x (tokens, cols)."""
 
     def collect(layer: str) -> Callable:
         # An expert's input has 2 dimensions, and that of any other layer has 3.

@@ -10,6 +10,7 @@ Such a checkpoint holds no mask, and its zeros are not the mask, because a weigh
 says that it is inferred.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +39,10 @@ _GIVE_BASE = "give the very model that the tool pruned"
 class InferredLayer:
     """Hold what the comparison of one layer shows.
 
-    `kept` is the mask, bool (rows, cols). `weights` has the checkpoint's bits in the base's dtype, (rows, cols). `natural_zeros`
-    counts the zeros of both. `changed_weights` counts the kept weights whose value the tool changed."""
+    kept: the mask, bool (rows, cols)
+    weights: the checkpoint's bits in the base's dtype, (rows, cols)
+    natural_zeros: how many weights are zero in both
+    changed_weights: how many weights are not zero, and have another value than in the base"""
 
     kept: np.ndarray
     weights: np.ndarray
@@ -57,27 +60,28 @@ def infer_layer(base: np.ndarray, pruned: np.ndarray) -> InferredLayer:
 
 
 def import_pruned(base: Checkpoint, source: str, method: str, percent: int, places: PrunedFiles) -> dict:
-    """Write the mask, its report and the pruned base of a checkpoint that another tool pruned to `percent`. Return counts.
+    """Write the mask, its report and the pruned base of a checkpoint that another tool pruned to `percent`.
 
-    One layer at a time is in memory. `base` is the model that the tool was given. Raises InputError if the checkpoint does not
-    come from it (`PrunedSource`), or if its sparsity is another one."""
+    Return the sparsity that it reaches, as a fraction, and the counts of `InferredLayer` over all layers. One layer at a time
+    is in memory. `base` is the model that the tool was given. Raises InputError if the checkpoint does not come from it
+    (`PrunedSource`), or if it has another sparsity."""
     pruned = PrunedSource.open(source, base)
     pruned.check_outside()
     shapes = prunable_shapes(base)
-    counts = {"natural_zeros": 0, "changed_weights": 0}
     meta = {"inferred": True, "source": source, "source_digest": pruned.checkpoint.digest}
     with pruned_writer(base, method, percent, Masks(), places, meta) as writer:
         kept = 0
+        totals: Counter[str] = Counter()
         for layer in tqdm(shapes, desc="layers", disable=None):
-            found = pruned.layer(layer)
-            row = {name: getattr(found, name) for name in counts}
-            writer.write(layer, found.kept, found.weights, **row)
-            counts = {name: total + row[name] for name, total in counts.items()}
-            kept += int(np.count_nonzero(found.kept))
+            inferred = pruned.layer(layer)
+            counts = {"natural_zeros": inferred.natural_zeros, "changed_weights": inferred.changed_weights}
+            writer.write(layer, inferred.kept, inferred.weights, **counts)
+            totals.update(counts)
+            kept += int(np.count_nonzero(inferred.kept))
         reached = 1 - kept / sum(rows * cols for rows, cols in shapes.values())
         _check_sparsity(source, percent, reached)
-        writer.record(**counts)
-    return {"reached": reached, **counts}
+        writer.record(**totals)
+    return {"reached": reached, **totals}
 
 
 def _check_sparsity(source: str, percent: int, reached: float) -> None:
@@ -106,14 +110,17 @@ class PrunedSource:
     def open(cls, source: str, base: Checkpoint) -> "PrunedSource":
         """Return the pruned checkpoint of a `path:` or `hub:` source.
 
-        Raises InputError if it cannot be read, or if its configuration or the shapes of its tensors are not those of the base."""
+        Raises InputError if it cannot be read, or if its configuration or the shapes of its tensors are not those of the
+        base."""
         pruned = cls(source, base, open_source(source))
         pruned._check_shapes()
         pruned._check_configuration()
         return pruned
 
     def layer(self, layer: str) -> InferredLayer:
-        """Return what the comparison of a prunable layer shows. Raises InputError if a weight is not a number of the base's dtype."""
+        """Return what the comparison of a prunable layer shows.
+
+        Raises InputError if a weight is not a number of the base's dtype."""
         return infer_layer(self.base.read(f"{layer}.weight"), self._read(f"{layer}.weight"))
 
     def check_outside(self) -> None:
@@ -154,11 +161,10 @@ class PrunedSource:
         """Raise InputError if config.json describes other tensors than the base's."""
         ours = tensor_shapes(self.base.config, self.base.folder)
         theirs = tensor_shapes(self.checkpoint.config, self.source)
-        differing = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
-        if differing:
-            first = differing[0]
+        name = _first_difference(ours, theirs)
+        if name is not None:
             raise InputError(
-                f"{self.source}: {first} is {theirs.get(first, 'missing')}, and {ours.get(first, 'missing')} in"
+                f"{self.source}: {name} is {theirs.get(name, 'missing')}, and {ours.get(name, 'missing')} in"
                 f" {self.base.folder}",
                 _GIVE_BASE,
             )
@@ -167,14 +173,18 @@ class PrunedSource:
         """Raise InputError if the configurations describe two functions. What a file leaves out has transformers' default."""
         ours = _full_configuration(self.base.folder)
         theirs = _full_configuration(self.checkpoint.folder)
-        differing = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
-        if differing:
-            first = differing[0]
+        key = _first_difference(ours, theirs)
+        if key is not None:
             raise InputError(
-                f"{self.source}: its config.json says {first} {theirs.get(first)!r:.100}, and that of {self.base.folder}"
-                f" says {ours.get(first)!r:.100}",
+                f"{self.source}: its config.json says {key} {theirs.get(key)!r:.100}, and that of {self.base.folder}"
+                f" says {ours.get(key)!r:.100}",
                 _GIVE_BASE,
             )
+
+
+def _first_difference(ours: dict, theirs: dict) -> str | None:
+    """Return the first key by the alphabet whose values differ; None if there is none. A missing key has the value None."""
+    return min((key for key in ours | theirs if ours.get(key) != theirs.get(key)), default=None)
 
 
 def _is_zero(bits: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Compute the masks of all sparsities of a method in one pass over the scores, and write all files of the pass together.
 
 selection.py selects weights, and structured.py whole channels. allocation.py says how many of each layer, if the method has an
-allocation. Memory is a few blocks per thread, for any model, and the evidence of the examples if the importance needs it. If masks.sequential applies to the method, each sparsity has a pass
-of its own, and the masks are not nested.
+allocation. Memory is a few blocks per thread, for any model, and the evidence of the examples if the importance needs it. If
+masks.sequential applies to the method, each sparsity has a pass of its own, and the masks are not nested.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
-"""Write what a method makes that updates weights: a mask, and the pruned weights W' * M as a checkpoint of their own.
+"""Write the mask of a method that updates weights, and its pruned weights W' * M as a checkpoint of their own.
 
-The runs of the method start from this pruned base, as those of other methods start from the model. It has the files, the dtypes
-and the byte layout of the original model. Only the prunable weights differ. The mask names both digests: `base` is the pruned
-base, and `original` the model from which it was made.
+The runs of the method start from this pruned base, as those of other methods start from the model. It has the files, the
+dtypes and the byte layout of the original model. Only the prunable weights differ. The mask has the digests of both: `base`
+is the pruned base, and `original` is the model from which it was made.
 """
 
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sparseft.checkpoints.checkpoint import Checkpoint, infinity
+from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.rewriting import WriteTensor, rewritten, write_manifest
-from sparseft.checkpoints.soundness import check_finite_weights, check_tensors
+from sparseft.checkpoints.soundness import check_finite_weights, check_tensors, is_finite
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import mask_meta, pack
 from sparseft.masks.mask_kernels import zero_pruned
@@ -28,7 +28,9 @@ from sparseft.study.grid import ADDED_SUFFIX, MASK_NAME, MASK_REPORT, PRUNED_NAM
 
 @dataclass(frozen=True)
 class PrunedFiles:
-    """Hold the paths of one sparsity: mask, report and pruned base. With a `plot_name`, plots are written beside the report."""
+    """Hold the paths of one sparsity: mask, report and pruned base.
+
+    With a `plot_name`, plots are written beside the report."""
 
     mask: Path
     report: Path
@@ -39,9 +41,10 @@ class PrunedFiles:
 def pruned_files(
     output: Path, pruned: Path, method: str, percent: int, suffix: str = "", has_plots: bool = True
 ) -> PrunedFiles:
-    """Return the places of one sparsity of a method: mask and report in the folder `output`, the pruned base in a folder in `pruned`.
+    """Return the paths of one sparsity of a method.
 
-    `suffix` ends the names of report and plots."""
+    Mask and report are in the folder `output`, and the pruned base is a folder in `pruned`. `suffix` ends the names of report
+    and plots."""
     names = {"sparsity": f"{percent:02d}", "method": method}
     pass_name = f"{method}{ADDED_SUFFIX.format(**names)}{suffix}"
     return PrunedFiles(
@@ -59,23 +62,22 @@ class PrunedWriter:
     original: Checkpoint
     masks: MaskWriter
     write_tensor: WriteTensor
-    # What the metadata of the mask also says.
+    # Further entries of the mask's metadata and of the report.
     meta: dict = field(default_factory=dict)
-    # What the report also says of a layer, and the distribution of its scores, by layer.
+    # By layer: further entries of its row in the report, and the distribution of its scores.
     rows: dict[str, dict] = field(default_factory=dict)
     scores: dict[str, Scores] = field(default_factory=dict)
 
     def write(self, layer: str, kept: np.ndarray, bits: np.ndarray, scores: Scores = NO_SCORES, **row: object) -> None:
         """Write a layer's mask `kept`, bool (rows, cols), and its weights, `bits` (rows, cols) in the dtype of the original.
 
-        What the mask prunes becomes +0.0. `row` is added to the layer's row of the report. Raises InputError if a weight is not
-        finite."""
+        What the mask prunes becomes +0.0. `row` is added to the layer's row of the report. Raises InputError if a weight is
+        not finite."""
         tensor = self.original.tensors[f"{layer}.weight"]
         packed = pack(kept).reshape(-1)
         content = np.ascontiguousarray(bits).reshape(-1)
         zero_pruned(content, tensor.shape[1], packed)
-        # The shift removes the sign.
-        if (content << 1).max() >= infinity(tensor.dtype) << 1:
+        if not is_finite(content, tensor.dtype):
             raise InputError(f"{layer}: its updated weights are not finite in {tensor.dtype}", "use another method")
         self.masks.write(layer, 0, packed[None])
         self.write_tensor(tensor.name, content.tobytes())

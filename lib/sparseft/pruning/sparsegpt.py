@@ -1,10 +1,10 @@
-"""Prune one layer as SparseGPT does: choose the weights, and change those that are kept so that the layer's output stays near.
+"""Prune one layer as SparseGPT does: choose the weights, and change the kept ones so that the layer's output changes little.
 
     H = sum_t x_t x_t^T    over the inputs x_t of all tokens, (cols, cols)
     U                      the upper triangle with U^T U = (H + damping * mean(diag H) * I)^-1
 
-The columns are pruned from left to right. A pruned weight w_ij costs w_ij^2 / U_jj^2, if the columns behind j change by
--w_ij / U_jj * U_j,j+1:, which is the least-squares answer of their weights. For blocks of columns:
+The columns are pruned from left to right. A pruned weight w_ij costs w_ij^2 / U_jj^2 if row i of the columns behind j changes
+by -w_ij / U_jj * U_j,j+1:, which is the least-squares answer. For each block of columns:
 
     1. Rank the block's weights, as the blocks before it have changed them. Prune those with the lowest cost.
     2. For each column of the block, change the columns behind it in the block.
@@ -13,7 +13,7 @@ The columns are pruned from left to right. A pruned weight w_ij costs w_ij^2 / U
 An input that is always zero (H_jj = 0) has no use for its weights. They become 0, and their H_jj becomes the mean of the others.
 So the layer is pruned as if the input were not there.
 
-Source: Frantar and Alistarh, SparseGPT, arXiv 2301.00774, algorithm 1; IST-DASLab/sparsegpt@147d215, sparsegpt.py, fasterprune.
+Source: Frantar and Alistarh, arXiv 2301.00774, algorithm 1; IST-DASLab/sparsegpt@147d215, sparsegpt.py, fasterprune.
 Here counts are exact, and ties go to the lowest flat index of the block. The published code prunes all weights up to a
 threshold. Its factor 2 / n of H is left out, because it changes neither the ranks nor the new weights. The published code
 sets H_jj of an input that is always zero to 1. Then the damping depends on that factor and on the scale of the other inputs.
@@ -33,16 +33,19 @@ from torch import Tensor
 
 from sparseft.errors import InputError
 
-# How often a Hessian that is not positive definite is damped more, and by which factor.
+# How many dampings are tried on a Hessian, and the ratio of each to the one before.
 ATTEMPTS = 5
-MORE = 10
+DAMPING_RATIO = 10
 
 
 @dataclass(frozen=True)
 class PrunedLayer:
-    """Hold a pruned layer: the mask `kept`, bool, the `weights` and their `scores`, fp32, all of them (rows, cols).
+    """Hold a pruned layer.
 
-    `damping` is the one with which the Hessian was positive definite."""
+    kept: the mask, bool (rows, cols)
+    weights: the new weights, 0 where they are pruned, (rows, cols)
+    scores: the costs by which they were ranked, (rows, cols)
+    damping: the one with which the Hessian was positive definite"""
 
     kept: Tensor
     weights: Tensor
@@ -53,11 +56,16 @@ class PrunedLayer:
 def prune_layer(
     layer: str, weights: Tensor, hessian: Tensor, count: int, *, block: int, damping: float, group: int | None = None
 ) -> PrunedLayer:
-    """Prune `count` of the weights (rows, cols) of a layer.
+    """Prune `count` of the weights of a layer.
 
-    Each block of `block` columns gets its share of the count. With `group` (M of N:M), each group of a row prunes the same
-    number, and `block` and cols must be multiples of the group. All products are in the dtype of the weights. Raises
-    InputError as `inverse_factor` does."""
+    layer: its name, for errors
+    weights: (rows, cols)
+    hessian: (cols, cols), in the dtype of the weights, in which all products are computed
+    block: columns of a block, which loses its share of the count
+    damping: the first one, as a share of the mean of the Hessian's diagonal
+    group: M of N:M. Each group of a row loses the same number. `block` and cols must be multiples of it.
+
+    Raises InputError as `inverse_factor` does."""
     factor, damping = inverse_factor(layer, hessian, damping)
     rows, cols = weights.shape
     weights = weights.masked_fill(hessian.diagonal() == 0, 0)
@@ -90,27 +98,24 @@ def prune_layer(
 def inverse_factor(layer: str, hessian: Tensor, damping: float) -> tuple[Tensor, float]:
     """Return the upper triangle U with U^T U = (H + damping * mean(diag H) * I)^-1, and the damping.
 
-    A matrix that is not positive definite is damped MORE, and stderr says so. Raises InputError after ATTEMPTS, and if no token
-    reaches the layer."""
+    A matrix that is not positive definite gets more damping, and stderr says so. Raises InputError after ATTEMPTS, or if no
+    token reaches the layer."""
     diagonal = hessian.diagonal().clone()
     if not diagonal.any():
         raise InputError(f"{layer}: no token of the calibration examples reaches it", "give more calibration examples")
     is_dead = diagonal == 0
     diagonal[is_dead] = diagonal[~is_dead].mean()
     damped = hessian.clone()
-    for attempt in range(ATTEMPTS):
-        fault = f"{layer}: its Hessian is not positive definite with a damping of {damping:g}"
-        if attempt:
-            damping *= MORE
-            print(f"{fault}, so {damping:g} follows", file=sys.stderr)
+    for attempt in range(1, ATTEMPTS + 1):
         damped.diagonal().copy_(diagonal + damping * diagonal.mean())
         factor = _factor(damped)
         if factor is not None:
             return factor, damping
-    raise InputError(
-        f"{layer}: its Hessian is not positive definite with a damping of {damping:g}",
-        "raise masks.sparsegpt_damping, or give more calibration examples",
-    )
+        fault = f"{layer}: its Hessian is not positive definite with a damping of {damping:g}"
+        if attempt < ATTEMPTS:
+            damping *= DAMPING_RATIO
+            print(f"{fault}, so {damping:g} follows", file=sys.stderr)
+    raise InputError(fault, "raise masks.sparsegpt_damping, or give more calibration examples")
 
 
 def output_error(weights: Tensor, pruned: Tensor, hessian: Tensor) -> float:
@@ -146,6 +151,6 @@ def _scores(columns: Tensor, diagonal: Tensor) -> Tensor:
 
 
 def _lowest(scores: Tensor, number: int) -> Tensor:
-    """Return whether a score is one of the `number` lowest of its row, bool (rows, cols). Ties go to the lowest index."""
+    """Return where the `number` lowest scores of each row are, bool (rows, cols). Ties go to the lowest index."""
     chosen = scores.argsort(dim=1, stable=True)[:, :number]
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, chosen, True)

@@ -1,8 +1,8 @@
 """Prune a model with an importance that updates weights, decoder layer by decoder layer, and stream its pruned base to disk.
 
 Every layer is pruned in fp32 and rounded once to the dtype of the model. The next decoder layer sees the rounded weights,
-because these are what the file holds. Memory is one decoder layer with a Hessian per layer, fp32 (cols, cols), and the hidden
-states of the examples, whatever the model.
+because the file holds these. Memory is one decoder layer, a Hessian for each of its layers, fp32 (cols, cols), the weights
+outside the decoder layers, and the hidden states of the examples.
 """
 
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ def prune_weights(
     settings: Masks,
     calibration: ExampleCalibration,
 ) -> None:
-    """Prune and update the weights for one sparsity in percent, and write mask, report, plots and pruned base.
+    """Prune and update a model's weights for a sparsity in percent, and write mask, report, plots and pruned base.
 
     Raises InputError as `pruned_writer` and `prune_layer` do, and if the settings do not allow the method."""
     shapes = prunable_shapes(checkpoint)
@@ -44,12 +44,13 @@ def prune_weights(
         for layer, (_, cols) in shapes.items():
             check_groups(layer, cols, group)
     meta = calibration.meta
-    counts = {layer: round(Fraction(percent * rows * cols, 100)) for layer, (rows, cols) in shapes.items()}
     if get_method(method).allocation:
         outliers = outlier_shares(checkpoint, calibration.input_norms(checkpoint), settings.owl_m)
         meta = meta | {"outliers": outliers}
         allocated = allocate(outliers, shapes, [percent], settings.owl_lambda, group)
         counts = {layer: int(of_layer[0]) for layer, of_layer in allocated.items()}
+    else:
+        counts = {layer: round(Fraction(percent * rows * cols, 100)) for layer, (rows, cols) in shapes.items()}
     with pruned_writer(checkpoint, method, percent, settings, places, meta) as writer:
         weight_pass = WeightPass(checkpoint, writer, counts, settings, group)
         calibration.update_in_sequence(checkpoint, weight_pass.update)
@@ -58,9 +59,11 @@ def prune_weights(
 
 @dataclass(frozen=True)
 class WeightPass:
-    """Prune the layers of a model one after the other. `counts` says by layer how many weights are pruned.
+    """Prune the layers of a model one after the other.
 
-    `more_damping` gets the damping of each layer whose Hessian needed more than the settings say."""
+    counts: layer -> how many of its weights are pruned
+    group: M of N:M; None if single weights are pruned
+    more_damping: gets the damping of each layer whose Hessian needed more than the settings say"""
 
     checkpoint: Checkpoint
     writer: PrunedWriter

@@ -177,8 +177,8 @@ class Training(Section):
     )
     cache_weights: bool = Field(
         False,
-        description="Keep the masked weights over the micro-batches of a step, in modes that mask every step. This is faster and"
-        " needs memory for a second model.",
+        description="Keep the masked weights over the micro-batches of a step, in modes that mask every step. This is faster"
+        " and needs memory for a second model.",
         examples=[True],
     )
     gradient_checkpointing: bool = Field(
@@ -526,15 +526,16 @@ class Masks(Section):
         0.08,
         gt=0,
         le=1,
-        description="Lambda of the methods that end in `_owl`: the sparsities of two decoder layers differ by at most 2 lambda.",
+        description="Lambda of the methods that end in `_owl`: the sparsities of two decoder layers differ by at most 2"
+        " lambda.",
         examples=[0.15],
     )
     owl_m: float = Field(
         5.0,
         gt=0,
         le=100,
-        description="M of the methods that end in `_owl`: an outlier is a weight whose score is above M times the mean of its decoder"
-        " layer.",
+        description="M of the methods that end in `_owl`: an outlier is a weight whose score is above M times the mean of its"
+        " decoder layer.",
         examples=[7.0],
     )
     sparsegpt_block: Annotated[int, Field(ge=1, le=LARGEST)] = Field(
@@ -544,8 +545,8 @@ class Masks(Section):
     )
     sparsegpt_damping: Annotated[float, Field(gt=0, le=1)] = Field(
         0.01,
-        description="Share of the mean of the Hessian's diagonal that sparsegpt adds to the diagonal. A Hessian that is still not"
-        " positive definite gets ten times as much, which the report records.",
+        description="Share of the mean of the Hessian's diagonal that sparsegpt adds to the diagonal. A Hessian that is still"
+        " not positive definite gets ten times as much, which the report records.",
         examples=[0.1],
     )
 
@@ -557,7 +558,7 @@ class Masks(Section):
                 f"method {method_name!r} keeps every weight", "set the sparsity to 0, or choose another method"
             )
         if method.pattern.has_groups:
-            self._check_groups(method_name, percents)
+            self._check_groups(method, percents)
             self._check_spread(method)
         if method.pattern.scope:
             return method.pattern.scope
@@ -614,14 +615,14 @@ class Masks(Section):
         return settings
 
     def text_of(self, method_name: str) -> CalibrationText | None:
-        """Return the text on which a method calibrates; None if it needs none. Raises InputError if no such text is described."""
+        """Return the text on which a method calibrates; None if it needs none.
+
+        Raises InputError if no such text is described."""
         name = get_method(method_name).calibration
         if name and name not in self.calibration:
             raise InputError(
                 f"{method_name} calibrates on {name}, which masks.calibration does not describe",
-                f"describe it there, or choose one of {', '.join(self.calibration)}"
-                if self.calibration
-                else f"write masks: {{calibration: {{{name}: {{text: FILE.jsonl}}}}}}",
+                _advice_to_describe(name, "calibration", self.calibration, "{text: FILE.jsonl}"),
             )
         return self.calibration[name] if name else None
 
@@ -646,9 +647,7 @@ class Masks(Section):
         if name and name not in self.imported:
             raise InputError(
                 f"{method_name} imports {name}, which masks.imported does not describe",
-                f"describe it there, or choose one of {', '.join(self.imported)}"
-                if self.imported
-                else f"write masks: {{imported: {{{name}: {{50: path:DIR}}}}}}",
+                _advice_to_describe(name, "imported", self.imported, "{50: path:DIR}"),
             )
         return self.imported[name] if name else {}
 
@@ -669,14 +668,15 @@ class Masks(Section):
             raise InputError(
                 f"masks.owl_lambda {self.owl_lambda} is too small for N:{self.nm_group}: {method.name} would give every layer"
                 " the same N",
-                f"set it to {math.ceil(1000 / (2 * self.nm_group)) / 1000} or more, or leave {method.name} out of grid.methods",
+                f"set it to {math.ceil(1000 / (2 * self.nm_group)) / 1000} or more, or leave {method.name} out of"
+                " grid.methods",
             )
 
-    def _check_groups(self, method_name: str, percents: list[int]) -> None:
+    def _check_groups(self, method: Method, percents: list[int]) -> None:
         """Raise InputError if a sparsity is not N:M for masks.nm_group, or if a group would lie in two blocks of columns."""
-        if get_method(method_name).updates_weights and self.sparsegpt_block % self.nm_group:
+        if method.updates_weights and self.sparsegpt_block % self.nm_group:
             raise InputError(
-                f"masks.sparsegpt_block {self.sparsegpt_block}: {method_name} has groups of {self.nm_group} in a block",
+                f"masks.sparsegpt_block {self.sparsegpt_block}: {method.name} has groups of {self.nm_group} in a block",
                 f"set it to a multiple of {self.nm_group}",
             )
         impossible = [percent for percent in percents if percent * self.nm_group % 100]
@@ -686,6 +686,12 @@ class Masks(Section):
                 f"semistructured: {impossible[0]} % is no N:{self.nm_group}",
                 f"choose sparsities among {', '.join(possible)}, or set masks.nm_group: with 10, 50 % is 5:10",
             )
+
+
+def _advice_to_describe(name: str, key: str, described: Iterable[str], example: str) -> str:
+    """Return the advice on a `name` that `masks.KEY` does not describe, with an `example` of a description."""
+    names = ", ".join(described)
+    return f"describe it there, or choose one of {names}" if names else f"write masks: {{{key}: {{{name}: {example}}}}}"
 
 
 class Reconstruction(Section):
@@ -704,8 +710,8 @@ class Reconstruction(Section):
     calibration: str | None = Field(
         None,
         pattern=f"^{TEXT_NAME}$",
-        description="Text on which the layers are reconstructed, by its name under `masks.calibration`, which sets the length and"
-        " the seed of its windows. Null means training examples of the task, chosen by `masks.calibration_seed`.",
+        description="Text on which the layers are reconstructed, by its name under `masks.calibration`, which sets the length"
+        " and the seed of its windows. Null means training examples of the task, chosen by `masks.calibration_seed`.",
         examples=["c4"],
     )
     examples: Positive = Field(

@@ -18,14 +18,8 @@ HEAD = """\
 # The complete configuration of a study, every key with its value: `snakemake --configfile THIS_FILE` makes the study again.
 # Each task has its whole schedule in tasks.NAME.training, so a change of `training` below changes no task.
 """
-GENERATED = (
-    "models",
-    "data",
-    "masks",
-    "pruned",
-    "results",
-    "modelzoo",
-)  # the folders of a study, whose files are targets
+# The folders of a study, whose files are targets.
+GENERATED = ("models", "data", "masks", "pruned", "results", "modelzoo")
 # The spellings of an option, by its name. If you give an option twice, Snakemake uses only the last one.
 ONE_LIST = {"--configfile": {"--configfile", "--configfiles"}, "--config": {"--config", "-C"}}
 

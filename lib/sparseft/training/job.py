@@ -151,8 +151,8 @@ def job_of(
 def _initial_adapter(path: Path | None, run: Run, mode: Mode, settings: Training, provenance: dict) -> Adapter | None:
     """Return the adapter that a run starts from; None if its mode starts from a new one.
 
-    Raises InputError if it is not that of the same cell and seed in the other mode, with the same base, mask and LoRA settings.
-    """
+    Raises InputError if it is not that of the same cell and seed in the other mode, with the same base, mask and LoRA
+    settings."""
     if (path is None) != (mode.starts_from is None):
         what = "starts from a new adapter" if path else f"starts from the adapter of {mode.starts_from}"
         raise InputError(

@@ -6,21 +6,21 @@
     error    the mean of (g_b(x) - f_b(x))^2 over all tokens without padding and all channels
     loss     error / error before the training, so that AdamW's epsilon and the clipping mean the same in every layer
 
-Both layers get the same inputs, those that the reconstructed layers before give. So the error of a layer has no part of the
-errors before it.
+Both layers get the same inputs, the outputs of the reconstructed layers before them. So the error of a layer does not include
+the errors of these.
 
 Memory is the model, the inputs and the targets of one decoder layer for all examples, and the activations and the optimiser of
 one decoder layer.
 
-Source: PERP, arXiv 2312.15230; ZIB-IOL/PERP@0d4554b, prune_methods.py, prune and reconstruct_weights. It has a linear decay of
-the learning rate, and here the schedule is that of `training:`.
+Source: PERP, arXiv 2312.15230; ZIB-IOL/PERP@0d4554b, prune_methods.py, prune and reconstruct_weights. PERP's learning rate
+decays linearly. Here the schedule is that of `training:`.
 """
 
 import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -28,11 +28,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.nn.utils import clip_grad_norm_
-from torch.nn.utils.rnn import pad_sequence
 
 from sparseft.language_model.batches import Example, shuffled
 from sparseft.language_model.hardware import peak_memory
-from sparseft.language_model.layer_inputs import layer_arguments
+from sparseft.language_model.layer_inputs import Stream
 from sparseft.lora.masked_lora import LoRALinear, load_factors
 from sparseft.study.config import Training
 from sparseft.training.progress import Progress, check_finite
@@ -50,54 +49,23 @@ class ReconstructedLayer:
     # The losses and the speed of its steps.
     progress: Progress
 
-
-class Stream:
-    """Hold the hidden states of the examples that enter a decoder layer, and compute the layer on some of them."""
-
-    @torch.no_grad()
-    def __init__(self, model: nn.Module, examples: list[Example], device: torch.device) -> None:
-        self.model = model
-        self.device = device
-        # (tokens, H) for each example.
-        self.states = [layer_arguments(model, torch.tensor([example.ids], device=device))[0][0] for example in examples]
-        # Shape of a batch, (B, T) -> the keywords of every decoder layer, which depend only on the shape.
-        self._keywords: dict[tuple[int, int], list[dict]] = {}
-
-    def outputs(self, number: int, batch: list[int]) -> Tensor:
-        """Return the outputs (tokens, H) of decoder layer `number` for the examples of these numbers, one after the other.
-
-        The examples are padded on the right. Causal attention lets no real token see a padded one."""
-        states = [self.states[example] for example in batch]
-        # (B, T, H)
-        padded = pad_sequence(states, batch_first=True)
-        outputs = self.model.model.layers[number](padded, **self._arguments(padded.shape[:2])[number])
-        return torch.cat([row[: len(own)] for row, own in zip(outputs, states, strict=True)])
-
-    def by_example(self, batch: list[int], outputs: Tensor) -> list[Tensor]:
-        """Return what `outputs` returned for a batch, divided into its examples."""
-        return list(outputs.split([len(self.states[example]) for example in batch]))
-
-    def advance(self, batch: list[int], outputs: Tensor) -> None:
-        """Let what `outputs` returned for a batch enter the next decoder layer."""
-        for example, states in zip(batch, self.by_example(batch, outputs), strict=True):
-            self.states[example] = states
-
-    @torch.no_grad()
-    def _arguments(self, shape: torch.Size) -> list[dict]:
-        """Return the keywords of every decoder layer for a batch of this shape."""
-        if shape not in self._keywords:
-            ids = torch.zeros(shape, dtype=torch.long, device=self.device)
-            self._keywords[shape] = layer_arguments(self.model, ids)[1]
-        return self._keywords[shape]
+    def record(self) -> dict:
+        """Return the part of train.json about this layer."""
+        return {
+            "error_before": self.error_before,
+            "error_after": self.error_after,
+            "losses": [point["loss"] for point in self.progress.curve],
+            "seconds": sum(self.progress.seconds),
+        }
 
 
 @dataclass
 class Reconstruction:
-    """Hold a dense model and the examples on which its decoder layers are reconstructed, and reconstruct them."""
+    """Reconstruct the decoder layers of a dense model on examples, and hold what was measured."""
 
     model: nn.Module
     examples: list[Example]
-    # Decoder layer -> its new LoRA layers by name. It prunes the decoder layer, and puts them into it.
+    # Takes the number of a decoder layer, prunes it, puts LoRA layers into it and returns these by name.
     adapt: Callable[[int], dict[str, LoRALinear]]
     # The schedule of each decoder layer.
     settings: Training
@@ -107,7 +75,7 @@ class Reconstruction:
     state: Path | None = None
     # The digest of `TrainingJob.identity`. A saved state with another one is not used.
     identity: str = ""
-    # The results: the LoRA layers by name, and what was measured of each decoder layer.
+    # The results: the LoRA layers by name, and the measurements of each decoder layer that is reconstructed.
     layers: dict[str, LoRALinear] = field(default_factory=dict)
     measured: list[ReconstructedLayer] = field(default_factory=list)
     # The numbers of the decoder layers after which a killed reconstruction was resumed.
@@ -143,22 +111,14 @@ class Reconstruction:
         """Return the measured part of train.json.
 
         A step of the record is that step of every decoder layer. Its loss is their mean, and its seconds are their sum."""
-        progress = _together([layer.progress for layer in self.measured])
+        progress = _combined([layer.progress for layer in self.measured])
         peak = max(self.peak_memory, peak_memory(self.device))
         return progress.record(self.settings.batch_size, peak) | {
             "updates": progress.updates,
             "reconstruction": {
                 "tokens": sum(len(example.ids) for example in self.examples),
                 "resumed_after_layers": self.resumed_after,
-                "layers": [
-                    {
-                        "error_before": layer.error_before,
-                        "error_after": layer.error_after,
-                        "losses": [point["loss"] for point in layer.progress.curve],
-                        "seconds": sum(layer.progress.seconds),
-                    }
-                    for layer in self.measured
-                ],
+                "layers": [layer.record() for layer in self.measured],
             },
         }
 
@@ -168,13 +128,15 @@ class Reconstruction:
         """Train the adapters of one decoder layer, and let its new outputs enter the next one."""
         error_before = self._error(stream, number, targets)
         parameters = [matrix for layer in adapted.values() for matrix in (layer.lora_A, layer.lora_B)]
-        progress = self._train(stream, number, targets, parameters, error_before or 1.0)
+        # The error is 0 if the mask prunes nothing.
+        unit = error_before or 1.0
+        progress = self._train(stream, number, targets, parameters, unit)
         return ReconstructedLayer(error_before, self._error(stream, number, targets, advance=True), progress)
 
     def _train(
         self, stream: Stream, number: int, targets: list[Tensor], parameters: list[nn.Parameter], unit: float
     ) -> Progress:
-        """Take the steps of one decoder layer, and return their losses in `unit` and their speed."""
+        """Take the steps of one decoder layer. Return their losses, as multiples of `unit`, and their speed."""
         settings = self.settings
         optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = cosine_schedule(optimizer, settings.steps_to_peak, settings.steps)
@@ -232,13 +194,13 @@ class Reconstruction:
         return [[numbers[id(example)] for example in batch] for batch in batches]
 
     def _resume(self) -> dict[str, list[Tensor]]:
-        """Take over the measurements of a saved state, and return its A and B by layer; nothing if there is no state."""
+        """Load the measurements of the saved state, and return its A and B by layer; empty if there is no state."""
         state = read_state(self.state, self.identity) if self.state else None
         if state is None:
             return {}
-        self.measured = [
-            ReconstructedLayer(**{**layer, "progress": Progress(**layer["progress"])}) for layer in state["measured"]
-        ]
+        for layer in state["measured"]:
+            progress = Progress(**layer["progress"])
+            self.measured.append(ReconstructedLayer(layer["error_before"], layer["error_after"], progress))
         self.peak_memory = state["peak_memory"]
         self.resumed_after = [*state["resumed_after"], len(self.measured)]
         return state["factors"]
@@ -249,19 +211,19 @@ class Reconstruction:
             return
         content = {
             "factors": {name: [layer.lora_A.detach(), layer.lora_B.detach()] for name, layer in self.layers.items()},
-            "measured": [{**vars(layer), "progress": vars(layer.progress)} for layer in self.measured],
+            "measured": [asdict(layer) for layer in self.measured],
             "peak_memory": max(self.peak_memory, peak_memory(self.device)),
             "resumed_after": self.resumed_after,
         }
         write_state(self.state, self.identity, content)
 
 
-def _together(layers: list[Progress]) -> Progress:
-    """Return the progress of several decoder layers as one. A step of it is that step of every decoder layer."""
-    together = Progress(tokens=layers[0].tokens)
-    together.seconds = [sum(seconds) for seconds in zip(*(layer.seconds for layer in layers), strict=True)]
+def _combined(layers: list[Progress]) -> Progress:
+    """Return the progress of all decoder layers as one. A step of it is that step of every decoder layer."""
+    combined = Progress(tokens=layers[0].tokens)
+    combined.seconds = [sum(seconds) for seconds in zip(*(layer.seconds for layer in layers), strict=True)]
     for points in zip(*(layer.curve for layer in layers), strict=True):
         losses = [point["loss"] for point in points]
         norm = math.hypot(*(point["gradient_norm"] for point in points))
-        together.curve.append({**points[0], "loss": sum(losses) / len(losses), "gradient_norm": norm})
-    return together
+        combined.curve.append({**points[0], "loss": sum(losses) / len(losses), "gradient_norm": norm})
+    return combined

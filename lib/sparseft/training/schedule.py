@@ -1,7 +1,8 @@
 """Compute the learning rate of a step: a linear warm-up from 0, then a cosine decay to 0.
 
-Source: Loshchilov and Hutter 2017, arXiv 1608.03983, without restarts. It is get_cosine_schedule_with_warmup of transformers, to
-the bit. That function's module also imports PEFT where it is installed, which would make the start of every job twice as long.
+Source: Loshchilov and Hutter 2017, arXiv 1608.03983, without restarts. The rates are those of transformers'
+get_cosine_schedule_with_warmup, to the bit. The module of that function also imports PEFT if it is installed, which would make
+the start of every job twice as long.
 """
 
 import math
