@@ -235,6 +235,26 @@ def test_a_mask_on_other_windows_than_the_configured_ones_is_outside_the_study(w
     assert not outside(read_runs(tmp_path / "runs", study)[0], study)
 
 
+@pytest.mark.parametrize(
+    ("method", "meta", "name", "value"),
+    [
+        ("unstructured_owl", OWL, "owl_lambda", 0.15),
+        ("unstructured_owl", OWL, "owl_m", 7.0),
+        ("unstructured_sparsegpt", OWL | SPARSEGPT, "sparsegpt_block", 64),
+        ("unstructured_sparsegpt", OWL | SPARSEGPT, "sparsegpt_damping", 0.1),
+    ],
+)
+def test_a_mask_with_other_settings_than_the_configured_ones_is_outside_the_study(
+    write_run, tmp_path, study, method, meta, name, value
+):
+    grid = study.grid.model_copy(update={"methods": [method]})
+    study = study.model_copy(update={"grid": grid, "masks": Masks(**{name: value})})
+    run = seed(UNTUNED.replace("-t-unstructured-", f"-boolq_mini-{method}-"), 1)
+    write_run(run, 0.5, change=calibrated(meta))
+    (reason,) = outside(read_runs(tmp_path / "runs", study)[0], study).values()
+    assert f"{name} {meta[name]} instead of {value}" in reason
+
+
 def test_what_the_configuration_asks_for_and_is_not_there_is_missing(write_run, tmp_path, study):
     write_run(seed(TUNED.replace("-t-", "-boolq_mini-"), 1), 0.75)
     gaps = read_runs(tmp_path / "runs", study)[1]

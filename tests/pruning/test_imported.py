@@ -214,6 +214,15 @@ def test_a_weight_that_is_not_finite_is_refused_with_its_source_and_its_name(tin
         source.layer(UP)
 
 
+def test_a_base_that_was_damaged_after_its_preparation_is_refused_as_far_as_it_is_read(tmp_path, pruned_copy):
+    base = Checkpoint(save_tiny("llama", tmp_path / "damaged"))
+    weights = load_file(base.folder / "model.safetensors")
+    weights[f"{UP}.weight"].view(-1)[3] = float("nan")
+    save_file(weights, base.folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=rf"^{base.folder}: {UP}.weight holds NaN or infinity"):
+        PrunedSource.open(f"path:{pruned_copy}", Checkpoint(base.folder)).layer(UP)
+
+
 def test_a_checkpoint_that_was_rounded_to_another_dtype_is_told_how_to_prepare_its_model(tmp_path):
     base = Checkpoint(save_tiny("llama", tmp_path / "base", torch.float32))
     save_tiny("llama", tmp_path / "pruned", torch.bfloat16)

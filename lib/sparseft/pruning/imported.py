@@ -18,10 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 from sparseft.architectures import tensor_shapes
-from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint, infinity
+from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
 from sparseft.checkpoints.conversion import read_exactly
 from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.model_source import open_source
+from sparseft.checkpoints.soundness import is_finite
 from sparseft.errors import InputError
 from sparseft.language_model.model import model_config
 from sparseft.pruning.pruned_base import PrunedFiles, pruned_writer
@@ -120,8 +121,11 @@ class PrunedSource:
     def layer(self, layer: str) -> InferredLayer:
         """Return what the comparison of a prunable layer shows.
 
-        Raises InputError if a weight is not a number of the base's dtype."""
-        return infer_layer(self.base.read(f"{layer}.weight"), self._read(f"{layer}.weight"))
+        Raises InputError if a weight of the two is not finite, or is not a number of the base's dtype."""
+        name = f"{layer}.weight"
+        base = self.base.read(name)
+        _check_finite(self.base.folder, name, base, self.base.tensors[name].dtype)
+        return infer_layer(base, self._read(name))
 
     def check_outside(self) -> None:
         """Raise InputError if a tensor outside the prunable layers differs from the base, naming the first one."""
@@ -141,14 +145,12 @@ class PrunedSource:
         dtype = self.base.tensors[name].dtype
         stored = self.checkpoint.tensors[name].dtype
         bits = read_exactly(self.checkpoint, name, dtype)
-        # The shift removes the sign.
-        if bits is not None and (bits << 1).max() >= infinity(dtype) << 1:
-            raise InputError(f"{self.source}: {name} holds NaN or infinity", "repair or replace the checkpoint")
         if bits is None:
             raise InputError(
                 f"{self.source}: {name} is in {stored} and has values that {dtype}, the dtype of {self.base.folder}, lacks",
                 self._prepare(name),
             )
+        _check_finite(self.source, name, bits, dtype)
         return bits
 
     def _prepare(self, name: str) -> str:
@@ -180,6 +182,12 @@ class PrunedSource:
                 f" says {ours.get(key)!r:.100}",
                 _GIVE_BASE,
             )
+
+
+def _check_finite(place: Path | str, name: str, bits: np.ndarray, dtype: str) -> None:
+    """Raise InputError, naming `place`, if a value of a tensor is NaN or infinity."""
+    if not is_finite(bits, dtype):
+        raise InputError(f"{place}: {name} holds NaN or infinity", "repair or replace the checkpoint")
 
 
 def _first_difference(ours: dict, theirs: dict) -> str | None:
