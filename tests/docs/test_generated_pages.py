@@ -26,6 +26,8 @@ BESIDE = {
     "training.micro_batch_size": {"batch_size": 8},
     **{f"masks.calibration.NAME.{key}": {"text": "c4.jsonl"} for key in ("examples", "length", "seed")},
     "training.shard_model": {"micro_batch_size": 2},
+    "training.stop_if_loss_above": {"stop_if_after_steps": 10},
+    "training.stop_if_after_steps": {"stop_if_loss_above": 9.0, "steps": 60},
 }
 ELSEWHERE = {
     "reconstruction.calibration": {"masks": {"calibration": {"c4": {"text": "/data/c4.jsonl"}}}},
@@ -34,6 +36,7 @@ ELSEWHERE = {
     "resources.processes": {"training": {"micro_batch_size": 2}},
     "throughput.methods": {"grid": {"methods": ["unstructured"]}},
     "throughput.sparsities": {"grid": {"sparsities": [0, 50]}},
+    "throughput.trainings": {"grid": {"trainings": {"short": {"steps": 10}}}},
 }
 
 
