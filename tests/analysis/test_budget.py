@@ -114,7 +114,8 @@ def test_the_section_names_the_settings_the_choice_and_what_could_not_be_chosen(
     assert "(80 examples)" in text
     assert "| long | steps 60 | 2 of 2 cells | 0 |" in text
     assert "| short | steps 20 | 0 of 2 cells | 1 |" in text
-    assert "sparse_to_dense, training short: seed 1 has no result on the selection rows" in text
+    cell = "m-t-unstructured-sparsity50-sparse_to_dense"
+    assert f"- training short: seed 1 has no result on the selection rows, in {cell}\n" in text
 
 
 def test_without_a_choice_there_is_no_section_and_no_figure(write_run, tmp_path):
