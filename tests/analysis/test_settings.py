@@ -296,17 +296,26 @@ SHORT, LONG = {"learning_rate": 0.001, "lora_r": 8}, {"learning_rate": 0.005, "l
 @pytest.mark.parametrize("long", [LONG, SHORT])
 def test_runs_of_two_trainings_are_never_averaged_even_with_the_same_settings(write_run, tmp_path, long):
     for number in (0, 1):
-        write_run(seed(named(TUNED, "short"), number), 0.25, training=SHORT)
-        write_run(seed(named(TUNED, "long"), number), 0.75, training=long)
+        write_run(seed(named(TUNED, "short"), number), 0.25, training=SHORT, selection=0.75)
+        write_run(seed(named(TUNED, "long"), number), 0.75, training=long, selection=0.5)
     write_run(UNTUNED, 0.5)
     found = derived(tmp_path)
-    # Without a result on the selection rows, none of them can be chosen.
-    assert set(found.cells["mode"]) == {"no_finetune"}
-    assert found.comparisons.empty
-    tried = {(row.training, row.value) for row in found.budget.itertuples()}
-    assert tried == {("short", 0.25), ("long", 0.75)}
+    # The tables are about the training that is better on the selection rows.
+    (tuned,) = found.cells[found.cells["mode"] != "no_finetune"].itertuples()
+    assert (tuned.setting, tuned.training, tuned.value_mean, tuned.n) == ("", "short", 0.25, 2)
+    (untuned,) = found.comparisons[found.comparisons["comparison"] == "untuned"].itertuples()
+    assert untuned.difference == -0.25
     assert found.runs["training"].tolist().count("") == 1
     assert [run.faults for run in judged(tmp_path)] == [[]] * 5
+
+
+def test_without_selection_rows_no_training_of_two_is_reported(write_run, tmp_path):
+    for name in ("short", "long"):
+        write_run(named(TUNED, name), 0.25)
+    write_run(UNTUNED, 0.5)
+    found = derived(tmp_path)
+    assert found.cells["mode"].tolist() == ["no_finetune"]
+    assert found.runs.set_index("training")["chosen"].to_dict() == {"": True, "short": False, "long": False}
 
 
 def test_runs_of_one_training_with_other_settings_are_apart(write_run, tmp_path):
@@ -331,12 +340,10 @@ def test_a_table_of_two_trainings_of_one_cell_is_an_error(write_run, tmp_path):
 
 
 def test_a_missing_run_of_a_training_is_a_gap(write_run, tmp_path):
-    other = TUNED.replace("-unstructured-", "-random-")
     write_run(named(TUNED, "short"), 0.25)
-    write_run(named(TUNED, "long"), 0.75)
-    write_run(named(other, "short"), 0.5)
-    missing = {gap.run_id for gap in read_runs(tmp_path / "runs")[1] if gap.left_out}
-    assert missing == {named(other, "long")}
+    write_run(named(MASKED, "long"), 0.75)
+    gaps = {gap.run_id for gap in read_runs(tmp_path / "runs")[1] if gap.left_out}
+    assert gaps == {named(TUNED, "long"), named(MASKED, "short")}
 
 
 def ended(files: dict) -> None:

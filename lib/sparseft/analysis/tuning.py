@@ -84,7 +84,8 @@ def best(trials: Sequence[Trial]) -> Trial | None:
 def tune(judged: Iterable[Judged], gaps: Iterable[Gap], order: Sequence[str] = ()) -> list[TunedCell]:
     """Return the trained cells of the runs of one setting, each with its trainings in the order of `order`.
 
-    `gaps` names the missing runs. Trainings that `order` does not name come last, by their names."""
+    `gaps` names the missing runs. A training without any run was tried only if the configuration, and so `order`, has it.
+    Trainings that `order` does not name come last, by their names."""
     runs: dict[Cell, dict[Run, Judged]] = defaultdict(dict)
     for one in judged:
         if one.record.run.mode != NO_FINETUNE:
@@ -131,10 +132,10 @@ def with_trainings(table: pd.DataFrame, tuned: Iterable[TunedCell]) -> pd.DataFr
 
 def _trials(runs: dict[Run, Judged], missing: list[Run], order: Sequence[str]) -> Iterable[Trial]:
     """Yield the trainings of a cell. Each needs every seed that a run of the cell has, or should have."""
-    names = {run.training for run in (*runs, *missing)}
+    names = {run.training for run in runs} | {run.training for run in missing if run.training in order}
     rows = {run.record.selection.inputs.data for run in runs.values() if run.record.selection}
     for name in sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name)):
-        seeds = sorted({run.seed for run in (*runs, *missing)})
+        seeds = sorted({run.seed for run in (*runs, *missing) if run.training in names})
         members = tuple(one for run, one in runs.items() if run.training == name)
         reasons = _lacking(members, seeds)
         if len(rows) > 1:

@@ -93,7 +93,7 @@ def _with_missing_probes(gaps: list[Gap], records: list[Record], study: Config |
 
 
 def _grid_of(runs: list[Run]) -> list[Run]:
-    """Return the grid that `runs` make up: per model and task, methods x sparsities x modes with their trainings x seeds.
+    """Return the grid that `runs` make up: per model and task, methods x sparsities x modes x trainings x seeds.
 
     Dense and pruned runs have separate grids. Untrained runs need one seed, whatever seeds the trained ones have."""
     grid = set()
@@ -103,8 +103,9 @@ def _grid_of(runs: list[Run]) -> list[Run]:
         sparsities = {run.sparsity for run in members}
         for trained in (False, True):
             chosen = [run for run in members if (run.mode != NO_FINETUNE) == trained]
-            trainings = {(run.mode, run.training) for run in chosen}
+            modes = {run.mode for run in chosen}
+            trainings = {run.training for run in chosen}
             seeds = {run.seed for run in chosen}
-            for method, sparsity, (mode, training), seed in product(methods, sparsities, trainings, seeds):
-                grid.add(Run(model, task, method, sparsity, mode, seed, training=training))
+            for *cell, training in product(methods, sparsities, modes, seeds, trainings):
+                grid.add(Run(model, task, *cell, training=training))
     return sorted(grid)
