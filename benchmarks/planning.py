@@ -1,4 +1,5 @@
-"""Measure the CPU time of `snakemake --dry-run`: for one file, for the full study with two seeds, and for 20,000 jobs.
+"""Measure the CPU time of `snakemake --dry-run`: for one file, for the full study with two seeds, for 20,000 jobs, and for a study
+with three seeds and three trainings.
 
 Beside it stand two other workflows with as many jobs, planned with the same options:
 
@@ -22,10 +23,16 @@ from bench import report
 
 ROOT = Path(__file__).parents[1]
 SWEEP = ["--configfile", str(ROOT / "config/sweep.yaml"), "--config"]
+# The full study has two models, three tasks, three methods, ten sparsities and two modes.
+TRAININGS = (
+    "grid={seeds: [0, 1, 2],"
+    " trainings: {low: {learning_rate: 0.0001}, middle: {learning_rate: 0.0005}, high: {learning_rate: 0.002}}}"
+)
 PLANS = {
     "one mask": ["masks/smollm2/masks_sparsity10_unstructured.pt"],
     "720 cells": [*SWEEP, "grid={seeds: [0, 1]}"],
     "20,000 jobs": [*SWEEP, "grid={seeds: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]}"],
+    "three trainings": [*SWEEP, TRAININGS],
 }
 # What is printed -> the options for this workflow, and for the others. `rules` and `progress` leave out every job; this
 # workflow does so by itself.
@@ -124,12 +131,15 @@ def measured(folder: Path, cases: list[tuple[Path, list[str]]], turns: int) -> l
 
 def main() -> None:
     """Print the table, and write it to benchmarks/results/planning.md."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plans", nargs="+", choices=PLANS, default=list(PLANS), help="measure only these")
+    plans = parser.parse_args().plans
     rows = []
     with TemporaryDirectory() as name:
         folder = Path(name)
         others = [folder / "one_line.smk", folder / "same_files.smk"]
-        for plan, arguments in PLANS.items():
+        for plan in plans:
+            arguments = PLANS[plan]
             jobs = number_of_jobs(planned(folder, ROOT / "Snakefile", arguments)[0])
             others[0].write_text(ONE_LINE.replace("NUMBER", str(round(jobs / 3))))
             others[1].write_text(SAME_FILES.replace("NUMBER", str(round(jobs / 5))))

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from project import laid_over
+from project import DEFAULT, laid_over
 from sparseft.errors import InputError
 from sparseft.planning.estimate import jobs
 from sparseft.study import grid, targets
@@ -84,7 +84,7 @@ def test_another_training_adds_its_own_runs_only_and_one_less_takes_only_these()
 
 
 def test_a_training_lies_over_all_that_is_set_elsewhere():
-    tasks = {"boolq_mini": {"training": {"steps": 7, "lora_r": 4}}}
+    tasks = {"boolq_mini": {**DEFAULT["tasks"]["boolq_mini"], "training": {"steps": 7, "lora_r": 4}}}
     found = study(NAMES, tasks=tasks, training={"lora_r": 16, "weight_decay": 0.5})
     common = found.training_of("boolq_mini")
     assert (common.steps, common.lora_r, common.weight_decay) == (7, 4, 0.5)
@@ -163,3 +163,34 @@ def test_a_key_that_every_training_replaces_is_said_to_be_unused():
 def test_the_estimate_counts_the_trainings():
     assert jobs(study(NAMES))["train_adapter"] == 2 * jobs(study({}))["train_adapter"]
     assert jobs(study(NAMES))["compute_masks"] == jobs(study({}))["compute_masks"]
+
+
+STOP = {"stop_if_loss_above": 8.0, "stop_if_after_steps": 5}
+
+
+@pytest.mark.parametrize("backend", ["cerebras", "modelzoo"])
+def test_a_backend_that_takes_every_step_refuses_to_stop(backend):
+    with pytest.raises(InputError, match=r"training\.stop_if_loss_above 8\.0: Cerebras' backends take every step"):
+        laid_over({"grid": {"modes": ["sparse_to_dense"]}, "training": STOP, "backend": backend})
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"stop_if_loss_above": 8.0}, "stop_if_loss_above and stop_if_after_steps need each other"),
+        ({"stop_if_after_steps": 5}, "stop_if_loss_above and stop_if_after_steps need each other"),
+        (STOP | {"steps": 5}, "stop_if_after_steps 5 is not below steps 5"),
+        (STOP | {"stop_if_loss_above": 0}, "stop_if_loss_above: "),
+    ],
+)
+def test_a_stop_that_could_not_work_is_refused(keys, line):
+    with pytest.raises(InputError, match=line):
+        study({"bad": keys})
+
+
+def test_a_reconstruction_and_a_measurement_never_stop():
+    found = study({"stopping": STOP})
+    assert found.schedule_of("sparse_to_dense", "boolq_mini", "stopping").stop_if_loss_above == 8.0
+    assert found.schedule_of("reconstruct", "boolq_mini", "stopping").stop_if_loss_above is None
+    training = found.training_of("boolq_mini", "stopping")
+    assert found.throughput.schedule(training, 4).stop_if_loss_above is None

@@ -184,6 +184,16 @@ def test_a_seed_that_is_added_makes_its_own_runs(copied_study):
     )
 
 
+def test_a_training_that_is_added_makes_its_own_runs_and_one_taken_out_makes_none(copied_study):
+    seeds = "seeds:\n  - 0\n"
+    one, two = (f"{seeds}  trainings: {names}\n" for names in ("{short: {}}", "{short: {}, long: {steps: 5}}"))
+    # The untrained runs, the masks and the data stay.
+    assert edited(copied_study, seeds, one) == RECONFIGURED | of_runs(3, 3)
+    assert edited(copied_study, one, two) == RECONFIGURED | of_runs(6, 6)
+    # The study was made without a training's name.
+    assert edited(copied_study, two, seeds) == {}
+
+
 def of_runs(trained: int, runs: int) -> dict[str, int]:
     """The jobs of so many runs, some of them trained."""
     return dict.fromkeys(("train_adapter", "evaluate_adapter"), trained) | dict.fromkeys(

@@ -130,3 +130,16 @@ def test_all_processes_wait_for_the_orphans_of_a_killed_launcher(box, tmp_path):
     assert following.wait() == 0, line + rest
     psutil.wait_procs(orphans)
     assert sha256(adapter(tmp_path / "killed")) == sha256(adapter(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_processes_end_a_hopeless_training_at_one_step(box, tmp_path):
+    early = {"stop_if_loss_above": 0.001, "stop_if_after_steps": 3, "learning_rate": 1e-6, "save_every": 2}
+    for name, launch in (("one", ()), ("two", (*TORCHRUN, "2"))):
+        run = command(box, tmp_path / name, launch=launch, **early)
+        done = subprocess.run(run, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        record = json.loads((tmp_path / name / "train.json").read_text())
+        assert record["ended_early"]["step"] == len(record["loss_curve"]) == 3
+        assert adapter(tmp_path / name).exists()
+        assert not (tmp_path / name / "state.pt").exists()

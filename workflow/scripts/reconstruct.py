@@ -72,6 +72,11 @@ def main() -> int:
     limit_threads(args.threads)
     check_outputs(args, args.dense_path, args.text)
     job = job_of(args, RECONSTRUCTING_MODES)
+    if job.settings.stop_if_loss_above is not None:
+        raise InputError(
+            "--stop_if_loss_above: a reconstruction never ends early, because its loss is a share of an error",
+            "leave it and --stop_if_after_steps out",
+        )
     keep_freed_memory()
     adapter = args.output_dir / "adapter"
     state = args.output_dir / "state.pt"

@@ -429,7 +429,7 @@ MISSING = TableDescription(
     "missing.csv",
     "One row per run of which something is missing, unreadable or contradictory; no row if all is sound. A run without a"
     " folder is missing if the configuration requests it. Without a configuration, it is missing if the other runs make it"
-    " part of their grid: per model and task, the product of the methods, sparsities, modes and seeds that are there. Dense"
+    " part of their grid: per model and task, the product of the methods, sparsities, modes, trainings and seeds that are there. Dense"
     " and pruned runs have separate grids, and untrained runs need one seed. A run without a probe that another run has, or that"
     " the configuration requests, has a row too.",
     (
