@@ -52,8 +52,8 @@ rule evaluate_run:
         " 2> {log:q}"
 
 
-# Evaluate the merged model of a training with a name on the selection rows, by which the tables choose among the trainings. This is
-# a rule of its own, so that a new training reruns no evaluation of a run without one.
+# Evaluate the merged model of a training with a name on the selection rows, by which the tables choose among the trainings.
+# This is a rule of its own, so that a new training reruns no evaluation of a run without one.
 rule evaluate_selection:
     input:
         model=f"{grid.RUN}/model_dir",

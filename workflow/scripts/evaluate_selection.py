@@ -3,8 +3,8 @@
     evaluate_selection.py --checkpoint RUN_FOLDER/model_dir --task boolq_mini --data_dir data/boolq_mini \\
         --output RUN_FOLDER/selection.json
 
-prepare_selection.py must have chosen the rows. It writes the same fields as evaluate.py, without a perplexity and without probes.
-The field `split` is `selection`, and `inputs` has the sha256 of all three files of rows.
+prepare_selection.py must have chosen the rows. It writes the same fields as evaluate.py, without a perplexity and without
+probes. The field `split` is `selection`, and `inputs` has the sha256 of all three files of rows.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Load the rows of lm-eval's tasks that may become selection rows (tasks/selection_rows.py).
 
-A task of lm-eval is evaluated on its test_split. If it also has a validation_split, that split is for choices such as this one.
-It is not taken if the worked examples come from it, because a question could then stand before itself.
+A task of lm-eval is evaluated on its test_split. If it also has a validation_split, that split is for choices like this one. It
+is not taken if the worked examples come from it, because a question could then stand before itself.
 """
 
 from collections.abc import Iterator

@@ -8,8 +8,8 @@ No selection row has the prompt of a training row, of a validation row, or of an
 themselves, so such rows are left out and counted.
 
     selection.jsonl          the rows
-    selection_manifest.json  their source, seed, number and sha256, the number of rows that were left out, and the sha256 of the
-                             two files that they are disjoint from
+    selection_manifest.json  their source, seed, number and sha256, the number of rows that were left out, and the sha256 of
+                             the two files that they are disjoint from
 """
 
 import hashlib
@@ -139,7 +139,7 @@ def choose_selection(
 
 
 def check_selection(task: Task, rows: list[Row], prepared: dict[str, list[Row]], place: Path | str) -> None:
-    """Raise InputError if selection rows cannot be scored. An error calls them validation rows, so `place` stands before it."""
+    """Raise InputError if selection rows cannot be scored. `place` stands before the error, which calls them validation rows."""
     try:
         task.check({"train": prepared["train"], "validation": rows})
     except InputError as error:
