@@ -18,7 +18,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("DISABLE_MULTIPROC", "1")
 
 from datasets import Dataset, disable_progress_bars
-from lm_eval import simple_evaluate
+from lm_eval import evaluator
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
@@ -33,6 +33,9 @@ from sparseft.tasks.from_lm_eval import NO_FILTER
 from sparseft.tasks.metrics import ACC, ACC_NORM, F1
 from sparseft.tasks.scoring import BOOTSTRAP
 from sparseft.tasks.task import Row, Task
+
+# lm-eval would start `pip list` and other programs to describe the machine. This takes a second, and no record has it.
+evaluator.add_env_info = lambda results: None
 
 # How lm-eval aggregates the metrics of a task with choices. It knows no recall and no majority_floor.
 _AGGREGATIONS = {ACC: "mean", ACC_NORM: "mean", F1: "f1"}
@@ -158,7 +161,9 @@ def run_harness(lm: HFLM, task: Task, rows: dict[str, list[Row]]) -> tuple[dict[
         if task.definition:
             check_rendering(lm_task, task, rows["validation"])
             limit_scores(lm_task, task.name, len(rows["validation"]))
-        result = simple_evaluate(lm, tasks=[lm_task], task_manager=tasks, log_samples=True, bootstrap_iters=BOOTSTRAP)
+        result = evaluator.simple_evaluate(
+            lm, tasks=[lm_task], task_manager=tasks, log_samples=True, bootstrap_iters=BOOTSTRAP
+        )
     first_filter, headline_filter = _filters(task)
     samples = [sample for sample in result["samples"][task.name] if sample["filter"] == headline_filter]
     samples.sort(key=lambda sample: sample["doc_id"])
