@@ -21,7 +21,7 @@ from sparseft.analysis.records.record_file import (
 from sparseft.study.config import Training
 
 # Keys of `training:` that leave every bit of the adapter as it is. The others decide it.
-# A training that `stop_if` ended is another one, and its record says so in `ended_early`.
+# A training that `stop_if_loss_above` ended is another one, and its record says so in `ended_early`.
 WITHOUT_EFFECT = {
     "eval_every",
     "save_every",
