@@ -226,7 +226,7 @@ def test_the_sweep_takes_what_the_docs_say():
 
 def test_720_cells_of_two_7b_models_keep_less_than_200_gb_and_no_merged_model():
     config = laid_over({**SWEEP, "grid": {**SWEEP["grid"], "seeds": [0, 1]}})
-    cells = math.prod(len(values) for values in vars(config.grid).values())
+    cells = math.prod(len(values) for values in vars(config.grid).values() if values)
     models = [described(name, config.models[name]) for name in config.grid.models]
     kept = {item.label: item.bytes for item in disk_kept(config, models)}
     assert (cells, "merged models" in kept) == (720, False)

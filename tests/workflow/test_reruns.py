@@ -188,8 +188,8 @@ def test_a_training_that_is_added_makes_its_own_runs_and_one_taken_out_makes_non
     seeds = "seeds:\n  - 0\n"
     one, two = (f"{seeds}  trainings: {names}\n" for names in ("{short: {}}", "{short: {}, long: {steps: 5}}"))
     # The untrained runs, the masks and the data stay.
-    assert edited(copied_study, seeds, one) == RECONFIGURED | of_runs(3, 3)
-    assert edited(copied_study, one, two) == RECONFIGURED | of_runs(6, 6)
+    assert edited(copied_study, seeds, one) == RECONFIGURED | of_runs(3, 3) | of_selection(3)
+    assert edited(copied_study, one, two) == RECONFIGURED | of_runs(6, 6) | of_selection(6)
     # The study was made without a training's name.
     assert edited(copied_study, two, seeds) == {}
 
@@ -199,6 +199,11 @@ def of_runs(trained: int, runs: int) -> dict[str, int]:
     return dict.fromkeys(("train_adapter", "evaluate_adapter"), trained) | dict.fromkeys(
         ("merge_adapter", "validate_sparsity", "evaluate_run"), runs
     )
+
+
+def of_selection(trained: int) -> dict[str, int]:
+    """The jobs that so many trainings with a name have besides, for the choice among them."""
+    return {"prepare_selection": 1, "evaluate_selection": trained}
 
 
 def add_copy(package: Path, old: str, new: str) -> None:

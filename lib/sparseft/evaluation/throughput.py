@@ -56,7 +56,12 @@ MEMORY_WORDS = (
 )
 CUDA_MEMORY_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 # Errors that lack of memory causes, and that other things cause too.
-UNCLEAR_ERRORS = ("could not create a primitive", "could not execute a primitive", "can't start new thread")
+UNCLEAR_ERRORS = (
+    "could not create a primitive",
+    "could not execute a primitive",
+    "can't start new thread",
+    "error return without exception set",
+)
 
 
 @dataclass(frozen=True)
