@@ -36,7 +36,8 @@ def config_of(source: str = "path:model", **sections: object) -> Config:
     """Return a study of the model and of the tasks that `sections` describe."""
     models = {"mine": {"source": source, "dtype": "bfloat16"}}
     tasks = list(sections.get("tasks", {})) or ["boolq_mini"]
-    return laid_over({"models": models, **sections, "grid": {"models": ["mine"], "tasks": tasks}})
+    grid = {**sections.pop("grid", {}), "models": ["mine"], "tasks": tasks}
+    return laid_over({"models": models, **sections, "grid": grid})
 
 
 def prepare(folder: Path, source: str) -> None:
@@ -103,3 +104,18 @@ def test_a_name_that_lm_eval_does_not_have_is_refused_in_the_plan(study):
     prepared.parent.mkdir(parents=True)
     prepared.write_text("{}")
     check_inputs(config_of(evaluation={"probes": ["arc_esay"]}))
+
+
+@pytest.mark.parametrize(
+    ("grid", "key"),
+    [
+        ({"methods": ["unstructured_wanda"]}, "masks.calibration_examples 128"),
+        ({"methods": ["unstructured_owl"]}, "masks.calibration_examples 128"),
+        ({"modes": ["reconstruct"]}, "reconstruction.examples 128"),
+    ],
+)
+def test_masks_and_reconstructions_take_no_more_examples_than_a_task_has(study, grid, key):
+    tasks = {"prompts": {"kind": "instruction", "local": "prompts"}}
+    config = config_of(tasks=tasks, grid=grid)
+    with pytest.raises(InputError, match=f"{key}: prompts has only 1 training rows"):
+        check_inputs(config)

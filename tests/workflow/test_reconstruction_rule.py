@@ -185,7 +185,7 @@ def test_a_script_refuses_what_does_not_fit_its_mode(study, tiny_models):
     ("changes", "line"),
     [
         ({"reconstruction": {"calibration": "pile"}}, "error: configuration: reconstruction.calibration: masks.calibration describes no text 'pile'"),
-        ({"reconstruction": {"examples": 25}}, "error: configuration: reconstruction.examples 25: boolq_mini has only 24 training rows"),
+        ({"reconstruction": {"examples": 25}}, "error: reconstruction.examples 25: boolq_mini has only 24 training rows"),
         ({"backend": "cerebras"}, "error: configuration: mode reconstruct: the backend cerebras does not reconstruct layers"),
         ({"training": {"shard_model": True, "batch_size": 4, "micro_batch_size": 2}, "resources": {"processes": 2}}, "training.shard_model: reconstruct needs the whole model in one process"),
         ({"masks": {"calibration": {"web": {"text": "web.jsonl", "length": 513}}}}, "error: masks.calibration.web.length: windows of 513 tokens, but llama takes 512"),

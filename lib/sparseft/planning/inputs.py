@@ -7,10 +7,12 @@ from itertools import product
 from pathlib import Path
 
 from sparseft.errors import InputError
-from sparseft.planning.local_files import selection_files
+from sparseft.methods import get_method
+from sparseft.planning.lengths import line_counts
+from sparseft.planning.local_files import rows_files, selection_files
 from sparseft.planning.model_sizes import check_sources, described, known_folder
 from sparseft.storage.reading import read_json
-from sparseft.study.config import Config
+from sparseft.study.config import Config, TaskData
 from sparseft.study.grid import DATA
 from sparseft.tasks.instruction import format_of
 from sparseft.tasks.selection_rows import nothing_left
@@ -22,6 +24,7 @@ def check_inputs(config: Config) -> None:
     check_sources(config)
     _check_lengths(config)
     _check_conversations(config)
+    _check_examples(config)
     _check_names(config)
     _check_selection(config)
 
@@ -72,6 +75,34 @@ def _lacks_template(folder: Path) -> bool:
     """Return whether a model's folder has a tokenizer's configuration, but no chat template in it or beside it."""
     file = folder / "tokenizer_config.json"
     return file.exists() and not any(folder.glob("*chat_template*")) and not read_json(file).get("chat_template")
+
+
+def _check_examples(config: Config) -> None:
+    """Raise InputError if masks or a reconstruction take more training examples than a task has, as far as this is known."""
+    needed = {}
+    if any(get_method(name).uses_task for name in config.grid.methods):
+        needed["masks.calibration_examples"] = config.masks.calibration_examples
+    if config.reconstructs and not config.reconstruction.calibration:
+        needed["reconstruction.examples"] = config.reconstruction.examples
+    for task, (key, number) in product(config.grid.tasks, needed.items()):
+        rows = _training_rows(config.task_data(task))
+        if rows is not None and rows < number:
+            raise InputError(
+                f"{key} {number}: {task} has only {rows} training rows",
+                f"lower {key}, give more rows, or use a text (docs/methods.md)",
+            )
+
+
+def _training_rows(data: TaskData) -> int | None:
+    """Return the number of training rows of a task, or the number of lines of its own file, which has no fewer rows.
+
+    It is None if nothing says it yet. The examples of a text are sequences, whose number depends on the tokenizer."""
+    if data.kind == "text":
+        return None
+    if data.train_examples or not data.local:
+        return data.train_examples
+    train, _ = rows_files(data)
+    return line_counts((train,))[0] if Path(train).exists() else None
 
 
 def _check_selection(config: Config) -> None:

@@ -126,7 +126,7 @@ def _built_in(name: str, data: TaskData) -> TaskLengths:
     lengths = TaskLengths(**vars(task.lengths), few_shot=task.few_shot, max_new_tokens=task.max_new_tokens)
     if data.local:
         files = tuple(rows_files(data))
-        rows = _counts(files)
+        rows = line_counts(files)
         lengths = replace(lengths, rows=rows, bytes=_row_bytes(files, rows))
     return _with_numbers(lengths, data)
 
@@ -134,7 +134,7 @@ def _built_in(name: str, data: TaskData) -> TaskLengths:
 @cache
 def _of_files(files: tuple[str, ...], kind: str, length: int | None) -> TaskLengths:
     """Return the lengths that the sizes of a task's local files suggest. A text is cut into sequences of one length."""
-    rows = _counts(files)
+    rows = line_counts(files)
     row_bytes = _row_bytes(files, rows)
     lengths = replace(_OF_KIND[kind], bytes=row_bytes, origin=FROM_FILES)
     if kind == "text":
@@ -145,7 +145,7 @@ def _of_files(files: tuple[str, ...], kind: str, length: int | None) -> TaskLeng
     return replace(lengths, rows=rows, mean=mean, long=_LONG * mean, answer=min(lengths.answer, mean))
 
 
-def _counts(files: tuple[str, ...]) -> tuple[int, ...]:
+def line_counts(files: tuple[str, ...]) -> tuple[int, ...]:
     """Return the number of lines of each file. Raises InputError if one cannot be read."""
     counts = []
     for file in files:

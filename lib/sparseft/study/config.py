@@ -1026,23 +1026,13 @@ class Config(_WithSections):
             raise ValueError(f"evaluation.probes: {clash}; rename one of them under tasks:")
 
     def _check_reconstruction(self) -> None:
-        """Raise InputError if layers cannot be reconstructed on what `reconstruction` names."""
+        """Raise InputError if `reconstruction` names a text that is not described."""
         name = self.reconstruction.calibration
         if name and name not in self.masks.calibration:
             raise InputError(
                 f"reconstruction.calibration: masks.calibration describes no text {name!r}",
                 f"write masks: {{calibration: {{{name}: {{text: FILE.jsonl}}}}}}, or null for examples of the task",
             )
-        if name or not self.reconstructs:
-            return
-        for task in self.grid.tasks:
-            rows = self.tasks[task].train_examples
-            # The examples of a text are sequences, whose number depends on the tokenizer.
-            if rows and rows < self.reconstruction.examples and self.tasks[task].kind != "text":
-                raise InputError(
-                    f"reconstruction.examples {self.reconstruction.examples}: {task} has only {rows} training rows",
-                    "lower it, or name a text in reconstruction.calibration",
-                )
 
     def _check_task(self, name: str) -> None:
         """Raise ValueError or InputError if a task's description, schedule or data are impossible."""
