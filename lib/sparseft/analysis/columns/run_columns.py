@@ -34,7 +34,7 @@ _NAME = (
         "chosen",
         "true/false",
         meaning="Whether the run's training is the one that the other tables report. The column exists only if the study names"
-        " trainings. An untrained run has True.",
+        " trainings. An untrained run of the study has True.",
         is_optional=True,
     ),
     Column(
