@@ -14,8 +14,8 @@ its own.
 McNemar's test compares the outcomes of two runs, and Student's paired test their losses, or outcomes between 0 and 1. With
 several seeds the p_value is the largest one. Holm's correction is over a family: all comparisons of one kind on one model, task
 and metric, in all settings. Outcomes and losses are two families. A difference is significant if the corrected p is small, the
-interval does not contain 0, and every seed has the same sign. Two modes of which one was tuned over several trainings also
-need two seeds: the choice favours lucky seeds, and one seed does not show how lucky it was.
+interval does not contain 0, and every seed has the same sign. If one of two modes was tuned over several trainings, they
+also need two seeds: the choice favours lucky seeds, and one seed does not show how lucky it was.
 
 A cell is not compared if it has a fault, if one of its trainings ended early, if the other cell was evaluated on other examples,
 or if its examples repeat one another, because the tests assume independent examples.
