@@ -158,7 +158,8 @@ def test_an_mdl_source_has_the_masks_of_its_original(tmp_path, made, tiny_models
     succeed("merge.py", model_path=tiny_models["llama"], **merging)
     original = tmp_path / "original"
     succeed("prepare_model.py", source=f"path:{tmp_path}/merged", output_dir=original)
-    study.configure({}, grid=tiny_grid("mdl", "boolq_mini", ["unstructured_wanda"]), **TINY_STUDY)
+    grid = tiny_grid("mdl", "boolq_mini", ["unstructured_wanda"])
+    study.configure({}, grid=grid, masks={"calibration_examples": 4}, **TINY_STUDY)
     content = yaml.safe_load((study.folder / "study.yaml").read_text())
     (study.folder / "study.yaml").write_text(yaml.safe_dump({**content, "models": {"mdl": {"source": f"mdl:{file}"}}}))
     study.snakemake("models/mdl/manifest.json", "data/boolq_mini/train.jsonl")

@@ -226,6 +226,7 @@ def test_a_new_importance_and_a_new_task_rerun_nothing(copied_study):
     assert copied_study.planned() == {}
     content = yaml.safe_load((copied_study.folder / "study.yaml").read_text())
     content["grid"]["methods"].append("unstructured_another")
+    content["masks"] = {"calibration_examples": 4}
     (copied_study.folder / "study.yaml").write_text(yaml.safe_dump(content))
     planned = copied_study.planned()
     assert planned["compute_task_masks"] == 1
