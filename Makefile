@@ -11,6 +11,8 @@ FUZZ_SECONDS ?= 600
 BIN := .venv/bin
 # Python compiles a module when a command imports it. Compiling every installed module would take a minute.
 PIP := --quiet --no-compile --disable-pip-version-check
+# It must keep what it compiled, or each of the many jobs compiles torch again, which takes more than half of a short job's time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 
