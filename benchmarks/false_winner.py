@@ -36,6 +36,8 @@ SLOPE = stats.norm.pdf(ACCURACY_LEVEL, scale=np.sqrt(1 + TRAINING_DEVIATION**2 +
 NOMINAL = 0.05
 # Resamples of the two-level bootstrap.
 RESAMPLES = 1000
+# The rule for two seeds was chosen when the numbers of seed 0 were known. Those of another seed check it independently.
+RANDOM_SEED = 1
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ class Mode:
 
 
 def simulate(design: Design) -> Iterator[tuple[Mode, Mode]]:
-    """Yield the two modes of each study. The random numbers are those of a fixed seed."""
-    random = np.random.default_rng(0)
+    """Yield the two modes of each study. The random numbers are those of RANDOM_SEED."""
+    random = np.random.default_rng(RANDOM_SEED)
     examples = design.validation + design.selection
     for _ in range(design.studies):
         difficulty = random.standard_normal(examples)

@@ -98,11 +98,14 @@ def prune_layer(
 def inverse_factor(layer: str, hessian: Tensor, damping: float) -> tuple[Tensor, float]:
     """Return the upper triangle U with U^T U = (H + damping * mean(diag H) * I)^-1, and the damping.
 
-    A matrix that is not positive definite gets more damping, and stderr says so. Raises InputError after ATTEMPTS, or if no
-    token reaches the layer."""
+    A matrix that is not positive definite gets more damping, and stderr says so. Raises InputError after ATTEMPTS, or if H is 0,
+    because no token reaches the layer or all its inputs are zero."""
     diagonal = hessian.diagonal().clone()
     if not diagonal.any():
-        raise InputError(f"{layer}: no token of the calibration examples reaches it", "give more calibration examples")
+        raise InputError(
+            f"{layer}: its inputs are zero in all calibration examples, or no token reaches it",
+            "give more calibration examples",
+        )
     is_dead = diagonal == 0
     diagonal[is_dead] = diagonal[~is_dead].mean()
     damped = hessian.clone()
