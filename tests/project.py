@@ -5,6 +5,7 @@ import io
 import json
 import os
 import runpy
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -73,6 +74,16 @@ def _planner(python: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+@cache
+def _job_server(python: str) -> tuple[subprocess.Popen, str]:
+    """Start tests/job_server.py, which ends with this process; returns it with its address."""
+    address = f"{tempfile.mkdtemp()}/jobs"
+    command = [python, str(ROOT / "tests/job_server.py"), address]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdout.readline() == "ready\n"
+    return server, address
+
+
 @contextmanager
 def made_once(folder: Path) -> Iterator[bool]:
     """Yield whether `folder` has yet to be filled; the other test processes wait until the block ends."""
@@ -110,8 +121,12 @@ class Study:
         return said
 
     def _run(self, words: list[str]) -> tuple[int, str]:
-        """Run snakemake as a user does; returns its exit code and what it printed."""
-        done = subprocess.run([self.python, "-m", "snakemake", *words], cwd=self.folder, env=self.environment(),
+        """Run snakemake, with the jobs in forks of the job server; returns its exit code and what it printed."""
+        _, address = _job_server(self.python)
+        client = shlex.join([self.python, "-I", "-S", str(ROOT / "tests/job_client.py"), address])
+        # The shell of a job takes the function `python` from this variable.
+        environment = {**self.environment(), "BASH_FUNC_python%%": f'() {{ {client} "$@"; }}'}
+        done = subprocess.run([self.python, "-m", "snakemake", *words], cwd=self.folder, env=environment,
                               capture_output=True, text=True, check=False)  # fmt: skip
         return done.returncode, done.stdout + done.stderr
 
