@@ -127,6 +127,8 @@ ONEDNN = "could not create a primitive"
     (RuntimeError(ONEDNN), 10**12, False),  # a terabyte: memory is not what it lacks
     (RuntimeError(f"{ONEDNN} descriptor for the matmul primitive."), 10**8, False),
     (RuntimeError("can't start new thread"), 10**12, False),
+    (SystemError("<function _find_and_load> returned NULL without setting an exception"), 10**8, True),
+    (SystemError("error return without exception set"), 10**12, False),
     (ValueError("shapes differ"), 10**8, False),
 ])  # fmt: skip
 def test_what_torch_says_is_out_of_memory_where_the_limit_can_be_the_cause(error, limit, memory):

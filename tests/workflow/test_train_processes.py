@@ -20,14 +20,23 @@ from tiny_models import save_tiny
 
 TRAIN = Path(__file__).parents[2] / "workflow/scripts/train.py"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
-SCHEDULE = {"steps": 40, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 0.01, "save_every": 1}
+SCHEDULE = {"steps": 16, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 0.01, "save_every": 1}
 
 
-@pytest.fixture(scope="module", params=["llama", "mixtral"])
-def box(request, tmp_path_factory) -> Path:
-    """A tiny model in fp32, a mask at 50 %, and a task."""
-    folder = tmp_path_factory.mktemp("box")
-    model = Checkpoint(save_tiny(request.param, folder / "model", torch.float32))
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory) -> dict[str, Path]:
+    """Return for each of two tiny models a folder with the model in fp32, a mask at 50 %, and a task."""
+    return {name: filled(tmp_path_factory.mktemp("box"), name) for name in ("llama", "mixtral")}
+
+
+@pytest.fixture
+def box(boxes) -> Path:
+    """Return the folder of LLaMA. What a process of a training waits for or ends with does not depend on the model."""
+    return boxes["llama"]
+
+
+def filled(folder: Path, name: str) -> Path:
+    model = Checkpoint(save_tiny(name, folder / "model", torch.float32))
     compute_masks(model, "unstructured", [50], PassFiles([folder / "mask.pt"], folder / "report.json"), Masks())
     for split, number in (("train", 32), ("validation", 4)):
         rows = BY_NAME["boolq_mini"].generate(split, number, 0)
@@ -58,10 +67,11 @@ def killed_with_its_processes(program: list, state: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_adapter_of_one_with_the_whole_model_or_half_of_it(box, tmp_path):
+@pytest.mark.parametrize("model", ["llama", "mixtral"])
+def test_two_processes_give_the_adapter_of_one_with_the_whole_model_or_half_of_it(boxes, tmp_path, model):
     two = (*TORCHRUN, "2")
     for name, launch, shard in (("one", (), 0), ("two", two, 0), ("half", two, 1)):
-        run = command(box, tmp_path / name, launch=launch, steps=4, save_every=0, shard_model=shard)
+        run = command(boxes[model], tmp_path / name, launch=launch, steps=4, save_every=0, shard_model=shard)
         done = subprocess.run(run, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert sha256(adapter(tmp_path / "two")) == sha256(adapter(tmp_path / "half"))
@@ -89,12 +99,12 @@ def test_processes_that_cannot_share_the_micro_batches_are_refused(box, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2, 4])
-def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(box, tmp_path, processes):
+@pytest.mark.parametrize(("model", "processes"), [("llama", 1), ("llama", 2), ("llama", 4), ("mixtral", 2)])
+def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(boxes, tmp_path, model, processes):
     divided = {"launch": (*TORCHRUN, str(processes)), "shard_model": 1} if processes > 1 else {}
-    run = command(box, tmp_path / "whole", **divided)
+    run = command(boxes[model], tmp_path / "whole", **divided)
     subprocess.run(run, check=True, capture_output=True)
-    run = command(box, tmp_path / "killed", **divided)
+    run = command(boxes[model], tmp_path / "killed", **divided)
     state = tmp_path / "killed/state.pt"
     killed_with_its_processes(run, state)
     assert not (tmp_path / "killed/train.json").exists()
@@ -102,7 +112,7 @@ def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(box, tmp
     assert sha256(adapter(tmp_path / "killed")) == sha256(adapter(tmp_path / "whole"))
     resumed, whole = (json.loads((tmp_path / name / "train.json").read_text()) for name in ("killed", "whole"))
     assert resumed["loss_curve"] == whole["loss_curve"]
-    assert 0 < resumed["resumed_after_steps"][0] < 40
+    assert 0 < resumed["resumed_after_steps"][0] < SCHEDULE["steps"]
     assert whole["resumed_after_steps"] == []
     assert not state.exists()
 
@@ -110,7 +120,7 @@ def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(box, tmp
 @pytest.mark.slow
 def test_all_processes_wait_for_the_orphans_of_a_killed_launcher(box, tmp_path):
     """The orphans go on and save states. No process of the next command may read one of these."""
-    divided = {"launch": (*TORCHRUN, "2"), "steps": 80}
+    divided = {"launch": (*TORCHRUN, "2"), "steps": 32}
     subprocess.run(command(box, tmp_path / "whole", **divided), check=True, capture_output=True)
     run = command(box, tmp_path / "killed", **divided)
     launcher = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -56,12 +56,7 @@ MEMORY_WORDS = (
 )
 CUDA_MEMORY_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 # Errors that lack of memory causes, and that other things cause too.
-UNCLEAR_ERRORS = (
-    "could not create a primitive",
-    "could not execute a primitive",
-    "can't start new thread",
-    "error return without exception set",
-)
+UNCLEAR_ERRORS = ("could not create a primitive", "could not execute a primitive", "can't start new thread")
 
 
 @dataclass(frozen=True)
@@ -176,8 +171,10 @@ def out_of_memory(error: Exception, device: torch.device, limit: int) -> bool:
         return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in CUDA_MEMORY_WORDS)
     if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM or _is_about_memory(text):
         return True
+    # Python raises SystemError if a function in C fails without an error, as some do if they get no memory.
+    is_unclear = isinstance(error, SystemError) or text in UNCLEAR_ERRORS
     # If memory is the cause, half of it is in use already, because scratch space is no larger than the operands.
-    return text in UNCLEAR_ERRORS and 2 * private_memory() > limit
+    return is_unclear and 2 * private_memory() > limit
 
 
 def _child(sender: Connection, printed: str, training: MeasuredTraining, batch_size: int, seed: int) -> None:
