@@ -2,7 +2,7 @@
 
 Every job has its own process, with its own library, environment, folder and files, so no job sees anything of another. Python
 itself runs whatever is not a script of the project (job_client.py). A variable that a library reads when it is imported, such
-as HF_HUB_OFFLINE, has the value that it had here. The server ends when its stdin does.
+as HF_HUB_OFFLINE, has the value that it had here. The server ends when its stdin does, and removes its socket with the folder.
 
     python job_server.py SOCKET
 """
@@ -53,6 +53,8 @@ def serve(address: str) -> None:
                 if os.fork() == 0:
                     server.close()
                     return answer(connection)
+    os.remove(address)
+    os.rmdir(os.path.dirname(address))
     os._exit(0)
 
 
