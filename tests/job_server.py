@@ -89,13 +89,14 @@ def prepare(request: dict, files: list[int]) -> None:
 
 def run() -> None:
     """Run the script of a job and end this process, without the second that freeing all modules takes."""
-    code = 1
+    code = 0
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
         code = end.code
     except BaseException:
         sys.excepthook(*sys.exc_info())
+        code = 1
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -84,6 +84,12 @@ def _job_server(python: str) -> tuple[subprocess.Popen, str]:
     return server, address
 
 
+def job_client(python: str) -> list[str]:
+    """Return the command that takes the place of `python`: it runs the project's scripts in the job server."""
+    _, address = _job_server(python)
+    return [python, "-I", "-S", str(ROOT / "tests/job_client.py"), address]
+
+
 @contextmanager
 def made_once(folder: Path) -> Iterator[bool]:
     """Yield whether `folder` has yet to be filled; the other test processes wait until the block ends."""
@@ -122,10 +128,9 @@ class Study:
 
     def _run(self, words: list[str]) -> tuple[int, str]:
         """Run snakemake, with the jobs in forks of the job server; returns its exit code and what it printed."""
-        _, address = _job_server(self.python)
-        client = shlex.join([self.python, "-I", "-S", str(ROOT / "tests/job_client.py"), address])
         # The shell of a job takes the function `python` from this variable.
-        environment = {**self.environment(), "BASH_FUNC_python%%": f'() {{ {client} "$@"; }}'}
+        function = f'() {{ {shlex.join(job_client(self.python))} "$@"; }}'
+        environment = {**self.environment(), "BASH_FUNC_python%%": function}
         done = subprocess.run([self.python, "-m", "snakemake", *words], cwd=self.folder, env=environment,
                               capture_output=True, text=True, check=False)  # fmt: skip
         return done.returncode, done.stdout + done.stderr
