@@ -23,20 +23,11 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 SCHEDULE = {"steps": 16, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 0.01, "save_every": 1}
 
 
-@pytest.fixture(scope="module")
-def boxes(tmp_path_factory) -> dict[str, Path]:
-    """Return for each of two tiny models a folder with the model in fp32, a mask at 50 %, and a task."""
-    return {name: filled(tmp_path_factory.mktemp("box"), name) for name in ("llama", "mixtral")}
-
-
-@pytest.fixture
-def box(boxes) -> Path:
-    """Return the folder of LLaMA. What a process of a training waits for or ends with does not depend on the model."""
-    return boxes["llama"]
-
-
-def filled(folder: Path, name: str) -> Path:
-    model = Checkpoint(save_tiny(name, folder / "model", torch.float32))
+@pytest.fixture(scope="module", params=["llama", "mixtral"])
+def box(request, tmp_path_factory) -> Path:
+    """A tiny model in fp32, a mask at 50 %, and a task."""
+    folder = tmp_path_factory.mktemp("box")
+    model = Checkpoint(save_tiny(request.param, folder / "model", torch.float32))
     compute_masks(model, "unstructured", [50], PassFiles([folder / "mask.pt"], folder / "report.json"), Masks())
     for split, number in (("train", 32), ("validation", 4)):
         rows = BY_NAME["boolq_mini"].generate(split, number, 0)
@@ -67,11 +58,10 @@ def killed_with_its_processes(program: list, state: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["llama", "mixtral"])
-def test_two_processes_give_the_adapter_of_one_with_the_whole_model_or_half_of_it(boxes, tmp_path, model):
+def test_two_processes_give_the_adapter_of_one_with_the_whole_model_or_half_of_it(box, tmp_path):
     two = (*TORCHRUN, "2")
     for name, launch, shard in (("one", (), 0), ("two", two, 0), ("half", two, 1)):
-        run = command(boxes[model], tmp_path / name, launch=launch, steps=4, save_every=0, shard_model=shard)
+        run = command(box, tmp_path / name, launch=launch, steps=4, save_every=0, shard_model=shard)
         done = subprocess.run(run, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert sha256(adapter(tmp_path / "two")) == sha256(adapter(tmp_path / "half"))
@@ -99,12 +89,12 @@ def test_processes_that_cannot_share_the_micro_batches_are_refused(box, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "processes"), [("llama", 1), ("llama", 2), ("llama", 4), ("mixtral", 2)])
-def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(boxes, tmp_path, model, processes):
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(box, tmp_path, processes):
     divided = {"launch": (*TORCHRUN, str(processes)), "shard_model": 1} if processes > 1 else {}
-    run = command(boxes[model], tmp_path / "whole", **divided)
+    run = command(box, tmp_path / "whole", **divided)
     subprocess.run(run, check=True, capture_output=True)
-    run = command(boxes[model], tmp_path / "killed", **divided)
+    run = command(box, tmp_path / "killed", **divided)
     state = tmp_path / "killed/state.pt"
     killed_with_its_processes(run, state)
     assert not (tmp_path / "killed/train.json").exists()
