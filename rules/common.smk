@@ -94,12 +94,6 @@ def code(*names, without=(), probes=False):
     )
 
 
-@with_signature
-def mask_of(w):
-    """Return the path of the mask of a run, with wildcards."""
-    return grid.mask_path(w.method)
-
-
 @cache
 def training_flags(mode, task, training):
     """Return the flags of a mode's schedule on a task in a training. They are cached, because many runs need them."""

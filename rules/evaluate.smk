@@ -7,7 +7,7 @@ rule evaluate_run:
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
         # How the prepared rows are scored.
-        definition=lambda w: targets.definition_files(STUDY, w.task),
+        definition=definition_of,
         probes=lambda w: targets.probe_files(STUDY, w.task),
         wikitext2=[grid.WIKITEXT2, grid.WIKITEXT2_SOURCE] if STUDY.perplexity else [],
     output:
@@ -31,7 +31,7 @@ rule evaluate_run:
         run_id=grid.RUN_ID,
         # Another number of threads changes the last bits.
         cores=STUDY.resources.threads,
-        data=subpath(input.train, parent=True),
+        data=grid.DATA,
         batch_size=STUDY.evaluation_batch_size,
         probes=lambda w: flags(probes=targets.probe_places(STUDY, w.task)),
         perplexity=(flags(wikitext2=grid.WIKITEXT2, context=STUDY.perplexity.context) if STUDY.perplexity else ""),
@@ -62,7 +62,7 @@ rule evaluate_selection:
         validation=f"{grid.DATA}/validation.jsonl",
         selection=f"{grid.DATA}/selection.jsonl",
         manifest=f"{grid.DATA}/selection_manifest.json",
-        definition=lambda w: targets.definition_files(STUDY, w.task),
+        definition=definition_of,
     output:
         record=f"{grid.RUN}/selection.json",
     log:
@@ -87,7 +87,7 @@ rule evaluate_selection:
         run_id=grid.RUN_ID,
         # Another number of threads changes the last bits.
         cores=STUDY.resources.threads,
-        data=subpath(input.train, parent=True),
+        data=grid.DATA,
         batch_size=STUDY.evaluation_batch_size,
     message:
         "evaluate {params.run_id} on the selection examples"
@@ -108,12 +108,12 @@ rule evaluate_selection:
 # the merge kept every bit, the merged model's evaluation is copied.
 rule evaluate_adapter:
     input:
-        manifest=lambda w: grid.base_manifest(w.method),
+        manifest=base_of,
         mask=mask_of,
         adapter=f"{grid.RUN}/adapter",
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
-        definition=lambda w: targets.definition_files(STUDY, w.task),
+        definition=definition_of,
         merged=lambda w: targets.merged_records(STUDY, w.mode, w.method),
     output:
         record=f"{grid.RUN}/before_merge.json",
@@ -137,7 +137,7 @@ rule evaluate_adapter:
         # Another number of threads changes the last bits.
         cores=STUDY.resources.threads,
         model=subpath(input.manifest, parent=True),
-        data=subpath(input.train, parent=True),
+        data=grid.DATA,
         batch_size=STUDY.evaluation_batch_size,
         merged=lambda w, input: flags(**dict(zip(("merge", "evaluation"), input.merged))),
     message:

@@ -2,7 +2,7 @@
 # The merged model is deleted after its last reader, unless keep_merged is true.
 rule merge_adapter:
     input:
-        manifest=lambda w: grid.base_manifest(w.method),
+        manifest=base_of,
         mask=mask_of,
         adapter=lambda w: [] if w.mode == grid.NO_FINETUNE else f"{grid.RUN}/adapter",
     output:

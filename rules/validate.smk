@@ -1,7 +1,7 @@
 # Compare every weight with its mask. A failed proof (exit code 1) is a result: the report stays, and the memo begins with it.
 rule validate_sparsity:
     input:
-        manifest=lambda w: grid.base_manifest(w.method),
+        manifest=base_of,
         mask=mask_of,
         model=f"{grid.RUN}/model_dir",
     output:

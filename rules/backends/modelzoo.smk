@@ -25,7 +25,7 @@ rule export_checkpoint:
         runtime=minutes("files"),
     params:
         code=code("export_modelzoo.py"),
-        model=subpath(input.manifest, parent=True),
+        model=grid.MODEL,
     message:
         "export {wildcards.model}, {wildcards.method}, {wildcards.sparsity} %"
     shell:
@@ -56,7 +56,7 @@ rule train_adapter:
         exported=lambda w: grid.exported(w.method),
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
-        definition=lambda w: targets.definition_files(STUDY, w.task),
+        definition=definition_of,
     output:
         adapter=directory(f"{grid.RUN}/adapter"),
         record=f"{grid.RUN}/train.json",
@@ -82,9 +82,9 @@ rule train_adapter:
         run_id=grid.RUN_ID,
         # Another number of threads changes the last bits.
         cores=STUDY.resources.threads,
-        model=subpath(input.manifest, parent=True),
-        data=subpath(input.train, parent=True),
-        folder=subpath(output.record, parent=True),
+        model=grid.MODEL,
+        data=grid.DATA,
+        folder=grid.RUN,
         batch_size=STUDY.evaluation_batch_size,
         settings=lambda w: f"{training_flags(w.mode, w.task, w.training)} {flags(**DECIDING)}",
     message:

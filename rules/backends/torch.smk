@@ -5,12 +5,12 @@ from sparseft.study.flags import launch
 # Train LoRA on the pruned weights of one run. Every backend ends in the same adapter file.
 rule train_adapter:
     input:
-        manifest=lambda w: grid.base_manifest(w.method),
+        manifest=base_of,
         mask=mask_of,
         initial=lambda w: grid.initial_adapter(w.mode) or [],
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
-        definition=lambda w: targets.definition_files(STUDY, w.task),
+        definition=definition_of,
     output:
         adapter=directory(f"{grid.RUN}/adapter"),
         record=f"{grid.RUN}/train.json",
@@ -34,8 +34,8 @@ rule train_adapter:
         cores=STUDY.resources.threads,
         launch=launch(STUDY.resources.processes),
         model=subpath(input.manifest, parent=True),
-        data=subpath(input.train, parent=True),
-        folder=subpath(output.record, parent=True),
+        data=grid.DATA,
+        folder=grid.RUN,
         batch_size=STUDY.evaluation_batch_size,
         initial=lambda w, input: flags(initial_adapter=input.initial or None),
         settings=lambda w: training_flags(w.mode, w.task, w.training),
@@ -59,12 +59,12 @@ rule train_adapter:
 # Train the adapter of one run to give the outputs of the dense decoder layers, one decoder layer after the other.
 rule reconstruct_adapter:
     input:
-        manifest=lambda w: grid.base_manifest(w.method),
+        manifest=base_of,
         dense=grid.MANIFEST,
         mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
-        definition=lambda w: targets.definition_files(STUDY, w.task),
+        definition=definition_of,
         text=targets.reconstruction_text(STUDY),
     output:
         adapter=directory(f"{grid.RUN}/adapter"),
@@ -89,9 +89,9 @@ rule reconstruct_adapter:
         # Another number of threads changes the last bits.
         cores=STUDY.resources.threads,
         model=subpath(input.manifest, parent=True),
-        dense=subpath(input.dense, parent=True),
-        data=subpath(input.train, parent=True),
-        folder=subpath(output.record, parent=True),
+        dense=grid.MODEL,
+        data=grid.DATA,
+        folder=grid.RUN,
         batch_size=STUDY.evaluation_batch_size,
         text=lambda w, input: flags(text=input.text, **STUDY.reconstruction_examples()),
         settings=lambda w: training_flags(w.mode, w.task, w.training),
@@ -116,7 +116,7 @@ rule reconstruct_adapter:
 # Measure speed and memory against the batch size for one cell. Only the target `throughput` needs it.
 rule measure_throughput:
     input:
-        manifest=lambda w: grid.base_manifest(w.method),
+        manifest=base_of,
         mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
     output:
@@ -141,7 +141,7 @@ rule measure_throughput:
         code=code("measure_throughput.py"),
         cell=grid.CELL_ID,
         model=subpath(input.manifest, parent=True),
-        data=subpath(input.train, parent=True),
+        data=grid.DATA,
         settings=lambda w: flags(
             **STUDY.training_of(w.task, grid.training_name(w.training)).model_dump(exclude=STUDY.throughput.DECIDED),
             **STUDY.throughput.model_dump(exclude={*STUDY.throughput.AXES}),

@@ -21,6 +21,12 @@ def test_a_choice_on_the_selection_rows_keeps_the_level(design):
     assert false_winners(design)[PROJECT] <= LIMIT
 
 
+def test_without_a_choice_a_lucky_seed_is_no_winner():
+    rates = false_winners(replace(SMALL, trainings=(1, 1), seeds=1, seed_deviation=0.04, validation=400))
+    assert rates["validation, one test"] > LIMIT
+    assert rates[PROJECT] <= LIMIT
+
+
 def test_a_choice_on_the_validation_rows_does_not():
     design = replace(SMALL, trainings=(8, 1), seeds=1, seed_deviation=0)
     rates = false_winners(design)

@@ -75,7 +75,7 @@ def test_each_mode_is_compared_with_what_it_should_be(tables):
     for mode in ("reconstruct", "reconstruct_to_sparse"):
         assert pairs[mode, "modes"] == of_cell.format("sparse_to_sparse")
         assert pairs[mode, "untuned"] == of_cell.format("no_finetune")
-    assert any("In mode reconstruct, against sparse_to_sparse (one seed: " in text for text in findings(tables, 0.02))
+    assert any("In mode reconstruct, against sparse_to_sparse (one seed, " in text for text in findings(tables, 0.02))
 
 
 def test_what_a_reconstruction_wins_back_is_a_share_of_the_loss_to_the_original_model(tables):

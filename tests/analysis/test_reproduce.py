@@ -65,6 +65,20 @@ def test_the_configuration_is_kept_with_the_results_and_other_runs_are_named_in_
     assert (tmp_path / "out/configuration.yaml").read_bytes() == (tmp_path / "study.yaml").read_bytes()
 
 
+def test_a_fault_of_a_run_outside_the_study_is_no_fault_of_the_study(write_run, tmp_path):
+    other = RUN.id.replace("seed0", "seed1")
+    write_run(RUN.id, 0.5)
+    write_run(other, 0.5, change=lambda files: files["merge"]["inputs"].update(adapter="f" * 64))
+    (tmp_path / "study.yaml").write_text(STUDY)
+    analyze(tmp_path / "runs", tmp_path / "out", "--configuration", str(tmp_path / "study.yaml"))
+    memo = (tmp_path / "out/correctness_memo.md").read_text()
+    verdict = next(line for line in memo.splitlines() if line.startswith("**"))
+    assert verdict.startswith("**Everything that was checked holds, but"), verdict
+    assert "2 runs checked, 0 with a fault" in verdict
+    assert verdict.endswith("1 outside the configured study, 1 of them with a fault.")
+    assert f"### {other}\n" in memo.partition("## Runs with a fault")[2]
+
+
 def test_the_configuration_may_lie_where_the_tables_go_and_goes_with_them(write_run, tmp_path):
     write_run(RUN.id, 0.5)
     kept = tmp_path / "out/configuration.yaml"

@@ -137,6 +137,11 @@ class TrialBudget:
         return self.tuned.chosen is self.trial
 
     @property
+    def decided_by(self) -> str | None:
+        """Return what decided for this training; None if it was not chosen, or if there was no choice."""
+        return self.tuned.decided_by if self.chosen else None
+
+    @property
     def obstacle(self) -> str | None:
         """Return why the training could not be chosen; None if it could, or if there was no choice."""
         return (self.trial.obstacle or None) if self.trainings_tried > 1 else None

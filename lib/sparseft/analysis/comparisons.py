@@ -14,8 +14,8 @@ its own.
 McNemar's test compares the outcomes of two runs, and Student's paired test their losses, or outcomes between 0 and 1. With
 several seeds the p_value is the largest one. Holm's correction is over a family: all comparisons of one kind on one model, task
 and metric, in all settings. Outcomes and losses are two families. A difference is significant if the corrected p is small, the
-interval does not contain 0, and every seed has the same sign. If one of two modes was tuned over several trainings, they
-also need two seeds: the choice favours lucky seeds, and one seed does not show how lucky it was.
+interval does not contain 0, and every seed has the same sign. Two modes also need two seeds: which mode is better is a question
+about all seeds, and one seed does not show how lucky it was.
 
 A cell is not compared if it has a fault, if one of its trainings ended early, if the other cell was evaluated on other examples,
 or if its examples repeat one another, because the tests assume independent examples.
@@ -193,9 +193,8 @@ def sound_models(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
 
 
 def _lacks_seeds(table: pd.DataFrame) -> pd.Series:
-    """Return which rows compare tuned modes with one seed. The choice favours lucky seeds, so one cannot show the better mode."""
-    tried = table[["trainings_tried", "against_trainings_tried"]].max(axis=1)
-    return (table["comparison"] == "modes") & (table["n"] == 1) & (tried > 1)
+    """Return which rows compare two modes with one seed, which cannot show the better mode."""
+    return (table["comparison"] == "modes") & (table["n"] == 1)
 
 
 def cell_scores(cell: Cell, records: list[Record], probe: str | None) -> CellScores | None:

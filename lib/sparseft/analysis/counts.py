@@ -9,16 +9,23 @@ from sparseft.analysis.records import Gap
 
 @dataclass(frozen=True)
 class Counts:
-    """Hold the numbers of runs: of all, and of those with a fault, with an open check, outside the study, or missing.
+    """Hold the numbers of runs: of all, and of those with a fault, with an open check, or missing.
 
-    `ended_early` counts the trainings that ended early."""
+    `ended_early` counts the trainings that ended early. Of the runs outside the study, which support no result, only their number
+    and that of their faults count."""
 
     runs: int
     faulty: int
     unchecked: int
     outside: int
+    outside_faulty: int
     missing: int
     ended_early: int
+
+    @property
+    def noun(self) -> str:
+        """Return the number of all runs in words."""
+        return f"{self.runs:,} {'run' if self.runs == 1 else 'runs'}"
 
     @property
     def text(self) -> str:
@@ -26,16 +33,21 @@ class Counts:
         text = f"{self.faulty} with a fault, {self.unchecked} not fully checked, {self.missing} missing or unreadable"
         if self.ended_early:
             text += f", {self.ended_early} with a training that ended early"
-        return f"{text}, {self.outside} outside the configured study" if self.outside else text
+        if self.outside:
+            text += f", {self.outside} outside the configured study"
+        return f"{text}, {self.outside_faulty} of them with a fault" if self.outside_faulty else text
 
 
 def count_runs(judged: list[Judged], gaps: Iterable[Gap]) -> Counts:
     """Return the numbers of the runs. `judged` is what judge_runs returns, and `gaps` has the missing runs."""
+    study = [run for run in judged if run.outside is None]
+    outside = [run for run in judged if run.outside is not None]
     return Counts(
         runs=len(judged),
-        faulty=sum(bool(run.faults) for run in judged),
-        unchecked=sum(bool(run.unchecked) for run in judged),
-        outside=sum(run.outside is not None for run in judged),
+        faulty=sum(bool(run.faults) for run in study),
+        unchecked=sum(bool(run.unchecked) for run in study),
+        outside=len(outside),
+        outside_faulty=sum(bool(run.faults) for run in outside),
         missing=sum(gap.left_out for gap in gaps),
-        ended_early=sum(run.ended_early is not None for run in judged),
+        ended_early=sum(run.ended_early is not None for run in study),
     )

@@ -29,7 +29,7 @@ NO_CONCLUSION = (
 # The last finding of a task whose metric is a loss.
 NO_VERDICT = "A loss has no verdict, because the tolerance is a fraction and a loss is in nats per token."
 # What is said where two modes were compared with one seed.
-ONE_SEED = "one seed: this is about these models, and does not show which mode is better"
+ONE_SEED = "one seed, which cannot show the better mode"
 MOST_SENTENCES = 4
 # A sentence of more numbers would not be read.
 MOST_EXAMPLES = 4
@@ -163,7 +163,7 @@ def _loss(row: tuple, tolerance: str) -> str:
 def _compared(comparisons: pd.DataFrame, what: str, budget: pd.DataFrame) -> Iterator[str]:
     """Say how many differences are significant, and give at most a few of them with their numbers.
 
-    Say over how many trainings the cells were tuned, and that one seed shows only a difference of these models."""
+    Say over how many trainings the cells were tuned, and that one seed cannot show the better mode."""
     for (kind, mode), rows in comparisons.groupby(["comparison", "mode"], sort=False):
         tested = rows[rows["n"] > 0]
         significant = tested[tested["significant"].astype(bool)]

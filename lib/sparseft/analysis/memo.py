@@ -132,7 +132,7 @@ def _verdict(judged: list[Judged], gaps: list[Gap]) -> str:
         answer = "Everything that was checked holds, but not everything was checked"
     else:
         answer = "Everything that was checked holds"
-    return f"**{answer}.** {counts.runs} runs checked, {counts.text}.\n"
+    return f"**{answer}.** {counts.noun} checked, {counts.text}.\n"
 
 
 def _totals(judged: list[Judged]) -> str:

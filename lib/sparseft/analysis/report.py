@@ -193,18 +193,21 @@ def _checks(judged: list[Judged], gaps: list[Gap]) -> list[dict[str, str]]:
     proof = f"{passed:,} of {len(records):,} merged models passed the comparison of every prunable weight with its mask"
     counts = count_runs(judged, gaps)
     checks = [
-        ("bad", counts.faulty, "have a fault. The tables mark them. No sentence or figure uses them."),
+        ("bad", counts.faulty, "with a fault. The tables mark them. No sentence or figure uses them."),
         (
             "open",
             counts.ended_early,
-            "have a training that ended early. The tables mark them. No sentence or figure uses them.",
+            "with a training that ended early. The tables mark them. No sentence or figure uses them.",
         ),
-        ("bad", counts.missing, "are missing or could not be read. They are in no table."),
-        ("open", counts.unchecked, "were not fully checked. The correctness memo says what is open."),
-        ("open", counts.outside, "are outside the configured study. They are only in the list of runs."),
+        ("bad", counts.missing, "missing or unreadable, and in no table."),
+        ("open", counts.unchecked, "not fully checked. The correctness memo says what is open."),
+        ("open", counts.outside, "outside the configured study, and only in the list of runs."),
+        ("open", counts.outside_faulty, "outside the configured study and with a fault."),
     ]
     first = {"kind": "good" if passed == len(records) else "bad", "text": f"{proof} ({weights:,} weights)."}
-    return [first] + [{"kind": kind, "text": f"{number:,} runs {text}"} for kind, number, text in checks if number]
+    return [first] + [
+        {"kind": kind, "text": f"{_count(number, 'run')} {text}"} for kind, number, text in checks if number
+    ]
 
 
 def _groups(derived: Derived, tolerance: float, plots: list[Plot], folder: Path) -> Iterable[Group]:

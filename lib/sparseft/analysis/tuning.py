@@ -30,6 +30,8 @@ from sparseft.study.grid import NO_FINETUNE, Cell, Run
 PLACE = ["model", "task", "method", "sparsity", "mode"]
 # Means that agree in so many digits are equal but for rounding.
 DIGITS = 12
+# What can decide between the trainings of a cell.
+BY_VALUE, BY_LOSS, BY_ORDER = "value", "loss", "order"
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,17 @@ class TunedCell:
     def chosen(self) -> Trial | None:
         """Return the training that is reported."""
         return self.trials[0] if len(self.trials) == 1 else best(self.trials)
+
+    @property
+    def decided_by(self) -> str | None:
+        """Return what the chosen training has before the next one: its value, its loss or its order; None without a choice."""
+        if len(self.trials) == 1 or self.chosen is None:
+            return None
+        value, loss = self.chosen.selected.quality
+        others = [one.selected.quality for one in self.trials if one is not self.chosen and not one.obstacle]
+        if (value, loss) in others:
+            return BY_ORDER
+        return BY_LOSS if value in [other_value for other_value, _ in others] else BY_VALUE
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:

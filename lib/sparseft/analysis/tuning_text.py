@@ -7,6 +7,7 @@ import pandas as pd
 from sparseft.analysis.markdown import bullets, markdown_table
 from sparseft.analysis.records import DECIDING_KEYS, Record
 from sparseft.analysis.texts import NONE
+from sparseft.analysis.tuning import BY_LOSS, BY_ORDER, BY_VALUE
 from sparseft.study.grid import Cell
 
 # What names a cell in the table of the budgets.
@@ -17,7 +18,7 @@ _SECTION = """## {title}
 {cells} trained cells were tuned over {tried} trainings each. All tables, figures and sentences are about one training per cell:
 the one with the best mean over its seeds on the selection rows ({examples} examples). Equal means are decided by the loss there,
 and then by the order of the configuration. The selection rows are neither trained on nor reported, and no validation result took
-part in the choice. summary.csv has the runs of every training, and budget.csv what each cost and reached.
+part in the choice. {ties}summary.csv has the runs of every training, and budget.csv what each cost and reached.
 
 {trainings}"""
 _UNEQUAL = """
@@ -35,6 +36,7 @@ def section(budget: pd.DataFrame, records: Iterable[Record]) -> str:
         cells=len(tuned[PLACE].drop_duplicates()),
         tried=span(tuned["trainings_tried"]),
         examples=span(tuned["selection_examples"].dropna()),
+        ties=_ties(tuned["decided_by"].dropna()),
         trainings=_trainings_table(tuned, list(records)),
     )
     unequal = _UNEQUAL if tuned["trainings_tried"].nunique() > 1 else ""
@@ -62,6 +64,15 @@ def span(numbers: Iterable[int]) -> str:
     if not distinct:
         return "no"
     return f"{distinct[0]}" if len(distinct) == 1 else f"{distinct[0]} to {distinct[-1]}"
+
+
+def _ties(decided_by: pd.Series) -> str:
+    """Return how often the best mean was shared, and what decided, as a sentence; empty if it never was."""
+    shared = decided_by[decided_by != BY_VALUE].value_counts()
+    if shared.empty:
+        return ""
+    by = " and ".join(f"the {name} in {shared[name]}" for name in (BY_LOSS, BY_ORDER) if name in shared)
+    return f"The best mean was shared in {shared.sum()} of {len(decided_by)} cells; {by} of them decided. "
 
 
 def _trainings_table(tuned: pd.DataFrame, records: list[Record]) -> str:

@@ -125,6 +125,13 @@ BUDGET = TableDescription(
             meaning="Whether the other tables, the figures and the sentences report this training.",
         ),
         Column(
+            "decided_by",
+            "text",
+            source="decided_by",
+            empty="the training was not chosen, or it is the only one of its cell",
+            meaning="value, or what decided between equal values: loss, then order, which is that of the configuration.",
+        ),
+        Column(
             "obstacle",
             "text",
             source="obstacle",

@@ -104,8 +104,8 @@ COMPARISONS = TableDescription(
         Column(
             "significant",
             "true/false",
-            meaning="Whether p_holm is below 0.05, the interval does not contain 0, and one_sign is True. If one of two modes was"
-            " tuned over several trainings, they also need n of 2 or more.",
+            meaning="Whether p_holm is below 0.05, the interval does not contain 0, and one_sign is True. Two modes also need n"
+            " of 2 or more.",
         ),
         Column(
             "eval_loss_difference",
@@ -162,7 +162,8 @@ COMPARISONS = TableDescription(
             "eval_loss_significant",
             "true/false",
             empty=_OF_PROBE,
-            meaning="Whether eval_loss_p_holm is below 0.05, the interval does not contain 0, and eval_loss_one_sign is True.",
+            meaning="Whether eval_loss_p_holm is below 0.05, the interval does not contain 0, and eval_loss_one_sign is True."
+            " Two modes also need n of 2 or more.",
         ),
     ),
 )
