@@ -27,7 +27,7 @@ rule write_configuration:
 rule analyze_results:
     input:
         configuration=rules.write_configuration.output.file,
-        # As functions, because a plan without the analysis needs no lists. Besides, Snakemake hashes a list once per file in it.
+        # These are functions, because a plan without the analysis needs no lists, and Snakemake hashes a list once per file in it.
         evaluations=lambda w: targets.run_targets(STUDY, "evaluation.json"),
         selections=lambda w: targets.selection_targets(STUDY),
         validations=lambda w: targets.run_targets(STUDY, "validation_report.json"),

@@ -79,7 +79,7 @@ wildcard_constraints:
 
 
 def with_signature(function):
-    """Return `function` with its signature in it. Snakemake asks for it up to three times per job, and computes it each time."""
+    """Store a function's signature in it. Otherwise Snakemake computes it up to three times per job."""
     function.__signature__ = inspect.signature(function)
     return function
 

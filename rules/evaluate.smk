@@ -8,7 +8,7 @@ rule evaluate_run:
         validation=f"{grid.DATA}/validation.jsonl",
         # How the prepared rows are scored.
         definition=definition_of,
-        probes=lambda w: targets.probe_files(STUDY, w.task),
+        probes=with_signature(lambda w: targets.probe_files(STUDY, w.task)),
         wikitext2=[grid.WIKITEXT2, grid.WIKITEXT2_SOURCE] if STUDY.perplexity else [],
     output:
         record=f"{grid.RUN}/evaluation.json",
@@ -31,9 +31,9 @@ rule evaluate_run:
         run_id=grid.RUN_ID,
         # Another number of threads changes the last bits.
         cores=STUDY.resources.threads,
-        data=grid.DATA,
+        data=subpath(input.train, parent=True),
         batch_size=STUDY.evaluation_batch_size,
-        probes=lambda w: flags(probes=targets.probe_places(STUDY, w.task)),
+        probes=with_signature(lambda w: flags(probes=targets.probe_places(STUDY, w.task))),
         perplexity=(flags(wikitext2=grid.WIKITEXT2, context=STUDY.perplexity.context) if STUDY.perplexity else ""),
     message:
         "evaluate {params.run_id}"
@@ -72,7 +72,7 @@ rule evaluate_selection:
     wildcard_constraints:
         mode="|".join(grid.TRAINED_MODES),
         training=f"-{grid.TRAINING}",
-    # As an evaluation. The merged model is deleted after both.
+    # Like evaluate_run, this runs before the next merge. The merged model is deleted after both rules.
     priority: 2
     conda:
         "../envs/sparseft.yaml"
@@ -87,7 +87,7 @@ rule evaluate_selection:
         run_id=grid.RUN_ID,
         # Another number of threads changes the last bits.
         cores=STUDY.resources.threads,
-        data=grid.DATA,
+        data=subpath(input.train, parent=True),
         batch_size=STUDY.evaluation_batch_size,
     message:
         "evaluate {params.run_id} on the selection examples"
@@ -114,7 +114,7 @@ rule evaluate_adapter:
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
         definition=definition_of,
-        merged=lambda w: targets.merged_records(STUDY, w.mode, w.method),
+        merged=with_signature(lambda w: targets.merged_records(STUDY, w.mode, w.method)),
     output:
         record=f"{grid.RUN}/before_merge.json",
     log:
@@ -137,9 +137,9 @@ rule evaluate_adapter:
         # Another number of threads changes the last bits.
         cores=STUDY.resources.threads,
         model=subpath(input.manifest, parent=True),
-        data=grid.DATA,
+        data=subpath(input.train, parent=True),
         batch_size=STUDY.evaluation_batch_size,
-        merged=lambda w, input: flags(**dict(zip(("merge", "evaluation"), input.merged))),
+        merged=with_signature(lambda w, input: flags(**dict(zip(("merge", "evaluation"), input.merged)))),
     message:
         "evaluate {params.run_id} before the merge"
     shell:

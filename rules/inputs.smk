@@ -1,4 +1,4 @@
-# The input functions that several rules share. They return paths with wildcards, which Snakemake fills in.
+# The input functions that several rules share. A path may have wildcards, which Snakemake fills in.
 
 
 @with_signature

@@ -5,7 +5,7 @@ FIRST_PASS, ADDED = ([f"{percent:02d}" for percent in sparsities] for sparsities
 
 # Any sparsity of the grid that prunes, which may have a pruned base.
 PRUNED = "|".join(f"{percent:02d}" for percent in STUDY.grid.sparsities if percent) or "none"
-# The modules that only a method needs that updates weights.
+# The modules that only the methods that update weights need.
 UPDATING = ("sparseft.pruning.weight_updates", "sparseft.pruning.sparsegpt")
 
 

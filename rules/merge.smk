@@ -4,7 +4,7 @@ rule merge_adapter:
     input:
         manifest=base_of,
         mask=mask_of,
-        adapter=lambda w: [] if w.mode == grid.NO_FINETUNE else f"{grid.RUN}/adapter",
+        adapter=with_signature(lambda w: [] if w.mode == grid.NO_FINETUNE else f"{grid.RUN}/adapter"),
     output:
         model=directory(f"{grid.RUN}/model_dir") if STUDY.keep_merged else temp(directory(f"{grid.RUN}/model_dir")),
         report=f"{grid.RUN}/merge.json",
@@ -28,7 +28,7 @@ rule merge_adapter:
         code=code("merge.py"),
         run_id=grid.RUN_ID,
         model=subpath(input.manifest, parent=True),
-        adapter=lambda w, input: flags(adapter=input.adapter or None),
+        adapter=with_signature(lambda w, input: flags(adapter=input.adapter or None)),
     message:
         "merge {params.run_id}"
     shell:

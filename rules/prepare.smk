@@ -60,8 +60,8 @@ rule prepare_task:
         " 2> {log:q}"
 
 
-# Choose the rows on which the trainings of a study are compared. They are no training rows and no validation rows, and a rule
-# of their own leaves those files as they are.
+# Choose the rows on which the trainings of a study are compared. They are neither training rows nor
+# validation rows. This is a rule of its own, so that it leaves those files as they are.
 rule prepare_selection:
     input:
         lambda w: selection_files(STUDY.task_data(w.task)),

@@ -1,4 +1,4 @@
-"""Let the job server run a script of the project (job_server.py), and Python itself whatever else.
+"""Run a script of the project in the job server (job_server.py), and any other Python command in Python itself.
 
 python job_client.py SOCKET [ARGUMENTS OF PYTHON]
 """
@@ -17,5 +17,5 @@ with socket.socket(socket.AF_UNIX) as connection:
     socket.send_fds(connection, [b"\n"], [0, 1, 2])
     connection.sendall(f"{json.dumps(request)}\n".encode())
     code = int(connection.makefile().readline())
-# As a shell reports a program that a signal ended.
+# A negative code is a signal. A shell reports it as 128 + its number.
 sys.exit(code if code >= 0 else 128 - code)

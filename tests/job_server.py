@@ -1,7 +1,7 @@
 """Run the scripts of a study's jobs in forks of one process that has imported torch, so that a job starts in a tenth of the time.
 
-Every job has its own process, with its own library, environment, folder and files, so no job sees anything of another. Python
-itself runs whatever is not a script of the project (job_client.py). A variable that a library reads when it is imported, such
+Every job is a process of its own, with its own folder, environment, files and library. So no job sees what another one did.
+Anything that is not a script of the project runs in Python itself (job_client.py). A variable that a library reads when it is imported, such
 as HF_HUB_OFFLINE, has the value that it had here. The server ends when its stdin does, and removes its socket with the folder.
 
     python job_server.py SOCKET

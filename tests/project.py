@@ -76,7 +76,7 @@ def _planner(python: str) -> subprocess.Popen:
 
 @cache
 def _job_server(python: str) -> tuple[subprocess.Popen, str]:
-    """Start tests/job_server.py, which ends with this process; returns it with its address."""
+    """Start tests/job_server.py and return it with its address. The server ends with this process."""
     address = f"{tempfile.mkdtemp()}/jobs"
     command = [python, str(ROOT / "tests/job_server.py"), address]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

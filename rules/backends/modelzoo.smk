@@ -25,7 +25,7 @@ rule export_checkpoint:
         runtime=minutes("files"),
     params:
         code=code("export_modelzoo.py"),
-        model=grid.MODEL,
+        model=subpath(input.manifest, parent=True),
     message:
         "export {wildcards.model}, {wildcards.method}, {wildcards.sparsity} %"
     shell:
@@ -82,9 +82,9 @@ rule train_adapter:
         run_id=grid.RUN_ID,
         # Another number of threads changes the last bits.
         cores=STUDY.resources.threads,
-        model=grid.MODEL,
-        data=grid.DATA,
-        folder=grid.RUN,
+        model=subpath(input.manifest, parent=True),
+        data=subpath(input.train, parent=True),
+        folder=subpath(output.record, parent=True),
         batch_size=STUDY.evaluation_batch_size,
         settings=lambda w: f"{training_flags(w.mode, w.task, w.training)} {flags(**DECIDING)}",
     message:

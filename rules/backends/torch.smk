@@ -7,7 +7,7 @@ rule train_adapter:
     input:
         manifest=base_of,
         mask=mask_of,
-        initial=lambda w: grid.initial_adapter(w.mode) or [],
+        initial=with_signature(lambda w: grid.initial_adapter(w.mode) or []),
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
         definition=definition_of,
@@ -34,11 +34,11 @@ rule train_adapter:
         cores=STUDY.resources.threads,
         launch=launch(STUDY.resources.processes),
         model=subpath(input.manifest, parent=True),
-        data=grid.DATA,
-        folder=grid.RUN,
+        data=subpath(input.train, parent=True),
+        folder=subpath(output.record, parent=True),
         batch_size=STUDY.evaluation_batch_size,
-        initial=lambda w, input: flags(initial_adapter=input.initial or None),
-        settings=lambda w: training_flags(w.mode, w.task, w.training),
+        initial=with_signature(lambda w, input: flags(initial_adapter=input.initial or None)),
+        settings=with_signature(lambda w: training_flags(w.mode, w.task, w.training)),
     message:
         "train {params.run_id}"
     shell:
@@ -89,9 +89,9 @@ rule reconstruct_adapter:
         # Another number of threads changes the last bits.
         cores=STUDY.resources.threads,
         model=subpath(input.manifest, parent=True),
-        dense=grid.MODEL,
-        data=grid.DATA,
-        folder=grid.RUN,
+        dense=subpath(input.dense, parent=True),
+        data=subpath(input.train, parent=True),
+        folder=subpath(output.record, parent=True),
         batch_size=STUDY.evaluation_batch_size,
         text=lambda w, input: flags(text=input.text, **STUDY.reconstruction_examples()),
         settings=lambda w: training_flags(w.mode, w.task, w.training),
@@ -141,7 +141,7 @@ rule measure_throughput:
         code=code("measure_throughput.py"),
         cell=grid.CELL_ID,
         model=subpath(input.manifest, parent=True),
-        data=grid.DATA,
+        data=subpath(input.train, parent=True),
         settings=lambda w: flags(
             **STUDY.training_of(w.task, grid.training_name(w.training)).model_dump(exclude=STUDY.throughput.DECIDED),
             **STUDY.throughput.model_dump(exclude={*STUDY.throughput.AXES}),

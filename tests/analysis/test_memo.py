@@ -81,7 +81,7 @@ def test_sound_runs_have_six_links_and_no_fault(write_run, tmp_path):
     assert "with a fault\n" not in text
     assert text.count("| sound | 2 / 2 | 2,000 | 0 |") == 2
     assert text.count("| 6 of 6 |") == 2
-    assert first_line(text).startswith("**Everything that was checked holds.**")
+    assert first_line(text).startswith("**Everything that was checked in the study holds.**")
     assert "2 runs checked, 0 with a fault, 0 not fully checked, 0 missing" in first_line(text)
 
 

@@ -73,7 +73,7 @@ def test_a_fault_of_a_run_outside_the_study_is_no_fault_of_the_study(write_run, 
     analyze(tmp_path / "runs", tmp_path / "out", "--configuration", str(tmp_path / "study.yaml"))
     memo = (tmp_path / "out/correctness_memo.md").read_text()
     verdict = next(line for line in memo.splitlines() if line.startswith("**"))
-    assert verdict.startswith("**Everything that was checked holds, but"), verdict
+    assert verdict.startswith("**Everything that was checked in the study holds, but"), verdict
     assert "2 runs checked, 0 with a fault" in verdict
     assert verdict.endswith("1 outside the configured study, 1 of them with a fault.")
     assert f"### {other}\n" in memo.partition("## Runs with a fault")[2]

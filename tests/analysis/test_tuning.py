@@ -136,7 +136,7 @@ def test_a_training_that_lacks_a_seed_cannot_be_chosen_and_is_named(write_run, t
     assert chosen(derived) == dict.fromkeys(MODES, "mid")
     obstacles = derived.budget.set_index(["mode", "training"])["obstacle"].dropna()
     assert set(obstacles.index.get_level_values("training")) == {"high"}
-    assert obstacles.str.startswith("seed 1 is in no table").all()
+    assert obstacles.str.startswith("seed 1 is missing").all()
     assert set(derived.budget["trainings_tried"]) == {3}
 
 
@@ -202,8 +202,8 @@ def test_equal_values_are_decided_by_the_loss_and_then_by_the_order():
     # 0.1 + 0.2 is not 0.3 in binary.
     assert best([trial("a", 0.3, 2.0), trial("b", 0.1 + 0.2, 1.0)]).training == "b"
     assert best([trial("a", 2.0, 2.0, "loss"), trial("b", 1.5, 1.5, "loss")]).training == "b"
-    assert best([trial("a", 0.9, 1.0, obstacle="seed 1 is in no table"), trial("b", 0.5, 1.5)]).training == "b"
-    assert best([trial("a", 0.9, 1.0, obstacle="seed 1 is in no table")]) is None
+    assert best([trial("a", 0.9, 1.0, obstacle="seed 1 is missing"), trial("b", 0.5, 1.5)]).training == "b"
+    assert best([trial("a", 0.9, 1.0, obstacle="seed 1 is missing")]) is None
 
 
 def test_what_decided_is_said_and_a_training_that_cannot_be_chosen_decides_nothing():

@@ -198,7 +198,9 @@ def test_a_change_outside_the_prunable_layers_is_refused_and_named(tiny_llama, p
     source = PrunedSource.open(f"path:{pruned_copy}", tiny_llama)
     source.check_outside()
     change_tensor(pruned_copy, name)
-    with pytest.raises(InputError, match=rf"^path:{pruned_copy}: {name} differs from .*; give the very model"):
+    with pytest.raises(
+        InputError, match=rf"^path:{pruned_copy}: {name} differs from .*; give the model that the tool pruned"
+    ):
         source.check_outside()
 
 
@@ -226,7 +228,9 @@ def test_a_base_that_was_damaged_after_its_preparation_is_refused_as_far_as_it_i
 def test_a_checkpoint_that_was_rounded_to_another_dtype_is_told_how_to_prepare_its_model(tmp_path):
     base = Checkpoint(save_tiny("llama", tmp_path / "base", torch.float32))
     save_tiny("llama", tmp_path / "pruned", torch.bfloat16)
-    with pytest.raises(InputError, match=r"differs from .*; prepare the model in bfloat16 .*, or give the very model"):
+    with pytest.raises(
+        InputError, match=r"differs from .*; prepare the model in bfloat16 .*, or give the model that the tool pruned"
+    ):
         PrunedSource.open(f"path:{tmp_path / 'pruned'}", base).check_outside()
 
 
@@ -264,7 +268,9 @@ def test_a_configuration_of_another_transformers_passes(tiny_llama, pruned_copy)
 
 def test_another_model_is_refused_by_its_shapes(tmp_path, tiny_llama):
     save_tiny("llama", tmp_path / "wide", changes={"intermediate_size": 64})
-    with pytest.raises(InputError, match=r"down_proj.weight is \(32, 64\), and \(32, 48\) in .*; give the very model"):
+    with pytest.raises(
+        InputError, match=r"down_proj.weight is \(32, 64\), and \(32, 48\) in .*; give the model that the tool pruned"
+    ):
         PrunedSource.open(f"path:{tmp_path / 'wide'}", tiny_llama)
 
 

@@ -156,7 +156,7 @@ def test_a_hessian_that_is_not_positive_definite_is_damped_more_and_said(capsys)
     assert pruned.damping == 0.1
     said = capsys.readouterr().err
     assert said == (
-        "model.layers.0.mlp.up_proj: its Hessian is not positive definite with a damping of 0.01, so 0.1 follows\n"
+        "model.layers.0.mlp.up_proj: its Hessian is not positive definite with a damping of 0.01; trying 0.1\n"
     )
     assert int((~pruned.kept).sum()) == 480 and pruned.weights.isfinite().all()
     again = prune_layer("layer", weights, indefinite, 480, block=8, damping=0.1)

@@ -33,7 +33,7 @@ def test_every_run_passes_its_proof_and_belongs_to_the_study(study):
         assert float(row["actual_sparsity"]) == (0 if row["method"] == "dense" else 0.5)
     assert rows(study, "missing") == []
     memo = (study.folder / "results/analysis/correctness_memo.md").read_text()
-    assert "Everything that was checked holds" in memo
+    assert "Everything that was checked in the study holds" in memo
     assert "## Runs with a fault" not in memo
 
 

@@ -89,7 +89,7 @@ def test_an_adapter_that_another_run_did_not_start_from_is_a_fault(study, tmp_pa
     assert code.returncode == 0, code.stderr
     memo = (copy.folder / "again/correctness_memo.md").read_text()
     assert "adapter of llama-boolq_mini-unstructured-sparsity50-reconstruct-seed0: " in memo
-    assert "Not everything that was checked holds" in memo
+    assert "Not everything that was checked in the study holds" in memo
 
 
 def script(study: Study, name: str, mode: str, **changes: object) -> str:

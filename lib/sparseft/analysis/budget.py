@@ -2,14 +2,14 @@
 
     training compute = tokens that its optimiser steps read, without padding
 
-Within one model every token costs the same products with its weights, so tokens compare trainings and modes of one model. What a
+Within one model every token costs the same operations with its weights, so tokens compare trainings and modes of one model. What a
 mode adds to a step shows only in its seconds. They are computed from the speed that the stage `throughput` measured by itself,
 at the same batch size, on the same device, in as many processes, and are blank without such a measurement:
 
     seconds = examples seen / samples per second
 
-The seconds of the runs themselves are not used, because other jobs may have run beside them. A mode that continues another run
-pays for that run too. Numbers are means over the seeds.
+The seconds of the runs themselves are not used, because other jobs may have run beside them. The cost of a run that
+continues another one includes the cost of the other. Numbers are means over the seeds.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -160,12 +160,14 @@ def correct(table: pd.DataFrame) -> pd.DataFrame:
     table = table.copy()
     families = table.groupby(FAMILY)
     table["family_size"] = families["p_value"].transform("count")
+    # One seed cannot show which of two modes is better.
+    lacks_seeds = (table["comparison"] == "modes") & (table["n"] == 1)
     for kind in ("", LOSS):
         table[f"{kind}p_holm"] = families[f"{kind}p_value"].transform(holm)
         without_0 = (table[f"{kind}difference_low"] > 0) | (table[f"{kind}difference_high"] < 0)
         small = table[f"{kind}p_holm"] < SIGNIFICANT
         one_sign = table[f"{kind}one_sign"].astype(bool)
-        table[f"{kind}significant"] = small & without_0 & one_sign & ~_lacks_seeds(table)
+        table[f"{kind}significant"] = small & without_0 & one_sign & ~lacks_seeds
     # A probe has no losses.
     lossless = table[f"{LOSS}difference"].isna()
     if lossless.any():
@@ -192,11 +194,6 @@ def sound_models(judged: Iterable[Judged]) -> dict[Cell, list[Record]]:
     return {cell: list(records.values()) for cell, records in models.items() if cell not in excluded}
 
 
-def _lacks_seeds(table: pd.DataFrame) -> pd.Series:
-    """Return which rows compare two modes with one seed, which cannot show the better mode."""
-    return (table["comparison"] == "modes") & (table["n"] == 1)
-
-
 def cell_scores(cell: Cell, records: list[Record], probe: str | None) -> CellScores | None:
     """Return what the models of a cell scored; None if one of them has nothing to compare."""
     by_seed = {record.run.seed: scores_of(record, probe) for record in records}
@@ -209,9 +206,9 @@ def cell_scores(cell: Cell, records: list[Record], probe: str | None) -> CellSco
 def judge(points: pd.DataFrame, comparisons: pd.DataFrame, tolerance: float) -> pd.DataFrame:
     """Return the points with the intervals of their differences to dense, and with the verdict on the value.
 
-    There is no interval and no verdict without a pair for every seed. A point that could not be compared has no difference and no recovered share either. A point has no verdict if
-    its dense model scores no better than guessing, because that model has nothing to lose. A loss has no verdict, because the
-    tolerance is a fraction."""
+    A point without a pair for every seed has no interval and no verdict. A point that was not compared has no difference and no
+    recovered share either. A point has no verdict if its dense model scores no better than guessing, because that model has
+    nothing to lose. A loss has no verdict, because the tolerance is a fraction."""
     place = [*LINE, "sparsity"]
     points = points.join(_differences_to_dense(comparisons, place), on=place)
     not_compared = points.pop("n_pairs").isna() & (points["sparsity"] > 0)
@@ -224,7 +221,9 @@ def judge(points: pd.DataFrame, comparisons: pd.DataFrame, tolerance: float) -> 
 
 
 def _can_be_judged(points: pd.DataFrame) -> pd.Series:
-    """Return which points have a fraction without a fault, and a dense model that is sound and scores better than guessing."""
+    """Return which points can have a verdict.
+
+    The metric is a fraction, all runs are sound, and the dense model is sound and scores better than guessing."""
     start = points[points["sparsity"] == 0]
     guess = start[["chance", "majority_floor"]].astype(float).max(axis=1)
     useless = start[(start["n_sound"] < start["n"]) | (start["value_low"] <= guess)].set_index(LINE).index
@@ -262,7 +261,9 @@ def _saw_the_same(ours: CellScores, theirs: CellScores) -> bool:
 
 
 def _tests(pair: Pair) -> dict[str, object]:
-    """Return the largest p-values over the pairs of seeds, and whether all pairs differ in one direction."""
+    """Return the columns of a pair that need no other pair.
+
+    They say what was compared, and have the largest p-values over the seeds and whether all seeds have one sign."""
     scores = pair.ours.first
     by_loss = {} if scores.losses is None else _loss_tests(pair.by_seed, scores.answer_tokens)
     by_value = by_loss if scores.outcomes is None else _outcome_tests(pair.by_seed)

@@ -11,8 +11,8 @@ from sparseft.analysis.records import Gap
 class Counts:
     """Hold the numbers of runs: of all, and of those with a fault, with an open check, or missing.
 
-    `ended_early` counts the trainings that ended early. Of the runs outside the study, which support no result, only their number
-    and that of their faults count."""
+    `ended_early` counts the trainings that ended early. A run outside the study supports no result, so it counts only in `runs`,
+    `outside` and `outside_faulty`."""
 
     runs: int
     faulty: int
@@ -23,8 +23,13 @@ class Counts:
     ended_early: int
 
     @property
-    def noun(self) -> str:
-        """Return the number of all runs in words."""
+    def in_study(self) -> int:
+        """Return the number of runs in the study."""
+        return self.runs - self.outside
+
+    @property
+    def runs_text(self) -> str:
+        """Return the number of all runs with its noun, such as `2 runs`."""
         return f"{self.runs:,} {'run' if self.runs == 1 else 'runs'}"
 
     @property

@@ -68,8 +68,11 @@ def derive(
     tuned = {setting: tune(group, gaps, trainings) for setting, group in groups.items()}
     reported = {setting: chosen_runs(group, tuned[setting]) for setting, group in groups.items()}
     if not any(reported.values()):
+        cell = next(cell for cells in tuned.values() for cell in cells)
+        trial = cell.trials[0]
         raise InputError(
-            "no training of any cell can be chosen", "see missing runs and faults, and make the runs again"
+            f"no training of any cell can be chosen, for example {trial.training} of {cell.cell.id}: {trial.obstacle}",
+            "make the missing and faulty runs again",
         )
     runs = summary(judged)
     if any(cell.trials[0].training or len(cell.trials) > 1 for cells in tuned.values() for cell in cells):

@@ -374,17 +374,17 @@ def _run_limits(counts: Counts) -> list[str]:
     limits = []
     if counts.faulty:
         limits.append(
-            f"{counts.faulty} of {counts.runs} runs have a fault, which correctness_memo.md names. The tables mark them. No"
+            f"{counts.faulty} of {counts.in_study} runs have a fault, which correctness_memo.md names. The tables mark them. No"
             " comparison, verdict, sentence or figure uses them."
         )
     if counts.ended_early:
         limits.append(
-            f"{counts.ended_early} of {counts.runs} runs have a training that ended early, which correctness_memo.md names. The"
+            f"{counts.ended_early} of {counts.in_study} runs have a training that ended early, which correctness_memo.md names. The"
             " tables mark them. No comparison, verdict, sentence or figure uses them."
         )
     if counts.unchecked:
         limits.append(
-            f"{counts.unchecked} of {counts.runs} runs were not fully checked. correctness_memo.md says what is open."
+            f"{counts.unchecked} of {counts.in_study} runs were not fully checked. correctness_memo.md says what is open."
         )
     if counts.outside:
         limits.append(

@@ -127,12 +127,12 @@ def _verdict(judged: list[Judged], gaps: list[Gap]) -> str:
     """Return the line that says whether everything that was checked holds, with the counts."""
     counts = count_runs(judged, gaps)
     if counts.faulty:
-        answer = "Not everything that was checked holds"
+        answer = "Not everything that was checked in the study holds"
     elif counts.unchecked or counts.missing:
-        answer = "Everything that was checked holds, but not everything was checked"
+        answer = "Everything that was checked in the study holds, but not everything was checked"
     else:
-        answer = "Everything that was checked holds"
-    return f"**{answer}.** {counts.noun} checked, {counts.text}.\n"
+        answer = "Everything that was checked in the study holds"
+    return f"**{answer}.** {counts.runs_text} checked, {counts.text}.\n"
 
 
 def _totals(judged: list[Judged]) -> str:

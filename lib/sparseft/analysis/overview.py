@@ -27,7 +27,7 @@ def overview(judged: list[Judged], gaps: list[Gap], derived: Derived, tolerance:
     parts = places(derived)
     lines = _one_place(parts[0], tolerance) if len(parts) == 1 else _many_places(parts, tolerance)
     counts = count_runs(judged, gaps)
-    return "\n".join([*lines, f"{counts.noun}, {counts.text}"]) + "\n"
+    return "\n".join([*lines, f"{counts.runs_text}, {counts.text}"]) + "\n"
 
 
 def _one_place(here: Derived, tolerance: float) -> list[str]:

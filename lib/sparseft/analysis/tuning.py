@@ -4,8 +4,8 @@ A study can train each cell with several trainings (`grid.trainings`). Tables, f
 one with the best mean over the seeds on the selection rows. Equal means are decided by the mean loss there, and then by the order
 of the trainings in the configuration. The chosen training is reported on the validation rows, which took no part in the choice.
 
-So the validation rows are as new to the chosen training as to any other. Given the choice, each test on them keeps its level,
-and a choice among many trainings adds no test. A choice by the validation rows would report the luck of their examples as well.
+So the validation rows are as new to the chosen training as to any other. A test on them has the same error rate as without a
+choice, and the number of trainings needs no correction. A choice by the validation rows would report the luck of their examples as well.
 The seeds of the chosen training took part in the choice, so two modes should be tuned over equally many trainings.
 
 A training cannot be chosen if a run of it is missing, has ended early, has a fault, or has no result on the selection rows.
@@ -28,8 +28,8 @@ from sparseft.study.grid import NO_FINETUNE, Cell, Run
 
 # What names a cell in a table.
 PLACE = ["model", "task", "method", "sparsity", "mode"]
-# Means that agree in so many digits are equal but for rounding.
-DIGITS = 12
+# Means are compared after rounding to this many decimals, because sums in another order differ in the last bits.
+DECIMALS = 12
 # What can decide between the trainings of a cell.
 BY_VALUE, BY_LOSS, BY_ORDER = "value", "loss", "order"
 
@@ -46,8 +46,8 @@ class Selected:
 
     @property
     def quality(self) -> tuple[float, float]:
-        """Return what is larger for the better of two trainings: the value, and then the lower loss."""
-        return round(gain(self.metric) * self.value, DIGITS), -round(self.loss, DIGITS)
+        """Return the key by which trainings are ranked: the value, signed so that larger is better, then minus the loss."""
+        return round(gain(self.metric) * self.value, DECIMALS), -round(self.loss, DECIMALS)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class TunedCell:
 
     @property
     def decided_by(self) -> str | None:
-        """Return what the chosen training has before the next one: its value, its loss or its order; None without a choice."""
+        """Return what decided for the chosen training: BY_VALUE, BY_LOSS or BY_ORDER; None if there was no choice."""
         if len(self.trials) == 1 or self.chosen is None:
             return None
         value, loss = self.chosen.selected.quality
@@ -147,8 +147,8 @@ def _trials(runs: dict[Run, Judged], missing: list[Run], order: Sequence[str]) -
     """Yield the trainings of a cell. Each needs every seed that a run of the cell has, or should have."""
     names = {run.training for run in runs} | {run.training for run in missing if run.training in order}
     rows = {run.record.selection.inputs.data for run in runs.values() if run.record.selection}
+    seeds = sorted({run.seed for run in (*runs, *missing) if run.training in names})
     for name in sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name)):
-        seeds = sorted({run.seed for run in (*runs, *missing) if run.training in names})
         members = tuple(one for run, one in runs.items() if run.training == name)
         reasons = _lacking(members, seeds)
         if len(rows) > 1:
@@ -159,7 +159,7 @@ def _trials(runs: dict[Run, Judged], missing: list[Run], order: Sequence[str]) -
 def _lacking(runs: Sequence[Judged], seeds: Sequence[int]) -> list[str]:
     """Return why a training cannot be chosen: a seed that it lacks, or what is wrong with a run."""
     present = {run.record.run.seed for run in runs}
-    reasons = [f"seed {seed} is in no table (missing.csv)" for seed in seeds if seed not in present]
+    reasons = [f"seed {seed} is missing (missing.csv)" for seed in seeds if seed not in present]
     for run in runs:
         if run.faults:
             reasons.append(f"seed {run.record.run.seed} has a fault")

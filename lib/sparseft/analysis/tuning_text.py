@@ -4,14 +4,14 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from sparseft.analysis import tuning
 from sparseft.analysis.markdown import bullets, markdown_table
 from sparseft.analysis.records import DECIDING_KEYS, Record
 from sparseft.analysis.texts import NONE
-from sparseft.analysis.tuning import BY_LOSS, BY_ORDER, BY_VALUE
 from sparseft.study.grid import Cell
 
 # What names a cell in the table of the budgets.
-PLACE = ["setting", "model", "task", "method", "sparsity", "mode"]
+PLACE = ["setting", *tuning.PLACE]
 TITLE = "How the trainings were chosen"
 _SECTION = """## {title}
 
@@ -68,11 +68,13 @@ def span(numbers: Iterable[int]) -> str:
 
 def _ties(decided_by: pd.Series) -> str:
     """Return how often the best mean was shared, and what decided, as a sentence; empty if it never was."""
-    shared = decided_by[decided_by != BY_VALUE].value_counts()
+    shared = decided_by[decided_by != tuning.BY_VALUE].value_counts()
     if shared.empty:
         return ""
-    by = " and ".join(f"the {name} in {shared[name]}" for name in (BY_LOSS, BY_ORDER) if name in shared)
-    return f"The best mean was shared in {shared.sum()} of {len(decided_by)} cells; {by} of them decided. "
+    by = " and ".join(
+        f"the {name} decided {shared[name]}" for name in (tuning.BY_LOSS, tuning.BY_ORDER) if name in shared
+    )
+    return f"In {shared.sum()} of {len(decided_by)} cells several trainings shared the best mean: {by}. "
 
 
 def _trainings_table(tuned: pd.DataFrame, records: list[Record]) -> str:
@@ -116,8 +118,10 @@ def _obstacles(tuned: pd.DataFrame) -> str:
     has_choice = cells.groupby("cell", sort=False)["chosen"].any()
     without = list(has_choice.index[~has_choice])
     if without:
-        sentences.append(f"no training at all, so these cells are in no other table: {', '.join(without)}")
-    return f"\nWhat could not be chosen:\n\n{bullets(sentences)}" if sentences else ""
+        sentences.append(
+            f"all trainings of these cells, so only summary.csv and budget.csv have them: {', '.join(without)}"
+        )
+    return f"\nTrainings that could not be chosen:\n\n{bullets(sentences)}" if sentences else ""
 
 
 def _cell_name(row: tuple) -> str:

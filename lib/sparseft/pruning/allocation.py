@@ -8,7 +8,7 @@ its layers keep the share
 
 Source: Yin et al., arXiv 2310.05175, section 3.2; luuyin/OWL@dddb7a4, lib/prune_all.py, prune_wanda_outlier.
 
-The paper speaks of layers. The titles in its appendix C give the best results to one D per matrix. The code has one D per
+The paper speaks of layers. By the tables in its appendix C, one D per matrix gives the best results. The code has one D per
 decoder layer, over all its prunable weights, and so has this file. Users reach the published perplexity with the code, and an
 author says that all matrices of a decoder layer have one sparsity (luuyin/OWL issues 9 and 12). The experts of a mixture count
 in their decoder layer.

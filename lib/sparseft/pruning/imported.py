@@ -33,7 +33,7 @@ TOLERANCE = 0.01
 # Keys of a configuration that do not change what a model computes from tokens, so that tools may write other values.
 _WITHOUT_EFFECT = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 _WITHOUT_EFFECT |= {"bos_token_id", "eos_token_id", "pad_token_id"}
-_GIVE_BASE = "give the very model that the tool pruned"
+_GIVE_BASE = "give the model that the tool pruned (models.NAME.source, or --model_path)"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _check_sparsity(source: str, percent: int, reached: float) -> None:
 
 
 def _describe_as(percent: int) -> str:
-    """Return the beginning of an advice; empty if no checkpoint can be described at this sparsity."""
+    """Return how to name the checkpoint by its own sparsity, before another advice; empty if it prunes nothing or all."""
     return f"describe it as the checkpoint at {percent} %, or " if 0 < percent < 100 else ""
 
 

@@ -7,7 +7,7 @@
     loss     error / error before the training, so that AdamW's epsilon and the clipping mean the same in every layer
 
 Both layers get the same inputs, the outputs of the reconstructed layers before them. So the error of a layer does not include
-the errors of these.
+the errors of the layers before it.
 
 Memory is the model, the inputs and the targets of one decoder layer for all examples, and the activations and the optimiser of
 one decoder layer.
@@ -80,7 +80,7 @@ class Reconstruction:
     measured: list[ReconstructedLayer] = field(default_factory=list)
     # The numbers of the decoder layers after which a killed reconstruction was resumed.
     resumed_after: list[int] = field(default_factory=list)
-    # Bytes, over the processes before this one.
+    # The peak memory of the earlier processes of this training, in bytes.
     peak_memory: int = 0
 
     def run(self) -> None:

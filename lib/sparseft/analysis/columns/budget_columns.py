@@ -14,7 +14,7 @@ BUDGET = TableDescription(
     "One row per training of a trained cell: what it cost and what it reached, over its seeds. To compare modes at equal steps or"
     " at equal compute, take the rows with these steps or tokens, and in each cell the one with the best selection_value. Rows"
     " with chosen True are at equal numbers of tuned trainings where trainings_tried is equal.\n\n"
-    "Training compute is training_tokens. Within a model, every token costs the same products with its weights. What a mode adds"
+    "Training compute is training_tokens. Within a model, every token costs the same operations with its weights. What a mode adds"
     " to a step shows only in measured_seconds. A mode that continues another run, such as reconstruct_to_sparse, pays for that"
     " run too.",
     (
@@ -68,7 +68,8 @@ BUDGET = TableDescription(
             "number",
             source="measured_seconds",
             unit="seconds",
-            empty="the stage throughput did not measure this cell at this batch size on the device of the runs",
+            empty="the stage throughput did not measure this cell at this batch size, on the device of the runs and in as many"
+            " processes; the mode is reconstruct or reconstruct_to_sparse, because no reconstruction is measured",
             meaning="examples_seen divided by the samples per second of the stage throughput.",
         ),
         Column(
