@@ -10,8 +10,8 @@ from shlex import quote
 import sparseft
 
 # By default, Python looks for garbage after every 700 new objects. A plan makes millions of objects that stay, so this search
-# would take a fifth of its time.
-gc.set_threshold(100_000)
+# would take a fifth of its time. It begins with the first job (start.smk).
+gc.disable()
 
 ROOT = Path(workflow.basedir)
 if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()):

@@ -32,9 +32,11 @@ rule compute_masks:
         mem_mb=memory("weights"),
         runtime=minutes("weights"),
         gpu=0,
-        # These two are not in params, because a mask is the same in any pass. So a change of the passes reruns nothing.
+        # These three are not in params, because a mask is the same in any pass. So a change of the passes reruns nothing.
         sparsities=lambda w: passes.fractions(w, FIRST_PASS),
-        suffix=lambda w: passes.suffix_flag(w),
+        suffix=passes.suffix_flag,
+        # Snakemake may give fewer.
+        workers=lambda w, threads: threads,
     params:
         code=code("compute_masks.py", without=("sparseft.pruning.calibration", *UPDATING)),
         model=subpath(input.manifest, parent=True),
@@ -52,7 +54,7 @@ rule compute_masks:
         " --method {params.method:q}"
         " {resources.suffix}"
         " {params.settings}"
-        " --threads {threads}"
+        " --threads {resources.workers}"
         " --plot"
         " 2> {log:q}"
 
@@ -93,9 +95,12 @@ use rule compute_masks as compute_task_masks with:
         runtime=minutes("mask"),
         gpu=ONE_GPU,
         sparsities=lambda w: passes.fractions(w, FIRST_PASS),
-        suffix=lambda w: passes.suffix_flag(w),
+        suffix=passes.suffix_flag,
+        workers=STUDY.resources.threads,
     params:
         code=code("compute_masks.py", without=UPDATING),
+        # Another number of threads changes the last bits of the scores.
+        cores=STUDY.resources.threads,
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
         method="{method}",
@@ -121,6 +126,8 @@ use rule compute_task_masks as compute_text_masks with:
         method=grid.on_text(grid.MASKING_METHODS),
     params:
         code=code("compute_masks.py", without=UPDATING),
+        # Another number of threads changes the last bits of the scores.
+        cores=STUDY.resources.threads,
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
         method="{method}",
@@ -192,8 +199,11 @@ use rule compute_task_masks as prune_on_task with:
         gpu=ONE_GPU,
         sparsities=lambda w: passes.fractions(w, FIRST_PASS),
         suffix="",
+        workers=STUDY.resources.threads,
     params:
         code=code("compute_masks.py"),
+        # Another number of threads changes the last bits of the scores.
+        cores=STUDY.resources.threads,
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
         method="{method}",
@@ -226,8 +236,11 @@ use rule compute_text_masks as prune_on_text with:
         gpu=ONE_GPU,
         sparsities=lambda w: passes.fractions(w, FIRST_PASS),
         suffix="",
+        workers=STUDY.resources.threads,
     params:
         code=code("compute_masks.py"),
+        # Another number of threads changes the last bits of the scores.
+        cores=STUDY.resources.threads,
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.report, parent=True),
         method="{method}",

@@ -16,6 +16,9 @@ if workflow.is_main_process:
 
 
 onstart:
+    # The objects of the plan stay, so no search for garbage needs to read them.
+    gc.freeze()
+    gc.enable()
     try:
         if QUEUED:
             passes.record(PASSES[0])

@@ -12,6 +12,7 @@ from sparseft.analysis.findings import ONE_SEED, findings, headline
 from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.plots import compute_figures
 from sparseft.analysis.records import read_measurements, read_runs
+from sparseft.analysis.records.throughput_record import MeasuredInputs
 from test_throughput_table import write_cell
 
 RUN = "m-t-unstructured-sparsity50-{mode}-{training}-seed{seed}"
@@ -60,8 +61,8 @@ def test_the_columns_are_those_that_the_docs_describe(write_run, tmp_path):
     write_study(write_run, seeds=(0,))
     table = analysed(tmp_path).budget
     assert list(table) == BUDGET.names
-    # No measurement and no obstacle. Everything else has a value in every row.
-    assert set(table.columns[table.isna().any()]) == {"measured_seconds", "obstacle"}
+    # No measurement and no obstacle, and a choice in some rows. Everything else has a value in every row.
+    assert set(table.columns[table.isna().any()]) == {"measured_seconds", "decided_by", "obstacle"}
 
 
 def test_a_mode_that_continues_a_run_pays_for_that_run_too(write_run, tmp_path):
@@ -76,13 +77,25 @@ def test_seconds_are_those_of_the_stage_throughput_at_the_same_batch_size_and_de
     path = write_cell(tmp_path, "m-t-unstructured-sparsity50-sparse_to_dense-long")
     (measurement,) = read_measurements([path])
     (run, *_) = [record for record in read_runs(tmp_path / "runs")[0] if record.train]
-    same = measurement.model_copy(update={"device": run.train.device})
+    inputs = MeasuredInputs(**run.train.inputs.model_dump(include={"model", "mask", "train"}))
+    alike = {
+        name: getattr(run.train, name)
+        for name in ("device", "processes", "gradient", "lora_r", "gradient_checkpointing")
+    }
+    same = measurement.model_copy(update={"inputs": inputs, **alike})
     (batch,) = [batch for batch in same.batches if batch.batch_size == 8]
     rates = [repeat.samples / repeat.seconds for repeat in batch.repeats]
     seconds = analysed(tmp_path, [same]).budget.set_index(["mode", "training"])["measured_seconds"].dropna()
     assert seconds.to_dict() == {("sparse_to_dense", "long"): pytest.approx(480 / (sum(rates) / len(rates)))}
-    elsewhere = measurement.model_copy(update={"device": "another"})
-    assert analysed(tmp_path, [elsewhere]).budget["measured_seconds"].isna().all()
+    differing = [
+        *({"inputs": inputs.model_copy(update={name: "f" * 64})} for name in ("model", "mask", "train")),
+        *({name: value} for name, value in (("device", "another"), ("processes", 9), ("gradient", "another"))),
+        *({name: value} for name, value in (("lora_r", 999), ("sequence_length", 64), ("inputs", None))),
+        {"gradient_checkpointing": not run.train.gradient_checkpointing},
+    ]
+    for changes in differing:
+        other = same.model_copy(update=changes)
+        assert analysed(tmp_path, [other]).budget["measured_seconds"].isna().all(), changes
 
 
 def test_the_sentences_say_over_how_many_trainings_each_mode_was_tuned(write_run, tmp_path):

@@ -161,3 +161,24 @@ def test_a_reconstruction_with_other_settings_than_the_configured_ones_is_outsid
     # The run that starts from the reconstruction has its own schedule, and is compared in the reconstruction's too.
     assert all("examples 16 instead of 12" in of_mode[mode] for mode in ("reconstruct", "reconstruct_to_sparse"))
     assert "learning_rate" not in of_mode["reconstruct"]
+
+
+@pytest.mark.parametrize("text", [None, "c4"])
+def test_a_reconstruction_on_a_text_is_not_one_on_the_task_s_examples(write_run, tmp_path, text):
+    config = Config.model_validate({
+        "models": {"m": {"source": "path:m"}},
+        "tasks": {"t": {"lm_eval": "arc_easy", "train_examples": 480, "validation_examples": 200}},
+        "grid": {"models": ["m"], "tasks": ["t"], "methods": ["unstructured"], "sparsities": [50], "modes": ["reconstruct"], "seeds": [0, 1]},
+        "masks": {"calibration": {"c4": {"text": "c4.jsonl", "length": 64}}},
+        "training": {"steps": 60},
+        "reconstruction": {"examples": 16, "steps": 60, "learning_rate": 0.02, "calibration": text},
+    })  # fmt: skip
+    on_text = {"length": 64, "text_sha256": "f" * 64}
+    for seed, part in enumerate([on_text, {}]):
+        name = CELL.format("reconstruct").replace("seed0", f"seed{seed}")
+        write_run(name, 0.5, change=reconstructed(**part), training={"learning_rate": 0.02})
+    records = read_runs(tmp_path / "runs")[0]
+    cells = derive(judge_runs(records), 0.02).cells
+    assert cells[cells["mode"] == "reconstruct"]["n"].tolist() == [1, 1]
+    (other,) = [run for run, reason in outside(records, config).items() if "length" in reason]
+    assert other.seed == (1 if text else 0)

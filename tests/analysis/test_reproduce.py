@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from sparseft.analysis.reproduce import ROOT, Reproduction
 from sparseft.study.grid import Run
 from test_analyze_results import analyze
@@ -77,6 +78,19 @@ def test_a_fault_of_a_run_outside_the_study_is_no_fault_of_the_study(write_run, 
     assert "2 runs checked, 0 with a fault" in verdict
     assert verdict.endswith("1 outside the configured study, 1 of them with a fault.")
     assert f"### {other}\n" in memo.partition("## Runs with a fault")[2]
+
+
+@pytest.mark.parametrize(("rate", "largest"), [(0.001, 70), (0.01, 30)])
+def test_a_requested_run_with_other_settings_ends_what_is_within_the_tolerance(write_run, tmp_path, rate, largest):
+    write_run("m-boolq-dense-sparsity00-sparse_to_dense-seed0", 0.9)
+    for sparsity in (30, 50, 70):
+        run_id = f"m-boolq-unstructured-sparsity{sparsity}-sparse_to_dense-seed0"
+        write_run(run_id, 0.9, training={"learning_rate": rate if sparsity == 50 else 0.001})
+    (tmp_path / "study.yaml").write_text(STUDY.replace("[0, 50]", "[0, 30, 50, 70]"))
+    options = ["--configuration", str(tmp_path / "study.yaml"), "--tolerance", "0.2"]
+    analyze(tmp_path / "runs", tmp_path / "out", *options)
+    best = pd.read_csv(tmp_path / "out/best_tradeoffs.csv")
+    assert best[best["largest_within"]]["sparsity"].tolist() == [largest]
 
 
 def test_the_configuration_may_lie_where_the_tables_go_and_goes_with_them(write_run, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from sparseft.analysis.claims import Results
 from sparseft.analysis.derived import Derived, derive
 from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
@@ -136,7 +137,7 @@ def test_a_training_that_lacks_a_seed_cannot_be_chosen_and_is_named(write_run, t
     assert chosen(derived) == dict.fromkeys(MODES, "mid")
     obstacles = derived.budget.set_index(["mode", "training"])["obstacle"].dropna()
     assert set(obstacles.index.get_level_values("training")) == {"high"}
-    assert obstacles.str.startswith("seed 1 is missing").all()
+    assert obstacles.str.startswith("seed 1 has no run of the study").all()
     assert set(derived.budget["trainings_tried"]) == {3}
 
 
@@ -185,6 +186,20 @@ def test_a_cell_in_which_nothing_can_be_chosen_is_in_no_mean(write_run, tmp_path
         analysed(tmp_path)
 
 
+@pytest.mark.parametrize(("without_choice", "largest"), [(None, 70), (50, 30)])
+def test_a_sparsity_without_a_choice_ends_what_is_within_the_tolerance(write_run, tmp_path, without_choice, largest):
+    write_run(DENSE.format(mode="sparse_to_dense"), 0.9)
+    for sparsity in (30, 50, 70):
+        for training in ("low", "mid"):
+            run_id = f"m-t-unstructured-sparsity{sparsity}-sparse_to_dense-{training}-seed0"
+            selection = {} if sparsity == without_choice else {"selection": 0.5}
+            write_run(run_id, 0.9, training={"learning_rate": RATES[training]}, **selection)
+    records, gaps = read_runs(tmp_path / "runs")
+    derived = derive(judge_runs(records), 0.2, gaps)
+    assert derived.best[derived.best["largest_within"]]["sparsity"].tolist() == [largest]
+    assert Results(derived).undecided == ({without_choice} - {None})
+
+
 def test_one_training_needs_no_selection(write_run, tmp_path):
     for training in ("", "-only"):
         for seed in (0, 1):
@@ -202,8 +217,8 @@ def test_equal_values_are_decided_by_the_loss_and_then_by_the_order():
     # 0.1 + 0.2 is not 0.3 in binary.
     assert best([trial("a", 0.3, 2.0), trial("b", 0.1 + 0.2, 1.0)]).training == "b"
     assert best([trial("a", 2.0, 2.0, "loss"), trial("b", 1.5, 1.5, "loss")]).training == "b"
-    assert best([trial("a", 0.9, 1.0, obstacle="seed 1 is missing"), trial("b", 0.5, 1.5)]).training == "b"
-    assert best([trial("a", 0.9, 1.0, obstacle="seed 1 is missing")]) is None
+    assert best([trial("a", 0.9, 1.0, obstacle="seed 1 has no run of the study"), trial("b", 0.5, 1.5)]).training == "b"
+    assert best([trial("a", 0.9, 1.0, obstacle="seed 1 has no run of the study")]) is None
 
 
 def test_what_decided_is_said_and_a_training_that_cannot_be_chosen_decides_nothing():

@@ -118,8 +118,9 @@ def test_a_missing_file_of_a_task_a_text_or_a_perplexity_is_named_though_its_dat
     (tmp_path / "data/mine/manifest.json").write_text("{}")
     sections = {
         "tasks": {"mine": {"kind": "instruction", "local": "moved"}},
-        "grid": {"tasks": ["mine"], "methods": ["unstructured_wanda_on_story"]},
-        "masks": {"calibration": {"story": {"text": "story.txt"}}},
+        "grid": {"tasks": ["mine"], "methods": ["unstructured_wanda_on_story"], "modes": ["reconstruct"]},
+        "masks": {"calibration": {"story": {"text": "story.txt"}, "tale": {"text": "tale.txt"}}},
+        "reconstruction": {"calibration": "tale"},
         "perplexity": {"local": "text.jsonl"},
     }
     with pytest.raises(InputError) as error:
@@ -127,6 +128,7 @@ def test_a_missing_file_of_a_task_a_text_or_a_perplexity_is_named_though_its_dat
     for what in (
         "tasks.mine: moved/train.jsonl",
         "masks.calibration.story.text: story.txt",
+        "masks.calibration.tale.text: tale.txt",
         "perplexity.local: text.jsonl",
     ):
         assert f"{what}: no such file" in str(error.value)
@@ -152,4 +154,11 @@ def test_imported_checkpoints_are_looked_at_before_anything_runs(tmp_path, monke
     shutil.rmtree(tmp_path / "sparse")
     (tmp_path / "pruned/tiny/sparsity50_imported_a").mkdir(parents=True)
     (tmp_path / "pruned/tiny/sparsity50_imported_a/manifest.json").write_text("{}")
+    (tmp_path / "masks/tiny").mkdir(parents=True)
+    report = tmp_path / "masks/tiny/report_imported_a_sparsity50.json"
+    report.write_text('{"source": "path:sparse"}')
     check_sources(study)
+    # The configuration names another one now.
+    report.write_text('{"source": "path:older"}')
+    with pytest.raises(InputError, match=r"^masks\.imported\.a\.50: sparse/config\.json: no such file; "):
+        check_sources(study)

@@ -292,7 +292,16 @@ def test_one_ranking_of_all_layers_is_refused(method):
         Masks(scope="global", sequential=False).scope_of(method, [50])
 
 
-@pytest.mark.parametrize(("group", "least"), [(4, 0.125), (7, 0.072), (20, 0.025)])
+@pytest.mark.parametrize(("spread", "decides"), [(0.125, False), (0.126, True)])
+def test_the_outliers_decide_and_not_the_order_of_the_layers(spread, decides):
+    shape = {f"model.layers.{number}.mlp.up_proj": (8, 8) for number in range(4)}
+    shares = [1.0, 0.6, 0.5, 0.0]
+    forward = list(allocate(shares, shape, [50], spread, group=4).values())
+    backward = list(allocate(shares[::-1], shape, [50], spread, group=4).values())
+    assert (forward == backward[::-1]) == decides
+
+
+@pytest.mark.parametrize(("group", "least"), [(4, 0.126), (7, 0.072), (20, 0.026)])
 def test_a_lambda_that_moves_no_n_is_refused_with_the_least_that_can(group, least):
     percents = [0]
     with pytest.raises(InputError, match=rf"masks\.owl_lambda 0.02 is too small for N:{group}.* set it to {least} or"):

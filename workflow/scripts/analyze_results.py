@@ -112,11 +112,16 @@ def read(results_dir: Path, study: Config | None) -> tuple[list[Judged], list[Ga
 
 
 def derive_tables(args: argparse.Namespace, judged: list[Judged], gaps: list[Gap], study: Config | None) -> Derived:
-    """Return the tables of the runs. A damaged run that the configuration does not request is no training that was tried."""
+    """Return the tables of the runs.
+
+    A damaged run that the configuration does not request is no training that was tried. A requested run that was made with
+    other settings is missing."""
     trainings: list[str] = []
     if study:
         requested = {run.id for run in configured_runs(study)}
         gaps = [gap for gap in gaps if gap.run_id in requested]
+        outside = [run for run in judged if run.outside and run.record.run.id in requested]
+        gaps += [Gap(run.record.run.id, True, run.outside) for run in outside]
         trainings = list(study.grid.trainings)
     files = sorted(args.throughput_dir.glob("*.json")) if args.throughput_dir else []
     return derive(judged, args.tolerance, gaps, trainings=trainings, measurements=read_measurements(files))

@@ -3,8 +3,9 @@
     training compute = tokens that its optimiser steps read, without padding
 
 Within one model every token costs the same operations with its weights, so tokens compare trainings and modes of one model. What a
-mode adds to a step shows only in its seconds. They are computed from the speed that the stage `throughput` measured by itself,
-at the same batch size, on the same device, in as many processes, and are blank without such a measurement:
+mode adds to a step shows only in its seconds. They are computed from the speed that the stage `throughput` measured by itself, on
+the training's own model, mask and examples, at the same batch size, rank and gradient, on the same device, in as many processes. They
+are blank without such a measurement, whose step is one forward pass, whatever micro_batch_size is:
 
     seconds = examples seen / samples per second
 
@@ -26,6 +27,9 @@ from sparseft.analysis.throughput_table import MeasuredBatch
 from sparseft.analysis.tuning import Trial, TunedCell
 from sparseft.modes import get_mode
 from sparseft.study.grid import Cell, Run
+
+# What a measurement and a training must share, apart from their inputs.
+_MEASURED_ALIKE = ("device", "processes", "gradient", "lora_r", "gradient_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -58,14 +62,25 @@ class Costs:
         return None if before is None else own + before
 
     def _measured_seconds(self, train: TrainingRecord, run: Run) -> float | None:
-        """Return the seconds of a training by itself; None if its cell was not measured under its conditions."""
-        cell = Cell(**{name: value for name, value in vars(run).items() if name != "seed"})
+        """Return the seconds of a training by itself; None if its work was not measured under its conditions."""
+        cell = Cell(run.model, run.task, run.method, run.sparsity, run.mode, training=run.training)
         measurement = self.measurements.get(cell)
-        if measurement is None or (measurement.device, measurement.processes) != (train.device, train.processes):
+        if measurement is None or not _measures(measurement, train):
             return None
         sizes = {batch.batch_size: MeasuredBatch(cell, measurement, batch) for batch in measurement.batches}
         rate = sizes[train.batch_size].samples_per_second.mean if train.batch_size in sizes else None
         return train.steps_done * train.batch_size / rate if rate else None
+
+
+def _measures(measurement: ThroughputRecord, train: TrainingRecord) -> bool:
+    """Return whether a measurement is of a training's own inputs, examples and settings, on its device."""
+    inputs = measurement.inputs
+    return (
+        inputs is not None
+        and (inputs.model, inputs.mask, inputs.train) == (train.inputs.model, train.inputs.mask, train.inputs.train)
+        and measurement.sequence_length is None
+        and all(getattr(measurement, name) == getattr(train, name) for name in _MEASURED_ALIKE)
+    )
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,9 @@ class Results:
         }
         largest = derived.best[derived.best["largest_within"]]
         self.within = {(row.method, row.mode): row.reached_sparsity for row in largest.itertuples()}
+        has_choice = derived.budget.groupby(["method", "sparsity", "mode"])["chosen"].any()
+        # The sparsities at which no training of some cell can be chosen, so that the cell is unknown.
+        self.undecided = {sparsity for (_, sparsity, _), chosen in has_choice.items() if not chosen}
 
     @property
     def methods(self) -> list[str]:
@@ -222,9 +225,9 @@ def _training_name(results: Results, best: tuple) -> str:
 
 
 def _hopeless(results: Results, sparsity: int) -> bool:
-    """Return whether every run of a sparsity is sound, none is measurably better than guessing, and no training helps."""
+    """Return whether every cell of a sparsity is known and sound, none is measurably better than guessing, and no training helps."""
     cells = [cell for cell in results.every_cell if cell.sparsity == sparsity]
-    if any(cell.n_sound < cell.n for cell in cells):
+    if sparsity in results.undecided or any(cell.n_sound < cell.n for cell in cells):
         return False
     return all(guesses(cell) and not _improved(results, cell) for cell in cells)
 

@@ -112,8 +112,12 @@ def _derive_one(
 
 
 def _missing_cells(gaps: Iterable[Gap], tuned: Iterable[TunedCell]) -> set[Cell]:
-    """Return the cells that lack a run. A cell with a choice lacks none, because only a complete training can be chosen."""
+    """Return the cells that lack a run, or of which no training can be chosen.
+
+    A cell with a choice lacks none, because only a complete training can be chosen."""
+    tuned = list(tuned)
     complete = {cell.cell for cell in tuned if len(cell.trials) > 1 and cell.chosen}
+    unable = {cell.cell for cell in tuned if not cell.chosen}
     cells = set()
     for gap in gaps:
         # The name of a gap's folder may be no run's.
@@ -121,7 +125,7 @@ def _missing_cells(gaps: Iterable[Gap], tuned: Iterable[TunedCell]) -> set[Cell]
             run = Run.parse(gap.run_id)
             if gap.left_out:
                 cells.add(cell_of(run))
-    return cells - complete
+    return (cells - complete) | unable
 
 
 def _rows(table: pd.DataFrame, keys: dict[str, str]) -> pd.DataFrame:

@@ -159,7 +159,7 @@ def _trials(runs: dict[Run, Judged], missing: list[Run], order: Sequence[str]) -
 def _lacking(runs: Sequence[Judged], seeds: Sequence[int]) -> list[str]:
     """Return why a training cannot be chosen: a seed that it lacks, or what is wrong with a run."""
     present = {run.record.run.seed for run in runs}
-    reasons = [f"seed {seed} is missing (missing.csv)" for seed in seeds if seed not in present]
+    reasons = [f"seed {seed} has no run of the study" for seed in seeds if seed not in present]
     for run in runs:
         if run.faults:
             reasons.append(f"seed {run.record.run.seed} has a fault")

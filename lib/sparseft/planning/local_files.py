@@ -8,7 +8,6 @@ import yaml
 
 from sparseft.checkpoints.checkpoint import small_files
 from sparseft.errors import InputError
-from sparseft.methods import get_method
 from sparseft.storage.reading import read_bytes
 from sparseft.study.config import Config, TaskData, split_mdl
 from sparseft.tasks.data_source import SPLITS
@@ -40,10 +39,10 @@ def missing_data_files(config: Config) -> list[str]:
     Snakemake would not notice such a file if the data that were made of another one are there."""
     tasks = dict.fromkeys([*config.grid.tasks, *config.evaluation.probes])
     places = {f"tasks.{name}": task_files(config.task_data(name)) for name in tasks}
-    for method in config.grid.methods:
-        text = config.masks.text_of(method)
-        if text and text.local:
-            places[f"masks.calibration.{get_method(method).calibration}.text"] = [text.local]
+    for name in config.calibration_texts():
+        text = config.masks.calibration[name]
+        if text.local:
+            places[f"masks.calibration.{name}.text"] = [text.local]
     if config.perplexity and config.perplexity.local:
         places["perplexity.local"] = [config.perplexity.local]
     return [

@@ -16,6 +16,7 @@ from sparseft.planning.local_files import missing_data_files
 from sparseft.storage.reading import read_json
 from sparseft.study import grid
 from sparseft.study.config import Config, Model, split_mdl
+from sparseft.study.passes import report_file
 
 _MISTRAL = {
     "architectures": ["MistralForCausalLM"],
@@ -184,17 +185,27 @@ def _missing_files(name: str, model: Model) -> list[Path]:
 
 
 def _imported_folders(config: Config) -> dict[str, Path]:
-    """Return the folders of the checkpoints that the grid imports and that are not imported yet, by their place in `masks`."""
+    """Return the folders of the checkpoints that the grid imports and that are not imported yet, by their place in `masks`.
+
+    What was imported from another source does not count. Snakemake would keep it if files of the new source are missing."""
     folders = {}
     for method, percent in product(config.grid.methods, config.grid.sparsities):
         name = get_method(method).imported
         if not name or not percent:
             continue
-        kind, _, place = config.masks.imported_source(method, percent).partition(":")
-        cell = {"model": config.grid.models[0], "method": method, "sparsity": f"{percent:02d}"}
-        if kind == "path" and not Path(grid.base_manifest(method).format(**cell)).exists():
+        source = config.masks.imported_source(method, percent)
+        kind, _, place = source.partition(":")
+        if kind == "path" and _imported_from(config.grid.models[0], method, percent) != source:
             folders[f"masks.imported.{name}.{percent}"] = Path(place)
     return folders
+
+
+def _imported_from(model: str, method: str, percent: int) -> str | None:
+    """Return the source from which a pruned base was imported, as its report says; None if one of them is missing."""
+    cell = {"model": model, "method": method, "sparsity": f"{percent:02d}"}
+    base = Path(grid.base_manifest(method).format(**cell))
+    report = Path(report_file(grid.MASKS, f"{method}{grid.ADDED_SUFFIX}").format(**cell))
+    return read_json(report).get("source") if base.exists() and report.exists() else None
 
 
 def _check_imported(folders: dict[str, Path], name: str, shapes: Shapes) -> None:

@@ -43,7 +43,7 @@ from sparseft.language_model.hardware import choose_device, use_repeatable_kerne
 from sparseft.language_model.layer_inputs import Stream
 from sparseft.language_model.layered_model import LayeredModel
 from sparseft.language_model.loss import AnswerLoss
-from sparseft.language_model.model import load_model
+from sparseft.language_model.model import load_model, model_config
 from sparseft.methods import Method
 from sparseft.pruning.calibration_text import text_examples
 from sparseft.study.config import CalibrationText, Masks
@@ -132,7 +132,9 @@ def calibration_examples(
     if not rows or number < 1:
         raise InputError(f"{task.name}: no calibration examples", f"give training rows, and set {key} to 1 or more")
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
-    to_tokens = partial(encode, task=task, tokenizer=tokenizer, max_length=checkpoint.config["max_position_embeddings"])
+    to_tokens = partial(
+        encode, task=task, tokenizer=tokenizer, max_length=model_config(checkpoint.folder).max_position_embeddings
+    )
     # Documents become other examples than their rows, so they are encoded before examples are chosen.
     candidates = to_tokens(rows) if task.sequence_length else rows
     if number > len(candidates):

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Example
+from sparseft.language_model.model import model_config
 from sparseft.study.config import CalibrationText
 from sparseft.tasks.documents import DOCUMENT_BREAK
 
@@ -23,7 +24,7 @@ def text_examples(checkpoint: Checkpoint, documents: list[str], text: Calibratio
     """Return the windows of a text as examples. Their loss is on every token but the first.
 
     Raises InputError with `place` if the text has too few tokens, or if a window is longer than the model's context."""
-    limit = checkpoint.config["max_position_embeddings"]
+    limit = model_config(checkpoint.folder).max_position_embeddings
     if text.length > limit:
         raise InputError(
             f"{place}: windows of {text.length} tokens, but the model takes {limit}",

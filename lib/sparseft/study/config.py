@@ -5,7 +5,6 @@ the description and the example of every field.
 """
 
 import json
-import math
 import re
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable
@@ -722,13 +721,14 @@ class Masks(Section):
         return sources[percent]
 
     def _check_spread(self, method: Method) -> None:
-        """Raise InputError if masks.owl_lambda is too small for any decoder layer to have another N than the others."""
-        if method.allocation and 2 * self.owl_lambda * self.nm_group < 1:
+        """Raise InputError if masks.owl_lambda is too small for two decoder layers to have different N.
+
+        At 2 lambda M = 1 the slots of the layer with the least outliers and of that with the most have equal keys."""
+        if method.allocation and 2 * self.owl_lambda * self.nm_group <= 1:
             raise InputError(
                 f"masks.owl_lambda {self.owl_lambda} is too small for N:{self.nm_group}: {method.name} would give every layer"
                 " the same N",
-                f"set it to {math.ceil(1000 / (2 * self.nm_group)) / 1000} or more, or leave {method.name} out of"
-                " grid.methods",
+                f"set it to {(500 // self.nm_group + 1) / 1000} or more, or leave {method.name} out of grid.methods",
             )
 
     def _check_groups(self, method: Method, percents: list[int]) -> None:
@@ -1139,13 +1139,15 @@ class Config(_WithSections):
         """Return whether a mode of the study reconstructs decoder layers."""
         return any(get_mode(mode).reconstructs for mode in self.trained_modes)
 
-    def reconstruction_examples(self) -> dict[str, int]:
-        """Return by the names of the flags which examples the decoder layers are reconstructed on."""
+    def reconstruction_examples(self) -> dict[str, int | None]:
+        """Return by the names of the flags which examples the decoder layers are reconstructed on.
+
+        The length is None if they are those of the task."""
         text = self.masks.calibration.get(self.reconstruction.calibration)
         return {
             "calibration_examples": self.reconstruction.examples,
             "calibration_seed": text.seed if text else self.masks.calibration_seed,
-            **({"calibration_length": text.length} if text else {}),
+            "calibration_length": text.length if text else None,
         }
 
     def unused_training(self) -> list[str]:

@@ -40,8 +40,16 @@ class BatchRecord(RecordPart):
     repeats: list[RepeatRecord]
 
 
+class MeasuredInputs(RecordPart):
+    """Hold the sha256 of what was measured."""
+
+    model: str
+    mask: str
+    train: str
+
+
 class ThroughputRecord(RecordPart):
-    """Check the measurements of one cell.
+    """Check the measurements of one cell. Old files have no inputs.
 
     The two kinds say what the bytes of the peak and of the limit count. On a CPU they differ. The backend cerebras has no
     limit: a batch size that does not fit there is not compiled, and no file is written."""
@@ -51,6 +59,9 @@ class ThroughputRecord(RecordPart):
     threads: Count
     processes: PositiveCount
     gradient: str
+    lora_r: PositiveCount | None = None
+    gradient_checkpointing: bool | None = None
+    inputs: MeasuredInputs | None = None
     sequence_length: int | None
     warmup_steps: Count
     steps: Annotated[int, Field(gt=0)]

@@ -74,9 +74,9 @@ class ReconstructionPart(RecordPart):
 
     @property
     def settings(self) -> dict[str, object]:
-        """Return by name what decides the examples, as far as it is set."""
+        """Return by name what decides the examples. Examples of the task have neither a length nor a text."""
         values = {"examples": self.examples, "seed": self.seed, "length": self.length, "text": self.text_sha256}
-        return {f"reconstruction.{name}": value for name, value in values.items() if value is not None}
+        return {f"reconstruction.{name}": value for name, value in values.items()}
 
 
 class EarlyEnd(RecordPart):
