@@ -233,6 +233,23 @@ def test_what_decided_is_said_and_a_training_that_cannot_be_chosen_decides_nothi
     assert decided(first) is None
 
 
+def with_one_model(files: dict) -> None:
+    """Change the files of a run as if all runs had the same merged model."""
+    places = [files["merge"]["outputs"], files["validation_report"]["inputs"]["checkpoint"]]
+    for place in [*places, files["evaluation"]["inputs"]["model"], files["selection"]["inputs"]["model"]]:
+        place["model.safetensors"] = "a" * 64
+
+
+@pytest.mark.parametrize(("change", "tried"), [(with_one_model, 1), (lambda files: None, 3)])
+def test_trainings_that_made_the_same_model_count_once(write_run, tmp_path, change, tried):
+    for training in RATES:
+        write_run(RUN.format(mode="sparse_to_sparse", training=training, seed=0), 0.5, selection=0.5, change=change)
+    derived = analysed(tmp_path)
+    assert derived.budget["trainings_tried"].tolist() == [tried] * 3
+    assert derived.budget["decided_by"].notna().sum() == (tried > 1)
+    assert set(derived.cells["trainings_tried"]) == {tried}
+
+
 @pytest.mark.parametrize("order", [["high", "mid", "low"], ["low", "mid", "high"]])
 def test_the_order_of_the_configuration_decides_between_equal_trainings(write_run, tmp_path, order):
     same = dict.fromkeys(SELECTION, (0.6, 0.65))

@@ -139,7 +139,7 @@ class TrialBudget:
     @property
     def trainings_tried(self) -> int:
         """Return the number of trainings of the cell."""
-        return len(self.tuned.trials)
+        return self.tuned.tried
 
     @property
     def value(self) -> float | None:
@@ -159,7 +159,7 @@ class TrialBudget:
     @property
     def obstacle(self) -> str | None:
         """Return why the training could not be chosen; None if it could, or if there was no choice."""
-        return (self.trial.obstacle or None) if self.trainings_tried > 1 else None
+        return (self.trial.obstacle or None) if len(self.tuned.trials) > 1 else None
 
     def _shared(self, name: str) -> float | None:
         """Return a field of train.json that all runs agree in; None if they do not, or if none was read."""

@@ -77,9 +77,17 @@ class TunedCell:
         return self.trials[0] if len(self.trials) == 1 else best(self.trials)
 
     @property
+    def tried(self) -> int:
+        """Return the number of trainings that were tried. Those of the same models count once.
+
+        In mode reconstruct, trainings that differ in learning rate and steps make the same adapter."""
+        models = (frozenset(run.record.validation.merged_digest for run in trial.runs) for trial in self.trials)
+        return len({digests or trial.training for digests, trial in zip(models, self.trials, strict=True)})
+
+    @property
     def decided_by(self) -> str | None:
         """Return what decided for the chosen training: BY_VALUE, BY_LOSS or BY_ORDER; None if there was no choice."""
-        if len(self.trials) == 1 or self.chosen is None:
+        if self.tried == 1 or self.chosen is None:
             return None
         value, loss = self.chosen.selected.quality
         others = [one.selected.quality for one in self.trials if one is not self.chosen and not one.obstacle]
@@ -134,7 +142,7 @@ def with_trainings(table: pd.DataFrame, tuned: Iterable[TunedCell]) -> pd.DataFr
 
     A comparison also gets those of the other cell. An untrained cell has no training, and none was tried."""
     training = {cell.cell.id: cell.chosen.training for cell in tuned if cell.chosen}
-    tried = {cell.cell.id: len(cell.trials) for cell in tuned}
+    tried = {cell.cell.id: cell.tried for cell in tuned}
     cells = [Cell(*place).id for place in table[PLACE].itertuples(index=False)]
     columns = {"": cells} | ({"against_": table["against"]} if "against" in table else {})
     return table.assign(
