@@ -8,7 +8,7 @@ from sparseft.checkpoints.checkpoint import to_float32
 from sparseft.masks import mask_kernels as kernels
 from sparseft.masks.mask_file import read_mask
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
-from sparseft.pruning.mask_report import QUANTILES, Scores
+from sparseft.pruning.mask_report import QUANTILES, ScoreDistribution
 from sparseft.study.config import Masks
 from sparseft.study.grid import MASK_PLOTS
 
@@ -20,14 +20,14 @@ def histogram_of(bits: np.ndarray) -> np.ndarray:
 
 
 def test_a_case_by_hand():
-    scores = Scores.of_values(np.array([0.0, 40.0, 50.0, 60.0, 0.75]))
+    scores = ScoreDistribution.of_values(np.array([0.0, 40.0, 50.0, 60.0, 0.75]))
     assert scores.octaves == {-1: 1, 5: 3}  # 0.75 in [1/2, 1); 40, 50 and 60 in [32, 64)
     assert scores.zeros == 1
     assert scores.quantiles[0.5] == 40.0
 
 
 def test_scores_that_are_all_zero_have_no_octave():
-    scores = Scores.of_histogram(histogram_of(np.zeros(10, np.uint32)), "F32")
+    scores = ScoreDistribution.of_histogram(histogram_of(np.zeros(10, np.uint32)), "F32")
     assert (scores.octaves, scores.zeros, set(scores.quantiles.values())) == ({}, 10, {0.0})
 
 
@@ -38,7 +38,7 @@ def test_quantiles_are_numpy_s(dtype, word, error):
         values.astype(np.float16).view(np.uint16) if dtype == "F16" else (values.view(np.uint32) >> 16).astype(np.uint16)
     )  # fmt: skip
     sizes = np.abs(to_float32(bits, dtype))
-    scores = Scores.of_histogram(histogram_of(bits), dtype)
+    scores = ScoreDistribution.of_histogram(histogram_of(bits), dtype)
     expected = np.quantile(sizes, QUANTILES, method="inverted_cdf")
     found = np.array(list(scores.quantiles.values()))
     assert (found <= expected).all()

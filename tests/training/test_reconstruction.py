@@ -20,7 +20,7 @@ from sparseft.lora.merge import merge
 from sparseft.study.config import Training
 from sparseft.tasks import BY_NAME
 from sparseft.training.job import TrainingJob
-from sparseft.training.reconstruction import Reconstruction, Stream
+from sparseft.training.reconstruction import LayerReconstruction, Stream
 from tiny_models import save_tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -129,7 +129,7 @@ def test_the_gradient_is_autograd_s_of_the_written_out_layer(name, tmp_path):
     job = job_of(checkpoint)
     model, stock = (load_model(checkpoint.folder, CPU)[0] for _ in range(2))
     stream = Stream(model, EXAMPLES, CPU)
-    parts = Reconstruction(model, EXAMPLES, lambda number: {}, SETTINGS, 0, CPU)
+    parts = LayerReconstruction(model, EXAMPLES, lambda number: {}, SETTINGS, 0, CPU)
     targets = parts._targets(stream, 1)
     masks = {layer: torch.from_numpy(job.mask.kept(layer)) for layer in job.mask.shape if ".layers.1." in layer}
     adapted = attach(model, masks.get, {layer: layer for layer in masks}, "reconstruct", SETTINGS)
@@ -198,7 +198,7 @@ def test_a_single_linear_layer_comes_near_least_squares_under_its_mask():
     def adapt(number: int) -> dict:
         return attach(model, lambda _: kept, {"q_proj": "model.layers.0.q_proj"}, "reconstruct", settings)
 
-    reconstruction = Reconstruction(model, EXAMPLES, adapt, settings, 0, CPU)
+    reconstruction = LayerReconstruction(model, EXAMPLES, adapt, settings, 0, CPU)
     reconstruction.run()
     [layer] = reconstruction.measured
     # That of the pruned layer is 6 times the best error of any matrix under the mask, and it ends 4e-8 above the best.
@@ -224,14 +224,14 @@ def test_the_merged_model_is_the_reconstructed_one_to_the_bit(tiny_models, tmp_p
 def test_the_same_seed_gives_the_same_bits_even_after_a_kill(tiny_models, tmp_path, monkeypatch):
     checkpoint = Checkpoint(tiny_models["llama"])
     whole = run(checkpoint, tmp_path / "whole")
-    reconstruct_layer = Reconstruction._reconstruct
+    reconstruct_layer = LayerReconstruction._reconstruct
 
     def die_in_the_second(self, stream, number, targets, adapted):
         if number:
             raise KeyboardInterrupt
         return reconstruct_layer(self, stream, number, targets, adapted)
 
-    monkeypatch.setattr(Reconstruction, "_reconstruct", die_in_the_second)
+    monkeypatch.setattr(LayerReconstruction, "_reconstruct", die_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(checkpoint, tmp_path / "killed")
     assert not (tmp_path / "killed/adapter").exists()

@@ -14,7 +14,7 @@ from box import RUNS, flags, make, mask_of
 from project import ROOT, call_script
 from sparseft.storage.hashes import sha256
 from sparseft.training.loop import Loop
-from sparseft.training.reconstruction import Reconstruction
+from sparseft.training.reconstruction import LayerReconstruction
 
 RUN, OTHER = RUNS
 BLOCK = 512
@@ -90,12 +90,12 @@ def whole(tmp_path_factory) -> Path:
 def _interrupt(box: Path, name: str, run: str) -> None:
     """Leave state.pt as a kill after two of four steps, or after one of two decoder layers, does."""
 
-    def stop(trained: Loop | Reconstruction, *arguments: object) -> None:
+    def stop(trained: Loop | LayerReconstruction, *arguments: object) -> None:
         save(trained, *arguments)
-        if isinstance(trained, Reconstruction) or len(arguments[-1].curve) == 2:
+        if isinstance(trained, LayerReconstruction) or len(arguments[-1].curve) == 2:
             raise KeyboardInterrupt
 
-    kind, script = (Loop, "train.py") if name == "training state" else (Reconstruction, "reconstruct.py")
+    kind, script = (Loop, "train.py") if name == "training state" else (LayerReconstruction, "reconstruct.py")
     save, kind._save = kind._save, stop
     folder = box / "interrupted" / run
     try:

@@ -89,6 +89,17 @@ def test_every_validation_of_the_workflow_has_the_base_and_a_tolerance_of_zero(t
         assert "--tolerance" not in command  # 0 unless it is given
 
 
+def test_masks_from_examples_take_the_configured_threads_whatever_the_cores(tmp_path, tiny_models):
+    study = Study(tmp_path / "study")
+    methods = ["unstructured", "unstructured_wanda", "unstructured_sparsegpt"]
+    grid = tiny_grid("llama", "boolq_mini", methods)
+    masks = {"calibration_examples": 4}
+    study.configure({"llama": tiny_models["llama"]}, grid=grid, masks=masks, resources={"threads": 4}, **TINY_STUDY)
+    said = study.snakemake("masks", "--dry-run", "--printshellcmds", "--cores", "1")
+    threads = dict(re.findall(r"--method (\w+) .* --threads (\d+)", said))
+    assert threads == {"dense": "1", "unstructured": "1", "unstructured_wanda": "4", "unstructured_sparsegpt": "4"}
+
+
 @pytest.fixture
 def copied_study(tmp_path, own_study) -> Study:
     """A copy of the small study, with a copy of the project's code: a test may edit both."""

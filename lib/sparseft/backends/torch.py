@@ -30,7 +30,7 @@ from sparseft.study.config import Training
 from sparseft.study.grid import TRAINED_MODES, Run
 from sparseft.training.job import TrainingJob
 from sparseft.training.loop import Loop
-from sparseft.training.reconstruction import Reconstruction
+from sparseft.training.reconstruction import LayerReconstruction
 
 
 def adapted_model(
@@ -126,7 +126,7 @@ def reconstruct(job: TrainingJob, dense: DenseTarget, adapter: Path, state: Path
     unfuse_experts(model)
     validation = encode(job.rows["validation"], job.task, tokenizer, model.config.max_position_embeddings)
     data = {"validation": validation, "reconstruction": dense.examples}
-    reconstruction = Reconstruction(
+    reconstruction = LayerReconstruction(
         model,
         dense.examples,
         _adapt(model, job, dense.checkpoint, device),

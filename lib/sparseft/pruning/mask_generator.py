@@ -23,7 +23,7 @@ from sparseft.masks.mask_file import mask_meta, pack, unpack
 from sparseft.masks.mask_writer import MaskWriter, mask_writer
 from sparseft.methods import DENSE, Method, get_method
 from sparseft.pruning.allocation import allocate, outlier_shares
-from sparseft.pruning.mask_report import NO_SCORES, Scores, mask_report, plot_report
+from sparseft.pruning.mask_report import NO_SCORES, ScoreDistribution, mask_report, plot_report
 from sparseft.pruning.scores import (
     Source,
     bits_of,
@@ -137,7 +137,7 @@ class MaskPass:
         """Return what is ranked together: layer, row, group or global."""
         return self.settings.scope_of(self.method.name, self.percents)
 
-    def run(self) -> dict[str, Scores]:
+    def run(self) -> dict[str, ScoreDistribution]:
         """Write the masks of every sparsity, and return the distribution of each layer's scores."""
         if self.method.pattern is DENSE:
             self._keep_all(0)
@@ -163,7 +163,7 @@ class MaskPass:
         dtypes = {layer: self.checkpoint.tensors[f"{layer}.weight"].dtype for layer in shape}
         return magnitude_source(self.checkpoint), dtypes
 
-    def _select(self, selection: Selection) -> dict[str, Scores]:
+    def _select(self, selection: Selection) -> dict[str, ScoreDistribution]:
         """Write the masks of every layer, and return the distribution of each layer's scores."""
         layers = list(selection.shape)
         if self.scope == "global":
@@ -182,7 +182,7 @@ class MaskPass:
         by_layer = _in_threads(lambda layer: self._select_layer(selection, layer), layers, self.threads)
         return dict(zip(layers, by_layer, strict=True))
 
-    def _select_layer(self, selection: Selection, layer: str) -> Scores:
+    def _select_layer(self, selection: Selection, layer: str) -> ScoreDistribution:
         """Write the masks of one layer, and return the distribution of its scores."""
         if self.scope == "row":
             return select_rows(selection, layer)
@@ -190,11 +190,11 @@ class MaskPass:
             return select_groups(selection, layer, self.settings.nm_group)
         return select_together(selection, [layer])[0]
 
-    def _select_in_sequence(self) -> dict[str, Scores]:
+    def _select_in_sequence(self) -> dict[str, ScoreDistribution]:
         """Write the masks of each sparsity in a pass of its own.
 
         Return the distributions of scores of the first sparsity that prunes."""
-        scores: dict[str, Scores] = {}
+        scores: dict[str, ScoreDistribution] = {}
         for level, percent in enumerate(self.percents):
             if not percent:
                 self._keep_all(level)
@@ -224,7 +224,7 @@ class SequentialPass:
         self.masks_pass = masks_pass
         self.level = level
         self.percent = percent
-        self.scores: dict[str, Scores] = {}
+        self.scores: dict[str, ScoreDistribution] = {}
         self._blocks: list[np.ndarray] = []
 
     def prune(self, layer: str, norms: np.ndarray) -> np.ndarray:

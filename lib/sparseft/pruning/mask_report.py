@@ -16,8 +16,8 @@ _OCTAVES = 24  # powers of two below the largest score; smaller scores count wit
 
 
 @dataclass(frozen=True)
-class Scores:
-    """The distribution of a layer's scores, or of its coupled units' if the method is structured.
+class ScoreDistribution:
+    """Hold the distribution of a layer's scores, or of its coupled units' scores if the method is structured.
 
     `octaves` is the number of scores in [2^k, 2^(k+1)) by k. The distribution is empty for random scores. It is exact for 16-bit
     scores, and low by up to 1 / 256 of their value for 32-bit ones."""
@@ -27,7 +27,7 @@ class Scores:
     zeros: int
 
     @classmethod
-    def of_histogram(cls, histogram: np.ndarray, dtype: str | None) -> "Scores":
+    def of_histogram(cls, histogram: np.ndarray, dtype: str | None) -> "ScoreDistribution":
         """Return the distribution from int (BINS,) counts by the high digit of scores in BF16, F16 or F32."""
         if not dtype:
             return cls({}, {}, 0)
@@ -36,12 +36,12 @@ class Scores:
         return cls._of(to_float32(bits, dtype), histogram[used])
 
     @classmethod
-    def of_values(cls, values: np.ndarray) -> "Scores":
+    def of_values(cls, values: np.ndarray) -> "ScoreDistribution":
         """Return the distribution of non-negative fp64 (n,)."""
         return cls._of(*np.unique(values, return_counts=True))
 
     @classmethod
-    def _of(cls, values: np.ndarray, counts: np.ndarray) -> "Scores":
+    def _of(cls, values: np.ndarray, counts: np.ndarray) -> "ScoreDistribution":
         """Return the distribution of ascending values, each `counts` times."""
         ends = np.cumsum(counts)
         places = np.searchsorted(ends, np.ceil(np.array(QUANTILES) * ends[-1]))
@@ -55,7 +55,7 @@ class Scores:
 
 
 # The distribution of scores of a mask that ranks nothing.
-NO_SCORES = Scores({}, {}, 0)
+NO_SCORES = ScoreDistribution({}, {}, 0)
 
 
 def mask_report(
@@ -63,7 +63,7 @@ def mask_report(
     percents: list[int],
     kept: dict[str, np.ndarray],
     shape: dict[str, tuple[int, int]],
-    scores: dict[str, Scores],
+    scores: dict[str, ScoreDistribution],
 ) -> dict:
     """Return report_{method}.json: a row per layer and sparsity (percent), and a row per layer for its scores.
 

@@ -20,7 +20,7 @@ from sparseft.errors import InputError
 from sparseft.masks.mask_file import mask_meta, pack
 from sparseft.masks.mask_kernels import zero_pruned
 from sparseft.masks.mask_writer import MaskWriter, mask_writer
-from sparseft.pruning.mask_report import NO_SCORES, Scores, mask_report, plot_report
+from sparseft.pruning.mask_report import NO_SCORES, ScoreDistribution, mask_report, plot_report
 from sparseft.storage.atomic import atomic_files, atomic_folder, write_json
 from sparseft.study.config import Masks
 from sparseft.study.grid import ADDED_SUFFIX, MASK_NAME, MASK_REPORT, PRUNED_NAME
@@ -66,9 +66,11 @@ class PrunedWriter:
     meta: dict = field(default_factory=dict)
     # By layer: further entries of its row in the report, and the distribution of its scores.
     rows: dict[str, dict] = field(default_factory=dict)
-    scores: dict[str, Scores] = field(default_factory=dict)
+    scores: dict[str, ScoreDistribution] = field(default_factory=dict)
 
-    def write(self, layer: str, kept: np.ndarray, bits: np.ndarray, scores: Scores = NO_SCORES, **row: object) -> None:
+    def write(
+        self, layer: str, kept: np.ndarray, bits: np.ndarray, scores: ScoreDistribution = NO_SCORES, **row: object
+    ) -> None:
         """Write a layer's mask `kept`, bool (rows, cols), and its weights, `bits` (rows, cols) in the dtype of the original.
 
         What the mask prunes becomes +0.0. `row` is added to the layer's row of the report. Raises InputError if a weight is

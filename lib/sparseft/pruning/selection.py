@@ -22,7 +22,7 @@ from sparseft.checkpoints.checkpoint import infinity
 from sparseft.errors import InputError
 from sparseft.masks import mask_kernels
 from sparseft.masks.mask_file import row_bytes
-from sparseft.pruning.mask_report import Scores
+from sparseft.pruning.mask_report import ScoreDistribution
 from sparseft.pruning.scores import Source
 
 # Takes a layer, a byte offset in the layer's mask, and mask bytes, uint8 (levels, n). The array is reused after the call.
@@ -88,7 +88,7 @@ class Thresholds:
         self.ties[:] = np.where(prunes_all_equal, self.ties - equal, remaining)
 
 
-def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]:
+def select_together(selection: Selection, layers: Sequence[str]) -> list[ScoreDistribution]:
     """Rank all weights of `layers` together, write their masks, and return the distribution of each layer's scores.
 
     This reads the scores twice, and 32-bit scores three times."""
@@ -109,7 +109,7 @@ def select_together(selection: Selection, layers: Sequence[str]) -> list[Scores]
     return scores
 
 
-def select_rows(selection: Selection, layer: str) -> Scores:
+def select_rows(selection: Selection, layer: str) -> ScoreDistribution:
     """Rank every row of a layer by itself, write the layer's masks, and return the distribution of its scores.
 
     If the layer's count is not a multiple of its rows, the first rows prune one more weight than the others."""
@@ -126,7 +126,7 @@ def select_rows(selection: Selection, layer: str) -> Scores:
     return _scores(selection, layer, histogram)
 
 
-def select_groups(selection: Selection, layer: str, group: int) -> Scores:
+def select_groups(selection: Selection, layer: str, group: int) -> ScoreDistribution:
     """Rank every `group` consecutive weights of a row by themselves (N:M), write the masks, and return the distribution.
 
     Raises InputError if the groups do not divide a row."""
@@ -229,14 +229,14 @@ def _bins_of(histogram: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.
     return bins, counts - values_before
 
 
-def _scores(selection: Selection, layer: str, histogram: np.ndarray) -> Scores:
+def _scores(selection: Selection, layer: str, histogram: np.ndarray) -> ScoreDistribution:
     """Return the distribution of a layer's scores. Raises InputError if one is NaN or infinity."""
     dtype = selection.dtypes[layer]
     # The histogram of 32-bit scores counts only the high digit.
     divisor = mask_kernels.LOW if dtype == "F32" else 1
     if dtype and histogram[infinity(dtype) // divisor :].any():
         raise InputError(f"{layer}.weight holds NaN or infinity", "repair or replace the checkpoint")
-    return Scores.of_histogram(histogram, dtype)
+    return ScoreDistribution.of_histogram(histogram, dtype)
 
 
 def _buffer(name: Hashable, size: int, dtype: type) -> np.ndarray:

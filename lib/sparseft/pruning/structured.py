@@ -9,12 +9,12 @@ from sparseft.architectures.architecture import Part
 from sparseft.checkpoints.checkpoint import to_float32
 from sparseft.errors import InputError
 from sparseft.masks.mask_file import pack
-from sparseft.pruning.mask_report import Scores
+from sparseft.pruning.mask_report import ScoreDistribution
 from sparseft.pruning.scores import row_blocks
 from sparseft.pruning.selection import Selection
 
 
-def select_units(selection: Selection, parts: list[Part]) -> dict[str, Scores]:
+def select_units(selection: Selection, parts: list[Part]) -> dict[str, ScoreDistribution]:
     """Rank the coupled units of `parts`, write the masks of their layers, and return the units' scores by layer."""
     units = sum(_part_scores(selection, part) for part in parts)  # fp64 (units,)
     order = np.argsort(units, kind="stable")
@@ -26,7 +26,7 @@ def select_units(selection: Selection, parts: list[Part]) -> dict[str, Scores]:
             packed = np.stack(masks)
             selection.emit(part.layer, offset, packed)
             offset += packed.shape[1]
-    return dict.fromkeys([part.layer for part in parts], Scores.of_values(units))
+    return dict.fromkeys([part.layer for part in parts], ScoreDistribution.of_values(units))
 
 
 def _unit_mask(kept_units: np.ndarray, part: Part, shape: tuple[int, int], rows: range) -> np.ndarray:

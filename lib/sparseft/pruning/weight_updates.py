@@ -19,7 +19,7 @@ from sparseft.masks.mask_kernels import BINS, count_high
 from sparseft.methods import get_method
 from sparseft.pruning.allocation import allocate, outlier_shares
 from sparseft.pruning.calibration import ExampleCalibration
-from sparseft.pruning.mask_report import Scores
+from sparseft.pruning.mask_report import ScoreDistribution
 from sparseft.pruning.pruned_base import PrunedFiles, PrunedWriter, pruned_writer
 from sparseft.pruning.scores import bits_of
 from sparseft.pruning.selection import check_groups
@@ -100,8 +100,8 @@ class WeightPass:
         return stored
 
 
-def _distribution(scores: Tensor) -> Scores:
+def _distribution(scores: Tensor) -> ScoreDistribution:
     """Return the distribution of scores, fp32 (rows, cols)."""
     histogram = np.zeros(BINS, np.int32)
     count_high(bits_of(scores.cpu().numpy()), histogram)
-    return Scores.of_histogram(histogram, "F32")
+    return ScoreDistribution.of_histogram(histogram, "F32")

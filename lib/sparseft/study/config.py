@@ -902,7 +902,8 @@ class Resources(Section):
 
     threads: Positive = Field(
         1,
-        description="CPU threads of a training or an evaluation. Another number changes the last bits of the results.",
+        description="CPU threads of a training, an evaluation or masks from examples. Another number changes the last bits of the"
+        " results.",
         examples=[8],
     )
     processes: Positive = Field(

@@ -60,7 +60,7 @@ class ReconstructedLayer:
 
 
 @dataclass
-class Reconstruction:
+class LayerReconstruction:
     """Reconstruct the decoder layers of a dense model on examples, and hold what was measured."""
 
     model: nn.Module
