@@ -197,7 +197,7 @@ def test_a_fault_and_a_missing_run_are_said_at_the_top_and_marked(write_run, tmp
     (write_run(RUN.replace("seed0", "seed1"), 0.5) / "evaluation.json").write_text("{")
     page = Page(write(tmp_path, plot=False))
     bad = [element.text for element in page.of("li") if element.attributes.get("class") == "bad"]
-    assert [sentence.split()[:2] for sentence in bad] == [["0", "of"], ["1", "runs"], ["1", "runs"]]
+    assert [sentence.split()[:2] for sentence in bad] == [["0", "of"], ["1", "run"], ["1", "run"]]
     marked = [element.text for element in page.of("td") if "at fault" in element.text]
     # The table of the answer and that of the points.
     assert marked == ["0.500 ± 0.035 (at fault)", "0.500 (0.431 to 0.569, examples) (at fault)"]

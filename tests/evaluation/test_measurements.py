@@ -12,6 +12,8 @@ from sparseft.evaluation.measurements import join
 from sparseft.storage.record import read_record, write_record
 
 CELL = "m-t-unstructured-sparsity50-sparse_to_sparse"
+# The digests of what was measured.
+INPUTS = {"model": "a", "mask": "b", "train": "c"}
 
 
 def write_repeat(folder: Path, size: int, seed: int, **changes: object) -> Path:
@@ -20,7 +22,7 @@ def write_repeat(folder: Path, size: int, seed: int, **changes: object) -> Path:
     content = {
         **{"cell": CELL, "backend": "cerebras", "device": "CSX", "threads": 8, "processes": 2, "gradient": "exact"},
         **{"sequence_length": None, "warmup_steps": 10, "steps": 100, "cerebras": {"sequence_length": 512}},
-        **{"peak_memory_kind": "resident, on the user node", "versions": {"torch": "2.4.0"}, "inputs": {"model": "a"}},
+        **{"peak_memory_kind": "resident, on the user node", "versions": {"torch": "2.4.0"}, "inputs": INPUTS},
         **{"batch_size": size, "seed": seed, "micro_batch_size": "auto", "compile_hash": f"hash of {size}"},
         "repeat": {"seconds": samples / (10 * size + seed), "samples": samples, "tokens": 20 * samples, "dtype": "cbfloat16",
                    "padded_tokens": 512 * samples, "peak_memory_bytes": 10**9, "cpu_share": None},
@@ -59,7 +61,7 @@ def test_each_repeat_keeps_the_program_that_it_ran(tmp_path):
 
 @pytest.mark.parametrize("condition", [
     {"device": "CSX software backend on CPU"}, {"steps": 99}, {"gradient": "straight_through"}, {"versions": {"torch": "2.5.0"}},
-    {"inputs": {"model": "b"}}, {"cerebras": {"sequence_length": 513}}, {"lora_r": 4}, {"threads": "left out"},
+    {"inputs": INPUTS | {"model": "b"}}, {"cerebras": {"sequence_length": 513}}, {"lora_r": 4}, {"threads": "left out"},
 ])  # fmt: skip
 def test_what_was_measured_under_other_conditions_is_not_joined(tmp_path, condition):
     paths = four(tmp_path)
