@@ -35,7 +35,7 @@ def folder(page, tiny_models, tmp_path, monkeypatch) -> Path:
     (tmp_path / "a_model").symlink_to(tiny_models["llama"])
     for name, content in files(page).items():
         (tmp_path / name).write_text(with_a_model(yaml.safe_dump(content), tmp_path))
-    for name in set(re.findall(r"\b(?:local|lm_eval): ([\w./]+)", page.read_text())):
+    for name in set(re.findall(r"\b(?:local|lm_eval|text): ([\w./]+)(?=[\s,}])", page.read_text())):
         make_data(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "lib"))
@@ -43,8 +43,9 @@ def folder(page, tiny_models, tmp_path, monkeypatch) -> Path:
 
 
 def make_data(place: Path) -> None:
-    """Make the files of a user's own data that a page names: a YAML file, or a folder of rows."""
-    if place.suffix == ".yaml":
+    """Make the files of a user's own data that a page names: one file, or a folder of rows."""
+    if place.suffix:
+        place.parent.mkdir(exist_ok=True)
         place.touch()
         return
     place.mkdir(parents=True, exist_ok=True)
