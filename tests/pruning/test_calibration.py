@@ -1,5 +1,6 @@
 """Scores beside autograd's gradients, norms beside captured activations, sequential wanda beside whole forwards."""
 
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,8 @@ from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.layer_inputs import layer_arguments
 from sparseft.pruning import calibration
 from sparseft.pruning.calibration import calibration_examples, input_norms, mean_gradient_magnitudes, sequential_prune
+from sparseft.pruning.calibration_text import text_examples
+from sparseft.study.config import CalibrationText
 from sparseft.tasks import BY_NAME, text
 from tiny_models import MODELS, PRUNABLE_LAYERS, SIZES, save_tiny
 from torch import Tensor, nn
@@ -285,3 +288,17 @@ def test_what_is_not_finite_is_refused_with_its_layer(tmp_path):
     for norms in (input_norms, lambda *args: sequential_prune(*args, wanda(tensors, {}))):
         with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.down_proj: .*input .*finite"):
             norms(checkpoint, EXAMPLES[:1])
+
+
+def test_a_context_that_config_json_leaves_out_is_the_default_of_transformers(tmp_path):
+    folder = save_tiny("llama", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    del config["max_position_embeddings"]
+    (folder / "config.json").write_text(json.dumps(config))
+    parts = {"activity_label": "a", "ctx_a": "one", "ctx_b": "two"}
+    rows = [parts | {"endings": ["three", "four", "five", "six"], "label": 0}] * 2
+    assert len(calibration_examples(Checkpoint(folder), BY_NAME["hellaswag"], rows, 2, 0)) == 2
+    windows = text_examples(
+        Checkpoint(folder), ["one two three four " * 50], CalibrationText(length=8, examples=2, text="t.txt"), tmp_path
+    )
+    assert [len(window.ids) for window in windows] == [8, 8]
