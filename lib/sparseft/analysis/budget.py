@@ -2,10 +2,10 @@
 
     training compute = tokens that its optimiser steps read, without padding
 
-Within one model every token costs the same operations with its weights, so tokens compare trainings and modes of one model. What a
-mode adds to a step shows only in its seconds. They are computed from the speed that the stage `throughput` measured by itself, on
-the training's own model, mask and examples, at the same batch size, rank and gradient, on the same device, in as many processes. They
-are blank without such a measurement, whose step is one forward pass, whatever micro_batch_size is:
+Within one model every token costs the same operations with its weights, so tokens compare trainings and modes of one model.
+What a mode adds to a step shows only in its seconds. They are computed from the speed that the stage `throughput` measured by
+itself, on the training's own model, mask and examples, at the same batch size, rank and gradient, on the same device, in as
+many processes. They are blank without such a measurement, whose step is one forward pass, whatever micro_batch_size is:
 
     seconds = examples seen / samples per second
 

@@ -6,7 +6,7 @@ adapter  (its files ==) train.outputs.adapter == before.inputs.adapter == merge.
 merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model, with configuration and tokenizer
 data     train.inputs.validation == before.inputs.data == evaluation.inputs.data, or the gap compares two data sets
 train    train.inputs.train == before.inputs.train == evaluation.inputs.train == the data that calibrated the mask
-start    train.inputs.initial_adapter == train.outputs.adapter of the run that it starts from; only of a mode that starts from another
+start    train.inputs.initial_adapter == train.outputs.adapter of the run that it starts from, if any
 definition  train == before == evaluation == that in the manifest of the task's data; only of a task that is not built in
 
 The files of mask and adapter are hashed while the runs are read. If a file is missing, or if a validation had no base, a check

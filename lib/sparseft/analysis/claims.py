@@ -225,7 +225,9 @@ def _training_name(results: Results, best: tuple) -> str:
 
 
 def _hopeless(results: Results, sparsity: int) -> bool:
-    """Return whether every cell of a sparsity is known and sound, none is measurably better than guessing, and no training helps."""
+    """Return whether nothing helps at a sparsity, as far as every cell of it is known and sound.
+
+    No cell is measurably better than guessing, and no training improves one."""
     cells = [cell for cell in results.every_cell if cell.sparsity == sparsity]
     if sparsity in results.undecided or any(cell.n_sound < cell.n for cell in cells):
         return False

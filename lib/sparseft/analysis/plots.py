@@ -109,9 +109,9 @@ def write_plots(
 ) -> list[Plot]:
     """Write every figure of a study into `folder`, and return the descriptions of the figures.
 
-    `budget` is the table of the trainings. Remove the figures that an earlier call left there. `points`, `best` and `layers` are tables of Derived, without the points
-    that have a faulty run. `processes` is the number of figures that are drawn at the same time. `baseline` has another
-    project's values, which are marked beside ours."""
+    `budget` is the table of the trainings. Remove the figures that an earlier call left there. `points`, `best` and `layers`
+    are tables of Derived, without the points that have a faulty run. `processes` is the number of figures that are drawn at
+    the same time. `baseline` has another project's values, which are marked beside ours."""
     trainings = iter(()) if budget is None else compute_figures(budget)
     return _write(chain(run_figures(points, best, baseline), trainings, layer_figures(layers)), folder, processes)
 

@@ -5,8 +5,9 @@ one with the best mean over the seeds on the selection rows. Equal means are dec
 of the trainings in the configuration. The chosen training is reported on the validation rows, which took no part in the choice.
 
 So the validation rows are as new to the chosen training as to any other. A test on them has the same error rate as without a
-choice, and the number of trainings needs no correction. A choice by the validation rows would report the luck of their examples as well.
-The seeds of the chosen training took part in the choice, so two modes should be tuned over equally many trainings.
+choice, and the number of trainings needs no correction. A choice by the validation rows would report the luck of their
+examples as well. The seeds of the chosen training took part in the choice, so two modes should be tuned over equally many
+trainings.
 
 A training cannot be chosen if a run of it is missing, has ended early, has a fault, or has no result on the selection rows.
 There is nothing to choose in a cell with one training, so that it is reported as it is. This module reads no validation result.

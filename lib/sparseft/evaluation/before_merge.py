@@ -2,8 +2,8 @@
 
 A layer of sparse_to_sparse multiplies by W' = (W + s B A) * M. The merge computes W' with the same function
 (lora/effective_weight.py). On a CPU both have the same bits, so a second evaluation would give the same numbers
-(tests/evaluation/test_before_merge.py). In that case `as_trained` is True in merge.json. It is False if a layer computes the product in
-another order: with sparse_to_dense, structured masks, and masks that prune nothing.
+(tests/evaluation/test_before_merge.py). In that case `as_trained` is True in merge.json. It is False if a layer computes the
+product in another order: with sparse_to_dense, structured masks, and masks that prune nothing.
 """
 
 from pathlib import Path

@@ -14,8 +14,8 @@ For the entry (i, j), all in fp32:
     total = total + W[i, j]                       last, because every term would be rounded to the precision of W otherwise
     W'[i, j] = total if kept, else +0.0           rounded once to W's dtype, to nearest even
 
-The merge writes W' in every mode. A layer of sparse_to_sparse whose mask has no structure multiplies by it in training. Three modules
-compute it, with the same bits (only those of a NaN may differ):
+The merge writes W' in every mode. A layer of sparse_to_sparse whose mask has no structure multiplies by it in training. Three
+modules compute it, with the same bits (only those of a NaN may differ):
 
     cpu_weights       compiled loops, on a CPU
     triton_weights    Triton kernels, on a GPU

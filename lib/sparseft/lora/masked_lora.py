@@ -103,7 +103,8 @@ class LoRALinear(nn.Module):
     def __init__(
         self, weight: Tensor, bias: Tensor | None, kept: Tensor, settings: Training, workspace: Workspace
     ) -> None:
-        """`weight` (out, in) carries the mask `kept`, bool (out, in), or will if it is on "meta". A and B are on the device of `kept`.
+        """`weight` (out, in) carries the mask `kept`, bool (out, in), or will if it is on "meta". A and B are on the device of
+        `kept`.
 
         `bias` is (out,), or None if the linear layer has none."""
         super().__init__()
@@ -147,7 +148,8 @@ class StructuredLoRALinear(LoRALinear):
     def __init__(
         self, weight: Tensor, bias: Tensor | None, kept: Tensor, settings: Training, workspace: Workspace
     ) -> None:
-        """`weight` (out, in) carries the mask `kept`, bool (out, in), or will if it is on "meta". A and B are on the device of `kept`.
+        """`weight` (out, in) carries the mask `kept`, bool (out, in), or will if it is on "meta". A and B are on the device of
+        `kept`.
 
         `bias` is (out,), or None if the linear layer has none."""
         super().__init__(weight, bias, kept, settings, workspace)

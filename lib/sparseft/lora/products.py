@@ -4,8 +4,8 @@
     G  = dY^T X     (out, in)
 
 On a CPU, torch has two ways to multiply. torch.mm uses a BLAS such as MKL for fp32, and oneDNN for bf16 and fp16 if the
-processor supports them. The operator `mkldnn._linear_pointwise`, which torch made for its compiler, uses oneDNN for fp32 too. Which way is
-faster depends on the processor. So does whether it pays to copy dY^T, whose rows are not contiguous in memory.
+processor supports them. The operator `mkldnn._linear_pointwise`, which torch made for its compiler, uses oneDNN for fp32 too.
+Which way is faster depends on the processor. So does whether it pays to copy dY^T, whose rows are not contiguous in memory.
 
 TABLE has the ways that are faster than plain torch.mm. The choice depends only on the processor's vendor and features, and
 never on a timing. So a machine always makes the same choice, and computes the same bits. benchmarks/products.py measures the

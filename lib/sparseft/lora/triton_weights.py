@@ -1,7 +1,8 @@
 """Build the effective weight and mask a gradient on a GPU, in Triton kernels with one pass over W.
 
 Both kernels are elementwise. They use no tl.dot, which may round to TF32 and sums in an order of its own. Their launch has one
-fixed configuration, because autotuning chooses by time, and two processes could choose differently. The multiply-add is explicit, so the compiler has nothing to fuse.
+fixed configuration, because autotuning chooses by time, and two processes could choose differently. The multiply-add is
+explicit, so the compiler has nothing to fuse.
 
 Bytes moved per bf16 weight: 4 to build it, 2 to 4 to mask it.
 """

@@ -3,14 +3,15 @@
     H = sum_t x_t x_t^T    over the inputs x_t of all tokens, (cols, cols)
     U                      the upper triangle with U^T U = (H + damping * mean(diag H) * I)^-1
 
-The columns are pruned from left to right. A pruned weight w_ij costs w_ij^2 / U_jj^2 if row i of the columns to the right of j changes
-by -w_ij / U_jj * U_j,j+1:, which is the least-squares answer. For each block of columns:
+The columns are pruned from left to right. A pruned weight w_ij costs w_ij^2 / U_jj^2 if row i of the columns to the right of j
+changes by -w_ij / U_jj * U_j,j+1:, which is the least-squares answer. For each block of columns:
 
     1. Rank the block's weights, as the blocks before it have changed them. Prune those with the lowest cost.
     2. For each column of the block, change the columns to the right of it in the block.
     3. Change all columns to the right of the block by one product of matrices.
 
-The weights of an input that is always zero (H_jj = 0) have no effect. They become 0, and H_jj becomes the mean of the others. So the layer is pruned as if the input were not there.
+The weights of an input that is always zero (H_jj = 0) have no effect. They become 0, and H_jj becomes the mean of the others.
+So the layer is pruned as if the input were not there.
 
 Source: Frantar and Alistarh, arXiv 2301.00774, algorithm 1; IST-DASLab/sparsegpt@147d215, sparsegpt.py, fasterprune.
 Here counts are exact, and ties go to the lowest flat index of the block. The published code prunes all weights up to a

@@ -69,7 +69,8 @@ BUDGET = TableDescription(
             source="measured_seconds",
             unit="seconds",
             empty="the stage throughput did not measure the runs' own model, mask and whole examples at this batch size, rank and"
-            " gradient, on their device and in as many processes; the mode is reconstruct or reconstruct_to_sparse, because no reconstruction is measured",
+            " gradient, on their device and in as many processes; the mode is reconstruct or reconstruct_to_sparse, because no"
+            " reconstruction is measured",
             meaning="examples_seen divided by the samples per second of the stage throughput.",
         ),
         Column(

@@ -25,10 +25,10 @@ class AnsweredPart(RecordPart):
     """Check the result of a model on a set of examples. `metrics` has all metrics of the task by name.
 
     `outcomes` of the headline metric and the evidence have one value per example. Every number is computed again from the
-    evidence. Then it is dropped, because the evidence of a whole study would fill the memory. `rows_digest` remains, for right_answers.py.
-    The lengths are in characters. A generated answer has no choices. A task whose metric is the loss has neither outcomes nor
-    evidence, and no harness. `definition_sha256` is None for a built-in task. `scored_by` is "lm-eval" if only lm-eval has the
-    filters or functions that the outcomes come from."""
+    evidence. Then it is dropped, because the evidence of a whole study would fill the memory. `rows_digest` remains, for
+    right_answers.py. The lengths are in characters. A generated answer has no choices. A task whose metric is the loss has
+    neither outcomes nor evidence, and no harness. `definition_sha256` is None for a built-in task. `scored_by` is "lm-eval" if
+    only lm-eval has the filters or functions that the outcomes come from."""
 
     ROWS: ClassVar[tuple[str, ...]] = ("outcomes", *EVIDENCE)
     metric: str

@@ -56,9 +56,9 @@ class ValidationInputs(RecordPart):
 class MaskSettings(RecordPart):
     """Hold what a mask says of itself. A setting that its method does not use is None.
 
-    `inferred` says that the mask was read off a checkpoint of another tool. `sparsity` is the fraction that was requested. `original` is the digest of the dense model if the method updated the weights
-    of its base. `train_sha256` is that of the task's examples that calibrated the mask, and
-    `text_sha256` that of the text that did."""
+    `inferred` says that the mask was read off a checkpoint of another tool. `sparsity` is the fraction that was requested.
+    `original` is the digest of the dense model if the method updated the weights of its base. `train_sha256` is that of the
+    task's examples that calibrated the mask, and `text_sha256` that of the text that did."""
 
     scope: str
     method: str | None = None
