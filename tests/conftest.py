@@ -21,6 +21,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.study.config import Model
 from tiny_models import MODELS, TYPICAL, save_tiny
+from unsynced import write_unsynced
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared"
@@ -32,6 +33,7 @@ STARTING = "start a process (make test)"
 STARTERS = {
     "subprocess",
     "Popen",
+    "Process",
     "fork",
     "run_script",
     "Study",
@@ -49,6 +51,8 @@ NEEDS = {
     "slurm": "needs Slurm",
 }
 NOT_RUN = pytest.StashKey[Counter]()
+
+write_unsynced()
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,10 @@ import socket
 import sys
 from importlib import import_module
 
+from unsynced import write_unsynced
+
 # lm-eval and its data library read these when they are imported. sparseft sets them as well.
-os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "DISABLE_MULTIPROC": "1", "TQDM_DISABLE": "1"}
+VARIABLES = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "DISABLE_MULTIPROC": "1", "TQDM_DISABLE": "1"}
 
 # The scripts import these. sparseft is not among them, because it differs between requests.
 MODULES = (
@@ -104,6 +106,8 @@ def run() -> None:
 
 
 if __name__ == "__main__":
+    write_unsynced()
+    os.environ |= VARIABLES
     for name in MODULES:
         import_module(name)
     # Garbage collections of the jobs need not look through what is imported.

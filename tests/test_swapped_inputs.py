@@ -1,15 +1,15 @@
 """What a record says of its inputs is true of the bytes that were used, even if the files change meanwhile."""
 
 import json
+import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 import torch
-from project import ROOT
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.masks.mask_file import read_mask
 from sparseft.storage.adapter_files import adapter_digest
@@ -20,20 +20,6 @@ from tiny_models import save_tiny
 from masks import compute_masks, write_mask
 
 RUN = "llama-boolq_mini-unstructured-sparsity50-sparse_to_sparse-seed0"
-# Run a script whose inputs are other files when they are opened for the second time.
-SWAPPING = """
-import os, runpy, sys
-swaps = dict(pair.split("=") for pair in sys.argv[1].split(","))
-opened = set()
-def swap(event, arguments):
-    path = str(arguments[0]) if event == "open" else ""
-    if path in swaps and path in opened:
-        os.replace(swaps.pop(path), path)
-    opened.add(path)
-script, sys.argv = sys.argv[2], sys.argv[2:]
-sys.addaudithook(swap)
-runpy.run_path(script, run_name="__main__")
-"""
 TRAINING = ["--steps", "2", "--batch_size", "4", "--micro_batch_size", "4", "--lora_r", "2"]
 MODEL = ["--model_path", "llama", "--mask_path", "mask.pt"]
 SCORED = ["--task", "boolq_mini", "--data_dir", "data", "--output"]
@@ -66,8 +52,8 @@ def inputs(tmp_path_factory) -> Path:
         write_rows(folder / path, path.stem, 0)
     digests = {Path(path).stem: sha256(folder / path) for path in ROWS}
     (folder / "data/manifest.json").write_text(json.dumps({"sha256": digests}))
-    done = run(folder, "train.py")
-    assert done.returncode == 0, done.stderr
+    code, said = run(folder, "train.py")
+    assert code == 0, said
     (folder / "run/adapter").rename(folder / "adapter")
     shutil.rmtree(folder / "run")
     return folder
@@ -78,10 +64,24 @@ def box(inputs, tmp_path) -> Path:
     return shutil.copytree(inputs, tmp_path / "box")
 
 
-def run(folder: Path, script: str, swaps: str = "none=none") -> subprocess.CompletedProcess:
-    """Run a script in a folder, with files swapped when they are opened again: PATH=OTHER,PATH=OTHER."""
-    command = [sys.executable, "-c", SWAPPING, swaps, ROOT / "workflow/scripts" / script, *SCRIPTS[script]]
-    return subprocess.run([str(part) for part in command], cwd=folder, capture_output=True, text=True, check=False)
+def run(folder: Path, script: str, swaps: dict[str, str] | None = None) -> tuple[int, str]:
+    """Run a script in a folder, where a path of `swaps` is the other file when it is opened again."""
+    return forks.call(swapping, folder, script, swaps or {})
+
+
+def swapping(folder: Path, script: str, swaps: dict[str, str]) -> None:
+    """Run a script in a folder. Replace a file by its other one before it is opened for the second time."""
+    opened = set()
+
+    def swap(event: str, arguments: tuple) -> None:
+        path = str(arguments[0]) if event == "open" else ""
+        if path in swaps and path in opened:
+            os.replace(swaps.pop(path), path)
+        opened.add(path)
+
+    os.chdir(folder)
+    sys.addaudithook(swap)
+    forks.script(script, *SCRIPTS[script])
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -93,8 +93,8 @@ def test_a_record_names_the_rows_and_the_adapter_that_were_read_first(box, scrip
     config = json.loads((box / "adapter/adapter_config.json").read_text())
     (box / "other.json").write_text(json.dumps(config | {"lora_alpha": 1.0}))
     swaps = {path: f"other_{Path(path).name}" for path in ROWS} | {"adapter/adapter_config.json": "other.json"}
-    done = run(box, script, ",".join(f"{path}={other}" for path, other in swaps.items()))
-    assert done.returncode == 0, done.stderr
+    code, said = run(box, script, swaps)
+    assert code == 0, said
     if script == "compute_masks.py":
         (path,) = (box / "masks").glob("*.pt")
         assert read_mask(path).meta["train_sha256"] == digests["train"]
@@ -110,7 +110,7 @@ def test_rows_that_are_not_those_of_the_manifest_beside_them_are_refused(box, sc
     split = "validation" if script in ("train.py", "evaluate.py", "evaluate_adapter.py") else "train"
     path = box / f"data/{split}.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:6]))  # the rows that a run got right
-    done = run(box, script)
-    assert done.returncode == 2, done.stderr
-    assert re.match(rf"error: data/{split}\.jsonl: .*manifest", done.stderr.splitlines()[-1])
+    code, said = run(box, script)
+    assert code == 2, said
+    assert re.match(rf"error: data/{split}\.jsonl: .*manifest", said.splitlines()[-1])
     assert not any((box / name).exists() for name in ("run/train.json", "out.json"))

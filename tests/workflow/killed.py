@@ -2,35 +2,30 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
-from project import ROOT
+import forks
 from sparseft.storage.hashes import sha256
-
-# Calls os.replace as often as its first argument says, and kills itself at the next one.
-_PROGRAM = """
-import os, runpy, signal, sys
-left, replace = int(sys.argv[1]), os.replace
-def count(*places):
-    global left
-    left -= 1
-    replace(*places) if left >= 0 else os.kill(os.getpid(), signal.SIGKILL)
-os.replace = count
-sys.argv = sys.argv[2:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 def is_killed_after(renames: int, script: str, flags: dict) -> bool:
     """Run a script, and kill it when it has renamed so many times. Return False if it finished before."""
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-c", _PROGRAM, str(renames), str(ROOT / "workflow/scripts" / script), *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode != 0
+    code, said = forks.call(_run, renames, script, flags)
+    assert code in (0, -signal.SIGKILL), said
+    return code != 0
+
+
+def _run(renames: int, script: str, flags: dict) -> None:
+    """Run a script that calls os.replace as often as `renames` says, and kills itself at the next one."""
+    left, replace = iter(range(renames)), os.replace
+
+    def count(*places: object) -> None:
+        if next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(*places)
+
+    os.replace = count
+    forks.script(script, *(word for name, value in flags.items() for word in (f"--{name}", value)))
 
 
 def products(folder: Path) -> dict[str, str]:
