@@ -1,7 +1,6 @@
 """Call functions and scripts in forks of one process that has imported torch, so that they start in a tenth of the time.
 
-Every call is a process of its own, which can be killed. It has the folder and the environment of its test, and it is the end of
-the process.
+Every call is a process of its own, with the folder and the environment of its test. A test may kill it.
 """
 
 import os
@@ -16,16 +15,19 @@ from pathlib import Path
 
 from job_server import MODULES
 from project import ROOT
+from tiny_models import MODELS
 from unsynced import write_unsynced
 
 # The library comes first, because it sets what lm-eval reads when it is imported.
 LIBRARY = ("sparseft.evaluation.harness", "sparseft.backends.torch", "sparseft.pruning.mask_generator")
+# A fork imports the file of the function that it calls, and with it what the tests import.
+OF_TESTS = ("pytest", *(f"transformers.models.{name}.modeling_{name}" for name in MODELS))
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload([*LIBRARY, *MODULES])
+CONTEXT.set_forkserver_preload([*LIBRARY, *MODULES, *OF_TESTS])
 
 
 def script(name: str, *words: object) -> None:
-    """Run a script of the project in this process, which ends with it."""
+    """Run a script of the project in this process, which ends when the script does."""
     sys.argv = [str(ROOT / "workflow/scripts" / name), *map(str, words)]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
@@ -69,7 +71,7 @@ def _run(said: Path, environment: dict[str, str], function: Callable, arguments:
 
 
 def wait(processes: list[BaseProcess]) -> int:
-    """Wait for the end of processes. If one fails, end the others, as torchrun does. Return the first code that is not 0."""
+    """Wait until processes have ended. If one fails, kill the others. Return the first exit code that is not 0."""
     code = 0
     running = {process.sentinel: process for process in processes}
     while running:

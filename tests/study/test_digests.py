@@ -3,11 +3,13 @@
 import ast
 import os
 import random
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 from reword import reword_all, text_nodes
 from sparseft.study.digests import AXES, WORDS, code_digest, imported_modules, read_code, used_values
@@ -16,11 +18,6 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("lib/sparseft/**/*.py"), *ROOT.glob("workflow/scripts/*.py")])
 BACKENDS = ["torch", "cerebras/trainer", "modelzoo/training"]
 SCRIPTS = sorted(path.name for path in (ROOT / "workflow/scripts").glob("*.py"))
-LISTING = """
-import runpy, sys
-runpy.run_path(sys.argv[1], run_name="imported")
-print(*{module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "sparseft"}, sep="\\n")
-"""
 
 
 @pytest.fixture
@@ -44,13 +41,20 @@ def state_digests(project: Path) -> dict[str, str]:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_module_that_python_loads_for_a_script_is_found(name):
     script = ROOT / "workflow/scripts" / name
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "lib")}
-    done = subprocess.run(
-        [sys.executable, "-c", LISTING, script], capture_output=True, text=True, check=True, env=environment
-    )
-    loaded = {Path(line) for line in done.stdout.splitlines()}
+    code, said = forks.call(list_modules, script)
+    assert code == 0, said
+    loaded = {Path(line) for line in said.splitlines()}
     assert len(loaded) >= 2
     assert loaded <= set(imported_modules(script, ROOT / "lib"))
+
+
+def list_modules(script: Path) -> None:
+    """Import a script, and print the files of the library that Python loads for it."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "sparseft"]:
+        del sys.modules[name]
+    runpy.run_path(str(script), run_name="imported")
+    files = {module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "sparseft"}
+    print(*files, sep="\n")
 
 
 def test_there_is_a_script_for_every_stage():
