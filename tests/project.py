@@ -113,11 +113,10 @@ class Study:
         (self.folder / "study.yaml").write_text(yaml.safe_dump({"models": sources, **sections}))
 
     def script(self, name: str, *arguments: object) -> subprocess.CompletedProcess:
-        """A script as a user runs it in the folder."""
-        command = [self.python, self.root / "workflow/scripts" / name, *arguments]
-        return subprocess.run(
-            [str(part) for part in command], cwd=self.folder, capture_output=True, text=True, check=False
-        )
+        """Run a script in the folder, in a fork of the job server."""
+        command = [*job_client(self.python), self.root / "workflow/scripts" / name, *arguments]
+        return subprocess.run([str(part) for part in command], cwd=self.folder, env=self.environment(),
+                              capture_output=True, text=True, check=False)  # fmt: skip
 
     def snakemake(self, *arguments: str, expect: int = 0) -> str:
         """Run snakemake in the folder; returns what it printed."""

@@ -22,7 +22,7 @@ def run(*arguments: str) -> str:
 
 
 # Of the trainings, those of one dtype and one mode, because each takes several processes.
-FEWER = "not (test_training_on_gpu and (float32 or sparse_to_dense))"
+FEWER = "not sparse_to_dense and not (test_training_on_gpu and float32)"
 
 
 @pytest.mark.slow
