@@ -33,8 +33,8 @@ STARTING = "start a process (make test)"
 STARTERS = {
     "subprocess",
     "Popen",
-    "Process",
     "fork",
+    "forks",
     "run_script",
     "Study",
     "snakemake",

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 from accelerate import Accelerator
-from forks import call
 from sparseft.backends.torch import adapted_model, load_divided, train
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
@@ -95,7 +95,7 @@ def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("divided")
     for model, dtype in {(name, FP32) for name in MODELS} | {case[:2] for case in CASES.values()}:
         save_tiny(model, folder / f"{model}-{dtype}", dtype)
-    code, said = call(train_each, folder, number=PROCESSES)
+    code, said = forks.call(train_each, folder, number=PROCESSES)
     assert code == 0, said
     return folder
 
@@ -126,5 +126,5 @@ def refuse_different_starts() -> None:
 
 
 def test_processes_that_read_states_of_different_steps_are_refused():
-    code, said = call(refuse_different_starts, number=2)
+    code, said = forks.call(refuse_different_starts, number=2)
     assert code == 0, said
