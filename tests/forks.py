@@ -3,6 +3,7 @@
 Every call is a process of its own, with the folder and the environment of its test. A test may kill it.
 """
 
+import atexit
 import os
 import runpy
 import socket
@@ -67,7 +68,11 @@ def _run(said: Path, environment: dict[str, str], function: Callable, arguments:
     os.environ.clear()
     os.environ.update(environment)
     write_unsynced()
-    function(*arguments)
+    try:
+        function(*arguments)
+    finally:
+        # A process of multiprocessing ends without these. The scripts remove their locks in them.
+        atexit._run_exitfuncs()
 
 
 def wait(processes: list[BaseProcess]) -> int:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 
+import torch
 import yaml
 from sparseft.storage import locks
 from sparseft.study.config import Config, parse_section
@@ -47,8 +48,10 @@ def call_script(name: str, /, *arguments: object, **flags: object) -> tuple[int,
     except SystemExit as end:
         return end.code or 0, said.getvalue()
     finally:
+        # As at the end of a process.
         sys.argv = argv
-        while locks._HELD:  # as at the end of a process
+        torch.set_num_threads(1)
+        while locks._HELD:
             lock = locks._HELD.pop()
             Path(lock.name).unlink(missing_ok=True)
             lock.close()
@@ -68,9 +71,9 @@ def _words(value: object) -> list[str]:
 
 
 @cache
-def _planner(python: str) -> subprocess.Popen:
-    """Start tests/planner.py, which ends with this process."""
-    command = [python, str(ROOT / "tests/planner.py")]
+def _snakemake_server(python: str) -> subprocess.Popen:
+    """Start tests/snakemake_server.py, which ends with this process."""
+    command = [python, str(ROOT / "tests/snakemake_server.py")]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -121,27 +124,22 @@ class Study:
     def snakemake(self, *arguments: str, expect: int = 0) -> str:
         """Run snakemake in the folder; returns what it printed."""
         words = [*arguments, "--snakefile", str(self.root / "Snakefile"), "--configfile", "study.yaml"]
-        code, said = self._plan(words) if {"-n", "--dry-run"} & {*arguments} else self._run(words)
+        environment = self.environment()
+        if not {"-n", "--dry-run"} & {*arguments}:
+            # The shell of a job takes the function `python` from this variable.
+            environment["BASH_FUNC_python%%"] = f'() {{ {shlex.join(job_client(self.python))} "$@"; }}'
+        code, said = self._in_fork(words, environment)
         assert code == expect, said[-4000:]
         return said
 
-    def _run(self, words: list[str]) -> tuple[int, str]:
-        """Run snakemake, with the jobs in forks of the job server; returns its exit code and what it printed."""
-        # The shell of a job takes the function `python` from this variable.
-        function = f'() {{ {shlex.join(job_client(self.python))} "$@"; }}'
-        environment = {**self.environment(), "BASH_FUNC_python%%": function}
-        done = subprocess.run([self.python, "-m", "snakemake", *words], cwd=self.folder, env=environment,
-                              capture_output=True, text=True, check=False)  # fmt: skip
-        return done.returncode, done.stdout + done.stderr
-
-    def _plan(self, words: list[str]) -> tuple[int, str]:
-        """Run snakemake in a fork of the planner; returns its exit code and what it printed."""
-        planner = _planner(self.python)
+    def _in_fork(self, words: list[str], environment: dict[str, str]) -> tuple[int, str]:
+        """Run snakemake in a fork of the Snakemake server; returns its exit code and what it printed."""
+        server = _snakemake_server(self.python)
         with tempfile.NamedTemporaryFile("r") as said:
             request = {"folder": str(self.folder), "library": str(self.root / "lib"), "arguments": words,
-                       "environment": self.environment(), "said": said.name}  # fmt: skip
-            print(json.dumps(request), file=planner.stdin, flush=True)
-            return int(planner.stdout.readline()), said.read()
+                       "environment": environment, "said": said.name}  # fmt: skip
+            print(json.dumps(request), file=server.stdin, flush=True)
+            return int(server.stdout.readline()), said.read()
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the project whose Snakefile runs: its own library is found first."""

@@ -1,6 +1,6 @@
-"""Import Snakemake once and fork for each plan, which then takes a third of the time of `snakemake --dry-run`.
+"""Import Snakemake once and fork for each run, so that a plan takes a third of the time of `snakemake --dry-run`.
 
-Every plan has its own process, so no plan sees the library or the settings of another. Each request is a line of JSON with
+Every run has its own process, so no run sees the library or the settings of another. Each request is a line of JSON with
 the folder, the library, the environment, the arguments and the file for Snakemake's output. The answer is its exit code.
 """
 
@@ -9,12 +9,12 @@ import os
 import sys
 from importlib import import_module
 
-# Snakemake and the Snakefile import these for every plan. sparseft is not among them, because it differs between requests.
+# Snakemake and the Snakefile import these for every run. sparseft is not among them, because it differs between requests.
 for name in ("snakemake.cli", "snakemake.workflow", "snakemake.report", "numpy", "pydantic", "requests", "yaml"):
     import_module(name)
 
 
-def plan(request: dict) -> None:
+def run(request: dict) -> None:
     """Run snakemake in this process, and end it."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     output = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -39,5 +39,5 @@ def answer(line: str) -> bool:
 if __name__ == "__main__":
     for line in sys.stdin:
         if not answer(line):
-            plan(json.loads(line))
+            run(json.loads(line))
             break
