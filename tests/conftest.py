@@ -28,6 +28,7 @@ SHARED = HERE.parents[1] / "shared"
 SHARED_MISSING = "needs the developers' folder ../shared"
 SLOW = "slow (make test-all)"
 STARTING = "start a process (make test)"
+LONG = "take half a second or more (make test)"
 # A test whose code names one of these starts a process. lm-eval's evaluation starts git and tools that describe the machine,
 # and write_plots starts the processes that draw.
 STARTERS = {
@@ -105,7 +106,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--tier",
         choices=["fast", "commit", "all"],
         default="all",
-        help="fast: no test that starts a process or is slow; commit: no slow test; all: every test",
+        help="fast: no test that starts a process, or is long or slow; commit: no slow test; all: every test",
     )
 
 
@@ -128,6 +129,8 @@ def _reason_to_leave_out(item: pytest.Item, tier: str) -> str | None:
     """Return why a tier does not run a test; None if it runs it."""
     if tier != "all" and item.get_closest_marker("slow"):
         return SLOW
+    if tier == "fast" and item.get_closest_marker("long"):
+        return LONG
     if tier == "fast" and starts_a_process(item):
         return STARTING
     return None

@@ -131,6 +131,7 @@ def test_a_configuration_of_lists_of_lists_is_refused_without_writing_them_out(p
     assert time.process_time() - begin < 2
 
 
+@pytest.mark.long
 def test_a_log_of_one_endless_line_is_read_in_its_own_time():
     begin = time.process_time()
     assert classify("http2 " * 300_000) is Failure.PERMANENT

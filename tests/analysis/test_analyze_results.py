@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from project import job_client
 from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
 from sparseft.analysis.tables import curves, grouped, summary
@@ -26,7 +27,7 @@ TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
 
 def analyze(runs: Path, output: Path, *flags: str) -> subprocess.CompletedProcess:
     arguments = [SCRIPT, "--results_dir", runs, "--output_dir", output, *flags]
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run([*job_client(sys.executable), *arguments], capture_output=True, text=True, check=False)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -170,6 +171,7 @@ def test_a_study_of_720_runs_is_in_the_tables_and_figures(write_grid, tmp_path):
     assert len(list((tmp_path / "out/plots").iterdir())) == 2 * 3 * (5 + 3)  # of each task 5, and a heat map per model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_curves_hold_every_pruned_run_and_the_shared_dense_points(write_grid, tmp_path, seeds):
     write_grid(tmp_path, models=1, tasks=["boolq", "gsm8k"], sparsities=[30, 60], seeds=seeds, layers=1)

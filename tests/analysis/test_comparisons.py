@@ -305,6 +305,7 @@ def test_answers_after_other_worked_examples_are_not_compared(write_run, tmp_pat
     assert derive(judge_runs(read_runs(tmp_path / "runs")[0]), 0.02).comparisons.empty
 
 
+@pytest.mark.long
 def test_the_family_has_the_comparisons_of_all_settings(write_run, tmp_path):
     for seed, rate in enumerate((0.001, 0.002, 0.003)):
         for run_id, value in ((DENSE, 0.75), (TUNED, 0.7)):

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from sparseft.analysis.derived import Derived, derive
 from sparseft.analysis.experiments import places, results_table, title, write_experiments
 from sparseft.analysis.findings import findings, headline
@@ -105,6 +106,7 @@ def test_what_is_within_the_tolerance_is_said_with_its_interval(write_run, tmp_p
     assert "more than 0.02 at 50 % (-0.250 [-0." in random
 
 
+@pytest.mark.long
 def test_an_undecided_verdict_says_how_many_examples_leave_it_open(write_run, tmp_path):
     write_run(TUNED.replace("unstructured-sparsity50", "dense-sparsity00"), 0.5)
     write_run(TUNED, 0.5)
@@ -126,6 +128,7 @@ def test_a_result_of_another_model_is_marked_in_the_table(write_run, tmp_path):
     assert results_table(derived(tmp_path).cells)["sparse_to_dense"].tolist() == ["0.500 ± 0.035 (at fault)"]
 
 
+@pytest.mark.long
 def test_a_structured_method_is_said_with_the_sparsity_that_it_reached(write_run, tmp_path):
     def coarse(files: dict) -> None:
         report = files["validation_report"]
@@ -200,6 +203,7 @@ def test_runs_that_are_at_fault_outside_or_missing_are_counted_among_the_limits(
     assert "3 runs are missing" in limits
 
 
+@pytest.mark.long
 def test_every_model_task_and_setting_has_its_own_table(write_run, tmp_path):
     for run_id in (TUNED, TUNED.replace("-t-", "-u-"), TUNED.replace("m-", "n-")):
         write_run(run_id, 0.5)
@@ -209,6 +213,7 @@ def test_every_model_task_and_setting_has_its_own_table(write_run, tmp_path):
     assert all(f"### {name}\n" in page(tmp_path) for name in titles)
 
 
+@pytest.mark.long
 def test_the_dense_run_with_plain_lora_stands_in_the_column_of_every_mode_that_trains(write_run, tmp_path):
     write_run(DENSE, 0.5)
     write_run(DENSE.replace("no_finetune", "sparse_to_dense"), 0.7)

@@ -16,17 +16,20 @@ LIMIT = 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5
 PROJECT = "selection, rule of the project"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("design", [SMALL, replace(SMALL, trainings=(8, 1)), replace(SMALL, seeds=1)])
 def test_a_choice_on_the_selection_rows_keeps_the_level(design):
     assert false_winners(design)[PROJECT] <= LIMIT
 
 
+@pytest.mark.long
 def test_without_a_choice_a_lucky_seed_is_no_winner():
     rates = false_winners(replace(SMALL, trainings=(1, 1), seeds=1, seed_deviation=0.04, validation=400))
     assert rates["validation, one test"] > LIMIT
     assert rates[PROJECT] <= LIMIT
 
 
+@pytest.mark.long
 def test_a_choice_on_the_validation_rows_does_not():
     design = replace(SMALL, trainings=(8, 1), seeds=1, seed_deviation=0)
     rates = false_winners(design)

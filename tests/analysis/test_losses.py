@@ -151,6 +151,7 @@ def test_a_loss_has_no_verdict_by_any_tolerance_and_the_pages_say_why(study, tol
     assert "tolerance" not in " ".join(headline(derived, tolerance))
 
 
+@pytest.mark.long
 def test_the_lower_loss_is_the_better_trade_off(study):
     worse = TUNED.replace("unstructured", "structured")
     best = study({DENSE: 1.5, TUNED: 2.0, worse: 2.5}).best

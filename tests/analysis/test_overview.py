@@ -21,6 +21,7 @@ def text_of(runs: Path, missing: int = 0) -> str:
     return overview(judged, gaps, derive(judged, 0.02), 0.02)
 
 
+@pytest.mark.long
 def test_a_small_study_shows_its_table_its_headline_and_its_number_of_runs(write_run, tmp_path):
     write_run(DENSE, 0.75)
     write_run(TUNED.replace("sparse_to_dense", "no_finetune"), 0.25)
@@ -42,6 +43,7 @@ def test_runs_with_a_fault_leave_the_table_and_no_sentence(write_run, tmp_path):
     assert not re.search(r"\d", sentence)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("study", [
     {"models": 1, "tasks": ["boolq"], "sparsities": [30, 50, 70], "seeds": 1},
     {"models": 1, "tasks": ["boolq"], "sparsities": list(range(10, 100, 10)), "seeds": 1},

@@ -99,6 +99,7 @@ def test_speeds_of_two_devices_never_share_a_panel(write_run, tmp_path):
     assert against.axes[0].lines[0].get_xdata().tolist() == [30, 50]
 
 
+@pytest.mark.long
 def test_speeds_of_trainings_that_cannot_be_compared_never_share_a_front(write_run, tmp_path):
     for sparsity, value, saves_memory in ((30, 0.5, True), (50, 0.6, False), (70, 0.4, True)):
         training = {"gradient_checkpointing": saves_memory}
@@ -180,6 +181,7 @@ def test_a_metric_with_any_name_of_a_filter_has_a_figure(write_run, tmp_path):
     assert "first/last" in drawn["t_overlap_first_last_vs_sparsity"].get_supylabel()
 
 
+@pytest.mark.long
 def test_the_gap_is_drawn_only_of_trained_runs(write_run, tmp_path):
     write_run("m-t-random-sparsity50-no_finetune-seed0", 0.5)
     assert not [name for name, _ in figures(tmp_path) if "gap" in name or "speed" in name]
@@ -188,6 +190,7 @@ def test_the_gap_is_drawn_only_of_trained_runs(write_run, tmp_path):
     assert axes.lines[0].get_ydata().tolist() == [0.25]
 
 
+@pytest.mark.long
 def test_every_setting_has_figures_of_its_own(write_run, tmp_path):
     for sparsity, rate in ((30, 0.001), (50, 0.002)):
         write_run(f"m-t-random-sparsity{sparsity}-sparse_to_dense-seed0", 0.5, training={"learning_rate": rate})

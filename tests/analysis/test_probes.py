@@ -178,6 +178,7 @@ def test_every_probe_is_tested_as_the_headline_is_in_a_family_of_its_own(write_r
     assert table.loc[table["metric"] == "acc", "eval_loss_significant"].notna().all()
 
 
+@pytest.mark.long
 def test_probes_leave_every_other_number_as_it_is(write_run, tmp_path):
     values = {DENSE: 0.75, TUNED: 0.6, RANDOM: 0.3}
     for run_id, value in values.items():

@@ -82,6 +82,7 @@ def test_the_interval_of_a_loss_is_over_the_losses(write_run, tmp_path):
     assert point["recovered_share"] == pytest.approx(0.5)
 
 
+@pytest.mark.long
 def test_a_share_without_one_of_its_runs_or_of_little_loss_has_no_interval(write_run, tmp_path):
     write_run(UNTUNED, 0.5)
     write_run(TUNED, 0.5)

@@ -160,6 +160,7 @@ def test_masks_on_another_text_are_on_another_curve(write_run, tmp_path):
     assert [each.faults for each in judged(tmp_path)] == [[], []]
 
 
+@pytest.mark.long
 def test_a_group_shares_the_dense_and_the_untrained_runs_that_it_agrees_with(write_run, tmp_path):
     write_run(UNTUNED, 0.25)
     for number, rate in ((0, 0.001), (1, 0.002)):
@@ -353,6 +354,7 @@ def ended(files: dict) -> None:
     train["train_seconds"] /= 3
 
 
+@pytest.mark.long
 def test_a_cell_with_a_training_that_ended_early_is_marked_and_supports_nothing(write_run, tmp_path):
     write_run(DENSE, 0.9)
     write_run(UNTUNED, 0.5)

@@ -70,6 +70,7 @@ def test_the_bootstrap_and_the_normal_interval_agree_where_both_hold(first):
     assert difference_intervals(differences) == pytest.approx(normal, abs=0.15 * (normal[1] - normal[0]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rates", [(0, 0.005), (0.02, 0.02), (0.01, 0.06), (0.1, 0.3)])
 def test_the_interval_covers_the_true_difference(rates):
     """`rates` are the shares of examples that only one model has right. Of 300 studies 95 % are 285, with a deviation of 3.8."""
@@ -99,6 +100,7 @@ def test_of_one_length_the_interval_of_losses_is_the_normal_one():
     assert found == pytest.approx(normal, abs=0.15 * (normal[1] - normal[0]))
 
 
+@pytest.mark.long
 def test_the_interval_of_losses_covers_the_true_difference():
     """Long answers cost more, and the differences are skewed; the truth is 0.1 nats per token."""
     rng, covered = np.random.default_rng(4), 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from project import job_client
 from sparseft.analysis.records import read_measurements
 from sparseft.analysis.throughput_table import throughput_table
 from sparseft.errors import InputError
@@ -134,7 +135,7 @@ def test_a_cell_that_is_given_twice_is_refused(tmp_path):
 def test_the_script_writes_the_table_and_a_figure_a_model_and_task_twice_the_same(tmp_path, repeats):
     paths = [write_cell(tmp_path, name, repeats=repeats) for name in [*CELLS, CELLS[0].replace("m-", "n-")]]
     outputs = ["--table", tmp_path / "out/t.csv", "--plots", tmp_path / "out/plots"]
-    command = [sys.executable, SCRIPT, "--records", *paths, *outputs]
+    command = [*job_client(sys.executable), SCRIPT, "--records", *paths, *outputs]
     contents = []
     for _ in range(2):
         subprocess.run(command, check=True)

@@ -279,6 +279,7 @@ def test_a_vector_that_changes_fails_the_proof(stages, tmp_path):
         assert (report["passed"], report["tensors_outside_changed"]) == (False, [name])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_dtypes_shards_and_tied_embeddings_go_through_all_stages(tmp_path, variant):
     limit_threads(1)

@@ -43,6 +43,7 @@ def digest(adapter: Path) -> str:
     return sha256(adapter / "adapter_model.safetensors")
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path, tiny):
     runs = {name: run(tiny, tmp_path / name, seed=seed) for name, seed in (("one", 0), ("again", 0), ("other", 1))}
     one, again, other = (digest(tmp_path / name) for name in runs)
@@ -58,6 +59,7 @@ def test_the_seed_draws_the_matrices_too_not_the_batches_alone(tmp_path, tiny_ll
     assert digest(tmp_path / "0") != digest(tmp_path / "1")
 
 
+@pytest.mark.long
 def test_the_modes_give_different_adapters_and_different_losses(tmp_path, tiny):
     dense, sparse = (run(tiny, tmp_path / mode, mode=mode) for mode in ("sparse_to_dense", "sparse_to_sparse"))
     assert digest(tmp_path / "sparse_to_dense") != digest(tmp_path / "sparse_to_sparse")
@@ -139,6 +141,7 @@ def test_whatever_decides_the_bits_is_in_the_identity_of_a_state(tiny_llama, tmp
     assert job.identity(data, code, [1]) == found[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
 def test_the_trained_model_is_read_back_from_its_adapter(tmp_path, tiny, mode):
     mask = compute_masks(tiny, "unstructured", [50], seed=0)[50]

@@ -124,6 +124,7 @@ def test_a_template_that_reaches_into_python_is_refused(tmp_path, monkeypatch, t
     assert "SecurityError" in refused(tmp_path, yaml.safe_dump({**content, key: template}))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("template", "what"),
     [
@@ -147,6 +148,7 @@ def test_a_template_has_limits_of_time_and_memory(tmp_path, monkeypatch, templat
     assert resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY
 
 
+@pytest.mark.long
 def test_the_filters_of_a_sample_answer_have_a_limit_of_time(tmp_path, monkeypatch):
     monkeypatch.setattr(lm_eval_limits, "_SECONDS", 1)
     lines = "filter_list: [{name: a, filter: [{function: regex, regex_pattern: '(([\\w\\W]+)+)+@'}]}]"
@@ -346,6 +348,7 @@ def test_a_row_that_does_not_fit_is_named(tmp_path, row, what):
     assert "5" in said or "types" in said
 
 
+@pytest.mark.long
 def test_rows_in_other_fields_are_refused_with_the_field(tmp_path):
     for split in ("train", "validation"):
         write(tmp_path / f"{split}.jsonl", ROWS)
@@ -356,6 +359,7 @@ def test_rows_in_other_fields_are_refused_with_the_field(tmp_path):
             load_lm_eval_examples("mine", TaskData(lm_eval=name, local=str(tmp_path)))
 
 
+@pytest.mark.long
 def test_a_name_that_lm_eval_does_not_have_is_refused_with_what_it_may_mean():
     """lm-eval's index takes 8 s to make, so one test has all cases."""
     cases = {

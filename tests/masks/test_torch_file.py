@@ -86,6 +86,7 @@ def whole(request, tmp_path_factory):
     return path, path.read_bytes(), read_mask(path)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=400)
 @given(place=st.integers(0, 4095), flip=st.integers(1, 255))
 def test_an_altered_byte_is_refused_or_harmless(tmp_path_factory, whole, place, flip):

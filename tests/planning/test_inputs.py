@@ -91,6 +91,7 @@ def test_conversations_are_refused_for_a_model_without_a_chat_template(study, so
     check_inputs(config_of(source, tasks=chats))
 
 
+@pytest.mark.long
 def test_a_name_that_lm_eval_does_not_have_is_refused_in_the_plan(study):
     with pytest.raises(InputError, match=r"^evaluation\.probes: lm-eval has no task 'arc_esay'; .* such as .*arc_easy"):
         check_inputs(config_of(evaluation={"probes": ["piqa", "arc_esay"]}))

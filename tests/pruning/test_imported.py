@@ -297,6 +297,7 @@ def call(tmp_path) -> dict:
             "output_dir": tmp_path / "masks", "pruned_dir": tmp_path / "bases"}  # fmt: skip
 
 
+@pytest.mark.long
 def test_the_script_writes_mask_report_plots_and_a_base_with_the_tools_weights(tmp_path, call):
     said = succeed("import_pruned.py", **call)
     original, sparse = Checkpoint(tmp_path / "base"), Checkpoint(tmp_path / "pruned")

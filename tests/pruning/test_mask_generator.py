@@ -92,6 +92,7 @@ def test_the_other_scopes_equal_a_stable_sort_too(tmp_path, dtype, scope):
                 np.testing.assert_array_equal(mask.kept(layer), np.stack(rows))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("nm_group, percents", [(4, [0, 25, 50, 75]), (8, [50]), (16, [75])])
 def test_n_of_m_are_pruned_in_every_group(tiny, nm_group, percents):
     weights = load_file(tiny.folder / "model.safetensors")

@@ -46,6 +46,7 @@ def test_quantiles_are_numpy_s(dtype, word, error):
     assert sum(scores.octaves.values()) + scores.zeros == 5000
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["unstructured", "structured", "random", "semistructured"])
 def test_rows_are_the_masks_counts_in_the_model_s_order(tmp_path, tiny, method):
     path = tmp_path / "m.pt"

@@ -19,6 +19,7 @@ def test_a_record_is_json_with_the_digest_last(tmp_path):
     assert read_record(tmp_path / "x.json") == CONTENT
 
 
+@pytest.mark.long
 def test_any_flipped_bit_of_a_record_is_found(tmp_path):
     path = tmp_path / "x.json"
     write_record(path, CONTENT)

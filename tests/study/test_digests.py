@@ -68,6 +68,7 @@ def test_touching_changes_no_digest(project):
     assert digests(project) == before == digests(ROOT)
 
 
+@pytest.mark.long
 def test_rewording_all_that_only_a_reader_sees_changes_no_digest_and_discards_no_saved_state(project):
     before, states = digests(project), state_digests(project)
     counts = reword_all(project)
@@ -140,6 +141,7 @@ def test_a_value_s_file_counts_only_for_the_jobs_that_use_the_value(project, fil
     assert {name for name in before if after[name] != before[name]} == changed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("folder", AXES)
 def test_a_new_value_changes_the_digest_of_no_job(project, folder):
     before = {script: value_digests(project, script) for script in SCRIPTS}
@@ -254,6 +256,7 @@ def test_the_canonical_form_is_the_same_in_every_version_of_python():
     )
 
 
+@pytest.mark.long
 def test_no_result_depends_on_a_docstring_or_on_a_description():
     uses = []
     for file in SOURCES:

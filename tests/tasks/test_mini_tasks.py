@@ -68,6 +68,7 @@ def test_labels_are_balanced_up_to_one(number):
     assert abs(signs[True] - signs[False]) <= 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MINIS)
 @pytest.mark.parametrize("split", SPLITS)
 def test_too_many_rows_are_refused_with_the_maximum(name, split):

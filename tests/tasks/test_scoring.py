@@ -41,6 +41,7 @@ def test_answers_match_as_lm_eval_matches_them():
     assert theirs[-3:] == [1, 1, 1]
 
 
+@pytest.mark.long
 def test_the_standard_errors_are_lm_eval_s():
     draw = np.random.default_rng(0)
     labels, logs = draw.integers(0, 2, 60).tolist(), (-draw.random((60, 2))).tolist()

@@ -47,6 +47,7 @@ def run(checkpoint: Checkpoint, mode: str, settings: Training):
     return loop.fit(), loop.layers, loop.loss.model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
 def test_the_micro_batch_size_changes_nothing_but_rounding(tiny, mode):
     settings = [Training(steps=3, batch_size=8, micro_batch_size=size, learning_rate=0.01) for size in (2, 8)]
@@ -60,6 +61,7 @@ def test_the_micro_batch_size_changes_nothing_but_rounding(tiny, mode):
             assert close.float().mean() > 0.99
 
 
+@pytest.mark.long
 def test_three_steps_are_those_of_adamw_written_out(tiny_llama):
     settings = Training(steps=3, batch_size=4, micro_batch_size=2, learning_rate=0.01, warmup_fraction=0.0,
                         max_grad_norm=0.5, weight_decay=0.1)  # fmt: skip
@@ -83,6 +85,7 @@ def test_three_steps_are_those_of_adamw_written_out(tiny_llama):
             assert ((ours_ - theirs).abs() < 1e-4 * theirs.abs().max()).float().mean() > 0.99
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("steps", "fraction"), [(20, 0.1), (10, 0.5), (5, 0.0)])
 def test_the_learning_rate_warms_up_to_its_peak_and_falls_as_a_cosine(tiny_llama, steps, fraction):
     settings = Training(steps=steps, batch_size=2, micro_batch_size=2, learning_rate=0.01, warmup_fraction=fraction)
@@ -95,6 +98,7 @@ def test_the_learning_rate_warms_up_to_its_peak_and_falls_as_a_cosine(tiny_llama
     assert 0 < rates[-1] < 0.0025
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("steps", "fraction", "updates"), [
     (20, 0.1, 19), (4, 0.5, 3), (1, 0.9, 0),  # the first warm-up step has learning rate 0
     (5, 0.0, 5), (4, 0.1, 4),  # no warm-up step: the first step has the peak
@@ -107,6 +111,7 @@ def test_updates_are_the_steps_with_a_learning_rate_above_zero(tiny_llama, steps
     assert any(layer.lora_B.any() for layer in layers.values()) == (updates > 0)  # B starts at 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
 def test_the_loss_falls(tiny, mode):
     settings = Training(steps=40, batch_size=8, micro_batch_size=8, learning_rate=0.02)
@@ -172,6 +177,7 @@ def matrices(layers: dict) -> list[torch.Tensor]:
     return [matrix.detach() for layer in layers.values() for matrix in (layer.lora_A, layer.lora_B)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("option", [{"gradient_checkpointing": True}, {"cache_weights": True}])
 @pytest.mark.parametrize("mode", ["sparse_to_dense", "sparse_to_sparse"])
 def test_what_saves_memory_or_time_changes_no_bit(tiny, mode, option):
@@ -243,6 +249,7 @@ def test_evaluation_losses_come_at_intervals_and_change_nothing(tiny_llama):
     assert all(map(torch.equal, matrices(layers), matrices(others)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("mode", "dropout"), [("sparse_to_sparse", 0.0), ("sparse_to_dense", 0.3)])
 def test_a_stopped_training_goes_on_to_the_same_bits(tiny, tmp_path, monkeypatch, mode, dropout):
     settings = Training(steps=6, batch_size=4, micro_batch_size=2, learning_rate=0.01, save_every=2, eval_every=3,
@@ -289,6 +296,7 @@ def test_a_state_that_is_damaged_or_another_training_s_is_told_and_not_used(tiny
 STOPPING = {"steps": 8, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 1e-6, "stop_if_after_steps": 3}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("saved_every", [1, 2, 3])
 def test_a_training_that_ends_early_does_so_at_the_same_step_after_a_kill(tiny_llama, tmp_path, saved_every):
     free = Training(**STOPPING, stop_if_loss_above=100.0, save_every=saved_every)

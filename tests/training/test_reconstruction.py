@@ -83,6 +83,7 @@ def outputs_of(model: nn.Module, number: int) -> Tensor:
     return torch.cat(outputs)
 
 
+@pytest.mark.long
 def test_the_error_is_that_of_a_layer_on_the_outputs_of_the_reconstructed_ones(tiny, tmp_path):
     """The two models differ in one decoder layer, so they give it the same inputs."""
     measured = run(tiny, tmp_path)["reconstruction"]["layers"]
@@ -96,6 +97,7 @@ def test_the_error_is_that_of_a_layer_on_the_outputs_of_the_reconstructed_ones(t
         dense.model.layers[number].load_state_dict(ours.model.layers[number].state_dict())
 
 
+@pytest.mark.long
 def test_the_first_error_is_that_of_the_pruned_layer_and_the_steps_lower_it(tiny, tmp_path):
     record = run(tiny, tmp_path)
     pruned = load_model(tiny.folder, CPU)[0]
@@ -116,6 +118,7 @@ def test_the_first_error_is_that_of_the_pruned_layer_and_the_steps_lower_it(tiny
     assert record["train_seconds"] == pytest.approx(sum(layer["seconds"] for layer in layers))
 
 
+@pytest.mark.long
 def test_small_steps_lower_the_error_every_time(tiny_llama, tmp_path):
     settings = SETTINGS.model_copy(update={"learning_rate": 0.002, "warmup_fraction": 0.0, "steps": 60})
     for layer in run(tiny_llama, tmp_path, settings)["reconstruction"]["layers"]:
@@ -180,6 +183,7 @@ class OneLayer(nn.Module):
         return lambda input_ids, use_cache: self.model.layers[0](self.embedding(input_ids))
 
 
+@pytest.mark.long
 def test_a_single_linear_layer_comes_near_least_squares_under_its_mask():
     torch.manual_seed(0)
     model = OneLayer()
@@ -206,6 +210,7 @@ def test_a_single_linear_layer_comes_near_least_squares_under_its_mask():
     assert best * (1 - 1e-6) < layer.error_after < best * (1 + 1e-6)
 
 
+@pytest.mark.long
 def test_the_merged_model_is_the_reconstructed_one_to_the_bit(tiny_models, tmp_path):
     checkpoint = Checkpoint(tiny_models["llama"])
     record = run(checkpoint, tmp_path)
@@ -221,6 +226,7 @@ def test_the_merged_model_is_the_reconstructed_one_to_the_bit(tiny_models, tmp_p
     assert mean_answer_loss(AnswerLoss(model), validation, 8, CPU) == record["eval_loss"]
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_bits_even_after_a_kill(tiny_models, tmp_path, monkeypatch):
     checkpoint = Checkpoint(tiny_models["llama"])
     whole = run(checkpoint, tmp_path / "whole")
@@ -244,6 +250,7 @@ def test_the_same_seed_gives_the_same_bits_even_after_a_kill(tiny_models, tmp_pa
     assert resumed["eval_loss"] == whole["eval_loss"]
 
 
+@pytest.mark.long
 def test_a_state_of_other_examples_is_not_continued(tiny_llama, tmp_path, capfd):
     run(tiny_llama, tmp_path)
     record = run(tiny_llama, tmp_path, examples=EXAMPLES[:2])
@@ -251,6 +258,7 @@ def test_a_state_of_other_examples_is_not_continued(tiny_llama, tmp_path, capfd)
     assert "starts from its beginning" in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_a_base_with_weights_of_its_own_is_reconstructed_to_the_dense_model(tiny_llama, tmp_path):
     """The two have the same weights outside the mask, as after a pruning that also changes the weights that it keeps."""
     dense = Checkpoint(tiny_llama.folder)

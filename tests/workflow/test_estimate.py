@@ -128,6 +128,7 @@ def test_trainings_with_a_name_have_selection_rows_and_a_record_of_them():
     assert kept(one)["data"].bytes - kept(unnamed)["data"].bytes == rows
 
 
+@pytest.mark.long
 def test_the_estimate_says_how_many_programs_are_compiled():
     config = laid_over(WAFER)
     assert jobs(config)["compile_program"] == 74
@@ -213,6 +214,7 @@ def test_the_adapter_of_some_projections_has_those_alone(tiny):
 
 
 # The table of docs/clusters.md, section "The full study".
+@pytest.mark.long
 def test_the_sweep_takes_what_the_docs_say():
     config = laid_over(SWEEP)
     models = [described(name, config.models[name]) for name in config.grid.models]
@@ -224,6 +226,7 @@ def test_the_sweep_takes_what_the_docs_say():
     assert all(item.bytes < 48e9 for item in memory(config, models)["memory of a job, on its GPU"])  # 80 GB are enough
 
 
+@pytest.mark.long
 def test_720_cells_of_two_7b_models_keep_less_than_200_gb_and_no_merged_model():
     config = laid_over({**SWEEP, "grid": {**SWEEP["grid"], "seeds": [0, 1]}})
     cells = math.prod(len(values) for values in vars(config.grid).values() if values)
@@ -374,6 +377,7 @@ def test_a_later_file_lies_over_an_earlier_one_key_by_key_and_lists_whole(tmp_pa
     assert "runs: 9, of which 6 are trained" in said  # 3 methods x (1 mode x 2 seeds + 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("text", "line"), [
     ("grid: [", "c.yaml: not YAML"),
     ("[" * 10**4, "c.yaml: not YAML"),
