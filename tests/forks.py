@@ -14,17 +14,15 @@ from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from job_server import MODULES
+from library import VARIABLES
 from project import ROOT
 from tiny_models import MODELS
 from unsynced import write_unsynced
 
-# The library comes first, because it sets what lm-eval reads when it is imported.
-LIBRARY = ("sparseft.evaluation.harness", "sparseft.backends.torch", "sparseft.pruning.mask_generator")
 # A fork imports the file of the function that it calls, and with it what the tests import.
 OF_TESTS = ("pytest", *(f"transformers.models.{name}.modeling_{name}" for name in MODELS))
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload([*LIBRARY, *MODULES, *OF_TESTS])
+CONTEXT.set_forkserver_preload(["warmed", *OF_TESTS])
 
 
 def script(name: str, *words: object) -> None:
@@ -66,7 +64,7 @@ def _run(said: Path, environment: dict[str, str], function: Callable, arguments:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(VARIABLES | environment)
     write_unsynced()
     try:
         function(*arguments)

@@ -18,30 +18,8 @@ import socket
 import sys
 from importlib import import_module
 
+from library import LIBRARY, VARIABLES, read_sources, use_library
 from unsynced import write_unsynced
-
-# lm-eval and its data library read these when they are imported. sparseft sets them as well.
-VARIABLES = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "DISABLE_MULTIPROC": "1", "TQDM_DISABLE": "1"}
-
-# The scripts import these. sparseft is not among them, because it differs between requests.
-MODULES = (
-    "accelerate",
-    "lm_eval.evaluator",
-    "lm_eval.models.huggingface",
-    "matplotlib.figure",
-    "numba",
-    "pandas",
-    "pydantic",
-    "requests",
-    "safetensors.torch",
-    "scipy.stats",
-    "seaborn",
-    "statsmodels.stats.proportion",
-    "torch",
-    "transformers.models.auto.modeling_auto",
-    "transformers.models.llama.modeling_llama",
-    "yaml",
-)
 
 
 def serve(address: str) -> None:
@@ -86,10 +64,10 @@ def prepare(request: dict, files: list[int]) -> None:
         os.close(file)
     os.chdir(request["folder"])
     os.environ.clear()
-    os.environ.update(request["environment"])
+    os.environ.update(VARIABLES | request["environment"])
     sys.argv = request["arguments"]
-    library = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[:1] = [os.path.dirname(sys.argv[0]), *filter(None, library)]
+    sys.path[0] = os.path.dirname(sys.argv[0])
+    use_library(os.environ.get("PYTHONPATH") or LIBRARY)
 
 
 def run() -> None:
@@ -110,9 +88,8 @@ def run() -> None:
 
 if __name__ == "__main__":
     write_unsynced()
-    os.environ |= VARIABLES
-    for name in MODULES:
-        import_module(name)
+    import_module("warmed")
+    read_sources()
     # Garbage collections of the jobs need not look through what is imported.
     gc.freeze()
     serve(sys.argv[1])

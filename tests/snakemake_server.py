@@ -9,8 +9,22 @@ import os
 import sys
 from importlib import import_module
 
-# Snakemake and the Snakefile import these for every run. sparseft is not among them, because it differs between requests.
-for name in ("snakemake.cli", "snakemake.workflow", "snakemake.report", "numpy", "pydantic", "requests", "yaml"):
+from library import read_sources, use_library
+
+# Snakemake and the Snakefile import these for every run.
+for name in (
+    "snakemake.cli",
+    "snakemake.report",
+    "snakemake.workflow",
+    "jinja2",
+    "numpy",
+    "pandas",
+    "requests",
+    "sparseft.planning.inputs",
+    "sparseft.planning.requests",
+    "sparseft.study.targets",
+    "yaml",
+):
     import_module(name)
 
 
@@ -23,7 +37,7 @@ def run(request: dict) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.path.insert(0, request["library"])
+    use_library(request["library"])
     sys.argv = ["snakemake", *request["arguments"]]
     import_module("snakemake.cli").main()
 
@@ -37,6 +51,7 @@ def answer(line: str) -> bool:
 
 
 if __name__ == "__main__":
+    read_sources()
     for line in sys.stdin:
         if not answer(line):
             run(json.loads(line))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from project import ROOT, job_client
@@ -10,9 +11,9 @@ from project import ROOT, job_client
 SCRIPTS = ROOT / "workflow/scripts"
 
 
-def run(command: list, folder) -> tuple[int, str, str]:
+def run(command: list, folder: Path, library: Path = ROOT / "lib") -> tuple[int, str, str]:
     """Return the exit code of a command in a folder, and what it prints to stdout and stderr."""
-    done = subprocess.run(list(map(str, command)), cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT / "lib")},
+    done = subprocess.run(list(map(str, command)), cwd=folder, env={**os.environ, "PYTHONPATH": str(library)},
                           capture_output=True, text=True, check=False)  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
@@ -35,11 +36,21 @@ def test_a_job_that_a_signal_ends_has_the_exit_code_of_a_shell(tmp_path):
     assert code == 128 + 9
 
 
-def test_no_job_sees_what_another_imported_or_set(tmp_path):
+LOOK = """
+import os, sys, sparseft
+print(sparseft.__file__, hasattr(sparseft, "seen"), os.environ.get("SEEN"))
+sparseft.seen = os.environ["SEEN"] = "1"
+"""
+
+
+def test_no_job_sees_what_another_set_and_each_has_its_own_library(tmp_path):
     script = tmp_path / "workflow/scripts/look.py"
     script.parent.mkdir(parents=True)
-    script.write_text(
-        "import os, sys\nprint('sparseft' in sys.modules, os.environ.get('SET'))\nimport sparseft\nos.environ['SET'] = '1'\n"
-    )
-    command = [*job_client(sys.executable), script]
-    assert run(command, tmp_path) == run(command, tmp_path) == (0, "False None\n", "")
+    script.write_text(LOOK)
+    other = tmp_path / "lib"
+    (other / "sparseft").mkdir(parents=True)
+    (other / "sparseft/__init__.py").write_text("")
+    for library in (ROOT / "lib", other, ROOT / "lib"):
+        for _ in range(2):
+            said = run([*job_client(sys.executable), script], tmp_path, library)
+            assert said == (0, f"{library}/sparseft/__init__.py False None\n", "")

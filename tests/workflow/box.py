@@ -7,7 +7,7 @@ from project import call_script
 from sparseft.tasks import BY_NAME
 from tiny_models import save_tiny
 
-RUNS = [f"tiny-boolq_mini-{method}-sparsity50-sparse_to_sparse-seed0" for method in ("structured", "random")]
+RUNS = [f"tiny-hellaswag_mini-{method}-sparsity50-sparse_to_sparse-seed0" for method in ("structured", "random")]
 TRAINING = {"steps": 4, "batch_size": 4, "micro_batch_size": 2, "lora_r": 4, "learning_rate": 0.02, "save_every": 1}
 
 
@@ -20,11 +20,11 @@ def flags(box: Path, run: str, script: str, out: Path) -> dict:
     folder = box / "results/runs" / run
     model, mask, data = box / "models/tiny", mask_of(box, run), box / "data"
     adapter = {"run_id": run, "model_path": model, "mask_path": mask, "adapter": folder / "adapter"}
-    scored = {"task": "boolq_mini", "data_dir": data}
+    scored = {"task": "hellaswag_mini", "data_dir": data}
     merged = {"checkpoint": folder / "model_dir", "mask_path": mask}
     return {
         "compute_masks.py": {"model_path": model, "output_dir": out / "masks", "sparsity": [0.5, 0.8], "method": "random", "plot": True},
-        "compute_masks.py --pruned_dir": {"model_path": model, "output_dir": out / "masks", "pruned_dir": out / "pruned", "sparsity": 0.5, "method": "unstructured_sparsegpt", "task": "boolq_mini", "data_dir": data, "calibration_examples": 4},
+        "compute_masks.py --pruned_dir": {"model_path": model, "output_dir": out / "masks", "pruned_dir": out / "pruned", "sparsity": 0.5, "method": "unstructured_sparsegpt", "task": "hellaswag_mini", "data_dir": data, "calibration_examples": 4},
         "train.py": {"run_id": run, "model_path": model, "mask_path": mask, "data_dir": data, "output_dir": out, **TRAINING},
         "reconstruct.py": {"run_id": run.replace("sparse_to_sparse", "reconstruct"), "model_path": model, "mask_path": mask, "data_dir": data, "calibration_examples": 4, "output_dir": out, **TRAINING},
         "merge.py": {**adapter, "output_dir": out / "model_dir", "report": out / "merge.json"},
@@ -45,10 +45,10 @@ def make(box: Path) -> Path:
     save_tiny("llama", box / "models/tiny")
     (box / "data").mkdir()
     for split, number in (("train", 24), ("validation", 12)):
-        rows = BY_NAME["boolq_mini"].generate(split, number, 0)
+        rows = BY_NAME["hellaswag_mini"].generate(split, number, 0)
         (box / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = call_script(
-        "prepare_selection.py", task="boolq_mini", train_examples=24, validation_examples=12, data_dir=box / "data"
+        "prepare_selection.py", task="hellaswag_mini", train_examples=24, validation_examples=12, data_dir=box / "data"
     )
     assert done[0] == 0, done
     for method in ("structured", "random"):

@@ -12,7 +12,7 @@ from sparseft.study import grid
 from sparseft.study.grid import Run
 from tiny_models import save_tiny
 
-RUN = Run("llama", "boolq_mini", "unstructured", 50, "sparse_to_sparse", 0)
+RUN = Run("llama", "hellaswag_mini", "unstructured", 50, "sparse_to_sparse", 0)
 ADAPTER = f"{grid.fill(grid.RUN, RUN)}/adapter"
 
 

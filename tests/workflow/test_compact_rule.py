@@ -4,13 +4,13 @@ import pytest
 from project import TINY_STUDY, Study, tiny_grid
 from sparseft.checkpoints.checkpoint import Checkpoint
 
-RUN = "results/runs/llama-boolq_mini-{method}-sparsity50-no_finetune-seed0"
+RUN = "results/runs/llama-hellaswag_mini-{method}-sparsity50-no_finetune-seed0"
 
 
 @pytest.fixture
 def study(tmp_path, tiny_models) -> Study:
     study = Study(tmp_path / "study")
-    study.configure(tiny_models, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
+    study.configure(tiny_models, grid=tiny_grid("llama", "hellaswag_mini"), **TINY_STUDY)
     return study
 
 

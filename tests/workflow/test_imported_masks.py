@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 METHOD = "imported_magnitude"
 MASK = f"masks/llama/masks_sparsity50_{METHOD}.pt"
 BASE = f"pruned/llama/sparsity50_{METHOD}"
-RUN = f"results/runs/llama-boolq_mini-{METHOD}-sparsity50-"
+RUN = f"results/runs/llama-hellaswag_mini-{METHOD}-sparsity50-"
 
 
 def prune_by_magnitude(source: Path, folder: Path) -> Path:
@@ -39,7 +39,7 @@ def study(tmp_path_factory, tiny_models) -> Study:
     """Return a finished study with an imported checkpoint and masks of its own."""
     study = Study(tmp_path_factory.mktemp("imported"))
     prune_by_magnitude(tiny_models["llama"], study.folder / "sparse")
-    grid = {**tiny_grid("llama", "boolq_mini", ["unstructured", METHOD]), "sparsities": [0, 50]}
+    grid = {**tiny_grid("llama", "hellaswag_mini", ["unstructured", METHOD]), "sparsities": [0, 50]}
     imported = {"magnitude": {50: "path:sparse", 70: "path:unused"}}
     study.configure(
         {"llama": tiny_models["llama"]}, grid=grid, masks={"imported": imported}, keep_merged=True, **TINY_STUDY

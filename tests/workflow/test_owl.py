@@ -14,7 +14,7 @@ MASKS = {"calibration_examples": 4, "nm_group": 8, "owl_lambda": 0.15, "owl_m": 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, tiny_models) -> Study:
     study = Study(tmp_path_factory.mktemp("owl"))
-    grid = {**tiny_grid("llama", "boolq_mini", METHODS), "sparsities": [0, 50], "modes": ["sparse_to_sparse"]}
+    grid = {**tiny_grid("llama", "hellaswag_mini", METHODS), "sparsities": [0, 50], "modes": ["sparse_to_sparse"]}
     study.configure(tiny_models, grid=grid, masks=MASKS, **TINY_STUDY)
     study.snakemake()
     return study
@@ -39,7 +39,7 @@ def test_every_run_passes_its_proof_and_belongs_to_the_study(study):
 
 def test_the_table_and_the_figures_of_the_layers_show_the_profile_of_the_report(study):
     for method in METHODS:
-        report = study.json(f"masks/llama/boolq_mini/report_{method}.json")
+        report = study.json(f"masks/llama/hellaswag_mini/report_{method}.json")
         (half,) = (part for part in report["sparsities"] if part["asked_percent"] == 50)
         expected = {row["layer"]: row["reached"] for row in half["layers"]}
         found = {row["layer"]: float(row["sparsity_mean"]) for row in rows(study, "layer_sparsity")

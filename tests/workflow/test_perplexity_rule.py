@@ -13,12 +13,12 @@ from torch import device
 
 pytestmark = pytest.mark.slow
 DOCUMENTS = ["The cat sat on the mat, and then it ran away. ", "", "It came back."]
-RUN = "results/runs/llama-boolq_mini-dense-sparsity00-no_finetune-seed0"
+RUN = "results/runs/llama-hellaswag_mini-dense-sparsity00-no_finetune-seed0"
 
 
 def test_it_goes_into_the_evaluation_and_the_summary(tmp_path, tiny_models):
     study = Study(tmp_path / "study")
-    grid = {**tiny_grid("llama", "boolq_mini", ["random"]), "sparsities": [0], "modes": ["sparse_to_dense"]}
+    grid = {**tiny_grid("llama", "hellaswag_mini", ["random"]), "sparsities": [0], "modes": ["sparse_to_dense"]}
     study.configure(tiny_models, grid=grid, **TINY_STUDY)
     assert "prepare_wikitext2" not in study.planned()
     (study.folder / "wiki.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS))

@@ -16,8 +16,8 @@ from project import Study
 from sparseft.storage.hashes import sha256
 
 pytestmark = pytest.mark.slow
-GRID = {"models": ["llama"], "tasks": ["boolq_mini"], "methods": ["unstructured"], "sparsities": [50]}
-RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50"
+GRID = {"models": ["llama"], "tasks": ["hellaswag_mini"], "methods": ["unstructured"], "sparsities": [50]}
+RUN = "results/runs/llama-hellaswag_mini-unstructured-sparsity50"
 CONFIGURATION = "results/analysis/configuration.yaml"
 
 
@@ -29,7 +29,7 @@ def study(tmp_path_factory, tiny_models) -> Study:
     study.configure(
         {"llama": Path("source")},
         grid=GRID | {"modes": ["sparse_to_sparse"]},
-        tasks={"boolq_mini": {"train_examples": 24, "validation_examples": 12}},
+        tasks={"hellaswag_mini": {"train_examples": 24, "validation_examples": 12}},
         training={"steps": 3, "learning_rate": 0.02, "batch_size": 4, "micro_batch_size": 2, "lora_r": 4},
     )
     study.snakemake()
@@ -58,7 +58,7 @@ def summary(folder: Path) -> list[dict]:
 def test_what_was_asked_for_is_what_ran(study):
     assert study.json(f"{RUN}-sparse_to_sparse-seed0/train.json")["steps"] == 3
     kept = yaml.safe_load((study.folder / CONFIGURATION).read_text())
-    assert kept["tasks"]["boolq_mini"]["training"]["steps"] == 3
+    assert kept["tasks"]["hellaswag_mini"]["training"]["steps"] == 3
     assert kept["models"]["llama"]["source"] == f"path:{study.folder.resolve()}/source"
 
 

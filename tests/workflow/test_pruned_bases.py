@@ -15,10 +15,10 @@ from sparseft.storage.hashes import sha256
 pytestmark = pytest.mark.slow
 METHODS = ["unstructured", "unstructured_sparsegpt", "semistructured_sparsegpt_on_web"]
 BASES = {
-    "unstructured_sparsegpt": "boolq_mini/sparsity50_unstructured_sparsegpt",
+    "unstructured_sparsegpt": "hellaswag_mini/sparsity50_unstructured_sparsegpt",
     "semistructured_sparsegpt_on_web": "sparsity50_semistructured_sparsegpt_on_web",
 }
-RUN = "llama-boolq_mini-unstructured_sparsegpt-sparsity50-{}-seed0"
+RUN = "llama-hellaswag_mini-unstructured_sparsegpt-sparsity50-{}-seed0"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def study(tmp_path_factory, tiny_models) -> Study:
     (study.folder / "web.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
     text = {"text": "web.jsonl", "examples": 8, "length": 12}
     masks = {"calibration_examples": 4, "sparsegpt_block": 16, "calibration": {"web": text}}
-    grid = {**tiny_grid("llama", "boolq_mini", METHODS), "sparsities": [0, 50], "modes": ["sparse_to_sparse"]}
+    grid = {**tiny_grid("llama", "hellaswag_mini", METHODS), "sparsities": [0, 50], "modes": ["sparse_to_sparse"]}
     study.configure({"llama": tiny_models["llama"]}, grid=grid, masks=masks, keep_merged=True, **TINY_STUDY)
     study.snakemake()
     return study
@@ -51,11 +51,11 @@ def test_the_runs_start_from_the_pruned_base_and_name_it(study):
         mask = read_mask(study.folder / "masks/llama" / Path(place).parent / f"masks_sparsity50_{method}.pt")
         assert (mask.meta["base"], mask.meta["original"]) == (base.digest, original)
         for mode in ("no_finetune", "sparse_to_sparse"):
-            run = f"results/runs/llama-boolq_mini-{method}-sparsity50-{mode}-seed0"
+            run = f"results/runs/llama-hellaswag_mini-{method}-sparsity50-{mode}-seed0"
             assert study.json(f"{run}/validation_report.json")["inputs"]["base"] == base.digest
             assert study.json(f"{run}/merge.json")["inputs"]["model"] == base.digest
         # Without a training, the merged model has the weights of the pruned base.
-        run = study.folder / f"results/runs/llama-boolq_mini-{method}-sparsity50-no_finetune-seed0"
+        run = study.folder / f"results/runs/llama-hellaswag_mini-{method}-sparsity50-no_finetune-seed0"
         assert sha256(run / "model_dir/model.safetensors") == sha256(base.folder / "model.safetensors")
 
 
@@ -75,9 +75,9 @@ def test_each_sparsity_has_a_job_of_its_own_and_only_its_settings_matter(study):
 
 
 def prune_flags(study: Study, out: Path) -> dict:
-    data = study.folder / "data/boolq_mini"
+    data = study.folder / "data/hellaswag_mini"
     return {"model_path": study.folder / "models/llama", "output_dir": out / "masks", "pruned_dir": out / "pruned",
-            "sparsity": 0.5, "method": "unstructured_sparsegpt", "task": "boolq_mini", "data_dir": data,
+            "sparsity": 0.5, "method": "unstructured_sparsegpt", "task": "hellaswag_mini", "data_dir": data,
             "calibration_examples": 4, "sparsegpt_block": 16, "threads": 1}  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def test_damaged_updated_weights_are_refused_in_one_line(study, tmp_path, damage
     place = study.folder / "pruned/llama" / BASES["unstructured_sparsegpt"]
     base = shutil.copytree(place, tmp_path / "base")
     other = study.folder / "pruned/llama" / BASES["semistructured_sparsegpt_on_web"]
-    mask = study.folder / "masks/llama/boolq_mini/masks_sparsity50_unstructured_sparsegpt.pt"
+    mask = study.folder / "masks/llama/hellaswag_mini/masks_sparsity50_unstructured_sparsegpt.pt"
     file = base / "model.safetensors"
     content = bytearray(file.read_bytes())
     if damage == "cut":
@@ -124,7 +124,7 @@ def test_damaged_updated_weights_are_refused_in_one_line(study, tmp_path, damage
     trained = RUN.format("sparse_to_sparse")
     flags = {
         "merge.py": {"run_id": run.name, "model_path": base, "mask_path": mask, "output_dir": out / "model", "report": out / "merge.json"},
-        "train.py": {"run_id": trained, "model_path": base, "mask_path": mask, "data_dir": study.folder / "data/boolq_mini", "output_dir": out},
+        "train.py": {"run_id": trained, "model_path": base, "mask_path": mask, "data_dir": study.folder / "data/hellaswag_mini", "output_dir": out},
         "validate_sparsity.py": {"run_id": run.name, "checkpoint": run / "model_dir", "mask_path": mask, "base": base, "output": out / "report.json"},
     }[script]  # fmt: skip
     code, said = call_script(script, **flags)

@@ -17,7 +17,7 @@ from sparseft.study.config import Config, parse_section
 from sparseft.study.configfiles import read_sections
 
 pytestmark = pytest.mark.slow
-RUN = "results/runs/llama-boolq_mini-unstructured-sparsity50-{}-seed0"
+RUN = "results/runs/llama-hellaswag_mini-unstructured-sparsity50-{}-seed0"
 MODES = ["no_finetune", "sparse_to_dense", "sparse_to_sparse", "reconstruct", "reconstruct_to_sparse"]
 MASKS = {"calibration": {"web": {"text": "web.jsonl", "examples": 2, "length": 24}}}
 RECONSTRUCTION = {"calibration": "web", "examples": 6, "steps": 12, "batch_size": 3, "learning_rate": 0.01}
@@ -30,7 +30,7 @@ def study(tmp_path_factory, tiny_models) -> Study:
     documents = [f"Page {number} has {number * 17} words." for number in range(40)]
     (study.folder / "web.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
     modes = ["sparse_to_dense", "sparse_to_sparse", "reconstruct_to_sparse"]
-    grid = {**tiny_grid("llama", "boolq_mini", ["unstructured"]), "sparsities": [0, 50], "modes": modes}
+    grid = {**tiny_grid("llama", "hellaswag_mini", ["unstructured"]), "sparsities": [0, 50], "modes": modes}
     models = {"llama": tiny_models["llama"]}
     study.configure(models, grid=grid, **TINY_STUDY, masks=MASKS, reconstruction=RECONSTRUCTION)
     planned = study.planned()
@@ -54,10 +54,10 @@ def test_every_mode_is_in_the_tables_without_a_fault(study):
     assert rows["unstructured", "reconstruct_to_sparse"]["final_train_loss"] != ""
     with open(study.folder / "results/analysis/comparisons.csv", newline="") as file:
         pairs = {(row["mode"], row["against"]) for row in csv.DictReader(file)}
-    cell = "llama-boolq_mini-unstructured-sparsity50"
+    cell = "llama-hellaswag_mini-unstructured-sparsity50"
     assert {("reconstruct", f"{cell}-sparse_to_sparse"), ("reconstruct", f"{cell}-no_finetune")} <= pairs
-    assert ("reconstruct", "llama-boolq_mini-dense-sparsity00-no_finetune") in pairs
-    assert ("reconstruct_to_sparse", "llama-boolq_mini-dense-sparsity00-sparse_to_dense") in pairs
+    assert ("reconstruct", "llama-hellaswag_mini-dense-sparsity00-no_finetune") in pairs
+    assert ("reconstruct_to_sparse", "llama-hellaswag_mini-dense-sparsity00-sparse_to_dense") in pairs
 
 
 def test_the_records_say_what_was_reconstructed_and_what_started_from_it(study):
@@ -88,7 +88,7 @@ def test_an_adapter_that_another_run_did_not_start_from_is_a_fault(study, tmp_pa
     code = copy.script("analyze_results.py", "--results_dir", "results/runs", "--output_dir", "again")
     assert code.returncode == 0, code.stderr
     memo = (copy.folder / "again/correctness_memo.md").read_text()
-    assert "adapter of llama-boolq_mini-unstructured-sparsity50-reconstruct-seed0: " in memo
+    assert "adapter of llama-hellaswag_mini-unstructured-sparsity50-reconstruct-seed0: " in memo
     assert "Not everything that was checked in the study holds" in memo
 
 
@@ -98,7 +98,7 @@ def script(study: Study, name: str, mode: str, **changes: object) -> str:
         "run_id": Path(RUN.format(mode)).name,
         "model_path": study.folder / "models/llama",
         "mask_path": study.folder / "masks/llama/masks_sparsity50_unstructured.pt",
-        "data_dir": study.folder / "data/boolq_mini",
+        "data_dir": study.folder / "data/hellaswag_mini",
         "output_dir": study.folder / "by_hand",
         "lora_r": 4,
     }
@@ -112,7 +112,7 @@ def script(study: Study, name: str, mode: str, **changes: object) -> str:
 def reconstruct_flags(study: Study, out: Path) -> dict:
     return {"run_id": Path(RUN.format("reconstruct")).name, "model_path": study.folder / "models/llama",
             "mask_path": study.folder / "masks/llama/masks_sparsity50_unstructured.pt",
-            "data_dir": study.folder / "data/boolq_mini", "text": study.folder / "web.jsonl", "calibration_examples": 4,
+            "data_dir": study.folder / "data/hellaswag_mini", "text": study.folder / "web.jsonl", "calibration_examples": 4,
             "calibration_length": 24, "steps": 3, "batch_size": 2, "micro_batch_size": 2, "lora_r": 4, "output_dir": out}  # fmt: skip
 
 
@@ -185,7 +185,7 @@ def test_a_script_refuses_what_does_not_fit_its_mode(study, tiny_models):
     ("changes", "line"),
     [
         ({"reconstruction": {"calibration": "pile"}}, "error: configuration: reconstruction.calibration: masks.calibration describes no text 'pile'"),
-        ({"reconstruction": {"examples": 25}}, "error: reconstruction.examples 25: boolq_mini has only 24 training rows"),
+        ({"reconstruction": {"examples": 25}}, "error: reconstruction.examples 25: hellaswag_mini has only 24 training rows"),
         ({"backend": "cerebras"}, "error: configuration: mode reconstruct: the backend cerebras does not reconstruct layers"),
         ({"training": {"shard_model": True, "batch_size": 4, "micro_batch_size": 2}, "resources": {"processes": 2}}, "training.shard_model: reconstruct needs the whole model in one process"),
         ({"masks": {"calibration": {"web": {"text": "web.jsonl", "length": 513}}}}, "error: masks.calibration.web.length: windows of 513 tokens, but llama takes 512"),
@@ -193,7 +193,7 @@ def test_a_script_refuses_what_does_not_fit_its_mode(study, tiny_models):
 )  # fmt: skip
 def test_what_cannot_be_reconstructed_is_refused_before_any_job(study, tiny_models, changes, line):
     text = (study.folder / "study.yaml").read_text()
-    grid = {**tiny_grid("llama", "boolq_mini", ["unstructured"]), "modes": ["reconstruct"]}
+    grid = {**tiny_grid("llama", "hellaswag_mini", ["unstructured"]), "modes": ["reconstruct"]}
     sections = {**TINY_STUDY, "masks": MASKS, "reconstruction": RECONSTRUCTION, "grid": grid} | changes
     study.configure({"llama": tiny_models["llama"]}, **sections)
     said = study.snakemake("--dry-run", expect=2)

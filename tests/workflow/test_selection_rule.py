@@ -8,8 +8,8 @@ import pytest
 from hub_cache import write
 from project import TINY_STUDY, Study, tiny_grid
 
-CELL = "results/runs/llama-boolq_mini-random-sparsity50-sparse_to_dense"
-UNTRAINED = "results/runs/llama-boolq_mini-random-sparsity50-no_finetune-seed0"
+CELL = "results/runs/llama-hellaswag_mini-random-sparsity50-sparse_to_dense"
+UNTRAINED = "results/runs/llama-hellaswag_mini-random-sparsity50-no_finetune-seed0"
 PREPARED = {"prepare_model": 1, "prepare_task": 1, "compute_masks": 1}
 OF_RUN = (
     "train_adapter",
@@ -33,7 +33,7 @@ def study(tmp_path, tiny_models) -> Study:
 
 def configure(study: Study, trainings: dict, **sections: object) -> None:
     """Write a study of one trained cell at 50 % with these trainings."""
-    grid = {**tiny_grid("llama", "boolq_mini", ["random"]), "sparsities": [50], "modes": ["sparse_to_dense"]}
+    grid = {**tiny_grid("llama", "hellaswag_mini", ["random"]), "sparsities": [50], "modes": ["sparse_to_dense"]}
     sections = {**TINY_STUDY, **sections}
     study.configure(study.models, grid=grid | {"trainings": trainings} | sections.pop("grid", {}), **sections)
 
@@ -53,15 +53,15 @@ def test_a_run_without_a_name_for_its_training_has_no_such_target(study):
     assert study.planned(f"{CELL}-short-seed0/selection.json")["evaluate_selection"] == 1
     said = study.snakemake(f"{UNTRAINED}/selection.json", "--dry-run", expect=2)
     assert "no stage and no rule makes it" in said
-    assert study.planned("data/boolq_mini/selection.jsonl")["prepare_selection"] == 1
+    assert study.planned("data/hellaswag_mini/selection.jsonl")["prepare_selection"] == 1
 
 
 def test_the_flags_of_the_selection_rows_do_not_prepare_the_other_rows_again(study):
-    tasks = {"boolq_mini": TINY_STUDY["tasks"]["boolq_mini"]}
+    tasks = {"hellaswag_mini": TINY_STUDY["tasks"]["hellaswag_mini"]}
     configure(study, {}, tasks=tasks)
-    study.snakemake("data/boolq_mini/train.jsonl")
-    configure(study, SHORT, tasks={"boolq_mini": tasks["boolq_mini"] | {"selection_examples": 7}})
-    planned = study.planned("data/boolq_mini/selection.jsonl")
+    study.snakemake("data/hellaswag_mini/train.jsonl")
+    configure(study, SHORT, tasks={"hellaswag_mini": tasks["hellaswag_mini"] | {"selection_examples": 7}})
+    planned = study.planned("data/hellaswag_mini/selection.jsonl")
     assert planned == {"prepare_selection": 1}
 
 
@@ -119,7 +119,7 @@ def test_trainings_that_are_added_to_a_finished_study_leave_its_runs_as_they_are
     assert not list((study.folder / "results/runs").glob("*/model_dir"))
 
     record = study.json(f"{CELL}-short-seed0/selection.json")
-    manifest = study.json("data/boolq_mini/selection_manifest.json")
+    manifest = study.json("data/hellaswag_mini/selection_manifest.json")
     assert record["inputs"]["data"] == manifest["sha256"]
     assert {split: record["inputs"][split] for split in ("train", "validation")} == manifest["disjoint_from"]
     assert not (study.folder / UNTRAINED / "selection.json").exists()

@@ -7,13 +7,13 @@ from sparseft.masks.mask_file import read_mask
 
 pytestmark = pytest.mark.slow
 METHODS = ["semistructured", "structured_gradient", "unstructured_taylor", "semistructured_wanda"]
-RUN = "results/runs/llama-boolq_mini-unstructured_taylor-sparsity50-no_finetune-seed0"
+RUN = "results/runs/llama-hellaswag_mini-unstructured_taylor-sparsity50-no_finetune-seed0"
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, tiny_models) -> Study:
     study = Study(tmp_path_factory.mktemp("task_masks"))
-    grid = {**tiny_grid("llama", "boolq_mini", METHODS), "sparsities": [0, 50]}
+    grid = {**tiny_grid("llama", "hellaswag_mini", METHODS), "sparsities": [0, 50]}
     study.configure(tiny_models, grid=grid, masks={"calibration_examples": 4}, **TINY_STUDY)
     study.snakemake("masks")
     return study
@@ -21,10 +21,10 @@ def study(tmp_path_factory, tiny_models) -> Study:
 
 def test_every_method_prunes_half_and_says_how(study):
     for method in METHODS:
-        folder = "masks/llama/boolq_mini" if "_" in method else "masks/llama"
+        folder = "masks/llama/hellaswag_mini" if "_" in method else "masks/llama"
         mask = read_mask(study.folder / folder / f"masks_sparsity50_{method}.pt")
         assert mask.meta["reached"] == 0.5
-        assert mask.meta.get("task") == ("boolq_mini" if "_" in method else None)
+        assert mask.meta.get("task") == ("hellaswag_mini" if "_" in method else None)
         assert mask.meta.get("calibration_examples") == (4 if "_" in method else None)
         report = study.json(f"{folder}/report_{method}.json")
         assert [row["asked_percent"] for row in report["sparsities"]] == [0, 50]
@@ -53,7 +53,7 @@ def test_a_run_on_such_a_mask_is_proved_with_it(study):
 def test_the_scores_of_two_importances_choose_differently(study):
     folder = study.folder / "masks/llama"
     masks = [read_mask(folder / f"{name}.pt") for name in ("masks_sparsity50_semistructured",
-                                                           "boolq_mini/masks_sparsity50_semistructured_wanda")]  # fmt: skip
+                                                           "hellaswag_mini/masks_sparsity50_semistructured_wanda")]  # fmt: skip
     differing = sum(int((masks[0].kept(layer) != masks[1].kept(layer)).sum()) for layer in masks[0].shape)
     assert 0 < differing / sum(np.prod(shape) for shape in masks[0].shape.values()) < 0.5
 

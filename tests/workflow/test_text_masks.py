@@ -9,7 +9,7 @@ from sparseft.storage.hashes import sha256
 
 pytestmark = pytest.mark.slow
 METHODS = ["unstructured_wanda", "unstructured_wanda_on_web", "structured_taylor_on_web"]
-TASKS = ["boolq_mini", "gsm8k_mini"]
+TASKS = ["hellaswag_mini", "gsm8k_mini"]
 SMALL = {"examples": 3, "length": 12}
 MASK = "masks/llama/masks_sparsity50_unstructured_wanda_on_web.pt"
 
@@ -76,7 +76,7 @@ def test_a_run_of_any_task_is_proved_with_the_mask_on_the_text(study):
     [
         (MASK.replace("_web", "_pile"), "unstructured_wanda_on_pile calibrates on pile, which masks.calibration does not describe; describe it there, or choose one of web"),
         (MASK.replace("wanda_on", "on"), "method 'unstructured_on_web': unstructured looks at no examples"),
-        (MASK.replace("llama/", "llama/boolq_mini/"), f"the masks of unstructured_wanda_on_web are in another place; write {MASK}"),
+        (MASK.replace("llama/", "llama/hellaswag_mini/"), f"the masks of unstructured_wanda_on_web are in another place; write {MASK}"),
     ],
 )  # fmt: skip
 def test_a_target_that_no_rule_makes_is_refused_in_one_line(study, target, fault):
