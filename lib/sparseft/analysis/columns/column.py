@@ -1,7 +1,7 @@
 """Describe a column of a table: what it holds, its type, its unit, when it is empty, and where its value comes from."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 TRAINED_ONLY = "the run was not trained"
@@ -36,6 +36,12 @@ class Column:
             return name == self.name
         pattern = re.sub("NAME|N$", ".+", self.name)
         return re.fullmatch(pattern, name) is not None
+
+    def among(self, names: Collection[str]) -> list[str]:
+        """Return those of `names` that are described here, in their order."""
+        if self._is_family:
+            return [name for name in names if self.describes(name)]
+        return [self.name] if self.name in names else []
 
     def values_of(self, row: object) -> dict[str, object]:
         """Return the values of a row by name: none, one, or those of every key that the name stands for."""
@@ -79,8 +85,8 @@ class TableDescription:
 
     def in_order(self, names: Iterable[str]) -> list[str]:
         """Return the names that a column describes, in the order of the columns."""
-        names = list(names)
-        return list(dict.fromkeys(name for column in self.columns for name in names if column.describes(name)))
+        names = dict.fromkeys(names)
+        return list(dict.fromkeys(name for column in self.columns for name in column.among(names)))
 
 
 def like(table: TableDescription, names: str, part: str = "", empty: str | None = None) -> tuple[Column, ...]:
