@@ -15,6 +15,7 @@ from unsynced import write_unsynced
 
 # Set before torch and transformers are imported. No test needs the network, and two test processes share two cores.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TQDM_DISABLE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 HERE = Path(__file__).parent

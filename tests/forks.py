@@ -10,10 +10,11 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
-from multiprocessing import connection, get_context
+from multiprocessing import connection, forkserver, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import pytest
 from library import VARIABLES
 from project import ROOT
 from tiny_models import MODELS
@@ -22,7 +23,7 @@ from unsynced import write_unsynced
 # A fork imports the file of the function that it calls, and with it what the tests import.
 OF_TESTS = ("pytest", *(f"transformers.models.{name}.modeling_{name}" for name in MODELS))
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["warmed", *OF_TESTS])
+CONTEXT.set_forkserver_preload([*OF_TESTS, "warmed"])
 
 
 def script(name: str, *words: object) -> None:
@@ -45,6 +46,10 @@ def start(said: Path, function: Callable, *arguments: object, number: int = 1) -
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        # The server that forks does not get this process's path, and would import nothing of tests/.
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
     places = [torchrun_s_variables(rank, number, port) if number > 1 else {} for rank in range(number)]
     processes = [CONTEXT.Process(target=_run, args=(said, os.environ | place, function, arguments)) for place in places]
     for process in processes:

@@ -8,7 +8,6 @@ as HF_HUB_OFFLINE, has the value that it had here. The server ends when its stdi
 """
 
 import atexit
-import gc
 import json
 import os
 import runpy
@@ -90,7 +89,5 @@ if __name__ == "__main__":
     write_unsynced()
     import_module("warmed")
     read_sources()
-    # Garbage collections of the jobs need not look through what is imported.
-    gc.freeze()
     serve(sys.argv[1])
     run()

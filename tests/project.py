@@ -124,8 +124,10 @@ class Study:
     def snakemake(self, *arguments: str, expect: int = 0) -> str:
         """Run snakemake in the folder; returns what it printed."""
         words = [*arguments, "--snakefile", str(self.root / "Snakefile"), "--configfile", "study.yaml"]
-        is_plan = {"-n", "--dry-run"} & {*arguments}
-        environment = self.environment() if is_plan else self.environment_of_jobs()
+        environment = self.environment()
+        if not {"-n", "--dry-run"} & {*arguments}:
+            # The shell of a job takes the function `python` from this variable.
+            environment["BASH_FUNC_python%%"] = f'() {{ {shlex.join(job_client(self.python))} "$@"; }}'
         code, said = self._in_fork(words, environment)
         assert code == expect, said[-4000:]
         return said
@@ -142,12 +144,6 @@ class Study:
     def environment(self) -> dict[str, str]:
         """Return the environment of the project whose Snakefile runs: its own library is found first."""
         return {**os.environ, "PYTHONPATH": str(self.root / "lib")}
-
-    def environment_of_jobs(self) -> dict[str, str]:
-        """Return an environment in which the jobs of Snakemake run in the job server."""
-        # The shell of a job takes the function `python` from this variable.
-        function = f'() {{ {shlex.join(job_client(self.python))} "$@"; }}'
-        return self.environment() | {"BASH_FUNC_python%%": function}
 
     def planned(self, *targets: str) -> dict[str, int]:
         """Rule -> number of jobs that snakemake would run for `targets`."""
