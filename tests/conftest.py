@@ -13,7 +13,8 @@ from types import CodeType, FunctionType
 import pytest
 from unsynced import write_unsynced
 
-# Set before torch and transformers are imported. No test needs the network, and two test processes share two cores.
+# Set before torch and transformers are imported. No test needs the network, a test that counts lines wants no bars of progress,
+# and two test processes share two cores.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -67,7 +68,8 @@ def pytest_configure(config: pytest.Config) -> None:
     They import torch and transformers. The process of pytest-xdist that only prints would need seconds for that, before any
     test starts."""
     config.stash[NOT_RUN] = Counter()
-    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+    is_worker = hasattr(config, "workerinput")
+    if is_worker or config.option.collectonly or not config.getoption("numprocesses", None):
         config.pluginmanager.import_plugin("shared_fixtures")
 
 

@@ -1,4 +1,4 @@
-"""Call functions and scripts in forks of one process that has imported torch, so that they start in a tenth of the time.
+"""Call functions and scripts in forks of one process that has imported what they need (preload.py).
 
 Every call is a process of its own, with the folder and the environment of its test. A test may kill it.
 """
@@ -23,7 +23,7 @@ from unsynced import write_unsynced
 # A fork imports the file of the function that it calls, and with it what the tests import.
 OF_TESTS = ("pytest", *(f"transformers.models.{name}.modeling_{name}" for name in MODELS))
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload([*OF_TESTS, "warmed"])
+CONTEXT.set_forkserver_preload([*OF_TESTS, "preload"])
 
 
 def script(name: str, *words: object) -> None:
@@ -47,7 +47,7 @@ def start(said: Path, function: Callable, *arguments: object, number: int = 1) -
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
-        # The server that forks does not get this process's path, and would import nothing of tests/.
+        # The server of multiprocessing ignores this process's sys.path. Without PYTHONPATH it finds no file of tests/.
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         forkserver.ensure_running()
     places = [torchrun_s_variables(rank, number, port) if number > 1 else {} for rank in range(number)]
@@ -65,6 +65,8 @@ def torchrun_s_variables(rank: int, number: int, port: int) -> dict[str, str]:
 
 def _run(said: Path, environment: dict[str, str], function: Callable, arguments: tuple) -> None:
     """Give this process its environment and the file for what it says, and call the function."""
+    # The server ignores an import that fails.
+    assert "preload" in sys.modules
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)

@@ -1,8 +1,9 @@
-"""Run the scripts of a study's jobs in forks of one process that has imported torch, so that a job starts in a tenth of the time.
+"""Run the scripts of a study's jobs in forks of one process that has imported what they need (preload.py).
 
 Every job is a process of its own, with its own folder, environment, files and library. So no job sees what another one did.
 Anything that is not a script of the project runs in Python itself (job_client.py). A variable that a library reads when it is imported, such
-as HF_HUB_OFFLINE, has the value that it had here. The server ends when its stdin does, and removes its socket with the folder.
+as HF_HUB_OFFLINE, has the value that it had here. What sparseft deletes from the environment when it is imported stays there.
+The server ends when its stdin does, and removes its socket with the folder.
 
     python job_server.py SOCKET
 """
@@ -17,7 +18,7 @@ import socket
 import sys
 from importlib import import_module
 
-from library import LIBRARY, VARIABLES, read_sources, use_library
+from library import LIBRARY, VARIABLES, read_sources, use_path
 from unsynced import write_unsynced
 
 
@@ -65,8 +66,7 @@ def prepare(request: dict, files: list[int]) -> None:
     os.environ.clear()
     os.environ.update(VARIABLES | request["environment"])
     sys.argv = request["arguments"]
-    sys.path[0] = os.path.dirname(sys.argv[0])
-    use_library(os.environ.get("PYTHONPATH") or LIBRARY)
+    use_path(os.path.dirname(sys.argv[0]), os.environ.get("PYTHONPATH") or LIBRARY)
 
 
 def run() -> None:
@@ -87,7 +87,7 @@ def run() -> None:
 
 if __name__ == "__main__":
     write_unsynced()
-    import_module("warmed")
+    import_module("preload")
     read_sources()
     serve(sys.argv[1])
     run()

@@ -9,7 +9,8 @@ import os
 import sys
 from importlib import import_module
 
-from library import read_sources, use_library
+from library import read_sources, use_path
+from unsynced import write_unsynced
 
 # Snakemake and the Snakefile import these for every run.
 for name in (
@@ -37,7 +38,7 @@ def run(request: dict) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    use_library(request["library"])
+    use_path(os.path.dirname(sys.executable), request["library"])
     sys.argv = ["snakemake", *request["arguments"]]
     import_module("snakemake.cli").main()
 
@@ -51,6 +52,7 @@ def answer(line: str) -> bool:
 
 
 if __name__ == "__main__":
+    write_unsynced()
     read_sources()
     for line in sys.stdin:
         if not answer(line):

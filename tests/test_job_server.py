@@ -37,8 +37,8 @@ def test_a_job_that_a_signal_ends_has_the_exit_code_of_a_shell(tmp_path):
 
 
 LOOK = """
-import os, sys, sparseft
-print(sparseft.__file__, hasattr(sparseft, "seen"), os.environ.get("SEEN"))
+import os, sparseft.errors
+print(sparseft.__file__, sparseft.errors.__file__, hasattr(sparseft, "seen"), os.environ.get("SEEN"))
 sparseft.seen = os.environ["SEEN"] = "1"
 """
 
@@ -49,8 +49,10 @@ def test_no_job_sees_what_another_set_and_each_has_its_own_library(tmp_path):
     script.write_text(LOOK)
     other = tmp_path / "lib"
     (other / "sparseft").mkdir(parents=True)
-    (other / "sparseft/__init__.py").write_text("")
+    for name in ("__init__", "errors"):
+        (other / f"sparseft/{name}.py").touch()
     for library in (ROOT / "lib", other, ROOT / "lib"):
         for _ in range(2):
             said = run([*job_client(sys.executable), script], tmp_path, library)
-            assert said == (0, f"{library}/sparseft/__init__.py False None\n", "")
+            package = f"{library}/sparseft"
+            assert said == (0, f"{package}/__init__.py {package}/errors.py False None\n", "")

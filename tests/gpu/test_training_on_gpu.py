@@ -68,7 +68,7 @@ def weights_of(output: Path) -> Path:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_killed_training_goes_on_to_the_bits_of_an_undisturbed_one(inputs, tmp_path, device, note, mode):
-    """The killed training and the one that resumes it are together a second training, so the same bits come twice."""
+    """The killed and the resumed training form a second one. So equal bits also prove that a training can be repeated."""
     whole = train(flags(inputs, tmp_path / "whole", mode))
     assert whole["device"].startswith("GPU" if device.type == "cuda" else "CPU")
     killed = flags(inputs, tmp_path / "killed", mode)

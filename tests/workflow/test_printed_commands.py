@@ -44,7 +44,7 @@ def commands(study: Study, page: str) -> list[str]:
 def type_in(study: Study, command: str, folder: Path) -> str:
     """Type a command in a folder, the project's environment being active; returns what it printed.
 
-    Here, the jobs of Snakemake are processes of their own, as a user's are. In the other tests they are forks."""
+    Its jobs are processes of their own, not forks."""
     environment = study.environment() | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -68,7 +68,10 @@ def wait_for(state: Path, is_alive: Callable[[], bool]) -> None:
 def test_two_processes_give_the_adapter_of_one_with_the_whole_model_or_half_of_it(box, tmp_path):
     one = train(box, tmp_path / "one", steps=4, save_every=0)
     half = train(box, tmp_path / "half", 2, steps=4, save_every=0, shard_model=1)
-    two = train(box, tmp_path / "two", 2, steps=4, save_every=0)
+    command = [*TORCHRUN, TRAIN, *flags(box, tmp_path / "two", steps=4, save_every=0)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    two = json.loads((tmp_path / "two/train.json").read_text())
     assert sha256(adapter(tmp_path / "two")) == sha256(adapter(tmp_path / "half"))
     assert [record["processes"] for record in (one, two, half)] == [1, 2, 2]
     assert (two["loss_curve"], two["eval_loss"]) == (half["loss_curve"], half["eval_loss"])
@@ -113,9 +116,7 @@ def test_a_killed_training_goes_on_to_the_adapter_of_an_undisturbed_one(box, tmp
 
 @pytest.mark.parametrize("box", ["llama"], indirect=True)
 def test_all_processes_wait_for_the_orphans_of_a_killed_launcher(box, tmp_path):
-    """The orphans go on and save states. No process of the next command may read one of these.
-
-    torchrun starts these processes. They give the bits of the forks that the other tests start."""
+    """The orphans go on and save states. No process of the next command may read one of these."""
     train(box, tmp_path / "whole", 2, steps=32)
     command = [*TORCHRUN, TRAIN, *flags(box, tmp_path / "killed", steps=32)]
     launcher = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
