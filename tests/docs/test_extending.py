@@ -22,7 +22,7 @@ def extended(tmp_path_factory) -> Path:
     """Return a copy of the project with all examples of the page."""
     root = tmp_path_factory.mktemp("extended")
     for name in FOLDERS:
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        shutil.copytree(ROOT / name, root / name)
     shutil.copy(ROOT / "Snakefile", root)
     for kind, name, content in BLOCKS:
         if kind == "diff":
