@@ -1,5 +1,6 @@
 """Provide the tiers, which decide which tests run and report the others."""
 
+import gc
 import inspect
 import multiprocessing.util
 import os
@@ -81,6 +82,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=list(reasons))
     config.stash[NOT_RUN].update(reasons.values())
     items[:] = [item for item in items if item not in reasons]
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported from the garbage collector, which would look through it again and again."""
+    gc.freeze()
 
 
 def _reason_to_leave_out(item: pytest.Item, tier: str) -> str | None:

@@ -157,8 +157,11 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
 def tidy(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Return the rows in the order of `keys`. Integers stay integers beside blanks."""
-    integers = {name: "Int64" for name in table if name in INTEGERS}
-    return table.astype(integers).sort_values(keys, key=_rank, kind="stable", ignore_index=True)
+    table = table.sort_values(keys, key=_rank, kind="stable", ignore_index=True)
+    for name in table:
+        if name in INTEGERS and table[name].dtype != "Int64":
+            table[name] = table[name].astype("Int64")
+    return table
 
 
 def in_order(table: pd.DataFrame, described: TableDescription) -> pd.DataFrame:
