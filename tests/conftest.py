@@ -25,7 +25,7 @@ SHARED = HERE.parents[1] / "shared"
 SHARED_MISSING = "needs the developers' folder ../shared"
 SLOW = "slow (make test-all)"
 STARTING = "start a process (make test)"
-LONG = "take half a second or more (make test)"
+LONG = "take a third of a second or more (make test)"
 # A test whose code names one of these starts a process. lm-eval's evaluation starts git and tools that describe the machine,
 # and write_plots starts the processes that draw.
 STARTERS = {

@@ -15,6 +15,8 @@ from sparseft.analysis.records import read_measurements, read_runs
 from sparseft.analysis.records.throughput_record import MeasuredInputs
 from test_throughput_table import write_cell
 
+pytestmark = pytest.mark.long
+
 RUN = "m-t-unstructured-sparsity50-{mode}-{training}-seed{seed}"
 MODES = ("sparse_to_dense", "sparse_to_sparse")
 STEPS = {"short": 20, "long": 60}
@@ -72,7 +74,6 @@ def test_a_mode_that_continues_a_run_pays_for_that_run_too(write_run, tmp_path):
     assert tokens["reconstruct_to_sparse", "long"] == 2 * tokens["reconstruct", "long"] == 96000
 
 
-@pytest.mark.long
 def test_seconds_are_those_of_the_stage_throughput_at_the_same_batch_size_and_device(write_run, tmp_path):
     write_study(write_run)
     path = write_cell(tmp_path, "m-t-unstructured-sparsity50-sparse_to_dense-long")

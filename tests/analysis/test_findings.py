@@ -12,6 +12,8 @@ from sparseft.analysis.findings import explain_verdict, findings, headline
 from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
 
+pytestmark = pytest.mark.long
+
 TOLERANCE = 0.02
 # Words that claim a difference, or that nothing can make one.
 CHANGES = ("lowers", "raises", "brings", "falls", "nothing helps")
@@ -61,7 +63,6 @@ def numbers(text: str) -> list[float]:
     return [float(number) for number in re.findall(r"\d\.\d+", text)]
 
 
-@pytest.mark.long
 def test_a_curve_that_bends_is_summed_up_in_four_sentences(study):
     derived = study(CURVE)
     assert [claim(derived, sparsity).pruning for sparsity in (30, 50, 70)] == [SAME, WORSE, WORSE]
@@ -95,7 +96,6 @@ def test_equal_values_cost_nothing_measurable_but_exclude_no_loss_that_the_examp
     assert "cannot exclude" in sentence(derived, 50)
 
 
-@pytest.mark.long
 def test_a_loss_is_excluded_only_up_to_the_first_point_of_the_curve_that_fails(study):
     derived = study({("dense", 0): (60, 60), ("unstructured", 30): (59, 59, 59), ("unstructured", 50): (75, 60, 60)})
     verdicts = derived.points[derived.points["mode"] == "no_finetune"].set_index("sparsity")["verdict"]
@@ -115,7 +115,6 @@ def test_fine_tuning_that_helps_but_not_to_the_dense_level_is_said_with_that_lev
     assert "sparse_to_sparse" in text  # the mode of 0.70
 
 
-@pytest.mark.long
 def test_fine_tuning_brings_nothing_back_where_one_of_several_values_stays_below_the_dense_one(study):
     derived = study(DENSE | {("unstructured", 50): (70, 96, 96), ("unstructured", 60): (60, 92, 92)})
     assert sentence(derived, 50) == sentence(derived, 60)
@@ -132,7 +131,6 @@ def test_fine_tuning_that_does_not_help_is_not_called_hopeless_above_chance(stud
     assert "nothing helps" not in sentence(derived, 70)
 
 
-@pytest.mark.long
 def test_nothing_is_called_hopeless_while_a_run_of_the_sparsity_has_a_fault(study, write_run):
     study(CURVE)
     write_run("m-t-structured-sparsity70-no_finetune-seed0", 0.2, examples=100, change=fault)
@@ -194,7 +192,6 @@ def test_trained_runs_without_untrained_ones_are_compared_with_the_fine_tuned_de
     assert numbers(sentence(derived, 50)) == [0.70, 0.96]
 
 
-@pytest.mark.long
 def test_of_several_seeds_one_that_does_not_agree_leaves_no_claim(study, write_run):
     study({("dense", 0): (94, 96), ("unstructured", 50): (70, 92, 95)}, seeds=2)
     write_run("m-t-unstructured-sparsity50-sparse_to_dense-seed1", 0.70, examples=100)
@@ -235,7 +232,6 @@ def test_a_study_of_dense_runs_only_says_what_they_score(study):
     assert "significant gain" in text
 
 
-@pytest.mark.long
 def test_several_methods_are_summed_up_by_the_best_of_each_sparsity(study):
     derived = study(DENSE | {
         ("unstructured", 50): (70, 92, 95), ("unstructured_wanda", 50): (60, 85, 85),
@@ -249,7 +245,6 @@ def test_several_methods_are_summed_up_by_the_best_of_each_sparsity(study):
     assert "unstructured_wanda" in sentence(derived, 70)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("random", [True, False])
 def test_nine_sparsities_are_at_most_four_sentences_and_every_sparsity_is_in_one(study, random):
     rows = [
@@ -274,7 +269,6 @@ def test_nine_sparsities_are_at_most_four_sentences_and_every_sparsity_is_in_one
     assert "lowers" not in sentence(derived, 40)  # 0.90 against 0.94
 
 
-@pytest.mark.long
 def test_a_fall_that_only_fine_tuned_models_show_is_not_merged_with_none(study):
     result = claim(study(CURVE), 30)
     assert result.pruning == SAME
@@ -291,7 +285,6 @@ def test_runs_with_a_fault_support_no_sentence(study):
     assert (headline(derived, TOLERANCE), findings(derived, TOLERANCE)) == ([], [])
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("lost", ["no_finetune", "sparse_to_dense", "sparse_to_sparse"])
 def test_a_fault_of_one_run_takes_its_value_out_of_every_sentence(study, write_run, lost):
     study(CURVE)
@@ -301,7 +294,6 @@ def test_a_fault_of_one_run_takes_its_value_out_of_every_sentence(study, write_r
     assert not any("0.990" in text for text in findings(derived, TOLERANCE))
 
 
-@pytest.mark.long
 def test_a_dense_run_with_a_fault_leaves_no_claim_of_what_pruning_costs(study, write_run):
     study(CURVE)
     for mode in ("no_finetune", "sparse_to_dense"):

@@ -20,6 +20,8 @@ from sparseft.analysis.statistics import loss_intervals
 from sparseft.tasks.scoring import ratio_error
 from test_records import names, reasons
 
+pytestmark = pytest.mark.long
+
 DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
 DENSE_UNTUNED = "m-t-dense-sparsity00-no_finetune-seed0"
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
@@ -151,7 +153,6 @@ def test_a_loss_has_no_verdict_by_any_tolerance_and_the_pages_say_why(study, tol
     assert "tolerance" not in " ".join(headline(derived, tolerance))
 
 
-@pytest.mark.long
 def test_the_lower_loss_is_the_better_trade_off(study):
     worse = TUNED.replace("unstructured", "structured")
     best = study({DENSE: 1.5, TUNED: 2.0, worse: 2.5}).best
