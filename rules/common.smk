@@ -25,6 +25,7 @@ if not Path(sparseft.__file__).resolve().is_relative_to((ROOT / "lib").resolve()
 
 from sparseft.errors import InputError
 from sparseft.planning.inputs import check_inputs
+from sparseft.planning.known_hashes import KnownHashes
 from sparseft.planning.requests import JobKind, Requests
 from sparseft.study import grid, passes, targets
 from sparseft.study.config import Config, parse_section
@@ -39,6 +40,9 @@ def refuse(error):
     sys.exit(2)
 
 
+# Beside Snakemake's own records, so that a copied study takes it along.
+HASHES = KnownHashes(Path(".snakemake/known_hashes.json"))
+
 try:
     if workflow.is_main_process:
         check_command(sys.argv)
@@ -46,7 +50,7 @@ try:
             read_sections(Path(file))
     STUDY = with_normal_places(parse_section(Config, config, "configuration"), Path.cwd())
     if workflow.is_main_process:
-        check_inputs(STUDY)
+        check_inputs(STUDY, HASHES)
     PASSES = passes.first_and_added(STUDY) if workflow.is_main_process else passes.recorded(STUDY)
 except (InputError, OSError) as error:
     refuse(error)
@@ -82,6 +86,13 @@ def with_signature(function):
     """Store a function's signature in it. Otherwise Snakemake computes it up to three times per job."""
     function.__signature__ = inspect.signature(function)
     return function
+
+
+def content(files):
+    """Return a function that gives the digest of a job's source files, whose content reruns it, whatever their dates.
+
+    `files` maps the job's wildcards to their paths."""
+    return with_signature(lambda wildcards: HASHES.joint(files(wildcards)))
 
 
 def code(*names, without=(), probes=False):

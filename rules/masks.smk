@@ -253,11 +253,17 @@ use rule compute_text_masks as prune_on_text with:
         "prune {wildcards.model} by {wildcards.method} at {wildcards.sparsity} %"
 
 
+@with_signature
+def imported_sources(w):
+    """Return the files of a checkpoint that another tool pruned. Their dates decide nothing: `content` compares what is in them."""
+    return ancient(model_files(STUDY.masks.imported_source(w.method, int(w.sparsity))))
+
+
 # A mask and the weights that another tool pruned. The mask is inferred by a comparison with the model, one layer at a time.
 rule import_pruned:
     input:
         manifest=grid.MANIFEST,
-        source=lambda w: model_files(STUDY.masks.imported_source(w.method, int(w.sparsity))),
+        source=imported_sources,
     output:
         mask=f"{grid.MASKS}/{grid.MASK_NAME}.pt",
         base=f"{grid.PRUNED_BASES}/{grid.PRUNED_NAME}/manifest.json",
@@ -277,6 +283,7 @@ rule import_pruned:
         runtime=minutes("files"),
     params:
         code=code("import_pruned.py"),
+        content=content(imported_sources),
         model=subpath(input.manifest, parent=True),
         folder=subpath(output.mask, parent=True),
         pruned=lambda w: grid.PRUNED_BASES.format(model=w.model),

@@ -2,11 +2,42 @@ from sparseft.planning.local_files import model_files, selection_files, task_fil
 from sparseft.study.config import TaskData
 
 
+# The user's own files that a job is made from. Their dates decide nothing (`ancient`): `content` compares what is in them.
+@with_signature
+def model_sources(w):
+    """Return the files of a model's local source that a result depends on: weights, configuration and tokenizer."""
+    return ancient(model_files(STUDY.models[w.model].source))
+
+
+@with_signature
+def task_sources(w):
+    """Return the files of a task's local source."""
+    return ancient(task_files(STUDY.task_data(w.task)))
+
+
+@with_signature
+def selection_sources(w):
+    """Return the file of the split selection in a task's local source, if there is one."""
+    return ancient(selection_files(STUDY.task_data(w.task)))
+
+
+@with_signature
+def perplexity_sources(w):
+    """Return the file of the perplexity's text, if it is local."""
+    return ancient([STUDY.perplexity.local] if STUDY.perplexity and STUDY.perplexity.local else [])
+
+
+@with_signature
+def calibration_sources(w):
+    """Return the file of a calibration text, if it is local."""
+    local = STUDY.masks.calibration[w.text].local
+    return ancient([local] if local else [])
+
+
 # Make a Hugging Face checkpoint from a model's source. manifest.json is written last, so that it stands for the whole folder.
-# The input is every file of a local source that a result depends on: weights, configuration and tokenizer.
 rule prepare_model:
     input:
-        lambda w: model_files(STUDY.models[w.model].source),
+        model_sources,
     output:
         manifest=grid.MANIFEST,
     log:
@@ -21,6 +52,7 @@ rule prepare_model:
         runtime=minutes("prepare"),
     params:
         code=code("prepare_model.py"),
+        content=content(model_sources),
         folder=subpath(output.manifest, parent=True),
         source=lambda w: flags(**STUDY.models[w.model].model_dump()),
     message:
@@ -32,7 +64,7 @@ rule prepare_model:
 # Prepare the examples of a task, in the fields of the original data set.
 rule prepare_task:
     input:
-        lambda w: task_files(STUDY.task_data(w.task)),
+        task_sources,
     output:
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
@@ -45,6 +77,7 @@ rule prepare_task:
         "../envs/sparseft.yaml"
     params:
         code=code("prepare_task.py"),
+        content=content(task_sources),
         folder=subpath(output.train, parent=True),
         source=lambda w: flags(**STUDY.task_data(w.task).model_dump(exclude=TaskData.AFTERWARDS)),
         # A probe may lack training rows.
@@ -64,7 +97,7 @@ rule prepare_task:
 # validation rows. This is a rule of its own, so that it leaves those files as they are.
 rule prepare_selection:
     input:
-        lambda w: selection_files(STUDY.task_data(w.task)),
+        selection_sources,
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
         manifest=f"{grid.DATA}/manifest.json",
@@ -79,6 +112,7 @@ rule prepare_selection:
         "../envs/sparseft.yaml"
     params:
         code=code("prepare_selection.py"),
+        content=content(selection_sources),
         folder=subpath(output.rows, parent=True),
         source=lambda w: flags(**STUDY.task_data(w.task).model_dump(exclude={"training"})),
     message:
@@ -94,7 +128,7 @@ rule prepare_selection:
 # Prepare the text of the perplexity, which is WikiText-2's test split or the user's own, and record where it comes from.
 rule prepare_wikitext2:
     input:
-        STUDY.perplexity.local or [] if STUDY.perplexity else [],
+        perplexity_sources,
     output:
         text=grid.WIKITEXT2,
         source=grid.WIKITEXT2_SOURCE,
@@ -106,6 +140,7 @@ rule prepare_wikitext2:
         "../envs/sparseft.yaml"
     params:
         code=code("prepare_wikitext2.py"),
+        content=content(perplexity_sources),
         source=flags(**STUDY.perplexity.model_dump(exclude={"context"})) if STUDY.perplexity else "",
     message:
         "prepare WikiText-2"
@@ -116,7 +151,7 @@ rule prepare_wikitext2:
 # Prepare a text on which importances calibrate, and record where it comes from.
 rule prepare_calibration:
     input:
-        lambda w: STUDY.masks.calibration[w.text].local or [],
+        calibration_sources,
     output:
         text=grid.CALIBRATION,
         source=grid.CALIBRATION_SOURCE,
@@ -133,6 +168,7 @@ rule prepare_calibration:
         mem_mb=lambda w, attempt: 4000 * attempt,
     params:
         code=code("prepare_text.py"),
+        content=content(calibration_sources),
         source=lambda w: flags(text=STUDY.masks.calibration[w.text].text),
     message:
         "prepare the calibration text {wildcards.text}"

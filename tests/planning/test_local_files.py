@@ -5,7 +5,8 @@ from sparseft.planning.local_files import task_files
 from sparseft.study.config import TaskData
 
 
-def test_a_yaml_file_is_listed_with_all_files_that_it_includes(tmp_path):
+def test_a_yaml_file_is_listed_with_all_files_that_it_includes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     own = f"{lm_eval.__path__[0]}/tasks/winogrande/default.yaml"
     contents = {
         "task.yaml": f"include: [between.yaml, missing.yaml, {own}]\ndoc_to_text: !function utils.text\n",
@@ -16,7 +17,7 @@ def test_a_yaml_file_is_listed_with_all_files_that_it_includes(tmp_path):
     (tmp_path / "folder").mkdir()
     for name, content in contents.items():
         (tmp_path / name).write_text(content)
-    expected = [str(tmp_path / name) for name in ("task.yaml", "between.yaml", "folder/other.yaml")]
+    expected = [str(tmp_path / "task.yaml"), "between.yaml", "folder/other.yaml"]
     assert task_files(TaskData(lm_eval=expected[0], local=str(tmp_path)))[:3] == expected
 
 

@@ -1,11 +1,15 @@
 """What runs again, and what does not."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -144,20 +148,121 @@ def test_an_edit_reruns_its_stage_and_what_follows(copied_study, module, first, 
     assert untouched not in planned
 
 
-def test_an_edited_file_of_a_local_source_is_prepared_again(tmp_path, tiny_models):
-    source = Path(shutil.copytree(tiny_models["llama"], tmp_path / "source"))
-    study = Study(tmp_path / "study")
-    study.configure({"llama": source}, grid=tiny_grid("llama", "boolq_mini"), **TINY_STUDY)
-    manifest = "models/llama/manifest.json"
-    study.snakemake(manifest)
-    names = {path.name for path in source.iterdir()}
-    assert names > {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json"}
-    for name in names:
-        with open(source / name, "ab") as file:
-            file.write(b" ")
-        assert study.planned(manifest) == {"prepare_model": 1}, name
-        shutil.copy2(tiny_models["llama"] / name, source)  # with its time
-    assert study.planned(manifest) == {}
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory, tiny_models) -> Study:
+    """A study whose model, tasks and texts are local files, all of them prepared. Its configuration names them by relative paths."""
+    study = Study(tmp_path_factory.mktemp("sources"))
+    folder = study.folder
+    shutil.copytree(tiny_models["llama"], folder / "m")
+    texts = {
+        "rows/train.jsonl": [{"prompt": f"{number} + 1 =", "response": f" {number + 1}"} for number in range(6)],
+        "rows/validation.jsonl": [{"prompt": f"{number} + 1 =", "response": f" {number + 1}"} for number in (8, 9)],
+        "rows/selection.jsonl": [{"prompt": f"{number} + 1 =", "response": f" {number + 1}"} for number in (6, 7)],
+        "quiz/train.jsonl": [{"question": q, "options": ["ice", "fire"], "right": 1} for q in ("Hot?", "Warm?")],
+        "quiz/validation.jsonl": [{"question": q, "options": ["ice", "fire"], "right": 0} for q in ("Cold?", "Cool?")],
+        "text.jsonl": [{"text": "A text."}],
+        "other_text.jsonl": [{"text": "Another text."}],
+    }
+    for name, rows in texts.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "quiz.yaml").write_text("include: included.yaml\ntraining_split: train\nvalidation_split: validation\n")
+    (folder / "included.yaml").write_text(
+        "output_type: multiple_choice\ndoc_to_text: '{{question}}'\ndoc_to_choice: '{{options}}'\ndoc_to_target: right\n"
+        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+    )
+    study.configure(
+        {"llama": Path("m")},
+        tasks={
+            "own": {"kind": "instruction", "local": "rows"},
+            "quiz": {"lm_eval": "quiz.yaml", "local": "quiz", "train_examples": 1},
+        },
+        masks={"calibration": {"c": {"text": "text.jsonl", "length": 16, "examples": 1}}},
+        perplexity={"local": "other_text.jsonl", "context": 16},
+        grid=tiny_grid("llama", "own", ["unstructured_wanda_on_c"])
+        | {"tasks": ["own", "quiz"], "trainings": {"a": {}}},
+    )
+    study.snakemake(*PREPARED)
+    return study
+
+
+PREPARED = {
+    "models/llama/manifest.json": "prepare_model",
+    "data/own/manifest.json": "prepare_task",
+    "data/own/selection.jsonl": "prepare_selection",
+    "data/quiz/manifest.json": "prepare_task",
+    "data/calibration_c.jsonl": "prepare_calibration",
+    "data/wikitext2.txt": "prepare_wikitext2",
+}
+
+
+SOURCES = {
+    "m/model.safetensors": "models/llama/manifest.json",
+    "m/config.json": "models/llama/manifest.json",
+    "m/tokenizer.json": "models/llama/manifest.json",
+    "rows/train.jsonl": "data/own/manifest.json",
+    "rows/validation.jsonl": "data/own/manifest.json",
+    "rows/selection.jsonl": "data/own/selection.jsonl",
+    "quiz.yaml": "data/quiz/manifest.json",
+    "included.yaml": "data/quiz/manifest.json",
+    "text.jsonl": "data/calibration_c.jsonl",
+    "other_text.jsonl": "data/wikitext2.txt",
+}
+
+
+@contextmanager
+def replaced(file: Path, date: int, *, content: bytes = b"") -> Iterator[None]:
+    """Put another file with a date of its own into the place of `file`, as `cp -p` does. Its last byte differs if `content` is given."""
+    old, status = file.read_bytes(), file.stat()
+    file.unlink()
+    file.write_bytes(old[: len(old) - len(content)] + content)
+    os.utime(file, ns=(date, date))
+    yield
+    file.write_bytes(old)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(("source", "target"), SOURCES.items())
+def test_a_source_that_an_older_file_replaced_is_prepared_again(sources, source, target):
+    # The last byte of the file is a line break, or a blank after the tensors' names.
+    with replaced(sources.folder / source, 10**18, content=b" "):
+        assert sources.planned(target) == {PREPARED[target]: 1}
+
+
+@pytest.mark.parametrize("date", [10**18, 2 * 10**18])
+def test_the_date_of_a_source_decides_nothing(sources, date):
+    with ExitStack() as stack:
+        for source in SOURCES:
+            stack.enter_context(replaced(sources.folder / source, date))
+        assert sources.planned(*PREPARED) == {}
+
+
+def test_sources_that_newer_files_replaced_are_prepared_again(sources):
+    with ExitStack() as stack:
+        for source in SOURCES:
+            stack.enter_context(replaced(sources.folder / source, 2 * 10**18, content=b" "))
+        assert sources.planned(*PREPARED) == Counter(PREPARED.values())
+    assert sources.planned(*PREPARED) == {}
+
+
+@pytest.mark.parametrize("prepared", [*PREPARED, "models/llama/model.safetensors", "data/quiz/validation.jsonl"])
+def test_a_prepared_file_that_was_edited_is_refused_with_its_date_kept(sources, prepared):
+    file = sources.folder / prepared
+    if prepared.endswith("manifest.json"):
+        file = file.with_name("config.json" if "models" in prepared else "train.jsonl")
+    old, status = file.read_bytes(), file.stat()
+    # As an editor does it that writes in place.
+    file.write_bytes(old[:-1] + b" ")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    said = sources.snakemake("--dry-run", expect=2)
+    assert f"error: {file.relative_to(sources.folder)}: not the file that " in said
+    file.write_bytes(old)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_copied_study_plans_nothing(sources, tmp_path):
+    copy = Study(Path(shutil.copytree(sources.folder, tmp_path / "copy")))
+    assert copy.planned(*PREPARED) == {}
 
 
 def edited(study: Study, old: str, new: str) -> dict[str, int]:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from sparseft.errors import InputError
 from sparseft.methods import get_method
+from sparseft.planning.known_hashes import KnownHashes
 from sparseft.planning.lengths import line_counts
 from sparseft.planning.local_files import rows_files, selection_files
 from sparseft.planning.model_sizes import check_sources, described, known_folder
+from sparseft.planning.prepared_files import check_prepared
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config, TaskData
 from sparseft.study.grid import DATA
@@ -19,9 +21,10 @@ from sparseft.tasks.selection_rows import nothing_left
 from sparseft.tasks.text import LENGTH
 
 
-def check_inputs(config: Config) -> None:
+def check_inputs(config: Config, hashes: KnownHashes) -> None:
     """Raise InputError if a model, a task or a text of the study cannot be used, as far as this is known yet."""
     check_sources(config)
+    check_prepared(config, hashes)
     _check_lengths(config)
     _check_conversations(config)
     _check_examples(config)

@@ -1,5 +1,6 @@
 """The user's own files that a model or a task is prepared from, so that a changed file is prepared again."""
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,8 +59,9 @@ def task_files(data: TaskData) -> list[str]:
     if data.lm_eval_file:
         included: list[Path] = []
         _add_included(Path(data.lm_eval_file).resolve(), included)
-        # The first file is the user's own, under the name that the configuration has.
-        definitions = [data.lm_eval_file, *map(str, included[1:])]
+        # The first file is the user's own, under the name that the configuration has. The others are relative to the study's
+        # folder, so that a moved study has the same inputs.
+        definitions = [data.lm_eval_file, *map(os.path.relpath, included[1:])]
     return definitions + rows_files(data)
 
 

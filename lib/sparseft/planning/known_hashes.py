@@ -1,0 +1,55 @@
+"""Hash the files that a study is made from, and only those that may have changed since the last plan."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from sparseft.errors import InputError
+from sparseft.storage.atomic import write_json
+from sparseft.storage.hashes import sha256
+from sparseft.storage.reading import read_json
+
+# Hashing more bytes than this takes longer than a plan.
+_LARGE = 10**9
+
+
+class KnownHashes:
+    """Keep the sha256 of files in `record`, a JSON file, so that only a file that may have changed is hashed again.
+
+    A file may have changed if its size, its inode or one of its two dates is another one, older or newer. A program can set
+    the date of the content (mtime) back, but not that of the last change (ctime)."""
+
+    def __init__(self, record: Path) -> None:
+        self._record = record
+        try:
+            self._known = read_json(record) if record.exists() else {}
+        except InputError:
+            # Then every file is hashed again.
+            self._known = {}
+
+    def of(self, files: Iterable[Path | str]) -> dict[str, str]:
+        """Return path -> sha256 of those `files` that are regular files. The job that reads another one reports it."""
+        states = {str(file): _state(file) for file in files if os.path.isfile(file)}
+        changed = {file: state for file, state in states.items() if self._known.get(file, [None])[:-1] != state}
+        size = sum(state[0] for state in changed.values())
+        if size > _LARGE:
+            print(
+                f"note: {size / 1e9:.0f} GB of inputs are new or may have changed, and are hashed once", file=sys.stderr
+            )
+        self._known |= {file: [*state, sha256(file)] for file, state in changed.items()}
+        if changed:
+            write_json(self._record, self._known)
+        return {file: self._known[file][-1] for file in states}
+
+    def joint(self, files: Iterable[Path | str]) -> str:
+        """Return one digest of the names and contents of the files that exist. Their folders do not count."""
+        lines = sorted(f"{Path(file).name} {digest}\n" for file, digest in self.of(files).items())
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _state(file: Path | str) -> list[int]:
+    """Return what tells a replaced or rewritten file: its size in bytes, its two dates in ns, and its inode."""
+    status = os.stat(file)
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
