@@ -44,8 +44,18 @@ class KnownHashes:
         return {file: self._known[file][-1] for file in states}
 
     def joint(self, files: Iterable[Path | str]) -> str:
-        """Return one digest of the names and contents of the files that exist. Their folders do not count."""
-        lines = sorted(f"{Path(file).name} {digest}\n" for file, digest in self.of(files).items())
+        """Return one digest of the names and contents of the files that exist. Their folders do not count.
+
+        Print a note for each file whose content has changed since the last plan."""
+        earlier = dict(self._known)
+        digests = self.of(files)
+        for file, digest in digests.items():
+            if file in earlier and earlier[file][-1] != digest:
+                print(
+                    f"note: the content of {file} has changed since the last plan",
+                    file=sys.stderr,
+                )
+        lines = sorted(f"{Path(file).name} {digest}\n" for file, digest in digests.items())
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
