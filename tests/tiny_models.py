@@ -9,6 +9,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -40,6 +42,7 @@ SIZES = {
     "initializer_range": 0.2,  # so that logits differ by more than rounding
 }
 WINDOW = {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}
+# Multipliers, caps, biases and windows are not transformers' defaults. Under a multiplier of 1, it would not show if one were lost.
 MODELS = {
     "llama": (LlamaForCausalLM, LlamaConfig(**SIZES, tie_word_embeddings=True)),
     "mistral": (MistralForCausalLM, MistralConfig(**SIZES, sliding_window=64)),
@@ -50,13 +53,38 @@ MODELS = {
     # The first layer has a window, and both have rotary angles of their own.
     "gemma3": (
         Gemma3ForCausalLM,
-        Gemma3TextConfig(**SIZES, head_dim=16, sliding_window=64, layer_types=["sliding_attention", "full_attention"]),
+        Gemma3TextConfig(
+            **SIZES,
+            head_dim=16,
+            sliding_window=64,
+            layer_types=["sliding_attention", "full_attention"],
+            query_pre_attn_scalar=32,
+            final_logit_softcapping=6.0,
+        ),
     ),
     "olmo2": (Olmo2ForCausalLM, Olmo2Config(**SIZES)),
     "qwen3_moe": (
         Qwen3MoeForCausalLM,
         Qwen3MoeConfig(
-            **SIZES, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True
+            **SIZES,
+            head_dim=16,
+            num_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=32,
+            norm_topk_prob=True,
+            use_sliding_window=True,
+            sliding_window=64,
+        ),
+    ),
+    "granite": (
+        GraniteForCausalLM,
+        GraniteConfig(
+            **SIZES,
+            tie_word_embeddings=True,
+            embedding_multiplier=3.0,
+            residual_multiplier=0.4,
+            attention_multiplier=0.2,
+            logits_scaling=2.0,
         ),
     ),
 }
@@ -76,6 +104,7 @@ PRUNABLE_LAYERS = {
     "gemma3": 14,
     "olmo2": 14,
     "qwen3_moe": 32,
+    "granite": 14,
 }  # 2 x 7; 2 x (4 + 4 experts x 3)
 
 

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig
 PUBLISHED = {
     "architectures": ["Gemma3ForCausalLM"],
     "model_type": "gemma3_text",
-    "final_logit_softcapping": None,
     "head_dim": 256,
     "hidden_size": 1152,
     "intermediate_size": 6912,
@@ -42,11 +41,11 @@ def test_the_windows_are_those_of_transformers_configuration(pattern):
     assert expected.count(None) == 26 // pattern
 
 
-@pytest.mark.parametrize(("key", "value"), [("final_logit_softcapping", 30.0), ("use_bidirectional_attention", True)])
-def test_what_is_not_computed_is_refused_by_its_key(key, value):
+def test_what_is_not_computed_is_refused_by_its_key():
+    key = "use_bidirectional_attention"
     assert tensor_shapes(PUBLISHED | {key: None}, "here")
-    with pytest.raises(InputError, match=f"^here: {key} is {value} "):
-        tensor_shapes(PUBLISHED | {key: value}, "here")
+    with pytest.raises(InputError, match=f"^here: {key} is True "):
+        tensor_shapes(PUBLISHED | {key: True}, "here")
 
 
 def test_the_class_that_reads_images_is_refused_with_the_one_that_does_not():

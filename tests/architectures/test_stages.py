@@ -7,7 +7,7 @@ Each stage is one test, and the id of a test names the architecture. A new archi
     train      a few steps in both modes
     merge      the logits of the trained model
     proof      every tensor outside the mask has its bytes
-    evaluate   the log-likelihoods of stock transformers
+    evaluate   the log-likelihoods of stock transformers (tests/language_model/test_logits.py)
     compact    the logits of the masked model, in stock transformers
 """
 
@@ -25,10 +25,8 @@ from sparseft.backends.torch import train, trained_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.model_source import prepare_model
 from sparseft.errors import InputError
-from sparseft.evaluation.evaluate import evaluate
 from sparseft.language_model.experts import unfuse_experts
 from sparseft.language_model.hardware import limit_threads
-from sparseft.language_model.model import load_model
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.masks.mask_writer import mask_bytes
@@ -225,28 +223,6 @@ def test_adapters_have_the_estimated_bytes(stages, tmp_path):
     shapes = adapter_shapes(config, described(stages.name, stages.model), TASK.name)
     file = stages.trained("unstructured", "sparse_to_sparse").adapter / "adapter_model.safetensors"
     assert safetensors_bytes(shapes, "F32") == file.stat().st_size
-
-
-def test_the_evaluation_has_the_log_likelihoods_of_stock_transformers(stages):
-    """The choices of a row share the pass over their context. Their texts are longer than the windows."""
-    merged = stages.trained("unstructured", "sparse_to_sparse").merged
-    task = BY_NAME["hellaswag_mini"]
-    rows = {split: task.generate(split, 4, 0) for split in ROWS}
-    model, tokenizer = load_model(merged.folder, CPU)
-    record = evaluate(model, tokenizer, task, rows, 3)
-    stock = AutoModelForCausalLM.from_pretrained(merged.folder, dtype="auto").eval()
-    for row, found in zip(rows["validation"], record["log_likelihoods"], strict=True):
-        prompt = tokenizer.encode(task.prompt(row))
-        answers = [tokenizer.encode(f"{task.prompt(row)} {choice}")[len(prompt) :] for choice in task.choices(row)]
-        assert len(prompt) + max(map(len, answers)) > 64
-        assert found == pytest.approx([log_likelihood(stock, prompt, answer) for answer in answers], abs=2e-4)
-
-
-@torch.no_grad()
-def log_likelihood(model: torch.nn.Module, prompt: list[int], answer: list[int]) -> float:
-    """Return the log-likelihood of an answer in nats, from one pass over both."""
-    logs = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].double().log_softmax(-1)
-    return logs.gather(1, torch.tensor(answer)[:, None]).sum().item()
 
 
 def test_a_smaller_model_has_the_masked_logits_in_stock_transformers(stages):

@@ -32,6 +32,7 @@ def test_the_mask_hides_what_comes_later_and_what_the_window_has_left():
     ("llama", {}),
     ("llama", {"sliding_window": 8}),  # left from a Mistral; no LLaMA heeds it
     ("mistral", {}),
+    ("granite", {}),  # scales its logits
 ])  # fmt: skip
 def test_the_loss_is_that_of_batches_of_any_length(name, changes, tmp_path):
     folder = save_tiny(name, tmp_path / name, torch.float32, changes)

@@ -67,22 +67,22 @@ class Hub(BaseHTTPRequestHandler):
 def hub(tmp_path_factory, tiny_models) -> Iterator[str]:
     """Yield the address of a hub with the tiny models, and four others.
 
-    pickled   a LLaMA whose weights are a pickle
-    gpt2      a LLaMA's files with another class in config.json
-    capped    a Gemma 3 that caps its logits, which is not supported
-    a_text    a repository without a config.json"""
+    pickled    a LLaMA whose weights are a pickle
+    gpt2       a LLaMA's files with another class in config.json
+    both_ways  a Gemma 3 whose tokens see later ones, which is not supported
+    a_text     a repository without a config.json"""
     folder = tmp_path_factory.mktemp("hub")
-    pickled, gpt2, capped, a_text = (folder / name for name in ("pickled", "gpt2", "capped", "a_text"))
+    pickled, gpt2, both_ways, a_text = (folder / name for name in ("pickled", "gpt2", "both_ways", "a_text"))
     pickled.mkdir()
     (pickled / "config.json").write_bytes((tiny_models["llama"] / "config.json").read_bytes())
     (pickled / "pytorch_model.bin").write_bytes(b"a pickle")
     shutil.copytree(tiny_models["llama"], gpt2)
     change_json(gpt2 / "config.json", architectures=["GPT2LMHeadModel"])
-    shutil.copytree(tiny_models["gemma3"], capped)
-    change_json(capped / "config.json", final_logit_softcapping=30.0)
+    shutil.copytree(tiny_models["gemma3"], both_ways)
+    change_json(both_ways / "config.json", use_bidirectional_attention=True)
     a_text.mkdir()
     (a_text / "README.md").write_text("a text")
-    folders = {**tiny_models, "pickled": pickled, "gpt2": gpt2, "capped": capped, "a_text": a_text}
+    folders = {**tiny_models, "pickled": pickled, "gpt2": gpt2, "both_ways": both_ways, "a_text": a_text}
     Hub.requested = []
     handler = type("Served", (Hub,), {"folders": folders})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -171,7 +171,9 @@ def fetched_files(start: int) -> set[str]:
 UNKNOWN = r"architecture GPT2LMHeadModel is unknown; use one of LlamaForCausalLM, .*docs/extending\.md.*\n"
 
 
-@pytest.mark.parametrize(("name", "line"), [("gpt2", UNKNOWN), ("capped", r"final_logit_softcapping is 30\.0 .*\n")])
+@pytest.mark.parametrize(
+    ("name", "line"), [("gpt2", UNKNOWN), ("both_ways", r"use_bidirectional_attention is True .*\n")]
+)
 def test_a_model_that_is_not_supported_is_refused_before_its_weights_are_fetched(tmp_path, hub, name, line):
     before = len(Hub.requested)
     done = prepare(tmp_path, hub, f"hub:somebody/{name}")

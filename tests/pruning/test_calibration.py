@@ -36,7 +36,7 @@ TASK = BY_NAME["hellaswag_mini"]
 # The projections whose inputs come from a norm of root mean square 1 -> the number of times that a token goes there.
 TIMES = dict.fromkeys(("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), 1)
 NORMED = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma3"), TIMES),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma3", "granite"), TIMES),
     "mixtral": {name: TIMES[name] for name in ("q_proj", "k_proj", "v_proj")} | {"w1": 2, "w3": 2},
     "olmo2": {},  # its norms are behind the blocks
     "qwen3_moe": TIMES | {"gate_proj": 2, "up_proj": 2},

@@ -99,7 +99,7 @@ def test_stock_transformers_loads_it_with_the_masked_model_s_logits(tmp_path, na
     assert record["outputs"]["model.safetensors"] == sha256(tmp_path / "small/model.safetensors")
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma3", "qwen3_moe"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma3", "qwen3_moe", "granite"])
 def test_what_stays_keeps_its_order_and_its_bits(tmp_path, tiny_models, name):
     tiny = Checkpoint(tiny_models[name])
     mask = structured(tiny)

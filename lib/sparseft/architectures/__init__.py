@@ -4,6 +4,7 @@ from pathlib import Path
 
 from sparseft.architectures.architecture import Architecture, Shapes
 from sparseft.architectures.gemma3 import GEMMA3
+from sparseft.architectures.granite import GRANITE
 from sparseft.architectures.llama import LLAMA
 from sparseft.architectures.mistral import MISTRAL
 from sparseft.architectures.mixtral import MIXTRAL
@@ -13,7 +14,7 @@ from sparseft.architectures.qwen3 import QWEN3
 from sparseft.architectures.qwen3_moe import QWEN3_MOE
 from sparseft.errors import InputError
 
-ARCHITECTURES = (LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, GEMMA3, OLMO2, QWEN3_MOE)
+ARCHITECTURES = (LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, GEMMA3, OLMO2, QWEN3_MOE, GRANITE)
 
 # The last names of all prunable layers, each once.
 PROJECTIONS = tuple(dict.fromkeys(name for architecture in ARCHITECTURES for name in architecture.projections))

@@ -59,6 +59,6 @@ GEMMA3 = Architecture(
     activation_bytes=activation_bytes,
     smaller_config=smaller_config,
     is_tied=True,
-    # The training loss and the evaluation take the logits as lm_head gives them, and every token sees only earlier ones.
-    fixed={"final_logit_softcapping": None, "use_bidirectional_attention": False},
+    # Every token sees only earlier ones.
+    fixed={"use_bidirectional_attention": False},
 )

@@ -12,6 +12,7 @@ from sparseft.backends.dense_experts import make_experts_dense
 from sparseft.errors import InputError
 from sparseft.language_model.attention import FIXED_ROPE, attention_windows
 from sparseft.language_model.batches import Example
+from sparseft.language_model.logits import logits
 
 IGNORED = -100
 # Added to the scores that a position must not see. It is finite in every 16-bit format, and exp() of it is 0.
@@ -44,13 +45,11 @@ class FixedLengthLoss(nn.Module):
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
         """Map ids and labels, (B, T), to the sum of -log p(token) over the answers' tokens, a fp32 scalar."""
-        decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
+        decoder = self.model.get_decoder()
         hidden = decoder(input_ids=ids.long(), attention_mask=self.causal_mask, use_cache=False).last_hidden_state
-        # (B, T, V)
-        logits = head(hidden)
-        return F.cross_entropy(
-            logits.float().flatten(0, 1), labels.long().flatten(), ignore_index=IGNORED, reduction="sum"
-        )
+        # (B * T, V)
+        scores = logits(self.model, hidden).float().flatten(0, 1)
+        return F.cross_entropy(scores, labels.long().flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 class _FixedRotary(nn.Module):

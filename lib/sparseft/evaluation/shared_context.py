@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from sparseft.language_model.attention import attention_windows, has_fixed_rope
+from sparseft.language_model.logits import logits
 
 # Tokens of a continuation. If each token costs 16 nats, the spacing of float32 numbers at their sum is 3e-5 nats.
 LONGEST = 16
@@ -185,10 +186,10 @@ def _predict(model: nn.Module, packed: Packed) -> tuple[list[float], list[bool]]
     ).last_hidden_state.flatten(0, 1)  # (B * T, H)
     # The context's last token predicts the first token of every continuation.
     places, order = packed.predictors.unique(return_inverse=True)
-    logits = model.get_output_embeddings()(hidden[places.to(model.device)])  # (unique predictors, V)
-    scales = logits.logsumexp(-1)
-    best = logits.argmax(-1)
+    scores = logits(model, hidden[places.to(model.device)][None])[0]  # (unique predictors, V)
+    scales = scores.logsumexp(-1)
+    best = scores.argmax(-1)
     order = order.to(model.device)
     targets = packed.targets.to(model.device)
-    logs = logits[order, targets] - scales[order]
+    logs = scores[order, targets] - scales[order]
     return logs.double().tolist(), (best[order] == targets).tolist()

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from sparseft.errors import InputError
 from sparseft.language_model.batches import Batch, Example, collate
+from sparseft.language_model.logits import logits
 
 # The number of rows of logits that are in fp32 at once.
 ROWS = 16
@@ -59,9 +60,10 @@ class AnswerLoss(nn.Module):
         """Return -log p(token) of the batch's answer tokens, fp32 (N,)."""
         # (B, T, H)
         hidden = self.model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state
-        # (N, V)
-        logits = self.model.get_output_embeddings()(hidden.flatten(0, 1)[batch.positions])
-        return CrossEntropyFunction.apply(logits, batch.targets)
+        # (1, N, H)
+        of_answers = hidden.flatten(0, 1)[batch.positions][None]
+        # Not [0], because the backward of an index copies the gradient.
+        return CrossEntropyFunction.apply(logits(self.model, of_answers).flatten(0, 1), batch.targets)
 
 
 @torch.no_grad()

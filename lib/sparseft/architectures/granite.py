@@ -1,0 +1,21 @@
+"""Describe Granite 3 (Granite Team 2024, github.com/ibm-granite/granite-3.0-language-models): LLaMA's decoder with four multipliers.
+
+config.json has them: embedding_multiplier, residual_multiplier, attention_multiplier in the place of 1 / sqrt(head_dim), and
+logits_scaling, by which the output of lm_head is divided.
+"""
+
+from sparseft.architectures import decoder
+from sparseft.architectures.architecture import Architecture
+
+GRANITE = Architecture(
+    class_name="GraniteForCausalLM",
+    models="Granite 3",
+    differences="multipliers of the embeddings, the blocks, the attention and the logits",
+    sizes=decoder.SIZES,
+    outer_tensors=decoder.OUTER,
+    layer_tensors=decoder.NORMS | decoder.ATTENTION | decoder.MLP,
+    coupled=(decoder.HEADS, decoder.CHANNELS),
+    windows=decoder.no_windows,
+    activation_bytes=decoder.activation_bytes,
+    smaller_config=decoder.smaller_config,
+)

@@ -1,0 +1,98 @@
+"""The answer loss, its gradients and the log-likelihoods of an evaluation, beside the logits of stock transformers.
+
+The models have multipliers, caps, biases, windows and scaled rotary angles. transformers computes the logits of one whole
+sequence at a time.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from sparseft.evaluation.harness import StrictLM
+from sparseft.language_model.batches import Example, collate
+from sparseft.language_model.experts import unfuse_experts
+from sparseft.language_model.loss import AnswerLoss
+from sparseft.language_model.model import load_model
+from tiny_models import MODELS, save_tiny
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64}  # fmt: skip
+LINEAR = {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0}
+ROTARY = {"gemma3": {"full_attention": LINEAR, "sliding_attention": {"rope_type": "default", "rope_theta": 500.0}}}
+# The first is longer than the windows of 64 tokens.
+CONTEXTS = [list(range(10, 90)), [7, 3, 9]]
+CONTINUATIONS = {
+    "short": [[5], [8, 6], [9, 10, 11, 12, 13]],
+    "long": [list(range(100, 130)), [number * 7 % 250 for number in range(70)]],
+}
+
+
+class Pair:
+    """Hold a model in fp32 as a training has it, and as transformers loads it. Each method returns what each of them gives."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        save_tiny(name, folder, torch.float32, {"rope_parameters": ROTARY.get(name, LLAMA3)})
+        self.ours, self.tokenizer = load_model(folder, torch.device("cpu"))
+        unfuse_experts(self.ours)
+        self.stock = AutoModelForCausalLM.from_pretrained(folder).eval()
+
+    def losses(self) -> tuple[Tensor, Tensor]:
+        """Return -log p of each token of all continuations, (N,)."""
+        requests = [*requests_of("short"), *requests_of("long")]
+        batch = collate([Example(context + continuation, len(context)) for context, continuation in requests])
+        return AnswerLoss(self.ours)(batch), torch.cat([self._stock_losses(*request) for request in requests])
+
+    def gradients(self) -> tuple[Tensor, Tensor]:
+        """Return the gradients of all weights in one vector, each divided by the largest of its weight in transformers."""
+        self.ours.requires_grad_()
+        for loss in self.losses():
+            loss.sum().backward()
+        # The experts' gradients get the names that unfused experts have.
+        for weight in self.stock.parameters():
+            weight.data = weight.grad
+        unfuse_experts(self.stock)
+        theirs = dict(self.stock.named_parameters())
+        ours = {name: weight.grad for name, weight in self.ours.named_parameters()}
+        assert ours.keys() == theirs.keys()
+        largest = {name: gradient.abs().max() for name, gradient in theirs.items()}
+        assert all(largest.values())
+        return tuple(torch.cat([(each[name] / largest[name]).flatten() for name in largest]) for each in (ours, theirs))
+
+    def log_likelihoods(self, length: str) -> tuple[Tensor, Tensor]:
+        """Return the log-likelihood of each `length` continuation, (N,)."""
+        lm = StrictLM(pretrained=self.ours, tokenizer=self.tokenizer, batch_size=4)
+        found = lm._loglikelihood_tokens([(("", ""), *request) for request in requests_of(length)])
+        # Only short continuations share the pass over their context.
+        assert lm.shares_contexts == (length == "short")
+        theirs = [-self._stock_losses(*request).sum() for request in requests_of(length)]
+        return torch.tensor([log for log, _ in found]), torch.stack(theirs)
+
+    def _stock_losses(self, context: list[int], continuation: list[int]) -> Tensor:
+        """Return -log p of each token of a continuation, fp64 (N,), from a pass of its own."""
+        logits = self.stock(torch.tensor([context + continuation])).logits[0, len(context) - 1 : -1]
+        return -logits.double().log_softmax(-1).gather(1, torch.tensor(continuation)[:, None])[:, 0]
+
+
+def requests_of(length: str) -> list[tuple[list[int], list[int]]]:
+    return [(context, continuation) for context in CONTEXTS for continuation in CONTINUATIONS[length]]
+
+
+# What is compared, and the difference that another order of sums makes in fp32. The sum of 70 losses is itself rounded to 3e-5.
+RESULTS = {
+    "loss": (Pair.losses, 1e-5),
+    "gradient": (Pair.gradients, 1e-5),
+    "short": (partial(Pair.log_likelihoods, length="short"), 3e-5),
+    "long": (partial(Pair.log_likelihoods, length="long"), 1e-4),
+}
+
+
+@pytest.mark.parametrize("result", RESULTS)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_architecture_has_the_results_of_stock_transformers(tmp_path, name, result):
+    compute, bound = RESULTS[result]
+    ours, theirs = compute(Pair(name, tmp_path))
+    assert theirs.std() > 0.05
+    assert (ours - theirs).abs().max() < bound
