@@ -42,7 +42,7 @@ SIZES = {
     "initializer_range": 0.2,  # so that logits differ by more than rounding
 }
 WINDOW = {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}
-# Multipliers, caps, biases and windows are not transformers' defaults. Under a multiplier of 1, it would not show if one were lost.
+# Multipliers, caps, biases and windows are not transformers' defaults, so that it shows if one is lost.
 MODELS = {
     "llama": (LlamaForCausalLM, LlamaConfig(**SIZES, tie_word_embeddings=True)),
     "mistral": (MistralForCausalLM, MistralConfig(**SIZES, sliding_window=64)),
