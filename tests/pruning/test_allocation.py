@@ -136,9 +136,17 @@ def test_counts_are_the_published_formula_where_nothing_is_clipped():
 
 def test_layers_take_over_what_others_cannot_prune():
     shape = {f"model.layers.{block}.q_proj": (10, 100) for block in range(3)}
-    counts = allocate([0.0, 0.1, 0.2], shape, [10, 90], 0.5)
-    # d is 0, 0.5 and 1: at 10 % only the first layer is pruned, and at 90 % it has no weight left.
-    assert [count.tolist() for count in counts.values()] == [[300, 1000], [0, 1000], [0, 700]]
+    counts = allocate([0.0, 0.1, 0.2], shape, [10, 40], 0.5)
+    # d is 0, 0.5 and 1: at 10 % only the first layer is pruned, and the last one keeps every weight at 40 % too.
+    assert [count.tolist() for count in counts.values()] == [[300, 850], [0, 350], [0, 0]]
+
+
+@pytest.mark.parametrize(("percent", "spread", "group"), [(75, 0.4, 4), (75, 0.4, 8), (90, 0.15, None), (80, 0.3, None)])
+def test_a_layer_that_would_lose_every_weight_is_refused(percent, spread, group):
+    shape = {f"model.layers.{block}.mlp.up_proj": (8, 8) for block in range(3)}
+    words = rf"^masks\.owl_lambda {spread} prunes 100 % of model\.layers\.1\.mlp\.up_proj at a sparsity of {percent} %; "
+    with pytest.raises(InputError, match=words):
+        allocate([0.2, 0.0, 0.1], shape, [0, percent], spread, group)
 
 
 def test_equal_shares_of_outliers_prune_every_layer_alike():
@@ -182,8 +190,9 @@ def test_outliers_and_counts_are_those_of_the_published_code_on_stock_transforme
         ("semistructured_wanda_owl", {"nm_group": 10, "sequential": False}),
     ],
 )
-def test_the_count_is_exact_at_ten_sparsities_and_levels_are_nested(uneven, train, method, changes):
-    masks = computed(uneven, method, train, TEN, **changes)
+def test_the_count_is_exact_at_every_sparsity_and_levels_are_nested(uneven, train, method, changes):
+    # At 80 % a layer would lose every weight.
+    masks = computed(uneven, method, train, TEN[:8], **changes)
     total = sum(rows * cols for rows, cols in masks[0].shape.values())
     for percent, mask in masks.items():
         assert sum(pruned_counts(mask).values()) == round(Fraction(percent * total, 100))
@@ -275,7 +284,7 @@ def test_lambda_and_m_decide_and_are_recorded(uneven, train):
     assert (len(meta["outliers"]), meta["calibration_examples"], meta["task"]) == (5, NUMBER, TASK.name)
     assert meta["accumulated"] == "outliers by decoder layer, from the norms of the dense model's inputs"
     assert computed(uneven, "unstructured_owl", train, [50], owl_m=3.0)[50].meta["outliers"] != meta["outliers"]
-    even, wide = (computed(uneven, "unstructured_owl", train, [50], owl_lambda=value)[50] for value in (0.01, 0.4))
+    even, wide = (computed(uneven, "unstructured_owl", train, [50], owl_lambda=value)[50] for value in (0.01, 0.3))
     assert even.meta["outliers"] == wide.meta["outliers"]
     assert spread(even) < 0.03 < 0.5 < spread(wide)
 

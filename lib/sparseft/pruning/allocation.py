@@ -20,8 +20,8 @@ prunes nothing. Here the count is exact:
     A sparsity s takes the round(s N) smallest keys of all N slots. Equal keys are in the model's order.
     A layer loses as many weights as s takes of its slots.
 
-Where the formula gives shares between 0 and 1, this is the formula. Elsewhere the other layers make up for the
-difference. No layer loses fewer weights at a larger sparsity.
+Where the formula gives shares between 0 and 1, this is the formula. Where it keeps more than a whole layer, the other layers
+make up for the difference. What would prune a layer whole is refused. No layer loses fewer weights at a larger sparsity.
 
 In N:M, every group of a decoder layer loses the same number of its M weights, so a decoder layer has M slots. All decoder
 layers have the same size, so the count is exact here too. The published code (prune_wanda_outlier_structure) rounds the
@@ -40,6 +40,7 @@ from tqdm import tqdm
 
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of
+from sparseft.errors import InputError
 from sparseft.pruning.scores import read_magnitudes
 
 
@@ -73,14 +74,25 @@ def allocate(
     shape: layer -> (rows, cols)
     percents: the sparsities in percent
     spread: lambda, so that the sparsities of two decoder layers differ by at most 2 lambda
-    group: M of N:M; None if single weights are pruned"""
+    group: M of N:M; None if single weights are pruned
+
+    Raises InputError if a layer would lose all of its weights."""
     shifts = _shifts(shares, spread)
     sizes = {layer: math.prod(of_layer) for layer, of_layer in shape.items()}
     if group is None:
         by_layer = slots_pruned(list(sizes.values()), [shifts[decoder_layer_of(layer)] for layer in shape], percents)
-        return dict(zip(shape, by_layer, strict=True))
-    of_group = slots_pruned([group] * len(shifts), shifts, percents)
-    return {layer: of_group[decoder_layer_of(layer)] * (size // group) for layer, size in sizes.items()}
+        pruned = dict(zip(shape, by_layer, strict=True))
+    else:
+        of_group = slots_pruned([group] * len(shifts), shifts, percents)
+        pruned = {layer: of_group[decoder_layer_of(layer)] * (size // group) for layer, size in sizes.items()}
+    for layer, counts in pruned.items():
+        if sizes[layer] in counts:
+            percent = percents[counts.tolist().index(sizes[layer])]
+            raise InputError(
+                f"masks.owl_lambda {spread:g} prunes 100 % of {layer} at a sparsity of {percent} %",
+                f"set it lower, or prune less than {percent} %",
+            )
+    return pruned
 
 
 def slots_pruned(sizes: list[int], shifts: list[Fraction], percents: list[int]) -> np.ndarray:
