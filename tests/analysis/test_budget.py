@@ -35,10 +35,10 @@ def write_study(write_run, modes=MODES, seeds=(0, 1)) -> None:
 
 
 def shorten(files: dict, steps: int) -> None:
-    """Let a training have `steps` steps at 4 examples and 400 tokens per second."""
+    """Let a training have `steps` steps of 800 tokens at 4 examples per second."""
     train = files["train"]
     train.update(steps=steps, updates=steps - 1, loss_curve=train["loss_curve"][:1] * steps)
-    train.update(train_seconds=8 * steps / 4, samples_per_second_overall=4, tokens_per_second_overall=400)
+    train.update(train_seconds=8 * steps / 4, tokens=800 * steps)
 
 
 def analysed(tmp_path: Path, measurements=()) -> Derived:
@@ -51,7 +51,7 @@ def test_compute_is_the_tokens_that_the_steps_read(write_run, tmp_path):
     table = analysed(tmp_path).budget.set_index(["mode", "training"])
     assert len(table) == 4
     long = table.loc[("sparse_to_sparse", "long")]
-    # 60 steps of 8 examples, which are 120 seconds at 4 examples per second, and 400 tokens in each of them.
+    # 60 steps of 8 examples and 800 tokens.
     assert long[["runs", "steps", "batch_size", "examples_seen", "training_tokens"]].tolist() == [2, 60, 8, 480, 48000]
     assert table.loc[("sparse_to_sparse", "short"), "training_tokens"] == 16000
     assert pd.isna(long["measured_seconds"])

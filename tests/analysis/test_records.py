@@ -235,11 +235,14 @@ def test_only_a_perplexity_on_wikitext2_bears_its_name(write_run, tmp_path):
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"train_seconds": -120.0}, "train_seconds 0"),
-    ({"train_seconds": 60.0}, "480 60 4"),
+    ({"train_seconds": 60.0}, "480 samples 48000 tokens 60 4"),
+    ({"tokens": 48001}, "48001 tokens 120 400"),
+    ({"tokens_per_second_overall": 800.0}, "48000 tokens 120 800"),
     ({"steps": 61}, "losses 60 61"),
     ({"updates": 61}, "updates 61 60"),
     ({"updates": -1}, "updates 0"),
     ({"final_loss": -0.1}, "final_loss 0"),
+    ({"final_loss": 1.0}, "final_loss 1 loss_curve 2"),
     ({"trainable_parameters": 0}, "trainable_parameters 0"),
 ])  # fmt: skip
 def test_a_training_that_contradicts_itself_leaves_blanks(write_run, tmp_path, change, words):

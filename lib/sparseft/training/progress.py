@@ -4,6 +4,7 @@ import math
 import random
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sparseft.errors import InputError
@@ -49,7 +50,6 @@ class Progress:
 
     def record(self, batch_size: int, peak_memory: int) -> dict:
         """Return the measured part of train.json. The speed is the median over the steady steps, and also over all steps."""
-        last_tenth = self.curve[-max(1, len(self.curve) // 10) :]
         steady = slice(BURN_IN, None) if len(self.seconds) > 2 * BURN_IN else slice(None)
         seconds = self.seconds[steady]
         tokens = self.tokens[steady]
@@ -57,7 +57,8 @@ class Progress:
         return {
             "loss_curve": self.curve,
             "eval_curve": self.evaluations,
-            "final_loss": statistics.fmean(point["loss"] for point in last_tenth),
+            "final_loss": final_loss([point["loss"] for point in self.curve]),
+            "tokens": sum(self.tokens),
             "samples_per_second": batch_size / statistics.median(seconds),
             "tokens_per_second": statistics.median(n / time for n, time in zip(tokens, seconds, strict=True)),
             "samples_per_second_overall": batch_size * len(self.seconds) / total,
@@ -66,6 +67,11 @@ class Progress:
             "resumed_after_steps": self.resumed_after,
             "peak_memory_bytes": max(self.peak_memory, peak_memory),
         }
+
+
+def final_loss(losses: Sequence[float]) -> float:
+    """Return the mean loss of the last tenth of the steps, at least of the last one."""
+    return statistics.fmean(losses[-max(1, len(losses) // 10) :])
 
 
 def say_step(step: int, steps: int, loss: float) -> None:

@@ -60,7 +60,7 @@ BUDGET = TableDescription(
             "number",
             source="training_tokens",
             unit="tokens, without padding",
-            empty=f"{_NO_RECORD}; the record does not have its tokens",
+            empty=_NO_RECORD,
             meaning="Training compute: tokens that the training read, mean over the runs.",
         ),
         Column(

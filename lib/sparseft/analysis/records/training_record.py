@@ -5,7 +5,8 @@ import statistics
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+import numpy as np
+from pydantic import AfterValidator, BaseModel, Field
 
 from sparseft.analysis.records.record_file import (
     ROUNDING,
@@ -19,6 +20,7 @@ from sparseft.analysis.records.record_file import (
     RecordPart,
 )
 from sparseft.study.config import Training
+from sparseft.training.progress import final_loss
 
 # Keys of `training:` that leave every bit of the adapter as it is. The others decide it.
 # A training that `stop_if_loss_above` ended is another one, and its record says so in `ended_early`.
@@ -32,8 +34,13 @@ WITHOUT_EFFECT = {
 }
 DECIDING_KEYS = sorted(Training.model_fields.keys() - WITHOUT_EFFECT)
 
-# Only the number of entries is kept, because the loss curves of a whole study would fill the memory.
-Length = Annotated[list, AfterValidator(len)]
+
+class Step(BaseModel):
+    """Hold one step of the loss curve."""
+
+    # Not a RecordPart, because a study has millions of steps, and a step by itself has no contradictions.
+    model_config = RecordPart.model_config
+    loss: NonNegative
 
 
 class TrainingInputs(RecordPart):
@@ -97,8 +104,8 @@ class TrainingRecord(RecordFile):
 
     In a `reconstruction` a step is that step of every decoder layer, and the losses of the steps are shares of the error before it.
     `updates` counts the steps whose learning rate was above 0. `ended_early` is None if all steps were taken. `cerebras` has what
-    decides a training on Cerebras' backends. `definition_sha256` is None for a built-in task. Old records have no
-    `tokens_per_second_overall`."""
+    decides a training on Cerebras' backends. `definition_sha256` is None for a built-in task. `loss_curve` becomes the array of
+    the losses, and `tokens` counts those of all steps."""
 
     file_name: ClassVar[str] = "train.json"
     definition_sha256: str | None = None
@@ -126,13 +133,14 @@ class TrainingRecord(RecordFile):
     updates: Count
     ended_early: EarlyEnd | None = None
     train_examples: PositiveCount
-    loss_curve: Length
+    loss_curve: Annotated[list[Step], AfterValidator(lambda steps: np.array([step.loss for step in steps]))]
     final_loss: Loss
     eval_loss: Loss
     samples_per_second: Positive
     samples_per_second_overall: Positive
+    tokens: PositiveCount
     tokens_per_second: Positive
-    tokens_per_second_overall: Positive | None = None
+    tokens_per_second_overall: Positive
     train_seconds: Positive
     peak_memory_bytes: PositiveCount
     trainable_parameters: PositiveCount
@@ -170,12 +178,6 @@ class TrainingRecord(RecordFile):
         }
 
     @property
-    def tokens(self) -> float | None:
-        """Return the number of tokens that the steps read, without padding; None if the record does not have it."""
-        rate = self.tokens_per_second_overall
-        return None if rate is None else rate * self.train_seconds
-
-    @property
     def final_task_loss(self) -> float | None:
         """Return the loss at the end of a training on the task; None of a reconstruction, whose loss is another one."""
         return None if self.reconstruction else self.final_loss
@@ -200,14 +202,18 @@ class TrainingRecord(RecordFile):
         return " ".join(self.lora_targets) or "all"
 
     def contradictions(self) -> Iterator[str]:
-        """Yield what is wrong with the counts, and with the time that they took."""
-        samples = self.steps_done * self.batch_size
-        rate = self.samples_per_second_overall
+        """Yield what is wrong with the counts, the losses, and the time that the steps took."""
         if self.ended_early and self.ended_early.step >= self.steps:
             yield f"ended early at step {self.ended_early.step} of {self.steps}"
-        if self.loss_curve != self.steps_done:
-            yield f"{self.loss_curve} losses of {self.steps_done} steps"
+        if len(self.loss_curve) != self.steps_done:
+            yield f"{len(self.loss_curve)} losses of {self.steps_done} steps"
+        elif not math.isclose(self.final_loss, expected := final_loss(self.loss_curve), rel_tol=ROUNDING):
+            yield f"final_loss {self.final_loss:g} is not that of loss_curve, {expected:g}"
         if self.updates > self.steps_done:
             yield f"{self.updates} updates in {self.steps_done} steps"
-        if not math.isclose(rate * self.train_seconds, samples, rel_tol=ROUNDING):
-            yield f"{samples} samples in {self.train_seconds:g} s are not {rate:g} per second"
+        for count, name, rate in (
+            (self.steps_done * self.batch_size, "samples", self.samples_per_second_overall),
+            (self.tokens, "tokens", self.tokens_per_second_overall),
+        ):
+            if not math.isclose(rate * self.train_seconds, count, rel_tol=ROUNDING):
+                yield f"{count} {name} in {self.train_seconds:g} s are not {rate:g} per second"
