@@ -6,14 +6,19 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.memo import write_memo
 from sparseft.analysis.records import read_runs
+from sparseft.masks.mask_file import Mask, pack
 from sparseft.storage.adapter_files import adapter_digest
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record, write_record
+from sparseft.study.grid import Run
 from sparseft.tasks.scoring import choice_metrics
+
+from masks import write_mask
 
 TUNED = "m-t-unstructured-sparsity50-sparse_to_dense-seed0"
 UNTUNED = "m-t-dense-sparsity00-no_finetune-seed0"
@@ -45,10 +50,8 @@ def study_on_disk(write_run, tmp_path: Path) -> Path:
     rows = study / "data/hellaswag_mini/validation.jsonl"
     rows.parent.mkdir(parents=True)
     rows.write_text("".join(json.dumps(row(number)) + "\n" for number in range(200)))
-    (study / "masks/m").mkdir(parents=True)
-    for run_id, name in ((TRAINED, "sparsity50_unstructured"), (PRUNED_ONLY, "sparsity00_dense")):
-        mask = study / f"masks/m/masks_{name}.pt"
-        mask.write_bytes(name.encode())
+    for run_id in (TRAINED, PRUNED_ONLY):
+        mask = write_mask_of(study, Run.parse(run_id))
 
         def name_them(files: dict, mask: str = sha256(mask), trained: bool = run_id == TRAINED) -> None:
             for piece in files.keys() - {"evaluation"}:
@@ -62,6 +65,17 @@ def study_on_disk(write_run, tmp_path: Path) -> Path:
 
         shutil.copytree(write_run(run_id, 0.5, change=name_them), runs / run_id, dirs_exist_ok=True)
     return runs
+
+
+def write_mask_of(study: Path, run: Run) -> Path:
+    """Write the mask of a run of the fixture: two layers of 10 rows and 100 columns, of which each row loses the first ones."""
+    path = study / f"masks/m/masks_sparsity{run.sparsity:02d}_{run.method}.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bits = pack(np.tile(np.arange(100) >= run.sparsity, (10, 1)))
+    layers = [f"model.layers.0.self_attn.{name}_proj" for name in "qk"]
+    meta = {"method": run.method, "sparsity": run.sparsity / 100, "scope": "layer"}
+    write_mask(path, Mask(meta, dict.fromkeys(layers, bits), dict.fromkeys(layers, (10, 100))))
+    return path
 
 
 def row(number: int) -> dict:
@@ -230,11 +244,14 @@ def test_a_changed_digest_breaks_its_link_and_no_other(write_run, tmp_path, link
     ("mask", "masks/m/masks_sparsity50_unstructured.pt"),
 ])  # fmt: skip
 def test_one_changed_byte_of_an_adapter_or_a_mask_is_found_and_named(write_run, tmp_path, link, path):
-    file, content = tmp_path / path, bytearray(1000)
-    file.parent.mkdir(parents=True)
-    file.write_bytes(content)
-    if link == "adapter":
+    file = tmp_path / path
+    if link == "mask":
+        write_mask_of(tmp_path, Run.parse(TUNED))
+    else:
+        file.parent.mkdir(parents=True)
+        file.write_bytes(bytes(1000))
         file.with_name("adapter_config.json").write_text("{}")
+    content = bytearray(file.read_bytes())
     digest_of = {"adapter": lambda: adapter_digest(file.parent), "mask": lambda: sha256(file)}[link]
     digest = digest_of()
 
@@ -248,7 +265,7 @@ def test_one_changed_byte_of_an_adapter_or_a_mask_is_found_and_named(write_run, 
     runs = tmp_path / "results/runs"
     shutil.copytree(folder.parent, runs, dirs_exist_ok=True)
     faults = []
-    for byte in (0, 1):
+    for byte in (content[500], content[500] ^ 1):
         content[500] = byte
         file.write_bytes(content)
         faults.append({run.record.run.id: run.faults for run in judge_runs(read_runs(runs)[0])})
@@ -272,6 +289,39 @@ def test_one_changed_number_in_a_report_is_found_and_named(write_run, tmp_path, 
     (fault,) = judged.pop(TUNED)
     assert re.search(words, fault)
     assert judged == {UNTUNED: []}
+
+
+def rename(report: dict) -> None:
+    report["layers"][0]["layer"] += "x"
+
+
+def swap(report: dict) -> None:
+    """Move 10 pruned weights from the first layer to the second one. No total changes."""
+    for layer, moved in zip(report["layers"], (-10, 10), strict=True):
+        layer.update(pruned=500 + moved, zeros=500 + moved)
+
+
+def resize(report: dict) -> None:
+    for layer in report["layers"]:
+        layer.update(weights=2000, pruned=1000, zeros=1000)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (rename, "layer rows"),
+    (swap, "layer rows"),
+    (resize, "layer rows"),
+    (lambda report: report["mask"].update(scope="row"), "mask settings"),
+])  # fmt: skip
+def test_a_report_of_other_layers_than_those_of_the_mask_is_a_fault(write_run, tmp_path, change, words):
+    runs = study_on_disk(write_run, tmp_path)
+    path = runs / TRAINED / "validation_report.json"
+    report = read_record(path)
+    change(report)
+    write_record(path, report)
+    judged = {run.record.run.id: run.faults for run in judge_runs(read_runs(runs)[0])}
+    assert judged[PRUNED_ONLY] == []
+    (fault,) = judged[TRAINED]
+    assert re.fullmatch(rf"validation says passed, but: its {words} are not .* the mask's file.*", fault)
 
 
 @pytest.mark.parametrize(("name", "copy"), [
@@ -308,6 +358,16 @@ def test_of_two_masks_that_are_named_as_often_either_may_be_the_wrong_one(write_
     mask = "conflicts with other runs, mask of masks/m/masks_sparsity50_unstructured.pt"
     assert judged[masked] == [f"{mask}: ffffffffffff in 1 of 2 runs"]
     assert [fault.startswith(mask) for fault in judged[TUNED]] == [True]
+
+
+def test_a_run_with_fewer_distinct_prompts_than_the_others_of_its_model_stands_out(write_run, tmp_path):
+    for run_id in (TUNED, UNTUNED, "n-t-dense-sparsity00-no_finetune-seed0"):
+        write_run(run_id, 0.5, distinct_prompts=190 if run_id[0] == "n" else 200)
+    altered = TUNED.replace("to_dense", "to_sparse")
+    write_run(altered, 0.5, distinct_prompts=1)
+    judged = {run.record.run.id: run.faults for run in judge_runs(read_runs(tmp_path / "runs")[0])}
+    assert judged.pop(altered) == ["conflicts with other runs, distinct prompts of m on t: 1 in 1 of 3 runs"]
+    assert not any(judged.values())
 
 
 def test_one_training_under_two_names_is_found(write_run, tmp_path):

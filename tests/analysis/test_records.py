@@ -107,6 +107,7 @@ def test_not_a_number_is_refused(write_run, tmp_path):
     ({"metrics": {"acc": 0.5, "acc_stderr": ERROR, "wikitext2_ppl_20": 0.9}}, "metrics.wikitext2_ppl_20 0.9"),
     ({"standard_error": 0.5, "metrics": {"acc": 0.5, "acc_stderr": 0.5}},
      "standard_error 0.5 outcomes 0.0354441"),
+    ({"distinct_prompts": 999}, "999 200 examples"),
     ({"examples": 10**400}, "examples 9223372036854775808"),
     ({"eval_loss": 1e308}, "eval_loss 1000000"),
     ({"eval_loss": -1.0}, "eval_loss 0"),

@@ -156,6 +156,7 @@ def test_a_training_that_ended_early_cannot_be_chosen_and_is_in_no_mean(write_ru
         files["train"]["ended_early"] = {"step": 20, "loss": 9.0, "loss_above": 5.0}
         files["train"].update(updates=19, loss_curve=files["train"]["loss_curve"][:20])
         files["train"]["train_seconds"] *= 20 / 60
+        files["train"]["tokens"] //= 3
 
     write_run(
         RUN.format(mode=MODES[0], training="mid", seed=1),

@@ -143,6 +143,8 @@ def strangers(records: Iterable[Record], chains: Mapping[Run, list[Link]]) -> di
             "mask": (fill(mask_path(run.method), run), digests["mask"]),
             "data": (run.task, digests["data"]),
             "prompts": (run.task, record.evaluation.prompt_sha256),
+            # Not of the task only, because the sequences of a text depend on the tokenizer.
+            "distinct prompts": (f"{run.model} on {run.task}", str(record.evaluation.distinct_prompts)),
         }
         if get_method(run.method).updates_weights:
             shares["base"] = (run.model, record.validation.mask.original or digests["base"])

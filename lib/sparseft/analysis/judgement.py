@@ -100,7 +100,7 @@ def faults(record: Record, chain: list[Link]) -> list[str]:
     wrong_answers = [record.right_answers.fault] if record.right_answers.fault else []
     wrong_answers += [f"probe {name}: {check.fault}" for name, check in record.probe_rows.items() if check.fault]
     wrong_answers += [f"selection rows: {record.selection_rows.fault}"] if record.selection_rows.fault else []
-    return record.validation.faults() + broken + wrong_answers
+    return record.validation.faults(record.mask) + broken + wrong_answers
 
 
 def _conflicts(records: list[Record], chains: Mapping[Run, list[Link]]) -> dict[Run, list[str]]:

@@ -55,7 +55,7 @@ _CHAIN = """## Chain of hashes
 Each stage records the sha256 of what it read and wrote. A link holds if all of these are equal:
 
 - base: inputs.model of `train.json`, `before_merge.json` and `merge.json`; inputs.base of `validation_report.json`
-- mask: inputs.mask of these four; the mask's file
+- mask: inputs.mask of these four; the mask's file, which must have the layers and the settings of `validation_report.json`
 - adapter: outputs.adapter of `train.json`; inputs.adapter of `before_merge.json` and `merge.json`; the adapter's files
   (no adapter in mode no_finetune)
 - merged: outputs of `merge.json`; inputs.checkpoint of `validation_report.json`; inputs.model of `evaluation.json`
@@ -70,8 +70,8 @@ Each stage records the sha256 of what it read and wrote. A link holds if all of 
 The hash of a base or of a merged model covers its weights, its configuration and its tokenizer. `LC_ALL=C sha256sum *` in the
 folder of a merged model prints the text that its hash is of. summary.csv has the hashes of every run.
 
-Runs of one setting must agree too: on the base of a model, the mask of a method and sparsity, and the data and prompts of a
-task. A method that updates weights has a pruned base per mask; the mask records the model from which it was made, which must be
+Runs of one setting must agree too: on the base of a model, the mask of a method and sparsity, the data and prompts of a task,
+and how many of the prompts are distinct. A method that updates weights has a pruned base per mask; the mask records the model from which it was made, which must be
 the base of the other runs. No two runs may share an adapter. A run and the one that it starts from must name the same adapter. If
 runs disagree, the minority is at fault. Without a minority all of them are.
 """

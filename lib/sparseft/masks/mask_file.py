@@ -19,7 +19,6 @@ import numpy as np
 
 from sparseft.checkpoints.checkpoint import read_header
 from sparseft.errors import InputError
-from sparseft.masks.mask_kernels import count_ones
 from sparseft.masks.torch_file import read_torch_file
 from sparseft.methods import IMPORTED, PATTERNS, get_method
 from sparseft.storage.record import remake_advice
@@ -161,7 +160,7 @@ def _is_consistent(mask: Mask) -> bool:
     if not shapes_of_bits or packed_shapes != shapes_of_bits:
         return False
     total = sum(rows * cols for rows, cols in mask.shape.values())
-    kept = sum(int(count_ones(np.ascontiguousarray(array).reshape(1, -1))[0]) for array in mask.bits.values())
+    kept = sum(int(np.bitwise_count(array).sum()) for array in mask.bits.values())
     if mask.meta.get("reached") != 1 - kept / total:
         return False
     # Each scope rounds its count by at most half a weight, and no scope is smaller than a row.

@@ -41,6 +41,12 @@ class ScoredRecord(RecordFile, AnsweredPart):
     seconds: Positive
     peak_memory_bytes: PositiveCount | None = None
 
+    def contradictions(self) -> Iterator[str]:
+        """Yield what does not follow from the rows, and more distinct prompts than examples."""
+        yield from super().contradictions()
+        if self.distinct_prompts > self.examples:
+            yield f"{self.distinct_prompts} distinct prompts of {self.examples} examples"
+
     def row_contradictions(self) -> Iterator[str]:
         """Yield what does not follow from the rows, all of which have the right length."""
         yield from recompute.contradictions(self)
@@ -124,7 +130,7 @@ class EvaluationRecord(ScoredRecord):
         return 1 - self.distinct_prompts / self.examples
 
     def contradictions(self) -> Iterator[str]:
-        """Yield what does not follow from the rows, and perplexities that are not named after their text."""
+        """Yield also the perplexities that are not named after their text."""
         yield from super().contradictions()
         text = self.inputs.wikitext2
         for name in self.metrics:

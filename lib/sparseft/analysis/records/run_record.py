@@ -17,10 +17,9 @@ from sparseft.analysis.records.record_file import RecordFile, read_file
 from sparseft.analysis.records.right_answers import AnswerCheck, RightAnswers
 from sparseft.analysis.records.selection_record import SelectionRecord, SelectionRows
 from sparseft.analysis.records.training_record import TrainingRecord
-from sparseft.analysis.records.validation_record import ValidationRecord
+from sparseft.analysis.records.validation_record import MaskFile, ValidationRecord, read_mask_file
 from sparseft.errors import InputError
 from sparseft.storage.adapter_files import ADAPTER_FILES, adapter_digest
-from sparseft.storage.hashes import sha256
 from sparseft.study.grid import DENSE, NO_FINETUNE, Run, fill, mask_path
 from sparseft.tasks.scoring import ratio_error
 
@@ -44,8 +43,8 @@ SAME_CONDITIONS = ("metric", "examples", "dtype", "harness", "few_shot", "loss_f
 class Record:
     """Hold one run with its sound files. `train`, `before`, `merge` and `selection` are None if their files are absent or unsound.
 
-    `on_disk` holds the digests of the run's mask, adapter and task definition as they are now. Its keys are "mask", "adapter"
-    and "definition", and a file that is absent has no key. `right_answers` compares the right answers of the evaluation with
+    `mask` is its file as it is now; None if it is not there. `on_disk` holds the digests of the run's mask, adapter and task
+    definition as they are now. Its keys are "mask", "adapter" and "definition", and a file that is absent has no key. `right_answers` compares the right answers of the evaluation with
     the validation rows, and `probe_rows` those of each probe with the rows of the probe. `selection_rows` says whether
     `selection` is about selection rows of the same data. If it has a fault, `selection` is None."""
 
@@ -56,6 +55,7 @@ class Record:
     before: BeforeMergeRecord | None
     merge: MergeRecord | None
     selection: SelectionRecord | None
+    mask: MaskFile | None
     on_disk: dict[str, str]
     right_answers: AnswerCheck
     probe_rows: dict[str, AnswerCheck]
@@ -97,20 +97,20 @@ class Gap:
 
 @dataclass(frozen=True)
 class StudyFiles:
-    """Hold what many runs of a study share: its folder, the digests of its masks, and its validation and selection rows."""
+    """Hold what many runs of a study share: its folder, its masks, and its validation and selection rows."""
 
     folder: Path
     right_answers: RightAnswers
     selection_rows: SelectionRows
-    masks: dict[Path, str] = field(default_factory=dict)
+    masks: dict[Path, MaskFile] = field(default_factory=dict)
 
-    def mask_digest(self, run: Run) -> str | None:
-        """Return the sha256 of a run's mask file; None if it is not there. Each file is read once."""
+    def mask(self, run: Run) -> MaskFile | None:
+        """Return a run's mask file; None if it is not there. Each file is read once."""
         path = self.folder / fill(mask_path(run.method), run)
         if path not in self.masks:
             if not path.is_file():
                 return None
-            self.masks[path] = sha256(path)
+            self.masks[path] = read_mask_file(path)
         return self.masks[path]
 
 
@@ -142,10 +142,12 @@ def read_run(folder: Path, study: StudyFiles) -> tuple[Record | None, Gap | None
     if selection_rows.fault:
         files["selection"] = None
     answers = study.right_answers
-    digests = {"mask": study.mask_digest(run), "adapter": adapter, "definition": answers.definition(run.task)}
+    mask = study.mask(run)
+    digests = {"mask": mask and mask.sha256, "adapter": adapter, "definition": answers.definition(run.task)}
     record = Record(
         run,
         **files,
+        mask=mask,
         on_disk={name: digest for name, digest in digests.items() if digest},
         right_answers=answers.check(run.task, evaluation.inputs.data, evaluation.rows_digest),
         probe_rows={name: _probe_rows(name, probe, answers) for name, probe in evaluation.probes.items()},

@@ -6,6 +6,8 @@ more than its layer rows show, marks its run with a fault (`faults`). These are 
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -21,6 +23,9 @@ from sparseft.analysis.records.record_file import (
     RecordFile,
     RecordPart,
 )
+from sparseft.errors import InputError
+from sparseft.masks.mask_file import read_mask
+from sparseft.storage.hashes import sha256
 
 
 class LayerRow(BaseModel):
@@ -87,6 +92,31 @@ class MaskSettings(RecordPart):
         return self.model_dump(exclude=named) | ({"calibration data": digest} if digest else {})
 
 
+@dataclass(frozen=True)
+class MaskFile:
+    """Hold the sha256 of a mask file, what it says of itself, and how many weights each of its layers has and loses.
+
+    A file that is no mask has neither settings nor layers."""
+
+    sha256: str
+    settings: MaskSettings | None = None
+    layers: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def read_mask_file(path: Path) -> MaskFile:
+    """Return what is compared with the validations of a mask. The file may hold anything."""
+    digest = sha256(path)
+    try:
+        mask = read_mask(path)
+    except InputError:
+        return MaskFile(digest)
+    layers = {
+        layer: (rows * cols, rows * cols - int(np.bitwise_count(mask.bits[layer]).sum()))
+        for layer, (rows, cols) in mask.shape.items()
+    }
+    return MaskFile(digest, MaskSettings.model_validate(mask.meta), layers)
+
+
 class ValidationRecord(RecordFile):
     """Check validation_report.json. Sparsities are fractions of the prunable weights, None if no layer was checked.
 
@@ -145,9 +175,13 @@ class ValidationRecord(RecordFile):
         if bool(self.not_checked) != (without_base or tolerated > 0):
             yield f"{len(self.not_checked)} sentences in not_checked, and {'no' if without_base else 'a'} base"
 
-    def faults(self) -> list[str]:
-        """Return why the validation failed, or why it should have failed although it says that it passed; else nothing."""
+    def faults(self, mask: MaskFile | None) -> list[str]:
+        """Return why the validation failed, or why it should have failed although it says that it passed; else nothing.
+
+        `mask` is the mask's file as it is now. The chain of hashes finds another file than the one that was compared."""
         wrong = [*self._failures(), *self._wrong_totals()]
+        if mask and mask.sha256 == self.inputs.mask:
+            wrong += self._differences(mask)
         if not self.passed:
             return ["validation failed: " + ("; ".join(wrong) or f"{self._layer_counts()}, 0 violations")]
         return ["validation says passed, but: " + "; ".join(wrong)] if wrong else []
@@ -184,6 +218,14 @@ class ValidationRecord(RecordFile):
         for name, column in (("expected_sparsity", "pruned"), ("actual_sparsity", "zeros")):
             if fault := self._wrong_share(name, self.layers[column].sum()):
                 yield fault
+
+    def _differences(self, mask: MaskFile) -> Iterator[str]:
+        """Yield what the report says of the mask and the mask's file does not."""
+        if self.mask != mask.settings:
+            yield "its mask settings are not those of the mask's file"
+        names, weights, pruned = (self.layers[name].tolist() for name in ("layer", "weights", "pruned"))
+        if len(names) != len(mask.layers) or dict(zip(names, zip(weights, pruned, strict=True), strict=True)) != mask.layers:
+            yield "its layer rows are not the layers of the mask's file, with their weights and how many are pruned"
 
     def _wrong_share(self, name: str, count: int) -> str | None:
         """Return how a sparsity differs from a count of weights; None if it agrees, or if there is none."""
