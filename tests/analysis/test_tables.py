@@ -1,6 +1,7 @@
 """Compare the tables with cases worked out by hand."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ from sparseft.analysis import tables
 from sparseft.analysis.judgement import judge_runs
 from sparseft.analysis.records import read_runs
 from sparseft.analysis.records.merge_record import files_digest
+from sparseft.analysis.tables import asked_and_reached
 from statsmodels.stats.proportion import proportion_confint
 
 DENSE_TUNED = "m-t-dense-sparsity00-sparse_to_dense-seed0"
@@ -160,6 +162,14 @@ def test_the_sparsity_that_was_reached_stands_beside_the_one_asked_for(write_run
     for table in read(tmp_path):
         row = table[table["method"] == "structured"].iloc[0]
         assert (row["sparsity"], row["reached_sparsity"]) == (50, 0.6)
+
+
+@pytest.mark.parametrize(("sparsity", "reached", "text"), [
+    (60, 38 / 64, "60 (59.4)"), (60, 346 / 576, "60 (60.1)"), (60, 2458 / 4096, "60"), (10, 0.075, "10 (7.5)"),
+    (10, 0.1000005, "10"), (0, 0.0, "0"),
+])  # fmt: skip
+def test_a_sparsity_that_rows_or_channels_miss_is_shown_with_the_one_that_they_reach(sparsity, reached, text):
+    assert asked_and_reached(SimpleNamespace(sparsity=sparsity, reached_sparsity=reached)) == text
 
 
 def test_every_setting_of_a_training_is_in_the_summary(write_run, tmp_path):

@@ -144,9 +144,9 @@ def missing(gaps: list[Gap]) -> pd.DataFrame:
 def asked_and_reached(row: tuple) -> str:
     """Return the requested sparsity in percent, as text.
 
-    The sparsity that the masks reached follows in parentheses if it differs by 0.1 percentage points or more."""
-    reached = 100 * row.reached_sparsity
-    return f"{row.sparsity}" if abs(reached - row.sparsity) < 0.1 else f"{row.sparsity} ({reached:.1f})"
+    The sparsity that the masks reached follows in parentheses if it differs at one decimal."""
+    reached = f"{100 * row.reached_sparsity:.1f}"
+    return f"{row.sparsity}" if reached == f"{row.sparsity}.0" else f"{row.sparsity} ({reached})"
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
