@@ -227,6 +227,6 @@ def test_a_run_takes_no_mask_of_another_method_or_sparsity(tiny_llama):
 
 def test_a_folder_with_other_files_is_not_replaced(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="would be lost"), atomic_folder(tmp_path):
+    with pytest.raises(InputError, match="would be lost"), atomic_folder(tmp_path, "model"):
         pass
     assert (tmp_path / "thesis.txt").read_text() == "years of work"

@@ -12,7 +12,7 @@ from sparseft.storage.ownership import MARKER
 
 def write_folder(path: Path, **contents: str) -> None:
     """Write a folder as the program does."""
-    with atomic_folder(path) as folder:
+    with atomic_folder(path, "model") as folder:
         for name, text in contents.items():
             (folder / name).write_text(text)
 
@@ -43,7 +43,7 @@ def test_an_empty_folder_is_replaced(tmp_path):
 
 
 def test_a_folder_that_others_fill_while_ours_is_written_is_not_replaced(tmp_path):
-    with pytest.raises(InputError, match="would be lost"), atomic_folder(tmp_path / "out") as folder:
+    with pytest.raises(InputError, match="would be lost"), atomic_folder(tmp_path / "out", "model") as folder:
         (folder / "a").write_text("ours")
         (tmp_path / "out").mkdir()
         (tmp_path / "out/a").write_text("theirs")
@@ -56,7 +56,7 @@ def test_a_folder_that_a_killed_process_moved_aside_is_put_back_before_a_new_one
     write_folder(tmp_path / "out", a="1")
     (tmp_path / "out").rename(tmp_path / f".out.old.{owner}.tmp")
     (tmp_path / f".out.{owner}.tmp").mkdir()
-    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out"):
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out", "model"):
         raise ZeroDivisionError
     assert (tmp_path / "out/a").read_text() == "1"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -109,13 +109,13 @@ def test_files_are_moved_over_those_of_this_program_only(tmp_path):
     (tmp_path / "theirs/summary.csv").write_text("theirs")
     with (
         pytest.raises(InputError, match=r"summary\.csv: .*would be lost"),
-        atomic_files(tmp_path / "theirs", "summary.csv") as folder,
+        atomic_files(tmp_path / "theirs", "summary.csv", "masks") as folder,
     ):
         (folder / "summary.csv").write_text("ours")
         (folder / "other.csv").write_text("ours")
     assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["summary.csv"]
     for text in ("1", "2"):
-        with atomic_files(tmp_path / "ours", "summary.csv") as folder:
+        with atomic_files(tmp_path / "ours", "summary.csv", "masks") as folder:
             (folder / "plots").mkdir()
             (folder / "plots/a.png").write_text(text)
             (folder / "summary.csv").write_text(text)
@@ -126,7 +126,7 @@ def test_files_are_moved_over_those_of_this_program_only(tmp_path):
 
 def test_files_beside_those_of_another_program_are_written_and_these_stay(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with atomic_files(tmp_path, "a") as folder:
+    with atomic_files(tmp_path, "a", "masks") as folder:
         (folder / "a").write_text("ours")
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
     assert (tmp_path / "a").read_text() == "ours"
@@ -136,14 +136,14 @@ def test_files_beside_those_of_another_program_are_written_and_these_stay(tmp_pa
 def test_files_whose_writing_fails_leave_the_folder_as_it_was(tmp_path, existing):
     if existing:
         (tmp_path / "out").mkdir()
-    with pytest.raises(ZeroDivisionError), atomic_files(tmp_path / "out", "a") as folder:
+    with pytest.raises(ZeroDivisionError), atomic_files(tmp_path / "out", "a", "masks") as folder:
         (folder / "a").write_text("half")
         raise ZeroDivisionError
     assert [path.name for path in tmp_path.rglob("*")] == ["out"] * existing
 
 
 def test_a_file_that_cannot_be_synced_keeps_all_older_files(tmp_path, monkeypatch):
-    with atomic_files(tmp_path / "out", "a") as folder:
+    with atomic_files(tmp_path / "out", "a", "masks") as folder:
         for name in ("a", "b"):
             (folder / name).write_text("older")
     sync = atomic._sync
@@ -154,7 +154,7 @@ def test_a_file_that_cannot_be_synced_keeps_all_older_files(tmp_path, monkeypatc
         sync(path)
 
     monkeypatch.setattr(atomic, "_sync", full)
-    with pytest.raises(OSError, match="No space left"), atomic_files(tmp_path / "out", "a") as folder:
+    with pytest.raises(OSError, match="No space left"), atomic_files(tmp_path / "out", "a", "masks") as folder:
         for name in ("a", "b"):
             (folder / name).write_text("newer")
     assert [(tmp_path / "out" / name).read_text() for name in ("a", "b")] == ["older", "older"]
@@ -166,7 +166,7 @@ def test_what_a_dead_process_left_is_removed_and_no_part_of_the_files(tmp_path, 
     (tmp_path / f".a.{owner}.tmp").mkdir()
     (tmp_path / f".a.{owner}.tmp/c").write_text("of a dead process")
     (tmp_path / f".b.{owner}.tmp").write_text("of a dead process")
-    with atomic_files(tmp_path, "a") as folder:
+    with atomic_files(tmp_path, "a", "masks") as folder:
         (folder / "a").write_text("1")
     with atomic_file(tmp_path / "b") as temporary:
         assert not temporary.exists()
@@ -175,7 +175,7 @@ def test_what_a_dead_process_left_is_removed_and_no_part_of_the_files(tmp_path, 
 
 
 def test_a_process_keeps_what_another_one_writes_to_the_same_folder_at_the_same_time(tmp_path):
-    with atomic_files(tmp_path, "one") as first, atomic_files(tmp_path, "two") as second:
+    with atomic_files(tmp_path, "one", "masks") as first, atomic_files(tmp_path, "two", "masks") as second:
         (first / "one").write_text("1")
         (second / "two").write_text("2")
     assert [(tmp_path / name).read_text() for name in ("one", "two")] == ["1", "2"]

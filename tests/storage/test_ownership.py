@@ -1,5 +1,7 @@
 """What this program wrote is marked, and outputs lie apart from inputs."""
 
+from contextlib import nullcontext
+
 import pytest
 from peft import PeftModel
 from sparseft.checkpoints.checkpoint import Checkpoint
@@ -8,7 +10,7 @@ from sparseft.language_model.model import load_model
 from sparseft.lora.adapter import read_adapter, write_adapter
 from sparseft.lora.merge import merge
 from sparseft.storage.atomic import atomic_folder, write_json
-from sparseft.storage.ownership import MARKER, adopt, check_apart, check_ours
+from sparseft.storage.ownership import MARKER, adopt, check_apart, check_ours, check_replaceable, mark
 from sparseft.storage.record import check_model, write_record
 from sparseft.study.config import Training
 from tiny_models import save_tiny
@@ -23,7 +25,7 @@ def test_a_model_that_version_0_1_0_prepared_is_adopted(tmp_path):
     adopt(tmp_path / "m")
     adopt(tmp_path / "m")
     (tmp_path / "m/manifest.json").unlink()
-    with atomic_folder(tmp_path / "m") as folder:
+    with atomic_folder(tmp_path / "m", "model") as folder:
         (folder / "config.json").write_text("{}")
 
 
@@ -67,6 +69,21 @@ def test_an_output_that_is_an_input_or_lies_in_one_is_refused(tmp_path, output):
 
 def test_a_file_of_ours_that_is_a_folder_now_is_refused_before_the_work(tmp_path):
     (tmp_path / "a").mkdir()
-    (tmp_path / MARKER).touch()
+    mark(tmp_path, "masks")
     with pytest.raises(InputError, match="a: no file can be written"):
-        check_ours(tmp_path, tmp_path / "a")
+        check_ours(tmp_path, "masks", tmp_path / "a")
+
+
+@pytest.mark.parametrize(("marker", "is_ours"), [
+    ("SparseFT wrote this folder (masks), and replaces what it wrote here when it makes it again.\n", True),
+    ("SparseFT wrote this folder, and replaces what it wrote here when it makes it again.\n", True),
+    ("SparseFT wrote this folder (model), and replaces what it wrote here when it makes it again.\n", False),
+    ("", False),
+    ("x" * 2000, False),
+])  # fmt: skip
+def test_a_folder_is_replaced_by_its_own_kind_only(tmp_path, marker, is_ours):
+    (tmp_path / MARKER).write_text(marker)
+    (tmp_path / "a").touch()
+    for check in (lambda: check_replaceable(tmp_path, "masks"), lambda: check_ours(tmp_path, "masks", tmp_path / "b")):
+        with nullcontext() if is_ours else pytest.raises(InputError):
+            check()

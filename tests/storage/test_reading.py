@@ -85,7 +85,7 @@ def test_a_pipe_in_a_model_folder_is_refused_unread(tmp_path, name):
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
 def test_a_pipe_in_an_adapter_is_refused_unread(tmp_path, name):
     adapter = tmp_path / "adapter"
-    with atomic_folder(adapter) as folder:
+    with atomic_folder(adapter, "adapter") as folder:
         (folder / "adapter_config.json").write_text(
             '{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": []}'
         )

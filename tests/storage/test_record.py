@@ -7,7 +7,7 @@ from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.lora.adapter import read_adapter
 from sparseft.storage.adapter_files import adapter_digest
-from sparseft.storage.record import check_adapter, check_model, read_record, write_record
+from sparseft.storage.record import check_adapter, check_model, check_record, read_record, write_record
 
 CONTENT = {"value": 0.5, "nested": {"words": ["é", None, True]}, "empty": {}}
 
@@ -17,6 +17,16 @@ def test_a_record_is_json_with_the_digest_last(tmp_path):
     found = json.loads((tmp_path / "x.json").read_text())
     assert list(found)[-1] == "record_sha256"
     assert read_record(tmp_path / "x.json") == CONTENT
+
+
+def test_a_record_is_replaced_by_its_own_kind_only(tmp_path):
+    write_record(tmp_path / "x.json", {"record": "merge", **CONTENT})
+    check_record(tmp_path / "x.json", "merge")
+    check_record(tmp_path / "new.json", "merge")
+    write_record(tmp_path / "older.json", CONTENT)
+    for name, kind in (("x.json", "merg"), ("x.json", "evaluation"), ("older.json", "merge")):
+        with pytest.raises(InputError, match=f"{name}: a file of another kind"):
+            check_record(tmp_path / name, kind)
 
 
 @pytest.mark.long

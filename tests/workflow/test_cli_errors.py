@@ -444,6 +444,34 @@ MERGED = f"results/runs/{RUN}/model_dir"
     ("prepare_model.py", {"output_dir": "models/llama/new"}),
 ])  # fmt: skip
 def test_no_script_writes_into_its_own_input(box, script, flags):
+    assert "is an input" in refused(box, script, *words_of(box, script, flags))
+
+
+@pytest.mark.parametrize(("script", "flags", "place"), [
+    ("validate_sparsity.py", {"output": "other/model.safetensors"}, "other/model.safetensors: a file of another kind"),
+    ("validate_sparsity.py", {"output": f"results/runs/{RUN}/merge.json"}, "merge.json: a file of another kind"),
+    ("evaluate.py", {"output": f"results/runs/{RUN}/before_merge.json"}, "before_merge.json: a file of another kind"),
+    ("evaluate_selection.py", {"output": f"results/runs/{RUN}/evaluation.json"}, "evaluation.json: a file of another kind"),
+    ("evaluate_adapter.py", {"output": f"results/runs/{RUN}/evaluation.json"}, "evaluation.json: a file of another kind"),
+    ("measure_throughput.py", {"output": "other/config.json"}, "other/config.json: a file of another kind"),
+    ("merge.py", {"report": "other/config.json"}, "other/config.json: a file of another kind"),
+    ("merge.py", {"output_dir": "models/copy"}, "models/copy: a folder with other files"),
+    ("write_configuration.py", {"output": "other/config.json"}, "other/config.json: a file of another kind"),
+    ("analyze_throughput.py", {"table": "other/config.json"}, "other/config.json: a file of another kind"),
+    ("prepare_task.py", {"output_dir": "models/copy"}, "models/copy/manifest.json: a file that would be lost"),
+    ("prepare_task.py", {"output_dir": "masks/llama"}, "masks/llama/.sparseft: a file that would be lost"),
+    ("compute_masks.py", {"output_dir": "data/boolq_mini"}, "data/boolq_mini/.sparseft: a file that would be lost"),
+])  # fmt: skip
+def test_no_script_replaces_files_of_another_kind(box, script, flags, place):
+    shutil.copytree(box / "models/llama", box / "models/copy")
+    shutil.copytree(box / "models/llama", box / "other")
+    (box / "other/.sparseft").unlink()
+    assert f"{box}/" in (line := refused(box, script, *words_of(box, script, flags)))
+    assert place in line
+
+
+def words_of(box: Path, script: str, flags: dict) -> list:
+    """Return the words of a command that is right but for `flags`, its outputs in the box."""
     base = {"model_path": "models/llama", "mask_path": MASK}
     scored = {"task": "boolq_mini", "data_dir": "data/boolq_mini"}
     given = {
@@ -459,10 +487,13 @@ def test_no_script_writes_into_its_own_input(box, script, flags):
         "analyze_results.py": {"results_dir": "results/runs"},
         "prepare_task.py": {"task": "boolq", "local": str(box / "data/boolq_mini")},
         "prepare_model.py": {"source": f"path:{box}/models/llama"},
+        "merge.py": {**base, "adapter": ADAPTER, "output_dir": "new", "report": "new.json"},
+        "write_configuration.py": {"text": "# A study"},
+        "analyze_throughput.py": {"records": "cell.json", "plots": "plots"},
     }[script] | flags
-    words = [part for name, value in given.items()
-             for part in (f"--{name}", box / value if (box / value).exists() or name.startswith("output") else value)]  # fmt: skip
-    assert "is an input" in refused(box, script, *words)
+    outputs = ("output", "output_dir", "report")
+    return [part for name, value in given.items()
+            for part in (f"--{name}", box / value if (box / value).exists() or name in outputs else value)]  # fmt: skip
 
 
 @pytest.mark.parametrize("suffix", ["/../../x", "/x", "a b", "x\n"])
@@ -500,7 +531,7 @@ def test_an_analysis_over_files_of_others(box, name):
 def test_a_training_over_a_data_set_called_train_json(box):
     (box / "new").mkdir()
     (box / "new/train.json").write_text("my data")
-    assert "new/train.json: a file that would be lost" in refused(*train_of(box))
+    assert "new/train.json: a file of another kind" in refused(*train_of(box))
 
 
 def test_a_merge_over_another_checkpoint(box, tmp_path_factory):

@@ -80,7 +80,7 @@ def check_outputs(args: argparse.Namespace) -> None:
     places = [args.output_dir / name for name in names]
     check_apart([args.output_dir], [args.results_dir])
     check_apart(places, [args.baseline, args.configuration])
-    check_ours(args.output_dir, *places)
+    check_ours(args.output_dir, "analysis", *places)
 
 
 def options(args: argparse.Namespace) -> list[str]:
@@ -203,9 +203,9 @@ def main() -> int:
     judged, gaps = read(args.results_dir, study)
     derived = derive_tables(args, judged, gaps, study)
     # The configuration of an earlier analysis would not describe these tables. Another program's file stays.
-    is_stale = not args.configuration and is_marked(args.output_dir)
+    is_stale = not args.configuration and is_marked(args.output_dir, "analysis")
     # All tables, pages and figures are replaced together, or none is.
-    with atomic_files(args.output_dir, FINDINGS) as folder:
+    with atomic_files(args.output_dir, FINDINGS, "analysis") as folder:
         write(folder, args, judged, gaps, derived, study)
         figures = {path.name for path in folder.glob("plots/*")}
     if args.plot:

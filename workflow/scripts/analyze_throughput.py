@@ -9,13 +9,16 @@ The table has one row per cell and batch size. There is one figure per model and
 import argparse
 from pathlib import Path
 
+from sparseft.analysis.columns import THROUGHPUT
+from sparseft.analysis.leftovers import remove_leftovers
 from sparseft.analysis.plots import write_throughput_plots
 from sparseft.analysis.records import read_measurements
 from sparseft.analysis.tables import write_csv
 from sparseft.analysis.throughput_table import throughput_table
 from sparseft.errors import run_script
+from sparseft.storage.atomic import atomic_files
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_writable
+from sparseft.storage.ownership import check_apart, check_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,10 +34,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     check_apart([args.table, args.plots], args.records)
-    check_writable(args.table)
+    check_file(args.table, ",".join(THROUGHPUT.names))
     hold(args.table)
     table = throughput_table(read_measurements(args.records))
-    write_throughput_plots(table, args.plots)
+    with atomic_files(args.plots, "figures", "throughput plots") as folder:
+        write_throughput_plots(table, folder)
+        figures = {path.name for path in folder.iterdir()}
+    remove_leftovers(args.plots, figures)
     write_csv(table, args.table)
     return 0
 

@@ -28,7 +28,7 @@ from sparseft.methods import ON, get_method
 from sparseft.pruning.mask_generator import Calibration, PassFiles, compute_masks
 from sparseft.pruning.pruned_base import PrunedFiles, pruned_files
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_ours, check_writable
+from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.config import CalibrationText, Masks, add_flags, parse_section
 from sparseft.study.flags import whole_percent
 from sparseft.study.grid import MASK_NAME, MASK_REPORT
@@ -174,8 +174,7 @@ def check_outputs(args: argparse.Namespace, checkpoint: Checkpoint, files: list[
         )
     folders = [args.output_dir, *([args.pruned_dir] if args.pruned_dir else [])]
     check_apart(folders, [checkpoint.folder, *checkpoint.files, args.data_dir, args.text])
-    check_ours(args.output_dir, *files)
-    check_writable(*files)
+    check_ours(args.output_dir, "masks", *files)
 
 
 def update_weights(

@@ -20,9 +20,9 @@ from sparseft.language_model.hardware import choose_device, keep_freed_memory, l
 from sparseft.language_model.model import load_model
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_writable
+from sparseft.storage.ownership import check_apart
 from sparseft.storage.reading import TEXT_LIMIT, read_text
-from sparseft.storage.record import check_model, write_record
+from sparseft.storage.record import check_model, check_record, write_record
 from sparseft.study.config import Perplexity, add_flags, parse_section
 from sparseft.study.grid import Run
 from sparseft.tasks.documents import recorded_source
@@ -110,7 +110,7 @@ def main() -> int:
     """Check the inputs, evaluate the model, and write the record."""
     args = parse_args()
     check_apart([args.output], [args.checkpoint, args.data_dir, args.wikitext2, *(folder for _, folder in args.probes)])
-    check_writable(args.output)
+    check_record(args.output, "evaluation")
     if args.run_id is not None and Run.parse(args.run_id).task != args.task:
         raise InputError(f"--task {args.task}: not the task of {args.run_id}", "correct --task or --run_id")
     hold(args.output)
@@ -143,7 +143,7 @@ def main() -> int:
             for probe in probes
         }
     cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
-    write_record(args.output, {"run_id": args.run_id, **record, **cost, "inputs": inputs})
+    write_record(args.output, {"record": "evaluation", "run_id": args.run_id, **record, **cost, "inputs": inputs})
     return 0
 
 

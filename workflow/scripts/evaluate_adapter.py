@@ -19,8 +19,8 @@ from sparseft.masks.mask_file import Mask, check_mask, check_run, read_mask
 from sparseft.storage.adapter_files import adapter_digest
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_writable
-from sparseft.storage.record import write_record
+from sparseft.storage.ownership import check_apart
+from sparseft.storage.record import check_record, write_record
 from sparseft.study.grid import NO_FINETUNE, Run
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.task import Row
@@ -72,7 +72,7 @@ def main() -> int:
     args = parse_args()
     sources = [args.model_path, args.mask_path, args.adapter, args.data_dir, args.merge, args.evaluation]
     check_apart([args.output], sources)
-    check_writable(args.output)
+    check_record(args.output, "before_merge")
     run = None if args.run_id is None else Run.parse(args.run_id)
     if run and run.mode == NO_FINETUNE:
         raise InputError(f"{run.id} is not trained", "evaluate its merged model with evaluate.py")
@@ -100,7 +100,8 @@ def main() -> int:
     if record is None:
         record, inputs["adapter"] = evaluated(args, run, checkpoint, mask, mask_sha256, rows)
     seconds = time.perf_counter() - begin
-    write_record(args.output, {"run_id": args.run_id, **record, "seconds": seconds, "inputs": inputs})
+    content = {"record": "before_merge", "run_id": args.run_id, **record, "seconds": seconds, "inputs": inputs}
+    write_record(args.output, content)
     return 0
 
 

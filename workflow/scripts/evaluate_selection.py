@@ -17,8 +17,8 @@ from sparseft.evaluation.evaluate import evaluate
 from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
 from sparseft.language_model.model import load_model
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_writable
-from sparseft.storage.record import check_model, write_record
+from sparseft.storage.ownership import check_apart
+from sparseft.storage.record import check_model, check_record, write_record
 from sparseft.study.grid import Run
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.selection_rows import ROWS_FILE, SELECTION, in_the_place_of_validation, read_selection
@@ -41,7 +41,7 @@ def main() -> int:
     """Check the inputs, evaluate the model, and write the record."""
     args = parse_args()
     check_apart([args.output], [args.checkpoint, args.data_dir])
-    check_writable(args.output)
+    check_record(args.output, "selection")
     if args.run_id is not None and Run.parse(args.run_id).task != args.task:
         raise InputError(f"--task {args.task}: not the task of {args.run_id}", "correct --task or --run_id")
     hold(args.output)
@@ -63,7 +63,8 @@ def main() -> int:
         raise in_the_place_of_validation(error, args.data_dir / ROWS_FILE) from None
     cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
     inputs = {"model": hashes, "data": rows_sha256, **digests}
-    write_record(args.output, {"run_id": args.run_id, "split": SELECTION, **record, **cost, "inputs": inputs})
+    content = {"record": "selection", "run_id": args.run_id, "split": SELECTION, **record, **cost, "inputs": inputs}
+    write_record(args.output, content)
     return 0
 
 

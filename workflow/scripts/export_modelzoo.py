@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     check_apart([args.output_dir], [args.model_path, args.mask_path])
-    check_replaceable(args.output_dir)
+    check_replaceable(args.output_dir, "ModelZoo checkpoint")
     hold(args.output_dir)
     export_modelzoo(Checkpoint(args.model_path), args.mask_path, args.output_dir)
     return 0

@@ -44,8 +44,8 @@ def check_outputs(args: argparse.Namespace, source: str, places: PrunedFiles) ->
     """Raise InputError if an output would replace an input, another output, or what this program did not write."""
     kind, _, place = source.partition(":")
     check_apart([args.output_dir, args.pruned_dir], [args.model_path, Path(place) if kind == "path" else None])
-    check_ours(args.output_dir, places.mask, places.report)
-    check_replaceable(places.base)
+    check_ours(args.output_dir, "masks", places.mask, places.report)
+    check_replaceable(places.base, "pruned model")
 
 
 def main() -> int:

@@ -11,8 +11,8 @@ from pathlib import Path
 from sparseft.errors import run_script
 from sparseft.evaluation.measurements import join
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_writable
-from sparseft.storage.record import write_record
+from sparseft.storage.ownership import check_apart
+from sparseft.storage.record import check_record, write_record
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,9 +27,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     check_apart([args.output], args.records)
-    check_writable(args.output)
+    check_record(args.output, "throughput")
     hold(args.output)
-    write_record(args.output, join(args.records))
+    write_record(args.output, {"record": "throughput", **join(args.records)})
     return 0
 
 

@@ -13,10 +13,9 @@ import argparse
 
 from sparseft.errors import InputError, run_script
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
-from sparseft.storage.atomic import write_json
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_writable
-from sparseft.storage.record import write_record
+from sparseft.storage.ownership import check_apart
+from sparseft.storage.record import check_record, write_record
 from sparseft.study.backends.cerebras import Cerebras
 from sparseft.study.config import Throughput, add_flags, parse_section
 from sparseft.study.grid import Cell
@@ -66,22 +65,22 @@ def main() -> int:
     limit_threads(args.threads)
     keep_freed_memory()
     check_apart([args.output_dir], [args.model_path, args.mask_path, args.data_dir])
-    check_writable(args.output_dir / "measurement.json")
+    output = args.output_dir / ("compile.json" if args.compile_only else "measurement.json")
+    check_record(output, output.stem)
     job, cerebras, warmup = checked(args)
     # Here, because these imports refuse an environment without the package, and other bad input is reported first.
     from sparseft.backends.cerebras.measurement import measure, without_evaluation
     from sparseft.backends.cerebras.training import lower
 
-    hold(args.output_dir / "measurement.json")
+    hold(output)
     if args.compile_only:
         training = without_evaluation(job)
-        record = lower(training, cerebras, args.output_dir, compile_only=True, fill=args.fill_sequences)
-        write_json(args.output_dir / "compile.json", record)
+        content = lower(training, cerebras, args.output_dir, compile_only=True, fill=args.fill_sequences)
     else:
         record = measure(job, cerebras, args.output_dir, warmup=warmup, fill=args.fill_sequences)
         content = conditions(args, job, warmup) | record
         content |= {"batch_size": job.settings.batch_size, "seed": job.seed}
-        write_record(args.output_dir / "measurement.json", content)
+    write_record(output, {"record": output.stem, **content})
     return 0
 
 

@@ -21,8 +21,8 @@ from sparseft.language_model.hardware import choose_device, device_name, limit_t
 from sparseft.masks.mask_file import check_mask, check_run, read_mask
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_writable
-from sparseft.storage.record import write_record
+from sparseft.storage.ownership import check_apart
+from sparseft.storage.record import check_record, write_record
 from sparseft.study.backends import TORCH
 from sparseft.study.config import Resources, Throughput, Training, add_flags, parse_section
 from sparseft.study.grid import TASK_MODES, Cell
@@ -81,7 +81,7 @@ def main() -> int:
     # An exit ends the measuring process too, and a signal without a handler would not.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     check_apart([args.output], [args.model_path, args.mask_path, args.data_dir])
-    check_writable(args.output)
+    check_record(args.output, "throughput")
     hold(args.output)
     cell = Cell.parse(args.cell)
     if cell.mode not in TASK_MODES:
@@ -91,6 +91,7 @@ def main() -> int:
     limit_threads(training.resources.threads)
     device = choose_device()
     content = {
+        "record": "throughput",
         "cell": cell.id,
         "backend": TORCH.name,
         "device": device_name(device),

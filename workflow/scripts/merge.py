@@ -18,8 +18,8 @@ from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import check_mask, check_run, read_mask
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_replaceable, check_writable
-from sparseft.storage.record import write_record_of
+from sparseft.storage.ownership import check_apart, check_replaceable
+from sparseft.storage.record import check_record, write_record_of
 from sparseft.study.grid import NO_FINETUNE, Run
 
 
@@ -39,10 +39,10 @@ def check_outputs(args: argparse.Namespace) -> None:
     """Raise InputError if an output would replace an input, the other output, or what this program did not write."""
     check_apart([args.output_dir, args.report], [args.model_path, args.mask_path, args.adapter])
     report = args.report.resolve()
-    if args.output_dir.resolve() in (report, *report.parents) or report.is_dir():
+    if args.output_dir.resolve() in (report, *report.parents):
         raise InputError(f"{args.report}: no file can be written there", "name a file outside --output_dir")
-    check_replaceable(args.output_dir)
-    check_writable(args.report)
+    check_replaceable(args.output_dir, "merged model")
+    check_record(args.report, "merge")
 
 
 def run_of(args: argparse.Namespace) -> Run | None:
@@ -75,7 +75,13 @@ def main() -> int:
         check_run(mask, args.mask_path, run)
     merged = merge(checkpoint, mask, mask_sha256, args.adapter, args.output_dir, run)
     inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": merged.pop("adapter")}
-    record = {"run_id": args.run_id, "inputs": inputs, **merged, "seconds": time.perf_counter() - start}
+    record = {
+        "record": "merge",
+        "run_id": args.run_id,
+        "inputs": inputs,
+        **merged,
+        "seconds": time.perf_counter() - start,
+    }
     write_record_of(args.output_dir, args.report, record)
     return 0
 

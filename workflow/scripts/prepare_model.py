@@ -37,7 +37,7 @@ def main() -> int:
     """Prepare the model, print to stderr what it is and how to fix its revision, and return the exit code."""
     args = parse_args()
     model = parse_section(Model, {"source": args.source, "sha256": args.sha256, "dtype": args.dtype}, "model")
-    check_replaceable(args.output_dir)
+    check_replaceable(args.output_dir, "model")
     hold(args.output_dir)
     manifest = prepare_model(model, args.output_dir)
     revision = manifest["revision"]

@@ -72,7 +72,7 @@ def main() -> int:
     """Load the candidates, choose among them, and write both files together."""
     args = parse_args()
     outputs = [args.data_dir / ROWS_FILE, args.data_dir / MANIFEST_FILE]
-    check_ours(args.data_dir, *outputs)
+    check_ours(args.data_dir, "task", *outputs)
     data = parse_section(TaskData, {name: getattr(args, name) for name in DATA_FLAGS}, f"tasks.{args.task}")
     check_apart([args.data_dir], [Path(place) for place in (data.local, data.lm_eval_file) if place])
     task = find_task(args.data_dir, args.task)
@@ -82,7 +82,7 @@ def main() -> int:
     check_selection(task, chosen.rows, prepared, outputs[0])
     warn(task, len(chosen.rows), prepared, data)
     hold(outputs[1])
-    with atomic_files(args.data_dir, MANIFEST_FILE) as folder:
+    with atomic_files(args.data_dir, MANIFEST_FILE, "task") as folder:
         file = folder / ROWS_FILE
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen.rows)
         file.write_text(lines, encoding="utf-8")

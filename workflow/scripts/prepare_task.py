@@ -78,7 +78,7 @@ def main() -> int:
     """Load the rows, check them, and write the three files together."""
     args = parse_args()
     outputs = [args.output_dir / name for name in (*(f"{split}.jsonl" for split in SPLITS), "manifest.json")]
-    check_ours(args.output_dir, *outputs)
+    check_ours(args.output_dir, "task", *outputs)
     data = parse_section(TaskData, {name: getattr(args, name) for name in DATA_FLAGS}, f"tasks.{args.task}")
     check_apart([args.output_dir], [Path(place) for place in (data.local, data.lm_eval_file) if place])
     examples = examples_of(args.task, data)
@@ -89,7 +89,7 @@ def main() -> int:
     task.check(rows)
     hold(outputs[-1])
     warn(task, rows)
-    with atomic_files(args.output_dir, outputs[-1].name) as folder:
+    with atomic_files(args.output_dir, outputs[-1].name, "task") as folder:
         files = [folder / output.name for output in outputs[:-1]]
         for split, file in zip(SPLITS, files, strict=True):
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[split])

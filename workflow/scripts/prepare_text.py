@@ -31,7 +31,7 @@ def main() -> int:
     args = parse_args()
     if args.output.suffix != ".jsonl":
         raise InputError(f"--output {args.output}: not a .jsonl file", "write its name with .jsonl at the end")
-    check_ours(args.output.parent, args.output, source_file(args.output))
+    check_ours(args.output.parent, "text", args.output, source_file(args.output))
     section = parse_section(CalibrationText, {"text": args.text}, "masks.calibration")
     local = Path(section.local) if section.local else None
     check_apart([args.output, source_file(args.output)], [local])

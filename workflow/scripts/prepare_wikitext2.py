@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Load the text, and write both files together."""
     args = parse_args()
-    check_ours(args.output.parent, args.output, source_file(args.output))
+    check_ours(args.output.parent, "text", args.output, source_file(args.output))
     section = parse_section(Perplexity, {name: getattr(args, name) for name in SOURCE_FLAGS}, "perplexity")
     local = Path(section.local) if section.local else None
     check_apart([args.output, source_file(args.output)], [local])

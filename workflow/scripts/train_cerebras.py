@@ -14,8 +14,8 @@ import argparse
 
 from sparseft.errors import InputError, run_script
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
-from sparseft.storage.atomic import write_json
 from sparseft.storage.locks import hold
+from sparseft.storage.record import check_record, write_record
 from sparseft.study.backends.cerebras import Cerebras
 from sparseft.study.config import add_flags, parse_section
 from sparseft.training.job import add_job_flags, check_outputs, job_of, write_train_record
@@ -50,10 +50,12 @@ def main() -> int:
     from sparseft.backends.cerebras.states import remove_states
     from sparseft.backends.cerebras.training import lower, train
 
+    program = args.output_dir / "compile.json"
+    check_record(program, program.stem)
     hold(args.output_dir / "adapter")
     if args.compile_only or args.validate_only:
         record = lower(job, cerebras, args.output_dir, compile_only=args.compile_only)
-        write_json(args.output_dir / "compile.json", record)
+        write_record(program, {"record": program.stem, **record})
     else:
         record = train(job, cerebras, args.output_dir)
         write_train_record(args, job, record)

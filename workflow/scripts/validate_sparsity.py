@@ -18,8 +18,8 @@ from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.masks.validation import validate
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
-from sparseft.storage.ownership import check_apart, check_writable
-from sparseft.storage.record import check_model, write_record
+from sparseft.storage.ownership import check_apart
+from sparseft.storage.record import check_model, check_record, write_record
 from sparseft.study.grid import Run
 
 
@@ -58,7 +58,7 @@ def hash_inputs(mask: Path, checkpoint: Checkpoint, base: Checkpoint | None) -> 
 def main() -> int:
     """Check the inputs, validate, write the report, and print the verdict."""
     args = parse_args()
-    check_writable(args.output)
+    check_record(args.output, "validation")
     if not 0 <= args.tolerance <= 1e-3:
         raise InputError(f"--tolerance {args.tolerance}: out of range", "give a number from 0 to 0.001")
     checkpoint = open_checkpoint(args.checkpoint)
@@ -70,7 +70,7 @@ def main() -> int:
     if args.run_id is not None:
         check_run(mask, args.mask_path, Run.parse(args.run_id))
     report = validate(checkpoint, mask, tolerance=args.tolerance, base=base)
-    write_record(args.output, {"run_id": args.run_id, **report, "inputs": inputs})
+    write_record(args.output, {"record": "validation", "run_id": args.run_id, **report, "inputs": inputs})
     verdict = "passed" if report["passed"] else "FAILED"
     line = (
         f"{verdict}: {report['layers_checked']} of {report['layers_expected']} layers checked, "

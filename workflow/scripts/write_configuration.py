@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sparseft.errors import run_script
 from sparseft.storage.atomic import atomic_file
+from sparseft.storage.ownership import check_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,6 +24,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Write the text and return the exit code."""
     args = parse_args()
+    # The first line says what the file is.
+    check_file(args.output, args.text.partition("\n")[0])
     with atomic_file(args.output) as temporary:
         temporary.write_text(args.text, encoding="utf-8")
     return 0

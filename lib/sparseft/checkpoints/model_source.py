@@ -39,7 +39,7 @@ def prepare_model(model: Model, output: Path) -> dict:
     holds NaN or infinity in model.dtype. Raises it too if source and output overlap. Then no file changes."""
     _check_apart(model.source, output)
     kind, _, place = model.source.partition(":")
-    with atomic_folder(output) as folder:
+    with atomic_folder(output, "model") as folder:
         revision = _READERS[kind](place, model, folder)
         _write_dtype(folder / "config.json", model.dtype)
         checkpoint = Checkpoint(folder)

@@ -10,7 +10,7 @@ from sparseft.study.grid import MEASURED
 # The fields that belong to the compiled program of a batch size.
 PROGRAM = ("micro_batch_size", "compile_hash")
 # The fields that differ between the files of a cell. All others must be equal.
-OWN = {"batch_size", "seed", "repeat", *PROGRAM}
+OWN = {"record", "batch_size", "seed", "repeat", *PROGRAM}
 # A CS-3 has no limit that a study could set.
 NO_LIMIT = {"memory_limit_kind": None, "memory_limit_bytes": None}
 

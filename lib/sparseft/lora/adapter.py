@@ -64,7 +64,7 @@ def write_adapter(
         "target_modules": [name for name in PROJECTIONS if name in projections],
         "sparseft": sparseft,
     }
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, "adapter") as temporary:
         (temporary / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
         write_json(temporary / ADAPTER_CONFIG, config)
 

@@ -60,7 +60,7 @@ def merge(
         return bits_of(weight).numpy().tobytes()
 
     names = {f"{layer}.weight" for layer in mask.shape}
-    with atomic_folder(output) as temporary:
+    with atomic_folder(output, "merged model") as temporary:
         with rewritten(base, names, temporary) as write:
             for tensor in base.tensors.values():
                 if tensor.name in names:

@@ -42,7 +42,7 @@ def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
     `checkpoint` is the masked model. Raises InputError if it is not, or if the mask is another model's. Raises it too if
     the mask prunes a unit only in part, or leaves layers of different sizes or without units. Then no file is written."""
     check_apart([output], [checkpoint.folder, mask_path])
-    check_replaceable(output)
+    check_replaceable(output, "smaller model")
     hashes = checkpoint.hashes()
     check_model(checkpoint.folder, hashes)
     mask = read_mask(mask_path)
@@ -50,7 +50,7 @@ def compact(checkpoint: Checkpoint, mask_path: Path, output: Path) -> dict:
     check_mask(mask, mask_path, prunable_shapes(checkpoint))
     cuts, units = plan_cuts(checkpoint, mask)
     changes = checkpoint.architecture.smaller_config(checkpoint.config, units)
-    with atomic_folder(output) as folder:
+    with atomic_folder(output, "smaller model") as folder:
         checkpoint.copy_rest(folder)
         for file in checkpoint.files:
             _write_weights(checkpoint, file, cuts, folder / file.name)

@@ -98,7 +98,7 @@ def compute_masks(
         group = settings.nm_group if method.pattern.has_groups else None
         allocated = allocate(meta["outliers"], shape, percents, settings.owl_lambda, group)
     metas = [meta | {"sparsity": percent / 100} for percent in percents]
-    with atomic_files(places.report.parent, places.report.name) as folder:
+    with atomic_files(places.report.parent, places.report.name, "masks") as folder:
         with mask_writer([folder / path.name for path in places.masks], metas, shape) as writer:
             masks_pass = MaskPass(checkpoint, method, percents, settings, calibration, allocated, writer, threads)
             scores = masks_pass.run()

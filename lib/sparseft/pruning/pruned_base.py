@@ -107,7 +107,10 @@ def pruned_writer(
     origin = {"method": method, "sparsity": percent / 100, "original": original.digest}
     meta = mask_meta(method, [percent], settings, original.digest) | meta | origin
     # Everything is written before the base is renamed, so that a full disk leaves neither the base nor the mask.
-    with atomic_files(places.report.parent, places.report.name) as folder, atomic_folder(places.base) as base:
+    with (
+        atomic_files(places.report.parent, places.report.name, "masks") as folder,
+        atomic_folder(places.base, "pruned model") as base,
+    ):
         with mask_writer([folder / places.mask.name], [meta], shape) as masks:
             with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:
                 writer = PrunedWriter(original, masks, write_tensor)

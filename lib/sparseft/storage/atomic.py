@@ -47,44 +47,45 @@ def write_json(path: Path | str, content: object) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path | str) -> Iterator[Path]:
+def atomic_folder(path: Path | str, kind: str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`. If the block succeeds, it is marked and renamed to `path`. If not, it is removed.
 
-    Raises InputError, and changes nothing, if `path` holds a file that this program did not write."""
+    `kind` is the kind of its files. Raises InputError, and changes nothing, if `path` holds a file that this program did not
+    write, or files of another kind."""
     path = Path(path).resolve()
-    check_replaceable(path)
-    _put_back(path)
+    check_replaceable(path, kind)
+    _put_back(path, kind)
     temporary = _temporary(path)
     temporary.mkdir()
     try:
         yield temporary
-        mark(temporary)
+        mark(temporary, kind)
         for file in temporary.rglob("*"):
             _sync(file)
-        _replace_folder(temporary, path)
+        _replace_folder(temporary, path, kind)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
-def atomic_files(folder: Path, held: str) -> Iterator[Path]:
+def atomic_files(folder: Path, held: str, kind: str) -> Iterator[Path]:
     """Yield a temporary folder in `folder`. If the block succeeds, its files replace those of the same names in `folder`.
 
     `held` is the name of an output that only this process writes. Processes with other names may write to `folder` at the same
-    time. `folder` is marked. Raises InputError, and moves nothing, if an older file may be somebody else's, or if a file has the
-    name of the marker."""
+    time, if `kind`, the kind of the files, is the same. `folder` is marked. Raises InputError, and moves nothing, if an older file
+    may be somebody else's or of another kind, or if a file has the name of the marker."""
     folder = folder.resolve()
     is_new = not folder.exists()
     temporary = _temporary(folder / held)
     temporary.mkdir()
     try:
         # It is written first, so that nothing is written any more when the block has ended.
-        mark(temporary)
+        mark(temporary, kind)
         marker = (temporary / MARKER).read_bytes()
         yield temporary
         if (temporary / MARKER).read_bytes() != marker:
             raise InputError(f"{folder / MARKER}: SparseFT itself uses this name", "choose another name")
-        _move_files(temporary, folder)
+        _move_files(temporary, folder, kind)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if is_new:
@@ -93,13 +94,13 @@ def atomic_files(folder: Path, held: str) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def _move_files(temporary: Path, folder: Path) -> None:
+def _move_files(temporary: Path, folder: Path, kind: str) -> None:
     """Move all files below `temporary` to the same places below `folder`."""
     files = [file for file in temporary.rglob("*") if file.is_file()]
     # The marker is moved first. If the process is killed, the files that it has moved still count as this program's.
     files.sort(key=lambda file: file.name != MARKER)
     places = [folder / file.relative_to(temporary) for file in files]
-    check_ours(folder, *places)
+    check_ours(folder, kind, *places)
     for file, place in zip(files, places, strict=True):
         _sync(file)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -109,9 +110,9 @@ def _move_files(temporary: Path, folder: Path) -> None:
         _sync(parent)
 
 
-def _replace_folder(temporary: Path, path: Path) -> None:
+def _replace_folder(temporary: Path, path: Path, kind: str) -> None:
     """Rename a folder to `path`. An older folder is moved aside first, so that `path` never holds files of both."""
-    check_replaceable(path)
+    check_replaceable(path, kind)
     older = _aside(path)
     # It may exist, because the system uses the numbers of dead processes again.
     shutil.rmtree(older, ignore_errors=True)
@@ -136,7 +137,7 @@ def _check_nothing_lost(path: Path, temporary: Path) -> None:
         raise InputError(f"{path}: {lost[0]} is in it, and would be lost", "name a new folder, or move the file away")
 
 
-def _put_back(path: Path) -> None:
+def _put_back(path: Path, kind: str) -> None:
     """Rename the older folder back to `path` if a process was killed after it had moved that folder aside."""
     if path.exists():
         return
@@ -144,7 +145,7 @@ def _put_back(path: Path) -> None:
     older_folders = [
         older
         for older in path.parent.glob(f".{glob.escape(path.name)}.old.*.tmp")
-        if is_marked(older) and (_is_of_dead_process(older) or older == _aside(path))
+        if is_marked(older, kind) and (_is_of_dead_process(older) or older == _aside(path))
     ]
     if older_folders:
         newest = max(older_folders, key=lambda older: older.stat().st_mtime_ns)

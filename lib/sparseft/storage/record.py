@@ -3,7 +3,8 @@
     train.json   outputs.adapter: the digest of the adapter beside it
     merge.json   outputs: the sha256 of every file that decides what the merged model beside it computes
 
-The last key of a record, `record_sha256`, is the sha256 of its text without that key. So one altered bit is noticed.
+The first key of a record, `record`, says what kind of record it is. The last key, `record_sha256`, is the sha256 of its text
+without that key. So one altered bit is noticed.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from pathlib import Path
 from sparseft.errors import InputError
 from sparseft.storage.adapter_files import ADAPTER
 from sparseft.storage.atomic import atomic_file
+from sparseft.storage.ownership import check_file
 from sparseft.storage.reading import read_bytes, read_json
 
 # The merged model's folder in the folder of a run.
@@ -31,6 +33,11 @@ def write_record(path: Path | str, content: dict) -> None:
     without_end = text.removesuffix("\n}")
     with atomic_file(path) as temporary:
         temporary.write_text(f'{without_end},\n  "record_sha256": "{digest}"\n}}\n')
+
+
+def check_record(path: Path, kind: str) -> None:
+    """Raise InputError if no record can be written to `path`, or if a file is there that is not a record of this kind."""
+    check_file(path, f'{{\n  "record": "{kind}",\n')
 
 
 def write_record_of(folder: Path, path: Path, content: dict) -> None:

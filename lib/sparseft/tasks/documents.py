@@ -80,7 +80,7 @@ def documents_lines(documents: Iterable[str]) -> Iterator[str]:
 
 def write_source_text(path: Path, parts: Iterable[str], source: dict) -> None:
     """Write a text in parts, and its source beside it. Both files appear, or none."""
-    with atomic_files(path.parent, path.name) as folder:
+    with atomic_files(path.parent, path.name, "text") as folder:
         text_file = folder / path.name
         with open(text_file, "wb") as file:
             file.writelines(part.encode() for part in parts)

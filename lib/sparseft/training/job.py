@@ -22,8 +22,8 @@ from sparseft.masks.mask_file import Mask, check_mask, check_run, read_mask
 from sparseft.modes import Mode, get_mode
 from sparseft.storage.adapter_files import ADAPTER, adapter_digest
 from sparseft.storage.hashes import sha256
-from sparseft.storage.ownership import check_apart, check_ours, check_replaceable
-from sparseft.storage.record import write_record_of
+from sparseft.storage.ownership import check_apart, check_replaceable
+from sparseft.storage.record import check_record, write_record_of
 from sparseft.study.config import Training, add_flags, parse_section
 from sparseft.study.digests import code_digest
 from sparseft.study.grid import NEW_ADAPTER_MODES, Run
@@ -93,12 +93,11 @@ def add_job_flags(parser: argparse.ArgumentParser) -> None:
 def check_outputs(args: argparse.Namespace, *inputs: Path) -> None:
     """Raise InputError if a training would replace its own inputs, or files that this program did not write.
 
-    `inputs` are paths that the backend reads in addition to those of `add_job_flags`. train.json counts as this program's
-    file if the adapter beside it does."""
+    `inputs` are paths that the backend reads in addition to those of `add_job_flags`."""
     adapter = args.output_dir / ADAPTER
     check_apart([args.output_dir], [args.model_path, args.mask_path, args.data_dir, *inputs])
-    check_replaceable(adapter)
-    check_ours(adapter, args.output_dir / "train.json")
+    check_replaceable(adapter, "adapter")
+    check_record(args.output_dir / "train.json", "training")
 
 
 def job_of(
@@ -189,6 +188,7 @@ def write_train_record(args: argparse.Namespace, job: TrainingJob, measured: dic
         **({"initial_adapter": job.initial.digest} if job.initial else {}),
     }
     content = {
+        "record": "training",
         "run_id": args.run_id,
         **job.settings.model_dump(),
         **{f"{split}_examples": len(job.rows[split]) for split in SPLITS},

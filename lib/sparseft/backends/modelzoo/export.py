@@ -49,7 +49,7 @@ def export_modelzoo(checkpoint: Checkpoint, mask_path: Path | None, output: Path
         raise InputError(f"{checkpoint.folder}: its layers have several dtypes", "convert them to one dtype")
     places_by_name = places(checkpoint.config, shapes)
     section = model_section(checkpoint.folder)
-    with atomic_folder(output) as folder:
+    with atomic_folder(output, "ModelZoo checkpoint") as folder:
         checkpoint.copy_rest(folder)
         (folder / CONFIGURATION).write_text(yaml.safe_dump({"model": section}))
         with mdl_writer(folder / CHECKPOINT, BRANCH) as writer:
