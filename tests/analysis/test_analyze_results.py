@@ -67,6 +67,24 @@ def test_what_the_cerebras_backend_did_on_a_cpu_is_not_called_a_cs_3_s(write_run
     assert (row["backend"], row["device"]) == ("cerebras", device)
 
 
+def test_a_name_from_outside_is_neither_a_formula_nor_html_in_any_output(write_run, tmp_path):
+    device = "=1+1 <script>alert(1)</script>\n```\n![x](https://x.org/y.png)"
+    write_run(TUNED, 0.5, device=device, versions={"torch": "<img src=x>"})
+    for name in ("=HYPERLINK(1)", "+cmd", "@SUM", "-x", "<script>alert(2)"):
+        (tmp_path / "runs" / name).mkdir()
+    assert analyze(tmp_path / "runs", tmp_path / "out").returncode == 0
+    for table in (tmp_path / "out").glob("*.csv"):
+        for cell in (cell for row in csv.reader(table.read_text().splitlines()) for cell in row):
+            assert not cell.startswith(("=", "+", "@")), table
+            assert not cell.startswith("-") or float(cell) < 0, table
+    missing = (tmp_path / "out/missing.csv").read_text()
+    assert "'=HYPERLINK(1)" in missing and "'-x" in missing
+    for page in ("EXPERIMENTS.md", "correctness_memo.md"):
+        text = (tmp_path / "out" / page).read_text()
+        assert "alert(1)" in text if page == "EXPERIMENTS.md" else "alert(2)" in text
+        assert not re.search(r"<script|<img|\]\(https", text)
+
+
 def test_gaps_and_failures_are_said_and_the_rest_is_analysed(write_run, tmp_path):
     write_run(TUNED, 0.5, change=lambda files: files["validation_report"].update(passed=False, violations=1))
     other = TUNED.replace("seed0", "seed1")

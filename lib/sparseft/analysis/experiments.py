@@ -12,11 +12,12 @@ from sparseft.analysis.derived import Derived
 from sparseft.analysis.findings import NO_CONCLUSION, explain_verdict, headline, is_loss_place, value_findings
 from sparseft.analysis.headlines import is_loss
 from sparseft.analysis.judgement import Judged
-from sparseft.analysis.markdown import bullets, markdown_table
+from sparseft.analysis.markdown import bullets, document, markdown_table
 from sparseft.analysis.records import EvaluationRecord, Gap, ReconstructionPart, Record, TrainingRecord
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.tables import LINE, asked_and_reached
 from sparseft.analysis.texts import NONE, best_for, difference, number, percents, value_text
+from sparseft.errors import one_line
 from sparseft.modes import get_mode
 from sparseft.storage.atomic import atomic_file
 from sparseft.study.grid import DENSE, MODES, NO_FINETUNE, PLAIN_LORA, TRAINED_MODES, WAFER
@@ -101,7 +102,7 @@ def write_experiments(
         _reproduce(reproduction),
     ]
     with atomic_file(path) as temporary:
-        temporary.write_text("\n".join(section for section in sections if section), encoding="utf-8")
+        temporary.write_text(document(sections), encoding="utf-8")
 
 
 def places(derived: Derived) -> list[Derived]:
@@ -119,7 +120,7 @@ def title(here: Derived) -> str:
     """Return the name of one model, task, metric and setting."""
     cell = here.cells.iloc[0]
     name = f"{cell['model']}, {cell['task']}, {cell['metric']}"
-    return f"{name}, with {cell['setting']}" if cell["setting"] else name
+    return one_line(f"{name}, with {cell['setting']}" if cell["setting"] else name)
 
 
 def results_table(cells: pd.DataFrame) -> pd.DataFrame:
@@ -156,7 +157,7 @@ def _settings(records: list[Record], cells: pd.DataFrame) -> str:
         for done in evaluations
         for name, probe in done.probes.items()
     )
-    text = "".join(f"- {name}: {value}\n" for name, value in lines.items() if value)
+    text = bullets(f"{name}: {value}" for name, value in lines.items() if value)
     header = ["task", "metric", "chance", "one answer to all", "validation examples"]
     tasks = {(done.task, done.metric, number(done.chance, ".2f"), _floor(done), done.examples) for done in evaluations}
     return f"## Settings\n\n{text}\n" + markdown_table(header, sorted(tasks))

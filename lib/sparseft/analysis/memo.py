@@ -11,7 +11,7 @@ from sparseft.analysis import report_tables
 from sparseft.analysis.chain import Link
 from sparseft.analysis.counts import count_runs
 from sparseft.analysis.judgement import Judged
-from sparseft.analysis.markdown import bullets, markdown_table
+from sparseft.analysis.markdown import bullets, document, markdown_table
 from sparseft.analysis.records import Gap
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.texts import number
@@ -105,7 +105,7 @@ def write_memo(
         _CHAIN,
     ]
     with atomic_file(path) as temporary:
-        temporary.write_text("\n".join(section for section in sections if section), encoding="utf-8")
+        temporary.write_text(document(sections), encoding="utf-8")
 
 
 def _example_run(judged: list[Judged], reproduction: Reproduction) -> Run:

@@ -53,6 +53,8 @@ SPEED = ["device", "batch_size", "processes", "gradient_checkpointing", "cache_w
 SPEED_CHOICES = ["gradient_checkpointing", "cache_weights"]
 # A smaller difference, of fractions or of nats per token, is rounding, and no share of it can be recovered.
 NOTHING_LOST = 1e-9
+# A spreadsheet takes a text that begins with one of these for a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def summary(judged: Iterable[Judged]) -> pd.DataFrame:
@@ -150,7 +152,13 @@ def asked_and_reached(row: tuple) -> str:
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table with ten significant digits. A field without a value is blank."""
+    """Write a table with ten significant digits. A field without a value is blank.
+
+    A text that a spreadsheet would take for a formula begins with a single quote."""
+    for name in table.select_dtypes(exclude="number"):
+        formulas = {text for text in table[name].unique() if isinstance(text, str) and text.startswith(_FORMULA)}
+        if formulas:
+            table = table.assign(**{name: [f"'{cell}" if cell in formulas else cell for cell in table[name]]})
     with atomic_file(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n")
 
