@@ -87,6 +87,13 @@ def test_every_configuration_file_is_valid():
         ("masks.imported", {"a": {0: "path:x"}}, "masks.imported.a.0: .*greater than 0"),
         ("masks.imported", {"a": {50: "pypi:x==1"}}, "masks.imported.a.50: .*pattern"),
         ("grid.models", ["llama"], "grid .*model 'llama'"),
+        ("grid.trainings", {"a" * 100: {"steps": 9}}, "grid: the name a{100} ends in 20 equal parts"),
+        ("grid.trainings", {"x1" * 20: {"steps": 9}}, "grid: the name (x1){20} ends in 20 equal parts"),
+        (
+            "grid.trainings",
+            {"abcde12" * 19: {"steps": 9}},
+            "grid: the run smollm2-.* a name of 2.. characters, and at most 200",
+        ),
         ("training.lora_dropout", 0.1, "training.lora_dropout 0.1: .*sparse_to_sparse"),
         ("training.lora_targets", ["qproj"], "training.lora_targets.0: .*'q_proj'.*'qproj'"),
         ("training.gradient", "biased", "training.gradient: .*'exact' or 'straight_through'"),

@@ -125,6 +125,13 @@ def test_both_places_of_a_modelzoo_checkpoint_have_a_normal_form(write, tmp_path
         ("training:\n  steps: 3\n  steps: 4", "line 3: steps is given twice; keep one of them"),
         ('{"training": {"steps": 3, "steps": 4}}', "line 1: steps is given twice; keep one of them"),
         ("grid: {sparsities: [0, 050]}", "line 1: YAML reads 050 as 40; write 40, or the number without leading zeros"),
+        ("grid:\n\tseeds: [1]", "line 2: not YAML of plain values (found character '\\t' that cannot start any token)"),
+        (
+            "grid:\n  seeds: !!python/object/apply:os.system [id]",
+            "line 2: not YAML of plain values (could not determine",
+        ),
+        ("a: 2020-13-01", "not YAML of plain values (month must be in 1..12"),
+        ("__use_yte__: true\na: ?1", "__use_yte__ makes Snakemake run expressions"),
         ("resources: {minutes: 1:30}", "line 1: YAML reads 1:30 as 90; write 90, or the number without"),
     ],
 )
@@ -150,6 +157,10 @@ def test_two_digits_of_a_sparsity_are_what_they_say(write):
          "--configfile is given 2 times, and Snakemake takes the last one only; write all after one: --configfile a b"),
         (["--config", "training={steps: 3, steps: 4}"], "--config training, line 1: steps is given twice; keep one"),
         (["--config", "keep_merged=True", "keep_merged=False"], "--config: keep_merged is given twice; write one"),
+        (["--config", "grid.seeds=[1]"],
+         "--config: grid.seeds is not a key of the configuration's first level; write --config 'grid={seeds: [1]}'"),
+        (["--config", "keep_merged=True", "masks"], "--config takes every word after it for KEY=VALUE, and masks is not; put the"),
+        (["--config", "1a=1"], "--config: 1a is not a key of"),
     ],
 )  # fmt: skip
 def test_a_command_that_snakemake_would_take_a_part_of_is_refused(command, line):
@@ -165,7 +176,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     for name in ("a.yaml", "study", "results/analysis/summary.csv", "results/analysis/configuration.yaml",
                  "results/runs/x/evaluation.json"):  # fmt: skip
         Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).touch()
+        Path(name).write_text("{}")
     Path("masks").mkdir()
     return tmp_path
 

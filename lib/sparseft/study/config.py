@@ -28,6 +28,7 @@ from sparseft.study.grid import (
     TRAINED_MODES,
     TRAINING,
     WILDCARDS,
+    Run,
 )
 from sparseft.study.section import LARGEST, Positive, Section
 from sparseft.tasks import BY_NAME, file_of_kind
@@ -42,6 +43,8 @@ HUB = "hub:"
 HUB_TEXT = r"[^\s/@]+/[^\s/@]+(/[^\s@]+)?(@\S+)?"
 # Every seed is smaller, because torch and numpy take an int64.
 SEEDS = 2**63
+# Characters. A file system takes 255 in a name, and a run's files have endings.
+LONGEST_RUN_ID = 200
 # The last steps over whose losses training.stop_if_loss_above takes the mean, because one batch may be a hard one.
 STOP_WINDOW = 10
 
@@ -995,6 +998,7 @@ class Config(_WithSections):
     def _complete(self) -> "Config":
         """Check the sections against each other."""
         self._check_grid()
+        self._check_names()
         for method in self.grid.methods:
             self.masks.check(method, self.grid.sparsities)
         self._check_reconstruction()
@@ -1025,6 +1029,24 @@ class Config(_WithSections):
             raise ValueError(f"evaluation.probes: {by_loss[0]} has no metric but its loss; name tasks of lm-eval")
         if clash := clashing_probes(self.evaluation.probes):
             raise ValueError(f"evaluation.probes: {clash}; rename one of them under tasks:")
+
+    def _check_names(self) -> None:
+        """Raise InputError if Snakemake refuses a name of the grid, or if the name of a run is too long for a file system."""
+        grid = self.grid
+        cell = (max(names, key=len) for names in (grid.models, grid.tasks, grid.methods))
+        training = max(self.training_names, key=len)
+        longest = Run(*cell, 50, max(self.trained_modes, key=len, default=""), max(grid.seeds), training=training)
+        if len(longest.id) > LONGEST_RUN_ID:
+            raise InputError(
+                f"grid: the run {longest.id[:60]}... has a name of {len(longest.id)} characters, and at most {LONGEST_RUN_ID} fit",
+                "shorten the names of models, tasks or trainings",
+            )
+        for name in (*grid.models, *grid.tasks, *grid.methods, *grid.trainings, *self.evaluation.probes):
+            # Snakemake looks for 20 equal parts at the end of a wildcard.
+            if re.search(r"(.+)\1{19}$", name):
+                raise InputError(
+                    f"grid: the name {name} ends in 20 equal parts, which Snakemake refuses", "choose another"
+                )
 
     def _check_reconstruction(self) -> None:
         """Raise InputError if `reconstruction` names a text that is not described."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from sparseft.errors import InputError
+from sparseft.errors import InputError, one_line
 from sparseft.storage.reading import JSON_LIMIT, read_text
 from sparseft.study.config import Config, TaskData, parse_section, split_mdl
 
@@ -38,19 +38,26 @@ def read_sections(file: Path) -> dict:
     """Return the sections of one configuration file.
 
     Raises InputError if the file is not YAML, if a key is given twice, or if YAML reads a number as another one."""
+    text = read_text(file, JSON_LIMIT, "correct the path")
     try:
-        text = read_text(file, JSON_LIMIT, "correct the path")
-        _check_nodes(yaml.compose(text, Loader=yaml.SafeLoader), file)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
         sections = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{file}: not YAML ({error})", "correct it") from None
+    # A date may have a thirteenth month, which is a ValueError.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{file}, line {mark.line + 1}" if mark else file
+        problem = one_line(getattr(error, "problem", None) or error)
+        raise InputError(f"{place}: not YAML of plain values ({problem})", "correct it") from None
+    _check_nodes(root, file)
     if not isinstance(sections, dict):
         raise InputError(f"{file}: holds no sections", "write a study like config/config.yaml")
+    if "__use_yte__" in sections:
+        raise InputError(f"{file}: __use_yte__ makes Snakemake run expressions of the file", "leave it out")
     return sections
 
 
 def check_command(arguments: list[str]) -> None:
-    """Raise InputError if Snakemake would ignore a part of the configuration that its command gives."""
+    """Raise InputError if Snakemake would refuse or ignore a part of the configuration that its command gives."""
     for option, names in ONE_LIST.items():
         given = [words for name, words in _options(arguments) if name in names]
         if len(given) > 1:
@@ -66,8 +73,11 @@ def check_command(arguments: list[str]) -> None:
 
 def check_configfiles(arguments: list[str]) -> None:
     """Raise InputError if a word after --configfile is not a configuration file. Snakemake reads every word there as one."""
-    swallowed = [word for word in _configfile_words(arguments) if not _is_configuration(Path(word))]
+    words = _configfile_words(arguments)
+    swallowed = [word for word in words if not _is_configuration(Path(word))]
     if not swallowed:
+        for word in words:
+            read_sections(Path(word))
         return
     misspelled = [word for word in swallowed if word.endswith((".yaml", ".yml"))]
     if misspelled:
@@ -203,10 +213,22 @@ def _is_configuration(path: Path) -> bool:
 
 
 def _check_settings(settings: list[str]) -> None:
-    """Raise InputError if KEY=VALUE settings name a key twice, at the top or inside a value."""
+    """Raise InputError if a setting is not KEY=VALUE, or if settings name a key twice, at the top or inside a value."""
     names = [setting.partition("=")[0] for setting in settings]
     for setting in settings:
-        name, _, value = setting.partition("=")
+        name, separator, value = setting.partition("=")
+        if not separator:
+            raise InputError(
+                f"--config takes every word after it for KEY=VALUE, and {setting} is not",
+                "put the target before --config",
+            )
+        # Snakemake's own condition, of which it says nothing.
+        if not re.fullmatch(r"[a-zA-Z_][\w-]*\w", name):
+            section, *keys = name.split(".")
+            for key in reversed(keys):
+                value = f"{{{key}: {value}}}"
+            advice = f"write --config {shlex.quote(f'{section}={value}')}" if keys else "correct the name"
+            raise InputError(f"--config: {name} is not a key of the configuration's first level", advice)
         if names.count(name) > 1:
             raise InputError(f"--config: {name} is given twice", f"write one {name}={{...}} with all of its keys")
         try:
