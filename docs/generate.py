@@ -19,6 +19,7 @@ from unittest.mock import patch
 from sparseft.analysis.columns import TABLES
 from sparseft.architectures import ARCHITECTURES
 from sparseft.importances import DEFAULT, IMPORTANCES
+from sparseft.patterns import PATTERNS
 from sparseft.study.backends import BACKENDS, backend_sections
 from sparseft.study.config import LARGEST, SEEDS, Config, schema
 
@@ -242,9 +243,10 @@ def importance_table() -> str:
     rows = []
     for importance in IMPORTANCES:
         name = "(no name)" if importance is DEFAULT else f"`{importance.name}`"
-        looks_at = "examples" if importance.uses_examples else "the weights"
+        looks_at = "examples" if importance.statistic else "the weights"
+        patterns = [pattern.name for pattern in PATTERNS if pattern.allows(importance)]
         source = f"{importance.name}: {importance.source}" if importance is DEFAULT else importance.source
-        rows.append([name, importance.formula, looks_at, ", ".join(importance.patterns), source])
+        rows.append([name, importance.formula, looks_at, ", ".join(patterns), source])
     return markdown_table(header, rows)
 
 

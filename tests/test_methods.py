@@ -1,9 +1,16 @@
 """Check the names of methods, and what follows from them."""
 
+from dataclasses import replace
+
 import pytest
 from sparseft.errors import InputError
-from sparseft.importances import DEFAULT, IMPORTANCES
-from sparseft.methods import DENSE, IMPORTED, METHODS, OWL, PATTERNS, SEMISTRUCTURED, UNSTRUCTURED, get_method, sort_key
+from sparseft.importances import DEFAULT, IMPORTANCES, WANDA
+from sparseft.importances.sparsegpt import SPARSEGPT
+from sparseft.methods import DENSE, IMPORTED, METHODS, OWL, Method, get_method, sort_key
+from sparseft.patterns import PATTERNS, Pattern
+from sparseft.patterns.semistructured import SEMISTRUCTURED
+from sparseft.patterns.structured import STRUCTURED
+from sparseft.patterns.unstructured import UNSTRUCTURED
 
 
 def test_every_method_is_found_by_its_name():
@@ -11,14 +18,35 @@ def test_every_method_is_found_by_its_name():
     assert get_method("dense").pattern is DENSE
 
 
-def test_there_is_a_method_for_every_pattern_and_every_importance_that_it_allows():
-    allowed = {
-        (pattern, name) for importance in IMPORTANCES for pattern in importance.patterns for name in [importance.name]
-    }
+def test_there_is_a_method_for_every_pattern_and_every_importance_that_can_rank_it():
     made = {(method.pattern.name, method.importance.name) for method in METHODS.values() if method.importance}
-    assert made == allowed
+    for importance in IMPORTANCES:
+        patterns = {pattern for pattern, name in made if name == importance.name}
+        assert patterns >= {"unstructured", "semistructured"}
+        assert ("structured" in patterns) == importance.ranks_channels
+    assert {name for pattern, name in made if pattern == "structured"} >= {"magnitude", "gradient", "taylor", "fisher"}
+    assert not {name for pattern, name in made if pattern == "structured"} & {"wanda", "ria", "stade", "sparsegpt"}
     without = [method.name for method in METHODS.values() if not method.importance]
     assert without == [pattern.name for pattern in PATTERNS if not pattern.has_importance] == ["random"]
+
+
+def test_an_algorithm_that_decides_counts_prunes_no_pattern_that_does_not_take_them():
+    new = Pattern("new", select=UNSTRUCTURED.select)
+    assert new.allows(DEFAULT)
+    assert not new.allows(SPARSEGPT)
+
+
+def test_layers_that_lose_the_same_channels_are_not_pruned_one_after_the_other():
+    by_inputs = replace(WANDA, name="by_inputs", ranks_channels=True)
+    assert Method(UNSTRUCTURED, by_inputs).is_sequential
+    assert STRUCTURED.allows(by_inputs)
+    assert not Method(STRUCTURED, by_inputs).is_sequential
+
+
+def test_what_an_allocation_and_the_scores_look_at_is_computed_once():
+    assert [len(get_method(name).statistics) for name in ("unstructured", "unstructured_owl", "unstructured_wanda_owl",
+                                                          "unstructured_stade_owl", "unstructured_taylor_owl")
+            ] == [0, 1, 1, 2, 2]  # fmt: skip
 
 
 def test_a_name_without_an_importance_means_the_default_one():

@@ -17,36 +17,14 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from sparseft.errors import InputError
-from sparseft.importances import DEFAULT, IMPORTANCES, Importance
+from sparseft.importances import DEFAULT, IMPORTANCES, WANDA, Importance, Statistic
+from sparseft.patterns import PATTERNS, Pattern
 
-
-@dataclass(frozen=True)
-class Pattern:
-    """Describe what is removed together."""
-
-    name: str
-    # What is ranked together; None if `masks.scope` and the importance decide it.
-    scope: str | None = None
-    # The keys of `masks:` that the pattern uses.
-    settings: tuple[str, ...] = ()
-    has_importance: bool = True
-    removes_channels: bool = False
-    # Whether every scope loses exactly the requested share of its weights, except for rounding.
-    has_exact_counts: bool = True
-    # Whether groups of `masks.nm_group` weights are ranked by themselves.
-    has_groups: bool = False
-    # Whether the kept weights get other values, so that the pruned weights are a checkpoint of their own.
-    updates_weights: bool = False
-
-
-UNSTRUCTURED = Pattern("unstructured", settings=("scope",))
-STRUCTURED = Pattern("structured", scope="layer", removes_channels=True, has_exact_counts=False)
-SEMISTRUCTURED = Pattern("semistructured", scope="group", settings=("nm_group",), has_groups=True)
-RANDOM = Pattern("random", settings=("seed", "scope"), has_importance=False)
-DENSE = Pattern("dense", has_importance=False)
+DENSE = Pattern("dense", select=lambda ranking: ranking.keep_all(), has_importance=False)
 # What another tool ranked together is not known. There is one method for every NAME under `masks.imported`.
-IMPORTED = Pattern("imported", scope="unknown", has_importance=False, has_exact_counts=False, updates_weights=True)
-PATTERNS = (UNSTRUCTURED, STRUCTURED, SEMISTRUCTURED, RANDOM)
+IMPORTED = Pattern(
+    "imported", select=None, scope="unknown", has_importance=False, has_exact_counts=False, updates_weights=True
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +32,8 @@ class Allocation:
     """Describe how the pruned weights are divided among the layers. It looks at examples."""
 
     name: str
-    # The patterns whose weights it can divide.
-    patterns: tuple[Pattern, ...]
+    # The importance by whose scores in the dense model it divides them.
+    importance: Importance
     # The keys of `masks:` that it uses.
     settings: tuple[str, ...]
     # What the masks' metadata says about what it computes from the examples.
@@ -65,7 +43,7 @@ class Allocation:
 # pruning/allocation.py has its source and its formula.
 OWL = Allocation(
     "owl",
-    patterns=(UNSTRUCTURED, SEMISTRUCTURED),
+    importance=WANDA,
     settings=("owl_lambda", "owl_m"),
     accumulated="outliers by decoder layer, from the norms of the dense model's inputs",
 )
@@ -101,7 +79,17 @@ class Method:
     @property
     def uses_examples(self) -> bool:
         """Return whether the masks depend on examples, of a task or of a text."""
-        return self.allocation is not None or (self.importance is not None and self.importance.uses_examples)
+        return bool(self.statistics)
+
+    @property
+    def importances(self) -> list[Importance]:
+        """Return the importances that decide what is pruned: that of the allocation, and that of the scores."""
+        return [value for value in (self.allocation and self.allocation.importance, self.importance) if value]
+
+    @property
+    def statistics(self) -> list[Statistic]:
+        """Return what is computed from the examples, each statistic once."""
+        return list(dict.fromkeys(value.statistic for value in self.importances if value.statistic))
 
     @property
     def uses_task(self) -> bool:
@@ -116,7 +104,7 @@ class Method:
     @property
     def is_sequential(self) -> bool:
         """Return whether `masks.sequential` applies to the method."""
-        return self.importance is not None and self.importance.is_sequential
+        return self.importance is not None and self.importance.is_sequential and not self.pattern.removes_channels
 
     @property
     def accumulated(self) -> str:
@@ -131,13 +119,13 @@ def _methods() -> list[Method]:
     methods = [Method(pattern, DEFAULT if pattern.has_importance else None) for pattern in PATTERNS]
     others = [importance for importance in IMPORTANCES if importance is not DEFAULT]
     for pattern in PATTERNS:
-        methods += [Method(pattern, importance) for importance in others if pattern.name in importance.patterns]
+        methods += [Method(pattern, importance) for importance in others if pattern.allows(importance)]
     return [variant for method in methods for variant in (method, *_allocated(method))]
 
 
 def _allocated(method: Method) -> list[Method]:
-    """Return the method with each allocation that its pattern allows."""
-    return [replace(method, allocation=value) for value in ALLOCATIONS if method.pattern in value.patterns]
+    """Return the method with each allocation, if its pattern allows one."""
+    return [replace(method, allocation=value) for value in ALLOCATIONS if method.pattern.takes_counts]
 
 
 # The methods that need no text and no other tool, by name, in the order of the study.
@@ -156,10 +144,8 @@ def get_method(name: str) -> Method:
     base, on, text = name.partition(ON)
     if base not in METHODS:
         plain = [known for known, method in METHODS.items() if not method.allocation]
-        allocated = "; ".join(
-            f"_{value.name} may follow {' and '.join(pattern.name for pattern in value.patterns)}"
-            for value in ALLOCATIONS
-        )
+        divided = " and ".join(pattern.name for pattern in PATTERNS if pattern.takes_counts)
+        allocated = "; ".join(f"_{value.name} may follow {divided}" for value in ALLOCATIONS)
         raise InputError(f"method {name!r} is unknown", f"choose one of {', '.join(plain)} ({allocated})")
     if not on:
         return METHODS[base]

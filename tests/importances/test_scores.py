@@ -3,12 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from sparseft.importances import IMPORTANCES, Evidence
+from sparseft.importances import IMPORTANCES, Importance
+from sparseft.importances.fisher import FISHER
 from sparseft.importances.ria import RIA
+from sparseft.importances.sparsegpt import HESSIAN
+from sparseft.importances.stade import STADE
 from sparseft.importances.wanda import WANDA
 from sparseft.study.config import Masks
+from torch import Tensor
 
 WEIGHTS = np.random.default_rng(0).normal(size=(48, 32)).astype(np.float32)
+INPUTS = torch.randn(20, 32, generator=torch.Generator().manual_seed(0))
 NORMS = np.random.default_rng(1).uniform(0.1, 3, size=32).astype(np.float32)
 
 
@@ -46,6 +51,19 @@ def test_wanda_is_the_product_of_magnitude_and_norm():
     np.testing.assert_array_equal(WANDA.score(WEIGHTS, NORMS, None), np.abs(WEIGHTS) * NORMS)
 
 
+def evidence(importance: Importance, examples: list[Tensor]) -> np.ndarray | None:
+    """Return what an importance looks at after some examples, which are gradients or inputs; None if it looks at none."""
+    statistic = importance.statistic
+    if statistic is None:
+        return None
+    total = torch.zeros(statistic.shape(*WEIGHTS.shape), dtype=getattr(torch, statistic.dtype))
+    assert total.nbytes == statistic.total_bytes(*WEIGHTS.shape)
+    for values in examples:
+        statistic.add(total, values.clone())
+    count = len(examples) if statistic.of_gradients else sum(map(len, examples))
+    return statistic.finish(total, count).numpy()
+
+
 SCORING = [importance for importance in IMPORTANCES if not importance.updates_weights]
 
 
@@ -53,19 +71,41 @@ def test_only_an_importance_that_updates_weights_scores_nothing_by_itself():
     updating = [importance for importance in IMPORTANCES if importance not in SCORING]
     assert [importance.name for importance in updating] == ["sparsegpt"]
     for importance in updating:
-        assert (importance.score, importance.evidence, importance.has_fixed_scope) == (None, Evidence.HESSIAN, True)
+        assert (importance.score, importance.statistic, importance.has_fixed_scope) == (None, HESSIAN, True)
         assert importance.accumulated and set(importance.settings) <= Masks.model_fields.keys()
 
 
 @pytest.mark.parametrize("importance", SCORING, ids=lambda importance: importance.name)
 def test_scores_are_finite_and_not_negative_and_keep_their_shape(importance):
-    if importance.evidence is Evidence.NONE:
-        assert importance.score is None  # the bits of the weights
+    if importance.score is None:
+        assert importance.statistic is None  # the bits of the weights
         return
-    evidence = np.abs(WEIGHTS) if importance.evidence is Evidence.GRADIENTS else NORMS
-    scores = importance.score(WEIGHTS, evidence, np.abs(WEIGHTS).sum(axis=0))
+    values = [INPUTS]
+    if importance.statistic and importance.statistic.of_gradients:
+        values = [torch.from_numpy(WEIGHTS), torch.ones(WEIGHTS.shape)]
+    scores = importance.score(WEIGHTS, evidence(importance, values), np.abs(WEIGHTS).sum(axis=0))
     assert scores.shape == WEIGHTS.shape
     assert scores.dtype == np.float32
     assert (scores >= 0).all()
     assert np.isfinite(scores).all()
-    assert importance.accumulated
+    assert bool(importance.accumulated) == bool(importance.statistic)
+
+
+def test_stade_is_the_magnitude_times_the_standard_deviation_over_all_tokens():
+    """The inputs of two examples, one of which has a single token. A column is constant, and one has a large mean."""
+    inputs = INPUTS.clone()
+    inputs[:, 3] = 3
+    inputs[:, 5] = 100 + INPUTS[:, 5] / 100
+    deviations = inputs.double().std(dim=0, unbiased=False).numpy()
+    found = evidence(STADE, [inputs[:1], inputs[1:]])
+    np.testing.assert_allclose(found, deviations, rtol=1e-6)
+    assert (found[3], found.shape) == (0, (32,))
+    np.testing.assert_allclose(STADE.score(WEIGHTS, found, None), np.abs(WEIGHTS) * deviations, rtol=1e-6)
+
+
+def test_fisher_is_the_squared_weight_times_the_sum_of_the_squared_gradients():
+    gradients = [torch.randn(WEIGHTS.shape, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    squares = sum(gradient.square() for gradient in gradients).numpy()
+    found = evidence(FISHER, gradients)
+    np.testing.assert_allclose(found, squares, rtol=1e-6)
+    np.testing.assert_allclose(FISHER.score(WEIGHTS, found, None), WEIGHTS**2 * squares, rtol=1e-6)

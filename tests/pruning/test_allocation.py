@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import decoder_layer_of, prunable_layers
 from sparseft.errors import InputError
+from sparseft.importances.wanda import INPUT_NORMS
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.masks.mask_file import Mask, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning.allocation import allocate, slots_pruned
-from sparseft.pruning.calibration import calibrate, calibration_examples, input_norms
+from sparseft.pruning.calibration import calibrate, calibration_examples, compute_statistic
 from sparseft.pruning.weight_updates import prune_weights
 from sparseft.study.config import Masks
 from sparseft.tasks import BY_NAME
@@ -206,7 +207,7 @@ def test_the_count_is_exact_at_every_sparsity_and_levels_are_nested(uneven, trai
 
 
 def test_a_layer_loses_its_lowest_scores_and_its_rows_almost_equally_many(uneven, train):
-    norms = input_norms(uneven, calibration_examples(uneven, TASK, ROWS, NUMBER, 0))
+    norms = compute_statistic(uneven, calibration_examples(uneven, TASK, ROWS, NUMBER, 0), INPUT_NORMS)
     masks = computed(uneven, "unstructured_wanda_owl", train, [30, 70], sequential=False)
     whole = computed(uneven, "unstructured_wanda_owl", train, [30, 70], sequential=False, scope="layer")
     for percent, mask in masks.items():
@@ -259,9 +260,9 @@ def test_one_pass_over_the_examples_serves_the_allocation_and_the_scores(uneven,
         return calibration.examples_of(checkpoint)
 
     evidence = replace(calibration, examples_of=counted)
-    norms, scores = evidence.input_norms(uneven), evidence.evidence(uneven)
+    norms, scores = evidence.evidence(uneven, INPUT_NORMS), evidence.evidence(uneven, INPUT_NORMS)
     assert len(passes) == 1
-    fresh = calibration.evidence(uneven)
+    fresh = calibration.evidence(uneven, INPUT_NORMS)
     for layer, norm in norms.items():
         np.testing.assert_array_equal(norm, fresh[layer])
         np.testing.assert_array_equal(norm, scores[layer])

@@ -12,11 +12,16 @@ from sparseft.architectures.architecture import Architecture
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers, prunable_shapes
 from sparseft.errors import InputError
+from sparseft.importances import IMPORTANCES
+from sparseft.importances.fisher import FISHER
+from sparseft.importances.gradient import GRADIENT_MAGNITUDES
+from sparseft.importances.stade import STADE
+from sparseft.importances.wanda import INPUT_NORMS
 from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.layer_inputs import layer_arguments
 from sparseft.pruning import calibration
-from sparseft.pruning.calibration import calibration_examples, input_norms, mean_gradient_magnitudes, sequential_prune
+from sparseft.pruning.calibration import calibration_examples, compute_statistic, sequential_prune
 from sparseft.pruning.calibration_text import text_examples
 from sparseft.study.config import CalibrationText
 from sparseft.tasks import BY_NAME, text
@@ -55,8 +60,8 @@ def fused(values: dict[str, Tensor], layer: str, architecture: Architecture) -> 
     return {names.gate: gate, names.up: up}[matrix]
 
 
-def mean_magnitudes(model: nn.Module, layers: list[str]) -> dict[str, Tensor]:
-    """The definition: whole gradients of transformers' own loss, one example at a time."""
+def sums(model: nn.Module, layers: list[str], of: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """The sum over the examples of a function of whole gradients of transformers' own loss, one example at a time."""
     weights, total = dict(model.named_parameters()), dict.fromkeys(layers, 0)
     architecture = find_architecture(model.config.architectures, "the model")
     for example in EXAMPLES:
@@ -65,20 +70,28 @@ def mean_magnitudes(model: nn.Module, layers: list[str]) -> dict[str, Tensor]:
         gradients = torch.autograd.grad(model(ids, labels=labels).loss, list(weights.values()))
         by_name = dict(zip(weights, gradients, strict=True))
         for layer in layers:
-            total[layer] += fused(by_name, layer, architecture).abs()
-    return {layer: value / len(EXAMPLES) for layer, value in total.items()}
+            total[layer] += of(fused(by_name, layer, architecture))
+    return total
 
 
+@pytest.mark.parametrize(
+    ("statistic", "of"),
+    [
+        (GRADIENT_MAGNITUDES, lambda gradient: gradient.abs() / len(EXAMPLES)),
+        (FISHER.statistic, lambda gradient: gradient.square()),
+    ],
+    ids=["gradient", "fisher"],
+)
 @pytest.mark.parametrize("name", MODELS)
-def test_the_evidence_is_the_mean_of_the_full_gradients_magnitudes(tmp_path, name):
+def test_a_statistic_of_gradients_is_that_of_the_full_gradients_of_each_example(tmp_path, name, statistic, of):
     checkpoint = Checkpoint(save_tiny(name, tmp_path / name, torch.float32))
-    scores = mean_gradient_magnitudes(checkpoint, EXAMPLES)
-    expected = mean_magnitudes(AutoModelForCausalLM.from_pretrained(checkpoint.folder), list(scores))
-    assert len(scores) == PRUNABLE_LAYERS[name]
-    for layer, score in scores.items():
-        assert score.dtype == np.float32
-        assert score.max() > 1e-5  # and so not all within atol
-        np.testing.assert_allclose(score, expected[layer].numpy(), rtol=1e-4, atol=1e-7, err_msg=layer)
+    evidence = compute_statistic(checkpoint, EXAMPLES, statistic)
+    expected = sums(AutoModelForCausalLM.from_pretrained(checkpoint.folder), list(evidence), of)
+    assert len(evidence) == PRUNABLE_LAYERS[name]
+    for layer, found in evidence.items():
+        assert found.dtype == np.float32
+        assert found.max() > 1e-5  # and so not all within atol
+        np.testing.assert_allclose(found, expected[layer].numpy(), rtol=2e-4, atol=1e-7, err_msg=layer)
 
 
 def test_the_model_meets_few_lengths_the_longest_first(tiny, monkeypatch):
@@ -88,7 +101,7 @@ def test_the_model_meets_few_lengths_the_longest_first(tiny, monkeypatch):
         calibration.AnswerLoss, "forward", lambda self, batch: widths.append(batch.ids.shape[1]) or loss(self, batch)
     )
     examples = [Example(list(range(1, length)), length // 2) for length in (40, 6, 33, 34, 7)]
-    mean_gradient_magnitudes(tiny, examples)
+    compute_statistic(tiny, examples, GRADIENT_MAGNITUDES)
     assert widths == [64, 64, 32, 32, 32]
 
 
@@ -105,7 +118,7 @@ def test_no_gradient_outlives_its_hook(tiny):
 
     handle = register_module_forward_pre_hook(follow)
     try:
-        mean_gradient_magnitudes(tiny, EXAMPLES)
+        compute_statistic(tiny, EXAMPLES, GRADIENT_MAGNITUDES)
     finally:
         handle.remove()
     assert len(found) == len(prunable_layers(tiny))
@@ -120,8 +133,8 @@ def load(checkpoint: Checkpoint) -> nn.Module:
 
 
 @torch.no_grad()
-def captured_norms(model: nn.Module, layers: list[str], examples: list[Example]) -> dict[str, np.ndarray]:
-    """||X_j|| of everything that whole forward passes send through `layers`."""
+def captured(model: nn.Module, layers: list[str], examples: list[Example]) -> dict[str, Tensor]:
+    """Everything that whole forward passes send through `layers`, float64 (tokens, cols)."""
     inputs = {layer: [] for layer in layers}
     architecture = find_architecture(model.config.architectures, "the model")
     handles = [
@@ -134,21 +147,31 @@ def captured_norms(model: nn.Module, layers: list[str], examples: list[Example])
         model(torch.tensor([example.ids]))
     for handle in handles:
         handle.remove()
-    return {layer: torch.cat(found).double().norm(dim=0).float().numpy() for layer, found in inputs.items()}
+    return {layer: torch.cat(found).double() for layer, found in inputs.items()}
 
 
-def test_norms_are_those_of_the_captured_inputs(tiny):
-    norms = input_norms(tiny, EXAMPLES)
-    expected = captured_norms(load(tiny), prunable_layers(tiny), EXAMPLES)
-    assert list(norms) == prunable_layers(tiny)
-    for layer, norm in norms.items():
-        assert norm.dtype == np.float32
-        np.testing.assert_allclose(norm, expected[layer], rtol=1e-5, err_msg=layer)
+def captured_norms(model: nn.Module, layers: list[str], examples: list[Example]) -> dict[str, np.ndarray]:
+    """||X_j|| of everything that whole forward passes send through `layers`."""
+    return {layer: x.norm(dim=0).float().numpy() for layer, x in captured(model, layers, examples).items()}
+
+
+@pytest.mark.parametrize(
+    ("statistic", "of"),
+    [(INPUT_NORMS, lambda x: x.norm(dim=0)), (STADE.statistic, lambda x: x.std(dim=0, unbiased=False))],
+    ids=["norms", "stade"],
+)
+def test_a_statistic_of_inputs_is_that_of_the_captured_inputs(tiny, statistic, of):
+    evidence = compute_statistic(tiny, EXAMPLES, statistic)
+    inputs = captured(load(tiny), prunable_layers(tiny), EXAMPLES)
+    assert list(evidence) == prunable_layers(tiny)
+    for layer, found in evidence.items():
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, of(inputs[layer]).numpy(), rtol=1e-5, err_msg=layer)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_token_comes_from_a_unit_rms_norm_and_goes_to_two_experts(tiny_models, name):
-    norms = input_norms(Checkpoint(tiny_models[name]), EXAMPLES)
+    norms = compute_statistic(Checkpoint(tiny_models[name]), EXAMPLES, INPUT_NORMS)
     squares = SIZES["hidden_size"] * sum(len(example.ids) for example in EXAMPLES)  # of one decoder layer
     for projection, times in NORMED[name].items():
         found = sum(float(np.square(norm).sum()) for layer, norm in norms.items() if layer.endswith(projection))
@@ -170,7 +193,7 @@ def wanda(weights: dict[str, Tensor], seen: dict[str, np.ndarray]) -> Callable[[
 def test_sequential_wanda_equals_whole_forwards_of_the_model_pruned_so_far(tiny):
     weights = load_file(tiny.folder / "model.safetensors")
     norms, expected = {}, {}
-    sequential_prune(tiny, EXAMPLES, wanda(weights, norms))
+    sequential_prune(tiny, EXAMPLES, INPUT_NORMS, wanda(weights, norms))
     model, prune = load(tiny), wanda(weights, expected)
     for number in range(SIZES["num_hidden_layers"]):
         own = [layer for layer in prunable_layers(tiny) if layer.startswith(f"model.layers.{number}.")]
@@ -181,7 +204,7 @@ def test_sequential_wanda_equals_whole_forwards_of_the_model_pruned_so_far(tiny)
     assert list(norms) == prunable_layers(tiny)
     for layer, norm in norms.items():
         np.testing.assert_allclose(norm, expected[layer], rtol=1e-5, err_msg=layer)
-    dense = input_norms(tiny, EXAMPLES)
+    dense = compute_statistic(tiny, EXAMPLES, INPUT_NORMS)
     changed = [layer for layer in norms if not np.allclose(norms[layer], dense[layer], rtol=1e-3)]
     assert changed == [layer for layer in norms if layer.startswith("model.layers.1.")]
 
@@ -193,8 +216,8 @@ def test_masks_that_keep_all_leave_the_dense_norms(tiny):
         norms[layer] = norm
         return np.ones(shapes[layer], bool)
 
-    sequential_prune(tiny, EXAMPLES, keep_all)
-    dense = input_norms(tiny, EXAMPLES)
+    sequential_prune(tiny, EXAMPLES, INPUT_NORMS, keep_all)
+    dense = compute_statistic(tiny, EXAMPLES, INPUT_NORMS)
     assert norms.keys() == dense.keys()
     assert all((norms[layer] == dense[layer]).all() for layer in dense)
 
@@ -214,7 +237,7 @@ def test_sequential_norms_of_every_layer_are_those_of_stock_transformers(tiny):
         norms[layer] = norm
         return np.ones(shapes[layer], bool)
 
-    sequential_prune(tiny, EXAMPLES, keep_all)
+    sequential_prune(tiny, EXAMPLES, INPUT_NORMS, keep_all)
     expected = stock_norms(tiny, list(norms))
     assert len(expected) >= 8
     for layer, norm in expected.items():
@@ -237,10 +260,12 @@ def test_the_decoder_layers_compute_as_before_after_their_arguments_were_noted(t
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
 def test_an_expert_that_no_token_reaches_scores_zero(tiny_models, name):
     checkpoint, pair = Checkpoint(tiny_models[name]), [Example([5, 6], 1)]
-    idle = {layer for layer, norm in input_norms(checkpoint, pair).items() if not norm.any()}
-    scores = mean_gradient_magnitudes(checkpoint, pair)
+    idle = {layer for layer, norm in compute_statistic(checkpoint, pair, INPUT_NORMS).items() if not norm.any()}
     assert 0 < len(idle) < 24  # of 2 x 4 experts x 3
-    assert all("experts" in layer and not scores[layer].any() for layer in idle)
+    assert all("experts" in layer for layer in idle)
+    for statistic in {importance.statistic for importance in IMPORTANCES if importance.score}:
+        evidence = compute_statistic(checkpoint, pair, statistic)
+        assert not any(evidence[layer].any() for layer in idle)
 
 
 def test_examples_are_drawn_by_the_seed(tiny_llama):
@@ -284,10 +309,10 @@ def test_what_is_not_finite_is_refused_with_its_layer(tmp_path):
     save_file(tensors, file, {"format": "pt"})
     checkpoint = Checkpoint(tmp_path / "m")
     with pytest.raises(InputError, match=r"^model\.layers\.0\.mlp\.down_proj: .*gradient .*finite"):
-        mean_gradient_magnitudes(checkpoint, EXAMPLES[:1])
-    for norms in (input_norms, lambda *args: sequential_prune(*args, wanda(tensors, {}))):
+        compute_statistic(checkpoint, EXAMPLES[:1], GRADIENT_MAGNITUDES)
+    for norms in (compute_statistic, lambda *args: sequential_prune(*args, wanda(tensors, {}))):
         with pytest.raises(InputError, match=r"^model\.layers\.1\.mlp\.down_proj: .*input .*finite"):
-            norms(checkpoint, EXAMPLES[:1])
+            norms(checkpoint, EXAMPLES[:1], INPUT_NORMS)
 
 
 def test_a_context_that_config_json_leaves_out_is_the_default_of_transformers(tmp_path):

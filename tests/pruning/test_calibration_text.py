@@ -9,14 +9,13 @@ import pytest
 from project import call_script, succeed
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
-from sparseft.importances.wanda import WANDA
+from sparseft.importances import WANDA, Statistic
 from sparseft.language_model.batches import Example
 from sparseft.masks.mask_file import Mask, check_run, read_mask
 from sparseft.methods import get_method
 from sparseft.pruning.calibration import (
     calibrate_on_text,
-    input_norms,
-    mean_gradient_magnitudes,
+    compute_statistic,
     sequential_prune,
 )
 from sparseft.pruning.calibration_text import choose_windows, text_examples
@@ -121,11 +120,11 @@ def test_masks_are_those_of_the_windows_as_examples(tiny_llama, text, base):
         importance = method.importance
         meta: dict = {}  # noqa: RUF012
 
-        def evidence(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-            return mean_gradient_magnitudes(checkpoint, examples)
+        def evidence(self, checkpoint: Checkpoint, statistic: Statistic) -> dict[str, np.ndarray]:
+            return compute_statistic(checkpoint, examples, statistic)
 
         def prune_in_sequence(self, checkpoint: Checkpoint, prune) -> None:
-            sequential_prune(checkpoint, examples, prune)
+            sequential_prune(checkpoint, examples, self.importance.statistic, prune)
 
     expected = compute_masks(tiny_llama, base, [50], Given())[50]
     for layer in expected.shape:
@@ -134,8 +133,8 @@ def test_masks_are_those_of_the_windows_as_examples(tiny_llama, text, base):
 
 def test_one_pass_wanda_uses_the_norms_of_the_windows(tiny_llama, text):
     calibration = calibrate_on_text(get_method("unstructured_wanda_on_c4"), text, settings())
-    norms = input_norms(tiny_llama, calibration.examples_of(tiny_llama))
-    evidence = calibration.evidence(tiny_llama)
+    norms = compute_statistic(tiny_llama, calibration.examples_of(tiny_llama), WANDA.statistic)
+    evidence = calibration.evidence(tiny_llama, WANDA.statistic)
     assert all((evidence[layer] == norms[layer]).all() for layer in norms)
     assert calibration.importance is WANDA
 

@@ -12,8 +12,9 @@ import torch
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.errors import InputError
 from sparseft.importances.ria import RIA
+from sparseft.importances.wanda import INPUT_NORMS
 from sparseft.methods import get_method
-from sparseft.pruning.calibration import calibrate, calibration_examples, input_norms, mean_gradient_magnitudes
+from sparseft.pruning.calibration import calibrate, calibration_examples, compute_statistic
 from sparseft.study.config import Masks
 from sparseft.tasks import BY_NAME
 from sparseft.tasks.data_source import load_rows
@@ -47,29 +48,37 @@ def kept(scores: np.ndarray, percent: int) -> np.ndarray:
     return mask.reshape(scores.shape)
 
 
-@pytest.mark.parametrize("importance", ["gradient", "taylor"])
-def test_masks_follow_the_scores_of_their_importance(tiny, train, importance):
+@pytest.mark.parametrize(
+    ("importance", "score"),
+    [
+        ("gradient", lambda weights, evidence: evidence),
+        ("taylor", lambda weights, evidence: np.abs(weights) * evidence),
+        ("fisher", lambda weights, evidence: weights**2 * evidence),
+    ],
+)
+def test_masks_follow_the_scores_of_their_importance(tiny, train, importance, score):
+    method = get_method(f"unstructured_{importance}")
     examples = calibration_examples(tiny, TASK, ROWS, NUMBER, 0)
-    magnitudes = mean_gradient_magnitudes(tiny, examples)
-    if importance == "taylor":
-        magnitudes = {
-            layer: np.abs(tiny.read_float32(f"{layer}.weight")) * value for layer, value in magnitudes.items()
-        }
-    for percent, mask in computed(tiny, f"unstructured_{importance}", train).items():
+    evidence = compute_statistic(tiny, examples, method.importance.statistic)
+    for percent, mask in computed(tiny, method.name, train).items():
         for layer in mask.shape:
-            np.testing.assert_array_equal(mask.kept(layer), kept(magnitudes[layer], percent))
+            scores = score(tiny.read_float32(f"{layer}.weight"), evidence[layer])
+            np.testing.assert_array_equal(mask.kept(layer), kept(scores, percent))
 
 
-def test_one_pass_wanda_ranks_every_row_by_weight_times_norm(tiny, train):
-    norms = input_norms(tiny, calibration_examples(tiny, TASK, ROWS, NUMBER, 0))
-    for percent, mask in computed(tiny, "unstructured_wanda", train, sequential=False).items():
+@pytest.mark.parametrize("importance", ["wanda", "stade"])
+def test_one_pass_ranks_every_row_by_weight_times_evidence(tiny, train, importance):
+    method = get_method(f"unstructured_{importance}")
+    examples = calibration_examples(tiny, TASK, ROWS, NUMBER, 0)
+    evidence = compute_statistic(tiny, examples, method.importance.statistic)
+    for percent, mask in computed(tiny, method.name, train, sequential=False).items():
         for layer in mask.shape:
-            scores = np.abs(tiny.read_float32(f"{layer}.weight")) * norms[layer]
+            scores = np.abs(tiny.read_float32(f"{layer}.weight")) * evidence[layer]
             np.testing.assert_array_equal(mask.kept(layer), np.stack([kept(row, percent) for row in scores]))
 
 
 def test_one_pass_ria_ranks_a_whole_layer_by_the_published_score(tiny, train):
-    norms = input_norms(tiny, calibration_examples(tiny, TASK, ROWS, NUMBER, 0))
+    norms = compute_statistic(tiny, calibration_examples(tiny, TASK, ROWS, NUMBER, 0), INPUT_NORMS)
     for percent, mask in computed(tiny, "unstructured_ria", train, sequential=False).items():
         for layer in mask.shape:
             weights = tiny.read_float32(f"{layer}.weight")
@@ -78,8 +87,8 @@ def test_one_pass_ria_ranks_a_whole_layer_by_the_published_score(tiny, train):
             np.testing.assert_array_equal(mask.kept(layer), kept(scores, percent))
 
 
-@pytest.mark.parametrize("method", ["unstructured_wanda", "semistructured_wanda"])
-def test_sequential_wanda_prunes_as_it_goes(tiny, train, method):
+@pytest.mark.parametrize("method", ["unstructured_wanda", "semistructured_wanda", "unstructured_stade"])
+def test_a_sequential_importance_prunes_as_it_goes(tiny, train, method):
     percents = [0, 50]
     going, dense = (computed(tiny, method, train, percents, sequential=flag) for flag in (True, False))
     assert all(going[0].kept(layer).all() for layer in going[0].shape)
@@ -135,15 +144,15 @@ from sparseft.importances.gradient import GRADIENT
 from sparseft.importances.taylor import TAYLOR
 from sparseft.language_model.batches import Example
 from sparseft.language_model.hardware import limit_threads, limited_memory, private_memory
-from sparseft.pruning.calibration import mean_gradient_magnitudes
+from sparseft.pruning.calibration import compute_statistic
 from sparseft.pruning.mask_generator import PassFiles, compute_masks
 from sparseft.study.config import Masks
 
 def sums_of(checkpoint):
-    return mean_gradient_magnitudes(checkpoint, [Example(list(range(32)), 16)] * 2)
+    return compute_statistic(checkpoint, [Example(list(range(32)), 16)] * 2, TAYLOR.statistic)
 
 def write_masks(checkpoint, importance, sums):
-    calibration = SimpleNamespace(importance=importance, meta={{}}, evidence=lambda _: sums)
+    calibration = SimpleNamespace(importance=importance, meta={{}}, evidence=lambda *_: sums)
     places = PassFiles([Path(sys.argv[3], "mask.pt")], Path(sys.argv[3], "report.json"))
     compute_masks(checkpoint, "unstructured_" + importance.name, [50], places, Masks(), calibration=calibration)
 

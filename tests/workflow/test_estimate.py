@@ -15,7 +15,7 @@ from sparseft.backends.torch import adapted_model
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.lora.masked_lora import LoRALinear
 from sparseft.planning.estimate import Item, disk_kept, jobs, mask_sizes, memory, report
-from sparseft.planning.memory import activation_bytes, adapter_shapes
+from sparseft.planning.memory import activation_bytes, adapter_shapes, mask_memory
 from sparseft.planning.model_sizes import Subject, described, safetensors_bytes
 from sparseft.study.config import Config, Model, Training
 from sparseft.tasks import BY_NAME
@@ -99,7 +99,7 @@ def test_sparsegpt_needs_the_hessians_of_one_decoder_layer():
     config = laid_over({"grid": {"methods": ["unstructured_sparsegpt"], "sparsities": [50]}})
     item = needs(config, described("smollm2", config.models["smollm2"]), "memory of a job")["smollm2, mask"]
     # Six layers of 576 columns and one of 1536, 4 bytes each.
-    assert f"Hessians of a decoder layer, fp32 {4 * (6 * 576**2 + 1536**2) / 1e9:.2f}" in item.explanation
+    assert f"statistic of a decoder layer's inputs {4 * (6 * 576**2 + 1536**2) / 1e9:.2f}" in item.explanation
 
 
 def test_an_imported_checkpoint_has_one_mask_and_one_base_for_all_tasks():
@@ -277,8 +277,25 @@ def test_wanda_keeps_the_hidden_states_of_examples_of_mean_length_where_it_is_se
     # The weights of 29 of the 30 decoder layers are on the disk.
     in_memory = OUTER + DECODER_LAYER
     states = 128 * 140 * (576 + 2 * 64)
-    assert mask(sequential=False) == 4 * (in_memory + states) + 600_000_000
-    assert mask() - mask(sequential=False) == matrix
+    assert mask() == 4 * (in_memory + states) + NORMS + matrix + 600_000_000
+    assert mask(sequential=False) == mask() - matrix + 30 * NORMS
+
+
+@pytest.mark.parametrize(
+    ("importance", "label", "size"),
+    [
+        # Two sums of 8 bytes per input.
+        ("stade", "statistic of a decoder layer's inputs", 2 * 8 * (6 * 576 + 1536)),
+        # A sum of 4 bytes per weight.
+        ("fisher", "scores", 4 * 30 * (2 * 576**2 + 2 * 192 * 576 + 3 * 1536 * 576)),
+    ],
+)
+def test_the_memory_of_a_statistic_follows_from_its_shape_and_dtype(importance, label, size):
+    config = laid_over({"grid": {"methods": [f"unstructured_{importance}"]}})
+    need = mask_memory(
+        config, described("smollm2", config.models["smollm2"]), "boolq_mini", f"unstructured_{importance}"
+    )
+    assert (need.model | need.machine)[label] == size
 
 
 def test_owl_runs_the_model_also_where_magnitude_only_reads_its_file():
@@ -289,7 +306,7 @@ def test_owl_runs_the_model_also_where_magnitude_only_reads_its_file():
     assert "blocks of a matrix" in mask("unstructured").explanation
     assert "hidden states of the examples" in mask("unstructured_owl").explanation
     # The sequential pass after it also holds a matrix.
-    assert mask("unstructured_owl").bytes == mask("unstructured_wanda").bytes - 12 * 1536 * 576
+    assert mask("unstructured_owl").bytes == mask("unstructured_wanda").bytes - 12 * 1536 * 576 + 30 * NORMS
     assert mask("unstructured_wanda_owl") == mask("unstructured_wanda")
     assert mask("unstructured_taylor_owl") == mask("unstructured_taylor")
 
@@ -336,6 +353,7 @@ def test_checkpointing_and_cached_weights_change_the_memory_by_what_they_keep(ti
 
 DECODER_LAYER = 2 * 576 * (576 + 192) + 3 * 576 * 1536 + 2 * 576  # of smollm2: attention, MLP, norms
 OUTER = 49152 * 576 + 576  # embedding, which is also the output head, and norm
+NORMS = 8 * (6 * 576 + 1536)  # bytes of the norms of the inputs of a decoder layer: 8 per column
 
 
 @pytest.mark.parametrize("processes", [2, 4])

@@ -19,7 +19,7 @@ from tiny_models import change_json
 pytestmark = pytest.mark.process
 MASK = "masks_sparsity50_unstructured.pt"
 USES_EXAMPLES = [
-    importance.name for importance in IMPORTANCES if importance.uses_examples and not importance.updates_weights
+    importance.name for importance in IMPORTANCES if importance.statistic and not importance.updates_weights
 ]
 
 

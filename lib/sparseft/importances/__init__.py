@@ -1,15 +1,17 @@
 """List the importances. To add one, write its file and put it into the table."""
 
+from sparseft.importances.fisher import FISHER
 from sparseft.importances.gradient import GRADIENT
-from sparseft.importances.importance import Evidence, Importance
+from sparseft.importances.importance import Importance, Statistic
 from sparseft.importances.magnitude import MAGNITUDE
 from sparseft.importances.ria import RIA
 from sparseft.importances.sparsegpt import SPARSEGPT
+from sparseft.importances.stade import STADE
 from sparseft.importances.taylor import TAYLOR
 from sparseft.importances.wanda import WANDA
 
-IMPORTANCES = (MAGNITUDE, GRADIENT, TAYLOR, WANDA, RIA, SPARSEGPT)
+IMPORTANCES = (MAGNITUDE, GRADIENT, TAYLOR, FISHER, WANDA, RIA, STADE, SPARSEGPT)
 # The importance of a method whose name has none.
 DEFAULT = MAGNITUDE
 
-__all__ = ["DEFAULT", "IMPORTANCES", "Evidence", "Importance"]
+__all__ = ["DEFAULT", "IMPORTANCES", "WANDA", "Importance", "Statistic"]

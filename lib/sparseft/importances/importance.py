@@ -1,19 +1,36 @@
 """Describe what an importance is: what it looks at, and how it scores the weights of a layer."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
+from typing import Any
 
 import numpy as np
 
 
-class Evidence(Enum):
-    """Name what an importance needs in addition to the weights. pruning/calibration.py computes it from examples."""
+@dataclass(frozen=True)
+class Statistic:
+    """Describe what is accumulated over the examples for each layer. pruning/calibration.py runs the model.
 
-    NONE = "nothing"
-    GRADIENTS = "mean over the examples of |dL/dW|, fp32 (rows, cols)"
-    INPUT_NORMS = "||X_j||_2 of each input column over all tokens of the examples, fp32 (cols,)"
-    HESSIAN = "sum of x x^T over the inputs x of all tokens of the examples, fp32 (cols, cols)"
+    of_gradients  whether the values are the gradient dL/dW of each example, (rows, cols); if not, they are the inputs of the
+                  layer, (tokens, cols), which come example by example
+    shape         (rows, cols) of a layer -> the shape of its total, which starts as zeros
+    add           add(total, values) adds to the total in place; it may overwrite a gradient, but not the inputs
+    finish        finish(total, count) returns the evidence, fp32; `count` is the number of the examples, or of the tokens that
+                  reached the layer, and at least 1
+    dtype         the dtype of the total
+
+    Totals and values are torch tensors. A function that needs torch imports it itself, because plans run without torch."""
+
+    of_gradients: bool
+    shape: Callable[[int, int], tuple[int, ...]]
+    add: Callable[[Any, Any], object]
+    finish: Callable[[Any, int], Any]
+    dtype: str = "float32"
+
+    def total_bytes(self, rows: int, cols: int) -> int:
+        """Return the size of the total of a layer, in bytes."""
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape(rows, cols))
 
 
 @dataclass(frozen=True)
@@ -23,7 +40,8 @@ class Importance:
     `score(weights, evidence, column_sums)` returns the scores of some rows of a layer, non-negative fp32 (rows, cols):
 
     - `weights` is fp32 (rows, cols).
-    - `evidence` is fp32: the same rows of GRADIENTS, (rows, cols), or INPUT_NORMS, (cols,).
+    - `evidence` is what `statistic` finishes with, fp32. It has the same rows if it is of gradients. It is None without a
+      statistic.
     - `column_sums` is sum_i |W_ij| over all rows i of the layer, fp32 (cols,), if `uses_column_sums`; else None.
 
     If `score` is None, the score is |w|, which the selection reads from the bits of the weights. An importance that updates
@@ -32,10 +50,11 @@ class Importance:
     name: str
     formula: str
     source: str
-    evidence: Evidence
-    # The names of the patterns whose weights it can rank.
-    patterns: tuple[str, ...]
+    # What it looks at in addition to the weights.
+    statistic: Statistic | None = None
     score: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray] | None = None
+    # Whether the sums of its scores rank whole channels.
+    ranks_channels: bool = True
     # What is ranked together if `masks.scope` is null: layer or row. With a fixed scope, `masks.scope` does not apply.
     scope: str = "layer"
     has_fixed_scope: bool = False
@@ -48,11 +67,6 @@ class Importance:
     updates_weights: bool = False
 
     @property
-    def uses_examples(self) -> bool:
-        """Return whether the importance needs examples."""
-        return self.evidence is not Evidence.NONE
-
-    @property
     def is_sequential(self) -> bool:
         """Return whether `masks.sequential` applies: the inputs of a layer depend on the pruned layers before it."""
-        return self.evidence is Evidence.INPUT_NORMS
+        return self.statistic is not None and not self.statistic.of_gradients and not self.updates_weights

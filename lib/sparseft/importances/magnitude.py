@@ -1,11 +1,9 @@
 """Define magnitude: the weight's absolute value."""
 
-from sparseft.importances.importance import Evidence, Importance
+from sparseft.importances.importance import Importance
 
 MAGNITUDE = Importance(
     name="magnitude",
     formula="|w|",
     source="Han et al. 2015, arXiv 1506.02626, section 3",
-    evidence=Evidence.NONE,
-    patterns=("unstructured", "structured", "semistructured"),
 )

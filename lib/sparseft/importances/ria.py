@@ -6,7 +6,8 @@ a whole only because its weights are small.
 
 import numpy as np
 
-from sparseft.importances.importance import Evidence, Importance
+from sparseft.importances.importance import Importance
+from sparseft.importances.wanda import INPUT_NORMS
 
 
 def score(weights: np.ndarray, norms: np.ndarray, column_sums: np.ndarray) -> np.ndarray:
@@ -26,9 +27,9 @@ RIA = Importance(
     name="ria",
     formula="(|w| / sum over its column + |w| / sum over its row) ||x||^(1/2)",
     source="Zhang et al., Plug-and-Play, ICLR 2024, with a = 1/2; lib/prune.py of its code, commit 7bc55b0",
-    evidence=Evidence.INPUT_NORMS,
-    patterns=("unstructured", "semistructured"),
+    statistic=INPUT_NORMS,
     score=score,
+    ranks_channels=False,
     accumulated="norm of the inputs over all tokens of all examples",
     uses_column_sums=True,
 )

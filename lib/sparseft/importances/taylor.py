@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from sparseft.importances.importance import Evidence, Importance
+from sparseft.importances.gradient import GRADIENT_MAGNITUDES
+from sparseft.importances.importance import Importance
 
 
 def score(weights: np.ndarray, gradients: np.ndarray, column_sums: None) -> np.ndarray:
@@ -14,8 +15,7 @@ TAYLOR = Importance(
     name="taylor",
     formula="mean |w dL/dw|",
     source="Molchanov et al. 2019, arXiv 1906.10771",
-    evidence=Evidence.GRADIENTS,
-    patterns=("unstructured", "structured", "semistructured"),
+    statistic=GRADIENT_MAGNITUDES,
     score=score,
     accumulated="mean over examples of |w dL/dw|, L the mean answer loss of one example",
 )

@@ -1,8 +1,17 @@
 """Define wanda: the weight's absolute value times the norm of its inputs."""
 
+from typing import Any
+
 import numpy as np
 
-from sparseft.importances.importance import Evidence, Importance
+from sparseft.importances.importance import Importance, Statistic
+
+
+def add(squares: Any, inputs: Any) -> None:
+    """Add the sum of the squares of each input column."""
+    import torch
+
+    squares += torch.linalg.vector_norm(inputs, dim=0, dtype=torch.float32).double().square()
 
 
 def score(weights: np.ndarray, norms: np.ndarray, column_sums: None) -> np.ndarray:
@@ -10,14 +19,24 @@ def score(weights: np.ndarray, norms: np.ndarray, column_sums: None) -> np.ndarr
     return np.abs(weights) * norms
 
 
+# ||X_j||_2 of each input column over all tokens of the examples, (cols,). Wanda's scaler_row is the mean over samples of
+# ||X_j||^2 (locuslab/wanda@42e856e, lib/layerwrapper.py). Its root is this norm divided by a constant, which changes no ranking
+# within a layer.
+INPUT_NORMS = Statistic(
+    of_gradients=False,
+    shape=lambda rows, cols: (cols,),
+    add=add,
+    finish=lambda squares, count: squares.sqrt().float(),
+    dtype="float64",
+)
 WANDA = Importance(
     name="wanda",
     formula="|w| ||x||",
     source="Sun et al. 2023, arXiv 2306.11695, section 3",
-    evidence=Evidence.INPUT_NORMS,
-    # Wanda compares the weights of one row, so it says nothing about whole channels.
-    patterns=("unstructured", "semistructured"),
+    statistic=INPUT_NORMS,
     score=score,
+    # Wanda compares the weights of one row, so it says nothing about whole channels.
+    ranks_channels=False,
     scope="row",
     accumulated="norm of the inputs over all tokens of all examples",
 )

@@ -5,12 +5,13 @@ measured once.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sparseft.architectures.architecture import Shapes
 from sparseft.architectures.config_sizes import attention_heads
 from sparseft.checkpoints.layers import decoder_layer_of
-from sparseft.importances import Evidence
+from sparseft.importances import Statistic
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
 from sparseft.planning.lengths import (
@@ -69,56 +70,63 @@ def activation_bytes(subject: Subject) -> int:
 def mask_memory(config: Config, subject: Subject, task: str, method: str) -> Need:
     """Return what a job needs that computes the masks of a method. `task` may be empty if the method looks at no task."""
     importance = get_method(method).importance
+    statistics = get_method(method).statistics
     if get_method(method).imported:
         matrix = MATRIX * max(map(math.prod, subject.shapes.values()))
         return Need({}, {"program": PROGRAM, "a matrix of both checkpoints": matrix})
-    if not get_method(method).uses_examples:
+    if not statistics:
         return Need({}, {"blocks of a matrix": MASK_JOB})
     # A float16 model is calibrated in float32.
     width = max(subject.width, 4 if subject.dtype == "F16" else 0)
     weights = width * subject.weights
     lengths = calibration_lengths(config, task, method)
-    if importance.evidence is Evidence.GRADIENTS:
-        return _gradient_memory(config, subject, lengths, weights)
+    if importance.statistic and importance.statistic.of_gradients:
+        return _gradient_memory(config, subject, lengths, weights, importance.statistic)
     machine = {"program": PROGRAM, "documents of the text": DOCUMENTS * lengths.text_bytes}
     outer, layer = _outer_and_layer(subject)
     # For each token the pass keeps a hidden state, and the cosines and sines of its position.
     numbers_per_token = subject.config["hidden_size"] + 2 * attention_heads(subject.config).size
     states = width * lengths.examples * lengths.mean * numbers_per_token
+    first = [shape for layer, shape in subject.prunable.items() if decoder_layer_of(layer) == 0]
     model = {
         "weights of a decoder layer, and outside of them": width * (outer + layer),
         "hidden states of the examples": states,
+        "statistic of a decoder layer's inputs": max(_total_bytes(statistic, first) for statistic in statistics),
     }
-    if importance.evidence is Evidence.HESSIAN:
-        return Need(model | _hessian_memory(subject), machine)
+    if importance.updates_weights:
+        return Need(model | _update_memory(subject), machine)
     if not config.masks.is_sequential(method):
-        return Need(model, machine)
+        kept = sum(_total_bytes(statistic, subject.prunable.values()) for statistic in statistics)
+        return Need(model, machine | {"statistics of all layers": kept})
     # Three numbers of 4 bytes per weight.
     matrix = 3 * 4 * _largest_layer(subject)
     return Need(model, machine | {"a matrix, its magnitudes and scores, fp32": matrix})
 
 
-def _hessian_memory(subject: Subject) -> dict[str, int]:
-    """Return what the Hessians of a decoder layer need, and the work on the largest one, in bytes. All are in fp32."""
-    sides = [cols for layer, (_, cols) in subject.prunable.items() if decoder_layer_of(layer) == 0]
+def _total_bytes(statistic: Statistic, shapes: Iterable[tuple[int, int]]) -> int:
+    """Return the bytes of the totals of a statistic for layers of these shapes."""
+    return sum(statistic.total_bytes(rows, cols) for rows, cols in shapes)
+
+
+def _update_memory(subject: Subject) -> dict[str, int]:
+    """Return what the update of the largest layer needs beside its Hessian, in bytes. All numbers are in fp32."""
     # The damped Hessian, its triangle and its inverse. They and the Hessian itself exist together once.
-    factors = 3 * max(sides) ** 2
+    factors = 3 * max(cols for _, cols in subject.prunable.values()) ** 2
     # The weights, the new ones and their scores, and three numbers of a product.
     matrices = 6 * _largest_layer(subject)
-    return {
-        "Hessians of a decoder layer, fp32": 4 * sum(side**2 for side in sides),
-        "factors of a Hessian, and its weights, fp32": 4 * (factors + matrices),
-    }
+    return {"factors of a Hessian, and its weights, fp32": 4 * (factors + matrices)}
 
 
-def _gradient_memory(config: Config, subject: Subject, lengths: CalibrationLengths, weights: int) -> Need:
-    """Return what the gradients of the examples need. `weights` is the size of the model in bytes."""
+def _gradient_memory(
+    config: Config, subject: Subject, lengths: CalibrationLengths, weights: int, statistic: Statistic
+) -> Need:
+    """Return what a statistic of the gradients of the examples needs. `weights` is the size of the model in bytes."""
     logits = lengths.answer * subject.config["vocab_size"] * subject.width
     activations = lengths.long * subject.config["num_hidden_layers"] * activation_bytes(subject)
-    scores = {"scores, fp32": 4 * subject.prunable_weights}
+    scores = {"scores": _total_bytes(statistic, subject.prunable.values())}
     if config.resources.gpus:
         # The weights move to the GPU before the scores exist, so the larger of the two counts.
-        scores = {"scores, fp32, or before them the weights": max(weights, *scores.values())}
+        scores = {"scores, or before them the weights": max(weights, *scores.values())}
     model = {"weights": weights, "activations": activations, "logits of an example": logits}
     return Need(model, scores | {"program": PROGRAM, "documents of the text": DOCUMENTS * lengths.text_bytes})
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from sparseft.errors import InputError
-from sparseft.importances import Evidence
 from sparseft.methods import get_method
 from sparseft.planning.lengths import (
     TaskLengths,
@@ -193,9 +192,13 @@ def _mask_flop(config: Config, job: JobKind, subject: Subject) -> int:
     passes = config.masks.passes_of(job.method, config.grid.sparsities)
     calibration = calibration_lengths(config, job.task, job.method)
     tokens = calibration.long * calibration.examples
-    evidence = get_method(job.method).importance.evidence
-    products = _hessian_flop(subject, tokens) if evidence is Evidence.HESSIAN else 0
-    return 6 * subject.weights * tokens * passes + products
+    flop = 6 * subject.weights * tokens * passes
+    importance = get_method(job.method).importance
+    if importance.statistic and not importance.statistic.of_gradients:
+        # Every token is added to every number of a total.
+        numbers = sum(math.prod(importance.statistic.shape(*shape)) for shape in subject.prunable.values())
+        flop += 2 * tokens * passes * numbers
+    return flop + (_update_flop(subject) if importance.updates_weights else 0)
 
 
 def _reconstruction_flop(config: Config, job: JobKind, subject: Subject) -> int:
@@ -208,9 +211,9 @@ def _reconstruction_flop(config: Config, job: JobKind, subject: Subject) -> int:
     return subject.weights * (tokens + 2 * lengths.long * lengths.rows[1])
 
 
-def _hessian_flop(subject: Subject, tokens: int) -> int:
-    """Return the FLOP of all Hessians of `tokens` inputs, of their factors, and of the updates of the weights."""
-    return sum(2 * tokens * cols**2 + 3 * cols**3 + 8 * rows * cols**2 for rows, cols in subject.prunable.values())
+def _update_flop(subject: Subject) -> int:
+    """Return the FLOP of the factors of all Hessians, and of the updates of the weights."""
+    return sum(3 * cols**3 + 8 * rows * cols**2 for rows, cols in subject.prunable.values())
 
 
 def _evaluated_tokens(lengths: TaskLengths) -> int:

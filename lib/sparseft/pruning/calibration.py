@@ -1,10 +1,9 @@
-"""Compute the evidence of examples: the gradients of the training loss, or the norms of every layer's inputs.
+"""Compute the statistic of an importance over examples: of the gradients of the training loss, or of every layer's inputs.
 
-The examples are a task's, or windows of a text (calibration_text.py).
+The examples are a task's, or windows of a text (calibration_text.py). The files of the importances have the statistics:
 
-    GRADIENTS    mean_i |dL_i/dW|   L_i: the mean answer loss of example i, nats per answer token (language_model/loss.py)
-    INPUT_NORMS  ||X_j||            X: the layer's inputs (all tokens of all examples, cols)
-    HESSIAN      X^T X              added in fp32, example by example
+    gradient  mean_i |dL_i/dW|   L_i: the mean answer loss of example i, nats per answer token (language_model/loss.py)
+    wanda     ||X_j||            X: the layer's inputs (all tokens of all examples, cols)
 
 Why the mean of magnitudes, and not the magnitude of the mean gradient? At a trained model, the gradients of the examples
 nearly cancel, and their mean is mostly noise. Magnitudes cannot cancel. The sources:
@@ -21,8 +20,9 @@ A float16 model is calibrated in float32, because its gradients would underflow.
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from transformers import AutoTokenizer
 from sparseft.checkpoints.checkpoint import Checkpoint
 from sparseft.checkpoints.layers import prunable_layers
 from sparseft.errors import InputError
-from sparseft.importances import Evidence, Importance
+from sparseft.importances import Importance, Statistic
 from sparseft.language_model.batches import Example, collate, encode
 from sparseft.language_model.experts import memory_path, unfuse_experts
 from sparseft.language_model.hardware import choose_device, use_repeatable_kernels
@@ -65,28 +65,23 @@ class ExampleCalibration:
     # Returns the examples as the token ids of a checkpoint's model.
     examples_of: Callable[[Checkpoint], list[Example]]
     meta: dict
-    # Folder of a checkpoint -> its input norms, because an allocation and the scores may both need them.
-    _norms: dict[Path, dict[str, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
+    # (folder of a checkpoint, statistic) -> its result, because an allocation and the scores may need the same one.
+    _results: dict[tuple[Path, Statistic], dict[str, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
 
-    def evidence(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-        """Return the importance's `Evidence` by layer, fp32: (rows, cols) for GRADIENTS, (cols,) for INPUT_NORMS."""
-        if self.importance.evidence is Evidence.INPUT_NORMS:
-            return self.input_norms(checkpoint)
-        return mean_gradient_magnitudes(checkpoint, self.examples_of(checkpoint))
-
-    def input_norms(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-        """Return the norms of the inputs in the dense model by layer, fp32 (cols,). They are computed once."""
-        if checkpoint.folder not in self._norms:
-            self._norms[checkpoint.folder] = input_norms(checkpoint, self.examples_of(checkpoint))
-        return self._norms[checkpoint.folder]
+    def evidence(self, checkpoint: Checkpoint, statistic: Statistic) -> dict[str, np.ndarray]:
+        """Return a statistic of the dense model by layer, fp32. It is computed once."""
+        key = checkpoint.folder, statistic
+        if key not in self._results:
+            self._results[key] = compute_statistic(checkpoint, self.examples_of(checkpoint), statistic)
+        return self._results[key]
 
     def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, np.ndarray], np.ndarray]) -> None:
         """Prune the model layer by layer, as `sequential_prune` describes."""
-        sequential_prune(checkpoint, self.examples_of(checkpoint), prune)
+        sequential_prune(checkpoint, self.examples_of(checkpoint), self.importance.statistic, prune)
 
     def update_in_sequence(self, checkpoint: Checkpoint, update: Callable[[str, Tensor, Tensor], Tensor]) -> None:
         """Prune the model layer by layer and update its weights, as `sequential_update` describes."""
-        sequential_update(checkpoint, self.examples_of(checkpoint), update)
+        sequential_update(checkpoint, self.examples_of(checkpoint), self.importance.statistic, update)
 
 
 def calibrate(method: Method, task_name: str, train: Path, settings: Masks) -> ExampleCalibration:
@@ -147,95 +142,96 @@ def calibration_examples(
     return chosen if task.sequence_length else to_tokens(chosen)
 
 
-def mean_gradient_magnitudes(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np.ndarray]:
-    """Return the mean over examples of |dL_i/dW| by layer: fp32 (rows, cols), non-negative.
+def compute_statistic(checkpoint: Checkpoint, examples: list[Example], statistic: Statistic) -> dict[str, np.ndarray]:
+    """Return a statistic of the dense model by layer over all examples, fp32.
 
-    Each example is a batch of its own, so that the gradients of two examples are never added before their magnitudes are
-    taken. The padding to MULTIPLE does not change the loss. A hook adds each gradient's magnitude to its sum and frees the
-    gradient at once. So memory is the model, the sums (on the CPU), one gradient and the activations of one example. An
-    expert that no token reaches gets 0. Raises InputError if a value is not finite."""
+    An expert that no token reaches has a total of zeros. Raises InputError if a value is not finite."""
+    if statistic.of_gradients:
+        return _of_gradients(checkpoint, examples, statistic)
+    values: dict[str, np.ndarray] = {}
+
+    def note(layer: str, _, of_layer: Tensor) -> None:
+        values[layer] = of_layer.cpu().numpy()
+
+    _in_sequence(checkpoint, examples, statistic, note, changes_weights=False)
+    return values
+
+
+def _of_gradients(checkpoint: Checkpoint, examples: list[Example], statistic: Statistic) -> dict[str, np.ndarray]:
+    """Return a statistic of the gradients dL_i/dW by layer, fp32.
+
+    Each example is a batch of its own, so that the gradients of two examples are never added before the statistic sees them. The
+    padding to MULTIPLE does not change the loss. A hook adds each gradient to its total and frees the gradient at once. So
+    memory is the model, the totals (on the CPU), one gradient and the activations of one example."""
     model, linears, device = _load(checkpoint)
     model.requires_grad_(False)
-    sums = {layer: torch.zeros(linear.weight.shape) for layer, linear in linears.items()}
+    totals = {layer: _zeros(statistic, linear, torch.device("cpu")) for layer, linear in linears.items()}
     for layer, linear in linears.items():
-        linear.weight.requires_grad_(True).register_post_accumulate_grad_hook(_add_magnitude_to(sums[layer]))
+        hook = _add_gradient_to(totals[layer], statistic)
+        linear.weight.requires_grad_(True).register_post_accumulate_grad_hook(hook)
     # The longest example comes first, so that the heap does not grow later.
     longest_first = sorted(examples, key=lambda example: -len(example.ids))
     for example in tqdm(longest_first, desc="gradients"):
         batch = collate([example], MULTIPLE).to(device)
         AnswerLoss(model)(batch).mean().backward()
-    for layer, total in sums.items():
-        total /= len(examples)
-        _check_finite(layer, total, "a gradient")
-    return {layer: total.numpy() for layer, total in sums.items()}
-
-
-def input_norms(checkpoint: Checkpoint, examples: list[Example]) -> dict[str, np.ndarray]:
-    """Return ||X_j||_2 by layer over all tokens of all examples in the dense model, fp32 (cols,).
-
-    An expert that no token reaches gets zeros. Raises InputError if a norm is not finite.
-
-    Wanda's scaler_row is the mean over samples of ||X_j||^2 (locuslab/wanda@42e856e, lib/layerwrapper.py). Its root is this
-    norm divided by a constant, which changes no ranking within a layer."""
-    norms: dict[str, np.ndarray] = {}
-
-    def note(layer: str, _, squares: Tensor) -> None:
-        norms[layer] = _norm(layer, squares)
-
-    _in_sequence(checkpoint, examples, _squared_norms, note, changes_weights=False)
-    return norms
+    return {layer: _finished(layer, statistic, total, len(examples)).numpy() for layer, total in totals.items()}
 
 
 def sequential_prune(
-    checkpoint: Checkpoint, examples: list[Example], prune: Callable[[str, np.ndarray], np.ndarray]
+    checkpoint: Checkpoint,
+    examples: list[Example],
+    statistic: Statistic,
+    prune: Callable[[str, np.ndarray], np.ndarray],
 ) -> None:
     """Prune the model decoder layer by decoder layer, as Wanda is published.
 
-    prune(layer, norms fp32 (cols,)) returns each mask, bool (rows, cols), True if kept. Raises InputError if a norm is not
-    finite.
+    prune(layer, evidence fp32) returns each mask, bool (rows, cols), True if kept. The evidence is the `statistic` of the
+    layer's inputs. Raises InputError if it is not finite.
 
     Source: arXiv 2306.11695, section 3; locuslab/wanda@069ac97, lib/prune.py, prune_wanda."""
 
-    def change(layer: str, weight: Tensor, squares: Tensor) -> None:
-        kept = torch.from_numpy(prune(layer, _norm(layer, squares))).to(weight.device)
+    def change(layer: str, weight: Tensor, of_layer: Tensor) -> None:
+        kept = torch.from_numpy(prune(layer, of_layer.cpu().numpy())).to(weight.device)
         weight.masked_fill_(~kept, 0)
 
-    _in_sequence(checkpoint, examples, _squared_norms, change)
+    _in_sequence(checkpoint, examples, statistic, change)
 
 
 def sequential_update(
-    checkpoint: Checkpoint, examples: list[Example], update: Callable[[str, Tensor, Tensor], Tensor]
+    checkpoint: Checkpoint,
+    examples: list[Example],
+    statistic: Statistic,
+    update: Callable[[str, Tensor, Tensor], Tensor],
 ) -> None:
     """Prune and update the model decoder layer by decoder layer, as SparseGPT is published.
 
-    update(layer, weight fp32 (rows, cols), Hessian fp32 (cols, cols)) returns each layer's new weight. Raises InputError if an
-    input is not finite.
+    update(layer, weight fp32 (rows, cols), evidence fp32) returns each layer's new weight. The evidence is the `statistic` of
+    the layer's inputs. Raises InputError if it is not finite.
 
     Source: arXiv 2301.00774; IST-DASLab/sparsegpt@147d215, llama.py, llama_sequential."""
 
-    def change(layer: str, weight: Tensor, hessian: Tensor) -> None:
-        _check_finite(layer, hessian.diagonal(), "an input")
-        weight.copy_(update(layer, weight.float(), hessian))
+    def change(layer: str, weight: Tensor, of_layer: Tensor) -> None:
+        weight.copy_(update(layer, weight.float(), of_layer))
 
-    _in_sequence(checkpoint, examples, _hessians, change)
+    _in_sequence(checkpoint, examples, statistic, change)
 
 
 @torch.no_grad()
 def _in_sequence(
     checkpoint: Checkpoint,
     examples: list[Example],
-    sums_of: Callable[[Linears], AbstractContextManager[dict[str, Tensor]]],
+    statistic: Statistic,
     change: Callable[[str, Tensor, Tensor], None],
     *,
     changes_weights: bool = True,
 ) -> None:
     """Run the model decoder layer by decoder layer, and change its weights. The steps for each decoder layer are:
 
-    1. Collect the sums over the inputs of its layers while their weights are whole.
-    2. Call change(layer, weight, sum) for each of its layers.
+    1. Accumulate the statistic of the inputs of its layers while their weights are whole.
+    2. Call change(layer, weight, evidence) for each of its layers.
     3. Compute the outputs again if `changes_weights`. They are the inputs of the next decoder layer.
 
-    Memory is one decoder layer with its sums, the weights outside the decoder layers, the examples' hidden states, and the
+    Memory is one decoder layer with its totals, the weights outside the decoder layers, the examples' hidden states, and the
     layers' keywords for each length of an example."""
     use_repeatable_kernels()
     layered = LayeredModel(checkpoint, choose_device())
@@ -244,10 +240,10 @@ def _in_sequence(
     for number in tqdm(range(len(layered)), desc="decoder layers"):
         with layered.layer(number):
             linears = layered.linears(number, prunable)
-            with sums_of(linears) as sums:
+            with _accumulated(linears, statistic) as (totals, tokens):
                 _run_layer(stream, number, advance=not changes_weights)
             for layer, linear in linears.items():
-                change(layer, linear.weight, sums.pop(layer))
+                change(layer, linear.weight, _finished(layer, statistic, totals.pop(layer), tokens[layer]))
             if changes_weights:
                 _run_layer(stream, number, advance=True)
 
@@ -273,68 +269,50 @@ def _load(checkpoint: Checkpoint) -> tuple[nn.Module, Linears, torch.device]:
     return model, linears, device
 
 
-def _add_magnitude_to(total: Tensor) -> Callable[[Tensor], None]:
-    """Return a hook that adds |gradient| to `total`, in fp32, and frees the gradient."""
+def _add_gradient_to(total: Tensor, statistic: Statistic) -> Callable[[Tensor], None]:
+    """Return a hook that adds a weight's gradient to the total of a statistic, and frees the gradient."""
 
     def add_and_free(weight: Tensor) -> None:
-        total.add_(weight.grad.abs_().to(total.device))
+        statistic.add(total, weight.grad.to(total.device))
         weight.grad = None
 
     return add_and_free
 
 
-def _squared_norms(linears: Linears) -> AbstractContextManager[dict[str, Tensor]]:
-    """Return a context in which forward passes sum the squares of each input column by layer, fp64 (cols,)."""
-
-    def add(total: Tensor, x: Tensor) -> None:
-        total += torch.linalg.vector_norm(x, dim=0, dtype=torch.float32).double().square()
-
-    sums = {layer: _zeros(linear, linear.in_features, dtype=torch.float64) for layer, linear in linears.items()}
-    return _added(linears, sums, add)
-
-
-def _hessians(linears: Linears) -> AbstractContextManager[dict[str, Tensor]]:
-    """Return a context in which forward passes sum x x^T over the inputs x by layer, fp32 (cols, cols)."""
-
-    def add(total: Tensor, x: Tensor) -> None:
-        x = x.float()
-        total.addmm_(x.T, x)
-
-    sums = {layer: _zeros(linear, linear.in_features, linear.in_features) for layer, linear in linears.items()}
-    return _added(linears, sums, add)
-
-
-def _zeros(linear: nn.Linear, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return zeros on the device of a layer."""
-    return torch.zeros(shape, dtype=dtype, device=linear.weight.device)
+def _zeros(statistic: Statistic, linear: nn.Linear, device: torch.device) -> Tensor:
+    """Return the total of a layer's statistic before the first example."""
+    return torch.zeros(statistic.shape(*linear.weight.shape), dtype=getattr(torch, statistic.dtype), device=device)
 
 
 @contextmanager
-def _added(
-    linears: Linears, sums: dict[str, Tensor], add: Callable[[Tensor, Tensor], None]
-) -> Iterator[dict[str, Tensor]]:
-    """Yield `sums`, by layer. In the block, every forward pass calls add(sum, x) with each layer's inputs x (tokens, cols)."""
+def _accumulated(linears: Linears, statistic: Statistic) -> Iterator[tuple[dict[str, Tensor], Counter[str]]]:
+    """Yield the totals of a statistic of inputs and the numbers of tokens, by layer. Forward passes in the block add to both."""
+    totals = {layer: _zeros(statistic, linear, linear.weight.device) for layer, linear in linears.items()}
+    tokens: Counter[str] = Counter()
 
     def collect(layer: str) -> Callable:
-        # An expert's input has 2 dimensions, and that of any other layer has 3.
-        return lambda _, inputs: add(sums[layer], inputs[0].flatten(0, -2))
+        def add(_, inputs: tuple[Tensor, ...]) -> None:
+            # (tokens, cols). An expert's input has 2 dimensions, and that of any other layer has 3.
+            x = inputs[0].flatten(0, -2)
+            statistic.add(totals[layer], x)
+            tokens[layer] += len(x)
+
+        return add
 
     handles = [linear.register_forward_pre_hook(collect(layer)) for layer, linear in linears.items()]
     try:
-        yield sums
+        yield totals, tokens
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _norm(layer: str, squares: Tensor) -> np.ndarray:
-    """Return the square roots of a layer's sums, fp32 (cols,). Raises InputError if one is not finite."""
-    norm = squares.sqrt().float().cpu()
-    _check_finite(layer, norm, "an input")
-    return norm.numpy()
-
-
-def _check_finite(layer: str, values: Tensor, what: str) -> None:
-    """Raise InputError if a value is not finite. The values are not negative, and their maximum is NaN if one is NaN."""
-    if not math.isfinite(values.max()):
+def _finished(layer: str, statistic: Statistic, total: Tensor, count: int) -> Tensor:
+    """Return the evidence of a layer, fp32, on the device of its total. Raises InputError if a value is not finite."""
+    # An expert that no token reaches has a mean of 0.
+    evidence = statistic.finish(total, max(1, count))
+    # Both are NaN if a value is NaN.
+    if not all(map(math.isfinite, evidence.aminmax())):
+        what = "a gradient" if statistic.of_gradients else "an input"
         raise InputError(f"{layer}: {what} is not finite", "check the model's weights, or use another importance")
+    return evidence

@@ -1,40 +1,32 @@
 """Compute the masks of all sparsities of a method in one pass over the scores, and write all files of the pass together.
 
-selection.py selects weights, and structured.py whole channels. allocation.py says how many of each layer, if the method has an
-allocation. Memory is a few blocks per thread, for any model, and the evidence of the examples if the importance needs it. If
-masks.sequential applies to the method, each sparsity has a pass of its own, and the masks are not nested.
+The method's pattern selects what is pruned, in one of the ways of ranking.py. allocation.py says how many weights of each layer,
+if the method has an allocation. Memory is a few blocks per thread, for any model, and the evidence of the examples if the
+importance needs it. If masks.sequential applies to the method, each sparsity has a pass of its own, and the masks are not
+nested.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from sparseft.checkpoints.checkpoint import BITS, Checkpoint
-from sparseft.checkpoints.layers import coupled_parts, prunable_shapes
+from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.checkpoints.soundness import check_finite_weights, check_tensors
 from sparseft.errors import InputError
-from sparseft.importances import Importance
-from sparseft.masks.mask_file import mask_meta, pack, unpack
+from sparseft.importances import Importance, Statistic
+from sparseft.masks.mask_file import mask_meta, unpack
 from sparseft.masks.mask_writer import MaskWriter, mask_writer
-from sparseft.methods import DENSE, Method, get_method
+from sparseft.methods import Method, get_method
 from sparseft.pruning.allocation import allocate, outlier_shares
 from sparseft.pruning.mask_report import NO_SCORES, ScoreDistribution, mask_report, plot_report
-from sparseft.pruning.scores import (
-    Source,
-    bits_of,
-    magnitude_source,
-    random_source,
-    row_blocks,
-    scored_source,
-    sum_columns,
-)
-from sparseft.pruning.selection import Selection, select_groups, select_rows, select_together
-from sparseft.pruning.structured import select_units
+from sparseft.pruning.ranking import Ranking
+from sparseft.pruning.scores import Source, bits_of, magnitude_source, random_source, scored_source, sum_columns
+from sparseft.pruning.selection import Selection
 from sparseft.storage.atomic import atomic_files, write_json
 from sparseft.study.config import Masks
 
@@ -47,14 +39,11 @@ class Calibration(Protocol):
     importance: Importance
     meta: dict
 
-    def evidence(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-        """Return the importance's evidence on every prunable layer."""
-
-    def input_norms(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-        """Return the norms of the inputs of every prunable layer in the dense model, fp32 (cols,)."""
+    def evidence(self, checkpoint: Checkpoint, statistic: Statistic) -> dict[str, np.ndarray]:
+        """Return a statistic of every prunable layer in the dense model, fp32."""
 
     def prune_in_sequence(self, checkpoint: Checkpoint, prune: Callable[[str, np.ndarray], np.ndarray]) -> None:
-        """Call `prune(layer, input norms fp32 (cols,))` for each layer's mask, bool (rows, cols), in the model's order."""
+        """Call `prune(layer, evidence)` for each layer's mask, bool (rows, cols), in the model's order."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +83,8 @@ def compute_masks(
     meta = mask_meta(method_name, percents, settings, checkpoint.digest) | (calibration.meta if calibration else {})
     allocated = None
     if method.allocation:
-        meta["outliers"] = outlier_shares(checkpoint, calibration.input_norms(checkpoint), settings.owl_m)
+        norms = calibration.evidence(checkpoint, method.allocation.importance.statistic)
+        meta["outliers"] = outlier_shares(checkpoint, norms, settings.owl_m)
         group = settings.nm_group if method.pattern.has_groups else None
         allocated = allocate(meta["outliers"], shape, percents, settings.owl_lambda, group)
     metas = [meta | {"sparsity": percent / 100} for percent in percents]
@@ -139,17 +129,19 @@ class MaskPass:
 
     def run(self) -> dict[str, ScoreDistribution]:
         """Write the masks of every sparsity, and return the distribution of each layer's scores."""
-        if self.method.pattern is DENSE:
-            self._keep_all(0)
-            return dict.fromkeys(self.writer.shape, NO_SCORES)
         if self.is_sequential:
             return self._select_in_sequence()
-        return self._select(self._selection())
-
-    def _selection(self) -> Selection:
-        """Return the selection of all sparsities by the method's scores."""
         source, dtypes = self._source()
-        return Selection(source, self.writer.shape, dtypes, self.percents, self.writer.write, self.allocated)
+        shape = self.writer.shape
+        return self.select(Selection(source, shape, dtypes, self.percents, self.writer.write, self.allocated))
+
+    def select(self, selection: Selection) -> dict[str, ScoreDistribution]:
+        """Write the masks of the selection's layers, and return the distribution of each layer's scores."""
+        return self.method.pattern.select(self._ranking(selection))
+
+    def _ranking(self, selection: Selection) -> Ranking:
+        """Return what a pattern selects from."""
+        return Ranking(selection, self.checkpoint, self.scope, self.settings, self.threads)
 
     def _source(self) -> tuple[Source, dict[str, str | None]]:
         """Return the source of the scores, and their dtype by layer, which is None for random bits."""
@@ -157,38 +149,12 @@ class MaskPass:
         importance = self.method.importance
         if not importance:
             return random_source(self.checkpoint, self.settings.seed), dict.fromkeys(shape)
-        if importance.uses_examples:
-            evidence = self.calibration.evidence(self.checkpoint)
+        if importance.score:
+            statistic = importance.statistic
+            evidence = self.calibration.evidence(self.checkpoint, statistic) if statistic else None
             return scored_source(self.checkpoint, importance, evidence), dict.fromkeys(shape, "F32")
         dtypes = {layer: self.checkpoint.tensors[f"{layer}.weight"].dtype for layer in shape}
         return magnitude_source(self.checkpoint), dtypes
-
-    def _select(self, selection: Selection) -> dict[str, ScoreDistribution]:
-        """Write the masks of every layer, and return the distribution of each layer's scores."""
-        layers = list(selection.shape)
-        if self.scope == "global":
-            dtypes = sorted(set(map(str, selection.dtypes.values())))
-            if len(dtypes) > 1:
-                raise InputError(
-                    f"{self.checkpoint.folder}: layers are in {' and '.join(dtypes)}, so they cannot be ranked together",
-                    "set masks.scope to layer or row",
-                )
-            return dict(zip(layers, select_together(selection, layers), strict=True))
-        if self.method.pattern.removes_channels:
-            # The layers of a group lose the same channels.
-            groups = coupled_parts(self.checkpoint)
-            by_group = _in_threads(lambda parts: select_units(selection, parts), groups, self.threads)
-            return {layer: scores for scores_of_group in by_group for layer, scores in scores_of_group.items()}
-        by_layer = _in_threads(lambda layer: self._select_layer(selection, layer), layers, self.threads)
-        return dict(zip(layers, by_layer, strict=True))
-
-    def _select_layer(self, selection: Selection, layer: str) -> ScoreDistribution:
-        """Write the masks of one layer, and return the distribution of its scores."""
-        if self.scope == "row":
-            return select_rows(selection, layer)
-        if self.scope == "group":
-            return select_groups(selection, layer, self.settings.nm_group)
-        return select_together(selection, [layer])[0]
 
     def _select_in_sequence(self) -> dict[str, ScoreDistribution]:
         """Write the masks of each sparsity in a pass of its own.
@@ -197,22 +163,13 @@ class MaskPass:
         scores: dict[str, ScoreDistribution] = {}
         for level, percent in enumerate(self.percents):
             if not percent:
-                self._keep_all(level)
+                write = partial(self.writer.write, levels=range(level, level + 1))
+                self._ranking(Selection(None, self.writer.shape, {}, [percent], write)).keep_all()
                 continue
             one_pass = SequentialPass(self, level, percent)
             self.calibration.prune_in_sequence(self.checkpoint, one_pass.prune)
             scores = scores or one_pass.scores
         return scores or dict.fromkeys(self.writer.shape, NO_SCORES)
-
-    def _keep_all(self, level: int) -> None:
-        """Write the masks of one sparsity that keep every weight."""
-        for layer, (rows, cols) in self.writer.shape.items():
-            row = pack(np.ones((1, cols), bool))
-            offset = 0
-            for block in row_blocks(rows, cols):
-                packed = np.tile(row, len(block))
-                self.writer.write(layer, offset, packed, range(level, level + 1))
-                offset += packed.size
 
 
 class SequentialPass:
@@ -227,13 +184,13 @@ class SequentialPass:
         self.scores: dict[str, ScoreDistribution] = {}
         self._blocks: list[np.ndarray] = []
 
-    def prune(self, layer: str, norms: np.ndarray) -> np.ndarray:
-        """Write a layer's mask from its input norms, fp32 (cols,), and return it, bool (rows, cols)."""
+    def prune(self, layer: str, evidence: np.ndarray) -> np.ndarray:
+        """Write a layer's mask by the evidence of its inputs, fp32, and return the mask, bool (rows, cols)."""
         checkpoint = self.masks_pass.checkpoint
         importance = self.masks_pass.method.importance
         weights = checkpoint.read_float32(f"{layer}.weight")
         sums = sum_columns(iter([np.abs(weights)])) if importance.uses_column_sums else None
-        bits = bits_of(importance.score(weights, norms, sums))
+        bits = bits_of(importance.score(weights, evidence, sums))
         shape = {layer: self.masks_pass.writer.shape[layer]}
         allocated = self.masks_pass.allocated
         if allocated:
@@ -241,7 +198,7 @@ class SequentialPass:
         self._blocks.clear()
         # The scores of the layer are one block.
         selection = Selection(lambda _: iter([bits]), shape, {layer: "F32"}, [self.percent], self._emit, allocated)
-        self.scores[layer] = self.masks_pass._select_layer(selection, layer)
+        self.scores |= self.masks_pass.select(selection)
         return unpack(np.concatenate(self._blocks).reshape(shape[layer][0], -1), shape[layer])
 
     def _emit(self, layer: str, offset: int, packed: np.ndarray) -> None:
@@ -267,13 +224,3 @@ def _check_layers(checkpoint: Checkpoint, shape: dict[str, tuple[int, int]]) -> 
         # The weights of a layer are counted in int32.
         if rows * cols >= 1 << 31:
             raise InputError(f"{layer}.weight has 2^31 weights or more", "check config.json: no known model has")
-
-
-def _in_threads(function: Callable, items: Sequence, threads: int) -> list:
-    """Return the results of `function` for all items, in order. One layer is read while another is counted."""
-    with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(function, item) for item in items]
-        try:
-            return [future.result() for future in tqdm(futures, desc="masks", disable=None)]
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)

@@ -41,8 +41,8 @@ def random_source(checkpoint: Checkpoint, seed: int) -> Source:
     return blocks
 
 
-def scored_source(checkpoint: Checkpoint, importance: Importance, evidence: dict[str, np.ndarray]) -> Source:
-    """Return the scores of an importance that looks at examples, fp32. `evidence` is by layer: Evidence says what."""
+def scored_source(checkpoint: Checkpoint, importance: Importance, evidence: dict[str, np.ndarray] | None) -> Source:
+    """Return the scores of an importance that has a `score`, fp32. `evidence` is its statistic by layer; None without one."""
 
     def blocks(layer: str) -> Iterator[np.ndarray]:
         tensor = checkpoint.tensors[f"{layer}.weight"]
@@ -54,9 +54,10 @@ def scored_source(checkpoint: Checkpoint, importance: Importance, evidence: dict
         for bits in checkpoint.read_blocks(tensor.name, BLOCK):
             weights = to_float32(bits, tensor.dtype).reshape(-1, cols)
             end = start + len(weights)
-            known = evidence[layer]
-            scores = importance.score(weights, known[start:end] if known.ndim == 2 else known, column_sums)
-            yield bits_of(scores)
+            known = evidence and evidence[layer]
+            if importance.statistic and importance.statistic.of_gradients:
+                known = known[start:end]
+            yield bits_of(importance.score(weights, known, column_sums))
             start = end
 
     return blocks

@@ -45,7 +45,8 @@ def prune_weights(
             check_groups(layer, cols, group)
     meta = calibration.meta
     if get_method(method).allocation:
-        outliers = outlier_shares(checkpoint, calibration.input_norms(checkpoint), settings.owl_m)
+        norms = calibration.evidence(checkpoint, get_method(method).allocation.importance.statistic)
+        outliers = outlier_shares(checkpoint, norms, settings.owl_m)
         meta = meta | {"outliers": outliers}
         allocated = allocate(outliers, shapes, [percent], settings.owl_lambda, group)
         counts = {layer: int(of_layer[0]) for layer, of_layer in allocated.items()}

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, create_model, model_validator
 
 from sparseft.errors import InputError
-from sparseft.importances import IMPORTANCES, Evidence, Importance
+from sparseft.importances import IMPORTANCES, Importance
 from sparseft.methods import DENSE, IMPORTED, ON, TEXT_NAME, Method, get_method
 from sparseft.modes import get_mode, with_starts
 from sparseft.study.backends import BACKENDS, Backend, backend_sections, get_backend
@@ -54,7 +54,7 @@ def _names(importances: Iterable[Importance]) -> str:
     return ", ".join(importance.name for importance in importances)
 
 
-BY_EXAMPLES = _names(importance for importance in IMPORTANCES if importance.uses_examples)
+BY_EXAMPLES = _names(importance for importance in IMPORTANCES if importance.statistic)
 BY_ROW = _names(importance for importance in IMPORTANCES if importance.scope == "row")
 BACKEND_TITLES = ", ".join(f"`{backend.name}` ({backend.title})" for backend in BACKENDS)
 BUILT_IN = ", ".join(BY_NAME)
@@ -645,15 +645,10 @@ class Masks(Section):
     def passes_of(self, method_name: str, percents: list[int]) -> int:
         """Return how often the model runs over the calibration examples for the masks of these sparsities."""
         method = get_method(method_name)
-        # An allocation is made before the scores, from the norms of the dense model's inputs.
-        passes = 1 if method.allocation else 0
         if self.is_sequential(method_name):
-            return passes + sum(1 for percent in percents if percent)
-        evidence = method.importance.evidence if method.importance else Evidence.NONE
-        if evidence is Evidence.INPUT_NORMS:
-            # The scores take the same norms.
-            return 1
-        return passes + (0 if evidence is Evidence.NONE else 1)
+            # An allocation is made before the scores, on the dense model.
+            return (1 if method.allocation else 0) + sum(1 for percent in percents if percent)
+        return len(method.statistics)
 
     def used_by(self, method_name: str) -> dict:
         """Return the settings on which the masks of a method depend, by name."""

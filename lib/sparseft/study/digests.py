@@ -8,7 +8,7 @@ The digest covers the syntax tree, without the words on which no result depends:
 texts of argparse, and the descriptions of pydantic's fields and of the tables' columns. Every other string counts as code.
 Error messages count too, because run_on_appliance.py decides by what a trainer printed.
 
-Every importance, every built-in task and every kind of task has a file of its own. A job's digest covers only the files of the
+Every importance, every pattern, every built-in task and every kind of task has a file of its own. A job's digest covers only the files of the
 values that the job uses, and not the table that lists all values. So a new or an edited value reruns only its own jobs.
 """
 
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from sparseft.importances import IMPORTANCES
 from sparseft.methods import get_method
+from sparseft.patterns import PATTERNS
 from sparseft.study.config import Config
 from sparseft.tasks import BY_NAME, KINDS, file_of_kind
 
@@ -29,6 +30,7 @@ PACKAGE = "sparseft"
 # Folder -> the names of the values in it. Of the other axes, architectures and backends, every file counts for every job.
 AXES = {
     "importances": frozenset(importance.name for importance in IMPORTANCES),
+    "patterns": frozenset(pattern.name for pattern in PATTERNS),
     "tasks": frozenset(BY_NAME) | frozenset(map(file_of_kind, KINDS)),
 }
 
@@ -108,9 +110,10 @@ _cached_digest = cache(code_digest)
 
 def used_values(*, task: str | None = None, method: str | None = None) -> frozenset[str]:
     """Return the names of the values that a job uses. `task` is the name of the file that describes its task."""
-    importance = get_method(method).importance if method else None
-    names = (task, importance.name if importance else None)
-    return frozenset(name for name in names if name)
+    names = [task] if task else []
+    if method:
+        names += [value.name for value in (get_method(method).pattern, *get_method(method).importances)]
+    return frozenset(names)
 
 
 def imported_modules(

@@ -199,7 +199,7 @@ def _layer_counts(config: Config, run: Run) -> str:
     if run.method == DENSE or method.pattern.removes_channels:
         return method.pattern.name
     scope = config.masks.scope_of(run.method, config.grid.sparsities)
-    if scope != "global" and not method.allocation:
+    if scope != "global" and not method.allocation and method.pattern.has_exact_counts:
         return scope
     # The scores decide how many weights a layer keeps.
     return f"{run.method}-{run.task}" if run.method in TASK_METHODS else run.method

@@ -1,0 +1,11 @@
+"""List the patterns. To add one, write its file and put it into the table."""
+
+from sparseft.patterns.pattern import Pattern
+from sparseft.patterns.random import RANDOM
+from sparseft.patterns.semistructured import SEMISTRUCTURED
+from sparseft.patterns.structured import STRUCTURED
+from sparseft.patterns.unstructured import UNSTRUCTURED
+
+PATTERNS = (UNSTRUCTURED, STRUCTURED, SEMISTRUCTURED, RANDOM)
+
+__all__ = ["PATTERNS", "Pattern"]

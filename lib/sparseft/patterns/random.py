@@ -1,0 +1,6 @@
+"""Define random: single weights, by random scores."""
+
+from sparseft.patterns.pattern import Pattern
+from sparseft.patterns.unstructured import select
+
+RANDOM = Pattern("random", select, settings=("seed", "scope"), has_importance=False)

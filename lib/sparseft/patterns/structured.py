@@ -1,0 +1,11 @@
+"""Define structured: whole coupled channels and heads (LLM-Pruner, arXiv 2305.11627). architectures/ says what is coupled."""
+
+from sparseft.patterns.pattern import Pattern
+
+STRUCTURED = Pattern(
+    "structured",
+    select=lambda ranking: ranking.by_unit(ranking.coupled_parts()),
+    scope="layer",
+    removes_channels=True,
+    has_exact_counts=False,
+)
