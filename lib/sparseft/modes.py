@@ -16,6 +16,8 @@ class Mode:
     """Describe a mode of fine-tuning."""
 
     name: str
+    # What the results page says about it.
+    words: str
     is_trained: bool
     # Whether every step of a training multiplies by W' = (W + s B A) * M. Then the adapter has no input of its own, so dropout
     # is impossible, and the merged model has exactly the weights of the trained model.
@@ -42,15 +44,17 @@ class Mode:
         return SPARSE_TO_DENSE.name if self.learns_task else NO_FINETUNE.name
 
 
-NO_FINETUNE = Mode("no_finetune", is_trained=False, masks_every_step=False)
+NO_FINETUNE = Mode("no_finetune", "pruned and not trained", is_trained=False, masks_every_step=False)
 SPARSE_TO_DENSE = Mode(
     "sparse_to_dense",
+    "trained with LoRA, and pruned again when LoRA is merged",
     is_trained=True,
     masks_every_step=False,
     stock_peft="over the pruned base W * M it computes the same; its merge leaves out the mask",
 )
 SPARSE_TO_SPARSE = Mode(
     "sparse_to_sparse",
+    "trained with LoRA that obeys the mask in every step",
     is_trained=True,
     masks_every_step=True,
     stock_peft="it computes and merges W * M + s B A without the mask on B A: another model, unless the mask is"
@@ -58,10 +62,17 @@ SPARSE_TO_SPARSE = Mode(
     compared_with=SPARSE_TO_DENSE.name,
 )
 # These have the layers of sparse_to_sparse.
-RECONSTRUCT = replace(SPARSE_TO_SPARSE, name="reconstruct", reconstructs=True, compared_with=SPARSE_TO_SPARSE.name)
+RECONSTRUCT = replace(
+    SPARSE_TO_SPARSE,
+    name="reconstruct",
+    words="LoRA that obeys the mask, and learns the outputs of the dense layers instead of the task",
+    reconstructs=True,
+    compared_with=SPARSE_TO_SPARSE.name,
+)
 RECONSTRUCT_TO_SPARSE = replace(
     SPARSE_TO_SPARSE,
     name="reconstruct_to_sparse",
+    words="reconstruct, and after it sparse_to_sparse",
     starts_from=RECONSTRUCT.name,
     compared_with=SPARSE_TO_SPARSE.name,
 )

@@ -11,7 +11,7 @@ from sparseft.analysis.probes import MEAN, probe_names
 from sparseft.analysis.records import Gap
 from sparseft.analysis.tables import asked_and_reached
 from sparseft.analysis.texts import NONE, against, best_for, marked, number, value_text
-from sparseft.modes import NO_FINETUNE, RECONSTRUCT, RECONSTRUCT_TO_SPARSE, SPARSE_TO_DENSE, SPARSE_TO_SPARSE
+from sparseft.modes import get_mode
 from sparseft.study.grid import MODES
 from sparseft.tasks import RECALLS
 
@@ -25,13 +25,6 @@ LOSS_COLUMNS = {"verdict", "loss", "difference of the loss (95 % interval)", "p 
 # Characters. A longer text is broken into lines.
 WIDE = 30
 PLACE = ["setting", "model", "task", "metric"]
-MODE_WORDS = {
-    NO_FINETUNE.name: "pruned and not trained",
-    SPARSE_TO_DENSE.name: "trained with LoRA, and pruned again when LoRA is merged",
-    SPARSE_TO_SPARSE.name: "trained with LoRA that obeys the mask in every step",
-    RECONSTRUCT.name: "LoRA that obeys the mask, and learns the outputs of the dense layers instead of the task",
-    RECONSTRUCT_TO_SPARSE.name: "reconstruct, and after it sparse_to_sparse",
-}
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,7 @@ def results(cells: pd.DataFrame) -> Table:
 
 def _results_note(cells: pd.DataFrame, modes: Iterable[str]) -> str:
     """Return a note on how to read the table of the answer."""
-    words = [f"{'; '.join(f'{mode}: {MODE_WORDS[mode]}' for mode in modes)}."]
+    words = [f"{'; '.join(f'{mode}: {get_mode(mode).words}' for mode in modes)}."]
     words.append("The standard error is over the validation examples.")
     losses = are_losses(cells)
     if not losses.all():

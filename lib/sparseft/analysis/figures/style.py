@@ -1,6 +1,7 @@
 """Share what all figures have in common: colours, sizes, titles, legends and the grid of panels."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle
 from math import ceil
 from textwrap import fill
 
@@ -27,15 +28,12 @@ REQUESTED = "sparsity asked for (%)"
 SPEED = "training speed\n(samples/s)"
 
 _COLOURS = seaborn.color_palette("colorblind")
-_MODE_STYLES = (
-    {"color": _COLOURS[7], "marker": "o"},
-    {"color": _COLOURS[0], "marker": "s"},
-    {"color": _COLOURS[3], "marker": "^"},
-    {"color": _COLOURS[2], "marker": "D"},
-    {"color": _COLOURS[4], "marker": "v"},
-)
+_MODE_STYLES = [
+    {"color": _COLOURS[colour], "marker": marker}
+    for colour, marker in ((7, "o"), (0, "s"), (3, "^"), (2, "D"), (4, "v"), (1, "P"), (5, "X"), (8, "<"), (9, ">"))
+]
 # The colour and the marker of each mode. Readers who cannot tell the colours apart have the markers.
-MODE_STYLES = dict(zip(MODES, _MODE_STYLES, strict=True))
+MODE_STYLES = dict(zip(MODES, cycle(_MODE_STYLES), strict=False))
 # Settings of matplotlib while a figure is built and written.
 STYLE = {
     **seaborn.axes_style("whitegrid"),

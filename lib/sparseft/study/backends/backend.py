@@ -62,7 +62,7 @@ class Backend:
     uses_this_machine: bool = True
     # Whether the trainings start from masked checkpoints in a format of their own.
     exports_checkpoints: bool = False
-    # Whether its rules have the modes that reconstruct decoder layers, and those that start from such an adapter.
+    # Whether its rules have the modes that reconstruct decoder layers, and those that start from another mode's adapter.
     reconstructs: bool = False
     # Keys of `training` whose value the backend chooses.
     chosen_keys: frozenset[str] = frozenset()
@@ -82,9 +82,10 @@ class Backend:
     def check_modes(self, names: Iterable[str]) -> None:
         """Raise InputError if the backend does not train in one of these modes."""
         for mode in map(get_mode, with_starts(names)):
-            if mode.reconstructs and not self.reconstructs:
+            if (mode.reconstructs or mode.starts_from) and not self.reconstructs:
+                fault = "does not reconstruct layers" if mode.reconstructs else "starts from new adapters only"
                 raise InputError(
-                    f"mode {mode.name}: the backend {self.name} does not reconstruct layers",
+                    f"mode {mode.name}: the backend {self.name} {fault}",
                     f"set backend: torch, or leave out {mode.name} and what starts from it",
                 )
 
