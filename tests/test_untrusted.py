@@ -114,6 +114,26 @@ def test_a_safetensors_header_that_claims_more_than_the_file_is_refused_unread(t
         read_header(tmp_path / "model.safetensors")
 
 
+def test_a_model_of_a_billion_layers_is_not_built(tmp_path):
+    change_json(save_tiny("llama", tmp_path / "m") / "config.json", num_hidden_layers=10**9)
+    with pytest.raises(InputError, match="m: config.json is damaged: its decoder layers have 9000000000 tensors"):
+        load_model(tmp_path / "m", torch.device("cpu"))
+
+
+def test_a_model_with_more_layers_than_its_files_is_not_built(tmp_path):
+    change_json(save_tiny("llama", tmp_path / "m") / "config.json", num_hidden_layers=20_000)
+    begin = time.process_time()
+    with pytest.raises(InputError, match="m: it does not fit its config.json: 179982 tensors missing"):
+        load_model(tmp_path / "m", torch.device("cpu"))
+    assert time.process_time() - begin < 5
+
+
+def test_a_sparse_file_beside_the_weights_is_not_copied(tmp_path):
+    os.truncate(save_tiny("llama", tmp_path / "m") / "tokenizer.json", 300 << 30)
+    with pytest.raises(InputError, match=r"m/tokenizer.json: 322122547200 bytes, but at most 1000000000 are read"):
+        prepare_model(Model(source=f"path:{tmp_path / 'm'}", dtype="bfloat16"), tmp_path / "out")
+
+
 def bomb(levels: int) -> str:
     """9 ** levels words in a few lines."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]

@@ -150,6 +150,10 @@ def test_damaged_windows_are_refused_by_their_keys(tiny_models, keys):
         ("llama", {"layer_types": ["full_attention"]}, "config.json is damaged: layer_types is not a list of 2 types; give one type"),
         ("mixtral", {"num_experts_per_tok": 5}, "num_experts_per_tok is 5 in config.json, but there are 4 experts; set num_experts"),
         ("qwen3_moe", {"num_experts_per_tok": 5}, "num_experts_per_tok is 5 in config.json, but there are 4 experts; set num_exp"),
+        ("llama", {"num_hidden_layers": 10**6}, "config.json is damaged: its decoder layers have 9000000 tensors"),
+        ("mixtral", {"num_local_experts": 10**6}, "config.json is damaged: its decoder layers have 6000014 tensors"),
+        ("llama", {"max_position_embeddings": 0}, "config.json is damaged: max_position_embeddings is 0"),
+        ("llama", {"pad_token_id": 999}, "config.json is damaged: pad_token_id is 999, but vocab_size is 260; give the"),
         ("llama", {"model_type": None}, "config.json lacks model_type, .* LlamaForCausalLM; copy the key from"),
     ],
 )  # fmt: skip

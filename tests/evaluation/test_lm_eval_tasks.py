@@ -17,11 +17,11 @@ from project import call_script, succeed
 from sparseft.analysis.records import EvaluationRecord
 from sparseft.analysis.records.record_file import read_file
 from sparseft.errors import InputError
-from sparseft.evaluation import lm_eval_limits
 from sparseft.evaluation.evaluate import evaluate, evaluate_probe
 from sparseft.evaluation.harness import outcome_key, run_harness
 from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
 from sparseft.evaluation.lm_eval_yaml import FOLDER
+from sparseft.language_model import limits
 from sparseft.language_model.batches import encode
 from sparseft.language_model.model import load_model
 from sparseft.study.config import TaskData
@@ -346,7 +346,7 @@ def test_a_changed_rendering_is_refused(model32, tmp_path):
 
 @pytest.mark.parametrize("place", ["filter_list", "metric_list"])
 def test_an_expression_that_never_ends_on_a_generated_text_ends_the_evaluation(model32, tmp_path, monkeypatch, place):
-    monkeypatch.setattr(lm_eval_limits, "_SECONDS", 1)
+    monkeypatch.setattr(limits, "SECONDS", 1)
     endless = r"^(?!A sample)(([\w\W]+)+)+@"
     definition = GENERATION | {"generation_kwargs": {"until": ["@"], "max_gen_toks": 40}, "num_fewshot": 0}
     if place == "filter_list":

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from hub_cache import publish, write
 from sparseft.errors import InputError
-from sparseft.evaluation import lm_eval_limits
 from sparseft.evaluation.lm_eval_rendering import harness_definition
 from sparseft.evaluation.lm_eval_tasks import load_lm_eval_examples
 from sparseft.evaluation.lm_eval_yaml import FOLDER, FUNCTION, check_functions, read_definition, with_functions
+from sparseft.language_model import limits
 from sparseft.study.config import TaskData
 
 CHOICE = """\
@@ -109,7 +109,6 @@ def test_a_tag_that_makes_more_than_data_is_refused(tmp_path, monkeypatch, tag):
         "{{ question.__class__ }}",
         "{{ question | attr('__class__') }}",
         "{{ '{0.__class__}'.format(question) }}",
-        "{{ lipsum.__globals__['os'].mkdir('trace') }}",
         "{{ cycler.__init__.__globals__.os.mkdir('trace') }}",
         "{{ self._TemplateReference__context }}",
         "{{ question.upper.__self__ }}",
@@ -139,7 +138,7 @@ def test_a_template_that_reaches_into_python_is_refused(tmp_path, monkeypatch, t
     ],
 )
 def test_a_template_has_limits_of_time_and_memory(tmp_path, monkeypatch, template, what):
-    monkeypatch.setattr(lm_eval_limits, "_SECONDS", 1)
+    monkeypatch.setattr(limits, "SECONDS", 1)
     said = refused(
         tmp_path, yaml.safe_dump({**yaml.safe_load(CHOICE.replace("TEXT", "question")), "doc_to_text": template})
     )
@@ -150,7 +149,7 @@ def test_a_template_has_limits_of_time_and_memory(tmp_path, monkeypatch, templat
 
 @pytest.mark.long
 def test_the_filters_of_a_sample_answer_have_a_limit_of_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(lm_eval_limits, "_SECONDS", 1)
+    monkeypatch.setattr(limits, "SECONDS", 1)
     lines = "filter_list: [{name: a, filter: [{function: regex, regex_pattern: '(([\\w\\W]+)+)+@'}]}]"
     assert "tasks.mine: filter_list computes for more than 1 s" in refused(tmp_path, f"{GENERATION}{lines}\n")
 
@@ -287,6 +286,13 @@ def test_what_is_not_a_prompt_with_an_answer_is_refused(tmp_path, line, what):
         ("doc_to_target: solution", "doc_to_target: '{{options}}'", "several right answers"),
         ("doc_to_target: solution", "doc_to_target: '{{solution if false}}'", "its answer is empty"),
         ('"{{question}}"', "\"{{text | default('')}}\"", "its prompt is empty"),
+        ('"{{question}}"', '"{{question | random}}"', "No filter named 'random'"),
+        ('"{{question}}"', '"{{lipsum()}}"', "'lipsum' is undefined"),
+        (
+            "doc_to_target: solution",
+            "doc_to_target: solution\nfewshot_split: validation\nnum_fewshot: 4",
+            "num_fewshot is 4, but lm-eval finds only 3 other rows",
+        ),
     ],
 )
 def test_a_generated_answer_that_cannot_be_learned_or_compared_is_refused(tmp_path, old, new, what):

@@ -2,6 +2,7 @@
 
 import pytest
 from sparseft.errors import InputError
+from sparseft.language_model import limits
 from sparseft.language_model.batches import encode
 from sparseft.language_model.chat import FIXED_DATE, written_by_template
 from sparseft.tasks.instruction import task_of
@@ -84,6 +85,18 @@ def test_what_a_template_cannot_write_is_refused_in_one_line_with_the_row(folder
     with pytest.raises(InputError, match=fault) as refusal:
         encoded(SHORT, tokenizer_with(folder, template))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("template", "fault"), [
+    ("{% for a in range(99999) %}{% for b in range(99999) %}{{ '' }}{% endfor %}{% endfor %}", "computes for more than 1 s"),
+    ("{% set s = namespace(t='ab') %}{% for a in range(60) %}{% set s.t = s.t ~ s.t %}{% endfor %}", "needs more than 1 GB"),
+    ("{{ messages[0].content * 10**6 }}", "gives a text of 2000000 characters"),
+])  # fmt: skip
+def test_a_template_has_limits_of_time_memory_and_text(folder, monkeypatch, template, fault):
+    monkeypatch.setattr(limits, "SECONDS", 1)
+    with pytest.raises(InputError, match=f"^chats, row 1: the chat template of {folder} {fault}"):
+        encoded(SHORT, tokenizer_with(folder, template))
 
 
 SKIPS_SYSTEM = CHAT_TEMPLATE.replace("messages %}", "messages if message.role != 'system' %}")

@@ -80,6 +80,11 @@ def main() -> int:
     candidates = candidates_of(task, data, prepared)
     chosen = choose_selection(task, candidates, prepared, data.selection_examples)
     check_selection(task, chosen.rows, prepared, outputs[0])
+    if data.lm_eval:
+        # The import takes seconds.
+        from sparseft.evaluation.lm_eval_rendering import check_worked_examples
+
+        check_worked_examples(task, {"train": prepared["train"], "validation": chosen.rows})
     warn(task, len(chosen.rows), prepared, data)
     hold(outputs[1])
     with atomic_files(args.data_dir, MANIFEST_FILE, "task") as folder:

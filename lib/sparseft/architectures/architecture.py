@@ -22,7 +22,9 @@ Shapes = dict[str, tuple[int, ...]]
 
 # A model with tied embeddings stores no output head.
 _HEAD = "lm_head.weight"
-_OPTIONAL_SIZES = ("num_key_value_heads", "head_dim")
+_OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "max_position_embeddings")
+# Tensors of one model. The largest open mixtures of 2025 have 70,000.
+_MAX_TENSORS = 200_000
 # transformers' names of the decoder layers that can be computed here.
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 _WINDOW_KEYS = ("sliding_window", "layer_types", "max_window_layers", "sliding_window_pattern")
@@ -187,7 +189,8 @@ class Architecture:
         return numbered
 
     def _check_sizes(self, config: dict, place: Path | str) -> None:
-        """Raise InputError if model_type or a size is missing, or if a size is not a positive integer."""
+        """Raise InputError if model_type or a size is missing, if a size is not a positive integer, or if there are too many
+        tensors. Raise it too if the token that pads is not in the vocabulary."""
         if not isinstance(config.get("model_type"), str):
             raise InputError(
                 f"{place}: config.json lacks model_type, by which transformers finds the code of a {self.class_name}",
@@ -199,6 +202,16 @@ class Architecture:
             if type(size) is not int or size < 1:
                 what = f"{name} is {size!r}" if name in config else f"it lacks {name}"
                 raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
+        experts = size_of("num_local_experts", config) if self.experts else 1
+        number = config["num_hidden_layers"] * sum(experts if "{expert}" in name else 1 for name in self.layer_tensors)
+        if number > _MAX_TENSORS:
+            what = f"its decoder layers have {number} tensors, which are more than {_MAX_TENSORS}"
+            raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
+        padding = config.get("pad_token_id")
+        vocabulary = config["vocab_size"]
+        if padding is not None and not (type(padding) is int and -vocabulary <= padding < vocabulary):
+            what = f"pad_token_id is {padding!r}, but vocab_size is {vocabulary}"
+            raise InputError(f"{place}: config.json is damaged: {what}", "give the model's own config.json")
 
     def _check_experts(self, config: dict, place: Path | str) -> None:
         """Raise InputError if the router would choose more experts for a token than there are."""

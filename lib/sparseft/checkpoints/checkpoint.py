@@ -27,7 +27,7 @@ from sparseft.architectures.architecture import Architecture
 from sparseft.errors import InputError
 from sparseft.storage.adapter_files import ADAPTER_CONFIG
 from sparseft.storage.hashes import sha256
-from sparseft.storage.reading import check_regular, read_json
+from sparseft.storage.reading import JSON_LIMIT, check_regular, read_json
 
 # safetensors' name of a dtype -> the unsigned word that holds the bits of a value.
 BITS = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
@@ -67,7 +67,7 @@ class Tensor:
 class Checkpoint:
     """Read a checkpoint folder: its tensors by name in file order, its configuration and its digest.
 
-    Raises InputError if there is no such folder, or if it contains an adapter."""
+    Raises InputError if there is no such folder, if it contains an adapter, or if a file beside the weights is too large."""
 
     folder: Path
 
@@ -78,6 +78,9 @@ class Checkpoint:
         for path in self.folder.glob("[!.]*"):
             if path.exists() and not path.is_dir():
                 check_regular(path)
+        # They are copied and hashed, and a sparse file may have any size.
+        for path in small_files(self.folder):
+            check_regular(path, JSON_LIMIT)
         # transformers would run the model with this adapter, which is in no digest.
         adapter = self.folder / ADAPTER_CONFIG
         if adapter.exists():

@@ -2,11 +2,13 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from itertools import chain
 
 import lm_eval.utils
 from datasets import Dataset
@@ -17,52 +19,47 @@ from lm_eval.api.utils import Message
 
 from sparseft.errors import InputError, one_line
 from sparseft.evaluation.lm_eval_checks import check_filters, check_metrics, check_values
-from sparseft.evaluation.lm_eval_limits import limited_template
 from sparseft.evaluation.lm_eval_yaml import check_functions, with_functions
+from sparseft.language_model.limits import check_length, limited
 from sparseft.tasks.from_lm_eval import MULTIPLE_CHOICE
 from sparseft.tasks.metrics import F1
 from sparseft.tasks.rows import problem_of
 from sparseft.tasks.task import Row, Task
 
-# Characters of a text that a template gives. A model reads far fewer.
-_LONGEST = 10**6
-
 
 class _Sandbox(ImmutableSandboxedEnvironment):
     """Render templates as lm-eval does, but let none reach Python's internals or change a row, and compile each one once.
 
-    A field without a value would become the word None in a prompt, so it is an error. Time, memory and texts have limits."""
+    A field without a value would become the word None in a prompt, so it is an error. Nothing random is there, because an
+    evaluation must give the texts that training read. Time, memory and texts have limits."""
 
     def __init__(self, name: str) -> None:
         super().__init__(undefined=StrictUndefined, keep_trailing_newline=True, finalize=_refuse_none)
         self.filters.update(lm_eval.utils.env.filters)
+        del self.filters["random"]
+        del self.globals["lipsum"]
         self.name = name
         self.from_string = cache(self._limited_template)
 
     def _limited_template(self, source: str) -> "_LimitedTemplate":
         """Return a template. Compiling it computes what is constant in it."""
-        with limited_template(self.name, source):
-            return _LimitedTemplate(self.name, source, super().from_string(source))
+        what = f"tasks.{self.name}: the template {source[:100]!r}"
+        with limited(what):
+            return _LimitedTemplate(what, super().from_string(source))
 
 
 @dataclass(frozen=True)
 class _LimitedTemplate:
-    """Render a template of the task `name` within limits."""
+    """Render a template within limits. `what` names it in errors."""
 
-    name: str
-    source: str
+    what: str
     template: Template
 
     def render(self, **fields: object) -> str:
         """Return the text of a row. Raises InputError if it is too long, or if it needs too much time or memory."""
-        with limited_template(self.name, self.source):
+        with limited(self.what):
             text = self.template.render(**fields)
-        if len(text) > _LONGEST:
-            raise InputError(
-                f"tasks.{self.name}: the template {self.source[:100]!r} makes a text of {len(text)} characters, and at most"
-                f" {_LONGEST} are taken",
-                "correct it",
-            )
+        check_length(self.what, text)
         return text
 
 
@@ -126,19 +123,29 @@ def rendered_rows(task: Task, chosen: dict[str, list[tuple[int, dict]]]) -> dict
                     row = _row_of(lm_task, part["doc"], task.definition["answer"])
                     if task.definition["file"] is None:
                         _refuse_two_meanings(lm_task, part["doc"], row)
-                if problem := problem_of(row, task) or _length_problem(row):
-                    raise InputError(
-                        f"{task.name}, {split} row {number}: {problem}", "correct the row, or leave it out"
-                    )
+                place = f"{task.name}, {split} row {number}"
+                if problem := problem_of(row, task):
+                    raise InputError(f"{place}: {problem}", "correct the row, or leave it out")
+                check_length(place, row["prompt"], row["answer"], *chain.from_iterable(row.get("requests", [])))
                 rows[split].append(row)
     return rows
 
 
-def _length_problem(row: Row) -> str | None:
-    """Return that a text of a row is too long, or None."""
-    texts = [row["prompt"], row["answer"], *(text for request in row.get("requests", []) for text in request)]
-    longest = max(map(len, texts))
-    return f"a text has {longest} characters, and at most {_LONGEST} are taken" if longest > _LONGEST else None
+def check_worked_examples(task: Task, rows: dict[str, list[Row]]) -> None:
+    """Raise InputError if lm-eval finds too few rows for the worked examples before a question."""
+    if not task.few_shot:
+        return
+    with sandboxed(task.name), redirect_stdout(sys.stderr), reported(task.name, "the worked examples"):
+        lm_task = ConfigurableTask(config=harness_definition(task, rows))
+        copies = Counter(json.dumps(doc, sort_keys=True, default=str) for doc in lm_task.sampler.fewshot_docs())
+    # If worked examples come from the evaluated rows, lm-eval leaves out the question itself and all of its copies.
+    left_out = max(copies.values(), default=0) if lm_task.fewshot_cfg.split == lm_task.config.test_split else 0
+    if copies.total() - left_out < task.few_shot:
+        raise InputError(
+            f"{task.name}: num_fewshot is {task.few_shot}, but lm-eval finds only {copies.total() - left_out} other rows to"
+            " put before a question",
+            "give more rows, or lower num_fewshot in the YAML file",
+        )
 
 
 def _refuse_two_meanings(lm_task: ConfigurableTask, doc: dict, row: Row) -> None:

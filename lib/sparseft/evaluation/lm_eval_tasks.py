@@ -12,7 +12,7 @@ from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY, get_metric_aggregation
 
 from sparseft.errors import InputError
 from sparseft.evaluation.lm_eval_checks import check_unique, check_values
-from sparseft.evaluation.lm_eval_rendering import rendered_rows
+from sparseft.evaluation.lm_eval_rendering import check_worked_examples, rendered_rows
 from sparseft.evaluation.lm_eval_splits import Splits, load_datasets, processed_rows
 from sparseft.evaluation.lm_eval_yaml import FUNCTION, Definition, is_function, read_definition
 from sparseft.study.config import TaskData
@@ -47,7 +47,9 @@ def load_lm_eval_examples(name: str, data: TaskData) -> Examples:
         split: choose_rows(list(enumerate(docs[split], start=1)), name, split, data.numbers[split], data.seed)
         for split in SPLITS
     }
-    return Examples(task, rendered_rows(task, numbered), source)
+    rows = rendered_rows(task, numbered)
+    check_worked_examples(task, rows)
+    return Examples(task, rows, source)
 
 
 def _check_supported(config: dict, name: str) -> None:

@@ -1,11 +1,13 @@
 """Write conversations as text with a model's chat template.
 
-The template is a Jinja program in the model's folder. transformers runs it in a sandbox, where it reads only the messages.
+The template is a Jinja program in the model's folder. transformers runs it in a sandbox, where it reads only the messages. Its
+time, its memory and its text have limits.
 """
 
 from typing import TYPE_CHECKING
 
 from sparseft.errors import InputError, one_line
+from sparseft.language_model.limits import check_length, limited
 
 if TYPE_CHECKING:
     # At run time, this import would come before evaluation/harness.py sets the environment variables of transformers.
@@ -29,14 +31,18 @@ def written_by_template(
     for number, messages in enumerate(conversations, start=1):
         row = f"{task}, row {number}: the chat template of {tokenizer.name_or_path}"
         try:
-            prompt = _write(messages[:-1], tokenizer, template, is_prompt=True)
-            whole = _write(messages, tokenizer, template, is_prompt=False)
+            with limited(row):
+                prompt = _write(messages[:-1], tokenizer, template, is_prompt=True)
+                whole = _write(messages, tokenizer, template, is_prompt=False)
+        except InputError:
+            raise
         # The template is a program of the model's author, and may raise anything.
         except Exception as error:
             raise InputError(
                 f"{row} refuses the messages ({one_line(error)[:200]})",
                 "change the messages, for example leave the system message out, or change the template",
             ) from None
+        check_length(row, prompt, whole)
         if not whole.startswith(prompt):
             raise InputError(
                 f"{row} writes the earlier messages otherwise if the response follows",

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from sparseft.checkpoints.checkpoint import DTYPES, Checkpoint
-from sparseft.checkpoints.soundness import ROTARY_BUFFER
+from sparseft.checkpoints.soundness import ROTARY_BUFFER, check_tensors
 from sparseft.errors import InputError, one_line
 from sparseft.storage.reading import read_json
 
@@ -22,8 +22,8 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTraine
     its files, or if the tokenizer has no end-of-sequence token. Raises it if tensors are missing or do not fit, because
     transformers would draw them at random."""
     checkpoint = Checkpoint(folder)
-    # This comes first, because transformers has errors of its own for some configurations that are refused here.
-    expected = checkpoint.architecture.class_name
+    # This comes first, because transformers would build a model of any size, and has errors of its own for some configurations.
+    check_tensors(checkpoint, folder)
     model, loading = AutoModelForCausalLM.from_pretrained(
         folder,
         config=model_config(folder),
@@ -36,7 +36,7 @@ def load_model(folder: Path, device: torch.device) -> tuple[nn.Module, PreTraine
     if faults:
         what = f"{folder}: it does not fit its config.json: {', '.join(faults)}"
         raise InputError(what, "repair or replace the checkpoint")
-    check_class(folder, expected, model)
+    check_class(folder, checkpoint.architecture.class_name, model)
     check_dtype(checkpoint, model.dtype)
     return model.to(device).eval(), load_tokenizer(folder)
 
