@@ -142,17 +142,17 @@ def test_offline_without_local_data_the_error_names_both_remedies(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_training_rows_that_are_validation_rows_are_counted_in_a_warning_and_in_the_manifest(tmp_path):
+def test_the_share_of_validation_rows_that_are_training_rows_is_in_a_warning_and_in_the_manifest(tmp_path):
+    others = [{**BOOLQ[0], "question": "is it"}, {**BOOLQ[0], "passage": "Snow."}]
     files = {"train": write(tmp_path / "in/train.jsonl", BOOLQ),
-             "validation": write(tmp_path / "in/validation.jsonl", [{**BOOLQ[2], "answer": True}, BOOLQ[5],
-                                                                    {**BOOLQ[0], "question": "is it"}])}  # fmt: skip
+             "validation": write(tmp_path / "in/validation.jsonl", [{**BOOLQ[2], "answer": True}, BOOLQ[5], *others])}  # fmt: skip
     done = run_script(
         "prepare_task.py", "--task", "boolq", "--local", tmp_path / "in", "--output_dir", tmp_path / "out"
     )
     assert (done.returncode, done.stderr.count("\n")) == (0, 1)
-    assert done.stderr.startswith("warning: boolq: 2 of 6 training examples ")
+    assert done.stderr.startswith("warning: boolq: 50 % of the validation examples stand in the training rows too; ")
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
-    assert (manifest["train_overlap"], manifest["examples"]) == (2, {"train": 6, "validation": 3})
+    assert (manifest["validation_overlap"], manifest["examples"]) == (0.5, {"train": 6, "validation": 4})
     assert manifest["source"] == {"local": {split: sha256(path) for split, path in files.items()}}
     assert manifest["sha256"] == {split: sha256(tmp_path / f"out/{split}.jsonl") for split in files}
 
@@ -171,10 +171,37 @@ def test_a_generated_task_has_no_overlap_and_no_other_source(tmp_path):
     done = run_script("prepare_task.py", *flags)
     assert (done.returncode, done.stderr) == (0, "")
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
-    assert (manifest["source"], manifest["train_overlap"]) == ({"generated": "boolq_mini"}, 0)
+    assert (manifest["source"], manifest["validation_overlap"]) == ({"generated": "boolq_mini"}, 0)
     refused = run_script("prepare_task.py", *flags, "--hub", "org/name")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "boolq_mini is generated" in refused.stderr
+
+
+SENTENCES = " ".join(f"Sentence {n} is about the number {n}." for n in range(60))
+LEAKS = {
+    "a text, shifted by five characters": ("notes", SENTENCES, SENTENCES[5:]),
+    "a text with one blank more": ("notes", SENTENCES, SENTENCES.replace(" ", "  ", 1)),
+    "a text among others": ("notes", SENTENCES, f"{SENTENCES[::-1]} {SENTENCES} {SENTENCES[::-1]}"),
+    "a prompt with a blank more": ("boolq", BOOLQ, [{**row, "passage": f"{row['passage']} "} for row in BOOLQ]),
+    "a prompt in capitals": ("boolq", BOOLQ, [{**row, "question": row["question"].upper()} for row in BOOLQ]),
+    "most prompts": ("boolq", BOOLQ, [*BOOLQ[:4], {**BOOLQ[4], "question": "is it"}]),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_validation_rows_that_are_mostly_training_rows_are_refused_unless_nothing_is_trained(tmp_path, leak):
+    name, validation, train = LEAKS[leak]
+    for split, content in (("train", train), ("validation", validation)):
+        rows = [{"text": content}] if isinstance(content, str) else content
+        write(tmp_path / f"in/{split}.jsonl", rows)
+    flags = {"task": name, "local": tmp_path / "in", "train_examples": None, "validation_examples": None}
+    flags |= {"kind": "text"} if name == "notes" else {}
+    line = refused_preparation(tmp_path, **flags)
+    assert re.match(rf"error: {name}: \d+(\.\d)? % of .* stand in the training rows too; ", line)
+    flags = {flag: value for flag, value in flags.items() if value is not None}
+    code, said = call_script("prepare_task.py", "--only_probe", **flags, output_dir=tmp_path / "out")
+    assert (code, said.startswith(f"warning: {name}: ")) == (0, True)
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["validation_overlap"] > 0.5
 
 
 def refused_preparation(folder: Path, name: str = "prepare_task.py", **flags: object) -> str:

@@ -1,6 +1,7 @@
 """The selection rows: which rows become them, which are left out, and what is refused."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from sparseft.storage.record import read_record, write_record
 from sparseft.study.config import TaskData
 from sparseft.tasks import BY_NAME, TASKS
 from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.selection_rows import choose_selection, load_candidates, read_selection, shared_prompts
+from sparseft.tasks.selection_rows import choose_selection, load_candidates, read_selection, shared_rows
 
 MINI = [task.name for task in TASKS if task.generate]
 FOLDER = Path("data/boolq")
@@ -66,7 +67,7 @@ def test_a_mini_task_generates_more_rows_of_its_training_words_and_none_twice(na
     task = BY_NAME[name]
     prepared, digests = read_splits(Path(f"data/{name}"), task)
     assert len(rows) == len({task.prompt(row) for row in rows}) == manifest["examples"] == 400
-    assert shared_prompts(task, rows, prepared) == {}
+    assert shared_rows(task, rows, prepared) == {}
     assert manifest["disjoint_from"] == digests
     assert manifest["sha256"] == sha256(f"data/{name}/selection.jsonl")
     every_row = {json.dumps(row) for seed in range(2) for row in task.generate("validation", 500, seed)}
@@ -106,7 +107,7 @@ def test_rows_that_repeat_another_one_are_left_out_and_counted():
     write(Path("own/train.jsonl"), repeated + repeated[:5] + boolq(range(4), "Snow"))
     rows, manifest = prepare(train_examples=10, selection_examples=9)
     task = BY_NAME["boolq"]
-    assert shared_prompts(task, rows, read_splits(FOLDER, task)[0]) == {}
+    assert shared_rows(task, rows, read_splits(FOLDER, task)[0]) == {}
     assert len({task.prompt(row) for row in rows}) == 9
     prepared = read_splits(FOLDER, task)[0]
     candidates = load_candidates(task, TaskData(local="own", train_examples=10), prepared)
@@ -125,12 +126,39 @@ def test_a_split_selection_of_the_folder_is_taken_whole_but_for_repeats():
     assert len(prepare(train_examples=None, selection_examples=3)[0]) == 3
 
 
+@pytest.mark.parametrize("others", [0, 3])
 @pytest.mark.parametrize("cheat", ["train", "validation"])
-def test_a_split_selection_that_is_another_split_is_refused(cheat):
-    Path("own/selection.jsonl").write_text(Path(f"own/{cheat}.jsonl").read_text())
+def test_a_split_selection_that_is_mostly_another_split_with_a_blank_more_is_refused(cheat, others):
+    rows = [{**row, "passage": f"{row['passage']} "} for row in rows_of(f"own/{cheat}.jsonl")]
+    write(Path("own/selection.jsonl"), rows + boolq(range(others), "Rain"))
     line = refused()
-    assert "no row is left for the split selection, because all" in line
-    assert "set tasks.boolq.train_examples to a smaller number" in line
+    if others:
+        assert (
+            f"{len(rows)} of {len(rows) + 3} rows of the split selection stand in the training or validation rows"
+            in line
+        )
+    else:
+        assert "no row is left for the split selection, because all" in line
+        assert "set tasks.boolq.train_examples to a smaller number" in line
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_selection_text_that_is_mostly_another_text_is_refused_and_a_smaller_share_is_recorded(split):
+    texts = {
+        name: " ".join(f"{name} {n} is not {name} {n + 1}." for n in range(60))
+        for name in ("train", "validation", "new")
+    }
+    for name in ("train", "validation"):
+        Path(f"own/{name}.txt").write_text(texts[name])
+        Path(f"own/{name}.jsonl").unlink()
+    Path("own/selection.txt").write_text(f"x{texts[split]}")
+    line = refused("notes", kind="text")
+    assert re.search(
+        r"9\d\.\d % of the windows of 13 words of the selection text stand in the training or validation rows", line
+    )
+    Path("own/selection.txt").write_text(texts["new"] + texts[split][5 : len(texts[split]) // 2])
+    _, manifest = prepare("notes", kind="text", train_examples=None)
+    assert manifest["overlap"] == pytest.approx(1 / 3, abs=0.03)
 
 
 def test_if_the_training_takes_all_rows_the_line_says_what_to_set():
@@ -230,7 +258,7 @@ def test_rows_of_another_split_are_refused_even_with_a_manifest_that_fits(split)
     _, manifest = prepare()
     file = write(FOLDER / "selection.jsonl", rows_of(FOLDER / f"{split}.jsonl"))
     write_record(FOLDER / "selection_manifest.json", manifest | {"sha256": sha256(file)})
-    with pytest.raises(InputError, match=f"rows have the prompt of a {split} row"):
+    with pytest.raises(InputError, match=f"rows stand in the {split} rows too"):
         read()
 
 
@@ -238,7 +266,7 @@ def test_two_rows_with_one_prompt_and_different_answers_count_as_repeats():
     task = BY_NAME["boolq"]
     prepared = {"train": boolq(range(3)), "validation": boolq(range(3), "Snow")}
     (changed,) = [{**row, "answer": not row["answer"]} for row in boolq([1])]
-    assert shared_prompts(task, [changed], prepared) == {"train": 1}
+    assert shared_rows(task, [changed], prepared) == {"train": 1}
 
 
 # Run a script that is killed at the n-th time that it moves a file to its place.

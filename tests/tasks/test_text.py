@@ -7,7 +7,6 @@ import pytest
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import TaskData, parse_section
-from sparseft.tasks.data_source import overlap
 from sparseft.tasks.measured_lengths import measured_lengths
 from sparseft.tasks.text import LENGTH, load_own_examples, task_of
 
@@ -88,13 +87,6 @@ def test_a_text_has_a_place_and_at_least_two_tokens_per_sequence(keys):
 def test_a_definition_without_a_length_is_refused(length):
     with pytest.raises(InputError, match="wiki: a length of"):
         task_of("wiki", {"kind": "text", "length": length})
-
-
-def test_documents_in_both_splits_count_as_overlap_and_blank_ones_do_not():
-    task = task_of("wiki", {"kind": "text", "length": 8})
-    documents = {"train": ["a", "", "b", "a"], "validation": ["a", "", "c"]}
-    rows = {split: [{"text": document} for document in texts] for split, texts in documents.items()}
-    assert overlap(task, rows) == 2
 
 
 def test_the_measured_lengths_are_those_of_sequences():

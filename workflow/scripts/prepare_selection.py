@@ -98,6 +98,7 @@ def main() -> int:
             "seed": data.seed,
             "examples": len(chosen.rows),
             "left_out": chosen.left_out,
+            "overlap": chosen.overlap,
             "sha256": sha256(file),
             "disjoint_from": digests,
         }

@@ -18,8 +18,9 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.config import TaskData, add_flags, parse_section
 from sparseft.tasks import BY_NAME, KINDS
-from sparseft.tasks.data_source import Examples, load_examples, overlap
+from sparseft.tasks.data_source import Examples, load_examples
 from sparseft.tasks.measured_lengths import measured_lengths
+from sparseft.tasks.overlap import MOST, distinct_prompts, in_words, shares_found, texts_of
 from sparseft.tasks.task import SPLITS, Row, Task
 
 DATA_FLAGS = tuple(name for name in TaskData.model_fields if name not in TaskData.AFTERWARDS)
@@ -37,19 +38,25 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def warn(task: Task, rows: dict[str, list[Row]]) -> None:
-    """Print a warning if training and validation share a prompt, and one if validation repeats a prompt.
+def check_overlap(task: Task, rows: dict[str, list[Row]], *, is_trained_on: bool) -> float:
+    """Return the share of the validation rows that stand in the training rows too. Print a warning if it is not 0.
 
-    The prompt of a document is its whole text. Documents that repeat say nothing about the sequences that are cut from them."""
-    validation = rows["validation"]
-    shared = overlap(task, rows)
-    if shared and task.is_trainable:
-        print(
-            f"warning: {task.name}: {shared} of {len(rows['train'])} training examples have the prompt of a validation"
-            " example; the score says less about new examples",
-            file=sys.stderr,
-        )
-    repeated = len(validation) - len({task.prompt(row) for row in validation})
+    Raises InputError if these are most of them, and the task `is_trained_on`."""
+    if not task.is_trainable:
+        return 0.0
+    sets = {"validation": texts_of(task, rows["validation"])}
+    share = shares_found(sets, [texts_of(task, rows["train"])])["validation"]
+    what = f"{task.name}: {in_words(share, task, 'validation')} stand in the training rows too"
+    if share > MOST and is_trained_on:
+        raise InputError(what, "give other validation rows, or leave these out of the training rows")
+    if share:
+        print(f"warning: {what}; the score says less about new examples", file=sys.stderr)
+    return share
+
+
+def warn_of_repeats(task: Task, validation: list[Row]) -> None:
+    """Print a warning if validation rows repeat a prompt. Documents that repeat say nothing about sequences cut from them."""
+    repeated = len(validation) - distinct_prompts(task, validation)
     if repeated and not task.sequence_length:
         print(
             f"warning: {task.name}: {repeated} of {len(validation)} validation examples repeat the prompt of another one;"
@@ -87,8 +94,9 @@ def main() -> int:
     if not args.only_probe:
         task.check_trainable()
     task.check(rows)
+    overlap = check_overlap(task, rows, is_trained_on=not args.only_probe)
     hold(outputs[-1])
-    warn(task, rows)
+    warn_of_repeats(task, rows["validation"])
     with atomic_files(args.output_dir, outputs[-1].name, "task") as folder:
         files = [folder / output.name for output in outputs[:-1]]
         for split, file in zip(SPLITS, files, strict=True):
@@ -99,7 +107,7 @@ def main() -> int:
             "source": examples.source,
             "seed": data.seed,
             "examples": {split: len(rows[split]) for split in SPLITS},
-            "train_overlap": overlap(task, rows),
+            "validation_overlap": overlap,
             "sha256": dict(zip(SPLITS, map(sha256, files), strict=True)),
             "lengths": measured_lengths(task, rows),
         }

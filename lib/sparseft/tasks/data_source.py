@@ -87,12 +87,6 @@ def local_source(folder: Path) -> dict:
     return {"local": {split: sha256(folder / f"{split}.jsonl") for split in SPLITS}}
 
 
-def overlap(task: Task, rows: dict[str, list[Row]]) -> int:
-    """Return how many training rows have the prompt of a validation row. Blank documents of a text do not count."""
-    validation_prompts = {prompt for row in rows["validation"] if (prompt := task.prompt(row)).strip()}
-    return sum(task.prompt(row) in validation_prompts for row in rows["train"])
-
-
 def perplexity_text(local: Path | None, hub: str | None = None) -> TextPlace:
     """Return where the text of a perplexity is: in the file `local`, or in the split `test` at `hub`, or of WikiText-2."""
     return TextPlace(local, hub or wikitext2.PLACE, "test", "perplexity.local")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sparseft.errors import InputError
 from sparseft.storage.atomic import atomic_files, write_json
-from sparseft.storage.hashes import sha256, sha256_of_text
+from sparseft.storage.hashes import sha256
 from sparseft.storage.reading import ROWS_LIMIT, TEXT_LIMIT, check_regular, read_json, read_text
 from sparseft.tasks.hub import hub_dataset, hub_source, rows_of_split
 from sparseft.tasks.rows import parse_row
@@ -55,21 +55,31 @@ class TextPlace:
 def read_documents(path: Path) -> tuple[list[str], str]:
     """Return the documents of a file, and the sha256 of its bytes.
 
+    Raises InputError as `each_document` does, or if a .jsonl file has no row."""
+    digest = hashlib.sha256()
+    documents = list(each_document(path, digest))
+    if not documents:
+        raise InputError(f"{path}: holds no row", "write one document per line as JSON, with the field text")
+    return documents, digest.hexdigest()
+
+
+def each_document(path: Path, digest: "hashlib._Hash") -> Iterator[str]:
+    """Yield the documents of a file one by one, and add its bytes to `digest`.
+
     Raises InputError if it cannot be read or begins with a byte order mark, or if a row of a .jsonl file has no text."""
     if path.suffix == ".txt":
         text = read_text(path, TEXT_LIMIT, _ADVICE)
         if text.startswith("\ufeff"):
             raise InputError(f"{path}: begins with a byte order mark", "save the file as UTF-8 without it (BOM)")
-        return [text], sha256_of_text(text)
+        digest.update(text.encode())
+        yield text
+        return
     if not path.exists():
         raise InputError(f"{path}: no such file", _ADVICE)
     check_regular(path, ROWS_LIMIT)
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        documents = [parse_row(line, place, DOCUMENT)["text"] for line, place in _lines(file, path, digest)]
-    if not documents:
-        raise InputError(f"{path}: holds no row", "write one document per line as JSON, with the field text")
-    return documents, digest.hexdigest()
+        for line, place in _lines(file, path, digest):
+            yield parse_row(line, place, DOCUMENT)["text"]
 
 
 def documents_lines(documents: Iterable[str]) -> Iterator[str]:

@@ -4,19 +4,21 @@ They are a third split beside the training and the validation rows. They come fr
 none, they are training rows that the training does not use. A mini task generates more rows with its training words, so that
 no choice depends on the words of its validation rows.
 
-No selection row has the prompt of a training row, of a validation row, or of another selection row. Real data repeat
-themselves, so such rows are left out and counted.
+No selection row stands in a training row, in a validation row, or in another selection row (overlap.py). Real data repeat
+themselves, so such rows are left out and counted. A split that is mostly training or validation rows is refused. Of a text,
+some windows of 13 words may stand in the other splits; their share is recorded.
 
     selection.jsonl          the rows
-    selection_manifest.json  their source, seed, number and sha256, the number of rows that were left out, and the sha256 of
-                             the two files that they are disjoint from
+    selection_manifest.json  their source, seed, number and sha256, the number of rows that were left out, their overlap, and
+                             the sha256 of the two files that they are disjoint from
 """
 
 import hashlib
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +28,7 @@ from sparseft.storage.record import read_record, remake_advice
 from sparseft.tasks.data_source import choose_rows, load_rows
 from sparseft.tasks.documents import read_documents
 from sparseft.tasks.hub import hub_dataset, hub_source
+from sparseft.tasks.overlap import MOST, Texts, find, in_words, normal_form, shares_found, texts_of
 from sparseft.tasks.rows import parse_rows, read_row_text, read_rows
 from sparseft.tasks.task import SPLITS, Row, Task
 
@@ -33,6 +36,8 @@ from sparseft.tasks.task import SPLITS, Row, Task
 SELECTION = "selection"
 ROWS_FILE = f"{SELECTION}.jsonl"
 MANIFEST_FILE = f"{SELECTION}_manifest.json"
+# Candidates that are compared together, at least. Each comparison reads all rows of the other splits.
+_AT_ONCE = 1000
 
 
 class SelectionData(Protocol):
@@ -63,10 +68,13 @@ class Candidates:
 
 @dataclass(frozen=True)
 class ChosenRows:
-    """Hold the chosen rows, and the number of candidates that were left out because another row has their prompt."""
+    """Hold the chosen rows, and the number of candidates that were left out because they stand in another row.
+
+    `overlap` is the share of the rows, or of a text's windows, that stands in the training and validation rows."""
 
     rows: list[Row]
     left_out: int
+    overlap: float
 
 
 def load_candidates(task: Task, data: SelectionData, prepared: dict[str, list[Row]]) -> Candidates:
@@ -108,34 +116,45 @@ def shuffled(rows: list, name: str, seed: int) -> list:
 def choose_selection(
     task: Task, candidates: Candidates, prepared: dict[str, list[Row]], number: int | None
 ) -> ChosenRows:
-    """Return the first `number` candidates with a prompt of their own.
+    """Return the first `number` candidates that stand in no training row, validation row or other chosen row.
 
     Without a number they are all rows of a split for this purpose, or else as many as there are validation rows. Documents
-    are as much text as the validation documents. Raises InputError if no row is left, or fewer than `number`."""
-    known = {task.prompt(row) for split in SPLITS for row in prepared[split]}
+    are as much text as the validation documents. Raises InputError if no row is left, or fewer than `number`, or if most rows
+    of a split for this purpose are training or validation rows."""
     is_measured_in_text = number is None and task.sequence_length
     wanted = _wanted(task, candidates, prepared["validation"], number)
+    at_once = None if is_measured_in_text or wanted == math.inf else max(_AT_ONCE, wanted)
     rows: list[Row] = []
-    taken = 0
-    left_out = 0
-    for row in candidates.rows:
+    forms: set[str] = set()
+    taken = known = repeated = 0
+    for row, is_known in _with_known(task, candidates.rows, prepared, at_once):
         if taken >= wanted:
             break
         prompt = task.prompt(row)
-        if prompt in known:
-            left_out += 1
+        form = normal_form(prompt)
+        if is_known or form in forms:
+            known += is_known
+            repeated += not is_known
             continue
-        known.add(prompt)
+        forms.add(form)
         rows.append(row)
         taken += len(prompt) if is_measured_in_text else 1
     if not rows:
-        raise nothing_left(task.name, f"all {left_out} candidates repeat a prompt")
+        raise nothing_left(task.name, f"all {known + repeated} candidates repeat a prompt")
+    overlap = _overlap(task, rows, prepared)
+    looked_at = known + repeated + len(rows)
+    known_rows = f"{known} of {looked_at} rows of the split {SELECTION}"
+    if overlap > MOST or (candidates.is_own_split and known > MOST * looked_at):
+        what = in_words(overlap, task, SELECTION) if overlap > MOST else known_rows
+        raise InputError(
+            f"tasks.{task.name}: {what} stand in the training or validation rows too", f"give other {SELECTION} rows"
+        )
     if number and len(rows) < number:
         raise InputError(
             f"tasks.{task.name}: {len(rows)} rows are left for the split {SELECTION}, {number} are asked for",
             f"lower tasks.{task.name}.selection_examples or train_examples",
         )
-    return ChosenRows(rows, left_out)
+    return ChosenRows(rows, known + repeated, overlap)
 
 
 def check_selection(task: Task, rows: list[Row], prepared: dict[str, list[Row]], place: Path | str) -> None:
@@ -152,12 +171,9 @@ def in_the_place_of_validation(error: InputError, place: Path | str) -> InputErr
     return InputError(f"{place}, read like validation rows: {what}", advice)
 
 
-def shared_prompts(task: Task, rows: list[Row], prepared: dict[str, list[Row]]) -> dict[str, int]:
-    """Return by split how many selection rows have the prompt of a row in it. Splits without such a row are left out."""
-    counts = {}
-    for split in SPLITS:
-        prompts = {task.prompt(row) for row in prepared[split]}
-        counts[split] = sum(task.prompt(row) in prompts for row in rows)
+def shared_rows(task: Task, rows: list[Row], prepared: dict[str, list[Row]]) -> dict[str, int]:
+    """Return by split how many selection rows stand in it. Splits without such a row are left out."""
+    counts = {split: sum(_stand_in(task, rows, {split: prepared[split]})) for split in SPLITS}
     return {split: count for split, count in counts.items() if count}
 
 
@@ -173,8 +189,8 @@ def read_selection(
     digest = sha256_of_text(text)
     check_manifest(folder, task, digest, digests)
     rows = parse_rows(text, path, task)
-    for split, count in shared_prompts(task, rows, prepared).items():
-        raise InputError(f"{path}: {count} rows have the prompt of a {split} row", remake_advice(path))
+    for split, count in shared_rows(task, rows, prepared).items():
+        raise InputError(f"{path}: {count} rows stand in the {split} rows too", remake_advice(path))
     return rows, digest
 
 
@@ -206,6 +222,30 @@ def _wanted(task: Task, candidates: Candidates, validation: list[Row], number: i
     if candidates.is_own_split:
         return math.inf
     return sum(len(row["text"]) for row in validation) if task.sequence_length else len(validation)
+
+
+def _stand_in(task: Task, rows: list[Row], splits: dict[str, list[Row]]) -> list[bool]:
+    """Return which rows stand in a row of the splits. Each document of a text is compared by itself."""
+    # Without a template, the result for a row does not depend on the other rows.
+    texts = Texts(texts_of(task, rows).parts, has_template=False)
+    return find([texts], [texts_of(task, others) for others in splits.values()])[0].tolist()
+
+
+def _overlap(task: Task, rows: list[Row], prepared: dict[str, list[Row]]) -> float:
+    """Return the share of the windows of a text that stands in the prepared text; 0 of examples, because none stands there."""
+    if not task.sequence_length:
+        return 0.0
+    others = [texts_of(task, prepared[split]) for split in SPLITS]
+    return shares_found({SELECTION: texts_of(task, rows)}, others)[SELECTION]
+
+
+def _with_known(
+    task: Task, candidates: Iterable[Row], prepared: dict[str, list[Row]], at_once: int | None
+) -> Iterator[tuple[Row, bool]]:
+    """Yield candidates, each with whether it stands in the prepared rows. `at_once` of them are compared together."""
+    remaining = iter(candidates)
+    while rows := list(islice(remaining, at_once)):
+        yield from zip(rows, _stand_in(task, rows, prepared), strict=True)
 
 
 def _generated(task: Task, data: SelectionData, prepared: dict[str, list[Row]]) -> Candidates:

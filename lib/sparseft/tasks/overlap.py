@@ -1,0 +1,236 @@
+"""Find which examples, and which parts of a text, also stand in other data, such as the data that a model has seen.
+
+Words are compared. Case, punctuation, the number of blanks and Unicode's compatibility forms (NFKC) do not count. Each Chinese
+character and each kana is a word, because such texts have no blanks.
+
+    text     It stands in other data as far as its windows of 13 words do.
+    example  It stands in a row or a document that has all windows of 8 words of its prompt. The words with which all prompts of
+             its set begin or end are a template, and are left out if 13 words or more remain. A prompt of fewer than 8 words must
+             be the whole row or document.
+
+So a passage with another question is another example, because no other row has the windows over both. GPT-3's data were compared
+in windows of 13 words (arXiv:2005.14165, appendix C), and PaLM's in windows of 8 (arXiv:2204.02311, section 8).
+"""
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import chain, islice, takewhile
+
+import numpy as np
+
+from sparseft.tasks.task import Row, Task
+
+# Words per window of a text, and of a prompt.
+TEXT_WINDOW = 13
+PROMPT_WINDOW = 8
+# Rows of which a larger share stands in the training rows are refused.
+MOST = 0.5
+# Words that are hashed at once.
+_BLOCK = 1 << 16
+# The hash of a window is the sum of its words' numbers, each times a power of an odd number, modulo 2^64.
+_POWERS = np.uint64(0x9E3779B97F4A7C15) ** np.arange(TEXT_WINDOW, dtype=np.uint64)
+# In a short prompt with a digit these count, because "3 + 4" is not "3 - 4".
+_ARITHMETIC = re.compile(r"[-+*/^%<>=()\u00d7\u00f7\u2212]")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Hold what is compared of a set: the prompts of its examples, or the documents of one text.
+
+    `has_template` says whether the words with which all prompts begin or end are left out."""
+
+    parts: Iterable[str]
+    is_one_text: bool = False
+    has_template: bool = True
+
+
+class _Characters(dict):
+    """Map a character for str.translate: to itself, to itself between blanks, to a blank, or to nothing."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        category = unicodedata.category(character)
+        if unicodedata.name(character, "").startswith(("CJK", "HIRAGANA", "KATAKANA")):
+            self[code] = f" {character} "
+        elif category[0] in "LMN":
+            self[code] = character
+        else:
+            self[code] = "" if category == "Cf" else " "
+        return self[code]
+
+
+class _Numbers(dict):
+    """Map a text to a number of 64 bits, which is the same in every process."""
+
+    def __missing__(self, text: str) -> int:
+        self[text] = int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+        return self[text]
+
+
+_CHARACTERS = _Characters()
+
+
+def texts_of(task: Task, rows: list[Row]) -> Texts:
+    """Return what is compared of a task's rows. Of a conversation it is all but the last message."""
+    if task.messages:
+        return Texts(["\n".join(turn["content"] for turn in task.messages(row)[:-1]) for row in rows])
+    return Texts([task.prompt(row) for row in rows], is_one_text=task.sequence_length > 0)
+
+
+def normal_form(text: str) -> str:
+    """Return a text without what does not count. Short prompts are equal if their normal forms are."""
+    signs = _ARITHMETIC.findall(text) if re.search(r"\d", text) else []
+    # A text without a word, such as an emoji, is its own form.
+    return " ".join([*_words(text), *signs]) or text.strip()
+
+
+def distinct_prompts(task: Task, rows: list[Row]) -> int:
+    """Return the number of different prompts of a task's rows."""
+    return len(set(map(normal_form, texts_of(task, rows).parts)))
+
+
+def in_words(share: float, task: Task, split: str) -> str:
+    """Return a share of a split in words, such as "25 % of the validation examples"."""
+    unit = f"windows of {TEXT_WINDOW} words of the {split} text" if task.sequence_length else f"{split} examples"
+    return f"{100 * share:.3g} % of the {unit}"
+
+
+def shares_found(sets: Mapping[str, Texts], others: Iterable[Texts]) -> dict[str, float]:
+    """Return by name which share of a set stands in the others: of its examples, or of the windows of a text."""
+    found = find(list(sets.values()), others)
+    return {name: float(of_set.mean()) if len(of_set) else 0.0 for name, of_set in zip(sets, found, strict=True)}
+
+
+def find(sets: list[Texts], others: Iterable[Texts]) -> list[np.ndarray]:
+    """Return for each set which of its examples, or of the windows of a text, stand in the others, bool (n,).
+
+    The others are read once, in parts. Nothing is kept of them but what stands in the sets."""
+    numbers = _Numbers()
+    searches = [(_TextSearch if texts.is_one_text else _ExampleSearch)(texts, numbers) for texts in sets]
+    for texts in others:
+        before = np.empty(0, np.uint64)
+        for part in texts.parts:
+            count = 0
+            for row in _rows(part, numbers):
+                count += len(row)
+                words = np.concatenate([before, row])
+                for search in searches:
+                    search.read(words)
+                before = words[1 - TEXT_WINDOW :]
+            for search in searches:
+                search.end(normal_form(part) if count < PROMPT_WINDOW else "")
+            # The windows of a text reach over the borders of its documents.
+            if not texts.is_one_text:
+                before = before[:0]
+    return [search.found() for search in searches]
+
+
+class _TextSearch:
+    """Search the windows of a text."""
+
+    def __init__(self, texts: Texts, numbers: _Numbers) -> None:
+        words = np.concatenate([np.empty(0, np.uint64), *(row for part in texts.parts for row in _rows(part, numbers))])
+        self.windows = _hashes(words, TEXT_WINDOW)
+        self.known = np.unique(self.windows)
+        self.is_found = np.zeros(len(self.known), bool)
+
+    def read(self, words: np.ndarray) -> None:
+        """Find the windows of other words."""
+        self.is_found[_places(_hashes(words, TEXT_WINDOW), self.known)] = True
+
+    def end(self, form: str) -> None:
+        """Do nothing at the end of a part, because all windows of a text are alike."""
+
+    def found(self) -> np.ndarray:
+        """Return which windows were found, bool (n,)."""
+        return self.is_found[np.searchsorted(self.known, self.windows)]
+
+
+class _ExampleSearch:
+    """Search the examples of a set."""
+
+    def __init__(self, texts: Texts, numbers: _Numbers) -> None:
+        self.numbers = numbers
+        windows = _prompt_windows(texts, numbers)
+        self.known = np.unique(np.concatenate([np.empty(0, np.uint64), *windows]))
+        self.examples = [frozenset(np.searchsorted(self.known, one).tolist()) for one in windows]
+        self.is_found = np.zeros(len(windows), bool)
+        # The examples by their rarest window, so that few are compared with each row.
+        self.by_rarest = defaultdict(list)
+        counts = Counter(chain.from_iterable(self.examples))
+        for number, example in enumerate(self.examples):
+            if example:
+                self.by_rarest[min(example, key=counts.__getitem__)].append(number)
+        self.hits: set[int] = set()
+
+    def read(self, words: np.ndarray) -> None:
+        """Keep which windows of the examples are among those of other words."""
+        self.hits.update(_places(_hashes(words, PROMPT_WINDOW), self.known).tolist())
+
+    def end(self, form: str) -> None:
+        """Find the examples that have all their windows in the part that ends. `form` is the normal form of a short one."""
+        if form:
+            self.hits.update(_places(np.array([self.numbers[form]], np.uint64), self.known).tolist())
+        for place in self.by_rarest.keys() & self.hits:
+            found = [number for number in self.by_rarest[place] if self.examples[number] <= self.hits]
+            self.is_found[found] = True
+        self.hits.clear()
+
+    def found(self) -> np.ndarray:
+        """Return which examples were found, bool (n,)."""
+        return self.is_found
+
+
+def _prompt_windows(texts: Texts, numbers: _Numbers) -> list[np.ndarray]:
+    """Return the hashes of the windows of each prompt, uint64 (n,), or the hash of a short prompt, (1,)."""
+    prompts = list(texts.parts)
+    # Lists of the same few numbers take less memory than lists of words.
+    rows = [[numbers[word] for word in _words(prompt)] for prompt in prompts]
+    start = end = 0
+    if texts.has_template:
+        start, end = _number_of_common_words(rows), _number_of_common_words(map(reversed, rows))
+    windows = []
+    for prompt, row in zip(prompts, rows, strict=True):
+        content = row[start : len(row) - end]
+        if len(row) < PROMPT_WINDOW:
+            row = [numbers[form] for form in [normal_form(prompt)] if form]
+            windows.append(np.array(row, np.uint64))
+        else:
+            words = content if len(content) >= TEXT_WINDOW else row
+            windows.append(_hashes(np.array(words, np.uint64), PROMPT_WINDOW))
+    return windows
+
+
+def _number_of_common_words(rows: Iterable[Iterable[int]]) -> int:
+    """Return with how many equal words all rows begin."""
+    return sum(1 for _ in takewhile(lambda words: len(set(words)) == 1, zip(*rows, strict=False)))
+
+
+def _rows(text: str, numbers: _Numbers) -> Iterator[np.ndarray]:
+    """Yield the numbers of the words of a text, uint64 (n,), in blocks."""
+    words = _words(text)
+    while block := [numbers[word] for word in islice(words, _BLOCK)]:
+        yield np.array(block, np.uint64)
+
+
+def _hashes(words: np.ndarray, width: int) -> np.ndarray:
+    """Return the hash of each window of `width` words, uint64 (n - width + 1,), from the numbers of the words."""
+    return np.convolve(words, _POWERS[:width], "valid") if len(words) >= width else words[:0]
+
+
+def _places(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return the places in `known`, which is sorted, of the hashes that are in it."""
+    places = np.searchsorted(known, hashes)
+    return places[known.take(places, mode="clip") == hashes] if len(known) else places[:0]
+
+
+def _words(text: str) -> Iterator[str]:
+    """Return the words of a text. A long text is cut between words, so that a list of all of them is not in memory."""
+    pieces = (piece[0] for piece in re.finditer(r"(?s).{1,1000000}\S*", text))
+    return chain.from_iterable(
+        unicodedata.normalize("NFKC", piece).casefold().translate(_CHARACTERS).split() for piece in pieces
+    )

@@ -1,0 +1,204 @@
+"""Which examples and texts stand in other data: what counts as equal, what does not, and what a comparison costs."""
+
+import random
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from sparseft.tasks import BY_NAME, instruction, text
+from sparseft.tasks.overlap import Texts, distinct_prompts, find, shares_found, texts_of
+from sparseft.tasks.rows import read_rows
+
+DATA = Path(__file__).parents[3] / "shared/data"
+REAL = pytest.mark.skipif(not DATA.exists(), reason="needs the developers' folder ../shared")
+PASSAGE = (
+    "Ice floats on water because it expands when it freezes, so that a lake freezes from its surface downwards and its"
+    " fish live through the winter below the ice."
+)
+CHINESE = "冰浮在水面上、因为水结冰时会膨胀、所以湖水从表面向下结冰、鱼类可以在冰层下面度过漫长的冬天。"
+
+
+def share(prompts: list[str] | str, others: list[str] | str) -> float:
+    """Return the share of examples, or of a text if it is one string, that stands in rows, or in a text."""
+    sides = [
+        Texts([side], is_one_text=True) if isinstance(side, str) else Texts(side, has_template=len(side) > 1)
+        for side in (prompts, others)
+    ]
+    return shares_found({"set": sides[0]}, sides[1:])["set"]
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("Is ice cold?", "Is ice cold? "),
+    ("Is ice cold?", "is  ICE\n\tcold"),
+    ("Is ice cold?", "“Is ice — cold”!"),
+    ("Is ice-cold water wet?", "is ice cold water wet"),
+    ("\ufb01sh swim under the ice", "\uff26ish swim under the ice"),
+    ("fish swim under the ice", "f\u00adish swim\u200b under the ice"),
+    ("What is 3+4?", "what is 3 + 4"),
+    (PASSAGE, PASSAGE.upper().replace(" ", "  ").replace(",", "")),
+    (CHINESE, CHINESE.replace("、", " ")),
+])  # fmt: skip
+def test_case_blanks_punctuation_and_forms_of_letters_do_not_count(one, other):
+    assert share([one], [other]) == share([other], [one]) == 1
+    assert share([one], [other, "Something else."]) == 1
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("Is ice cold?", "Is ice cold water?"),
+    ("What is 3 + 4?", "What is 3 - 4?"),
+    ("What is 34?", "What is 3 4?"),
+    ("(2 + 3) * 4 =", "2 + (3 * 4) ="),
+    ("What is 3.5?", "What is 35?"),
+    ("की", "कि"),
+    ("🙂", "🙁"),
+    ("", ""),
+    # The same passage with another question.
+    (f"{PASSAGE}\nQuestion: is ice lighter than water?\nAnswer:", f"{PASSAGE}\nQuestion: is a lake deep?\nAnswer:"),
+    (PASSAGE, PASSAGE.replace("fish", "frogs")),
+    (CHINESE, CHINESE.replace("鱼", "蛙")),
+])  # fmt: skip
+def test_another_word_number_sign_or_question_counts(one, other):
+    assert share([one], [other]) == share([other], [one]) == 0
+
+
+def test_all_windows_of_an_example_must_stand_in_one_row():
+    """Rows that are filled in from the same few values share every window, and are different rows."""
+    filling = " and then there are some words that are the same in every row of this table until at last "
+    rows = [f"city {a}{filling}the weather is {b}" for a in "abc" for b in "xyz"]
+    assert share(rows[:1], rows[1:]) == 0
+    assert share([rows[0], rows[4]], [*rows[1:3], f"Once more: {rows[4]} Yes."]) == 0.5
+
+
+def test_what_all_prompts_begin_or_end_with_is_left_out_of_long_ones():
+    questions = [f"{PASSAGE.replace('Ice', word)} Is {word} meant?" for word in ("Glass", "Snow", "Wood", "Cork")]
+    prompts = [f"Read this.\nQuestion: {question}\nAnswer:" for question in questions]
+    assert share(prompts, questions[:1]) == 0.25
+    assert share(prompts, "\n\n".join(questions[:2])) == 0.5
+    # Short questions are compared with their template, because little would be left of them.
+    short = [f"Question: Is {word} cold?\nAnswer:" for word in ("ice", "snow")]
+    assert share(short, ["Is ice cold?"]) == 0
+    assert share(short, [short[0].lower()]) == 0.5
+
+
+@pytest.mark.parametrize(("words", "expected"), [(7, 0), (8, 1), (12, 1), (40, 1)])
+def test_a_prompt_of_eight_words_or_more_is_found_inside_a_document(words, expected):
+    prompt = " ".join(f"word{n}" for n in range(words))
+    assert share([prompt], ["Before. " + prompt + " After."]) == expected
+    assert share([prompt], [prompt]) == 1
+
+
+@pytest.mark.parametrize("leak", [
+    lambda validation: validation,
+    lambda validation: validation[5:],
+    lambda validation: validation.replace(" ", "  ", 1),
+    lambda validation: validation.upper().replace(",", ""),
+    lambda validation: "Before it. " + validation + " After it.",
+])  # fmt: skip
+@pytest.mark.parametrize(
+    "validation", [" ".join(f"Word{n}, and" for n in range(500)), "".join(map(chr, range(0x4E00, 0x5000)))]
+)
+def test_a_text_is_found_in_windows_wherever_it_stands(leak, validation):
+    assert share(validation, leak(validation)) > 0.9
+    half = validation[: len(validation) // 2]
+    assert share(validation, leak(half) + " other words" * 50) == pytest.approx(0.5, abs=0.15)
+    assert share(validation, "other words " * 500) == 0
+
+
+def test_windows_of_a_text_reach_over_its_documents_and_blank_ones_add_nothing():
+    words = [f"word{n}" for n in range(60)]
+    documents = [" ".join(words[start : start + 5]) for start in range(0, 60, 5)]
+    sides = [
+        Texts(parts, is_one_text=True) for parts in ([" ".join(words)], [*documents[:6], "", " \n", *documents[6:]])
+    ]
+    (found,) = find(sides[:1], sides[1:])
+    assert len(found) == 60 - 12 and found.all()
+    (found,) = find(sides[1:], [Texts(documents)])
+    assert len(found) == 60 - 12 and not found.any()
+    assert shares_found({"": Texts([""], is_one_text=True)}, sides) == {"": 0.0}
+
+
+def test_long_texts_are_read_in_pieces_without_a_seam():
+    words = [f"word{n}" for n in range(300_000)]
+    (found,) = find([Texts([" ".join(words)], is_one_text=True)], [Texts([" " + "\n".join(words)], is_one_text=True)])
+    assert len(found) == 300_000 - 12 and found.all()
+
+
+def test_several_sets_are_searched_at_once():
+    sets = {"rows": Texts(["Is ice cold?", "Is it wet?"]), "text": Texts([PASSAGE], is_one_text=True)}
+    others = [Texts(["is it wet"]), Texts([f"So {PASSAGE}"], is_one_text=True)]
+    assert shares_found(sets, others) == {"rows": 0.5, "text": 1.0}
+    assert shares_found(sets, []) == {"rows": 0.0, "text": 0.0}
+
+
+def test_of_a_conversation_the_contents_before_the_answer_are_compared():
+    task = instruction.task_of("chats", {"kind": "instruction", "format": "messages"})
+    rows = [
+        {"messages": [{"role": "user", "content": f"Is {word} cold?"}, {"role": "assistant", "content": answer}]}
+        for word, answer in (("ice", "Yes."), ("Ice", "No."), ("fire", "Yes."))
+    ]
+    assert texts_of(task, rows).parts == ["Is ice cold?", "Is Ice cold?", "Is fire cold?"]
+    assert distinct_prompts(task, rows) == 2
+
+
+def test_two_answers_to_one_prompt_are_one_example():
+    task = BY_NAME["boolq"]
+    row = {"passage": PASSAGE, "question": "is ice light", "answer": True}
+    sets = {"": texts_of(task, [row, {**row, "question": "is ice heavy"}])}
+    assert shares_found(sets, [texts_of(task, [{**row, "answer": False}])]) == {"": 0.5}
+
+
+@pytest.mark.parametrize("name", [task.name for task in BY_NAME.values() if task.generate])
+def test_the_mini_tasks_repeat_words_and_share_no_example(name):
+    task = BY_NAME[name]
+    train, validation = (texts_of(task, task.generate(split, 300, 0)) for split in ("train", "validation"))
+    rest = {"validation": validation, "half": Texts(validation.parts[:20] + train.parts[:20])}
+    assert shares_found(rest, [train]) == {"validation": 0.0, "half": 0.5}
+
+
+@REAL
+@pytest.mark.parametrize("name", ["boolq", "hellaswag", "gsm8k"])
+def test_real_rows_of_two_splits_share_no_example_and_each_is_found_when_it_is_copied(name):
+    task = BY_NAME[name]
+    train, validation = (read_rows(DATA / f"{name}/{split}.jsonl", task) for split in ("train", "validation"))
+    texts = texts_of(task, validation)
+    assert shares_found({"": texts}, [texts_of(task, train)]) == {"": 0.0}
+    (found,) = find([texts], [Texts([f"  {prompt.swapcase()}" for prompt in texts.parts[::2]])])
+    # Some contexts of HellaSwag go on in other rows.
+    assert found[::2].all() and found[1::2].mean() < 0.07
+
+
+@REAL
+def test_another_question_about_a_real_passage_is_another_example():
+    task = BY_NAME["boolq"]
+    rows = read_rows(DATA / "boolq/validation.jsonl", task)
+    others = [{**row, "question": f"is {number} the right number"} for number, row in enumerate(rows)]
+    assert shares_found({"": texts_of(task, others)}, [texts_of(task, rows)]) == {"": 0.0}
+
+
+@REAL
+def test_real_texts_share_only_the_windows_of_their_unknown_words():
+    task = text.task_of("wikitext2", {"kind": "text", "length": 128})
+    train, validation = (
+        texts_of(task, read_rows(DATA / f"wikitext2/{split}.jsonl", task)) for split in ("train", "validation")
+    )
+    (found,) = find([validation], [train])
+    assert len(found) > 80_000
+    assert found.sum() == 4
+
+
+@pytest.mark.long
+def test_a_comparison_takes_seconds_and_keeps_nothing_of_what_it_reads():
+    """100,000 rows beside 10,000, or 100 MB of text, take ten times as long."""
+    words = random.Random(0).choices([f"word{n}" for n in range(20_000)], k=1_000_000)
+    rows = [" ".join(words[start : start + 80]) for start in range(0, 800_000, 80)]
+    begin = time.process_time()
+    assert shares_found({"": Texts(rows[:500] + rows[-500:])}, [Texts(rows[:-500])]) == {"": 0.5}
+    assert shares_found({"": Texts([" ".join(words[-10_000:])], is_one_text=True)}, [Texts(rows, is_one_text=True)])
+    assert time.process_time() - begin < 20
+    tracemalloc.start()
+    try:
+        shares_found({"": Texts(rows[:500])}, [Texts((row for row in rows), is_one_text=True)])
+        assert tracemalloc.get_traced_memory()[1] < sum(map(len, rows))
+    finally:
+        tracemalloc.stop()
