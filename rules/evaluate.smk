@@ -10,6 +10,8 @@ rule evaluate_run:
         definition=definition_of,
         probes=with_signature(lambda w: targets.probe_files(STUDY, w.task)),
         wikitext2=[grid.WIKITEXT2, grid.WIKITEXT2_SOURCE] if STUDY.perplexity else [],
+        # They are searched for the evaluated examples.
+        calibration=with_signature(lambda w: targets.seen_texts(STUDY, w.mode, w.method)),
     output:
         record=f"{grid.RUN}/evaluation.json",
     log:
@@ -34,6 +36,7 @@ rule evaluate_run:
         data=subpath(input.train, parent=True),
         batch_size=STUDY.evaluation_batch_size,
         probes=with_signature(lambda w: flags(probes=targets.probe_places(STUDY, w.task))),
+        calibration=with_signature(lambda w: flags(calibration=targets.seen_texts(STUDY, w.mode, w.method))),
         perplexity=(flags(wikitext2=grid.WIKITEXT2, context=STUDY.perplexity.context) if STUDY.perplexity else ""),
     message:
         "evaluate {params.run_id}"
@@ -48,6 +51,7 @@ rule evaluate_run:
         " --threads {params.cores}"
         " {params.perplexity}"
         " {params.probes}"
+        " {params.calibration}"
         " --output {output.record:q}"
         " 2> {log:q}"
 

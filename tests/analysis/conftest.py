@@ -36,7 +36,7 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
 
     `changes` may have: loss, loss_before, value_before, speed, examples, backend, device, batch_size, training (its settings),
     metrics (further ones), labels (a function of the outcomes), classes (True: yes and no are scored), generated, few_shot,
-    distinct_prompts, train_overlap, definition (True: the task is not built in), by_loss (True: `value` is the loss, which is
+    distinct_prompts, overlap, definition (True: the task is not built in), by_loss (True: `value` is the loss, which is
     the metric), fractions (True: outcomes lie between 0 and 1), probes (values by name), start (the id of the run that a training
     starts from), selection (the value on the selection rows)."""
     if changes.get("by_loss"):
@@ -57,7 +57,7 @@ def pieces(run: Run, value: float, *, layers: int = 2, **changes: object) -> dic
         },
         "evaluation": {
             **evaluation,
-            "train_overlap": changes.get("train_overlap", 0),
+            "overlap": changes.get("overlap", 0.0),
             "device": changes.get("device", CPU),
             "inputs": {"model": dict(merged), **data, "wikitext2": TEXT_SHA256},
             **({"probes": probes(run, changes["probes"])} if "probes" in changes else {}),
@@ -93,7 +93,7 @@ def selection(run: Run, value: float, evaluation: dict, changes: dict) -> dict:
         "split": "selection",
         **scores,
         "prompt_sha256": digest(run.task, "selection prompts"),
-        "train_overlap": 0,
+        "overlap": 0.0,
         "device": changes.get("device", CPU),
         "inputs": inputs | rows,
     }

@@ -112,15 +112,31 @@ def test_a_study_of_faulty_runs_only_has_a_folder_without_figures_and_says_so(wr
         assert "Every result here contains a run with a fault" in (tmp_path / "out" / page).read_text()
 
 
-def test_both_recalls_stand_beside_an_accuracy_and_shared_rows_among_the_limits(write_run, tmp_path):
-    write_run(
-        TUNED, 0.38, labels=lambda outcomes: [int(not right) for right in outcomes], classes=True, train_overlap=3
-    )
+def test_both_recalls_stand_beside_an_accuracy(write_run, tmp_path):
+    write_run(TUNED, 0.38, labels=lambda outcomes: [int(not right) for right in outcomes], classes=True)
     done = analyze(tmp_path / "runs", tmp_path / "out")
     assert "0.380 ± 0.034 no 1.00 yes 0.00" in done.stdout
     text = (tmp_path / "out" / "EXPERIMENTS.md").read_text()
     assert "| t | acc | 0.25 | 0.620 | 200 |" in text
-    assert re.search(r"prompt of a validation example: t 3\.", text)
+
+
+def test_an_overlap_stands_on_the_terminal_in_the_summary_and_beside_the_results_of_every_page(write_run, tmp_path):
+    def change(files: dict) -> None:
+        files["evaluation"]["probes"]["arc"]["overlap"] = 1.0
+        files["evaluation"]["perplexity_overlap"] = 0.0
+
+    write_run(TUNED, 0.5, overlap=0.125, probes={"arc": 0.5}, selection=0.5, change=change)
+    done = analyze(tmp_path / "runs", tmp_path / "out")
+    line = (
+        "Shares that stand in training or calibration data too: t validation_overlap 12.5 %, t probe_arc_overlap 100 %."
+    )
+    assert f"{line}\n" in done.stdout
+    for page in ("EXPERIMENTS.md", "correctness_memo.md", "report.html"):
+        assert line in (tmp_path / "out" / page).read_text()
+    with open(tmp_path / "out/summary.csv") as file:
+        (row,) = csv.DictReader(file)
+    names = ("validation_overlap", "probe_arc_overlap", "perplexity_overlap", "selection_overlap")
+    assert [row[name] for name in names] == ["0.125", "1", "0", "0"]
 
 
 def several_devices(tmp_path: Path) -> list[str]:

@@ -60,7 +60,7 @@ def test_the_evaluation_under_the_name_of_the_selection_is_not_read(write_run, t
 CONTRADICTIONS = {
     "data of validation": (lambda own, evaluation: own["inputs"].update(data=evaluation["inputs"]["data"]), "inputs.data validation"),
     "data of training": (lambda own, evaluation: own["inputs"].update(data=evaluation["inputs"]["train"]), "inputs.data train"),
-    "overlap": (lambda own, evaluation: own.update(train_overlap=3), "3 training"),
+    "overlap": (lambda own, evaluation: own.update(overlap=0.75), "0.75 training"),
     "another split": (lambda own, evaluation: own.update(split="validation"), "split selection"),
     "value": (lambda own, evaluation: own.update(value=0.9), "value 0.9"),
     "loss": (lambda own, evaluation: own.update(eval_loss=0.1), "eval_loss 0.1"),
@@ -184,8 +184,8 @@ def test_other_right_answers_than_those_of_the_rows_are_a_fault(study):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    (cheat_with("validation"), "6 rows have the prompt of a validation row"),
-    (cheat_with("train"), "8 rows have the prompt of a train row"),
+    (cheat_with("validation"), "6 rows stand in the validation rows too"),
+    (cheat_with("train"), "8 rows stand in the train rows too"),
     (edit_manifest(sha256="0" * 64), "not the file that selection_manifest.json records"),
     (edit_manifest(disjoint_from={"train": "0" * 64, "validation": "0" * 64}), "chosen beside other files"),
     (lambda folder: (folder / "selection_manifest.json").unlink(), "selection_manifest.json"),

@@ -343,13 +343,6 @@ def test_numbers_of_lm_eval_that_are_not_those_of_the_rows_are_refused():
             check_metrics("boolq", theirs, {"acc": 0.5})
 
 
-def test_training_rows_with_a_validation_prompt_are_counted(model32):
-    task = BY_NAME["boolq_mini"]
-    rows = rows_of(task, 4)
-    rows["train"] += [{**row, "answer": not row["answer"]} for row in rows["validation"][:3]]
-    assert evaluate(*load_model(model32.folder, CPU), task, rows, batch_size=8)["train_overlap"] == 3
-
-
 def test_the_batch_size_changes_no_outcome(model32, records):
     task = BY_NAME["hellaswag_mini"]
     record = evaluate(*load_model(model32.folder, CPU), task, rows_of(task), batch_size=32)

@@ -121,8 +121,11 @@ def test_a_length_of_time_in_words(seconds, words):
 
 
 def test_the_outcome_of_a_run_is_its_metric_with_the_standard_error():
-    line = outcome(RUN, {"metric": "acc_norm", "value": 0.9416, "standard_error": 0.0214})
+    record = {"metric": "acc_norm", "value": 0.9416, "standard_error": 0.0214}
+    line = outcome(RUN, record)
     assert line == "smollm2 hellaswag_mini unstructured 50 % sparse_to_dense seed 0: acc_norm 0.942 ± 0.021"
+    assert outcome(RUN, record | {"overlap": 0.0}) == line
+    assert outcome(RUN, record | {"overlap": 0.25}) == f"{line}, 25 % of it stands in training or calibration data"
 
 
 def test_a_model_that_a_plan_replaces_is_named():

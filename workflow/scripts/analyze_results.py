@@ -28,7 +28,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from sparseft.analysis import columns, experiments, memo, overview, report, tables, tuning_text
+from sparseft.analysis import columns, experiments, findings, memo, overview, report, tables, tuning_text
 from sparseft.analysis.baseline import beside, read_baseline, without_counterpart
 from sparseft.analysis.derived import Derived, derive
 from sparseft.analysis.judgement import Judged, judge_runs
@@ -162,7 +162,7 @@ def write(
         reproduction=again,
     )
     tuning = tuning_text.section(derived.budget, [run.record for run in judged if run.in_study])
-    memo.write_memo(folder / "correctness_memo.md", judged, gaps, again, tuning)
+    memo.write_memo(folder / "correctness_memo.md", judged, gaps, again, tuning, findings.overlaps(derived.runs))
     overview.write_overview(folder / FINDINGS, judged, gaps, derived, args.tolerance)
     report.write_report(folder / REPORT, judged, gaps, derived, args.tolerance, plots)
     if args.configuration and args.configuration.resolve() != (args.output_dir / CONFIGURATION).resolve():

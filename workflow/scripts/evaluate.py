@@ -4,10 +4,12 @@
 
 It writes metrics, standard errors, loss, the outcome of every example, seconds and peak memory. With --wikitext2 it also writes
 the token perplexity of the text: wikitext2_ppl_N if the text is WikiText-2's test split, else local_text_ppl_N. With --probes it
-also evaluates the model on other tasks, into the field `probes`.
+also evaluates the model on other tasks, into the field `probes`. `overlap` is the share of the examples that stand in the training
+rows too, or in the texts of --calibration (tasks/overlap.py). Each probe has one, and the text has `perplexity_overlap`.
 """
 
 import argparse
+import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +27,9 @@ from sparseft.storage.reading import TEXT_LIMIT, read_text
 from sparseft.storage.record import check_model, check_record, write_record
 from sparseft.study.config import Perplexity, add_flags, parse_section
 from sparseft.study.grid import Run
-from sparseft.tasks.documents import recorded_source
+from sparseft.tasks.documents import each_document, recorded_source
 from sparseft.tasks.metrics import LOSS
+from sparseft.tasks.overlap import Texts, shares_found, texts_of
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.task import Row, Task
 from sparseft.tasks.wikitext2 import metric_name
@@ -77,6 +80,13 @@ def parse_args() -> argparse.Namespace:
         metavar="NAME:FOLDER",
         help="more tasks to evaluate on, each with its data folder",
     )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="texts on which the mask was calibrated or the layers were reconstructed, for the overlap",
+    )
     parser.add_argument("--output", type=Path, required=True, help="the record, evaluation.json")
     return parser.parse_args()
 
@@ -106,10 +116,30 @@ def read_probe(name: str, folder: Path) -> Probe:
     return Probe(task, rows, {"data_sha256": digests["validation"], "train_sha256": digests["train"]})
 
 
+def overlaps(
+    task: Task, rows: dict[str, list[Row]], probes: list[Probe], text: Text | None, calibration: list[Path]
+) -> tuple[dict[str, float], list[str]]:
+    """Return which share of each evaluated set the model has seen, and the sha256 of each text of its calibration.
+
+    The names are `validation`, `perplexity` and `probe NAME`. A model has seen the training rows and these texts."""
+    sets = {"validation": texts_of(task, rows["validation"])}
+    sets |= {f"probe {probe.task.name}": texts_of(probe.task, probe.rows["validation"]) for probe in probes}
+    if text:
+        sets["perplexity"] = Texts([text.content], is_one_text=True)
+    digests = [hashlib.sha256() for _ in calibration]
+    seen = [Texts(each_document(*file), is_one_text=True) for file in zip(calibration, digests, strict=True)]
+    if task.is_trainable:
+        seen.append(texts_of(task, rows["train"]))
+    return shares_found(sets, seen), [digest.hexdigest() for digest in digests]
+
+
 def main() -> int:
     """Check the inputs, evaluate the model, and write the record."""
     args = parse_args()
-    check_apart([args.output], [args.checkpoint, args.data_dir, args.wikitext2, *(folder for _, folder in args.probes)])
+    check_apart(
+        [args.output],
+        [args.checkpoint, args.data_dir, args.wikitext2, *(folder for _, folder in args.probes), *args.calibration],
+    )
     check_record(args.output, "evaluation")
     if args.run_id is not None and Run.parse(args.run_id).task != args.task:
         raise InputError(f"--task {args.task}: not the task of {args.run_id}", "correct --task or --run_id")
@@ -123,23 +153,29 @@ def main() -> int:
     rows, rows_sha256 = read_splits(args.data_dir, task)
     check_names([args.task, *(name for name, _ in args.probes)])
     probes = [read_probe(name, folder) for name, folder in args.probes]
+    text = read_source_text(args.wikitext2) if args.wikitext2 else None
     hashes = checkpoint.hashes()
     check_model(checkpoint.folder, hashes)
     checkpoint.check_manifest(hashes)
-    text = read_source_text(args.wikitext2) if args.wikitext2 else None
+    shares, calibration_sha256 = overlaps(task, rows, probes, text, args.calibration)
     model, tokenizer = load_model(checkpoint.folder, choose_device())
     # The perplexity comes before the task, because it may be refused.
     perplexity = token_perplexity(model, tokenizer, text.content, context) if text else None
-    record = evaluate(model, tokenizer, task, rows, args.batch_size)
+    record = evaluate(model, tokenizer, task, rows, args.batch_size) | {"overlap": shares["validation"]}
     # The worked examples come from the training rows.
     inputs = {"model": hashes, "data": rows_sha256["validation"], "train": rows_sha256["train"]}
     if text:
         record["metrics"][metric_name(text.sha256, context)] = perplexity
         record["perplexity_source"] = text.source
+        record["perplexity_overlap"] = shares["perplexity"]
         inputs["wikitext2"] = text.sha256
+    if args.calibration:
+        inputs["calibration"] = calibration_sha256
     if probes:
         record["probes"] = {
-            probe.task.name: evaluate_probe(model, tokenizer, probe.task, probe.rows, args.batch_size) | probe.digests
+            probe.task.name: evaluate_probe(model, tokenizer, probe.task, probe.rows, args.batch_size)
+            | probe.digests
+            | {"overlap": shares[f"probe {probe.task.name}"]}
             for probe in probes
         }
     cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}

@@ -18,10 +18,16 @@ from sparseft.language_model.hardware import choose_device, keep_freed_memory, l
 from sparseft.language_model.model import load_model
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
-from sparseft.storage.record import check_model, check_record, write_record
+from sparseft.storage.record import check_model, check_record, read_record, write_record
 from sparseft.study.grid import Run
 from sparseft.tasks.prepared import find_task, read_splits
-from sparseft.tasks.selection_rows import ROWS_FILE, SELECTION, in_the_place_of_validation, read_selection
+from sparseft.tasks.selection_rows import (
+    MANIFEST_FILE,
+    ROWS_FILE,
+    SELECTION,
+    in_the_place_of_validation,
+    read_selection,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -63,8 +69,9 @@ def main() -> int:
         raise in_the_place_of_validation(error, args.data_dir / ROWS_FILE) from None
     cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
     inputs = {"model": hashes, "data": rows_sha256, **digests}
-    content = {"record": "selection", "run_id": args.run_id, "split": SELECTION, **record, **cost, "inputs": inputs}
-    write_record(args.output, content)
+    # read_selection has checked the manifest.
+    record |= {"split": SELECTION, "overlap": read_record(args.data_dir / MANIFEST_FILE).get("overlap")}
+    write_record(args.output, {"run_id": args.run_id, **record, **cost, "inputs": inputs})
     return 0
 
 

@@ -9,7 +9,14 @@ from sparseft.analysis import report_tables, tuning_text
 from sparseft.analysis.chain import short
 from sparseft.analysis.counts import Counts, count_runs
 from sparseft.analysis.derived import Derived
-from sparseft.analysis.findings import NO_CONCLUSION, explain_verdict, headline, is_loss_place, value_findings
+from sparseft.analysis.findings import (
+    NO_CONCLUSION,
+    explain_verdict,
+    headline,
+    is_loss_place,
+    overlaps,
+    value_findings,
+)
 from sparseft.analysis.headlines import is_loss
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown import bullets, document, markdown_table
@@ -242,7 +249,7 @@ def _floor(evaluation: EvaluationRecord) -> str:
 
 def _results(here: Derived, tolerance: float) -> str:
     """Return the headline and the table of one model, task, metric and setting."""
-    sentences = headline(here, tolerance) or [NO_CONCLUSION]
+    sentences = overlaps(here.runs) + (headline(here, tolerance) or [NO_CONCLUSION])
     table = results_table(here.cells)
     results = markdown_table(list(table), table.to_numpy())
     return f"### {title(here)}\n\n{bullets(sentences)}\n{results}{_probes(here)}"
@@ -341,10 +348,7 @@ def _device_limits(records: list[Record], derived: Derived) -> list[str]:
 
 def _example_limits(evaluations: list[EvaluationRecord]) -> list[str]:
     """Return what is unusual about the examples, one sentence each."""
-    limits = []
-    if shared := {f"{done.task} {done.train_overlap}" for done in evaluations if done.train_overlap}:
-        limits.append(f"Training examples with the prompt of a validation example: {_distinct(shared)}.")
-    limits += [_other_prompt(done) for done in evaluations if done.few_shot != done.loss_few_shot]
+    limits = [_other_prompt(done) for done in evaluations if done.few_shot != done.loss_few_shot]
     repeated = {
         f"{done.task} {done.examples - done.distinct_prompts} of {done.examples}"
         for done in evaluations

@@ -63,6 +63,16 @@ def findings(derived: Derived, tolerance: float) -> list[str]:
     return [*value_findings(derived, tolerance), *losses, *_fronts(derived.best)]
 
 
+def overlaps(runs: pd.DataFrame) -> list[str]:
+    """Return a sentence on the evaluated data that stand in other data of the study too; nothing if none do.
+
+    A share is the largest one of the runs of a task."""
+    columns = [name for name in runs if name.endswith("_overlap")]
+    largest = runs[runs["in_study"]].groupby("task", sort=False)[columns].max().stack()
+    shares = [f"{task} {name} {100 * share:.3g} %" for (task, name), share in largest[largest > 0].items()]
+    return [f"Shares that stand in training or calibration data too: {', '.join(shares)}."] if shares else []
+
+
 def is_loss_place(derived: Derived) -> bool:
     """Return whether the metric of one model, task and setting is a loss."""
     return bool(len(derived.cells)) and is_loss(derived.cells.iloc[0]["metric"])

@@ -4,7 +4,7 @@ Everything is read from the run folders when the page is written. Each check com
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sparseft.analysis import report_tables
@@ -83,16 +83,17 @@ def write_memo(
     gaps: list[Gap],
     reproduction: Reproduction = Reproduction(),  # noqa: B008  immutable
     tuning: str = "",
+    overlaps: Iterable[str] = (),
 ) -> None:
     """Write the memo: whether everything holds, faults, open checks, gaps, then the checks and the hashes of every run.
 
     `judged` is what judge_runs returns. `reproduction` has the commands that repeat the checks. `tuning` is the section on the
-    choice of the trainings; empty without a choice."""
+    choice of the trainings; empty without a choice. `overlaps` are sentences on evaluated data that the models have seen."""
     example = _example_run(judged, reproduction)
     sections = [
         "# Correctness memo\n",
         _verdict(judged, gaps),
-        _totals(judged),
+        _totals(judged, overlaps),
         _faults(judged, reproduction),
         _ended_early(judged),
         _open_checks(judged),
@@ -135,8 +136,8 @@ def _verdict(judged: list[Judged], gaps: list[Gap]) -> str:
     return f"**{answer}.** {counts.runs_text} checked, {counts.text}.\n"
 
 
-def _totals(judged: list[Judged]) -> str:
-    """Return how many runs passed each kind of check."""
+def _totals(judged: list[Judged], overlaps: Iterable[str]) -> str:
+    """Return how many runs passed each kind of check, and the sentences on evaluated data that the models have seen."""
     records = [run.record for run in judged]
     passed = sum(record.validation.passed for record in records)
     unbroken = sum(not any(link.fault for link in run.chain) for run in judged)
@@ -147,6 +148,7 @@ def _totals(judged: list[Judged]) -> str:
             f"The validation passed in {passed} of {len(records)} runs: {weights:,} weights were compared with their masks,"
             f" {violations:,} violate them.",
             f"The chain of hashes holds in {unbroken} of {len(records)} runs.",
+            *overlaps,
         ]
     )
 

@@ -23,7 +23,7 @@ from sparseft.analysis.captions import Plot, toy
 from sparseft.analysis.columns import STUDY_TABLES
 from sparseft.analysis.counts import count_runs
 from sparseft.analysis.derived import Derived
-from sparseft.analysis.findings import NO_CONCLUSION, findings, headline
+from sparseft.analysis.findings import NO_CONCLUSION, findings, headline, overlaps
 from sparseft.analysis.headlines import metric_name
 from sparseft.analysis.judgement import Judged
 from sparseft.analysis.markdown_html import PageSection, sections
@@ -237,7 +237,7 @@ def _places(derived: Derived, tolerance: float) -> Iterable[ResultPlace]:
         yield ResultPlace(
             model=model,
             title=f"{model}, {metric_name(metric)}",
-            headline=headline(here, tolerance) or [NO_CONCLUSION],
+            headline=overlaps(here.runs) + (headline(here, tolerance) or [NO_CONCLUSION]),
             findings=findings(here, tolerance) or [NO_CONCLUSION],
             tables=[table for table in place_tables if table.rows],
         )

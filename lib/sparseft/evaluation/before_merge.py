@@ -13,7 +13,7 @@ from sparseft.storage.record import read_record, remake_advice
 from sparseft.tasks.wikitext2 import PREFIXES
 
 # Fields of evaluation.json that an evaluation before the merge would fill with other values.
-NOT_COPIED = ("record", "run_id", "inputs", "seconds", "perplexity_source", "probes")
+NOT_COPIED = ("record", "run_id", "inputs", "seconds", "perplexity_source", "probes", "overlap", "perplexity_overlap")
 
 
 def take_over(

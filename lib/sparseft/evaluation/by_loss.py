@@ -15,7 +15,7 @@ from torch import nn
 from sparseft.language_model.batches import Example, encode
 from sparseft.language_model.hardware import device_name
 from sparseft.language_model.loss import AnswerLoss, answer_losses
-from sparseft.tasks.data_source import overlap
+from sparseft.tasks.overlap import distinct_prompts
 from sparseft.tasks.scoring import loss_metrics, prompt_digest
 from sparseft.tasks.task import Row, Task
 
@@ -51,7 +51,6 @@ def evaluate_by_loss(
         "metrics": metrics,
         "harness": None,
         "prompt_sha256": prompt_digest(task, validation),
-        "train_overlap": overlap(task, rows),
         "device": device_name(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "losses": losses.tolist(),
@@ -63,4 +62,4 @@ def _distinct(task: Task, rows: list[Row], examples: list[Example]) -> int:
     """Return the number of different prompts, or of different sequences of a text."""
     if task.sequence_length:
         return len({tuple(example.ids) for example in examples})
-    return len({task.prompt(row) for row in rows})
+    return distinct_prompts(task, rows)

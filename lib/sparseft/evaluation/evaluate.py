@@ -19,9 +19,9 @@ from sparseft.language_model.batches import Example, encode, refuse_rows
 from sparseft.language_model.hardware import device_name
 from sparseft.language_model.loss import AnswerLoss, answer_losses
 from sparseft.tasks import scoring
-from sparseft.tasks.data_source import overlap
 from sparseft.tasks.from_lm_eval import BY_LM_EVAL, is_scored_by_lm_eval
 from sparseft.tasks.metrics import F1, LOSS
+from sparseft.tasks.overlap import distinct_prompts
 from sparseft.tasks.task import Row, Task
 
 if TYPE_CHECKING:
@@ -65,10 +65,9 @@ def evaluate(
     return {
         "task": task.name,
         **scores,
-        "distinct_prompts": len({task.prompt(row) for row in validation}),
+        "distinct_prompts": distinct_prompts(task, validation),
         "eval_loss": float(losses.sum() / tokens.sum()),
         "loss_few_shot": 0,
-        "train_overlap": overlap(task, rows),
         "device": device_name(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "losses": losses.tolist(),

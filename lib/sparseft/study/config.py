@@ -59,7 +59,7 @@ BY_ROW = _names(importance for importance in IMPORTANCES if importance.scope == 
 BACKEND_TITLES = ", ".join(f"`{backend.name}` ({backend.title})" for backend in BACKENDS)
 BUILT_IN = ", ".join(BY_NAME)
 # The columns of a probe in the tables are its name with these endings (analysis/probes.py), or could become so.
-PROBE_ENDINGS = ("_stderr", "_examples", "_low", "_high", "_mean", "_sd")
+PROBE_ENDINGS = ("_stderr", "_examples", "_overlap", "_low", "_high", "_mean", "_sd")
 IN_SEQUENCE = _names(importance for importance in IMPORTANCES if importance.is_sequential)
 
 S = TypeVar("S", bound=Section)

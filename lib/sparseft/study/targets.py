@@ -211,6 +211,15 @@ def reconstruction_text(config: Config) -> list[str]:
     return [CALIBRATION.format(text=name)] if name else []
 
 
+def seen_texts(config: Config, mode: str, method: str) -> list[str]:
+    """Return the prepared texts on which a run's mask was calibrated, or on which its decoder layers were reconstructed."""
+    name = get_method(method).calibration
+    texts = [CALIBRATION.format(text=name)] if name else []
+    if get_mode(get_mode(mode).starts_from or mode).reconstructs:
+        texts += reconstruction_text(config)
+    return list(dict.fromkeys(texts))
+
+
 def merged_records(config: Config, mode: str, method: str) -> list[str]:
     """Return the merged model's records if its evaluation may be equal to the one before the merge; else nothing."""
     is_equal = get_mode(mode).masks_every_step and not get_method(method).pattern.removes_channels

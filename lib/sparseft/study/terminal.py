@@ -173,10 +173,12 @@ def result_line(run: Run) -> str:
 
 
 def outcome(run: Run, evaluation: Mapping) -> str:
-    """Return the headline metric of a run with its standard error, on one line."""
+    """Return the headline metric of a run with its standard error, and the overlap if there is one, on one line."""
     mode = f"{run.mode} {run.training}".rstrip()
     name = f"{run.model} {run.task} {run.method} {run.sparsity} % {mode} seed {run.seed}"
-    return f"{name}: {evaluation['metric']} {evaluation['value']:.3f} ± {evaluation['standard_error']:.3f}"
+    overlap = evaluation.get("overlap")
+    seen = f", {100 * overlap:.3g} % of it stands in training or calibration data" if overlap else ""
+    return f"{name}: {evaluation['metric']} {evaluation['value']:.3f} ± {evaluation['standard_error']:.3f}{seen}"
 
 
 def findings(folder: Path = Path(ANALYSIS)) -> str:

@@ -10,6 +10,8 @@ PERCENT = "percent of the prunable weights"
 NATS = "nats per answer token"
 # The unit of a headline metric.
 OF_VALUE = "fraction; nats per token if metric is loss"
+# The unit of an overlap.
+SHARE_SEEN = "fraction of the examples; of a text: of its windows of 13 words"
 EXAMPLES_PER_SECOND = "examples per second"
 TOKENS_PER_SECOND = "tokens per second, without padding"
 

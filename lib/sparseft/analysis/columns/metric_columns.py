@@ -1,6 +1,6 @@
 """Describe the columns of summary.csv with the metrics of the tasks (evaluation.json). The tasks say what they report."""
 
-from sparseft.analysis.columns.column import Column
+from sparseft.analysis.columns.column import SHARE_SEEN, Column
 from sparseft.tasks import METRICS, TASKS
 from sparseft.tasks.metrics import ACC, ACC_NORM, EXACT_MATCH, F1, TOKEN_PERPLEXITY, Metric
 
@@ -61,6 +61,16 @@ METRIC_COLUMNS = (
         meaning="The same on a text of your own.",
     ),
     Column(
+        "perplexity_overlap",
+        "number",
+        source="record.evaluation.perplexity_overlap",
+        unit=SHARE_SEEN,
+        empty="the run was evaluated without a perplexity",
+        meaning="Share of the text of the perplexity that stands in what validation_overlap compares with. The column exists only"
+        " if you set `perplexity:`.",
+        is_optional=True,
+    ),
+    Column(
         "probe_NAME",
         "number",
         source="record.evaluation.probe_values",
@@ -83,6 +93,14 @@ METRIC_COLUMNS = (
         unit="validation examples",
         empty=_NO_PROBE,
         meaning="Examples of the probe that were evaluated.",
+    ),
+    Column(
+        "probe_NAME_overlap",
+        "number",
+        source="record.evaluation.probe_overlaps",
+        unit=SHARE_SEEN,
+        empty=_NO_PROBE,
+        meaning="Share of the probe's examples that stand in what validation_overlap compares with.",
     ),
     Column(
         "probes_mean",

@@ -1,6 +1,15 @@
 """Describe the tables with a row per run."""
 
-from sparseft.analysis.columns.column import NATS, OF_VALUE, PERCENT, PRUNABLE, TRAINED_ONLY, Column, TableDescription
+from sparseft.analysis.columns.column import (
+    NATS,
+    OF_VALUE,
+    PERCENT,
+    PRUNABLE,
+    SHARE_SEEN,
+    TRAINED_ONLY,
+    Column,
+    TableDescription,
+)
 from sparseft.analysis.columns.metric_columns import METRIC_COLUMNS
 from sparseft.analysis.columns.training_columns import TRAINING_COLUMNS
 
@@ -172,6 +181,15 @@ _RESULT = (
         meaning="Examples that were evaluated (evaluation.json).",
     ),
     Column(
+        "validation_overlap",
+        "number",
+        source="record.evaluation.overlap",
+        unit=SHARE_SEEN,
+        empty="the evaluation is older than this column",
+        meaning="Share of the validation rows that stand in the training rows too, or in a text on which the mask was calibrated or"
+        " the layers were reconstructed (evaluation.json). Case, blanks and punctuation do not count.",
+    ),
+    Column(
         "chance",
         "number",
         source="record.evaluation.chance",
@@ -218,6 +236,16 @@ _SELECTION = (
         unit="selection examples",
         empty=_OF_SELECTION,
         meaning="Selection examples that were evaluated (selection.json).",
+        is_optional=True,
+    ),
+    Column(
+        "selection_overlap",
+        "number",
+        source="record.selection.overlap",
+        unit=SHARE_SEEN,
+        empty=_OF_SELECTION,
+        meaning="Share of the selection rows that stand in the training or validation rows too (selection.json). It is 0 of"
+        " examples, because such rows are left out.",
         is_optional=True,
     ),
 )

@@ -12,6 +12,7 @@ from sparseft.analysis.records.probe_record import ProbeRecord
 from sparseft.analysis.records.record_file import (
     Count,
     CountArray,
+    Fraction,
     Loss,
     LossArray,
     Positive,
@@ -67,10 +68,12 @@ class EvaluationRecord(ScoredRecord):
     """Check evaluation.json: the merged model. Its perplexity is on the text whose sha256 is inputs.wikitext2.
 
     `few_shot` worked examples stand before a question that is answered, `loss_few_shot` before one whose loss is taken.
-    `probes` has the results on further tasks by their names."""
+    `probes` has the results on further tasks by their names. `overlap` is the share of the examples that the model has seen
+    (tasks/overlap.py). Older evaluations have none."""
 
     file_name: ClassVar[str] = "evaluation.json"
-    train_overlap: Count
+    overlap: Fraction | None = None
+    perplexity_overlap: Fraction | None = None
     device: str
     probes: dict[str, ProbeRecord] = Field(default_factory=dict)
     inputs: EvaluationInputs
@@ -113,6 +116,11 @@ class EvaluationRecord(ScoredRecord):
     def probe_examples(self) -> dict[str, int]:
         """Return the number of examples of each probe by the name of its column."""
         return {f"probe_{name}_examples": probe.examples for name, probe in self.probes.items()}
+
+    @property
+    def probe_overlaps(self) -> dict[str, float | None]:
+        """Return the overlap of each probe by the name of its column."""
+        return {f"probe_{name}_overlap": probe.overlap for name, probe in self.probes.items()}
 
     @property
     def eval_loss_standard_error(self) -> float:

@@ -1,6 +1,7 @@
 """Check what an evaluation says of a probe: a task on which a merged model is evaluated, but not trained."""
 
 from sparseft.analysis.records.answered_part import AnsweredPart
+from sparseft.analysis.records.record_file import Fraction
 
 
 class ProbeRecord(AnsweredPart):
@@ -8,6 +9,7 @@ class ProbeRecord(AnsweredPart):
 
     data_sha256: str
     train_sha256: str
+    overlap: Fraction | None = None
 
     @property
     def settings(self) -> dict[str, object]:

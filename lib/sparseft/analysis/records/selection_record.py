@@ -16,10 +16,11 @@ from sparseft.analysis.records.right_answers import AnswerCheck
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.study.grid import DATA
+from sparseft.tasks.overlap import MOST
 from sparseft.tasks.prepared import find_task
 from sparseft.tasks.rows import parse_rows, read_row_text, read_rows
 from sparseft.tasks.scoring import labels_digest, labels_of
-from sparseft.tasks.selection_rows import ROWS_FILE, check_manifest, shared_prompts
+from sparseft.tasks.selection_rows import ROWS_FILE, check_manifest, shared_rows
 from sparseft.tasks.task import SPLITS, Task
 
 # These must be equal in evaluation.json. Otherwise the choice is about something else than what is reported.
@@ -45,8 +46,8 @@ class SelectionRecord(EvaluationRecord):
         for split in SPLITS:
             if self.inputs.data == getattr(self.inputs, split):
                 yield f"inputs.data is the digest of the {split} rows"
-        if self.train_overlap:
-            yield f"{self.train_overlap} training rows have the prompt of a selection row"
+        if self.overlap and self.overlap > MOST:
+            yield f"{self.overlap} of the selection rows are training or validation rows"
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,7 @@ def _read_file(folder: Path, name: str) -> SelectionFile:
     except (InputError, OSError) as error:
         return SelectionFile(digest, None, f"{name}/{ROWS_FILE}: {error}")
     shared = [
-        f"{count} rows have the prompt of a {split} row"
-        for split, count in shared_prompts(task, rows, prepared).items()
+        f"{count} rows stand in the {split} rows too" for split, count in shared_rows(task, rows, prepared).items()
     ]
     fault = f"{name}/{ROWS_FILE}: {', '.join(shared)}" if shared else None
     return SelectionFile(digest, _labels(task, rows), fault)
