@@ -9,9 +9,11 @@ from pathlib import Path
 import lm_eval
 import pytest
 import torch
+from hub_cache import write
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
+from project import succeed
 from sklearn.metrics import f1_score, recall_score
 from sparseft.analysis.records import EvaluationRecord
 from sparseft.backends.torch import adapted_model
@@ -22,9 +24,13 @@ from sparseft.evaluation.harness import StrictLM, run_harness, task_definition
 from sparseft.language_model.batches import collate, encode
 from sparseft.language_model.loss import AnswerLoss
 from sparseft.language_model.model import load_model
+from sparseft.storage.hashes import sha256
+from sparseft.storage.record import read_record
 from sparseft.study.config import Training
 from sparseft.tasks import BY_NAME
+from sparseft.tasks.boolq_mini import BOOLQ_MINI
 from sparseft.tasks.extraction import strict_match
+from sparseft.tasks.rows import read_rows
 from sparseft.tasks.scoring import labels_digest, labels_of, prompt_digest
 from tiny_models import append_token, change_json, prepend_token, rewrite_text, save_tiny
 from torch.nn import functional as F
@@ -341,6 +347,29 @@ def test_numbers_of_lm_eval_that_are_not_those_of_the_rows_are_refused():
     for theirs in ({"acc": 0.6}, {"acc_bytes": 0.5}):
         with pytest.raises(InputError, match=r"^boolq: acc\w* by lm-eval .* does not follow from its rows; install"):
             check_metrics("boolq", theirs, {"acc": 0.5})
+
+
+def test_what_stands_in_the_training_rows_or_in_a_text_of_the_calibration_is_the_overlap(model32, tmp_path):
+    flags = {"task": "boolq_mini", "train_examples": 16, "validation_examples": 12}
+    succeed("prepare_task.py", **flags, output_dir=tmp_path / "data")
+    train, validation = (read_rows(tmp_path / f"data/{split}.jsonl", BOOLQ_MINI) for split in ("train", "validation"))
+    # The probe asks what the training rows of the task have taught.
+    write(tmp_path / "probe/validation.jsonl", [*train[:6], *BOOLQ_MINI.generate("validation", 40, 1)[:2]])
+    write(tmp_path / "probe/train.jsonl", validation)
+    text = " ".join(f"Page {number} of the book has {number * 17} words." for number in range(40))
+    (tmp_path / "text.txt").write_text(text)
+    documents = [f"A row. {BOOLQ_MINI.prompt(row).upper()} yes" for row in validation[:3]]
+    write(tmp_path / "web.jsonl", [{"text": document} for document in [*documents, f"It is said: {text}"]])
+    names = {"checkpoint": model32.folder, "task": "boolq_mini", "data_dir": tmp_path / "data", "batch_size": 8}
+    names |= {"wikitext2": tmp_path / "text.txt", "context": 64, "probes": f"boolq:{tmp_path / 'probe'}"}
+    succeed("evaluate.py", **names, output=tmp_path / "without.json")
+    succeed("evaluate.py", **names, calibration=tmp_path / "web.jsonl", output=tmp_path / "with.json")
+    records = [read_record(tmp_path / f"{name}.json") for name in ("without", "with")]
+    shares = [
+        (record["overlap"], record["perplexity_overlap"], record["probes"]["boolq"]["overlap"]) for record in records
+    ]
+    assert shares == [(0.0, 0.0, 0.75), (0.25, 1.0, 0.75)]
+    assert records[1]["inputs"]["calibration"] == [sha256(tmp_path / "web.jsonl")]
 
 
 def test_the_batch_size_changes_no_outcome(model32, records):

@@ -40,6 +40,22 @@ def refused(study: Config, target: str) -> str:
     return line
 
 
+@pytest.mark.parametrize(("mode", "method", "names"), [
+    ("sparse_to_sparse", "unstructured", []),
+    ("sparse_to_sparse", "unstructured_wanda", []),
+    ("sparse_to_sparse", "unstructured_wanda_on_web", ["web"]),
+    ("reconstruct", "unstructured", ["pile"]),
+    ("reconstruct_to_sparse", "unstructured_wanda_on_web", ["web", "pile"]),
+    ("reconstruct_to_sparse", "unstructured_wanda_on_pile", ["pile"]),
+])  # fmt: skip
+def test_a_run_has_seen_the_texts_of_its_mask_and_of_its_reconstruction(tmp_path, mode, method, names):
+    texts = "{web: {text: web.jsonl}, pile: {text: pile.jsonl}}"
+    file = tmp_path / "study.yaml"
+    file.write_text(f"masks: {{calibration: {texts}}}\nreconstruction: {{calibration: pile}}\n")
+    expected = [f"data/calibration_{name}.jsonl" for name in names]
+    assert targets.seen_texts(read_configuration([file]), mode, method) == expected
+
+
 @pytest.mark.parametrize("pattern", [RUN, MASK, CELL])
 def test_what_the_grid_lacks_is_named_with_what_it_has(study, pattern):
     line = refused(study, pattern.format(**NAMES | {"sparsity": "45"}))
