@@ -142,10 +142,14 @@ def test_layers_take_over_what_others_cannot_prune():
     assert [count.tolist() for count in counts.values()] == [[300, 850], [0, 350], [0, 0]]
 
 
-@pytest.mark.parametrize(("percent", "spread", "group"), [(75, 0.4, 4), (75, 0.4, 8), (90, 0.15, None), (80, 0.3, None)])
+@pytest.mark.parametrize(
+    ("percent", "spread", "group"), [(75, 0.4, 4), (75, 0.4, 8), (90, 0.15, None), (80, 0.3, None)]
+)
 def test_a_layer_that_would_lose_every_weight_is_refused(percent, spread, group):
     shape = {f"model.layers.{block}.mlp.up_proj": (8, 8) for block in range(3)}
-    words = rf"^masks\.owl_lambda {spread} prunes 100 % of model\.layers\.1\.mlp\.up_proj at a sparsity of {percent} %; "
+    words = (
+        rf"^masks\.owl_lambda {spread} prunes 100 % of model\.layers\.1\.mlp\.up_proj at a sparsity of {percent} %; "
+    )
     with pytest.raises(InputError, match=words):
         allocate([0.2, 0.0, 0.1], shape, [0, percent], spread, group)
 

@@ -224,7 +224,10 @@ class ValidationRecord(RecordFile):
         if self.mask != mask.settings:
             yield "its mask settings are not those of the mask's file"
         names, weights, pruned = (self.layers[name].tolist() for name in ("layer", "weights", "pruned"))
-        if len(names) != len(mask.layers) or dict(zip(names, zip(weights, pruned, strict=True), strict=True)) != mask.layers:
+        if (
+            len(names) != len(mask.layers)
+            or dict(zip(names, zip(weights, pruned, strict=True), strict=True)) != mask.layers
+        ):
             yield "its layer rows are not the layers of the mask's file, with their weights and how many are pruned"
 
     def _wrong_share(self, name: str, count: int) -> str | None:
