@@ -71,7 +71,7 @@ def main() -> int:
     inputs = {"model": hashes, "data": rows_sha256, **digests}
     # read_selection has checked the manifest.
     record |= {"split": SELECTION, "overlap": read_record(args.data_dir / MANIFEST_FILE).get("overlap")}
-    write_record(args.output, {"run_id": args.run_id, **record, **cost, "inputs": inputs})
+    write_record(args.output, {"record": "selection", "run_id": args.run_id, **record, **cost, "inputs": inputs})
     return 0
 
 
