@@ -1,8 +1,10 @@
 """Check the names of methods, and what follows from them."""
 
+import re
 from dataclasses import replace
 
 import pytest
+from project import ROOT
 from sparseft.errors import InputError
 from sparseft.importances import DEFAULT, IMPORTANCES, WANDA
 from sparseft.importances.sparsegpt import SPARSEGPT
@@ -28,6 +30,22 @@ def test_there_is_a_method_for_every_pattern_and_every_importance_that_can_rank_
     assert not {name for pattern, name in made if pattern == "structured"} & {"wanda", "ria", "stade", "sparsegpt"}
     without = [method.name for method in METHODS.values() if not method.importance]
     assert without == [pattern.name for pattern in PATTERNS if not pattern.has_importance] == ["random"]
+
+
+def test_no_code_outside_their_folders_asks_for_a_pattern_or_an_importance_by_its_name():
+    names = "|".join(value.name for value in (*PATTERNS, *IMPORTANCES))
+    asks = re.compile(
+        rf"[=!]= *[\"'](?:{names})[\"']|[\"'](?:{names})[\"'] *[=!]=|sparseft\.(?:patterns|importances)\.(?:{names})"
+    )
+    places = [
+        *ROOT.glob("lib/**/*.py"),
+        *ROOT.glob("rules/**/*.smk"),
+        *ROOT.glob("workflow/scripts/*.py"),
+        ROOT / "Snakefile",
+    ]
+    outside = [path for path in places if path.parent.name not in ("patterns", "importances")]
+    assert len(outside) > 200
+    assert [path for path in outside if asks.search(path.read_text())] == []
 
 
 def test_an_algorithm_that_decides_counts_prunes_no_pattern_that_does_not_take_them():

@@ -114,6 +114,7 @@ def value_digests(project: Path, script: str) -> dict[str, str]:
         "boolq": used_values(task="boolq"),
         "boolq_mini wanda": used_values(task="boolq_mini", method="unstructured_wanda"),
         "gsm8k taylor": used_values(task="gsm8k", method="structured_taylor"),
+        "owl": used_values(method="unstructured_owl_on_c4"),
     }
     path = project / "workflow/scripts" / script
     return {name: code_digest(path, project / "lib", values=values) for name, values in jobs.items()}
@@ -127,11 +128,14 @@ def append(path: Path, line: str) -> None:
 @pytest.mark.parametrize(
     ("file", "changed"),
     [
-        ("importances/wanda.py", {"boolq_mini wanda"}),
+        ("importances/wanda.py", {"boolq_mini wanda", "owl"}),  # OWL divides the weights by wanda's scores.
         ("importances/taylor.py", {"gsm8k taylor"}),
+        ("importances/gradient.py", {"gsm8k taylor"}),  # Both have one statistic.
+        ("patterns/structured.py", {"gsm8k taylor"}),
+        ("patterns/unstructured.py", {"boolq_mini wanda", "owl"}),
         ("tasks/gsm8k.py", {"gsm8k taylor"}),
         ("tasks/boolq.py", {"boolq", "boolq_mini wanda"}),  # The mini task has the prompt of the real one.
-        ("importances/importance.py", {"nothing", "boolq", "boolq_mini wanda", "gsm8k taylor"}),
+        ("importances/importance.py", {"nothing", "boolq", "boolq_mini wanda", "gsm8k taylor", "owl"}),
     ],
 )
 def test_a_value_s_file_counts_only_for_the_jobs_that_use_the_value(project, file, changed):

@@ -337,17 +337,19 @@ def add_copy(package: Path, old: str, new: str) -> None:
     table.write_text(text)
 
 
-def test_a_new_importance_and_a_new_task_rerun_nothing(copied_study):
+def test_a_new_importance_with_a_statistic_of_its_own_a_new_pattern_and_a_new_task_rerun_nothing(copied_study):
     library = copied_study.root / "lib/sparseft"
+    # Its file has the statistic too.
     add_copy(library / "importances", "wanda", "another")
+    add_copy(library / "patterns", "unstructured", "single")
     add_copy(library / "tasks", "boolq_mini", "another_mini")
     assert copied_study.planned() == {}
     content = yaml.safe_load((copied_study.folder / "study.yaml").read_text())
-    content["grid"]["methods"].append("unstructured_another")
+    content["grid"]["methods"] += ["single_another", "single"]
     content["masks"] = {"calibration_examples": 4}
     (copied_study.folder / "study.yaml").write_text(yaml.safe_dump(content))
     planned = copied_study.planned()
-    assert planned["compute_task_masks"] == 1
+    assert (planned["compute_task_masks"], planned["compute_masks"]) == (1, 1)
     assert "prepare_task" not in planned
 
 

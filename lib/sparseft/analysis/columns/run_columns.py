@@ -88,8 +88,8 @@ _MASK = (
         "mask_sequential",
         "true/false",
         source="record.validation.mask.sequential",
-        empty="the method is not wanda",
-        meaning="Whether wanda went layer by layer (validation_report.json).",
+        empty="the importance does not look at inputs, or updates weights",
+        meaning="Whether the masks were made layer by layer (validation_report.json).",
     ),
     Column(
         "nm_group",
