@@ -100,7 +100,7 @@ def test_a_config_json_that_transformers_refuses_is_refused_in_one_line(tmp_path
 
 @pytest.mark.parametrize("method", ["unstructured", "structured", "semistructured", "random", "dense"])
 @pytest.mark.parametrize("change", [{"num_hidden_layers": 1}, {"num_hidden_layers": 3}, {"tie_word_embeddings": False},
-                                    {"vocab_size": 100}, {"num_key_value_heads": 1}])  # fmt: skip
+                                    {"vocab_size": 300}, {"num_key_value_heads": 1}])  # fmt: skip
 def test_no_mask_of_a_checkpoint_that_does_not_fit_its_config_json(tmp_path, method, change):
     folder = save_tiny("llama", tmp_path / "m")
     change_json(folder / "config.json", **change)

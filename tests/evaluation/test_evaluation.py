@@ -349,6 +349,7 @@ def test_numbers_of_lm_eval_that_are_not_those_of_the_rows_are_refused():
             check_metrics("boolq", theirs, {"acc": 0.5})
 
 
+@pytest.mark.process
 def test_what_stands_in_the_training_rows_or_in_a_text_of_the_calibration_is_the_overlap(model32, tmp_path):
     flags = {"task": "boolq_mini", "train_examples": 16, "validation_examples": 12}
     succeed("prepare_task.py", **flags, output_dir=tmp_path / "data")

@@ -7,7 +7,8 @@ import pytest
 from hub_cache import write
 from project import laid_over
 from sparseft.errors import InputError
-from sparseft.planning.inputs import check_inputs
+from sparseft.planning import inputs
+from sparseft.planning.known_hashes import KnownHashes
 from sparseft.planning.model_sizes import NAMED
 from sparseft.study.config import Config
 from tiny_models import change_json
@@ -38,6 +39,11 @@ def config_of(source: str = "path:model", **sections: object) -> Config:
     tasks = list(sections.get("tasks", {})) or ["boolq_mini"]
     grid = {**sections.pop("grid", {}), "models": ["mine"], "tasks": tasks}
     return laid_over({"models": models, **sections, "grid": grid})
+
+
+def check_inputs(config: Config) -> None:
+    """Check the inputs of a study without hashes of an earlier plan."""
+    inputs.check_inputs(config, KnownHashes(Path("known_hashes.json")))
 
 
 def prepare(folder: Path, source: str) -> None:

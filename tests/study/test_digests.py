@@ -86,7 +86,7 @@ def test_rewording_all_that_only_a_reader_sees_changes_no_digest_and_discards_no
     [
         ("training/progress.py", "BURN_IN = 3", "BURN_IN = 4"),  # a constant
         ("training/progress.py", "process: int = 0", "process: int = 1"),  # a default
-        ("training/progress.py", "len(self.curve) // 10", "len(self.curve) % 10"),  # an operator
+        ("training/progress.py", 'point["learning_rate"] > 0', 'point["learning_rate"] >= 0'),  # an operator
         ("training/progress.py", '"seed {seed}, step', '"seed: {seed}, step'),  # a string that decides a result
         ("training/progress.py", '"lower {key}"', '"decrease {key}"'),  # an error message
         ("training/job.py", 'type=int, default=1, help="CPU', 'type=int, default=2, help="CPU'),

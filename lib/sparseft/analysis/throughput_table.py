@@ -102,5 +102,5 @@ def _rate(values: np.ndarray) -> Rate:
     mean = values.mean()
     if len(values) == 1:
         return Rate(mean)
-    low, high = t_interval(mean, sem(values), len(values))
+    low, high = map(float, t_interval(mean, sem(values), len(values)))
     return Rate(mean, low, high)
