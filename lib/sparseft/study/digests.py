@@ -104,8 +104,13 @@ def _grid_values(task_files: tuple[str, ...], methods: tuple[str, ...]) -> froze
     return frozenset().union(*values)
 
 
-# Many jobs have the same code.
-_cached_digest = cache(code_digest)
+@cache
+def _cached_digest(script: Path, lib: Path, without: tuple[str, ...], values: frozenset[str]) -> str:
+    """Return the digest of the code of a job. It is made of one digest per value, because many jobs share a value."""
+    if len(values) < 2:
+        return code_digest(script, lib, without, values)
+    parts = sorted(_cached_digest(script, lib, without, frozenset([value])) for value in values)
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def used_values(*, task: str | None = None, method: str | None = None) -> frozenset[str]:
