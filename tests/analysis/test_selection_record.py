@@ -184,8 +184,8 @@ def test_other_right_answers_than_those_of_the_rows_are_a_fault(study):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    (cheat_with("validation"), "6 rows stand in the validation rows too"),
-    (cheat_with("train"), "8 rows stand in the train rows too"),
+    (cheat_with("validation"), "6 rows also occur in the validation rows"),
+    (cheat_with("train"), "8 rows also occur in the train rows"),
     (edit_manifest(sha256="0" * 64), "not the file that selection_manifest.json records"),
     (edit_manifest(disjoint_from={"train": "0" * 64, "validation": "0" * 64}), "chosen beside other files"),
     (lambda folder: (folder / "selection_manifest.json").unlink(), "selection_manifest.json"),

@@ -125,7 +125,7 @@ def test_the_outcome_of_a_run_is_its_metric_with_the_standard_error():
     line = outcome(RUN, record)
     assert line == "smollm2 hellaswag_mini unstructured 50 % sparse_to_dense seed 0: acc_norm 0.942 ± 0.021"
     assert outcome(RUN, record | {"overlap": 0.0}) == line
-    assert outcome(RUN, record | {"overlap": 0.25}) == f"{line}, 25 % of it stands in training or calibration data"
+    assert outcome(RUN, record | {"overlap": 0.25}) == f"{line}, 25 % of it also occurs in training or calibration data"
 
 
 def test_a_model_that_a_plan_replaces_is_named():

@@ -150,7 +150,7 @@ def test_the_share_of_validation_rows_that_are_training_rows_is_in_a_warning_and
         "prepare_task.py", "--task", "boolq", "--local", tmp_path / "in", "--output_dir", tmp_path / "out"
     )
     assert (done.returncode, done.stderr.count("\n")) == (0, 1)
-    assert done.stderr.startswith("warning: boolq: 50 % of the validation examples stand in the training rows too; ")
+    assert done.stderr.startswith("warning: boolq: 50 % of the validation examples also occur in the training rows; ")
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert (manifest["validation_overlap"], manifest["examples"]) == (0.5, {"train": 6, "validation": 4})
     assert manifest["source"] == {"local": {split: sha256(path) for split, path in files.items()}}
@@ -197,7 +197,7 @@ def test_validation_rows_that_are_mostly_training_rows_are_refused_unless_nothin
     flags = {"task": name, "local": tmp_path / "in", "train_examples": None, "validation_examples": None}
     flags |= {"kind": "text"} if name == "notes" else {}
     line = refused_preparation(tmp_path, **flags)
-    assert re.match(rf"error: {name}: \d+(\.\d)? % of .* stand in the training rows too; ", line)
+    assert re.match(rf"error: {name}: \d+(\.\d)? % of .* also occur in the training rows; ", line)
     flags = {flag: value for flag, value in flags.items() if value is not None}
     code, said = call_script("prepare_task.py", "--only_probe", **flags, output_dir=tmp_path / "out")
     assert (code, said.startswith(f"warning: {name}: ")) == (0, True)

@@ -1,4 +1,4 @@
-"""Which examples and texts stand in other data: what counts as equal, what does not, and what a comparison costs."""
+"""Which examples and texts occur in other data: what counts as equal, what does not, and what a comparison costs."""
 
 import random
 import time
@@ -20,7 +20,7 @@ CHINESE = "冰浮在水面上、因为水结冰时会膨胀、所以湖水从表
 
 
 def share(prompts: list[str] | str, others: list[str] | str) -> float:
-    """Return the share of examples, or of a text if it is one string, that stands in rows, or in a text."""
+    """Return the share of examples, or of a text if it is one string, that occurs in rows, or in a text."""
     sides = [
         Texts([side], is_one_text=True) if isinstance(side, str) else Texts(side, has_template=len(side) > 1)
         for side in (prompts, others)
@@ -62,7 +62,7 @@ def test_another_word_number_sign_or_question_counts(one, other):
     assert share([one], [other]) == share([other], [one]) == 0
 
 
-def test_all_windows_of_an_example_must_stand_in_one_row():
+def test_all_windows_of_an_example_must_occur_in_one_row():
     """Rows that are filled in from the same few values share every window, and are different rows."""
     filling = " and then there are some words that are the same in every row of this table until at last "
     rows = [f"city {a}{filling}the weather is {b}" for a in "abc" for b in "xyz"]

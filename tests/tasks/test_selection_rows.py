@@ -134,7 +134,7 @@ def test_a_split_selection_that_is_mostly_another_split_with_a_blank_more_is_ref
     line = refused()
     if others:
         assert (
-            f"{len(rows)} of {len(rows) + 3} rows of the split selection stand in the training or validation rows"
+            f"{len(rows)} of {len(rows) + 3} rows of the split selection also occur in the training or validation rows"
             in line
         )
     else:
@@ -154,7 +154,8 @@ def test_a_selection_text_that_is_mostly_another_text_is_refused_and_a_smaller_s
     Path("own/selection.txt").write_text(f"x{texts[split]}")
     line = refused("notes", kind="text")
     assert re.search(
-        r"9\d\.\d % of the windows of 13 words of the selection text stand in the training or validation rows", line
+        r"9\d\.\d % of the windows of 13 words of the selection text also occur in the training or validation rows",
+        line,
     )
     Path("own/selection.txt").write_text(texts["new"] + texts[split][5 : len(texts[split]) // 2])
     _, manifest = prepare("notes", kind="text", train_examples=None)
@@ -258,7 +259,7 @@ def test_rows_of_another_split_are_refused_even_with_a_manifest_that_fits(split)
     _, manifest = prepare()
     file = write(FOLDER / "selection.jsonl", rows_of(FOLDER / f"{split}.jsonl"))
     write_record(FOLDER / "selection_manifest.json", manifest | {"sha256": sha256(file)})
-    with pytest.raises(InputError, match=f"rows stand in the {split} rows too"):
+    with pytest.raises(InputError, match=f"rows also occur in the {split} rows"):
         read()
 
 

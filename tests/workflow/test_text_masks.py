@@ -71,6 +71,16 @@ def test_a_run_of_any_task_is_proved_with_the_mask_on_the_text(study):
     assert (report["mask"]["calibration"], report["mask"]["calibration_length"]) == ("web", 12)
 
 
+def test_the_evaluation_looks_for_its_examples_in_the_text(study):
+    run = "results/runs/llama-hellaswag_mini-{}-sparsity50-no_finetune-seed0/evaluation.json"
+    names = [run.format(method) for method in ("unstructured_wanda_on_web", "unstructured_wanda")]
+    study.snakemake(*names)
+    on_text, on_task = map(study.json, names)
+    assert on_text["inputs"]["calibration"] == [sha256(study.folder / "data/calibration_web.jsonl")]
+    assert on_text["overlap"] == on_task["overlap"] == 0
+    assert "calibration" not in on_task["inputs"]
+
+
 @pytest.mark.parametrize(
     ("target", "fault"),
     [

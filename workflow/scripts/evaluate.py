@@ -4,7 +4,7 @@
 
 It writes metrics, standard errors, loss, the outcome of every example, seconds and peak memory. With --wikitext2 it also writes
 the token perplexity of the text: wikitext2_ppl_N if the text is WikiText-2's test split, else local_text_ppl_N. With --probes it
-also evaluates the model on other tasks, into the field `probes`. `overlap` is the share of the examples that stand in the training
+also evaluates the model on other tasks, into the field `probes`. `overlap` is the share of the examples that occur in the training
 rows too, or in the texts of --calibration (tasks/overlap.py). Each probe has one, and the text has `perplexity_overlap`.
 """
 

@@ -39,14 +39,14 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_overlap(task: Task, rows: dict[str, list[Row]], *, is_trained_on: bool) -> float:
-    """Return the share of the validation rows that stand in the training rows too. Print a warning if it is not 0.
+    """Return the share of the validation rows that also occur in the training rows. Print a warning if it is not 0.
 
     Raises InputError if these are most of them, and the task `is_trained_on`."""
     if not task.is_trainable:
         return 0.0
     sets = {"validation": texts_of(task, rows["validation"])}
     share = shares_found(sets, [texts_of(task, rows["train"])])["validation"]
-    what = f"{task.name}: {in_words(share, task, 'validation')} stand in the training rows too"
+    what = f"{task.name}: {in_words(share, task, 'validation')} also occur in the training rows"
     if share > MOST and is_trained_on:
         raise InputError(what, "give other validation rows, or leave these out of the training rows")
     if share:

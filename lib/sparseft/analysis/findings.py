@@ -64,13 +64,13 @@ def findings(derived: Derived, tolerance: float) -> list[str]:
 
 
 def overlaps(runs: pd.DataFrame) -> list[str]:
-    """Return a sentence on the evaluated data that stand in other data of the study too; nothing if none do.
+    """Return a sentence on the evaluated data that also occur in other data of the study; nothing if none do.
 
     A share is the largest one of the runs of a task."""
     columns = [name for name in runs if name.endswith("_overlap")]
     largest = runs[runs["in_study"]].groupby("task", sort=False)[columns].max().stack()
     shares = [f"{task} {name} {100 * share:.3g} %" for (task, name), share in largest[largest > 0].items()]
-    return [f"Shares that stand in training or calibration data too: {', '.join(shares)}."] if shares else []
+    return [f"Shares that also occur in training or calibration data: {', '.join(shares)}."] if shares else []
 
 
 def is_loss_place(derived: Derived) -> bool:

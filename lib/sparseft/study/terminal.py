@@ -177,7 +177,7 @@ def outcome(run: Run, evaluation: Mapping) -> str:
     mode = f"{run.mode} {run.training}".rstrip()
     name = f"{run.model} {run.task} {run.method} {run.sparsity} % {mode} seed {run.seed}"
     overlap = evaluation.get("overlap")
-    seen = f", {100 * overlap:.3g} % of it stands in training or calibration data" if overlap else ""
+    seen = f", {100 * overlap:.3g} % of it also occurs in training or calibration data" if overlap else ""
     return f"{name}: {evaluation['metric']} {evaluation['value']:.3f} ± {evaluation['standard_error']:.3f}{seen}"
 
 

@@ -1,10 +1,10 @@
-"""Find which examples, and which parts of a text, also stand in other data, such as the data that a model has seen.
+"""Find which examples, and which parts of a text, also occur in other data, such as what a model was trained on.
 
 Words are compared. Case, punctuation, the number of blanks and Unicode's compatibility forms (NFKC) do not count. Each Chinese
 character and each kana is a word, because such texts have no blanks.
 
-    text     It stands in other data as far as its windows of 13 words do.
-    example  It stands in a row or a document that has all windows of 8 words of its prompt. The words with which all prompts of
+    text     It occurs in other data as far as its windows of 13 words do.
+    example  It occurs in a row or a document that has all windows of 8 words of its prompt. The words with which all prompts of
              its set begin or end are a template, and are left out if 13 words or more remain. A prompt of fewer than 8 words must
              be the whole row or document.
 
@@ -27,7 +27,7 @@ from sparseft.tasks.task import Row, Task
 # Words per window of a text, and of a prompt.
 TEXT_WINDOW = 13
 PROMPT_WINDOW = 8
-# Rows of which a larger share stands in the training rows are refused.
+# Rows of which a larger share occurs in the training rows are refused.
 MOST = 0.5
 # Words that are hashed at once.
 _BLOCK = 1 << 16
@@ -100,15 +100,15 @@ def in_words(share: float, task: Task, split: str) -> str:
 
 
 def shares_found(sets: Mapping[str, Texts], others: Iterable[Texts]) -> dict[str, float]:
-    """Return by name which share of a set stands in the others: of its examples, or of the windows of a text."""
+    """Return by name which share of a set occurs in the others: of its examples, or of the windows of a text."""
     found = find(list(sets.values()), others)
     return {name: float(of_set.mean()) if len(of_set) else 0.0 for name, of_set in zip(sets, found, strict=True)}
 
 
 def find(sets: list[Texts], others: Iterable[Texts]) -> list[np.ndarray]:
-    """Return for each set which of its examples, or of the windows of a text, stand in the others, bool (n,).
+    """Return for each set which of its examples, or of the windows of a text, occur in the others, bool (n,).
 
-    The others are read once, in parts. Nothing is kept of them but what stands in the sets."""
+    The others are read once, in parts. Nothing is kept of them but what occurs in the sets."""
     numbers = _Numbers()
     searches = [(_TextSearch if texts.is_one_text else _ExampleSearch)(texts, numbers) for texts in sets]
     for texts in others:
@@ -143,7 +143,7 @@ class _TextSearch:
         self.is_found[_places(_hashes(words, TEXT_WINDOW), self.known)] = True
 
     def end(self, form: str) -> None:
-        """Do nothing at the end of a part, because all windows of a text are alike."""
+        """Do nothing at the end of a part, because no window of a text depends on its part."""
 
     def found(self) -> np.ndarray:
         """Return which windows were found, bool (n,)."""
@@ -195,13 +195,13 @@ def _prompt_windows(texts: Texts, numbers: _Numbers) -> list[np.ndarray]:
         start, end = _number_of_common_words(rows), _number_of_common_words(map(reversed, rows))
     windows = []
     for prompt, row in zip(prompts, rows, strict=True):
-        content = row[start : len(row) - end]
         if len(row) < PROMPT_WINDOW:
-            row = [numbers[form] for form in [normal_form(prompt)] if form]
-            windows.append(np.array(row, np.uint64))
-        else:
-            words = content if len(content) >= TEXT_WINDOW else row
-            windows.append(_hashes(np.array(words, np.uint64), PROMPT_WINDOW))
+            form = normal_form(prompt)
+            windows.append(np.array([numbers[form]] if form else [], np.uint64))
+            continue
+        content = row[start : len(row) - end]
+        words = content if len(content) >= TEXT_WINDOW else row
+        windows.append(_hashes(np.array(words, np.uint64), PROMPT_WINDOW))
     return windows
 
 
@@ -230,7 +230,7 @@ def _places(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 def _words(text: str) -> Iterator[str]:
     """Return the words of a text. A long text is cut between words, so that a list of all of them is not in memory."""
-    pieces = (piece[0] for piece in re.finditer(r"(?s).{1,1000000}\S*", text))
+    pieces = (piece[0] for piece in re.finditer(r"(?s).{1,1000000}[^\W\u3040-\u9fff]*", text))
     return chain.from_iterable(
         unicodedata.normalize("NFKC", piece).casefold().translate(_CHARACTERS).split() for piece in pieces
     )

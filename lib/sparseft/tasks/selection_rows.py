@@ -4,9 +4,9 @@ They are a third split beside the training and the validation rows. They come fr
 none, they are training rows that the training does not use. A mini task generates more rows with its training words, so that
 no choice depends on the words of its validation rows.
 
-No selection row stands in a training row, in a validation row, or in another selection row (overlap.py). Real data repeat
+No selection row occurs in a training row, in a validation row, or in another selection row (overlap.py). Real data repeat
 themselves, so such rows are left out and counted. A split that is mostly training or validation rows is refused. Of a text,
-some windows of 13 words may stand in the other splits; their share is recorded.
+some windows of 13 words may occur in the other splits; their share is recorded.
 
     selection.jsonl          the rows
     selection_manifest.json  their source, seed, number and sha256, the number of rows that were left out, their overlap, and
@@ -68,9 +68,9 @@ class Candidates:
 
 @dataclass(frozen=True)
 class ChosenRows:
-    """Hold the chosen rows, and the number of candidates that were left out because they stand in another row.
+    """Hold the chosen rows, and the number of candidates that were left out because they occur in another row.
 
-    `overlap` is the share of the rows, or of a text's windows, that stands in the training and validation rows."""
+    `overlap` is the share of the rows, or of a text's windows, that occurs in the training and validation rows."""
 
     rows: list[Row]
     left_out: int
@@ -116,7 +116,7 @@ def shuffled(rows: list, name: str, seed: int) -> list:
 def choose_selection(
     task: Task, candidates: Candidates, prepared: dict[str, list[Row]], number: int | None
 ) -> ChosenRows:
-    """Return the first `number` candidates that stand in no training row, validation row or other chosen row.
+    """Return the first `number` candidates that occur in no training row, validation row or other chosen row.
 
     Without a number they are all rows of a split for this purpose, or else as many as there are validation rows. Documents
     are as much text as the validation documents. Raises InputError if no row is left, or fewer than `number`, or if most rows
@@ -147,7 +147,7 @@ def choose_selection(
     if overlap > MOST or (candidates.is_own_split and known > MOST * looked_at):
         what = in_words(overlap, task, SELECTION) if overlap > MOST else known_rows
         raise InputError(
-            f"tasks.{task.name}: {what} stand in the training or validation rows too", f"give other {SELECTION} rows"
+            f"tasks.{task.name}: {what} also occur in the training or validation rows", f"give other {SELECTION} rows"
         )
     if number and len(rows) < number:
         raise InputError(
@@ -172,8 +172,8 @@ def in_the_place_of_validation(error: InputError, place: Path | str) -> InputErr
 
 
 def shared_rows(task: Task, rows: list[Row], prepared: dict[str, list[Row]]) -> dict[str, int]:
-    """Return by split how many selection rows stand in it. Splits without such a row are left out."""
-    counts = {split: sum(_stand_in(task, rows, {split: prepared[split]})) for split in SPLITS}
+    """Return by split how many selection rows occur in it. Splits without such a row are left out."""
+    counts = {split: sum(_occur_in(task, rows, {split: prepared[split]})) for split in SPLITS}
     return {split: count for split, count in counts.items() if count}
 
 
@@ -190,7 +190,7 @@ def read_selection(
     check_manifest(folder, task, digest, digests)
     rows = parse_rows(text, path, task)
     for split, count in shared_rows(task, rows, prepared).items():
-        raise InputError(f"{path}: {count} rows stand in the {split} rows too", remake_advice(path))
+        raise InputError(f"{path}: {count} rows also occur in the {split} rows", remake_advice(path))
     return rows, digest
 
 
@@ -224,15 +224,15 @@ def _wanted(task: Task, candidates: Candidates, validation: list[Row], number: i
     return sum(len(row["text"]) for row in validation) if task.sequence_length else len(validation)
 
 
-def _stand_in(task: Task, rows: list[Row], splits: dict[str, list[Row]]) -> list[bool]:
-    """Return which rows stand in a row of the splits. Each document of a text is compared by itself."""
+def _occur_in(task: Task, rows: list[Row], splits: dict[str, list[Row]]) -> list[bool]:
+    """Return which rows occur in a row of the splits. Each document of a text is compared by itself."""
     # Without a template, the result for a row does not depend on the other rows.
     texts = Texts(texts_of(task, rows).parts, has_template=False)
     return find([texts], [texts_of(task, others) for others in splits.values()])[0].tolist()
 
 
 def _overlap(task: Task, rows: list[Row], prepared: dict[str, list[Row]]) -> float:
-    """Return the share of the windows of a text that stands in the prepared text; 0 of examples, because none stands there."""
+    """Return the share of the windows of a text that occurs in the prepared text; 0 of examples, because none occurs there."""
     if not task.sequence_length:
         return 0.0
     others = [texts_of(task, prepared[split]) for split in SPLITS]
@@ -242,10 +242,10 @@ def _overlap(task: Task, rows: list[Row], prepared: dict[str, list[Row]]) -> flo
 def _with_known(
     task: Task, candidates: Iterable[Row], prepared: dict[str, list[Row]], at_once: int | None
 ) -> Iterator[tuple[Row, bool]]:
-    """Yield candidates, each with whether it stands in the prepared rows. `at_once` of them are compared together."""
+    """Yield candidates, each with whether it occurs in the prepared rows. `at_once` of them are compared together."""
     remaining = iter(candidates)
     while rows := list(islice(remaining, at_once)):
-        yield from zip(rows, _stand_in(task, rows, prepared), strict=True)
+        yield from zip(rows, _occur_in(task, rows, prepared), strict=True)
 
 
 def _generated(task: Task, data: SelectionData, prepared: dict[str, list[Row]]) -> Candidates:

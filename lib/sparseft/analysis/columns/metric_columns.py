@@ -66,7 +66,7 @@ METRIC_COLUMNS = (
         source="record.evaluation.perplexity_overlap",
         unit=SHARE_SEEN,
         empty="the run was evaluated without a perplexity",
-        meaning="Share of the text of the perplexity that stands in what validation_overlap compares with. The column exists only"
+        meaning="Share of the text of the perplexity that occurs in what validation_overlap compares with. The column exists only"
         " if you set `perplexity:`.",
         is_optional=True,
     ),
@@ -100,7 +100,7 @@ METRIC_COLUMNS = (
         source="record.evaluation.probe_overlaps",
         unit=SHARE_SEEN,
         empty=_NO_PROBE,
-        meaning="Share of the probe's examples that stand in what validation_overlap compares with.",
+        meaning="Share of the probe's examples that occur in what validation_overlap compares with.",
     ),
     Column(
         "probes_mean",

@@ -186,7 +186,7 @@ _RESULT = (
         source="record.evaluation.overlap",
         unit=SHARE_SEEN,
         empty="the evaluation is older than this column",
-        meaning="Share of the validation rows that stand in the training rows too, or in a text on which the mask was calibrated or"
+        meaning="Share of the validation rows that also occur in the training rows, or in a text on which the mask was calibrated or"
         " the layers were reconstructed (evaluation.json). Case, blanks and punctuation do not count.",
     ),
     Column(
@@ -244,7 +244,7 @@ _SELECTION = (
         source="record.selection.overlap",
         unit=SHARE_SEEN,
         empty=_OF_SELECTION,
-        meaning="Share of the selection rows that stand in the training or validation rows too (selection.json). It is 0 of"
+        meaning="Share of the selection rows that also occur in the training or validation rows (selection.json). It is 0 of"
         " examples, because such rows are left out.",
         is_optional=True,
     ),

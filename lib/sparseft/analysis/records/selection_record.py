@@ -120,7 +120,7 @@ def _read_file(folder: Path, name: str) -> SelectionFile:
     except (InputError, OSError) as error:
         return SelectionFile(digest, None, f"{name}/{ROWS_FILE}: {error}")
     shared = [
-        f"{count} rows stand in the {split} rows too" for split, count in shared_rows(task, rows, prepared).items()
+        f"{count} rows also occur in the {split} rows" for split, count in shared_rows(task, rows, prepared).items()
     ]
     fault = f"{name}/{ROWS_FILE}: {', '.join(shared)}" if shared else None
     return SelectionFile(digest, _labels(task, rows), fault)
