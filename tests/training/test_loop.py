@@ -122,6 +122,14 @@ def test_the_loss_falls(tiny, mode):
     assert record["final_loss"] < 0.3 * losses[0]
 
 
+def test_the_tokens_are_those_of_the_examples_without_padding(tiny_llama):
+    loop = prepare(tiny_llama, "sparse_to_dense", Training(steps=8, batch_size=8, micro_batch_size=4))
+    record = loop.fit()
+    # Eight steps read the 32 examples twice.
+    assert record["tokens"] == 2 * sum(len(example.ids) for example in loop.data["train"])
+    assert record["tokens_per_second_overall"] * record["train_seconds"] == pytest.approx(record["tokens"])
+
+
 def test_the_first_loss_is_the_pruned_model_s(tiny):
     settings = Training(steps=1, batch_size=8, micro_batch_size=4)
     loop = prepare(tiny, "sparse_to_sparse", settings)

@@ -74,6 +74,7 @@ def test_two_processes_give_the_adapter_of_one_with_the_whole_model_or_half_of_i
     two = json.loads((tmp_path / "two/train.json").read_text())
     assert sha256(adapter(tmp_path / "two")) == sha256(adapter(tmp_path / "half"))
     assert [record["processes"] for record in (one, two, half)] == [1, 2, 2]
+    assert one["tokens"] == two["tokens"] == half["tokens"]
     assert (two["loss_curve"], two["eval_loss"]) == (half["loss_curve"], half["eval_loss"])
     # AdamW would hide a factor in the norms.
     for key, accuracy in (("loss", 1e-5), ("gradient_norm", 1e-3)):

@@ -13,9 +13,10 @@ The files of mask and adapter are hashed while the runs are read. If a file is m
 cannot be made: `unchecked` names it.
 
 Runs of one setting must share files too: one base per model, one mask per method and sparsity, one data set with its prompts
-per task. They must agree on how many prompts of a task are distinct for a model. A method that updates weights has a pruned base per mask, which records the model from which it was made. Every run
-must have its own adapter, and two runs must agree on the adapter that one of them starts from. All runs of a task must have the
-same selection rows, whatever their setting. So a run that was copied from another study, or under another name, is noticed.
+per task. They must agree on how many prompts of a task are distinct for a model. A method that updates weights has a pruned
+base per mask, which records the model from which it was made. Every run must have its own adapter, and two runs must agree on the
+adapter that one of them starts from. All runs of a task must have the same selection rows, whatever their setting. So a run that
+was copied from another study, or under another name, is noticed.
 """
 
 from collections import Counter, defaultdict

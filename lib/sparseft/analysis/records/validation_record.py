@@ -6,7 +6,7 @@ more than its layer rows show, marks its run with a fault (`faults`). These are 
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -94,13 +94,14 @@ class MaskSettings(RecordPart):
 
 @dataclass(frozen=True)
 class MaskFile:
-    """Hold the sha256 of a mask file, what it says of itself, and how many weights each of its layers has and loses.
+    """Hold the sha256 of a mask file, what it says of itself, and its layers.
 
-    A file that is no mask has neither settings nor layers."""
+    `layers` has the name of each layer, how many weights it has and how many are pruned, sorted. A file that is no mask has
+    neither settings nor layers."""
 
     sha256: str
     settings: MaskSettings | None = None
-    layers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    layers: list[tuple[str, int, int]] | None = None
 
 
 def read_mask_file(path: Path) -> MaskFile:
@@ -110,11 +111,11 @@ def read_mask_file(path: Path) -> MaskFile:
         mask = read_mask(path)
     except InputError:
         return MaskFile(digest)
-    layers = {
-        layer: (rows * cols, rows * cols - int(np.bitwise_count(mask.bits[layer]).sum()))
+    layers = [
+        (layer, rows * cols, rows * cols - int(np.bitwise_count(mask.bits[layer]).sum()))
         for layer, (rows, cols) in mask.shape.items()
-    }
-    return MaskFile(digest, MaskSettings.model_validate(mask.meta), layers)
+    ]
+    return MaskFile(digest, MaskSettings.model_validate(mask.meta), sorted(layers))
 
 
 class ValidationRecord(RecordFile):
@@ -223,11 +224,8 @@ class ValidationRecord(RecordFile):
         """Yield what the report says of the mask and the mask's file does not."""
         if self.mask != mask.settings:
             yield "its mask settings are not those of the mask's file"
-        names, weights, pruned = (self.layers[name].tolist() for name in ("layer", "weights", "pruned"))
-        if (
-            len(names) != len(mask.layers)
-            or dict(zip(names, zip(weights, pruned, strict=True), strict=True)) != mask.layers
-        ):
+        columns = (self.layers[name].tolist() for name in ("layer", "weights", "pruned"))
+        if sorted(zip(*columns, strict=True)) != mask.layers:
             yield "its layer rows are not the layers of the mask's file, with their weights and how many are pruned"
 
     def _wrong_share(self, name: str, count: int) -> str | None:
