@@ -30,6 +30,8 @@ from sparseft.tasks.data_source import load_rows, load_text
 
 METHODS = ["unstructured", "unstructured_wanda", "unstructured_taylor", "unstructured_gradient", "random"]
 PERCENTS = [30, 50, 70]
+# Numbers of training and validation examples.
+SIZES = {"hellaswag_mini": (480, 120), "hellaswag": (None, 200)}
 # Tokens per window of the perplexity, and the number of windows.
 CONTEXT = 1024
 WINDOWS = 16
@@ -74,7 +76,8 @@ def main() -> None:
     args = parser.parse_args()
     text = load_text(args.wikitext / "validation.jsonl")
     table = []
-    for name, local, sizes in (("hellaswag_mini", None, (480, 120)), ("hellaswag", args.hellaswag, (None, 200))):
+    for name, sizes in SIZES.items():
+        local = args.hellaswag if name == "hellaswag" else None
         rows = {
             split: load_rows(BY_NAME[name], split, size, 0, local)
             for split, size in zip(("train", "validation"), sizes, strict=True)

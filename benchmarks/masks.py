@@ -32,6 +32,12 @@ from sparseft.study.config import Masks
 from torch.nn.utils.prune import L1Unstructured
 
 SIDE = 4096  # rows and columns of the matrix in memory
+# Columns of the matrices in the files, and channels of their MLPs.
+HIDDEN = 4096
+CHANNELS = 11008
+# Decoder layers of the models in files, and threads.
+BLOCKS = (2, 4)
+THREADS = (1, 2)
 REPEATS = 3
 LEVELS = list(range(0, 100, 10))  # percent
 BLOCK_READ = 8 << 20  # bytes
@@ -183,11 +189,11 @@ def make_checkpoint(folder: Path, blocks: int) -> Checkpoint:
     """Write a LLaMA-7B with `blocks` decoder layers of gaussian bf16 weights, in a file each, and return it."""
     folder.mkdir()
     generator = torch.Generator().manual_seed(0)
-    pool = torch.randn(11008 * 4096, generator=generator).mul_(0.02).bfloat16()
-    shapes = {"mlp.gate_proj": (11008, 4096), "mlp.up_proj": (11008, 4096), "mlp.down_proj": (4096, 11008)}
-    shapes |= {f"self_attn.{name}_proj": (4096, 4096) for name in "qkvo"}
-    shapes |= dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (4096,))
-    ends = {"model.embed_tokens.weight": (32, 4096), "model.norm.weight": (4096,)}
+    pool = torch.randn(CHANNELS * HIDDEN, generator=generator).mul_(0.02).bfloat16()
+    shapes = dict.fromkeys(("mlp.gate_proj", "mlp.up_proj"), (CHANNELS, HIDDEN)) | {"mlp.down_proj": (HIDDEN, CHANNELS)}
+    shapes |= {f"self_attn.{name}_proj": (HIDDEN, HIDDEN) for name in "qkvo"}
+    shapes |= dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (HIDDEN,))
+    ends = {"model.embed_tokens.weight": (32, HIDDEN), "model.norm.weight": (HIDDEN,)}
     save_file(
         {name: pool[: math.prod(shape)].reshape(shape).clone() for name, shape in ends.items()},
         folder / "ends.safetensors",
@@ -201,8 +207,9 @@ def make_checkpoint(folder: Path, blocks: int) -> Checkpoint:
         }
         save_file(tensors, folder / file)
         index |= dict.fromkeys(tensors, file)
-    config = {"architectures": ["LlamaForCausalLM"], "num_attention_heads": 32, "hidden_size": 4096}
-    config |= {"intermediate_size": 11008, "num_hidden_layers": blocks, "vocab_size": 32, "tie_word_embeddings": True}
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_attention_heads": 32}
+    config |= {"hidden_size": HIDDEN, "intermediate_size": CHANNELS, "num_hidden_layers": blocks}
+    config |= {"vocab_size": 32, "tie_word_embeddings": True}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     checkpoint = Checkpoint(folder)
@@ -268,10 +275,10 @@ def read_and_write(checkpoint: Checkpoint, folder: Path) -> float:
 def streaming(folder: Path) -> None:
     """Measure the mask files of sharded checkpoints, and report."""
     rows = []
-    for blocks in (2, 4):
+    for blocks in BLOCKS:
         checkpoint = make_checkpoint(folder / f"model{blocks}", blocks)
         weights = sum(tensor.nbytes for tensor in checkpoint.tensors.values()) // 2
-        for threads in (1, 2):
+        for threads in THREADS:
             name = f"{2 * weights / 1e9:.2f} GB, {threads} thread{'s' * (threads > 1)}"
             turns = [stream_once(checkpoint, folder / f"{blocks}-{threads}-{turn}", threads) for turn in range(REPEATS)]
             wall, cpu, peak, limit = (sorted(column)[REPEATS // 2] for column in zip(*turns, strict=True))

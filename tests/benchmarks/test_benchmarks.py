@@ -1,0 +1,88 @@
+"""Every benchmark ends with its tables at a tiny size, so that a change of the library cannot break one unseen."""
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import forks
+import pytest
+from project import ROOT
+from sparseft.study.config import Training
+from sparseft.tasks import BY_NAME
+from tiny_models import save_tiny
+
+FOLDER = ROOT / "benchmarks"
+# tests/test_gpu_on_cpu.py runs these.
+OF_GPUS = {"lora_gpu", "lora_model_gpu"}
+LAYER = {"SHAPES": ((64, 48),), "TOKENS": (32,), "REPEATS": 1}
+# Benchmark -> what is smaller in it, or a function of its module that gives this. Programs that a benchmark starts have their own
+# sizes, which take little time with a tiny model.
+TINY = {
+    "analysis": {"STUDY": {"models": 1, "tasks": ["hellaswag"], "sparsities": [50], "seeds": 1, "layers": 2}},
+    "compact": {"PERCENTS": (50,), "REPEATS": 1, "TOKENS": 32, "NEW": 2},
+    "false_winner": {
+        name: lambda module: [module.Design((2, 1), 2, 0.01, validation=20, selection=20, studies=10)]
+        for name in ("WINNERS", "COVERAGES")
+    },
+    "importance": {"METHODS": ["unstructured_wanda"], "PERCENTS": [50], "CONTEXT": 32, "WINDOWS": 2}
+    | {"SIZES": {"hellaswag_mini": (128, 4), "hellaswag": (128, 4)}},
+    "lora": LAYER,
+    "lora_model": {
+        "REPEATS": 1,
+        "DTYPES": lambda module: {"bf16": module.torch.bfloat16},
+        "CASES": lambda module: (module.PEFT, module.MASKED[0]),
+    },
+    "masks": {"SIDE": 64, "HIDDEN": 64, "CHANNELS": 96, "BLOCKS": (1,), "THREADS": (1,), "REPEATS": 1},
+    "modes": {"PERCENTS": (50,), "SETTINGS": {"hellaswag_mini": Training()}},
+    "planning": {"TURNS": 1, "PRINTED": {"the table": ([], [])}},
+    "products": LAYER,
+    "sharded_memory": {
+        "LAYERS": 2,
+        "SIZES": lambda module: module.SIZES | {"hidden_size": 64, "intermediate_size": 96},
+        "PROCESSES": (2,),
+        "CASES": {"a divided model": True},
+    },
+}
+# Their arguments. `{0}` is a folder with a model and with rows of HellaSwag.
+ARGUMENTS = {
+    "compact": ["{0}/model"],
+    "importance": ["{0}/model", "--hellaswag", "{0}", "--wikitext", "{0}"],
+    "lora_model": ["{0}/model"],
+    "modes": ["{0}/model", "--hellaswag", "{0}", "--seeds", "1"],
+    "planning": ["--plans", "one mask"],
+}
+
+
+def test_every_benchmark_has_a_tiny_size():
+    assert TINY.keys() | OF_GPUS == {path.stem for path in FOLDER.glob("*.py")} - {"bench"}
+
+
+def run(name: str, folder: Path) -> None:
+    """Run a benchmark at its tiny size in this process, which ends when it does. Its results go into another folder."""
+    # tests/ has a module `masks` too.
+    sys.modules.pop("masks", None)
+    sys.path.insert(0, str(FOLDER))
+    bench = import_module("bench")
+    bench.RESULTS = folder / "results"
+    bench.TURN = 1
+    module = import_module(name)
+    assert vars(module).keys() >= TINY[name].keys()
+    vars(module).update({key: value(module) if callable(value) else value for key, value in TINY[name].items()})
+    sys.argv = [str(FOLDER / f"{name}.py"), *(word.format(folder) for word in ARGUMENTS.get(name, []))]
+    module.main()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_a_benchmark_writes_its_tables(tmp_path, name):
+    save_tiny("llama", tmp_path / "model")
+    for split, number in (("train", 128), ("validation", 8)):
+        rows = BY_NAME["hellaswag_mini"].generate(split, number, 0)
+        lines = [json.dumps(row | {"text": "A page of words. " * 20}) + "\n" for row in rows]
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines))
+    code, said = forks.call(run, name, tmp_path)
+    assert code == 0, said
+    tables = [path.read_text() for path in (tmp_path / "results").iterdir()]
+    assert tables
+    assert all(table in said and "\n| --- |" in table for table in tables)
