@@ -67,6 +67,7 @@ rule evaluate_selection:
         selection=f"{grid.DATA}/selection.jsonl",
         manifest=f"{grid.DATA}/selection_manifest.json",
         definition=definition_of,
+        calibration=with_signature(lambda w: targets.seen_texts(STUDY, w.mode, w.method)),
     output:
         record=f"{grid.RUN}/selection.json",
     log:
@@ -93,6 +94,7 @@ rule evaluate_selection:
         cores=STUDY.resources.threads,
         data=subpath(input.train, parent=True),
         batch_size=STUDY.evaluation_batch_size,
+        calibration=with_signature(lambda w: flags(calibration=targets.seen_texts(STUDY, w.mode, w.method))),
     message:
         "evaluate {params.run_id} on the selection examples"
     shell:
@@ -104,6 +106,7 @@ rule evaluate_selection:
         " --data_dir {params.data:q}"
         " --batch_size {params.batch_size}"
         " --threads {params.cores}"
+        " {params.calibration}"
         " --output {output.record:q}"
         " 2> {log:q}"
 

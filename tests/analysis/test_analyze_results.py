@@ -127,7 +127,7 @@ def test_an_overlap_stands_on_the_terminal_in_the_summary_and_beside_the_results
 
     write_run(TUNED, 0.5, overlap=0.125, probes={"arc": 0.5}, selection=0.5, change=change)
     done = analyze(tmp_path / "runs", tmp_path / "out")
-    line = "Shares that also occur in training or calibration data: t validation_overlap 12.5 %, t probe_arc_overlap 100 %."
+    line = "Shares that also occur in other data of the study: t validation_overlap 12.5 %, t probe_arc_overlap 100 %."
     assert f"{line}\n" in done.stdout
     for page in ("EXPERIMENTS.md", "correctness_memo.md", "report.html"):
         assert line in (tmp_path / "out" / page).read_text()

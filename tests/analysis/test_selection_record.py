@@ -60,7 +60,6 @@ def test_the_evaluation_under_the_name_of_the_selection_is_not_read(write_run, t
 CONTRADICTIONS = {
     "data of validation": (lambda own, evaluation: own["inputs"].update(data=evaluation["inputs"]["data"]), "inputs.data validation"),
     "data of training": (lambda own, evaluation: own["inputs"].update(data=evaluation["inputs"]["train"]), "inputs.data train"),
-    "overlap": (lambda own, evaluation: own.update(overlap=0.75), "0.75 training"),
     "another split": (lambda own, evaluation: own.update(split="validation"), "split selection"),
     "value": (lambda own, evaluation: own.update(value=0.9), "value 0.9"),
     "loss": (lambda own, evaluation: own.update(eval_loss=0.1), "eval_loss 0.1"),

@@ -70,7 +70,7 @@ def overlaps(runs: pd.DataFrame) -> list[str]:
     columns = [name for name in runs if name.endswith("_overlap")]
     largest = runs[runs["in_study"]].groupby("task", sort=False)[columns].max().stack()
     shares = [f"{task} {name} {100 * share:.3g} %" for (task, name), share in largest[largest > 0].items()]
-    return [f"Shares that also occur in training or calibration data: {', '.join(shares)}."] if shares else []
+    return [f"Shares that also occur in other data of the study: {', '.join(shares)}."] if shares else []
 
 
 def is_loss_place(derived: Derived) -> bool:

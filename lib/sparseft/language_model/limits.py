@@ -32,7 +32,7 @@ def limited(what: str, more_seconds: float = 0) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise InputError(
             f"{what} computes for more than {seconds:.0f} s",
-            "write one that ends, such as a regular expression without a repetition in a repetition",
+            "write one that ends; a regular expression must not have a repetition in a repetition",
         )
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)

@@ -26,6 +26,8 @@ from sparseft.study.config import Masks
 from sparseft.study.grid import MASK_NAME, Cell
 
 FORMAT_VERSION = 1
+# The number of ones of every byte. numpy's own count needs numpy 2, which the environment of a CS-3 lacks.
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 # The name of a mask file of the workflow, which says its method and sparsity.
 _WORKFLOW_NAME = re.compile(MASK_NAME.format(sparsity="([0-9]{2})", method="([a-z0-9_]+)") + r"\.(?:pt|safetensors)")
 # The patterns whose masks may reach another sparsity than the requested one.
@@ -153,6 +155,11 @@ def _check_name(path: Path, mask: Mask) -> None:
         raise InputError(f"{path}: holds a mask of {method} at {sparsity}", remake_advice(path))
 
 
+def count_kept(bits: np.ndarray) -> int:
+    """Return the number of kept weights in the packed bits of a layer."""
+    return int(_ONES[bits].sum())
+
+
 def _is_consistent(mask: Mask) -> bool:
     """Return whether the bits have the shapes that `shape` says, zeros after each row's end, and as many ones as `meta` says."""
     packed_shapes = {layer: (rows, row_bytes(cols)) for layer, (rows, cols) in mask.shape.items()}
@@ -160,7 +167,7 @@ def _is_consistent(mask: Mask) -> bool:
     if not shapes_of_bits or packed_shapes != shapes_of_bits:
         return False
     total = sum(rows * cols for rows, cols in mask.shape.values())
-    kept = sum(int(np.bitwise_count(array).sum()) for array in mask.bits.values())
+    kept = sum(count_kept(array) for array in mask.bits.values())
     if mask.meta.get("reached") != 1 - kept / total:
         return False
     # Each scope rounds its count by at most half a weight, and no scope is smaller than a row.

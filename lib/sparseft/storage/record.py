@@ -3,7 +3,7 @@
     train.json   outputs.adapter: the digest of the adapter beside it
     merge.json   outputs: the sha256 of every file that decides what the merged model beside it computes
 
-The first key of a record, `record`, says what kind of record it is. The last key, `record_sha256`, is the sha256 of its text
+The first key, `record`, says what kind of record of a run it is. The last key, `record_sha256`, is the sha256 of its text
 without that key. So one altered bit is noticed.
 """
 

@@ -244,8 +244,8 @@ _SELECTION = (
         source="record.selection.overlap",
         unit=SHARE_SEEN,
         empty=_OF_SELECTION,
-        meaning="Share of the selection rows that also occur in the training or validation rows (selection.json). It is 0 of"
-        " examples, because such rows are left out.",
+        meaning="Share of the selection rows that also occur in the training or validation rows, or in a text on which the mask was"
+        " calibrated or the layers were reconstructed (selection.json).",
         is_optional=True,
     ),
 )

@@ -16,7 +16,6 @@ from sparseft.analysis.records.right_answers import AnswerCheck
 from sparseft.errors import InputError
 from sparseft.storage.hashes import sha256
 from sparseft.study.grid import DATA
-from sparseft.tasks.overlap import MOST
 from sparseft.tasks.prepared import find_task
 from sparseft.tasks.rows import parse_rows, read_row_text, read_rows
 from sparseft.tasks.scoring import labels_digest, labels_of
@@ -46,8 +45,6 @@ class SelectionRecord(EvaluationRecord):
         for split in SPLITS:
             if self.inputs.data == getattr(self.inputs, split):
                 yield f"inputs.data is the digest of the {split} rows"
-        if self.overlap and self.overlap > MOST:
-            yield f"{self.overlap} of the selection rows are training or validation rows"
 
 
 @dataclass(frozen=True)

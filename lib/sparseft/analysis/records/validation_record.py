@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 from sparseft.analysis.records.merge_record import files_digest
 from sparseft.analysis.records.record_file import (
@@ -24,7 +24,7 @@ from sparseft.analysis.records.record_file import (
     RecordPart,
 )
 from sparseft.errors import InputError
-from sparseft.masks.mask_file import read_mask
+from sparseft.masks.mask_file import count_kept, read_mask
 from sparseft.storage.hashes import sha256
 
 
@@ -109,13 +109,13 @@ def read_mask_file(path: Path) -> MaskFile:
     digest = sha256(path)
     try:
         mask = read_mask(path)
-    except InputError:
+        settings = MaskSettings.model_validate(mask.meta)
+    except (InputError, ValidationError):
         return MaskFile(digest)
     layers = [
-        (layer, rows * cols, rows * cols - int(np.bitwise_count(mask.bits[layer]).sum()))
-        for layer, (rows, cols) in mask.shape.items()
+        (layer, rows * cols, rows * cols - count_kept(mask.bits[layer])) for layer, (rows, cols) in mask.shape.items()
     ]
-    return MaskFile(digest, MaskSettings.model_validate(mask.meta), sorted(layers))
+    return MaskFile(digest, settings, sorted(layers))
 
 
 class ValidationRecord(RecordFile):
