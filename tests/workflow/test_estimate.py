@@ -186,7 +186,7 @@ def test_the_masks_of_a_task_differ_from_the_estimate_by_the_words_in_them_alone
 def test_the_masks_on_a_text_have_the_bytes_of_the_files(tmp_path, tiny):
     study, _ = tiny
     (tmp_path / "web.txt").write_text("The cat sat on the mat. " * 40)
-    succeed("prepare_text.py", text=tmp_path / "web.txt", output=tmp_path / "web.jsonl")
+    succeed("prepare_text.py", text=tmp_path / "web.txt", output=tmp_path / "texts/web.jsonl")
     methods = [
         "unstructured_owl_on_web",
         "unstructured_sparsegpt_owl_on_web",
@@ -194,7 +194,7 @@ def test_the_masks_on_a_text_have_the_bytes_of_the_files(tmp_path, tiny):
         "semistructured_wanda_on_web",
     ]
     succeed("compute_masks.py", model_path=study.folder / "models/llama", output_dir=tmp_path, sparsity=0.5, method=methods,
-            text=tmp_path / "web.jsonl", calibration_examples=4, calibration_length=16, pruned_dir=tmp_path / "pruned")  # fmt: skip
+            text=tmp_path / "texts/web.jsonl", calibration_examples=4, calibration_length=16, pruned_dir=tmp_path / "pruned")  # fmt: skip
     config = laid_over({"models": {"llama": {"source": f"path:{study.folder / 'models/llama'}"}},
                         "masks": {"calibration": {"web": {"text": "web.txt", "examples": 4, "length": 16}}},
                         "grid": tiny_grid("llama", "boolq_mini", methods) | {"sparsities": [50]}})  # fmt: skip
@@ -397,7 +397,7 @@ def test_a_later_file_lies_over_an_earlier_one_key_by_key_and_lists_whole(tmp_pa
 
 @pytest.mark.long
 @pytest.mark.parametrize(("text", "line"), [
-    ("grid: [", "c.yaml: not YAML"),
+    ("grid: [", "c.yaml, line 1: not YAML"),
     ("[" * 10**4, "c.yaml: not YAML"),
     ("- a\n", "c.yaml: holds no sections"),
     ("grid: {models: [x]}\n", "grid asks for model 'x'"),

@@ -58,12 +58,12 @@ def hash_inputs(mask: Path, checkpoint: Checkpoint, base: Checkpoint | None) -> 
 def main() -> int:
     """Check the inputs, validate, write the report, and print the verdict."""
     args = parse_args()
-    check_record(args.output, "validation")
     if not 0 <= args.tolerance <= 1e-3:
         raise InputError(f"--tolerance {args.tolerance}: out of range", "give a number from 0 to 0.001")
     checkpoint = open_checkpoint(args.checkpoint)
     base = Checkpoint(args.base) if args.base else None
     check_apart([args.output], [args.mask_path, checkpoint.folder, *checkpoint.files, args.base])
+    check_record(args.output, "validation")
     hold(args.output)
     mask = read_mask(args.mask_path)
     inputs = hash_inputs(args.mask_path, checkpoint, base)
