@@ -396,7 +396,7 @@ def test_a_command_that_snakemake_would_take_a_part_of_is_refused_before_anythin
     with open(study.folder / "study.yaml", "a") as file:
         file.write("training: {steps: 3}\n")
     said = study.snakemake("--dry-run", expect=2)
-    assert f"error: {study.folder}/study.yaml, line " in said
+    assert "error: study.yaml, line " in said
     assert ": training is given twice" in said
     assert "Traceback" not in said + twice
 
@@ -427,7 +427,7 @@ def test_a_real_run_says_what_an_earlier_version_made_and_a_dry_run_does_not(cop
     with open(copied_study.root / "lib/sparseft/masks/validation.py", "a") as file:
         file.write("\nEDITED = 1\n")
     report = f"{RUN}/validation_report.json"
-    assert "note: " not in copied_study.snakemake(report, "--dry-run")
+    assert "earlier version" not in copied_study.snakemake(report, "--dry-run")
     said = copied_study.snakemake(report)
     assert "note: 1 run in results/runs: made by an earlier version (sparseft 0.1.0, now " in said
-    assert "note: " not in copied_study.snakemake(report)
+    assert "earlier version" not in copied_study.snakemake(report)
