@@ -253,12 +253,6 @@ use rule compute_text_masks as prune_on_text with:
         "prune {wildcards.model} by {wildcards.method} at {wildcards.sparsity} %"
 
 
-@with_signature
-def imported_sources(w):
-    """Return the files of a checkpoint that another tool pruned. Their dates decide nothing: `content` compares what is in them."""
-    return ancient(model_files(STUDY.masks.imported_source(w.method, int(w.sparsity))))
-
-
 # A mask and the weights that another tool pruned. The mask is inferred by a comparison with the model, one layer at a time.
 rule import_pruned:
     input:

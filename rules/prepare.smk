@@ -1,37 +1,4 @@
-from sparseft.planning.local_files import model_files, selection_files, task_files
 from sparseft.study.config import TaskData
-
-
-# The user's own files that a job is made from. Their dates decide nothing (`ancient`): `content` compares what is in them.
-@with_signature
-def model_sources(w):
-    """Return the files of a model's local source that a result depends on: weights, configuration and tokenizer."""
-    return ancient(model_files(STUDY.models[w.model].source))
-
-
-@with_signature
-def task_sources(w):
-    """Return the files of a task's local source."""
-    return ancient(task_files(STUDY.task_data(w.task)))
-
-
-@with_signature
-def selection_sources(w):
-    """Return the file of the split selection in a task's local source, if there is one."""
-    return ancient(selection_files(STUDY.task_data(w.task)))
-
-
-@with_signature
-def perplexity_sources(w):
-    """Return the file of the perplexity's text, if it is local."""
-    return ancient([STUDY.perplexity.local] if STUDY.perplexity and STUDY.perplexity.local else [])
-
-
-@with_signature
-def calibration_sources(w):
-    """Return the file of a calibration text, if it is local."""
-    local = STUDY.masks.calibration[w.text].local
-    return ancient([local] if local else [])
 
 
 # Make a Hugging Face checkpoint from a model's source. manifest.json is written last, so that it stands for the whole folder.
