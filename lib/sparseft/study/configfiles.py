@@ -222,7 +222,7 @@ def _check_settings(settings: list[str]) -> None:
                 f"--config takes every word after it for KEY=VALUE, and {setting} is not",
                 "put the target before --config",
             )
-        # Snakemake's own condition, of which it says nothing.
+        # Snakemake has this condition, but does not mention it.
         if not re.fullmatch(r"[a-zA-Z_][\w-]*\w", name):
             section, *keys = name.split(".")
             for key in reversed(keys):

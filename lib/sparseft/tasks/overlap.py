@@ -27,7 +27,7 @@ from sparseft.tasks.task import Row, Task
 # Words per window of a text, and of a prompt.
 TEXT_WINDOW = 13
 PROMPT_WINDOW = 8
-# Rows of which a larger share occurs in the training rows are refused.
+# Rows are refused if a larger share of them occurs in the training rows.
 MOST = 0.5
 # Words that are hashed at once.
 _BLOCK = 1 << 16
