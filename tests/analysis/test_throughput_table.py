@@ -12,6 +12,7 @@ from project import job_client
 from sparseft.analysis.records import read_measurements
 from sparseft.analysis.throughput_table import throughput_table
 from sparseft.errors import InputError
+from sparseft.storage.ownership import MARKER
 from sparseft.storage.record import write_record
 from sparseft.study import grid
 
@@ -141,6 +142,6 @@ def test_the_script_writes_the_table_and_a_figure_a_model_and_task_twice_the_sam
         subprocess.run(command, check=True)
         contents.append({path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()})
     names = {f"{model}_t_throughput_vs_batch_size.{kind}" for model in "mn" for kind in ("png", "svg")}
-    assert contents[0].keys() == names | {"t.csv"}
+    assert contents[0].keys() == names | {"t.csv", MARKER}
     assert contents[0] == contents[1]
     assert "CPU: AMD EPYC, 1 thread" in contents[0]["t.csv"].decode()
