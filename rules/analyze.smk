@@ -1,4 +1,3 @@
-from sparseft.analysis.columns import STUDY_TABLES
 from sparseft.storage.hashes import sha256
 from sparseft.study.configfiles import complete_text
 
@@ -35,7 +34,7 @@ rule analyze_results:
         trainings=lambda w: targets.run_targets(STUDY, "train.json", trained_only=True),
         before=lambda w: targets.run_targets(STUDY, "before_merge.json", trained_only=True),
     output:
-        tables=expand(f"{grid.ANALYSIS}/{{name}}", name=[table.file for table in STUDY_TABLES]),
+        tables=expand(f"{grid.ANALYSIS}/{{name}}", name=grid.TABLES),
         findings=f"{grid.ANALYSIS}/{grid.FINDINGS}",
         pages=expand(f"{grid.ANALYSIS}/{{name}}", name=grid.PAGES),
         report=f"{grid.ANALYSIS}/{grid.REPORT}",

@@ -893,6 +893,17 @@ class Analysis(Section):
         " 95 % confidence interval of its difference to dense is above -tolerance.",
         examples=[0.05],
     )
+    compare: list[Literal["dense", "untuned", "methods", "modes"]] | None = Field(
+        None,
+        description="What is compared: each cell with dense, each trained cell with the untrained one, each pair of methods,"
+        " each pair of modes. Null means all of them, but methods only if the grid has at most four pruned methods.",
+        examples=[["dense", "methods"]],
+    )
+    against: str | None = Field(
+        None,
+        description="The method of the grid that every other method is compared with. Null means `random` if the grid has it.",
+        examples=["unstructured_wanda"],
+    )
 
 
 class Resources(Section):
@@ -1024,6 +1035,8 @@ class Config(_WithSections):
             raise ValueError(f"evaluation.probes: {by_loss[0]} has no metric but its loss; name tasks of lm-eval")
         if clash := clashing_probes(self.evaluation.probes):
             raise ValueError(f"evaluation.probes: {clash}; rename one of them under tasks:")
+        if self.analysis.against not in (None, *self.grid.methods):
+            raise ValueError(f"analysis.against asks for {self.analysis.against}, which grid.methods lacks")
 
     def _check_names(self) -> None:
         """Raise InputError if Snakemake refuses a name of the grid, or if the name of a run is too long for a file system."""

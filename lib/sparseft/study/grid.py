@@ -56,6 +56,14 @@ WAFER = "CSX"
 MEASURED = "measured"
 OUT_OF_MEMORY = "out of memory"
 SKIPPED = "skipped: a smaller batch did not fit"
+# The files of the analysis: its tables, and two views of its results page.
+TABLES = (
+    "summary.csv",
+    "grouped_summary.csv",
+    "comparisons.csv",
+    "sparsity_vs_performance.csv",
+    "settings.csv",
+)
 PAGES = ("EXPERIMENTS.md", "correctness_memo.md")
 # The text that the terminal shows at the end of a study.
 FINDINGS = "findings.txt"
