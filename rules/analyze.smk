@@ -7,9 +7,9 @@ from sparseft.study.configfiles import complete_text
 rule write_configuration:
     output:
         # `update` keeps the file until it is replaced, because it may be the --configfile of this very command.
-        file=update(f"{grid.ANALYSIS}/{grid.CONFIGURATION}"),
+        file=update(f"{PATHS.analysis}/{grid.CONFIGURATION}"),
     log:
-        "results/logs/write_configuration.log",
+        "<logs>/write_configuration.log",
     localrule: True
     conda:
         "../envs/sparseft.yaml"
@@ -34,15 +34,15 @@ rule analyze_results:
         trainings=lambda w: targets.run_targets(STUDY, "train.json", trained_only=True),
         before=lambda w: targets.run_targets(STUDY, "before_merge.json", trained_only=True),
     output:
-        tables=expand(f"{grid.ANALYSIS}/{{name}}", name=grid.TABLES),
-        findings=f"{grid.ANALYSIS}/{grid.FINDINGS}",
-        pages=expand(f"{grid.ANALYSIS}/{{name}}", name=grid.PAGES),
-        report=f"{grid.ANALYSIS}/{grid.REPORT}",
-        plots=directory(f"{grid.ANALYSIS}/plots"),
+        tables=expand(f"{PATHS.analysis}/{{name}}", name=grid.TABLES),
+        findings=f"{PATHS.analysis}/{grid.FINDINGS}",
+        pages=expand(f"{PATHS.analysis}/{{name}}", name=grid.PAGES),
+        report=f"{PATHS.analysis}/{grid.REPORT}",
+        plots=directory(f"{PATHS.analysis}/plots"),
     log:
-        "results/logs/analyze_results.log",
+        "<logs>/analyze_results.log",
     benchmark:
-        "results/benchmarks/analyze_results.tsv"
+        "<benchmarks>/analyze_results.tsv"
     conda:
         "../envs/sparseft.yaml"
     # Each thread draws a figure. The figures are the same for any number of threads.
@@ -50,13 +50,13 @@ rule analyze_results:
     params:
         code=code("analyze_results.py"),
         parts=[sha256(part) for part in sorted((ROOT / grid.REPORT_PARTS).glob("report.*"))],
-        runs=lambda w: grid.RUNS,
+        runs=lambda w: PATHS.runs,
         folder=subpath(output.plots, parent=True),
-        throughput=str(Path(grid.THROUGHPUT).parent),
+        throughput=str(Path(PATHS.throughput).parent),
         measured=lambda w: targets.throughput_digests(STUDY),
         settings=flags(**STUDY.analysis.model_dump()),
     message:
-        "analyse {grid.RUNS}"
+        "analyse {PATHS.runs}"
     shell:
         'python "$SCRIPTS/analyze_results.py"'
         " --results_dir {params.runs:q}"

@@ -40,7 +40,7 @@ rule evaluate:
 
 rule throughput:
     input:
-        grid.THROUGHPUT_TABLE,
-        grid.THROUGHPUT_PLOTS,
+        PATHS.throughput_table,
+        PATHS.throughput_plots,
     message:
         "all measurements of the throughput"

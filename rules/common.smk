@@ -55,6 +55,14 @@ try:
 except (InputError, OSError) as error:
     refuse(error)
 
+# What the study has for itself. Rules write it as <logs>, <benchmarks> and {PATHS.run}.
+PATHS = STUDY.paths
+
+
+pathvars:
+    logs=PATHS.logs,
+    benchmarks=PATHS.benchmarks,
+
 
 # What stands before the command of every job:
 # - The environment that runs Snakemake also runs the scripts, even if it is not activated. With --sdm conda, the rule's

@@ -8,13 +8,13 @@ STRUCTURED = "|".join(name for name, method in METHODS.items() if method.pattern
 rule compact_run:
     input:
         mask=mask_of,
-        model=f"{grid.RUN}/model_dir",
+        model=f"{PATHS.run}/model_dir",
     output:
-        model=directory(f"{grid.RUN}/compact"),
+        model=directory(f"{PATHS.run}/compact"),
     log:
-        f"results/logs/compact_run/{grid.RUN_ID}.log",
+        f"<logs>/compact_run/{grid.RUN_ID}.log",
     benchmark:
-        f"results/benchmarks/compact_run/{grid.RUN_ID}.tsv"
+        f"<benchmarks>/compact_run/{grid.RUN_ID}.tsv"
     wildcard_constraints:
         method=f"(?:{STRUCTURED})(?:{ON}{TEXT_NAME})?",
     conda:

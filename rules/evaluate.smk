@@ -2,8 +2,8 @@
 # same job it is evaluated on the probes.
 rule evaluate_run:
     input:
-        model=f"{grid.RUN}/model_dir",
-        proof=f"{grid.RUN}/validation_report.json",
+        model=f"{PATHS.run}/model_dir",
+        proof=f"{PATHS.run}/validation_report.json",
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
         # How the prepared rows are scored.
@@ -13,11 +13,11 @@ rule evaluate_run:
         # They are searched for the evaluated examples.
         calibration=with_signature(lambda w: targets.seen_texts(STUDY, w.mode, w.method)),
     output:
-        record=f"{grid.RUN}/evaluation.json",
+        record=f"{PATHS.run}/evaluation.json",
     log:
-        f"results/logs/evaluate_run/{grid.RUN_ID}.log",
+        f"<logs>/evaluate_run/{grid.RUN_ID}.log",
     benchmark:
-        f"results/benchmarks/evaluate_run/{grid.RUN_ID}.tsv"
+        f"<benchmarks>/evaluate_run/{grid.RUN_ID}.tsv"
     # An evaluation runs before the next merge, so that few merged models are on the disk.
     priority: 2
     conda:
@@ -60,8 +60,8 @@ rule evaluate_run:
 # This is a rule of its own, so that a new training reruns no evaluation of a run without one.
 rule evaluate_selection:
     input:
-        model=f"{grid.RUN}/model_dir",
-        proof=f"{grid.RUN}/validation_report.json",
+        model=f"{PATHS.run}/model_dir",
+        proof=f"{PATHS.run}/validation_report.json",
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
         selection=f"{grid.DATA}/selection.jsonl",
@@ -69,11 +69,11 @@ rule evaluate_selection:
         definition=definition_of,
         calibration=with_signature(lambda w: targets.seen_texts(STUDY, w.mode, w.method)),
     output:
-        record=f"{grid.RUN}/selection.json",
+        record=f"{PATHS.run}/selection.json",
     log:
-        f"results/logs/evaluate_selection/{grid.RUN_ID}.log",
+        f"<logs>/evaluate_selection/{grid.RUN_ID}.log",
     benchmark:
-        f"results/benchmarks/evaluate_selection/{grid.RUN_ID}.tsv"
+        f"<benchmarks>/evaluate_selection/{grid.RUN_ID}.tsv"
     wildcard_constraints:
         mode="|".join(grid.TRAINED_MODES),
         training=f"-{grid.TRAINING}",
@@ -117,17 +117,17 @@ rule evaluate_adapter:
     input:
         manifest=base_of,
         mask=mask_of,
-        adapter=f"{grid.RUN}/adapter",
+        adapter=f"{PATHS.run}/adapter",
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
         definition=definition_of,
         merged=with_signature(lambda w: targets.merged_records(STUDY, w.mode, w.method)),
     output:
-        record=f"{grid.RUN}/before_merge.json",
+        record=f"{PATHS.run}/before_merge.json",
     log:
-        f"results/logs/evaluate_adapter/{grid.RUN_ID}.log",
+        f"<logs>/evaluate_adapter/{grid.RUN_ID}.log",
     benchmark:
-        f"results/benchmarks/evaluate_adapter/{grid.RUN_ID}.tsv"
+        f"<benchmarks>/evaluate_adapter/{grid.RUN_ID}.tsv"
     wildcard_constraints:
         mode="|".join(grid.TRAINED_MODES),
     conda:

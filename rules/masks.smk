@@ -18,9 +18,9 @@ rule compute_masks:
         report=passes.report_file(grid.MASKS, "{method}"),
         plots=passes.plot_files(grid.MASKS, "{method}"),
     log:
-        "results/logs/compute_masks/{model}_{method}.log",
+        "<logs>/compute_masks/{model}_{method}.log",
     benchmark:
-        "results/benchmarks/compute_masks/{model}_{method}.tsv"
+        "<benchmarks>/compute_masks/{model}_{method}.tsv"
     wildcard_constraints:
         method="|".join(grid.WEIGHT_METHODS),
     conda:
@@ -68,9 +68,9 @@ use rule compute_masks as compute_dense_mask with:
         report=passes.report_file(grid.MASKS, grid.DENSE),
         plots=passes.plot_files(grid.MASKS, grid.DENSE),
     log:
-        "results/logs/compute_masks/{model}_dense.log",
+        "<logs>/compute_masks/{model}_dense.log",
     benchmark:
-        "results/benchmarks/compute_masks/{model}_dense.tsv"
+        "<benchmarks>/compute_masks/{model}_dense.tsv"
 
 
 # The masks of importances that need a task's training examples. The model is loaded and run.
@@ -83,9 +83,9 @@ use rule compute_masks as compute_task_masks with:
         report=passes.report_file(grid.TASK_MASKS, "{method}"),
         plots=passes.plot_files(grid.TASK_MASKS, "{method}"),
     log:
-        "results/logs/compute_masks/{model}_{task}_{method}.log",
+        "<logs>/compute_masks/{model}_{task}_{method}.log",
     benchmark:
-        "results/benchmarks/compute_masks/{model}_{task}_{method}.tsv"
+        "<benchmarks>/compute_masks/{model}_{task}_{method}.tsv"
     wildcard_constraints:
         method="|".join(grid.MASKING_METHODS),
     threads: STUDY.resources.threads
@@ -119,9 +119,9 @@ use rule compute_task_masks as compute_text_masks with:
         report=passes.report_file(grid.MASKS, "{method}"),
         plots=passes.plot_files(grid.MASKS, "{method}"),
     log:
-        "results/logs/compute_masks/{model}_{method}.log",
+        "<logs>/compute_masks/{model}_{method}.log",
     benchmark:
-        "results/benchmarks/compute_masks/{model}_{method}.tsv"
+        "<benchmarks>/compute_masks/{model}_{method}.tsv"
     wildcard_constraints:
         method=grid.on_text(grid.MASKING_METHODS),
     params:
@@ -141,9 +141,9 @@ use rule compute_masks as compute_added_mask with:
         report=passes.report_file(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
         plots=passes.plot_files(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
     log:
-        "results/logs/compute_masks/{model}_{method}_sparsity{sparsity}.log",
+        "<logs>/compute_masks/{model}_{method}_sparsity{sparsity}.log",
     benchmark:
-        "results/benchmarks/compute_masks/{model}_{method}_sparsity{sparsity}.tsv"
+        "<benchmarks>/compute_masks/{model}_{method}_sparsity{sparsity}.tsv"
     wildcard_constraints:
         method="|".join(grid.WEIGHT_METHODS),
         sparsity="|".join(ADDED) or "none",
@@ -155,9 +155,9 @@ use rule compute_task_masks as compute_added_task_mask with:
         report=passes.report_file(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
         plots=passes.plot_files(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
     log:
-        "results/logs/compute_masks/{model}_{task}_{method}_sparsity{sparsity}.log",
+        "<logs>/compute_masks/{model}_{task}_{method}_sparsity{sparsity}.log",
     benchmark:
-        "results/benchmarks/compute_masks/{model}_{task}_{method}_sparsity{sparsity}.tsv"
+        "<benchmarks>/compute_masks/{model}_{task}_{method}_sparsity{sparsity}.tsv"
     wildcard_constraints:
         method="|".join(grid.MASKING_METHODS),
         sparsity="|".join(ADDED) or "none",
@@ -169,9 +169,9 @@ use rule compute_text_masks as compute_added_text_mask with:
         report=passes.report_file(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
         plots=passes.plot_files(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
     log:
-        "results/logs/compute_masks/{model}_{method}_sparsity{sparsity}.log",
+        "<logs>/compute_masks/{model}_{method}_sparsity{sparsity}.log",
     benchmark:
-        "results/benchmarks/compute_masks/{model}_{method}_sparsity{sparsity}.tsv"
+        "<benchmarks>/compute_masks/{model}_{method}_sparsity{sparsity}.tsv"
     wildcard_constraints:
         method=grid.on_text(grid.MASKING_METHODS),
         sparsity="|".join(ADDED) or "none",
@@ -186,9 +186,9 @@ use rule compute_task_masks as prune_on_task with:
         report=passes.report_file(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
         plots=passes.plot_files(grid.TASK_MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
     log:
-        "results/logs/prune/{model}_{task}_{method}_sparsity{sparsity}.log",
+        "<logs>/prune/{model}_{task}_{method}_sparsity{sparsity}.log",
     benchmark:
-        "results/benchmarks/prune/{model}_{task}_{method}_sparsity{sparsity}.tsv"
+        "<benchmarks>/prune/{model}_{task}_{method}_sparsity{sparsity}.tsv"
     wildcard_constraints:
         method="|".join(grid.UPDATING_METHODS),
         sparsity=PRUNED,
@@ -224,9 +224,9 @@ use rule compute_text_masks as prune_on_text with:
         report=passes.report_file(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
         plots=passes.plot_files(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
     log:
-        "results/logs/prune/{model}_{method}_sparsity{sparsity}.log",
+        "<logs>/prune/{model}_{method}_sparsity{sparsity}.log",
     benchmark:
-        "results/benchmarks/prune/{model}_{method}_sparsity{sparsity}.tsv"
+        "<benchmarks>/prune/{model}_{method}_sparsity{sparsity}.tsv"
     wildcard_constraints:
         method=grid.on_text(grid.UPDATING_METHODS),
         sparsity=PRUNED,
@@ -264,9 +264,9 @@ rule import_pruned:
         report=passes.report_file(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
         plots=passes.plot_files(grid.MASKS, f"{{method}}{grid.ADDED_SUFFIX}"),
     log:
-        "results/logs/import_pruned/{model}_{method}_sparsity{sparsity}.log",
+        "<logs>/import_pruned/{model}_{method}_sparsity{sparsity}.log",
     benchmark:
-        "results/benchmarks/import_pruned/{model}_{method}_sparsity{sparsity}.tsv"
+        "<benchmarks>/import_pruned/{model}_{method}_sparsity{sparsity}.tsv"
     wildcard_constraints:
         method=grid.IMPORTED_METHOD,
         sparsity=PRUNED,

@@ -4,14 +4,14 @@ rule merge_adapter:
     input:
         manifest=base_of,
         mask=mask_of,
-        adapter=with_signature(lambda w: [] if w.mode == grid.NO_FINETUNE else f"{grid.RUN}/adapter"),
+        adapter=with_signature(lambda w: [] if w.mode == grid.NO_FINETUNE else f"{PATHS.run}/adapter"),
     output:
-        model=directory(f"{grid.RUN}/model_dir") if STUDY.keep_merged else temp(directory(f"{grid.RUN}/model_dir")),
-        report=f"{grid.RUN}/merge.json",
+        model=directory(f"{PATHS.run}/model_dir") if STUDY.keep_merged else temp(directory(f"{PATHS.run}/model_dir")),
+        report=f"{PATHS.run}/merge.json",
     log:
-        f"results/logs/merge_adapter/{grid.RUN_ID}.log",
+        f"<logs>/merge_adapter/{grid.RUN_ID}.log",
     benchmark:
-        f"results/benchmarks/merge_adapter/{grid.RUN_ID}.tsv"
+        f"<benchmarks>/merge_adapter/{grid.RUN_ID}.tsv"
     # A finished training is merged before another one starts.
     priority: 1
     conda:

@@ -8,9 +8,9 @@ rule prepare_model:
     output:
         manifest=grid.MANIFEST,
     log:
-        "results/logs/prepare_model/{model}.log",
+        "<logs>/prepare_model/{model}.log",
     benchmark:
-        "results/benchmarks/prepare_model/{model}.tsv"
+        "<benchmarks>/prepare_model/{model}.tsv"
     conda:
         "../envs/sparseft.yaml"
     resources:
@@ -37,9 +37,9 @@ rule prepare_task:
         validation=f"{grid.DATA}/validation.jsonl",
         manifest=f"{grid.DATA}/manifest.json",
     log:
-        "results/logs/prepare_task/{task}.log",
+        "<logs>/prepare_task/{task}.log",
     benchmark:
-        "results/benchmarks/prepare_task/{task}.tsv"
+        "<benchmarks>/prepare_task/{task}.tsv"
     conda:
         "../envs/sparseft.yaml"
     params:
@@ -72,9 +72,9 @@ rule prepare_selection:
         rows=f"{grid.DATA}/selection.jsonl",
         manifest=f"{grid.DATA}/selection_manifest.json",
     log:
-        "results/logs/prepare_selection/{task}.log",
+        "<logs>/prepare_selection/{task}.log",
     benchmark:
-        "results/benchmarks/prepare_selection/{task}.tsv"
+        "<benchmarks>/prepare_selection/{task}.tsv"
     conda:
         "../envs/sparseft.yaml"
     params:
@@ -100,9 +100,9 @@ rule prepare_wikitext2:
         text=grid.WIKITEXT2,
         source=grid.WIKITEXT2_SOURCE,
     log:
-        "results/logs/prepare_wikitext2.log",
+        "<logs>/prepare_wikitext2.log",
     benchmark:
-        "results/benchmarks/prepare_wikitext2.tsv"
+        "<benchmarks>/prepare_wikitext2.tsv"
     conda:
         "../envs/sparseft.yaml"
     params:
@@ -123,9 +123,9 @@ rule prepare_calibration:
         text=grid.CALIBRATION,
         source=grid.CALIBRATION_SOURCE,
     log:
-        "results/logs/prepare_calibration/{text}.log",
+        "<logs>/prepare_calibration/{text}.log",
     benchmark:
-        "results/benchmarks/prepare_calibration/{text}.tsv"
+        "<benchmarks>/prepare_calibration/{text}.tsv"
     wildcard_constraints:
         text="|".join(STUDY.masks.calibration) or "none",
     conda:

@@ -23,11 +23,11 @@ onstart:
         if QUEUED:
             passes.record(PASSES[0])
         replaced = [path for job in workflow.dag.needrun_jobs() for path in job.output if os.path.exists(path)]
-        note = earlier.made_again([Path(path) for path in replaced]) or replaced_models(replaced)
+        note = earlier.made_again([Path(path) for path in replaced], PATHS.runs) or replaced_models(replaced)
         if note:
             print(f"note: {note}", file=sys.stderr)
         earlier.adopt_models(STUDY)
     except InputError as error:
         refuse(error)
     # A full disk on the appliance's machine leaves this file, which stops further jobs until the next start.
-    Path(grid.STOP).unlink(missing_ok=True)
+    Path(PATHS.stop).unlink(missing_ok=True)

@@ -42,7 +42,7 @@ class Terminal(logging.Handler):
         super().__init__()
         self.is_short = is_short
         self.ends_plan = ends_plan
-        self.progress = terminal.JobProgress([], time.monotonic(), with_time=not QUEUED)
+        self.progress = terminal.JobProgress([], PATHS, time.monotonic(), with_time=not QUEUED)
 
     def emit(self, record):
         """React to one event of Snakemake."""
@@ -56,7 +56,7 @@ class Terminal(logging.Handler):
             jobs = [
                 (job.rule.name, job.wildcards_dict) for job in workflow.dag.needrun_jobs() if is_work(job.rule.name)
             ]
-            self.progress = terminal.JobProgress(jobs, time.monotonic(), with_time=not QUEUED)
+            self.progress = terminal.JobProgress(jobs, PATHS, time.monotonic(), with_time=not QUEUED)
         elif event == LogEvent.JOB_INFO and is_work(record.rule_name):
             self.progress.start(record.jobid, record.rule_name, record.wildcards, time.monotonic())
             if self.is_short:
@@ -104,7 +104,7 @@ def is_made(path):
 def show_findings():
     """Print the findings of the study, if the user requested the analysis."""
     if any(job.rule.name == "analyze_results" for job in workflow.dag.jobs):
-        print(f"\n{terminal.findings()}", flush=True)
+        print(f"\n{terminal.findings(Path(PATHS.analysis))}", flush=True)
 
 
 onsuccess:

@@ -3,12 +3,12 @@ rule analyze_throughput:
     input:
         records=targets.throughput_targets(STUDY),
     output:
-        table=grid.THROUGHPUT_TABLE,
-        plots=directory(grid.THROUGHPUT_PLOTS),
+        table=PATHS.throughput_table,
+        plots=directory(PATHS.throughput_plots),
     log:
-        "results/logs/analyze_throughput.log",
+        "<logs>/analyze_throughput.log",
     benchmark:
-        "results/benchmarks/analyze_throughput.tsv"
+        "<benchmarks>/analyze_throughput.tsv"
     conda:
         "../envs/sparseft.yaml"
     params:

@@ -3,13 +3,13 @@ rule validate_sparsity:
     input:
         manifest=base_of,
         mask=mask_of,
-        model=f"{grid.RUN}/model_dir",
+        model=f"{PATHS.run}/model_dir",
     output:
-        report=f"{grid.RUN}/validation_report.json",
+        report=f"{PATHS.run}/validation_report.json",
     log:
-        f"results/logs/validate_sparsity/{grid.RUN_ID}.log",
+        f"<logs>/validate_sparsity/{grid.RUN_ID}.log",
     benchmark:
-        f"results/benchmarks/validate_sparsity/{grid.RUN_ID}.tsv"
+        f"<benchmarks>/validate_sparsity/{grid.RUN_ID}.tsv"
     # This runs first, because a merged model is large and stays on the disk until it is validated.
     priority: 3
     conda:

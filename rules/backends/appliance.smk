@@ -18,6 +18,7 @@ RUN_ON_APPLIANCE = (
     'python "$SCRIPTS/run_on_appliance.py"'
     " --name {params.run_id:q}"
     " --log {log:q}"
+    f" --stop {PATHS.stop}"
     " --attempt {resources.attempt}"
     " {resources.lock}"
     " {resources.labels}"

@@ -31,7 +31,7 @@ def measured_program(w):
 def compiled(program):
     """Return the record of a program's compilation. It is ancient, so that another compilation trains nothing again."""
     name = targets.program_name(STUDY, program)
-    return [ancient(f"{grid.PROGRAM.format(program=name)}/compile.json")] if PROGRAMS else []
+    return [ancient(f"{PATHS.program.format(program=name)}/compile.json")] if PROGRAMS else []
 
 
 def deciding(program):
@@ -49,12 +49,12 @@ rule train_adapter:
         definition=definition_of,
         compiled=lambda w: compiled(trained_program(w)),
     output:
-        adapter=directory(f"{grid.RUN}/adapter"),
-        record=f"{grid.RUN}/train.json",
+        adapter=directory(f"{PATHS.run}/adapter"),
+        record=f"{PATHS.run}/train.json",
     log:
-        f"results/logs/train_adapter/{grid.RUN_ID}.log",
+        f"<logs>/train_adapter/{grid.RUN_ID}.log",
     benchmark:
-        f"results/benchmarks/train_adapter/{grid.RUN_ID}.tsv"
+        f"<benchmarks>/train_adapter/{grid.RUN_ID}.tsv"
     wildcard_constraints:
         mode="|".join(grid.NEW_ADAPTER_MODES),
     # First, so that the appliance does not wait.
@@ -105,11 +105,11 @@ use rule train_adapter as compile_program with:
         train=lambda w: grid.fill(f"{grid.DATA}/train.jsonl", run_of(w)),
         validation=lambda w: grid.fill(f"{grid.DATA}/validation.jsonl", run_of(w)),
     output:
-        record=f"{grid.PROGRAM}/compile.json",
+        record=f"{PATHS.program}/compile.json",
     log:
-        "results/logs/compile_program/{program}.log",
+        "<logs>/compile_program/{program}.log",
     benchmark:
-        "results/benchmarks/compile_program/{program}.tsv"
+        "<benchmarks>/compile_program/{program}.tsv"
     wildcard_constraints:
         program="|".join(map(re.escape, PROGRAMS)),
     params:
@@ -136,11 +136,11 @@ use rule train_adapter as measure_batch with:
         validation=f"{grid.DATA}/validation.jsonl",
         compiled=lambda w: compiled(measured_program(w)),
     output:
-        record=f"{grid.BATCH}/measurement.json",
+        record=f"{PATHS.batch}/measurement.json",
     log:
-        f"results/logs/measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}.log",
+        f"<logs>/measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}.log",
     benchmark:
-        f"results/benchmarks/measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}.tsv"
+        f"<benchmarks>/measure_batch/{grid.CELL_ID}-batch{{batch_size}}-seed{{seed}}.tsv"
     threads: (not QUEUED and not STUDY.cerebras.on_csx and workflow.resource_settings.cores) or STUDY.resources.threads
     params:
         script="measure_cerebras.py",
@@ -161,15 +161,15 @@ use rule train_adapter as measure_batch with:
 rule join_measurements:
     input:
         records=expand(
-            f"{grid.BATCH}/measurement.json",
+            f"{PATHS.batch}/measurement.json",
             batch_size=STUDY.throughput.batch_sizes,
             seed=range(STUDY.throughput.repeats),
             allow_missing=True,
         ),
     output:
-        record=grid.THROUGHPUT,
+        record=PATHS.throughput,
     log:
-        f"results/logs/join_measurements/{grid.CELL_ID}.log",
+        f"<logs>/join_measurements/{grid.CELL_ID}.log",
     wildcard_constraints:
         mode="|".join(grid.NEW_ADAPTER_MODES),
     conda:

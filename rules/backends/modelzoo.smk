@@ -12,9 +12,9 @@ rule export_checkpoint:
     output:
         folder=temp(directory(grid.exported(grid.DENSE))),
     log:
-        "results/logs/export_checkpoint/{model}_sparsity{sparsity}_{method}.log",
+        "<logs>/export_checkpoint/{model}_sparsity{sparsity}_{method}.log",
     benchmark:
-        "results/benchmarks/export_checkpoint/{model}_sparsity{sparsity}_{method}.tsv"
+        "<benchmarks>/export_checkpoint/{model}_sparsity{sparsity}_{method}.tsv"
     wildcard_constraints:
         method="|".join((grid.DENSE, *grid.WEIGHT_METHODS, grid.TEXT_METHOD)),
     conda:
@@ -41,9 +41,9 @@ use rule export_checkpoint as export_task_checkpoint with:
     output:
         folder=temp(directory(grid.exported(grid.TASK_METHODS[0]))),
     log:
-        "results/logs/export_checkpoint/{model}_{task}_sparsity{sparsity}_{method}.log",
+        "<logs>/export_checkpoint/{model}_{task}_sparsity{sparsity}_{method}.log",
     benchmark:
-        "results/benchmarks/export_checkpoint/{model}_{task}_sparsity{sparsity}_{method}.tsv"
+        "<benchmarks>/export_checkpoint/{model}_{task}_sparsity{sparsity}_{method}.tsv"
     wildcard_constraints:
         method="|".join(grid.TASK_METHODS),
 
@@ -58,12 +58,12 @@ rule train_adapter:
         validation=f"{grid.DATA}/validation.jsonl",
         definition=definition_of,
     output:
-        adapter=directory(f"{grid.RUN}/adapter"),
-        record=f"{grid.RUN}/train.json",
+        adapter=directory(f"{PATHS.run}/adapter"),
+        record=f"{PATHS.run}/train.json",
     log:
-        f"results/logs/train_adapter/{grid.RUN_ID}.log",
+        f"<logs>/train_adapter/{grid.RUN_ID}.log",
     benchmark:
-        f"results/benchmarks/train_adapter/{grid.RUN_ID}.tsv"
+        f"<benchmarks>/train_adapter/{grid.RUN_ID}.tsv"
     wildcard_constraints:
         mode="|".join(grid.NEW_ADAPTER_MODES),
     # First, so that the appliance does not wait.

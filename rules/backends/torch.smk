@@ -7,17 +7,17 @@ rule train_adapter:
     input:
         manifest=base_of,
         mask=mask_of,
-        initial=with_signature(lambda w: grid.initial_adapter(w.mode) or []),
+        initial=with_signature(lambda w: PATHS.initial_adapter(w.mode) or []),
         train=f"{grid.DATA}/train.jsonl",
         validation=f"{grid.DATA}/validation.jsonl",
         definition=definition_of,
     output:
-        adapter=directory(f"{grid.RUN}/adapter"),
-        record=f"{grid.RUN}/train.json",
+        adapter=directory(f"{PATHS.run}/adapter"),
+        record=f"{PATHS.run}/train.json",
     log:
-        f"results/logs/train_adapter/{grid.RUN_ID}.log",
+        f"<logs>/train_adapter/{grid.RUN_ID}.log",
     benchmark:
-        f"results/benchmarks/train_adapter/{grid.RUN_ID}.tsv"
+        f"<benchmarks>/train_adapter/{grid.RUN_ID}.tsv"
     wildcard_constraints:
         mode="|".join(grid.TASK_MODES),
     conda:
@@ -67,12 +67,12 @@ rule reconstruct_adapter:
         definition=definition_of,
         text=targets.reconstruction_text(STUDY),
     output:
-        adapter=directory(f"{grid.RUN}/adapter"),
-        record=f"{grid.RUN}/train.json",
+        adapter=directory(f"{PATHS.run}/adapter"),
+        record=f"{PATHS.run}/train.json",
     log:
-        f"results/logs/reconstruct_adapter/{grid.RUN_ID}.log",
+        f"<logs>/reconstruct_adapter/{grid.RUN_ID}.log",
     benchmark:
-        f"results/benchmarks/reconstruct_adapter/{grid.RUN_ID}.tsv"
+        f"<benchmarks>/reconstruct_adapter/{grid.RUN_ID}.tsv"
     wildcard_constraints:
         mode="|".join(grid.RECONSTRUCTING_MODES),
     conda:
@@ -120,11 +120,11 @@ rule measure_throughput:
         mask=mask_of,
         train=f"{grid.DATA}/train.jsonl",
     output:
-        record=grid.THROUGHPUT,
+        record=PATHS.throughput,
     log:
-        f"results/logs/measure_throughput/{grid.CELL_ID}.log",
+        f"<logs>/measure_throughput/{grid.CELL_ID}.log",
     benchmark:
-        f"results/benchmarks/measure_throughput/{grid.CELL_ID}.tsv"
+        f"<benchmarks>/measure_throughput/{grid.CELL_ID}.tsv"
     wildcard_constraints:
         mode="|".join(grid.TASK_MODES),
     conda:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sparseft.backends.appliance import EarlierFailures, run
 from sparseft.errors import run_script
-from sparseft.study.grid import STOP
+from sparseft.study.grid import ResultPaths
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,7 +25,10 @@ def parse_args() -> argparse.Namespace:
         "--attempt", type=int, default=1, help="number of this attempt; the first forgets earlier failures"
     )
     parser.add_argument(
-        "--stop", type=Path, default=Path(STOP), help="file that is written if the disk or its quota is full"
+        "--stop",
+        type=Path,
+        default=Path(ResultPaths().stop),
+        help="file that is written if the disk or its quota is full",
     )
     parser.add_argument("--job_labels", nargs="*", default=[], help="labels of the job on the appliance; one is added")
     parser.add_argument("command", nargs="+", help="the command to run, after --")

@@ -23,11 +23,13 @@ from sparseft.study.grid import (
     IMPORTED_METHOD,
     METHODS,
     PROJECTIONS,
+    RESULTS,
     TASK_MODES,
     TEXT_METHOD,
     TRAINED_MODES,
     TRAINING,
     WILDCARDS,
+    ResultPaths,
     Run,
 )
 from sparseft.study.section import LARGEST, Positive, Section
@@ -948,6 +950,16 @@ class Resources(Section):
         return self
 
 
+def _results_folder(name: str) -> str:
+    """Return the folder of a study's results. Raises InputError for any other place."""
+    if not re.fullmatch(RESULTS, name):
+        raise InputError(
+            f"{name!r} is not a folder of results",
+            "write results, or results/NAME with a NAME of letters, digits, _ and ., which is not that of a folder in results/",
+        )
+    return name
+
+
 class _BeforeSections(Section):
     """Hold the keys that stand before the sections of the backends."""
 
@@ -998,6 +1010,14 @@ class Config(_WithSections):
         False,
         description="Keep the merged models, `results/runs/*/model_dir`, after their evaluation.",
         examples=[True],
+    )
+    results: Annotated[
+        str, AfterValidator(_results_folder), WithJsonSchema({"type": "string", "pattern": f"^{RESULTS}$"})
+    ] = Field(
+        "results",
+        description="The folder of the runs, the throughput, the logs and the analysis: `results`, or `results/NAME` with a name"
+        " that you choose. So several studies share models, data and masks, and each has its own results.",
+        examples=["results/wanda"],
     )
 
     @model_validator(mode="after")
@@ -1109,6 +1129,11 @@ class Config(_WithSections):
                     raise
                 what, advice = error.args
                 raise InputError(f"grid.trainings.{training}, for {task}: {what}", advice) from None
+
+    @property
+    def paths(self) -> ResultPaths:
+        """Return the paths in the folder of the study's results."""
+        return ResultPaths(self.results)
 
     @property
     def training_names(self) -> list[str]:

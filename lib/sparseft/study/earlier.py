@@ -7,22 +7,22 @@ from sparseft.errors import InputError
 from sparseft.storage.ownership import adopt
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
-from sparseft.study.grid import MODEL, RUNS
+from sparseft.study.grid import MODEL
 
 
-def made_again(planned: list[Path]) -> str:
+def made_again(planned: list[Path], runs_folder: str) -> str:
     """Return which of the planned files an earlier version made; empty if no training was made by one.
 
     Only a training's record names its version: it stands for the model and the masks that it was made with."""
-    version_of = {path.parent.name: _version(path) for path in Path(RUNS).glob("*/train.json")}
+    version_of = {path.parent.name: _version(path) for path in Path(runs_folder).glob("*/train.json")}
     versions = sorted(set(version_of.values()) - {sparseft.__version__})
     if not versions:
         return ""
     models = sorted({str(path.parent) for path in planned if path.match("models/*/manifest.json")})
     masks = sum(path.suffix == ".pt" for path in planned)
-    run_ids = {path.relative_to(RUNS).parts[0] for path in planned if path.is_relative_to(RUNS)}
+    run_ids = {path.relative_to(runs_folder).parts[0] for path in planned if path.is_relative_to(runs_folder)}
     runs = sum(version_of.get(run_id) != sparseft.__version__ for run_id in run_ids)
-    counts = ((masks, "mask", ""), (runs, "run", f" in {RUNS}"))
+    counts = ((masks, "mask", ""), (runs, "run", f" in {runs_folder}"))
     named = ", ".join(models + [f"{count} {word}{'s' * (count > 1)}{place}" for count, word, place in counts if count])
     if not named:
         return ""

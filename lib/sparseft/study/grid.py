@@ -71,6 +71,8 @@ FINDINGS = "findings.txt"
 REPORT = "report.html"
 REPORT_PARTS = "lib/sparseft/analysis/templates"
 
+# The folder of a study's own results. A name must not be that of a folder in results/.
+RESULTS = r"results(?:/(?!(?:runs|throughput|programs|logs|benchmarks|analysis)$)[A-Za-z0-9_][A-Za-z0-9_.]*)?"
 # The name of a training. It must not be the end of a run's name, or the name of a run could also be that of a cell.
 TRAINING = r"(?!seed[0-9])[A-Za-z0-9_.]+"
 # The same expressions constrain Snakemake's wildcards and parse a run_id. No value contains a '-', except of a program, and of a
@@ -130,7 +132,7 @@ class Cell:
 
 @dataclass(frozen=True, order=True)
 class Run(Cell):
-    """Identify the training of a cell from one seed. Its folder under results/runs/ has its name."""
+    """Identify the training of a cell from one seed. Its folder among the runs has its name."""
 
     seed: int
     pattern: ClassVar[str] = RUN_ID
@@ -153,21 +155,36 @@ MASK_NAME = "masks_sparsity{sparsity}_{method}"
 PRUNED_BASES = "pruned/{model}"
 TASK_PRUNED_BASES = f"{PRUNED_BASES}/{{task}}"
 PRUNED_NAME = "sparsity{sparsity}_{method}"
-RUNS = "results/runs"
-RUN = f"{RUNS}/{RUN_ID}"
-THROUGHPUT = f"results/throughput/{CELL_ID}.json"
-# For backends that measure each batch size in a job of its own.
-BATCH = f"results/throughput/{CELL_ID}/batch{{batch_size}}-seed{{seed}}"
-# A job that finds the disk full writes this file.
-STOP = "results/logs/stop"
 EXPORTED = "sparsity{sparsity}_{method}"
 TRAINER_CONFIGURATION = f"config/modelzoo/{RUN_ID}.yaml"
-PROGRAM = "results/programs/{program}"
-ANALYSIS = "results/analysis"
 # The complete configuration of the study, beside the tables.
 CONFIGURATION = "configuration.yaml"
-THROUGHPUT_TABLE = f"{ANALYSIS}/throughput_vs_batch_size.csv"
-THROUGHPUT_PLOTS = f"{ANALYSIS}/throughput_plots"
+
+
+class ResultPaths:
+    """Name what a study has for itself, relative to the study's folder. Everything else is shared with other studies."""
+
+    def __init__(self, folder: str = "results") -> None:
+        """Set the paths in a results folder. The names in braces are the wildcards above."""
+        self.folder = folder
+        self.runs = f"{folder}/runs"
+        self.run = f"{self.runs}/{RUN_ID}"
+        self.throughput = f"{folder}/throughput/{CELL_ID}.json"
+        # For backends that measure each batch size in a job of its own.
+        self.batch = f"{folder}/throughput/{CELL_ID}/batch{{batch_size}}-seed{{seed}}"
+        self.program = f"{folder}/programs/{{program}}"
+        self.logs = f"{folder}/logs"
+        # A job that finds the disk full writes this file.
+        self.stop = f"{self.logs}/stop"
+        self.benchmarks = f"{folder}/benchmarks"
+        self.analysis = f"{folder}/analysis"
+        self.throughput_table = f"{self.analysis}/throughput_vs_batch_size.csv"
+        self.throughput_plots = f"{self.analysis}/throughput_plots"
+
+    def initial_adapter(self, mode: str) -> str | None:
+        """Return the path of the adapter that a training starts from, with wildcards; None if it starts from a new one."""
+        start = modes.get_mode(mode).starts_from
+        return f"{self.run}/adapter".replace("{mode}", start) if start else None
 
 
 def mask_folder(method: str) -> str:
@@ -204,12 +221,6 @@ def exported(method: str) -> str:
     if method in TASK_METHODS:
         return f"modelzoo/{{model}}/{{task}}/{EXPORTED}"
     return f"modelzoo/{{model}}/{EXPORTED}"
-
-
-def initial_adapter(mode: str) -> str | None:
-    """Return the path of the adapter that a training starts from, with wildcards; None if it starts from a new one."""
-    start = modes.get_mode(mode).starts_from
-    return f"{RUN}/adapter".replace("{mode}", start) if start else None
 
 
 def fill(pattern: str, cell: Cell) -> str:

@@ -15,7 +15,6 @@ from sparseft.modes import get_mode
 from sparseft.storage.hashes import sha256
 from sparseft.study.config import Config, Training
 from sparseft.study.grid import (
-    ANALYSIS,
     CALIBRATION,
     CONFIGURATION,
     DATA,
@@ -23,15 +22,12 @@ from sparseft.study.grid import (
     MODES,
     NO_FINETUNE,
     PLAIN_LORA,
-    RUN,
     SEEDS,
     TASK_METHODS,
     TASK_MODES,
-    THROUGHPUT,
-    THROUGHPUT_PLOTS,
-    THROUGHPUT_TABLE,
     TRAINED_MODES,
     WILDCARDS,
+    ResultPaths,
     Run,
     fill,
     mask_path,
@@ -44,15 +40,15 @@ _CELL = (
     "(?:-(?P<training>[^/-]+))?"
 )
 _NAMED = (
-    rf"results/runs/{_CELL}-seed(?P<seed>[^/-]+)/.+",
-    rf"results/throughput/{_CELL}(?:\.json|/.+)",
+    rf"results/(?:[^/]+/)?runs/{_CELL}-seed(?P<seed>[^/-]+)/.+",
+    rf"results/(?:[^/]+/)?throughput/{_CELL}(?:\.json|/.+)",
     r"masks/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?masks_sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)\.pt",
     r"models/(?P<model>[^/]+)/manifest\.json",
     r"pruned/(?P<model>[^/]+)/(?:(?P<task>[^/]+)/)?sparsity(?P<sparsity>[^/_]+)_(?P<method>[^/]+)/manifest\.json",
     r"data/(?P<task>[^/]+)/(?:train\.jsonl|validation\.jsonl|selection\.jsonl|(?:selection_)?manifest\.json)",
 )
-# The targets that need every measurement of throughput.
-_THROUGHPUT_TARGETS = ("throughput", "analyze_throughput", THROUGHPUT_TABLE, THROUGHPUT_PLOTS)
+# The stage and the rule that need every measurement of throughput.
+_THROUGHPUT_RULES = ("throughput", "analyze_throughput")
 # Keys of `training` that do not change the compiled program.
 NOT_COMPILED = {"eval_every", "save_every", "length_buckets", "stop_if_loss_above", "stop_if_after_steps"}
 
@@ -82,12 +78,12 @@ def mask_targets(config: Config) -> list[str]:
 def run_targets(config: Config, name: str, *, trained_only: bool = False) -> list[str]:
     """Return the file `name` of every run, or only of every trained run."""
     chosen = [run for run in runs(config) if run.mode != NO_FINETUNE or not trained_only]
-    return [f"{fill(RUN, run)}/{name}" for run in chosen]
+    return [f"{fill(config.paths.run, run)}/{name}" for run in chosen]
 
 
 def selection_targets(config: Config) -> list[str]:
     """Return the file of every run with its result on the selection rows. Only the trainings with a name are compared."""
-    return [f"{fill(RUN, run)}/selection.json" for run in runs(config) if run.training]
+    return [f"{fill(config.paths.run, run)}/selection.json" for run in runs(config) if run.training]
 
 
 def definition_files(config: Config, task: str) -> list[str]:
@@ -117,7 +113,7 @@ def throughput_digests(config: Config) -> dict[str, str]:
 
 def throughput_targets(config: Config) -> list[str]:
     """Return the files of the measurements that the stage `throughput` makes, one per cell."""
-    return sorted({fill(THROUGHPUT, run) for run in _measured(config)})
+    return sorted({fill(config.paths.throughput, run) for run in _measured(config)})
 
 
 @dataclass(frozen=True)
@@ -223,12 +219,13 @@ def seen_texts(config: Config, mode: str, method: str) -> list[str]:
 def merged_records(config: Config, mode: str, method: str) -> list[str]:
     """Return the merged model's records if its evaluation may be equal to the one before the merge; else nothing."""
     is_equal = get_mode(mode).masks_every_step and not get_method(method).pattern.removes_channels
-    return [f"{RUN}/merge.json", f"{RUN}/evaluation.json"] if is_equal and not config.resources.gpus else []
+    run = config.paths.run
+    return [f"{run}/merge.json", f"{run}/evaluation.json"] if is_equal and not config.resources.gpus else []
 
 
 def final_targets(config: Config) -> list[str]:
     """Return the files of a finished study. The files of every run are among them, so that a lost one is made again."""
-    files = [f"{ANALYSIS}/summary.csv", f"{ANALYSIS}/{CONFIGURATION}"]
+    files = [f"{config.paths.analysis}/{name}" for name in ("summary.csv", CONFIGURATION)]
     for name in ("train.json", "adapter", "before_merge.json"):
         files += run_targets(config, name, trained_only=True)
     for name in ("merge.json", "validation_report.json", "evaluation.json"):
@@ -240,17 +237,29 @@ def check_settings(config: Config, target: str) -> None:
     """Raise InputError if the settings do not allow a mask or a measurement that the target needs.
 
     `target` is a file or a stage."""
+    _check_folder(config.paths, target)
     names = _names_in(target)
-    if target in _THROUGHPUT_TARGETS:
+    if target in (*_THROUGHPUT_RULES, config.paths.throughput_table, config.paths.throughput_plots):
         for task in config.grid.tasks:
             config.check_measured(task)
-    elif target.startswith("results/throughput/") and names.get("task") in config.tasks:
+    elif target.startswith(f"{config.results}/throughput/") and names.get("task") in config.tasks:
         config.check_measured(names["task"])
     percents = config.grid.sparsities
     method = names.get("method", DENSE)
     is_known = method != DENSE and re.fullmatch(WILDCARDS["method"], method)
     if is_known and names["sparsity"] in [f"{percent:02d}" for percent in percents]:
         config.masks.check(method, percents)
+
+
+def _check_folder(paths: ResultPaths, target: str) -> None:
+    """Raise InputError if the target lies in the results folder of another study."""
+    folder = PurePath(target).parts[:2]
+    own = [PurePath(path).parts[:2] for path in vars(paths).values()]
+    if folder[:1] == ("results",) and len(PurePath(target).parts) > 2 and folder not in own:
+        raise InputError(
+            f"{target}: not in {paths.folder}, where your configuration has its results",
+            "correct the path, or results: in the configuration",
+        )
 
 
 def check_target(config: Config, target: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from sparseft.errors import InputError
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
-from sparseft.study.grid import ANALYSIS, FINDINGS, MANIFEST, REPORT, RUN, RUN_ID, Run, fill
+from sparseft.study.grid import FINDINGS, MANIFEST, REPORT, RUN_ID, ResultPaths, Run, fill
 from sparseft.study.targets import check_settings, check_target, no_rule
 
 STAGES = ("masks", "train", "validate", "evaluate", "analyze", "throughput")
@@ -119,7 +119,10 @@ class JobProgress:
     `planned` has the rule and the wildcards of every job. `with_time` is False if jobs wait in a queue, because the time in
     the queue is unknown."""
 
-    def __init__(self, planned: Iterable[tuple[str, Mapping[str, str]]], now: float, *, with_time: bool) -> None:
+    def __init__(
+        self, planned: Iterable[tuple[str, Mapping[str, str]]], paths: ResultPaths, now: float, *, with_time: bool
+    ) -> None:
+        self._paths = paths
         self._remaining = Remaining(Counter(kind_of(rule, wildcards) for rule, wildcards in planned))
         self._wildcards: dict[Hashable, Mapping[str, str]] = {}
         self._last_line = now
@@ -136,7 +139,7 @@ class JobProgress:
         if not is_run and now - self._last_line <= INTERVAL:
             return []
         self._last_line = now
-        results = [result_line(Run.parse(RUN_ID.format(**self._wildcards[job])))] if is_run else []
+        results = [result_line(Run.parse(RUN_ID.format(**self._wildcards[job])), self._paths)] if is_run else []
         return [*results, self._remaining.sentence(with_time=self._with_time)]
 
     def fail(self, job: Hashable, now: float) -> None:
@@ -164,10 +167,10 @@ def duration(seconds: float) -> str:
     return f"about {minutes} minutes" if minutes < 100 else f"about {round(minutes / 60)} hours"
 
 
-def result_line(run: Run) -> str:
+def result_line(run: Run, paths: ResultPaths) -> str:
     """Return the line on a run that has been evaluated. A record that cannot be read is reported, and stops nothing."""
     try:
-        return outcome(run, read_json(f"{fill(RUN, run)}/evaluation.json"))
+        return outcome(run, read_json(f"{fill(paths.run, run)}/evaluation.json"))
     except (InputError, OSError, KeyError) as error:
         return f"note: {run.id}: its evaluation.json cannot be read: {error}"
 
@@ -181,7 +184,7 @@ def outcome(run: Run, evaluation: Mapping) -> str:
     return f"{name}: {evaluation['metric']} {evaluation['value']:.3f} ± {evaluation['standard_error']:.3f}{seen}"
 
 
-def findings(folder: Path = Path(ANALYSIS)) -> str:
+def findings(folder: Path) -> str:
     """Return the findings of a study, and where its results page is."""
     lines = []
     if (folder / FINDINGS).exists():
