@@ -1,0 +1,156 @@
+"""Follow the chain of hashes of a run: each record names what it read and wrote, and the records must meet.
+
+base     train.inputs.model == before.inputs.model == merge.inputs.model == validation.inputs.base
+mask     (its file ==) train.inputs.mask == before.inputs.mask == merge.inputs.mask == validation.inputs.mask
+adapter  (its files ==) train.outputs.adapter == before.inputs.adapter == merge.inputs.adapter; none in mode no_finetune
+merged   merge.outputs == validation.inputs.checkpoint == evaluation.inputs.model == selection.inputs.model
+data     train.inputs.validation == before.inputs.data == evaluation.inputs.data == selection.inputs.validation
+train    train.inputs.train == before == evaluation == selection == the data that calibrated the mask
+start    train.inputs.initial_adapter == train.outputs.adapter of the run that it starts from, if any
+definition  train == before == evaluation == that in the manifest of the task's data; only of a task that is not built in
+
+The runs of a study must share files too: one base per model, one mask per method, sparsity and mask settings, one data set with
+its prompts per task, one set of selection rows per task. Every run must have its own adapter. Where runs disagree, the minority
+is at fault; without a minority all of them are. So a run that was copied from another study is noticed.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import pandas as pd
+
+from sparseft.methods import get_method
+from sparseft.modes import get_mode
+from sparseft.study.grid import NO_FINETUNE, Run, base_folder, fill, mask_path
+
+# By link, the records that must name its digest.
+NAMED_BY = {
+    "base": ("train.json", "before_merge.json", "merge.json"),
+    "mask": ("train.json", "before_merge.json", "merge.json", "validation_report.json"),
+    "adapter": ("train.json", "before_merge.json", "merge.json"),
+    "merged": ("merge.json", "validation_report.json", "evaluation.json"),
+    "data": ("train.json", "before_merge.json", "evaluation.json"),
+    "train": ("train.json", "before_merge.json", "evaluation.json"),
+    "start": ("train.json",),
+    "definition": ("train.json", "before_merge.json", "evaluation.json"),
+}
+# Records that only a trained run has.
+TRAINED = ("train.json", "before_merge.json")
+Links = dict[str, dict[str, str | None]]
+
+
+def links_of(files) -> Links:
+    """Return by link the digest that each file of a run names."""
+    links: Links = {name: {} for name in NAMED_BY}
+    for file, digests in _named_digests(files):
+        for name, digest in digests.items():
+            links[name][file] = digest
+    if not any(links["definition"].values()):
+        # A built-in task has no definition.
+        del links["definition"]
+    if start_of(files.run) is None:
+        del links["start"]
+    return links
+
+
+def broken_links(links: Links, run: Run) -> list[str]:
+    """Return a sentence for each link whose files disagree, or that a file which is not there should name."""
+    sentences = []
+    for name, digests in links.items():
+        unread = [file for file in _expected(name, run) if file not in digests]
+        if len(set(digests.values())) > 1:
+            named = ", ".join(f"{file} names {short(digest)}" for file, digest in digests.items())
+            sentences.append(f"broken chain, {name}: {named}")
+        elif unread:
+            sentences.append(f"broken chain, {name}: cannot be followed without {' and '.join(unread)}")
+    return sentences
+
+
+def conflicts(files_of: Mapping[Run, object], links: Mapping[Run, Links]) -> dict[Run, list[str]]:
+    """Return what sets a run apart from those that it should share a file with, in words."""
+    rows = [(run, *shared) for run, files in files_of.items() for shared in _shared(files, _digests(links[run]))]
+    table = pd.DataFrame(rows, columns=["run", "what", "place", "settings", "digest"]).dropna(subset="digest")
+    place = ["what", "place", "settings"]
+    table["runs"] = table.groupby(place)["digest"].transform("size")
+    table["same"] = table.groupby([*place, "digest"])["run"].transform("size")
+    most = table.groupby(place)["same"].transform("max")
+    usual = table["digest"].where(table["same"] == most)
+    # Two digests that are equally common leave no usual one.
+    has_usual = usual.groupby([table[name] for name in place]).transform("nunique") == 1
+    agrees = table["same"] == table["runs"]
+    sentences: dict[Run, list[str]] = {}
+    for row in table[~agrees & ~(usual.notna() & has_usual)].itertuples():
+        text = f"{row.what} of {row.place}: {short(row.digest)} in {row.same} of {row.runs} runs"
+        sentences.setdefault(row.run, []).append(f"conflicts with other runs, {text}")
+    for run, others in _copied_adapters(links).items():
+        text = f"adapter: also that of {', '.join(other.id for other in others)}"
+        sentences.setdefault(run, []).append(f"conflicts with other runs, {text}")
+    return sentences
+
+
+def start_of(run: Run) -> Run | None:
+    """Return the run from whose adapter a run starts; None if it starts from a new one."""
+    mode = get_mode(run.mode).starts_from
+    return replace(run, mode=mode) if mode else None
+
+
+def short(digest: str | None) -> str:
+    """Return enough of a digest to tell two apart by eye. settings.csv has the whole digest."""
+    return digest[:12] if digest else "none"
+
+
+def _named_digests(files) -> Iterator[tuple[str, Mapping[str, str | None]]]:
+    """Yield each file that names digests, with the digests by link. The order is that of the sentences about them."""
+    for record in (files.train, files.before, files.merge):
+        if record:
+            yield record.file_name, record.digests
+    for name, digest in files.on_disk.items():
+        yield "the manifest of the task" if name == "definition" else f"the {name}'s file", {name: digest}
+    if files.run.mode == NO_FINETUNE:
+        yield f"mode {NO_FINETUNE}", {"adapter": None}
+    yield files.validation.file_name, files.validation.digests
+    if calibration := files.validation.mask.train_sha256:
+        yield "the mask's calibration", {"train": calibration}
+    yield files.evaluation.file_name, files.evaluation.digests
+    if files.selection:
+        yield files.selection.file_name, files.selection.digests | {"data": files.selection.inputs.validation}
+
+
+def _expected(link: str, run: Run) -> list[str]:
+    """Return the records of a run that must name a link's digest."""
+    return [file for file in NAMED_BY[link] if run.mode != NO_FINETUNE or file not in TRAINED]
+
+
+def _digests(links: Links) -> dict[str, str | None]:
+    """Return by link the digest that the first file names."""
+    return {name: next(iter(digests.values()), None) for name, digests in links.items()}
+
+
+def _shared(files, digests: Mapping[str, str | None]) -> Iterator[tuple[str, str, str, str | None]]:
+    """Yield what a run shares with other runs: what it is, its place, the settings that decide it, and the digest."""
+    run, mask = files.run, files.validation.mask
+    updates_weights = get_method(run.method).updates_weights
+    # Masks of one name may have been made with other settings, which settings.py compares.
+    settings = str(sorted(mask.settings.items()))
+    yield "base", run.model, "", (updates_weights and mask.original) or digests["base"]
+    yield "mask", fill(mask_path(run.method), run), settings, digests["mask"]
+    if updates_weights:
+        yield "pruned base", fill(base_folder(run.method), run), settings, digests["base"]
+    yield "data", run.task, "", digests["data"]
+    yield "prompts", run.task, "", files.evaluation.prompt_sha256
+    # Not of the task only, because the sequences of a text depend on the tokenizer.
+    yield "distinct prompts", f"{run.model} on {run.task}", "", str(files.evaluation.distinct_prompts)
+    if files.selection:
+        yield "selection rows", run.task, "", files.selection.inputs.data
+    yield "adapter", run.id, "", digests["adapter"]
+    if start := start_of(run):
+        yield "adapter", start.id, "", digests["start"] or "none"
+
+
+def _copied_adapters(links: Mapping[Run, Links]) -> dict[Run, list[Run]]:
+    """Return the runs that have the adapter of another run, each with the other runs."""
+    runs_of: dict[str, list[Run]] = {}
+    for run, own in links.items():
+        if digest := _digests(own)["adapter"]:
+            runs_of.setdefault(digest, []).append(run)
+    return {run: [other for other in runs if other != run] for runs in runs_of.values() if len(runs) > 1 for run in runs}

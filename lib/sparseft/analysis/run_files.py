@@ -1,0 +1,167 @@
+"""Read the folder of one run: each record by itself, then the records together.
+
+A run needs a sound validation_report.json and evaluation.json. Without a sound train.json, before_merge.json, merge.json or
+selection.json it stays in the tables, with blanks. Nothing is filled in.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sparseft.errors import InputError
+from sparseft.masks.mask_summary import MaskFile, summarise_mask
+from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
+from sparseft.records.merge_record import MergeRecord
+from sparseft.records.record_file import read_record_file
+from sparseft.records.training_record import TrainingRecord
+from sparseft.records.validation_record import ValidationRecord
+from sparseft.storage.adapter_files import ADAPTER_FILES, adapter_digest
+from sparseft.study.grid import DATA, DENSE, NO_FINETUNE, Run, fill, mask_path
+from sparseft.tasks.prepared import find_task
+
+SCHEMAS = {
+    "train": TrainingRecord,
+    "before": BeforeMergeRecord,
+    "merge": MergeRecord,
+    "validation": ValidationRecord,
+    "evaluation": EvaluationRecord,
+    "selection": SelectionRecord,
+}
+REQUIRED = ("validation", "evaluation")
+# These must be equal before and after the merge. Otherwise a difference of the results has other causes than the merge.
+SAME_BEFORE = ("metric", "examples", "dtype", "harness", "few_shot", "loss_few_shot", "prompt_sha256")
+# These must be equal on the selection and on the validation rows. Otherwise the choice is about something else.
+SAME_SELECTION = ("metric", "definition_sha256", "dtype", "harness", "few_shot", "loss_few_shot")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Hold the sound records of one run. `train`, `before`, `merge` and `selection` are None if absent or unsound.
+
+    `mask` is its file as it is now; None if it is not there. `on_disk` holds the digests of the run's mask, adapter and task
+    definition as they are now. `reasons` says what is missing or unsound."""
+
+    run: Run
+    validation: ValidationRecord
+    evaluation: EvaluationRecord
+    train: TrainingRecord | None
+    before: BeforeMergeRecord | None
+    merge: MergeRecord | None
+    selection: SelectionRecord | None
+    mask: MaskFile | None
+    on_disk: dict[str, str]
+    reasons: list[str]
+
+
+@dataclass
+class SharedFiles:
+    """Read what many runs of a study share: its masks, and the definitions of its tasks. Each file is read once."""
+
+    folder: Path
+    masks: dict[Path, MaskFile | None] = field(default_factory=dict)
+    definitions: dict[str, str | None] = field(default_factory=dict)
+
+    def mask(self, run: Run) -> MaskFile | None:
+        """Return a run's mask file; None if it is not there."""
+        path = self.folder / fill(mask_path(run.method), run)
+        if path not in self.masks:
+            self.masks[path] = summarise_mask(path) if path.is_file() else None
+        return self.masks[path]
+
+    def definition(self, task: str) -> str | None:
+        """Return the digest of a task's definition in the manifest of its data; None if it is built in or not there."""
+        if task not in self.definitions:
+            try:
+                self.definitions[task] = find_task(self.folder / DATA.format(task=task), task).definition_sha256
+            except InputError:
+                self.definitions[task] = None
+        return self.definitions[task]
+
+
+def read_run(folder: Path, shared: SharedFiles) -> RunFiles:
+    """Return the records of a run folder. Raises InputError if no table can have the run, with every reason."""
+    run = Run.parse(folder.name)
+    if (run.method == DENSE) != (run.sparsity == 0):
+        raise InputError(f"not a run of the grid: sparsity 00 and method {DENSE} go together", "delete the folder")
+    records, reasons = _read_records(folder, run)
+    adapter = _adapter(folder / "adapter", reasons)
+    if fault := _other_conditions(records):
+        records["before"] = None
+        reasons.append(fault)
+    mismatches = list(_mismatches(run, records))
+    if mismatches or not all(records[name] for name in REQUIRED):
+        raise InputError(" | ".join(reasons + mismatches), "make the run again")
+    mask = shared.mask(run)
+    digests = {"mask": mask and mask.sha256, "adapter": adapter, "definition": shared.definition(run.task)}
+    on_disk = {name: digest for name, digest in digests.items() if digest}
+    return RunFiles(run, **records, mask=mask, on_disk=on_disk, reasons=reasons)
+
+
+def selection_faults(files: RunFiles) -> list[str]:
+    """Return why a choice by the selection rows of a run would be about something else than what is reported."""
+    selection, evaluation = files.selection, files.evaluation
+    if selection is None:
+        return []
+    reasons = [
+        f"{name} is {getattr(selection, name)}, in evaluation.json {getattr(evaluation, name)}"
+        for name in SAME_SELECTION
+        if getattr(selection, name) != getattr(evaluation, name)
+    ]
+    if selection.prompt_sha256 == evaluation.prompt_sha256 or selection.losses == evaluation.losses:
+        reasons.append("its rows are the validation rows")
+    return [f"{selection.file_name}: {reason}" for reason in reasons]
+
+
+def _read_records(folder: Path, run: Run) -> tuple[dict, list[str]]:
+    """Return the records of a run by attribute, None for an unsound one, and why each of these is unsound."""
+    records = dict.fromkeys(SCHEMAS)
+    reasons = []
+    for name, schema in SCHEMAS.items():
+        path = folder / schema.file_name
+        if name in ("train", "before") and run.mode == NO_FINETUNE:
+            continue
+        # Only the trainings with a name are compared on the selection rows.
+        if name == "selection" and not run.training and not path.exists():
+            continue
+        try:
+            records[name] = read_record_file(path, schema)
+        except InputError as error:
+            reasons.append(str(error))
+    return records, reasons
+
+
+def _adapter(folder: Path, reasons: list[str]) -> str | None:
+    """Return the digest of an adapter; None if it is not there. Add a reason for each of its files that is missing."""
+    missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
+    # A run without training has no adapter.
+    if folder.is_dir():
+        reasons += [f"adapter: no {name}" for name in missing]
+    return None if missing else adapter_digest(folder)
+
+
+def _mismatches(run: Run, records: dict) -> Iterator[str]:
+    """Yield a reason for each record that names another run, task or mask, because its folder was copied or renamed."""
+    for record in filter(None, records.values()):
+        if record.run_id not in (None, run.id):
+            yield f"{record.file_name}: belongs to run {record.run_id}"
+        if getattr(record, "task", run.task) != run.task:
+            yield f"{record.file_name}: belongs to task {record.task}"
+    if validation := records["validation"]:
+        mask = validation.mask
+        if mask.method not in (None, run.method) or mask.sparsity not in (None, run.sparsity / 100):
+            yield f"{validation.file_name}: of a mask of {mask.method} at {mask.sparsity}"
+
+
+def _other_conditions(records: dict) -> str | None:
+    """Return why the results before and after the merge cannot be compared; None if they can, or if one is missing."""
+    before, merge, after = records["before"], records["merge"], records["evaluation"]
+    if not before or not after:
+        return None
+    if before.taken_from and not (merge and merge.as_trained):
+        return f"{before.file_name}: taken from evaluation.json, and merge.json does not say that the merge kept every bit"
+    if before.taken_from and before.losses != after.losses:
+        return f"{before.file_name}: taken from evaluation.json, and its losses differ"
+    for name in SAME_BEFORE:
+        if getattr(before, name) != getattr(after, name):
+            return f"{before.file_name}: {name} is {getattr(before, name)}, in evaluation.json {getattr(after, name)}"
+    return None

@@ -1,0 +1,169 @@
+"""Collect the settings of a run: what decides its result, apart from its name.
+
+Two runs are pooled, chosen between or compared only if they agree in every setting that both have:
+
+    training        the fields of train.json that are settings. Each name in `grid.trainings` has settings of its own
+    reconstruction  those that `reconstruction:` sets, of a run whose decoder layers are reconstructed, or that starts from one
+    masks           what the mask says of itself, for each method. Dense runs have none
+    evaluation      the dtype, lm-eval's version, the worked examples, the text of a perplexity, and those of each probe
+
+All runs of a model or a task must have the same base, data and prompts. So these are not settings, and chain.py names a run
+that differs in one of them.
+"""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from sparseft.analysis.chain import short, start_of
+from sparseft.modes import get_mode
+from sparseft.records.training_record import DECIDING_KEYS
+from sparseft.study.config import Config, Reconstruction, Training
+from sparseft.study.grid import DENSE, NO_FINETUNE, Run
+from sparseft.study.targets import runs
+from sparseft.tasks.wikitext2 import PREFIXES
+
+RECONSTRUCTION = "reconstruction."
+# What a setting belongs to, with its name last: ("masks", METHOD, NAME), ("training", TRAINING, NAME), ("evaluation", NAME).
+Key = tuple[str, ...]
+Settings = dict[Key, object]
+
+
+def settings_of(files, start=None) -> Settings:
+    """Return the settings of a run from its records. `start` has those of the run that it starts from, if there is one."""
+    run = files.run
+    settings = _keyed(("evaluation",), run, files.evaluation.settings)
+    if run.method != DENSE:
+        settings |= _keyed(("masks", run.method), run, files.validation.mask.settings)
+    if files.train:
+        settings |= _of_training(run, files.train.settings)
+    if start and start.train:
+        settings |= _of_reconstruction(_of_training(start.run, start.train.settings))
+    return settings
+
+
+def configured_settings(study: Config, run: Run) -> Settings:
+    """Return the settings that a configuration requests of a run, as far as it names them."""
+    settings = _keyed(("evaluation",), run, {"dtype": study.models[run.model].dtype})
+    if run.method != DENSE:
+        scope = study.masks.scope_of(run.method, [run.sparsity])
+        settings |= _keyed(("masks", run.method), run, study.masks.used_by(run.method) | {"scope": scope})
+    if run.mode != NO_FINETUNE:
+        settings |= _configured_training(study, run)
+    if start := start_of(run):
+        settings |= _of_reconstruction(_configured_training(study, start))
+    return settings
+
+
+def compatible(ours: Settings, theirs: Settings) -> bool:
+    """Return whether two runs agree in every setting that both have."""
+    return all(ours[key] == theirs[key] for key in ours.keys() & theirs.keys())
+
+
+def setting_texts(runs: pd.DataFrame) -> pd.Series:
+    """Return for each run, as a text, those of its settings in which runs of its model and task differ."""
+    values = [
+        (index, model, task, key, value)
+        for index, model, task, settings in runs[["model", "task", "settings"]].itertuples()
+        for key, value in settings.items()
+    ]
+    table = pd.DataFrame(values, columns=["run", "model", "task", "key", "value"])
+    distinct = table.groupby(["model", "task", "key"])["value"].transform("nunique", dropna=False)
+    contested = table[distinct > 1]
+    words = pd.Series(map(_words, contested["key"], contested["value"]), contested["run"], dtype=object)
+    return words.groupby(level=0).agg(lambda own: ", ".join(sorted(own))).reindex(runs.index, fill_value="")
+
+
+def outside(files_of: Mapping[Run, object], study: Config) -> dict[Run, str]:
+    """Return the runs that do not belong to a configured study, each with the reason."""
+    grid = set(runs(study))
+    reasons = {}
+    for run, files in files_of.items():
+        if run not in grid:
+            reasons[run] = "not in the configured grid"
+            continue
+        differing = _differences(settings_of(files, files_of.get(start_of(run))), configured_settings(study, run))
+        differing += _other_data(files, study)
+        if differing:
+            reasons[run] = f"made with other settings than the configured ones: {', '.join(differing)}"
+    return reasons
+
+
+def _configured_training(study: Config, run: Run) -> Settings:
+    """Return the settings that a configuration requests of the training of a run."""
+    compared = set(DECIDING_KEYS) - study.training_backend.chosen_keys
+    schedule = study.schedule_of(run.mode, run.task, run.training).model_dump(include=compared)
+    schedule |= {"backend": study.backend}
+    if get_mode(run.mode).reconstructs:
+        chosen = study.reconstruction_examples()
+        schedule |= {f"{RECONSTRUCTION}{name.removeprefix('calibration_')}": value for name, value in chosen.items()}
+    return _of_training(run, schedule)
+
+
+def _of_training(run: Run, values: dict[str, object]) -> Settings:
+    """Return the settings of a training by their keys. A reconstruction shares only some of them with trainings on a task."""
+    own = set()
+    if get_mode(run.mode).reconstructs:
+        own = {name for name in values if name in Reconstruction.DECIDED or name.startswith(RECONSTRUCTION)}
+    settings = _keyed(("reconstruction",), run, {name.removeprefix(RECONSTRUCTION): values[name] for name in own})
+    for name in values.keys() - own:
+        # What grid.trainings can change belongs to the name of the training.
+        training = run.training if name in Training.model_fields else ""
+        settings |= _keyed(("training", training), run, {name: values[name]})
+    return settings
+
+
+def _of_reconstruction(settings: Settings) -> Settings:
+    """Return those settings of a reconstruction that a run has too that starts from it."""
+    return {key: value for key, value in settings.items() if key[0] == "reconstruction"}
+
+
+def _keyed(owner: Key, run: Run, values: Mapping[str, object]) -> Settings:
+    """Return settings by their keys, lists as tuples. `gradient` decides nothing if no step is masked."""
+    ignored = set() if get_mode(run.mode).masks_every_step else {"gradient"}
+    return {
+        (*owner, name): tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if name not in ignored
+    }
+
+
+def _differences(own: Settings, configured: Settings) -> list[str]:
+    """Return each setting that differs: its name, the run's value, and the configured one."""
+    return [
+        f"{key[-1]} {_short(own[key])} instead of {_short(value)}"
+        for key, value in configured.items()
+        if key in own and own[key] != value
+    ]
+
+
+def _other_data(files, study: Config) -> list[str]:
+    """Return how the data of a run differ from what the configuration requests, as far as numbers of examples tell."""
+    data = study.tasks[files.run.task]
+    counted = [("validation", data.validation_examples, files.evaluation.examples)]
+    if files.selection:
+        counted.append(("selection", data.selection_examples, files.selection.examples))
+    # The examples of a text are sequences, and their number depends on the tokenizer.
+    counted = [] if data.kind == "text" else counted
+    if files.train:
+        counted.append(("training", data.train_examples, files.train.train_examples))
+    differing = [
+        f"{found} {name} examples instead of {wanted}" for name, wanted, found in counted if wanted not in (None, found)
+    ]
+    contexts = {study.perplexity.context} if study.perplexity else set()
+    measured = {int(name.rpartition("_")[2]) for name in files.evaluation.metrics if name.startswith(PREFIXES)}
+    if measured != contexts:
+        differing.append(f"perplexity over {measured or 'no'} tokens instead of {next(iter(contexts), 'none')}")
+    return differing
+
+
+def _words(key: Key, value: object) -> str:
+    """Return a setting as a text that says what it belongs to, unless that is a training without a name."""
+    owner = " ".join(part for part in key[:-1] if part and part not in ("training", "masks"))
+    return f"{owner} {key[-1]} {_short(value)}".strip()
+
+
+def _short(value: object) -> str:
+    """Return a value as a text; a digest is cut."""
+    text = ", ".join(value) if isinstance(value, tuple) else str(value)
+    return short(text) if len(text) == 64 else text or "none"

@@ -1,0 +1,224 @@
+"""Read a study into two data frames: its runs, a row each, and their examples, a row per run and example.
+
+Everything else is computed from the two. A run that cannot be read, or that contradicts itself or other runs, becomes a row of
+`faults` with the reason:
+
+    missing      the run is in no table
+    incomplete   the run is in the tables, with blanks
+    fault        no value of the run is compared, judged or concluded from
+    ended early  the same, because training.stop_if_loss_above ended its training
+    unchecked    a check could not be made
+    outside      the run does not belong to the configured study, and is in summary.csv only
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+
+from sparseft.analysis.chain import Links, broken_links, conflicts, links_of, start_of
+from sparseft.analysis.run_files import RunFiles, SharedFiles, read_run, selection_faults
+from sparseft.analysis.settings import outside, setting_texts, settings_of
+from sparseft.errors import InputError
+from sparseft.records.record_file import RecordPart
+from sparseft.study.config import Config, clashing_probes
+from sparseft.study.grid import DENSE, NO_FINETUNE, Run
+from sparseft.study.targets import runs as configured_runs
+
+# A run is not compared if a larger share of its prompts repeat another, because tests assume independent examples.
+REPEATED = 0.1
+OUTSIDE = "outside the study"
+# The kinds of faults that decide the status of a run, from the worst on, and what the status is called.
+STATUSES = {"outside": OUTSIDE, "fault": "fault", "ended early": "ended early", "unchecked": "not fully checked"}
+# Only runs of these statuses support a mean that is compared, a choice or a sentence.
+SOUND = ("sound", "not fully checked")
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Hold a study. The columns `settings` and `links` of the runs hold what decides a result, and the chain of hashes."""
+
+    runs: pd.DataFrame
+    examples: pd.DataFrame
+    faults: pd.DataFrame
+
+
+def read_study(results_dir: Path, config: Config | None = None) -> Frames:
+    """Read every run folder of a study. Raises InputError if no run is complete.
+
+    With a configuration, its grid says which runs are missing and which do not belong to the study. Without one, the grid is
+    that which the runs make up."""
+    if not results_dir.is_dir():
+        raise InputError(f"{results_dir}: no such folder", "give the folder that holds the runs, or make them first")
+    # A hidden folder is still being written.
+    folders = sorted(path for path in results_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+    files_of, faults = _read_folders(folders, SharedFiles(study_folder(results_dir)))
+    faults += _missing_runs(results_dir, files_of, config)
+    if not files_of:
+        first = f" (the first: {faults[0][0]}: {faults[0][2]})" if faults else ""
+        raise InputError(f"{results_dir}: {len(folders)} run folders, none complete{first}", "run the study first")
+    probes = dict.fromkeys(name for files in files_of.values() for name in files.evaluation.probes)
+    if clash := clashing_probes(probes):
+        raise InputError(f"{results_dir}: the probes {clash}", "analyse the runs of each in a folder of their own")
+    probes |= dict.fromkeys(config.evaluation.probes if config else ())
+    not_members = outside(files_of, config) if config else {}
+    if len(not_members) == len(files_of):
+        raise InputError(f"{results_dir}: no run of the configured study", "make them, or leave --configuration out")
+    members = {run: files for run, files in files_of.items() if run not in not_members}
+    links = {run: links_of(files) for run, files in files_of.items()}
+    faults += [(run.id, "outside", reason) for run, reason in not_members.items()]
+    faults += _faults(files_of, members, links, probes)
+    runs = pd.DataFrame([_row(files, files_of.get(start_of(run)), links[run]) for run, files in files_of.items()])
+    table = pd.DataFrame(faults, columns=["run_id", "kind", "text"]).sort_values("run_id", kind="stable")
+    runs["status"] = _statuses(runs["run_id"], table)
+    runs["setting"] = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
+    examples = pd.concat([part for files in members.values() for part in _examples(files)], ignore_index=True)
+    study = results_dir.resolve().parent.name
+    return Frames(*(frame.reset_index(drop=True).assign(study=study) for frame in (runs, examples, table)))
+
+
+def study_folder(results_dir: Path) -> Path:
+    """Return the folder that holds masks/ and data/: two above the runs, or three if the results have a name.
+
+    The path is taken as the user names it, because a folder between may be a link."""
+    two, three = (Path(os.path.normpath(results_dir / above)) for above in ("../..", "../../.."))
+    return three if (three / "masks").is_dir() and not (two / "masks").is_dir() else two
+
+
+def _read_folders(folders: Iterable[Path], shared: SharedFiles) -> tuple[dict[Run, RunFiles], list[tuple]]:
+    """Return the runs that can be read, and the faults of the reading. Any error is a fault of its run only."""
+    files_of: dict[Run, RunFiles] = {}
+    faults = []
+    for folder in folders:
+        try:
+            files = read_run(folder, shared)
+        except Exception as error:
+            reason = error.args[0] if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            faults.append((_in_one_line(folder.name), "missing", _in_one_line(str(reason))))
+            continue
+        files_of[files.run] = files
+        if files.reasons:
+            faults.append((files.run.id, "incomplete", " | ".join(files.reasons)))
+    return files_of, faults
+
+
+def _in_one_line(text: str) -> str:
+    """Return a text from outside with its line breaks, and its bytes that are not text, written as escapes."""
+    return ascii(text)[1:-1]
+
+
+def _missing_runs(results_dir: Path, files_of: Iterable[Run], config: Config | None) -> list[tuple]:
+    """Return a fault for each run of the grid that has no folder."""
+    grid = configured_runs(config) if config else _grid_of(list(files_of))
+    source = "the configuration asks for it" if config else "the grid of the other runs has it"
+    return [
+        (run.id, "missing", f"no such folder, though {source}") for run in grid if not (results_dir / run.id).is_dir()
+    ]
+
+
+def _grid_of(runs: list[Run]) -> list[Run]:
+    """Return the grid that runs make up: per model and task, methods x sparsities x modes x trainings x seeds.
+
+    Dense and pruned runs have separate grids. Untrained runs need one seed, whatever seeds the trained ones have."""
+    if not runs:
+        return []
+    frame = pd.DataFrame(map(vars, runs))
+    parts = frame.groupby(["model", "task", frame["method"] == DENSE, frame["mode"] == NO_FINETUNE])
+    grid = set()
+    for (model, task, *_), part in parts:
+        axes = [part[name].unique() for name in ("method", "sparsity", "mode", "seed", "training")]
+        for *cell, training in product(*axes):
+            grid.add(Run(model, task, *cell, training=training))
+    return sorted(grid)
+
+
+def _faults(
+    files_of: Mapping[Run, RunFiles], members: Mapping[Run, RunFiles], links: Mapping[Run, Links], probes: Iterable[str]
+) -> list[tuple]:
+    """Return the faults of the runs that can be read. Conflicts are searched among the members of the study."""
+    found = []
+    of_others = conflicts(members, links)
+    for run, files in files_of.items():
+        own = files.validation.faults(files.mask) + broken_links(links[run], run) + selection_faults(files)
+        found += [(run.id, "fault", text) for text in own + of_others.get(run, [])]
+        found += [(run.id, "unchecked", text) for text in _unchecked(files, files_of)]
+        lacking = [name for name in probes if name not in (*files.evaluation.probes, run.task)]
+        if lacking:
+            reason = f"{files.evaluation.file_name}: no result on the probe {', '.join(lacking)}"
+            found.append((run.id, "incomplete", reason))
+        if end := files.train and files.train.ended_early:
+            reason = (
+                f"ended at step {end.step} of {files.train.steps}, because the mean loss of the last steps was"
+                f" {end.loss:.3g}, above training.stop_if_loss_above {end.loss_above:g}"
+            )
+            found.append((run.id, "ended early", reason))
+    return found
+
+
+def _unchecked(files: RunFiles, known: Iterable[Run]) -> list[str]:
+    """Return what could not be checked about a run, in words."""
+    reasons = list(files.validation.not_checked)
+    if "mask" not in files.on_disk:
+        reasons.append("the mask's file is not there, its hash was not compared")
+    if files.train and "adapter" not in files.on_disk:
+        reasons.append("the adapter's files are not there, their hash was not compared")
+    if files.evaluation.definition_sha256 and "definition" not in files.on_disk:
+        reasons.append("the task's manifest is not there, its definition was not compared")
+    start = start_of(files.run)
+    if start and start not in known:
+        reasons.append(f"{start.id}, from which it starts, could not be read")
+    return reasons
+
+
+def _statuses(run_ids: pd.Series, faults: pd.DataFrame) -> list[str]:
+    """Return the status of each run: that of its worst fault."""
+    kinds = faults.groupby("run_id")["kind"].agg(set).to_dict()
+    return [
+        next((words for kind, words in STATUSES.items() if kind in kinds.get(run_id, ())), "sound")
+        for run_id in run_ids
+    ]
+
+
+def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, object]:
+    """Return the row of a run: what summary.csv has, and what the analysis needs besides.
+
+    `start` has the records of the run that this one starts from, whose tokens count too."""
+    run, evaluation, train = files.run, files.evaluation, files.train
+    row = {"run_id": run.id, **vars(run), "settings": settings_of(files, start), "links": links}
+    row |= _fields(evaluation, "metric value standard_error examples chance eval_loss peak_memory_bytes")
+    row |= {"validation_overlap": evaluation.overlap, "perplexity_overlap": evaluation.perplexity_overlap}
+    row |= {"train_merge_gap": evaluation.eval_loss - files.before.eval_loss if files.before else None}
+    row |= {"reached_sparsity": 100 * files.validation.expected_sparsity}
+    row |= {"weights": files.validation.weights, "violations": files.validation.violations}
+    row |= {name: value for name, value in evaluation.metrics.items() if "_stderr" not in name}
+    row |= {f"probe_{name}": probe.value for name, probe in evaluation.probes.items()}
+    row |= {"repeated_prompts": 1 - evaluation.distinct_prompts / evaluation.examples}
+    if train:
+        row |= _fields(train, "train_seconds samples_per_second tokens_per_second peak_memory_bytes device versions")
+        row |= _fields(train, "steps_done batch_size processes gradient lora_r gradient_checkpointing inputs")
+        row |= {"train_loss": train.final_task_loss, "training_tokens": train.tokens}
+    if start_of(run):
+        row["training_tokens"] = train and start and start.train and train.tokens + start.train.tokens
+    if files.selection:
+        row |= {f"selection_{name}": getattr(files.selection, name) for name in ("value", "eval_loss", "examples")}
+    return row
+
+
+def _fields(record: RecordPart, names: str) -> dict[str, object]:
+    """Return some fields of a record by name."""
+    return {name: getattr(record, name) for name in names.split()}
+
+
+def _examples(files: RunFiles) -> list[pd.DataFrame]:
+    """Return the examples of a run's task, and of each of its probes. `data` names the rows that they are."""
+    evaluation = files.evaluation
+    own = pd.DataFrame({"right": evaluation.outcomes, "loss": evaluation.losses, "tokens": evaluation.answer_tokens})
+    parts = [own.assign(metric=evaluation.metric, data=evaluation.inputs.data)]
+    for name, probe in evaluation.probes.items():
+        rows = pd.DataFrame({"right": probe.outcomes})
+        parts.append(rows.assign(metric=f"probe_{name}", data=probe.data_sha256))
+    return [part.rename_axis("example").reset_index().assign(run_id=files.run.id) for part in parts]
