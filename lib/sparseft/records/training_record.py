@@ -1,0 +1,205 @@
+"""Define train.json: how a run was trained, how fast, and with what loss.
+
+Losses are in nats per answer token. Speeds count no padding. In a reconstruction, a step is that step of every decoder layer, and
+the losses of the steps are shares of the error before it.
+"""
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, create_model
+
+from sparseft.records.record_file import (
+    ROUNDING,
+    Count,
+    Loss,
+    NonNegative,
+    Positive,
+    PositiveCount,
+    RecordPart,
+    RunRecord,
+    kind,
+    measurement,
+    provenance,
+    section_fields,
+    setting,
+)
+from sparseft.study.config import Training
+
+# Keys of `training:` that leave every bit of the adapter as it is. The others decide it.
+# A training that `stop_if_loss_above` ended is another one, and its record says so in `ended_early`.
+WITHOUT_EFFECT = {
+    "eval_every",
+    "save_every",
+    "cache_weights",
+    "gradient_checkpointing",
+    "stop_if_loss_above",
+    "stop_if_after_steps",
+}
+DECIDING_KEYS = sorted(Training.model_fields.keys() - WITHOUT_EFFECT)
+
+
+class Step(RecordPart):
+    """Hold one step of the loss curve."""
+
+    step: PositiveCount = measurement("The number of the step.")
+    loss: NonNegative = measurement("The mean loss of the step's examples before its update.", "nats per answer token")
+    gradient_norm: NonNegative | None = measurement("The norm of the gradient. Null if unknown.", default=None)
+    learning_rate: NonNegative | None = measurement("The learning rate. Null if unknown.", default=None)
+
+
+class Evaluated(RecordPart):
+    """Hold one evaluation during the training."""
+
+    step: PositiveCount = measurement("The number of the last step before the evaluation.")
+    eval_loss: Loss = measurement("The loss on the validation rows.", "nats per answer token")
+
+
+class TrainingInputs(RecordPart):
+    """Hold the digests of what the training read."""
+
+    model: str = provenance("The digest of the base.")
+    mask: str = provenance("The sha256 of the mask.")
+    train: str = setting("The sha256 of the training rows.")
+    validation: str = provenance("The sha256 of the rows that eval_loss is measured on.")
+    initial_adapter: str | None = provenance(
+        "The digest of the adapter that the training started from. Null for a new one.", default=None
+    )
+    dense: str | None = provenance("The digest of the dense model. Null if no layer is reconstructed.", default=None)
+
+
+class TrainingOutputs(RecordPart):
+    """Hold the digest of what the training wrote."""
+
+    adapter: str = provenance("The digest of the adapter.")
+
+
+class LayerErrors(RecordPart):
+    """Hold the reconstruction of one decoder layer."""
+
+    error_before: NonNegative = measurement("The mean squared error of the pruned layer.")
+    error_after: NonNegative = measurement("The mean squared error after the reconstruction.")
+    losses: list[NonNegative] = measurement("The loss of each step, as a share of error_before.", "fraction")
+    seconds: NonNegative = measurement("The time of all steps.", "s")
+
+
+class ReconstructionPart(RecordPart):
+    """Hold on which examples the decoder layers were reconstructed, and how well."""
+
+    examples: PositiveCount = setting("The number of examples.")
+    seed: Count = setting("The seed that chose the examples.")
+    length: PositiveCount | None = setting(
+        "The tokens per example of a text. Null for the task's.", "tokens", default=None
+    )
+    text_sha256: str | None = setting("The sha256 of the text. Null if the examples are the task's.", default=None)
+    tokens: PositiveCount = measurement("The tokens of all examples.", "tokens")
+    resumed_after_layers: list[Count] = measurement("The decoder layers after which a killed training was resumed.")
+    layers: Annotated[list[LayerErrors], Field(min_length=1)] = measurement("The result of each decoder layer.")
+
+
+class EarlyEnd(RecordPart):
+    """Hold why a training ended before its last step."""
+
+    step: PositiveCount = measurement("The last step.")
+    loss: Positive = measurement("The mean loss of the last steps.", "nats per answer token")
+    loss_above: Positive = measurement("The bound that the loss is above.", "nats per answer token")
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield whether the loss was not above the bound."""
+        if self.loss <= self.loss_above:
+            yield f"ended early with the loss {self.loss:g}, which is not above {self.loss_above:g}"
+
+
+Scheduled = create_model(
+    "Scheduled", __base__=RunRecord, **section_fields(Training, Training.model_fields, WITHOUT_EFFECT)
+)
+
+
+class TrainingRecord(Scheduled):
+    """Record one training: the keys of `training:`, and what was measured."""
+
+    file_name: ClassVar[str] = "train.json"
+    record: Literal["training"] = kind("training")
+    micro_batch_size: PositiveCount | Literal["auto"] = setting("Examples per forward pass. auto: the CS-3 chose them.")
+    train_examples: PositiveCount = measurement("The number of training examples.")
+    validation_examples: PositiveCount = measurement("The number of examples that eval_loss is measured on.")
+    definition_sha256: str | None = setting(
+        "The digest of the task's definition. Null if it is built in.", default=None
+    )
+    backend: str = setting("The backend that trained.")
+    device: str = provenance("The device that trained.")
+    processes: PositiveCount = provenance("The processes that shared every step.")
+    dtype: str = setting("The number format of the weights.")
+    cerebras: dict[str, int | str | None] | None = setting(
+        "The keys of `cerebras:` that decide the result. Null on other backends.", default=None
+    )
+    compile_hash: str | None = provenance("The digest of the CS-3's program. Null elsewhere.", default=None)
+    trainable_parameters: PositiveCount = measurement("The number of parameters of the adapter.")
+    updates: Count = measurement("The steps with a learning rate above 0. The others change nothing.")
+    ended_early: EarlyEnd | None = measurement("Why it ended early. Null if it took all steps.", default=None)
+    loss_curve: list[Step] = measurement("The loss of each step.")
+    eval_curve: list[Evaluated] = measurement("The evaluations during the training.")
+    final_loss: Loss = measurement("The mean loss of the last tenth of the steps.", "nats per answer token")
+    eval_loss: Loss = measurement("The loss on the validation rows before the merge.", "nats per answer token")
+    samples_per_second: Positive = measurement("The median speed after the first steps.", "samples/s")
+    samples_per_second_overall: Positive = measurement("The speed of all steps.", "samples/s")
+    tokens: PositiveCount = measurement("The tokens of all steps.", "tokens")
+    tokens_per_second: Positive = measurement("The median speed after the first steps.", "tokens/s")
+    tokens_per_second_overall: Positive = measurement("The speed of all steps.", "tokens/s")
+    train_seconds: Positive = measurement("The time of all steps.", "s")
+    peak_memory_bytes: PositiveCount = measurement("The largest memory of a process.", "bytes")
+    resumed_after_steps: list[Count] = measurement("The steps after which a killed training was resumed.")
+    reconstruction: ReconstructionPart | None = measurement(
+        "The reconstruction of the decoder layers. Null for a training on the task.", default=None
+    )
+    versions: dict[str, str] = provenance("The version of each package.")
+    inputs: TrainingInputs = provenance("The digests of what the training read.")
+    outputs: TrainingOutputs = provenance("The digest of what the training wrote.")
+
+    @property
+    def steps_done(self) -> int:
+        """Return the number of steps that were taken."""
+        return self.ended_early.step if self.ended_early else self.steps
+
+    @property
+    def final_task_loss(self) -> float | None:
+        """Return the loss at the end of a training on the task; None of a reconstruction, whose loss is another one."""
+        return None if self.reconstruction else self.final_loss
+
+    @property
+    def digests(self) -> dict[str, str | None]:
+        """Return the digests that the file names, by link of the chain."""
+        return {
+            "base": self.inputs.model,
+            "mask": self.inputs.mask,
+            "adapter": self.outputs.adapter,
+            "data": self.inputs.validation,
+            "train": self.inputs.train,
+            "definition": self.definition_sha256,
+            "start": self.inputs.initial_adapter,
+        }
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield what is wrong with the counts, the losses, and the time that the steps took."""
+        if self.ended_early and self.ended_early.step >= self.steps:
+            yield f"ended early at step {self.ended_early.step} of {self.steps}"
+        losses = [step.loss for step in self.loss_curve]
+        if len(losses) != self.steps_done:
+            yield f"{len(losses)} losses of {self.steps_done} steps"
+        elif not math.isclose(self.final_loss, expected := final_loss(losses), rel_tol=ROUNDING):
+            yield f"final_loss {self.final_loss:g} is not that of loss_curve, {expected:g}"
+        if self.updates > self.steps_done:
+            yield f"{self.updates} updates in {self.steps_done} steps"
+        for count, name, rate in (
+            (self.steps_done * self.batch_size, "samples", self.samples_per_second_overall),
+            (self.tokens, "tokens", self.tokens_per_second_overall),
+        ):
+            if not math.isclose(rate * self.train_seconds, count, rel_tol=ROUNDING):
+                yield f"{count} {name} in {self.train_seconds:g} s are not {rate:g} per second"
+
+
+def final_loss(losses: Sequence[float]) -> float:
+    """Return the mean loss of the last tenth of the steps, at least of the last one."""
+    return statistics.fmean(losses[-max(1, len(losses) // 10) :])
