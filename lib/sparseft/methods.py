@@ -23,7 +23,13 @@ from sparseft.patterns import PATTERNS, Pattern
 DENSE = Pattern("dense", select=lambda ranking: ranking.keep_all(), has_importance=False)
 # What another tool ranked together is not known. There is one method for every NAME under `masks.imported`.
 IMPORTED = Pattern(
-    "imported", select=None, scope="unknown", has_importance=False, has_exact_counts=False, updates_weights=True
+    "imported",
+    select=None,
+    words="weights that another tool removed",
+    scope="unknown",
+    has_importance=False,
+    has_exact_counts=False,
+    updates_weights=True,
 )
 
 
@@ -32,6 +38,8 @@ class Allocation:
     """Describe how the pruned weights are divided among the layers. It looks at examples."""
 
     name: str
+    # How, in words for the results page.
+    words: str
     # The importance by whose scores in the dense model it divides them.
     importance: Importance
     # The keys of `masks:` that it uses.
@@ -43,6 +51,7 @@ class Allocation:
 # pruning/allocation.py has its source and its formula.
 OWL = Allocation(
     "owl",
+    words="fewer from layers with outliers",
     importance=WANDA,
     settings=("owl_lambda", "owl_m"),
     accumulated="outliers by decoder layer, from the norms of the dense model's inputs",
@@ -75,6 +84,15 @@ class Method:
         if self.imported:
             return f"{name}_{self.imported}"
         return f"{name}{ON}{self.calibration}" if self.calibration else name
+
+    @property
+    def words(self) -> str:
+        """Return what is removed, by which score, and how it is divided among the layers, in words for the results page."""
+        score = f"with the lowest {self.importance.name} score {self.importance.formula}" if self.importance else ""
+        division = self.allocation.words if self.allocation else ""
+        text = f"scored on the text {self.calibration}" if self.calibration else ""
+        removed = f"{self.pattern.words} {score}".strip()
+        return ", ".join(filter(None, (removed, division, text)))
 
     @property
     def uses_examples(self) -> bool:

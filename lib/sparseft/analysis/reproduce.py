@@ -1,15 +1,12 @@
-"""Build the commands that EXPERIMENTS.md and correctness_memo.md print. Each can be typed as it stands."""
+"""Build the commands that the pages print. Each can be typed as it stands."""
 
 import shlex
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparseft.analysis.records import study_folder
+from sparseft.analysis.study import study_folder
 from sparseft.storage.hashes import sha256
-from sparseft.study import grid
-from sparseft.study.config import Config
-from sparseft.study.targets import runs
+from sparseft.study.grid import Run, base_folder, fill, mask_path
 
 # The project's folder.
 ROOT = Path(__file__).parents[3]
@@ -20,22 +17,20 @@ class Reproduction:
     """Build the commands that make the results of one analysis again, for the folder that the analysis ran in.
 
     `options` are the flags of analyze_results.py that decide what the pages and tables show. `configuration` is None if the
-    analysis had none. `digest` is its sha256, and `run_ids` are the runs of its grid."""
+    analysis had none."""
 
-    results_dir: Path = Path(grid.RUNS)
+    results_dir: Path
     options: tuple[str, ...] = ()
     configuration: Path | None = None
-    digest: str = ""
-    run_ids: frozenset[str] = frozenset()
+
+    @property
+    def digest(self) -> str:
+        """Return the sha256 of the configuration."""
+        return sha256(self.configuration)
 
     def study(self) -> str:
         """Return the command that makes what is missing of the study."""
         return _command("snakemake", "--cores", "all", "--configfile", self.configuration, *self._place())
-
-    def new_study(self) -> str:
-        """Return the command that makes the study in a new folder, which holds a copy of the configuration."""
-        snakefile = ROOT / "Snakefile"
-        return _command("snakemake", "--cores", "all", "--configfile", grid.CONFIGURATION, "--snakefile", snakefile)
 
     def analysis(self) -> str:
         """Return the command that writes the same tables and pages into a new folder."""
@@ -43,20 +38,18 @@ class Reproduction:
         folders = ("--results_dir", self.results_dir, "--output_dir", "analysis_again")
         return _command("python", _script("analyze_results.py"), *folders, *self.options, *configuration)
 
-    def validation(self, run: grid.Run) -> str:
+    def validation(self, run: Run) -> str:
         """Return the command that validates one run again."""
-        files = {
-            "checkpoint": self.results_dir / run.id / "model_dir",
-            "mask_path": study_folder(self.results_dir) / grid.fill(grid.mask_path(run.method), run),
-            "base": study_folder(self.results_dir) / grid.fill(grid.base_folder(run.method), run),
-            "output": "report.json",
-        }
-        flags = [word for name, value in files.items() for word in (f"--{name}", value)]
+        folder = study_folder(self.results_dir)
+        flags = ("--checkpoint", self.results_dir / run.id / "model_dir", "--output", "report.json")
+        flags += ("--mask_path", folder / fill(mask_path(run.method), run))
+        flags += ("--base", folder / fill(base_folder(run.method), run))
         return _command("python", _script("validate_sparsity.py"), *flags)
 
-    def merge(self, run: grid.Run) -> str:
+    def merge(self, run: Run) -> str:
         """Return the command that makes the merged model of one run again."""
-        target = f"{grid.fill(grid.RUN, run)}/model_dir"
+        target = (self.results_dir / run.id / "model_dir").resolve()
+        target = target.relative_to(study_folder(self.results_dir).resolve())
         words = ("--notemp", "--cores", "all", "--configfile", self.configuration)
         return _command("snakemake", target, *words, *self._place())
 
@@ -65,16 +58,6 @@ class Reproduction:
         snakefile = [] if _in_project() else ["--snakefile", ROOT / "Snakefile"]
         folder = study_folder(self.results_dir)
         return snakefile + ([] if folder == Path() else ["--directory", folder])
-
-
-def reproduction(
-    results_dir: Path, options: Iterable[str], configuration: Path | None, study: Config | None
-) -> Reproduction:
-    """Return the commands that repeat an analysis of `results_dir`; `study` is the content of the file `configuration`."""
-    if not configuration or not study:
-        return Reproduction(results_dir, tuple(options))
-    run_ids = frozenset(run.id for run in runs(study))
-    return Reproduction(results_dir, tuple(options), configuration, sha256(configuration), run_ids)
 
 
 def _script(name: str) -> Path:

@@ -15,6 +15,8 @@ class Pattern:
     # select(ranking) writes the masks of all layers of a `Ranking` (pruning/ranking.py), by one of its methods. It returns what
     # this method returns: the distribution of the scores by layer. None if the masks are another tool's.
     select: Callable[[Any], dict[str, Any]] | None
+    # What is removed, in words for the results page.
+    words: str = ""
     # What is ranked together; None if `masks.scope` and the importance decide it.
     scope: str | None = None
     # The keys of `masks:` that the pattern uses.

@@ -5,6 +5,7 @@ from sparseft.patterns.pattern import Pattern
 STRUCTURED = Pattern(
     "structured",
     select=lambda ranking: ranking.by_unit(ranking.coupled_parts()),
+    words="whole channels and heads",
     scope="layer",
     removes_channels=True,
     has_exact_counts=False,

