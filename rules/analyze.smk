@@ -49,7 +49,7 @@ rule analyze_results:
     threads: 2
     params:
         code=code("analyze_results.py"),
-        parts=[sha256(part) for part in sorted((ROOT / grid.REPORT_PARTS).glob("report.*"))],
+        parts=[sha256(part) for part in sorted((ROOT / grid.REPORT_PARTS).glob("*"))],
         runs=lambda w: PATHS.runs,
         folder=subpath(output.plots, parent=True),
         throughput=str(Path(PATHS.throughput).parent),

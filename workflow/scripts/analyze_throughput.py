@@ -9,13 +9,12 @@ The table has one row per cell and batch size. There is one figure per model and
 import argparse
 from pathlib import Path
 
-from sparseft.analysis.columns import THROUGHPUT
+from sparseft.analysis.figures import write_throughput_plots
 from sparseft.analysis.leftovers import remove_leftovers
-from sparseft.analysis.plots import write_throughput_plots
-from sparseft.analysis.records import read_measurements
 from sparseft.analysis.tables import write_csv
-from sparseft.analysis.throughput_table import throughput_table
+from sparseft.analysis.throughput import COLUMNS, throughput_table
 from sparseft.errors import run_script
+from sparseft.records.throughput_record import read_measurements
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_file
@@ -34,7 +33,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     check_apart([args.table, args.plots], args.records)
-    check_file(args.table, ",".join(THROUGHPUT.names))
+    check_file(args.table, ",".join(COLUMNS))
     hold(args.table)
     table = throughput_table(read_measurements(args.records))
     with atomic_files(args.plots, "figures", "throughput plots") as folder:

@@ -153,4 +153,6 @@ def _copied_adapters(links: Mapping[Run, Links]) -> dict[Run, list[Run]]:
     for run, own in links.items():
         if digest := _digests(own)["adapter"]:
             runs_of.setdefault(digest, []).append(run)
-    return {run: [other for other in runs if other != run] for runs in runs_of.values() if len(runs) > 1 for run in runs}
+    return {
+        run: [other for other in runs if other != run] for runs in runs_of.values() if len(runs) > 1 for run in runs
+    }

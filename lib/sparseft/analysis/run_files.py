@@ -158,7 +158,9 @@ def _other_conditions(records: dict) -> str | None:
     if not before or not after:
         return None
     if before.taken_from and not (merge and merge.as_trained):
-        return f"{before.file_name}: taken from evaluation.json, and merge.json does not say that the merge kept every bit"
+        return (
+            f"{before.file_name}: taken from evaluation.json, and merge.json does not say that the merge kept every bit"
+        )
     if before.taken_from and before.losses != after.losses:
         return f"{before.file_name}: taken from evaluation.json, and its losses differ"
     for name in SAME_BEFORE:

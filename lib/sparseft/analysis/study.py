@@ -13,8 +13,8 @@ Everything else is computed from the two. A run that cannot be read, or that con
 
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 
@@ -24,9 +24,10 @@ from sparseft.analysis.chain import Links, broken_links, conflicts, links_of, st
 from sparseft.analysis.run_files import RunFiles, SharedFiles, read_run, selection_faults
 from sparseft.analysis.settings import outside, setting_texts, settings_of
 from sparseft.errors import InputError
+from sparseft.methods import sort_key
 from sparseft.records.record_file import RecordPart
 from sparseft.study.config import Config, clashing_probes
-from sparseft.study.grid import DENSE, NO_FINETUNE, Run
+from sparseft.study.grid import DENSE, MODES, NO_FINETUNE, Run
 from sparseft.study.targets import runs as configured_runs
 
 # A run is not compared if a larger share of its prompts repeat another, because tests assume independent examples.
@@ -74,6 +75,7 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     faults += _faults(files_of, members, links, probes)
     runs = pd.DataFrame([_row(files, files_of.get(start_of(run)), links[run]) for run, files in files_of.items()])
     table = pd.DataFrame(faults, columns=["run_id", "kind", "text"]).sort_values("run_id", kind="stable")
+    runs["date"] = [_date(results_dir / run.id / "evaluation.json") for run in files_of]
     runs["status"] = _statuses(runs["run_id"], table)
     runs["setting"] = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
     examples = pd.concat([part for files in members.values() for part in _examples(files)], ignore_index=True)
@@ -193,19 +195,26 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
     row |= {"validation_overlap": evaluation.overlap, "perplexity_overlap": evaluation.perplexity_overlap}
     row |= {"train_merge_gap": evaluation.eval_loss - files.before.eval_loss if files.before else None}
     row |= {"reached_sparsity": 100 * files.validation.expected_sparsity}
-    row |= {"weights": files.validation.weights, "violations": files.validation.violations}
+    row |= _fields(files.validation, "passed weights violations")
+    row |= {"merged_sha256": files.validation.digests["merged"]}
     row |= {name: value for name, value in evaluation.metrics.items() if "_stderr" not in name}
     row |= {f"probe_{name}": probe.value for name, probe in evaluation.probes.items()}
+    row |= {"versions": train.versions if train else {}, "inputs": train.inputs.model_dump() if train else {}}
     row |= {"repeated_prompts": 1 - evaluation.distinct_prompts / evaluation.examples}
     if train:
-        row |= _fields(train, "train_seconds samples_per_second tokens_per_second peak_memory_bytes device versions")
-        row |= _fields(train, "steps_done batch_size processes gradient lora_r gradient_checkpointing inputs")
+        row |= _fields(train, "train_seconds samples_per_second tokens_per_second peak_memory_bytes device")
+        row |= _fields(train, "steps_done batch_size processes gradient lora_r gradient_checkpointing")
         row |= {"train_loss": train.final_task_loss, "training_tokens": train.tokens}
     if start_of(run):
         row["training_tokens"] = train and start and start.train and train.tokens + start.train.tokens
     if files.selection:
         row |= {f"selection_{name}": getattr(files.selection, name) for name in ("value", "eval_loss", "examples")}
     return row
+
+
+def _date(path: Path) -> str:
+    """Return the day on which a file was written."""
+    return datetime.fromtimestamp(path.stat().st_mtime, tz=UTC).date().isoformat()
 
 
 def _fields(record: RecordPart, names: str) -> dict[str, object]:
@@ -222,3 +231,15 @@ def _examples(files: RunFiles) -> list[pd.DataFrame]:
         rows = pd.DataFrame({"right": probe.outcomes})
         parts.append(rows.assign(metric=f"probe_{name}", data=probe.data_sha256))
     return [part.rename_axis("example").reset_index().assign(run_id=files.run.id) for part in parts]
+
+
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of runs or cells in the order of the study: dense first, then methods, sparsities and modes."""
+    names = ["study", "model", "task", "method", "sparsity", "mode", "training", "setting", "seed"]
+    ranks = {"method": sort_key, "mode": MODES.index}
+    return table.sort_values(
+        [name for name in names if name in table],
+        key=lambda column: column.map(ranks[column.name]) if column.name in ranks else column,
+        kind="stable",
+        ignore_index=True,
+    )

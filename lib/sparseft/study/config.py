@@ -895,15 +895,17 @@ class Analysis(Section):
         " 95 % confidence interval of its difference to dense is above -tolerance.",
         examples=[0.05],
     )
-    compare: list[Literal["dense", "untuned", "methods", "modes"]] | None = Field(
-        None,
-        description="What is compared: each cell with dense, each trained cell with the untrained one, each pair of methods,"
-        " each pair of modes. Null means all of them, but methods only if the grid has at most four pruned methods.",
+    compare: list[Literal["dense", "untuned", "methods", "modes"]] = Field(
+        [],
+        description="What is compared: each cell with dense, each trained cell with the untrained one, each pair of methods at"
+        " each sparsity and mode, each pair of modes. An empty list means all of them, but methods only if the study has at most"
+        " four pruned methods.",
         examples=[["dense", "methods"]],
     )
     against: str | None = Field(
         None,
-        description="The method of the grid that every other method is compared with. Null means `random` if the grid has it.",
+        description="A method of the study that every other method is compared with. Null means `random`, if the study has it and"
+        " does not compare each pair of methods.",
         examples=["unstructured_wanda"],
     )
 

@@ -63,6 +63,7 @@ TABLES = (
     "comparisons.csv",
     "sparsity_vs_performance.csv",
     "settings.csv",
+    "missing.csv",
 )
 PAGES = ("EXPERIMENTS.md", "correctness_memo.md")
 # The text that the terminal shows at the end of a study.

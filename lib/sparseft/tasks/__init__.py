@@ -14,7 +14,7 @@ from sparseft.tasks.gsm8k import GSM8K
 from sparseft.tasks.gsm8k_mini import GSM8K_MINI
 from sparseft.tasks.hellaswag import HELLASWAG
 from sparseft.tasks.hellaswag_mini import HELLASWAG_MINI
-from sparseft.tasks.metrics import Metric
+from sparseft.tasks.metrics import LOSS, Metric, lm_eval_metric
 
 TASKS = (BOOLQ, HELLASWAG, GSM8K, BOOLQ_MINI, HELLASWAG_MINI, GSM8K_MINI)
 BY_NAME = {task.name: task for task in TASKS}
@@ -47,3 +47,9 @@ def _metrics() -> tuple[Metric, ...]:
 METRICS = _metrics()
 # The column of the recall of each answer that has one.
 RECALLS = {metric.answer: metric.name for metric in METRICS if metric.answer}
+
+
+def get_metric(name: str) -> Metric:
+    """Return the metric with this name. One that no built-in task reports is lm-eval's, with lm-eval's name."""
+    named = {metric.name: metric for metric in (*METRICS, LOSS)}
+    return named.get(name) or lm_eval_metric(name, f"{name}_stderr")

@@ -1,0 +1,100 @@
+"""Compute every table of a study from its two frames, and write them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from sparseft.analysis import tables
+from sparseft.analysis.cells import KEYS, pool
+from sparseft.analysis.comparisons import compare_cells, curves
+from sparseft.analysis.study import OUTSIDE, Frames, in_order
+from sparseft.analysis.throughput import measured_seconds
+from sparseft.errors import InputError
+from sparseft.records.throughput_record import ThroughputRecord
+from sparseft.study.config import Analysis, Config
+from sparseft.study.targets import runs as configured_runs
+
+FILES = {
+    "summary.csv": ("runs", tables.RUNS),
+    "grouped_summary.csv": ("cells", tables.CELLS),
+    "comparisons.csv": ("comparisons", tables.COMPARISONS),
+    "sparsity_vs_performance.csv": ("curves", tables.CURVES),
+    "missing.csv": ("missing", tables.MISSING),
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """Hold the tables of a study. `faults` has every fault of a run, and `checks` what was checked in numbers."""
+
+    runs: pd.DataFrame
+    cells: pd.DataFrame
+    comparisons: pd.DataFrame
+    curves: pd.DataFrame
+    settings: pd.DataFrame
+    missing: pd.DataFrame
+    faults: pd.DataFrame
+    configuration: Config | None
+    options: Analysis
+    checks: dict[str, object]
+
+    @property
+    def tolerance(self) -> float:
+        """Return the loss of a fraction that the user accepts."""
+        return self.options.tolerance
+
+
+def compute(
+    frames: Frames,
+    options: Analysis,
+    configuration: Config | None = None,
+    measurements: Sequence[ThroughputRecord] = (),
+) -> Results:
+    """Return the tables of a study. Raises InputError if no training of any cell can be chosen."""
+    order = list(configuration.grid.trainings) if configuration else []
+    wanted = {run.id for run in configured_runs(configuration)} if configuration else None
+    runs = frames.runs.assign(measured_seconds=measured_seconds(frames.runs, measurements))
+    cells = pool(Frames(runs, frames.examples, frames.faults), order, wanted)
+    if not cells.frame["chosen"].any():
+        first = cells.frame.iloc[0]
+        raise InputError(
+            f"no training of any cell can be chosen, for example {first.training} of {first.method} at"
+            f" {first.sparsity} %, {first['mode']}: {first.obstacle}",
+            "make the missing and faulty runs again",
+        )
+    comparisons = compare_cells(cells, options.tolerance, options.compare, options.against)
+    members = runs[runs["status"] != OUTSIDE]
+    chosen = runs.join(cells.frame.set_index(KEYS)["chosen"], on=KEYS)["chosen"].fillna(False).astype(bool)
+    return Results(
+        runs=in_order(runs.assign(chosen=chosen & (runs["status"] != OUTSIDE))),
+        cells=cells.frame,
+        comparisons=comparisons,
+        curves=curves(cells, comparisons),
+        settings=tables.settings_table(in_order(runs)),
+        missing=tables.missing_table(frames.faults),
+        faults=frames.faults,
+        configuration=configuration,
+        options=options,
+        checks={
+            "date": runs["date"].max(),
+            "runs": len(members),
+            "sound": int((members["status"] == "sound").sum()),
+            "faults": int((members["status"] == "fault").sum()),
+            "ended_early": int((members["status"] == "ended early").sum()),
+            "unchecked": int((members["status"] == "not fully checked").sum()),
+            "missing": int((frames.faults["kind"] == "missing").sum()),
+            "outside": int((runs["status"] == OUTSIDE).sum()),
+            "passed": int(members["passed"].sum()),
+            "weights": int(members["weights"].sum()),
+            "violations": int(members["violations"].sum()),
+        },
+    )
+
+
+def write_tables(results: Results, folder: Path) -> None:
+    """Write every table into a folder, as a .csv file."""
+    for file, (name, columns) in FILES.items():
+        tables.write_csv(tables.ordered(getattr(results, name), columns), folder / file)
+    tables.write_csv(results.settings, folder / "settings.csv")

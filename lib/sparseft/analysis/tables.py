@@ -1,0 +1,160 @@
+"""Order, describe and write the tables of a study.
+
+One name stands for one thing, in one unit, in all tables, and they join on the columns of a cell (cells.KEYS). A column that is
+a field of a record has that field's description. Sparsities are in percent of the prunable weights, shares are fractions, and
+losses are in nats per answer token.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from sparseft.analysis.cells import KEYS
+from sparseft.analysis.chain import Links
+from sparseft.records.evaluation_record import EvaluationRecord
+from sparseft.records.training_record import TrainingRecord
+from sparseft.storage.atomic import atomic_file
+from sparseft.tasks import get_metric
+from sparseft.tasks.wikitext2 import PREFIXES
+
+# Where the columns of the study's own metrics, of a perplexity and of the probes stand in a table.
+MEASURED = "[metrics]"
+RUN = ["study", "run_id", "model", "task", "method", "sparsity", "mode", "training", "seed"]
+RUNS = [*RUN, *"setting metric value standard_error examples chance eval_loss train_merge_gap reached_sparsity".split()]
+RUNS += [MEASURED, *"train_loss training_tokens train_seconds samples_per_second tokens_per_second".split()]
+RUNS += "peak_memory_bytes device validation_overlap selection_value chosen status".split()
+CELLS = [*KEYS, *"seeds examples chance value value_low value_high eval_loss eval_loss_low eval_loss_high".split()]
+CELLS += ["train_merge_gap", "reached_sparsity", MEASURED, "training_tokens", "measured_seconds"]
+CELLS += "samples_per_second tokens_per_second selection_value selection_eval_loss selection_examples".split()
+CELLS += "trainings_tried chosen decided_by obstacle pareto status".split()
+COMPARISONS = "study question model task metric method sparsity mode training setting".split()
+COMPARISONS += [f"against_{name}" for name in ("study", "method", "sparsity", "mode", "training")]
+COMPARISONS += "reached_sparsity against_reached_sparsity seeds examples value against_value".split()
+COMPARISONS += "difference difference_low difference_high p_value p_holm comparisons verdict".split()
+COMPARISONS += "eval_loss_difference eval_loss_difference_low eval_loss_difference_high".split()
+CURVES = [*KEYS, *"reached_sparsity seeds value value_low value_high dense_value difference difference_low".split()]
+CURVES += "difference_high verdict untuned_value recovered_share recovered_low recovered_high".split()
+CURVES += "eval_loss samples_per_second pareto".split()
+MISSING = ["study", "run_id", "left_out", "reason"]
+INTEGERS = {"sparsity", "seed", "examples", "seeds", "peak_memory_bytes", "selection_examples", "trainings_tried"}
+INTEGERS |= {"against_sparsity", "comparisons"}
+# A spreadsheet takes a text that begins with one of these for a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+# What a column means that is no field of a record: its unit and its description.
+MEANINGS = {
+    "study": ("", "Folder of the results that the row belongs to."),
+    "run_id": ("", "Name of the run's folder."),
+    "model": ("", "Key of `models` in the configuration."),
+    "method": ("", "What is removed, and by which importance; dense keeps every weight."),
+    "sparsity": ("% of the prunable weights", "Sparsity that was requested."),
+    "mode": ("", "How the model was fine-tuned: no_finetune, sparse_to_dense, sparse_to_sparse and so on."),
+    "training": ("", "Name in `grid.trainings`; empty if the study names none."),
+    "seed": ("", "Seed of the training."),
+    "setting": ("", "In what a run differs from others of its model and task; empty if all agree. Only runs that agree in"
+                " every setting that both have are pooled or compared."),
+    "train_merge_gap": ("nats per token", "Loss after the merge minus before it; 0 but for rounding if the merge is exact."),
+    "reached_sparsity": ("% of the prunable weights", "Sparsity of the mask, which may differ from the requested one."),
+    "train_loss": ("nats per token", "Training loss, mean over the last tenth of the steps."),
+    "training_tokens": ("tokens", "Tokens that the training read, without padding, with those of a run that it continues."),
+    "measured_seconds": ("s", "Time of the training at the speed that the stage throughput measured for it."),
+    "validation_overlap": ("fraction", "Share of the validation examples that the model has seen."),
+    "chosen": ("", "Whether the tables, pages and figures report this training of the cell."),
+    "status": ("", "sound, not fully checked, ended early, fault, or outside the study; that of the worst run of a cell."),
+    "seeds": ("models", "Number of different models: seeds of a trained cell, 1 of an untrained one."),
+    "decided_by": ("", "What decided for the chosen training: value, loss or order; empty without a choice."),
+    "obstacle": ("", "Why a training could not be chosen."),
+    "trainings_tried": ("trainings", "Number of trainings of the cell."),
+    "pareto": ("", "Whether no other cell of the study, model and task is both sparser and better."),
+    "question": ("", "What the comparison answers: dense, untuned, methods, against, modes or studies."),
+    "difference": ("as value", "Value minus that of the other cell, over the same examples."),
+    "p_value": ("", "Two-sided p of the difference."),
+    "p_holm": ("", "p after Holm's correction for the comparisons of the question."),
+    "comparisons": ("comparisons", "Comparisons of the same question on the model, task and metric."),
+    "verdict": ("", "lower, higher, within (the tolerance of dense) or not told apart; empty if dense only guesses."),
+    "eval_loss_difference": ("nats per token", "The same for the loss."),
+    "dense_value": ("as value", "Value of the dense cell that the cell is compared with."),
+    "untuned_value": ("as value", "Value of the same pruned model without fine-tuning."),
+    "recovered_share": ("fraction", "Share of what pruning lost that fine-tuning recovered; 1 reaches dense."),
+    "left_out": ("", "Whether the run is in no table."),
+    "reason": ("", "What is missing, unreadable or contradictory."),
+}  # fmt: skip
+
+
+def describe(column: str) -> tuple[str, str]:
+    """Return the unit and the meaning of a column."""
+    for start, words in (("against_", "of the other cell"), ("selection_", "on the selection rows")):
+        if column.startswith(start):
+            unit, meaning = describe(column.removeprefix(start))
+            return unit, f"{meaning.rstrip('.')}, {words}."
+    for end, words in (("_low", "Lower"), ("_high", "Upper")):
+        if column.endswith(end):
+            name = column.removesuffix(end).replace("recovered", "recovered_share")
+            return describe(name)[0], f"{words} end of the 95 % confidence interval of {name}."
+    if column in MEANINGS:
+        return MEANINGS[column]
+    for record in (EvaluationRecord, TrainingRecord):
+        if field := record.model_fields.get(column):
+            return field.json_schema_extra["unit"], field.description
+    metric = get_metric(column)
+    return metric.unit, metric.meaning
+
+
+def measured_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns of the metrics of the study's own tasks, of a perplexity and of the probes."""
+    known = {*RUNS, *CELLS, *_INTERNAL}
+    names = [name for name in table if name not in known and table[name].dtype.kind == "f"]
+    ranked = sorted(names, key=lambda name: (name.startswith("probe_"), name.startswith(PREFIXES)))
+    return [name for name in ranked if table[name].notna().any()]
+
+
+_INTERNAL = {"repeated_prompts", "perplexity_overlap", "steps_done", "batch_size", "lora_r", "processes"}
+_INTERNAL |= {f"against_{name}" for name in KEYS}
+
+
+def ordered(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Return the columns of a table in their order; one that no run has is empty. Integers stay integers beside blanks."""
+    place = names.index(MEASURED) if MEASURED in names else len(names)
+    columns = [*names[:place], *(measured_columns(table) if MEASURED in names else []), *names[place + 1 :]]
+    table = table.reindex(columns=columns)
+    return table.astype({name: "Int64" for name in columns if name in INTEGERS})
+
+
+def settings_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per run with its settings, the digests of its chain, and the versions that trained it."""
+    rows = []
+    for run in runs.itertuples():
+        settings = {".".join(filter(None, key)): _as_text(value) for key, value in run.settings.items()}
+        rows.append(settings | _digests(run.links) | {f"version.{k}": v for k, v in run.versions.items()})
+    table = pd.DataFrame(rows, index=runs.index)
+    return runs[RUN].join(table[sorted(table)])
+
+
+def _as_text(value: object) -> object:
+    """Return a value of a setting for a field of a table."""
+    return ", ".join(value) if isinstance(value, tuple) else value
+
+
+def _digests(links: Links) -> dict[str, str | None]:
+    """Return the digest of each link of a chain by the name of its column."""
+    return {f"sha256.{name}": next(iter(named.values()), None) for name, named in links.items()}
+
+
+def missing_table(faults: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per run of which something is missing or unreadable."""
+    rows = faults[faults["kind"].isin(["missing", "incomplete"])]
+    groups = rows.groupby(["study", "run_id"], sort=False)
+    table = groups.agg(left_out=("kind", lambda kinds: "missing" in set(kinds)), reason=("text", " | ".join))
+    return table.reset_index().reindex(columns=MISSING)
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table with ten significant digits. A field without a value is blank.
+
+    A text that a spreadsheet would take for a formula begins with a single quote."""
+    for name in table.select_dtypes(exclude=["number", "bool"]):
+        formulas = {text for text in table[name].unique() if isinstance(text, str) and text.startswith(_FORMULA)}
+        if formulas:
+            table = table.assign(**{name: [f"'{cell}" if cell in formulas else cell for cell in table[name]]})
+    with atomic_file(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n")

@@ -1,0 +1,90 @@
+"""Make the table of batch sizes from the measurements of `snakemake throughput`. They are not runs.
+
+Each batch size is measured several times. Over these repeats the table has the mean with Student's 95 % confidence interval,
+blank for one repeat, the largest peak memory, and the smallest share of its threads' time that a CPU gave the training. Far
+below 1, other work disturbed it.
+
+On a CPU the peak is resident memory, and the limit one of private memory, so each of the two has its `kind` beside it.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from sparseft.analysis.statistics import LEVEL
+from sparseft.records.throughput_record import BatchRecord, ThroughputRecord
+from sparseft.study.grid import Cell
+
+_CELL = ["model", "task", "method", "sparsity", "mode", "training"]
+_CONDITIONS = ["device", "threads", "processes", "gradient", "sequence_length", "warmup_steps", "steps"]
+_LIMITS = ["peak_memory_kind", "memory_limit_bytes", "memory_limit_kind"]
+_MEASURED = [f"{name}_per_second{end}" for name in ("samples", "tokens") for end in ("", "_low", "_high")]
+_MEASURED += ["tokens_per_sample", "tokens_per_sample_padded", "peak_memory_bytes", "cpu_share"]
+COLUMNS = [*_CELL, *_CONDITIONS, "dtype", "batch_size", "status", "repeats", *_MEASURED, *_LIMITS, "reason"]
+# What a measurement and a training must share, so that the training's seconds follow from the speed.
+_SAME = [*_CELL, "device", "processes", "gradient", "lora_r", "gradient_checkpointing", "batch_size"]
+_SAME += ["input_model", "input_mask", "input_train"]
+
+
+def throughput_table(measurements: Iterable[ThroughputRecord]) -> pd.DataFrame:
+    """Return a row per cell and batch size."""
+    rows = [
+        vars(Cell.parse(measurement.cell))
+        | {name: getattr(measurement, name) for name in _CONDITIONS}
+        | _of_batch(batch)
+        | {name: getattr(measurement, name) for name in _LIMITS}
+        for measurement in measurements
+        for batch in measurement.batches
+    ]
+    table = pd.DataFrame(rows).sort_values([*_CELL, "device", "batch_size"], kind="stable", ignore_index=True)
+    whole = ["sequence_length", "peak_memory_bytes", "memory_limit_bytes"]
+    return table.reindex(columns=COLUMNS).astype(dict.fromkeys(whole, "Int64"))
+
+
+def measured_seconds(runs: pd.DataFrame, measurements: Iterable[ThroughputRecord]) -> pd.Series:
+    """Return the seconds of each training at the speed that was measured on its own inputs and device; NaN without one.
+
+    The seconds of the runs themselves may include other jobs of the machine. A reconstruction is not measured."""
+    rates = [
+        vars(Cell.parse(one.cell))
+        | {name: getattr(one, name) for name in ("device", "processes", "gradient", "lora_r", "gradient_checkpointing")}
+        | {f"input_{name}": getattr(one.inputs, name) for name in ("model", "mask", "train")}
+        | _of_batch(batch)
+        for one in measurements
+        for batch in one.batches
+        if one.sequence_length is None
+    ]
+    if not rates:
+        return pd.Series(np.nan, runs.index)
+    inputs = pd.DataFrame(list(runs["inputs"]), runs.index).add_prefix("input_")
+    keyed = runs.reindex(columns=[*_SAME, "steps_done"]).combine_first(inputs)
+    table = keyed.reset_index().merge(pd.DataFrame(rates), on=_SAME, how="left").set_index("index")
+    return table["steps_done"] * table["batch_size"] / table["samples_per_second"]
+
+
+def _of_batch(batch: BatchRecord) -> dict[str, object]:
+    """Return what the repeats of a batch size give; None for what nothing was measured of."""
+    repeats = pd.DataFrame([repeat.model_dump() for repeat in batch.repeats])
+    row = {"batch_size": batch.batch_size, "status": batch.status, "reason": batch.reason, "repeats": len(repeats)}
+    if repeats.empty:
+        return row
+    for name in ("samples", "tokens"):
+        row |= _rate(f"{name}_per_second", repeats[name] / repeats["seconds"])
+    samples = repeats["samples"].sum()
+    return row | {
+        "tokens_per_sample": repeats["tokens"].sum() / samples,
+        "tokens_per_sample_padded": repeats["padded_tokens"].sum() / samples,
+        "peak_memory_bytes": repeats["peak_memory_bytes"].max(),
+        "cpu_share": repeats["cpu_share"].astype(float).min(),
+        "dtype": repeats["dtype"].iloc[0],
+    }
+
+
+def _rate(name: str, values: pd.Series) -> dict[str, float]:
+    """Return the mean of a rate over the repeats, and the ends of its interval."""
+    low = high = None
+    if len(values) > 1:
+        low, high = stats.t.interval(LEVEL, len(values) - 1, values.mean(), values.sem() or 1e-300)
+    return {name: values.mean(), f"{name}_low": low, f"{name}_high": high}

@@ -1,0 +1,71 @@
+"""Lay finished studies side by side: the same tables, comparisons and page, with a column for the study.
+
+    compare.py results/first results/second --output_dir results/compared
+
+A study is its results folder, which has runs/ and, if its configuration was analysed, analysis/configuration.yaml. Each cell is
+compared with the same cell of the first study, over the same examples.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from sparseft.analysis.figures import write_figures
+from sparseft.analysis.pages import write_pages
+from sparseft.analysis.reproduce import Reproduction
+from sparseft.analysis.results import compute, write_tables
+from sparseft.analysis.settings import setting_texts
+from sparseft.analysis.study import Frames, read_study
+from sparseft.errors import InputError, run_script
+from sparseft.storage.atomic import atomic_files
+from sparseft.storage.locks import hold
+from sparseft.storage.ownership import check_apart, check_ours
+from sparseft.study.config import Analysis, add_flags, parse_section
+from sparseft.study.configfiles import read_configuration
+from sparseft.study.grid import CONFIGURATION, FINDINGS
+
+
+def parse_args() -> argparse.Namespace:
+    """Return the flags of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", type=Path, nargs="+", help="results folders, the first of which the others face")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the tables and pages")
+    add_flags(parser, Analysis, Analysis.model_fields)
+    return parser.parse_args()
+
+
+def read(folder: Path) -> Frames:
+    """Return the frames of the study in a results folder. Its configuration, if it is there, decides which runs belong to it."""
+    configuration = folder / "analysis" / CONFIGURATION
+    return read_study(folder / "runs", read_configuration([configuration]) if configuration.is_file() else None)
+
+
+def joined(studies: list[Frames]) -> Frames:
+    """Return the frames of all studies as one. The setting of a run says in what it differs from those of any study."""
+    parts = ([getattr(study, name) for study in studies] for name in ("runs", "examples", "faults"))
+    runs, examples, faults = (pd.concat(part, ignore_index=True) for part in parts)
+    return Frames(runs.assign(setting=setting_texts(runs)), examples, faults)
+
+
+def main() -> int:
+    """Write the tables and pages of the studies together, print the verdicts, and return the exit code."""
+    args = parse_args()
+    options = parse_section(Analysis, {name: getattr(args, name) for name in Analysis.model_fields}, "analysis")
+    names = [folder.resolve().name for folder in args.studies]
+    if len(set(names)) < max(2, len(names)):
+        raise InputError(f"{', '.join(names)}: not two or more studies of different names", "name results folders")
+    check_apart([args.output_dir], args.studies)
+    check_ours(args.output_dir, "analysis", args.output_dir / FINDINGS)
+    hold(args.output_dir)
+    results = compute(joined([read(folder) for folder in args.studies]), options)
+    with atomic_files(args.output_dir, FINDINGS, "analysis") as folder:
+        write_tables(results, folder)
+        figures = write_figures(folder / "plots", results, processes=1)
+        write_pages(folder, results, figures, Reproduction(args.studies[0] / "runs"))
+    print(f"{(args.output_dir / FINDINGS).read_text(encoding='utf-8')}Tables and pages: {args.output_dir}/")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
