@@ -11,6 +11,37 @@
 A field has a description, a unit and a role: a setting decides which results can be compared, a measurement is a result, and
 provenance says where the result comes from.
 
-Import from the modules. If this file imported them, the code digest of every job would contain every record, and an edit of one
-record would rerun all jobs (study/digests.py).
+Import the records from the modules. If this file imported them, the code digest of every job would contain every record, and an
+edit of one record would rerun all jobs (study/digests.py).
 """
+
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+PositiveCount = Annotated[int, Field(gt=0, lt=2**63)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+# In nats.
+Loss = Annotated[float, Field(ge=0, lt=1e6)]
+
+# Keys of a section of the configuration.
+Keys = dict[str, int | str | None]
+
+SETTING = "setting"
+
+
+def _field(role: str, description: str, unit: str = "", link: str = "", **options: Any) -> Any:
+    """Return a field of a record. `link` is the link of the chain of hashes that its digest belongs to."""
+    return Field(description=description, json_schema_extra={"role": role, "unit": unit, "link": link}, **options)
+
+
+# A field that decides which results can be compared.
+setting = partial(_field, SETTING)
+# A field that is a result.
+measurement = partial(_field, "measurement")
+# A field that says where a result comes from.
+provenance = partial(_field, "provenance")

@@ -1,21 +1,12 @@
 """Define the files beside prepared inputs and masks: what they are, where they come from, and their digests."""
 
-from typing import Annotated
+from typing import Literal
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, JsonValue, create_model
 
-from sparseft.records.record_file import (
-    Count,
-    Fraction,
-    NonNegative,
-    PositiveCount,
-    RecordFile,
-    RecordPart,
-    measurement,
-    provenance,
-    setting,
-)
-from sparseft.records.validation_record import MaskMeta
+from sparseft.records import Count, Fraction, NonNegative, PositiveCount, measurement, provenance, setting
+from sparseft.records.record_file import RecordFile, RecordPart, kind
+from sparseft.study.config import Masks
 
 Source = dict[str, JsonValue]
 
@@ -70,7 +61,7 @@ class TaskManifest(RecordPart):
 class SelectionManifest(RecordFile):
     """Record the selection rows of a task: selection_manifest.json."""
 
-    file_name = "selection_manifest.json"
+    record: Literal["selection_rows"] = kind("selection_rows")
     task: str = provenance("The task.")
     source: Source = provenance("Where the rows come from.")
     split: str = provenance("The split of that source.")
@@ -82,6 +73,45 @@ class SelectionManifest(RecordFile):
     disjoint_from: dict[str, str] = provenance("The sha256 of the files that the rows do not occur in, by split.")
 
 
+# The keys of `masks:` that only some methods use. `scope` is not among them, because the masks of N:M have another one.
+_NAMES = (
+    "seed nm_group owl_lambda owl_m sequential calibration_examples calibration_seed sparsegpt_block sparsegpt_damping"
+)
+_KEYS = {name: Masks.model_fields[name] for name in _NAMES.split()}
+_FIELDS = {name: (key.annotation | None, setting(key.description, default=None)) for name, key in _KEYS.items()}
+MaskSettings = create_model("MaskSettings", __base__=RecordPart, **_FIELDS)
+
+
+class MaskMeta(MaskSettings):
+    """Hold what a mask says of itself. What its method does not use is null."""
+
+    # A mask may come from the user, with keys of its own.
+    model_config = ConfigDict(extra="allow")
+    method: str | None = provenance("The method.", default=None)
+    pattern: str | None = provenance("The pattern of the method.", default=None)
+    importance: str | None = provenance("The importance of the method.", default=None)
+    coordinates: str | None = provenance("The names and shapes of the layers: hf for Hugging Face's.", default=None)
+    base: str | None = provenance("The digest of the model that the mask belongs to.", default=None)
+    original: str | None = provenance("The digest of the dense model, if the base has other weights.", default=None)
+    sparsity: Fraction | None = provenance("The sparsity that was asked for.", "fraction", default=None)
+    reached: Fraction | None = measurement("The sparsity that was reached.", "fraction", default=None)
+    scope: str | None = setting("Which weights were ranked together.", default=None)
+    outliers: dict[str, float] | None = measurement("The share of outliers of each layer.", "fraction", default=None)
+    calibration: str | None = provenance("The name of the text that calibrated the mask.", default=None)
+    calibration_length: int | None = setting("The length of a calibration example.", "tokens", default=None)
+    more_damping: dict[str, float] | None = measurement("The damping of the layers that needed more.", default=None)
+    accumulated: str | None = setting("What was accumulated over the calibration examples.", default=None)
+    task: str | None = provenance("The task whose examples calibrated the mask.", default=None)
+    train_sha256: str | None = setting("The sha256 of the task's examples that calibrated the mask.", default=None)
+    text_sha256: str | None = setting("The sha256 of the text that calibrated the mask.", default=None)
+    text_source: JsonValue = provenance("Where that text comes from.", default=None)
+    inferred: bool | None = setting("Whether the mask was read off a checkpoint of another tool.", default=None)
+    source: str | None = provenance("That checkpoint.", default=None)
+    source_digest: str | None = provenance("The digest of that checkpoint.", default=None)
+    natural_zeros: int | None = measurement("Its zeros that are zero in the model too.", default=None)
+    changed_weights: int | None = measurement("The kept weights that the tool changed.", default=None)
+
+
 class KeptRow(RecordPart):
     """Hold how much of a layer a mask keeps."""
 
@@ -89,22 +119,16 @@ class KeptRow(RecordPart):
     weights: PositiveCount = measurement("Its weights.")
     kept: Count = measurement("The weights that the mask keeps.")
     reached: Fraction = measurement("The share of the weights that it prunes.", "fraction")
-    damping: float | None = measurement(
-        "The damping of the layer's Hessian. Null without weight updates.", default=None
-    )
-    output_error: NonNegative | None = measurement(
-        "The error of the layer's outputs. Null without weight updates.", default=None
-    )
-    natural_zeros: Count | None = measurement("The zeros that the model has too. Null unless imported.", default=None)
-    changed_weights: Count | None = measurement(
-        "The kept weights that the tool changed. Null unless imported.", default=None
-    )
+    damping: float | None = measurement("The damping of its Hessian, if weights are updated.", default=None)
+    output_error: NonNegative | None = measurement("The error of its outputs, if so.", default=None)
+    natural_zeros: Count | None = measurement("The zeros of the model itself, if imported.", default=None)
+    changed_weights: Count | None = measurement("The kept weights that a tool changed, if so.", default=None)
 
 
 class ReachedSparsity(RecordPart):
     """Hold what the mask of one sparsity keeps."""
 
-    asked_percent: Annotated[int, Field(ge=0, lt=100)] = provenance("The sparsity that was asked for.", "%")
+    asked_percent: Count = provenance("The sparsity that was asked for.", "%", lt=100)
     reached: Fraction = measurement("The sparsity that was reached.", "fraction")
     layers_below_1_percent_kept: list[str] = measurement("The layers that keep less than 1 % of their weights.")
     layers: list[KeptRow] = measurement("The row of each layer.")
@@ -124,8 +148,6 @@ class MaskReport(MaskMeta):
 
     model_config = ConfigDict(extra="forbid")
     format_version: int = provenance("The version of this format.")
-    scores_percent: int | None = provenance(
-        "The sparsity whose scores these are, if each has its own.", "%", default=None
-    )
+    scores_percent: int | None = provenance("The sparsity whose scores these are.", "%", default=None)
     sparsities: list[ReachedSparsity] = measurement("The result of each sparsity.")
     scores: list[ScoreRow] = measurement("The scores of each layer.")

@@ -1,43 +1,21 @@
 """Define what all records share: the types and roles of their fields, and how a file is written and read."""
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from sparseft.errors import InputError
+from sparseft.records import SETTING, provenance, setting
 from sparseft.storage.atomic import write_json
 from sparseft.storage.reading import read_bytes
 from sparseft.storage.record import remake_advice, unaltered, write_record
 from sparseft.study.section import Section
 
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-PositiveCount = Annotated[int, Field(gt=0, lt=2**63)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-# In nats.
-Loss = Annotated[float, Field(ge=0, lt=1e6)]
-
 # Relative difference of two sums of the same numbers in another order.
 ROUNDING = 1e-9
-SETTING = "setting"
-
-
-def setting(description: str, unit: str = "", **field: Any) -> Any:
-    """Return a field that decides which results can be compared."""
-    return Field(description=description, json_schema_extra={"role": SETTING, "unit": unit}, **field)
-
-
-def measurement(description: str, unit: str = "", **field: Any) -> Any:
-    """Return a field that is a result."""
-    return Field(description=description, json_schema_extra={"role": "measurement", "unit": unit}, **field)
-
-
-def provenance(description: str, unit: str = "", **field: Any) -> Any:
-    """Return a field that says where a result comes from."""
-    return Field(description=description, json_schema_extra={"role": "provenance", "unit": unit}, **field)
 
 
 def kind(name: str) -> Any:
@@ -46,20 +24,9 @@ def kind(name: str) -> Any:
 
 
 class RecordPart(BaseModel):
-    """Check an object of a file: strict types, finite numbers, no unknown key, and no contradiction between the numbers."""
+    """Check an object of a file: strict types, finite numbers, and no unknown key."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
-
-    def contradictions(self) -> Iterable[str]:
-        """Return what is wrong with the numbers taken together. Any of it makes the file unusable."""
-        return ()
-
-    @model_validator(mode="after")
-    def _agrees(self) -> Self:
-        """Refuse the object if its numbers contradict each other."""
-        if faults := list(self.contradictions()):
-            raise ValueError(", ".join(faults))
-        return self
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -67,9 +34,9 @@ class RecordPart(BaseModel):
         found = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            entries = (
-                {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
-            )
+            entries = {name: value}
+            if isinstance(value, dict):
+                entries = {f"{name}.{key}": entry for key, entry in value.items()}
             for place, entry in entries.items():
                 if isinstance(entry, RecordPart):
                     found |= {f"{place}.{key}": part for key, part in entry.settings.items()}
@@ -77,20 +44,52 @@ class RecordPart(BaseModel):
                     found[place] = entry
         return found
 
+    @property
+    def digests(self) -> dict[str, str | None]:
+        """Return the digests that the record names, by link of the chain of hashes."""
+        found = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, RecordPart):
+                found |= value.digests
+            elif link := field.json_schema_extra["link"]:
+                found[link] = files_digest(value) if isinstance(value, dict) else value
+        return found
 
-class RecordFile(RecordPart):
-    """Check a whole file that ends with its own digest."""
+
+class CheckedPart(RecordPart):
+    """Check also that the numbers of an object do not contradict each other."""
+
+    def contradictions(self) -> dict[str, object]:
+        """Return what may be wrong with the numbers taken together, and whether it is. Any of it makes the file unusable."""
+        return {}
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        """Refuse the object if its numbers contradict each other."""
+        if faults := that_hold(self.contradictions()):
+            raise ValueError(", ".join(faults))
+        return self
+
+
+class RecordFile(CheckedPart):
+    """Check a whole file. By its first key, `record`, `storage.record.check_record` knows it. It ends with its own digest."""
 
     file_name: ClassVar[str]
+    record: str = kind("")
     # Excluded, because `write_record` computes it.
     record_sha256: str | None = provenance("The sha256 of the record without this key.", default=None, exclude=True)
 
 
 class RunRecord(RecordFile):
-    """Check a file of a run. Its first key is `record`, by which `storage.record.check_record` knows it."""
+    """Check a file of a run."""
 
-    record: str = kind("")
     run_id: str | None = provenance("The run. Null if you ran the script by hand without --run_id.", default=None)
+
+
+def that_hold(faults: dict[str, object]) -> list[str]:
+    """Return the sentences that are true, given each with whether it is."""
+    return [sentence for sentence, is_true in faults.items() if is_true]
 
 
 R = TypeVar("R", bound=RecordPart)
@@ -128,18 +127,25 @@ def read_record_file(path: Path, schema: type[R]) -> R:
     return record
 
 
+def files_digest(files: dict[str, str]) -> str | None:
+    """Return one sha256 for the files of a model, given the sha256 of each; None without a file.
+
+    It is the file's own if there is one file. Else it is the sha256 of what `LC_ALL=C sha256sum *` prints."""
+    if len(files) < 2:
+        return next(iter(files.values()), None)
+    listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
 def _faults_of(error: ValidationError) -> str:
     """Return the first three faults of a file in words. If fields are missing, the file may be from another version."""
     faults = error.errors()
     missing = [".".join(map(str, fault["loc"])) for fault in faults if fault["type"] == "missing"]
     if missing:
         return f"it lacks {_first_three(missing)}, as if another version of SparseFT had written it"
-    return _first_three([_fault_in_words(fault["loc"], fault["msg"]) for fault in faults])
-
-
-def _fault_in_words(place: tuple[int | str, ...], message: str) -> str:
-    """Return the place of a fault and what is wrong there."""
-    return " ".join([*map(str, place), message.lower().removeprefix("value error, ")])
+    places = [" ".join(map(str, fault["loc"])) for fault in faults]
+    words = [fault["msg"].lower().removeprefix("value error, ") for fault in faults]
+    return _first_three([" ".join(pair).strip() for pair in zip(places, words, strict=True)])
 
 
 def _first_three(words: list[str]) -> str:

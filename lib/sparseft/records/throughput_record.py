@@ -4,37 +4,23 @@ The kinds of memory say what the bytes of the peak and of the limit count. On a 
 limit: a batch size that does not fit there is not compiled, and no file is written.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Literal
 
-from pydantic import Field, create_model
+from pydantic import create_model
 
 from sparseft.errors import InputError
-from sparseft.records.record_file import (
-    Count,
-    NonNegative,
-    Positive,
-    PositiveCount,
-    RecordFile,
-    RecordPart,
-    kind,
-    measurement,
-    provenance,
-    read_record_file,
-    section_fields,
-    setting,
-)
+from sparseft.records import Count, Keys, NonNegative, Positive, PositiveCount, measurement, provenance, setting
+from sparseft.records.record_file import CheckedPart, RecordFile, RecordPart, kind, read_record_file, section_fields
 from sparseft.study.config import Throughput, Training
 from sparseft.study.grid import MEASURED, OUT_OF_MEMORY, SKIPPED, Cell
 
 # What may become of the batch sizes of a cell, from the smallest to the largest.
 ORDER = (MEASURED, OUT_OF_MEMORY, SKIPPED)
-# The keys of `training:` that a measurement keeps.
-KEPT_KEYS = [name for name in Training.model_fields if name not in Throughput.DECIDED]
 
 
-class RepeatRecord(RecordPart):
+class RepeatRecord(CheckedPart):
     """Hold one measurement of a batch size."""
 
     seconds: Positive = measurement("The time of the timed steps.", "s")
@@ -42,19 +28,14 @@ class RepeatRecord(RecordPart):
     tokens: PositiveCount = measurement("Their tokens without padding.", "tokens")
     padded_tokens: PositiveCount = measurement("Their tokens with padding.", "tokens")
     peak_memory_bytes: Count = measurement("The largest memory.", "bytes")
-    cpu_share: NonNegative | None = measurement(
-        "The share of its threads' time that the CPU gave it. Null on another device.", "fraction"
-    )
+    cpu_share: NonNegative | None = measurement("The share of its threads' time that the CPU gave it.", "fraction")
     dtype: str = setting("The number format of the weights.")
-    micro_batch_size: PositiveCount | Literal["auto"] | None = provenance(
-        "Examples per forward pass on Cerebras' backends.", default=None
-    )
+    micro_batch_size: PositiveCount | Literal["auto"] | None = provenance("Set on Cerebras' backends.", default=None)
     compile_hash: str | None = provenance("The digest of the CS-3's program. Null elsewhere.", default=None)
 
-    def contradictions(self) -> Iterator[str]:
-        """Yield whether padding would take tokens away."""
-        if self.tokens > self.padded_tokens:
-            yield f"{self.tokens} tokens, {self.padded_tokens} with padding"
+    def contradictions(self) -> dict[str, object]:
+        """Return that padding takes tokens away."""
+        return {f"{self.tokens} tokens, {self.padded_tokens} with padding": self.tokens > self.padded_tokens}
 
 
 class BatchRecord(RecordPart):
@@ -74,12 +55,12 @@ class MeasuredInputs(RecordPart):
     train: str = provenance("The sha256 of the training rows.")
 
 
-KeptTraining = create_model(
-    "KeptTraining", __base__=RecordFile, record=(str, kind("")), **section_fields(Training, KEPT_KEYS)
-)
+_KEYS = section_fields(Training, [name for name in Training.model_fields if name not in Throughput.DECIDED])
+_KEYS |= section_fields(Throughput, ("sequence_length", "warmup_steps", "steps"))
+Measured = create_model("Measured", __base__=RecordFile, **_KEYS)
 
 
-class ConditionsRecord(KeptTraining):
+class ConditionsRecord(Measured):
     """Record under which conditions a cell was measured."""
 
     cell: str = provenance("The name of the runs without their seed.")
@@ -87,12 +68,7 @@ class ConditionsRecord(KeptTraining):
     device: str = setting("The device that trained.")
     threads: Count = setting("The CPU threads.")
     processes: PositiveCount = setting("The processes that shared every step.")
-    cerebras: dict[str, int | str | None] | None = setting(
-        "The keys of `cerebras:` that decide the result. Null on other backends.", default=None
-    )
-    sequence_length: int | None = setting("The tokens per example. Null for the examples' own lengths.", "tokens")
-    warmup_steps: Count = setting("The steps before the clock starts.")
-    steps: PositiveCount = setting("The timed steps.")
+    cerebras: Keys | None = setting("The keys of `cerebras:`. Null on other backends.", default=None)
     peak_memory_kind: str = provenance("What the peak memory counts.")
     versions: dict[str, str] = provenance("The version of each package.")
     inputs: MeasuredInputs = provenance("The digests of what was measured.")
@@ -101,7 +77,6 @@ class ConditionsRecord(KeptTraining):
 class MeasurementRecord(ConditionsRecord):
     """Record one repeat of one batch size on Cerebras' backends."""
 
-    file_name: ClassVar[str] = "measurement.json"
     record: Literal["measurement"] = kind("measurement")
     micro_batch_size: PositiveCount | Literal["auto"] = provenance("Examples per forward pass.")
     compile_hash: str | None = provenance("The digest of the CS-3's program. Null on a CPU.")
@@ -113,56 +88,52 @@ class MeasurementRecord(ConditionsRecord):
 class ThroughputRecord(ConditionsRecord):
     """Record all measurements of a cell."""
 
-    file_name: ClassVar[str] = "CELL.json"
     record: Literal["throughput"] = kind("throughput")
     repeats: PositiveCount = measurement("The measurements per batch size.")
     memory_limit_kind: str | None = provenance("What the memory limit counts. Null without a limit.")
     memory_limit_bytes: Count | None = provenance("The memory limit. Null without one.", "bytes")
-    batch_sizes: list[int] = measurement("The batch sizes that were asked for.")
-    batches: Annotated[list[BatchRecord], Field(min_length=1)] = measurement("The result of each batch size.")
+    batch_sizes: list[PositiveCount] = measurement("The batch sizes that were asked for.")
+    batches: list[BatchRecord] = measurement("The result of each batch size.", min_length=1)
 
-    def contradictions(self) -> Iterator[str]:
-        """Yield what is wrong with the batch sizes, the memory limit and the repeats."""
+    def contradictions(self) -> dict[str, object]:
+        """Return what may be wrong with the batch sizes, the memory limit and the repeats."""
         sizes = [batch.batch_size for batch in self.batches]
-        if sizes != sorted(set(self.batch_sizes)):
-            yield f"batch sizes {sizes}, {self.batch_sizes} were asked for"
-        yield from self._memory_contradictions()
-        for batch in self.batches:
-            yield from self._batch_contradictions(batch)
-        if len({repeat.dtype for batch in self.batches for repeat in batch.repeats}) > 1:
-            yield "repeats in several dtypes"
-
-    def _memory_contradictions(self) -> Iterator[str]:
-        """Yield what is wrong with the memory limit, and with the batch sizes that did not fit."""
-        if (self.memory_limit_bytes is None) != (self.memory_limit_kind is None):
-            yield "a memory limit without its kind, or a kind without its bytes"
         statuses = [batch.status for batch in self.batches]
         memory_ended = statuses[-1] != MEASURED
-        if statuses != sorted(statuses, key=ORDER.index) or statuses.count(OUT_OF_MEMORY) != memory_ended:
-            yield "memory ends once, and no larger batch is measured"
-        if memory_ended and self.memory_limit_bytes is None:
-            yield "memory ended without a limit"
+        has_order = statuses == sorted(statuses, key=ORDER.index) and statuses.count(OUT_OF_MEMORY) == memory_ended
+        limit, of_kind = self.memory_limit_bytes, self.memory_limit_kind
+        wrong = {
+            f"batch sizes {sizes}, {self.batch_sizes} were asked for": sizes != sorted(set(self.batch_sizes)),
+            "a memory limit without its kind, or a kind without its bytes": (limit is None) != (of_kind is None),
+            "memory ends once, and no larger batch is measured": not has_order,
+            "memory ended without a limit": memory_ended and limit is None,
+            "repeats in several dtypes": len({repeat.dtype for batch in self.batches for repeat in batch.repeats}) > 1,
+        }
+        for batch in self.batches:
+            wrong |= self._batch_contradictions(batch)
+        return wrong
 
-    def _batch_contradictions(self, batch: BatchRecord) -> Iterator[str]:
-        """Yield a wrong number of repeats of a batch size, or of samples in one of them."""
-        if len(batch.repeats) != (self.repeats if batch.status == MEASURED else 0):
-            yield f"batch size {batch.batch_size}: {batch.status}, with {len(batch.repeats)} repeats"
-        if {repeat.samples for repeat in batch.repeats} - {batch.batch_size * self.steps}:
-            yield f"batch size {batch.batch_size}: a repeat of other than {self.steps} steps"
+    def _batch_contradictions(self, batch: BatchRecord) -> dict[str, object]:
+        """Return a wrong number of repeats of a batch size, and of samples in one of them."""
+        place = f"batch size {batch.batch_size}"
+        expected = self.repeats if batch.status == MEASURED else 0
+        samples = {repeat.samples for repeat in batch.repeats} - {batch.batch_size * self.steps}
+        return {
+            f"{place}: {batch.status}, with {len(batch.repeats)} repeats": len(batch.repeats) != expected,
+            f"{place}: a repeat of other than {self.steps} steps": samples,
+        }
 
 
 def read_measurements(paths: Iterable[Path]) -> list[ThroughputRecord]:
     """Return the measurements of several cells, one per file.
 
     Raises InputError if a file is unsound, is named after another cell, or has a cell that was already read."""
-    sources: dict[str, Path] = {}
-    measurements = []
+    measurements: dict[str, ThroughputRecord] = {}
     for path in paths:
         measured = read_record_file(path, ThroughputRecord)
         if Cell.parse(measured.cell).id != path.stem:
             raise InputError(f"{path.name}: belongs to cell {measured.cell}", "make it again")
-        if measured.cell in sources:
-            raise InputError(f"{path}: the cell of {sources[measured.cell]} again", "give one of them")
-        sources[measured.cell] = path
-        measurements.append(measured)
-    return measurements
+        if measured.cell in measurements:
+            raise InputError(f"{path}: the cell of another file again", "give one of them")
+        measurements[measured.cell] = measured
+    return list(measurements.values())

@@ -6,38 +6,19 @@ the losses of the steps are shares of the error before it.
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
-from pydantic import Field, create_model
+from pydantic import create_model
 
-from sparseft.records.record_file import (
-    ROUNDING,
-    Count,
-    Loss,
-    NonNegative,
-    Positive,
-    PositiveCount,
-    RecordPart,
-    RunRecord,
-    kind,
-    measurement,
-    provenance,
-    section_fields,
-    setting,
-)
+from sparseft.records import Count, Keys, Loss, NonNegative, Positive, PositiveCount, measurement, provenance, setting
+from sparseft.records.record_file import ROUNDING, CheckedPart, RecordPart, RunRecord, kind, section_fields
 from sparseft.study.config import Training
 
 # Keys of `training:` that leave every bit of the adapter as it is. The others decide it.
 # A training that `stop_if_loss_above` ended is another one, and its record says so in `ended_early`.
-WITHOUT_EFFECT = {
-    "eval_every",
-    "save_every",
-    "cache_weights",
-    "gradient_checkpointing",
-    "stop_if_loss_above",
-    "stop_if_after_steps",
-}
+_SAVING = {"eval_every", "save_every", "cache_weights", "gradient_checkpointing"}
+WITHOUT_EFFECT = _SAVING | {"stop_if_loss_above", "stop_if_after_steps"}
 DECIDING_KEYS = sorted(Training.model_fields.keys() - WITHOUT_EFFECT)
 
 
@@ -60,20 +41,18 @@ class Evaluated(RecordPart):
 class TrainingInputs(RecordPart):
     """Hold the digests of what the training read."""
 
-    model: str = provenance("The digest of the base.")
-    mask: str = provenance("The sha256 of the mask.")
-    train: str = setting("The sha256 of the training rows.")
-    validation: str = provenance("The sha256 of the rows that eval_loss is measured on.")
-    initial_adapter: str | None = provenance(
-        "The digest of the adapter that the training started from. Null for a new one.", default=None
-    )
+    model: str = provenance("The digest of the base.", link="base")
+    mask: str = provenance("The sha256 of the mask.", link="mask")
+    train: str = setting("The sha256 of the training rows.", link="train")
+    validation: str = provenance("The sha256 of the validation rows.", link="data")
+    initial_adapter: str | None = provenance("That which it started from, if any.", link="start", default=None)
     dense: str | None = provenance("The digest of the dense model. Null if no layer is reconstructed.", default=None)
 
 
 class TrainingOutputs(RecordPart):
     """Hold the digest of what the training wrote."""
 
-    adapter: str = provenance("The digest of the adapter.")
+    adapter: str = provenance("The digest of the adapter.", link="adapter")
 
 
 class LayerErrors(RecordPart):
@@ -90,31 +69,27 @@ class ReconstructionPart(RecordPart):
 
     examples: PositiveCount = setting("The number of examples.")
     seed: Count = setting("The seed that chose the examples.")
-    length: PositiveCount | None = setting(
-        "The tokens per example of a text. Null for the task's.", "tokens", default=None
-    )
+    length: PositiveCount | None = setting("Tokens per example. Null for the task's.", "tokens", default=None)
     text_sha256: str | None = setting("The sha256 of the text. Null if the examples are the task's.", default=None)
     tokens: PositiveCount = measurement("The tokens of all examples.", "tokens")
     resumed_after_layers: list[Count] = measurement("The decoder layers after which a killed training was resumed.")
-    layers: Annotated[list[LayerErrors], Field(min_length=1)] = measurement("The result of each decoder layer.")
+    layers: list[LayerErrors] = measurement("The result of each decoder layer.", min_length=1)
 
 
-class EarlyEnd(RecordPart):
+class EarlyEnd(CheckedPart):
     """Hold why a training ended before its last step."""
 
     step: PositiveCount = measurement("The last step.")
     loss: Positive = measurement("The mean loss of the last steps.", "nats per answer token")
     loss_above: Positive = measurement("The bound that the loss is above.", "nats per answer token")
 
-    def contradictions(self) -> Iterator[str]:
-        """Yield whether the loss was not above the bound."""
-        if self.loss <= self.loss_above:
-            yield f"ended early with the loss {self.loss:g}, which is not above {self.loss_above:g}"
+    def contradictions(self) -> dict[str, object]:
+        """Return that the loss is not above the bound."""
+        return {f"ended early with the loss {self.loss:g}, not above {self.loss_above:g}": self.loss <= self.loss_above}
 
 
-Scheduled = create_model(
-    "Scheduled", __base__=RunRecord, **section_fields(Training, Training.model_fields, WITHOUT_EFFECT)
-)
+_KEYS = section_fields(Training, Training.model_fields, WITHOUT_EFFECT)
+Scheduled = create_model("Scheduled", __base__=RunRecord, **_KEYS)
 
 
 class TrainingRecord(Scheduled):
@@ -125,16 +100,12 @@ class TrainingRecord(Scheduled):
     micro_batch_size: PositiveCount | Literal["auto"] = setting("Examples per forward pass. auto: the CS-3 chose them.")
     train_examples: PositiveCount = measurement("The number of training examples.")
     validation_examples: PositiveCount = measurement("The number of examples that eval_loss is measured on.")
-    definition_sha256: str | None = setting(
-        "The digest of the task's definition. Null if it is built in.", default=None
-    )
+    definition_sha256: str | None = setting("The task's definition. Null if built in.", link="definition", default=None)
     backend: str = setting("The backend that trained.")
     device: str = provenance("The device that trained.")
     processes: PositiveCount = provenance("The processes that shared every step.")
     dtype: str = setting("The number format of the weights.")
-    cerebras: dict[str, int | str | None] | None = setting(
-        "The keys of `cerebras:` that decide the result. Null on other backends.", default=None
-    )
+    cerebras: Keys | None = setting("The keys of `cerebras:`. Null on other backends.", default=None)
     compile_hash: str | None = provenance("The digest of the CS-3's program. Null elsewhere.", default=None)
     trainable_parameters: PositiveCount = measurement("The number of parameters of the adapter.")
     updates: Count = measurement("The steps with a learning rate above 0. The others change nothing.")
@@ -151,9 +122,7 @@ class TrainingRecord(Scheduled):
     train_seconds: Positive = measurement("The time of all steps.", "s")
     peak_memory_bytes: PositiveCount = measurement("The largest memory of a process.", "bytes")
     resumed_after_steps: list[Count] = measurement("The steps after which a killed training was resumed.")
-    reconstruction: ReconstructionPart | None = measurement(
-        "The reconstruction of the decoder layers. Null for a training on the task.", default=None
-    )
+    reconstruction: ReconstructionPart | None = measurement("Null for a training on the task.", default=None)
     versions: dict[str, str] = provenance("The version of each package.")
     inputs: TrainingInputs = provenance("The digests of what the training read.")
     outputs: TrainingOutputs = provenance("The digest of what the training wrote.")
@@ -168,36 +137,26 @@ class TrainingRecord(Scheduled):
         """Return the loss at the end of a training on the task; None of a reconstruction, whose loss is another one."""
         return None if self.reconstruction else self.final_loss
 
-    @property
-    def digests(self) -> dict[str, str | None]:
-        """Return the digests that the file names, by link of the chain."""
+    def contradictions(self) -> dict[str, object]:
+        """Return what may be wrong with the counts, the losses, and the time that the steps took."""
+        done = self.steps_done
+        losses = [step.loss for step in self.loss_curve]
+        samples = self.batch_size * done
+        is_complete = len(losses) == done
+        is_mean = math.isclose(self.final_loss, final_loss(losses), rel_tol=ROUNDING)
         return {
-            "base": self.inputs.model,
-            "mask": self.inputs.mask,
-            "adapter": self.outputs.adapter,
-            "data": self.inputs.validation,
-            "train": self.inputs.train,
-            "definition": self.definition_sha256,
-            "start": self.inputs.initial_adapter,
+            f"ended early at step {done} of {self.steps}": self.ended_early and done >= self.steps,
+            f"{len(losses)} losses of {done} steps": not is_complete,
+            f"final_loss {self.final_loss:g} is not that of loss_curve": is_complete and not is_mean,
+            f"{self.updates} updates in {done} steps": self.updates > done,
+            **self._wrong_rate(samples, "samples", self.samples_per_second_overall),
+            **self._wrong_rate(self.tokens, "tokens", self.tokens_per_second_overall),
         }
 
-    def contradictions(self) -> Iterator[str]:
-        """Yield what is wrong with the counts, the losses, and the time that the steps took."""
-        if self.ended_early and self.ended_early.step >= self.steps:
-            yield f"ended early at step {self.ended_early.step} of {self.steps}"
-        losses = [step.loss for step in self.loss_curve]
-        if len(losses) != self.steps_done:
-            yield f"{len(losses)} losses of {self.steps_done} steps"
-        elif not math.isclose(self.final_loss, expected := final_loss(losses), rel_tol=ROUNDING):
-            yield f"final_loss {self.final_loss:g} is not that of loss_curve, {expected:g}"
-        if self.updates > self.steps_done:
-            yield f"{self.updates} updates in {self.steps_done} steps"
-        for count, name, rate in (
-            (self.steps_done * self.batch_size, "samples", self.samples_per_second_overall),
-            (self.tokens, "tokens", self.tokens_per_second_overall),
-        ):
-            if not math.isclose(rate * self.train_seconds, count, rel_tol=ROUNDING):
-                yield f"{count} {name} in {self.train_seconds:g} s are not {rate:g} per second"
+    def _wrong_rate(self, count: int, name: str, rate: float) -> dict[str, object]:
+        """Return that a rate is not a count per time of the training."""
+        is_right = math.isclose(rate * self.train_seconds, count, rel_tol=ROUNDING)
+        return {f"{count} {name} in {self.train_seconds:g} s are not {rate:g} per second": not is_right}
 
 
 def final_loss(losses: Sequence[float]) -> float:

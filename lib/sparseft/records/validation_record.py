@@ -5,67 +5,12 @@ marks its run with a fault (`faults`). Sparsities are fractions of the prunable 
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pydantic import ConfigDict, JsonValue
-
-from sparseft.records.merge_record import files_digest
-from sparseft.records.record_file import (
-    ROUNDING,
-    Count,
-    Fraction,
-    NonNegative,
-    PositiveCount,
-    RecordPart,
-    RunRecord,
-    kind,
-    measurement,
-    provenance,
-    setting,
-)
-
-
-class MaskMeta(RecordPart):
-    """Hold what a mask says of itself. What its method does not use is null."""
-
-    # A mask may come from the user, with keys of its own.
-    model_config = ConfigDict(extra="allow")
-    method: str | None = provenance("The method.", default=None)
-    pattern: str | None = provenance("The pattern of the method.", default=None)
-    importance: str | None = provenance("The importance of the method.", default=None)
-    coordinates: str | None = provenance("The names and shapes of the layers: hf for Hugging Face's.", default=None)
-    base: str | None = provenance("The digest of the model that the mask belongs to.", default=None)
-    original: str | None = provenance("The digest of the dense model, if the base has other weights.", default=None)
-    sparsity: Fraction | None = provenance("The sparsity that was asked for.", "fraction", default=None)
-    reached: Fraction | None = measurement("The sparsity that was reached.", "fraction", default=None)
-    scope: str | None = setting("Which weights were ranked together.", default=None)
-    seed: int | None = setting("The seed of random masks.", default=None)
-    nm_group: int | None = setting("M of N:M.", default=None)
-    owl_lambda: float | None = setting("The most by which owl moves a layer's sparsity.", "fraction", default=None)
-    owl_m: float | None = setting("The multiple of the mean that owl counts as an outlier.", default=None)
-    outliers: dict[str, float] | None = measurement("The share of outliers of each layer.", "fraction", default=None)
-    sequential: bool | None = setting("Whether the layers before a layer were pruned first.", default=None)
-    calibration: str | None = provenance("The name of the text that calibrated the mask.", default=None)
-    calibration_examples: int | None = setting("The number of calibration examples.", default=None)
-    calibration_seed: int | None = setting("The seed that chose the calibration examples.", default=None)
-    calibration_length: int | None = setting("The length of a calibration example.", "tokens", default=None)
-    sparsegpt_block: int | None = setting("The columns that sparsegpt prunes together.", default=None)
-    sparsegpt_damping: float | None = setting("The damping of sparsegpt's Hessians.", default=None)
-    more_damping: dict[str, float] | None = measurement("The damping of the layers that needed more.", default=None)
-    accumulated: str | None = setting("What was accumulated over the calibration examples.", default=None)
-    task: str | None = provenance("The task whose examples calibrated the mask.", default=None)
-    train_sha256: str | None = setting("The sha256 of the task's examples that calibrated the mask.", default=None)
-    text_sha256: str | None = setting("The sha256 of the text that calibrated the mask.", default=None)
-    text_source: JsonValue = provenance("Where that text comes from.", default=None)
-    inferred: bool | None = setting("Whether the mask was read off a checkpoint of another tool.", default=None)
-    source: str | None = provenance("That checkpoint.", default=None)
-    source_digest: str | None = provenance("The digest of that checkpoint.", default=None)
-    natural_zeros: int | None = measurement(
-        "The zeros of that checkpoint that are zero in the model too.", default=None
-    )
-    changed_weights: int | None = measurement("The kept weights that the tool changed.", default=None)
+from sparseft.records import Count, Fraction, NonNegative, PositiveCount, measurement, provenance
+from sparseft.records.manifests import MaskMeta
+from sparseft.records.record_file import ROUNDING, RecordPart, RunRecord, kind, that_hold
 
 
 @dataclass(frozen=True)
@@ -97,9 +42,9 @@ class LayerRow(RecordPart):
 class ValidationInputs(RecordPart):
     """Hold the digests of what was compared."""
 
-    mask: str = provenance("The sha256 of the mask.")
-    checkpoint: dict[str, str] = provenance("The sha256 of each file of the checkpoint.")
-    base: str | None = provenance("The digest of the base. Null if none was given.")
+    mask: str = provenance("The sha256 of the mask.", link="mask")
+    checkpoint: dict[str, str] = provenance("The sha256 of each file of the checkpoint.", link="merged")
+    base: str | None = provenance("The digest of the base. Null if none was given.", link="base")
 
 
 class ValidationRecord(RunRecord):
@@ -132,93 +77,75 @@ class ValidationRecord(RunRecord):
         return self._total("weights")
 
     @property
-    def merged_digest(self) -> str | None:
-        """Return the digest of the merged model that was checked."""
-        return files_digest(self.inputs.checkpoint)
+    def digests(self) -> dict[str, str]:
+        """Return the digests that the record names. The base is left out if the validation had none."""
+        return {link: digest for link, digest in super().digests.items() if digest}
 
-    @property
-    def digests(self) -> dict[str, str | None]:
-        """Return the digests that the file names, by link of the chain. The base is left out if the validation had none."""
-        base = {"base": self.inputs.base} if self.inputs.base else {}
-        return base | {"mask": self.inputs.mask, "merged": self.merged_digest}
-
-    def contradictions(self) -> Iterator[str]:
-        """Yield what makes the report unusable."""
-        yield from self._layer_contradictions()
+    def contradictions(self) -> dict[str, object]:
+        """Return what may make the report unusable."""
+        rows = self.layers
+        largest = self.max_abs_pruned
+        largest_of_rows = max((row.max_abs_pruned for row in rows), default=0)
+        has_unexplained = any(row.pruned > row.zeros + row.violations + row.within_tolerance for row in rows)
         tolerated = self._total("within_tolerance")
-        if tolerated and self.tolerance == 0:
-            yield f"{tolerated} pruned weights within a tolerance of 0"
-        if self.max_abs_pruned > self.tolerance and not self.violations:
-            yield f"a pruned weight of {self.max_abs_pruned:g}, and 0 violations"
-        if self.max_abs_pruned > 0 and not self.violations and not tolerated:
-            yield f"a pruned weight of {self.max_abs_pruned:g}, and none within the tolerance"
-        if fault := self._wrong_share("sparsity_within_tolerance", self._total("zeros") + tolerated):
-            yield fault
-        without_base = self.inputs.base is None
-        if bool(self.not_checked) != (without_base or tolerated > 0):
-            yield f"{len(self.not_checked)} sentences in not_checked, and {'no' if without_base else 'a'} base"
+        is_open = self.inputs.base is None or tolerated > 0
+        return {
+            "a layer with more zeros than weights": any(max(row.pruned, row.zeros) > row.weights for row in rows),
+            "a layer whose pruned weights are neither zeros nor violations": has_unexplained,
+            f"max_abs_pruned {largest:g} is not the layers' largest": largest != largest_of_rows,
+            f"{tolerated} pruned weights within a tolerance of 0": tolerated and self.tolerance == 0,
+            f"a pruned weight of {largest:g}, and 0 violations": largest > self.tolerance and not self.violations,
+            f"a pruned weight of {largest:g}, and none that passed": largest and not self.violations and not tolerated,
+            f"{len(self.not_checked)} sentences in not_checked": bool(self.not_checked) != is_open,
+        } | self._wrong_share("sparsity_within_tolerance", self._total("zeros") + tolerated)
 
     def faults(self, mask: MaskFile | None) -> list[str]:
         """Return why the validation failed, or why it should have failed although it says that it passed; else nothing.
 
         `mask` is the mask's file as it is now. The chain of hashes finds another file than the one that was compared."""
-        wrong = [*self._failures(), *self._wrong_totals()]
-        if mask and mask.sha256 == self.inputs.mask:
-            wrong += self._differences(mask)
+        wrong = "; ".join(that_hold(self._failures() | self._wrong_totals() | self._differences(mask)))
         if not self.passed:
-            return ["validation failed: " + ("; ".join(wrong) or f"{self._layer_counts()}, 0 violations")]
-        return ["validation says passed, but: " + "; ".join(wrong)] if wrong else []
+            return [f"validation failed: {wrong or 'it does not say why'}"]
+        return [f"validation says passed, but: {wrong}"] if wrong else []
 
-    def _layer_contradictions(self) -> Iterator[str]:
-        """Yield what is wrong with the layer rows."""
-        rows = self.layers
-        if any(max(row.pruned, row.zeros) > row.weights for row in rows):
-            yield "a layer with more zeros than weights"
-        if any(row.pruned - row.violations - row.within_tolerance > row.zeros for row in rows):
-            yield "a layer whose pruned weights are neither zeros nor violations"
-        if max((row.max_abs_pruned for row in rows), default=0) != self.max_abs_pruned:
-            yield f"max_abs_pruned {self.max_abs_pruned:g} is not the layers' largest"
+    def _failures(self) -> dict[str, object]:
+        """Return what may have failed the validation."""
+        largest = self.max_abs_violation
+        checked = self.layers_checked
+        return {
+            f"{self.violations} weights violate the mask, the largest {largest:.3g}": self.violations,
+            f"0 violations, and the largest is {largest:.3g}": not self.violations and largest > self.tolerance,
+            f"{checked} of {self.layers_expected} layers checked": checked == 0 or checked != self.layers_expected,
+            "the mask was computed from another base": self.mask_of_base is False,
+            f"changed outside the mask: {', '.join(self.tensors_outside_changed)}": self.tensors_outside_changed,
+        }
 
-    def _failures(self) -> Iterator[str]:
-        """Yield what fails a validation."""
-        if self.violations:
-            yield f"{self.violations} weights violate the mask, the largest {self.max_abs_violation:.3g}"
-        elif self.max_abs_violation > self.tolerance:
-            yield f"0 violations, and the largest is {self.max_abs_violation:.3g}"
-        if self.layers_checked == 0 or self.layers_checked != self.layers_expected:
-            yield self._layer_counts()
-        if self.mask_of_base is False:
-            yield "the mask was computed from another base"
-        if self.tensors_outside_changed:
-            yield f"changed outside the mask: {', '.join(self.tensors_outside_changed)}"
+    def _wrong_totals(self) -> dict[str, object]:
+        """Return the totals that may not be those of the layer rows."""
+        rows, violations = len(self.layers), self._total("violations")
+        is_wrong = (rows, violations) != (self.layers_checked, self.violations)
+        return {
+            f"its totals are not those of its {rows} layer rows with {violations} violations": is_wrong,
+            **self._wrong_share("expected_sparsity", self._total("pruned")),
+            **self._wrong_share("actual_sparsity", self._total("zeros")),
+        }
 
-    def _wrong_totals(self) -> Iterator[str]:
-        """Yield the totals that are not those of the layer rows."""
-        violations = self._total("violations")
-        if len(self.layers) != self.layers_checked or violations != self.violations:
-            yield f"its totals are not those of its {len(self.layers)} layer rows with {violations} violations"
-        for name, column in (("expected_sparsity", "pruned"), ("actual_sparsity", "zeros")):
-            if fault := self._wrong_share(name, self._total(column)):
-                yield fault
-
-    def _differences(self, mask: MaskFile) -> Iterator[str]:
-        """Yield what the report says of the mask and the mask's file does not."""
-        if self.mask != mask.settings:
-            yield "its mask settings are not those of the mask's file"
-        if sorted((row.layer, row.weights, row.pruned) for row in self.layers) != mask.layers:
-            yield "its layer rows are not the layers of the mask's file, with their weights and how many are pruned"
+    def _differences(self, mask: MaskFile | None) -> dict[str, object]:
+        """Return what the report may say of the mask and the mask's file does not."""
+        if not mask or mask.sha256 != self.inputs.mask:
+            return {}
+        layers = sorted((row.layer, row.weights, row.pruned) for row in self.layers)
+        return {
+            "its mask settings are not those of the mask's file": self.mask != mask.settings,
+            "its layer rows are not the layers of the mask's file": layers != mask.layers,
+        }
 
     def _total(self, column: str) -> int:
         """Return the sum of a column of the layer rows."""
         return sum(getattr(row, column) for row in self.layers)
 
-    def _wrong_share(self, name: str, count: int) -> str | None:
-        """Return how a sparsity differs from a count of weights; None if it agrees, or if there is none."""
+    def _wrong_share(self, name: str, count: int) -> dict[str, object]:
+        """Return that a sparsity is not that of a count of weights. If there is none, nothing is wrong."""
         share = getattr(self, name)
-        if share is None or math.isclose(share * self.weights, count, rel_tol=ROUNDING):
-            return None
-        return f"{name} {share:g} is not that of its layer rows, {count:,} of {self.weights:,}"
-
-    def _layer_counts(self) -> str:
-        """Return how many layers were checked, in words."""
-        return f"{self.layers_checked} of {self.layers_expected} layers checked"
+        is_right = share is None or math.isclose(share * self.weights, count, rel_tol=ROUNDING)
+        return {f"{name} {share} is not that of its layer rows, {count:,} of {self.weights:,}": not is_right}
