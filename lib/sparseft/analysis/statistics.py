@@ -1,153 +1,182 @@
-"""Compute intervals and tests, each with scipy or statsmodels. Every interval is a 95 % confidence interval.
+"""Compute intervals, tests and Holm's correction. Every interval is a 95 % confidence interval (docs/statistics.md).
 
-A mean over seeds has two sources of variation: the seeds, and the examples, which all seeds share. The interval of a mean over
-several seeds combines both (`combined_interval`). It adds the squares of their distances from the mean. Such an interval is
-known as square-and-add (Newcombe, Statistics in Medicine 17, 1998; Zou and Donner, Statistics in Medicine 27, 2008). It contains
-each of the two, so it is never narrower than the seeds or the examples allow. benchmarks/false_winner.py measures its coverage
-beside those of other intervals. A bootstrap that also draws the seeds is too narrow, because three seeds are too few to draw from.
+A cell's mean over seeds and examples varies because of both. Its variance is the sum of two parts:
 
-Two models are compared over the same examples, pair by pair, by two methods: McNemar's exact test (Psychometrika 12, 1947), and
-the percentile bootstrap of the mean difference. Outcomes that hardly ever differ make the bootstrap's interval too narrow, and
-two runs that agree on all examples give it no width. So two examples are added, as Bonett and Price propose for Wald's interval
-(JEBS 37, 2012, section 3): one that only the first model has right, and one that only the second has.
+    variance = variance of the examples' means / examples + variance between seeds / seeds
 
-Outcomes between 0 and 1 have the same bootstrap, and Student's paired t test instead of McNemar's, which counts zeros and ones.
+Few seeds do not show how much they vary. So the variance between seeds is pooled over all cells of a model, task and metric
+(`pooled_spread`), as a share of the variance of an answer. The degrees of freedom of the sum are Satterthwaite's (Biometrics
+Bulletin 2, 1946).
 
-For losses the interval is the paired percentile bootstrap without added examples, and the test is Student's paired t. The
-bootstrap's own p-value would not do: it is never below one over its resamples, and Holm's correction would multiply that by the
-size of the family. The ratio of two differences has Fieller's interval (recovery.py).
+    mean outcome           Wilson's interval for the number of independent answers that has this variance (Dean and Pagano,
+                           Journal of Survey Statistics and Methodology 3, 2015), which holds at 0 and 1 too
+    mean loss              Student's t interval of the linearised ratio of two sums
+    difference             Student's t over pairs of examples; outcomes have two added examples (Bonett and Price, Journal of
+                           Educational and Behavioral Statistics 37, 2012, section 3)
+    ratio of differences   Fieller's interval (Journal of the Royal Statistical Society B 16, 1954)
+
+The p value of a difference is that of the same t, so the test and the interval agree. benchmarks/coverage.py simulates them.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 LEVEL = 0.95
-# With so many the ends are known to a few hundredths of the interval's width.
-RESAMPLES = 2000
-SEED = 0
-# Resampled differences in memory, 32 MB.
-AT_ONCE = 2**22
-WITHIN = "within tolerance"
-BEYOND = "beyond tolerance"
-UNDECIDED = "undecided"
 
 
-def t_interval(mean: np.ndarray, error: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of Student's interval of means with standard errors `error` of `n` values each; NaN for one value.
+@dataclass(frozen=True)
+class Scores:
+    """Hold what the models of a cell scored, with a row per seed.
 
-    Equal values have no width: the ends are the mean."""
-    mean = np.asarray(mean, float)
-    error = np.asarray(error, float)
-    degrees = np.asarray(n, float) - 1
-    # One value has no degrees of freedom.
-    with np.errstate(invalid="ignore"):
-        low, high = stats.t.interval(LEVEL, np.where(degrees > 0, degrees, np.nan), mean, error)
-    return np.where(error == 0, mean, low), np.where(error == 0, mean, high)
+    `values`, (..., seeds, examples), are outcomes between 0 and 1. They are losses in nats if `tokens` has the answers' lengths,
+    (examples,). Axes before these are independent studies. An untrained cell has one row and no seeds."""
+
+    values: np.ndarray
+    seeds: tuple[int, ...] = ()
+    tokens: np.ndarray | None = None
+
+    @cached_property
+    def answers(self) -> np.ndarray:
+        """Return the outcomes, or losses per token that are linearised.
+
+        The mean of the linearised losses is the ratio of sums, and their variance is that of the ratio."""
+        if self.tokens is None:
+            return self.values
+        losses = self.values / self.tokens.mean()
+        return losses - losses.mean(axis=-1, keepdims=True) * (self.tokens / self.tokens.mean() - 1)
+
+    @property
+    def means(self) -> np.ndarray:
+        """Return the means over the seeds, (..., examples)."""
+        return self.answers.mean(axis=-2)
+
+    @property
+    def value(self) -> np.ndarray:
+        """Return the mean outcome, or the loss in nats per token, over all seeds and examples."""
+        return self.means.mean(axis=-1)
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Return the variance of the answers of one model, a mean over the seeds."""
+        answers = _smoothed(self.answers) if self.tokens is None else self.answers
+        return answers.var(axis=-1).mean(axis=-1)
+
+    @property
+    def seed_factor(self) -> np.ndarray | float:
+        """Return what a pooled share is multiplied by to be the variance of the mean over the seeds."""
+        return self.variance / len(self.seeds) if self.seeds else 0.0
 
 
-def proportion_interval(value: np.ndarray, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of Wilson's score intervals (JASA 22, 1927) of shares of `examples`, which may be 0 or 1.
+class Spread(NamedTuple):
+    """Hold how much the seeds of one cell differ, as shares of the variance of an answer.
 
-    The mean share over several models on the same examples gets the interval of one model, which can only be too wide. So can
-    the interval of outcomes between 0 and 1, whose variance is at most that of zeros and ones with the same mean."""
-    value = np.asarray(value, float)
-    examples = np.asarray(examples, float)
-    low, high = proportion_confint(value * examples, examples, alpha=1 - LEVEL, method="wilson")
+    `mean_square` is the variance of the seeds' means, `noise` the part of it that single answers explain, and `degrees` its degrees
+    of freedom, 0 if no cell has two seeds."""
+
+    mean_square: np.ndarray | float = 0.0
+    noise: np.ndarray | float = 0.0
+    degrees: int = 0
+
+
+class Difference(NamedTuple):
+    """Hold the difference of two cells, the ends of its interval, and its p value."""
+
+    difference: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    p_value: np.ndarray
+
+
+class Share(NamedTuple):
+    """Hold a ratio of two differences and the ends of its interval, which are NaN if it is not bounded."""
+
+    share: float
+    low: float
+    high: float
+
+
+def pooled_spread(cells: Iterable[Scores]) -> Spread:
+    """Return how much seeds differ, pooled over the cells of one model, task and metric that have several seeds.
+
+    Outcomes are pooled as a ratio of sums. So a cell with nearly all answers right, which shows little of the seeds, counts less.
+    Losses are pooled as a mean of ratios, because the variances of the cells may lie far apart."""
+    several = [cell for cell in cells if len(cell.seeds) > 1 and cell.values.shape[-1] > 1]
+    if not several:
+        return Spread()
+    square, noise, unit = 0.0, 0.0, 0.0
+    for cell in several:
+        effects = cell.answers - cell.means[..., np.newaxis, :]
+        divisor = 1.0 if cell.tokens is None else cell.variance
+        square = square + (effects.mean(axis=-1) ** 2).sum(axis=-1) / divisor
+        noise = noise + _squared_error(effects).sum(axis=-1) / divisor
+        unit = unit + (len(cell.seeds) - 1) * cell.variance / divisor
+    return Spread(square / unit, noise / unit, sum(len(cell.seeds) - 1 for cell in several))
+
+
+def interval(scores: Scores, spread: Spread) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of the interval of a cell's value."""
+    value, means = scores.value, scores.means
+    if scores.tokens is not None:
+        variance, degrees = _total(_squared_error(means), means.shape[-1] - 1, scores.seed_factor, spread)
+        return _around(value, variance, degrees)
+    smoothed = _smoothed(means)
+    center = smoothed.mean(axis=-1)
+    variance, degrees = _total(smoothed.var(axis=-1) / means.shape[-1], np.inf, scores.seed_factor, spread)
+    independent = center * (1 - center) / variance
+    # The normal quantile that equals Student's.
+    alpha = 2 * stats.norm.sf(stats.t.ppf((1 + LEVEL) / 2, degrees))
+    low, high = proportion_confint(value * independent, independent, alpha, "wilson")
     # At 0 and 1 the value itself is an end, but for rounding.
     return np.minimum(low, value), np.maximum(high, value)
 
 
-def combined_interval(
-    mean: np.ndarray, seeds: tuple[np.ndarray, np.ndarray], examples: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return low, high and source of the interval of a mean over seeds, from those over the seeds and over the examples.
-
-    low = mean - sqrt((mean - seeds_low)^2 + (mean - examples_low)^2), and high alike. The interval of one seed, whose ends are
-    NaN, is that over the examples. The source is "seeds", "examples" or "seeds and examples"; empty if there is no interval."""
-    has_seeds = ~np.isnan(seeds[0])
-    has_examples = ~np.isnan(examples[0])
-    low = mean - _distance(mean, seeds[0], examples[0])
-    high = mean + _distance(mean, seeds[1], examples[1])
-    source = np.select(
-        [has_seeds & has_examples, has_seeds, has_examples], ["seeds and examples", "seeds", "examples"], ""
+def compare(ours: Scores, theirs: Scores, spread: Spread) -> Difference:
+    """Return the difference of two cells over the same examples in the same order, with its interval and p value."""
+    differences = ours.means - theirs.means
+    if ours.tokens is None:
+        differences = _extended(differences, [1, -1])
+    center = differences.mean(axis=-1)
+    variance, degrees = _total(
+        _squared_error(differences), differences.shape[-1] - 1, ours.seed_factor + theirs.seed_factor, spread
     )
-    has_interval = has_seeds | has_examples
-    return np.where(has_interval, low, np.nan), np.where(has_interval, high, np.nan), source
+    low, high = _around(center, variance, degrees)
+    if ours.tokens is None:
+        low, high = np.maximum(low, -1), np.minimum(high, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Equal losses have neither a difference nor a variance.
+        t = np.where(center == 0, 0, np.abs(center) / np.sqrt(variance))
+    return Difference(ours.value - theirs.value, low, high, 2 * stats.t.sf(t, degrees))
 
 
-def _distance(mean: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the root of the sum of the squared distances of two ends from a mean. An end that is NaN does not count."""
-    return np.hypot(np.nan_to_num(mean - first), np.nan_to_num(mean - second))
+def recovered_share(tuned: Scores, untuned: Scores, dense: Scores, spread: Spread) -> Share:
+    """Return the part of what pruning lost that the training won back: (tuned - untuned) / (dense - untuned).
 
-
-def mcnemar_p(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Return the two-sided p of McNemar's exact test of outcomes 0 or 1, (examples,) each, of the same examples in order."""
-    table = np.bincount((2 * ours + theirs).astype(int), minlength=4).reshape(2, 2)
-    return float(mcnemar(table, exact=True).pvalue)
-
-
-def outcomes_p(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Return the two-sided p of outcomes, (examples,) each, of the same examples in order.
-
-    The test is McNemar's exact test if all outcomes are 0 or 1, and Student's paired t test otherwise."""
-    if np.isin([ours, theirs], (0, 1)).all():
-        return mcnemar_p(ours, theirs)
-    return float(paired_t_p((ours - theirs)[np.newaxis])[0])
-
-
-def difference_intervals(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the intervals of means of paired differences, fractions between -1 and 1, (..., examples).
-
-    The bootstrap has a fixed seed and draws the same examples for all, so each interval is the one it would have by itself."""
-    added = np.broadcast_to([-1.0, 1.0], (*differences.shape[:-1], 2))
-    return _bootstrap((np.concatenate([differences, added], axis=-1),), np.mean)
-
-
-def loss_intervals(differences: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the intervals of sum(differences) / sum(tokens).
-
-    `differences` are paired differences of losses in nats, (..., examples), and `tokens` the answers' lengths, (examples,). The
-    bootstrap has a fixed seed and draws the same examples for all."""
-
-    def mean_per_token(loss: np.ndarray, count: np.ndarray, axis: int) -> np.ndarray:
-        return loss.sum(axis) / count.sum(axis)
-
-    return _bootstrap((differences, np.broadcast_to(tokens, differences.shape)), mean_per_token)
-
-
-def ratio_interval(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:
-    """Return the ends of Fieller's interval of mean(numerators) / mean(denominators), (examples,) each, in pairs.
-
-    The ends are NaN if the interval is not bounded, because the denominators' mean does not differ from 0."""
-    examples = len(numerators)
-    if examples < 2:
-        return np.nan, np.nan
-    t = stats.t.ppf((1 + LEVEL) / 2, examples - 1)
-    means = np.array([numerators.mean(), denominators.mean()])
+    The interval is Fieller's. It holds all shares s for which tuned - untuned does not differ from s (dense - untuned). It is
+    bounded only if dense and untuned differ."""
+    gained, lost = tuned.means - untuned.means, dense.means - untuned.means
+    share = gained.mean() / lost.mean() if lost.mean() else np.nan
+    if tuned.tokens is None:
+        # Three examples, each right in one of the three cells only.
+        gained, lost = _extended(gained, [1, 0, -1]), _extended(lost, [0, 1, -1])
+    examples = np.cov(gained, lost) / len(gained)
+    factors = np.array([tuned.seed_factor, dense.seed_factor]) + untuned.seed_factor
+    variances, degrees = _total(np.diag(examples), len(gained) - 1, factors, spread)
+    covariance = np.array([[variances[0], examples[0, 1]], [examples[0, 1], variances[1]]])
+    means = np.array([gained.mean(), lost.mean()])
     # a s^2 - 2 b s + c <= 0 for the shares s in the interval.
-    (c, b), (_, a) = np.outer(means, means) - t**2 * np.cov(numerators, denominators) / examples
-    if a <= 0:
-        return np.nan, np.nan
+    (c, b), (_, a) = np.outer(means, means) - stats.t.ppf((1 + LEVEL) / 2, degrees.min()) ** 2 * covariance
+    if not a > 0:
+        return Share(share, np.nan, np.nan)
     # Rounding may make the root of 0 a little negative.
     half_width = np.sqrt(max(b**2 - a * c, 0)) / a
-    return b / a - half_width, b / a + half_width
-
-
-def paired_t_p(differences: np.ndarray) -> np.ndarray:
-    """Return the two-sided p of Student's paired t tests, (...) of (..., examples); 1 if the two never differ.
-
-    It is NaN if all differences are equal but for rounding, because they have no variance to test with."""
-    differ = differences.any(axis=-1)
-    spread = np.ptp(differences, axis=-1) > 1e-9 * np.abs(differences).max(axis=-1, initial=0)
-    p_values = np.where(differ, np.nan, 1.0)
-    testable = differ & spread
-    p_values[testable] = stats.ttest_1samp(differences[testable], 0, axis=-1).pvalue
-    return p_values
+    return Share(share, b / a - half_width, b / a + half_width)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -160,29 +189,36 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def verdict(low: float, high: float, tolerance: float) -> str | None:
-    """Return the verdict on a difference to dense from the ends of its interval; None without an interval.
+def _total(
+    variance: np.ndarray, degrees: float, seed_factor: np.ndarray | float, spread: Spread
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the variance of a mean because of its examples and its seeds, and the degrees of freedom."""
+    if not spread.degrees:
+        return variance, np.full(variance.shape, float(degrees))
+    total = variance + seed_factor * np.maximum(spread.mean_square - spread.noise, 0)
+    of_seeds = (seed_factor * spread.mean_square) ** 2 / spread.degrees
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_total = total**2 / (variance**2 / degrees + of_seeds)
+    # The subtracted noise is that of other cells too, so it may be too much for this one.
+    return total, np.fmax(of_total, min(degrees, spread.degrees))
 
-    A point is within tolerance (non-inferior) if the whole interval lies above -tolerance, a fraction."""
-    if np.isnan(low):
-        return None
-    if low > -tolerance:
-        return WITHIN
-    return BEYOND if high < -tolerance else UNDECIDED
+
+def _squared_error(values: np.ndarray) -> np.ndarray:
+    """Return the variance of the mean of values, (..., examples)."""
+    return values.var(axis=-1) / max(values.shape[-1] - 1, 1)
 
 
-def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable) -> tuple[np.ndarray, np.ndarray]:
-    """Return the percentile intervals of a statistic of samples, (..., examples), that are resampled together."""
-    result = stats.bootstrap(
-        samples,
-        statistic,
-        axis=-1,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=max(1, AT_ONCE // samples[0].size),
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(SEED),
-    )
-    return result.confidence_interval.low, result.confidence_interval.high
+def _around(center: np.ndarray, variance: np.ndarray, degrees: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of Student's interval."""
+    half_width = stats.t.ppf((1 + LEVEL) / 2, degrees) * np.sqrt(variance)
+    return center - half_width, center + half_width
+
+
+def _smoothed(outcomes: np.ndarray) -> np.ndarray:
+    """Return outcomes with two right and two wrong answers added, so that equal ones have a variance too."""
+    return _extended(outcomes, [0, 0, 1, 1])
+
+
+def _extended(values: np.ndarray, added: list[float]) -> np.ndarray:
+    """Return values, (..., examples), with more of them at the end."""
+    return np.concatenate([values, np.broadcast_to(np.array(added, float), (*values.shape[:-1], len(added)))], axis=-1)
