@@ -20,11 +20,13 @@ from sparseft.evaluation.evaluate import evaluate, evaluate_probe
 from sparseft.evaluation.perplexity import token_perplexity
 from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
 from sparseft.language_model.model import load_model
+from sparseft.records.evaluation_record import EvaluationRecord
+from sparseft.records.record_file import write
 from sparseft.storage.hashes import sha256_of_text
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
 from sparseft.storage.reading import TEXT_LIMIT, read_text
-from sparseft.storage.record import check_model, check_record, write_record
+from sparseft.storage.record import check_model, check_record
 from sparseft.study.config import Perplexity, add_flags, parse_section
 from sparseft.study.grid import Run
 from sparseft.tasks.documents import each_document, recorded_source
@@ -179,7 +181,7 @@ def main() -> int:
             for probe in probes
         }
     cost = {"seconds": time.perf_counter() - begin, "peak_memory_bytes": peak_memory(model.device)}
-    write_record(args.output, {"record": "evaluation", "run_id": args.run_id, **record, **cost, "inputs": inputs})
+    write(args.output, EvaluationRecord(run_id=args.run_id, **record, **cost, inputs=inputs))
     return 0
 
 

@@ -16,11 +16,13 @@ from sparseft.checkpoints.layers import prunable_shapes
 from sparseft.errors import InputError, run_script
 from sparseft.evaluation.before_merge import take_over
 from sparseft.masks.mask_file import Mask, check_mask, check_run, read_mask
+from sparseft.records.evaluation_record import BeforeMergeRecord
+from sparseft.records.record_file import write
 from sparseft.storage.adapter_files import adapter_digest
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
-from sparseft.storage.record import check_record, write_record
+from sparseft.storage.record import check_record
 from sparseft.study.grid import NO_FINETUNE, Run
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.task import Row
@@ -100,8 +102,7 @@ def main() -> int:
     if record is None:
         record, inputs["adapter"] = evaluated(args, run, checkpoint, mask, mask_sha256, rows)
     seconds = time.perf_counter() - begin
-    content = {"record": "before_merge", "run_id": args.run_id, **record, "seconds": seconds, "inputs": inputs}
-    write_record(args.output, content)
+    write(args.output, BeforeMergeRecord(run_id=args.run_id, **record, seconds=seconds, inputs=inputs))
     return 0
 
 

@@ -18,9 +18,11 @@ from sparseft.errors import InputError, run_script
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.language_model.hardware import choose_device, keep_freed_memory, limit_threads, peak_memory
 from sparseft.language_model.model import load_model
+from sparseft.records.evaluation_record import SelectionRecord
+from sparseft.records.record_file import write
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
-from sparseft.storage.record import check_model, check_record, write_record
+from sparseft.storage.record import check_model, check_record
 from sparseft.study.grid import Run
 from sparseft.tasks.documents import each_document
 from sparseft.tasks.overlap import Texts, shares_found, texts_of
@@ -85,7 +87,7 @@ def main() -> int:
     record |= {"split": SELECTION, "overlap": shares_found({SELECTION: texts_of(task, rows)}, seen)[SELECTION]}
     if args.calibration:
         inputs["calibration"] = [digest.hexdigest() for digest in texts_sha256]
-    write_record(args.output, {"record": "selection", "run_id": args.run_id, **record, **cost, "inputs": inputs})
+    write(args.output, SelectionRecord(run_id=args.run_id, **record, **cost, inputs=inputs))
     return 0
 
 

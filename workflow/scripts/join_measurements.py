@@ -10,9 +10,11 @@ from pathlib import Path
 
 from sparseft.errors import run_script
 from sparseft.evaluation.measurements import join
+from sparseft.records.record_file import write
+from sparseft.records.throughput_record import ThroughputRecord
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
-from sparseft.storage.record import check_record, write_record
+from sparseft.storage.record import check_record
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,7 +31,7 @@ def main() -> int:
     check_apart([args.output], args.records)
     check_record(args.output, "throughput")
     hold(args.output)
-    write_record(args.output, {"record": "throughput", **join(args.records)})
+    write(args.output, ThroughputRecord(**join(args.records)))
     return 0
 
 

@@ -13,6 +13,8 @@ import argparse
 
 from sparseft.errors import InputError, run_script
 from sparseft.language_model.hardware import keep_freed_memory, limit_threads
+from sparseft.records.record_file import write
+from sparseft.records.throughput_record import MeasurementRecord
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
 from sparseft.storage.record import check_record, write_record
@@ -75,12 +77,12 @@ def main() -> int:
     hold(output)
     if args.compile_only:
         training = without_evaluation(job)
-        content = lower(training, cerebras, args.output_dir, compile_only=True, fill=args.fill_sequences)
+        program = lower(training, cerebras, args.output_dir, compile_only=True, fill=args.fill_sequences)
+        write_record(output, {"record": output.stem, **program})
     else:
-        record = measure(job, cerebras, args.output_dir, warmup=warmup, fill=args.fill_sequences)
-        content = conditions(args, job, warmup) | record
-        content |= {"batch_size": job.settings.batch_size, "seed": job.seed}
-    write_record(output, {"record": output.stem, **content})
+        measured = measure(job, cerebras, args.output_dir, warmup=warmup, fill=args.fill_sequences)
+        own = {"batch_size": job.settings.batch_size, "seed": job.seed}
+        write(output, MeasurementRecord(**conditions(args, job, warmup), **measured, **own))
     return 0
 
 

@@ -19,10 +19,12 @@ from sparseft.errors import InputError, run_script
 from sparseft.evaluation.throughput import MeasuredTraining, measure
 from sparseft.language_model.hardware import choose_device, device_name, limit_threads, versions
 from sparseft.masks.mask_file import check_mask, check_run, read_mask
+from sparseft.records.record_file import write
+from sparseft.records.throughput_record import ThroughputRecord
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
-from sparseft.storage.record import check_record, write_record
+from sparseft.storage.record import check_record
 from sparseft.study.backends import TORCH
 from sparseft.study.config import Resources, Throughput, Training, add_flags, parse_section
 from sparseft.study.grid import TASK_MODES, Cell
@@ -90,21 +92,20 @@ def main() -> int:
     # The number of threads is part of the device's name.
     limit_threads(training.resources.threads)
     device = choose_device()
-    content = {
-        "record": "throughput",
-        "cell": cell.id,
-        "backend": TORCH.name,
-        "device": device_name(device),
-        "threads": training.resources.threads,
-        "processes": 1,
+    record = ThroughputRecord(
+        cell=cell.id,
+        backend=TORCH.name,
+        device=device_name(device),
+        threads=training.resources.threads,
+        processes=1,
         **training.memory_record(device),
         **training.settings.model_dump(include=set(SETTINGS)),
         **training.throughput.model_dump(include=set(RECORDED)),
-        "batches": measure(training),
-        "versions": versions(),
-        "inputs": inputs,
-    }
-    write_record(args.output, content)
+        batches=measure(training),
+        versions=versions(),
+        inputs=inputs,
+    )
+    write(args.output, record)
     return 0
 
 

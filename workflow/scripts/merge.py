@@ -16,6 +16,7 @@ from sparseft.errors import InputError, run_script
 from sparseft.language_model.hardware import limit_threads
 from sparseft.lora.merge import merge
 from sparseft.masks.mask_file import check_mask, check_run, read_mask
+from sparseft.records.merge_record import MergeRecord
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_replaceable
@@ -75,14 +76,8 @@ def main() -> int:
         check_run(mask, args.mask_path, run)
     merged = merge(checkpoint, mask, mask_sha256, args.adapter, args.output_dir, run)
     inputs = {"model": checkpoint.digest, "mask": mask_sha256, "adapter": merged.pop("adapter")}
-    record = {
-        "record": "merge",
-        "run_id": args.run_id,
-        "inputs": inputs,
-        **merged,
-        "seconds": time.perf_counter() - start,
-    }
-    write_record_of(args.output_dir, args.report, record)
+    record = MergeRecord(run_id=args.run_id, inputs=inputs, **merged, seconds=time.perf_counter() - start)
+    write_record_of(args.output_dir, args.report, record.model_dump())
     return 0
 
 

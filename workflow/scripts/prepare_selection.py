@@ -12,11 +12,12 @@ import sys
 from pathlib import Path
 
 from sparseft.errors import run_script
+from sparseft.records.manifests import SelectionManifest
+from sparseft.records.record_file import write
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
-from sparseft.storage.record import write_record
 from sparseft.study.config import TaskData, add_flags, parse_section
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.selection_rows import (
@@ -91,18 +92,18 @@ def main() -> int:
         file = folder / ROWS_FILE
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen.rows)
         file.write_text(lines, encoding="utf-8")
-        content = {
-            "task": task.name,
-            "source": candidates.source,
-            "split": candidates.split,
-            "seed": data.seed,
-            "examples": len(chosen.rows),
-            "left_out": chosen.left_out,
-            "overlap": chosen.overlap,
-            "sha256": sha256(file),
-            "disjoint_from": digests,
-        }
-        write_record(folder / MANIFEST_FILE, content)
+        manifest = SelectionManifest(
+            task=task.name,
+            source=candidates.source,
+            split=candidates.split,
+            seed=data.seed,
+            examples=len(chosen.rows),
+            left_out=chosen.left_out,
+            overlap=chosen.overlap,
+            sha256=sha256(file),
+            disjoint_from=digests,
+        )
+        write(folder / MANIFEST_FILE, manifest)
     return 0
 
 

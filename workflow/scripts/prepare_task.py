@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 
 from sparseft.errors import InputError, run_script
-from sparseft.storage.atomic import atomic_files, write_json
+from sparseft.records.manifests import TaskManifest
+from sparseft.records.record_file import write
+from sparseft.storage.atomic import atomic_files
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
@@ -102,18 +104,17 @@ def main() -> int:
         for split, file in zip(SPLITS, files, strict=True):
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[split])
             file.write_text(lines, encoding="utf-8")
-        content = {
-            "task": task.name,
-            "source": examples.source,
-            "seed": data.seed,
-            "examples": {split: len(rows[split]) for split in SPLITS},
-            "validation_overlap": overlap,
-            "sha256": dict(zip(SPLITS, map(sha256, files), strict=True)),
-            "lengths": measured_lengths(task, rows),
-        }
-        if task.definition:
-            content["definition"] = task.definition
-        write_json(folder / outputs[-1].name, content)
+        manifest = TaskManifest(
+            task=task.name,
+            source=examples.source,
+            seed=data.seed,
+            examples={split: len(rows[split]) for split in SPLITS},
+            validation_overlap=overlap,
+            sha256=dict(zip(SPLITS, map(sha256, files), strict=True)),
+            lengths=measured_lengths(task, rows),
+            definition=task.definition or None,
+        )
+        write(folder / outputs[-1].name, manifest)
     return 0
 
 

@@ -16,10 +16,12 @@ from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
 from sparseft.errors import InputError, run_script
 from sparseft.masks.mask_file import check_run, read_mask
 from sparseft.masks.validation import validate
+from sparseft.records.record_file import write
+from sparseft.records.validation_record import ValidationRecord
 from sparseft.storage.hashes import sha256
 from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart
-from sparseft.storage.record import check_model, check_record, write_record
+from sparseft.storage.record import check_model, check_record
 from sparseft.study.grid import Run
 
 
@@ -70,14 +72,15 @@ def main() -> int:
     if args.run_id is not None:
         check_run(mask, args.mask_path, Run.parse(args.run_id))
     report = validate(checkpoint, mask, tolerance=args.tolerance, base=base)
-    write_record(args.output, {"record": "validation", "run_id": args.run_id, **report, "inputs": inputs})
-    verdict = "passed" if report["passed"] else "FAILED"
+    record = ValidationRecord(run_id=args.run_id, **report, inputs=inputs)
+    write(args.output, record)
+    verdict = "passed" if record.passed else "FAILED"
     line = (
-        f"{verdict}: {report['layers_checked']} of {report['layers_expected']} layers checked, "
-        f"{report['violations']} violations, largest pruned weight {report['max_abs_pruned']:g}"
+        f"{verdict}: {record.layers_checked} of {record.layers_expected} layers checked, "
+        f"{record.violations} violations, largest pruned weight {record.max_abs_pruned:g}"
     )
-    print(" ".join([f"{line}.", *report["not_checked"]]), file=sys.stderr)
-    return 0 if report["passed"] else 1
+    print(" ".join([f"{line}.", *record.not_checked]), file=sys.stderr)
+    return 0 if record.passed else 1
 
 
 if __name__ == "__main__":

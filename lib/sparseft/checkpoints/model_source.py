@@ -23,6 +23,7 @@ from sparseft.checkpoints.modelzoo_checkpoint import open_checkpoint
 from sparseft.checkpoints.rewriting import write_manifest
 from sparseft.checkpoints.soundness import check_finite_weights, check_tensors
 from sparseft.errors import InputError
+from sparseft.records.manifests import ModelManifest
 from sparseft.storage.atomic import atomic_folder, write_json
 from sparseft.storage.hashes import sha256
 from sparseft.storage.ownership import check_apart
@@ -45,7 +46,7 @@ def prepare_model(model: Model, output: Path) -> dict:
         checkpoint = Checkpoint(folder)
         check_tensors(checkpoint, model.source)
         check_finite_weights(checkpoint, f"{model.source} in {model.dtype}")
-        manifest = write_manifest(folder, source=model.source, revision=revision, dtype=model.dtype)
+        manifest = write_manifest(folder, ModelManifest, source=model.source, revision=revision, dtype=model.dtype)
     return manifest
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from sparseft.checkpoints.checkpoint import MANIFEST_VERSION, Checkpoint, read_header
 from sparseft.checkpoints.layers import prunable_shapes
-from sparseft.storage.atomic import write_json
+from sparseft.records.manifests import CheckpointManifest
+from sparseft.records.record_file import write as write_record_file
 
 # Takes the name of a tensor and its new bytes.
 WriteTensor = Callable[[str, bytes], None]
@@ -45,22 +46,22 @@ def rewritten(checkpoint: Checkpoint, names: Set[str], folder: Path) -> Iterator
         raise ValueError(f"{len(missing)} tensors were not written (first: {min(missing)})")
 
 
-def write_manifest(folder: Path, **origin: object) -> dict:
+def write_manifest(folder: Path, schema: type[CheckpointManifest], **origin: object) -> dict:
     """Write manifest.json beside the files of a checkpoint folder, and return its content.
 
-    It begins with `origin`, which says where the checkpoint comes from. Every weight must be finite."""
+    `origin` has the fields of the schema that say where the checkpoint comes from. Every weight must be finite."""
     checkpoint = Checkpoint(folder)
     shapes = prunable_shapes(checkpoint)
     hashes = checkpoint.hashes()
     sizes = {name: (folder / name).stat().st_size for name in hashes}
-    manifest = {
-        "format_version": MANIFEST_VERSION,
+    manifest = schema(
+        format_version=MANIFEST_VERSION,
         **origin,
-        "architecture": checkpoint.architecture.class_name,
-        "prunable_layers": len(shapes),
-        "prunable_weights": sum(rows * cols for rows, cols in shapes.values()),
-        "digest": checkpoint.digest_of(hashes),
-        "files": {name: {"sha256": hashes[name], "bytes": sizes[name]} for name in sorted(hashes)},
-    }
-    write_json(folder / "manifest.json", manifest)
-    return manifest
+        architecture=checkpoint.architecture.class_name,
+        prunable_layers=len(shapes),
+        prunable_weights=sum(rows * cols for rows, cols in shapes.values()),
+        digest=checkpoint.digest_of(hashes),
+        files={name: {"sha256": hashes[name], "bytes": sizes[name]} for name in sorted(hashes)},
+    )
+    write_record_file(folder / "manifest.json", manifest)
+    return manifest.model_dump()

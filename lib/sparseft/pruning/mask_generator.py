@@ -27,7 +27,9 @@ from sparseft.pruning.mask_report import NO_SCORES, ScoreDistribution, mask_repo
 from sparseft.pruning.ranking import Ranking
 from sparseft.pruning.scores import Source, bits_of, magnitude_source, random_source, scored_source, sum_columns
 from sparseft.pruning.selection import Selection
-from sparseft.storage.atomic import atomic_files, write_json
+from sparseft.records.manifests import MaskReport
+from sparseft.records.record_file import write
+from sparseft.storage.atomic import atomic_files
 from sparseft.study.config import Masks
 
 
@@ -98,7 +100,7 @@ def compute_masks(
         report = mask_report(meta, percents, writer.kept, shape, scores)
         if places.plot_name:
             plot_report(report, folder, places.plot_name)
-        write_json(folder / places.report.name, report)
+        write(folder / places.report.name, MaskReport(**report))
     return report
 
 

@@ -21,7 +21,9 @@ from sparseft.masks.mask_file import mask_meta, pack
 from sparseft.masks.mask_kernels import zero_pruned
 from sparseft.masks.mask_writer import MaskWriter, mask_writer
 from sparseft.pruning.mask_report import NO_SCORES, ScoreDistribution, mask_report, plot_report
-from sparseft.storage.atomic import atomic_files, atomic_folder, write_json
+from sparseft.records.manifests import MaskReport, PrunedManifest
+from sparseft.records.record_file import write
+from sparseft.storage.atomic import atomic_files, atomic_folder
 from sparseft.study.config import Masks
 from sparseft.study.grid import ADDED_SUFFIX, MASK_NAME, MASK_REPORT, PRUNED_NAME
 
@@ -115,11 +117,11 @@ def pruned_writer(
             with rewritten(original, {f"{layer}.weight" for layer in shape}, base) as write_tensor:
                 writer = PrunedWriter(original, masks, write_tensor)
                 yield writer
-            meta |= writer.meta | {"base": write_manifest(base, **origin)["digest"]}
+            meta |= writer.meta | {"base": write_manifest(base, PrunedManifest, **origin)["digest"]}
             masks.record(**meta)
         report = mask_report(meta, [percent], masks.kept, shape, writer.scores)
         for row in report["sparsities"][0]["layers"]:
             row.update(writer.rows[row["layer"]])
         if places.plot_name:
             plot_report(report, folder, places.plot_name)
-        write_json(folder / places.report.name, report)
+        write(folder / places.report.name, MaskReport(**report))

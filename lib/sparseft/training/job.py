@@ -20,6 +20,7 @@ from sparseft.language_model.batches import Example
 from sparseft.lora.adapter import Adapter, read_adapter
 from sparseft.masks.mask_file import Mask, check_mask, check_run, read_mask
 from sparseft.modes import Mode, get_mode
+from sparseft.records.training_record import TrainingRecord
 from sparseft.storage.adapter_files import ADAPTER, adapter_digest
 from sparseft.storage.hashes import sha256
 from sparseft.storage.ownership import check_apart, check_replaceable
@@ -188,13 +189,11 @@ def write_train_record(args: argparse.Namespace, job: TrainingJob, measured: dic
         **({"initial_adapter": job.initial.digest} if job.initial else {}),
     }
     content = {
-        "record": "training",
-        "run_id": args.run_id,
         **job.settings.model_dump(),
         **{f"{split}_examples": len(job.rows[split]) for split in SPLITS},
-        **({"definition_sha256": job.task.definition_sha256} if job.task.definition else {}),
+        "definition_sha256": job.task.definition_sha256 if job.task.definition else None,
         **measured,
-        "inputs": inputs,
-        "outputs": {"adapter": adapter_digest(adapter)},
     }
-    write_record_of(adapter, args.output_dir / "train.json", content)
+    outputs = {"adapter": adapter_digest(adapter)}
+    record = TrainingRecord(run_id=args.run_id, **content, inputs=inputs, outputs=outputs)
+    write_record_of(adapter, args.output_dir / "train.json", record.model_dump())

@@ -4,10 +4,10 @@ import math
 import random
 import statistics
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sparseft.errors import InputError
+from sparseft.records.training_record import final_loss
 from sparseft.study.config import STOP_WINDOW, Training
 
 # Steps before the speed is steady, while allocators and caches fill.
@@ -67,11 +67,6 @@ class Progress:
             "resumed_after_steps": self.resumed_after,
             "peak_memory_bytes": max(self.peak_memory, peak_memory),
         }
-
-
-def final_loss(losses: Sequence[float]) -> float:
-    """Return the mean loss of the last tenth of the steps, at least of the last one."""
-    return statistics.fmean(losses[-max(1, len(losses) // 10) :])
 
 
 def say_step(step: int, steps: int, loss: float) -> None:
