@@ -10,6 +10,8 @@ rule write_configuration:
         file=update(f"{PATHS.analysis}/{grid.CONFIGURATION}"),
     log:
         "<logs>/write_configuration.log",
+    benchmark:
+        "<benchmarks>/write_configuration.tsv"
     localrule: True
     conda:
         "../envs/sparseft.yaml"

@@ -1,8 +1,7 @@
-# What happens once, before the first job: the resources of this machine, notes for the user, and records of what a plan replaces.
+# What happens once, before the first job: the resources of this machine, and notes for the user.
 from sparseft.planning.devices import visible_gpus
 from sparseft.planning.start_notes import start_notes
 from sparseft.study import earlier
-from sparseft.study.terminal import replaced_models
 
 if workflow.is_main_process:
     if QUEUED:
@@ -22,10 +21,6 @@ onstart:
     try:
         if QUEUED:
             passes.record(PASSES[0])
-        replaced = [path for job in workflow.dag.needrun_jobs() for path in job.output if os.path.exists(path)]
-        note = earlier.made_again([Path(path) for path in replaced], PATHS.runs) or replaced_models(replaced)
-        if note:
-            print(f"note: {note}", file=sys.stderr)
         earlier.adopt_models(STUDY)
     except InputError as error:
         refuse(error)

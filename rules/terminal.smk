@@ -8,6 +8,7 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
+from sparseft.planning.hours import hours_table
 from sparseft.study import terminal
 
 # Terminal prints one line instead of these events.
@@ -35,6 +36,21 @@ class Short(logging.Filter):
         return event not in SHOWN_OTHERWISE
 
 
+class BeforePlan(logging.Filter):
+    """Say what the plan makes again before its table is printed, and leave out Snakemake's advice to skip it."""
+
+    is_said = False
+
+    def filter(self, record):
+        """Return whether a record is printed."""
+        if getattr(record, "event", None) == LogEvent.RUN_INFO and not self.is_said:
+            self.is_said = True
+            outputs = (Path(path) for job in workflow.dag.needrun_jobs() for path in job.output)
+            if note := earlier.made_again(STUDY, [path for path in outputs if path.exists()]):
+                print(f"note: {note}", file=sys.stderr)
+        return not str(record.msg).startswith(terminal.ADVICE)
+
+
 class Terminal(logging.Handler):
     """Follow the events of Snakemake's logger, and log one line per job, the results of runs and the remaining time."""
 
@@ -53,10 +69,7 @@ class Terminal(logging.Handler):
             if event == LogEvent.RUN_INFO and self.ends_plan:
                 end_plan()
         elif event == LogEvent.RUN_INFO:
-            jobs = [
-                (job.rule.name, job.wildcards_dict) for job in workflow.dag.needrun_jobs() if is_work(job.rule.name)
-            ]
-            self.progress = terminal.JobProgress(jobs, PATHS, time.monotonic(), with_time=not QUEUED)
+            self.progress = terminal.JobProgress(planned_work(), PATHS, time.monotonic(), with_time=not QUEUED)
         elif event == LogEvent.JOB_INFO and is_work(record.rule_name):
             self.progress.start(record.jobid, record.rule_name, record.wildcards, time.monotonic())
             if self.is_short:
@@ -76,10 +89,15 @@ def end_plan():
     Otherwise Snakemake would evaluate the resources of every job and format its command, though neither is shown. This takes
     half of the time."""
     workflow.dag.print_reasons()
-    workflow.log_provenance_info()
     logger.info("This was a dry-run (flag -n).")
+    logger.info(hours_table(STUDY, planned_work())[-1])
     # If it is quiet about both, Snakemake ends a dry run after the table.
     workflow.output_settings.quiet = {Quietness.RULES, Quietness.PROGRESS}
+
+
+def planned_work():
+    """Return the rule and the wildcards of each job of the plan that runs a command."""
+    return [(job.rule.name, job.wildcards_dict) for job in workflow.dag.needrun_jobs() if is_work(job.rule.name)]
 
 
 def is_work(name):
@@ -119,5 +137,6 @@ if workflow.is_main_process:
     handlers = {handler.name: handler for handler in logger.handlers}
     if hides_jobs and "DefaultStreamHandler" in handlers:
         handlers["DefaultStreamHandler"].addFilter(Short())
+    logger.addFilter(BeforePlan())
     # A dry run is not ended early if a logger plugin is present, because the plugin may need every job.
     logger.addHandler(Terminal(is_short, ends_plan=hides_jobs and [*handlers] == ["DefaultStreamHandler"]))

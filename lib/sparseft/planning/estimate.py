@@ -1,4 +1,5 @@
-"""Estimate what a study needs before anything runs: its jobs, its disk space, and the memory of each kind of job.
+"""Estimate what a study needs before anything runs: its jobs, its disk space, the memory of each kind of job, and its
+hours.
 
 These numbers are exact: the jobs, the files, and the bytes of a model's weights, of a mask and of an adapter's matrices. The
 others depend on the data or the machine, and the report says how they are computed. Of a model only config.json is read, and
@@ -6,7 +7,7 @@ torch is not imported.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -15,6 +16,7 @@ from sparseft.masks.mask_file import mask_meta
 from sparseft.masks.mask_writer import mask_bytes
 from sparseft.methods import get_method
 from sparseft.modes import get_mode
+from sparseft.planning.hours import Job, hours_table
 from sparseft.planning.lengths import TaskLengths, selection_rows, task_lengths, text_bytes
 from sparseft.planning.memory import (
     Need,
@@ -59,7 +61,7 @@ def report(config: Config) -> str:
     total = Item("together", sum(item.bytes for item in kept), "")
     by_rule = ", ".join(f"{rule} {number:,}" for rule, number in jobs_by_rule.items())
     lines = [
-        "ESTIMATE, from the configuration alone: nothing was run or measured. GB: 1,000,000,000 bytes.",
+        "ESTIMATE, from the configuration and the times of earlier jobs: nothing was run. GB: 1,000,000,000 bytes.",
         "",
         f"runs: {len(targets.runs(config)):,}, of which {len(_trained(config)):,} are trained",
         f"jobs: {sum(jobs_by_rule.values()):,} where nothing is made yet: {by_rule}",
@@ -70,36 +72,43 @@ def report(config: Config) -> str:
     ]
     for title, items in memory(config, models).items():
         lines += _table(title, items)
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *hours_table(config, study_jobs(config))])
 
 
 def jobs(config: Config) -> dict[str, int]:
     """Return the number of jobs by rule, for the whole study in an empty folder."""
+    return {**Counter(rule for rule, _ in study_jobs(config)), "analyze": 1}
+
+
+def study_jobs(config: Config) -> Iterator[Job]:
+    """Yield the rule and the wildcards of each job of the whole study."""
+    yield from (("prepare_model", {"model": model}) for model in config.grid.models)
+    yield from (("prepare_task", {"task": task}) for task in _prepared_tasks(config))
+    if config.grid.trainings:
+        yield from (("prepare_selection", {"task": task}) for task in config.grid.tasks)
+    if config.perplexity:
+        yield "prepare_wikitext2", {}
+    yield from (("prepare_calibration", {"text": text}) for text in config.calibration_texts())
     runs = targets.runs(config)
-    trained = len(_trained(config))
-    programs = len(targets.programs(config))
-    return {
-        "prepare_model": len(config.grid.models),
-        "prepare_task": len(_prepared_tasks(config)),
-        **({"prepare_selection": len(config.grid.tasks)} if config.grid.trainings else {}),
-        **({"prepare_wikitext2": 1} if config.perplexity else {}),
-        **({"prepare_calibration": len(config.calibration_texts())} if config.calibration_texts() else {}),
-        **Counter(_mask_rule(method) for _, method in sorted(_mask_jobs(runs))),
-        **Counter(_export_rule(method) for _, method in sorted(_exports(config))),
-        **({"compile_program": programs} if programs else {}),
-        **Counter(_adapter_rule(run) for run in _trained(config)),
-        "evaluate_adapter": trained,
-        **dict.fromkeys(("merge_adapter", "validate_sparsity", "evaluate_run"), len(runs)),
-        **({"evaluate_selection": len(targets.selection_targets(config))} if config.grid.trainings else {}),
-        **dict.fromkeys(("write_configuration", "analyze_results", "analyze"), 1),
-    }
+    yield from ((_mask_rule(run.method), _mask_wildcards(run)) for _, run in sorted(_mask_jobs(runs).items()))
+    yield from ((_export_rule(run.method), _mask_wildcards(run)) for _, run in sorted(_exports(config).items()))
+    yield from (("compile_program", {"program": name}) for name in targets.programs(config))
+    for run in runs:
+        wildcards = {**vars(run), "sparsity": f"{run.sparsity:02d}"}
+        made = ["merge_adapter", "validate_sparsity", "evaluate_run"]
+        if run.mode != NO_FINETUNE:
+            made = [_adapter_rule(run), "evaluate_adapter", *made]
+        if run.training:
+            made.append("evaluate_selection")
+        yield from ((rule, wildcards) for rule in made)
+    yield from ((rule, {}) for rule in ("write_configuration", "analyze_results"))
 
 
 def mask_sizes(config: Config, subject: Subject) -> list[int]:
     """Return the bytes of every mask file of a model. All files of one method have the same size."""
     runs = [run for run in targets.runs(config) if run.model == subject.name]
     sizes = []
-    for _, name in sorted(_mask_jobs(runs)):
+    for name in sorted(run.method for run in _mask_jobs(runs).values()):
         percents = [0] if name == DENSE else config.grid.sparsities
         # The job of a method that updates weights makes one mask.
         files = 1 if get_method(name).updates_weights else len(percents)
@@ -264,15 +273,23 @@ def _compilations(config: Config) -> list[str]:
     ]
 
 
-def _mask_jobs(runs: Iterable[Run]) -> set[tuple[str, str]]:
-    """Return the place and the method of each job that makes masks of these runs.
+def _mask_jobs(runs: Iterable[Run]) -> dict[tuple[str, str], Run]:
+    """Return one run of each job that makes masks of these runs, by the place and the method of the job.
 
     A pass for all sparsities has the folder of its masks as place. The job of one sparsity has the folder of its base."""
-    jobs = set()
+    jobs = {}
     for run in runs:
         folder_of = grid.base_folder if get_method(run.method).updates_weights else grid.mask_folder
-        jobs.add((grid.fill(folder_of(run.method), run), run.method))
+        jobs[grid.fill(folder_of(run.method), run), run.method] = run
     return jobs
+
+
+def _mask_wildcards(run: Run) -> dict[str, str]:
+    """Return the wildcards of the job that makes the mask of a run."""
+    method = get_method(run.method)
+    task = {"task": run.task} if run.method in grid.TASK_METHODS else {}
+    sparsity = {"sparsity": f"{run.sparsity:02d}"} if method.updates_weights else {}
+    return {"model": run.model, **task, "method": run.method, **sparsity}
 
 
 def _pruned_bases(config: Config, models: list[Subject]) -> list[Item]:
@@ -302,11 +319,11 @@ def _adapter_rule(run: Run) -> str:
     return "reconstruct_adapter" if get_mode(run.mode).reconstructs else "train_adapter"
 
 
-def _exports(config: Config) -> set[tuple[str, str]]:
-    """Return the folder and the method of every masked checkpoint from which ModelZoo's Trainer starts."""
+def _exports(config: Config) -> dict[str, Run]:
+    """Return one run of each masked checkpoint from which ModelZoo's Trainer starts, by the folder of the checkpoint."""
     if not config.training_backend.exports_checkpoints:
-        return set()
-    return {(grid.fill(grid.exported(run.method), run), run.method) for run in _trained(config)}
+        return {}
+    return {grid.fill(grid.exported(run.method), run): run for run in _trained(config)}
 
 
 def _export_rule(method: str) -> str:

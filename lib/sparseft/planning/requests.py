@@ -1,7 +1,7 @@
 """Compute what a job requests from a scheduler: memory and time, by its kind, model, task and method.
 
 The memory is the estimate with a margin. The time is that of a slow machine. If either was too little, the scheduler ends the job
-and tries it again with more; a training continues from its last state.
+and tries it again with more; a training continues from its last state. The same code estimates the time on a usual machine.
 """
 
 import math
@@ -33,14 +33,26 @@ from sparseft.study.grid import training_name
 
 MARGIN = 1.3  # of a memory that is estimated, not measured
 SNAKEMAKE = 400_000_000  # bytes of Snakemake's own processes in a cluster's job, of which there are two or three
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Say how fast a machine is. The weights are read once per token if tokens are generated one by one."""
+
+    thread: float  # FLOP per second of a CPU thread
+    gpu: float  # FLOP per second
+    cpu_reading: float  # bytes of weights per second
+    gpu_reading: float
+    disk: float  # bytes per second, shared with others
+    download: float  # bytes per second, shared with others
+
+
 # Low values, so that the time is enough.
-THREAD_SPEED = 5e9  # FLOP per second of a CPU thread
-GPU_SPEED = 40e12  # FLOP per second
-CPU_READING = 2e9  # bytes of weights per second, if tokens are generated one by one
-GPU_READING = 300e9
-DISK = 50e6  # bytes per second, shared with others
-DOWNLOAD = 10e6  # bytes per second, shared with others
+SLOW = Speed(thread=5e9, gpu=40e12, cpu_reading=2e9, gpu_reading=300e9, disk=50e6, download=10e6)
+# The jobs of the default study take this long on a CPU with AVX2. The GPU is an A100.
+USUAL = Speed(thread=30e9, gpu=120e12, cpu_reading=10e9, gpu_reading=1e12, disk=500e6, download=50e6)
 START = 20  # minutes for what does not grow with the model
+IMPORTS = 10  # seconds for the same on a usual machine
 UNKNOWN = 12_000, 4 * 60  # MB and minutes for a model that is first to be fetched; asked again once it is there
 PERPLEXITY = 350_000  # tokens of WikiText-2's test split, about
 # The kinds of jobs that run the model. The others are `prepare`, `weights` (masks that look at no example) and `files`, which
@@ -93,15 +105,28 @@ class Requests:
         configured = self.config.resources.minutes if job.runs_the_model else None
         return attempt * (configured or self._request(job)[1])
 
+    def usual_seconds(self, job: JobKind) -> float | None:
+        """Return the seconds of a job on a usual machine; None if the model or the speed of the appliance is not known."""
+        try:
+            subject = self._subject(job.model)
+        except InputError:
+            return None
+        is_queued = self.config.training_backend.queue_minutes and job.kind in ("training", "throughput")
+        return None if is_queued else IMPORTS + job_seconds(self.config, job, subject, USUAL)
+
+    def _subject(self, model: str) -> Subject:
+        """Return the sizes of a model. Raises InputError if they are not known yet."""
+        if model not in self._subjects:
+            self._subjects[model] = described(model, self.config.models[model])
+        return self._subjects[model]
+
     def _request(self, job: JobKind) -> tuple[int, int]:
         """Return MB and minutes of a first attempt."""
         if job not in self._requests:
-            if job.model not in self._subjects:
-                try:
-                    self._subjects[job.model] = described(job.model, self.config.models[job.model])
-                except InputError:
-                    return UNKNOWN
-            subject = self._subjects[job.model]
+            try:
+                subject = self._subject(job.model)
+            except InputError:
+                return UNKNOWN
             megabytes = math.ceil((SNAKEMAKE + MARGIN * job_bytes(self.config, job, subject)) / 1e6)
             minutes = START + math.ceil(job_seconds(self.config, job, subject) / 60)
             self._requests[job] = megabytes, minutes
@@ -134,23 +159,23 @@ def job_memory(config: Config, subject: Subject, job: JobKind) -> Need:
     return of_kind.get(job.kind, training_memory)(config, subject, job.task, job.training)
 
 
-def job_seconds(config: Config, job: JobKind, subject: Subject) -> float:
-    """Return the seconds of a job on a slow machine, without START."""
+def job_seconds(config: Config, job: JobKind, subject: Subject, machine: Speed = SLOW) -> float:
+    """Return the seconds of a job on a machine, without START."""
     queue_minutes = config.training_backend.queue_minutes
     if queue_minutes and job.kind in ("training", "throughput"):
         return 60 * queue_minutes
     repeats = config.throughput.repeats * len(config.throughput.batch_sizes)
     loads = repeats if job.kind == "throughput" else 1
-    seconds = loads * 4 * subject.bytes / DISK
+    seconds = loads * 4 * subject.bytes / machine.disk
     if job.kind == "prepare":
-        seconds += subject.bytes / DOWNLOAD
+        seconds += subject.bytes / machine.download
     if not job.runs_the_model:
         return seconds
     processes = config.resources.processes if job.kind == "training" else 1
-    speed = GPU_SPEED if config.resources.gpus else THREAD_SPEED * config.resources.threads
+    speed = machine.gpu if config.resources.gpus else machine.thread * config.resources.threads
     seconds += _flop(config, job, subject) / (speed * processes)
     if job.kind in ("evaluation", "selection"):
-        rate = GPU_READING if config.resources.gpus else CPU_READING
+        rate = machine.gpu_reading if config.resources.gpus else machine.cpu_reading
         for lengths in _evaluated_lengths(config, job):
             batches = math.ceil(lengths.rows[1] / config.evaluation_batch_size)
             seconds += batches * lengths.max_new_tokens * subject.width * subject.weights / rate

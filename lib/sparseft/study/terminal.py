@@ -7,12 +7,12 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from sparseft.errors import InputError
 from sparseft.storage.reading import read_json
 from sparseft.study.config import Config
-from sparseft.study.grid import FINDINGS, MANIFEST, REPORT, RUN_ID, ResultPaths, Run, fill
+from sparseft.study.grid import FINDINGS, REPORT, RUN_ID, ResultPaths, Run, fill
 from sparseft.study.targets import check_settings, check_target, no_rule
 
 STAGES = ("masks", "train", "validate", "evaluate", "analyze", "throughput")
@@ -22,6 +22,8 @@ EVALUATION = "evaluate_run"
 INTERVAL = 60
 # Lines of Snakemake that are never shown.
 HIDDEN_LINES = ("Select jobs to execute", "Removing temporary output", "Would remove temporary output")
+# Snakemake's advice to skip what a changed setting makes again.
+ADVICE = ("Some jobs were triggered by provenance information", "Rules with provenance triggered jobs")
 # Inputs that are shown of a failed job, because the analysis has thousands.
 SHOWN_INPUTS = 10
 
@@ -164,7 +166,9 @@ def duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     if minutes == 1:
         return "about 1 minute"
-    return f"about {minutes} minutes" if minutes < 100 else f"about {round(minutes / 60)} hours"
+    if minutes < 100:
+        return f"about {minutes} minutes"
+    return f"about {minutes / 60:.1f} hours" if minutes < 600 else f"about {minutes / 60:,.0f} hours"
 
 
 def result_line(run: Run, paths: ResultPaths) -> str:
@@ -236,17 +240,3 @@ def _similar_targets(path: str, is_made: Callable[[str], bool], outputs: Iterabl
         return list(STAGES)
     names = {os.path.basename(output) for output in outputs}
     return [file for file in (f"{folder}/{name}" for name in names) if is_made(file)]
-
-
-def replaced_models(planned: Iterable[str]) -> str:
-    """Return a sentence on the prepared models that a plan makes again; empty if there are none.
-
-    `planned` are the outputs of the plan that exist already."""
-    manifests = [PurePath(path) for path in planned if PurePath(path).match(MANIFEST.format(model="*"))]
-    if not manifests:
-        return ""
-    names = ", ".join(sorted(str(path.parent) for path in manifests))
-    return (
-        f"the plan makes {names} again, and everything that was made from it; if you changed a model's settings and want to"
-        " keep both, give the changed model its own name under models:"
-    )
