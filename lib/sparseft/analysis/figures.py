@@ -24,26 +24,24 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
+from sparseft.analysis.study import SOUND
 from sparseft.analysis.style import SPEED, WIDTH, add_legend, add_title, styles, write_all
 from sparseft.modes import get_mode
 from sparseft.study.grid import DENSE, MODES, OUT_OF_MEMORY
-from sparseft.tasks import METRICS
-from sparseft.tasks.metrics import LOSS, lm_eval_metric
+from sparseft.tasks import get_metric
+from sparseft.tasks.metrics import LOSS
 
 SPARSITY = "sparsity reached (%)"
-# Cells of any other status have no value that could be compared.
-DRAWN = ("sound", "not fully checked")
 # The share of the x axis between the lines of two methods, so that equal values stay visible beside each other.
 SHIFT = 0.015
 # The ratio of the places of two neighbouring lines over a logarithmic axis.
 RATIO = 1.03
-BYTES_PER_GB = 1e9
+GB = 1e9
 THROUGHPUT = {
     "samples_per_second": SPEED,
     "tokens_per_second": "training speed (tokens/s)",
     "peak_memory": "peak memory (GB)",
 }
-_METRICS = {metric.name: metric for metric in (*METRICS, LOSS)}
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,6 @@ class Chart:
     x: str = "reached_sparsity"
     x_label: str = SPARSITY
     has_levels: bool = False
-
-
-def metric_label(name: str) -> str:
-    """Return what figures and pages call a metric. One that no built-in task reports has lm-eval's name."""
-    return (_METRICS.get(name) or lm_eval_metric(name, f"{name}_stderr")).label
 
 
 def write_figures(folder: Path, study, processes: int) -> list[Figure]:
@@ -114,7 +107,7 @@ def _study_figures(study) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
 
 def _charts(points: pd.DataFrame, metric: str) -> Iterator[Chart]:
     """Yield what the figures of one task show."""
-    label = metric_label(metric) + (" (nats per token)" if metric == LOSS.name else "")
+    label = get_metric(metric).label + (" (nats per token)" if metric == LOSS.name else "")
     value = {"y": "value", "label": label, "low": "value_low", "high": "value_high", "has_levels": True}
     yield Chart("value_vs_sparsity", words=label, **value)
     if metric != LOSS.name:
@@ -131,7 +124,7 @@ def _charts(points: pd.DataFrame, metric: str) -> Iterator[Chart]:
 
 def lines_of(study) -> pd.DataFrame:
     """Return the points of all lines: the chosen cells, with the dense cell of its mode before each line."""
-    cells = study.cells[study.cells["chosen"].astype(bool) & study.cells["status"].isin(DRAWN)]
+    cells = study.cells[study.cells["chosen"] & study.cells["status"].isin(SOUND)]
     place = ["study", "model", "task", "metric", "setting"]
     shares = study.curves[[*place, "method", "sparsity", "mode", "recovered_share", "recovered_low", "recovered_high"]]
     pruned = cells[cells["method"] != DENSE].merge(shares, how="left", on=[*place, "method", "sparsity", "mode"])
@@ -142,7 +135,7 @@ def lines_of(study) -> pd.DataFrame:
     devices = study.runs.groupby(["study", "model", "task"])["device"].agg(
         lambda names: " and ".join(names.dropna().unique())
     )
-    return points.join(devices, on=["study", "model", "task"])
+    return points.drop(columns="device", errors="ignore").join(devices, on=["study", "model", "task"])
 
 
 def drawing(points: pd.DataFrame, chart: Chart, title: str, looks: Mapping[str, dict]) -> Drawing:
@@ -215,9 +208,8 @@ def _caption(chart: Chart) -> str:
 
 def throughput_drawing(table: pd.DataFrame, title: str) -> Drawing:
     """Return the figure of the batch sizes of one model and task. The speeds of two devices never share a panel."""
-    table = table.assign(
-        **{f"peak_memory_{end}": table["peak_memory_bytes"] / BYTES_PER_GB for end in ("mean", "low", "high")}
-    )
+    memory = table["peak_memory_bytes"].astype(float) / GB
+    table = table.assign(**{f"peak_memory{end}": memory for end in ("", "_low", "_high")})
     pruned = table[table["method"] != DENSE]
     columns = list((pruned if len(pruned) else table).groupby(["method", "device"], sort=False).groups)
     figure = Drawing(figsize=(WIDTH * max(1, len(columns) / 2), 8.6), layout="constrained")
@@ -232,7 +224,7 @@ def throughput_drawing(table: pd.DataFrame, title: str) -> Drawing:
     sizes = sorted(table["batch_size"].unique())
     panels[0, 0].set_xscale("log", base=2)
     panels[0, 0].set_xticks(sizes, sizes, minor=False)
-    repeats = f"mean and 95 % interval of {table['n'].max()} repeats"
+    repeats = f"mean and 95 % interval of {table['repeats'].max()} repeats"
     add_title(figure, [title, f"training on {' and '.join(table['device'].unique())}", repeats])
     add_legend(figure, panels.flat)
     return figure
@@ -252,7 +244,7 @@ def _draw_batches(axes: Axes, table: pd.DataFrame, name: str, colours: Mapping[i
         place = line["batch_size"] * RATIO ** (number - (len(cells) - 1) / 2)
         label = ", ".join(filter(None, ["dense with LoRA" if method == DENSE else f"{sparsity} %, {mode}", training]))
         style = looks[mode] | {"color": colours[sparsity]}
-        draw_line(axes, place, line, (f"{name}_mean", f"{name}_low", f"{name}_high"), label, style)
+        draw_line(axes, place, line, (name, f"{name}_low", f"{name}_high"), label, style)
         failed = place[line["status"] == OUT_OF_MEMORY]
         axes.scatter(
             failed,
@@ -263,6 +255,6 @@ def _draw_batches(axes: Axes, table: pd.DataFrame, name: str, colours: Mapping[i
         )
     if name == "peak_memory":
         for limit in table["memory_limit_bytes"].dropna().unique():
-            axes.axhline(limit / BYTES_PER_GB, color="0.25", linestyle=":", label="memory limit")
+            axes.axhline(limit / GB, color="0.25", linestyle=":", label="memory limit")
     # Readers compare speeds by their ratio.
     axes.set_ylim(bottom=0)

@@ -3,7 +3,7 @@
 The same figure gives the same bytes.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import cycle
 from pathlib import Path
@@ -18,6 +18,7 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sparseft.analysis.leftovers import MARK
 from sparseft.storage.atomic import atomic_file
 from sparseft.storage.processes import end_with_parent
 
@@ -25,10 +26,6 @@ from sparseft.storage.processes import end_with_parent
 WIDTH = 5.2
 # Characters in a line of a title of this width.
 TITLE = 50
-# It stands in the metadata of every figure, so that no other program's file is removed.
-MARK = "SparseFT analysis"
-# The mark stands in the first bytes of a file.
-HEAD_BYTES = 4096
 SPEED = "training speed (samples/s)"
 SETTINGS = {
     **seaborn.axes_style("whitegrid"),
@@ -71,14 +68,14 @@ def add_legend(figure: Figure, panels: Iterable[Axes]) -> None:
 
 
 def write_all(drawings: Mapping[str, Callable[[], Figure]], folder: Path, processes: int) -> None:
-    """Write each figure as PNG and SVG, and remove those that an earlier analysis left in the folder.
+    """Write each figure as PNG and SVG into a folder.
 
     Each figure is built in the process that draws it. A figure that was sent to another process would not always be drawn
     the same: matplotlib keeps its transforms' parents by their address, which another object can have in that process."""
+    folder.mkdir(exist_ok=True)
     with ProcessPoolExecutor(processes, initializer=end_with_parent) as pool:
         for written in [pool.submit(_save, build, folder / name) for name, build in drawings.items()]:
             written.result()
-    _remove_leftovers(folder, {f"{name}.{kind}" for name in drawings for kind in ("png", "svg")})
 
 
 def _save(build: Callable[[], Figure], path: Path) -> None:
@@ -90,16 +87,3 @@ def _save(build: Callable[[], Figure], path: Path) -> None:
                 figure.savefig(temporary, format=kind, metadata=metadata)
             # The first drawing has laid out the panels, and a second layout would give the same.
             figure.set_layout_engine("none")
-
-
-def _remove_leftovers(folder: Path, written: Collection[str]) -> None:
-    """Remove the figures that have the mark and are not among the names `written`."""
-    for path in sorted(folder.glob("*.*")):
-        if path.suffix in (".png", ".svg") and path.name not in written and _is_ours(path):
-            path.unlink()
-
-
-def _is_ours(path: Path) -> bool:
-    """Return whether an analysis of this project drew a figure."""
-    with path.open("rb") as file:
-        return MARK.encode() in file.read(HEAD_BYTES)

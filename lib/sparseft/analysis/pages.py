@@ -1,0 +1,365 @@
+"""Write the pages of a study from its frames: report.html, EXPERIMENTS.md, correctness_memo.md and findings.txt.
+
+The four are views of one content, from the templates beside this file. What comes from outside is escaped in each of them.
+report.html loads nothing and runs no script but its own. The same frames give the same bytes.
+"""
+
+import base64
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from textwrap import wrap
+from urllib.parse import quote
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from sparseft import __version__
+from sparseft.analysis.cells import KEYS
+from sparseft.analysis.chain import broken_links
+from sparseft.analysis.reproduce import Reproduction
+from sparseft.analysis.sentences import NONE, listed, name_of, number, percent, seeds, sentences, with_interval
+from sparseft.analysis.study import OUTSIDE
+from sparseft.analysis.tables import RUN
+from sparseft.errors import one_line
+from sparseft.methods import get_method
+from sparseft.modes import get_mode
+from sparseft.storage.atomic import atomic_file
+from sparseft.study.grid import DENSE, FINDINGS, MODES, PAGES, REPORT, Run
+from sparseft.tasks import BY_NAME, get_metric
+
+# The results of one model on one task, in one setting, stand together.
+RESULT = ["setting", "task", "metric", "model"]
+QUESTIONS = {
+    "methods": "Methods against each other",
+    "against": "Methods against one of them",
+    "modes": "Modes against each other",
+    "untuned": "Fine-tuned against not fine-tuned",
+    "studies": "Studies against the first one",
+}
+# What the runs with a fault of each kind are called at the top.
+FAULTS = {
+    "fault": "with a fault",
+    "missing": "missing",
+    "incomplete": "with a record missing",
+    "ended early": "whose training ended early",
+    "unchecked": "not fully checked",
+    "outside": "outside the study",
+}
+# The terminal has this many columns, and shows tables of at most so many rows.
+COLUMNS = 100
+LINES = 40
+GB = 1e9
+# The characters that a data URL in quotes may have without being escaped.
+URL_SAFE = " /:;=+,()[]{}!$*?@-_.~|"
+# Characters that Markdown reads as more than text, and the end of a link's text.
+_MARKDOWN = re.compile(r"[\\`*|<&]|\](?=[(\[:])")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Hold a table of texts."""
+
+    caption: str
+    header: list[str]
+    rows: list[list[str]]
+
+    @property
+    def markdown(self) -> Markup:
+        """Return the table in Markdown, escaped."""
+        lines = [self.header, ["-"] * len(self.header), *self.rows]
+        return Markup("".join(f"|{'|'.join(map(escape_markdown, line))}|\n" for line in lines))
+
+    @property
+    def text(self) -> str:
+        """Return a verdict table as aligned text, with the mode in a line above its rows, at most COLUMNS wide."""
+        frame = pd.DataFrame([self.header, *self.rows], columns=self.header)
+        names, modes = list(frame.pop("method")), list(frame.pop("mode"))
+        widths = [frame[name].str.len().max() for name in frame]
+        room = min(max(map(len, names)), COLUMNS - 2 - sum(width + 2 for width in widths))
+        printed = []
+        for place, (name, values) in enumerate(zip(names, frame.itertuples(index=False), strict=True)):
+            if place and modes[place] not in (NONE, modes[place - 1]):
+                printed.append(modes[place])
+            if len(name) > room:
+                printed.append(f"  {name}")
+                name = ""
+            texts = [text.ljust(width) for text, width in zip(values, widths, strict=True)]
+            printed.append("  ".join([f"  {name:{room}}", *texts]).rstrip())
+        return "\n".join(printed)
+
+
+def escape_markdown(text: object) -> str:
+    """Return a text for one line of Markdown, in which nothing is read as markup."""
+    return text if isinstance(text, Markup) else _MARKDOWN.sub(r"\\\g<0>", one_line(text))
+
+
+def write_pages(folder: Path, study, figures: list, again: Reproduction) -> None:
+    """Write the pages of a study into `folder`, which has the figures in plots/. `again` has the commands that repeat it."""
+    content = _content(study, figures, again)
+    options = {"loader": PackageLoader("sparseft.analysis", "templates"), "undefined": StrictUndefined}
+    options |= {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    markdown, text = Environment(**options, finalize=escape_markdown), Environment(**options)
+    text.filters["wrapped"] = lambda sentence: "\n  ".join(wrap(f"- {one_line(sentence)}", COLUMNS - 2))
+    pages = {REPORT: partial(_html, Environment(**options, autoescape=True), folder)}
+    pages |= {name: markdown.get_template(name).render for name in PAGES}
+    pages[FINDINGS] = text.get_template("terminal.txt").render
+    for name, render in pages.items():
+        with atomic_file(folder / name) as temporary:
+            temporary.write_text(render(content), encoding="utf-8")
+
+
+def _html(environment: Environment, folder: Path, content: dict) -> str:
+    """Return the page with its style, its script, and the policy that lets no other run."""
+    style, script = (
+        Path(str(files(__package__) / "templates" / f"report.{kind}")).read_text() for kind in ("css", "js")
+    )
+    policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)};"
+    images = {figure.name: _image(folder / "plots" / f"{figure.name}.svg") for figure in content["figures"]}
+    parts = {"style": Markup(style), "script": Markup(script), "policy": policy, "images": images}
+    return environment.get_template(REPORT).render(content | parts)
+
+
+def _hash(text: str) -> str:
+    """Return the source of a content security policy that allows exactly this style or script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _image(path: Path) -> dict[str, str]:
+    """Return a figure's source, width and height in points, for the page."""
+    svg = path.read_text(encoding="utf-8")
+    width, height = re.search(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg).groups()
+    # Without line breaks and indents the source is a tenth smaller. An SVG in an <img> cannot run scripts or load files.
+    source = "data:image/svg+xml," + quote(re.sub(r"\s+", " ", svg), safe=URL_SAFE)
+    return {"source": source, "width": width, "height": height}
+
+
+def _content(study, figures: list, again: Reproduction) -> dict[str, object]:
+    """Return what the templates show."""
+    rows = verdict_rows(study)
+    results = list(_results(study, rows, figures))
+    members = study.runs[study.runs["status"] != OUTSIDE]
+    methods = [get_method(name) for name in rows["method"].unique()]
+    return {
+        "title": f"Sparse fine-tuning of {listed(rows['model'].unique())} on {listed(rows['task'].unique())}",
+        "asked": _asked(study, rows, members),
+        "warnings": list(_warnings(study, members)),
+        "results": results,
+        "tables": list(_tables(study, rows)),
+        "runs": _table("Every run", study.runs, RUN_COLUMNS),
+        "memo": _table("Every run", study.runs, MEMO_COLUMNS),
+        "settings": _settings(study.settings),
+        "faults": _table("Faults", study.faults, {name: _column(name) for name in ("run_id", "kind", "text")}),
+        "checks": study.checks,
+        "chains": sum(not _broken(row) for row in members.itertuples()),
+        "figures": figures,
+        "more_figures": [figure for figure in figures if figure not in [result["figure"] for result in results]],
+        "importances": list(dict.fromkeys(importance for method in methods for importance in method.importances)),
+        "tolerance": study.tolerance,
+        "again": again,
+        "run": Run.parse(members["run_id"].iloc[0]),
+        "is_short": sum(len(result["table"].rows) for result in results) <= LINES,
+        "Code": lambda command: Markup(one_line(command)),
+    }
+
+
+def verdict_rows(study) -> pd.DataFrame:
+    """Return the reported cells by mode, sparsity and method, dense first, with their curves and comparison with dense.
+
+    `where` is the mode, with the study if there are several. `dense_mode` is that of the dense model of the comparison."""
+    names = [
+        "difference",
+        "difference_low",
+        "difference_high",
+        "verdict",
+        "recovered_share",
+        "recovered_low",
+        "recovered_high",
+    ]
+    rows = _located(study.cells[study.cells["chosen"]]).join(study.curves.set_index(KEYS)[names], on=KEYS)
+    rows["dense_mode"] = [get_mode(mode).dense_mode for mode in rows["mode"]]
+    order = rows.assign(is_pruned=rows["method"] != DENSE, place=rows["mode"].map(MODES.index))
+    return rows.loc[order.sort_values([*RESULT, "is_pruned", "place", "sparsity"], kind="stable").index]
+
+
+def _located(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with the column `where`: the mode, with the study if there are several."""
+    return table.assign(where=table["mode"] + (" in " + table["study"] if table["study"].nunique() > 1 else ""))
+
+
+def _results(study, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, object]]:
+    """Yield what the pages show first of each model and task. The figure of a task stands with its first model."""
+    pairs = _located(study.comparisons[study.comparisons["question"] == "methods"])
+    rest = list(figures)
+    for place, part in rows.groupby(RESULT, sort=False):
+        setting, task, metric, model = place
+        found = sentences(part, pairs[(pairs[RESULT] == place).all(axis=1)], study.tolerance)
+        figure = next((one for one in rest if (one.setting, one.task, one.metric) == place[:3]), None)
+        rest = [one for one in rest if (one.setting, one.task, one.metric) != place[:3]]
+        yield {
+            "title": f"{model}, {task}: {get_metric(metric).label}" + (f", {setting}" if setting else ""),
+            "table": _table("", part.drop(columns=RESULT), VERDICT_COLUMNS),
+            "sentences": found,
+            "note": "" if seeds(part) in found else seeds(part),
+            "figure": figure,
+        }
+
+
+def _table(caption: str, frame: pd.DataFrame, columns: dict[str, Callable[[tuple], str]]) -> Table:
+    """Return the table of a frame. It begins with the study, task and so on, if they differ."""
+    place = [name for name in ("study", *RESULT) if name in frame and frame[name].nunique() > 1]
+    columns = {name: _column(name) for name in place} | columns
+    return Table(caption, list(columns), [[text(row) for text in columns.values()] for row in frame.itertuples()])
+
+
+def _column(name: str, form: str = "", unit: float = 1) -> Callable[[tuple], str]:
+    """Return the function that writes a column of a row as text: a number in the format `form`, in `unit`s."""
+    if form:
+        return lambda row: (
+            number(getattr(row, name, None), form) if unit == 1 else number(getattr(row, name) / unit, form)
+        )
+    return lambda row: NONE if pd.isna(value := getattr(row, name, None)) else str(value)
+
+
+def _interval(name: str, form: str = ".3f") -> Callable[[tuple], str]:
+    """Return the function that writes a column of a row with its interval."""
+    return lambda row: with_interval(row, name, form)
+
+
+def _mode(row: tuple) -> str:
+    """Return the mode of a row with its training; "-" for dense, whose name says it."""
+    return ", ".join(filter(None, (NONE if row.method == DENSE else row.mode, row.training)))
+
+
+def _broken(row: tuple) -> list[str]:
+    """Return the broken links of the chain of hashes of a run."""
+    return broken_links(row.links, Run.parse(row.run_id))
+
+
+def _verdict(row: tuple) -> str:
+    """Return the verdict of a row in a word, or the status of a cell that is not judged."""
+    if getattr(row, "status", "") in ("fault", "ended early"):
+        return row.status
+    return NONE if pd.isna(row.verdict) else row.verdict
+
+
+def _cell(row: tuple, prefix: str = "") -> str:
+    """Return a cell in words; with the prefix "against_" the other cell of a comparison."""
+    method, mode, training = (getattr(row, f"{prefix}{name}") for name in ("method", "mode", "training"))
+    words = [name_of(row, prefix)] if method == DENSE else [f"{method} {percent(row, prefix)} %", mode]
+    return ", ".join(filter(None, (*words, training)))
+
+
+def _other_cell(row: tuple) -> str:
+    """Return the other cell of a comparison in words, with its study if it is another one."""
+    return ("" if row.against_study == row.study else f"{row.against_study}: ") + _cell(row, "against_")
+
+
+VERDICT_COLUMNS = {
+    "method": name_of,
+    "sparsity, %": percent,
+    "mode": _mode,
+    "value": _interval("value"),
+    "minus dense": _interval("difference", "+.3f"),
+    "verdict": _verdict,
+}
+COMPARISON_COLUMNS = {
+    "cell": _cell,
+    "compared with": _other_cell,
+    "difference": _interval("difference", "+.3f"),
+    "p (Holm)": _column("p_holm", ".2g"),
+    "verdict": _verdict,
+}
+TRAINING_COLUMNS = {
+    "cell": _cell,
+    "on the selection rows": _column("selection_value", ".3f"),
+    "tokens": _column("training_tokens", ",.0f"),
+    "chosen": _column("chosen"),
+    "decided by": _column("decided_by"),
+}
+RUN_COLUMNS = {
+    "run": _column("run_id"),
+    "value": _column("value", ".3f"),
+    "loss": _column("eval_loss", ".3f"),
+    "samples/s": _column("samples_per_second", ".3g"),
+    "peak memory, GB": _column("peak_memory_bytes", ".2f", GB),
+    "status": _column("status"),
+}
+MEMO_COLUMNS = {
+    "run": _column("run_id"),
+    "status": _column("status"),
+    "layers": _column("layers_checked"),
+    "weights": _column("weights", ",.0f"),
+    "violations": _column("violations"),
+    "sparsity, %": _column("reached_sparsity", ".4f"),
+    "chain": lambda row: f"{len(row.links) - len(_broken(row))} of {len(row.links)}",
+}
+
+
+def _tables(study, rows: pd.DataFrame) -> Iterator[Table]:
+    """Yield the folded tables of results: the comparisons by question, the probes, and the trainings that were tried."""
+    for question, caption in QUESTIONS.items():
+        pairs = study.comparisons[study.comparisons["question"] == question]
+        if len(pairs):
+            yield _table(f"{caption} ({pairs['comparisons'].max()} comparisons)", pairs, COMPARISON_COLUMNS)
+    probes = [name for name in rows if name.startswith("probe_") and f"{name}_low" in rows]
+    if probes:
+        columns = {name.removeprefix("probe_"): _interval(name) for name in probes}
+        yield _table("Other tasks (probes)", rows, {"cell": _cell} | columns)
+    tried = study.cells[study.cells["trainings_tried"] > 1]
+    if len(tried):
+        yield _table("Trainings tried", tried, TRAINING_COLUMNS)
+
+
+def _settings(settings: pd.DataFrame) -> Table:
+    """Return each setting with its values. The digests are only in settings.csv."""
+    names = [name for name in settings if "sha256" not in name and name not in RUN and settings[name].notna().any()]
+    return Table(
+        "Settings",
+        ["setting", "values"],
+        [[name, "; ".join(dict.fromkeys(map(str, settings[name].dropna())))] for name in names],
+    )
+
+
+def _asked(study, rows: pd.DataFrame, members: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """Return what was asked: each a name, and lines of text."""
+    sources = {name: model.source for name, model in study.configuration.models.items()} if study.configuration else {}
+    pruned = rows[rows["method"] != DENSE]
+    machines = "; ".join(members["device"].dropna().unique()) or "nothing trained"
+    return [
+        ("Models", [f"{name}: {sources.get(name, 'source not configured')}" for name in rows["model"].unique()]),
+        ("Methods", [f"{name}: {get_method(name).words}" for name in pruned["method"].unique()]),
+        ("Modes", [f"{name}: {get_mode(name).words}" for name in pruned["mode"].unique()]),
+        ("Tasks", [_task(row) for row in rows.drop_duplicates(["task", "metric"]).itertuples()]),
+        ("Seeds", [", ".join(map(str, sorted(members["seed"].unique())))]),
+        ("Made", [f"{study.checks['date']}, {machines}, SparseFT {__version__}"]),
+    ]
+
+
+def _task(row: tuple) -> str:
+    """Return a task in words."""
+    is_generated = row.task in BY_NAME and BY_NAME[row.task].generate
+    chance = "" if pd.isna(row.chance) else f", chance {row.chance:.2f}"
+    return (
+        f"{row.task}: {get_metric(row.metric).label}, {row.examples} examples"
+        + chance
+        + (", generated by SparseFT" if is_generated else "")
+    )
+
+
+def _warnings(study, members: pd.DataFrame) -> Iterator[str]:
+    """Yield a line on validation examples that the models have seen, and one on faults."""
+    seen = members.groupby("task", sort=False)["validation_overlap"].max()
+    shares = [f"{100 * share:.3g} % of {task}" for task, share in seen.items() if share > 0]
+    if shares:
+        yield f"The models have seen some of the validation examples: {listed(shares)}."
+    kinds = Counter(study.faults.drop_duplicates(["run_id", "kind"])["kind"])
+    counts = [f"{kinds[kind]} {words}" for kind, words in FAULTS.items() if kinds[kind]]
+    if counts:
+        yield f"Runs: {listed(counts)}; see the memo."

@@ -1,0 +1,167 @@
+"""Say what the verdict table of one model and task shows, in at most three sentences, from the frames of the tables only."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import pandas as pd
+
+from sparseft.analysis.cells import gain, is_fraction
+from sparseft.analysis.comparisons import HIGHER, LOWER, NOT_TOLD_APART, WITHIN
+from sparseft.study.grid import DENSE, NO_FINETUNE
+
+# The text of a missing value.
+NONE = "-"
+# A sentence names at most this many single cases.
+NAMED = 3
+
+
+def number(value: float | None, form: str) -> str:
+    """Return a number in the format `form`; "-" if it is missing."""
+    return NONE if pd.isna(value) else format(value, form)
+
+
+def with_interval(row: tuple, column: str, form: str = ".3f") -> str:
+    """Return a value of a row with its 95 % interval in brackets."""
+    value, low, high = (getattr(row, f"{column}{end}", None) for end in ("", "_low", "_high"))
+    return number(value, form) + ("" if pd.isna(low) else f" [{low:{form}}, {high:{form}}]")
+
+
+def percent(row: tuple, prefix: str = "") -> str:
+    """Return the sparsity of a row in percent; the one that was reached in parentheses if it differs at one decimal."""
+    asked, reached = getattr(row, f"{prefix}sparsity"), getattr(row, f"{prefix}reached_sparsity")
+    return str(asked) if round(reached, 1) == asked else f"{asked} ({reached:.1f})"
+
+
+def name_of(row: tuple, prefix: str = "") -> str:
+    """Return what the pages call the method of a row. The dense runs are two models with names of their own."""
+    method, mode = getattr(row, f"{prefix}method"), getattr(row, f"{prefix}mode")
+    if method != DENSE:
+        return method
+    return "original model" if mode == NO_FINETUNE else "dense with LoRA"
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return words as a list in a sentence."""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def sentences(rows: pd.DataFrame, pairs: pd.DataFrame, tolerance: float) -> list[str]:
+    """Return what one model and task show. `rows` is the verdict table, and `pairs` has the comparisons of its methods."""
+    guess = _guessing(rows)
+    if guess and rows["verdict"].isna().all():
+        return [guess]
+    pruned = rows[rows["method"] != DENSE]
+    found = [guess or _within(pruned, tolerance), _best(pruned, pairs), _recovered(pruned) or seeds(rows)]
+    return [sentence for sentence in found if sentence]
+
+
+def seeds(rows: pd.DataFrame) -> str:
+    """Say what the intervals cover."""
+    if (rows["seeds"] == 1).all():
+        return "One seed: the intervals cover the examples, not other trainings."
+    return f"{rows['seeds'].max()} seeds: the intervals cover other seeds and other examples."
+
+
+def _guessing(rows: pd.DataFrame) -> str:
+    """Say which dense models only guess, so that no cell is judged by them; empty if none does."""
+    modes = set(rows[rows["difference"].notna() & rows["verdict"].isna()]["dense_mode"])
+    dense = [row for row in rows[rows["method"] == DENSE].itertuples() if row.mode in modes]
+    words = [f"{name_of(row)} {with_interval(row, 'value')}, chance {number(row.chance, '.2f')}" for row in dense]
+    return f"No better than a guess: {listed(words)}; so no verdict is given against it." if words else ""
+
+
+def _within(pruned: pd.DataFrame, tolerance: float) -> str:
+    """Say at which largest sparsity a method is within the tolerance of dense; or count the verdicts."""
+    near = pruned[pruned["verdict"].isin([WITHIN, HIGHER])]
+    is_share = len(pruned) and is_fraction(pruned["metric"].iloc[0])
+    if is_share and len(near):
+        largest = near[near["sparsity"] == near["sparsity"].max()]
+        or_higher = " or higher" if (largest["verdict"] == HIGHER).any() else ""
+        methods = listed(f"{row.method} {percent(row)} % ({row.where})" for row in largest.itertuples())
+        return f"Largest sparsity within {tolerance:g} of dense{or_higher}: {methods}."
+    counts = Counter(pruned["verdict"].dropna())
+    words = [f"{counts[verdict]} {verdict}" for verdict in sorted(counts)]
+    start = f"No value is within {tolerance:g} of dense" if is_share else "Losses against dense"
+    return f"{start}: {listed(words)}." if words else ""
+
+
+def _best(pruned: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    """Say which method is better than every other at its sparsity and mode; or which are not told apart."""
+    count = pruned["method"].nunique()
+    if count < 2:
+        return ""
+    if pairs.empty:
+        return "No method is called the best, because they were not compared with each other (analysis.compare)."
+    best, ties = {}, {}
+    for (where, sparsity), compared in pairs.groupby(["where", "sparsity"], sort=False):
+        methods = pruned[(pruned["where"] == where) & (pruned["sparsity"] == sparsity)]["method"]
+        words, is_best = _outcome(list(methods), compared)
+        (best if is_best else ties).setdefault(words, {}).setdefault(where, []).append(str(sparsity))
+    parts = [f"{words} {_places(places)}" for words, places in ties.items()]
+    if len(ties) > NAMED:
+        parts = ["elsewhere no method is better than every other" if best else "none is better than every other"]
+    winners = "; ".join(f"{words} {_places(places)}" for words, places in best.items())
+    parts = ([f"Best of {count} methods: {winners}"] if best else []) + parts
+    return "; ".join(parts) + (_widest(pairs) if ties else "") + _unequal(pruned) + "."
+
+
+def _outcome(methods: list[str], pairs: pd.DataFrame) -> tuple[str, bool]:
+    """Return which methods of one sparsity and mode may be the best, in words, and whether it is only one.
+
+    A method is the best if it is better than every other by a comparison of its own."""
+    better = HIGHER if gain(pairs["metric"].iloc[0]) > 0 else LOWER
+    told_apart = pairs[pairs["verdict"].isin([HIGHER, LOWER])]
+    beaten = {
+        (pair.method, pair.against_method) if pair.verdict == better else (pair.against_method, pair.method)
+        for pair in told_apart.itertuples()
+    }
+    open_rivals = {method: [m for m in methods if m != method and (method, m) not in beaten] for method in methods}
+    best = [method for method, rivals in open_rivals.items() if not rivals]
+    if best:
+        return best[0], True
+    compared = {*pairs["method"], *pairs["against_method"]}
+    unbeaten = [m for m in methods if m in compared and not any((other, m) in beaten for other in methods)]
+    if len(unbeaten) > 1:
+        return f"{listed(unbeaten)} are not told apart", False
+    return f"{unbeaten[0]} is not told apart from {listed(open_rivals[unbeaten[0]])}", False
+
+
+def _places(places: dict[str, list[str]]) -> str:
+    """Return sparsities by mode in words. Modes of the same sparsities stand together."""
+    modes: dict[str, list[str]] = {}
+    for where, sparsities in places.items():
+        modes.setdefault(listed(sparsities), []).append(where)
+    return "at " + listed(f"{sparsities} % ({', '.join(names)})" for sparsities, names in modes.items())
+
+
+def _widest(pairs: pd.DataFrame) -> str:
+    """Return the widest interval of the pairs that are not told apart, and the number of comparisons."""
+    ties = pairs[pairs["verdict"] == NOT_TOLD_APART]
+    widest = ties.loc[(ties["difference_high"] - ties["difference_low"]).idxmax()]
+    ends = f"[{widest['difference_low']:+.3f}, {widest['difference_high']:+.3f}]"
+    return f" (widest interval {ends}, {widest['comparisons']} comparisons)"
+
+
+def _unequal(pruned: pd.DataFrame) -> str:
+    """Say which sparsities were not reached, because methods are compared at the requested one."""
+    missed = pruned[pruned["reached_sparsity"].round(1) != pruned["sparsity"]]
+    names = [f"{row.method} {percent(row)} %" for row in missed.drop_duplicates(["method", "sparsity"]).itertuples()]
+    shown = names if len(names) <= NAMED else [*names[:NAMED], "others"]
+    return f"; reached sparsities differ: {listed(shown)}" if names else ""
+
+
+def _recovered(pruned: pd.DataFrame) -> str:
+    """Say which share of the drop fine-tuning won back, where its interval is bounded; for many cells the extremes."""
+    known = pruned[pruned[["recovered_low", "recovered_high"]].notna().all(axis=1)].sort_values("recovered_share")
+    if known.empty:
+        return ""
+    is_long, has_one_mode = len(known) > NAMED, known["where"].nunique() == 1
+    cases = [
+        f"{100 * row.recovered_share:.0f} % [{100 * row.recovered_low:.0f}, {100 * row.recovered_high:.0f}]"
+        f" ({row.method} {percent(row)} %{'' if has_one_mode else f', {row.where}'})"
+        for row in (known.iloc[[0, -1]] if is_long else known).itertuples()
+    ]
+    lost = "drop" if gain(known["metric"].iloc[0]) > 0 else "rise of the loss"
+    tuning = known["where"].iloc[0] if has_one_mode else "fine-tuning"
+    return f"Of the {lost}, {tuning} won back {'between ' * is_long}{listed(cases)}."
