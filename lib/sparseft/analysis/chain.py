@@ -108,7 +108,8 @@ def _named_digests(files) -> Iterator[tuple[str, Mapping[str, str | None]]]:
         yield "the manifest of the task" if name == "definition" else f"the {name}'s file", {name: digest}
     if files.run.mode == NO_FINETUNE:
         yield f"mode {NO_FINETUNE}", {"adapter": None}
-    yield files.validation.file_name, files.validation.digests
+    # A validation without a base names none.
+    yield files.validation.file_name, {link: digest for link, digest in files.validation.digests.items() if digest}
     if calibration := files.validation.mask.train_sha256:
         yield "the mask's calibration", {"train": calibration}
     yield files.evaluation.file_name, files.evaluation.digests

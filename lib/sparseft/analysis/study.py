@@ -68,7 +68,9 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     probes |= dict.fromkeys(config.evaluation.probes if config else ())
     not_members = outside(files_of, config) if config else {}
     if len(not_members) == len(files_of):
-        raise InputError(f"{results_dir}: no run of the configured study", "make them, or leave --configuration out")
+        run, reason = next(iter(not_members.items()))
+        what = f"{results_dir}: no run of the configured study (the first: {run.id}: {reason})"
+        raise InputError(what, "make them, or leave --configuration out")
     members = {run: files for run, files in files_of.items() if run not in not_members}
     links = {run: links_of(files) for run, files in files_of.items()}
     faults += [(run.id, "outside", reason) for run, reason in not_members.items()]
@@ -129,12 +131,13 @@ def _grid_of(runs: list[Run]) -> list[Run]:
     if not runs:
         return []
     frame = pd.DataFrame(map(vars, runs))
-    parts = frame.groupby(["model", "task", frame["method"] == DENSE, frame["mode"] == NO_FINETUNE])
     grid = set()
-    for (model, task, *_), part in parts:
-        axes = [part[name].unique() for name in ("method", "sparsity", "mode", "seed", "training")]
-        for *cell, training in product(*axes):
-            grid.add(Run(model, task, *cell, training=training))
+    for (model, task, _), members in frame.groupby(["model", "task", frame["method"] == DENSE]):
+        for _, part in members.groupby(members["mode"] == NO_FINETUNE):
+            axes = [members[name].unique() for name in ("method", "sparsity")]
+            axes += [part[name].unique() for name in ("mode", "seed", "training")]
+            for *cell, training in product(*axes):
+                grid.add(Run(model, task, *cell, training=training))
     return sorted(grid)
 
 

@@ -127,7 +127,7 @@ def settings_table(runs: pd.DataFrame) -> pd.DataFrame:
         settings = {".".join(filter(None, key)): _as_text(value) for key, value in run.settings.items()}
         rows.append(settings | _digests(run.links) | {f"version.{k}": v for k, v in run.versions.items()})
     table = pd.DataFrame(rows, index=runs.index)
-    return runs[RUN].join(table[sorted(table)])
+    return runs[RUN].join(table[sorted(table)].dropna(axis=1, how="all"))
 
 
 def _as_text(value: object) -> object:

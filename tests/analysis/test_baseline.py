@@ -1,0 +1,75 @@
+"""Other numbers stand beside those of a study: ours, theirs, the difference, and whether theirs is inside our interval."""
+
+import pandas as pd
+import pytest
+from project import ROOT
+from sparseft.analysis.baseline import COLUMNS, beside, read_baseline
+from sparseft.errors import InputError
+
+CELLS = pd.DataFrame(
+    {
+        "model": ["m", "m", "n"],
+        "task": "boolq",
+        "method": ["unstructured", "unstructured_wanda", "unstructured"],
+        "sparsity": 50,
+        "mode": "no_finetune",
+        "metric": "acc",
+        "value": [0.5, 0.75, 0.25],
+        "value_low": [0.4, 0.7, 0.2],
+        "value_high": [0.6, 0.8, 0.3],
+        "wikitext2_ppl_2048": [30.0, 20.0, 40.0],
+        "chosen": True,
+    }
+)
+
+
+def baseline(tmp_path, *rows: str, header: str = ",".join(COLUMNS)) -> pd.DataFrame:
+    path = tmp_path / "theirs.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return read_baseline(path)
+
+
+@pytest.mark.parametrize("metric", ["acc", "value"])
+def test_a_number_stands_beside_the_cell_that_it_is_of(tmp_path, metric):
+    table = beside(CELLS, baseline(tmp_path, f"m,boolq,unstructured_wanda,50,no_finetune,{metric},0.78,arXiv"))
+    (row,) = table.to_dict("records")
+    assert (row["value"], row["baseline_value"], row["inside"], row["source"]) == (0.75, 0.78, True, "arXiv")
+    assert row["difference"] == pytest.approx(-0.03)
+
+
+def test_an_empty_field_agrees_with_every_cell(tmp_path):
+    table = beside(CELLS, baseline(tmp_path, ",boolq,unstructured,50,,acc,0.29,"))
+    assert table[["model", "inside"]].values.tolist() == [["m", False], ["n", True]]
+
+
+def test_any_column_of_ours_can_be_compared(tmp_path):
+    (row,) = beside(CELLS, baseline(tmp_path, "m,boolq,unstructured,50,,wikitext2_ppl_2048,28.5,")).to_dict("records")
+    assert (row["value"], row["difference"]) == (30.0, 1.5)
+    assert pd.isna(row["inside"])
+
+
+def test_a_number_without_a_cell_of_ours_has_a_row(tmp_path):
+    (row,) = beside(CELLS, baseline(tmp_path, "m,boolq,unstructured,60,,acc,0.5,x")).to_dict("records")
+    assert (row["sparsity"], row["baseline_value"]) == (60, 0.5)
+    assert pd.isna(row["value"])
+    assert pd.isna(row["inside"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "what"),
+    [
+        (["m,boolq,x,50,,acc,0.5,s"], "model,task,method,sparsity,mode,metric,value", "no column source"),
+        (["m,boolq,x,50,,acc,0.5,s,1"], ",".join([*COLUMNS, "more"]), "unknown column more"),
+        (["m,boolq,x,5.5,,acc,0.5,s"], None, "line 2: sparsity is '5.5'"),
+        (["m,boolq,x,50,,acc,0.5,s", "m,boolq,x,50,,acc,much,s"], None, "line 3: value is 'much'"),
+        (["m,,x,50,,acc,0.5,s"], None, "line 2: task is ''"),
+        (["m,boolq,x,50,,,0.5,s"], None, "line 2: metric is ''"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_its_first_fault(tmp_path, rows, header, what):
+    with pytest.raises(InputError, match=what):
+        baseline(tmp_path, *rows, header=header or ",".join(COLUMNS))
+
+
+def test_the_example_of_the_configuration_can_be_read():
+    assert list(read_baseline(ROOT / "config/baseline.csv")) == COLUMNS

@@ -1,0 +1,137 @@
+"""A cell pools the seeds of one training, which the selection rows choose; its numbers are those of its examples."""
+
+import numpy as np
+import pytest
+from conftest import end_early
+from sparseft.analysis.cells import pool
+from sparseft.analysis.statistics import Scores, interval, pooled_spread
+from sparseft.analysis.study import read_study
+from statsmodels.stats.proportion import proportion_confint
+
+RUN = "m-t-{method}-sparsity{sparsity}-{mode}{training}-seed{seed}"
+
+
+def run_id(method="unstructured", sparsity="50", mode="sparse_to_sparse", training="", seed=0) -> str:
+    training = f"-{training}" if training else ""
+    return RUN.format(method=method, sparsity=sparsity, mode=mode, training=training, seed=seed)
+
+
+def cells(folder, order=()):
+    return pool(read_study(folder), order)
+
+
+def matrix(folder, ids, column="right", metric="acc"):
+    examples = read_study(folder).examples.query("metric == @metric")
+    return np.array([examples.loc[examples["run_id"] == name, column] for name in ids], float)
+
+
+def test_a_cell_is_the_mean_over_seeds_with_the_pooled_interval(write_run, runs_dir):
+    ids = {method: [run_id(method, seed=seed) for seed in (0, 1)] for method in ("unstructured", "random")}
+    for number, name in enumerate(name for names in ids.values() for name in names):
+        write_run(name, 0.5 + 0.05 * number, loss=2 + 0.1 * number)
+    table = cells(runs_dir).frame.set_index("method")
+    scores = {method: Scores(matrix(runs_dir, names), (0, 1)) for method, names in ids.items()}
+    spread = pooled_spread(scores.values())
+    for method, own in scores.items():
+        row = table.loc[method]
+        assert (row["seeds"], row["value"]) == (2, pytest.approx(own.values.mean()))
+        assert (row["value_low"], row["value_high"]) == pytest.approx(interval(own, spread))
+    losses = matrix(runs_dir, ids["random"], "loss")
+    tokens = matrix(runs_dir, ids["random"], "tokens")[0]
+    assert table.at["random", "eval_loss"] == pytest.approx(losses.sum() / (2 * tokens.sum()))
+    assert table.at["random", "eval_loss_low"] < table.at["random", "eval_loss"] < table.at["random", "eval_loss_high"]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_one_seed_has_wilson_s_interval_also_where_all_are_right_or_wrong(write_run, runs_dir, value):
+    write_run(run_id(), value)
+    row = cells(runs_dir).frame.iloc[0]
+    assert (row["value_low"], row["value_high"]) == pytest.approx(proportion_confint(60 * value, 60, method="wilson"))
+
+
+def test_runs_of_the_same_model_count_once(write_run, runs_dir):
+    def same_model(files):
+        files["merge"]["outputs"] = {"a": "b"}
+        files["validation_report"]["inputs"]["checkpoint"] = files["evaluation"]["inputs"]["model"] = {"a": "b"}
+
+    for seed in (0, 1):
+        write_run(run_id(mode="no_finetune", seed=seed), change=same_model)
+    assert cells(runs_dir).frame["seeds"].tolist() == [1]
+
+
+def test_a_cell_has_the_status_of_its_worst_run(write_run, runs_dir):
+    write_run(run_id(seed=0))
+    write_run(run_id(seed=1), change=lambda files: files["validation_report"].update(passed=False))
+    assert cells(runs_dir).frame["status"].tolist() == ["fault"]
+
+
+def test_a_task_whose_metric_is_the_loss_has_the_interval_of_the_loss(write_run, runs_dir):
+    write_run(run_id(), loss=2.5, by_loss=True)
+    row = cells(runs_dir).frame.iloc[0]
+    assert (row["metric"], row["value"], row["eval_loss"]) == ("loss", 2.5, 2.5)
+    assert (row["value_low"], row["value_high"]) == (row["eval_loss_low"], row["eval_loss_high"])
+
+
+def test_a_probe_has_a_value_with_an_interval_if_every_run_has_it(write_run, runs_dir):
+    write_run(run_id(seed=0), probes={"p": 0.5, "q": 0.25})
+    write_run(run_id(seed=1), probes={"p": 0.75})
+    row = cells(runs_dir).frame.iloc[0]
+    assert row["probe_p"] == pytest.approx(0.625)
+    assert row["probe_p_low"] < 0.625 < row["probe_p_high"]
+    assert "probe_q_low" not in row
+
+
+def test_the_pareto_points_are_those_that_no_sparser_cell_equals(write_run, runs_dir):
+    for sparsity, value in (("10", 0.6), ("20", 0.7), ("30", 0.7), ("40", 0.5)):
+        write_run(run_id(sparsity=sparsity), value)
+    table = cells(runs_dir).frame
+    assert table.loc[table["pareto"], "sparsity"].tolist() == [30, 40]
+
+
+def test_of_losses_the_lower_is_the_better(write_run, runs_dir):
+    for sparsity, loss in (("10", 2.0), ("20", 1.0), ("30", 3.0)):
+        write_run(run_id(sparsity=sparsity), loss=loss, by_loss=True)
+    table = cells(runs_dir).frame
+    assert table.loc[table["pareto"], "sparsity"].tolist() == [20, 30]
+
+
+# What the trainings a, b and c have on the selection rows (value, loss), and which is chosen by what.
+CHOICES = [
+    ({"a": (0.5, 2.0), "b": (0.75, 3.0)}, "b", "value"),
+    ({"a": (0.5, 2.0), "b": (0.5, 1.0)}, "b", "loss"),
+    ({"a": (0.5, 2.0), "b": (0.5, 2.0)}, "b", "order"),
+    ({"a": (0.5, 2.0), "b": (None, 1.0)}, "a", None),
+]
+
+
+@pytest.mark.parametrize(("trainings", "chosen", "decided_by"), CHOICES)
+def test_the_selection_rows_choose_a_training_and_not_the_validation_rows(
+    write_run, runs_dir, trainings, chosen, decided_by
+):
+    """Training a is the best on the validation rows. The configuration has b before a."""
+    for name, (value, loss) in trainings.items():
+        selection = {} if value is None else {"selection": value}
+        write_run(run_id(training=name), 0.9 if name == "a" else 0.1, loss=loss, **selection)
+    table = cells(runs_dir, ["b", "a"]).frame.set_index("training")
+    assert table.index[table["chosen"]].tolist() == [chosen]
+    assert table.at[chosen, "decided_by"] == decided_by
+    assert table["trainings_tried"].tolist() == [2, 2]
+
+
+OBSTACLES = {
+    "fault": lambda files: files["validation_report"].update(passed=False),
+    "ended early": end_early,
+    "seed 1 has no run of the study": None,
+}
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_a_training_with_an_obstacle_is_not_chosen(write_run, runs_dir, obstacle):
+    for name, seed in (("a", 0), ("a", 1), ("b", 0), ("b", 1)):
+        if (name, seed) != ("b", 1) or OBSTACLES[obstacle]:
+            bad = OBSTACLES[obstacle] if (name, seed) == ("b", 1) else None
+            value = {"a": 0.5, "b": 0.75}[name]
+            write_run(run_id(training=name, seed=seed), selection=value, change=bad or (lambda files: None))
+    table = cells(runs_dir).frame.set_index("training")
+    assert table.at["b", "obstacle"] == obstacle
+    assert table["chosen"].to_dict() == {"a": True, "b": False}

@@ -1,0 +1,161 @@
+"""Any two cells are compared over the same examples; a question's comparisons are corrected together and get one word."""
+
+import numpy as np
+import pytest
+from sparseft.analysis.comparisons import curves
+from sparseft.analysis.results import compute
+from sparseft.analysis.statistics import Scores, Spread, compare, holm, recovered_share
+from sparseft.analysis.study import read_study
+from sparseft.study.config import Analysis
+
+METHODS = ("unstructured", "structured", "random")
+MODES = ("no_finetune", "sparse_to_dense", "sparse_to_sparse")
+
+
+def run_id(method="unstructured", sparsity="50", mode="sparse_to_sparse", seed=0) -> str:
+    return f"m-t-{method}-sparsity{sparsity}-{mode}-seed{seed}"
+
+
+def results(folder, **options):
+    return compute(read_study(folder), Analysis(**options))
+
+
+@pytest.fixture
+def grid(write_run, runs_dir):
+    """Write three methods in three modes at 50 %, the two dense runs, and return their folder."""
+    for mode, value in (("no_finetune", 0.9), ("sparse_to_dense", 0.95)):
+        write_run(run_id("dense", "00", mode), value, loss=1.0, probes={"p": 0.5})
+    for number, method in enumerate(METHODS):
+        for mode in MODES:
+            write_run(run_id(method, mode=mode), 0.85 - 0.25 * number, loss=1.5 + number, probes={"p": 0.25})
+    return runs_dir
+
+
+def pairs(table) -> set[tuple]:
+    return set(table[["method", "mode", "against_method", "against_mode"]].itertuples(index=False, name=None))
+
+
+EXPECTED = {
+    "dense": {(m, mode, "dense", "no_finetune" if mode == "no_finetune" else "sparse_to_dense")
+              for m in METHODS for mode in MODES},
+    "untuned": {(m, mode, m, "no_finetune") for m in METHODS for mode in MODES[1:]}
+               | {("dense", "sparse_to_dense", "dense", "no_finetune")},
+    "modes": {(m, "sparse_to_sparse", m, "sparse_to_dense") for m in METHODS},
+    "methods": {(a, mode, b, mode) for mode in MODES for a, b in (("unstructured", "structured"),
+                ("unstructured", "random"), ("structured", "random"))},
+    "against": {(m, mode, "random", mode) for m in METHODS[:2] for mode in MODES},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "questions"),
+    [
+        ({}, {"dense", "untuned", "modes", "methods"}),
+        ({"compare": ["dense"]}, {"dense", "against"}),
+        ({"compare": ["methods"], "against": "random"}, {"methods", "against"}),
+        ({"compare": ["modes", "untuned"], "against": "random"}, {"modes", "untuned", "against"}),
+    ],
+)
+def test_a_study_asks_its_questions(grid, options, questions):
+    table = results(grid, **options).comparisons
+    assert set(table["question"]) == questions
+    for question, own in table.query("metric == 'acc'").groupby("question"):
+        assert pairs(own) == EXPECTED[question]
+        assert len(own) == len(EXPECTED[question])
+        assert (own["comparisons"] == len(own)).all()
+        np.testing.assert_allclose(own["p_holm"], holm(own["p_value"].to_numpy()))
+
+
+def test_five_methods_are_not_compared_in_pairs_unless_you_ask(grid, write_run):
+    for method in ("unstructured_wanda", "unstructured_ria"):
+        write_run(run_id(method))
+    assert set(results(grid).comparisons["question"]) == {"dense", "untuned", "modes", "against"}
+
+
+def test_a_comparison_is_that_of_the_examples(grid):
+    frames = read_study(grid)
+    row = compute(frames, Analysis()).comparisons.query("question == 'methods' and metric == 'acc'").iloc[0]
+    ours, theirs = (
+        frames.examples.query("run_id == @name and metric == 'acc'")
+        for name in (run_id(row["method"], mode=row["mode"]), run_id(row["against_method"], mode=row["mode"]))
+    )
+    seeds = (0,) if row["mode"] != "no_finetune" else ()
+    values = compare(*(Scores(own[["right"]].to_numpy(float).T, seeds) for own in (ours, theirs)), Spread())
+    assert row[["difference", "difference_low", "difference_high", "p_value"]].tolist() == pytest.approx(list(values))
+    tokens = ours["tokens"].to_numpy(float)
+    losses = compare(*(Scores(own[["loss"]].to_numpy(float).T, seeds, tokens) for own in (ours, theirs)), Spread())
+    names = [f"eval_loss_difference{end}" for end in ("", "_low", "_high")]
+    assert row[names].tolist() == pytest.approx(list(losses)[:3])
+
+
+def test_each_probe_is_a_metric_of_its_own_without_a_loss(grid):
+    table = results(grid).comparisons.query("question == 'dense' and metric == 'probe_p'")
+    assert pairs(table) == EXPECTED["dense"]
+    assert table["difference"].tolist() == pytest.approx([-0.25] * 9)
+    assert table["eval_loss_difference"].isna().all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda files: files["evaluation"]["inputs"].update(data="other"),
+        lambda files: files["evaluation"].update(distinct_prompts=50),
+        lambda files: files["validation_report"].update(passed=False),
+    ],
+)
+def test_cells_with_a_fault_or_repeated_examples_are_not_compared(write_run, runs_dir, change):
+    write_run(run_id("dense", "00", "no_finetune"))
+    write_run(run_id(mode="no_finetune"), change=change)
+    assert results(runs_dir).comparisons.empty
+
+
+VERDICTS = [
+    # dense, pruned, tolerance, verdict; 60 examples
+    (0.9, 0.3, 0.02, "lower"),
+    (0.5, 0.95, 0.02, "higher"),
+    (0.9, 0.9, 0.5, "within"),
+    (0.9, 0.85, 0.01, "not told apart"),
+    (0.25, 0.2, 0.5, None),
+]
+
+
+@pytest.mark.parametrize(("dense", "pruned", "tolerance", "verdict"), VERDICTS)
+def test_a_verdict_is_one_word_that_the_interval_supports(write_run, runs_dir, dense, pruned, tolerance, verdict):
+    """A dense model with the chance of a guess, 0.25, has nothing to lose."""
+    write_run(run_id("dense", "00", "no_finetune"), dense)
+    write_run(run_id(mode="no_finetune"), pruned)
+    row = results(runs_dir, tolerance=tolerance).comparisons.iloc[0]
+    assert row["verdict"] == verdict or (verdict is None and row["verdict"] is None)
+    if verdict in ("lower", "higher"):
+        assert row["difference_low"] * row["difference_high"] > 0
+        assert row["p_holm"] < 0.05
+    if verdict == "within":
+        assert row["difference_low"] > -tolerance
+
+
+def test_a_loss_has_no_tolerance(write_run, runs_dir):
+    for name, loss in (("dense-sparsity00", 2.0), ("unstructured-sparsity50", 2.001)):
+        write_run(f"m-t-{name}-no_finetune-seed0", loss=loss, by_loss=True)
+    assert results(runs_dir, tolerance=0.9).comparisons["verdict"].isin(["higher", "not told apart"]).all()
+
+
+def test_a_curve_has_the_comparisons_of_its_points_and_dense_once(grid):
+    table = results(grid).curves
+    assert len(table) == 2 + 9
+    assert (table["method"] == "dense").sum() == 2
+    row = table.query("method == 'structured' and mode == 'sparse_to_sparse'").iloc[0]
+    frames = read_study(grid)
+    names = [run_id("structured"), run_id("structured", mode="no_finetune"), run_id("dense", "00", "sparse_to_dense")]
+    rows = [frames.examples.query("run_id == @name and metric == 'acc'")[["right"]].to_numpy(float).T for name in names]
+    assert (row["dense_value"], row["untuned_value"]) == pytest.approx((0.95, 0.6))
+    assert row["difference"] == pytest.approx(rows[0].mean() - rows[2].mean())
+    share = recovered_share(*(Scores(own) for own in rows), Spread())
+    assert row[["recovered_share", "recovered_low", "recovered_high"]].tolist() == pytest.approx(list(share))
+    assert np.isnan(table.query("method == 'dense'")["difference"]).all()
+
+
+def test_nothing_is_recovered_where_nothing_was_lost(write_run, runs_dir):
+    write_run(run_id("dense", "00", "sparse_to_dense"), 0.5)
+    for mode in ("no_finetune", "sparse_to_sparse"):
+        write_run(run_id(mode=mode), 0.6)
+    assert results(runs_dir).curves["recovered_share"].isna().all()

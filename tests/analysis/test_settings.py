@@ -1,0 +1,123 @@
+"""Runs are pooled and compared only if they agree in every setting that both have; a configuration says who belongs to it."""
+
+import pytest
+from sparseft.analysis.results import compute
+from sparseft.analysis.settings import compatible
+from sparseft.analysis.study import read_study
+from sparseft.errors import InputError
+from sparseft.study.config import Analysis, Config
+
+RUN = "m-boolq_mini-{method}-sparsity{sparsity}-{mode}-seed{seed}"
+DENSE = RUN.format(method="dense", sparsity="00", mode="sparse_to_dense", seed=0)
+ORIGINAL = RUN.format(method="dense", sparsity="00", mode="no_finetune", seed=0)
+SPARSE = RUN.format(method="unstructured", sparsity="50", mode="sparse_to_sparse", seed="{seed}")
+UNTUNED = RUN.format(method="unstructured", sparsity="50", mode="no_finetune", seed=0)
+
+
+def trained_with(**values):
+    return lambda files: files["train"].update(values)
+
+
+def evaluated_with(**values):
+    def change(files):
+        for name in {"evaluation", "before_merge"} & files.keys():
+            files[name].update(values)
+
+    return change
+
+
+def masked_with(**values):
+    return lambda files: files["validation_report"]["mask"].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "setting"),
+    [
+        (trained_with(learning_rate=0.5), "learning_rate 0.5"),
+        (trained_with(backend="cerebras"), "backend cerebras"),
+        (trained_with(lora_targets=["q_proj", "v_proj"]), "lora_targets q_proj, v_proj"),
+        (evaluated_with(harness="lm-eval 2"), "evaluation harness lm-eval 2"),
+        (masked_with(scope="row"), "unstructured scope row"),
+    ],
+)
+def test_runs_of_two_settings_are_two_cells(write_run, runs_dir, change, setting):
+    write_run(SPARSE.format(seed=0))
+    write_run(SPARSE.format(seed=1), change=change)
+    cells = compute(read_study(runs_dir), Analysis()).cells
+    assert cells["seeds"].tolist() == [1, 1]
+    assert setting in set(cells["setting"])
+
+
+@pytest.mark.parametrize("values", [{"eval_every": 7}, {"save_every": 9}, {"gradient_checkpointing": True}])
+def test_what_changes_no_bit_is_no_setting(write_run, runs_dir, values):
+    write_run(SPARSE.format(seed=0))
+    write_run(SPARSE.format(seed=1), change=trained_with(**values))
+    assert compute(read_study(runs_dir), Analysis()).cells[["seeds", "setting"]].values.tolist() == [[2, ""]]
+
+
+def test_the_gradient_is_no_setting_of_a_mode_that_masks_no_step(write_run, runs_dir):
+    write_run(DENSE)
+    write_run(DENSE.replace("seed0", "seed1"), change=trained_with(gradient="straight_through"))
+    assert len(compute(read_study(runs_dir), Analysis()).cells) == 1
+
+
+def test_cells_are_compared_if_they_agree_in_what_both_have(write_run, runs_dir):
+    """The dense run has the learning rate of one of the two trainings. The untrained model agrees with both."""
+    write_run(ORIGINAL)
+    write_run(DENSE)
+    write_run(UNTUNED)
+    write_run(SPARSE.format(seed=0))
+    write_run(SPARSE.format(seed=1), change=trained_with(learning_rate=0.5))
+    pairs = compute(read_study(runs_dir), Analysis()).comparisons
+    counts = pairs.query("method == 'unstructured' and mode == 'sparse_to_sparse'").groupby("question").size()
+    assert counts.to_dict() == {"dense": 1, "untuned": 2}
+
+
+def test_two_settings_agree_if_shared_keys_do():
+    assert compatible({("a", "x"): 1, ("a", "y"): 2}, {("a", "y"): 2, ("a", "z"): 3})
+    assert not compatible({("a", "y"): 2}, {("a", "y"): 3})
+
+
+def study_with(**sections) -> Config:
+    """Return the study to which the runs of this file belong, with other sections."""
+    default = {
+        "models": {"m": {"source": "path:m", "dtype": "float32"}},
+        "tasks": {"boolq_mini": {"train_examples": 480, "validation_examples": 60}},
+        "grid": {"models": ["m"], "tasks": ["boolq_mini"], "methods": ["unstructured"], "sparsities": [0, 50],
+                 "modes": ["sparse_to_sparse"], "seeds": [0]},
+        "training": {"steps": 60, "learning_rate": 0.001, "batch_size": 8, "micro_batch_size": 8},
+    }  # fmt: skip
+    return Config(**{name: {**default.get(name, {}), **sections.get(name, {})} for name in default | sections})
+
+
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        ({"grid": {"seeds": [5]}}, "not in the configured grid"),
+        ({"training": {"learning_rate": 0.25}}, "learning_rate 0.001 instead of 0.25"),
+        ({"training": {"lora_targets": ["q_proj"]}}, "lora_targets none instead of q_proj"),
+        ({"tasks": {"boolq_mini": {"train_examples": 480, "validation_examples": 61}}}, "60 validation examples instead of 61"),
+        ({"tasks": {"boolq_mini": {"train_examples": 481, "validation_examples": 60}}}, "480 training examples instead of 481"),
+        ({"models": {"m": {"source": "path:m", "dtype": "bfloat16"}}}, "dtype float32 instead of bfloat16"),
+        ({"masks": {"scope": "row"}}, "scope layer instead of row"),
+        ({"perplexity": {"context": 64}}, "perplexity over no tokens instead of 64"),
+    ],
+)
+def test_a_run_that_the_configuration_does_not_make_is_outside_the_study(write_run, runs_dir, sections, reason):
+    write_run(SPARSE.format(seed=0), change=trained_with(learning_rate=0.001))
+    assert "outside" not in set(read_study(runs_dir, study_with()).faults["kind"])
+    with pytest.raises(InputError, match=reason):
+        read_study(runs_dir, study_with(**sections))
+
+
+def test_a_run_outside_the_study_is_only_in_summary(write_run, runs_dir):
+    for seed, value in ((0, 0.25), (5, 0.75)):
+        write_run(SPARSE.format(seed=seed), value, change=trained_with(learning_rate=0.001))
+    study = study_with()
+    results = compute(read_study(runs_dir, study), Analysis(), study)
+    assert results.runs[["seed", "status", "chosen"]].values.tolist() == [
+        [0, "not fully checked", True],
+        [5, "outside the study", False],
+    ]
+    assert results.cells[["seeds", "value"]].values.tolist() == [[1, 0.25]]
+    assert len(results.missing) == 3

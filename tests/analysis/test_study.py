@@ -1,0 +1,179 @@
+"""A study is two frames; a run that is missing, damaged, copied or contradicts others is a fault of that run only."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import CPU, digest, end_early, sign
+from sparseft.analysis.study import read_study
+from sparseft.errors import InputError
+
+DENSE = "m-t-dense-sparsity00-sparse_to_dense-seed0"
+RUN = "m-t-unstructured-sparsity50-sparse_to_sparse-seed0"
+UNTUNED = "m-t-unstructured-sparsity50-no_finetune-seed0"
+OTHER = "m-t-random-sparsity50-sparse_to_sparse-seed0"
+
+
+@pytest.fixture
+def study(write_run, runs_dir):
+    """Write three sound runs, whose grid lacks none, and return their folder."""
+    for run_id in (DENSE, RUN, OTHER):
+        write_run(run_id)
+    return runs_dir
+
+
+def faults(folder) -> dict[str, list[tuple[str, str]]]:
+    """Return the faults by run, without the files that no run of these tests has on the disk."""
+    table = read_study(folder).faults
+    rows = table[~table["text"].str.contains("is not there|files are not there")]
+    return {run_id: list(zip(own["kind"], own["text"], strict=True)) for run_id, own in rows.groupby("run_id")}
+
+
+def test_a_row_has_what_the_records_say(write_run, runs_dir):
+    write_run(RUN, 0.75, loss=2.0, gap=0.25, probes={"p": 0.5}, selection=0.6)
+    frames = read_study(runs_dir)
+    row = frames.runs.iloc[0]
+    expected = {
+        "study": "results", "run_id": RUN, "seed": 0, "metric": "acc", "value": 0.75, "acc": 0.75, "examples": 60,
+        "chance": 0.25, "eval_loss": 2.0, "train_merge_gap": 0.25, "reached_sparsity": 50.0, "train_loss": 2.0,
+        "training_tokens": 48_000, "peak_memory_bytes": 1_500_000_000, "device": CPU, "validation_overlap": 0.0,
+        "probe_p": 0.5, "selection_value": 0.6, "selection_examples": 80, "weights": 2000, "violations": 0,
+        "status": "not fully checked",
+    }  # fmt: skip
+    assert {name: row[name] for name in expected} == expected
+    own = frames.examples.query("metric == 'acc'")
+    record = json.loads((runs_dir / RUN / "evaluation.json").read_text())
+    for column, field in {"right": "outcomes", "loss": "losses", "tokens": "answer_tokens"}.items():
+        assert own[column].tolist() == record[field]
+    assert frames.examples.query("metric == 'probe_p'")["right"].sum() == 20
+
+
+def test_a_sound_study_has_no_fault(study):
+    assert faults(study) == {}
+
+
+@pytest.mark.parametrize("name", ["evaluation", "validation_report"])
+@pytest.mark.parametrize("damage", [lambda text: text[:-40], lambda text: text.replace("0.5", "0.6", 1), lambda text: ""])
+def test_a_run_without_a_sound_result_is_missing(study, name, damage):
+    path = study / RUN / f"{name}.json"
+    path.write_text(damage(path.read_text()))
+    ((kind, text),) = faults(study)[RUN]
+    assert kind == "missing"
+    assert text.startswith(f"{name}.json")
+    assert RUN not in set(read_study(study).runs["run_id"])
+
+
+@pytest.mark.parametrize(("name", "column"), [("train", "train_loss"), ("before_merge", "train_merge_gap"), ("merge", "")])
+def test_a_run_without_another_record_has_blanks(study, name, column):
+    (study / RUN / f"{name}.json").unlink()
+    assert dict(faults(study)[RUN])["incomplete"].startswith(f"{name}.json: no such file")
+    row = read_study(study).runs.set_index("run_id").loc[RUN]
+    assert row["value"] == 0.5
+    assert not column or np.isnan(row[column])
+
+
+def test_a_missing_run_of_the_grid_is_named(study, write_run):
+    write_run(UNTUNED)
+    ((kind, text),) = faults(study)["m-t-random-sparsity50-no_finetune-seed0"]
+    assert (kind, text) == ("missing", "no such folder, though the grid of the other runs has it")
+
+
+@pytest.mark.parametrize("name", ["notes", "m-t-dense-sparsity50-no_finetune-seed0"])
+def test_another_folder_is_named(study, name):
+    (study / name).mkdir()
+    assert faults(study)[name][0][0] == "missing"
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    (tmp_path / "results/runs").mkdir(parents=True)
+    for folder, what in ((tmp_path / "none", "no such folder"), (tmp_path / "results/runs", "none complete")):
+        with pytest.raises(InputError, match=what):
+            read_study(folder)
+
+
+# What is changed in the records of a run, and what the fault says.
+CHANGES = {
+    "base": (lambda files: files["merge"]["inputs"].update(model=digest("x")), "broken chain, base: "),
+    "mask": (lambda files: files["train"]["inputs"].update(mask=digest("x")), "broken chain, mask: "),
+    "adapter": (lambda files: files["before_merge"]["inputs"].update(adapter=digest("x")), "broken chain, adapter: "),
+    "merged": (lambda files: files["evaluation"]["inputs"].update(model={"a": digest("x")}), "broken chain, merged: "),
+    "data": (lambda files: files["before_merge"]["inputs"].update(data=digest("x")), "broken chain, data: "),
+    "train": (lambda files: files["train"]["inputs"].update(train=digest("x")), "broken chain, train: "),
+    "selected model": (lambda files: files["selection"]["inputs"].update(model={"a": digest("x")}), "broken chain, merged: "),
+    "selected rows": (lambda files: files["selection"].update(prompt_sha256=digest("t", "prompts")), "validation rows"),
+    "selected metric": (lambda files: files["selection"].update(metric="f1"), "selection.json: metric is f1"),
+    "validation": (lambda files: files["validation_report"].update(passed=False), "validation failed"),
+    "prompts": (
+        lambda files: [files[name].update(prompt_sha256=digest("x")) for name in ("evaluation", "before_merge")],
+        "conflicts with other runs, prompts of t: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_run_whose_records_do_not_meet_has_a_fault(study, write_run, what):
+    change, text = CHANGES[what]
+    write_run(RUN, change=change, **({"selection": 0.5} if what.startswith("selected") else {}))
+    assert any(text in said for kind, said in faults(study)[RUN] if kind == "fault")
+    assert set(faults(study)) == {RUN}
+
+
+def test_without_a_majority_every_run_is_at_fault(study, write_run):
+    for run_id, base in ((RUN, "x"), (OTHER, "y")):
+        def change(files, base=base):
+            for name in ("train", "before_merge", "merge"):
+                files[name]["inputs"]["model"] = digest(base)
+            files["validation_report"]["inputs"]["base"] = files["validation_report"]["mask"]["base"] = digest(base)
+
+        write_run(run_id, change=change)
+    texts = {run_id: said[0][1] for run_id, said in faults(study).items()}
+    assert texts.keys() == {DENSE, RUN, OTHER}
+    assert all("base of m: " in text and "in 1 of 3 runs" in text for text in texts.values())
+
+
+def test_a_copied_adapter_is_a_fault_of_both_runs(study, write_run):
+    def change(files):
+        files["train"]["outputs"]["adapter"] = digest(OTHER, "adapter")
+        for name in ("merge", "before_merge"):
+            files[name]["inputs"]["adapter"] = digest(OTHER, "adapter")
+
+    write_run(RUN, change=change)
+    assert {run_id: said[0][1] for run_id, said in faults(study).items()} == {
+        RUN: f"conflicts with other runs, adapter: also that of {OTHER}",
+        OTHER: f"conflicts with other runs, adapter: also that of {RUN}",
+    }
+
+
+def test_a_renamed_folder_belongs_to_another_run(study):
+    (study / RUN).rename(study / RUN.replace("seed0", "seed1"))
+    assert "belongs to run" in faults(study)[RUN.replace("seed0", "seed1")][0][1]
+
+
+def test_a_run_starts_from_the_adapter_of_its_reconstruction(runs_dir, write_run):
+    start = RUN.replace("sparse_to_sparse", "reconstruct")
+    run = RUN.replace("sparse_to_sparse", "reconstruct_to_sparse")
+    write_run(DENSE)
+    write_run(start)
+    write_run(run, start=start)
+    assert faults(runs_dir) == {}
+    assert read_study(runs_dir).runs.set_index("run_id").at[run, "training_tokens"] == 96_000
+    write_run(run, start=OTHER)
+    assert any("adapter of " + start in text for _, text in faults(runs_dir)[run])
+
+
+def test_a_training_that_ended_early_has_a_status_of_its_own(study, write_run):
+    write_run(RUN, change=end_early)
+    assert read_study(study).runs.set_index("run_id").at[RUN, "status"] == "ended early"
+
+
+def test_results_that_were_measured_otherwise_before_the_merge_have_no_gap(study, write_run):
+    write_run(RUN, change=lambda files: files["before_merge"].update(dtype="bfloat16"))
+    kinds = dict(faults(study)[RUN])
+    assert kinds["incomplete"] == "before_merge.json: dtype is bfloat16, in evaluation.json float32"
+
+
+def test_a_record_of_another_version_is_said_to_be_one(study):
+    path = study / RUN / "evaluation.json"
+    content = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("losses", "record_sha256")}
+    sign(path, content)
+    assert "lacks losses" in faults(study)[RUN][0][1]

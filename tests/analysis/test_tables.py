@@ -1,0 +1,91 @@
+"""The tables are tidy: one name and unit for a thing, the same keys in all, and types that pandas reads back."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sparseft.analysis import tables
+from sparseft.analysis.cells import KEYS
+from sparseft.analysis.results import FILES, compute, write_tables
+from sparseft.analysis.study import read_study
+from sparseft.study.config import Analysis
+
+RUNS = [
+    "m-t-dense-sparsity00-no_finetune-seed0",
+    *(f"m-t-dense-sparsity00-sparse_to_dense-{name}-seed{seed}" for name in ("low", "high") for seed in (0, 1)),
+    "m-t-unstructured_wanda-sparsity50-no_finetune-seed0",
+    *(f"m-t-unstructured_wanda-sparsity50-sparse_to_dense-{name}-seed{seed}" for name in ("low", "high") for seed in (0, 1)),
+    "m-t-random-sparsity50-no_finetune-seed0",
+]
+
+
+def with_perplexity(files: dict) -> None:
+    files["evaluation"]["metrics"]["local_text_ppl_64"] = 19.5
+    files["evaluation"]["inputs"]["wikitext2"] = "b" * 64
+
+
+@pytest.fixture
+def written(write_run, runs_dir, tmp_path) -> dict[str, pd.DataFrame]:
+    """Return the tables of a study as pandas reads them."""
+    for run_id in RUNS:
+        selection = {"selection": 0.5 if "low" in run_id else 0.25} if "-seed" in run_id and "t-" in run_id else {}
+        selection = selection if "low" in run_id or "high" in run_id else {}
+        write_run(run_id, 0.5, probes={"piqa": 0.75}, change=with_perplexity, **selection)
+    write_tables(compute(read_study(runs_dir), Analysis()), tmp_path)
+    return {path.name: pd.read_csv(path) for path in tmp_path.glob("*.csv")}
+
+
+def test_every_column_is_described_and_none_is_written_twice(written):
+    for file in FILES:
+        table = written[file]
+        assert table.columns.is_unique
+        for column in table:
+            unit, meaning = tables.describe(column)
+            assert meaning.endswith("."), column
+            assert isinstance(unit, str), column
+
+
+def test_summary_has_the_columns_that_matter(written):
+    table = written["summary.csv"]
+    assert list(table)[:9] == tables.RUN
+    assert {"acc", "local_text_ppl_64", "probe_piqa"} < set(table)
+    assert len(table.columns) <= 32
+    assert not [name for name in table if name.endswith("_stderr")]
+
+
+def test_tables_join_on_the_keys_of_a_cell(written):
+    cells = written["grouped_summary.csv"].set_index(KEYS)
+    assert cells.index.is_unique
+    for file in ("summary.csv", "sparsity_vs_performance.csv", "comparisons.csv"):
+        table = written[file]
+        table = table[~table["metric"].str.startswith("probe_")]
+        joined = table.join(cells[["value"]], on=KEYS, rsuffix="_cell", validate="m:1")
+        assert joined["value_cell"].notna().all(), file
+        np.testing.assert_allclose(joined["value"], joined["value_cell"])
+
+
+def test_dense_stands_once(written):
+    for file in ("grouped_summary.csv", "sparsity_vs_performance.csv"):
+        table = written[file].query("method == 'dense' and chosen" if "chosen" in written[file] else "method == 'dense'")
+        assert sorted(table["mode"]) == ["no_finetune", "sparse_to_dense"]
+
+
+def test_types_are_read_back(written):
+    table = written["grouped_summary.csv"]
+    for name in ("sparsity", "seeds", "examples"):
+        assert table[name].dtype == "int64"
+    for name in ("chosen", "pareto"):
+        assert table[name].dtype == "bool"
+    assert written["summary.csv"]["peak_memory_bytes"].dtype == "int64"
+
+
+def test_settings_have_a_row_per_run_with_settings_hashes_and_versions(written):
+    table = written["settings.csv"].set_index("run_id")
+    assert list(table.index) == list(written["summary.csv"]["run_id"])
+    row = table.loc["m-t-unstructured_wanda-sparsity50-sparse_to_dense-low-seed1"]
+    assert (row["training.low.lora_r"], row["masks.unstructured_wanda.scope"], row["version.torch"]) == (8, "layer", "2.13.0")
+    assert len(row["sha256.adapter"]) == 64
+
+
+def test_a_text_that_a_spreadsheet_would_run_is_quoted(tmp_path):
+    tables.write_csv(pd.DataFrame({"a": ["=1+1", "-x", "fine", None], "b": [-1.0, 2, 3, 4]}), tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_text() == "a,b\n'=1+1,-1\n'-x,2\nfine,3\n,4\n"
