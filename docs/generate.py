@@ -3,8 +3,7 @@
     .venv/bin/python docs/generate.py            write the files whose content changed
     .venv/bin/python docs/generate.py --check    exit with code 1 if one differs
 
-The configuration comes from the fields of sparseft.study.config, the tables from sparseft.analysis.columns, the scripts from
-their own argument parsers, the importances from sparseft.importances, and the models from sparseft.architectures.
+The configuration comes from the fields of sparseft.study.config, the tables from those of sparseft.records, the scripts from their own argument parsers, the importances from sparseft.importances, and the models from sparseft.architectures.
 """
 
 import argparse
@@ -16,10 +15,18 @@ import textwrap
 from pathlib import Path
 from unittest.mock import patch
 
-from sparseft.analysis.columns import TABLES
+from sparseft.analysis import baseline, tables, throughput
+from sparseft.analysis.results import FILES
 from sparseft.architectures import ARCHITECTURES
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.patterns import PATTERNS
+    evaluation_record,
+    manifests,
+    merge_record,
+    throughput_record,
+    training_record,
+    validation_record,
+)
 from sparseft.study.backends import BACKENDS, backend_sections
 from sparseft.study.config import LARGEST, SEEDS, Config, schema
 
@@ -78,14 +85,26 @@ below 2⁶³.
 """
 TABLE_PAGE = """# Tables
 
-`results/analysis/` has comma-separated tables in UTF-8, with one header line. Numbers have ten significant digits and a
-decimal point. A field without a value is empty, never 0 or NaN. True and false are written `True` and `False`. A fraction is
-between 0 and 1, a percentage between 0 and 100. What is said of a task also holds for its mini task.
+`results/analysis/` has comma-separated tables in UTF-8, with one header line, which pandas reads with their types. Numbers have
+ten significant digits. A field without a value is empty. A name stands for the same thing, in the same unit, in every table. The
+tables join on `study`, `model`, `task`, `metric`, `method`, `sparsity`, `mode`, `setting` and `training`, which name a cell.
 
-Peak memory on a CPU is the largest resident set of a process, with Python and its libraries (`VmHWM` in
-/proc/self/status on Linux). On a GPU it is the most that torch allocated there, without CUDA's own part. Do not compare the
-two.
+Peak memory on a CPU is the largest resident set of a process, with Python and its libraries. On a GPU it is the most that torch
+allocated there. Do not compare the two.
 """
+# The tables with a row of what each, and their columns.
+TABLES = {
+    "summary.csv": "run",
+    "grouped_summary.csv": "cell: the runs that differ in the seed alone",
+    "comparisons.csv": "pair of cells that is compared",
+    "sparsity_vs_performance.csv": "point of a curve, which is a reported cell; dense stands once",
+    "missing.csv": "run of which something is missing or unreadable",
+}
+SETTINGS = """## settings.csv
+
+A row per run. `training.`, `masks.`, `reconstruction.` and `evaluation.` begin the settings, which are fields of the records of a
+run (`lib/sparseft/records/`). `sha256.` begins the hashes of the chain, and `version.` the versions that trained."""
+MEASURED = "one per metric of the study's tasks, per `wikitext2_ppl_N` or `local_text_ppl_N`, and per `probe_NAME`"
 # The ends of the generated block of a page that is written by hand.
 BLOCK = ("<!-- generated -->", "<!-- end -->")
 SCRIPT_PAGE = """# Scripts
@@ -180,17 +199,15 @@ def type_in_words(field: dict) -> str:
 
 def table_page() -> str:
     """Return the page of every column of every table."""
+    described = [(file, f"A row per {what}.", FILES[file][1]) for file, what in TABLES.items()]
+    described.append(("baseline_comparison.csv", "A row per number of the baseline and cell of yours.", baseline.TABLE))
+    described.append(("throughput_vs_batch_size.csv", "A row per cell and batch size.", throughput.COLUMNS))
     parts = [TABLE_PAGE]
-    for table in TABLES:
-        rows = [
-            [f"`{column.name}`", column.type, column.unit, column.meaning, column.empty] for column in table.columns
-        ]
-        parts += [
-            f"## {table.file}",
-            table.about,
-            markdown_table(["column", "type", "unit", "what it is", "empty if"], rows),
-        ]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    for file, about, columns in described:
+        rows = [[f"`{column}`", *tables.describe(column)] for column in columns if column != tables.MEASURED]
+        rows += [["metrics", "", MEASURED]] if tables.MEASURED in columns else []
+        parts += [f"## {file}", about, markdown_table(["column", "unit", "what it is"], rows)]
+    return "\n\n".join(part.strip() for part in [*parts, SETTINGS]) + "\n"
 
 
 def script_page() -> str:

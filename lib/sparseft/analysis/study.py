@@ -194,7 +194,7 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
     `start` has the records of the run that this one starts from, whose tokens count too."""
     run, evaluation, train = files.run, files.evaluation, files.train
     row = {"run_id": run.id, **vars(run), "settings": settings_of(files, start), "links": links}
-    row |= _fields(evaluation, "metric value standard_error examples chance eval_loss peak_memory_bytes")
+    row |= _fields(evaluation, "metric value standard_error examples chance eval_loss")
     row |= {"validation_overlap": evaluation.overlap, "perplexity_overlap": evaluation.perplexity_overlap}
     row |= {"train_merge_gap": evaluation.eval_loss - files.before.eval_loss if files.before else None}
     row |= {"reached_sparsity": 100 * files.validation.expected_sparsity}

@@ -12,6 +12,7 @@ import pandas as pd
 from sparseft.analysis.cells import KEYS
 from sparseft.analysis.chain import Links
 from sparseft.records.evaluation_record import EvaluationRecord
+from sparseft.records.throughput_record import BatchRecord, RepeatRecord, ThroughputRecord
 from sparseft.records.training_record import TrainingRecord
 from sparseft.storage.atomic import atomic_file
 from sparseft.tasks import get_metric
@@ -58,6 +59,8 @@ MEANINGS = {
     "train_loss": ("nats per token", "Training loss, mean over the last tenth of the steps."),
     "training_tokens": ("tokens", "Tokens that the training read, without padding, with those of a run that it continues."),
     "measured_seconds": ("s", "Time of the training at the speed that the stage throughput measured for it."),
+    "device": ("", "Device that trained; empty for a run that was not trained."),
+    "peak_memory_bytes": ("bytes", "Largest memory of a process of the training."),
     "validation_overlap": ("fraction", "Share of the validation examples that the model has seen."),
     "chosen": ("", "Whether the tables, pages and figures report this training of the cell."),
     "status": ("", "sound, not fully checked, ended early, fault, or outside the study; that of the worst run of a cell."),
@@ -76,6 +79,13 @@ MEANINGS = {
     "dense_value": ("as value", "Value of the dense cell that the cell is compared with."),
     "untuned_value": ("as value", "Value of the same pruned model without fine-tuning."),
     "recovered_share": ("fraction", "Share of what pruning lost that fine-tuning recovered; 1 reaches dense."),
+    "tokens_per_sample": ("tokens", "Mean length of an example."),
+    "tokens_per_sample_padded": ("tokens", "The same with padding."),
+    "low": ("as value", "Lower end of the 95 % confidence interval of value."),
+    "high": ("as value", "Upper end of the 95 % confidence interval of value."),
+    "baseline_value": ("as value", "The number that is compared."),
+    "inside": ("", "Whether that number lies in the interval; empty without an interval."),
+    "source": ("", "Where that number is from."),
     "left_out": ("", "Whether the run is in no table."),
     "reason": ("", "What is missing, unreadable or contradictory."),
 }  # fmt: skip
@@ -93,7 +103,7 @@ def describe(column: str) -> tuple[str, str]:
             return describe(name)[0], f"{words} end of the 95 % confidence interval of {name}."
     if column in MEANINGS:
         return MEANINGS[column]
-    for record in (EvaluationRecord, TrainingRecord):
+    for record in (EvaluationRecord, TrainingRecord, ThroughputRecord, BatchRecord, RepeatRecord):
         if field := record.model_fields.get(column):
             return field.json_schema_extra["unit"], field.description
     metric = get_metric(column)
