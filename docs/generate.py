@@ -3,7 +3,8 @@
     .venv/bin/python docs/generate.py            write the files whose content changed
     .venv/bin/python docs/generate.py --check    exit with code 1 if one differs
 
-The configuration comes from the fields of sparseft.study.config, the tables from those of sparseft.records, the scripts from their own argument parsers, the importances from sparseft.importances, and the models from sparseft.architectures.
+The configuration comes from the fields of sparseft.study.config, the tables from those of sparseft.records, the scripts from
+their own argument parsers, the importances from sparseft.importances, and the models from sparseft.architectures.
 """
 
 import argparse
@@ -20,13 +21,6 @@ from sparseft.analysis.results import FILES
 from sparseft.architectures import ARCHITECTURES
 from sparseft.importances import DEFAULT, IMPORTANCES
 from sparseft.patterns import PATTERNS
-    evaluation_record,
-    manifests,
-    merge_record,
-    throughput_record,
-    training_record,
-    validation_record,
-)
 from sparseft.study.backends import BACKENDS, backend_sections
 from sparseft.study.config import LARGEST, SEEDS, Config, schema
 
