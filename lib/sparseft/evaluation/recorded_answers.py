@@ -1,0 +1,115 @@
+"""Write the files of lm-eval from the record of an evaluation, without the model.
+
+lm-eval evaluates the tasks again. A recorded answer takes the place of each answer of the model, so that metrics, prompts and
+files are lm-eval's own.
+"""
+
+import logging
+import sys
+from contextlib import redirect_stdout
+from functools import cache
+from pathlib import Path
+from time import perf_counter
+
+from lm_eval import evaluator
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.tasks import TaskManager
+
+from sparseft.errors import InputError
+from sparseft.evaluation.harness import task_definition
+from sparseft.evaluation.lm_eval_limits import limit_scores
+from sparseft.evaluation.lm_eval_rendering import sandboxed
+from sparseft.records.evaluation_record import EvaluationRecord, ProbePart
+from sparseft.tasks.prepared import find_task, read_splits
+from sparseft.tasks.scoring import BOOTSTRAP
+
+# lm-eval would start git to find the version of this project, and no record has it.
+evaluator.get_git_commit_hash = lambda: None
+
+
+class RecordedAnswers(LM):
+    """Answer lm-eval's requests with the recorded answers, by the name of their task."""
+
+    def __init__(self, answers: dict[str, EvaluationRecord | ProbePart]) -> None:
+        super().__init__()
+        self.answers = answers
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Return the log-likelihood of each choice. No metric here needs the second value (see `_without_greedy`)."""
+        return [(self.answers[each.task_name].log_likelihoods[each.doc_id][each.idx], False) for each in requests]
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Return the generated text of each prompt."""
+        return [self.answers[each.task_name].generations[each.doc_id] for each in requests]
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Fail, because no task of lm-eval that SparseFT evaluates asks for it."""
+        raise NotImplementedError
+
+
+def write_lm_eval_files(record: EvaluationRecord, run_id: str, data: Path, folder: Path) -> None:
+    """Write results_DATE.json and samples_TASK_DATE.jsonl for an evaluation and its probes, as `lm_eval --log_samples` does.
+
+    `data` holds the prepared rows of each task. Raises InputError if they are not the evaluated ones, or if a file could not
+    be written."""
+    answers = {record.task: record, **record.probes}
+    digests = {name: (probe.data_sha256, probe.train_sha256) for name, probe in record.probes.items()}
+    digests[record.task] = (record.inputs.data, record.inputs.train)
+    tasks = [_lm_task(data / name, name, *digests[name]) for name in answers]
+    with redirect_stdout(sys.stderr), sandboxed(record.task):
+        results = evaluator.simple_evaluate(
+            RecordedAnswers(answers), tasks=tasks, task_manager=_manager(), bootstrap_iters=BOOTSTRAP
+        )
+    samples = results.pop("samples")
+    # What lm-eval says of this process is not true of the evaluation.
+    results["config"] |= {"model": "hf", "device": record.device, "model_dtype": record.dtype}
+    results |= {"date": None, "lm_eval_version": record.harness.removeprefix("lm-eval ")}
+    _save(results, {name: _without_greedy(rows) for name, rows in samples.items()}, record.seconds, run_id, folder)
+
+
+@cache
+def _manager() -> TaskManager:
+    """Return lm-eval's manager of tasks, without lm-eval's own 14,000 files."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    return TaskManager(include_defaults=False)
+
+
+def _lm_task(folder: Path, name: str, data_sha256: str, train_sha256: str) -> ConfigurableTask:
+    """Return lm-eval's task. Raises InputError if the rows in the folder are not those that were evaluated."""
+    task = find_task(folder, name)
+    rows, digests = read_splits(folder, task)
+    if (digests["validation"], digests["train"]) != (data_sha256, train_sha256):
+        raise InputError(
+            f"{folder}: not the rows that were evaluated", "name the folder of the study's data with --data_dir"
+        )
+    with redirect_stdout(sys.stderr), sandboxed(name):
+        lm_task = _manager().load(task_definition(task, rows))["tasks"][name]
+    if task.definition:
+        limit_scores(lm_task, name, len(rows["validation"]))
+    return lm_task
+
+
+def _without_greedy(samples: list[dict]) -> list[dict]:
+    """Return samples that do not say whether a choice is the model's greedy one, because no record has that."""
+    for sample in samples:
+        if isinstance(sample["filtered_resps"][0], tuple):
+            sample["filtered_resps"] = [(log, None) for log, _ in sample["filtered_resps"]]
+            sample["resps"] = [[pair] for pair in sample["filtered_resps"]]
+    return samples
+
+
+def _save(results: dict, samples: dict[str, list[dict]], seconds: float, run_id: str, folder: Path) -> None:
+    """Write the files with lm-eval's own writer. Raises InputError if one is incomplete, of which lm-eval only logs a warning."""
+    tracker = EvaluationTracker(output_path=str(folder / "results.json"))
+    tracker.general_config_tracker.log_experiment_args("hf", {"pretrained": run_id}, None, None, False)
+    tracker.general_config_tracker.start_time = perf_counter() - seconds
+    results["config"]["model_args"] = {"pretrained": run_id}
+    tracker.save_results_aggregated(results=results, samples=samples)
+    for name, rows in samples.items():
+        tracker.save_results_samples(task_name=name, samples=rows)
+        written = folder / f"samples_{name}_{tracker.date_id}.jsonl"
+        if not written.exists() or written.read_bytes().count(b"\n") != len(rows):
+            raise InputError(f"{written}: lm-eval could not write it", "check the free space")
