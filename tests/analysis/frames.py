@@ -41,7 +41,13 @@ def make_cells(cells=CELLS, **place) -> pd.DataFrame:
 def configured(cells: pd.DataFrame, source: str) -> Config:
     """Return a configuration that asks for these cells, of models from one source."""
     models, tasks = list(cells["model"].unique()), list(cells["task"].unique())
-    grid = {"methods": ["unstructured"], "sparsities": [0, 50], "modes": ["sparse_to_sparse"], "models": models, "tasks": tasks}
+    grid = {
+        "methods": ["unstructured"],
+        "sparsities": [0, 50],
+        "modes": ["sparse_to_sparse"],
+        "models": models,
+        "tasks": tasks,
+    }
     checksum = {"sha256": "b" * 64} if source.startswith("pypi:") else {}
     return Config(
         models={model: {"source": source, **checksum} for model in models},
@@ -91,7 +97,9 @@ def make_study(cells: pd.DataFrame, **changes) -> Results:
     """Return the study of these cells, of one seed each."""
     names = cells["method"] + "-sparsity" + cells["sparsity"].astype(str).str.zfill(2) + "-" + cells["mode"]
     runs = cells.assign(run_id=cells["model"] + "-" + cells["task"] + "-" + names + "-seed0", seed=0, device=CPU)
-    runs = runs.assign(validation_overlap=0.0, peak_memory_bytes=1.3e9, layers_checked=210, weights=106_168_320, violations=0)
+    runs = runs.assign(
+        validation_overlap=0.0, peak_memory_bytes=1.3e9, layers_checked=210, weights=106_168_320, violations=0
+    )
     comparisons = compare_all(cells)
     content = {
         "runs": runs.assign(links=[{}] * len(runs)), "cells": cells, "comparisons": comparisons, "curves": curve_points(cells, comparisons),
@@ -115,10 +123,20 @@ def large_study() -> Results:
         for method in ("unstructured_wanda", "unstructured_sparsegpt_owl_on_wikitext2"):
             for mode in ("no_finetune", "sparse_to_sparse"):
                 value = 0.97 - sparsity / 100 * (0.2 if mode == "sparse_to_sparse" else 0.6)
-                cells.append((method, sparsity, mode, value, value - 0.05, value + 0.03, float(sparsity), 1.0 + sparsity / 100))
-    places = [{"model": model, "task": task} for task in ("boolq_mini", "hellaswag_mini") for model in ("llama_3.2_1b", "mistral")]
+                cells.append(
+                    (method, sparsity, mode, value, value - 0.05, value + 0.03, float(sparsity), 1.0 + sparsity / 100)
+                )
+    places = [
+        {"model": model, "task": task}
+        for task in ("boolq_mini", "hellaswag_mini")
+        for model in ("llama_3.2_1b", "mistral")
+    ]
     study = make_study(pd.concat([make_cells(cells, **place) for place in places], ignore_index=True))
-    fault = {"run_id": study.runs["run_id"].iloc[3], "kind": "fault", "text": "merge.json: inputs.adapter is another file"}
+    fault = {
+        "run_id": study.runs["run_id"].iloc[3],
+        "kind": "fault",
+        "text": "merge.json: inputs.adapter is another file",
+    }
     return replace(
         study,
         runs=study.runs.assign(validation_overlap=0.25),

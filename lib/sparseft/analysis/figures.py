@@ -95,18 +95,19 @@ def _study_figures(study) -> Iterator[tuple[Figure, Callable[[], Drawing]]]:
     settings = {"": "", **{text: f"setting{n}_" for n, text in enumerate(filter(None, points["setting"].unique()), 1)}}
     for (setting, task, metric), part in points.groupby(["setting", "task", "metric"], sort=False):
         prefix = f"{settings[setting]}{task}"
-        for chart in _charts(part, metric):
+        devices = study.runs[study.runs["task"] == task]["device"].nunique()
+        for chart in _charts(part, metric, devices):
             known = part[part[chart.y].notna() & part[chart.x].notna()]
             if known[known["method"] != DENSE].empty:
                 continue
             title = f"{task}: {chart.words}" + (f", {setting}" if setting else "")
-            name = re.sub(r"[^\w.-]", "_", f"{prefix}_{chart.kind}".replace("value", metric))
+            name = re.sub(r"[^\w.-]", "_", f"{prefix}_{chart.kind.replace('value', metric)}")
             figure = Figure(name, chart.kind, task, metric, setting, _alt(title, known), _caption(chart))
             yield figure, partial(drawing, known, chart, title, looks)
 
 
-def _charts(points: pd.DataFrame, metric: str) -> Iterator[Chart]:
-    """Yield what the figures of one task show."""
+def _charts(points: pd.DataFrame, metric: str, devices: int) -> Iterator[Chart]:
+    """Yield what the figures of one task show, whose runs were trained on so many devices."""
     label = get_metric(metric).label + (" (nats per token)" if metric == LOSS.name else "")
     value = {"y": "value", "label": label, "low": "value_low", "high": "value_high", "has_levels": True}
     yield Chart("value_vs_sparsity", words=label, **value)
@@ -117,25 +118,20 @@ def _charts(points: pd.DataFrame, metric: str) -> Iterator[Chart]:
         yield Chart(f"{column}_vs_sparsity", column, "perplexity", f"perplexity ({column})")
     bars = {"low": "recovered_low", "high": "recovered_high"}
     yield Chart("recovered_share", "recovered_share", "share won back", "share of the drop won back", **bars)
-    if points["device"].nunique() == 1:
+    if devices == 1:
         words = f"{label} against training speed"
         yield Chart("value_vs_speed", words=words, x="samples_per_second", x_label=SPEED, **value)
 
 
 def lines_of(study) -> pd.DataFrame:
     """Return the points of all lines: the chosen cells, with the dense cell of its mode before each line."""
-    cells = study.cells[study.cells["chosen"] & study.cells["status"].isin(SOUND)]
     place = ["study", "model", "task", "metric", "setting"]
-    shares = study.curves[[*place, "method", "sparsity", "mode", "recovered_share", "recovered_low", "recovered_high"]]
-    pruned = cells[cells["method"] != DENSE].merge(shares, how="left", on=[*place, "method", "sparsity", "mode"])
-    dense = cells[cells["method"] == DENSE].drop(columns=["method", "training"]).rename(columns={"mode": "dense_mode"})
+    points = study.curves[study.curves["status"].isin(SOUND)]
+    pruned = points[points["method"] != DENSE]
+    dense = points[points["method"] == DENSE].drop(columns="method").rename(columns={"mode": "dense_mode"})
     lines = pruned[[*place, "method", "mode"]].drop_duplicates()
     lines = lines.assign(dense_mode=[get_mode(mode).dense_mode for mode in lines["mode"]])
-    points = pd.concat([lines.merge(dense, on=[*place, "dense_mode"]), pruned], ignore_index=True)
-    devices = study.runs.groupby(["study", "model", "task"])["device"].agg(
-        lambda names: " and ".join(names.dropna().unique())
-    )
-    return points.drop(columns="device", errors="ignore").join(devices, on=["study", "model", "task"])
+    return pd.concat([lines.merge(dense, on=[*place, "dense_mode"]), pruned], ignore_index=True)
 
 
 def drawing(points: pd.DataFrame, chart: Chart, title: str, looks: Mapping[str, dict]) -> Drawing:

@@ -21,7 +21,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sparseft import __version__
-from sparseft.analysis.cells import KEYS
 from sparseft.analysis.chain import broken_links
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.sentences import NONE, listed, name_of, number, percent, seeds, sentences, with_interval
@@ -170,19 +169,10 @@ def _content(study, figures: list, again: Reproduction) -> dict[str, object]:
 
 
 def verdict_rows(study) -> pd.DataFrame:
-    """Return the reported cells by mode, sparsity and method, dense first, with their curves and comparison with dense.
+    """Return the reported cells by mode, sparsity and method, dense first.
 
     `where` is the mode, with the study if there are several. `dense_mode` is that of the dense model of the comparison."""
-    names = [
-        "difference",
-        "difference_low",
-        "difference_high",
-        "verdict",
-        "recovered_share",
-        "recovered_low",
-        "recovered_high",
-    ]
-    rows = _located(study.cells[study.cells["chosen"]]).join(study.curves.set_index(KEYS)[names], on=KEYS)
+    rows = _located(study.curves)
     rows["dense_mode"] = [get_mode(mode).dense_mode for mode in rows["mode"]]
     order = rows.assign(is_pruned=rows["method"] != DENSE, place=rows["mode"].map(MODES.index))
     return rows.loc[order.sort_values([*RESULT, "is_pruned", "place", "sparsity"], kind="stable").index]
@@ -195,18 +185,20 @@ def _located(table: pd.DataFrame) -> pd.DataFrame:
 
 def _results(study, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, object]]:
     """Yield what the pages show first of each model and task. The figure of a task stands with its first model."""
-    pairs = _located(study.comparisons[study.comparisons["question"] == "methods"])
+    pairs = _located(study.comparisons)
     rest = list(figures)
     for place, part in rows.groupby(RESULT, sort=False):
         setting, task, metric, model = place
-        found = sentences(part, pairs[(pairs[RESULT] == place).all(axis=1)], study.tolerance)
+        here = pairs[(pairs[RESULT] == list(place)).all(axis=1)]
+        found = sentences(part, here[here["question"] == "methods"], study.tolerance)
         figure = next((one for one in rest if (one.setting, one.task, one.metric) == place[:3]), None)
         rest = [one for one in rest if (one.setting, one.task, one.metric) != place[:3]]
         yield {
             "title": f"{model}, {task}: {get_metric(metric).label}" + (f", {setting}" if setting else ""),
             "table": _table("", part.drop(columns=RESULT), VERDICT_COLUMNS),
             "sentences": found,
-            "note": "" if seeds(part) in found else seeds(part),
+            "coverage": "" if seeds(part) in found else seeds(part),
+            "judged": (here["question"] == "dense").sum(),
             "figure": figure,
         }
 
@@ -218,12 +210,10 @@ def _table(caption: str, frame: pd.DataFrame, columns: dict[str, Callable[[tuple
     return Table(caption, list(columns), [[text(row) for text in columns.values()] for row in frame.itertuples()])
 
 
-def _column(name: str, form: str = "", unit: float = 1) -> Callable[[tuple], str]:
-    """Return the function that writes a column of a row as text: a number in the format `form`, in `unit`s."""
+def _column(name: str, form: str = "") -> Callable[[tuple], str]:
+    """Return the function that writes a column of a row as text, a number in the format `form`."""
     if form:
-        return lambda row: (
-            number(getattr(row, name, None), form) if unit == 1 else number(getattr(row, name) / unit, form)
-        )
+        return lambda row: number(getattr(row, name), form)
     return lambda row: NONE if pd.isna(value := getattr(row, name, None)) else str(value)
 
 
@@ -288,7 +278,7 @@ RUN_COLUMNS = {
     "value": _column("value", ".3f"),
     "loss": _column("eval_loss", ".3f"),
     "samples/s": _column("samples_per_second", ".3g"),
-    "peak memory, GB": _column("peak_memory_bytes", ".2f", GB),
+    "peak memory, GB": lambda row: number(row.peak_memory_bytes / GB, ".2f"),
     "status": _column("status"),
 }
 MEMO_COLUMNS = {
@@ -319,12 +309,14 @@ def _tables(study, rows: pd.DataFrame) -> Iterator[Table]:
 
 def _settings(settings: pd.DataFrame) -> Table:
     """Return each setting with its values. The digests are only in settings.csv."""
-    names = [name for name in settings if "sha256" not in name and name not in RUN and settings[name].notna().any()]
-    return Table(
-        "Settings",
-        ["setting", "values"],
-        [[name, "; ".join(dict.fromkeys(map(str, settings[name].dropna())))] for name in names],
-    )
+    rows = []
+    for name in settings.columns.difference(RUN, sort=False):
+        values = [
+            f"{value:g}" if isinstance(value, float) else str(value) for value in settings[name].dropna().unique()
+        ]
+        if values and not all(re.fullmatch("[0-9a-f]{64}", value) for value in values):
+            rows.append([name, "; ".join(values)])
+    return Table("Settings", ["setting", "values"], rows)
 
 
 def _asked(study, rows: pd.DataFrame, members: pd.DataFrame) -> list[tuple[str, list[str]]]:

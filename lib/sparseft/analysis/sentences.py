@@ -82,7 +82,7 @@ def _within(pruned: pd.DataFrame, tolerance: float) -> str:
         return f"Largest sparsity within {tolerance:g} of dense{or_higher}: {methods}."
     counts = Counter(pruned["verdict"].dropna())
     words = [f"{counts[verdict]} {verdict}" for verdict in sorted(counts)]
-    start = f"No value is within {tolerance:g} of dense" if is_share else "Losses against dense"
+    start = f"No value is shown to be within {tolerance:g} of dense" if is_share else "Losses against dense"
     return f"{start}: {listed(words)}." if words else ""
 
 
@@ -93,21 +93,23 @@ def _best(pruned: pd.DataFrame, pairs: pd.DataFrame) -> str:
         return ""
     if pairs.empty:
         return "No method is called the best, because they were not compared with each other (analysis.compare)."
-    best, ties = {}, {}
+    best, ties, open_pairs = {}, {}, []
     for (where, sparsity), compared in pairs.groupby(["where", "sparsity"], sort=False):
         methods = pruned[(pruned["where"] == where) & (pruned["sparsity"] == sparsity)]["method"]
-        words, is_best = _outcome(list(methods), compared)
-        (best if is_best else ties).setdefault(words, {}).setdefault(where, []).append(str(sparsity))
+        words, leaders = _outcome(list(methods), compared)
+        (best if len(leaders) == 1 else ties).setdefault(words, {}).setdefault(where, []).append(str(sparsity))
+        among_leaders = compared[["method", "against_method"]].isin(leaders).all(axis=1)
+        open_pairs.append(compared[among_leaders & (compared["verdict"] == NOT_TOLD_APART)])
     parts = [f"{words} {_places(places)}" for words, places in ties.items()]
     if len(ties) > NAMED:
         parts = ["elsewhere no method is better than every other" if best else "none is better than every other"]
     winners = "; ".join(f"{words} {_places(places)}" for words, places in best.items())
     parts = ([f"Best of {count} methods: {winners}"] if best else []) + parts
-    return "; ".join(parts) + (_widest(pairs) if ties else "") + _unequal(pruned) + "."
+    return "; ".join(parts) + _widest(pd.concat(open_pairs)) + _unequal(pruned) + "."
 
 
-def _outcome(methods: list[str], pairs: pd.DataFrame) -> tuple[str, bool]:
-    """Return which methods of one sparsity and mode may be the best, in words, and whether it is only one.
+def _outcome(methods: list[str], pairs: pd.DataFrame) -> tuple[str, list[str]]:
+    """Return which methods of one sparsity and mode may be the best, in words and by name.
 
     A method is the best if it is better than every other by a comparison of its own."""
     better = HIGHER if gain(pairs["metric"].iloc[0]) > 0 else LOWER
@@ -116,15 +118,16 @@ def _outcome(methods: list[str], pairs: pd.DataFrame) -> tuple[str, bool]:
         (pair.method, pair.against_method) if pair.verdict == better else (pair.against_method, pair.method)
         for pair in told_apart.itertuples()
     }
-    open_rivals = {method: [m for m in methods if m != method and (method, m) not in beaten] for method in methods}
-    best = [method for method, rivals in open_rivals.items() if not rivals]
-    if best:
-        return best[0], True
+    rivals = {method: [m for m in methods if m != method and (method, m) not in beaten] for method in methods}
     compared = {*pairs["method"], *pairs["against_method"]}
     unbeaten = [m for m in methods if m in compared and not any((other, m) in beaten for other in methods)]
     if len(unbeaten) > 1:
-        return f"{listed(unbeaten)} are not told apart", False
-    return f"{unbeaten[0]} is not told apart from {listed(open_rivals[unbeaten[0]])}", False
+        return f"{listed(unbeaten)} are not told apart", unbeaten
+    first = unbeaten[0]
+    return f"{first} is not told apart from {listed(rivals[first])}" if rivals[first] else first, [
+        first,
+        *rivals[first],
+    ]
 
 
 def _places(places: dict[str, list[str]]) -> str:
@@ -136,11 +139,12 @@ def _places(places: dict[str, list[str]]) -> str:
 
 
 def _widest(pairs: pd.DataFrame) -> str:
-    """Return the widest interval of the pairs that are not told apart, and the number of comparisons."""
-    ties = pairs[pairs["verdict"] == NOT_TOLD_APART]
-    widest = ties.loc[(ties["difference_high"] - ties["difference_low"]).idxmax()]
+    """Return the widest interval of pairs that are not told apart, and the number of comparisons; empty without a pair."""
+    if pairs.empty:
+        return ""
+    widest = pairs.loc[(pairs["difference_high"] - pairs["difference_low"]).idxmax()]
     ends = f"[{widest['difference_low']:+.3f}, {widest['difference_high']:+.3f}]"
-    return f" (widest interval {ends}, {widest['comparisons']} comparisons)"
+    return f" (widest interval {ends}; verdicts corrected for {widest['comparisons']} comparisons)"
 
 
 def _unequal(pruned: pd.DataFrame) -> str:

@@ -1,0 +1,122 @@
+"""The figures: what a reader must be able to tell apart, and that they show the frames."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from analysis.frames import default_study, large_study, make_cells, make_study
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from sparseft.analysis.figures import _study_figures, throughput_drawing, write_figures
+from sparseft.analysis.results import Results
+from sparseft.study.grid import MEASURED, OUT_OF_MEMORY
+
+SPARSITIES = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
+
+
+def drawn(study: Results) -> dict[str, Figure]:
+    """Return the figures of a study by name."""
+    return {figure.name: build() for figure, build in _study_figures(study)}
+
+
+def bars(figure: Figure) -> set[tuple[float, float]]:
+    """Return the ends of all error bars of a figure, rounded."""
+    lines = [line for axes in figure.axes for bars in axes.containers for line in bars[2]]
+    return {
+        (round(low, 3), round(high, 3)) for line in lines for (_, low), (_, high) in line.get_segments() if low == low
+    }
+
+
+def test_a_study_has_a_line_per_method_and_a_panel_per_model_and_mode():
+    figures = drawn(large_study())
+    figure = figures["boolq_mini_acc_norm_vs_sparsity"]
+    titles = [
+        f"{model}\n{mode}" for model in ("llama_3.2_1b", "mistral") for mode in ("no_finetune", "sparse_to_sparse")
+    ]
+    assert [axes.get_title() for axes in figure.axes] == titles
+    for axes in figure.axes:
+        methods = {bars.get_label() for bars in axes.containers}
+        assert methods == {"unstructured_wanda", "unstructured_sparsegpt_owl_on_wikitext2"}
+    assert {name.removeprefix("boolq_mini_") for name in figures if name.startswith("boolq_mini")} == {
+        "acc_norm_vs_sparsity", "loss_vs_sparsity", "recovered_share", "acc_norm_vs_speed",
+    }  # fmt: skip
+
+
+def test_the_bars_are_the_intervals_of_the_frame_and_every_line_begins_in_its_dense_model():
+    study = default_study()
+    figure = drawn(study)["hellaswag_mini_acc_norm_vs_sparsity"]
+    assert bars(figure) == set(study.curves[["value_low", "value_high"]].round(3).itertuples(index=False, name=None))
+    starts = [[bars[0].get_xydata()[0].tolist() for bars in axes.containers] for axes in figure.axes]
+    assert starts == [[[0, 0.969]] * 3, [[0, 1.0]] * 3]
+
+
+def test_a_cell_with_a_fault_is_not_drawn():
+    study = default_study()
+    is_faulty = study.curves["method"] == "random"
+    study = replace(study, curves=study.curves.assign(status=is_faulty.map({True: "fault", False: "sound"})))
+    for figure in drawn(study).values():
+        assert all(bars.get_label() != "random" for axes in figure.axes for bars in axes.containers)
+
+
+def test_speeds_of_two_devices_share_no_figure():
+    study = default_study()
+    study = replace(study, runs=study.runs.assign(device=["CPU: x", "GPU: y"] * 4))
+    assert not [name for name in drawn(study) if name.endswith("_vs_speed")]
+
+
+def test_each_setting_has_its_own_figures_and_a_loss_has_no_second_one():
+    cells = pd.concat([make_cells(setting="steps=1"), make_cells(setting="steps=2")], ignore_index=True)
+    names = list(drawn(make_study(cells)))
+    assert [name.partition("_")[0] for name in names] == ["setting1"] * 4 + ["setting2"] * 4
+    loss = drawn(make_study(make_cells(metric="loss").assign(chance=None)))
+    assert [name for name in loss if "vs_sparsity" in name] == ["hellaswag_mini_loss_vs_sparsity"]
+
+
+@pytest.mark.long
+def test_the_same_frames_give_the_same_bytes_in_any_number_of_processes(tmp_path):
+    written = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        figures = write_figures(folder, default_study(), processes)
+        assert {f"{figure.name}.{kind}" for figure in figures for kind in ("png", "svg")} == names(folder)
+        written.append({name: (folder / name).read_bytes() for name in names(folder)})
+    assert written[0] == written[1]
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def batch_sizes(cells: list[tuple[str, int]], status: str = MEASURED) -> pd.DataFrame:
+    """Return the throughput table of these methods and sparsities, at batch sizes 4 and 8."""
+    return pd.DataFrame([
+        {"model": "m", "task": "t", "method": method, "sparsity": sparsity, "mode": "sparse_to_dense", "training": "", "device": "CPU",
+         "batch_size": size, "status": status, "repeats": 3, "peak_memory_bytes": 10**9, "memory_limit_bytes": 2 * 10**9,
+         **{f"{unit}_per_second{end}": size for unit in ("samples", "tokens") for end in ("", "_low", "_high")}}
+        for method, sparsity in cells for size in (4, 8)
+    ])  # fmt: skip
+
+
+def colours(cells: list[tuple[str, int]]) -> dict[str, set[str]]:
+    """Return the colours of each line in all panels, by its label."""
+    by_label: dict[str, set[str]] = {}
+    for axes in throughput_drawing(batch_sizes(cells), "m, t").axes:
+        for bars in axes.containers:
+            by_label.setdefault(bars.get_label(), set()).add(to_hex(bars.lines[0].get_color()))
+    return by_label
+
+
+def test_every_sparsity_has_its_own_colour_from_dark_to_light_and_dense_is_black():
+    by_label = colours([("unstructured" if sparsity else "dense", sparsity) for sparsity in SPARSITIES])
+    assert by_label.pop("dense with LoRA") == {"#000000"}
+    lightness = [sum(bytes.fromhex(colour[1:])) for one in by_label.values() for colour in one]
+    assert len(lightness) == len(SPARSITIES) - 1
+    assert lightness == sorted(set(lightness))
+
+
+def test_a_batch_size_that_did_not_fit_is_a_cross_and_the_memory_limit_a_line():
+    figure = throughput_drawing(batch_sizes([("random", 50)], OUT_OF_MEMORY), "m, t")
+    assert all([mark.get_label() for mark in axes.collections if len(mark.get_offsets())] for axes in figure.axes)
+    labels = {label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]}
+    assert {"out of memory", "memory limit"} <= labels

