@@ -11,8 +11,9 @@ KEYWORDS = {
     "ArgumentParser": ("description", "epilog"),
     "add_argument": ("help", "metavar"),
     "Field": ("description", "title", "examples"),
-    "Column": ("meaning", "unit", "empty"),
 }
+# Functions whose texts have no keyword.
+FIELDS = ("setting", "measurement", "provenance")
 # A name stands for a text that several descriptions share.
 TEXT = ast.Constant | ast.JoinedStr | ast.Name
 Edit = tuple[int, int, bytes, str]  # first byte, byte after the last, new text, kind
@@ -66,3 +67,4 @@ def text_nodes(tree: ast.Module) -> Iterator[tuple[ast.expr, str]]:
             for keyword in node.keywords:
                 if keyword.arg in KEYWORDS.get(name, ()) and isinstance(keyword.value, TEXT):
                     yield keyword.value, f"{name} {keyword.arg}"
+            yield from ((text, name) for text in node.args if name in FIELDS and isinstance(text, ast.Constant))

@@ -14,8 +14,6 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from project import call_script, succeed
-from sparseft.analysis.records import EvaluationRecord
-from sparseft.analysis.records.record_file import read_file
 from sparseft.errors import InputError
 from sparseft.evaluation.evaluate import evaluate, evaluate_probe
 from sparseft.evaluation.harness import outcome_key, run_harness
@@ -24,6 +22,8 @@ from sparseft.evaluation.lm_eval_yaml import FOLDER
 from sparseft.language_model import limits
 from sparseft.language_model.batches import encode
 from sparseft.language_model.model import load_model
+from sparseft.records.evaluation_record import EvaluationRecord
+from sparseft.records.record_file import read_record_file
 from sparseft.study.config import TaskData
 from sparseft.tasks.prepared import find_task, read_splits
 from sparseft.tasks.scoring import BOOTSTRAP
@@ -382,10 +382,9 @@ def test_a_prepared_task_and_a_probe_are_evaluated_by_the_scripts(tmp_path):
     loaded = load_model(folder, torch.device("cpu"))
     expected = evaluate_probe(*loaded, task, read_splits(tmp_path / "data/sums", task)[0], 32)
     assert {key: probe[key] for key in expected} == expected
-    # The analysis computes the colours again. Only lm-eval has the filters of the sums.
-    checked = read_file(output, EvaluationRecord)
-    assert checked.not_recomputed is None
-    assert checked.probes["sums"].not_recomputed
+    # Only lm-eval has the filters of the sums.
+    checked = read_record_file(output, EvaluationRecord)
+    assert (checked.scored_by, checked.probes["sums"].scored_by) == (None, "lm-eval")
     # A probe changes nothing in the evaluation of the task.
     succeed("evaluate.py", **place, output=output)
     alone = json.loads(output.read_text())

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from sparseft.analysis.plots import write_throughput_plots
-from sparseft.analysis.records import read_measurements
-from sparseft.analysis.throughput_table import throughput_table
 from sparseft.errors import InputError
 from sparseft.evaluation.measurements import join
+from sparseft.records.record_file import write
+from sparseft.records.throughput_record import ThroughputRecord, read_measurements
 from sparseft.storage.record import read_record, write_record
+from sparseft.study.config import Throughput, Training
 
 CELL = "m-t-unstructured-sparsity50-sparse_to_sparse"
 # The digests of what was measured.
@@ -19,7 +18,9 @@ INPUTS = {"model": "a", "mask": "b", "train": "c"}
 def write_repeat(folder: Path, size: int, seed: int, **changes: object) -> Path:
     """What measure_cerebras.py writes: 100 steps at 10 * size + seed samples a second."""
     samples = 100 * size
+    training = Training().model_dump(exclude=Throughput.DECIDED)
     content = {
+        **training,
         **{"cell": CELL, "backend": "cerebras", "device": "CSX", "threads": 8, "processes": 2, "gradient": "exact"},
         **{"sequence_length": None, "warmup_steps": 10, "steps": 100, "cerebras": {"sequence_length": 512}},
         **{"peak_memory_kind": "resident, on the user node", "versions": {"torch": "2.4.0"}, "inputs": INPUTS},
@@ -37,19 +38,25 @@ def four(folder: Path) -> list[Path]:
     return [write_repeat(folder, size, seed) for size in (64, 8) for seed in (0, 2)]
 
 
-@pytest.mark.process
 def test_a_cell_s_file_is_one_that_the_analysis_reads(tmp_path):
-    write_record(tmp_path / f"{CELL}.json", join(four(tmp_path)))
-    table = throughput_table(read_measurements([tmp_path / f"{CELL}.json"]))
-    assert list(table["batch_size"]) == [8, 64]
-    assert list(table["samples_per_second_mean"]) == pytest.approx([81, 641])
-    assert set(table["device"]) == {"CSX"}
-    assert (set(table["processes"]), set(table["steps"]), set(table["n"])) == ({2}, {100}, {2})
-    assert list(table["tokens_per_sample_padded"]) == [512, 512]
-    for name in ("memory_limit_bytes", "memory_limit_kind", "cpu_share", "reason", "sequence_length"):
-        assert pd.isna(table[name]).all()
-    (plot,) = write_throughput_plots(table, tmp_path / "plots")
-    assert plot.name == "m_t_throughput_vs_batch_size"
+    path = tmp_path / f"{CELL}.json"
+    write(path, ThroughputRecord(**join(four(tmp_path))))
+    (measured,) = read_measurements([path])
+    assert [batch.batch_size for batch in measured.batches] == [8, 64]
+    speeds = [[repeat.samples / repeat.seconds for repeat in batch.repeats] for batch in measured.batches]
+    assert speeds == [pytest.approx([80, 82]), pytest.approx([640, 642])]
+    assert (measured.device, measured.processes, measured.steps, measured.repeats) == ("CSX", 2, 100, 2)
+    assert (measured.memory_limit_bytes, measured.memory_limit_kind, measured.sequence_length) == (None, None, None)
+
+
+def test_a_file_of_another_cell_and_one_that_is_given_twice_are_refused(tmp_path):
+    path = tmp_path / f"{CELL}.json"
+    write(path, ThroughputRecord(**join(four(tmp_path))))
+    with pytest.raises(InputError, match="again"):
+        read_measurements([path, path])
+    other = path.rename(tmp_path / f"{CELL.replace('m-t', 'm-u')}.json")
+    with pytest.raises(InputError, match=f"belongs to cell {CELL}"):
+        read_measurements([other])
 
 
 def test_each_repeat_keeps_the_program_that_it_ran(tmp_path):

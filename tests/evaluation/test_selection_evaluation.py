@@ -8,10 +8,10 @@ import torch
 import yaml
 from hub_cache import publish, write
 from project import call_script, succeed
-from sparseft.analysis.records import SelectionRecord
-from sparseft.analysis.records.record_file import read_file
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.language_model.model import load_model
+from sparseft.records.evaluation_record import SelectionRecord
+from sparseft.records.record_file import read_record_file
 from sparseft.storage.hashes import sha256
 from sparseft.storage.record import read_record
 from sparseft.tasks.prepared import find_task, read_splits
@@ -151,7 +151,7 @@ def test_the_record_is_the_evaluation_of_the_selection_rows(model, name):
     assert {key: digest for key, digest in record["inputs"].items() if key != "model"} == {
         "data": sha256(folder / "selection.jsonl"), **digests
     }  # fmt: skip
-    checked = read_file(Path("selection.json"), SelectionRecord)
+    checked = read_record_file(Path("selection.json"), SelectionRecord)
     assert (checked.split, checked.value, checked.examples) == ("selection", expected["value"], expected["examples"])
 
     succeed("evaluate.py", **flags, output="evaluation.json")

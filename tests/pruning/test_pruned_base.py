@@ -30,8 +30,8 @@ def halves(checkpoint: Checkpoint, seed: int = 0) -> dict[str, tuple[np.ndarray,
 def prune(checkpoint: Checkpoint, places: PrunedFiles, changed: dict) -> None:
     with pruned_writer(checkpoint, "unstructured", 50, Masks(), places, {"task": "boolq"}) as writer:
         for layer, (kept, bits) in reversed(changed.items()):
-            writer.write(layer, kept, bits, note=layer[-3:])
-        writer.record(found=7)
+            writer.write(layer, kept, bits, damping=float(len(layer)))
+        writer.record(natural_zeros=7)
 
 
 @pytest.mark.parametrize("name", TYPICAL)
@@ -64,13 +64,13 @@ def test_the_mask_belongs_to_the_pruned_base_and_names_the_original(tmp_path, pl
     check_mask(mask, places.mask, prunable_shapes(base), base.digest)
     with pytest.raises(InputError, match="computed from other weights"):
         check_mask(mask, places.mask, prunable_shapes(original), original.digest)
-    assert (mask.meta["original"], mask.meta["found"], mask.meta["task"]) == (original.digest, 7, "boolq")
+    assert (mask.meta["original"], mask.meta["natural_zeros"], mask.meta["task"]) == (original.digest, 7, "boolq")
     for layer, (kept, _) in changed.items():
         np.testing.assert_array_equal(mask.bits[layer], pack(kept))
     assert validate(base, mask, base=base)["passed"]
     report = json.loads(places.report.read_text())
-    assert report["found"] == 7 and report["base"] == base.digest
-    assert [row["note"] for row in report["sparsities"][0]["layers"]] == [layer[-3:] for layer in changed]
+    assert report["natural_zeros"] == 7 and report["base"] == base.digest
+    assert [row["damping"] for row in report["sparsities"][0]["layers"]] == [len(layer) for layer in changed]
 
 
 @pytest.mark.parametrize("fault", ["infinity", "interrupted", "one layer less"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from sparseft.analysis.baseline import read_baseline
-from sparseft.analysis.records import read_runs
+from sparseft.analysis.study import read_study
 from sparseft.checkpoints.checkpoint import Checkpoint, read_header
 from sparseft.checkpoints.mdl import MdlFile
 from sparseft.errors import InputError
@@ -109,7 +109,7 @@ def test_a_pipe_in_a_run_folder_leaves_the_run_out(tmp_path):
     for name in ("evaluation.json", "merge.json"):
         os.mkfifo(run / name)
     with seconds(10), pytest.raises(InputError, match=r"none complete .*merge\.json: not a regular file"):
-        read_runs(tmp_path)
+        read_study(tmp_path)
 
 
 def test_a_record_of_an_insane_size_is_refused_unread(tmp_path):

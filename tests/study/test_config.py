@@ -8,8 +8,8 @@ import pytest
 import yaml
 from project import laid_over
 from snakemake.utils import update_config
-from sparseft.analysis.records.validation_record import MaskSettings
 from sparseft.errors import InputError
+from sparseft.records.manifests import MaskMeta
 from sparseft.study.config import Config, Masks, Training, parse_section, split_mdl
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +87,12 @@ def test_every_configuration_file_is_valid():
         ("masks.imported", {"a": {0: "path:x"}}, "masks.imported.a.0: .*greater than 0"),
         ("masks.imported", {"a": {50: "pypi:x==1"}}, "masks.imported.a.50: .*pattern"),
         ("grid.models", ["llama"], "grid .*model 'llama'"),
+        ("results", "results/runs", "results: 'results/runs' is not a folder of results; .*results/NAME"),
+        ("results", "results/a/b", "results: 'results/a/b' is not "),
+        ("results", "results/..", "results: 'results/..' is not "),
+        ("results", "/tmp/a", "results: '/tmp/a' is not "),
+        ("analysis.against", "structured_taylor", "analysis.against .*structured_taylor.* grid.methods"),
+        ("analysis.compare", ["best"], "analysis.compare.0: .*'dense', 'untuned', 'methods' or 'modes', .*'best'"),
         ("grid.trainings", {"a" * 100: {"steps": 9}}, "grid: the name a{100} ends in 20 equal parts"),
         ("grid.trainings", {"x1" * 20: {"steps": 9}}, "grid: the name (x1){20} ends in 20 equal parts"),
         (
@@ -299,7 +305,7 @@ def test_sparsegpt_has_settings_of_its_own_and_its_own_scope():
     assert masks.used_by("semistructured_sparsegpt") == own | task | {"nm_group": 4}
     assert "sparsegpt_block" not in masks.used_by("unstructured_wanda")
     # The analysis compares these settings between runs.
-    assert own.keys() <= MaskSettings.model_fields.keys()
+    assert own.keys() <= MaskMeta.model_fields.keys()
     # Wanda's `sequential` says nothing about it.
     assert Masks(scope="global").scope_of("unstructured_sparsegpt", [50]) == "block"
 

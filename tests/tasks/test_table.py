@@ -1,15 +1,14 @@
 """The table of the tasks, and what a new task needs: its file, and its name in the table."""
 
-import json
 from pathlib import Path
 
 import lm_eval
 import torch
 from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.utils import apply_template
-from sparseft.analysis.records import EvaluationRecord
 from sparseft.evaluation.evaluate import evaluate
 from sparseft.language_model.model import load_model
+from sparseft.records.evaluation_record import EvaluationRecord
 from sparseft.tasks import BY_NAME, METRICS, RECALLS, TASKS
 from sparseft.tasks.metrics import ACC, ACC_NORM
 from sparseft.tasks.task import Lengths, Row, Task
@@ -102,4 +101,4 @@ def test_a_new_task_is_evaluated_and_read_without_any_other_change(tmp_path):
     assert (record["metric"], record["value"]) == ("acc_norm", record["metrics"]["acc_norm"])
     assert record["chance"] == (1 / 3 + 1 / 4) / 2
     inputs = {"model": {"model.safetensors": "f"}, "data": "f", "train": "f"}
-    EvaluationRecord.model_validate_json(json.dumps(record | {"inputs": inputs, "seconds": 1.0}))
+    EvaluationRecord(**record, inputs=inputs, seconds=1.0, peak_memory_bytes=1, overlap=0.0)

@@ -5,7 +5,7 @@ digest of the code into `params`. It covers the script and exactly the modules t
 that run the edited code.
 
 The digest covers the syntax tree, without the words on which no result depends: comments, formatting, docstrings, the help
-texts of argparse, and the descriptions of pydantic's fields and of the tables' columns. Every other string counts as code.
+texts of argparse, and the descriptions of pydantic's fields. Every other string counts as code.
 Error messages count too, because run_on_appliance.py decides by what a trainer printed.
 
 Every importance, every pattern, every built-in task and every kind of task has a file of its own. A job's digest covers only the files of the
@@ -44,9 +44,9 @@ WORDS = {
     "add_argument_group": _GROUP_WORDS,
     "add_argument": frozenset({"help", "metavar"}),
     "Field": frozenset({"description", "title", "examples"}),
-    # A column of a table, in analysis/columns.
-    "Column": frozenset({"meaning", "unit", "empty"}),
 }
+# Functions whose texts without a keyword only a reader sees: the fields of the records.
+FIELDS = frozenset({"setting", "measurement", "provenance"})
 # Such a keyword is left out if it consists only of these expressions. If it calls a function, it counts as code.
 _TEXT = (
     ast.Constant,
@@ -215,6 +215,8 @@ def _relevant(node: ast.AST, name: str, values: list) -> list:
     if isinstance(node, ast.Call) and name == "keywords":
         words = WORDS.get(_function_name(node.func), ())
         return [keyword for keyword in values if keyword.arg not in words or not _is_text(keyword.value)]
+    if isinstance(node, ast.Call) and name == "args" and _function_name(node.func) in FIELDS:
+        return [value for value in values if not _is_text(value)]
     if isinstance(node, ast.JoinedStr):
         return _joined(values)
     if name in ("body", "orelse", "finalbody"):

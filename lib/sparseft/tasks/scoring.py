@@ -51,11 +51,6 @@ def labels_of(rows: list[Row], task: Task) -> tuple[list[int] | list[str], list[
     return [task.label(row) for row in rows], [[len(choice) for choice in task.choices(row)] for row in rows]
 
 
-def labels_digest(labels: list, lengths: list[list[int]] | None) -> str:
-    """Return the sha256 of what `labels_of` returns."""
-    return hashlib.sha256(json.dumps([labels, lengths]).encode()).hexdigest()
-
-
 def prompt_digest(task: Task, rows: list[Row]) -> str:
     """Return the sha256 of the prompts and answers of rows, in their order."""
     texts = [[task.prompt(row), task.answer(row)] for row in rows]
