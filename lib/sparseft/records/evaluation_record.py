@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, JsonValue
 
 from sparseft.records import Count, Fraction, Loss, NonNegative, PositiveCount, measurement, provenance, setting
+from sparseft.records.merge_record import MergeInputs
 from sparseft.records.record_file import ROUNDING, CheckedPart, RecordPart, RunRecord, kind
 
 LogLikelihood = Annotated[float, Field(le=0)]
@@ -134,12 +135,9 @@ class SelectionRecord(MergedModelRecord):
     inputs: SelectionInputs = provenance("The digests of what was evaluated.")
 
 
-class BeforeMergeInputs(RecordPart):
-    """Hold the digests of what was evaluated before the merge."""
+class BeforeMergeInputs(MergeInputs):
+    """Hold the digests of what was evaluated before the merge, which are those of what is merged, and those of the rows."""
 
-    model: str = provenance("The digest of the base.", link="base")
-    mask: str = provenance("The sha256 of the mask.", link="mask")
-    adapter: str = provenance("The digest of the adapter.", link="adapter")
     data: str = provenance("The sha256 of the validation rows.", link="data")
     train: str = setting("The sha256 of the rows of the worked examples.", link="train")
 

@@ -139,16 +139,9 @@ def files_digest(files: dict[str, str]) -> str | None:
 
 def _faults_of(error: ValidationError) -> str:
     """Return the first three faults of a file in words. If fields are missing, the file may be from another version."""
-    faults = error.errors()
-    missing = [".".join(map(str, fault["loc"])) for fault in faults if fault["type"] == "missing"]
-    if missing:
-        return f"it lacks {_first_three(missing)}, as if another version of SparseFT had written it"
-    places = [" ".join(map(str, fault["loc"])) for fault in faults]
-    words = [fault["msg"].lower().removeprefix("value error, ") for fault in faults]
-    return _first_three([" ".join(pair).strip() for pair in zip(places, words, strict=True)])
-
-
-def _first_three(words: list[str]) -> str:
-    """Return a list in words, with the number of those after the third."""
-    more = f" and {len(words) - 3} more" if len(words) > 3 else ""
-    return ", ".join(words[:3]) + more
+    faults = {" ".join(map(str, fault["loc"])): fault for fault in error.errors()}
+    missing = [place.replace(" ", ".") for place, fault in faults.items() if fault["type"] == "missing"]
+    messages = {place: fault["msg"].lower().removeprefix("value error, ") for place, fault in faults.items()}
+    words = missing or [f"{place} {message}".strip() for place, message in messages.items()]
+    listed = ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
+    return f"it lacks {listed}, as if another version of SparseFT had written it" if missing else listed

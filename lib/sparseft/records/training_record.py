@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from pydantic import create_model
 
 from sparseft.records import Count, Keys, Loss, NonNegative, Positive, PositiveCount, measurement, provenance, setting
-from sparseft.records.record_file import ROUNDING, CheckedPart, RecordPart, RunRecord, kind, section_fields
+from sparseft.records.record_file import ROUNDING, RecordPart, RunRecord, kind, section_fields
 from sparseft.study.config import Training
 
 # Keys of `training:` that leave every bit of the adapter as it is. The others decide it.
@@ -76,16 +76,12 @@ class ReconstructionPart(RecordPart):
     layers: list[LayerErrors] = measurement("The result of each decoder layer.", min_length=1)
 
 
-class EarlyEnd(CheckedPart):
+class EarlyEnd(RecordPart):
     """Hold why a training ended before its last step."""
 
     step: PositiveCount = measurement("The last step.")
     loss: Positive = measurement("The mean loss of the last steps.", "nats per answer token")
     loss_above: Positive = measurement("The bound that the loss is above.", "nats per answer token")
-
-    def contradictions(self) -> dict[str, object]:
-        """Return that the loss is not above the bound."""
-        return {f"ended early with the loss {self.loss:g}, not above {self.loss_above:g}": self.loss <= self.loss_above}
 
 
 _KEYS = section_fields(Training, Training.model_fields, WITHOUT_EFFECT)
@@ -141,7 +137,6 @@ class TrainingRecord(Scheduled):
         """Return what may be wrong with the counts, the losses, and the time that the steps took."""
         done = self.steps_done
         losses = [step.loss for step in self.loss_curve]
-        samples = self.batch_size * done
         is_complete = len(losses) == done
         is_mean = math.isclose(self.final_loss, final_loss(losses), rel_tol=ROUNDING)
         return {
@@ -149,7 +144,7 @@ class TrainingRecord(Scheduled):
             f"{len(losses)} losses of {done} steps": not is_complete,
             f"final_loss {self.final_loss:g} is not that of loss_curve": is_complete and not is_mean,
             f"{self.updates} updates in {done} steps": self.updates > done,
-            **self._wrong_rate(samples, "samples", self.samples_per_second_overall),
+            **self._wrong_rate(self.batch_size * done, "samples", self.samples_per_second_overall),
             **self._wrong_rate(self.tokens, "tokens", self.tokens_per_second_overall),
         }
 
