@@ -108,9 +108,11 @@ def section_fields(section: type[Section], names: Iterable[str], without_effect:
 
 
 def write(path: Path | str, record: RecordPart) -> None:
-    """Write a record. A `RecordFile` ends with its digest."""
-    write_file = write_record if isinstance(record, RecordFile) else write_json
-    write_file(path, record.model_dump())
+    """Write a record. A `RecordFile` ends with its digest. Other files leave out what was not set, such as unused settings."""
+    if isinstance(record, RecordFile):
+        write_record(path, record.model_dump())
+    else:
+        write_json(path, record.model_dump(exclude_unset=True))
 
 
 def read_record_file(path: Path, schema: type[R]) -> R:
