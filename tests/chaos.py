@@ -103,9 +103,9 @@ def finish(study: Study) -> None:
 
 def outcome(study: Study) -> tuple[dict[str, str], pd.DataFrame]:
     """(the digest of every adapter by run; summary.csv without what is measured by the clock)."""
-    folders = sorted((study.folder / grid.RUNS).glob("*/adapter"))
+    folders = sorted((study.folder / grid.ResultPaths().runs).glob("*/adapter"))
     adapters = {folder.parent.name: adapter_digest(folder) for folder in folders}
-    return adapters, pd.read_csv(study.folder / grid.ANALYSIS / "summary.csv").drop(columns=MEASURED)
+    return adapters, pd.read_csv(study.folder / grid.ResultPaths().analysis / "summary.csv").drop(columns=MEASURED)
 
 
 def leftovers(study: Study) -> list[str]:

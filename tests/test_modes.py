@@ -29,6 +29,6 @@ def test_what_a_mode_names_is_another_trained_mode(mode):
 
 def test_a_training_starts_from_the_adapter_of_the_same_cell_and_seed():
     run = grid.Run("m", "t", "unstructured", 50, "reconstruct_to_sparse", 3)
-    path = grid.fill(grid.initial_adapter(run.mode), run)
+    path = grid.fill(grid.ResultPaths().initial_adapter(run.mode), run)
     assert path == "results/runs/m-t-unstructured-sparsity50-reconstruct-seed3/adapter"
-    assert grid.initial_adapter("sparse_to_sparse") is None
+    assert grid.ResultPaths().initial_adapter("sparse_to_sparse") is None

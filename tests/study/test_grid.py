@@ -59,14 +59,16 @@ def test_a_name_that_is_no_run_is_refused(name):
 def test_paths_are_those_of_the_design():
     run = Run("llama", "boolq", "random", 5, "sparse_to_dense", 0)
     assert grid.fill(grid.mask_path("random"), run) == "masks/llama/masks_sparsity05_random.pt"
-    assert grid.fill(grid.RUN, run) == f"results/runs/{run.id}"
+    assert grid.fill(grid.ResultPaths().run, run) == f"results/runs/{run.id}"
+    assert grid.fill(grid.ResultPaths("results/a.b").run, run) == f"results/a.b/runs/{run.id}"
 
 
 def test_a_cell_is_a_run_without_its_seed():
     run = Run("m.1", "boolq", "random", 5, "sparse_to_dense", 3)
     cell = Cell.parse(run.id.removesuffix("-seed3"))
     assert cell == Cell("m.1", "boolq", "random", 5, "sparse_to_dense")
-    assert grid.fill(grid.THROUGHPUT, cell) == grid.fill(grid.THROUGHPUT, run) == f"results/throughput/{cell.id}.json"
+    pattern = grid.ResultPaths().throughput
+    assert grid.fill(pattern, cell) == grid.fill(pattern, run) == f"results/throughput/{cell.id}.json"
     with pytest.raises(InputError, match="is not the name of a cell; write"):
         Cell.parse(run.id)
 

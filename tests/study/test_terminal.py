@@ -4,7 +4,7 @@ import pytest
 from sparseft.errors import InputError
 from sparseft.storage.record import write_record
 from sparseft.study.configfiles import read_configuration
-from sparseft.study.grid import Run
+from sparseft.study.grid import ResultPaths, Run
 from sparseft.study.terminal import (
     INTERVAL,
     SHOWN_INPUTS,
@@ -16,7 +16,6 @@ from sparseft.study.terminal import (
     first_inputs,
     kind_of,
     outcome,
-    replaced_models,
     shortened,
 )
 
@@ -114,7 +113,7 @@ def test_the_last_job_leaves_nothing():
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(0, "less than a minute"), (59, "less than a minute"), (60, "about 1 minute"), (89, "about 1 minute"),
-     (91, "about 2 minutes"), (5400, "about 90 minutes"), (7200, "about 2 hours"), (360000, "about 100 hours")],
+     (91, "about 2 minutes"), (5400, "about 90 minutes"), (7200, "about 2 hours"), (11520, "about 3.2 hours"), (360000, "about 100 hours")],
 )  # fmt: skip
 def test_a_length_of_time_in_words(seconds, words):
     assert duration(seconds) == words
@@ -128,19 +127,13 @@ def test_the_outcome_of_a_run_is_its_metric_with_the_standard_error():
     assert outcome(RUN, record | {"overlap": 0.25}) == f"{line}, 25 % of it also occurs in training or calibration data"
 
 
-def test_a_model_that_a_plan_replaces_is_named():
-    planned = ["models/m/manifest.json", "masks/m/masks_sparsity50_random.pt", "results/runs/x/train.json"]
-    assert "models/m " in replaced_models(planned)
-    assert replaced_models(planned[1:]) == ""
-
-
 def test_a_run_that_ends_shows_its_result_and_another_job_only_the_time_now_and_then(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = {"metric": "acc", "value": 0.75, "standard_error": 0.05}
     write_record(tmp_path / f"results/runs/{RUN.id}/evaluation.json", result)
     wildcards = {**vars(RUN), "sparsity": "50"}
     jobs = [("merge_adapter", wildcards), ("evaluate_run", wildcards)]
-    progress = JobProgress(jobs, 0, with_time=True)
+    progress = JobProgress(jobs, ResultPaths(), 0, with_time=True)
     for job, (rule, _) in enumerate(jobs):
         progress.start(job, rule, wildcards, 0)
     assert progress.end(0, INTERVAL) == []
@@ -152,7 +145,7 @@ def test_a_run_that_ends_shows_its_result_and_another_job_only_the_time_now_and_
 def test_a_result_that_cannot_be_read_is_reported_and_stops_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     wildcards = {**vars(RUN), "sparsity": "50"}
-    progress = JobProgress([("evaluate_run", wildcards)], 0, with_time=True)
+    progress = JobProgress([("evaluate_run", wildcards)], ResultPaths(), 0, with_time=True)
     progress.start(0, "evaluate_run", wildcards, 0)
     note, count = progress.end(0, 1)
     assert note.startswith(f"note: {RUN.id}: ")

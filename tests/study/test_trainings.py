@@ -47,8 +47,11 @@ def test_a_name_parses_back_to_what_it_is_the_name_of(cell, seed):
 def test_the_name_of_a_training_stands_before_the_seed():
     run = Run("m", "t", "random", 50, "sparse_to_dense", 3, training="lr1e.4")
     assert run.id == "m-t-random-sparsity50-sparse_to_dense-lr1e.4-seed3"
-    assert grid.fill(grid.THROUGHPUT, run) == "results/throughput/m-t-random-sparsity50-sparse_to_dense-lr1e.4.json"
-    start = grid.fill(grid.initial_adapter("reconstruct_to_sparse"), run)
+    assert (
+        grid.fill(grid.ResultPaths().throughput, run)
+        == "results/throughput/m-t-random-sparsity50-sparse_to_dense-lr1e.4.json"
+    )
+    start = grid.fill(grid.ResultPaths().initial_adapter("reconstruct_to_sparse"), run)
     assert start == "results/runs/m-t-random-sparsity50-reconstruct-lr1e.4-seed3/adapter"
 
 

@@ -13,7 +13,7 @@ from sparseft.study.grid import Run
 from tiny_models import save_tiny
 
 RUN = Run("llama", "hellaswag_mini", "unstructured", 50, "sparse_to_sparse", 0)
-ADAPTER = f"{grid.fill(grid.RUN, RUN)}/adapter"
+ADAPTER = f"{grid.fill(grid.ResultPaths().run, RUN)}/adapter"
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ def test_the_stage_measures_dense_and_pruned_and_makes_the_table_and_its_plot(tm
     cells = tiny_grid("llama", "boolq_mini", ["unstructured"])
     study.configure({"llama": tiny_models["llama"]}, grid=cells, throughput=asked, **TINY_STUDY)
     study.snakemake("throughput")
-    with open(study.folder / grid.THROUGHPUT_TABLE) as file:
+    with open(study.folder / grid.ResultPaths().throughput_table) as file:
         rows = list(csv.DictReader(file))
     assert [(row["method"], row["batch_size"], row["status"], row["n"]) for row in rows] == [
         (method, size, status, "0" if status == grid.OUT_OF_MEMORY else "2")
@@ -30,7 +30,7 @@ def test_the_stage_measures_dense_and_pruned_and_makes_the_table_and_its_plot(tm
             assert low < mean < high
             assert row["tokens_per_sample"] == row["tokens_per_sample_padded"] == "64"
             assert float(row["tokens_per_second_mean"]) == pytest.approx(64 * mean)
-    plots = {path.name for path in (study.folder / grid.THROUGHPUT_PLOTS).iterdir()}
+    plots = {path.name for path in (study.folder / grid.ResultPaths().throughput_plots).iterdir()}
     assert plots >= {f"llama_boolq_mini_throughput_vs_batch_size.{kind}" for kind in ("png", "svg")}
     assert study.planned("throughput") == {}
 

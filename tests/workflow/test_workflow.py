@@ -33,7 +33,7 @@ def study(tmp_path_factory, tiny_models) -> Study:
 
 def test_a_study_of_one_grid_is_whole(small_study):
     summary = rows(small_study, "summary")
-    assert {row["run_id"] for row in summary} == {folder.name for folder in (small_study.folder / grid.RUNS).iterdir()}
+    assert {row["run_id"] for row in summary} == {folder.name for folder in (small_study.folder / grid.ResultPaths().runs).iterdir()}
     assert len(summary) == 2 + 3
     for row in summary:
         assert (row["validated"], row["violations"], row["in_study"]) == ("True", "0", "True")
@@ -58,7 +58,7 @@ def test_every_run_is_in_the_summary_and_validated(study):
 
 @pytest.mark.slow
 def test_the_runs_are_exactly_those_of_the_grid(study):
-    found = {folder.name for folder in (study.folder / grid.RUNS).iterdir()}
+    found = {folder.name for folder in (study.folder / grid.ResultPaths().runs).iterdir()}
     expected = set()
     for cells in GRIDS:
         raw = {"models": {cells["models"][0]: {"source": "path:x"}}, **TINY_STUDY, "grid": cells}
@@ -68,7 +68,7 @@ def test_the_runs_are_exactly_those_of_the_grid(study):
 
 @pytest.mark.slow
 def test_every_file_of_a_run_is_there_and_no_merged_model_is_left(study):
-    for folder in (study.folder / grid.RUNS).iterdir():
+    for folder in (study.folder / grid.ResultPaths().runs).iterdir():
         trained = (
             {"train.json", "adapter", "before_merge.json"} if Run.parse(folder.name).mode != "no_finetune" else set()
         )
@@ -78,12 +78,12 @@ def test_every_file_of_a_run_is_there_and_no_merged_model_is_left(study):
 
 @pytest.mark.slow
 def test_the_analysis_is_whole(study):
-    names = {path.name for path in (study.folder / grid.ANALYSIS).iterdir()}
+    names = {path.name for path in (study.folder / grid.ResultPaths().analysis).iterdir()}
     assert names >= {table.file for table in STUDY_TABLES} | {*grid.PAGES, grid.REPORT, "plots"}
     assert rows(study, "missing") == []
-    figures = {path.stem for path in (study.folder / grid.ANALYSIS / "plots").glob("*.png")}
+    figures = {path.stem for path in (study.folder / grid.ResultPaths().analysis / "plots").glob("*.png")}
     assert "gsm8k_mini_exact_match_vs_sparsity" in figures
-    assert (study.folder / grid.ANALYSIS / grid.REPORT).read_text().count("<img ") == len(figures)
+    assert (study.folder / grid.ResultPaths().analysis / grid.REPORT).read_text().count("<img ") == len(figures)
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_training_changes_the_merged_model(study):
         if row["mode"] != "no_finetune" and row["method"] != "dense":
             pruned = Run.parse(row["run_id"])
             twin = Run(pruned.model, pruned.task, pruned.method, pruned.sparsity, "no_finetune", 0)
-            merged = json.loads((study.folder / grid.fill(grid.RUN, twin) / "merge.json").read_text())
+            merged = json.loads((study.folder / grid.fill(grid.ResultPaths().run, twin) / "merge.json").read_text())
             assert row["merged_sha256"] not in json.dumps(merged["outputs"])
 
 

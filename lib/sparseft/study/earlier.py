@@ -41,7 +41,10 @@ def _by_settings(config: Config, planned: list[Path]) -> str:
         earlier = read_sections(Path(config.paths.analysis) / CONFIGURATION)
     except InputError:
         return ""
-    changes = _named(dict(_changes(earlier, complete(config, Path.cwd()).model_dump(mode="json"))))
+    now = complete(config, Path.cwd()).model_dump(mode="json")
+    used = {"models": config.grid.models, "tasks": [*config.grid.tasks, *config.evaluation.probes]}
+    now |= {section: {name: now[section].get(name) for name in names} for section, names in used.items()}
+    changes = _named(dict(_changes(earlier, now)))
     if not runs or not changes:
         return ""
     listed = ", ".join(f"{key} is {_text(new)} instead of {_text(old)}" for key, (old, new) in changes.items())
@@ -64,11 +67,15 @@ def _changes(earlier: dict, now: dict, section: str = "") -> Iterator[tuple[str,
 
 
 def _named(changes: dict[str, tuple]) -> dict[str, tuple]:
-    """Return the changes of a training as the user wrote them: a complete configuration repeats `training` in each task."""
-    named = {}
+    """Return the changes of a training under the keys that the user wrote.
+
+    A complete configuration has the whole training in each task, and only that one decides."""
+    named: dict[str, tuple] = {}
     for key, values in changes.items():
-        general = re.sub(r"^tasks\.\w+\.(?=training\.)", "", key)
-        named[general if changes.get(general) == values else key] = values
+        written = re.sub(r"^tasks\.\w+\.(?=training\.)", "", key)
+        is_general = written in changes and changes[written][1] == values[1] and written not in named
+        if not key.startswith("training."):
+            named[written if is_general or named.get(written) == values else key] = values
     return named
 
 

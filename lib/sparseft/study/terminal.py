@@ -168,7 +168,7 @@ def duration(seconds: float) -> str:
         return "about 1 minute"
     if minutes < 100:
         return f"about {minutes} minutes"
-    return f"about {minutes / 60:.1f} hours" if minutes < 600 else f"about {minutes / 60:,.0f} hours"
+    return f"about {minutes / 60:.2g} hours" if minutes < 600 else f"about {minutes / 60:,.0f} hours"
 
 
 def result_line(run: Run, paths: ResultPaths) -> str:
