@@ -5,6 +5,7 @@
 #   snakemake masks | train | validate | evaluate | analyze the whole grid up to that stage
 #   snakemake throughput                                    speed and memory against the batch size; only this stage measures it
 #
+# A configuration with `results: results/NAME` has its results in that folder.
 # Any file can be a target: snakemake masks/smollm2/masks_sparsity10_unstructured.pt
 
 from snakemake.utils import min_version
