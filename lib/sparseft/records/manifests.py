@@ -73,11 +73,8 @@ class SelectionManifest(RecordFile):
     disjoint_from: dict[str, str] = provenance("The sha256 of the files that the rows do not occur in, by split.")
 
 
-# The keys of `masks:` that only some methods use. `scope` is not among them, because the masks of N:M have another one.
-_NAMES = (
-    "seed nm_group owl_lambda owl_m sequential calibration_examples calibration_seed sparsegpt_block sparsegpt_damping"
-)
-_KEYS = {name: Masks.model_fields[name] for name in _NAMES.split()}
+# The keys of `masks:` that a mask records. The others have fields of their own.
+_KEYS = {name: key for name, key in Masks.model_fields.items() if name not in ("scope", "calibration", "imported")}
 _FIELDS = {name: (key.annotation | None, setting(key.description, default=None)) for name, key in _KEYS.items()}
 MaskSettings = create_model("MaskSettings", __base__=RecordPart, **_FIELDS)
 
