@@ -130,7 +130,7 @@ def lines_of(study) -> pd.DataFrame:
     pruned = points[points["method"] != DENSE]
     dense = points[points["method"] == DENSE].drop(columns="method").rename(columns={"mode": "dense_mode"})
     lines = pruned[[*place, "method", "mode"]].drop_duplicates()
-    lines = lines.assign(dense_mode=[get_mode(mode).dense_mode for mode in lines["mode"]])
+    lines = lines.assign(dense_mode=lines["mode"].map(lambda mode: get_mode(mode).dense_mode).astype(str))
     return pd.concat([lines.merge(dense, on=[*place, "dense_mode"]), pruned], ignore_index=True)
 
 

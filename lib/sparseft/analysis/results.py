@@ -68,10 +68,10 @@ def compute(
     members = runs[runs["status"] != OUTSIDE]
     chosen = runs.join(cells.frame.set_index(KEYS)["chosen"], on=KEYS)["chosen"].fillna(False).astype(bool)
     return Results(
-        runs=in_order(runs.assign(chosen=chosen & (runs["status"] != OUTSIDE))),
-        cells=cells.frame,
+        runs=tables.complete(in_order(runs.assign(chosen=chosen & (runs["status"] != OUTSIDE))), tables.RUNS),
+        cells=tables.complete(cells.frame, tables.CELLS),
         comparisons=comparisons,
-        curves=curves(cells, comparisons),
+        curves=tables.complete(curves(cells, comparisons), tables.CURVES),
         settings=tables.settings_table(in_order(runs)),
         missing=tables.missing_table(frames.faults),
         faults=frames.faults,

@@ -7,6 +7,7 @@ losses are in nats per answer token.
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from sparseft.analysis.cells import KEYS
@@ -120,6 +121,11 @@ def measured_columns(table: pd.DataFrame) -> list[str]:
 
 _INTERNAL = {"repeated_prompts", "perplexity_overlap", "steps_done", "batch_size", "lora_r", "processes"}
 _INTERNAL |= {f"against_{name}" for name in KEYS}
+
+
+def complete(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Return a table with every column of `names`; one that no run has is empty."""
+    return table.assign(**{name: np.nan for name in names if name not in table and name != MEASURED})
 
 
 def ordered(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:

@@ -1,0 +1,187 @@
+"""The scripts: what they write, twice the same, with and without flags, without torch; compare.py lays studies side by side."""
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from project import ROOT, call_script
+from sparseft.study.grid import FINDINGS, PAGES, REPORT, TABLES
+
+SCRIPT = ROOT / "workflow/scripts/analyze_results.py"
+ORIGINAL = "m-boolq_mini-dense-sparsity00-no_finetune-seed0"
+DENSE = "m-boolq_mini-dense-sparsity00-sparse_to_dense-seed0"
+RUN = "m-boolq_mini-{}-sparsity50-sparse_to_dense-seed0"
+FILES = {*TABLES, *PAGES, FINDINGS, REPORT, ".sparseft"}
+
+
+def analyze(runs: Path, output: Path, **flags) -> tuple[int, str]:
+    return call_script("analyze_results.py", results_dir=runs, output_dir=output, **flags)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def study(write_run, runs_dir) -> Path:
+    """Write two dense runs and two pruned ones, and return their folder."""
+    write_run(ORIGINAL, 0.9)
+    write_run(DENSE, 0.9)
+    for method, value in (("unstructured", 0.8), ("random", 0.4)):
+        write_run(RUN.format(method), value)
+    return runs_dir
+
+
+def test_a_study_is_written_twice_the_same_by_any_number_of_processes(study, tmp_path):
+    for name, processes in (("a", 2), ("b", 1), ("a", 1)):
+        code, said = analyze(study, tmp_path / name, plot=True, processes=processes)
+        assert code == 0, said
+    written = contents(tmp_path / "a")
+    assert written == contents(tmp_path / "b")
+    assert {name for name in written if not name.startswith("plots/")} == FILES
+    assert {Path(name).suffix for name in written if name.startswith("plots/")} == {".png", ".svg"}
+    assert said.startswith(written[FINDINGS].decode())
+    assert said.splitlines()[-1] == f"Tables and pages: {tmp_path}/a/"
+
+
+def test_one_run_is_enough(write_run, runs_dir, tmp_path):
+    write_run(RUN.format("unstructured"))
+    code, said = analyze(runs_dir, tmp_path / "out", plot=True)
+    assert code == 0, said
+
+
+def test_a_name_from_outside_is_neither_a_formula_nor_html_in_any_output(write_run, runs_dir, tmp_path):
+    device = "=1+1 <script>alert(1)</script>\n```\n![x](https://x.org/y.png)"
+
+    def change(files):
+        files["train"].update(device=device, versions={"torch": "<img src=x>"})
+        files["evaluation"].update(device=device)
+
+    write_run(RUN.format("unstructured"), change=change)
+    for name in ("=HYPERLINK(1)", "+cmd", "@SUM", "-x", "<script>alert(2)"):
+        (runs_dir / name).mkdir()
+    code, said = analyze(runs_dir, tmp_path / "out")
+    assert code == 0, said
+    for table in (tmp_path / "out").glob("*.csv"):
+        for cell in (cell for row in csv.reader(table.read_text().splitlines()) for cell in row):
+            assert not cell.startswith(("=", "+", "@")), table
+            assert not cell.startswith("-") or float(cell) < 0, table
+    missing = (tmp_path / "out/missing.csv").read_text()
+    assert "'=HYPERLINK(1)" in missing
+    assert "'-x" in missing
+    for page in PAGES:
+        text = (tmp_path / "out" / page).read_text()
+        assert "alert(1)" in text or "alert(2)" in text
+        assert not re.search(r"(?<!\\)<script|(?<!\\)<img|[^\\]\]\(https", text)
+
+
+def test_faults_are_said_and_the_rest_is_analysed(study, write_run, tmp_path):
+    faulty, damaged = RUN.format("unstructured"), RUN.format("random")
+    write_run(faulty, change=lambda files: files["validation_report"].update(passed=False))
+    (study / damaged / "evaluation.json").write_text("{")
+    code, said = analyze(study, tmp_path / "out")
+    assert code == 0, said
+    assert f"left out: {damaged}: evaluation.json" in said
+    table = pd.read_csv(tmp_path / "out/summary.csv").set_index("run_id")
+    assert damaged not in table.index
+    assert table.at[faulty, "status"] == "fault"
+    memo = (tmp_path / "out/correctness_memo.md").read_text()
+    for name in (faulty, damaged, "validation failed"):
+        assert name in memo
+
+
+def test_a_study_of_faulty_runs_only_has_a_folder_without_figures(write_run, runs_dir, tmp_path):
+    write_run(RUN.format("unstructured"), change=lambda files: files["validation_report"].update(passed=False))
+    code, said = analyze(runs_dir, tmp_path / "out", plot=True)
+    assert code == 0, said
+    assert list((tmp_path / "out/plots").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["EXPERIMENTS.md", "correctness_memo.md", REPORT, FINDINGS])
+def test_an_overlap_is_said_on_every_page(write_run, runs_dir, tmp_path, name):
+    write_run(ORIGINAL, change=lambda files: files["evaluation"].update(overlap=0.125))
+    code, said = analyze(runs_dir, tmp_path / "out")
+    assert code == 0, said
+    assert "12.5 %" in (tmp_path / "out" / name).read_text()
+
+
+def test_what_an_earlier_call_wrote_and_this_one_does_not_is_removed(study, tmp_path):
+    baseline = tmp_path / "baseline.csv"
+    row = "m,boolq_mini,unstructured,50,sparse_to_dense,acc,0.75,theirs"
+    baseline.write_text(f"model,task,method,sparsity,mode,metric,value,source\n{row}\n")
+    code, said = analyze(study, tmp_path / "out", plot=True, baseline=baseline)
+    assert code == 0, said
+    assert pd.read_csv(tmp_path / "out/baseline_comparison.csv")["baseline_value"].tolist() == [0.75]
+    (tmp_path / "out/plots/mine.png").write_bytes(b"a figure of somebody else")
+    assert analyze(study, tmp_path / "out")[0] == 0
+    assert set(contents(tmp_path / "out")) == FILES | {"plots/mine.png"}
+
+
+def test_no_runs_is_one_line_and_code_two(tmp_path):
+    code, said = analyze(tmp_path / "runs", tmp_path / "out")
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.startswith(f"error: {tmp_path}/runs: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_torch_is_never_imported(study, tmp_path):
+    (tmp_path / "torch.py").write_text("raise AssertionError('torch was imported')")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    code = f"""import runpy, sys
+sys.argv[1:] = ["--results_dir", "{study}", "--output_dir", "{tmp_path}/out", "--plot"]
+try:
+    runpy.run_path("{SCRIPT}", run_name="__main__")
+except SystemExit as end:
+    assert end.code == 0
+assert "torch" not in sys.modules and "seaborn" in sys.modules"""
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+
+
+def test_a_killed_analysis_leaves_nobody_who_holds_the_folder(study, tmp_path):
+    command = [sys.executable, SCRIPT, "--results_dir", study, "--output_dir", tmp_path / "out", "--plot"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("out/.*.tmp/plots/*.png")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    children = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    assert not psutil.wait_procs(children, timeout=60)[1]
+    code, said = analyze(study, tmp_path / "out")
+    assert code == 0, said
+
+
+def test_studies_stand_side_by_side(study, write_run, tmp_path):
+    other = tmp_path / "results/longer/runs"
+    other.parent.mkdir()
+    write_run(RUN.format("unstructured"), 0.3, change=lambda files: files["train"].update(learning_rate=0.5))
+    shutil.copytree(study, other)
+    write_run(RUN.format("unstructured"), 0.8)
+    code, said = call_script(
+        "compare.py", tmp_path / "results", other.parent, output_dir=tmp_path / "out", compare=["dense"]
+    )
+    assert code == 0, said
+    tables = {name: pd.read_csv(tmp_path / "out" / name) for name in TABLES}
+    assert tables["summary.csv"].groupby("study").size().to_dict() == {"longer": 4, "results": 4}
+    pairs = tables["comparisons.csv"].query("question == 'studies'")
+    assert set(pairs["study"]) == {"longer"}
+    assert set(pairs["against_study"]) == {"results"}
+    row = pairs.query("method == 'unstructured'").iloc[0]
+    assert (row["difference"], row["verdict"]) == (pytest.approx(-0.5), "lower")
+    assert "learning_rate 0.5" in set(tables["summary.csv"]["setting"].dropna())
+
+
+@pytest.mark.parametrize("studies", [["results"], ["results", "results"]])
+def test_one_study_is_not_compared(study, tmp_path, studies):
+    folders = [tmp_path / name for name in studies]
+    code, said = call_script("compare.py", *folders, output_dir=tmp_path / "out")
+    assert (code, said.count("\n")) == (2, 1)
+    assert "not two or more studies" in said

@@ -1,0 +1,121 @@
+"""The measured batch sizes as a table, as figures, and as the seconds of a training."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import CPU, digest
+from project import call_script
+from sparseft.analysis.study import read_study
+from sparseft.analysis.throughput import COLUMNS, measured_seconds, throughput_table
+from sparseft.errors import InputError
+from sparseft.records.record_file import write
+from sparseft.records.throughput_record import ThroughputRecord, read_measurements
+from sparseft.storage.ownership import MARKER
+from sparseft.study import grid
+from sparseft.study.config import Throughput, Training
+
+DENSE = "m-t-dense-sparsity00-sparse_to_dense"
+SPARSE = "m-t-unstructured-sparsity50-sparse_to_sparse"
+# Student's t, two degrees of freedom, 97.5 %: any table.
+T_OF_TWO = 4.30265273
+
+
+def write_cell(folder: Path, name: str, *, repeats: int = 3, **changes: object) -> Path:
+    """Write a measurement of batch sizes 4 and 8, and return its path. 16 does not fit, and 32 was not tried.
+
+    Repeat r has a speed of (r + 1) * size samples per second."""
+    batches = []
+    for size in (4, 8):
+        measured = [
+            {"seconds": 2 / (repeat + 1), "samples": 2 * size, "tokens": 20 * size, "padded_tokens": 30 * size}
+            | {"peak_memory_bytes": 10**9 + repeat * 10**8, "cpu_share": 1 - repeat / 4, "dtype": "bfloat16"}
+            for repeat in range(repeats)
+        ]
+        batches.append({"batch_size": size, "status": grid.MEASURED, "reason": None, "repeats": measured})
+    batches += [{"batch_size": size, "status": status, "reason": reason, "repeats": []}
+                for size, status, reason in ((16, grid.OUT_OF_MEMORY, "killed"), (32, grid.SKIPPED, None))]  # fmt: skip
+    model, task, method, sparsity = name.split("-")[:4]
+    mask = digest(model, method, int(sparsity.removeprefix("sparsity")))
+    content = {
+        **Training().model_dump(exclude=set(Throughput.DECIDED)),
+        **{"cell": name, "backend": "torch", "device": CPU, "threads": 1, "processes": 1, "versions": {}},
+        **{"sequence_length": None, "warmup_steps": 1, "steps": 2, "repeats": repeats},
+        **{"memory_limit_bytes": 2 * 10**9, "memory_limit_kind": "private", "peak_memory_kind": "resident"},
+        **{"batch_sizes": [16, 4, 8, 32], "batches": batches},
+        "inputs": {"model": digest(model), "mask": mask, "train": digest(task, "train")},
+        **changes,
+    }
+    write(folder / f"{name}.json", ThroughputRecord.model_validate(content))
+    return folder / f"{name}.json"
+
+
+def table(*paths: Path) -> pd.DataFrame:
+    return throughput_table(read_measurements(paths))
+
+
+def test_a_row_has_the_mean_with_student_s_interval_over_the_repeats(tmp_path):
+    row = table(write_cell(tmp_path, SPARSE)).set_index("batch_size").loc[4]
+    # 4, 8 and 12 samples/s: mean 8, standard deviation 4.
+    half = T_OF_TWO * 4 / math.sqrt(3)
+    ends = [f"samples_per_second{end}" for end in ("", "_low", "_high")]
+    assert row[ends].tolist() == pytest.approx([8, 8 - half, 8 + half])
+    assert (row["tokens_per_second"], row["tokens_per_second_high"]) == pytest.approx((80, 80 + 10 * half))
+    assert (row["tokens_per_sample"], row["tokens_per_sample_padded"]) == (10, 15)
+    assert (row["repeats"], row["peak_memory_bytes"], row["cpu_share"]) == (3, 1_200_000_000, 0.5)
+
+
+def test_one_repeat_has_no_interval(tmp_path):
+    row = table(write_cell(tmp_path, SPARSE, repeats=1)).iloc[0]
+    assert row["samples_per_second"] == 4
+    assert row[["samples_per_second_low", "samples_per_second_high"]].isna().all()
+
+
+def test_every_batch_size_has_a_row_that_says_what_became_of_it(tmp_path):
+    rows = table(*(write_cell(tmp_path, name) for name in (SPARSE, DENSE)))
+    assert list(rows) == COLUMNS
+    assert list(rows["batch_size"]) == 2 * [4, 8, 16, 32]
+    assert list(rows["status"]) == 2 * [grid.MEASURED, grid.MEASURED, grid.OUT_OF_MEMORY, grid.SKIPPED]
+    assert list(rows["method"].unique()) == ["dense", "unstructured"]
+    assert rows.loc[rows["batch_size"] == 16, "reason"].tolist() == ["killed", "killed"]
+
+
+def test_a_file_of_another_cell_or_a_cell_twice_is_refused(tmp_path):
+    path = write_cell(tmp_path, SPARSE)
+    other = path.rename(tmp_path / f"{DENSE}.json")
+    with pytest.raises(InputError, match=f"belongs to cell {SPARSE}"):
+        read_measurements([other])
+    path = write_cell(tmp_path, SPARSE)
+    with pytest.raises(InputError, match="again"):
+        read_measurements([path, path])
+
+
+def test_the_seconds_of_a_training_follow_from_the_speed_that_was_measured_for_it(write_run, runs_dir, tmp_path):
+    write_run(f"{SPARSE}-seed0")
+    write_run(f"{DENSE}-seed0")
+    write_run("m-t-unstructured-sparsity50-no_finetune-seed0")
+    runs = read_study(runs_dir).runs
+    measured = read_measurements([write_cell(tmp_path, SPARSE), write_cell(tmp_path, DENSE, device="GPU")])
+    seconds = measured_seconds(runs, measured)
+    # 60 steps of 8 examples at 16 samples per second.
+    is_sparse = (runs["mode"] == "sparse_to_sparse").to_numpy()
+    assert seconds[is_sparse].tolist() == [30]
+    assert np.isnan(seconds[~is_sparse]).all()
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_the_script_writes_the_table_and_a_figure_a_model_and_task_twice_the_same(tmp_path, repeats):
+    paths = [write_cell(tmp_path, name, repeats=repeats) for name in (DENSE, SPARSE, SPARSE.replace("m-", "n-"))]
+    contents = []
+    for _ in range(2):
+        code, said = call_script(
+            "analyze_throughput.py", records=paths, table=tmp_path / "out/t.csv", plots=tmp_path / "out/plots"
+        )
+        assert code == 0, said
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()})
+    names = {f"{model}_t_throughput_vs_batch_size.{kind}" for model in "mn" for kind in ("png", "svg")}
+    assert contents[0].keys() == names | {"t.csv", MARKER}
+    assert contents[0] == contents[1]
+    assert CPU in contents[0]["t.csv"].decode()
