@@ -66,7 +66,7 @@ class ScoredRecord(AnswersPart, RunRecord):
     ROWS: ClassVar = [*AnswersPart.ROWS, "losses", "answer_tokens"]
     task: str = provenance("The task.")
     distinct_prompts: PositiveCount = measurement("The number of different prompts.")
-    eval_loss: Loss = measurement("The sum of the losses divided by the answer tokens.", "nats per answer token")
+    eval_loss: Loss = measurement("The sum of the losses divided by the answer tokens.", "nats per token")
     loss_few_shot: Count = setting("The worked examples before an answer whose loss is taken.")
     losses: list[Loss] = measurement("The loss of each right answer, over all its tokens.", "nats")
     answer_tokens: list[PositiveCount] = measurement("The tokens of each right answer.", "tokens")

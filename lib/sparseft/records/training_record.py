@@ -26,7 +26,7 @@ class Step(RecordPart):
     """Hold one step of the loss curve."""
 
     step: PositiveCount = measurement("The number of the step.")
-    loss: NonNegative = measurement("The mean loss of the step's examples before its update.", "nats per answer token")
+    loss: NonNegative = measurement("The mean loss of the step's examples before its update.", "nats per token")
     gradient_norm: NonNegative | None = measurement("The norm of the gradient. Null if unknown.", default=None)
     learning_rate: NonNegative | None = measurement("The learning rate. Null if unknown.", default=None)
 
@@ -35,7 +35,7 @@ class Evaluated(RecordPart):
     """Hold one evaluation during the training."""
 
     step: PositiveCount = measurement("The number of the last step before the evaluation.")
-    eval_loss: Loss = measurement("The loss on the validation rows.", "nats per answer token")
+    eval_loss: Loss = measurement("The loss on the validation rows.", "nats per token")
 
 
 class TrainingInputs(RecordPart):
@@ -80,8 +80,8 @@ class EarlyEnd(RecordPart):
     """Hold why a training ended before its last step."""
 
     step: PositiveCount = measurement("The last step.")
-    loss: Positive = measurement("The mean loss of the last steps.", "nats per answer token")
-    loss_above: Positive = measurement("The bound that the loss is above.", "nats per answer token")
+    loss: Positive = measurement("The mean loss of the last steps.", "nats per token")
+    loss_above: Positive = measurement("The bound that the loss is above.", "nats per token")
 
 
 _KEYS = section_fields(Training, Training.model_fields, WITHOUT_EFFECT)
@@ -108,8 +108,8 @@ class TrainingRecord(Scheduled):
     ended_early: EarlyEnd | None = measurement("Why it ended early. Null if it took all steps.", default=None)
     loss_curve: list[Step] = measurement("The loss of each step.")
     eval_curve: list[Evaluated] = measurement("The evaluations during the training.")
-    final_loss: Loss = measurement("The mean loss of the last tenth of the steps.", "nats per answer token")
-    eval_loss: Loss = measurement("The loss on the validation rows before the merge.", "nats per answer token")
+    final_loss: Loss = measurement("The mean loss of the last tenth of the steps.", "nats per token")
+    eval_loss: Loss = measurement("The loss on the validation rows before the merge.", "nats per token")
     samples_per_second: Positive = measurement("The median speed after the first steps.", "samples/s")
     samples_per_second_overall: Positive = measurement("The speed of all steps.", "samples/s")
     tokens: PositiveCount = measurement("The tokens of all steps.", "tokens")
