@@ -33,7 +33,9 @@ def study(tmp_path_factory, tiny_models) -> Study:
 
 def test_a_study_of_one_grid_is_whole(small_study):
     summary = rows(small_study, "summary")
-    assert {row["run_id"] for row in summary} == {folder.name for folder in (small_study.folder / grid.ResultPaths().runs).iterdir()}
+    assert {row["run_id"] for row in summary} == {
+        folder.name for folder in (small_study.folder / grid.ResultPaths().runs).iterdir()
+    }
     assert len(summary) == 2 + 3
     for row in summary:
         assert (row["validated"], row["violations"], row["in_study"]) == ("True", "0", "True")
