@@ -1,25 +1,21 @@
 """A headless Chromium, and the results pages that it opens; without a Chromium these tests are skipped."""
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from analysis.conftest import write_grid
+from analysis.frames import default_study, large_study
+from sparseft.analysis.figures import write_figures
+from sparseft.analysis.pages import write_pages
+from sparseft.analysis.reproduce import Reproduction
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "workflow/scripts/analyze_results.py"
 FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--hide-scrollbars",
 ]  # fmt: skip
-STUDIES = {
-    "small": {"models": 1, "tasks": ["boolq_mini"], "sparsities": [30, 50, 70], "seeds": 1, "layers": 14},
-    "large": {"models": 3, "tasks": ["hellaswag", "boolq"], "sparsities": [50, 90], "seeds": 2, "layers": 14},
-}
+STUDIES = {"small": default_study, "large": large_study}
 HEIGHT = 900  # pixels
 
 
@@ -69,16 +65,16 @@ def browser(tmp_path_factory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def results_page(tmp_path_factory) -> Callable[[str], Path]:
-    """Return the function that writes the results page of a generated study, once."""
+    """Return the function that writes the results page of a study, once."""
     made: dict[str, Path] = {}
 
     def write(name: str) -> Path:
         if name not in made:
             folder = tmp_path_factory.mktemp(name)
-            write_grid(folder / "runs", **STUDIES[name])
-            places = ["--results_dir", folder / "runs", "--output_dir", folder / "out"]
-            subprocess.run([sys.executable, SCRIPT, *places, "--plot"], check=True, stdout=subprocess.DEVNULL)
-            made[name] = folder / "out/report.html"
+            study = STUDIES[name]()
+            figures = write_figures(folder / "plots", study, processes=2)
+            write_pages(folder, study, figures, Reproduction(Path("results/runs"), ("--plot",)))
+            made[name] = folder / "report.html"
         return made[name]
 
     return write

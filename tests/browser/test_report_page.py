@@ -7,13 +7,12 @@ import pytest
 
 WIDTHS = [400, 1400]
 OVERFLOWS = """
-const scrolls = (element) => element.closest(".scroll");
 return [...document.querySelectorAll("body *")]
-  .filter((element) => !scrolls(element) && element.getBoundingClientRect().right > innerWidth + 1)
+  .filter((element) => element.getBoundingClientRect().right > innerWidth + 1)
   .map((element) => element.tagName + " " + element.textContent.slice(0, 40));
 """
 OPEN_ALL = "document.querySelectorAll('details').forEach((details) => { details.open = true })"
-FIRST_TABLE = 'document.querySelector("#answer table")'
+FIRST_TABLE = 'document.querySelector("main table")'
 CONTRAST = """
 const parse = (text) => text.match(/[\\d.]+/g).map(Number);
 const linear = (value) => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
@@ -26,7 +25,7 @@ function ground(element) {
   return [255, 255, 255];
 }
 const low = [];
-for (const element of document.querySelectorAll("h1, h2, h3, p, li, td, th button, caption, figcaption, a, summary, dd, code")) {
+for (const element of document.querySelectorAll("h1, h2, p, li, td, th button, figcaption, summary, dt, dd, code")) {
   const [first, second] = [parse(getComputedStyle(element).color), ground(element)].map(luminance).sort((a, b) => b - a);
   if ((first + 0.05) / (second + 0.05) < 4.5) low.push(element.tagName + " " + element.textContent.slice(0, 40));
 }
@@ -77,17 +76,17 @@ def test_every_text_stands_out_from_its_ground(browser, page, scheme):
 
 def test_a_click_on_a_header_sorts_by_the_number_and_a_second_one_turns_the_order(browser, page):
     browser.open(page, 1400)
-    number = headings(browser).index("sparse_to_sparse")
+    number = headings(browser).index("minus dense")
     before = column(browser, number)
     values = [float(text.split()[0]) for text in before if text != "-"]
     assert values != sorted(values)
-    assert "-" in before
-    button = browser.driver.find_elements("css selector", "#answer table thead button")[number]
+    button = browser.driver.find_elements("css selector", "main table thead button")[number]
     for order, direction in ((sorted(values), "ascending"), (sorted(values, reverse=True), "descending")):
         button.click()
         after = column(browser, number)
         assert [float(text.split()[0]) for text in after if text != "-"] == order
-        assert after[len(values) :] == ["-"] * (len(before) - len(values))  # what has no value comes last
+        # What has no value comes last.
+        assert after[len(values) :] == ["-"] * (len(before) - len(values)) == ["-"] * 2
         marks = browser.ask(
             f"return [...{FIRST_TABLE}.tHead.rows[0].cells].map((cell) => cell.getAttribute('aria-sort'))"
         )
@@ -101,34 +100,37 @@ def test_the_keyboard_sorts_too_and_a_row_stays_whole(browser, page, key):
     rows = f"return [...{FIRST_TABLE}.tBodies[0].rows].map((row) => row.textContent)"
     before = browser.ask(rows)
     number = headings(browser).index("sparsity, %")
-    browser.driver.find_elements("css selector", "#answer table thead button")[number].send_keys(key)
-    sparsities = [int(text) for text in column(browser, number)]
+    browser.driver.find_elements("css selector", "main table thead button")[number].send_keys(key)
+    sparsities = [int(text.split()[0]) for text in column(browser, number)]
     assert sparsities == sorted(sparsities)
     assert sorted(browser.ask(rows)) == sorted(before)
 
 
-def test_paper_has_every_section_and_no_control(browser, page):
-    browser.open(page, 1400)
-    closed = "return document.querySelectorAll('details:not([open])').length"
-    assert browser.ask(closed) > 0
-    browser.open(page, 800, medium="print")
-    assert browser.ask(closed) == 0
-    assert browser.ask("return [...document.querySelectorAll('tbody tr')].every((row) => row.offsetHeight > 0)")
-    assert browser.ask("return getComputedStyle(document.querySelector('nav')).display") == "none"
-    assert browser.ask("return [...document.querySelectorAll('.scroll')].every((box) => box.scrollWidth <= innerWidth)")
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_table_shows_every_cell_with_its_column_s_name(browser, page, width):
+    browser.open(page, width)
+    browser.ask(OPEN_ALL)
+    assert browser.ask("return [...document.querySelectorAll('td')].every((cell) => cell.offsetHeight > 0)")
+    labels = browser.ask(
+        f"return [...{FIRST_TABLE}.tBodies[0].rows[0].cells].map((cell) => getComputedStyle(cell, '::before').content)"
+    )
+    names = [f'"{name}"' for name in headings(browser)]
+    # On a phone the heading is in the cell, and elsewhere above it.
+    assert labels == (names if width == 400 else ["none"] * len(names))
 
 
-def test_a_print_has_as_many_sheets_as_one_of_the_page_with_everything_open(browser, page):
+def test_paper_has_the_answer_and_what_was_opened(browser, page):
     browser.open(page, 1400, medium="")
     folded = sheets(browser)
     browser.ask(OPEN_ALL)
-    assert folded == sheets(browser) > 1
+    assert 1 <= folded < sheets(browser)
+    browser.open(page, 800, medium="print")
+    # A fault stays open.
+    shown = "return [...document.querySelectorAll('details')].filter((part) => part.offsetHeight > 0).map((part) => part.open)"
+    assert browser.ask(shown) == [True] * len(browser.ask(shown))
+    assert browser.ask("return [...document.querySelectorAll('.answer tr')].every((row) => row.offsetHeight > 0)")
 
 
-def test_a_link_of_the_contents_leads_to_its_section(browser, page):
-    browser.open(page, 400)
-    targets = browser.ask("return [...document.querySelectorAll('nav a')].map((link) => link.hash.slice(1))")
-    assert targets[0] == "answer"
-    assert (
-        browser.ask("return [...document.querySelectorAll('main > section')].map((section) => section.id)") == targets
-    )
+def test_the_default_study_prints_on_one_sheet(browser, results_page):
+    browser.open(results_page("small"), 1400, medium="")
+    assert sheets(browser) == 1
