@@ -22,8 +22,8 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 for _name in (
     "snakemake.common.configfile",
-    "sparseft.analysis.plots",
-    "sparseft.analysis.report",
+    "sparseft.analysis.figures",
+    "sparseft.analysis.pages",
     "sparseft.analysis.reproduce",
     "sparseft.backends.torch",
     "sparseft.checkpoints.modelzoo_checkpoint",

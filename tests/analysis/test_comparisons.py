@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sparseft.analysis.comparisons import curves
 from sparseft.analysis.results import compute
 from sparseft.analysis.statistics import Scores, Spread, compare, holm, recovered_share
 from sparseft.analysis.study import read_study

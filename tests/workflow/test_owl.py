@@ -29,26 +29,25 @@ def test_every_run_passes_its_proof_and_belongs_to_the_study(study):
     summary = rows(study, "summary")
     assert len(summary) == 2 + 2 * len(METHODS)
     for row in summary:
-        assert (row["validated"], row["violations"], row["in_study"]) == ("True", "0", "True")
-        assert float(row["actual_sparsity"]) == (0 if row["method"] == "dense" else 0.5)
+        assert row["status"] == "sound"
+        assert float(row["reached_sparsity"]) == (0 if row["method"] == "dense" else 50)
     assert rows(study, "missing") == []
     memo = (study.folder / "results/analysis/correctness_memo.md").read_text()
-    assert "Everything that was checked in the study holds" in memo
-    assert "## Runs with a fault" not in memo
+    assert "The chain of hashes holds in 6 of 6 runs" in memo
 
 
-def test_the_table_and_the_figures_of_the_layers_show_the_profile_of_the_report(study):
+def test_the_layers_of_the_merged_models_have_the_profile_of_the_report(study):
     for method in METHODS:
         report = study.json(f"masks/llama/hellaswag_mini/report_{method}.json")
         (half,) = (part for part in report["sparsities"] if part["asked_percent"] == 50)
         expected = {row["layer"]: row["reached"] for row in half["layers"]}
-        found = {row["layer"]: float(row["sparsity_mean"]) for row in rows(study, "layer_sparsity")
-                 if row["method"] == method}  # fmt: skip
+        run = f"llama-hellaswag_mini-{method}-sparsity50-no_finetune-seed0"
+        layers = study.json(f"results/runs/{run}/validation_report.json")["layers"]
+        found = {row["layer"]: row["pruned"] / row["weights"] for row in layers}
         assert found == pytest.approx(expected)
         fewest = report["outliers"].index(min(report["outliers"]))
         for layer, reached in expected.items():
             assert (reached > 0.5) == (decoder_layer_of(layer) == fewest)
-    assert (study.folder / "results/analysis/plots/llama_sparsity_by_block.png").exists()
 
 
 def test_a_change_of_m_computes_the_masks_of_these_methods_again(study):

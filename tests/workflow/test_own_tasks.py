@@ -155,7 +155,7 @@ def test_the_study_of_the_page_ends_in_tables_without_a_fault(study):
     with open(study.folder / "results/analysis/summary.csv", newline="") as file:
         table = list(csv.DictReader(file))
     assert sorted(row["task"] for row in table) == sorted(2 * TASKS)
-    assert {row["faults"] for row in table} == {"0"}
+    assert {row["status"] for row in table} == {"sound"}
     for row in table:
         assert row["metric"] == "loss"
         assert float(row["value"]) == float(row["eval_loss"])

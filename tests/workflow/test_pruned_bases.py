@@ -38,9 +38,9 @@ def test_the_study_has_no_fault_and_every_run_is_proved(study):
     with open(study.folder / "results/analysis/summary.csv") as file:
         summary = list(csv.DictReader(file))
     assert len(summary) == 2 + 2 * len(METHODS)
-    assert {(row["validated"], row["violations"]) for row in summary} == {("True", "0")}
+    assert {row["status"] for row in summary} == {"sound"}
     memo = (study.folder / "results/analysis/correctness_memo.md").read_text()
-    assert "8 runs checked, 0 with a fault, 0 not fully checked, 0 missing" in memo
+    assert "8 of 8 models passed. The chain of hashes holds in 8 of 8 runs" in memo
     assert study.planned() == {}
 
 

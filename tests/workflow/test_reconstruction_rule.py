@@ -47,17 +47,19 @@ def test_every_mode_is_in_the_tables_without_a_fault(study):
         rows = {(row["method"], row["mode"]): row for row in csv.DictReader(file)}
     assert {mode for method, mode in rows if method == "unstructured"} == set(MODES)
     for row in rows.values():
-        assert (row["faults"], row["unchecked"], row["violations"]) == ("0", "0", "0")
+        assert row["status"] == "sound"
     reconstructed = rows["unstructured", "reconstruct"]
     assert 0 < float(reconstructed["reconstruction_error"]) < 1
-    assert reconstructed["final_train_loss"] == ""
-    assert rows["unstructured", "reconstruct_to_sparse"]["final_train_loss"] != ""
+    assert reconstructed["train_loss"] == ""
+    assert rows["unstructured", "reconstruct_to_sparse"]["train_loss"] != ""
     with open(study.folder / "results/analysis/comparisons.csv", newline="") as file:
-        pairs = {(row["mode"], row["against"]) for row in csv.DictReader(file)}
-    cell = "llama-hellaswag_mini-unstructured-sparsity50"
-    assert {("reconstruct", f"{cell}-sparse_to_sparse"), ("reconstruct", f"{cell}-no_finetune")} <= pairs
-    assert ("reconstruct", "llama-hellaswag_mini-dense-sparsity00-no_finetune") in pairs
-    assert ("reconstruct_to_sparse", "llama-hellaswag_mini-dense-sparsity00-sparse_to_dense") in pairs
+        pairs = {(row["mode"], row["against_method"], row["against_mode"]) for row in csv.DictReader(file)}
+    assert pairs >= {
+        ("reconstruct", "unstructured", "sparse_to_sparse"),
+        ("reconstruct", "unstructured", "no_finetune"),
+        ("reconstruct", "dense", "no_finetune"),
+        ("reconstruct_to_sparse", "dense", "sparse_to_dense"),
+    }
 
 
 def test_the_records_say_what_was_reconstructed_and_what_started_from_it(study):
@@ -89,7 +91,6 @@ def test_an_adapter_that_another_run_did_not_start_from_is_a_fault(study, tmp_pa
     assert code.returncode == 0, code.stderr
     memo = (copy.folder / "again/correctness_memo.md").read_text()
     assert "adapter of llama-hellaswag_mini-unstructured-sparsity50-reconstruct-seed0: " in memo
-    assert "Not everything that was checked in the study holds" in memo
 
 
 def script(study: Study, name: str, mode: str, **changes: object) -> str:

@@ -286,7 +286,7 @@ def test_a_change_of_the_learning_rate_retrains_and_makes_no_mask(copied_study):
 
 
 def test_a_change_of_the_plots_draws_them_and_nothing_else(copied_study):
-    with open(copied_study.root / "lib/sparseft/analysis/plots.py", "a") as file:
+    with open(copied_study.root / "lib/sparseft/analysis/figures.py", "a") as file:
         file.write("\nCOLOUR = 'red'\n")
     assert copied_study.planned() == ANALYSIS
 

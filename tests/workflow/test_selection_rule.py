@@ -126,8 +126,8 @@ def test_trainings_that_are_added_to_a_finished_study_leave_its_runs_as_they_are
     with open(study.folder / "results/analysis/summary.csv") as file:
         rows = {row["run_id"]: row for row in csv.DictReader(file)}
     row = rows.pop(Path(f"{CELL}-short-seed0").name)
-    assert (float(row["selection_value"]), row["selection_examples"]) == (pytest.approx(record["value"]), "12")
-    assert (row["faults"], row["unchecked"]) == ("0", "0")
+    assert (float(row["selection_value"]), record["examples"]) == (pytest.approx(record["value"]), 12)
+    assert row["status"] == "sound"
     assert {other["selection_value"] for other in rows.values()} == {""}
 
     configure(study, SHORT | LONG)

@@ -60,7 +60,7 @@ def old_study(own_study) -> Study:
 
 
 def test_it_makes_its_tables_again_and_nothing_else(old_study):
-    assert delete_new_files(old_study) == ["results/analysis/budget.csv"]
+    assert delete_new_files(old_study) == ["results/analysis/settings.csv"]
     # analyze_results.py has flags that 2375fc0 did not have.
     assert old_study.planned() == {"analyze_results": 1, "analyze": 1}
 

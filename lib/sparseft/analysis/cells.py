@@ -83,7 +83,7 @@ def pool(frames: Frames, order: Sequence[str] = (), wanted: set[str] | None = No
     keys = [tuple(key) for key in table[KEYS].itertuples(index=False, name=None)]
     table["trainings_tried"] = table.groupby(CELL, dropna=False)["training"].transform("nunique")
     table = table.assign(**_choice(table, [seeds[key] for key in keys], _missing(frames.faults, wanted), order))
-    parts = {name: part for name, part in frames.examples.groupby(["study", "run_id", "metric"], sort=False)}
+    parts = dict(iter(frames.examples.groupby(["study", "run_id", "metric"], sort=False)))
     scores = {}
     for index, key in enumerate(keys):
         for metric in (key[3], *(name for name in table if name.startswith("probe_"))):

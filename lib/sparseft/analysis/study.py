@@ -16,7 +16,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
+from math import nan
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 
@@ -26,6 +28,7 @@ from sparseft.analysis.settings import outside, setting_texts, settings_of
 from sparseft.errors import InputError
 from sparseft.methods import sort_key
 from sparseft.records.record_file import RecordPart
+from sparseft.records.training_record import ReconstructionPart
 from sparseft.study.config import Config, clashing_probes
 from sparseft.study.grid import DENSE, MODES, NO_FINETUNE, Run
 from sparseft.study.targets import runs as configured_runs
@@ -199,6 +202,7 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
     row |= {"train_merge_gap": evaluation.eval_loss - files.before.eval_loss if files.before else None}
     row |= {"reached_sparsity": 100 * files.validation.expected_sparsity}
     row |= _fields(files.validation, "passed weights violations")
+    row |= {"layers_checked": f"{files.validation.layers_checked} / {files.validation.layers_expected}"}
     row |= {"merged_sha256": files.validation.digests["merged"]}
     row |= {name: value for name, value in evaluation.metrics.items() if "_stderr" not in name}
     row |= {f"probe_{name}": probe.value for name, probe in evaluation.probes.items()}
@@ -208,11 +212,20 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
         row |= _fields(train, "train_seconds samples_per_second tokens_per_second peak_memory_bytes device")
         row |= _fields(train, "steps_done batch_size processes gradient lora_r gradient_checkpointing")
         row |= {"train_loss": train.final_task_loss, "training_tokens": train.tokens}
+        row |= {"reconstruction_error": _remaining_error(train.reconstruction)} if train.reconstruction else {}
     if start_of(run):
         row["training_tokens"] = train and start and start.train and train.tokens + start.train.tokens
     if files.selection:
         row |= {f"selection_{name}": getattr(files.selection, name) for name in ("value", "eval_loss", "examples")}
     return row
+
+
+def _remaining_error(reconstruction: ReconstructionPart) -> float:
+    """Return the mean over the decoder layers of the error after the reconstruction as a share of that before.
+
+    It is NaN if no layer had an error, because its mask prunes nothing."""
+    layers = [layer for layer in reconstruction.layers if layer.error_before]
+    return fmean(layer.error_after / layer.error_before for layer in layers) if layers else nan
 
 
 def _date(path: Path) -> str:

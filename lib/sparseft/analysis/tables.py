@@ -60,6 +60,7 @@ MEANINGS = {
     "train_loss": ("nats per token", "Training loss, mean over the last tenth of the steps."),
     "training_tokens": ("tokens", "Tokens that the training read, without padding, with those of a run that it continues."),
     "measured_seconds": ("s", "Time of the training at the speed that the stage throughput measured for it."),
+    "reconstruction_error": ("fraction", "Error of the decoder layers' outputs, as a share of that before; a mean over them."),
     "device": ("", "Device that trained; empty for a run that was not trained."),
     "peak_memory_bytes": ("bytes", "Largest memory of a process of the training."),
     "validation_overlap": ("fraction", "Share of the validation examples that the model has seen."),
