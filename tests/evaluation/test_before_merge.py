@@ -78,7 +78,7 @@ def test_the_evaluation_that_is_taken_over_is_that_of_the_model_before_the_merge
     assert evaluate_before(base, run, "before_merge.json", **records_of(run))[0] == 0
     assert json.loads((run / "merge.json").read_text())["as_trained"] is is_taken_over
     before = json.loads((run / "before_merge.json").read_text())
-    assert ("taken_from" in before) is is_taken_over
+    assert (before["taken_from"] is not None) is is_taken_over
     assert result(run / "before_merge.json") == result(run / "own.json")
 
 

@@ -148,7 +148,7 @@ def test_the_record_is_the_evaluation_of_the_selection_rows(model, name):
     )
     record = read_record(Path("selection.json"))
     assert {key: record[key] for key in expected} == expected
-    assert {key: digest for key, digest in record["inputs"].items() if key != "model"} == {
+    assert {key: digest for key, digest in record["inputs"].items() if digest and key != "model"} == {
         "data": sha256(folder / "selection.jsonl"), **digests
     }  # fmt: skip
     checked = read_record_file(Path("selection.json"), SelectionRecord)
