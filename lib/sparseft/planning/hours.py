@@ -49,8 +49,6 @@ _KIND_OF = {rule: kind for kind, rules in KINDS.items() for rule in rules}
 _OF_APPLIANCE = ("compile_program", "measure_batch")
 # Rules whose benchmarks are in one folder.
 _FOLDERS = {"compute": "compute_masks", "prune": "prune"}
-
-
 # Where a time comes from.
 MEASURED = "measured here before"
 ESTIMATED = "estimated"
@@ -61,20 +59,18 @@ Time = tuple[float, str] | None
 def hours_table(config: Config, jobs: Iterable[Job]) -> list[str]:
     """Return the lines of a table of the hours of each stage. The last line is a sentence on all jobs."""
     by_stage: dict[str, list[Time]] = {stage: [] for stage in STAGES}
-    times = _Times(config)
+    known = _Times(config)
     for rule, wildcards in jobs:
         stage = next(stage for stage, words in STAGES.items() if rule.startswith(words))
-        by_stage[stage].append(times.of_job(rule, wildcards))
+        by_stage[stage].append(known.of_job(rule, wildcards))
     rows = [
         f"  {stage:10} {_seconds(of_stage) / 3600:>8.2f}  jobs: {len(of_stage):,}, {_source(of_stage)}"
         for stage, of_stage in by_stage.items()
         if of_stage
     ]
-    every_job = [time for of_stage in by_stage.values() for time in of_stage]
-    sentence = (
-        f"{duration(_seconds(every_job))} on one machine, one job at a time"
-        f" ({_source(every_job)}; see workflow/scripts/estimate.py)"
-    )
+    times = [time for of_stage in by_stage.values() for time in of_stage]
+    about = f"{duration(_seconds(times))} on one machine, one job at a time"
+    sentence = f"{about} ({_source(times)}; see workflow/scripts/estimate.py)"
     return ["time, hours on one machine, one job at a time", *rows, "", sentence]
 
 
@@ -121,31 +117,23 @@ class _Times:
         scaled = []
         for measured, seconds in self._measured(rule, cell, same):
             then = _usual_seconds(self._earlier, rule, measured)
-            scaled.append((seconds * now / then if now and then else seconds, now == then))
+            # Without an estimate on an appliance, every measured job counts as equal.
+            if now is None or then:
+                scaled.append((seconds if now is None else seconds * now / then, now == then))
         if scaled:
-            are_equal = all(is_equal for _, is_equal in scaled)
-            return sum(seconds for seconds, _ in scaled) / len(scaled), MEASURED if are_equal else ESTIMATED
+            seconds, are_equal = zip(*scaled, strict=True)
+            return sum(seconds) / len(seconds), MEASURED if all(are_equal) else ESTIMATED
         return None if now is None else (now, ESTIMATED)
 
     def _measured(self, rule: str, cell: SimpleNamespace, same: tuple | str) -> Iterator[tuple[object, float]]:
         """Yield the measured jobs that are equal but for their settings, and their seconds."""
-        measured = [(cell, self._folder / f"{same}.tsv")]
-        if not isinstance(same, str):
-            runs = [(Run.parse(file.stem), file) for file in (self._folder / rule).glob("*.tsv")]
-            axes = (cell.model, cell.task, cell.mode)
-            measured = [
-                (run, file) for run, file in runs if (run.model, run.task, run.mode) == axes and self._is_known(run)
-            ]
-        for equal, file in measured:
+        is_run = not isinstance(same, str)
+        name = f"{rule}/{cell.model}-{cell.task}-*-{cell.mode}-*" if is_run else same
+        for file in self._folder.glob(f"{name}.tsv"):
             try:
-                yield equal, float(file.read_text().splitlines()[-1].split()[0])
-            except (OSError, ValueError, IndexError):
-                continue
-
-    def _is_known(self, run: Run) -> bool:
-        """Return whether the configuration of the earlier jobs describes the training of a run."""
-        earlier = self._earlier.config
-        return run.task in earlier.tasks and run.training in ("", *earlier.training_names)
+                yield Run.parse(file.stem) if is_run else cell, float(file.read_text().splitlines()[-1].split()[0])
+            except (InputError, ValueError, IndexError):
+                continue  # A file that Snakemake has not written, or not to its end.
 
 
 def _usual_seconds(requests: Requests, rule: str, cell: object) -> float | None:
@@ -153,7 +141,10 @@ def _usual_seconds(requests: Requests, rule: str, cell: object) -> float | None:
     if rule in _OF_APPLIANCE:
         return None
     kind = _KIND_OF.get(rule)
-    return requests.usual_seconds(JobKind.of(kind, cell)) if kind else IMPORTS
+    try:
+        return requests.usual_seconds(JobKind.of(kind, cell)) if kind else IMPORTS
+    except KeyError:
+        return None  # The configuration of the earlier jobs does not describe the model or the training.
 
 
 def _benchmark(rule: str, wildcards: Mapping[str, str]) -> str:
