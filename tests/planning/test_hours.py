@@ -85,7 +85,8 @@ def test_what_is_not_known_yet_is_counted_and_not_guessed(folder):
     assert row(unknown, "train")[1] == "without 4 whose time is not known yet"
     benchmark(folder / f"train_adapter/{TRAINED.id.replace('to_sparse', 'to_dense')}.tsv", 3600)
     appliance = laid_over({"backend": "cerebras", "grid": {"modes": ["sparse_to_dense"]}})
-    assert row(appliance, "train") == (4.0, "estimated")
+    # The compilations.
+    assert row(appliance, "train") == (4.0, "estimated, without 3 whose time is not known yet")
     assert row(appliance, "merge")[1] == "estimated"
 
 
