@@ -62,7 +62,8 @@ def compare_cells(
     families = table.groupby(FAMILY, sort=False)["p_value"]
     table["comparisons"] = families.transform("count")
     table["p_holm"] = families.transform(holm)
-    table["verdict"] = [_verdict(row, tolerance, _guessing(usable)) for row in table.itertuples()]
+    guessing = _guessing(usable)
+    table["verdict"] = [_verdict(row, tolerance, guessing) for row in table.itertuples()]
     ranks = {"question": QUESTIONS.index, "metric": lambda name: name.startswith("probe_")}
     return table.sort_values(
         FAMILY,

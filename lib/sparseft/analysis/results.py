@@ -1,5 +1,6 @@
 """Compute every table of a study from its two frames, and write them."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,8 @@ def compute(
             f" {first.sparsity} %, {first['mode']}: {first.obstacle}",
             "make the missing and faulty runs again",
         )
+    # statsmodels collects garbage in every correction, which takes long with a whole study in memory.
+    gc.freeze()
     comparisons = compare_cells(cells, options.tolerance, options.compare, options.against)
     members = runs[runs["status"] != OUTSIDE]
     chosen = runs.join(cells.frame.set_index(KEYS)["chosen"], on=KEYS)["chosen"].fillna(False).astype(bool)
