@@ -42,15 +42,6 @@ QUESTIONS = {
     "untuned": "Fine-tuned against not fine-tuned",
     "studies": "Studies against the first one",
 }
-# What the runs with a fault of each kind are called at the top.
-FAULTS = {
-    "fault": "with a fault",
-    "missing": "missing",
-    "incomplete": "with a record missing",
-    "ended early": "whose training ended early",
-    "unchecked": "not fully checked",
-    "outside": "outside the study",
-}
 # The terminal has this many columns, and shows tables of at most so many rows.
 COLUMNS = 100
 LINES = 40
@@ -198,7 +189,7 @@ def _results(study, rows: pd.DataFrame, figures: list) -> Iterator[dict[str, obj
             "table": _table("", part.drop(columns=RESULT), VERDICT_COLUMNS),
             "sentences": found,
             "coverage": "" if seeds(part) in found else seeds(part),
-            "judged": (here["question"] == "dense").sum(),
+            "judged": here[here["question"] == "dense"]["comparisons"].max(),
             "figure": figure,
         }
 
@@ -352,6 +343,5 @@ def _warnings(study, members: pd.DataFrame) -> Iterator[str]:
     if shares:
         yield f"The models have seen some of the validation examples: {listed(shares)}."
     kinds = Counter(study.faults.drop_duplicates(["run_id", "kind"])["kind"])
-    counts = [f"{kinds[kind]} {words}" for kind, words in FAULTS.items() if kinds[kind]]
-    if counts:
-        yield f"Runs: {listed(counts)}; see the memo."
+    if kinds:
+        yield f"Runs: {listed(f'{count} {kind}' for kind, count in sorted(kinds.items()))}; see the memo."
