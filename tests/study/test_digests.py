@@ -271,8 +271,8 @@ def test_no_result_depends_on_a_docstring_or_on_a_description():
                 uses.append((type(node).__name__, name, file.name))
     descriptions = [use for use in uses if use[1] not in {"__doc__", *WORDS}]
     attributes = {use for use in descriptions if use[0] == "Attribute"}
-    # In the help of add_flags, and where a key of the configuration becomes a field of a record.
-    files = ("config.py", "manifests.py", "record_file.py")
+    # In the help of add_flags, where a key of the configuration becomes a field of a record, and in the words of a table.
+    files = ("config.py", "manifests.py", "record_file.py", "tables.py")
     assert attributes == {("Attribute", "description", file) for file in files}
     assert not [use for use in uses if use[0] in ("FunctionDef", "ClassDef")]
     documents = [file for kind, name, file in uses if name == "__doc__"]
@@ -280,7 +280,8 @@ def test_no_result_depends_on_a_docstring_or_on_a_description():
     assert len(documents) == sources.count("argparse.ArgumentParser(description=__doc__, ") >= 20
 
 
-PLOTTERS = {"analyze_results.py", "analyze_throughput.py"}
+PLOTTERS = {"analyze_results.py", "analyze_throughput.py", "compare.py"}
+EVALUATIONS = {"evaluate.py", "evaluate_adapter.py", "evaluate_selection.py", "export_study.py"}
 
 
 @pytest.mark.parametrize(
@@ -289,7 +290,8 @@ PLOTTERS = {"analyze_results.py", "analyze_throughput.py"}
         ("masks/validation.py", {"validate_sparsity.py"}, {"train.py", "merge.py", "compute_masks.py", "evaluate.py"}),
         ("pruning/structured.py", {"compute_masks.py"}, {"train.py", "merge.py", "validate_sparsity.py"}),
         ("training/loop.py", {"train.py"}, {"compute_masks.py", "validate_sparsity.py", "merge.py", "evaluate.py"}),
-        ("analysis/plots.py", PLOTTERS, set(SCRIPTS) - PLOTTERS),  # imported inside main
+        ("analysis/figures.py", PLOTTERS, set(SCRIPTS) - PLOTTERS),  # imported inside main
+        ("records/evaluation_record.py", PLOTTERS | EVALUATIONS, set(SCRIPTS) - PLOTTERS - EVALUATIONS),
         ("__init__.py", set(SCRIPTS), set()),
         ("errors.py", set(SCRIPTS), set()),
     ],
