@@ -1,192 +1,203 @@
-"""Compare the statistics with scipy, statsmodels and textbooks, and check their coverage by simulation."""
+"""Compare the statistics with scipy and statsmodels where they reduce to theirs, and check their coverage by simulation."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
-from sparseft.analysis.statistics import (
-    BEYOND,
-    UNDECIDED,
-    WITHIN,
-    combined_interval,
-    difference_intervals,
-    holm,
-    loss_intervals,
-    mcnemar_p,
-    outcomes_p,
-    paired_t_p,
-    proportion_interval,
-    t_interval,
-    verdict,
-)
+from sparseft.analysis.statistics import Scores, Spread, compare, holm, interval, pooled_spread, recovered_share
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 
-
-def outcomes(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the outcomes of two models on examples that both, one or neither of them has right."""
-    counts = [both, first, second, neither]
-    return np.repeat([1, 1, 0, 0], counts), np.repeat([1, 0, 1, 0], counts)
+ONE_SEED = Spread()
 
 
-@pytest.mark.parametrize("counts", [(50, 3, 12, 35), (0, 8, 1, 0), (100, 0, 6, 14)])
-def test_mcnemar_is_the_sign_test_of_the_examples_on_which_the_models_differ(counts):
-    _, first, second, _ = counts
-    assert mcnemar_p(*outcomes(*counts)) == pytest.approx(stats.binomtest(first, first + second).pvalue)
+def outcomes(random: np.random.Generator, accuracy: float, seeds: int, examples: int, deviation: float = 0.0) -> Scores:
+    """Return a trained cell whose accuracy differs between seeds, with a row per seed."""
+    accuracies = accuracy + deviation * random.standard_normal((seeds, 1))
+    return Scores((random.random((seeds, examples)) < accuracies).astype(float), tuple(range(seeds)))
 
 
-def test_mcnemar_by_hand():
-    assert mcnemar_p(*outcomes(9, 5, 0, 6)) == pytest.approx(2 / 2**5)
+def losses(random: np.random.Generator, seeds: int, tokens: np.ndarray, deviation: float = 0.0) -> Scores:
+    """Return a trained cell with losses of 1 nat per token on average."""
+    per_token = random.gamma(2, 0.5, (seeds, len(tokens))) + deviation * random.standard_normal((seeds, 1))
+    return Scores(per_token * tokens, tuple(range(seeds)), tokens)
 
 
-def test_the_interval_of_means_is_statsmodels():
-    values = np.array([0.5, 0.25, 0.7, 0.4])
-    ours = t_interval(values.mean(), stats.sem(values), 4)
-    assert ours == pytest.approx(DescrStatsW(values).tconfint_mean())
-    assert np.isnan(t_interval(0.5, np.nan, 1)).all()
-    assert t_interval(0.5, 0.0, 3) == (0.5, 0.5)
+@pytest.mark.parametrize("right", [0, 1, 40, 63, 64])
+def test_one_seed_has_wilson_s_interval(right):
+    cell = Scores(np.repeat([1.0, 0.0], [right, 64 - right])[np.newaxis], (0,))
+    assert interval(cell, ONE_SEED) == pytest.approx(proportion_confint(right, 64, method="wilson"))
 
 
-def test_holm_by_hand():
-    # Sorted 0.01, 0.02, 0.04: times 3, 2 and 1; never below the one before. The blank is no test.
+def test_equal_seeds_have_wilson_s_interval_too():
+    row = np.repeat([1.0, 0.0], [40, 24])
+    cell = Scores(np.array([row, row, row]), (0, 1, 2))
+    assert interval(cell, pooled_spread([cell])) == pytest.approx(proportion_confint(40, 64, method="wilson"))
+
+
+def test_all_right_in_two_seeds_is_not_certain():
+    cell = Scores(np.ones((2, 64)), (0, 1))
+    low, high = interval(cell, pooled_spread([cell]))
+    assert 0.94 < low < 0.95
+    assert high == 1
+
+
+def test_one_seed_of_losses_has_student_s_interval_and_test():
+    random = np.random.default_rng(0)
+    ours, theirs = (losses(random, 1, np.full(40, 4)) for _ in range(2))
+    assert interval(ours, ONE_SEED) == pytest.approx(DescrStatsW(ours.values[0] / 4).tconfint_mean())
+    difference, low, high, p_value = compare(ours, theirs, ONE_SEED)
+    test = stats.ttest_rel(ours.values[0], theirs.values[0])
+    assert p_value == pytest.approx(test.pvalue)
+    assert (low, high) == pytest.approx(np.array(test.confidence_interval()) / 4)
+    assert difference == pytest.approx((ours.values - theirs.values).mean() / 4)
+
+
+def test_outcomes_of_one_seed_have_student_s_test_with_two_added_examples():
+    random = np.random.default_rng(1)
+    ours, theirs = outcomes(random, 0.7, 1, 80), outcomes(random, 0.6, 1, 80)
+    added = np.append(ours.values - theirs.values, [1, -1])
+    assert compare(ours, theirs, ONE_SEED).p_value == pytest.approx(stats.ttest_1samp(added, 0).pvalue)
+
+
+def test_many_seeds_on_many_examples_have_student_s_interval_over_the_seeds():
+    """With so many examples only the seeds are random."""
+    random = np.random.default_rng(2)
+    cell = outcomes(random, 0.5, 6, 200_000, 0.03)
+    low, high = interval(cell, pooled_spread([cell]))
+    assert high - low == pytest.approx(np.diff(DescrStatsW(cell.values.mean(axis=1)).tconfint_mean())[0], rel=0.02)
+
+
+def test_a_loss_is_a_ratio_of_sums_whose_error_is_the_bootstrap_s():
+    random = np.random.default_rng(3)
+    cell = losses(random, 1, random.integers(1, 9, 400))
+    assert cell.value == pytest.approx(cell.values.sum() / cell.tokens.sum())
+    expected = stats.bootstrap((cell.values[0], cell.tokens), lambda a, b, axis: a.sum(axis) / b.sum(axis), paired=True,
+                               vectorized=True, n_resamples=4000, rng=random).standard_error  # fmt: skip
+    low, high = interval(cell, ONE_SEED)
+    assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, 399) * expected, rel=0.05)
+
+
+@pytest.mark.parametrize("of_losses", [False, True])
+def test_the_order_of_examples_seeds_and_cells_does_not_matter(of_losses):
+    random = np.random.default_rng(4)
+    tokens = random.integers(1, 9, 50)
+    cells = [losses(random, 3, tokens, 0.1) if of_losses else outcomes(random, 0.6, 3, 50, 0.05) for _ in range(3)]
+    order, seeds = random.permutation(50), [2, 0, 1]
+    shuffled = [
+        Scores(cell.values[seeds][:, order], (2, 0, 1), cell.tokens[order] if of_losses else None) for cell in cells
+    ]
+    spread, other = pooled_spread(cells), pooled_spread(reversed(shuffled))
+    assert other == pytest.approx(spread)
+    assert interval(shuffled[0], other) == pytest.approx(interval(cells[0], spread))
+    assert compare(*shuffled[:2], other) == pytest.approx(compare(*cells[:2], spread))
+
+
+def test_swapped_cells_have_the_opposite_difference():
+    random = np.random.default_rng(5)
+    cells = [outcomes(random, 0.6, 2, 50, 0.05), outcomes(random, 0.8, 3, 50, 0.05)]
+    ours, theirs = compare(*cells, pooled_spread(cells)), compare(*cells[::-1], pooled_spread(cells))
+    assert theirs == pytest.approx((-ours.difference, -ours.high, -ours.low, ours.p_value))
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("of_losses", [False, True])
+def test_equal_answers_do_not_differ(seeds, of_losses):
+    random = np.random.default_rng(6)
+    cell = losses(random, seeds, np.full(30, 2)) if of_losses else outcomes(random, 0.5, seeds, 30)
+    difference, low, high, p_value = compare(cell, cell, pooled_spread([cell, cell]))
+    assert (difference, p_value) == (0, 1)
+    assert low <= 0 <= high
+    # Equal answers to 30 examples do not prove that all others are equal.
+    assert of_losses or high > 0.05
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_test_and_the_interval_agree(seed):
+    random = np.random.default_rng(seed)
+    cells = [outcomes(random, 0.6, 2, 100, 0.03), outcomes(random, 0.7, 2, 100, 0.03)]
+    _, low, high, p_value = compare(*cells, pooled_spread(cells))
+    assert (p_value < 0.05) == (low > 0 or high < 0)
+
+
+def test_seeds_widen_the_interval_of_a_trained_cell_only():
+    random = np.random.default_rng(7)
+    several = [outcomes(random, 0.6, 3, 100, 0.1) for _ in range(3)]
+    spread, trained = pooled_spread(several), outcomes(random, 0.6, 1, 100)
+    untrained = replace(trained, seeds=())
+    assert interval(untrained, spread) == pytest.approx(interval(trained, ONE_SEED))
+    assert interval(trained, spread)[0] < interval(untrained, spread)[0]
+    # One seed and untrained cells show nothing of the seeds.
+    assert pooled_spread([*several, trained, untrained]) == spread
+    assert pooled_spread([trained, untrained]) == ONE_SEED
+
+
+def test_degrees_of_freedom_add_up():
+    random = np.random.default_rng(8)
+    assert pooled_spread(outcomes(random, 0.5, seeds, 20) for seeds in (1, 2, 3, 5)).degrees == 1 + 2 + 4
+
+
+def test_two_seeds_are_not_wider_than_one_if_seeds_do_not_matter():
+    random = np.random.default_rng(9)
+    widths = []
+    for _ in range(200):
+        cells = [outcomes(random, 0.6, 2, 100) for _ in range(4)]
+        one = replace(cells[0], values=cells[0].values[:1], seeds=(0,))
+        widths.append([np.diff(interval(cells[0], pooled_spread(cells)))[0], np.diff(interval(one, ONE_SEED))[0]])
+    two, one = np.mean(widths, axis=0)
+    assert two < one
+
+
+def test_holm_is_statsmodels_and_a_test_that_was_not_made_does_not_count():
+    p_values = [0.04, 0.01, 0.02, 0.5]
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
     assert holm([0.04, 0.01, np.nan, 0.02]) == pytest.approx([0.04, 0.03, np.nan, 0.04], nan_ok=True)
     assert np.isnan(holm([np.nan])).all()
 
 
-@pytest.mark.parametrize("examples", [120, 1000])
-def test_runs_that_agree_on_all_examples_do_not_differ_and_are_not_proved_equal(examples):
-    ours, theirs = outcomes(examples, 0, 0, 0)
-    assert mcnemar_p(ours, theirs) == 1
-    low, high = difference_intervals(ours - theirs)
-    # What an exact interval allows of an event that was never seen: 3.0 % of 120, 0.4 % of 1000.
-    unseen = stats.binomtest(0, examples).proportion_ci().high
-    assert low < 0 < high
-    assert 0.6 * unseen < -low < 1.2 * unseen
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_at_an_end_of_fieller_s_interval_the_test_is_just_significant(end):
+    random = np.random.default_rng(10)
+    untuned, tuned, dense = (Scores(random.gamma(2, mean / 2, (1, 60)), (), np.ones(60)) for mean in (3, 2, 1))
+    found = recovered_share(tuned, untuned, dense, ONE_SEED)
+    assert found.low < found.share < found.high
+    mixed = untuned.values + getattr(found, end) * (dense.values - untuned.values)
+    assert stats.ttest_rel(tuned.values[0], mixed[0]).pvalue == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize("first", [12, 30])
-def test_the_bootstrap_and_the_normal_interval_agree_where_both_hold(first):
-    ours, theirs = outcomes(500, first, 2 * first, 400)
-    differences = ours - theirs
-    normal = stats.norm.interval(0.95, differences.mean(), stats.sem(differences))
-    assert difference_intervals(differences) == pytest.approx(normal, abs=0.15 * (normal[1] - normal[0]))
+def test_a_share_of_no_clear_loss_is_not_bounded():
+    cells = [outcomes(np.random.default_rng(seed), 0.5, 1, 40) for seed in range(3)]
+    assert np.isnan(recovered_share(*cells, ONE_SEED)[1:]).all()
+    assert np.isnan(recovered_share(cells[0], cells[1], cells[1], ONE_SEED)).all()
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("rates", [(0, 0.005), (0.02, 0.02), (0.01, 0.06), (0.1, 0.3)])
-def test_the_interval_covers_the_true_difference(rates):
-    """`rates` are the shares of examples that only one model has right. Of 300 studies 95 % are 285, with a deviation of 3.8."""
-    rng, truth = np.random.default_rng(1), rates[0] - rates[1]
-    shares = [*rates, 1 - sum(rates)]
-    studies = [rng.choice([1, -1, 0], 200, p=shares) for _ in range(300)]
-    covered = sum(low <= truth <= high for low, high in map(difference_intervals, studies))
-    assert covered >= 285 - 3 * 3.8
-
-
-def test_the_interval_of_losses_is_scipy_s_bootstrap_of_whole_examples():
-    rng = np.random.default_rng(2)
-    losses, tokens = rng.gamma(2, 1, (2, 150)), rng.integers(1, 9, 150)
-
-    def mean(ours, theirs, count):
-        return (ours.sum() - theirs.sum()) / count.sum()
-
-    theirs = stats.bootstrap((*losses, tokens), mean, paired=True, vectorized=False, n_resamples=2000,
-                             method="percentile", rng=np.random.default_rng(0)).confidence_interval  # fmt: skip
-    assert loss_intervals(losses[0] - losses[1], tokens) == pytest.approx((theirs.low, theirs.high))
-
-
-def test_of_one_length_the_interval_of_losses_is_the_normal_one():
-    differences = np.random.default_rng(3).normal(0.1, 1, 500)
-    normal = stats.norm.interval(0.95, differences.mean() / 4, stats.sem(differences) / 4)
-    found = loss_intervals(differences, np.full(500, 4))
-    assert found == pytest.approx(normal, abs=0.15 * (normal[1] - normal[0]))
-
-
-@pytest.mark.long
-def test_the_interval_of_losses_covers_the_true_difference():
-    """Long answers cost more, and the differences are skewed; the truth is 0.1 nats per token."""
-    rng, covered = np.random.default_rng(4), 0
-    for _ in range(300):
-        tokens = rng.integers(1, 9, 120)
-        low, high = loss_intervals(tokens * (rng.gamma(2, 0.5, 120) - 0.9), tokens)
-        covered += low <= 0.1 <= high
-    assert 285 - 4 * 3.8 <= covered <= 285 + 3 * 3.8  # the percentile bootstrap of 120 skewed values is a little narrow
-
-
-def test_an_interval_among_others_is_what_it_is_alone():
-    rng = np.random.default_rng(6)
-    outcomes, losses, tokens = rng.choice([-1.0, 0, 1], (3, 90)), rng.normal(size=(3, 90)), rng.integers(1, 9, 90)
-    together = [*difference_intervals(outcomes), *loss_intervals(losses, tokens)]
-    alone = [
-        [*difference_intervals(value), *loss_intervals(loss, tokens)]
-        for value, loss in zip(outcomes, losses, strict=True)
-    ]
-    assert pytest.approx(np.array(alone), rel=1e-12) == np.array(together).T
-
-
-def test_the_test_of_losses_is_scipy_s_paired_one():
-    ours, theirs = np.random.default_rng(5).gamma(2, 1, (2, 40))
-    assert paired_t_p(ours - theirs) == stats.ttest_rel(ours, theirs).pvalue
-    assert (paired_t_p(ours - ours), loss_intervals(ours - ours, np.ones(40))) == (1, (0, 0))
-
-
-def test_outcomes_of_0_and_1_have_mcnemar_s_test_and_partial_credit_student_s():
-    rng = np.random.default_rng(7)
-    ours, theirs = rng.integers(0, 2, (2, 60)).astype(float)
-    assert outcomes_p(ours, theirs) == mcnemar_p(ours, theirs)
-    # Rounded to integers, all of these would be misses.
-    ours, theirs = ours * 0.75, rng.uniform(0, 0.9, 60)
-    assert outcomes_p(ours, theirs) == stats.ttest_rel(ours, theirs).pvalue
-    assert outcomes_p(ours, ours) == 1
-
-
-@pytest.mark.parametrize("spread", [0.0, 0.1, 0.4])
-def test_wilson_s_interval_is_never_narrower_than_that_of_partial_credit(spread):
-    scores = 0.5 + spread * np.tile([-1, 1], 100)
-    low, high = proportion_interval(scores.mean(), 200)
-    ours = t_interval(scores.mean(), stats.sem(scores), 200)
-    assert low < ours[0]
-    assert ours[1] < high
-
-
-def test_a_point_is_within_tolerance_only_if_its_whole_interval_is():
-    ends = [(-0.01, 0.03), (-0.02, 0.01), (-0.03, 0.01), (-0.05, -0.03), (0.01, 0.2)]
-    assert [verdict(low, high, 0.02) for low, high in ends] == [WITHIN, UNDECIDED, UNDECIDED, BEYOND, WITHIN]
-    assert verdict(np.nan, np.nan, 0.02) is None
-
-
-def test_equal_differences_have_no_variance_to_test_with():
-    assert np.isnan(paired_t_p(np.array([[0.001, 0.001, 0.001]]))).all()
-    assert paired_t_p(np.zeros((1, 3))).tolist() == [1]
-
-
-def test_the_distances_of_a_combined_interval_are_the_sides_of_a_right_triangle():
-    low, high, source = combined_interval(
-        np.array([0.5]), (np.array([0.47]), np.array([0.53])), (np.array([0.46]), np.array([0.62]))
+def test_a_share_varies_with_the_seeds():
+    random = np.random.default_rng(12)
+    tuned, dense = outcomes(random, 0.7, 3, 300, 0.05), outcomes(random, 0.9, 3, 300, 0.05)
+    untuned = replace(outcomes(random, 0.3, 1, 300), seeds=())
+    alone, pooled = (
+        recovered_share(tuned, untuned, dense, spread) for spread in (ONE_SEED, pooled_spread([tuned, dense]))
     )
-    assert low == pytest.approx(0.45)  # 3, 4 and 5 hundredths
-    assert high == pytest.approx(0.5 + (0.03**2 + 0.12**2) ** 0.5)
-    assert source == ["seeds and examples"]
+    assert pooled.high - pooled.low > alone.high - alone.low
 
 
-def test_a_combined_interval_contains_both_and_one_seed_leaves_that_over_the_examples():
-    rng = np.random.default_rng(8)
-    mean = rng.uniform(0.2, 0.8, 50)
-    seeds = mean - rng.uniform(0, 0.1, 50), mean + rng.uniform(0, 0.1, 50)
-    examples = mean - rng.uniform(0, 0.1, 50), mean + rng.uniform(0, 0.1, 50)
-    low, high, _ = combined_interval(mean, seeds, examples)
-    assert (low <= np.minimum(seeds[0], examples[0])).all()
-    assert (high >= np.maximum(seeds[1], examples[1])).all()
-    nothing = np.full(50, np.nan)
-    low, high, source = combined_interval(mean, (nothing, nothing), examples)
-    assert [low, high] == pytest.approx(np.array(examples))
-    assert set(source) == {"examples"}
-    low, high, source = combined_interval(mean, (nothing, nothing), (nothing, nothing))
-    assert np.isnan([low, high]).all()
-    assert set(source) == {""}
-
-
-def test_a_combined_interval_adds_the_variances_of_seeds_and_examples():
-    """With many seeds and examples it is the normal interval of a sum of two independent errors."""
-    mean = np.zeros(1)
-    ends = [(np.array([-1.959964 * error]), np.array([1.959964 * error])) for error in (0.03, 0.04)]
-    low, high, _ = combined_interval(mean, *ends)
-    assert (low, high) == pytest.approx(stats.norm.interval(0.95, 0, 0.05), rel=1e-6)
+@pytest.mark.parametrize("deviation", [0.0, 0.04])
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_intervals_cover_the_truth(seeds, deviation):
+    """Of 600 studies 95 % are 570, with a standard deviation of 5.3."""
+    random = np.random.default_rng(13)
+    shape = (600, 4, seeds, 200)
+    accuracies = 0.6 + deviation * random.standard_normal((*shape[:3], 1))
+    easy = random.random((600, 1, 1, 200))
+    # Half of the answers depend on the example only.
+    shared = random.random((1, 1, 1, 200)) < 0.5
+    values = (np.where(shared, easy, random.random(shape)) < accuracies).astype(float)
+    cells = [Scores(values[:, cell], tuple(range(seeds))) for cell in range(4)]
+    spread = pooled_spread(cells)
+    low, high = interval(cells[0], spread)
+    _, difference_low, difference_high, p_value = compare(cells[0], cells[1], spread)
+    assert 550 <= ((low <= 0.6) & (high >= 0.6)).sum() <= 592
+    assert ((difference_low <= 0) & (difference_high >= 0)).sum() >= 550
+    assert (p_value < 0.05).sum() <= 50

@@ -21,10 +21,7 @@ LAYER = {"SHAPES": ((64, 48),), "TOKENS": (32,), "REPEATS": 1}
 TINY = {
     "analysis": {"STUDY": {"models": 1, "tasks": ["hellaswag"], "sparsities": [50], "seeds": 1, "layers": 2}},
     "compact": {"PERCENTS": (50,), "REPEATS": 1, "TOKENS": 32, "NEW": 2},
-    "false_winner": {
-        name: lambda module: [module.Design((2, 1), 2, 0.01, validation=20, selection=20, studies=10)]
-        for name in ("WINNERS", "COVERAGES")
-    },
+    "coverage": {"EXAMPLES": (20,), "DEVIATIONS": (0.01,)},
     "importance": {"METHODS": ["unstructured_wanda"], "PERCENTS": [50], "CONTEXT": 32, "WINDOWS": 2}
     | {"SIZES": {"hellaswag_mini": (128, 4), "hellaswag": (128, 4)}},
     "lora": LAYER,
@@ -47,6 +44,7 @@ TINY = {
 # Their arguments. `{0}` is a folder with a model and with rows of HellaSwag.
 ARGUMENTS = {
     "compact": ["{0}/model"],
+    "coverage": ["--repeats", "20"],
     "importance": ["{0}/model", "--hellaswag", "{0}", "--wikitext", "{0}"],
     "lora_model": ["{0}/model"],
     "modes": ["{0}/model", "--hellaswag", "{0}", "--seeds", "1"],

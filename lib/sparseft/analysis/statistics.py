@@ -52,17 +52,17 @@ class Scores:
         losses = self.values / self.tokens.mean()
         return losses - losses.mean(axis=-1, keepdims=True) * (self.tokens / self.tokens.mean() - 1)
 
-    @property
+    @cached_property
     def means(self) -> np.ndarray:
         """Return the means over the seeds, (..., examples)."""
         return self.answers.mean(axis=-2)
 
-    @property
+    @cached_property
     def value(self) -> np.ndarray:
         """Return the mean outcome, or the loss in nats per token, over all seeds and examples."""
         return self.means.mean(axis=-1)
 
-    @property
+    @cached_property
     def variance(self) -> np.ndarray:
         """Return the variance of the answers of one model, a mean over the seeds."""
         answers = _smoothed(self.answers) if self.tokens is None else self.answers
@@ -166,7 +166,7 @@ def recovered_share(tuned: Scores, untuned: Scores, dense: Scores, spread: Sprea
         # Three examples, each right in one of the three cells only.
         gained, lost = _extended(gained, [1, 0, -1]), _extended(lost, [0, 1, -1])
     examples = np.cov(gained, lost) / len(gained)
-    factors = np.array([tuned.seed_factor, dense.seed_factor]) + untuned.seed_factor
+    factors = np.array([tuned.seed_factor, dense.seed_factor])
     variances, degrees = _total(np.diag(examples), len(gained) - 1, factors, spread)
     covariance = np.array([[variances[0], examples[0, 1]], [examples[0, 1], variances[1]]])
     means = np.array([gained.mean(), lost.mean()])
