@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from analysis.frames import CELLS, default_study, large_study, make_cells, make_study
 from markdown_it import MarkdownIt
-from sparseft.analysis.pages import COLUMNS, verdict_rows, write_pages
+from sparseft.analysis.pages import verdict_rows, write_pages
 from sparseft.analysis.reproduce import ROOT, Reproduction
 from sparseft.analysis.results import Results
 from sparseft.analysis.sentences import sentences
@@ -197,13 +197,13 @@ def test_all_views_have_the_same_sentences(tmp_path):
 def test_the_terminal_has_at_most_100_columns_and_no_long_table(tmp_path):
     for study, has_table in ((default_study(), True), (large_study(), False)):
         text = written(tmp_path, study)[FINDINGS]
-        assert max(map(len, text.splitlines())) <= COLUMNS
+        assert max(map(len, text.splitlines())) <= 100
         assert ("minus dense" in text) == has_table
     study = large_study()
     here = {name: frame[(frame["model"] == "mistral") & (frame["task"] == "boolq_mini")]
             for name, frame in vars(study).items() if name in ("runs", "cells", "comparisons", "curves", "settings")}  # fmt: skip
     text = written(tmp_path, replace(study, **here))[FINDINGS]
-    assert max(map(len, text.splitlines())) <= COLUMNS
+    assert max(map(len, text.splitlines())) <= 100
     assert "  unstructured_sparsegpt_owl_on_wikitext2\n" in text
 
 
