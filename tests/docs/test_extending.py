@@ -50,7 +50,7 @@ def change(file: Path, difference: str) -> None:
 def test_each_axis_has_an_example_that_writes_files_and_edits_one_table():
     edited = [name.removeprefix("lib/sparseft/") for kind, name, _ in BLOCKS if kind == "diff"]
     tables = ("importances", "patterns", "tasks", "architectures", "study/backends")
-    column = ["training/job.py", "records/training_record.py", "analysis/columns/training_columns.py"]
+    column = ["training/job.py", "records/training_record.py", "analysis/study.py", "analysis/tables.py"]
     assert edited == [f"{folder}/__init__.py" for folder in tables] + ["modes.py", *column]
     assert sum(kind == "python" for kind, _, _ in BLOCKS) == 7
 
@@ -60,13 +60,13 @@ SETTINGS = {**TINY_STUDY, "tasks": TASKS, "masks": {"calibration_examples": 4}}
 
 
 def made(study: Study, model: Path, grid: dict, **settings: object) -> list[dict[str, str]]:
-    """Make a study of one model on the task of the page; returns summary.csv, whose runs have no faults."""
+    """Make a study of one model on the task of the page; returns summary.csv, whose runs are sound."""
     grid = {"models": ["tiny"], "tasks": ["parity"], **grid}
     study.configure({"tiny": model}, grid=grid, **SETTINGS, **settings)
     study.snakemake("--cores", "2", "--quiet", "all")
     with open(study.folder / "results/analysis/summary.csv", newline="") as file:
         table = list(csv.DictReader(file))
-    assert {row["faults"] for row in table} == {"0"}
+    assert {row["status"] for row in table} == {"sound"}
     return table
 
 
@@ -86,7 +86,8 @@ def test_a_study_with_a_new_importance_pattern_task_architecture_and_backend_is_
     table = made(study, model, grid, backend="deterministic")
     assert len(table) == 2 + 3 * 2  # the dense runs, and two of each method
     trained = [row for row in table if row["mode"] != "no_finetune"]
-    assert {row["backend"] for row in trained} == {"deterministic"}
+    with open(study.folder / "results/analysis/settings.csv", newline="") as file:
+        assert {row["training.backend"] for row in csv.DictReader(file)} == {"", "deterministic"}
     assert {bool(row["adapter_bytes"]) for row in trained} == {True}
     assert (study.folder / "masks/tiny/parity/masks_sparsity50_unstructured_peaks.pt").exists()
 
