@@ -32,8 +32,7 @@ def test_one_seed_has_wilson_s_interval(right):
 
 
 def test_equal_seeds_have_wilson_s_interval_too():
-    row = np.repeat([1.0, 0.0], [40, 24])
-    cell = Scores(np.array([row, row, row]), (0, 1, 2))
+    cell = Scores(np.repeat([[1.0, 0.0]] * 3, [40, 24], axis=1), (0, 1, 2))
     assert interval(cell, pooled_spread([cell])) == pytest.approx(proportion_confint(40, 64, method="wilson"))
 
 
@@ -129,9 +128,7 @@ def test_seeds_widen_the_interval_of_a_trained_cell_only():
     untrained = replace(trained, seeds=())
     assert interval(untrained, spread) == pytest.approx(interval(trained, ONE_SEED))
     assert interval(trained, spread)[0] < interval(untrained, spread)[0]
-    # One seed and untrained cells show nothing of the seeds.
-    assert pooled_spread([*several, trained, untrained]) == spread
-    assert pooled_spread([trained, untrained]) == ONE_SEED
+    assert (pooled_spread([*several, trained, untrained]), pooled_spread([trained, untrained])) == (spread, ONE_SEED)
 
 
 def test_degrees_of_freedom_add_up():
