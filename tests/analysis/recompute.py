@@ -1,0 +1,246 @@
+"""Compute each field of a study's tables again from its records, without the library (docs/statistics.md has the formulas).
+
+recompute.py RESULTS_FOLDER prints each field that differs or is in an unknown column, and then exits with 1."""
+
+import hashlib
+import json
+import sys
+from itertools import permutations
+from math import isclose, sqrt
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy.stats import t as student
+
+METHODS = ["dense", "unstructured", "structured", "random", "unstructured_wanda", "unstructured_sparsegpt"]
+PLACE = ["study", "model", "task", "metric"]
+CELL = [*PLACE, "method", "sparsity", "mode", "setting"]
+KEYS = [*CELL, "training"]
+OF_TRAINING = ["train_seconds", "samples_per_second", "tokens_per_second", "peak_memory_bytes", "device"]
+SELECTED = ["selection_value", "selection_eval_loss", "selection_examples"]
+DIFFERENCE = ["difference", "difference_low", "difference_high", "p_value"]
+SHARE = ["recovered_share", "recovered_low", "recovered_high"]
+SIDES = np.array([-1, 1])
+
+
+class Scores:
+    """Hold the answers of a cell's models: outcomes, or, with `tokens`, losses per token, linearised by example."""
+
+    def __init__(self, rows, seeds=(), tokens=None):
+        self.seeds, self.is_loss, self.answers = seeds, tokens is not None, np.array(rows, float)
+        if self.is_loss:
+            for answers, ratio in zip(self.answers, [sum(row) / sum(tokens) for row in rows], strict=True):
+                answers[:] = ratio + (answers - ratio * np.array(tokens)) / np.mean(tokens)
+        self.means = [np.mean(column) for column in self.answers.T]
+        self.value = np.mean(self.means)
+        self.variance = np.mean([np.var([*row, *self.added(0, 0, 1, 1)]) for row in self.answers])
+        self.factor = self.variance / len(seeds) if seeds else 0
+
+    def added(self, *outcomes):
+        return [] if self.is_loss else outcomes
+
+    def pool(self, cells):
+        square = noise = unit = self.degrees = 0
+        for cell in (cell for cell in cells if len(cell.seeds) > 1):
+            weight, effects = 1 / cell.variance if cell.is_loss else 1, [row - cell.means for row in cell.answers]
+            square += weight * sum(np.mean(row) ** 2 for row in effects)
+            noise += weight * sum(np.var(row, ddof=1) / len(row) for row in effects)
+            unit += weight * cell.variance * (len(effects) - 1)
+            self.degrees += len(effects) - 1
+        self.square, self.excess = (square / unit, max(square - noise, 0) / unit) if unit else (0, 0)
+
+    def total(self, values, factor, of_examples=None):
+        """Return the mean of values, its variance because of examples and seeds, the degrees of freedom, and their t."""
+        degrees = np.inf if of_examples else len(values) - 1
+        of_examples = of_examples or np.var(values, ddof=1) / len(values)
+        variance = of_examples + factor * self.excess
+        if self.degrees:
+            parts = of_examples**2 / degrees + (factor * self.square) ** 2 / self.degrees
+            degrees = max(variance**2 / parts if parts else np.inf, min(degrees, self.degrees))
+        return np.mean(values), variance, degrees, student.ppf(0.975, degrees)
+
+    def interval(self):
+        if self.is_loss:
+            value, variance, _, t = self.total(self.means, self.factor)
+            return value + SIDES * t * sqrt(variance)
+        smoothed, p = [*self.means, 0, 0, 1, 1], self.value
+        center, variance, _, z = self.total(smoothed, self.factor, np.var(smoothed) / len(self.means))
+        n = center * (1 - center) / variance
+        return (p + z**2 / (2 * n) + SIDES * z * sqrt(p * (1 - p) / n + z**2 / (4 * n**2))) / (1 + z**2 / n)
+
+    def minus(self, other):
+        pairs, bound = [*np.subtract(self.means, other.means), *self.added(1, -1)], np.inf if self.is_loss else 1
+        center, variance, degrees, t = self.total(pairs, self.factor + other.factor)
+        low, high = np.clip(center + SIDES * t * sqrt(variance), -bound, bound)
+        return (
+            self.value - other.value,
+            low,
+            high,
+            2 * student.sf(abs(center) / sqrt(variance), degrees) if center else 1,
+        )
+
+    def recovered(self, untuned, dense):
+        gained = np.array([*np.subtract(self.means, untuned.means), *self.added(1, 0, -1)])
+        lost = np.array([*np.subtract(dense.means, untuned.means), *self.added(0, 1, -1)])
+        (x, of_gained, _, t), (y, of_lost, _, u) = self.total(gained, self.factor), self.total(lost, dense.factor)
+        b = x * y - max(t, u) ** 2 * sum((gained - x) * (lost - y)) / (len(lost) - 1) / len(lost)
+        a, c = y**2 - max(t, u) ** 2 * of_lost, x**2 - max(t, u) ** 2 * of_gained
+        ends = (b + SIDES * sqrt(max(b**2 - a * c, 0))) / a if a > 0 else (None, None)
+        return (self.value - untuned.value) / (dense.value - untuned.value), *ends
+
+
+def scores_of(records, seeds=()):
+    loss = Scores([one["losses"] for one in records], seeds, records[0]["answer_tokens"])
+    parts = {f"probe_{name}": [one["probes"][name] for one in records] for name in records[0].get("probes", {})}
+    parts |= {"value": records} if records[0]["outcomes"] else {}
+    outcomes = {name: Scores([one["outcomes"] for one in part], seeds) for name, part in parts.items()}
+    return {"eval_loss": loss, "value": loss} | outcomes
+
+
+def same(ours, theirs, *names):
+    return all(ours[name] == theirs[name] for name in names)
+
+
+def read_run(folder):
+    files = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    after, proof, train = files["evaluation"], files["validation_report"], files.get("train", {})
+    *cell, seed = folder.name.split("-")
+    run = dict(zip(["model", "task", "method", "sparsity", "mode", "training"], [*cell, ""], strict=False))
+    run |= {"study": folder.parents[1].name, "run_id": folder.name, "seed": int(seed[4:]), "sparsity": int(cell[3][8:])}
+    run |= {name: after[name] for name in ("metric", "examples", "chance")} | after["metrics"] | {"setting": ""}
+    run |= {name: scores.value for name, scores in scores_of([after]).items()} | {"after": after}
+    run["standard_error"] = np.std(scores_of([after])["value"].means, ddof=1) / sqrt(after["examples"])
+    pruned, weights = (sum(layer[name] for layer in proof["layers"]) for name in ("pruned", "weights"))
+    run |= {"reached_sparsity": 100 * pruned / weights, "validation_overlap": after["overlap"]}
+    if train:
+        losses = [step["loss"] for step in train["loss_curve"]][-max(1, len(train["loss_curve"]) // 10) :]
+        run |= {name: train[name] for name in OF_TRAINING} | {"training_tokens": train["tokens"]}
+        run["train_merge_gap"] = run["eval_loss"] - scores_of([files["before_merge"]])["eval_loss"].value
+        run["train_loss"], train["lora_targets"] = np.mean(losses), ", ".join(train["lora_targets"])
+    if choice := files.get("selection"):
+        run |= {f"selection_{name}": scores.value for name, scores in scores_of([choice]).items()}
+        run["selection_examples"] = choice["examples"]
+    is_open = train.get("ended_early") or proof["not_checked"]
+    run["status"] = "sound" if proof["passed"] and not is_open else "not sound"
+    # A column of settings.csv names a place.
+    listing = [f"{digest}  {name}\n" for name, digest in sorted(files["merge"]["outputs"].items())]
+    run["merged"] = hashlib.sha256("".join(listing).encode()).hexdigest() if listing[1:] else listing[0].split()[0]
+    digests = files["merge"]["inputs"] | {name: after["inputs"][name] for name in ("data", "train")}
+    digests |= {"base": digests["model"], "merged": run["merged"], "definition": after["definition_sha256"]}
+    keys = {name: value for name, value in train.items() if name != "gradient" or run["mode"] == "sparse_to_sparse"}
+    places = {"evaluation": after, "masks": {run["method"]: proof["mask"]}, "version": train.get("versions", {})}
+    shared = {name: keys[name] for name in ("backend", "dtype", "inputs") if train}
+    places |= {"sha256": digests, "training": shared | {run["training"]: keys} if run["training"] else keys}
+    return run | pd.json_normalize(places).iloc[0].to_dict()
+
+
+def pool(runs, order):
+    cells = []
+    for first in {tuple(run[name] for name in KEYS): run for run in runs}.values():
+        models = {run["merged"]: run for run in runs if same(run, first, *KEYS)}.values()
+        cell = first | pd.DataFrame(models).mean(numeric_only=True).to_dict() | {name: first[name] for name in KEYS}
+        seeds = [run["seed"] for run in models if cell["mode"] != "no_finetune"]
+        cell |= {"scores": scores_of([run["after"] for run in models], seeds), "seeds": len(models)}
+        cell["gain"] = -1 if cell["metric"] == "loss" else 1
+        value, loss = (round(cell.get(name) or 0, 12) for name in SELECTED[:2])
+        cell["rank"] = [cell["gain"] * value, -loss, -order.index(cell["training"]) if cell["training"] else 0]
+        cells.append(cell)
+    for cell in cells:
+        *worse, best = sorted((one for one in cells if same(one, cell, *CELL)), key=lambda one: one["rank"])
+        cell |= {"trainings_tried": len(worse) + 1, "chosen": cell is best}
+        if worse and cell is best:
+            cell["decided_by"] = ["value", "loss", "order"][np.argmax(np.not_equal(best["rank"], worse[-1]["rank"]))]
+    for cell in cells:
+        others = [one for one in cells if same(one, cell, *PLACE) and one["chosen"]]
+        point, *points = ([cell["gain"] * one["value"], one["reached_sparsity"]] for one in [cell, *others])
+        cell["pareto"] = cell["chosen"] and not any(np.all(np.array(p) >= point) and p != point for p in points)
+        for name, scores in cell["scores"].items():
+            scores.pool([one["scores"][name] for one in others])
+            cell[f"{name}_low"], cell[f"{name}_high"] = scores.interval()
+        cell["guesses"] = cell["value_low"] <= max(cell["chance"] or 0, cell.get("majority_floor", 0))
+    return cells
+
+
+def compare(cells, options):
+    rows, methods = [], {cell["method"] for cell in cells} - {"dense"}
+    asked = options.get("compare") or ["dense", "untuned", "modes", *(["methods"] if len(methods) <= 4 else [])]
+    against = options.get("against") or ("random" if "methods" not in asked and "random" in methods else None)
+    for ours, theirs in permutations([cell for cell in cells if cell["chosen"]], 2):
+        is_mask, modes = same(ours, theirs, "method", "sparsity"), (ours["mode"], theirs["mode"])
+        is_pair = not is_mask and same(ours, theirs, "sparsity", "mode")
+        goal = "no_finetune" if modes[0] == "no_finetune" else "sparse_to_dense"
+        answers = {
+            "dense": ours["method"] != "dense" and (theirs["method"], modes[1]) == ("dense", goal),
+            "untuned": is_mask and modes[1] == "no_finetune",
+            "modes": is_mask and modes == ("sparse_to_sparse", "sparse_to_dense"),
+            "methods": is_pair and METHODS.index(ours["method"]) < METHODS.index(theirs["method"]),
+            "against": is_pair and theirs["method"] == against,
+        }
+        for question in [name for name in [*asked, "against"] if answers[name] and same(ours, theirs, *PLACE)]:
+            numbers = {name: mine.minus(theirs["scores"][name]) for name, mine in ours["scores"].items()}
+            losses = zip([f"eval_loss_{end}" for end in DIFFERENCE], numbers.pop("eval_loss"), strict=True)
+            for name, found in numbers.items():
+                row = ours | {f"against_{key}": value for key, value in theirs.items()} | {"question": question}
+                row |= {"value": ours[name], "against_value": theirs[name], "examples": len(ours["scores"][name].means)}
+                row |= dict(zip(DIFFERENCE, found, strict=True))
+                is_about_seeds = question not in ("dense", "untuned") and "no_finetune" not in modes
+                row["lacks_seeds"] = is_about_seeds and not ours["scores"][name].degrees
+                rows.append(row | (dict(losses) if name == "value" else {"metric": name}))
+    for row in rows:
+        family = sorted(one["p_value"] for one in rows if same(one, row, "question", *PLACE))
+        p = max(p * (len(family) - rank) for rank, p in enumerate(family) if p <= row["p_value"])
+        told, is_dense = p < 0.05 and not row["lacks_seeds"], row["question"] == "dense"
+        row |= {"p_holm": min(1, p), "comparisons": len(family), "verdict": "lower" if told else "not told apart"}
+        if is_dense and row["metric"] != "loss" and row["difference_low"] > -options.get("tolerance", 0.02):
+            row["verdict"] = "within"
+        if told and row["difference"] > 0:
+            row["verdict"] = "higher"
+        if is_dense and row["metric"] == row["against_metric"] and row["against_guesses"]:
+            row["verdict"] = None
+    return rows
+
+
+def curve(cell, rows):
+    own = {row["question"]: row for row in rows if same(row, cell, *KEYS)}
+    dense, untuned = own.get("dense", {}), own.get("untuned", {})
+    point = cell | {name: dense.get(name) for name in [*DIFFERENCE, "verdict"]}
+    point |= {"dense_value": dense.get("against_value"), "untuned_value": untuned.get("against_value")}
+    if dense and untuned and cell["gain"] * (point["dense_value"] - point["untuned_value"]) > 1e-9:
+        others = (row["against_scores"]["value"] for row in (untuned, dense))
+        point |= zip(SHARE, cell["scores"]["value"].recovered(*others), strict=True)
+    return point
+
+
+def differing(path, rows, keys):
+    expected = {tuple(str(row[key]) for key in keys): row for row in rows}
+    known = {"measured_seconds", "obstacle", "decided_by", *SELECTED, *SHARE}.union(*rows)
+    for line in pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records"):
+        key = tuple(line[name] for name in keys)
+        row = expected.pop(key, {})
+        for name, text in line.items():
+            value = row.get(name) if name in known else "a column without a definition"
+            value = "" if pd.isna(value) else str(value)
+            if text != value and not isclose(*pd.to_numeric([text, value], errors="coerce"), abs_tol=1e-9):
+                yield f"{path.name} {'/'.join(key)} {name}: {text!r} is {value!r}"
+    yield from (f"{path.name} {'/'.join(key)}: no such row" for key in expected)
+
+
+def differences(results):
+    config = yaml.safe_load((results / "analysis/configuration.yaml").read_text())
+    runs = [read_run(path) for path in sorted((results / "runs").iterdir())]
+    cells = pool(runs, list(config["grid"]["trainings"]))
+    rows = compare(cells, config["analysis"])
+    points = [curve(cell, rows) for cell in cells if cell["chosen"]]
+    for run in runs:
+        run["chosen"] = any(cell["chosen"] for cell in cells if same(cell, run, *KEYS))
+    tables = {"summary": (runs, ["run_id"]), "settings": (runs, ["run_id"]), "grouped_summary": (cells, KEYS)}
+    tables |= {"comparisons": (rows, [*KEYS, "question", "against_method", "against_mode"])}
+    tables |= {"sparsity_vs_performance": (points, KEYS)}
+    return [line for name in tables for line in differing(results / f"analysis/{name}.csv", *tables[name])]
+
+
+if __name__ == "__main__":
+    print("\n".join(found := differences(Path(sys.argv[1]))))
+    sys.exit(bool(found))
