@@ -162,15 +162,18 @@ def test_a_killed_analysis_leaves_nobody_who_holds_the_folder(study, tmp_path):
 def test_studies_stand_side_by_side(study, write_run, tmp_path):
     other = tmp_path / "results/longer/runs"
     other.parent.mkdir()
-    write_run(RUN.format("unstructured"), 0.3, change=lambda files: files["train"].update(learning_rate=0.5))
+    second = RUN.format("unstructured").replace("seed0", "seed1")
+    for run_id in (RUN.format("unstructured"), second):
+        write_run(run_id, 0.3, change=lambda files: files["train"].update(learning_rate=0.5))
     shutil.copytree(study, other)
-    write_run(RUN.format("unstructured"), 0.8)
+    for run_id in (RUN.format("unstructured"), second):
+        write_run(run_id, 0.8)
     code, said = call_script(
         "compare.py", tmp_path / "results", other.parent, output_dir=tmp_path / "out", compare=["dense"]
     )
     assert code == 0, said
     tables = {name: pd.read_csv(tmp_path / "out" / name) for name in TABLES}
-    assert tables["summary.csv"].groupby("study").size().to_dict() == {"longer": 4, "results": 4}
+    assert tables["summary.csv"].groupby("study").size().to_dict() == {"longer": 5, "results": 5}
     pairs = tables["comparisons.csv"].query("question == 'studies'")
     assert set(pairs["study"]) == {"longer"}
     assert set(pairs["against_study"]) == {"results"}

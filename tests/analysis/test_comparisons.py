@@ -132,6 +132,17 @@ def test_a_verdict_is_one_word_that_the_interval_supports(write_run, runs_dir, d
         assert row["difference_low"] > -tolerance
 
 
+@pytest.mark.parametrize(("mode", "seeds", "verdict"), [
+    ("no_finetune", 1, "higher"), ("sparse_to_sparse", 1, "not told apart"), ("sparse_to_sparse", 2, "higher"),
+])  # fmt: skip
+def test_one_seed_tells_no_two_trained_methods_apart(write_run, runs_dir, mode, seeds, verdict):
+    for seed in range(seeds):
+        write_run(run_id("unstructured", mode=mode, seed=seed), 0.95)
+        write_run(run_id("random", mode=mode, seed=seed), 0.2)
+    row = results(runs_dir).comparisons.query("question == 'methods'").iloc[0]
+    assert (row["verdict"], row["p_holm"] < 0.05) == (verdict, True)
+
+
 def test_a_loss_has_no_tolerance(write_run, runs_dir):
     for name, loss in (("dense-sparsity00", 2.0), ("unstructured-sparsity50", 2.001)):
         write_run(f"m-t-{name}-no_finetune-seed0", loss=loss, by_loss=True)

@@ -48,7 +48,7 @@ def test_summary_has_the_columns_that_matter(written):
     table = written["summary.csv"]
     assert list(table)[:9] == tables.RUN
     assert {"acc", "local_text_ppl_64", "probe_piqa"} < set(table)
-    assert len(table.columns) <= 32
+    assert len(table.columns) <= 34
     assert not [name for name in table if name.endswith("_stderr")]
 
 

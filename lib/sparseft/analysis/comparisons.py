@@ -7,6 +7,9 @@
     modes    a mode with the one that it is compared with (modes.py), such as sparse_to_sparse with sparse_to_dense
     studies  a cell with the same cell of the first study (compare.py)
 
+Which method or mode is better is a question about all seeds. One seed does not show how lucky it was, so it tells no two trained
+cells apart (benchmarks/coverage.py: up to nine of ten studies of equal methods would have a winner).
+
 A question is one of these on one model, task and metric. Holm's correction is over its comparisons. Each probe that both cells
 have is a metric of its own. Cells of other settings, of other examples, with a fault, or with repeated examples are not compared.
 """
@@ -24,6 +27,8 @@ from sparseft.modes import get_mode
 from sparseft.study.grid import DENSE, NO_FINETUNE
 
 QUESTIONS = ("dense", "untuned", "methods", "against", "modes", "studies")
+# The questions about methods, modes and settings, and not about two models.
+ABOUT_SEEDS = ("methods", "against", "modes", "studies")
 SIGNIFICANT = 0.05
 LOWER, HIGHER, WITHIN, NOT_TOLD_APART = "lower", "higher", "within", "not told apart"
 # More methods than these would need more comparisons than a study can afford.
@@ -35,7 +40,7 @@ _COLUMNS = ["study", "question", *PLACE[1:], "method", "sparsity", "mode", "trai
 _COLUMNS += [f"against_{name}" for name in ("study", "method", "sparsity", "mode", "training")]
 _COLUMNS += ["reached_sparsity", "against_reached_sparsity", "seeds", "examples", "value", "against_value"]
 _COLUMNS += ["difference", "difference_low", "difference_high", "p_value", "p_holm", "comparisons", "verdict"]
-_COLUMNS += [f"eval_loss_difference{end}" for end in ("", "_low", "_high")]
+_COLUMNS += [*(f"eval_loss_difference{end}" for end in ("", "_low", "_high")), "lacks_seeds"]
 
 
 def default_questions(cells: pd.DataFrame) -> tuple[str, ...]:
@@ -129,6 +134,7 @@ def _row(
     row |= {"reached_sparsity": ours.reached_sparsity, "against_reached_sparsity": theirs.reached_sparsity}
     row |= {"seeds": ours.seeds, "examples": scores.headline.values.shape[1]}
     row |= {"value": scores.headline.value, "against_value": other.headline.value}
+    row |= {"lacks_seeds": question in ABOUT_SEEDS and _has_one_seed(cells, ours, theirs, metric)}
     results = {"": (scores.headline, other.headline, "values" if scores.values else "losses")}
     if scores.losses and other.losses:
         results["eval_loss_"] = (scores.losses, other.losses, "losses")
@@ -137,6 +143,12 @@ def _row(
         row |= {f"{name}difference": result.difference, f"{name}difference_low": result.low}
         row |= {f"{name}difference_high": result.high} | ({} if name else {"p_value": result.p_value})
     return row
+
+
+def _has_one_seed(cells: Cells, ours: tuple, theirs: tuple, metric: str) -> bool:
+    """Return whether one of two cells is trained, and no cell of the question shows how much seeds vary."""
+    is_trained = NO_FINETUNE not in (ours.mode, theirs.mode)
+    return is_trained and not any(cells.spread(ours, metric, of).degrees for of in ("values", "losses"))
 
 
 def _guessing(cells: pd.DataFrame) -> set[tuple]:
@@ -155,7 +167,7 @@ def _verdict(row: tuple, tolerance: float, guessing: set[tuple]) -> str | None:
     is_dense = row.question == "dense"
     if is_dense and (row.study, row.model, row.task, row.metric, row.against_mode) in guessing:
         return None
-    is_told_apart = row.p_holm < SIGNIFICANT
+    is_told_apart = row.p_holm < SIGNIFICANT and not row.lacks_seeds
     if is_told_apart and row.difference > 0:
         return HIGHER
     if is_dense and is_fraction(row.metric) and row.difference_low > -tolerance:

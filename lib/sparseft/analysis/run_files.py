@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sparseft.errors import InputError
 from sparseft.masks.mask_summary import MaskFile, summarise_mask
-from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, SelectionRecord
+from sparseft.records.evaluation_record import BeforeMergeRecord, EvaluationRecord, ScoredRecord, SelectionRecord
 from sparseft.records.merge_record import MergeRecord
 from sparseft.records.record_file import read_record_file
 from sparseft.records.training_record import TrainingRecord
@@ -124,7 +124,9 @@ def _read_records(folder: Path, run: Run) -> tuple[dict, list[str]]:
         if name == "selection" and not run.training and not path.exists():
             continue
         try:
-            records[name] = read_record_file(path, schema)
+            record = read_record_file(path, schema)
+            # The answers of a whole study would fill the memory.
+            records[name] = record.without_answers() if isinstance(record, ScoredRecord) else record
         except InputError as error:
             reasons.append(str(error))
     return records, reasons

@@ -93,7 +93,9 @@ def _best(pruned: pd.DataFrame, pairs: pd.DataFrame) -> str:
         return ""
     if pairs.empty:
         return "No method is called the best, because they were not compared with each other (analysis.compare)."
-    best, ties, open_pairs = {}, {}, []
+    lacks_seeds = pairs["lacks_seeds"].astype(bool)
+    single, pairs = pairs[lacks_seeds], pairs[~lacks_seeds]
+    best, ties, open_pairs = {}, {}, [pairs[:0]]
     for (where, sparsity), compared in pairs.groupby(["where", "sparsity"], sort=False):
         methods = pruned[(pruned["where"] == where) & (pruned["sparsity"] == sparsity)]["method"]
         words, leaders = _outcome(list(methods), compared)
@@ -105,7 +107,11 @@ def _best(pruned: pd.DataFrame, pairs: pd.DataFrame) -> str:
         parts = ["elsewhere no method is better than every other" if best else "none is better than every other"]
     winners = "; ".join(f"{words} {_places(places)}" for words, places in best.items())
     parts = ([f"Best of {count} methods: {winners}"] if best else []) + parts
-    return "; ".join(parts) + _widest(pd.concat(open_pairs)) + _unequal(pruned) + "."
+    text = "; ".join(parts) + _widest(pd.concat(open_pairs))
+    if len(single):
+        modes = listed(single["where"].unique())
+        text += f"{'; o' if text else 'O'}ne seed tells no methods apart in {modes}"
+    return text + _unequal(pruned) + "."
 
 
 def _outcome(methods: list[str], pairs: pd.DataFrame) -> tuple[str, list[str]]:

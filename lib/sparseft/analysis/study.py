@@ -27,7 +27,6 @@ from sparseft.analysis.run_files import RunFiles, SharedFiles, read_run, selecti
 from sparseft.analysis.settings import outside, setting_texts, settings_of
 from sparseft.errors import InputError
 from sparseft.methods import sort_key
-from sparseft.records.record_file import RecordPart
 from sparseft.records.training_record import ReconstructionPart
 from sparseft.study.config import Config, clashing_probes
 from sparseft.study.grid import DENSE, MODES, NO_FINETUNE, Run
@@ -35,6 +34,8 @@ from sparseft.study.targets import runs as configured_runs
 
 # A run is not compared if a larger share of its prompts repeat another, because tests assume independent examples.
 REPEATED = 0.1
+# What a measurement of the throughput and a training must share, so that the seconds of the training follow from the speed.
+MEASURED_WITH = ("device", "processes", "gradient", "lora_r", "gradient_checkpointing")
 OUTSIDE = "outside the study"
 # The kinds of faults that decide the status of a run, from the worst on, and what the status is called.
 STATUSES = {"outside": OUTSIDE, "fault": "fault", "ended early": "ended early", "unchecked": "not fully checked"}
@@ -84,7 +85,8 @@ def read_study(results_dir: Path, config: Config | None = None) -> Frames:
     runs["status"] = _statuses(runs["run_id"], table)
     runs["setting"] = setting_texts(runs[runs["status"] != OUTSIDE]).reindex(runs.index, fill_value="")
     examples = pd.concat([part for files in members.values() for part in _examples(files)], ignore_index=True)
-    study = results_dir.resolve().parent.name
+    # As the user names it: two results folders may link to the same runs.
+    study = Path(os.path.abspath(results_dir)).parent.name
     return Frames(*(frame.reset_index(drop=True).assign(study=study) for frame in (runs, examples, table)))
 
 
@@ -197,21 +199,20 @@ def _row(files: RunFiles, start: RunFiles | None, links: Links) -> dict[str, obj
     `start` has the records of the run that this one starts from, whose tokens count too."""
     run, evaluation, train = files.run, files.evaluation, files.train
     row = {"run_id": run.id, **vars(run), "settings": settings_of(files, start), "links": links}
-    row |= _fields(evaluation, "metric value standard_error examples chance eval_loss")
-    row |= {"validation_overlap": evaluation.overlap, "perplexity_overlap": evaluation.perplexity_overlap}
+    row |= evaluation.columns | (train.columns if train else {})
     row |= {"train_merge_gap": evaluation.eval_loss - files.before.eval_loss if files.before else None}
     row |= {"reached_sparsity": 100 * files.validation.expected_sparsity}
-    row |= _fields(files.validation, "passed weights violations")
+    row |= {name: getattr(files.validation, name) for name in ("passed", "weights", "violations")}
     row |= {"layers_checked": f"{files.validation.layers_checked} / {files.validation.layers_expected}"}
     row |= {"merged_sha256": files.validation.digests["merged"]}
     row |= {name: value for name, value in evaluation.metrics.items() if "_stderr" not in name}
-    row |= {f"probe_{name}": probe.value for name, probe in evaluation.probes.items()}
+    for name, probe in evaluation.probes.items():
+        row |= {f"probe_{name}": probe.value, f"overlap_{name}": probe.overlap}
     row |= {"versions": train.versions if train else {}, "inputs": train.inputs.model_dump() if train else {}}
     row |= {"repeated_prompts": 1 - evaluation.distinct_prompts / evaluation.examples}
     if train:
-        row |= _fields(train, "train_seconds samples_per_second tokens_per_second peak_memory_bytes device")
-        row |= _fields(train, "steps_done batch_size processes gradient lora_r gradient_checkpointing")
-        row |= {"train_loss": train.final_task_loss, "training_tokens": train.tokens}
+        row |= {name: getattr(train, name) for name in (*MEASURED_WITH, "steps_done", "batch_size")}
+        row["train_loss"] = train.final_task_loss
         row |= {"reconstruction_error": _remaining_error(train.reconstruction)} if train.reconstruction else {}
     if start_of(run):
         row["training_tokens"] = train and start and start.train and train.tokens + start.train.tokens
@@ -231,11 +232,6 @@ def _remaining_error(reconstruction: ReconstructionPart) -> float:
 def _date(path: Path) -> str:
     """Return the day on which a file was written."""
     return datetime.fromtimestamp(path.stat().st_mtime, tz=UTC).date().isoformat()
-
-
-def _fields(record: RecordPart, names: str) -> dict[str, object]:
-    """Return some fields of a record by name."""
-    return {name: getattr(record, name) for name in names.split()}
 
 
 def _examples(files: RunFiles) -> list[pd.DataFrame]:

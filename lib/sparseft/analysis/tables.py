@@ -33,7 +33,7 @@ COMPARISONS = "study question model task metric method sparsity mode training se
 COMPARISONS += [f"against_{name}" for name in ("study", "method", "sparsity", "mode", "training")]
 COMPARISONS += "reached_sparsity against_reached_sparsity seeds examples value against_value".split()
 COMPARISONS += "difference difference_low difference_high p_value p_holm comparisons verdict".split()
-COMPARISONS += "eval_loss_difference eval_loss_difference_low eval_loss_difference_high".split()
+COMPARISONS += "lacks_seeds eval_loss_difference eval_loss_difference_low eval_loss_difference_high".split()
 CURVES = [*KEYS, *"reached_sparsity seeds value value_low value_high dense_value difference difference_low".split()]
 CURVES += "difference_high verdict untuned_value recovered_share recovered_low recovered_high".split()
 CURVES += "eval_loss samples_per_second pareto".split()
@@ -61,9 +61,6 @@ MEANINGS = {
     "training_tokens": ("tokens", "Tokens that the training read, without padding, with those of a run that it continues."),
     "measured_seconds": ("s", "Time of the training at the speed that the stage throughput measured for it."),
     "reconstruction_error": ("fraction", "Error of the decoder layers' outputs, as a share of that before; a mean over them."),
-    "device": ("", "Device that trained; empty for a run that was not trained."),
-    "peak_memory_bytes": ("bytes", "Largest memory of a process of the training."),
-    "validation_overlap": ("fraction", "Share of the validation examples that the model has seen."),
     "chosen": ("", "Whether the tables, pages and figures report this training of the cell."),
     "status": ("", "sound, not fully checked, ended early, fault, or outside the study; that of the worst run of a cell."),
     "seeds": ("models", "Number of different models: seeds of a trained cell, 1 of an untrained one."),
@@ -77,6 +74,7 @@ MEANINGS = {
     "p_holm": ("", "p after Holm's correction for the comparisons of the question."),
     "comparisons": ("comparisons", "Comparisons of the same question on the model, task and metric."),
     "verdict": ("", "lower, higher, within (the tolerance of dense) or not told apart; empty if dense only guesses."),
+    "lacks_seeds": ("", "Whether two trained cells of one seed are compared, which tells no methods, modes or studies apart."),
     "eval_loss_difference": ("nats per token", "The same for the loss."),
     "dense_value": ("as value", "Value of the dense cell that the cell is compared with."),
     "untuned_value": ("as value", "Value of the same pruned model without fine-tuning."),
@@ -105,9 +103,15 @@ def describe(column: str) -> tuple[str, str]:
             return describe(name)[0], f"{words} end of the 95 % confidence interval of {name}."
     if column in MEANINGS:
         return MEANINGS[column]
-    for record in (EvaluationRecord, TrainingRecord, ThroughputRecord, BatchRecord, RepeatRecord):
+    for record in (EvaluationRecord, TrainingRecord):
+        for field in record.model_fields.values():
+            if field.json_schema_extra["column"] == column:
+                return field.json_schema_extra["unit"], field.description
+    for record in (ThroughputRecord, BatchRecord, RepeatRecord):
         if field := record.model_fields.get(column):
             return field.json_schema_extra["unit"], field.description
+    if column.startswith("overlap_"):
+        return "fraction", "Share of the probe's examples that the model has seen."
     metric = get_metric(column)
     return metric.unit, metric.meaning
 
@@ -115,12 +119,22 @@ def describe(column: str) -> tuple[str, str]:
 def measured_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns of the metrics of the study's own tasks, of a perplexity and of the probes."""
     known = {*RUNS, *CELLS, *_INTERNAL}
-    names = [name for name in table if name not in known and table[name].dtype.kind == "f"]
+    names = [name for name in table if name not in known and table[name].dtype.kind in "fiu"]
     ranked = sorted(names, key=lambda name: (name.startswith("probe_"), name.startswith(PREFIXES)))
     return [name for name in ranked if table[name].notna().any()]
 
 
-_INTERNAL = {"repeated_prompts", "perplexity_overlap", "steps_done", "batch_size", "lora_r", "processes"}
+_INTERNAL = {
+    "repeated_prompts",
+    "steps_done",
+    "passed",
+    "weights",
+    "violations",
+    "selection_examples",
+    "batch_size",
+    "lora_r",
+    "processes",
+}
 _INTERNAL |= {f"against_{name}" for name in KEYS}
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from sparseft.analysis.statistics import LEVEL
+from sparseft.analysis.study import MEASURED_WITH
 from sparseft.records.throughput_record import BatchRecord, ThroughputRecord
 from sparseft.study.grid import Cell
 
@@ -23,8 +24,7 @@ _LIMITS = ["peak_memory_kind", "memory_limit_bytes", "memory_limit_kind"]
 _MEASURED = [f"{name}_per_second{end}" for name in ("samples", "tokens") for end in ("", "_low", "_high")]
 _MEASURED += ["tokens_per_sample", "tokens_per_sample_padded", "peak_memory_bytes", "cpu_share"]
 COLUMNS = [*_CELL, *_CONDITIONS, "dtype", "batch_size", "status", "repeats", *_MEASURED, *_LIMITS, "reason"]
-# What a measurement and a training must share, so that the training's seconds follow from the speed.
-_SAME = [*_CELL, "device", "processes", "gradient", "lora_r", "gradient_checkpointing", "batch_size"]
+_SAME = [*_CELL, *MEASURED_WITH, "batch_size"]
 _SAME += ["input_model", "input_mask", "input_train"]
 
 
@@ -49,7 +49,7 @@ def measured_seconds(runs: pd.DataFrame, measurements: Iterable[ThroughputRecord
     The seconds of the runs themselves may include other jobs of the machine. A reconstruction is not measured."""
     rates = [
         vars(Cell.parse(one.cell))
-        | {name: getattr(one, name) for name in ("device", "processes", "gradient", "lora_r", "gradient_checkpointing")}
+        | {name: getattr(one, name) for name in MEASURED_WITH}
         | {f"input_{name}": getattr(one.inputs, name) for name in ("model", "mask", "train")}
         | _of_batch(batch)
         for one in measurements

@@ -9,7 +9,7 @@
     record_file         what they share
 
 A field has a description, a unit and a role: a setting decides which results can be compared, a measurement is a result, and
-provenance says where the result comes from.
+provenance says where the result comes from. A field with a `column` is a column of summary.csv.
 
 Import the records from the modules. If this file imported them, the code digest of every job would contain every record, and an
 edit of one record would rerun all jobs (study/digests.py).
@@ -34,9 +34,12 @@ Keys = dict[str, int | str | None]
 SETTING = "setting"
 
 
-def _field(role: str, description: str, unit: str = "", link: str = "", **options: Any) -> Any:
-    """Return a field of a record. `link` is the link of the chain of hashes that its digest belongs to."""
-    return Field(description=description, json_schema_extra={"role": role, "unit": unit, "link": link}, **options)
+def _field(role: str, description: str, unit: str = "", link: str = "", column: str = "", **options: Any) -> Any:
+    """Return a field of a record.
+
+    `link` is the link of the chain of hashes that its digest belongs to, and `column` the column of summary.csv that has it."""
+    extra = {"role": role, "unit": unit, "link": link, "column": column}
+    return Field(description=description, json_schema_extra=extra, **options)
 
 
 # A field that decides which results can be compared.

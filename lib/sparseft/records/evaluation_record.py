@@ -20,12 +20,14 @@ class AnswersPart(CheckedPart):
 
     A generated answer has no choices. A task whose metric is the loss has neither outcomes nor answers."""
 
-    metric: str = setting("The name of the headline metric.")
+    metric: str = setting("The name of the headline metric.", column="metric")
     definition_sha256: str | None = setting("The task's definition. Null if built in.", link="definition", default=None)
-    value: NonNegative = measurement("The headline metric.")
-    standard_error: NonNegative = measurement("Its standard error over the examples.")
-    examples: PositiveCount = measurement("The number of examples.", gt=1)
-    chance: Fraction | None = measurement("The value of guessing. Null if the metric is the loss.", "fraction")
+    value: NonNegative = measurement("The headline metric.", column="value")
+    standard_error: NonNegative = measurement("Its standard error over the examples.", column="standard_error")
+    examples: PositiveCount = measurement("The number of examples.", gt=1, column="examples")
+    chance: Fraction | None = measurement(
+        "The value of guessing. Null if the metric is the loss.", "fraction", column="chance"
+    )
     few_shot: Count = setting("The worked examples before each question.")
     metrics: dict[str, float | None] = measurement("Every metric of the task, by name.")
     harness: str | None = setting("The version of lm-eval. Null if the metric is the loss.")
@@ -66,7 +68,9 @@ class ScoredRecord(AnswersPart, RunRecord):
     ROWS: ClassVar = [*AnswersPart.ROWS, "losses", "answer_tokens"]
     task: str = provenance("The task.")
     distinct_prompts: PositiveCount = measurement("The number of different prompts.")
-    eval_loss: Loss = measurement("The sum of the losses divided by the answer tokens.", "nats per token")
+    eval_loss: Loss = measurement(
+        "The sum of the losses divided by the answer tokens.", "nats per token", column="eval_loss"
+    )
     loss_few_shot: Count = setting("The worked examples before an answer whose loss is taken.")
     losses: list[Loss] = measurement("The loss of each right answer, over all its tokens.", "nats")
     answer_tokens: list[PositiveCount] = measurement("The tokens of each right answer.", "tokens")
@@ -106,7 +110,9 @@ class EvaluationInputs(RecordPart):
 class MergedModelRecord(ScoredRecord):
     """Record the result of a merged model."""
 
-    overlap: Fraction = measurement("The share of the examples that the model has seen.", "fraction")
+    overlap: Fraction = measurement(
+        "The share of the examples that the model has seen.", "fraction", column="validation_overlap"
+    )
 
 
 class EvaluationRecord(MergedModelRecord):
@@ -115,7 +121,9 @@ class EvaluationRecord(MergedModelRecord):
     file_name: ClassVar[str] = "evaluation.json"
     record: Literal["evaluation"] = kind("evaluation")
     perplexity_source: JsonValue = provenance("Where the perplexity's text comes from. Null if unknown.", default=None)
-    perplexity_overlap: Fraction | None = measurement("The seen share of that text.", "fraction", default=None)
+    perplexity_overlap: Fraction | None = measurement(
+        "The seen share of that text.", "fraction", column="perplexity_overlap", default=None
+    )
     probes: dict[str, ProbePart] = measurement("The result on each probe, by its name.", default={})
     inputs: EvaluationInputs = provenance("The digests of what was evaluated.")
 

@@ -56,6 +56,12 @@ class RecordPart(BaseModel):
                 found[link] = files_digest(value) if isinstance(value, dict) else value
         return found
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Return the fields that are columns of summary.csv, by the name of the column."""
+        columns = {name: field.json_schema_extra["column"] for name, field in type(self).model_fields.items()}
+        return {column: getattr(self, name) for name, column in columns.items() if column}
+
 
 class CheckedPart(RecordPart):
     """Check also that the numbers of an object do not contradict each other."""
