@@ -107,10 +107,15 @@ def test_a_study_of_faulty_runs_only_has_a_folder_without_figures(write_run, run
 
 @pytest.mark.parametrize("name", ["EXPERIMENTS.md", "correctness_memo.md", REPORT, FINDINGS])
 def test_an_overlap_is_said_on_every_page(write_run, runs_dir, tmp_path, name):
-    write_run(ORIGINAL, change=lambda files: files["evaluation"].update(overlap=0.125))
+    def change(files):
+        files["evaluation"].update(overlap=0.125)
+        files["evaluation"]["probes"]["arc"]["overlap"] = 1.0
+
+    write_run(ORIGINAL, probes={"arc": 0.5}, change=change)
     code, said = analyze(runs_dir, tmp_path / "out")
     assert code == 0, said
-    assert "12.5 %" in (tmp_path / "out" / name).read_text()
+    text = " ".join((tmp_path / "out" / name).read_text().split())
+    assert "12.5 % of boolq_mini and 100 % of the probe arc (boolq_mini)" in text
 
 
 def test_what_an_earlier_call_wrote_and_this_one_does_not_is_removed(study, tmp_path):

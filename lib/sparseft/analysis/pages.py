@@ -338,10 +338,18 @@ def _task(row: tuple) -> str:
 
 def _warnings(study, members: pd.DataFrame) -> Iterator[str]:
     """Yield a line on validation examples that the models have seen, and one on faults."""
-    seen = members.groupby("task", sort=False)["validation_overlap"].max()
-    shares = [f"{100 * share:.3g} % of {task}" for task, share in seen.items() if share > 0]
+    names = {"validation_overlap": "{task}", "perplexity_overlap": "the perplexity's text ({task})"}
+    names |= {
+        name: f"the probe {name.removeprefix('overlap_')} ({{task}})" for name in members if name.startswith("overlap_")
+    }
+    seen = members.groupby("task", sort=False)[[name for name in names if name in members]].max()
+    shares = [
+        f"{100 * share:.3g} % of {names[name].format(task=task)}"
+        for (task, name), share in seen.stack().items()
+        if share > 0
+    ]
     if shares:
-        yield f"The models have seen some of the validation examples: {listed(shares)}."
+        yield f"The models have seen some of what they are evaluated on: {listed(shares)}."
     kinds = Counter(study.faults.drop_duplicates(["run_id", "kind"])["kind"])
     if kinds:
         yield f"Runs: {listed(f'{count} {kind}' for kind, count in sorted(kinds.items()))}; see the memo."
