@@ -212,7 +212,7 @@ def test_faults_and_overlaps_stand_at_the_top_only_if_there_are_any(tmp_path):
     for name in (REPORT, FINDINGS, "EXPERIMENTS.md"):
         text = " ".join(pages[name].split())
         assert (
-            "The models have seen some of the validation examples: 25 % of boolq_mini and 25 % of hellaswag_mini."
+            "The models have seen some of what they are evaluated on: 25 % of boolq_mini and 25 % of hellaswag_mini."
             in text
         )
         assert "Runs: 1 fault; see the memo." in text
