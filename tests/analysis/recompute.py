@@ -15,13 +15,13 @@ import yaml
 from scipy.stats import t as student
 
 METHODS = ["dense", "unstructured", "structured", "random", "unstructured_wanda", "unstructured_sparsegpt"]
-PLACE = ["study", "model", "task", "metric"]
-CELL = [*PLACE, "method", "sparsity", "mode", "setting"]
-KEYS = [*CELL, "training"]
+KEYS = ["study", "model", "task", "metric", "method", "sparsity", "mode", "setting", "training"]
+PLACE, CELL = KEYS[:4], KEYS[:8]
 OF_TRAINING = ["train_seconds", "samples_per_second", "tokens_per_second", "peak_memory_bytes", "device"]
 SELECTED = ["selection_value", "selection_eval_loss", "selection_examples"]
 DIFFERENCE = ["difference", "difference_low", "difference_high", "p_value"]
 SHARE = ["recovered_share", "recovered_low", "recovered_high"]
+STEP = ["sparse_to_sparse", "sparse_to_dense"]
 SIDES = np.array([-1, 1])
 
 
@@ -33,13 +33,12 @@ class Scores:
         if self.is_loss:
             for answers, ratio in zip(self.answers, [sum(row) / sum(tokens) for row in rows], strict=True):
                 answers[:] = ratio + (answers - ratio * np.array(tokens)) / np.mean(tokens)
+        # Examples are added to outcomes only.
+        self.adds = 0 if self.is_loss else 1
         self.means = [np.mean(column) for column in self.answers.T]
         self.value = np.mean(self.means)
-        self.variance = np.mean([np.var([*row, *self.added(0, 0, 1, 1)]) for row in self.answers])
+        self.variance = np.mean([np.var([*row, *[0, 0, 1, 1] * self.adds]) for row in self.answers])
         self.factor = self.variance / len(seeds) if seeds else 0
-
-    def added(self, *outcomes):
-        return [] if self.is_loss else outcomes
 
     def pool(self, cells):
         square = noise = unit = self.degrees = 0
@@ -71,19 +70,15 @@ class Scores:
         return (p + z**2 / (2 * n) + SIDES * z * sqrt(p * (1 - p) / n + z**2 / (4 * n**2))) / (1 + z**2 / n)
 
     def minus(self, other):
-        pairs, bound = [*np.subtract(self.means, other.means), *self.added(1, -1)], np.inf if self.is_loss else 1
+        pairs, bound = [*np.subtract(self.means, other.means), *[1, -1] * self.adds], np.inf if self.is_loss else 1
         center, variance, degrees, t = self.total(pairs, self.factor + other.factor)
         low, high = np.clip(center + SIDES * t * sqrt(variance), -bound, bound)
-        return (
-            self.value - other.value,
-            low,
-            high,
-            2 * student.sf(abs(center) / sqrt(variance), degrees) if center else 1,
-        )
+        p_value = 2 * student.sf(abs(center) / sqrt(variance), degrees) if center else 1
+        return self.value - other.value, low, high, p_value
 
     def recovered(self, untuned, dense):
-        gained = np.array([*np.subtract(self.means, untuned.means), *self.added(1, 0, -1)])
-        lost = np.array([*np.subtract(dense.means, untuned.means), *self.added(0, 1, -1)])
+        gained = np.array([*np.subtract(self.means, untuned.means), *[1, 0, -1] * self.adds])
+        lost = np.array([*np.subtract(dense.means, untuned.means), *[0, 1, -1] * self.adds])
         (x, of_gained, _, t), (y, of_lost, _, u) = self.total(gained, self.factor), self.total(lost, dense.factor)
         b = x * y - max(t, u) ** 2 * sum((gained - x) * (lost - y)) / (len(lost) - 1) / len(lost)
         a, c = y**2 - max(t, u) ** 2 * of_lost, x**2 - max(t, u) ** 2 * of_gained
@@ -109,21 +104,21 @@ def read_run(folder):
     *cell, seed = folder.name.split("-")
     run = dict(zip(["model", "task", "method", "sparsity", "mode", "training"], [*cell, ""], strict=False))
     run |= {"study": folder.parents[1].name, "run_id": folder.name, "seed": int(seed[4:]), "sparsity": int(cell[3][8:])}
-    run |= {name: after[name] for name in ("metric", "examples", "chance")} | after["metrics"] | {"setting": ""}
-    run |= {name: scores.value for name, scores in scores_of([after]).items()} | {"after": after}
+    run |= {name: after[name] for name in ("metric", "examples", "chance")} | after["metrics"]
+    run |= {name: scores.value for name, scores in scores_of([after]).items()} | {"setting": "", "after": after}
+    run |= {f"overlap_{name}": part["overlap"] for name, part in after["probes"].items()}
     run["standard_error"] = np.std(scores_of([after])["value"].means, ddof=1) / sqrt(after["examples"])
     pruned, weights = (sum(layer[name] for layer in proof["layers"]) for name in ("pruned", "weights"))
     run |= {"reached_sparsity": 100 * pruned / weights, "validation_overlap": after["overlap"]}
+    is_sound = proof["passed"] and not train.get("ended_early") and not proof["not_checked"]
     if train:
         losses = [step["loss"] for step in train["loss_curve"]][-max(1, len(train["loss_curve"]) // 10) :]
         run |= {name: train[name] for name in OF_TRAINING} | {"training_tokens": train["tokens"]}
         run["train_merge_gap"] = run["eval_loss"] - scores_of([files["before_merge"]])["eval_loss"].value
         run["train_loss"], train["lora_targets"] = np.mean(losses), ", ".join(train["lora_targets"])
     if choice := files.get("selection"):
-        run |= {f"selection_{name}": scores.value for name, scores in scores_of([choice]).items()}
-        run["selection_examples"] = choice["examples"]
-    is_open = train.get("ended_early") or proof["not_checked"]
-    run["status"] = "sound" if proof["passed"] and not is_open else "not sound"
+        values = {name: scores.value for name, scores in scores_of([choice]).items()} | {"examples": choice["examples"]}
+        run |= {f"selection_{name}": value for name, value in values.items()}
     # A column of settings.csv names a place.
     listing = [f"{digest}  {name}\n" for name, digest in sorted(files["merge"]["outputs"].items())]
     run["merged"] = hashlib.sha256("".join(listing).encode()).hexdigest() if listing[1:] else listing[0].split()[0]
@@ -133,7 +128,7 @@ def read_run(folder):
     places = {"evaluation": after, "masks": {run["method"]: proof["mask"]}, "version": train.get("versions", {})}
     shared = {name: keys[name] for name in ("backend", "dtype", "inputs") if train}
     places |= {"sha256": digests, "training": shared | {run["training"]: keys} if run["training"] else keys}
-    return run | pd.json_normalize(places).iloc[0].to_dict()
+    return run | pd.json_normalize(places).iloc[0].to_dict() | {"status": "sound" if is_sound else "not sound"}
 
 
 def pool(runs, order):
@@ -145,8 +140,7 @@ def pool(runs, order):
         cell |= {"scores": scores_of([run["after"] for run in models], seeds), "seeds": len(models)}
         cell["gain"] = -1 if cell["metric"] == "loss" else 1
         value, loss = (round(cell.get(name) or 0, 12) for name in SELECTED[:2])
-        cell["rank"] = [cell["gain"] * value, -loss, -order.index(cell["training"]) if cell["training"] else 0]
-        cells.append(cell)
+        cells.append(cell | {"rank": [cell["gain"] * value, -loss, -order.index(cell["training"])]})
     for cell in cells:
         *worse, best = sorted((one for one in cells if same(one, cell, *CELL)), key=lambda one: one["rank"])
         cell |= {"trainings_tried": len(worse) + 1, "chosen": cell is best}
@@ -168,13 +162,12 @@ def compare(cells, options):
     asked = options.get("compare") or ["dense", "untuned", "modes", *(["methods"] if len(methods) <= 4 else [])]
     against = options.get("against") or ("random" if "methods" not in asked and "random" in methods else None)
     for ours, theirs in permutations([cell for cell in cells if cell["chosen"]], 2):
-        is_mask, modes = same(ours, theirs, "method", "sparsity"), (ours["mode"], theirs["mode"])
+        is_mask, modes = same(ours, theirs, "method", "sparsity"), [ours["mode"], theirs["mode"]]
         is_pair = not is_mask and same(ours, theirs, "sparsity", "mode")
-        goal = "no_finetune" if modes[0] == "no_finetune" else "sparse_to_dense"
         answers = {
-            "dense": ours["method"] != "dense" and (theirs["method"], modes[1]) == ("dense", goal),
+            "dense": ours["method"] != "dense" == theirs["method"] and (modes == STEP or same(ours, theirs, "mode")),
             "untuned": is_mask and modes[1] == "no_finetune",
-            "modes": is_mask and modes == ("sparse_to_sparse", "sparse_to_dense"),
+            "modes": is_mask and modes == STEP,
             "methods": is_pair and METHODS.index(ours["method"]) < METHODS.index(theirs["method"]),
             "against": is_pair and theirs["method"] == against,
         }
@@ -184,10 +177,10 @@ def compare(cells, options):
             for name, found in numbers.items():
                 row = ours | {f"against_{key}": value for key, value in theirs.items()} | {"question": question}
                 row |= {"value": ours[name], "against_value": theirs[name], "examples": len(ours["scores"][name].means)}
-                row |= dict(zip(DIFFERENCE, found, strict=True))
-                is_about_seeds = question not in ("dense", "untuned") and "no_finetune" not in modes
-                row["lacks_seeds"] = is_about_seeds and not ours["scores"][name].degrees
-                rows.append(row | (dict(losses) if name == "value" else {"metric": name}))
+                is_about_models = question in ("dense", "untuned") or "no_finetune" in modes
+                row |= {"lacks_seeds": not is_about_models and not ours["scores"][name].degrees}
+                row |= dict(losses) if name == "value" else {"metric": name}
+                rows.append(row | dict(zip(DIFFERENCE, found, strict=True)))
     for row in rows:
         family = sorted(one["p_value"] for one in rows if same(one, row, "question", *PLACE))
         p = max(p * (len(family) - rank) for rank, p in enumerate(family) if p <= row["p_value"])
@@ -217,30 +210,27 @@ def differing(path, rows, keys):
     expected = {tuple(str(row[key]) for key in keys): row for row in rows}
     known = {"measured_seconds", "obstacle", "decided_by", *SELECTED, *SHARE}.union(*rows)
     for line in pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records"):
-        key = tuple(line[name] for name in keys)
-        row = expected.pop(key, {})
+        row = expected.pop(tuple(line[name] for name in keys), {})
         for name, text in line.items():
             value = row.get(name) if name in known else "a column without a definition"
             value = "" if pd.isna(value) else str(value)
             if text != value and not isclose(*pd.to_numeric([text, value], errors="coerce"), abs_tol=1e-9):
-                yield f"{path.name} {'/'.join(key)} {name}: {text!r} is {value!r}"
+                yield f"{path.name} {'/'.join(line[key] for key in keys)} {name}: {text!r} is {value!r}"
     yield from (f"{path.name} {'/'.join(key)}: no such row" for key in expected)
 
 
 def differences(results):
     config = yaml.safe_load((results / "analysis/configuration.yaml").read_text())
     runs = [read_run(path) for path in sorted((results / "runs").iterdir())]
-    cells = pool(runs, list(config["grid"]["trainings"]))
+    cells = pool(runs, ["", *config["grid"]["trainings"]])
     rows = compare(cells, config["analysis"])
-    points = [curve(cell, rows) for cell in cells if cell["chosen"]]
     for run in runs:
         run["chosen"] = any(cell["chosen"] for cell in cells if same(cell, run, *KEYS))
     tables = {"summary": (runs, ["run_id"]), "settings": (runs, ["run_id"]), "grouped_summary": (cells, KEYS)}
     tables |= {"comparisons": (rows, [*KEYS, "question", "against_method", "against_mode"])}
-    tables |= {"sparsity_vs_performance": (points, KEYS)}
+    tables |= {"sparsity_vs_performance": ([curve(cell, rows) for cell in cells if cell["chosen"]], KEYS)}
     return [line for name in tables for line in differing(results / f"analysis/{name}.csv", *tables[name])]
 
 
 if __name__ == "__main__":
-    print("\n".join(found := differences(Path(sys.argv[1]))))
-    sys.exit(bool(found))
+    sys.exit("\n".join(differences(Path(sys.argv[1]))) or 0)
