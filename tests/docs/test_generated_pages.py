@@ -30,6 +30,7 @@ BESIDE = {
     "training.stop_if_after_steps": {"stop_if_loss_above": 9.0, "steps": 60},
 }
 ELSEWHERE = {
+    "analysis.against": {"grid": {"methods": ["unstructured", "unstructured_wanda"]}},
     "reconstruction.calibration": {"masks": {"calibration": {"c4": {"text": "/data/c4.jsonl"}}}},
     "training.lora_dropout": {"grid": {"modes": ["sparse_to_dense"]}},
     "training.shard_model": {"resources": {"processes": 2}},
