@@ -14,7 +14,7 @@ from sparseft.analysis.study import read_study
 from sparseft.study.config import Analysis
 
 MODES = ["sparse_to_dense", "sparse_to_sparse"]
-TRAININGS = {"low": {"learning_rate": 0.0003}, "mid": {"learning_rate": 0.001}, "high": {"learning_rate": 0.01}}
+TRAININGS = {"low": {"learning_rate": 0.0003}, "high": {"learning_rate": 0.01}}
 PAIR = ["unstructured_wanda", "unstructured_sparsegpt"]
 # The default study, one that is tuned as docs/tuning.md shows, and one that asks which of two methods is better.
 GRIDS = {
