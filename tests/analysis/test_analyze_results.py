@@ -184,6 +184,7 @@ def test_studies_stand_side_by_side(study, write_run, tmp_path):
     assert set(pairs["against_study"]) == {"results"}
     row = pairs.query("method == 'unstructured'").iloc[0]
     assert (row["difference"], row["verdict"]) == (pytest.approx(-0.5), "lower")
+    assert "compare.py" in (tmp_path / "out/EXPERIMENTS.md").read_text()
     assert "learning_rate 0.5" in set(tables["summary.csv"]["setting"].dropna())
 
 

@@ -21,6 +21,7 @@ Figures and a baseline_comparison.csv of an earlier call are removed if this cal
 """
 
 import argparse
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours, is_marked
 from sparseft.study.config import Analysis, add_flags, parse_section
 from sparseft.study.configfiles import read_configuration
+from sparseft.study.flags import flags
 from sparseft.study.grid import CONFIGURATION, FINDINGS, PAGES, REPORT, TABLES
 
 MAX_PROCESSES = 64
@@ -85,13 +87,8 @@ def check_args(args: argparse.Namespace) -> Analysis:
 
 def repeated_flags(args: argparse.Namespace, options: Analysis) -> list[str]:
     """Return the flags that decide what the tables and pages show. The pages print them in the command that repeats them."""
-    flags = ["--tolerance", str(options.tolerance)]
-    if options.compare:
-        flags += ["--compare", *options.compare]
-    for name in ("against", "throughput_dir", "baseline"):
-        if value := getattr(args, name):
-            flags += [f"--{name}", str(value)]
-    return flags + (["--plot"] if args.plot else [])
+    files = {name: getattr(args, name) for name in ("throughput_dir", "baseline")}
+    return [*shlex.split(flags(**options.model_dump(), **files)), *(["--plot"] if args.plot else [])]
 
 
 def say_faults(frames: Frames) -> None:

@@ -7,6 +7,7 @@ compared with the same cell of the first study, over the same examples.
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +24,7 @@ from sparseft.storage.locks import hold
 from sparseft.storage.ownership import check_apart, check_ours
 from sparseft.study.config import Analysis, add_flags, parse_section
 from sparseft.study.configfiles import read_configuration
+from sparseft.study.flags import flags
 from sparseft.study.grid import CONFIGURATION, FINDINGS
 
 
@@ -62,7 +64,12 @@ def main() -> int:
     with atomic_files(args.output_dir, FINDINGS, "analysis") as folder:
         write_tables(results, folder)
         figures = write_figures(folder / "plots", results, processes=1)
-        write_pages(folder, results, figures, Reproduction(args.studies[0] / "runs"))
+        # The pages show how to check one run, which is of the study that comes first by its name.
+        first = min(args.studies, key=lambda study: study.resolve().name)
+        again = Reproduction(
+            first / "runs", tuple(shlex.split(flags(**options.model_dump()))), studies=tuple(args.studies)
+        )
+        write_pages(folder, results, figures, again)
     print(f"{(args.output_dir / FINDINGS).read_text(encoding='utf-8')}Tables and pages: {args.output_dir}/")
     return 0
 

@@ -16,12 +16,13 @@ ROOT = Path(__file__).parents[3]
 class Reproduction:
     """Build the commands that make the results of one analysis again, for the folder that the analysis ran in.
 
-    `options` are the flags of analyze_results.py that decide what the pages and tables show. `configuration` is None if the
-    analysis had none."""
+    `options` are the flags that decide what the pages and tables show. `configuration` is None if the analysis had none.
+    `studies` are the results folders that compare.py lays side by side; empty for one study."""
 
     results_dir: Path
     options: tuple[str, ...] = ()
     configuration: Path | None = None
+    studies: tuple[Path, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -34,6 +35,10 @@ class Reproduction:
 
     def analysis(self) -> str:
         """Return the command that writes the same tables and pages into a new folder."""
+        if self.studies:
+            return _command(
+                "python", _script("compare.py"), *self.studies, "--output_dir", "compared_again", *self.options
+            )
         configuration = ("--configuration", self.configuration) if self.configuration else ()
         folders = ("--results_dir", self.results_dir, "--output_dir", "analysis_again")
         return _command("python", _script("analyze_results.py"), *folders, *self.options, *configuration)
