@@ -86,7 +86,7 @@ bench: .venv/installed-tests ## the benchmarks that need no data set, beside oth
 	$(BIN)/python benchmarks/products.py
 	$(BIN)/python benchmarks/lora.py
 	$(BIN)/python benchmarks/analysis.py
-	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/intervals.py
 	$(BIN)/snakemake models/smollm2/manifest.json
 	$(BIN)/python benchmarks/lora_model.py models/smollm2
 	$(BIN)/python benchmarks/compact.py models/smollm2

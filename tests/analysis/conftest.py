@@ -49,7 +49,13 @@ def scored(run: Run, value: float, loss: float, *, examples: int = 60, right: li
     shares = tokens * (0.5 + random_of(run.task, "loss").random(examples) + 0.1 * random_of(run.id).random(examples))
     losses = loss * tokens.sum() * shares / shares.sum()
     right = outcomes(run, value, examples) if right is None else right
-    headline = {"metric": "acc", "value": float(np.mean(right)), "outcomes": right, "chance": 0.25, "harness": "lm-eval 1"}
+    headline = {
+        "metric": "acc",
+        "value": float(np.mean(right)),
+        "outcomes": right,
+        "chance": 0.25,
+        "harness": "lm-eval 1",
+    }
     headline |= {"metrics": {"acc": float(np.mean(right)), "acc_stderr": 0.0}, "standard_error": 0.0}
     if by_loss:
         error = ratio_error(losses, tokens)

@@ -40,6 +40,7 @@ def study(write_run, runs_dir) -> Path:
     return runs_dir
 
 
+@pytest.mark.process
 def test_a_study_is_written_twice_the_same_by_any_number_of_processes(study, tmp_path):
     for name, processes in (("a", 2), ("b", 1), ("a", 1)):
         code, said = analyze(study, tmp_path / name, plot=True, processes=processes)
@@ -52,6 +53,7 @@ def test_a_study_is_written_twice_the_same_by_any_number_of_processes(study, tmp
     assert said.splitlines()[-1] == f"Tables and pages: {tmp_path}/a/"
 
 
+@pytest.mark.process
 def test_one_run_is_enough(write_run, runs_dir, tmp_path):
     write_run(RUN.format("unstructured"))
     code, said = analyze(runs_dir, tmp_path / "out", plot=True)
@@ -118,6 +120,7 @@ def test_an_overlap_is_said_on_every_page(write_run, runs_dir, tmp_path, name):
     assert "12.5 % of boolq_mini and 100 % of the probe arc (boolq_mini)" in text
 
 
+@pytest.mark.process
 def test_what_an_earlier_call_wrote_and_this_one_does_not_is_removed(study, tmp_path):
     baseline = tmp_path / "baseline.csv"
     row = "m,boolq_mini,unstructured,50,sparse_to_dense,acc,0.75,theirs"
@@ -164,6 +167,7 @@ def test_a_killed_analysis_leaves_nobody_who_holds_the_folder(study, tmp_path):
     assert code == 0, said
 
 
+@pytest.mark.process
 def test_studies_stand_side_by_side(study, write_run, tmp_path):
     other = tmp_path / "results/longer/runs"
     other.parent.mkdir()

@@ -96,8 +96,14 @@ def study_with(**sections) -> Config:
         ({"grid": {"seeds": [5]}}, "not in the configured grid"),
         ({"training": {"learning_rate": 0.25}}, "learning_rate 0.001 instead of 0.25"),
         ({"training": {"lora_targets": ["q_proj"]}}, "lora_targets none instead of q_proj"),
-        ({"tasks": {"boolq_mini": {"train_examples": 480, "validation_examples": 61}}}, "60 validation examples instead of 61"),
-        ({"tasks": {"boolq_mini": {"train_examples": 481, "validation_examples": 60}}}, "480 training examples instead of 481"),
+        (
+            {"tasks": {"boolq_mini": {"train_examples": 480, "validation_examples": 61}}},
+            "60 validation examples instead of 61",
+        ),
+        (
+            {"tasks": {"boolq_mini": {"train_examples": 481, "validation_examples": 60}}},
+            "480 training examples instead of 481",
+        ),
         ({"models": {"m": {"source": "path:m", "dtype": "bfloat16"}}}, "dtype float32 instead of bfloat16"),
         ({"masks": {"scope": "row"}}, "scope layer instead of row"),
         ({"perplexity": {"context": 64}}, "perplexity over no tokens instead of 64"),

@@ -53,7 +53,9 @@ def test_a_sound_study_has_no_fault(study):
 
 
 @pytest.mark.parametrize("name", ["evaluation", "validation_report"])
-@pytest.mark.parametrize("damage", [lambda text: text[:-40], lambda text: text.replace("0.5", "0.6", 1), lambda text: ""])
+@pytest.mark.parametrize(
+    "damage", [lambda text: text[:-40], lambda text: text.replace("0.5", "0.6", 1), lambda text: ""]
+)
 def test_a_run_without_a_sound_result_is_missing(study, name, damage):
     path = study / RUN / f"{name}.json"
     path.write_text(damage(path.read_text()))
@@ -63,7 +65,9 @@ def test_a_run_without_a_sound_result_is_missing(study, name, damage):
     assert RUN not in set(read_study(study).runs["run_id"])
 
 
-@pytest.mark.parametrize(("name", "column"), [("train", "train_loss"), ("before_merge", "train_merge_gap"), ("merge", "")])
+@pytest.mark.parametrize(
+    ("name", "column"), [("train", "train_loss"), ("before_merge", "train_merge_gap"), ("merge", "")]
+)
 def test_a_run_without_another_record_has_blanks(study, name, column):
     (study / RUN / f"{name}.json").unlink()
     assert dict(faults(study)[RUN])["incomplete"].startswith(f"{name}.json: no such file")
@@ -99,7 +103,10 @@ CHANGES = {
     "merged": (lambda files: files["evaluation"]["inputs"].update(model={"a": digest("x")}), "broken chain, merged: "),
     "data": (lambda files: files["before_merge"]["inputs"].update(data=digest("x")), "broken chain, data: "),
     "train": (lambda files: files["train"]["inputs"].update(train=digest("x")), "broken chain, train: "),
-    "selected model": (lambda files: files["selection"]["inputs"].update(model={"a": digest("x")}), "broken chain, merged: "),
+    "selected model": (
+        lambda files: files["selection"]["inputs"].update(model={"a": digest("x")}),
+        "broken chain, merged: ",
+    ),
     "selected rows": (lambda files: files["selection"].update(prompt_sha256=digest("t", "prompts")), "validation rows"),
     "selected metric": (lambda files: files["selection"].update(metric="f1"), "selection.json: metric is f1"),
     "validation": (lambda files: files["validation_report"].update(passed=False), "validation failed"),
@@ -120,6 +127,7 @@ def test_a_run_whose_records_do_not_meet_has_a_fault(study, write_run, what):
 
 def test_without_a_majority_every_run_is_at_fault(study, write_run):
     for run_id, base in ((RUN, "x"), (OTHER, "y")):
+
         def change(files, base=base):
             for name in ("train", "before_merge", "merge"):
                 files[name]["inputs"]["model"] = digest(base)
@@ -174,6 +182,8 @@ def test_results_that_were_measured_otherwise_before_the_merge_have_no_gap(study
 
 def test_a_record_of_another_version_is_said_to_be_one(study):
     path = study / RUN / "evaluation.json"
-    content = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("losses", "record_sha256")}
+    content = {
+        key: value for key, value in json.loads(path.read_text()).items() if key not in ("losses", "record_sha256")
+    }
     sign(path, content)
     assert "lacks losses" in faults(study)[RUN][0][1]

@@ -13,7 +13,11 @@ RUNS = [
     "m-t-dense-sparsity00-no_finetune-seed0",
     *(f"m-t-dense-sparsity00-sparse_to_dense-{name}-seed{seed}" for name in ("low", "high") for seed in (0, 1)),
     "m-t-unstructured_wanda-sparsity50-no_finetune-seed0",
-    *(f"m-t-unstructured_wanda-sparsity50-sparse_to_dense-{name}-seed{seed}" for name in ("low", "high") for seed in (0, 1)),
+    *(
+        f"m-t-unstructured_wanda-sparsity50-sparse_to_dense-{name}-seed{seed}"
+        for name in ("low", "high")
+        for seed in (0, 1)
+    ),
     "m-t-random-sparsity50-no_finetune-seed0",
 ]
 
@@ -65,7 +69,9 @@ def test_tables_join_on_the_keys_of_a_cell(written):
 
 def test_dense_stands_once(written):
     for file in ("grouped_summary.csv", "sparsity_vs_performance.csv"):
-        table = written[file].query("method == 'dense' and chosen" if "chosen" in written[file] else "method == 'dense'")
+        table = written[file].query(
+            "method == 'dense' and chosen" if "chosen" in written[file] else "method == 'dense'"
+        )
         assert sorted(table["mode"]) == ["no_finetune", "sparse_to_dense"]
 
 
@@ -81,7 +87,11 @@ def test_settings_have_a_row_per_run_with_settings_hashes_and_versions(written):
     table = written["settings.csv"].set_index("run_id")
     assert list(table.index) == list(written["summary.csv"]["run_id"])
     row = table.loc["m-t-unstructured_wanda-sparsity50-sparse_to_dense-low-seed1"]
-    assert (row["training.low.lora_r"], row["masks.unstructured_wanda.scope"], row["version.torch"]) == (8, "layer", "2.13.0")
+    assert (row["training.low.lora_r"], row["masks.unstructured_wanda.scope"], row["version.torch"]) == (
+        8,
+        "layer",
+        "2.13.0",
+    )
     assert len(row["sha256.adapter"]) == 64
 
 

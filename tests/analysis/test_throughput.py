@@ -105,6 +105,7 @@ def test_the_seconds_of_a_training_follow_from_the_speed_that_was_measured_for_i
     assert np.isnan(seconds[~is_sparse]).all()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_the_script_writes_the_table_and_a_figure_a_model_and_task_twice_the_same(tmp_path, repeats):
     paths = [write_cell(tmp_path, name, repeats=repeats) for name in (DENSE, SPARSE, SPARSE.replace("m-", "n-"))]

@@ -19,9 +19,9 @@ LAYER = {"SHAPES": ((64, 48),), "TOKENS": (32,), "REPEATS": 1}
 # Benchmark -> what is smaller in it, or a function of its module that gives this. Programs that a benchmark starts have their own
 # sizes, which take little time with a tiny model.
 TINY = {
-    "analysis": {"STUDY": {"models": 1, "tasks": ["hellaswag"], "sparsities": [50], "seeds": 1, "layers": 2}},
+    "analysis": {"STUDY": {"models": 1, "tasks": ["hellaswag"], "sparsities": [50], "seeds": 1, "examples": 40}},
     "compact": {"PERCENTS": (50,), "REPEATS": 1, "TOKENS": 32, "NEW": 2},
-    "coverage": {"EXAMPLES": (20,), "DEVIATIONS": (0.01,)},
+    "intervals": {"EXAMPLES": (20,), "DEVIATIONS": (0.01,)},
     "importance": {"METHODS": ["unstructured_wanda"], "PERCENTS": [50], "CONTEXT": 32, "WINDOWS": 2}
     | {"SIZES": {"hellaswag_mini": (128, 4), "hellaswag": (128, 4)}},
     "lora": LAYER,
@@ -44,7 +44,7 @@ TINY = {
 # Their arguments. `{0}` is a folder with a model and with rows of HellaSwag.
 ARGUMENTS = {
     "compact": ["{0}/model"],
-    "coverage": ["--repeats", "20"],
+    "intervals": ["--repeats", "20"],
     "importance": ["{0}/model", "--hellaswag", "{0}", "--wikitext", "{0}"],
     "lora_model": ["{0}/model"],
     "modes": ["{0}/model", "--hellaswag", "{0}", "--seeds", "1"],

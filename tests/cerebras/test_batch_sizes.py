@@ -119,7 +119,9 @@ def test_the_stage_measures_each_batch_size_and_makes_the_table_that_names_the_d
         low, mean, high = (float(row[f"samples_per_second_{end}"]) for end in ("low", "mean", "high"))
         assert low < mean < high
         assert float(row["tokens_per_sample"]) < float(row["tokens_per_sample_padded"]) == 128
-    assert (study.folder / grid.ResultPaths().throughput_plots / "llama_boolq_mini_throughput_vs_batch_size.png").exists()
+    assert (
+        study.folder / grid.ResultPaths().throughput_plots / "llama_boolq_mini_throughput_vs_batch_size.png"
+    ).exists()
     assert not list(study.folder.glob("results/runs/*"))
     assert list(study.folder.rglob("*.mdl")) == []
     assert study.planned("throughput") == {}

@@ -1,4 +1,4 @@
-"""The pages show the tables that benchmarks/coverage.py wrote."""
+"""The pages show the tables that benchmarks/intervals.py wrote."""
 
 from pathlib import Path
 

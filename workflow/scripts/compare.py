@@ -10,14 +10,11 @@ import argparse
 import shlex
 from pathlib import Path
 
-import pandas as pd
-
 from sparseft.analysis.figures import write_figures
 from sparseft.analysis.pages import write_pages
 from sparseft.analysis.reproduce import Reproduction
 from sparseft.analysis.results import compute, write_tables
-from sparseft.analysis.settings import setting_texts
-from sparseft.analysis.study import Frames, read_study
+from sparseft.analysis.study import Frames, read_study, side_by_side
 from sparseft.errors import InputError, run_script
 from sparseft.storage.atomic import atomic_files
 from sparseft.storage.locks import hold
@@ -43,13 +40,6 @@ def read(folder: Path) -> Frames:
     return read_study(folder / "runs", read_configuration([configuration]) if configuration.is_file() else None)
 
 
-def joined(studies: list[Frames]) -> Frames:
-    """Return the frames of all studies as one. The setting of a run says in what it differs from those of any study."""
-    parts = ([getattr(study, name) for study in studies] for name in ("runs", "examples", "faults"))
-    runs, examples, faults = (pd.concat(part, ignore_index=True) for part in parts)
-    return Frames(runs.assign(setting=setting_texts(runs)), examples, faults)
-
-
 def main() -> int:
     """Write the tables and pages of the studies together, print the verdicts, and return the exit code."""
     args = parse_args()
@@ -60,7 +50,7 @@ def main() -> int:
     check_apart([args.output_dir], args.studies)
     check_ours(args.output_dir, "analysis", args.output_dir / FINDINGS)
     hold(args.output_dir)
-    results = compute(joined([read(folder) for folder in args.studies]), options)
+    results = compute(side_by_side([read(folder) for folder in args.studies]), options)
     with atomic_files(args.output_dir, FINDINGS, "analysis") as folder:
         write_tables(results, folder)
         figures = write_figures(folder / "plots", results, processes=1)

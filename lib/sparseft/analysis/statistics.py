@@ -15,7 +15,7 @@ Bulletin 2, 1946).
                            Educational and Behavioral Statistics 37, 2012, section 3)
     ratio of differences   Fieller's interval (Journal of the Royal Statistical Society B 16, 1954)
 
-The p value of a difference is that of the same t, so the test and the interval agree. benchmarks/coverage.py simulates them.
+The p value of a difference is that of the same t, so the test and the interval agree. benchmarks/intervals.py simulates them.
 """
 
 from collections.abc import Iterable

@@ -245,6 +245,13 @@ def _examples(files: RunFiles) -> list[pd.DataFrame]:
     return [part.rename_axis("example").reset_index().assign(run_id=files.run.id) for part in parts]
 
 
+def side_by_side(studies: list[Frames]) -> Frames:
+    """Return the frames of all studies as one. The setting of a run says in what it differs from those of any study."""
+    parts = ([getattr(study, name) for study in studies] for name in ("runs", "examples", "faults"))
+    runs, examples, faults = (pd.concat(part, ignore_index=True) for part in parts)
+    return Frames(runs.assign(setting=setting_texts(runs)), examples, faults)
+
+
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of runs or cells in the order of the study: dense first, then methods, sparsities and modes."""
     names = ["study", "model", "task", "method", "sparsity", "mode", "training", "setting", "seed"]

@@ -1,6 +1,6 @@
 """Simulate studies, and count how often the intervals contain the truth and how often one of equal methods is named better.
 
-python benchmarks/coverage.py [--repeats 1000]
+python benchmarks/intervals.py [--repeats 1000]
 
 A study has four methods of equal accuracy, or of the accuracies of a usual study, and a fifth one. All models answer the same examples. An answer is
 right if
