@@ -93,7 +93,7 @@ class MaskMeta(MaskSettings):
     sparsity: Fraction | None = provenance("The sparsity that was asked for.", "fraction", default=None)
     reached: Fraction | None = measurement("The sparsity that was reached.", "fraction", default=None)
     scope: str | None = setting("Which weights were ranked together.", default=None)
-    outliers: dict[str, float] | None = measurement("The share of outliers of each layer.", "fraction", default=None)
+    outliers: list[float] | None = measurement("The share of outliers of each decoder layer.", "fraction", default=None)
     calibration: str | None = provenance("The name of the text that calibrated the mask.", default=None)
     calibration_length: int | None = setting("The length of a calibration example.", "tokens", default=None)
     more_damping: dict[str, float] | None = measurement("The damping of the layers that needed more.", default=None)
